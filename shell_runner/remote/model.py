@@ -42,3 +42,138 @@ class Parsed(NamedTuple):
     problem: str = ""
     #: The program said that all of it was skipped, and why.
     skip_all: Optional[str] = None
+
+
+class Test(NamedTuple):
+    """One program to run, as a host needs to know it."""
+
+    #: Number of the test within its session.
+    id: int
+    #: Relative to the root of the tree, with ``/``; undecodable bytes are surrogates.
+    path: str
+    #: Seconds until the test is stopped.
+    timeout: float = 600.0
+    #: What runs the file, put in front of its path; empty: the file itself is executed.
+    argv: Tuple[str, ...] = ()
+    #: ``dir``: starts in its own directory; ``root``: in the root of the tree.
+    cwd: str = "dir"
+    #: ``private``: a fresh HOME; ``keep``: the HOME of the host's user.
+    home: str = "private"
+    #: Variables for this test only.
+    env: Tuple[Tuple[str, str], ...] = ()
+    #: Names of variables (``*`` allowed) that are passed on from the host.
+    pass_env: Tuple[str, ...] = ()
+    #: Seconds that it is expected to take; None when nothing is known.
+    estimate: Optional[float] = None
+    attempt: int = 1
+
+
+class Setup(NamedTuple):
+    """What all tests of a session share on a host."""
+
+    #: Absolute path of the tree on that host.
+    root: str
+    #: Programs that run at the same time; 0: as many as the host has cores.
+    slots: int = 1
+    #: Seconds between SIGTERM and SIGKILL.
+    grace: float = 2.0
+    #: Bytes of each output stream that are kept, half from its start, half from its end.
+    keep: int = 1 << 20
+    #: Names of variables (``*`` allowed) that are passed on from the host.
+    pass_env: Tuple[str, ...] = ()
+    #: Variables for every test.
+    env: Tuple[Tuple[str, str], ...] = ()
+    #: One pipe for standard output and error: exact order, no telling them apart.
+    merge: bool = False
+
+
+class Stream(NamedTuple):
+    """What was kept of one output stream."""
+
+    #: Undecodable bytes are surrogates (``surrogateescape``).
+    text: str = ""
+    #: Bytes that the program wrote.
+    total: int = 0
+    #: Where in ``text`` bytes are missing, or -1 when it is complete.
+    cut_at: int = -1
+
+
+class Problem:
+    """Why a test came to no end of its own; the kinds that ``Execution.problem`` has."""
+
+    NO_INTERPRETER = "no-interpreter"
+    FOREIGN = "foreign-binary"
+    DENIED = "permission-denied"
+    VANISHED = "no-such-file"
+    SPAWN = "not-started"
+    SLOT_DIED = "slot-died"
+    HOST_LOST = "host-lost"
+    CANCELLED = "cancelled"
+
+
+class Execution(NamedTuple):
+    """What happened to one test on one host: facts, and no judgement."""
+
+    id: int
+    attempt: int = 1
+    slot: int = 0
+    #: Seconds since the epoch, by the host's clock.
+    started: float = 0.0
+    #: Seconds, by a clock that nobody sets.
+    duration: float = 0.0
+    #: Exit status, or None when a signal ended it or it never ran.
+    exit: Optional[int] = None
+    signal: Optional[int] = None
+    timed_out: bool = False
+    #: One of Problem, or empty.
+    problem: str = ""
+    #: What a person needs to know of the problem.
+    detail: str = ""
+    out: Stream = Stream()
+    err: Stream = Stream()
+    #: Names of processes that outlived the program and were killed.
+    leftovers: Tuple[str, ...] = ()
+    #: Peak resident memory of the program and the children it waited for, KiB.
+    max_rss: int = 0
+    #: Processor seconds of the program and the children it waited for.
+    cpu: float = 0.0
+
+
+class Result(NamedTuple):
+    """The verdict on an execution."""
+
+    #: ``passed``, ``failed``, ``skipped`` or ``error``.
+    outcome: str
+    #: A few words: "exit 3", "killed by SIGSEGV", "timed out after 5 s".
+    words: str
+    #: Infrastructure, not the test, is to blame.
+    infrastructure: bool = False
+
+
+def execution_from_row(row: List[Any]) -> Execution:
+    """Restore an Execution from its JSON row; ValueError if it cannot be one."""
+    try:
+        found = Execution(*row)
+        out, err = Stream(*found.out), Stream(*found.err)
+    except TypeError as error:
+        raise ValueError("not an execution: %s" % error) from None
+    return found._replace(out=out, err=err, leftovers=tuple(found.leftovers))
+
+
+def facts_of_host(values: Dict[str, Any]) -> "HostFacts":
+    """Restore HostFacts from JSON, ignoring what a newer host adds."""
+    known = {key: values[key] for key in HostFacts._fields if key in values}
+    return HostFacts(**known)
+
+
+class HostFacts(NamedTuple):
+    """What a host says of itself."""
+
+    name: str
+    system: str
+    machine: str
+    python: str
+    cores: int
+    slots: int = 0
+    #: Where the host keeps the tree of this session.
+    root: str = ""

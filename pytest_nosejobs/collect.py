@@ -1,0 +1,165 @@
+"""Files become items.
+
+Owns the reading of files during collection.  The rules are ``discovery``'s.
+"""
+
+from __future__ import annotations
+
+import bdb
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from shell_runner import discovery
+from shell_runner.discovery import File, Found, Kind, Metadata
+from shell_runner.errors import NosejobsError
+from shell_runner.remote.model import Execution, Result, Test
+
+if TYPE_CHECKING:
+    from .plugin import Plugin
+
+HOST_MARK = "nosejobs"
+
+
+class ShellFailure(bdb.BdbQuit):
+    """A program run by the ordinary protocol did not pass.
+
+    A BdbQuit, so that ``--pdb`` does not stop for it: there is no Python frame of the
+    user's to look at.
+    """
+
+    def __init__(self, test: Test, execution: Execution, result: Result) -> None:
+        super().__init__(result.words)
+        self.test = test
+        self.execution = execution
+        self.result = result
+
+
+class ShellItem(pytest.Item):
+    """One program to run.  It hangs directly on its directory: no file node between."""
+
+    def __init__(self, *, plugin: Plugin, found: Found, metadata: Metadata, **kw: Any) -> None:
+        super().__init__(**kw)
+        self.plugin = plugin
+        self.argv = found.argv
+        self.metadata = metadata
+        #: What came of it, for the reports.
+        self.finished: tuple[Test, Execution] | None = None
+        #: A report that is on its way through the hooks of other plugins.
+        self.made: pytest.TestReport | None = None
+        for tag in metadata.tags:
+            self.add_marker(tag)
+
+    @property
+    def location(self) -> tuple[str, int | None, str]:  # type: ignore[override]
+        """Cheap: pytest's own resolves paths anew for each item."""
+        # pytest rewrites the dots of a name that ends the node id; "./" keeps it as it is.
+        return (self.nodeid, None, f"./{self.nodeid}")
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, None, self.name
+
+    def runtest(self) -> None:
+        """The ordinary protocol: one test, on this machine."""
+        self.plugin.run_here(self)
+
+    def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
+        from . import report
+
+        if isinstance(excinfo.value, ShellFailure):
+            return report.of_failure(excinfo.value.test, excinfo.value.execution, self)
+        if isinstance(excinfo.value, NosejobsError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+
+class BrokenFile(pytest.File):
+    """A file that looks like a test and cannot be one: a collection error."""
+
+    why = ""
+
+    def collect(self) -> NoReturn:
+        raise self.CollectError(self.why)
+
+    @classmethod
+    def create(cls, parent: pytest.Collector, path: Path, why: str) -> BrokenFile:
+        """The collector whose error says ``why``."""
+        node = cls.from_parent(parent, path=path)
+        node.why = why
+        return node
+
+
+class Collection:
+    """Collects the files of one session."""
+
+    def __init__(self, plugin: Plugin, patterns: tuple[str, ...], root: Path) -> None:
+        self._plugin = plugin
+        self._patterns = patterns
+        self._prefix = str(root) + os.sep
+
+    def collect(self, path: Path, parent: pytest.Collector) -> Any:
+        """An item, a BrokenFile, or None for what is no test."""
+        named = parent.session.isinitpath(path)
+        if not named and not discovery.could_be_test(path.name, self._patterns):
+            return None
+        if path.suffix == ".py":
+            return None
+        file = read(path)
+        found = discovery.classify(file, named) if file else discovery.OTHER
+        if found.kind is Kind.BROKEN:
+            return BrokenFile.create(parent, path, f"{self._name(path)}: {found.why}")
+        if found.kind is Kind.OTHER or file is None:
+            return None
+        return self._item(path, parent, file, found)
+
+    def _name(self, path: Path) -> str:
+        return str(path).removeprefix(self._prefix).replace(os.sep, "/")
+
+    def _item(self, path: Path, parent: pytest.Collector, file: File, found: Found) -> Any:
+        name = self._name(path)
+        try:
+            metadata = self._plugin.metadata_of(name, file.head)
+        except NosejobsError as error:
+            return BrokenFile.create(parent, path, str(error))
+        return ShellItem.from_parent(
+            parent,
+            name=path.name,
+            path=path,
+            nodeid=name,
+            plugin=self._plugin,
+            found=found,
+            metadata=metadata,
+        )
+
+
+def read(path: Path) -> File | None:
+    """A regular file's name, exec bit and first bytes; None if it is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except PermissionError:
+        return _unreadable(path)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        head = os.read(descriptor, discovery.HEAD)
+    finally:
+        os.close(descriptor)
+    return File(path.name, bool(found.st_mode & 0o111), head)
+
+
+def _unreadable(path: Path) -> File | None:
+    """A program may be executable without being readable."""
+    found = path.stat()
+    return File(path.name, bool(found.st_mode & 0o111), b"") if path.is_file() else None
+
+
+def shell_items(items: Iterable[pytest.Item]) -> list[ShellItem]:
+    """Those that are ours."""
+    return [item for item in items if isinstance(item, ShellItem)]

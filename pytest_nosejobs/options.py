@@ -1,0 +1,146 @@
+"""Command line and ini options, and what they come to.
+
+Owns their names, help texts and checks.  Every dest starts with ``nosejobs``: other
+plugins have clashed over shorter ones.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shell_runner import discovery
+from shell_runner.config import Config, find_root, load
+from shell_runner.discovery import Metadata, apply
+from shell_runner.shipping import Selection
+
+DEFAULT_TIMEOUT = 600.0
+
+
+def add(parser: pytest.Parser) -> None:
+    """All options of ours."""
+    group = parser.getgroup("nosejobs", "tests in any language, here and on hosts")
+    group.addoption(
+        "--nosejobs", metavar="SPEC[,SPEC...]", action="append", dest="nosejobs_hosts", default=[],
+        help="run shell tests on hosts: 4*popen (this machine, 4 slots), auto (as many as cores), "
+        "ssh=user@host//slots=8, or a name from nosejobs.toml; may be repeated",
+    )  # fmt: skip
+    group.addoption(
+        "--nosejobs-timeout", metavar="SECONDS", type=float, dest="nosejobs_timeout",
+        help="seconds until a test is stopped (default 600); a test's own metadata wins",
+    )  # fmt: skip
+    group.addoption(
+        "--nosejobs-allow-missing", action="store_true", dest="nosejobs_allow_missing",
+        help="go on without hosts that cannot be opened",
+    )  # fmt: skip
+    group.addoption(
+        "--nosejobs-max-lost", metavar="N", type=int, default=2, dest="nosejobs_max_lost",
+        help="give a test up when N hosts were lost while they had it (default 2)",
+    )  # fmt: skip
+    _add_ini(parser)
+
+
+def _add_ini(parser: pytest.Parser) -> None:
+    for name, kind, default, words in (
+        ("nosejobs_patterns", "args", " ".join(discovery.PATTERNS), "file names of shell tests"),
+        ("nosejobs_timeout", "string", "", "seconds until a shell test is stopped"),
+        ("nosejobs_tags", "args", "", "tags (markers) of every shell test"),
+        ("nosejobs_cwd", "string", "", "where shell tests start: dir (their own) or root"),
+        ("nosejobs_pass_env", "args", "", "variables that tests get from their host; * allowed"),
+        ("nosejobs_grace", "string", "2", "seconds between SIGTERM and SIGKILL"),
+        ("nosejobs_keep_output", "string", "1048576", "bytes kept of each output stream"),
+        ("nosejobs_merge_output", "bool", False, "keep stdout and stderr as one, in exact order"),
+        ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
+        ("nosejobs_ship", "args", "", "files that are shipped though git ignores them"),
+        ("nosejobs_ship_not", "args", "", "files that are never shipped"),
+    ):
+        parser.addini(name, words, type=kind, default=default)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a run, checked."""
+
+    config: Config
+    root: Path
+    defaults: Metadata
+    patterns: tuple[str, ...]
+    timeout: float
+    grace: float
+    keep: int
+    merge: bool
+    pass_env: tuple[str, ...]
+    selection: Selection
+    allow_missing: bool
+    max_lost: int
+
+
+def read(config: pytest.Config) -> Options:
+    """Raises pytest.UsageError or BadConfig."""
+    root = _root(config)
+    tree = load(find_root(root) or root)
+    timeout = config.getoption("nosejobs_timeout")
+    if timeout is None:
+        timeout = _number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
+    if not timeout > 0:
+        raise pytest.UsageError(f"--nosejobs-timeout must be above 0, not {timeout:g}")
+    if config.getoption("nosejobs_max_lost") < 1:
+        raise pytest.UsageError("--nosejobs-max-lost must be at least 1")
+    return Options(
+        config=tree,
+        root=root,
+        defaults=_defaults(config, tree),
+        patterns=tuple(config.getini("nosejobs_patterns")),
+        timeout=timeout,
+        grace=_number(config, "nosejobs_grace", 2.0),
+        keep=int(_number(config, "nosejobs_keep_output", 1 << 20)),
+        merge=config.getini("nosejobs_merge_output"),
+        pass_env=tuple(config.getini("nosejobs_pass_env")),
+        selection=Selection(
+            tuple(config.getini("nosejobs_ship")), tuple(config.getini("nosejobs_ship_not"))
+        ),
+        allow_missing=config.getoption("nosejobs_allow_missing"),
+        max_lost=config.getoption("nosejobs_max_lost"),
+    )
+
+
+def _root(config: pytest.Config) -> Path:
+    """The ini, else where nosejobs.toml is, else the top of the git checkout, else rootdir."""
+    given = config.getini("nosejobs_root")
+    if given:
+        root = Path(config.inipath.parent if config.inipath else config.rootpath, given)
+        if not root.is_dir():
+            raise pytest.UsageError(f"nosejobs_root: {root} is not a directory")
+        return root.resolve()
+    found = find_root(config.rootpath)
+    if found:
+        return found
+    for folder in (config.rootpath, *config.rootpath.parents):
+        if os.path.lexists(folder / ".git"):
+            return folder
+    return config.rootpath
+
+
+def _number(config: pytest.Config, name: str, default: float) -> float:
+    text = config.getini(name)
+    try:
+        number = float(text) if text else default
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise pytest.UsageError(f"ini {name} must be a number above 0, not {text!r}")
+    return number
+
+
+def _defaults(config: pytest.Config, tree: Config) -> Metadata:
+    metadata = Metadata()
+    values = {
+        name: config.getini(f"nosejobs_{name}")
+        for name in ("tags", "cwd")
+        if config.getini(f"nosejobs_{name}")
+    }
+    metadata = apply(metadata, values, str(config.inipath or "ini"), "nosejobs_*")
+    return apply(metadata, tree.defaults, str(tree.path), "[tests]")

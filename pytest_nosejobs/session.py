@@ -1,0 +1,187 @@
+"""The loop of a run on hosts.
+
+Owns two threads' worth of work: the pump takes what hosts say, asks the schedule and
+sends; the main thread reports, in the order of completion, and runs Python items in
+between.  Results pass from one to the other by one queue.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shell_runner.errors import HostError
+from shell_runner.fleet import Ended, Fleet, Host, Ready, Said
+from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
+
+from . import report
+from .collect import ShellItem
+from .schedule import Command, GiveUp, Schedule, Send
+
+if TYPE_CHECKING:
+    from .plugin import Plugin
+
+#: Exit status when some tests could not be run because hosts were lost.
+EXIT_HOSTS_LOST = 6
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A test has come to its end on a host, or is given up."""
+
+    execution: Execution
+    host: str
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The pump itself failed: a bug of ours, not to be hidden."""
+
+    error: BaseException
+
+
+class Pump(threading.Thread):
+    """Takes the events of a fleet until all tests are done."""
+
+    def __init__(self, fleet: Fleet, tests: Sequence[Test], schedule: Schedule) -> None:
+        super().__init__(daemon=True, name="nosejobs pump")
+        self.results: queue.SimpleQueue[list[Finished] | Crashed] = queue.SimpleQueue()
+        self.lost: list[HostError] = []
+        self.moved = 0
+        self._fleet = fleet
+        self._tests = {test.id: test for test in tests}
+        self._schedule = schedule
+        self._expected = {host.id for host in fleet.hosts}
+        self._hosts = {host.id: host for host in fleet.hosts}
+        self._stopped = False
+
+    def run(self) -> None:
+        """Until every test has an end, or ``stop``."""
+        try:
+            while self._schedule.open_tests and not self._stopped:
+                self._take(self._fleet.events.get())
+        except BaseException as error:
+            self.results.put(Crashed(error))
+
+    def stop(self) -> None:
+        """End the thread; what hosts say from now on is not taken."""
+        self._stopped = True
+        self._fleet.wake()
+        self.join()
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, Ready):
+            self._perform(self._schedule.host_ready(event.host.id, event.slots))
+        elif isinstance(event, Said):
+            self._take_frame(event.host, event.frame)
+        elif isinstance(event, Ended):
+            self._lose(event.host, event.error)
+
+    def _take_frame(self, host: Host, frame: bytes) -> None:
+        finished: list[Finished] = []
+        try:
+            for message in host.messages(frame):
+                finished += self._take_message(host, message)
+        except ValueError as error:
+            self._lose(host, HostError(host.id, f"sent garbage: {error}"))
+            return
+        # The host first: while the results are reported, it works.
+        self._perform(self._schedule.fill(host.id))
+        if finished:
+            self.results.put(finished)
+
+    def _take_message(self, host: Host, message: list[Any]) -> Iterator[Finished]:
+        if message[0] == "done":
+            execution = execution_from_row(message[1])
+            if self._schedule.done(host.id, execution.id, execution.duration):
+                yield Finished(execution, host.id)
+        elif message[0] == "trouble":
+            self._lose(host, HostError(host.id, str(message[1])))
+
+    def _lose(self, host: Host, error: HostError) -> None:
+        if host.id not in self._expected:
+            return
+        self._expected.discard(host.id)
+        self.lost.append(error)
+        before = self._schedule.open_tests
+        commands = self._schedule.host_lost(host.id)
+        if not self._expected:
+            commands += self._schedule.nobody_left()
+        self.moved += sum(len(each.tests) for each in commands if isinstance(each, Send))
+        del before
+        self._perform(commands)
+
+    def _perform(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Send):
+                self._hosts[command.host].run([self._test(test) for test in command.tests])
+            else:
+                self.results.put([self._given_up(command)])
+
+    def _test(self, number: int) -> Test:
+        return self._tests[number]._replace(estimate=self._schedule.estimate(number))
+
+    def _given_up(self, command: GiveUp) -> Finished:
+        if command.hosts:
+            words = f"lost with {' and '.join(command.hosts)}"
+        else:
+            words = "; ".join(f"{error.host}: {error.cause}" for error in self.lost)
+        execution = Execution(command.test, problem=Problem.HOST_LOST, detail=words)
+        return Finished(execution, command.hosts[-1] if command.hosts else "")
+
+
+class Loop:
+    """The main thread's part: reports and Python items."""
+
+    def __init__(self, session: pytest.Session, plugin: Plugin, items: list[ShellItem]) -> None:
+        self._session = session
+        self._plugin = plugin
+        self._items = items
+        self._local = [item for item in session.items if not isinstance(item, ShellItem)]
+        self._open = len(items)
+
+    def run(self, pump: Pump) -> None:
+        """Until all is reported.  Raises Session.Failed and Interrupted as pytest's own loop."""
+        for number, item in enumerate(self._local):
+            following = self._local[number + 1] if number + 1 < len(self._local) else None
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            self._check()
+            while self._open and self._report(pump, block=False):
+                pass
+        while self._open:
+            self._report(pump, block=True)
+
+    def _report(self, pump: Pump, block: bool) -> bool:
+        try:
+            batch = pump.results.get(block)
+        except queue.Empty:
+            return False
+        if isinstance(batch, Crashed):
+            raise batch.error
+        for finished in batch:
+            self._open -= 1
+            self._plugin.report(finished)
+            self._check()
+        return True
+
+    def _check(self) -> None:
+        if self._session.shouldfail:
+            raise self._session.Failed(self._session.shouldfail)
+        if self._session.shouldstop:
+            raise self._session.Interrupted(self._session.shouldstop)
+
+
+def log(item: ShellItem, make: Callable[[], Iterator[pytest.TestReport]]) -> None:
+    """The hooks around the reports of one test, as pytest's runner calls them."""
+    hook = item.config.hook
+    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for each in make():
+        hook.pytest_runtest_logreport(report=each)
+    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+

@@ -1,0 +1,284 @@
+"""Which files are tests, how they are run, and what they say of themselves.
+
+Pure: names, modes and first bytes come as arguments.  The rules are those of the
+page "collection" of the manual.
+"""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .config import suggestion
+from .errors import BadMetadata
+from .remote.program import is_binary
+
+#: File name patterns of tests, unless the user gives others.
+PATTERNS = ("test_*", "*_test", "*.t", "*.bats")
+
+#: Suffixes of programs that are text.
+SCRIPT_SUFFIXES = frozenset(
+    ".sh .bash .zsh .ksh .mksh .dash .ash .fish .csh .tcsh .pl .rb .lua .tcl .exp .awk .sed "
+    ".js .mjs .cjs .ts .php .r .R .jl .nu .ps1 .raku .scm .lisp .groovy .kts .t .bats".split()
+)
+#: Suffixes of tests whose exec bit does not matter, and what runs one without a shebang.
+_RUN_ANYWAY: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("bats", "--tap")}
+
+#: Bytes of a file that are looked at.
+HEAD = 4096
+_NEVER = re.compile(r"helper|fixture", re.IGNORECASE)
+_PYTHON = frozenset([".py", ".pyc", ".pyi", ".pyx", ".pyw"])
+
+
+class Kind(enum.Enum):
+    """What a file is to us."""
+
+    TEST = enum.auto()
+    #: Looks like a test and cannot be run: an error that the user sees.
+    BROKEN = enum.auto()
+    OTHER = enum.auto()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of one file."""
+
+    kind: Kind
+    #: What is put in front of the path to run it.
+    argv: tuple[str, ...] = ()
+    #: For BROKEN: why.
+    why: str = ""
+
+
+OTHER = Found(Kind.OTHER)
+
+
+@dataclass(frozen=True)
+class File:
+    """A regular file as the rules see it."""
+
+    name: str
+    executable: bool
+    head: bytes
+
+    @property
+    def suffix(self) -> str:
+        """``.sh`` of ``test_a.sh``; empty without one."""
+        stem, dot, suffix = self.name.rpartition(".")
+        return dot + suffix if dot and stem else ""
+
+
+def could_be_test(name: str, patterns: Sequence[str] = PATTERNS) -> bool:
+    """By its name alone; cheap, for the many files that are none."""
+    suffix = File(name, False, b"").suffix
+    if suffix in _PYTHON or _NEVER.search(name):
+        return False
+    stem = name.removesuffix(suffix) if suffix else name
+    for pattern in patterns:
+        if "." in pattern:
+            if fnmatch.fnmatchcase(name, pattern):
+                return True
+        elif fnmatch.fnmatchcase(stem, pattern) and (not suffix or suffix in SCRIPT_SUFFIXES):
+            return True
+    return False
+
+
+def classify(file: File, named: bool = False) -> Found:
+    """What ``file`` is, its name being that of a test, or the user having named it."""
+    if file.suffix in _RUN_ANYWAY and file.name != file.suffix:
+        return _run_anyway(file)
+    if file.executable:
+        return Found(Kind.TEST)
+    if named:
+        return Found(Kind.BROKEN, why=_why_not(file))
+    if file.suffix in SCRIPT_SUFFIXES and file.head.startswith(b"#!"):
+        return Found(Kind.BROKEN, why=_why_not(file))
+    return OTHER
+
+
+def _run_anyway(file: File) -> Found:
+    """``.bats`` always by bats; ``.t`` by itself, by its shebang, or by perl, as prove(1) does."""
+    if file.suffix == ".bats":
+        return Found(Kind.TEST, _RUN_ANYWAY[".bats"])
+    if file.executable and (file.head.startswith(b"#!") or is_binary(file.head)):
+        return Found(Kind.TEST)
+    line = file.head.split(b"\n", 1)[0]
+    if line.startswith(b"#!"):
+        return Found(Kind.TEST, tuple(line[2:].decode("utf-8", "replace").split()))
+    return Found(Kind.TEST, _RUN_ANYWAY[".t"])
+
+
+def _why_not(file: File) -> str:
+    if file.head.startswith(b"#!") or is_binary(file.head):
+        return f"not executable: chmod +x {shlex.quote(file.name)}"
+    return (
+        "it cannot be run: neither executable nor with a shebang "
+        f"(put #!/bin/sh on its first line and chmod +x {shlex.quote(file.name)})"
+    )
+
+
+# -- metadata ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a test says of itself, or a pattern says of it."""
+
+    #: Seconds; None: the default of the run.
+    timeout: float | None = None
+    tags: tuple[str, ...] = ()
+    #: ``dir`` or ``root``.
+    cwd: str = "dir"
+    #: ``private`` or ``keep``.
+    home: str = "private"
+    #: Variables that are passed on from the host.
+    pass_env: tuple[str, ...] = ()
+    #: Variables that are set.
+    env: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Where:
+    """For errors: the file and line that said it."""
+
+    file: str
+    line: int | str
+
+    def error(self, key: str, words: str) -> BadMetadata:
+        return BadMetadata(f"{self.file}:{self.line}: {key}: {words}")
+
+
+def _seconds(where: _Where, key: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if isinstance(value, bool) or not 0 < number < 1e9:
+        raise where.error(key, f"must be a number of seconds above 0, not {value!r}")
+    return number
+
+
+def _words(where: _Where, key: str, value: Any) -> tuple[str, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise where.error(key, f"must be a list of words, not {value!r}")
+    for word in words:
+        if not re.fullmatch(r"[^\W\d][\w.*:-]*", word.strip()):
+            raise where.error(key, f"{word!r} is not a word")
+    return tuple(word.strip() for word in words)
+
+
+def _one_of(*choices: str) -> Any:
+    def convert(where: _Where, key: str, value: Any) -> str:
+        if value not in choices:
+            raise where.error(key, f"must be {' or '.join(choices)}, not {value!r}")
+        return str(value)
+
+    return convert
+
+
+def _variables(where: _Where, key: str, value: Any) -> tuple[tuple[str, str], ...]:
+    if isinstance(value, str):
+        pairs = [part.partition("=")[::2] for part in value.split(",")]
+    elif isinstance(value, dict):
+        pairs = [(str(name), str(text)) for name, text in value.items()]
+    else:
+        raise where.error(key, f"must be a table of variables, not {value!r}")
+    for name, _ in pairs:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise where.error(key, f"{name!r} is not the name of a variable")
+    return tuple(pairs)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """One key of metadata: the field it sets, and how it is read."""
+
+    field: str
+    convert: Any = field(repr=False)
+    #: Values of several sources add up, instead of the last one winning.
+    adds: bool = False
+
+
+_KEYS: Mapping[str, _Key] = {
+    "timeout": _Key("timeout", _seconds),
+    "tags": _Key("tags", _words, adds=True),
+    "cwd": _Key("cwd", _one_of("dir", "root")),
+    "home": _Key("home", _one_of("private", "keep")),
+    "pass": _Key("pass_env", _words, adds=True),
+    "env": _Key("env", _variables, adds=True),
+}
+
+
+def apply(base: Metadata, values: Mapping[str, Any], file: str, line: int | str) -> Metadata:
+    """``base`` with ``values`` on top; BadMetadata names file, line and key."""
+    where = _Where(file, line)
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        key = _KEYS.get(name)
+        if key is None:
+            raise where.error(name, f"unknown key{suggestion(name, _KEYS)}")
+        found = key.convert(where, name, value)
+        if key.adds:
+            old = changes.get(key.field, getattr(base, key.field))
+            found = (*old, *(each for each in found if each not in old))
+        changes[key.field] = found
+    return replace(base, **changes) if changes else base
+
+
+_COMMENT = re.compile(r"\s*(?:#|//|--|;|%|\"|/?\*)+\s*(.*)")
+_OURS = re.compile(r"nosejobs:\s*(.*)")
+_BATS = re.compile(r"bats\s+(?:test|file)_tags=(.*)")
+
+
+def comments(head: bytes) -> Iterable[tuple[int, str]]:
+    """The lines of the leading comment, numbered from 1, without their marks."""
+    for number, line in enumerate(head.decode("utf-8", "replace").splitlines(), 1):
+        found = _COMMENT.match(line)
+        if found:
+            yield number, found[1]
+        elif line.strip():
+            return
+
+
+def read_metadata(base: Metadata, file: str, head: bytes) -> Metadata:
+    """``base`` with what the leading comment says on top; raises BadMetadata."""
+    if b"nosejobs:" in head and not is_binary(head):
+        for number, text in comments(head):
+            found = _OURS.match(text)
+            if found:
+                base = apply(base, _pairs(_Where(file, number), found[1]), file, number)
+    if b"bats " in head and file.endswith(".bats"):
+        base = _bats_tags(base, file, head)
+    return base
+
+
+def _bats_tags(base: Metadata, file: str, head: bytes) -> Metadata:
+    for number, line in enumerate(head.decode("utf-8", "replace").splitlines(), 1):
+        comment = _COMMENT.match(line)
+        found = _BATS.match(comment[1]) if comment else None
+        if found:
+            tags = ",".join(part.strip() for part in found[1].split(",") if part.strip())
+            base = apply(base, {"tags": tags}, file, number)
+    return base
+
+
+def _pairs(where: _Where, text: str) -> dict[str, str]:
+    try:
+        words = shlex.split(text.removesuffix("*/"), comments=True)
+    except ValueError as error:
+        raise where.error("nosejobs", str(error)) from None
+    pairs: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            value = "yes"
+        if key in pairs:
+            raise where.error(key, "is given twice")
+        pairs[key] = value
+    return pairs

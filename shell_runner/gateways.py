@@ -1,0 +1,217 @@
+"""Open a host and speak with it: the seam to execnet, which nothing else imports.
+
+Owns gateways, their channel, the shipping of code, and the credit of a host.  Must
+not know tests or verdicts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import execnet
+
+from . import proxy, remote
+from .errors import CannotOpen
+from .hosts import HostSpec
+from .remote import bootstrap, wire
+
+#: Seconds to open a host, the starting of its interpreter included.
+OPEN_TIMEOUT = 30.0
+
+#: What a channel raises when its other end failed, is gone, or does not answer.
+_CHANNEL_ERRORS = (EOFError, OSError, execnet.RemoteError, execnet.TimeoutError)
+
+#: Called in a thread of execnet's for each frame; None: the connection has ended.
+OnFrame = Callable[[bytes | None], None]
+
+#: What ssh and the host's shell say: the cause in our words, and what to try.
+_CAUSES: tuple[tuple[str, str, str], ...] = (
+    (r"nosejobs-needs-python: (.*)", "Python >= 3.8 is needed, {0}", "//python=python3.x"),
+    (r"nosejobs-no-ssh: (.*)", "ssh cannot be started: {0}", "install an ssh client"),
+    (
+        r"(?:bash|sh|zsh|dash|ksh|fish)[^\n]*?:? ?([^\s:]+): (?:command )?not found",
+        "no {0} there",
+        "//python=/path/to/python3 in the host's spec, or install python3 there",
+    ),
+    (
+        r"([^\s:]+): No such file or directory",
+        "no {0} there",
+        "//python=/path/to/python3 in the host's spec",
+    ),
+    (r"Permission denied \(([^)]*)\)", "key refused ({0})", "ssh-copy-id, or ssh-add your key"),
+    (
+        r"Could not resolve hostname ([^\s:]+)",
+        "the name {0} is unknown",
+        "check the spelling, or give the host an entry in ~/.ssh/config",
+    ),
+    (
+        r"Host key verification failed",
+        "its host key is not known, or has changed",
+        "ssh to it once by hand and compare the fingerprint",
+    ),
+    (r"(Connection refused|No route to host|Network is unreachable)", "{0}", "is sshd running?"),
+    (r"(timed out|Operation timed out)", "{0}", "is the host up, and the port open?"),
+)
+
+
+@functools.cache
+def code() -> tuple[str, bytes]:
+    """The zip of all that runs on a host, and its digest."""
+    buffer = io.BytesIO()
+    folder = Path(remote.__file__).parent
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*.py")):
+            name = "nosejobs_host/" + path.relative_to(folder).as_posix()
+            # A fixed date: the digest depends on the contents alone.
+            archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
+    data = buffer.getvalue()
+    return hashlib.sha256(data).hexdigest(), data
+
+
+class Gateway:
+    """One open connection to a host."""
+
+    def __init__(self, spec: HostSpec, on_frame: OnFrame) -> None:
+        """Open the host; raises CannotOpen."""
+        self.spec = spec
+        self._on_frame = on_frame
+        self._group = execnet.Group()
+        self._errors = _ErrorFile() if spec.kind == "ssh" else None
+        try:
+            self._gateway = self._make()
+            self._channel = self._start_code()
+        except BaseException:
+            self.close(timeout=1.0)
+            raise
+        self._channel.setcallback(self._receive, endmarker=None)
+
+    # -- opening ----------------------------------------------------------------
+
+    def _make(self) -> execnet.Gateway:
+        """execnet waits for the interpreter without a limit: give it one."""
+        box: list[Any] = []
+
+        def make() -> None:
+            try:
+                box.append(self._group.makegateway(self._execnet_spec()))
+            except BaseException as error:
+                box.append(error)
+
+        thread = threading.Thread(target=make, daemon=True, name=f"open {self.spec.id}")
+        thread.start()
+        thread.join(OPEN_TIMEOUT)
+        if box and isinstance(box[0], execnet.Gateway):
+            return box[0]
+        raise self._explain(box[0] if box else None)
+
+    def _execnet_spec(self) -> str:
+        if self.spec.kind == "popen":
+            python = f"//python={self.spec.python}" if self.spec.python else ""
+            return f"popen//execmodel=main_thread_only{python}"
+        assert self._errors is not None
+        settings = {
+            "address": self.spec.address,
+            "python": self.spec.python,
+            "ssh_config": self.spec.ssh_config,
+            "errors": self._errors.path,
+        }
+        python = f"{sys.executable} {Path(proxy.__file__)} {proxy.encode(settings)}"
+        return f"popen//execmodel=main_thread_only//python={python}"
+
+    def _start_code(self) -> execnet.Channel:
+        """A round trip proves that the gateway lives: a failed bootstrap gives a dead one."""
+        try:
+            channel = self._gateway.remote_exec(bootstrap)
+            complaint = channel.receive(OPEN_TIMEOUT).decode("ascii")
+            if complaint:
+                raise CannotOpen(self.spec.id, complaint, "//python=… in the host's spec")
+            digest, data = code()
+            channel.send(digest.encode("ascii"))
+            if channel.receive(OPEN_TIMEOUT) == b"need":
+                channel.send(data)
+        except _CHANNEL_ERRORS as error:
+            raise self._explain(error) from error
+        return channel
+
+    def _explain(self, error: object) -> CannotOpen:
+        said = self._errors.read() if self._errors else ""
+        for pattern, cause, hint in _CAUSES:
+            found = re.search(pattern, said)
+            if found:
+                return CannotOpen(self.spec.id, cause.format(*found.groups()), hint)
+        if said.strip():
+            return CannotOpen(self.spec.id, clean(said.strip().splitlines()[-1]))
+        if error is None:
+            return CannotOpen(self.spec.id, f"no answer within {OPEN_TIMEOUT:g} s")
+        if self.spec.python and isinstance(error, (OSError, EOFError)):
+            return CannotOpen(self.spec.id, f"{self.spec.python} cannot be run as a Python >= 3.8")
+        return CannotOpen(self.spec.id, f"{type(error).__name__}: {error}")
+
+    # -- speaking ---------------------------------------------------------------
+
+    def _receive(self, frame: Any) -> None:
+        self._on_frame(frame if isinstance(frame, bytes) else None)
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame; OSError if the host is gone."""
+        self._channel.send(frame)
+
+    def say(self, *messages: list[Any]) -> None:
+        """Send messages in one frame; OSError if the host is gone."""
+        self.send(wire.pack(list(messages)))
+
+    def close(self, timeout: float = 3.0) -> None:
+        """End the connection and what is behind it; kill what does not end in time."""
+        self._group.terminate(timeout)
+        if self._errors:
+            self._errors.kill_writer()
+            self._errors.remove()
+
+
+class _ErrorFile:
+    """Where ssh writes what it has to complain about."""
+
+    def __init__(self) -> None:
+        descriptor, self.path = tempfile.mkstemp(prefix="nosejobs-ssh-")
+        os.close(descriptor)
+
+    def read(self) -> str:
+        return proxy.PID.sub("", self._text())
+
+    def _text(self) -> str:
+        with open(self.path, errors="replace") as file:
+            return file.read(64 << 10)
+
+    def kill_writer(self) -> None:
+        """An ssh that hangs in its handshake is not yet a gateway that execnet could end."""
+        found = proxy.PID.search(self._text())
+        if found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(found[1]), signal.SIGTERM)
+
+    def remove(self) -> None:
+        Path(self.path).unlink(missing_ok=True)
+
+
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
+
+
+def clean(text: str) -> str:
+    """Text that cannot drive a terminal: escapes gone, control characters made visible."""
+    text = _ESCAPES.sub("", text)
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+

@@ -1,0 +1,131 @@
+"""The private directories of a slot: TMPDIR and HOME of whatever runs in it.
+
+Owns making them, telling whether a test left anything there, and making them
+clean again.  Must not know processes.
+"""
+
+import os
+import shutil
+import stat
+import sys
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+
+#: A modification time that nothing gets by itself: a directory that still has it is untouched.
+_UNTOUCHED_NS = 86_400 * 10**9
+
+
+class _Mark(NamedTuple):
+    """What a directory looks like while nobody has touched it."""
+
+    inode: int
+    mode: int
+    links: int
+    changed: int
+
+
+class Place:
+    """Directories below ``base``, clean before each test.
+
+    Making and removing directories for each of ten thousand tiny tests costs as
+    much as running some of them, so an untouched directory serves again.  That it
+    is untouched is read off its times: any entry made in it or taken from it moves
+    its mtime, and its ctime cannot be set back.
+    """
+
+    def __init__(self, base: str, names: Tuple[str, ...]) -> None:
+        self.base = base
+        self.paths = {name: os.path.join(base, name) for name in names}
+        self._marks: Dict[str, _Mark] = {}
+        self._spares = 0
+        os.makedirs(base, mode=0o700, exist_ok=True)
+
+    def prepare(self) -> None:
+        """All directories exist, empty, with mode 0700.  OSError if that is impossible."""
+        for name in self.paths:
+            if not self._is_untouched(name):
+                self._renew(name)
+
+    def entries(self, name: str) -> List[str]:
+        """What is in a directory now; cheap while it is untouched."""
+        if self._is_untouched(name):
+            return []
+        try:
+            return os.listdir(self.paths[name])
+        except OSError:
+            return []
+
+    def _is_untouched(self, name: str) -> bool:
+        try:
+            now = os.lstat(self.paths[name])
+        except OSError:
+            return False
+        return now.st_mtime_ns == _UNTOUCHED_NS and _mark(now) == self._marks.get(name)
+
+    def _renew(self, name: str) -> None:
+        self._marks.pop(name, None)
+        path = self.paths[name]
+        remove(path)
+        if os.path.lexists(path):
+            # Something in it cannot be removed (a mount, another user's file): go elsewhere.
+            self._spares += 1
+            path = self.paths[name] = os.path.join(self.base, "%s.%d" % (name, self._spares))
+        os.mkdir(path, 0o700)
+        os.utime(path, ns=(_UNTOUCHED_NS, _UNTOUCHED_NS))
+        self._marks[name] = _mark(os.lstat(path))
+
+
+def _mark(now: os.stat_result) -> _Mark:
+    return _Mark(now.st_ino, now.st_mode, now.st_nlink, now.st_ctime_ns)
+
+
+def remove(path: str) -> None:
+    """Remove a tree, whatever its modes and depth; what cannot be removed stays."""
+    try:
+        os.rmdir(path)
+        return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass
+    try:
+        _rmtree(path)
+    except RecursionError:
+        _rm(path)
+    if os.path.lexists(path):
+        _rm(path)
+
+
+def _rmtree(path: str) -> None:
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        os.unlink(path)
+    elif sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=_open_and_retry)
+    else:
+        shutil.rmtree(path, onerror=_open_and_retry)
+
+
+def _open_and_retry(function: Callable[..., Any], path: str, _: Any) -> None:
+    """A directory without permissions was in the way: give them, and try again."""
+    for each in (os.path.dirname(path), path):
+        try:
+            if stat.S_ISDIR(os.lstat(each).st_mode):
+                os.chmod(each, 0o700)
+        except OSError:
+            pass
+    try:
+        if function in (os.unlink, os.rmdir, os.remove):
+            function(path)
+        elif os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        pass
+
+
+def _rm(path: str) -> None:
+    """Trees too deep for recursion; rm(1) walks them with file descriptors."""
+    for argv in (["chmod", "-R", "u+rwx", path], ["rm", "-rf", path]):
+        try:
+            pid = os.spawnvp(os.P_NOWAIT, argv[0], argv)
+            os.waitpid(pid, 0)
+        except OSError:
+            pass

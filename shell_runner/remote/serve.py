@@ -1,0 +1,360 @@
+"""What a host does while a controller is connected: answers its channel.
+
+Owns the slots of the session, the tests that wait for one, the session's folder and
+the credit for what is sent.  Must not know verdicts or who else is connected.
+Everything happens in the main thread; the channel's callback only enqueues.
+"""
+
+import collections
+import json
+import os
+import platform
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional
+
+from . import place, store, tree
+from .model import Execution, HostFacts, Problem, Setup, Test
+from .slot import setup_from_row
+from .slots import Answer, SlotProcess
+from .wire import pack, pack_encoded, unpack
+
+#: Seconds of known work that a slot may hold in advance, and tests at most.
+_AHEAD = 0.02
+_BATCH = 16
+#: Seconds to wait for company when all slots are busy with tiny tests.
+_GATHER = 0.004
+#: Seconds that slots get to end when told to stop.
+_STOPPING = 3.0
+#: Deaths in a row, without one finished test, after which slots count as impossible.
+_HOPELESS = 3
+
+
+class Serve:
+    """One session on this host."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.inbox: Deque[Any] = collections.deque()
+        self.waiting: Deque[Test] = collections.deque()
+        self.outbox: List[bytes] = []
+        self.credit = 1 << 23
+        self.slots: Dict[int, SlotProcess] = {}
+        self.setup: Optional[Setup] = None
+        self.folder, self._lock = store.work_folder()
+        self.entries: List[store.Entry] = []
+        self.store: Optional[store.Store] = None
+        self.connected = True
+        self.running = True
+        self._hopeless = 0
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._poller = select.poll()
+        self._poller.register(self._wake_read, select.POLLIN)
+        self._commands: Dict[str, Callable[..., None]] = {
+            "open": self._open,
+            "run": self._run,
+            "stop": self._stop,
+            "credit": self._add_credit,
+            "ping": self._ping,
+            "entries": self._take_entries,
+            "tree": self._answer_missing,
+            "unpack": self._unpack,
+        }
+
+    # -- the loop ---------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Answer until told to stop, or until nobody is there any more."""
+        self.channel.setcallback(self._receive, endmarker=None)
+        try:
+            while self.running:
+                self._turn()
+        finally:
+            self._end_slots()
+            os.chdir("/")
+            place.remove(self.folder)
+        if self.connected:
+            self.channel.send(pack([["bye"]]))
+
+    def _receive(self, frame: Any) -> None:
+        """Called by the gateway's receiving thread."""
+        self.inbox.append(frame)
+        try:
+            os.write(self._wake_write, b"x")
+        except BlockingIOError:
+            pass
+
+    def _turn(self) -> None:
+        for fd, event in self._poller.poll():
+            if fd == self._wake_read:
+                os.read(fd, 4096)
+            elif fd in self.slots and (self.credit > 0 or event & select.POLLHUP):
+                self._read_slot(fd)
+        while self.inbox and self.running:
+            self._take(self.inbox.popleft())
+        self._feed()
+        self._flush()
+        if self._all_busy_with_tiny_tests():
+            # Each answer of its own would cost a round of waking up here and there.
+            time.sleep(_GATHER)
+
+    def _take(self, frame: Any) -> None:
+        if frame is None:
+            self.connected = self.running = False
+            return
+        found = unpack(frame)
+        if isinstance(found, tuple):
+            self._take_blob(*found)
+            return
+        for name, *arguments in found:
+            self._commands[name](*arguments)
+
+    def _flush(self) -> None:
+        if self.outbox and self.connected:
+            frame = pack_encoded(self.outbox)
+            self.outbox = []
+            self._send(frame)
+
+    def _send(self, frame: bytes) -> None:
+        before = self.credit
+        self.credit -= len(frame)
+        if before > 0 >= self.credit:
+            self._listen_to_slots(False)
+        try:
+            self.channel.send(frame)
+        except OSError:
+            self.connected = self.running = False
+
+    def say(self, *message: Any) -> None:
+        """Queue a message for the controller."""
+        self.outbox.append(json.dumps(message, separators=(",", ":")).encode("ascii"))
+
+    # -- commands ---------------------------------------------------------------
+
+    def _open(self, row: List[Any]) -> None:
+        setup = setup_from_row(row)
+        count = setup.slots or cores()
+        self.setup = setup._replace(slots=count, root=setup.root or self._root)
+        for number in range(count):
+            self._start_slot(number)
+        self.say("ready", facts()._replace(slots=count, root=self.setup.root)._asdict())
+
+    def _run(self, rows: List[List[Any]]) -> None:
+        self.waiting.extend(Test(*row) for row in rows)
+
+    def _stop(self) -> None:
+        self.running = False
+
+    def _add_credit(self, size: int) -> None:
+        before = self.credit
+        self.credit += size
+        if before <= 0 < self.credit:
+            self._listen_to_slots(True)
+
+    def _ping(self, number: int) -> None:
+        self.say("pong", number)
+
+    # -- the tree ---------------------------------------------------------------
+
+    @property
+    def _root(self) -> str:
+        return os.path.join(self.folder, "tree")
+
+    def _store(self) -> store.Store:
+        if self.store is None:
+            self.store = store.Store(store.cache_folder())
+        return self.store
+
+    def _take_entries(self, rows: List[List[Any]]) -> None:
+        self.entries.extend(store.check(store.Entry(*row)) for row in rows)
+
+    def _answer_missing(self) -> None:
+        self.say("missing", self._store().missing(self.entries))
+
+    def _take_blob(self, header: Any, body: bytes) -> None:
+        """``[[digest, size], ...]`` for whole files, ``[digest, last]`` for a piece of one."""
+        if header and isinstance(header[0], str):
+            self._store().append(header[0], body, bool(header[1]))
+            return
+        at = 0
+        for digest, size in header:
+            self._store().add(digest, body[at : at + size])
+            at += size
+
+    def _unpack(self) -> None:
+        os.mkdir(self._root, 0o755)
+        self._store().unpack(self.entries, self._root)
+        self.entries = []
+        self.say("unpacked", self._root)
+
+    # -- slots ------------------------------------------------------------------
+
+    def _start_slot(self, number: int) -> None:
+        assert self.setup is not None
+        slot = SlotProcess(number, self.setup, os.path.join(self.folder, str(number)))
+        self.slots[slot.socket.fileno()] = slot
+        self._poller.register(slot.socket, select.POLLIN)
+
+    def _listen_to_slots(self, on: bool) -> None:
+        """Without credit their answers stay where they are, and they wait."""
+        for slot in self.slots.values():
+            self._poller.modify(slot.socket, select.POLLIN if on else 0)
+
+    def _feed(self) -> None:
+        """Give waiting tests to the slots with the least to do."""
+        while self.waiting:
+            slot = min(self.slots.values(), key=lambda each: (len(each.given) > 0, each.load))
+            room = _AHEAD - slot.load
+            if slot.given and (room <= 0 or len(slot.given) >= _BATCH):
+                return
+            slot.give(self._next_batch(room, _BATCH - len(slot.given)))
+
+    def _next_batch(self, room: float, most: int) -> List[Test]:
+        batch = [self.waiting.popleft()]
+        share = max(len(self.waiting) // max(len(self.slots), 1), 0)
+        while self.waiting and len(batch) < min(most, share):
+            estimate = self.waiting[0].estimate
+            room -= batch[-1].estimate if batch[-1].estimate is not None else 1.0
+            if estimate is None or room < estimate:
+                break
+            batch.append(self.waiting.popleft())
+        return batch
+
+    def _all_busy_with_tiny_tests(self) -> bool:
+        return bool(self.slots) and all(len(slot.given) > 1 for slot in self.slots.values())
+
+    def _read_slot(self, fd: int) -> None:
+        slot = self.slots[fd]
+        answers, alive = slot.read()
+        for answer in answers:
+            self._pass_on(slot, answer)
+        if not alive:
+            self._replace(fd, slot)
+
+    def _pass_on(self, slot: SlotProcess, answer: Answer) -> None:
+        if answer.kind == "done":
+            self._hopeless = 0
+            self.outbox.append(b'["done",' + answer.text + b"]")
+        else:
+            self.say("running", answer.test.id, slot.number)
+
+    def _replace(self, fd: int, slot: SlotProcess) -> None:
+        """A slot has died: one test with it; the others of its batch go to another."""
+        self._poller.unregister(fd)
+        del self.slots[fd]
+        how = slot.bury()
+        self._kill_orphans()
+        retired = slot.answered and not slot.given
+        if slot.given:
+            victim = slot.given.popleft()
+            self.waiting.extendleft(reversed(slot.given))
+            lost = Execution(
+                victim.id, victim.attempt, slot.number, time.time(),
+                problem=Problem.SLOT_DIED, detail=how,
+            )  # fmt: skip
+            self.say("done", lost)
+        elif not retired:
+            self._hopeless += 1
+            if self._hopeless >= _HOPELESS:
+                self.say("trouble", "a slot cannot be started: %s" % how)
+                self.running = False
+                self._flush()
+                return
+        self._start_slot(slot.number)
+
+    def _kill_orphans(self) -> None:
+        """What a dead slot ran has come down to us: nothing of it may stay."""
+        ours = [slot.process.pid for slot in self.slots.values()]
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline:
+            found = tree.freeze(tree.Lister(os.getpid(), apart=ours))
+            if not found:
+                return
+            tree.send(found, signal.SIGKILL)
+            tree.send(found, signal.SIGCONT)
+            _reap(found)
+
+    def _end_slots(self) -> None:
+        for slot in self.slots.values():
+            slot.stop()
+        deadline = time.monotonic() + _STOPPING
+        for slot in self.slots.values():
+            _await_end(slot.socket, deadline)
+            if _is_alive(slot.socket):
+                slot.process.kill()
+            slot.bury()
+        self.slots = {}
+        self._kill_orphans()
+
+
+def _await_end(connection: socket.socket, deadline: float) -> None:
+    """Read and forget until the other end is closed."""
+    connection.settimeout(max(deadline - time.monotonic(), 0.01))
+    try:
+        while connection.recv(1 << 18):
+            connection.settimeout(max(deadline - time.monotonic(), 0.01))
+    except OSError:
+        pass
+
+
+def _is_alive(connection: socket.socket) -> bool:
+    connection.settimeout(0.0)
+    try:
+        return bool(connection.recv(1))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _reap(pids: List[int]) -> None:
+    for pid in pids:
+        for _ in range(100):
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    break
+            except ChildProcessError:
+                break
+            time.sleep(0.005)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def facts() -> HostFacts:
+    """What this host says of itself."""
+    system = os.uname()
+    return HostFacts(
+        name=system.nodename,
+        system="%s %s" % (system.sysname, system.release),
+        machine=system.machine,
+        python=platform.python_version(),
+        cores=cores(),
+    )
+
+
+def main(channel: Any) -> None:
+    """Serve one controller in the gateway's main thread."""
+    try:
+        # Ctrl-C in the controller's terminal must reach the controller alone.
+        os.setsid()
+    except PermissionError:
+        pass  # leads a session already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tree.become_subreaper()
+    sys.stdin = None  # type: ignore[assignment]
+    try:
+        Serve(channel).serve()
+    except Exception as error:
+        import traceback
+
+        channel.send(pack([["trouble", "%r\n%s" % (error, traceback.format_exc())]]))

@@ -1,0 +1,357 @@
+"""One concurrent test on a host: a process that runs tests one after the other.
+
+Owns the life of a test's processes, from spawn until nothing of them is left, and
+the capture of their output.  Single-threaded, a child subreaper, in a session of
+its own.  Must not know schedules, trees of files, or verdicts.
+
+A test is done when its program has exited, not when its pipes are closed: a child
+that holds them open proves nothing.  What outlives the program is stopped, named
+and killed; the slot goes on when wait(2) says that it has no child left.  The pipes
+are the slot's own and serve one test after the other.
+"""
+
+import collections
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+
+from . import tree
+from .capture import Capture
+from .environment import PASSED_ON, clean
+from .model import Execution, Problem, Setup, Test
+from .place import Place, remove
+from .program import NotStarted, start
+from .wire import Unframer, frame, frame_encoded
+
+import json
+
+#: Seconds after which a test that still runs is announced.
+_ANNOUNCE = 0.1
+#: Seconds that children of an exited program get to end by themselves.
+_SETTLE = 0.1
+#: Seconds of grace when the user has interrupted the run.
+_HURRY = 0.5
+#: Seconds after SIGKILL until a process counts as unkillable.
+_UNKILLABLE = 10.0
+_CHUNK = 1 << 18
+_F_SETPIPE_SZ = 1031
+
+
+class _Pipe(NamedTuple):
+    read: int
+    write: int
+
+
+class _Run:
+    """The state of the test that runs now."""
+
+    def __init__(self, keep: int) -> None:
+        self.pid = 0
+        self.status: Optional[int] = None
+        self.usage: Optional[resource.struct_rusage] = None
+        self.timed_out = False
+        self.out = Capture(keep)
+        self.err = Capture(keep)
+
+
+class Orphaned(Exception):
+    """The process that feeds this slot is gone."""
+
+
+class Slot:
+    """Runs tests on behalf of who holds the other end of ``control``."""
+
+    def __init__(self, number: int, control: socket.socket, setup: Setup, base: str) -> None:
+        self.number = number
+        self.setup = setup
+        self.control = control
+        self.place = Place(base, ("tmp", "home"))
+        self.environment = self._base_environment()
+        self.todo: Deque[Test] = collections.deque()
+        self.stopping = False
+        self.broken = False
+        self._unframer = Unframer()
+        self._now: Optional[_Run] = None
+        self._poller = select.poll()
+        self._alone = True
+        self._out = self._open_pipe()
+        self._err = self._out if setup.merge else self._open_pipe()
+        self._wake = self._watch_children()
+        self._poller.register(control, select.POLLIN)
+
+    # -- one test ---------------------------------------------------------------
+
+    def run(self, test: Test) -> Execution:
+        """Run one test to its end; what happened."""
+        run = self._now = _Run(self.setup.keep)
+        wall, begin = time.time(), time.monotonic()
+        try:
+            self._start(test, run)
+        except NotStarted as why:
+            return Execution(
+                test.id, test.attempt, self.number, wall, time.monotonic() - begin,
+                problem=why.problem, detail=why.detail,
+            )  # fmt: skip
+        self._watch(test, run, begin)
+        duration = time.monotonic() - begin
+        leftovers = self._clear(run)
+        self._drain()
+        return self._execution(test, run, wall, duration, leftovers)
+
+    def _start(self, test: Test, run: _Run) -> None:
+        path = os.path.join(self.setup.root, test.path)
+        try:
+            self.place.prepare()
+            os.chdir(self.setup.root if test.cwd == "root" else os.path.dirname(path))
+        except OSError as error:
+            raise NotStarted(Problem.SPAWN, str(error)) from None
+        env = self._environment_of(test)
+        self._alone = False
+        run.pid = start(path, test.argv, env, self._out.write, self._err.write)
+
+    def _watch(self, test: Test, run: _Run, begin: float) -> None:
+        """Wait until the program has exited, by itself or by our hand."""
+        deadline = begin + test.timeout
+        self._turn(min(_ANNOUNCE, test.timeout))
+        if run.status is None and not self.stopping:
+            self.control.sendall(frame(["running", test.id, time.time()]))
+        while run.status is None and not self.stopping:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                run.timed_out = True
+                return
+            self._turn(min(left, 1.0))
+
+    def _clear(self, run: _Run) -> List[str]:
+        """End all that is left of the test; the names of what its program left behind."""
+        if run.status is not None and not self.stopping:
+            self._turn_until_alone(_SETTLE)
+        if self._alone:
+            return []
+        found = tree.freeze(tree.Lister(os.getpid()))
+        names = tree.names(found) if run.status is not None else []
+        self._kill(found, _HURRY if self.stopping else self.setup.grace)
+        return names
+
+    def _kill(self, found: List[int], grace: float) -> None:
+        """TERM to the frozen processes, grace, KILL until wait(2) finds no child."""
+        tree.send(found, signal.SIGTERM)
+        tree.send(found, signal.SIGCONT)
+        self._turn_until_alone(grace)
+        deadline = time.monotonic() + _UNKILLABLE
+        while not self._alone and time.monotonic() < deadline:
+            tree.send(tree.freeze(tree.Lister(os.getpid())), signal.SIGKILL)
+            self._turn_until_alone(0.05)
+        self.broken = not self._alone
+
+    def _execution(
+        self, test: Test, run: _Run, wall: float, duration: float, leftovers: List[str]
+    ) -> Execution:
+        status = run.status
+        cancelled = status is None or (self.stopping and not run.timed_out)
+        usage = run.usage
+        return Execution(
+            test.id, test.attempt, self.number, wall, duration,
+            exit=os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None,
+            signal=os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None,
+            timed_out=run.timed_out,
+            problem=Problem.CANCELLED if cancelled and not run.timed_out else "",
+            out=run.out.stream(), err=run.err.stream(), leftovers=tuple(leftovers),
+            max_rss=usage.ru_maxrss if usage else 0,
+            cpu=usage.ru_utime + usage.ru_stime if usage else 0.0,
+        )  # fmt: skip
+
+    # -- waiting ----------------------------------------------------------------
+
+    def _turn(self, timeout: float) -> None:
+        """Wait for anything to happen, and take it."""
+        for fd, _ in self._poller.poll(max(timeout, 0.0) * 1000):
+            if fd == self._wake:
+                self._take_wake()
+            elif fd == self.control.fileno():
+                self._take_control()
+            else:
+                self._take_output(fd)
+        self._reap()
+
+    def _turn_until_alone(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        self._reap()
+        while not self._alone and time.monotonic() < deadline:
+            self._turn(min(deadline - time.monotonic(), 0.05))
+
+    def _take_wake(self) -> None:
+        try:
+            os.read(self._wake, 4096)
+        except BlockingIOError:
+            pass
+
+    def _take_output(self, fd: int) -> bool:
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        run = self._now
+        if run is not None:
+            (run.out if fd == self._out.read else run.err).add(data)
+        return bool(data)
+
+    def _reap(self) -> None:
+        run = self._now
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._alone = True
+                return
+            if pid == 0:
+                self._alone = False
+                return
+            if run is not None and pid == run.pid:
+                run.status, run.usage = status, usage
+
+    def _drain(self) -> None:
+        """Nobody writes any more (or nobody that we could stop): take what is in the pipes."""
+        for pipe in {self._out, self._err}:
+            limit = 64
+            while self._take_output(pipe.read) and limit:
+                limit -= 1
+            flags = fcntl.fcntl(pipe.write, fcntl.F_GETFL)
+            if flags & os.O_NONBLOCK:  # a test had set it on what is every test's stdout
+                fcntl.fcntl(pipe.write, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
+
+    # -- who feeds us -----------------------------------------------------------
+
+    def serve(self) -> None:
+        """Run what comes until told to stop."""
+        while not (self.stopping or self.broken):
+            if self.todo:
+                execution = self.run(self.todo.popleft())
+                text = json.dumps(execution, separators=(",", ":")).encode("ascii")
+                self.control.sendall(frame_encoded(b'["done",' + text + b"]"))
+            else:
+                self._now = None
+                self._turn(3600)
+
+    def _take_control(self) -> None:
+        data = self.control.recv(1 << 16)
+        if not data:
+            self.stopping = True
+            raise Orphaned()
+        for text in self._unframer.feed(data):
+            message: List[Any] = json.loads(text.decode("ascii"))
+            if message[0] == "run":
+                self.todo.extend(Test(*row) for row in message[1])
+            elif message[0] == "stop":
+                self.stopping = True
+
+    def abandon(self) -> None:
+        """Nobody wants the result: kill what runs, without grace."""
+        self._reap()
+        if not self._alone:
+            found = tree.freeze(tree.Lister(os.getpid()))
+            tree.send(found, signal.SIGKILL)
+            tree.send(found, signal.SIGCONT)
+            try:
+                self._kill_orphaned()
+            except Orphaned:
+                pass
+
+    def _kill_orphaned(self) -> None:
+        self._poller.unregister(self.control)
+        self._kill([], 0.0)
+
+    # -- setting up -------------------------------------------------------------
+
+    def _open_pipe(self) -> _Pipe:
+        pipe = _Pipe(*os.pipe())
+        os.set_blocking(pipe.read, False)
+        try:
+            fcntl.fcntl(pipe.write, _F_SETPIPE_SZ, _CHUNK)
+        except OSError:
+            pass  # another system, or a user at the kernel's limit: the default will do
+        self._poller.register(pipe.read, select.POLLIN)
+        return pipe
+
+    def _watch_children(self) -> int:
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._poller.register(read, select.POLLIN)
+        return read
+
+    def _base_environment(self) -> Dict[str, str]:
+        env = clean(os.environ, PASSED_ON + self.setup.pass_env)
+        env["TEST_SRCDIR"] = self.setup.root
+        env.update(self.setup.env)
+        return env
+
+    def _environment_of(self, test: Test) -> Dict[str, str]:
+        env = self.environment.copy()
+        if test.pass_env:
+            env.update(clean(os.environ, test.pass_env), PATH=env["PATH"])
+        env["TMPDIR"] = env["TEST_TMPDIR"] = self.place.paths["tmp"]
+        if test.home == "keep":
+            env["HOME"] = os.path.expanduser("~")
+        else:
+            env["HOME"] = self.place.paths["home"]
+        env.update(test.env)
+        return env
+
+
+def _limits() -> None:
+    """No core file lands in the tree of tests, unless a test raises the limit itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+
+
+def _session() -> None:
+    try:
+        os.setsid()
+    except PermissionError:
+        pass  # leads one already
+    tree.become_subreaper()
+    os.umask(0o022)
+    _limits()
+
+
+def main(argv: Tuple[str, ...]) -> None:
+    """The slot process: ``argv`` is its number, the control socket and its directory."""
+    number, descriptor, base = int(argv[0]), int(argv[1]), argv[2]
+    _session()
+    control = socket.socket(fileno=descriptor)
+    setup = _read_setup(control)
+    slot = Slot(number, control, setup, base)
+    try:
+        slot.serve()
+    except (Orphaned, BrokenPipeError, ConnectionResetError):
+        slot.abandon()
+    finally:
+        os.chdir("/")
+        remove(base)
+
+
+def _read_setup(control: socket.socket) -> Setup:
+    unframer = Unframer()
+    while True:
+        data = control.recv(1)
+        if not data:
+            sys.exit(0)
+        for text in unframer.feed(data):
+            return setup_from_row(json.loads(text.decode("ascii")))
+
+
+def setup_from_row(row: List[Any]) -> Setup:
+    """Restore a Setup from its JSON row."""
+    setup = Setup(*row)
+    return setup._replace(
+        pass_env=tuple(setup.pass_env), env=tuple((key, value) for key, value in setup.env)
+    )

@@ -1,0 +1,98 @@
+"""The slot processes of a host, as seen by who feeds them.
+
+Owns starting them, the tests that each has been given and not answered, and what
+remains when one dies.  Must not know channels or trees of files.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from typing import Any, Deque, List, NamedTuple, Tuple
+
+from . import verdict
+from .model import Setup, Test
+from .wire import Unframer, frame
+
+_BOOT = (
+    "import sys, importlib; sys.path.insert(0, sys.argv[1]); "
+    "importlib.import_module(sys.argv[2] + '.slot').main(tuple(sys.argv[3:]))"
+)
+
+
+class Answer(NamedTuple):
+    """One message of a slot: ``done`` with its JSON text, or ``running``."""
+
+    kind: str
+    test: Test
+    text: bytes
+
+
+class SlotProcess:
+    """One slot, and what it has been given to do."""
+
+    def __init__(self, number: int, setup: Setup, base: str) -> None:
+        self.number = number
+        self.given: Deque[Test] = deque()
+        self.answered = 0
+        self._unframer = Unframer()
+        self.socket, theirs = socket.socketpair()
+        package = __package__ or ""
+        parts = package.split(".")
+        code = os.path.abspath(__file__)
+        for _ in range(len(parts) + 1):
+            code = os.path.dirname(code)
+        arguments = [code, package, str(number), str(theirs.fileno()), base]
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self.socket.sendall(frame(setup))
+
+    @property
+    def load(self) -> float:
+        """Seconds of work that wait here, as far as they can be known."""
+        return sum(1.0 if test.estimate is None else test.estimate for test in self.given)
+
+    def give(self, tests: List[Test]) -> None:
+        """Queue tests; BrokenPipeError is left to ``read``, which sees the death anyway."""
+        self.given.extend(tests)
+        try:
+            self.socket.sendall(frame(["run", tests]))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def stop(self) -> None:
+        """Ask it to end what it does, and itself."""
+        try:
+            self.socket.sendall(frame(["stop"]))
+        except OSError:
+            pass
+
+    def read(self) -> Tuple[List[Answer], bool]:
+        """What it says, and whether it lives."""
+        try:
+            data = self.socket.recv(1 << 18)
+        except (ConnectionResetError, BrokenPipeError):
+            data = b""
+        return [self._answer(text) for text in self._unframer.feed(data)], bool(data)
+
+    def _answer(self, text: bytes) -> Answer:
+        if text.startswith(b'["done",'):
+            self.answered += 1
+            return Answer("done", self.given.popleft(), text[8:-1])
+        message: List[Any] = json.loads(text.decode("ascii"))
+        return Answer(message[0], self.given[0], text)
+
+    def bury(self) -> str:
+        """Reap a slot that has died; how it died, in words."""
+        self.socket.close()
+        status = self.process.wait()
+        if status < 0:
+            return "killed by %s" % verdict.signal_name(-status)
+        return verdict.exit_words(status)

@@ -1,0 +1,133 @@
+"""The processes below a process: find them, stop them, kill them.
+
+Owns what is known of process trees.  Must not know tests or slots.  The caller is
+a child subreaper, so that whatever a test starts stays below it, daemons included.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from typing import Dict, Iterable, List, Set
+
+_PR_SET_CHILD_SUBREAPER = 36
+#: States of /proc/PID/stat in which a process starts nothing more.
+_STILL = frozenset("TtZXx")
+
+
+def become_subreaper() -> bool:
+    """Inherit the orphans among our descendants; False where the system has no such thing."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def children(pid: int) -> List[int]:
+    """Direct children, zombies included; empty if ``pid`` is gone."""
+    found: List[int] = []
+    try:
+        for task in os.listdir("/proc/%d/task" % pid):
+            with open("/proc/%d/task/%s/children" % (pid, task)) as lines:
+                found += map(int, lines.read().split())
+    except FileNotFoundError:
+        if os.path.exists("/proc/%d/stat" % pid) and not _kernel_lists_children():
+            return _children_by_scan().get(pid, [])
+    except (ProcessLookupError, NotADirectoryError):
+        pass
+    return found
+
+
+def _kernel_lists_children() -> bool:
+    return os.path.exists("/proc/self/task/%d/children" % os.getpid())
+
+
+def _children_by_scan() -> Dict[int, List[int]]:
+    """For kernels built without CONFIG_PROC_CHILDREN."""
+    table: Dict[int, List[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = _stat(int(name))
+            if len(fields) > 1:
+                table.setdefault(int(fields[1]), []).append(int(name))
+    return table
+
+
+def _stat(pid: int) -> List[str]:
+    """The fields of /proc/PID/stat from the state on; empty if it is gone."""
+    try:
+        with open("/proc/%d/stat" % pid, errors="replace") as lines:
+            return lines.read().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return []
+
+
+def descendants(pid: int) -> List[int]:
+    """All processes below ``pid``, parents before children."""
+    found: List[int] = []
+    level = children(pid)
+    while level:
+        found += level
+        level = [child for parent in level for child in children(parent)]
+    return found
+
+
+def names(pids: Iterable[int]) -> List[str]:
+    """The names of those that live, as ``ps -o comm`` has them."""
+    found = []
+    for pid in pids:
+        try:
+            with open("/proc/%d/comm" % pid, errors="replace") as lines:
+                name = lines.read().rstrip("\n")
+        except OSError:
+            continue
+        if _stat(pid)[:1] != ["Z"]:
+            found.append(name)
+    return found
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    """A signal to each that is still there."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def freeze(found: "Lister") -> List[int]:
+    """Stop all processes that ``found()`` lists, until no new one appears.
+
+    A stopped process cannot fork, so that the walk ends even in a fork storm.  One in
+    an uninterruptible call, or one that we may not signal, is waited for a moment only.
+    """
+    stopped: Set[int] = set()
+    patience = 50
+    while True:
+        now = found()
+        fresh = [pid for pid in now if pid not in stopped]
+        send(fresh, signal.SIGSTOP)
+        stopped.update(fresh)
+        if fresh:
+            continue
+        if patience == 0 or all(_is_still(pid) for pid in now):
+            return now
+        patience -= 1
+        time.sleep(0.001)
+
+
+def _is_still(pid: int) -> bool:
+    state = _stat(pid)[:1]
+    return not state or state[0] in _STILL
+
+
+class Lister:
+    """Lists the descendants of a process, without those that are kept apart."""
+
+    def __init__(self, root: int, apart: Iterable[int] = ()) -> None:
+        self.root = root
+        self.apart = frozenset(apart)
+
+    def __call__(self) -> List[int]:
+        level = [pid for pid in children(self.root) if pid not in self.apart]
+        return level + [below for pid in level for below in descendants(pid)]

@@ -1,0 +1,196 @@
+"""Which files of a tree go to a host, and sending those that it lacks.
+
+Owns the manifest and the order of the exchange.  Must not know gateways beyond
+"send this frame" and "give me the next message".
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import fnmatch
+import hashlib
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .remote import wire
+from .remote.store import FILE, LINK, BadEntry, Entry, check
+
+#: Folders that are never part of a tree, where git cannot tell.
+IGNORED_FOLDERS = frozenset(
+    ".git .hg .svn .tox .nox .venv venv node_modules __pycache__ .mypy_cache .ruff_cache "
+    ".pytest_cache .hypothesis .eggs .idea .vscode".split()
+)
+#: Never shipped unless a pattern of the user names them.
+SECRETS = (
+    ".env", ".env.*", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", ".pgpass", ".htpasswd",
+    ".npmrc", ".pypirc", "credentials", "credentials.json", "*.kdbx", "*.gpg", "*.asc",
+)  # fmt: skip
+#: Bytes of file contents in one frame.
+_FRAME = 1 << 20
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the user wants shipped beyond the rules."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree as it is shipped."""
+
+    root: Path
+    entries: tuple[Entry, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.entries)
+
+
+def scan(root: Path, tests: Iterable[str], selection: Selection = Selection()) -> Tree:
+    """The manifest of the tree at ``root``; ``tests`` are relative paths that go in any case."""
+    listed = _git_files(root)
+    paths = set(_walk(root) if listed is None else listed)
+    paths = {path for path in paths if _is_wanted(path, selection)}
+    paths.update(_included(root, selection.include))
+    paths.update(tests)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda path: _entry(root, path), sorted(paths), chunksize=64)
+        return Tree(root, tuple(entry for entry in found if entry))
+
+
+def _git_files(root: Path) -> list[str] | None:
+    """What git tracks or would track below ``root``; None where git cannot tell."""
+    command = ["git", "-C", os.fspath(root), "ls-files", "-z", "-co", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+
+
+def _walk(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in IGNORED_FOLDERS]
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in [*files, *links]:
+            yield os.path.relpath(os.path.join(folder, name), root)
+
+
+def _included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
+    if patterns:
+        yield from (path for path in _walk(root) if _matches(path, patterns))
+
+
+def _is_wanted(path: str, selection: Selection) -> bool:
+    return not _matches(path, selection.exclude) and not _matches(path, SECRETS)
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    """A pattern with a slash is for the path, one without for any part of it."""
+    parts = path.split("/")
+    return any(
+        fnmatch.fnmatchcase(path, pattern.strip("/"))
+        or ("/" not in pattern and any(fnmatch.fnmatchcase(part, pattern) for part in parts))
+        for pattern in patterns
+    )
+
+
+def _entry(root: Path, path: str) -> Entry | None:
+    """None for what is no file: a submodule, a socket, or gone in the meantime."""
+    full = os.path.join(root, path)
+    try:
+        found = os.lstat(full)
+        if stat.S_ISLNK(found.st_mode):
+            link = Entry(path, LINK, 0, os.readlink(full))
+            if _is_inside(root, full, link):
+                return link
+            # A link out of the tree would dangle there: its target goes instead.
+            found = os.stat(full)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        with open(full, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"cannot ship {full}: {error.strerror}") from error
+    return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, found.st_size))
+
+
+def _is_inside(root: Path, full: str, link: Entry) -> bool:
+    try:
+        check(link)
+    except BadEntry:
+        return False
+    return Path(os.path.realpath(full)).is_relative_to(os.path.realpath(root))
+
+
+# -- sending ----------------------------------------------------------------------
+
+Send = Callable[[bytes], None]
+#: Waits for the message with this name; its arguments.
+Await = Callable[[str], list[Any]]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What an exchange came to."""
+
+    root: str
+    files: int
+    bytes: int
+
+
+def ship(tree: Tree, send: Send, await_message: Await) -> Shipped:
+    """Bring a tree to a host: manifest, what is missing, contents, unpack."""
+    rows = list(tree.entries)
+    for start in range(0, len(rows), 2000):
+        send(wire.pack([["entries", rows[start : start + 2000]]]))
+    send(wire.pack([["tree"]]))
+    (missing,) = await_message("missing")
+    sent = _send_contents(tree, set(missing), send)
+    send(wire.pack([["unpack"]]))
+    (root,) = await_message("unpacked")
+    return Shipped(root, len(missing), sent)
+
+
+def _send_contents(tree: Tree, missing: set[str], send: Send) -> int:
+    """Small files share a frame, large ones go in pieces."""
+    sent, header, body = 0, [], bytearray()
+    for entry in tree.entries:
+        if entry.kind != FILE or entry.digest not in missing:
+            continue
+        missing.discard(entry.digest)
+        sent += entry.size
+        if entry.size >= _FRAME:
+            _send_large(tree.root, entry, send)
+            continue
+        data = (tree.root / entry.path).read_bytes()
+        header.append([entry.digest, len(data)])
+        body += data
+        if len(body) >= _FRAME:
+            send(wire.pack_blob(header, bytes(body)))
+            header, body = [], bytearray()
+    if header:
+        send(wire.pack_blob(header, bytes(body)))
+    return sent
+
+
+def _send_large(root: Path, entry: Entry, send: Send) -> None:
+    with open(root / entry.path, "rb") as file:
+        data = file.read(_FRAME)
+        while data:
+            following = file.read(_FRAME)
+            send(wire.pack_blob([entry.digest, not following], data))
+            data = following

@@ -1,0 +1,31 @@
+# Two commands on a fresh machine (python3 with venv, make, git):
+#   make demo    runs the examples over several slots
+#   make test    passes the whole test suite
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test bench clean
+
+$(STAMP): pyproject.toml
+	@echo "making the environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $(STAMP)
+
+examples/c/test_primes: examples/c/test_primes.c
+	@if command -v cc >/dev/null; then cc -O1 -o $@ $<; else echo "no C compiler: the C example is left out"; fi
+
+demo: $(STAMP) examples/c/test_primes
+	@mkdir -p reports
+	@$(VENV)/bin/pytest --nosejobs='4*popen' --rootdir=. -v --junitxml=reports/demo.xml examples
+	@echo "JUnit XML: reports/demo.xml"
+
+test:
+	@sh .ci/tox
+
+bench: $(STAMP)
+	$(VENV)/bin/python benchmarks/run.py all
+
+clean:
+	rm -rf $(VENV) .tox reports build dist examples/c/test_primes

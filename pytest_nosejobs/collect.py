@@ -55,7 +55,7 @@ class ShellItem(pytest.Item):
             self.add_marker(tag)
 
     @property
-    def location(self) -> tuple[str, int | None, str]:  # type: ignore[override]
+    def location(self) -> tuple[str, int | None, str]:
         """Cheap: pytest's own resolves paths anew for each item."""
         # pytest rewrites the dots of a name that ends the node id; "./" keeps it as it is.
         return (self.nodeid, None, f"./{self.nodeid}")

@@ -27,6 +27,9 @@ from .here import Here
 from .schedule import Schedule
 from .session import EXIT_HOSTS_LOST, Finished, Loop, Pump, log
 
+#: Modules whose makereport hooks have nothing to say about a shell test.
+_NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
+
 _KEY = pytest.StashKey["Plugin"]()
 
 
@@ -244,7 +247,7 @@ class Plugin:
                 if found:
                     skipped.add(number)
                     reason = (str(item.path), None, f"Skipped: {found.reason}")
-                    log(item, lambda item=item, reason=reason: report.skip_reports(item, reason))
+                    log(item, report.skip_reports(item, reason))
         return skipped
 
     # -- reporting ----------------------------------------------------------------
@@ -257,7 +260,7 @@ class Plugin:
             self._not_run += 1
         elif not finished.execution.problem:
             self._new_durations[item.nodeid] = finished.execution.duration
-        log(item, lambda: self._reports(item, test, finished.execution, finished.host))
+        log(item, self._reports(item, test, finished.execution, finished.host))
 
     def _reports(
         self, item: ShellItem, test: Test, execution: Execution, host: str
@@ -267,7 +270,8 @@ class Plugin:
             yield from made
             return
         for each in made:
-            yield self._through_hooks(item, each, ShellFailure(test, execution, judge(test, execution)))
+            failure = ShellFailure(test, execution, judge(test, execution))
+            yield self._through_hooks(item, each, failure)
 
     def _others_make_reports(self, item: ShellItem) -> bool:
         """A conftest or plugin wants to see reports being made, or an xfail mark is there."""
@@ -275,8 +279,7 @@ class Plugin:
             return True
         found = item.ihook.pytest_runtest_makereport.get_hookimpls()
         return any(
-            not (each.function.__module__ or "").startswith(("_pytest.", __name__))
-            for each in found
+            not (each.function.__module__ or "").startswith(_NOT_INTERESTED) for each in found
         )
 
     def _through_hooks(
@@ -286,13 +289,13 @@ class Plugin:
             if made.failed:
                 raise failure
 
-        call = pytest.CallInfo.from_call(fail, made.when)  # type: ignore[arg-type]
+        call = pytest.CallInfo.from_call(fail, made.when)
         item.made = made
         try:
-            seen = item.ihook.pytest_runtest_makereport(item=item, call=call)
+            seen: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
         finally:
             item.made = None
-        return seen  # type: ignore[no-any-return]
+        return seen
 
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
@@ -312,9 +315,8 @@ class Plugin:
         """What pytest collects from the whole chain of nodes, with the chain above cached."""
         above = self._keywords.get(item.parent)
         if above is None:
-            above = self._keywords[item.parent] = {
-                name: 1 for name in (item.parent.keywords if item.parent else ())
-            }
+            above = dict.fromkeys(item.parent.keywords if item.parent else (), 1)
+            self._keywords[item.parent] = above
         return {**above, item.name: 1, **{mark.name: 1 for mark in item.own_markers}}
 
     def command_of(self, item: ShellItem) -> str:
@@ -381,7 +383,7 @@ class Plugin:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         lost = self._pump.lost if self._pump else []
-        missing = [error for error in (self.fleet.failed() if self.fleet else [])]
+        missing = self.fleet.failed() if self.fleet else []
         errors = list(dict.fromkeys([*missing, *lost]))
         if not errors or self._pump is None:
             return

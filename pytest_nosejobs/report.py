@@ -6,14 +6,13 @@ Owns what a person reads of a failure.  Whoever runs a test, the texts come from
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.remote.model import ERROR, FAILED, PASSED, SKIPPED, Execution, Stream, Test
+from shell_runner.remote.model import ERROR, PASSED, SKIPPED, Execution, Stream, Test
 from shell_runner.remote.verdict import judge
 
 if TYPE_CHECKING:
@@ -209,12 +208,12 @@ class _Shared:
         self.keywords = item.plugin.keywords_of(item)
 
     def report(
-        self, when: Any, outcome: Any, longrepr: Any = None, found: list[tuple[str, str]] = []
+        self, when: Any, outcome: Any, longrepr: Any = None, found: Sequence[tuple[str, str]] = ()
     ) -> pytest.TestReport:
         """One report; only the one with the verdict has a duration."""
         execution = self.execution
         took = execution.duration if when == "call" or longrepr is not None else 0.0
-        made = pytest.TestReport(
+        return pytest.TestReport(
             self.item.nodeid,
             self.item.location,
             self.keywords,
@@ -226,6 +225,5 @@ class _Shared:
             execution.started,
             execution.started + took,
             self.properties,
+            nosejobs_host=self.host,
         )
-        made.nosejobs_host = self.host
-        return made

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Fleet, Host, Ready, Said
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 
-from . import report
 from .collect import ShellItem
 from .schedule import Command, GiveUp, Schedule, Send
 
@@ -108,12 +107,10 @@ class Pump(threading.Thread):
             return
         self._expected.discard(host.id)
         self.lost.append(error)
-        before = self._schedule.open_tests
         commands = self._schedule.host_lost(host.id)
         if not self._expected:
             commands += self._schedule.nobody_left()
         self.moved += sum(len(each.tests) for each in commands if isinstance(each, Send))
-        del before
         self._perform(commands)
 
     def _perform(self, commands: Sequence[Command]) -> None:
@@ -176,12 +173,10 @@ class Loop:
             raise self._session.Interrupted(self._session.shouldstop)
 
 
-def log(item: ShellItem, make: Callable[[], Iterator[pytest.TestReport]]) -> None:
+def log(item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
     """The hooks around the reports of one test, as pytest's runner calls them."""
     hook = item.config.hook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for each in make():
+    for each in reports:
         hook.pytest_runtest_logreport(report=each)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-
-

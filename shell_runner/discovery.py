@@ -11,7 +11,7 @@ import fnmatch
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .config import suggestion
@@ -23,9 +23,13 @@ PATTERNS = ("test_*", "*_test", "*.t", "*.bats")
 
 #: Suffixes of programs that are text.
 SCRIPT_SUFFIXES = frozenset(
-    ".sh .bash .zsh .ksh .mksh .dash .ash .fish .csh .tcsh .pl .rb .lua .tcl .exp .awk .sed "
-    ".js .mjs .cjs .ts .php .r .R .jl .nu .ps1 .raku .scm .lisp .groovy .kts .t .bats".split()
-)
+    [
+        ".sh", ".bash", ".zsh", ".ksh", ".mksh", ".dash", ".ash", ".fish", ".csh", ".tcsh",
+        ".pl", ".raku", ".rb", ".lua", ".tcl", ".exp", ".awk", ".sed", ".php", ".ps1", ".nu",
+        ".js", ".mjs", ".cjs", ".ts", ".r", ".R", ".jl", ".scm", ".lisp", ".groovy", ".kts",
+        ".t", ".bats",
+    ]
+)  # fmt: skip
 #: Suffixes of tests whose exec bit does not matter, and what runs one without a shebang.
 _RUN_ANYWAY: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("bats", "--tap")}
 
@@ -200,7 +204,7 @@ class _Key:
     """One key of metadata: the field it sets, and how it is read."""
 
     field: str
-    convert: Any = field(repr=False)
+    convert: Any
     #: Values of several sources add up, instead of the last one winning.
     adds: bool = False
 

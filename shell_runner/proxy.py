@@ -6,6 +6,7 @@ where its complaints go.  Imports nothing of ours: it is run by its path.
 """
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -56,11 +57,9 @@ def main(argv: "list[str]") -> None:
     errors = os.open(settings["errors"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(errors, 2)
     os.write(2, b"nosejobs-pid: %d\n" % os.getpid())
-    try:
+    with contextlib.suppress(OSError):
         # Ctrl-C in the controller's terminal must reach the controller alone.
         os.setsid()
-    except OSError:
-        pass
     command = ssh_command(settings, argv[argv.index("-c") + 1])
     try:
         os.execvp(command[0], command)

@@ -13,11 +13,12 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from typing import Any, Iterator, Optional
 
 _NEEDED = ("ctypes", "fcntl", "json", "resource", "select", "zlib")
 
 
-def complaint():
+def complaint() -> str:
     """Why this interpreter cannot be a host; an empty text if it can."""
     if sys.version_info < (3, 8):
         return "Python >= 3.8 is needed, this is %s" % sys.version.split()[0]
@@ -32,7 +33,7 @@ def complaint():
     return ""
 
 
-def folders():
+def folders() -> Iterator[str]:
     """Where code may be kept, the best first."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(cache):
@@ -40,7 +41,7 @@ def folders():
     yield os.path.join(tempfile.gettempdir(), "nosejobs-code-%d" % os.getuid())
 
 
-def is_ours(folder):
+def is_ours(folder: str) -> bool:
     """Nobody else may have put code there."""
     try:
         found = os.lstat(folder)
@@ -49,7 +50,7 @@ def is_ours(folder):
     return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
-def find(digest):
+def find(digest: str) -> Optional[str]:
     """The folder that holds the code of this digest, or None."""
     for folder in folders():
         path = os.path.join(folder, digest)
@@ -58,11 +59,11 @@ def find(digest):
     return None
 
 
-def unpack(digest, data):
+def unpack(digest: str, data: bytes) -> str:
     """Unpack a zip into the first folder that takes it; its path."""
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError("the code that arrived has another digest")
-    trouble = None
+    trouble = OSError("no folder can hold the code")
     for folder in folders():
         try:
             return _unpack(os.path.join(folder, digest), folder, data)
@@ -71,7 +72,7 @@ def unpack(digest, data):
     raise trouble
 
 
-def _unpack(path, folder, data):
+def _unpack(path: str, folder: str, data: bytes) -> str:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if not is_ours(folder):
         raise OSError("%s can be written to by others" % folder)
@@ -88,7 +89,7 @@ def _unpack(path, folder, data):
     return path
 
 
-def main(channel):
+def main(channel: Any) -> None:
     """Say what is wrong with this host, or fetch the code that it lacks and run it."""
     words = complaint()
     channel.send(words.encode("ascii", "replace"))
@@ -104,4 +105,4 @@ def main(channel):
 
 
 if __name__ == "__channelexec__":
-    main(channel)  # type: ignore[name-defined]  # noqa: F821
+    main(channel)  # type: ignore[name-defined] # noqa: F821

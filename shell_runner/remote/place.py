@@ -14,6 +14,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 _UNTOUCHED_NS = 86_400 * 10**9
 
 
+#: The argument has another name since Python 3.12; the function takes both forms.
+_ON_ERROR: Dict[str, Any] = {}
+
+
 class _Mark(NamedTuple):
     """What a directory looks like while nobody has touched it."""
 
@@ -98,10 +102,8 @@ def remove(path: str) -> None:
 def _rmtree(path: str) -> None:
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)
-    elif sys.version_info >= (3, 12):
-        shutil.rmtree(path, onexc=_open_and_retry)
     else:
-        shutil.rmtree(path, onerror=_open_and_retry)
+        shutil.rmtree(path, **_ON_ERROR)
 
 
 def _open_and_retry(function: Callable[..., Any], path: str, _: Any) -> None:
@@ -129,3 +131,6 @@ def _rm(path: str) -> None:
             os.waitpid(pid, 0)
         except OSError:
             pass
+
+
+_ON_ERROR["onexc" if sys.version_info >= (3, 12) else "onerror"] = _open_and_retry

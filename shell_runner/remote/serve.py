@@ -12,8 +12,8 @@ import platform
 import select
 import signal
 import socket
-import sys
 import time
+import traceback
 from typing import Any, Callable, Deque, Dict, List, Optional
 
 from . import place, store, tree
@@ -351,10 +351,7 @@ def main(channel: Any) -> None:
         pass  # leads a session already
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tree.become_subreaper()
-    sys.stdin = None  # type: ignore[assignment]
     try:
         Serve(channel).serve()
     except Exception as error:
-        import traceback
-
         channel.send(pack([["trouble", "%r\n%s" % (error, traceback.format_exc())]]))

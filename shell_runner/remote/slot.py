@@ -12,6 +12,7 @@ are the slot's own and serve one test after the other.
 
 import collections
 import fcntl
+import json
 import os
 import resource
 import select
@@ -28,8 +29,6 @@ from .model import Execution, Problem, Setup, Test
 from .place import Place, remove
 from .program import NotStarted, start
 from .wire import Unframer, frame, frame_encoded
-
-import json
 
 #: Seconds after which a test that still runs is announced.
 _ANNOUNCE = 0.1

@@ -24,6 +24,7 @@ from shell_runner.remote.verdict import judge
 from . import durations, options, report
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
+from .report import name_in_junit
 from .schedule import Schedule
 from .session import EXIT_HOSTS_LOST, Finished, Loop, Pump, log
 
@@ -62,6 +63,7 @@ class Plugin:
         self._numbers: dict[int, ShellItem] = {}
         self._tests: dict[int, Test] = {}
         self._not_run = 0
+        self._xml: Any = None
         self._pump: Pump | None = None
         self._keywords: dict[pytest.Collector | None, dict[str, Any]] = {}
 
@@ -135,7 +137,10 @@ class Plugin:
         if item.made is not None:
             return item.made
         if call.when == "call" and item.finished:
-            return report.verdict_report(item, *item.finished, Here.NAME)
+            verdict = report.verdict_report(item, *item.finished, Here.NAME)
+            # The teardown report, which JUnit XML takes the properties from, is pytest's.
+            item.user_properties = verdict.user_properties
+            return verdict
         return made
 
     def _test(self, number: int, item: ShellItem) -> Test:
@@ -159,6 +164,9 @@ class Plugin:
     # -- running on hosts ---------------------------------------------------------
 
     def pytest_sessionstart(self) -> None:
+        from _pytest.junitxml import xml_key
+
+        self._xml = self.config.stash.get(xml_key, None)
         if self.specs and not self.config.option.collectonly:
             self.fleet = Fleet(self.specs, self._setup(0))
             self.fleet.open()
@@ -296,6 +304,11 @@ class Plugin:
         finally:
             item.made = None
         return seen
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._xml is not None and report.when != "teardown" and hasattr(report, "nosejobs_host"):
+            name_in_junit(self._xml, report)
 
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport

@@ -188,6 +188,18 @@ def skip_reports(item: ShellItem, reason: tuple[str, None, str]) -> Iterator[pyt
     yield shared.report("teardown", "passed")
 
 
+def name_in_junit(xml: Any, report: pytest.TestReport) -> None:
+    """``tests/net/test_ping.sh`` is ``test_ping.sh`` of the class ``tests.net``.
+
+    pytest takes the last ``::`` part of a node id for the name, and so would leave the
+    class of a program empty, which viewers show as a nameless root.
+    """
+    folder, _, name = report.nodeid.rpartition("/")
+    reporter = xml.node_reporter(report)
+    reporter.add_attribute("classname", readable(folder.replace("/", ".")) or ".")
+    reporter.add_attribute("name", readable(name))
+
+
 def skip_reason(execution: Execution) -> str:
     """The last line that a skipping program said, else its exit."""
     for stream in (execution.out, execution.err):

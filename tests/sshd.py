@@ -50,7 +50,8 @@ class Sshd:
         for name in ("host_key", "user_key", "stranger_key"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name]
             subprocess.run(command, check=True)
-        (self.folder / "tmp").mkdir()
+        for name in ("home", "tmp"):
+            (self.folder / name).mkdir()
         path = self._path
         if path is None:
             venv = [sys.executable, "-m", "venv", "--without-pip", str(self.bare)]
@@ -70,7 +71,8 @@ class Sshd:
             "PasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\n"
             "MaxStartups 100\n"
-            f"SetEnv XDG_CACHE_HOME={self.cache} TMPDIR={self.folder}/tmp PATH={path}\n"
+            f"SetEnv HOME={self.folder}/home XDG_CACHE_HOME={self.cache}"
+            f" TMPDIR={self.folder}/tmp PATH={path}\n"
         )
         self.config.write_text(
             self._client("there", "user_key", self.port)

@@ -217,9 +217,14 @@ class Plugin:
                 )
             tests.append(test.path)
         try:
-            return shipping.scan(self.options.root, tests, self.options.selection)
+            tree = shipping.scan(self.options.root, tests, self.options.selection)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from error
+        if tree.left and self.config.option.verbose >= 0:
+            shown = "; ".join(report.readable(each) for each in tree.left[:3])
+            more = f"; and {len(tree.left) - 3} more" if len(tree.left) > 3 else ""
+            self._write_line(f"nosejobs: not shipped: {shown}{more} (ini nosejobs_ship sends it)")
+        return tree
 
     def _await_hosts(self, fleet: Fleet) -> list[Event]:
         """All hosts are ready, or have failed and may; their events, to be played again."""
@@ -389,10 +394,11 @@ class Plugin:
         words += f", Python {facts.python}, {facts.system} {facts.machine}"
         if host.shipped is None:
             return f"{words}, tree in place"
-        size = f"{host.shipped.bytes / 1e6:.1f} MB" if host.shipped.bytes > 1e5 else (
-            f"{host.shipped.bytes} bytes"
-        )
-        return f"{words}, shipped {host.shipped.files} files ({size})"
+        count, size = host.shipped.files, host.shipped.bytes
+        if not count:
+            return f"{words}, all files of the tree are there already"
+        amount = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size} bytes"
+        return f"{words}, shipped {count} file{'s' if count > 1 else ''} ({amount})"
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         lost = self._pump.lost if self._pump else []

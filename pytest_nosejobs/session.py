@@ -17,6 +17,7 @@ import pytest
 
 from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Fleet, Host, Ready, Said
+from shell_runner.gateways import clean
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 
 from .collect import ShellItem
@@ -75,7 +76,7 @@ class Pump(threading.Thread):
 
     def _take(self, event: Any) -> None:
         if isinstance(event, Ready):
-            self._perform(self._schedule.host_ready(event.host.id, event.slots))
+            self._perform(self._schedule.host_ready(event.host.id, event.slots, event.latency))
         elif isinstance(event, Said):
             self._take_frame(event.host, event.frame)
         elif isinstance(event, Ended):
@@ -100,7 +101,7 @@ class Pump(threading.Thread):
             if self._schedule.done(host.id, execution.id, execution.duration):
                 yield Finished(execution, host.id)
         elif message[0] == "trouble":
-            self._lose(host, HostError(host.id, str(message[1])))
+            self._lose(host, HostError(host.id, clean(str(message[1]))))
 
     def _lose(self, host: Host, error: HostError) -> None:
         if host.id not in self._expected:

@@ -142,3 +142,22 @@ def test_only_what_is_missing_is_sent(root: Path, tmp_path: Path) -> None:
     shipped = ship(scan(root, []), again.send, again.wait)
     assert (shipped.files, shipped.bytes) == (1, 5)
     assert (again.root / "new").read_text() == "12345"
+
+
+def test_a_link_to_a_secret_or_to_a_folder_outside_stays_and_is_named(
+    root: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "id_rsa", "private")
+    (tmp_path / "folder").mkdir()
+    (root / "innocent").symlink_to(tmp_path / "id_rsa")
+    (root / "elsewhere").symlink_to(tmp_path / "folder")
+    tree = scan(root, [])
+    assert {"innocent", "elsewhere"}.isdisjoint(names(tree))
+    assert [left.split(":")[0] for left in tree.left] == [
+        "a/.env", "key.pem", "elsewhere", "innocent",
+    ]  # fmt: skip
+
+
+def test_what_must_not_be_shipped_wins_over_what_may(root: Path) -> None:
+    selection = Selection(include=("*.pem",), exclude=("key.*",))
+    assert "key.pem" not in names(scan(root, [], selection))

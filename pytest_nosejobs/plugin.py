@@ -21,7 +21,7 @@ from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
 
-from . import durations, options, report
+from . import durations, marks, options, report
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
 from .report import name_in_junit
@@ -250,17 +250,13 @@ class Plugin:
         pytest.exit(f"nosejobs: {words}", returncode=EXIT_HOSTS_LOST)
 
     def _report_marked_skips(self) -> set[int]:
-        """Tests with a skip mark (from a conftest) are not sent at all."""
-        from _pytest.skipping import evaluate_skip_marks
-
+        """Tests that a mark (from a conftest) skips are not sent at all."""
         skipped = set()
         for number, item in self._numbers.items():
-            if next(item.iter_markers("skip"), None) or next(item.iter_markers("skipif"), None):
-                found = evaluate_skip_marks(item)
-                if found:
-                    skipped.add(number)
-                    reason = (str(item.path), None, f"Skipped: {found.reason}")
-                    log(item, report.skip_reports(item, reason))
+            reason = marks.why_skipped(item)
+            if reason is not None:
+                skipped.add(number)
+                log(item, report.skip_reports(item, (str(item.path), None, f"Skipped: {reason}")))
         return skipped
 
     # -- reporting ----------------------------------------------------------------
@@ -361,9 +357,9 @@ class Plugin:
             reporter.write_line(line, **markup)
 
     def pytest_report_header(self) -> list[str]:
-        if not self.specs:
-            return []
-        lines = [f"nosejobs: {', '.join(self._spec_words(spec) for spec in self.specs)}"]
+        lines = []
+        if self.specs:
+            lines = [f"nosejobs: {', '.join(self._spec_words(spec) for spec in self.specs)}"]
         if self.config.getoption("usepdb"):
             lines.append(
                 "nosejobs: --pdb stops in Python tests only; for a shell test, run the line "

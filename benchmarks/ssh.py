@@ -66,18 +66,26 @@ def main(smoke: bool) -> dict[str, Any]:
         runs = measure.in_turn(list(_contenders(folder / "many", many, config)), rounds)
     title = f"{many} scripts `exit 0`, 2 slots, {measure.rounds_words(rounds)}"
     made = measure.table(title, runs, _BASE, _NOTES, inverse=True)
-    return {"tables": [made, _steady(small, runs, many - few)], "skipped": []}
+    steady = _steady(small, runs, many - few)
+    if steady is None:
+        why = "each further script: the machine's noise is larger than what they cost"
+        return {"tables": [made], "skipped": [why]}
+    return {"tables": [made, steady], "skipped": []}
 
 
-def _steady(small: dict[str, list[Run]], large: dict[str, list[Run]], more: int) -> dict[str, Any]:
-    """What one more test costs, all that happens once taken away."""
+def _steady(
+    small: dict[str, list[Run]], large: dict[str, list[Run]], more: int
+) -> dict[str, Any] | None:
+    """What one more test costs, all that happens once taken away; None if it is lost in noise."""
     costs = {
         name: [
-            Run(max(b.wall - a.wall, 1e-9) / more, (b.cpu - a.cpu) / more, 0, 0)
+            Run((b.wall - a.wall) / more, (b.cpu - a.cpu) / more, 0, 0)
             for a, b in zip(small[name], large[name], strict=True)
         ]
         for name in large
     }
+    if any(each.wall <= 0 for done in costs.values() for each in done):
+        return None
     note = "Difference of a run with more and one with fewer scripts, by their number."
     return measure.table("each further script", costs, _BASE, [note], inverse=True)
 

@@ -128,11 +128,12 @@ def _entry(root: Path, path: str, named: bool) -> Entry | str | None:
             return None
         with open(full, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"cannot ship {full}: {error.strerror}") from error
-    return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, found.st_size))
+    return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, size))
 
 
 def _is_inside(root: Path, full: str, link: Entry) -> bool:
@@ -183,7 +184,7 @@ def _send_contents(tree: Tree, missing: set[str], send: Send) -> int:
         if entry.size >= _FRAME:
             _send_large(tree.root, entry, send)
             continue
-        data = (tree.root / entry.path).read_bytes()
+        data = _read_small(tree.root, entry)
         header.append([entry.digest, len(data)])
         body += data
         if len(body) >= _FRAME:
@@ -194,10 +195,21 @@ def _send_contents(tree: Tree, missing: set[str], send: Send) -> int:
     return sent
 
 
+def _read_small(root: Path, entry: Entry) -> bytes:
+    """As it was scanned: a log that has grown since (our own output, perhaps) does no harm."""
+    with open(root / entry.path, "rb") as file:
+        data = file.read(entry.size)
+    if hashlib.sha256(data).hexdigest() != entry.digest:
+        raise UsageError(f"{entry.path} was changed while it was being shipped")
+    return data
+
+
 def _send_large(root: Path, entry: Entry, send: Send) -> None:
     with open(root / entry.path, "rb") as file:
+        left = entry.size - _FRAME
         data = file.read(_FRAME)
         while data:
-            following = file.read(_FRAME)
+            following = file.read(min(_FRAME, left))
+            left -= len(following)
             send(wire.pack_blob([entry.digest, not following], data))
             data = following

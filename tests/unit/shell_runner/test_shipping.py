@@ -90,6 +90,27 @@ def test_a_path_that_leads_out_is_refused(root: Path) -> None:
         scan(root, ["../test_out"])
 
 
+def test_a_log_that_grows_meanwhile_arrives_as_it_was(root: Path, tmp_path: Path) -> None:
+    write(root / "log", "first\n")
+    write(root / "large", b"x" * (3 << 20))
+    tree = scan(root, [])
+    for name in ("log", "large"):
+        with open(root / name, "a") as file:
+            file.write("more\n")
+    host = Host(tmp_path)
+    ship(tree, host.send, host.wait)
+    assert (host.root / "log").read_text() == "first\n"
+    assert (host.root / "large").stat().st_size == 3 << 20
+
+
+def test_a_file_that_changes_meanwhile_is_named(root: Path, tmp_path: Path) -> None:
+    tree = scan(root, [])
+    write(root / "test_a.sh", "changed!")
+    host = Host(tmp_path)
+    with pytest.raises(UsageError, match=r"test_a\.sh was changed"):
+        ship(tree, host.send, host.wait)
+
+
 class Host:
     """The other end of an exchange, over a real store."""
 

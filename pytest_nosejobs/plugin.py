@@ -138,8 +138,10 @@ class Plugin:
             return item.made
         if call.when == "call" and item.finished:
             verdict = report.verdict_report(item, *item.finished, Here.NAME)
-            # The teardown report, which JUnit XML takes the properties from, is pytest's.
+            # The teardown report, which JUnit XML takes properties and output from, is pytest's.
             item.user_properties = verdict.user_properties
+            for name, text in verdict.sections:
+                item.add_report_section("call", name.split()[1], text)
             return verdict
         return made
 
@@ -197,7 +199,7 @@ class Plugin:
         }
         skipped = self._report_marked_skips()
         waiting = [number for number in self._numbers if number not in skipped]
-        schedule = Schedule(waiting, known, self.options.max_lost)
+        schedule = Schedule(waiting, known, self.options.max_lost, self._failed_first())
         pump = self._pump = Pump(fleet, list(self._tests.values()), schedule)
         for event in opened:
             fleet.events.put(event)
@@ -206,6 +208,14 @@ class Plugin:
             Loop(session, self, [self._numbers[number] for number in waiting]).run(pump)
         finally:
             pump.stop()
+
+    def _failed_first(self) -> set[int]:
+        """With ``--ff``, the tests that failed in the last run."""
+        cache = getattr(self.config, "cache", None)
+        if cache is None or not self.config.getoption("failedfirst", False):
+            return set()
+        failed = cache.get("cache/lastfailed", {})
+        return {number for number, item in self._numbers.items() if item.nodeid in failed}
 
     def _scan(self) -> shipping.Tree:
         tests = []

@@ -8,7 +8,7 @@ a lost host go to others, a test that has seen too many hosts die is given up.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 #: Seconds of work that a host holds in advance on top of its round trip: it covers
@@ -47,14 +47,23 @@ class _Host:
 
 
 class Schedule:
-    """The state of a run.  Tests are numbers; ``estimates`` are seconds by number."""
+    """The state of a run.  Tests are numbers; ``estimates`` are seconds by number.
+
+    Those in ``first`` go before all others, however short they are.
+    """
 
     def __init__(
-        self, tests: Iterable[int], estimates: Mapping[int, float], max_lost: int = 2
+        self,
+        tests: Iterable[int],
+        estimates: Mapping[int, float],
+        max_lost: int = 2,
+        first: Container[int] = (),
     ) -> None:
         self._estimates = dict(estimates)
         # Unknown ones first: what is not known may be long.  Sorting keeps their order.
-        order = sorted(tests, key=lambda test: -estimates.get(test, math.inf))
+        order = sorted(
+            tests, key=lambda test: (test not in first, -estimates.get(test, math.inf))
+        )
         self._pending = order[::-1]
         self._hosts: dict[str, _Host] = {}
         self._lost_with: dict[int, tuple[str, ...]] = {}

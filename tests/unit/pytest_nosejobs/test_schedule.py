@@ -107,6 +107,18 @@ def test_longest_first(durations: list[float]) -> None:
     assert [durations[test] for test in world.sent] == sorted(durations, reverse=True)
 
 
+@given(st.lists(st.floats(0.0, 10.0), min_size=3, max_size=20))
+def test_those_that_must_be_first_are(durations: list[float]) -> None:
+    world = World(
+        Schedule(range(len(durations)), dict(enumerate(durations)), first={1, 2}),
+        dict(enumerate(durations)),
+    )
+    world.join("h", 1)
+    while world.queues["h"]:
+        world.finish("h", 0)
+    assert set(world.sent[:2]) == {1, 2}
+
+
 @given(st.integers(0, 30))
 def test_without_history_the_order_is_that_of_collection(count: int) -> None:
     _, world = make([1.0] * count, known=())
@@ -122,7 +134,7 @@ def test_unknown_tests_go_first() -> None:
     assert world.sent == [2, 0, 1]
 
 
-@given(st.lists(st.floats(0.2, 10.0), min_size=1, max_size=60), HOSTS)
+@given(st.lists(st.floats(0.5, 10.0), min_size=1, max_size=60), HOSTS)
 def test_makespan_keeps_the_bound_of_list_scheduling(
     durations: list[float], slots: list[int]
 ) -> None:

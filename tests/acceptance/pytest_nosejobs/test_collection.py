@@ -1,0 +1,171 @@
+"""Which files become tests, in a user's hands."""
+
+import shutil
+
+import pytest
+
+from .conftest import Project
+
+
+def test_names_decide_and_data_helpers_and_folders_do_not_count(project: Project) -> None:
+    tests = ["a_test", "b_test.sh", "deep/er/test_c", "d.t", "test_e.sh", "test_f b.sh", "x.bats"]
+    for name in tests:
+        project.add(name)
+    for name in (
+        "test_a.json", "test_b.txt", "test_c.md", "test_helper.sh", "test_fixture", "run.sh",
+        "test_helpers_test", "node_modules/test_x.sh", ".hidden/test_x.sh",
+    ):  # fmt: skip
+        project.add(name)
+    (project.root / "test_folder").mkdir()
+    (project.root / "test_folder.sh").mkdir()
+    assert sorted(project.collected()) == sorted(tests)
+
+
+def test_python_files_stay_pytests(project: Project) -> None:
+    project.add("test_py.py", "#!/usr/bin/env python3\ndef test_one(): pass\n")
+    project.add("test_sh.sh")
+    assert project.collected() == ["test_py.py::test_one", "test_sh.sh"]
+    assert project.collected("test_py.py") == ["test_py.py::test_one"]
+
+
+def test_links_to_programs_are_tests_and_dangling_ones_are_not(project: Project) -> None:
+    project.add("bin/tool")
+    (project.root / "test_link").symlink_to("bin/tool")
+    (project.root / "test_dangling").symlink_to("nothing")
+    assert project.collected() == ["test_link"]
+
+
+def test_a_script_without_its_exec_bit_is_a_visible_error(project: Project) -> None:
+    project.add("test_good.sh")
+    project.add("sub/test_bad.sh", mode=0o644)
+    result = project.run()
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*sub/test_bad.sh: not executable: chmod +x test_bad.sh"])
+
+
+def test_text_without_exec_bit_and_shebang_is_data(project: Project) -> None:
+    project.file("test_notes.sh", "echo")
+    project.file("test_notes", "#!/bin/sh\n")
+    project.add("test_good.sh")
+    assert project.collected() == ["test_good.sh"]
+
+
+def test_t_and_bats_files_run_as_prove_and_bats_run_them(project: Project) -> None:
+    project.file("a.t", "print qq(ok 1\\n1..1\\n); exit($] > 5 ? 0 : 1);")
+    project.file("b.t", "#!/bin/sh\ntest $# = 0\n")
+    project.file("c.bats", "@test one {\n [ 1 = 1 ]\n}\n")
+    missing = [name for name in ("perl", "bats") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed")
+    assert project.run().parseoutcomes() == {"passed": 3}
+
+
+def test_a_named_file_is_taken_if_it_can_run(project: Project) -> None:
+    project.add("check.sh")
+    project.add("test_helper.sh")
+    assert project.run("check.sh", "test_helper.sh").parseoutcomes() == {"passed": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("#!/bin/sh\n", "chmod +x run.sh"), ("echo\n", "neither executable nor")]
+)
+def test_a_named_file_that_cannot_run_says_why(project: Project, text: str, words: str) -> None:
+    project.file("run.sh", text)
+    result = project.run("run.sh")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines([f"*run.sh: *{words}*"])
+
+
+def test_patterns_by_ini(project: Project) -> None:
+    project.ini("nosejobs_patterns = check_* *.check")
+    for name in ("check_a.sh", "b.check", "test_c.sh"):
+        project.add(name)
+    assert project.collected() == ["b.check", "check_a.sh"]
+
+
+NAMES = [
+    "test_plain.sh", "test_a b.sh", "test_é.sh", "test_a'b.sh", "d e/test_x",
+    "test_$HOME.sh", "test_a.b.sh",
+]  # fmt: skip
+
+
+def test_ids_can_be_pasted_back(project: Project) -> None:
+    for name in NAMES:
+        project.add(name)
+    ids = project.collected()
+    assert sorted(ids) == sorted(NAMES)
+    for node in ids:
+        assert project.collected(node) == [node]
+    assert project.run("--nosejobs=2*popen", *ids).parseoutcomes() == {"passed": len(NAMES)}
+
+
+@pytest.mark.parametrize("hosts", [(), ("--nosejobs=2*popen",)])
+def test_marks_keywords_and_ids_choose(project: Project, hosts: tuple[str, ...]) -> None:
+    project.file("nosejobs.toml", '[tests."net_*"]\ntags = ["net"]\n')
+    project.add("test_a.sh", "# nosejobs: tags=smoke,fast\n")
+    project.add("test_b.sh", "# nosejobs: tags=smoke\n")
+    project.add("net_test", "exit 0")
+    project.file("test_py.py", "def test_smoke(): pass\n")
+    strict = (*hosts, "--strict-markers", "-q")
+    assert project.run("-m", "smoke", *strict).parseoutcomes() == {"passed": 2, "deselected": 2}
+    assert project.run("-m", "smoke and not fast", *strict).parseoutcomes()["passed"] == 1
+    assert project.run("-m", "net", *strict).parseoutcomes()["passed"] == 1
+    assert project.run("-k", "test_a or test_py", *strict).parseoutcomes()["passed"] == 2
+    assert project.run("test_b.sh", *strict).parseoutcomes() == {"passed": 1}
+
+
+def test_collect_only_runs_nothing_and_opens_no_host(project: Project) -> None:
+    project.add("test_a.sh", "touch ran")
+    result = project.run("--collect-only", "--nosejobs=ssh=no-such-host.invalid")
+    result.stdout.fnmatch_lines(["*test_a.sh*", "*1 test collected*"])
+    assert result.ret == 0
+    assert not (project.root / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("test_a.sh", "# nosejobs: timout=3", "test_a.sh:2: timout: unknown key; did you mean"),
+        ("d/test_a.sh", "#\n# nosejobs: timeout=x", "d/test_a.sh:3: timeout: must be a number"),
+        ("test_a.sh", "# nosejobs: tags=a;b", "test_a.sh:2: tags: "),
+    ],
+)
+def test_bad_metadata_is_a_collection_error(
+    project: Project, name: str, text: str, error: str
+) -> None:
+    project.add(name, text)
+    project.add("test_good.sh")
+    result = project.run("--nosejobs=popen")
+    assert result.ret == 2
+    assert result.parseoutcomes() == {"errors": 1}
+    result.stdout.fnmatch_lines([f"*{error}*"])
+
+
+def test_bad_metadata_of_a_pattern_names_the_file_and_the_pattern(project: Project) -> None:
+    project.file("nosejobs.toml", '[tests."test_*"]\ntimeout = "soon"\n')
+    project.add("test_a.sh")
+    project.run().stdout.fnmatch_lines(["*nosejobs.toml:*test_[*]*timeout: must be a number*"])
+
+
+def test_a_bad_config_is_a_usage_error(project: Project) -> None:
+    project.file("nosejobs.toml", "[hosst]\n")
+    result = project.run()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*nosejobs.toml: unknown key 'hosst'; did you mean 'hosts'?*"])
+
+
+@pytest.mark.parametrize("ini", ["nosejobs_timeout = soon", "nosejobs_cwd = there"])
+def test_a_bad_ini_value_is_a_usage_error(project: Project, ini: str) -> None:
+    project.ini(ini)
+    assert project.run().ret == 4
+
+
+def test_defaults_by_ini_patterns_and_comment_the_nearest_wins(project: Project) -> None:
+    project.ini("nosejobs_timeout = 0.3\nnosejobs_tags = all")
+    project.file("nosejobs.toml", '[tests."*_slow.sh"]\ntimeout = 60\n')
+    project.add("test_ini.sh", "sleep 60")
+    project.add("test_slow.sh", "sleep 0.5")
+    project.add("test_own.sh", "# nosejobs: timeout=60\nsleep 0.5")
+    result = project.run("-m", "all")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    result.stdout.fnmatch_lines(["*timed out after 0.3 s*"])

@@ -1,0 +1,53 @@
+"""JUnit XML is well-formed whatever a program prints, and holds the facts."""
+
+import xml.etree.ElementTree as ET
+
+import junitparser
+import pytest
+
+from .conftest import Project
+
+HOSTS = "--nosejobs=2*popen"
+
+
+@pytest.mark.parametrize("hosts", [(), (HOSTS,)])
+def test_binary_garbage_parses_with_every_parser(
+    project: Project, hosts: tuple[str, ...]
+) -> None:
+    etree = pytest.importorskip("lxml.etree", reason="lxml is not installed")
+    project.ini("junit_logging = all")
+    garbage = bytes(range(256)) * 4 + "]]>&#0;\ufffe\ud800\x1b[31m".encode("utf-8", "surrogatepass")
+    project.file("garbage", "")
+    (project.root / "garbage").write_bytes(garbage)
+    for number in range(4):
+        project.add(f"test_{number}", f"cat garbage; cat garbage >&2; exit {number}")
+    project.run(f"--junitxml={project.junit}", *hosts)
+    names = [f"test_{number}" for number in range(4)]
+    for parse in (ET.parse, etree.parse):
+        found = parse(str(project.junit)).getroot().iter("testcase")
+        assert sorted(case.get("name") for case in found) == names
+    suites = junitparser.JUnitXml.fromfile(str(project.junit))
+    assert sorted(case.name for suite in suites for case in suite) == names
+    assert all("\\x00\\x01\\x02" in case.system_out for suite in suites for case in suite)
+
+
+def test_properties_say_where_and_how(project: Project) -> None:
+    project.add("test_pass", "sleep 60 &")
+    project.add("test_fail", "exit 3")
+    project.add("test_kill", "kill -9 $$")
+    project.file("test_py.py", "def test_one(): pass\n")
+    _, cases = project.cases(HOSTS)
+    assert cases["test_one"].properties == {}
+    for name, exits in {"test_pass": "0", "test_fail": "3"}.items():
+        found = cases[name].properties
+        assert (found["host"], found["attempt"], found["exit_status"]) == ("popen", "1", exits)
+        assert found["slot"] in ("0", "1")
+    assert cases["test_kill"].properties["signal"] == "9"
+    assert "exit_status" not in cases["test_kill"].properties
+    assert "sleep" in cases["test_pass"].properties["leftovers"]
+
+
+def test_times_are_those_of_the_programs(project: Project) -> None:
+    project.add("test_a", "sleep 0.3")
+    _, cases = project.cases(HOSTS)
+    assert 0.3 <= float(cases["test_a"].element.get("time", "0")) < 5

@@ -78,7 +78,7 @@ def json_object(line: str) -> Optional[Dict[str, Any]]:
     if not line.startswith("{"):
         return None
     found = _decoded(line)
-    if found is None and len(line) > MAX_JSON_LINE // 4 and not line.endswith("}"):
+    if found is None and len(line) > MAX_JSON_LINE // 4:
         # The cut may stand inside an escape, the longest being 12 characters.
         for less in range(13):
             found = _decoded(line[: len(line) - less] + '"}')

@@ -97,10 +97,14 @@ class Collector:
         if len(self.cases) >= self._limit:
             self.problem = "more than %d cases" % self._limit
             return False
-        case = self._fitting(case)
-        if self._room < 0:
+        size = _size(case)
+        if size > self._room and case.details:
+            case = case._replace(details="")
+            size = _size(case)
+        if size > self._room:
             self.problem = "the cases hold too much text"
             return False
+        self._room -= size
         self.cases.append(case)
         return True
 
@@ -115,17 +119,10 @@ class Collector:
         """Forget the cases from the given position on."""
         del self.cases[start:]
 
-    def _fitting(self, case: Case) -> Case:
-        size = _size(case)
-        if size > self._room and case.details:
-            case = case._replace(details="")
-            size = _size(case)
-        self._room -= size
-        return case
-
 
 def _size(case: Case) -> int:
-    size = _OVERHEAD + len(case.name) + len(case.message) + len(case.details) + len(case.group)
-    if case.properties:
-        size += sum(len(key) + len(value) for key, value in case.properties)
+    name, _, message, details, _, _, properties = case
+    size = _OVERHEAD + len(name) + len(message) + len(details)
+    if properties:
+        size += sum(len(key) + len(value) for key, value in properties)
     return size

@@ -84,7 +84,7 @@ class _Document:
     """One TAP document: the stream itself, or a subtest of any depth."""
 
     __slots__ = (
-        "any_order", "beyond", "highest", "name", "opener", "parent", "plan", "plan_after",
+        "any_order", "beyond", "group", "highest", "name", "opener", "parent", "plan", "plan_after",
         "seen", "skip", "start", "strict", "titled", "touched", "troubles", "upto", "whole",
     )  # fmt: skip
 
@@ -92,9 +92,11 @@ class _Document:
         self.parent = parent
         self.titled = title is not None
         self.name = title or "subtest"
+        #: What full_name found; that of the stream itself is empty.
+        self.group: Optional[str] = None if parent else ""
         self.start = start
-        self.strict = parent.strict if parent else False
-        self.any_order = parent.any_order if parent else False
+        self.strict: bool = parent is not None and parent.strict
+        self.any_order: bool = parent is not None and parent.any_order
         self.plan: Optional[int] = None
         self.plan_after = 0
         self.skip: Optional[str] = None
@@ -115,13 +117,13 @@ class _Document:
 
     def take_number(self, digits: Optional[str]) -> int:
         """Count a point and check its number, making one up if it has none."""
-        self.seen += 1
+        self.seen = seen = self.seen + 1
         number = self._numbered(digits)
         if number > self.highest:
             self.highest = number
         if self.any_order:
             self._check_unique(number)
-        elif number != self.seen:
+        elif number != seen:
             self.trouble("order", "out of sequence: found %d, expected %d" % (number, self.seen))
         return number
 
@@ -168,14 +170,17 @@ class _Document:
         elif self.highest > plan:
             self.trouble("range", "test %d is outside the plan 1..%d" % (self.highest, plan))
 
-    def group(self) -> str:
+    def full_name(self) -> str:
         """The names of the subtests that lead here, outermost first."""
-        names: List[str] = []
+        above: List[_Document] = []
         doc: Optional[_Document] = self
-        while doc is not None and doc.parent is not None:
-            names.append(doc.name)
+        while doc is not None and doc.group is None:
+            above.append(doc)
             doc = doc.parent
-        return clip(" > ".join(reversed(names)))
+        for doc in reversed(above):
+            before = doc.parent.group if doc.parent is not None else None
+            doc.group = clip(before + " > " + doc.name if before else doc.name)
+        return self.group or ""
 
 
 class _Notes:
@@ -270,8 +275,7 @@ class Reader:
         #: The depth of the last point, and whether it is the last case.
         self._point_depth = -1
         self._point_kept = False
-        self._begun = False
-        self._take = self._body if forced else self._first
+        self._take = self._begin
         self._handlers: Dict[str, Callable[[int, str], bool]] = {
             "o": self._point, "n": self._point, "1": self._plan, "T": self._version,
             "t": self._version, "p": self._pragma, "B": self._bail, "b": self._bail,
@@ -306,11 +310,13 @@ class Reader:
     def _ignore(self, line: str) -> None:
         """After a bail out or a refusal nothing counts."""
 
+    def _begin(self, line: str) -> None:
+        """The first line may start with a byte order mark."""
+        self._take = self._body if self._forced else self._first
+        self._take(line[1:] if line[:1] == "\ufeff" else line)
+
     def _first(self, line: str) -> None:
         """Until the first significant line: is this TAP at all?"""
-        if not self._begun:
-            self._begun = True
-            line = line.lstrip("\ufeff")
         text = line.strip()
         if not text or text[0] == "#" or _PRAGMA(text):
             self._body(line)
@@ -346,9 +352,10 @@ class Reader:
 
     def _point(self, depth: int, text: str) -> bool:
         match = _POINT(text)
-        if match is None or not self._enter(depth):
+        if match is None or (depth >= len(self._stack) and not self._enter(depth)):
             return False
-        self._end_notes()
+        if self._notes is not None:
+            self._end_notes()
         # A point ends what was opened below its level.
         child = self._child_of(depth) if len(self._stack) > depth + 1 else None
         doc = self._stack[depth]
@@ -421,7 +428,7 @@ class Reader:
     def _bail(self, depth: int, text: str) -> bool:
         """It ends the whole stream, also in a subtest (TAP 14, "Subtest Bailouts")."""
         match = _BAIL(text)
-        if match is None or depth >= len(self._stack) + 1:
+        if match is None or (depth >= len(self._stack) and not self._announced):
             return False
         self._end_notes()
         self._bailed = _unescape(clip(match.group(1).strip(), MAX_MESSAGE))
@@ -642,13 +649,9 @@ class Reader:
         return "; ".join(found)
 
     def _name_groups(self) -> None:
-        groups: Dict[int, str] = {}
         cases = self._kept.cases
         for index, doc in self._nested:
-            group = groups.get(id(doc))
-            if group is None:
-                group = groups[id(doc)] = doc.group()
-            cases[index] = cases[index]._replace(group=group)
+            cases[index] = cases[index]._replace(group=doc.full_name())
 
 
 def _explained(outcome: str, below: Set[str]) -> bool:

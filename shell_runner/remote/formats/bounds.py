@@ -40,16 +40,19 @@ def seconds(value: object) -> Optional[float]:
     decimal comma ("0,005").
     """
     try:
-        number = float(_plain(value) if isinstance(value, str) else value)  # type: ignore[arg-type]
+        if isinstance(value, str) and (len(value) > 64 or "," in value):
+            value = _plain(value)
+        number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if number >= 0 and math.isfinite(number) else None
+    # Neither NaN nor infinity passes this comparison.
+    return number if 0 <= number < math.inf else None
 
 
 def _plain(text: str) -> str:
-    if "," not in text:
-        return text[:64]
     text = text.strip()[:64]
+    if "," not in text:
+        return text
     return text.replace(",", "" if _THOUSANDS.match(text) else ".")
 
 

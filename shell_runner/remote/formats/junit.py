@@ -43,6 +43,7 @@ _ROOTS = ("testsuite", "testsuites")
 #: What an element below a testcase makes of it.
 _VERDICTS = {"failure": FAILED, "error": ERROR, "skipped": SKIPPED, "skip": SKIPPED}
 #: The worst of a case's elements counts.
+_BAD = (FAILED, ERROR)
 _RANK = {PASSED: 0, SKIPPED: 1, XFAILED: 2, FAILED: 3, ERROR: 4}
 #: GoogleTest and CTest say in an attribute that a test was not run.
 _NOT_RUN = {
@@ -110,7 +111,7 @@ class _Open:
             return ""
         details = self.text.text().strip("\n") if self.text is not None else ""
         # What a test printed is of interest if it failed.
-        if self.output and self.outcome in (FAILED, ERROR):
+        if self.output and self.outcome in _BAD:
             details = (details + "\n" + self.output.text().strip("\n")).strip("\n")
         return details[: 2 * MAX_DETAILS]
 
@@ -129,6 +130,10 @@ class _Handlers:
         self._depth = 0
         self._suites: List[_Suite] = []
         self._group = ""
+        #: The depth of the open testcase, 0 if there is none; its attributes; and
+        #: what its elements said, once it has one.
+        self._case_depth = 0
+        self._attributes: _Attributes = {}
         self._open: Optional[_Open] = None
         self._parser = parser = expat.ParserCreate()
         parser.buffer_text = True
@@ -153,7 +158,7 @@ class _Handlers:
 
     def interrupted(self) -> None:
         """Keep what is known of a testcase that the file breaks off in."""
-        if self._open is not None and self._open.outcome in (FAILED, ERROR):
+        if self._open is not None and self._open.outcome in _BAD:
             self.kept.add(self._open.case())
 
     # -- called by expat -----------------------------------------------------------------
@@ -167,22 +172,24 @@ class _Handlers:
         raise _Stop("an entity declaration is refused")
 
     def _start(self, tag: str, attributes: _Attributes) -> None:
-        self._depth += 1
-        if tag == "testcase" and self._open is None and self.rooted:
-            self._start_case(attributes)
-        elif self._open is not None:
-            self._start_below(self._open, tag, attributes)
+        self._depth = depth = self._depth + 1
+        if self._case_depth:
+            self._start_below(self._opened(), tag, attributes)
+        elif tag == "testcase" and self.rooted:
+            self._case_depth = depth
+            self._attributes = attributes
         else:
             self._start_above(tag, attributes)
 
     def _end(self, _tag: str) -> None:
-        if self._open is not None:
+        depth = self._depth
+        self._depth = depth - 1
+        if self._case_depth:
             self._parser.CharacterDataHandler = None
-            if self._open.depth == self._depth:
-                self._end_case(self._open)
-        elif self._suites and len(self._suites) == self._depth:
+            if self._case_depth == depth:
+                self._end_case()
+        elif len(self._suites) == depth:
             self._end_suite()
-        self._depth -= 1
 
     # -- elements ------------------------------------------------------------------------
 
@@ -197,6 +204,7 @@ class _Handlers:
             self._start_suite(tag, attributes)
         elif tag in ("failure", "error") and len(self._suites) == self._depth - 1:
             # Some write what broke a whole suite outside of any case.
+            self._case_depth = self._depth
             self._open = _Open(self._group or "suite", "", self._depth)
             self._start_verdict(self._open, tag, attributes)
 
@@ -219,22 +227,35 @@ class _Handlers:
             self._suites[-1].bad += suite.bad
         self._regroup()
 
-    def _start_case(self, attributes: _Attributes) -> None:
-        get = attributes.get
-        group = get("classname") or self._group
-        case = _Open(clip(get("name") or "testcase"), clip(group), self._depth)
-        time = get("time")
-        if time is not None:
-            case.duration = seconds(time)
-        if "status" in attributes or "result" in attributes:
-            _apply_status(case, attributes)
-        self._open = case
+    def _opened(self) -> _Open:
+        """The open testcase as something that its elements can change."""
+        if self._open is None:
+            case = self._bare_case()
+            self._open = _Open(case.name, case.group, self._case_depth)
+            self._open.outcome, self._open.duration = case.outcome, case.duration
+        return self._open
 
-    def _end_case(self, case: _Open) -> None:
-        if self._suites:
-            self._suites[-1].bad += max(case.bad, case.outcome in (FAILED, ERROR))
+    def _bare_case(self) -> Case:
+        """The open testcase as its attributes alone have it."""
+        attributes = self._attributes
+        get = attributes.get
+        name, group, time = get("name") or "testcase", get("classname") or self._group, get("time")
+        if len(name) > MAX_NAME or len(group) > MAX_NAME:
+            name, group = clip(name), clip(group)
+        outcome = PASSED
+        if "status" in attributes or "result" in attributes:
+            outcome = _outcome_of(attributes)
+        return Case(name, outcome, "", "", seconds(time) if time else None, group)
+
+    def _end_case(self) -> None:
+        opened = self._open
+        # Most cases have no elements and need no more than a Case.
+        case = self._bare_case() if opened is None else opened.case()
+        if case.outcome != PASSED and case.outcome in _BAD and self._suites:
+            self._suites[-1].bad += max(opened.bad if opened is not None else 0, 1)
         self._open = None
-        if not self.kept.add(case.case()):
+        self._case_depth = 0
+        if not self.kept.add(case):
             raise _Stop(self.kept.problem)
 
     def _start_below(self, case: _Open, tag: str, attributes: _Attributes) -> None:
@@ -255,7 +276,7 @@ class _Handlers:
         outcome = _VERDICTS[tag]
         if attributes.get("type") == "pytest.xfail":
             outcome = XFAILED
-        case.bad += outcome in (FAILED, ERROR)
+        case.bad += outcome in _BAD
         message = attributes.get("message") or ""
         if _RANK[outcome] > _RANK[case.outcome] or not case.message:
             case.message = clip(message, MAX_MESSAGE) or case.message
@@ -272,12 +293,11 @@ class _Handlers:
         self._parser.CharacterDataHandler = excerpt.add
 
 
-def _apply_status(case: _Open, attributes: _Attributes) -> None:
+def _outcome_of(attributes: _Attributes) -> str:
     said = [(key, attributes.get(key, "").lower()) for key in ("status", "result")]
     if any(pair in _NOT_RUN for pair in said):
-        case.outcome = SKIPPED
-    elif any(pair in _FAILED_STATUS for pair in said):
-        case.outcome = FAILED
+        return SKIPPED
+    return FAILED if any(pair in _FAILED_STATUS for pair in said) else PASSED
 
 
 def _count(attributes: _Attributes, key: str) -> int:

@@ -344,9 +344,7 @@ class Reader:
         elif text[:1] == "#":
             self._comment(indent >> 2, text)
             return
-        elif text[:3] == "---" and self._begins_yaml(indent):
-            return
-        elif not text.strip():
+        elif not text.strip() or (text[:3] == "---" and self._begins_yaml(indent)):
             return
         self._unknown(indent >> 2, text)
 
@@ -441,9 +439,10 @@ class Reader:
         if match is not None and depth <= MAX_DEPTH:
             self._forget_point()
             self._announced[depth] = (match.group(1) or "").strip()
-        elif depth == self._point_depth and self._point_kept:
-            if self._kept.cases[-1].outcome != PASSED:
-                self._noting().comment(text)
+        elif depth != self._point_depth or not self._point_kept:
+            return
+        elif self._kept.cases[-1].outcome != PASSED:
+            self._noting().comment(text)
 
     def _begins_yaml(self, indent: int) -> bool:
         if indent != self._point_depth * 4 + 2:

@@ -270,5 +270,3 @@ def _case(test: _Test, outcome: str, duration: Optional[float]) -> Case:
         message = clip(placed.group(1) if placed else line.strip(), MAX_MESSAGE)
     properties = tuple(test.properties.items())
     return Case(test.name, outcome, message, details, duration, test.group, properties)
-
-

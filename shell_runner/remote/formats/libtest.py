@@ -129,7 +129,7 @@ class Reader:
         if suite is None:
             self._trouble("a test outside of any suite")
             suite = self._suite = _Suite(None)
-        name = clip(text_of(event, "name"))
+        name = clip(text_of(event, "name")) or "test"
         what = text_of(event, "event")
         if kind == "bench" and not what:
             self._end_test(suite, name, PASSED, event)
@@ -148,9 +148,7 @@ class Reader:
         message = text_of(event, "message") or text_of(event, "reason")
         duration = seconds(event.get("exec_time"))
         message = clip(message, MAX_MESSAGE)
-        self._kept.add(
-            Case(name, outcome, message, details.text(), duration, "", _measured(event))
-        )
+        self._kept.add(Case(name, outcome, message, details.text(), duration, "", _measured(event)))
 
 
 def _measured(event: Dict[str, Any]) -> Tuple[Tuple[str, str], ...]:

@@ -14,7 +14,7 @@ a signature: no text does.
 
 import struct
 import zlib
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 from ..model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, XPASSED, Case, Parsed
 from .bounds import MAX_CASES, MAX_DETAILS, MAX_HELD, MAX_MESSAGE, Collector, clip
@@ -302,5 +302,5 @@ def _after_tags(body: bytes, at: int) -> int:
     return at
 
 
-def _text(data: bytes) -> str:
+def _text(data: Union[bytes, bytearray]) -> str:
     return data.decode("utf-8", "replace")

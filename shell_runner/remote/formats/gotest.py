@@ -85,6 +85,7 @@ class Reader:
         self._broken: Dict[str, bool] = {}
         self._problem = ""
         self._skipped = False
+        self._ended = False
         self._open = 0
         self._held = 0
 
@@ -111,6 +112,8 @@ class Reader:
         self._report_builds()
         if not self._claimed:
             self._trouble("no events of go test in the output")
+        elif not (self._ended or self._broken):
+            self._trouble("no package ended")
         skip = "no test files" if self._skipped and not self._kept.cases else None
         return Parsed(NAME, self._kept.cases, self._problem or self._kept.problem, skip)
 
@@ -173,6 +176,7 @@ class Reader:
     def _end_package(
         self, name: str, package: _Package, outcome: str, event: Dict[str, Any]
     ) -> None:
+        self._ended = True
         self._open -= 1
         self._held -= package.held
         self._end_tests(package)

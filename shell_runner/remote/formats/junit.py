@@ -27,6 +27,7 @@ from .bounds import (
     Collector,
     Excerpt,
     clip,
+    new_case,
     seconds,
 )
 
@@ -43,7 +44,7 @@ _ROOTS = ("testsuite", "testsuites")
 #: What an element below a testcase makes of it.
 _VERDICTS = {"failure": FAILED, "error": ERROR, "skipped": SKIPPED, "skip": SKIPPED}
 #: The worst of a case's elements counts.
-_BAD = (FAILED, ERROR)
+_BAD = frozenset((FAILED, ERROR))
 _RANK = {PASSED: 0, SKIPPED: 1, XFAILED: 2, FAILED: 3, ERROR: 4}
 #: GoogleTest and CTest say in an attribute that a test was not run.
 _NOT_RUN = {
@@ -184,10 +185,14 @@ class _Handlers:
     def _end(self, _tag: str) -> None:
         depth = self._depth
         self._depth = depth - 1
-        if self._case_depth:
+        if self._open is not None:
             self._parser.CharacterDataHandler = None
             if self._case_depth == depth:
-                self._end_case()
+                self._end_case(self._open)
+        elif self._case_depth:
+            # Most cases have no elements and need no more than a Case.
+            self._case_depth = 0
+            self._add(self._bare_case())
         elif len(self._suites) == depth:
             self._end_suite()
 
@@ -245,16 +250,20 @@ class _Handlers:
         outcome = PASSED
         if "status" in attributes or "result" in attributes:
             outcome = _outcome_of(attributes)
-        return Case(name, outcome, "", "", seconds(time) if time else None, group)
+        duration = seconds(time) if time else None
+        return new_case(Case, (name, outcome, "", "", duration, group, ()))
 
-    def _end_case(self) -> None:
-        opened = self._open
-        # Most cases have no elements and need no more than a Case.
-        case = self._bare_case() if opened is None else opened.case()
-        if case.outcome != PASSED and case.outcome in _BAD and self._suites:
-            self._suites[-1].bad += max(opened.bad if opened is not None else 0, 1)
+    def _end_case(self, opened: _Open) -> None:
+        if opened.bad and self._suites:
+            # An attribute alone makes a case bad too; _add counts one for each.
+            self._suites[-1].bad += opened.bad - 1
         self._open = None
         self._case_depth = 0
+        self._add(opened.case())
+
+    def _add(self, case: Case) -> None:
+        if case.outcome in _BAD and self._suites:
+            self._suites[-1].bad += 1
         if not self.kept.add(case):
             raise _Stop(self.kept.problem)
 

@@ -59,9 +59,11 @@ def _split(block: bytes) -> List[str]:
     # A newline ends any broken UTF-8 sequence, so decoding many lines at once
     # gives what decoding each would.
     text = block.decode("utf-8", "replace")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.split("\n")
+    if "\r" not in text:
+        return text.split("\n")
+    # The newline that ended the block belongs to a CR before it.
+    text = (text + "\n").replace("\r\n", "\n").replace("\r", "\n")
+    return text.split("\n")[:-1]
 
 
 # Integers are read as floats: int() of a long run of digits is quadratic, and

@@ -32,7 +32,7 @@ import re
 from typing import Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from ..model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, XPASSED, Case, Parsed
-from .bounds import MAX_CASES, MAX_MESSAGE, Collector, Excerpt, clip, seconds
+from .bounds import MAX_CASES, MAX_MESSAGE, Collector, Excerpt, clip, new_case, seconds
 from .lines import Lines
 
 NAME = "tap"
@@ -380,7 +380,7 @@ class Reader:
             name = clip(text.name or title) or "test %d" % number
             return Case(name, outcome, clip(text.reason, MAX_MESSAGE), "", text.duration)
         name = clip(rest or title) or "test %d" % number
-        return Case(name, FAILED if failed else PASSED)
+        return new_case(Case, (name, FAILED if failed else PASSED, "", "", None, "", ()))
 
     def _plan(self, depth: int, text: str) -> bool:
         match = _PLAN(text)

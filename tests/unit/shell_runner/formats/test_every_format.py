@@ -125,11 +125,15 @@ def test_a_damaged_stream_raises_nothing(sample, tmp_path):
             assert read(module, data, size=13, forced=True) == found
 
 
-@pytest.mark.parametrize(
-    "sample", [path for path in SAMPLES if path.suffix == ".json"], ids=lambda path: path.name
-)
+# A stream of several suites that is cut between them cannot be told from a whole one.
+ONE_SUITE = [path for path in SAMPLES if path.suffix == ".json" and "mixed" not in path.name]
+
+
+@pytest.mark.parametrize("sample", ONE_SUITE, ids=lambda path: path.name)
 def test_a_json_stream_that_is_cut_is_never_green(sample):
     module = {module.NAME: module for module in STREAMED}[format_of(sample)]
     data = sample.read_bytes()
     for at in range(len(data) // 10, len(data) - 2, max(1, len(data) // 40)):
-        assert read(module, data[:at]).problem
+        found = read(module, data[:at])
+        # Before its first line is whole, nothing tells what it is.
+        assert found is None or found.problem

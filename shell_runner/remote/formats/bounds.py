@@ -109,6 +109,14 @@ class Collector:
         self.cases.append(case)
         return True
 
+    def charge(self, characters: int) -> bool:
+        """Take room for something other than a case; False when there is none."""
+        if characters > self._room:
+            self.problem = self.problem or "the cases hold too much text"
+            return False
+        self._room -= characters
+        return True
+
     def _squeeze(self, case: Case) -> bool:
         if len(self.cases) >= self._limit:
             self.problem = "more than %d cases" % self._limit

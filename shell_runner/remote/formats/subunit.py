@@ -12,6 +12,7 @@ The stream is claimed by a sound packet among its first bytes, or by starting wi
 a signature: no text does.
 """
 
+import re
 import struct
 import zlib
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
@@ -21,8 +22,8 @@ from .bounds import MAX_CASES, MAX_DETAILS, MAX_HELD, MAX_MESSAGE, Collector, cl
 
 NAME = "subunit"
 
-_SIGNATURE = 0xB3
-_VERSION = 2
+#: The signature and version 2, or a signature that the data end with.
+_CANDIDATE = re.compile(rb"\xb3(?:[\x20-\x2f]|\Z)").search
 #: A packet may be this long, by the format's own rule.
 _MAX_PACKET = 4 * 1024 * 1024
 #: The first packet must begin within so many bytes, else this is not subunit.
@@ -132,11 +133,13 @@ class Reader:
     def _consume(self, at_end: bool) -> None:
         at = 0
         while not self.refused and self._corrupt <= _MAX_CORRUPT:
-            found = self._buffer.find(_SIGNATURE, at)
-            if found < 0:
-                at, self._need = len(self._buffer), 1
+            found = _CANDIDATE(self._buffer, at)
+            at = found.start() if found is not None else len(self._buffer)
+            # A match that is alive would keep the buffer from shrinking.
+            found = None
+            if at == len(self._buffer):
+                self._need = 1
                 break
-            at = found
             used, self._need = self._packet_at(at, at_end)
             if not used:
                 break
@@ -156,13 +159,12 @@ class Reader:
         """(bytes that are done with, or 0; bytes needed from there to go on)."""
         left = len(self._buffer) - at
         head = bytes(self._buffer[at : at + 7])
-        if len(head) > 1 and head[1] >> 4 != _VERSION:
-            return 1, 1
         length = _length_in(head)
         if length is None:
             # The header itself is not complete.
-            cut = at_end and len(head) > 1
-            return self._damaged(at, "the last packet is cut short") if cut else (0, len(head) + 1)
+            if not at_end:
+                return 0, len(head) + 1
+            return (1, 1) if len(head) == 1 else self._damaged(at, "the last packet is cut short")
         if not 7 < length <= _MAX_PACKET:
             return self._damaged(at, "a packet with an impossible length")
         if left < length:

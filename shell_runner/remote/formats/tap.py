@@ -40,8 +40,13 @@ NAME = "tap"
 SUFFIXES = (".t", ".bats")
 
 VERSIONS = (12, 13, 14)
-#: Deeper subtests than this are refused; each costs four bytes a line.
-MAX_DEPTH = 500
+#: Subtests that are deeper are passed over, which is a problem: a line of nothing
+#: but spaces must not open thousands of documents.
+MAX_DEPTH = 100
+#: Characters of a point's description that are looked at.
+_MAX_REST = 16 * 1024
+#: What a document costs of the room for cases.
+_DOCUMENT_COST = 100
 
 _POINT = re.compile(r"(not )?ok(?:[ \t]+([0-9]+)\b)?(?:[ \t]+(.*))?\Z", re.S).match
 _PLAN = re.compile(r"1\.\.([0-9]+)[ \t]*(?:#[ \t]*(.*)|(skip.*))?\Z", re.S | re.I).match
@@ -80,20 +85,41 @@ class _Text(NamedTuple):
     duration: Optional[float] = None
 
 
+class _Group:
+    """The name of a document below the names of those above it.
+
+    All that a case needs to keep of the documents that it stood in.
+    """
+
+    __slots__ = ("above", "full", "name")
+
+    def __init__(self, name: str, above: Optional["_Group"]) -> None:
+        self.name = name
+        self.above = above
+        self.full: Optional[str] = None if above is not None else ""
+
+    def full_name(self) -> str:
+        """The names of the subtests that lead here, outermost first."""
+        if self.full is None:
+            # As deep as documents nest, which is not deep for Python.
+            before = self.above.full_name() if self.above is not None else ""
+            self.full = clip(before + " > " + self.name if before else self.name)
+        return self.full
+
+
 class _Document:
     """One TAP document: the stream itself, or a subtest of any depth."""
 
     __slots__ = (
-        "any_order", "beyond", "group", "highest", "name", "opener", "parent", "plan", "plan_after",
+        "any_order", "beyond", "group", "highest", "opener", "parent", "plan", "plan_after",
         "seen", "skip", "start", "strict", "titled", "touched", "troubles", "upto", "whole",
     )  # fmt: skip
 
     def __init__(self, parent: Optional["_Document"], title: Optional[str], start: int) -> None:
         self.parent = parent
         self.titled = title is not None
-        self.name = title or "subtest"
-        #: What full_name found; that of the stream itself is empty.
-        self.group: Optional[str] = None if parent else ""
+        above: Optional[_Group] = parent.group if parent is not None else None
+        self.group: _Group = _Group(title or "subtest", above)
         self.start = start
         self.strict: bool = parent is not None and parent.strict
         self.any_order: bool = parent is not None and parent.any_order
@@ -104,7 +130,7 @@ class _Document:
         self.highest = 0
         #: All numbers to here were seen, and these beyond it.
         self.upto = 0
-        self.beyond: Set[int] = set()
+        self.beyond: Optional[Set[int]] = None
         self.troubles: Dict[str, str] = {}
         #: The point that opened a buffered subtest, and its name as it was written.
         self.opener: Optional[Case] = None
@@ -134,15 +160,16 @@ class _Document:
         return int(digits) if len(digits) < 10 else 10**9
 
     def _check_unique(self, number: int) -> None:
+        beyond = self.beyond = self.beyond or set()
         if number == self.upto + 1:
             self.upto = number
-            while self.upto + 1 in self.beyond:
+            while self.upto + 1 in beyond:
                 self.upto += 1
-                self.beyond.discard(self.upto)
-        elif number <= self.upto or number in self.beyond:
+                beyond.discard(self.upto)
+        elif number <= self.upto or number in beyond:
             self.trouble("order", "test %d was seen twice" % number)
-        elif len(self.beyond) < MAX_CASES:
-            self.beyond.add(number)
+        elif len(beyond) < MAX_CASES:
+            beyond.add(number)
 
     def take_plan(self, digits: str, reason: str) -> None:
         """Note the plan; there must be one, before or after all points."""
@@ -169,18 +196,6 @@ class _Document:
             self.trouble("count", "planned %d, saw %d" % (plan, self.seen))
         elif self.highest > plan:
             self.trouble("range", "test %d is outside the plan 1..%d" % (self.highest, plan))
-
-    def full_name(self) -> str:
-        """The names of the subtests that lead here, outermost first."""
-        above: List[_Document] = []
-        doc: Optional[_Document] = self
-        while doc is not None and doc.group is None:
-            above.append(doc)
-            doc = doc.parent
-        for doc in reversed(above):
-            before = doc.parent.group if doc.parent is not None else None
-            doc.group = clip(before + " > " + doc.name if before else doc.name)
-        return self.group or ""
 
 
 class _Notes:
@@ -270,7 +285,7 @@ class Reader:
         #: Names that a ``# Subtest`` comment announced, by the comment's depth.
         self._announced: Dict[int, str] = {}
         #: Where the cases of subtests stand, for their groups' names come last.
-        self._nested: List[Tuple[int, _Document]] = []
+        self._nested: List[Tuple[int, _Group]] = []
         self._notes: Optional[_Notes] = None
         #: The depth of the last point, and whether it is the last case.
         self._point_depth = -1
@@ -361,7 +376,7 @@ class Reader:
         number = doc.take_number(digits)
         doc.touched = True
         if rest and rest[-1] == "{" and (rest == "{" or rest[-2] in " \t"):
-            return self._buffered(depth, number, failed, rest, child)
+            return self._buffered(depth, number, failed is not None, rest, child)
         case = self._case(depth, number, failed is not None, rest or "")
         if child is not None:
             self._settle(child, case, depth)
@@ -371,7 +386,7 @@ class Reader:
 
     def _case(self, depth: int, number: int, failed: bool, rest: str) -> Case:
         title = self._announced.pop(depth, "") if self._announced else ""
-        rest = rest.strip()
+        rest = rest[:_MAX_REST].strip()
         if rest[:1] == "-" and rest[1:2] in ("", " ", "\t"):
             rest = rest[1:].lstrip()
         if "#" in rest or "\\" in rest:
@@ -458,9 +473,9 @@ class Reader:
     # -- buffered subtests: "ok 1 - name {" ... "}" ----------------------------------
 
     def _buffered(
-        self, depth: int, number: int, failed: Optional[str], rest: str, child: Optional[_Document]
+        self, depth: int, number: int, failed: bool, rest: str, child: Optional[_Document]
     ) -> bool:
-        case = self._case(depth, number, failed is not None, rest[:-1])
+        case = self._case(depth, number, failed, rest[:-1])
         if child is not None:
             # It ends a subtest, so the brace is part of its name.
             self._settle(child, case._replace(name=case.name + " {"), depth)
@@ -470,6 +485,7 @@ class Reader:
 
     def _open(self, depth: int, opener: Case, whole: str) -> None:
         self._forget_point()
+        self._kept.charge(_DOCUMENT_COST)
         doc = _Document(self._stack[depth], opener.name, len(self._kept.cases))
         doc.opener, doc.whole = opener, whole
         self._stack.append(doc)
@@ -511,8 +527,9 @@ class Reader:
             if title is None:
                 # Older Test::More announced a subtest at the subtest's own indentation.
                 title = self._announced.pop(level, None)
-            doc = _Document(self._stack[-1], title, len(self._kept.cases))
-            self._stack.append(doc)
+            if not self._kept.charge(_DOCUMENT_COST):
+                return False
+            self._stack.append(_Document(self._stack[-1], title, len(self._kept.cases)))
         return True
 
     def _child_of(self, depth: int) -> Optional[_Document]:
@@ -552,7 +569,7 @@ class Reader:
             # "Harnesses should treat unterminated Subtests as non-TAP."
             self._drop(doc)
         elif doc.parent is not None:
-            name = clip(doc.name, 80)
+            name = clip(doc.group.name, 80)
             doc.parent.trouble("unended", "the subtest %r was not ended by a test point" % name)
 
     def _settle(self, child: _Document, point: Case, depth: int) -> None:
@@ -580,12 +597,14 @@ class Reader:
 
     def _named(self, child: _Document, point: Case) -> Case:
         """Let parent and subtest agree on a name, preferring the announced one."""
-        if child.titled and child.name != "subtest" and child.opener is None:
+        announced = child.group.name
+        if not child.titled or announced == "subtest" or child.opener is not None:
+            child.group.name = point.name
+        elif point.name != announced and not point.message:
             # Test::More replaces the name by a sentence when the subtest is empty.
-            if point.name != child.name and not point.message:
-                return point._replace(name=clip(child.name), message=point.name)
-            return point._replace(name=clip(child.name))
-        child.name = point.name
+            return point._replace(name=clip(announced), message=point.name)
+        else:
+            return point._replace(name=clip(announced))
         return point
 
     def _outcomes(self, doc: _Document) -> Set[str]:
@@ -612,7 +631,7 @@ class Reader:
         self._point_depth = depth
         self._point_kept = self._kept.add(case)
         if depth and self._point_kept:
-            self._nested.append((len(self._kept.cases) - 1, self._stack[depth]))
+            self._nested.append((len(self._kept.cases) - 1, self._stack[depth].group))
 
     # -- what follows a point ------------------------------------------------------------
 
@@ -649,8 +668,8 @@ class Reader:
 
     def _name_groups(self) -> None:
         cases = self._kept.cases
-        for index, doc in self._nested:
-            cases[index] = cases[index]._replace(group=doc.full_name())
+        for index, group in self._nested:
+            cases[index] = cases[index]._replace(group=group.full_name())
 
 
 def _explained(outcome: str, below: Set[str]) -> bool:

@@ -101,9 +101,13 @@ class _Group:
     def full_name(self) -> str:
         """The names of the subtests that lead here, outermost first."""
         if self.full is None:
-            # As deep as documents nest, which is not deep for Python.
-            before = self.above.full_name() if self.above is not None else ""
-            self.full = clip(before + " > " + self.name if before else self.name)
+            # Not kept for those above: most of them have no cases of their own.
+            names = [self.name]
+            group = self.above
+            while group is not None and group.above is not None:
+                names.append(group.name)
+                group = group.above
+            self.full = clip(" > ".join(clip(name, 256) for name in reversed(names)))
         return self.full
 
 
@@ -315,8 +319,10 @@ class Reader:
         if self.refused or not (self._claimed or self._root.plan is not None):
             return None
         self._end_notes()
-        problem = self._problem()
+        if self._bailed is None:
+            self._finish()
         self._name_groups()
+        problem = self._problem()
         skip = self._root.skip if self._root.seen == 0 else None
         return Parsed(NAME, self._kept.cases, problem, skip)
 
@@ -653,14 +659,15 @@ class Reader:
 
     # -- the end ---------------------------------------------------------------------------
 
+    def _finish(self) -> None:
+        self._collapse_to(0)
+        if self._root.touched:
+            self._root.finish()
+        else:
+            self._root.trouble("plan", "no TAP in the output")
+
     def _problem(self) -> str:
         found = [] if self._bailed is None else [("bailed out: " + self._bailed).rstrip(": ")]
-        if self._bailed is None:
-            self._collapse_to(0)
-            if self._root.touched:
-                self._root.finish()
-            else:
-                self._root.trouble("plan", "no TAP in the output")
         found.extend(self._root.troubles.values())
         if self._kept.problem:
             found.append(self._kept.problem)
@@ -669,6 +676,9 @@ class Reader:
     def _name_groups(self) -> None:
         cases = self._kept.cases
         for index, group in self._nested:
+            # A group's name is one string for all its cases, and is paid for once.
+            if group.full is None and not self._kept.charge(len(group.full_name())):
+                return
             cases[index] = cases[index]._replace(group=group.full_name())
 
 

@@ -66,6 +66,8 @@ class Test(NamedTuple):
     #: Seconds that it is expected to take; None when nothing is known.
     estimate: Optional[float] = None
     attempt: int = 1
+    #: The format that it is known to speak; empty: whatever its output turns out to be.
+    format: str = ""
 
 
 class Setup(NamedTuple):
@@ -85,6 +87,9 @@ class Setup(NamedTuple):
     env: Tuple[Tuple[str, str], ...] = ()
     #: One pipe for standard output and error: exact order, no telling them apart.
     merge: bool = False
+    #: Formats of output, in the order in which they are asked: name and source; the
+    #: source of a built-in one is empty.
+    formats: Tuple[Tuple[str, str], ...] = ()
 
 
 class Stream(NamedTuple):
@@ -137,6 +142,8 @@ class Execution(NamedTuple):
     max_rss: int = 0
     #: Processor seconds of the program and the children it waited for.
     cpu: float = 0.0
+    #: What its output said, if it was in one of the formats.
+    parsed: Optional[Parsed] = None
 
 
 class Result(NamedTuple):
@@ -155,9 +162,16 @@ def execution_from_row(row: List[Any]) -> Execution:
     try:
         found = Execution(*row)
         out, err = Stream(*found.out), Stream(*found.err)
+        parsed = None if found.parsed is None else _parsed_from_row(*found.parsed)
     except TypeError as error:
         raise ValueError("not an execution: %s" % error) from None
-    return found._replace(out=out, err=err, leftovers=tuple(found.leftovers))
+    return found._replace(out=out, err=err, leftovers=tuple(found.leftovers), parsed=parsed)
+
+
+def _parsed_from_row(
+    name: str, cases: List[List[Any]], problem: str, skip_all: Optional[str]
+) -> Parsed:
+    return Parsed(name, [Case(*case) for case in cases], problem, skip_all)
 
 
 def facts_of_host(values: Dict[str, Any]) -> "HostFacts":

@@ -24,6 +24,7 @@ from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from . import tree
 from .capture import Capture
+from .cases import Formats, Readers
 from .environment import PASSED_ON, clean
 from .model import Execution, Problem, Setup, Test
 from .place import Place, remove
@@ -50,8 +51,9 @@ class _Pipe(NamedTuple):
 class _Run:
     """The state of the test that runs now."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, readers: Readers) -> None:
         self.pid = 0
+        self.readers = readers
         self.status: Optional[int] = None
         self.usage: Optional[resource.struct_rusage] = None
         self.timed_out = False
@@ -70,7 +72,8 @@ class Slot:
         self.number = number
         self.setup = setup
         self.control = control
-        self.place = Place(base, ("tmp", "home"))
+        self.place = Place(base, ("tmp", "home", "out"))
+        self.formats = Formats(setup.formats)
         self.environment = self._base_environment()
         self.todo: Deque[Test] = collections.deque()
         self.stopping = False
@@ -88,7 +91,7 @@ class Slot:
 
     def run(self, test: Test) -> Execution:
         """Run one test to its end; what happened."""
-        run = self._now = _Run(self.setup.keep)
+        run = self._now = _Run(self.setup.keep, self.formats.readers(test.format))
         wall, begin = time.time(), time.monotonic()
         try:
             self._start(test, run)
@@ -164,6 +167,7 @@ class Slot:
             out=run.out.stream(), err=run.err.stream(), leftovers=tuple(leftovers),
             max_rss=usage.ru_maxrss if usage else 0,
             cpu=usage.ru_utime + usage.ru_stime if usage else 0.0,
+            parsed=run.readers.close(self.place.paths["out"], self.place.entries("out")),
         )  # fmt: skip
 
     # -- waiting ----------------------------------------------------------------
@@ -197,9 +201,16 @@ class Slot:
         except BlockingIOError:
             return False
         run = self._now
-        if run is not None:
-            (run.out if fd == self._out.read else run.err).add(data)
+        if run is not None and data:
+            self._keep(run, fd, data)
         return bool(data)
+
+    def _keep(self, run: _Run, fd: int, data: bytes) -> None:
+        if fd == self._out.read:
+            run.out.add(data)
+            run.readers.feed(data)
+        else:
+            run.err.add(data)
 
     def _reap(self) -> None:
         run = self._now
@@ -298,6 +309,9 @@ class Slot:
         if test.pass_env:
             env.update(clean(os.environ, test.pass_env), PATH=env["PATH"])
         env["TMPDIR"] = env["TEST_TMPDIR"] = self.place.paths["tmp"]
+        env["TEST_UNDECLARED_OUTPUTS_DIR"] = out = self.place.paths["out"]
+        env["XML_OUTPUT_FILE"] = out + "/test.xml"
+        env["GTEST_OUTPUT"] = "xml:" + out + "/test.xml"
         if test.home == "keep":
             env["HOME"] = os.path.expanduser("~")
         else:
@@ -352,5 +366,7 @@ def setup_from_row(row: List[Any]) -> Setup:
     """Restore a Setup from its JSON row."""
     setup = Setup(*row)
     return setup._replace(
-        pass_env=tuple(setup.pass_env), env=tuple((key, value) for key, value in setup.env)
+        pass_env=tuple(setup.pass_env),
+        env=tuple((key, value) for key, value in setup.env),
+        formats=tuple((name, source) for name, source in setup.formats),
     )

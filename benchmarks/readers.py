@@ -8,8 +8,9 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -17,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from shell_runner.remote.formats import junit, tap
 
 
-def main(smoke: bool) -> Dict[str, Any]:
+def main(smoke: bool) -> dict[str, Any]:
     """Measure both readers; a smoke run only shows that they work."""
     count, rounds = (2000, 1) if smoke else (100000, 5)
-    found: Dict[str, Any] = {"cases": count}
+    found: dict[str, Any] = {"cases": count}
     found.update(_tap(count, rounds))
     found.update(_junit(count, rounds))
     return found
@@ -35,7 +36,7 @@ def _best(rounds: int, run: Callable[[], object]) -> float:
     return min(times)
 
 
-def _tap(count: int, rounds: int) -> Dict[str, Any]:
+def _tap(count: int, rounds: int) -> dict[str, Any]:
     whole = b"1..%d\n" % count + b"".join(
         b"ok %d - number %d works\n" % (number, number) for number in range(1, count + 1)
     )
@@ -65,7 +66,7 @@ def _read_tap(data: bytes, count: int, size: int = 65536) -> None:
         raise AssertionError("the reader lost cases")
 
 
-def _junit(count: int, rounds: int) -> Dict[str, Any]:
+def _junit(count: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "report.xml")
         _write_report(path, count)
@@ -74,7 +75,7 @@ def _junit(count: int, rounds: int) -> Dict[str, Any]:
             (_best(1, lambda: _read_junit(path, count)), _best(1, lambda: _iterate(path)))
             for _ in range(rounds)
         ]
-    ours, plain = (min(times) for times in zip(*pairs))
+    ours, plain = (min(times) for times in zip(*pairs, strict=True))
     return {"junit_seconds": ours, "iterparse_seconds": plain, "junit_ratio": ours / plain}
 
 

@@ -6,22 +6,26 @@ Owns the state of one pytest session.  Everything of substance is elsewhere.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import os
 import shlex
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
 from shell_runner.discovery import Metadata, apply, read_metadata
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
+from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
 
-from . import durations, options, report
+from . import arguments, durations, newhooks, options, report, standin
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
 from .report import name_in_junit
@@ -36,6 +40,16 @@ _KEY = pytest.StashKey["Plugin"]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     options.add(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(newhooks)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_nosejobs_formats() -> list[ModuleType]:
+    """The formats that come with us, by the hook that is everybody's."""
+    return formats.builtin()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,8 +68,13 @@ class Plugin:
         self.config = config
         self.options = options.read(config)
         self.fleet: Fleet | None = None
+        #: Suffixes of programs whose format is known before they run.
+        self.spoken: dict[str, str] = {}
         self.specs = self._read_specs()
+        self._formats = self._ask_for_formats()
         self.here = Here(self._setup(1))
+        self._arguments = arguments.rewrite(config.args, config.invocation_params.dir)
+        config.args[:] = self._arguments.args
         self._collection = Collection(self, self.options.patterns, config.rootpath)
         self._tags: set[str] = set()
         self._history: dict[str, float] = {}
@@ -88,12 +107,28 @@ class Plugin:
             keep=chosen.keep,
             pass_env=chosen.pass_env,
             merge=chosen.merge,
+            formats=tuple(self._formats.items()),
         )
+
+    def _ask_for_formats(self) -> dict[str, str]:
+        """Name and source of each format; a built-in one is on the host already."""
+        own = {module.__name__ for module in formats.builtin()}
+        found: dict[str, str] = {}
+        for modules in self.config.hook.pytest_nosejobs_formats(config=self.config):
+            for module in modules:
+                source = "" if module.__name__ in own else inspect.getsource(module)
+                found.setdefault(module.NAME, source)
+                for suffix in formats.suffixes(module):
+                    self.spoken.setdefault(suffix, module.NAME)
+        return found
 
     # -- collection ---------------------------------------------------------------
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         return self._collection.collect(file_path, parent)
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        return True if self._arguments.ignores(collection_path) else None
 
     def metadata_of(self, name: str, head: bytes) -> Metadata:
         """Defaults, patterns of nosejobs.toml, the file's own comment; raises BadMetadata."""
@@ -126,6 +161,26 @@ class Plugin:
         if result.outcome != PASSED:
             raise ShellFailure(test, execution, result)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """The ordinary protocol, but for a program whose output named cases."""
+        if not isinstance(item, ShellItem):
+            return None
+        made = runtestprotocol(item, log=False, nextitem=nextitem)
+        if item.finished and item.finished[1].parsed and made[0].passed:
+            made = list(self._reports(item, *item.finished, Here.NAME))
+        log(item, made)
+        if item.finished:
+            self._forget_failure(item, *item.finished)
+        return True
+
+    def _forget_failure(self, item: ShellItem, test: Test, execution: Execution) -> None:
+        """The reports of cases say nothing of the program that ``--lf`` runs again."""
+        if execution.parsed and judge(test, execution).outcome in (PASSED, SKIPPED):
+            standin.forget_failure(self.config, item.nodeid)
+
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -154,6 +209,7 @@ class Plugin:
             home=said.home,
             env=said.env,
             pass_env=said.pass_env,
+            format=self.spoken.get(item.path.suffix, ""),
         )
 
     def _path_in_tree(self, item: ShellItem) -> str:
@@ -269,6 +325,7 @@ class Plugin:
         elif not finished.execution.problem:
             self._new_durations[item.nodeid] = finished.execution.duration
         log(item, self._reports(item, test, finished.execution, finished.host))
+        self._forget_failure(item, test, finished.execution)
 
     def _reports(
         self, item: ShellItem, test: Test, execution: Execution, host: str
@@ -305,10 +362,15 @@ class Plugin:
             item.made = None
         return seen
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self._xml is not None and report.when != "teardown" and hasattr(report, "nosejobs_host"):
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        """Names for JUnit XML before it sees the report; what pytest counts is programs."""
+        ours = hasattr(report, "nosejobs_host")
+        if ours and self._xml is not None and report.when != "teardown":
             name_in_junit(self._xml, report)
+        yield
+        if ours and report.nosejobs_case and report.when == "call":
+            standin.count_program(self.config, report)
 
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport

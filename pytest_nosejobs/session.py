@@ -7,6 +7,7 @@ between.  Results pass from one to the other by one queue.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -174,9 +175,13 @@ class Loop:
 
 
 def log(item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
-    """The hooks around the reports of one test, as pytest's runner calls them."""
+    """The hooks around the reports of one test, as pytest's runner calls them.
+
+    Each case of a program is announced and finished by itself.
+    """
     hook = item.config.hook
-    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for each in reports:
-        hook.pytest_runtest_logreport(report=each)
-    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    for nodeid, group in itertools.groupby(reports, key=lambda each: each.nodeid):
+        hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
+        for each in group:
+            hook.pytest_runtest_logreport(report=each)
+        hook.pytest_runtest_logfinish(nodeid=nodeid, location=item.location)

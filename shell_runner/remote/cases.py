@@ -65,7 +65,7 @@ class Readers:
     def _make(self) -> List[Any]:
         found = [module for module in self._formats.modules if hasattr(module, "Reader")]
         if self._spoken:
-            found = [module for module in found if module.NAME == self._spoken]
+            found = [module for module in found if self._spoken == module.NAME]
         return [module.Reader(forced=bool(self._spoken)) for module in found]
 
     def _guard(self, call: Any, *arguments: Any) -> Any:

@@ -162,7 +162,8 @@ def execution_from_row(row: List[Any]) -> Execution:
     try:
         found = Execution(*row)
         out, err = Stream(*found.out), Stream(*found.err)
-        parsed = None if found.parsed is None else _parsed_from_row(*found.parsed)
+        rows: Any = found.parsed
+        parsed = None if rows is None else _parsed_from_row(*rows)
     except TypeError as error:
         raise ValueError("not an execution: %s" % error) from None
     return found._replace(out=out, err=err, leftovers=tuple(found.leftovers), parsed=parsed)

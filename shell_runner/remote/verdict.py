@@ -33,9 +33,20 @@ def judge(test: Test, execution: Execution) -> Result:
         return Result(FAILED, "timed out after %s" % seconds(test.timeout))
     if execution.signal is not None:
         return Result(FAILED, "killed by %s" % signal_name(execution.signal))
-    if execution.parsed is not None:
-        return _judge_cases(execution.exit, execution.parsed)
-    return _judge_exit(execution.exit)
+    parsed = execution.parsed
+    if parsed is None or (not parsed.cases and execution.exit in (77, 99)):
+        return _judge_exit(execution.exit)
+    return _judge_cases(execution.exit, parsed)
+
+
+def is_told_by_cases(execution: Execution) -> bool:
+    """Whether the cases alone tell the outcome, so that the program needs no entry of its own."""
+    parsed = execution.parsed
+    if parsed is None or not parsed.cases or parsed.problem or execution.problem:
+        return False
+    if execution.timed_out or execution.signal is not None:
+        return False
+    return not execution.exit or any(case.outcome in (FAILED, ERROR) for case in parsed.cases)
 
 
 def _judge_cases(status: "int | None", parsed: Parsed) -> Result:

@@ -368,8 +368,11 @@ class Plugin:
         ours = hasattr(report, "nosejobs_host")
         if ours and self._xml is not None and report.when != "teardown":
             name_in_junit(self._xml, report)
+        is_case = ours and report.nosejobs_case and report.when == "call"
+        if is_case:
+            standin.step_aside(self.config, report)
         yield
-        if ours and report.nosejobs_case and report.when == "call":
+        if is_case:
             standin.count_program(self.config, report)
 
     def pytest_report_teststatus(

@@ -12,22 +12,34 @@ from typing import Any
 import pytest
 
 
+def step_aside(config: pytest.Config, report: pytest.TestReport) -> None:
+    """The case is about to be counted: its program must not be counted beside it."""
+    seen = _counted(config)
+    if seen is not None:
+        seen.discard(_program(report))
+
+
 def count_program(config: pytest.Config, report: pytest.TestReport) -> None:
     """Put the program where pytest has just put one of its cases."""
-    program: Any = report.nosejobs_program
-    if not isinstance(getattr(report, "id", ""), str):
-        program = type(report.id).parse(program)
     case = getattr(report, "id", report.nodeid)
-    _progress(config, case, program)
-    _last_failed(config, case, program)
-
-
-def _progress(config: pytest.Config, case: Any, program: Any) -> None:
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    seen = getattr(reporter, "_progress_nodeids_reported", None)
+    seen = _counted(config)
     if seen is not None:
         seen.discard(case)
-        seen.add(program)
+        seen.add(_program(report))
+    _last_failed(config, case, _program(report))
+
+
+def _program(report: pytest.TestReport) -> Any:
+    """The program's id in the form that this pytest keeps ids in."""
+    known = getattr(report, "id", "")
+    return report.nosejobs_program if isinstance(known, str) else type(known).parse(
+        report.nosejobs_program
+    )  # fmt: skip
+
+
+def _counted(config: pytest.Config) -> Any:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return getattr(reporter, "_progress_nodeids_reported", None)
 
 
 def _last_failed(config: pytest.Config, case: Any, program: Any) -> None:

@@ -9,7 +9,7 @@ import fnmatch
 import inspect
 import os
 import shlex
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
+from shell_runner.artefacts import Artefacts
 from shell_runner.discovery import Metadata, apply, read_metadata
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
@@ -28,12 +29,16 @@ from shell_runner.remote.verdict import judge
 from . import arguments, durations, newhooks, options, report, standin
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
-from .report import name_in_junit
+from .live import View, wants_view
+from .report import attach_in_junit, name_in_junit
 from .schedule import Schedule
-from .session import EXIT_HOSTS_LOST, Finished, Loop, Pump, log
+from .session import EXIT_HOSTS_LOST, Finished, Line, Loop, Pump, Running, log
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
+
+#: What pytest_report_teststatus returns.
+Status = tuple[str, str, str | tuple[str, Mapping[str, bool]]]
 
 _KEY = pytest.StashKey["Plugin"]()
 
@@ -72,7 +77,8 @@ class Plugin:
         self.spoken: dict[str, str] = {}
         self.specs = self._read_specs()
         self._formats = self._ask_for_formats()
-        self.here = Here(self._setup(1))
+        self.artefacts = self._open_artefacts()
+        self.here = Here(self._setup(1), self._take_artefact, self._say_line)
         self._arguments = arguments.rewrite(config.args, config.invocation_params.dir)
         config.args[:] = self._arguments.args
         self._collection = Collection(self, self.options.patterns, config.rootpath)
@@ -83,6 +89,7 @@ class Plugin:
         self._tests: dict[int, Test] = {}
         self._not_run = 0
         self._xml: Any = None
+        self._view: View | None = None
         self._pump: Pump | None = None
         self._keywords: dict[pytest.Collector | None, dict[str, Any]] = {}
 
@@ -108,7 +115,31 @@ class Plugin:
             pass_env=chosen.pass_env,
             merge=chosen.merge,
             formats=tuple(self._formats.items()),
+            artefacts=chosen.artefacts_limit if chosen.artefacts else 0,
+            live=self.config.option.capture == "no",
         )
+
+    def _open_artefacts(self) -> Artefacts | None:
+        chosen = self.options
+        if chosen.artefacts is None:
+            return None
+        return Artefacts(chosen.artefacts, chosen.artefacts_limit, chosen.root)
+
+    def _take_artefact(self, number: int, attempt: int, path: str, data: bytes) -> None:
+        if self.artefacts is None or number not in self._numbers:
+            raise ValueError("artefacts that nobody asked for")
+        folder = self.artefacts.folder_of(self._numbers[number].nodeid, attempt)
+        self.artefacts.add(folder, path, data)
+
+    def files_of(self, item: ShellItem, execution: Execution) -> list[str]:
+        """Where the artefacts of a test are now, as a person would name them from here."""
+        if self.artefacts is None:
+            return []
+        folder = self.artefacts.folder_of(item.nodeid, execution.attempt)
+        # GitLab wants paths below the checkout, Jenkins absolute ones.
+        if "JENKINS_URL" not in os.environ:
+            folder = Path(os.path.relpath(folder, self.config.invocation_params.dir))
+        return [str(folder / path) for path, _ in execution.artefacts]
 
     def _ask_for_formats(self) -> dict[str, str]:
         """Name and source of each format; a built-in one is on the host already."""
@@ -151,6 +182,7 @@ class Plugin:
 
     def run_here(self, item: ShellItem) -> None:
         """Run one test on this machine; raises ShellFailure, or pytest's Skipped."""
+        self._numbers = {0: item}
         test = self._test(0, item)
         execution = self.here.run(test)
         item.finished = (test, execution)
@@ -254,14 +286,52 @@ class Plugin:
         skipped = self._report_marked_skips()
         waiting = [number for number in self._numbers if number not in skipped]
         schedule = Schedule(waiting, known, self.options.max_lost)
-        pump = self._pump = Pump(fleet, list(self._tests.values()), schedule)
+        pump = self._pump = Pump(fleet, list(self._tests.values()), schedule, self._take_artefact)
         for event in opened:
             fleet.events.put(event)
         pump.start()
+        self._start_view(session, len(waiting))
         try:
             Loop(session, self, [self._numbers[number] for number in waiting]).run(pump)
         finally:
             pump.stop()
+            if self._view:
+                self._view.stop()
+                self._view = None
+
+    def _start_view(self, session: pytest.Session, total: int) -> None:
+        """Only where every test is ours: Python tests print what they like."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or len(self._numbers) < len(session.items):
+            return
+        stream = reporter._tw._file
+        if wants_view(self.config, stream):
+            reporter.ensure_newline()
+            self._view = View(stream, total)
+            self._view.start()
+
+    def tick(self) -> float | None:
+        """Called before waiting for results; seconds to wait at most."""
+        if self._view is None:
+            return None
+        self._view.tick()
+        return 0.1
+
+    def tell(self, news: Running | Line) -> None:
+        """What is not the end of a test."""
+        item = self._numbers.get(news.test)
+        if item is None:
+            return
+        if isinstance(news, Line):
+            self._say_line(news.test, news.host, news.text)
+        elif self._view is not None:
+            self._view.running(news.host, news.slot, report.readable(item.nodeid))
+
+    def _say_line(self, number: int, host: str, text: str) -> None:
+        item = self._numbers.get(number)
+        if item is not None:
+            name = report.readable(item.nodeid)
+            self._write_line(f"[{host}] {name}: {report.readable(text)}")
 
     def _scan(self) -> shipping.Tree:
         tests = []
@@ -324,6 +394,9 @@ class Plugin:
             self._not_run += 1
         elif not finished.execution.problem:
             self._new_durations[item.nodeid] = finished.execution.duration
+        if self._view is not None:
+            name = report.readable(item.nodeid)
+            self._view.finished(finished.host, finished.execution.slot, name)
         log(item, self._reports(item, test, finished.execution, finished.host))
         self._forget_failure(item, test, finished.execution)
 
@@ -368,6 +441,8 @@ class Plugin:
         ours = hasattr(report, "nosejobs_host")
         if ours and self._xml is not None and report.when != "teardown":
             name_in_junit(self._xml, report)
+            if report.when == "call" or report.failed:
+                attach_in_junit(self._xml, report)
         is_case = ours and report.nosejobs_case and report.when == "call"
         if is_case:
             standin.step_aside(self.config, report)
@@ -375,19 +450,26 @@ class Plugin:
         if is_case:
             standin.count_program(self.config, report)
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
-    ) -> tuple[str, str, Any] | None:
-        """``-v`` shows the host of each test."""
+    ) -> Generator[None, Status, Status]:
+        """``-v`` shows the host of each test; with the view, dots would tear it."""
+        category, letter, word = yield
         host = getattr(report, "nosejobs_host", "")
-        if not host or self.config.option.verbose < 1 or hasattr(report, "wasxfail"):
-            return None
-        if report.failed and report.when == "setup":
-            return "error", "E", f"ERROR [{host}]"
-        if report.when == "call":
-            letter = {"passed": ".", "failed": "F", "skipped": "s"}[report.outcome]
-            return report.outcome, letter, f"{report.outcome.upper()} [{host}]"
-        return None
+        if self._view is not None:
+            self._show_in_view(self._view, category, report)
+            return category, "", ""
+        if host and word and self.config.option.verbose > 0:
+            words, markup = word if isinstance(word, tuple) else (word, None)
+            word = (f"{words} [{host}]", markup) if markup else f"{words} [{host}]"
+        return category, letter, word
+
+    def _show_in_view(self, view: View, category: str, made: Any) -> None:
+        view.count(category)
+        if made.failed:
+            name = report.readable(made.nodeid)
+            view.say(f"{category.upper():6} {name} - {made.longrepr.reprcrash.message}", "red")
 
     def keywords_of(self, item: ShellItem) -> dict[str, Any]:
         """What pytest collects from the whole chain of nodes, with the chain above cached."""
@@ -418,6 +500,8 @@ class Plugin:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
+            if reporter._tw.width_of_current_line:  # behind dots, which pytest does not count
+                reporter._tw.line()
             reporter.write_line(line, **markup)
 
     def pytest_report_header(self) -> list[str]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 _LINES = 50
 #: Characters of one line that a failure shows.
 _WIDTH = 2000
+
+#: Artefacts that a failure names.
+_FILES = 10
 
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
 _BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -124,6 +128,12 @@ def _where(test: Test, item: ShellItem, execution: Execution, host: str) -> list
     lines.append(f"took     {execution.duration:.2f} s")
     if execution.leftovers:
         lines.append(f"left     {leftover_words(execution)}")
+    for path in item.plugin.files_of(item, execution)[:_FILES] if execution.artefacts else ():
+        lines.append(f"wrote    {path}")
+    more = max(len(execution.artefacts) - _FILES, 0)
+    if more or execution.artefacts_left:
+        left = f", {execution.artefacts_left} over the limit" if execution.artefacts_left else ""
+        lines.append(f"         and {more} more{left}")
     lines.append(f"again    {item.plugin.rerun_of(item)}")
     return lines
 
@@ -194,8 +204,9 @@ def case_reports(
     unclaimed = max(execution.duration - sum(case.duration or 0.0 for case in cases), 0.0)
     output: Sequence[tuple[str, str]] = sections(execution, short=True)
     seen: dict[str, int] = {}
-    for case in cases:
+    for number, case in enumerate(cases):
         shared = _Shared(item, execution, host, case, _unique(case_name(case), seen))
+        shared.files = [] if number else shared.files
         yield shared.report("setup", "passed", took=unclaimed)
         unclaimed = 0.0
         failed = case.outcome in (FAILED, ERROR)
@@ -289,6 +300,16 @@ def name_in_junit(xml: Any, report: pytest.TestReport) -> None:
     reporter.add_attribute("name", readable(name))
 
 
+def attach_in_junit(xml: Any, report: pytest.TestReport) -> None:
+    """The convention that GitLab and the attachments plugin of Jenkins read."""
+    if report.nosejobs_files:
+        element = ElementTree.Element("system-out")
+        element.text = "\n".join(
+            f"[[ATTACHMENT|{readable(path)}]]" for path in report.nosejobs_files
+        )
+        xml.node_reporter(report).append(element)
+
+
 def skip_reason(execution: Execution) -> str:
     """What the output said, else the last line of a skipping program, else its exit."""
     parsed = execution.parsed
@@ -316,6 +337,7 @@ class _Shared:
         self.execution = execution
         self.host = host
         self.case = case_names(case) if case else None
+        self.files = item.plugin.files_of(item, execution) if execution.artefacts else []
         self.nodeid = f"{item.nodeid}::{name}" if case else item.nodeid
         self.location = (item.nodeid, None, f"./{self.nodeid}")
         self.properties = [*item.user_properties, *(properties(execution, host) if host else ())]
@@ -351,4 +373,5 @@ class _Shared:
             nosejobs_host=self.host,
             nosejobs_case=self.case,
             nosejobs_program=self.item.nodeid,
+            nosejobs_files=self.files,
         )

@@ -90,6 +90,10 @@ class Setup(NamedTuple):
     #: Formats of output, in the order in which they are asked: name and source; the
     #: source of a built-in one is empty.
     formats: Tuple[Tuple[str, str], ...] = ()
+    #: Bytes that one test may send back from its outputs directory; 0: nothing is sent.
+    artefacts: int = 0
+    #: Send lines of output while the test runs.
+    live: bool = False
 
 
 class Stream(NamedTuple):
@@ -144,6 +148,10 @@ class Execution(NamedTuple):
     cpu: float = 0.0
     #: What its output said, if it was in one of the formats.
     parsed: Optional[Parsed] = None
+    #: Files that were sent back: path below the outputs directory, and bytes.
+    artefacts: Tuple[Tuple[str, int], ...] = ()
+    #: Files that were not sent, because of the bound.
+    artefacts_left: int = 0
 
 
 class Result(NamedTuple):
@@ -166,7 +174,13 @@ def execution_from_row(row: List[Any]) -> Execution:
         parsed = None if rows is None else _parsed_from_row(*rows)
     except TypeError as error:
         raise ValueError("not an execution: %s" % error) from None
-    return found._replace(out=out, err=err, leftovers=tuple(found.leftovers), parsed=parsed)
+    return found._replace(
+        out=out,
+        err=err,
+        leftovers=tuple(found.leftovers),
+        parsed=parsed,
+        artefacts=tuple((path, size) for path, size in found.artefacts),
+    )
 
 
 def _parsed_from_row(

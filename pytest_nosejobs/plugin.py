@@ -407,8 +407,8 @@ class Plugin:
         if not self._others_make_reports(item):
             yield from made
             return
+        failure = ShellFailure(test, execution, judge(test, execution))
         for each in made:
-            failure = ShellFailure(test, execution, judge(test, execution))
             yield self._through_hooks(item, each, failure)
 
     def _others_make_reports(self, item: ShellItem) -> bool:

@@ -1,0 +1,94 @@
+"""A project of scripts, and pytest run over it as a user runs it."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from tests.bench import write
+
+SH = "#!/bin/sh\n"
+
+
+class Project:
+    """A folder with an ini file; pytest runs in it as a process of its own."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.root: Path = pytester.path
+        self.junit = self.root / "junit.xml"
+        self.ini("")
+
+    def ini(self, text: str) -> None:
+        """The ini file, below its section."""
+        (self.root / "pytest.ini").write_text(f"[pytest]\n{text}\n")
+
+    def add(self, name: str, text: str | bytes = "", mode: int = 0o755) -> Path:
+        """A file; a text without a shebang becomes a script of /bin/sh."""
+        if isinstance(text, str) and not text.startswith("#!"):
+            text = SH + text + "\n"
+        return write(self.root / name, text, mode)
+
+    def file(self, name: str, text: str) -> Path:
+        """A plain file."""
+        return write(self.root / name, text, 0o644)
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        """pytest as a process, with nothing on its stdin and no plugin but ours."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+            ours = ("-p", "pytest_nosejobs.plugin")
+            return self.pytester.runpytest_subprocess(*ours, *arguments, timeout=120)
+
+    def run_with_all_plugins(self, *arguments: str) -> pytest.RunResult:
+        """pytest as a user has it, with whatever plugins are installed."""
+        return self.pytester.runpytest_subprocess(*arguments, timeout=120)
+
+    def collected(self, *arguments: str) -> list[str]:
+        """The node ids that ``--collect-only -q`` prints."""
+        found = self.run("--collect-only", "-q", *arguments)
+        lines = found.outlines
+        return lines[: lines.index("")] if "" in lines else lines
+
+    def cases(self, *arguments: str) -> tuple[int, dict[str, Case]]:
+        """Run with JUnit XML; the exit status, and the cases by name."""
+        self.junit.unlink(missing_ok=True)
+        done = self.run(f"--junitxml={self.junit}", *arguments)
+        cases = [Case(element) for element in ET.parse(self.junit).iter("testcase")]
+        assert len({case.id for case in cases}) == len(cases)
+        return int(done.ret), {case.name: case for case in cases}
+
+
+class Case:
+    """One testcase of JUnit XML."""
+
+    def __init__(self, element: ET.Element) -> None:
+        self.id = (element.get("classname", ""), element.get("name", ""))
+        self.name = self.id[1]
+        self.element = element
+        marks = [each for each in element if each.tag in ("failure", "error", "skipped")]
+        self.outcome = "+".join(each.tag for each in marks) or "passed"
+        self.message = "|".join(each.get("message", "") for each in marks)
+        self.text = "".join(each.text or "" for each in marks)
+        self.out = "".join(each.text or "" for each in element if each.tag == "system-out")
+        self.properties = {
+            each.get("name", ""): each.get("value", "") for each in element.iter("property")
+        }
+
+    def facts(self) -> tuple[str, ...]:
+        """What must not depend on where it ran."""
+        text = re.sub(r"(?m)^(host|took) .*\n", "", self.text)
+        return (*self.id, self.outcome, self.message, text, self.out)
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> Project:
+    return Project(pytester)
+
+
+def outcomes(result: pytest.RunResult) -> dict[str, int]:
+    """The counts of the last line."""
+    return result.parseoutcomes()

@@ -200,9 +200,13 @@ class Plugin:
         """The ordinary protocol, but for a program whose output named cases."""
         if not isinstance(item, ShellItem):
             return None
+        own = item.user_properties
         made = runtestprotocol(item, log=False, nextitem=nextitem)
         if item.finished and item.finished[1].parsed and made[0].passed:
-            made = list(self._reports(item, *item.finished, Here.NAME))
+            item.user_properties = own  # makereport has put ours behind them
+            # What a fixture of the session did at its end is no word of the program's.
+            rest = [each for each in made if each.when == "teardown" and each.failed]
+            made = [*self._reports(item, *item.finished, Here.NAME), *rest]
         log(item, made)
         if item.finished:
             self._forget_failure(item, *item.finished)

@@ -203,9 +203,9 @@ def case_reports(
     cases = execution.parsed.cases
     unclaimed = max(execution.duration - sum(case.duration or 0.0 for case in cases), 0.0)
     output: Sequence[tuple[str, str]] = sections(execution, short=True)
-    seen: dict[str, int] = {}
+    seen: dict[tuple[str, str], int] = {}
     for number, case in enumerate(cases):
-        shared = _Shared(item, execution, host, case, _unique(case_name(case), seen))
+        shared = _Shared(item, execution, host, case, _unique(case_names(case), seen))
         shared.files = [] if number else shared.files
         yield shared.report("setup", "passed", took=unclaimed)
         unclaimed = 0.0
@@ -216,20 +216,20 @@ def case_reports(
         yield shared.report("teardown", "passed")
 
 
-def case_name(case: Case) -> str:
-    """``group > name``, in one line."""
-    return " > ".join(filter(None, case_names(case)))
-
-
 def case_names(case: Case) -> tuple[str, str]:
     """Group and name of a case, each in one line."""
     group, name = (" ".join(readable(text).split()) for text in (case.group, case.name))
     return group, name or "(nameless)"
 
 
-def _unique(name: str, seen: dict[str, int]) -> str:
-    count = seen[name] = seen.get(name, 0) + 1
-    return name if count == 1 else f"{name} #{count}"
+def _unique(names: tuple[str, str], seen: dict[tuple[str, str], int]) -> tuple[str, str]:
+    """The second ``a`` is ``a #2``, or the next that is free."""
+    group, name = found = names
+    while found in seen:
+        seen[names] += 1
+        found = (group, f"{name} #{seen[names]}")
+    seen[found] = 1
+    return found
 
 
 def _case_report(
@@ -331,14 +331,16 @@ class _Shared:
         execution: Execution,
         host: str,
         case: Case | None = None,
-        name: str = "",
+        names: tuple[str, str] | None = None,
     ) -> None:
+        """``names``: group and name of the case, unique within its program."""
         self.item = item
         self.execution = execution
         self.host = host
-        self.case = case_names(case) if case else None
+        self.case = names
         self.files = item.plugin.files_of(item, execution) if execution.artefacts else []
-        self.nodeid = f"{item.nodeid}::{name}" if case else item.nodeid
+        name = " > ".join(filter(None, names or ()))
+        self.nodeid = f"{item.nodeid}::{name}" if name else item.nodeid
         self.location = (item.nodeid, None, f"./{self.nodeid}")
         self.properties = [*item.user_properties, *(properties(execution, host) if host else ())]
         if case:

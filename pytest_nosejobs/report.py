@@ -305,9 +305,14 @@ def attach_in_junit(xml: Any, report: pytest.TestReport) -> None:
     if report.nosejobs_files:
         element = ElementTree.Element("system-out")
         element.text = "\n".join(
-            f"[[ATTACHMENT|{readable(path)}]]" for path in report.nosejobs_files
+            f"[[ATTACHMENT|{_one_line(path)}]]" for path in report.nosejobs_files
         )
         xml.node_reporter(report).append(element)
+
+
+def _one_line(path: str) -> str:
+    """A name with a line break cannot be attached, but must not fake another entry."""
+    return readable(path).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def skip_reason(execution: Execution) -> str:

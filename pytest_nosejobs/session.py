@@ -116,7 +116,7 @@ class Pump(threading.Thread):
         try:
             for message in host.messages(frame):
                 news += self._take_message(host, message)
-        except (ValueError, OSError) as error:
+        except (ValueError, TypeError, LookupError, OSError) as error:
             self._lose(host, HostError(host.id, f"sent garbage: {clean(str(error))}"))
             return
         # The host first: while the results are reported, it works.

@@ -15,6 +15,7 @@ SKIPPED = "skipped"
 ERROR = "error"
 XFAILED = "xfailed"
 XPASSED = "xpassed"
+OUTCOMES = frozenset([PASSED, FAILED, SKIPPED, ERROR, XFAILED, XPASSED])
 
 
 class Case(NamedTuple):
@@ -171,7 +172,7 @@ def execution_from_row(row: List[Any]) -> Execution:
         found = Execution(*row)
         out, err = Stream(*found.out), Stream(*found.err)
         rows: Any = found.parsed
-        parsed = None if rows is None else _parsed_from_row(*rows)
+        parsed = None if rows is None else parsed_from_row(rows)
     except TypeError as error:
         raise ValueError("not an execution: %s" % error) from None
     return found._replace(
@@ -183,10 +184,33 @@ def execution_from_row(row: List[Any]) -> Execution:
     )
 
 
-def _parsed_from_row(
-    name: str, cases: List[List[Any]], problem: str, skip_all: Optional[str]
-) -> Parsed:
-    return Parsed(name, [Case(*case) for case in cases], problem, skip_all)
+def parsed_from_row(row: Any) -> Parsed:
+    """Restore a Parsed, of which a plug-in's reader or a host says that it is one.
+
+    ValueError if it is not: a case with an outcome that nobody knows must not count as
+    one that has passed.
+    """
+    try:
+        found = Parsed(*row)
+        cases = [Case(*case) for case in found.cases]
+        texts = [found.format, found.problem, found.skip_all or ""]
+        for name, outcome, message, details, duration, group, properties in cases:
+            if outcome not in OUTCOMES:
+                raise ValueError("a case has the outcome %r" % (outcome,))
+            if duration is not None and not 0 <= duration < _ENDLESS:
+                raise ValueError("a case took %r seconds" % (duration,))
+            texts += (name, message, details, group)
+            for key, value in properties:
+                texts += (key, value)
+    except TypeError as error:
+        raise ValueError("not what was read of an output: %s" % error) from None
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a case holds something else than text")
+    return found._replace(cases=cases)
+
+
+#: Seconds that no test takes; infinity and NaN are not below it.
+_ENDLESS = 1e12
 
 
 def facts_of_host(values: Dict[str, Any]) -> "HostFacts":

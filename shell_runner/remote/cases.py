@@ -7,10 +7,12 @@ Nothing is loaded for a program that says nothing and writes no file.
 import fnmatch
 import importlib
 import os
+import sys
 from types import ModuleType
 from typing import Any, List, Optional, Tuple
 
-from .model import Parsed
+from . import model
+from .model import Parsed, parsed_from_row
 
 #: Files of the outputs directory that are looked at, at most.
 _MOST_FILES = 1000
@@ -38,10 +40,21 @@ class Formats:
 def _load(name: str, source: str) -> ModuleType:
     if not source:
         return importlib.import_module(".formats." + name, __package__)
-    module = ModuleType(name)
-    module.__package__ = __package__
+    _provide_values()
+    module = sys.modules[_PLUGIN + name] = ModuleType(_PLUGIN + name)
     exec(compile(source, "<format %s>" % name, "exec"), module.__dict__)
     return module
+
+
+#: In front of the names of plug-ins' modules; they can look themselves up by it.
+_PLUGIN = "nosejobs_format_"
+
+
+def _provide_values() -> None:
+    """A plug-in's module imports Case and Parsed by the same name here and at home."""
+    package = __package__ or ""
+    sys.modules.setdefault("shell_runner.remote", sys.modules[package])
+    sys.modules.setdefault("shell_runner.remote.model", model)
 
 
 class Readers:
@@ -56,11 +69,14 @@ class Readers:
     def feed(self, data: bytes) -> None:
         """The next bytes of standard output."""
         if self._readers is None:
-            self._readers = self._make()
+            self._readers = self._guard(self._make) or []
         for reader in self._readers:
             self._guard(reader.feed, data)
-        if any(reader.refused for reader in self._readers):
-            self._readers = [reader for reader in self._readers if not reader.refused]
+        if self._readers:
+            self._readers = self._guard(self._not_refused) or []
+
+    def _not_refused(self) -> List[Any]:
+        return [reader for reader in self._readers or () if not reader.refused]
 
     def _make(self) -> List[Any]:
         found = [module for module in self._formats.modules if hasattr(module, "Reader")]
@@ -83,12 +99,12 @@ class Readers:
         if self._spoken and self._readers is None:
             self.feed(b"")
         for reader in self._readers or ():
-            parsed = self._guard(reader.close)
+            parsed = self._guard(self._checked, reader.close)
             if parsed is not None:
                 found.append(parsed)
                 break
         if names:
-            found += self._read_files(folder, names)
+            found += self._guard(self._read_files, folder, names) or []
         if self._trouble:
             found.append(Parsed(self._spoken or "unknown", [], self._trouble))
         return _join(found) if found else None
@@ -108,8 +124,12 @@ class Readers:
     def _read_file(self, module: Any, path: str) -> Optional[Parsed]:
         if os.path.islink(path) or not os.path.isfile(path):
             return None
-        result: Optional[Parsed] = self._guard(module.read_file, path)
+        result: Optional[Parsed] = self._guard(self._checked, module.read_file, path)
         return result
+
+    def _checked(self, call: Any, *arguments: Any) -> Optional[Parsed]:
+        found = call(*arguments)
+        return None if found is None else parsed_from_row(found)
 
 
 def _join(found: List[Parsed]) -> Parsed:

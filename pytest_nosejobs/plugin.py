@@ -123,7 +123,8 @@ class Plugin:
         chosen = self.options
         if chosen.artefacts is None:
             return None
-        return Artefacts(chosen.artefacts, chosen.artefacts_limit, chosen.root)
+        trees = (chosen.root, self.config.rootpath)  # node ids are relative to the latter
+        return Artefacts(chosen.artefacts, chosen.artefacts_limit, *trees)
 
     def _take_artefact(self, number: int, attempt: int, path: str, data: bytes) -> None:
         if self.artefacts is None or number not in self._numbers:
@@ -548,6 +549,10 @@ class Plugin:
         return f"{words}, shipped {host.shipped.files} files ({size})"
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.artefacts is not None and self.artefacts.troubles:
+            terminalreporter.section("artefacts that could not be written", red=True)
+            for path, why in self.artefacts.troubles.items():
+                terminalreporter.line(report.readable(f"{path}: {why}"))
         lost = self._pump.lost if self._pump else []
         missing = self.fleet.failed() if self.fleet else []
         errors = list(dict.fromkeys([*missing, *lost]))

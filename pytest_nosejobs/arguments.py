@@ -29,6 +29,7 @@ class Arguments:
 
 def rewrite(args: Iterable[str], base: Path) -> Arguments:
     """What pytest should see of ``args``, given relative to ``base``."""
+    args = list(args)
     result = Arguments([])
     for arg in args:
         path = _program(arg, base)
@@ -45,9 +46,11 @@ def rewrite(args: Iterable[str], base: Path) -> Arguments:
         result.only[folder].update(
             folder / path.relative_to(folder).parts[0] for path in given if folder in path.parents
         )
-    for arg in args:
-        # A folder that was also asked for by itself is wanted whole.
-        result.only.pop(Path(os.path.abspath(base / arg)), None)
+    asked = {Path(os.path.abspath(base / arg)) for arg in args}
+    for folder in list(result.only):
+        # A folder that was also asked for by itself, or with one above it, is wanted whole.
+        if not asked.isdisjoint([folder, *folder.parents]):
+            del result.only[folder]
     return result
 
 

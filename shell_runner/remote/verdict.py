@@ -34,7 +34,7 @@ def judge(test: Test, execution: Execution) -> Result:
     if execution.signal is not None:
         return Result(FAILED, "killed by %s" % signal_name(execution.signal))
     parsed = execution.parsed
-    if parsed is None or (not parsed.cases and execution.exit in (77, 99)):
+    if parsed is None or execution.exit is None or (not parsed.cases and execution.exit in (77, 99)):
         return _judge_exit(execution.exit)
     return _judge_cases(execution.exit, parsed)
 
@@ -44,7 +44,7 @@ def is_told_by_cases(execution: Execution) -> bool:
     parsed = execution.parsed
     if parsed is None or not parsed.cases or parsed.problem or execution.problem:
         return False
-    if execution.timed_out or execution.signal is not None:
+    if execution.timed_out or execution.signal is not None or execution.exit is None:
         return False
     return not execution.exit or any(case.outcome in (FAILED, ERROR) for case in parsed.cases)
 

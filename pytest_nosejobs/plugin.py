@@ -474,7 +474,8 @@ class Plugin:
         view.count(category)
         if made.failed:
             name = report.readable(made.nodeid)
-            view.say(f"{category.upper():6} {name} - {made.longrepr.reprcrash.message}", "red")
+            crash = getattr(made.longrepr, "reprcrash", None)  # other plugins may replace it
+            view.say(f"{category.upper():6} {name} - {crash.message if crash else ''}", "red")
 
     def keywords_of(self, item: ShellItem) -> dict[str, Any]:
         """What pytest collects from the whole chain of nodes, with the chain above cached."""

@@ -6,6 +6,8 @@ like any other, so that a test has the same outcome here and there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from shell_runner.errors import HostError, HostLost
 from shell_runner.fleet import Ended, Fleet, Ready, Said
 from shell_runner.hosts import HostSpec
@@ -18,8 +20,15 @@ class Here:
     #: What reports call this machine.
     NAME = "here"
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        artefact: Callable[[int, int, str, bytes], None],
+        line: Callable[[int, str, str], None],
+    ) -> None:
         self._setup = setup
+        self._artefact = artefact
+        self._line = line
         self._fleet: Fleet | None = None
 
     def run(self, test: Test) -> Execution:
@@ -53,6 +62,11 @@ class Here:
                 for message in event.host.messages(event.frame):
                     if message[0] == "done":
                         return execution_from_row(message[1])
+                    if message[0] == "artefact":
+                        _, number, attempt, path, _, body = message
+                        self._artefact(number, attempt, path, body)
+                    if message[0] == "line":
+                        self._line(message[1], self.NAME, message[2])
                     if message[0] == "trouble":
                         raise HostError(self.NAME, str(message[1]))
 

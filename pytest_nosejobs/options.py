@@ -40,6 +40,15 @@ def add(parser: pytest.Parser) -> None:
         "--nosejobs-max-lost", metavar="N", type=int, default=2, dest="nosejobs_max_lost",
         help="give a test up when N hosts were lost while they had it (default 2)",
     )  # fmt: skip
+    group.addoption(
+        "--nosejobs-artifacts", metavar="DIR", dest="nosejobs_artifacts",
+        help="bring what tests write to $TEST_UNDECLARED_OUTPUTS_DIR, and output too long to show, "
+        "back to DIR",
+    )  # fmt: skip
+    group.addoption(
+        "--nosejobs-view", choices=("auto", "yes", "no"), default="auto", dest="nosejobs_view",
+        help="show what runs on each slot (auto: on a terminal, without -v, -q and -s)",
+    )  # fmt: skip
     _add_ini(parser)
 
 
@@ -53,6 +62,7 @@ def _add_ini(parser: pytest.Parser) -> None:
         ("nosejobs_grace", "string", "2", "seconds between SIGTERM and SIGKILL"),
         ("nosejobs_keep_output", "string", "1048576", "bytes kept of each output stream"),
         ("nosejobs_merge_output", "bool", False, "keep stdout and stderr as one, in exact order"),
+        ("nosejobs_artifacts_limit", "string", "67108864", "bytes of artefacts of one test"),
         ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
         ("nosejobs_ship", "args", [], "files that are shipped though git ignores them"),
         ("nosejobs_ship_not", "args", [], "files that are never shipped"),
@@ -76,6 +86,10 @@ class Options:
     selection: Selection
     allow_missing: bool
     max_lost: int
+    #: Where artefacts go; None: they are not wanted.
+    artefacts: Path | None
+    #: Bytes of artefacts of one test.
+    artefacts_limit: int
 
 
 def read(config: pytest.Config) -> Options:
@@ -101,6 +115,8 @@ def read(config: pytest.Config) -> Options:
         ),
         allow_missing=config.getoption("nosejobs_allow_missing"),
         max_lost=config.getoption("nosejobs_max_lost"),
+        artefacts=_folder(config, "nosejobs_artifacts"),
+        artefacts_limit=int(_number(config, "nosejobs_artifacts_limit", 64 << 20)),
     )
 
 
@@ -112,6 +128,11 @@ def _timeout(config: pytest.Config, of_tree: float | None) -> float:
     if not given > 0:
         raise pytest.UsageError(f"--nosejobs-timeout must be above 0, not {given:g}")
     return given
+
+
+def _folder(config: pytest.Config, name: str) -> Path | None:
+    given = config.getoption(name)
+    return Path(os.path.abspath(config.invocation_params.dir / given)) if given else None
 
 
 def _root(config: pytest.Config) -> Path:

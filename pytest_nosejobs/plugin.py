@@ -6,36 +6,55 @@ Owns the state of one pytest session.  Everything of substance is elsewhere.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import os
 import shlex
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
+from shell_runner.artefacts import Artefacts
 from shell_runner.discovery import Metadata, apply, read_metadata
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
+from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
 
-from . import durations, marks, options, report
+from . import arguments, durations, marks, newhooks, options, report, standin
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
-from .report import name_in_junit
+from .live import View, wants_view
+from .report import attach_in_junit, name_in_junit
 from .schedule import Schedule
-from .session import EXIT_HOSTS_LOST, Finished, Loop, Pump, log
+from .session import EXIT_HOSTS_LOST, Finished, Line, Loop, Pump, Running, log
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
+
+#: What pytest_report_teststatus returns.
+Status = tuple[str, str, str | tuple[str, Mapping[str, bool]]]
 
 _KEY = pytest.StashKey["Plugin"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     options.add(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(newhooks)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_nosejobs_formats() -> list[ModuleType]:
+    """The formats that come with us, by the hook that is everybody's."""
+    return formats.builtin()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,8 +73,14 @@ class Plugin:
         self.config = config
         self.options = options.read(config)
         self.fleet: Fleet | None = None
+        #: Suffixes of programs whose format is known before they run.
+        self.spoken: dict[str, str] = {}
         self.specs = self._read_specs()
-        self.here = Here(self._setup(1))
+        self._formats = self._ask_for_formats()
+        self.artefacts = self._open_artefacts()
+        self.here = Here(self._setup(1), self._take_artefact, self._say_line)
+        self._arguments = arguments.rewrite(config.args, config.invocation_params.dir)
+        config.args[:] = self._arguments.args
         self._collection = Collection(self, self.options.patterns, config.rootpath)
         self._tags: set[str] = set()
         self._history: dict[str, float] = {}
@@ -64,6 +89,9 @@ class Plugin:
         self._tests: dict[int, Test] = {}
         self._not_run = 0
         self._xml: Any = None
+        self._view: View | None = None
+        #: What is being reported now; later, pytest asks for the words of its summary.
+        self._reporting: pytest.TestReport | None = None
         self._pump: Pump | None = None
         self._keywords: dict[pytest.Collector | None, dict[str, Any]] = {}
 
@@ -88,12 +116,53 @@ class Plugin:
             keep=chosen.keep,
             pass_env=chosen.pass_env,
             merge=chosen.merge,
+            formats=tuple(self._formats.items()),
+            artefacts=chosen.artefacts_limit if chosen.artefacts else 0,
+            live=self.config.option.capture == "no",
         )
+
+    def _open_artefacts(self) -> Artefacts | None:
+        chosen = self.options
+        if chosen.artefacts is None:
+            return None
+        trees = (chosen.root, self.config.rootpath)  # node ids are relative to the latter
+        return Artefacts(chosen.artefacts, chosen.artefacts_limit, *trees)
+
+    def _take_artefact(self, number: int, attempt: int, path: str, data: bytes) -> None:
+        if self.artefacts is None or number not in self._numbers:
+            raise ValueError("artefacts that nobody asked for")
+        folder = self.artefacts.folder_of(self._numbers[number].nodeid, attempt)
+        self.artefacts.add(folder, path, data)
+
+    def files_of(self, item: ShellItem, execution: Execution) -> list[str]:
+        """Where the artefacts of a test are now, as a person would name them from here."""
+        if self.artefacts is None:
+            return []
+        folder = self.artefacts.folder_of(item.nodeid, execution.attempt)
+        # GitLab wants paths below the checkout, Jenkins absolute ones.
+        if "JENKINS_URL" not in os.environ:
+            folder = Path(os.path.relpath(folder, self.config.invocation_params.dir))
+        return [str(folder / path) for path, _ in execution.artefacts]
+
+    def _ask_for_formats(self) -> dict[str, str]:
+        """Name and source of each format; a built-in one is on the host already."""
+        own = {module.__name__ for module in formats.builtin()}
+        found: dict[str, str] = {}
+        for modules in self.config.hook.pytest_nosejobs_formats(config=self.config):
+            for module in modules:
+                source = "" if module.__name__ in own else inspect.getsource(module)
+                found.setdefault(module.NAME, source)
+                for suffix in formats.suffixes(module):
+                    self.spoken.setdefault(suffix, module.NAME)
+        return found
 
     # -- collection ---------------------------------------------------------------
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         return self._collection.collect(file_path, parent)
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        return True if self._arguments.ignores(collection_path) else None
 
     def metadata_of(self, name: str, head: bytes) -> Metadata:
         """Defaults, patterns of nosejobs.toml, the file's own comment; raises BadMetadata."""
@@ -116,6 +185,7 @@ class Plugin:
 
     def run_here(self, item: ShellItem) -> None:
         """Run one test on this machine; raises ShellFailure, or pytest's Skipped."""
+        self._numbers = {0: item}
         test = self._test(0, item)
         execution = self.here.run(test)
         item.finished = (test, execution)
@@ -125,6 +195,30 @@ class Plugin:
             pytest.skip(report.skip_reason(execution).removeprefix("Skipped: "))
         if result.outcome != PASSED:
             raise ShellFailure(test, execution, result)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """The ordinary protocol, but for a program whose output named cases."""
+        if not isinstance(item, ShellItem):
+            return None
+        own = item.user_properties
+        made = runtestprotocol(item, log=False, nextitem=nextitem)
+        if item.finished and item.finished[1].parsed and made[0].passed:
+            item.user_properties = own  # makereport has put ours behind them
+            # What a fixture of the session did at its end is no word of the program's.
+            rest = [each for each in made if each.when == "teardown" and each.failed]
+            made = [*self._reports(item, *item.finished, Here.NAME), *rest]
+        log(item, made)
+        if item.finished:
+            self._forget_failure(item, *item.finished)
+        return True
+
+    def _forget_failure(self, item: ShellItem, test: Test, execution: Execution) -> None:
+        """The reports of cases say nothing of the program that ``--lf`` runs again."""
+        if execution.parsed and judge(test, execution).outcome in (PASSED, SKIPPED):
+            standin.forget_failure(self.config, item.nodeid)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_makereport(
@@ -156,6 +250,7 @@ class Plugin:
             home=said.home,
             env=said.env,
             pass_env=said.pass_env,
+            format=self.spoken.get(item.path.suffix, ""),
         )
 
     def _path_in_tree(self, item: ShellItem) -> str:
@@ -200,14 +295,52 @@ class Plugin:
         skipped = self._report_marked_skips()
         waiting = [number for number in self._numbers if number not in skipped]
         schedule = Schedule(waiting, known, self.options.max_lost, self._failed_first())
-        pump = self._pump = Pump(fleet, list(self._tests.values()), schedule)
+        pump = self._pump = Pump(fleet, list(self._tests.values()), schedule, self._take_artefact)
         for event in opened:
             fleet.events.put(event)
         pump.start()
+        self._start_view(session, len(waiting))
         try:
             Loop(session, self, [self._numbers[number] for number in waiting]).run(pump)
         finally:
             pump.stop()
+            if self._view:
+                self._view.stop()
+                self._view = None
+
+    def _start_view(self, session: pytest.Session, total: int) -> None:
+        """Only where every test is ours: Python tests print what they like."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or len(self._numbers) < len(session.items):
+            return
+        stream = reporter._tw._file
+        if wants_view(self.config, stream):
+            reporter.ensure_newline()
+            self._view = View(stream, total)
+            self._view.start()
+
+    def tick(self) -> float | None:
+        """Called before waiting for results; seconds to wait at most."""
+        if self._view is None:
+            return None
+        self._view.tick()
+        return 0.1
+
+    def tell(self, news: Running | Line) -> None:
+        """What is not the end of a test."""
+        item = self._numbers.get(news.test)
+        if item is None:
+            return
+        if isinstance(news, Line):
+            self._say_line(news.test, news.host, news.text)
+        elif self._view is not None:
+            self._view.running(news.host, news.slot, report.readable(item.nodeid))
+
+    def _say_line(self, number: int, host: str, text: str) -> None:
+        item = self._numbers.get(number)
+        if item is not None:
+            name = report.readable(item.nodeid)
+            self._write_line(f"[{host}] {name}: {report.readable(text)}")
 
     def _failed_first(self) -> set[int]:
         """With ``--ff``, the tests that failed in the last run."""
@@ -279,7 +412,11 @@ class Plugin:
             self._not_run += 1
         elif not finished.execution.problem:
             self._new_durations[item.nodeid] = finished.execution.duration
+        if self._view is not None:
+            name = report.readable(item.nodeid)
+            self._view.finished(finished.host, finished.execution.slot, name)
         log(item, self._reports(item, test, finished.execution, finished.host))
+        self._forget_failure(item, test, finished.execution)
 
     def _reports(
         self, item: ShellItem, test: Test, execution: Execution, host: str
@@ -288,8 +425,8 @@ class Plugin:
         if not self._others_make_reports(item):
             yield from made
             return
+        failure = ShellFailure(test, execution, judge(test, execution))
         for each in made:
-            failure = ShellFailure(test, execution, judge(test, execution))
             yield self._through_hooks(item, each, failure)
 
     def _others_make_reports(self, item: ShellItem) -> bool:
@@ -316,24 +453,44 @@ class Plugin:
             item.made = None
         return seen
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self._xml is not None and report.when != "teardown" and hasattr(report, "nosejobs_host"):
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        """Names for JUnit XML before it sees the report; what pytest counts is programs."""
+        ours = hasattr(report, "nosejobs_host")
+        if ours and self._xml is not None and report.when != "teardown":
             name_in_junit(self._xml, report)
+            if report.when == "call" or report.failed:
+                attach_in_junit(self._xml, report)
+        is_case = ours and report.nosejobs_case and report.when == "call"
+        if is_case:
+            standin.step_aside(self.config, report)
+        self._reporting = report
+        yield
+        self._reporting = None
+        if is_case:
+            standin.count_program(self.config, report)
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
-    ) -> tuple[str, str, Any] | None:
-        """``-v`` shows the host of each test."""
+    ) -> Generator[None, Status, Status]:
+        """``-v`` shows the host of each test; with the view, dots would tear it."""
+        category, letter, word = yield
         host = getattr(report, "nosejobs_host", "")
-        if not host or self.config.option.verbose < 1 or hasattr(report, "wasxfail"):
-            return None
-        if report.failed and report.when == "setup":
-            return "error", "E", f"ERROR [{host}]"
-        if report.when == "call":
-            letter = {"passed": ".", "failed": "F", "skipped": "s"}[report.outcome]
-            return report.outcome, letter, f"{report.outcome.upper()} [{host}]"
-        return None
+        if self._view is not None:
+            self._show_in_view(self._view, category, report)
+            return category, "", ""
+        if host and word and report is self._reporting and self.config.option.verbose > 0:
+            words, markup = word if isinstance(word, tuple) else (word, None)
+            word = (f"{words} [{host}]", markup) if markup else f"{words} [{host}]"
+        return category, letter, word
+
+    def _show_in_view(self, view: View, category: str, made: Any) -> None:
+        view.count(category)
+        if made.failed:
+            name = report.readable(made.nodeid)
+            crash = getattr(made.longrepr, "reprcrash", None)  # other plugins may replace it
+            view.say(f"{category.upper():6} {name} - {crash.message if crash else ''}", "red")
 
     def keywords_of(self, item: ShellItem) -> dict[str, Any]:
         """What pytest collects from the whole chain of nodes, with the chain above cached."""
@@ -364,6 +521,8 @@ class Plugin:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
+            if reporter._tw.width_of_current_line:  # behind dots, which pytest does not count
+                reporter._tw.line()
             reporter.write_line(line, **markup)
 
     def pytest_report_header(self) -> list[str]:
@@ -407,6 +566,10 @@ class Plugin:
         return f"{words}, shipped {count} file{'s' if count > 1 else ''} ({amount})"
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.artefacts is not None and self.artefacts.troubles:
+            terminalreporter.section("artefacts that could not be written", red=True)
+            for path, why in self.artefacts.troubles.items():
+                terminalreporter.line(report.readable(f"{path}: {why}"))
         lost = self._pump.lost if self._pump else []
         missing = self.fleet.failed() if self.fleet else []
         errors = list(dict.fromkeys([*missing, *lost]))

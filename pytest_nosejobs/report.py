@@ -9,11 +9,23 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import pytest
 
-from shell_runner.remote.model import ERROR, PASSED, SKIPPED, Execution, Stream, Test
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.model import (
+    ERROR,
+    FAILED,
+    PASSED,
+    SKIPPED,
+    XFAILED,
+    XPASSED,
+    Case,
+    Execution,
+    Stream,
+    Test,
+)
+from shell_runner.remote.verdict import is_told_by_cases, judge
 
 if TYPE_CHECKING:
     from .collect import ShellItem
@@ -22,6 +34,9 @@ if TYPE_CHECKING:
 _LINES = 50
 #: Characters of one line that a failure shows.
 _WIDTH = 2000
+
+#: Artefacts that a failure names.
+_FILES = 10
 
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
 _BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -99,17 +114,28 @@ def of_failure(test: Test, execution: Execution, item: ShellItem, host: str = ""
     """What a person needs to know first."""
     result = judge(test, execution)
     path = readable(item.nodeid)
-    lines = [result.words, "", f"command  {item.plugin.command_of(item)}"]
+    lines = [result.words, "", *_where(test, item, execution, host)]
+    if not (execution.out.total or execution.err.total) and not execution.problem:
+        lines.append("output   none")
+    lines = [readable(line) for line in lines]
+    return FailureText(lines, Crash(lines[0], path), _output(execution))
+
+
+def _where(test: Test, item: ShellItem, execution: Execution, host: str) -> list[str]:
+    lines = [f"command  {item.plugin.command_of(item)}"]
     if host:
         lines.append(f"host     {host}, slot {execution.slot}")
     lines.append(f"took     {execution.duration:.2f} s")
     if execution.leftovers:
         lines.append(f"left     {leftover_words(execution)}")
+    for path in item.plugin.files_of(item, execution)[:_FILES] if execution.artefacts else ():
+        lines.append(f"wrote    {path}")
+    more = max(len(execution.artefacts) - _FILES, 0)
+    if more or execution.artefacts_left:
+        left = f", {execution.artefacts_left} over the limit" if execution.artefacts_left else ""
+        lines.append(f"         and {more} more{left}")
     lines.append(f"again    {item.plugin.rerun_of(item)}")
-    if not (execution.out.total or execution.err.total) and not execution.problem:
-        lines.append("output   none")
-    lines = [readable(line) for line in lines]
-    return FailureText(lines, Crash(lines[0], path), _output(execution))
+    return lines
 
 
 def leftover_words(execution: Execution) -> str:
@@ -156,7 +182,11 @@ def properties(execution: Execution, host: str) -> list[tuple[str, object]]:
 def reports(
     item: ShellItem, test: Test, execution: Execution, host: str
 ) -> Iterator[pytest.TestReport]:
-    """The three reports of a test that a host has run: setup, call, teardown."""
+    """The reports of a test that has run: of each of its cases, and of itself if need be."""
+    if execution.parsed is not None and execution.parsed.cases:
+        yield from case_reports(item, test, execution, host)
+        if is_told_by_cases(execution):
+            return
     verdict = verdict_report(item, test, execution, host)
     shared = _Shared(item, execution, host)
     if verdict.when == "call":
@@ -164,6 +194,71 @@ def reports(
     yield verdict
     # JUnit's writer takes the output from the last report.
     yield shared.report("teardown", "passed", None, verdict.sections)
+
+
+def case_reports(
+    item: ShellItem, test: Test, execution: Execution, host: str
+) -> Iterator[pytest.TestReport]:
+    """Three reports for each case; time that no case claims goes to the set-up of the first."""
+    assert execution.parsed is not None
+    cases = execution.parsed.cases
+    unclaimed = max(execution.duration - sum(case.duration or 0.0 for case in cases), 0.0)
+    output: Sequence[tuple[str, str]] = sections(execution, short=True)
+    seen: dict[tuple[str, str], int] = {}
+    for number, case in enumerate(cases):
+        shared = _Shared(item, execution, host, case, _unique(case_names(case), seen))
+        shared.files = [] if number else shared.files
+        yield shared.report("setup", "passed", took=unclaimed)
+        unclaimed = 0.0
+        shown: Sequence[tuple[str, str]] = ()
+        if case.outcome in (FAILED, ERROR):  # once is enough
+            shown, output = output, ()
+        yield _case_report(shared, test, case, shown)
+        yield shared.report("teardown", "passed", None, shown)
+
+
+def case_names(case: Case) -> tuple[str, str]:
+    """Group and name of a case, each in one line."""
+    group, name = (" ".join(readable(text).split()) for text in (case.group, case.name))
+    return group, name or "(nameless)"
+
+
+def _unique(names: tuple[str, str], seen: dict[tuple[str, str], int]) -> tuple[str, str]:
+    """The second ``a`` is ``a #2``, or the next that is free."""
+    group, name = found = names
+    while found in seen:
+        seen[names] += 1
+        found = (group, f"{name} #{seen[names]}")
+    seen[found] = 1
+    return found
+
+
+def _case_report(
+    shared: _Shared, test: Test, case: Case, output: Sequence[tuple[str, str]]
+) -> pytest.TestReport:
+    took = case.duration or 0.0
+    if case.outcome == SKIPPED:
+        reason = f"Skipped: {readable(case.message) or 'no reason given'}"
+        return shared.report("call", "skipped", (str(shared.item.path), None, reason), took=took)
+    if case.outcome in (FAILED, ERROR):
+        text = of_case(test, case, shared)
+        return shared.report("call", "failed", text, output, took=took)
+    outcome = "skipped" if case.outcome == XFAILED else "passed"
+    made = shared.report("call", outcome, None, took=took)
+    if case.outcome in (XFAILED, XPASSED):
+        made.wasxfail = f"reason: {readable(case.message)}"
+    return made
+
+
+def of_case(test: Test, case: Case, shared: _Shared) -> FailureText:
+    """What a person needs to know first of a case that failed."""
+    first = readable(case.message).strip().split("\n")[0] or "not ok"
+    lines = [first, ""]
+    details = readable(case.details).rstrip("\n")
+    if details and details != first:
+        lines += [*details.split("\n"), ""]
+    lines += _where(test, shared.item, shared.execution, shared.host)
+    return FailureText(lines, Crash(first, readable(shared.item.nodeid)), "")
 
 
 def verdict_report(
@@ -193,16 +288,39 @@ def name_in_junit(xml: Any, report: pytest.TestReport) -> None:
     """``tests/net/test_ping.sh`` is ``test_ping.sh`` of the class ``tests.net``.
 
     pytest takes the last ``::`` part of a node id for the name, and so would leave the
-    class of a program empty, which viewers show as a nameless root.
+    class of a program empty, which viewers show as a nameless root.  A case is of the
+    class of its program.
     """
-    folder, _, name = report.nodeid.rpartition("/")
+    program, case = report.nosejobs_program, report.nosejobs_case
+    folder, _, name = program.rpartition("/")
+    if case:
+        group, name = case
+        folder = f"{program}.{group}" if group else program
     reporter = xml.node_reporter(report)
     reporter.add_attribute("classname", readable(folder.replace("/", ".")) or ".")
     reporter.add_attribute("name", readable(name))
 
 
+def attach_in_junit(xml: Any, report: pytest.TestReport) -> None:
+    """The convention that GitLab and the attachments plugin of Jenkins read."""
+    if report.nosejobs_files:
+        element = ElementTree.Element("system-out")
+        element.text = "\n".join(
+            f"[[ATTACHMENT|{_one_line(path)}]]" for path in report.nosejobs_files
+        )
+        xml.node_reporter(report).append(element)
+
+
+def _one_line(path: str) -> str:
+    """A name with a line break cannot be attached, but must not fake another entry."""
+    return readable(path).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def skip_reason(execution: Execution) -> str:
-    """The last line that a skipping program said, else its exit."""
+    """What the output said, else the last line of a skipping program, else its exit."""
+    parsed = execution.parsed
+    if parsed is not None and parsed.skip_all:
+        return f"Skipped: {readable(parsed.skip_all)}"
     for stream in (execution.out, execution.err):
         lines = readable(stream.text[-_WIDTH:]).strip().splitlines()
         if lines:
@@ -211,24 +329,46 @@ def skip_reason(execution: Execution) -> str:
 
 
 class _Shared:
-    """What the reports of one test have in common."""
+    """What the reports of one test, or of one of its cases, have in common."""
 
-    def __init__(self, item: ShellItem, execution: Execution, host: str) -> None:
+    def __init__(
+        self,
+        item: ShellItem,
+        execution: Execution,
+        host: str,
+        case: Case | None = None,
+        names: tuple[str, str] | None = None,
+    ) -> None:
+        """``names``: group and name of the case, unique within its program."""
         self.item = item
         self.execution = execution
         self.host = host
+        self.case = names
+        self.files = item.plugin.files_of(item, execution) if execution.artefacts else []
+        name = " > ".join(filter(None, names or ()))
+        self.nodeid = f"{item.nodeid}::{name}" if name else item.nodeid
+        self.location = (item.nodeid, None, f"./{self.nodeid}")
         self.properties = [*item.user_properties, *(properties(execution, host) if host else ())]
+        if case:
+            self.properties += [(readable(key), readable(text)) for key, text in case.properties]
         self.keywords = item.plugin.keywords_of(item)
 
     def report(
-        self, when: Any, outcome: Any, longrepr: Any = None, found: Sequence[tuple[str, str]] = ()
+        self,
+        when: Any,
+        outcome: Any,
+        longrepr: Any = None,
+        found: Sequence[tuple[str, str]] = (),
+        took: float | None = None,
     ) -> pytest.TestReport:
-        """One report; only the one with the verdict has a duration."""
+        """One report; unless told otherwise, only the one with the verdict has a duration."""
         execution = self.execution
-        took = execution.duration if when == "call" or longrepr is not None else 0.0
+        if took is None:
+            verdict = when == "call" or longrepr is not None
+            took = execution.duration if verdict else 0.0
         return pytest.TestReport(
-            self.item.nodeid,
-            self.item.location,
+            self.nodeid,
+            self.location,
             self.keywords,
             outcome,
             longrepr,
@@ -239,4 +379,7 @@ class _Shared:
             execution.started + took,
             self.properties,
             nosejobs_host=self.host,
+            nosejobs_case=self.case,
+            nosejobs_program=self.item.nodeid,
+            nosejobs_files=self.files,
         )

@@ -7,9 +7,10 @@ between.  Results pass from one to the other by one queue.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +40,48 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Running:
+    """A test runs on a slot for more than a moment."""
+
+    test: int
+    host: str
+    slot: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of output of a test that runs."""
+
+    test: int
+    host: str
+    text: str
+
+
+News = Finished | Running | Line
+
+
+@dataclass(frozen=True)
 class Crashed:
     """The pump itself failed: a bug of ours, not to be hidden."""
 
     error: BaseException
 
 
+#: Takes a piece of a file: test, attempt, path, bytes.
+TakeArtefact = Callable[[int, int, str, bytes], None]
+
+
 class Pump(threading.Thread):
     """Takes the events of a fleet until all tests are done."""
 
-    def __init__(self, fleet: Fleet, tests: Sequence[Test], schedule: Schedule) -> None:
+    def __init__(
+        self, fleet: Fleet, tests: Sequence[Test], schedule: Schedule, artefact: TakeArtefact
+    ) -> None:
         super().__init__(daemon=True, name="nosejobs pump")
-        self.results: queue.SimpleQueue[list[Finished] | Crashed] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[list[News] | Crashed] = queue.SimpleQueue()
         self.lost: list[HostError] = []
         self.moved = 0
+        self._artefact = artefact
         self._fleet = fleet
         self._tests = {test.id: test for test in tests}
         self._schedule = schedule
@@ -83,20 +112,27 @@ class Pump(threading.Thread):
             self._lose(event.host, event.error)
 
     def _take_frame(self, host: Host, frame: bytes) -> None:
-        finished: list[Finished] = []
+        news: list[News] = []
         try:
             for message in host.messages(frame):
-                finished += self._take_message(host, message)
-        except ValueError as error:
-            self._lose(host, HostError(host.id, f"sent garbage: {error}"))
+                news += self._take_message(host, message)
+        except (ValueError, TypeError, LookupError, OSError) as error:
+            self._lose(host, HostError(host.id, f"sent garbage: {clean(str(error))}"))
             return
         # The host first: while the results are reported, it works.
         self._perform(self._schedule.fill(host.id))
-        if finished:
-            self.results.put(finished)
+        if news:
+            self.results.put(news)
 
-    def _take_message(self, host: Host, message: list[Any]) -> Iterator[Finished]:
-        if message[0] == "done":
+    def _take_message(self, host: Host, message: list[Any]) -> Iterator[News]:
+        if message[0] == "artefact":
+            _, test, attempt, path, _, body = message
+            self._artefact(test, attempt, path, body)
+        elif message[0] == "line":
+            yield Line(int(message[1]), host.id, str(message[2]))
+        elif message[0] == "running":
+            yield Running(int(message[1]), host.id, int(message[2]))
+        elif message[0] == "done":
             execution = execution_from_row(message[1])
             if self._schedule.done(host.id, execution.id, execution.duration):
                 yield Finished(execution, host.id)
@@ -156,15 +192,18 @@ class Loop:
 
     def _report(self, pump: Pump, block: bool) -> bool:
         try:
-            batch = pump.results.get(block)
+            batch = pump.results.get(block, self._plugin.tick())
         except queue.Empty:
             return False
         if isinstance(batch, Crashed):
             raise batch.error
-        for finished in batch:
-            self._open -= 1
-            self._plugin.report(finished)
-            self._check()
+        for news in batch:
+            if isinstance(news, Finished):
+                self._open -= 1
+                self._plugin.report(news)
+                self._check()
+            else:
+                self._plugin.tell(news)
         return True
 
     def _check(self) -> None:
@@ -175,9 +214,13 @@ class Loop:
 
 
 def log(item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
-    """The hooks around the reports of one test, as pytest's runner calls them."""
+    """The hooks around the reports of one test, as pytest's runner calls them.
+
+    Each case of a program is announced and finished by itself.
+    """
     hook = item.config.hook
-    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for each in reports:
-        hook.pytest_runtest_logreport(report=each)
-    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    for nodeid, group in itertools.groupby(reports, key=lambda each: each.nodeid):
+        hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
+        for each in group:
+            hook.pytest_runtest_logreport(report=each)
+        hook.pytest_runtest_logfinish(nodeid=nodeid, location=item.location)

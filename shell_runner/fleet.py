@@ -153,7 +153,13 @@ class Host:
         if self._owed >= _CREDIT:
             self._say("credit", self._owed)
             self._owed = 0
-        return list(self._decode(frame))
+        found = wire.unpack(frame)
+        if not isinstance(found, tuple):
+            return found
+        header, body = found
+        if not (isinstance(header, list) and header[:1] == ["artefact"]):
+            raise ValueError("a host sends no blobs but artefacts in a live run")
+        return [[*header, body]]
 
     def _say(self, *message: Any) -> None:
         if self._gateway is None:

@@ -15,6 +15,7 @@ SKIPPED = "skipped"
 ERROR = "error"
 XFAILED = "xfailed"
 XPASSED = "xpassed"
+OUTCOMES = frozenset([PASSED, FAILED, SKIPPED, ERROR, XFAILED, XPASSED])
 
 
 class Case(NamedTuple):
@@ -66,6 +67,8 @@ class Test(NamedTuple):
     #: Seconds that it is expected to take; None when nothing is known.
     estimate: Optional[float] = None
     attempt: int = 1
+    #: The format that it is known to speak; empty: whatever its output turns out to be.
+    format: str = ""
 
 
 class Setup(NamedTuple):
@@ -85,6 +88,13 @@ class Setup(NamedTuple):
     env: Tuple[Tuple[str, str], ...] = ()
     #: One pipe for standard output and error: exact order, no telling them apart.
     merge: bool = False
+    #: Formats of output, in the order in which they are asked: name and source; the
+    #: source of a built-in one is empty.
+    formats: Tuple[Tuple[str, str], ...] = ()
+    #: Bytes that one test may send back from its outputs directory; 0: nothing is sent.
+    artefacts: int = 0
+    #: Send lines of output while the test runs.
+    live: bool = False
 
 
 class Stream(NamedTuple):
@@ -137,6 +147,12 @@ class Execution(NamedTuple):
     max_rss: int = 0
     #: Processor seconds of the program and the children it waited for.
     cpu: float = 0.0
+    #: What its output said, if it was in one of the formats.
+    parsed: Optional[Parsed] = None
+    #: Files that were sent back: path below the outputs directory, and bytes.
+    artefacts: Tuple[Tuple[str, int], ...] = ()
+    #: Files that were not sent, because of the bound.
+    artefacts_left: int = 0
 
 
 class Result(NamedTuple):
@@ -155,9 +171,46 @@ def execution_from_row(row: List[Any]) -> Execution:
     try:
         found = Execution(*row)
         out, err = Stream(*found.out), Stream(*found.err)
+        rows: Any = found.parsed
+        parsed = None if rows is None else parsed_from_row(rows)
     except TypeError as error:
         raise ValueError("not an execution: %s" % error) from None
-    return found._replace(out=out, err=err, leftovers=tuple(found.leftovers))
+    return found._replace(
+        out=out,
+        err=err,
+        leftovers=tuple(found.leftovers),
+        parsed=parsed,
+        artefacts=tuple((path, size) for path, size in found.artefacts),
+    )
+
+
+def parsed_from_row(row: Any) -> Parsed:
+    """Restore a Parsed, of which a plug-in's reader or a host says that it is one.
+
+    ValueError if it is not: a case with an outcome that nobody knows must not count as
+    one that has passed.
+    """
+    try:
+        found = Parsed(*row)
+        cases = [Case(*case) for case in found.cases]
+        texts = [found.format, found.problem, found.skip_all or ""]
+        for name, outcome, message, details, duration, group, properties in cases:
+            if outcome not in OUTCOMES:
+                raise ValueError("a case has the outcome %r" % (outcome,))
+            if duration is not None and not 0 <= duration < _ENDLESS:
+                raise ValueError("a case took %r seconds" % (duration,))
+            texts += (name, message, details, group)
+            for key, value in properties:
+                texts += (key, value)
+    except TypeError as error:
+        raise ValueError("not what was read of an output: %s" % error) from None
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a case holds something else than text")
+    return found._replace(cases=cases)
+
+
+#: Seconds that no test takes; infinity and NaN are not below it.
+_ENDLESS = 1e12
 
 
 def facts_of_host(values: Dict[str, Any]) -> "HostFacts":

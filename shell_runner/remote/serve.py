@@ -18,6 +18,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional
 
 from . import place, store, tree
 from .model import Execution, HostFacts, Problem, Setup, Test
+from .outputs import pieces
 from .slot import setup_from_row
 from .slots import Answer, SlotProcess
 from .wire import pack, pack_encoded, unpack
@@ -33,6 +34,17 @@ _STOPPING = 3.0
 _HOPELESS = 3
 
 
+class Upload:
+    """The artefacts of one test on their way to the controller."""
+
+    def __init__(self, test: Test, folder: str, files: List[List[Any]]) -> None:
+        self.folder = folder
+        rows = tuple((path, size) for path, size in files)
+        self.pieces = pieces(test.id, test.attempt, folder, rows)
+        #: The message that follows the last piece; empty until the slot has sent it.
+        self.done = b""
+
+
 class Serve:
     """One session on this host."""
 
@@ -41,6 +53,7 @@ class Serve:
         self.inbox: Deque[Any] = collections.deque()
         self.waiting: Deque[Test] = collections.deque()
         self.outbox: List[bytes] = []
+        self.uploads: Dict[int, Upload] = {}
         self.credit = 1 << 23
         self.slots: Dict[int, SlotProcess] = {}
         self.setup: Optional[Setup] = None
@@ -97,6 +110,7 @@ class Serve:
         while self.inbox and self.running:
             self._take(self.inbox.popleft())
         self._feed()
+        self._upload()
         self._flush()
         if self._all_busy_with_tiny_tests():
             # Each answer of its own would cost a round of waking up here and there.
@@ -238,9 +252,35 @@ class Serve:
     def _pass_on(self, slot: SlotProcess, answer: Answer) -> None:
         if answer.kind == "done":
             self._hopeless = 0
-            self.outbox.append(b'["done",' + answer.text + b"]")
+            self._pass_on_done(answer)
+        elif answer.kind == "kept":
+            _, number, folder, files = json.loads(answer.text.decode("ascii"))
+            self.uploads[number] = Upload(answer.test, folder, files)
+        elif answer.kind == "line":
+            self.outbox.append(answer.text)
         else:
             self.say("running", answer.test.id, slot.number)
+
+    def _pass_on_done(self, answer: Answer) -> None:
+        """What a test wrote arrives before the word that it is done."""
+        text = b'["done",' + answer.text + b"]"
+        upload = self.uploads.get(answer.test.id)
+        if upload is None:
+            self.outbox.append(text)
+        else:
+            upload.done = text
+
+    def _upload(self) -> None:
+        """Send pieces while there is credit."""
+        for number, upload in list(self.uploads.items()):
+            while self.credit > 0 and upload.done:
+                piece = next(upload.pieces, None)
+                if piece is None:
+                    del self.uploads[number]
+                    place.remove(upload.folder)
+                    self.outbox.append(upload.done)
+                    break
+                self._send(piece)
 
     def _replace(self, fd: int, slot: SlotProcess) -> None:
         """A slot has died: one test with it; the others of its batch go to another."""

@@ -24,8 +24,11 @@ from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from . import tree
 from .capture import Capture
+from .cases import Formats, Readers
 from .environment import PASSED_ON, clean
+from .live import Lines
 from .model import Execution, Problem, Setup, Test
+from .outputs import choose
 from .place import Place, remove
 from .program import NotStarted, start
 from .wire import Unframer, frame, frame_encoded
@@ -50,13 +53,15 @@ class _Pipe(NamedTuple):
 class _Run:
     """The state of the test that runs now."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, test: Test, keep: int, readers: Readers, files: Dict[str, str]) -> None:
+        self.test = test
         self.pid = 0
+        self.readers = readers
         self.status: Optional[int] = None
         self.usage: Optional[resource.struct_rusage] = None
         self.timed_out = False
-        self.out = Capture(keep)
-        self.err = Capture(keep)
+        self.out = Capture(keep, files.get("out", ""))
+        self.err = Capture(keep, files.get("err", ""))
 
 
 class Orphaned(Exception):
@@ -70,7 +75,9 @@ class Slot:
         self.number = number
         self.setup = setup
         self.control = control
-        self.place = Place(base, ("tmp", "home"))
+        self.place = Place(base, ("tmp", "home", "out"))
+        self.formats = Formats(setup.formats)
+        self._lines = Lines()
         self.environment = self._base_environment()
         self.todo: Deque[Test] = collections.deque()
         self.stopping = False
@@ -88,7 +95,8 @@ class Slot:
 
     def run(self, test: Test) -> Execution:
         """Run one test to its end; what happened."""
-        run = self._now = _Run(self.setup.keep)
+        readers = self.formats.readers(test.format)
+        run = self._now = _Run(test, self.setup.keep, readers, self._output_files())
         wall, begin = time.time(), time.monotonic()
         try:
             self._start(test, run)
@@ -101,7 +109,29 @@ class Slot:
         duration = time.monotonic() - begin
         leftovers = self._clear(run)
         self._drain()
-        return self._execution(test, run, wall, duration, leftovers)
+        for line in self._lines.rest() if self.setup.live else ():
+            self.control.sendall(frame(["line", test.id, line]))
+        return self._keep_artefacts(self._execution(test, run, wall, duration, leftovers), run)
+
+    def _keep_artefacts(self, execution: Execution, run: _Run) -> Execution:
+        """What the test wrote for us is set aside, for who feeds us to send."""
+        run.out.close()
+        run.err.close()
+        if not self.setup.artefacts or not self.place.entries("out"):
+            return execution
+        chosen = choose(self.place.paths["out"], self.setup.artefacts)
+        if chosen.files:
+            kept = "%s-kept-%d-%d" % (self.place.base, execution.id, execution.attempt)
+            os.rename(self.place.paths["out"], kept)
+            self.control.sendall(frame(["kept", execution.id, kept, chosen.files]))
+        return execution._replace(artefacts=chosen.files, artefacts_left=chosen.left)
+
+    def _output_files(self) -> Dict[str, str]:
+        """Where output goes that is longer than what is kept, if artefacts are wanted."""
+        if not self.setup.artefacts:
+            return {}
+        folder = self.place.paths["out"]
+        return {"out": folder + "/stdout.txt", "err": folder + "/stderr.txt"}
 
     def _start(self, test: Test, run: _Run) -> None:
         path = os.path.join(self.setup.root, test.path)
@@ -164,6 +194,7 @@ class Slot:
             out=run.out.stream(), err=run.err.stream(), leftovers=tuple(leftovers),
             max_rss=usage.ru_maxrss if usage else 0,
             cpu=usage.ru_utime + usage.ru_stime if usage else 0.0,
+            parsed=run.readers.close(self.place.paths["out"], self.place.entries("out")),
         )  # fmt: skip
 
     # -- waiting ----------------------------------------------------------------
@@ -197,9 +228,19 @@ class Slot:
         except BlockingIOError:
             return False
         run = self._now
-        if run is not None:
-            (run.out if fd == self._out.read else run.err).add(data)
+        if run is not None and data:
+            self._keep(run, fd, data)
         return bool(data)
+
+    def _keep(self, run: _Run, fd: int, data: bytes) -> None:
+        if fd == self._out.read:
+            run.out.add(data)
+            run.readers.feed(data)
+        else:
+            run.err.add(data)
+        if self.setup.live:
+            for line in self._lines.feed(fd, data):
+                self.control.sendall(frame(["line", run.test.id, line]))
 
     def _reap(self) -> None:
         run = self._now
@@ -298,6 +339,9 @@ class Slot:
         if test.pass_env:
             env.update(clean(os.environ, test.pass_env), PATH=env["PATH"])
         env["TMPDIR"] = env["TEST_TMPDIR"] = self.place.paths["tmp"]
+        env["TEST_UNDECLARED_OUTPUTS_DIR"] = out = self.place.paths["out"]
+        env["XML_OUTPUT_FILE"] = out + "/test.xml"
+        env["GTEST_OUTPUT"] = "xml:" + out + "/test.xml"
         if test.home == "keep":
             env["HOME"] = os.path.expanduser("~")
         else:
@@ -354,5 +398,7 @@ def setup_from_row(row: List[Any]) -> Setup:
     """Restore a Setup from its JSON row."""
     setup = Setup(*row)
     return setup._replace(
-        pass_env=tuple(setup.pass_env), env=tuple((key, value) for key, value in setup.env)
+        pass_env=tuple(setup.pass_env),
+        env=tuple((key, value) for key, value in setup.env),
+        formats=tuple((name, source) for name, source in setup.formats),
     )

@@ -7,7 +7,7 @@ Pure: no clock, no I/O, nothing of where it ran.  The exit codes are automake's
 import signal
 from typing import Dict
 
-from .model import ERROR, FAILED, PASSED, SKIPPED, Execution, Problem, Result, Test
+from .model import ERROR, FAILED, PASSED, SKIPPED, Execution, Parsed, Problem, Result, Test
 
 _BY_EXIT: Dict[int, str] = {0: PASSED, 77: SKIPPED, 99: ERROR}
 
@@ -33,7 +33,55 @@ def judge(test: Test, execution: Execution) -> Result:
         return Result(FAILED, "timed out after %s" % seconds(test.timeout))
     if execution.signal is not None:
         return Result(FAILED, "killed by %s" % signal_name(execution.signal))
-    return _judge_exit(execution.exit)
+    parsed = execution.parsed
+    if parsed is None or execution.exit is None:
+        return _judge_exit(execution.exit)
+    if not parsed.cases and execution.exit in (77, 99):
+        return _judge_exit(execution.exit)
+    return _judge_cases(execution.exit, parsed)
+
+
+def is_told_by_cases(execution: Execution) -> bool:
+    """Whether the cases alone tell the outcome, so that the program needs no entry of its own."""
+    parsed = execution.parsed
+    if parsed is None or not parsed.cases or parsed.problem or execution.problem:
+        return False
+    if execution.timed_out or execution.signal is not None or execution.exit is None:
+        return False
+    return not execution.exit or any(case.outcome in (FAILED, ERROR) for case in parsed.cases)
+
+
+def _judge_cases(status: "int | None", parsed: Parsed) -> Result:
+    """Neither green output nor a green exit is enough alone."""
+    red = sum(case.outcome in (FAILED, ERROR) for case in parsed.cases)
+    said = []
+    if red:
+        said.append("%d of %s failed" % (red, cases_words(len(parsed.cases))))
+    if parsed.problem:
+        said.append(parsed.problem)
+    if status:
+        # 77 and 99 included: where cases are named, they are only the count of failures.
+        said.insert(0, exit_words(status))
+        if not (red or parsed.problem) and parsed.cases:
+            said.append("though none of %s failed" % cases_words(len(parsed.cases)))
+    if red or (status and (parsed.cases or not parsed.problem)):
+        return Result(FAILED, ", ".join(said))
+    if said:
+        return Result(ERROR, ", ".join(said))
+    return _judge_green(parsed)
+
+
+def _judge_green(parsed: Parsed) -> Result:
+    if parsed.skip_all is not None and not parsed.cases:
+        return Result(SKIPPED, parsed.skip_all or "skipped all")
+    if parsed.cases and all(case.outcome == SKIPPED for case in parsed.cases):
+        return Result(SKIPPED, "all of %s skipped" % cases_words(len(parsed.cases)))
+    return Result(PASSED, cases_words(len(parsed.cases)))
+
+
+def cases_words(count: int) -> str:
+    """``1 case``, ``3 cases``."""
+    return "1 case" if count == 1 else "%d cases" % count
 
 
 def _judge_problem(execution: Execution) -> Result:

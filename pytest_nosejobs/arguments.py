@@ -1,0 +1,74 @@
+"""Arguments that pytest cannot read by itself: pasted ids of cases, names with ``::`` and ``[``.
+
+Owns their rewriting.  pytest splits an argument at ``::`` and at ``[``; the name of a
+file may hold both, and a case is no node.  So such a file is asked for by its folder,
+and everything else in that folder is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Arguments:
+    """Arguments for pytest, and the files that are meant by some of them."""
+
+    args: list[str]
+    #: Folders that were asked for only because of these files in them.
+    only: dict[Path, set[Path]] = field(default_factory=dict)
+
+    def ignores(self, path: Path) -> bool:
+        """Whether ``path`` lies in such a folder and was not meant."""
+        wanted = self.only.get(path.parent)
+        return wanted is not None and path not in wanted
+
+
+def rewrite(args: Iterable[str], base: Path) -> Arguments:
+    """What pytest should see of ``args``, given relative to ``base``."""
+    args = list(args)
+    result = Arguments([])
+    for arg in args:
+        path = _program(arg, base)
+        if path is None:
+            result.args.append(arg)
+        elif "::" in path or "[" in path:
+            full = Path(os.path.abspath(base / path))
+            result.only.setdefault(full.parent, set()).add(full)
+            result.args.append(str(full.parent))
+        else:
+            result.args.append(path)
+    given = [Path(os.path.abspath(base / arg.partition("::")[0])) for arg in result.args]
+    for folder in list(result.only):
+        result.only[folder].update(
+            folder / path.relative_to(folder).parts[0] for path in given if folder in path.parents
+        )
+    asked = {Path(os.path.abspath(base / arg)) for arg in args}
+    for folder in list(result.only):
+        # A folder that was also asked for by itself, or with one above it, is wanted whole.
+        if not asked.isdisjoint([folder, *folder.parents]):
+            del result.only[folder]
+    return result
+
+
+def _program(arg: str, base: Path) -> str | None:
+    """The longest head of ``arg`` that is a file of ours; None if pytest can do without us."""
+    if not ("::" in arg or "[" in arg):
+        return None
+    heads = [arg]
+    while "::" in heads[-1]:
+        heads.append(heads[-1].rpartition("::")[0])
+    for head in heads:
+        if not head.endswith(".py") and _is_file(base / head):
+            return head
+    return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

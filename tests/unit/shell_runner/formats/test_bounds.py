@@ -1,0 +1,57 @@
+"""What is kept of what is endless."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shell_runner.remote.formats import bounds
+from shell_runner.remote.formats.lines import Lines
+from shell_runner.remote.model import Case
+
+
+def lines_of(data, size, limit):
+    splitter = Lines(limit)
+    found = []
+    for start in range(0, len(data), size):
+        for lines in splitter.feed(data[start : start + size]):
+            found += lines
+    return found + splitter.end()
+
+
+@given(st.lists(st.sampled_from([b"\n", b"\r", b"a", b"\xc3\xb3", b"\xff"])).map(b"".join),
+       st.integers(1, 20), st.integers(1, 12))  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_lines_depend_on_the_bytes_and_not_on_the_chunks(data, size, limit):
+    assert lines_of(data, size, limit) == lines_of(data, max(len(data), 1), limit)
+    pieces = data.split(b"\n")
+    cut = [piece[:limit] for piece in (pieces if pieces[-1] else pieces[:-1])]
+    expected = [line.decode("utf-8", "replace").replace("\r", "\n").split("\n") for line in cut]
+    # A CR at the end of a kept line ends nothing that its newline does not.
+    assert [line for line in lines_of(data, size, limit) if line] == [
+        line for lines in expected for line in lines if line
+    ]
+
+
+def test_what_is_kept_of_a_line_is_bounded_while_it_grows():
+    splitter = Lines(100)
+    for _ in range(1000):
+        assert list(splitter.feed(b"x" * 99)) == []
+    assert len(splitter._begun) == 100
+
+
+def test_an_excerpt_says_how_much_it_left_out():
+    excerpt = bounds.Excerpt(5)
+    assert (excerpt.add("abc"), excerpt.add("defg")) == (3, 2)
+    assert excerpt.text() == "abcde\n[2 more characters]"
+
+
+def test_details_go_before_cases_when_there_is_no_room(monkeypatch):
+    monkeypatch.setattr(bounds, "MAX_TEXT", 200)
+    kept = bounds.Collector()
+    assert kept.add(Case("a", "failed", details="x" * 500))
+    assert kept.add(Case("b", "failed"))
+    assert [case.details for case in kept.cases] == ["", ""]
+    assert kept.add(Case("c", "failed"))
+    assert not kept.add(Case("d", "failed"))
+    assert kept.problem == "the cases hold too much text"

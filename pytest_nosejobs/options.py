@@ -40,6 +40,10 @@ def add(parser: pytest.Parser) -> None:
         "--nosejobs-max-lost", metavar="N", type=int, default=2, dest="nosejobs_max_lost",
         help="give a test up when N hosts were lost while they had it (default 2)",
     )  # fmt: skip
+    group.addoption(
+        "--nosejobs-repeat", metavar="N", type=int, dest="nosejobs_repeat",
+        help="run each shell test N times; stronger than a test's own metadata",
+    )  # fmt: skip
     _add_ini(parser)
 
 
@@ -53,6 +57,10 @@ def _add_ini(parser: pytest.Parser) -> None:
         ("nosejobs_grace", "string", "2", "seconds between SIGTERM and SIGKILL"),
         ("nosejobs_keep_output", "string", "1048576", "bytes kept of each output stream"),
         ("nosejobs_merge_output", "bool", False, "keep stdout and stderr as one, in exact order"),
+        (
+            "nosejobs_requires", "string", "skip",
+            "what becomes of a shell test when no host has what it requires: skip or error",
+        ),
         ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
         ("nosejobs_ship", "args", "", "files that are shipped though git ignores them"),
         ("nosejobs_ship_not", "args", "", "files that are never shipped"),
@@ -68,7 +76,8 @@ class Options:
     root: Path
     defaults: Metadata
     patterns: tuple[str, ...]
-    timeout: float
+    #: None: nothing was said of it.
+    timeout: float | None
     grace: float
     keep: int
     merge: bool
@@ -76,6 +85,10 @@ class Options:
     selection: Selection
     allow_missing: bool
     max_lost: int
+    #: ``skip`` or ``error``: what becomes of a test that no host can run.
+    requires: str
+    #: How often each test runs; None: as its metadata says.
+    repeat: int | None
 
 
 def read(config: pytest.Config) -> Options:
@@ -83,12 +96,18 @@ def read(config: pytest.Config) -> Options:
     root = _root(config)
     tree = load(find_root(root) or root)
     timeout = config.getoption("nosejobs_timeout")
-    if timeout is None:
+    if timeout is None and config.getini("nosejobs_timeout"):
         timeout = _number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
-    if not timeout > 0:
+    if timeout is not None and not timeout > 0:
         raise pytest.UsageError(f"--nosejobs-timeout must be above 0, not {timeout:g}")
     if config.getoption("nosejobs_max_lost") < 1:
         raise pytest.UsageError("--nosejobs-max-lost must be at least 1")
+    repeat = config.getoption("nosejobs_repeat")
+    if repeat is not None and not 1 <= repeat <= 10_000:
+        raise pytest.UsageError(f"--nosejobs-repeat must be 1 to 10000, not {repeat}")
+    requires = config.getini("nosejobs_requires")
+    if requires not in ("skip", "error"):
+        raise pytest.UsageError(f"ini nosejobs_requires must be skip or error, not {requires!r}")
     return Options(
         config=tree,
         root=root,
@@ -104,6 +123,8 @@ def read(config: pytest.Config) -> Options:
         ),
         allow_missing=config.getoption("nosejobs_allow_missing"),
         max_lost=config.getoption("nosejobs_max_lost"),
+        requires=requires,
+        repeat=repeat,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
 from shell_runner.discovery import Metadata, apply, read_metadata
@@ -21,12 +22,12 @@ from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
 
-from . import durations, options, report
+from . import durations, neighbours, options, report, retries
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
 from .report import name_in_junit
 from .schedule import Schedule
-from .session import EXIT_HOSTS_LOST, Finished, Loop, Pump, log
+from .session import EXIT_HOSTS_LOST, Finished, Loop, Pump, log, needs_of, unmet_words
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
@@ -63,6 +64,7 @@ class Plugin:
         self._numbers: dict[int, ShellItem] = {}
         self._tests: dict[int, Test] = {}
         self._not_run = 0
+        self._attempts = retries.Attempts()
         self._xml: Any = None
         self._pump: Pump | None = None
         self._keywords: dict[pytest.Collector | None, dict[str, Any]] = {}
@@ -116,8 +118,14 @@ class Plugin:
 
     def run_here(self, item: ShellItem) -> None:
         """Run one test on this machine; raises ShellFailure, or pytest's Skipped."""
-        test = self._test(0, item)
-        execution = self.here.run(test)
+        attempts = self._attempts_of(item)
+        for attempt in range(1, attempts + 1):
+            test = self._test(0, item)._replace(attempt=attempt)
+            execution = self.here.run(test)
+            if attempt == attempts or not retries.is_worth_another(test, execution):
+                break
+            item.reruns.append(self._attempt_report(item, test, execution, Here.NAME))
+        retries.settle(item, test, execution, attempts)
         item.finished = (test, execution)
         self._new_durations[item.nodeid] = execution.duration
         result = judge(test, execution)
@@ -125,6 +133,50 @@ class Plugin:
             pytest.skip(report.skip_reason(execution).removeprefix("Skipped: "))
         if result.outcome != PASSED:
             raise ShellFailure(test, execution, result)
+
+    def check_requirements(self, item: ShellItem) -> None:
+        """Labels of this machine, for a test that runs here, are those of ``[hosts.here]``."""
+        item.finished = None
+        item.earlier.clear()
+        item.reruns.clear()
+        entry = self.options.config.hosts.get(Here.NAME)
+        missing = sorted(set(item.metadata.requires) - set(entry.labels if entry else ()))
+        if not missing:
+            return
+        words = unmet_words(sorted(item.metadata.requires), missing, [Here.NAME])
+        if self.options.requires == "skip":
+            item.unmet = words
+            pytest.skip(words)
+        test, execution = self._test(0, item), Execution(0, problem=Problem.UNMET, detail=words)
+        item.finished = (test, execution)
+        raise ShellFailure(test, execution, judge(test, execution))
+
+    def _attempts_of(self, item: ShellItem) -> int:
+        from _pytest.skipping import evaluate_xfail_marks
+
+        count = neighbours.reruns(item, item.metadata.retries)
+        if count and next(item.iter_markers("xfail"), None) and evaluate_xfail_marks(item):
+            return 1  # to fail is what it should
+        return 1 + count
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """The ordinary protocol: rerunfailures has one of its own and would retry once more."""
+        if not isinstance(item, ShellItem):
+            return None
+        made = runtestprotocol(item, log=False, nextitem=nextitem)
+        # Not earlier: while a test runs, pytest captures what is written to the terminal.
+        for rerun in item.reruns:
+            log(item, [rerun])
+        log(item, made)
+        return True
+
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_timeout_set_timer(self, item: pytest.Item) -> bool | None:
+        """pytest-timeout's alarm would go off in here; the host stops the test instead."""
+        return True if isinstance(item, ShellItem) else None
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_makereport(
@@ -136,7 +188,10 @@ class Plugin:
             return made
         if item.made is not None:
             return item.made
-        if call.when == "call" and item.finished:
+        if call.when == "setup" and item.unmet:
+            reason = (str(item.path), None, f"Skipped: {item.unmet}")
+            return next(report.skip_reports(item, reason))
+        if call.when != "teardown" and item.finished:
             verdict = report.verdict_report(item, *item.finished, Here.NAME)
             # The teardown report, which JUnit XML takes the properties from, is pytest's.
             item.user_properties = verdict.user_properties
@@ -148,12 +203,21 @@ class Plugin:
         return Test(
             id=number,
             path=self._path_in_tree(item),
-            timeout=said.timeout or self.options.timeout,
+            timeout=self._timeout_of(item),
             argv=item.argv,
             cwd=said.cwd,
             home=said.home,
             env=said.env,
             pass_env=said.pass_env,
+        )
+
+    def _timeout_of(self, item: ShellItem) -> float:
+        """Its metadata, our option or ini, pytest-timeout, the default: the first that speaks."""
+        return (
+            item.metadata.timeout
+            or self.options.timeout
+            or neighbours.timeout(item)
+            or options.DEFAULT_TIMEOUT
         )
 
     def _path_in_tree(self, item: ShellItem) -> str:
@@ -197,8 +261,11 @@ class Plugin:
         }
         skipped = self._report_marked_skips()
         waiting = [number for number in self._numbers if number not in skipped]
-        schedule = Schedule(waiting, known, self.options.max_lost)
-        pump = self._pump = Pump(fleet, list(self._tests.values()), schedule)
+        needs = {number: needs_of(self._numbers[number].metadata) for number in waiting}
+        labels = {host.id: host.spec.labels for host in fleet.hosts}
+        schedule = Schedule(waiting, known, self.options.max_lost, needs, labels)
+        attempts = {number: self._attempts_of(self._numbers[number]) for number in waiting}
+        pump = self._pump = Pump(fleet, list(self._tests.values()), schedule, attempts)
         for event in opened:
             fleet.events.put(event)
         pump.start()
@@ -264,11 +331,30 @@ class Plugin:
         """Log one test that a host has finished."""
         number = finished.execution.id
         item, test = self._numbers[number], self._tests[number]
+        if finished.again:
+            log(item, [self._attempt_report(item, test, finished.execution, finished.host)])
+            return
+        if item.earlier:
+            retries.settle(item, test, finished.execution, self._attempts_of(item))
+        if finished.execution.problem == Problem.UNMET and self.options.requires == "skip":
+            reason = (str(item.path), None, f"Skipped: {finished.execution.detail}")
+            log(item, report.skip_reports(item, reason))
+            return
         if finished.execution.problem == Problem.HOST_LOST:
             self._not_run += 1
         elif not finished.execution.problem:
             self._new_durations[item.nodeid] = finished.execution.duration
         log(item, self._reports(item, test, finished.execution, finished.host))
+
+    def _attempt_report(
+        self, item: ShellItem, test: Test, execution: Execution, host: str
+    ) -> pytest.TestReport:
+        """Of a failure that another attempt follows."""
+        failure = ShellFailure(test, execution, judge(test, execution))
+        for made in report.attempt_reports(item, test, execution, host):
+            if self._others_make_reports(item):
+                made = self._through_hooks(item, made, failure)
+        return retries.remember(item, test, execution, made)
 
     def _reports(
         self, item: ShellItem, test: Test, execution: Execution, host: str
@@ -305,16 +391,23 @@ class Plugin:
             item.made = None
         return seen
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self._xml is not None and report.when != "teardown" and hasattr(report, "nosejobs_host"):
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        ours = hasattr(report, "nosejobs_host")
+        if ours and self._xml is not None and report.when != "teardown":
             name_in_junit(self._xml, report)
+        yield
+        if ours:
+            self._attempts.take(report, self._xml)
 
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, Any] | None:
         """``-v`` shows the host of each test."""
         host = getattr(report, "nosejobs_host", "")
+        if report.outcome == "rerun" and host:  # type: ignore[comparison-overlap]
+            word = f"RERUN [{host}]" if self.config.option.verbose > 0 else "RERUN"
+            return "rerun", "R", (word, {"yellow": True})
         if not host or self.config.option.verbose < 1 or hasattr(report, "wasxfail"):
             return None
         if report.failed and report.when == "setup":
@@ -395,6 +488,7 @@ class Plugin:
         return f"{words}, shipped {host.shipped.files} files ({size})"
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        self._attempts.write(terminalreporter)
         lost = self._pump.lost if self._pump else []
         missing = self.fleet.failed() if self.fleet else []
         errors = list(dict.fromkeys([*missing, *lost]))
@@ -411,6 +505,9 @@ class Plugin:
         if self.fleet is not None:
             self.fleet.close()
         self.here.close()
+        for item in shell_items(getattr(session, "items", ())):
+            if item.earlier:
+                neighbours.tell_reruns(item)
         if self._new_durations and not hasattr(self.config, "workerinput"):
             cache = getattr(self.config, "cache", None)
             durations.save(cache, self._history or durations.load(cache), self._new_durations)

@@ -165,6 +165,16 @@ def reports(
     yield shared.report("teardown", "passed")
 
 
+def attempt_reports(
+    item: ShellItem, test: Test, execution: Execution, host: str
+) -> Iterator[pytest.TestReport]:
+    """Of an attempt that another one follows; only the last of them is shown."""
+    verdict = verdict_report(item, test, execution, host)
+    if verdict.when == "call":
+        yield _Shared(item, execution, host).report("setup", "passed")
+    yield verdict
+
+
 def verdict_report(
     item: ShellItem, test: Test, execution: Execution, host: str
 ) -> pytest.TestReport:
@@ -238,4 +248,5 @@ class _Shared:
             execution.started + took,
             self.properties,
             nosejobs_host=self.host,
+            **self.item.attempts_before(),
         )

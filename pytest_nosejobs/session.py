@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shell_runner.discovery import Metadata
 from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Fleet, Host, Ready, Said
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 
+from . import neighbours, retries
 from .collect import ShellItem
-from .schedule import Command, GiveUp, Schedule, Send
+from .schedule import Command, GiveUp, Needs, Schedule, Send, Unmet
 
 if TYPE_CHECKING:
     from .plugin import Plugin
@@ -35,6 +37,8 @@ class Finished:
 
     execution: Execution
     host: str
+    #: It has failed and runs once more.
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,14 @@ class Crashed:
 class Pump(threading.Thread):
     """Takes the events of a fleet until all tests are done."""
 
-    def __init__(self, fleet: Fleet, tests: Sequence[Test], schedule: Schedule) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        tests: Sequence[Test],
+        schedule: Schedule,
+        attempts: Mapping[int, int] | None = None,
+    ) -> None:
+        """``attempts``: how many a test has, if more than one."""
         super().__init__(daemon=True, name="nosejobs pump")
         self.results: queue.SimpleQueue[list[Finished] | Crashed] = queue.SimpleQueue()
         self.lost: list[HostError] = []
@@ -55,6 +66,7 @@ class Pump(threading.Thread):
         self._fleet = fleet
         self._tests = {test.id: test for test in tests}
         self._schedule = schedule
+        self._attempts = attempts or {}
         self._expected = {host.id for host in fleet.hosts}
         self._hosts = {host.id: host for host in fleet.hosts}
         self._stopped = False
@@ -62,6 +74,7 @@ class Pump(threading.Thread):
     def run(self) -> None:
         """Until every test has an end, or ``stop``."""
         try:
+            self._perform(self._schedule.start())
             while self._schedule.open_tests and not self._stopped:
                 self._take(self._fleet.events.get())
         except BaseException as error:
@@ -97,10 +110,21 @@ class Pump(threading.Thread):
     def _take_message(self, host: Host, message: list[Any]) -> Iterator[Finished]:
         if message[0] == "done":
             execution = execution_from_row(message[1])
-            if self._schedule.done(host.id, execution.id, execution.duration):
-                yield Finished(execution, host.id)
+            again = self._runs_again(execution)
+            if self._schedule.done(host.id, execution.id, execution.duration, again):
+                if again:
+                    test = self._tests[execution.id]
+                    self._tests[execution.id] = test._replace(attempt=test.attempt + 1)
+                yield Finished(execution, host.id, again)
         elif message[0] == "trouble":
             self._lose(host, HostError(host.id, str(message[1])))
+
+    def _runs_again(self, execution: Execution) -> bool:
+        attempts = self._attempts.get(execution.id, 1)
+        if attempts == 1:
+            return False
+        test = self._tests[execution.id]
+        return test.attempt < attempts and retries.is_worth_another(test, execution)
 
     def _lose(self, host: Host, error: HostError) -> None:
         if host.id not in self._expected:
@@ -117,6 +141,8 @@ class Pump(threading.Thread):
         for command in commands:
             if isinstance(command, Send):
                 self._hosts[command.host].run([self._test(test) for test in command.tests])
+            elif isinstance(command, Unmet):
+                self.results.put([self._unmet(command)])
             else:
                 self.results.put([self._given_up(command)])
 
@@ -128,8 +154,38 @@ class Pump(threading.Thread):
             words = f"lost with {' and '.join(command.hosts)}"
         else:
             words = "; ".join(f"{error.host}: {error.cause}" for error in self.lost)
-        execution = Execution(command.test, problem=Problem.HOST_LOST, detail=words)
+        if command.labels:
+            words = f"requires {', '.join(command.labels)}, {words}"
+        attempt = self._tests[command.test].attempt
+        execution = Execution(command.test, attempt, problem=Problem.HOST_LOST, detail=words)
         return Finished(execution, command.hosts[-1] if command.hosts else "")
+
+    def _unmet(self, command: Unmet) -> Finished:
+        labels = self._schedule.labels_of(command.test)
+        words = unmet_words(labels, command.missing, sorted(self._expected))
+        return Finished(Execution(command.test, problem=Problem.UNMET, detail=words), "")
+
+
+def needs_of(metadata: Metadata) -> Needs:
+    """What the schedule has to know of a test."""
+    per_host = {name for name in metadata.locks if name.startswith("host:")}
+    return Needs(
+        locks=frozenset(metadata.locks) - per_host,
+        host_locks=frozenset(per_host),
+        serial=metadata.serial,
+        labels=frozenset(metadata.requires),
+    )
+
+
+def unmet_words(labels: Sequence[str], missing: Sequence[str], hosts: Sequence[str]) -> str:
+    """``requires docker: no host of this run has it (hosts: a, b)``."""
+    if len(labels) == 1:
+        what = "it"
+    else:
+        what = ", ".join(missing) if len(missing) < len(labels) else "all of them"
+    return (
+        f"requires {', '.join(labels)}: no host of this run has {what} (hosts: {', '.join(hosts)})"
+    )
 
 
 class Loop:
@@ -161,8 +217,11 @@ class Loop:
         if isinstance(batch, Crashed):
             raise batch.error
         for finished in batch:
-            self._open -= 1
+            self._open -= not finished.again
             self._plugin.report(finished)
+            self._session.shouldfail = self._session.shouldfail or neighbours.session_timeout(
+                self._session
+            )
             self._check()
         return True
 

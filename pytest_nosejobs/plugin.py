@@ -263,7 +263,9 @@ class Plugin:
         waiting = [number for number in self._numbers if number not in skipped]
         needs = {number: needs_of(self._numbers[number].metadata) for number in waiting}
         labels = {host.id: host.spec.labels for host in fleet.hosts}
-        schedule = Schedule(waiting, known, self.options.max_lost, needs, labels)
+        schedule = Schedule(
+            waiting, known, self.options.max_lost, needs=needs, hosts=labels
+        )
         attempts = {number: self._attempts_of(self._numbers[number]) for number in waiting}
         pump = self._pump = Pump(fleet, list(self._tests.values()), schedule, attempts)
         for event in opened:

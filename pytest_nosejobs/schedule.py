@@ -148,7 +148,7 @@ class Schedule:
         self._group_of = {each: _Group(each) for each in self._needs.values()}
         for test in reversed(order):
             if test in self._needs:
-                self._group_of[self._needs[test]].add(test, self._estimates.get(test, math.inf))
+                self._group_of[self._needs[test]].add(test, self._rank(test))
         for group in self._group_of.values():
             self._insert(group)
         #: Hosts that are there or will come.
@@ -237,7 +237,7 @@ class Schedule:
             return
         group = self._group_of[self._needs[test]]
         self._remove(group)
-        group.add(test, self._estimates.get(test, math.inf))
+        group.add(test, self._rank(test))
         self._insert(group)
 
     # -- tests that need something ------------------------------------------------
@@ -366,8 +366,11 @@ class Schedule:
         group = self._heaviest(self._groups, there)
         if group is None or not self._pending:
             return group
-        longest = self._estimates.get(self._pending[-1], math.inf)
-        return group if group.weight >= longest else None
+        return group if group.weight >= self._rank(self._pending[-1]) else None
+
+    def _rank(self, test: int) -> float:
+        """What its turn depends on: seconds from history; what is not known may be long."""
+        return self._estimates.get(test, math.inf)
 
     def _has_room(self, host: _Host, estimate: float | None) -> bool:
         count = len(host.given)

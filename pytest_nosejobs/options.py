@@ -7,7 +7,7 @@ plugins have clashed over shorter ones.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -49,11 +49,11 @@ def add(parser: pytest.Parser) -> None:
 
 def _add_ini(parser: pytest.Parser) -> None:
     for name, kind, default, words in (
-        ("nosejobs_patterns", "args", " ".join(discovery.PATTERNS), "file names of shell tests"),
+        ("nosejobs_patterns", "args", list(discovery.PATTERNS), "file names of shell tests"),
         ("nosejobs_timeout", "string", "", "seconds until a shell test is stopped"),
-        ("nosejobs_tags", "args", "", "tags (markers) of every shell test"),
+        ("nosejobs_tags", "args", [], "tags (markers) of every shell test"),
         ("nosejobs_cwd", "string", "", "where shell tests start: dir (their own) or root"),
-        ("nosejobs_pass_env", "args", "", "variables that tests get from their host; * allowed"),
+        ("nosejobs_pass_env", "args", [], "variables that tests get from their host; * allowed"),
         ("nosejobs_grace", "string", "2", "seconds between SIGTERM and SIGKILL"),
         ("nosejobs_keep_output", "string", "1048576", "bytes kept of each output stream"),
         ("nosejobs_merge_output", "bool", False, "keep stdout and stderr as one, in exact order"),
@@ -62,8 +62,8 @@ def _add_ini(parser: pytest.Parser) -> None:
             "what becomes of a shell test when no host has what it requires: skip or error",
         ),
         ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
-        ("nosejobs_ship", "args", "", "files that are shipped though git ignores them"),
-        ("nosejobs_ship_not", "args", "", "files that are never shipped"),
+        ("nosejobs_ship", "args", [], "files that are shipped though git ignores them"),
+        ("nosejobs_ship_not", "args", [], "files that are never shipped"),
     ):
         parser.addini(name, words, type=kind, default=default)  # type: ignore[arg-type]
 
@@ -95,11 +95,7 @@ def read(config: pytest.Config) -> Options:
     """Raises pytest.UsageError or BadConfig."""
     root = _root(config)
     tree = load(find_root(root) or root)
-    timeout = config.getoption("nosejobs_timeout")
-    if timeout is None and config.getini("nosejobs_timeout"):
-        timeout = _number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
-    if timeout is not None and not timeout > 0:
-        raise pytest.UsageError(f"--nosejobs-timeout must be above 0, not {timeout:g}")
+    defaults = _defaults(config, tree)
     if config.getoption("nosejobs_max_lost") < 1:
         raise pytest.UsageError("--nosejobs-max-lost must be at least 1")
     repeat = config.getoption("nosejobs_repeat")
@@ -111,9 +107,10 @@ def read(config: pytest.Config) -> Options:
     return Options(
         config=tree,
         root=root,
-        defaults=_defaults(config, tree),
+        # The default of the tree is weaker than the command line, unlike a test's own word.
+        defaults=replace(defaults, timeout=None),
         patterns=tuple(config.getini("nosejobs_patterns")),
-        timeout=timeout,
+        timeout=_timeout(config, defaults.timeout),
         grace=_number(config, "nosejobs_grace", 2.0),
         keep=int(_number(config, "nosejobs_keep_output", 1 << 20)),
         merge=config.getini("nosejobs_merge_output"),
@@ -126,6 +123,18 @@ def read(config: pytest.Config) -> Options:
         requires=requires,
         repeat=repeat,
     )
+
+
+def _timeout(config: pytest.Config, of_tree: float | None) -> float | None:
+    """The command line, else the ini file, else nosejobs.toml, else nothing."""
+    given: float | None = config.getoption("nosejobs_timeout")
+    if given is None:
+        if not config.getini("nosejobs_timeout"):
+            return of_tree
+        return _number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
+    if not given > 0:
+        raise pytest.UsageError(f"--nosejobs-timeout must be above 0, not {given:g}")
+    return given
 
 
 def _root(config: pytest.Config) -> Path:

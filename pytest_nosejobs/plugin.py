@@ -22,7 +22,7 @@ from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
 
-from . import durations, neighbours, options, report, retries
+from . import durations, marks, neighbours, options, report, retries
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
 from .report import name_in_junit
@@ -152,12 +152,9 @@ class Plugin:
         raise ShellFailure(test, execution, judge(test, execution))
 
     def _attempts_of(self, item: ShellItem) -> int:
-        from _pytest.skipping import evaluate_xfail_marks
-
-        count = neighbours.reruns(item, item.metadata.retries)
-        if count and next(item.iter_markers("xfail"), None) and evaluate_xfail_marks(item):
-            return 1  # to fail is what it should
-        return 1 + count
+        if marks.should_fail(item):
+            return 1
+        return 1 + neighbours.reruns(item, item.metadata.retries)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(
@@ -286,9 +283,14 @@ class Plugin:
                 )
             tests.append(test.path)
         try:
-            return shipping.scan(self.options.root, tests, self.options.selection)
+            tree = shipping.scan(self.options.root, tests, self.options.selection)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from error
+        if tree.left and self.config.option.verbose >= 0:
+            shown = "; ".join(report.readable(each) for each in tree.left[:3])
+            more = f"; and {len(tree.left) - 3} more" if len(tree.left) > 3 else ""
+            self._write_line(f"nosejobs: not shipped: {shown}{more} (ini nosejobs_ship sends it)")
+        return tree
 
     def _await_hosts(self, fleet: Fleet) -> list[Event]:
         """All hosts are ready, or have failed and may; their events, to be played again."""
@@ -314,17 +316,13 @@ class Plugin:
         pytest.exit(f"nosejobs: {words}", returncode=EXIT_HOSTS_LOST)
 
     def _report_marked_skips(self) -> set[int]:
-        """Tests with a skip mark (from a conftest) are not sent at all."""
-        from _pytest.skipping import evaluate_skip_marks
-
+        """Tests that a mark (from a conftest) skips are not sent at all."""
         skipped = set()
         for number, item in self._numbers.items():
-            if next(item.iter_markers("skip"), None) or next(item.iter_markers("skipif"), None):
-                found = evaluate_skip_marks(item)
-                if found:
-                    skipped.add(number)
-                    reason = (str(item.path), None, f"Skipped: {found.reason}")
-                    log(item, report.skip_reports(item, reason))
+            reason = marks.why_skipped(item)
+            if reason is not None:
+                skipped.add(number)
+                log(item, report.skip_reports(item, (str(item.path), None, f"Skipped: {reason}")))
         return skipped
 
     # -- reporting ----------------------------------------------------------------
@@ -451,9 +449,9 @@ class Plugin:
             reporter.write_line(line, **markup)
 
     def pytest_report_header(self) -> list[str]:
-        if not self.specs:
-            return []
-        lines = [f"nosejobs: {', '.join(self._spec_words(spec) for spec in self.specs)}"]
+        lines = []
+        if self.specs:
+            lines = [f"nosejobs: {', '.join(self._spec_words(spec) for spec in self.specs)}"]
         if self.config.getoption("usepdb"):
             lines.append(
                 "nosejobs: --pdb stops in Python tests only; for a shell test, run the line "
@@ -484,10 +482,11 @@ class Plugin:
         words += f", Python {facts.python}, {facts.system} {facts.machine}"
         if host.shipped is None:
             return f"{words}, tree in place"
-        size = f"{host.shipped.bytes / 1e6:.1f} MB" if host.shipped.bytes > 1e5 else (
-            f"{host.shipped.bytes} bytes"
-        )
-        return f"{words}, shipped {host.shipped.files} files ({size})"
+        count, size = host.shipped.files, host.shipped.bytes
+        if not count:
+            return f"{words}, all files of the tree are there already"
+        amount = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size} bytes"
+        return f"{words}, shipped {count} file{'s' if count > 1 else ''} ({amount})"
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         self._attempts.write(terminalreporter)

@@ -18,6 +18,7 @@ import pytest
 from shell_runner.discovery import Metadata
 from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Fleet, Host, Ready, Said
+from shell_runner.gateways import clean
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 
 from . import neighbours, retries
@@ -88,7 +89,7 @@ class Pump(threading.Thread):
 
     def _take(self, event: Any) -> None:
         if isinstance(event, Ready):
-            self._perform(self._schedule.host_ready(event.host.id, event.slots))
+            self._perform(self._schedule.host_ready(event.host.id, event.slots, event.latency))
         elif isinstance(event, Said):
             self._take_frame(event.host, event.frame)
         elif isinstance(event, Ended):
@@ -117,7 +118,7 @@ class Pump(threading.Thread):
                     self._tests[execution.id] = test._replace(attempt=test.attempt + 1)
                 yield Finished(execution, host.id, again)
         elif message[0] == "trouble":
-            self._lose(host, HostError(host.id, str(message[1])))
+            self._lose(host, HostError(host.id, clean(str(message[1]))))
 
     def _runs_again(self, execution: Execution) -> bool:
         attempts = self._attempts.get(execution.id, 1)

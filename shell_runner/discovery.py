@@ -100,7 +100,7 @@ def classify(file: File, named: bool = False) -> Found:
         return Found(Kind.TEST)
     if named:
         return Found(Kind.BROKEN, why=_why_not(file))
-    if file.suffix in SCRIPT_SUFFIXES and file.head.startswith(b"#!"):
+    if file.head.startswith(b"#!") and (not file.suffix or file.suffix in SCRIPT_SUFFIXES):
         return Found(Kind.BROKEN, why=_why_not(file))
     return OTHER
 

@@ -29,6 +29,8 @@ class Ready:
 
     host: Host
     slots: int
+    #: Seconds there and back.
+    latency: float
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ class Host:
                 root = self.shipped.root
             self._gateway.say(["open", self._setup._replace(root=root, slots=self.spec.slots)])
             (facts,) = self._await("ready")
-            self.facts = facts_of_host(facts)
+            self.facts = _cleaned(facts_of_host(facts))
         except HostError as error:
             self._end(error)
         except Exception as error:
             self._end(CannotOpen(self.id, f"{type(error).__name__}: {error}"))
         else:
-            self._events.put(Ready(self, self.facts.slots))
+            self._events.put(Ready(self, self.facts.slots, self._gateway.latency))
 
     def _end(self, error: HostError) -> None:
         if self.error is None and not self._closing:
@@ -173,6 +175,16 @@ class Host:
         if self._gateway is not None:
             self._said_bye.wait(timeout)
             self._gateway.close()
+
+
+def _cleaned(facts: HostFacts) -> HostFacts:
+    """They are shown on the user's terminal: no text of a host may drive it."""
+    return facts._replace(
+        name=clean(facts.name),
+        system=clean(facts.system),
+        machine=clean(facts.machine),
+        python=clean(facts.python),
+    )
 
 
 class Fleet:

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "//python=/path/to/python3 in the host's spec, or install python3 there",
     ),
     (
-        r"([^\s:]+): No such file or directory",
+        r"[‘'`\"]?([^\s:‘’'`\"]+)[’'\"]?: No such file or directory",
         "no {0} there",
         "//python=/path/to/python3 in the host's spec",
     ),
@@ -87,6 +88,8 @@ class Gateway:
     def __init__(self, spec: HostSpec, on_frame: OnFrame) -> None:
         """Open the host; raises CannotOpen."""
         self.spec = spec
+        #: Seconds there and back, measured once.
+        self.latency = 0.0
         self._on_frame = on_frame
         self._group = execnet.Group()
         self._errors = _ErrorFile() if spec.kind == "ssh" else None
@@ -139,8 +142,11 @@ class Gateway:
             if complaint:
                 raise CannotOpen(self.spec.id, complaint, "//python=… in the host's spec")
             digest, data = code()
+            begin = time.monotonic()
             channel.send(digest.encode("ascii"))
-            if channel.receive(OPEN_TIMEOUT) == b"need":
+            answer = channel.receive(OPEN_TIMEOUT)
+            self.latency = time.monotonic() - begin
+            if answer == b"need":
                 channel.send(data)
         except _CHANNEL_ERRORS as error:
             raise self._explain(error) from error

@@ -52,6 +52,8 @@ class Tree:
 
     root: Path
     entries: tuple[Entry, ...]
+    #: What stays here although it is part of the tree, each with the reason.
+    left: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -63,12 +65,15 @@ def scan(root: Path, tests: Iterable[str], selection: Selection = Selection()) -
     """The manifest of the tree at ``root``; ``tests`` are relative paths that go in any case."""
     listed = _git_files(root)
     paths = set(_walk(root) if listed is None else listed)
-    paths = {path for path in paths if _is_wanted(path, selection)}
-    paths.update(_included(root, selection.include))
-    paths.update(tests)
+    named = set(_included(root, selection.include))
+    secrets = {path for path in paths - named if _matches(path, SECRETS)}
+    wanted = (paths | named) - secrets
+    wanted = {path for path in wanted if not _matches(path, selection.exclude)} | set(tests)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda path: _entry(root, path), sorted(paths), chunksize=64)
-        return Tree(root, tuple(entry for entry in found if entry))
+        found = list(pool.map(lambda path: _entry(root, path, path in named), sorted(wanted)))
+    entries = tuple(each for each in found if isinstance(each, Entry))
+    left = [f"{path}: looks like a secret" for path in sorted(secrets)]
+    return Tree(root, entries, (*left, *(each for each in found if isinstance(each, str))))
 
 
 def _git_files(root: Path) -> list[str] | None:
@@ -94,10 +99,6 @@ def _included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
         yield from (path for path in _walk(root) if _matches(path, patterns))
 
 
-def _is_wanted(path: str, selection: Selection) -> bool:
-    return not _matches(path, selection.exclude) and not _matches(path, SECRETS)
-
-
 def _matches(path: str, patterns: Sequence[str]) -> bool:
     """A pattern with a slash is for the path, one without for any part of it."""
     parts = path.split("/")
@@ -108,8 +109,8 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
     )
 
 
-def _entry(root: Path, path: str) -> Entry | None:
-    """None for what is no file: a submodule, a socket, or gone in the meantime."""
+def _entry(root: Path, path: str, named: bool) -> Entry | str | None:
+    """None for what is no file: a submodule, a socket, or gone; a text for what stays here."""
     full = os.path.join(root, path)
     try:
         found = os.lstat(full)
@@ -119,6 +120,10 @@ def _entry(root: Path, path: str) -> Entry | None:
                 return link
             # A link out of the tree would dangle there: its target goes instead.
             found = os.stat(full)
+            if stat.S_ISDIR(found.st_mode):
+                return f"{path}: a link to a folder outside of the tree"
+            if not named and _matches(os.path.realpath(full), SECRETS):
+                return f"{path}: a link to what looks like a secret"
         if not stat.S_ISREG(found.st_mode):
             return None
         with open(full, "rb") as file:

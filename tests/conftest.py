@@ -1,3 +1,38 @@
-"""What all tests share."""
+"""What all tests share: folders of their own, and a real sshd for those that want one."""
 
-pytest_plugins = ["pytester"]
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.sshd import Sshd
+
+pytest_plugins = ("pytester",)
+
+# A shared machine is no clock; and nothing is written into the checkout.
+hypothesis.settings.register_profile("suite", deadline=None, database=None, max_examples=60)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Caches and temporary files of whatever runs here; the user's own stay untouched."""
+    folder = tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("cache", "tmp"):
+            (folder / name).mkdir(mode=0o700)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("TMPDIR", str(folder / "tmp"))
+        patch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+        for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "GREP_COLORS"):
+            patch.delenv(name, raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A daemon on loopback, where ``python3`` is a bare one without our packages."""
+    with Sshd(tmp_path_factory.mktemp("sshd")) as daemon:
+        yield daemon

@@ -326,6 +326,8 @@ def main(argv: Tuple[str, ...]) -> None:
     """The slot process: ``argv`` is its number, the control socket and its directory."""
     number, descriptor, base = int(argv[0]), int(argv[1]), argv[2]
     _session()
+    # Programs must not have it: they could speak in our name, or keep it open after our death.
+    os.set_inheritable(descriptor, False)
     control = socket.socket(fileno=descriptor)
     setup = _read_setup(control)
     slot = Slot(number, control, setup, base)

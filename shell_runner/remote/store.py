@@ -4,6 +4,7 @@ Owns the cache folder and what is unpacked from it.  Must not know where files c
 from.  Nothing that a manifest names can lead out of the tree that is made of it.
 """
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -153,15 +154,16 @@ def work_folder() -> "tuple[str, int]":
 
     Folders whose owner has died (nobody holds their lock) are removed first.
     """
-    import fcntl
-
     parent = tempfile.gettempdir()
     for name in os.listdir(parent):
         if name.startswith(_WORK):
             _sweep(os.path.join(parent, name))
-    folder = tempfile.mkdtemp(prefix=_WORK, dir=parent)
-    descriptor = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    # It gets its name only when it is locked: another session may be sweeping.
+    nameless = tempfile.mkdtemp(prefix="." + _WORK, dir=parent)
+    descriptor = os.open(os.path.join(nameless, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    folder = os.path.join(parent, os.path.basename(nameless)[1:])
+    os.rename(nameless, folder)
     return folder, descriptor
 
 
@@ -169,8 +171,6 @@ _WORK = "nosejobs-"
 
 
 def _sweep(folder: str) -> None:
-    import fcntl
-
     try:
         if os.lstat(folder).st_uid != os.getuid():
             return

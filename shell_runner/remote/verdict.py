@@ -50,8 +50,14 @@ def _judge_exit(status: "int | None") -> Result:
     return Result(_BY_EXIT.get(status, FAILED), exit_words(status))
 
 
+#: What shells and env(1) mean by them (POSIX, "Exit Status for Commands").
+_SHELL: Dict[int, str] = {126: "command not executable", 127: "command not found"}
+
+
 def exit_words(status: int) -> str:
-    """``exit 3``; a shell's 128 + n is explained as the signal it stands for."""
+    """``exit 3``; what a shell means by 126, 127 and 128 + a signal is explained."""
+    if status in _SHELL:
+        return "exit %d (%s)" % (status, _SHELL[status])
     if 128 < status <= 128 + 64:
         name = signal_name(status - 128)
         if name.startswith("SIG"):

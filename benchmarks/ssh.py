@@ -1,0 +1,158 @@
+"""Trivial scripts over ssh to this machine: rate beside 2*popen, with and without shipping."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import measure
+import trivial
+from measure import Broken, Contender, Run
+
+NAME = "ssh"
+_BASE = "2*popen"
+_NOTES = (
+    "Ratio: tests per second beside popen, whole run with start-up and connection; target 0.9. "
+    "Cold: the host has neither our code nor any file of the tree. Warm: it has both, and "
+    "unpacks the tree anew. The processor time is that of the controller alone.",
+)
+_SSHD = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/user_key.pub
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin yes
+PrintMotd no
+SetEnv XDG_CACHE_HOME={cache}
+"""
+_SSH = """\
+Host bench
+  HostName 127.0.0.1
+  Port {port}
+  User {user}
+  IdentityFile {folder}/user_key
+  IdentitiesOnly yes
+  StrictHostKeyChecking no
+  UserKnownHostsFile {folder}/known_hosts
+  LogLevel ERROR
+"""
+
+
+def main(smoke: bool) -> dict[str, Any]:
+    """Measure; a smoke run only shows that it works."""
+    few, many, rounds = (20, 200, 1) if smoke else (200, 2000, 5)
+    for program in ("ssh", "ssh-keygen"):
+        if shutil.which(program) is None:
+            return {"tables": [], "skipped": [f"{program} is not installed"]}
+    sshd = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+    if sshd is None:
+        return {"tables": [], "skipped": ["sshd is not installed"]}
+    with measure.workspace() as folder, _server(sshd, folder) as config:
+        small = measure.in_turn(list(_contenders(folder / "few", few, config)), rounds)
+        runs = measure.in_turn(list(_contenders(folder / "many", many, config)), rounds)
+    title = f"{many} scripts `exit 0`, 2 slots, {measure.rounds_words(rounds)}"
+    made = measure.table(title, runs, _BASE, _NOTES, inverse=True)
+    steady = _steady(small, runs, many - few)
+    if steady is None:
+        why = "each further script: the machine's noise is larger than what they cost"
+        return {"tables": [made], "skipped": [why]}
+    return {"tables": [made, steady], "skipped": []}
+
+
+def _steady(
+    small: dict[str, list[Run]], large: dict[str, list[Run]], more: int
+) -> dict[str, Any] | None:
+    """What one more test costs, all that happens once taken away; None if it is lost in noise."""
+    costs = {
+        name: [
+            Run((b.wall - a.wall) / more, (b.cpu - a.cpu) / more, 0, 0)
+            for a, b in zip(small[name], large[name], strict=True)
+        ]
+        for name in large
+    }
+    if any(each.wall <= 0 for done in costs.values() for each in done):
+        return None
+    note = "Difference of a run with more and one with fewer scripts, by their number."
+    return measure.table("each further script", costs, _BASE, [note], inverse=True)
+
+
+def _contenders(folder: Path, count: int, config: Path) -> Iterator[Contender]:
+    tree, junit = folder / "scripts", folder / "junit.xml"
+    # Each file has contents of its own: equal ones would be shipped once.
+    scripts = trivial.make_tree(tree, count)
+    for number, path in enumerate(scripts):
+        measure.write_script(path, f"# {number} of {count}\nexit 0")
+    (tree / "pytest.ini").touch()
+    check = functools.partial(measure.check_junit, junit, count)
+    options = ("-q", f"--junitxml={junit}")
+    cache = config.parent / "cache"
+    forget = functools.partial(shutil.rmtree, cache, ignore_errors=True)
+    spec = f"ssh=bench//slots=2//ssh_config={config}//python={sys.executable}"
+
+    popen = measure.pytest(*options, f"--nosejobs={_BASE}")
+    yield Contender(_BASE, popen, tree, check=check)
+    ssh = measure.pytest(*options, f"--nosejobs={spec}")
+    yield Contender("ssh, 2 slots, cold", ssh, tree, before=forget, check=check)
+    yield Contender("ssh, 2 slots, warm", ssh, tree, check=check)
+
+
+# -- a server of our own ----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _server(sshd: str, folder: Path) -> Iterator[Path]:
+    """An sshd on loopback with keys of its own; the client's configuration."""
+    folder = folder / "sshd"
+    folder.mkdir(mode=0o700)
+    for name in ("host_key", "user_key"):
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    if os.geteuid() == 0:
+        # What a service manager makes before it starts an sshd.
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+    values = {
+        "port": _free_port(), "folder": folder, "cache": folder / "cache",
+        "user": getpass.getuser(),
+    }  # fmt: skip
+    (folder / "sshd_config").write_text(_SSHD.format(**values))
+    config = folder / "ssh_config"
+    config.write_text(_SSH.format(**values))
+    log = folder / "log"
+    argv = [sshd, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    try:
+        _await_port(process, values["port"], log)
+        yield config
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise Broken(f"sshd does not answer\n{log.read_text() if log.exists() else ''}")

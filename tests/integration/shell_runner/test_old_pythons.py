@@ -1,0 +1,77 @@
+"""What runs on a host runs under every older interpreter that is here."""
+
+import glob
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from shell_runner.errors import CannotOpen
+from tests.bench import Bench
+
+SH = "#!/bin/sh\n"
+_FOLDERS = [*os.get_exec_path(), "~/.pyenv/versions/*/bin", "/opt/python*/bin", "/usr/bin"]
+
+
+@cache
+def interpreters() -> dict[tuple[int, int], str]:
+    """One interpreter of each version but our own, wherever they usually are."""
+    found: dict[tuple[int, int], str] = {}
+    for pattern in _FOLDERS:
+        for name in glob.glob(os.path.join(os.path.expanduser(pattern), "python[23].*")):
+            version = _version(os.path.realpath(name)) if name[-1].isdigit() else None
+            if version and version != sys.version_info[:2]:
+                found.setdefault(version, name)
+    return found
+
+
+@cache
+def _version(path: str) -> tuple[int, int] | None:
+    code = "import sys; print('%d %d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=20)
+        major, minor = done.stdout.split()
+        return int(major), int(minor)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+
+
+def versions(good: bool) -> list[object]:
+    wanted = sorted(version for version in interpreters() if (version >= (3, 8)) is good)
+    if not wanted:
+        which = "another Python >= 3.8" if good else "a Python older than 3.8"
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"{which} is not installed"))]
+    return [pytest.param(version, id="{}.{}".format(*version)) for version in wanted]
+
+
+@pytest.mark.parametrize("version", versions(good=True))
+def test_a_host_works_under_it(version: tuple[int, int], tmp_path: Path) -> None:
+    spec = f"popen//python={interpreters()[version]}"
+    with Bench(tmp_path, spec, grace=0.2) as bench:
+        assert bench.host.facts.python.startswith("{}.{}.".format(*version))
+        bench.run(f"{SH}mkdir -p $TMPDIR/a/b; chmod 0 $TMPDIR/a; touch $HOME/x")
+        found = bench.run(f"{SH}ls -A $TMPDIR $HOME; printf '\\377'; echo err >&2; exit 3")
+        assert (found.exit, found.err.text, found.out.text[-1]) == (3, "err\n", "\udcff")
+        assert len(found.out.text.split()) == 3
+        assert bench.run(f"{SH}sleep 60 & exit 0").leftovers == ("sleep",)
+        assert bench.run(f"{SH}sleep 60", timeout=0.2).timed_out
+        assert bench.run("#!/no/such\n").problem == "no-interpreter"
+        assert bench.run(f"{SH}ls /proc/self/fd").out.text.split() == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("version", versions(good=False))
+def test_one_that_is_too_old_is_refused(version: tuple[int, int], tmp_path: Path) -> None:
+    python = interpreters()[version]
+    with pytest.raises(CannotOpen) as caught, Bench(tmp_path, f"popen//python={python}"):
+        pass
+    assert "3.8" in str(caught.value)
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", "/bin/cat"])
+def test_what_is_no_python_is_refused(python: str, tmp_path: Path) -> None:
+    with pytest.raises(CannotOpen) as caught, Bench(tmp_path, f"popen//python={python}"):
+        pass
+    assert python in str(caught.value)

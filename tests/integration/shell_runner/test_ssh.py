@@ -1,0 +1,129 @@
+"""Hosts by ssh: a real daemon, a bare Python, and what is said when something is wrong."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shell_runner.errors import CannotOpen
+from tests.bench import Bench, gone, write
+from tests.integration.shell_runner.test_old_pythons import interpreters, versions
+from tests.sshd import Sshd
+
+SH = "#!/bin/sh\n"
+
+
+def refusal(root: Path, spec: str) -> CannotOpen:
+    """Open a host that cannot be opened; the error."""
+    with pytest.raises(CannotOpen) as caught, Bench(root, spec):
+        pass
+    return caught.value
+
+
+def test_programs_run_over_there(sshd: Sshd, tmp_path: Path) -> None:
+    write(tmp_path / "data" / "x.txt", "shipped\n", 0o644)
+    (tmp_path / "link").symlink_to("data/x.txt")
+    programs = {"test_a": f"{SH}pwd; cat link data/x.txt; exit 3", "d/test_b": f"{SH}cat ../link"}
+    for name, text in programs.items():
+        write(tmp_path / name, text)
+    with Bench(tmp_path, sshd.spec(slots=2)) as bench:
+        test = bench.test(SH)
+        there = bench.host.facts.root
+        first = bench.run_test(test._replace(path="test_a"))
+        second = bench.run_test(test._replace(path="d/test_b"))
+    assert (first.exit, second.exit) == (3, 0)
+    assert first.out.text == f"{there}\nshipped\nshipped\n"
+    assert second.out.text == "shipped\n"
+    assert there.startswith(f"{sshd.folder}/tmp/")
+    assert not os.path.exists(there)
+
+
+def test_a_cold_host_gets_all_and_a_warm_one_nothing(sshd: Sshd, tmp_path: Path) -> None:
+    shutil.rmtree(sshd.cache, ignore_errors=True)
+    for number in range(5):
+        write(tmp_path / f"test_{number}", f"{SH}exit {number}\n# {tmp_path}")
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    for files, bytes_ in ((5, size), (0, 0)):
+        with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+            assert (bench.host.shipped.files, bench.host.shipped.bytes) == (files, bytes_)
+    codes = list((sshd.cache / "nosejobs" / "code").iterdir())
+    assert len(codes) == 1
+
+
+def test_code_that_others_can_write_to_is_not_run(sshd: Sshd, tmp_path: Path) -> None:
+    with Bench(tmp_path, sshd.spec(slots=1)):
+        pass
+    (code,) = (sshd.cache / "nosejobs" / "code").iterdir()
+    write(code / "nosejobs_host" / "serve.py", "raise SystemExit('spoilt')")
+    code.chmod(0o777)
+    try:
+        with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+            assert bench.host.facts.cores
+    finally:
+        shutil.rmtree(code)
+        for fallback in (sshd.folder / "tmp").glob("nosejobs-code-*"):
+            shutil.rmtree(fallback)
+
+
+def test_nothing_stays_behind_over_there(sshd: Sshd, tmp_path: Path) -> None:
+    write(tmp_path / "test_a", f"{SH}setsid sleep 60 & sleep 61")
+    with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+        root = bench.host.facts.root
+        bench.start(bench.test(SH)._replace(path="test_a"))
+    assert gone(root, 3)
+    assert list((sshd.folder / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("stranger", {}, ["key refused", "ssh-copy-id"]),
+        ("nowhere", {}, ["no-such-host.invalid", "unknown", "spelling"]),
+        ("closed", {}, ["Connection refused", "is sshd running?"]),
+        ("there", {"python": "no-such-python"}, ["no no-such-python there", "//python="]),
+        ("there", {"python": "/no/such/python"}, ["no /no/such/python there", "//python="]),
+    ],
+)
+def test_a_host_that_cannot_be_opened_says_why_and_what_to_try(
+    sshd: Sshd, tmp_path: Path, name: str, options: dict[str, str], words: list[str]
+) -> None:
+    error = refusal(tmp_path, sshd.spec(name, **options))
+    assert error.host == name
+    for each in [*words, "try: "]:
+        assert each in str(error)
+
+
+def test_a_host_without_python3_says_so(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "sshd").mkdir()
+    with Sshd(tmp_path / "sshd", path=str(tmp_path / "empty")) as daemon:
+        error = refusal(tmp_path / "tree", daemon.spec())
+    assert "no python3 there" in str(error)
+    assert "install python3" in error.hint
+
+
+@pytest.mark.parametrize("version", versions(good=False))
+def test_a_python_that_is_too_old_is_named(
+    sshd: Sshd, tmp_path: Path, version: tuple[int, int]
+) -> None:
+    error = refusal(tmp_path, sshd.spec(python=interpreters()[version]))
+    assert "Python >= 3.8 is needed, this is Python {}.{}.".format(*version) in str(error)
+
+
+@pytest.mark.parametrize("version", versions(good=True)[:1])
+def test_the_oldest_python_does_over_there(
+    sshd: Sshd, tmp_path: Path, version: tuple[int, int]
+) -> None:
+    write(tmp_path / "test_a", f"{SH}echo hello; exit 4")
+    with Bench(tmp_path, sshd.spec(python=interpreters()[version], slots=1)) as bench:
+        found = bench.run_test(bench.test(SH)._replace(path="test_a"))
+    assert (found.exit, found.out.text) == (4, "hello\n")
+
+
+def test_no_file_of_complaints_stays_here(sshd: Sshd, tmp_path: Path, scratch: Path) -> None:
+    refusal(tmp_path, sshd.spec("closed"))
+    with Bench(tmp_path, sshd.spec(slots=1)):
+        pass
+    assert list((scratch / "tmp").glob("nosejobs-ssh-*")) == []

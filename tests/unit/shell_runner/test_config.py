@@ -1,0 +1,77 @@
+"""nosejobs.toml: its keys and their checking."""
+
+from pathlib import Path
+
+import pytest
+
+from shell_runner.config import Config, HostEntry, find_root, load
+from shell_runner.errors import BadConfig
+
+
+def load_text(root: Path, text: str) -> Config:
+    (root / "nosejobs.toml").write_text(text)
+    return load(root)
+
+
+def test_no_file_is_an_empty_config(tmp_path: Path) -> None:
+    assert load(tmp_path) == Config(tmp_path)
+
+
+def test_hosts(tmp_path: Path) -> None:
+    text = (
+        '[hosts.big]\nspec = "ssh=me@big"\nslots = 8\nlabels = ["gpu"]\n'
+        '[hosts.plain]\n[hosts.here]\nspec = "2*popen"\n'
+    )
+    assert load_text(tmp_path, text).hosts == {
+        "big": HostEntry("big", "ssh=me@big", 8, ("gpu",)),
+        "plain": HostEntry("plain", "ssh=plain"),
+        "here": HostEntry("here", "2*popen"),
+    }
+
+
+def test_tests_are_defaults_and_patterns_in_order(tmp_path: Path) -> None:
+    text = '[tests]\ntimeout = 9\n[tests."slow_*"]\ntimeout = 90\n[tests."a/*"]\ntags = ["a"]\n'
+    found = load_text(tmp_path, text)
+    assert found.defaults == {"timeout": 9}
+    assert found.patterns == (("slow_*", {"timeout": 90}), ("a/*", {"tags": ["a"]}))
+
+
+def test_tables_of_other_parts_are_left_alone(tmp_path: Path) -> None:
+    load_text(tmp_path, "[build]\nx = 1\n[stages.smoke]\n[levels]\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[host.a]\n", "unknown key 'host'; did you mean 'hosts'?"),
+        ("[hosts.a]\nslot = 1\n", "unknown key 'hosts.a.slot'; did you mean 'slots'?"),
+        ("[hosts.a]\nslots = 0\n", "hosts.a.slots must be a whole number above 0"),
+        ("[hosts.a]\nslots = true\n", "hosts.a.slots must be a whole number above 0"),
+        ("[hosts.a]\nspec = 1\n", "hosts.a.spec must be a string"),
+        ('[hosts.a]\nlabels = "x"\n', "hosts.a.labels must be a list of strings"),
+        ("hosts = 1\n", "[hosts] must be a table"),
+        ("[hosts]\na = 1\n", "[hosts.a] must be a table"),
+        ("tests = []\n", "[tests] must be a table"),
+        ("[hosts\n", "line 1"),
+    ],
+)
+def test_errors_name_file_and_key(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        load_text(tmp_path, text)
+    assert str(tmp_path / "nosejobs.toml") in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_undecodable_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "nosejobs.toml").write_bytes(b"# \xff\n")
+    with pytest.raises(BadConfig, match="utf-8"):
+        load(tmp_path)
+
+
+def test_the_nearest_file_marks_the_root(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    load_text(tmp_path, "")
+    assert find_root(below) == tmp_path
+    load_text(tmp_path / "a", "")
+    assert find_root(below) == tmp_path / "a"

@@ -1,0 +1,30 @@
+"""Variables of a test."""
+
+import pytest
+
+from shell_runner.remote.environment import PASSED_ON, clean
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PATH", "LANG", "LC_ALL", "LC_X", "TZ", "USER", "LOGNAME", "SHELL", "http_proxy", "NO_PROXY"],
+)
+def test_passed_on(name: str) -> None:
+    assert clean({name: "x"}, PASSED_ON)[name] == "x"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HOME", "TMPDIR", "BASH_ENV", "ENV", "PYTHONPATH", "LD_PRELOAD", "LANGUAGE", "SECRET", "path"],
+)
+def test_not_passed_on(name: str) -> None:
+    assert name not in clean({name: "x"}, PASSED_ON)
+
+
+def test_patterns_choose() -> None:
+    host = {"MY_A": "1", "MY_B": "2", "OTHER": "3", "PATH": "/p"}
+    assert clean(host, ("MY_*", "PATH")) == {"MY_A": "1", "MY_B": "2", "PATH": "/p"}
+
+
+def test_there_is_always_a_path() -> None:
+    assert "/usr/bin" in clean({}, PASSED_ON)["PATH"].split(":")

@@ -1,0 +1,73 @@
+"""Host specs."""
+
+import pytest
+
+from shell_runner.config import HostEntry
+from shell_runner.errors import BadSpec
+from shell_runner.hosts import HostSpec, cores, parse
+
+INVENTORY = {
+    "big": HostEntry("big", "ssh=me@big//python=python3.9", 8, ("gpu",)),
+    "small": HostEntry("small", "3*popen"),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("popen", HostSpec("popen", "popen", 1)),
+        ("4*popen", HostSpec("popen", "popen", 4)),
+        ("popen//slots=4", HostSpec("popen", "popen", 4)),
+        ("popen//python=/p", HostSpec("popen", "popen", 1, python="/p")),
+        ("auto", HostSpec("popen", "popen", cores())),
+        ("ssh=h", HostSpec("h", "ssh", 0, "h")),
+        ("ssh=me@h", HostSpec("me@h", "ssh", 0, "me@h")),
+        ("ssh=-p 2200 me@h", HostSpec("me@h", "ssh", 0, "-p 2200 me@h")),
+        ("2*ssh=h//ssh_config=/c", HostSpec("h", "ssh", 2, "h", ssh_config="/c")),
+        ("ssh=h//slots=8//python=python3.9", HostSpec("h", "ssh", 8, "h", "python3.9")),
+        ("ssh=h//id=x", HostSpec("x", "ssh", 0, "h")),
+        ("big", HostSpec("big", "ssh", 8, "me@big", "python3.9", labels=("gpu",))),
+        ("small", HostSpec("small", "popen", 3)),
+    ],
+)
+def test_specs(text: str, expected: HostSpec) -> None:
+    assert parse([text], INVENTORY) == [expected]
+
+
+def test_options_and_commas_add_up_and_names_are_unique() -> None:
+    found = parse(["popen, 2*popen", "big", "popen"], INVENTORY)
+    assert [spec.id for spec in found] == ["popen", "popen-2", "big", "popen-3"]
+    assert [spec.slots for spec in found] == [1, 2, 8, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "needs a host"),
+        (",", "needs a host"),
+        ("0*popen", "above 0"),
+        ("2*popen//slots=3", "give the slots once"),
+        ("popen//slots=x", "slots must be a whole number above 0"),
+        ("popen//slots=0", "slots must be a whole number above 0"),
+        ("popen//slots=1//slots=2", "given twice"),
+        ("popen//slot=2", "unknown option 'slot'; did you mean 'slots'?"),
+        ("ssh=", "needs an address"),
+        ("ssh=h//popen", "either popen or ssh"),
+        ("bgi", "did you mean 'big'?"),
+        ("bgi", "try: --nosejobs=ssh=bgi"),
+        ("-2*popen", "-2*popen"),
+    ],
+)
+def test_bad_specs_say_what_to_try(text: str, words: str) -> None:
+    with pytest.raises(BadSpec) as caught:
+        parse([text], INVENTORY)
+    assert words in str(caught.value)
+
+
+def test_an_inventory_entry_cannot_name_another() -> None:
+    with pytest.raises(BadSpec):
+        parse(["a"], {"a": HostEntry("a", "b"), "b": HostEntry("b", "popen")})
+
+
+def test_only_popen_uses_the_tree_in_place() -> None:
+    assert [spec.in_place for spec in parse(["popen", "ssh=h"], {})] == [True, False]

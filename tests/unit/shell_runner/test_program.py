@@ -1,0 +1,82 @@
+"""Starting programs, and saying why one cannot be started."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote.model import Problem
+from shell_runner.remote.program import NotStarted, is_binary, shebang, start
+from tests.bench import write
+
+ENV = {"PATH": os.defpath}
+
+
+def run(path: Path, argv: tuple[str, ...] = ()) -> int:
+    """Start, wait; the exit status."""
+    with open(os.devnull, "w") as null:
+        pid = start(str(path), argv, ENV, null.fileno(), null.fileno())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "argv", "status"),
+    [
+        (b"#!/bin/sh\nexit 3\n", 0o755, (), 3),
+        (b"exit 4\n", 0o755, (), 4),
+        (b"", 0o755, (), 0),
+        (b"exit 5\n", 0o644, ("sh",), 5),
+        (b"#!/bin/sh -e\nfalse\nexit 0\n", 0o755, (), 1),
+        (b"\xef\xbb\xbf#\nexit 6\n", 0o755, (), 6),
+        (b"[ -t 0 ] && exit 1; read x && exit 2; exit 7\n", 0o755, (), 7),
+    ],
+)
+def test_programs_run(
+    tmp_path: Path, text: bytes, mode: int, argv: tuple[str, ...], status: int
+) -> None:
+    assert run(write(tmp_path / "test_a", text, mode), argv) == status
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "argv", "problem", "detail"),
+    [
+        (b"#!/no/such -x\n", 0o755, (), Problem.NO_INTERPRETER, "/no/such is not installed"),
+        (b"#!/bin/sh\r\nexit\r\n", 0o755, (), Problem.NO_INTERPRETER, "CR"),
+        (b"x", 0o755, ("no-such",), Problem.NO_INTERPRETER, "no-such is not installed"),
+        (b"\x7fELF\x02\x01\x01" + bytes(60), 0o755, (), Problem.FOREIGN, os.uname().machine),
+        (b"MZ\x90\0" + bytes(60), 0o755, (), Problem.FOREIGN, ""),
+        (b"#!/bin/sh\n", 0o644, (), Problem.DENIED, "chmod +x"),
+        (b"#!/etc/passwd\n", 0o755, (), Problem.DENIED, "interpreter is not executable"),
+    ],
+)
+def test_causes_are_named(
+    tmp_path: Path, text: bytes, mode: int, argv: tuple[str, ...], problem: str, detail: str
+) -> None:
+    with pytest.raises(NotStarted) as caught:
+        run(write(tmp_path / "test_a", text, mode), argv)
+    assert caught.value.problem == problem
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize("argv", [(), ("sh",)])
+def test_a_file_that_is_gone_is_named(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    with pytest.raises(NotStarted) as caught:
+        run(tmp_path / "test_gone", argv)
+    assert caught.value.problem == Problem.VANISHED
+    assert "test_gone" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [(b"\x7fELF", True), (b"a\0b", True), (b"#!/bin/sh", False), (b"", False), (b"\xff", False)],
+)
+def test_binaries(head: bytes, expected: bool) -> None:
+    assert is_binary(head) is expected
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [(b"#!/bin/sh\nx", "/bin/sh"), (b"#! /x -y\r\n", " /x -y\r"), (b"x", None), (b"#!", "")],
+)
+def test_shebangs(head: bytes, expected: str | None) -> None:
+    assert shebang(head) == expected

@@ -1,0 +1,163 @@
+"""Which files go to a host, and sending those that it lacks."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shell_runner.errors import UsageError
+from shell_runner.remote import wire
+from shell_runner.remote.store import FILE, LINK, Entry, Store
+from shell_runner.shipping import Selection, Tree, scan, ship
+from tests.bench import write
+
+
+def names(tree: Tree) -> list[str]:
+    return [entry.path for entry in tree.entries]
+
+
+def git(root: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", root, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    for name in ("test_a.sh", "data/x.txt", "build/out", ".venv/bin/python", "a/.env", "key.pem"):
+        write(folder / name, name)
+    return folder
+
+
+def test_without_git_all_but_the_usual_folders_and_secrets(root: Path) -> None:
+    assert names(scan(root, [])) == ["build/out", "data/x.txt", "test_a.sh"]
+
+
+def test_with_git_what_it_tracks_and_would_track(root: Path) -> None:
+    git(root, "init", "-q")
+    (root / ".gitignore").write_text("build\ntest_i*\n.venv\n")
+    write(root / "tracked", "")
+    git(root, "add", "tracked")
+    write(root / "test_ignored.sh", "")
+    expected = [".gitignore", "data/x.txt", "test_a.sh", "tracked"]
+    assert names(scan(root, [])) == expected
+    found = names(scan(root, ["test_ignored.sh"]))
+    assert found == sorted([*expected, "test_ignored.sh"])
+
+
+@pytest.mark.parametrize(
+    ("selection", "added", "removed"),
+    [
+        (Selection(include=(".env",)), {"a/.env"}, set()),
+        (Selection(include=("*.pem",)), {"key.pem"}, set()),
+        (Selection(exclude=("data",)), set(), {"data/x.txt"}),
+        (Selection(exclude=("*.txt",)), set(), {"data/x.txt"}),
+        (Selection(exclude=("data/*",)), set(), {"data/x.txt"}),
+        (Selection(exclude=("test_a.sh",)), set(), set()),
+    ],
+)
+def test_patterns_add_and_remove(
+    root: Path, selection: Selection, added: set[str], removed: set[str]
+) -> None:
+    plain = set(names(scan(root, ["test_a.sh"])))
+    assert set(names(scan(root, ["test_a.sh"], selection))) == (plain | added) - removed
+
+
+def test_links_inside_stay_links_and_links_out_become_files(root: Path, tmp_path: Path) -> None:
+    write(tmp_path / "outside", "out", 0o750)
+    (root / "in").symlink_to("data/x.txt")
+    (root / "out").symlink_to(tmp_path / "outside")
+    (root / "folder").symlink_to("data")
+    (root / "dangling").symlink_to("nothing")
+    (root / "out_dangling").symlink_to("/no/such")
+    found = {entry.path: entry for entry in scan(root, []).entries}
+    assert found["in"] == Entry("in", LINK, 0, "data/x.txt")
+    assert found["folder"] == Entry("folder", LINK, 0, "data")
+    assert found["dangling"] == Entry("dangling", LINK, 0, "nothing")
+    assert (found["out"].kind, found["out"].mode, found["out"].size) == (FILE, 0o750, 3)
+    assert "out_dangling" not in found
+
+
+def test_a_file_that_git_knows_and_that_is_gone_is_left_out(root: Path) -> None:
+    git(root, "init", "-q")
+    git(root, "add", "-f", "data/x.txt")
+    (root / "data/x.txt").unlink()
+    assert "data/x.txt" not in names(scan(root, []))
+
+
+def test_a_path_that_leads_out_is_refused(root: Path) -> None:
+    write(root.parent / "test_out", "")
+    with pytest.raises((UsageError, ValueError), match="test_out"):
+        scan(root, ["../test_out"])
+
+
+class Host:
+    """The other end of an exchange, over a real store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(str(folder / "cache"))
+        self.root = folder / "there"
+        self.entries: list[Entry] = []
+        self.answers: dict[str, list[object]] = {}
+
+    def send(self, frame: bytes) -> None:
+        found = wire.unpack(frame)
+        if isinstance(found, tuple):
+            self._take(*found)
+            return
+        for name, *arguments in found:
+            if name == "entries":
+                self.entries += [Entry(*row) for row in arguments[0]]
+            elif name == "tree":
+                self.answers["missing"] = [self.store.missing(self.entries)]
+            else:
+                self.root.mkdir()
+                self.store.unpack(self.entries, str(self.root))
+                self.answers["unpacked"] = [str(self.root)]
+
+    def _take(self, header: list[object], body: bytes) -> None:
+        if isinstance(header[0], str):
+            self.store.append(header[0], body, bool(header[1]))
+            return
+        for digest, size in header:  # type: ignore[misc]
+            self.store.add(digest, body[:size])
+            body = body[size:]
+
+    def wait(self, name: str) -> list[object]:
+        return self.answers.pop(name)
+
+
+def test_only_what_is_missing_is_sent(root: Path, tmp_path: Path) -> None:
+    write(root / "large", bytes(range(256)) * 10_000)
+    write(root / "empty", b"")
+    write(root / "same", "data/x.txt")
+    tree = scan(root, [])
+    host = Host(tmp_path)
+    shipped = ship(tree, host.send, host.wait)
+    assert (shipped.files, shipped.bytes) == (5, tree.size - len("data/x.txt"))
+    for entry in tree.entries:
+        assert (host.root / entry.path).read_bytes() == (root / entry.path).read_bytes()
+    again = Host(tmp_path)
+    again.root = tmp_path / "again"
+    write(root / "new", "12345")
+    shipped = ship(scan(root, []), again.send, again.wait)
+    assert (shipped.files, shipped.bytes) == (1, 5)
+    assert (again.root / "new").read_text() == "12345"
+
+
+def test_a_link_to_a_secret_or_to_a_folder_outside_stays_and_is_named(
+    root: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "id_rsa", "private")
+    (tmp_path / "folder").mkdir()
+    (root / "innocent").symlink_to(tmp_path / "id_rsa")
+    (root / "elsewhere").symlink_to(tmp_path / "folder")
+    tree = scan(root, [])
+    assert {"innocent", "elsewhere"}.isdisjoint(names(tree))
+    assert [left.split(":")[0] for left in tree.left] == [
+        "a/.env", "key.pem", "elsewhere", "innocent",
+    ]  # fmt: skip
+
+
+def test_what_must_not_be_shipped_wins_over_what_may(root: Path) -> None:
+    selection = Selection(include=("*.pem",), exclude=("key.*",))
+    assert "key.pem" not in names(scan(root, [], selection))

@@ -1,0 +1,115 @@
+"""Contents by digest, and trees made of them."""
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote.store import FILE, LINK, BadEntry, Entry, Store, check, work_folder
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file(path: str, data: bytes, mode: int = 0o644) -> Entry:
+    return Entry(path, FILE, mode, digest(data), len(data))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        file("a", b""), file("a/b c/d", b""), file("...", b""), file("a..", b""),
+        Entry("a/link", LINK, 0, "b"), Entry("a/link", LINK, 0, "../b"),
+        Entry("a/b/link", LINK, 0, "../../c/./d"), Entry("link", LINK, 0, "a/../b"),
+    ],
+)  # fmt: skip
+def test_entries_inside_are_taken(entry: Entry) -> None:
+    assert check(entry) is entry
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        file("", b""), file("/a", b""), file("..", b""), file("../a", b""), file("a/../b", b""),
+        file("a//b", b""), file("a/./b", b""), file("a/", b""), file("a\0b", b""),
+        Entry("a", LINK, 0, "/etc"), Entry("a", LINK, 0, ".."), Entry("a/b", LINK, 0, "../.."),
+        Entry("a", LINK, 0, "x/../../y"), Entry("a", LINK, 0, "b\0"),
+        Entry("a", "d", 0, ""), Entry("a", FILE, 0, "x"), Entry("a", FILE, 0, "../" * 21 + "x"),
+    ],
+)  # fmt: skip
+def test_entries_that_lead_out_are_refused(entry: Entry) -> None:
+    with pytest.raises(BadEntry):
+        check(entry)
+
+
+def test_what_was_added_is_not_missing(store: Store) -> None:
+    entries = [file("a", b"1"), file("b", b"1"), file("c", b"2"), Entry("l", LINK, 0, "a")]
+    assert store.missing(entries) == sorted([digest(b"1"), digest(b"2")])
+    store.add(digest(b"1"), b"1")
+    assert store.missing(entries) == [digest(b"2")]
+
+
+def test_wrong_contents_are_refused(store: Store) -> None:
+    for add in (
+        lambda: store.add(digest(b"1"), b"2"),
+        lambda: store.append(digest(b"1"), b"2", True),
+    ):
+        with pytest.raises(ValueError, match="digest"):
+            add()
+    assert store.missing([file("a", b"1")]) == [digest(b"1")]
+    assert list(Path(store.folder).glob("*/*")) == []
+    assert [path for path in Path(store.folder).iterdir() if path.is_file()] == []
+
+
+def test_large_files_come_in_pieces(store: Store) -> None:
+    store.append(digest(b"123"), b"1", False)
+    assert store.missing([file("a", b"123")]) == [digest(b"123")]
+    store.append(digest(b"123"), b"23", True)
+    assert store.missing([file("a", b"123")]) == []
+
+
+def test_trees_are_unpacked_with_modes_and_links(store: Store, tmp_path: Path) -> None:
+    store.add(digest(b"1"), b"1")
+    root = tmp_path / "tree"
+    root.mkdir()
+    entries = [file("d/e/a", b"1", 0o4755), file("b", b"1", 0o600), Entry("d/l", LINK, 0, "e/a")]
+    store.unpack(entries, str(root))
+    assert (root / "d/l").read_bytes() == b"1"
+    assert os.readlink(root / "d/l") == "e/a"
+    assert (root / "d/e/a").stat().st_mode & 0o7777 == 0o755
+    assert (root / "b").stat().st_mode & 0o7777 == 0o600
+
+
+def test_writing_to_a_tree_does_not_reach_the_cache(store: Store, tmp_path: Path) -> None:
+    store.add(digest(b"1"), b"1")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    store.unpack([file("a", b"1")], str(tmp_path / "one"))
+    (tmp_path / "one" / "a").write_bytes(b"spoilt")
+    store.unpack([file("a", b"1")], str(tmp_path / "two"))
+    assert (tmp_path / "two" / "a").read_bytes() == b"1"
+
+
+def test_folders_of_the_dead_are_swept_and_those_of_the_living_kept() -> None:
+    living, living_lock = work_folder()
+    dead, dead_lock = work_folder()
+    os.close(dead_lock)
+    fresh, fresh_lock = work_folder()
+    try:
+        assert os.path.isdir(living)
+        assert not os.path.exists(dead)
+        assert os.stat(fresh).st_mode & 0o777 == 0o700
+        with pytest.raises(BlockingIOError), open(os.path.join(fresh, "lock")) as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(living_lock)
+        os.close(fresh_lock)
+        os.close(work_folder()[1])

@@ -1,0 +1,87 @@
+"""The one judge."""
+
+import signal
+
+import pytest
+
+from shell_runner.remote import model
+from shell_runner.remote.model import ERROR, FAILED, PASSED, SKIPPED, Execution, Problem
+from shell_runner.remote.verdict import exit_words, judge, signal_name
+
+TEST = model.Test(1, "test_a", timeout=5.0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "outcome", "words"),
+    [
+        ({"exit": 0}, PASSED, "exit 0"),
+        ({"exit": 77}, SKIPPED, "exit 77"),
+        ({"exit": 99}, ERROR, "exit 99"),
+        ({"exit": 1}, FAILED, "exit 1"),
+        ({"exit": 3}, FAILED, "exit 3"),
+        ({"exit": 139}, FAILED, "exit 139 (128 + SIGSEGV)"),
+        ({"exit": 255}, FAILED, "exit 255"),
+        ({"signal": 11}, FAILED, "killed by SIGSEGV"),
+        ({"signal": 9}, FAILED, "killed by SIGKILL"),
+        ({"timed_out": True, "signal": 15}, FAILED, "timed out after 5 s"),
+        ({"timed_out": True, "exit": 0}, FAILED, "timed out after 5 s"),
+        ({"timed_out": True, "exit": 77}, FAILED, "timed out after 5 s"),
+    ],
+)
+def test_ends(facts: dict[str, object], outcome: str, words: str) -> None:
+    found = judge(TEST, Execution(1, **facts))  # type: ignore[arg-type]
+    assert (found.outcome, found.words, found.infrastructure) == (outcome, words, False)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words", "infrastructure"),
+    [
+        (Problem.NO_INTERPRETER, "missing interpreter", False),
+        (Problem.FOREIGN, "built for another machine", False),
+        (Problem.DENIED, "permission denied", False),
+        (Problem.VANISHED, "no such file", False),
+        (Problem.SPAWN, "could not be started", False),
+        (Problem.SLOT_DIED, "its slot died", True),
+        (Problem.HOST_LOST, "host lost", True),
+        (Problem.CANCELLED, "cancelled", True),
+        ("of-a-newer-host", "of-a-newer-host", False),
+    ],
+)
+def test_problems_are_errors_and_tell_whose(
+    problem: str, words: str, infrastructure: bool
+) -> None:
+    found = judge(TEST, Execution(1, exit=0, problem=problem, detail="x"))
+    assert (found.outcome, found.words) == (ERROR, f"{words}: x")
+    assert found.infrastructure is infrastructure
+
+
+def test_every_problem_has_words() -> None:
+    for name, problem in vars(Problem).items():
+        if name.isupper():
+            assert "-" not in judge(TEST, Execution(1, problem=problem)).words
+
+
+def test_no_end_at_all_is_never_green() -> None:
+    found = judge(TEST, Execution(1))
+    assert (found.outcome, found.infrastructure) == (ERROR, True)
+
+
+def test_exit_zero_alone_passes() -> None:
+    for status in range(256):
+        assert (judge(TEST, Execution(1, exit=status)).outcome == PASSED) is (status == 0)
+        assert exit_words(status).startswith(f"exit {status}")
+
+
+def test_no_signal_passes() -> None:
+    for number in range(1, 65):
+        assert judge(TEST, Execution(1, signal=number)).outcome == FAILED
+
+
+def test_signals_without_a_name_keep_their_number() -> None:
+    assert signal_name(signal.SIGRTMIN + 3) == f"signal {signal.SIGRTMIN + 3}"
+
+
+@pytest.mark.parametrize(("timeout", "words"), [(0.25, "0.25 s"), (600.0, "600 s"), (5, "5 s")])
+def test_timeouts_are_told_in_seconds(timeout: float, words: str) -> None:
+    found = judge(TEST._replace(timeout=timeout), Execution(1, timed_out=True))
+    assert found.words == f"timed out after {words}"

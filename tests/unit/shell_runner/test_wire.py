@@ -1,0 +1,88 @@
+"""Messages and bytes."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shell_runner.remote.model import Execution, Stream, execution_from_row, facts_of_host
+from shell_runner.remote.wire import (
+    Unframer,
+    frame,
+    frame_encoded,
+    pack,
+    pack_blob,
+    pack_encoded,
+    unpack,
+)
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5
+)
+MESSAGES = st.lists(st.builds(lambda name, rest: [name, *rest], st.text(), st.lists(VALUES)))
+
+
+@given(MESSAGES)
+def test_messages_come_back(messages: list[list[Any]]) -> None:
+    assert unpack(pack(messages)) == messages
+    encoded = [json.dumps(message).encode() for message in messages]
+    assert unpack(pack_encoded(encoded)) == messages
+
+
+@given(VALUES, st.binary())
+def test_blobs_come_back(header: Any, body: bytes) -> None:
+    assert unpack(pack_blob(header, body)) == (header, body)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"", b"X", b"J", b"J{}", b"J1", b"J[1]", b"J[[]]", b"J[[1]]", b"J[[\"a\"]", b"J\xff",
+        b"B", b"B\0\0", b"B\0\0\0\x01{", b"B\xff\xff\xff\xff1x",
+    ],
+)  # fmt: skip
+def test_garbage_is_a_value_error(bad: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        unpack(bad)
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        unpack(data)
+
+
+@given(st.lists(VALUES), st.data())
+def test_frames_come_out_however_they_are_cut(values: list[Any], data: st.DataObject) -> None:
+    whole = b"".join(frame(value) for value in values)
+    unframer, found, start = Unframer(), [], 0
+    while start < len(whole):
+        end = data.draw(st.integers(start + 1, len(whole)))
+        found += [json.loads(text) for text in unframer.feed(whole[start:end])]
+        start = end
+    assert found == values
+
+
+def test_a_frame_is_its_length_and_its_text() -> None:
+    assert frame([1]) == frame_encoded(b"[1]") == b"\0\0\0\x03[1]"
+
+
+def test_executions_come_back() -> None:
+    execution = Execution(
+        3, exit=1, out=Stream("\udcff", 1), err=Stream("ab", 9, 1), leftovers=("sleep",)
+    )
+    assert execution_from_row(json.loads(json.dumps(execution))) == execution
+
+
+@pytest.mark.parametrize("row", [[], [1] * 40, [1, 1, 0, 0, 0, 0, 0, 0, "", "", 5], None])
+def test_broken_executions_are_value_errors(row: Any) -> None:
+    with pytest.raises(ValueError, match="not an execution"):
+        execution_from_row(row)
+
+
+def test_facts_of_a_newer_host_are_understood() -> None:
+    known = {"name": "n", "system": "s", "machine": "m", "python": "3", "cores": 2}
+    assert facts_of_host({**known, "moon": "full"}).cores == 2

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 #: Seconds of work that a host holds in advance on top of its round trip: it covers
@@ -185,7 +185,8 @@ class Schedule:
         if host not in self._hosts or test not in self._hosts[host].given:
             return False
         del self._hosts[host].given[test]
-        self._release(test, self._hosts[host])
+        if self._needs:
+            self._release(test, self._hosts[host])
         self._done_count += 1
         self._done_seconds += seconds
         if again:
@@ -327,34 +328,21 @@ class Schedule:
         there = self._hosts.get(host)
         if there is None:
             return []
-        batch = []
-        simple = not (self._groups or self._alone)
-        for test in self._choose(there) if simple else self._choose_with_needs(there):
+        batch: list[int] = []
+        while not there.closed:
+            group = self._next_group(there) if self._groups or self._alone else None
+            if group is not None:
+                # Without room nothing else is sent ahead: it would keep the group waiting.
+                if not self._has_room_for(group, there):
+                    break
+                test = self._take(group, there)
+            elif self._pending and self._has_room(there, self.estimate(self._pending[-1])):
+                test = self._pending.pop()
+            else:
+                break
             there.given[test] = self.estimate(test)
             batch.append(test)
         return [Send(host, tuple(batch))] if batch else []
-
-    def _choose(self, there: _Host) -> Iterator[int]:
-        while (
-            self._pending
-            and not there.closed
-            and self._has_room(there, self.estimate(self._pending[-1]))
-        ):
-            yield self._pending.pop()
-
-    def _choose_with_needs(self, there: _Host) -> Iterator[int]:
-        while not there.closed:
-            group = self._next_group(there)
-            if group is None:
-                test = next(self._choose(there), None)
-            elif self._has_room_for(group, there):
-                test = self._take(group, there)
-            else:
-                # Nothing else is sent ahead: it would keep the group waiting.
-                test = None
-            if test is None:
-                return
-            yield test
 
     def _next_group(self, there: _Host) -> _Group | None:
         """The group whose turn it is; None: that of those that need nothing."""

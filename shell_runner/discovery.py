@@ -252,8 +252,8 @@ class _Key:
     convert: Any
     #: Values of several sources add up, instead of the last one winning.
     adds: bool = False
-    #: The key alone, without ``=``, says yes.
-    bare: bool = False
+    #: The key alone, without ``=``, is an error: it would be taken for the name "yes".
+    names: bool = False
 
 
 _KEYS: Mapping[str, _Key] = {
@@ -263,9 +263,9 @@ _KEYS: Mapping[str, _Key] = {
     "home": _Key("home", _one_of("private", "keep")),
     "pass": _Key("pass_env", _words, adds=True),
     "env": _Key("env", _variables, adds=True),
-    "lock": _Key("locks", _names(rf"(host:)?{_NAME}", "the name of a lock"), adds=True),
-    "serial": _Key("serial", _flag, bare=True),
-    "requires": _Key("requires", _names(_NAME, "a label"), adds=True),
+    "lock": _Key("locks", _names(rf"(host:)?{_NAME}", "the name of a lock"), adds=True, names=True),
+    "serial": _Key("serial", _flag),
+    "requires": _Key("requires", _names(_NAME, "a label"), adds=True, names=True),
     "retries": _Key("retries", _count(0, 100)),
     "repeat": _Key("repeat", _count(1, 10_000)),
 }
@@ -333,7 +333,7 @@ def _pairs(where: _Where, text: str) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            if key in _KEYS and not _KEYS[key].bare:
+            if key in _KEYS and _KEYS[key].names:
                 raise where.error(key, f"needs a value: {key}=...")
             value = "yes"
         if key in pairs:

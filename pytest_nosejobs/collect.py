@@ -8,7 +8,7 @@ from __future__ import annotations
 import bdb
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -51,6 +51,12 @@ class ShellItem(pytest.Item):
         self.finished: tuple[Test, Execution] | None = None
         #: A report that is on its way through the hooks of other plugins.
         self.made: pytest.TestReport | None = None
+        #: Earlier attempts that failed: outcome, a few words, all that is shown of it.
+        self.earlier: list[tuple[str, str, str]] = []
+        #: Their reports, when the ordinary protocol runs it.
+        self.reruns: list[pytest.TestReport] = []
+        #: Why it is skipped before it starts.
+        self.unmet = ""
         for tag in metadata.tags:
             self.add_marker(tag)
 
@@ -64,9 +70,18 @@ class ShellItem(pytest.Item):
         # A line in any case: pytest asserts one when it reports a mark that skips.
         return self.path, 0, self.name
 
+    def setup(self) -> None:
+        self.plugin.check_requirements(self)
+
     def runtest(self) -> None:
         """The ordinary protocol: one test, on this machine."""
         self.plugin.run_here(self)
+
+    def attempts_before(self) -> dict[str, Any]:
+        """What each of its reports tells of earlier attempts; ``rerun`` is for rerunfailures."""
+        if not self.earlier:
+            return {}
+        return {"nosejobs_earlier": tuple(self.earlier), "rerun": len(self.earlier)}
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         from . import report
@@ -76,6 +91,22 @@ class ShellItem(pytest.Item):
         if isinstance(excinfo.value, NosejobsError):
             return str(excinfo.value)
         return super().repr_failure(excinfo)
+
+
+class RepeatedFile(pytest.File):
+    """A program that runs several times: an item for each run, ``program::repeat-2-of-3``.
+
+    An item each, so that every run has its own outcome, testcase and place in ``--lf``,
+    ``-x`` stops between runs, and they spread over slots like any other tests.  The
+    program's own id means all of its runs.
+    """
+
+    make: Callable[[RepeatedFile, int], ShellItem]
+    count = 0
+
+    def collect(self) -> Iterator[ShellItem]:
+        for number in range(1, self.count + 1):
+            yield self.make(self, number)
 
 
 class BrokenFile(pytest.File):
@@ -126,15 +157,20 @@ class Collection:
             metadata = self._plugin.metadata_of(name, file.head)
         except NosejobsError as error:
             return BrokenFile.create(parent, path, str(error))
-        return ShellItem.from_parent(
-            parent,
-            name=path.name,
-            path=path,
-            nodeid=name,
-            plugin=self._plugin,
-            found=found,
-            metadata=metadata,
-        )
+        settings = {"path": path, "plugin": self._plugin, "found": found, "metadata": metadata}
+        count = self._plugin.options.repeat or metadata.repeat or 1
+        if count == 1:
+            return ShellItem.from_parent(parent, name=path.name, nodeid=name, **settings)
+
+        def make(parent: RepeatedFile, number: int) -> Any:
+            run = f"repeat-{number}-of-{count}"
+            item = ShellItem.from_parent(parent, name=run, nodeid=f"{name}::{run}", **settings)
+            item.user_properties.append(("repeat", f"{number} of {count}"))
+            return item
+
+        repeated = RepeatedFile.from_parent(parent, path=path, nodeid=name)
+        repeated.make, repeated.count = make, count
+        return repeated
 
 
 def read(path: Path) -> File | None:

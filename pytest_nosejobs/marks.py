@@ -21,3 +21,8 @@ def why_skipped(item: pytest.Item) -> str | None:
     if xfail and not xfail.run and not item.config.option.runxfail:
         return f"[NOTRUN] {xfail.reason}"
     return None
+
+
+def should_fail(item: pytest.Item) -> bool:
+    """An xfail mark holds; asked when the marks have been evaluated."""
+    return item.stash.get(xfailed_key, None) is not None and not item.config.option.runxfail

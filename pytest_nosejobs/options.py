@@ -49,6 +49,10 @@ def add(parser: pytest.Parser) -> None:
         "--nosejobs-view", choices=("auto", "yes", "no"), default="auto", dest="nosejobs_view",
         help="show what runs on each slot (auto: on a terminal, without -v, -q and -s)",
     )  # fmt: skip
+    group.addoption(
+        "--nosejobs-repeat", metavar="N", type=int, dest="nosejobs_repeat",
+        help="run each shell test N times; stronger than a test's own metadata",
+    )  # fmt: skip
     _add_ini(parser)
 
 
@@ -63,6 +67,10 @@ def _add_ini(parser: pytest.Parser) -> None:
         ("nosejobs_keep_output", "string", "1048576", "bytes kept of each output stream"),
         ("nosejobs_merge_output", "bool", False, "keep stdout and stderr as one, in exact order"),
         ("nosejobs_artifacts_limit", "string", "67108864", "bytes of artefacts of one test"),
+        (
+            "nosejobs_requires", "string", "skip",
+            "what becomes of a shell test when no host has what it requires: skip or error",
+        ),
         ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
         ("nosejobs_ship", "args", [], "files that are shipped though git ignores them"),
         ("nosejobs_ship_not", "args", [], "files that are never shipped"),
@@ -78,7 +86,8 @@ class Options:
     root: Path
     defaults: Metadata
     patterns: tuple[str, ...]
-    timeout: float
+    #: None: nothing was said of it.
+    timeout: float | None
     grace: float
     keep: int
     merge: bool
@@ -90,6 +99,10 @@ class Options:
     artefacts: Path | None
     #: Bytes of artefacts of one test.
     artefacts_limit: int
+    #: ``skip`` or ``error``: what becomes of a test that no host can run.
+    requires: str
+    #: How often each test runs; None: as its metadata says.
+    repeat: int | None
 
 
 def read(config: pytest.Config) -> Options:
@@ -99,6 +112,12 @@ def read(config: pytest.Config) -> Options:
     defaults = _defaults(config, tree)
     if config.getoption("nosejobs_max_lost") < 1:
         raise pytest.UsageError("--nosejobs-max-lost must be at least 1")
+    repeat = config.getoption("nosejobs_repeat")
+    if repeat is not None and not 1 <= repeat <= 10_000:
+        raise pytest.UsageError(f"--nosejobs-repeat must be 1 to 10000, not {repeat}")
+    requires = config.getini("nosejobs_requires")
+    if requires not in ("skip", "error"):
+        raise pytest.UsageError(f"ini nosejobs_requires must be skip or error, not {requires!r}")
     return Options(
         config=tree,
         root=root,
@@ -117,14 +136,18 @@ def read(config: pytest.Config) -> Options:
         max_lost=config.getoption("nosejobs_max_lost"),
         artefacts=_folder(config, "nosejobs_artifacts"),
         artefacts_limit=int(_number(config, "nosejobs_artifacts_limit", 64 << 20)),
+        requires=requires,
+        repeat=repeat,
     )
 
 
-def _timeout(config: pytest.Config, of_tree: float | None) -> float:
-    """The command line, else the ini file, else nosejobs.toml, else ten minutes."""
+def _timeout(config: pytest.Config, of_tree: float | None) -> float | None:
+    """The command line, else the ini file, else nosejobs.toml, else nothing."""
     given: float | None = config.getoption("nosejobs_timeout")
     if given is None:
-        return _number(config, "nosejobs_timeout", of_tree or DEFAULT_TIMEOUT)
+        if not config.getini("nosejobs_timeout"):
+            return of_tree
+        return _number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
     if not given > 0:
         raise pytest.UsageError(f"--nosejobs-timeout must be above 0, not {given:g}")
     return given

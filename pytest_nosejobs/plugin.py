@@ -26,13 +26,33 @@ from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
 
-from . import arguments, durations, marks, newhooks, options, report, standin
+from . import (
+    arguments,
+    durations,
+    marks,
+    neighbours,
+    newhooks,
+    options,
+    report,
+    retries,
+    standin,
+)
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
 from .live import View, wants_view
 from .report import attach_in_junit, name_in_junit
 from .schedule import Schedule
-from .session import EXIT_HOSTS_LOST, Finished, Line, Loop, Pump, Running, log
+from .session import (
+    EXIT_HOSTS_LOST,
+    Finished,
+    Line,
+    Loop,
+    Pump,
+    Running,
+    log,
+    needs_of,
+    unmet_words,
+)
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
@@ -88,6 +108,7 @@ class Plugin:
         self._numbers: dict[int, ShellItem] = {}
         self._tests: dict[int, Test] = {}
         self._not_run = 0
+        self._attempts = retries.Attempts()
         self._xml: Any = None
         self._view: View | None = None
         #: What is being reported now; later, pytest asks for the words of its summary.
@@ -186,8 +207,14 @@ class Plugin:
     def run_here(self, item: ShellItem) -> None:
         """Run one test on this machine; raises ShellFailure, or pytest's Skipped."""
         self._numbers = {0: item}
-        test = self._test(0, item)
-        execution = self.here.run(test)
+        attempts = self._attempts_of(item)
+        for attempt in range(1, attempts + 1):
+            test = self._test(0, item)._replace(attempt=attempt)
+            execution = self.here.run(test)
+            if attempt == attempts or not retries.is_worth_another(test, execution):
+                break
+            item.reruns.append(self._attempt_report(item, test, execution, Here.NAME))
+        retries.settle(item, test, execution, attempts)
         item.finished = (test, execution)
         self._new_durations[item.nodeid] = execution.duration
         result = judge(test, execution)
@@ -196,15 +223,43 @@ class Plugin:
         if result.outcome != PASSED:
             raise ShellFailure(test, execution, result)
 
+    def check_requirements(self, item: ShellItem) -> None:
+        """Labels of this machine, for a test that runs here, are those of ``[hosts.here]``."""
+        item.finished = None
+        item.earlier.clear()
+        item.reruns.clear()
+        entry = self.options.config.hosts.get(Here.NAME)
+        missing = sorted(set(item.metadata.requires) - set(entry.labels if entry else ()))
+        if not missing:
+            return
+        words = unmet_words(sorted(item.metadata.requires), missing, [Here.NAME])
+        if self.options.requires == "skip":
+            item.unmet = words
+            pytest.skip(words)
+        test, execution = self._test(0, item), Execution(0, problem=Problem.UNMET, detail=words)
+        item.finished = (test, execution)
+        raise ShellFailure(test, execution, judge(test, execution))
+
+    def _attempts_of(self, item: ShellItem) -> int:
+        if marks.should_fail(item):
+            return 1
+        return 1 + neighbours.reruns(item, item.metadata.retries)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> bool | None:
-        """The ordinary protocol, but for a program whose output named cases."""
+        """The ordinary protocol, but for cases and attempts.
+
+        It is ours before it is rerunfailures', which would retry once more.
+        """
         if not isinstance(item, ShellItem):
             return None
         own = item.user_properties
         made = runtestprotocol(item, log=False, nextitem=nextitem)
+        # Not earlier: while a test runs, pytest captures what is written to the terminal.
+        for rerun in item.reruns:
+            log(item, [rerun])
         if item.finished and item.finished[1].parsed and made[0].passed:
             item.user_properties = own  # makereport has put ours behind them
             # What a fixture of the session did at its end is no word of the program's.
@@ -220,6 +275,11 @@ class Plugin:
         if execution.parsed and judge(test, execution).outcome in (PASSED, SKIPPED):
             standin.forget_failure(self.config, item.nodeid)
 
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_timeout_set_timer(self, item: pytest.Item) -> bool | None:
+        """pytest-timeout's alarm would go off in here; the host stops the test instead."""
+        return True if isinstance(item, ShellItem) else None
+
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -230,7 +290,10 @@ class Plugin:
             return made
         if item.made is not None:
             return item.made
-        if call.when == "call" and item.finished:
+        if call.when == "setup" and item.unmet:
+            reason = (str(item.path), None, f"Skipped: {item.unmet}")
+            return next(report.skip_reports(item, reason))
+        if call.when != "teardown" and item.finished:
             verdict = report.verdict_report(item, *item.finished, Here.NAME)
             # The teardown report, which JUnit XML takes properties and output from, is pytest's.
             item.user_properties = verdict.user_properties
@@ -244,13 +307,22 @@ class Plugin:
         return Test(
             id=number,
             path=self._path_in_tree(item),
-            timeout=said.timeout or self.options.timeout,
+            timeout=self._timeout_of(item),
             argv=item.argv,
             cwd=said.cwd,
             home=said.home,
             env=said.env,
             pass_env=said.pass_env,
             format=self.spoken.get(item.path.suffix, ""),
+        )
+
+    def _timeout_of(self, item: ShellItem) -> float:
+        """Its metadata, our option or ini, pytest-timeout, the default: the first that speaks."""
+        return (
+            item.metadata.timeout
+            or self.options.timeout
+            or neighbours.timeout(item)
+            or options.DEFAULT_TIMEOUT
         )
 
     def _path_in_tree(self, item: ShellItem) -> str:
@@ -294,8 +366,20 @@ class Plugin:
         }
         skipped = self._report_marked_skips()
         waiting = [number for number in self._numbers if number not in skipped]
-        schedule = Schedule(waiting, known, self.options.max_lost, self._failed_first())
-        pump = self._pump = Pump(fleet, list(self._tests.values()), schedule, self._take_artefact)
+        needs = {number: needs_of(self._numbers[number].metadata) for number in waiting}
+        labels = {host.id: host.spec.labels for host in fleet.hosts}
+        schedule = Schedule(
+            waiting,
+            known,
+            self.options.max_lost,
+            first=self._failed_first(),
+            needs=needs,
+            hosts=labels,
+        )
+        attempts = {number: self._attempts_of(self._numbers[number]) for number in waiting}
+        pump = self._pump = Pump(
+            fleet, list(self._tests.values()), schedule, self._take_artefact, attempts
+        )
         for event in opened:
             fleet.events.put(event)
         pump.start()
@@ -408,6 +492,15 @@ class Plugin:
         """Log one test that a host has finished."""
         number = finished.execution.id
         item, test = self._numbers[number], self._tests[number]
+        if finished.again:
+            log(item, [self._attempt_report(item, test, finished.execution, finished.host)])
+            return
+        if item.earlier:
+            retries.settle(item, test, finished.execution, self._attempts_of(item))
+        if finished.execution.problem == Problem.UNMET and self.options.requires == "skip":
+            reason = (str(item.path), None, f"Skipped: {finished.execution.detail}")
+            log(item, report.skip_reports(item, reason))
+            return
         if finished.execution.problem == Problem.HOST_LOST:
             self._not_run += 1
         elif not finished.execution.problem:
@@ -417,6 +510,16 @@ class Plugin:
             self._view.finished(finished.host, finished.execution.slot, name)
         log(item, self._reports(item, test, finished.execution, finished.host))
         self._forget_failure(item, test, finished.execution)
+
+    def _attempt_report(
+        self, item: ShellItem, test: Test, execution: Execution, host: str
+    ) -> pytest.TestReport:
+        """Of a failure that another attempt follows."""
+        failure = ShellFailure(test, execution, judge(test, execution))
+        for made in report.attempt_reports(item, test, execution, host):
+            if self._others_make_reports(item):
+                made = self._through_hooks(item, made, failure)
+        return retries.remember(item, test, execution, made)
 
     def _reports(
         self, item: ShellItem, test: Test, execution: Execution, host: str
@@ -469,6 +572,8 @@ class Plugin:
         self._reporting = None
         if is_case:
             standin.count_program(self.config, report)
+        if ours:
+            self._attempts.take(report, self._xml)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_report_teststatus(
@@ -477,6 +582,8 @@ class Plugin:
         """``-v`` shows the host of each test; with the view, dots would tear it."""
         category, letter, word = yield
         host = getattr(report, "nosejobs_host", "")
+        if host and report.outcome == "rerun":  # type: ignore[comparison-overlap]
+            category, letter, word = "rerun", "R", ("RERUN", {"yellow": True})
         if self._view is not None:
             self._show_in_view(self._view, category, report)
             return category, "", ""
@@ -570,6 +677,7 @@ class Plugin:
             terminalreporter.section("artefacts that could not be written", red=True)
             for path, why in self.artefacts.troubles.items():
                 terminalreporter.line(report.readable(f"{path}: {why}"))
+        self._attempts.write(terminalreporter)
         lost = self._pump.lost if self._pump else []
         missing = self.fleet.failed() if self.fleet else []
         errors = list(dict.fromkeys([*missing, *lost]))
@@ -586,6 +694,9 @@ class Plugin:
         if self.fleet is not None:
             self.fleet.close()
         self.here.close()
+        for item in shell_items(getattr(session, "items", ())):
+            if item.earlier:
+                neighbours.tell_reruns(item)
         if self._new_durations and not hasattr(self.config, "workerinput"):
             cache = getattr(self.config, "cache", None)
             durations.save(cache, self._history or durations.load(cache), self._new_durations)

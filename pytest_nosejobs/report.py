@@ -261,6 +261,16 @@ def of_case(test: Test, case: Case, shared: _Shared) -> FailureText:
     return FailureText(lines, Crash(first, readable(shared.item.nodeid)), "")
 
 
+def attempt_reports(
+    item: ShellItem, test: Test, execution: Execution, host: str
+) -> Iterator[pytest.TestReport]:
+    """Of an attempt that another one follows; only the last of them is shown."""
+    verdict = verdict_report(item, test, execution, host)
+    if verdict.when == "call":
+        yield _Shared(item, execution, host).report("setup", "passed")
+    yield verdict
+
+
 def verdict_report(
     item: ShellItem, test: Test, execution: Execution, host: str
 ) -> pytest.TestReport:
@@ -382,4 +392,5 @@ class _Shared:
             nosejobs_case=self.case,
             nosejobs_program=self.item.nodeid,
             nosejobs_files=self.files,
+            **self.item.attempts_before(),
         )

@@ -10,19 +10,21 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shell_runner.discovery import Metadata
 from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Fleet, Host, Ready, Said
 from shell_runner.gateways import clean
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 
+from . import neighbours, retries
 from .collect import ShellItem
-from .schedule import Command, GiveUp, Schedule, Send
+from .schedule import Command, GiveUp, Needs, Schedule, Send, Unmet
 
 if TYPE_CHECKING:
     from .plugin import Plugin
@@ -37,6 +39,8 @@ class Finished:
 
     execution: Execution
     host: str
+    #: It has failed and runs once more.
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,14 @@ class Pump(threading.Thread):
     """Takes the events of a fleet until all tests are done."""
 
     def __init__(
-        self, fleet: Fleet, tests: Sequence[Test], schedule: Schedule, artefact: TakeArtefact
+        self,
+        fleet: Fleet,
+        tests: Sequence[Test],
+        schedule: Schedule,
+        artefact: TakeArtefact,
+        attempts: Mapping[int, int] | None = None,
     ) -> None:
+        """``attempts``: how many a test has, if more than one."""
         super().__init__(daemon=True, name="nosejobs pump")
         self.results: queue.SimpleQueue[list[News] | Crashed] = queue.SimpleQueue()
         self.lost: list[HostError] = []
@@ -85,6 +95,7 @@ class Pump(threading.Thread):
         self._fleet = fleet
         self._tests = {test.id: test for test in tests}
         self._schedule = schedule
+        self._attempts = attempts or {}
         self._expected = {host.id for host in fleet.hosts}
         self._hosts = {host.id: host for host in fleet.hosts}
         self._stopped = False
@@ -92,6 +103,7 @@ class Pump(threading.Thread):
     def run(self) -> None:
         """Until every test has an end, or ``stop``."""
         try:
+            self._perform(self._schedule.start())
             while self._schedule.open_tests and not self._stopped:
                 self._take(self._fleet.events.get())
         except BaseException as error:
@@ -134,10 +146,21 @@ class Pump(threading.Thread):
             yield Running(int(message[1]), host.id, int(message[2]))
         elif message[0] == "done":
             execution = execution_from_row(message[1])
-            if self._schedule.done(host.id, execution.id, execution.duration):
-                yield Finished(execution, host.id)
+            again = self._runs_again(execution)
+            if self._schedule.done(host.id, execution.id, execution.duration, again):
+                if again:
+                    test = self._tests[execution.id]
+                    self._tests[execution.id] = test._replace(attempt=test.attempt + 1)
+                yield Finished(execution, host.id, again)
         elif message[0] == "trouble":
             self._lose(host, HostError(host.id, clean(str(message[1]))))
+
+    def _runs_again(self, execution: Execution) -> bool:
+        attempts = self._attempts.get(execution.id, 1)
+        if attempts == 1:
+            return False
+        test = self._tests[execution.id]
+        return test.attempt < attempts and retries.is_worth_another(test, execution)
 
     def _lose(self, host: Host, error: HostError) -> None:
         if host.id not in self._expected:
@@ -154,6 +177,8 @@ class Pump(threading.Thread):
         for command in commands:
             if isinstance(command, Send):
                 self._hosts[command.host].run([self._test(test) for test in command.tests])
+            elif isinstance(command, Unmet):
+                self.results.put([self._unmet(command)])
             else:
                 self.results.put([self._given_up(command)])
 
@@ -165,8 +190,38 @@ class Pump(threading.Thread):
             words = f"lost with {' and '.join(command.hosts)}"
         else:
             words = "; ".join(f"{error.host}: {error.cause}" for error in self.lost)
-        execution = Execution(command.test, problem=Problem.HOST_LOST, detail=words)
+        if command.labels:
+            words = f"requires {', '.join(command.labels)}, {words}"
+        attempt = self._tests[command.test].attempt
+        execution = Execution(command.test, attempt, problem=Problem.HOST_LOST, detail=words)
         return Finished(execution, command.hosts[-1] if command.hosts else "")
+
+    def _unmet(self, command: Unmet) -> Finished:
+        labels = self._schedule.labels_of(command.test)
+        words = unmet_words(labels, command.missing, sorted(self._expected))
+        return Finished(Execution(command.test, problem=Problem.UNMET, detail=words), "")
+
+
+def needs_of(metadata: Metadata) -> Needs:
+    """What the schedule has to know of a test."""
+    per_host = {name for name in metadata.locks if name.startswith("host:")}
+    return Needs(
+        locks=frozenset(metadata.locks) - per_host,
+        host_locks=frozenset(per_host),
+        serial=metadata.serial,
+        labels=frozenset(metadata.requires),
+    )
+
+
+def unmet_words(labels: Sequence[str], missing: Sequence[str], hosts: Sequence[str]) -> str:
+    """``requires docker: no host of this run has it (hosts: a, b)``."""
+    if len(labels) == 1:
+        what = "it"
+    else:
+        what = ", ".join(missing) if len(missing) < len(labels) else "all of them"
+    return (
+        f"requires {', '.join(labels)}: no host of this run has {what} (hosts: {', '.join(hosts)})"
+    )
 
 
 class Loop:
@@ -199,8 +254,11 @@ class Loop:
             raise batch.error
         for news in batch:
             if isinstance(news, Finished):
-                self._open -= 1
+                self._open -= not news.again
                 self._plugin.report(news)
+                self._session.shouldfail = self._session.shouldfail or neighbours.session_timeout(
+                    self._session
+                )
                 self._check()
             else:
                 self._plugin.tell(news)

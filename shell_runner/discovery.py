@@ -144,6 +144,16 @@ class Metadata:
     pass_env: tuple[str, ...] = ()
     #: Variables that are set.
     env: tuple[tuple[str, str], ...] = ()
+    #: Names of which one test at a time has each: over all hosts, or per host (``host:NAME``).
+    locks: tuple[str, ...] = ()
+    #: Alone on its host.
+    serial: bool = False
+    #: Labels that its host must have.
+    requires: tuple[str, ...] = ()
+    #: How often it may run again after a failure; None: as the run says.
+    retries: int | None = None
+    #: How often it runs; None: as the run says.
+    repeat: int | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +209,41 @@ def _variables(where: _Where, key: str, value: Any) -> tuple[tuple[str, str], ..
     return tuple(pairs)
 
 
+#: A name of a lock or a label: no ``+`` and no comma, which separate them.
+_NAME = r"\w[\w.-]*"
+
+
+def _names(pattern: str, what: str) -> Any:
+    def convert(where: _Where, key: str, value: Any) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise where.error(key, f"must be a list of names, not {value!r}")
+        for name in names:
+            if not re.fullmatch(pattern, name.strip()):
+                raise where.error(key, f"{name!r} is not {what}")
+        return tuple(dict.fromkeys(name.strip() for name in names))
+
+    return convert
+
+
+def _flag(where: _Where, key: str, value: Any) -> bool:
+    known = {"yes": True, "true": True, "no": False, "false": False}
+    found = value if isinstance(value, bool) else known.get(str(value).lower())
+    if found is None:
+        raise where.error(key, f"must be yes or no, not {value!r}")
+    return found
+
+
+def _count(least: int, most: int) -> Any:
+    def convert(where: _Where, key: str, value: Any) -> int:
+        text = str(value)
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise where.error(key, f"must be a whole number, {least} to {most}, not {value!r}")
+        return int(text)
+
+    return convert
+
+
 @dataclass(frozen=True)
 class _Key:
     """One key of metadata: the field it sets, and how it is read."""
@@ -207,6 +252,8 @@ class _Key:
     convert: Any
     #: Values of several sources add up, instead of the last one winning.
     adds: bool = False
+    #: The key alone, without ``=``, is an error: it would be taken for the name "yes".
+    names: bool = False
 
 
 _KEYS: Mapping[str, _Key] = {
@@ -216,6 +263,11 @@ _KEYS: Mapping[str, _Key] = {
     "home": _Key("home", _one_of("private", "keep")),
     "pass": _Key("pass_env", _words, adds=True),
     "env": _Key("env", _variables, adds=True),
+    "lock": _Key("locks", _names(rf"(host:)?{_NAME}", "the name of a lock"), adds=True, names=True),
+    "serial": _Key("serial", _flag),
+    "requires": _Key("requires", _names(_NAME, "a label"), adds=True, names=True),
+    "retries": _Key("retries", _count(0, 100)),
+    "repeat": _Key("repeat", _count(1, 10_000)),
 }
 
 
@@ -281,6 +333,8 @@ def _pairs(where: _Where, text: str) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
+            if key in _KEYS and _KEYS[key].names:
+                raise where.error(key, f"needs a value: {key}=...")
             value = "yes"
         if key in pairs:
             raise where.error(key, "is given twice")

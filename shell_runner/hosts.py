@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from .config import HostEntry, suggestion
 from .errors import BadSpec
 
-_OPTIONS = ("ssh", "popen", "slots", "python", "ssh_config", "id")
+_OPTIONS = ("ssh", "popen", "slots", "python", "ssh_config", "id", "labels")
 _STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)
 
 
@@ -64,9 +64,10 @@ def _unique(spec: HostSpec, others: Sequence[HostSpec]) -> HostSpec:
 def _parse_one(text: str, inventory: Mapping[str, HostEntry]) -> HostSpec:
     if text in inventory:
         return _from_inventory(inventory[text])
-    if text == "auto":
-        return HostSpec("popen", "popen", cores())
-    slots, spec = _split_star(text)
+    if text == "auto" or text.startswith("auto//"):
+        slots, spec = cores(), f"popen{text.removeprefix('auto')}"
+    else:
+        slots, spec = _split_star(text)
     options = _options(spec)
     if "ssh" not in options and "popen" not in options:
         raise BadSpec(_unknown(text, inventory))
@@ -89,7 +90,8 @@ def _from_inventory(entry: HostEntry) -> HostSpec:
     spec = _parse_one(entry.spec, {})
     if entry.slots is not None:
         spec = replace(spec, slots=entry.slots)
-    return replace(spec, id=entry.name, labels=entry.labels)
+    labels = tuple(dict.fromkeys([*spec.labels, *entry.labels]))
+    return replace(spec, id=entry.name, labels=labels)
 
 
 def _options(spec: str) -> dict[str, str]:
@@ -128,7 +130,21 @@ def _build(text: str, options: Mapping[str, str], slots: int) -> HostSpec:
         address=address,
         python=options.get("python", ""),
         ssh_config=options.get("ssh_config", ""),
+        labels=_labels(text, options.get("labels")),
     )
+
+
+def _labels(text: str, value: str | None) -> tuple[str, ...]:
+    """``docker+gpu``: a comma would end the spec."""
+    if value is None:
+        return ()
+    labels = value.split("+")
+    for label in labels:
+        if not re.fullmatch(r"\w[\w.-]*", label):
+            raise BadSpec(
+                f"host spec {text!r}: {label!r} is not a label; write //labels=docker+gpu"
+            )
+    return tuple(dict.fromkeys(labels))
 
 
 def _slots(text: str, value: str) -> int:

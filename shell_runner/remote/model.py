@@ -119,6 +119,7 @@ class Problem:
     SLOT_DIED = "slot-died"
     HOST_LOST = "host-lost"
     CANCELLED = "cancelled"
+    UNMET = "unmet-requirement"
 
 
 class Execution(NamedTuple):

@@ -20,6 +20,7 @@ _PROBLEMS: Dict[str, str] = {
     Problem.SLOT_DIED: "its slot died",
     Problem.HOST_LOST: "host lost",
     Problem.CANCELLED: "cancelled",
+    Problem.UNMET: "not run",
 }
 
 _INFRASTRUCTURE = frozenset([Problem.SLOT_DIED, Problem.HOST_LOST, Problem.CANCELLED])

@@ -34,7 +34,9 @@ def judge(test: Test, execution: Execution) -> Result:
     if execution.signal is not None:
         return Result(FAILED, "killed by %s" % signal_name(execution.signal))
     parsed = execution.parsed
-    if parsed is None or execution.exit is None or (not parsed.cases and execution.exit in (77, 99)):
+    if parsed is None or execution.exit is None:
+        return _judge_exit(execution.exit)
+    if not parsed.cases and execution.exit in (77, 99):
         return _judge_exit(execution.exit)
     return _judge_cases(execution.exit, parsed)
 

@@ -80,8 +80,9 @@ def _spawn(argv: List[str], env: Dict[str, str], out: int, err: int) -> int:
         try:
             return _spawn_once(argv, env, out, err)
         except OSError as error:
-            # A file that was written a moment ago can still be open in a child of the writer.
-            if error.errno != errno.ETXTBSY:
+            # A file that was written a moment ago can still be open in a child of the writer;
+            # another slot's fork storm passes.
+            if error.errno not in (errno.ETXTBSY, errno.EAGAIN):
                 raise
             time.sleep(0.01)
     return _spawn_once(argv, env, out, err)

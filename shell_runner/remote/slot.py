@@ -28,6 +28,7 @@ from .environment import PASSED_ON, clean
 from .model import Execution, Problem, Setup, Test
 from .place import Place, remove
 from .program import NotStarted, start
+from .store import forsake
 from .wire import Unframer, frame, frame_encoded
 
 #: Seconds after which a test that still runs is announced.
@@ -38,6 +39,12 @@ _SETTLE = 0.1
 _HURRY = 0.5
 #: Seconds after SIGKILL until a process counts as unkillable.
 _UNKILLABLE = 10.0
+#: A slot ends when it is told so, or when its control is closed; not because a test
+#: signals its parent.
+_DEAF = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGVTALRM, signal.SIGPROF, signal.SIGTSTP,
+)  # fmt: skip
 _CHUNK = 1 << 18
 _F_SETPIPE_SZ = 1031
 
@@ -91,6 +98,9 @@ class Slot:
         run = self._now = _Run(self.setup.keep)
         wall, begin = time.time(), time.monotonic()
         try:
+            self._make_room()
+            # To remove what an earlier test left is not this one's time.
+            wall, begin = time.time(), time.monotonic()
             self._start(test, run)
         except NotStarted as why:
             return Execution(
@@ -103,10 +113,15 @@ class Slot:
         self._drain()
         return self._execution(test, run, wall, duration, leftovers)
 
+    def _make_room(self) -> None:
+        try:
+            self.place.prepare()
+        except OSError as error:
+            raise NotStarted(Problem.SPAWN, str(error)) from None
+
     def _start(self, test: Test, run: _Run) -> None:
         path = os.path.join(self.setup.root, test.path)
         try:
-            self.place.prepare()
             os.chdir(self.setup.root if test.cwd == "root" else os.path.dirname(path))
         except OSError as error:
             raise NotStarted(Problem.SPAWN, str(error)) from None
@@ -119,7 +134,7 @@ class Slot:
         deadline = begin + test.timeout
         self._turn(min(_ANNOUNCE, test.timeout))
         if run.status is None and not self.stopping:
-            self.control.sendall(frame(["running", test.id, time.time()]))
+            self._announce(test)
         while run.status is None and not self.stopping:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -127,16 +142,24 @@ class Slot:
                 return
             self._turn(min(left, 1.0))
 
+    def _announce(self, test: Test) -> None:
+        """Not if that could block: nobody may read for long, and the deadline comes."""
+        if select.select([], [self.control], [], 0)[1]:
+            self.control.sendall(frame(["running", test.id, time.time()]))
+
     def _clear(self, run: _Run) -> List[str]:
         """End all that is left of the test; the names of what its program left behind."""
         if run.status is not None and not self.stopping:
             self._turn_until_alone(_SETTLE)
         if self._alone:
             return []
-        found = tree.freeze(tree.Lister(os.getpid()))
+        found = self._freeze()
         names = tree.names(found) if run.status is not None else []
         self._kill(found, _HURRY if self.stopping else self.setup.grace)
         return names
+
+    def _freeze(self) -> List[int]:
+        return tree.freeze(tree.Lister(os.getpid()), self._reap)
 
     def _kill(self, found: List[int], grace: float) -> None:
         """TERM to the frozen processes, grace, KILL until wait(2) finds no child."""
@@ -145,7 +168,7 @@ class Slot:
         self._turn_until_alone(grace)
         deadline = time.monotonic() + _UNKILLABLE
         while not self._alone and time.monotonic() < deadline:
-            tree.send(tree.freeze(tree.Lister(os.getpid())), signal.SIGKILL)
+            tree.send_groups(self._freeze(), signal.SIGKILL)
             self._turn_until_alone(0.05)
         self.broken = not self._alone
 
@@ -237,6 +260,8 @@ class Slot:
             else:
                 self._now = None
                 self._turn(3600)
+        if self.broken:  # the tests that wait here have not been started
+            self.control.sendall(frame(["retired"]))
 
     def _take_control(self) -> None:
         data = self.control.recv(1 << 16)
@@ -254,9 +279,7 @@ class Slot:
         """Nobody wants the result: kill what runs, without grace."""
         self._reap()
         if not self._alone:
-            found = tree.freeze(tree.Lister(os.getpid()))
-            tree.send(found, signal.SIGKILL)
-            tree.send(found, signal.SIGCONT)
+            tree.send_groups(self._freeze(), signal.SIGKILL)
             try:
                 self._kill_orphaned()
             except Orphaned:
@@ -320,6 +343,8 @@ def _session() -> None:
     tree.become_subreaper()
     os.umask(0o022)
     _limits()
+    for number in _DEAF:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Tuple[str, ...]) -> None:
@@ -327,12 +352,17 @@ def main(argv: Tuple[str, ...]) -> None:
     number, descriptor, base = int(argv[0]), int(argv[1]), argv[2]
     _session()
     control = socket.socket(fileno=descriptor)
+    # A test that held it would hide the death of its slot.
+    control.set_inheritable(False)
     setup = _read_setup(control)
     slot = Slot(number, control, setup, base)
     try:
         slot.serve()
     except (Orphaned, BrokenPipeError, ConnectionResetError):
         slot.abandon()
+        os.chdir("/")
+        remove(base)
+        forsake(os.path.dirname(base))
     finally:
         os.chdir("/")
         remove(base)

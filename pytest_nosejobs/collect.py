@@ -111,7 +111,8 @@ class Collection:
         file = read(path)
         found = discovery.classify(file, named) if file else discovery.OTHER
         if found.kind is Kind.BROKEN:
-            return BrokenFile.create(parent, path, f"{self._name(path)}: {found.why}")
+            why = f"{discovery.printable(self._name(path))}: {found.why}"
+            return BrokenFile.create(parent, path, why)
         if found.kind is Kind.OTHER or file is None:
             return None
         return self._item(path, parent, file, found)
@@ -127,9 +128,9 @@ class Collection:
             return BrokenFile.create(parent, path, str(error))
         return ShellItem.from_parent(
             parent,
-            name=path.name,
+            name=discovery.printable(path.name),
             path=path,
-            nodeid=name,
+            nodeid=discovery.printable(name),
             plugin=self._plugin,
             found=found,
             metadata=metadata,

@@ -260,9 +260,10 @@ class Serve:
     def _replace(self, fd: int, slot: SlotProcess) -> None:
         """A slot has died: one test with it; the others of its batch go to another."""
         self._poller.unregister(fd)
+        slot.await_death()
+        self._kill_orphans()
         del self.slots[fd]
         how = slot.bury()
-        self._kill_orphans()
         retired = slot.retired or (slot.answered and not slot.given)
         if slot.retired:
             self.waiting.extendleft(reversed(slot.given))
@@ -302,9 +303,11 @@ class Serve:
             _await_end(slot.socket, deadline)
             if _is_alive(slot.socket):
                 slot.process.kill()
+            slot.await_death()
+        self._kill_orphans()
+        for slot in self.slots.values():
             slot.bury()
         self.slots = {}
-        self._kill_orphans()
 
 
 def _await_end(connection: socket.socket, deadline: float) -> None:

@@ -45,6 +45,11 @@ _DEAF = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGVTALRM, signal.SIGPROF, signal.SIGTSTP,
 )  # fmt: skip
+_LIMITS = tuple(
+    getattr(resource, name)
+    for name in ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_NPROC")
+    if hasattr(resource, name)
+)
 _CHUNK = 1 << 18
 _F_SETPIPE_SZ = 1031
 
@@ -86,6 +91,7 @@ class Slot:
         self._now: Optional[_Run] = None
         self._poller = select.poll()
         self._alone = True
+        self._limits = _own_limits()
         self._out = self._open_pipe()
         self._err = self._out if setup.merge else self._open_pipe()
         self._wake = self._watch_children()
@@ -257,6 +263,7 @@ class Slot:
                 execution = self.run(self.todo.popleft())
                 text = json.dumps(execution, separators=(",", ":")).encode("ascii")
                 self.control.sendall(frame_encoded(b'["done",' + text + b"]"))
+                self.broken = self.broken or _own_limits() != self._limits
             else:
                 self._now = None
                 self._turn(3600)
@@ -327,6 +334,11 @@ class Slot:
             env["HOME"] = self.place.paths["home"]
         env.update(test.env)
         return env
+
+
+def _own_limits() -> List[Tuple[int, int]]:
+    """A test can change them (prlimit(2) of its parent), and the next one would inherit that."""
+    return [resource.getrlimit(number) for number in _LIMITS]
 
 
 def _limits() -> None:

@@ -28,6 +28,8 @@ _BOOT = (
 #: and one that is slow (it may have to remove millions of files).
 _STOPPED = 2.0
 _STUCK = 60.0
+#: Seconds that the death of a slot may take.
+_DYING = 5.0
 
 
 class Answer(NamedTuple):
@@ -122,10 +124,22 @@ class SlotProcess:
         elif stopped:
             self.process.send_signal(signal.SIGCONT)
 
+    def await_death(self) -> None:
+        """Its end is seen on the socket a moment before its children come down to us."""
+        deadline = time.monotonic() + _DYING
+        while not tree.is_dead(self.process.pid) and time.monotonic() < deadline:
+            time.sleep(0.001)
+
     def bury(self) -> str:
-        """Reap a slot that has died; how it died, in words."""
+        """Reap a slot that has died; how it died, in words.
+
+        What it ran is dead already: a slot under a debugger stays until that is gone.
+        """
         self.socket.close()
-        status = self.process.wait()
+        try:
+            status = self.process.wait(_DYING)
+        except subprocess.TimeoutExpired:
+            return "cannot be killed"
         if self._fate:
             return self._fate
         if status < 0:

@@ -153,6 +153,11 @@ def is_stopped(pid: int) -> bool:
     return _stat(pid)[:1] in (["T"], ["t"])
 
 
+def is_dead(pid: int) -> bool:
+    """Gone, or waiting to be reaped."""
+    return _stat(pid)[:1] in ([], ["Z"], ["X"])
+
+
 class Lister:
     """Lists the descendants of a process, without those that are kept apart."""
 

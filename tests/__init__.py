@@ -1,0 +1,1 @@
+"""The tests of all packages; folders mirror the rooms."""

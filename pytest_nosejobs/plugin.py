@@ -21,7 +21,7 @@ from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
 
-from . import durations, options, report
+from . import durations, leftovers, options, report
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
 from .report import name_in_junit
@@ -117,7 +117,8 @@ class Plugin:
     def run_here(self, item: ShellItem) -> None:
         """Run one test on this machine; raises ShellFailure, or pytest's Skipped."""
         test = self._test(0, item)
-        execution = self.here.run(test)
+        execution = self._execute_here(test)
+        test = leftovers.warn(item, test, execution)
         item.finished = (test, execution)
         self._new_durations[item.nodeid] = execution.duration
         result = judge(test, execution)
@@ -125,6 +126,13 @@ class Plugin:
             pytest.skip(report.skip_reason(execution).removeprefix("Skipped: "))
         if result.outcome != PASSED:
             raise ShellFailure(test, execution, result)
+
+    def _execute_here(self, test: Test) -> Execution:
+        try:
+            return self.here.run(test)
+        except HostError as error:
+            self._not_run += 1
+            return Execution(test.id, problem=Problem.HOST_LOST, detail=error.cause)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_makereport(
@@ -154,6 +162,9 @@ class Plugin:
             home=said.home,
             env=said.env,
             pass_env=said.pass_env,
+            leftovers=said.leftovers,
+            limits=said.limits,
+            isolation=said.isolation,
         )
 
     def _path_in_tree(self, item: ShellItem) -> str:
@@ -264,6 +275,7 @@ class Plugin:
         """Log one test that a host has finished."""
         number = finished.execution.id
         item, test = self._numbers[number], self._tests[number]
+        test = leftovers.warn(item, test, finished.execution)
         if finished.execution.problem == Problem.HOST_LOST:
             self._not_run += 1
         elif not finished.execution.problem:

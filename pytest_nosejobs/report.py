@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shell_runner.remote.model import ERROR, PASSED, SKIPPED, Execution, Stream, Test
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.verdict import judge, leftover_words
 
 if TYPE_CHECKING:
     from .collect import ShellItem
@@ -24,7 +24,7 @@ _LINES = 50
 _WIDTH = 2000
 
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
-_BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
 
 
 def readable(text: str) -> str:
@@ -34,10 +34,19 @@ def readable(text: str) -> str:
 
 
 def _visible(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return found[0].translate(_VISIBLE)
+
+
+class _Visible(dict[int, str]):
+    """What is shown for a code point; each is worked out once."""
+
+    def __missing__(self, code: int) -> str:
+        byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # was not UTF-8
+        self[code] = f"\\x{byte:02x}" if byte < 0x100 else f"\\u{byte:04x}"
+        return self[code]
+
+
+_VISIBLE = _Visible()
 
 
 def whole(stream: Stream) -> str:
@@ -104,19 +113,12 @@ def of_failure(test: Test, execution: Execution, item: ShellItem, host: str = ""
         lines.append(f"host     {host}, slot {execution.slot}")
     lines.append(f"took     {execution.duration:.2f} s")
     if execution.leftovers:
-        lines.append(f"left     {leftover_words(execution)}")
+        lines.append(f"left     {leftover_words(execution.leftovers)}")
     lines.append(f"again    {item.plugin.rerun_of(item)}")
     if not (execution.out.total or execution.err.total) and not execution.problem:
         lines.append("output   none")
     lines = [readable(line) for line in lines]
     return FailureText(lines, Crash(lines[0], path), _output(execution))
-
-
-def leftover_words(execution: Execution) -> str:
-    """``2 processes, killed: sleep, sleep``."""
-    names = sorted(execution.leftovers)
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names)} process{'es' if len(names) > 1 else ''}, killed: {shown}"
 
 
 def _output(execution: Execution) -> str:
@@ -149,7 +151,7 @@ def properties(execution: Execution, host: str) -> list[tuple[str, object]]:
     if execution.signal is not None:
         found.append(("signal", execution.signal))
     if execution.leftovers:
-        found.append(("leftovers", readable(leftover_words(execution))))
+        found.append(("leftovers", readable(leftover_words(execution.leftovers))))
     return found
 
 

@@ -157,6 +157,12 @@ class Metadata:
     pass_env: tuple[str, ...] = ()
     #: Variables that are set.
     env: tuple[tuple[str, str], ...] = ()
+    #: ``warn``, ``fail`` or ``ignore``.
+    leftovers: str = "warn"
+    #: Resource limits by name.
+    limits: tuple[tuple[str, int], ...] = ()
+    #: ``shared`` or ``copy``.
+    isolation: str = "shared"
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,31 @@ def _variables(where: _Where, key: str, value: Any) -> tuple[tuple[str, str], ..
     return tuple(pairs)
 
 
+#: Resource limits that a test may be given; the seconds and counts have no unit.
+LIMITS = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def _limits(where: _Where, key: str, value: Any) -> tuple[tuple[str, int], ...]:
+    """``as:2g+nofile:256``, or a table."""
+    if isinstance(value, str):
+        pairs = [part.partition(":")[::2] for part in re.split(r"[+\s]+", value.strip())]
+    elif isinstance(value, dict):
+        pairs = [(str(name), str(text)) for name, text in value.items()]
+    else:
+        raise where.error(key, f"must be like as:2g+nofile:256, not {value!r}")
+    return tuple((name, _limit(where, key, name, text)) for name, text in pairs)
+
+
+def _limit(where: _Where, key: str, name: str, text: str) -> int:
+    if name not in LIMITS:
+        raise where.error(key, f"unknown limit {name!r}{suggestion(name, LIMITS)}")
+    found = re.fullmatch(r"(\d{1,12})([kmgt]?)", text.lower(), re.ASCII)
+    if not found:
+        raise where.error(key, f"{name} must be a number, perhaps with k, m, g or t: {text!r}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
 @dataclass(frozen=True)
 class _Key:
     """One key of metadata: the field it sets, and how it is read."""
@@ -229,6 +260,9 @@ _KEYS: Mapping[str, _Key] = {
     "home": _Key("home", _one_of("private", "keep")),
     "pass": _Key("pass_env", _words, adds=True),
     "env": _Key("env", _variables, adds=True),
+    "leftovers": _Key("leftovers", _one_of("warn", "fail", "ignore")),
+    "limits": _Key("limits", _limits, adds=True),
+    "isolation": _Key("isolation", _one_of("shared", "copy")),
 }
 
 

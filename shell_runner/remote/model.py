@@ -66,6 +66,12 @@ class Test(NamedTuple):
     #: Seconds that it is expected to take; None when nothing is known.
     estimate: Optional[float] = None
     attempt: int = 1
+    #: What processes come to that outlive the program: ``warn``, ``fail`` or ``ignore``.
+    leftovers: str = "warn"
+    #: Resource limits of the program: their names, as in RLIMIT_NAME, and values.
+    limits: Tuple[Tuple[str, int], ...] = ()
+    #: ``shared``: runs in the tree of the session; ``copy``: in a private copy of it.
+    isolation: str = "shared"
 
 
 class Setup(NamedTuple):

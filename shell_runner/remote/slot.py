@@ -24,10 +24,11 @@ from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from . import tree
 from .capture import Capture
+from .copying import copy_tree
 from .environment import PASSED_ON, clean
 from .model import Execution, Problem, Setup, Test
 from .place import Place, remove
-from .program import NotStarted, start
+from .program import NotStarted, World, start
 from .store import forsake
 from .wire import Unframer, frame, frame_encoded
 
@@ -104,10 +105,10 @@ class Slot:
         run = self._now = _Run(self.setup.keep)
         wall, begin = time.time(), time.monotonic()
         try:
-            self._make_room()
+            root = self._make_room(test)
             # To remove what an earlier test left is not this one's time.
             wall, begin = time.time(), time.monotonic()
-            self._start(test, run)
+            self._start(test, root, run)
         except NotStarted as why:
             return Execution(
                 test.id, test.attempt, self.number, wall, time.monotonic() - begin,
@@ -117,23 +118,35 @@ class Slot:
         duration = time.monotonic() - begin
         leftovers = self._clear(run)
         self._drain()
+        if test.isolation == "copy":
+            remove(root)
         return self._execution(test, run, wall, duration, leftovers)
 
-    def _make_room(self) -> None:
+    def _make_room(self, test: Test) -> str:
+        """All directories of the test exist; the root of its tree."""
         try:
             self.place.prepare()
+            if test.isolation != "copy":
+                return self.setup.root
+            root = os.path.join(self.place.base, "tree")
+            remove(root)
+            copy_tree(self.setup.root, root)
+            return root
         except OSError as error:
             raise NotStarted(Problem.SPAWN, str(error)) from None
 
-    def _start(self, test: Test, run: _Run) -> None:
-        path = os.path.join(self.setup.root, test.path)
+    def _start(self, test: Test, root: str, run: _Run) -> None:
+        path = os.path.join(root, test.path)
         try:
-            os.chdir(self.setup.root if test.cwd == "root" else os.path.dirname(path))
+            os.chdir(root if test.cwd == "root" else os.path.dirname(path))
+        except FileNotFoundError:
+            raise NotStarted(Problem.VANISHED, path) from None
         except OSError as error:
             raise NotStarted(Problem.SPAWN, str(error)) from None
         env = self._environment_of(test)
+        env["TEST_SRCDIR"] = root
         self._alone = False
-        run.pid = start(path, test.argv, env, self._out.write, self._err.write)
+        run.pid = start(path, test.argv, World(env, self._out.write, self._err.write, test.limits))
 
     def _watch(self, test: Test, run: _Run, begin: float) -> None:
         """Wait until the program has exited, by itself or by our hand."""

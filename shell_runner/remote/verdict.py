@@ -5,7 +5,7 @@ Pure: no clock, no I/O, nothing of where it ran.  The exit codes are automake's
 """
 
 import signal
-from typing import Dict
+from typing import Dict, Sequence
 
 from .model import ERROR, FAILED, PASSED, SKIPPED, Execution, Problem, Result, Test
 
@@ -33,7 +33,10 @@ def judge(test: Test, execution: Execution) -> Result:
         return Result(FAILED, "timed out after %s" % seconds(test.timeout))
     if execution.signal is not None:
         return Result(FAILED, "killed by %s" % signal_name(execution.signal))
-    return _judge_exit(execution.exit)
+    result = _judge_exit(execution.exit)
+    if execution.leftovers and test.leftovers == "fail" and result.outcome != FAILED:
+        return Result(FAILED, "left %s" % leftover_words(execution.leftovers))
+    return result
 
 
 def _judge_problem(execution: Execution) -> Result:
@@ -47,6 +50,12 @@ def _judge_exit(status: "int | None") -> Result:
     if status is None:
         return Result(ERROR, "ended without an exit status", infrastructure=True)
     return Result(_BY_EXIT.get(status, FAILED), exit_words(status))
+
+
+def leftover_words(names: Sequence[str]) -> str:
+    """``2 processes, killed: sleep, sleep``."""
+    shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+    return "%d process%s, killed: %s" % (len(names), "es" if len(names) > 1 else "", shown)
 
 
 def exit_words(status: int) -> str:

@@ -146,8 +146,10 @@ class Plugin:
             return item.made
         if call.when == "call" and item.finished:
             verdict = report.verdict_report(item, *item.finished, Here.NAME)
-            # The teardown report, which JUnit XML takes the properties from, is pytest's.
+            # The teardown report, which JUnit XML takes properties and output from, is pytest's.
             item.user_properties = verdict.user_properties
+            for name, text in verdict.sections:
+                item.add_report_section("call", name.split()[1], text)
             return verdict
         return made
 

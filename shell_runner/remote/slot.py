@@ -144,7 +144,8 @@ class Slot:
         except OSError as error:
             raise NotStarted(Problem.SPAWN, str(error)) from None
         env = self._environment_of(test)
-        env["TEST_SRCDIR"] = root
+        if test.isolation == "copy":
+            env["TEST_SRCDIR"] = root
         self._alone = False
         run.pid = start(path, test.argv, World(env, self._out.write, self._err.write, test.limits))
 

@@ -62,14 +62,14 @@ class Case:
         return printable(self.path)
 
 
-_LATE = "timed out after 1 s"
+_LATE = "timed out after 0.5 s"
 _CC = ("cc",)
 _ROOT = ("root",)
 
 
 def late(file: str, **more: object) -> Case:
-    """One that is stopped after a second."""
-    return Case(file, FAILED, _LATE, timeout=1.0, **more)  # type: ignore[arg-type]
+    """One that is stopped when its time is over."""
+    return Case(file, FAILED, _LATE, timeout=0.5, **more)  # type: ignore[arg-type]
 
 
 PROCESSES = (
@@ -88,7 +88,7 @@ PROCESSES = (
     Case("stop_child.sh", PASSED, leftovers="sleep"),
     Case("stop_slot.sh", FAILED, "exit 3", compared=True),
     Case("signal_slot.sh", PASSED, output="still here", compared=True),
-    Case("trace_slot.c", ERROR, "its slot died: stopped from outside", timeout=1.0, needs=_CC),
+    Case("trace_slot.c", ERROR, "its slot died: stopped from outside", timeout=0.5, needs=_CC),
     Case("kill_slot.sh", ERROR, "its slot died: killed by SIGKILL", compared=True),
     Case("kill_others.py", PASSED),
     late("fork_storm.pl", compared=True),
@@ -99,7 +99,7 @@ PROCESSES = (
     Case("subreaper.py", PASSED, leftovers="4 processes"),
     Case("pid_namespace.sh", PASSED, leftovers="sleep", needs=("root", "unshare")),
     Case("user_namespace.sh", PASSED, leftovers="sleep", needs=("root", "unshare")),
-    Case("hidden.py", PASSED, leftovers="sleep", compared=True),
+    Case("hidden.py", PASSED, leftovers="2 processes", compared=True),
     late("vfork.c", needs=_CC),
     late("groups.py"),
     Case("traced_child.c", PASSED, needs=_CC, leftovers="2 processes"),

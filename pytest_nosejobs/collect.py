@@ -143,7 +143,8 @@ class Collection:
         file = read(path)
         found = discovery.classify(file, named) if file else discovery.OTHER
         if found.kind is Kind.BROKEN:
-            return BrokenFile.create(parent, path, f"{self._name(path)}: {found.why}")
+            why = f"{discovery.printable(self._name(path))}: {found.why}"
+            return BrokenFile.create(parent, path, why)
         if found.kind is Kind.OTHER or file is None:
             return None
         return self._item(path, parent, file, found)
@@ -157,10 +158,12 @@ class Collection:
             metadata = self._plugin.metadata_of(name, file.head)
         except NosejobsError as error:
             return BrokenFile.create(parent, path, str(error))
+        name = discovery.printable(name)
         settings = {"path": path, "plugin": self._plugin, "found": found, "metadata": metadata}
         count = self._plugin.options.repeat or metadata.repeat or 1
         if count == 1:
-            return ShellItem.from_parent(parent, name=path.name, nodeid=name, **settings)
+            plain = discovery.printable(path.name)
+            return ShellItem.from_parent(parent, name=plain, nodeid=name, **settings)
 
         def make(parent: RepeatedFile, number: int) -> Any:
             run = f"repeat-{number}-of-{count}"

@@ -71,6 +71,9 @@ def _add_ini(parser: pytest.Parser) -> None:
             "nosejobs_requires", "string", "skip",
             "what becomes of a shell test when no host has what it requires: skip or error",
         ),
+        ("nosejobs_leftovers", "string", "", "left behind processes: warn, fail or ignore"),
+        ("nosejobs_limits", "string", "", "limits of each test: as:2g+nofile:256+cpu:60"),
+        ("nosejobs_isolation", "string", "", "the tree of a test: shared or copy"),
         ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
         ("nosejobs_ship", "args", [], "files that are shipped though git ignores them"),
         ("nosejobs_ship_not", "args", [], "files that are never shipped"),
@@ -190,7 +193,7 @@ def _defaults(config: pytest.Config, tree: Config) -> Metadata:
     metadata = Metadata()
     values = {
         name: config.getini(f"nosejobs_{name}")
-        for name in ("tags", "cwd")
+        for name in ("tags", "cwd", "leftovers", "limits", "isolation")
         if config.getini(f"nosejobs_{name}")
     }
     metadata = apply(metadata, values, str(config.inipath or "ini"), "nosejobs_*")

@@ -29,6 +29,7 @@ from shell_runner.remote.verdict import judge
 from . import (
     arguments,
     durations,
+    leftovers,
     marks,
     neighbours,
     newhooks,
@@ -210,11 +211,12 @@ class Plugin:
         attempts = self._attempts_of(item)
         for attempt in range(1, attempts + 1):
             test = self._test(0, item)._replace(attempt=attempt)
-            execution = self.here.run(test)
+            execution = self._execute_here(test)
             if attempt == attempts or not retries.is_worth_another(test, execution):
                 break
             item.reruns.append(self._attempt_report(item, test, execution, Here.NAME))
         retries.settle(item, test, execution, attempts)
+        test = leftovers.warn(item, test, execution)
         item.finished = (test, execution)
         self._new_durations[item.nodeid] = execution.duration
         result = judge(test, execution)
@@ -280,6 +282,13 @@ class Plugin:
         """pytest-timeout's alarm would go off in here; the host stops the test instead."""
         return True if isinstance(item, ShellItem) else None
 
+    def _execute_here(self, test: Test) -> Execution:
+        try:
+            return self.here.run(test)
+        except HostError as error:
+            self._not_run += 1
+            return Execution(test.id, problem=Problem.HOST_LOST, detail=error.cause)
+
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -314,6 +323,9 @@ class Plugin:
             env=said.env,
             pass_env=said.pass_env,
             format=self.spoken.get(item.path.suffix, ""),
+            leftovers=said.leftovers,
+            limits=said.limits,
+            isolation=said.isolation,
         )
 
     def _timeout_of(self, item: ShellItem) -> float:
@@ -501,6 +513,7 @@ class Plugin:
             reason = (str(item.path), None, f"Skipped: {finished.execution.detail}")
             log(item, report.skip_reports(item, reason))
             return
+        test = leftovers.warn(item, test, finished.execution)
         if finished.execution.problem == Problem.HOST_LOST:
             self._not_run += 1
         elif not finished.execution.problem:

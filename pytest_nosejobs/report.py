@@ -25,7 +25,7 @@ from shell_runner.remote.model import (
     Stream,
     Test,
 )
-from shell_runner.remote.verdict import is_told_by_cases, judge
+from shell_runner.remote.verdict import is_told_by_cases, judge, leftover_words
 
 if TYPE_CHECKING:
     from .collect import ShellItem
@@ -39,7 +39,7 @@ _WIDTH = 2000
 _FILES = 10
 
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
-_BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
 
 
 def readable(text: str) -> str:
@@ -49,10 +49,19 @@ def readable(text: str) -> str:
 
 
 def _visible(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return found[0].translate(_VISIBLE)
+
+
+class _Visible(dict[int, str]):
+    """What is shown for a code point; each is worked out once."""
+
+    def __missing__(self, code: int) -> str:
+        byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # was not UTF-8
+        self[code] = f"\\x{byte:02x}" if byte < 0x100 else f"\\u{byte:04x}"
+        return self[code]
+
+
+_VISIBLE = _Visible()
 
 
 def whole(stream: Stream) -> str:
@@ -127,7 +136,7 @@ def _where(test: Test, item: ShellItem, execution: Execution, host: str) -> list
         lines.append(f"host     {host}, slot {execution.slot}")
     lines.append(f"took     {execution.duration:.2f} s")
     if execution.leftovers:
-        lines.append(f"left     {leftover_words(execution)}")
+        lines.append(f"left     {leftover_words(execution.leftovers)}")
     for path in item.plugin.files_of(item, execution)[:_FILES] if execution.artefacts else ():
         lines.append(f"wrote    {path}")
     more = max(len(execution.artefacts) - _FILES, 0)
@@ -136,13 +145,6 @@ def _where(test: Test, item: ShellItem, execution: Execution, host: str) -> list
         lines.append(f"         and {more} more{left}")
     lines.append(f"again    {item.plugin.rerun_of(item)}")
     return lines
-
-
-def leftover_words(execution: Execution) -> str:
-    """``2 processes, killed: sleep, sleep``."""
-    names = sorted(execution.leftovers)
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names)} process{'es' if len(names) > 1 else ''}, killed: {shown}"
 
 
 def _output(execution: Execution) -> str:
@@ -175,7 +177,7 @@ def properties(execution: Execution, host: str) -> list[tuple[str, object]]:
     if execution.signal is not None:
         found.append(("signal", execution.signal))
     if execution.leftovers:
-        found.append(("leftovers", readable(leftover_words(execution))))
+        found.append(("leftovers", readable(leftover_words(execution.leftovers))))
     return found
 
 
@@ -185,7 +187,7 @@ def reports(
     """The reports of a test that has run: of each of its cases, and of itself if need be."""
     if execution.parsed is not None and execution.parsed.cases:
         yield from case_reports(item, test, execution, host)
-        if is_told_by_cases(execution):
+        if is_told_by_cases(test, execution):
             return
     verdict = verdict_report(item, test, execution, host)
     shared = _Shared(item, execution, host)

@@ -92,6 +92,19 @@ def could_be_test(name: str, patterns: Sequence[str] = PATTERNS) -> bool:
     return False
 
 
+def printable(name: str) -> str:
+    """A name for people, caches and reports: one line, no bytes that are not UTF-8."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else _escape(ord(c)) for c in name)
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return chr(code).encode("unicode_escape").decode("ascii")
+
+
 def classify(file: File, named: bool = False) -> Found:
     """What ``file`` is, its name being that of a test, or the user having named it."""
     if file.suffix in _RUN_ANYWAY and file.name != file.suffix:
@@ -154,6 +167,12 @@ class Metadata:
     retries: int | None = None
     #: How often it runs; None: as the run says.
     repeat: int | None = None
+    #: ``warn``, ``fail`` or ``ignore``.
+    leftovers: str = "warn"
+    #: Resource limits by name.
+    limits: tuple[tuple[str, int], ...] = ()
+    #: ``shared`` or ``copy``.
+    isolation: str = "shared"
 
 
 @dataclass(frozen=True)
@@ -244,6 +263,31 @@ def _count(least: int, most: int) -> Any:
     return convert
 
 
+#: Resource limits that a test may be given; the seconds and counts have no unit.
+LIMITS = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def _limits(where: _Where, key: str, value: Any) -> tuple[tuple[str, int], ...]:
+    """``as:2g+nofile:256``, or a table."""
+    if isinstance(value, str):
+        pairs = [part.partition(":")[::2] for part in re.split(r"[+\s]+", value.strip())]
+    elif isinstance(value, dict):
+        pairs = [(str(name), str(text)) for name, text in value.items()]
+    else:
+        raise where.error(key, f"must be like as:2g+nofile:256, not {value!r}")
+    return tuple((name, _limit(where, key, name, text)) for name, text in pairs)
+
+
+def _limit(where: _Where, key: str, name: str, text: str) -> int:
+    if name not in LIMITS:
+        raise where.error(key, f"unknown limit {name!r}{suggestion(name, LIMITS)}")
+    found = re.fullmatch(r"(\d{1,12})([kmgt]?)", text.lower(), re.ASCII)
+    if not found:
+        raise where.error(key, f"{name} must be a number, perhaps with k, m, g or t: {text!r}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
 @dataclass(frozen=True)
 class _Key:
     """One key of metadata: the field it sets, and how it is read."""
@@ -268,6 +312,9 @@ _KEYS: Mapping[str, _Key] = {
     "requires": _Key("requires", _names(_NAME, "a label"), adds=True, names=True),
     "retries": _Key("retries", _count(0, 100)),
     "repeat": _Key("repeat", _count(1, 10_000)),
+    "leftovers": _Key("leftovers", _one_of("warn", "fail", "ignore")),
+    "limits": _Key("limits", _limits, adds=True),
+    "isolation": _Key("isolation", _one_of("shared", "copy")),
 }
 
 

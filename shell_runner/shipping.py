@@ -19,15 +19,9 @@ from typing import Any
 
 from .errors import UsageError
 from .remote import wire
+from .remote.copying import IGNORED_FOLDERS
 from .remote.store import FILE, LINK, BadEntry, Entry, check
 
-#: Folders that are never part of a tree, where git cannot tell.
-IGNORED_FOLDERS = frozenset(
-    [
-        ".git", ".hg", ".svn", ".tox", ".nox", ".venv", "venv", "node_modules", "__pycache__",
-        ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".eggs", ".idea", ".vscode",
-    ]
-)  # fmt: skip
 #: Never shipped unless a pattern of the user names them.
 SECRETS = (
     ".env", ".env.*", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",

@@ -69,6 +69,12 @@ class Test(NamedTuple):
     attempt: int = 1
     #: The format that it is known to speak; empty: whatever its output turns out to be.
     format: str = ""
+    #: What processes come to that outlive the program: ``warn``, ``fail`` or ``ignore``.
+    leftovers: str = "warn"
+    #: Resource limits of the program: their names, as in RLIMIT_NAME, and values.
+    limits: Tuple[Tuple[str, int], ...] = ()
+    #: ``shared``: runs in the tree of the session; ``copy``: in a private copy of it.
+    isolation: str = "shared"
 
 
 class Setup(NamedTuple):

@@ -4,14 +4,23 @@ Owns making them, telling whether a test left anything there, and making them
 clean again.  Must not know processes.
 """
 
+import ctypes
+import fcntl
 import os
+import re
 import shutil
 import stat
+import struct
+import subprocess
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 #: A modification time that nothing gets by itself: a directory that still has it is untouched.
 _UNTOUCHED_NS = 86_400 * 10**9
+#: umount2(2): detach now, follow no link.
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+#: ioctl(2) of inode flags, and those that forbid removal ("append only", "immutable").
+_GETFLAGS, _SETFLAGS, _FROZEN = 0x80086601, 0x40086602, 0x30
 
 
 #: The argument has another name since Python 3.12; the function takes both forms.
@@ -75,6 +84,7 @@ class Place:
             # Something in it cannot be removed (a mount, another user's file): go elsewhere.
             self._spares += 1
             path = self.paths[name] = os.path.join(self.base, "%s.%d" % (name, self._spares))
+        os.makedirs(self.base, mode=0o700, exist_ok=True)  # a test may have removed all
         os.mkdir(path, 0o700)
         os.utime(path, ns=(_UNTOUCHED_NS, _UNTOUCHED_NS))
         self._marks[name] = _mark(os.lstat(path))
@@ -93,12 +103,60 @@ def remove(path: str) -> None:
         return
     except OSError:
         pass
+    if not _unmount_below(path):
+        return  # what is mounted there is not ours
     try:
         _rmtree(path)
-    except RecursionError:
-        _rm(path)
+    except (OSError, RecursionError):
+        pass
     if os.path.lexists(path):
         _rm(path)
+    if os.path.lexists(path):
+        _thaw(path)
+        _rm(path)
+
+
+def _unmount_below(path: str) -> bool:
+    """Detach what a test has mounted below ``path``; whether nothing is mounted there.
+
+    To remove through a bind mount would remove what is bound.
+    """
+    mounts = _mounts_below(os.path.realpath(path))
+    for mount in reversed(mounts):
+        ctypes.CDLL(None).umount2(os.fsencode(mount), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+    return not mounts or not _mounts_below(os.path.realpath(path))
+
+
+def _mounts_below(path: str) -> List[str]:
+    try:
+        with open("/proc/self/mountinfo", "rb") as lines:
+            points = [line.split(b" ", 5)[4] for line in lines]
+    except OSError:
+        return []
+    names = [os.fsdecode(re.sub(rb"\\([0-7]{3})", _unescape, point)) for point in points]
+    return [name for name in names if name == path or name.startswith(path + "/")]
+
+
+def _unescape(found: "re.Match[bytes]") -> bytes:
+    return bytes([int(found[1], 8)])
+
+
+def _thaw(path: str) -> None:
+    """Take away the flags that forbid removal; only root can have set them."""
+    for folder, _, files in os.walk(path):
+        for name in (folder, *(os.path.join(folder, file) for file in files)):
+            try:
+                found = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            except OSError:
+                continue
+            try:
+                (flags,) = struct.unpack("l", fcntl.ioctl(found, _GETFLAGS, b"\0" * 8))
+                if flags & _FROZEN:
+                    fcntl.ioctl(found, _SETFLAGS, struct.pack("l", flags & ~_FROZEN))
+            except OSError:
+                pass
+            finally:
+                os.close(found)
 
 
 def _rmtree(path: str) -> None:
@@ -129,8 +187,7 @@ def _rm(path: str) -> None:
     """Trees too deep for recursion; rm(1) walks them with file descriptors."""
     for argv in (["chmod", "-R", "u+rwx", path], ["rm", "-rf", path]):
         try:
-            pid = os.spawnvp(os.P_NOWAIT, argv[0], argv)
-            os.waitpid(pid, 0)
+            subprocess.call(argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         except OSError:
             pass
 

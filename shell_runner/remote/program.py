@@ -6,11 +6,12 @@ deadlines or output.
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import time
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from .model import Problem
 
@@ -40,77 +41,109 @@ class NotStarted(Exception):
         self.detail = detail
 
 
-def start(path: str, argv: Tuple[str, ...], env: Dict[str, str], out: int, err: int) -> int:
+class World(NamedTuple):
+    """What a program finds when it starts."""
+
+    env: Dict[str, str]
+    out: int
+    err: int
+    #: Names and values of its resource limits.
+    limits: Tuple[Tuple[str, int], ...] = ()
+
+
+def start(path: str, argv: Tuple[str, ...], world: World) -> int:
     """Start ``path`` (through ``argv``, if any) in a session of its own; its process id.
 
     Raises NotStarted.  The working directory is the caller's.
     """
     if argv:
-        interpreter = shutil.which(argv[0], path=env.get("PATH"))
+        interpreter = shutil.which(argv[0], path=world.env.get("PATH"))
         if interpreter is None:
             raise NotStarted(Problem.NO_INTERPRETER, "%s is not installed" % argv[0])
-        return _start([interpreter, *argv[1:], path], path, env, out, err)
+        return _start([interpreter, *argv[1:], path], path, world)
     try:
-        return _spawn([path], env, out, err)
+        return _spawn([path], world)
     except OSError as error:
         if error.errno == errno.ENOEXEC:
-            return _start_text(path, env, out, err)
+            return _start_text(path, world)
         raise explain(path, error) from None
 
 
-def _start(argv: List[str], path: str, env: Dict[str, str], out: int, err: int) -> int:
+def _start(argv: List[str], path: str, world: World) -> int:
     if not os.path.lexists(path):
         raise NotStarted(Problem.VANISHED, path)
     try:
-        return _spawn(argv, env, out, err)
+        return _spawn(argv, world)
     except OSError as error:
         raise explain(argv[0], error) from None
 
 
-def _start_text(path: str, env: Dict[str, str], out: int, err: int) -> int:
+def _start_text(path: str, world: World) -> int:
     """The kernel does not know the format: text is a shell script, as execvp(3) has it."""
     if is_binary(head(path)):
         detail = "the kernel of this %s machine cannot run it" % os.uname().machine
         raise NotStarted(Problem.FOREIGN, detail)
-    return _start(["/bin/sh", path], path, env, out, err)
+    return _start(["/bin/sh", path], path, world)
 
 
-def _spawn(argv: List[str], env: Dict[str, str], out: int, err: int) -> int:
+def _spawn(argv: List[str], world: World) -> int:
     for _ in range(20):
         try:
-            return _spawn_once(argv, env, out, err)
+            return _spawn_once(argv, world)
         except OSError as error:
-            # A file that was written a moment ago can still be open in a child of the writer.
-            if error.errno != errno.ETXTBSY:
+            # A file that was written a moment ago can still be open in a child of the writer;
+            # another slot's fork storm passes.
+            if error.errno not in (errno.ETXTBSY, errno.EAGAIN):
                 raise
             time.sleep(0.01)
-    return _spawn_once(argv, env, out, err)
+    return _spawn_once(argv, world)
 
 
-def _spawn_once(argv: List[str], env: Dict[str, str], out: int, err: int) -> int:
-    if _SPAWN_KNOWS_SETSID:
+def _spawn_once(argv: List[str], world: World) -> int:
+    if _SPAWN_KNOWS_SETSID and not world.limits:
         try:
             actions = [
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, out, 1),
-                (os.POSIX_SPAWN_DUP2, err, 2),
+                (os.POSIX_SPAWN_DUP2, world.out, 1),
+                (os.POSIX_SPAWN_DUP2, world.err, 2),
             ]
             return os.posix_spawn(
-                argv[0], argv, env, file_actions=actions, setsid=True,
+                argv[0], argv, world.env, file_actions=actions, setsid=True,
                 setsigmask=[], setsigdef=_RESET,
             )  # fmt: skip
         except NotImplementedError:
             pass
-    return _fork(argv, env, out, err)
+    return _fork(argv, world)
 
 
-def _fork(argv: List[str], env: Dict[str, str], out: int, err: int) -> int:
-    """For systems whose posix_spawn cannot make a session."""
-    child = subprocess.Popen(
-        argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
-    )
+def _fork(argv: List[str], world: World) -> int:
+    """For limits, which posix_spawn does not know, and where it cannot make a session."""
+    try:
+        child = subprocess.Popen(
+            argv, env=world.env, stdin=subprocess.DEVNULL, stdout=world.out, stderr=world.err,
+            start_new_session=True, preexec_fn=lambda: _in_child(world.limits),
+        )  # fmt: skip
+    except subprocess.SubprocessError as error:
+        raise NotStarted(Problem.SPAWN, str(error)) from None
     child.returncode = 0  # reaped by the slot, never by Popen
     return child.pid
+
+
+def _in_child(limits: Tuple[Tuple[str, int], ...]) -> None:
+    """Between fork and exec; the slot has one thread, so that nothing is locked here."""
+    for number in _RESET:
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            pass
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for name, value in dict(limits).items():  # the last one of a name wins
+        number = getattr(resource, "RLIMIT_" + name.upper())
+        _, hard = resource.getrlimit(number)
+        least = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        # At the hard limit of processor time comes SIGKILL: let SIGXCPU come first.
+        spare = 1 if name == "cpu" and least == value != hard else 0
+        resource.setrlimit(number, (least, least + spare))
 
 
 def explain(path: str, error: OSError) -> NotStarted:

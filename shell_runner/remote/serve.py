@@ -32,6 +32,8 @@ _GATHER = 0.004
 _STOPPING = 3.0
 #: Deaths in a row, without one finished test, after which slots count as impossible.
 _HOPELESS = 3
+#: Seconds between two looks at the slots that are busy.
+_LOOK = 1.0
 
 
 class Upload:
@@ -63,6 +65,7 @@ class Serve:
         self.connected = True
         self.running = True
         self._hopeless = 0
+        self._next_look = 0.0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._poller = select.poll()
@@ -102,13 +105,15 @@ class Serve:
             pass
 
     def _turn(self) -> None:
-        for fd, event in self._poller.poll():
+        busy = any(slot.given for slot in self.slots.values())
+        for fd, event in self._poller.poll(_LOOK * 1000 if busy else None):
             if fd == self._wake_read:
                 os.read(fd, 4096)
             elif fd in self.slots and (self.credit > 0 or event & select.POLLHUP):
                 self._read_slot(fd)
         while self.inbox and self.running:
             self._take(self.inbox.popleft())
+        self._look_after_slots()
         self._feed()
         self._upload()
         self._flush()
@@ -168,6 +173,8 @@ class Serve:
         self.credit += size
         if before <= 0 < self.credit:
             self._listen_to_slots(True)
+            for slot in self.slots.values():
+                slot.since = time.monotonic()  # it may have said long ago that it is done
 
     def _ping(self, number: int) -> None:
         self.say("pong", number)
@@ -217,6 +224,14 @@ class Serve:
         """Without credit their answers stay where they are, and they wait."""
         for slot in self.slots.values():
             self._poller.modify(slot.socket, select.POLLIN if on else 0)
+
+    def _look_after_slots(self) -> None:
+        """Without credit nothing is known of them: their answers have not been read."""
+        now = time.monotonic()
+        if now >= self._next_look and self.credit > 0:
+            self._next_look = now + _LOOK
+            for slot in self.slots.values():
+                slot.look_after(now)
 
     def _feed(self) -> None:
         """Give waiting tests to the slots with the least to do."""
@@ -285,11 +300,14 @@ class Serve:
     def _replace(self, fd: int, slot: SlotProcess) -> None:
         """A slot has died: one test with it; the others of its batch go to another."""
         self._poller.unregister(fd)
+        slot.await_death()
+        self._kill_orphans()
         del self.slots[fd]
         how = slot.bury()
-        self._kill_orphans()
-        retired = slot.answered and not slot.given
-        if slot.given:
+        retired = slot.retired or (slot.answered and not slot.given)
+        if slot.retired:
+            self.waiting.extendleft(reversed(slot.given))
+        elif slot.given:
             victim = slot.given.popleft()
             self.waiting.extendleft(reversed(slot.given))
             lost = Execution(
@@ -311,11 +329,10 @@ class Serve:
         ours = [slot.process.pid for slot in self.slots.values()]
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:
-            found = tree.freeze(tree.Lister(os.getpid(), apart=ours))
+            found = tree.freeze(tree.Lister(os.getpid(), apart=ours), lambda: _reap_zombies(ours))
             if not found:
                 return
-            tree.send(found, signal.SIGKILL)
-            tree.send(found, signal.SIGCONT)
+            tree.send_groups(found, signal.SIGKILL)
             _reap(found)
 
     def _end_slots(self) -> None:
@@ -326,9 +343,11 @@ class Serve:
             _await_end(slot.socket, deadline)
             if _is_alive(slot.socket):
                 slot.process.kill()
+            slot.await_death()
+        self._kill_orphans()
+        for slot in self.slots.values():
             slot.bury()
         self.slots = {}
-        self._kill_orphans()
 
 
 def _await_end(connection: socket.socket, deadline: float) -> None:
@@ -360,6 +379,19 @@ def _reap(pids: List[int]) -> None:
             except ChildProcessError:
                 break
             time.sleep(0.005)
+
+
+def _reap_zombies(apart: List[int]) -> None:
+    """The children that have ended, without the slots: their status is Popen's."""
+    _reap_ended([pid for pid in tree.children(os.getpid()) if pid not in apart])
+
+
+def _reap_ended(pids: List[int]) -> None:
+    for pid in pids:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
 
 
 def cores() -> int:

@@ -25,12 +25,14 @@ from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
 from . import tree
 from .capture import Capture
 from .cases import Formats, Readers
+from .copying import copy_tree
 from .environment import PASSED_ON, clean
 from .live import Lines
 from .model import Execution, Problem, Setup, Test
 from .outputs import choose
 from .place import Place, remove
-from .program import NotStarted, start
+from .program import NotStarted, World, start
+from .store import forsake
 from .wire import Unframer, frame, frame_encoded
 
 #: Seconds after which a test that still runs is announced.
@@ -41,6 +43,17 @@ _SETTLE = 0.1
 _HURRY = 0.5
 #: Seconds after SIGKILL until a process counts as unkillable.
 _UNKILLABLE = 10.0
+#: A slot ends when it is told so, or when its control is closed; not because a test
+#: signals its parent.
+_DEAF = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGVTALRM, signal.SIGPROF, signal.SIGTSTP,
+)  # fmt: skip
+_LIMITS = tuple(
+    getattr(resource, name)
+    for name in ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_NPROC")
+    if hasattr(resource, name)
+)
 _CHUNK = 1 << 18
 _F_SETPIPE_SZ = 1031
 
@@ -86,6 +99,7 @@ class Slot:
         self._now: Optional[_Run] = None
         self._poller = select.poll()
         self._alone = True
+        self._limits = _own_limits()
         self._out = self._open_pipe()
         self._err = self._out if setup.merge else self._open_pipe()
         self._wake = self._watch_children()
@@ -99,7 +113,10 @@ class Slot:
         run = self._now = _Run(test, self.setup.keep, readers, self._output_files())
         wall, begin = time.time(), time.monotonic()
         try:
-            self._start(test, run)
+            root = self._make_room(test)
+            # To remove what an earlier test left is not this one's time.
+            wall, begin = time.time(), time.monotonic()
+            self._start(test, root, run)
         except NotStarted as why:
             return Execution(
                 test.id, test.attempt, self.number, wall, time.monotonic() - begin,
@@ -111,6 +128,8 @@ class Slot:
         self._drain()
         for line in self._lines.rest() if self.setup.live else ():
             self.control.sendall(frame(["line", test.id, line]))
+        if test.isolation == "copy":
+            remove(root)
         return self._keep_artefacts(self._execution(test, run, wall, duration, leftovers), run)
 
     def _keep_artefacts(self, execution: Execution, run: _Run) -> Execution:
@@ -133,23 +152,39 @@ class Slot:
         folder = self.place.paths["out"]
         return {"out": folder + "/stdout.txt", "err": folder + "/stderr.txt"}
 
-    def _start(self, test: Test, run: _Run) -> None:
-        path = os.path.join(self.setup.root, test.path)
+    def _make_room(self, test: Test) -> str:
+        """All directories of the test exist; the root of its tree."""
         try:
             self.place.prepare()
-            os.chdir(self.setup.root if test.cwd == "root" else os.path.dirname(path))
+            if test.isolation != "copy":
+                return self.setup.root
+            root = os.path.join(self.place.base, "tree")
+            remove(root)
+            copy_tree(self.setup.root, root)
+            return root
+        except OSError as error:
+            raise NotStarted(Problem.SPAWN, str(error)) from None
+
+    def _start(self, test: Test, root: str, run: _Run) -> None:
+        path = os.path.join(root, test.path)
+        try:
+            os.chdir(root if test.cwd == "root" else os.path.dirname(path))
+        except FileNotFoundError:
+            raise NotStarted(Problem.VANISHED, path) from None
         except OSError as error:
             raise NotStarted(Problem.SPAWN, str(error)) from None
         env = self._environment_of(test)
+        if test.isolation == "copy":
+            env["TEST_SRCDIR"] = root
         self._alone = False
-        run.pid = start(path, test.argv, env, self._out.write, self._err.write)
+        run.pid = start(path, test.argv, World(env, self._out.write, self._err.write, test.limits))
 
     def _watch(self, test: Test, run: _Run, begin: float) -> None:
         """Wait until the program has exited, by itself or by our hand."""
         deadline = begin + test.timeout
         self._turn(min(_ANNOUNCE, test.timeout))
         if run.status is None and not self.stopping:
-            self.control.sendall(frame(["running", test.id, time.time()]))
+            self._announce(test)
         while run.status is None and not self.stopping:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -157,16 +192,24 @@ class Slot:
                 return
             self._turn(min(left, 1.0))
 
+    def _announce(self, test: Test) -> None:
+        """Not if that could block: nobody may read for long, and the deadline comes."""
+        if select.select([], [self.control], [], 0)[1]:
+            self.control.sendall(frame(["running", test.id, time.time()]))
+
     def _clear(self, run: _Run) -> List[str]:
         """End all that is left of the test; the names of what its program left behind."""
         if run.status is not None and not self.stopping:
             self._turn_until_alone(_SETTLE)
         if self._alone:
             return []
-        found = tree.freeze(tree.Lister(os.getpid()))
+        found = self._freeze()
         names = tree.names(found) if run.status is not None else []
         self._kill(found, _HURRY if self.stopping else self.setup.grace)
         return names
+
+    def _freeze(self) -> List[int]:
+        return tree.freeze(tree.Lister(os.getpid()), self._reap)
 
     def _kill(self, found: List[int], grace: float) -> None:
         """TERM to the frozen processes, grace, KILL until wait(2) finds no child."""
@@ -175,7 +218,7 @@ class Slot:
         self._turn_until_alone(grace)
         deadline = time.monotonic() + _UNKILLABLE
         while not self._alone and time.monotonic() < deadline:
-            tree.send(tree.freeze(tree.Lister(os.getpid())), signal.SIGKILL)
+            tree.send_groups(self._freeze(), signal.SIGKILL)
             self._turn_until_alone(0.05)
         self.broken = not self._alone
 
@@ -275,9 +318,12 @@ class Slot:
                 execution = self.run(self.todo.popleft())
                 text = json.dumps(execution, separators=(",", ":")).encode("ascii")
                 self.control.sendall(frame_encoded(b'["done",' + text + b"]"))
+                self.broken = self.broken or _own_limits() != self._limits
             else:
                 self._now = None
                 self._turn(3600)
+        if self.broken:  # the tests that wait here have not been started
+            self.control.sendall(frame(["retired"]))
 
     def _take_control(self) -> None:
         data = self.control.recv(1 << 16)
@@ -295,9 +341,7 @@ class Slot:
         """Nobody wants the result: kill what runs, without grace."""
         self._reap()
         if not self._alone:
-            found = tree.freeze(tree.Lister(os.getpid()))
-            tree.send(found, signal.SIGKILL)
-            tree.send(found, signal.SIGCONT)
+            tree.send_groups(self._freeze(), signal.SIGKILL)
             try:
                 self._kill_orphaned()
             except Orphaned:
@@ -350,6 +394,11 @@ class Slot:
         return env
 
 
+def _own_limits() -> List[Tuple[int, int]]:
+    """A test can change them (prlimit(2) of its parent), and the next one would inherit that."""
+    return [resource.getrlimit(number) for number in _LIMITS]
+
+
 def _limits() -> None:
     """No core file lands in the tree of tests, unless a test raises the limit itself."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -364,6 +413,8 @@ def _session() -> None:
     tree.become_subreaper()
     os.umask(0o022)
     _limits()
+    for number in _DEAF:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Tuple[str, ...]) -> None:
@@ -373,12 +424,17 @@ def main(argv: Tuple[str, ...]) -> None:
     # Programs must not have it: they could speak in our name, or keep it open after our death.
     os.set_inheritable(descriptor, False)
     control = socket.socket(fileno=descriptor)
+    # A test that held it would hide the death of its slot.
+    control.set_inheritable(False)
     setup = _read_setup(control)
     slot = Slot(number, control, setup, base)
     try:
         slot.serve()
     except (Orphaned, BrokenPipeError, ConnectionResetError):
         slot.abandon()
+        os.chdir("/")
+        remove(base)
+        forsake(os.path.dirname(base))
     finally:
         os.chdir("/")
         remove(base)

@@ -6,13 +6,15 @@ remains when one dies.  Must not know channels or trees of files.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Tuple
+from typing import Any, Deque, List, NamedTuple, Optional, Tuple
 
-from . import verdict
+from . import tree, verdict
 from .model import Setup, Test
 from .wire import Unframer, frame
 
@@ -20,6 +22,14 @@ _BOOT = (
     "import sys, importlib; sys.path.insert(0, sys.argv[1]); "
     "importlib.import_module(sys.argv[2] + '.slot').main(tuple(sys.argv[3:]))"
 )
+
+
+#: Seconds behind deadline and grace after which a slot is given up: one that is stopped,
+#: and one that is slow (it may have to remove millions of files).
+_STOPPED = 2.0
+_STUCK = 60.0
+#: Seconds that the death of a slot may take.
+_DYING = 5.0
 
 
 class Answer(NamedTuple):
@@ -37,6 +47,12 @@ class SlotProcess:
         self.number = number
         self.given: Deque[Test] = deque()
         self.answered = 0
+        #: When the first of those that it has been given became the first.
+        self.since = 0.0
+        #: It ended by itself, between two tests.
+        self.retired = False
+        self._grace = setup.grace
+        self._fate = ""
         self._unframer = Unframer()
         self.socket, theirs = socket.socketpair()
         package = __package__ or ""
@@ -61,6 +77,8 @@ class SlotProcess:
 
     def give(self, tests: List[Test]) -> None:
         """Queue tests; BrokenPipeError is left to ``read``, which sees the death anyway."""
+        if not self.given:
+            self.since = time.monotonic()
         self.given.extend(tests)
         try:
             self.socket.sendall(frame(["run", tests]))
@@ -80,19 +98,50 @@ class SlotProcess:
             data = self.socket.recv(1 << 18)
         except (ConnectionResetError, BrokenPipeError):
             data = b""
-        return [self._answer(text) for text in self._unframer.feed(data)], bool(data)
+        answers = [self._answer(text) for text in self._unframer.feed(data)]
+        return [answer for answer in answers if answer], bool(data)
 
-    def _answer(self, text: bytes) -> Answer:
+    def _answer(self, text: bytes) -> Optional[Answer]:
+        self.since = time.monotonic()
         if text.startswith(b'["done",'):
             self.answered += 1
             return Answer("done", self.given.popleft(), text[8:-1])
         message: List[Any] = json.loads(text.decode("ascii"))
+        if message[0] == "retired":
+            self.retired = True
+            return None
         return Answer(message[0], self.given[0], text)
 
+    def look_after(self, now: float) -> None:
+        """Let one that its test has stopped go on; kill one that does not answer any more."""
+        if not self.given:
+            return
+        late = now - self.since - self.given[0].timeout - self._grace
+        stopped = tree.is_stopped(self.process.pid)
+        if late > (_STOPPED if stopped else _STUCK):
+            self._fate = "stopped from outside" if stopped else "did not answer"
+            self.process.kill()
+        elif stopped:
+            self.process.send_signal(signal.SIGCONT)
+
+    def await_death(self) -> None:
+        """Its end is seen on the socket a moment before its children come down to us."""
+        deadline = time.monotonic() + _DYING
+        while not tree.is_dead(self.process.pid) and time.monotonic() < deadline:
+            time.sleep(0.001)
+
     def bury(self) -> str:
-        """Reap a slot that has died; how it died, in words."""
+        """Reap a slot that has died; how it died, in words.
+
+        What it ran is dead already: a slot under a debugger stays until that is gone.
+        """
         self.socket.close()
-        status = self.process.wait()
+        try:
+            status = self.process.wait(_DYING)
+        except subprocess.TimeoutExpired:
+            return "cannot be killed"
+        if self._fate:
+            return self._fate
         if status < 0:
             return "killed by %s" % verdict.signal_name(-status)
         return verdict.exit_words(status)

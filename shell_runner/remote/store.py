@@ -167,6 +167,16 @@ def work_folder() -> "tuple[str, int]":
     return folder, descriptor
 
 
+def forsake(folder: str) -> None:
+    """For a slot whose owner is dead and whose own part is gone: the last one removes all."""
+    try:
+        parts = os.listdir(folder)
+    except OSError:
+        return
+    if not any(name.isdigit() for name in parts):
+        _sweep(folder)
+
+
 _WORK = "nosejobs-"
 
 

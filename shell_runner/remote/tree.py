@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 import time
-from typing import Dict, Iterable, List, Set
+from typing import Callable, Dict, Iterable, List, Set
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: States of /proc/PID/stat in which a process starts nothing more.
 _STILL = frozenset("TtZXx")
+#: Seconds after which a tree that keeps moving is left to the next attempt.
+_FREEZE = 2.0
 
 
 def become_subreaper() -> bool:
@@ -95,19 +97,44 @@ def send(pids: Iterable[int], number: int) -> None:
             pass
 
 
-def freeze(found: "Lister") -> List[int]:
+def send_groups(pids: Iterable[int], number: int) -> None:
+    """A signal to each and to its process group, in which a fork cannot slip through.
+
+    What a test starts is in sessions of its own, so that a group holds nobody else.
+    """
+    ours, done = os.getsid(0), set()  # type: int, Set[int]
+    for pid in pids:
+        try:
+            group = os.getpgid(pid)
+            if group in done:
+                continue
+            done.add(group)
+            if group > 1 and os.getsid(pid) != ours:
+                os.killpg(group, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+    send(pids, number)
+
+
+def freeze(found: "Lister", reap: Callable[[], None]) -> List[int]:
     """Stop all processes that ``found()`` lists, until no new one appears.
 
     A stopped process cannot fork, so that the walk ends even in a fork storm.  One in
     an uninterruptible call, or one that we may not signal, is waited for a moment only.
+    Those that fork and exit faster than we look are reaped meanwhile (``reap``): their
+    remains would fill the process table, and slow us down.
     """
     stopped: Set[int] = set()
     patience = 50
+    deadline = time.monotonic() + _FREEZE
     while True:
+        reap()
         now = found()
         fresh = [pid for pid in now if pid not in stopped]
-        send(fresh, signal.SIGSTOP)
+        send_groups(fresh, signal.SIGSTOP)
         stopped.update(fresh)
+        if time.monotonic() > deadline:
+            return now
         if fresh:
             continue
         if patience == 0 or all(_is_still(pid) for pid in now):
@@ -119,6 +146,16 @@ def freeze(found: "Lister") -> List[int]:
 def _is_still(pid: int) -> bool:
     state = _stat(pid)[:1]
     return not state or state[0] in _STILL
+
+
+def is_stopped(pid: int) -> bool:
+    """By a signal or by a debugger."""
+    return _stat(pid)[:1] in (["T"], ["t"])
+
+
+def is_dead(pid: int) -> bool:
+    """Gone, or waiting to be reaped."""
+    return _stat(pid)[:1] in ([], ["Z"], ["X"])
 
 
 class Lister:

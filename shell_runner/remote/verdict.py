@@ -5,7 +5,7 @@ Pure: no clock, no I/O, nothing of where it ran.  The exit codes are automake's
 """
 
 import signal
-from typing import Dict
+from typing import Dict, Sequence
 
 from .model import ERROR, FAILED, PASSED, SKIPPED, Execution, Parsed, Problem, Result, Test
 
@@ -34,6 +34,13 @@ def judge(test: Test, execution: Execution) -> Result:
         return Result(FAILED, "timed out after %s" % seconds(test.timeout))
     if execution.signal is not None:
         return Result(FAILED, "killed by %s" % signal_name(execution.signal))
+    result = _judge_end(execution)
+    if execution.leftovers and test.leftovers == "fail" and result.outcome != FAILED:
+        return Result(FAILED, "left %s" % leftover_words(execution.leftovers))
+    return result
+
+
+def _judge_end(execution: Execution) -> Result:
     parsed = execution.parsed
     if parsed is None or execution.exit is None:
         return _judge_exit(execution.exit)
@@ -42,9 +49,11 @@ def judge(test: Test, execution: Execution) -> Result:
     return _judge_cases(execution.exit, parsed)
 
 
-def is_told_by_cases(execution: Execution) -> bool:
+def is_told_by_cases(test: Test, execution: Execution) -> bool:
     """Whether the cases alone tell the outcome, so that the program needs no entry of its own."""
     parsed = execution.parsed
+    if execution.leftovers and test.leftovers == "fail":
+        return False
     if parsed is None or not parsed.cases or parsed.problem or execution.problem:
         return False
     if execution.timed_out or execution.signal is not None or execution.exit is None:
@@ -96,6 +105,12 @@ def _judge_exit(status: "int | None") -> Result:
     if status is None:
         return Result(ERROR, "ended without an exit status", infrastructure=True)
     return Result(_BY_EXIT.get(status, FAILED), exit_words(status))
+
+
+def leftover_words(names: Sequence[str]) -> str:
+    """``2 processes, killed: sleep, sleep``."""
+    shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+    return "%d process%s, killed: %s" % (len(names), "es" if len(names) > 1 else "", shown)
 
 
 #: What shells and env(1) mean by them (POSIX, "Exit Status for Commands").

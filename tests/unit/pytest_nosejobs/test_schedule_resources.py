@@ -84,7 +84,7 @@ def test_rules_hold_and_every_test_ends_once(tests, hosts, data):
     estimates = {number: took for number, (_, took) in enumerate(tests) if took is not None}
     labels = {f"h{number}": set(each) for number, (each, _) in enumerate(hosts)}
     slots = {f"h{number}": count for number, (_, count) in enumerate(hosts)}
-    schedule = Schedule(needs, estimates, 2, needs, labels)
+    schedule = Schedule(needs, estimates, 2, needs=needs, hosts=labels)
     world = World(schedule, needs, labels)
     retries = dict.fromkeys(needs, 1)
     world.take(schedule.start())

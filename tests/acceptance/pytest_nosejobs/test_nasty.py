@@ -1,0 +1,285 @@
+"""Every nasty program has the right outcome, here and on a gateway, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.nasty import corpus, watch
+from tests.nasty.corpus import Case
+
+ROOT = Path(__file__).parents[3]
+#: Where a run puts its temporary files: in memory, if that is possible.
+TMP = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+HERE: tuple[str, ...] = ()
+GATEWAY = ("--nosejobs=2*popen",)
+
+
+@dataclass
+class Found:
+    """What JUnit says of one test."""
+
+    outcome: str = corpus.PASSED
+    words: str = ""
+    output: str = ""
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+class Run:
+    """A pytest of its own over a tree of nasty programs."""
+
+    def __init__(self, folder: Path, cases: Iterable[Case], options: Iterable[str] = ()) -> None:
+        self.marker = f"nasty-{uuid.uuid4().hex}"
+        self.tree = folder / self.marker
+        self.tree.mkdir(parents=True)
+        self.xml = folder / f"{self.marker}.xml"
+        self.tmp = Path(TMP or folder) / f"{self.marker}-tmp"
+        self.tmp.mkdir()
+        corpus.lay_out(self.tree, cases)
+        self.output = ""
+        self._options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, before: Iterable[str] = ()) -> Run:
+        """Start it; ``before`` is what becomes the interpreter in the end."""
+        ini = {
+            "nosejobs_grace": "0.3",
+            "nosejobs_pass_env": "NASTY_MARKER",
+            "junit_logging": "all",
+        }
+        command = [
+            *before, sys.executable, "-m", "pytest", "-q", f"--rootdir={self.tree}",
+            f"--junitxml={self.xml}", "-p", "no:randomly",
+            *(word for name, value in ini.items() for word in ("-o", f"{name}={value}")),
+            *self._options,
+        ]  # fmt: skip
+        env = {
+            **os.environ, "TMPDIR": str(self.tmp), "NASTY_MARKER": self.marker,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }  # fmt: skip
+        self.log = self.xml.with_suffix(".log").open("w+b")
+        self.process = subprocess.Popen(
+            command, cwd=self.tree, env=env, stdout=self.log, stderr=subprocess.STDOUT
+        )
+        return self
+
+    def finish(self, timeout: float = 120.0) -> int:
+        """Wait for its end; the exit status."""
+        assert self.process is not None
+        status = self.process.wait(timeout)
+        self.read_log()
+        return status
+
+    def read_log(self) -> None:
+        self.log.seek(0)
+        self.output = self.log.read().decode(errors="replace")
+        self.log.close()
+
+    def results(self) -> dict[str, Found]:
+        """By ``class/name``, where the class is the folder."""
+        found = {}
+        for each in ET.parse(self.xml).iter("testcase"):
+            found[f"{each.get('classname')}/{each.get('name')}"] = _found(each)
+        return found
+
+    def of(self, case: Case) -> Found:
+        """What came of one case."""
+        folder, _, name = case.id.rpartition("/")
+        return self.results()[f"{folder.replace('/', '.') or '.'}/{name}"]
+
+    def left(self) -> list[str]:
+        """All that should not be there any more."""
+        folders = [str(path) for path in self.tmp.glob("nosejobs-*")]
+        return watch.left_behind(self.marker) + folders
+
+    def remove(self) -> None:
+        shutil.rmtree(self.tmp, ignore_errors=True)
+
+
+def _found(element: ET.Element) -> Found:
+    found = Found()
+    for tag, outcome in (
+        ("failure", corpus.FAILED), ("error", corpus.ERROR), ("skipped", corpus.SKIPPED),
+    ):  # fmt: skip
+        trouble = element.find(tag)
+        if trouble is not None:
+            found.outcome = outcome
+            found.words = f"{trouble.get('message')}\n{trouble.text}"
+    streams = [element.find("system-out"), element.find("system-err")]
+    found.output = "".join(each.text or "" for each in streams if each is not None)
+    for each in element.iter("property"):
+        found.properties[each.get("name", "")] = each.get("value", "")
+    return found
+
+
+def check(case: Case, found: Found) -> None:
+    """All that the table says of a case."""
+    assert found.outcome == case.outcome, found.words
+    assert case.words in found.words
+    assert case.output in found.output
+    if case.leftovers:
+        assert case.leftovers in found.properties.get("leftovers", "")
+    else:
+        assert "leftovers" not in found.properties
+
+
+TOGETHER = corpus.possible(corpus.TOGETHER)
+#: Heavy ones run once: the slot is the same here and there.
+PLACES = {
+    "here": (HERE, [case for case in TOGETHER if not case.heavy]),
+    "gateway": (GATEWAY, TOGETHER),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterable[dict[str, Run]]:
+    """Both runs, at the same time."""
+    folder = tmp_path_factory.mktemp("nasty")
+    found = {name: Run(folder, cases, options) for name, (options, cases) in PLACES.items()}
+    for run in found.values():
+        run.start()
+    for run in found.values():
+        run.finish()
+    yield found
+    for run in found.values():
+        run.remove()
+
+
+@pytest.fixture(scope="module")
+def results(runs: dict[str, Run]) -> dict[str, dict[str, Found]]:
+    return {name: run.results() for name, run in runs.items()}
+
+
+@pytest.mark.parametrize(
+    ("place", "case"),
+    [
+        pytest.param(name, case, id=f"{name}-{number}-{case.file}")
+        for name, (_, cases) in PLACES.items()
+        for number, case in enumerate(cases)
+    ],
+)
+def test_outcome(place: str, case: Case, results: dict[str, dict[str, Found]]) -> None:
+    folder, _, name = case.id.rpartition("/")
+    check(case, results[place][f"{folder.replace('/', '.') or '.'}/{name}"])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_left_behind(place: str, runs: dict[str, Run]) -> None:
+    assert runs[place].left() == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_reports_are_whole(place: str, runs: dict[str, Run]) -> None:
+    run = runs[place]
+    etree = pytest.importorskip("lxml.etree")
+    tests = etree.parse(str(run.xml)).findall(".//testcase")
+    assert len(tests) == len(PLACES[place][1])
+    assert "INTERNALERROR" not in run.output
+    assert "\x1b[2J" not in run.output
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_bound_into_a_temporary_directory_stays(
+    place: str, runs: dict[str, Run]
+) -> None:
+    case = next((case for case in TOGETHER if case.file == "bind_mount.sh"), None)
+    if case is None:
+        pytest.skip("needs root")
+    assert (runs[place].tree / case.path).exists()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_leftovers_are_warned_of_once_a_test(place: str, runs: dict[str, Run]) -> None:
+    lines = [line for line in runs[place].output.splitlines() if "LeftoversWarning" in line]
+    expected = [case for case in PLACES[place][1] if case.leftovers]
+    assert len(lines) == len(expected)
+    for case in expected:
+        assert sum(f": {case.id}: left " in line for line in lines) == 1
+
+
+INNOCENT = Case("named.sh", corpus.PASSED, output="no matter", name="test_innocent.sh")
+
+
+def test_a_killed_host_is_named_and_others_go_on(tmp_path: Path) -> None:
+    specs = "popen//id=one,popen//id=two,popen//id=three"
+    run = Run(tmp_path, [corpus.KILL_HOST, INNOCENT], [f"--nosejobs={specs}"]).start()
+    assert run.finish() == 6, run.output
+    found = run.of(corpus.KILL_HOST)
+    check(corpus.KILL_HOST, found)
+    lost = [name for name in ("one", "two", "three") if f"host {name}:" in run.output]
+    assert len(lost) == 2
+    assert all(name in found.words for name in lost)
+    check(INNOCENT, run.of(INNOCENT))
+    assert run.left() == []
+    run.remove()
+
+
+def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> None:
+    after = Case("named.sh", corpus.PASSED, output="no matter", name="test_z_after.sh")
+    run = Run(tmp_path, [corpus.KILL_HOST, INNOCENT, after]).start()
+    assert run.finish() == 6, run.output
+    for case in (corpus.KILL_HOST, INNOCENT, after):
+        check(case, run.of(case))
+    assert run.left() == []
+    run.remove()
+
+
+@pytest.mark.skipif(not corpus.possible([corpus.FULL]), reason="needs root, to mount")
+@pytest.mark.parametrize("options", [HERE, GATEWAY], ids=["here", "gateway"])
+def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path: Path) -> None:
+    after = [Case("named.sh", corpus.PASSED, name=f"test_z_{number}.sh") for number in range(3)]
+    cases = [corpus.FULL, *after]
+    run = Run(tmp_path, cases, options)
+    mount = f'mount -t tmpfs -o size=2m none {run.tmp} && exec "$@"'
+    done = run.start(["unshare", "--mount", "sh", "-c", mount, "sh"]).finish()
+    # A neighbour may find the disk full while it is.
+    if options == HERE:
+        assert done == 0, run.output
+        for case in cases:
+            check(case, run.of(case))
+    check(corpus.FULL, run.of(corpus.FULL))
+    assert run.left() == []
+    run.remove()
+
+
+@pytest.mark.parametrize("mode", ["fail", "ignore"])
+def test_what_leftovers_come_to(mode: str, tmp_path: Path) -> None:
+    case = Case("hold_stdout.sh", corpus.PASSED)
+    run = Run(tmp_path, [case], [*GATEWAY, "-o", f"nosejobs_leftovers={mode}"]).start()
+    run.finish()
+    found = run.of(case)
+    assert found.outcome == (corpus.FAILED if mode == "fail" else corpus.PASSED)
+    assert ("left 1 process, killed: sleep" in found.words) == (mode == "fail")
+    assert found.properties["leftovers"] == "1 process, killed: sleep"
+    assert "LeftoversWarning" not in run.output
+    run.remove()
+
+
+def test_floods_take_little_memory(tmp_path: Path) -> None:
+    idle = _memory(tmp_path, [Case("late_output.sh", corpus.PASSED)])
+    flooded = _memory(tmp_path, corpus.FLOODS)
+    limit = 64 << 10
+    assert flooded.controller < idle.controller + limit
+    assert flooded.host < idle.host + limit
+    assert flooded.slot < idle.slot + limit
+
+
+def _memory(folder: Path, cases: Iterable[Case]) -> watch.Memory:
+    run = Run(folder, cases, ["--nosejobs=popen"]).start()
+    assert run.process is not None
+    memory = watch.measure(run.process, 120.0)
+    run.read_log()
+    for case in cases:
+        check(case, run.of(case))
+    assert run.left() == []
+    run.remove()
+    return memory

@@ -1,0 +1,3 @@
+#!/usr/bin/env -S FRUIT=pear sh
+# A shebang of env -S.
+test "$FRUIT" = pear

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Leaves behind what writes for ever.
+yes &

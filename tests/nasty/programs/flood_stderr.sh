@@ -1,0 +1,4 @@
+#!/bin/sh
+# Writes to both streams for ever.
+yes out &
+exec yes err >&2

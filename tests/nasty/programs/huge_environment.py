@@ -1,0 +1,6 @@
+#!/usr/bin/env python3
+# A child with an environment of a megabyte.
+import os
+
+env = {f"V{number}": "x" * 100_000 for number in range(10)}
+os.execve("/bin/true", ["true"], {**os.environ, **env})

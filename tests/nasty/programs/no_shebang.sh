@@ -1,0 +1,2 @@
+# No shebang: text runs by the shell.
+echo "by the shell"

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Runs in a folder that cannot be written to.
+pwd

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Removes TMPDIR and HOME, and what they are in.
+rm -rf "${TMPDIR%/*}"

@@ -1,0 +1,4 @@
+#!/bin/sh
+# Leaves a stopped child behind.
+sleep 60 &
+kill -STOP $!

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Stops itself for ever.
+kill -STOP $$

@@ -1,0 +1,4 @@
+#!/bin/sh
+# Stops whoever runs it.
+kill -STOP $PPID
+exit 3

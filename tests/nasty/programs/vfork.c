@@ -1,0 +1,7 @@
+/* A parent that waits in the kernel for a child that never ends. */
+#define _DEFAULT_SOURCE
+#include <unistd.h>
+int main(void) {
+    if (vfork() == 0) { for (;;) sleep(60); }
+    return 0;
+}

@@ -51,7 +51,7 @@ class Case:
         """Where it lies in the tree; undecodable bytes are surrogates."""
         if self.name:
             return os.fsdecode(self.name)
-        stem, dot, suffix = self.file.rpartition(".")
+        stem, _, suffix = self.file.rpartition(".")
         if suffix in ("py", "c"):  # Python files are pytest's own, C is compiled
             return f"test_{stem}"
         return f"test_{self.file}"

@@ -93,16 +93,20 @@ class Run:
 
     def of(self, case: Case) -> Found:
         """What came of one case."""
-        folder, _, name = case.id.rpartition("/")
-        return self.results()[f"{folder.replace('/', '.') or '.'}/{name}"]
+        return self.results()[_key(case)]
 
     def left(self) -> list[str]:
         """All that should not be there any more."""
-        folders = [str(path) for path in self.tmp.glob("nosejobs-*")]
-        return watch.left_behind(self.marker) + folders
+        processes = watch.left_behind(self.marker)
+        return [*processes, *map(str, self.tmp.glob("nosejobs-*"))]
 
     def remove(self) -> None:
         shutil.rmtree(self.tmp, ignore_errors=True)
+
+
+def _key(case: Case) -> str:
+    folder, _, name = case.id.rpartition("/")
+    return f"{folder.replace('/', '.') or '.'}/{name}"
 
 
 def _found(element: ET.Element) -> Found:
@@ -168,8 +172,7 @@ def results(runs: dict[str, Run]) -> dict[str, dict[str, Found]]:
     ],
 )
 def test_outcome(place: str, case: Case, results: dict[str, dict[str, Found]]) -> None:
-    folder, _, name = case.id.rpartition("/")
-    check(case, results[place][f"{folder.replace('/', '.') or '.'}/{name}"])
+    check(case, results[place][_key(case)])
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -1,0 +1,262 @@
+"""A slot as a process of its own: clocks that jump, feeders that die, limits, copies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shell_runner.remote import model, place, tree
+from shell_runner.remote.copying import copy_tree
+from shell_runner.remote.model import Execution, Problem, Setup, execution_from_row
+from shell_runner.remote.wire import Unframer, frame
+
+ROOT = Path(__file__).parents[3]
+#: Days back and forth with every look at the wall clock.
+JUMPING = """
+import itertools, time
+days = itertools.cycle([0, 1e7, -1e7, 3e8])
+real = time.time
+time.time = lambda: real() + next(days)
+"""
+
+
+class Feeder:
+    """Feeds one slot, as a host does."""
+
+    def __init__(self, root: Path, folder: Path, before: str = "", **setup: Any) -> None:
+        self.root = root
+        self.base = folder / "0"
+        self.socket, theirs = socket.socketpair()
+        code = f"{before}\nimport sys\nfrom shell_runner.remote import slot\nslot.main(sys.argv[1:])"
+        arguments = ["0", str(theirs.fileno()), str(self.base)]
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, *arguments], pass_fds=[theirs.fileno()], cwd=ROOT
+            )
+        self.socket.settimeout(30)
+        self.socket.sendall(frame(Setup(str(root), **{"grace": 0.2, **setup})))
+        self._unframer = Unframer()
+        self._frames: list[bytes] = []
+        self._count = 0
+
+    def start(self, script: str, **fields: Any) -> None:
+        """Give it one test."""
+        self._count += 1
+        path = self.root / f"test_{self._count}"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        test = model.Test(self._count, path.name, **{"timeout": 20.0, **fields})
+        self.socket.sendall(frame(["run", [test]]))
+
+    def message(self) -> list[Any]:
+        """The next thing that it says."""
+        while not self._frames:
+            data = self.socket.recv(1 << 16)
+            assert data, "the slot is gone"
+            self._frames += self._unframer.feed(data)
+        found: list[Any] = json.loads(self._frames.pop(0))
+        return found
+
+    def done(self) -> Execution:
+        """What came of a test."""
+        while (message := self.message())[0] != "done":
+            pass
+        return execution_from_row(message[1])
+
+    def run(self, script: str, **fields: Any) -> Execution:
+        """One test to its end."""
+        self.start(script, **fields)
+        return self.done()
+
+    def close(self) -> None:
+        """Leave it alone; it ends."""
+        self.socket.close()
+        self.process.wait(20)
+
+
+Make = Callable[..., Feeder]
+
+
+@pytest.fixture
+def feeder(tmp_path: Path) -> Iterator[Make]:
+    """Makes feeders whose slots are ended with the test."""
+    made: list[Feeder] = []
+
+    def make(before: str = "", **setup: Any) -> Feeder:
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "session").mkdir()
+        made.append(Feeder(tmp_path / "tree", tmp_path / "session", before, **setup))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_a_wall_clock_that_jumps_changes_no_duration_and_no_deadline(feeder: Make) -> None:
+    slot = feeder(JUMPING)
+    found = slot.run("sleep 0.3")
+    assert found.exit == 0
+    assert 0.3 <= found.duration < 3
+    begin = time.monotonic()
+    late = slot.run("sleep 60", timeout=0.5)
+    assert late.timed_out
+    assert 0.5 <= late.duration < 3
+    assert time.monotonic() - begin < 5
+
+
+def test_a_deadline_holds_while_nobody_reads_what_the_slot_says(feeder: Make) -> None:
+    slot = feeder()
+    slot.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for _ in range(6):
+        slot.start("head -c 20000 /dev/zero; exec sleep 60", timeout=0.3)
+    time.sleep(2)
+    assert all(slot.done().timed_out for _ in range(6))
+
+
+def test_the_last_slot_of_a_dead_host_removes_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    session = tmp_path / "session"
+    (session / "tree").mkdir(parents=True)
+    (session / "lock").touch()
+    slot = Feeder(tmp_path / "tree", session)
+    slot.start("sleep 60 & sleep 60")
+    assert slot.message()[0] == "running"
+    slot.close()
+    assert not session.exists()
+
+
+def test_a_slot_that_its_test_has_limited_retires(feeder: Make) -> None:
+    slot = feeder()
+    script = f"exec {sys.executable} -c 'import os, resource; "
+    script += "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (64, 64))'"
+    assert slot.run(script).exit == 0
+    assert slot.message() == ["retired"]
+
+
+def test_a_test_cannot_reach_the_socket_of_its_slot(feeder: Make) -> None:
+    assert feeder().run("ls /proc/self/fd").out.text.split() == ["0", "1", "2", "3"]
+
+
+def test_limits_are_those_of_the_test_alone(feeder: Make) -> None:
+    slot = feeder()
+    script = "ulimit -n; ulimit -Hn; ulimit -t; ulimit -Ht"
+    limited = slot.run(script, limits=[["nofile", 99], ["nofile", 64], ["cpu", 7]])
+    assert limited.out.text.split() == ["64", "64", "7", "8"]
+    assert slot.run(script).out.text.split() != limited.out.text.split()
+    assert slot.run("while :; do :; done", limits=[["cpu", 1]]).signal == signal.SIGXCPU
+    script = "exec head -c 9999 /dev/zero >$TMPDIR/file"
+    assert slot.run(script, limits=[["fsize", 100]]).signal == signal.SIGXFSZ
+
+
+def test_limits_change_nothing_else(feeder: Make) -> None:
+    slot = feeder()
+    show = "ls -l /proc/self/fd | grep -c pipe; grep SigBlk /proc/self/status; umask; tty; pwd; env"
+    plain = slot.run(show)
+    assert slot.run(show, limits=[["nofile", 100]]).out.text == plain.out.text
+
+
+def test_problems_are_told_apart_under_limits_too(feeder: Make) -> None:
+    slot = feeder()
+    (slot.root / "none").write_text("#!/no/such/thing\n")
+    (slot.root / "none").chmod(0o755)
+    slot.socket.sendall(frame(["run", [model.Test(9, "none", limits=(("nofile", 100),))]]))
+    assert slot.done().problem == Problem.NO_INTERPRETER
+
+
+def test_a_copy_is_private_and_goes_away(feeder: Make) -> None:
+    slot = feeder()
+    (slot.root / "data").write_text("shared")
+    script = "cat data; echo changed >data; rm test_1; pwd; echo $TEST_SRCDIR"
+    found = slot.run(script, isolation="copy")
+    copy = str(slot.base / "tree")
+    assert found.out.text.split() == [f"shared{copy}", copy]
+    assert (slot.root / "data").read_text() == "shared"
+    assert (slot.root / "test_1").exists()
+    assert not Path(copy).exists()
+    assert slot.run("echo $TEST_SRCDIR").out.text.split() == [str(slot.root)]
+
+
+def test_a_copy_has_all_that_a_tree_has(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "closed").mkdir(parents=True)
+    (source / ".git").mkdir()
+    (source / "closed" / "file").write_bytes(os.urandom(3_000_000))
+    (source / "closed" / "program").write_text("#!/bin/sh\n")
+    (source / "closed" / "program").chmod(0o4751)
+    os.utime(source / "closed" / "file", ns=(1, 1_000_000_007))
+    (source / "link").symlink_to("closed/file")
+    (source / "dangling").symlink_to("nowhere")
+    os.mkfifo(source / "fifo")
+    (source / "closed").chmod(0o555)
+    copy_tree(str(source), str(target))
+    assert sorted(os.listdir(target)) == ["closed", "dangling", "fifo", "link"]
+    for name in ("closed", "closed/file", "closed/program", "link", "dangling", "fifo"):
+        before, after = os.lstat(source / name), os.lstat(target / name)
+        assert before.st_mode == after.st_mode
+        if not (target / name).is_symlink():
+            assert before.st_mtime_ns == after.st_mtime_ns
+    assert (target / "link").read_bytes() == (source / "link").read_bytes()
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_whatever_its_modes_a_folder_is_removed(uid: int, tmp_path: Path) -> None:
+    if uid and os.getuid():
+        pytest.skip("needs root, to be somebody else")
+    folder = tmp_path / "x"
+    for depth in ("a/b/c", "d"):
+        (folder / depth).mkdir(parents=True)
+        (folder / depth / "file").touch()
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
+        path.chmod(0)
+        if uid:
+            os.chown(path, uid, uid)
+    assert _as(uid, tmp_path, f"place.remove({str(folder)!r})") == 0
+    assert not folder.exists()
+
+
+def _as(uid: int, folder: Path, code: str) -> int:
+    """Run code that knows ``place`` as another user, who may write to ``folder``."""
+    assert place.remove
+    if uid:
+        for parent in (folder, *folder.parents[:3]):
+            parent.chmod(parent.stat().st_mode | 0o755)
+        os.chown(folder, uid, uid)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if uid:
+                os.setuid(uid)
+            exec(code, {"place": place})
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_the_lister_leaves_out_what_is_kept_apart() -> None:
+    children = [subprocess.Popen(["sleep", "30"]) for _ in range(2)]
+    try:
+        found = tree.Lister(os.getpid(), apart=[children[0].pid])()
+        assert children[1].pid in found
+        assert children[0].pid not in found
+        children[1].send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        assert tree.is_stopped(children[1].pid)
+        assert not tree.is_stopped(children[0].pid)
+        assert not tree.is_dead(children[0].pid)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert tree.is_dead(children[0].pid)

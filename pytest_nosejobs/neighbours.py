@@ -16,7 +16,7 @@ def timeout(item: pytest.Item) -> float | None:
 
     Its 0 is "no timeout": then ours holds, for no shell test is waited for without end.
     """
-    plugin: Any = item.config.pluginmanager.get_plugin("timeout")
+    plugin: Any = _plugin(item.config, "timeout")
     if not hasattr(plugin, "get_env_settings"):
         return None
     mark = item.get_closest_marker("timeout")
@@ -30,7 +30,7 @@ def timeout(item: pytest.Item) -> float | None:
 
 def session_timeout(session: pytest.Session) -> str:
     """Why the session must end now by ``--session-timeout``, or nothing."""
-    plugin: Any = session.config.pluginmanager.get_plugin("timeout")
+    plugin: Any = _plugin(session.config, "timeout")
     key = getattr(plugin, "SESSION_EXPIRE_KEY", None)
     expires = session.config.stash.get(key, 0.0) if key is not None else 0.0
     if expires and expires < time.time():
@@ -39,12 +39,18 @@ def session_timeout(session: pytest.Session) -> str:
     return ""
 
 
+def _plugin(config: pytest.Config, name: str) -> Any:
+    """By its entry point's name, or by its module's, if it was loaded with ``-p``."""
+    manager = config.pluginmanager
+    return manager.get_plugin(name) or manager.get_plugin(f"pytest_{name}")
+
+
 def reruns(item: pytest.Item, said: int | None) -> int:
     """How often ``item`` may run again: ``said`` by its metadata, else by pytest-rerunfailures.
 
     Only ``--force-reruns`` is stronger than metadata.
     """
-    plugin: Any = item.config.pluginmanager.get_plugin("rerunfailures")
+    plugin = _plugin(item.config, "rerunfailures")
     count = getattr(plugin, "get_reruns_count", None)
     if count is None or (said is not None and item.config.getoption("force_reruns", None) is None):
         return said or 0

@@ -42,9 +42,7 @@ def ssh_command(settings: "dict[str, str]", bootstrap: str) -> "list[str]":
     if settings["ssh_config"]:
         argv += ["-F", settings["ssh_config"]]
     python = settings["python"] or "python3"
-    # Python would set LC_CTYPE where there is no locale, and tests would inherit it.
-    start = "exec env PYTHONCOERCECLOCALE=0 " + python
-    remote = start + " -u -c " + shlex.quote(_CHECK + bootstrap)
+    remote = "exec " + python + " -u -c " + shlex.quote(_CHECK + bootstrap)
     return [*argv, *shlex.split(settings["address"]), remote]
 
 

@@ -28,6 +28,9 @@ PASSED_ON = (
     "NO_PROXY",
 )
 
+#: What Python sets in its own environment where there is no locale (PEP 538).
+_COERCED = ("C.UTF-8", "C.utf8", "UTF-8")
+
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -40,4 +43,6 @@ def clean(host: Mapping[str, str], patterns: Iterable[str]) -> Dict[str, str]:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
     }
     found.setdefault("PATH", _DEFAULT_PATH)
+    if found.get("LC_CTYPE") in _COERCED and not (host.get("LC_ALL") or host.get("LANG")):
+        del found["LC_CTYPE"]
     return found

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         ("exit 143", FAILED, "exit 143 (128 + SIGTERM)"),
         ("kill -SEGV $$", FAILED, "killed by SIGSEGV"),
         ("kill -KILL $$", FAILED, "killed by SIGKILL"),
-        ("exec no-such-program", FAILED, "exit 127"),
+        ("exec no-such-program", FAILED, "exit 127 (command not found)"),
     ],
 )
 def test_outcomes(bench: Bench, script: str, outcome: str, words: str) -> None:

@@ -1,5 +1,5 @@
 #!/bin/sh
 # Leaves a stopped child behind.
 sleep 60 &
-sleep 0.05
+while [ "$(cat /proc/$!/comm)" != sleep ]; do sleep 0.01; done
 kill -STOP $!

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nosejobs.report import (
-    leftover_words,
     properties,
     readable,
     sections,
@@ -17,6 +16,7 @@ from pytest_nosejobs.report import (
 )
 from shell_runner.remote.capture import Capture
 from shell_runner.remote.model import Execution, Stream
+from shell_runner.remote.verdict import leftover_words
 
 
 def stream(data: bytes, keep: int = 1 << 20) -> Stream:
@@ -86,7 +86,7 @@ def test_long_lines_are_shortened() -> None:
     ],
 )
 def test_leftovers_are_named(names: tuple[str, ...], words: str) -> None:
-    assert leftover_words(Execution(1, leftovers=names)) == words
+    assert leftover_words(names) == words
 
 
 @pytest.mark.parametrize(

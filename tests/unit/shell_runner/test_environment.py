@@ -28,3 +28,9 @@ def test_patterns_choose() -> None:
 
 def test_there_is_always_a_path() -> None:
     assert "/usr/bin" in clean({}, PASSED_ON)["PATH"].split(":")
+
+
+def test_a_locale_that_python_has_set_for_itself_is_not_passed_on() -> None:
+    assert clean({"LC_CTYPE": "C.UTF-8"}, PASSED_ON).keys() == {"PATH"}
+    given = {"LC_CTYPE": "C.UTF-8", "LANG": "de_DE.UTF-8", "PATH": "/bin"}
+    assert clean(given, PASSED_ON) == given

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.model import Problem
-from shell_runner.remote.program import NotStarted, is_binary, shebang, start
+from shell_runner.remote.program import NotStarted, World, is_binary, shebang, start
 from tests.bench import write
 
 ENV = {"PATH": os.defpath}
@@ -15,7 +15,7 @@ ENV = {"PATH": os.defpath}
 def run(path: Path, argv: tuple[str, ...] = ()) -> int:
     """Start, wait; the exit status."""
     with open(os.devnull, "w") as null:
-        pid = start(str(path), argv, ENV, null.fileno(), null.fileno())
+        pid = start(str(path), argv, World(ENV, null.fileno(), null.fileno()))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

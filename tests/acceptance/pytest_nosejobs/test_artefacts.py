@@ -31,8 +31,8 @@ def test_files_come_back_whole(project: Project, mode: str) -> None:
     (project.root / "big.bin").write_bytes(body)
     project.add(
         "sub/test_a.sh",
-        f'cd {OUT} || exit 9; cp "$TEST_SRCDIR/big.bin" .; mkdir -p x/y; echo deep >x/y/z; : >empty;'
-        " printf 'sp' >'a b'",
+        f'cd {OUT} || exit 9; cp "$TEST_SRCDIR/big.bin" .; mkdir -p x/y; echo deep >x/y/z\n'
+        ": >empty; printf 'sp' >'a b'",
     )
     project.add("test_b.sh", f"echo b >{OUT}/b.txt")
     project.add("test_nothing.sh", "exit 0")

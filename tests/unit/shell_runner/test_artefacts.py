@@ -15,7 +15,7 @@ def artefacts(tmp_path: Path) -> Artefacts:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/etc/x", "../x", "a/../../x", "a/..", ".", "a//b", "a/", "a\0b", 7, None, ["a"], "\ud800"],
+    ["", "/etc", "../x", "a/../../x", "a/..", ".", "a//b", "a/", "a\0b", "\ud800", 7, None, ["a"]],
 )
 def test_tricks_with_paths_are_refused(artefacts: Artefacts, tmp_path: Path, path: str) -> None:
     folder = artefacts.folder_of("test_a", 1)

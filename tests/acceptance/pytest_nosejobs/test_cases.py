@@ -420,6 +420,35 @@ def test_very_many_cases(project: Project, mode: str, count: int) -> None:
 
 # -- formats of plug-ins --------------------------------------------------------------------
 
+#: The page of the manual, with its reader of 20 lines.
+PAGE = (ROOT / "docs" / "outputs.md").read_text()
+
+
+def from_manual(name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@each_mode
+def test_the_reader_of_the_manual(project: Project, mode: str) -> None:
+    reader = from_manual("dejagnu.py")
+    assert len([line for line in reader.splitlines() if line]) <= 20
+    project.file("dejagnu.py", reader)
+    project.file("conftest.py", from_manual("conftest.py") + RECORDER)
+    project.add(
+        "test_a.exp", "printf 'Running\\nPASS: a b\\nFA'; sleep 0.1; printf 'IL: c\\nXFAIL: d'"
+    )
+    project.add("test_b.exp", "echo nothing")
+    project.add("test_c.sh", "echo PASS: not asked")
+    project.add("test_d.sh", tap("1..1", "ok 1 - still"))
+    told = told_in(project.root, *MODES[mode])
+    assert told.of("test_a.exp") == {"a b": "passed", "c": "failed", "d": "xfailed"}
+    assert told.of("test_b.exp") == {"": "failed setup"}
+    assert told.of("test_c.sh") == {"": "passed"}
+    assert told.of("test_d.sh") == {"still": "passed"}
+
+
 READER = '''
 from shell_runner.remote.model import FAILED, PASSED, Case, Parsed
 

@@ -418,6 +418,29 @@ def test_very_many_cases(project: Project, mode: str, count: int) -> None:
     assert f"1 failed, {count - 1} passed" in done.stdout
 
 
+def test_workers_of_xdist_send_cases_too(three: Project) -> None:
+    pytest.importorskip("xdist")
+    three.file("conftest.py", RECORDER)
+    plain = told_in(three.root)
+    xdist = ("-p", "xdist", "-n", "2")
+    (three.root / "told.jsonl").unlink()
+    three.file("conftest.py", "")
+    done = pytest_in(three.root, "-v", "--junitxml=junit.xml", *xdist)
+    assert "2 failed, 3 passed" in done.stdout
+    assert "test_a::y::z [1]" in done.stdout
+    found = {
+        (each.get("classname", ""), each.get("name", ""))
+        for each in ET.parse(three.root / "junit.xml").iter("testcase")
+    }
+    assert found == set(plain.junit)
+    shown = [int(each) for each in re.findall(r"\[ *(\d+)%\]", done.stdout)]
+    assert max(shown) == 100
+    assert "2 failed, 1 passed" in pytest_in(three.root, "--lf", *xdist).stdout
+    three.add("test_a", tap("1..1", "ok 1 - x"))
+    assert "1 passed" in pytest_in(three.root, "--lf", *xdist).stdout
+    assert "3 passed" in pytest_in(three.root, "--lf", *xdist).stdout
+
+
 # -- formats of plug-ins --------------------------------------------------------------------
 
 #: The page of the manual, with its reader of 20 lines.

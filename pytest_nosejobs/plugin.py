@@ -266,16 +266,15 @@ class Plugin:
             item.user_properties = own  # makereport has put ours behind them
             # What a fixture of the session did at its end is no word of the program's.
             rest = [each for each in made if each.when == "teardown" and each.failed]
-            made = [*self._reports(item, *item.finished, Here.NAME), *rest]
+            ours = list(self._reports(item, *item.finished, Here.NAME))
+            vars(ours[-1])["nosejobs_green"] = self._is_green(*item.finished)
+            made = [*ours, *rest]
         log(item, made)
-        if item.finished:
-            self._forget_failure(item, *item.finished)
         return True
 
-    def _forget_failure(self, item: ShellItem, test: Test, execution: Execution) -> None:
+    def _is_green(self, test: Test, execution: Execution) -> bool:
         """The reports of cases say nothing of the program that ``--lf`` runs again."""
-        if execution.parsed and judge(test, execution).outcome in (PASSED, SKIPPED):
-            standin.forget_failure(self.config, item.nodeid)
+        return bool(execution.parsed) and judge(test, execution).outcome in (PASSED, SKIPPED)
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, item: pytest.Item) -> bool | None:
@@ -522,7 +521,8 @@ class Plugin:
             name = report.readable(item.nodeid)
             self._view.finished(finished.host, finished.execution.slot, name)
         log(item, self._reports(item, test, finished.execution, finished.host))
-        self._forget_failure(item, test, finished.execution)
+        if self._is_green(test, finished.execution):
+            standin.forget_failure(self.config, item.nodeid)
 
     def _attempt_report(
         self, item: ShellItem, test: Test, execution: Execution, host: str
@@ -573,6 +573,11 @@ class Plugin:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
         """Names for JUnit XML before it sees the report; what pytest counts is programs."""
         ours = hasattr(report, "nosejobs_host")
+        if ours:
+            # A worker of xdist may send reports of its items only: on the way from it to
+            # the controller a case bears the id of its program.
+            worker = hasattr(self.config, "workerinput")
+            report.nodeid = report.nosejobs_program if worker else report.nosejobs_nodeid
         if ours and self._xml is not None and report.when != "teardown":
             name_in_junit(self._xml, report)
             if report.when == "call" or report.failed:
@@ -587,6 +592,8 @@ class Plugin:
             standin.count_program(self.config, report)
         if ours:
             self._attempts.take(report, self._xml)
+        if ours and getattr(report, "nosejobs_green", False):
+            standin.forget_failure(self.config, report.nosejobs_program)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_report_teststatus(

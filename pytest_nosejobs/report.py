@@ -392,6 +392,7 @@ class _Shared:
             self.properties,
             nosejobs_host=self.host,
             nosejobs_case=self.case,
+            nosejobs_nodeid=self.nodeid,
             nosejobs_program=self.item.nodeid,
             nosejobs_files=self.files,
             **self.item.attempts_before(),

@@ -71,7 +71,7 @@ class Readers:
         if self._readers is None:
             self._readers = self._guard(self._make) or []
         for reader in self._readers:
-            self._guard(reader.feed, data)
+            self._guard(_feed, reader, data)
         if self._readers:
             self._readers = self._guard(self._not_refused) or []
 
@@ -99,7 +99,7 @@ class Readers:
         if self._spoken and self._readers is None:
             self.feed(b"")
         for reader in self._readers or ():
-            parsed = self._guard(self._checked, reader.close)
+            parsed = self._guard(_close, reader)
             if parsed is not None:
                 found.append(parsed)
                 break
@@ -124,12 +124,27 @@ class Readers:
     def _read_file(self, module: Any, path: str) -> Optional[Parsed]:
         if os.path.islink(path) or not os.path.isfile(path):
             return None
-        result: Optional[Parsed] = self._guard(self._checked, module.read_file, path)
+        result: Optional[Parsed] = self._guard(_read, module, path)
         return result
 
-    def _checked(self, call: Any, *arguments: Any) -> Optional[Parsed]:
-        found = call(*arguments)
-        return None if found is None else parsed_from_row(found)
+
+# A plug-in's reader may lack what it should have: also looking for it is guarded.
+
+
+def _feed(reader: Any, data: bytes) -> None:
+    reader.feed(data)
+
+
+def _close(reader: Any) -> Optional[Parsed]:
+    return _checked(reader.close())
+
+
+def _read(module: Any, path: str) -> Optional[Parsed]:
+    return _checked(module.read_file(path))
+
+
+def _checked(found: Any) -> Optional[Parsed]:
+    return None if found is None else parsed_from_row(found)
 
 
 def _join(found: List[Parsed]) -> Parsed:

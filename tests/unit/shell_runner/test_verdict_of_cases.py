@@ -1,0 +1,95 @@
+"""The verdict on programs whose output named cases: a table."""
+
+import itertools
+
+import pytest
+
+from shell_runner.remote.model import (
+    ERROR,
+    FAILED,
+    OUTCOMES,
+    PASSED,
+    SKIPPED,
+    XFAILED,
+    XPASSED,
+    Case,
+    Execution,
+    Parsed,
+    Problem,
+    Test,
+)
+from shell_runner.remote.verdict import is_told_by_cases, judge
+
+TEST = Test(0, "t", timeout=5)
+
+
+def parsed(*outcomes: str, problem: str = "", skip_all: str | None = None) -> Parsed:
+    return Parsed("tap", [Case("c", each) for each in outcomes], problem, skip_all)
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "outcome", "words"),
+    [
+        (parsed(PASSED), 0, PASSED, "1 case"),
+        (parsed(PASSED, XFAILED, XPASSED, SKIPPED), 0, PASSED, "4 cases"),
+        (parsed(PASSED, FAILED), 0, FAILED, "1 of 2 cases failed"),
+        (parsed(PASSED, FAILED), 1, FAILED, "exit 1, 1 of 2 cases failed"),
+        (parsed(ERROR), 0, FAILED, "1 of 1 case failed"),
+        (parsed(PASSED), 1, FAILED, "exit 1, though none of 1 case failed"),
+        (parsed(PASSED), 77, FAILED, "exit 77, though none of 1 case failed"),
+        (parsed(PASSED), 99, FAILED, "exit 99, though none of 1 case failed"),
+        (parsed(FAILED), 77, FAILED, "exit 77, 1 of 1 case failed"),
+        (parsed(SKIPPED, SKIPPED), 0, SKIPPED, "all of 2 cases skipped"),
+        (parsed(SKIPPED), 1, FAILED, "exit 1, though none of 1 case failed"),
+        (parsed(PASSED, problem="cut"), 0, ERROR, "cut"),
+        (parsed(PASSED, problem="cut"), 1, FAILED, "exit 1, cut"),
+        (parsed(FAILED, problem="cut"), 0, FAILED, "1 of 1 case failed, cut"),
+        (parsed(problem="no TAP"), 0, ERROR, "no TAP"),
+        (parsed(problem="no TAP"), 2, ERROR, "exit 2, no TAP"),
+        (parsed(skip_all="why"), 0, SKIPPED, "why"),
+        (parsed(skip_all=""), 0, SKIPPED, "skipped all"),
+        (parsed(skip_all="why"), 1, FAILED, "exit 1"),
+        (parsed(skip_all="why"), 77, SKIPPED, "exit 77"),
+        (parsed(), 0, PASSED, "0 cases"),
+        (parsed(), 77, SKIPPED, "exit 77"),
+        (parsed(), 99, ERROR, "exit 99"),
+        (parsed(PASSED), None, ERROR, "ended without an exit status"),
+    ],
+)
+def test_table(found: Parsed, status: int | None, outcome: str, words: str) -> None:
+    result = judge(TEST, Execution(0, exit=status, parsed=found))
+    assert (result.outcome, result.words) == (outcome, words)
+
+
+def test_signals_time_and_trouble_stand_above_cases() -> None:
+    green = Execution(0, exit=0, parsed=parsed(PASSED))
+    assert judge(TEST, green).outcome == PASSED
+    for changes, words in (
+        ({"exit": None, "signal": 11}, "killed by SIGSEGV"),
+        ({"timed_out": True}, "timed out after 5 s"),
+        ({"problem": Problem.SLOT_DIED}, "its slot died"),
+    ):
+        execution = green._replace(**changes)  # type: ignore[arg-type]
+        result = judge(TEST, execution)
+        assert result.outcome in (FAILED, ERROR)
+        assert result.words == words
+        assert not is_told_by_cases(execution)
+
+
+STATUSES = (0, 1, 77, 99, 255, None)
+
+
+def test_whatever_is_not_told_by_cases_gets_a_report_of_its_own() -> None:
+    """A red verdict is seen in a case, or the program has its own report."""
+    for count in range(3):
+        for outcomes in itertools.product(sorted(OUTCOMES), repeat=count):
+            for status, problem in itertools.product(STATUSES, ("", "cut")):
+                found = parsed(*outcomes, problem=problem)
+                execution = Execution(0, exit=status, parsed=found)
+                red = judge(TEST, execution).outcome in (FAILED, ERROR)
+                seen = {FAILED, ERROR} & set(outcomes)
+                assert red or not seen
+                if is_told_by_cases(execution):
+                    assert bool(seen) == red
+                if status or problem:
+                    assert judge(TEST, execution).outcome != PASSED

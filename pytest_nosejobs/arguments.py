@@ -8,9 +8,14 @@ and everything else in that folder is ignored.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+
+#: One run of a repeated test is a node, which pytest finds by itself.
+_REPEAT = re.compile(r"::repeat-\d+-of-\d+$")
 
 
 @dataclass
@@ -56,7 +61,7 @@ def rewrite(args: Iterable[str], base: Path) -> Arguments:
 
 def _program(arg: str, base: Path) -> str | None:
     """The longest head of ``arg`` that is a file of ours; None if pytest can do without us."""
-    if not ("::" in arg or "[" in arg):
+    if not ("::" in arg or "[" in arg) or _REPEAT.search(arg):
         return None
     heads = [arg]
     while "::" in heads[-1]:

@@ -177,6 +177,12 @@ def test_a_repeated_test_is_an_item_for_each_run(pytester: pytest.Pytester, args
     run(pytester, *args, "net/test_a.sh").assert_outcomes(passed=3)
 
 
+def test_one_run_of_a_repeated_test_can_be_pasted_back(pytester: pytest.Pytester) -> None:
+    script(pytester, "test_a.sh", "repeat=3", "echo x >> runs")
+    run(pytester, "test_a.sh::repeat-2-of-3").assert_outcomes(passed=1)
+    run(pytester, "test_a.sh").assert_outcomes(passed=3)
+
+
 def test_the_option_is_stronger_than_metadata(pytester: pytest.Pytester) -> None:
     script(pytester, "test_a.sh", "repeat=3")
     script(pytester, "test_b.sh", "tags=x")

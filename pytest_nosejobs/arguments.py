@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
 #: One run of a repeated test is a node, which pytest finds by itself.
 _REPEAT = re.compile(r"::repeat-\d+-of-\d+$")
 

@@ -115,6 +115,8 @@ class Plugin:
         #: What is being reported now; later, pytest asks for the words of its summary.
         self._reporting: pytest.TestReport | None = None
         self._pump: Pump | None = None
+        #: By folder, for conftest files are: whether somebody else makes reports.
+        self._interested: dict[Path, bool] = {}
         self._keywords: dict[pytest.Collector | None, dict[str, Any]] = {}
 
     def _read_specs(self) -> list[hosts.HostSpec]:
@@ -549,10 +551,13 @@ class Plugin:
         """A conftest or plugin wants to see reports being made, or an xfail mark is there."""
         if next(item.iter_markers("xfail"), None):
             return True
-        found = item.ihook.pytest_runtest_makereport.get_hookimpls()
-        return any(
-            not (each.function.__module__ or "").startswith(_NOT_INTERESTED) for each in found
-        )
+        known = self._interested.get(item.path.parent)
+        if known is None:
+            found = item.ihook.pytest_runtest_makereport.get_hookimpls()
+            known = self._interested[item.path.parent] = any(
+                not (each.function.__module__ or "").startswith(_NOT_INTERESTED) for each in found
+            )
+        return known
 
     def _through_hooks(
         self, item: ShellItem, made: pytest.TestReport, failure: ShellFailure

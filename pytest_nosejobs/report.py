@@ -44,6 +44,8 @@ _BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
 
 def readable(text: str) -> str:
     """Text for people and XML: no colours, control characters and broken bytes made visible."""
+    if text.isascii() and text.isprintable():
+        return text
     text = _SGR.sub("", text).replace("\r\n", "\n")
     return _BAD.sub(_visible, text)
 
@@ -189,8 +191,8 @@ def reports(
         yield from case_reports(item, test, execution, host)
         if is_told_by_cases(test, execution):
             return
-    verdict = verdict_report(item, test, execution, host)
     shared = _Shared(item, execution, host)
+    verdict = _verdict_report(shared, test)
     if verdict.when == "call":
         yield shared.report("setup", "passed")
     yield verdict
@@ -277,8 +279,12 @@ def verdict_report(
     item: ShellItem, test: Test, execution: Execution, host: str
 ) -> pytest.TestReport:
     """The report that tells the outcome; an error is pytest's failed setup."""
+    return _verdict_report(_Shared(item, execution, host), test)
+
+
+def _verdict_report(shared: _Shared, test: Test) -> pytest.TestReport:
+    item, execution, host = shared.item, shared.execution, shared.host
     outcome = judge(test, execution).outcome
-    shared = _Shared(item, execution, host)
     if outcome == PASSED:
         return shared.report("call", "passed", None, sections(execution, short=False))
     if outcome == SKIPPED:

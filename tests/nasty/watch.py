@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -67,7 +67,6 @@ class Memory:
     slot: int = 0
     #: Sum of all processes at one moment, programs included.
     total: int = 0
-    _parents: dict[int, int] = field(default_factory=dict)
 
     def look(self, root: int) -> None:
         """Take in what the processes below ``root`` have needed so far."""
@@ -93,9 +92,11 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def measure(process: subprocess.Popen[bytes], timeout: float) -> Memory:
+def measure(
+    process: subprocess.Popen[bytes], timeout: float, memory: Memory | None = None
+) -> Memory:
     """Watch a process to its end; TimeoutError if that does not come."""
-    memory, deadline = Memory(), time.monotonic() + timeout
+    memory, deadline = memory or Memory(), time.monotonic() + timeout
     while process.poll() is None:
         if time.monotonic() > deadline:
             raise TimeoutError

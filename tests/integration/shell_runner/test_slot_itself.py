@@ -37,9 +37,8 @@ class Feeder:
         self.root = root
         self.base = folder / "0"
         self.socket, theirs = socket.socketpair()
-        code = (
-            f"{before}\nimport sys\nfrom shell_runner.remote import slot\nslot.main(sys.argv[1:])"
-        )
+        code = f"{before}\nimport sys\nfrom shell_runner.remote import slot\n"
+        code += "slot.main(sys.argv[1:])"
         arguments = ["0", str(theirs.fileno()), str(self.base)]
         with theirs:
             self.process = subprocess.Popen(

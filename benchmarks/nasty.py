@@ -1,0 +1,333 @@
+"""Nasty programs under us and under other runners: outcome, time, memory, leftovers.
+
+``python benchmarks/nasty.py`` writes the whole table to docs/nasty.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from shell_runner.remote import tree  # noqa: E402
+from tests.nasty import corpus, watch  # noqa: E402
+from tests.nasty.corpus import Case  # noqa: E402
+
+NAME = "nasty"
+
+#: Seconds after which a run counts as hung, on top of what the program may take.
+_PATIENCE = 15.0
+_SMOKE = ("hold_stdout.sh", "daemon.py", "ignore_term.sh", "bytes.py", "kill_slot.sh")
+_OURS = "nosejobs"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one program under one runner."""
+
+    #: ``right``, ``wrong`` or ``hung``.
+    verdict: str
+    seconds: float
+    #: Of all processes together at one moment, MiB.
+    memory: float
+    #: Processes that lived on when the runner had ended.
+    left: int
+
+    def __str__(self) -> str:
+        words = f"{self.verdict}, {self.seconds:.1f} s, {self.memory:.0f} MB"
+        return f"{words}, **{self.left} left**" if self.left else words
+
+
+# -- runners ----------------------------------------------------------------------
+
+
+def _seconds(case: Case) -> int:
+    """What the other runners are told: whole seconds."""
+    return max(round(case.timeout), 1)
+
+
+def _nosejobs(folder: Path, program: Path, case: Case) -> list[str]:
+    options = [f"--rootdir={folder}", "-p", "no:cacheprovider", "-o", "nosejobs_grace=0.3"]
+    return [sys.executable, "-m", "pytest", "-q", "--nosejobs=popen", *options]
+
+
+def _lit(folder: Path, program: Path, case: Case) -> list[str]:
+    (folder / "lit.cfg").write_text(
+        "import lit.formats\nconfig.name = 'nasty'\nconfig.suffixes = ['.lit']\n"
+        "config.test_format = lit.formats.ShTest()\n"
+    )
+    (folder / "one.lit").write_text(f"# RUN: {shlex.quote(str(program))}\n")
+    return [_beside("lit"), f"--timeout={_seconds(case)}", "-v", str(folder)]
+
+
+def _prove(folder: Path, program: Path, case: Case) -> list[str]:
+    (folder / "one.t").write_text(
+        f"#!/bin/sh\necho 1..1\nif {shlex.quote(str(program))}; "
+        "then echo; echo 'ok 1'; else echo; echo 'not ok 1'; fi\n"
+    )
+    return ["prove", "--exec", "sh", str(folder / "one.t")]
+
+
+def _bats(folder: Path, program: Path, case: Case) -> list[str]:
+    (folder / "one.bats").write_text(f"@test one {{\n  {shlex.quote(str(program))}\n}}\n")
+    return ["env", f"BATS_TEST_TIMEOUT={_seconds(case)}", "bats", str(folder / "one.bats")]
+
+
+def _ctest(folder: Path, program: Path, case: Case) -> list[str]:
+    (folder / "CTestTestfile.cmake").write_text(f'add_test(one "{program}")\n')
+    junit = ["--output-junit", str(folder / "ctest.xml")]
+    return ["ctest", "--test-dir", str(folder), "--timeout", str(_seconds(case)), *junit]
+
+
+def _xdist(folder: Path, program: Path, case: Case) -> list[str]:
+    (folder / "test_one.py").write_text(
+        "import subprocess\n\n\ndef test_one():\n"
+        f"    subprocess.run([{str(program)!r}], check=True, timeout={_seconds(case)})\n"
+    )
+    options = [f"--rootdir={folder}", "-p", "no:nosejobs", "-p", "no:cacheprovider", "-n", "2"]
+    module = str(folder / "test_one.py")
+    return [sys.executable, "-m", "pytest", "-q", *options, module]
+
+
+Runner = Callable[[Path, Path, Case], list[str]]
+RUNNERS: Mapping[str, tuple[str, Runner]] = {
+    _OURS: ("pytest", _nosejobs),
+    "lit": ("lit", _lit),
+    "prove": ("prove", _prove),
+    "bats": ("bats", _bats),
+    "ctest": ("ctest", _ctest),
+    "xdist": ("pytest", _xdist),
+}
+
+
+def _beside(name: str) -> str:
+    """A program of our own environment, else of the PATH; empty if there is none."""
+    path = Path(sys.executable).parent / name
+    return str(path) if path.exists() else shutil.which(name) or ""
+
+
+def _has(name: str) -> bool:
+    if name == "xdist":
+        return subprocess.call([sys.executable, "-c", "import xdist"], stderr=-3) == 0
+    return bool(_beside(RUNNERS[name][0]))
+
+
+# -- one run ----------------------------------------------------------------------
+
+
+def run(name: str, case: Case) -> Outcome:
+    """One program under one runner, which nothing can leave."""
+    folder = Path(tempfile.mkdtemp(prefix="nasty-"))
+    try:
+        inside = folder / "tests"
+        corpus.lay_out(inside, [case])
+        command = RUNNERS[name][1](inside, inside / case.path, case)
+        (folder / "tmp").mkdir()
+        return _contain(command, inside, folder / "tmp", case)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _contain(command: Sequence[str], folder: Path, tmp: Path, case: Case) -> Outcome:
+    """Run in a child that inherits all orphans, and kills what is left."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            tree.become_subreaper()
+            found = _watch(command, folder, tmp, case)
+            os.write(write, json.dumps(found).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as answer:
+        text = answer.read()
+    os.waitpid(pid, 0)
+    return Outcome(*json.loads(text))
+
+
+def _watch(command: Sequence[str], folder: Path, tmp: Path, case: Case) -> list[Any]:
+    env = {**os.environ, "TMPDIR": str(tmp), "PYTHONPATH": str(ROOT)}
+    begin = time.monotonic()
+    with open(os.devnull, "r+b") as null:
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdin=null, stdout=null, stderr=null,
+            start_new_session=True,
+        )  # fmt: skip
+    hung, memory = False, watch.Memory()
+    patience = _PATIENCE + (_PATIENCE if case.heavy else 0.0)
+    try:
+        watch.measure(process, patience, memory)
+    except TimeoutError:
+        hung = True
+    seconds = time.monotonic() - begin
+    left = 0 if hung else _living()
+    _end_all()
+    passed = process.returncode == 0
+    right = passed == (case.outcome == corpus.PASSED)
+    verdict = "hung" if hung else "right" if right else "wrong"
+    return [verdict, seconds, memory.total / 1024, left]
+
+
+def _living() -> int:
+    """Descendants that are no zombies, a moment after the end."""
+    time.sleep(0.2)
+    return sum(not tree.is_dead(pid) for pid in tree.Lister(os.getpid())())
+
+
+def _end_all() -> None:
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        found = tree.freeze(tree.Lister(os.getpid()), _reap)
+        if not found:
+            return
+        tree.send_groups(found, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _reap() -> None:
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
+
+
+# -- memory under a flood -----------------------------------------------------------
+
+
+def flood() -> dict[str, float]:
+    """Peak memory of the controller and of the host's side above idle, MiB."""
+    idle = _parts(Case("late_output.sh", corpus.PASSED))
+    busy = _parts(corpus.FLOODS[0])
+    return {
+        f"flood_{part}_mb": round((getattr(busy, part) - getattr(idle, part)) / 1024, 1)
+        for part in ("controller", "host", "slot")
+    }
+
+
+def _parts(case: Case) -> watch.Memory:
+    with tempfile.TemporaryDirectory(prefix="nasty-") as name:
+        corpus.lay_out(Path(name), [case])
+        command = _nosejobs(Path(name), Path(), case)
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, cwd=name, env=env, stdout=subprocess.DEVNULL)
+        return watch.measure(process, 120.0)
+
+
+# -- all --------------------------------------------------------------------------
+
+
+def compared() -> list[Case]:
+    """The cases of the table."""
+    return [case for case in corpus.possible(_all()) if case.compared]
+
+
+def _all() -> Iterable[Case]:
+    return (*corpus.PROCESSES, *corpus.OUTPUT, *corpus.FILES, *corpus.FLOODS)
+
+
+def main(smoke: bool) -> dict[str, Any]:
+    """Our own column; how many are right."""
+    cases = [case for case in compared() if not smoke or case.file in _SMOKE]
+    found = {case.file: run(_OURS, case) for case in cases}
+    numbers: dict[str, Any] = {
+        "cases": len(found),
+        "right": sum(each.verdict == "right" for each in found.values()),
+        "left": sum(each.left for each in found.values()),
+    }
+    return numbers if smoke else {**numbers, **flood()}
+
+
+#: Of those that have no room for a comment.
+_MEANINGS = {
+    "crlf.sh": "A shebang that ends in a CR",
+    "foreign": "A binary of another machine",
+    "no_interpreter.sh": "An interpreter that is not there",
+}
+
+
+def _meaning(case: Case) -> str:
+    """The comment at the head of the program, up to its first full stop."""
+    for line in (corpus.PROGRAMS / case.file).read_text(errors="replace").splitlines():
+        if line.startswith(("# ", "/* ")):
+            return line.strip("#/* ").rstrip(".")
+    return _MEANINGS.get(case.file, case.file)
+
+
+def write(path: Path) -> None:
+    """The whole table, a line a case."""
+    names = [name for name in RUNNERS if _has(name)]
+    rows = []
+    for case in compared():
+        found = {name: run(name, case) for name in names}
+        print(case.file, *map(str, found.values()), sep=" | ", flush=True)
+        rows.append((case, found))
+    path.write_text(_page(names, rows, flood()))
+
+
+def _page(
+    names: Sequence[str], rows: Sequence[tuple[Case, Mapping[str, Outcome]]],
+    memory: Mapping[str, float],
+) -> str:  # fmt: skip
+    def total(name: str) -> str:
+        found = [each[name] for _, each in rows]
+        verdicts = [each.verdict for each in found]
+        left = sum(each.left > 0 for each in found)
+        words = f"{verdicts.count('right')} right, {verdicts.count('wrong')} wrong"
+        return f"{words}, {verdicts.count('hung')} hung, {left} left something"
+
+    lines = [
+        _INTRODUCTION.format(
+            cores=os.cpu_count(), system=platform.system(), python=platform.python_version(),
+            patience=_PATIENCE, **memory,
+        ),
+        f"| program | should | {' | '.join(names)} |",
+        f"| --- | --- |{' --- |' * len(names)}",
+    ]
+    for case, found in rows:
+        should = "pass" if case.outcome == corpus.PASSED else "fail"
+        cells = " | ".join(str(found[name]) for name in names)
+        lines.append(f"| {_meaning(case)} (`{case.file}`) | {should} | {cells} |")
+    lines.append(f"| **all {len(rows)}** | | {' | '.join(total(name) for name in names)} |")
+    return "\n".join(lines) + "\n"
+
+
+_INTRODUCTION = """\
+# Nasty programs
+
+What becomes of a program that hurts who runs it, here and under other runners. Written by
+`python benchmarks/nasty.py`; the programs are in `tests/nasty/programs`, and the test suite
+holds our column, here and on a gateway, together with many more.
+
+Each runner gets each program alone, on its default settings, with the deadline of the program
+where it knows one (prove does not). *right*: the runner says pass or fail as it should. *hung*:
+no end after {patience:g} s (twice that for the floods). Then come seconds from start to end, the
+peak of the memory of all processes together, the program's own included, and the processes
+that were alive when the runner had ended. Measured on {cores} cores, {system}, Python {python}.
+
+Under a gigabyte of output, our controller peaks at {flood_controller_mb} MB above idle, the
+process that serves it at {flood_host_mb} MB, the slot that runs the program at {flood_slot_mb} MB.
+"""
+
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).setpriority(0, 0, 5)
+    write(ROOT / "docs" / "nasty.md")

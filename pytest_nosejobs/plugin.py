@@ -163,10 +163,12 @@ class Plugin:
         if self.artefacts is None:
             return []
         folder = self.artefacts.folder_of(item.nodeid, execution.attempt)
+        # Only what has come: a host that names /etc/passwd must not have it attached.
+        came = [path for path, _ in execution.artefacts if self.artefacts.received(folder, path)]
         # GitLab wants paths below the checkout, Jenkins absolute ones.
         if "JENKINS_URL" not in os.environ:
             folder = Path(os.path.relpath(folder, self.config.invocation_params.dir))
-        return [str(folder / path) for path, _ in execution.artefacts]
+        return [str(folder / path) for path in came]
 
     def _ask_for_formats(self) -> dict[str, str]:
         """Name and source of each format; a built-in one is on the host already."""

@@ -50,6 +50,11 @@ class Artefacts:
         if target not in self.troubles:
             self._write(target, data)
 
+    def received(self, folder: Path, path: str) -> bool:
+        """Whether this file has come and is there; a host may claim any name."""
+        target = folder / path if isinstance(path, str) else None
+        return target in self._begun and target not in self.troubles
+
     def _forget(self, folder: Path) -> None:
         """An earlier run's files are not this run's."""
         if folder.is_dir() and not folder.is_symlink():

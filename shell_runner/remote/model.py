@@ -180,15 +180,35 @@ def execution_from_row(row: List[Any]) -> Execution:
         out, err = Stream(*found.out), Stream(*found.err)
         rows: Any = found.parsed
         parsed = None if rows is None else parsed_from_row(rows)
+        execution = found._replace(
+            out=out,
+            err=err,
+            leftovers=tuple(found.leftovers),
+            parsed=parsed,
+            artefacts=tuple((path, size) for path, size in found.artefacts),
+        )
+        _check_fields(execution)
     except TypeError as error:
         raise ValueError("not an execution: %s" % error) from None
-    return found._replace(
-        out=out,
-        err=err,
-        leftovers=tuple(found.leftovers),
-        parsed=parsed,
-        artefacts=tuple((path, size) for path, size in found.artefacts),
-    )
+    return execution
+
+
+def _check_fields(found: Execution) -> None:
+    """ValueError or TypeError for what would only fail, or mislead, those who judge and report."""
+    numbers: List[Any] = [*found[:5], found.max_rss, found.cpu, found.artefacts_left]
+    texts: List[Any] = [found.problem, found.detail, *found.leftovers]
+    for stream in (found.out, found.err):
+        texts.append(stream.text)
+        numbers += stream[1:]
+    for path, size in found.artefacts:
+        texts.append(path)
+        numbers.append(size)
+    if not all(-_ENDLESS < number < _ENDLESS for number in numbers):
+        raise ValueError("not an execution: a number that cannot be")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("not an execution: something else than text")
+    if not all(isinstance(code, (int, type(None))) for code in (found.exit, found.signal)):
+        raise ValueError("not an execution: no exit status")
 
 
 def parsed_from_row(row: Any) -> Parsed:

@@ -33,6 +33,17 @@ def test_pieces_become_one_file(artefacts: Artefacts) -> None:
     assert (artefacts.folder / "sub/test_a/z").read_bytes() == b""
 
 
+def test_only_what_has_come_counts_as_received(artefacts: Artefacts) -> None:
+    folder = artefacts.folder_of("t", 1)
+    artefacts.add(folder, "a", b"x")
+    assert artefacts.received(folder, "a")
+    for path in ("b", "../t/a", "/etc/passwd", "../../../etc/passwd", "", 7, None):
+        assert not artefacts.received(folder, path)  # type: ignore[arg-type]
+    (artefacts.folder / "u").touch()
+    artefacts.add(artefacts.folder_of("u", 1), "a", b"x")
+    assert not artefacts.received(artefacts.folder_of("u", 1), "a")
+
+
 def test_more_than_the_limit_is_refused(artefacts: Artefacts) -> None:
     folder = artefacts.folder_of("test_a", 1)
     artefacts.add(folder, "a", b"x" * 60)

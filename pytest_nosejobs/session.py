@@ -139,6 +139,8 @@ class Pump(threading.Thread):
     def _take_message(self, host: Host, message: list[Any]) -> Iterator[News]:
         if message[0] == "artefact":
             _, test, attempt, path, _, body = message
+            if test not in self._tests or attempt != self._tests[test].attempt:
+                raise ValueError("artefacts of an attempt that does not run")
             self._artefact(test, attempt, path, body)
         elif message[0] == "line":
             yield Line(int(message[1]), host.id, str(message[2]))

@@ -309,6 +309,7 @@ class Serve:
             self.waiting.extendleft(reversed(slot.given))
         elif slot.given:
             victim = slot.given.popleft()
+            self.uploads.pop(victim.id, None)
             self.waiting.extendleft(reversed(slot.given))
             lost = Execution(
                 victim.id, victim.attempt, slot.number, time.time(),

@@ -150,9 +150,9 @@ def _thaw(path: str) -> None:
             except OSError:
                 continue
             try:
-                (flags,) = struct.unpack("l", fcntl.ioctl(found, _GETFLAGS, b"\0" * 8))
+                (flags,) = struct.unpack_from("i", fcntl.ioctl(found, _GETFLAGS, b"\0" * 8))
                 if flags & _FROZEN:
-                    fcntl.ioctl(found, _SETFLAGS, struct.pack("l", flags & ~_FROZEN))
+                    fcntl.ioctl(found, _SETFLAGS, struct.pack("q", flags & ~_FROZEN))
             except OSError:
                 pass
             finally:

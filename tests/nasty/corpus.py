@@ -7,6 +7,7 @@ benchmark runs it through other runners, too.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 from shell_runner.discovery import printable
 
 PROGRAMS = Path(__file__).parent / "programs"
+#: Where a run puts its temporary files: in memory, if that is possible.
+TMP = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
 
@@ -39,7 +42,7 @@ class Case:
     timeout: float = 20.0
     #: Takes seconds, or much memory, disk or processor.
     heavy: bool = False
-    #: Programs, or ``root``, without which it cannot be tried.
+    #: Programs, and what one may do, without which it cannot be tried.
     needs: tuple[str, ...] = ()
     #: The name that it gets, when that is the point; may have folders.
     name: str | bytes = ""
@@ -64,7 +67,6 @@ class Case:
 
 _LATE = "timed out after 0.5 s"
 _CC = ("cc",)
-_ROOT = ("root",)
 
 
 def late(file: str, **more: object) -> Case:
@@ -88,7 +90,7 @@ PROCESSES = (
     Case("stop_child.sh", PASSED, leftovers="sleep"),
     Case("stop_slot.sh", FAILED, "exit 3", compared=True),
     Case("signal_slot.sh", PASSED, output="still here", compared=True),
-    Case("trace_slot.c", ERROR, "its slot died: stopped from outside", timeout=0.5, needs=_CC),
+    Case("trace_slot.c", ERROR, "stopped from outside", timeout=0.5, needs=("cc", "ptrace")),
     Case("kill_slot.sh", ERROR, "its slot died: killed by SIGKILL", compared=True),
     Case("kill_others.py", PASSED),
     late("fork_storm.pl", compared=True),
@@ -97,8 +99,8 @@ PROCESSES = (
     late("zombies_kept.pl", compared=True),
     Case("term_group.sh", FAILED, "killed by SIGTERM", compared=True),
     Case("subreaper.py", PASSED, leftovers="4 processes"),
-    Case("pid_namespace.sh", PASSED, leftovers="sleep", needs=("root", "unshare")),
-    Case("user_namespace.sh", PASSED, leftovers="sleep", needs=("root", "unshare")),
+    Case("pid_namespace.sh", PASSED, leftovers="sleep", needs=("pidns",)),
+    Case("user_namespace.sh", PASSED, leftovers="sleep", needs=("userns",)),
     Case("hidden.py", PASSED, leftovers="2 processes", compared=True),
     late("vfork.c", needs=_CC),
     late("groups.py"),
@@ -159,8 +161,8 @@ FILES = (
     Case("remove_self.sh", PASSED, name="alone/test_alone.sh"),
     Case("huge_environment.py", PASSED),
     Case("many_files.py", PASSED, heavy=True),
-    Case("immutable.sh", PASSED, needs=("root", "chattr")),
-    Case("bind_mount.sh", PASSED, needs=("root", "mount"), name="bound/test_bind_mount.sh"),
+    Case("immutable.sh", PASSED, needs=("chattr",)),
+    Case("bind_mount.sh", PASSED, needs=("mount",), name="bound/test_bind_mount.sh"),
     Case("busy_tmp.py", PASSED, leftovers="1 process"),
 )
 
@@ -222,7 +224,7 @@ TOGETHER = (*FILES, *NAMES, *EXITS, *SIGNALS, *OUTPUT, *PROCESSES)
 #: Kills its host; in a run of its own.
 KILL_HOST = Case("kill_host.sh", ERROR, "host")
 #: Fills the temporary file system, which is a small one of its own.
-FULL = Case("full_tmp.sh", PASSED, output="no room left", needs=("root", "mount", "unshare"))
+FULL = Case("full_tmp.sh", PASSED, output="no room left", needs=("mount",))
 
 
 _PYTHON = f"#!{os.path.realpath(sys.executable)} -IS".encode()
@@ -233,8 +235,23 @@ def possible(cases: Iterable[Case]) -> list[Case]:
     return [case for case in cases if all(_is_here(name) for name in case.needs)]
 
 
+#: Shell commands that succeed where something may be done.
+_PROBES = {
+    "mount": "unshare --mount true",
+    "pidns": "unshare --pid --fork true",
+    "userns": "unshare --user --map-root-user true",
+    "chattr": "t=$(mktemp) && chattr +i $t && chattr -i $t && rm $t",
+    "ptrace": "test $(id -u) = 0 || ! grep -q [123] /proc/sys/kernel/yama/ptrace_scope",
+}
+
+
+@functools.cache
 def _is_here(name: str) -> bool:
-    return os.getuid() == 0 if name == "root" else shutil.which(name) is not None
+    if name not in _PROBES:
+        return shutil.which(name) is not None
+    env = {**os.environ, **({"TMPDIR": TMP} if TMP else {})}
+    done = subprocess.run(["sh", "-c", _PROBES[name]], env=env, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def lay_out(root: Path, cases: Iterable[Case]) -> None:

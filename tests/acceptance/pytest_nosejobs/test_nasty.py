@@ -18,8 +18,6 @@ from tests.nasty import corpus, watch
 from tests.nasty.corpus import Case
 
 ROOT = Path(__file__).parents[3]
-#: Where a run puts its temporary files: in memory, if that is possible.
-TMP = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 HERE: tuple[str, ...] = ()
 GATEWAY = ("--nosejobs=2*popen",)
 
@@ -42,7 +40,7 @@ class Run:
         self.tree = folder / self.marker
         self.tree.mkdir(parents=True)
         self.xml = folder / f"{self.marker}.xml"
-        self.tmp = Path(TMP or folder) / f"{self.marker}-tmp"
+        self.tmp = Path(corpus.TMP or folder) / f"{self.marker}-tmp"
         self.tmp.mkdir()
         corpus.lay_out(self.tree, cases)
         self.output = ""

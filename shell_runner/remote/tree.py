@@ -7,10 +7,13 @@ a child subreaper, so that whatever a test starts stays below it, daemons includ
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import Callable, Dict, Iterable, List, Set
 
+#: Where Linux tells of processes.
+PROC = "/proc"
 _PR_SET_CHILD_SUBREAPER = 36
 #: States of /proc/PID/stat in which a process starts nothing more.
 _STILL = frozenset("TtZXx")
@@ -29,11 +32,13 @@ def children(pid: int) -> List[int]:
     """Direct children, zombies included; empty if ``pid`` is gone."""
     found: List[int] = []
     try:
-        for task in os.listdir("/proc/%d/task" % pid):
-            with open("/proc/%d/task/%s/children" % (pid, task)) as lines:
+        for task in os.listdir("%s/%d/task" % (PROC, pid)):
+            with open("%s/%d/task/%s/children" % (PROC, pid, task)) as lines:
                 found += map(int, lines.read().split())
     except FileNotFoundError:
-        if os.path.exists("/proc/%d/stat" % pid) and not _kernel_lists_children():
+        if not os.path.isdir(PROC):
+            return _children_by_ps().get(pid, [])
+        if os.path.exists("%s/%d/stat" % (PROC, pid)) and not _kernel_lists_children():
             return _children_by_scan().get(pid, [])
     except (ProcessLookupError, NotADirectoryError):
         pass
@@ -41,13 +46,25 @@ def children(pid: int) -> List[int]:
 
 
 def _kernel_lists_children() -> bool:
-    return os.path.exists("/proc/self/task/%d/children" % os.getpid())
+    return os.path.exists("%s/self/task/%d/children" % (PROC, os.getpid()))
+
+
+def _children_by_ps() -> Dict[int, List[int]]:
+    """For systems without /proc: POSIX has ps(1)."""
+    table: Dict[int, List[int]] = {}
+    command = ["ps", "-A", "-o", "pid=", "-o", "ppid="]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    for line in done.stdout.split(b"\n"):
+        fields = line.split()
+        if len(fields) == 2:
+            table.setdefault(int(fields[1]), []).append(int(fields[0]))
+    return table
 
 
 def _children_by_scan() -> Dict[int, List[int]]:
     """For kernels built without CONFIG_PROC_CHILDREN."""
     table: Dict[int, List[int]] = {}
-    for name in os.listdir("/proc"):
+    for name in os.listdir(PROC):
         if name.isdigit():
             fields = _stat(int(name))
             if len(fields) > 1:
@@ -58,7 +75,7 @@ def _children_by_scan() -> Dict[int, List[int]]:
 def _stat(pid: int) -> List[str]:
     """The fields of /proc/PID/stat from the state on; empty if it is gone."""
     try:
-        with open("/proc/%d/stat" % pid, errors="replace") as lines:
+        with open("%s/%d/stat" % (PROC, pid), errors="replace") as lines:
             return lines.read().rpartition(")")[2].split()
     except (OSError, ValueError):
         return []
@@ -79,7 +96,7 @@ def names(pids: Iterable[int]) -> List[str]:
     found = []
     for pid in pids:
         try:
-            with open("/proc/%d/comm" % pid, errors="replace") as lines:
+            with open("%s/%d/comm" % (PROC, pid), errors="replace") as lines:
                 name = lines.read().rstrip("\n")
         except OSError:
             continue

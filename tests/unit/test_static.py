@@ -23,3 +23,13 @@ def test_sources_are_clean(name: str, tmp_path: Path) -> None:
         command.append(f"--cache-dir={tmp_path}")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "recipe"),
+    [("vendor.github-workflows", "github-actions.yml"), ("vendor.gitlab-ci", "gitlab-ci.yml")],
+)
+def test_recipes_fit_the_schemas_of_their_ci(schema: str, recipe: str) -> None:
+    command = ["-m", "check_jsonschema", "--builtin-schema", schema, f"docs/ci/{recipe}"]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"

@@ -1,0 +1,41 @@
+"""Finding the processes below a process."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from shell_runner.remote import tree
+
+
+@pytest.fixture
+def family() -> Iterator[subprocess.Popen[bytes]]:
+    """A shell with a child, which has said that it is there."""
+    script = "sleep 60 & echo $!; wait"
+    with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE) as shell:
+        assert shell.stdout is not None
+        vars(shell)["child"] = int(shell.stdout.readline())
+        yield shell
+        tree.send([vars(shell)["child"], shell.pid], 9)
+
+
+@pytest.mark.parametrize("way", ["children", "scan", "ps"])
+def test_children_are_found_whatever_the_system_offers(
+    way: str, family: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = vars(family)["child"]
+    if way == "scan":
+        assert tree._children_by_scan()[family.pid] == [child]
+        return
+    if way == "ps":
+        monkeypatch.setattr(tree, "PROC", "/nowhere")
+    assert tree.children(family.pid) == [child]
+    assert child in tree.descendants(os.getpid())
+
+
+def test_a_process_that_is_gone_has_no_children() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert tree.children(gone.pid) == []
+    assert tree.names([gone.pid]) == []

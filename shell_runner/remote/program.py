@@ -28,7 +28,7 @@ _BINARIES = (
     b"\x00asm",
 )
 #: Tests start with no signal blocked and none ignored, whatever we ourselves do.
-_RESET = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+_RESET = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _SPAWN_KNOWS_SETSID = hasattr(os, "posix_spawn")
 
 

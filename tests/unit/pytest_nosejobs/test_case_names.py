@@ -14,7 +14,9 @@ from shell_runner.remote.model import PASSED, Case, Execution, Parsed, Test
 
 def reports_of(*cases: Case, nodeid: str = "sub/test_a.sh") -> list[Any]:
     plugin = SimpleNamespace(files_of=lambda *_: [], keywords_of=lambda _: {})
-    item: Any = SimpleNamespace(nodeid=nodeid, plugin=plugin, user_properties=[], path="p")
+    item: Any = SimpleNamespace(
+        nodeid=nodeid, plugin=plugin, user_properties=[], path="p", attempts_before=dict
+    )
     execution = Execution(0, exit=0, duration=1.0, parsed=Parsed("tap", list(cases)))
     return list(report.reports(item, Test(0, "p"), execution, "here"))
 

@@ -73,7 +73,7 @@ def test_signals_time_and_trouble_stand_above_cases() -> None:
         result = judge(TEST, execution)
         assert result.outcome in (FAILED, ERROR)
         assert result.words == words
-        assert not is_told_by_cases(execution)
+        assert not is_told_by_cases(TEST, execution)
 
 
 STATUSES = (0, 1, 77, 99, 255, None)
@@ -89,7 +89,7 @@ def test_whatever_is_not_told_by_cases_gets_a_report_of_its_own() -> None:
                 red = judge(TEST, execution).outcome in (FAILED, ERROR)
                 seen = {FAILED, ERROR} & set(outcomes)
                 assert red or not seen
-                if is_told_by_cases(execution):
+                if is_told_by_cases(TEST, execution):
                     assert bool(seen) == red
                 if status or problem:
                     assert judge(TEST, execution).outcome != PASSED

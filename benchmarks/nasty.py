@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from tests.nasty.corpus import Case  # noqa: E402
 NAME = "nasty"
 
 #: Seconds after which a run counts as hung, on top of what the program may take.
-_PATIENCE = 10.0
+_PATIENCE = 15.0
 _SMOKE = ("hold_stdout.sh", "daemon.py", "ignore_term.sh", "bytes.py", "kill_slot.sh")
 _OURS = "nosejobs"
 
@@ -155,6 +156,8 @@ def _contain(command: Sequence[str], folder: Path, tmp: Path, case: Case) -> Out
             tree.become_subreaper()
             found = _watch(command, folder, tmp, case)
             os.write(write, json.dumps(found).encode())
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(write)
@@ -281,7 +284,7 @@ def write(path: Path) -> None:
     light = [case for case in compared() if not case.heavy]
     heavy = [case for case in compared() if case.heavy]
     # Who hangs does nothing: several at a time.
-    with concurrent.futures.ProcessPoolExecutor(3) as pool:
+    with concurrent.futures.ProcessPoolExecutor(2) as pool:
         rows = list(zip(light, pool.map(_row, light, [names] * len(light)), strict=True))
     rows += [(case, _row(case, names)) for case in heavy]
     path.write_text(_page(names, rows, memory))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shell_runner.remote import tree
+
 PROC = Path("/proc")
 
 
@@ -78,18 +80,8 @@ class Memory:
                 self.host = max([self.host, *(_status(pid, "VmHWM") for pid in level)])
             if depth == 2:
                 self.slot = max([self.slot, *(_status(pid, "VmHWM") for pid in level)])
-            level, depth = [child for pid in level for child in _children(pid)], depth + 1
+            level, depth = [child for pid in level for child in tree.children(pid)], depth + 1
         self.total = max(self.total, total)
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for path in (PROC / str(pid) / "task").glob("*/children"):
-        try:
-            found += map(int, path.read_text().split())
-        except OSError:
-            continue
-    return found
 
 
 def measure(

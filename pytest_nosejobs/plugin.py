@@ -710,7 +710,7 @@ class Plugin:
         errors = list(dict.fromkeys([*missing, *lost]))
         if not errors or self._pump is None:
             return
-        terminalreporter.section("hosts lost", red=True)
+        terminalreporter.section("hosts lost or missing", red=True)
         for error in errors:
             terminalreporter.line(str(error))
         if self._not_run:

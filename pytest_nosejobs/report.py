@@ -103,6 +103,10 @@ class Crash:
     path: str
     lineno: int = 0
 
+    def __str__(self) -> str:
+        """What ``--tb=line`` shows."""
+        return f"{self.path}: {self.message}"
+
 
 class FailureText:
     """What is shown of a test that did not pass; output comes as pytest's own sections."""
@@ -245,7 +249,8 @@ def _case_report(
         reason = f"Skipped: {readable(case.message) or 'no reason given'}"
         return shared.report("call", "skipped", (str(shared.item.path), None, reason), took=took)
     if case.outcome in (FAILED, ERROR):
-        text = of_case(test, case, shared)
+        # The sections are for the terminal; JUnit XML has the output in the text.
+        text = of_case(test, case, shared, _output(shared.execution) if output else "")
         return shared.report("call", "failed", text, output, took=took)
     outcome = "skipped" if case.outcome == XFAILED else "passed"
     made = shared.report("call", outcome, None, took=took)
@@ -254,7 +259,7 @@ def _case_report(
     return made
 
 
-def of_case(test: Test, case: Case, shared: _Shared) -> FailureText:
+def of_case(test: Test, case: Case, shared: _Shared, output: str) -> FailureText:
     """What a person needs to know first of a case that failed."""
     first = readable(case.message).strip().split("\n")[0] or "not ok"
     lines = [first, ""]
@@ -262,7 +267,7 @@ def of_case(test: Test, case: Case, shared: _Shared) -> FailureText:
     if details and details != first:
         lines += [*details.split("\n"), ""]
     lines += _where(test, shared.item, shared.execution, shared.host)
-    return FailureText(lines, Crash(first, readable(shared.item.nodeid)), "")
+    return FailureText(lines, Crash(first, readable(shared.item.nodeid)), output)
 
 
 def attempt_reports(

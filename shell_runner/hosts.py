@@ -1,6 +1,6 @@
 """Host specs: what a user writes for a host, and what it means.
 
-Pure.  A spec is in execnet's style (``ssh=user@host//slots=8``), with two short
+Pure, but for one look at the disk to explain a mistake.  A spec is in execnet's style (``ssh=user@host//slots=8``), with two short
 forms: ``4*popen`` and ``auto``; a bare name is looked up in the inventory.
 """
 
@@ -110,7 +110,11 @@ def _unknown(text: str, inventory: Mapping[str, HostEntry]) -> str:
     words = f"host {text!r} is not in [hosts] of nosejobs.toml"
     if inventory:
         words += suggestion(text, inventory)
-    return f"{words}\n  try: --nosejobs=ssh={text}, 2*popen or auto"
+    if os.path.exists(text):
+        return f"{words}\n  it is a file: --nosejobs needs hosts, as in --nosejobs=auto {text}"
+    if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or "popen" in text:
+        return f"{words}\n  try: --nosejobs='4*popen', auto, or ssh=user@host//slots=4"
+    return f"{words}\n  try: --nosejobs=ssh={text}, or --nosejobs=auto for this machine"
 
 
 def _build(text: str, options: Mapping[str, str], slots: int) -> HostSpec:

@@ -1,7 +1,8 @@
 """Host specs: what a user writes for a host, and what it means.
 
-Pure, but for one look at the disk to explain a mistake.  A spec is in execnet's style (``ssh=user@host//slots=8``), with two short
-forms: ``4*popen`` and ``auto``; a bare name is looked up in the inventory.
+Pure, but for one look at the disk to explain a mistake.  A spec is in execnet's style
+(``ssh=user@host//slots=8``), with two short forms: ``4*popen`` and ``auto``; a bare name is
+looked up in the inventory.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ from .slots import Answer, SlotProcess
 from .wire import pack, pack_encoded, unpack
 
 #: Seconds of known work that a slot may hold in advance, and tests at most.
-_AHEAD = 0.02
-_BATCH = 16
+_AHEAD = 0.05
+_BATCH = 32
 #: Seconds to wait for company when all slots are busy with tiny tests.
-_GATHER = 0.004
+_GATHER = 0.012
 #: Seconds that slots get to end when told to stop.
 _STOPPING = 3.0
 #: Deaths in a row, without one finished test, after which slots count as impossible.

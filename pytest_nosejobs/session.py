@@ -90,7 +90,6 @@ class Pump(threading.Thread):
         super().__init__(daemon=True, name="nosejobs pump")
         self.results: queue.SimpleQueue[list[News] | Crashed] = queue.SimpleQueue()
         self.lost: list[HostError] = []
-        self.moved = 0
         self._artefact = artefact
         self._fleet = fleet
         self._tests = {test.id: test for test in tests}
@@ -172,7 +171,6 @@ class Pump(threading.Thread):
         commands = self._schedule.host_lost(host.id)
         if not self._expected:
             commands += self._schedule.nobody_left()
-        self.moved += sum(len(each.tests) for each in commands if isinstance(each, Send))
         self._perform(commands)
 
     def _perform(self, commands: Sequence[Command]) -> None:

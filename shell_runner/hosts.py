@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from .config import HostEntry, suggestion
 from .errors import BadSpec
+from .remote.machine import cores
 
 _OPTIONS = ("ssh", "popen", "slots", "python", "ssh_config", "id", "labels")
 _STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)
@@ -156,11 +157,3 @@ def _slots(text: str, value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
         raise BadSpec(f"host spec {text!r}: slots must be a whole number above 0, not {value!r}")
     return int(value)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1

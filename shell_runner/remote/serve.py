@@ -8,7 +8,6 @@ Everything happens in the main thread; the channel's callback only enqueues.
 import collections
 import json
 import os
-import platform
 import select
 import signal
 import socket
@@ -17,7 +16,8 @@ import traceback
 from typing import Any, Callable, Deque, Dict, List, Optional
 
 from . import place, store, tree
-from .model import Execution, HostFacts, Problem, Setup, Test
+from .machine import cores, facts
+from .model import Execution, Problem, Setup, Test
 from .outputs import pieces
 from .slot import setup_from_row
 from .slots import Answer, SlotProcess
@@ -393,26 +393,6 @@ def _reap_ended(pids: List[int]) -> None:
             os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
             pass
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
-
-def facts() -> HostFacts:
-    """What this host says of itself."""
-    system = os.uname()
-    return HostFacts(
-        name=system.nodename,
-        system="%s %s" % (system.sysname, system.release),
-        machine=system.machine,
-        python=platform.python_version(),
-        cores=cores(),
-    )
 
 
 def main(channel: Any) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from shell_runner.config import HostEntry
 from shell_runner.errors import BadSpec
-from shell_runner.hosts import HostSpec, cores, parse
+from shell_runner.hosts import HostSpec, parse
+from shell_runner.remote.machine import cores
 
 INVENTORY = {
     "big": HostEntry("big", "ssh=me@big//python=python3.9", 8, ("gpu",)),

@@ -30,6 +30,10 @@ class Arguments:
         wanted = self.only.get(path.parent)
         return wanted is not None and path not in wanted
 
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """As a plugin of its own, registered only if there is something to ignore."""
+        return True if self.ignores(collection_path) else None
+
 
 def rewrite(args: Iterable[str], base: Path) -> Arguments:
     """What pytest should see of ``args``, given relative to ``base``."""

@@ -6,13 +6,14 @@ Owns the state of one pytest session.  Everything of substance is elsewhere.
 from __future__ import annotations
 
 import fnmatch
+import gc
 import inspect
 import os
 import shlex
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -40,8 +41,7 @@ from . import (
 )
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
-from .live import View, wants_view
-from .report import attach_in_junit, name_in_junit
+from .log import FromWorkers, Log
 from .schedule import Schedule
 from .session import (
     EXIT_HOSTS_LOST,
@@ -50,10 +50,12 @@ from .session import (
     Loop,
     Pump,
     Running,
-    log,
     needs_of,
     unmet_words,
 )
+
+if TYPE_CHECKING:
+    from .live import View
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
@@ -85,6 +87,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     config.stash[_KEY] = plugin
     config.pluginmanager.register(plugin, "nosejobs-session")
+    if plugin.arguments.only:
+        config.pluginmanager.register(plugin.arguments, "nosejobs-arguments")
+    if config.getoption("dist", "no") != "no":
+        config.pluginmanager.register(FromWorkers(plugin.log), "nosejobs-workers")
 
 
 class Plugin:
@@ -100,8 +106,8 @@ class Plugin:
         self._formats = self._ask_for_formats()
         self.artefacts = self._open_artefacts()
         self.here = Here(self._setup(1), self._take_artefact, self._say_line)
-        self._arguments = arguments.rewrite(config.args, config.invocation_params.dir)
-        config.args[:] = self._arguments.args
+        self.arguments = arguments.rewrite(config.args, config.invocation_params.dir)
+        config.args[:] = self.arguments.args
         self._collection = Collection(self, self.options.patterns, config.rootpath)
         self._tags: set[str] = set()
         self._history: dict[str, float] = {}
@@ -109,14 +115,11 @@ class Plugin:
         self._numbers: dict[int, ShellItem] = {}
         self._tests: dict[int, Test] = {}
         self._not_run = 0
-        self._attempts = retries.Attempts()
-        self._xml: Any = None
+        self.log = Log(config)
         self._view: View | None = None
-        #: What is being reported now; later, pytest asks for the words of its summary.
-        self._reporting: pytest.TestReport | None = None
         self._pump: Pump | None = None
         #: By folder, for conftest files are: whether somebody else makes reports.
-        self._interested: dict[Path, bool] = {}
+        self._interested: dict[pytest.Collector | None, bool] = {}
         self._keywords: dict[pytest.Collector | None, dict[str, Any]] = {}
 
     def _read_specs(self) -> list[hosts.HostSpec]:
@@ -186,9 +189,6 @@ class Plugin:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         return self._collection.collect(file_path, parent)
-
-    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        return True if self._arguments.ignores(collection_path) else None
 
     def metadata_of(self, name: str, head: bytes) -> Metadata:
         """Defaults, patterns of nosejobs.toml, the file's own comment; raises BadMetadata."""
@@ -265,7 +265,7 @@ class Plugin:
         made = runtestprotocol(item, log=False, nextitem=nextitem)
         # Not earlier: while a test runs, pytest captures what is written to the terminal.
         for rerun in item.reruns:
-            log(item, [rerun])
+            self.log.whole(item, [rerun])
         if item.finished and item.finished[1].parsed and made[0].passed:
             item.user_properties = own  # makereport has put ours behind them
             # What a fixture of the session did at its end is no word of the program's.
@@ -273,7 +273,7 @@ class Plugin:
             ours = list(self._reports(item, *item.finished, Here.NAME))
             vars(ours[-1])["nosejobs_green"] = self._is_green(*item.finished)
             made = [*ours, *rest]
-        log(item, made)
+        self.log.whole(item, made)
         return True
 
     def _is_green(self, test: Test, execution: Execution) -> bool:
@@ -350,7 +350,7 @@ class Plugin:
     def pytest_sessionstart(self) -> None:
         from _pytest.junitxml import xml_key
 
-        self._xml = self.config.stash.get(xml_key, None)
+        self.log.xml = self.config.stash.get(xml_key, None)
         if self.specs and not self.config.option.collectonly:
             self.fleet = Fleet(self.specs, self._setup(0))
             self.fleet.open()
@@ -399,9 +399,13 @@ class Plugin:
             fleet.events.put(event)
         pump.start()
         self._start_view(session, len(waiting))
+        # What was collected stays until the end: looking it through for garbage again and
+        # again would take a tenth of the time of ten thousand reports.
+        gc.freeze()
         try:
             Loop(session, self, [self._numbers[number] for number in waiting]).run(pump)
         finally:
+            gc.unfreeze()
             pump.stop()
             if self._view:
                 self._view.stop()
@@ -412,6 +416,8 @@ class Plugin:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or len(self._numbers) < len(session.items):
             return
+        from .live import View, wants_view  # rich takes a while to import
+
         stream = reporter._tw._file
         if wants_view(self.config, stream):
             reporter.ensure_newline()
@@ -498,7 +504,8 @@ class Plugin:
             reason = marks.why_skipped(item)
             if reason is not None:
                 skipped.add(number)
-                log(item, report.skip_reports(item, (str(item.path), None, f"Skipped: {reason}")))
+                told = (str(item.path), None, f"Skipped: {reason}")
+                self.log.of_host(item, report.skip_reports(item, told))
         return skipped
 
     # -- reporting ----------------------------------------------------------------
@@ -508,13 +515,14 @@ class Plugin:
         number = finished.execution.id
         item, test = self._numbers[number], self._tests[number]
         if finished.again:
-            log(item, [self._attempt_report(item, test, finished.execution, finished.host)])
+            failed = self._attempt_report(item, test, finished.execution, finished.host)
+            self.log.of_host(item, [failed])
             return
         if item.earlier:
             retries.settle(item, test, finished.execution, self._attempts_of(item))
         if finished.execution.problem == Problem.UNMET and self.options.requires == "skip":
             reason = (str(item.path), None, f"Skipped: {finished.execution.detail}")
-            log(item, report.skip_reports(item, reason))
+            self.log.of_host(item, report.skip_reports(item, reason))
             return
         test = leftovers.warn(item, test, finished.execution)
         if finished.execution.problem == Problem.HOST_LOST:
@@ -524,7 +532,7 @@ class Plugin:
         if self._view is not None:
             name = report.readable(item.nodeid)
             self._view.finished(finished.host, finished.execution.slot, name)
-        log(item, self._reports(item, test, finished.execution, finished.host))
+        self.log.of_host(item, self._reports(item, test, finished.execution, finished.host))
         if self._is_green(test, finished.execution):
             standin.forget_failure(self.config, item.nodeid)
 
@@ -553,10 +561,10 @@ class Plugin:
         """A conftest or plugin wants to see reports being made, or an xfail mark is there."""
         if next(item.iter_markers("xfail"), None):
             return True
-        known = self._interested.get(item.path.parent)
+        known = self._interested.get(item.parent)
         if known is None:
             found = item.ihook.pytest_runtest_makereport.get_hookimpls()
-            known = self._interested[item.path.parent] = any(
+            known = self._interested[item.parent] = any(
                 not (each.function.__module__ or "").startswith(_NOT_INTERESTED) for each in found
             )
         return known
@@ -577,32 +585,6 @@ class Plugin:
         return seen
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
-        """Names for JUnit XML before it sees the report; what pytest counts is programs."""
-        ours = hasattr(report, "nosejobs_host")
-        if ours:
-            # A worker of xdist may send reports of its items only: on the way from it to
-            # the controller a case bears the id of its program.
-            worker = hasattr(self.config, "workerinput")
-            report.nodeid = report.nosejobs_program if worker else report.nosejobs_nodeid
-        if ours and self._xml is not None and report.when != "teardown":
-            name_in_junit(self._xml, report)
-            if report.when == "call" or report.failed:
-                attach_in_junit(self._xml, report)
-        is_case = ours and report.nosejobs_case and report.when == "call"
-        if is_case:
-            standin.step_aside(self.config, report)
-        self._reporting = report
-        yield
-        self._reporting = None
-        if is_case:
-            standin.count_program(self.config, report)
-        if ours:
-            self._attempts.take(report, self._xml)
-        if ours and getattr(report, "nosejobs_green", False):
-            standin.forget_failure(self.config, report.nosejobs_program)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> Generator[None, Status, Status]:
@@ -614,7 +596,7 @@ class Plugin:
         if self._view is not None:
             self._show_in_view(self._view, category, report)
             return category, "", ""
-        if host and word and report is self._reporting and self.config.option.verbose > 0:
+        if host and word and report is self.log.reporting and self.config.option.verbose > 0:
             words, markup = word if isinstance(word, tuple) else (word, None)
             word = (f"{words} [{host}]", markup) if markup else f"{words} [{host}]"
         return category, letter, word
@@ -704,7 +686,7 @@ class Plugin:
             terminalreporter.section("artefacts that could not be written", red=True)
             for path, why in self.artefacts.troubles.items():
                 terminalreporter.line(report.readable(f"{path}: {why}"))
-        self._attempts.write(terminalreporter)
+        self.log.attempts.write(terminalreporter)
         lost = self._pump.lost if self._pump else []
         missing = self.fleet.failed() if self.fleet else []
         errors = list(dict.fromkeys([*missing, *lost]))

@@ -7,10 +7,9 @@ between.  Results pass from one to the other by one queue.
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -269,16 +268,3 @@ class Loop:
             raise self._session.Failed(self._session.shouldfail)
         if self._session.shouldstop:
             raise self._session.Interrupted(self._session.shouldstop)
-
-
-def log(item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
-    """The hooks around the reports of one test, as pytest's runner calls them.
-
-    Each case of a program is announced and finished by itself.
-    """
-    hook = item.config.hook
-    for nodeid, group in itertools.groupby(reports, key=lambda each: each.nodeid):
-        hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
-        for each in group:
-            hook.pytest_runtest_logreport(report=each)
-        hook.pytest_runtest_logfinish(nodeid=nodeid, location=item.location)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import fnmatch
+import functools
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,23 +74,40 @@ class File:
     @property
     def suffix(self) -> str:
         """``.sh`` of ``test_a.sh``; empty without one."""
-        stem, dot, suffix = self.name.rpartition(".")
-        return dot + suffix if dot and stem else ""
+        return _suffix(self.name)
+
+
+def _suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return dot + suffix if dot and stem else ""
 
 
 def could_be_test(name: str, patterns: Sequence[str] = PATTERNS) -> bool:
     """By its name alone; cheap, for the many files that are none."""
-    suffix = File(name, False, b"").suffix
-    if suffix in _PYTHON or _NEVER.search(name):
+    suffix = _suffix(name)
+    if suffix in _PYTHON:
         return False
-    stem = name.removesuffix(suffix) if suffix else name
-    for pattern in patterns:
-        if "." in pattern:
-            if fnmatch.fnmatchcase(name, pattern):
-                return True
-        elif fnmatch.fnmatchcase(stem, pattern) and (not suffix or suffix in SCRIPT_SUFFIXES):
-            return True
-    return False
+    whole, stems = _compiled(tuple(patterns))
+    if not (whole.match(name) or _is_script(name, suffix, stems)):
+        return False
+    return not _NEVER.search(name)
+
+
+def _is_script(name: str, suffix: str, stems: re.Pattern[str]) -> bool:
+    if suffix and suffix not in SCRIPT_SUFFIXES:
+        return False
+    return bool(stems.match(name.removesuffix(suffix) if suffix else name))
+
+
+@functools.cache
+def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Patterns of whole names, and those of names without a script's suffix."""
+    found = [
+        [fnmatch.translate(each) for each in patterns if ("." in each) == whole]
+        for whole in (True, False)
+    ]
+    whole, stems = (re.compile("|".join(each) or r"(?!)") for each in found)
+    return whole, stems
 
 
 def printable(name: str) -> str:

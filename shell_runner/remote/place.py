@@ -13,7 +13,7 @@ import stat
 import struct
 import subprocess
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 #: A modification time that nothing gets by itself: a directory that still has it is untouched.
 _UNTOUCHED_NS = 86_400 * 10**9
@@ -27,13 +27,8 @@ _GETFLAGS, _SETFLAGS, _FROZEN = 0x80086601, 0x40086602, 0x30
 _ON_ERROR: Dict[str, Any] = {}
 
 
-class _Mark(NamedTuple):
-    """What a directory looks like while nobody has touched it."""
-
-    inode: int
-    mode: int
-    links: int
-    changed: int
+#: What a directory looks like while nobody has touched it: inode, mode, links, ctime.
+_Mark = Tuple[int, int, int, int]
 
 
 class Place:
@@ -91,7 +86,7 @@ class Place:
 
 
 def _mark(now: os.stat_result) -> _Mark:
-    return _Mark(now.st_ino, now.st_mode, now.st_nlink, now.st_ctime_ns)
+    return now.st_ino, now.st_mode, now.st_nlink, now.st_ctime_ns
 
 
 def remove(path: str) -> None:

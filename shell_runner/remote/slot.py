@@ -18,7 +18,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
 
@@ -55,6 +54,7 @@ _LIMITS = tuple(
     if hasattr(resource, name)
 )
 _CHUNK = 1 << 18
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _F_SETPIPE_SZ = 1031
 
 
@@ -254,6 +254,8 @@ class Slot:
         self._reap()
 
     def _turn_until_alone(self, timeout: float) -> None:
+        if self._alone:  # who has no child gets none by itself, not even as a subreaper
+            return
         deadline = time.monotonic() + timeout
         self._reap()
         while not self._alone and time.monotonic() < deadline:
@@ -316,7 +318,7 @@ class Slot:
         while not (self.stopping or self.broken):
             if self.todo:
                 execution = self.run(self.todo.popleft())
-                text = json.dumps(execution, separators=(",", ":")).encode("ascii")
+                text = _ENCODE(execution).encode("ascii")
                 self.control.sendall(frame_encoded(b'["done",' + text + b"]"))
                 self.broken = self.broken or _own_limits() != self._limits
             else:
@@ -427,6 +429,9 @@ def main(argv: Tuple[str, ...]) -> None:
     # A test that held it would hide the death of its slot.
     control.set_inheritable(False)
     setup = _read_setup(control)
+    if setup is None:
+        forsake(os.path.dirname(base))
+        return
     slot = Slot(number, control, setup, base)
     try:
         slot.serve()
@@ -440,12 +445,13 @@ def main(argv: Tuple[str, ...]) -> None:
         remove(base)
 
 
-def _read_setup(control: socket.socket) -> Setup:
+def _read_setup(control: socket.socket) -> Optional[Setup]:
+    """None if who started us is gone already."""
     unframer = Unframer()
     while True:
         data = control.recv(1)
         if not data:
-            sys.exit(0)
+            return None
         for text in unframer.feed(data):
             return setup_from_row(json.loads(text.decode("ascii")))
 

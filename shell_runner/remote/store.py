@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
+import time
 from typing import Any, Iterable, List, NamedTuple, Set
 
 from . import place
@@ -174,23 +175,48 @@ def forsake(folder: str) -> None:
     except OSError:
         return
     if not any(name.isdigit() for name in parts):
-        _sweep(folder)
+        _sweep(folder, _DYING)
 
 
 _WORK = "nosejobs-"
+#: Seconds: the kernel closes what a killed process had open one by one, and so a slot
+#: hears of its owner's death before the lock is free.
+_DYING = 2.0
 
 
-def _sweep(folder: str) -> None:
+def _sweep(folder: str, patience: float = 0.0) -> None:
     try:
         if os.lstat(folder).st_uid != os.getuid():
             return
         descriptor = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
+        _remove_empty(folder)
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, patience)
         place.remove(folder)
     except OSError:
         pass
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, patience: float) -> None:
+    """BlockingIOError if somebody has it for longer than ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _remove_empty(folder: str) -> None:
+    """A slot that came up just when another one swept has made the folder anew."""
+    try:
+        os.rmdir(folder)
+    except OSError:
+        pass

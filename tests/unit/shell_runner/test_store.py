@@ -3,11 +3,21 @@
 import fcntl
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.store import FILE, LINK, BadEntry, Entry, Store, check, work_folder
+from shell_runner.remote.store import (
+    FILE,
+    LINK,
+    BadEntry,
+    Entry,
+    Store,
+    check,
+    forsake,
+    work_folder,
+)
 
 
 def digest(data: bytes) -> str:
@@ -113,3 +123,41 @@ def test_folders_of_the_dead_are_swept_and_those_of_the_living_kept() -> None:
         os.close(living_lock)
         os.close(fresh_lock)
         os.close(work_folder()[1])
+
+
+def test_the_last_slot_of_a_dead_host_removes_all(tmp_path: Path) -> None:
+    folder = tmp_path / "nosejobs-x"
+    (folder / "1").mkdir(parents=True)
+    (folder / "lock").touch()
+    forsake(str(folder))
+    assert folder.exists()
+    (folder / "1").rmdir()
+    forsake(str(folder))
+    assert not folder.exists()
+
+
+def test_a_slot_that_came_up_while_another_swept_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "nosejobs-x"
+    folder.mkdir()  # made anew by it, without the lock that the other one removed
+    forsake(str(folder))
+    assert not folder.exists()
+
+
+def test_a_folder_of_somebody_else_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "nosejobs-x"
+    folder.mkdir()
+    (folder / "theirs").touch()
+    forsake(str(folder))
+    assert (folder / "theirs").exists()
+
+
+def test_the_owner_may_take_a_moment_to_die(tmp_path: Path) -> None:
+    folder = tmp_path / "nosejobs-x"
+    folder.mkdir()
+    lock = (folder / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    dying = threading.Timer(0.2, lock.close)
+    dying.start()
+    forsake(str(folder))
+    dying.join()
+    assert not folder.exists()

@@ -1,0 +1,123 @@
+"""Reports go to pytest's hooks.
+
+Owns the order of the hooks around the reports of one test, what JUnit XML and the
+counters of pytest need before and after each, and which hooks nobody would hear.
+Must not know how reports are made.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import pytest
+
+from . import standin
+from .collect import ShellItem
+from .report import attach_in_junit, name_in_junit
+from .retries import Attempts
+
+#: Hooks that tell of reports.
+_HOOKS = (
+    "pytest_runtest_logstart",
+    "pytest_runtest_logreport",
+    "pytest_runtest_logfinish",
+    "pytest_report_teststatus",
+)
+#: Modules that have nothing to say about the beginning of a test whose end they hear.
+_DEAF = ("_pytest.", __package__)
+
+
+class Log:
+    """Sends reports through the hooks, as pytest's runner does."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.attempts = Attempts()
+        #: pytest's writer of JUnit XML, if there is one.
+        self.xml: Any = None
+        #: What is being reported now; later, pytest asks for the words of its summary.
+        self.reporting: pytest.TestReport | None = None
+        self._config = config
+        self._short: bool | None = None
+
+    def whole(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
+        """All hooks around the reports of one test; each case is announced by itself."""
+        hook = item.config.hook
+        for nodeid, group in itertools.groupby(reports, key=lambda each: each.nodeid):
+            hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
+            for each in group:
+                self._one(each)
+            hook.pytest_runtest_logfinish(nodeid=nodeid, location=item.location)
+
+    def of_host(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
+        """The same, but for what nobody would hear: a third of the time of tiny tests."""
+        if self._short is None:
+            self._short = _nobody_listens(self._config)
+        if not self._short:
+            self.whole(item, reports)
+            return
+        for each in reports:
+            if each.when != "setup" or not each.passed or each.duration:
+                self._one(each)
+
+    def _one(self, report: pytest.TestReport) -> None:
+        self.before(report)
+        self._config.hook.pytest_runtest_logreport(report=report)
+        self.after(report)
+
+    def before(self, report: Any) -> None:
+        """Names for JUnit XML before it sees the report; what pytest counts is programs."""
+        self.reporting = report
+        if not hasattr(report, "nosejobs_host"):
+            return
+        # A worker of xdist may send reports of its items only: on the way from it to
+        # the controller a case bears the id of its program.
+        worker = hasattr(self._config, "workerinput")
+        wanted = report.nosejobs_program if worker else report.nosejobs_nodeid
+        if report.nodeid != wanted:
+            report.nodeid = wanted
+        is_verdict = report.when == "call" or report.failed
+        if self.xml is not None and (is_verdict or report.skipped):
+            name_in_junit(self.xml, report)
+            if is_verdict:
+                attach_in_junit(self.xml, report)
+        if report.nosejobs_case and report.when == "call":
+            standin.step_aside(self._config, report)
+
+    def after(self, report: Any) -> None:
+        """Called when pytest's own hooks have seen the report."""
+        self.reporting = None
+        if not hasattr(report, "nosejobs_host"):
+            return
+        if report.nosejobs_case and report.when == "call":
+            standin.count_program(self._config, report)
+        self.attempts.take(report, self.xml)
+        if getattr(report, "nosejobs_green", False):
+            standin.forget_failure(self._config, report.nosejobs_program)
+
+
+class FromWorkers:
+    """In a controller of xdist, which itself logs the reports that its workers send."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        """What ``Log`` does around the hook when it calls it itself."""
+        self._log.before(report)
+        yield
+        self._log.after(report)
+
+
+def _nobody_listens(config: pytest.Config) -> bool:
+    """Only pytest itself hears reports, and it shows nothing of a set-up that passed.
+
+    With ``-v`` it prints the name of a test at its beginning, and with ``-vv`` the
+    durations of set-ups; ``console_output_style = times`` counts them.
+    """
+    if config.option.verbose > 0 or config.getini("console_output_style") == "times":
+        return False
+    found = (each for name in _HOOKS for each in getattr(config.hook, name).get_hookimpls())
+    return all((each.function.__module__ or "").startswith(_DEAF) for each in found)

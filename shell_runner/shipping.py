@@ -10,6 +10,7 @@ import concurrent.futures
 import fnmatch
 import hashlib
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,10 @@ SECRETS = (
 )  # fmt: skip
 #: Bytes of file contents in one frame.
 _FRAME = 1 << 20
+#: Bytes of a file from which on a thread of its own hashes it.
+_LARGE = 1 << 20
+#: Bytes of a file that is read in one piece.
+_SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,11 @@ def scan(root: Path, tests: Iterable[str], selection: Selection = Selection()) -
     listed = _git_files(root)
     paths = set(_walk(root) if listed is None else listed)
     named = set(_included(root, selection.include))
-    secrets = {path for path in paths - named if _matches(path, SECRETS)}
+    is_secret, is_excluded = _matcher(SECRETS), _matcher(selection.exclude)
+    secrets = {path for path in paths - named if is_secret(path)}
     wanted = (paths | named) - secrets
-    wanted = {path for path in wanted if not _matches(path, selection.exclude)} | set(tests)
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda path: _entry(root, path, path in named), sorted(wanted)))
+    wanted = {path for path in wanted if not is_excluded(path)} | set(tests)
+    found = list(_entries(root, sorted(wanted), named))
     entries = tuple(each for each in found if isinstance(each, Entry))
     left = [f"{path}: looks like a secret" for path in sorted(secrets)]
     return Tree(root, entries, (*left, *(each for each in found if isinstance(each, str))))
@@ -81,31 +86,61 @@ def _git_files(root: Path) -> list[str] | None:
 
 
 def _walk(root: Path) -> Iterator[str]:
+    start = len(os.path.join(root, ""))
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in IGNORED_FOLDERS]
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in [*files, *links]:
-            yield os.path.relpath(os.path.join(folder, name), root)
+            yield os.path.join(folder, name)[start:]
 
 
 def _included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
     if patterns:
-        yield from (path for path in _walk(root) if _matches(path, patterns))
+        is_included = _matcher(patterns)
+        yield from (path for path in _walk(root) if is_included(path))
 
 
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    """A pattern with a slash is for the path, one without for any part of it."""
-    parts = path.split("/")
-    return any(
-        fnmatch.fnmatchcase(path, pattern.strip("/"))
-        or ("/" not in pattern and any(fnmatch.fnmatchcase(part, pattern) for part in parts))
-        for pattern in patterns
-    )
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a path matches: a pattern with a slash the path, one without any part of it."""
+    whole = _compiled([pattern.strip("/") for pattern in patterns])
+    parts = _compiled([pattern for pattern in patterns if "/" not in pattern])
+
+    def matches(path: str) -> bool:
+        return bool(whole(path)) or any(map(parts, path.split("/")))
+
+    return matches if patterns else lambda path: False
 
 
-def _entry(root: Path, path: str, named: bool) -> Entry | str | None:
+def _compiled(patterns: Sequence[str]) -> Callable[[str], re.Match[str] | None]:
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
+
+
+def _entries(root: Path, paths: list[str], named: set[str]) -> Iterator[Entry | str | None]:
+    """Large files at once, for to hash them needs no interpreter; small ones one by one."""
+    prefix = os.path.join(root, "")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        large = {
+            path: pool.submit(_entry, root, prefix, path, path in named)
+            for path in paths
+            if _is_large(prefix + path)
+        }
+        for path in paths:
+            if path in large:
+                yield large[path].result()
+            else:
+                yield _entry(root, prefix, path, path in named)
+
+
+def _is_large(full: str) -> bool:
+    try:
+        return os.stat(full).st_size >= _LARGE
+    except OSError:
+        return False
+
+
+def _entry(root: Path, prefix: str, path: str, named: bool) -> Entry | str | None:
     """None for what is no file: a submodule, a socket, or gone; a text for what stays here."""
-    full = os.path.join(root, path)
+    full = prefix + path
     try:
         found = os.lstat(full)
         if stat.S_ISLNK(found.st_mode):
@@ -116,18 +151,26 @@ def _entry(root: Path, path: str, named: bool) -> Entry | str | None:
             found = os.stat(full)
             if stat.S_ISDIR(found.st_mode):
                 return f"{path}: a link to a folder outside of the tree"
-            if not named and _matches(os.path.realpath(full), SECRETS):
+            if not named and _matcher(SECRETS)(os.path.realpath(full)):
                 return f"{path}: a link to what looks like a secret"
         if not stat.S_ISREG(found.st_mode):
             return None
-        with open(full, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        digest, size = _digest(full)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"cannot ship {full}: {error.strerror}") from error
     return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, size))
+
+
+def _digest(full: str) -> tuple[str, int]:
+    """SHA-256 in hex, and how many bytes it is of."""
+    with open(full, "rb", buffering=0) as file:
+        data = file.read(_SMALL) or b""
+        if len(data) < _SMALL:
+            return hashlib.sha256(data).hexdigest(), len(data)
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
 def _is_inside(root: Path, full: str, link: Entry) -> bool:
@@ -191,8 +234,8 @@ def _send_contents(tree: Tree, missing: set[str], send: Send) -> int:
 
 def _read_small(root: Path, entry: Entry) -> bytes:
     """As it was scanned: a log that has grown since (our own output, perhaps) does no harm."""
-    with open(root / entry.path, "rb") as file:
-        data = file.read(entry.size)
+    with open(os.path.join(root, entry.path), "rb", buffering=0) as file:
+        data = file.read(entry.size) or b""
     if hashlib.sha256(data).hexdigest() != entry.digest:
         raise UsageError(f"{entry.path} was changed while it was being shipped")
     return data

@@ -92,10 +92,14 @@ class Store:
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError("contents do not have the digest %s" % digest)
         path = self._path(digest)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = "%s.%d" % (path, os.getpid())
-        with open(temporary, "wb") as file:
-            file.write(data)
+        try:
+            file = open(temporary, "wb", buffering=0)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = open(temporary, "wb", buffering=0)
+        with file:
+            _write(file.fileno(), data)
         os.replace(temporary, path)
 
     def append(self, digest: str, data: bytes, last: bool) -> None:
@@ -117,10 +121,10 @@ class Store:
 
     def unpack(self, entries: Iterable[Entry], root: str) -> None:
         """Make the tree of ``entries`` below ``root``, which exists and is empty."""
-        made: Set[str] = {root}
+        made: Set[str] = set()
         for entry in entries:
-            path = os.path.join(root, entry.path)
-            folder = os.path.dirname(path)
+            path = root + "/" + entry.path
+            folder = path.rpartition("/")[0]
             if folder not in made:
                 os.makedirs(folder, exist_ok=True)
                 made.add(folder)
@@ -138,16 +142,20 @@ def _copy(source: str, path: str, mode: int) -> None:
         try:
             while True:
                 data = os.read(read, 1 << 20)
-                if not data:
+                _write(write, data)
+                if len(data) < 1 << 20:
                     break
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(write, view) :]
             os.fchmod(write, mode & 0o777)
         finally:
             os.close(write)
     finally:
         os.close(read)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def work_folder() -> "tuple[str, int]":

@@ -303,7 +303,7 @@ class Plugin:
         if item.made is not None:
             return item.made
         if call.when == "setup" and item.unmet:
-            reason = (str(item.path), None, f"Skipped: {item.unmet}")
+            reason = report.skipped_at(item, f"Skipped: {item.unmet}")
             return next(report.skip_reports(item, reason))
         if call.when != "teardown" and item.finished:
             verdict = report.verdict_report(item, *item.finished, Here.NAME)
@@ -504,7 +504,7 @@ class Plugin:
             reason = marks.why_skipped(item)
             if reason is not None:
                 skipped.add(number)
-                told = (str(item.path), None, f"Skipped: {reason}")
+                told = report.skipped_at(item, f"Skipped: {reason}")
                 self.log.of_host(item, report.skip_reports(item, told))
         return skipped
 
@@ -521,7 +521,7 @@ class Plugin:
         if item.earlier:
             retries.settle(item, test, finished.execution, self._attempts_of(item))
         if finished.execution.problem == Problem.UNMET and self.options.requires == "skip":
-            reason = (str(item.path), None, f"Skipped: {finished.execution.detail}")
+            reason = report.skipped_at(item, f"Skipped: {finished.execution.detail}")
             self.log.of_host(item, report.skip_reports(item, reason))
             return
         test = leftovers.warn(item, test, finished.execution)

@@ -163,7 +163,8 @@ class Gateway:
         if error is None:
             return CannotOpen(self.spec.id, f"no answer within {OPEN_TIMEOUT:g} s")
         if self.spec.python and isinstance(error, (OSError, EOFError)):
-            return CannotOpen(self.spec.id, f"{self.spec.python} cannot be run as a Python >= 3.8")
+            words = f"{self.spec.python} cannot be run as a Python >= 3.8"
+            return CannotOpen(self.spec.id, words, "//python=/path/to/python3 in the host's spec")
         return CannotOpen(self.spec.id, f"{type(error).__name__}: {error}")
 
     # -- speaking ---------------------------------------------------------------

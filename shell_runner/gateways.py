@@ -187,7 +187,15 @@ class Gateway:
     def epitaph(self) -> str:
         """Why the connection has ended, if that is known."""
         found = proxy.REASON.search(self._errors.read()) if self._errors else None
-        return clean(found[1]) if found else ""
+        if found:
+            return clean(found[1])
+        try:
+            self._channel.waitclose(0.0)
+        except execnet.RemoteError as error:
+            return clean(str(error).strip().splitlines()[-1])
+        except _CHANNEL_ERRORS:
+            pass
+        return ""
 
     def close(self, timeout: float = 3.0) -> None:
         """End the connection and what is behind it; kill what does not end in time."""

@@ -1,0 +1,167 @@
+"""Hosts in namespaces of their own, killed, stopped and cut off while five hundred tests run.
+
+Each time every test is reported exactly once, with the right outcome.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.bench import write
+from tests.fleet import Fleet, Session, until
+
+COUNT = 500
+#: Every tenth fails, and must fail whatever becomes of its first host.
+FAILING = {number for number in range(COUNT) if number % 10 == 3}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("fleet"), 3) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    write(root / "pytest.ini", "[pytest]\nnosejobs_host_timeout = 4\n", 0o644)
+    for number in range(COUNT):
+        status = 5 if number in FAILING else 0
+        script = root / f"d{number % 7}" / f"test_{number}.sh"
+        write(script, f"#!/bin/sh\nsleep 0.05\nexit {status}\n")
+    return root
+
+
+def start(fleet: Fleet, tree: Path, *options: str, slots: int = 4) -> Session:
+    """A session that has got as far as running tests on all hosts."""
+    session = Session(tree, fleet.specs(slots), *options)
+    for number in fleet.agents:
+        until(lambda number=number: len(fleet.slots(number)) >= slots, f"slots of h{number}")
+    time.sleep(0.3)
+    return session
+
+
+def check(session: Session, lost: int = 0) -> None:
+    """Every test once; those that were lost too often (``lost`` at most) are errors."""
+    status = session.end()
+    found = session.outcomes()
+    assert len(found) == COUNT, session.output
+    assert all(len(each) == 1 for each in found.values()), session.output
+    wrong = {
+        name: outcomes
+        for name, outcomes in found.items()
+        if outcomes != ["failure" if int(name[5:-3]) in FAILING else "passed"]
+    }
+    assert len(wrong) <= lost, (wrong, session.output)
+    assert status == (6 if wrong else 1), session.output
+
+
+def mended(fleet: Fleet, number: int) -> None:
+    """As it was before, for the next test."""
+    fleet.network.wires[number].cut = False
+    if fleet.agents[number].poll() is not None:
+        fleet.agents.pop(number)
+        fleet.start(number)
+
+
+def kill_agent(fleet: Fleet) -> None:
+    fleet.agents[1].kill()
+    fleet.agents[1].wait()
+
+
+def kill_interpreter(fleet: Fleet) -> None:
+    fleet.interpreters(1)[0].kill()
+
+
+def stop_agent(fleet: Fleet) -> None:
+    fleet.agents[1].send_signal(signal.SIGSTOP)
+
+
+def stop_interpreter(fleet: Fleet) -> None:
+    fleet.interpreters(1)[0].suspend()
+
+
+def cut_for_good(fleet: Fleet) -> None:
+    fleet.network.wires[1].cut = True
+
+
+@pytest.mark.parametrize(
+    "harm", [kill_agent, kill_interpreter, stop_agent, stop_interpreter, cut_for_good]
+)
+def test_a_lost_host_costs_no_test(fleet: Fleet, tree: Path, harm: Callable[[Fleet], None]) -> None:
+    session = start(fleet, tree)
+    below = fleet.processes(1)
+    harm(fleet)
+    try:
+        check(session)
+        assert "h1" in session.output.split("hosts lost")[-1]
+    finally:
+        for process in below:
+            if process.is_running():
+                process.resume()
+        fleet.agents[1].send_signal(signal.SIGCONT)
+        mended(fleet, 1)
+    until(lambda: not any(map(alive, below)), "what the lost host ran is gone")
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_slot_takes_one_test_with_it(fleet: Fleet, tree: Path) -> None:
+    session = start(fleet, tree)
+    fleet.slots(1)[0].kill()
+    check(session, lost=1)
+
+
+def test_a_stopped_slot_is_noticed(fleet: Fleet, tree: Path) -> None:
+    session = start(fleet, tree, "--nosejobs-timeout=1")
+    fleet.slots(1)[0].suspend()
+    check(session, lost=1)
+
+
+def test_five_seconds_without_a_network_are_survived(fleet: Fleet, tree: Path) -> None:
+    session = start(fleet, tree, "--nosejobs-host-timeout=10")
+    fleet.network.wires[1].cut = True
+    heal = threading.Timer(5.0, mended, (fleet, 1))
+    heal.start()
+    check(session)
+    heal.join()
+    assert "hosts lost" not in session.output
+
+
+def test_a_slow_and_lossy_network_changes_nothing(fleet: Fleet, tree: Path) -> None:
+    for wire in fleet.network.wires[1:]:
+        wire.delay, wire.loss = 0.1, 0.01
+    try:
+        check(start(fleet, tree))
+    finally:
+        for wire in fleet.network.wires[1:]:
+            wire.delay = wire.loss = 0.0
+
+
+def test_two_controllers_share_the_hosts(fleet: Fleet, tree: Path) -> None:
+    first, second = (Session(tree, fleet.specs(4), "-p", "no:cacheprovider") for _ in range(2))
+    check(first)
+    check(second)
+
+
+def test_with_no_host_left_every_test_is_an_error(fleet: Fleet, tree: Path) -> None:
+    session = start(fleet, tree)
+    for number in fleet.agents:
+        fleet.agents[number].kill()
+    try:
+        assert session.end() == 6, session.output
+        found = session.outcomes()
+        assert len(found) == COUNT
+        assert all(len(each) == 1 for each in found.values())
+        assert ["error"] in found.values()
+    finally:
+        for number in fleet.agents:
+            fleet.agents[number].wait()
+            mended(fleet, number)

@@ -8,15 +8,21 @@ Must not know how reports are made.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable
-from typing import Any
+from collections.abc import Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import standin
 from .collect import ShellItem
-from .report import attach_in_junit, name_in_junit
+from .report import attach_in_junit, name_in_junit, readable
 from .retries import Attempts
+
+if TYPE_CHECKING:
+    from .live import View
+
+#: What pytest_report_teststatus returns.
+Status = tuple[str, str, str | tuple[str, Mapping[str, bool]]]
 
 #: Hooks that tell of reports.
 _HOOKS = (
@@ -39,7 +45,9 @@ class Log:
         #: What is being reported now; later, pytest asks for the words of its summary.
         self.reporting: pytest.TestReport | None = None
         self._config = config
-        self._short: bool | None = None
+        #: Nobody would hear more than the verdicts and the ends of tests on hosts.
+        self.short = False
+        self._asked = False
 
     def whole(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
         """All hooks around the reports of one test; each case is announced by itself."""
@@ -52,9 +60,9 @@ class Log:
 
     def of_host(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
         """The same, but for what nobody would hear: a third of the time of tiny tests."""
-        if self._short is None:
-            self._short = _nobody_listens(self._config)
-        if not self._short:
+        if not self._asked:
+            self.short, self._asked = _nobody_listens(self._config), True
+        if not self.short:
             self.whole(item, reports)
             return
         for each in reports:
@@ -109,6 +117,42 @@ class FromWorkers:
         self._log.before(report)
         yield
         self._log.after(report)
+
+
+class HostWords:
+    """With ``-v``: the host behind the word of each test while it is reported."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_report_teststatus(self, report: Any) -> Generator[None, Status, Status]:
+        """``PASSED [host1]``; in the summary at the end, without."""
+        category, letter, word = yield
+        host = getattr(report, "nosejobs_host", "")
+        if host and word and report is self._log.reporting:
+            words, markup = word if isinstance(word, tuple) else (word, None)
+            word = (f"{words} [{host}]", markup) if markup else f"{words} [{host}]"
+        return category, letter, word
+
+
+class ViewWords:
+    """With the view: nothing but the category, for dots would tear it."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_report_teststatus(self, report: Any) -> Generator[None, Status, Status]:
+        """Counted in the view; failures are lines above it."""
+        category, _, _ = yield
+        self._view.count(category)
+        if report.failed:
+            name = readable(report.nodeid)
+            crash = getattr(report.longrepr, "reprcrash", None)  # other plugins may replace it
+            words = crash.message if crash else ""
+            self._view.say(f"{category.upper():6} {name} - {words}", "red")
+        return category, "", ""
 
 
 def _nobody_listens(config: pytest.Config) -> bool:

@@ -196,5 +196,8 @@ def _defaults(config: pytest.Config, tree: Config) -> Metadata:
         for name in ("tags", "cwd", "leftovers", "limits", "isolation")
         if config.getini(f"nosejobs_{name}")
     }
-    metadata = apply(metadata, values, str(config.inipath or "ini"), "nosejobs_*")
+    for name, value in values.items():
+        metadata = apply(metadata, {name: value}, str(config.inipath or "ini"), f"nosejobs_{name}")
+    for pattern, said in tree.patterns:  # one that matches no test is still checked
+        apply(metadata, said, str(tree.path), f"[tests.{pattern!r}]")
     return apply(metadata, tree.defaults, str(tree.path), "[tests]")

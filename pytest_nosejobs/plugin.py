@@ -10,7 +10,7 @@ import gc
 import inspect
 import os
 import shlex
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ from . import (
 )
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
-from .log import FromWorkers, Log
+from .log import FromWorkers, HostWords, Log, Status, ViewWords
 from .schedule import Schedule
 from .session import (
     EXIT_HOSTS_LOST,
@@ -59,9 +59,6 @@ if TYPE_CHECKING:
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
-
-#: What pytest_report_teststatus returns.
-Status = tuple[str, str, str | tuple[str, Mapping[str, bool]]]
 
 _KEY = pytest.StashKey["Plugin"]()
 
@@ -87,6 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     config.stash[_KEY] = plugin
     config.pluginmanager.register(plugin, "nosejobs-session")
+    if config.option.verbose > 0:
+        config.pluginmanager.register(HostWords(plugin.log), "nosejobs-words")
     if plugin.arguments.only:
         config.pluginmanager.register(plugin.arguments, "nosejobs-arguments")
     if config.getoption("dist", "no") != "no":
@@ -303,7 +302,7 @@ class Plugin:
         if item.made is not None:
             return item.made
         if call.when == "setup" and item.unmet:
-            reason = (str(item.path), None, f"Skipped: {item.unmet}")
+            reason = report.skipped_at(item, f"Skipped: {item.unmet}")
             return next(report.skip_reports(item, reason))
         if call.when != "teardown" and item.finished:
             verdict = report.verdict_report(item, *item.finished, Here.NAME)
@@ -410,6 +409,7 @@ class Plugin:
             if self._view:
                 self._view.stop()
                 self._view = None
+                self.config.pluginmanager.unregister(name="nosejobs-view")
 
     def _start_view(self, session: pytest.Session, total: int) -> None:
         """Only where every test is ours: Python tests print what they like."""
@@ -422,6 +422,7 @@ class Plugin:
         if wants_view(self.config, stream):
             reporter.ensure_newline()
             self._view = View(stream, total)
+            self.config.pluginmanager.register(ViewWords(self._view), "nosejobs-view")
             self._view.start()
 
     def tick(self) -> float | None:
@@ -504,7 +505,7 @@ class Plugin:
             reason = marks.why_skipped(item)
             if reason is not None:
                 skipped.add(number)
-                told = (str(item.path), None, f"Skipped: {reason}")
+                told = report.skipped_at(item, f"Skipped: {reason}")
                 self.log.of_host(item, report.skip_reports(item, told))
         return skipped
 
@@ -521,7 +522,7 @@ class Plugin:
         if item.earlier:
             retries.settle(item, test, finished.execution, self._attempts_of(item))
         if finished.execution.problem == Problem.UNMET and self.options.requires == "skip":
-            reason = (str(item.path), None, f"Skipped: {finished.execution.detail}")
+            reason = report.skipped_at(item, f"Skipped: {finished.execution.detail}")
             self.log.of_host(item, report.skip_reports(item, reason))
             return
         test = leftovers.warn(item, test, finished.execution)
@@ -584,29 +585,16 @@ class Plugin:
             item.made = None
         return seen
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_report_teststatus(
-        self, report: pytest.CollectReport | pytest.TestReport
-    ) -> Generator[None, Status, Status]:
-        """``-v`` shows the host of each test; with the view, dots would tear it."""
-        category, letter, word = yield
-        host = getattr(report, "nosejobs_host", "")
-        if host and report.outcome == "rerun":  # type: ignore[comparison-overlap]
-            category, letter, word = "rerun", "R", ("RERUN", {"yellow": True})
-        if self._view is not None:
-            self._show_in_view(self._view, category, report)
-            return category, "", ""
-        if host and word and report is self.log.reporting and self.config.option.verbose > 0:
-            words, markup = word if isinstance(word, tuple) else (word, None)
-            word = (f"{words} [{host}]", markup) if markup else f"{words} [{host}]"
-        return category, letter, word
-
-    def _show_in_view(self, view: View, category: str, made: Any) -> None:
-        view.count(category)
-        if made.failed:
-            name = report.readable(made.nodeid)
-            crash = getattr(made.longrepr, "reprcrash", None)  # other plugins may replace it
-            view.say(f"{category.upper():6} {name} - {crash.message if crash else ''}", "red")
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> Status | None:
+        """An attempt that another one follows; and the plain pass, where nobody else speaks."""
+        if not hasattr(report, "nosejobs_host"):
+            return None
+        if report.outcome == "rerun":  # type: ignore[comparison-overlap]
+            return "rerun", "R", ("RERUN", {"yellow": True})
+        if self.log.short and report.outcome == "passed" and not hasattr(report, "wasxfail"):
+            return ("passed", ".", "PASSED") if report.when == "call" else ("", "", "")
+        return None
 
     def keywords_of(self, item: ShellItem) -> dict[str, Any]:
         """What pytest collects from the whole chain of nodes, with the chain above cached."""

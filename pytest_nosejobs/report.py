@@ -247,7 +247,7 @@ def _case_report(
     took = case.duration or 0.0
     if case.outcome == SKIPPED:
         reason = f"Skipped: {readable(case.message) or 'no reason given'}"
-        return shared.report("call", "skipped", (str(shared.item.path), None, reason), took=took)
+        return shared.report("call", "skipped", skipped_at(shared.item, reason), took=took)
     if case.outcome in (FAILED, ERROR):
         # The sections are for the terminal; JUnit XML has the output in the text.
         text = of_case(test, case, shared, _output(shared.execution) if output else "")
@@ -293,14 +293,19 @@ def _verdict_report(shared: _Shared, test: Test) -> pytest.TestReport:
     if outcome == PASSED:
         return shared.report("call", "passed", None, sections(execution, short=False))
     if outcome == SKIPPED:
-        reason = (str(item.path), None, skip_reason(execution))
+        reason = skipped_at(item, skip_reason(execution))
         return shared.report("call", "skipped", reason, sections(execution, short=False))
     text = of_failure(test, execution, item, host)
     when = "setup" if outcome == ERROR else "call"
     return shared.report(when, "failed", text, sections(execution, short=True))
 
 
-def skip_reports(item: ShellItem, reason: tuple[str, None, str]) -> Iterator[pytest.TestReport]:
+def skipped_at(item: ShellItem, words: str) -> tuple[str, int, str]:
+    """Where and why, as pytest has it: a program is skipped at its first line."""
+    return str(item.path), 1, words
+
+
+def skip_reports(item: ShellItem, reason: tuple[str, int, str]) -> Iterator[pytest.TestReport]:
     """The reports of a test that a mark skips, without its having run."""
     shared = _Shared(item, Execution(0), "")
     yield shared.report("setup", "skipped", reason)

@@ -154,6 +154,8 @@ class Pump(threading.Thread):
                 yield Finished(execution, host.id, again)
         elif message[0] == "trouble":
             self._lose(host, HostError(host.id, clean(str(message[1]))))
+        elif message[0] != "bye":
+            raise ValueError(f"a message that nobody knows: {message[0]!r}")
 
     def _runs_again(self, execution: Execution) -> bool:
         attempts = self._attempts.get(execution.id, 1)

@@ -354,6 +354,7 @@ def apply(base: Metadata, values: Mapping[str, Any], file: str, line: int | str)
 
 _COMMENT = re.compile(r"\s*(?:#|//|--|;|%|\"|/?\*)+\s*(.*)")
 _OURS = re.compile(r"nosejobs:\s*(.*)")
+_FORGOTTEN = re.compile(r"nosejobs\s+[a-z-]+=")
 _BATS = re.compile(r"bats\s+(?:test|file)_tags=(.*)")
 
 
@@ -369,9 +370,11 @@ def comments(head: bytes) -> Iterable[tuple[int, str]]:
 
 def read_metadata(base: Metadata, file: str, head: bytes) -> Metadata:
     """``base`` with what the leading comment says on top; raises BadMetadata."""
-    if b"nosejobs:" in head and not is_binary(head):
+    if b"nosejobs" in head and not is_binary(head):
         for number, text in comments(head):
             found = _OURS.match(text)
+            if not found and _FORGOTTEN.match(text):
+                raise _Where(file, number).error("nosejobs", "needs a colon: # nosejobs: key=value")
             if found:
                 base = apply(base, _pairs(_Where(file, number), found[1]), file, number)
     if b"bats " in head and file.endswith(".bats"):

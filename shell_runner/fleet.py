@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import CannotOpen, HostError
 from .gateways import OPEN_TIMEOUT, Gateway, clean
+from .guard import LIMIT
 from .hosts import HostSpec
 from .remote import wire
 from .remote.model import HostFacts, Setup, Test, facts_of_host
@@ -21,6 +22,11 @@ from .shipping import Shipped, Tree, ship
 
 #: Bytes that are processed before their credit goes back.
 _CREDIT = 1 << 20
+#: Bytes that a host may have sent before they are processed: what it may send without
+#: credit, and one message more.
+_UNREAD = wire.CREDIT + _CREDIT + LIMIT
+#: Slots of one host.
+_SLOTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class Host:
         self._is_ready = False
         self._closing = False
         self._owed = 0
+        #: Bytes that have come, counted by the gateway's thread; those taken, by the reader.
+        self._came = self._taken = 0
         self._said_bye = threading.Event()
 
     # -- becoming ready, in a thread of its own -----------------------------------
@@ -87,13 +95,23 @@ class Host:
                 root = self.shipped.root
             self._gateway.say(["open", self._setup._replace(root=root, slots=self.spec.slots)])
             (facts,) = self._await("ready")
-            self.facts = _cleaned(facts_of_host(facts))
+            self.facts = self._checked(facts)
         except HostError as error:
             self._end(error)
         except Exception as error:
             self._end(CannotOpen(self.id, f"{type(error).__name__}: {error}"))
         else:
             self._events.put(Ready(self, self.facts.slots, self._gateway.latency))
+
+    def _checked(self, values: Any) -> HostFacts:
+        """What a host says of itself is shown, and its slots are counted on."""
+        try:
+            facts = facts_of_host(values)
+            if type(facts.slots) is not int or not 0 < facts.slots <= _SLOTS:
+                raise ValueError(f"{facts.slots!r} slots")
+            return _cleaned(facts)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CannotOpen(self.id, f"says odd things of itself: {clean(str(error))}") from error
 
     def _end(self, error: HostError) -> None:
         if self.error is None and not self._closing:
@@ -119,11 +137,19 @@ class Host:
             self._said_bye.set()
             self._answers.put(None)
             if self._is_ready:
-                self._end(HostError(self.id, "the connection ended"))
+                self._end(HostError(self.id, self._epitaph()))
         elif self._is_ready:
+            self._came += len(frame)
+            if self._came - self._taken > _UNREAD:
+                self._end(HostError(self.id, "sent more than it may without being asked"))
+                return
             self._events.put(Said(self, frame))
         else:
             self._take_answer(frame)
+
+    def _epitaph(self) -> str:
+        reason = self._gateway.epitaph() if self._gateway else ""
+        return reason or "the connection ended"
 
     def _take_answer(self, frame: bytes) -> None:
         try:
@@ -150,6 +176,7 @@ class Host:
     def messages(self, frame: bytes) -> list[list[Any]]:
         """The messages of a frame; its credit goes back.  ValueError for garbage."""
         self._owed += len(frame)
+        self._taken += len(frame)
         if self._owed >= _CREDIT:
             self._say("credit", self._owed)
             self._owed = 0

@@ -26,6 +26,7 @@ import execnet
 
 from . import proxy, remote
 from .errors import CannotOpen
+from .guard import clean as clean
 from .hosts import HostSpec
 from .remote import bootstrap, wire
 
@@ -92,7 +93,7 @@ class Gateway:
         self.latency = 0.0
         self._on_frame = on_frame
         self._group = execnet.Group()
-        self._errors = _ErrorFile() if spec.kind == "ssh" else None
+        self._errors = _ErrorFile() if spec.kind != "popen" else None
         try:
             self._gateway = self._make()
             self._channel = self._start_code()
@@ -131,7 +132,7 @@ class Gateway:
             "ssh_config": self.spec.ssh_config,
             "errors": self._errors.path,
         }
-        python = f"{sys.executable} {Path(proxy.__file__)} {proxy.encode(settings)}"
+        python = f"{sys.executable} -P {Path(proxy.__file__)} {proxy.encode(settings)}"
         return f"popen//execmodel=main_thread_only//python={python}"
 
     def _start_code(self) -> execnet.Channel:
@@ -158,12 +159,16 @@ class Gateway:
             found = re.search(pattern, said)
             if found:
                 return CannotOpen(self.spec.id, cause.format(*found.groups()), hint)
+        reason = proxy.REASON.search(said)
+        if reason:
+            return CannotOpen(self.spec.id, clean(reason[1]))
         if said.strip():
             return CannotOpen(self.spec.id, clean(said.strip().splitlines()[-1]))
         if error is None:
             return CannotOpen(self.spec.id, f"no answer within {OPEN_TIMEOUT:g} s")
         if self.spec.python and isinstance(error, (OSError, EOFError)):
-            return CannotOpen(self.spec.id, f"{self.spec.python} cannot be run as a Python >= 3.8")
+            words = f"{self.spec.python} cannot be run as a Python >= 3.8"
+            return CannotOpen(self.spec.id, words, "//python=/path/to/python3 in the host's spec")
         return CannotOpen(self.spec.id, f"{type(error).__name__}: {error}")
 
     # -- speaking ---------------------------------------------------------------
@@ -178,6 +183,19 @@ class Gateway:
     def say(self, *messages: list[Any]) -> None:
         """Send messages in one frame; OSError if the host is gone."""
         self.send(wire.pack(list(messages)))
+
+    def epitaph(self) -> str:
+        """Why the connection has ended, if that is known."""
+        found = proxy.REASON.search(self._errors.read()) if self._errors else None
+        if found:
+            return clean(found[1])
+        try:
+            self._channel.waitclose(0.0)
+        except execnet.RemoteError as error:
+            return clean(str(error).strip().splitlines()[-1])
+        except _CHANNEL_ERRORS:
+            pass
+        return ""
 
     def close(self, timeout: float = 3.0) -> None:
         """End the connection and what is behind it; kill what does not end in time."""
@@ -210,14 +228,3 @@ class _ErrorFile:
 
     def remove(self) -> None:
         Path(self.path).unlink(missing_ok=True)
-
-
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
-
-
-def clean(text: str) -> str:
-    """Text that cannot drive a terminal: escapes gone, control characters made visible."""
-    text = _ESCAPES.sub("", text)
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-

@@ -21,7 +21,7 @@ from .model import Execution, Problem, Setup, Test
 from .outputs import pieces
 from .slot import setup_from_row
 from .slots import Answer, SlotProcess
-from .wire import pack, pack_encoded, unpack
+from .wire import CREDIT, pack, pack_encoded, unpack
 
 #: Seconds of known work that a slot may hold in advance, and tests at most.
 _AHEAD = 0.05
@@ -56,7 +56,7 @@ class Serve:
         self.waiting: Deque[Test] = collections.deque()
         self.outbox: List[bytes] = []
         self.uploads: Dict[int, Upload] = {}
-        self.credit = 1 << 23
+        self.credit = CREDIT
         self.slots: Dict[int, SlotProcess] = {}
         self.setup: Optional[Setup] = None
         self.folder, self._lock = store.work_folder()

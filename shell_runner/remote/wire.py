@@ -16,6 +16,10 @@ Message = List[Any]
 Blob = Tuple[Any, bytes]
 
 _LENGTH = struct.Struct(">I")
+#: Bytes that a host may send before the controller gives more credit.
+CREDIT = 1 << 23
+#: Values of one frame; those of a hundred thousand cases are a third of it.
+_VALUES = 3_000_000
 
 
 def pack(messages: List[Message]) -> bytes:
@@ -41,11 +45,21 @@ def unpack(frame: bytes) -> Union[List[Message], Blob]:
     """
     kind = frame[:1]
     if kind == b"J":
-        return _messages(json.loads(frame[1:].decode("ascii")))
+        return _messages(_loads(frame[1:]))
     if kind == b"B" and len(frame) >= 5:
         end = 5 + int(_LENGTH.unpack_from(frame, 1)[0])
-        return json.loads(frame[5:end].decode("ascii")), frame[end:]
+        return _loads(frame[5:end]), frame[end:]
     raise ValueError("not a frame of nosejobs: %r" % frame[:20])
+
+
+def _loads(text: bytes) -> Any:
+    """Nothing that costs a hundred times its size: brackets nested or strung together."""
+    if text.count(b",") > _VALUES:
+        raise ValueError("a frame holds more than %d values" % _VALUES)
+    try:
+        return json.loads(text.decode("ascii"))
+    except RecursionError:
+        raise ValueError("a frame is nested too deeply") from None
 
 
 def _messages(value: Any) -> List[Message]:

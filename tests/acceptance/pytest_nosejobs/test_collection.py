@@ -128,6 +128,7 @@ def test_collect_only_runs_nothing_and_opens_no_host(project: Project) -> None:
         ("test_a.sh", "# nosejobs: timout=3", "test_a.sh:2: timout: unknown key; did you mean"),
         ("d/test_a.sh", "#\n# nosejobs: timeout=x", "d/test_a.sh:3: timeout: must be a number"),
         ("test_a.sh", "# nosejobs: tags=a;b", "test_a.sh:2: tags: "),
+        ("test_a.sh", "# nosejobs timeout=3", "test_a.sh:2: nosejobs: needs a colon"),
     ],
 )
 def test_bad_metadata_is_a_collection_error(
@@ -144,7 +145,17 @@ def test_bad_metadata_is_a_collection_error(
 def test_bad_metadata_of_a_pattern_names_the_file_and_the_pattern(project: Project) -> None:
     project.file("nosejobs.toml", '[tests."test_*"]\ntimeout = "soon"\n')
     project.add("test_a.sh")
-    project.run().stdout.fnmatch_lines(["*nosejobs.toml:*test_[*]*timeout: must be a number*"])
+    result = project.run()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*nosejobs.toml:*test_[*]*timeout: must be a number*"])
+
+
+def test_a_pattern_that_matches_nothing_is_checked_too(project: Project) -> None:
+    project.file("nosejobs.toml", '[tests."nowhere/*"]\ntimout = 3\n')
+    project.add("test_a.sh")
+    result = project.run()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*nosejobs.toml:*timout: unknown key; did you mean 'timeout'*"])
 
 
 def test_a_bad_config_is_a_usage_error(project: Project) -> None:
@@ -157,7 +168,9 @@ def test_a_bad_config_is_a_usage_error(project: Project) -> None:
 @pytest.mark.parametrize("ini", ["nosejobs_timeout = soon", "nosejobs_cwd = there"])
 def test_a_bad_ini_value_is_a_usage_error(project: Project, ini: str) -> None:
     project.ini(ini)
-    assert project.run().ret == 4
+    result = project.run()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"*{ini.split()[0]}*"])
 
 
 def test_defaults_by_ini_patterns_and_comment_the_nearest_wins(project: Project) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shell_runner import proxy
@@ -54,26 +55,63 @@ def test_settings_fit_in_a_spec() -> None:
 
 def run_proxy(folder: Path, path: str) -> tuple[subprocess.CompletedProcess[str], str]:
     """Run the program as execnet does; what became of it, and the file of complaints."""
-    errors = folder / "errors"
-    settings = proxy.encode({**PLAIN, "errors": str(errors)})
-    command = [sys.executable, proxy.__file__, settings, "-u", "-c", "BOOT"]
+    process = start_proxy(folder, path)
+    out, err = process.communicate(timeout=30)
+    done = subprocess.CompletedProcess([], process.returncode, out.decode(), err.decode())
+    return done, (folder / "errors").read_text()
+
+
+def start_proxy(folder: Path, path: str) -> subprocess.Popen[bytes]:
+    settings = proxy.encode({**PLAIN, "errors": str(folder / "errors")})
+    command = [sys.executable, "-P", proxy.__file__, settings, "-u", "-c", "BOOT"]
+    pipe = subprocess.PIPE
     env = {**os.environ, "PATH": path}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
-    return done, errors.read_text()
+    return subprocess.Popen(command, env=env, cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
-def test_it_becomes_ssh_with_its_complaints_in_the_file(tmp_path: Path) -> None:
-    script = "import json, os, sys\nprint(json.dumps([sys.argv, os.getpid()]))\n"
-    write(tmp_path / "ssh", f"#!{sys.executable}\n{script}print('oops', file=sys.stderr)\n")
+def fake_ssh(folder: Path, code: str) -> None:
+    write(folder / "ssh", f"#!{sys.executable}\nimport json, os, sys\n{code}\n")
+
+
+def test_it_starts_ssh_with_its_complaints_in_the_file(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    fake_ssh(tmp_path, f"json.dump(sys.argv, open({str(told)!r}, 'w'))\nsys.stderr.write('oops')")
     done, errors = run_proxy(tmp_path, str(tmp_path))
-    argv, pid = json.loads(done.stdout)
-    assert argv[-1].endswith("BOOT'")
-    assert errors == f"nosejobs-pid: {pid}\noops\n"
+    assert json.loads(told.read_text())[-1].endswith("BOOT'")
     assert proxy.PID.match(errors)
-    assert done.stderr == ""
+    assert errors.endswith("\noops")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_what_the_host_says_passes_the_guard(tmp_path: Path) -> None:
+    fake_ssh(tmp_path, "sys.stdout.buffer.write(b'1' + b'\\x02' + bytes(8))")
+    done, _ = run_proxy(tmp_path, str(tmp_path))
+    assert done.stdout == "1\x02" + 8 * "\0"
+
+
+def test_a_hostile_host_is_ended_with_a_reason(tmp_path: Path) -> None:
+    fake_ssh(tmp_path, "os.write(1, b'1' + bytes(9)); sys.stdin.read(); open('ended', 'w')")
+    done, errors = run_proxy(tmp_path, str(tmp_path))
+    found = proxy.REASON.search(errors)
+    assert found is not None
+    assert "STATUS" in found[1]
+    assert done.stdout in ("", "1")
+    assert done.returncode == 1
+
+
+def test_the_end_of_the_proxy_is_the_end_of_ssh(tmp_path: Path) -> None:
+    """Even of one that does not read: it would hold the connection for ever."""
+    fake_ssh(tmp_path, "import time; os.write(1, b'1'); time.sleep(100)")
+    process = start_proxy(tmp_path, str(tmp_path))
+    assert process.stdout is not None
+    assert process.stdout.read(1) == b"1"
+    (child,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    child.wait(5)
 
 
 def test_a_machine_without_ssh_is_told(tmp_path: Path) -> None:
     done, errors = run_proxy(tmp_path, str(tmp_path))
-    assert done.returncode == 127
+    assert done.stdout == ""
     assert "nosejobs-no-ssh: " in errors

@@ -1,0 +1,108 @@
+"""A host that lies costs the run that host, and nothing else."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench import write
+from tests.sshd import Sshd
+
+from .conftest import Project
+
+LIAR = Path(__file__).parents[2] / "liar.py"
+#: What it plays, and what is said of the host.
+ENDED = {
+    "reconfigure": "sent a frame that no host may send: RECONFIGURE",
+    "exec": "sent a frame that no host may send: CHANNEL_EXEC",
+    "huge-list": "sent a message that is not one string of bytes",
+    "huge-frame": "sent a message of 2147483647 bytes",
+    "error": "boom",
+    "no-json": "sent garbage",
+    "deep-json": "sent garbage",
+    "wide-json": "sent garbage",
+    "no-frame": "sent garbage",
+    "odd-types": "sent garbage",
+    "not-a-number": "sent garbage",
+    "path": "sent garbage",
+    "absolute-path": "sent garbage",
+    "flood": "more than it may",
+    "unknown": "sent garbage",
+    "half-a-frame": "the connection ended",
+}
+#: These lie about tests only: what they say of their own is taken, the rest is not.
+IGNORED = ("never-given", "twice", "of-no-attempt", "escapes")
+#: MiB that the controller may have at its peak.
+_MEMORY = 300
+
+
+@pytest.fixture
+def hosts(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Eight tests, and an ssh that leads straight to a command."""
+    ssh = '#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n'
+    write(project.root.parent / "bin" / "ssh", ssh)
+    monkeypatch.setenv("PATH", f"{project.root.parent / 'bin'}:{os.environ['PATH']}")
+    project.file(
+        "conftest.py",
+        "import resource\n"
+        "def pytest_unconfigure():\n"
+        "    print('\\npeak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n",
+    )
+    for number in range(8):
+        project.add(f"test_{number:02}.sh", "sleep 0.02")
+    return project
+
+
+def peak(done: pytest.RunResult) -> float:
+    """MiB of the controller, by its own word."""
+    (line,) = [line for line in done.outlines if line.startswith("peak ")]
+    return int(line.split()[1]) / 1024
+
+
+def liar(trick: str) -> str:
+    return f"ssh=liar//slots=1//python={sys.executable} {LIAR} {trick}"
+
+
+@pytest.mark.parametrize("trick", ENDED)
+def test_a_trick_ends_that_host_and_the_run_goes_on(hosts: Project, trick: str) -> None:
+    art = hosts.root.parent / "artefacts"
+    options = (f"--nosejobs-artifacts={art}", f"--junitxml={hosts.junit}")
+    done = hosts.run(f"--nosejobs={liar(trick)},popen", *options)
+    text = done.stdout.str()
+    assert "8 passed" in text
+    assert done.ret == 0
+    assert hosts.junit.read_text().count('name="host" value="popen"') == 8
+    assert "\x1b" not in text
+    assert ENDED[trick] in text
+    assert peak(done) < _MEMORY
+    assert not list(hosts.root.parent.rglob("escaped"))
+
+
+@pytest.mark.parametrize("trick", IGNORED)
+def test_lies_about_other_tests_change_nothing(hosts: Project, trick: str) -> None:
+    ret, cases = hosts.cases(f"--nosejobs={liar(trick)},popen")
+    assert len(cases) == 8
+    wrong = {"escapes": "error"}.get(trick)
+    assert {case.outcome for case in cases.values()} <= {"passed", wrong}
+    assert "\x1b" not in "".join(case.text + case.message for case in cases.values())
+    assert ret == (1 if wrong else 0)
+
+
+@pytest.mark.parametrize("trick", ["prints", "no-number-of-slots", "many-slots"])
+def test_a_host_that_lies_from_the_start_is_refused(hosts: Project, trick: str) -> None:
+    done = hosts.run(f"--nosejobs={liar(trick)},popen", "--nosejobs-allow-missing")
+    assert done.ret == 0
+    text = done.stdout.str()
+    assert "\x1b" not in text
+    assert "8 passed" in text
+    assert "liar: missing (" in text
+
+
+def test_a_real_ssh_is_guarded_too(project: Project, sshd: Sshd) -> None:
+    project.add("test_a.sh", "sleep 0.2")
+    project.add("test_b.sh", "sleep 0.2")
+    spec = f"ssh=there//slots=1//ssh_config={sshd.config}//python={sys.executable} {LIAR}"
+    done = project.run(f"--nosejobs={spec} huge-list,popen")
+    done.assert_outcomes(passed=2)
+    assert "not one string of bytes" in done.stdout.str()

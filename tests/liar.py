@@ -1,0 +1,161 @@
+"""A host that lies: speaks execnet's frames and our messages by hand, and plays one trick.
+
+Run in place of a host's Python: ``liar.py TRICK -u -c BOOTSTRAP``.  Standard library
+only, and nothing of ours: it must be able to say what our code never would.
+"""
+
+import json
+import os
+import struct
+import sys
+import time
+
+TERMINATE, EXEC, DATA, CLOSE_ERROR = 2, 3, 4, 6
+TRICK = sys.argv[1].replace("-", " ")
+ESCAPE = "\x1b[2J\x1b]0;owned\x07"
+
+
+def read(count):
+    data = b""
+    while len(data) < count:
+        piece = os.read(0, count - len(data))
+        if not piece:
+            sys.exit(0)
+        data += piece
+    return data
+
+
+def write(data):
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def frame(code, channel, payload):
+    write(struct.pack("!bii", code, channel, len(payload)) + payload)
+
+
+def send(body):
+    frame(DATA, 1, b"A" + struct.pack("!i", len(body)) + body + b"Q")
+
+
+def say(*messages):
+    send(b"J" + json.dumps(messages).encode("ascii"))
+
+
+def done(number, **changes):
+    """A passing execution, by the order of its fields."""
+    row = {
+        "id": number, "attempt": 1, "slot": 1, "started": time.time(), "duration": 0.01, "exit": 0,
+        "signal": None, "timed_out": False, "problem": "", "detail": "", "out": ["", 0, -1],
+        "err": ["", 0, -1], "leftovers": [], "max_rss": 1, "cpu": 0.0, "parsed": None,
+        "artefacts": [], "artefacts_left": 0,
+    }  # fmt: skip
+    row.update(changes)
+    return ["done", list(row.values())]
+
+
+def listen():
+    """The messages of the controller, for ever."""
+    while True:
+        code, _, length = struct.unpack("!bii", read(9))
+        payload = read(length)
+        if code == TERMINATE:
+            sys.exit(0)
+        if code == EXEC:
+            send(b"")
+        elif code == DATA:
+            body = payload[5:-1]
+            if body[:1] == b"J":
+                yield from json.loads(body[1:].decode())
+            elif body[:1] != b"B":
+                send(b"have")  # the digest of our code
+
+
+def facts():
+    found = {"name": "liar", "system": "Linux", "machine": "x", "python": "3.9", "cores": 1}
+    found.update({"slots": 1, "root": "/nowhere"})
+    if TRICK == "escapes":
+        found.update({"name": ESCAPE, "system": ESCAPE, "python": ESCAPE})
+    if TRICK == "many slots":
+        found["slots"] = 10**9
+    if TRICK == "no number of slots":
+        found["slots"] = "many"
+    return found
+
+
+def on_test(number):
+    """What it does with its first test."""
+    if TRICK == "reconfigure":
+        frame(1, 0, b"@\0\0\0\2RRQ")
+    elif TRICK == "exec":
+        frame(EXEC, 1, b"N\0\0\0\1xQ")
+    elif TRICK == "huge list":
+        frame(DATA, 1, b"K\x7f\xff\xff\xffQ")
+    elif TRICK == "huge frame":
+        write(struct.pack("!bii", DATA, 1, 2**31 - 1) + bytes(1 << 16))
+    elif TRICK == "error":
+        text = ("RuntimeError: " + ESCAPE + "boom").encode()
+        frame(CLOSE_ERROR, 1, b"N" + struct.pack("!i", len(text)) + text + b"Q")
+    elif TRICK == "no json":
+        send(b"J" + b"{" * 100)
+    elif TRICK == "deep json":
+        send(b"J" + b"[" * 5_000_000)
+    elif TRICK == "wide json":
+        send(b"J[" + b"[]," * 5_000_000 + b"[]]")
+    elif TRICK == "no frame":
+        send(b"\xff\xfe")
+    elif TRICK == "never given":
+        say(done(number + 1000), done(-1), done(number))
+    elif TRICK == "twice":
+        say(done(number), done(number, exit=1), done(number, exit=1))
+    elif TRICK == "of no attempt":
+        say(done(number, attempt=7, exit=1), done(number))
+    elif TRICK == "odd types":
+        say(done(number, duration="long"))
+    elif TRICK == "not a number":
+        say(done(number, duration=float("nan")))
+    elif TRICK == "path":
+        send_blob(["artefact", number, 1, "../../../escaped", 0], b"x")
+    elif TRICK == "absolute path":
+        send_blob(["artefact", number, 1, "/tmp/nosejobs-escaped", 0], b"x")
+    elif TRICK == "escapes":
+        say(["line", number, ESCAPE], done(number, problem="not-started", detail=ESCAPE))
+    elif TRICK == "flood":
+        while True:
+            say(*[["running", number, 1]] * 1000)
+    elif TRICK == "unknown":
+        say(["selfdestruct", number])
+    elif TRICK == "half a frame":
+        write(struct.pack("!bii", DATA, 1, 1000))
+        os.close(1)
+
+
+def send_blob(header, body):
+    head = json.dumps(header).encode("ascii")
+    send(b"B" + struct.pack(">I", len(head)) + head + body)
+
+
+def main():
+    if TRICK == "prints":
+        write(b"Welcome to " + ESCAPE.encode() + b"\n")
+    sys.stdin.buffer.raw.read(0)
+    while read(1) != b"\n":  # execnet's source
+        pass
+    write(b"1")
+    for message in listen():
+        if message[0] == "tree":
+            say(["missing", []])
+        elif message[0] == "unpack":
+            say(["unpacked", "/nowhere"])
+        elif message[0] == "open":
+            say(["ready", facts()])
+        elif message[0] == "ping":
+            say(["pong", *message[1:]])
+        elif message[0] == "run":
+            for row in message[1]:
+                on_test(row[0])
+        elif message[0] == "stop":
+            say(["bye"])
+
+
+main()

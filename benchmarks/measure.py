@@ -335,6 +335,7 @@ def workspace() -> Iterator[Path]:
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder / "tmp")
     (folder / "tmp").mkdir()
+    tempfile.tempdir = None
     try:
         yield folder
     finally:
@@ -342,6 +343,7 @@ def workspace() -> Iterator[Path]:
             del os.environ["TMPDIR"]
         else:
             os.environ["TMPDIR"] = before
+        tempfile.tempdir = None  # Python remembers the folder that goes now
         shutil.rmtree(folder, ignore_errors=True)
 
 

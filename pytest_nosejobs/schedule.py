@@ -19,7 +19,7 @@ from __future__ import annotations
 import bisect
 import heapq
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 #: Seconds of work that a host holds in advance on top of its round trip: it covers
@@ -296,9 +296,9 @@ class Schedule:
             self.open_tests -= 1
         return True
 
-    def returned(self, host: str, tests: Iterable[int]) -> list[Command]:
+    def returned(self, host: str, tests: Sequence[int]) -> list[Command]:
         """A host has given tests back that it had not started."""
-        for test in tests:
+        for test in reversed(tests):
             if self.has(host, test):
                 self._hosts[host].drop(test, self._now)
                 self._release(test, self._hosts[host])

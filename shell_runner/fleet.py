@@ -237,8 +237,11 @@ class Host:
         """Wait for the host's good-bye, then end the connection."""
         self._cancel.set()
         if self._gateway is not None:
-            is_polite = self._said_bye.wait(timeout) or self._gateway.has_room()
-            if self.error is not None or not is_polite:
+            begin = time.monotonic()
+            self._gateway.ping()
+            # One that has much to clear away does answer.
+            lives = self._said_bye.wait(timeout) or self._gateway.heard > begin
+            if self.error is not None or not lives:
                 self._gateway.kill()  # execnet's own good-bye could block
             self._gateway.close()
 

@@ -15,6 +15,7 @@ import pytest
 from shell_runner import discovery
 from shell_runner.config import Config, find_root, load
 from shell_runner.discovery import Metadata, apply
+from shell_runner.fleet import HOST_TIMEOUT
 from shell_runner.shipping import Selection
 
 DEFAULT_TIMEOUT = 600.0
@@ -41,6 +42,10 @@ def add(parser: pytest.Parser) -> None:
         help="give a test up when N hosts were lost while they had it (default 2)",
     )  # fmt: skip
     group.addoption(
+        "--nosejobs-host-timeout", metavar="SECONDS", type=float, dest="nosejobs_host_timeout",
+        help="a host that has not answered for so long is lost (default 10)",
+    )  # fmt: skip
+    group.addoption(
         "--nosejobs-artifacts", metavar="DIR", dest="nosejobs_artifacts",
         help="bring what tests write to $TEST_UNDECLARED_OUTPUTS_DIR, and output too long to show, "
         "back to DIR",
@@ -60,6 +65,7 @@ def _add_ini(parser: pytest.Parser) -> None:
     for name, kind, default, words in (
         ("nosejobs_patterns", "args", list(discovery.PATTERNS), "file names of shell tests"),
         ("nosejobs_timeout", "string", "", "seconds until a shell test is stopped"),
+        ("nosejobs_host_timeout", "string", "10", "seconds of silence after which a host is lost"),
         ("nosejobs_tags", "args", [], "tags (markers) of every shell test"),
         ("nosejobs_cwd", "string", "", "where shell tests start: dir (their own) or root"),
         ("nosejobs_pass_env", "args", [], "variables that tests get from their host; * allowed"),
@@ -98,6 +104,8 @@ class Options:
     selection: Selection
     allow_missing: bool
     max_lost: int
+    #: Seconds of silence after which a host is lost.
+    host_timeout: float
     #: Where artefacts go; None: they are not wanted.
     artefacts: Path | None
     #: Bytes of artefacts of one test.
@@ -137,6 +145,7 @@ def read(config: pytest.Config) -> Options:
         ),
         allow_missing=config.getoption("nosejobs_allow_missing"),
         max_lost=config.getoption("nosejobs_max_lost"),
+        host_timeout=_host_timeout(config),
         artefacts=_folder(config, "nosejobs_artifacts"),
         artefacts_limit=int(_number(config, "nosejobs_artifacts_limit", 64 << 20)),
         requires=requires,
@@ -154,6 +163,15 @@ def _timeout(config: pytest.Config, of_tree: float | None) -> float | None:
     if not given > 0:
         raise pytest.UsageError(f"--nosejobs-timeout must be above 0, not {given:g}")
     return given
+
+
+def _host_timeout(config: pytest.Config) -> float:
+    """Not so short that a host that is merely busy is taken for a dead one."""
+    given = config.getoption("nosejobs_host_timeout")
+    seconds = _number(config, "nosejobs_host_timeout", HOST_TIMEOUT) if given is None else given
+    if not 0.5 <= seconds <= 86400:
+        raise pytest.UsageError(f"nosejobs-host-timeout must be 0.5 to 86400, not {seconds:g}")
+    return float(seconds)
 
 
 def _folder(config: pytest.Config, name: str) -> Path | None:

@@ -48,8 +48,10 @@ from .session import (
     Finished,
     Line,
     Loop,
+    Loss,
     Pump,
     Running,
+    lost_words,
     needs_of,
     unmet_words,
 )
@@ -159,6 +161,10 @@ class Plugin:
             raise ValueError("artefacts that nobody asked for")
         folder = self.artefacts.folder_of(self._numbers[number].nodeid, attempt)
         self.artefacts.add(folder, path, data)
+
+    def _forget_artefacts(self, number: int, attempt: int) -> None:
+        if self.artefacts is not None:
+            self.artefacts.void(self.artefacts.folder_of(self._numbers[number].nodeid, attempt))
 
     def files_of(self, item: ShellItem, execution: Execution) -> list[str]:
         """Where the artefacts of a test are now, as a person would name them from here."""
@@ -351,7 +357,7 @@ class Plugin:
 
         self.log.xml = self.config.stash.get(xml_key, None)
         if self.specs and not self.config.option.collectonly:
-            self.fleet = Fleet(self.specs, self._setup(0))
+            self.fleet = Fleet(self.specs, self._setup(0), self.options.host_timeout)
             self.fleet.open()
 
     @pytest.hookimpl(tryfirst=True)
@@ -389,10 +395,17 @@ class Plugin:
             first=self._failed_first(),
             needs=needs,
             hosts=labels,
+            folders={number: str(self._numbers[number].path.parent) for number in waiting},
         )
         attempts = {number: self._attempts_of(self._numbers[number]) for number in waiting}
         pump = self._pump = Pump(
-            fleet, list(self._tests.values()), schedule, self._take_artefact, attempts
+            fleet,
+            list(self._tests.values()),
+            schedule,
+            self._take_artefact,
+            attempts,
+            self.options.host_timeout,
+            self._forget_artefacts,
         )
         for event in opened:
             fleet.events.put(event)
@@ -519,6 +532,8 @@ class Plugin:
             failed = self._attempt_report(item, test, finished.execution, finished.host)
             self.log.of_host(item, [failed])
             return
+        if finished.lost_with:
+            item.user_properties.append(("lost_with", lost_words(finished.lost_with)))
         if item.earlier:
             retries.settle(item, test, finished.execution, self._attempts_of(item))
         if finished.execution.problem == Problem.UNMET and self.options.requires == "skip":
@@ -529,7 +544,8 @@ class Plugin:
         if finished.execution.problem == Problem.HOST_LOST:
             self._not_run += 1
         elif not finished.execution.problem:
-            self._new_durations[item.nodeid] = finished.execution.duration
+            # As it would have been on a host like all others.
+            self._new_durations[item.nodeid] = finished.execution.duration / finished.speed
         if self._view is not None:
             name = report.readable(item.nodeid)
             self._view.finished(finished.host, finished.execution.slot, name)
@@ -675,16 +691,39 @@ class Plugin:
             for path, why in self.artefacts.troubles.items():
                 terminalreporter.line(report.readable(f"{path}: {why}"))
         self.log.attempts.write(terminalreporter)
-        lost = self._pump.lost if self._pump else []
+        if self._pump is not None:
+            self._say_losses(terminalreporter, self._pump)
+
+    def _say_losses(self, reporter: Any, pump: Pump) -> None:
+        noted = {loss.error.host for loss in pump.losses}
         missing = self.fleet.failed() if self.fleet else []
-        errors = list(dict.fromkeys([*missing, *lost]))
-        if not errors or self._pump is None:
+        missing = [error for error in missing if error.host not in noted]
+        if not missing and not pump.losses:
             return
-        terminalreporter.section("hosts lost or missing", red=True)
-        for error in errors:
-            terminalreporter.line(str(error))
+        reporter.section("hosts lost or missing", red=True)
+        for error in missing:
+            reporter.line(str(error))
+        for loss in pump.losses:
+            reporter.line(str(loss.error))
+            for line in self._loss_words(loss):
+                reporter.line(f"  {line}")
         if self._not_run:
-            terminalreporter.line(f"{self._not_run} tests could not be run")
+            reporter.line(f"{self._not_run} tests could not be run")
+
+    def _loss_words(self, loss: Loss) -> Iterator[str]:
+        """What became of its tests, and of the host."""
+        places = {f"to {host}": tests for host, tests in loss.moved.items()}
+        if loss.given_up:
+            places["given up"] = loss.given_up
+        words = ", ".join(f"{len(tests)} {place}" for place, tests in places.items())
+        if words:
+            yield f"tests that were there: {words}"
+        if self.config.option.verbose > 0:
+            for place, tests in places.items():
+                for number in tests:
+                    yield f"{report.readable(self._numbers[number].nodeid)} {place}"
+        if loss.is_back:
+            yield "connected again later"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

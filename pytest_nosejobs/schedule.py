@@ -1,8 +1,12 @@
 """Which test goes to which host, and when.
 
-Pure: events in, commands out; no clock, no I/O.  Longest first; a host gets one
-test for each slot and only as much more as hides the way there and back.  Tests of
-a lost host go to others, a test that has seen too many hosts die is given up.
+Pure: events in, commands out; no clock (``at`` tells the time), no I/O.  Longest first; a
+host gets one test for each slot and only as much more as hides the way there and back.
+Tests of a lost host go to others, a test that has seen too many hosts die is given up.
+
+How fast each host is shows in the run, against the history.  Near the end, a slow host
+gets what it ends before a faster one would, or nothing; and what waits in the queue of a
+host is asked back for one that is idle.
 
 Tests that need something (a lock, a host of their own, a label) wait apart, in one
 group for each set of needs, so that the many that need nothing pay nothing for them.
@@ -13,8 +17,9 @@ when a slot is free, for in a host's queue it would hold them for nothing.
 from __future__ import annotations
 
 import bisect
+import heapq
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 #: Seconds of work that a host holds in advance on top of its round trip: it covers
@@ -22,11 +27,33 @@ from dataclasses import dataclass, field
 _HORIZON = 0.05
 #: Tests for each slot that a host holds in advance at most.
 _AHEAD = 32
+#: Seconds below which a test that was there when a host was lost has that company alone:
+#: who of many has killed the next one would not be known.
+_QUICK = 1.0
+#: Plans are made when tests times hosts are at most so many.
+_PLANNED = 4096
+#: Speeds that differ by less than this factor are the same.
+_EVEN = 1.1
+#: What is known of a host's speed: weight of each earlier test against the one behind it, and
+#: seconds of the assumption that it is like all others.
+_MEMORY, _PRIOR = 0.9, 0.1
+#: Seconds of every test that are not its own, and by what factor it says something at most.
+_OVERHEAD, _ODD = 0.005, 8.0
+#: How often a test is asked back at most.
+_ASKS = 2
 
 
 @dataclass(frozen=True)
 class Send:
     """Give these tests to the host."""
+
+    host: str
+    tests: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Return:
+    """Ask the host for these tests back; it keeps what it has started."""
 
     host: str
     tests: tuple[int, ...]
@@ -50,7 +77,7 @@ class Unmet:
     missing: tuple[str, ...]
 
 
-Command = Send | GiveUp | Unmet
+Command = Send | Return | GiveUp | Unmet
 
 
 @dataclass(frozen=True)
@@ -83,10 +110,66 @@ class _Host:
     labels: frozenset[str] = frozenset()
     #: Tests that are there, with their estimates.
     given: dict[int, float | None] = field(default_factory=dict)
+    #: Those of them that run, as far as can be told from here, and since when.
+    began: dict[int, float] = field(default_factory=dict)
+    #: The others, in order.
+    ahead: dict[int, None] = field(default_factory=dict)
+    #: Those of them that have been asked back.
+    asked: set[int] = field(default_factory=set)
     #: Locks of this host that are held.
     held: set[str] = field(default_factory=set)
     #: A test is there that must be alone.
     closed: bool = False
+
+    @property
+    def free(self) -> int:
+        return 0 if self.closed else max(self.slots - len(self.given), 0)
+
+    def take(self, test: int, estimate: float | None, now: float) -> None:
+        self.given[test] = estimate
+        self.ahead[test] = None
+        self._start(now)
+
+    def drop(self, test: int, now: float) -> None:
+        del self.given[test]
+        self.asked.discard(test)
+        if self.began.pop(test, None) is None:
+            del self.ahead[test]
+        self._start(now)
+
+    def _start(self, now: float) -> None:
+        while self.ahead and len(self.began) < self.slots:
+            test = next(iter(self.ahead))
+            del self.ahead[test]
+            self.began[test] = now
+
+
+@dataclass
+class _Mean:
+    count: int = 0
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.total += seconds
+
+
+@dataclass
+class _Speed:
+    """Seconds that tests took, and that they should have."""
+
+    took: float = 0.0
+    known: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        return (self.took + _PRIOR) / (self.known + _PRIOR)
+
+    def learn(self, seconds: float, estimate: float) -> None:
+        estimate += _OVERHEAD
+        seconds = min(max(seconds + _OVERHEAD, estimate / _ODD), estimate * _ODD)
+        self.took = self.took * _MEMORY + seconds
+        self.known = self.known * _MEMORY + estimate
 
 
 class _Group:
@@ -126,8 +209,9 @@ class Schedule:
     """The state of a run.
 
     Tests are numbers; ``estimates`` are seconds by number, ``needs`` what some of them
-    need.  ``hosts`` are the labels of all hosts of the run, by name.  Those in ``first``
-    go before all others, however short they are.
+    need, ``folders`` who are neighbours: a test without history is taken to last as long as
+    they do.  ``hosts`` are the labels of all hosts of the run, by name.  Those in ``first`` go
+    before all others, however short they are.
     """
 
     def __init__(
@@ -138,8 +222,18 @@ class Schedule:
         first: Container[int] = (),
         needs: Mapping[int, Needs] | None = None,
         hosts: Mapping[str, Iterable[str]] | None = None,
+        folders: Mapping[int, str] | None = None,
     ) -> None:
         self._estimates = dict(estimates)
+        self._folders = folders or {}
+        self._neighbours: dict[str, _Mean] = {}
+        for test, seconds in self._estimates.items():
+            self._remember(test, seconds)
+        self._now = 0.0
+        self._speeds: dict[str, _Speed] = {}
+        self._asks: dict[int, int] = {}
+        #: A host has a free slot and gets nothing: a faster one would end sooner.
+        self.is_holding = False
         self._first = first
         self._needs = {test: each for test, each in (needs or {}).items() if each != _NOTHING}
         # Unknown ones first: what is not known may be long.  Sorting keeps their order.
@@ -166,11 +260,14 @@ class Schedule:
         self._hosts: dict[str, _Host] = {}
         self._lost_with: dict[int, tuple[str, ...]] = {}
         self._max_lost = max_lost
-        self._done_count = 0
-        self._done_seconds = 0.0
+        self._done = _Mean()
         self.open_tests = len(order)
 
     # -- events -------------------------------------------------------------------
+
+    def at(self, now: float) -> None:
+        """The time of what is told next."""
+        self._now = now
 
     def start(self) -> list[Command]:
         """Before all else: tests that none of the hosts can run."""
@@ -178,7 +275,7 @@ class Schedule:
 
     def host_ready(self, host: str, slots: int, latency: float = 0.0) -> list[Command]:
         """A host can take tests."""
-        labels = self._expected.setdefault(host, frozenset())
+        labels = self._expected.setdefault(host, self._gone.pop(host, frozenset()))
         self._hosts[host] = _Host(slots, latency, labels)
         return self.fill(host)
 
@@ -187,36 +284,47 @@ class Schedule:
 
         ``again``: it is to run once more, anywhere.
         """
-        if host not in self._hosts or test not in self._hosts[host].given:
+        if not self.has(host, test):
             return False
-        del self._hosts[host].given[test]
+        self._hosts[host].drop(test, self._now)
         if self._needs:
             self._release(test, self._hosts[host])
-        self._done_count += 1
-        self._done_seconds += seconds
+        self._learn(host, test, seconds)
         if again:
             self._wait(test)
         else:
             self.open_tests -= 1
         return True
 
-    def host_lost(self, host: str) -> list[Command]:
-        """All that was on that host goes elsewhere, or is given up."""
+    def returned(self, host: str, tests: Sequence[int]) -> list[Command]:
+        """A host has given tests back that it had not started."""
+        for test in reversed(tests):
+            if self.has(host, test):
+                self._hosts[host].drop(test, self._now)
+                self._release(test, self._hosts[host])
+                self._wait(test)
+        return self.fill_all()
+
+    def host_lost(self, host: str, may_return: bool = False) -> list[Command]:
+        """All that was on that host goes elsewhere, or is given up.
+
+        ``may_return``: tests for its labels alone wait for it.
+        """
         lost = self._hosts.pop(host, None)
-        labels = self._expected.pop(host, frozenset())
+        labels = self._expected.get(host, frozenset())
         commands: list[Command] = []
+        if not may_return:
+            self._expected.pop(host, None)
+            if lost is not None:
+                self._gone[host] = labels
         if lost is not None:
-            self._gone[host] = labels
             for test in lost.given:
                 self._release(test, lost)
             for test in reversed(lost.given):
                 commands += self._lose(test, host)
         if self._expected:
             commands += self._drop_unmet()
-        for other in self._hosts:
-            commands += self._fill_one(other)
-        self._stirred = False
-        return commands
+        return commands + self.fill_all()
 
     def nobody_left(self) -> list[Command]:
         """No host is there and none will come: every test that is open is given up."""
@@ -245,6 +353,43 @@ class Schedule:
         self._remove(group)
         group.add(test, self._rank(test))
         self._insert(group)
+
+    # -- what is known ------------------------------------------------------------
+
+    def has(self, host: str, test: int) -> bool:
+        """Whether that host has been given this test, and has not ended it."""
+        return host in self._hosts and test in self._hosts[host].given
+
+    def given(self, host: str) -> tuple[int, ...]:
+        """All that is on that host."""
+        return tuple(self._hosts[host].given) if host in self._hosts else ()
+
+    def lost_with(self, test: int) -> tuple[str, ...]:
+        """The hosts that were lost while they had it."""
+        return self._lost_with.get(test, ())
+
+    def speed(self, host: str) -> float:
+        """Seconds there for each second of history."""
+        found = self._speeds.get(host)
+        return found.factor if found else 1.0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Tests are open, and none is anywhere."""
+        return self.open_tests > 0 and not any(there.given for there in self._hosts.values())
+
+    def _learn(self, host: str, test: int, seconds: float) -> None:
+        self._done.add(seconds)
+        known = self._estimates.get(test)
+        if known is None:
+            self._remember(test, seconds)
+        elif seconds > 0:  # else it did not run at all
+            self._speeds.setdefault(host, _Speed()).learn(seconds, known)
+
+    def _remember(self, test: int, seconds: float) -> None:
+        folder = self._folders.get(test)
+        if folder is not None:
+            self._neighbours.setdefault(folder, _Mean()).add(seconds)
 
     # -- tests that need something ------------------------------------------------
 
@@ -295,7 +440,7 @@ class Schedule:
     def _has_room_for(self, group: _Group, host: _Host) -> bool:
         if group.needs.exclusive:
             return len(host.given) < host.slots
-        return self._has_room(host, self.estimate(group.tests[-1]))
+        return self._has_room(host, group.tests[-1])
 
     def _drop_unmet(self) -> list[Command]:
         commands: list[Command] = []
@@ -320,14 +465,19 @@ class Schedule:
     # -- decisions ----------------------------------------------------------------
 
     def fill(self, host: str) -> list[Command]:
-        """What that host should get now, and others if a lock has become free."""
+        """What that host should get now, and others if something has changed for them."""
         commands = self._fill_one(host)
-        if self._stirred:
-            self._stirred = False
-            for other in self._hosts:
-                if other != host:
-                    commands += self._fill_one(other)
-        return commands
+        if self._stirred or self.is_holding:
+            return commands + self.fill_all()
+        return commands + self._rebalance()
+
+    def fill_all(self) -> list[Command]:
+        """What each host should get now, idle ones first."""
+        commands: list[Command] = []
+        self._stirred = self.is_holding = False
+        for host in sorted(self._hosts, key=lambda name: -self._hosts[name].free):
+            commands += self._fill_one(host)
+        return commands + self._rebalance()
 
     def _fill_one(self, host: str) -> list[Command]:
         there = self._hosts.get(host)
@@ -341,13 +491,83 @@ class Schedule:
                 if not self._has_room_for(group, there):
                     break
                 test = self._take(group, there)
-            elif self._pending and self._has_room(there, self.estimate(self._pending[-1])):
-                test = self._pending.pop()
+            elif self._pending and self._has_room(there, self._pending[-1]):
+                place = self._choose(host)
+                if place is None:
+                    self.is_holding = True
+                    break
+                test = self._pending.pop(place)
             else:
                 break
-            there.given[test] = self.estimate(test)
+            there.take(test, self.estimate(test), self._now)
             batch.append(test)
         return [Send(host, tuple(batch))] if batch else []
+
+    # -- near the end -------------------------------------------------------------
+
+    def _choose(self, host: str) -> int | None:
+        """Where in the list its next test is; None: the others end all of them sooner."""
+        is_small = len(self._pending) * len(self._hosts) <= _PLANNED
+        if not is_small or len(self._hosts) < 2 or not self._hosts[host].free:
+            return -1
+        speeds = {name: self.speed(name) for name in self._hosts}
+        if max(speeds.values()) < min(speeds.values()) * _EVEN:
+            return -1
+        return self._plan(host, speeds)
+
+    def _plan(self, host: str, speeds: Mapping[str, float]) -> int | None:
+        """Longest first, each to where it ends soonest, until that is here and now."""
+        ends = {name: self._ends(there, speeds[name]) for name, there in self._hosts.items()}
+        places = [name for name, there in self._hosts.items() if not there.closed]
+        for place in range(len(self._pending) - 1, -1, -1):
+            seconds = self._guess(self._pending[place])
+            best = min(
+                places, key=lambda name: (ends[name][0] + seconds * speeds[name], name != host)
+            )
+            if best == host and ends[host][0] <= self._now:
+                return place
+            heapq.heapreplace(ends[best], ends[best][0] + seconds * speeds[best])
+        return None
+
+    def _ends(self, there: _Host, speed: float) -> list[float]:
+        """When each slot of a host will be free; one that is late will be for as long again."""
+        found = [self._now] * there.free
+        for test, began in there.began.items():
+            end = began + self._guess(test) * speed
+            late = self._now - end
+            found.append(end if late <= 0 else self._now + (self._now - began))
+        found += [math.inf] * (not found)
+        heapq.heapify(found)
+        for test in there.ahead:
+            heapq.heapreplace(found, found[0] + self._guess(test) * speed)
+        return found
+
+    def _guess(self, test: int) -> float:
+        estimate = self.estimate(test)
+        return 1.0 if estimate is None else estimate
+
+    def _rebalance(self) -> list[Command]:
+        """What waits in a queue is asked back, as much as has a place elsewhere."""
+        if self._pending or len(self._hosts) < 2:
+            return []
+        asked = sum(len(there.asked) for there in self._hosts.values())
+        free = sum(there.free for there in self._hosts.values()) - asked
+        if free <= 0:
+            return []
+        host = max(self._hosts, key=lambda name: len(self._hosts[name].ahead))
+        there = self._hosts[host]
+        waiting = [test for test in there.ahead if self._may_move(test, there)]
+        tests = tuple(waiting[-free:])
+        there.asked.update(tests)
+        for test in tests:
+            self._asks[test] = self._asks.get(test, 0) + 1
+        return [Return(host, tests)] if tests else []
+
+    def _may_move(self, test: int, there: _Host) -> bool:
+        is_asked = test in there.asked or self._asks.get(test, 0) >= _ASKS
+        return not is_asked and test not in self._needs
+
+    # -- one host -----------------------------------------------------------------
 
     def _next_group(self, there: _Host) -> _Group | None:
         """The group whose turn it is; None: that of those that need nothing."""
@@ -365,8 +585,11 @@ class Schedule:
         """What its turn depends on: seconds from history; what is not known may be long."""
         return math.inf if test in self._first else self._estimates.get(test, math.inf)
 
-    def _has_room(self, host: _Host, estimate: float | None) -> bool:
+    def _has_room(self, host: _Host, test: int) -> bool:
         count = len(host.given)
+        estimate = self.estimate(test)
+        if test in self._lost_with:
+            return count < host.slots and self._is_safe(host, estimate)
         if count < host.slots:
             return True
         if estimate is None:
@@ -374,9 +597,16 @@ class Schedule:
         ahead = host.slots * (_HORIZON + host.latency) / max(estimate, 1e-6)
         return count < host.slots + min(math.floor(ahead), host.slots * _AHEAD)
 
+    def _is_safe(self, host: _Host, estimate: float | None) -> bool:
+        """Tests that were there when a host was lost meet again only if they are long."""
+        is_quick = estimate is not None and estimate < _QUICK
+        return not is_quick or self._lost_with.keys().isdisjoint(host.given)
+
     def estimate(self, test: int) -> float | None:
-        """Seconds from history, else the mean of what has run so far, else None."""
+        """Seconds from history, else the mean of its neighbours, else of the run, else None."""
         known = self._estimates.get(test)
-        if known is None and self._done_count:
-            return self._done_seconds / self._done_count
-        return known
+        if known is not None:
+            return known
+        near = self._neighbours.get(self._folders.get(test, ""), self._done)
+        mean = near if near.count else self._done
+        return mean.total / mean.count if mean.count else None

@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shell_runner.discovery import Metadata
 from shell_runner.errors import HostError
-from shell_runner.fleet import Ended, Fleet, Host, Ready, Said
+from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.gateways import clean
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 
 from . import neighbours, retries
 from .collect import ShellItem
-from .schedule import Command, GiveUp, Needs, Schedule, Send, Unmet
+from .schedule import Command, GiveUp, Needs, Return, Schedule, Send, Unmet
 
 if TYPE_CHECKING:
     from .plugin import Plugin
 
 #: Exit status when some tests could not be run because hosts were lost.
 EXIT_HOSTS_LOST = 6
+
+#: Seconds between two looks at tests that are held back for a faster host.
+_LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Finished:
     host: str
     #: It has failed and runs once more.
     again: bool = False
+    #: The hosts that were lost while they had it.
+    lost_with: tuple[str, ...] = ()
+    #: Seconds there for each second of history.
+    speed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,19 @@ class Crashed:
 
 #: Takes a piece of a file: test, attempt, path, bytes.
 TakeArtefact = Callable[[int, int, str, bytes], None]
+#: What has come of a test and attempt is void: it runs elsewhere.
+ForgetArtefacts = Callable[[int, int], None]
+
+
+@dataclass
+class Loss:
+    """A host was lost; what became of what it had."""
+
+    error: HostError
+    #: Where its tests went, as far as they have been sent already.
+    moved: dict[str, list[int]] = field(default_factory=dict)
+    given_up: list[int] = field(default_factory=list)
+    is_back: bool = False
 
 
 class Pump(threading.Thread):
@@ -84,28 +105,70 @@ class Pump(threading.Thread):
         schedule: Schedule,
         artefact: TakeArtefact,
         attempts: Mapping[int, int] | None = None,
+        timeout: float = HOST_TIMEOUT,
+        forget: ForgetArtefacts | None = None,
     ) -> None:
-        """``attempts``: how many a test has, if more than one."""
+        """``attempts``: how many a test has, if more than one.
+
+        ``timeout``: seconds to wait for a lost host when there is no other.
+        """
         super().__init__(daemon=True, name="nosejobs pump")
         self.results: queue.SimpleQueue[list[News] | Crashed] = queue.SimpleQueue()
         self.lost: list[HostError] = []
+        self.losses: list[Loss] = []
         self._artefact = artefact
+        self._forget = forget
         self._fleet = fleet
         self._tests = {test.id: test for test in tests}
         self._schedule = schedule
         self._attempts = attempts or {}
         self._expected = {host.id for host in fleet.hosts}
         self._hosts = {host.id: host for host in fleet.hosts}
+        #: Tests of lost hosts that have not been sent elsewhere yet.
+        self._homeless: dict[int, Loss] = {}
+        self._timeout = timeout
+        self._stuck_since: float | None = None
         self._stopped = False
 
     def run(self) -> None:
         """Until every test has an end, or ``stop``."""
         try:
             self._perform(self._schedule.start())
+            self._mind(time.monotonic())
             while self._schedule.open_tests and not self._stopped:
-                self._take(self._fleet.events.get())
+                self._turn()
         except BaseException as error:
             self.results.put(Crashed(error))
+
+    def _turn(self) -> None:
+        try:
+            event = self._fleet.events.get(timeout=self._patience())
+        except queue.Empty:
+            event = None
+        now = time.monotonic()
+        self._schedule.at(now)
+        if event is not None:
+            self._take(event)
+        elif self._schedule.is_holding:
+            self._perform(self._schedule.fill_all())
+        self._mind(now)
+
+    def _patience(self) -> float | None:
+        """Seconds until something has to be done though nothing happens."""
+        if self._schedule.is_holding:
+            return _LOOK
+        if self._stuck_since is None:
+            return None
+        return max(self._stuck_since + self._timeout - time.monotonic(), 0.0)
+
+    def _mind(self, now: float) -> None:
+        """With no test anywhere, a lost host has a while to come back; then all is given up."""
+        if not self._schedule.is_stuck:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since >= self._timeout:
+            self._perform(self._schedule.nobody_left())
 
     def stop(self) -> None:
         """End the thread; what hosts say from now on is not taken."""
@@ -114,12 +177,19 @@ class Pump(threading.Thread):
         self.join()
 
     def _take(self, event: Any) -> None:
+        if isinstance(event, (Ready, Said, Ended)) and not self._is_current(event.host):
+            return  # of a connection that has been given up
         if isinstance(event, Ready):
+            for loss in self.losses:
+                loss.is_back |= loss.error.host == event.host.id
             self._perform(self._schedule.host_ready(event.host.id, event.slots, event.latency))
         elif isinstance(event, Said):
             self._take_frame(event.host, event.frame)
         elif isinstance(event, Ended):
-            self._lose(event.host, event.error)
+            self._lose(event.host, event.error, event.may_return)
+
+    def _is_current(self, host: Host) -> bool:
+        return self._hosts.get(host.id) is host and host.id in self._expected
 
     def _take_frame(self, host: Host, frame: bytes) -> None:
         news: list[News] = []
@@ -128,34 +198,48 @@ class Pump(threading.Thread):
                 news += self._take_message(host, message)
         except (ValueError, TypeError, LookupError, OSError) as error:
             self._lose(host, HostError(host.id, f"sent garbage: {clean(str(error))}"))
-            return
-        # The host first: while the results are reported, it works.
-        self._perform(self._schedule.fill(host.id))
+        else:
+            # The host first: while the results are reported, it works.
+            self._perform(self._schedule.fill(host.id))
         if news:
             self.results.put(news)
 
     def _take_message(self, host: Host, message: list[Any]) -> Iterator[News]:
         if message[0] == "artefact":
             _, test, attempt, path, _, body = message
-            if test not in self._tests or attempt != self._tests[test].attempt:
-                raise ValueError("artefacts of an attempt that does not run")
-            self._artefact(test, attempt, path, body)
+            if test not in self._tests:
+                raise ValueError("artefacts of a test that nobody knows")
+            if self._runs_there(host, test) and attempt == self._tests[test].attempt:
+                self._artefact(test, attempt, path, body)
         elif message[0] == "line":
             yield Line(int(message[1]), host.id, str(message[2]))
         elif message[0] == "running":
             yield Running(int(message[1]), host.id, int(message[2]))
         elif message[0] == "done":
-            execution = execution_from_row(message[1])
-            again = self._runs_again(execution)
-            if self._schedule.done(host.id, execution.id, execution.duration, again):
-                if again:
-                    test = self._tests[execution.id]
-                    self._tests[execution.id] = test._replace(attempt=test.attempt + 1)
-                yield Finished(execution, host.id, again)
+            yield from self._take_done(host, execution_from_row(message[1]))
+        elif message[0] == "returned":
+            self._perform(self._schedule.returned(host.id, [int(each) for each in message[1]]))
         elif message[0] == "trouble":
             self._lose(host, HostError(host.id, clean(str(message[1]))))
         elif message[0] != "bye":
             raise ValueError(f"a message that nobody knows: {message[0]!r}")
+
+    def _runs_there(self, host: Host, test: int) -> bool:
+        return self._is_current(host) and self._schedule.has(host.id, test)
+
+    def _take_done(self, host: Host, execution: Execution) -> Iterator[News]:
+        """An answer counts once, and only from who was asked for this attempt."""
+        test = self._tests.get(execution.id)
+        is_asked = test is not None and self._runs_there(host, test.id)
+        if test is None or not is_asked or execution.attempt != test.attempt:
+            return
+        again = self._runs_again(execution)
+        speed = self._schedule.speed(host.id)
+        self._schedule.done(host.id, test.id, execution.duration, again)
+        if again:
+            self._tests[test.id] = test._replace(attempt=test.attempt + 1)
+        lost_with = self._schedule.lost_with(test.id)
+        yield Finished(execution, host.id, again, lost_with, speed)
 
     def _runs_again(self, execution: Execution) -> bool:
         attempts = self._attempts.get(execution.id, 1)
@@ -164,43 +248,82 @@ class Pump(threading.Thread):
         test = self._tests[execution.id]
         return test.attempt < attempts and retries.is_worth_another(test, execution)
 
-    def _lose(self, host: Host, error: HostError) -> None:
-        if host.id not in self._expected:
+    def _lose(self, host: Host, error: HostError, may_return: bool = False) -> None:
+        if not self._is_current(host):
             return
-        self._expected.discard(host.id)
-        self.lost.append(error)
-        commands = self._schedule.host_lost(host.id)
+        self._note_loss(host, error)
+        other = self._fleet.reopen(host) if may_return else None
+        if other is None:
+            self._expected.discard(host.id)
+        else:
+            self._hosts[host.id] = other
+        commands = self._schedule.host_lost(host.id, other is not None)
         if not self._expected:
             commands += self._schedule.nobody_left()
         self._perform(commands)
 
+    def _note_loss(self, host: Host, error: HostError) -> None:
+        """Not each attempt to open it again, though the last one may know more."""
+        known = [loss for loss in self.losses if loss.error.host == error.host]
+        if known and not known[-1].is_back:
+            return
+        self.lost.append(error)
+        loss = Loss(error)
+        self.losses.append(loss)
+        for number in self._schedule.given(host.id):
+            self._homeless[number] = loss
+            if self._forget is not None:
+                self._forget(number, self._tests[number].attempt)
+
     def _perform(self, commands: Sequence[Command]) -> None:
         for command in commands:
             if isinstance(command, Send):
-                self._hosts[command.host].run([self._test(test) for test in command.tests])
+                self._send(command)
+            elif isinstance(command, Return):
+                self._hosts[command.host].take_back(command.tests)
             elif isinstance(command, Unmet):
                 self.results.put([self._unmet(command)])
             else:
                 self.results.put([self._given_up(command)])
 
+    def _send(self, command: Send) -> None:
+        self._hosts[command.host].run([self._test(test) for test in command.tests])
+        if self._homeless:
+            for test in command.tests:
+                loss = self._homeless.pop(test, None)
+                if loss is not None:
+                    loss.moved.setdefault(command.host, []).append(test)
+
     def _test(self, number: int) -> Test:
         return self._tests[number]._replace(estimate=self._schedule.estimate(number))
 
     def _given_up(self, command: GiveUp) -> Finished:
+        loss = self._homeless.pop(command.test, None)
+        if loss is not None:
+            loss.given_up.append(command.test)
         if command.hosts:
-            words = f"lost with {' and '.join(command.hosts)}"
+            words = f"lost with {lost_words(command.hosts)}"
         else:
             words = "; ".join(f"{error.host}: {error.cause}" for error in self.lost)
         if command.labels:
             words = f"requires {', '.join(command.labels)}, {words}"
         attempt = self._tests[command.test].attempt
         execution = Execution(command.test, attempt, problem=Problem.HOST_LOST, detail=words)
-        return Finished(execution, command.hosts[-1] if command.hosts else "")
+        host = command.hosts[-1] if command.hosts else ""
+        return Finished(execution, host, lost_with=command.hosts)
 
     def _unmet(self, command: Unmet) -> Finished:
         labels = self._schedule.labels_of(command.test)
         words = unmet_words(labels, command.missing, sorted(self._expected))
         return Finished(Execution(command.test, problem=Problem.UNMET, detail=words), "")
+
+
+def lost_words(hosts: Sequence[str]) -> str:
+    """``a and b``, ``a (twice)``."""
+    counts = {host: hosts.count(host) for host in hosts}
+    times = {1: "", 2: " (twice)"}
+    words = [host + times.get(count, f" ({count} times)") for host, count in counts.items()]
+    return " and ".join(words)
 
 
 def needs_of(metadata: Metadata) -> Needs:

@@ -55,6 +55,11 @@ class Artefacts:
         target = folder / path if isinstance(path, str) else None
         return target in self._begun and target not in self.troubles
 
+    def void(self, folder: Path) -> None:
+        """What has come so far is of a host that was lost: the test runs again elsewhere."""
+        if self._sizes.pop(folder, None) is not None:
+            self._begun = {path for path in self._begun if not path.is_relative_to(folder)}
+
     def _forget(self, folder: Path) -> None:
         """An earlier run's files are not this run's."""
         if folder.is_dir() and not folder.is_symlink():

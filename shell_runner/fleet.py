@@ -1,13 +1,16 @@
 """The hosts of a live run: opened side by side, given the tree, then tests.
 
-Owns one thread a host until it is ready, and the one queue in which all that hosts
-say arrives.  Must not know schedules, pytest, or verdicts.
+Owns one thread a host until it is ready, the one queue in which all that hosts say
+arrives, and the thread that asks silent hosts whether they live.  A host that is opened
+again is another Host with the same name: what the old one still says is told apart by
+who says it.  Must not know schedules, pytest, or verdicts.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 from .errors import CannotOpen, HostError
 from .gateways import OPEN_TIMEOUT, Gateway, clean
 from .guard import LIMIT
+from .heartbeat import Pulse, Sign, backoff
 from .hosts import HostSpec
 from .remote import wire
 from .remote.model import HostFacts, Setup, Test, facts_of_host
@@ -27,6 +31,10 @@ _CREDIT = 1 << 20
 _UNREAD = wire.CREDIT + _CREDIT + LIMIT
 #: Slots of one host.
 _SLOTS = 10_000
+#: How a sign of life begins; it comes as a frame of its own, and costs no credit.
+_PONG = b'J[["pong",'
+#: Seconds of silence after which a host is lost.
+HOST_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Ended:
 
     host: Host
     error: HostError
+    #: It was there before, and may be once more.
+    may_return: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,16 @@ Event = Ready | Said | Ended | Woken
 
 
 class Host:
-    """One host of the run."""
+    """One host of the run, from its opening to the end of that connection."""
 
-    def __init__(self, spec: HostSpec, setup: Setup, events: queue.SimpleQueue[Event]) -> None:
+    def __init__(
+        self,
+        spec: HostSpec,
+        setup: Setup,
+        events: queue.SimpleQueue[Event],
+        timeout: float = HOST_TIMEOUT,
+        reopened: bool = False,
+    ) -> None:
         self.spec = spec
         self.id = spec.id
         self.facts: HostFacts | None = None
@@ -74,10 +91,14 @@ class Host:
         self.error: HostError | None = None
         self._setup = setup
         self._events = events
+        self._pulse = Pulse(timeout, time.monotonic())
+        self._reopened = reopened
         self._answers: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._gateway: Gateway | None = None
         self._is_ready = False
+        self._cancel = threading.Event()
         self._closing = False
+        self._ending = threading.Lock()
         self._owed = 0
         #: Bytes that have come, counted by the gateway's thread; those taken, by the reader.
         self._came = self._taken = 0
@@ -88,10 +109,13 @@ class Host:
     def prepare(self, tree: Callable[[], Tree]) -> None:
         """Open, bring the tree, start the slots; ends in Ready or Ended."""
         try:
-            self._gateway = Gateway(self.spec, self._receive)
+            self._gateway = Gateway(self.spec, self._receive, self._cancel)
+            if self._cancel.is_set():
+                self._gateway.close(1.0)
             root = self._setup.root
             if not self.spec.in_place:
-                self.shipped = ship(tree(), self._gateway.send, self._await)
+                self._gateway.say(["beat", self._pulse.limit / 4])
+                self.shipped = ship(tree(), self._send_tree, self._await)
                 root = self.shipped.root
             self._gateway.say(["open", self._setup._replace(root=root, slots=self.spec.slots)])
             (facts,) = self._await("ready")
@@ -101,7 +125,15 @@ class Host:
         except Exception as error:
             self._end(CannotOpen(self.id, f"{type(error).__name__}: {error}"))
         else:
-            self._events.put(Ready(self, self.facts.slots, self._gateway.latency))
+            with self._ending:
+                if self.error is None:
+                    self._events.put(Ready(self, self.facts.slots, self._gateway.latency))
+
+    def _send_tree(self, frame: bytes) -> None:
+        assert self._gateway is not None
+        if self._closing:
+            raise CannotOpen(self.id, "the run has ended")
+        self._gateway.send(frame)
 
     def _checked(self, values: Any) -> HostFacts:
         """What a host says of itself is shown, and its slots are counted on."""
@@ -114,9 +146,27 @@ class Host:
             raise CannotOpen(self.id, f"says odd things of itself: {clean(str(error))}") from error
 
     def _end(self, error: HostError) -> None:
-        if self.error is None and not self._closing:
+        with self._ending:
+            if self.error is not None or self._closing:
+                return
             self.error = error
-            self._events.put(Ended(self, error))
+        may_return = self._is_ready or self._reopened
+        self._events.put(Ended(self, error, may_return))
+
+    def look_after(self, now: float) -> None:
+        """Ask a host that is silent whether it lives; end one that has been for too long."""
+        gateway = self._gateway
+        if gateway is None or self._closing or self.error is not None:
+            return
+        # Until our code runs there, an interpreter has to start, and the code to arrive.
+        limit = 0.0 if gateway.has_spoken else OPEN_TIMEOUT
+        sign = self._pulse.look(now, gateway.heard, limit)
+        if sign is Sign.ASK:
+            gateway.ping()
+        elif sign is Sign.LOST:
+            seconds = max(self._pulse.limit, limit)
+            self._end(HostError(self.id, f"has not answered for {seconds:g} s"))
+            gateway.kill()
 
     def _await(self, name: str) -> list[Any]:
         try:
@@ -138,6 +188,8 @@ class Host:
             self._answers.put(None)
             if self._is_ready:
                 self._end(HostError(self.id, self._epitaph()))
+        elif frame.startswith(_PONG):
+            pass  # that it came at all is what counts
         elif self._is_ready:
             self._came += len(frame)
             if self._came - self._taken > _UNREAD:
@@ -173,6 +225,10 @@ class Host:
         """Send tests; a host that is gone says so by its Ended."""
         self._say("run", list(tests))
 
+    def take_back(self, tests: Sequence[int]) -> None:
+        """Ask for tests that the host has not started; its answer names those."""
+        self._say("return", list(tests))
+
     def messages(self, frame: bytes) -> list[list[Any]]:
         """The messages of a frame; its credit goes back.  ValueError for garbage."""
         self._owed += len(frame)
@@ -201,12 +257,19 @@ class Host:
     def stop(self) -> None:
         """Ask the host to end what it runs."""
         self._closing = True
-        self._say("stop")
+        if self._gateway is not None:
+            self._gateway.send_if_room(wire.pack([["stop"]]), patience=1.0)
 
     def close(self, timeout: float) -> None:
         """Wait for the host's good-bye, then end the connection."""
+        self._cancel.set()
         if self._gateway is not None:
-            self._said_bye.wait(timeout)
+            begin = time.monotonic()
+            self._gateway.ping()
+            # One that has much to clear away does answer.
+            lives = self._said_bye.wait(timeout) or self._gateway.heard > begin
+            if self.error is not None or not lives:
+                self._gateway.kill()  # execnet's own good-bye could block
             self._gateway.close()
 
 
@@ -223,13 +286,22 @@ def _cleaned(facts: HostFacts) -> HostFacts:
 class Fleet:
     """All hosts of a run."""
 
-    def __init__(self, specs: Sequence[HostSpec], setup: Setup) -> None:
+    def __init__(
+        self, specs: Sequence[HostSpec], setup: Setup, timeout: float = HOST_TIMEOUT
+    ) -> None:
+        """``timeout``: seconds of silence after which a host is lost."""
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.hosts = [Host(spec, setup, self.events) for spec in specs]
+        self._setup = setup
+        self._timeout = timeout
+        self.hosts = [Host(spec, setup, self.events, timeout) for spec in specs]
         self._tree: Tree | None = None
-        self._tree_error: Exception | None = None
         self._tree_known = threading.Event()
         self._threads: list[threading.Thread] = []
+        #: How often each has been opened again, by name.
+        self._attempts: dict[str, int] = {}
+        #: Guards ``hosts`` against a host that comes back while all are being closed.
+        self._changing = threading.Lock()
+        self._closed = threading.Event()
 
     @property
     def needs_tree(self) -> bool:
@@ -244,6 +316,37 @@ class Fleet:
             )
             self._threads.append(thread)
             thread.start()
+        threading.Thread(target=self._listen, daemon=True, name="heartbeat").start()
+
+    def _listen(self) -> None:
+        interval = Pulse(self._timeout, 0.0).interval
+        while not self._closed.wait(interval):
+            for host in list(self.hosts):
+                host.look_after(time.monotonic())
+
+    def reopen(self, host: Host) -> Host | None:
+        """The Host that takes the place of a lost one; it becomes Ready, or Ended, later.
+
+        None if all is being closed.
+        """
+        with self._changing:
+            if self._closed.is_set():
+                return None
+            other = Host(host.spec, self._setup, self.events, self._timeout, reopened=True)
+            self.hosts[self.hosts.index(host)] = other
+            attempt = self._attempts.get(host.id, 0)
+            self._attempts[host.id] = attempt + 1
+        thread = threading.Thread(
+            target=self._reopen, args=(host, other, attempt), daemon=True, name=f"host {host.id}"
+        )
+        self._threads.append(thread)
+        thread.start()
+        return other
+
+    def _reopen(self, lost: Host, host: Host, attempt: int) -> None:
+        lost.close(0.0)
+        if not self._closed.wait(backoff(attempt)):
+            host.prepare(self._await_tree)
 
     def give_tree(self, tree: Tree) -> None:
         """The tree is known: hosts that wait for it go on."""
@@ -266,6 +369,8 @@ class Fleet:
 
     def close(self, timeout: float = 5.0) -> None:
         """End all hosts, side by side; nothing is left running on any of them."""
+        with self._changing:
+            self._closed.set()
         self._tree_known.set()
         for host in self.hosts:
             host.stop()
@@ -277,3 +382,6 @@ class Fleet:
             thread.start()
         for thread in closers:
             thread.join(timeout + 5.0)
+        deadline = time.monotonic() + 2.0
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import select
 import signal
 import sys
 import tempfile
@@ -38,6 +39,11 @@ _CHANNEL_ERRORS = (EOFError, OSError, execnet.RemoteError, execnet.TimeoutError)
 
 #: Called in a thread of execnet's for each frame; None: the connection has ended.
 OnFrame = Callable[[bytes | None], None]
+
+#: Asks a host whether it is there; any answer, and any other byte, will do.
+_PING = wire.pack([["ping", 0]])
+#: Bytes that are read at once.
+_CHUNK = 1 << 18
 
 #: What ssh and the host's shell say: the cause in our words, and what to try.
 _CAUSES: tuple[tuple[str, str, str], ...] = (
@@ -86,16 +92,25 @@ def code() -> tuple[str, bytes]:
 class Gateway:
     """One open connection to a host."""
 
-    def __init__(self, spec: HostSpec, on_frame: OnFrame) -> None:
-        """Open the host; raises CannotOpen."""
+    def __init__(
+        self, spec: HostSpec, on_frame: OnFrame, cancel: threading.Event | None = None
+    ) -> None:
+        """Open the host; raises CannotOpen, also soon after ``cancel`` has been set."""
         self.spec = spec
         #: Seconds there and back, measured once.
         self.latency = 0.0
+        #: When the last byte came, by the monotonic clock.
+        self.heard = time.monotonic()
+        #: Our own code has begun to answer there.
+        self.has_spoken = False
         self._on_frame = on_frame
+        self._cancel = cancel or threading.Event()
+        self._sending = threading.Lock()
         self._group = execnet.Group()
         self._errors = _ErrorFile() if spec.kind != "popen" else None
         try:
             self._gateway = self._make()
+            self._listen_for_bytes()
             self._channel = self._start_code()
         except BaseException:
             self.close(timeout=1.0)
@@ -116,7 +131,9 @@ class Gateway:
 
         thread = threading.Thread(target=make, daemon=True, name=f"open {self.spec.id}")
         thread.start()
-        thread.join(OPEN_TIMEOUT)
+        deadline = time.monotonic() + OPEN_TIMEOUT
+        while thread.is_alive() and time.monotonic() < deadline and not self._cancel.is_set():
+            thread.join(0.1)
         if box and isinstance(box[0], execnet.Gateway):
             return box[0]
         raise self._explain(box[0] if box else None)
@@ -173,12 +190,66 @@ class Gateway:
 
     # -- speaking ---------------------------------------------------------------
 
+    def _listen_for_bytes(self) -> None:
+        """execnet reads a frame in one go: the bytes of a large one are signs of life, too."""
+        source: Any = self._gateway._io
+        read1 = source.infile.read1
+
+        def read(size: int) -> bytes:
+            parts = bytearray()
+            while len(parts) < size:
+                data = read1(min(size - len(parts), _CHUNK))
+                if not data:
+                    raise EOFError(f"expected {size} bytes, got {len(parts)}")
+                self.heard = time.monotonic()
+                if len(data) == size:
+                    return bytes(data)
+                parts += data
+            return bytes(parts)
+
+        source.read = read
+
     def _receive(self, frame: Any) -> None:
+        self.has_spoken = True
         self._on_frame(frame if isinstance(frame, bytes) else None)
 
     def send(self, frame: bytes) -> None:
         """Send one frame; OSError if the host is gone."""
-        self._channel.send(frame)
+        with self._sending:
+            self._channel.send(frame)
+
+    def ping(self) -> None:
+        """Ask for a sign of life, unless that could block."""
+        self.send_if_room(_PING)
+
+    def send_if_room(self, frame: bytes, patience: float = 0.0) -> bool:
+        """Send a small frame if nobody else is sending for that long, and nothing could block."""
+        if not self._sending.acquire(timeout=patience):
+            return False
+        try:
+            if self.has_room():
+                self._channel.send(frame)
+                return True
+        except OSError:
+            pass  # its end is on its way
+        finally:
+            self._sending.release()
+        return False
+
+    def has_room(self) -> bool:
+        """Whether a little can be sent without waiting for the host."""
+        pipe: Any = self._gateway._io
+        poller = select.poll()
+        try:
+            poller.register(pipe.outfile, select.POLLOUT)
+        except ValueError:
+            return False  # closed
+        return any(event == select.POLLOUT for _, event in poller.poll(0))
+
+    def kill(self) -> None:
+        """End the connection at once: whoever is blocked in it gets an error."""
+        pipe: Any = self._gateway._io
+        pipe.kill()
 
     def say(self, *messages: list[Any]) -> None:
         """Send messages in one frame; OSError if the host is gone."""

@@ -2,7 +2,8 @@
 
 Owns the slots of the session, the tests that wait for one, the session's folder and
 the credit for what is sent.  Must not know verdicts or who else is connected.
-Everything happens in the main thread; the channel's callback only enqueues.
+Everything happens in the main thread; the channel's callback only enqueues, and
+answers pings: a main thread that is busy must not look like a dead host.
 """
 
 import collections
@@ -11,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 import traceback
 from typing import Any, Callable, Deque, Dict, List, Optional
@@ -34,6 +36,8 @@ _STOPPING = 3.0
 _HOPELESS = 3
 #: Seconds between two looks at the slots that are busy.
 _LOOK = 1.0
+#: How the frame of a ping begins; it comes alone.
+_PING = b'J[["ping",'
 
 
 class Upload:
@@ -66,6 +70,7 @@ class Serve:
         self.running = True
         self._hopeless = 0
         self._next_look = 0.0
+        self._beating = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._poller = select.poll()
@@ -75,7 +80,8 @@ class Serve:
             "run": self._run,
             "stop": self._stop,
             "credit": self._add_credit,
-            "ping": self._ping,
+            "beat": self._beat,
+            "return": self._return,
             "entries": self._take_entries,
             "tree": self._answer_missing,
             "unpack": self._unpack,
@@ -90,6 +96,7 @@ class Serve:
             while self.running:
                 self._turn()
         finally:
+            self._beating.set()
             self._end_slots()
             os.chdir("/")
             place.remove(self.folder)
@@ -98,11 +105,21 @@ class Serve:
 
     def _receive(self, frame: Any) -> None:
         """Called by the gateway's receiving thread."""
+        if isinstance(frame, bytes) and frame.startswith(_PING):
+            self._pong(frame[len(_PING) :])
+            return
         self.inbox.append(frame)
         try:
             os.write(self._wake_write, b"x")
         except BlockingIOError:
             pass
+
+    def _pong(self, rest: bytes) -> None:
+        """Called in any thread; costs no credit, for it must come through."""
+        try:
+            self.channel.send(b'J[["pong",' + rest)
+        except OSError:
+            pass  # the main thread will see it
 
     def _turn(self) -> None:
         busy = any(slot.given for slot in self.slots.values())
@@ -160,6 +177,7 @@ class Serve:
         self.setup = setup._replace(slots=count, root=setup.root or self._root)
         for number in range(count):
             self._start_slot(number)
+        self._beating.set()
         self.say("ready", facts()._replace(slots=count, root=self.setup.root)._asdict())
 
     def _run(self, rows: List[List[Any]]) -> None:
@@ -176,8 +194,25 @@ class Serve:
             for slot in self.slots.values():
                 slot.since = time.monotonic()  # it may have said long ago that it is done
 
-    def _ping(self, number: int) -> None:
-        self.say("pong", number)
+    def _beat(self, seconds: float) -> None:
+        """Give signs of life until the session is open: a ping may wait behind the tree."""
+
+        def beat() -> None:
+            self._pong(b"0]]")
+            while not self._beating.wait(seconds):
+                self._pong(b"0]]")
+
+        threading.Thread(target=beat, daemon=True).start()
+
+    def _return(self, numbers: List[int]) -> None:
+        """Give tests back that have not been started; of the others the end is told."""
+        wanted = set(numbers)
+        here = [test.id for test in self.waiting if test.id in wanted]
+        self.waiting = collections.deque(test for test in self.waiting if test.id not in wanted)
+        if here:
+            self.say("returned", here)
+        for slot in self.slots.values():
+            slot.take_back([test.id for test in list(slot.given)[1:] if test.id in wanted])
 
     # -- the tree ---------------------------------------------------------------
 
@@ -271,7 +306,7 @@ class Serve:
         elif answer.kind == "kept":
             _, number, folder, files = json.loads(answer.text.decode("ascii"))
             self.uploads[number] = Upload(answer.test, folder, files)
-        elif answer.kind == "line":
+        elif answer.kind in ("line", "returned"):
             self.outbox.append(answer.text)
         else:
             self.say("running", answer.test.id, slot.number)

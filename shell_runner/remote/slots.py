@@ -25,9 +25,10 @@ _BOOT = (
 
 
 #: Seconds behind deadline and grace after which a slot is given up: one that is stopped,
-#: and one that is slow (it may have to remove millions of files).
+#: one that does nothing, and one that is at work (it may have to remove millions of files).
 _STOPPED = 2.0
-_STUCK = 60.0
+_STUCK = 10.0
+_SLOW = 60.0
 #: Seconds that the death of a slot may take.
 _DYING = 5.0
 
@@ -38,6 +39,10 @@ class Answer(NamedTuple):
     kind: str
     test: Test
     text: bytes
+
+
+#: Of an answer that is about no test in particular.
+_NOBODY = Test(-1, "")
 
 
 class SlotProcess:
@@ -53,6 +58,9 @@ class SlotProcess:
         self.retired = False
         self._grace = setup.grace
         self._fate = ""
+        #: Its processor time, and since when that has not changed.
+        self._spent = -1
+        self._idle_since = 0.0
         self._unframer = Unframer()
         self.socket, theirs = socket.socketpair()
         package = __package__ or ""
@@ -85,6 +93,14 @@ class SlotProcess:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
+    def take_back(self, numbers: List[int]) -> None:
+        """Ask for tests that it has not started; its answer names those."""
+        if numbers:
+            try:
+                self.socket.sendall(frame(["return", numbers]))
+            except OSError:
+                pass
+
     def stop(self) -> None:
         """Ask it to end what it does, and itself."""
         try:
@@ -110,6 +126,9 @@ class SlotProcess:
         if message[0] == "retired":
             self.retired = True
             return None
+        if message[0] == "returned":
+            self.given = deque(test for test in self.given if test.id not in message[1])
+            return Answer("returned", _NOBODY, text)
         return Answer(message[0], self.given[0], text)
 
     def look_after(self, now: float) -> None:
@@ -118,11 +137,21 @@ class SlotProcess:
             return
         late = now - self.since - self.given[0].timeout - self._grace
         stopped = tree.is_stopped(self.process.pid)
-        if late > (_STOPPED if stopped else _STUCK):
-            self._fate = "stopped from outside" if stopped else "did not answer"
+        if late > self._patience(stopped, now):
+            self._fate = "stopped from outside" if stopped else "no answer from the slot"
+            self._fate += ", %.0f s after the deadline" % late
             self.process.kill()
         elif stopped:
             self.process.send_signal(signal.SIGCONT)
+
+    def _patience(self, stopped: bool, now: float) -> float:
+        """Seconds behind the deadline that it gets."""
+        if stopped:
+            return _STOPPED
+        spent = tree.ticks(self.process.pid)
+        if spent != self._spent:
+            self._spent, self._idle_since = spent, now
+        return _STUCK if now - self._idle_since >= _STUCK else _SLOW
 
     def await_death(self) -> None:
         """Its end is seen on the socket a moment before its children come down to us."""

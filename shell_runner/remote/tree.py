@@ -170,6 +170,12 @@ def is_stopped(pid: int) -> bool:
     return _stat(pid)[:1] in (["T"], ["t"])
 
 
+def ticks(pid: int) -> int:
+    """Processor time that it has used, in ticks; 0 where nothing is known."""
+    fields = _stat(pid)
+    return int(fields[11]) + int(fields[12]) if len(fields) > 12 and fields[12].isdigit() else 0
+
+
 def is_dead(pid: int) -> bool:
     """Gone, or waiting to be reaped."""
     return _stat(pid)[:1] in ([], ["Z"], ["X"])

@@ -104,12 +104,21 @@ def test_tests_of_a_lost_host_run_on_another(project: Project) -> None:
     assert "could not be run" not in result.stdout.str()
 
 
+def only_once(project: Project) -> str:
+    """The spec of a host that cannot be opened a second time."""
+    python = project.root / "python_once"
+    project.add(python.name, f"mkdir {project.root}/opened && exec {sys.executable} \"$@\"")
+    return f"popen//python={python}"
+
+
 def test_without_a_host_left_every_test_is_an_error_and_none_is_missing(project: Project) -> None:
     project.add("test_0_good")
     project.add("test_killer", KILLER)
     for number in range(10):
         project.add(f"test_x{number}")
-    status, cases = project.cases("--nosejobs=popen")
+    begin = time.monotonic()
+    status, cases = project.cases(f"--nosejobs={only_once(project)}", "--nosejobs-host-timeout=2")
+    assert time.monotonic() - begin < 10
     assert status == 6
     assert len(cases) == 12
     found = {name for name, case in cases.items() if case.outcome == "passed"}

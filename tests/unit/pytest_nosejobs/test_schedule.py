@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nosejobs.schedule import Command, GiveUp, Schedule, Send
+from pytest_nosejobs.schedule import Command, GiveUp, Return, Schedule, Send
 
 
 class World:
@@ -30,7 +30,8 @@ class World:
                 assert command.tests
                 self.queues[command.host] += command.tests
                 self.sent += command.tests
-            else:
+            elif not isinstance(command, Return):  # these hosts have started all
+                assert isinstance(command, GiveUp)
                 self.ended[command.test] += 1
                 self.given_up.append(command)
 

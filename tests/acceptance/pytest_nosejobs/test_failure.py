@@ -1,0 +1,153 @@
+"""Runs in which hosts die, stop, and come back: each test is reported exactly once."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from tests.bench import gone
+
+from .conftest import Project
+
+COUNT = 200
+#: To whom a signal goes, as seen from a test: its slot, and the interpreter behind that.
+SLOT = "victim=$PPID"
+HOST = "read -r _ _ _ victim _ </proc/$PPID/stat"
+
+
+def trouble(name: str, victim: str, number: str, once: bool = True) -> str:
+    """A test that sends a signal in its first run, or in each."""
+    guard = f'mkdir "$TEST_SRCDIR/{name}" 2>/dev/null || exit 0\n' if once else ""
+    return f"{guard}{victim}\nkill -{number} $victim\nsleep 60"
+
+
+def fill(project: Project, count: int = COUNT) -> None:
+    for number in range(count):
+        project.add(f"test_{number:03}", "sleep 0.01")
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "words"),
+    [
+        (HOST, "KILL", "the connection ended"),
+        (HOST, "STOP", "has not answered for 1 s"),
+        (SLOT, "STOP", ""),
+    ],
+    ids=["killed host", "stopped host", "stopped slot"],
+)
+def test_all_tests_are_reported_once(
+    victim: str, number: str, words: str, project: Project
+) -> None:
+    fill(project)
+    # In the slot it is stopped a moment; the test ends.
+    text = trouble("one", victim, number).replace("60", "0.1" if not words else "60")
+    project.add("test_trouble", text)
+    begin = time.monotonic()
+    result = project.run(
+        "--nosejobs=2*popen//id=a,2*popen//id=b", "--nosejobs-host-timeout=1",
+        f"--junitxml={project.junit}",
+    )  # fmt: skip
+    assert time.monotonic() - begin < 20
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": COUNT + 1}
+    assert project.junit.read_text().count("<testcase ") == COUNT + 1
+    assert (project.root / "one").is_dir()
+    shown = result.stdout.str()
+    assert ("hosts lost" in shown) == bool(words)
+    assert words in shown
+    assert gone(str(project.root), 5)
+
+
+def test_a_slot_that_dies_takes_one_test_with_it(project: Project) -> None:
+    fill(project)
+    project.add("test_trouble", trouble("one", SLOT, "KILL"))
+    status, cases = project.cases("--nosejobs=2*popen//id=a,2*popen//id=b")
+    assert status == 1
+    assert len(cases) == COUNT + 1
+    errors = {name: case for name, case in cases.items() if case.outcome != "passed"}
+    assert list(errors) == ["test_trouble"]
+    assert "SIGKILL" in errors["test_trouble"].message
+
+
+def test_a_single_host_comes_back_and_ends_the_run(project: Project) -> None:
+    fill(project, 20)
+    project.add("test_trouble", trouble("one", HOST, "KILL"))
+    result = project.run("--nosejobs=2*popen//id=a", "-v", f"--junitxml={project.junit}")
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 21}
+    result.stdout.fnmatch_lines(
+        ["host a: the connection ended", "  tests that were there: * to a",
+         "  test_trouble to a", "  connected again later"]
+    )  # fmt: skip
+    text = project.junit.read_text()
+    assert '<property name="lost_with" value="a"' in text
+    assert text.count("lost_with") < 21
+
+
+def test_a_test_that_takes_its_host_down_each_time_is_an_error_that_says_so(
+    project: Project,
+) -> None:
+    fill(project, 20)
+    project.add("test_trouble", trouble("", HOST, "KILL", once=False))
+    status, cases = project.cases("--nosejobs=2*popen//id=a,2*popen//id=b")
+    assert status == 6
+    assert len(cases) == 21
+    assert cases["test_trouble"].outcome == "error"
+    assert "lost with a and b" in cases["test_trouble"].message
+    assert cases["test_trouble"].properties["lost_with"] == "a and b"
+    assert {case.outcome for name, case in cases.items() if name != "test_trouble"} == {"passed"}
+
+
+def test_a_host_that_cannot_come_back_does_not_delay_the_others(project: Project) -> None:
+    fill(project, 20)
+    project.add("test_trouble", trouble("one", HOST, "KILL"))
+    specs = []
+    for name in "ab":
+        python = project.root / f"python_{name}"
+        specs.append(f"popen//id={name}//python={python}")
+        # The second time it does not say a word, until nobody listens any more.
+        project.add(python.name, f'mkdir $0.up || exec cat\nexec {sys.executable} "$@"')
+    begin = time.monotonic()
+    result = project.run(f"--nosejobs={','.join(specs)}")
+    assert time.monotonic() - begin < 15
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 21}
+    result.stdout.fnmatch_lines(["host [ab]: the connection ended"])
+    result.stdout.no_fnmatch_line("*connected again*")
+    assert gone(str(project.root), 5)
+
+
+def test_x_ends_all_hosts_at_once(project: Project) -> None:
+    for number in range(6):
+        project.add(f"test_{number}", "sleep 60")
+    project.add("test_fails", "sleep 0.5; exit 1")
+    begin = time.monotonic()
+    result = project.run("--nosejobs=3*popen//id=a,4*popen//id=b", "-x")
+    assert time.monotonic() - begin < 15
+    assert result.ret == 1
+    assert result.parseoutcomes()["failed"] == 1
+    assert gone(str(project.root), 3)
+
+
+def test_x_does_not_wait_for_a_host_that_has_stopped(project: Project) -> None:
+    project.add("test_stop", trouble("one", HOST, "STOP"))
+    project.add("test_fails", "while [ ! -d one ]; do sleep 0.02; done; exit 1")
+    begin = time.monotonic()
+    result = project.run("--nosejobs=popen//id=a,popen//id=b", "-x")
+    assert time.monotonic() - begin < 10
+    assert result.ret == 1
+    assert gone(str(project.root), 5)
+
+
+@pytest.mark.parametrize("where", ["option", "ini"])
+def test_a_host_timeout_must_make_sense(where: str, project: Project) -> None:
+    project.add("test_a")
+    if where == "ini":
+        project.ini("nosejobs_host_timeout = 0.1")
+        result = project.run("--nosejobs=popen")
+    else:
+        result = project.run("--nosejobs=popen", "--nosejobs-host-timeout=0")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*host-timeout must be 0.5 to 86400*"])

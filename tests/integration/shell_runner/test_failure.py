@@ -1,0 +1,287 @@
+"""Hosts that fall silent, die, and come back; slots that do not answer; tests given back."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shell_runner.fleet import Ended, Event, Fleet, Host, Ready, Said
+from shell_runner.gateways import Gateway
+from shell_runner.hosts import HostSpec
+from shell_runner.remote import tree as processes
+from shell_runner.remote.model import Setup, Test
+from shell_runner.remote.serve import Serve
+from shell_runner.remote.slots import SlotProcess
+from shell_runner.shipping import Tree, scan
+from tests.bench import Bench
+
+LIMIT = 1.0
+
+
+@dataclass(frozen=True)
+class Elsewhere(HostSpec):
+    """This machine, to which the tree is brought as to any other."""
+
+    @property
+    def in_place(self) -> bool:
+        return False
+
+
+def interpreter(host: Host) -> int:
+    """The process behind the connection."""
+    pipe: Any = host._gateway and host._gateway._gateway._io
+    return int(pipe.popen.pid)
+
+
+class One:
+    """A fleet of one host, and its events."""
+
+    def __init__(self, root: Path, spec: HostSpec) -> None:
+        self.fleet = Fleet([spec], Setup(str(root)), LIMIT)
+
+    def __enter__(self) -> One:
+        self.fleet.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.fleet.close(2.0)
+
+    @property
+    def host(self) -> Host:
+        return self.fleet.hosts[0]
+
+    def event(self, kind: type) -> Any:
+        """The next event, which is of this kind."""
+        found = self.fleet.events.get(timeout=30)
+        assert isinstance(found, kind), getattr(found, "error", found)
+        return found
+
+
+HERE = HostSpec("here", "popen", 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGKILL, "the connection ended"), (signal.SIGSTOP, "has not answered for 1 s")],
+)
+def test_a_host_that_dies_or_stops_is_lost_and_can_be_opened_again(
+    number: signal.Signals, words: str, tmp_path: Path
+) -> None:
+    with One(tmp_path, HERE) as one:
+        one.event(Ready)
+        lost, pid = one.host, interpreter(one.host)
+        begin = time.monotonic()
+        os.kill(pid, number)
+        ended = one.event(Ended)
+        assert time.monotonic() - begin < LIMIT + 1
+        assert (ended.host, ended.error.cause, ended.may_return) == (lost, words, True)
+        new = one.fleet.reopen(lost)
+        assert one.event(Ready).host is new is one.host
+        assert time.monotonic() - begin < 10
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_silent_host_that_answers_is_kept(tmp_path: Path) -> None:
+    with One(tmp_path, HERE) as one:
+        one.event(Ready)
+        with pytest.raises(queue.Empty):
+            one.fleet.events.get(timeout=2 * LIMIT)
+
+
+def test_an_interpreter_that_stops_while_the_tree_is_brought_is_noticed(tmp_path: Path) -> None:
+    with One(tmp_path, Elsewhere("there", "popen", 1)) as one:
+        gateway = await_gateway(one.host)
+        deadline = time.monotonic() + 20
+        while not gateway.has_spoken and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(interpreter(one.host), signal.SIGSTOP)
+        begin = time.monotonic()
+        one.fleet.give_tree(big_tree(tmp_path))
+        ended = one.event(Ended)
+        assert time.monotonic() - begin < LIMIT + 2
+        assert ended.error.cause == "has not answered for 1 s"
+        assert not ended.may_return
+
+
+def await_gateway(host: Host) -> Gateway:
+    deadline = time.monotonic() + 20
+    while host._gateway is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return host._gateway
+
+
+def big_tree(folder: Path) -> Tree:
+    """More than the pipe to a host holds."""
+    (folder / "big").write_bytes(os.urandom(1 << 20))
+    return scan(folder, [])
+
+
+def test_a_host_that_waits_long_for_the_tree_lives(tmp_path: Path) -> None:
+    with One(tmp_path, Elsewhere("there", "popen", 1)) as one:
+        with pytest.raises(queue.Empty):
+            one.fleet.events.get(timeout=2 * LIMIT)
+        one.fleet.give_tree(scan(tmp_path, []))
+        one.event(Ready)
+
+
+def test_attempts_to_come_back_do_not_delay_the_end(tmp_path: Path) -> None:
+    with One(tmp_path, HERE) as one:
+        one.event(Ready)
+        os.kill(interpreter(one.host), signal.SIGKILL)
+        host: Any = one.event(Ended).host
+        for _ in range(3):  # the next one is four seconds away
+            host = one.fleet.reopen(host)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 1
+    assert one.fleet.reopen(host) is None
+
+
+class Channel:
+    """The host's end, of which we see what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def setcallback(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def send(self, frame: bytes) -> None:
+        self.sent.put(json.loads(frame[1:]))
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return Serve(Channel())
+
+
+def test_a_ping_is_answered_though_the_main_thread_is_busy(serve: Serve) -> None:
+    serve.credit = 0
+    thread = threading.Thread(target=serve._receive, args=(b'J[["ping",7]]',))
+    thread.start()
+    assert serve.channel.sent.get(timeout=5) == [["pong", 7]]
+    thread.join()
+    assert not serve.inbox
+    assert serve.credit == 0
+
+
+def test_a_host_beats_while_it_unpacks_and_not_longer(serve: Serve) -> None:
+    serve._beat(0.05)
+    for _ in range(3):  # of a main thread that does nothing else
+        assert serve.channel.sent.get(timeout=5) == [["pong", 0]]
+    serve._beating.set()
+    time.sleep(0.1)
+    while not serve.channel.sent.empty():
+        serve.channel.sent.get()
+    with pytest.raises(queue.Empty):
+        serve.channel.sent.get(timeout=0.2)
+
+
+def test_each_byte_of_a_large_frame_is_a_sign_of_life() -> None:
+    read, write = os.pipe()
+    pipe = SimpleNamespace(infile=open(read, "rb"), read=None)
+    gateway: Any = object.__new__(Gateway)
+    gateway._gateway, gateway.heard = SimpleNamespace(_io=pipe), 0.0
+    gateway._listen_for_bytes()
+    with pipe.infile:
+        found: list[bytes] = []
+        thread = threading.Thread(target=lambda: found.append(pipe.read(600_000)))
+        thread.start()
+        os.write(write, b"x" * 10)
+        deadline = time.monotonic() + 5
+        while not gateway.heard and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert gateway.heard
+        assert not found
+        with open(write, "wb") as file:
+            file.write(b"y" * 600_000)
+        thread.join(5)
+        assert found == [b"x" * 10 + b"y" * 599_990]
+        assert pipe.read(10) == b"y" * 10
+        with pytest.raises(EOFError):
+            pipe.read(1)
+
+
+# -- slots ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Any:
+    (tmp_path / "test_a").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "test_a").chmod(0o755)
+    made = SlotProcess(0, Setup(str(tmp_path), grace=0.2), str(tmp_path / "0"))
+    made.give([Test(1, "test_a", timeout=300.0)])
+    answers, _ = made.read()
+    assert answers[0].kind == "running"
+    yield made
+    made.process.kill()
+    for pid in processes.Lister(made.process.pid)():
+        os.kill(pid, signal.SIGKILL)
+    made.bury()
+
+
+def test_a_slot_that_does_nothing_is_killed_ten_seconds_behind_the_deadline(slot: Any) -> None:
+    end = slot.since + 300 + 0.2
+    for second in range(10):
+        slot.look_after(end + second)
+        assert not slot._fate
+    slot.look_after(end + 10.1)
+    slot.await_death()
+    assert slot.bury() == "no answer from the slot, 10 s after the deadline"
+
+
+def test_a_slot_that_works_has_a_minute(slot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = slot.since + 300 + 0.2
+    ticks = iter(range(1000))
+    monkeypatch.setattr(processes, "ticks", lambda _: next(ticks))
+    for second in range(60):
+        slot.look_after(end + second)
+        assert not slot._fate
+    slot.look_after(end + 61)
+    assert slot._fate
+
+
+def test_a_slot_that_is_stopped_goes_on(tmp_path: Path) -> None:
+    with Bench(tmp_path) as bench:
+        found = bench.run("#!/bin/sh\nkill -STOP $PPID; sleep 0.1\n")
+    assert found.exit == 0
+
+
+# -- tests that are given back ----------------------------------------------------
+
+
+@pytest.mark.parametrize("estimate", [None, 0.001], ids=["in the host", "in the slot"])
+def test_what_has_not_been_started_is_given_back(estimate: float | None, tmp_path: Path) -> None:
+    with Bench(tmp_path) as bench:
+        first = bench.test("#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.02; done\n", estimate=0.001)
+        rest = [bench.test("#!/bin/sh\ntouch ran.$$\n", estimate=estimate) for _ in range(6)]
+        bench.start(first, *rest)
+        assert message(bench)[0] == "running"
+        bench.host.take_back([first.id, *(test.id for test in rest[2:]), 77])
+        back = message(bench)
+        (tmp_path / "go").touch()
+        done = bench.finish(3)
+    assert back == ["returned", [test.id for test in rest[2:]]]
+    assert sorted(done) == [1, 2, 3]
+    assert len(list(tmp_path.glob("ran.*"))) == 2
+
+
+def message(bench: Bench) -> list[Any]:
+    """The next one."""
+    event: Event = bench.fleet.events.get(timeout=20)
+    if isinstance(event, Ended):
+        raise event.error
+    assert isinstance(event, Said)
+    (found,) = event.host.messages(event.frame)
+    return found

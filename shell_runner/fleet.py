@@ -85,7 +85,9 @@ class Host:
             if not self.spec.in_place:
                 self.shipped = ship(tree(), self._gateway.send, self._await)
                 root = self.shipped.root
-            self._gateway.say(["open", self._setup._replace(root=root, slots=self.spec.slots)])
+            shared = self._setup.shared or not self.spec.in_place
+            setup = self._setup._replace(root=root, slots=self.spec.slots, shared=shared)
+            self._gateway.say(["open", setup])
             (facts,) = self._await("ready")
             self.facts = _cleaned(facts_of_host(facts))
         except HostError as error:
@@ -190,6 +192,7 @@ def _cleaned(facts: HostFacts) -> HostFacts:
         system=clean(facts.system),
         machine=clean(facts.machine),
         python=clean(facts.python),
+        note=clean(str(facts.note)),
     )
 
 

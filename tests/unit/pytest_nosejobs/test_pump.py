@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_nosejobs.schedule import Schedule
-from pytest_nosejobs.session import Crashed, Finished, Pump
+from pytest_nosejobs.session import Crashed, Finished, Pump, Waiting
 from shell_runner.remote.model import Execution, Problem, Test
 
 ROW = list(Execution(1))
@@ -43,6 +43,7 @@ def pump_with(message: Any) -> tuple[Pump, Any]:
         ["running", {}], ["running", 1], ["running", 1, None],
         ["artefact"], ["artefact", []], ["artefact", [], 1, "a", True, b""],
         ["artefact", 7, 1, "a", True, b""],
+        ["waiting"], ["waiting", "slots"], ["waiting", "for ever", ""], ["waiting", [], ""],
         ["trouble"],
     ],
     ids=repr,
@@ -64,3 +65,17 @@ def test_what_is_sound_is_taken() -> None:
     (news,) = pump.results.get_nowait()
     assert isinstance(news, Finished)
     assert news.execution == Execution(1)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (["slots", ""], "slots that another run uses"),
+        (["lock", "gpu\x1b[2J"], "the lock gpu, which another run holds"),
+        (["alone", ""], "another run: a test that must be alone"),
+    ],
+)
+def test_what_tests_wait_for_is_told_in_our_words(said: list[str], words: str) -> None:
+    pump, host = pump_with(["waiting", *said])
+    pump._take_frame(host, b"")
+    assert pump.results.get_nowait() == [Waiting("evil", words)]

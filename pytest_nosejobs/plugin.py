@@ -10,6 +10,7 @@ import gc
 import inspect
 import os
 import shlex
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,8 @@ from .session import (
     Loss,
     Pump,
     Running,
+    Waiting,
+    locks_of_host,
     lost_words,
     needs_of,
     unmet_words,
@@ -61,6 +64,10 @@ if TYPE_CHECKING:
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
+
+#: Seconds between two lines that say that a host's tests wait for other runs; a little less
+#: than what hosts keep to.
+_WAITING_EVERY = 29.0
 
 _KEY = pytest.StashKey["Plugin"]()
 
@@ -119,6 +126,8 @@ class Plugin:
         self.log = Log(config)
         self._view: View | None = None
         self._pump: Pump | None = None
+        #: By host, when it may say again that its tests wait for other runs.
+        self._next_waiting: dict[str, float] = {}
         #: By folder, for conftest files are: whether somebody else makes reports.
         self._interested: dict[pytest.Collector | None, bool] = {}
         self._keywords: dict[pytest.Collector | None, dict[str, Any]] = {}
@@ -334,6 +343,8 @@ class Plugin:
             leftovers=said.leftovers,
             limits=said.limits,
             isolation=said.isolation,
+            locks=locks_of_host(said),
+            serial=said.serial,
         )
 
     def _timeout_of(self, item: ShellItem) -> float:
@@ -445,8 +456,11 @@ class Plugin:
         self._view.tick()
         return 0.1
 
-    def tell(self, news: Running | Line) -> None:
+    def tell(self, news: Running | Line | Waiting) -> None:
         """What is not the end of a test."""
+        if isinstance(news, Waiting):
+            self._say_waiting(news)
+            return
         item = self._numbers.get(news.test)
         if item is None:
             return
@@ -454,6 +468,18 @@ class Plugin:
             self._say_line(news.test, news.host, news.text)
         elif self._view is not None:
             self._view.running(news.host, news.slot, report.readable(item.nodeid))
+
+    def _say_waiting(self, news: Waiting) -> None:
+        """Not more often than a host should, whatever it sends."""
+        now = time.monotonic()
+        if now < self._next_waiting.get(news.host, 0.0) or self.config.option.verbose < 0:
+            return
+        self._next_waiting[news.host] = now + _WAITING_EVERY
+        line = f"nosejobs: {news.host}: waiting for {news.what}"
+        if self._view is not None:
+            self._view.say(line)
+        else:
+            self._write_line(line)
 
     def _say_line(self, number: int, host: str, text: str) -> None:
         item = self._numbers.get(number)
@@ -677,6 +703,8 @@ class Plugin:
         facts = host.facts
         words = f"{host.id}: {facts.slots} slot{'s' if facts.slots > 1 else ''}"
         words += f", Python {facts.python}, {facts.system} {facts.machine}"
+        if facts.note:
+            words += f", {facts.note}"
         if host.shipped is None:
             return f"{words}, tree in place"
         count, size = host.shipped.files, host.shipped.bytes

@@ -20,6 +20,7 @@ from shell_runner.discovery import Metadata
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.gateways import clean
+from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 
 from . import neighbours, retries
@@ -68,7 +69,15 @@ class Line:
     text: str
 
 
-News = Finished | Running | Line
+@dataclass(frozen=True)
+class Waiting:
+    """Tests on a host wait for what another run has there."""
+
+    host: str
+    what: str
+
+
+News = Finished | Running | Line | Waiting
 
 
 @dataclass(frozen=True)
@@ -219,6 +228,8 @@ class Pump(threading.Thread):
             yield from self._take_done(host, execution_from_row(message[1]))
         elif message[0] == "returned":
             self._perform(self._schedule.returned(host.id, [int(each) for each in message[1]]))
+        elif message[0] == "waiting":
+            yield Waiting(host.id, waiting_words(message[1], clean(str(message[2]))))
         elif message[0] == "trouble":
             self._lose(host, HostError(host.id, clean(str(message[1]))))
         elif message[0] != "bye":
@@ -335,6 +346,26 @@ def needs_of(metadata: Metadata) -> Needs:
         serial=metadata.serial,
         labels=frozenset(metadata.requires),
     )
+
+
+def locks_of_host(metadata: Metadata) -> tuple[str, ...]:
+    """The names of its ``host:`` locks, as the host knows them."""
+    prefix = "host:"
+    return tuple(
+        sorted(name.removeprefix(prefix) for name in metadata.locks if name.startswith(prefix))
+    )
+
+
+def waiting_words(kind: str, name: str) -> str:
+    """What a host says that another run has; ValueError for what it cannot say."""
+    words = {
+        capacity.SLOTS: "slots that another run uses",
+        capacity.LOCK: f"the lock {name}, which another run holds",
+        capacity.ALONE: "another run: a test that must be alone",
+    }
+    if kind not in words:
+        raise ValueError(f"waits for {kind!r}")
+    return words[kind]
 
 
 def unmet_words(labels: Sequence[str], missing: Sequence[str], hosts: Sequence[str]) -> str:

@@ -117,7 +117,9 @@ class Host:
                 self._gateway.say(["beat", self._pulse.limit / 4])
                 self.shipped = ship(tree(), self._send_tree, self._await)
                 root = self.shipped.root
-            self._gateway.say(["open", self._setup._replace(root=root, slots=self.spec.slots)])
+            shared = self._setup.shared or not self.spec.in_place
+            setup = self._setup._replace(root=root, slots=self.spec.slots, shared=shared)
+            self._gateway.say(["open", setup])
             (facts,) = self._await("ready")
             self.facts = self._checked(facts)
         except HostError as error:
@@ -280,6 +282,7 @@ def _cleaned(facts: HostFacts) -> HostFacts:
         system=clean(facts.system),
         machine=clean(facts.machine),
         python=clean(facts.python),
+        note=clean(str(facts.note)),
     )
 
 

@@ -63,7 +63,7 @@ class Bench:
                 raise event.error
             if isinstance(event, Said):
                 for message in event.host.messages(event.frame):
-                    assert message[0] in ("done", "running"), message
+                    assert message[0] in ("done", "running", "waiting"), message
                     if message[0] == "done":
                         execution = execution_from_row(message[1])
                         found[execution.id] = execution

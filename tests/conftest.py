@@ -21,9 +21,10 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Caches and temporary files of whatever runs here; the user's own stay untouched."""
     folder = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("cache", "tmp"):
+        for name in ("cache", "state", "tmp"):
             (folder / name).mkdir(mode=0o700)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setenv("TMPDIR", str(folder / "tmp"))
         patch.setattr(tempfile, "tempdir", str(folder / "tmp"))
         for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "GREP_COLORS"):

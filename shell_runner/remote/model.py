@@ -75,6 +75,10 @@ class Test(NamedTuple):
     limits: Tuple[Tuple[str, int], ...] = ()
     #: ``shared``: runs in the tree of the session; ``copy``: in a private copy of it.
     isolation: str = "shared"
+    #: Locks of the host that it needs.
+    locks: Tuple[str, ...] = ()
+    #: Nothing else runs on the host meanwhile.
+    serial: bool = False
 
 
 class Setup(NamedTuple):
@@ -101,6 +105,8 @@ class Setup(NamedTuple):
     artefacts: int = 0
     #: Send lines of output while the test runs.
     live: bool = False
+    #: Slots and locks are those of the host, which other runs use too.
+    shared: bool = False
 
 
 class Stream(NamedTuple):
@@ -257,3 +263,5 @@ class HostFacts(NamedTuple):
     slots: int = 0
     #: Where the host keeps the tree of this session.
     root: str = ""
+    #: What a person should know of it.
+    note: str = ""

@@ -15,9 +15,9 @@ import socket
 import threading
 import time
 import traceback
-from typing import Any, Callable, Deque, Dict, List, Optional
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 
-from . import place, store, tree
+from . import capacity, place, store, tree
 from .machine import cores, facts
 from .model import Execution, Problem, Setup, Test
 from .outputs import pieces
@@ -38,6 +38,10 @@ _HOPELESS = 3
 _LOOK = 1.0
 #: How the frame of a ping begins; it comes alone.
 _PING = b'J[["ping",'
+#: Seconds until the controller hears that tests wait for what other runs have, and until
+#: it hears so again.
+_STUCK = 5.0
+_STILL_STUCK = 30.0
 
 
 class Upload:
@@ -58,6 +62,10 @@ class Serve:
         self.channel = channel
         self.inbox: Deque[Any] = collections.deque()
         self.waiting: Deque[Test] = collections.deque()
+        #: Those of them that need more than a slot.
+        self.choosy: Deque[Test] = collections.deque()
+        self.capacity = capacity.Capacity()
+        self._stuck_since = self._next_complaint = 0.0
         self.outbox: List[bytes] = []
         self.uploads: Dict[int, Upload] = {}
         self.credit = CREDIT
@@ -98,6 +106,7 @@ class Serve:
         finally:
             self._beating.set()
             self._end_slots()
+            self.capacity.close()
             os.chdir("/")
             place.remove(self.folder)
         if self.connected:
@@ -122,8 +131,7 @@ class Serve:
             pass  # the main thread will see it
 
     def _turn(self) -> None:
-        busy = any(slot.given for slot in self.slots.values())
-        for fd, event in self._poller.poll(_LOOK * 1000 if busy else None):
+        for fd, event in self._poller.poll(self._patience()):
             if fd == self._wake_read:
                 os.read(fd, 4096)
             elif fd in self.slots and (self.credit > 0 or event & select.POLLHUP):
@@ -137,6 +145,12 @@ class Serve:
         if self._all_busy_with_tiny_tests():
             # Each answer of its own would cost a round of waking up here and there.
             time.sleep(_GATHER)
+
+    def _patience(self) -> Optional[float]:
+        """Milliseconds until there is something to do even if nothing happens."""
+        if self.capacity.refusal:
+            return capacity.LOOK * 1000
+        return _LOOK * 1000 if self._busy() else None
 
     def _take(self, frame: Any) -> None:
         if frame is None:
@@ -175,13 +189,19 @@ class Serve:
         setup = setup_from_row(row)
         count = setup.slots or cores()
         self.setup = setup._replace(slots=count, root=setup.root or self._root)
+        if setup.shared:
+            self.capacity = capacity.shared()
         for number in range(count):
             self._start_slot(number)
         self._beating.set()
-        self.say("ready", facts()._replace(slots=count, root=self.setup.root)._asdict())
+        note = self.capacity.note
+        found = facts()._replace(slots=count, root=self.setup.root, note=note)
+        self.say("ready", found._asdict())
 
     def _run(self, rows: List[List[Any]]) -> None:
-        self.waiting.extend(Test(*row) for row in rows)
+        for row in rows:
+            test = Test(*row)
+            (self.choosy if _is_choosy(test) else self.waiting).append(test)
 
     def _stop(self) -> None:
         self.running = False
@@ -207,8 +227,9 @@ class Serve:
     def _return(self, numbers: List[int]) -> None:
         """Give tests back that have not been started; of the others the end is told."""
         wanted = set(numbers)
-        here = [test.id for test in self.waiting if test.id in wanted]
+        here = [test.id for test in (*self.waiting, *self.choosy) if test.id in wanted]
         self.waiting = collections.deque(test for test in self.waiting if test.id not in wanted)
+        self.choosy = collections.deque(test for test in self.choosy if test.id not in wanted)
         if here:
             self.say("returned", here)
         for slot in self.slots.values():
@@ -269,13 +290,54 @@ class Serve:
                 slot.look_after(now)
 
     def _feed(self) -> None:
-        """Give waiting tests to the slots with the least to do."""
-        while self.waiting:
-            slot = min(self.slots.values(), key=lambda each: (len(each.given) > 0, each.load))
-            room = _AHEAD - slot.load
-            if slot.given and (room <= 0 or len(slot.given) >= _BATCH):
-                return
-            slot.give(self._next_batch(room, _BATCH - len(slot.given)))
+        """Give waiting tests to the slots with the least to do, as the host has room."""
+        if self._feed_choosy():
+            while self.waiting:
+                free = self._with_room()
+                number = self.capacity.slot(list(free))
+                if number is None:
+                    break
+                slot = free[number]
+                slot.give(self._next_batch(_AHEAD - slot.load, _BATCH - len(slot.given)))
+        self.capacity.settle(self._busy())
+        self._complain()
+
+    def _feed_choosy(self) -> bool:
+        """Tests that need more than a slot; False if one must be alone that cannot be yet."""
+        for test in list(self.choosy):
+            idle = {each.number: each for each in self.slots.values() if not each.given}
+            slots = [] if test.serial and len(idle) < len(self.slots) else list(idle)
+            number = self.capacity.start(test.id, slots, test.locks, test.serial)
+            if number is not None:
+                self.choosy.remove(test)
+                idle[number].give([test])
+            elif test.serial:
+                return False
+        return True
+
+    def _with_room(self) -> Dict[int, SlotProcess]:
+        """The slots that can take tests, those with the least to do first."""
+        found = [(len(each.given) > 0, each.load, each) for each in self.slots.values()]
+        found.sort(key=lambda rated: rated[:2])
+        return {
+            each.number: each
+            for busy, load, each in found
+            if not busy or (load < _AHEAD and len(each.given) < _BATCH)
+        }
+
+    def _busy(self) -> List[int]:
+        return [slot.number for slot in self.slots.values() if slot.given]
+
+    def _complain(self) -> None:
+        """Somebody looks at a run that does not get on, because of another run."""
+        refusal, now = self.capacity.refusal, time.monotonic()
+        if refusal is None or (refusal.kind == capacity.SLOTS and self._busy()):
+            self._stuck_since = 0.0
+            return
+        self._stuck_since = self._stuck_since or now
+        if now >= max(self._stuck_since + _STUCK, self._next_complaint):
+            self._next_complaint = now + _STILL_STUCK
+            self.say("waiting", *refusal)
 
     def _next_batch(self, room: float, most: int) -> List[Test]:
         batch = [self.waiting.popleft()]
@@ -313,6 +375,7 @@ class Serve:
 
     def _pass_on_done(self, answer: Answer) -> None:
         """What a test wrote arrives before the word that it is done."""
+        self._release(answer.test)
         text = b'["done",' + answer.text + b"]"
         upload = self.uploads.get(answer.test.id)
         if upload is None:
@@ -341,11 +404,12 @@ class Serve:
         how = slot.bury()
         retired = slot.retired or (slot.answered and not slot.given)
         if slot.retired:
-            self.waiting.extendleft(reversed(slot.given))
+            self._take_back(slot.given)
         elif slot.given:
             victim = slot.given.popleft()
             self.uploads.pop(victim.id, None)
-            self.waiting.extendleft(reversed(slot.given))
+            self._release(victim)
+            self._take_back(slot.given)
             lost = Execution(
                 victim.id, victim.attempt, slot.number, time.time(),
                 problem=Problem.SLOT_DIED, detail=how,
@@ -359,6 +423,16 @@ class Serve:
                 self._flush()
                 return
         self._start_slot(slot.number)
+
+    def _take_back(self, tests: Iterable[Test]) -> None:
+        """They have not been started; their turn comes first."""
+        for test in reversed(list(tests)):
+            self._release(test)
+            (self.choosy if _is_choosy(test) else self.waiting).appendleft(test)
+
+    def _release(self, test: Test) -> None:
+        if _is_choosy(test):
+            self.capacity.end(test.id)
 
     def _kill_orphans(self) -> None:
         """What a dead slot ran has come down to us: nothing of it may stay."""
@@ -384,6 +458,10 @@ class Serve:
         for slot in self.slots.values():
             slot.bury()
         self.slots = {}
+
+
+def _is_choosy(test: Test) -> bool:
+    return bool(test.locks) or test.serial
 
 
 def _await_end(connection: socket.socket, deadline: float) -> None:

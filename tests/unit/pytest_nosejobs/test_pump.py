@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_nosejobs.schedule import Schedule
-from pytest_nosejobs.session import Crashed, Finished, Pump, lost_words
+from pytest_nosejobs.session import Crashed, Finished, Pump, Waiting, lost_words
 from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Ready, Said
 from shell_runner.remote.model import Execution, Problem, Test
@@ -48,6 +48,7 @@ def pump_with(message: Any) -> tuple[Pump, Any]:
         ["artefact"], ["artefact", []], ["artefact", [], 1, "a", True, b""],
         ["artefact", 7, 1, "a", True, b""],
         ["returned"], ["returned", 7], ["returned", [[]]],
+        ["waiting"], ["waiting", "slots"], ["waiting", "for ever", ""], ["waiting", [], ""],
         ["trouble"],
     ],
     ids=repr,
@@ -227,3 +228,17 @@ def test_what_is_done_in_a_frame_counts_though_the_rest_is_garbage() -> None:
     fleet.say(a, "")
     assert [error.host for error in fleet.pump.lost] == ["a"]
     assert (0, 1) in fleet.finished()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (["slots", ""], "slots that another run uses"),
+        (["lock", "gpu\x1b[2J"], "the lock gpu, which another run holds"),
+        (["alone", ""], "another run: a test that must be alone"),
+    ],
+)
+def test_what_tests_wait_for_is_told_in_our_words(said: list[str], words: str) -> None:
+    pump, host = pump_with(["waiting", *said])
+    pump._take_frame(host, b"")
+    assert pump.results.get_nowait() == [Waiting("evil", words)]

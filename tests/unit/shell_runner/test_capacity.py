@@ -1,0 +1,352 @@
+"""What runs on one host share, by the files of two and more of them in one folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shell_runner.remote import capacity
+from shell_runner.remote.capacity import ALONE, LOCK, SLOTS, Capacity, Refusal, Shared, file_name
+
+#: Takes a slot, a lock and nothing else, says so, and lives on.
+HOLD = """\
+import sys, time
+from shell_runner.remote.capacity import Shared
+run = Shared(sys.argv[1])
+assert run.slot([0]) == 0 and run.start(1, [1], ["gpu"], False) == 1
+print("held", flush=True)
+time.sleep(60)
+"""
+#: Many starts that wait for each other one after the other; a run that starves gives up.
+ROUNDS = 60
+
+Open = Callable[[], Shared]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Open]:
+    """Another run on the host."""
+    made: list[Shared] = []
+
+    def make() -> Shared:
+        made.append(Shared(str(tmp_path / "host")))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run may keep what another one waits for."""
+    monkeypatch.setattr(capacity, "TURN", 0.0)
+    monkeypatch.setattr(capacity, "LOOK", 0.0)
+
+
+def settled(one: Shared, *busy: int) -> Refusal | None:
+    one.settle(busy)
+    return one.refusal
+
+
+# -- slots --------------------------------------------------------------------------
+
+
+def test_a_host_of_ones_own_has_always_room() -> None:
+    own = Capacity()
+    assert own.slot([3, 1]) == own.start(1, [3], ["a"], True) == 3
+    assert own.slot([]) is own.start(1, [], [], False) is None
+    own.end(1)
+    own.settle([3])
+    own.close()
+    assert own.refusal is None
+
+
+def test_two_runs_never_use_one_slot_at_once(run: Open) -> None:
+    one, two = run(), run()
+    assert one.slot([0]) == 0
+    assert settled(one, 0) is None
+    assert two.slot([0]) is None
+    assert settled(two) == Refusal(SLOTS)
+
+
+def test_two_runs_use_no_more_than_the_larger_number_together(run: Open) -> None:
+    small, large = run(), run()
+    assert [small.slot([number]) for number in range(2)] == [0, 1]
+    assert [large.slot([number]) for number in range(4)] == [None, None, 2, 3]
+
+
+def test_the_first_slot_that_is_free_is_taken(run: Open) -> None:
+    one, two = run(), run()
+    assert one.slot([1]) == 1
+    assert two.slot([1, 0]) == 0
+    assert settled(two, 0) == Refusal(SLOTS)  # the other one is still wanted
+
+
+def test_what_is_not_busy_any_more_is_free_for_others(run: Open) -> None:
+    one, two = run(), run()
+    one.slot([0])
+    one.settle([])
+    assert two.slot([0]) == 0
+
+
+def test_a_run_keeps_its_slot_while_its_turn_lasts(
+    run: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "TURN", 3600.0)
+    one, two = run(), run()
+    for _ in range(3):
+        assert one.slot([0]) == 0
+        one.settle([0])
+        assert two.slot([0]) is None
+        two.settle([])
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_run_gives_a_slot_up_when_another_one_waits(run: Open) -> None:
+    one, two = run(), run()
+    assert one.slot([0]) == one.slot([0]) == 0
+    one.settle([0])
+    assert two.slot([0]) is None
+    two.settle([])
+    assert one.slot([0]) is None
+    assert settled(one, 0) == Refusal(SLOTS)  # it is still busy
+    assert two.slot([0]) is None
+    two.settle([])
+    one.settle([])
+    assert one.slot([0]) is None  # not before the other one
+    one.settle([])
+    assert two.slot([0]) == 0
+
+
+@pytest.mark.usefixtures("hasty")
+def test_who_does_not_ask_any_more_is_not_waited_for(run: Open) -> None:
+    one, two = run(), run()
+    one.slot([0])
+    assert two.slot([0]) is None
+    two.settle([])
+    two.settle([])  # nothing was asked since
+    assert one.slot([0]) == 0
+    one.settle([])
+    assert one.slot([0]) == 0
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_run_has_its_turn(run: Open, count: int) -> None:
+    runs = [run() for _ in range(count)]
+    turns = [0] * count
+    for _ in range(ROUNDS):
+        for number, one in enumerate(runs):
+            turns[number] += one.slot([0]) == 0
+            one.settle([])
+    assert min(turns) >= ROUNDS // count // 2, turns
+
+
+# -- locks --------------------------------------------------------------------------
+
+
+def test_a_lock_is_held_by_one_test_until_it_ends(run: Open) -> None:
+    one, two = run(), run()
+    assert one.start(1, [0], ["gpu"], False) == 0
+    one.settle([0])
+    assert two.start(7, [1], ["gpu"], False) is None
+    assert settled(two) == Refusal(LOCK, "gpu")
+    assert two.slot([1]) == 1  # others overtake it
+    one.end(1)
+    assert two.start(7, [2], ["gpu"], False) == 2
+
+
+def test_a_run_does_not_take_its_own_lock_twice(run: Open) -> None:
+    one = run()
+    assert one.start(1, [0], ["gpu"], False) == 0
+    assert one.start(2, [1], ["gpu"], False) is None
+    assert settled(one, 0) is None  # no other run is to blame
+    one.end(1)
+    assert one.start(2, [1], ["gpu"], False) == 1
+
+
+def test_a_lock_goes_to_who_waits_and_not_to_who_had_it(run: Open) -> None:
+    one, two = run(), run()
+    one.start(1, [0], ["gpu"], False)
+    assert two.start(1, [1], ["gpu"], False) is None
+    two.settle([])
+    one.end(1)
+    assert one.start(2, [0], ["gpu"], False) is None
+    one.settle([])
+    assert two.start(1, [1], ["gpu"], False) == 1
+
+
+def test_a_lock_is_waited_for_while_no_slot_is_free(run: Open) -> None:
+    one, two = run(), run()
+    one.start(1, [0], ["gpu"], False)
+    assert two.start(1, [], ["gpu"], False) is None
+    two.settle([])
+    one.end(1)
+    one.settle([])
+    assert two.start(1, [], ["gpu"], False) is None
+    two.settle([])
+    assert one.start(2, [0], ["gpu"], False) is None
+    assert two.start(1, [1], ["gpu"], False) == 1
+
+
+def test_tests_with_the_same_locks_do_not_wait_in_a_circle(run: Open) -> None:
+    one, two = run(), run()
+    done = set()
+    for _ in range(4):
+        for name, each, locks in (("one", one, ["a", "b"]), ("two", two, ["b", "a"])):
+            if name not in done and each.start(1, [0], locks, False) == 0:
+                each.end(1)
+                done.add(name)
+            each.settle([])
+    assert done == {"one", "two"}
+
+
+# -- alone --------------------------------------------------------------------------
+
+
+def test_nothing_runs_beside_a_test_that_is_alone(run: Open) -> None:
+    one, two = run(), run()
+    assert one.start(1, [0], [], True) == 0
+    one.settle([0])
+    assert one.slot([1]) is None
+    assert two.slot([1]) is None
+    assert settled(two) == Refusal(ALONE)
+    assert two.start(1, [1], [], True) is None
+    two.settle([])
+    one.end(1)
+    one.settle([])
+    assert two.start(1, [1], [], True) == 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_test_that_must_be_alone_comes_before_what_others_have_waiting(run: Open) -> None:
+    one, two, three = run(), run(), run()
+    assert one.slot([0]) == 0
+    one.settle([0])
+    assert two.start(1, [0], [], True) is None
+    assert settled(two) == Refusal(ALONE)
+    assert one.slot([1]) is None
+    assert three.slot([2]) is None
+    one.settle([])
+    three.settle([])
+    assert two.start(1, [0], [], True) == 0
+    two.settle([0])
+    assert one.slot([0]) is three.slot([2]) is None
+    one.settle([])
+    three.settle([])
+    two.end(1)
+    assert two.start(2, [0], [], True) is None  # the others have waited
+    two.settle([])
+    assert one.slot([0]) == 0
+    assert three.slot([2]) == 2
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_run_that_waits_for_a_slot_does_not_stop_one_that_must_be_alone(run: Open) -> None:
+    one, two, three = run(), run(), run()
+    one.slot([0])
+    assert two.slot([0]) is None  # is next for the slot
+    two.settle([])
+    assert three.start(1, [0], [], True) is None
+    three.settle([])
+    one.settle([])
+    assert three.start(1, [0], [], True) == 0
+
+
+# -- processes ----------------------------------------------------------------------
+
+
+def test_what_a_killed_run_held_is_free(run: Open, tmp_path: Path) -> None:
+    one = run()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "host")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert one.slot([0, 1]) is one.start(1, [2], ["gpu"], False) is None
+        one.settle([])
+        other.kill()
+        other.wait()
+    assert one.slot([0]) == 0
+    assert one.start(1, [1], ["gpu"], False) == 1
+
+
+def test_no_child_keeps_what_its_run_has_given_up(run: Open, tmp_path: Path) -> None:
+    one, two = Shared(str(tmp_path / "host")), run()
+    one.start(1, [0], ["gpu"], False)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as child:
+        one.close()
+        assert two.start(1, [0], ["gpu"], False) == 0
+        assert child.poll() is None
+
+
+# -- files --------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(st.characters(codec=None), min_size=1), min_size=2, unique=True))
+def test_every_name_has_a_safe_file_of_its_own(names: list[str]) -> None:
+    files = {file_name(name) for name in names}
+    assert len(files) == len(names)
+    assert all("/" not in each and "\0" not in each and len(each) < 240 for each in files)
+
+
+def test_names_of_any_kind_are_locks(run: Open, tmp_path: Path) -> None:
+    one, two = run(), run()
+    for name in ("..", "a/../../b", "\udcff", "x" * 5000, " ", "-", "a\nb"):
+        assert one.start(1, [0], [name], False) == 0
+        assert two.start(1, [1], [name], False) is None
+        one.end(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["host"]
+    assert {path.name for path in (tmp_path / "host").iterdir()} >= {"slots", "locks"}
+
+
+def test_locks_that_nobody_needs_cost_no_descriptors(run: Open) -> None:
+    one = run()
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(50):
+        assert one.start(number, [0], [f"lock{number}"], False) == 0
+        one.end(number)
+        one.settle([])
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_the_state_of_a_host_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "nosejobs").mkdir(0o755)
+    one = capacity.shared()
+    one.close()
+    assert one.note == ""
+    assert (tmp_path / "nosejobs").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "nosejobs" / "hosts" / os.uname().nodename / "slots").is_dir()
+
+
+def test_without_a_home_the_state_is_with_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    one = capacity.shared()
+    one.close()
+    folder = tmp_path / f".nosejobs-state-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert str(folder) in one.note
+    assert "Not a directory" in one.note
+
+
+def test_a_folder_that_somebody_else_has_made_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / f".nosejobs-state-{os.getuid()}").symlink_to(tmp_path)
+    with pytest.raises(OSError, match="no folder can hold the locks of this host"):
+        capacity.shared()

@@ -66,6 +66,8 @@ class Host:
         self.facts: HostFacts | None = None
         self.shipped: Shipped | None = None
         self.error: HostError | None = None
+        #: While the tree goes there: bytes that have been sent, and of how many.
+        self.shipping: tuple[int, int] | None = None
         self._setup = setup
         self._events = events
         self._answers: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
@@ -83,8 +85,7 @@ class Host:
             self._gateway = Gateway(self.spec, self._receive)
             root = self._setup.root
             if not self.spec.in_place:
-                self.shipped = ship(tree(), self._gateway.send, self._await)
-                root = self.shipped.root
+                root = self._ship(tree(), self._gateway)
             self._gateway.say(["open", self._setup._replace(root=root, slots=self.spec.slots)])
             (facts,) = self._await("ready")
             self.facts = _cleaned(facts_of_host(facts))
@@ -94,6 +95,18 @@ class Host:
             self._end(CannotOpen(self.id, f"{type(error).__name__}: {error}"))
         else:
             self._events.put(Ready(self, self.facts.slots, self._gateway.latency))
+
+    def _ship(self, tree: Tree, gateway: Gateway) -> str:
+        """Bring the tree; where it is now."""
+
+        def tell(done: int, total: int) -> None:
+            self.shipping = (done, total)
+
+        try:
+            self.shipped = ship(tree, gateway.send, self._await, self.spec.cache, tell)
+        finally:
+            self.shipping = None
+        return self.shipped.root
 
     def _end(self, error: HostError) -> None:
         if self.error is None and not self._closing:

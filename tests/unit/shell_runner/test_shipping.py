@@ -2,11 +2,12 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shell_runner.errors import UsageError
-from shell_runner.remote import wire
+from shell_runner.remote import contents, wire
 from shell_runner.remote.store import FILE, LINK, Entry, Store
 from shell_runner.shipping import Selection, Tree, scan, ship
 from tests.bench import write
@@ -118,28 +119,36 @@ class Host:
         self.store = Store(str(folder / "cache"))
         self.root = folder / "there"
         self.entries: list[Entry] = []
+        #: Frames with contents of files, as they were sent.
+        self.blobs: list[bytes] = []
         self.answers: dict[str, list[object]] = {}
 
     def send(self, frame: bytes) -> None:
         found = wire.unpack(frame)
         if isinstance(found, tuple):
+            self.blobs.append(frame)
             self._take(*found)
             return
         for name, *arguments in found:
-            if name == "entries":
-                self.entries += [Entry(*row) for row in arguments[0]]
-            elif name == "tree":
-                self.answers["missing"] = [self.store.missing(self.entries)]
+            if name == "tree":
+                self.store.begin()
+                entries = self.store.manifest(*arguments)
+                self.entries = entries or []
+                answer = [None, []] if entries is None else self.store.missing(entries)
+                self.answers["missing"] = [*answer]
             else:
                 self.root.mkdir()
                 self.store.unpack(self.entries, str(self.root))
                 self.answers["unpacked"] = [str(self.root)]
 
-    def _take(self, header: list[object], body: bytes) -> None:
-        if isinstance(header[0], str):
-            self.store.append(header[0], body, bool(header[1]))
+    def _take(self, header: list[Any], body: bytes) -> None:
+        kind, encoding, size, *rest = header
+        body = contents.decode(encoding, size, body)
+        if kind == "piece":
+            digest, offset, last = rest
+            self.store.append(digest, offset, body, last)
             return
-        for digest, size in header:  # type: ignore[misc]
+        for digest, size in rest[0]:
             self.store.add(digest, body[:size])
             body = body[size:]
 

@@ -15,7 +15,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ SECRETS = (
 )  # fmt: skip
 #: Bytes of file contents in one frame.
 _FRAME = 1 << 20
+#: Small files in one frame, at most.
+_MANY = 2000
 #: Bytes of a file from which on a thread of its own hashes it.
 _LARGE = 1 << 20
 #: Bytes of a file that is read in one piece.
@@ -282,15 +284,21 @@ class Shipped:
 
 @dataclass
 class _Need:
-    """What a host lacks of a tree."""
+    """What a host lacks of a tree: entries by their number in the manifest."""
 
-    entries: list[Entry]
-    #: How much of a file is there already, by digest.
-    offsets: dict[str, int] = field(default_factory=dict)
+    entries: dict[int, Entry]
+    #: How much of a file is there already.
+    offsets: dict[int, int]
 
     @property
     def size(self) -> int:
-        return sum(entry.size - self.offsets.get(entry.digest, 0) for entry in self.entries)
+        """Bytes that are to be sent."""
+        return sum(entry.size for entry in self.entries.values()) - sum(self.offsets.values())
+
+    @property
+    def large(self) -> bool:
+        """Something comes in pieces."""
+        return any(entry.size >= _FRAME for entry in self.entries.values())
 
 
 class _Exchange:
@@ -345,23 +353,23 @@ class _Exchange:
     def files(self, need: _Need) -> None:
         """Small files share a frame, large ones go in pieces."""
         self.total += need.size
-        header: list[tuple[str, int]] = []
+        self._tell(0)
+        numbers: list[int] = []
         body = bytearray()
-        for entry in need.entries:
+        for number, entry in need.entries.items():
             if entry.size >= _FRAME:
-                self._large(entry, need.offsets.get(entry.digest, 0))
+                self._large(entry, need.offsets.get(number, 0))
                 continue
-            data = _read_small(self.tree.root, entry)
-            header.append((entry.digest, len(data)))
-            body += data
-            if len(body) >= _FRAME:
-                self._small(header, bytes(body))
-                header, body = [], bytearray()
-        if header:
-            self._small(header, bytes(body))
+            if len(body) + entry.size > _FRAME or len(numbers) >= _MANY:
+                self._small(numbers, bytes(body))
+                numbers, body = [], bytearray()
+            body += _read_small(self.tree.root, entry)
+            numbers.append(number)
+        if numbers:
+            self._small(numbers, bytes(body))
 
-    def _small(self, header: list[tuple[str, int]], body: bytes) -> None:
-        self._blob("files", body, header)
+    def _small(self, numbers: list[int], body: bytes) -> None:
+        self._blob("files", body, numbers)
         self._tell(len(body))
 
     def _large(self, entry: Entry, offset: int) -> None:
@@ -396,7 +404,7 @@ def ship(
     exchange = _Exchange(tree, send, await_message, progress)
     need = exchange.ask()
     exchange.files(need)
-    if any(entry.size >= _FRAME for entry in need.entries):
+    if need.large:
         _make_sure(exchange)
     root = exchange.unpack(limit)
     return Shipped(root, len(need.entries), exchange.done, exchange.wire)
@@ -406,24 +414,24 @@ def _make_sure(exchange: _Exchange) -> None:
     """What came over two connections is another file if it, or the host's disk, has changed."""
     again = exchange.ask()
     exchange.files(again)
-    changed = exchange.ask().entries if again.entries else []
-    if changed:
-        raise _changed(exchange.tree.root, changed[0])
+    changed = exchange.ask().entries if again.entries else {}
+    for entry in changed.values():
+        raise _changed(exchange.tree.root, entry)
 
 
 def _need(entries: Sequence[Entry], answer: list[Any]) -> _Need:
     """A host's answer, of which nothing is believed; ValueError."""
     try:
-        numbers, offsets = answer
-        found = [entries[number] for number in dict.fromkeys(numbers) if number >= 0]
-        begun = {entries[number].digest: offset for number, offset in offsets if number >= 0}
-        if any(entry.kind != FILE for entry in found):
+        (numbers, rows) = answer if len(answer) == 2 else (None, [])
+        found = {number: entries[number] for number in numbers if number >= 0}
+        offsets = {number: offset for number, offset in rows if number in found}
+        if any(entry.kind != FILE for entry in found.values()):
             raise ValueError("the host asks for a link")
-        if not all(0 <= begun.get(entry.digest, 0) <= entry.size for entry in found):
+        if not all(0 <= offset <= found[number].size for number, offset in offsets.items()):
             raise ValueError("the host asks for the rest of a file from beyond its end")
     except (TypeError, IndexError) as error:
         raise ValueError(f"the host does not say which files it lacks: {error}") from error
-    return _Need(found, begun)
+    return _Need(found, offsets)
 
 
 def _read_small(root: Path, entry: Entry) -> bytes:

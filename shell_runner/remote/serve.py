@@ -213,7 +213,7 @@ class Serve:
         self.say("missing", *self._store().missing(entries))
 
     def _take_blob(self, header: Any, body: bytes) -> None:
-        """``files`` with ``[[digest, size], ...]``, or a ``piece`` of one: digest, offset, last."""
+        """``files`` by their numbers in the manifest, or a ``piece`` of one by its digest."""
         kind, encoding, size, *rest = header
         data = contents.decode(encoding, size, body)
         if kind == "piece":
@@ -221,9 +221,9 @@ class Serve:
             self._store().append(digest, offset, data, last)
             return
         at = 0
-        for digest, size in rest[0]:
-            self._store().add(digest, data[at : at + size])
-            at += size
+        for entry in map(self.entries.__getitem__, rest[0]):
+            self._store().add(entry.digest, data[at : at + entry.size])
+            at += entry.size
 
     def _unpack(self, limit: int) -> None:
         os.mkdir(self._root, 0o755)

@@ -212,7 +212,7 @@ def _copy(source: str, path: str, entry: Entry) -> None:
         write = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             if entry.size < LARGE:
-                write_all(write, os.read(read, LARGE))
+                write_all(write, os.read(read, entry.size))
             else:
                 copy_contents(read, write)
             os.fchmod(write, entry.mode & 0o777)

@@ -127,7 +127,8 @@ def test_what_is_gone_is_forgotten(root: Path, reads: Reads) -> None:
     "text",
     [
         "", "{", "[]", "null", '{"version": 2, "files": {}}', '{"version": 1}',
-        '{"version": 1, "files": {"a": [1, 2]}}', '{"version": 1, "files": []}', "\udcff", "[" * 9999,
+        '{"version": 1, "files": {"a": [1, 2]}}', '{"version": 1, "files": []}', "\udcff",
+        "[" * 9999,
     ],
 )  # fmt: skip
 def test_a_spoilt_memory_is_no_memory(root: Path, reads: Reads, text: str) -> None:

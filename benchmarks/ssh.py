@@ -64,7 +64,7 @@ def main(smoke: bool) -> dict[str, Any]:
         return {"tables": [], "skipped": ["sshd is not installed"]}
     tables: list[dict[str, Any]] = []
     skipped = []
-    with measure.workspace() as folder, _server(sshd, folder) as config:
+    with measure.workspace() as folder, server(sshd, folder) as config:
         small = measure.in_turn(list(_contenders(folder / "few", few, config)), max(sizes.values()))
         for many, rounds in sizes.items():
             runs = measure.in_turn(list(_contenders(folder / str(many), many, config)), rounds)
@@ -120,7 +120,7 @@ def _contenders(folder: Path, count: int, config: Path) -> Iterator[Contender]:
 
 
 @contextlib.contextmanager
-def _server(sshd: str, folder: Path) -> Iterator[Path]:
+def server(sshd: str, folder: Path) -> Iterator[Path]:
     """An sshd on loopback with keys of its own; the client's configuration."""
     folder = folder / "sshd"
     folder.mkdir(mode=0o700)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import fnmatch
 import gc
 import inspect
+import io
 import os
+import queue
 import shlex
 import time
 from collections.abc import Generator, Iterator
@@ -36,6 +38,7 @@ from . import (
     neighbours,
     newhooks,
     options,
+    progress,
     report,
     retries,
     standin,
@@ -505,7 +508,7 @@ class Plugin:
                 )
             tests.append(test.path)
         try:
-            tree = shipping.scan(self.options.root, tests, self.options.selection)
+            tree = self._scan_tree(tests)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from error
         if tree.left and self.config.option.verbose >= 0:
@@ -514,11 +517,42 @@ class Plugin:
             self._write_line(f"nosejobs: not shipped: {shown}{more} (ini nosejobs_ship sends it)")
         return tree
 
+    def _scan_tree(self, tests: list[str]) -> shipping.Tree:
+        waiting = self._progress()
+
+        def tell(done: int, total: int) -> None:
+            waiting.show(progress.reading(done, total))
+
+        try:
+            return shipping.scan(self.options.root, tests, self.options.selection, tell)
+        finally:
+            waiting.end()
+
+    def _progress(self) -> progress.Progress:
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            return progress.Progress(io.StringIO(), 0, quiet=True)
+        writer = reporter._tw
+        return progress.Progress(writer._file, writer.fullwidth, self.config.option.verbose < 0)
+
+    def _next_event(self, fleet: Fleet, waiting: progress.Progress) -> Event:
+        """The next one of any host; meanwhile a word on what keeps them."""
+        try:
+            while True:
+                try:
+                    return fleet.events.get(timeout=0.5)
+                except queue.Empty:
+                    busy = {host.id: host.shipping for host in fleet.hosts}
+                    waiting.show(progress.shipping({k: v for k, v in busy.items() if v}))
+        finally:
+            waiting.end()
+
     def _await_hosts(self, fleet: Fleet) -> list[Event]:
         """All hosts are ready, or have failed and may; their events, to be played again."""
         decided: list[Event] = []
+        waiting = self._progress()
         while len(decided) < len(fleet.hosts):
-            event = fleet.events.get()
+            event = self._next_event(fleet, waiting)
             if isinstance(event, (Ready, Ended)):
                 decided.append(event)
             self._check_hosts()

@@ -6,6 +6,7 @@ Owns the file's keys and their checking.  Unknown keys are errors with a suggest
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from .errors import BadConfig
 NAME = "nosejobs.toml"
 
 _TOP = ("tests", "hosts", "build", "stages", "levels")
-_HOST = ("spec", "slots", "labels")
+_HOST = ("spec", "slots", "labels", "cache")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kKMGT])(i?))?B?")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class HostEntry:
     spec: str
     slots: int | None = None
     labels: tuple[str, ...] = ()
+    #: Bytes of files that the host keeps for later runs.
+    cache: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,20 @@ def _host(path: Path, name: str, entry: Any) -> HostEntry:
         raise BadConfig(f"{path}: {where}.slots must be a whole number above 0, not {slots!r}")
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise BadConfig(f"{path}: {where}.labels must be a list of strings, not {labels!r}")
-    return HostEntry(name, spec, slots, tuple(labels))
+    cache = None if "cache" not in table else _size(f"{path}: {where}.cache", table["cache"])
+    return HostEntry(name, spec, slots, tuple(labels), cache)
+
+
+def _size(where: str, value: Any) -> int:
+    """``"4GiB"``, ``"500 MB"``, or a number of bytes."""
+    if type(value) is int and value >= 0:
+        return value
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise BadConfig(f'{where} must be a size as "4GiB", "500MB" or 0, not {value!r}')
+    number, prefix, binary = found.groups()
+    power = " KMGT".index((prefix or " ").upper())
+    return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 def _table(path: Path, where: str, value: Any) -> Mapping[str, Any]:

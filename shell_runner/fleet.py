@@ -89,6 +89,8 @@ class Host:
         self.facts: HostFacts | None = None
         self.shipped: Shipped | None = None
         self.error: HostError | None = None
+        #: While the tree goes there: bytes that have been sent, and of how many.
+        self.shipping: tuple[int, int] | None = None
         self._setup = setup
         self._events = events
         self._pulse = Pulse(timeout, time.monotonic())
@@ -115,8 +117,7 @@ class Host:
             root = self._setup.root
             if not self.spec.in_place:
                 self._gateway.say(["beat", self._pulse.limit / 4])
-                self.shipped = ship(tree(), self._send_tree, self._await)
-                root = self.shipped.root
+                root = self._ship(tree())
             shared = self._setup.shared or not self.spec.in_place
             setup = self._setup._replace(root=root, slots=self.spec.slots, shared=shared)
             self._gateway.say(["open", setup])
@@ -146,6 +147,18 @@ class Host:
             return _cleaned(facts)
         except (TypeError, ValueError, AttributeError) as error:
             raise CannotOpen(self.id, f"says odd things of itself: {clean(str(error))}") from error
+
+    def _ship(self, tree: Tree) -> str:
+        """Bring the tree; where it is now."""
+
+        def tell(done: int, total: int) -> None:
+            self.shipping = (done, total)
+
+        try:
+            self.shipped = ship(tree, self._send_tree, self._await, self.spec.cache, tell)
+        finally:
+            self.shipping = None
+        return self.shipped.root
 
     def _end(self, error: HostError) -> None:
         with self._ending:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from .config import HostEntry, suggestion
 from .errors import BadSpec
 from .remote.machine import cores
+from .remote.upkeep import LIMIT
 
 _OPTIONS = ("ssh", "popen", "slots", "python", "ssh_config", "id", "labels")
 _STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)
@@ -37,6 +38,8 @@ class HostSpec:
     #: A file for ssh's -F.
     ssh_config: str = ""
     labels: tuple[str, ...] = ()
+    #: Bytes of files that it keeps for later runs.
+    cache: int = LIMIT
 
     @property
     def in_place(self) -> bool:
@@ -92,6 +95,8 @@ def _from_inventory(entry: HostEntry) -> HostSpec:
     spec = _parse_one(entry.spec, {})
     if entry.slots is not None:
         spec = replace(spec, slots=entry.slots)
+    if entry.cache is not None:
+        spec = replace(spec, cache=entry.cache)
     labels = tuple(dict.fromkeys([*spec.labels, *entry.labels]))
     return replace(spec, id=entry.name, labels=labels)
 

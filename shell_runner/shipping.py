@@ -13,15 +13,18 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import scans
 from .errors import UsageError
-from .remote import wire
+from .remote import contents, wire
 from .remote.copying import IGNORED_FOLDERS
 from .remote.store import FILE, LINK, BadEntry, Entry, check
+from .remote.upkeep import LIMIT
 
 #: Never shipped unless a pattern of the user names them.
 SECRETS = (
@@ -31,10 +34,19 @@ SECRETS = (
 )  # fmt: skip
 #: Bytes of file contents in one frame.
 _FRAME = 1 << 20
+#: Small files in one frame, at most.
+_MANY = 2000
 #: Bytes of a file from which on a thread of its own hashes it.
 _LARGE = 1 << 20
 #: Bytes of a file that is read in one piece.
 _SMALL = 1 << 16
+
+#: Told of what takes long: bytes that are done, and of how many.
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,12 @@ class Tree:
         return sum(entry.size for entry in self.entries)
 
 
-def scan(root: Path, tests: Iterable[str], selection: Selection = Selection()) -> Tree:
+def scan(
+    root: Path,
+    tests: Iterable[str],
+    selection: Selection = Selection(),
+    progress: Progress = _silent,
+) -> Tree:
     """The manifest of the tree at ``root``; ``tests`` are relative paths that go in any case."""
     listed = _git_files(root)
     paths = set(_walk(root) if listed is None else listed)
@@ -69,7 +86,7 @@ def scan(root: Path, tests: Iterable[str], selection: Selection = Selection()) -
     secrets = {path for path in paths - named if is_secret(path)}
     wanted = (paths | named) - secrets
     wanted = {path for path in wanted if not is_excluded(path)} | set(tests)
-    found = list(_entries(root, sorted(wanted), named))
+    found = _entries(root, sorted(wanted), named, progress)
     entries = tuple(each for each in found if isinstance(each, Entry))
     left = [f"{path}: looks like a secret" for path in sorted(secrets)]
     return Tree(root, entries, (*left, *(each for each in found if isinstance(each, str))))
@@ -115,32 +132,51 @@ def _compiled(patterns: Sequence[str]) -> Callable[[str], re.Match[str] | None]:
     return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
 
 
-def _entries(root: Path, paths: list[str], named: set[str]) -> Iterator[Entry | str | None]:
-    """Large files at once, for to hash them needs no interpreter; small ones one by one."""
-    prefix = os.path.join(root, "")
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        large = {
-            path: pool.submit(_entry, root, prefix, path, path in named)
-            for path in paths
-            if _is_large(prefix + path)
-        }
-        for path in paths:
-            if path in large:
-                yield large[path].result()
+#: A link, why something stays here, None for what is no file, or a file and what is to be read.
+_Found = Entry | str | os.stat_result | None
+
+
+def _entries(
+    root: Path, paths: list[str], named: set[str], progress: Progress
+) -> list[Entry | str | None]:
+    """Only files that have changed since the last scan are read."""
+    began, prefix, known = time.time_ns(), os.path.join(root, ""), scans.load(root)
+    found: list[_Found] = [_find(root, prefix + path, path, path in named) for path in paths]
+    seen: dict[str, tuple[scans.Look, str]] = {}
+    fresh: dict[str, os.stat_result] = {}
+    for path, each in zip(paths, found, strict=True):
+        if isinstance(each, os.stat_result):
+            now, before = scans.look(each), known.get(path)
+            if before is not None and before[0] == now:
+                seen[path] = before
             else:
-                yield _entry(root, prefix, path, path in named)
+                fresh[path] = each
+    sizes: dict[str, int] = {}
+    for path, digest, size in _digests(prefix, fresh, progress):
+        seen[path], sizes[path] = (scans.look(fresh[path]), digest), size
+    if fresh or len(seen) < len(known):
+        scans.save(root, seen, began)
+    else:
+        scans.touch(root)
+    return [_entry(path, each, seen, sizes) for path, each in zip(paths, found, strict=True)]
 
 
-def _is_large(full: str) -> bool:
-    try:
-        return os.stat(full).st_size >= _LARGE
-    except OSError:
-        return False
+def _entry(
+    path: str,
+    found: _Found,
+    seen: Mapping[str, tuple[scans.Look, str]],
+    sizes: Mapping[str, int],
+) -> Entry | str | None:
+    if not isinstance(found, os.stat_result):
+        return found
+    if path not in seen:
+        return None  # it is gone again
+    mode, size = stat.S_IMODE(found.st_mode), sizes.get(path, found.st_size)
+    return check(Entry(path, FILE, mode, seen[path][1], size))
 
 
-def _entry(root: Path, prefix: str, path: str, named: bool) -> Entry | str | None:
+def _find(root: Path, full: str, path: str, named: bool) -> _Found:
     """None for what is no file: a submodule, a socket, or gone; a text for what stays here."""
-    full = prefix + path
     try:
         found = os.lstat(full)
         if stat.S_ISLNK(found.st_mode):
@@ -153,24 +189,69 @@ def _entry(root: Path, prefix: str, path: str, named: bool) -> Entry | str | Non
                 return f"{path}: a link to a folder outside of the tree"
             if not named and _matcher(SECRETS)(os.path.realpath(full)):
                 return f"{path}: a link to what looks like a secret"
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        digest, size = _digest(full)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"cannot ship {full}: {error.strerror}") from error
-    return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, size))
+        raise _cannot_ship(full, error) from error
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _digest(full: str) -> tuple[str, int]:
-    """SHA-256 in hex, and how many bytes it is of."""
-    with open(full, "rb", buffering=0) as file:
-        data = file.read(_SMALL) or b""
-        if len(data) < _SMALL:
-            return hashlib.sha256(data).hexdigest(), len(data)
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+def _cannot_ship(full: str, error: OSError) -> UsageError:
+    return UsageError(f"cannot ship {full}: {error.strerror}")
+
+
+class _Count:
+    """Bytes that have been read, by several threads: close enough for a person."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self.done = 0
+        self._total, self._progress = total, progress
+
+    def tell(self) -> None:
+        self._progress(self.done, self._total)
+
+
+def _digests(
+    prefix: str, files: Mapping[str, os.stat_result], progress: Progress
+) -> Iterator[tuple[str, str, int]]:
+    """Large files at once, for to hash them needs no interpreter; small ones one by one."""
+    count = _Count(sum(found.st_size for found in files.values()), progress)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        large = {
+            path: pool.submit(_digest, prefix + path, count)
+            for path, found in files.items()
+            if found.st_size >= _LARGE
+        }
+        for number, path in enumerate(path for path in files if path not in large):
+            digest = _digest(prefix + path, count)
+            if digest is not None:
+                yield path, *digest
+            if number % 256 == 255:
+                count.tell()
+        for path, future in large.items():
+            while future not in concurrent.futures.wait([future], 0.5).done:
+                count.tell()
+            digest = future.result()
+            if digest is not None:
+                yield path, *digest
+
+
+def _digest(full: str, count: _Count) -> tuple[str, int] | None:
+    """SHA-256 in hex, and how many bytes it is of; None if the file is gone."""
+    try:
+        with open(full, "rb", buffering=0) as file:
+            data = file.read(_SMALL) or b""
+            seen, size = hashlib.sha256(data), len(data)
+            while size >= _SMALL and data:
+                data = file.read(_FRAME) or b""
+                seen.update(data)
+                size += len(data)
+                count.done += len(data)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot_ship(full, error) from error
+    return seen.hexdigest(), size
 
 
 def _is_inside(root: Path, full: str, link: Entry) -> bool:
@@ -193,43 +274,164 @@ class Shipped:
     """What an exchange came to."""
 
     root: str
+    #: Files that were sent, in whole or in part.
     files: int
+    #: Bytes of them, as they are on the disk.
     bytes: int
+    #: Bytes of all frames that were sent.
+    wire: int = 0
 
 
-def ship(tree: Tree, send: Send, await_message: Await) -> Shipped:
-    """Bring a tree to a host: manifest, what is missing, contents, unpack."""
-    rows = list(tree.entries)
-    for start in range(0, len(rows), 2000):
-        send(wire.pack([["entries", rows[start : start + 2000]]]))
-    send(wire.pack([["tree"]]))
-    (missing,) = await_message("missing")
-    sent = _send_contents(tree, set(missing), send)
-    send(wire.pack([["unpack"]]))
-    (root,) = await_message("unpacked")
-    return Shipped(root, len(missing), sent)
+@dataclass
+class _Need:
+    """What a host lacks of a tree: entries by their number in the manifest."""
+
+    entries: dict[int, Entry]
+    #: How much of a file is there already.
+    offsets: dict[int, int]
+
+    @property
+    def size(self) -> int:
+        """Bytes that are to be sent."""
+        return sum(entry.size for entry in self.entries.values()) - sum(self.offsets.values())
+
+    @property
+    def large(self) -> bool:
+        """Something comes in pieces."""
+        return any(entry.size >= _FRAME for entry in self.entries.values())
 
 
-def _send_contents(tree: Tree, missing: set[str], send: Send) -> int:
-    """Small files share a frame, large ones go in pieces."""
-    sent, header, body = 0, [], bytearray()
-    for entry in tree.entries:
-        if entry.kind != FILE or entry.digest not in missing:
-            continue
-        missing.discard(entry.digest)
-        sent += entry.size
-        if entry.size >= _FRAME:
-            _send_large(tree.root, entry, send)
-            continue
-        data = _read_small(tree.root, entry)
-        header.append([entry.digest, len(data)])
-        body += data
-        if len(body) >= _FRAME:
-            send(wire.pack_blob(header, bytes(body)))
-            header, body = [], bytearray()
-    if header:
-        send(wire.pack_blob(header, bytes(body)))
-    return sent
+class _Exchange:
+    """What has been sent to one host, and of how much."""
+
+    def __init__(
+        self, tree: Tree, send: Send, await_message: Await, progress: Progress = _silent
+    ) -> None:
+        self.tree = tree
+        self.wire = self.done = self.total = 0
+        self._send, self._await, self._progress = send, await_message, progress
+        self._manifest = wire.encode(tree.entries)
+        self._digest = hashlib.sha256(self._manifest).hexdigest()
+
+    def ask(self) -> _Need:
+        """What the host lacks; a manifest that it has not seen goes there first."""
+        answer = self._ask()
+        if answer[:1] == [None]:
+            self._send_manifest()
+            answer = self._ask()
+        return _need(self.tree.entries, answer)
+
+    def _ask(self) -> list[Any]:
+        self._say("tree", self._digest, len(self._manifest))
+        return self._await("missing")
+
+    def _send_manifest(self) -> None:
+        """It is a file like any other to the host."""
+        data = self._manifest
+        for at in range(0, len(data), _FRAME):
+            self._blob("piece", data[at : at + _FRAME], self._digest, at, at + _FRAME >= len(data))
+
+    def unpack(self, limit: int) -> str:
+        """Let the host make the tree; its root there."""
+        self._tell(0)
+        self._say("unpack", limit)
+        (root,) = self._await("unpacked")
+        return str(root)
+
+    def _say(self, *message: Any) -> None:
+        self._send_frame(wire.pack([list(message)]))
+
+    def _send_frame(self, frame: bytes) -> None:
+        """Waits while the connection is full: nothing piles up here."""
+        self._send(frame)
+        self.wire += len(frame)
+
+    def _blob(self, kind: str, data: bytes, *more: Any) -> None:
+        encoding, body = contents.encode(data)
+        self._send_frame(wire.pack_blob([kind, encoding, len(data), *more], body))
+
+    def files(self, need: _Need) -> None:
+        """Small files share a frame, large ones go in pieces."""
+        self.total += need.size
+        self._tell(0)
+        numbers: list[int] = []
+        body = bytearray()
+        for number, entry in need.entries.items():
+            if entry.size >= _FRAME:
+                self._large(entry, need.offsets.get(number, 0))
+                continue
+            if len(body) + entry.size > _FRAME or len(numbers) >= _MANY:
+                self._small(numbers, bytes(body))
+                numbers, body = [], bytearray()
+            body += _read_small(self.tree.root, entry)
+            numbers.append(number)
+        if numbers:
+            self._small(numbers, bytes(body))
+
+    def _small(self, numbers: list[int], body: bytes) -> None:
+        self._blob("files", body, numbers)
+        self._tell(len(body))
+
+    def _large(self, entry: Entry, offset: int) -> None:
+        """As it was scanned, even if it has grown; the host goes by its digest."""
+        with open(self.tree.root / entry.path, "rb", buffering=0) as file:
+            file.seek(offset)
+            while True:
+                data = file.read(min(_FRAME, entry.size - offset)) or b""
+                last = offset + len(data) >= entry.size or not data
+                self._blob("piece", data, entry.digest, offset, last)
+                offset += len(data)
+                self._tell(len(data))
+                if last:
+                    return
+
+    def _tell(self, size: int) -> None:
+        self.done += size
+        self._progress(self.done, self.total)
+
+
+def ship(
+    tree: Tree,
+    send: Send,
+    await_message: Await,
+    limit: int = LIMIT,
+    progress: Progress = _silent,
+) -> Shipped:
+    """Bring a tree to a host: manifest, what is missing, contents, unpack.
+
+    ``limit``: bytes that the host may keep for later runs.
+    """
+    exchange = _Exchange(tree, send, await_message, progress)
+    need = exchange.ask()
+    exchange.files(need)
+    if need.large:
+        _make_sure(exchange)
+    root = exchange.unpack(limit)
+    return Shipped(root, len(need.entries), exchange.done, exchange.wire)
+
+
+def _make_sure(exchange: _Exchange) -> None:
+    """What came over two connections is another file if it, or the host's disk, has changed."""
+    again = exchange.ask()
+    exchange.files(again)
+    changed = exchange.ask().entries if again.entries else {}
+    for entry in changed.values():
+        raise _changed(exchange.tree.root, entry)
+
+
+def _need(entries: Sequence[Entry], answer: list[Any]) -> _Need:
+    """A host's answer, of which nothing is believed; ValueError."""
+    try:
+        (numbers, rows) = answer if len(answer) == 2 else (None, [])
+        found = {number: entries[number] for number in numbers if number >= 0}
+        offsets = {number: offset for number, offset in rows if number in found}
+        if any(entry.kind != FILE for entry in found.values()):
+            raise ValueError("the host asks for a link")
+        if not all(0 <= offset <= found[number].size for number, offset in offsets.items()):
+            raise ValueError("the host asks for the rest of a file from beyond its end")
+    except (TypeError, IndexError) as error:
+        raise ValueError(f"the host does not say which files it lacks: {error}") from error
+    return _Need(found, offsets)
 
 
 def _read_small(root: Path, entry: Entry) -> bytes:
@@ -237,16 +439,11 @@ def _read_small(root: Path, entry: Entry) -> bytes:
     with open(os.path.join(root, entry.path), "rb", buffering=0) as file:
         data = file.read(entry.size) or b""
     if hashlib.sha256(data).hexdigest() != entry.digest:
-        raise UsageError(f"{entry.path} was changed while it was being shipped")
+        raise _changed(root, entry)
     return data
 
 
-def _send_large(root: Path, entry: Entry, send: Send) -> None:
-    with open(root / entry.path, "rb") as file:
-        left = entry.size - _FRAME
-        data = file.read(_FRAME)
-        while data:
-            following = file.read(min(_FRAME, left))
-            left -= len(following)
-            send(wire.pack_blob([entry.digest, not following], data))
-            data = following
+def _changed(root: Path, entry: Entry) -> UsageError:
+    """Or ``stat`` has told us wrong: the next scan reads all."""
+    scans.forget(root)
+    return UsageError(f"{entry.path} was changed while it was being shipped")

@@ -55,6 +55,10 @@ def find(digest: str) -> Optional[str]:
     for folder in folders():
         path = os.path.join(folder, digest)
         if is_ours(folder) and is_ours(path):
+            try:
+                os.utime(path)  # what nobody uses for a month is removed
+            except OSError:
+                pass
             return path
     return None
 

@@ -7,9 +7,8 @@ they are.  Must not know tests.
 import errno
 import fcntl
 import os
-import shutil
 import stat
-from typing import FrozenSet
+from typing import FrozenSet, Tuple
 
 #: Folders that are never part of a tree, where git cannot tell.
 IGNORED_FOLDERS: FrozenSet[str] = frozenset(
@@ -19,6 +18,8 @@ IGNORED_FOLDERS: FrozenSet[str] = frozenset(
     ]
 )  # fmt: skip
 _FICLONE = 0x40049409
+#: Bytes from which on a reflink or a hole is worth asking for.
+LARGE = 1 << 20
 
 
 def copy_tree(source: str, target: str) -> None:
@@ -51,13 +52,59 @@ def _copy_entry(entry: "os.DirEntry[str]", target: str) -> None:
 
 
 def _copy_file(source: str, target: str) -> None:
-    with open(source, "rb") as read, open(target, "xb") as write:
-        try:
-            fcntl.ioctl(write, _FICLONE, read.fileno())
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise
-            shutil.copyfileobj(read, write, 1 << 20)
+    with open(source, "rb", buffering=0) as read, open(target, "xb", buffering=0) as write:
+        copy_contents(read.fileno(), write.fileno())
+
+
+def copy_contents(read: int, write: int) -> None:
+    """All of one file to another, which is empty: by reflink if it can be, holes kept."""
+    size = os.fstat(read).st_size
+    if size >= LARGE and _clone(read, write):
+        return
+    at = 0
+    while at < size:
+        begin, end = _next_data(read, at, size)
+        os.lseek(read, begin, os.SEEK_SET)
+        os.lseek(write, begin, os.SEEK_SET)
+        _copy_bytes(read, write, end - begin)
+        at = end
+    if os.fstat(write).st_size < size:
+        os.ftruncate(write, size)
+
+
+def _clone(read: int, write: int) -> bool:
+    try:
+        fcntl.ioctl(write, _FICLONE, read)
+        return True
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        return False
+
+
+def _next_data(descriptor: int, at: int, size: int) -> Tuple[int, int]:
+    """Where the next bytes are that are no hole; all of the rest where that cannot be told."""
+    try:
+        begin = os.lseek(descriptor, at, os.SEEK_DATA)
+        return begin, min(os.lseek(descriptor, begin, os.SEEK_HOLE), size)
+    except OSError as error:
+        return (size, size) if error.errno == errno.ENXIO else (at, size)
+
+
+def _copy_bytes(read: int, write: int, count: int) -> None:
+    while count > 0:
+        data = os.read(read, min(count, LARGE))
+        if not data:
+            return  # it has become shorter meanwhile
+        write_all(write, data)
+        count -= len(data)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """All of ``data``, for write(2) may take less."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _take_over(found: os.stat_result, target: str) -> None:

@@ -17,7 +17,7 @@ import time
 import traceback
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 
-from . import capacity, place, store, tree
+from . import capacity, contents, place, store, tree, upkeep
 from .machine import cores, facts
 from .model import Execution, Problem, Setup, Test
 from .outputs import pieces
@@ -42,6 +42,8 @@ _PING = b'J[["ping",'
 #: it hears so again.
 _STUCK = 5.0
 _STILL_STUCK = 30.0
+#: Frames of file contents that wait in memory; the next ones wait in the connection.
+_BLOBS = 8
 
 
 class Upload:
@@ -74,6 +76,7 @@ class Serve:
         self.folder, self._lock = store.work_folder()
         self.entries: List[store.Entry] = []
         self.store: Optional[store.Store] = None
+        self._blobs = threading.Semaphore(_BLOBS)
         self.connected = True
         self.running = True
         self._hopeless = 0
@@ -90,7 +93,6 @@ class Serve:
             "credit": self._add_credit,
             "beat": self._beat,
             "return": self._return,
-            "entries": self._take_entries,
             "tree": self._answer_missing,
             "unpack": self._unpack,
         }
@@ -105,8 +107,12 @@ class Serve:
                 self._turn()
         finally:
             self._beating.set()
+            self.running = False
+            self._blobs.release()  # the receiving thread must not wait for ever
             self._end_slots()
             self.capacity.close()
+            if self.store is not None:
+                self.store.end()
             os.chdir("/")
             place.remove(self.folder)
         if self.connected:
@@ -117,6 +123,10 @@ class Serve:
         if isinstance(frame, bytes) and frame.startswith(_PING):
             self._pong(frame[len(_PING) :])
             return
+        if frame is not None and frame[:1] == b"B":
+            self._blobs.acquire()
+            if not self.running:
+                self._blobs.release()
         self.inbox.append(frame)
         try:
             os.write(self._wake_write, b"x")
@@ -159,6 +169,7 @@ class Serve:
         found = unpack(frame)
         if isinstance(found, tuple):
             self._take_blob(*found)
+            self._blobs.release()
             return
         for name, *arguments in found:
             self._commands[name](*arguments)
@@ -246,27 +257,37 @@ class Serve:
             self.store = store.Store(store.cache_folder())
         return self.store
 
-    def _take_entries(self, rows: List[List[Any]]) -> None:
-        self.entries.extend(store.check(store.Entry(*row)) for row in rows)
-
-    def _answer_missing(self) -> None:
-        self.say("missing", self._store().missing(self.entries))
+    def _answer_missing(self, digest: str, size: int) -> None:
+        """The manifest by its digest: all of it is asked for only if it is new here."""
+        self._store().begin()
+        entries = self._store().manifest(digest, size)
+        if entries is None:
+            self.say("missing", None, [])
+            return
+        self.entries = entries
+        self.say("missing", *self._store().missing(entries))
 
     def _take_blob(self, header: Any, body: bytes) -> None:
-        """``[[digest, size], ...]`` for whole files, ``[digest, last]`` for a piece of one."""
-        if header and isinstance(header[0], str):
-            self._store().append(header[0], body, bool(header[1]))
+        """``files`` by their numbers in the manifest, or a ``piece`` of one by its digest."""
+        kind, encoding, size, *rest = header
+        data = contents.decode(encoding, size, body)
+        if kind == "piece":
+            digest, offset, last = rest
+            self._store().append(digest, offset, data, last)
             return
         at = 0
-        for digest, size in header:
-            self._store().add(digest, body[at : at + size])
-            at += size
+        for entry in map(self.entries.__getitem__, rest[0]):
+            self._store().add(entry.digest, data[at : at + entry.size])
+            at += entry.size
 
-    def _unpack(self) -> None:
+    def _unpack(self, limit: int) -> None:
         os.mkdir(self._root, 0o755)
-        self._store().unpack(self.entries, self._root)
+        there = self._store()
+        there.unpack(self.entries, self._root)
+        there.end()
         self.entries = []
         self.say("unpacked", self._root)
+        upkeep.start(there.cache, limit, there.added)
 
     # -- slots ------------------------------------------------------------------
 

@@ -6,15 +6,20 @@ from.  Nothing that a manifest names can lead out of the tree that is made of it
 
 import fcntl
 import hashlib
+import json
 import os
 import tempfile
 import time
-from typing import Any, Iterable, List, NamedTuple, Set
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import place
+from . import place, upkeep
+from .copying import LARGE, copy_contents, write_all
+from .partial import SUFFIX, Partial
 
 FILE = "f"
 LINK = "l"
+#: Seconds for which a file counts as used without being marked again.
+_FRESH = 600.0
 
 
 class Entry(NamedTuple):
@@ -72,20 +77,79 @@ def cache_folder() -> str:
 
 
 class Store:
-    """File contents by digest, below ``folder``."""
+    """File contents by digest, below ``folder``.
+
+    Between ``begin`` and ``end`` a session holds a lock that keeps what is here.
+    """
 
     def __init__(self, folder: str) -> None:
-        self.folder = os.path.join(folder, "blobs")
+        self.cache = folder
+        self.folder = os.path.join(folder, upkeep.BLOBS)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        self._partial: "dict[str, Any]" = {}
+        #: Files that this session has brought.
+        self.added = 0
+        self._partial: Dict[str, Partial] = {}
+        self._lock: Optional[int] = None
+
+    def begin(self) -> None:
+        """Nothing that is here, or comes, is removed until ``end``."""
+        if self._lock is None:
+            self._lock = upkeep.hold(self.cache)
+
+    def end(self) -> None:
+        """What is here may be removed; what came in part stays for another session."""
+        for partial in self._partial.values():
+            partial.close()
+        self._partial = {}
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _path(self, digest: str) -> str:
         return os.path.join(self.folder, digest[:2], digest[2:])
 
-    def missing(self, entries: Iterable[Entry]) -> List[str]:
-        """The digests that are not here, each once."""
-        wanted: Set[str] = {entry.digest for entry in entries if entry.kind == FILE}
-        return sorted(digest for digest in wanted if not os.path.exists(self._path(digest)))
+    def holds(self, digest: str, size: int) -> bool:
+        """Whether a file is here, whole; it counts as used now."""
+        path = self._path(digest)
+        try:
+            found = os.stat(path)
+        except OSError:
+            return False
+        if found.st_size != size:
+            return False  # the machine died before all of it was on the disk
+        if abs(time.time() - found.st_mtime) > _FRESH:
+            os.utime(path)
+        return True
+
+    def missing(self, entries: Sequence[Entry]) -> "Tuple[List[int], List[Tuple[int, int]]]":
+        """Which entries are to be sent, by number, and from where those go on that came in part.
+
+        Entries with the same contents are named once.
+        """
+        seen: Set[str] = set()
+        numbers = []
+        for number, entry in enumerate(entries):
+            if entry.kind == FILE and entry.digest not in seen:
+                seen.add(entry.digest)
+                if not self.holds(entry.digest, entry.size):
+                    numbers.append(number)
+        began = set(os.listdir(self.folder)) if numbers else set()
+        offsets = [
+            (number, self._resume(entries[number]))
+            for number in numbers
+            if entries[number].digest + SUFFIX in began
+        ]
+        return numbers, [(number, offset) for number, offset in offsets if offset]
+
+    def _resume(self, entry: Entry) -> int:
+        partial = self._piece_of(entry.digest)
+        partial.shorten(max(entry.size - 1, 0))  # one byte at least must come, as the last piece
+        return partial.offset
+
+    def _piece_of(self, digest: str) -> Partial:
+        if digest not in self._partial:
+            self._partial[digest] = Partial(self.folder, digest)
+        return self._partial[digest]
 
     def add(self, digest: str, data: bytes) -> None:
         """Keep a whole file; ValueError if the bytes are not those of the digest."""
@@ -99,25 +163,32 @@ class Store:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             file = open(temporary, "wb", buffering=0)
         with file:
-            _write(file.fileno(), data)
+            write_all(file.fileno(), data)
         os.replace(temporary, path)
+        self.added += 1
 
-    def append(self, digest: str, data: bytes, last: bool) -> None:
-        """The next piece of a large file; ValueError if the whole has another digest."""
-        temporary = os.path.join(self.folder, "%s.%d" % (digest, os.getpid()))
-        if digest not in self._partial:
-            self._partial[digest] = (open(temporary, "wb"), hashlib.sha256())
-        file, seen = self._partial[digest]
-        file.write(data)
-        seen.update(data)
-        if last:
-            file.close()
-            del self._partial[digest]
-            if seen.hexdigest() != digest:
-                os.unlink(temporary)
-                raise ValueError("contents do not have the digest %s" % digest)
-            os.makedirs(os.path.dirname(self._path(digest)), exist_ok=True)
-            os.replace(temporary, self._path(digest))
+    def append(self, digest: str, offset: int, data: bytes, last: bool) -> bool:
+        """A piece of a large file; False if the file is whole now and has another digest.
+
+        Then nothing of it is left.
+        """
+        partial = self._piece_of(digest)
+        partial.append(offset, data)
+        if not last:
+            return True
+        del self._partial[digest]
+        path = self._path(digest)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        self.added += 1
+        return partial.finish(path)
+
+    def manifest(self, digest: str, size: int) -> Optional[List[Entry]]:
+        """The entries of a manifest, checked; None if it is not here.  Raises BadEntry."""
+        if not self.holds(digest, size):
+            return None
+        with open(self._path(digest), "rb") as file:
+            rows = json.loads(file.read().decode("ascii"))
+        return [check(Entry(*row)) for row in rows]
 
     def unpack(self, entries: Iterable[Entry], root: str) -> None:
         """Make the tree of ``entries`` below ``root``, which exists and is empty."""
@@ -131,31 +202,24 @@ class Store:
             if entry.kind == LINK:
                 os.symlink(entry.digest, path)
             else:
-                _copy(self._path(entry.digest), path, entry.mode)
+                _copy(self._path(entry.digest), path, entry)
 
 
-def _copy(source: str, path: str, mode: int) -> None:
+def _copy(source: str, path: str, entry: Entry) -> None:
     """A copy, never a hard link: a test that writes to its tree must not reach the cache."""
     read = os.open(source, os.O_RDONLY)
     try:
         write = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            while True:
-                data = os.read(read, 1 << 20)
-                _write(write, data)
-                if len(data) < 1 << 20:
-                    break
-            os.fchmod(write, mode & 0o777)
+            if entry.size < LARGE:
+                write_all(write, os.read(read, entry.size))
+            else:
+                copy_contents(read, write)
+            os.fchmod(write, entry.mode & 0o777)
         finally:
             os.close(write)
     finally:
         os.close(read)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def work_folder() -> "tuple[str, int]":

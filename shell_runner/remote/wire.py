@@ -27,6 +27,11 @@ def pack(messages: List[Message]) -> bytes:
     return b"J" + json.dumps(messages, separators=(",", ":")).encode("ascii")
 
 
+def encode(value: Any) -> bytes:
+    """The JSON of a value."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
 def pack_encoded(messages: List[bytes]) -> bytes:
     """A frame of messages that are JSON already."""
     return b"J[" + b",".join(messages) + b"]"

@@ -1,12 +1,23 @@
 """Hosts by ssh: a real daemon, a bare Python, and what is said when something is wrong."""
 
+import hashlib
 import os
+import queue
+import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from shell_runner import hosts
+from shell_runner.config import HostEntry
 from shell_runner.errors import CannotOpen
+from shell_runner.fleet import Fleet, Ready
+from shell_runner.gateways import Gateway
+from shell_runner.remote import wire
+from shell_runner.remote.model import Setup
+from shell_runner.shipping import scan, ship
 from tests.bench import Bench, gone, write
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
 from tests.sshd import Sshd
@@ -49,6 +60,89 @@ def test_a_cold_host_gets_all_and_a_warm_one_nothing(sshd: Sshd, tmp_path: Path)
             assert (bench.host.shipped.files, bench.host.shipped.bytes) == (files, bytes_)
     codes = list((sshd.cache / "nosejobs" / "code").iterdir())
     assert len(codes) == 1
+
+
+def test_a_changed_file_is_sent_alone(sshd: Sshd, tmp_path: Path) -> None:
+    for number in range(5):
+        write(tmp_path / f"test_{number}", f"{SH}exit {number}\n# {tmp_path}")
+    with Bench(tmp_path, sshd.spec(slots=1)):
+        pass
+    write(tmp_path / "test_3", f"{SH}exit 33")
+    with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+        assert (bench.host.shipped.files, bench.host.shipped.bytes) == (1, len(f"{SH}exit 33"))
+        found = bench.run_test(bench.test(SH)._replace(path="test_3"))
+    assert found.exit == 33
+
+
+class _Broken(Exception):
+    """The connection ends in the middle of a file."""
+
+
+def _ship_in_part(root: Path, spec: str, frames: int) -> None:
+    """Send some frames of file contents, then be gone."""
+    answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    (parsed,) = hosts.parse([spec], {})
+    gateway = Gateway(parsed, answers.put)
+    left = [frames]
+
+    def send(frame: bytes) -> None:
+        left[0] -= frame[:1] == b"B"
+        if left[0] < 0:
+            raise _Broken
+        gateway.send(frame)
+
+    def wait(name: str) -> list[object]:
+        frame = answers.get(timeout=30)
+        assert frame is not None
+        (message,) = wire.unpack(frame)
+        assert message[0] == name
+        return list(message[1:])
+
+    try:
+        with pytest.raises(_Broken):
+            ship(scan(root, []), send, wait)
+    finally:
+        gateway.close()
+
+
+def _await_pieces(folder: Path, size: int) -> None:
+    """What was sent may be on its way still when the connection is given up here."""
+    deadline = time.monotonic() + 20
+    while sum(path.stat().st_size for path in folder.glob("*.partial")) < size:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) -> None:
+    data = random.Random(str(tmp_path)).randbytes(6 << 20)
+    write(tmp_path / "large", data)
+    write(tmp_path / "test_a", f"{SH}sha256sum large")
+    # The manifest is the first frame with contents; the small file waits for the large one.
+    _ship_in_part(tmp_path, sshd.spec(slots=1), 1 + 4)
+    _await_pieces(sshd.cache / "nosejobs" / "blobs", 4 << 20)
+    with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+        sent = (tmp_path / "test_a").stat().st_size
+        assert bench.host.shipped.bytes == sent + (2 << 20)
+        found = bench.run_test(bench.test(SH)._replace(path="test_a"))
+    assert found.out.text.split()[0] == hashlib.sha256(data).hexdigest()
+    assert list((sshd.cache / "nosejobs" / "blobs").glob("*.partial")) == []
+
+
+def test_a_host_keeps_what_it_may(sshd: Sshd, tmp_path: Path) -> None:
+    shutil.rmtree(sshd.cache, ignore_errors=True)
+    write(tmp_path / "test_a", SH)
+    entries = {"there": HostEntry("there", sshd.spec(slots=1), cache=0)}
+    fleet = Fleet(hosts.parse(["there"], entries), Setup(str(tmp_path)))
+    fleet.open()
+    fleet.give_tree(scan(tmp_path, []))
+    try:
+        assert isinstance(fleet.events.get(timeout=60), Ready)
+        deadline = time.monotonic() + 20
+        while list((sshd.cache / "nosejobs" / "blobs").glob("*/*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        fleet.close()
 
 
 def test_code_that_others_can_write_to_is_not_run(sshd: Sshd, tmp_path: Path) -> None:

@@ -29,6 +29,18 @@ def test_hosts(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0), ("1000", 1000), ("'1000'", 1000), ("'4GiB'", 4 << 30), ("'4 GB'", 4 * 10**9),
+        ("'1.5G'", 1_500_000_000), ("'512MiB'", 512 << 20), ("'10kB'", 10_000),
+        ("'2T'", 2 * 10**12),
+    ],
+)  # fmt: skip
+def test_the_cache_of_a_host_has_a_size(tmp_path: Path, text: str, size: int) -> None:
+    assert load_text(tmp_path, f"[hosts.a]\ncache = {text}\n").hosts["a"].cache == size
+
+
 def test_tests_are_defaults_and_patterns_in_order(tmp_path: Path) -> None:
     text = '[tests]\ntimeout = 9\n[tests."slow_*"]\ntimeout = 90\n[tests."a/*"]\ntags = ["a"]\n'
     found = load_text(tmp_path, text)
@@ -49,6 +61,10 @@ def test_tables_of_other_parts_are_left_alone(tmp_path: Path) -> None:
         ("[hosts.a]\nslots = true\n", "hosts.a.slots must be a whole number above 0"),
         ("[hosts.a]\nspec = 1\n", "hosts.a.spec must be a string"),
         ('[hosts.a]\nlabels = "x"\n', "hosts.a.labels must be a list of strings"),
+        ("[hosts.a]\ncache = -1\n", 'hosts.a.cache must be a size as "4GiB", "500MB" or 0, not -1'),
+        ("[hosts.a]\ncache = true\n", "hosts.a.cache must be a size"),
+        ("[hosts.a]\ncache = '4 gigs'\n", "hosts.a.cache must be a size"),
+        ("[hosts.a]\ncache = '-1GB'\n", "hosts.a.cache must be a size"),
         ("hosts = 1\n", "[hosts] must be a table"),
         ("[hosts]\na = 1\n", "[hosts.a] must be a table"),
         ("tests = []\n", "[tests] must be a table"),

@@ -1,12 +1,14 @@
 """Which files go to a host, and sending those that it lacks."""
 
+import random
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shell_runner.errors import UsageError
-from shell_runner.remote import wire
+from shell_runner.remote import contents, wire
 from shell_runner.remote.store import FILE, LINK, Entry, Store
 from shell_runner.shipping import Selection, Tree, scan, ship
 from tests.bench import write
@@ -118,30 +120,38 @@ class Host:
         self.store = Store(str(folder / "cache"))
         self.root = folder / "there"
         self.entries: list[Entry] = []
+        #: Frames with contents of files, as they were sent.
+        self.blobs: list[bytes] = []
         self.answers: dict[str, list[object]] = {}
 
     def send(self, frame: bytes) -> None:
         found = wire.unpack(frame)
         if isinstance(found, tuple):
+            self.blobs.append(frame)
             self._take(*found)
             return
         for name, *arguments in found:
-            if name == "entries":
-                self.entries += [Entry(*row) for row in arguments[0]]
-            elif name == "tree":
-                self.answers["missing"] = [self.store.missing(self.entries)]
+            if name == "tree":
+                self.store.begin()
+                entries = self.store.manifest(*arguments)
+                self.entries = entries or []
+                answer = [None, []] if entries is None else self.store.missing(entries)
+                self.answers["missing"] = [*answer]
             else:
                 self.root.mkdir()
                 self.store.unpack(self.entries, str(self.root))
                 self.answers["unpacked"] = [str(self.root)]
 
-    def _take(self, header: list[object], body: bytes) -> None:
-        if isinstance(header[0], str):
-            self.store.append(header[0], body, bool(header[1]))
+    def _take(self, header: list[Any], body: bytes) -> None:
+        kind, encoding, size, *rest = header
+        body = contents.decode(encoding, size, body)
+        if kind == "piece":
+            digest, offset, last = rest
+            self.store.append(digest, offset, body, last)
             return
-        for digest, size in header:  # type: ignore[misc]
-            self.store.add(digest, body[:size])
-            body = body[size:]
+        for entry in (self.entries[number] for number in rest[0]):
+            self.store.add(entry.digest, body[: entry.size])
+            body = body[entry.size :]
 
     def wait(self, name: str) -> list[object]:
         return self.answers.pop(name)
@@ -182,3 +192,99 @@ def test_a_link_to_a_secret_or_to_a_folder_outside_stays_and_is_named(
 def test_what_must_not_be_shipped_wins_over_what_may(root: Path) -> None:
     selection = Selection(include=("*.pem",), exclude=("key.*",))
     assert "key.pem" not in names(scan(root, [], selection))
+
+
+def test_a_tree_that_is_there_costs_one_short_message(root: Path, tmp_path: Path) -> None:
+    tree, host = scan(root, []), Host(tmp_path)
+    cold = ship(tree, host.send, host.wait)
+    again = Host(tmp_path)
+    again.root = tmp_path / "again"
+    warm = ship(tree, again.send, again.wait)
+    assert (warm.files, warm.bytes, again.blobs) == (0, 0, [])
+    assert warm.wire < 150 < cold.wire
+
+
+def test_contents_are_compressed_when_it_pays(root: Path, tmp_path: Path) -> None:
+    write(root / "text", b"a line of text\n" * 500_000)
+    write(root / "zeros", bytes(64 << 20))
+    host = Host(tmp_path)
+    shipped = ship(scan(root, []), host.send, host.wait)
+    assert shipped.bytes > 70 << 20
+    assert shipped.wire < 1 << 18
+    assert (host.root / "text").read_bytes() == (root / "text").read_bytes()
+    assert (host.root / "zeros").stat().st_size == 64 << 20
+    assert (host.root / "zeros").stat().st_blocks * 512 < 1 << 20
+
+
+def test_many_small_files_share_a_frame(root: Path, tmp_path: Path) -> None:
+    for number in range(500):
+        write(root / f"n{number}", str(number))
+    host = Host(tmp_path)
+    ship(scan(root, []), host.send, host.wait)
+    assert len(host.blobs) == 2  # the manifest, and all files
+
+
+def test_frames_are_small(root: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        write(root / f"n{number}", random.Random(number).randbytes((1 << 20) - 1))
+    write(root / "large", random.Random(9).randbytes(5 << 20))
+    host = Host(tmp_path)
+    ship(scan(root, []), host.send, host.wait)
+    assert max(map(len, host.blobs)) < (1 << 20) + 1000
+
+
+def test_what_was_spoilt_between_two_connections_is_sent_anew(
+    root: Path, tmp_path: Path
+) -> None:
+    data = random.Random(1).randbytes(4 << 20)
+    write(root / "large", data)
+    tree, host = scan(root, []), Host(tmp_path)
+    (entry,) = (each for each in tree.entries if each.path == "large")
+    host.store.append(entry.digest, 0, bytes(3 << 20), False)
+    host.store.end()
+    told: list[tuple[int, int]] = []
+    progress = lambda done, total: told.append((done, total))  # noqa: E731
+    shipped = ship(tree, host.send, host.wait, progress=progress)
+    assert (host.root / "large").read_bytes() == data
+    assert shipped.bytes == tree.size - (3 << 20) + len(data)
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] == shipped.bytes
+
+
+def test_a_large_file_that_changes_meanwhile_is_named(root: Path, tmp_path: Path) -> None:
+    write(root / "large", b"x" * (3 << 20))
+    tree = scan(root, [])
+    write(root / "large", b"y" * (3 << 20))
+    host = Host(tmp_path)
+    with pytest.raises(UsageError, match=r"large was changed"):
+        ship(tree, host.send, host.wait)
+
+
+def test_a_large_file_that_becomes_shorter_is_named(root: Path, tmp_path: Path) -> None:
+    write(root / "large", b"x" * (3 << 20))
+    tree = scan(root, [])
+    write(root / "large", b"x")
+    host = Host(tmp_path)
+    with pytest.raises(UsageError, match=r"large was changed"):
+        ship(tree, host.send, host.wait)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ([[99], []], "does not say"),
+        ([["a"], []], "does not say"),
+        ([3], "does not say"),
+        ([[0], [[0, 10**9]]], "beyond its end"),
+        ([[0], [[0, -1]]], "beyond its end"),
+        ([[1], []], "asks for a link"),
+    ],
+)
+def test_a_host_that_asks_for_nonsense_is_refused(
+    root: Path, answer: list[Any], words: str
+) -> None:
+    (root / "data/y").symlink_to("x.txt")
+    tree = scan(root, ["data/x.txt"], Selection(exclude=("build", "test_a.sh")))
+    assert names(tree) == ["data/x.txt", "data/y"]
+    with pytest.raises(ValueError, match=words):
+        ship(tree, lambda frame: None, lambda name: answer)

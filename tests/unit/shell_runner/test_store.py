@@ -3,11 +3,13 @@
 import fcntl
 import hashlib
 import os
+import random
 import threading
 from pathlib import Path
 
 import pytest
 
+from shell_runner.remote import wire
 from shell_runner.remote.store import (
     FILE,
     LINK,
@@ -62,28 +64,25 @@ def test_entries_that_lead_out_are_refused(entry: Entry) -> None:
 
 def test_what_was_added_is_not_missing(store: Store) -> None:
     entries = [file("a", b"1"), file("b", b"1"), file("c", b"2"), Entry("l", LINK, 0, "a")]
-    assert store.missing(entries) == sorted([digest(b"1"), digest(b"2")])
+    assert store.missing(entries) == ([0, 2], [])
     store.add(digest(b"1"), b"1")
-    assert store.missing(entries) == [digest(b"2")]
+    assert store.missing(entries) == ([2], [])
 
 
 def test_wrong_contents_are_refused(store: Store) -> None:
-    for add in (
-        lambda: store.add(digest(b"1"), b"2"),
-        lambda: store.append(digest(b"1"), b"2", True),
-    ):
-        with pytest.raises(ValueError, match="digest"):
-            add()
-    assert store.missing([file("a", b"1")]) == [digest(b"1")]
+    with pytest.raises(ValueError, match="digest"):
+        store.add(digest(b"1"), b"2")
+    assert not store.append(digest(b"1"), 0, b"2", True)
+    assert store.missing([file("a", b"1")]) == ([0], [])
     assert list(Path(store.folder).glob("*/*")) == []
     assert [path for path in Path(store.folder).iterdir() if path.is_file()] == []
 
 
 def test_large_files_come_in_pieces(store: Store) -> None:
-    store.append(digest(b"123"), b"1", False)
-    assert store.missing([file("a", b"123")]) == [digest(b"123")]
-    store.append(digest(b"123"), b"23", True)
-    assert store.missing([file("a", b"123")]) == []
+    assert store.append(digest(b"123"), 0, b"1", False)
+    assert store.missing([file("a", b"123")]) == ([0], [(0, 1)])
+    assert store.append(digest(b"123"), 1, b"23", True)
+    assert store.missing([file("a", b"123")]) == ([], [])
 
 
 def test_trees_are_unpacked_with_modes_and_links(store: Store, tmp_path: Path) -> None:
@@ -161,3 +160,108 @@ def test_the_owner_may_take_a_moment_to_die(tmp_path: Path) -> None:
     forsake(str(folder))
     dying.join()
     assert not folder.exists()
+
+
+LARGE = random.Random(2).randbytes(3 << 20)
+
+
+def blocks(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def test_what_has_come_survives_the_connection(store: Store) -> None:
+    entry = file("a", LARGE)
+    store.append(entry.digest, 0, LARGE[: 1 << 20], False)
+    store.end()
+    again = Store(os.path.dirname(store.folder))
+    assert again.missing([entry]) == ([0], [(0, 1 << 20)])
+    assert again.append(entry.digest, 1 << 20, LARGE[1 << 20 :], True)
+    assert again.missing([entry]) == ([], [])
+
+
+def test_a_partial_file_that_is_whole_wants_its_last_byte(store: Store) -> None:
+    entry = file("a", LARGE)
+    store.append(entry.digest, 0, LARGE, False)
+    store.end()
+    assert store.missing([entry]) == ([0], [(0, len(LARGE) - 1)])
+    assert store.append(entry.digest, len(LARGE) - 1, LARGE[-1:], True)
+
+
+def test_a_partial_file_that_was_spoilt_is_asked_for_anew(store: Store) -> None:
+    entry = file("a", LARGE)
+    store.append(entry.digest, 0, LARGE[: 1 << 20], False)
+    store.end()
+    (partial,) = Path(store.folder).glob("*.partial")
+    partial.write_bytes(bytes(1 << 20))
+    assert store.missing([entry]) == ([0], [(0, 1 << 20)])
+    assert not store.append(entry.digest, 1 << 20, LARGE[1 << 20 :], True)
+    assert list(Path(store.folder).glob("*.partial")) == []
+    assert store.missing([entry]) == ([0], [])
+
+
+def test_a_piece_may_begin_anew_but_leave_no_gap(store: Store) -> None:
+    entry = file("a", LARGE)
+    store.append(entry.digest, 0, LARGE[: 2 << 20], False)
+    with pytest.raises(ValueError, match=r"begins at 3145728 instead of 2097152"):
+        store.append(entry.digest, 3 << 20, b"", False)
+    store.append(entry.digest, 0, LARGE[: 1 << 20], False)
+    assert store.append(entry.digest, 1 << 20, LARGE[1 << 20 :], True)
+    assert store.missing([entry]) == ([], [])
+
+
+def test_two_sessions_that_bring_the_same_do_not_meet(store: Store) -> None:
+    entry, other = file("a", LARGE), Store(os.path.dirname(store.folder))
+    half = 1 << 20
+    store.append(entry.digest, 0, LARGE[:half], False)
+    assert other.missing([entry]) == ([0], [])  # what the first one has is not for the other
+    other.append(entry.digest, 0, LARGE[:half], False)
+    for each in (store, other):
+        assert each.append(entry.digest, half, LARGE[half:], True)
+        assert each.missing([entry]) == ([], [])
+    assert [path for path in Path(store.folder).iterdir() if path.is_file()] == []
+
+
+def test_a_session_that_gives_up_leaves_no_private_part(store: Store) -> None:
+    entry, other = file("a", LARGE), Store(os.path.dirname(store.folder))
+    for each in (store, other):
+        each.append(entry.digest, 0, LARGE[: 1 << 20], False)
+    other.end()
+    store.end()
+    found = [path.name for path in Path(store.folder).iterdir()]
+    assert found == [f"{entry.digest}.partial"]
+
+
+def test_a_file_of_another_size_is_not_there(store: Store) -> None:
+    """Its machine died before all of it was on the disk."""
+    entry = file("a", b"123")
+    store.add(entry.digest, b"123")
+    path = Path(store.folder, entry.digest[:2], entry.digest[2:])
+    path.write_bytes(b"")
+    assert store.missing([entry]) == ([0], [])
+
+
+def test_zeros_take_no_room(store: Store, tmp_path: Path) -> None:
+    hole = bytes(8 << 20)
+    data = b"1" + hole + b"2" + hole
+    entry = file("a", data)
+    for at in range(0, len(data), 1 << 20):
+        store.append(entry.digest, at, data[at : at + (1 << 20)], at + (1 << 20) >= len(data))
+    blob = Path(store.folder, entry.digest[:2], entry.digest[2:])
+    root = tmp_path / "tree"
+    root.mkdir()
+    store.unpack([entry], str(root))
+    assert (root / "a").read_bytes() == data
+    assert blocks(blob) < 1 << 20
+    assert blocks(root / "a") < 1 << 20
+
+
+def test_a_manifest_is_a_file_of_its_own(store: Store) -> None:
+    entries = [file("a", b"1"), Entry("l", LINK, 0, "a")]
+    data = wire.encode(entries)
+    assert store.manifest(digest(data), len(data)) is None
+    store.add(digest(data), data)
+    assert store.manifest(digest(data), len(data)) == entries
+    bad = wire.encode([Entry("l", LINK, 0, "../a")])
+    store.add(digest(bad), bad)
+    with pytest.raises(BadEntry):
+        store.manifest(digest(bad), len(bad))

@@ -1,0 +1,59 @@
+"""Contents as they travel: small when that pays, and never more than announced."""
+
+import random
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shell_runner.remote.contents import DEFLATED, MOST, PLAIN, ZEROS, decode, encode
+
+NOISE = random.Random(1).randbytes(1 << 20)
+
+
+@given(st.binary() | st.integers(0, 1 << 18).map(lambda n: b"ab" * n) | st.just(bytes(1 << 18)))
+def test_what_is_encoded_comes_back(data: bytes) -> None:
+    encoding, body = encode(data)
+    assert decode(encoding, len(data), body) == data
+    assert len(body) <= len(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "most"),
+    [
+        (b"line of text\n" * 90_000, DEFLATED, 20_000),
+        (NOISE, PLAIN, len(NOISE)),
+        (bytes(1 << 20), ZEROS, 0),
+        (bytes(1 << 20) + b"1", DEFLATED, 10_000),
+        (NOISE[: 1 << 16] + bytes(1 << 20), PLAIN, (1 << 16) + (1 << 20)),
+        (b"", PLAIN, 0),
+    ],
+    ids=["text", "noise", "zeros", "nearly zeros", "noise at first", "nothing"],
+)
+def test_an_encoding_is_chosen_by_the_beginning(data: bytes, encoding: str, most: int) -> None:
+    found, body = encode(data)
+    assert found == encoding
+    assert len(body) <= most
+
+
+@pytest.mark.parametrize(
+    ("encoding", "size", "body", "words"),
+    [
+        (DEFLATED, 1000, zlib.compress(bytes(1001)), "more than the 1000"),
+        (DEFLATED, 1000, zlib.compress(bytes(1 << 30)), "more than the 1000"),
+        (DEFLATED, 1001, zlib.compress(bytes(1000)), "announces 1001 bytes and holds 1000"),
+        (DEFLATED, 1000, zlib.compress(bytes(1000))[:-5], "ends before"),
+        (DEFLATED, 1000, b"nonsense", "cannot be inflated"),
+        (DEFLATED, MOST + 1, b"", "announces"),
+        (ZEROS, MOST + 1, b"", "announces"),
+        (ZEROS, -1, b"", "announces"),
+        (PLAIN, 2, b"1", "announces 2 bytes and holds 1"),
+        ("brotli", 1, b"1", "'brotli'"),
+    ],
+)
+def test_bombs_and_nonsense_are_refused(
+    encoding: str, size: int, body: bytes, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        decode(encoding, size, body)

@@ -1,0 +1,134 @@
+"""The bound of a host's cache, and who may not be disturbed by it."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote import upkeep
+from shell_runner.remote.store import FILE, Entry, Store
+
+MB = 1 << 20
+
+
+def contents(number: int) -> bytes:
+    return bytes([number]) * MB
+
+
+def entry(number: int) -> Entry:
+    data = contents(number)
+    return Entry(f"f{number}", FILE, 0o644, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def filled(cache: Path, count: int) -> Store:
+    """A store of files of 1 MiB, the first one used longest ago."""
+    store = Store(str(cache))
+    for number in range(1, count + 1):
+        store.add(entry(number).digest, contents(number))
+        used = time.time() - 10_000 + number
+        os.utime(path_of(store, number), (used, used))
+    return store
+
+
+def path_of(store: Store, number: int) -> Path:
+    digest = entry(number).digest
+    return Path(store.folder, digest[:2], digest[2:])
+
+
+def left(store: Store) -> list[int]:
+    return [number for number in range(1, 10) if path_of(store, number).exists()]
+
+
+def test_the_least_used_go_until_the_rest_fits(tmp_path: Path) -> None:
+    store = filled(tmp_path, 4)
+    assert upkeep.keep_bound(str(tmp_path), 4 * MB + 4) == 0
+    assert upkeep.keep_bound(str(tmp_path), 2 * MB + MB // 2) == 2
+    assert left(store) == [3, 4]
+    assert upkeep.keep_bound(str(tmp_path), 0) == 2
+
+
+def test_what_a_run_has_needed_counts_as_used(tmp_path: Path) -> None:
+    store = filled(tmp_path, 3)
+    assert store.missing([entry(1)]) == ([], [])
+    upkeep.keep_bound(str(tmp_path), MB + MB // 2)
+    assert left(store) == [1]
+
+
+def test_nothing_goes_while_a_session_needs_files(tmp_path: Path) -> None:
+    store, others = filled(tmp_path, 3), Store(str(tmp_path))
+    store.begin()
+    others.begin()
+    assert upkeep.keep_bound(str(tmp_path), 0) == 0
+    store.end()
+    assert upkeep.keep_bound(str(tmp_path), 0) == 0
+    others.end()
+    assert upkeep.keep_bound(str(tmp_path), 0) == 3
+
+
+def test_a_session_that_begins_waits_for_the_removal(tmp_path: Path) -> None:
+    """Else it could find a file there that is gone a moment later."""
+    store = filled(tmp_path, 1)
+    seen: list[object] = []
+    real = os.unlink
+
+    def unlink(path: str) -> None:
+        with pytest.raises(BlockingIOError):
+            upkeep.fcntl.flock(
+                os.open(tmp_path / "blobs.lock", os.O_RDWR),
+                upkeep.fcntl.LOCK_SH | upkeep.fcntl.LOCK_NB,
+            )
+        seen.append(path)
+        real(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", unlink)
+        upkeep.keep_bound(str(tmp_path), 0)
+    assert seen == [str(path_of(store, 1))]
+
+
+def test_what_dead_sessions_left_goes_whatever_the_bound(tmp_path: Path) -> None:
+    store = filled(tmp_path, 1)
+    path = path_of(store, 1)
+    for junk in (path.with_name(f"{path.name}.123"), Path(store.folder, "d" * 64 + ".x.partial")):
+        junk.write_bytes(b"1")
+    resumable = Path(store.folder, "d" * 64 + ".partial")
+    resumable.write_bytes(b"1")
+    assert upkeep.keep_bound(str(tmp_path), 10 * MB) == 2
+    assert (left(store), resumable.exists()) == ([1], True)
+    upkeep.keep_bound(str(tmp_path), 0)
+    assert not resumable.exists()
+
+
+def test_holes_do_not_count(tmp_path: Path) -> None:
+    store = filled(tmp_path, 1)
+    digest = hashlib.sha256(bytes(8 * MB)).hexdigest()
+    store.append(digest, 0, bytes(8 * MB), True)
+    assert upkeep.keep_bound(str(tmp_path), 2 * MB) == 0
+
+
+def test_code_that_nobody_ran_for_a_month_goes(tmp_path: Path) -> None:
+    store = filled(tmp_path, 1)
+    for name, days in (("old", 31), ("new", 29)):
+        (tmp_path / "code" / name / "nosejobs_host").mkdir(parents=True)
+        used = time.time() - days * 86_400
+        os.utime(tmp_path / "code" / name, (used, used))
+    upkeep.keep_bound(str(tmp_path), 4 * MB)
+    assert [path.name for path in (tmp_path / "code").iterdir()] == ["new"]
+    assert left(store) == [1]
+
+
+def test_a_cache_to_which_nothing_was_added_is_looked_at_once_a_day(tmp_path: Path) -> None:
+    store = filled(tmp_path, 1)
+    store.begin()
+    store.end()
+    assert not upkeep.is_due(str(tmp_path))
+    os.utime(tmp_path / "blobs.lock", (0, 0))
+    assert upkeep.is_due(str(tmp_path))
+    upkeep.keep_bound(str(tmp_path), 4 * MB)
+    assert not upkeep.is_due(str(tmp_path))
+
+
+def test_no_cache_is_no_trouble(tmp_path: Path) -> None:
+    assert upkeep.keep_bound(str(tmp_path / "none"), 0) == 0

@@ -46,7 +46,7 @@ def ssh_command(settings: "dict[str, str]", bootstrap: str) -> "list[str]":
     return [*argv, *shlex.split(settings["address"]), remote]
 
 
-def encode(settings: "dict[str, str]") -> str:
+def encode(settings: "dict[str, str | int]") -> str:
     """One word without slashes or spaces: execnet's specs cannot hold them."""
     return base64.urlsafe_b64encode(json.dumps(settings).encode()).decode("ascii")
 

@@ -35,6 +35,8 @@ AUTHORITY_DAYS = 3650
 LEAF_DAYS = 365
 #: Clocks of a fleet differ: certificates are valid a little earlier.
 _SKEW = timedelta(hours=1)
+#: What a certificate of a role is good for: neither can act as the other.
+_ROLES = {"host": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _CLIENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 #: The common name of a certificate has no room for more.
@@ -202,7 +204,6 @@ class Authority:
         days: int,
     ) -> x509.Certificate:
         end = min(now + timedelta(days=days), self._certificate.not_valid_after_utc)
-        usages = {"host": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
         builder = (
             x509.CertificateBuilder()
             .subject_name(_subject(name))
@@ -213,7 +214,7 @@ class Authority:
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usages[role]]), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([_ROLES[role]]), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
             .add_extension(self._identifier(), critical=False)
         )

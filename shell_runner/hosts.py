@@ -101,7 +101,7 @@ def _bare(
 ) -> tuple[dict[str, str], str]:
     """The options of an agent with that name, and what else may have been meant."""
     name = spec.split("//")[0]
-    if not _is_name(name) or _close(name, ("auto", "popen")) or os.path.exists(name):
+    if not _is_name(name) or _close(name, ("auto", "popen"), 0.7) or os.path.exists(name):
         raise BadSpec(_unknown(text, inventory))
     found = _close(name, inventory)
     instead = f"did you mean {found!r} of nosejobs.toml?" if found else ""
@@ -113,8 +113,8 @@ def _is_name(text: str) -> bool:
     return bool(re.fullmatch(rf"(?:{host})(?::\d+)?", text, re.ASCII)) and not text.isdecimal()
 
 
-def _close(word: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(word, list(known), 1, 0.7)
+def _close(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    found = difflib.get_close_matches(word, list(known), 1, cutoff)
     return found[0] if found else ""
 
 
@@ -158,7 +158,7 @@ def _unknown(text: str, inventory: Mapping[str, HostEntry]) -> str:
     if os.path.exists(text):
         words += f"\n  it is a file: --nosejobs needs hosts, as in --nosejobs=auto {text}"
         return words + (f", or agent={text} for a host" if _is_name(text) else "")
-    if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or _close(text, ("auto", "popen")):
+    if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or _close(text, ("auto", "popen"), 0.7):
         return f"{words}\n  try: --nosejobs='4*popen', auto, or ssh=user@host//slots=4"
     return f"{words}\n  try: --nosejobs=ssh={text}, or --nosejobs=auto for this machine"
 

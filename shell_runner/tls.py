@@ -243,12 +243,15 @@ def client_context(path: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     lists = [each for each in _lists(path) if os.path.exists(each)]
+    each = path
     try:
         context.load_cert_chain(path)
-        for each in [path, *lists]:
+        for each in (path, *lists):
             context.load_verify_locations(each)
     except (OSError, ValueError) as error:
-        raise CannotConnect(f"the credentials {path} cannot be used: {error}", _ISSUE) from error
+        what = "the credentials" if each == path else "the revocation list"
+        hint = _ISSUE if each == path else "`nosejobs ca crl --out FILE` writes it anew"
+        raise CannotConnect(f"{what} {each} cannot be used: {error}", hint) from error
     if lists or "BEGIN X509 CRL" in Path(path).read_text(errors="replace"):
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context

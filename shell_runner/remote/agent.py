@@ -13,6 +13,7 @@ import collections
 import getpass
 import os
 import random
+import select
 import shlex
 import signal
 import socket
@@ -66,16 +67,31 @@ class Options(NamedTuple):
     connections: int = 32
 
 
+_lost_lines = 0
+
+
 def log(event: str, **fields: object) -> None:
-    """One line to stderr; peers cannot put anything else into it."""
+    """One line to stderr; peers cannot put anything else into it.
+
+    Who reads it slowly loses lines: a full pipe must not stop the agent.
+    """
+    global _lost_lines
     words = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), event]
     for name, value in fields.items():
         text = "".join(c if c.isprintable() and c != '"' else "?" for c in str(value))[:300]
         words.append('%s="%s"' % (name, text) if " " in text or not text else name + "=" + text)
+    text = " ".join(words) + "\n"
+    if _lost_lines:
+        words[1:] = ["trouble", 'reason="%d lines of the log are lost"\n%s' % (_lost_lines, text)]
+        text = " ".join(words)
     try:
-        sys.stderr.write(" ".join(words) + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
+        # Room for a write that does not block: POSIX promises 512 bytes, Linux 4096.
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, text.encode("utf-8", "replace"))
+            _lost_lines = 0
+        else:
+            _lost_lines += 1
+    except OSError:
         pass  # a log that cannot be written is no reason to refuse work
 
 
@@ -428,9 +444,6 @@ async def _run(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     agent = Agent(options)
-    warning = credentials.expiry_warning(options.bundle)
-    if warning:
-        log("trouble", reason=warning)
     if options.connect:
         log("dialling", peer="%s:%d" % options.connect, pid=os.getpid())
         work = agent.dial(*options.connect)
@@ -441,6 +454,9 @@ async def _run(options: Options) -> None:
         if options.port_file:
             _write_port(options.port_file, port)
         work = agent.listen(listener)
+    warning = credentials.expiry_warning(options.bundle)
+    if warning:
+        log("trouble", reason=warning)
     tasks = [loop.create_task(work), loop.create_task(stopped.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

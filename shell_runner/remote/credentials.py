@@ -155,12 +155,13 @@ def expires(path: str) -> float:
 def expiry_warning(path: str, now: Optional[float] = None) -> str:
     """A sentence if the certificate of a bundle has ended or soon will; else an empty text."""
     try:
-        left = expires(path) - (time.time() if now is None else now)
+        end = expires(path)
     except BadCredentials:
         return ""
-    days = int(left // 86400)
+    left = end - (time.time() if now is None else now)
+    date = time.strftime("%Y-%m-%d", time.gmtime(end))
     if left < 0:
-        return "%s expired %d days ago: renew it" % (path, -days - 1)
-    if days < WARN_DAYS:
-        return "%s expires in %d days: renew it" % (path, days)
+        return "%s expired on %s: renew it" % (path, date)
+    if left < WARN_DAYS * 86400:
+        return "%s expires on %s, in %d days: renew it" % (path, date, left // 86400)
     return ""

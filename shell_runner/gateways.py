@@ -47,6 +47,7 @@ _CHUNK = 1 << 18
 
 #: What ssh and the host's shell say: the cause in our words, and what to try.
 _CAUSES: tuple[tuple[str, str, str], ...] = (
+    (r"nosejobs-cannot: (.*)\nnosejobs-try: (.*)", "{0}", "{1}"),
     (r"nosejobs-needs-python: (.*)", "Python >= 3.8 is needed, {0}", "//python=python3.x"),
     (r"nosejobs-no-ssh: (.*)", "ssh cannot be started: {0}", "install an ssh client"),
     (
@@ -143,12 +144,7 @@ class Gateway:
             python = f"//python={self.spec.python}" if self.spec.python else ""
             return f"popen//execmodel=main_thread_only{python}"
         assert self._errors is not None
-        settings = {
-            "address": self.spec.address,
-            "python": self.spec.python,
-            "ssh_config": self.spec.ssh_config,
-            "errors": self._errors.path,
-        }
+        settings = {**proxy_settings(self.spec), "errors": self._errors.path}
         python = f"{sys.executable} -P {Path(proxy.__file__)} {proxy.encode(settings)}"
         return f"popen//execmodel=main_thread_only//python={python}"
 
@@ -175,6 +171,7 @@ class Gateway:
         for pattern, cause, hint in _CAUSES:
             found = re.search(pattern, said)
             if found:
+                hint = "; ".join(filter(None, [hint.format(*found.groups()), self.spec.instead]))
                 return CannotOpen(self.spec.id, cause.format(*found.groups()), hint)
         reason = proxy.REASON.search(said)
         if reason:
@@ -276,8 +273,18 @@ class Gateway:
             self._errors.remove()
 
 
+def proxy_settings(spec: HostSpec) -> dict[str, str | int]:
+    """What the proxy must know to reach a host."""
+    own = {
+        "ssh": ("ssh_config",),
+        "agent": ("port", "name", "credentials", "listen"),
+    }[spec.kind]
+    names = ("kind", "address", "python", *own)
+    return {name: getattr(spec, name) for name in names}
+
+
 class _ErrorFile:
-    """Where ssh writes what it has to complain about."""
+    """Where the proxy, or its ssh, writes what it has to complain about."""
 
     def __init__(self) -> None:
         descriptor, self.path = tempfile.mkstemp(prefix="nosejobs-ssh-")

@@ -2,14 +2,15 @@
 
 Pure, but for one look at the disk to explain a mistake.  A spec is in execnet's style
 (``ssh=user@host//slots=8``), with two short forms: ``4*popen`` and ``auto``; a bare name is
-looked up in the inventory.
+the inventory's, else that of a host with an agent.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .config import HostEntry, suggestion
@@ -17,7 +18,13 @@ from .errors import BadSpec
 from .remote.machine import cores
 from .remote.upkeep import LIMIT
 
-_OPTIONS = ("ssh", "popen", "slots", "python", "ssh_config", "id", "labels")
+_KINDS = ("agent", "popen", "ssh")
+_COMMON = ("slots", "python", "id", "labels")
+#: What only hosts of a kind can have.
+_OWN = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_config",)}
+_OPTIONS = (*_KINDS, *_COMMON, *(each for own in _OWN.values() for each in own))
+#: Where agents listen unless told otherwise.
+AGENT_PORT = 7422
 _STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)
 
 
@@ -27,19 +34,29 @@ class HostSpec:
 
     #: Unique in the run; what reports call it.
     id: str
-    #: ``popen``: this machine, in place; ``ssh``: another, the tree is shipped.
+    #: ``popen``: this machine, in place; ``ssh`` and ``agent``: another, the tree is shipped.
     kind: str
     #: Programs at a time; 0: as many as the host has cores.
     slots: int
-    #: ``user@host`` and further arguments of ssh; empty for popen.
+    #: ``user@host`` and further arguments of ssh; name or address of an agent; empty for popen.
     address: str = ""
-    #: The interpreter there; empty: this one for popen, ``python3`` for ssh.
+    #: The interpreter there; empty: this one for popen, ``python3`` for ssh, an agent's own.
     python: str = ""
     #: A file for ssh's -F.
     ssh_config: str = ""
     labels: tuple[str, ...] = ()
     #: Bytes of files that it keeps for later runs.
     cache: int = LIMIT
+    #: Where the agent listens.
+    port: int = 0
+    #: The name in the agent's certificate; empty: the address.
+    name: str = ""
+    #: Our bundle for it; empty: the usual one.
+    credentials: str = ""
+    #: The agent dials out: listen for it on this port.
+    listen: int = 0
+    #: What else a bare name may have been meant to be, for the error if it cannot be opened.
+    instead: str = ""
 
     @property
     def in_place(self) -> bool:
@@ -74,11 +91,34 @@ def _parse_one(text: str, inventory: Mapping[str, HostEntry]) -> HostSpec:
     else:
         slots, spec = _split_star(text)
     options = _options(spec)
-    if "ssh" not in options and "popen" not in options:
-        raise BadSpec(_unknown(text, inventory))
+    instead = ""
+    if not options.keys() & set(_KINDS):
+        options, instead = _bare(text, spec, options, inventory)
     if slots and "slots" in options:
         raise BadSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
-    return _build(text, options, slots)
+    return replace(_build(text, options, slots), instead=instead)
+
+
+def _bare(
+    text: str, spec: str, options: dict[str, str], inventory: Mapping[str, HostEntry]
+) -> tuple[dict[str, str], str]:
+    """The options of an agent with that name, and what else may have been meant."""
+    name = spec.split("//")[0]
+    if not _is_name(name) or _close(name, ("auto", "popen"), 0.7) or os.path.exists(name):
+        raise BadSpec(_unknown(text, inventory))
+    found = _close(name, inventory)
+    instead = f"did you mean {found!r} of nosejobs.toml?" if found else ""
+    return {"agent": name, **{key: value for key, value in options.items() if key != name}}, instead
+
+
+def _is_name(text: str) -> bool:
+    host = r"[A-Za-z0-9_](?:[\w.-]*\w)?|\[[0-9A-Fa-f:.]+\]"
+    return bool(re.fullmatch(rf"(?:{host})(?::\d+)?", text, re.ASCII)) and not text.isdecimal()
+
+
+def _close(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    found = difflib.get_close_matches(word, list(known), 1, cutoff)
+    return found[0] if found else ""
 
 
 def _split_star(text: str) -> tuple[int, str]:
@@ -93,6 +133,9 @@ def _split_star(text: str) -> tuple[int, str]:
 
 def _from_inventory(entry: HostEntry) -> HostSpec:
     spec = _parse_one(entry.spec, {})
+    if spec.kind == "agent" and "agent=" not in entry.spec:
+        words = f"[hosts.{entry.name}] of nosejobs.toml: spec {entry.spec!r} has no kind"
+        raise BadSpec(f"{words}\n  try: spec = \"agent={entry.spec}\", or ssh={entry.spec}")
     if entry.slots is not None:
         spec = replace(spec, slots=entry.slots)
     if entry.cache is not None:
@@ -118,31 +161,82 @@ def _unknown(text: str, inventory: Mapping[str, HostEntry]) -> str:
     if inventory:
         words += suggestion(text, inventory)
     if os.path.exists(text):
-        return f"{words}\n  it is a file: --nosejobs needs hosts, as in --nosejobs=auto {text}"
-    if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or "popen" in text:
+        words += f"\n  it is a file: --nosejobs needs hosts, as in --nosejobs=auto {text}"
+        return words + (f", or agent={text} for a host" if _is_name(text) else "")
+    if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or _close(text, ("auto", "popen"), 0.7):
         return f"{words}\n  try: --nosejobs='4*popen', auto, or ssh=user@host//slots=4"
     return f"{words}\n  try: --nosejobs=ssh={text}, or --nosejobs=auto for this machine"
 
 
 def _build(text: str, options: Mapping[str, str], slots: int) -> HostSpec:
-    if "ssh" in options and "popen" in options:
-        raise BadSpec(f"host spec {text!r}: it is either popen or ssh")
-    kind = "ssh" if "ssh" in options else "popen"
-    address = options.get("ssh", "")
-    if kind == "ssh" and not address.split():
-        raise BadSpec(f"host spec {text!r}: ssh= needs an address, as in ssh=user@host")
+    kinds = [kind for kind in _KINDS if kind in options]
+    if len(kinds) > 1:
+        raise BadSpec(f"host spec {text!r}: it is either {' or '.join(kinds)}")
+    kind = kinds[0]
+    _check_own(text, kind, options)
     if "slots" in options:
         slots = _slots(text, options["slots"])
-    name = options.get("id") or (address.split()[-1] if address else "popen")
-    return HostSpec(
-        id=name,
+    spec = HostSpec(
+        id=options.get("id", ""),
         kind=kind,
         slots=slots or (1 if kind == "popen" else 0),
-        address=address,
         python=options.get("python", ""),
-        ssh_config=options.get("ssh_config", ""),
         labels=_labels(text, options.get("labels")),
     )
+    return _PLACES[kind](text, options, spec)
+
+
+def _check_own(text: str, kind: str, options: Mapping[str, str]) -> None:
+    for other, own in _OWN.items():
+        for key in own:
+            if key in options and other != kind:
+                raise BadSpec(f"host spec {text!r}: option {key!r} is for {other} hosts")
+
+
+def _popen(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+    return replace(spec, id=spec.id or "popen")
+
+
+def _ssh(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+    address = options["ssh"]
+    if not address.split():
+        raise BadSpec(f"host spec {text!r}: ssh= needs an address, as in ssh=user@host")
+    name = spec.id or address.split()[-1]
+    return replace(spec, id=name, address=address, ssh_config=options.get("ssh_config", ""))
+
+
+def _agent(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+    address, port = _agent_address(text, options["agent"])
+    return replace(
+        spec,
+        id=spec.id or (address if port == AGENT_PORT else options["agent"]),
+        address=address,
+        port=port,
+        name=options.get("name", ""),
+        credentials=options.get("credentials", ""),
+        listen=_port(text, "listen", options["listen"]) if "listen" in options else 0,
+    )
+
+
+_PLACES = {"agent": _agent, "popen": _popen, "ssh": _ssh}
+
+
+def _agent_address(text: str, value: str) -> tuple[str, int]:
+    if "@" in value:
+        raise BadSpec(f"host spec {text!r}: an agent runs as its own user; write agent=HOST")
+    if value.count(":") > 1 and not value.startswith("["):
+        return value, AGENT_PORT
+    found = re.fullmatch(r"(\[[^\]]+\]|[^\s:\[\]]+)(?::(.*))?", value)
+    if not found:
+        raise BadSpec(f"host spec {text!r}: agent= needs a host, as in agent=host1 or host1:7422")
+    port = AGENT_PORT if found[2] is None else _port(text, "the port", found[2])
+    return found[1].strip("[]"), port
+
+
+def _port(text: str, what: str, value: str) -> int:
+    if not value.isdecimal() or not 0 < int(value) < 65536:
+        raise BadSpec(f"host spec {text!r}: {what} must be a number from 1 to 65535, not {value!r}")
+    return int(value)
 
 
 def _labels(text: str, value: str | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from typing import Any, NoReturn, Protocol
 if __name__ == "__main__":  # -P keeps this folder off the path; its parent must be on it
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from shell_runner import tls
 from shell_runner.guard import LIMIT, Guard, Hostile
 
 _OPTIONS = (
@@ -49,8 +50,6 @@ _CHECK = (
 PID = re.compile(r"nosejobs-pid: (\d+)\n")
 #: What the guard or the connection ended for, in that file.
 REASON = re.compile(r"nosejobs-reason: (.*)\n")
-#: What could not be reached, and what to try.
-CAUSE = re.compile(r"nosejobs-cause: (.*)\n(?:nosejobs-try: (.*)\n)?")
 
 _CHUNK = 1 << 16
 #: Bytes that are held in each direction.
@@ -225,6 +224,8 @@ def encode(settings: dict[str, Any]) -> str:
 
 
 def _open(settings: dict[str, Any], bootstrap: str) -> Transport:
+    if settings["kind"] == "agent":
+        return tls.connect(settings, bootstrap)
     return _start_ssh(ssh_command(settings, bootstrap))
 
 
@@ -266,6 +267,9 @@ def main(argv: list[str]) -> None:
     try:
         transport = _open(settings, argv[argv.index("-c") + 1])
         Pump(transport, Guard(settings.get("limit", LIMIT))).run()
+    except tls.CannotConnect as error:
+        os.write(2, error.complaint().encode("utf-8", "replace"))
+        sys.exit(1)
     except (Hostile, OSError) as error:
         words = " ".join(str(error).split())
         os.write(2, f"nosejobs-reason: {words}\n".encode("utf-8", "replace"))

@@ -133,7 +133,7 @@ def send_groups(pids: Iterable[int], number: int) -> None:
     send(pids, number)
 
 
-def freeze(found: "Lister", reap: Callable[[], None]) -> List[int]:
+def freeze(found: "Lister", reap: Callable[[], object]) -> List[int]:
     """Stop all processes that ``found()`` lists, until no new one appears.
 
     A stopped process cannot fork, so that the walk ends even in a fork storm.  One in

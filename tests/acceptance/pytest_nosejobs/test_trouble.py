@@ -153,7 +153,7 @@ def test_exit_statuses(project: Project, script: str, status: int) -> None:
         ("2*poopen", "*'2[*]poopen'*"),
         ("0*popen", "*above 0*"),
         ("popen//slot=1", "*did you mean 'slots'?*"),
-        ("bulid", "*did you mean 'build'?*"),
+        ("atuo", "*'4[*]popen', auto*"),
         ("", "*needs a host*"),
     ],
 )

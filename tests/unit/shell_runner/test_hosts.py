@@ -1,5 +1,7 @@
 """Host specs."""
 
+from pathlib import Path
+
 import pytest
 
 from shell_runner.config import HostEntry
@@ -29,6 +31,22 @@ INVENTORY = {
         ("ssh=h//id=x", HostSpec("x", "ssh", 0, "h")),
         ("big", HostSpec("big", "ssh", 8, "me@big", "python3.9", labels=("gpu",))),
         ("small", HostSpec("small", "popen", 3)),
+        ("agent=h", HostSpec("h", "agent", 0, "h", port=7422)),
+        ("2*agent=h:7000", HostSpec("h:7000", "agent", 2, "h", port=7000)),
+        ("agent=[::1]:7000//id=x", HostSpec("x", "agent", 0, "::1", port=7000)),
+        ("agent=::1", HostSpec("::1", "agent", 0, "::1", port=7422)),
+        (
+            "agent=10.0.0.1//name=web1//credentials=/c.pem//python=p",
+            HostSpec("10.0.0.1", "agent", 0, "10.0.0.1", "p", port=7422, name="web1",
+                     credentials="/c.pem"),
+        ),
+        ("agent=h//listen=7423", HostSpec("h", "agent", 0, "h", port=7422, listen=7423)),
+        ("web1", HostSpec("web1", "agent", 0, "web1", port=7422)),
+        ("web1.example.org:7000", HostSpec("web1.example.org:7000", "agent", 0,
+                                           "web1.example.org", port=7000)),
+        ("4*web1//python=p", HostSpec("web1", "agent", 4, "web1", "p", port=7422)),
+        ("bgi", HostSpec("bgi", "agent", 0, "bgi", port=7422,
+                         instead="did you mean 'big' of nosejobs.toml?")),
     ],
 )
 def test_specs(text: str, expected: HostSpec) -> None:
@@ -54,8 +72,22 @@ def test_options_and_commas_add_up_and_names_are_unique() -> None:
         ("popen//slot=2", "unknown option 'slot'; did you mean 'slots'?"),
         ("ssh=", "needs an address"),
         ("ssh=h//popen", "either popen or ssh"),
-        ("bgi", "did you mean 'big'?"),
-        ("bgi", "try: --nosejobs=ssh=bgi"),
+        ("poepn", "try: --nosejobs='4*popen'"),
+        ("atuo", "auto"),
+        ("2*poopen", "2*poopen"),
+        ("4popen", "try: --nosejobs='4*popen'"),
+        ("/", "it is a file"),
+        ("me@h", "try: --nosejobs=ssh=me@h"),
+        ("ssh=h//agent=h", "either agent or ssh"),
+        ("ssh=h//listen=1", "option 'listen' is for agent hosts"),
+        ("agent=h//ssh_config=x", "option 'ssh_config' is for ssh hosts"),
+        ("popen//credentials=x", "option 'credentials' is for agent hosts"),
+        ("agent=", "needs a host"),
+        ("agent=a b", "needs a host"),
+        ("agent=me@h", "runs as its own user"),
+        ("agent=h:x", "the port must be a number from 1 to 65535"),
+        ("agent=h//listen=0", "listen must be a number from 1 to 65535"),
+        ("h:99999", "the port must be a number from 1 to 65535"),
         ("-2*popen", "-2*popen"),
     ],
 )
@@ -66,9 +98,20 @@ def test_bad_specs_say_what_to_try(text: str, words: str) -> None:
 
 
 def test_an_inventory_entry_cannot_name_another() -> None:
-    with pytest.raises(BadSpec):
+    with pytest.raises(BadSpec, match=r"\[hosts.a\].* has no kind"):
         parse(["a"], {"a": HostEntry("a", "b"), "b": HostEntry("b", "popen")})
 
 
+def test_a_file_is_no_host_unless_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    with pytest.raises(BadSpec, match="--nosejobs=auto tests, or agent=tests for a host"):
+        parse(["tests"], {})
+    assert parse(["agent=tests"], {})[0].address == "tests"
+
+
 def test_only_popen_uses_the_tree_in_place() -> None:
-    assert [spec.in_place for spec in parse(["popen", "ssh=h"], {})] == [True, False]
+    found = [spec.in_place for spec in parse(["popen", "ssh=h", "agent=h"], {})]
+    assert found == [True, False, False]

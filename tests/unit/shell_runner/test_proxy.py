@@ -12,7 +12,7 @@ import pytest
 from shell_runner import proxy
 from tests.bench import write
 
-PLAIN = {"address": "me@h", "python": "", "ssh_config": "", "errors": ""}
+PLAIN = {"kind": "ssh", "address": "me@h", "python": "", "ssh_config": "", "errors": ""}
 
 
 def test_ssh_never_asks_and_notices_a_dead_network() -> None:

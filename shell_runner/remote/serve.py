@@ -263,6 +263,9 @@ class Serve:
                     break
                 slot = free[number]
                 slot.give(self._next_batch(_AHEAD - slot.load, _BATCH - len(slot.given)))
+        for slot in self.slots.values():
+            if len(slot.given) > 1 and self.capacity.is_wanted(slot.number):
+                slot.recall()
         self.capacity.settle(self._busy())
         self._complain()
 
@@ -322,6 +325,8 @@ class Serve:
         answers, alive = slot.read()
         for answer in answers:
             self._pass_on(slot, answer)
+        self._take_back(slot.returned)
+        slot.returned = []
         if not alive:
             self._replace(fd, slot)
 

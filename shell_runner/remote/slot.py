@@ -336,8 +336,17 @@ class Slot:
             message: List[Any] = json.loads(text.decode("ascii"))
             if message[0] == "run":
                 self.todo.extend(Test(*row) for row in message[1])
+            elif message[0] == "recall":
+                self._give_back()
             elif message[0] == "stop":
                 self.stopping = True
+
+    def _give_back(self) -> None:
+        """What has not been started; not if that could block, as above."""
+        if select.select([], [self.control], [], 0)[1]:
+            back = [test.id for test in self.todo]
+            self.todo.clear()
+            self.control.sendall(frame(["recalled", back]))
 
     def abandon(self) -> None:
         """Nobody wants the result: kill what runs, without grace."""

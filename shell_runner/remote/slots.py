@@ -49,6 +49,9 @@ class SlotProcess:
         self.answered = 0
         #: When the first of those that it has been given became the first.
         self.since = 0.0
+        #: What it has given back.
+        self.returned: List[Test] = []
+        self._is_recalled = False
         #: It ended by itself, between two tests.
         self.retired = False
         self._grace = setup.grace
@@ -85,6 +88,15 @@ class SlotProcess:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
+    def recall(self) -> None:
+        """Ask it for what it has not started; the answer is in ``returned``."""
+        if len(self.given) > 1 and not self._is_recalled:
+            self._is_recalled = True
+            try:
+                self.socket.sendall(frame(["recall"]))
+            except OSError:
+                pass  # ``read`` sees its death
+
     def stop(self) -> None:
         """Ask it to end what it does, and itself."""
         try:
@@ -103,12 +115,17 @@ class SlotProcess:
 
     def _answer(self, text: bytes) -> Optional[Answer]:
         self.since = time.monotonic()
+        self._is_recalled = False
         if text.startswith(b'["done",'):
             self.answered += 1
             return Answer("done", self.given.popleft(), text[8:-1])
         message: List[Any] = json.loads(text.decode("ascii"))
         if message[0] == "retired":
             self.retired = True
+            return None
+        if message[0] == "recalled":
+            self.returned += [test for test in self.given if test.id in message[1]]
+            self.given = deque(test for test in self.given if test.id not in message[1])
             return None
         return Answer(message[0], self.given[0], text)
 

@@ -172,8 +172,12 @@ class Serve:
         setup = setup_from_row(row)
         count = setup.slots or cores()
         self.setup = setup._replace(slots=count, root=setup.root or self._root)
-        if setup.shared:
-            self.capacity = capacity.shared()
+        try:
+            self.capacity = capacity.shared() if setup.shared else self.capacity
+        except OSError as error:
+            self.say("trouble", str(error))
+            self.running = False
+            return
         for number in range(count):
             self._start_slot(number)
         note = self.capacity.note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shell_runner.errors import CannotOpen
 from shell_runner.fleet import Said
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Test
@@ -246,6 +248,11 @@ def test_a_host_without_a_home_says_where_its_locks_are(
     with town.bench(1) as one:
         assert str(town.folder / "tmp") in one.host.facts.note
         assert all(each.exit == 0 for each in feed(one, town.tests(one, 2), 1).values())
+    (folder,) = (town.folder / "tmp").glob(".nosejobs-state-*")
+    shutil.rmtree(folder)
+    folder.symlink_to(town.folder)
+    with pytest.raises(CannotOpen, match=r"no folder can hold the locks .*/log/nosejobs: Not a"):
+        town.bench(1).__enter__()
 
 
 def await_first(town: Town) -> None:

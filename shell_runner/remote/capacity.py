@@ -132,6 +132,10 @@ class Capacity:
     def end(self, test: int) -> None:
         """A test has ended for which ``start`` was called."""
 
+    def is_wanted(self, slot: int) -> bool:
+        """Another run waits for what this busy slot uses, and has waited long enough."""
+        return False
+
     def settle(self, busy: Collection[int]) -> None:
         """All has been asked that is to be asked now; what is not in use is given up."""
 
@@ -191,6 +195,12 @@ class Shared(Capacity):
             self._alone = None
             self._running.release()
 
+    def is_wanted(self, slot: int) -> bool:
+        if self._alone is not None:
+            return False
+        held = [lock for lock in (self._running, self._slots.get(slot)) if lock and lock.held]
+        return any(lock.should_go() for lock in held)
+
     def settle(self, busy: Collection[int]) -> None:
         for number, lock in self._slots.items():
             if number not in busy:
@@ -247,7 +257,7 @@ class Shared(Capacity):
 
 def file_name(name: str) -> str:
     """A file name for any name, another one for each."""
-    quoted = urllib.parse.quote(name.encode("utf-8", "surrogateescape"), safe="")
+    quoted = urllib.parse.quote(name.encode("utf-8", "surrogatepass"), safe="")
     if len(quoted) <= _LONG:
         return quoted
     # No quoted name holds a "=".

@@ -200,8 +200,12 @@ class Serve:
         setup = setup_from_row(row)
         count = setup.slots or cores()
         self.setup = setup._replace(slots=count, root=setup.root or self._root)
-        if setup.shared:
-            self.capacity = capacity.shared()
+        try:
+            self.capacity = capacity.shared() if setup.shared else self.capacity
+        except OSError as error:
+            self.say("trouble", str(error))
+            self.running = False
+            return
         for number in range(count):
             self._start_slot(number)
         self._beating.set()
@@ -320,6 +324,9 @@ class Serve:
                     break
                 slot = free[number]
                 slot.give(self._next_batch(_AHEAD - slot.load, _BATCH - len(slot.given)))
+        for slot in self.slots.values():
+            if len(slot.given) > 1 and self.capacity.is_wanted(slot.number):
+                slot.recall()
         self.capacity.settle(self._busy())
         self._complain()
 
@@ -379,6 +386,8 @@ class Serve:
         answers, alive = slot.read()
         for answer in answers:
             self._pass_on(slot, answer)
+        self._take_back(slot.returned)
+        slot.returned = []
         if not alive:
             self._replace(fd, slot)
 

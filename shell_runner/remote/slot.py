@@ -336,19 +336,18 @@ class Slot:
             message: List[Any] = json.loads(text.decode("ascii"))
             if message[0] == "run":
                 self.todo.extend(Test(*row) for row in message[1])
-            elif message[0] == "return":
-                self._give_back(message[1])
+            elif message[0] in ("return", "recall"):
+                self._give_back(message[0] + "ed", message[1])
             elif message[0] == "stop":
                 self.stopping = True
 
-    def _give_back(self, numbers: List[int]) -> None:
+    def _give_back(self, answer: str, numbers: List[int]) -> None:
         """Tests that have not been started go elsewhere; not if to say so could block."""
         if not select.select([], [self.control], [], 0)[1]:
             return
         back = [test.id for test in self.todo if test.id in numbers]
         self.todo = collections.deque(test for test in self.todo if test.id not in back)
-        if back:
-            self.control.sendall(frame(["returned", back]))
+        self.control.sendall(frame([answer, back]))
 
     def abandon(self) -> None:
         """Nobody wants the result: kill what runs, without grace."""

@@ -54,6 +54,9 @@ class SlotProcess:
         self.answered = 0
         #: When the first of those that it has been given became the first.
         self.since = 0.0
+        #: What it has given back.
+        self.returned: List[Test] = []
+        self._is_recalled = False
         #: It ended by itself, between two tests.
         self.retired = False
         self._grace = setup.grace
@@ -94,12 +97,21 @@ class SlotProcess:
             pass
 
     def take_back(self, numbers: List[int]) -> None:
-        """Ask for tests that it has not started; its answer names those."""
+        """Ask for tests that it has not started; its answer, for the controller, names those."""
         if numbers:
-            try:
-                self.socket.sendall(frame(["return", numbers]))
-            except OSError:
-                pass
+            self._ask("return", numbers)
+
+    def recall(self) -> None:
+        """Ask it for what it has not started; the answer is in ``returned``."""
+        if len(self.given) > 1 and not self._is_recalled:
+            self._is_recalled = True
+            self._ask("recall", [test.id for test in list(self.given)[1:]])
+
+    def _ask(self, name: str, numbers: List[int]) -> None:
+        try:
+            self.socket.sendall(frame([name, numbers]))
+        except OSError:
+            pass  # ``read`` sees its death
 
     def stop(self) -> None:
         """Ask it to end what it does, and itself."""
@@ -119,6 +131,7 @@ class SlotProcess:
 
     def _answer(self, text: bytes) -> Optional[Answer]:
         self.since = time.monotonic()
+        self._is_recalled = False
         if text.startswith(b'["done",'):
             self.answered += 1
             return Answer("done", self.given.popleft(), text[8:-1])
@@ -126,10 +139,19 @@ class SlotProcess:
         if message[0] == "retired":
             self.retired = True
             return None
-        if message[0] == "returned":
-            self.given = deque(test for test in self.given if test.id not in message[1])
-            return Answer("returned", _NOBODY, text)
+        if message[0] in ("returned", "recalled"):
+            return self._take_returned(message[0], message[1], text)
         return Answer(message[0], self.given[0], text)
+
+    def _take_returned(self, name: str, numbers: List[int], text: bytes) -> Optional[Answer]:
+        """What was recalled stays on this host; of what was returned the controller hears."""
+        back = [test for test in self.given if test.id in numbers]
+        self.given = deque(test for test in self.given if test.id not in numbers)
+        if name == "returned" and back:
+            return Answer(name, _NOBODY, text)
+        if name == "recalled":
+            self.returned += back
+        return None
 
     def look_after(self, now: float) -> None:
         """Let one that its test has stopped go on; kill one that does not answer any more."""

@@ -89,7 +89,7 @@ def test_what_no_host_has_is_a_skip(pytester: pytest.Pytester, args: tuple, host
     result = run(pytester, "-rs", *args)
     result.assert_outcomes(passed=1, skipped=1)
     words = f"requires docker: no host of this run has it (hosts: {hosts})"
-    assert f"SKIPPED [1] test_a.sh: {words}" in result.stdout.str()
+    assert f"SKIPPED [1] test_a.sh:1: {words}" in result.stdout.str()
     assert result.ret == 0
     assert not (pytester.path / "ran").exists()
 

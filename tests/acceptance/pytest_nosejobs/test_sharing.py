@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench import write
 from tests.sshd import Sshd
 
-NOTE = '#!/bin/sh\n{comment}\necho "+" >> {log}\nsleep {seconds}\necho "-" >> {log}\n'
+NOTE = "#!/bin/sh\n# nosejobs: {metadata}\necho + >> {log}\n{body}\necho - >> {log}\n"
 
 
 def start(folder: Path, spec: str) -> subprocess.Popen[str]:
@@ -29,21 +29,27 @@ def start(folder: Path, spec: str) -> subprocess.Popen[str]:
 def test_two_runs_share_a_host_and_the_second_says_that_it_waits(
     sshd: Sshd, tmp_path: Path
 ) -> None:
-    log = tmp_path / "log"
+    log, go = tmp_path / "log", tmp_path / "go"
     log.touch()
-    long = "# nosejobs: lock=host:gpu"
-    write(tmp_path / "a/test_1", NOTE.format(comment=long, log=log, seconds=6.3))
-    for name in ("b/test_1", "b/test_2", "b/test_3"):
-        comment = "# nosejobs: serial" if name == "b/test_3" else ""
-        write(tmp_path / name, NOTE.format(comment=comment, log=log, seconds=0.05))
+    for name, metadata, body in (
+        ("a/test_1", "lock=host:gpu timeout=60", f"until [ -e {go} ]; do sleep 0.05; done"),
+        ("b/test_1", "tags=x", "sleep 0.05"),
+        ("b/test_2", "lock=host:gpu", "sleep 0.05"),
+        ("b/test_3", "serial", "sleep 0.05"),
+    ):
+        write(tmp_path / name, NOTE.format(metadata=metadata, log=log, body=body))
     with start(tmp_path / "a", sshd.spec(slots=1)) as one:
         deadline = time.monotonic() + 20
         while not log.read_text():
             assert time.monotonic() < deadline, "the first run has not started its test"
             time.sleep(0.02)
         with start(tmp_path / "b", sshd.spec(slots=1)) as two:
-            said = two.communicate(timeout=60)[0]
+            assert two.stdout is not None
+            said = next((line for line in two.stdout if "waiting for " in line), "")
+            assert log.read_text() == "+\n"
+            go.touch()
+            rest = two.communicate(timeout=60)[0]
         assert "1 passed" in one.communicate(timeout=60)[0]
-    assert "3 passed" in said
-    assert said.count("nosejobs: there: waiting for ") == 1
+    assert said.startswith("nosejobs: there: waiting for ")
+    assert "3 passed" in rest
     assert log.read_text().split() == ["+", "-"] * 4

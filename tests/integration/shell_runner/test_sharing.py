@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shell_runner.errors import CannotOpen
 from shell_runner.fleet import Said
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Test
@@ -119,18 +121,33 @@ def test_two_runs_use_no_more_slots_than_the_larger_one(
 def test_two_runs_share_a_slot_by_turns(town: Town) -> None:
     """The one that came second does not wait until the first one has finished."""
     with town.bench(1) as one, town.bench(1) as two:
-        first, second = together((one, town.tests(one, 20), 1), (two, town.tests(two, 20), 1))
+        first, second = together((one, town.tests(one, 14), 1), (two, town.tests(two, 14), 1))
     assert town.peaks()["all"] == 1
     assert max(first[0], second[0]) < min(first[-1], second[-1])
-    assert max(first[9], second[9]) < min(first[-1], second[-1])
+    assert max(first[5], second[5]) < min(first[-1], second[-1])
 
 
 def test_a_batch_of_short_tests_is_a_turn_too(town: Town) -> None:
     with town.bench(1) as one, town.bench(1) as two:
-        many = [town.tests(each, 300, seconds=0.0, estimate=0.003) for each in (one, two)]
-        first, second = together((one, many[0], 300), (two, many[1], 300))
+        many = [town.tests(each, 150, seconds=0.0, estimate=0.003) for each in (one, two)]
+        first, second = together((one, many[0], 150), (two, many[1], 150))
     assert town.peaks()["all"] == 1
     assert max(first[0], second[0]) < min(first[-1], second[-1])
+
+
+def test_tests_that_take_longer_than_expected_are_no_turn_together(town: Town) -> None:
+    """They were given to the slot in one batch, as tests of a millisecond are."""
+    with town.bench(1) as one, town.bench(1) as two:
+        slow = town.tests(one, 8, seconds=0.3, estimate=0.001)
+        one.start(*slow)
+        await_first(town)
+        (test,) = town.tests(two, 1)
+        ended = two.run_test(test)
+        done = one.finish(len(slow))
+    after = [each for each in done.values() if each.started > ended.started]
+    assert len(after) >= 4
+    assert [each.id for each in slow] == sorted(done, key=lambda id: done[id].started)
+    assert town.peaks()["all"] == 1
 
 
 def test_a_lock_of_the_host_excludes_the_other_run(town: Town) -> None:
@@ -220,6 +237,22 @@ def test_a_run_that_waits_says_so(town: Town) -> None:
         assert isinstance(event, Said)
         assert event.host.messages(event.frame) == [["waiting", capacity.SLOTS, ""]]
         assert 4.5 < time.monotonic() - begin < 10
+
+
+def test_a_host_without_a_home_says_where_its_locks_are(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (town.folder / "tmp").mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(town.log))
+    monkeypatch.setenv("TMPDIR", str(town.folder / "tmp"))
+    with town.bench(1) as one:
+        assert str(town.folder / "tmp") in one.host.facts.note
+        assert all(each.exit == 0 for each in feed(one, town.tests(one, 2), 1).values())
+    (folder,) = (town.folder / "tmp").glob(".nosejobs-state-*")
+    shutil.rmtree(folder)
+    folder.symlink_to(town.folder)
+    with pytest.raises(CannotOpen, match=r"no folder can hold the locks .*/log/nosejobs: Not a"):
+        town.bench(1).__enter__()
 
 
 def await_first(town: Town) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shell_runner.remote import capacity
@@ -198,15 +198,18 @@ def test_a_lock_is_waited_for_while_no_slot_is_free(run: Open) -> None:
 
 
 def test_tests_with_the_same_locks_do_not_wait_in_a_circle(run: Open) -> None:
-    one, two = run(), run()
-    done = set()
-    for _ in range(4):
-        for name, each, locks in (("one", one, ["a", "b"]), ("two", two, ["b", "a"])):
-            if name not in done and each.start(1, [0], locks, False) == 0:
+    one, two, three = run(), run(), run()
+    three.start(1, [0], ["b"], False)
+    wanted = {"one": (one, ["b", "a"]), "two": (two, ["a", "b"])}
+    for turn in range(5):
+        for name, (each, locks) in list(wanted.items()):
+            if each.start(1, [1], locks, False) is not None:
                 each.end(1)
-                done.add(name)
+                del wanted[name]
             each.settle([])
-    assert done == {"one", "two"}
+        if turn == 1:
+            three.end(1)
+    assert not wanted
 
 
 # -- alone --------------------------------------------------------------------------
@@ -290,6 +293,7 @@ def test_no_child_keeps_what_its_run_has_given_up(run: Open, tmp_path: Path) -> 
 # -- files --------------------------------------------------------------------------
 
 
+@example(["\ud800\udc00", "\U00010000", "\udcff", "\xff"])
 @given(st.lists(st.text(st.characters(codec=None), min_size=1), min_size=2, unique=True))
 def test_every_name_has_a_safe_file_of_its_own(names: list[str]) -> None:
     files = {file_name(name) for name in names}

@@ -379,8 +379,9 @@ class _Waiting:
         while True:
             for descriptor in self._poll(deadline):
                 if descriptor == self._listener.fileno():
-                    self._accept()
-                elif self._shake(descriptor):
+                    descriptor = self._accept()
+                # A new one is asked at once: it may have answered before we look again.
+                if descriptor in self._strangers and self._shake(descriptor):
                     return self._strangers.pop(descriptor)
 
     def close(self) -> None:
@@ -407,17 +408,17 @@ class _Waiting:
         command = f"nosejobs-agent {target.name}.pem --connect THIS-MACHINE:{target.listen}"
         return CannotConnect(cause, f"start its agent with `{command}`")
 
-    def _accept(self) -> None:
+    def _accept(self) -> int:
         try:
             sock, _ = self._listener.accept()
         except OSError:
-            return
+            return -1
         tune(sock)
         while len(self._strangers) >= _STRANGERS:
             self._strangers.pop(next(iter(self._strangers))).close()
         transport = TlsTransport(sock, self._context, self._target.name)
         self._strangers[transport.fileno()] = transport
-        self._shake(transport.fileno())  # sends our first words; it cannot be over by them
+        return transport.fileno()
 
     def _shake(self, descriptor: int) -> bool:
         try:
@@ -459,7 +460,9 @@ def _check_answer(answer: bytes, target: _Target) -> None:
         problem = "its answer cannot be understood"
     if problem:
         text = "".join(c if c.isprintable() else "?" for c in problem[:500])
-        hint = "//python=/path/to/python3 in the host's spec" if "ython" in text else ""
+        hint = "see the agent's log, and its options"
+        if "ython" in text:
+            hint = "//python=/path/to/python3 in the host's spec"
         raise CannotConnect(f"the agent at {target.where} says: {text}", hint)
 
 

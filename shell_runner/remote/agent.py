@@ -160,8 +160,10 @@ class Agent:
                 said = reason
             else:
                 task, said = self.take(sock), ""
-                if task is not None and await task:
-                    delay = _BACKOFF[0]
+                if task is not None:
+                    await asyncio.wait([task])
+                    if _got_in(task):
+                        delay = _BACKOFF[0]
             await asyncio.sleep(delay * random.uniform(0.75, 1.0))
             delay = min(delay * 2, _BACKOFF[1])
 
@@ -267,6 +269,10 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _got_in(task: "asyncio.Task[bool]") -> bool:
+    return not task.cancelled() and task.exception() is None and task.result()
 
 
 async def _tell(connection: Connection, stream: Stream, problem: str) -> None:

@@ -494,8 +494,8 @@ def test_a_taken_port_is_named(agent: Agent, client: Path) -> None:
 # -- how it is started --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", versions(good=True)[:1])
-def test_the_single_file_runs_on_a_bare_old_python(
+@pytest.mark.parametrize("version", versions(good=True))
+def test_the_single_file_runs_on_a_bare_python(
     bundle: Path, client: Path, tmp_path: Path, version: tuple[int, int]
 ) -> None:
     agent_file.write(tmp_path / "agent.pyz")

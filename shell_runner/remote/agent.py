@@ -31,6 +31,7 @@ PORT = 7422
 #: Seconds between two attempts to dial out: from the first on, and at most.
 _BACKOFF = (1.0, 10.0)
 _BACKLOG = 1024
+_DAY = 86400.0
 #: After so much silence of the network a connection is dead, in milliseconds.
 _USER_TIMEOUT = 30_000
 _KEEPALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
@@ -130,6 +131,15 @@ class Agent:
         self._open = 0
         self._count = 0
         self._stopping = False
+        self._warned = -_DAY
+
+    def warn(self) -> None:
+        """Say once a day that our certificate ends soon."""
+        if time.monotonic() - self._warned >= _DAY:
+            self._warned = time.monotonic()
+            warning = credentials.expiry_warning(self._options.bundle)
+            if warning:
+                log("trouble", reason=warning)
 
     # -- sockets ----------------------------------------------------------------
 
@@ -251,6 +261,7 @@ class Agent:
         self._count += 1
         number = self._count
         log("open", id=number, peer=peer, name=name)
+        self.warn()
         try:
             reason = await connection.serve(order)
             await stream.finish()
@@ -460,9 +471,7 @@ async def _run(options: Options) -> None:
         if options.port_file:
             _write_port(options.port_file, port)
         work = agent.listen(listener)
-    warning = credentials.expiry_warning(options.bundle)
-    if warning:
-        log("trouble", reason=warning)
+    agent.warn()
     tasks = [loop.create_task(work), loop.create_task(stopped.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

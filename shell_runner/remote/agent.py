@@ -408,7 +408,14 @@ def unit(argv: List[str]) -> str:
     words = [known.get(word, word) for word in argv if word != "--print-unit"]
     parser.parse_args(words)
     command = " ".join(_systemd_word(word) for word in [*_program(), *words])
-    return _UNIT.format(command=command, user=getpass.getuser())
+    return _UNIT.format(command=command, user=_user())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # nobody has that number here
+        return str(os.getuid())
 
 
 def _systemd_word(word: str) -> str:

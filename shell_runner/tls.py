@@ -63,6 +63,7 @@ class TlsTransport:
         self._unsent = memoryview(b"")
         self._more = False
         self._ended = False
+        self._unread = b""
 
     def fileno(self) -> int:
         """The socket, for those who poll."""
@@ -75,7 +76,7 @@ class TlsTransport:
 
     def pending(self) -> bool:
         """Whether read() has more, or the end, without a poll."""
-        return self._more or self._ended
+        return self._more or self._ended or bool(self._unread)
 
     def read(self) -> bytes | None:
         """Some bytes; none at the end; None: nothing now.  Raises OSError.
@@ -83,6 +84,9 @@ class TlsTransport:
         Gives waiting bytes to the kernel too: call it for each event that poll reports.
         """
         self._flush()
+        if self._unread:
+            parts, self._unread = self._unread, b""
+            return parts
         self._more = False
         parts = self._decrypt()
         while not parts and not self._ended:
@@ -113,6 +117,10 @@ class TlsTransport:
             self._ended = not data
             parts += data
         return bytes(parts)
+
+    def unread(self, data: bytes) -> None:
+        """Bytes that the next read() shall have."""
+        self._unread = data + self._unread
 
     def write(self, data: memoryview) -> int:
         """How many bytes it took; 0: the kernel takes no more now.  Raises OSError."""
@@ -183,7 +191,11 @@ def connect(settings: Mapping[str, Any], bootstrap: str) -> TlsTransport:
     as hosts.py makes them.
     """
     target = _Target.of(settings)
-    context = client_context(target.credentials)
+    try:
+        context = client_context(target.credentials)
+    except CannotConnect as error:
+        # Who has no fleet at all meant another way to the host.
+        raise CannotConnect(error.cause, f"{error.hint}; or use ssh={target.address}") from error
     deadline = time.monotonic() + (LISTEN_TIMEOUT if target.listen else TIMEOUT)
     if target.listen:
         transport = _await_agent(target, context, deadline)
@@ -334,10 +346,12 @@ def _words(error: OSError | UnicodeError) -> str:
 
 
 def _ready(transport: TlsTransport, deadline: float) -> bool:
+    """Wait for the transport; False: time is up, also for one that sends a byte now and then."""
     poller = select.poll()
     for descriptor, events in transport.polled():
         poller.register(descriptor, events)
-    return bool(poller.poll(max(deadline - time.monotonic(), 0) * 1000))
+    left = deadline - time.monotonic()
+    return left > 0 and bool(poller.poll(left * 1000))
 
 
 def _await_agent(target: _Target, context: ssl.SSLContext, deadline: float) -> TlsTransport:
@@ -379,8 +393,9 @@ class _Waiting:
         while True:
             for descriptor in self._poll(deadline):
                 if descriptor == self._listener.fileno():
-                    self._accept()
-                elif self._shake(descriptor):
+                    descriptor = self._accept()
+                # A new one is asked at once: it may have answered before we look again.
+                if descriptor in self._strangers and self._shake(descriptor):
                     return self._strangers.pop(descriptor)
 
     def close(self) -> None:
@@ -394,7 +409,8 @@ class _Waiting:
         for transport in self._strangers.values():
             for descriptor, events in transport.polled():
                 poller.register(descriptor, events)
-        ready = poller.poll(max(deadline - time.monotonic(), 0) * 1000)
+        left = deadline - time.monotonic()
+        ready = poller.poll(left * 1000) if left > 0 else []
         if not ready:
             raise self._nobody()
         return (descriptor for descriptor, _ in ready)
@@ -407,17 +423,17 @@ class _Waiting:
         command = f"nosejobs-agent {target.name}.pem --connect THIS-MACHINE:{target.listen}"
         return CannotConnect(cause, f"start its agent with `{command}`")
 
-    def _accept(self) -> None:
+    def _accept(self) -> int:
         try:
             sock, _ = self._listener.accept()
         except OSError:
-            return
+            return -1
         tune(sock)
         while len(self._strangers) >= _STRANGERS:
             self._strangers.pop(next(iter(self._strangers))).close()
         transport = TlsTransport(sock, self._context, self._target.name)
         self._strangers[transport.fileno()] = transport
-        self._shake(transport.fileno())  # sends our first words; it cannot be over by them
+        return transport.fileno()
 
     def _shake(self, descriptor: int) -> bool:
         try:
@@ -437,7 +453,7 @@ def _greet(transport: TlsTransport, target: _Target, python: str, bootstrap: str
     deadline = time.monotonic() + _ANSWER_TIMEOUT
     answer = b""
     try:
-        while not answer.endswith(b"\n"):
+        while b"\n" not in answer:
             line = line[transport.write(line) :] if line else line
             data = transport.read()
             if data == b"" or len(answer) > _ANSWER:
@@ -448,6 +464,8 @@ def _greet(transport: TlsTransport, target: _Target, python: str, bootstrap: str
                 raise CannotConnect(cause, "see the agent's log; is the host overloaded?")
     except OSError as error:
         raise _explained(error, target) from error
+    answer, _, rest = answer.partition(b"\n")
+    transport.unread(rest)
     _check_answer(answer, target)
 
 
@@ -459,7 +477,9 @@ def _check_answer(answer: bytes, target: _Target) -> None:
         problem = "its answer cannot be understood"
     if problem:
         text = "".join(c if c.isprintable() else "?" for c in problem[:500])
-        hint = "//python=/path/to/python3 in the host's spec" if "ython" in text else ""
+        hint = "see the agent's log, and its options"
+        if "ython" in text:
+            hint = "//python=/path/to/python3 in the host's spec"
         raise CannotConnect(f"the agent at {target.where} says: {text}", hint)
 
 

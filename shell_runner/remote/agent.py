@@ -31,6 +31,7 @@ PORT = 7422
 #: Seconds between two attempts to dial out: from the first on, and at most.
 _BACKOFF = (1.0, 10.0)
 _BACKLOG = 1024
+_DAY = 86400.0
 #: After so much silence of the network a connection is dead, in milliseconds.
 _USER_TIMEOUT = 30_000
 _KEEPALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
@@ -130,6 +131,15 @@ class Agent:
         self._open = 0
         self._count = 0
         self._stopping = False
+        self._warned = -_DAY
+
+    def warn(self) -> None:
+        """Say once a day that our certificate ends soon."""
+        if time.monotonic() - self._warned >= _DAY:
+            self._warned = time.monotonic()
+            warning = credentials.expiry_warning(self._options.bundle)
+            if warning:
+                log("trouble", reason=warning)
 
     # -- sockets ----------------------------------------------------------------
 
@@ -160,8 +170,10 @@ class Agent:
                 said = reason
             else:
                 task, said = self.take(sock), ""
-                if task is not None and await task:
-                    delay = _BACKOFF[0]
+                if task is not None:
+                    await asyncio.wait([task])
+                    if _got_in(task):
+                        delay = _BACKOFF[0]
             await asyncio.sleep(delay * random.uniform(0.75, 1.0))
             delay = min(delay * 2, _BACKOFF[1])
 
@@ -249,6 +261,7 @@ class Agent:
         self._count += 1
         number = self._count
         log("open", id=number, peer=peer, name=name)
+        self.warn()
         try:
             reason = await connection.serve(order)
             await stream.finish()
@@ -267,6 +280,10 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _got_in(task: "asyncio.Task[bool]") -> bool:
+    return not task.cancelled() and task.exception() is None and task.result()
 
 
 async def _tell(connection: Connection, stream: Stream, problem: str) -> None:
@@ -391,7 +408,14 @@ def unit(argv: List[str]) -> str:
     words = [known.get(word, word) for word in argv if word != "--print-unit"]
     parser.parse_args(words)
     command = " ".join(_systemd_word(word) for word in [*_program(), *words])
-    return _UNIT.format(command=command, user=getpass.getuser())
+    return _UNIT.format(command=command, user=_user())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # nobody has that number here
+        return str(os.getuid())
 
 
 def _systemd_word(word: str) -> str:
@@ -454,9 +478,7 @@ async def _run(options: Options) -> None:
         if options.port_file:
             _write_port(options.port_file, port)
         work = agent.listen(listener)
-    warning = credentials.expiry_warning(options.bundle)
-    if warning:
-        log("trouble", reason=warning)
+    agent.warn()
     tasks = [loop.create_task(work), loop.create_task(stopped.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

@@ -335,6 +335,19 @@ def test_a_thousand_half_open_connections_keep_nobody_out(agent: Agent, client: 
     agent.expect("refused .*too many handshakes")
 
 
+def test_a_flood_of_one_address_keeps_no_other_out(shared: Agent, client: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        # Slow, but in time, and older than all of the flood.
+        slow = stack.enter_context(socket.create_connection(("127.0.0.1", shared.port), 10))
+        for _ in range(200):
+            flood = socket.create_connection(("127.0.0.1", shared.port), 10, ("127.0.0.2", 0))
+            stack.enter_context(flood)
+        secured = stack.enter_context(raw_context(client).wrap_socket(slow))
+        hello = {"nosejobs": 1, "python": "", "bootstrap": "print('got in')"}
+        secured.sendall(json.dumps(hello).encode() + b"\n")
+        assert secured.recv(100) == b'{"ok": true}\n'
+
+
 # -- what the controller says -------------------------------------------------------
 
 
@@ -494,8 +507,8 @@ def test_a_taken_port_is_named(agent: Agent, client: Path) -> None:
 # -- how it is started --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", versions(good=True)[:1])
-def test_the_single_file_runs_on_a_bare_old_python(
+@pytest.mark.parametrize("version", versions(good=True))
+def test_the_single_file_runs_on_a_bare_python(
     bundle: Path, client: Path, tmp_path: Path, version: tuple[int, int]
 ) -> None:
     agent_file.write(tmp_path / "agent.pyz")

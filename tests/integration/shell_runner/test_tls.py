@@ -1,0 +1,207 @@
+"""The controller's transport beside agents that are slow, broken or hostile."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from shell_runner import tls
+from shell_runner.remote.credentials import server_context
+from tests.agents import Authority
+
+Talk = Callable[[ssl.SSLSocket], None]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    authority = Authority(tmp_path_factory.mktemp("fleet"))
+    authority.host()
+    authority.client()
+    return authority
+
+
+@contextmanager
+def fake_agent(authority: Authority, talk: Talk) -> Iterator[dict[str, object]]:
+    """Something with the certificate of an agent; the settings to reach it."""
+    context = server_context(str(authority.folder / "localhost.pem"), [])
+
+    def serve() -> None:
+        with suppress(OSError), server.accept()[0] as plain:
+            plain.settimeout(20)
+            with context.wrap_socket(plain, server_side=True) as secured:
+                talk(secured)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client = str(authority.folder / "laptop.pem")
+        yield {"address": "127.0.0.1", "port": server.getsockname()[1], "credentials": client}
+        server.close()
+        thread.join(20)
+
+
+def hello(peer: ssl.SSLSocket) -> dict[str, object]:
+    with peer.makefile("rb") as lines:
+        found = json.loads(lines.readline())
+    assert isinstance(found, dict)
+    return found
+
+
+def saying(answer: bytes) -> Talk:
+    """Greets with that, and then waits for the end."""
+
+    def talk(peer: ssl.SSLSocket) -> None:
+        hello(peer)
+        peer.sendall(answer)
+        while peer.recv(1 << 16):
+            pass
+
+    return talk
+
+
+def refusal(authority: Authority, talk: Talk) -> str:
+    """Connect in vain; what is said."""
+    with fake_agent(authority, talk) as settings, pytest.raises(tls.CannotConnect) as caught:
+        tls.connect(settings, "")
+    return str(caught.value)
+
+
+def read(transport: tls.TlsTransport) -> bytes:
+    while True:
+        data = transport.read()
+        if data is not None:
+            return data
+        wait(transport, 10)
+
+
+def wait(transport: tls.TlsTransport, seconds: float) -> bool:
+    poller = select.poll()
+    for descriptor, events in transport.polled():
+        poller.register(descriptor, events)
+    return bool(poller.poll(seconds * 1000))
+
+
+def test_the_hello_says_what_to_run(authority: Authority) -> None:
+    heard: list[dict[str, object]] = []
+
+    def talk(peer: ssl.SSLSocket) -> None:
+        heard.append(hello(peer))
+        peer.sendall(b'{"ok": true}\n')
+
+    with fake_agent(authority, talk) as settings:
+        transport = tls.connect({**settings, "python": "python3.9"}, "print(1)")
+        assert read(transport) == b""
+        transport.close()
+    assert heard == [{"nosejobs": 1, "python": "python3.9", "bootstrap": "print(1)"}]
+
+
+def test_bytes_behind_the_answer_are_not_lost(authority: Authority) -> None:
+    with fake_agent(authority, saying(b'{"ok": true}\nfirst\nwords')) as settings:
+        transport = tls.connect(settings, "")
+        assert transport.pending()
+        assert read(transport) == b"first\nwords"
+        assert not transport.pending()
+        assert transport.read() is None
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"1\n", "cannot be understood"),
+        (b"[" * 9000 + b"\n", "cannot be understood"),
+        (b"\xff\n", "cannot be understood"),
+        (b'{"error": "\\u001b[31m no \\n way"}\n', r"says: \?\[31m no \? way"),
+        (b"x" * 100_000, "hung up"),
+    ],
+)
+def test_a_bad_answer_is_an_error(authority: Authority, answer: bytes, words: str) -> None:
+    assert re.search(words, error := refusal(authority, saying(answer)))
+    assert "\x1b" not in error
+
+
+def test_one_that_hangs_up_is_an_error(authority: Authority) -> None:
+    assert "hung up" in refusal(authority, lambda peer: None)
+
+
+def test_one_that_dribbles_is_ended_in_time(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk(peer: ssl.SSLSocket) -> None:
+        while True:
+            peer.sendall(b" ")
+            time.sleep(0.02)
+
+    monkeypatch.setattr(tls, "_ANSWER_TIMEOUT", 0.5)
+    begin = time.monotonic()
+    assert "no interpreter in time" in refusal(authority, talk)
+    assert time.monotonic() - begin < 5
+
+
+def test_one_that_never_speaks_is_ended_in_time(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings = {
+            "address": "127.0.0.1", "port": server.getsockname()[1],
+            "credentials": str(authority.folder / "laptop.pem"),
+        }  # fmt: skip
+        with pytest.raises(tls.CannotConnect, match=r"not with TLS within 0\.3 s"):
+            tls.connect(settings, "")
+
+
+def test_one_that_does_not_read_blocks_writing_but_not_us(authority: Authority) -> None:
+    release = threading.Event()
+    taken: list[int] = []
+
+    def talk(peer: ssl.SSLSocket) -> None:
+        hello(peer)
+        peer.sendall(b'{"ok": true}\n')
+        release.wait(20)
+        while len(taken) == 0 or sum(taken) < total:
+            taken.append(len(peer.recv(1 << 16)))
+
+    total, chunk = 0, memoryview(b"x" * (1 << 16))
+    with fake_agent(authority, talk) as settings:
+        transport = tls.connect(settings, "")
+        while count := transport.write(chunk):
+            total += count
+        assert total < 64 << 20
+        assert transport.polled()[0][1] & select.POLLOUT
+        assert transport.read() is None
+        release.set()
+        # What it took reaches the other end by read() alone.
+        while transport.polled()[0][1] & select.POLLOUT:
+            assert wait(transport, 10)
+            assert transport.read() in (None, b"")
+        while transport.read() is None:
+            assert wait(transport, 10)
+        transport.close()
+    assert sum(taken) == total
+
+
+def test_a_complaint_is_two_lines_for_the_file_of_complaints() -> None:
+    error = tls.CannotConnect("no\nagent", "start one")
+    assert error.complaint() == "nosejobs-cannot: no agent\nnosejobs-try: start one\n"
+    assert str(error) == "no\nagent\n  try: start one"
+
+
+def test_the_network_is_watched(authority: Authority, tmp_path: Path) -> None:
+    with fake_agent(authority, saying(b'{"ok": true}\n')) as settings:
+        transport = tls.connect(settings, "")
+        sock = transport._sock
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+        transport.close()

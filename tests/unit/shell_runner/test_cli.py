@@ -1,0 +1,128 @@
+"""The command line: what it prints, writes and refuses."""
+
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from shell_runner import cli
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run ``nosejobs`` in an empty folder with an empty configuration."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("NOSEJOBS_CA", raising=False)
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(cli.main, words)
+
+    return run
+
+
+def test_trust_in_three_commands(run, tmp_path: Path) -> None:
+    for words in (["init"], ["issue", "web1"], ["issue", "--client", "laptop"]):
+        done = run("ca", *words)
+        assert done.exit_code == 0, done.output
+    for path in (tmp_path / "web1.pem", tmp_path / "config" / "nosejobs" / "client.pem"):
+        assert "PRIVATE KEY" in path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "PRIVATE" not in done.output
+
+
+def test_a_bundle_is_not_overwritten_and_nothing_is_issued_in_vain(run, tmp_path: Path) -> None:
+    run("ca", "init")
+    run("ca", "issue", "web1")
+    before = (tmp_path / "web1.pem").read_text()
+    for words in (["issue", "web1"], ["renew", "web1"]):
+        done = run("ca", *words)
+        assert done.exit_code == 2
+        assert "web1.pem exists\n  try: --force, or --out another file" in done.output
+    assert (tmp_path / "web1.pem").read_text() == before
+    assert run("ca", "list").output.count("web1") == 1
+    assert run("ca", "renew", "web1", "--force").exit_code == 0
+    assert (tmp_path / "web1.pem").read_text() != before
+
+
+def test_list_revoke_and_crl(run, tmp_path: Path) -> None:
+    run("ca", "init")
+    assert run("ca", "list").output == "nothing has been issued\n"
+    run("ca", "issue", "web1", "--address", "10.0.0.1")
+    run("ca", "issue", "--client", "laptop", "--days", "10")
+    assert "web1: 1 revoked" in run("ca", "revoke", "web1").output
+    lines = run("ca", "list").output.splitlines()
+    assert lines[0].startswith("host   web1 (10.0.0.1): revoked on ")
+    assert "client laptop: EXPIRES in 9 days" in lines[1]
+    assert "nosejobs ca renew laptop" in lines[1]
+    assert run("ca", "crl", "--out", "crl.pem").exit_code == 0
+    assert run("ca", "crl").output.startswith("-----BEGIN X509 CRL-----")
+    assert "X509 CRL" in (tmp_path / "crl.pem").read_text()
+
+
+def test_the_folder_is_chosen_by_option_and_variable(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("ca", "init", "--dir", "one").exit_code == 0
+    monkeypatch.setenv("NOSEJOBS_CA", str(tmp_path / "two"))
+    assert run("ca", "init").exit_code == 0
+    assert (tmp_path / "one" / "ca.key").exists()
+    assert (tmp_path / "two" / "ca.key").exists()
+
+
+def test_errors_are_words_and_not_tracebacks(run) -> None:
+    done = run("ca", "list")
+    assert done.exit_code == 2
+    assert done.output.startswith("Error: there is no authority in ")
+    assert "try: nosejobs ca init" in done.output
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        "from shell_runner.cli import main; main(['ca', 'list'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'pytest-nosejobs[fleet]'" in done.stderr
+
+
+def test_the_agent_as_one_file(run, tmp_path: Path) -> None:
+    for name in ("agent.pyz", "again.pyz"):
+        done = run("agent", "zipapp", name)
+        assert done.exit_code == 0, done.output
+    path = tmp_path / "agent.pyz"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    assert path.read_bytes() == (tmp_path / "again.pyz").read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert "nosejobs_host/agent.py" in archive.namelist()
+        assert archive.testzip() is None
+
+
+def test_other_packages_add_commands(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        names = {"job", "broken"}
+
+        def __getitem__(self, name: str):
+            return self
+
+        def load(self) -> click.Command:
+            if self.bad:
+                raise ImportError("no module named x")
+            return click.Command("job", callback=lambda: click.echo("hello"))
+
+        bad = False
+
+    other = Other()
+    monkeypatch.setattr(cli, "_others", lambda: other)
+    assert "job" in run("--help").output
+    assert run("job").output == "hello\n"
+    other.bad = True
+    done = run("job")
+    assert done.exit_code == 2
+    assert "the command 'job' cannot be loaded: no module named x" in done.output

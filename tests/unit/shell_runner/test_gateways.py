@@ -1,0 +1,57 @@
+"""What the proxy is told, and what its complaints become."""
+
+from pathlib import Path
+
+import pytest
+
+from shell_runner import gateways, tls
+from shell_runner.config import HostEntry
+from shell_runner.errors import CannotOpen
+from shell_runner.hosts import parse
+
+
+def settings(spec: str) -> dict[str, str | int]:
+    return gateways.proxy_settings(parse([spec], {})[0])
+
+
+def test_the_proxy_is_told_what_a_kind_needs() -> None:
+    assert settings("ssh=me@h//ssh_config=/c//python=p") == {
+        "kind": "ssh", "address": "me@h", "python": "p", "ssh_config": "/c",
+    }  # fmt: skip
+    assert settings("agent=h:7000//name=n//credentials=/c//listen=7001") == {
+        "kind": "agent", "address": "h", "port": 7000, "name": "n", "credentials": "/c",
+        "listen": 7001, "python": "",
+    }  # fmt: skip
+
+
+class Said:
+    """A file of complaints with this text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def read(self) -> str:
+        return self._text
+
+
+def explained(spec: str, said: str, monkeypatch: pytest.MonkeyPatch) -> CannotOpen:
+    (parsed,) = parse([spec], {"web1": HostEntry("web1", "popen")})
+    gateway = gateways.Gateway.__new__(gateways.Gateway)
+    monkeypatch.setattr(gateway, "spec", parsed, raising=False)
+    monkeypatch.setattr(gateway, "_errors", Said(said), raising=False)
+    return gateway._explain(None)
+
+
+def test_a_complaint_of_tls_is_shown_with_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tls.CannotConnect("no agent at h:7422", "start one {there}").complaint()
+    error = explained("agent=h", f"nosejobs-pid: 1\n{said}", monkeypatch)
+    assert str(error) == "host h: no agent at h:7422\n  try: start one {there}"
+
+
+def test_a_bare_name_that_is_not_reached_may_have_been_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = tls.CannotConnect("the name wbe1 is unknown", "check the spelling").complaint()
+    error = explained("wbe1", said, monkeypatch)
+    assert error.hint == "check the spelling; did you mean 'web1' of nosejobs.toml?"

@@ -190,7 +190,7 @@ def test_a_host_beats_while_it_unpacks_and_not_longer(serve: Serve) -> None:
 
 def test_each_byte_of_a_large_frame_is_a_sign_of_life() -> None:
     read, write = os.pipe()
-    pipe = SimpleNamespace(infile=open(read, "rb"), read=None)
+    pipe: Any = SimpleNamespace(infile=os.fdopen(read, "rb"))
     gateway: Any = object.__new__(Gateway)
     gateway._gateway, gateway.heard = SimpleNamespace(_io=pipe), 0.0
     gateway._listen_for_bytes()

@@ -46,6 +46,7 @@ from .schedule import Schedule
 from .session import (
     EXIT_HOSTS_LOST,
     Finished,
+    Gone,
     Line,
     Loop,
     Loss,
@@ -444,8 +445,11 @@ class Plugin:
         self._view.tick()
         return 0.1
 
-    def tell(self, news: Running | Line) -> None:
+    def tell(self, news: Running | Line | Gone) -> None:
         """What is not the end of a test."""
+        if isinstance(news, Gone):
+            self._say_gone(news)
+            return
         item = self._numbers.get(news.test)
         if item is None:
             return
@@ -453,6 +457,14 @@ class Plugin:
             self._say_line(news.test, news.host, news.text)
         elif self._view is not None:
             self._view.running(news.host, news.slot, report.readable(item.nodeid))
+
+    def _say_gone(self, news: Gone) -> None:
+        words = f"nosejobs: {news.error}"
+        if self._view is not None:
+            self._view.forget(news.error.host)
+            self._view.say(words, "red")
+        elif self.config.option.verbose >= 0:
+            self._write_line(words, red=True)
 
     def _say_line(self, number: int, host: str, text: str) -> None:
         item = self._numbers.get(number)
@@ -490,10 +502,12 @@ class Plugin:
     def _await_hosts(self, fleet: Fleet) -> list[Event]:
         """All hosts are ready, or have failed and may; their events, to be played again."""
         decided: list[Event] = []
-        while len(decided) < len(fleet.hosts):
+        names: set[str] = set()
+        while len(names) < len(fleet.hosts):
             event = fleet.events.get()
             if isinstance(event, (Ready, Ended)):
                 decided.append(event)
+                names.add(event.host.id)
             self._check_hosts()
         if not any(isinstance(event, Ready) for event in decided):
             self._give_up("no host could be opened", fleet.failed())

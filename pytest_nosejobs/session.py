@@ -68,7 +68,14 @@ class Line:
     text: str
 
 
-News = Finished | Running | Line
+@dataclass(frozen=True)
+class Gone:
+    """A host is lost."""
+
+    error: HostError
+
+
+News = Finished | Running | Line | Gone
 
 
 @dataclass(frozen=True)
@@ -268,6 +275,7 @@ class Pump(threading.Thread):
         self.lost.append(error)
         loss = Loss(error)
         self.losses.append(loss)
+        self.results.put([Gone(error)])
         for number in self._schedule.given(host.id):
             self._homeless[number] = loss
             if self._forget is not None:

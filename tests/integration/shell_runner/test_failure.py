@@ -176,6 +176,17 @@ def test_a_ping_is_answered_though_the_main_thread_is_busy(serve: Serve) -> None
     assert serve.credit == 0
 
 
+def test_a_main_thread_that_does_not_come_back_is_told_by_silence(serve: Serve) -> None:
+    serve._at_work_since = time.monotonic() - 61
+    serve._receive(b'J[["ping",1]]')
+    serve.setup = Setup("/")
+    serve._receive(b'J[["ping",2]]')
+    serve._at_work_since = 0.0
+    serve._receive(b'J[["ping",3]]')
+    # To unpack may take its time; to wait for slots is no work.
+    assert [serve.channel.sent.get(timeout=1) for _ in range(2)] == [[["pong", 1]], [["pong", 3]]]
+
+
 def test_a_host_beats_while_it_unpacks_and_not_longer(serve: Serve) -> None:
     serve._beat(0.05)
     for _ in range(3):  # of a main thread that does nothing else

@@ -128,17 +128,31 @@ def test_a_host_over_ssh_that_stops_and_wakes_later_is_not_listened_to(
     wake = trouble("one", HOST, "STOP").replace("sleep 60", "sleep 3; kill -CONT $victim; sleep 60")
     project.add("test_trouble", f"# nosejobs: requires=far\n{wake}")
     result = project.run(
-        f"--nosejobs={sshd.spec(slots=2)}//id=far//labels=far,popen//id=near", "-v",
-        "--nosejobs-host-timeout=1.5",
+        f"--nosejobs={sshd.spec(slots=1)}//id=far//labels=far,popen//id=near", "-v",
+        "--nosejobs-host-timeout=1.5", "--nosejobs-max-lost=1",
     )  # fmt: skip
     assert result.ret == 6
     assert result.parseoutcomes() == {"passed": 20, "errors": 1}
     result.stdout.fnmatch_lines(
         ["*nosejobs: host far: has not answered for 1.5 s", "host far: has not answered*"]
     )
-    # It came back, with a fresh tree, and was stopped once more.
-    result.stdout.fnmatch_lines(["*test_trouble - host lost: lost with far (twice)"])
+    result.stdout.fnmatch_lines(["*test_trouble - host lost: lost with far"])
     assert gone(str(sshd.folder / "tmp" / "nosejobs-"), 10)
+
+
+def test_a_host_over_ssh_comes_back_with_its_tree(project: Project, sshd: Sshd) -> None:
+    project.add("test_trouble", trouble("one", HOST, "KILL").replace("$TEST_SRCDIR", "$PLACE"))
+    project.ini("nosejobs_pass_env = PLACE")
+    project.add("data", "echo fine")
+    project.add("test_data", "[ $(./data) = fine ]")
+    python = project.root / "python_there"
+    project.add(python.name, f'export PLACE={project.root}\nexec {sys.executable} "$@"')
+    spec = f"{sshd.spec(slots=1)}//id=far//python={python}"
+    result = project.run(f"--nosejobs={spec}", f"--junitxml={project.junit}")
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 2}
+    assert 'name="lost_with" value="far"' in project.junit.read_text()
+    result.stdout.fnmatch_lines(["host far: the connection ended", "  connected again later"])
 
 
 def test_a_host_that_dies_while_others_are_collected_is_no_missing_host(project: Project) -> None:

@@ -83,7 +83,7 @@ def test_a_host_that_dies_or_stops_is_lost_and_can_be_opened_again(
         begin = time.monotonic()
         os.kill(pid, number)
         ended = one.event(Ended)
-        assert time.monotonic() - begin < LIMIT + 1
+        assert time.monotonic() - begin < LIMIT + 4
         assert (ended.host, ended.error.cause, ended.may_return) == (lost, words, True)
         new = one.fleet.reopen(lost)
         assert one.event(Ready).host is new is one.host
@@ -108,7 +108,7 @@ def test_an_interpreter_that_stops_while_the_tree_is_brought_is_noticed(tmp_path
         begin = time.monotonic()
         one.fleet.give_tree(big_tree(tmp_path))
         ended = one.event(Ended)
-        assert time.monotonic() - begin < LIMIT + 2
+        assert time.monotonic() - begin < LIMIT + 4
         assert ended.error.cause == "has not answered for 1 s"
         assert not ended.may_return
 
@@ -143,7 +143,7 @@ def test_attempts_to_come_back_do_not_delay_the_end(tmp_path: Path) -> None:
         for _ in range(3):  # the next one is four seconds away
             host = one.fleet.reopen(host)
         begin = time.monotonic()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 3
     assert one.fleet.reopen(host) is None
 
 

@@ -1,9 +1,14 @@
-"""Sixty sleeps of very different length on four slots: makespan over the lower bound."""
+"""Sixty sleeps of very different length: makespan over the lower bound.
+
+On four slots of one host, and on two hosts with two slots each, one of them three times as
+slow: there each script sleeps three times as long.
+"""
 
 from __future__ import annotations
 
 import functools
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,8 @@ NAME = "skewed"
 _COUNT = 60
 _SLOTS = 4
 _SHORTEST, _LONGEST = 0.05, 3.0
+#: How many times as slow the slow one of two hosts is.
+_FACTOR = 3
 _NOTES = (
     "Makespan: from the start of the first script to the end of the last, by files that the "
     "scripts themselves touch. Ratio: to the lower bound max(longest, sum / slots).",
@@ -35,7 +42,36 @@ def main(smoke: bool) -> dict[str, Any]:
         f"lower bound {bound:.2f} s, {measure.rounds_words(rounds)}"
     )
     made = measure.table(title, runs, bound, _NOTES, figure=_makespan)
-    return {"tables": [made], "skipped": missing, "lower_bound": bound}
+    tables = [made, _two_hosts(times, rounds)]
+    return {"tables": tables, "skipped": missing, "lower_bound": bound}
+
+
+def _two_hosts(times: list[float], rounds: int) -> dict[str, Any]:
+    """The bound is that of all slots being busy to the end."""
+    bound = max(max(times), sum(times) / (_SLOTS / 2 * (1 + 1 / _FACTOR)))
+    with measure.workspace() as folder:
+        runs = measure.in_turn(list(_on_two_hosts(folder, times)), rounds)
+    title = (
+        f"the same on two hosts, {_SLOTS // 2} at a time on each, one {_FACTOR} times as slow, "
+        f"lower bound {bound:.2f} s, {measure.rounds_words(rounds)}"
+    )
+    return measure.table(title, runs, bound, _NOTES, figure=_makespan)
+
+
+def _on_two_hosts(folder: Path, times: list[float]) -> Iterator[Contender]:
+    tree, marks, junit = folder / "scripts", folder / "marks", folder / "junit.xml"
+    _write(tree, marks, times)
+    (tree / "pytest.ini").write_text("[pytest]\nnosejobs_pass_env = SLOWLY\n")
+    slow = folder / "slow-python"
+    measure.write_script(slow, f'SLOWLY=1 exec {sys.executable} "$@"')
+    half = _SLOTS // 2
+    hosts = f"{half}*popen//id=slow//python={slow},{half}*popen//id=fast"
+    argv = measure.pytest("-q", f"--nosejobs={hosts}", f"--junitxml={junit}")
+    check = functools.partial(_check, junit, marks)
+    forget = functools.partial(_clean, marks, tree / ".pytest_cache")
+    yield Contender("nosejobs, no history", argv, tree, before=forget, check=check)
+    clean = functools.partial(_clean, marks)
+    yield Contender("nosejobs, history", argv, tree, before=clean, check=check)
 
 
 def _makespan(done: Run) -> float:
@@ -90,7 +126,9 @@ def _write(tree: Path, marks: Path, times: list[float]) -> list[Path]:
     for number, seconds in enumerate(times):
         path = tree / f"test_{number:02}.sh"
         mark = marks / f"{number:02}"
-        measure.write_script(path, f": > {mark}.start\nsleep {seconds:.4f}\n: > {mark}.end")
+        slowly = f'if [ "$SLOWLY" ]; then sleep {seconds * _FACTOR:.4f}'
+        body = f": > {mark}.start\n{slowly}; else sleep {seconds:.4f}; fi\n: > {mark}.end"
+        measure.write_script(path, body)
         scripts.append(path)
     return scripts
 

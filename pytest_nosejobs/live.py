@@ -75,6 +75,10 @@ class View:
         if busy is not None and busy.name == name:
             del self._busy[host, slot]
 
+    def forget(self, host: str) -> None:
+        """A host is lost, and nothing runs there any more."""
+        self._busy = {place: test for place, test in self._busy.items() if place[0] != host}
+
     def count(self, category: str) -> None:
         """One more of what pytest counts: passed, failed, ..."""
         if category:

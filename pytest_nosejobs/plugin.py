@@ -50,6 +50,7 @@ from .schedule import Schedule
 from .session import (
     EXIT_HOSTS_LOST,
     Finished,
+    Gone,
     Line,
     Loop,
     Loss,
@@ -459,10 +460,13 @@ class Plugin:
         self._view.tick()
         return 0.1
 
-    def tell(self, news: Running | Line | Waiting) -> None:
+    def tell(self, news: Running | Line | Waiting | Gone) -> None:
         """What is not the end of a test."""
         if isinstance(news, Waiting):
             self._say_waiting(news)
+            return
+        if isinstance(news, Gone):
+            self._say_gone(news)
             return
         item = self._numbers.get(news.test)
         if item is None:
@@ -483,6 +487,14 @@ class Plugin:
             self._view.say(line)
         else:
             self._write_line(line)
+
+    def _say_gone(self, news: Gone) -> None:
+        words = f"nosejobs: {news.error}"
+        if self._view is not None:
+            self._view.forget(news.error.host)
+            self._view.say(words, "red")
+        elif self.config.option.verbose >= 0:
+            self._write_line(words, red=True)
 
     def _say_line(self, number: int, host: str, text: str) -> None:
         item = self._numbers.get(number)
@@ -551,10 +563,12 @@ class Plugin:
         """All hosts are ready, or have failed and may; their events, to be played again."""
         decided: list[Event] = []
         waiting = self._progress()
-        while len(decided) < len(fleet.hosts):
+        names: set[str] = set()
+        while len(names) < len(fleet.hosts):
             event = self._next_event(fleet, waiting)
             if isinstance(event, (Ready, Ended)):
                 decided.append(event)
+                names.add(event.host.id)
             self._check_hosts()
         if not any(isinstance(event, Ready) for event in decided):
             self._give_up("no host could be opened", fleet.failed())

@@ -297,9 +297,9 @@ class Schedule:
         return True
 
     def returned(self, host: str, tests: Sequence[int]) -> list[Command]:
-        """A host has given tests back that it had not started."""
+        """A host has given tests back that it had not started; unasked, it keeps them."""
         for test in reversed(tests):
-            if self.has(host, test):
+            if self.has(host, test) and test in self._hosts[host].asked:
                 self._hosts[host].drop(test, self._now)
                 self._release(test, self._hosts[host])
                 self._wait(test)

@@ -77,7 +77,14 @@ class Waiting:
     what: str
 
 
-News = Finished | Running | Line | Waiting
+@dataclass(frozen=True)
+class Gone:
+    """A host is lost."""
+
+    error: HostError
+
+
+News = Finished | Running | Line | Waiting | Gone
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,7 @@ class Pump(threading.Thread):
         self._homeless: dict[int, Loss] = {}
         self._timeout = timeout
         self._stuck_since: float | None = None
+        self._late = ""
         self._stopped = False
 
     def run(self) -> None:
@@ -177,6 +185,7 @@ class Pump(threading.Thread):
         elif self._stuck_since is None:
             self._stuck_since = now
         elif now - self._stuck_since >= self._timeout:
+            self._late = f"; no host came back within {self._timeout:g} s"
             self._perform(self._schedule.nobody_left())
 
     def stop(self) -> None:
@@ -281,6 +290,7 @@ class Pump(threading.Thread):
         self.lost.append(error)
         loss = Loss(error)
         self.losses.append(loss)
+        self.results.put([Gone(error)])
         for number in self._schedule.given(host.id):
             self._homeless[number] = loss
             if self._forget is not None:
@@ -318,7 +328,7 @@ class Pump(threading.Thread):
             words = "; ".join(f"{error.host}: {error.cause}" for error in self.lost)
         if command.labels:
             words = f"requires {', '.join(command.labels)}, {words}"
-        attempt = self._tests[command.test].attempt
+        attempt, words = self._tests[command.test].attempt, words + self._late
         execution = Execution(command.test, attempt, problem=Problem.HOST_LOST, detail=words)
         host = command.hosts[-1] if command.hosts else ""
         return Finished(execution, host, lost_with=command.hosts)

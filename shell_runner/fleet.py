@@ -165,8 +165,12 @@ class Host:
             if self.error is not None or self._closing:
                 return
             self.error = error
-        may_return = self._is_ready or self._reopened
-        self._events.put(Ended(self, error, may_return))
+        self._events.put(Ended(self, error, self.was_there))
+
+    @property
+    def was_there(self) -> bool:
+        """It has been open in this run, now or on an earlier connection."""
+        return self._is_ready or self._reopened
 
     def look_after(self, now: float) -> None:
         """Ask a host that is silent whether it lives; end one that has been for too long."""
@@ -377,7 +381,7 @@ class Fleet:
 
     def failed(self) -> list[HostError]:
         """Hosts that could not be opened so far."""
-        return [host.error for host in self.hosts if host.error]
+        return [host.error for host in self.hosts if host.error and not host.was_there]
 
     def wake(self) -> None:
         """Let the reader of the events look around."""

@@ -36,6 +36,8 @@ _STOPPING = 3.0
 _HOPELESS = 3
 #: Seconds between two looks at the slots that are busy.
 _LOOK = 1.0
+#: Seconds that the main thread may be at one thing before pings are not answered any more.
+_HUNG = 60.0
 #: How the frame of a ping begins; it comes alone.
 _PING = b'J[["ping",'
 #: Seconds until the controller hears that tests wait for what other runs have, and until
@@ -82,6 +84,8 @@ class Serve:
         self._hopeless = 0
         self._next_look = 0.0
         self._beating = threading.Event()
+        #: Since when the main thread is at what it does; 0: it waits.
+        self._at_work_since = 0.0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._poller = select.poll()
@@ -121,7 +125,8 @@ class Serve:
     def _receive(self, frame: Any) -> None:
         """Called by the gateway's receiving thread."""
         if isinstance(frame, bytes) and frame.startswith(_PING):
-            self._pong(frame[len(_PING) :])
+            if not self._hangs(time.monotonic()):
+                self._pong(frame[len(_PING) :])
             return
         if frame is not None and frame[:1] == b"B":
             self._blobs.acquire()
@@ -133,6 +138,11 @@ class Serve:
         except BlockingIOError:
             pass
 
+    def _hangs(self, now: float) -> bool:
+        """The main thread does not come back, from a dead disk perhaps: we are as good as lost."""
+        since = self._at_work_since
+        return self.setup is not None and since > 0 and now - since > _HUNG
+
     def _pong(self, rest: bytes) -> None:
         """Called in any thread; costs no credit, for it must come through."""
         try:
@@ -141,7 +151,10 @@ class Serve:
             pass  # the main thread will see it
 
     def _turn(self) -> None:
-        for fd, event in self._poller.poll(self._patience()):
+        self._at_work_since = 0.0
+        events = self._poller.poll(self._patience())
+        self._at_work_since = time.monotonic()
+        for fd, event in events:
             if fd == self._wake_read:
                 os.read(fd, 4096)
             elif fd in self.slots and (self.credit > 0 or event & select.POLLHUP):

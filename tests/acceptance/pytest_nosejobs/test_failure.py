@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.bench import gone
+from tests.sshd import Sshd
 
 from .conftest import Project
 
@@ -117,6 +118,59 @@ def test_a_host_that_cannot_come_back_does_not_delay_the_others(project: Project
     result.stdout.fnmatch_lines(["host [ab]: the connection ended"])
     result.stdout.no_fnmatch_line("*connected again*")
     assert gone(str(project.root), 5)
+
+
+def test_a_host_over_ssh_that_stops_and_wakes_later_is_not_listened_to(
+    project: Project, sshd: Sshd
+) -> None:
+    fill(project, 20)
+    # The interpreter wakes when its connection is gone, and ends all that is there.
+    wake = trouble("one", HOST, "STOP").replace("sleep 60", "sleep 3; kill -CONT $victim; sleep 60")
+    project.add("test_trouble", f"# nosejobs: requires=far\n{wake}")
+    result = project.run(
+        f"--nosejobs={sshd.spec(slots=1)}//id=far//labels=far,popen//id=near", "-v",
+        "--nosejobs-host-timeout=1.5", "--nosejobs-max-lost=1",
+    )  # fmt: skip
+    assert result.ret == 6
+    assert result.parseoutcomes() == {"passed": 20, "errors": 1}
+    result.stdout.fnmatch_lines(
+        ["*nosejobs: host far: has not answered for 1.5 s", "host far: has not answered*"]
+    )
+    result.stdout.fnmatch_lines(["*test_trouble - host lost: lost with far"])
+    assert gone(str(sshd.folder / "tmp" / "nosejobs-"), 10)
+
+
+def test_a_host_over_ssh_comes_back_with_its_tree(project: Project, sshd: Sshd) -> None:
+    project.add("test_trouble", trouble("one", HOST, "KILL").replace("$TEST_SRCDIR", "$PLACE"))
+    project.ini("nosejobs_pass_env = PLACE")
+    project.add("data", "echo fine")
+    project.add("test_data", "[ $(./data) = fine ]")
+    python = project.root / "python_there"
+    project.add(python.name, f'export PLACE={project.root}\nexec {sys.executable} "$@"')
+    spec = f"{sshd.spec(slots=1)}//id=far//python={python}"
+    result = project.run(f"--nosejobs={spec}", f"--junitxml={project.junit}")
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 2}
+    assert 'name="lost_with" value="far"' in project.junit.read_text()
+    result.stdout.fnmatch_lines(["host far: the connection ended", "  connected again later"])
+
+
+def test_a_host_that_dies_while_others_are_collected_is_no_missing_host(project: Project) -> None:
+    fill(project, 5)
+    project.file(
+        "conftest.py",
+        "import os, signal, time\n"
+        "def pytest_collection_finish(session):\n"
+        "    fleet = session.config.pluginmanager.get_plugin('nosejobs-session').fleet\n"
+        "    host = fleet.hosts[0]\n"
+        "    while host.facts is None: time.sleep(0.01)\n"
+        "    os.kill(host._gateway._gateway._io.popen.pid, signal.SIGKILL)\n"
+        "    while host.error is None: time.sleep(0.01)\n",
+    )
+    result = project.run("--nosejobs=popen//id=a,popen//id=b")
+    assert result.ret == 0
+    assert result.parseoutcomes() == {"passed": 5}
+    result.stdout.fnmatch_lines(["host a: the connection ended"])
 
 
 def test_x_ends_all_hosts_at_once(project: Project) -> None:

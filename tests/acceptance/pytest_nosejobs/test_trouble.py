@@ -126,6 +126,7 @@ def test_without_a_host_left_every_test_is_an_error_and_none_is_missing(project:
     lost = [case for name, case in cases.items() if name not in found]
     assert {case.outcome for case in lost} == {"error"}
     assert all("host lost" in case.message for case in lost)
+    assert all("no host came back within 2 s" in case.message for case in lost)
     assert cases["test_killer"] in lost
 
 

@@ -83,7 +83,7 @@ def test_a_host_that_dies_or_stops_is_lost_and_can_be_opened_again(
         begin = time.monotonic()
         os.kill(pid, number)
         ended = one.event(Ended)
-        assert time.monotonic() - begin < LIMIT + 1
+        assert time.monotonic() - begin < LIMIT + 4
         assert (ended.host, ended.error.cause, ended.may_return) == (lost, words, True)
         new = one.fleet.reopen(lost)
         assert one.event(Ready).host is new is one.host
@@ -108,7 +108,7 @@ def test_an_interpreter_that_stops_while_the_tree_is_brought_is_noticed(tmp_path
         begin = time.monotonic()
         one.fleet.give_tree(big_tree(tmp_path))
         ended = one.event(Ended)
-        assert time.monotonic() - begin < LIMIT + 2
+        assert time.monotonic() - begin < LIMIT + 4
         assert ended.error.cause == "has not answered for 1 s"
         assert not ended.may_return
 
@@ -143,7 +143,7 @@ def test_attempts_to_come_back_do_not_delay_the_end(tmp_path: Path) -> None:
         for _ in range(3):  # the next one is four seconds away
             host = one.fleet.reopen(host)
         begin = time.monotonic()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 3
     assert one.fleet.reopen(host) is None
 
 
@@ -176,6 +176,17 @@ def test_a_ping_is_answered_though_the_main_thread_is_busy(serve: Serve) -> None
     assert serve.credit == 0
 
 
+def test_a_main_thread_that_does_not_come_back_is_told_by_silence(serve: Serve) -> None:
+    serve._at_work_since = time.monotonic() - 61
+    serve._receive(b'J[["ping",1]]')
+    serve.setup = Setup("/")
+    serve._receive(b'J[["ping",2]]')
+    serve._at_work_since = 0.0
+    serve._receive(b'J[["ping",3]]')
+    # To unpack may take its time; to wait for slots is no work.
+    assert [serve.channel.sent.get(timeout=1) for _ in range(2)] == [[["pong", 1]], [["pong", 3]]]
+
+
 def test_a_host_beats_while_it_unpacks_and_not_longer(serve: Serve) -> None:
     serve._beat(0.05)
     for _ in range(3):  # of a main thread that does nothing else
@@ -190,7 +201,7 @@ def test_a_host_beats_while_it_unpacks_and_not_longer(serve: Serve) -> None:
 
 def test_each_byte_of_a_large_frame_is_a_sign_of_life() -> None:
     read, write = os.pipe()
-    pipe = SimpleNamespace(infile=open(read, "rb"), read=None)  # noqa: SIM115
+    pipe: Any = SimpleNamespace(infile=os.fdopen(read, "rb"))
     gateway: Any = object.__new__(Gateway)
     gateway._gateway, gateway.heard = SimpleNamespace(_io=pipe), 0.0
     gateway._listen_for_bytes()

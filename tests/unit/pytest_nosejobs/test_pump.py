@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_nosejobs.schedule import Schedule
-from pytest_nosejobs.session import Crashed, Finished, Pump, Waiting, lost_words
+from pytest_nosejobs.session import Crashed, Finished, Gone, Pump, Waiting, lost_words
 from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Ready, Said
 from shell_runner.remote.model import Execution, Problem, Test
@@ -57,6 +57,7 @@ def test_garbage_loses_the_host(message: list[Any]) -> None:
     pump, host = pump_with(message)
     pump._take_frame(host, b"")
     assert [error.host for error in pump.lost] == ["evil"]
+    assert pump.results.get_nowait() == [Gone(pump.lost[0])]
     (news,) = pump.results.get_nowait() if not pump.results.empty() else (None,)
     assert not isinstance(news, Crashed)
     assert isinstance(news, Finished)

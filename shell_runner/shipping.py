@@ -242,6 +242,7 @@ def _digest(full: str, count: _Count) -> tuple[str, int] | None:
         with open(full, "rb", buffering=0) as file:
             data = file.read(_SMALL) or b""
             seen, size = hashlib.sha256(data), len(data)
+            count.done += size
             while size >= _SMALL and data:
                 data = file.read(_FRAME) or b""
                 seen.update(data)

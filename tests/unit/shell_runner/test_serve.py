@@ -1,6 +1,7 @@
 """What a host does with what its controller sends."""
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     yield made
     if made.store is not None:
         made.store.end()
+    for descriptor in (made._lock, made._wake_read, made._wake_write):
+        os.close(descriptor)
     place.remove(made.folder)
 
 

@@ -14,6 +14,7 @@ import re
 import stat
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ SECRETS = (
 )  # fmt: skip
 #: Bytes of file contents in one frame.
 _FRAME = 1 << 20
+#: Entries in one part of a manifest, more or less.
+_PART = 256
 #: Small files in one frame, at most.
 _MANY = 2000
 #: Bytes of a file from which on a thread of its own hashes it.
@@ -302,6 +305,24 @@ class _Need:
         return any(entry.size >= _FRAME for entry in self.entries.values())
 
 
+def _manifest(entries: Sequence[Entry]) -> list[bytes]:
+    """In parts, the first of which lists the others: a changed file leaves most as they were."""
+    parts: list[bytes] = []
+    rows: list[Entry] = []
+    for entry in entries:
+        rows.append(entry)
+        # A name ends a part, not a number: one more file moves no border.
+        if not zlib.crc32(os.fsencode(entry.path)) % _PART:
+            parts.append(wire.encode(rows))
+            rows = []
+    parts.append(wire.encode(rows))
+    return [wire.encode([[_sha256(part), len(part)] for part in parts]), *parts]
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 class _Exchange:
     """What has been sent to one host, and of how much."""
 
@@ -311,26 +332,33 @@ class _Exchange:
         self.tree = tree
         self.wire = self.done = self.total = 0
         self._send, self._await, self._progress = send, await_message, progress
-        self._manifest = wire.encode(tree.entries)
-        self._digest = hashlib.sha256(self._manifest).hexdigest()
+        self._manifest = _manifest(tree.entries)
 
     def ask(self) -> _Need:
-        """What the host lacks; a manifest that it has not seen goes there first."""
+        """What the host lacks; parts of the manifest that it has not seen go there first."""
         answer = self._ask()
-        if answer[:1] == [None]:
-            self._send_manifest()
-            answer = self._ask()
+        for _ in range(2):  # the list of its parts, then those
+            if answer[:1] == [None]:
+                self._send_manifest(answer)
+                answer = self._ask()
         return _need(self.tree.entries, answer)
 
     def _ask(self) -> list[Any]:
-        self._say("tree", self._digest, len(self._manifest))
+        part = self._manifest[0]
+        self._say("tree", _sha256(part), len(part))
         return self._await("missing")
 
-    def _send_manifest(self) -> None:
-        """It is a file like any other to the host."""
-        data = self._manifest
-        for at in range(0, len(data), _FRAME):
-            self._blob("piece", data[at : at + _FRAME], self._digest, at, at + _FRAME >= len(data))
+    def _send_manifest(self, answer: list[Any]) -> None:
+        """To the host its parts are files like any other."""
+        try:
+            parts = [self._manifest[number] for number in set(answer[1])]
+        except (TypeError, IndexError) as error:
+            raise ValueError(f"the host asks for no part of the manifest: {error}") from error
+        for data in parts:
+            digest = _sha256(data)
+            for at in range(0, len(data), _FRAME):
+                last = at + _FRAME >= len(data)
+                self._blob("piece", data[at : at + _FRAME], digest, at, last)
 
     def unpack(self, limit: int) -> str:
         """Let the host make the tree; its root there."""
@@ -439,7 +467,7 @@ def _read_small(root: Path, entry: Entry) -> bytes:
     """As it was scanned: a log that has grown since (our own output, perhaps) does no harm."""
     with open(os.path.join(root, entry.path), "rb", buffering=0) as file:
         data = file.read(entry.size) or b""
-    if hashlib.sha256(data).hexdigest() != entry.digest:
+    if _sha256(data) != entry.digest:
         raise _changed(root, entry)
     return data
 

@@ -203,14 +203,13 @@ class Serve:
         return self.store
 
     def _answer_missing(self, digest: str, size: int) -> None:
-        """The manifest by its digest: all of it is asked for only if it is new here."""
+        """The manifest by its digest: only what is new of it here is asked for."""
         self._store().begin()
-        entries = self._store().manifest(digest, size)
-        if entries is None:
-            self.say("missing", None, [])
-            return
-        self.entries = entries
-        self.say("missing", *self._store().missing(entries))
+        self.entries, parts = self._store().manifest(digest, size)
+        if parts:
+            self.say("missing", None, parts)
+        else:
+            self.say("missing", *self._store().missing(self.entries))
 
     def _take_blob(self, header: Any, body: bytes) -> None:
         """``files`` by their numbers in the manifest, or a ``piece`` of one by its digest."""

@@ -117,8 +117,8 @@ def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) 
     data = random.Random(str(tmp_path)).randbytes(6 << 20)
     write(tmp_path / "large", data)
     write(tmp_path / "test_a", f"{SH}sha256sum large")
-    # The manifest is the first frame with contents; the small file waits for the large one.
-    _ship_in_part(tmp_path, sshd.spec(slots=1), 1 + 4)
+    # The manifest comes first, in two frames; the small file waits for the large one.
+    _ship_in_part(tmp_path, sshd.spec(slots=1), 2 + 4)
     _await_pieces(sshd.cache / "nosejobs" / "blobs", 4 << 20)
     with Bench(tmp_path, sshd.spec(slots=1)) as bench:
         sent = (tmp_path / "test_a").stat().st_size

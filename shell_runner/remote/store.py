@@ -95,6 +95,8 @@ class Store:
         self.added = 0
         self._partial: Dict[str, Partial] = {}
         self._lock: Optional[int] = None
+        # Homes are shared by machines: a process id alone is not unique.
+        self._suffix = ".%d-%s" % (os.getpid(), os.urandom(4).hex())
 
     def begin(self) -> None:
         """Nothing that is here, or comes, is removed until ``end``."""
@@ -164,7 +166,7 @@ class Store:
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError("contents do not have the digest %s" % digest)
         path = self._path(digest)
-        temporary = "%s.%d" % (path, os.getpid())
+        temporary = path + self._suffix
         try:
             file = open(temporary, "wb", buffering=0)
         except FileNotFoundError:

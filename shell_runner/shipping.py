@@ -135,47 +135,45 @@ def _compiled(patterns: Sequence[str]) -> Callable[[str], re.Match[str] | None]:
     return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
 
 
-#: A link, why something stays here, None for what is no file, or a file and what is to be read.
+#: A link, why something stays here, None for what is no file, or what ``stat`` says of a file.
 _Found = Entry | str | os.stat_result | None
 
 
 def _entries(
     root: Path, paths: list[str], named: set[str], progress: Progress
 ) -> list[Entry | str | None]:
-    """Only files that have changed since the last scan are read."""
-    began, prefix, known = time.time_ns(), os.path.join(root, ""), scans.load(root)
-    found: list[_Found] = [_find(root, prefix + path, path, path in named) for path in paths]
-    seen: dict[str, tuple[scans.Look, str]] = {}
-    fresh: dict[str, os.stat_result] = {}
-    for path, each in zip(paths, found, strict=True):
-        if isinstance(each, os.stat_result):
-            now, before = scans.look(each), known.get(path)
-            if before is not None and before[0] == now:
-                seen[path] = before
-            else:
-                fresh[path] = each
-    sizes: dict[str, int] = {}
-    for path, digest, size in _digests(prefix, fresh, progress):
-        seen[path], sizes[path] = (scans.look(fresh[path]), digest), size
+    """Entries, why something stays here, None for what is no file."""
+    began, prefix = time.time_ns(), os.path.join(root, "")
+    found = {path: _find(root, prefix + path, path, path in named) for path in paths}
+    files = {path: each for path, each in found.items() if isinstance(each, os.stat_result)}
+    read = _read(root, files, progress, began)
+    return [_entry(path, each, read) for path, each in found.items()]
+
+
+def _read(
+    root: Path, files: Mapping[str, os.stat_result], progress: Progress, began: int
+) -> dict[str, tuple[str, int]]:
+    """Digest and size of each file; only those that have changed since the last scan are read."""
+    known, looks = scans.load(root), {path: scans.look(found) for path, found in files.items()}
+    seen = {path: known[path] for path, now in looks.items() if known.get(path, [0])[0] == now}
+    read = {path: (digest, now[0]) for path, (now, digest) in seen.items()}
+    fresh = {path: found for path, found in files.items() if path not in seen}
+    for path, digest, size in _digests(os.path.join(root, ""), fresh, progress):
+        seen[path], read[path] = (looks[path], digest), (digest, size)
     if fresh or len(seen) < len(known):
         scans.save(root, seen, began)
     else:
         scans.touch(root)
-    return [_entry(path, each, seen, sizes) for path, each in zip(paths, found, strict=True)]
+    return read
 
 
-def _entry(
-    path: str,
-    found: _Found,
-    seen: Mapping[str, tuple[scans.Look, str]],
-    sizes: Mapping[str, int],
-) -> Entry | str | None:
+def _entry(path: str, found: _Found, read: Mapping[str, tuple[str, int]]) -> Entry | str | None:
     if not isinstance(found, os.stat_result):
         return found
-    if path not in seen:
+    if path not in read:
         return None  # it is gone again
-    mode, size = stat.S_IMODE(found.st_mode), sizes.get(path, found.st_size)
-    return check(Entry(path, FILE, mode, seen[path][1], size))
+    digest, size = read[path]
+    return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, size))
 
 
 def _find(root: Path, full: str, path: str, named: bool) -> _Found:

@@ -81,9 +81,7 @@ def test_a_file_system_that_cannot_share_gets_a_copy(
     assert copied(tmp_path, NOISE).read_bytes() == NOISE
 
 
-def test_a_full_disk_is_no_reason_to_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_no_reason_to_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ioctl(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -250,9 +250,7 @@ def test_frames_are_small(root: Path, tmp_path: Path) -> None:
     assert max(map(len, host.blobs)) < (1 << 20) + 1000
 
 
-def test_what_was_spoilt_between_two_connections_is_sent_anew(
-    root: Path, tmp_path: Path
-) -> None:
+def test_what_was_spoilt_between_two_connections_is_sent_anew(root: Path, tmp_path: Path) -> None:
     data = random.Random(1).randbytes(4 << 20)
     write(root / "large", data)
     tree, host = scan(root, []), Host(tmp_path)

@@ -334,6 +334,7 @@ def workspace() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base)).resolve()
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder / "tmp")
+    tempfile.tempdir = None  # it remembers: the next benchmark has another folder
     (folder / "tmp").mkdir()
     try:
         yield folder
@@ -342,6 +343,7 @@ def workspace() -> Iterator[Path]:
             del os.environ["TMPDIR"]
         else:
             os.environ["TMPDIR"] = before
+        tempfile.tempdir = None
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -24,6 +24,8 @@ from .slot import setup_from_row
 from .slots import Answer, SlotProcess
 from .wire import pack, pack_encoded, unpack
 
+#: Bytes that may be sent before the controller has taken any.
+_CREDIT = 1 << 23
 #: Seconds of known work that a slot may hold in advance, and tests at most.
 _AHEAD = 0.05
 _BATCH = 32
@@ -59,7 +61,7 @@ class Serve:
         self.waiting: Deque[Test] = collections.deque()
         self.outbox: List[bytes] = []
         self.uploads: Dict[int, Upload] = {}
-        self.credit = 1 << 23
+        self.credit = _CREDIT
         self.slots: Dict[int, SlotProcess] = {}
         self.setup: Optional[Setup] = None
         self.folder, self._lock = store.work_folder()
@@ -140,6 +142,7 @@ class Serve:
         if isinstance(found, tuple):
             self._take_blob(*found)
             self._blobs.release()
+            self.say("took")  # over a slow line, a ping would be behind all that is on its way
             return
         for name, *arguments in found:
             self._commands[name](*arguments)
@@ -167,6 +170,7 @@ class Serve:
     # -- commands ---------------------------------------------------------------
 
     def _open(self, row: List[Any]) -> None:
+        self.credit = _CREDIT  # what was said before has been taken
         setup = setup_from_row(row)
         count = setup.slots or cores()
         self.setup = setup._replace(slots=count, root=setup.root or self._root)

@@ -153,6 +153,7 @@ class Store:
     def _resume(self, entry: Entry) -> int:
         partial = self._piece_of(entry.digest)
         partial.shorten(max(entry.size - 1, 0))  # one byte at least must come, as the last piece
+        partial.read_back()  # now, for while pieces wait nobody hears a ping
         return partial.offset
 
     def _piece_of(self, digest: str) -> Partial:

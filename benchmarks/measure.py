@@ -334,8 +334,8 @@ def workspace() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base)).resolve()
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder / "tmp")
+    tempfile.tempdir = None  # it remembers: the next benchmark has another folder
     (folder / "tmp").mkdir()
-    tempfile.tempdir = None
     try:
         yield folder
     finally:

@@ -14,6 +14,7 @@ import re
 import stat
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ SECRETS = (
 )  # fmt: skip
 #: Bytes of file contents in one frame.
 _FRAME = 1 << 20
+#: Entries in one part of a manifest, more or less.
+_PART = 256
 #: Small files in one frame, at most.
 _MANY = 2000
 #: Bytes of a file from which on a thread of its own hashes it.
@@ -132,47 +135,45 @@ def _compiled(patterns: Sequence[str]) -> Callable[[str], re.Match[str] | None]:
     return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
 
 
-#: A link, why something stays here, None for what is no file, or a file and what is to be read.
+#: A link, why something stays here, None for what is no file, or what ``stat`` says of a file.
 _Found = Entry | str | os.stat_result | None
 
 
 def _entries(
     root: Path, paths: list[str], named: set[str], progress: Progress
 ) -> list[Entry | str | None]:
-    """Only files that have changed since the last scan are read."""
-    began, prefix, known = time.time_ns(), os.path.join(root, ""), scans.load(root)
-    found: list[_Found] = [_find(root, prefix + path, path, path in named) for path in paths]
-    seen: dict[str, tuple[scans.Look, str]] = {}
-    fresh: dict[str, os.stat_result] = {}
-    for path, each in zip(paths, found, strict=True):
-        if isinstance(each, os.stat_result):
-            now, before = scans.look(each), known.get(path)
-            if before is not None and before[0] == now:
-                seen[path] = before
-            else:
-                fresh[path] = each
-    sizes: dict[str, int] = {}
-    for path, digest, size in _digests(prefix, fresh, progress):
-        seen[path], sizes[path] = (scans.look(fresh[path]), digest), size
+    """Entries, why something stays here, None for what is no file."""
+    began, prefix = time.time_ns(), os.path.join(root, "")
+    found = {path: _find(root, prefix + path, path, path in named) for path in paths}
+    files = {path: each for path, each in found.items() if isinstance(each, os.stat_result)}
+    read = _read(root, files, progress, began)
+    return [_entry(path, each, read) for path, each in found.items()]
+
+
+def _read(
+    root: Path, files: Mapping[str, os.stat_result], progress: Progress, began: int
+) -> dict[str, tuple[str, int]]:
+    """Digest and size of each file; only those that have changed since the last scan are read."""
+    known, looks = scans.load(root), {path: scans.look(found) for path, found in files.items()}
+    seen = {path: known[path] for path, now in looks.items() if known.get(path, [0])[0] == now}
+    read = {path: (digest, now[0]) for path, (now, digest) in seen.items()}
+    fresh = {path: found for path, found in files.items() if path not in seen}
+    for path, digest, size in _digests(os.path.join(root, ""), fresh, progress):
+        seen[path], read[path] = (looks[path], digest), (digest, size)
     if fresh or len(seen) < len(known):
         scans.save(root, seen, began)
     else:
         scans.touch(root)
-    return [_entry(path, each, seen, sizes) for path, each in zip(paths, found, strict=True)]
+    return read
 
 
-def _entry(
-    path: str,
-    found: _Found,
-    seen: Mapping[str, tuple[scans.Look, str]],
-    sizes: Mapping[str, int],
-) -> Entry | str | None:
+def _entry(path: str, found: _Found, read: Mapping[str, tuple[str, int]]) -> Entry | str | None:
     if not isinstance(found, os.stat_result):
         return found
-    if path not in seen:
+    if path not in read:
         return None  # it is gone again
-    mode, size = stat.S_IMODE(found.st_mode), sizes.get(path, found.st_size)
-    return check(Entry(path, FILE, mode, seen[path][1], size))
+    digest, size = read[path]
+    return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, size))
 
 
 def _find(root: Path, full: str, path: str, named: bool) -> _Found:
@@ -242,6 +243,7 @@ def _digest(full: str, count: _Count) -> tuple[str, int] | None:
         with open(full, "rb", buffering=0) as file:
             data = file.read(_SMALL) or b""
             seen, size = hashlib.sha256(data), len(data)
+            count.done += size
             while size >= _SMALL and data:
                 data = file.read(_FRAME) or b""
                 seen.update(data)
@@ -301,6 +303,24 @@ class _Need:
         return any(entry.size >= _FRAME for entry in self.entries.values())
 
 
+def _manifest(entries: Sequence[Entry]) -> list[bytes]:
+    """In parts, the first of which lists the others: a changed file leaves most as they were."""
+    parts: list[bytes] = []
+    rows: list[Entry] = []
+    for entry in entries:
+        rows.append(entry)
+        # A name ends a part, not a number: one more file moves no border.
+        if not zlib.crc32(os.fsencode(entry.path)) % _PART:
+            parts.append(wire.encode(rows))
+            rows = []
+    parts.append(wire.encode(rows))
+    return [wire.encode([[_sha256(part), len(part)] for part in parts]), *parts]
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 class _Exchange:
     """What has been sent to one host, and of how much."""
 
@@ -310,26 +330,33 @@ class _Exchange:
         self.tree = tree
         self.wire = self.done = self.total = 0
         self._send, self._await, self._progress = send, await_message, progress
-        self._manifest = wire.encode(tree.entries)
-        self._digest = hashlib.sha256(self._manifest).hexdigest()
+        self._manifest = _manifest(tree.entries)
 
     def ask(self) -> _Need:
-        """What the host lacks; a manifest that it has not seen goes there first."""
+        """What the host lacks; parts of the manifest that it has not seen go there first."""
         answer = self._ask()
-        if answer[:1] == [None]:
-            self._send_manifest()
-            answer = self._ask()
+        for _ in range(2):  # the list of its parts, then those
+            if answer[:1] == [None]:
+                self._send_manifest(answer)
+                answer = self._ask()
         return _need(self.tree.entries, answer)
 
     def _ask(self) -> list[Any]:
-        self._say("tree", self._digest, len(self._manifest))
+        part = self._manifest[0]
+        self._say("tree", _sha256(part), len(part))
         return self._await("missing")
 
-    def _send_manifest(self) -> None:
-        """It is a file like any other to the host."""
-        data = self._manifest
-        for at in range(0, len(data), _FRAME):
-            self._blob("piece", data[at : at + _FRAME], self._digest, at, at + _FRAME >= len(data))
+    def _send_manifest(self, answer: list[Any]) -> None:
+        """To the host its parts are files like any other."""
+        try:
+            parts = [self._manifest[number] for number in set(answer[1])]
+        except (TypeError, IndexError) as error:
+            raise ValueError(f"the host asks for no part of the manifest: {error}") from error
+        for data in parts:
+            digest = _sha256(data)
+            for at in range(0, len(data), _FRAME):
+                last = at + _FRAME >= len(data)
+                self._blob("piece", data[at : at + _FRAME], digest, at, last)
 
     def unpack(self, limit: int) -> str:
         """Let the host make the tree; its root there."""
@@ -438,7 +465,7 @@ def _read_small(root: Path, entry: Entry) -> bytes:
     """As it was scanned: a log that has grown since (our own output, perhaps) does no harm."""
     with open(os.path.join(root, entry.path), "rb", buffering=0) as file:
         data = file.read(entry.size) or b""
-    if hashlib.sha256(data).hexdigest() != entry.digest:
+    if _sha256(data) != entry.digest:
         raise _changed(root, entry)
     return data
 

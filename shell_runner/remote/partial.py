@@ -33,6 +33,10 @@ class Partial:
             self.offset = size
             self._seen = None
 
+    def read_back(self) -> None:
+        """Take what came over an earlier connection into the digest, which may last."""
+        self._hash()
+
     def append(self, offset: int, data: bytes) -> None:
         """A piece that begins where the last one ended, or before that: sent anew from there."""
         if offset > self.offset:

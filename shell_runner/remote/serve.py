@@ -183,6 +183,7 @@ class Serve:
         if isinstance(found, tuple):
             self._take_blob(*found)
             self._blobs.release()
+            self.say("took")  # over a slow line, a ping would be behind all that is on its way
             return
         for name, *arguments in found:
             self._commands[name](*arguments)
@@ -210,6 +211,7 @@ class Serve:
     # -- commands ---------------------------------------------------------------
 
     def _open(self, row: List[Any]) -> None:
+        self.credit = CREDIT  # what was said before has been taken
         setup = setup_from_row(row)
         count = setup.slots or cores()
         self.setup = setup._replace(slots=count, root=setup.root or self._root)
@@ -275,14 +277,13 @@ class Serve:
         return self.store
 
     def _answer_missing(self, digest: str, size: int) -> None:
-        """The manifest by its digest: all of it is asked for only if it is new here."""
+        """The manifest by its digest: only what is new of it here is asked for."""
         self._store().begin()
-        entries = self._store().manifest(digest, size)
-        if entries is None:
-            self.say("missing", None, [])
-            return
-        self.entries = entries
-        self.say("missing", *self._store().missing(entries))
+        self.entries, parts = self._store().manifest(digest, size)
+        if parts:
+            self.say("missing", None, parts)
+        else:
+            self.say("missing", *self._store().missing(self.entries))
 
     def _take_blob(self, header: Any, body: bytes) -> None:
         """``files`` by their numbers in the manifest, or a ``piece`` of one by its digest."""

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import place, upkeep
 from .copying import LARGE, copy_contents, write_all
@@ -49,9 +49,14 @@ def check(entry: Entry) -> Entry:
         raise BadEntry("link leads out of the tree: %r -> %r" % (entry.path, entry.digest))
     if entry.kind not in (FILE, LINK):
         raise BadEntry("neither file nor link: %r" % entry.path)
-    if entry.kind == FILE and (len(entry.digest) != 64 or not entry.digest.isalnum()):
+    if entry.kind == FILE and not is_digest(entry.digest):
         raise BadEntry("not a digest: %r" % entry.digest)
     return entry
+
+
+def is_digest(text: str) -> bool:
+    """Whether it may be a part of a path."""
+    return len(text) == 64 and text.isalnum()
 
 
 def _stays_inside(folder: List[str], target: str) -> bool:
@@ -90,6 +95,8 @@ class Store:
         self.added = 0
         self._partial: Dict[str, Partial] = {}
         self._lock: Optional[int] = None
+        # Homes are shared by machines: a process id alone is not unique.
+        self._suffix = ".%d-%s" % (os.getpid(), os.urandom(4).hex())
 
     def begin(self) -> None:
         """Nothing that is here, or comes, is removed until ``end``."""
@@ -106,6 +113,8 @@ class Store:
             self._lock = None
 
     def _path(self, digest: str) -> str:
+        if not is_digest(digest):
+            raise ValueError("not a digest: %r" % digest)
         return os.path.join(self.folder, digest[:2], digest[2:])
 
     def holds(self, digest: str, size: int) -> bool:
@@ -144,10 +153,12 @@ class Store:
     def _resume(self, entry: Entry) -> int:
         partial = self._piece_of(entry.digest)
         partial.shorten(max(entry.size - 1, 0))  # one byte at least must come, as the last piece
+        partial.read_back()  # now, for while pieces wait nobody hears a ping
         return partial.offset
 
     def _piece_of(self, digest: str) -> Partial:
         if digest not in self._partial:
+            self._path(digest)
             self._partial[digest] = Partial(self.folder, digest)
         return self._partial[digest]
 
@@ -156,7 +167,7 @@ class Store:
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError("contents do not have the digest %s" % digest)
         path = self._path(digest)
-        temporary = "%s.%d" % (path, os.getpid())
+        temporary = path + self._suffix
         try:
             file = open(temporary, "wb", buffering=0)
         except FileNotFoundError:
@@ -182,13 +193,23 @@ class Store:
         self.added += 1
         return partial.finish(path)
 
-    def manifest(self, digest: str, size: int) -> Optional[List[Entry]]:
-        """The entries of a manifest, checked; None if it is not here.  Raises BadEntry."""
+    def manifest(self, digest: str, size: int) -> "Tuple[List[Entry], List[int]]":
+        """The entries of a manifest, checked, or the numbers of its parts that are not here.
+
+        Number 0 is the list of the others.  Raises BadEntry.
+        """
         if not self.holds(digest, size):
-            return None
+            return [], [0]
+        parts = [(part, length) for part, length in self._read_json(digest)]
+        missing = [n for n, part in enumerate(parts, 1) if not self.holds(*part)]
+        if missing:
+            return [], missing
+        return [check(Entry(*row)) for part, _ in parts for row in self._read_json(part)], []
+
+    def _read_json(self, digest: str) -> List[Any]:
         with open(self._path(digest), "rb") as file:
-            rows = json.loads(file.read().decode("ascii"))
-        return [check(Entry(*row)) for row in rows]
+            rows: List[Any] = json.loads(file.read().decode("ascii"))
+        return rows
 
     def unpack(self, entries: Iterable[Entry], root: str) -> None:
         """Make the tree of ``entries`` below ``root``, which exists and is empty."""

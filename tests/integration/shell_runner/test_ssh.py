@@ -15,7 +15,7 @@ from shell_runner.config import HostEntry
 from shell_runner.errors import CannotOpen
 from shell_runner.fleet import Fleet, Ready
 from shell_runner.gateways import Gateway
-from shell_runner.remote import wire
+from shell_runner.remote import model, wire
 from shell_runner.remote.model import Setup
 from shell_runner.shipping import scan, ship
 from tests.bench import Bench, gone, write
@@ -92,11 +92,13 @@ def _ship_in_part(root: Path, spec: str, frames: int) -> None:
         gateway.send(frame)
 
     def wait(name: str) -> list[object]:
-        frame = answers.get(timeout=30)
-        assert frame is not None
-        (message,) = wire.unpack(frame)
-        assert message[0] == name
-        return list(message[1:])
+        while True:
+            frame = answers.get(timeout=30)
+            assert frame is not None
+            for message in wire.unpack(frame):
+                if message[0] != "took":
+                    assert message[0] == name
+                    return list(message[1:])
 
     try:
         with pytest.raises(_Broken):
@@ -117,8 +119,8 @@ def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) 
     data = random.Random(str(tmp_path)).randbytes(6 << 20)
     write(tmp_path / "large", data)
     write(tmp_path / "test_a", f"{SH}sha256sum large")
-    # The manifest is the first frame with contents; the small file waits for the large one.
-    _ship_in_part(tmp_path, sshd.spec(slots=1), 1 + 4)
+    # The manifest comes first, in two frames; the small file waits for the large one.
+    _ship_in_part(tmp_path, sshd.spec(slots=1), 2 + 4)
     _await_pieces(sshd.cache / "nosejobs" / "blobs", 4 << 20)
     with Bench(tmp_path, sshd.spec(slots=1)) as bench:
         sent = (tmp_path / "test_a").stat().st_size
@@ -126,6 +128,28 @@ def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) 
         found = bench.run_test(bench.test(SH)._replace(path="test_a"))
     assert found.out.text.split()[0] == hashlib.sha256(data).hexdigest()
     assert list((sshd.cache / "nosejobs" / "blobs").glob("*.partial")) == []
+
+
+def test_controllers_that_bring_the_same_at_once_do_not_meet(sshd: Sshd, tmp_path: Path) -> None:
+    data = random.Random(str(tmp_path)).randbytes(8 << 20)
+    write(tmp_path / "large", data)
+    write(tmp_path / "test_a", f"{SH}sha256sum large")
+    benches = [Bench(tmp_path, sshd.spec(slots=1)) for _ in range(3)]
+    tree = scan(tmp_path, [])
+    for bench in benches:
+        bench.fleet.open()
+    for bench in benches:
+        bench.fleet.give_tree(tree)
+    try:
+        for bench in benches:
+            assert isinstance(bench.fleet.events.get(timeout=60), Ready)
+            found = bench.run_test(model.Test(1, "test_a", timeout=30.0))
+            assert found.out.text.split()[0] == hashlib.sha256(data).hexdigest()
+    finally:
+        for bench in benches:
+            bench.fleet.close()
+    left = [path for path in (sshd.cache / "nosejobs" / "blobs").iterdir() if path.is_file()]
+    assert left == []
 
 
 def test_a_host_keeps_what_it_may(sshd: Sshd, tmp_path: Path) -> None:

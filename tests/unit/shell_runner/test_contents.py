@@ -52,8 +52,6 @@ def test_an_encoding_is_chosen_by_the_beginning(data: bytes, encoding: str, most
         ("brotli", 1, b"1", "'brotli'"),
     ],
 )
-def test_bombs_and_nonsense_are_refused(
-    encoding: str, size: int, body: bytes, words: str
-) -> None:
+def test_bombs_and_nonsense_are_refused(encoding: str, size: int, body: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         decode(encoding, size, body)

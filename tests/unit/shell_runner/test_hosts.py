@@ -97,6 +97,11 @@ def test_bad_specs_say_what_to_try(text: str, words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_an_inventory_entry_bounds_the_cache() -> None:
+    entries = {"a": HostEntry("a", "ssh=a", cache=5), "b": HostEntry("b", "ssh=b")}
+    assert [spec.cache for spec in parse(["a", "b"], entries)] == [5, 4 << 30]
+
+
 def test_an_inventory_entry_cannot_name_another() -> None:
     with pytest.raises(BadSpec, match=r"\[hosts.a\].* has no kind"):
         parse(["a"], {"a": HostEntry("a", "b"), "b": HostEntry("b", "popen")})

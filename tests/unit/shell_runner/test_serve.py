@@ -1,6 +1,7 @@
 """What a host does with what its controller sends."""
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     yield made
     if made.store is not None:
         made.store.end()
+    for descriptor in (made._lock, made._wake_read, made._wake_write):
+        os.close(descriptor)
     place.remove(made.folder)
 
 
@@ -65,3 +68,11 @@ def test_a_bomb_is_refused(host: Serve) -> None:
     host._receive(bomb)
     with pytest.raises(ValueError, match="more than the 1024 bytes"):
         host._take(host.inbox.popleft())
+
+
+def test_each_piece_is_a_sign_of_life(host: Serve) -> None:
+    digest = hashlib.sha256(b"12").hexdigest()
+    for frame in (piece(b"1", 0, False, digest), piece(b"2", 1, True, digest)):
+        host._receive(frame)
+        host._take(host.inbox.popleft())
+    assert host.outbox == [b'["took"]'] * 2

@@ -133,9 +133,8 @@ class Host:
         for name, *arguments in found:
             if name == "tree":
                 self.store.begin()
-                entries = self.store.manifest(*arguments)
-                self.entries = entries or []
-                answer = [None, []] if entries is None else self.store.missing(entries)
+                self.entries, parts = self.store.manifest(*arguments)
+                answer = (None, parts) if parts else self.store.missing(self.entries)
                 self.answers["missing"] = [*answer]
             else:
                 self.root.mkdir()
@@ -204,6 +203,24 @@ def test_a_tree_that_is_there_costs_one_short_message(root: Path, tmp_path: Path
     assert warm.wire < 150 < cold.wire
 
 
+def test_a_changed_file_leaves_most_of_the_manifest_as_it_was(root: Path, tmp_path: Path) -> None:
+    for number in range(2000):
+        write(root / f"d/n{number}", str(number))
+    host = Host(tmp_path)
+    cold = ship(scan(root, []), host.send, host.wait)
+    write(root / "d/n1000", "changed")
+    write(root / "d/n10a", "new")
+    (root / "d/n5").unlink()
+    again = Host(tmp_path)
+    again.root = tmp_path / "again"
+    warm = ship(scan(root, []), again.send, again.wait)
+    assert (warm.files, warm.bytes) == (2, len("changednew"))
+    assert warm.wire < cold.wire / 2
+    assert sorted(path.name for path in (again.root / "d").iterdir()) == sorted(
+        path.name for path in (root / "d").iterdir()
+    )
+
+
 def test_contents_are_compressed_when_it_pays(root: Path, tmp_path: Path) -> None:
     write(root / "text", b"a line of text\n" * 500_000)
     write(root / "zeros", bytes(64 << 20))
@@ -221,7 +238,7 @@ def test_many_small_files_share_a_frame(root: Path, tmp_path: Path) -> None:
         write(root / f"n{number}", str(number))
     host = Host(tmp_path)
     ship(scan(root, []), host.send, host.wait)
-    assert len(host.blobs) == 2  # the manifest, and all files
+    assert len(host.blobs) < 10  # parts of the manifest, and all files
 
 
 def test_frames_are_small(root: Path, tmp_path: Path) -> None:
@@ -233,9 +250,7 @@ def test_frames_are_small(root: Path, tmp_path: Path) -> None:
     assert max(map(len, host.blobs)) < (1 << 20) + 1000
 
 
-def test_what_was_spoilt_between_two_connections_is_sent_anew(
-    root: Path, tmp_path: Path
-) -> None:
+def test_what_was_spoilt_between_two_connections_is_sent_anew(root: Path, tmp_path: Path) -> None:
     data = random.Random(1).randbytes(4 << 20)
     write(root / "large", data)
     tree, host = scan(root, []), Host(tmp_path)
@@ -275,6 +290,9 @@ def test_a_large_file_that_becomes_shorter_is_named(root: Path, tmp_path: Path) 
         ([[99], []], "does not say"),
         ([["a"], []], "does not say"),
         ([3], "does not say"),
+        ([None, [7]], "no part of the manifest"),
+        ([None, 7], "no part of the manifest"),
+        ([None, [0]], "does not say"),
         ([[0], [[0, 10**9]]], "beyond its end"),
         ([[0], [[0, -1]]], "beyond its end"),
         ([[1], []], "asks for a link"),

@@ -257,11 +257,35 @@ def test_zeros_take_no_room(store: Store, tmp_path: Path) -> None:
 
 def test_a_manifest_is_a_file_of_its_own(store: Store) -> None:
     entries = [file("a", b"1"), Entry("l", LINK, 0, "a")]
-    data = wire.encode(entries)
-    assert store.manifest(digest(data), len(data)) is None
-    store.add(digest(data), data)
-    assert store.manifest(digest(data), len(data)) == entries
-    bad = wire.encode([Entry("l", LINK, 0, "../a")])
-    store.add(digest(bad), bad)
-    with pytest.raises(BadEntry):
-        store.manifest(digest(bad), len(bad))
+    parts = [wire.encode([entry]) for entry in entries]
+    index = wire.encode([[digest(part), len(part)] for part in parts])
+    whole = digest(index), len(index)
+    assert store.manifest(*whole) == ([], [0])
+    store.add(digest(index), index)
+    assert store.manifest(*whole) == ([], [1, 2])
+    store.add(digest(parts[0]), parts[0])
+    assert store.manifest(*whole) == ([], [2])
+    store.add(digest(parts[1]), parts[1])
+    assert store.manifest(*whole) == (entries, [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [([Entry("l", LINK, 0, "../a")], "leads out"), ([file("../a", b"")], "leads out")],
+)
+def test_a_manifest_cannot_lead_out(store: Store, rows: list[Entry], words: str) -> None:
+    part = wire.encode(rows)
+    index = wire.encode([[digest(part), len(part)]])
+    for data in (part, index):
+        store.add(digest(data), data)
+    with pytest.raises(BadEntry, match=words):
+        store.manifest(digest(index), len(index))
+
+
+def test_a_digest_cannot_lead_out(store: Store) -> None:
+    index = wire.encode([["../" * 21 + "x", 1]])
+    store.add(digest(index), index)
+    with pytest.raises(ValueError, match="not a digest"):
+        store.manifest(digest(index), len(index))
+    with pytest.raises(ValueError, match="not a digest"):
+        store.append("../x", 0, b"", True)

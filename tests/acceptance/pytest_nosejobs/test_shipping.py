@@ -1,0 +1,62 @@
+"""What a user sees of a tree on its way to a host."""
+
+import re
+import shutil
+
+from tests.acceptance.pytest_nosejobs.conftest import Project
+from tests.sshd import Sshd
+
+SLOW = """
+import time
+from pytest_nosejobs import progress
+from shell_runner.remote import contents
+
+progress._PATIENCE = 0.0
+progress._RARELY = 0.0
+encode = contents.encode
+
+def slow(data):
+    time.sleep(0.7)
+    return encode(data)
+
+contents.encode = slow
+"""
+
+
+def words_of(project: Project, spec: str) -> str:
+    """The end of the host's line in the header."""
+    done = project.run(f"--nosejobs={spec}", "tree")
+    assert done.ret == 0
+    (line,) = [line for line in done.outlines if line.startswith("nosejobs: there: 1 slot, Py")]
+    return re.sub(r".*?, Linux [^,]*, ", "", line)
+
+
+def test_the_header_says_what_was_shipped(project: Project, sshd: Sshd) -> None:
+    shutil.rmtree(sshd.cache, ignore_errors=True)
+    spec = sshd.spec(slots=1)
+    project.ini("nosejobs_root = tree")
+    project.add("tree/test_a.sh", "exit 0")
+    project.add("tree/test_b.sh", "cat data.txt")
+    data = project.file("tree/data.txt", "one")
+    total = sum(path.stat().st_size for path in data.parent.iterdir())
+    assert words_of(project, spec) == f"shipped 3 files ({total} bytes)"
+    assert words_of(project, spec) == "all files of the tree are there already"
+    data.write_text("three")
+    assert words_of(project, spec) == "shipped 1 file (5 bytes)"
+
+
+def test_what_takes_long_is_told_a_line_at_a_time(project: Project, sshd: Sshd) -> None:
+    project.file("conftest.py", SLOW)
+    for number in range(300):
+        project.file(f"data/{number}", f"{number} {project.root}")
+    project.add("test_a.sh", "exit 0")
+    done = project.run(f"--nosejobs={sshd.spec(slots=1)}")
+    done.stdout.re_match_lines(
+        [
+            r"nosejobs: reading [1-9]\d* of \d+ kB of the tree",
+            r"nosejobs: there: shipping 0 of \d+ kB",
+            r"nosejobs: there: 1 slot, Python .*, shipped 30\d files \(.*\)",
+        ]
+    )
+    assert done.ret == 0
+    assert "nosejobs" not in project.run("-q", f"--nosejobs={sshd.spec(slots=1)}").stdout.str()

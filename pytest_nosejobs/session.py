@@ -146,6 +146,8 @@ class Pump(threading.Thread):
         self._stuck_since: float | None = None
         self._late = ""
         self._stopped = False
+        #: Host, test and attempt of what hosts have said that it runs.
+        self._announced: set[tuple[str, int, int]] = set()
 
     def run(self) -> None:
         """Until every test has an end, or ``stop``."""
@@ -210,12 +212,16 @@ class Pump(threading.Thread):
         return self._hosts.get(host.id) is host and host.id in self._expected
 
     def _take_frame(self, host: Host, frame: bytes) -> None:
+        if not self._is_current(host):
+            return
         news: list[News] = []
         try:
             for message in host.messages(frame):
                 news += self._take_message(host, message)
         except (ValueError, TypeError, LookupError, OSError) as error:
-            self._lose(host, HostError(host.id, f"sent garbage: {clean(str(error))}"))
+            garbage = HostError(host.id, f"sent garbage: {clean(str(error))}")
+            host.drop(garbage)
+            self._lose(host, garbage)
         else:
             # The host first: while the results are reported, it works.
             self._perform(self._schedule.fill(host.id))
@@ -232,7 +238,7 @@ class Pump(threading.Thread):
         elif message[0] == "line":
             yield Line(int(message[1]), host.id, str(message[2]))
         elif message[0] == "running":
-            yield Running(int(message[1]), host.id, int(message[2]))
+            yield self._take_running(host, int(message[1]), int(message[2]))
         elif message[0] == "done":
             yield from self._take_done(host, execution_from_row(message[1]))
         elif message[0] == "returned":
@@ -243,6 +249,14 @@ class Pump(threading.Thread):
             self._lose(host, HostError(host.id, clean(str(message[1]))))
         elif message[0] != "bye":
             raise ValueError(f"a message that nobody knows: {message[0]!r}")
+
+    def _take_running(self, host: Host, test: int, slot: int) -> Running:
+        """Once for each attempt: more would be a flood."""
+        started = (host.id, test, self._tests[test].attempt if test in self._tests else 0)
+        if started in self._announced and self._runs_there(host, test):
+            raise ValueError("says again that a test runs")
+        self._announced.add(started)
+        return Running(test, host.id, slot)
 
     def _runs_there(self, host: Host, test: int) -> bool:
         return self._is_current(host) and self._schedule.has(host.id, test)

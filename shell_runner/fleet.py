@@ -160,12 +160,19 @@ class Host:
             self.shipping = None
         return self.shipped.root
 
-    def _end(self, error: HostError) -> None:
+    def _end(self, error: HostError, hostile: bool = False) -> None:
+        """A hostile host is not opened again."""
         with self._ending:
             if self.error is not None or self._closing:
                 return
             self.error = error
-        self._events.put(Ended(self, error, self.was_there))
+        self._events.put(Ended(self, error, self.was_there and not hostile))
+
+    def drop(self, error: HostError) -> None:
+        """What it says is not to be believed: end it at once."""
+        self._end(error, hostile=True)
+        if self._gateway is not None:
+            self._gateway.kill()
 
     @property
     def was_there(self) -> bool:
@@ -193,7 +200,7 @@ class Host:
         except queue.Empty:
             message = ["nothing"]
         if message is None:
-            raise CannotOpen(self.id, f"the connection ended while waiting for {name!r}")
+            raise CannotOpen(self.id, f"{self._epitaph()} while waiting for {name!r}")
         if message[0] == "trouble":
             raise CannotOpen(self.id, clean(str(message[1])))
         if message[0] != name:
@@ -206,13 +213,14 @@ class Host:
             self._said_bye.set()
             self._answers.put(None)
             if self._is_ready:
-                self._end(HostError(self.id, self._epitaph()))
+                hostile = self._gateway is not None and self._gateway.was_hostile()
+                self._end(HostError(self.id, self._epitaph()), hostile)
         elif frame.startswith(_PONG):
             pass  # that it came at all is what counts
         elif self._is_ready:
             self._came += len(frame)
             if self._came - self._taken > _UNREAD:
-                self._end(HostError(self.id, "sent more than it may without being asked"))
+                self.drop(HostError(self.id, "sent more than it may without being asked"))
                 return
             self._events.put(Said(self, frame))
         else:

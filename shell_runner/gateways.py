@@ -252,6 +252,10 @@ class Gateway:
         """Send messages in one frame; OSError if the host is gone."""
         self.send(wire.pack(list(messages)))
 
+    def was_hostile(self) -> bool:
+        """The guard has ended the connection."""
+        return bool(self._errors and proxy.HOSTILE in self._errors.read())
+
     def epitaph(self) -> str:
         """Why the connection has ended, if that is known."""
         found = proxy.REASON.search(self._errors.read()) if self._errors else None

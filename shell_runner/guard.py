@@ -60,6 +60,8 @@ class Guard:
         self._in_payload = False
         self._started = False
         self._over = False
+        #: Last line of the error that the host has told of; for who asks first.
+        self.error = ""
 
     def feed(self, data: bytes) -> bytes:
         """The bytes that may go on to execnet; raises Hostile."""
@@ -143,6 +145,7 @@ class Guard:
         if payload[:1] != _TEXT or payload[-1:] != _STOP:
             raise Hostile("sent an error that is no text")
         text = clean(payload[_PREFIX:-1].decode("utf-8", "replace"))
+        self.error = " ".join(text.strip()[-_WORDS:].splitlines()[-1:])
         said = text[-_WORDS:].encode("utf-8", "replace")
         body = _TEXT + _LENGTH.pack(len(said)) + said + _STOP
         return _HEADER.pack(_CLOSE_ERROR, _CHANNEL, len(body)) + body

@@ -51,6 +51,9 @@ PID = re.compile(r"nosejobs-pid: (\d+)\n")
 #: What the guard or the connection ended for, in that file.
 REASON = re.compile(r"nosejobs-reason: (.*)\n")
 
+#: Of the guard; in the same file.
+HOSTILE = "nosejobs-hostile\n"
+
 _CHUNK = 1 << 16
 #: Bytes that are held in each direction.
 _BUFFER = 1 << 20
@@ -196,6 +199,10 @@ class Pump:
                 return
             self._host_ended = not data
             self._to_here += self._guard.feed(data)
+            if self._guard.error:
+                # Before execnet hears of it: what failed there is why the connection ends.
+                os.write(2, f"nosejobs-reason: {self._guard.error}\n".encode("utf-8", "replace"))
+                self._guard.error = ""
 
     def _give_to_here(self) -> None:
         while self._to_here:
@@ -271,6 +278,8 @@ def main(argv: list[str]) -> None:
         os.write(2, error.complaint().encode("utf-8", "replace"))
         sys.exit(1)
     except (Hostile, OSError) as error:
+        if isinstance(error, Hostile):
+            os.write(2, HOSTILE.encode())
         words = " ".join(str(error).split())
         os.write(2, f"nosejobs-reason: {words}\n".encode("utf-8", "replace"))
         sys.exit(1)

@@ -144,7 +144,7 @@ def main():
     write(b"1")
     for message in listen():
         if message[0] == "tree":
-            say(["missing", []])
+            say(["missing", [], []])
         elif message[0] == "unpack":
             say(["unpacked", "/nowhere"])
         elif message[0] == "open":
@@ -156,6 +156,7 @@ def main():
                 on_test(row[0])
         elif message[0] == "stop":
             say(["bye"])
+            sys.exit(0)
 
 
 main()

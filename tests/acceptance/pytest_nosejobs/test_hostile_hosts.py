@@ -27,7 +27,7 @@ ENDED = {
     "not-a-number": "sent garbage",
     "path": "sent garbage",
     "absolute-path": "sent garbage",
-    "flood": "more than it may",
+    "flood": "sent garbage: says again that a test runs",
     "unknown": "sent garbage",
     "half-a-frame": "the connection ended",
 }

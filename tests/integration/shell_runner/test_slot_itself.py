@@ -145,13 +145,14 @@ def test_a_slot_that_its_test_has_limited_retires(feeder: Make) -> None:
     assert slot.message() == ["retired"]
 
 
-def test_a_slot_gives_back_what_it_has_not_started(feeder: Make) -> None:
+@pytest.mark.parametrize(("ask", "answer"), [("recall", "recalled"), ("return", "returned")])
+def test_a_slot_gives_back_what_it_has_not_started(feeder: Make, ask: str, answer: str) -> None:
     slot = feeder()
     slot.start("until [ -e go ]; do sleep 0.02; done")
     slot.start("exit 7")
     assert slot.message()[0] == "running"
-    slot.socket.sendall(frame(["recall"]))
-    assert slot.message() == ["recalled", [2]]
+    slot.socket.sendall(frame([ask, [1, 2]]))
+    assert slot.message() == [answer, [2]]
     (slot.root / "go").touch()
     assert slot.done().id == 1
     assert slot.run("exit 3").id == 3

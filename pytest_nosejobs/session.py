@@ -318,7 +318,8 @@ class Pump(threading.Thread):
         attempt, words = self._tests[command.test].attempt, words + self._late
         execution = Execution(command.test, attempt, problem=Problem.HOST_LOST, detail=words)
         host = command.hosts[-1] if command.hosts else ""
-        return Finished(execution, host, lost_with=command.hosts)
+        # Those that it had to run on are not those that it was on.
+        return Finished(execution, host, lost_with=() if command.labels else command.hosts)
 
     def _unmet(self, command: Unmet) -> Finished:
         labels = self._schedule.labels_of(command.test)

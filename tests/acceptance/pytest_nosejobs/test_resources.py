@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -125,9 +126,13 @@ def test_a_lost_host_takes_its_labels_with_it(pytester: pytest.Pytester) -> None
     script(pytester, "test_a.sh", "requires=docker", kill)
     script(pytester, "test_b.sh", "requires=docker")
     script(pytester, "test_c.sh", "tags=x")
-    result = run(pytester, "--nosejobs=popen//id=a,popen//labels=docker//id=b")
+    # The second time it does not open.
+    script(pytester, "once", "tags=x", f'mkdir $0.up && exec {sys.executable} "$@"')
+    b = f"popen//labels=docker//id=b//python={pytester.path}/once"
+    result = run(pytester, f"--nosejobs=popen//id=a,{b}", "--nosejobs-host-timeout=1")
     result.assert_outcomes(passed=1, errors=2)
-    result.stdout.fnmatch_lines(["*host lost: requires docker, lost with b*"])
+    words = "requires docker, lost with b; no host came back within 1 s"
+    result.stdout.fnmatch_lines([f"*host lost: {words}"])
     assert result.ret == 6
 
 

@@ -327,7 +327,7 @@ class Schedule:
         return commands + self.fill_all()
 
     def nobody_left(self) -> list[Command]:
-        """No host is there and none will come: every test that is open is given up."""
+        """No host is there for what is open, and none will come: all of it is given up."""
         waiting = [*reversed(self._pending)]
         for group in (*self._alone, *self._groups):
             waiting += reversed(group.tests)
@@ -335,7 +335,16 @@ class Schedule:
         self._pending.clear()
         self._alone.clear()
         self._groups.clear()
-        return [GiveUp(test, self._lost_with.get(test, ())) for test in waiting]
+        return [self._left_alone(test) for test in waiting]
+
+    def _left_alone(self, test: int) -> Command:
+        hosts, labels = self._lost_with.get(test, ()), self.labels_of(test)
+        if hosts or not labels:
+            return GiveUp(test, hosts)
+        absent = {name: each for name, each in self._expected.items() if name not in self._hosts}
+        known = {**self._gone, **absent}
+        theirs = tuple(name for name, each in known.items() if each.issuperset(labels))
+        return GiveUp(test, theirs, labels)
 
     def _lose(self, test: int, host: str) -> list[Command]:
         hosts = self._lost_with[test] = (*self._lost_with.get(test, ()), host)

@@ -147,7 +147,7 @@ class Pump(threading.Thread):
         self._late = ""
         self._stopped = False
         #: Host, test and attempt of what hosts have said that it runs.
-        self._announced: set[tuple[str, int, int]] = set()
+        self._announced: set[tuple[Any, int, int]] = set()
 
     def run(self) -> None:
         """Until every test has an end, or ``stop``."""
@@ -238,7 +238,7 @@ class Pump(threading.Thread):
         elif message[0] == "line":
             yield Line(int(message[1]), host.id, str(message[2]))
         elif message[0] == "running":
-            yield self._take_running(host, int(message[1]), int(message[2]))
+            yield from self._take_running(host, int(message[1]), int(message[2]))
         elif message[0] == "done":
             yield from self._take_done(host, execution_from_row(message[1]))
         elif message[0] == "returned":
@@ -250,13 +250,15 @@ class Pump(threading.Thread):
         elif message[0] != "bye":
             raise ValueError(f"a message that nobody knows: {message[0]!r}")
 
-    def _take_running(self, host: Host, test: int, slot: int) -> Running:
+    def _take_running(self, host: Host, test: int, slot: int) -> Iterator[News]:
         """Once for each attempt: more would be a flood."""
-        started = (host.id, test, self._tests[test].attempt if test in self._tests else 0)
-        if started in self._announced and self._runs_there(host, test):
+        if not self._runs_there(host, test):
+            return
+        started = (host, test, self._tests[test].attempt)
+        if started in self._announced:
             raise ValueError("says again that a test runs")
         self._announced.add(started)
-        return Running(test, host.id, slot)
+        yield Running(test, host.id, slot)
 
     def _runs_there(self, host: Host, test: int) -> bool:
         return self._is_current(host) and self._schedule.has(host.id, test)
@@ -345,7 +347,8 @@ class Pump(threading.Thread):
         attempt, words = self._tests[command.test].attempt, words + self._late
         execution = Execution(command.test, attempt, problem=Problem.HOST_LOST, detail=words)
         host = command.hosts[-1] if command.hosts else ""
-        return Finished(execution, host, lost_with=command.hosts)
+        # Those that it had to run on are not those that it was on.
+        return Finished(execution, host, lost_with=() if command.labels else command.hosts)
 
     def _unmet(self, command: Unmet) -> Finished:
         labels = self._schedule.labels_of(command.test)

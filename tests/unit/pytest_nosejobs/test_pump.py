@@ -1,7 +1,9 @@
 """What hosts say that they should not: garbage, answers twice, answers too late."""
 
+import dataclasses
 import queue
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +18,22 @@ from shell_runner.remote.model import Execution, Problem, Test
 ROW = list(Execution(1))
 
 
+@dataclasses.dataclass(eq=False)
+class FakeHost:
+    """What the pump knows of a host."""
+
+    id: str
+    run: Callable[[Any], None]
+    messages: Callable[[Any], list[Any]]
+    sent: list[Any] = dataclasses.field(default_factory=list)
+    dropped: bool = False
+
+    def drop(self, _: HostError) -> None:
+        self.dropped = True
+
+
 def pump_with(message: Any) -> tuple[Pump, Any]:
-    host: Any = SimpleNamespace(id="evil", run=lambda _: None, messages=lambda _: [message])
+    host: Any = FakeHost("evil", lambda _: None, lambda _: [message])
     fleet: Any = SimpleNamespace(hosts=[host])
 
     def artefact(test: int, attempt: int, path: str, body: bytes) -> None:
@@ -93,9 +109,7 @@ class Hosts:
 
     def host(self, name: str) -> Any:
         sent: list[Any] = []
-        return SimpleNamespace(
-            id=name, sent=sent, run=sent.extend, messages=lambda message: [message]
-        )
+        return FakeHost(name, sent.extend, lambda message: [message], sent)
 
     def reopen(self, host: Any) -> Any:
         return self.host(host.id)

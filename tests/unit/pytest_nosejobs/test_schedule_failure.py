@@ -173,6 +173,18 @@ def test_a_host_that_comes_back_has_its_labels_and_the_tests_that_waited_for_it(
     assert world.there["a"] == [0]
 
 
+def test_a_test_for_labels_that_are_gone_says_whose_they_were() -> None:
+    needs = dict.fromkeys((0, 1), Needs(labels=frozenset(["gpu"])))
+    schedule = Schedule([0, 1], {}, needs=needs, hosts={"a": ["gpu"], "b": []})
+    schedule.host_ready("a", 1)
+    schedule.host_ready("b", 1)
+    assert schedule.host_lost("a", may_return=True) == []
+    given_up = schedule.nobody_left()
+    assert sorted(given_up, key=lambda each: len(each.labels)) == [
+        GiveUp(0, ("a",)), GiveUp(1, ("a",), ("gpu",)),
+    ]  # fmt: skip
+
+
 def test_a_test_is_given_up_on_one_host_that_dies_again_and_again() -> None:
     schedule = Schedule([0], {})
     for _ in range(2):

@@ -32,7 +32,7 @@ _CHUNK = 1 << 18
 _BACKLOG = 1 << 18
 #: Seconds of a silent network after which a connection is dead.
 SILENCE = 15.0
-_KEEPALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
+_KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
 #: Unknown peers at a time, while we wait for an agent.
 _STRANGERS = 16
 
@@ -299,9 +299,10 @@ def tune(sock: socket.socket, silence: float) -> None:
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
+    for name in _KEEPALIVE:
         if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            option = getattr(socket, name)
+            sock.setsockopt(socket.IPPROTO_TCP, option, max(int(silence / 3), 1))
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence * 1000))
 

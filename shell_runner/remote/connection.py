@@ -21,7 +21,7 @@ PROTOCOL = 1
 _HELLO = 1 << 16
 #: Seconds of a silent network after which a connection is dead, unless its hello says another.
 SILENCE = 15.0
-_KEEPALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
+_KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
 _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 _CHUNK = 1 << 16
 #: Seconds for a keeper to start its interpreter.
@@ -248,8 +248,9 @@ def tune(sock: socket.socket, silence: float = SILENCE) -> None:
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
+    for name in _KEEPALIVE:
         if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            option = getattr(socket, name)
+            sock.setsockopt(socket.IPPROTO_TCP, option, max(int(silence / 3), 1))
     if sys.platform.startswith("linux"):
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(silence * 1000))

@@ -109,18 +109,19 @@ class Door:
     # -- sockets ----------------------------------------------------------------
 
     async def listen(self, listener: socket.socket) -> None:
-        """Take connections for ever."""
+        """Take connections for ever; closes the listener when cancelled."""
         loop = asyncio.get_event_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError as error:  # out of descriptors, or the peer is gone already
-                log("trouble", reason=error)
-                await asyncio.sleep(0.1)
-                continue
-            self.take(sock)
-            # The new task takes hold of its socket before it can be cancelled.
-            await asyncio.sleep(0)
+        with listener:
+            while True:
+                try:
+                    sock, _ = await loop.sock_accept(listener)
+                except OSError as error:  # out of descriptors, or the peer is gone already
+                    log("trouble", reason=error)
+                    await asyncio.sleep(0.1)
+                    continue
+                self.take(sock)
+                # The new task takes hold of its socket before it can be cancelled.
+                await asyncio.sleep(0)
 
     async def dial(self, host: str, port: int) -> None:
         """Connect and be served, for ever."""

@@ -30,9 +30,9 @@ _ANSWER = 1 << 14
 _CHUNK = 1 << 18
 #: Encrypted bytes that may wait for the kernel.
 _BACKLOG = 1 << 18
-#: After so much silence of the network the connection is dead, in milliseconds.
-_USER_TIMEOUT = 30_000
-_KEEPALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
+#: Seconds of a silent network after which a connection is dead.
+SILENCE = 15.0
+_KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
 #: Unknown peers at a time, while we wait for an agent.
 _STRANGERS = 16
 
@@ -175,11 +175,6 @@ class TlsTransport:
                 self._flush()  # the host's log shall say why we went
             raise
 
-    def expires(self) -> float:
-        """When the host's certificate ends, in seconds since 1970."""
-        certificate = self._tls.getpeercert() or {}
-        return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
-
 
 # -- opening ------------------------------------------------------------------------
 
@@ -188,7 +183,7 @@ def connect(settings: Mapping[str, Any], bootstrap: str) -> TlsTransport:
     """An interpreter behind an agent that runs ``bootstrap``; raises CannotConnect.
 
     ``settings``: ``address``, ``port``, ``name``, ``credentials``, ``listen`` and ``python``,
-    as hosts.py makes them.
+    as hosts.py makes them; ``silence``: seconds of a dead network that both ends put up with.
     """
     target = _Target.of(settings)
     try:
@@ -201,8 +196,9 @@ def connect(settings: Mapping[str, Any], bootstrap: str) -> TlsTransport:
         transport = _await_agent(target, context, deadline)
     else:
         transport = _dial(target, context, deadline)
+    order = {"python": str(settings.get("python", "")), "bootstrap": bootstrap}
     try:
-        _greet(transport, target, str(settings.get("python", "")), bootstrap)
+        _greet(transport, target, order)
     except BaseException:
         transport.close()
         raise
@@ -212,7 +208,10 @@ def connect(settings: Mapping[str, Any], bootstrap: str) -> TlsTransport:
 class _Target:
     """Whom we want, and what we show."""
 
-    def __init__(self, address: str, port: int, name: str, credentials: str, listen: int) -> None:
+    def __init__(
+        self, address: str, port: int, name: str, credentials: str, listen: int, silence: float
+    ) -> None:
+        self.silence = silence
         self.address = address
         self.port = port
         self.name = name or address
@@ -229,6 +228,7 @@ class _Target:
             str(get("name") or ""),
             os.path.expanduser(str(get("credentials") or "")),
             int(get("listen") or 0),
+            float(get("silence") or SILENCE),
         )
 
     def start_hint(self) -> str:
@@ -294,21 +294,22 @@ def _check_bundle(path: str) -> None:
 # -- finding the agent --------------------------------------------------------------
 
 
-def tune(sock: socket.socket) -> None:
+def tune(sock: socket.socket, silence: float) -> None:
     """Notice a dead network, and send small messages at once."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
+    for name in _KEEPALIVE:
         if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            option = getattr(socket, name)
+            sock.setsockopt(socket.IPPROTO_TCP, option, max(int(silence / 3), 1))
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence * 1000))
 
 
 def _dial(target: _Target, context: ssl.SSLContext, deadline: float) -> TlsTransport:
     sock = _connected(target, deadline)
-    tune(sock)
+    tune(sock, target.silence)
     transport = TlsTransport(sock, context, target.name)
     try:
         while not transport.shake():
@@ -428,7 +429,7 @@ class _Waiting:
             sock, _ = self._listener.accept()
         except OSError:
             return -1
-        tune(sock)
+        tune(sock, self._target.silence)
         while len(self._strangers) >= _STRANGERS:
             self._strangers.pop(next(iter(self._strangers))).close()
         transport = TlsTransport(sock, self._context, self._target.name)
@@ -447,8 +448,8 @@ class _Waiting:
 # -- the hello ----------------------------------------------------------------------
 
 
-def _greet(transport: TlsTransport, target: _Target, python: str, bootstrap: str) -> None:
-    hello = {"nosejobs": 1, "python": python, "bootstrap": bootstrap}
+def _greet(transport: TlsTransport, target: _Target, order: dict[str, str]) -> None:
+    hello = {"nosejobs": 1, **order, "silence": target.silence}
     line = memoryview(json.dumps(hello).encode() + b"\n")
     deadline = time.monotonic() + _ANSWER_TIMEOUT
     answer = b""

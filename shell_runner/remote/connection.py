@@ -11,7 +11,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from typing import Any, Awaitable, Dict, List, Optional, Set
+from typing import Any, Awaitable, Dict, Optional, Set
 
 from . import keeper, tree
 from .secured import Stream
@@ -19,6 +19,10 @@ from .secured import Stream
 #: What the controller says first, and what we understand.
 PROTOCOL = 1
 _HELLO = 1 << 16
+#: Seconds of a silent network after which a connection is dead, unless its hello says another.
+SILENCE = 15.0
+_KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
+_TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 _CHUNK = 1 << 16
 #: Seconds for a keeper to start its interpreter.
 _START = 20.0
@@ -41,14 +45,16 @@ def parse_hello(line: bytes) -> Dict[str, Any]:
     try:
         hello = json.loads(line.decode("utf-8"))
         protocol, python, bootstrap = hello["nosejobs"], hello["python"], hello["bootstrap"]
-        words = shlex.split(python)
+        words, silence = shlex.split(python), float(hello.get("silence", SILENCE))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Refused("the first line was not a hello") from None
     if protocol != PROTOCOL:
         raise Refused("this agent speaks version %d: use the same release here" % PROTOCOL)
     if not isinstance(bootstrap, str) or "\0" in bootstrap + python:
         raise Refused("the first line was not a hello")
-    return {"python": words, "bootstrap": bootstrap}
+    if not 1 <= silence <= 3600:
+        raise Refused("silence must be from 1 to 3600 s")
+    return {"python": words, "bootstrap": bootstrap, "silence": silence}
 
 
 class Kept:
@@ -147,7 +153,9 @@ class Connection:
             if len(text) > _HELLO and b"\n" not in text[:_HELLO]:
                 raise Refused("the first line was too long")
         line, _, self._rest = text.partition(b"\n")
-        return parse_hello(line)
+        order = parse_hello(line)
+        tune(self._stream.sock, order["silence"])
+        return order
 
     async def answer(self, problem: str = "") -> None:
         """The one line that we say ourselves."""
@@ -235,7 +243,14 @@ async def _finish(work: Awaitable[None]) -> None:
     task.result()
 
 
-def addresses(sock: socket.socket) -> "List[str]":
-    """Host and port of the peer, as texts."""
-    found = sock.getpeername()
-    return [str(found[0]).split("%")[0], str(found[1])]
+def tune(sock: socket.socket, silence: float = SILENCE) -> None:
+    """Notice a dead network, and send small messages at once."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name in _KEEPALIVE:
+        if hasattr(socket, name):
+            option = getattr(socket, name)
+            sock.setsockopt(socket.IPPROTO_TCP, option, max(int(silence / 3), 1))
+    if sys.platform.startswith("linux"):
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(silence * 1000))

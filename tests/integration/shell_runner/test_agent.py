@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import ssl
@@ -457,6 +458,53 @@ def test_a_connection_that_is_cut_without_a_word_is_closed(
         sock.close()
         agent.expect("close .*connection lost: ")
         assert gone(str(tmp_path), 1)
+
+
+@contextlib.contextmanager
+def far_away() -> Iterator[tuple[str, str, str]]:
+    """A network of its own: its name, our interface to it, and an address there."""
+    name = f"nj{os.getpid()}"
+    net = f"10.{os.getpid() % 250 + 1}.99"
+    steps = (
+        f"netns add {name}",
+        f"link add {name}a type veth peer name {name}b netns {name}",
+        f"addr add {net}.1/24 dev {name}a",
+        f"link set {name}a up",
+        f"-n {name} addr add {net}.2/24 dev {name}b",
+        f"-n {name} link set {name}b up",
+    )
+    try:
+        for step in steps:
+            if subprocess.run(["ip", *step.split()], capture_output=True).returncode != 0:
+                pytest.skip("network namespaces cannot be made here")
+        yield name, f"{name}a", f"{net}.2"
+    finally:
+        subprocess.run(["ip", "link", "del", f"{name}a"], capture_output=True)
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_a_dead_network_ends_both_sides_and_a_short_gap_neither(tmp_path: Path) -> None:
+    if shutil.which("ip") is None:
+        pytest.skip("iproute2 is not installed")
+    authority = Authority(tmp_path)
+    client = authority.client()
+    with far_away() as (name, link, address):
+        command = ("ip", "netns", "exec", name, sys.executable, "-m", "shell_runner.remote.agent")
+        bundle = authority.host("far", address)
+        with (
+            Agent(bundle, "--listen", f"{address}:0", command=command) as agent,
+            agent.connect(client, address=address, silence=3) as peer,
+        ):
+            peer.daemon(str(tmp_path / "marker"))
+            subprocess.run(["ip", "link", "set", link, "down"], check=True)
+            time.sleep(1)  # the gap itself
+            subprocess.run(["ip", "link", "set", link, "up"], check=True)
+            assert peer.ask("1") == "1"
+            subprocess.run(["ip", "link", "set", link, "down"], check=True)
+            agent.expect("close .*connection lost: .*timed out", 8)
+            assert gone(str(tmp_path / "marker"), 1)
+            with pytest.raises(TimeoutError):
+                peer.read(8)
 
 
 # -- dialling out -------------------------------------------------------------------

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 
@@ -102,7 +101,8 @@ def test_the_hello_says_what_to_run(authority: Authority) -> None:
         transport = tls.connect({**settings, "python": "python3.9"}, "print(1)")
         assert read(transport) == b""
         transport.close()
-    assert heard == [{"nosejobs": 1, "python": "python3.9", "bootstrap": "print(1)"}]
+    expected = {"nosejobs": 1, "python": "python3.9", "bootstrap": "print(1)", "silence": 15.0}
+    assert heard == [expected]
 
 
 def test_bytes_behind_the_answer_are_not_lost(authority: Authority) -> None:
@@ -197,9 +197,9 @@ def test_a_complaint_is_two_lines_for_the_file_of_complaints() -> None:
     assert str(error) == "no\nagent\n  try: start one"
 
 
-def test_the_network_is_watched(authority: Authority, tmp_path: Path) -> None:
+def test_the_network_is_watched(authority: Authority) -> None:
     with fake_agent(authority, saying(b'{"ok": true}\n')) as settings:
-        transport = tls.connect(settings, "")
+        transport = tls.connect({**settings, "silence": 30}, "")
         sock = transport._sock
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

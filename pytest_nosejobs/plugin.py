@@ -27,8 +27,10 @@ from shell_runner.discovery import Metadata, apply, read_metadata
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.remote import formats
+from shell_runner.remote.credentials import expiry_warning
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
+from shell_runner.tls import default_credentials
 
 from . import (
     arguments,
@@ -723,6 +725,10 @@ class Plugin:
         lines = []
         if self.specs:
             lines = [f"nosejobs: {', '.join(self._spec_words(spec) for spec in self.specs)}"]
+        agents = [spec for spec in self.specs if spec.kind == "agent"]
+        for path in dict.fromkeys(spec.credentials or default_credentials() for spec in agents):
+            words = expiry_warning(path)
+            lines += [f"nosejobs: {words}"] if words else []
         if self.config.getoption("usepdb"):
             lines.append(
                 "nosejobs: --pdb stops in Python tests only; for a shell test, run the line "

@@ -111,7 +111,9 @@ class Host:
     def prepare(self, tree: Callable[[], Tree]) -> None:
         """Open, bring the tree, start the slots; ends in Ready or Ended."""
         try:
-            self._gateway = Gateway(self.spec, self._receive, self._cancel)
+            # The heartbeat is to say that a host is silent, not the kernel.
+            silence = self._pulse.limit * 1.5
+            self._gateway = Gateway(self.spec, self._receive, self._cancel, silence)
             if self._cancel.is_set():
                 self._gateway.close(1.0)
             root = self._setup.root

@@ -94,10 +94,18 @@ class Gateway:
     """One open connection to a host."""
 
     def __init__(
-        self, spec: HostSpec, on_frame: OnFrame, cancel: threading.Event | None = None
+        self,
+        spec: HostSpec,
+        on_frame: OnFrame,
+        cancel: threading.Event | None = None,
+        silence: float = 0.0,
     ) -> None:
-        """Open the host; raises CannotOpen, also soon after ``cancel`` has been set."""
+        """Open the host; raises CannotOpen, also soon after ``cancel`` has been set.
+
+        ``silence``: seconds of a dead network to put up with; 0: as the way to it has it.
+        """
         self.spec = spec
+        self._silence = silence
         #: Seconds there and back, measured once.
         self.latency = 0.0
         #: When the last byte came, by the monotonic clock.
@@ -144,7 +152,8 @@ class Gateway:
             python = f"//python={self.spec.python}" if self.spec.python else ""
             return f"popen//execmodel=main_thread_only{python}"
         assert self._errors is not None
-        settings = {**proxy_settings(self.spec), "errors": self._errors.path}
+        settings: dict[str, str | int | float] = {**proxy_settings(self.spec)}
+        settings |= {"errors": self._errors.path, "silence": self._silence}
         python = f"{sys.executable} -P {Path(proxy.__file__)} {proxy.encode(settings)}"
         return f"popen//execmodel=main_thread_only//python={python}"
 

@@ -77,8 +77,8 @@ class Transport(Protocol):
     def pending(self) -> bool:
         """Bytes can be read although poll(2) knows nothing of them."""
 
-    def close(self) -> None:
-        """Say to the host that nothing more will come."""
+    def close(self) -> bool | None:
+        """Say to the host that nothing more will come; True if it may still answer."""
 
 
 class Pipes:
@@ -119,11 +119,12 @@ class Pipes:
         """poll(2) knows all."""
         return False
 
-    def close(self) -> None:
+    def close(self) -> bool:
         """End of its input."""
         if self._write >= 0:
             os.close(self._write)
             self._write = -1
+        return True
 
 
 class Pump:
@@ -189,8 +190,8 @@ class Pump:
             if not taken:
                 return
             del self._to_host[:taken]
-        if self._goodbye:
-            self._transport.close()
+        if self._goodbye and not self._transport.close():
+            self._host_ended = True
 
     def _take_from_host(self) -> None:
         while len(self._to_here) < _BUFFER and not self._host_ended:

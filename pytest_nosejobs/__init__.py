@@ -3,3 +3,14 @@
 This package owns options, collection, the run loop and reports.  It knows
 ``shell_runner`` and nothing of builds or stages.
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """The warning that users filter by name; nothing is imported before pytest asks for us."""
+    if name == "LeftoversWarning":
+        from .leftovers import LeftoversWarning
+
+        return LeftoversWarning
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

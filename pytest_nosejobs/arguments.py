@@ -44,9 +44,7 @@ def rewrite(args: Iterable[str], base: Path) -> Arguments:
         if path is None:
             result.args.append(arg)
         elif "::" in path or "[" in path:
-            full = Path(os.path.abspath(base / path))
-            result.only.setdefault(full.parent, set()).add(full)
-            result.args.append(str(full.parent))
+            result.args.append(str(_ask_for(Path(os.path.abspath(base / path)), result.only)))
         else:
             result.args.append(path)
     given = [Path(os.path.abspath(base / arg.partition("::")[0])) for arg in result.args]
@@ -60,6 +58,15 @@ def rewrite(args: Iterable[str], base: Path) -> Arguments:
         if not asked.isdisjoint([folder, *folder.parents]):
             del result.only[folder]
     return result
+
+
+def _ask_for(full: Path, only: dict[Path, set[Path]]) -> Path:
+    """The nearest folder that pytest can be asked for; in it and below, only this file."""
+    while True:
+        only.setdefault(full.parent, set()).add(full)
+        full = full.parent
+        if not ("::" in str(full) or "[" in str(full)) or full == full.parent:
+            return full
 
 
 def _program(arg: str, base: Path) -> str | None:

@@ -28,7 +28,7 @@ def wants_view(config: pytest.Config, stream: IO[str]) -> bool:
     if config.getoption("nosejobs_view") != "auto":
         return bool(config.getoption("nosejobs_view") == "yes")
     plain = os.environ.get("TERM", "dumb") in ("dumb", "unknown") or "CI" in os.environ
-    quiet = config.option.verbose != 0 or config.option.capture == "no"
+    quiet = config.getoption("verbose", 0) != 0 or config.getoption("capture", "fd") == "no"
     return stream.isatty() and not plain and not quiet
 
 

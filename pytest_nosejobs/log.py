@@ -155,13 +155,18 @@ class ViewWords:
         return category, "", ""
 
 
+def verbosity(config: pytest.Config) -> int:
+    """How often ``-v``, less ``-q``; 0 without the plugin that has these options."""
+    return int(config.getoption("verbose", 0))
+
+
 def _nobody_listens(config: pytest.Config) -> bool:
     """Only pytest itself hears reports, and it shows nothing of a set-up that passed.
 
     With ``-v`` it prints the name of a test at its beginning, and with ``-vv`` the
     durations of set-ups; ``console_output_style = times`` counts them.
     """
-    if config.option.verbose > 0 or config.getini("console_output_style") == "times":
+    if verbosity(config) > 0 or config.getini("console_output_style") == "times":
         return False
     found = (each for name in _HOOKS for each in getattr(config.hook, name).get_hookimpls())
     return all((each.function.__module__ or "").startswith(_DEAF) for each in found)

@@ -12,17 +12,24 @@ from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks, xfailed_
 
 def why_skipped(item: pytest.Item) -> str | None:
     """The reason if the test is not to run; else what an xfail mark says is remembered."""
-    if not any(item.iter_markers()):
+    if not any(item.iter_markers()) or not item.config.pluginmanager.has_plugin("skipping"):
         return None
     skip = evaluate_skip_marks(item)
     if skip:
         return skip.reason
-    xfail = item.stash[xfailed_key] = evaluate_xfail_marks(item)
-    if xfail and not xfail.run and not item.config.option.runxfail:
-        return f"[NOTRUN] {xfail.reason}"
+    item.stash[xfailed_key] = evaluate_xfail_marks(item)
     return None
+
+
+def not_run(item: pytest.Item) -> str | None:
+    """What pytest says of ``xfail(run=False)``; asked when the marks have been evaluated."""
+    xfail = item.stash.get(xfailed_key, None)
+    if xfail is None or xfail.run or item.config.option.runxfail:
+        return None
+    return f"[NOTRUN] {xfail.reason}"
 
 
 def should_fail(item: pytest.Item) -> bool:
     """An xfail mark holds; asked when the marks have been evaluated."""
-    return item.stash.get(xfailed_key, None) is not None and not item.config.option.runxfail
+    runxfail = item.config.getoption("runxfail", False)
+    return item.stash.get(xfailed_key, None) is not None and not runxfail

@@ -160,8 +160,8 @@ def _timeout(config: pytest.Config, of_tree: float | None) -> float | None:
         if not config.getini("nosejobs_timeout"):
             return of_tree
         return _number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
-    if not given > 0:
-        raise pytest.UsageError(f"--nosejobs-timeout must be above 0, not {given:g}")
+    if not 0 < given < _ENDLESS:
+        raise pytest.UsageError(f"--nosejobs-timeout must be a number above 0, not {given:g}")
     return given
 
 
@@ -202,7 +202,7 @@ def _number(config: pytest.Config, name: str, default: float) -> float:
         number = float(text) if text else default
     except ValueError:
         number = 0.0
-    if not number > 0:
+    if not 0 < number < _ENDLESS:
         raise pytest.UsageError(f"ini {name} must be a number above 0, not {text!r}")
     return number
 
@@ -219,3 +219,5 @@ def _defaults(config: pytest.Config, tree: Config) -> Metadata:
     for pattern, said in tree.patterns:  # one that matches no test is still checked
         apply(metadata, said, str(tree.path), f"[tests.{pattern!r}]")
     return apply(metadata, tree.defaults, str(tree.path), "[tests]")
+#: Infinity is no number of seconds or bytes that anything could keep to.
+_ENDLESS = 1e12

@@ -47,7 +47,8 @@ from . import (
 )
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
-from .log import FromWorkers, HostWords, Log, Status, ViewWords
+from .log import FromWorkers, HostWords, Log, Status, ViewWords, verbosity
+from .report import typed
 from .schedule import Schedule
 from .session import (
     EXIT_HOSTS_LOST,
@@ -99,7 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     config.stash[_KEY] = plugin
     config.pluginmanager.register(plugin, "nosejobs-session")
-    if config.option.verbose > 0:
+    if verbosity(config) > 0:
         config.pluginmanager.register(HostWords(plugin.log), "nosejobs-words")
     if plugin.arguments.only:
         config.pluginmanager.register(plugin.arguments, "nosejobs-arguments")
@@ -148,6 +149,11 @@ class Plugin:
                 "Shell tests alone: --nosejobs=N*popen. Python tests in parallel: -n N, "
                 "which runs shell tests in its workers, too."
             )
+        if self.config.getoption("stepwise", False):
+            raise pytest.UsageError(
+                "--stepwise and --nosejobs cannot be used at once: tests on hosts end in any "
+                "order. Stop at a failure: -x. Run what failed again: --lf, or --ff first."
+            )
         return hosts.parse(texts, self.options.config.hosts)
 
     def _setup(self, slots: int) -> Setup:
@@ -161,7 +167,7 @@ class Plugin:
             merge=chosen.merge,
             formats=tuple(self._formats.items()),
             artefacts=chosen.artefacts_limit if chosen.artefacts else 0,
-            live=self.config.option.capture == "no",
+            live=self.config.getoption("capture", "fd") == "no",
         )
 
     def _open_artefacts(self) -> Artefacts | None:
@@ -322,6 +328,7 @@ class Plugin:
             return made
         if item.made is not None:
             return item.made
+        report.belongs_to(made, item)
         if call.when == "setup" and item.unmet:
             reason = report.skipped_at(item, f"Skipped: {item.unmet}")
             return next(report.skip_reports(item, reason))
@@ -373,14 +380,19 @@ class Plugin:
         from _pytest.junitxml import xml_key
 
         self.log.xml = self.config.stash.get(xml_key, None)
-        if self.specs and not self.config.option.collectonly:
+        if self.specs and not self._only_looks():
             self.fleet = Fleet(self.specs, self._setup(0), self.options.host_timeout)
             self.fleet.open()
+
+    def _only_looks(self) -> bool:
+        """Nothing is to be run: pytest itself shows what would be."""
+        names = ("collectonly", "setuponly", "setupplan")
+        return any(self.config.getoption(name, False) for name in names)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         items = shell_items(session.items)
-        if self.fleet is None or self.config.option.collectonly or not items:
+        if self.fleet is None or not items:
             return None
         if session.testsfailed and not self.config.option.continue_on_collection_errors:
             return None  # pytest's own loop says so and stops
@@ -481,7 +493,7 @@ class Plugin:
     def _say_waiting(self, news: Waiting) -> None:
         """Not more often than a host should, whatever it sends."""
         now = time.monotonic()
-        if now < self._next_waiting.get(news.host, 0.0) or self.config.option.verbose < 0:
+        if now < self._next_waiting.get(news.host, 0.0) or verbosity(self.config) < 0:
             return
         self._next_waiting[news.host] = now + _WAITING_EVERY
         line = f"nosejobs: {news.host}: waiting for {news.what}"
@@ -495,7 +507,7 @@ class Plugin:
         if self._view is not None:
             self._view.forget(news.error.host)
             self._view.say(words, "red")
-        elif self.config.option.verbose >= 0:
+        elif verbosity(self.config) >= 0:
             self._write_line(words, red=True)
 
     def _say_line(self, number: int, host: str, text: str) -> None:
@@ -525,7 +537,7 @@ class Plugin:
             tree = self._scan_tree(tests)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from error
-        if tree.left and self.config.option.verbose >= 0:
+        if tree.left and verbosity(self.config) >= 0:
             shown = "; ".join(report.readable(each) for each in tree.left[:3])
             more = f"; and {len(tree.left) - 3} more" if len(tree.left) > 3 else ""
             self._write_line(f"nosejobs: not shipped: {shown}{more} (ini nosejobs_ship sends it)")
@@ -547,7 +559,7 @@ class Plugin:
         if reporter is None:
             return progress.Progress(io.StringIO(), 0, quiet=True)
         writer = reporter._tw
-        return progress.Progress(writer._file, writer.fullwidth, self.config.option.verbose < 0)
+        return progress.Progress(writer._file, writer.fullwidth, verbosity(self.config) < 0)
 
     def _next_event(self, fleet: Fleet, waiting: progress.Progress) -> Event:
         """The next one of any host; meanwhile a word on what keeps them."""
@@ -592,10 +604,14 @@ class Plugin:
         skipped = set()
         for number, item in self._numbers.items():
             reason = marks.why_skipped(item)
-            if reason is not None:
+            expected = None if reason else marks.not_run(item)
+            if reason is not None or expected is not None:
                 skipped.add(number)
-                told = report.skipped_at(item, f"Skipped: {reason}")
-                self.log.of_host(item, report.skip_reports(item, told))
+                words = expected if reason is None else f"Skipped: {reason}"
+                made = list(report.skip_reports(item, report.skipped_at(item, words or "")))
+                if expected is not None:
+                    made[0].wasxfail = expected
+                self.log.of_host(item, made)
         return skipped
 
     # -- reporting ----------------------------------------------------------------
@@ -647,8 +663,16 @@ class Plugin:
             yield from made
             return
         failure = ShellFailure(test, execution, judge(test, execution))
+        known = len(item.user_properties)
+        added: list[tuple[str, object]] = []
         for each in made:
-            yield self._through_hooks(item, each, failure)
+            # JUnit XML takes properties from the last report.
+            each.user_properties += added
+            own = len(each.user_properties)
+            each = self._through_hooks(item, each, failure)
+            added += [*each.user_properties[own:], *item.user_properties[known:]]
+            del item.user_properties[known:]
+            yield each
 
     def _others_make_reports(self, item: ShellItem) -> bool:
         """A conftest or plugin wants to see reports being made, or an xfail mark is there."""
@@ -698,7 +722,7 @@ class Plugin:
 
     def command_of(self, item: ShellItem) -> str:
         """How the test is executed, as a person would type it in its directory."""
-        return shlex.join([*item.argv, f"./{item.path.name}"])
+        return typed(*item.argv, f"./{item.path.name}")
 
     def rerun_of(self, item: ShellItem) -> str:
         """One line that runs the test again by hand."""
@@ -706,12 +730,12 @@ class Plugin:
         if item.metadata.cwd == "root":
             path = os.path.relpath(item.path, self.options.root)
             folder = os.path.relpath(self.options.root, self.config.invocation_params.dir)
-            command = shlex.join([*item.argv, f"./{path}"])
+            command = typed(*item.argv, f"./{path}")
         else:
             command = self.command_of(item)
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in item.metadata.env)
         command = f"{settings} {command}".strip()
-        return command if folder == "." else f"cd {shlex.quote(folder)} && {command}"
+        return command if folder == "." else f"cd {typed(folder)} && {command}"
 
     def _write_line(self, line: str, **markup: bool) -> None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
@@ -729,7 +753,7 @@ class Plugin:
         for path in dict.fromkeys(spec.credentials or default_credentials() for spec in agents):
             words = expiry_warning(path)
             lines += [f"nosejobs: {words}"] if words else []
-        if self.config.getoption("usepdb"):
+        if self.config.getoption("usepdb", False):
             lines.append(
                 "nosejobs: --pdb stops in Python tests only; for a shell test, run the line "
                 "behind 'again' by hand"
@@ -746,7 +770,7 @@ class Plugin:
             return
         # Tests come in order of completion: a line for each change of file would be noise.
         reporter.showfspath = False
-        if self.config.option.verbose < 0:
+        if verbosity(self.config) < 0:
             return
         for host in fleet.hosts:
             self._write_line(f"nosejobs: {self._host_words(host)}")
@@ -800,7 +824,7 @@ class Plugin:
         words = ", ".join(f"{len(tests)} {place}" for place, tests in places.items())
         if words:
             yield f"tests that were there: {words}"
-        if self.config.option.verbose > 0:
+        if verbosity(self.config) > 0:
             for place, tests in places.items():
                 for number in tests:
                     yield f"{report.readable(self._numbers[number].nodeid)} {place}"

@@ -5,7 +5,9 @@ Owns what a person reads of a failure.  Whoever runs a test, the texts come from
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,19 @@ def readable(text: str) -> str:
         return text
     text = _SGR.sub("", text).replace("\r\n", "\n")
     return _BAD.sub(_visible, text)
+
+
+def typed(*words: str) -> str:
+    """A command as a person can type it: what cannot be typed in ``$'...'`` of a shell."""
+    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
+
+
+def _escaped(word: str) -> str:
+    parts = [
+        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
+        for byte in os.fsencode(word)
+    ]
+    return "$'" + "".join(parts) + "'"
 
 
 def _visible(found: re.Match[str]) -> str:
@@ -310,6 +325,14 @@ def skip_reports(item: ShellItem, reason: tuple[str, int, str]) -> Iterator[pyte
     shared = _Shared(item, Execution(0), "")
     yield shared.report("setup", "skipped", reason)
     yield shared.report("teardown", "passed")
+
+
+def belongs_to(made: Any, item: ShellItem) -> None:
+    """A report that pytest has made of our item gets the names that ours have."""
+    made.nosejobs_host = ""
+    made.nosejobs_case = None
+    made.nosejobs_nodeid = made.nosejobs_program = item.nodeid
+    made.nosejobs_files = []
 
 
 def name_in_junit(xml: Any, report: pytest.TestReport) -> None:

@@ -243,6 +243,9 @@ def _variables(where: _Where, key: str, value: Any) -> tuple[tuple[str, str], ..
     for name, _ in pairs:
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise where.error(key, f"{name!r} is not the name of a variable")
+    for name, text in pairs:
+        if "\0" in text:
+            raise where.error(key, f"the value of {name} holds a NUL, which no variable can")
     return tuple(pairs)
 
 

@@ -19,7 +19,7 @@ from .errors import CannotOpen, HostError
 from .gateways import OPEN_TIMEOUT, Gateway, clean
 from .guard import LIMIT
 from .heartbeat import Pulse, Sign, backoff
-from .hosts import HostSpec
+from .hosts import MOST_SLOTS, HostSpec
 from .remote import wire
 from .remote.model import HostFacts, Setup, Test, facts_of_host
 from .shipping import Shipped, Tree, ship
@@ -29,8 +29,6 @@ _CREDIT = 1 << 20
 #: Bytes that a host may have sent before they are processed: what it may send without
 #: credit, and one message more.
 _UNREAD = wire.CREDIT + _CREDIT + LIMIT
-#: Slots of one host.
-_SLOTS = 10_000
 #: How a sign of life begins; it comes as a frame of its own, and costs no credit.
 _PONG = b'J[["pong",'
 #: Seconds of silence after which a host is lost.
@@ -144,7 +142,7 @@ class Host:
         """What a host says of itself is shown, and its slots are counted on."""
         try:
             facts = facts_of_host(values)
-            if type(facts.slots) is not int or not 0 < facts.slots <= _SLOTS:
+            if type(facts.slots) is not int or not 0 < facts.slots <= MOST_SLOTS:
                 raise ValueError(f"{facts.slots!r} slots")
             return _cleaned(facts)
         except (TypeError, ValueError, AttributeError) as error:

@@ -121,6 +121,8 @@ class Gateway:
             self._gateway = self._make()
             self._listen_for_bytes()
             self._channel = self._start_code()
+            if self._errors:
+                self._errors.hide()
         except BaseException:
             self.close(timeout=1.0)
             raise
@@ -300,15 +302,19 @@ class _ErrorFile:
     """Where the proxy, or its ssh, writes what it has to complain about."""
 
     def __init__(self) -> None:
-        descriptor, self.path = tempfile.mkstemp(prefix="nosejobs-ssh-")
-        os.close(descriptor)
+        self._descriptor, self.path = tempfile.mkstemp(prefix="nosejobs-ssh-")
+        self._closing = threading.Lock()
+        #: What was in it when it was closed.
+        self._last = ""
 
     def read(self) -> str:
         return proxy.PID.sub("", self._text())
 
     def _text(self) -> str:
-        with open(self.path, errors="replace") as file:
-            return file.read(64 << 10)
+        with self._closing:
+            if self._descriptor >= 0:
+                self._last = os.pread(self._descriptor, 64 << 10, 0).decode("utf-8", "replace")
+            return self._last
 
     def kill_writer(self) -> None:
         """An ssh that hangs in its handshake is not yet a gateway that execnet could end."""
@@ -317,5 +323,15 @@ class _ErrorFile:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(found[1]), signal.SIGTERM)
 
-    def remove(self) -> None:
+    def hide(self) -> None:
+        """Its writer has it open: it needs no name, which would outlive a killed controller."""
         Path(self.path).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """May be called twice."""
+        self.hide()
+        self._text()
+        with self._closing:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1

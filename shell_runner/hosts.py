@@ -25,6 +25,8 @@ _OWN = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_co
 _OPTIONS = (*_KINDS, *_COMMON, *(each for own in _OWN.values() for each in own))
 #: Where agents listen unless told otherwise.
 AGENT_PORT = 7422
+#: Slots of one host: each is a process, and runs others.
+MOST_SLOTS = 1024
 _STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)
 
 
@@ -126,8 +128,8 @@ def _split_star(text: str) -> tuple[int, str]:
     if not starred:
         return 0, text
     slots = int(starred[1])
-    if slots < 1:
-        raise BadSpec(f"host spec {text!r}: the number of slots must be above 0")
+    if not 0 < slots <= MOST_SLOTS:
+        raise BadSpec(f"host spec {text!r}: the number of slots must be 1 to {MOST_SLOTS}")
     return slots, starred[2]
 
 
@@ -253,6 +255,8 @@ def _labels(text: str, value: str | None) -> tuple[str, ...]:
 
 
 def _slots(text: str, value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise BadSpec(f"host spec {text!r}: slots must be a whole number above 0, not {value!r}")
+    if not (value.isdecimal() and len(value) < 9 and 0 < int(value) <= MOST_SLOTS):
+        raise BadSpec(
+            f"host spec {text!r}: slots must be a whole number, 1 to {MOST_SLOTS}, not {value!r}"
+        )
     return int(value)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import concurrent.futures
 import fnmatch
 import hashlib
+import itertools
 import os
 import re
 import stat
 import subprocess
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from .remote.upkeep import LIMIT
 SECRETS = (
     ".env", ".env.*", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",
     "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", ".pgpass", ".htpasswd",
-    ".npmrc", ".pypirc", "credentials", "credentials.json", "*.kdbx", "*.gpg", "*.asc",
+    ".npmrc", ".pypirc", "credentials", "credentials.json", ".git-credentials", "*.kdbx",
+    "*.gpg", "*.asc",
 )  # fmt: skip
 #: Bytes of file contents in one frame.
 _FRAME = 1 << 20
@@ -85,7 +87,7 @@ def scan(
     listed = _git_files(root)
     paths = set(_walk(root) if listed is None else listed)
     named = set(_included(root, selection.include))
-    is_secret, is_excluded = _matcher(SECRETS), _matcher(selection.exclude)
+    is_secret, is_excluded = _matcher(SECRETS, re.IGNORECASE), _matcher(selection.exclude)
     secrets = {path for path in paths - named if is_secret(path)}
     wanted = (paths | named) - secrets
     wanted = {path for path in wanted if not is_excluded(path)} | set(tests)
@@ -105,34 +107,46 @@ def _git_files(root: Path) -> list[str] | None:
     return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, ignored: Container[str] = IGNORED_FOLDERS) -> Iterator[str]:
     start = len(os.path.join(root, ""))
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in IGNORED_FOLDERS]
+        folders[:] = [name for name in folders if name not in ignored]
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in [*files, *links]:
             yield os.path.join(folder, name)[start:]
 
 
 def _included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
+    """What is named may be in a folder that is ignored otherwise."""
     if patterns:
         is_included = _matcher(patterns)
-        yield from (path for path in _walk(root) if is_included(path))
+        yield from (path for path in _walk(root, (".git",)) if is_included(path))
 
 
-def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a path matches: a pattern with a slash the path, one without any part of it."""
-    whole = _compiled([pattern.strip("/") for pattern in patterns])
-    parts = _compiled([pattern for pattern in patterns if "/" not in pattern])
+def _matcher(patterns: Sequence[str], flags: int = 0) -> Callable[[str], bool]:
+    """Whether a path matches one of the patterns, which read like those of .gitignore.
+
+    One without a slash, but for a last one, is for any part of the path; another one for
+    the path from the root on, or for a folder that it is in.
+    """
+    plain = [pattern.removesuffix("/") for pattern in patterns if "/" not in pattern[:-1]]
+    rooted = [pattern.removeprefix("./").strip("/") for pattern in patterns if "/" in pattern[:-1]]
+    is_part, is_path = _compiled(plain, flags), _compiled(rooted, flags)
 
     def matches(path: str) -> bool:
-        return bool(whole(path)) or any(map(parts, path.split("/")))
+        parts = path.split("/")
+        return any(map(is_part, parts)) or (bool(rooted) and any(map(is_path, _heads(parts))))
 
     return matches if patterns else lambda path: False
 
 
-def _compiled(patterns: Sequence[str]) -> Callable[[str], re.Match[str] | None]:
-    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
+def _heads(parts: Sequence[str]) -> Iterator[str]:
+    """``a``, ``a/b``, ``a/b/c``."""
+    return itertools.accumulate(parts, "{}/{}".format)
+
+
+def _compiled(patterns: Sequence[str], flags: int) -> Callable[[str], re.Match[str] | None]:
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)", flags).match
 
 
 #: A link, why something stays here, None for what is no file, or what ``stat`` says of a file.
@@ -188,7 +202,7 @@ def _find(root: Path, full: str, path: str, named: bool) -> _Found:
             found = os.stat(full)
             if stat.S_ISDIR(found.st_mode):
                 return f"{path}: a link to a folder outside of the tree"
-            if not named and _matcher(SECRETS)(os.path.realpath(full)):
+            if not named and _matcher(SECRETS, re.IGNORECASE)(os.path.realpath(full)):
                 return f"{path}: a link to what looks like a secret"
     except FileNotFoundError:
         return None

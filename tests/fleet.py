@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Self
 
 import psutil
-from shell_runner.ca import Authority
 
+from shell_runner.ca import Authority
 from tests.bench import write
 from tests.network import Network
 

@@ -57,6 +57,10 @@ def _provide_values() -> None:
     sys.modules.setdefault("shell_runner.remote.model", model)
 
 
+#: The name of ``$XML_OUTPUT_FILE``.
+_ANSWER = "test.xml"
+
+
 class Readers:
     """What reads the output of one program."""
 
@@ -123,9 +127,15 @@ class Readers:
 
     def _read_file(self, module: Any, path: str) -> Optional[Parsed]:
         if os.path.islink(path) or not os.path.isfile(path):
-            return None
+            return self._no_answer(path, "is a link or no file, which is not followed")
         result: Optional[Parsed] = self._guard(_read, module, path)
-        return result
+        return result or self._no_answer(path, "is not JUnit XML")
+
+    def _no_answer(self, path: str, words: str) -> Optional[Parsed]:
+        """Other files need not be reports; the one that was asked for must not be overlooked."""
+        if os.path.basename(path) != _ANSWER or self._trouble:
+            return None
+        return Parsed("junit", [], "$XML_OUTPUT_FILE %s" % words)
 
 
 # A plug-in's reader may lack what it should have: also looking for it is guarded.

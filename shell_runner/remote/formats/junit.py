@@ -128,6 +128,7 @@ class _Handlers:
         self.kept = Collector()
         self.problem = ""
         self.rooted = False
+        self._has_doctype = False
         self._depth = 0
         self._suites: List[_Suite] = []
         self._group = ""
@@ -164,16 +165,17 @@ class _Handlers:
 
     # -- called by expat -----------------------------------------------------------------
 
-    def _doctype(self, name: str, *_rest: object) -> None:
-        if name not in _ROOTS:
-            raise _NotThisFormat()
-        raise _Stop("a DOCTYPE is refused")
+    def _doctype(self, *_rest: object) -> None:
+        """Whatever it says: the root may have another name."""
+        self._has_doctype = True
 
     def _entity(self, *_rest: object) -> None:
-        raise _Stop("an entity declaration is refused")
+        raise _Stop("a DOCTYPE is refused: it declares an entity")
 
     def _start(self, tag: str, attributes: _Attributes) -> None:
         self._depth = depth = self._depth + 1
+        if ":" in tag:  # whatever name space it is said to be in
+            tag = tag.rpartition(":")[2]
         if self._case_depth:
             self._start_below(self._opened(), tag, attributes)
         elif tag == "testcase" and self.rooted:
@@ -202,6 +204,8 @@ class _Handlers:
         if not self.rooted:
             if tag not in _ROOTS:
                 raise _NotThisFormat()
+            if self._has_doctype:
+                raise _Stop("a DOCTYPE is refused")
             self.rooted = True
         if self._depth > MAX_DEPTH:
             raise _Stop("elements are nested deeper than %d" % MAX_DEPTH)

@@ -125,7 +125,7 @@ PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
     "test_xml_link": (
         junit(FAIL, to='"$TMPDIR/elsewhere"').removesuffix("exit 0")
         + 'ln -s "$TMPDIR/elsewhere" "$XML_OUTPUT_FILE"',
-        {"": "passed"},
+        {"": "failed setup"},
     ),
     "test_xml_cut": ('echo "<testsuite><testcase name=\'a\'/><test" >"$XML_OUTPUT_FILE"',
                      {"a": "passed", "": "failed setup"}),
@@ -361,15 +361,17 @@ def test_a_pasted_case_runs_its_program(three: Project, mode: str) -> None:
 
 
 def test_files_with_colons_and_brackets_can_be_pasted(project: Project) -> None:
-    for name in ("test_a::b.sh", "test_c[1].sh", "test_d.sh", "sub/test_e::[x].sh"):
+    odd = ("d[1]/test_[f].sh", "d::q/test_g::h.sh", "d::q/e/test_i.sh")
+    for name in ("test_a::b.sh", "test_c[1].sh", "test_d.sh", "sub/test_e::[x].sh", *odd):
         project.add(name, tap("1..1", "ok 1 - one"))
     for pasted in ("test_a::b.sh", "test_a::b.sh::one", "test_c[1].sh", "test_c[1].sh::one",
-                   "sub/test_e::[x].sh"):  # fmt: skip
+                   "sub/test_e::[x].sh", *odd):  # fmt: skip
         done = project.run(pasted, "-v")
         done.assert_outcomes(passed=1)
         assert f"{pasted.removesuffix('::one')}::one PASSED" in done.stdout.str()
     project.run("test_a::b.sh", "test_d.sh").assert_outcomes(passed=2)
-    project.run(".", "sub/test_e::[x].sh").assert_outcomes(passed=4)
+    project.run(*odd).assert_outcomes(passed=3)
+    project.run(".", "sub/test_e::[x].sh").assert_outcomes(passed=7)
 
 
 @each_mode

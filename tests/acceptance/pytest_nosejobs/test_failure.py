@@ -190,7 +190,7 @@ def test_x_does_not_wait_for_a_host_that_has_stopped(project: Project) -> None:
     project.add("test_fails", "while [ ! -d one ]; do sleep 0.02; done; exit 1")
     begin = time.monotonic()
     result = project.run("--nosejobs=popen//id=a,popen//id=b", "-x")
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30  # far below the timeout of a test
     assert result.ret == 1
     assert gone(str(project.root), 5)
 

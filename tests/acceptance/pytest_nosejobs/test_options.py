@@ -175,3 +175,60 @@ def test_rerunfailures_runs_failed_tests_again_here(project: Project) -> None:
     project.add("test_a.sh", "mkdir once 2>/dev/null && exit 1; exit 0")
     result = project.run("-p", "pytest_rerunfailures", "--reruns=1")
     assert result.parseoutcomes() == {"passed": 1, "rerun": 1}
+
+
+@pytest.mark.parametrize("option", ["--setup-plan", "--setup-only", "--collect-only"])
+def test_nothing_runs_when_only_a_plan_is_asked_for(project: Project, option: str) -> None:
+    project.add("test_a.sh", "touch ran")
+    assert project.run("--nosejobs=popen", option).ret in (0, 5)
+    assert not (project.root / "ran").exists()
+
+
+def test_stepwise_needs_an_order(project: Project) -> None:
+    project.add("test_a.sh")
+    result = project.run("--nosejobs=popen", "--sw")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--stepwise and --nosejobs cannot be used at once*"])
+
+
+@pytest.mark.parametrize("name", ["terminal", "capture", "debugging", "skipping", "runner"])
+def test_projects_without_shell_tests_may_disable_any_plugin(project: Project, name: str) -> None:
+    project.file("test_p.py", "def test_p(): pass\n")
+    with_us = project.run("-p", f"no:{name}")
+    without = project.pytester.runpytest_subprocess("-p", f"no:{name}", "-p", "no:nosejobs")
+    assert with_us.ret == without.ret
+    assert "nosejobs" not in with_us.stderr.str()
+
+
+def test_a_conftest_adds_properties_to_a_report(project: Project) -> None:
+    project.add("test_a.sh")
+    project.file(
+        "conftest.py",
+        "import pytest\n"
+        "@pytest.hookimpl(wrapper=True)\n"
+        "def pytest_runtest_makereport(item, call):\n"
+        "    if call.when == 'call':\n"
+        "        item.user_properties.append(('by_item', '1'))\n"
+        "    report = yield\n"
+        "    if call.when == 'call':\n"
+        "        report.user_properties.append(('by_report', '2'))\n"
+        "    return report\n",
+    )
+    for options in ((), ("--nosejobs=popen",)):
+        _, cases = project.cases(*options)
+        properties = [each.get("name") for each in cases["test_a.sh"].element.iter("property")]
+        assert properties.count("by_item") == properties.count("by_report") == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--nosejobs=popen",)])
+def test_an_expected_failure_that_is_not_run(project: Project, options: tuple[str, ...]) -> None:
+    project.add("sub/test_a.sh", "exit 1")
+    project.file(
+        "conftest.py",
+        "import pytest\n"
+        "def pytest_collection_modifyitems(items):\n"
+        "    items[0].add_marker(pytest.mark.xfail(reason='no', run=False))\n",
+    )
+    result = project.run(*options, f"--junitxml={project.junit}")
+    result.assert_outcomes(xfailed=1)
+    assert 'classname="sub" name="test_a.sh"' in project.junit.read_text()

@@ -109,7 +109,7 @@ def together(*jobs: tuple[Bench, Sequence[Test], int]) -> list[list[float]]:
     return ends
 
 
-@pytest.mark.parametrize(("shared", "most"), [(True, [3]), (False, [4, 5])])
+@pytest.mark.parametrize(("shared", "most"), [(True, [2, 3]), (False, [4, 5])])
 def test_two_runs_use_no_more_slots_than_the_larger_one(
     town: Town, shared: bool, most: list[int]
 ) -> None:

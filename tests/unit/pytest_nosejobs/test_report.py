@@ -1,6 +1,8 @@
 """What a person reads of a result."""
 
+import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from pytest_nosejobs.report import (
     sections,
     skip_reason,
     tail,
+    typed,
     whole,
 )
 from shell_runner.remote.capture import Capture
@@ -119,3 +122,13 @@ def test_sections_of_silent_streams_are_left_out() -> None:
     execution = Execution(1, out=stream(b"hello"))
     assert sections(execution, short=False) == [("Captured stdout call", "hello")]
     assert sections(Execution(1), short=True) == []
+
+
+def test_a_command_can_be_typed_whatever_its_bytes(tmp_path: Path) -> None:
+    for name in ("plain", "a b", "it's", "a\nb", "\udcff", "\t\udc80'\\x"):
+        (tmp_path / name).write_text("#!/bin/sh\necho ran\n")
+        done = subprocess.run(
+            ["bash", "-c", f"sh {typed('./' + name)}"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.stdout == "ran\n", name
+        assert typed(name).isprintable()

@@ -261,5 +261,5 @@ def test_many_tests_with_needs_take_no_quadratic_time():
         dict.fromkeys(range(count), Needs(serial=True)),
     ):
         schedule = Schedule(range(count), {}, needs=needs)
-        assert run_all(schedule) < 2.0
+        assert run_all(schedule) < 10.0  # minutes, if it were quadratic
         assert schedule.open_tests == 0

@@ -64,10 +64,10 @@ def test_options_and_commas_add_up_and_names_are_unique() -> None:
     [
         ("", "needs a host"),
         (",", "needs a host"),
-        ("0*popen", "above 0"),
+        ("0*popen", "must be 1 to 1024"),
         ("2*popen//slots=3", "give the slots once"),
-        ("popen//slots=x", "slots must be a whole number above 0"),
-        ("popen//slots=0", "slots must be a whole number above 0"),
+        ("popen//slots=x", "slots must be a whole number, 1 to 1024"),
+        ("popen//slots=0", "slots must be a whole number, 1 to 1024"),
         ("popen//slots=1//slots=2", "given twice"),
         ("popen//slot=2", "unknown option 'slot'; did you mean 'slots'?"),
         ("ssh=", "needs an address"),

@@ -306,3 +306,29 @@ def test_a_host_that_asks_for_nonsense_is_refused(
     assert names(tree) == ["data/x.txt", "data/y"]
     with pytest.raises(ValueError, match=words):
         ship(tree, lambda frame: None, lambda name: answer)
+
+
+@pytest.mark.parametrize("pattern", ["conf", "conf/", "/conf", "./conf", "conf/*", "c*f/x.txt"])
+def test_patterns_read_like_those_of_gitignore(tmp_path: Path, pattern: str) -> None:
+    write(tmp_path / "conf" / "x.txt", "x", 0o644)
+    write(tmp_path / "other" / "y.txt", "y", 0o644)
+    assert names(scan(tmp_path, [], Selection(exclude=(pattern,)))) == ["other/y.txt"]
+
+
+@pytest.mark.parametrize("pattern", ["a/conf", "/a/conf/", "other"])
+def test_a_pattern_from_the_root_is_for_nothing_deeper(tmp_path: Path, pattern: str) -> None:
+    write(tmp_path / "b" / "a" / "conf" / "x.txt", "x", 0o644)
+    assert names(scan(tmp_path, [], Selection(exclude=(pattern,)))) == ["b/a/conf/x.txt"]
+
+
+def test_what_is_named_may_be_in_an_ignored_folder(tmp_path: Path) -> None:
+    write(tmp_path / "node_modules" / "m" / "i.js", "x", 0o644)
+    assert names(scan(tmp_path, [], Selection(include=("node_modules/m",)))) == [
+        "node_modules/m/i.js"
+    ]
+
+
+@pytest.mark.parametrize("name", [".Env", "A.PEM", "CREDENTIALS.json", ".git-credentials"])
+def test_secrets_are_known_in_any_case_of_letters(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, "x", 0o644)
+    assert names(scan(tmp_path, [], Selection())) == []

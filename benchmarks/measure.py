@@ -63,6 +63,8 @@ class Run:
     first: float = 0.0
     #: What the contender's own check found: a makespan.
     found: float = 0.0
+    #: Most threads of the command itself, as far as they were looked at.
+    threads: int = 0
 
 
 def run(argv: Sequence[str], cwd: Path, stdin: Path | None = None, until: bytes = b"") -> Run:
@@ -88,7 +90,7 @@ def run(argv: Sequence[str], cwd: Path, stdin: Path | None = None, until: bytes 
             raise Broken(f"exit {status}: {' '.join(argv[:12])}\n{_tail(output)}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(wall, cpu, watch.controller, watch.below, first)
+    return Run(wall, cpu, watch.controller, watch.below, first, threads=watch.threads)
 
 
 def _open(stdin: Path | None) -> Any:
@@ -149,7 +151,7 @@ class _Watch(threading.Thread):
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.controller = 0
+        self.controller = self.threads = 0
         self._pid = pid
         self._peaks: dict[int, int] = {}
         self._seen: set[int] = set()
@@ -169,6 +171,7 @@ class _Watch(threading.Thread):
 
     def _look(self) -> None:
         self.controller = max(self.controller, _peak(self._pid))
+        self.threads = max(self.threads, _status(self._pid, "Threads:"))
         below = set(_descendants(self._pid))
         # A process between fork and exec still looks like its parent: count from the second look.
         lasting = [pid for pid in below & self._seen if _is_interpreter(pid)]
@@ -205,11 +208,16 @@ def _is_interpreter(pid: int) -> bool:
 
 
 def _peak(pid: int) -> int:
+    return _status(pid, "VmHWM:") * 1024
+
+
+def _status(pid: int, name: str) -> int:
+    """A number of /proc/PID/status; 0 if the process is gone."""
     try:
         with open(f"/proc/{pid}/status") as lines:
             for line in lines:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
+                if line.startswith(name):
+                    return int(line.split()[1])
     except OSError:
         pass
     return 0

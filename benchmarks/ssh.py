@@ -70,15 +70,15 @@ def main(smoke: bool) -> dict[str, Any]:
             runs = measure.in_turn(list(_contenders(folder / str(many), many, config)), rounds)
             title = f"{many} scripts `exit 0`, 2 slots, {measure.rounds_words(rounds)}"
             tables.append(measure.table(title, runs, _BASE, _NOTES, inverse=True))
-            steady = _steady(small, runs, few, many)
-            if steady is not None:
-                tables.append(steady)
+            further = steady(small, runs, few, many)
+            if further is not None:
+                tables.append(further)
             else:
                 skipped.append(f"each script beyond {few}: lost in the machine's noise")
     return {"tables": tables, "skipped": skipped}
 
 
-def _steady(
+def steady(
     small: dict[str, list[Run]], large: dict[str, list[Run]], few: int, many: int
 ) -> dict[str, Any] | None:
     """What one more test costs, all that happens once taken away; None if it is lost in noise."""
@@ -97,12 +97,7 @@ def _steady(
 
 
 def _contenders(folder: Path, count: int, config: Path) -> Iterator[Contender]:
-    tree, junit = folder / "scripts", folder / "junit.xml"
-    # Each file has contents of its own: equal ones would be shipped once.
-    scripts = trivial.make_tree(tree, count)
-    for number, path in enumerate(scripts):
-        measure.write_script(path, f"# {number} of {count}\nexit 0")
-    (tree / "pytest.ini").touch()
+    tree, junit = make_tree(folder / "scripts", count), folder / "junit.xml"
     check = functools.partial(measure.check_junit, junit, count)
     options = ("-q", f"--junitxml={junit}")
     cache = config.parent / "cache"
@@ -114,6 +109,14 @@ def _contenders(folder: Path, count: int, config: Path) -> Iterator[Contender]:
     ssh = measure.pytest(*options, f"--nosejobs={spec}")
     yield Contender("ssh, 2 slots, cold", ssh, tree, before=forget, check=check)
     yield Contender("ssh, 2 slots, warm", ssh, tree, check=check)
+
+
+def make_tree(tree: Path, count: int) -> Path:
+    """Scripts with contents of their own: equal ones would be shipped once."""
+    for number, path in enumerate(trivial.make_tree(tree, count)):
+        measure.write_script(path, f"# {number} of {count}\nexit 0")
+    (tree / "pytest.ini").touch()
+    return tree
 
 
 # -- a server of our own ----------------------------------------------------------

@@ -27,10 +27,8 @@ from shell_runner.discovery import Metadata, apply, read_metadata
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.remote import formats
-from shell_runner.remote.credentials import expiry_warning
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
-from shell_runner.tls import default_credentials
 
 from . import (
     arguments,
@@ -749,16 +747,24 @@ class Plugin:
         lines = []
         if self.specs:
             lines = [f"nosejobs: {', '.join(self._spec_words(spec) for spec in self.specs)}"]
-        agents = [spec for spec in self.specs if spec.kind == "agent"]
-        for path in dict.fromkeys(spec.credentials or default_credentials() for spec in agents):
-            words = expiry_warning(path)
-            lines += [f"nosejobs: {words}"] if words else []
+        lines += self._expiry_warnings()
         if self.config.getoption("usepdb", False):
             lines.append(
                 "nosejobs: --pdb stops in Python tests only; for a shell test, run the line "
                 "behind 'again' by hand"
             )
         return lines
+
+    def _expiry_warnings(self) -> list[str]:
+        agents = [spec for spec in self.specs if spec.kind == "agent"]
+        if not agents:
+            return []
+        # TLS takes a while to import.
+        from shell_runner.remote.credentials import expiry_warning
+        from shell_runner.tls import default_credentials
+
+        paths = dict.fromkeys(spec.credentials or default_credentials() for spec in agents)
+        return [f"nosejobs: {words}" for words in map(expiry_warning, paths) if words]
 
     def _spec_words(self, spec: hosts.HostSpec) -> str:
         slots = f"{spec.slots} slot{'s' if spec.slots > 1 else ''}" if spec.slots else "all cores"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents import Agent, Authority
 from tests.bench import write
 from tests.sshd import Sshd
 
@@ -106,3 +107,20 @@ def test_a_real_ssh_is_guarded_too(project: Project, sshd: Sshd) -> None:
     done = project.run(f"--nosejobs={spec} huge-list,popen")
     done.assert_outcomes(passed=2)
     assert "not one string of bytes" in done.stdout.str()
+
+
+@pytest.mark.parametrize("trick", ["reconfigure", "huge-frame", "deep-json", "never-given"])
+def test_a_liar_behind_tls_is_guarded_too(hosts: Project, tmp_path: Path, trick: str) -> None:
+    """The agent itself finds a Python there, and is as honest as it can be."""
+    lies = f'exec {sys.executable} {LIAR} {trick} "$@"'
+    honest = f'[ "$1" = -c ] && exec {sys.executable} "$@"'
+    python = write(tmp_path / "python", f"#!/bin/sh\n{honest}\n{lies}\n")
+    authority = Authority(tmp_path / "ca")
+    with Agent(authority.host()) as agent:
+        spec = f"agent=localhost:{agent.port}//id=liar//slots=1//python={python}"
+        spec += f"//credentials={authority.client()}"
+        done = hosts.run(f"--nosejobs={spec},popen")
+    assert "8 passed" in done.stdout.str()
+    assert done.ret == 0
+    if trick in ENDED:
+        assert ENDED[trick] in done.stdout.str()

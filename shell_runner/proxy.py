@@ -25,7 +25,6 @@ from typing import Any, NoReturn, Protocol
 if __name__ == "__main__":  # -P keeps this folder off the path; its parent must be on it
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from shell_runner import tls
 from shell_runner.guard import LIMIT, Guard, Hostile
 
 _OPTIONS = (
@@ -233,8 +232,18 @@ def encode(settings: dict[str, Any]) -> str:
 
 def _open(settings: dict[str, Any], bootstrap: str) -> Transport:
     if settings["kind"] == "agent":
-        return tls.connect(settings, bootstrap)
+        return _connect(settings, bootstrap)
     return _start_ssh(ssh_command(settings, bootstrap))
+
+
+def _connect(settings: dict[str, Any], bootstrap: str) -> Transport:
+    from shell_runner import tls  # takes a while to import, and ssh does without
+
+    try:
+        return tls.connect(settings, bootstrap)
+    except tls.CannotConnect as error:
+        os.write(2, error.complaint().encode("utf-8", "replace"))
+        sys.exit(1)
 
 
 def _start_ssh(command: list[str]) -> Pipes:
@@ -275,9 +284,6 @@ def main(argv: list[str]) -> None:
     try:
         transport = _open(settings, argv[argv.index("-c") + 1])
         Pump(transport, Guard(settings.get("limit", LIMIT))).run()
-    except tls.CannotConnect as error:
-        os.write(2, error.complaint().encode("utf-8", "replace"))
-        sys.exit(1)
     except (Hostile, OSError) as error:
         if isinstance(error, Hostile):
             os.write(2, HOSTILE.encode())

@@ -19,7 +19,7 @@ import pytest
 from shell_runner.discovery import Metadata
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
-from shell_runner.gateways import clean
+from shell_runner.guard import clean_line
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 
@@ -35,6 +35,14 @@ EXIT_HOSTS_LOST = 6
 
 #: Seconds between two looks at tests that are held back for a faster host.
 _LOOK = 0.1
+
+
+#: Seconds between two looks at how hosts get on, and those behind the timeout of a test
+#: after which a host without any news of its tests is lost.
+_CHECK = 1.0
+_LATE = 90.0
+#: Characters of lines that wait to be shown; more are dropped.
+_LINES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,11 @@ class Pump(threading.Thread):
         self._stuck_since: float | None = None
         self._late = ""
         self._stopped = False
+        #: Size of the lines that have come, and of those that the main thread has shown.
+        self._lines_come = self.lines_shown = 0
+        #: When each host was last heard to make progress with its tests.
+        self._progress: dict[str, float] = {}
+        self._next_check = 0.0
         #: Host, test and attempt of what hosts have said that it runs.
         self._announced: set[tuple[Any, int, int]] = set()
 
@@ -171,13 +184,29 @@ class Pump(threading.Thread):
         elif self._schedule.is_holding:
             self._perform(self._schedule.fill_all())
         self._mind(now)
+        if now >= self._next_check:
+            self._next_check = now + _CHECK
+            self._drop_silent(now)
+
+    def _drop_silent(self, now: float) -> None:
+        """A host ends each test in time, or says that it waits; one that does neither lies."""
+        for host in list(self._hosts.values()):
+            given = self._schedule.given(host.id) if self._is_current(host) else ()
+            if not given:
+                self._progress[host.id] = now
+                continue
+            limit = max(self._tests[number].timeout for number in given) + _LATE
+            if now - self._progress.setdefault(host.id, now) > limit:
+                late = HostError(host.id, f"has told of no end of a test for {limit:g} s")
+                host.drop(late)
+                self._lose(host, late)
 
     def _patience(self) -> float | None:
         """Seconds until something has to be done though nothing happens."""
         if self._schedule.is_holding:
             return _LOOK
         if self._stuck_since is None:
-            return None
+            return _CHECK
         return max(self._stuck_since + self._timeout - time.monotonic(), 0.0)
 
     def _mind(self, now: float) -> None:
@@ -214,12 +243,13 @@ class Pump(threading.Thread):
     def _take_frame(self, host: Host, frame: bytes) -> None:
         if not self._is_current(host):
             return
+        self._progress[host.id] = time.monotonic()
         news: list[News] = []
         try:
             for message in host.messages(frame):
                 news += self._take_message(host, message)
-        except (ValueError, TypeError, LookupError, OSError) as error:
-            garbage = HostError(host.id, f"sent garbage: {clean(str(error))}")
+        except (ValueError, TypeError, LookupError, OSError, ArithmeticError) as error:
+            garbage = HostError(host.id, f"sent garbage: {clean_line(str(error))}")
             host.drop(garbage)
             self._lose(host, garbage)
         else:
@@ -236,7 +266,10 @@ class Pump(threading.Thread):
             if self._runs_there(host, test) and attempt == self._tests[test].attempt:
                 self._artefact(test, attempt, path, body)
         elif message[0] == "line":
-            yield Line(int(message[1]), host.id, str(message[2]))
+            line = Line(int(message[1]), host.id, str(message[2]))
+            if self._lines_come - self.lines_shown < _LINES:
+                self._lines_come += len(line.text) + 100
+                yield line
         elif message[0] == "running":
             yield from self._take_running(host, int(message[1]), int(message[2]))
         elif message[0] == "done":
@@ -244,9 +277,9 @@ class Pump(threading.Thread):
         elif message[0] == "returned":
             self._perform(self._schedule.returned(host.id, [int(each) for each in message[1]]))
         elif message[0] == "waiting":
-            yield Waiting(host.id, waiting_words(message[1], clean(str(message[2]))))
+            yield Waiting(host.id, waiting_words(message[1], clean_line(str(message[2]))))
         elif message[0] == "trouble":
-            self._lose(host, HostError(host.id, clean(str(message[1]))))
+            self._lose(host, HostError(host.id, clean_line(str(message[1]))))
         elif message[0] != "bye":
             raise ValueError(f"a message that nobody knows: {message[0]!r}")
 
@@ -443,6 +476,8 @@ class Loop:
                 )
                 self._check()
             else:
+                if isinstance(news, Line):
+                    pump.lines_shown += len(news.text) + 100
                 self._plugin.tell(news)
         return True
 

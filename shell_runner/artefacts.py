@@ -11,6 +11,9 @@ from pathlib import Path
 from .errors import UsageError
 from .remote.store import FILE, Entry, check
 
+#: Files of one test; more than any sound host sends.
+_FILES = 10_000
+
 
 class Artefacts:
     """Below ``folder``, a folder for each test, and in it what it wrote."""
@@ -21,6 +24,7 @@ class Artefacts:
         self._limit = limit
         self._sizes: dict[Path, int] = {}
         self._begun: set[Path] = set()
+        self._counts: dict[Path, int] = {}
         #: Files that this machine could not write, and why.
         self.troubles: dict[Path, str] = {}
         if any(tree.resolve().is_relative_to(folder.resolve()) for tree in trees):
@@ -47,6 +51,10 @@ class Artefacts:
         if size > self._limit:
             raise ValueError(f"more artefacts of a test than {self._limit} bytes")
         target = folder / path
+        if target not in self._begun:
+            self._counts[folder] = self._counts.get(folder, 0) + 1
+            if self._counts[folder] > _FILES:
+                raise ValueError(f"more artefacts of a test than {_FILES} files")
         if target not in self.troubles:
             self._write(target, data)
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import CannotOpen, HostError
-from .gateways import OPEN_TIMEOUT, Gateway, clean
-from .guard import LIMIT
+from .gateways import OPEN_TIMEOUT, Gateway
+from .guard import LIMIT, clean_line
 from .heartbeat import Pulse, Sign, backoff
 from .hosts import MOST_SLOTS, HostSpec
 from .remote import wire
@@ -29,6 +29,10 @@ _CREDIT = 1 << 20
 #: Bytes that a host may have sent before they are processed: what it may send without
 #: credit, and one message more.
 _UNREAD = wire.CREDIT + _CREDIT + LIMIT
+#: What is said of a connection that ended without a word.
+_ENDED = "the connection ended"
+#: Characters of one thing that a host says of itself.
+_WORDS = 100
 #: How a sign of life begins; it comes as a frame of its own, and costs no credit.
 _PONG = b'J[["pong",'
 #: Seconds of silence after which a host is lost.
@@ -125,6 +129,10 @@ class Host:
             self.facts = self._checked(facts)
         except HostError as error:
             self._end(error)
+        except OSError as error:  # what failed over there says more than our failing to send
+            said = self._epitaph()
+            known = said != _ENDED
+            self._end(CannotOpen(self.id, said if known else f"{type(error).__name__}: {error}"))
         except Exception as error:
             self._end(CannotOpen(self.id, f"{type(error).__name__}: {error}"))
         else:
@@ -144,9 +152,12 @@ class Host:
             facts = facts_of_host(values)
             if type(facts.slots) is not int or not 0 < facts.slots <= MOST_SLOTS:
                 raise ValueError(f"{facts.slots!r} slots")
+            if self.spec.slots and facts.slots != self.spec.slots:
+                raise ValueError(f"{facts.slots} slots, where {self.spec.slots} were asked for")
             return _cleaned(facts)
         except (TypeError, ValueError, AttributeError) as error:
-            raise CannotOpen(self.id, f"says odd things of itself: {clean(str(error))}") from error
+            words = f"says odd things of itself: {clean_line(str(error))}"
+            raise CannotOpen(self.id, words) from error
 
     def _ship(self, tree: Tree) -> str:
         """Bring the tree; where it is now."""
@@ -193,18 +204,23 @@ class Host:
             seconds = max(self._pulse.limit, limit)
             self._end(HostError(self.id, f"has not answered for {seconds:g} s"))
             gateway.kill()
+        elif self._is_ready and 0 < gateway.sending_since < now - self._pulse.limit:
+            # Whoever sends is blocked, and with it all other hosts.
+            self._end(HostError(self.id, f"has taken nothing for {self._pulse.limit:g} s"))
+            gateway.kill()
 
     def _await(self, name: str) -> list[Any]:
         try:
             message = self._answers.get(timeout=OPEN_TIMEOUT * 20)
         except queue.Empty:
             message = ["nothing"]
+        self._taken = self._came
         if message is None:
             raise CannotOpen(self.id, f"{self._epitaph()} while waiting for {name!r}")
         if message[0] == "trouble":
-            raise CannotOpen(self.id, clean(str(message[1])))
+            raise CannotOpen(self.id, clean_line(str(message[1])))
         if message[0] != name:
-            raise CannotOpen(self.id, f"expected {name!r}, got {clean(str(message[0]))!r}")
+            raise CannotOpen(self.id, f"expected {name!r}, got {clean_line(str(message[0]))!r}")
         return message[1:]
 
     def _receive(self, frame: bytes | None) -> None:
@@ -228,15 +244,20 @@ class Host:
 
     def _epitaph(self) -> str:
         reason = self._gateway.epitaph() if self._gateway else ""
-        return reason or "the connection ended"
+        return clean_line(reason) or _ENDED
 
     def _take_answer(self, frame: bytes) -> None:
+        self._came += len(frame)
+        if self._came - self._taken > _UNREAD:
+            self.drop(CannotOpen(self.id, "sent more than it may without being asked"))
+            return
         try:
             messages = list(self._decode(frame))
         except ValueError as error:
             messages = [["trouble", f"sent garbage: {error}"]]
         for message in messages:
             if message[0] == "took":
+                self._taken += len(frame)
                 continue  # a sign of life while files go there
             # From here on the frames are those of the run.
             self._is_ready = self._is_ready or message[0] == "ready"
@@ -279,7 +300,7 @@ class Host:
         try:
             self._gateway.say(list(message))
         except OSError:
-            self._end(HostError(self.id, "the connection ended"))
+            self._end(HostError(self.id, _ENDED))
 
     # -- the end ------------------------------------------------------------------
 
@@ -305,11 +326,11 @@ class Host:
 def _cleaned(facts: HostFacts) -> HostFacts:
     """They are shown on the user's terminal: no text of a host may drive it."""
     return facts._replace(
-        name=clean(facts.name),
-        system=clean(facts.system),
-        machine=clean(facts.machine),
-        python=clean(facts.python),
-        note=clean(str(facts.note)),
+        name=clean_line(facts.name, _WORDS),
+        system=clean_line(facts.system, _WORDS),
+        machine=clean_line(facts.machine, _WORDS),
+        python=clean_line(facts.python, _WORDS),
+        note=clean_line(str(facts.note)),
     )
 
 

@@ -115,6 +115,8 @@ class Gateway:
         self._on_frame = on_frame
         self._cancel = cancel or threading.Event()
         self._sending = threading.Lock()
+        #: Since when somebody waits for the host to take a frame; 0: nobody.
+        self.sending_since = 0.0
         self._group = execnet.Group()
         self._errors = _ErrorFile() if spec.kind != "popen" else None
         try:
@@ -224,7 +226,11 @@ class Gateway:
     def send(self, frame: bytes) -> None:
         """Send one frame; OSError if the host is gone."""
         with self._sending:
-            self._channel.send(frame)
+            self.sending_since = time.monotonic()
+            try:
+                self._channel.send(frame)
+            finally:
+                self.sending_since = 0.0
 
     def ping(self) -> None:
         """Ask for a sign of life, unless that could block."""

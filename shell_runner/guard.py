@@ -44,6 +44,12 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
+def clean_line(text: str, most: int = 1000) -> str:
+    """The same in one line, and not longer than a person reads."""
+    text = " ".join(clean(text[: 4 * most]).split())
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
 class Hostile(ValueError):
     """A host sent what no sound host sends."""
 

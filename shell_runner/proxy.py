@@ -158,8 +158,8 @@ class Pump:
 
     def _wait(self) -> None:
         poller = select.poll()
-        if not self._goodbye and len(self._to_host) < _BUFFER:
-            poller.register(self._read, select.POLLIN)
+        if not self._goodbye:  # also while there is no room: the controller may die
+            poller.register(self._read, select.POLLIN if self._has_room() else 0)
         if self._to_here:
             poller.register(self._write, select.POLLOUT)
         may_read = len(self._to_here) < _BUFFER and not self._host_ended
@@ -168,7 +168,12 @@ class Pump:
             if wanted:
                 poller.register(descriptor, wanted)
         hurry = may_read and self._transport.pending()
-        poller.poll(0 if hurry else 200 if self._goodbye else None)
+        for descriptor, event in poller.poll(0 if hurry else 200 if self._goodbye else None):
+            if descriptor == self._read and event & select.POLLHUP and not self._has_room():
+                self._goodbye = time.monotonic()
+
+    def _has_room(self) -> bool:
+        return len(self._to_host) < _BUFFER
 
     def _take_from_here(self) -> None:
         if self._goodbye or len(self._to_host) >= _BUFFER:

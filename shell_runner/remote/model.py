@@ -206,6 +206,7 @@ def _check_fields(found: Execution) -> None:
     for stream in (found.out, found.err):
         texts.append(stream.text)
         numbers += stream[1:]
+        _check_stream(stream)
     for path, size in found.artefacts:
         texts.append(path)
         numbers.append(size)
@@ -215,6 +216,14 @@ def _check_fields(found: Execution) -> None:
         raise ValueError("not an execution: something else than text")
     if not all(isinstance(code, (int, type(None))) for code in (found.exit, found.signal)):
         raise ValueError("not an execution: no exit status")
+
+
+def _check_stream(stream: Stream) -> None:
+    """A place inside the text, and text that stands for bytes."""
+    if not (isinstance(stream.cut_at, int) and -1 <= stream.cut_at <= len(stream.text)):
+        raise ValueError("not an execution: output cut at %r" % (stream.cut_at,))
+    if not stream.text.isascii():
+        stream.text.encode("utf-8", "surrogateescape")
 
 
 def parsed_from_row(row: Any) -> Parsed:

@@ -34,6 +34,10 @@ class Entry(NamedTuple):
     size: int = 0
 
 
+class SpoiltCache(ValueError):
+    """What the cache holds is not what its name says."""
+
+
 class BadEntry(ValueError):
     """A manifest names a path that leads out of its tree."""
 
@@ -226,6 +230,16 @@ class Store:
                 _copy(self._path(entry.digest), path, entry)
 
 
+def _sound(source: str, data: bytes, entry: Entry) -> bytes:
+    """What is read anyway is checked: a disk can spoil what lies in a cache for months."""
+    if hashlib.sha256(data).hexdigest() != entry.digest:
+        os.unlink(source)
+        raise SpoiltCache(
+            "the cache held spoilt contents for %r; they are removed, try again" % entry.path
+        )
+    return data
+
+
 def _copy(source: str, path: str, entry: Entry) -> None:
     """A copy, never a hard link: a test that writes to its tree must not reach the cache."""
     read = os.open(source, os.O_RDONLY)
@@ -233,7 +247,7 @@ def _copy(source: str, path: str, entry: Entry) -> None:
         write = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             if entry.size < LARGE:
-                write_all(write, os.read(read, entry.size))
+                write_all(write, _sound(source, os.read(read, entry.size), entry))
             else:
                 copy_contents(read, write)
             os.fchmod(write, entry.mode & 0o777)

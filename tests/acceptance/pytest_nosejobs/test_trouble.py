@@ -64,7 +64,7 @@ def test_ctrl_c_leaves_nothing_behind_on_any_host(
         process.kill()
     assert process.returncode == 2
     assert "KeyboardInterrupt" in output
-    assert set((scratch / "tmp").iterdir()) == before
+    assert set((scratch / "tmp").iterdir()) <= before
     assert len(list(project.root.glob("up.*"))) == 4
 
 
@@ -152,7 +152,7 @@ def test_exit_statuses(project: Project, script: str, status: int) -> None:
     ("spec", "words"),
     [
         ("2*poopen", "*'2[*]poopen'*"),
-        ("0*popen", "*above 0*"),
+        ("0*popen", "*must be 1 to 1024*"),
         ("popen//slot=1", "*did you mean 'slots'?*"),
         ("atuo", "*'4[*]popen', auto*"),
         ("", "*needs a host*"),

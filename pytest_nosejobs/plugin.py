@@ -742,6 +742,7 @@ class Plugin:
             if reporter._tw.width_of_current_line:  # behind dots, which pytest does not count
                 reporter._tw.line()
             reporter.write_line(line, **markup)
+            reporter.flush()  # in a pipe, too, a line is of use when it comes
 
     def pytest_report_header(self) -> list[str]:
         lines = []

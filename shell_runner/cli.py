@@ -183,7 +183,8 @@ def revoke(name: str, folder: Path | None) -> None:
     authority = module.Authority(folder or module.default_folder())
     count = authority.revoke(name, module.utcnow())
     click.echo(f"{name}: {count} revoked")
-    click.echo(f"next: copy {authority.folder / 'crl.pem'} to where agents have their --crl FILE")
+    click.echo(f"next: copy {authority.folder / 'crl.pem'} to each agent, beside its bundle (or as")
+    click.echo(f"      its --crl FILE); until then agents let {name} in")
 
 
 @ca.command()

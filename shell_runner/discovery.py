@@ -317,9 +317,10 @@ class _Key:
     convert: Any
     #: Values of several sources add up, instead of the last one winning.
     adds: bool = False
-    #: The key alone, without ``=``, is an error: it would be taken for the name "yes".
-    names: bool = False
 
+
+#: Keys that mean "yes" without a value.
+_FLAGS = ("serial",)
 
 _KEYS: Mapping[str, _Key] = {
     "timeout": _Key("timeout", _seconds),
@@ -328,9 +329,9 @@ _KEYS: Mapping[str, _Key] = {
     "home": _Key("home", _one_of("private", "keep")),
     "pass": _Key("pass_env", _words, adds=True),
     "env": _Key("env", _variables, adds=True),
-    "lock": _Key("locks", _names(rf"(host:)?{_NAME}", "the name of a lock"), adds=True, names=True),
+    "lock": _Key("locks", _names(rf"(host:)?{_NAME}", "the name of a lock"), adds=True),
     "serial": _Key("serial", _flag),
-    "requires": _Key("requires", _names(_NAME, "a label"), adds=True, names=True),
+    "requires": _Key("requires", _names(_NAME, "a label"), adds=True),
     "retries": _Key("retries", _count(0, 100)),
     "repeat": _Key("repeat", _count(1, 10_000)),
     "leftovers": _Key("leftovers", _one_of("warn", "fail", "ignore")),
@@ -357,7 +358,7 @@ def apply(base: Metadata, values: Mapping[str, Any], file: str, line: int | str)
 
 _COMMENT = re.compile(r"\s*(?:#|//|--|;|%|\"|/?\*)+\s*(.*)")
 _OURS = re.compile(r"nosejobs:\s*(.*)")
-_FORGOTTEN = re.compile(r"nosejobs\s+[a-z-]+=")
+_FORGOTTEN = re.compile(r"nosejobs?\s*:?\s+[a-z-]+=")
 _BATS = re.compile(r"bats\s+(?:test|file)_tags=(.*)")
 
 
@@ -373,11 +374,11 @@ def comments(head: bytes) -> Iterable[tuple[int, str]]:
 
 def read_metadata(base: Metadata, file: str, head: bytes) -> Metadata:
     """``base`` with what the leading comment says on top; raises BadMetadata."""
-    if b"nosejobs" in head and not is_binary(head):
+    if b"nosejob" in head and not is_binary(head):
         for number, text in comments(head):
             found = _OURS.match(text)
             if not found and _FORGOTTEN.match(text):
-                raise _Where(file, number).error("nosejobs", "needs a colon: # nosejobs: key=value")
+                raise _Where(file, number).error("nosejobs", "is written # nosejobs: key=value")
             if found:
                 base = apply(base, _pairs(_Where(file, number), found[1]), file, number)
     if b"bats " in head and file.endswith(".bats"):
@@ -404,8 +405,8 @@ def _pairs(where: _Where, text: str) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            if key in _KEYS and _KEYS[key].names:
-                raise where.error(key, f"needs a value: {key}=...")
+            if key in _KEYS and key not in _FLAGS:
+                raise where.error(key, f"needs a value: {key}=..., with no spaces around =")
             value = "yes"
         if key in pairs:
             raise where.error(key, "is given twice")

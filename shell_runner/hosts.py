@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .config import HostEntry, suggestion
 from .errors import BadSpec
@@ -86,12 +87,14 @@ def _unique(spec: HostSpec, others: Sequence[HostSpec]) -> HostSpec:
 
 
 def _parse_one(text: str, inventory: Mapping[str, HostEntry]) -> HostSpec:
-    if text in inventory:
-        return _from_inventory(inventory[text])
+    slots, rest = _split_star(text)
+    name, _, more = rest.partition("//")
+    if name in inventory:
+        return _changed(text, _from_inventory(inventory[name]), slots, more)
     if text == "auto" or text.startswith("auto//"):
         slots, spec = cores(), f"popen{text.removeprefix('auto')}"
     else:
-        slots, spec = _split_star(text)
+        spec = rest
     options = _options(spec)
     instead = ""
     if not options.keys() & set(_KINDS):
@@ -144,6 +147,29 @@ def _from_inventory(entry: HostEntry) -> HostSpec:
         spec = replace(spec, cache=entry.cache)
     labels = tuple(dict.fromkeys([*spec.labels, *entry.labels]))
     return replace(spec, id=entry.name, labels=labels)
+
+
+def _changed(text: str, spec: HostSpec, slots: int, more: str) -> HostSpec:
+    """A host of the inventory, for this run with other slots or options."""
+    options = _options(more) if more else {}
+    if options.keys() & set(_KINDS):
+        words = f"host spec {text!r}: {spec.id} is a host of nosejobs.toml"
+        raise BadSpec(f"{words}, which has its own spec; only options can be added")
+    _check_own(text, spec.kind, options)
+    if slots and "slots" in options:
+        raise BadSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
+    changes: dict[str, Any] = {
+        key: options[key]
+        for key in ("id", "python", "ssh_config", "name", "credentials")
+        if key in options
+    }
+    if slots or "slots" in options:
+        changes["slots"] = slots or _slots(text, options["slots"])
+    if "labels" in options:
+        changes["labels"] = _labels(text, options["labels"])
+    if "listen" in options:
+        changes["listen"] = _port(text, "listen", options["listen"])
+    return replace(spec, **changes)
 
 
 def _options(spec: str) -> dict[str, str]:
@@ -211,7 +237,7 @@ def _agent(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
     address, port = _agent_address(text, options["agent"])
     return replace(
         spec,
-        id=spec.id or (address if port == AGENT_PORT else options["agent"]),
+        id=spec.id or options.get("name") or (address if port == AGENT_PORT else options["agent"]),
         address=address,
         port=port,
         name=options.get("name", ""),

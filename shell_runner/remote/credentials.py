@@ -51,14 +51,19 @@ class Credentials:
     """What a host shows and whom it lets in; follows its files when they change."""
 
     def __init__(self, bundle: str, crl: str = "") -> None:
-        """Raises BadCredentials if they cannot be used now."""
-        self._paths = [path for path in (bundle, crl) if path]
+        """Raises BadCredentials if they cannot be used now.
+
+        Without ``crl``, a ``crl.pem`` beside the bundle counts, from when it is there.
+        """
+        self._bundle = bundle
+        self._list = crl or os.path.join(os.path.dirname(bundle) or ".", "crl.pem")
+        self._needs_list = bool(crl)
         self._stamps: List[Optional[_Stamp]] = []
         self._context = self._load()
 
     def context(self, complain: Callable[[str], None]) -> ssl.SSLContext:
         """The settings of now; when the files are spoilt, the last good ones and a complaint."""
-        if [_stamp(path) for path in self._paths] != self._stamps:
+        if [_stamp(path) for path in self._paths()] != self._stamps:
             try:
                 self._context = self._load()
             except BadCredentials as error:
@@ -66,8 +71,16 @@ class Credentials:
         return self._context
 
     def _load(self) -> ssl.SSLContext:
-        self._stamps = [_stamp(path) for path in self._paths]
-        return server_context(self._paths[0], self._paths[1:])
+        paths = self._paths()
+        self._stamps = [_stamp(path) for path in paths]
+        context = server_context(paths[0], paths[1:])
+        self._needs_list = len(paths) > 1  # if it goes away now, that is a complaint
+        return context
+
+    def _paths(self) -> List[str]:
+        if self._needs_list or os.path.lexists(self._list):
+            return [self._bundle, self._list]
+        return [self._bundle]
 
 
 def server_context(bundle: str, lists: List[str]) -> ssl.SSLContext:

@@ -147,7 +147,7 @@ def test_the_leading_comment_is_read(comment: str, expected: Metadata) -> None:
         ("# nosejobs: timeout=0", 2, "timeout", "above 0"),
         ("# nosejobs: timeout=-1", 2, "timeout", "above 0"),
         ("# nosejobs: timeout=nan", 2, "timeout", "above 0"),
-        ("# nosejobs: timeout", 2, "timeout", "'yes'"),
+        ("# nosejobs: timeout", 2, "timeout", "needs a value"),
         ("# first\n# nosejobs: tags=a,,b", 3, "tags", "not a word"),
         ("# nosejobs: tags=1st", 2, "tags", "not a word"),
         ("# nosejobs: cwd=there", 2, "cwd", "dir or root"),

@@ -1,5 +1,6 @@
 """Host specs."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ INVENTORY = {
         ("agent=::1", HostSpec("::1", "agent", 0, "::1", port=7422)),
         (
             "agent=10.0.0.1//name=web1//credentials=/c.pem//python=p",
-            HostSpec("10.0.0.1", "agent", 0, "10.0.0.1", "p", port=7422, name="web1",
+            HostSpec("web1", "agent", 0, "10.0.0.1", "p", port=7422, name="web1",
                      credentials="/c.pem"),
         ),
         ("agent=h//listen=7423", HostSpec("h", "agent", 0, "h", port=7422, listen=7423)),
@@ -120,3 +121,13 @@ def test_a_file_is_no_host_unless_it_is_said(
 def test_only_popen_uses_the_tree_in_place() -> None:
     found = [spec.in_place for spec in parse(["popen", "ssh=h", "agent=h"], {})]
     assert found == [True, False, False]
+
+
+def test_a_host_of_the_inventory_takes_options() -> None:
+    known = {"web1": HostEntry("web1", "ssh=me@web1//python=python3.9", 2, ("docker",))}
+    (plain,) = parse(["web1"], known)
+    (more,) = parse(["4*web1//python=python3.8"], known)
+    assert more == dataclasses.replace(plain, slots=4, python="python3.8")
+    for bad in ("web1//agent=x", "web1//credentials=c", "2*web1//slots=3", "web1//slots=0"):
+        with pytest.raises(BadSpec):
+            parse([bad], known)

@@ -116,6 +116,7 @@ def _await_pieces(folder: Path, size: int) -> None:
 
 
 def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) -> None:
+    shutil.rmtree(sshd.cache, ignore_errors=True)  # what others have broken off waits there
     data = random.Random(str(tmp_path)).randbytes(6 << 20)
     write(tmp_path / "large", data)
     write(tmp_path / "test_a", f"{SH}sha256sum large")
@@ -131,6 +132,7 @@ def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) 
 
 
 def test_controllers_that_bring_the_same_at_once_do_not_meet(sshd: Sshd, tmp_path: Path) -> None:
+    shutil.rmtree(sshd.cache, ignore_errors=True)
     data = random.Random(str(tmp_path)).randbytes(8 << 20)
     write(tmp_path / "large", data)
     write(tmp_path / "test_a", f"{SH}sha256sum large")

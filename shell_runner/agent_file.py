@@ -38,7 +38,7 @@ def zipapp() -> bytes:
     folder = Path(remote.__file__).parent
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, "__main__.py", _MAIN.encode("ascii"))
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".sql")):
             _add(archive, f"nosejobs_host/{path.relative_to(folder).as_posix()}", path.read_bytes())
     return buffer.getvalue()
 

@@ -82,7 +82,7 @@ def code() -> tuple[str, bytes]:
     buffer = io.BytesIO()
     folder = Path(remote.__file__).parent
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".sql")):
             name = "nosejobs_host/" + path.relative_to(folder).as_posix()
             # A fixed date: the digest depends on the contents alone.
             archive.writestr(zipfile.ZipInfo(name), path.read_bytes())

@@ -76,6 +76,10 @@ class JobTest(NamedTuple):
     test: Test
     #: How often it runs again after a failure; None: as the job has it.
     retries: Optional[int] = None
+    #: Why it cannot run on this host ("requires docker"); empty: it can.
+    unmet: str = ""
+    #: Properties of its JUnit testcase, beside those of every test.
+    properties: Tuple[Tuple[str, str], ...] = ()
 
 
 class NewJob(NamedTuple):

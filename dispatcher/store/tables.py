@@ -39,9 +39,7 @@ source = Table(
     Column("id", Integer, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("kind", Text, nullable=False, comment="git or directory"),
-    Column(
-        "trouble", Text, nullable=False, server_default="", comment="why it cannot be looked at"
-    ),
+    Column("trouble", Text, nullable=False, server_default="", comment="why it cannot be read"),
     Column("looked", Float, comment="when it was looked at last"),
 )
 
@@ -104,9 +102,7 @@ stage_run = Table(
     Column("config", Text, nullable=False, server_default="", comment="digest of its config"),
     Column("only", JSON, comment="node ids, for a re-run of failed tests"),
     Column("lost", Integer, nullable=False, server_default="0", comment="hosts lost so far"),
-    Column(
-        "who", Text, nullable=False, server_default="", comment="who asked for it; empty: policy"
-    ),
+    Column("who", Text, nullable=False, server_default="", comment="who asked; empty: policy"),
     Column("began", Float),
     Column("ended", Float),
     UniqueConstraint("build", "stage", "number"),

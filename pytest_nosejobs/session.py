@@ -22,6 +22,7 @@ from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.guard import clean_line
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
+from shell_runner.words import unmet_words
 
 from . import neighbours, retries
 from .collect import ShellItem
@@ -408,14 +409,6 @@ def needs_of(metadata: Metadata) -> Needs:
     )
 
 
-def locks_of_host(metadata: Metadata) -> tuple[str, ...]:
-    """The names of its ``host:`` locks, as the host knows them."""
-    prefix = "host:"
-    return tuple(
-        sorted(name.removeprefix(prefix) for name in metadata.locks if name.startswith(prefix))
-    )
-
-
 def waiting_words(kind: str, name: str) -> str:
     """What a host says that another run has; ValueError for what it cannot say."""
     words = {
@@ -426,17 +419,6 @@ def waiting_words(kind: str, name: str) -> str:
     if kind not in words:
         raise ValueError(f"waits for {kind!r}")
     return words[kind]
-
-
-def unmet_words(labels: Sequence[str], missing: Sequence[str], hosts: Sequence[str]) -> str:
-    """``requires docker: no host of this run has it (hosts: a, b)``."""
-    if len(labels) == 1:
-        what = "it"
-    else:
-        what = ", ".join(missing) if len(missing) < len(labels) else "all of them"
-    return (
-        f"requires {', '.join(labels)}: no host of this run has {what} (hosts: {', '.join(hosts)})"
-    )
 
 
 class Loop:

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nosejobs.report import (
+from pytest_nosejobs.report import sections
+from shell_runner.remote.capture import Capture
+from shell_runner.remote.model import Execution, Stream
+from shell_runner.remote.verdict import leftover_words
+from shell_runner.words import (
     properties,
     readable,
-    sections,
     skip_reason,
     tail,
     typed,
     whole,
 )
-from shell_runner.remote.capture import Capture
-from shell_runner.remote.model import Execution, Stream
-from shell_runner.remote.verdict import leftover_words
 
 
 def stream(data: bytes, keep: int = 1 << 20) -> Stream:
@@ -95,10 +95,10 @@ def test_leftovers_are_named(names: tuple[str, ...], words: str) -> None:
 @pytest.mark.parametrize(
     ("out", "err", "reason"),
     [
-        (b"first\nno docker here\n\n", b"x", "Skipped: no docker here"),
-        (b"", b"why\n", "Skipped: why"),
-        (b"", b"", "Skipped: exit 77"),
-        (b" \n", b"", "Skipped: exit 77"),
+        (b"first\nno docker here\n\n", b"x", "no docker here"),
+        (b"", b"why\n", "why"),
+        (b"", b"", "exit 77"),
+        (b" \n", b"", "exit 77"),
     ],
 )
 def test_a_skipped_program_says_why_in_its_last_line(out: bytes, err: bytes, reason: str) -> None:

@@ -14,12 +14,12 @@ from .job import JobTest
 from .model import Execution, Problem
 from .queue import AttemptRow, How, JobRow, Queue
 
-FORMAT = 1
+#: Number of a test, its try, its outcome, the row of its Execution.
+_Row = Tuple[int, int, str, str]
 
 
 def pack(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
     """Write the package; its SHA-256 and its bytes.  OSError says why that is not possible."""
-    os.makedirs(layout.packages(folder), mode=0o700, exist_ok=True)
     spool = layout.package(folder, job.id) + ".spool"
     place.remove(spool)
     os.mkdir(spool, 0o700)
@@ -48,12 +48,11 @@ class _Gathering:
         config = job.config._asdict()
         del config["secret"]
         return {
-            "format": FORMAT,
             "job": {
                 "id": job.id, "name": job.name, "labels": list(job.labels),
                 "priority": job.priority, "code": job.code, "submitted": job.submitted,
             },
-            "how": str(getattr(job.how, "value", job.how)),
+            "how": str(job.how),
             "detail": job.detail,
             "attempt": None if last is None else _attempt(last),
             "attempts": [_attempt(each) for each in self._older],
@@ -80,23 +79,23 @@ class _Gathering:
         for attempt in self._older:
             folder = "attempts/%d/" % attempt.number
             rows = self._queue.executions(attempt.id)
-            yield self._rows("%sexecutions.jsonl" % folder, _lines(rows))
+            yield self._rows(folder + package.EXECUTIONS, rows)
             yield from self._evidence(attempt, folder)
 
     def _executions(self) -> package.Member:
         """All of the last attempt, and why there is nothing of the other tests."""
         rows = self._queue.executions(self._last.id) if self._last is not None else iter(())
-        return self._rows("executions.jsonl", _lines(_completed(self._job, self._tests, rows)))
+        return self._rows(package.EXECUTIONS, _completed(self._job, self._tests, rows))
 
-    def _rows(self, name: str, lines: Iterable[str]) -> package.Member:
+    def _rows(self, name: str, rows: Iterable[_Row]) -> package.Member:
         path = os.path.join(self._spool, name.replace("/", "-"))
-        with open(path, "w", encoding="ascii") as file:
-            file.writelines(lines)
+        with open(path, "wb") as file:
+            file.writelines(package.execution_line(each[0], each[1], each[3]) for each in rows)
         return package.Member(name, None, path)
 
     def _evidence(self, attempt: AttemptRow, folder: str) -> Iterator[package.Member]:
         if attempt.install:
-            yield package.Member(folder + "install.json", attempt.install.encode("ascii"), None)
+            yield package.Member(folder + package.INSTALL, attempt.install.encode("ascii"), None)
         log = layout.log(self._folder, attempt.id)
         if os.path.exists(log):
             yield package.Member(folder + "log.txt", None, log)
@@ -110,9 +109,6 @@ class _Gathering:
                 if _is_whole(path, size):
                     member = "artefacts/%s/%s" % (layout.outputs_name(number, count), name)
                     yield package.Member(member, None, path)
-
-
-_Row = Tuple[int, int, str, str]
 
 
 def _completed(job: JobRow, tests: List[JobTest], rows: Iterable[_Row]) -> Iterator[_Row]:
@@ -136,7 +132,7 @@ def _absent(job: JobRow, number: int) -> _Row:
     return number, 1, "error", json.dumps(execution, separators=(",", ":"))
 
 
-def why_absent(number: int, how: str, detail: str) -> Execution:
+def why_absent(number: int, how: Optional[How], detail: str) -> Execution:
     """The Execution of a test that did not come to its end, in a job that ended so."""
     behind = ": " + detail if detail else ""
     if how == How.INSTALL_FAILED:
@@ -152,11 +148,6 @@ def why_absent(number: int, how: str, detail: str) -> Execution:
             number, problem=Problem.CANCELLED, detail="the time of its job was over" + behind
         )
     return Execution(number, problem=Problem.HOST_LOST, detail=detail)
-
-
-def _lines(rows: Iterable[_Row]) -> Iterator[str]:
-    for number, count, _, text in rows:
-        yield "[%d,%d,%s]\n" % (number, count, text)
 
 
 def _attempt(attempt: AttemptRow) -> Dict[str, Any]:

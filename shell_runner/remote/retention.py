@@ -10,7 +10,7 @@ from typing import List, Set
 
 from . import layout, place, store, upkeep
 from .job import TREE
-from .model import FAILED, ERROR
+from .model import ERROR, FAILED
 from .queue import How, JobRow, Queue, Refused
 
 
@@ -37,7 +37,7 @@ def forget_overdue(queue: Queue, folder: str) -> None:
     for job in queue.overdue():
         attempts = [each.id for each in queue.attempts(job.number)]
         try:
-            queue.forget(job.id, True)
+            queue.forget(job, force=True)
         except Refused:
             continue
         remove_files(folder, job.id, attempts)
@@ -63,7 +63,7 @@ def sweep(queue: Queue, folder: str) -> None:
     for job in queue.packaging():
         needed.update(each.id for each in queue.attempts(job.number))
     for name in _names(layout.work(folder)):
-        attempt, dot, _ = name.partition(".")
+        attempt = name.partition(".")[0]
         if attempt in needed:
             continue
         if not _has_job(queue, layout.kept(folder, attempt)):

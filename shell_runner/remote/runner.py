@@ -240,7 +240,7 @@ class Runner:
             raise Trouble(_words(error)) from error
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        self._log.note("%s%s" % (how.value, ": " + detail if detail else ""))
+        self._log.note("%s%s" % (how, ": " + detail if detail else ""))
         self._log.close()
         _on_disk(self._work)
         now = time.time()
@@ -266,7 +266,7 @@ class Runner:
     # -- the end, before its time -------------------------------------------------
 
     def _listen(self) -> None:
-        """SIGUSR1: the job was cancelled, perhaps before we listened.  SIGALRM: its time is over."""
+        """SIGUSR1: it was cancelled, perhaps before we listened.  SIGALRM: its time is over."""
         signal.signal(signal.SIGUSR1, lambda *_: self._stop(How.CANCELLED))
         signal.signal(signal.SIGALRM, lambda *_: self._stop(How.TIMED_OUT))
         if self._config.timeout:
@@ -315,9 +315,9 @@ class Runner:
                 write()
                 return
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBUSY):
                     raise Trouble(_words(error)) from error
-                self._log.note("the disk is full")
+                self._log.note("waits: %s" % _words(error))
                 time.sleep(_FULL)
 
     # -- the workspace ------------------------------------------------------------

@@ -17,8 +17,19 @@ import traceback
 import uuid
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
-from . import gather, identity, keeper, layout, notify, remains, retention, runner, starting, tree
-from . import store
+from . import (
+    gather,
+    identity,
+    keeper,
+    layout,
+    notify,
+    remains,
+    retention,
+    runner,
+    starting,
+    store,
+    tree,
+)  # fmt: skip
 from .job import Identity
 from .queue import AttemptRow, How, JobRow, OutboxRow, Queue, Refused, State, Step
 from .verdict import exit_words, signal_name
@@ -37,6 +48,10 @@ _AGAIN = 30.0
 _COURIERS = 4
 #: Seconds that a POST may take in all.
 _POST = 60
+#: Seconds between two attempts to write to a full disk.
+_FULL = 1.0
+#: What passes: the disk is full, or somebody holds the queue.
+_PASSES = (errno.ENOSPC, errno.EDQUOT, errno.EBUSY)
 _PR_SET_PDEATHSIG = 1
 #: What a child's exit status says: all is written; try again later.
 _FINE, _LATER = 0, 3
@@ -59,8 +74,12 @@ class Worker:
         self._code = code
         self._lock = lock
         self._me: Identity = identity.own()
+        for made in (layout.work(folder), layout.logs(folder), layout.packages(folder)):
+            os.makedirs(made, mode=0o700, exist_ok=True)
         self._queue = Queue(folder)
         self._work: Optional[_Work] = None
+        #: Work that has ended, and how, until the queue knows it.
+        self._ended: Optional[Tuple[_Work, str]] = None
         #: POSTs on their way: by process id the row's number.
         self._couriers: Dict[int, OutboxRow] = {}
         #: Jobs whose package could not be made, and when it is tried again.
@@ -77,13 +96,25 @@ class Worker:
         """Until queue and outbox are empty."""
         self._queue.enter(self._me, self._code, time.time())
         self._recover()
-        while self._turn():
+        while self._go_on():
             pass
         self._queue.close()
+
+    def _go_on(self) -> bool:
+        """A full disk is no reason to die: what runs would die with us."""
+        try:
+            return self._turn()
+        except OSError as error:
+            if error.errno not in _PASSES:
+                raise
+            _say("waits: %s" % error)
+            time.sleep(_FULL)
+            return True
 
     def _turn(self) -> bool:
         """One look at everything; False when there is nothing more to do."""
         self._reap()
+        self._settle()
         self._send_couriers()
         if self._work is None:
             if self._start_next():
@@ -162,18 +193,22 @@ class Worker:
         pid = self._fork(lambda: _work(folder, job, attempt))
         self._work = _Work(pid, job, attempt)
 
-    def _settle(self, work: _Work, status: int) -> None:
-        """The child has ended: nothing of it may stay, and what it did not write is lost."""
-        self._work = None
+    def _end_work(self, work: _Work, status: int) -> None:
+        """The child has ended: nothing of it may stay."""
+        self._work, self._ended = None, (work, _how(status))
         keeper.kill_all(tree.Lister(os.getpid(), apart=self._couriers))
-        how = _how(status)
+
+    def _settle(self) -> None:
+        """What the child that has ended did not write is lost."""
+        if self._ended is None:
+            return
+        work, how = self._ended
         job = self._queue.find(work.job.id)
         if job.state == State.RUNNING and work.attempt is not None:
             self._lose(work.attempt, "its runner %s" % how)
         elif job.state == State.PACKAGING:
             self._postpone(job, how)
-        else:
-            self._postponed.pop(job.number, None)
+        self._ended = None
 
     def _postpone(self, job: JobRow, how: str) -> None:
         """Death may have come from outside: once more at once.  A full disk is not cured so."""
@@ -222,7 +257,7 @@ class Worker:
             if pid == 0:
                 return
             if self._work is not None and pid == self._work.pid:
-                self._settle(self._work, status)
+                self._end_work(self._work, status)
             elif pid in self._couriers:
                 self._end_courier(self._couriers.pop(pid), status)
 
@@ -400,7 +435,7 @@ def _lives(folder: str) -> bool:
         row = queue.worker()
     finally:
         queue.close()
-    return row is not None and identity.is_alive(Identity(row.pid, row.start, row.boot))
+    return row is not None and identity.is_alive(row.identity)
 
 
 def _inherited(arguments: Tuple[str, ...]) -> Optional[int]:

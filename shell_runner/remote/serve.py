@@ -122,6 +122,11 @@ class Serve:
         if self.connected:
             self.channel.send(pack([["bye"]]))
 
+    def close(self) -> None:
+        """For who goes on after a session: nobody may send to it any more."""
+        for descriptor in (self._wake_read, self._wake_write, self._lock):
+            os.close(descriptor)
+
     def _receive(self, frame: Any) -> None:
         """Called by the gateway's receiving thread."""
         if isinstance(frame, bytes) and frame.startswith(_PING):

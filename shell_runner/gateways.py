@@ -99,12 +99,15 @@ class Gateway:
         on_frame: OnFrame,
         cancel: threading.Event | None = None,
         silence: float = 0.0,
+        program: str = "",
     ) -> None:
         """Open the host; raises CannotOpen, also soon after ``cancel`` has been set.
 
         ``silence``: seconds of a dead network to put up with; 0: as the way to it has it.
+        ``program``: the module that answers there; empty: that of live runs.
         """
         self.spec = spec
+        self._program = program
         self._silence = silence
         #: Seconds there and back, measured once.
         self.latency = 0.0
@@ -170,9 +173,12 @@ class Gateway:
                 raise CannotOpen(self.spec.id, complaint, "//python=… in the host's spec")
             digest, data = code()
             begin = time.monotonic()
-            channel.send(digest.encode("ascii"))
+            channel.send(f"{digest} {self._program}".strip().encode("ascii"))
             answer = channel.receive(OPEN_TIMEOUT)
             self.latency = time.monotonic() - begin
+            if answer.startswith(b"cannot: "):
+                words = clean(answer[8:].decode("ascii", "replace"))
+                raise CannotOpen(self.spec.id, words, "//python=… in the host's spec")
             if answer == b"need":
                 channel.send(data)
         except _CHANNEL_ERRORS as error:

@@ -2,7 +2,7 @@
 
 Owns the dialling of an agent (or the waiting for one that dials out), the check of its
 name, the hello, and the words for what can go wrong.  Must not know execnet or frames.
-Imports nothing of ours: the proxy is run by its path.
+Imports next to nothing of ours: each connection has a proxy that starts anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-PORT = 7422
+from .remote.sockets import PORT, SILENCE, tune
+
 #: Seconds to connect and shake hands; and to wait for an agent that dials out.
 TIMEOUT = 10.0
 LISTEN_TIMEOUT = 25.0
@@ -30,9 +31,6 @@ _ANSWER = 1 << 14
 _CHUNK = 1 << 18
 #: Encrypted bytes that may wait for the kernel.
 _BACKLOG = 1 << 18
-#: Seconds of a silent network after which a connection is dead.
-SILENCE = 15.0
-_KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
 #: Unknown peers at a time, while we wait for an agent.
 _STRANGERS = 16
 
@@ -292,19 +290,6 @@ def _check_bundle(path: str) -> None:
 
 
 # -- finding the agent --------------------------------------------------------------
-
-
-def tune(sock: socket.socket, silence: float) -> None:
-    """Notice a dead network, and send small messages at once."""
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name in _KEEPALIVE:
-        if hasattr(socket, name):
-            option = getattr(socket, name)
-            sock.setsockopt(socket.IPPROTO_TCP, option, max(int(silence / 3), 1))
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence * 1000))
 
 
 def _dial(target: _Target, context: ssl.SSLContext, deadline: float) -> TlsTransport:

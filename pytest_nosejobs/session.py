@@ -35,14 +35,14 @@ EXIT_HOSTS_LOST = 6
 
 #: Seconds between two looks at tests that are held back for a faster host.
 _LOOK = 0.1
-
-
-#: Seconds between two looks at how hosts get on, and those behind the timeout of a test
-#: after which a host without any news of its tests is lost.
+#: Seconds between two looks at how hosts get on.
 _CHECK = 1.0
+#: Seconds behind the timeout of a test after which a host without any news of it is lost.
 _LATE = 90.0
 #: Characters of lines that wait to be shown; more are dropped.
 _LINES = 16 << 20
+#: How the name of a lock begins that each host has for itself.
+_HOST_LOCK = "host:"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ class Line:
     test: int
     host: str
     text: str
+
+    @property
+    def size(self) -> int:
+        """What it takes while it waits, in characters."""
+        return len(self.text) + 100
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,6 @@ class Pump(threading.Thread):
         """
         super().__init__(daemon=True, name="nosejobs pump")
         self.results: queue.SimpleQueue[list[News] | Crashed] = queue.SimpleQueue()
-        self.lost: list[HostError] = []
         self.losses: list[Loss] = []
         self._artefact = artefact
         self._forget = forget
@@ -201,7 +205,7 @@ class Pump(threading.Thread):
                 host.drop(late)
                 self._lose(host, late)
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
         """Seconds until something has to be done though nothing happens."""
         if self._schedule.is_holding:
             return _LOOK
@@ -268,7 +272,7 @@ class Pump(threading.Thread):
         elif message[0] == "line":
             line = Line(int(message[1]), host.id, str(message[2]))
             if self._lines_come - self.lines_shown < _LINES:
-                self._lines_come += len(line.text) + 100
+                self._lines_come += line.size
                 yield line
         elif message[0] == "running":
             yield from self._take_running(host, int(message[1]), int(message[2]))
@@ -336,7 +340,6 @@ class Pump(threading.Thread):
         known = [loss for loss in self.losses if loss.error.host == error.host]
         if known and not known[-1].is_back:
             return
-        self.lost.append(error)
         loss = Loss(error)
         self.losses.append(loss)
         self.results.put([Gone(error)])
@@ -374,7 +377,7 @@ class Pump(threading.Thread):
         if command.hosts:
             words = f"lost with {lost_words(command.hosts)}"
         else:
-            words = "; ".join(f"{error.host}: {error.cause}" for error in self.lost)
+            words = "; ".join(f"{loss.error.host}: {loss.error.cause}" for loss in self.losses)
         if command.labels:
             words = f"requires {', '.join(command.labels)}, {words}"
         attempt, words = self._tests[command.test].attempt, words + self._late
@@ -399,10 +402,9 @@ def lost_words(hosts: Sequence[str]) -> str:
 
 def needs_of(metadata: Metadata) -> Needs:
     """What the schedule has to know of a test."""
-    per_host = {name for name in metadata.locks if name.startswith("host:")}
     return Needs(
-        locks=frozenset(metadata.locks) - per_host,
-        host_locks=frozenset(per_host),
+        locks=frozenset(name for name in metadata.locks if not name.startswith(_HOST_LOCK)),
+        host_locks=frozenset(locks_of_host(metadata)),
         serial=metadata.serial,
         labels=frozenset(metadata.requires),
     )
@@ -410,10 +412,8 @@ def needs_of(metadata: Metadata) -> Needs:
 
 def locks_of_host(metadata: Metadata) -> tuple[str, ...]:
     """The names of its ``host:`` locks, as the host knows them."""
-    prefix = "host:"
-    return tuple(
-        sorted(name.removeprefix(prefix) for name in metadata.locks if name.startswith(prefix))
-    )
+    found = (name for name in metadata.locks if name.startswith(_HOST_LOCK))
+    return tuple(sorted(name.removeprefix(_HOST_LOCK) for name in found))
 
 
 def waiting_words(kind: str, name: str) -> str:
@@ -477,7 +477,7 @@ class Loop:
                 self._check()
             else:
                 if isinstance(news, Line):
-                    pump.lines_shown += len(news.text) + 100
+                    pump.lines_shown += news.size
                 self._plugin.tell(news)
         return True
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .remote.sockets import PORT, SILENCE, tune
+from .remote.tls_state import TlsState
 
 #: Seconds to connect and shake hands; and to wait for an agent that dials out.
 TIMEOUT = 10.0
@@ -54,9 +55,8 @@ class TlsTransport:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
         self._sock = sock
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._state = TlsState(context, name=name)
+        self._tls, self._outgoing = self._state.tls, self._state.outgoing
         #: Encrypted bytes that the kernel has not taken.
         self._unsent = memoryview(b"")
         self._more = False
@@ -92,29 +92,17 @@ class TlsTransport:
                 data = self._sock.recv(_CHUNK)
             except (BlockingIOError, InterruptedError):
                 break
-            if data:
-                self._incoming.write(data)
-            else:
-                self._incoming.write_eof()
+            self._state.received(data)
             parts = self._decrypt()
         self._flush()
         return parts if parts or self._ended else None
 
     def _decrypt(self) -> bytes:
-        parts = bytearray()
-        while not self._ended:
-            if len(parts) >= _CHUNK:
-                self._more = True
-                break
-            try:
-                data = self._tls.read(_CHUNK)
-            except ssl.SSLWantReadError:
-                break
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                data = b""
-            self._ended = not data
-            parts += data
-        return bytes(parts)
+        if self._ended:
+            return b""
+        parts, self._ended = self._state.decrypt(_CHUNK)
+        self._more = len(parts) >= _CHUNK and not self._ended
+        return parts
 
     def unread(self, data: bytes) -> None:
         """Bytes that the next read() shall have."""
@@ -162,10 +150,7 @@ class TlsTransport:
                 except ssl.SSLWantReadError:
                     self._flush()
                     data = self._sock.recv(_CHUNK)
-                if data:
-                    self._incoming.write(data)
-                else:
-                    self._incoming.write_eof()
+                self._state.received(data)
         except (BlockingIOError, InterruptedError):
             return False
         except ssl.SSLError:

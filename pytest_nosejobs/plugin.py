@@ -472,19 +472,19 @@ class Plugin:
         if now < self._next_waiting.get(news.host, 0.0) or verbosity(self.config) < 0:
             return
         self._next_waiting[news.host] = now + _WAITING_EVERY
-        line = f"nosejobs: {news.host}: waiting for {news.what}"
-        if self._view is not None:
-            self._view.say(line)
-        else:
-            self._write_line(line)
+        self._say(f"{news.host}: waiting for {news.what}")
 
     def _say_gone(self, news: Gone) -> None:
-        words = f"nosejobs: {news.error}"
         if self._view is not None:
             self._view.forget(news.error.host)
-            self._view.say(words, "red")
+        self._say(str(news.error), red=True)
+
+    def _say(self, words: str, red: bool = False) -> None:
+        """Above the view, or as a line of its own where nobody asked for silence."""
+        if self._view is not None:
+            self._view.say(f"nosejobs: {words}", "red" if red else "")
         elif verbosity(self.config) >= 0:
-            self._write_line(words, red=True)
+            self._write_line(f"nosejobs: {words}", red=red)
 
     def _say_line(self, number: int, host: str, text: str) -> None:
         item = self._numbers.get(number)
@@ -580,14 +580,15 @@ class Plugin:
         skipped = set()
         for number, item in self._numbers.items():
             reason = marks.why_skipped(item)
-            expected = None if reason else marks.not_run(item)
-            if reason is not None or expected is not None:
-                skipped.add(number)
-                words = expected if reason is None else f"Skipped: {reason}"
-                made = list(report.skip_reports(item, report.skipped_at(item, words or "")))
-                if expected is not None:
-                    made[0].wasxfail = expected
-                self.log.of_host(item, made)
+            expected = marks.not_run(item) if reason is None else None
+            words = expected if reason is None else f"Skipped: {reason}"
+            if words is None:
+                continue
+            skipped.add(number)
+            made = list(report.skip_reports(item, report.skipped_at(item, words)))
+            if expected is not None:
+                made[0].wasxfail = expected
+            self.log.of_host(item, made)
         return skipped
 
     # -- reporting ----------------------------------------------------------------
@@ -746,7 +747,7 @@ class Plugin:
         return [f"nosejobs: {words}" for words in map(expiry_warning, paths) if words]
 
     def _spec_words(self, spec: hosts.HostSpec) -> str:
-        slots = f"{spec.slots} slot{'s' if spec.slots > 1 else ''}" if spec.slots else "all cores"
+        slots = _counted(spec.slots, "slot") if spec.slots else "all cores"
         return f"{spec.id} ({slots})"
 
     def _say_hosts(self, fleet: Fleet) -> None:
@@ -764,7 +765,7 @@ class Plugin:
         if host.facts is None:
             return f"{host.id}: missing ({host.error.cause if host.error else 'not open'})"
         facts = host.facts
-        words = f"{host.id}: {facts.slots} slot{'s' if facts.slots > 1 else ''}"
+        words = f"{host.id}: {_counted(facts.slots, 'slot')}"
         words += f", Python {facts.python}, {facts.system} {facts.machine}"
         if facts.note:
             words += f", {facts.note}"
@@ -774,7 +775,7 @@ class Plugin:
         if not count:
             return f"{words}, all files of the tree are there already"
         amount = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size} bytes"
-        return f"{words}, shipped {count} file{'s' if count > 1 else ''} ({amount})"
+        return f"{words}, shipped {_counted(count, 'file')} ({amount})"
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.artefacts is not None and self.artefacts.troubles:
@@ -829,3 +830,8 @@ class Plugin:
             durations.save(cache, self._history or durations.load(cache), self._new_durations)
         if self._not_run:
             session.exitstatus = EXIT_HOSTS_LOST
+
+
+def _counted(count: int, what: str) -> str:
+    """``1 slot``, ``2 slots``."""
+    return f"{count} {what}{'s' if count > 1 else ''}"

@@ -398,12 +398,14 @@ def as_test(
     )
 
 
+#: How the name of a lock begins that holds on one host only.
+HOST_LOCK = "host:"
+
+
 def locks_of_host(metadata: Metadata) -> tuple[str, ...]:
     """The names of its ``host:`` locks, as the host knows them."""
-    prefix = "host:"
-    return tuple(
-        sorted(name.removeprefix(prefix) for name in metadata.locks if name.startswith(prefix))
-    )
+    found = (name for name in metadata.locks if name.startswith(HOST_LOCK))
+    return tuple(sorted(name.removeprefix(HOST_LOCK) for name in found))
 
 
 _COMMENT = re.compile(r"\s*(?:#|//|--|;|%|\"|/?\*)+\s*(.*)")

@@ -25,7 +25,7 @@ from typing import Any
 
 import execnet
 
-from . import proxy, remote
+from . import host_code, proxy
 from .errors import CannotOpen
 from .guard import clean as clean
 from .hosts import HostSpec
@@ -80,12 +80,10 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 def code() -> tuple[str, bytes]:
     """The zip of all that runs on a host, and its digest."""
     buffer = io.BytesIO()
-    folder = Path(remote.__file__).parent
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".sql")):
-            name = "nosejobs_host/" + path.relative_to(folder).as_posix()
+        for name, contents in host_code.files():
             # A fixed date: the digest depends on the contents alone.
-            archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
+            archive.writestr(zipfile.ZipInfo(name), contents)
     data = buffer.getvalue()
     return hashlib.sha256(data).hexdigest(), data
 

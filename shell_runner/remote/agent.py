@@ -19,7 +19,8 @@ from typing import List, Optional, Tuple
 
 from . import tree
 from .credentials import BadCredentials
-from .door import PORT, Door, Options, Peer, log
+from .door import Door, Options, Peer, log
+from .sockets import PORT
 
 _BACKLOG = 1024
 _UNIT = """\

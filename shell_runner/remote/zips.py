@@ -213,7 +213,7 @@ class Zip:
         good = facts == (entry.crc, entry.size, entry.packed) or (later and not any(facts))
         if rest[: row[9]] != entry.raw or row[3] != entry.method or row[2] & _REFUSED or not good:
             raise BadArchive(name, "its header and the directory disagree")
-        return begin
+        return int(begin)
 
     def _name_at(self, at: int) -> str:
         return next((show(entry.name) for entry in self.entries() if entry.at == at), "")

@@ -57,7 +57,7 @@ def parse_hello(line: bytes) -> Dict[str, Any]:
 class Kept:
     """A keeper process, its control socket, and the interpreter's end of stdin and stdout."""
 
-    #: All that live: whatever else is a child of ours has lost its keeper.
+    #: All that live, and the worker of durable jobs: another child of ours has lost its keeper.
     alive: "Set[int]" = set()
 
     def __init__(self) -> None:

@@ -260,8 +260,6 @@ def _description(
     for key in _PATHS:
         if key in values and not Path(values[key]).exists():
             raise BadConfig(f"{_place(path, key)}: {values[key]} does not exist")
-    if "install" in values and values["install"] and "build" not in values:
-        raise BadConfig(f"{_place(path, 'install')}: an install command needs a build")
     config: dict[str, Any] = {key: each for key, each in values.items() if key not in _CLIENTS}
     config["timeout"] = values.get("job_timeout", 0.0)
     config["secret"] = _secret(values, environ, path)

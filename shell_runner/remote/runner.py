@@ -367,7 +367,8 @@ class Runner:
             0, "../install.sh", timeout=self._config.install_timeout, argv=("/bin/sh", "-e"),
             cwd="root",
         )  # fmt: skip
-        setup = self._setup(os.path.join(self._work, "build"))
+        # Without a build it prepares the tests.
+        setup = self._setup(os.path.join(self._work, "build" if self._job.build else "tests"))
         found: List[Done] = []
         feed = Feed(setup._replace(slots=1, artefacts=0, formats=()), [test], self._outputs)
         feed.on_done = lambda done: found.extend(done) or []  # type: ignore[func-returns-value]

@@ -179,7 +179,7 @@ class Queue:
                 return job
             db.execute(sql.SET_CANCELLED, (self._allowed(job, Event.CANCEL),))
             if job.state == State.QUEUED:
-                self._end(db, job, How.CANCELLED, "before it started", now)
+                self._end(db, job, How.CANCELLED, "while it waited", now)
             return self._job(db, job.number)
 
     def is_cancelled(self, number: int) -> bool:

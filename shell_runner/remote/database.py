@@ -131,7 +131,8 @@ class Database:
         """Give back to the disk what is free in the file, up to a bound."""
         # It can wait: for others, or for room on the disk.
         with contextlib.suppress(OSError), self.reading() as db:
-            db.execute("PRAGMA incremental_vacuum(%d)" % _PAGES).fetchall()
+            # A script runs to its end; a statement without rows ends after one page.
+            db.executescript("PRAGMA incremental_vacuum(%d)" % _PAGES)
 
     def check(self) -> None:
         """Read all of it; a damaged file is set aside, and Refused says so."""

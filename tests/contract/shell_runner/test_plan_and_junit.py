@@ -27,7 +27,7 @@ from tests import junit as written
 from tests.bench import Bench, write
 
 HERE = Path(__file__).parents[3]
-HOST = "popen"
+HOST = "lab"
 #: Passes at the third try.
 THIRD = "echo x >> $0.runs; echo run; [ $(wc -l < $0.runs) -ge 3 ]"
 XML = """cat > "$XML_OUTPUT_FILE" <<'END'
@@ -92,13 +92,18 @@ TREE: dict[str, str | bytes] = {
     "exit 1",
     "test_repeat": "# nosejobs: repeat=3\nexit 1",
     "needs/test_docker": "# nosejobs: requires=docker\nexit 1",
+    "needs/test_net": "# nosejobs: requires=net\nexit 1",
     "needs/test_more": "# nosejobs: requires=docker,gpu repeat=2\nexit 1",
+    "needs/test_some": "# nosejobs: requires=net,gpu\nexit 1",
     "root/test_cwd": "# nosejobs: cwd=root env=A=1\n[ -f test_pass ] && exit $A",
 }  # fmt: skip
 
 CONFIG = """
 [tests]
 tags = ["all"]
+[hosts.lab]
+spec = "popen"
+labels = ["net"]
 [tests."tap/*"]
 tags = ["tap"]
 retries = 0
@@ -147,7 +152,7 @@ class Job:
         """All tries of each test, by its number."""
         known = tuple((module.NAME, "") for module in formats.builtin())
         setup = {"slots": 1, "grace": 0.2, "artefacts": 1 << 20, "formats": known}
-        with Bench(self._root, HOST, **setup) as bench:
+        with Bench(self._root, **setup) as bench:
             return {test.test.id: list(self._tries(bench, test)) for test in self._tests}
 
     def _tries(self, bench: Bench, test: JobTest) -> Iterator[Execution]:
@@ -183,7 +188,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     assert done.returncode == 1, done.stdout + done.stderr
     files = Artefacts(folder / "out", 1 << 20, root)
     shutil.rmtree(folder / "out")
-    planned = plan(root, host=HOST)
+    planned = plan(root, host=HOST, labels=frozenset(["net"]))
     executions = Job(root, planned.tests, files).run()
 
     def paths(test: JobTest, execution: Execution) -> list[str]:

@@ -226,7 +226,9 @@ class _Teller:
         if case.outcome == SKIPPED:
             return self._skipped(words.skip_reason_of_case(case))
         if case.outcome == XFAILED:
-            return _filled(Skipped(type_="pytest.xfail"), readable(case.message), None)
+            expected = Skipped(type_="pytest.xfail")
+            expected.message = readable(case.message)
+            return expected
         if case.outcome not in (FAILED, ERROR):
             return None
         place = self._place(self._execution)
@@ -265,10 +267,8 @@ def _properties(values: Sequence[tuple[str, object]]) -> Element:
     return found
 
 
-def _filled(made: Result, message: str, text: str | None) -> Result:
-    made.message = _short(message)
-    if text is not None:
-        made.text = text
+def _filled(made: Result, message: str, text: str) -> Result:
+    made.message, made.text = _short(message), text
     return made
 
 

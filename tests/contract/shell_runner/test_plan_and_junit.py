@@ -69,6 +69,9 @@ TREE: dict[str, str | bytes] = {
     "tap/test_mixed": "cat <<'END'\nTAP version 13\n1..8\nok 1 - plain\nnot ok 2 - red\n  ---\n"
     "  message: broke\n  ---\nok 3 - gone # SKIP no net\nnot ok 4 - later # TODO soon\n"
     "ok 5 - already # TODO\nok 6 - plain\nnot ok 7\nnot ok 8 - " + LONG + "\nEND\nexit 1",
+    "tap/test_long": "cat <<'END'\n1..3\nnot ok 1 - a\n  ---\n  message: " + LONG + "\n  ...\n"
+    f"not ok 2 - b # TODO {LONG}\nok 3 - c # SKIP {LONG}\nEND\nexit 1",
+    "test_long": f"echo '{LONG}'; exit 77",
     "tap/test_green": "echo 1..2; echo ok 1; echo ok 2",
     "tap/test_lies": "echo 1..1; echo ok 1; exit 2",
     "tap/test_short": "echo 1..3; echo ok 1",
@@ -248,6 +251,23 @@ def test_times_are_those_of_the_programs(both: Both) -> None:
     assert 0.3 <= job[".", "test_timeout"][0] < 10
     assert job["xml.test_junit.c", "fine"][0] >= 0.25
     assert job["needs", "test_docker"] == live["needs", "test_docker"] == [0.0]
+
+
+def test_same_where_nothing_can_run_is_an_error(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    write(live / "test_a.sh", "#!/bin/sh\n# nosejobs: requires=docker repeat=2\n", 0o755)
+    write(live / "pytest.ini", "[pytest]\nnosejobs_requires = error\n", 0o644)
+    run_pytest(live, "--nosejobs=popen", "--junitxml=../live.xml")
+    tests = plan(live, host="popen").tests
+    executions = {
+        test.test.id: [Execution(test.test.id, problem=Problem.UNMET, detail=test.unmet)]
+        for test in tests
+    }
+    telling = junit.Telling(requires="error")
+    junit.write(tmp_path / "job.xml", "pytest", "popen", tests, executions, telling)
+    found = written.cases(tmp_path / "job.xml")
+    assert found == written.cases(tmp_path / "live.xml")
+    assert [row.outcome for each in found.values() for row in each] == ["error", "error"]
 
 
 # -- collection -------------------------------------------------------------------

@@ -13,11 +13,12 @@ from typing import Any
 
 from .errors import HostError, UsageError
 from .guard import clean_line
-from .jobs import Client, FailedTest, Job
+from .jobs import Client
 from .remote.job import JobTest
 from .remote.model import ERROR, FAILED, OUTCOMES, SKIPPED, Execution, Problem, Test
 from .remote.package import BadPackage, Package, open_package
 from .remote.verdict import judge
+from .told import FailedTest, Job
 
 #: Exit statuses, those of pytest: of a job whose tests all ran, and of one that had no chance.
 PASSED_STATUS, FAILED_STATUS, INFRASTRUCTURE_STATUS = 0, 1, 6

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from . import harvest as harvesting
 from . import jobfile, records
@@ -28,14 +29,14 @@ from .config import Config, find_root, load
 from .errors import HostError, JobRefused, UsageError
 from .guard import clean
 from .hosts import HostSpec, parse
-from .jobs import Client, Job, Place, Report, place_of
+from .jobs import Client, Place, place_of
 from .remote.job import KEEP
+from .told import STATES, Job, Report
 
 #: Exit statuses.
-FAILED, INFRASTRUCTURE, INTERRUPTED = 1, 6, 130
+INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
 #: Characters of a UUID that lists show.
 _SHORT = 8
-_STATES = ("queued", "running", "packaging", "ready", "harvested")
 
 
 class HostTrouble(Trouble):
@@ -53,6 +54,9 @@ class _Jobs(_Group):
         except Trouble as error:
             if isinstance(error.__cause__, HostError):
                 raise HostTrouble(error.message) from error.__cause__
+            if isinstance(error.__cause__, BrokenPipeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                ctx.exit(NOBODY_READS)
             raise
         except KeyboardInterrupt:
             _say("interrupted; jobs that were handed in go on")
@@ -127,7 +131,9 @@ def _at(text: str, host: str | None) -> Iterator[tuple[Client, str]]:
         raise UsageError(
             f"{text!r} is no job: write its UUID, or the first {records.SHORTEST} or more of it"
         )
-    record = None if host else records.find(text)
+    source = click.get_current_context().get_parameter_source("host")
+    # A variable names the usual host; of a job on record we know better.
+    record = None if source is ParameterSource.COMMANDLINE else records.find(text)
     with _client(record.host if record else _some_host(host)) as client:
         yield client, record.id if record else client.find(text)
 
@@ -210,6 +216,7 @@ def submit(
         _announce(id, as_json, spec)
         if wait:
             _finish(client, id, out, into, junitxml, acknowledge=True)
+            return
     _say(f"next: nosejobs job logs -f {id[:_SHORT]}, nosejobs job harvest --wait {id[:_SHORT]}")
 
 
@@ -279,6 +286,7 @@ def rerun(
         _announce(new, as_json, client.spec)
         if wait:
             _finish(client, new, out, into, junitxml, acknowledge=True)
+            return
     _say(f"next: nosejobs job logs -f {new[:_SHORT]}, nosejobs job harvest --wait {new[:_SHORT]}")
 
 
@@ -287,7 +295,7 @@ def rerun(
 
 @job.command("list")
 @_host
-@click.option("--state", "states", multiple=True, type=click.Choice(_STATES))
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES))
 @click.option("--label", default="", help="Only jobs that have it.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @_json
@@ -303,7 +311,7 @@ def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_js
     if found.jobs:
         _table(found.jobs)
     counts = ", ".join(
-        f"{found.counts[state]} {state}" for state in _STATES if found.counts.get(state)
+        f"{found.counts[state]} {state}" for state in STATES if found.counts.get(state)
     )
     _say(f"{spec.id}: {counts or 'no jobs'}")
     if found.no_worker:
@@ -462,6 +470,10 @@ def _logs(
     client: Client, id: str, place: Place, follow: bool, show: Callable[[bytes, bool], None]
 ) -> None:
     """If it is interrupted, says how to go on."""
+    if follow:
+        report = client.job(id)
+        if report.job.state == "queued":
+            _say(f"{client.spec.id}: {_state(report.job, report.ahead)}")
     try:
         for piece in client.log(id, place, follow):
             if piece.place.attempt > 1 and piece.place.attempt != place.attempt and follow:
@@ -586,7 +598,7 @@ def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
         return
     for name, value in found.items():
         words = _LIMITS.get(name, "")
-        amount = _size(value) if name.endswith("bytes") else str(value)
+        amount = f"{value / (1 << 30):g} GiB" if name.endswith("bytes") else str(value)
         _print(f"{name:17} {amount:>10}  {words}".rstrip())
 
 

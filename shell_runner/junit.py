@@ -114,7 +114,12 @@ def write(
     suite.hostname = readable(telling.hostname or platform.node())
     root = JUnitXml("pytest tests")
     _append(root, suite)
-    root.write(str(target) if isinstance(target, Path) else target)
+    if not isinstance(target, (str, Path)):
+        root.write(target)
+        return
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "wb") as file:
+        root.write(file)
 
 
 def _no_record(test: JobTest) -> Execution:
@@ -139,7 +144,8 @@ class _Teller:
         self._test = test
         self._execution = tries[-1]
         self._earlier = tries[:-1]
-        self._host = host
+        # Where a test could not run is not where it has run.
+        self._host = "" if self._execution.problem == Problem.UNMET else host
         self._telling = telling
         self._files = self._files_of(self._execution)
         retries = telling.retries if test.retries is None else test.retries
@@ -171,7 +177,7 @@ class _Teller:
             yield made
 
     def _unmet(self) -> TestCase:
-        made = self._start(None, 0.0, told=False)
+        made = self._start(None, 0.0)
         self._end(made, (), self._skipped(readable(self._execution.detail)), ())
         return made
 
@@ -180,15 +186,13 @@ class _Teller:
         names: tuple[str, str] | None,
         took: float,
         case: Case | None = None,
-        told: bool = True,
     ) -> TestCase:
-        """``told``: with what is known of its execution."""
         classname, name = words.in_junit(self._test.nodeid, names)
         made = TestCase(name, classname, round(took, 3))
         properties: list[tuple[str, object]] = [*self._test.properties]
         if self._flaky:
             properties.append(("flaky", self._flaky))
-        if told:
+        if self._host:
             properties += words.properties(self._execution, self._host)
         if case is not None:
             properties += words.case_properties(case)
@@ -222,7 +226,9 @@ class _Teller:
         if case.outcome == SKIPPED:
             return self._skipped(words.skip_reason_of_case(case))
         if case.outcome == XFAILED:
-            return _filled(Skipped(type_="pytest.xfail"), readable(case.message), None)
+            expected = Skipped(type_="pytest.xfail")
+            expected.message = readable(case.message)
+            return expected
         if case.outcome not in (FAILED, ERROR):
             return None
         place = self._place(self._execution)
@@ -261,10 +267,8 @@ def _properties(values: Sequence[tuple[str, object]]) -> Element:
     return found
 
 
-def _filled(made: Result, message: str, text: str | None) -> Result:
-    made.message = _short(message)
-    if text is not None:
-        made.text = text
+def _filled(made: Result, message: str, text: str) -> Result:
+    made.message, made.text = _short(message), text
     return made
 
 

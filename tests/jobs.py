@@ -180,7 +180,8 @@ class Host:
 
     def leftovers(self, job: JobRow) -> list[remains.Process]:
         """Processes of any attempt."""
-        return [each for row in self.attempts(job) for each in remains.find(row.id)]
+        rows = self.attempts(job)
+        return [p for row in rows for p in remains.find(row.id, layout.work(self.folder, row.id))]
 
     def close(self) -> None:
         """No worker stays, and nothing of theirs."""
@@ -191,7 +192,7 @@ class Host:
         with contextlib.suppress(Exception), self.queue() as queue:
             for job in queue.jobs():
                 for attempt in queue.attempts(job.number):
-                    remains.kill(attempt.id)
+                    remains.kill(attempt.id, layout.work(self.folder, attempt.id))
         self.door.close()
 
     def __enter__(self) -> Self:

@@ -7,8 +7,6 @@ thread; the channel's callback only enqueues, and answers pings.
 
 import collections
 import ctypes
-import difflib
-import fnmatch
 import json
 import os
 import select
@@ -22,11 +20,11 @@ import zipfile
 import zlib
 from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from . import identity, layout, queue, retention, starting
+from . import handed, identity, layout, queue, retention, starting
 from .intake import Intake
-from .job import ARCHIVE, TREE, BadJob, Content, JobTest, NewJob, config_from, is_uuid
+from .job import TREE, BadJob, Content, NewJob
 from .machine import facts
-from .model import ERROR, FAILED, Stream, Test, execution_from_row
+from .model import ERROR, FAILED, Stream, execution_from_row
 from .store import Store, is_digest
 from .wire import pack, pack_blob, unpack
 
@@ -44,10 +42,10 @@ _PATIENCE = 30.0
 _PIECE = 1 << 20
 #: Jobs of one list; tests that have failed that are named.
 _MANY, _NAMED = 1000, 50
+#: Characters of what is said of a job.
+_WORDS = 2000
 #: Characters of an Execution's row that is shown with a failed test.
 _LONG_ROW = 1 << 16
-#: Characters of a name or a label; labels of a job.
-_LONG_NAME, _LABELS = 200, 50
 
 
 class Reply(NamedTuple):
@@ -122,6 +120,8 @@ class Desk:
             return
         if frame is not None and frame[:1] == b"B":
             self._blobs.acquire()
+            if not self._running:
+                self._blobs.release()
         self._inbox.append(frame)
         try:
             os.write(self._wake_write, b"x")
@@ -175,6 +175,8 @@ class Desk:
             found = self._calls[name](**arguments)
         except queue.Refused as error:
             self._say("refused", error.kind, error.words)
+        except handed.NoSuchTest as error:
+            self._say("refused", "unknown", str(error))
         except (BadJob, KeyError, TypeError, ValueError) as error:
             self._say("refused", "bad", "%s: %s" % (name, error))
         except OSError as error:
@@ -250,7 +252,7 @@ class Desk:
         return {"protocol": PROTOCOL, "host": facts()._asdict()}
 
     def _submit(self, job: Dict[str, Any]) -> Dict[str, Any]:
-        return self._accept(_new_job(job))
+        return self._accept(handed.new_job(job))
 
     def _accept(self, job: NewJob) -> Dict[str, Any]:
         """Contents and code first, on the disk; then the row."""
@@ -282,7 +284,7 @@ class Desk:
         """A new job of the same contents and config, with some of its tests."""
         row = self._there().find(job)
         cases = self._there().tests(row.number)
-        wanted = set(_chosen(cases, tests))
+        wanted = set(handed.chosen(cases, tests))
         if failed:
             wanted |= {number for number, _, _ in self._failed(row)}
         elif not tests:
@@ -296,7 +298,7 @@ class Desk:
         new = NewJob(
             id, row.tests, row.build, row.config, numbered, row.name, row.labels, row.priority
         )
-        return self._accept(_checked(new))
+        return self._accept(handed.checked(new))
 
     # -- looking ----------------------------------------------------------------
 
@@ -321,6 +323,7 @@ class Desk:
         """What a list shows of a job."""
         attempts = self._there().attempts(row.number)
         found = {name: getattr(row, name) for name in _SHOWN}
+        found["detail"], found["trouble"] = row.detail[:_WORDS], row.trouble[:_WORDS]
         found["state"] = str(row.state)
         found["how"] = str(row.how or "")
         found["cancelled"] = bool(row.cancelled)
@@ -381,8 +384,11 @@ class Desk:
         self._look()
         while True:
             found = self._log_now(job, attempt, offset, min(size, _PIECE))
-            news = found.body or found.value["mark"] != seen
-            if news or time.monotonic() >= deadline or self._pause(_LOOK):
+            value = found.value
+            news = found.body or value["mark"] != seen
+            # Nothing more can come: of this attempt if there is a later one, else of the job.
+            end = value["over"] and (value["how"] or value["attempt"] < value["attempts"])
+            if news or end or time.monotonic() >= deadline or self._pause(_LOOK):
                 return found
 
     def _log_now(self, job: str, attempt: int, offset: int, size: int) -> Reply:
@@ -500,8 +506,8 @@ class Desk:
 _WAITING = (queue.State.QUEUED, queue.State.RUNNING, queue.State.PACKAGING)
 #: Columns of a job that a list shows as they are.
 _SHOWN = (
-    "id", "number", "name", "labels", "priority", "count", "detail", "trouble", "submitted",
-    "ended", "package", "size", "harvested",
+    "id", "number", "name", "labels", "priority", "count", "submitted", "ended", "package",
+    "size", "harvested",
 )  # fmt: skip
 
 
@@ -524,80 +530,6 @@ def _without_output(text: str) -> Any:
     except ValueError:
         return None
     return found if len(json.dumps(found)) <= _LONG_ROW else None
-
-
-def _chosen(cases: Sequence[JobTest], names: Sequence[str]) -> List[int]:
-    """The tests that the names or patterns mean; each must mean one at least."""
-    found: List[int] = []
-    for name in names:
-        here = [n for n, case in enumerate(cases) if name in (case.nodeid, case.test.path)]
-        here = here or [n for n, case in enumerate(cases) if fnmatch.fnmatchcase(case.nodeid, name)]
-        if not here:
-            close = difflib.get_close_matches(name, [case.nodeid for case in cases], 1)
-            hint = "; did you mean %r?" % close[0] if close else ""
-            raise queue.Refused("unknown", "the job has no test %r%s" % (name, hint))
-        found += here
-    return found
-
-
-# -- what comes from a client ---------------------------------------------------
-
-
-def _new_job(values: Dict[str, Any]) -> NewJob:
-    """A checked NewJob of JSON values; BadJob, KeyError, TypeError or ValueError if it is none."""
-    cases = []
-    for nodeid, test, retries, unmet, properties in values["cases"]:
-        pairs = tuple((name, value) for name, value in properties)
-        cases.append(JobTest(nodeid, _test(test), retries, unmet, pairs))
-    build = values["build"]
-    return _checked(
-        NewJob(
-            id=values["id"],
-            tests=_content(values["tests"]),
-            build=None if build is None else _content(build),
-            config=config_from(values["config"]),
-            cases=tuple(cases),
-            name=values["name"],
-            labels=tuple(values["labels"]),
-            priority=values["priority"],
-        )
-    )
-
-
-def _checked(job: NewJob) -> NewJob:
-    if not is_uuid(job.id):
-        raise BadJob("id: not a UUID: %r" % (job.id,))
-    for text in (job.name, *job.labels):
-        if not isinstance(text, str) or len(text) > _LONG_NAME:
-            raise BadJob("names and labels are texts of at most %d characters" % _LONG_NAME)
-    if len(job.labels) > _LABELS:
-        raise BadJob("labels: more than %d" % _LABELS)
-    if type(job.priority) is not int or abs(job.priority) > 1_000_000:
-        raise BadJob("priority: a whole number, not %r" % (job.priority,))
-    if not job.cases:
-        raise BadJob("a job has one test at least")
-    for number, case in enumerate(job.cases):
-        if case.test.id != number:
-            raise BadJob("test %d has the number %r" % (number, case.test.id))
-    return job
-
-
-def _content(row: Sequence[Any]) -> Content:
-    content = Content(*row)
-    if content.kind not in (TREE, ARCHIVE) or not is_digest(content.digest):
-        raise BadJob("contents that cannot be: %r" % (content,))
-    if type(content.size) is not int or content.size < 0 or not isinstance(content.name, str):
-        raise BadJob("contents that cannot be: %r" % (content,))
-    return content
-
-
-def _test(row: Sequence[Any]) -> Test:
-    """As ``serve`` takes it, with its lists as the tuples that they are."""
-    return Test(*[_frozen(value) for value in row])
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _sync(folder: str) -> None:
@@ -626,5 +558,8 @@ def main(channel: Any) -> None:
         Desk(channel, queue.folder(), code).serve()
     except queue.Refused as error:
         channel.send(pack([["trouble", error.words]]))
+    except OSError as error:
+        words = "%s: %s" % (error.filename, error.strerror) if error.filename else str(error)
+        channel.send(pack([["trouble", words]]))
     except Exception as error:
         channel.send(pack([["trouble", "%r\n%s" % (error, traceback.format_exc())]]))

@@ -254,9 +254,9 @@ class Landing:
     def sweep(self) -> None:
         """Remove all that has come."""
         with os.scandir(self._root) as entries:
-            for entry in entries:
+            for entry in list(entries):
                 if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
+                    shutil.rmtree(entry.path)
                 else:
                     os.unlink(entry.path)
 

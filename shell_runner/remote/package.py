@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 from . import archive, zips
 from .archive import PIECE, Account, BadArchive
-from .landing import Landing, Looks, parts_of
+from .landing import Landing, Looks, is_zeros, parts_of
 from .model import Execution, execution_from_row
 
 #: Version of the format; a reader refuses those that it does not know.
@@ -154,6 +154,8 @@ class _Writer:
     def add(self, member: Member) -> None:
         if member.name == MANIFEST:
             raise BadPackage(member.name, "the manifest is written by itself")
+        if len(self._rows) >= LIMITS.members - 1:
+            raise BadPackage(member.name, "more than %d members" % LIMITS.members)
         self._add(member)
 
     def _add(self, member: Member) -> None:
@@ -178,7 +180,12 @@ class _Writer:
             seen.update(piece)
             crc = zlib.crc32(piece, crc)
             size += len(piece)
-            self._file.write(deflater.compress(piece) if deflater else piece)
+            if deflater:
+                self._file.write(deflater.compress(piece))
+            elif is_zeros(piece):
+                self._file.seek(len(piece), os.SEEK_CUR)  # a hole: something always follows
+            else:
+                self._file.write(piece)
         if deflater:
             self._file.write(deflater.flush())
         end = self._file.tell()
@@ -190,13 +197,19 @@ class _Writer:
         return row
 
     def finish(self, manifest: Dict[str, Any]) -> None:
+        self._names.check_folders()
         rows = [
             {"name": archive.show(row.name), "sha256": row.digest, "size": row.size}
             for row in self._rows
         ]
         whole = dict(manifest, format=FORMAT, members=rows)
         text = json.dumps(whole, sort_keys=True, indent=0, allow_nan=False)
-        self._add(Member(MANIFEST, text.encode("ascii")))
+        data = text.encode("ascii")
+        if len(data) > LIMITS.manifest or _values(data) > LIMITS.values:
+            raise BadPackage(
+                MANIFEST, "more than who reads it would take: too many members or tests"
+            )
+        self._add(Member(MANIFEST, data))
         begin = self._file.tell()
         for row in self._rows:
             self._file.write(_central(row))
@@ -378,9 +391,18 @@ class Package:
 
         Raises BadPackage, or OSError (a full disk); nothing of the package is left then.
         """
+        made = not os.path.isdir(folder)
         os.makedirs(folder, exist_ok=True)
         if os.listdir(folder):
             raise FileExistsError("%s is not empty: nothing is extracted into it" % folder)
+        try:
+            self._land(folder)
+        except BaseException:
+            if made:
+                os.rmdir(folder)
+            raise
+
+    def _land(self, folder: str) -> None:
         landing = Landing(folder, Account(self._bounds, os.fstat(self._file.fileno()).st_size))
         try:
             for name, entry in self._entries.items():
@@ -509,12 +531,12 @@ class _Names:
         return raw
 
     def check_folders(self) -> None:
-        for name in self._seen:
-            above = name.rpartition("/")[0]
-            while above:
-                if above in self._seen:
-                    raise BadPackage(above, "a file where the folder of %r would be" % name)
-                above = above.rpartition("/")[0]
+        """What lies below a name comes right after it when ``/`` sorts before all else."""
+        last = "/"
+        for name in sorted(self._seen, key=lambda name: name.replace("/", "\0")):
+            if name.startswith(last + "/"):
+                raise BadPackage(last, "a file where the folder of %r would be" % name)
+            last = name
 
 
 def _member_row(row: Any) -> Tuple[str, int, str]:
@@ -529,7 +551,7 @@ def _member_row(row: Any) -> Tuple[str, int, str]:
 
 def _parse(text: bytes, limits: Limits) -> Any:
     """JSON of strangers; ValueError for what costs too much, and for numbers that are none."""
-    if text.count(b",") + text.count(b"[") + text.count(b"{") > limits.values:
+    if _values(text) > limits.values:
         raise ValueError("more than %d values" % limits.values)
     try:
         return json.loads(
@@ -537,6 +559,11 @@ def _parse(text: bytes, limits: Limits) -> Any:
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _values(text: bytes) -> int:
+    """As many as there are values in some JSON, or more."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _integer(text: str) -> int:

@@ -52,6 +52,9 @@ _MOST = (1 << 63) - 1
 #: No priority of a person's is beyond.
 _PRIORITY = 1_000_000
 
+#: Bytes of a file that is read in half a second.
+_SMALL = 256 << 20
+
 #: Number of a test, its try, the outcome, the row of its Execution.
 Record = Tuple[int, int, str, str]
 
@@ -121,14 +124,14 @@ class Queue:
 
     def find(self, text: str) -> JobRow:
         """The job of this UUID, or of the only one that begins with this text."""
-        text = text.lower()
+        text = rows.clean(text.lower())
         if len(text) < _SHORTEST:
             words = "%r is too short: at least %d characters of a job's UUID are needed"
             raise Refused("bad", words % (text, _SHORTEST))
         with self._db.reading() as db:
-            found = db.execute(sql.JOBS_BY_PREFIX, (rows.clean(text), rows.clean(text) + _AFTER))
+            found = db.execute(sql.JOBS_BY_PREFIX, (text, text + _AFTER))
             jobs = [rows.job_row(columns) for columns in found]
-        if not jobs or not jobs[0].id.startswith(text):
+        if not jobs:
             raise Refused("unknown", "no job of this host is called %r" % text)
         if len(jobs) > 1:
             some = ", ".join(job.id for job in jobs)
@@ -143,7 +146,7 @@ class Queue:
         ``before``: the number of the last one that was seen, to go on from there.
         """
         part = rows.label_text(label) if label else ""
-        rest = (before or _MOST, part, limit)
+        rest = (before or _MOST, part, max(limit, 0))
         with self._db.reading() as db:
             if not states:
                 return [rows.job_row(row) for row in db.execute(sql.JOBS, rest)]
@@ -176,7 +179,7 @@ class Queue:
                 return job
             db.execute(sql.SET_CANCELLED, (self._allowed(job, Event.CANCEL),))
             if job.state == State.QUEUED:
-                self._end(db, job, How.CANCELLED, "before it started", now)
+                self._end(db, job, How.CANCELLED, "while it waited", now)
             return self._job(db, job.number)
 
     def is_cancelled(self, number: int) -> bool:
@@ -231,7 +234,8 @@ class Queue:
                 words = "job %s: nobody has harvested its package: harvest it, or force it"
                 raise Refused("state", words % job.id)
             db.execute(sql.DELETE_JOB, (job.number,))
-            return job
+        self._db.shrink()
+        return job
 
     def overdue(self) -> List[JobRow]:
         """Those that the bound of kept packages lets go: harvested ones first, then by age."""
@@ -383,7 +387,9 @@ class Queue:
 
     def enter(self, identity: Identity, code: str, now: float) -> None:
         """This process is the worker now; a damaged file is found here at the latest."""
-        self._db.check()
+        # A large file takes a while, which is worth it after a crash only.
+        if self.worker() is not None or self._db.size() <= _SMALL:
+            self._db.check()
         with self._db.writing() as db:
             db.execute(sql.SET_WORKER, (*identity, code, now))
 

@@ -2,13 +2,16 @@
 
 Owns the search for processes that belong to nobody any more.  Must not know the queue.  All that
 runs for an attempt has its name in the environment; what a test has started with another
-environment is found as a child, or as a member of the session, of one that has it.
+environment is found as a child, or as a member of the session, of one that has it, or by its
+working directory.  What has none of these is not found, nor what forks and ends faster than /proc
+can be read: that is killed by its slot, which notices the death of those above it.
 """
 
+import contextlib
 import os
 import signal
 import time
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set
+from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from . import tree
 
@@ -16,8 +19,8 @@ from . import tree
 MARKER = "NOSEJOBS_ATTEMPT"
 #: Seconds after which what cannot be killed is left to the kernel.
 _UNKILLABLE = 10.0
-#: Rounds without anything new after which what still moves is killed as it is.
-_PATIENCE = 50
+#: Looks after which what still moves is killed as it is.
+_ROUNDS = 100
 #: States of /proc/PID/stat in which a process starts nothing more, and those of dead ones.
 _STILL, _DEAD = frozenset("TtZXx"), frozenset("ZXx")
 
@@ -29,31 +32,64 @@ class Process(NamedTuple):
     start: str
     state: str
     parent: int
+    group: int
     session: int
     #: It has a terminal, and so belongs to a person.
     terminal: bool
 
 
-def kill(attempt: str, seconds: float = _UNKILLABLE) -> List[int]:
+class Search:
+    """For the processes of one attempt, over and over while they are stopped and killed."""
+
+    def __init__(self, attempt: str, workspace: str = "") -> None:
+        self._attempt = attempt
+        self._workspace = os.path.realpath(workspace) if workspace else ""
+        #: Process groups in which there is nobody else.
+        self.groups: Set[int] = set()
+
+    def look(self) -> List[Process]:
+        """Those that live, but not this one nor those above it."""
+        table, marked = self._read()
+        spared = _above(table, os.getpid())
+        marked -= spared
+        sessions = {table[pid].session for pid in marked}
+        lost = {number for number in sessions if _is_lost(table, number, marked, spared)}
+        found = marked | {pid for pid, each in table.items() if each.session in lost}
+        found = _with_children(table, found) - spared
+        self.groups |= {table[pid].group for pid in found}
+        self.groups -= {each.group for pid, each in table.items() if pid not in found} | {0, 1}
+        return [table[pid] for pid in sorted(found)]
+
+    def _read(self) -> Tuple[Dict[int, Process], Set[int]]:
+        """All processes, and those marked: the latest first, for some live a moment only."""
+        table: Dict[int, Process] = {}
+        marked: Set[int] = set()
+        for pid in sorted(_pids(), reverse=True):
+            is_marked = _is_marked(pid, self._attempt)
+            found = process(pid)
+            if found is None or found.state in _DEAD:
+                continue
+            table[pid] = found
+            if is_marked or _is_inside(found, self._workspace):
+                marked.add(pid)
+        return table, marked
+
+
+def find(attempt: str, workspace: str = "") -> List[Process]:
+    """The living processes of ``attempt``, but not this one nor those above it."""
+    return Search(attempt, workspace).look()
+
+
+def kill(attempt: str, workspace: str = "", seconds: float = _UNKILLABLE) -> List[int]:
     """Kill all that is left of ``attempt``; the process ids of what would not die."""
     deadline = time.monotonic() + seconds
+    search = Search(attempt, workspace)
     while True:
-        found = _freeze(lambda: find(attempt))
+        found = _freeze(search)
         if not found or time.monotonic() > deadline:
             return [each.pid for each in found]
-        _send(found, signal.SIGKILL)
+        _send(search, found, signal.SIGKILL)
         _await_end(found, deadline)
-
-
-def find(attempt: str) -> List[Process]:
-    """The living processes of ``attempt``, but not this one nor those above it."""
-    table = _table()
-    spared = _above(table, os.getpid())
-    marked = {pid for pid in table if pid not in spared and _is_marked(pid, attempt)}
-    sessions = {table[pid].session for pid in marked}
-    lost = {number for number in sessions if _is_lost(table, number, marked, spared)}
-    found = marked | {pid for pid, each in table.items() if each.session in lost}
-    return [table[pid] for pid in sorted(_with_children(table, found) - spared)]
 
 
 def _is_lost(table: Dict[int, Process], session: int, marked: Set[int], spared: Set[int]) -> bool:
@@ -92,13 +128,22 @@ def _is_marked(pid: int, attempt: str) -> bool:
     return ("%s=%s" % (MARKER, attempt)).encode("ascii", "replace") in variables
 
 
-def _table() -> Dict[int, Process]:
+def _is_inside(found: Process, folder: str) -> bool:
+    """Whether it works there, and is not a person's shell."""
+    if not folder:
+        return False
     try:
-        names = os.listdir(tree.PROC)
+        place = os.readlink("%s/%d/cwd" % (tree.PROC, found.pid))
     except OSError:
-        return {}
-    read = [process(int(name)) for name in names if name.isdigit()]
-    return {each.pid: each for each in read if each is not None and each.state not in _DEAD}
+        return False
+    return not found.terminal and (place + "/").startswith(folder + "/")
+
+
+def _pids() -> List[int]:
+    try:
+        return [int(name) for name in os.listdir(tree.PROC) if name.isdigit()]
+    except OSError:
+        return []  # no Linux: what is left cannot be found
 
 
 def process(pid: int) -> Optional[Process]:
@@ -107,32 +152,32 @@ def process(pid: int) -> Optional[Process]:
     if len(fields) < 20:
         return None
     return Process(
-        pid, fields[19], fields[0], int(fields[1]), int(fields[3]), terminal=fields[4] != "0"
+        pid, fields[19], fields[0], *map(int, fields[1:4]), terminal=fields[4] != "0"
     )
 
 
-def _freeze(search: Callable[[], List[Process]]) -> List[Process]:
-    """Stop what ``search`` finds until nothing new appears: a stopped process cannot fork."""
-    stopped: Set[Process] = set()
-    patience = _PATIENCE
-    while True:
-        found = search()
-        known = {each._replace(state="", parent=0) for each in found}
-        fresh = [each for each in found if each._replace(state="", parent=0) not in stopped]
-        _send(fresh, signal.SIGSTOP)
-        stopped |= known
-        if not fresh and (patience == 0 or all(each.state in _STILL for each in found)):
+def _freeze(search: Search) -> List[Process]:
+    """Stop all that is found until nothing new appears: a stopped process cannot fork."""
+    stopped: Set[Tuple[int, str]] = set()
+    for _ in range(_ROUNDS):
+        found = search.look()
+        fresh = [each for each in found if (each.pid, each.start) not in stopped]
+        _send(search, fresh, signal.SIGSTOP)
+        stopped.update((each.pid, each.start) for each in fresh)
+        if not fresh and all(each.state in _STILL for each in found):
             return found
-        patience -= not fresh
         time.sleep(0.001)
+    return found
 
 
-def _send(targets: Iterable[Process], number: int) -> None:
+def _send(search: Search, targets: List[Process], number: int) -> None:
+    """To each, and to its group, in which a fork cannot slip through."""
+    for group in {each.group for each in targets} & search.groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
     for each in targets:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             _signal(each, number)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def _signal(target: Process, number: int) -> None:

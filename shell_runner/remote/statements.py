@@ -110,10 +110,11 @@ OUTCOMES = (
 
 # -- the outbox ---------------------------------------------------------------------
 
+_OUTBOX = "SELECT number, job, url, secret, body, tries, due, trouble FROM outbox WHERE due "
 #: What is due; dates that are too far ahead were made before the clock was set back.
 DUE = (
-    "SELECT number, job, url, secret, body, tries, due, trouble FROM outbox"
-    " WHERE due <= ? OR due > ? ORDER BY due, number LIMIT 100"
+    "SELECT * FROM (" + _OUTBOX + "<= ? ORDER BY due, number LIMIT 100)"
+    " UNION ALL SELECT * FROM (" + _OUTBOX + "> ? ORDER BY due, number LIMIT 100)"
 )
 NEXT_DUE = "SELECT min(due) FROM outbox"
 INSERT_OUTBOX = "INSERT INTO outbox (job, url, secret, body) VALUES (?, ?, ?, ?)"

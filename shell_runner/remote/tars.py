@@ -187,7 +187,10 @@ class Tar:
             raise BadArchive(show(member.name), "a sparse %s" % member.kind)
         real = _decimal(pax.get("GNU.sparse.realsize", pax.get("GNU.sparse.size", b"")))
         member = member._replace(size=real)
-        if pax.get("GNU.sparse.major") == b"1":
+        version = pax.get("GNU.sparse.major", b"0")
+        if version not in (b"0", b"1"):
+            raise BadArchive(show(member.name), "a sparse file of version %r" % version)
+        if version == b"1":
             found = array("Q")
             used = self._read_map(found, member.stored)
             member = member._replace(stored=member.stored - used)
@@ -195,7 +198,7 @@ class Tar:
             if "GNU.sparse.map" in pax:
                 rows = pax["GNU.sparse.map"].split(b",")
             self._check_count(len(rows) // 2)
-            found = array("Q", [_decimal(row) for row in rows if row or len(rows) > 1])
+            found = array("Q", [_decimal(row) for row in rows])
         return _checked_map(member._replace(map=found), member.stored)
 
     def _read_map(self, found: "array[int]", stored: int) -> int:

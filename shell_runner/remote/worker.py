@@ -129,7 +129,7 @@ class Worker:
     def _recover(self) -> None:
         _await_runner(self._folder)
         for attempt in self._queue.stale(self._me):
-            stubborn = remains.kill(attempt.id)
+            stubborn = remains.kill(attempt.id, layout.work(self._folder, attempt.id))
             if stubborn:
                 _say("attempt %s: cannot kill %s" % (attempt.id, stubborn))
             if attempt.step != Step.PACKAGING:

@@ -201,16 +201,16 @@ class Zip:
         if entry.at + LOCAL.size > self._where.at:
             raise BadArchive(name, "its header is not in the archive")
         row = LOCAL.unpack(self._read(entry.at, LOCAL.size))
-        begin = entry.at + LOCAL.size + row[9] + row[10]
+        begin: int = entry.at + LOCAL.size + row[9] + row[10]
         if row[0] != LOCAL_MAGIC:
             raise BadArchive(name, "its header is none")
         if begin + entry.packed > self._where.at:
             raise BadArchive(name, "its contents are not in the archive")
         rest = self._read(entry.at + LOCAL.size, row[9] + row[10])
         said = _wide(rest[: row[9]], rest[row[9] :], [row[8], row[7]])
-        facts = (row[6], said[0], said[1])
+        facts = ((row[6], entry.crc), (said[0], entry.size), (said[1], entry.packed))
         later = row[2] & _LATER
-        good = facts == (entry.crc, entry.size, entry.packed) or (later and not any(facts))
+        good = all(here == there or (later and not here) for here, there in facts)
         if rest[: row[9]] != entry.raw or row[3] != entry.method or row[2] & _REFUSED or not good:
             raise BadArchive(name, "its header and the directory disagree")
         return int(begin)
@@ -256,7 +256,7 @@ def _from_zip64(raw: bytes, field: bytes, values: List[int]) -> List[int]:
         if value == _MAX32:
             if at + 8 > len(field):
                 raise BadArchive(show(raw), "a zip64 field that is too short")
-            (value,) = struct.unpack_from("<Q", field, at)
+            value = int.from_bytes(field[at : at + 8], "little")
             at += 8
         found.append(value)
     return found

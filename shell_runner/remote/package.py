@@ -77,6 +77,14 @@ class BadPackage(Exception):
         return str(BadArchive(self.member, self.why))
 
 
+def is_name(name: str) -> bool:
+    """Whether a member can be called so."""
+    try:
+        return bool(_Names().add(name))
+    except BadPackage:
+        return False
+
+
 def execution_line(test: int, number: int, row: str) -> bytes:
     """A line of ``executions.jsonl``; ``row`` is the JSON of an Execution."""
     return b"[%d, %d, %s]\n" % (test, number, row.encode("utf-8"))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import signal
+import socket
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import layout, starting
+from shell_runner.remote import layout, notify, starting
 from shell_runner.remote import tree as processes
 from shell_runner.remote.model import Problem
 from shell_runner.remote.queue import How, State, Step
-from tests.jobs import PATIENCE, Host, is_dead, kill
+from shell_runner.remote.store import FILE, Entry
+from tests.jobs import PATIENCE, Host, Receiver, is_dead, kill
 
 
 @pytest.fixture
@@ -452,3 +457,71 @@ def test_a_job_whose_code_is_gone_is_refused(host: Host) -> None:
     assert "the code that runs it is not on this host" in found.detail
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
     assert host.package(after).exits() == {"test_a": 0}
+
+
+# -- who is told, and what goes
+
+
+def test_whoever_wants_to_know_is_told_until_they_hear(host: Host) -> None:
+    receiver = Receiver([500, 503])
+    try:
+        job = host.submit({"test_a": "true"}, notify=receiver.url, secret="s3cret")
+        host.drain()
+    finally:
+        receiver.close()
+    bodies = {body for _, _, body in receiver.got}
+    assert len(receiver.got) == 3
+    assert len(bodies) == 1, "the same words each time"
+    told = json.loads(bodies.pop())
+    assert (told["job"], told["how"]) == (job.id, "completed")
+    assert told["package"] == host.find(job).package
+    wanted = notify.signature("s3cret", receiver.got[2][2])
+    assert receiver.got[2][1]["X-Nosejobs-Signature"] == wanted
+    with host.queue() as queue:
+        assert queue.next_due() is None
+
+
+def test_who_does_not_answer_holds_up_no_job(host: Host) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        first = host.submit({"test_a": "true"}, notify=url)
+        second = host.submit({"test_a": f"echo here >{host.door.path}"})
+        worker = host.worker()
+        assert host.door.line() == "here"
+        eventually(lambda: host.find(second).state == State.READY)
+        assert host.find(first).state == State.READY
+        assert worker.poll() is None, "somebody is still to be told"
+        worker.kill()
+        worker.wait()
+
+
+def test_nothing_stays_in_the_folder_for_temporary_files(host: Host) -> None:
+    before = set(os.listdir(tempfile.gettempdir()))
+    job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1, install="true")
+    worker = host.worker()
+    caught(host)
+    kill(host.runner(worker))
+    worker.kill()
+    worker.wait()
+    Path(host.folder, "again").touch()
+    host.drain()
+    assert host.package(job).exits() == {"test_a": 0}
+    assert set(os.listdir(tempfile.gettempdir())) == before
+
+
+def test_a_sparse_build_stays_sparse(host: Host) -> None:
+    """As a tree; its bytes are many, its blocks are few."""
+    large = 256 << 20
+    seen = hashlib.sha256()
+    for _ in range(large >> 20):
+        seen.update(bytes(1 << 20))
+    digest = seen.hexdigest()
+    path = Path(host.store.path(digest))
+    path.parent.mkdir()
+    with open(path, "wb") as file:
+        file.truncate(large)
+    build = host.entries([Entry("image", FILE, 0o644, digest, large)])
+    job = host.submit({"test_a": 'du -k "$NOSEJOBS_BUILD/image"'}, build=build)
+    host.drain()
+    said = host.package(job).executions()[0, 1].out.text
+    assert int(said.split()[0]) < 1024

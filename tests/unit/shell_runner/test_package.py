@@ -1,7 +1,6 @@
 """The result package: the same bytes for the same facts, and nothing believed by who reads it."""
 
 import hashlib
-import io
 import json
 import os
 import zipfile
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shell_runner.remote import package
-from shell_runner.remote.model import Case, Execution, Parsed, Stream
+from shell_runner.remote.model import Case, Execution, Parsed, Stream, execution_from_row
 from shell_runner.remote.package import (
     BadPackage,
     Limits,
@@ -27,10 +26,12 @@ from shell_runner.remote.package import (
 )
 from tests.archives import Zip
 
-RUN = Execution(
+MADE = Execution(
     3, exit=1, out=Stream("out\udcff\0", 5), leftovers=("sh",), artefacts=(("a/b", 4),),
     parsed=Parsed("tap", [Case("one", "passed", duration=0.5, properties=(("k", "v"),))]),
 )  # fmt: skip
+#: As it is after its journey: lists of properties are lists.
+RUN = execution_from_row(json.loads(json.dumps(MADE)))
 ODD = ["artefacts/1/ü ☃", "artefacts/1/\udcff", "artefacts/1/a\\b", "artefacts/1/C:x\n\x1b", "-"]
 
 
@@ -118,7 +119,7 @@ def test_the_same_members_make_the_same_bytes(desk: Desk, monkeypatch: pytest.Mo
 
 def test_the_bytes_are_those_of_every_python(desk: Desk) -> None:
     """Of stored members, at least; what deflate makes is up to the host's zlib."""
-    digest, size = desk.write(Member("x", b"abc"), Member("ü", b"\0\1\2"))
+    desk.write(Member("x", b"abc"), Member("ü", b"\0\1\2"))
     with zipfile.ZipFile(desk.path) as archive:
         infos = [info for info in archive.infolist() if info.filename != "manifest.json"]
     assert {info.compress_type for info in infos} == {zipfile.ZIP_STORED}
@@ -150,11 +151,13 @@ def test_members_beyond_4_gib_have_the_fields_of_zip64(
     assert desk.open().read("x") == b"abc" * 999
 
 
-def test_more_members_than_16_bits_can_count(desk: Desk) -> None:
-    write(str(desk.path), {}, (Member("%d" % n, b"") for n in range(65_600)))
+def test_more_members_than_16_bits_can_count(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "_MANY", 3)
+    desk.write(Member("x", b"1"), Member("y", b"2"))
+    assert desk.path.read_bytes()[-14:-6] == b"\xff" * 8
     with zipfile.ZipFile(desk.path) as archive:
-        assert len(archive.infolist()) == 65_601
-    assert len(desk.open().names()) == 65_600
+        assert archive.namelist() == ["x", "y", "manifest.json"]
+    assert desk.open().names() == ["x", "y"]
 
 
 def test_what_compresses_too_well_is_stored_and_takes_no_room(desk: Desk) -> None:
@@ -340,10 +343,10 @@ def test_a_zip_that_lies_is_refused(lie: dict[str, Any], desk: Desk) -> None:
 
 
 def test_contents_that_change_after_the_look_are_not_returned(desk: Desk) -> None:
-    desk.write(Member("x", b"abc"))
+    desk.write(Member("x", os.urandom(100_000)))
     found = desk.open()
     data = bytearray(desk.path.read_bytes())
-    data[32] ^= 1
+    data[50_000] ^= 1
     desk.path.write_bytes(data)
     with pytest.raises(BadPackage, match="CRC"):
         found.read("x")
@@ -360,7 +363,8 @@ LINES = {
     "test true": b"[true, 1, [1]]\n", "try 0": b"[1, 0, [1]]\n", "negative": b"[-1, 1, [1]]\n",
     "no JSON": b"[\n", "empty": b"\n", "no execution": b"[1, 1, 5]\n", "a text": b'[1, 1, "abc"]\n',
     "too many fields": b"[1, 1, [%s]]\n" % b", ".join([b"1"] * 40), "no end": line(1)[:-1],
-    "infinite": b"[1, 1, [1, 1, 1, 1e999]]\n", "no stream": b"[1,1,[1,1,1,1,1,1,1,false,\"\",\"\",5]]\n",
+    "infinite": b"[1, 1, [1, 1, 1, 1e999]]\n",
+    "no stream": b'[1,1,[1,1,1,1,1,1,1,false,"","",5]]\n',
     "twice": line(1) + line(1), "out of order": line(2) + line(1), "deep": b"[" * 99_999 + b"\n",
     "text of a list": b'[1,1,[1,1,1,1,1,1,1,false,"","",[[],1,-1]]]\n',
     "outcome": line(1, 1, RUN._replace(parsed=Parsed("tap", [Case("x", "perfect")]))),
@@ -397,9 +401,9 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_any_row_is_an_execution_or_is_refused(data: st.DataObject, desk: Desk) -> None:
+def test_any_row_is_an_execution_or_is_refused(data: st.DataObject) -> None:
     values = json.loads(json.dumps(RUN))
     for _ in range(data.draw(st.integers(1, 3))):
         values[data.draw(st.integers(0, len(values) - 1))] = data.draw(VALUES)
@@ -414,7 +418,7 @@ def test_any_row_is_an_execution_or_is_refused(data: st.DataObject, desk: Desk) 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     desk = Desk(tmp_path_factory.mktemp("sound"))
-    desk.write(Member("executions.jsonl", line(0) * 1), Member("a/log", b"log " * 200))
+    desk.write(Member("executions.jsonl", line(0)), Member("a/log", b"log " * 200))
     desk.path.rename(desk.root / "sound.zip")
     return desk
 
@@ -444,6 +448,6 @@ def test_a_mutated_package_is_sound_or_refused(
 
 
 def test_any_bytes_are_refused(desk: Desk) -> None:
-    for data in (b"", b"PK\3\4", io.BytesIO().getvalue(), os.urandom(3000)):
+    for data in (b"", b"PK\3\4", b"PK\5\6" + bytes(17), os.urandom(3000)):
         desk.path.write_bytes(data)
         desk.refuse()

@@ -151,9 +151,8 @@ def process(pid: int) -> Optional[Process]:
     fields = tree.stat(pid)
     if len(fields) < 20:
         return None
-    return Process(
-        pid, fields[19], fields[0], *map(int, fields[1:4]), terminal=fields[4] != "0"
-    )
+    parent, group, session = map(int, fields[1:4])
+    return Process(pid, fields[19], fields[0], parent, group, session, fields[4] != "0")
 
 
 def _freeze(search: Search) -> List[Process]:

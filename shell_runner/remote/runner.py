@@ -27,6 +27,8 @@ from .wire import unpack as decode
 _CHUNK = 500
 #: Bytes of a job's log; what comes after that is not kept.
 _LOG = 256 << 20
+#: Bytes of a stream that are kept at most: a row of two has to fit into a package.
+_KEEP = 8 << 20
 #: Seconds between two attempts to write to a full disk.
 _FULL = 1.0
 #: The parts of a workspace.
@@ -96,9 +98,7 @@ class Done(NamedTuple):
 class Feed:
     """What ``Serve`` takes for a channel; the controller at its other end is this process."""
 
-    def __init__(
-        self, setup: Setup, tests: List[Test], outputs: Callable[[int, int], str]
-    ) -> None:
+    def __init__(self, setup: Setup, tests: List[Test], outputs: Callable[[int, int], str]) -> None:
         self._setup = setup
         self._tests = {test.id: test for test in tests}
         self._outputs = outputs
@@ -383,7 +383,8 @@ class Runner:
     def _setup(self, root: str) -> Setup:
         config = self._config
         return Setup(
-            root, slots=config.slots, grace=config.grace, keep=config.keep_output,
+            root, slots=config.slots, grace=config.grace,
+            keep=min(config.keep_output, _KEEP),
             pass_env=config.pass_env, env=self._environment(), merge=config.merge,
             formats=config.formats, artefacts=config.artefacts, live=True, shared=True,
         )  # fmt: skip

@@ -113,7 +113,8 @@ def test_others_are_spared(attempt: Attempt, tmp_path: Path) -> None:
     other = Attempt(tmp_path / "other")
     try:
         child = other.start(PARENT, "marked", "same", "/")
-        code = "import sys; from shell_runner.remote import remains\nprint(len(remains.kill(sys.argv[1])))"
+        code = "import sys; from shell_runner.remote import remains\n"
+        code += "print(len(remains.kill(sys.argv[1])))"
         assert attempt.start(code, attempt.id) == 0
         assert attempt.processes[0].wait(20) == 0
         assert other.find() == {child, other.processes[0].pid}

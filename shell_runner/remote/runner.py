@@ -378,6 +378,8 @@ class Runner:
             return "it was stopped"
         done = found[0]
         self._persist(lambda: self._queue.installed(self._attempt.id, done.text))
+        if done.execution.problem == Problem.SLOT_DIED:
+            raise Trouble("while it installed, " + judge(test, done.execution).words)
         return install_words(test, done.execution)
 
     def _setup(self, root: str) -> Setup:

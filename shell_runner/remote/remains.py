@@ -181,7 +181,8 @@ def _send(search: Search, targets: List[Process], number: int) -> None:
 
 def _signal(target: Process, number: int) -> None:
     """To that very process: one that has got its number since is not meant."""
-    pin = getattr(os, "pidfd_open", None)  # since Python 3.9 and Linux 5.3
+    # Since Python 3.9 and Linux 5.3.
+    pin, send = getattr(os, "pidfd_open", None), getattr(signal, "pidfd_send_signal", None)
     try:
         descriptor = pin(target.pid) if pin else -1
     except ProcessLookupError:
@@ -191,10 +192,10 @@ def _signal(target: Process, number: int) -> None:
     try:
         if not _is_same(target):
             return
-        if descriptor < 0:
+        if descriptor < 0 or send is None:
             os.kill(target.pid, number)
         else:
-            signal.pidfd_send_signal(descriptor, number)  # type: ignore[attr-defined,unused-ignore]
+            send(descriptor, number)
     finally:
         if descriptor >= 0:
             os.close(descriptor)

@@ -231,8 +231,7 @@ class Worker:
 
     def _end_courier(self, row: OutboxRow, status: int) -> None:
         if status != 0:  # else it has written itself what came of it
-            due = time.time() + notify.backoff(row.tries + 1)
-            self._queue.failed(row.number, "the courier %s" % _how(status), due)
+            _write_failure(self._queue, row, "the courier %s" % _how(status))
 
     # -- processes ----------------------------------------------------------------
 
@@ -351,16 +350,20 @@ def _deliver(folder: str, row: OutboxRow) -> int:
     signal.alarm(_POST)
     words = notify.post(row.url, row.secret, row.body)
     signal.alarm(0)
-    queue = Queue(folder)
-    if not words:
-        queue.delivered(row.number)
-    elif row.tries + 1 >= notify.TRIES:
-        _say("job %s: %s is not told any more: %s" % (row.job, row.url, words))
-        queue.give_up(row.number)
-    else:
-        queue.failed(row.number, words, time.time() + notify.backoff(row.tries + 1))
-    queue.close()
+    with Queue(folder) as queue:
+        if words:
+            _write_failure(queue, row, words)
+        else:
+            queue.delivered(row.number)
     return 0
+
+
+def _write_failure(queue: Queue, row: OutboxRow, words: str) -> None:
+    tries = row.tries + 1
+    queue.failed(row.number, words, time.time() + notify.backoff(tries))
+    if tries >= notify.TRIES:
+        _say("job %s: nobody at %s could be told: %s" % (row.job, row.url, words))
+        queue.give_up(row.number)
 
 
 # -- coming and going ---------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 from shell_runner.remote import layout, notify, starting
 from shell_runner.remote import tree as processes
 from shell_runner.remote.model import Problem
-from shell_runner.remote.queue import How, State, Step
+from shell_runner.remote.queue import How, JobRow, State, Step
 from shell_runner.remote.store import FILE, Entry
 from tests.jobs import PATIENCE, Host, Receiver, is_dead, kill
 
@@ -369,6 +369,57 @@ def test_a_killed_slot_costs_the_test_that_it_ran(host: Host) -> None:
     executions = host.package(job).executions()
     assert executions[0, 1].problem == Problem.SLOT_DIED
     assert executions[1, 1].exit == 0
+    assert len(host.attempts(job)) == 1
+
+
+def slow_to_unpack(host: Host) -> tuple[JobRow, Callable[[], int]]:
+    """A job whose build comes through a pipe; what waits until its runner reads that."""
+    job = host.submit({"test_a": "true"}, build=host.archive(b""))
+    assert job.build is not None
+    path = host.store.path(job.build.digest)
+    os.unlink(path)
+    os.mkfifo(path)
+    return job, lambda: os.open(path, os.O_WRONLY)
+
+
+def test_a_worker_killed_while_unpacking_costs_an_attempt(host: Host) -> None:
+    job, reached = slow_to_unpack(host)
+    worker = host.worker()
+    pipe = reached()
+    worker.kill()
+    worker.wait()
+    os.close(pipe)
+    path = host.store.path(job.build.digest if job.build else "")
+    os.unlink(path)
+    Path(path).write_bytes(b"")
+    host.drain()
+    assert [row.step for row in host.attempts(job)] == [Step.LOST, Step.ENDED]
+    assert host.find(job).how == How.REFUSED, "nothing is no archive"
+    assert os.listdir(layout.work(host.folder)) == []
+
+
+def test_a_job_can_be_cancelled_while_it_is_unpacked(host: Host) -> None:
+    job, reached = slow_to_unpack(host)
+    worker = host.worker()
+    pipe = reached()
+    host.cancel(job)
+    assert worker.wait(PATIENCE) == 0
+    os.close(pipe)
+    assert host.find(job).how == How.CANCELLED
+    assert host.package(job).executions()[0, 1].problem == Problem.CANCELLED
+
+
+def test_a_worker_killed_while_packing_costs_nothing(host: Host) -> None:
+    job = host.submit({"test_a": "exit 4"})
+    blocked = Path(layout.package(host.folder, job.id) + ".part")
+    blocked.mkdir(parents=True)
+    worker = host.worker()
+    eventually(lambda: host.find(job).trouble)
+    worker.kill()
+    worker.wait()
+    blocked.rmdir()
+    host.drain()
+    assert host.package(job).exits() == {"test_a": 4}
     assert len(host.attempts(job)) == 1
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import signal
 import sys
 import time
 import uuid
@@ -466,6 +467,19 @@ class _Text:
             click.echo(clean(text), nl=False, err=self._err)
 
 
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C comes behind it: what was printed, and how far we have come, stay the same."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 def _logs(
     client: Client, id: str, place: Place, follow: bool, show: Callable[[bytes, bool], None]
 ) -> None:
@@ -478,8 +492,9 @@ def _logs(
         for piece in client.log(id, place, follow):
             if piece.place.attempt > 1 and piece.place.attempt != place.attempt and follow:
                 _say(f"-- attempt {piece.place.attempt} --")
-            show(piece.data, piece.is_end)
-            place = piece.place
+            with _whole():
+                show(piece.data, piece.is_end)
+                place = piece.place
     except (KeyboardInterrupt, HostError):
         if place.attempt:
             _say(f"to go on: nosejobs job logs -f {id[:_SHORT]} --from {place}")

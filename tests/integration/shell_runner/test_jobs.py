@@ -25,6 +25,7 @@ from tests import desks
 from tests.desks import POPEN, prepared, script, submit
 
 pytestmark = pytest.mark.timeout(120)
+START = Place()
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_failed_tests_run_again_in_the_same_contents(client: Client, tests: Path
     assert dict(client.wait(third).outcomes) == {"passed": 1}
     with pytest.raises(JobRefused, match=r"no test 'test_x.sh'; did you mean 'test_[ab].sh'"):
         client.rerun(id, str(uuid.uuid4()), ["test_x.sh"], failed=False)
-    with pytest.raises(JobRefused, match="no test of job .* has failed"):
+    with pytest.raises(JobRefused, match=r"no test of job .* has failed"):
         client.rerun(third, str(uuid.uuid4()), [], failed=True)
 
 
@@ -234,7 +235,7 @@ def test_limits_are_the_hosts(client: Client, tests: Path, id: str) -> None:
 # -- logs ----------------------------------------------------------------------------
 
 
-def read(client: Client, id: str, place: Place = Place(), follow: bool = False) -> bytes:
+def read(client: Client, id: str, place: Place = START, follow: bool = False) -> bytes:
     return b"".join(piece.data for piece in client.log(id, place, follow))
 
 
@@ -376,7 +377,7 @@ def test_a_spoilt_package_is_not_acknowledged(
     with pytest.raises(HostError, match="does not have the digest"):
         harvested(client, id, folder / "x.zip")
     assert list(folder.glob("x.zip*")) == []
-    with pytest.raises(JobRefused, match="its package is .* harvest it again"):
+    with pytest.raises(JobRefused, match=r"its package is .* harvest it again"):
         client.acknowledge(id, "0" * 64)
     assert client.job(id).job.state == "ready"
 

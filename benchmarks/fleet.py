@@ -197,12 +197,11 @@ def _xdist(
 @contextlib.contextmanager
 def _sshd(folder: Path, skipped: list[str]) -> Iterator[Path | None]:
     """A server for xdist; None if there cannot be one."""
-    program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-    if program is None or shutil.which("ssh") is None or shutil.which("ssh-keygen") is None:
-        skipped.append("xdist over ssh: ssh, ssh-keygen or sshd is not installed")
+    if ssh.lacking():
+        skipped.append(f"xdist over ssh: {ssh.lacking()} is not installed")
         yield None
         return
-    with ssh.server(program, folder) as config:
+    with ssh.server(folder) as config:
         yield config
 
 

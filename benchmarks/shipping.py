@@ -34,16 +34,12 @@ _MB = 1 << 20
 def main(smoke: bool) -> dict[str, Any]:
     """Measure; a smoke run only shows that it works."""
     count, size, rounds = (50, 8 * _MB, 1) if smoke else (10_000, 2048 * _MB, 3)
-    for program in ("ssh", "ssh-keygen"):
-        if shutil.which(program) is None:
-            return {"tables": [], "skipped": [f"{program} is not installed"]}
-    sshd = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-    if sshd is None:
-        return {"tables": [], "skipped": ["sshd is not installed"]}
+    if ssh.lacking():
+        return {"tables": [], "skipped": [f"{ssh.lacking()} is not installed"]}
     found: dict[str, Any] = {"tables": [], "skipped": []}
     if shutil.which("rsync") is None:
         found["skipped"].append("rsync is not installed")
-    with measure.workspace() as folder, ssh.server(sshd, folder) as config:
+    with measure.workspace() as folder, ssh.server(folder) as config:
         for title, make in (
             (f"{count} files", functools.partial(_many, count)),
             (f"a sparse file of {size // _MB} MiB", functools.partial(_sparse, size)),

@@ -56,15 +56,11 @@ Host bench
 def main(smoke: bool) -> dict[str, Any]:
     """Measure; a smoke run only shows that it works."""
     few, sizes = (20, {200: 1}) if smoke else (200, {2000: 5, 10_000: 3})
-    for program in ("ssh", "ssh-keygen"):
-        if shutil.which(program) is None:
-            return {"tables": [], "skipped": [f"{program} is not installed"]}
-    sshd = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-    if sshd is None:
-        return {"tables": [], "skipped": ["sshd is not installed"]}
+    if lacking():
+        return {"tables": [], "skipped": [f"{lacking()} is not installed"]}
     tables: list[dict[str, Any]] = []
     skipped = []
-    with measure.workspace() as folder, server(sshd, folder) as config:
+    with measure.workspace() as folder, server(folder) as config:
         small = measure.in_turn(list(_contenders(folder / "few", few, config)), max(sizes.values()))
         for many, rounds in sizes.items():
             runs = measure.in_turn(list(_contenders(folder / str(many), many, config)), rounds)
@@ -122,8 +118,19 @@ def make_tree(tree: Path, count: int) -> Path:
 # -- a server of our own ----------------------------------------------------------
 
 
+def lacking() -> str:
+    """The first program that a server needs and this machine has not; "" if it has all."""
+    needed = {name: shutil.which(name) for name in ("ssh", "ssh-keygen")} | {"sshd": _sshd()}
+    return next((name for name, path in needed.items() if path is None), "")
+
+
+def _sshd() -> str | None:
+    # Often on the path of root alone; it must be started by its full path.
+    return shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+
+
 @contextlib.contextmanager
-def server(sshd: str, folder: Path) -> Iterator[Path]:
+def server(folder: Path) -> Iterator[Path]:
     """An sshd on loopback with keys of its own; the client's configuration."""
     folder = folder / "sshd"
     folder.mkdir(mode=0o700)
@@ -141,7 +148,7 @@ def server(sshd: str, folder: Path) -> Iterator[Path]:
     config = folder / "ssh_config"
     config.write_text(_SSH.format(**values))
     log = folder / "log"
-    argv = [sshd, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)]
+    argv = [str(_sshd()), "-D", "-f", str(folder / "sshd_config"), "-E", str(log)]
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     try:
         _await_port(process, values["port"], log)

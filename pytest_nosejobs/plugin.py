@@ -5,7 +5,6 @@ Owns the state of one pytest session.  Everything of substance is elsewhere.
 
 from __future__ import annotations
 
-import fnmatch
 import gc
 import inspect
 import io
@@ -23,12 +22,14 @@ from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
 from shell_runner.artefacts import Artefacts
-from shell_runner.discovery import Metadata, apply, read_metadata
+from shell_runner.discovery import Metadata, as_test
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
+from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
+from shell_runner.words import readable, skip_reason, typed, unmet_words
 
 from . import (
     arguments,
@@ -46,7 +47,6 @@ from . import (
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
 from .log import FromWorkers, HostWords, Log, Status, ViewWords, verbosity
-from .report import typed
 from .schedule import Schedule
 from .session import (
     EXIT_HOSTS_LOST,
@@ -58,10 +58,8 @@ from .session import (
     Pump,
     Running,
     Waiting,
-    locks_of_host,
     lost_words,
     needs_of,
-    unmet_words,
 )
 
 if TYPE_CHECKING:
@@ -121,7 +119,9 @@ class Plugin:
         self.here = Here(self._setup(1), self._take_artefact, self._say_line)
         self.arguments = arguments.rewrite(config.args, config.invocation_params.dir)
         config.args[:] = self.arguments.args
-        self._collection = Collection(self, self.options.patterns, config.rootpath)
+        chosen = self.options
+        rules = Rules(chosen.config, chosen.patterns, chosen.defaults, chosen.repeat)
+        self._collection = Collection(self, rules, config.rootpath)
         self._tags: set[str] = set()
         self._history: dict[str, float] = {}
         self._new_durations: dict[str, float] = {}
@@ -214,19 +214,12 @@ class Plugin:
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         return self._collection.collect(file_path, parent)
 
-    def metadata_of(self, name: str, head: bytes) -> Metadata:
-        """Defaults, patterns of nosejobs.toml, the file's own comment; raises BadMetadata."""
-        metadata = self.options.defaults
-        tree = self.options.config
-        for pattern, values in tree.patterns:
-            if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(Path(name).name, pattern):
-                metadata = apply(metadata, values, str(tree.path), f"[tests.{pattern!r}]")
-        metadata = read_metadata(metadata, name, head)
+    def learn_tags(self, metadata: Metadata) -> None:
+        """pytest wants to know markers before they are put on items."""
         for tag in metadata.tags:
             if tag not in self._tags:
                 self._tags.add(tag)
                 self.config.addinivalue_line("markers", f"{tag}: tag of shell tests")
-        return metadata
 
     def pytest_collectstart(self) -> None:
         self._check_hosts()
@@ -249,7 +242,7 @@ class Plugin:
         self._new_durations[item.nodeid] = execution.duration
         result = judge(test, execution)
         if result.outcome == SKIPPED:
-            pytest.skip(report.skip_reason(execution).removeprefix("Skipped: "))
+            pytest.skip(skip_reason(execution))
         if result.outcome != PASSED:
             raise ShellFailure(test, execution, result)
 
@@ -340,23 +333,8 @@ class Plugin:
         return made
 
     def _test(self, number: int, item: ShellItem) -> Test:
-        said = item.metadata
-        return Test(
-            id=number,
-            path=self._path_in_tree(item),
-            timeout=self._timeout_of(item),
-            argv=item.argv,
-            cwd=said.cwd,
-            home=said.home,
-            env=said.env,
-            pass_env=said.pass_env,
-            format=self.spoken.get(item.path.suffix, ""),
-            leftovers=said.leftovers,
-            limits=said.limits,
-            isolation=said.isolation,
-            locks=locks_of_host(said),
-            serial=said.serial,
-        )
+        path, spoken = self._path_in_tree(item), self.spoken.get(item.path.suffix, "")
+        return as_test(number, path, item.argv, item.metadata, self._timeout_of(item), spoken)
 
     def _timeout_of(self, item: ShellItem) -> float:
         """Its metadata, our option or ini, pytest-timeout, the default: the first that speaks."""
@@ -364,7 +342,7 @@ class Plugin:
             item.metadata.timeout
             or self.options.timeout
             or neighbours.timeout(item)
-            or options.DEFAULT_TIMEOUT
+            or DEFAULT_TIMEOUT
         )
 
     def _path_in_tree(self, item: ShellItem) -> str:
@@ -486,7 +464,7 @@ class Plugin:
         if isinstance(news, Line):
             self._say_line(news.test, news.host, news.text)
         elif self._view is not None:
-            self._view.running(news.host, news.slot, report.readable(item.nodeid))
+            self._view.running(news.host, news.slot, readable(item.nodeid))
 
     def _say_waiting(self, news: Waiting) -> None:
         """Not more often than a host should, whatever it sends."""
@@ -494,25 +472,25 @@ class Plugin:
         if now < self._next_waiting.get(news.host, 0.0) or verbosity(self.config) < 0:
             return
         self._next_waiting[news.host] = now + _WAITING_EVERY
-        line = f"nosejobs: {news.host}: waiting for {news.what}"
-        if self._view is not None:
-            self._view.say(line)
-        else:
-            self._write_line(line)
+        self._say(f"{news.host}: waiting for {news.what}")
 
     def _say_gone(self, news: Gone) -> None:
-        words = f"nosejobs: {news.error}"
         if self._view is not None:
             self._view.forget(news.error.host)
-            self._view.say(words, "red")
+        self._say(str(news.error), red=True)
+
+    def _say(self, words: str, red: bool = False) -> None:
+        """Above the view, or as a line of its own where nobody asked for silence."""
+        if self._view is not None:
+            self._view.say(f"nosejobs: {words}", "red" if red else "")
         elif verbosity(self.config) >= 0:
-            self._write_line(words, red=True)
+            self._write_line(f"nosejobs: {words}", red=red)
 
     def _say_line(self, number: int, host: str, text: str) -> None:
         item = self._numbers.get(number)
         if item is not None:
-            name = report.readable(item.nodeid)
-            self._write_line(f"[{host}] {name}: {report.readable(text)}")
+            name = readable(item.nodeid)
+            self._write_line(f"[{host}] {name}: {readable(text)}")
 
     def _failed_first(self) -> set[int]:
         """With ``--ff``, the tests that failed in the last run."""
@@ -536,7 +514,7 @@ class Plugin:
         except UsageError as error:
             raise pytest.UsageError(str(error)) from error
         if tree.left and verbosity(self.config) >= 0:
-            shown = "; ".join(report.readable(each) for each in tree.left[:3])
+            shown = "; ".join(readable(each) for each in tree.left[:3])
             more = f"; and {len(tree.left) - 3} more" if len(tree.left) > 3 else ""
             self._write_line(f"nosejobs: not shipped: {shown}{more} (ini nosejobs_ship sends it)")
         return tree
@@ -602,14 +580,15 @@ class Plugin:
         skipped = set()
         for number, item in self._numbers.items():
             reason = marks.why_skipped(item)
-            expected = None if reason else marks.not_run(item)
-            if reason is not None or expected is not None:
-                skipped.add(number)
-                words = expected if reason is None else f"Skipped: {reason}"
-                made = list(report.skip_reports(item, report.skipped_at(item, words or "")))
-                if expected is not None:
-                    made[0].wasxfail = expected
-                self.log.of_host(item, made)
+            expected = marks.not_run(item) if reason is None else None
+            words = expected if reason is None else f"Skipped: {reason}"
+            if words is None:
+                continue
+            skipped.add(number)
+            made = list(report.skip_reports(item, report.skipped_at(item, words)))
+            if expected is not None:
+                made[0].wasxfail = expected
+            self.log.of_host(item, made)
         return skipped
 
     # -- reporting ----------------------------------------------------------------
@@ -637,7 +616,7 @@ class Plugin:
             # As it would have been on a host like all others.
             self._new_durations[item.nodeid] = finished.execution.duration / finished.speed
         if self._view is not None:
-            name = report.readable(item.nodeid)
+            name = readable(item.nodeid)
             self._view.finished(finished.host, finished.execution.slot, name)
         self.log.of_host(item, self._reports(item, test, finished.execution, finished.host))
         if self._is_green(test, finished.execution):
@@ -768,7 +747,7 @@ class Plugin:
         return [f"nosejobs: {words}" for words in map(expiry_warning, paths) if words]
 
     def _spec_words(self, spec: hosts.HostSpec) -> str:
-        slots = f"{spec.slots} slot{'s' if spec.slots > 1 else ''}" if spec.slots else "all cores"
+        slots = _counted(spec.slots, "slot") if spec.slots else "all cores"
         return f"{spec.id} ({slots})"
 
     def _say_hosts(self, fleet: Fleet) -> None:
@@ -786,7 +765,7 @@ class Plugin:
         if host.facts is None:
             return f"{host.id}: missing ({host.error.cause if host.error else 'not open'})"
         facts = host.facts
-        words = f"{host.id}: {facts.slots} slot{'s' if facts.slots > 1 else ''}"
+        words = f"{host.id}: {_counted(facts.slots, 'slot')}"
         words += f", Python {facts.python}, {facts.system} {facts.machine}"
         if facts.note:
             words += f", {facts.note}"
@@ -796,13 +775,13 @@ class Plugin:
         if not count:
             return f"{words}, all files of the tree are there already"
         amount = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size} bytes"
-        return f"{words}, shipped {count} file{'s' if count > 1 else ''} ({amount})"
+        return f"{words}, shipped {_counted(count, 'file')} ({amount})"
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.artefacts is not None and self.artefacts.troubles:
             terminalreporter.section("artefacts that could not be written", red=True)
             for path, why in self.artefacts.troubles.items():
-                terminalreporter.line(report.readable(f"{path}: {why}"))
+                terminalreporter.line(readable(f"{path}: {why}"))
         self.log.attempts.write(terminalreporter)
         if self._pump is not None:
             self._say_losses(terminalreporter, self._pump)
@@ -834,7 +813,7 @@ class Plugin:
         if verbosity(self.config) > 0:
             for place, tests in places.items():
                 for number in tests:
-                    yield f"{report.readable(self._numbers[number].nodeid)} {place}"
+                    yield f"{readable(self._numbers[number].nodeid)} {place}"
         if loss.is_back:
             yield "connected again later"
 
@@ -851,3 +830,8 @@ class Plugin:
             durations.save(cache, self._history or durations.load(cache), self._new_durations)
         if self._not_run:
             session.exitstatus = EXIT_HOSTS_LOST
+
+
+def _counted(count: int, what: str) -> str:
+    """``1 slot``, ``2 slots``."""
+    return f"{count} {what}{'s' if count > 1 else ''}"

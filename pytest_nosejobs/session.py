@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.discovery import Metadata
+from shell_runner.discovery import HOST_LOCK, Metadata, locks_of_host
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.guard import clean_line
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
+from shell_runner.words import unmet_words
 
 from . import neighbours, retries
 from .collect import ShellItem
@@ -35,11 +36,9 @@ EXIT_HOSTS_LOST = 6
 
 #: Seconds between two looks at tests that are held back for a faster host.
 _LOOK = 0.1
-
-
-#: Seconds between two looks at how hosts get on, and those behind the timeout of a test
-#: after which a host without any news of its tests is lost.
+#: Seconds between two looks at how hosts get on.
 _CHECK = 1.0
+#: Seconds behind the timeout of a test after which a host without any news of it is lost.
 _LATE = 90.0
 #: Characters of lines that wait to be shown; more are dropped.
 _LINES = 16 << 20
@@ -75,6 +74,11 @@ class Line:
     test: int
     host: str
     text: str
+
+    @property
+    def size(self) -> int:
+        """What it takes while it waits, in characters."""
+        return len(self.text) + 100
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,6 @@ class Pump(threading.Thread):
         """
         super().__init__(daemon=True, name="nosejobs pump")
         self.results: queue.SimpleQueue[list[News] | Crashed] = queue.SimpleQueue()
-        self.lost: list[HostError] = []
         self.losses: list[Loss] = []
         self._artefact = artefact
         self._forget = forget
@@ -201,7 +204,7 @@ class Pump(threading.Thread):
                 host.drop(late)
                 self._lose(host, late)
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
         """Seconds until something has to be done though nothing happens."""
         if self._schedule.is_holding:
             return _LOOK
@@ -268,7 +271,7 @@ class Pump(threading.Thread):
         elif message[0] == "line":
             line = Line(int(message[1]), host.id, str(message[2]))
             if self._lines_come - self.lines_shown < _LINES:
-                self._lines_come += len(line.text) + 100
+                self._lines_come += line.size
                 yield line
         elif message[0] == "running":
             yield from self._take_running(host, int(message[1]), int(message[2]))
@@ -336,7 +339,6 @@ class Pump(threading.Thread):
         known = [loss for loss in self.losses if loss.error.host == error.host]
         if known and not known[-1].is_back:
             return
-        self.lost.append(error)
         loss = Loss(error)
         self.losses.append(loss)
         self.results.put([Gone(error)])
@@ -374,7 +376,7 @@ class Pump(threading.Thread):
         if command.hosts:
             words = f"lost with {lost_words(command.hosts)}"
         else:
-            words = "; ".join(f"{error.host}: {error.cause}" for error in self.lost)
+            words = "; ".join(f"{loss.error.host}: {loss.error.cause}" for loss in self.losses)
         if command.labels:
             words = f"requires {', '.join(command.labels)}, {words}"
         attempt, words = self._tests[command.test].attempt, words + self._late
@@ -399,20 +401,11 @@ def lost_words(hosts: Sequence[str]) -> str:
 
 def needs_of(metadata: Metadata) -> Needs:
     """What the schedule has to know of a test."""
-    per_host = {name for name in metadata.locks if name.startswith("host:")}
     return Needs(
-        locks=frozenset(metadata.locks) - per_host,
-        host_locks=frozenset(per_host),
+        locks=frozenset(name for name in metadata.locks if not name.startswith(HOST_LOCK)),
+        host_locks=frozenset(locks_of_host(metadata)),
         serial=metadata.serial,
         labels=frozenset(metadata.requires),
-    )
-
-
-def locks_of_host(metadata: Metadata) -> tuple[str, ...]:
-    """The names of its ``host:`` locks, as the host knows them."""
-    prefix = "host:"
-    return tuple(
-        sorted(name.removeprefix(prefix) for name in metadata.locks if name.startswith(prefix))
     )
 
 
@@ -426,17 +419,6 @@ def waiting_words(kind: str, name: str) -> str:
     if kind not in words:
         raise ValueError(f"waits for {kind!r}")
     return words[kind]
-
-
-def unmet_words(labels: Sequence[str], missing: Sequence[str], hosts: Sequence[str]) -> str:
-    """``requires docker: no host of this run has it (hosts: a, b)``."""
-    if len(labels) == 1:
-        what = "it"
-    else:
-        what = ", ".join(missing) if len(missing) < len(labels) else "all of them"
-    return (
-        f"requires {', '.join(labels)}: no host of this run has {what} (hosts: {', '.join(hosts)})"
-    )
 
 
 class Loop:
@@ -477,7 +459,7 @@ class Loop:
                 self._check()
             else:
                 if isinstance(news, Line):
-                    pump.lines_shown += len(news.text) + 100
+                    pump.lines_shown += news.size
                 self._plugin.tell(news)
         return True
 

@@ -10,7 +10,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from . import remote
+from . import host_code
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
 
@@ -35,11 +35,10 @@ def zipapp() -> bytes:
     """The program; the same bytes for the same code."""
     buffer = io.BytesIO(_SHEBANG)
     buffer.seek(0, os.SEEK_END)
-    folder = Path(remote.__file__).parent
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, "__main__.py", _MAIN.encode("ascii"))
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".sql")):
-            _add(archive, f"nosejobs_host/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        for name, data in host_code.files():
+            _add(archive, name, data)
     return buffer.getvalue()
 
 

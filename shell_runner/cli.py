@@ -1,4 +1,4 @@
-"""The command ``nosejobs``: groups ``ca`` and ``agent``; other packages add theirs.
+"""The command ``nosejobs``: groups ``ca``, ``agent`` and ``job``; other packages add theirs.
 
 Owns words and exit statuses of the command line.  What it does is done elsewhere.  A package
 adds a group by an entry point in ``nosejobs.commands``.
@@ -6,7 +6,6 @@ adds a group by an entry point in ``nosejobs.commands``.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +39,13 @@ class _Main(_Group):
     """Knows the groups of other packages too; one that cannot be loaded says so when used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_others().names})
+        return sorted({*super().list_commands(ctx), "job", *_others().names})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name == "job":
+            from .job_cli import job  # what it needs takes a while to load
+
+            return job
         found = super().get_command(ctx, name)
         if found is not None or name not in _others().names:
             return found
@@ -54,6 +57,8 @@ class _Main(_Group):
 
 
 def _others() -> Any:
+    from importlib.metadata import entry_points  # takes longer to load than most commands run
+
     return entry_points(group="nosejobs.commands")
 
 

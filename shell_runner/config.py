@@ -92,11 +92,11 @@ def _host(path: Path, name: str, entry: Any) -> HostEntry:
         raise BadConfig(f"{path}: {where}.slots must be a whole number above 0, not {slots!r}")
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise BadConfig(f"{path}: {where}.labels must be a list of strings, not {labels!r}")
-    cache = None if "cache" not in table else _size(f"{path}: {where}.cache", table["cache"])
+    cache = None if "cache" not in table else size(f"{path}: {where}.cache", table["cache"])
     return HostEntry(name, spec, slots, tuple(labels), cache)
 
 
-def _size(where: str, value: Any) -> int:
+def size(where: str, value: Any) -> int:
     """``"4GiB"``, ``"500 MB"``, or a number of bytes."""
     if type(value) is int and value >= 0:
         return value

@@ -44,3 +44,12 @@ class CannotOpen(HostError):
 
 class HostLost(HostError):
     """A host was lost while it had work."""
+
+
+class JobRefused(NosejobsError):
+    """A host's queue refuses a request."""
+
+    def __init__(self, host: str, kind: str, words: str, hint: str = "") -> None:
+        self.host = host
+        self.kind = kind
+        super().__init__(f"host {host}: {words}" + (f"\n  try: {hint}" if hint else ""))

@@ -25,7 +25,7 @@ from typing import Any
 
 import execnet
 
-from . import proxy, remote
+from . import host_code, proxy
 from .errors import CannotOpen
 from .guard import clean as clean
 from .hosts import HostSpec
@@ -80,12 +80,10 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 def code() -> tuple[str, bytes]:
     """The zip of all that runs on a host, and its digest."""
     buffer = io.BytesIO()
-    folder = Path(remote.__file__).parent
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".sql")):
-            name = "nosejobs_host/" + path.relative_to(folder).as_posix()
+        for name, contents in host_code.files():
             # A fixed date: the digest depends on the contents alone.
-            archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
+            archive.writestr(zipfile.ZipInfo(name), contents)
     data = buffer.getvalue()
     return hashlib.sha256(data).hexdigest(), data
 
@@ -99,12 +97,15 @@ class Gateway:
         on_frame: OnFrame,
         cancel: threading.Event | None = None,
         silence: float = 0.0,
+        program: str = "",
     ) -> None:
         """Open the host; raises CannotOpen, also soon after ``cancel`` has been set.
 
         ``silence``: seconds of a dead network to put up with; 0: as the way to it has it.
+        ``program``: the module that answers there; empty: that of live runs.
         """
         self.spec = spec
+        self._program = program
         self._silence = silence
         #: Seconds there and back, measured once.
         self.latency = 0.0
@@ -170,9 +171,12 @@ class Gateway:
                 raise CannotOpen(self.spec.id, complaint, "//python=… in the host's spec")
             digest, data = code()
             begin = time.monotonic()
-            channel.send(digest.encode("ascii"))
+            channel.send(f"{digest} {self._program}".strip().encode("ascii"))
             answer = channel.receive(OPEN_TIMEOUT)
             self.latency = time.monotonic() - begin
+            if answer.startswith(b"cannot: "):
+                words = clean(answer[8:].decode("ascii", "replace"))
+                raise CannotOpen(self.spec.id, words, "//python=… in the host's spec")
             if answer == b"need":
                 channel.send(data)
         except _CHANNEL_ERRORS as error:

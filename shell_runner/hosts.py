@@ -17,6 +17,7 @@ from typing import Any
 from .config import HostEntry, suggestion
 from .errors import BadSpec
 from .remote.machine import cores
+from .remote.sockets import PORT as AGENT_PORT
 from .remote.upkeep import LIMIT
 
 _KINDS = ("agent", "popen", "ssh")
@@ -24,8 +25,6 @@ _COMMON = ("slots", "python", "id", "labels")
 #: What only hosts of a kind can have.
 _OWN = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_config",)}
 _OPTIONS = (*_KINDS, *_COMMON, *(each for own in _OWN.values() for each in own))
-#: Where agents listen unless told otherwise.
-AGENT_PORT = 7422
 #: Slots of one host: each is a process, and runs others.
 MOST_SLOTS = 1024
 _STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)

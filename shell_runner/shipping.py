@@ -82,10 +82,14 @@ def scan(
     tests: Iterable[str],
     selection: Selection = Selection(),
     progress: Progress = _silent,
+    whole: bool = False,
 ) -> Tree:
-    """The manifest of the tree at ``root``; ``tests`` are relative paths that go in any case."""
-    listed = _git_files(root)
-    paths = set(_walk(root) if listed is None else listed)
+    """The manifest of the tree at ``root``; ``tests`` are relative paths that go in any case.
+
+    ``whole``: it is no source tree; git, and which folders are usually ignored, mean nothing.
+    """
+    listed = None if whole else _git_files(root)
+    paths = set(_walk(root, () if whole else IGNORED_FOLDERS) if listed is None else listed)
     named = set(_included(root, selection.include))
     is_secret, is_excluded = _matcher(SECRETS, re.IGNORECASE), _matcher(selection.exclude)
     secrets = {path for path in paths - named if is_secret(path)}
@@ -95,6 +99,18 @@ def scan(
     entries = tuple(each for each in found if isinstance(each, Entry))
     left = [f"{path}: looks like a secret" for path in sorted(secrets)]
     return Tree(root, entries, (*left, *(each for each in found if isinstance(each, str))))
+
+
+def archive(path: Path) -> Tree:
+    """An archive as a tree of one file; raises UsageError."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _cannot_ship(os.fspath(path), error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"cannot ship {path}: neither a folder nor a file")
+    digest, size = _digest(os.fspath(path), _Count(found.st_size, _silent)) or ("", 0)
+    return Tree(path.parent, (check(Entry(path.name, FILE, 0o644, digest, size)),))
 
 
 def _git_files(root: Path) -> list[str] | None:
@@ -346,6 +362,11 @@ class _Exchange:
         self._send, self._await, self._progress = send, await_message, progress
         self._manifest = _manifest(tree.entries)
 
+    @property
+    def manifest(self) -> tuple[str, int]:
+        """Digest and size of its first part: the name of the whole tree."""
+        return _sha256(self._manifest[0]), len(self._manifest[0])
+
     def ask(self) -> _Need:
         """What the host lacks; parts of the manifest that it has not seen go there first."""
         answer = self._ask()
@@ -443,12 +464,47 @@ def ship(
     ``limit``: bytes that the host may keep for later runs.
     """
     exchange = _Exchange(tree, send, await_message, progress)
+    files = _bring(exchange)
+    root = exchange.unpack(limit)
+    return Shipped(root, files, exchange.done, exchange.wire)
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A tree whose contents are all on a host."""
+
+    #: Of the first part of its manifest.
+    digest: str
+    size: int
+    #: Files that were sent, in whole or in part.
+    files: int
+    #: Bytes of all frames that were sent.
+    wire: int
+
+
+def named(tree: Tree) -> tuple[str, int]:
+    """What a whole tree is called: digest and size of the first part of its manifest."""
+    first = _manifest(tree.entries)[0]
+    return _sha256(first), len(first)
+
+
+def bring(
+    tree: Tree, send: Send, await_message: Await, progress: Progress = _silent
+) -> Brought:
+    """The same without unpacking: for who unpacks it later, by the digest of its manifest."""
+    exchange = _Exchange(tree, send, await_message, progress)
+    files = _bring(exchange)
+    digest, size = exchange.manifest
+    return Brought(digest, size, files, exchange.wire)
+
+
+def _bring(exchange: _Exchange) -> int:
+    """Manifest, what is missing, contents; how many files were sent."""
     need = exchange.ask()
     exchange.files(need)
     if need.large:
         _make_sure(exchange)
-    root = exchange.unpack(limit)
-    return Shipped(root, len(need.entries), exchange.done, exchange.wire)
+    return len(need.entries)
 
 
 def _make_sure(exchange: _Exchange) -> None:

@@ -2,7 +2,7 @@
 
 Owns the dialling of an agent (or the waiting for one that dials out), the check of its
 name, the hello, and the words for what can go wrong.  Must not know execnet or frames.
-Imports nothing of ours: the proxy is run by its path.
+Imports next to nothing of ours: each connection has a proxy that starts anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-PORT = 7422
+from .remote.sockets import PORT, SILENCE, tune
+from .remote.tls_state import TlsState
+
 #: Seconds to connect and shake hands; and to wait for an agent that dials out.
 TIMEOUT = 10.0
 LISTEN_TIMEOUT = 25.0
@@ -30,9 +32,6 @@ _ANSWER = 1 << 14
 _CHUNK = 1 << 18
 #: Encrypted bytes that may wait for the kernel.
 _BACKLOG = 1 << 18
-#: Seconds of a silent network after which a connection is dead.
-SILENCE = 15.0
-_KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
 #: Unknown peers at a time, while we wait for an agent.
 _STRANGERS = 16
 
@@ -56,9 +55,8 @@ class TlsTransport:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
         self._sock = sock
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._state = TlsState(context, name=name)
+        self._tls, self._outgoing = self._state.tls, self._state.outgoing
         #: Encrypted bytes that the kernel has not taken.
         self._unsent = memoryview(b"")
         self._more = False
@@ -94,29 +92,17 @@ class TlsTransport:
                 data = self._sock.recv(_CHUNK)
             except (BlockingIOError, InterruptedError):
                 break
-            if data:
-                self._incoming.write(data)
-            else:
-                self._incoming.write_eof()
+            self._state.received(data)
             parts = self._decrypt()
         self._flush()
         return parts if parts or self._ended else None
 
     def _decrypt(self) -> bytes:
-        parts = bytearray()
-        while not self._ended:
-            if len(parts) >= _CHUNK:
-                self._more = True
-                break
-            try:
-                data = self._tls.read(_CHUNK)
-            except ssl.SSLWantReadError:
-                break
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                data = b""
-            self._ended = not data
-            parts += data
-        return bytes(parts)
+        if self._ended:
+            return b""
+        parts, self._ended = self._state.decrypt(_CHUNK)
+        self._more = len(parts) >= _CHUNK and not self._ended
+        return parts
 
     def unread(self, data: bytes) -> None:
         """Bytes that the next read() shall have."""
@@ -164,10 +150,7 @@ class TlsTransport:
                 except ssl.SSLWantReadError:
                     self._flush()
                     data = self._sock.recv(_CHUNK)
-                if data:
-                    self._incoming.write(data)
-                else:
-                    self._incoming.write_eof()
+                self._state.received(data)
         except (BlockingIOError, InterruptedError):
             return False
         except ssl.SSLError:
@@ -292,19 +275,6 @@ def _check_bundle(path: str) -> None:
 
 
 # -- finding the agent --------------------------------------------------------------
-
-
-def tune(sock: socket.socket, silence: float) -> None:
-    """Notice a dead network, and send small messages at once."""
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name in _KEEPALIVE:
-        if hasattr(socket, name):
-            option = getattr(socket, name)
-            sock.setsockopt(socket.IPPROTO_TCP, option, max(int(silence / 3), 1))
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence * 1000))
 
 
 def _dial(target: _Target, context: ssl.SSLContext, deadline: float) -> TlsTransport:

@@ -17,9 +17,12 @@ import socket
 import sys
 from typing import List, Optional, Tuple
 
-from . import tree
+from . import starting, tree
+from .connection import Kept
 from .credentials import BadCredentials
-from .door import PORT, Door, Options, Peer, log
+from .door import Door, Options, Peer, log
+from .porter import Porter
+from .sockets import PORT
 
 _BACKLOG = 1024
 _UNIT = """\
@@ -152,6 +155,17 @@ def _write_port(path: str, port: int) -> None:
     os.replace(temporary, path)
 
 
+def _porter() -> Optional[Porter]:
+    """Who starts the worker of durable jobs; without them an agent is an agent still."""
+    try:
+        from . import queue  # needs sqlite3, which a stripped Python lacks
+
+        return Porter(queue.folder(), Kept.alive)
+    except (ImportError, OSError) as error:
+        log("trouble", reason="no durable jobs here: %s" % error)
+        return None
+
+
 async def _run(options: Options) -> None:
     loop = asyncio.get_event_loop()
     stopped = asyncio.Event()
@@ -169,12 +183,17 @@ async def _run(options: Options) -> None:
             _write_port(options.port_file, port)
         work = door.listen(listener)
     door.warn()
+    porter = _porter()
+    if porter is not None:
+        porter.begin()
     tasks = [loop.create_task(work), loop.create_task(stopped.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
     trouble = (await asyncio.gather(*tasks, return_exceptions=True))[0]
     await door.stop()
+    if porter is not None:
+        porter.close()
     if isinstance(trouble, Exception):
         raise trouble
     log("stopped")
@@ -188,6 +207,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         sys.stdout.write(unit(words))
         return 0
     tree.become_subreaper()
+    os.environ[starting.BEHIND] = "1"
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         asyncio.run(_run(_options(arguments)))

@@ -13,17 +13,26 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from typing import Any, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 _NEEDED = ("ctypes", "fcntl", "json", "resource", "select", "zlib")
+#: What hosts of jobs need beside that.
+_NEEDED_FOR_JOBS = ("sqlite3", "ssl", "bz2", "lzma")
+#: The modules that can be asked for.
+_PROGRAMS = ("serve", "desk")
 
 
 def complaint() -> str:
     """Why this interpreter cannot be a host; an empty text if it can."""
     if sys.version_info < (3, 8):
         return "Python >= 3.8 is needed, this is %s" % sys.version.split()[0]
+    return lacks(_NEEDED)
+
+
+def lacks(names: Iterable[str]) -> str:
+    """Which of these modules are missing, in words; an empty text if none is."""
     missing = []
-    for name in _NEEDED:
+    for name in names:
         try:
             importlib.import_module(name)
         except ImportError:
@@ -99,13 +108,18 @@ def main(channel: Any) -> None:
     channel.send(words.encode("ascii", "replace"))
     if words:
         return
-    digest = channel.receive().decode("ascii")
+    # "DIGEST" for a live run, as ever; "DIGEST desk" for jobs.
+    digest, _, program = channel.receive().decode("ascii").partition(" ")
+    words = lacks(_NEEDED_FOR_JOBS) if program == "desk" else ""
+    if words or (program and program not in _PROGRAMS):
+        channel.send(("cannot: " + (words or program)).encode("ascii", "replace"))
+        return
     path = find(digest)
     channel.send(b"have" if path else b"need")
     if path is None:
         path = unpack(digest, channel.receive())
     sys.path.insert(0, path)
-    importlib.import_module("nosejobs_host.serve").main(channel)
+    importlib.import_module("nosejobs_host." + (program or "serve")).main(channel)
 
 
 if __name__ == "__channelexec__":

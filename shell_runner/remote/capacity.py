@@ -272,6 +272,11 @@ def folders() -> Iterator[str]:
     yield os.path.join(tempfile.gettempdir(), ".nosejobs-state-%d" % os.getuid())
 
 
+def host_folder(base: str) -> str:
+    """Below ``base``, what is kept of this host: a home can be on a network and be many hosts'."""
+    return os.path.join(base, "hosts", file_name(os.uname().nodename))
+
+
 def shared() -> Shared:
     """The capacity of this host; OSError that says why if no folder can hold it."""
     troubles: List[str] = []
@@ -280,15 +285,15 @@ def shared() -> Shared:
         if troubles:
             note = "slots and locks are kept in %s (%s)" % (folder, troubles[0])
         try:
-            _make_private(folder)
-            # A home can be on a network and be that of many hosts.
-            return Shared(os.path.join(folder, "hosts", file_name(os.uname().nodename)), note)
+            make_private(folder)
+            return Shared(host_folder(folder), note)
         except OSError as error:
             troubles.append("%s: %s" % (folder, error.strerror or error))
     raise OSError("no folder can hold the locks of this host: %s" % "; ".join(troubles))
 
 
-def _make_private(folder: str) -> None:
+def make_private(folder: str) -> None:
+    """Make it if need be; OSError if anybody else could have put something there."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
     found = os.lstat(folder)
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):

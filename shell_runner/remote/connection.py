@@ -15,14 +15,11 @@ from typing import Any, Awaitable, Dict, Optional, Set
 
 from . import keeper, tree
 from .secured import Stream
+from .sockets import SILENCE, tune
 
 #: What the controller says first, and what we understand.
 PROTOCOL = 1
 _HELLO = 1 << 16
-#: Seconds of a silent network after which a connection is dead, unless its hello says another.
-SILENCE = 15.0
-_KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
-_TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 _CHUNK = 1 << 16
 #: Seconds for a keeper to start its interpreter.
 _START = 20.0
@@ -60,7 +57,7 @@ def parse_hello(line: bytes) -> Dict[str, Any]:
 class Kept:
     """A keeper process, its control socket, and the interpreter's end of stdin and stdout."""
 
-    #: All that live: whatever else is a child of ours has lost its keeper.
+    #: All that live, and the worker of durable jobs: another child of ours has lost its keeper.
     alive: "Set[int]" = set()
 
     def __init__(self) -> None:
@@ -241,16 +238,3 @@ async def _finish(work: Awaitable[None]) -> None:
     if cancelled is not None:
         raise cancelled
     task.result()
-
-
-def tune(sock: socket.socket, silence: float = SILENCE) -> None:
-    """Notice a dead network, and send small messages at once."""
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name in _KEEPALIVE:
-        if hasattr(socket, name):
-            option = getattr(socket, name)
-            sock.setsockopt(socket.IPPROTO_TCP, option, max(int(silence / 3), 1))
-    if sys.platform.startswith("linux"):
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(silence * 1000))

@@ -15,11 +15,11 @@ import time
 from typing import Dict, NamedTuple, Optional, Set, Tuple
 
 from . import credentials
-from .connection import Connection, Refused, tune
+from .connection import Connection, Refused
 from .credentials import Credentials
 from .secured import Stream
+from .sockets import PORT, tune
 
-PORT = 7422
 #: Seconds between two attempts to dial out: from the first on, and at most.
 _BACKOFF = (1.0, 10.0)
 _DAY = 86400.0

@@ -132,6 +132,8 @@ class Problem:
     HOST_LOST = "host-lost"
     CANCELLED = "cancelled"
     UNMET = "unmet-requirement"
+    #: What had to succeed before it has not: the job's install command, its unpacking.
+    NOT_RUN = "not-run"
 
 
 class Execution(NamedTuple):

@@ -37,12 +37,14 @@ CREATE TABLE job (
 -- What waits, in its order.
 CREATE INDEX job_waiting ON job (state, priority DESC, number);
 
--- The tests of a job: node id and row of a Test, by their number.
+-- What is listed by its state, and what the packages take of the disk.
+CREATE INDEX job_listed ON job (state, number, size);
+
+-- The tests of a job, by their place in it.
 CREATE TABLE test (
     job         INTEGER NOT NULL REFERENCES job ON DELETE CASCADE,
     number      INTEGER NOT NULL,
-    nodeid      TEXT NOT NULL,
-    row         TEXT NOT NULL,              -- JSON: model.Test
+    row         TEXT NOT NULL,              -- JSON: job.JobTest
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 
@@ -83,6 +85,8 @@ CREATE TABLE outbox (
     due         REAL NOT NULL DEFAULT 0,
     trouble     TEXT NOT NULL DEFAULT ''
 );
+
+CREATE INDEX outbox_due ON outbox (due);
 
 -- The worker that is at work, if there is one.
 CREATE TABLE worker (

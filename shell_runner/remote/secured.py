@@ -1,7 +1,7 @@
 """One TLS connection, server side, in asyncio.
 
-Owns the TLS state between a socket and those who read and write.  asyncio's own
-TLS differs from version to version, and none of them tells a peer why it is refused;
+Owns what goes between a socket, the TLS state, and those who read and write.  asyncio's
+own TLS differs from version to version, and none of them tells a peer why it is refused;
 here the state machine is ours and the socket is plain.  Must not know what is said.
 """
 
@@ -9,6 +9,8 @@ import asyncio
 import socket
 import ssl
 from typing import Dict
+
+from .tls_state import TlsState
 
 _CHUNK = 1 << 16
 #: What read() hands out at most, so that one record at a time does not cost a turn each.
@@ -24,9 +26,8 @@ class Stream:
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self.sock = sock
         self._loop = asyncio.get_event_loop()
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._state = TlsState(context, server_side=True)
+        self._tls, self._outgoing = self._state.tls, self._state.outgoing
         self._sending = asyncio.Lock()
         self._has_answered = False
 
@@ -47,11 +48,7 @@ class Stream:
                 raise
 
     async def _fill(self) -> None:
-        data = await self._loop.sock_recv(self.sock, _CHUNK)
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
+        self._state.received(await self._loop.sock_recv(self.sock, _CHUNK))
 
     async def _flush(self) -> None:
         async with self._sending:
@@ -67,26 +64,12 @@ class Stream:
     async def read(self) -> bytes:
         """Some bytes; none at the end.  Raises OSError."""
         while True:
-            parts, ended = self._decrypt()
+            parts, ended = self._state.decrypt(_BATCH)
             if self._outgoing.pending:
                 await self._flush()
             if parts or ended:
                 return parts
             await self._fill()
-
-    def _decrypt(self) -> "tuple[bytes, bool]":
-        parts = bytearray()
-        while len(parts) < _BATCH:
-            try:
-                data = self._tls.read(_CHUNK)
-            except ssl.SSLWantReadError:
-                return bytes(parts), False
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return bytes(parts), True
-            if not data:
-                return bytes(parts), True
-            parts += data
-        return bytes(parts), False
 
     async def write(self, data: bytes) -> None:
         """Returns when the kernel has taken all of it; raises OSError."""

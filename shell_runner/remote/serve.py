@@ -17,7 +17,8 @@ import time
 import traceback
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 
-from . import capacity, contents, place, store, tree, upkeep
+from . import capacity, place, store, tree, upkeep
+from .intake import Intake
 from .machine import cores, facts
 from .model import Execution, Problem, Setup, Test
 from .outputs import pieces
@@ -76,8 +77,7 @@ class Serve:
         self.slots: Dict[int, SlotProcess] = {}
         self.setup: Optional[Setup] = None
         self.folder, self._lock = store.work_folder()
-        self.entries: List[store.Entry] = []
-        self.store: Optional[store.Store] = None
+        self.intake: Optional[Intake] = None
         self._blobs = threading.Semaphore(_BLOBS)
         self.connected = True
         self.running = True
@@ -115,12 +115,17 @@ class Serve:
             self._blobs.release()  # the receiving thread must not wait for ever
             self._end_slots()
             self.capacity.close()
-            if self.store is not None:
-                self.store.end()
+            if self.intake is not None:
+                self.intake.store.end()
             os.chdir("/")
             place.remove(self.folder)
         if self.connected:
             self.channel.send(pack([["bye"]]))
+
+    def close(self) -> None:
+        """For who goes on after a session: nobody may send to it any more."""
+        for descriptor in (self._wake_read, self._wake_write, self._lock):
+            os.close(descriptor)
 
     def _receive(self, frame: Any) -> None:
         """Called by the gateway's receiving thread."""
@@ -181,7 +186,7 @@ class Serve:
             return
         found = unpack(frame)
         if isinstance(found, tuple):
-            self._take_blob(*found)
+            self._intake().take(*found)
             self._blobs.release()
             self.say("took")  # over a slow line, a ping would be behind all that is on its way
             return
@@ -271,39 +276,22 @@ class Serve:
     def _root(self) -> str:
         return os.path.join(self.folder, "tree")
 
-    def _store(self) -> store.Store:
-        if self.store is None:
-            self.store = store.Store(store.cache_folder())
-        return self.store
+    def _intake(self) -> Intake:
+        if self.intake is None:
+            self.intake = Intake(store.Store(store.cache_folder()))
+        return self.intake
 
     def _answer_missing(self, digest: str, size: int) -> None:
         """The manifest by its digest: only what is new of it here is asked for."""
-        self._store().begin()
-        self.entries, parts = self._store().manifest(digest, size)
-        if parts:
-            self.say("missing", None, parts)
-        else:
-            self.say("missing", *self._store().missing(self.entries))
-
-    def _take_blob(self, header: Any, body: bytes) -> None:
-        """``files`` by their numbers in the manifest, or a ``piece`` of one by its digest."""
-        kind, encoding, size, *rest = header
-        data = contents.decode(encoding, size, body)
-        if kind == "piece":
-            digest, offset, last = rest
-            self._store().append(digest, offset, data, last)
-            return
-        at = 0
-        for entry in map(self.entries.__getitem__, rest[0]):
-            self._store().add(entry.digest, data[at : at + entry.size])
-            at += entry.size
+        self.say("missing", *self._intake().missing(digest, size))
 
     def _unpack(self, limit: int) -> None:
         os.mkdir(self._root, 0o755)
-        there = self._store()
-        there.unpack(self.entries, self._root)
+        intake = self._intake()
+        there = intake.store
+        there.unpack(intake.entries, self._root)
         there.end()
-        self.entries = []
+        intake.entries = []
         self.say("unpacked", self._root)
         upkeep.start(there.cache, limit, there.added)
 

@@ -116,14 +116,15 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
-    def _path(self, digest: str) -> str:
+    def path(self, digest: str) -> str:
+        """Where the file of this digest is, or will be."""
         if not is_digest(digest):
             raise ValueError("not a digest: %r" % digest)
         return os.path.join(self.folder, digest[:2], digest[2:])
 
     def holds(self, digest: str, size: int) -> bool:
         """Whether a file is here, whole; it counts as used now."""
-        path = self._path(digest)
+        path = self.path(digest)
         try:
             found = os.stat(path)
         except OSError:
@@ -162,7 +163,7 @@ class Store:
 
     def _piece_of(self, digest: str) -> Partial:
         if digest not in self._partial:
-            self._path(digest)
+            self.path(digest)
             self._partial[digest] = Partial(self.folder, digest)
         return self._partial[digest]
 
@@ -170,7 +171,7 @@ class Store:
         """Keep a whole file; ValueError if the bytes are not those of the digest."""
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError("contents do not have the digest %s" % digest)
-        path = self._path(digest)
+        path = self.path(digest)
         temporary = path + self._suffix
         try:
             file = open(temporary, "wb", buffering=0)
@@ -192,7 +193,7 @@ class Store:
         if not last:
             return True
         del self._partial[digest]
-        path = self._path(digest)
+        path = self.path(digest)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self.added += 1
         return partial.finish(path)
@@ -211,7 +212,7 @@ class Store:
         return [check(Entry(*row)) for part, _ in parts for row in self._read_json(part)], []
 
     def _read_json(self, digest: str) -> List[Any]:
-        with open(self._path(digest), "rb") as file:
+        with open(self.path(digest), "rb") as file:
             rows: List[Any] = json.loads(file.read().decode("ascii"))
         return rows
 
@@ -227,7 +228,7 @@ class Store:
             if entry.kind == LINK:
                 os.symlink(entry.digest, path)
             else:
-                _copy(self._path(entry.digest), path, entry)
+                _copy(self.path(entry.digest), path, entry)
 
 
 def _sound(source: str, data: bytes, entry: Entry) -> bytes:
@@ -262,10 +263,8 @@ def work_folder() -> "tuple[str, int]":
 
     Folders whose owner has died (nobody holds their lock) are removed first.
     """
+    sweep()
     parent = tempfile.gettempdir()
-    for name in os.listdir(parent):
-        if name.startswith(_WORK):
-            _sweep(os.path.join(parent, name))
     # It gets its name only when it is locked: another session may be sweeping.
     nameless = tempfile.mkdtemp(prefix="." + _WORK, dir=parent)
     descriptor = os.open(os.path.join(nameless, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -273,6 +272,14 @@ def work_folder() -> "tuple[str, int]":
     folder = os.path.join(parent, os.path.basename(nameless)[1:])
     os.rename(nameless, folder)
     return folder, descriptor
+
+
+def sweep() -> None:
+    """Remove the folders of sessions that have died."""
+    parent = tempfile.gettempdir()
+    for name in os.listdir(parent):
+        if name.startswith(_WORK):
+            _sweep(os.path.join(parent, name))
 
 
 def forsake(folder: str) -> None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import time
-from typing import Iterator, List, Tuple
+from typing import Callable, Iterator, List, Set, Tuple
 
 BLOBS = "blobs"
 _LOCK = "blobs.lock"
@@ -66,8 +66,34 @@ def keep_bound(cache: str, limit: int) -> int:
         os.close(lock)
 
 
+def keep_referred(cache: str, limit: int, referred: Callable[[], Set[str]]) -> int:
+    """Like ``keep_bound``, of a store whose files may be referred to by their digests.
+
+    ``referred`` is asked once nobody can bring or want a file; it is not if the store is small.
+    """
+    folder = os.path.join(cache, BLOBS)
+    try:
+        lock = os.open(os.path.join(cache, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files = sorted(_files(folder))
+        if sum(size for _, size, _ in files) <= limit:
+            return 0
+        spared = {os.path.join(folder, each[:2], each[2:]) for each in referred()}
+        return _remove([each for each in files if each[2] not in spared], limit)
+    except OSError:
+        return 0
+    finally:
+        os.close(lock)
+
+
 def _remove_least_used(folder: str, limit: int) -> int:
-    files = sorted(_files(folder))
+    return _remove(sorted(_files(folder)), limit)
+
+
+def _remove(files: List[Tuple[float, int, str]], limit: int) -> int:
     left = sum(size for _, size, _ in files)
     removed = 0
     for used, size, path in files:

@@ -21,6 +21,7 @@ _PROBLEMS: Dict[str, str] = {
     Problem.HOST_LOST: "host lost",
     Problem.CANCELLED: "cancelled",
     Problem.UNMET: "not run",
+    Problem.NOT_RUN: "not run",
 }
 
 _INFRASTRUCTURE = frozenset([Problem.SLOT_DIED, Problem.HOST_LOST, Problem.CANCELLED])

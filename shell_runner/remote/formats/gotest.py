@@ -20,12 +20,11 @@ from .bounds import (
     MAX_HELD,
     MAX_MESSAGE,
     MAX_PROPERTIES,
-    Collector,
     Excerpt,
     clip,
     seconds,
 )
-from .lines import MAX_JSON_LINE, Lines, json_object, text_of
+from .lines import EventReader, text_of
 
 NAME = "gotest"
 
@@ -70,41 +69,23 @@ class _Package:
         self.bad = False
 
 
-class Reader:
+class Reader(EventReader):
     """Reads one stream of events."""
 
     def __init__(self, forced: bool = False) -> None:
-        self.refused = False
-        self._claimed = False
-        self._forced = forced
-        self._lines = Lines(MAX_JSON_LINE)
-        self._kept = Collector()
+        super().__init__(forced)
         self._packages: Dict[str, _Package] = {}
         #: What the compiler said, by import path; and which of those failed.
         self._builds: Dict[str, Excerpt] = {}
         self._broken: Dict[str, bool] = {}
-        self._problem = ""
         self._skipped = False
         self._ended = False
         self._open = 0
         self._held = 0
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
-        if self.refused:
-            return
-        for lines in self._lines.feed(data):
-            for line in lines:
-                self._line(line)
-            if self.refused:
-                return
-
     def close(self) -> Optional[Parsed]:
         """The cases, or None if this is not of go test."""
-        if not self.refused:
-            for line in self._lines.end():
-                self._line(line)
-        if not (self._claimed or self._forced):
+        if not self._end():
             return None
         for name in list(self._packages):
             self._trouble("the package %s did not end" % clip(name, 200))
@@ -117,23 +98,15 @@ class Reader:
         skip = "no test files" if self._skipped and not self._kept.cases else None
         return Parsed(NAME, self._kept.cases, self._problem or self._kept.problem, skip)
 
-    def _line(self, line: str) -> None:
-        if self.refused or not line.strip():
-            return
-        event = json_object(line.strip())
-        action = text_of(event, "Action") if event is not None else ""
-        if event is None or action not in _ACTIONS or not _subject(event):
-            # Others may print between the events, but not before the first.
-            self.refused = not (self._claimed or self._forced)
-            return
-        self._claimed = True
+    def _take(self, event: Dict[str, Any]) -> bool:
+        action = text_of(event, "Action")
+        if action not in _ACTIONS or not _subject(event):
+            return False
         if action.startswith("build-"):
             self._take_build(action, event)
         elif text_of(event, "Package"):
             self._take_package(action, event)
-
-    def _trouble(self, why: str) -> None:
-        self._problem = self._problem or why
+        return True
 
     # -- builds --------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ outcome; both must agree with what stood between.
 from typing import Any, Dict, Optional, Tuple
 
 from ..model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, Case, Parsed
-from .bounds import MAX_CASES, MAX_DETAILS, MAX_MESSAGE, Collector, Excerpt, clip, seconds
-from .lines import MAX_JSON_LINE, Lines, count_of, json_object, text_of
+from .bounds import MAX_CASES, MAX_DETAILS, MAX_MESSAGE, Excerpt, clip, seconds
+from .lines import EventReader, count_of, text_of
 
 NAME = "libtest"
 
@@ -34,57 +34,31 @@ class _Suite:
         self.running: Dict[str, bool] = {}
 
 
-class Reader:
+class Reader(EventReader):
     """Reads one stream of events."""
 
     def __init__(self, forced: bool = False) -> None:
-        self.refused = False
-        self._claimed = False
-        self._forced = forced
-        self._lines = Lines(MAX_JSON_LINE)
-        self._kept = Collector()
+        super().__init__(forced)
         self._suite: Optional[_Suite] = None
-        self._problem = ""
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
-        if self.refused:
-            return
-        for lines in self._lines.feed(data):
-            for line in lines:
-                self._line(line)
-            if self.refused:
-                return
 
     def close(self) -> Optional[Parsed]:
         """The cases, or None if this is not of libtest."""
-        if not self.refused:
-            for line in self._lines.end():
-                self._line(line)
-        if not (self._claimed or self._forced):
+        if not self._end():
             return None
         self._cut_off()
         if not self._claimed:
             self._trouble("no events of libtest in the output")
         return Parsed(NAME, self._kept.cases, self._problem or self._kept.problem)
 
-    def _line(self, line: str) -> None:
-        if self.refused or not line.strip():
-            return
-        event = json_object(line.strip())
-        kind = text_of(event, "type") if event is not None else ""
-        if event is None or kind not in _TYPES or not (kind == "bench" or text_of(event, "event")):
-            # Tests may print between the events, but not before the first.
-            self.refused = not (self._claimed or self._forced)
-            return
-        self._claimed = True
+    def _take(self, event: Dict[str, Any]) -> bool:
+        kind = text_of(event, "type")
+        if kind not in _TYPES or not (kind == "bench" or text_of(event, "event")):
+            return False
         if kind == "suite":
             self._take_suite(text_of(event, "event"), event)
         else:
             self._take_test(kind, event)
-
-    def _trouble(self, why: str) -> None:
-        self._problem = self._problem or why
+        return True
 
     # -- suites --------------------------------------------------------------------------
 

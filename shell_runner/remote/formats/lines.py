@@ -1,12 +1,13 @@
 """From bytes in any chunks to lines of bounded length, and to JSON objects.
 
-Owns where a line ends and how it is decoded.  Knows no format.
+Owns where a line ends, how it is decoded, and when a stream is one of events at all.
+Knows no format.
 """
 
 import json
 from typing import Any, Dict, Iterator, List, Optional
 
-from .bounds import MAX_LINE
+from .bounds import MAX_LINE, Collector
 
 #: A line of JSON holds the whole output of a test, so more of it is kept.
 MAX_JSON_LINE = 256 * 1024
@@ -112,3 +113,49 @@ def count_of(event: Dict[str, Any], key: str) -> Optional[int]:
     if not isinstance(value, float) or not value.is_integer() or abs(value) > 1e15:
         return None
     return int(value)
+
+
+class EventReader:
+    """Reads one stream of JSON objects, one a line; the format says what they mean."""
+
+    def __init__(self, forced: bool = False) -> None:
+        self.refused = False
+        self._claimed = False
+        self._forced = forced
+        self._lines = Lines(MAX_JSON_LINE)
+        self._kept = Collector()
+        self._problem = ""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        if self.refused:
+            return
+        for lines in self._lines.feed(data):
+            for line in lines:
+                self._line(line)
+            if self.refused:
+                return
+
+    def _end(self) -> bool:
+        """Take what is left; whether the stream was of this format."""
+        if not self.refused:
+            for line in self._lines.end():
+                self._line(line)
+        return self._claimed or self._forced
+
+    def _line(self, line: str) -> None:
+        if self.refused or not line.strip():
+            return
+        event = json_object(line.strip())
+        if event is not None and self._take(event):
+            self._claimed = True
+        else:
+            # Others may print between the events, but not before the first.
+            self.refused = not (self._claimed or self._forced)
+
+    def _take(self, event: Dict[str, Any]) -> bool:
+        """What the format makes of an object; False: it is not one of its events."""
+        raise NotImplementedError
+
+    def _trouble(self, why: str) -> None:
+        self._problem = self._problem or why

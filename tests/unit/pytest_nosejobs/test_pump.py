@@ -72,8 +72,8 @@ def pump_with(message: Any) -> tuple[Pump, Any]:
 def test_garbage_loses_the_host(message: list[Any]) -> None:
     pump, host = pump_with(message)
     pump._take_frame(host, b"")
-    assert [error.host for error in pump.lost] == ["evil"]
-    assert pump.results.get_nowait() == [Gone(pump.lost[0])]
+    assert [loss.error.host for loss in pump.losses] == ["evil"]
+    assert pump.results.get_nowait() == [Gone(pump.losses[0].error)]
     (news,) = pump.results.get_nowait() if not pump.results.empty() else (None,)
     assert not isinstance(news, Crashed)
     assert isinstance(news, Finished)
@@ -83,7 +83,7 @@ def test_garbage_loses_the_host(message: list[Any]) -> None:
 def test_what_is_sound_is_taken() -> None:
     pump, host = pump_with(["done", ROW])
     pump._take_frame(host, b"")
-    assert not pump.lost
+    assert not pump.losses
     (news,) = pump.results.get_nowait()
     assert isinstance(news, Finished)
     assert news.execution == Execution(1)
@@ -147,7 +147,7 @@ def test_an_answer_counts_once_and_only_from_who_was_asked() -> None:
         fleet.done(host, test)
     assert fleet.finished() == [(0, 1), (1, 1)]
     assert fleet.pump._schedule.open_tests == 1
-    assert not fleet.pump.lost
+    assert not fleet.pump.losses
 
 
 def test_an_answer_of_an_earlier_attempt_does_not_end_the_next_one() -> None:
@@ -188,7 +188,7 @@ def test_artefacts_of_a_lost_host_are_void_and_late_ones_are_dropped() -> None:
     fleet.say(b, "artefact", 0, 1, "x", True, b"")
     fleet.say(a, "artefact", 0, 2, "x", True, b"")
     assert fleet.files == []
-    assert not fleet.pump.lost
+    assert not fleet.pump.losses
     fleet.end(a)
     assert fleet.void == [(0, 1)]
 
@@ -217,7 +217,7 @@ def test_a_failed_attempt_to_come_back_is_no_second_loss() -> None:
     fleet.pump._take(Ready(host, 1, 0.0))
     for _ in range(3):
         host = fleet.end(host)
-    assert len(fleet.pump.losses) == len(fleet.pump.lost) == 1
+    assert len(fleet.pump.losses) == 1
     fleet.pump._take(Ready(host, 1, 0.0))
     fleet.done(host, 0)
     assert fleet.finished() == [(0, 1)]
@@ -241,7 +241,7 @@ def test_what_is_done_in_a_frame_counts_though_the_rest_is_garbage() -> None:
     fleet.pump._take(Ready(a, 1, 0.0))
     fleet.pump._take(Ready(b, 1, 0.0))
     fleet.say(a, "")
-    assert [error.host for error in fleet.pump.lost] == ["a"]
+    assert [loss.error.host for loss in fleet.pump.losses] == ["a"]
     assert (0, 1) in fleet.finished()
 
 

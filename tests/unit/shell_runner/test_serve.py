@@ -19,8 +19,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = Serve(None)
     yield made
-    if made.store is not None:
-        made.store.end()
+    if made.intake is not None:
+        made.intake.store.end()
     for descriptor in (made._lock, made._wake_read, made._wake_write):
         os.close(descriptor)
     place.remove(made.folder)
@@ -39,7 +39,7 @@ def test_pieces_wait_in_the_connection_not_in_memory(host: Serve) -> None:
     sending.start()
     most = 0
     deadline = time.monotonic() + 20
-    while not host._store().holds(digest, 30_000):
+    while not host._intake().store.holds(digest, 30_000):
         assert time.monotonic() < deadline
         if len(host.inbox) < serve._BLOBS and sending.is_alive():
             time.sleep(0.001)  # it fills up, and no further

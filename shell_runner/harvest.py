@@ -1,0 +1,173 @@
+"""What a result package says: verified, judged, written as files that people and CI read.
+
+Owns the way from a package to outcomes, an exit status, a folder and JUnit XML.  Nothing in a
+package is believed: ``remote.package`` has verified its bytes, values are checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import HostError, UsageError
+from .guard import clean_line
+from .jobs import Client
+from .remote.job import JobTest
+from .remote.model import ERROR, FAILED, OUTCOMES, SKIPPED, Execution, Problem, Test
+from .remote.package import BadPackage, Package, open_package
+from .remote.verdict import judge
+from .told import FailedTest, Job
+
+#: Exit statuses, those of pytest: of a job whose tests all ran, and of one that had no chance.
+PASSED_STATUS, FAILED_STATUS, INFRASTRUCTURE_STATUS = 0, 1, 6
+#: How a job may have ended, and the least that its harvest exits with.
+_STATUS = {
+    "completed": PASSED_STATUS,
+    # A build that cannot be installed has failed, and so have tests that take too long.
+    "install-failed": FAILED_STATUS,
+    "timed-out": FAILED_STATUS,
+    "refused": INFRASTRUCTURE_STATUS,
+    "cancelled": INFRASTRUCTURE_STATUS,
+    "gave-up": INFRASTRUCTURE_STATUS,
+}
+
+
+@dataclass(frozen=True)
+class Harvested:
+    """What a job came to."""
+
+    #: How it ended, and what a person needs to know of that.
+    how: str
+    detail: str
+    #: Tests by outcome, as judged here.
+    outcomes: dict[str, int]
+    failed: tuple[FailedTest, ...]
+    #: What a command that is about this job exits with.
+    status: int
+
+
+def harvest(
+    client: Client,
+    job: str,
+    path: Path,
+    into: Path | None,
+    junitxml: Path | None,
+    progress: Callable[[int, int], None],
+) -> tuple[Job, Harvested]:
+    """Bring the package to ``path``, and make of it what is asked for; nothing is acknowledged."""
+    if into is not None and into.is_dir() and any(into.iterdir()):
+        raise UsageError(f"{into} is not empty: nothing is extracted into it")
+    for target in filter(None, (path, junitxml)):
+        if not target.absolute().parent.is_dir():
+            raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
+
+    def verify(part: Path) -> None:
+        try:
+            with open_package(str(part)) as package:
+                _check(package, job)
+        except (BadPackage, _BadManifest) as error:
+            raise _refused(client, job, error) from error
+
+    found = client.download(job, path, verify, progress)
+    try:
+        with open_package(str(path)) as package:
+            return found, _use(package, client.spec.id, into, junitxml)
+    except (BadPackage, _BadManifest) as error:
+        raise _refused(client, job, error) from error
+
+
+def _refused(client: Client, job: str, error: Exception) -> HostError:
+    words = f"the package of job {job} is refused: {clean_line(str(error))}"
+    return HostError(client.spec.id, words, "look at the host; nothing was acknowledged")
+
+
+class _BadManifest(ValueError):
+    """What a manifest says cannot be."""
+
+
+def _check(package: Package, job: str) -> None:
+    """It is that of this job, and each of its tests has a row."""
+    manifest = package.manifest
+    if not isinstance(manifest.get("job"), dict) or manifest["job"].get("id") != job:
+        raise _BadManifest("it is of another job")
+    tests = _tests(manifest)
+    seen = {number for number, _, _ in package.executions()}
+    if seen != set(range(len(tests))):
+        words = f"it has {len(tests)} tests, and says what happened to {len(seen)}"
+        raise _BadManifest(words)
+
+
+def _tests(manifest: dict[str, Any]) -> list[JobTest]:
+    rows = manifest.get("tests")
+    if not isinstance(rows, list):
+        raise _BadManifest("it names no tests")
+    found = []
+    for number, row in enumerate(rows):
+        try:
+            case = JobTest(*row[: len(JobTest._fields)])
+            test = Test(*map(_frozen, case.test[: len(Test._fields)]))
+            case = case._replace(test=test, properties=_frozen(case.properties))
+        except (TypeError, ValueError, KeyError) as error:
+            raise _BadManifest(f"its test {number} cannot be read: {error}") from error
+        texts = (case.nodeid, case.unmet, test.path, test.format, test.leftovers, *test.argv)
+        pairs = all(len(pair) == 2 and _are_texts(pair) for pair in case.properties)
+        sound = isinstance(test.timeout, (int, float)) and isinstance(
+            case.retries, (int, type(None))
+        )
+        if test.id != number or not (_are_texts(texts) and pairs and sound):
+            raise _BadManifest(f"its test {number} cannot be read")
+        found.append(case)
+    return found
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    return all(isinstance(each, str) for each in values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _use(package: Package, host: str, into: Path | None, junitxml: Path | None) -> Harvested:
+    tests = _tests(package.manifest)
+    executions: dict[int, list[Execution]] = {}
+    for number, _, execution in package.executions():
+        executions.setdefault(number, []).append(execution)
+    if into is not None:
+        package.extract(str(into))
+    if junitxml is not None:
+        from . import junit  # its parser takes a while to load
+
+        junit.write(junitxml, "pytest", host, tests, executions, _telling(junit, package.manifest))
+    return _judged(package.manifest, tests, executions)
+
+
+def _telling(junit: Any, manifest: dict[str, Any]) -> Any:
+    """What a live run would have known: how often a test may run again."""
+    config = manifest.get("config")
+    retries = config.get("retries") if isinstance(config, dict) else 0
+    return junit.Telling(retries=retries if type(retries) is int else 0)
+
+
+def _judged(
+    manifest: dict[str, Any], tests: Sequence[JobTest], executions: dict[int, list[Execution]]
+) -> Harvested:
+    how = clean_line(str(manifest.get("how")))
+    status = _STATUS.get(how, INFRASTRUCTURE_STATUS)
+    outcomes: dict[str, int] = {}
+    failed = []
+    for case in tests:
+        last = executions[case.test.id][-1]
+        result = judge(case.test, last)
+        # As in a live run: what a host cannot run is skipped.
+        outcome = SKIPPED if last.problem == Problem.UNMET else result.outcome
+        assert outcome in OUTCOMES
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        if outcome in (FAILED, ERROR):
+            lost = result.infrastructure and how == "completed"
+            status = max(status, INFRASTRUCTURE_STATUS if lost else FAILED_STATUS)
+            words = clean_line(result.words)
+            failed.append(FailedTest(clean_line(case.nodeid), outcome, words))
+    return Harvested(how, clean_line(str(manifest.get("detail"))), outcomes, tuple(failed), status)

@@ -1,0 +1,672 @@
+"""The commands ``nosejobs job ...``: hand a host a job, look after it, harvest it.
+
+Owns their words, what goes to which stream, and exit statuses: 0 all is well, 1 tests failed,
+2 refused or not understood, 6 infrastructure.  What they do is done in ``jobs``.  Standard
+output is for programs: a UUID, a log, a table, JSON; all else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from click.core import ParameterSource
+
+from . import harvest as harvesting
+from . import jobfile, records
+from .cli import Trouble, _Group
+from .config import Config, find_root, load
+from .errors import HostError, JobRefused, UsageError
+from .guard import clean
+from .hosts import HostSpec, parse
+from .jobs import Client, Place, place_of
+from .remote.job import KEEP
+from .told import STATES, Job, Report
+
+#: Exit statuses.
+INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
+#: Characters of a UUID that lists show.
+_SHORT = 8
+
+
+class HostTrouble(Trouble):
+    """A host is to blame, or the way to it."""
+
+    exit_code = INFRASTRUCTURE
+
+
+class _Jobs(_Group):
+    """Tells trouble with a host from a mistake."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Trouble as error:
+            if isinstance(error.__cause__, HostError):
+                raise HostTrouble(error.message) from error.__cause__
+            if isinstance(error.__cause__, BrokenPipeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                ctx.exit(NOBODY_READS)
+            raise
+        except KeyboardInterrupt:
+            _say("interrupted; jobs that were handed in go on")
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Jobs)
+def job() -> None:
+    """Jobs that a host runs whoever is connected: hand in, walk away, harvest."""
+
+
+def _say(words: str) -> None:
+    """For the person: no text of a host may drive the terminal."""
+    click.echo(clean(words), err=True)
+
+
+def _print(words: str) -> None:
+    click.echo(clean(words))
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+# -- which host, which job --------------------------------------------------------------
+
+
+_host = click.option(
+    "--host",
+    metavar="SPEC",
+    envvar="NOSEJOBS_HOST",
+    help="A host as in pytest --nosejobs=SPEC; default $NOSEJOBS_HOST, else where the job is.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def _spec(text: str) -> HostSpec:
+    """One host, by the inventory of the tree that we are in."""
+    root = find_root(Path.cwd())
+    inventory = load(root) if root else Config(Path.cwd())
+    found = parse([text], inventory.hosts)
+    if len(found) != 1:
+        raise UsageError(f"--host={text}: a job is at one host, not {len(found)}")
+    return found[0]
+
+
+def _some_host(text: str | None) -> HostSpec:
+    """That of --host; else the only one at which there are jobs of ours."""
+    if text:
+        return _spec(text)
+    known = {record.host.id: record.host for record in records.everything()}
+    if len(known) == 1:
+        return next(iter(known.values()))
+    names = f"; there are jobs at {', '.join(sorted(known))}" if known else ""
+    raise UsageError(f"which host?{names}\n  try: --host SPEC, or NOSEJOBS_HOST=SPEC")
+
+
+@contextmanager
+def _client(spec: HostSpec) -> Iterator[Client]:
+    client = Client(spec, say=_say)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def _at(text: str, host: str | None) -> Iterator[tuple[Client, str]]:
+    """The host of a job, and the whole UUID that begins with ``text``."""
+    text = text.lower()
+    if len(text) < records.SHORTEST or not all(c in "0123456789abcdef-" for c in text):
+        raise UsageError(
+            f"{text!r} is no job: write its UUID, or the first {records.SHORTEST} or more of it"
+        )
+    source = click.get_current_context().get_parameter_source("host")
+    # A variable names the usual host; of a job on record we know better.
+    record = None if source is ParameterSource.COMMANDLINE else records.find(text)
+    with _client(record.host if record else _some_host(host)) as client:
+        yield client, record.id if record else client.find(text)
+
+
+# -- submit -----------------------------------------------------------------------------
+
+
+def _harvest_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--junitxml", type=click.Path(path_type=Path), help="JUnit XML of its tests."),
+        click.option("--into", type=click.Path(path_type=Path), help="Extract into this folder."),
+        click.option("--out", type=click.Path(path_type=Path), help="Default ./JOB.zip."),
+    ):
+        command = option(command)
+    return command
+
+
+@job.command()
+@_host
+@click.option("--config", "file", type=click.Path(path_type=Path), help="The job's file.")
+@click.option("--tests", help="Folder or archive (zip, tar) of the tests.")
+@click.argument("select", nargs=-1)
+@click.option("--build", help="Folder or archive of the build.")
+@click.option("--install", help="Command that installs the build, in its folder.")
+@click.option("--install-timeout", help="Seconds, or 10m.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="For install and tests.")
+@click.option("--pass-env", multiple=True, metavar="NAME", help="Passed on from the host.")
+@click.option("--slots", type=int, help="Tests at a time; 0: as many as the host has cores.")
+@click.option("--timeout", help="Of a test that says nothing else; seconds, or 10m.")
+@click.option("--job-timeout", help="Of all tests; what has not ended then is cancelled.")
+@click.option("--retries", type=int, help="How often a test that failed runs again.")
+@click.option("--attempts", type=int, help="How often the job may start, after its host died.")
+@click.option("--priority", type=int, help="Higher ones run first.")
+@click.option("--name", help="For people.")
+@click.option("--label", "labels", multiple=True, help="For list.")
+@click.option("--keep-workspace", type=click.Choice(KEEP))
+@click.option("--notify", metavar="URL", help="Told when the job has ended.")
+@click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
+@_harvest_options
+@_json
+def submit(
+    host: str | None,
+    file: Path | None,
+    env: Sequence[str],
+    wait: bool,
+    out: Path | None,
+    into: Path | None,
+    junitxml: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Hand a job to a host; prints its UUID.
+
+    SELECT: names of tests or patterns; default: all of --tests.
+    """
+    if (out or into or junitxml) and not wait:
+        raise click.UsageError("--out, --into and --junitxml need --wait")
+    options: dict[str, Any] = {
+        key: value for key, value in given.items() if value not in (None, ())
+    }
+    if env:
+        options["environment"] = dict(map(_variable, env))
+    wanted = jobfile.describe(file, options, os.environ)
+    spec = _some_host(host)
+    from . import submission  # junit, plan and archives: not for a look
+
+    id = str(uuid.uuid4())
+    ready = submission.prepare(wanted, spec, id)
+    for note in ready.notes:
+        _say(f"stays here: {note}")
+    records.add(records.Record(id, spec, time.time(), wanted.name))
+    with _client(spec) as client:
+        try:
+            found, brought = client.submit(ready.job, ready.trees, _progress("sent"))
+        except JobRefused:
+            records.remove(id)
+            raise
+        sent = sum(each.wire for each in brought)
+        _say(f"{spec.id}: {_tests(found.count)}, {_size(sent)} sent, {_state(found)}")
+        _announce(id, as_json, spec)
+        if wait:
+            _finish(client, id, out, into, junitxml, acknowledge=True)
+            return
+    _say(f"next: nosejobs job logs -f {id[:_SHORT]}, nosejobs job harvest --wait {id[:_SHORT]}")
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        if name not in os.environ:
+            raise UsageError(f"--env {text}: write NAME=VALUE; {name} is not set here, either")
+        value = os.environ[name]
+    return name, value
+
+
+def _announce(id: str, as_json: bool, spec: HostSpec) -> None:
+    """All that a script needs, alone on standard output, at once."""
+    click.echo(json.dumps({"id": id, "host": spec.id}) if as_json else id)
+    sys.stdout.flush()
+
+
+def _progress(word: str) -> Callable[[int, int], None]:
+    """A line of what takes long, on a terminal."""
+    begin = last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - begin > 1.0 and now - last > 1.0 and total:
+            last = now
+            _say(f"{_size(done)} of {_size(total)} {word}")
+
+    return tell
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@click.option("--test", "tests", multiple=True, help="Name or pattern; may be repeated.")
+@click.option("--failed", is_flag=True, help="Those that have failed.")
+@click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
+@_harvest_options
+@_json
+def rerun(
+    id: str,
+    host: str | None,
+    tests: Sequence[str],
+    failed: bool,
+    wait: bool,
+    out: Path | None,
+    into: Path | None,
+    junitxml: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a job again, or some of its tests: a new job with the same contents.
+
+    Nothing is sent.
+    """
+    if (out or into or junitxml) and not wait:
+        raise click.UsageError("--out, --into and --junitxml need --wait")
+    with _at(id, host) as (client, whole):
+        new = str(uuid.uuid4())
+        records.add(records.Record(new, client.spec, time.time()))
+        try:
+            found = client.rerun(whole, new, tests, failed)
+        except JobRefused:
+            records.remove(new)
+            raise
+        _say(f"{client.spec.id}: {_tests(found.count)} of job {whole[:_SHORT]}, {_state(found)}")
+        _announce(new, as_json, client.spec)
+        if wait:
+            _finish(client, new, out, into, junitxml, acknowledge=True)
+            return
+    _say(f"next: nosejobs job logs -f {new[:_SHORT]}, nosejobs job harvest --wait {new[:_SHORT]}")
+
+
+# -- looking ----------------------------------------------------------------------------
+
+
+@job.command("list")
+@_host
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES))
+@click.option("--label", default="", help="Only jobs that have it.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@_json
+def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_json: bool) -> None:
+    """Show the jobs of a host, the newest first."""
+    spec = _some_host(host)
+    with _client(spec) as client:
+        found = client.jobs(states, label, limit)
+    if as_json:
+        rows = [asdict(each) for each in found.jobs]
+        _print_json({"host": spec.id, "counts": found.counts, "jobs": rows})
+        return
+    if found.jobs:
+        _table(found.jobs)
+    counts = ", ".join(
+        f"{found.counts[state]} {state}" for state in STATES if found.counts.get(state)
+    )
+    _say(f"{spec.id}: {counts or 'no jobs'}")
+    if found.no_worker:
+        _say(f"no worker: {found.no_worker}")
+
+
+def _table(jobs: Sequence[Job]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("job", "name", "state", "tests", "passed", "failed", "age", "package"):
+        right = title in ("tests", "passed", "failed", "age", "package")
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    for each in jobs:
+        size = _size(each.size) if each.package else ""
+        names = " ".join([each.name, *(f"[{label}]" for label in each.labels)])
+        cells = [
+            each.id[:_SHORT], names.strip(),
+            _state(each), str(each.count), str(each.outcomes.get("passed", 0)), str(each.failed),
+            _age(time.time() - each.submitted), size,
+        ]  # fmt: skip
+        style = "red" if each.failed else ""
+        table.add_row(
+            *(Text(clean(cell), style=style if n == 5 else "") for n, cell in enumerate(cells))
+        )
+    wide = None if sys.stdout.isatty() else 160
+    Console(width=wide, highlight=False).print(table)
+
+
+def _state(found: Job, ahead: int | None = None) -> str:
+    """In words."""
+    if found.state == "queued":
+        words = f"waits, {ahead} before it" if ahead else "waits"
+        if found.attempts:
+            words += f" (attempt {found.attempts} was lost)"
+    elif found.state == "running":
+        words = f"is {found.step}" if found.step else "runs"
+        words += ", to be cancelled" if found.cancelled else ""
+    elif found.state == "packaging":
+        words = f"{found.how or 'ended'}, being packaged"
+    else:
+        words = f"{found.how}, {found.state}"
+    return f"{words}: {found.trouble}" if found.trouble else words
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@_json
+def show(id: str, host: str | None, as_json: bool) -> None:
+    """Show a job: where it is, what has failed, what to do next."""
+    with _at(id, host) as (client, whole):
+        report = client.job(whole)
+    if as_json:
+        _print_json({"host": client.spec.id, **asdict(report)})
+        return
+    for key, words in _about(report, client.spec):
+        _print(f"{key:9} {words}")
+
+
+def _about(report: Report, spec: HostSpec) -> Iterator[tuple[str, str]]:
+    found = report.job
+    yield "job", found.id + (f" ({found.name})" if found.name else "")
+    yield "state", _state(found, report.ahead)
+    if found.detail:
+        yield "because", found.detail
+    if report.no_worker:
+        yield "trouble", f"no worker: {report.no_worker}"
+    yield "tests", _counts(found)
+    for test in report.failed:
+        yield (
+            "",
+            f"{test.outcome.upper()} {test.nodeid}" + (f" - {test.words}" if test.words else ""),
+        )
+    if report.failures > len(report.failed):
+        yield "", f"and {report.failures - len(report.failed)} more"
+    yield "host", spec.id
+    yield "handed in", _date(found.submitted)
+    for attempt in report.attempts:
+        yield f"attempt {attempt.number}", _attempt(attempt)
+    if found.labels:
+        yield "labels", ", ".join(found.labels)
+    if found.priority:
+        yield "priority", str(found.priority)
+    if found.package:
+        yield "package", f"{_size(found.size)}, sha256 {found.package}"
+    yield "next", _next(found)
+
+
+def _attempt(attempt: Any) -> str:
+    words = f"{attempt.step}, began {_date(attempt.began)}"
+    if attempt.ended is not None:
+        words += f", took {max(attempt.ended - attempt.began, 0.0):.1f} s"
+    return f"{words} ({attempt.detail})" if attempt.detail else words
+
+
+def _counts(found: Job) -> str:
+    done = sum(found.outcomes.values())
+    words = [f"{found.outcomes[name]} {name}" for name in sorted(found.outcomes)]
+    if done < found.count:
+        words.append(f"{found.count - done} open")
+    return f"{found.count}: {', '.join(words)}" if words else str(found.count)
+
+
+def _next(found: Job) -> str:
+    short = found.id[:_SHORT]
+    if found.state == "ready":
+        return f"harvest it: nosejobs job harvest {short}"
+    if found.state == "harvested":
+        again = f"nosejobs job rerun {short} --failed, or " if found.failed else ""
+        return f"{again}nosejobs job forget {short}"
+    if found.trouble:
+        return "mend what is said above; the host tries again by itself"
+    return f"follow it: nosejobs job logs -f {short}"
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@click.option("-f", "--follow", is_flag=True, help="As it grows, until the job has ended.")
+@click.option("--attempt", type=click.IntRange(1), help="Default: the last one.")
+@click.option("--from", "start", metavar="PLACE", help="Go on where an earlier call has ended.")
+@click.option("--raw", is_flag=True, help="Bytes as they are, terminal escapes too.")
+def logs(
+    id: str, host: str | None, follow: bool, attempt: int | None, start: str | None, raw: bool
+) -> None:
+    """Print what the install command and the tests print."""
+    place = place_of(start) if start else Place(attempt or 0)
+    if start and attempt:
+        raise click.UsageError("--from names the attempt, too")
+    with _at(id, host) as (client, whole):
+        _logs(client, whole, place, follow, _raw if raw else _Text())
+
+
+def _raw(data: bytes, is_end: bool) -> None:
+    _write(sys.stdout, data)
+
+
+def _write(stream: TextIO, data: bytes) -> None:
+    """All of it: an unbuffered stream may take a part, and say so to nobody."""
+    stream.flush()
+    view = memoryview(data)
+    while view:
+        view = view[stream.buffer.write(view) :]
+    stream.buffer.flush()
+
+
+class _Text:
+    """Bytes as they come, as text that cannot drive a terminal."""
+
+    def __init__(self, err: bool = False) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._err = err
+
+    def __call__(self, data: bytes, is_end: bool) -> None:
+        stream = sys.stderr if self._err else sys.stdout
+        text = clean(self._decoder.decode(data, is_end))
+        _write(stream, text.encode(stream.encoding, "backslashreplace"))
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C comes behind it: what was printed, and how far we have come, stay the same."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def _logs(
+    client: Client, id: str, place: Place, follow: bool, show: Callable[[bytes, bool], None]
+) -> None:
+    """If it is interrupted, says how to go on."""
+    if follow:
+        report = client.job(id)
+        if report.job.state == "queued":
+            _say(f"{client.spec.id}: {_state(report.job, report.ahead)}")
+    try:
+        for piece in client.log(id, place, follow):
+            if piece.place.attempt > 1 and piece.place.attempt != place.attempt and follow:
+                _say(f"-- attempt {piece.place.attempt} --")
+            with _whole():
+                show(piece.data, piece.is_end)
+                place = piece.place
+    except (KeyboardInterrupt, HostError):
+        if place.attempt:
+            _say(f"to go on: nosejobs job logs -f {id[:_SHORT]} --from {place}")
+        raise
+
+
+# -- the end of a job -------------------------------------------------------------------
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@_harvest_options
+@click.option("--no-ack", is_flag=True, help="The host keeps it as if nobody had it.")
+@click.option("--wait", is_flag=True, help="Until the job has ended.")
+@_json
+def harvest(
+    id: str,
+    host: str | None,
+    out: Path | None,
+    into: Path | None,
+    junitxml: Path | None,
+    no_ack: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Bring a job's result package here, verify it, and let the host know.
+
+    Exits 0 if all tests passed, 1 if some failed, 6 if some could not be run.
+    """
+    with _at(id, host) as (client, whole):
+        if wait:
+            client.wait(whole)
+        _finish(client, whole, out, into, junitxml, not no_ack, follow=False, as_json=as_json)
+
+
+def _finish(
+    client: Client,
+    id: str,
+    out: Path | None,
+    into: Path | None,
+    junitxml: Path | None,
+    acknowledge: bool,
+    follow: bool = True,
+    as_json: bool | None = None,
+) -> None:
+    """Follow the job if asked to, harvest it, exit by what its tests came to.
+
+    ``as_json``: None if standard output is somebody else's.
+    """
+    if follow:
+        _logs(client, id, Place(), True, _Text(err=True))
+        client.wait(id)
+    path = out or Path(f"{id}.zip")
+    job, found = harvesting.harvest(client, id, path, into, junitxml, _progress("harvested"))
+    if acknowledge:
+        job = client.acknowledge(id, job.package)
+    if as_json:
+        _print_json(
+            {
+                "job": id, "host": client.spec.id, "package": str(path), "sha256": job.package,
+                "size": job.size, "how": found.how, "detail": found.detail,
+                "outcomes": found.outcomes, "failed": [asdict(each) for each in found.failed],
+                "acknowledged": job.harvested is not None, "exit": found.status,
+            }
+        )  # fmt: skip
+    else:
+        tell = _say if as_json is None else _print
+        for each in found.failed[:20]:
+            tell(f"{each.outcome.upper()} {each.nodeid} - {each.words}")
+        words = ", ".join(f"{count} {name}" for name, count in sorted(found.outcomes.items()))
+        tell(f"{path}: {found.how}, {_tests(job.count)}: {words}")
+        if found.detail:
+            tell(f"because   {found.detail}")
+        if not acknowledge:
+            tell("not acknowledged: the host keeps it")
+    if found.status:
+        click.get_current_context().exit(found.status)
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+def cancel(id: str, host: str | None) -> None:
+    """End a job; what has run of it can be harvested."""
+    with _at(id, host) as (client, whole):
+        found = client.cancel(whole)
+    _print(f"{found.id}: {_state(found)}")
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@click.option("--force", is_flag=True, help="Also if nobody has harvested it.")
+def forget(id: str, host: str | None, force: bool) -> None:
+    """Remove a job and its package from its host."""
+    with _at(id, host) as (client, whole):
+        found = client.forget(whole, force)
+    records.remove(whole)
+    _print(f"{found.id}: forgotten")
+
+
+@job.command()
+@click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...")
+@_host
+@_json
+def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
+    """Show what a host's queue is bounded by, or change it."""
+    wanted = dict(map(_limit, changes))
+    with _client(_some_host(host)) as client:
+        found = client.limits()
+        for name, value in wanted.items():
+            found = client.set_limit(name, value)
+    if as_json:
+        _print_json(dict(found))
+        return
+    for name, value in found.items():
+        words = _LIMITS.get(name, "")
+        amount = f"{value / (1 << 30):g} GiB" if name.endswith("bytes") else str(value)
+        _print(f"{name:17} {amount:>10}  {words}".rstrip())
+
+
+_LIMITS: Mapping[str, str] = {
+    "waiting": "jobs that may wait",
+    "kept_bytes": "of packages that were harvested",
+    "contents_bytes": "of builds and tests that no job has",
+    "drop_unharvested": "1: kept_bytes lets go of packages that nobody has harvested, too",
+}
+
+
+def _limit(text: str) -> tuple[str, int]:
+    from .config import size
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{text!r}: write NAME=VALUE, as in kept_bytes=8GiB")
+    return name, size(text, int(value) if value.isdecimal() else value)
+
+
+# -- words ------------------------------------------------------------------------------
+
+
+def _tests(count: int) -> str:
+    return "1 test" if count == 1 else f"{count} tests"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def _age(seconds: float) -> str:
+    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0.0):.0f} s"
+
+
+def _date(seconds: float) -> str:
+    """A host may have any clock."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g}"

@@ -1,0 +1,423 @@
+"""The client of durable jobs: one host's queue, whatever happens to the connection.
+
+Owns what is asked, that it is asked again over a new connection where the old one broke, the
+places in logs, and packages that grow on this disk.  Must not know command lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
+from .heartbeat import backoff
+from .hosts import HostSpec
+from .remote.job import Content, JobConfig, JobTest, NewJob, is_uuid
+from .session import TIMEOUT, Session
+from .shipping import Brought, Tree
+from .told import (
+    Job,
+    Listing,
+    LogFacts,
+    Odd,
+    Report,
+    job_of,
+    limits_of,
+    listing_of,
+    log_facts_of,
+    report_of,
+)
+
+#: Seconds that a request waits on the host for news, before it is asked again.
+_LOOK = 20.0
+#: How often a lost host is opened again for one request.
+_TRIES = 4
+#: Bytes that are asked for at once.
+_PIECE = 1 << 20
+
+T = TypeVar("T")
+
+
+# -- logs -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Up to where a log has been read: attempt, bytes, and the CRC-32 of all of them."""
+
+    attempt: int = 0
+    offset: int = 0
+    crc: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.attempt}:{self.offset}:{self.crc:08x}"
+
+
+def place_of(text: str) -> Place:
+    """``2:4096:89abcdef``; raises UsageError."""
+    try:
+        attempt, offset, crc = text.split(":")
+        found = Place(int(attempt), int(offset), int(crc, 16))
+    except ValueError:
+        found = Place(-1)
+    if found.attempt < 1 or found.offset < 0 or not 0 <= found.crc < 1 << 32:
+        raise UsageError(f"{text!r} is no place in a log, as 1:2048:89abcdef is")
+    return found
+
+
+class Gap(HostError):
+    """A log is not the one that was read before."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some of a log, and the place behind it."""
+
+    place: Place
+    data: bytes
+    #: Nothing more will come.
+    is_end: bool = False
+
+
+# -- one host ---------------------------------------------------------------------
+
+
+class Client:
+    """The queue of one host; opens it when it is needed, and again when it was lost."""
+
+    def __init__(
+        self,
+        spec: HostSpec,
+        timeout: float = TIMEOUT,
+        say: Callable[[str], None] = lambda words: None,
+        open_session: Callable[[HostSpec, float], Session] = Session,
+    ) -> None:
+        """``say``: told in words what takes long or went wrong and is tried again."""
+        self.spec = spec
+        self._timeout = timeout
+        self._say = say
+        self._open = open_session
+        self._session: Session | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _with_session(self, request: Callable[[Session], T]) -> T:
+        """What can be asked again is asked again, over a new connection."""
+        opened = False
+        for number in range(_TRIES):
+            try:
+                if self._session is None:
+                    self._session = self._open(self.spec, self._timeout)
+                opened = True
+                return request(self._session)
+            except (HostLost, CannotOpen) as error:
+                self.close()
+                # A host that was never there is not waited for.
+                if not opened or number == _TRIES - 1:
+                    raise
+                self._say(f"{error}; opening it again")
+                time.sleep(backoff(number))
+            except HostError:
+                self.close()
+                raise
+        raise AssertionError("unreachable")
+
+    def _call(self, parse: Callable[[Any], T], request: str, /, **arguments: Any) -> T:
+        return self._with_session(lambda s: s.read(parse, s.call(request, **arguments)))
+
+    def _call_of(self, job: str, name: str, **arguments: Any) -> Job:
+        """A request that is answered with the job of which it is."""
+        return self._call(_same(job, job_of), name, job=job, **arguments)
+
+    # -- handing in ---------------------------------------------------------------
+
+    def submit(
+        self,
+        job: NewJob,
+        trees: Sequence[Tree] = (),
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[Job, list[Brought]]:
+        """Bring what the host lacks of the trees, then hand in the job; safe to be repeated."""
+
+        def request(session: Session) -> tuple[Job, list[Brought]]:
+            brought = [session.bring(tree, progress) for tree in trees]
+            answer = session.call("submit", job=_row(job))
+            return session.read(_same(job.id, job_of), answer), brought
+
+        return self._with_session(request)
+
+    def rerun(self, job: str, id: str, tests: Sequence[str], failed: bool) -> Job:
+        """A new job ``id``: some tests of ``job`` again, with the same contents and config."""
+        return self._call(_same(id, job_of), "rerun", job=job, id=id, tests=tests, failed=failed)
+
+    # -- looking ------------------------------------------------------------------
+
+    def jobs(self, states: Sequence[str] = (), label: str = "", limit: int = 100) -> Listing:
+        """The newest jobs."""
+        return self._call(listing_of, "jobs", states=states, label=label, limit=limit)
+
+    def job(self, job: str) -> Report:
+        """All that is known of one job, by its UUID or the beginning of it."""
+
+        def parse(value: Any) -> Report:
+            report = report_of(value)
+            if not report.job.id.startswith(job):
+                raise Odd(f"job {report.job.id} where {job} was asked for")
+            return report
+
+        return self._call(parse, "job", job=job)
+
+    def find(self, job: str) -> str:
+        """The UUID that begins so."""
+        return job if is_uuid(job) else self.job(job).job.id
+
+    def wait(self, job: str) -> Job:
+        """The job, once it has ended and can be harvested."""
+        trouble = ""
+        while True:
+            found = self._call_of(job, "package", seconds=_LOOK)
+            if found.is_done:
+                return found
+            if found.trouble not in ("", trouble):
+                self._say(f"{self.spec.id}: job {job}: {found.trouble}")
+            trouble = found.trouble
+
+    def log(
+        self, job: str, start: Place = Place(), follow: bool = False, attempt: int = 0
+    ) -> Iterator[Piece]:
+        """The log of an attempt (0: the last one), from ``start`` on.
+
+        ``follow``: as it grows, and those of later attempts, until the job has ended.  A
+        connection that breaks is opened again; raises Gap if the log is another one then.
+        """
+        place = start if start.attempt else Place(attempt)
+        seen: list[Any] | None = None
+        while True:
+            found, data = self._log(job, place, seen, follow)
+            seen = found.mark
+            place = Place(found.attempt, place.offset + len(data), zlib.crc32(data, place.crc))
+            more = bool(data) or (follow and not found.is_end)
+            yield Piece(place, data, not more)
+            if not more:
+                return
+            if follow and found.over and not data and found.attempt < found.attempts:
+                place = Place(found.attempt + 1)
+
+    def _log(self, job: str, place: Place, seen: Any, follow: bool) -> tuple[LogFacts, bytes]:
+        def request(session: Session) -> tuple[LogFacts, bytes]:
+            value, data = session.fetch(
+                "log", job=job, attempt=place.attempt, offset=place.offset,
+                seconds=_LOOK if follow else 0.0, seen=seen, size=_PIECE,
+            )  # fmt: skip
+            found = session.read(log_facts_of, value)
+            if len(data) > _PIECE or (place.attempt and found.attempt != place.attempt):
+                raise session.odd("another piece of a log than was asked for")
+            return found, data
+
+        try:
+            found, data = self._with_session(request)
+        except JobRefused as error:
+            if error.kind == "differs":
+                raise self._gap(job, place, str(error)) from error
+            raise
+        if place.offset and found.crc != place.crc:
+            raise self._gap(job, place, "the bytes before are others")
+        return found, data
+
+    def _gap(self, job: str, place: Place, why: str) -> Gap:
+        words = f"the log of job {job}, attempt {place.attempt}, is not the one of which "
+        words += f"{place.offset} bytes were read before ({why})"
+        return Gap(self.spec.id, words, f"nosejobs job logs {job}, from its beginning")
+
+    # -- the package --------------------------------------------------------------
+
+    def download(
+        self,
+        job: str,
+        path: Path,
+        verify: Callable[[Path], None],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Job:
+        """The package of a job that has ended, whole and with the digest that the host says.
+
+        Into ``path``, by ``path.part``, which goes on where it was left.  ``verify``: raises
+        for a package that is none; then nothing of it stays.
+        """
+        found = self._call_of(job, "package", seconds=0.0)
+        if not found.is_done or not found.package:
+            words = f"job {found.id} is {found.state}: there is no package yet"
+            hint = f"nosejobs job harvest --wait {found.id}"
+            raise JobRefused(self.spec.id, "state", words, hint)
+        if path.exists() and _digest(path) == found.package:
+            verify(path)
+            return found
+        with _part(path) as (part, name):
+            self._fetch(found, part, path, progress)
+            try:
+                verify(name)
+            except BaseException:
+                part.truncate(0)
+                raise
+            os.replace(name, path)
+        return found
+
+    def _fetch(self, job: Job, part: Any, path: Path, progress: Callable[[int, int], None]) -> None:
+        resumed = seen = _begun(part, job.size)
+        _refuse_without_room(path, job.size - seen.size)
+        while True:
+            while seen.size < job.size:
+                data = self._piece(job, seen.size)
+                part.write(data)
+                seen = seen.add(data)
+                progress(seen.size, job.size)
+            if seen.hash.hexdigest() == job.package:
+                part.flush()
+                os.fsync(part.fileno())
+                return
+            part.truncate(0)
+            part.seek(0)
+            if not resumed.size:
+                words = f"the package of job {job.id} does not have the digest that it names"
+                raise HostError(self.spec.id, words, "harvest it again; nothing was acknowledged")
+            # What was there before is of another package.
+            resumed = seen = _Seen(0, hashlib.sha256())
+
+    def _piece(self, job: Job, offset: int) -> bytes:
+        size = min(_PIECE, job.size - offset)
+
+        def request(session: Session) -> bytes:
+            _, data = session.fetch("fetch", job=job.id, offset=offset, size=size)
+            if len(data) > size or not data:
+                raise session.odd(f"{len(data)} bytes of a package where {size} are asked for")
+            return data
+
+        return self._with_session(request)
+
+    def acknowledge(self, job: str, digest: str) -> Job:
+        """The package is safe here: the host may let it go."""
+        return self._call_of(job, "acknowledge", digest=digest)
+
+    # -- changing -----------------------------------------------------------------
+
+    def cancel(self, job: str) -> Job:
+        """The job is to end; what has run of it comes as a package like any other."""
+        return self._call_of(job, "cancel")
+
+    def forget(self, job: str, force: bool = False) -> Job:
+        """Nothing of the job stays on the host."""
+        return self._call_of(job, "forget", force=force)
+
+    def limits(self) -> Mapping[str, int]:
+        """What the host's queue is bounded by."""
+        return self._call(limits_of, "limits")
+
+    def set_limit(self, name: str, value: int) -> Mapping[str, int]:
+        """The same, after one has been changed."""
+        return self._call(limits_of, "limit", name=name, value=value)
+
+
+def _same(job: str, parse: Callable[[Any], Job]) -> Callable[[Any], Job]:
+    def check(value: Any) -> Job:
+        found = parse(value)
+        if found.id != job:
+            raise Odd(f"job {found.id} where {job} was asked for")
+        return found
+
+    return check
+
+
+def _row(job: NewJob) -> dict[str, Any]:
+    """As it travels."""
+    return {**job._asdict(), "config": job.config._asdict()}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What has come of a package."""
+
+    size: int
+    hash: Any
+
+    def add(self, data: bytes) -> _Seen:
+        self.hash.update(data)
+        return _Seen(self.size + len(data), self.hash)
+
+
+def _begun(part: Any, size: int) -> _Seen:
+    """What an earlier harvest has left; nothing if it is of a larger package."""
+    if os.fstat(part.fileno()).st_size > size:
+        part.truncate(0)
+    seen = _Seen(0, hashlib.sha256())
+    part.seek(0)
+    while data := part.read(_PIECE):
+        seen = seen.add(data)
+    return seen
+
+
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[tuple[Any, Path]]:
+    """The file in which a package grows, ours alone."""
+    name = path.with_name(f"{path.name}.part")
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise UsageError(f"cannot write {name}: {error.strerror}") from error
+    with open(descriptor, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{name}: another harvest is at it") from error
+        try:
+            yield file, name
+        finally:
+            # What is complete has been renamed; an empty one is of no use.
+            with contextlib.suppress(OSError):
+                if not name.stat().st_size:
+                    name.unlink()
+
+
+def _refuse_without_room(path: Path, size: int) -> None:
+    found = os.statvfs(path.parent)
+    room = found.f_bavail * found.f_frsize
+    if size > room:
+        raise UsageError(f"{path}: the package needs {size} bytes more, the disk has {room}")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def new_job(
+    id: str,
+    tests: Content,
+    build: Content | None,
+    config: JobConfig,
+    cases: Sequence[JobTest],
+    name: str = "",
+    labels: Sequence[str] = (),
+    priority: int = 0,
+) -> NewJob:
+    """A job whose tests are numbered in their order."""
+    numbered = (
+        case._replace(test=case.test._replace(id=number)) for number, case in enumerate(cases)
+    )
+    return NewJob(id, tests, build, config, tuple(numbered), name, tuple(labels), priority)

@@ -1,0 +1,565 @@
+"""The desk of a host's queue: answers the channel of a job session.
+
+Owns the requests and what their answers look like, and that what a job refers to is on the disk
+before its row is.  Must not know how jobs are run.  One request at a time, all of it in the main
+thread; the channel's callback only enqueues, and answers pings.
+"""
+
+import collections
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import traceback
+import zipfile
+import zlib
+from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from . import handed, identity, layout, queue, retention, starting
+from .intake import Intake
+from .job import TREE, BadJob, Content, NewJob
+from .machine import facts
+from .model import ERROR, FAILED, Stream, execution_from_row
+from .store import Store, is_digest
+from .wire import pack, pack_blob, unpack
+
+#: What both ends understand; a client says which one it speaks.
+PROTOCOL = 1
+#: How the frame of a ping begins; it comes alone.
+_PING = b'J[["ping",'
+#: Frames of file contents that wait in memory; the next ones wait in the connection.
+_BLOBS = 8
+#: Seconds between two looks at a log and a job that somebody waits for.
+_LOOK = 0.2
+#: Seconds that a request may wait at most, before it is answered that nothing has happened.
+_PATIENCE = 30.0
+#: Bytes of one piece of a log or a package.
+_PIECE = 1 << 20
+#: Jobs of one list; tests that have failed that are named.
+_MANY, _NAMED = 1000, 50
+#: Characters of what is said of a job.
+_WORDS = 2000
+#: Characters of an Execution's row that is shown with a failed test.
+_LONG_ROW = 1 << 16
+
+
+class Reply(NamedTuple):
+    """An answer with raw bytes."""
+
+    value: Any
+    body: bytes
+
+
+class Desk:
+    """One session; ``code`` is the folder of the code that runs here, named by its digest."""
+
+    def __init__(self, channel: Any, folder: str, code: str) -> None:
+        self.channel = channel
+        self.folder = folder
+        self._code = code
+        self._queue: Optional[queue.Queue] = None
+        self._intake: Optional[Intake] = None
+        self._inbox: Deque[Any] = collections.deque()
+        self._blobs = threading.Semaphore(_BLOBS)
+        self._running = self._connected = True
+        #: CRC-32 of the beginning of a log, by its file.
+        self._sums: Dict[Tuple[str, int], Tuple[int, int]] = {}
+        #: Why a worker could not be started when it was last tried.
+        self._no_worker = ""
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+        self._poller = select.poll()
+        self._poller.register(self._wake_read, select.POLLIN)
+        self._calls: Dict[str, Callable[..., Any]] = {
+            "hello": self._hello,
+            "submit": self._submit,
+            "rerun": self._rerun,
+            "jobs": self._jobs,
+            "job": self._job,
+            "log": self._log,
+            "package": self._package,
+            "fetch": self._fetch,
+            "acknowledge": self._acknowledge,
+            "cancel": self._cancel,
+            "forget": self._forget,
+            "limits": self._limits,
+            "limit": self._limit,
+        }
+
+    # -- the loop ---------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Answer until told to stop, or until nobody is there any more."""
+        self.channel.setcallback(self._receive, endmarker=None)
+        try:
+            while self._running:
+                self._pause(None)
+                while self._inbox and self._running:
+                    self._take(self._inbox.popleft())
+        finally:
+            self._running = False
+            self._blobs.release()  # the receiving thread must not wait for ever
+            if self._intake is not None:
+                self._intake.store.end()
+        if self._connected:
+            self._say("bye")
+
+    def _receive(self, frame: Any) -> None:
+        """Called by the gateway's receiving thread."""
+        if isinstance(frame, bytes) and frame.startswith(_PING):
+            try:
+                self.channel.send(b'J[["pong",' + frame[len(_PING) :])
+            except OSError:
+                pass  # the main thread will see it
+            return
+        if frame is not None and frame[:1] == b"B":
+            self._blobs.acquire()
+            if not self._running:
+                self._blobs.release()
+        self._inbox.append(frame)
+        try:
+            os.write(self._wake_write, b"x")
+        except BlockingIOError:
+            pass
+
+    def _pause(self, seconds: Optional[float]) -> bool:
+        """Wait for the client to say something; whether it has."""
+        if not self._inbox:
+            self._poller.poll(None if seconds is None else seconds * 1000)
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            pass
+        return bool(self._inbox)
+
+    def _take(self, frame: Any) -> None:
+        if frame is None:
+            self._connected = self._running = False
+            return
+        found = unpack(frame)
+        if isinstance(found, tuple):
+            self._contents().take(*found)
+            self._blobs.release()
+            self._say("took")
+            return
+        for name, *arguments in found:
+            if name == "stop":
+                self._running = False
+            elif name == "tree":
+                self._say("missing", *self._contents().missing(*arguments))
+            elif name == "call":
+                self._answer(*arguments)
+            else:
+                raise ValueError("no message of a job session: %r" % name)
+
+    def _say(self, *message: Any) -> None:
+        self._send(pack([list(message)]))
+
+    def _send(self, frame: bytes) -> None:
+        try:
+            self.channel.send(frame)
+        except OSError:
+            self._connected = self._running = False
+
+    def _answer(self, name: str, arguments: Dict[str, Any]) -> None:
+        """One request; whatever goes wrong with it is told, and the next one is served."""
+        try:
+            if name not in self._calls:
+                raise queue.Refused("bad", "this host does not know the request %r" % name)
+            found = self._calls[name](**arguments)
+        except queue.Refused as error:
+            self._say("refused", error.kind, error.words)
+        except handed.NoSuchTest as error:
+            self._say("refused", "unknown", str(error))
+        except (BadJob, KeyError, TypeError, ValueError) as error:
+            self._say("refused", "bad", "%s: %s" % (name, error))
+        except OSError as error:
+            self._say("refused", "disk", "%s: %s" % (error.filename or self.folder, error.strerror))
+        else:
+            if isinstance(found, Reply):
+                self._send(pack_blob(["answer", found.value], found.body))
+            else:
+                self._say("answer", found)
+
+    # -- what a session needs ---------------------------------------------------
+
+    def _there(self) -> "queue.Queue":
+        if self._queue is None:
+            self._queue = queue.Queue(self.folder)
+        return self._queue
+
+    def _contents(self) -> Intake:
+        if self._intake is None:
+            path = layout.contents(self.folder)
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            self._intake = Intake(Store(path))
+        return self._intake
+
+    def _keep_code(self) -> str:
+        """The code that this session runs outlives any cache: its digest."""
+        digest = os.path.basename(self._code)
+        if not is_digest(digest):
+            raise queue.Refused("bad", "the code that runs here has no digest: %s" % self._code)
+        parent = layout.code(self.folder)
+        path = layout.code(self.folder, digest)
+        if not os.path.isdir(path):
+            os.makedirs(parent, mode=0o700, exist_ok=True)
+            temporary = tempfile.mkdtemp(dir=parent)
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(self._code, os.path.join(temporary, "code"), ignore=ignored)
+            try:
+                os.rename(os.path.join(temporary, "code"), path)
+            except OSError:
+                if not os.path.isdir(path):  # else another session was faster
+                    raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        os.utime(path)
+        return digest
+
+    def _wake_worker(self) -> None:
+        """There is work: one who does it must be there, and look."""
+        self._no_worker = ""
+        worker = self._there().worker()
+        if worker is not None and identity.is_alive(worker.identity):
+            starting.ring(self.folder)
+            return
+        try:
+            starting.start(self.folder, self._there().next_code() or self._keep_code())
+        except OSError as error:
+            self._no_worker = error.strerror or str(error)
+
+    def _look(self) -> None:
+        """Whoever looks makes sure that what waits gets on."""
+        counts = self._there().counts()
+        if any(counts.get(state) for state in _WAITING) or self._there().next_due() is not None:
+            worker = self._there().worker()
+            if worker is None or not identity.is_alive(worker.identity):
+                self._wake_worker()
+
+    # -- handing in -------------------------------------------------------------
+
+    def _hello(self, protocol: int) -> Dict[str, Any]:
+        if protocol != PROTOCOL:
+            words = "this host speaks version %d of the job protocol, not %r"
+            raise queue.Refused("newer", words % (PROTOCOL, protocol))
+        return {"protocol": PROTOCOL, "host": facts()._asdict()}
+
+    def _submit(self, job: Dict[str, Any]) -> Dict[str, Any]:
+        return self._accept(handed.new_job(job))
+
+    def _accept(self, job: NewJob) -> Dict[str, Any]:
+        """Contents and code first, on the disk; then the row."""
+        store = self._contents().store
+        store.begin()
+        for content in filter(None, (job.tests, job.build)):
+            self._check(store, content)
+        code = self._keep_code()
+        _sync(self.folder)
+        row = self._there().submit(job, code, time.time())
+        store.end()
+        self._wake_worker()
+        return self._summary(row)
+
+    def _check(self, store: Store, content: Content) -> None:
+        """All of what the row is about to refer to is here."""
+        if content.kind == TREE:
+            entries, parts = store.manifest(content.digest, content.size)
+            whole = not parts and not store.missing(entries)[0]
+        else:
+            whole = store.holds(content.digest, content.size)
+        if not whole:
+            words = "the contents of %s are not on this host: send them again"
+            raise queue.Refused("bad", words % (content.name or content.digest[:12]))
+
+    def _rerun(
+        self, job: str, id: str, tests: Sequence[str] = (), failed: bool = False
+    ) -> Dict[str, Any]:
+        """A new job of the same contents and config, with some of its tests."""
+        row = self._there().find(job)
+        cases = self._there().tests(row.number)
+        wanted = set(handed.chosen(cases, tests))
+        if failed:
+            wanted |= {number for number, _, _ in self._failed(row)}
+        elif not tests:
+            wanted = set(range(len(cases)))
+        if not wanted:
+            raise queue.Refused("state", "no test of job %s has failed so far" % row.id)
+        found = [cases[number] for number in sorted(wanted)]
+        numbered = tuple(
+            case._replace(test=case.test._replace(id=number)) for number, case in enumerate(found)
+        )
+        new = NewJob(
+            id, row.tests, row.build, row.config, numbered, row.name, row.labels, row.priority
+        )
+        return self._accept(handed.checked(new))
+
+    # -- looking ----------------------------------------------------------------
+
+    def _jobs(
+        self,
+        states: Sequence[str] = (),
+        label: str = "",
+        limit: int = 100,
+        before: int = 0,
+    ) -> Dict[str, Any]:
+        self._look()
+        rows = self._there().jobs(
+            [queue.State(state) for state in states], label, min(limit, _MANY), before
+        )
+        return {
+            "jobs": [self._summary(row) for row in rows],
+            "counts": {str(state): count for state, count in self._there().counts().items()},
+            "no_worker": self._no_worker,
+        }
+
+    def _summary(self, row: Any) -> Dict[str, Any]:
+        """What a list shows of a job."""
+        attempts = self._there().attempts(row.number)
+        found = {name: getattr(row, name) for name in _SHOWN}
+        found["detail"], found["trouble"] = row.detail[:_WORDS], row.trouble[:_WORDS]
+        found["state"] = str(row.state)
+        found["how"] = str(row.how or "")
+        found["cancelled"] = bool(row.cancelled)
+        found["attempts"] = len(attempts)
+        found["step"] = str(attempts[-1].step) if attempts else ""
+        found["outcomes"] = self._there().outcomes(attempts[-1].id) if attempts else {}
+        return found
+
+    def _job(self, job: str) -> Dict[str, Any]:
+        self._look()
+        row = self._there().find(job)
+        config = row.config._replace(secret="")
+        return {
+            **self._summary(row),
+            "ahead": self._there().ahead(row),
+            "tried": [_attempt(each) for each in self._there().attempts(row.number)],
+            "failed": self._failed_rows(row),
+            "config": config._asdict(),
+            "build": row.build,
+            "contents": row.tests,
+            "no_worker": self._no_worker,
+        }
+
+    def _failed(self, row: Any) -> List[Tuple[int, str, str]]:
+        """Number, outcome and row of the tests that have failed in the last attempt."""
+        attempts = self._there().attempts(row.number)
+        last: Dict[int, Tuple[int, str, str]] = {}
+        for test, _, outcome, text in self._there().executions(attempts[-1].id) if attempts else ():
+            last[test] = (test, outcome, text)
+        return [each for each in last.values() if each[1] in (FAILED, ERROR)]
+
+    def _failed_rows(self, row: Any) -> Dict[str, Any]:
+        """The first of them, with what is needed to say why; without their output."""
+        found = self._failed(row)
+        cases = self._there().tests(row.number) if found else []
+        rows = [
+            [cases[test].nodeid, outcome, cases[test].test, _without_output(text)]
+            for test, outcome, text in found[:_NAMED]
+        ]
+        return {"count": len(found), "first": rows}
+
+    # -- logs -------------------------------------------------------------------
+
+    def _log(
+        self,
+        job: str,
+        attempt: int = 0,
+        offset: int = 0,
+        seconds: float = 0.0,
+        seen: Optional[List[Any]] = None,
+        size: int = _PIECE,
+    ) -> Reply:
+        """Bytes of an attempt's log from ``offset`` on (attempt 0: the last one).
+
+        If there are none yet and all is as the client has ``seen`` it: waits for either.
+        """
+        deadline = time.monotonic() + min(seconds, _PATIENCE)
+        self._look()
+        while True:
+            found = self._log_now(job, attempt, offset, min(size, _PIECE))
+            value = found.value
+            news = found.body or value["mark"] != seen
+            # Nothing more can come: of this attempt if there is a later one, else of the job.
+            end = value["over"] and (value["how"] or value["attempt"] < value["attempts"])
+            if news or end or time.monotonic() >= deadline or self._pause(_LOOK):
+                return found
+
+    def _log_now(self, job: str, attempt: int, offset: int, size: int) -> Reply:
+        row = self._there().find(job)
+        attempts = self._there().attempts(row.number)
+        which = attempt or len(attempts)
+        # Before the log is read: what is over does not grow.
+        over = bool(row.how) if not attempts else which < len(attempts) or _is_over(attempts[-1])
+        value = {
+            "mark": [str(row.state), len(attempts), str(attempts[-1].step) if attempts else ""],
+            "how": str(row.how or ""), "attempt": which, "attempts": len(attempts), "over": over,
+            "offset": offset, "crc": 0, "size": 0,
+        }  # fmt: skip
+        if attempt < 0 or which > max(len(attempts), 1):
+            words = "job %s has %d attempts; there is no number %d"
+            raise queue.Refused("unknown", words % (row.id, len(attempts), which))
+        if not attempts:
+            return Reply(value, b"")
+        log = self._open_log(row, attempts[which - 1], which == len(attempts))
+        if log is None:
+            return Reply(value, b"")
+        with log:
+            value["crc"] = self._sum(log, offset)
+            body = log.read(size)
+            value["size"] = offset + len(body)
+        return Reply(value, body)
+
+    def _open_log(self, row: Any, attempt: Any, is_last: bool) -> "Optional[IO[bytes]]":
+        """The file that grows; once it is gone, what the package has of it."""
+        try:
+            return open(layout.log(self.folder, attempt.id), "rb")
+        except FileNotFoundError:
+            pass
+        name = "log.txt" if is_last else "attempts/%d/log.txt" % attempt.number
+        try:
+            package = zipfile.ZipFile(layout.package(self.folder, row.id))
+            return package.open(name)
+        except (OSError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def _sum(self, log: "IO[bytes]", offset: int) -> int:
+        """The CRC-32 of all before ``offset``, to which the file is moved; known parts once."""
+        key = ("", 0)
+        at, crc = 0, 0
+        if hasattr(log, "raw"):
+            found = os.fstat(log.fileno())
+            key = ("%d" % found.st_dev, found.st_ino)
+            at, crc = self._sums.get(key, (0, 0))
+            if at > min(offset, found.st_size):
+                at, crc = 0, 0
+            log.seek(at)
+        while at < offset:
+            data = log.read(min(_PIECE, offset - at))
+            if not data:
+                words = "the log has %d bytes, and you have %d: it is another one"
+                raise queue.Refused("differs", words % (at, offset))
+            crc = zlib.crc32(data, crc)
+            at += len(data)
+        if key[1]:
+            self._sums[key] = (at, crc)
+        return crc
+
+    # -- the package ------------------------------------------------------------
+
+    def _package(self, job: str, seconds: float = 0.0) -> Dict[str, Any]:
+        """Size and digest of its package; waits for it for so long."""
+        deadline = time.monotonic() + min(seconds, _PATIENCE)
+        self._look()
+        while True:
+            row = self._there().find(job)
+            if row.package or time.monotonic() >= deadline or self._pause(_LOOK):
+                return {**self._summary(row), "digest": row.package, "size": row.size}
+
+    def _fetch(self, job: str, offset: int, size: int = _PIECE) -> Reply:
+        row = self._there().find(job)
+        if not row.package:
+            raise queue.Refused("state", "job %s is %s: it has no package" % (row.id, row.state))
+        with open(layout.package(self.folder, row.id), "rb") as file:
+            file.seek(max(offset, 0))
+            return Reply({"offset": offset}, file.read(min(size, _PIECE)))
+
+    def _acknowledge(self, job: str, digest: str) -> Dict[str, Any]:
+        there = self._there()
+        found = there.acknowledge(there.find(job), digest, time.time())
+        summary = self._summary(found)
+        retention.forget_overdue(there, self.folder)
+        return summary
+
+    # -- changing ---------------------------------------------------------------
+
+    def _cancel(self, job: str) -> Dict[str, Any]:
+        row = self._there().cancel(self._there().find(job), time.time())
+        self._wake_worker()
+        return self._summary(row)
+
+    def _forget(self, job: str, force: bool = False) -> Dict[str, Any]:
+        row = self._there().find(job)
+        attempts = [each.id for each in self._there().attempts(row.number)]
+        summary = self._summary(row)
+        self._there().forget(row, force)
+        retention.remove_files(self.folder, row.id, attempts)
+        return summary
+
+    def _limits(self) -> Dict[str, int]:
+        return {name: self._there().setting(name) for name in queue.SETTINGS}
+
+    def _limit(self, name: str, value: int) -> Dict[str, int]:
+        if name not in queue.SETTINGS:
+            words = "no limit is called %r; there are %s" % (name, ", ".join(queue.SETTINGS))
+            raise queue.Refused("bad", words)
+        self._there().set_setting(name, value)
+        return self._limits()
+
+
+_WAITING = (queue.State.QUEUED, queue.State.RUNNING, queue.State.PACKAGING)
+#: Columns of a job that a list shows as they are.
+_SHOWN = (
+    "id", "number", "name", "labels", "priority", "count", "submitted", "ended", "package",
+    "size", "harvested",
+)  # fmt: skip
+
+
+def _is_over(attempt: Any) -> bool:
+    return attempt.ended is not None
+
+
+def _attempt(row: Any) -> Dict[str, Any]:
+    """What a person wants to know of an attempt."""
+    shown = ("id", "number", "detail", "began", "ended")
+    return {**{name: getattr(row, name) for name in shown}, "step": str(row.step)}
+
+
+def _without_output(text: str) -> Any:
+    """The row of an Execution whose words are wanted, not its output; None if it is long."""
+    if len(text) > 8 * _LONG_ROW:
+        return None
+    try:
+        found = execution_from_row(json.loads(text))._replace(out=Stream(), err=Stream())
+    except ValueError:
+        return None
+    return found if len(json.dumps(found)) <= _LONG_ROW else None
+
+
+def _sync(folder: str) -> None:
+    """All that was written to the file system of ``folder`` is on its disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), folder)
+    except AttributeError:
+        os.sync()
+    finally:
+        os.close(descriptor)
+
+
+def main(channel: Any) -> None:
+    """Serve one client in the gateway's main thread."""
+    try:
+        # Ctrl-C in the client's terminal must reach the client alone.
+        os.setsid()
+    except PermissionError:
+        pass  # leads a session already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        Desk(channel, queue.folder(), code).serve()
+    except queue.Refused as error:
+        channel.send(pack([["trouble", error.words]]))
+    except OSError as error:
+        words = "%s: %s" % (error.filename, error.strerror) if error.filename else str(error)
+        channel.send(pack([["trouble", words]]))
+    except Exception as error:
+        channel.send(pack([["trouble", "%r\n%s" % (error, traceback.format_exc())]]))

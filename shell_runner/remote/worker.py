@@ -1,0 +1,499 @@
+"""The process that drains a host's queue: detached, alone, gone when there is nothing to do.
+
+Owns the order of things: which job is next, who runs it, what happens when that dies.  Must not
+know tests.  It does nothing itself that can take long or go wrong: a job has a process of its own
+(``runner``), and so has each POST (``notify``).  All that must not be lost is a row of the queue.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+import uuid
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
+
+from . import (
+    gather,
+    identity,
+    keeper,
+    layout,
+    notify,
+    remains,
+    retention,
+    runner,
+    starting,
+    store,
+    tree,
+)  # fmt: skip
+from .job import Identity
+from .queue import AttemptRow, How, JobRow, OutboxRow, Queue, Refused, State, Step
+from .verdict import exit_words, signal_name
+
+LOCK = "worker.lock"
+RUNNER_LOCK = "runner.lock"
+#: In front of the lock's descriptor, among the arguments of code that replaces us.
+_LOCKED = "lock="
+#: Seconds that a worker which is leaving, or coming, may take to do so.
+_PATIENCE = 10.0
+#: Seconds between two looks at the queue though nobody rings.
+_LOOK = 30.0
+#: Seconds until a package is tried again that could not be made.
+_AGAIN = 30.0
+#: POSTs on their way at the same time.
+_COURIERS = 4
+#: Seconds that a POST may take in all.
+_POST = 60
+#: Seconds between two attempts to write to a full disk.
+_FULL = 1.0
+#: What passes: the disk is full, or somebody holds the queue.
+_PASSES = (errno.ENOSPC, errno.EDQUOT, errno.EBUSY)
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_PR_SET_PDEATHSIG = 1
+#: What a child's exit status says: all is written; try again later.
+_FINE, _LATER = 0, 3
+
+
+class _Work(NamedTuple):
+    """What the one child that works is at."""
+
+    pid: int
+    job: JobRow
+    #: None: only its package is made.
+    attempt: Optional[AttemptRow]
+
+
+class Worker:
+    """The one worker of a queue; holds its lock."""
+
+    def __init__(self, folder: str, code: str, lock: int) -> None:
+        self._folder = folder
+        self._code = code
+        self._lock = lock
+        self._me: Identity = identity.own()
+        for made in (layout.work(folder), layout.logs(folder), layout.packages(folder)):
+            os.makedirs(made, mode=0o700, exist_ok=True)
+        self._queue = Queue(folder)
+        self._work: Optional[_Work] = None
+        #: Work that has ended, and how, until the queue knows it.
+        self._ended: Optional[Tuple[_Work, str]] = None
+        #: POSTs on their way: by process id the row's number.
+        self._couriers: Dict[int, OutboxRow] = {}
+        #: Jobs whose package could not be made, and when it is tried again.
+        self._postponed: Dict[int, float] = {}
+        self._died: Dict[int, int] = {}
+        self._bell = starting.listen(folder, starting.BELL)
+        self._wake, self._wake_write = os.pipe()
+        self._poller = select.poll()
+        for descriptor in (self._bell, self._wake):
+            self._poller.register(descriptor, select.POLLIN)
+        _hear_children(self._wake, self._wake_write)
+
+    def run(self) -> None:
+        """Until queue and outbox are empty."""
+        self._queue.enter(self._me, self._code, time.time())
+        self._recover()
+        while self._go_on():
+            pass
+        self._queue.close()
+
+    def _go_on(self) -> bool:
+        """A full disk is no reason to die: what runs would die with us."""
+        try:
+            return self._turn()
+        except OSError as error:
+            if error.errno not in _PASSES:
+                raise
+            _say("waits: %s" % error)
+            time.sleep(_FULL)
+            return True
+
+    def _turn(self) -> bool:
+        """One look at everything; False when there is nothing more to do."""
+        self._reap()
+        self._settle()
+        self._send_couriers()
+        if self._work is None:
+            if self._start_next():
+                return True
+            if not self._couriers and self._queue.leave_if_idle(self._me):
+                return False
+        self._wait()
+        return True
+
+    # -- what dead ones left ------------------------------------------------------
+
+    def _recover(self) -> None:
+        _await_runner(self._folder)
+        for attempt in self._queue.stale(self._me):
+            stubborn = remains.kill(attempt.id, layout.work(self._folder, attempt.id))
+            if stubborn:
+                _say("attempt %s: cannot kill %s" % (attempt.id, stubborn))
+            if attempt.step != Step.PACKAGING:
+                self._lose(attempt, "its worker died")
+        retention.sweep(self._queue, self._folder)
+        store.sweep()
+
+    def _lose(self, attempt: AttemptRow, words: str) -> None:
+        _say("attempt %s is lost: %s" % (attempt.id, words))
+        self._queue.lose(attempt.id, words, time.time())
+
+    # -- work ---------------------------------------------------------------------
+
+    def _start_next(self) -> bool:
+        """Something is at work now."""
+        now = time.monotonic()
+        for job in self._queue.packaging():
+            if self._postponed.get(job.number, 0.0) <= now:
+                self._start(job, None)
+                return True
+        code = self._queue.next_code()
+        if not code:
+            return False
+        if code != self._code and not self._lacks(code):
+            self._become(code)
+        return self._claim(code)
+
+    def _claim(self, code: str) -> bool:
+        """The next job is ours, also one that nobody can run: it ends with words."""
+        claimed = self._queue.claim(self._me, code, str(uuid.uuid4()), time.time())
+        if claimed is None:
+            return False
+        job, attempt = claimed
+        if code == self._code:
+            self._start(job, attempt)
+            return True
+        words = "the code that runs it is not on this host: %s" % self._lacks(code)
+        self._queue.finish(attempt.id, How.REFUSED, words, time.time())
+        return True
+
+    def _lacks(self, code: str) -> str:
+        """Why that code cannot be run; empty if it can."""
+        try:
+            path = starting.command("worker", self._folder, code)[5]
+        except OSError as error:
+            return error.strerror or str(error)
+        return "" if os.path.isdir(path) else "there is no %s" % path
+
+    def _become(self, code: str) -> None:
+        """Other code takes over: the same process, that holds the lock."""
+        os.set_inheritable(self._lock, True)
+        self._queue.close()
+        command = starting.command("worker", self._folder, code, "%s%d" % (_LOCKED, self._lock))
+        signal.set_wakeup_fd(-1)
+        os.execv(command[0], command)
+
+    def _start(self, job: JobRow, attempt: Optional[AttemptRow]) -> None:
+        folder = self._folder
+        pid = self._fork(lambda: _work(folder, job, attempt))
+        self._work = _Work(pid, job, attempt)
+
+    def _end_work(self, work: _Work, status: int) -> None:
+        """The child has ended: nothing of it may stay."""
+        self._work, self._ended = None, (work, _how(status))
+        keeper.kill_all(tree.Lister(os.getpid(), apart=self._couriers))
+
+    def _settle(self) -> None:
+        """What the child that has ended did not write is lost."""
+        if self._ended is None:
+            return
+        work, how = self._ended
+        state = _state(self._queue, work.job)
+        if state == State.RUNNING and work.attempt is not None:
+            self._lose(work.attempt, "its runner %s" % how)
+        elif state == State.PACKAGING:
+            self._postpone(work.job, how)
+        self._ended = None
+
+    def _postpone(self, job: JobRow, how: str) -> None:
+        """Death may have come from outside: once more at once.  A full disk is not cured so."""
+        _say("job %s: its package is not made: %s" % (job.id, how))
+        self._died[job.number] = self._died.get(job.number, 0) + 1
+        if self._died[job.number] > 1 or how == exit_words(_LATER):
+            self._postponed[job.number] = time.monotonic() + _AGAIN
+
+    # -- the outbox ---------------------------------------------------------------
+
+    def _send_couriers(self) -> None:
+        for row in self._queue.due(time.time(), notify.LONGEST):
+            if len(self._couriers) >= _COURIERS:
+                return
+            if row.number not in {each.number for each in self._couriers.values()}:
+                self._couriers[self._fork_courier(row)] = row
+
+    def _fork_courier(self, row: OutboxRow) -> int:
+        folder = self._folder
+        return self._fork(lambda: _deliver(folder, row))
+
+    def _end_courier(self, row: OutboxRow, status: int) -> None:
+        if status != 0:  # else it has written itself what came of it
+            _write_failure(self._queue, row, "the courier %s" % _how(status))
+
+    # -- processes ----------------------------------------------------------------
+
+    def _fork(self, work: Callable[[], int]) -> int:
+        """A child that dies with us."""
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _be_child(parent, (self._lock, self._bell, self._wake, self._wake_write), work)
+        return pid
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._work is not None and pid == self._work.pid:
+                self._end_work(self._work, status)
+            elif pid in self._couriers:
+                self._end_courier(self._couriers.pop(pid), status)
+
+    def _wait(self) -> None:
+        """For the end of a child, the bell, or a date."""
+        events = self._poller.poll(self._patience() * 1000)
+        heard = {descriptor for descriptor, _ in events}
+        if self._wake in heard:
+            _drain(self._wake)
+        if self._bell in heard:
+            starting.heard(self._bell)
+            self._postponed.clear()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """The runner is a child that has not been reaped: its number is its own."""
+        work = self._work
+        if work is not None and self._queue.is_cancelled(work.job.number):
+            os.kill(work.pid, signal.SIGUSR1)
+
+    def _patience(self) -> float:
+        left = [_LOOK]
+        left += [at - time.monotonic() for at in self._postponed.values()]
+        due = self._queue.next_due()
+        if due is not None:
+            # Rows on their way are due, too: the end of their couriers will be heard.
+            left.append(max(due - time.time(), 1.0 if self._couriers else 0.0))
+        return max(min(left), 0.0)
+
+
+# -- in the children ----------------------------------------------------------------
+
+
+def _be_child(parent: int, inherited: Tuple[int, ...], work: Callable[[], int]) -> None:
+    """What a fork needs to be a process of its own; never returns."""
+    status = 1
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)  # it died before we asked for its death
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in inherited:
+            os.close(descriptor)
+        os.setsid()
+        tree.become_subreaper()
+        status = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow]) -> int:
+    """Run a job, if it has not been, and make its package."""
+    # That of a dead worker may be in the kernel still, which kills it.
+    lock = os.open(os.path.join(folder, RUNNER_LOCK), _LOCK_FLAGS, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    queue = Queue(folder)
+    if attempt is not None:
+        try:
+            runner.Runner(folder, queue, job, attempt).run()
+        except runner.Trouble as trouble:
+            _say("job %s: %s" % (job.id, trouble))
+            queue.lose(attempt.id, str(trouble), time.time())
+    if _state(queue, job) != State.PACKAGING:
+        return _FINE
+    return _package(queue, folder, queue.find(job.id))
+
+
+def _package(queue: Queue, folder: str, job: JobRow) -> int:
+    attempts = queue.attempts(job.number)
+    stays = retention.is_kept(queue, job, attempts)
+    try:
+        digest, size = gather.pack(queue, folder, job)
+        queue.packaged(job.number, digest, size, time.time())
+    except Exception as error:
+        if not isinstance(error, (OSError, gather.BadPackage)):
+            traceback.print_exc()
+        words = "its package cannot be made: %s" % error
+        _say("job %s: %s" % (job.id, words))
+        queue.trouble(job.number, words)
+        return _LATER
+    # From here on somebody may have harvested and forgotten it.
+    retention.clear_workspaces(folder, job, attempts, stays)
+    retention.forget_overdue(queue, folder)
+    retention.sweep_contents(queue, folder)
+    return _FINE
+
+
+def _deliver(folder: str, row: OutboxRow) -> int:
+    """One POST, and the row of what came of it."""
+    signal.alarm(_POST)
+    words = notify.post(row.url, row.secret, row.body)
+    signal.alarm(0)
+    with Queue(folder) as queue:
+        if words:
+            _write_failure(queue, row, words)
+        else:
+            queue.delivered(row.number)
+    return 0
+
+
+def _write_failure(queue: Queue, row: OutboxRow, words: str) -> None:
+    tries = row.tries + 1
+    queue.failed(row.number, words, time.time() + notify.backoff(tries))
+    if tries >= notify.TRIES:
+        _say("job %s: nobody at %s could be told: %s" % (row.job, row.url, words))
+        queue.give_up(row.number)
+
+
+# -- coming and going ---------------------------------------------------------------
+
+
+def _hear_children(read: int, write: int) -> None:
+    for descriptor in (read, write):
+        os.set_blocking(descriptor, False)
+    # Only a handler, even an empty one, makes the signal reach the pipe.
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        os.read(descriptor, 4096)
+    except BlockingIOError:
+        pass
+
+
+def _how(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return "was killed by %s" % signal_name(os.WTERMSIG(status))
+    return exit_words(os.WEXITSTATUS(status))
+
+
+def _say(words: str) -> None:
+    """A line of the worker's log."""
+    sys.stderr.write("%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), words))
+    sys.stderr.flush()
+
+
+def _state(queue: Queue, job: JobRow) -> Optional[State]:
+    """None: it is forgotten."""
+    try:
+        return queue.find(job.id).state
+    except Refused as refused:
+        if refused.kind != "unknown":
+            raise
+        return None
+
+
+def _lock(path: str) -> Optional[int]:
+    descriptor = os.open(path, _LOCK_FLAGS, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _await_runner(folder: str) -> None:
+    """The runner of a dead worker is killed by the kernel, a moment later than the worker."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        lock = _lock(os.path.join(folder, RUNNER_LOCK))
+        if lock is not None:
+            os.close(lock)
+            return
+        time.sleep(0.01)
+
+
+def _alone(folder: str) -> Optional[int]:
+    """The lock's descriptor; None if another worker lives.
+
+    One that has said that it leaves holds the lock for a moment more, and one that has just come
+    has not said so yet.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        lock = _lock(os.path.join(folder, LOCK))
+        if lock is not None:
+            return lock
+        if _lives(folder) or time.monotonic() > deadline:
+            return None
+        time.sleep(0.01)
+
+
+def _lives(folder: str) -> bool:
+    queue = Queue(folder)
+    try:
+        row = queue.worker()
+    finally:
+        queue.close()
+    return row is not None and identity.is_alive(row.identity)
+
+
+def _inherited(arguments: Tuple[str, ...]) -> Optional[int]:
+    """The lock of the code that became us."""
+    for text in arguments:
+        if text.startswith(_LOCKED):
+            descriptor = int(text[len(_LOCKED) :])
+            os.set_inheritable(descriptor, False)
+            return descriptor
+    return None
+
+
+def _detach() -> None:
+    """Out of whoever started us, as far as that was not done."""
+    try:
+        os.setsid()
+    except PermissionError:
+        pass  # leads a session already
+    os.chdir("/")
+    os.umask(0o077)
+    for name in (remains.MARKER, starting.BEHIND):
+        os.environ.pop(name, None)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    tree.become_subreaper()
+
+
+def main(argv: Tuple[str, ...]) -> None:
+    """The worker process: its folder, the digest of its code, perhaps a lock that it has."""
+    folder, code, *rest = argv
+    starting.log_to(folder)
+    _detach()
+    status = 1
+    try:
+        lock = _inherited(tuple(rest))
+        if lock is None:
+            lock = _alone(folder)
+        if lock is not None:
+            Worker(folder, code, lock).run()
+        status = 0
+    except Refused as refused:
+        _say(refused.words)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

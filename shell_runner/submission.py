@@ -1,0 +1,118 @@
+"""From a description to a job: which tests it has, and what has to be on the host for it.
+
+Owns the choice of what travels: of tests what a live run would ship, of a build all of it.
+Reads the disk; knows no gateways.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import shipping
+from .errors import UsageError
+from .guard import clean
+from .hosts import HostSpec
+from .jobfile import Description
+from .jobs import new_job
+from .plan import Plan, plan
+from .remote import formats
+from .remote.job import ARCHIVE, TREE, Content, JobTest, NewJob
+from .remote.unpack import BadArchive, unpack
+from .shipping import Selection, Tree
+
+#: Broken tests, and files that stay, that are named.
+_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that is ready to be handed in."""
+
+    job: NewJob
+    #: What has to be on the host first.
+    trees: tuple[Tree, ...]
+    #: What a person should know of what stays here.
+    notes: tuple[str, ...] = ()
+
+
+def prepare(wanted: Description, spec: HostSpec, id: str) -> Submission:
+    """All that can be wrong is found here, before a host hears of it; raises UsageError."""
+    found = _plan(wanted, spec)
+    paths = [case.test.path for case in found.tests]
+    selection = Selection(wanted.include, wanted.exclude)
+    tests = _tree(wanted.tests, paths, selection, whole=False)
+    build = None if wanted.build is None else _tree(wanted.build, (), Selection(), whole=True)
+    config = wanted.config._replace(
+        slots=wanted.config.slots or spec.slots,
+        formats=tuple((module.NAME, "") for module in formats.builtin()),
+    )
+    job = new_job(
+        id,
+        _content(wanted.tests, tests),
+        _content(wanted.build, build) if wanted.build and build else None,
+        config,
+        found.tests,
+        wanted.name,
+        wanted.labels,
+        wanted.priority,
+    )
+    trees = tuple(tree for tree in (build, tests) if tree is not None)
+    left = [words for tree in trees for words in tree.left]
+    return Submission(job, trees, tuple(_some(left)))
+
+
+def _plan(wanted: Description, spec: HostSpec) -> Plan:
+    if wanted.tests.is_dir():
+        return _planned(wanted.tests, wanted, spec)
+    with tempfile.TemporaryDirectory(prefix="nosejobs-plan-") as folder:
+        try:
+            unpack(str(wanted.tests), folder)
+        except BadArchive as error:
+            raise UsageError(f"{wanted.tests}: {clean(str(error))}") from error
+        except OSError as error:
+            raise UsageError(f"{wanted.tests}: {error.strerror or error}") from error
+        return _planned(Path(folder), wanted, spec)
+
+
+def _planned(root: Path, wanted: Description, spec: HostSpec) -> Plan:
+    found = plan(
+        root, wanted.select, labels=frozenset(spec.labels), host=spec.id, timeout=wanted.timeout
+    )
+    if found.broken:
+        words = "\n  ".join(_some(found.broken))
+        raise UsageError(f"{wanted.tests}: these look like tests and cannot run:\n  {words}")
+    if not found.tests:
+        hint = "; Python files stay pytest's" if found.left_out else ""
+        raise UsageError(f"{wanted.tests}: no tests were found{hint}\n  try: docs/collection.md")
+    _check_unique(wanted.tests, found.tests)
+    return found
+
+
+def _check_unique(path: Path, tests: Sequence[JobTest]) -> None:
+    seen: set[str] = set()
+    for test in tests:
+        if test.nodeid in seen:
+            raise UsageError(f"{path}: two tests are called {test.nodeid}")
+        seen.add(test.nodeid)
+
+
+def _some(words: Sequence[str]) -> list[str]:
+    more = len(words) - _NAMED
+    return [*words[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _tree(path: Path, tests: Sequence[str], selection: Selection, whole: bool) -> Tree:
+    if path.is_dir():
+        return shipping.scan(path, tests, selection, whole=whole)
+    return shipping.archive(path)
+
+
+def _content(path: Path, tree: Tree) -> Content:
+    if path.is_dir():
+        digest, size = shipping.named(tree)
+        return Content(TREE, digest, size, path.resolve().name)
+    (entry,) = tree.entries
+    return Content(ARCHIVE, entry.digest, entry.size, path.name)

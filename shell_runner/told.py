@@ -1,0 +1,312 @@
+"""What a host says of its jobs, as frozen values; of which nothing is believed.
+
+Pure: makes values of JSON.  Every text of them is safe to be shown, every number is one, and
+what cannot be is Odd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .guard import clean_line
+from .remote.job import ARCHIVE, TREE, Content, JobConfig, is_uuid
+from .remote.model import ERROR, FAILED, OUTCOMES, Test, execution_from_row
+from .remote.store import is_digest
+from .remote.verdict import judge
+
+#: Items of a list that a host may answer with.
+_MANY = 10_000
+STATES = ("queued", "running", "packaging", "ready", "harvested")
+#: Those in which a job has ended, and a package is there.
+DONE = frozenset(["ready", "harvested"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a list shows of a job."""
+
+    id: str
+    number: int
+    name: str
+    labels: tuple[str, ...]
+    priority: int
+    #: How many tests it has.
+    count: int
+    state: str
+    #: How it ended; empty while it has not.
+    how: str
+    detail: str
+    cancelled: bool
+    #: Why it does not get on; empty if it does.
+    trouble: str
+    submitted: float
+    ended: float | None
+    #: SHA-256 and bytes of its package.
+    package: str
+    size: int
+    harvested: float | None
+    attempts: int
+    #: Where its last attempt is.
+    step: str
+    #: Tests of the last attempt, by outcome.
+    outcomes: Mapping[str, int]
+
+    @property
+    def is_done(self) -> bool:
+        """It has ended, and its package can be harvested."""
+        return self.state in DONE
+
+    @property
+    def failed(self) -> int:
+        """Tests that have failed so far, errors among them."""
+        return self.outcomes.get(FAILED, 0) + self.outcomes.get(ERROR, 0)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a job."""
+
+    id: str
+    number: int
+    step: str
+    detail: str
+    began: float
+    ended: float | None
+
+
+@dataclass(frozen=True)
+class FailedTest:
+    """A test that has failed, and why in a few words."""
+
+    nodeid: str
+    outcome: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of one job."""
+
+    job: Job
+    #: Jobs before it in the queue.
+    ahead: int
+    attempts: tuple[Attempt, ...]
+    #: The first of the tests that have failed, and how many there are.
+    failed: tuple[FailedTest, ...]
+    failures: int
+    config: Mapping[str, Any]
+    build: Content | None
+    tests: Content | None
+    #: Why no worker could be started; empty if one is there or not needed.
+    no_worker: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Jobs of a host, newest first, and how many it has in each state."""
+
+    jobs: tuple[Job, ...]
+    counts: Mapping[str, int]
+    no_worker: str = ""
+
+
+class Odd(ValueError):
+    """A host says what cannot be."""
+
+
+class _Fields:
+    """The values of a JSON object that a host has sent; Odd for what cannot be."""
+
+    def __init__(self, values: Any) -> None:
+        if not isinstance(values, dict):
+            raise Odd("no table")
+        self._values = values
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def text(self, key: str, most: int = 1000) -> str:
+        value = self._values.get(key)
+        if not isinstance(value, str):
+            raise Odd(f"{key} {value!r:.50}")
+        return clean_line(value, most)
+
+    def whole(self, key: str, least: int = 0) -> int:
+        value = self._values.get(key)
+        if type(value) is not int or not least <= value < 1 << 62:
+            raise Odd(f"{key} {value!r:.50}")
+        return value
+
+    def number(self, key: str) -> float:
+        value = self._values.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise Odd(f"{key} {value!r:.50}")
+        if not -1e12 < value < 1e12:
+            raise Odd(f"{key} {value!r:.50}")
+        return float(value)
+
+    def date(self, key: str) -> float | None:
+        return None if self._values.get(key) is None else self.number(key)
+
+    def flag(self, key: str) -> bool:
+        if not isinstance(self._values.get(key), bool):
+            raise Odd(f"{key} {self._values.get(key)!r:.50}")
+        return bool(self._values[key])
+
+    def items(self, key: str, most: int = _MANY) -> list[Any]:
+        value = self._values.get(key)
+        if not isinstance(value, list) or len(value) > most:
+            raise Odd(f"{key} is no list, or too long")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return tuple(_word(each) for each in self.items(key))
+
+    def counts(self, key: str, names: frozenset[str]) -> dict[str, int]:
+        found = _Fields(self._values.get(key))
+        for name in found._values:
+            if name not in names:
+                raise Odd(f"{key} {name!r:.50}")
+        return {name: found.whole(name) for name in found._values}
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Odd(f"{value!r:.50} where a text is")
+    return clean_line(value)
+
+
+def job_of(values: Any) -> Job:
+    """What a list shows of it."""
+    found = _Fields(values)
+    state, package = found.text("state"), found.text("package")
+    if not is_uuid(found["id"]) or state not in STATES or (package and not is_digest(package)):
+        raise Odd(f"job {found['id']!r:.50}, state {state!r}")
+    return Job(
+        id=found["id"],
+        number=found.whole("number"),
+        name=found.text("name"),
+        labels=found.texts("labels"),
+        priority=found.whole("priority", -(1 << 31)),
+        count=found.whole("count"),
+        state=state,
+        how=found.text("how"),
+        detail=found.text("detail"),
+        cancelled=found.flag("cancelled"),
+        trouble=found.text("trouble"),
+        submitted=found.number("submitted"),
+        ended=found.date("ended"),
+        package=package,
+        size=found.whole("size"),
+        harvested=found.date("harvested"),
+        attempts=found.whole("attempts"),
+        step=found.text("step"),
+        outcomes=found.counts("outcomes", OUTCOMES),
+    )
+
+
+def _attempt(values: Any) -> Attempt:
+    found = _Fields(values)
+    if not is_uuid(found["id"]):
+        raise Odd(f"attempt {found['id']!r:.50}")
+    return Attempt(
+        found["id"], found.whole("number"), found.text("step"), found.text("detail"),
+        found.number("began"), found.date("ended"),
+    )  # fmt: skip
+
+
+def _failed(row: Any) -> FailedTest:
+    if not isinstance(row, list) or len(row) != 4 or row[1] not in OUTCOMES:
+        raise Odd(f"a failed test {row!r:.50}")
+    words = ""
+    if row[3] is not None:
+        try:
+            words = judge(Test(*row[2]), execution_from_row(row[3])).words
+        except (TypeError, ValueError, AttributeError) as error:
+            raise Odd(str(error)) from error
+    return FailedTest(_word(row[0]), row[1], clean_line(words))
+
+
+def _content(row: Any) -> Content | None:
+    if row is None:
+        return None
+    if not isinstance(row, list) or len(row) != 4 or not is_digest(str(row[1])):
+        raise Odd(f"contents {row!r:.50}")
+    if row[0] not in (TREE, ARCHIVE) or type(row[2]) is not int:
+        raise Odd(f"contents {row!r:.50}")
+    return Content(row[0], row[1], row[2], _word(row[3]))
+
+
+def _config(values: Any) -> dict[str, Any]:
+    """To be shown only: texts without control characters, and no secret."""
+    found = _Fields(values)
+    known = [name for name in JobConfig._fields if name != "secret"]
+    return {name: _shown(found[name]) for name in known}
+
+
+def _shown(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return clean_line(value, 4000)
+    if isinstance(value, list) and len(value) <= _MANY and depth < 3:
+        return [_shown(each, depth + 1) for each in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise Odd(f"config {value!r:.50}")
+
+
+def report_of(values: Any) -> Report:
+    """What is known of one job."""
+    found, failed = _Fields(values), _Fields(_Fields(values)["failed"])
+    return Report(
+        job=job_of(values),
+        ahead=found.whole("ahead"),
+        attempts=tuple(map(_attempt, found.items("tried"))),
+        failed=tuple(map(_failed, failed.items("first"))),
+        failures=failed.whole("count"),
+        config=_config(found["config"]),
+        build=_content(found["build"]),
+        tests=_content(found["contents"]),
+        no_worker=found.text("no_worker"),
+    )
+
+
+def listing_of(values: Any) -> Listing:
+    """A list of jobs."""
+    found = _Fields(values)
+    jobs = tuple(map(job_of, found.items("jobs")))
+    return Listing(jobs, found.counts("counts", frozenset(STATES)), found.text("no_worker"))
+
+
+def limits_of(value: Any) -> dict[str, int]:
+    """Bounds by name."""
+    found = _Fields(value)
+    if len(found._values) > 100:
+        raise Odd("too many limits")
+    return {clean_line(str(name), 100): found.whole(name) for name in found._values}
+
+
+@dataclass(frozen=True)
+class LogFacts:
+    """What a host says of a log beside its bytes."""
+
+    mark: list[Any]
+    attempt: int
+    attempts: int
+    #: This attempt writes no more.
+    over: bool
+    crc: int
+    #: The job has ended.
+    is_end: bool
+
+
+def log_facts_of(value: Any) -> LogFacts:
+    """What comes with a piece of a log."""
+    found = _Fields(value)
+    mark = found.items("mark", 10)
+    attempt, attempts, over = found.whole("attempt"), found.whole("attempts"), found.flag("over")
+    ended = over and attempt >= attempts and bool(found.text("how"))
+    return LogFacts(
+        [_shown(each) for each in mark], attempt, attempts, over, found.whole("crc"), ended
+    )

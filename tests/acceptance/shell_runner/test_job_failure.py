@@ -1,0 +1,319 @@
+"""Whoever is killed, and whenever: no job is lost, and all that happened is on record.
+
+One test a cell of the table in docs/failure.md.  Real processes, a real agent, kill -9, and
+a host that loses its power.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
+
+STEPS = (
+    "submitted", "unpacking", "installing", "testing", "packaging", "harvesting", "unacknowledged",
+)  # fmt: skip
+VICTIMS = ("submitter", "worker", "agent", "slot", "reboot")
+#: No slot is there while the build is unpacked, nor while the package is made.
+NOBODY = {("slot", "unpacking"), ("slot", "packaging")}
+#: Cells in which the job's own attempt dies; another one follows.
+LOST = {
+    (victim, step)
+    for victim in ("worker", "reboot")
+    for step in ("unpacking", "installing", "testing")
+} | {("slot", "installing")}
+CELLS = [(victim, step) for victim in VICTIMS for step in STEPS if (victim, step) not in NOBODY]
+TESTS = 6
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Certificates."""
+    with bundles(tmp_path_factory.mktemp("fleet")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build that takes a moment to unpack."""
+    path = tmp_path_factory.mktemp("build") / "build.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(6000):
+            name = tarfile.TarInfo(f"lib/{number % 50}/file{number}.txt")
+            name.size = 2000
+            tar.addfile(name, io.BytesIO(b"x" * 2000))
+    return path
+
+
+@pytest.fixture
+def machine(tmp_path: Path, fleet: Path) -> Iterator[Machine]:
+    """A host that is up, and its user."""
+    with Machine(tmp_path, fleet) as found:
+        yield found
+
+
+@dataclass
+class Scene:
+    """A job on its way to the step at which somebody is killed."""
+
+    machine: Machine
+    archive: Path
+    victim: str
+    step: str
+
+    def __post_init__(self) -> None:
+        self.folder = self.machine.folder
+        #: Each test and each install command writes here who it is; outside of all workspaces.
+        self.ran = self.folder / "ran"
+        #: What waits on the host waits for this file.
+        self.go = self.folder / "go"
+        self.client: subprocess.Popen[str] | None = None
+
+    # -- jobs ---------------------------------------------------------------------
+
+    def tree(self, name: str, slow: bool, artefacts: int) -> Path:
+        """Tests: each is on record, one waits if ``slow``, each leaves some bytes."""
+        folder = self.folder / name
+        folder.mkdir()
+        for number in range(TESTS):
+            lines = ["#!/bin/sh", f'echo "$NOSEJOBS_ATTEMPT test_{number}.sh" >> {self.ran}']
+            if artefacts:
+                out = "$TEST_UNDECLARED_OUTPUTS_DIR"
+                lines.append(f"head -c {artefacts} /dev/urandom > {out}/noise")
+            if slow and number == TESTS - 1:
+                # It ends by itself, whoever it is that kills it or does not.
+                lines += [f"(setsid sleep {PATIENCE} &)", f"echo begun > {self.folder}/begun"]
+                lines.append(_await(self.go))
+            path = folder / f"test_{number}.sh"
+            path.write_text("\n".join([*lines, "echo fine"]) + "\n")
+            path.chmod(0o755)
+        return folder
+
+    def blocker(self) -> str:
+        """A job that keeps worker and slot busy until they may go on."""
+        install = f'echo "$NOSEJOBS_ATTEMPT block" >> {self.ran}; {_await(self.go)}'
+        tests = self.tree("other", slow=False, artefacts=0)
+        found = self.machine.submit("--tests", tests, "--install", install, "--name", "blocker")
+        self.machine.wait_for("the blocker", lambda: "block" in self.recorded())
+        return found
+
+    def recorded(self) -> str:
+        """What ran, as a text."""
+        return self.ran.read_text() if self.ran.exists() else ""
+
+    def begin_job(self) -> str:
+        """The job of the test, handed in by a command that stays; its UUID."""
+        slow = self.step == "testing"
+        noise = 3 << 20 if self.step in ("packaging", "harvesting") else 1000
+        words: list[object] = ["--tests", self.tree("tests", slow, noise), "--wait"]
+        if self.step == "unpacking":
+            words += ["--build", self.archive]
+        if self.step == "installing":
+            begun = f"echo begun > {self.folder}/begun"
+            words += ["--install", f"{begun}; {_await(self.go)}"]
+        self.client = self.machine.begin("submit", "--slots", 2, "--name", "scene", *words)
+        return self._id()
+
+    def _id(self) -> str:
+        names = "SELECT id FROM job WHERE name = 'scene'"
+        found: list[str] = []
+
+        def look() -> bool:
+            try:
+                found[:] = [row[0] for row in self.machine.rows(names)]
+            except Exception:  # the queue is being made
+                found.clear()
+            return bool(found)
+
+        self.machine.wait_for("the job", look)
+        return found[0]
+
+    # -- bringing it to its step --------------------------------------------------
+
+    def prepare(self) -> str:
+        """The job is at its step, and stays there until ``proceed``."""
+        return getattr(self, f"_at_{self.step}")()  # type: ignore[no-any-return]
+
+    def _at_submitted(self) -> str:
+        self.blocker()
+        job = self.begin_job()
+        assert self.machine.state(job) == "queued"
+        return job
+
+    def _at_unpacking(self) -> str:
+        return self._freeze("unpacking", "work/*/build/lib/*/*.txt")
+
+    def _at_packaging(self) -> str:
+        return self._freeze("packaging", "packages/*")
+
+    def _freeze(self, step: str, sign: str) -> str:
+        """Stop the runner while it is in the middle of a step."""
+        job = self.begin_job()
+        self.machine.wait_for(step, lambda: self.machine.step(job) == step)
+        self.machine.wait_for(sign, lambda: any(self.machine.jobs.glob(sign)))
+        assert self.machine.send(self.machine.runner, STOP)
+        assert self.machine.step(job) == step
+        return job
+
+    def _at_installing(self) -> str:
+        return self._begun()
+
+    def _at_testing(self) -> str:
+        job = self._begun()
+        done = "SELECT count(*) FROM execution"
+        self.machine.wait_for("the others", lambda: self.machine.rows(done) == [(TESTS - 1,)])
+        return job
+
+    def _begun(self) -> str:
+        job = self.begin_job()
+        self.machine.wait_for("its begin", (self.folder / "begun").exists)
+        assert self.machine.step(job) == self.step
+        return job
+
+    def _at_harvesting(self) -> str:
+        job = self._ready()
+        self.client = self.machine.begin("harvest", job)
+        self.machine.wait_for("the first bytes", lambda: self._size() > 0)
+        self.client.send_signal(STOP)
+        size = self.machine.rows("SELECT size FROM job WHERE id = ?", job)[0][0]
+        assert 0 < self._size() < size
+        return job
+
+    def _size(self) -> int:
+        here = self.folder / "here"
+        return max((path.stat().st_size for path in here.glob("*.part")), default=0)
+
+    def _at_unacknowledged(self) -> str:
+        job = self._ready()
+        self.machine.job("harvest", job, "--no-ack")
+        assert self.machine.state(job) == "ready"
+        return job
+
+    def _ready(self) -> str:
+        """The job is done, its submitter gone; another job keeps worker and slot busy."""
+        job = self.begin_job()
+        self.machine.wait_for("the package", lambda: self.machine.state(job) == "ready")
+        self._end_client()
+        self.blocker()
+        return job
+
+    def _end_client(self) -> None:
+        if self.client is not None:
+            self.client.kill()
+            self.client.communicate()
+            for path in (self.folder / "here").iterdir():
+                path.unlink()
+        self.client = None
+
+    # -- what happens -------------------------------------------------------------
+
+    def kill(self) -> None:
+        """As kill -9 does, or a power cut."""
+        machine = self.machine
+        if self.victim == "submitter":
+            if self.client is not None:
+                self.client.kill()
+        elif self.victim == "reboot":
+            machine.power_off()
+            machine.boot()
+        else:
+            pid = {"worker": machine.worker, "agent": machine._agent, "slot": 0}[self.victim]
+            assert machine.send(pid or machine.slot, KILL)
+
+    def proceed(self) -> None:
+        """What waited goes on; whoever is missing is started, as an init system would."""
+        self.machine.agent()
+        self.go.touch()
+        for pid, _, words in self.machine.processes():
+            if any("worker" in word for word in words):
+                self.machine.send(pid, GO_ON)
+        if self.client is not None:
+            self.client.send_signal(GO_ON)
+            self.client.communicate(timeout=PATIENCE)
+
+
+def _await(path: Path) -> str:
+    return f"while [ ! -e {path} ]; do sleep 0.02; done"
+
+
+@pytest.mark.parametrize(("victim", "step"), CELLS, ids=lambda value: str(value))
+def test_kill(victim: str, step: str, machine: Machine, archive: Path) -> None:
+    scene = Scene(machine, archive, victim, step)
+    job = scene.prepare()
+    scene.kill()
+    scene.proceed()
+    machine.job("list")  # who looks starts the worker, if none is alive
+    digests = [_harvest(machine, job, number) for number in range(2)]
+
+    # The same package, whoever asks and however often.
+    assert digests[0] == digests[1] == machine.rows("SELECT package FROM job WHERE id=?", job)[0][0]
+    assert machine.state(job) == "harvested"
+    _check_package(machine, job, victim, step)
+    _check_record(scene)
+    # No job is lost: the other one comes to its end as well.
+    machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+    assert {row[0] for row in machine.rows("SELECT state FROM job")} <= {"ready", "harvested"}
+    assert machine.rows("SELECT count(*) FROM worker") == [(0,)]
+
+
+def _harvest(machine: Machine, job: str, number: int) -> str:
+    out = machine.folder / f"{number}.zip"
+    process = machine.begin("harvest", job, "--wait", "--out", out)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode in (0, 1, 6), err
+    return machine.rows("SELECT package FROM job WHERE id=?", job)[0][0] if _is_sound(out) else ""
+
+
+def _is_sound(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
+
+
+def _check_package(machine: Machine, job: str, victim: str, step: str) -> None:
+    with zipfile.ZipFile(machine.folder / "1.zip") as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        rows = [json.loads(line) for line in archive.read("executions.jsonl").splitlines()]
+    # Every test is accounted for.
+    assert [row[0] for row in rows] == list(range(TESTS))
+    assert len(manifest["tests"]) == TESTS
+    attempts = machine.rows(
+        "SELECT attempt.number, step FROM attempt JOIN job ON job.number = attempt.job "
+        "WHERE job.id = ? ORDER BY attempt.number",
+        job,
+    )
+    lost = (victim, step) in LOST
+    assert attempts == ([(1, "lost"), (2, "ended")] if lost else [(1, "ended")])
+    assert manifest["how"] == "completed"
+    # A slot that dies takes the test along that it runs; that is no other test's fault.
+    problems = [row[2][8] for row in rows if row[2][5] != 0]
+    assert problems == (["slot-died"] if (victim, step) == ("slot", "testing") else [])
+
+
+def _check_record(scene: Scene) -> None:
+    """Nothing ran twice but in another attempt, and each attempt is on record."""
+    ran = Counter(scene.recorded().splitlines())
+    assert ran
+    assert set(ran.values()) == {1}, ran
+    known = {row[0] for row in scene.machine.rows("SELECT id FROM attempt")}
+    assert {line.split()[0] for line in ran} <= known
+
+
+def test_every_cell_is_in_the_manual() -> None:
+    """The table in docs/failure.md names this test for each cell, or says why there is none."""
+    text = (Path(__file__).parents[3] / "docs" / "failure.md").read_text()
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    for victim in VICTIMS:
+        (row,) = [line for line in table if re.match(rf"\| {victim}\b", line)]
+        for step in STEPS:
+            assert f"[{victim}-{step}]" in row or (victim, step) in NOBODY, (victim, step)

@@ -1,0 +1,86 @@
+"""A host's queue behind a real desk on this machine, in state folders of a test's own."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shell_runner.hosts import HostSpec
+from shell_runner.jobfile import Description
+from shell_runner.jobs import Client
+from shell_runner.remote import identity, layout, queue
+from shell_runner.remote.job import JobConfig
+from shell_runner.submission import Submission, prepare
+from shell_runner.told import Job
+
+#: Seconds that anything may take on a machine with much to do.
+PATIENCE = 60.0
+POPEN = HostSpec("popen", "popen", 1)
+
+
+def script(folder: Path, name: str, text: str = "exit 0") -> Path:
+    """A test."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@contextmanager
+def state(folder: Path) -> Iterator[Path]:
+    """State, cache and temporary files below ``folder``; no worker is left behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("state", "cache", "tmp"):
+            (folder / name).mkdir(mode=0o700)
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("TMPDIR", str(folder / "tmp"))
+        patch.delenv("NOSEJOBS_HOST", raising=False)
+        try:
+            yield folder
+        finally:
+            await_worker()
+
+
+def await_worker() -> None:
+    """The worker leaves when it has nothing to do; one that has is ended."""
+    with queue.Queue(queue.folder()) as there:
+        found = there.worker()
+        counts = there.counts()
+        busy = any(counts[each] for each in list(queue.State)[:3]) or there.next_due() is not None
+    if found is None or not identity.is_alive(found.identity):
+        return
+    descriptor = os.pidfd_open(found.identity.pid)
+    try:
+        if busy:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        assert select.select([descriptor], [], [], PATIENCE)[0], "the worker does not leave"
+    finally:
+        os.close(descriptor)
+
+
+def prepared(tests: Path, id: str, **changes: object) -> Submission:
+    """A job of the tests in a folder."""
+    config = JobConfig()._replace(**changes)
+    return prepare(Description(tests, config=config), POPEN, id)
+
+
+def submit(client: Client, tests: Path, id: str, **changes: object) -> Job:
+    """The same, handed in."""
+    ready = prepared(tests, id, **changes)
+    return client.submit(ready.job, ready.trees)[0]
+
+
+def log_file(number: int = 1) -> Path:
+    """The log of the first job's attempt with this number."""
+    folder = queue.folder()
+    with queue.Queue(folder) as there:
+        (attempt,) = [a for a in there.attempts(1) if a.number == number]
+    return Path(layout.log(folder, attempt.id))

@@ -1,0 +1,227 @@
+"""A queue that several processes use at once, and that dies with them or not."""
+
+import os
+import pwd
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote.queue import Queue, Refused, State
+from tests.queued import CODE, WORKER, claimed, submitted
+
+ROOT = Path(__file__).parents[3]
+
+#: Submits jobs and claims those of all, and says which; the folder and a number are given.
+CLAIM = """\
+import sys
+from tests.queued import *
+queue = Queue(sys.argv[1])
+sys.stdin.readline()
+for _ in range(int(sys.argv[2])):
+    print("submitted", submitted(queue, count=1).id)
+    print("claimed", claimed(queue)[0].id)
+"""
+#: Submits for ever, and says what was answered; every third job has a long life already.
+SUBMIT = """\
+import sys
+from tests.queued import *
+queue = Queue(sys.argv[1])
+while True:
+    for state in (State.QUEUED, State.QUEUED, State.READY):
+        job = submitted(queue, count=20, priority=9 * (state == State.READY))
+        print(job.id, flush=True)
+        if state == State.READY:
+            attempt = claimed(queue)[1].id
+            queue.record(attempt, [(n, 1, "passed", "x" * 1000) for n in range(20)])
+            queue.finish(attempt, How.COMPLETED, "", 1.0)
+            queue.forget(queue.packaged(job.number, "d", 1, 1.0), True)
+            print(job.id, flush=True)
+"""
+#: Opens a queue that nobody has made yet, together with others.
+OPEN = """\
+import sys
+from tests.queued import *
+sys.stdin.readline()
+print("submitted", submitted(Queue(sys.argv[1])).id)
+"""
+
+
+class Programs:
+    """Processes of ours, all of which have ended at the end."""
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, program: str, *words: object) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        self.started.append(process)
+        return process
+
+
+@pytest.fixture
+def programs() -> Iterator[Programs]:
+    made = Programs()
+    yield made
+    for process in made.started:
+        process.kill()
+        process.communicate()
+
+
+def said(process: "subprocess.Popen[str]", word: str, lines: str) -> list[str]:
+    assert process.returncode == 0
+    return [line.split()[1] for line in lines.splitlines() if line.startswith(word)]
+
+
+def test_no_job_is_claimed_twice(tmp_path: Path, programs: Programs) -> None:
+    with Queue(str(tmp_path)) as queue:
+        waiting = [submitted(queue).id for _ in range(5)]
+    started = [programs.start(CLAIM, tmp_path, 40) for _ in range(4)]
+    heard = [(process, process.communicate("\n", timeout=60)[0]) for process in started]
+    submits = [each for process, lines in heard for each in said(process, "submitted", lines)]
+    claims = Counter(each for process, lines in heard for each in said(process, "claimed", lines))
+    assert len(submits) == sum(claims.values()) == 160
+    assert set(claims.values()) == {1}
+    # The oldest first: what nobody has claimed are the last ones.
+    with Queue(str(tmp_path)) as queue:
+        left = [job.id for job in queue.jobs([State.QUEUED])]
+        assert len(left) == 5
+        assert set(claims) | set(left) == {*submits, *waiting}
+        assert all(len(queue.attempts(number)) == 1 for number in range(1, 161))
+
+
+def test_a_queue_is_made_once_by_many(tmp_path: Path, programs: Programs) -> None:
+    started = [programs.start(OPEN, tmp_path) for _ in range(6)]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    heard = [(process, process.communicate(timeout=60)[0]) for process in started]
+    submits = [each for process, lines in heard for each in said(process, "submitted", lines)]
+    with Queue(str(tmp_path)) as queue:
+        assert {job.id for job in queue.jobs()} == set(submits)
+        assert len(submits) == 6
+
+
+@pytest.mark.parametrize("lines", [1, 2, 7, 40, 111])
+def test_what_was_answered_is_there_after_kill(
+    tmp_path: Path, programs: Programs, lines: int
+) -> None:
+    process = programs.start(SUBMIT, tmp_path)
+    assert process.stdout is not None
+    heard = [process.stdout.readline().strip() for _ in range(lines)]
+    process.send_signal(signal.SIGKILL)
+    heard += process.stdout.read().split()
+    assert process.wait() == -signal.SIGKILL
+    with Queue(str(tmp_path)) as queue:
+        queue.enter(WORKER, CODE, 1.0)
+        there = {job.id: job for job in queue.jobs(limit=1000)}
+        gone = {each for each, count in Counter(heard).items() if count == 2}
+        # One may have been on its way, or out, when there was nobody to answer.
+        assert set(heard) - gone <= set(there) | set(heard[-1:])
+        assert len(set(there) - set(heard)) <= 1
+        assert not gone & set(there)
+        assert all(len(queue.tests(job.number)) == 20 for job in there.values())
+        assert all(queue.find(each[:13]).id == each for each in there)
+    other = sqlite3.connect(tmp_path / "queue.db")
+    assert other.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert other.execute("PRAGMA foreign_key_check").fetchall() == []
+    other.close()
+
+
+def test_others_go_on_beside_one_that_was_killed(tmp_path: Path, programs: Programs) -> None:
+    with Queue(str(tmp_path)) as queue:
+        process = programs.start(SUBMIT, tmp_path)
+        assert process.stdout is not None
+        ours = []
+        for _ in range(20):
+            process.stdout.readline()
+            ours.append(submitted(queue).id)
+        process.kill()
+        ours.append(submitted(queue).id)
+        assert {job.id for job in queue.jobs(limit=1000)} >= set(ours)
+        queue._db.check()
+
+
+# -- a folder that cannot be written to -------------------------------------------------
+
+
+def refusal_of_nobody(folder: Path) -> str:
+    """What the queue says to a user who is not root, to whom nothing is read-only."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if os.getuid() == 0:
+                os.setuid(pwd.getpwnam("nobody").pw_uid)
+            Queue(str(folder))
+        except Refused as refused:
+            os.write(writer, f"{refused.kind} {refused.words}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Iterator[Path]:
+    """A folder that others can enter and read."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="nosejobs-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["none-yet", "queue-there"])
+def test_a_read_only_folder_is_refused_with_its_path(foreign: Path, there: bool) -> None:
+    jobs = foreign / "jobs"
+    jobs.mkdir()
+    if there:
+        with Queue(str(jobs)) as queue:
+            submitted(queue)
+        for path in jobs.iterdir():
+            path.chmod(0o444)
+    jobs.chmod(0o555)
+    said = refusal_of_nobody(jobs)
+    assert said.startswith(f"read-only {jobs}/queue.db cannot be written to (")
+    jobs.chmod(0o700)
+    for path in jobs.iterdir():
+        path.chmod(0o600)
+    if there:
+        with Queue(str(jobs)) as queue:
+            assert claimed(queue)
+
+
+def test_no_queue_is_made_where_the_file_system_is_full(tmp_path: Path) -> None:
+    """A limit of file sizes is what a test can have of a full disk without being root."""
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from shell_runner.remote.queue import Queue\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "try: Queue(sys.argv[1])\n"
+        "except OSError as error: print(error.filename)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == f"{tmp_path}/queue.db\n", done.stderr
+    with Queue(str(tmp_path)) as queue:
+        assert queue.find(submitted(queue).id)

@@ -1,0 +1,578 @@
+"""A worker drains a queue: jobs end as they should, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import socket
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote import layout, notify, starting
+from shell_runner.remote import tree as processes
+from shell_runner.remote.model import Problem
+from shell_runner.remote.queue import How, JobRow, State, Step
+from shell_runner.remote.store import FILE, Entry
+from tests.jobs import PATIENCE, Host, Receiver, is_dead, kill
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with Host(tmp_path / "jobs") as made:
+        yield made
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o100755 << 16
+            archive.writestr(info, text)
+    return buffer.getvalue()
+
+
+def eventually(true: Callable[[], object]) -> None:
+    """For what only the kernel or another process can tell."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+# -- jobs that end by themselves
+
+
+def test_a_job_is_run_and_packed(host: Host) -> None:
+    job = host.submit({"test_a": "echo hello", "test_b": "exit 3", "test_c": "exit 77"})
+    host.drain()
+    package = host.package(job)
+    assert package.exits() == {"test_a": 0, "test_b": 3, "test_c": 77}
+    assert package.executions()[0, 1].out.text == "hello\n"
+    assert "test_a | hello\n" in package.log
+    assert package.manifest["how"] == "completed"
+    assert "secret" not in package.manifest["config"]
+    assert os.listdir(layout.work(host.folder)) == []
+    assert host.leftovers(job) == []
+    with host.queue() as queue:
+        assert queue.worker() is None
+        attempt = queue.attempts(job.number)[0]
+        assert queue.outcomes(attempt.id) == {"passed": 1, "failed": 1, "skipped": 1}
+
+
+def test_jobs_run_by_priority_then_by_age(host: Host) -> None:
+    door = host.door.path
+    jobs = [host.submit({"t": f"echo {n} >{door}"}, priority=int(n == 2)) for n in range(4)]
+    host.drain()
+    assert [host.door.line() for _ in jobs] == ["2", "0", "1", "3"]
+
+
+def test_tests_use_what_the_install_command_has_made(host: Host) -> None:
+    build = host.tree({"lib/words": "built\n"})
+    job = host.submit(
+        {
+            "test_tool": "tool",
+            "test_build": 'cat "$NOSEJOBS_BUILD/lib/words" "$NOSEJOBS_BUILD/made"',
+            "test_names": 'echo "$NOSEJOBS_JOB $NOSEJOBS_ATTEMPT $COLOUR"',
+        },
+        build=build,
+        install="""
+            mkdir "$NOSEJOBS_PREFIX/bin"
+            printf '#!/bin/sh\necho tool $COLOUR\n' >"$NOSEJOBS_PREFIX/bin/tool"
+            chmod +x "$NOSEJOBS_PREFIX/bin/tool"
+            cat lib/words >made
+            echo installed
+        """,
+        environment=(("COLOUR", "blue"),),
+    )
+    host.drain()
+    package = host.package(job)
+    said = [package.executions()[number, 1].out.text for number in range(3)]
+    attempt = host.attempts(job)[0]
+    assert said == ["tool blue\n", "built\nbuilt\n", f"{job.id} {attempt.id} blue\n"]
+    assert "install | installed\n" in package.log
+    assert "install.json" in package.files
+
+
+@pytest.mark.parametrize(
+    ("install", "words"),
+    [
+        ("echo broken; false; true", "exit 1"),
+        ("sleep 60", "timed out after 0.3 s"),
+        ("kill -SEGV $$", "killed by SIGSEGV"),
+    ],
+)
+def test_no_test_runs_on_a_build_that_cannot_be_installed(
+    host: Host, install: str, words: str
+) -> None:
+    job = host.submit({"test_a": "true", "test_b": "true"}, install=install, install_timeout=0.3)
+    host.drain()
+    found = host.find(job)
+    assert (found.how, found.detail) == (How.INSTALL_FAILED, words)
+    executions = host.package(job).executions()
+    assert {each.problem for each in executions.values()} == {Problem.NOT_RUN}
+    assert executions[1, 1].detail == f"the install command failed: {words}"
+
+
+def test_archives_are_unpacked(host: Host) -> None:
+    build = host.archive(zipped({"bin/answer": "#!/bin/sh\necho 42\n"}))
+    job = host.submit({"test_a": '"$NOSEJOBS_BUILD/bin/answer"'}, build=build)
+    host.drain()
+    assert host.package(job).executions()[0, 1].out.text == "42\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"nothing", "it.bin is no zip"), (zipped({"../../out": ""}), "out")],
+    ids=["no-archive", "escape"],
+)
+def test_a_build_that_cannot_be_unpacked_is_refused(host: Host, data: bytes, words: str) -> None:
+    job = host.submit({"test_a": "true"}, build=host.archive(data, "it.bin"))
+    host.drain()
+    found = host.find(job)
+    assert found.how == How.REFUSED
+    assert found.detail.startswith("the build cannot be unpacked: ")
+    assert words in found.detail
+    assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
+
+
+def test_contents_that_are_gone_refuse_the_job(host: Host) -> None:
+    job = host.submit({"test_a": "true"})
+    os.unlink(host.store.path(job.tests.digest))
+    host.drain()
+    assert "is not on this host any more" in host.find(job).detail
+
+
+def test_a_failed_test_runs_again(host: Host) -> None:
+    again = 'test "$(cat n 2>/dev/null)" = 11 || { printf 1 >>n; exit 1; }'
+    job = host.submit(
+        {"a/test": again, "b/test": again, "c/test": "exit 77"},
+        retries=2,
+        tests={"b/test": {"retries": 1}},
+    )
+    host.drain()
+    executions = host.package(job).executions()
+    exits = {key: each.exit for key, each in executions.items()}
+    assert exits == {(0, 1): 1, (0, 2): 1, (0, 3): 0, (1, 1): 1, (1, 2): 1, (2, 1): 77}
+    assert executions[0, 3].attempt == 3
+
+
+def test_what_the_host_lacks_is_not_run(host: Host) -> None:
+    words = "requires docker"
+    job = host.submit({"test_a": "true", "test_b": "true"}, tests={"test_a": {"unmet": words}})
+    host.drain()
+    executions = host.package(job).executions()
+    assert (executions[0, 1].problem, executions[0, 1].detail) == (Problem.UNMET, words)
+    assert executions[1, 1].exit == 0
+
+
+def test_a_job_may_have_no_tests(host: Host) -> None:
+    job = host.submit({}, install="echo it is there")
+    host.drain()
+    assert host.find(job).how == How.COMPLETED
+    assert host.package(job).executions() == {}
+
+
+def test_longest_tests_run_first_and_serial_ones_before(host: Host) -> None:
+    door = host.door.path
+    names = ["short", "long", "unknown", "alone"]
+    tests = {
+        "short": {"estimate": 0.1},
+        "long": {"estimate": 9.0},
+        "alone": {"serial": True, "estimate": 0.1},
+    }
+    host.submit({name: f"echo {name} >{door}" for name in names}, tests=tests, slots=1)
+    host.drain()
+    assert [host.door.line() for _ in names] == ["alone", "unknown", "long", "short"]
+
+
+def test_artefacts_of_each_try_are_in_the_package(host: Host) -> None:
+    script = """
+        cd "$TEST_UNDECLARED_OUTPUTS_DIR"
+        mkdir deep; echo one >deep/file; head -c 600000 /dev/zero >large; ln -s /etc/passwd link
+        test -e "$NOSEJOBS_BUILD/again" || { touch "$NOSEJOBS_BUILD/again"; exit 1; }
+    """
+    job = host.submit({"test_a": "true", "test_b": script}, retries=1)
+    host.drain()
+    files = host.package(job).files
+    assert {name for name in files if name.startswith("artefacts/")} == {
+        f"artefacts/{folder}/{name}"
+        for folder in ("1", "1.attempt-2")
+        for name in ("deep/file", "large")
+    }
+    assert files["artefacts/1/large"] == bytes(600000)
+
+
+@pytest.mark.parametrize(
+    ("keep", "script", "stays"),
+    [
+        ("never", "false", False),
+        ("failed", "false", True),
+        ("failed", "true", False),
+        ("always", "true", True),
+    ],
+)
+def test_a_workspace_stays_if_the_job_wants_it(
+    host: Host, keep: str, script: str, stays: bool
+) -> None:
+    job = host.submit({"test_a": script}, keep_workspace=keep)
+    host.drain()
+    attempt = host.attempts(job)[0].id
+    assert os.path.exists(layout.work(host.folder, attempt) + "/tests/test_a") == stays
+    host.drain()  # a later worker cleans up what nobody wants
+    assert os.path.exists(layout.work(host.folder, attempt)) == stays
+    with host.queue() as queue:
+        queue.forget(queue.find(job.id), force=True)
+    host.drain()
+    assert os.listdir(layout.work(host.folder)) == []
+
+
+# -- jobs that are ended
+
+
+def test_a_job_can_be_cancelled_before_it_runs(host: Host) -> None:
+    job = host.submit({"test_a": "true"})
+    host.cancel(job)
+    host.drain()
+    assert host.find(job).how == How.CANCELLED
+    assert host.attempts(job) == []
+    assert host.package(job).executions()[0, 1].problem == Problem.CANCELLED
+
+
+@pytest.mark.parametrize("part", ["test", "install"])
+def test_a_job_that_runs_can_be_cancelled(host: Host, part: str) -> None:
+    words = f"setsid sleep 1000 & echo here >{host.door.path}; sleep 1000"
+    script, install = (words, "") if part == "test" else ("true", words)
+    job = host.submit({"test_a": script, "test_b": "true"}, install=install, slots=1)
+    process = host.worker()
+    assert host.door.line() == "here"
+    host.cancel(job)
+    assert process.wait(PATIENCE) == 0
+    assert host.find(job).how == How.CANCELLED
+    executions = host.package(job).executions()
+    assert {each.problem for each in executions.values()} == {Problem.CANCELLED}
+    assert host.leftovers(job) == []
+
+
+def test_the_time_of_a_job_is_bounded(host: Host) -> None:
+    job = host.submit({"test_a": "true", "test_b": "sleep 1000"}, timeout=1.0)
+    host.drain()
+    found = host.find(job)
+    assert (found.how, found.detail) == (How.TIMED_OUT, "after 1 s")
+    executions = host.package(job).executions()
+    assert executions[0, 1].exit == 0
+    assert executions[1, 1].problem == Problem.CANCELLED
+
+
+# -- processes that die
+
+
+def hard_to_find(door: Path) -> str:
+    """Leaves a process in another session, and one that knows nothing of the attempt."""
+    return f"""
+        test -e "$NOSEJOBS_BUILD/../../../again" && exit 0
+        setsid sh -c 'echo $$ >{door}; exec sleep 1000' &
+        env -i sh -c 'echo $$ >{door}; exec sleep 1000' &
+        echo $$ >{door}
+        sleep 1000
+    """
+
+
+def caught(host: Host) -> list[int]:
+    return [int(host.door.line()) for _ in range(3)]
+
+
+def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: Host) -> None:
+    scripts = {"test_a": "true", "test_b": hard_to_find(host.door.path), "test_c": "true"}
+    tests = {name: {"estimate": 9.0 - number} for number, name in enumerate(scripts)}
+    job = host.submit(scripts, slots=1, tests=tests)
+    worker = host.worker()
+    pids = caught(host)
+    runner = host.runner(worker)
+    worker.kill()
+    worker.wait()
+    Path(host.folder, "again").touch()
+    host.drain()
+    assert all(map(is_dead, [*pids, runner]))
+    first, second = host.attempts(job)
+    assert (first.step, first.detail) == (Step.LOST, "its worker died")
+    assert second.step == Step.ENDED
+    package = host.package(job)
+    assert package.exits() == {"test_a": 0, "test_b": 0, "test_c": 0}
+    assert package.manifest["attempt"]["number"] == 2
+    assert list(package.executions("attempts/1/executions.jsonl")) == [(0, 1)]
+    assert "attempts/1/log.txt" in package.files
+    assert os.listdir(layout.work(host.folder)) == []
+
+
+def test_nobody_but_a_new_worker_kills_what_slots_have_left(host: Host) -> None:
+    """Worker, runner and slots all die at once, as the kernel may choose when memory is short."""
+    job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1)
+    worker = host.worker()
+    pids = caught(host)
+    runner = host.runner(worker)
+    above = [worker.pid, runner, *processes.children(runner)]
+    assert len(above) == 3
+    for pid in above:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in above:
+        kill(pid)
+    worker.wait()
+    assert not any(map(is_dead, pids))
+    Path(host.folder, "again").touch()
+    host.drain()
+    assert all(map(is_dead, pids))
+    assert host.package(job).manifest["attempt"]["number"] == 2
+
+
+def test_a_killed_runner_costs_an_attempt_and_no_worker(host: Host) -> None:
+    job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1)
+    worker = host.worker()
+    pids = caught(host)
+    Path(host.folder, "again").touch()
+    kill(host.runner(worker))
+    assert worker.wait(PATIENCE) == 0
+    assert all(map(is_dead, pids))
+    first, _ = host.attempts(job)
+    assert first.detail == "its runner was killed by SIGKILL"
+    assert host.package(job).exits() == {"test_a": 0}
+
+
+def test_a_job_that_kills_its_runner_gives_up(host: Host) -> None:
+    script = "kill -9 $(awk '{print $4}' /proc/$(awk '{print $4}' /proc/$$/stat)/stat); sleep 9"
+    job = host.submit({"test_a": script, "test_b": "true"}, slots=1, attempts=2)
+    other = host.submit({"test_a": "true"})
+    host.drain()
+    assert host.find(job).how == How.GAVE_UP
+    assert len(host.attempts(job)) == 2
+    executions = host.package(job).executions()
+    assert executions[0, 1].problem == Problem.HOST_LOST
+    assert executions[0, 1].detail == "its runner was killed by SIGKILL"
+    assert host.package(other).exits() == {"test_a": 0}
+
+
+def test_a_killed_slot_costs_the_test_that_it_ran(host: Host) -> None:
+    job = host.submit(
+        {"test_a": f"echo $PPID >{host.door.path}; sleep 1000", "test_b": "true"}, slots=1
+    )
+    worker = host.worker()
+    kill(int(host.door.line()))
+    assert worker.wait(PATIENCE) == 0
+    executions = host.package(job).executions()
+    assert executions[0, 1].problem == Problem.SLOT_DIED
+    assert executions[1, 1].exit == 0
+    assert len(host.attempts(job)) == 1
+
+
+def slow_to_unpack(host: Host) -> tuple[JobRow, Callable[[], int]]:
+    """A job whose build comes through a pipe; what waits until its runner reads that."""
+    job = host.submit({"test_a": "true"}, build=host.archive(b""))
+    assert job.build is not None
+    path = host.store.path(job.build.digest)
+    os.unlink(path)
+    os.mkfifo(path)
+    return job, lambda: os.open(path, os.O_WRONLY)
+
+
+def test_a_worker_killed_while_unpacking_costs_an_attempt(host: Host) -> None:
+    job, reached = slow_to_unpack(host)
+    worker = host.worker()
+    pipe = reached()
+    worker.kill()
+    worker.wait()
+    os.close(pipe)
+    path = host.store.path(job.build.digest if job.build else "")
+    os.unlink(path)
+    Path(path).write_bytes(b"")
+    host.drain()
+    assert [row.step for row in host.attempts(job)] == [Step.LOST, Step.ENDED]
+    assert host.find(job).how == How.REFUSED, "nothing is no archive"
+    assert os.listdir(layout.work(host.folder)) == []
+
+
+def test_a_job_can_be_cancelled_while_it_is_unpacked(host: Host) -> None:
+    job, reached = slow_to_unpack(host)
+    worker = host.worker()
+    pipe = reached()
+    host.cancel(job)
+    assert worker.wait(PATIENCE) == 0
+    os.close(pipe)
+    assert host.find(job).how == How.CANCELLED
+    assert host.package(job).executions()[0, 1].problem == Problem.CANCELLED
+
+
+def test_a_worker_killed_while_packing_costs_nothing(host: Host) -> None:
+    job = host.submit({"test_a": "exit 4"})
+    blocked = Path(layout.package(host.folder, job.id) + ".part")
+    blocked.mkdir(parents=True)
+    worker = host.worker()
+    eventually(lambda: host.find(job).trouble)
+    worker.kill()
+    worker.wait()
+    blocked.rmdir()
+    host.drain()
+    assert host.package(job).exits() == {"test_a": 4}
+    assert len(host.attempts(job)) == 1
+
+
+def test_a_package_in_the_making_is_made_again(host: Host) -> None:
+    """By the next worker, of the same rows: it is the same, and no test runs again."""
+    scripts = {
+        f"test_{n}": 'echo 1 >"$TEST_UNDECLARED_OUTPUTS_DIR/a"; exit $RANDOM' for n in range(5)
+    }
+    job = host.submit(scripts, install="echo x", keep_workspace="always")
+    host.drain()
+    before = host.find(job).package
+    path = layout.package(host.folder, job.id)
+    os.unlink(path)
+    with host.queue() as queue, queue._db.writing() as db:
+        db.execute("UPDATE job SET state = 'packaging', package = ''")
+        db.execute("UPDATE attempt SET step = 'packaging', pid = 1")
+    host.drain()
+    assert host.find(job).package == before
+    assert len(host.attempts(job)) == 1
+
+
+# -- troubles
+
+
+def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: Host) -> None:
+    job = host.submit({"test_a": "exit 4"})
+    blocked = Path(layout.package(host.folder, job.id) + ".part")
+    blocked.mkdir(parents=True)
+    worker = host.worker()
+    other = host.submit({"test_a": f"echo done >{host.door.path}"})
+    starting.ring(host.folder)
+    assert host.door.line() == "done"
+    eventually(lambda: host.find(other).state == State.READY)
+    found = host.find(job)
+    assert found.state == State.PACKAGING
+    assert "its package cannot be made" in found.trouble
+    blocked.rmdir()
+    starting.ring(host.folder)
+    assert worker.wait(PATIENCE) == 0
+    assert host.package(job).exits() == {"test_a": 4}
+    assert host.find(job).trouble == ""
+
+
+def test_of_two_workers_one_leaves(host: Host) -> None:
+    job = host.submit({"test_a": f"echo here >{host.door.path}; cat {host.door.path}.go"})
+    os.mkfifo(f"{host.door.path}.go")
+    workers = [host.worker(), host.worker(), host.worker()]
+    assert host.door.line() == "here"
+    eventually(lambda: sum(each.poll() is None for each in workers) == 1)
+    Path(f"{host.door.path}.go").write_text("")
+    assert [each.wait(PATIENCE) for each in workers] == [0, 0, 0]
+    assert len(host.attempts(job)) == 1
+
+
+def test_a_worker_that_comes_while_another_leaves_finds_what_was_submitted(host: Host) -> None:
+    jobs = []
+    for _ in range(6):
+        jobs.append(host.submit({"test_a": "true"}))
+        starting.ring(host.folder)
+        host.worker()
+        eventually(lambda: host.find(jobs[-1]).state == State.READY)
+    assert all(len(host.attempts(job)) == 1 for job in jobs)
+
+
+def test_code_of_another_version_takes_over(host: Host) -> None:
+    """The same process goes on, with the lock; nobody else comes in between."""
+    words = Path(starting.__file__).with_name("notify.py").read_bytes()
+    other = host.install({"notify.py": words + b"# changed\n"})
+    jobs = [
+        host.submit({"test_a": f"echo $NOSEJOBS_JOB >{host.door.path}"}, code=code)
+        for code in (host.code, other, host.code)
+    ]
+    worker = host.worker()
+    assert worker.wait(PATIENCE) == 0
+    assert [host.door.line() for _ in jobs] == [job.id for job in jobs]
+    assert {row.identity.pid for job in jobs for row in host.attempts(job)} == {worker.pid}
+    assert all(host.package(job).manifest["job"]["code"] == job.code for job in jobs)
+
+
+def test_a_job_whose_code_is_gone_is_refused(host: Host) -> None:
+    job = host.submit({"test_a": "true"}, code="0" * 64)
+    after = host.submit({"test_a": "true"})
+    host.drain()
+    found = host.find(job)
+    assert found.how == How.REFUSED
+    assert "the code that runs it is not on this host" in found.detail
+    assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
+    assert host.package(after).exits() == {"test_a": 0}
+
+
+# -- who is told, and what goes
+
+
+def test_whoever_wants_to_know_is_told_until_they_hear(host: Host) -> None:
+    receiver = Receiver([500, 503])
+    try:
+        job = host.submit({"test_a": "true"}, notify=receiver.url, secret="s3cret")
+        host.drain()
+    finally:
+        receiver.close()
+    bodies = {body for _, _, body in receiver.got}
+    assert len(receiver.got) == 3
+    assert len(bodies) == 1, "the same words each time"
+    told = json.loads(bodies.pop())
+    assert (told["job"], told["how"]) == (job.id, "completed")
+    assert told["package"] == host.find(job).package
+    wanted = notify.signature("s3cret", receiver.got[2][2])
+    assert receiver.got[2][1]["X-Nosejobs-Signature"] == wanted
+    with host.queue() as queue:
+        assert queue.next_due() is None
+
+
+def test_who_does_not_answer_holds_up_no_job(host: Host) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        first = host.submit({"test_a": "true"}, notify=url)
+        second = host.submit({"test_a": f"echo here >{host.door.path}"})
+        worker = host.worker()
+        assert host.door.line() == "here"
+        eventually(lambda: host.find(second).state == State.READY)
+        assert host.find(first).state == State.READY
+        assert worker.poll() is None, "somebody is still to be told"
+        worker.kill()
+        worker.wait()
+
+
+def test_nothing_stays_in_the_folder_for_temporary_files(host: Host) -> None:
+    before = set(os.listdir(tempfile.gettempdir()))
+    job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1, install="true")
+    worker = host.worker()
+    caught(host)
+    kill(host.runner(worker))
+    worker.kill()
+    worker.wait()
+    Path(host.folder, "again").touch()
+    host.drain()
+    assert host.package(job).exits() == {"test_a": 0}
+    assert set(os.listdir(tempfile.gettempdir())) == before
+
+
+def test_a_sparse_build_stays_sparse(host: Host) -> None:
+    """As a tree; its bytes are many, its blocks are few."""
+    large = 256 << 20
+    seen = hashlib.sha256()
+    for _ in range(large >> 20):
+        seen.update(bytes(1 << 20))
+    digest = seen.hexdigest()
+    path = Path(host.store.path(digest))
+    path.parent.mkdir()
+    with open(path, "wb") as file:
+        file.truncate(large)
+    build = host.entries([Entry("image", FILE, 0o644, digest, large)])
+    job = host.submit({"test_a": 'du -k "$NOSEJOBS_BUILD/image"'}, build=build)
+    host.drain()
+    said = host.package(job).executions()[0, 1].out.text
+    assert int(said.split()[0]) < 1024

@@ -1,0 +1,161 @@
+"""What a job's file and options may say, and how a mistake is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shell_runner.errors import BadConfig
+from shell_runner.jobfile import KEYS, Description, describe, read
+from shell_runner.remote.job import JobConfig, config_from
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "b").mkdir()
+    return tmp_path
+
+
+def job(folder: Path, text: str, **options: Any) -> Description:
+    path = folder / "job.toml"
+    path.write_text(text)
+    return describe(path, options, {"SECRET": "s3", "NOSEJOBS_NOTIFY_SECRET": "usual"})
+
+
+def test_all_of_it(folder: Path) -> None:
+    found = job(
+        folder,
+        """
+tests = "t"
+select = ["net/*"]
+build = "b"
+include = ["*.bin"]
+exclude = ["old/"]
+name = "nightly"
+labels = ["a", "b", "a"]
+priority = -3
+install = "make install"
+install_timeout = "10m"
+pass_env = ["CI_*"]
+slots = 4
+timeout = 30
+job_timeout = "2h"
+retries = 1
+attempts = 2
+keep_workspace = "failed"
+grace = 0.5
+keep_output = "64 kB"
+artefacts = "1GiB"
+merge = true
+notify = "https://example.org/hook"
+notify_secret_env = "SECRET"
+[environment]
+A = "1"
+""",
+    )
+    config = JobConfig(
+        "make install", 600.0, (("A", "1"),), ("CI_*",), 4, 7200.0, 1, 2, "failed", 0.5,
+        64_000, 1 << 30, True, (), "https://example.org/hook", "s3",
+    )  # fmt: skip
+    assert found == Description(
+        folder / "t", folder / "b", ("net/*",), 30.0, config, "nightly", ("a", "b"), -3,
+        ("*.bin",), ("old/",),
+    )  # fmt: skip
+
+
+def test_nothing_but_tests_is_a_job(folder: Path) -> None:
+    assert job(folder, 'tests = "t"') == Description(folder / "t")
+
+
+def test_json_says_the_same(folder: Path) -> None:
+    path = folder / "job.json"
+    path.write_text(json.dumps({"tests": "t", "environment": {"A": "1"}, "timeout": "1m"}))
+    text = 'tests = "t"\ntimeout = 60\nenvironment = {A = "1"}'
+    assert describe(path, {}, {}) == job(folder, text)
+
+
+def test_options_win_and_lists_grow(folder: Path) -> None:
+    text = 'tests = "t"\nname = "a"\nlabels = ["x"]\nenvironment = {A = "1", B = "1"}'
+    found = job(folder, text, name="b", labels=("y",), environment={"B": "2"}, job_timeout="1m")
+    assert (found.name, found.labels, found.config.timeout) == ("b", ("x", "y"), 60.0)
+    assert found.config.environment == (("A", "1"), ("B", "2"))
+
+
+def test_options_are_enough(folder: Path) -> None:
+    assert describe(None, {"tests": str(folder / "t")}, {}) == Description(folder / "t")
+
+
+def test_the_usual_secret_needs_an_address(folder: Path) -> None:
+    assert job(folder, 'tests = "t"').config.secret == ""
+    assert job(folder, 'tests = "t"\nnotify = "http://h/"').config.secret == "usual"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('test = "t"', "unknown key 'test'; did you mean 'tests'?"),
+        ("colour = 1", "unknown key 'colour'; known: artefacts, attempts"),
+        ("slots = -1", "slots must be a whole number, 0 to 1024, not -1"),
+        ("slots = true", "slots must be a whole number, 0 to 1024, not True"),
+        ("attempts = 0", "attempts must be a whole number, 1 to 100, not 0"),
+        ('timeout = "soon"', 'timeout must be a time as 90, "90s", "10m" or "2h", not \'soon\''),
+        ("timeout = 0", "timeout must be a time above 0, not 0"),
+        ("timeout = nan", "timeout must be a time of at most a year, not nan"),
+        ('job_timeout = "400d"', "job_timeout must be a time of at most a year"),
+        ('keep_workspace = "yes"', "keep_workspace must be one of never, failed, always"),
+        ('labels = "x"', "labels must be a list of texts, not 'x'"),
+        ('labels = [""]', "labels must be a list of at most 50 texts"),
+        ('name = "a\\nb"', "name must be a text of one line"),
+        ("environment = {A = 1}", "environment must be a table of texts; that of A is 1"),
+        ('environment = {"A-B" = "1"}', "'A-B' cannot be the name of a variable"),
+        ('pass_env = ["A B"]', "pass_env must be a list of names of variables"),
+        ('notify = "ftp://x"', "notify must be an http:// or https:// address"),
+        ('notify_secret_env = "$X"', "notify_secret_env must be the name of a variable"),
+        ('artefacts = "much"', 'artefacts must be a size as "64MiB"'),
+        ('merge = "no"', "merge must be true or false, not 'no'"),
+        ('build = "nowhere"', "nowhere does not exist"),
+        ('install = "make"', "install: an install command needs a build"),
+        ('notify_secret_env = "UNSET"\nnotify = "http://h/"', "the variable UNSET is not set"),
+        ("slots = ", "Invalid value"),
+    ],
+)
+def test_a_mistake_names_file_and_key(folder: Path, line: str, words: str) -> None:
+    text = line if line.startswith(("test =", "slots = \n")) else f'tests = "t"\n{line}'
+    with pytest.raises(BadConfig) as caught:
+        job(folder, text)
+    assert words in str(caught.value)
+    assert str(folder / "job.toml") in str(caught.value)
+    assert line.partition(" ")[0] in str(caught.value) or "Invalid" in words
+
+
+def test_a_mistake_in_an_option_names_it(folder: Path) -> None:
+    with pytest.raises(BadConfig, match="--job-timeout must be a time"):
+        describe(None, {"tests": str(folder / "t"), "job_timeout": "x"}, {})
+    with pytest.raises(BadConfig, match="--tests is missing"):
+        describe(None, {}, {})
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"x"', "nul", "{" * 100_000])
+def test_json_that_is_no_job(folder: Path, text: str) -> None:
+    path = folder / "job.json"
+    path.write_text(text)
+    with pytest.raises(BadConfig, match=r"job\.json: "):
+        read(path)
+
+
+def test_a_file_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(BadConfig, match=r"no\.toml: No such file"):
+        read(folder / "no.toml")
+
+
+def test_every_key_of_a_hosts_config_can_be_written() -> None:
+    """But for what the client fills in."""
+    written = {"job_timeout" if key == "timeout" else key for key in JobConfig._fields}
+    assert written - {"secret", "formats"} <= set(KEYS)
+
+
+def test_a_host_takes_what_was_checked(folder: Path) -> None:
+    found = job(folder, 'tests = "t"\ngrace = 1\n[environment]\nA = "1"').config
+    assert config_from(json.loads(json.dumps(found._asdict()))) == found

@@ -1,0 +1,345 @@
+"""A desk that says what no sound one says: each lie ends in words, and reaches no terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shell_runner import session
+from shell_runner.errors import HostError, HostLost, JobRefused, UsageError
+from shell_runner.guard import LIMIT
+from shell_runner.hosts import HostSpec
+from shell_runner.jobs import Client, Place
+from shell_runner.remote import wire
+
+HOST = HostSpec("h1", "ssh", 1, address="h1")
+ID = "01234567-89ab-cdef-0123-456789abcdef"
+OTHER = "11234567-89ab-cdef-0123-456789abcdef"
+ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e\r"
+
+JOB: dict[str, Any] = {
+    "id": ID, "number": 1, "name": "n", "labels": ["l"], "priority": 0, "count": 1,
+    "state": "ready", "how": "completed", "detail": "", "cancelled": False, "trouble": "",
+    "submitted": 1.0, "ended": 2.0, "package": "a" * 64, "size": 3, "harvested": None,
+    "attempts": 1, "step": "ended", "outcomes": {"passed": 1},
+}  # fmt: skip
+REPORT: dict[str, Any] = {
+    **JOB, "ahead": 0, "tried": [], "failed": {"count": 0, "first": []}, "config": {},
+    "build": None, "contents": ["tree", "a" * 64, 3, "t"], "no_worker": "",
+}  # fmt: skip
+LOG: dict[str, Any] = {
+    "mark": ["running", 1, "testing"], "how": "", "attempt": 1, "attempts": 1, "over": False,
+    "offset": 0, "crc": 0, "size": 0,
+}  # fmt: skip
+
+#: What a desk sends for a request.
+Answers = Callable[[str, dict[str, Any]], list[bytes]]
+
+
+def answer(value: Any) -> list[bytes]:
+    return [wire.pack([["answer", value]])]
+
+
+def blob(value: Any, body: bytes) -> list[bytes]:
+    return [wire.pack_blob(["answer", value], body)]
+
+
+class Pretended:
+    """In place of a gateway: what is sent is answered at once, by a function."""
+
+    answers: Answers
+    latency = heard = sending_since = 0.0
+    has_spoken = True
+
+    def __init__(self, spec: HostSpec, on_frame: Any, **_: Any) -> None:
+        self._on_frame = on_frame
+        self.killed = False
+        self.heard = time.monotonic() + 3600
+
+    def send(self, frame: bytes) -> None:
+        for message in wire.unpack(frame):
+            if message[0] != "call":
+                continue
+            frames = answer({}) if message[1] == "hello" else type(self).answers(*message[1:])
+            for each in frames:
+                self._on_frame(each)
+
+    def send_if_room(self, frame: bytes, patience: float) -> bool:
+        return True
+
+    def ping(self) -> None:
+        pass
+
+    def epitaph(self) -> str:
+        return "the host hung up" + ESCAPE
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr(session, "Gateway", Pretended)
+    monkeypatch.setattr("shell_runner.jobs.backoff", lambda number: 0.0)
+    with Client(HOST) as found:
+        yield found
+
+
+def lies(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> None:
+    monkeypatch.setattr(Pretended, "answers", staticmethod(answers), raising=False)
+
+
+def assert_told(error: BaseException) -> None:
+    """In words that name the host and can be shown."""
+    words = str(error)
+    assert words.startswith("host h1: ")
+    assert "\x1b" not in words
+    assert "\r" not in words
+    assert len(words) < 2000
+
+
+def test_what_is_true_is_believed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    lies(monkeypatch, lambda name, arguments: answer(REPORT))
+    found = client.job(ID)
+    assert (found.job.id, found.job.outcomes, found.tests) == (
+        ID, {"passed": 1}, ("tree", "a" * 64, 3, "t"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"\xff\xfe"],
+        [b"J[[]]"],
+        [b"J[3]"],
+        [b"J" + b"[" * 100_000],
+        [wire.pack([["answer", {}], ["answer", {}]])],
+        [wire.pack([["answer"]])],
+        [wire.pack([["answer", {}, {}]])],
+        [wire.pack([["selfdestruct" + ESCAPE]])],
+        [wire.pack([["missing", [0]]])],
+        [wire.pack_blob("answer", b"")],
+        blob(REPORT, b"bytes that nobody asked for"),
+        answer(None),
+        answer([]),
+        answer("x" + ESCAPE),
+    ],
+    ids=lambda frames: repr(frames[0][:24]),
+)
+def test_no_answer_is_an_error(
+    client: Client, monkeypatch: pytest.MonkeyPatch, frames: list[bytes]
+) -> None:
+    lies(monkeypatch, lambda name, arguments: frames)
+    with pytest.raises(HostError) as caught:
+        client.job(ID)
+    assert_told(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("id", OTHER),
+        ("id", "../../etc/passwd"),
+        ("id", None),
+        ("number", True),
+        ("number", -1),
+        ("number", 1e30),
+        ("count", "many"),
+        ("size", 1 << 70),
+        ("state", "won" + ESCAPE),
+        ("package", "../x"),
+        ("labels", "l"),
+        ("labels", [3]),
+        ("labels", ["x"] * 20_000),
+        ("cancelled", 1),
+        ("submitted", "yesterday"),
+        ("submitted", float("nan")),
+        ("submitted", float("inf")),
+        ("outcomes", {"won": 1}),
+        ("outcomes", {"passed": -1}),
+        ("outcomes", []),
+        ("tried", [{"id": "x"}]),
+        ("tried", {}),
+        ("failed", {"count": 1, "first": [["n", "won", [0, "p"], None]]}),
+        ("failed", {"count": 1, "first": [["n", "failed", [0, "p"], [0, "x"]]]}),
+        ("failed", {"count": 1, "first": [["n", "failed", 3, list(range(8))]]}),
+        ("failed", {"count": 1, "first": [3]}),
+        ("config", {"install": {"a": 1}}),
+        ("config", 3),
+        ("build", ["tree", "x", 3, ""]),
+        ("contents", ["bomb", "a" * 64, 3, ""]),
+    ],
+)
+def test_odd_values_are_an_error(
+    client: Client, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    lies(monkeypatch, lambda name, arguments: answer({**REPORT, key: value}))
+    with pytest.raises(HostError, match="says odd things") as caught:
+        client.job(ID)
+    assert_told(caught.value)
+
+
+def test_no_text_of_a_host_drives_a_terminal(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = dict.fromkeys(("name", "how", "detail", "trouble", "step", "no_worker"), ESCAPE)
+    failed = {"count": 1, "first": [[ESCAPE, "failed", [0, "p"], None]]}
+    config = {"install": ESCAPE, "environment": [["A", ESCAPE]], "secret": "told"}
+    lie = {**REPORT, **texts, "labels": [ESCAPE], "failed": failed, "config": config}
+    lies(monkeypatch, lambda name, arguments: answer(lie))
+    shown = client.job(ID)
+    words = [shown.job.name, shown.job.detail, *shown.job.labels, shown.failed[0].nodeid]
+    words += [shown.config["install"], shown.config["environment"][0][1], shown.no_worker]
+    assert all(word.isprintable() for word in words)
+    assert "secret" not in shown.config
+
+
+def test_a_refusal_is_cleaned(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = wire.pack([["refused", "full" + ESCAPE, "no " + ESCAPE * 1000]])
+    lies(monkeypatch, lambda name, arguments: [frame])
+    with pytest.raises(JobRefused) as caught:
+        client.job(ID)
+    assert_told(caught.value)
+
+
+def test_a_flood_ends_the_host(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = wire.pack([["took"]]) + b" " * (LIMIT // 2)
+    lies(monkeypatch, lambda name, arguments: [frame] * 8)
+    with pytest.raises(HostError, match="sent more than it was asked for"):
+        client.job(ID)
+
+
+def test_one_that_hangs_up_is_asked_again_a_few_times(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def hang_up(name: str, arguments: dict[str, Any]) -> list[Any]:
+        asked.append(name)
+        return [None]
+
+    lies(monkeypatch, hang_up)
+    with pytest.raises(HostLost) as caught:
+        client.job(ID)
+    assert_told(caught.value)
+    assert len(asked) == 4
+
+
+def test_a_job_that_was_not_asked_for_is_not_acknowledged(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies(monkeypatch, lambda name, arguments: answer({**JOB, "id": OTHER}))
+    for request in (client.cancel, client.forget, client.wait):
+        with pytest.raises(HostError, match=f"job {OTHER} where {ID} was asked for"):
+            request(ID)
+
+
+# -- logs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "body"),
+    [
+        ({"attempt": 7}, b"x"),
+        ({"mark": 3}, b"x"),
+        ({"mark": [{}]}, b"x"),
+        ({"crc": -1}, b"x"),
+        ({"over": "no"}, b"x"),
+        ({}, b"x" * ((1 << 20) + 1)),
+    ],
+)
+def test_a_log_that_cannot_be_is_an_error(
+    client: Client, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], body: bytes
+) -> None:
+    lies(monkeypatch, lambda name, arguments: blob({**LOG, **change}, body))
+    with pytest.raises(HostError) as caught:
+        list(client.log(ID, Place(1)))
+    assert_told(caught.value)
+
+
+# -- packages ------------------------------------------------------------------------
+
+
+def package(data: bytes, size: int | None = None, pieces: Any = None) -> Answers:
+    digest = hashlib.sha256(data).hexdigest()
+    job = {**JOB, "package": digest, "size": len(data) if size is None else size, "digest": digest}
+
+    def answers(name: str, arguments: dict[str, Any]) -> list[bytes]:
+        if name == "fetch":
+            begin = arguments["offset"]
+            piece = data[begin : begin + arguments["size"]] if pieces is None else pieces
+            return blob({"offset": begin}, piece)
+        return answer(job)
+
+    return answers
+
+
+def download(client: Client, folder: Path) -> Path:
+    client.download(ID, folder / "x.zip", lambda path: None)
+    return folder / "x.zip"
+
+
+def test_a_package_comes_whole(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = bytes(range(256)) * 9000
+    lies(monkeypatch, package(data))
+    assert download(client, tmp_path).read_bytes() == data
+
+
+@pytest.mark.parametrize("pieces", [b"", b"x" * 5000], ids=["nothing", "too much"])
+def test_pieces_of_a_package_have_the_size_that_was_asked_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pieces: bytes
+) -> None:
+    lies(monkeypatch, package(b"data", pieces=pieces))
+    with pytest.raises(HostError, match="bytes of a package where 4 are asked for"):
+        download(client, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_that_no_disk_could_hold_is_refused_before_it_comes(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lies(monkeypatch, package(b"data", size=1 << 60))
+    with pytest.raises(UsageError, match=r"the package needs \d+ bytes more, the disk has"):
+        download(client, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_verified_alone_gets_its_name(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lies(monkeypatch, package(b"no zip"))
+    from shell_runner.harvest import harvest
+
+    with pytest.raises(HostError, match="is refused") as caught:
+        harvest(client, ID, tmp_path / "x.zip", None, None, lambda done, total: None)
+    assert_told(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_silent_host_is_lost(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes what it is sent, and never answers."""
+    client = Client(HOST, timeout=0.2)
+    monkeypatch.setattr("shell_runner.jobs._TRIES", 1)
+    monkeypatch.setattr(Pretended, "heard", 0.0)
+
+    def answers(name: str, arguments: dict[str, Any]) -> list[bytes]:
+        assert client._session is not None
+        client._session._gateway.heard = time.monotonic()  # now, and not again
+        return []
+
+    lies(monkeypatch, answers)
+    began = threading.active_count()
+    with pytest.raises(HostLost, match=r"has not answered for 0\.2 s"), client:
+        client.jobs()
+    assert threading.active_count() <= began + 1

@@ -1,0 +1,224 @@
+"""Whatever happens to jobs, in whatever order: the table holds, and no job is lost."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from shell_runner.remote.job import Identity, JobConfig
+from shell_runner.remote.queue import STATES, Event, How, JobRow, Queue, Refused, State, Step
+from tests.queued import CODE, name, new_job
+
+PICK = st.integers(0, 100)
+#: Of an attempt that may still say something.
+LIVING = (Step.UNPACKING, Step.INSTALLING, Step.TESTING)
+#: What has an end.
+ENDED = (State.PACKAGING, State.READY, State.HARVESTED)
+
+
+@dataclass
+class Seen:
+    """What is known of a job without asking the queue."""
+
+    number: int
+    priority: int
+    allowed: int
+    state: State = State.QUEUED
+    attempts: list[str] = field(default_factory=list)
+    records: int = 0
+
+
+class Host(RuleBasedStateMachine):
+    """A queue, and all who use it: some of them dead, late, or twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.queue = Queue(self.folder.name)
+        # A disk is not what is tried here.
+        self.queue._db.rows("PRAGMA synchronous = OFF")
+        self.worker = Identity(1, "1", "boot")
+        self.seen: dict[str, Seen] = {}
+        self.attempts: list[tuple[str, str]] = []
+        self.told = 0
+
+    def teardown(self) -> None:
+        self.queue.close()
+        self.folder.cleanup()
+
+    def job(self, pick: int) -> JobRow:
+        return self.queue.find(sorted(self.seen)[pick % len(self.seen)])
+
+    def happens(self, job: JobRow, event: Event, did: bool) -> State | None:
+        """What an event did; the table must have it."""
+        seen = self.seen[job.id]
+        before = seen.state
+        after = next((each.state for each in self.queue.jobs() if each.id == job.id), None)
+        if not did:
+            assert after == before
+            return before
+        allowed = STATES[before, event]
+        assert after in allowed or (not allowed and after is None), (before, event, after)
+        if after is None:
+            del self.seen[job.id]
+        else:
+            seen.state = after
+        return after
+
+    # -- events ---------------------------------------------------------------------
+
+    @rule(priority=st.integers(-1, 1), allowed=st.integers(1, 3), told=st.booleans())
+    def submit(self, priority: int, allowed: int, told: bool) -> None:
+        config = JobConfig(attempts=allowed, notify="http://n" if told else "")
+        job = new_job(1, config=config, priority=priority)
+        row = self.queue.submit(job, CODE, 1.0)
+        assert self.queue.submit(job, CODE, 2.0) == row
+        self.seen[job.id] = Seen(row.number, priority, allowed)
+
+    @rule()
+    def claim(self) -> None:
+        waiting = [each for each in self.seen.values() if each.state == State.QUEUED]
+        attempt = name()
+        found = self.queue.claim(self.worker, CODE, attempt, 1.0)
+        assert (found is None) == (not waiting)
+        if found is None:
+            return
+        job, row = found
+        first = min(waiting, key=lambda each: (-each.priority, each.number))
+        assert job.number == first.number
+        first.attempts.append(attempt)
+        assert row.number == len(first.attempts) <= first.allowed
+        self.attempts.append((attempt, job.id))
+        assert self.happens(job, Event.CLAIM, True) == State.RUNNING
+
+    @precondition(lambda self: self.attempts)
+    @rule(pick=PICK, test=st.integers(0, 3))
+    def record(self, pick: int, test: int) -> None:
+        attempt, job = self.attempts[pick % len(self.attempts)]
+        alive = self.alive(attempt, job)
+        before = len(list(self.queue.executions(attempt)))
+        assert self.tried(lambda: self.queue.record(attempt, [(test, 1, "passed", "{}")])) == alive
+        after = len(list(self.queue.executions(attempt)))
+        assert (after in (before, before + 1)) if alive else after == before
+
+    @precondition(lambda self: self.attempts)
+    @rule(pick=PICK, how=st.sampled_from(How))
+    def finish(self, pick: int, how: How) -> None:
+        attempt, job = self.attempts[pick % len(self.attempts)]
+        alive = self.alive(attempt, job)
+        did = self.tried(lambda: self.queue.finish(attempt, how, "", 1.0))
+        # Said again, it is heard and changes nothing.
+        assert did or not alive
+        if job in self.seen:
+            self.happens(self.queue.find(job), Event.FINISH, alive)
+
+    @precondition(lambda self: self.attempts)
+    @rule(pick=PICK)
+    def lose(self, pick: int) -> None:
+        attempt, job = self.attempts[pick % len(self.attempts)]
+        alive = self.alive(attempt, job)
+        did = self.tried(lambda: self.queue.lose(attempt, "", 1.0))
+        assert did == (job in self.seen)
+        if did:
+            row = self.queue.find(job)
+            after = self.happens(row, Event.LOSE, alive)
+            seen = self.seen[job]
+            if alive and not row.cancelled:
+                used_up = len(seen.attempts) >= seen.allowed
+                assert after == (State.PACKAGING if used_up else State.QUEUED)
+
+    @rule()
+    def restart(self) -> None:
+        """The machine comes back: the next worker finds what the last one left."""
+        self.queue.close()
+        self.worker = self.worker._replace(boot=self.worker.boot + "'")
+        self.queue.enter(self.worker, CODE, 1.0)
+        for attempt in self.queue.stale(self.worker):
+            row = next(each for each in self.queue.jobs() if each.number == attempt.job)
+            self.queue.lose(attempt.id, "restart", 1.0)
+            self.happens(row, Event.LOSE, row.state == State.RUNNING)
+        assert not any(each.state == State.RUNNING for each in self.seen.values())
+
+    @precondition(lambda self: self.seen)
+    @rule(pick=PICK)
+    def package(self, pick: int) -> None:
+        job = self.job(pick)
+        did = self.tried(lambda: self.queue.packaged(job.number, job.id, 1, 1.0))
+        assert did == (job.state in ENDED)
+        changes = job.state == State.PACKAGING
+        self.happens(job, Event.PACKAGED, changes)
+        self.told += bool(changes and job.config.notify)
+
+    @precondition(lambda self: self.seen)
+    @rule(pick=PICK)
+    def cancel(self, pick: int) -> None:
+        job = self.job(pick)
+        did = self.tried(lambda: self.queue.cancel(job, 1.0))
+        assert did == (job.cancelled or job.state in (State.QUEUED, State.RUNNING))
+        self.happens(job, Event.CANCEL, did and not job.cancelled)
+
+    @precondition(lambda self: self.seen)
+    @rule(pick=PICK, right=st.booleans())
+    def acknowledge(self, pick: int, right: bool) -> None:
+        job = self.job(pick)
+        did = self.tried(lambda: self.queue.acknowledge(job, job.id if right else "", 1.0))
+        assert did == (right and job.state in (State.READY, State.HARVESTED))
+        self.happens(job, Event.ACKNOWLEDGE, did)
+
+    @precondition(lambda self: self.seen)
+    @rule(pick=PICK, force=st.booleans())
+    def forget(self, pick: int, force: bool) -> None:
+        job = self.job(pick)
+        did = self.tried(lambda: self.queue.forget(job, force))
+        assert did == (job.state == State.HARVESTED or (force and job.state == State.READY))
+        self.happens(job, Event.FORGET, did)
+
+    def tried(self, say: Callable[[], object]) -> bool:
+        try:
+            say()
+        except Refused as refused:
+            if refused.kind not in ("state", "differs", "unknown"):
+                raise
+            return False
+        return True
+
+    def alive(self, attempt: str, job: str) -> bool:
+        seen = self.seen.get(job)
+        return bool(seen and seen.state == State.RUNNING and seen.attempts[-1] == attempt)
+
+    # -- what always holds ------------------------------------------------------------
+
+    @invariant()
+    def no_job_is_lost(self) -> None:
+        found = {job.id: job.state for job in self.queue.jobs(limit=1000)}
+        assert found == {key: seen.state for key, seen in self.seen.items()}
+        counts = dict.fromkeys(State, 0)
+        for state in found.values():
+            counts[state] += 1
+        assert self.queue.counts() == counts
+
+    @invariant()
+    def no_job_has_two_living_attempts(self) -> None:
+        for job in self.queue.jobs(limit=1000):
+            attempts = self.queue.attempts(job.number)
+            assert [each.id for each in attempts] == self.seen[job.id].attempts
+            living = [each for each in attempts if each.step in LIVING]
+            assert len(living) == (job.state == State.RUNNING)
+            assert living == attempts[len(attempts) - len(living) :]
+
+    @invariant()
+    def an_end_has_a_reason_and_no_other_state_has(self) -> None:
+        for job in self.queue.jobs(limit=1000):
+            assert (job.how is not None) == (job.ended is not None) == (job.state in ENDED)
+            assert bool(job.package) == (job.state in (State.READY, State.HARVESTED))
+
+    @invariant()
+    def everybody_is_told_once(self) -> None:
+        assert len(self.queue.due(1.0, 300.0)) == min(self.told, 100)
+
+
+Host.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestHost = Host.TestCase

@@ -1,0 +1,101 @@
+"""Who is to be told that a job has ended, and when."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote.job import JobConfig
+from shell_runner.remote.queue import OutboxRow, Queue, State
+from tests.queued import WORKER, brought
+
+LONGEST = 300.0
+CONFIG = JobConfig(notify="http://n/", secret="s3")
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    with Queue(str(tmp_path)) as made:
+        yield made
+
+
+def due(queue: Queue, now: float) -> list[OutboxRow]:
+    return queue.due(now, LONGEST)
+
+
+def test_whoever_wants_to_be_told_is_told_once(queue: Queue) -> None:
+    job = brought(queue, State.PACKAGING, config=CONFIG, name="n", labels=("a",))
+    brought(queue, State.READY)
+    assert (due(queue, 1.0), queue.next_due()) == ([], None)
+    for _ in range(2):
+        queue.packaged(job.number, "d", 5, 1.0)
+    (row,) = due(queue, 1.0)
+    assert (row.job, row.url, row.secret, row.tries, row.due) == (job.id, "http://n/", "s3", 0, 0)
+    body = json.loads(row.body)
+    told = {key: body[key] for key in ("job", "name", "labels", "state", "how", "package", "size")}
+    assert told == {
+        "job": job.id, "name": "n", "labels": ["a"], "state": "ready", "how": "completed",
+        "package": "d", "size": 5,
+    }  # fmt: skip
+    assert "s3" not in row.body
+
+
+def test_a_job_without_an_address_tells_nobody(queue: Queue) -> None:
+    brought(queue, State.READY)
+    assert due(queue, 1.0) == []
+
+
+def test_what_failed_is_due_later(queue: Queue) -> None:
+    brought(queue, State.READY, config=CONFIG)
+    (row,) = due(queue, 1000.0)
+    queue.failed(row.number, "connection refused", 1010.0)
+    assert due(queue, 1009.0) == []
+    assert queue.next_due() == 1010.0
+    (row,) = due(queue, 1010.0)
+    assert (row.tries, row.trouble) == (1, "connection refused")
+    queue.delivered(row.number)
+    assert (due(queue, 9999.0), queue.next_due()) == ([], None)
+
+
+def test_what_is_due_too_far_ahead_is_due_now(queue: Queue) -> None:
+    brought(queue, State.READY, config=CONFIG)
+    (row,) = due(queue, 10_000.0)
+    queue.failed(row.number, "", 10_000.0 + LONGEST)
+    assert due(queue, 10_000.0) == []
+    # Somebody sets the clock back an hour.
+    assert [each.number for each in due(queue, 10_000.0 - 3600)] == [row.number]
+
+
+def test_the_clock_set_back_changes_no_order_and_no_state(queue: Queue) -> None:
+    first = brought(queue, State.READY, config=CONFIG)
+    queue.acknowledge(first, "d16e57", -3600.0)
+    assert queue.find(first.id).state == State.HARVESTED
+    second = brought(queue, State.READY, config=CONFIG)
+    assert [row.job for row in due(queue, -3600.0)] == [first.id, second.id]
+
+
+def test_a_full_outbox_keeps_the_worker(queue: Queue) -> None:
+    brought(queue, State.READY, config=CONFIG)
+    queue.enter(WORKER, "c", 1.0)
+    assert not queue.leave_if_idle(WORKER)
+    queue.delivered(due(queue, 1.0)[0].number)
+    assert queue.leave_if_idle(WORKER)
+
+
+def test_who_cannot_be_told_is_named_at_the_job(queue: Queue) -> None:
+    job = brought(queue, State.READY, config=CONFIG)
+    (row,) = due(queue, 1.0)
+    queue.failed(row.number, "connection refused", 2.0)
+    queue.give_up(row.number)
+    assert queue.find(job.id).trouble == "nobody at http://n/ could be told: connection refused"
+    assert queue.next_due() is None
+
+
+def test_a_message_outlives_its_job(queue: Queue) -> None:
+    job = brought(queue, State.READY, config=CONFIG)
+    queue.forget(job, force=True)
+    (row,) = due(queue, 1.0)
+    assert row.job == job.id
+    queue.give_up(row.number)
+    assert queue.next_due() is None

@@ -1,0 +1,86 @@
+"""What SQLite does for each statement: ten thousand jobs make none of them slow."""
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+
+from shell_runner.remote import statements
+from shell_runner.remote.queue import Queue
+
+ALL = {name: text for name, text in vars(statements).items() if name.isupper() and name[0] != "_"}
+#: What they read from one end to the other, and why that is no harm.
+SCANS = {
+    "JOBS": "SCAN job",  # newest first, until enough are found
+    "COUNTS": "SCAN job USING COVERING INDEX",  # the index alone
+    "CONTENTS": "SCAN job",  # when contents are swept
+    "NEXT_DUE": "SEARCH outbox USING COVERING INDEX outbox_due",  # its first entry
+    "HAS_OUTBOX": "SCAN outbox",  # its first entry
+    "DUE": "SCAN (subquery",  # what the subqueries found
+    "WORKER": "SCAN worker",  # one row
+    "DELETE_WORKER": "SCAN worker",
+}
+#: What is sorted: a few, of one job or at one time.
+SORTED = {"CONTENTS", "OUTCOMES"}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    folder = tmp_path_factory.mktemp("queue")
+    with Queue(str(folder)):
+        pass
+    connection = sqlite3.connect(folder / "queue.db")
+    yield connection
+    connection.close()
+
+
+def plan(database: sqlite3.Connection, statement: str) -> list[str]:
+    values = (1,) * (1 if "?1" in statement else statement.count("?"))
+    found = database.execute(f"EXPLAIN QUERY PLAN {statement}", values)
+    return [words for *_, words in found]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_statement_reads_what_it_needs_and_no_more(
+    database: sqlite3.Connection, name: str
+) -> None:
+    steps = plan(database, ALL[name])
+    # "SCAN TABLE job" before SQLite 3.36.
+    scans = [words.replace(" TABLE", "") for words in steps if words.startswith("SCAN")]
+    allowed = SCANS.get(name, "SEARCH")
+    scans = [words for words in scans if words != "SCAN CONSTANT ROW"]
+    assert all(words.startswith(allowed) for words in scans), steps
+    assert name in SORTED or not any("TEMP B-TREE" in words for words in steps), steps
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("NEXT", "INDEX job_waiting (state=?)"),
+        ("AHEAD_BY_NUMBER", "COVERING INDEX job_waiting"),
+        ("AHEAD_BY_PRIORITY", "COVERING INDEX job_waiting"),
+        ("COUNT_IN_STATE", "COVERING INDEX"),
+        ("BYTES_IN_STATE", "COVERING INDEX job_listed"),
+        ("SIZES_IN_STATE", "COVERING INDEX job_listed"),
+        ("JOBS_IN_STATE", "INDEX job_listed (state=? AND number<?)"),
+        ("DUE", "COMPOUND QUERY"),
+        ("JOBS_BY_PREFIX", "(id>? AND id<?)"),
+        ("EXECUTIONS", "(attempt=? AND (test,try)>(?,?))"),
+    ],
+)
+def test_the_frequent_ones_use_the_index_made_for_them(
+    database: sqlite3.Connection, name: str, index: str
+) -> None:
+    assert index in plan(database, ALL[name])[0]
+
+
+def test_what_is_deleted_with_a_job_is_found_by_an_index(database: sqlite3.Connection) -> None:
+    references = [
+        (table, row[3])
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        for row in database.execute(f"PRAGMA foreign_key_list({table})")
+    ]
+    assert len(references) == 3
+    for table, column in references:
+        (words,) = plan(database, f"SELECT 1 FROM {table} WHERE {column} = ?")
+        assert words.startswith("SEARCH"), words

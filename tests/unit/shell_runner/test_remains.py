@@ -1,0 +1,133 @@
+"""What is left of an attempt is found and killed, and nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote import remains
+
+#: Starts what its arguments say, tells the process id, and ends.
+PARENT = """
+import os, subprocess, sys
+env = {} if sys.argv[1] == "clean" else None
+child = subprocess.Popen(["sleep", "1000"], env=env, start_new_session=sys.argv[2] == "apart",
+                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=sys.argv[3])
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+#: Starts others, in sessions of their own, while it is looked for.
+STORM = """
+import os, time
+print(os.getpid(), flush=True)
+for _ in range(25):
+    if os.fork() == 0:
+        os.setsid()
+        break
+    time.sleep(0.002)
+time.sleep(1000)
+"""
+
+
+class Attempt:
+    """Processes of one attempt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.id = str(uuid.uuid4())
+        self.folder = folder
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, code: str, *arguments: str) -> int:
+        """A marked process in a session of its own; the number that it tells."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, env={**os.environ, remains.MARKER: self.id},
+            start_new_session=True,
+        )  # fmt: skip
+        self.processes.append(process)
+        assert process.stdout is not None
+        self.told = int(process.stdout.readline())
+        return self.told
+
+    def find(self) -> set[int]:
+        return {each.pid for each in remains.find(self.id, str(self.folder))}
+
+    def end(self) -> None:
+        remains.kill(self.id, str(self.folder))
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Iterator[Attempt]:
+    made = Attempt(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize("environment", ["marked", "clean"])
+@pytest.mark.parametrize("session", ["apart", "same"])
+def test_children_are_found_whatever_their_environment(
+    attempt: Attempt, environment: str, session: str
+) -> None:
+    child = attempt.start(PARENT, environment, session, "/")
+    assert attempt.find() == {child, attempt.processes[0].pid}
+    assert remains.kill(attempt.id) == []
+    assert attempt.find() == set()
+    assert remains.process(child) is None or remains.process(child).state == "Z"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("environment", "session", "inside"),
+    [("marked", "apart", False), ("marked", "same", False), ("clean", "apart", True)],
+)
+def test_orphans_are_found_by_what_they_have(
+    attempt: Attempt, environment: str, session: str, inside: bool
+) -> None:
+    child = attempt.start(PARENT, environment, session, str(attempt.folder) if inside else "/")
+    attempt.processes[0].communicate("")
+    assert attempt.find() == {child}
+
+
+def test_members_of_a_marked_session_are_found_without_their_parent(attempt: Attempt) -> None:
+    child = attempt.start(PARENT, "clean", "same", "/")
+    leader = attempt.processes[0]
+    os.kill(leader.pid, signal.SIGSTOP)
+    assert attempt.find() == {child, leader.pid}
+
+
+def test_what_forks_all_the_time_is_caught(attempt: Attempt) -> None:
+    attempt.start(STORM)
+    assert remains.kill(attempt.id) == []
+    assert attempt.find() == set()
+
+
+def test_where_somebody_works_says_nothing_of_others_in_its_session(
+    attempt: Attempt, tmp_path: Path
+) -> None:
+    other = Attempt(tmp_path / "other")
+    try:
+        child = other.start(PARENT, "marked", "same", str(attempt.folder))
+        assert attempt.find() == {child}
+    finally:
+        other.end()
+
+
+def test_others_are_spared(attempt: Attempt, tmp_path: Path) -> None:
+    """Another attempt, and whoever has started us, though they have the name, too."""
+    other = Attempt(tmp_path / "other")
+    try:
+        child = other.start(PARENT, "marked", "same", "/")
+        code = "import sys; from shell_runner.remote import remains\n"
+        code += "print(len(remains.kill(sys.argv[1])))"
+        assert attempt.start(code, attempt.id) == 0
+        assert attempt.processes[0].wait(20) == 0
+        assert other.find() == {child, other.processes[0].pid}
+    finally:
+        other.end()

@@ -1,0 +1,86 @@
+"""The table of a job's states, and the one that people read."""
+
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote import states
+from shell_runner.remote.states import STATES, Event, State, Step, after_loss, is_onward
+
+DESIGN = Path(__file__).parents[3] / "docs" / "design" / "0004-jobs.md"
+
+
+def documented() -> dict[tuple[State, Event], tuple[State, ...]]:
+    """The table in the design: ``| from | event | to |``."""
+    found = {}
+    lines = re.findall(r"^\| ([a-z, ]+) \| (\w+) \| (.+) \|$", DESIGN.read_text(), re.M)
+    for origins, event, ends in lines[1:]:
+        plain = re.sub(r" \(.*?\)", "", ends)
+        to = tuple(State(end) for end in plain.split(", ") if end != "gone")
+        for origin in origins.split(", "):
+            found[State(origin), Event(event)] = to
+    return found
+
+
+def test_the_design_has_the_same_table() -> None:
+    assert documented() == STATES
+
+
+def test_every_state_is_left_and_every_event_is_known() -> None:
+    assert {state for state, _ in STATES} == set(State)
+    assert {event for _, event in STATES} == set(Event)
+
+
+def test_all_states_come_from_the_first_one() -> None:
+    seen, new = set(), {State.QUEUED}
+    while new:
+        seen |= new
+        new = {end for (start, _), ends in STATES.items() if start in seen for end in ends} - seen
+    assert seen == set(State)
+
+
+def test_only_what_the_table_has_is_allowed() -> None:
+    for pair in product(State, Event):
+        assert states.allows(*pair) == (pair in STATES)
+
+
+def test_a_state_looks_like_its_value() -> None:
+    assert f"{State.QUEUED} {Step.LOST!s}" == "queued lost"
+    assert "%s" % State.QUEUED == State.QUEUED == "queued"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "good"),
+    [
+        (Step.UNPACKING, Step.INSTALLING, True),
+        (Step.UNPACKING, Step.TESTING, True),
+        (Step.TESTING, Step.TESTING, True),
+        (Step.TESTING, Step.INSTALLING, False),
+        (Step.TESTING, Step.ENDED, False),
+        (Step.TESTING, Step.LOST, False),
+        (Step.LOST, Step.TESTING, False),
+        (Step.PACKAGING, Step.TESTING, False),
+    ],
+)
+def test_an_attempt_goes_on_and_never_back(before: Step, after: Step, good: bool) -> None:
+    assert is_onward(before, after) is good
+
+
+@pytest.mark.parametrize(
+    ("attempts", "allowed", "cancelled", "state"),
+    [
+        (1, 3, False, State.QUEUED),
+        (2, 3, False, State.QUEUED),
+        (3, 3, False, State.PACKAGING),
+        (4, 3, False, State.PACKAGING),
+        (1, 1, False, State.PACKAGING),
+        (1, 3, True, State.PACKAGING),
+    ],
+)
+def test_a_lost_job_starts_again_until_it_may_not(
+    attempts: int, allowed: int, cancelled: bool, state: State
+) -> None:
+    assert after_loss(attempts, allowed, cancelled) == state
+    assert state in STATES[State.RUNNING, Event.LOSE]

@@ -33,6 +33,10 @@ class Wrong(ValueError):
     """A value is not what its key wants; the text says what that is."""
 
 
+class Secret(Wrong):
+    """And the value must not be shown."""
+
+
 def checked(doc: Document, path: Sequence[str], kinds: Mapping[str, Kind]) -> dict[str, Any]:
     """What the table says, by key; BadConfig names file, line and key of what is wrong."""
     doc.check_keys(path, kinds)
@@ -43,6 +47,8 @@ def one(doc: Document, path: Sequence[str], kind: Kind, value: Any) -> Any:
     """One value, checked."""
     try:
         return kind(value)
+    except Secret as wrong:
+        raise doc.error(path, f"must be {wrong}") from None
     except Wrong as wrong:
         raise doc.error(path, f"must be {wrong}, not {shown(value)}") from None
 

@@ -21,7 +21,7 @@ from shell_runner.errors import BadConfig, BadSpec
 
 from . import kinds
 from .document import Document, read
-from .kinds import Kind, Wrong
+from .kinds import Kind, Secret, Wrong
 
 NAME = "dispatcher.toml"
 PORT = 7433
@@ -165,9 +165,7 @@ def _repository(value: Any) -> str:
     if re.match(r"[A-Za-z0-9]+::", text):
         raise Wrong("an address without a helper program: 'name::' runs one")
     if "://" in text and _has_password(text):
-        raise Wrong(
-            "an address without a password: it would be shown; give it to git's credentials"
-        )
+        raise Secret("an address without a password, which all would see; use git's credentials")
     return text
 
 

@@ -1,0 +1,86 @@
+"""States change by the tables and in no other way; values have the fields of their rows."""
+
+import dataclasses
+from collections.abc import Mapping
+from enum import StrEnum
+from itertools import product
+from typing import Any
+
+import pytest
+
+from dispatcher import model
+from dispatcher.model import (
+    BUILDS,
+    IDLE_EVENTS,
+    JOBS,
+    STAGES,
+    BadChange,
+    BuildEvent,
+    BuildState,
+    JobEvent,
+    JobState,
+    StageEvent,
+    StageState,
+    after,
+)
+from dispatcher.store import tables
+
+ALL: list[tuple[Mapping[Any, Any], type[StrEnum], type[StrEnum]]] = [
+    (BUILDS, BuildState, BuildEvent),
+    (STAGES, StageState, StageEvent),
+    (JOBS, JobState, JobEvent),
+]
+VALUES = {
+    "change": model.Change, "build": model.Build, "stage_run": model.StageRun, "job": model.Job,
+    "tag": model.Tag, "decision": model.Decision, "host": model.Host,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "states", "events"), ALL)
+def test_what_the_table_does_not_name_is_refused(
+    table: Mapping[Any, Any], states: type[StrEnum], events: type[StrEnum]
+) -> None:
+    for state, event in product(states, events):
+        if (state, event) in table:
+            assert after(table, state, event) is table[state, event]
+        else:
+            with pytest.raises(BadChange, match=f"that is {state} cannot {event}: it has to be"):
+                after(table, state, event)
+
+
+@pytest.mark.parametrize(("table", "states", "events"), ALL)
+def test_every_state_but_the_first_can_be_reached(
+    table: Mapping[Any, Any], states: type[StrEnum], events: type[StrEnum]
+) -> None:
+    reached = {next(iter(states))}
+    for _ in states:
+        reached |= {to for (state, _), to in table.items() if state in reached}
+    assert reached == set(states)
+    assert {event for _, event in table} == set(events)
+
+
+def test_a_stage_run_that_is_over_stays_so() -> None:
+    ends = {state for state in StageState if not any(state == each for each, _ in STAGES)}
+    assert ends == {state for state in StageState if state.over}
+
+
+def test_an_idle_stage_run_goes_wherever_policy_says() -> None:
+    assert set(IDLE_EVENTS) == {state for state in StageState if state.idle}
+    for state, (to, event) in product(IDLE_EVENTS, IDLE_EVENTS.items()):
+        assert after(STAGES, state, event) is to
+
+
+def test_a_lost_job_stays_lost() -> None:
+    assert not any(state is JobState.LOST for state, _ in JOBS)
+
+
+def test_the_end_of_a_job_counts_once() -> None:
+    for state in (JobState.HARVESTED, JobState.ACKNOWLEDGED, JobState.LOST):
+        with pytest.raises(BadChange):
+            after(JOBS, state, JobEvent.HARVEST)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_has_the_fields_of_its_row(name: str) -> None:
+    columns = {column.name for column in tables.METADATA.tables[name].columns}
+    assert {each.name for each in dataclasses.fields(VALUES[name])} == columns

@@ -336,7 +336,8 @@ class Tag:
     #: Of the build.
     digest: str
     stage: str
-    #: Digest of the stage's config: a tag says nothing of a stage that is written otherwise.
+    #: Digest of the stage's config: a tag says nothing of a stage that is written otherwise.  Empty
+    #: by hand, so that it stands beside the tag of a run.
     config: str
     #: None: given by hand.
     stage_run: int | None = None

@@ -1,0 +1,309 @@
+"""The dispatcher's own file: where its data is, what it watches, which hosts it has.
+
+Owns the keys of dispatcher.toml, their checks and defaults.  The operator wrote it: it is trusted,
+its mistakes are explained.  Pure: text in, frozen values out; nothing is opened or looked up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from shell_runner import hosts as specs
+from shell_runner.config import HostEntry
+from shell_runner.errors import BadConfig, BadSpec
+
+from . import kinds
+from .document import Document, read
+from .kinds import Kind, Secret, Wrong
+
+NAME = "dispatcher.toml"
+PORT = 7433
+_TOP = ("dispatcher", "sources", "hosts", "pools", "retention")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?))?B?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Source:
+    """``[sources.NAME]``: a git repository, or a directory."""
+
+    name: str
+    #: Address of a repository, as git takes it; empty: it is a directory.
+    git: str = ""
+    directory: str = ""
+    #: Patterns of the branches that are built.
+    branches: tuple[str, ...] = ("main", "master")
+    #: Only changes to such paths are built; empty: all.
+    paths: tuple[str, ...] = ()
+    #: ``newest``: of changes that have not begun only the last one of a branch; or ``every``.
+    bursts: str = "newest"
+    #: Seconds between two looks.
+    poll: float = 30.0
+
+    @property
+    def kind(self) -> str:
+        """``git`` or ``directory``."""
+        return "git" if self.git else "directory"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """``[pools.NAME]``: where further hosts come from."""
+
+    name: str
+    kind: str = "local"
+    #: What its hosts have.
+    labels: tuple[str, ...] = ()
+    #: Hosts at the same time.
+    most: int = 1
+    #: Seconds without work after which a host is taken down.
+    idle: float = 300.0
+    #: Jobs after which a host is taken down; 0: any number.
+    jobs: int = 0
+    #: What only its kind understands.
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """``[retention]``: what of old builds stays; their rows always do."""
+
+    #: Seconds that artefacts and packages of a build are kept.
+    age: float = 90 * 86_400.0
+    #: The newest builds of a source stay, however old they are.
+    builds: int = 20
+    #: Builds with one of these levels stay.
+    levels: tuple[str, ...] = ("ship",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of the file."""
+
+    #: Folder of the database and of the blobs.
+    data: Path
+    address: str = "127.0.0.1"
+    #: 0: any that is free.
+    port: int = PORT
+    #: Seconds between two looks at a source that says nothing else.
+    poll: float = 30.0
+    #: Seconds without an answer after which the jobs of a host are lost.
+    lease: float = 120.0
+    #: Infrastructure failures in a row that put a host into quarantine.
+    quarantine: int = 3
+    #: Jobs that a host has at a time: one runs, the others are in its queue.
+    queue: int = 2
+    sources: tuple[Source, ...] = ()
+    hosts: Mapping[str, HostEntry] = field(default_factory=dict)
+    pools: tuple[Pool, ...] = ()
+    retention: Retention = Retention()
+
+
+def parse(text: str | bytes, folder: Path, name: str = NAME) -> Settings:
+    """The checked settings of a text; ``folder`` is where relative paths begin.
+
+    BadConfig names file, line and key.
+    """
+    doc = read(name, text)
+    doc.check_keys((), _TOP)
+    own = kinds.checked(doc, ("dispatcher",), _OWN)
+    address, port = own.pop("listen", (Settings.address, Settings.port))
+    poll = own.get("poll", Settings.poll)
+    return Settings(
+        folder / own.pop("data", "nosejobs-data"),
+        address,
+        port,
+        sources=tuple(_source(doc, each, folder, poll) for each in doc.table(["sources"])),
+        hosts={each: _host(doc, each) for each in doc.table(["hosts"])},
+        pools=tuple(_pool(doc, each) for each in doc.table(["pools"])),
+        retention=Retention(**kinds.checked(doc, ("retention",), _RETENTION)),
+        **own,
+    )
+
+
+def _listen(value: Any) -> tuple[str, int]:
+    """An address of this machine alone, until requests have to say who they are."""
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        raise Wrong(f'an address and a port, as "127.0.0.1:{PORT}" or "[::1]:{PORT}"')
+    host = host.removeprefix("[").removesuffix("]")
+    if host != "localhost" and not _is_loopback(host):
+        raise Wrong("an address of loopback (127.0.0.1, [::1]): nobody is asked who they are yet")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+_OWN: Mapping[str, Kind] = {
+    "data": kinds.line,
+    "listen": _listen,
+    "poll": kinds.seconds,
+    "lease": kinds.seconds,
+    "quarantine": kinds.whole(1, 1000),
+    "queue": kinds.whole(1, 1000),
+}
+
+
+# -- sources ---------------------------------------------------------------------------------
+
+
+def _repository(value: Any) -> str:
+    text = kinds.line(value)
+    if text.startswith("-"):
+        raise Wrong("the address of a repository")
+    if re.match(r"[A-Za-z0-9]+::", text):
+        raise Wrong("an address without a helper program: 'name::' runs one")
+    if "://" in text and _has_password(text):
+        raise Secret("an address without a password, which all would see; use git's credentials")
+    return text
+
+
+def _has_password(url: str) -> bool:
+    try:
+        return urlsplit(url).password is not None
+    except ValueError:
+        raise Wrong("the address of a repository") from None
+
+
+_SOURCE: Mapping[str, Kind] = {
+    "git": _repository,
+    "directory": kinds.line,
+    "branches": kinds.list_of(kinds.line, "patterns of branches", 1),
+    "paths": kinds.list_of(kinds.inside, "patterns of paths", 1),
+    "bursts": kinds.one_of("newest", "every"),
+    "poll": kinds.seconds,
+}
+
+
+def _source(doc: Document, name: str, folder: Path, poll: float) -> Source:
+    path = ("sources", name)
+    kinds.check_name(doc, path, {})
+    values = {"poll": poll, **kinds.checked(doc, path, _SOURCE)}
+    if ("git" in values) == ("directory" in values):
+        raise doc.error(path, "must have either git or directory")
+    if "directory" in values:
+        if "branches" in values:
+            raise doc.error([*path, "branches"], "is for git; a directory has none")
+        values["directory"] = str(folder / values["directory"])
+    elif _is_path(values["git"]):
+        values["git"] = str(folder / values["git"])
+    return Source(name, **values)
+
+
+def _is_path(address: str) -> bool:
+    """As git sees it: neither a URL nor ``host:path``."""
+    return "://" not in address and ":" not in address.split("/")[0]
+
+
+# -- hosts and pools -------------------------------------------------------------------------
+
+
+def _bytes(value: Any) -> int:
+    if type(value) is int and 0 <= value < 1 << 60:
+        return value
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise Wrong('a size as "4GiB", "500MB" or 0')
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((prefix or " ").upper()))
+
+
+_HOST: Mapping[str, Kind] = {
+    "spec": kinds.line,
+    "slots": kinds.whole(1, specs.MOST_SLOTS),
+    "labels": kinds.list_of(kinds.label, "labels"),
+    "cache": _bytes,
+}
+
+
+def _host(doc: Document, name: str) -> HostEntry:
+    path = ("hosts", name)
+    kinds.check_name(doc, path, {})
+    entry = HostEntry(name, **{"spec": f"ssh={name}", **kinds.checked(doc, path, _HOST)})
+    try:
+        specs.parse([name], {name: entry})
+    except BadSpec as error:
+        raise BadConfig(doc.words([*path, "spec"], f"cannot be used: {error}")) from None
+    return entry
+
+
+def _options(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise Wrong("a table")
+    _check_plain(value)
+    return value
+
+
+def _check_plain(value: Any) -> None:
+    """What a row can keep as JSON.  (How deep it can be was checked before.)"""
+    if isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_plain(each)
+    elif isinstance(value, int) and abs(value) >= 1 << 63:
+        raise Wrong("a table of texts and of numbers that are not that large")
+    elif not isinstance(value, (str, int, float)) or _endless(value):
+        raise Wrong("a table of texts, numbers, lists and tables; dates have to be texts")
+
+
+def _endless(value: str | float) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+_POOL: Mapping[str, Kind] = {
+    "kind": kinds.name,
+    "labels": kinds.list_of(kinds.label, "labels"),
+    "most": kinds.whole(1, 1000),
+    "idle": kinds.seconds,
+    "jobs": kinds.whole(0, 1_000_000),
+    "options": _options,
+}
+
+
+def _pool(doc: Document, name: str) -> Pool:
+    kinds.check_name(doc, ("pools", name), {})
+    return Pool(name, **kinds.checked(doc, ("pools", name), _POOL))
+
+
+_RETENTION: Mapping[str, Kind] = {
+    "age": kinds.seconds,
+    "builds": kinds.whole(0, 1_000_000),
+    "levels": kinds.list_of(kinds.name, "names of levels"),
+}
+
+
+def explain(settings: Settings) -> list[str]:
+    """What the settings mean, line by line, and what of it is likely not meant."""
+    lines = [f"data in {settings.data}", f"answers on {settings.address}, port {settings.port}"]
+    lines += [_explain_source(each) for each in settings.sources]
+    lines += [
+        f"host {each.name}: {each.spec}{_with(each.labels)}" for each in settings.hosts.values()
+    ]
+    for pool in settings.pools:
+        lines.append(f"pool {pool.name}: up to {pool.most} of kind {pool.kind}{_with(pool.labels)}")
+    if not settings.sources:
+        lines.append("warning: no [sources.NAME]: there is nothing to watch")
+    if not settings.hosts and not settings.pools:
+        lines.append("warning: no [hosts.NAME] and no [pools.NAME]: every job will wait")
+    return lines
+
+
+def _explain_source(source: Source) -> str:
+    where = f"git {source.git}, {', '.join(source.branches)}" if source.git else source.directory
+    paths = f", changes to {', '.join(source.paths)}" if source.paths else ""
+    which = "every commit" if source.bursts == "every" else "the newest commit"
+    return f"source {source.name}: {where}{paths}; {which}, a look every {source.poll:g} s"
+
+
+def _with(labels: tuple[str, ...]) -> str:
+    return f" ({', '.join(labels)})" if labels else ""

@@ -274,6 +274,8 @@ class Build:
     level: str = GOOP
     began: float = 0.0
     ended: float | None = None
+    #: When its results and its artefact were removed, because they were old.
+    removed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,8 @@ class Job:
     planned: float = 0.0
     submitted: float | None = None
     harvested: float | None = None
+    #: When its results and its package were removed, because they were old.
+    removed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""Builds: their states, their artefacts, their levels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, exists, select, update
+
+from .. import model
+from . import rows, tables
+
+_BUILD, _RUN, _CHANGE = tables.build.c, tables.stage_run.c, tables.change.c
+#: States of stage runs that something can still come of by itself.
+_ALIVE = tuple(
+    state.value
+    for state in model.StageState
+    if not state.over and state is not model.StageState.BLOCKED
+)
+_OPEN = (model.BuildState.NEW.value, model.BuildState.BUILDING.value)
+
+
+def add(connection: Connection, change: int, at: float) -> int:
+    """The build of a change; its number."""
+    new = model.BuildState.NEW.value
+    return rows.add(connection, tables.build, {"change": change, "state": new, "began": at})
+
+
+def get(connection: Connection, build: int) -> model.Build | None:
+    """One build."""
+    found = connection.execute(select(tables.build).where(_BUILD.id == build)).first()
+    return rows.build(found) if found else None
+
+
+def of_change(connection: Connection, change: int) -> model.Build | None:
+    """The build of a change."""
+    found = connection.execute(select(tables.build).where(_BUILD.change == change)).first()
+    return rows.build(found) if found else None
+
+
+def move(connection: Connection, build: int, event: model.BuildEvent, **fields: Any) -> bool:
+    """An event of a build, and what else it sets; False: it does nothing (see ``rows.move``)."""
+    return rows.move(connection, tables.build, model.BUILDS, build, event, **fields)
+
+
+def describe(connection: Connection, build: int, **fields: Any) -> bool:
+    """Set what is found out about it: tree, config, inputs, detail; whether it was there."""
+    unknown = fields.keys() - {"tree", "config", "inputs", "detail"}
+    assert not unknown, unknown
+    statement = update(tables.build).where(_BUILD.id == build).values(**fields)
+    return connection.execute(statement).rowcount == 1
+
+
+def set_level(connection: Connection, build: int, level: str) -> bool:
+    """Whether the level is another one now."""
+    where = (_BUILD.id == build, _BUILD.level != level)
+    return connection.execute(update(tables.build).where(*where).values(level=level)).rowcount == 1
+
+
+def reusable(connection: Connection, source: int, inputs: str) -> model.Build | None:
+    """The newest build of a source with the same inputs whose artefact is still there.
+
+    Its ``reused``, if it has one, is the build that made the artefact.
+    """
+    statement = (
+        select(tables.build)
+        .join(tables.change, _CHANGE.id == _BUILD.change)
+        .where(_CHANGE.source == source, _BUILD.inputs == inputs, _BUILD.inputs != "")
+        .where(_BUILD.state == model.BuildState.BUILT.value, _BUILD.digest != "")
+        .where(_BUILD.removed.is_(None))
+        .order_by(_BUILD.id.desc())
+        .limit(1)
+    )
+    found = connection.execute(statement).first()
+    return rows.build(found) if found else None
+
+
+def active(connection: Connection) -> list[int]:
+    """Numbers of the builds that something can still come of by itself, oldest first.
+
+    New and building ones, and those with a stage run that waits, is gated or held, or runs.
+    One that is blocked comes back with the new run of what blocks it.  So the stage runs of a
+    build have to be added in the transaction that makes it built.
+    """
+    runs = select(_RUN.build).where(_RUN.state.in_(_ALIVE))
+    open_ones = select(_BUILD.id).where(_BUILD.state.in_(_OPEN))
+    return sorted(connection.execute(open_ones.union(runs)).scalars())
+
+
+def untouched(connection: Connection, source: int, branch: str) -> list[model.Build]:
+    """Builds of a branch of which nothing has been done, oldest first: they can be superseded."""
+    statement = (
+        select(tables.build)
+        .join(tables.change, _CHANGE.id == _BUILD.change)
+        .where(_BUILD.state == model.BuildState.NEW.value)
+        .where(_CHANGE.source == source, _CHANGE.branch == branch)
+        .order_by(_BUILD.id)
+    )
+    return [rows.build(row) for row in connection.execute(statement)]
+
+
+def without_stages(connection: Connection) -> list[int]:
+    """Built ones that have no stage run at all: for a look over everything, at the start."""
+    has_run = exists().where(_RUN.build == _BUILD.id, _RUN.stage != model.BUILD)
+    built = _BUILD.state == model.BuildState.BUILT.value
+    return list(connection.execute(select(_BUILD.id).where(built, ~has_run)).scalars())

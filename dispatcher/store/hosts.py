@@ -1,0 +1,113 @@
+"""What is known of hosts beyond their configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+
+from .. import model
+from . import audit, rows, tables
+
+_HOST = tables.host.c
+_KEPT = (model.HostState.DRAINING.value, model.HostState.QUARANTINED.value)
+
+
+def configure(connection: Connection, host: model.Host) -> None:
+    """A host of the dispatcher's file, or one that a pool makes; what is known of it stays."""
+    fields = rows.values(host)
+    statement = rows.new(connection, tables.host).values(**fields)
+    told = {name: fields[name] for name in ("spec", "labels", "slots", "pool")}
+    connection.execute(statement.on_conflict_do_update(index_elements=[_HOST.name], set_=told))
+
+
+def forget(connection: Connection, name: str) -> bool:
+    """It is gone for good; whether it was there."""
+    return connection.execute(delete(tables.host).where(_HOST.name == name)).rowcount == 1
+
+
+def forget_others(connection: Connection, names: Collection[str]) -> list[str]:
+    """Forget the static hosts that the dispatcher's file names no more; which ones."""
+    where = (_HOST.pool == "", _HOST.name.not_in(sorted(names)))
+    found = connection.execute(delete(tables.host).where(*where).returning(_HOST.name))
+    return sorted(found.scalars())
+
+
+def get(connection: Connection, name: str) -> model.Host | None:
+    """One host."""
+    found = connection.execute(select(tables.host).where(_HOST.name == name)).first()
+    return rows.host(found) if found else None
+
+
+def every(connection: Connection) -> list[model.Host]:
+    """All hosts, by name."""
+    found = connection.execute(select(tables.host).order_by(_HOST.name))
+    return [rows.host(row) for row in found]
+
+
+def beat(
+    connection: Connection, name: str, at: float, facts: Mapping[str, Any] | None = None
+) -> bool:
+    """It has answered.  Whether that is news: it was down, or starting (write others quietly)."""
+    fields: dict[str, Any] = {"seen": at}
+    if facts is not None:
+        fields["facts"] = dict(facts)
+    connection.execute(update(tables.host).where(_HOST.name == name).values(**fields))
+    states = (model.HostState.DOWN.value, model.HostState.STARTING.value)
+    where = (_HOST.name == name, _HOST.state.in_(states))
+    up = {"state": model.HostState.UP.value, "reason": ""}
+    return connection.execute(update(tables.host).where(*where).values(**up)).rowcount == 1
+
+
+def down(connection: Connection, name: str, reason: str) -> bool:
+    """It does not answer; whether that is news.  A drained or quarantined one stays what it is."""
+    fields = {"state": model.HostState.DOWN.value, "reason": reason}
+    states = (*_KEPT, model.HostState.DOWN.value)
+    where = (_HOST.name == name, _HOST.state.not_in(states))
+    return connection.execute(update(tables.host).where(*where).values(**fields)).rowcount == 1
+
+
+def set_state(
+    connection: Connection,
+    name: str,
+    state: model.HostState,
+    *,
+    who: str,
+    reason: str = "",
+    at: float,
+) -> bool:
+    """What a person says (drain, back to work): audited; failures are forgotten by UP."""
+    fields: dict[str, Any] = {"state": state.value, "reason": reason}
+    if state is model.HostState.UP:
+        fields["failures"] = 0
+    where = (_HOST.name == name, _HOST.state != state.value)
+    if connection.execute(update(tables.host).where(*where).values(**fields)).rowcount != 1:
+        return False
+    audit.write(connection, at, f"host {name} {state}", reason, who=who)
+    return True
+
+
+def failed(connection: Connection, name: str, reason: str, *, most: int, at: float) -> bool:
+    """One more infrastructure failure in a row; whether ``most`` of them quarantine it now."""
+    statement = update(tables.host).where(_HOST.name == name)
+    count = connection.execute(
+        statement.values(failures=_HOST.failures + 1).returning(_HOST.failures)
+    ).scalar()
+    if count is None or count < most:
+        return False
+    words = f"{count} infrastructure failures in a row; the last one: {reason}"
+    quarantined = model.HostState.QUARANTINED
+    return set_state(connection, name, quarantined, who=model.POLICY, reason=words, at=at)
+
+
+def succeeded(connection: Connection, name: str) -> None:
+    """It has ended a job by itself."""
+    statement = update(tables.host).where(_HOST.name == name)
+    connection.execute(statement.values(failures=0, jobs=_HOST.jobs + 1))
+
+
+def set_handle(connection: Connection, name: str, handle: Mapping[str, Any] | None) -> bool:
+    """The pool's own words for it, by which it can take it down after a crash of ours."""
+    statement = update(tables.host).where(_HOST.name == name)
+    return connection.execute(statement.values(handle=handle and dict(handle))).rowcount == 1

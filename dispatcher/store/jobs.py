@@ -1,0 +1,76 @@
+"""Durable jobs on hosts, as far as the dispatcher knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from .. import model
+from . import rows, tables
+
+_JOB = tables.job.c
+_OPEN = tuple(state.value for state in model.JobState if state.open)
+
+
+def plan(connection: Connection, jobs: Sequence[model.Job]) -> list[str]:
+    """Their rows, in the transaction that places their stage run; the UUIDs of the new ones.
+
+    One that is there for this part and attempt stays, whatever UUID it has.
+    """
+    return [job.id for job in jobs if rows.add_new(connection, tables.job, rows.values(job))]
+
+
+def get(connection: Connection, job: str) -> model.Job | None:
+    """One job."""
+    found = connection.execute(select(tables.job).where(_JOB.id == job)).first()
+    return rows.job(found) if found else None
+
+
+def of_run(connection: Connection, run: int) -> list[model.Job]:
+    """All attempts at all parts, in order."""
+    return of_runs(connection, [run])
+
+
+def of_runs(connection: Connection, runs: Sequence[int]) -> list[model.Job]:
+    """Those of several stage runs, in order."""
+    found: list[model.Job] = []
+    for chunk in rows.chunks(sorted(runs)):
+        statement = select(tables.job).where(_JOB.stage_run.in_(chunk))
+        done = connection.execute(statement.order_by(_JOB.stage_run, _JOB.part, _JOB.attempt))
+        found += map(rows.job, done)
+    return found
+
+
+def in_state(
+    connection: Connection, *states: model.JobState, host: str | None = None
+) -> list[model.Job]:
+    """Those in one of these states, of one host or of all, oldest first."""
+    statement = select(tables.job).where(_JOB.state.in_([state.value for state in states]))
+    if host is not None:
+        statement = statement.where(_JOB.host == host)
+    return [rows.job(row) for row in connection.execute(statement.order_by(_JOB.planned, _JOB.id))]
+
+
+def load(connection: Connection) -> dict[str, int]:
+    """Open jobs by host."""
+    statement = select(_JOB.host, func.count()).where(_JOB.state.in_(_OPEN)).group_by(_JOB.host)
+    return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def move(connection: Connection, job: str, event: model.JobEvent, **fields: Any) -> bool:
+    """An event of a job, and what else it sets; False: it does nothing (see ``rows.move``)."""
+    return rows.move(connection, tables.job, model.JOBS, job, event, **fields)
+
+
+def hosts_of_build(connection: Connection, build: int) -> list[str]:
+    """Hosts that have had a job of this build: they hold its contents."""
+    run = tables.stage_run.c
+    statement = (
+        select(_JOB.host)
+        .join(tables.stage_run, run.id == _JOB.stage_run)
+        .where(run.build == build)
+        .distinct()
+    )
+    return sorted(connection.execute(statement).scalars())

@@ -1,0 +1,324 @@
+"""What hosts' packages said: results, cases, measurements; each package goes in once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from sqlalchemy import Connection, FromClause, func, select, update
+
+from .. import model
+from . import audit, jobs, rows, tables
+from .tables import clean
+
+_JOB, _RUN = tables.job.c, tables.stage_run.c
+_RESULT, _CASE, _NUMBER = tables.result.c, tables.case.c, tables.measurement.c
+_BUILD, _CHANGE = tables.build.c, tables.change.c
+#: Jobs whose results make a verdict.
+_COUNT = (model.JobState.HARVESTED.value, model.JobState.ACKNOWLEDGED.value)
+
+
+class Harvest(StrEnum):
+    """What became of a package."""
+
+    #: It is in the database now, and the job is harvested.
+    NEW = "new"
+    #: It was there already: nothing has happened.
+    REPEATED = "repeated"
+    #: The job was given up before: its rows are kept, and no verdict is made of them.
+    EVIDENCE = "evidence"
+    #: Another package of this job was there before: nothing is kept of this one.
+    OTHER = "other"
+
+
+class ResultRow(NamedTuple):
+    """The outcome of a test of a job."""
+
+    #: Of the test in its job.
+    number: int
+    nodeid: str
+    outcome: str
+    words: str
+    duration: float
+    tries: int = 1
+    infrastructure: bool = False
+
+
+class CaseRow(NamedTuple):
+    """A sub-result that a program named."""
+
+    #: Number of the test.
+    test: int
+    number: int
+    name: str
+    outcome: str
+    message: str = ""
+    duration: float | None = None
+
+
+class MeasurementRow(NamedTuple):
+    """A number that a test reported."""
+
+    #: Number of the test, and of the case or -1.
+    test: int
+    case: int
+    name: str
+    value: float
+    unit: str = ""
+
+
+class Package(NamedTuple):
+    """A package that was verified and stored: its digest, and how the job ended."""
+
+    digest: str
+    how: str
+    at: float
+    detail: str = ""
+
+
+def harvested(
+    connection: Connection,
+    job: str,
+    package: Package,
+    results: Iterable[ResultRow],
+    cases: Iterable[CaseRow] = (),
+    measurements: Iterable[MeasurementRow] = (),
+) -> Harvest:
+    """All rows of a package, and the job's state, in the transaction of ``connection``.
+
+    Only after its commit may the host forget the package.  Rows of a test that ``results``
+    does not name are a ValueError: whoever reads packages has checked them.
+    """
+    outcome = _claim(connection, job, package)
+    if outcome in (Harvest.NEW, Harvest.EVIDENCE):
+        numbers = _add_results(connection, job, results)
+        _add_cases(connection, numbers, cases)
+        _add_measurements(connection, numbers, measurements)
+    return outcome
+
+
+def _claim(connection: Connection, key: str, package: Package) -> Harvest:
+    """Write the package into its job's row, if there is none yet."""
+    job = jobs.get(connection, key)
+    if job is None:
+        raise model.BadChange(f"job {key}: there is no such job here")
+    if job.package:
+        return _again(connection, job, package)
+    fields = {"how": package.how, "detail": package.detail, "harvested": package.at}
+    fields["package"] = package.digest
+    if job.state is model.JobState.PLANNED:  # submitted, although no answer has come
+        jobs.move(connection, key, model.JobEvent.END)
+    if not _has_successor(connection, job):
+        if jobs.move(connection, key, model.JobEvent.HARVEST, **fields):
+            return Harvest.NEW
+    else:
+        jobs.move(connection, key, model.JobEvent.LOSE)
+    connection.execute(update(tables.job).where(_JOB.id == key).values(**fields))
+    words = f"job {key} of {job.host}: its package came after it was given up"
+    audit.write(connection, package.at, "harvest", words)
+    return Harvest.EVIDENCE
+
+
+def _again(connection: Connection, job: model.Job, package: Package) -> Harvest:
+    if job.package == package.digest:
+        return Harvest.REPEATED
+    words = f"job {job.id} of {job.host}: {package.digest} instead of {job.package}"
+    audit.write(connection, package.at, "another package", words)
+    return Harvest.OTHER
+
+
+def _has_successor(connection: Connection, job: model.Job) -> bool:
+    """There is a newer attempt at the same part: this one counts no more."""
+    where = (_JOB.stage_run == job.stage_run, _JOB.part == job.part, _JOB.attempt > job.attempt)
+    return connection.execute(select(_JOB.id).where(*where).limit(1)).first() is not None
+
+
+def _add_results(connection: Connection, job: str, results: Iterable[ResultRow]) -> dict[int, int]:
+    """Their numbers in the database by their numbers in the job."""
+    columns = ("job", *ResultRow._fields)
+    cleaned = (
+        (job, number, clean(nodeid), clean(outcome), clean(words), _finite(took) or 0.0, *rest)
+        for number, nodeid, outcome, words, took, *rest in results
+    )
+    rows.add_many(connection, tables.result, columns, cleaned)
+    statement = select(_RESULT.number, _RESULT.id).where(_RESULT.job == job)
+    return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def _add_cases(connection: Connection, keys: dict[int, int], found: Iterable[CaseRow]) -> None:
+    columns = ("result", *CaseRow._fields[1:])
+    cleaned = (
+        (_key(keys, test), number, clean(name), clean(outcome), clean(message), _finite(took))
+        for test, number, name, outcome, message, took in found
+    )
+    rows.add_many(connection, tables.case, columns, cleaned)
+
+
+def _add_measurements(
+    connection: Connection, keys: dict[int, int], found: Iterable[MeasurementRow]
+) -> None:
+    """Those that are numbers; of two with the same name the last one counts."""
+    last = {
+        (_key(keys, test), case, clean(name)): (float(value), clean(unit))
+        for test, case, name, value, unit in found
+        if _finite(value) is not None
+    }
+    columns = ("result", "case_number", "name", "value", "unit")
+    rows.add_many(connection, tables.measurement, columns, ((*k, *v) for k, v in last.items()))
+
+
+def _key(keys: dict[int, int], test: int) -> int:
+    try:
+        return keys[test]
+    except KeyError:
+        raise ValueError(f"a row of test {test}, which has no result") from None
+
+
+def _finite(number: float | None) -> float | None:
+    """No database takes infinity and NaN for what they are."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+# -- reading ------------------------------------------------------------------------
+
+
+class Counts(NamedTuple):
+    """Tests of a job by outcome."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    error: int = 0
+    #: Of the errors, those that are not the test's fault.
+    infrastructure: int = 0
+
+
+def counts(connection: Connection, found: Sequence[str]) -> dict[str, Counts]:
+    """By job, for those that have results."""
+    seen: dict[str, dict[str, int]] = {}
+    for chunk in rows.chunks(found):
+        statement = (
+            select(_RESULT.job, _RESULT.outcome, _RESULT.infrastructure, func.count())
+            .where(_RESULT.job.in_(chunk))
+            .group_by(_RESULT.job, _RESULT.outcome, _RESULT.infrastructure)
+        )
+        for job, outcome, infrastructure, count in connection.execute(statement):
+            each = seen.setdefault(job, dict.fromkeys(Counts._fields, 0))
+            each[outcome if outcome in each else "error"] += count
+            each["infrastructure"] += count if infrastructure else 0
+    return {job: Counts(**each) for job, each in seen.items()}
+
+
+def of_job(
+    connection: Connection, job: str, outcomes: Sequence[str] = (), most: int = -1
+) -> list[ResultRow]:
+    """Results in order; of some outcomes only, and not more than so many (-1: all)."""
+    columns = (_RESULT[name] for name in ResultRow._fields)
+    statement = select(*columns).where(_RESULT.job == job).order_by(_RESULT.number)
+    if outcomes:
+        statement = statement.where(_RESULT.outcome.in_(outcomes))
+    if most >= 0:
+        statement = statement.limit(most)
+    return [ResultRow(*row) for row in connection.execute(statement)]
+
+
+def cases_of(
+    connection: Connection, job: str, test: int, after: int = -1, most: int = 1000
+) -> list[CaseRow]:
+    """Cases of a test, from the one after number ``after`` on."""
+    statement = (
+        select(_RESULT.number, *(_CASE[name] for name in CaseRow._fields[1:]))
+        .join(tables.result, _RESULT.id == _CASE.result)
+        .where(_RESULT.job == job, _RESULT.number == test, _CASE.number > after)
+        .order_by(_CASE.number)
+        .limit(most)
+    )
+    return [CaseRow(*row) for row in connection.execute(statement)]
+
+
+def measurements_of(connection: Connection, job: str) -> list[MeasurementRow]:
+    """All numbers of a job."""
+    columns = (_RESULT.number, _NUMBER.case_number, _NUMBER.name, _NUMBER.value, _NUMBER.unit)
+    statement = (
+        select(*columns)
+        .join(tables.result, _RESULT.id == _NUMBER.result)
+        .where(_RESULT.job == job)
+        .order_by(_RESULT.number, _NUMBER.case_number, _NUMBER.name)
+    )
+    return [MeasurementRow(*row) for row in connection.execute(statement)]
+
+
+def failed(connection: Connection, run: int) -> list[str]:
+    """Node ids of the tests of a stage run that did not pass, by the jobs that count."""
+    statement = (
+        select(_RESULT.nodeid)
+        .join(tables.job, _JOB.id == _RESULT.job)
+        .where(_JOB.stage_run == run, _JOB.state.in_(_COUNT))
+        .where(_RESULT.outcome.in_(("failed", "error")))
+        .distinct()
+    )
+    return sorted(connection.execute(statement).scalars())
+
+
+def _up(found: FromClause) -> FromClause:
+    """From results to the change that they are about."""
+    return (
+        found.join(tables.job, _JOB.id == _RESULT.job)
+        .join(tables.stage_run, _RUN.id == _JOB.stage_run)
+        .join(tables.build, _BUILD.id == _RUN.build)
+        .join(tables.change, _CHANGE.id == _BUILD.change)
+    )
+
+
+class Past(NamedTuple):
+    """One result of a test in a build."""
+
+    build: int
+    stage: str
+    job: str
+    host: str
+    outcome: str
+    words: str
+    duration: float
+
+
+def history(connection: Connection, source: int, nodeid: str, most: int = 50) -> Iterator[Past]:
+    """Results of a test in the builds of a source, newest first."""
+    statement = (
+        select(_RUN.build, _RUN.stage, _JOB.id, _JOB.host)
+        .add_columns(_RESULT.outcome, _RESULT.words, _RESULT.duration)
+        .select_from(_up(tables.result))
+        .where(_CHANGE.source == source, _RESULT.nodeid == clean(nodeid))
+        .where(_JOB.state.in_(_COUNT))
+        .order_by(_RUN.build.desc(), _RUN.id.desc())
+        .limit(most)
+    )
+    for row in connection.execute(statement):
+        yield Past(*row)
+
+
+class Point(NamedTuple):
+    """One number of a build."""
+
+    build: int
+    revision: str
+    nodeid: str
+    value: float
+    unit: str
+
+
+def series(
+    connection: Connection, source: int, stage: str, name: str, most: int = 100
+) -> list[Point]:
+    """A measurement through the builds of a source, oldest first."""
+    statement = (
+        select(_RUN.build, _CHANGE.revision, _RESULT.nodeid, _NUMBER.value, _NUMBER.unit)
+        .select_from(_up(tables.measurement.join(tables.result)))
+        .where(_CHANGE.source == source, _RUN.stage == stage, _NUMBER.name == name)
+        .where(_JOB.state.in_(_COUNT))
+        .order_by(_RUN.build.desc(), _RESULT.nodeid)
+        .limit(most)
+    )
+    return [Point(*row) for row in connection.execute(statement)][::-1]

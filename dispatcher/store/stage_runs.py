@@ -1,0 +1,62 @@
+"""Stage runs: goes at the stages of builds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from .. import model
+from . import rows, tables
+
+_RUN = tables.stage_run.c
+
+
+def add(connection: Connection, run: model.StageRun) -> int | None:
+    """A new one; its number in the database.  None: this go of this stage is there already."""
+    fields = rows.values(run)
+    statement = rows.new(connection, tables.stage_run).values(**fields)
+    done = connection.execute(statement.on_conflict_do_nothing().returning(_RUN.id))
+    found: int | None = done.scalar()
+    return found
+
+
+def next_number(connection: Connection, build: int, stage: str) -> int:
+    """The number of another go."""
+    where = (_RUN.build == build, _RUN.stage == stage)
+    found = connection.execute(select(func.max(_RUN.number)).where(*where)).scalar()
+    return int(found or 0) + 1
+
+
+def get(connection: Connection, run: int) -> model.StageRun | None:
+    """One stage run."""
+    found = connection.execute(select(tables.stage_run).where(_RUN.id == run)).first()
+    return rows.stage_run(found) if found else None
+
+
+def of_build(connection: Connection, build: int) -> list[model.StageRun]:
+    """All goes at all stages, in the order in which they were added."""
+    statement = select(tables.stage_run).where(_RUN.build == build).order_by(_RUN.id)
+    return [rows.stage_run(row) for row in connection.execute(statement)]
+
+
+def in_state(connection: Connection, *states: model.StageState) -> list[model.StageRun]:
+    """All that are in one of these states, oldest first."""
+    values = [state.value for state in states]
+    statement = select(tables.stage_run).where(_RUN.state.in_(values)).order_by(_RUN.id)
+    return [rows.stage_run(row) for row in connection.execute(statement)]
+
+
+def of_numbers(connection: Connection, runs: Collection[int]) -> dict[int, model.StageRun]:
+    """By number."""
+    found: dict[int, model.StageRun] = {}
+    for chunk in rows.chunks(runs):
+        for row in connection.execute(select(tables.stage_run).where(_RUN.id.in_(chunk))):
+            found[row.id] = rows.stage_run(row)
+    return found
+
+
+def move(connection: Connection, run: int, event: model.StageEvent, **fields: Any) -> bool:
+    """An event of a stage run, and what else it sets; False: nothing (see ``rows.move``)."""
+    return rows.move(connection, tables.stage_run, model.STAGES, run, event, **fields)

@@ -1,0 +1,27 @@
+"""A database of a test's own."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatcher.store import Store, open_engine, open_store
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the schema and nothing else: migrating takes longer than a copy."""
+    path = tmp_path_factory.mktemp("empty") / "dispatcher.db"
+    open_store(path).close()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty: Path) -> Iterator[Store]:
+    """An empty database."""
+    path = tmp_path / "dispatcher.db"
+    shutil.copy(empty, path)
+    opened = Store(open_engine(path))
+    yield opened
+    opened.close()

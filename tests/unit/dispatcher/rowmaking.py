@@ -1,0 +1,64 @@
+"""Rows that tests of the database start from."""
+
+from sqlalchemy import Connection
+
+from dispatcher import model
+from dispatcher.model import BuildEvent, Change, Job, JobEvent, StageEvent, StageRun
+from dispatcher.store import builds, changes, jobs, stage_runs
+
+
+def uuid(number: int) -> str:
+    """The UUID of a test's job."""
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
+def add_build(connection: Connection, revision: str = "abc", branch: str = "main") -> int:
+    """A new build of a new change in the source ``here``."""
+    source = changes.source(connection, "here", "git")
+    change = changes.add(connection, Change(source, branch, revision, seen=1.0))
+    return builds.add(connection, change, 1.0)
+
+
+def add_built(connection: Connection, digest: str = "d1", inputs: str = "i1") -> int:
+    """One that is built."""
+    build = add_build(connection)
+    builds.describe(connection, build, inputs=inputs)
+    assert builds.move(connection, build, BuildEvent.BEGIN)
+    assert builds.move(connection, build, BuildEvent.FINISH, digest=digest, ended=2.0)
+    return build
+
+
+def add_run(connection: Connection, build: int, stage: str = "unit", number: int = 1) -> int:
+    """A stage run that waits."""
+    found = stage_runs.add(connection, StageRun(0, build, stage, number))
+    assert found is not None
+    return found
+
+
+def add_jobs(connection: Connection, run: int, *hosts: str, attempt: int = 1) -> list[str]:
+    """A stage run with submitted jobs on hosts."""
+    stage_runs.move(connection, run, StageEvent.READY)
+    assert stage_runs.move(connection, run, StageEvent.PLACE, began=3.0)
+    first = run * 1000 + attempt * 100
+    planned = [
+        Job(uuid(first + part), run, host, part, attempt, planned=3.0)
+        for part, host in enumerate(hosts)
+    ]
+    assert jobs.plan(connection, planned) == [job.id for job in planned]
+    for job in planned:
+        assert jobs.move(connection, job.id, JobEvent.ACCEPT, submitted=4.0)
+    return [job.id for job in planned]
+
+
+def add_all(connection: Connection) -> tuple[int, int, str]:
+    """Numbers of a build and its stage run, and the UUID of its job."""
+    build = add_built(connection)
+    run = add_run(connection, build)
+    (job,) = add_jobs(connection, run, "h1")
+    return build, run, job
+
+
+def give_up(connection: Connection, run: int, job: str) -> None:
+    """The host of a job is lost, and its stage run wants another one."""
+    assert jobs.move(connection, job, JobEvent.LOSE)
+    assert stage_runs.move(connection, run, model.StageEvent.AGAIN)

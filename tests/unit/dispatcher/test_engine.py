@@ -1,0 +1,152 @@
+"""Transactions: all or nothing, one writer at a time, and those who wait are woken."""
+
+import os
+import sqlite3
+import stat
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from dispatcher.store import Store, StoreError, audit, notes, open_engine, open_store
+from dispatcher.store.engine import Changed
+
+
+def test_a_write_is_all_or_nothing(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
+        notes.put(connection, "a", b"1")
+        raise ZeroDivisionError
+    with store.read() as connection:
+        assert notes.get(connection, "a") is None
+
+
+def test_a_reader_sees_one_moment(store: Store) -> None:
+    with store.write() as connection:
+        notes.put(connection, "a", b"1")
+    with store.read() as reader:
+        assert notes.get(reader, "a") == b"1"
+        with store.write() as writer:
+            notes.put(writer, "a", b"2")
+        assert notes.get(reader, "a") == b"1"
+
+
+def test_rows_refer_to_rows_that_exist(store: Store) -> None:
+    with pytest.raises(IntegrityError), store.write() as connection:
+        connection.exec_driver_sql("INSERT INTO head VALUES (99, 'main', 'abc')")
+
+
+@pytest.mark.parametrize(
+    ("pragma", "value"),
+    [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("busy_timeout", 30_000)],
+)
+def test_connections_are_safe(store: Store, pragma: str, value: object) -> None:
+    with store.read() as connection:
+        assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
+
+
+def test_a_write_wakes_those_who_wait(store: Store) -> None:
+    seen, woken = store.changed.now(), threading.Event()
+
+    def wait() -> None:
+        if store.changed.wait(seen, 20) > seen:
+            woken.set()
+
+    waiters = [threading.Thread(target=wait) for _ in range(3)]
+    for each in waiters:
+        each.start()
+    with store.write() as connection:
+        notes.put(connection, "a", b"1")
+        assert store.changed.now() == seen  # not before the commit
+    for each in waiters:
+        each.join(20)
+    assert woken.is_set()
+    assert store.changed.now() == seen + 1
+
+
+def test_a_write_before_the_wait_is_not_missed(store: Store) -> None:
+    seen = store.changed.now()
+    with store.write() as connection:
+        notes.put(connection, "a", b"1")
+    assert store.changed.wait(seen, 0) == seen + 1
+
+
+def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
+    seen = store.changed.now()
+    with store.write() as connection:
+        assert not notes.forget(connection, "nothing")
+    with store.write(quiet=True) as connection:
+        notes.put(connection, "beat", b"1")
+    with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
+        notes.put(connection, "a", b"1")
+        raise ZeroDivisionError
+    assert store.changed.now() == seen
+
+
+def test_waiting_ends_with_its_time() -> None:
+    assert Changed().wait(0, 0.01) == 0
+
+
+def test_threads_lose_no_update(store: Store) -> None:
+    def count() -> None:
+        for _ in range(20):
+            with store.write() as connection:
+                now = int(notes.get(connection, "count") or b"0")
+                notes.put(connection, "count", str(now + 1).encode())
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    with store.read() as connection:
+        assert notes.get(connection, "count") == b"160"
+
+
+def test_the_file_is_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "dispatcher.db"
+    old = os.umask(0)
+    try:
+        opened = open_store(path)
+        with opened.read():
+            modes = [stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()]
+        opened.close()
+    finally:
+        os.umask(old)
+    assert modes == [0o600] * 3
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_trouble_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "no.db"
+    path.write_bytes(b"this is no database, but long enough to be looked at" * 100)
+    with pytest.raises(StoreError, match=r"no\.db.*not a database"):
+        open_store(path)
+    with pytest.raises(StoreError, match=r"database /dev/null/x"):
+        open_engine("/dev/null/x/y.db")
+
+
+def test_a_full_disk_is_trouble_and_changes_nothing(store: Store) -> None:
+    with store.read() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    with pytest.raises(StoreError, match="full"), store.write() as connection:  # noqa: PT012
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
+        for number in range(1000):
+            audit.write(connection, float(number), "x" * 1000)
+    store.close()
+    with store.write() as connection:
+        assert audit.entries(connection) == []
+        audit.write(connection, 1.0, "there is room again")
+
+
+def test_a_file_that_is_locked_by_others_says_so(store: Store, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "dispatcher.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with store.read() as connection:
+            assert notes.get(connection, "a") is None  # readers do not care
+        with store.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA busy_timeout = 20")
+            connection.rollback()
+        with pytest.raises(StoreError, match="locked"), store.write():
+            pass

@@ -1,0 +1,408 @@
+"""Each step is done once: whoever repeats it, or comes late, is told so."""
+
+from itertools import product
+
+import pytest
+from sqlalchemy import event, update
+
+from dispatcher import model
+from dispatcher.model import (
+    BuildEvent,
+    BuildState,
+    Change,
+    Decision,
+    DecisionKind,
+    Host,
+    HostState,
+    Job,
+    JobEvent,
+    JobState,
+    StageEvent,
+    StageRun,
+    StageState,
+    Tag,
+)
+from dispatcher.store import (
+    Store,
+    audit,
+    builds,
+    changes,
+    durations,
+    hosts,
+    jobs,
+    listing,
+    notes,
+    retention,
+    stage_runs,
+    tables,
+    tags,
+)
+
+from .rowmaking import add_all, add_build, add_built, add_jobs, add_run, give_up, uuid
+
+ODD = ["b\udcffd", "a\0b", "\ud800", "Ünïcödé", "x" * 100_000, ""]
+
+
+# -- sources and changes ------------------------------------------------------------
+
+
+def test_a_source_keeps_its_number(store: Store) -> None:
+    with store.write() as connection:
+        first = changes.source(connection, "a", "git")
+        assert changes.source(connection, "b", "git") != first
+        assert changes.source(connection, "a", "directory") == first
+        changes.looked(connection, first, 5.0, "host is away")
+        assert changes.sources(connection)[0] == (first, "a", "directory", "host is away", 5.0)
+
+
+def test_a_head_moves_once(store: Store) -> None:
+    with store.write() as connection:
+        source = changes.source(connection, "a", "git")
+        assert changes.move_head(connection, source, "main", "", "r1")
+        assert not changes.move_head(connection, source, "main", "", "r2")
+        assert changes.move_head(connection, source, "main", "r1", "r2")
+        assert not changes.move_head(connection, source, "main", "r1", "r2")
+        assert changes.heads(connection, source) == {"main": "r2"}
+        assert not changes.move_head(connection, source, "main", "r1", "")
+        assert changes.move_head(connection, source, "main", "r2", "")
+        assert changes.heads(connection, source) == {}
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_no_text_stops_a_transaction(store: Store, text: str) -> None:
+    with store.write() as connection:
+        source = changes.source(connection, "a", "git")
+        change = changes.add(connection, Change(source, text, "r", author=text, subject=text))
+        found = changes.get(connection, change)
+        assert found is not None
+        assert found.author == found.subject == tables.clean(text)
+        assert tables.clean(found.branch) == found.branch
+
+
+def test_clean_text_says_which_bytes_there_were() -> None:
+    cleaned = [tables.clean(text) for text in ODD[:4]]
+    assert cleaned == [r"b\xffd", r"a\x00b", r"\ud800", "Ünïcödé"]
+
+
+# -- compare and set ----------------------------------------------------------------
+
+CASES = [
+    *(("build", *pair) for pair in product(BuildState, BuildEvent)),
+    *(("stage_run", *pair) for pair in product(StageState, StageEvent)),
+    *(("job", *pair) for pair in product(JobState, JobEvent)),
+]
+
+
+def test_rows_change_by_the_tables_only(store: Store) -> None:
+    moves = {
+        "build": (builds.move, model.BUILDS),
+        "stage_run": (stage_runs.move, model.STAGES),
+        "job": (jobs.move, model.JOBS),
+    }
+    with store.write() as connection:
+        keys = dict(zip(moves, add_all(connection), strict=True))
+        for name, state, happens in CASES:
+            table = tables.METADATA.tables[name]
+            where = table.c.id == keys[name]
+            connection.execute(update(table).where(where).values(state=state.value, detail=""))
+            move, by = moves[name]
+            after = by.get((state, happens))
+            done = move(connection, keys[name], happens, detail="new")
+            row = connection.execute(table.select().where(where)).one()
+            assert done == (after is not None), (name, state, happens)
+            assert row.state == (after or state).value
+            assert row.detail == ("new" if done else "")
+            # The same again: nothing, unless it is a way back to where it was.
+            if done and after is not None:
+                again = (after, happens) in by and by[after, happens] != after
+                repeated = move(connection, keys[name], happens, detail="new")
+                assert repeated == again, (name, state, happens)
+
+
+def test_new_words_for_the_same_state_are_a_change(store: Store) -> None:
+    with store.write() as connection:
+        run = add_run(connection, add_build(connection))
+        assert stage_runs.move(connection, run, StageEvent.READY, detail="no host has gpu")
+        assert not stage_runs.move(connection, run, StageEvent.READY, detail="no host has gpu")
+        assert stage_runs.move(connection, run, StageEvent.READY, detail="h1 is busy")
+        assert not stage_runs.move(connection, run, StageEvent.READY)
+
+
+# -- builds -------------------------------------------------------------------------
+
+
+def test_builds_come_back_as_they_are(store: Store) -> None:
+    with store.write() as connection:
+        number = add_build(connection)
+        builds.describe(connection, number, tree="t", config={"stages": {}}, inputs="i")
+        found = builds.get(connection, number)
+        assert found is not None
+        assert (found.state, found.config, found.level) == (BuildState.NEW, {"stages": {}}, "goop")
+        assert builds.of_change(connection, found.change) == found
+        assert builds.get(connection, 99) is None
+        assert builds.set_level(connection, number, "published")
+        assert not builds.set_level(connection, number, "published")
+
+
+def test_only_what_was_built_here_and_is_still_there_is_reused(store: Store) -> None:
+    with store.write() as connection:
+        first = add_built(connection, "d1", "same")
+        source = changes.source(connection, "here", "git")
+        elsewhere = changes.source(connection, "elsewhere", "git")
+        add_build(connection)
+        found = builds.reusable(connection, source, "same")
+        assert found is not None
+        assert found.id == first
+        assert builds.reusable(connection, elsewhere, "same") is None
+        assert builds.reusable(connection, source, "other") is None
+        assert builds.reusable(connection, source, "") is None
+        retention.forget(connection, first, 9.0)
+        assert builds.reusable(connection, source, "same") is None
+
+
+def test_active_builds_are_those_that_can_get_on(store: Store) -> None:
+    with store.write() as connection:
+        new = add_build(connection)
+        failed = add_build(connection)
+        builds.move(connection, failed, BuildEvent.FAIL)
+        waits, blocked, done = (add_built(connection) for _ in range(3))
+        assert builds.without_stages(connection) == [waits, blocked, done]
+        add_run(connection, waits)
+        stage_runs.move(connection, add_run(connection, blocked), StageEvent.BLOCK)
+        stage_runs.move(connection, add_run(connection, done), StageEvent.CANCEL)
+        assert builds.active(connection) == [new, waits]
+        assert builds.without_stages(connection) == []
+        source = changes.source(connection, "here", "git")
+        assert [each.id for each in builds.untouched(connection, source, "main")] == [new]
+
+
+# -- stage runs and jobs ------------------------------------------------------------
+
+
+def test_a_go_at_a_stage_is_added_once(store: Store) -> None:
+    with store.write() as connection:
+        build = add_build(connection)
+        only = ("a::b", "ü")
+        assert stage_runs.next_number(connection, build, "unit") == 1
+        first = stage_runs.add(connection, StageRun(0, build, "unit", 1, only=only))
+        assert stage_runs.add(connection, StageRun(0, build, "unit", 1)) is None
+        assert stage_runs.next_number(connection, build, "unit") == 2
+        second = add_run(connection, build, "unit", 2)
+        found = stage_runs.of_build(connection, build)
+        assert [each.id for each in found] == [first, second]
+        assert [each.only for each in found] == [only, None]
+        assert stage_runs.of_numbers(connection, [second]) == {second: found[1]}
+        assert stage_runs.in_state(connection, StageState.WAITING) == found
+
+
+def test_a_part_has_one_job_an_attempt(store: Store) -> None:
+    with store.write() as connection:
+        run = add_run(connection, add_build(connection))
+        job = Job(uuid(1), run, "h1", tests=("a",), planned=1.0)
+        other = Job(uuid(2), run, "h2", planned=1.0)
+        assert jobs.plan(connection, [job]) == [uuid(1)]
+        assert jobs.plan(connection, [job, other]) == []
+        again = Job(uuid(2), run, "h2", attempt=2, planned=2.0)
+        assert jobs.plan(connection, [again]) == [uuid(2)]
+        assert jobs.of_run(connection, run) == [job, again]
+        assert jobs.load(connection) == {"h1": 1, "h2": 1}
+        assert jobs.in_state(connection, JobState.PLANNED, host="h2") == [again]
+        jobs.move(connection, job.id, JobEvent.LOSE)
+        assert jobs.load(connection) == {"h2": 1}
+        assert jobs.hosts_of_build(connection, 1) == ["h1", "h2"]
+
+
+# -- tags and decisions -------------------------------------------------------------
+
+
+def test_a_tag_is_given_once_revoked_once_and_given_again(store: Store) -> None:
+    with store.write() as connection:
+        build, run, job = add_all(connection)
+        tag = Tag(0, build, "d1", "unit", "c1", run, (job,), given=5.0)
+        first = tags.give_tag(connection, tag)
+        assert first is not None
+        assert tags.give_tag(connection, tag) is None
+        assert tags.revoke_tag(connection, first, who="ann", reason="flaky", at=6.0)
+        assert not tags.revoke_tag(connection, first, who="bob", reason="me too", at=7.0)
+        second = tags.give_tag(connection, tag)
+        old, new = tags.of_build(connection, build)
+        assert (old.id, old.valid, old.reason, old.serial) == (first, False, "flaky", first)
+        assert (new.id, new.valid, new.jobs) == (second, True, (job,))
+        told = [(each.who, each.what, each.detail) for each in audit.entries(connection)]
+    given, revoked = ("policy", "tag unit", ""), ("ann", "revoke unit", "flaky")
+    assert told == [given, revoked, given]
+
+
+def test_the_last_word_counts(store: Store) -> None:
+    with store.write() as connection:
+        build = add_build(connection)
+        held = Decision(build, "unit", DecisionKind.HELD, "ann", "wait", 1.0)
+        approved = Decision(build, "unit", DecisionKind.APPROVED, "bob", given=2.0)
+        assert tags.decide(connection, held)
+        assert not tags.decide(connection, held)
+        assert tags.decide(connection, approved)
+        assert tags.decisions_of(connection, build) == [approved]
+        assert [each.who for each in audit.entries(connection, build=build)] == ["bob", "ann"]
+
+
+# -- hosts --------------------------------------------------------------------------
+
+
+def test_what_is_known_of_a_host_survives_its_configuration(store: Store) -> None:
+    host = Host("h1", "ssh=h1", ("linux",))
+    with store.write() as connection:
+        hosts.configure(connection, host)
+        hosts.beat(connection, "h1", 5.0, {"cores": 2})
+        hosts.configure(connection, Host("h1", "ssh=other", ("gpu",), 3))
+        found = hosts.get(connection, "h1")
+        assert found == Host("h1", "ssh=other", ("gpu",), 3, seen=5.0, facts={"cores": 2})
+        hosts.configure(connection, Host("p1", "popen", pool="local", state=HostState.STARTING))
+        assert hosts.forget_others(connection, ["h2"]) == ["h1"]
+        assert [each.name for each in hosts.every(connection)] == ["p1"]
+
+
+def test_a_host_goes_down_and_comes_back(store: Store) -> None:
+    with store.write() as connection:
+        hosts.configure(connection, Host("h1", "x"))
+        assert hosts.down(connection, "h1", "no route")
+        assert not hosts.down(connection, "h1", "no route")
+        assert hosts.beat(connection, "h1", 2.0)
+        assert not hosts.beat(connection, "h1", 3.0)
+        hosts.set_state(connection, "h1", HostState.DRAINING, who="ann", at=4.0)
+        assert not hosts.down(connection, "h1", "no route")
+        assert not hosts.beat(connection, "h1", 5.0)
+        found = hosts.get(connection, "h1")
+        assert found is not None
+        assert found.state is HostState.DRAINING
+
+
+def test_failures_in_a_row_quarantine_a_host(store: Store) -> None:
+    with store.write() as connection:
+        hosts.configure(connection, Host("h1", "x"))
+        fail = {"most": 3, "at": 1.0}
+        assert not hosts.failed(connection, "h1", "disk full", **fail)
+        assert not hosts.failed(connection, "h1", "disk full", **fail)
+        hosts.succeeded(connection, "h1")
+        done = [hosts.failed(connection, "h1", "disk full", **fail) for _ in range(4)]
+        assert done == [False, False, True, False]
+        found = hosts.get(connection, "h1")
+        assert found is not None
+        assert (found.state, found.jobs) == (HostState.QUARANTINED, 1)
+        assert found.reason == "3 infrastructure failures in a row; the last one: disk full"
+        assert hosts.set_state(connection, "h1", HostState.UP, who="ann", at=2.0)
+        found = hosts.get(connection, "h1")
+        assert found is not None
+        assert (found.failures, found.reason) == (0, "")
+
+
+# -- durations, notes ---------------------------------------------------------------
+
+
+def test_durations_move_with_what_is_measured(store: Store) -> None:
+    with store.write() as connection:
+        durations.learn(connection, 1, "unit", {"a": 10.0, "b\udcff": 1.0})
+        durations.learn(connection, 1, "unit", {"a": 20.0})
+        found = durations.known(connection, 1, "unit")
+        assert found == {"a": pytest.approx(13.0), r"b\xff": 1.0}
+        assert durations.known(connection, 1, "smoke") == {}
+        many = {f"t{number}": 1.0 for number in range(2500)}
+        durations.learn(connection, 2, "unit", many)
+        assert durations.known(connection, 2, "unit") == many
+
+
+def test_notes_are_kept_by_name(store: Store) -> None:
+    with store.write() as connection:
+        assert notes.get(connection, "a") is None
+        notes.put(connection, "a", b"1")
+        notes.put(connection, "a", b"2")
+        assert notes.get(connection, "a") == b"2"
+        assert notes.forget(connection, "a")
+        assert not notes.forget(connection, "a")
+
+
+# -- listing ------------------------------------------------------------------------
+
+
+def count_queries(store: Store, run: object) -> int:
+    seen: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        seen.append(statement)
+
+    event.listen(store.engine, "before_cursor_execute", note)
+    try:
+        run()
+    finally:
+        event.remove(store.engine, "before_cursor_execute", note)
+    return sum(statement.startswith("SELECT") for statement in seen)
+
+
+def test_a_list_takes_three_queries_however_long_it_is(store: Store) -> None:
+    with store.write() as connection:
+        for number in range(30):
+            build = add_built(connection, f"d{number}", f"i{number}")
+            run = add_run(connection, build)
+            tags.give_tag(connection, Tag(0, build, f"d{number}", "unit", "c", run))
+
+    def look() -> None:
+        with store.read() as connection:
+            found = listing.builds(connection)
+        assert [each.build.id for each in found] == list(range(30, 0, -1))
+        assert {(len(each.runs), len(each.tags)) for each in found} == {(1, 1)}
+
+    assert count_queries(store, look) == 3
+
+
+def test_lists_are_filtered_and_go_on(store: Store) -> None:
+    with store.write() as connection:
+        for number in range(6):
+            add_build(connection, f"rev{number}%", "main" if number % 2 else "next")
+        builds.set_level(connection, 4, "ship")
+
+        def numbers(most: int = 50, **fields: object) -> list[int]:
+            wanted = listing.Filter(**fields)
+            return [each.build.id for each in listing.builds(connection, wanted, most)]
+
+        assert numbers(branch="main") == [6, 4, 2]
+        assert numbers(level="ship") == [4]
+        assert numbers(revision="rev3") == [4]
+        assert numbers(revision="%") == []
+        assert numbers(state=BuildState.FAILED) == []
+        assert numbers(source="elsewhere") == []
+        assert numbers(2) == [6, 5]
+        assert numbers(2, before=5) == [4, 3]
+
+
+def test_a_build_is_shown_whole(store: Store) -> None:
+    with store.write() as connection:
+        build, run, job = add_all(connection)
+        give_up(connection, run, job)
+        add_jobs(connection, run, "h2", attempt=2)
+
+    def look() -> None:
+        with store.read() as connection:
+            found = listing.build(connection, build)
+            assert listing.build(connection, 99) is None
+        assert found is not None
+        assert [each.host for each in found.jobs] == ["h1", "h2"]
+        assert found.view.change.revision == "abc"
+
+    assert count_queries(store, look) <= 10
+
+
+# -- retention ----------------------------------------------------------------------
+
+
+def test_old_results_go_and_builds_stay(store: Store) -> None:
+    with store.write() as connection:
+        old = [add_built(connection, f"d{number}", "i") for number in range(5)]
+        builds.set_level(connection, old[0], "ship")
+        add_run(connection, old[1])
+        found = retention.expired(connection, before=9.0, keep=1, levels=["ship"])
+        assert found == old[2:4]
+        assert retention.expired(connection, before=0.5, keep=0) == []
+        assert retention.forget(connection, old[2], 9.0)
+        assert not retention.forget(connection, old[2], 9.0)
+        assert retention.expired(connection, before=9.0, keep=1, levels=["ship"]) == [old[3]]
+        assert retention.referred(connection) == {"d0", "d1", "d3", "d4"}
+        assert builds.get(connection, old[2]) is not None

@@ -10,10 +10,13 @@ import os
 import select
 import signal
 import subprocess
+import sys
+import threading
 import time
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,6 +91,10 @@ class Host:
         for path, text in sorted(files.items()):
             digest, size = self._add(text.encode())
             entries.append(Entry(path, FILE, 0o755, digest, size))
+        return self.entries(entries)
+
+    def entries(self, entries: list[Entry]) -> Content:
+        """A tree of files that are there."""
         part = self._add(json.dumps(entries).encode())
         return Content(TREE, *self._add(json.dumps([part]).encode()))
 
@@ -143,9 +150,9 @@ class Host:
 
     # -- workers ------------------------------------------------------------------
 
-    def worker(self) -> subprocess.Popen[bytes]:
+    def worker(self, python: str = sys.executable) -> subprocess.Popen[bytes]:
         """A worker, as a child of the test."""
-        command = starting.command("worker", self.folder, self.code)
+        command = [python, *starting.command("worker", self.folder, self.code)[1:]]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -227,6 +234,36 @@ class Package:
     def log(self) -> str:
         """Lines of the install command and of the tests."""
         return self.files["log.txt"].decode()
+
+
+class Receiver:
+    """An HTTP server on loopback that answers as it is told, then with 204."""
+
+    def __init__(self, answers: list[int]) -> None:
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                size = int(self.headers["Content-Length"])
+                outer.got.append((self.path, dict(self.headers), self.rfile.read(size)))
+                self.send_response(answers.pop(0) if answers else 204)
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        """No port stays open."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 def is_dead(pid: int) -> bool:

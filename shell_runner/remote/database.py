@@ -317,7 +317,9 @@ class Database:
 
 def _close_all() -> None:
     for database in list(_OPEN):
-        database.close()
+        # Another thread's is not touched; its child will not know of it.
+        with contextlib.suppress(sqlite3.ProgrammingError):
+            database.close()
 
 
 #: What a fork closes.

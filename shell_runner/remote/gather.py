@@ -7,15 +7,23 @@ the same package, however often it is made.
 import json
 import os
 import stat
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from . import layout, package, place
 from .job import JobTest
 from .model import Execution, Problem
+from .package import BadPackage
 from .queue import AttemptRow, How, JobRow, Queue
+
+__all__ = ["BadPackage", "pack", "why_absent"]
 
 #: Number of a test, its try, its outcome, the row of its Execution.
 _Row = Tuple[int, int, str, str]
+
+
+#: Bytes of artefacts in one package, their number, and bytes of their names: less than what
+#: whoever reads it would take, as rows and logs are in it, too.
+_BYTES, _FILES, _NAMES = package.LIMITS.size // 2, 200_000, 16 << 20
 
 
 def pack(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
@@ -102,29 +110,31 @@ class _Gathering:
 
     def _artefacts(self, attempt: AttemptRow) -> Iterator[package.Member]:
         """What the rows name, and is there whole."""
+        files = total = names = 0
+        for member, path, size in self._named_files(attempt):
+            files, total, names = files + 1, total + size, names + len(member)
+            if files > _FILES or total > _BYTES or names > _NAMES:
+                return
+            yield package.Member(member, None, path)
+
+    def _named_files(self, attempt: AttemptRow) -> Iterator[Tuple[str, str, int]]:
         for number, count, _, text in self._queue.executions(attempt.id):
             folder = layout.outputs(self._folder, attempt.id, number, count)
             for name, size in Execution(*json.loads(text)).artefacts:
                 path = os.path.join(folder, name)
-                if _is_whole(path, size):
-                    member = "artefacts/%s/%s" % (layout.outputs_name(number, count), name)
-                    yield package.Member(member, None, path)
+                member = "artefacts/%s/%s" % (layout.outputs_name(number, count), name)
+                if _is_whole(path, size) and package.is_name(member):
+                    yield member, path, size
 
 
 def _completed(job: JobRow, tests: List[JobTest], rows: Iterable[_Row]) -> Iterator[_Row]:
     """Rows in order of test and try; a test without one gets one that says why."""
-    seen: Set[int] = set()
     expected = 0
     for row in rows:
-        while expected < row[0]:
-            if expected not in seen:
-                yield _absent(job, expected)
-            expected += 1
-        seen.add(row[0])
+        yield from (_absent(job, number) for number in range(expected, row[0]))
+        expected = row[0] + 1
         yield row
-    for number in range(expected, len(tests)):
-        if number not in seen:
-            yield _absent(job, number)
+    yield from (_absent(job, number) for number in range(expected, len(tests)))
 
 
 def _absent(job: JobRow, number: int) -> _Row:

@@ -91,7 +91,7 @@ class Inflated(Source):
         except Exception as error:  # zlib.error, OSError of bz2, LZMAError
             raise BadArchive("", "it cannot be inflated: %s" % error) from None
         if self._inflater.eof:
-            self._input, self._fresh = self._inflater.unused_data, True
+            self._input, self._fresh = self._inflater.unused_data + self._input, True
         elif at_end and not data:
             raise BadArchive("", "it ends in the middle of compressed data: it was cut")
         return data
@@ -100,7 +100,8 @@ class Inflated(Source):
         inflater = self._inflater
         if not hasattr(inflater, "needs_input"):
             data: bytes = inflater.decompress(self._input, count)
-            self._input = inflater.unconsumed_tail
+            # At the end of a stream, what follows is in both of its attributes.
+            self._input = b"" if inflater.eof else inflater.unconsumed_tail
         elif inflater.needs_input:
             given, self._input = self._input, b""
             data = inflater.decompress(given, count)

@@ -29,8 +29,10 @@ _LEVEL = 6
 #: More than what deflate makes of any member in a package: it is stored instead, so that
 #: the reader's bound on what a package inflates to stops nothing that we wrote.
 _RATIO = 200
-#: Sizes from which on a member has the fields of zip64; deflate can add to a size.
+#: Sizes and places from which on a member has the fields of zip64; deflate can add to a size.
 _LARGE = 0xFFF00000
+#: As many members, and the end of the zip has those fields too.
+_MANY = 0xFFFF
 _MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
 _ZIP64 = struct.Struct("<2H2Q")
 _ZIP64_END = struct.Struct("<4sQ2H2L4Q4sLQL")
@@ -75,6 +77,14 @@ class BadPackage(Exception):
 
     def __str__(self) -> str:
         return str(BadArchive(self.member, self.why))
+
+
+def is_name(name: str) -> bool:
+    """Whether a member can be called so."""
+    try:
+        return bool(_Names().add(name))
+    except BadPackage:
+        return False
 
 
 def execution_line(test: int, number: int, row: str) -> bytes:
@@ -203,7 +213,7 @@ class _Writer:
             for row in self._rows
         ]
         whole = dict(manifest, format=FORMAT, members=rows)
-        text = json.dumps(whole, sort_keys=True, indent=0, allow_nan=False)
+        text = json.dumps(whole, sort_keys=True, allow_nan=False)
         data = text.encode("ascii")
         if len(data) > LIMITS.manifest or _values(data) > LIMITS.values:
             raise BadPackage(
@@ -282,7 +292,7 @@ def _local(row: _Row) -> bytes:
 
 
 def _central(row: _Row) -> bytes:
-    wide = row.wide or row.at >= _MAX32
+    wide = row.wide or row.at >= _LARGE
     sizes = (_MAX32, _MAX32) if wide else (row.packed, row.size)
     extra = struct.pack("<2H3Q", 1, 24, row.size, row.packed, row.at) if wide else b""
     fixed = zips.CENTRAL.pack(
@@ -294,7 +304,7 @@ def _central(row: _Row) -> bytes:
 
 
 def _ends(count: int, begin: int, size: int) -> bytes:
-    wide = count >= _MAX16 or begin >= _MAX32 or size >= _MAX32
+    wide = count >= _MANY or begin >= _LARGE or size >= _LARGE
     extra = b""
     if wide:
         extra = _ZIP64_END.pack(

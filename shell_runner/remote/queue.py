@@ -80,7 +80,21 @@ def _made(base: str) -> str:
     capacity.Shared(capacity.host_folder(base)).close()
     found = os.path.join(capacity.host_folder(base), "jobs")
     capacity.make_private(found)
+    _sync(found, os.path.dirname(base))
     return found
+
+
+def _sync(folder: str, top: str) -> None:
+    """What is in the queue survives a loss of power; so must the folders that it is in."""
+    while True:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if folder in (top, os.path.dirname(folder)):
+            return
+        folder = os.path.dirname(folder)
 
 
 class Queue:

@@ -11,25 +11,24 @@ from typing import List, Set
 from . import layout, place, store, upkeep
 from .job import TREE
 from .model import ERROR, FAILED
-from .queue import How, JobRow, Queue, Refused
+from .queue import AttemptRow, How, JobRow, Queue, Refused
 
 
-def clear_workspace(queue: Queue, folder: str, job: JobRow) -> None:
-    """The package is made: the workspaces of a job go, unless its last one is to be looked at."""
-    attempts = queue.attempts(job.number)
-    for attempt in attempts:
-        if attempt is attempts[-1] and _is_kept(queue, job, attempt.id):
-            with open(layout.kept(folder, attempt.id), "w") as file:
-                file.write(job.id)
-        else:
-            place.remove(layout.work(folder, attempt.id))
-
-
-def _is_kept(queue: Queue, job: JobRow, attempt: str) -> bool:
-    if job.config.keep_workspace == "failed":
-        outcomes = queue.outcomes(attempt)
+def is_kept(queue: Queue, job: JobRow, attempts: List[AttemptRow]) -> bool:
+    """Whether somebody wants to look at the workspace of its last attempt."""
+    if attempts and job.config.keep_workspace == "failed":
+        outcomes = queue.outcomes(attempts[-1].id)
         return job.how != How.COMPLETED or bool(outcomes.get(FAILED) or outcomes.get(ERROR))
     return job.config.keep_workspace == "always"
+
+
+def clear_workspaces(folder: str, job: JobRow, attempts: List[AttemptRow], stays: bool) -> None:
+    """The package is made: the workspaces of a job go, but for the last one if it ``stays``."""
+    for attempt in attempts[:-1] if stays else attempts:
+        place.remove(layout.work(folder, attempt.id))
+    if stays and attempts:
+        with open(layout.kept(folder, attempts[-1].id), "w") as file:
+            file.write(job.id)
 
 
 def forget_overdue(queue: Queue, folder: str) -> None:

@@ -1,7 +1,8 @@
 """The states of a durable job and of its attempts, and every change that they know.
 
 Pure: a table and questions to it.  ``queue`` performs what the table allows, and refuses
-the rest.
+the rest.  A value that is added here is one that older versions cannot read: it needs a new
+``database.VERSION``.
 """
 
 from enum import Enum

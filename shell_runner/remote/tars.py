@@ -6,7 +6,7 @@ differs with the patch level of the host's Python.
 """
 
 from array import array
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, TypeVar
 
 from .archive import PIECE, BadArchive, Limits, show
 from .inflate import Source
@@ -29,8 +29,7 @@ _OF_ONE = ("path", "linkpath", "size", "GNU.sparse")
 _DIGITS = 20
 _NUL = 0
 
-#: Where pieces of a sparse file are, and how long: offset, length, offset, ...
-Map = "array[int]"
+_T = TypeVar("_T")
 
 
 class Member(NamedTuple):
@@ -45,7 +44,7 @@ class Member(NamedTuple):
     #: Bytes that the archive holds of it.
     stored: int
     target: bytes
-    #: Where its bytes go; None: all of them one after the other.
+    #: Where its bytes go: offset, length, offset, ...; None: all of them one after the other.
     map: "Optional[array[int]]" = None
 
 
@@ -85,12 +84,14 @@ class Tar:
 
     def members(self) -> Iterator[Tuple[Member, Iterator[Tuple[int, bytes]]]]:
         """Each member, and its contents, which are to be read before the next one."""
+        return self._named(self._members())
+
+    def _named(self, found: "Iterator[_T]") -> "Iterator[_T]":
+        """A refusal without a name is of the member that was read last."""
         try:
-            yield from self._members()
+            yield from found
         except BadArchive as error:
-            if error.member or not self._last:
-                raise
-            raise BadArchive(self._last, error.why) from None
+            raise BadArchive(error.member or self._last, error.why) from None
 
     def _members(self) -> Iterator[Tuple[Member, Iterator[Tuple[int, bytes]]]]:
         extra = _Extra()
@@ -107,7 +108,7 @@ class Tar:
                 continue
             member = self._member(kind, block, extra)
             self._last = show(member.name)
-            pieces = self._pieces(member)
+            pieces = self._named(self._pieces(member))
             yield member, pieces
             for _ in pieces:
                 pass

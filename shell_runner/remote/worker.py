@@ -52,6 +52,7 @@ _POST = 60
 _FULL = 1.0
 #: What passes: the disk is full, or somebody holds the queue.
 _PASSES = (errno.ENOSPC, errno.EDQUOT, errno.EBUSY)
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _PR_SET_PDEATHSIG = 1
 #: What a child's exit status says: all is written; try again later.
 _FINE, _LATER = 0, 3
@@ -182,9 +183,7 @@ class Worker:
         """Other code takes over: the same process, that holds the lock."""
         os.set_inheritable(self._lock, True)
         self._queue.close()
-        command = starting.command(
-            "worker", self._folder, code, "%s%d" % (_LOCKED, self._lock)
-        )
+        command = starting.command("worker", self._folder, code, "%s%d" % (_LOCKED, self._lock))
         signal.set_wakeup_fd(-1)
         os.execv(command[0], command)
 
@@ -203,11 +202,11 @@ class Worker:
         if self._ended is None:
             return
         work, how = self._ended
-        job = self._queue.find(work.job.id)
-        if job.state == State.RUNNING and work.attempt is not None:
+        state = _state(self._queue, work.job)
+        if state == State.RUNNING and work.attempt is not None:
             self._lose(work.attempt, "its runner %s" % how)
-        elif job.state == State.PACKAGING:
-            self._postpone(job, how)
+        elif state == State.PACKAGING:
+            self._postpone(work.job, how)
         self._ended = None
 
     def _postpone(self, job: JobRow, how: str) -> None:
@@ -232,20 +231,17 @@ class Worker:
 
     def _end_courier(self, row: OutboxRow, status: int) -> None:
         if status != 0:  # else it has written itself what came of it
-            due = time.time() + notify.backoff(row.tries + 1)
-            self._queue.failed(row.number, "the courier %s" % _how(status), due)
+            _write_failure(self._queue, row, "the courier %s" % _how(status))
 
     # -- processes ----------------------------------------------------------------
 
     def _fork(self, work: Callable[[], int]) -> int:
-        """A child that dies with us; no connection to the queue is open in both."""
-        self._queue.close()
+        """A child that dies with us."""
         sys.stderr.flush()
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             _be_child(parent, (self._lock, self._bell, self._wake, self._wake_write), work)
-        self._queue = Queue(self._folder)
         return pid
 
     def _reap(self) -> None:
@@ -314,9 +310,9 @@ def _be_child(parent: int, inherited: Tuple[int, ...], work: Callable[[], int]) 
 
 def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow]) -> int:
     """Run a job, if it has not been, and make its package."""
-    lock = _lock(os.path.join(folder, RUNNER_LOCK))
-    if lock is None:
-        raise RuntimeError("another runner is at work")
+    # That of a dead worker may be in the kernel still, which kills it.
+    lock = os.open(os.path.join(folder, RUNNER_LOCK), _LOCK_FLAGS, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     queue = Queue(folder)
     if attempt is not None:
         try:
@@ -324,22 +320,26 @@ def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow]) -> int:
         except runner.Trouble as trouble:
             _say("job %s: %s" % (job.id, trouble))
             queue.lose(attempt.id, str(trouble), time.time())
-    job = queue.find(job.id)
-    status = _package(queue, folder, job) if job.state == State.PACKAGING else _FINE
-    queue.close()
-    return status
+    if _state(queue, job) != State.PACKAGING:
+        return _FINE
+    return _package(queue, folder, queue.find(job.id))
 
 
 def _package(queue: Queue, folder: str, job: JobRow) -> int:
+    attempts = queue.attempts(job.number)
+    stays = retention.is_kept(queue, job, attempts)
     try:
         digest, size = gather.pack(queue, folder, job)
         queue.packaged(job.number, digest, size, time.time())
-    except OSError as error:
-        words = "its package cannot be made: %s" % (error.strerror or error)
+    except Exception as error:
+        if not isinstance(error, (OSError, gather.BadPackage)):
+            traceback.print_exc()
+        words = "its package cannot be made: %s" % error
         _say("job %s: %s" % (job.id, words))
         queue.trouble(job.number, words)
         return _LATER
-    retention.clear_workspace(queue, folder, job)
+    # From here on somebody may have harvested and forgotten it.
+    retention.clear_workspaces(folder, job, attempts, stays)
     retention.forget_overdue(queue, folder)
     retention.sweep_contents(queue, folder)
     return _FINE
@@ -350,16 +350,20 @@ def _deliver(folder: str, row: OutboxRow) -> int:
     signal.alarm(_POST)
     words = notify.post(row.url, row.secret, row.body)
     signal.alarm(0)
-    queue = Queue(folder)
-    if not words:
-        queue.delivered(row.number)
-    elif row.tries + 1 >= notify.TRIES:
-        _say("job %s: %s is not told any more: %s" % (row.job, row.url, words))
-        queue.give_up(row.number)
-    else:
-        queue.failed(row.number, words, time.time() + notify.backoff(row.tries + 1))
-    queue.close()
+    with Queue(folder) as queue:
+        if words:
+            _write_failure(queue, row, words)
+        else:
+            queue.delivered(row.number)
     return 0
+
+
+def _write_failure(queue: Queue, row: OutboxRow, words: str) -> None:
+    tries = row.tries + 1
+    queue.failed(row.number, words, time.time() + notify.backoff(tries))
+    if tries >= notify.TRIES:
+        _say("job %s: nobody at %s could be told: %s" % (row.job, row.url, words))
+        queue.give_up(row.number)
 
 
 # -- coming and going ---------------------------------------------------------------
@@ -392,8 +396,18 @@ def _say(words: str) -> None:
     sys.stderr.flush()
 
 
+def _state(queue: Queue, job: JobRow) -> Optional[State]:
+    """None: it is forgotten."""
+    try:
+        return queue.find(job.id).state
+    except Refused as refused:
+        if refused.kind != "unknown":
+            raise
+        return None
+
+
 def _lock(path: str) -> Optional[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, _LOCK_FLAGS, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

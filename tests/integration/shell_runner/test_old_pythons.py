@@ -1,16 +1,20 @@
 """What runs on a host runs under every older interpreter that is here."""
 
 import glob
+import io
 import os
 import subprocess
 import sys
+import zipfile
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from shell_runner import gateways
 from shell_runner.errors import CannotOpen
 from tests.bench import Bench
+from tests.jobs import Host
 
 SH = "#!/bin/sh\n"
 _FOLDERS = [*os.get_exec_path(), "~/.pyenv/versions/*/bin", "/opt/python*/bin", "/usr/bin"]
@@ -68,6 +72,69 @@ def test_one_that_is_too_old_is_refused(version: tuple[int, int], tmp_path: Path
     with pytest.raises(CannotOpen) as caught, Bench(tmp_path, f"popen//python={python}"):
         pass
     assert "3.8" in str(caught.value)
+
+
+#: Hangs once, in the first of two attempts.
+INSTALL = """
+flag="$NOSEJOBS_BUILD/../../../again"
+test -e "$flag" || { touch "$flag"; echo here >"$NOSEJOBS_BUILD/../../../../doorway"; sleep 1000; }
+echo x >"$NOSEJOBS_PREFIX/x"
+"""
+#: A job from its submission to its package, by the code that is sent to hosts.
+QUEUE = """\
+import sys
+sys.path.insert(0, sys.argv[1])
+from nosejobs_host import job, model, queue
+name = "12345678-1234-1234-1234-123456789012"
+worker = job.Identity(1, "2", "3")
+case = job.JobTest("t\\udcff", model.Test(0, "t\\udcff"))
+new = job.NewJob(name, job.Content("tree", "d", 1), cases=(case,), labels=("x",))
+with queue.Queue(sys.argv[2]) as one:
+    row = one.submit(new, "c", 1.0)
+    assert one.submit(new, "c", 2.0) == row == one.find("1234") == one.jobs(label="x")[0]
+    assert one.tests(row.number) == [case]
+    one.enter(worker, "c", 1.0)
+    _, attempt = one.claim(worker, "c", "a", 1.0)
+    one.record("a", [(0, 1, "passed", "{}")])
+    assert list(one.executions("a")) == [(0, 1, "passed", "{}")] and one.stale(worker) == []
+    one.finish("a", queue.How.COMPLETED, "", 1.0)
+    one.acknowledge(one.packaged(1, "d", 1, 1.0), "d", 1.0)
+    print("%s %s" % (one.forget(row, False).state, one.leave_if_idle(worker)))
+with open(sys.argv[2] + "/queue.db", "w") as file:
+    file.write("no database" * 1000)
+try:
+    queue.Queue(sys.argv[2])
+except queue.Refused as refused:
+    print(refused.kind)
+"""
+
+
+@pytest.mark.parametrize("version", [sys.version_info[:2], *versions(good=True)])
+def test_a_queue_works_under_it(version: tuple[int, int], tmp_path: Path) -> None:
+    digest, data = gateways.code()
+    zipfile.ZipFile(io.BytesIO(data)).extractall(tmp_path / digest)
+    (tmp_path / "jobs").mkdir()
+    python = interpreters().get(version, sys.executable)
+    command = [python, "-I", "-S", "-c", QUEUE, tmp_path / digest, tmp_path / "jobs"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("harvested True\ncorrupt\n", "")
+
+
+@pytest.mark.parametrize("version", versions(good=True))
+def test_a_worker_works_under_it(version: tuple[int, int], tmp_path: Path) -> None:
+    with Host(tmp_path / "jobs") as host:
+        build = host.tree({"made": ""})
+        job = host.submit({"test_a": "cat $NOSEJOBS_PREFIX/x"}, build=build, install=INSTALL)
+        killed = host.worker(interpreters()[version])
+        host.door.line()
+        killed.kill()
+        killed.wait()
+        assert host.worker(interpreters()[version]).wait(60) == 0, host.log()
+        package = host.package(job)
+        assert package.executions()[0, 1].out.text == "x\n"
+        assert package.manifest["host"]["python"].startswith("{}.{}.".format(*version))
+        assert package.manifest["attempt"]["number"] == 2
+        assert host.log().count("its worker died") == 1
 
 
 @pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", "/bin/cat"])

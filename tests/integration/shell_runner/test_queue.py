@@ -8,14 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shell_runner import gateways
 from shell_runner.remote.queue import Queue, Refused, State
 from tests.queued import CODE, WORKER, claimed, submitted
 
@@ -53,16 +51,6 @@ import sys
 from tests.queued import *
 sys.stdin.readline()
 print("submitted", submitted(Queue(sys.argv[1])).id)
-"""
-#: Without our packages, and with nothing but the standard library: as on a host.
-ON_HOST = """\
-import sys
-sys.path.insert(0, sys.argv[1])
-from nosejobs_host import job, queue
-with queue.Queue(sys.argv[2]) as one:
-    new = job.NewJob("12345678-1234-1234-1234-123456789012", job.Content("tree", "d", 1))
-    row = one.submit(new, "c", 1.0)
-    print(row.state, one.find("1234").number, queue.__file__.startswith(sys.argv[1]))
 """
 
 
@@ -166,20 +154,6 @@ def test_others_go_on_beside_one_that_was_killed(tmp_path: Path, programs: Progr
         ours.append(submitted(queue).id)
         assert {job.id for job in queue.jobs(limit=1000)} >= set(ours)
         queue._db.check()
-
-
-# -- the code that is sent to hosts -----------------------------------------------------
-
-
-def test_the_code_for_hosts_has_the_schema(tmp_path: Path, programs: Programs) -> None:
-    digest, data = gateways.code()
-    (tmp_path / "code.zip").write_bytes(data)
-    with zipfile.ZipFile(tmp_path / "code.zip") as archive:
-        archive.extractall(tmp_path / digest)
-    (tmp_path / "jobs").mkdir()
-    command = [sys.executable, "-I", "-S", "-c", ON_HOST, tmp_path / digest, tmp_path / "jobs"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("queued 1 True\n", "")
 
 
 # -- a folder that cannot be written to -------------------------------------------------

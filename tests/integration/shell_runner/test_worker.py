@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import signal
+import socket
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import layout, remains, starting
+from shell_runner.remote import layout, notify, starting
 from shell_runner.remote import tree as processes
 from shell_runner.remote.model import Problem
 from shell_runner.remote.queue import How, JobRow, State, Step
-from tests.jobs import PATIENCE, Host, is_dead, kill
+from shell_runner.remote.store import FILE, Entry
+from tests.jobs import PATIENCE, Host, Receiver, is_dead, kill
 
 
 @pytest.fixture
@@ -193,7 +198,7 @@ def test_artefacts_of_each_try_are_in_the_package(host: Host) -> None:
     script = """
         cd "$TEST_UNDECLARED_OUTPUTS_DIR"
         mkdir deep; echo one >deep/file; head -c 600000 /dev/zero >large; ln -s /etc/passwd link
-        test "$(cat "$NOSEJOBS_BUILD/../n" 2>/dev/null)" || { echo 1 >"$NOSEJOBS_BUILD/../n"; exit 1; }
+        test -e "$NOSEJOBS_BUILD/again" || { touch "$NOSEJOBS_BUILD/again"; exit 1; }
     """
     job = host.submit({"test_a": "true", "test_b": script}, retries=1)
     host.drain()
@@ -355,7 +360,9 @@ def test_a_job_that_kills_its_runner_gives_up(host: Host) -> None:
 
 
 def test_a_killed_slot_costs_the_test_that_it_ran(host: Host) -> None:
-    job = host.submit({"test_a": f"echo $PPID >{host.door.path}; sleep 1000", "test_b": "true"}, slots=1)
+    job = host.submit(
+        {"test_a": f"echo $PPID >{host.door.path}; sleep 1000", "test_b": "true"}, slots=1
+    )
     worker = host.worker()
     kill(int(host.door.line()))
     assert worker.wait(PATIENCE) == 0
@@ -365,17 +372,70 @@ def test_a_killed_slot_costs_the_test_that_it_ran(host: Host) -> None:
     assert len(host.attempts(job)) == 1
 
 
-def test_the_same_rows_make_the_same_package(host: Host) -> None:
-    scripts = {f"test_{n}": 'echo 1 >"$TEST_UNDECLARED_OUTPUTS_DIR/a"; exit $RANDOM' for n in range(5)}
+def slow_to_unpack(host: Host) -> tuple[JobRow, Callable[[], int]]:
+    """A job whose build comes through a pipe; what waits until its runner reads that."""
+    job = host.submit({"test_a": "true"}, build=host.archive(b""))
+    assert job.build is not None
+    path = host.store.path(job.build.digest)
+    os.unlink(path)
+    os.mkfifo(path)
+    return job, lambda: os.open(path, os.O_WRONLY)
+
+
+def test_a_worker_killed_while_unpacking_costs_an_attempt(host: Host) -> None:
+    job, reached = slow_to_unpack(host)
+    worker = host.worker()
+    pipe = reached()
+    worker.kill()
+    worker.wait()
+    os.close(pipe)
+    path = host.store.path(job.build.digest if job.build else "")
+    os.unlink(path)
+    Path(path).write_bytes(b"")
+    host.drain()
+    assert [row.step for row in host.attempts(job)] == [Step.LOST, Step.ENDED]
+    assert host.find(job).how == How.REFUSED, "nothing is no archive"
+    assert os.listdir(layout.work(host.folder)) == []
+
+
+def test_a_job_can_be_cancelled_while_it_is_unpacked(host: Host) -> None:
+    job, reached = slow_to_unpack(host)
+    worker = host.worker()
+    pipe = reached()
+    host.cancel(job)
+    assert worker.wait(PATIENCE) == 0
+    os.close(pipe)
+    assert host.find(job).how == How.CANCELLED
+    assert host.package(job).executions()[0, 1].problem == Problem.CANCELLED
+
+
+def test_a_worker_killed_while_packing_costs_nothing(host: Host) -> None:
+    job = host.submit({"test_a": "exit 4"})
+    blocked = Path(layout.package(host.folder, job.id) + ".part")
+    blocked.mkdir(parents=True)
+    worker = host.worker()
+    eventually(lambda: host.find(job).trouble)
+    worker.kill()
+    worker.wait()
+    blocked.rmdir()
+    host.drain()
+    assert host.package(job).exits() == {"test_a": 4}
+    assert len(host.attempts(job)) == 1
+
+
+def test_a_package_in_the_making_is_made_again(host: Host) -> None:
+    """By the next worker, of the same rows: it is the same, and no test runs again."""
+    scripts = {
+        f"test_{n}": 'echo 1 >"$TEST_UNDECLARED_OUTPUTS_DIR/a"; exit $RANDOM' for n in range(5)
+    }
     job = host.submit(scripts, install="echo x", keep_workspace="always")
     host.drain()
     before = host.find(job).package
     path = layout.package(host.folder, job.id)
     os.unlink(path)
-    with host.queue() as queue:
-        with queue._db.writing() as db:
-            db.execute("UPDATE job SET state = 'packaging', package = ''")
-            db.execute("UPDATE attempt SET step = 'packaging', pid = 1")
+    with host.queue() as queue, queue._db.writing() as db:
+        db.execute("UPDATE job SET state = 'packaging', package = ''")
+        db.execute("UPDATE attempt SET step = 'packaging', pid = 1")
     host.drain()
     assert host.find(job).package == before
     assert len(host.attempts(job)) == 1
@@ -448,3 +508,71 @@ def test_a_job_whose_code_is_gone_is_refused(host: Host) -> None:
     assert "the code that runs it is not on this host" in found.detail
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
     assert host.package(after).exits() == {"test_a": 0}
+
+
+# -- who is told, and what goes
+
+
+def test_whoever_wants_to_know_is_told_until_they_hear(host: Host) -> None:
+    receiver = Receiver([500, 503])
+    try:
+        job = host.submit({"test_a": "true"}, notify=receiver.url, secret="s3cret")
+        host.drain()
+    finally:
+        receiver.close()
+    bodies = {body for _, _, body in receiver.got}
+    assert len(receiver.got) == 3
+    assert len(bodies) == 1, "the same words each time"
+    told = json.loads(bodies.pop())
+    assert (told["job"], told["how"]) == (job.id, "completed")
+    assert told["package"] == host.find(job).package
+    wanted = notify.signature("s3cret", receiver.got[2][2])
+    assert receiver.got[2][1]["X-Nosejobs-Signature"] == wanted
+    with host.queue() as queue:
+        assert queue.next_due() is None
+
+
+def test_who_does_not_answer_holds_up_no_job(host: Host) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        first = host.submit({"test_a": "true"}, notify=url)
+        second = host.submit({"test_a": f"echo here >{host.door.path}"})
+        worker = host.worker()
+        assert host.door.line() == "here"
+        eventually(lambda: host.find(second).state == State.READY)
+        assert host.find(first).state == State.READY
+        assert worker.poll() is None, "somebody is still to be told"
+        worker.kill()
+        worker.wait()
+
+
+def test_nothing_stays_in_the_folder_for_temporary_files(host: Host) -> None:
+    before = set(os.listdir(tempfile.gettempdir()))
+    job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1, install="true")
+    worker = host.worker()
+    caught(host)
+    kill(host.runner(worker))
+    worker.kill()
+    worker.wait()
+    Path(host.folder, "again").touch()
+    host.drain()
+    assert host.package(job).exits() == {"test_a": 0}
+    assert set(os.listdir(tempfile.gettempdir())) == before
+
+
+def test_a_sparse_build_stays_sparse(host: Host) -> None:
+    """As a tree; its bytes are many, its blocks are few."""
+    large = 256 << 20
+    seen = hashlib.sha256()
+    for _ in range(large >> 20):
+        seen.update(bytes(1 << 20))
+    digest = seen.hexdigest()
+    path = Path(host.store.path(digest))
+    path.parent.mkdir()
+    with open(path, "wb") as file:
+        file.truncate(large)
+    build = host.entries([Entry("image", FILE, 0o644, digest, large)])
+    job = host.submit({"test_a": 'du -k "$NOSEJOBS_BUILD/image"'}, build=build)
+    host.drain()
+    said = host.package(job).executions()[0, 1].out.text
+    assert int(said.split()[0]) < 1024

@@ -2,42 +2,12 @@
 
 import hashlib
 import hmac
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from shell_runner.remote import notify
-
-
-class Receiver:
-    """An HTTP server on loopback that answers as it is told, then with 204."""
-
-    def __init__(self, answers: list[int]) -> None:
-        self.got: list[tuple[str, dict[str, str], bytes]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                size = int(self.headers["Content-Length"])
-                outer.got.append((self.path, dict(self.headers), self.rfile.read(size)))
-                self.send_response(answers.pop(0) if answers else 204)
-                self.send_header("Location", "/elsewhere")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+from tests.jobs import Receiver
 
 
 @pytest.fixture

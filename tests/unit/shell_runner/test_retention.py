@@ -1,0 +1,117 @@
+"""What a host lets go of, and what never."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote import layout, retention, upkeep
+from shell_runner.remote.job import Identity
+from shell_runner.remote.queue import How, JobRow
+from tests.jobs import Host
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with Host(tmp_path / "jobs") as made:
+        for folder in (layout.work, layout.logs, layout.packages):
+            os.makedirs(folder(made.folder))
+        yield made
+
+
+def ended(host: Host, *, harvested: bool = True, size: int = 1000) -> JobRow:
+    """A job that has run, with all the files of one."""
+    job = host.submit({"test_a": "true"})
+    attempt = f"{job.number:08}-0000-0000-0000-000000000000"
+    with host.queue() as queue:
+        queue.claim(Identity(1, "1", ""), host.code, attempt, 0.0)
+        queue.finish(attempt, How.COMPLETED, "", 0.0)
+        queue.packaged(job.number, "0" * 64, size, 0.0)
+        if harvested:
+            queue.acknowledge(job, "0" * 64, 0.0)
+    os.makedirs(layout.work(host.folder, attempt) + "/tests")
+    for path in files(host, attempt, job.id):
+        Path(path).write_text("")
+    return host.find(job)
+
+
+def files(host: Host, attempt: str, job: str) -> list[str]:
+    return [
+        layout.log(host.folder, attempt),
+        layout.host(host.folder, attempt),
+        layout.kept(host.folder, attempt),
+        layout.package(host.folder, job),
+    ]
+
+
+def everything(host: Host) -> set[str]:
+    folders = (layout.work, layout.logs, layout.packages)
+    return {name for folder in folders for name in os.listdir(folder(host.folder))}
+
+
+def test_the_oldest_harvested_packages_go_with_all_their_files(host: Host) -> None:
+    jobs = [ended(host), ended(host, harvested=False), ended(host), ended(host)]
+    with host.queue() as queue:
+        queue.set_setting("kept_bytes", 1500)
+        retention.forget_overdue(queue, host.folder)
+        left = {job.id for job in queue.jobs()}
+    assert left == {jobs[1].id, jobs[3].id}
+    names = everything(host)
+    assert {job.id for job in jobs if f"{job.id}.zip" in names} == left
+    assert len(names) == 2 * 5
+
+
+def test_a_workspace_that_nobody_keeps_is_swept(host: Host) -> None:
+    kept = ended(host)
+    attempt = host.attempts(kept)[0].id
+    Path(layout.kept(host.folder, attempt)).write_text(kept.id)
+    for name in ("0-dead", "1-forgotten"):
+        os.mkdir(layout.work(host.folder, name))
+    Path(layout.kept(host.folder, "1-forgotten")).write_text("ffffffff-0000-0000-0000-000000000000")
+    with host.queue() as queue:
+        retention.sweep(queue, host.folder)
+    assert set(os.listdir(layout.work(host.folder))) == {attempt, f"{attempt}.kept"}
+
+
+def blobs(host: Host) -> set[str]:
+    folder = Path(layout.contents(host.folder), upkeep.BLOBS)
+    return {path.parent.name + path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def add(host: Host, data: bytes, age: float) -> str:
+    digest = hashlib.sha256(data).hexdigest()
+    host.store.add(digest, data)
+    then = time.time() - age
+    os.utime(host.store.path(digest), (then, then))
+    return digest
+
+
+def test_contents_that_jobs_need_are_never_swept(host: Host) -> None:
+    host.submit({"test_a": "true"}, build=host.archive(b"a build"))
+    needed = blobs(host)
+    assert len(needed) == 4, "a build, a script, a manifest and its part"
+    for path in map(host.store.path, needed):
+        os.utime(path, (1, 1))
+    old, new = add(host, b"1" * 5000, 900), add(host, b"2" * 5000, 10)
+    with host.queue() as queue:
+        queue.set_setting("contents_bytes", 8192)
+        assert retention.sweep_contents(queue, host.folder) == 1
+        assert blobs(host) == needed | {new}
+        assert old not in blobs(host)
+        queue.set_setting("contents_bytes", 0)
+        retention.sweep_contents(queue, host.folder)
+    assert blobs(host) == needed
+
+
+def test_contents_are_not_swept_while_some_arrive(host: Host) -> None:
+    digest = add(host, b"1" * 5000, 900)
+    host.store.begin()
+    with host.queue() as queue:
+        queue.set_setting("contents_bytes", 0)
+        assert retention.sweep_contents(queue, host.folder) == 0
+        host.store.end()
+        assert blobs(host) == {digest}
+        assert retention.sweep_contents(queue, host.folder) == 1

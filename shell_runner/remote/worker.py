@@ -136,6 +136,8 @@ class Worker:
             if attempt.step != Step.PACKAGING:
                 self._lose(attempt, "its worker died")
         retention.sweep(self._queue, self._folder)
+        _touch(layout.code(self._folder, self._code))
+        retention.sweep_code(self._queue, self._folder, self._code)
         store.sweep()
 
     def _lose(self, attempt: AttemptRow, words: str) -> None:
@@ -375,6 +377,14 @@ def _hear_children(read: int, write: int) -> None:
     # Only a handler, even an empty one, makes the signal reach the pipe.
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+
+
+def _touch(path: str) -> None:
+    """It is in use."""
+    try:
+        os.utime(path)
+    except OSError:
+        pass
 
 
 def _drain(descriptor: int) -> None:

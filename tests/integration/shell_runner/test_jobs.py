@@ -124,6 +124,23 @@ def test_to_hand_in_again_is_to_hand_in_once(client: Client, tests: Path, id: st
     assert len(client.jobs().jobs) == 1
 
 
+def test_contents_go_on_where_a_connection_broke(client: Client, tests: Path, id: str) -> None:
+    (tests / "data").write_bytes(os.urandom(6 << 20))
+    ready = prepared(tests, id)
+    killed: list[int] = []
+
+    def kill(done: int, total: int) -> None:
+        if done > 3 << 20 and not killed:
+            killed.extend(pids_of_desks())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    _, brought = client.submit(ready.job, ready.trees, kill)
+    assert killed
+    assert sum(each.wire for each in brought) < 6 << 20, "not all of it again"
+    assert client.wait(id).how == "completed"
+
+
 def test_contents_that_are_not_there_are_no_job(client: Client, tests: Path, id: str) -> None:
     ready = prepared(tests, id)
     with pytest.raises(JobRefused, match="are not on this host"):

@@ -52,8 +52,8 @@ _MOST = (1 << 63) - 1
 #: No priority of a person's is beyond.
 _PRIORITY = 1_000_000
 
-#: Bytes of a file that is read in half a second.
-_SMALL = 256 << 20
+#: Bytes of a file that is read in a quarter of a second.
+_SMALL = 64 << 20
 
 #: Number of a test, its try, the outcome, the row of its Execution.
 Record = Tuple[int, int, str, str]

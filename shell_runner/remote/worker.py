@@ -44,6 +44,8 @@ _PATIENCE = 10.0
 _LOOK = 30.0
 #: Seconds until a package is tried again that could not be made.
 _AGAIN = 30.0
+#: Bytes of the log after which it is begun anew.
+_LONG = 4 << 20
 #: POSTs on their way at the same time.
 _COURIERS = 4
 #: Seconds that a POST may take in all.
@@ -136,7 +138,6 @@ class Worker:
             if attempt.step != Step.PACKAGING:
                 self._lose(attempt, "its worker died")
         retention.sweep(self._queue, self._folder)
-        _touch(layout.code(self._folder, self._code))
         retention.sweep_code(self._queue, self._folder, self._code)
         store.sweep()
 
@@ -379,14 +380,6 @@ def _hear_children(read: int, write: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
 
 
-def _touch(path: str) -> None:
-    """It is in use."""
-    try:
-        os.utime(path)
-    except OSError:
-        pass
-
-
 def _drain(descriptor: int) -> None:
     try:
         os.read(descriptor, 4096)
@@ -401,7 +394,9 @@ def _how(status: int) -> str:
 
 
 def _say(words: str) -> None:
-    """A line of the worker's log."""
+    """A line of the worker's log, which is begun anew when it is long."""
+    if os.fstat(2).st_size > _LONG:
+        os.ftruncate(2, 0)
     sys.stderr.write("%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), words))
     sys.stderr.flush()
 

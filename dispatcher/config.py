@@ -271,9 +271,16 @@ def _level_warnings(
 # -- digests, rows, words --------------------------------------------------------------------
 
 
+_NEVER = object()
+#: Keys of stages that came after the first version, each with the value that means what was meant
+#: without it: tags that are there already go on to count.
+_LATER: Mapping[str, object] = {}
+
+
 def stage_digest(stage: Stage) -> str:
     """Names a stage as it is written: a tag that holds another one says nothing of it."""
-    return _digest(asdict(stage))
+    values = asdict(stage).items()
+    return _digest({key: value for key, value in values if _LATER.get(key, _NEVER) != value})
 
 
 def input_files(build: BuildConfig, paths: Iterable[str]) -> list[str]:

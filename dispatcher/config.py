@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -277,6 +278,7 @@ _NEVER = object()
 _LATER: Mapping[str, object] = {}
 
 
+@lru_cache(maxsize=512)
 def stage_digest(stage: Stage) -> str:
     """Names a stage as it is written: a tag that holds another one says nothing of it."""
     values = asdict(stage).items()

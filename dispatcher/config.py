@@ -87,6 +87,17 @@ class Stage:
     environment: tuple[tuple[str, str], ...] = ()
 
 
+def build_stage(build: BuildConfig) -> Stage:
+    """The build command as the stage that it is: one test, on one host."""
+    return Stage(
+        BUILD,
+        labels=build.labels,
+        timeout=build.timeout,
+        job_timeout=build.timeout,
+        environment=build.environment,
+    )
+
+
 @dataclass(frozen=True)
 class Level:
     """A step of promotion: a build has it with all these tags, and those of the steps below."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.config import Mode, parse
+from dispatcher.config import Mode, build_stage, parse
 from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import (
     Place,
@@ -17,8 +17,7 @@ from dispatcher.policy.placement import (
     Wish,
     place,
     shards,
-    wish_of_build,
-    wish_of_stage,
+    wish_of,
 )
 
 GPU = ("linux", "gpu")
@@ -147,10 +146,10 @@ def test_wishes_of_a_config() -> None:
         "[stages.a]\nlabels=['gpu']\nhosts=2\nmode='together'\n"
     )
     assert tree.build is not None
-    assert wish_of_build(tree.build, 1, "build 7", ["d"]) == Wish(
+    assert wish_of(build_stage(tree.build), 1, "build 7", ["d"]) == Wish(
         1, "build 7", ("arm",), contents=frozenset(["d"])
     )
-    wish = wish_of_stage(tree.stages[0], 2, "a of build 7")
+    wish = wish_of(tree.stages[0], 2, "a of build 7")
     assert wish == Wish(2, "a of build 7", ("gpu",), 2, Mode.TOGETHER)
 
 

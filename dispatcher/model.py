@@ -213,39 +213,6 @@ class HostState(StrEnum):
     QUARANTINED = "quarantined"
 
 
-class HostEvent(StrEnum):
-    """What happens to a host."""
-
-    ANSWER = "answer"
-    #: It does not answer.
-    SILENCE = "silence"
-    #: Somebody, or its pool, wants it to get nothing new.
-    DRAIN = "drain"
-    QUARANTINE = "quarantine"
-    #: Somebody has looked: it may have jobs again.
-    RELEASE = "release"
-
-
-#: Every change of a host that there is.  What somebody decided outlasts what the network does.
-HOSTS: Mapping[tuple[HostState, HostEvent], HostState] = {
-    (HostState.STARTING, HostEvent.ANSWER): HostState.UP,
-    # It was never there: its pool says when that takes too long.
-    (HostState.STARTING, HostEvent.SILENCE): HostState.STARTING,
-    (HostState.UP, HostEvent.ANSWER): HostState.UP,
-    (HostState.UP, HostEvent.SILENCE): HostState.DOWN,
-    (HostState.DOWN, HostEvent.ANSWER): HostState.UP,
-    (HostState.DOWN, HostEvent.SILENCE): HostState.DOWN,
-    (HostState.DRAINING, HostEvent.ANSWER): HostState.DRAINING,
-    (HostState.DRAINING, HostEvent.SILENCE): HostState.DRAINING,
-    (HostState.QUARANTINED, HostEvent.ANSWER): HostState.QUARANTINED,
-    (HostState.QUARANTINED, HostEvent.SILENCE): HostState.QUARANTINED,
-    **{(state, HostEvent.DRAIN): HostState.DRAINING for state in HostState},
-    **{(state, HostEvent.QUARANTINE): HostState.QUARANTINED for state in HostState},
-    (HostState.DRAINING, HostEvent.RELEASE): HostState.UP,
-    (HostState.QUARANTINED, HostEvent.RELEASE): HostState.UP,
-}
-
-
 class DecisionKind(StrEnum):
     """What a person can decide for a stage of a build; the last decision counts."""
 

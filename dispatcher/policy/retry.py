@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..config import Mode, Stage
-from ..model import HOSTS, Host, HostEvent, HostState, Job, JobState, StageEvent, after
+from ..model import Host, HostState, Job, JobState, StageEvent
 
 #: How a job can end on its host (``job.how``), beside "completed": the build is to blame.
 _BUILD_ENDS = {
@@ -154,8 +154,7 @@ def after_trouble(host: Host, why: str, limit: int) -> Host:
     if failures < limit or host.state is HostState.QUARANTINED:
         return replace(host, failures=failures)
     reason = f"{_counted(failures, 'infrastructure failure')} in a row, the last: {why}"
-    state = after(HOSTS, host.state, HostEvent.QUARANTINE)
-    return replace(host, failures=failures, state=state, reason=reason)
+    return replace(host, failures=failures, state=HostState.QUARANTINED, reason=reason)
 
 
 def after_success(host: Host) -> Host:

@@ -11,15 +11,12 @@ import pytest
 from dispatcher import model
 from dispatcher.model import (
     BUILDS,
-    HOSTS,
     IDLE_EVENTS,
     JOBS,
     STAGES,
     BadChange,
     BuildEvent,
     BuildState,
-    HostEvent,
-    HostState,
     JobEvent,
     JobState,
     StageEvent,
@@ -32,7 +29,6 @@ ALL: list[tuple[Mapping[Any, Any], type[StrEnum], type[StrEnum]]] = [
     (BUILDS, BuildState, BuildEvent),
     (STAGES, StageState, StageEvent),
     (JOBS, JobState, JobEvent),
-    (HOSTS, HostState, HostEvent),
 ]
 VALUES = {
     "change": model.Change, "build": model.Build, "stage_run": model.StageRun, "job": model.Job,
@@ -82,13 +78,6 @@ def test_the_end_of_a_job_counts_once() -> None:
     for state in (JobState.HARVESTED, JobState.ACKNOWLEDGED, JobState.LOST):
         with pytest.raises(BadChange):
             after(JOBS, state, JobEvent.HARVEST)
-
-
-def test_what_somebody_decided_outlasts_what_the_network_does() -> None:
-    for state in (HostState.DRAINING, HostState.QUARANTINED):
-        for event in (HostEvent.ANSWER, HostEvent.SILENCE):
-            assert after(HOSTS, state, event) is state
-        assert after(HOSTS, state, HostEvent.RELEASE) is HostState.UP
 
 
 @pytest.mark.parametrize("name", VALUES)

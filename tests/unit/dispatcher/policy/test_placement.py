@@ -123,6 +123,13 @@ def test_younger_stages_do_not_slip_in_for_ever() -> None:
     assert "h1 is kept for resilience of build 7" in later.words
 
 
+def test_hosts_are_kept_for_the_oldest_only() -> None:
+    wishes = [Wish(n, f"stage {n}", count=2, mode=Mode.TOGETHER) for n in (1, 2)]
+    answers = place([*wishes, Wish(3, "c")], [at("h1", jobs=1), at("h2", jobs=1)], 2)
+    assert isinstance(answers[2], Waits)
+    assert answers[2].words.count("is kept for stage 1") == 2
+
+
 def test_nothing_is_kept_for_what_cannot_be() -> None:
     together = Wish(1, "a", count=3, mode=Mode.TOGETHER)
     _, later = place([together, Wish(2, "b")], [at("h1"), at("h2")], 2)

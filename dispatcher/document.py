@@ -20,7 +20,7 @@ from shell_runner.config import suggestion
 from shell_runner.errors import BadConfig
 
 #: Characters of a file, parts of a key, levels of nested values.
-LARGEST = 1 << 20
+LARGEST = 1 << 18
 DEEPEST = 32
 #: Characters of a key or of a value that an error shows.
 _SHOWN = 60
@@ -218,7 +218,7 @@ def read(name: str, text: str | bytes) -> Document:
     except _TooDeep:
         words = f"a key or a value is nested more than {DEEPEST} deep"
         raise BadConfig(f"{name}:{scanner.line}: {words}") from None
-    return Document(name, _parsed(name, text, scanner.line), scanner.lines)
+    return Document(name, _parsed(name, text), scanner.lines)
 
 
 def _decoded(name: str, text: str | bytes) -> str:
@@ -231,13 +231,16 @@ def _decoded(name: str, text: str | bytes) -> str:
         raise BadConfig(f"{name}:{line}: this is not UTF-8: {error.reason}") from None
 
 
-def _parsed(name: str, text: str, line: int) -> dict[str, Any]:
+def _parsed(name: str, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         _refuse(name, text, str(error))
-    except (ValueError, RecursionError) as error:  # a number of too many digits
-        raise BadConfig(f"{name}:{line}: {error}") from None
+    except ValueError:
+        # Of Python's, not of tomllib's: it converts no number of so many digits.
+        found = re.search(r"[0-9][0-9_]{999}", text)
+        line = text.count("\n", 0, found.start() if found else len(text)) + 1
+        raise BadConfig(f"{name}:{line}: a number has too many digits") from None
 
 
 def _refuse(name: str, text: str, words: str) -> NoReturn:

@@ -1,0 +1,520 @@
+"""From tags to levels, and what each stage does next."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from dispatcher.config import Gate, Level, Stage, Tree, parse, stage_digest
+from dispatcher.model import (
+    STAGES,
+    BuildState,
+    Decision,
+    DecisionKind,
+    StageRun,
+    StageState,
+    Tag,
+    after,
+)
+from dispatcher.policy.promotion import (
+    Facts,
+    Plan,
+    Revoke,
+    counting,
+    level,
+    may_rerun,
+    plan,
+    standing,
+)
+
+SIX = parse("".join(f"[stages.{name}]\n" for name in (
+    "unit", "smoke", "regression", "performance", "scalability", "resilience",
+)))  # fmt: skip
+CHAIN = Tree(
+    None,
+    (Stage("a"), Stage("b", needs=("a",)), Stage("c", needs=("b",))),
+    (Level("low", ("a",)), Level("high", ("c",))),
+)
+BUILT = BuildState.BUILT
+
+
+def performed(facts: Facts, doing: Plan) -> Facts:
+    """The rows after the plan, as the store writes them."""
+    reasons = {each.tag: each.reason for each in doing.revoke}
+    tags = [
+        replace(tag, revoked=1.0, reason=reasons[tag.id], serial=tag.id)
+        if tag.id in reasons
+        else tag
+        for tag in facts.tags
+    ]
+    for each in doing.give:
+        number = 1 + max((tag.id for tag in tags), default=0)
+        tags.append(Tag(number, 1, "d", each.stage, each.config, each.run))
+    runs = {run.id: run for run in facts.runs}
+    for move in doing.move:
+        run = runs[move.run]
+        assert after(STAGES, run.state, move.event) is move.state
+        runs[run.id] = replace(run, state=move.state, detail=move.detail)
+    for new in doing.begin:
+        number = 1 + max(runs, default=0)
+        runs[number] = StageRun(number, 1, new.stage, 1, new.state, new.detail, new.config)
+    rooms = [(tag.stage, tag.config, tag.serial) for tag in tags]
+    assert len(set(rooms)) == len(rooms), "the row of a tag would be refused"
+    return replace(facts, tags=tuple(tags), runs=tuple(runs.values()))
+
+
+def settled(facts: Facts) -> Facts:
+    """After one plan there is nothing left to do."""
+    facts = performed(facts, plan(facts))
+    left = plan(facts)
+    assert left == Plan(left.level)
+    return facts
+
+
+def ended(facts: Facts, name: str, state: StageState) -> Facts:
+    """The newest run of the stage has come to its end."""
+    newest = latest(facts, name)
+    runs = (replace(run, state=state) if run is newest else run for run in facts.runs)
+    return settled(replace(facts, runs=tuple(runs)))
+
+
+def rerun(facts: Facts, name: str, only: tuple[str, ...] | None = None) -> Facts:
+    number = 1 + max(run.id for run in facts.runs)
+    before = latest(facts, name).number
+    run = StageRun(number, 1, name, before + 1, StageState.WAITING, only=only, who="ann")
+    return settled(replace(facts, runs=(*facts.runs, run)))
+
+
+def revoked(facts: Facts, name: str) -> Facts:
+    tags = (
+        replace(tag, revoked=9.0, reason="a leak", serial=tag.id)
+        if tag.stage == name and tag.valid
+        else tag
+        for tag in facts.tags
+    )
+    return settled(replace(facts, tags=tuple(tags)))
+
+
+def latest(facts: Facts, name: str) -> StageRun:
+    return max((run for run in facts.runs if run.stage == name), key=lambda run: run.number)
+
+
+def states(facts: Facts) -> str:
+    return " ".join(latest(facts, stage.name).state for stage in facts.tree.stages)
+
+
+def start(tree: Tree = CHAIN, *decisions: Decision) -> Facts:
+    return settled(Facts(BUILT, tree, decisions=decisions))
+
+
+def test_from_goop_to_ship() -> None:
+    facts, levels = start(SIX), []
+    for stage in SIX.stages:
+        assert latest(facts, stage.name).state is StageState.PLACING
+        levels.append(plan(facts).level)
+        facts = ended(facts, stage.name, StageState.PASSED)
+    assert levels == ["goop", "goop", "goop", "published", "published", "published"]
+    assert plan(facts).level == "ship"
+    assert [tag.stage for tag in facts.tags] == [stage.name for stage in SIX.stages]
+
+
+@pytest.mark.parametrize("state", [state for state in BuildState if state is not BUILT])
+def test_nothing_begins_without_an_artefact(state: BuildState) -> None:
+    assert plan(Facts(state, SIX)) == Plan("goop")
+
+
+def test_a_new_tag_triggers_what_waits_in_the_same_plan() -> None:
+    facts = start()
+    runs = (replace(facts.runs[0], state=StageState.PASSED), *facts.runs[1:])
+    doing = plan(replace(facts, runs=runs))
+    assert [(each.stage, each.run) for each in doing.give] == [("a", facts.runs[0].id)]
+    assert (doing.move[0].run, doing.move[0].state) == (2, StageState.PLACING)
+    assert doing.level == "low"
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (StageState.FAILED, "needs a, which failed (run 1)"),
+        (StageState.ERROR, "needs a, which could not be run (run 1)"),
+        (StageState.CANCELLED, "needs a, which was cancelled (run 1)"),
+    ],
+)
+def test_what_has_not_passed_blocks_what_needs_it(state: StageState, words: str) -> None:
+    facts = ended(start(), "a", state)
+    assert states(facts) == f"{state} blocked blocked"
+    assert latest(facts, "b").detail == words
+    assert latest(facts, "c").detail == "needs b, which is blocked"
+
+
+def test_a_rerun_that_passes_unblocks() -> None:
+    facts = ended(start(), "a", StageState.FAILED)
+    facts = rerun(facts, "a")
+    assert states(facts) == "placing waiting waiting"
+    facts = ended(facts, "a", StageState.PASSED)
+    assert states(facts) == "passed placing waiting"
+    assert [(tag.stage_run, tag.valid) for tag in facts.tags] == [(4, True)]
+
+
+def test_a_rerun_that_fails_overrules_the_tag() -> None:
+    facts = ended(start(), "a", StageState.PASSED)
+    facts = rerun(facts, "a")
+    assert plan(facts).level == "low", "a run on its way proves nothing"
+    facts = ended(facts, "a", StageState.FAILED)
+    assert plan(facts).level == "goop"
+    assert [tag.reason for tag in facts.tags] == ["overruled: run 2 of a failed"]
+    assert states(facts) == "failed blocked blocked"
+
+
+@pytest.mark.parametrize("state", [StageState.ERROR, StageState.CANCELLED])
+def test_a_rerun_without_a_verdict_leaves_the_tag(state: StageState) -> None:
+    facts = ended(rerun(ended(start(), "a", StageState.PASSED), "a"), "a", state)
+    assert plan(facts).level == "low"
+    assert latest(facts, "b").state is StageState.PLACING
+
+
+def test_a_rerun_that_passes_has_the_tag() -> None:
+    facts = ended(rerun(ended(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
+    assert [(tag.stage_run, tag.valid) for tag in facts.tags] == [(1, False), (4, True)]
+    assert plan(facts).level == "low"
+
+
+def test_a_rerun_of_failed_tests_stands_on_the_full_run() -> None:
+    facts = ended(start(), "a", StageState.FAILED)
+    facts = ended(rerun(facts, "a", ("t1", "t2")), "a", StageState.FAILED)
+    facts = rerun(facts, "a", ("t2",))
+    newest = latest(facts, "a")
+    runs = [replace(run, state=StageState.PASSED) if run is newest else run for run in facts.runs]
+    (tag,) = plan(replace(facts, runs=tuple(runs))).give
+    assert tag.runs == (1, 4, 5)
+
+
+def test_some_tests_are_no_stage() -> None:
+    facts = ended(start(), "a", StageState.ERROR)
+    facts = ended(rerun(facts, "a", ("t1",)), "a", StageState.PASSED)
+    assert facts.tags == ()
+    assert latest(facts, "b").detail.endswith("which has passed in parts only: run all of it again")
+
+
+def test_a_revoked_tag_takes_what_depends_on_it_along_and_runs_nothing() -> None:
+    facts = start()
+    for name in "abc":
+        facts = ended(facts, name, StageState.PASSED)
+    assert plan(facts).level == "high"
+    facts = revoked(facts, "a")
+    assert plan(facts).level == "goop"
+    assert counting(facts.tree, facts.tags) == frozenset()
+    assert states(facts) == "passed passed passed"
+    facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
+    assert plan(facts).level == "high", "b and c have not run again"
+    assert len(facts.runs) == 4
+
+
+def test_what_had_not_begun_waits_for_a_revoked_tag_by_name() -> None:
+    facts = revoked(ended(start(), "a", StageState.PASSED), "a")
+    assert states(facts) == "passed waiting waiting"
+    assert latest(facts, "b").detail == "needs a, whose tag was revoked: a leak"
+    facts = ended(start(), "a", StageState.PASSED)
+    facts = revoked(ended(facts, "b", StageState.PASSED), "a")
+    assert latest(facts, "c").detail == (
+        "needs b, whose tag does not count before those of what it needs"
+    )
+
+
+def test_a_revoked_tag_stays_revoked_until_another_run_passes() -> None:
+    facts = ended(rerun(ended(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
+    facts = revoked(facts, "a")
+    assert not any(tag.valid for tag in facts.tags)
+    facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
+    assert [tag.valid for tag in facts.tags] == [False, False, True]
+
+
+def test_a_tag_by_hand_counts_and_is_nobody_elses_to_revoke() -> None:
+    facts = ended(start(), "a", StageState.FAILED)
+    by_hand = Tag(1, 1, "d", "a", "", who="ann")
+    facts = settled(replace(facts, tags=(by_hand,)))
+    assert plan(facts).level == "low"
+    assert states(facts) == "failed placing waiting"
+    facts = ended(rerun(facts, "a"), "a", StageState.FAILED)
+    assert facts.tags == (by_hand,)
+    facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
+    assert [tag.valid for tag in facts.tags] == [True, True]
+
+
+def test_a_tag_of_a_stage_written_otherwise_says_nothing() -> None:
+    tag = Tag(1, 1, "d", "a", stage_digest(Stage("a", retries=1)), 1)
+    assert level(CHAIN, [tag]) == "goop"
+    assert level(CHAIN, [replace(tag, config=stage_digest(Stage("a")))]) == "low"
+
+
+def test_a_level_wants_the_levels_below_it() -> None:
+    tree = Tree(None, (Stage("a"), Stage("b")), (Level("low", ("a",)), Level("high", ("b",))))
+    b = Tag(1, 1, "d", "b", "")
+    assert level(tree, [b]) == "goop"
+    assert level(tree, [b, Tag(2, 1, "d", "a", "")]) == "high"
+
+
+GATED = Tree(None, (Stage("a"), Stage("b", needs=("a",), gate=Gate.MANUAL)), ())
+
+
+def test_a_gate_asks_only_when_all_else_is_met() -> None:
+    facts = start(GATED)
+    assert states(facts) == "placing waiting"
+    facts = ended(facts, "a", StageState.PASSED)
+    assert states(facts) == "passed gated"
+    approved = Decision(1, "b", DecisionKind.APPROVED, "ann")
+    assert states(settled(replace(facts, decisions=(approved,)))) == "passed placing"
+
+
+def test_an_approval_in_advance_opens_the_gate() -> None:
+    facts = start(GATED, Decision(1, "b", DecisionKind.APPROVED, "ann"))
+    assert states(ended(facts, "a", StageState.PASSED)) == "passed placing"
+
+
+def test_a_hold_comes_first_and_an_approval_ends_it() -> None:
+    facts = start(CHAIN, Decision(1, "a", DecisionKind.HELD, "bob", "the lab moves"))
+    assert states(facts) == "held waiting waiting"
+    assert latest(facts, "a").detail == "held by bob: the lab moves"
+    assert latest(facts, "b").detail == "needs a, which is held"
+    approved = Decision(1, "a", DecisionKind.APPROVED, "bob")
+    assert states(settled(replace(facts, decisions=(approved,)))) == "placing waiting waiting"
+
+
+def test_stages_without_needs_run_side_by_side() -> None:
+    tree = Tree(None, (Stage("a"), Stage("b"), Stage("c", needs=("a", "b"))), ())
+    facts = ended(start(tree), "b", StageState.PASSED)
+    assert states(facts) == "placing passed waiting"
+    assert states(ended(facts, "a", StageState.FAILED)) == "failed passed blocked"
+
+
+def test_what_placement_says_of_a_stage_is_left_alone() -> None:
+    facts = start()
+    runs = (replace(facts.runs[0], detail="no host fits"), *facts.runs[1:])
+    assert plan(replace(facts, runs=runs)).move == ()
+
+
+def test_a_run_behind_a_newer_one_is_cancelled() -> None:
+    facts = start()
+    late = replace(facts.runs[0], id=9, number=2)
+    facts = settled(replace(facts, runs=(*facts.runs, late)))
+    assert [run.state for run in facts.runs if run.stage == "a"] == ["cancelled", "placing"]
+
+
+def test_why_a_stage_cannot_be_run_again() -> None:
+    facts = start()
+    assert may_rerun(facts, "x") == "the build has no stage x"
+    assert may_rerun(facts, "a") == "run 1 of a is placing: cancel it first"
+    failed = replace(facts, state=BuildState.FAILED)
+    assert "the build is failed" in may_rerun(failed, "a")
+    facts = ended(facts, "a", StageState.ERROR)
+    assert may_rerun(facts, "a") == ""
+    assert may_rerun(facts, "a", failed_only=True).endswith("run all of it again")
+
+
+# -- whatever happens ------------------------------------------------------------------------
+
+NAMES = [f"s{number}" for number in range(6)]
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> Tree:
+    count = draw(st.integers(1, 6))
+    stages = []
+    for number in range(count):
+        needs = draw(st.lists(st.sampled_from(NAMES[:number]), unique=True)) if number else []
+        gate = draw(st.sampled_from([Gate.NONE, Gate.NONE, Gate.MANUAL]))
+        stages.append(Stage(NAMES[number], needs=tuple(needs), gate=gate))
+    draw(st.randoms(use_true_random=False)).shuffle(stages)
+    some = st.lists(st.sampled_from(NAMES[:count]), min_size=1, unique=True)
+    levels = draw(st.lists(some, max_size=3))
+    named = (Level(f"l{number}", tuple(each)) for number, each in enumerate(levels))
+    return Tree(None, tuple(stages), tuple(named))
+
+
+def any_tags(tree: Tree, random: random.Random) -> list[Tag]:
+    """Of no run that there is; each stage has one at most that is valid, by hand or not."""
+    found = []
+    for number, stage in enumerate([*tree.stages, *tree.stages], 1):
+        if random.random() < 0.5:
+            by_hand = random.random() < 0.3
+            tag = a_tag(number, stage, None if by_hand else 77)
+            gone = number > len(tree.stages) or random.random() < 0.3
+            found.append(gone_tag(tag) if gone else tag)
+    return found
+
+
+def tags_of_runs(tree: Tree, random: random.Random, runs: Iterable[StageRun]) -> list[Tag]:
+    """As the dispatcher gives them: for a run that passed, once; one at a time is valid."""
+    found = []
+    for stage in tree.stages:
+        for by_hand in (False, True):
+            passed = [r.id for r in runs if (r.stage, r.state) == (stage.name, StageState.PASSED)]
+            made = [None] if by_hand else passed
+            for run in random.sample(made, random.randint(0, len(made))):
+                found = [gone_tag(t) if t.stage == stage.name and t.stage_run else t for t in found]
+                tag = a_tag(len(found) + 1, stage, run)
+                found.append(gone_tag(tag) if random.random() < 0.3 else tag)
+    return found
+
+
+def a_tag(number: int, stage: Stage, run: int | None) -> Tag:
+    return Tag(number, 1, "d", stage.name, "" if run is None else stage_digest(stage), run)
+
+
+def gone_tag(tag: Tag) -> Tag:
+    return replace(tag, revoked=2.0, serial=tag.id)
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Facts:
+    """Rows in any state, also such as no history leads to."""
+    tree = draw(trees())
+    random = draw(st.randoms(use_true_random=False))
+    runs = []
+    for stage in tree.stages:
+        for number in range(1, random.randrange(4)):
+            state = random.choice(list(StageState))
+            only = ("t",) if random.random() < 0.2 else None
+            runs.append(StageRun(len(runs) + 1, 1, stage.name, number, state, only=only))
+    decisions = [
+        Decision(1, stage.name, random.choice(list(DecisionKind)), "ann")
+        for stage in tree.stages
+        if random.random() < 0.3
+    ]
+    tags = tags_of_runs(tree, random, runs)
+    return Facts(BUILT, tree, tuple(runs), tuple(tags), tuple(decisions))
+
+
+@given(situations())
+def test_a_plan_that_was_performed_leaves_nothing_to_do(facts: Facts) -> None:
+    settled(facts)
+
+
+@given(situations(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(facts: Facts, random: random.Random) -> None:
+    def shuffled(rows: tuple[object, ...]) -> tuple[object, ...]:
+        return tuple(random.sample(rows, len(rows)))
+
+    other = replace(
+        facts,
+        runs=shuffled(facts.runs),
+        tags=shuffled(facts.tags),
+        decisions=shuffled(facts.decisions),
+    )
+    mine, theirs = plan(facts), plan(other)
+    assert set(mine.move) == set(theirs.move)
+    assert replace(mine, move=()) == replace(theirs, move=())
+
+
+@given(situations())
+def test_every_stage_ends_or_waits_for_something_that_has_a_name(facts: Facts) -> None:
+    facts = settled(facts)
+    who = {each.stage: each.who for each in facts.decisions}
+    for stage in facts.tree.stages:
+        run = latest(facts, stage.name)
+        if run.state in (StageState.WAITING, StageState.BLOCKED):
+            assert any(f"needs {need}, " in run.detail for need in stage.needs)
+        elif run.state is StageState.HELD:
+            assert who[stage.name] in run.detail
+        elif run.state is StageState.GATED:
+            assert "approval" in run.detail
+        else:
+            assert run.state.over or run.state in (StageState.PLACING, StageState.RUNNING)
+
+
+@given(situations())
+def test_something_is_always_on_its_way_or_asks_for_somebody(facts: Facts) -> None:
+    """No stage waits in a circle, or for what has silently come to its end."""
+    facts = settled(facts)
+    now = {stage.name: latest(facts, stage.name) for stage in facts.tree.stages}
+    moving = (StageState.PLACING, StageState.RUNNING, StageState.HELD, StageState.GATED)
+    for stage in facts.tree.stages:
+        if now[stage.name].state is StageState.WAITING:
+            needed = [now[need] for need in stage.needs]
+            assert any(
+                run.state in moving
+                or run.state is StageState.WAITING
+                or (run.state is StageState.PASSED and "needs" in now[stage.name].detail)
+                for run in needed
+            )
+
+
+@given(trees(), st.randoms(use_true_random=False))
+def test_levels_are_monotone_in_tags(tree: Tree, random: random.Random) -> None:
+    tags = any_tags(tree, random)
+    some = [tag for tag in tags if random.random() < 0.5]
+    order = ["goop", *(each.name for each in tree.levels)]
+    assert counting(tree, some) <= counting(tree, tags)
+    assert order.index(level(tree, some)) <= order.index(level(tree, tags))
+
+
+@given(situations(), st.randoms(use_true_random=False))
+def test_a_tag_more_never_stops_a_stage(facts: Facts, random: random.Random) -> None:
+    facts = settled(facts)
+    stage = random.choice(facts.tree.stages).name
+    tags = [tag for tag in facts.tags if tag.valid and tag.stage_run is None]
+    assume(stage not in {tag.stage for tag in tags})
+    more = Tag(99, 1, "d", stage, "", who="ann")
+    with_more = settled(replace(facts, tags=(*facts.tags, more)))
+    rank = [StageState.BLOCKED, StageState.WAITING, StageState.GATED, StageState.PLACING]
+    for each in facts.tree.stages:
+        before, now = latest(facts, each.name).state, latest(with_more, each.name).state
+        if before in rank:
+            assert rank.index(now) >= rank.index(before)
+        else:
+            assert now is before
+    order = ["goop", *(each.name for each in facts.tree.levels)]
+    assert order.index(plan(with_more).level) >= order.index(plan(facts).level)
+
+
+@given(trees(), st.data())
+def test_the_order_in_which_stages_end_does_not_matter(tree: Tree, data: st.DataObject) -> None:
+    fate = {
+        stage.name: data.draw(st.sampled_from([StageState.PASSED] * 3 + [StageState.FAILED]))
+        for stage in tree.stages
+    }
+    approved = [Decision(1, stage.name, DecisionKind.APPROVED, "ann") for stage in tree.stages]
+    found = set()
+    for _ in range(3):
+        facts = start(tree, *approved)
+        while ready := [run for run in facts.runs if run.state is StageState.PLACING]:
+            run = data.draw(st.sampled_from(ready))
+            facts = ended(facts, run.stage, fate[run.stage])
+        assert all(run.state.over or run.state is StageState.BLOCKED for run in facts.runs)
+        found.add((states(facts), plan(facts).level))
+        assert len(facts.tags) == states(facts).split().count("passed")
+    assert len(found) == 1
+
+
+def test_many_stages_that_need_many_take_no_time() -> None:
+    """Two hundred stages, each needing all before it; a chain as long."""
+    names = [f"s{number}" for number in range(200)]
+    dense = [Stage(name, needs=tuple(names[:number])) for number, name in enumerate(names)]
+    chain = [Stage(name, needs=tuple(names[max(n - 1, 0) : n])) for n, name in enumerate(names)]
+    for stages in (dense, chain):
+        facts = start(Tree(None, tuple(stages), ()))
+        assert states(facts).split().count("waiting") == 199
+        assert states(ended(facts, "s0", StageState.FAILED)).split().count("blocked") == 199
+
+
+def test_the_reason_of_a_revocation_names_the_run() -> None:
+    facts = rerun(ended(start(), "a", StageState.PASSED), "a")
+    runs = tuple(replace(r, state=StageState.FAILED) if r.number == 2 else r for r in facts.runs)
+    assert plan(replace(facts, runs=runs)).revoke == (Revoke(1, "overruled: run 2 of a failed"),)
+
+
+def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
+    runs = [
+        StageRun(number, 1, "a", number, state, only=only)
+        for number, state, only in [
+            (1, StageState.PASSED, None),
+            (2, StageState.FAILED, None),
+            (3, StageState.PASSED, ("t",)),
+            (4, StageState.CANCELLED, None),
+        ]
+    ]
+    for order in (runs, runs[::-1]):
+        assert [run.number for run in standing(order)] == [3, 2]

@@ -28,7 +28,7 @@ from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.verdict import is_worth_another, judge
 from shell_runner.words import readable, skip_reason, typed, unmet_words
 
 from . import (
@@ -233,7 +233,7 @@ class Plugin:
         for attempt in range(1, attempts + 1):
             test = self._test(0, item)._replace(attempt=attempt)
             execution = self._execute_here(test)
-            if attempt == attempts or not retries.is_worth_another(test, execution):
+            if attempt == attempts or not is_worth_another(test, execution):
                 break
             item.reruns.append(self._attempt_report(item, test, execution, Here.NAME))
         retries.settle(item, test, execution, attempts)

@@ -16,10 +16,10 @@ from . import layout, remains, store, unpack
 from .copying import write_all
 from .job import ARCHIVE, Content, JobTest
 from .machine import facts
-from .model import ERROR, FAILED, Execution, Problem, Setup, Test, execution_from_row
+from .model import Execution, Problem, Setup, Test, execution_from_row
 from .queue import AttemptRow, How, JobRow, Queue, Step
 from .serve import Serve
-from .verdict import exit_words, judge, seconds, signal_name
+from .verdict import exit_words, is_worth_another, judge, seconds, signal_name
 from .wire import CREDIT, pack
 from .wire import unpack as decode
 
@@ -456,8 +456,7 @@ class Runner:
         retries = self._config.retries if case.retries is None else case.retries
         if self._end or done.test.attempt > retries:
             return False
-        result = judge(done.test, done.execution)
-        return result.outcome in (FAILED, ERROR) and not result.infrastructure
+        return is_worth_another(done.test, done.execution)
 
 
 def install_words(test: Test, execution: Execution) -> str:

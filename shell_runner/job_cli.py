@@ -606,6 +606,7 @@ _LIMITS: Mapping[str, str] = {
     "waiting": "jobs that may wait",
     "kept_bytes": "of packages that were harvested",
     "contents_bytes": "of builds and tests that no job has",
+    "linger": "seconds that a worker waits for more jobs",
     "drop_unharvested": "1: kept_bytes lets go of packages that nobody has harvested, too",
 }
 

@@ -42,6 +42,8 @@ SETTINGS: Dict[str, int] = {
     "contents_bytes": 10 << 30,
     # 1: packages that nobody has harvested may go, too.
     "drop_unharvested": 0,
+    # Seconds that a worker waits for more jobs before it leaves.
+    "linger": 5,
 }
 #: Characters by which a job may be called.
 _SHORTEST = 4

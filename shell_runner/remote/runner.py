@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tup
 from . import layout, remains, store, unpack
 from .copying import write_all
 from .job import ARCHIVE, Content, JobTest
-from .machine import facts
+from .machine import cores, facts
 from .model import Execution, Problem, Setup, Test, execution_from_row
 from .queue import AttemptRow, How, JobRow, Queue, Step
 from .serve import Serve
@@ -426,7 +426,10 @@ class Runner:
         if not tests:
             return
         tests.sort(key=_longest_first)
-        feed = Feed(self._setup(os.path.join(self._work, "tests")), tests, self._outputs)
+        setup = self._setup(os.path.join(self._work, "tests"))
+        # Each slot is an interpreter, which may take longer to start than the tests take.
+        setup = setup._replace(slots=min(setup.slots or cores(), len(tests)))
+        feed = Feed(setup, tests, self._outputs)
         feed.on_done = self._take_done
         feed.on_line = self._take_line
         self._serve(feed)

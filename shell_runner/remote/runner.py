@@ -406,7 +406,7 @@ class Runner:
 
     def _serve(self, feed: Feed) -> None:
         feed.on_note = self._log.note
-        session = Serve(feed)
+        session = Serve(feed, forks=True)
         self._feed = feed
         try:
             self._check()
@@ -427,7 +427,7 @@ class Runner:
             return
         tests.sort(key=_longest_first)
         setup = self._setup(os.path.join(self._work, "tests"))
-        # Each slot is an interpreter, which may take longer to start than the tests take.
+        # What is never given a test takes time and memory, too.
         setup = setup._replace(slots=min(setup.slots or cores(), len(tests)))
         feed = Feed(setup, tests, self._outputs)
         feed.on_done = self._take_done

@@ -6,15 +6,13 @@ adds a group by an entry point in ``nosejobs.commands``.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__, agent_file
+from . import __version__
 from .errors import NosejobsError
-from .remote.credentials import WARN_DAYS
 
 if TYPE_CHECKING:
     from .ca import Issued
@@ -58,6 +56,8 @@ class _Main(_Group):
 
 
 def _others() -> Any:
+    from importlib.metadata import entry_points  # half of what all else takes to load
+
     return entry_points(group="nosejobs.commands")
 
 
@@ -219,6 +219,8 @@ def list_(folder: Path | None) -> None:
 
 
 def _state(row: Issued, now: Any) -> str:
+    from .remote.credentials import WARN_DAYS
+
     end = row.not_after[:10]
     days = row.days_left(now)
     if row.revoked:
@@ -242,6 +244,8 @@ def agent() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def zipapp(file: Path) -> None:
     """Write the agent as a single FILE that needs nothing but Python >= 3.8."""
+    from . import agent_file
+
     agent_file.write(file)
     click.echo(f"{file}: copy it to a host, and start it there: python3 {file.name} HOST.pem")
 

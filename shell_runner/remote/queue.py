@@ -138,6 +138,12 @@ class Queue:
             db.executemany(sql.INSERT_TEST, ((number, *test) for test in tests))
             return self._job(db, number)
 
+    def refers(self, job: NewJob, code: str) -> bool:
+        """Whether one of the last jobs has the same contents and code, which then are here."""
+        _, _, _, build, tests, _ = rows.job_columns(job)
+        with self._db.reading() as db:
+            return bool(_count(db, sql.REFERS, code, build, tests))
+
     def find(self, text: str) -> JobRow:
         """The job of this UUID, or of the only one that begins with this text."""
         text = rows.clean(text.lower())

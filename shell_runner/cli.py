@@ -56,7 +56,7 @@ class _Main(_Group):
 
 
 def _others() -> Any:
-    from importlib.metadata import entry_points  # half of what all else takes to load
+    from importlib.metadata import entry_points  # takes longer to load than most commands run
 
     return entry_points(group="nosejobs.commands")
 

@@ -49,16 +49,16 @@ def state(folder: Path) -> Iterator[Path]:
             await_worker()
 
 
-def await_worker() -> None:
+def await_worker(folder: str = "") -> None:
     """The worker leaves when it has nothing to do; one that has is ended."""
-    with queue.Queue(queue.folder()) as there:
+    with queue.Queue(folder or queue.folder()) as there:
         there.set_setting("linger", 0)
         found = there.worker()
         counts = there.counts()
         busy = any(counts[each] for each in list(queue.State)[:3]) or there.next_due() is not None
     if found is None or not identity.is_alive(found.identity):
         return
-    starting.ring(queue.folder())
+    starting.ring(folder or queue.folder())
     descriptor = os.pidfd_open(found.identity.pid)
     try:
         if busy:

@@ -21,7 +21,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
-from shell_runner.artefacts import Artefacts
+from shell_runner.artefacts import Artefacts, named
 from shell_runner.discovery import Metadata, as_test
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
@@ -192,10 +192,8 @@ class Plugin:
         folder = self.artefacts.folder_of(item.nodeid, execution.attempt)
         # Only what has come: a host that names /etc/passwd must not have it attached.
         came = [path for path, _ in execution.artefacts if self.artefacts.received(folder, path)]
-        # GitLab wants paths below the checkout, Jenkins absolute ones.
-        if "JENKINS_URL" not in os.environ:
-            folder = Path(os.path.relpath(folder, self.config.invocation_params.dir))
-        return [str(folder / path) for path in came]
+        shown = named(folder, self.config.invocation_params.dir)
+        return [str(shown / path) for path in came]
 
     def _ask_for_formats(self) -> dict[str, str]:
         """Name and source of each format; a built-in one is on the host already."""

@@ -6,9 +6,10 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def run_job(root: Path, folder: Path) -> None:
     calm = [*command, "limits", f"--host={HOST}", "linger=0"]
     subprocess.run(calm, cwd=root, env=env, timeout=60, check=True, capture_output=True)
     submit = ["submit", f"--host={HOST}", f"--config={file}", "--wait"]
-    outputs = [f"--out={folder / 'job.zip'}", f"--junitxml={folder / 'job.xml'}"]
+    outputs = [f"--out={folder / 'job.zip'}", "--junitxml=../job.xml", "--into=../out"]
     done = subprocess.run(
         [*command, *submit, *outputs], cwd=root, env=env, timeout=120,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="surrogateescape",
@@ -160,14 +161,26 @@ def run_job(root: Path, folder: Path) -> None:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("both")
     live, root = make(folder / "live"), make(folder / "job")
-    done = run_pytest(live, f"--nosejobs=2*{HOST}", "--junitxml=../live.xml")
+    arguments = [f"--nosejobs=2*{HOST}", "--nosejobs-artifacts=../out", "--junitxml=../live.xml"]
+    done = run_pytest(live, *arguments)
     assert done.returncode == 1, done.stdout + done.stderr
+    (folder / "out").rename(folder / "out of live")
     run_job(root, folder)
     return Both(folder / "live", folder / "job")
 
 
 def rows(root: Path) -> dict[tuple[str, str], list[written.Row]]:
-    return written.cases(root.with_suffix(".xml"), root)
+    """Files by their names alone: a live run has a folder for each name, a job for each number."""
+    found = written.cases(root.with_suffix(".xml"), root)
+    return {key: [_without_folders(row) for row in made] for key, made in found.items()}
+
+
+def _without_folders(row: written.Row) -> written.Row:
+    def shorten(text: str) -> str:
+        folder = r"\.\./out/(?:artefacts/\d+|(?:files|again|xml)/\w+?)(\.attempt-\d+)?/"
+        return re.sub(folder, r"OUT\1/", text)
+
+    return replace(row, elements=tuple((tag, at, shorten(text)) for tag, at, text in row.elements))
 
 
 def test_same_testcases(both: Both) -> None:
@@ -190,6 +203,15 @@ def test_the_tree_has_all_that_a_testcase_can_be(both: Both) -> None:
     }  # fmt: skip
     kinds = {dict(attributes).get("type") for row in made for _, attributes, _ in row.elements}
     assert {"pytest.skip", "pytest.xfail"} <= kinds
+
+
+def test_files_are_where_the_report_of_a_job_says(both: Both) -> None:
+    text = both.job.with_suffix(".xml").read_text()
+    found = re.findall(r"\[\[ATTACHMENT\|(.+?)\]\]", text)
+    missing = [name for name in found if not (both.job / name).is_file()]
+    # A name of two lines is told in one.
+    assert [name.rpartition("/")[2] for name in missing] == [r"a\nb"]
+    assert len(found) > 10
 
 
 def test_same_suite(both: Both) -> None:

@@ -6,6 +6,7 @@ anything; where it is said, they are in memory, which shows what the disk takes.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -74,7 +75,7 @@ def main(smoke: bool) -> dict[str, Any]:
     tables, plain = [], {}
     with _places() as (disk, memory):
         with _state(disk / "submit"):
-            tables += _submit(disk / "submit", 1 if smoke else 7, 3 if smoke else 100, skipped)
+            tables += _submit(disk / "submit", 1 if smoke else 5, 3 if smoke else 50, skipped)
         tables += _drain(disk, memory, smoke, skipped)
         with _state(disk / "bytes"):
             plain.update(_bytes(disk / "bytes", 1 << 20 if smoke else 20 << 20))
@@ -166,7 +167,7 @@ def _submit(folder: Path, rounds: int, count: int, skipped: list[str]) -> list[d
             for name, spec in hosts_of.items()
         }
         parts["host's part"] = _desk_alone(rounds, count)
-    base = contenders[0].name
+    base = "tsp" if "tsp" in whole else contenders[0].name
     words = measure.rounds_words(rounds)
     return [
         measure.table(f"submit, the whole command, {words}", whole, base, _SUBMIT_NOTES),
@@ -262,15 +263,16 @@ def _timed(action: Callable[[], None], rounds: int, count: int) -> list[Run]:
 
 
 def _drain(disk: Path, memory: Path, smoke: bool, skipped: list[str]) -> list[dict[str, Any]]:
-    rounds = 1 if smoke else 3
-    few, many = (5, 5) if smoke else (100, 1000)
+    rounds = 1 if smoke else 2
+    few, many = (3, 3) if smoke else (100, 1000)
     with contextlib.ExitStack() as stack:
         full = _Full(memory / "full")
         contenders = [
             full.contender(f"{few} jobs of 1 test", disk, few, 1),
             full.contender(f"{few} jobs of 10 tests", disk, few, 10),
-            full.contender(f"{few} jobs of 1 test, in memory", memory, few, 1),
         ]
+        if not smoke:
+            contenders.append(full.contender(f"{few} jobs of 1 test, in memory", memory, few, 1))
         if shutil.which("tsp"):
             contenders.append(_tsp_drain(stack, memory / "tsp", few))
         else:
@@ -279,7 +281,7 @@ def _drain(disk: Path, memory: Path, smoke: bool, skipped: list[str]) -> list[di
         tables = [
             measure.table(
                 f"drained by one worker, {measure.rounds_words(rounds)}", runs,
-                contenders[0].name, _DRAIN_NOTES, memory=True,
+                contenders[-1].name, _DRAIN_NOTES, memory=True,
             ),
             _each(runs, {each.name: few for each in contenders}),
         ]  # fmt: skip
@@ -299,7 +301,7 @@ def _each(runs: Mapping[str, list[Run]], counts: Mapping[str, int]) -> dict[str,
         name: [Run(run.wall / counts[name], run.cpu / counts[name], 0, 0) for run in done]
         for name, done in runs.items()
     }
-    return measure.table("each job", single, next(iter(single)))
+    return measure.table("each job", single, list(single)[-1])
 
 
 class _Full:
@@ -345,6 +347,8 @@ def _fill(folder: Path, count: int, tests: int) -> str:
         for _ in range(count):
             host.submit(scripts)
         host.door.path.unlink()
+        # As on any host that has run a job before.
+        compileall.compile_dir(layout.code(host.folder, host.code), quiet=1)
     return host.code
 
 
@@ -439,9 +443,10 @@ def _harvest(
     file.write_text(f'tests = "{tests}"\nartefacts = {size * 2}\n')
     with contextlib.ExitStack() as stack:
         hosts_of = {"popen": "popen"}
-        if measure.has_module("cryptography"):
+        if rounds > 1 and measure.has_module("cryptography"):
             agent = stack.enter_context(fleet.agents(folder / "fleet", 1))[0]
             hosts_of["agent"] = agent.spec(1)
+        rates: dict[str, Any] = {}
         target = folder / "here.zip"
         contenders, path = [], None
         for name, spec in hosts_of.items():
@@ -450,24 +455,35 @@ def _harvest(
             argv += ["--out", str(target), found]
             contenders.append(_copying(f"nosejobs job harvest, {name}", argv, target, size))
             path = path or layout.package(queue.folder(), found)
+            rates[f"open connection, {name}: MB/s"] = _downloaded(spec, found, target, rounds)
         assert path is not None
         argv = ["cp", path, str(target)]
         contenders.append(_copying("cp", argv, target, size))
         argv = ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", path, str(target)]
         contenders.append(_copying("cp, sync", argv, target, size))
-        if ssh.lacking():
-            skipped.append(f"scp: {ssh.lacking()} is not installed")
+        if ssh.lacking() or rounds == 1:
+            skipped.append(f"scp: {ssh.lacking() or 'a server'} is not there")
         else:
             config = stack.enter_context(ssh.server(folder))
             argv = ["scp", "-O", "-q", "-F", str(config), f"bench:{path}", str(target)]
             contenders.append(_copying("scp", argv, target, size))
         runs = measure.in_turn(contenders, rounds)
     title = f"harvest of {size >> 20} MiB, {measure.rounds_words(rounds)}"
-    rates = {
-        f"{name}: MB/s": size / 1e6 / statistics.median(run.wall for run in done)
-        for name, done in runs.items()
-    }
+    for name, done in runs.items():
+        rates[f"{name}: MB/s"] = size / 1e6 / statistics.median(run.wall for run in done)
     return measure.table(title, runs, "scp" if "scp" in runs else "cp", _HARVEST_NOTES), rates
+
+
+def _downloaded(spec: str, job: str, target: Path, rounds: int) -> float:
+    """Megabytes a second, of a package that comes, is on the disk, and has its digest."""
+    rates = []
+    with Client(hosts.parse([spec], {})[0]) as client:
+        for _ in range(rounds):
+            target.unlink(missing_ok=True)
+            begin = time.perf_counter()
+            found = client.download(job, target, lambda part: None)
+            rates.append(found.size / 1e6 / (time.perf_counter() - begin))
+    return statistics.median(rates)
 
 
 def _packaged(spec: str, file: Path) -> str:

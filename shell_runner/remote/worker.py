@@ -46,6 +46,8 @@ _LOOK = 30.0
 _AGAIN = 30.0
 #: Bytes of the log after which it is begun anew.
 _LONG = 4 << 20
+#: Seconds between two looks at all contents of the host, which may be many.
+_SWEEP = 60.0
 #: POSTs on their way at the same time.
 _COURIERS = 4
 #: Seconds that a POST may take in all.
@@ -88,6 +90,7 @@ class Worker:
         #: Jobs whose package could not be made, and when it is tried again.
         self._postponed: Dict[int, float] = {}
         self._died: Dict[int, int] = {}
+        self._next_sweep = 0.0
         #: When the last work ended; 0: there was none yet.
         self._idle_since = 0.0
         #: Until when it waits for more though there is nothing to do.
@@ -201,8 +204,11 @@ class Worker:
         os.execv(command[0], command)
 
     def _start(self, job: JobRow, attempt: Optional[AttemptRow]) -> None:
-        folder = self._folder
-        pid = self._fork(lambda: _work(folder, job, attempt))
+        folder, now = self._folder, time.monotonic()
+        sweeps = now >= self._next_sweep
+        if sweeps:
+            self._next_sweep = now + _SWEEP
+        pid = self._fork(lambda: _work(folder, job, attempt, sweeps))
         self._work = _Work(pid, job, attempt)
 
     def _end_work(self, work: _Work, status: int) -> None:
@@ -325,8 +331,8 @@ def _be_child(parent: int, inherited: Tuple[int, ...], work: Callable[[], int]) 
         os._exit(status)
 
 
-def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow]) -> int:
-    """Run a job, if it has not been, and make its package."""
+def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow], sweeps: bool) -> int:
+    """Run a job, if it has not been, and make its package; ``sweeps``: and look at all contents."""
     # That of a dead worker may be in the kernel still, which kills it.
     lock = os.open(os.path.join(folder, RUNNER_LOCK), _LOCK_FLAGS, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -339,7 +345,10 @@ def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow]) -> int:
             queue.lose(attempt.id, str(trouble), time.time())
     if _state(queue, job) != State.PACKAGING:
         return _FINE
-    return _package(queue, folder, queue.find(job.id))
+    status = _package(queue, folder, queue.find(job.id))
+    if sweeps and status == _FINE:
+        retention.sweep_contents(queue, folder)
+    return status
 
 
 def _package(queue: Queue, folder: str, job: JobRow) -> int:
@@ -358,7 +367,6 @@ def _package(queue: Queue, folder: str, job: JobRow) -> int:
     # From here on somebody may have harvested and forgotten it.
     retention.clear_workspaces(folder, job, attempts, stays)
     retention.forget_overdue(queue, folder)
-    retention.sweep_contents(queue, folder)
     return _FINE
 
 

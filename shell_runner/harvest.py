@@ -7,6 +7,7 @@ package is believed: ``remote.package`` has verified its bytes, values are check
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,19 +66,20 @@ def harvest(
         if not target.absolute().parent.is_dir():
             raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
 
-    def verify(part: Path) -> None:
+    with ExitStack() as stack:
+        verified: list[Package] = []
+
+        def verify(part: Path) -> None:
+            # It stays open, for to open it is to read all of it; it only gets another name.
+            package = stack.enter_context(open_package(str(part)))
+            _check(package, job)
+            verified.append(package)
+
         try:
-            with open_package(str(part)) as package:
-                _check(package, job)
+            found = client.download(job, path, verify, progress)
+            return found, _use(verified[-1], client.spec.id, into, junitxml)
         except (BadPackage, _BadManifest) as error:
             raise _refused(client, job, error) from error
-
-    found = client.download(job, path, verify, progress)
-    try:
-        with open_package(str(path)) as package:
-            return found, _use(package, client.spec.id, into, junitxml)
-    except (BadPackage, _BadManifest) as error:
-        raise _refused(client, job, error) from error
 
 
 def _refused(client: Client, job: str, error: Exception) -> HostError:

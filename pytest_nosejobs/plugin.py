@@ -33,6 +33,7 @@ from shell_runner.remote.verdict import judge
 from . import (
     arguments,
     durations,
+    folders,
     leftovers,
     marks,
     neighbours,
@@ -213,6 +214,10 @@ class Plugin:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         return self._collection.collect(file_path, parent)
+
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> Any:
+        """Faster than pytest's own, and its like; only where many programs are expected."""
+        return folders.create(path, parent, self._collection) if self.specs else None
 
     def metadata_of(self, name: str, head: bytes) -> Metadata:
         """Defaults, patterns of nosejobs.toml, the file's own comment; raises BadMetadata."""

@@ -140,29 +140,20 @@ class Collection:
             return None
         if path.suffix == ".py":
             return None
-        return self._test(str(path), path.name, parent, named)
-
-    def program(self, path: str, name: str, parent: pytest.Collector) -> Any:
-        """The same for a file that was not named, and is no Python."""
-        if not discovery.could_be_test(name, self._patterns):
-            return None
-        return self._test(path, name, parent, False)
-
-    def _test(self, path: str, name: str, parent: pytest.Collector, named: bool) -> Any:
-        file = read(path, name)
+        file = read(path)
         found = discovery.classify(file, named) if file else discovery.OTHER
         if found.kind is Kind.BROKEN:
             why = f"{discovery.printable(self._name(path))}: {found.why}"
-            return BrokenFile.create(parent, Path(path), why)
+            return BrokenFile.create(parent, path, why)
         if found.kind is Kind.OTHER or file is None:
             return None
         return self._item(path, parent, file, found)
 
-    def _name(self, path: str) -> str:
-        return path.removeprefix(self._prefix).replace(os.sep, "/")
+    def _name(self, path: Path) -> str:
+        return str(path).removeprefix(self._prefix).replace(os.sep, "/")
 
-    def _item(self, where: str, parent: pytest.Collector, file: File, found: Found) -> Any:
-        name, path = self._name(where), Path(where)
+    def _item(self, path: Path, parent: pytest.Collector, file: File, found: Found) -> Any:
+        name = self._name(path)
         try:
             metadata = self._plugin.metadata_of(name, file.head)
         except NosejobsError as error:
@@ -171,7 +162,7 @@ class Collection:
         settings = {"path": path, "plugin": self._plugin, "found": found, "metadata": metadata}
         count = self._plugin.options.repeat or metadata.repeat or 1
         if count == 1:
-            plain = discovery.printable(file.name)
+            plain = discovery.printable(path.name)
             return ShellItem.from_parent(parent, name=plain, nodeid=name, **settings)
 
         def make(parent: RepeatedFile, number: int) -> Any:
@@ -185,12 +176,12 @@ class Collection:
         return repeated
 
 
-def read(path: str, name: str) -> File | None:
+def read(path: Path) -> File | None:
     """A regular file's name, exec bit and first bytes; None if it is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except PermissionError:
-        return _unreadable(Path(path))
+        return _unreadable(path)
     except OSError:
         return None
     try:
@@ -200,7 +191,7 @@ def read(path: str, name: str) -> File | None:
         head = os.read(descriptor, discovery.HEAD)
     finally:
         os.close(descriptor)
-    return File(name, bool(found.st_mode & 0o111), head)
+    return File(path.name, bool(found.st_mode & 0o111), head)
 
 
 def _unreadable(path: Path) -> File | None:

@@ -1,13 +1,12 @@
 """Files become items.
 
-Owns the reading of files during collection.  The rules are ``discovery``'s.
+Owns the nodes of pytest.  What is a test, and what it says of itself, is ``plan``'s.
 """
 
 from __future__ import annotations
 
 import bdb
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from shell_runner import discovery
-from shell_runner.discovery import File, Found, Kind, Metadata
 from shell_runner.errors import NosejobsError
+from shell_runner.plan import Broken, Program, Rules
 from shell_runner.remote.model import Execution, Result, Test
 
 if TYPE_CHECKING:
@@ -42,11 +41,11 @@ class ShellFailure(bdb.BdbQuit):
 class ShellItem(pytest.Item):
     """One program to run.  It hangs directly on its directory: no file node between."""
 
-    def __init__(self, *, plugin: Plugin, found: Found, metadata: Metadata, **kw: Any) -> None:
+    def __init__(self, *, plugin: Plugin, found: Program, **kw: Any) -> None:
         super().__init__(**kw)
         self.plugin = plugin
         self.argv = found.argv
-        self.metadata = metadata
+        self.metadata = found.metadata
         #: What came of it, for the reports.
         self.finished: tuple[Test, Execution] | None = None
         #: A report that is on its way through the hooks of other plugins.
@@ -57,7 +56,7 @@ class ShellItem(pytest.Item):
         self.reruns: list[pytest.TestReport] = []
         #: Why it is skipped before it starts.
         self.unmet = ""
-        for tag in metadata.tags:
+        for tag in found.metadata.tags:
             self.add_marker(tag)
 
     @property
@@ -128,76 +127,43 @@ class BrokenFile(pytest.File):
 class Collection:
     """Collects the files of one session."""
 
-    def __init__(self, plugin: Plugin, patterns: tuple[str, ...], root: Path) -> None:
+    def __init__(self, plugin: Plugin, rules: Rules, root: Path) -> None:
         self._plugin = plugin
-        self._patterns = patterns
+        self._rules = rules
         self._prefix = str(root) + os.sep
 
     def collect(self, path: Path, parent: pytest.Collector) -> Any:
         """An item, a BrokenFile, or None for what is no test."""
-        named = parent.session.isinitpath(path)
-        if not named and not discovery.could_be_test(path.name, self._patterns):
-            return None
-        if path.suffix == ".py":
-            return None
-        file = read(path)
-        found = discovery.classify(file, named) if file else discovery.OTHER
-        if found.kind is Kind.BROKEN:
-            why = f"{discovery.printable(self._name(path))}: {found.why}"
-            return BrokenFile.create(parent, path, why)
-        if found.kind is Kind.OTHER or file is None:
-            return None
-        return self._item(path, parent, file, found)
+        return self._look(str(path), parent, parent.session.isinitpath(path))
 
-    def _name(self, path: Path) -> str:
-        return str(path).removeprefix(self._prefix).replace(os.sep, "/")
+    def program(self, path: str, parent: pytest.Collector) -> Any:
+        """The same for a file that nobody has named."""
+        return self._look(path, parent, named=False)
 
-    def _item(self, path: Path, parent: pytest.Collector, file: File, found: Found) -> Any:
-        name = self._name(path)
-        try:
-            metadata = self._plugin.metadata_of(name, file.head)
-        except NosejobsError as error:
-            return BrokenFile.create(parent, path, str(error))
-        name = discovery.printable(name)
-        settings = {"path": path, "plugin": self._plugin, "found": found, "metadata": metadata}
-        count = self._plugin.options.repeat or metadata.repeat or 1
-        if count == 1:
+    def _look(self, path: str, parent: pytest.Collector, named: bool) -> Any:
+        name = path.removeprefix(self._prefix).replace(os.sep, "/")
+        found = self._rules.look(path, name, named)
+        if isinstance(found, Broken):
+            return BrokenFile.create(parent, Path(path), found.why)
+        return None if found is None else self._item(Path(path), parent, found)
+
+    def _item(self, path: Path, parent: pytest.Collector, found: Program) -> Any:
+        self._plugin.learn_tags(found.metadata)
+        settings = {"path": path, "plugin": self._plugin, "found": found}
+        if found.runs == 1:
             plain = discovery.printable(path.name)
-            return ShellItem.from_parent(parent, name=plain, nodeid=name, **settings)
+            return ShellItem.from_parent(parent, name=plain, nodeid=found.nodeid, **settings)
 
         def make(parent: RepeatedFile, number: int) -> Any:
-            run = f"repeat-{number}-of-{count}"
-            item = ShellItem.from_parent(parent, name=run, nodeid=f"{name}::{run}", **settings)
-            item.user_properties.append(("repeat", f"{number} of {count}"))
+            nodeid = found.nodeid_of(number)
+            run = nodeid.rpartition("::")[2]
+            item = ShellItem.from_parent(parent, name=run, nodeid=nodeid, **settings)
+            item.user_properties += found.properties_of(number)
             return item
 
-        repeated = RepeatedFile.from_parent(parent, path=path, nodeid=name)
-        repeated.make, repeated.count = make, count
+        repeated = RepeatedFile.from_parent(parent, path=path, nodeid=found.nodeid)
+        repeated.make, repeated.count = make, found.runs
         return repeated
-
-
-def read(path: Path) -> File | None:
-    """A regular file's name, exec bit and first bytes; None if it is none."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except PermissionError:
-        return _unreadable(path)
-    except OSError:
-        return None
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        head = os.read(descriptor, discovery.HEAD)
-    finally:
-        os.close(descriptor)
-    return File(path.name, bool(found.st_mode & 0o111), head)
-
-
-def _unreadable(path: Path) -> File | None:
-    """A program may be executable without being readable."""
-    found = path.stat()
-    return File(path.name, bool(found.st_mode & 0o111), b"") if path.is_file() else None
 
 
 def shell_items(items: Iterable[pytest.Item]) -> list[ShellItem]:

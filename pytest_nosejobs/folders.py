@@ -30,7 +30,7 @@ _IGNORING = ("collect_ignore", "collect_ignore_glob")
 class Programs(Protocol):
     """Makes items of programs."""
 
-    def program(self, path: str, name: str, parent: pytest.Collector) -> Any:
+    def program(self, path: str, parent: pytest.Collector) -> Any:
         """An item or a collector; None for a file that is no test."""
 
 
@@ -51,7 +51,7 @@ class Dir(pytest.Directory):
             elif programs is None or named or entry.name.endswith(_OTHERS):
                 yield from self._file(Path(entry.path))
             else:
-                node = programs.program(entry.path, entry.name, self)
+                node = programs.program(entry.path, self)
                 if node is not None:
                     yield node
 
@@ -86,9 +86,10 @@ def _nobody_else(folder: pytest.Collector) -> bool:
     asked = ("ignore", "ignore_glob", "doctestglob")
     if any(config.getoption(name, None) for name in asked):
         return False
-    if any(hasattr(each, name) for each in config.pluginmanager.get_plugins() for name in _IGNORING):
-        return False
-    return _all_known(folder, "pytest_ignore_collect") and _all_known(folder, "pytest_collect_file")
+    for plugin in config.pluginmanager.get_plugins():
+        if any(hasattr(plugin, name) for name in _IGNORING):
+            return False
+    return all(_all_known(folder, name) for name in _KNOWN)
 
 
 def _all_known(node: pytest.Collector, hook: str) -> bool:

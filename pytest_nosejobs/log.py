@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shell_runner.words import readable
+
 from . import standin
 from .collect import ShellItem
-from .report import attach_in_junit, name_in_junit, readable
+from .report import attach_in_junit, name_in_junit
 from .retries import Attempts
 
 if TYPE_CHECKING:

@@ -14,11 +14,10 @@ import pytest
 
 from shell_runner import discovery
 from shell_runner.config import Config, find_root, load
-from shell_runner.discovery import Metadata, apply
+from shell_runner.discovery import Metadata, apply, defaults_of
 from shell_runner.fleet import HOST_TIMEOUT
+from shell_runner.plan import DEFAULT_TIMEOUT
 from shell_runner.shipping import Selection
-
-DEFAULT_TIMEOUT = 600.0
 
 
 def add(parser: pytest.Parser) -> None:
@@ -216,8 +215,8 @@ def _defaults(config: pytest.Config, tree: Config) -> Metadata:
     }
     for name, value in values.items():
         metadata = apply(metadata, {name: value}, str(config.inipath or "ini"), f"nosejobs_{name}")
-    for pattern, said in tree.patterns:  # one that matches no test is still checked
-        apply(metadata, said, str(tree.path), f"[tests.{pattern!r}]")
-    return apply(metadata, tree.defaults, str(tree.path), "[tests]")
+    return defaults_of(metadata, tree)
+
+
 #: Infinity is no number of seconds or bytes that anything could keep to.
 _ENDLESS = 1e12

@@ -5,7 +5,6 @@ Owns the state of one pytest session.  Everything of substance is elsewhere.
 
 from __future__ import annotations
 
-import fnmatch
 import gc
 import inspect
 import io
@@ -23,12 +22,14 @@ from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
 from shell_runner.artefacts import Artefacts
-from shell_runner.discovery import Metadata, apply, read_metadata
+from shell_runner.discovery import Metadata, as_test
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
+from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import judge
+from shell_runner.words import readable, skip_reason, typed, unmet_words
 
 from . import (
     arguments,
@@ -47,7 +48,6 @@ from . import (
 from .collect import Collection, ShellFailure, ShellItem, shell_items
 from .here import Here
 from .log import FromWorkers, HostWords, Log, Status, ViewWords, verbosity
-from .report import typed
 from .schedule import Schedule
 from .session import (
     EXIT_HOSTS_LOST,
@@ -59,10 +59,8 @@ from .session import (
     Pump,
     Running,
     Waiting,
-    locks_of_host,
     lost_words,
     needs_of,
-    unmet_words,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +120,9 @@ class Plugin:
         self.here = Here(self._setup(1), self._take_artefact, self._say_line)
         self.arguments = arguments.rewrite(config.args, config.invocation_params.dir)
         config.args[:] = self.arguments.args
-        self._collection = Collection(self, self.options.patterns, config.rootpath)
+        chosen = self.options
+        rules = Rules(chosen.config, chosen.patterns, chosen.defaults, chosen.repeat)
+        self._collection = Collection(self, rules, config.rootpath)
         self._tags: set[str] = set()
         self._history: dict[str, float] = {}
         self._new_durations: dict[str, float] = {}
@@ -219,19 +219,12 @@ class Plugin:
         """Faster than pytest's own, and its like; only where many programs are expected."""
         return folders.create(path, parent, self._collection) if self.specs else None
 
-    def metadata_of(self, name: str, head: bytes) -> Metadata:
-        """Defaults, patterns of nosejobs.toml, the file's own comment; raises BadMetadata."""
-        metadata = self.options.defaults
-        tree = self.options.config
-        for pattern, values in tree.patterns:
-            if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(Path(name).name, pattern):
-                metadata = apply(metadata, values, str(tree.path), f"[tests.{pattern!r}]")
-        metadata = read_metadata(metadata, name, head)
+    def learn_tags(self, metadata: Metadata) -> None:
+        """pytest wants to know markers before they are put on items."""
         for tag in metadata.tags:
             if tag not in self._tags:
                 self._tags.add(tag)
                 self.config.addinivalue_line("markers", f"{tag}: tag of shell tests")
-        return metadata
 
     def pytest_collectstart(self) -> None:
         self._check_hosts()
@@ -254,7 +247,7 @@ class Plugin:
         self._new_durations[item.nodeid] = execution.duration
         result = judge(test, execution)
         if result.outcome == SKIPPED:
-            pytest.skip(report.skip_reason(execution).removeprefix("Skipped: "))
+            pytest.skip(skip_reason(execution))
         if result.outcome != PASSED:
             raise ShellFailure(test, execution, result)
 
@@ -345,23 +338,8 @@ class Plugin:
         return made
 
     def _test(self, number: int, item: ShellItem) -> Test:
-        said = item.metadata
-        return Test(
-            id=number,
-            path=self._path_in_tree(item),
-            timeout=self._timeout_of(item),
-            argv=item.argv,
-            cwd=said.cwd,
-            home=said.home,
-            env=said.env,
-            pass_env=said.pass_env,
-            format=self.spoken.get(item.path.suffix, ""),
-            leftovers=said.leftovers,
-            limits=said.limits,
-            isolation=said.isolation,
-            locks=locks_of_host(said),
-            serial=said.serial,
-        )
+        path, spoken = self._path_in_tree(item), self.spoken.get(item.path.suffix, "")
+        return as_test(number, path, item.argv, item.metadata, self._timeout_of(item), spoken)
 
     def _timeout_of(self, item: ShellItem) -> float:
         """Its metadata, our option or ini, pytest-timeout, the default: the first that speaks."""
@@ -369,7 +347,7 @@ class Plugin:
             item.metadata.timeout
             or self.options.timeout
             or neighbours.timeout(item)
-            or options.DEFAULT_TIMEOUT
+            or DEFAULT_TIMEOUT
         )
 
     def _path_in_tree(self, item: ShellItem) -> str:
@@ -491,7 +469,7 @@ class Plugin:
         if isinstance(news, Line):
             self._say_line(news.test, news.host, news.text)
         elif self._view is not None:
-            self._view.running(news.host, news.slot, report.readable(item.nodeid))
+            self._view.running(news.host, news.slot, readable(item.nodeid))
 
     def _say_waiting(self, news: Waiting) -> None:
         """Not more often than a host should, whatever it sends."""
@@ -516,8 +494,8 @@ class Plugin:
     def _say_line(self, number: int, host: str, text: str) -> None:
         item = self._numbers.get(number)
         if item is not None:
-            name = report.readable(item.nodeid)
-            self._write_line(f"[{host}] {name}: {report.readable(text)}")
+            name = readable(item.nodeid)
+            self._write_line(f"[{host}] {name}: {readable(text)}")
 
     def _failed_first(self) -> set[int]:
         """With ``--ff``, the tests that failed in the last run."""
@@ -541,7 +519,7 @@ class Plugin:
         except UsageError as error:
             raise pytest.UsageError(str(error)) from error
         if tree.left and verbosity(self.config) >= 0:
-            shown = "; ".join(report.readable(each) for each in tree.left[:3])
+            shown = "; ".join(readable(each) for each in tree.left[:3])
             more = f"; and {len(tree.left) - 3} more" if len(tree.left) > 3 else ""
             self._write_line(f"nosejobs: not shipped: {shown}{more} (ini nosejobs_ship sends it)")
         return tree
@@ -643,7 +621,7 @@ class Plugin:
             # As it would have been on a host like all others.
             self._new_durations[item.nodeid] = finished.execution.duration / finished.speed
         if self._view is not None:
-            name = report.readable(item.nodeid)
+            name = readable(item.nodeid)
             self._view.finished(finished.host, finished.execution.slot, name)
         self.log.of_host(item, self._reports(item, test, finished.execution, finished.host))
         if self._is_green(test, finished.execution):
@@ -808,7 +786,7 @@ class Plugin:
         if self.artefacts is not None and self.artefacts.troubles:
             terminalreporter.section("artefacts that could not be written", red=True)
             for path, why in self.artefacts.troubles.items():
-                terminalreporter.line(report.readable(f"{path}: {why}"))
+                terminalreporter.line(readable(f"{path}: {why}"))
         self.log.attempts.write(terminalreporter)
         if self._pump is not None:
             self._say_losses(terminalreporter, self._pump)
@@ -840,7 +818,7 @@ class Plugin:
         if verbosity(self.config) > 0:
             for place, tests in places.items():
                 for number in tests:
-                    yield f"{report.readable(self._numbers[number].nodeid)} {place}"
+                    yield f"{readable(self._numbers[number].nodeid)} {place}"
         if loss.is_back:
             yield "connected again later"
 

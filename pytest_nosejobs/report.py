@@ -1,13 +1,10 @@
 """A Result becomes pytest's reports.
 
-Owns what a person reads of a failure.  Whoever runs a test, the texts come from here.
+Owns their making, and how pytest is shown our texts.  The texts are those of ``words``.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from shell_runner import words
 from shell_runner.remote.model import (
     ERROR,
     FAILED,
@@ -24,90 +22,13 @@ from shell_runner.remote.model import (
     XPASSED,
     Case,
     Execution,
-    Stream,
     Test,
 )
-from shell_runner.remote.verdict import is_told_by_cases, judge, leftover_words
+from shell_runner.remote.verdict import is_told_by_cases, judge
+from shell_runner.words import Failure, Place, readable, tail, whole
 
 if TYPE_CHECKING:
     from .collect import ShellItem
-
-#: Lines of each stream that a failure shows.
-_LINES = 50
-#: Characters of one line that a failure shows.
-_WIDTH = 2000
-
-#: Artefacts that a failure names.
-_FILES = 10
-
-_SGR = re.compile(r"\x1b\[[0-9;:]*m")
-_BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
-
-
-def readable(text: str) -> str:
-    """Text for people and XML: no colours, control characters and broken bytes made visible."""
-    if text.isascii() and text.isprintable():
-        return text
-    text = _SGR.sub("", text).replace("\r\n", "\n")
-    return _BAD.sub(_visible, text)
-
-
-def typed(*words: str) -> str:
-    """A command as a person can type it: what cannot be typed in ``$'...'`` of a shell."""
-    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
-
-
-def _escaped(word: str) -> str:
-    parts = [
-        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
-        for byte in os.fsencode(word)
-    ]
-    return "$'" + "".join(parts) + "'"
-
-
-def _visible(found: re.Match[str]) -> str:
-    return found[0].translate(_VISIBLE)
-
-
-class _Visible(dict[int, str]):
-    """What is shown for a code point; each is worked out once."""
-
-    def __missing__(self, code: int) -> str:
-        byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # was not UTF-8
-        self[code] = f"\\x{byte:02x}" if byte < 0x100 else f"\\u{byte:04x}"
-        return self[code]
-
-
-_VISIBLE = _Visible()
-
-
-def whole(stream: Stream) -> str:
-    """All that was kept of a stream, with a line where bytes are missing."""
-    if stream.cut_at < 0:
-        return readable(stream.text)
-    kept = len(stream.text.encode("utf-8", "surrogateescape"))
-    gap = f"\n[... {stream.total - kept:,} bytes are not shown ...]\n"
-    return readable(stream.text[: stream.cut_at]) + gap + readable(stream.text[stream.cut_at :])
-
-
-def tail(stream: Stream) -> str:
-    """The last lines of a stream."""
-    text = stream.text if stream.cut_at < 0 else stream.text[stream.cut_at :]
-    text = text[-_LINES * _WIDTH :]
-    lines = text.splitlines(keepends=True)
-    shown = [_shorten(line) for line in lines[-_LINES:]]
-    before = len(lines) - len(shown)
-    if stream.cut_at >= 0 or len(text) < len(stream.text):
-        note = f"[... the end of {stream.total:,} bytes ...]\n"
-    else:
-        note = f"[... {before:,} lines before ...]\n" if before else ""
-    return note + readable("".join(shown))
-
-
-def _shorten(line: str) -> str:
-    if len(line) <= _WIDTH:
-        return line
-    return f"[... {len(line) - _WIDTH:,} characters ...]{line[-_WIDTH:]}"
 
 
 @dataclass(frozen=True)
@@ -126,54 +47,29 @@ class Crash:
 class FailureText:
     """What is shown of a test that did not pass; output comes as pytest's own sections."""
 
-    def __init__(self, lines: list[str], crash: Crash, output: str) -> None:
-        self.lines = lines
-        self.reprcrash = crash
-        self.output = output
+    def __init__(self, failure: Failure, nodeid: str) -> None:
+        self.failure = failure
+        self.reprcrash = Crash(failure.message, readable(nodeid))
 
     def toterminal(self, writer: Any) -> None:
         """For the terminal, where pytest adds the captured output."""
-        for number, line in enumerate(self.lines):
+        for number, line in enumerate(self.failure.lines):
             writer.line(line, red=number == 0, bold=number == 0)
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines, self.output]).rstrip("\n")
+        return str(self.failure)
 
 
 def of_failure(test: Test, execution: Execution, item: ShellItem, host: str = "") -> FailureText:
     """What a person needs to know first."""
-    result = judge(test, execution)
-    path = readable(item.nodeid)
-    lines = [result.words, "", *_where(test, item, execution, host)]
-    if not (execution.out.total or execution.err.total) and not execution.problem:
-        lines.append("output   none")
-    lines = [readable(line) for line in lines]
-    return FailureText(lines, Crash(lines[0], path), _output(execution))
+    failure = words.of_failure(test, execution, _place(item, execution, host))
+    return FailureText(failure, item.nodeid)
 
 
-def _where(test: Test, item: ShellItem, execution: Execution, host: str) -> list[str]:
-    lines = [f"command  {item.plugin.command_of(item)}"]
-    if host:
-        lines.append(f"host     {host}, slot {execution.slot}")
-    lines.append(f"took     {execution.duration:.2f} s")
-    if execution.leftovers:
-        lines.append(f"left     {leftover_words(execution.leftovers)}")
-    for path in item.plugin.files_of(item, execution)[:_FILES] if execution.artefacts else ():
-        lines.append(f"wrote    {path}")
-    more = max(len(execution.artefacts) - _FILES, 0)
-    if more or execution.artefacts_left:
-        left = f", {execution.artefacts_left} over the limit" if execution.artefacts_left else ""
-        lines.append(f"         and {more} more{left}")
-    lines.append(f"again    {item.plugin.rerun_of(item)}")
-    return lines
-
-
-def _output(execution: Execution) -> str:
-    parts = []
-    for name, stream in (("stdout", execution.out), ("stderr", execution.err)):
-        if stream.total:
-            parts.append(f"\n--- {name}\n{tail(stream)}")
-    return "".join(parts)
+def _place(item: ShellItem, execution: Execution, host: str) -> Place:
+    plugin = item.plugin
+    files = plugin.files_of(item, execution) if execution.artefacts else ()
+    return Place(item.nodeid, plugin.command_of(item), plugin.rerun_of(item), host, files)
 
 
 def sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
@@ -184,22 +80,6 @@ def sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
         for name, stream in (("stdout", execution.out), ("stderr", execution.err))
         if stream.total
     ]
-
-
-def properties(execution: Execution, host: str) -> list[tuple[str, object]]:
-    """JUnit's properties of one test."""
-    found: list[tuple[str, object]] = [
-        ("host", host),
-        ("slot", execution.slot),
-        ("attempt", execution.attempt),
-    ]
-    if execution.exit is not None:
-        found.append(("exit_status", execution.exit))
-    if execution.signal is not None:
-        found.append(("signal", execution.signal))
-    if execution.leftovers:
-        found.append(("leftovers", readable(leftover_words(execution.leftovers))))
-    return found
 
 
 def reports(
@@ -225,47 +105,30 @@ def case_reports(
     """Three reports for each case; time that no case claims goes to the set-up of the first."""
     assert execution.parsed is not None
     cases = execution.parsed.cases
-    unclaimed = max(execution.duration - sum(case.duration or 0.0 for case in cases), 0.0)
+    unclaimed = words.unclaimed(execution, cases)
     output: Sequence[tuple[str, str]] = sections(execution, short=True)
-    seen: dict[tuple[str, str], int] = {}
-    for number, case in enumerate(cases):
-        shared = _Shared(item, execution, host, case, _unique(case_names(case), seen))
+    for number, (case, names) in enumerate(words.named_cases(cases)):
+        shared = _Shared(item, execution, host, case, names)
         shared.files = [] if number else shared.files
         yield shared.report("setup", "passed", took=unclaimed)
         unclaimed = 0.0
         shown: Sequence[tuple[str, str]] = ()
         if case.outcome in (FAILED, ERROR):  # once is enough
             shown, output = output, ()
-        yield _case_report(shared, test, case, shown)
+        yield _case_report(shared, case, shown)
         yield shared.report("teardown", "passed", None, shown)
 
 
-def case_names(case: Case) -> tuple[str, str]:
-    """Group and name of a case, each in one line."""
-    group, name = (" ".join(readable(text).split()) for text in (case.group, case.name))
-    return group, name or "(nameless)"
-
-
-def _unique(names: tuple[str, str], seen: dict[tuple[str, str], int]) -> tuple[str, str]:
-    """The second ``a`` is ``a #2``, or the next that is free."""
-    group, name = found = names
-    while found in seen:
-        seen[names] += 1
-        found = (group, f"{name} #{seen[names]}")
-    seen[found] = 1
-    return found
-
-
 def _case_report(
-    shared: _Shared, test: Test, case: Case, output: Sequence[tuple[str, str]]
+    shared: _Shared, case: Case, output: Sequence[tuple[str, str]]
 ) -> pytest.TestReport:
     took = case.duration or 0.0
     if case.outcome == SKIPPED:
-        reason = f"Skipped: {readable(case.message) or 'no reason given'}"
+        reason = f"Skipped: {words.skip_reason_of_case(case)}"
         return shared.report("call", "skipped", skipped_at(shared.item, reason), took=took)
     if case.outcome in (FAILED, ERROR):
         # The sections are for the terminal; JUnit XML has the output in the text.
-        text = of_case(test, case, shared, _output(shared.execution) if output else "")
+        text = of_case(case, shared, bool(output))
         return shared.report("call", "failed", text, output, took=took)
     outcome = "skipped" if case.outcome == XFAILED else "passed"
     made = shared.report("call", outcome, None, took=took)
@@ -274,15 +137,10 @@ def _case_report(
     return made
 
 
-def of_case(test: Test, case: Case, shared: _Shared, output: str) -> FailureText:
+def of_case(case: Case, shared: _Shared, output: bool) -> FailureText:
     """What a person needs to know first of a case that failed."""
-    first = readable(case.message).strip().split("\n")[0] or "not ok"
-    lines = [first, ""]
-    details = readable(case.details).rstrip("\n")
-    if details and details != first:
-        lines += [*details.split("\n"), ""]
-    lines += _where(test, shared.item, shared.execution, shared.host)
-    return FailureText(lines, Crash(first, readable(shared.item.nodeid)), output)
+    place = _place(shared.item, shared.execution, shared.host)
+    return FailureText(words.of_case(case, shared.execution, place, output), shared.item.nodeid)
 
 
 def attempt_reports(
@@ -308,16 +166,16 @@ def _verdict_report(shared: _Shared, test: Test) -> pytest.TestReport:
     if outcome == PASSED:
         return shared.report("call", "passed", None, sections(execution, short=False))
     if outcome == SKIPPED:
-        reason = skipped_at(item, skip_reason(execution))
+        reason = skipped_at(item, f"Skipped: {words.skip_reason(execution)}")
         return shared.report("call", "skipped", reason, sections(execution, short=False))
     text = of_failure(test, execution, item, host)
     when = "setup" if outcome == ERROR else "call"
     return shared.report(when, "failed", text, sections(execution, short=True))
 
 
-def skipped_at(item: ShellItem, words: str) -> tuple[str, int, str]:
+def skipped_at(item: ShellItem, reason: str) -> tuple[str, int, str]:
     """Where and why, as pytest has it: a program is skipped at its first line."""
-    return str(item.path), 1, words
+    return str(item.path), 1, reason
 
 
 def skip_reports(item: ShellItem, reason: tuple[str, int, str]) -> Iterator[pytest.TestReport]:
@@ -336,47 +194,23 @@ def belongs_to(made: Any, item: ShellItem) -> None:
 
 
 def name_in_junit(xml: Any, report: pytest.TestReport) -> None:
-    """``tests/net/test_ping.sh`` is ``test_ping.sh`` of the class ``tests.net``.
+    """Names that say more than pytest's own.
 
     pytest takes the last ``::`` part of a node id for the name, and so would leave the
-    class of a program empty, which viewers show as a nameless root.  A case is of the
-    class of its program.
+    class of a program empty, which viewers show as a nameless root.
     """
-    program, case = report.nosejobs_program, report.nosejobs_case
-    folder, _, name = program.rpartition("/")
-    if case:
-        group, name = case
-        folder = f"{program}.{group}" if group else program
+    classname, name = words.in_junit(report.nosejobs_program, report.nosejobs_case)
     reporter = xml.node_reporter(report)
-    reporter.add_attribute("classname", readable(folder.replace("/", ".")) or ".")
-    reporter.add_attribute("name", readable(name))
+    reporter.add_attribute("classname", classname)
+    reporter.add_attribute("name", name)
 
 
 def attach_in_junit(xml: Any, report: pytest.TestReport) -> None:
-    """The convention that GitLab and the attachments plugin of Jenkins read."""
+    """Where the files are that the test wrote, for those who show JUnit XML."""
     if report.nosejobs_files:
         element = ElementTree.Element("system-out")
-        element.text = "\n".join(
-            f"[[ATTACHMENT|{_one_line(path)}]]" for path in report.nosejobs_files
-        )
+        element.text = words.attachments(report.nosejobs_files)
         xml.node_reporter(report).append(element)
-
-
-def _one_line(path: str) -> str:
-    """A name with a line break cannot be attached, but must not fake another entry."""
-    return readable(path).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def skip_reason(execution: Execution) -> str:
-    """What the output said, else the last line of a skipping program, else its exit."""
-    parsed = execution.parsed
-    if parsed is not None and parsed.skip_all:
-        return f"Skipped: {readable(parsed.skip_all)}"
-    for stream in (execution.out, execution.err):
-        lines = readable(stream.text[-_WIDTH:]).strip().splitlines()
-        if lines:
-            return f"Skipped: {lines[-1].strip()}"
-    return "Skipped: exit 77"
 
 
 class _Shared:
@@ -399,9 +233,10 @@ class _Shared:
         name = " > ".join(filter(None, names or ()))
         self.nodeid = f"{item.nodeid}::{name}" if name else item.nodeid
         self.location = (item.nodeid, None, f"./{self.nodeid}")
-        self.properties = [*item.user_properties, *(properties(execution, host) if host else ())]
+        known = words.properties(execution, host) if host else ()
+        self.properties = [*item.user_properties, *known]
         if case:
-            self.properties += [(readable(key), readable(text)) for key, text in case.properties]
+            self.properties += words.case_properties(case)
         self.keywords = item.plugin.keywords_of(item)
 
     def report(

@@ -14,8 +14,7 @@ import pytest
 
 from shell_runner.remote.model import ERROR, FAILED, PASSED, Execution, Test
 from shell_runner.remote.verdict import judge
-
-from .report import readable
+from shell_runner.words import flaky_words, readable
 
 if TYPE_CHECKING:
     from .collect import ShellItem
@@ -42,8 +41,7 @@ def remember(
 def settle(item: ShellItem, test: Test, execution: Execution, attempts: int) -> None:
     """The last attempt is over: one that passes after a failure is flaky."""
     if item.earlier and judge(test, execution).outcome == PASSED:
-        words = f"passed on attempt {len(item.earlier) + 1} of {attempts}"
-        item.user_properties.append(("flaky", words))
+        item.user_properties.append(("flaky", flaky_words(len(item.earlier), attempts)))
 
 
 class Attempts:

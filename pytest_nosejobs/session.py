@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.discovery import Metadata
+from shell_runner.discovery import HOST_LOCK, Metadata, locks_of_host
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.guard import clean_line
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
+from shell_runner.words import unmet_words
 
 from . import neighbours, retries
 from .collect import ShellItem
@@ -41,8 +42,6 @@ _CHECK = 1.0
 _LATE = 90.0
 #: Characters of lines that wait to be shown; more are dropped.
 _LINES = 16 << 20
-#: How the name of a lock begins that each host has for itself.
-_HOST_LOCK = "host:"
 
 
 @dataclass(frozen=True)
@@ -403,17 +402,11 @@ def lost_words(hosts: Sequence[str]) -> str:
 def needs_of(metadata: Metadata) -> Needs:
     """What the schedule has to know of a test."""
     return Needs(
-        locks=frozenset(name for name in metadata.locks if not name.startswith(_HOST_LOCK)),
+        locks=frozenset(name for name in metadata.locks if not name.startswith(HOST_LOCK)),
         host_locks=frozenset(locks_of_host(metadata)),
         serial=metadata.serial,
         labels=frozenset(metadata.requires),
     )
-
-
-def locks_of_host(metadata: Metadata) -> tuple[str, ...]:
-    """The names of its ``host:`` locks, as the host knows them."""
-    found = (name for name in metadata.locks if name.startswith(_HOST_LOCK))
-    return tuple(sorted(name.removeprefix(_HOST_LOCK) for name in found))
 
 
 def waiting_words(kind: str, name: str) -> str:
@@ -426,17 +419,6 @@ def waiting_words(kind: str, name: str) -> str:
     if kind not in words:
         raise ValueError(f"waits for {kind!r}")
     return words[kind]
-
-
-def unmet_words(labels: Sequence[str], missing: Sequence[str], hosts: Sequence[str]) -> str:
-    """``requires docker: no host of this run has it (hosts: a, b)``."""
-    if len(labels) == 1:
-        what = "it"
-    else:
-        what = ", ".join(missing) if len(missing) < len(labels) else "all of them"
-    return (
-        f"requires {', '.join(labels)}: no host of this run has {what} (hosts: {', '.join(hosts)})"
-    )
 
 
 class Loop:

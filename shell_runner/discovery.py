@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .config import suggestion
+from .config import Config, suggestion
 from .errors import BadMetadata
+from .remote.model import Test
 from .remote.program import is_binary
 
 #: File name patterns of tests, unless the user gives others.
@@ -34,6 +35,8 @@ SCRIPT_SUFFIXES = frozenset(
 #: Suffixes of tests whose exec bit does not matter, and what runs one without a shebang.
 _RUN_ANYWAY: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("bats", "--tap")}
 
+#: How the name of a lock begins that each host has for itself.
+HOST_LOCK = "host:"
 #: Bytes of a file that are looked at.
 HEAD = 4096
 _NEVER = re.compile(r"helper|fixture", re.IGNORECASE)
@@ -354,6 +357,53 @@ def apply(base: Metadata, values: Mapping[str, Any], file: str, line: int | str)
             found = (*old, *(each for each in found if each not in old))
         changes[key.field] = found
     return replace(base, **changes) if changes else base
+
+
+def metadata_of(base: Metadata, tree: Config, name: str, head: bytes) -> Metadata:
+    """``base``, patterns of nosejobs.toml, the file's own comment; raises BadMetadata."""
+    for pattern, values in tree.patterns:
+        if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(_base(name), pattern):
+            base = apply(base, values, str(tree.path), f"[tests.{pattern!r}]")
+    return read_metadata(base, name, head)
+
+
+def defaults_of(base: Metadata, tree: Config) -> Metadata:
+    """``base`` with what nosejobs.toml says of all tests on top; raises BadMetadata."""
+    for pattern, said in tree.patterns:  # one that matches no test is still checked
+        apply(base, said, str(tree.path), f"[tests.{pattern!r}]")
+    return apply(base, tree.defaults, str(tree.path), "[tests]")
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def as_test(
+    number: int, path: str, argv: tuple[str, ...], said: Metadata, timeout: float, spoken: str = ""
+) -> Test:
+    """What a host needs to know of a test; ``spoken``: the format that it is known to speak."""
+    return Test(
+        id=number,
+        path=path,
+        timeout=timeout,
+        argv=argv,
+        cwd=said.cwd,
+        home=said.home,
+        env=said.env,
+        pass_env=said.pass_env,
+        format=spoken,
+        leftovers=said.leftovers,
+        limits=said.limits,
+        isolation=said.isolation,
+        locks=locks_of_host(said),
+        serial=said.serial,
+    )
+
+
+def locks_of_host(metadata: Metadata) -> tuple[str, ...]:
+    """The names of its ``host:`` locks, as the host knows them."""
+    found = (name for name in metadata.locks if name.startswith(HOST_LOCK))
+    return tuple(sorted(name.removeprefix(HOST_LOCK) for name in found))
 
 
 _COMMENT = re.compile(r"\s*(?:#|//|--|;|%|\"|/?\*)+\s*(.*)")

@@ -1,0 +1,367 @@
+"""A tree of tests, live with pytest and without it: the same tests, and the same JUnit XML."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shell_runner import junit
+from shell_runner.artefacts import Artefacts
+from shell_runner.fleet import Said
+from shell_runner.plan import Plan, plan
+from shell_runner.remote import formats
+from shell_runner.remote.job import JobTest
+from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, execution_from_row
+from shell_runner.remote.verdict import judge
+from tests import junit as written
+from tests.bench import Bench, write
+
+HERE = Path(__file__).parents[3]
+HOST = "lab"
+#: Passes at the third try.
+THIRD = "echo x >> $0.runs; echo run; [ $(wc -l < $0.runs) -ge 3 ]"
+XML = """cat > "$XML_OUTPUT_FILE" <<'END'
+<testsuite name="s"><testcase name="fine" classname="c" time="0.25">
+<properties><property name="build" value="7 &lt; 8"/></properties></testcase>
+<testcase name="broken" classname="c"><failure message="no">why
+not</failure></testcase>
+<testcase name="error" classname="c"><error message="crash"/></testcase>
+<testcase name="off" classname="c"><skipped message="not here"/></testcase></testsuite>
+END
+"""
+LONG = "word " * 200
+
+TREE: dict[str, str | bytes] = {
+    "test_pass": "echo fine; echo odd >&2",
+    "test_fail.sh": "echo out; echo err >&2; exit 3",
+    "test_silent": "exit 1",
+    "test_skip": "echo one; echo no docker; exit 77",
+    "test_skip_silent": "exit 77",
+    "test_error": "exit 99",
+    "test_signal": "kill -SEGV $$",
+    "test_timeout": "# nosejobs: timeout=0.3\necho before; sleep 60",
+    "test_leaves": "sleep 60 & exit 1",
+    "test_leaves_green": "# nosejobs: leftovers=fail\nsleep 60 & exit 0",
+    "test_leaves_quietly": "sleep 60 & exit 0",
+    "test_no_interpreter": b"#!/no/such/thing\n",
+    "test_cr": b"#!/bin/sh\r\nexit 0\r\n",
+    "test_foreign": b"\x7fELF\x02\x01\x01" + bytes(100),
+    "test_bytes": "printf '\\000\\377\\033[31mred\\033[0m\\007]]>&amp;\\r\\n'; exit 1",
+    "test_bytes_skip": "printf 'no \\377\\001 here\\n'; exit 77",
+    "test_many_lines": "seq 200; exit 1",
+    "test_long_line": "head -c 9000 /dev/zero | tr '\\0' x; exit 1",
+    "test_<&>\".sh": "echo '<&>\"]]>'; exit 1",
+    "test_a\nb.sh": "exit 1",
+    "test_\udcff.sh": "exit 2",
+    "test_x::y[1].sh": "exit 1",
+    "sub dir/deep/net_test.sh": "# nosejobs: tags=net\nexit 4",
+    "sub dir/00.t": b"print qq(1..2\\nok 1 - one\\nnot ok 2 - two\\n# why\\n); exit 1",
+    "tap/test_mixed": "cat <<'END'\nTAP version 13\n1..8\nok 1 - plain\nnot ok 2 - red\n  ---\n"
+    "  message: broke\n  ---\nok 3 - gone # SKIP no net\nnot ok 4 - later # TODO soon\n"
+    "ok 5 - already # TODO\nok 6 - plain\nnot ok 7\nnot ok 8 - " + LONG + "\nEND\nexit 1",
+    "tap/test_long": "cat <<'END'\n1..3\nnot ok 1 - a\n  ---\n  message: " + LONG + "\n  ...\n"
+    f"not ok 2 - b # TODO {LONG}\nok 3 - c # SKIP {LONG}\nEND\nexit 1",
+    "test_long": f"echo '{LONG}'; exit 77",
+    "tap/test_green": "echo 1..2; echo ok 1; echo ok 2",
+    "tap/test_lies": "echo 1..1; echo ok 1; exit 2",
+    "tap/test_short": "echo 1..3; echo ok 1",
+    "tap/test_skips": "echo 1..0 '# SKIP nothing to do'",
+    "tap/test_odd": "printf '1..2\\nok 1 - a\\001\\377b\\nnot ok 2 - c\\033[1md # e\\n'; exit 1",
+    "tap/test_killed": "echo 1..2; echo ok 1; kill -9 $$",
+    "xml/test_junit": XML + "exit 1",
+    "xml/test_junit_lies": XML + "exit 0",
+    "files/test_writes": 'cd "$TEST_UNDECLARED_OUTPUTS_DIR"; mkdir d; echo 1 > d/a; echo 2 > b',
+    "files/test_writes_red": 'cd "$TEST_UNDECLARED_OUTPUTS_DIR"; seq 12 | xargs touch; exit 1',
+    "files/test_writes_tap": 'echo 1 > "$TEST_UNDECLARED_OUTPUTS_DIR/x"; echo 1..2; echo ok 1; '
+    "echo not ok 2; exit 1",
+    "files/test_writes_odd": "cd \"$TEST_UNDECLARED_OUTPUTS_DIR\"; touch \"$(printf 'a\\nb')\"; "
+    "exit 1",
+    "again/test_flaky": f"# nosejobs: retries=3\n{THIRD}",
+    "again/test_red": "# nosejobs: retries=1\necho red; exit 5",
+    "again/test_error": "# nosejobs: retries=1\nexit 99",
+    "again/test_tap": "# nosejobs: retries=2\necho x >> $0.runs; echo 1..2; echo ok 1; "
+    "[ $(wc -l < $0.runs) -ge 2 ] || echo not ok 2; echo ok 2",
+    "again/test_writes": "# nosejobs: retries=1\necho 1 > \"$TEST_UNDECLARED_OUTPUTS_DIR/x\"; "
+    "exit 1",
+    "test_repeat": "# nosejobs: repeat=3\nexit 1",
+    "needs/test_docker": "# nosejobs: requires=docker\nexit 1",
+    "needs/test_net": "# nosejobs: requires=net\nexit 1",
+    "needs/test_more": "# nosejobs: requires=docker,gpu repeat=2\nexit 1",
+    "needs/test_some": "# nosejobs: requires=net,gpu\nexit 1",
+    "root/test_cwd": "# nosejobs: cwd=root env=A=1\n[ -f test_pass ] && exit $A",
+}  # fmt: skip
+
+CONFIG = """
+[tests]
+tags = ["all"]
+[hosts.lab]
+spec = "popen"
+labels = ["net"]
+[tests."tap/*"]
+tags = ["tap"]
+retries = 0
+"""
+
+
+@dataclass
+class Both:
+    """The same tree twice: as pytest and as a job reports it."""
+
+    live: Path
+    job: Path
+    planned: Plan
+
+
+def make(root: Path) -> Path:
+    """The tree, with nothing in it that has run."""
+    for name, text in TREE.items():
+        if isinstance(text, str):
+            text = f"#!/bin/sh\n{text}\n"
+        write(root / name, text, 0o755)
+    write(root / "nosejobs.toml", CONFIG, 0o644)
+    write(root / "pytest.ini", "[pytest]\nnosejobs_grace = 0.2\n", 0o644)
+    return root
+
+
+def run_pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a user does, with no plugin but ours."""
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(HERE)}
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_nosejobs.plugin", "-q"]
+    return subprocess.run(
+        [*command, "-p", "no:cacheprovider", *arguments], cwd=root, env=env, timeout=120,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="surrogateescape",
+    )  # fmt: skip
+
+
+class Job:
+    """Runs the tests of a plan as a worker does, one after the other."""
+
+    def __init__(self, root: Path, tests: Sequence[JobTest], files: Artefacts) -> None:
+        self._root = root
+        self._tests = tests
+        self._files = files
+
+    def run(self) -> dict[int, list[Execution]]:
+        """All tries of each test, by its number."""
+        known = tuple((module.NAME, "") for module in formats.builtin())
+        setup = {"slots": 1, "grace": 0.2, "artefacts": 1 << 20, "formats": known}
+        with Bench(self._root, **setup) as bench:
+            return {test.test.id: list(self._tries(bench, test)) for test in self._tests}
+
+    def _tries(self, bench: Bench, test: JobTest) -> Iterator[Execution]:
+        if test.unmet:
+            yield Execution(test.test.id, problem=Problem.UNMET, detail=test.unmet)
+            return
+        for number in range(1, 2 + (test.retries or 0)):
+            made = test.test._replace(attempt=number)
+            bench.start(made)
+            execution = self._await(bench, test)
+            yield execution
+            if judge(made, execution).outcome in (PASSED, SKIPPED):
+                return
+
+    def _await(self, bench: Bench, test: JobTest) -> Execution:
+        while True:
+            event = bench.fleet.events.get(timeout=60)
+            assert isinstance(event, Said), event
+            for message in event.host.messages(event.frame):
+                if message[0] == "artefact":
+                    _, _, attempt, path, _, body = message
+                    self._files.add(self._files.folder_of(test.nodeid, attempt), path, body)
+                elif message[0] == "done":
+                    return execution_from_row(message[1])
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    folder = tmp_path_factory.mktemp("both")
+    live, root = make(folder / "live"), make(folder / "job")
+    arguments = [f"--nosejobs=2*{HOST}", "--nosejobs-artifacts=../out", "--junitxml=../live.xml"]
+    done = run_pytest(live, *arguments)
+    assert done.returncode == 1, done.stdout + done.stderr
+    files = Artefacts(folder / "out", 1 << 20, root)
+    shutil.rmtree(folder / "out")
+    planned = plan(root, host=HOST, labels=frozenset(["net"]))
+    executions = Job(root, planned.tests, files).run()
+
+    def paths(test: JobTest, execution: Execution) -> list[str]:
+        base = os.path.relpath(files.folder_of(test.nodeid, execution.attempt), root)
+        return [f"{base}/{path}" for path, _ in execution.artefacts]
+
+    telling = junit.Telling(files=paths, source=lambda test: f"{root}/{test.test.path}")
+    junit.write(folder / "job.xml", "pytest", HOST, planned.tests, executions, telling)
+    return Both(folder / "live", folder / "job", planned)
+
+
+def rows(root: Path) -> dict[tuple[str, str], list[written.Row]]:
+    return written.cases(root.with_suffix(".xml"), root)
+
+
+def test_same_testcases(both: Both) -> None:
+    live, job = rows(both.live), rows(both.job)
+    assert live.keys() == job.keys()
+    for key, expected in live.items():
+        assert job[key] == expected, key
+
+
+def test_the_tree_has_all_that_a_testcase_can_be(both: Both) -> None:
+    """Else the comparison would be of little."""
+    made = [row for found in rows(both.live).values() for row in found]
+    tags = {tag for row in made for tag, _, _ in row.elements}
+    assert tags == {
+        "failure", "error", "skipped", "system-out", "flakyFailure", "rerunFailure", "rerunError",
+    }  # fmt: skip
+    names = {name for row in made for name, _ in row.properties}
+    assert names == {
+        "host", "attempt", "exit_status", "signal", "leftovers", "repeat", "flaky", "build",
+    }  # fmt: skip
+    kinds = {dict(attributes).get("type") for row in made for _, attributes, _ in row.elements}
+    assert {"pytest.skip", "pytest.xfail"} <= kinds
+
+
+def test_same_suite(both: Both) -> None:
+    live, job = (written.suite(each.with_suffix(".xml")) for each in (both.live, both.job))
+    assert job.keys() == live.keys()
+    assert (job.pop("hostname"), live.pop("hostname")) == (platform.node(), platform.node())
+    assert abs(stamp(job.pop("timestamp")) - stamp(live.pop("timestamp"))) < 600
+    assert 0 < float(job.pop("time")) < 600
+    assert 0 < float(live.pop("time")) < 600
+    assert job == live
+
+
+def stamp(text: str) -> float:
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def test_times_are_those_of_the_programs(both: Both) -> None:
+    live, job = (written.times(each.with_suffix(".xml")) for each in (both.live, both.job))
+    assert {key: len(each) for key, each in job.items()} == {
+        key: len(each) for key, each in live.items()
+    }
+    assert 0.3 <= job[".", "test_timeout"][0] < 10
+    assert job["xml.test_junit.c", "fine"][0] >= 0.25
+    assert job["needs", "test_docker"] == live["needs", "test_docker"] == [0.0]
+
+
+def test_same_where_nothing_can_run_is_an_error(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    write(live / "test_a.sh", "#!/bin/sh\n# nosejobs: requires=docker repeat=2\n", 0o755)
+    write(live / "pytest.ini", "[pytest]\nnosejobs_requires = error\n", 0o644)
+    run_pytest(live, "--nosejobs=popen", "--junitxml=../live.xml")
+    tests = plan(live, host="popen").tests
+    executions = {
+        test.test.id: [Execution(test.test.id, problem=Problem.UNMET, detail=test.unmet)]
+        for test in tests
+    }
+    telling = junit.Telling(requires="error")
+    junit.write(tmp_path / "job.xml", "pytest", "popen", tests, executions, telling)
+    found = written.cases(tmp_path / "job.xml")
+    assert found == written.cases(tmp_path / "live.xml")
+    assert [row.outcome for each in found.values() for row in each] == ["error", "error"]
+
+
+# -- collection -------------------------------------------------------------------
+
+FILES = {
+    "test_a.sh": 0o755, "b_test": 0o755, "z.t": 0o644, "y.bats": 0o644, "test_no.sh": 0o644,
+    "run.sh": 0o755, "test_data.json": 0o755, "test_helper.sh": 0o755, "test_py.py": 0o755,
+    "py_test.py": 0o644, "conftest.py": 0o644, "other.py": 0o644, "plain": 0o644,
+    "sub/test_b.sh": 0o755, "sub/__init__.py": 0o644, "sub/test_a/test_c": 0o755,
+    "sub-x/test_b.sh": 0o755, "Sub/test_b.sh": 0o755, "sub/run.sh": 0o755,
+    "build/test_x.sh": 0o755, "dist/test_x.sh": 0o755, ".hid/test_x.sh": 0o755,
+    "node_modules/test_x.sh": 0o755, "venv/test_x.sh": 0o755, "a.egg/test_x.sh": 0o755,
+    "env/pyvenv.cfg": 0o644, "env/test_x.sh": 0o755, "conda/conda-meta/history": 0o644,
+    "conda/test_x.sh": 0o755, "__pycache__/test_x.sh": 0o755, "CVS/test_x": 0o755,
+    ".test_hid.sh": 0o755, "é/test_\udcff": 0o755, "sub/test_x::y": 0o755, "test_[1]": 0o755,
+    "twice/test_r": 0o755, "sub/build/inner/test_x": 0o755,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("files")
+    for name, mode in FILES.items():
+        write(root / name, "" if name.endswith(".py") else "#!/bin/sh\n", mode)
+    write(root / "twice/test_r", "#!/bin/sh\n# nosejobs: repeat=3\n")
+    write(root / "bad/test_meta.sh", "#!/bin/sh\n# nosejobs: timeuot=3\n")
+    write(root / "pytest.ini", "[pytest]\n", 0o644)
+    (root / "linked").symlink_to("sub-x")
+    (root / "test_gone").symlink_to("nowhere")
+    (root / "test_link").symlink_to("sub/run.sh")
+    os.mkfifo(root / "test_fifo")
+    return root
+
+
+def collected(root: Path, *names: str) -> tuple[list[str], str]:
+    """pytest's node ids of our tests, and all that it printed."""
+    done = run_pytest(root, "--collect-only", "--continue-on-collection-errors", *names)
+    lines = done.stdout.split("\n\n")[0].splitlines()
+    return [line for line in lines if ".py::" not in line], done.stdout
+
+
+def test_same_tests_in_the_same_order(files: Path) -> None:
+    expected, printed = collected(files)
+    found = plan(files)
+    assert [test.nodeid for test in found.tests] == expected
+    assert [test.test.id for test in found.tests] == list(range(len(expected)))
+    assert "linked/test_b.sh" in expected
+    assert "twice/test_r::repeat-3-of-3" in expected
+    assert not [each for each in expected if "test_x" in each and "::" not in each]
+    assert len(found.broken) == 2
+    for words in found.broken:
+        assert words in printed
+    assert found.left_out == ("py_test.py", "test_py.py")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["sub"], ["run.sh"], ["test_a.sh", "sub/test_a"], ["sub", "sub"], ["build"],
+        ["sub/build/inner"], ["twice/test_r::repeat-2-of-3"], ["sub/test_x::y"], ["./sub//"],
+        ["twice/test_r", "sub-x/test_b.sh"], ["test_no.sh"], ["plain"], ["test_link"],
+        [".hid"], ["env/test_x.sh"],
+    ],
+)  # fmt: skip
+def test_names_mean_what_they_mean_to_pytest(files: Path, names: list[str]) -> None:
+    expected, printed = collected(files, *names)
+    found = plan(files, names)
+    expected = expected if found.tests else []  # its first words are those of errors
+    assert [test.nodeid for test in found.tests] == expected
+    assert found.tests or found.broken
+    for words in found.broken:
+        assert words in printed
+
+
+def test_the_tests_are_those_of_a_live_run(both: Both) -> None:
+    """What a host needs to know of each: asked of pytest's own collection."""
+    script = both.live.parent / "ask.py"
+    script.write_text(ASK)
+    out = both.live.parent / "asked.json"
+    env = {**os.environ, "PYTHONPATH": f"{HERE}:{script.parent}", "ASKED": str(out)}
+    env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_nosejobs.plugin", "-p", "ask"]
+    subprocess.run([*command, "-q", "--collect-only"], cwd=both.job, env=env, timeout=60,
+                   capture_output=True, check=True)  # fmt: skip
+    asked = json.loads(out.read_text())
+    found = [[test.nodeid, test.test, test.retries] for test in plan(both.job).tests]
+    assert json.loads(json.dumps(found)) == asked
+
+
+ASK = """
+import json, os
+def pytest_collection_finish(session):
+    plugin = session.config.pluginmanager.get_plugin("nosejobs-session")
+    rows = [[item.nodeid, plugin._test(number, item), item.metadata.retries]
+            for number, item in enumerate(session.items)]
+    open(os.environ["ASKED"], "w").write(json.dumps(rows))
+"""

@@ -1,0 +1,127 @@
+"""What a person reads of a result."""
+
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shell_runner.remote.capture import Capture
+from shell_runner.remote.model import Execution, Stream
+from shell_runner.remote.verdict import leftover_words
+from shell_runner.words import (
+    properties,
+    readable,
+    skip_reason,
+    tail,
+    typed,
+    whole,
+)
+
+
+def stream(data: bytes, keep: int = 1 << 20) -> Stream:
+    capture = Capture(keep)
+    capture.add(data)
+    return capture.stream()
+
+
+@given(st.binary(), st.integers(2, 100))
+def test_any_output_is_readable_and_fits_into_xml(data: bytes, keep: int) -> None:
+    for text in (whole(stream(data, keep)), tail(stream(data, keep))):
+        text.encode("utf-8")
+        element = ET.Element("out")
+        element.text = text
+        assert (ET.fromstring(ET.tostring(element)).text or "") == text
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"plain\n", "plain\n"),
+        ("é\n".encode(), "é\n"),
+        (b"\x1b[1;31mred\x1b[0m", "red"),
+        (b"a\r\nb", "a\nb"),
+        (b"50%\r100%", "50%\\x0d100%"),
+        (b"\xff\xfe", "\\xff\\xfe"),
+        (b"\0\x07\x1b]0;t\x07", "\\x00\\x07\\x1b]0;t\\x07"),
+        ("\ufffe\x85".encode(), "\\ufffe\\x85"),
+        (b"a\tb", "a\tb"),
+    ],
+)
+def test_control_characters_and_broken_bytes_are_visible(data: bytes, text: str) -> None:
+    assert readable(stream(data).text) == text
+
+
+def test_a_cut_is_told_with_its_size() -> None:
+    assert whole(stream(b"a" * 10 + b"b" * 2000 + b"c" * 10, 20)) == (
+        "a" * 10 + "\n[... 2,000 bytes are not shown ...]\n" + "c" * 10
+    )
+
+
+def test_a_tail_is_the_last_50_lines() -> None:
+    lines = [f"line {number}\n" for number in range(200)]
+    assert tail(stream("".join(lines).encode())) == "[... 150 lines before ...]\n" + "".join(
+        lines[-50:]
+    )
+
+
+def test_a_tail_of_a_cut_stream_has_nothing_of_its_head() -> None:
+    found = tail(stream(b"head" * 10 + b"x" * 1000 + b"\nend\n", 80))
+    assert found.startswith("[... the end of 1,045 bytes ...]\n")
+    assert found.endswith("\nend\n")
+    assert "head" not in found
+
+
+def test_long_lines_are_shortened() -> None:
+    found = tail(stream(b"x" * 5000 + b"\nend\n"))
+    assert found == f"[... 3,001 characters ...]{'x' * 1999}\nend\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("sleep",), "1 process, killed: sleep"),
+        (("sh", "cat"), "2 processes, killed: cat, sh"),
+        (tuple("abcdefg"), "7 processes, killed: a, b, c, d, e, ..."),
+    ],
+)
+def test_leftovers_are_named(names: tuple[str, ...], words: str) -> None:
+    assert leftover_words(names) == words
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "reason"),
+    [
+        (b"first\nno docker here\n\n", b"x", "no docker here"),
+        (b"", b"why\n", "why"),
+        (b"", b"", "exit 77"),
+        (b" \n", b"", "exit 77"),
+    ],
+)
+def test_a_skipped_program_says_why_in_its_last_line(out: bytes, err: bytes, reason: str) -> None:
+    assert skip_reason(Execution(1, exit=77, out=stream(out), err=stream(err))) == reason
+
+
+def test_properties_are_facts() -> None:
+    assert properties(Execution(1, attempt=2, slot=3, exit=0), "h") == [
+        ("host", "h"),
+        ("slot", 3),
+        ("attempt", 2),
+        ("exit_status", 0),
+    ]
+    killed = dict(properties(Execution(1, signal=9, leftovers=("sh",)), "h"))
+    assert killed["signal"] == 9
+    assert killed["leftovers"] == "1 process, killed: sh"
+    assert "exit_status" not in killed
+
+
+def test_a_command_can_be_typed_whatever_its_bytes(tmp_path: Path) -> None:
+    for name in ("plain", "a b", "it's", "a\nb", "\udcff", "\t\udc80'\\x"):
+        (tmp_path / name).write_text("#!/bin/sh\necho ran\n")
+        done = subprocess.run(
+            ["bash", "-c", f"sh {typed('./' + name)}"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.stdout == "ran\n", name
+        assert typed(name).isprintable()

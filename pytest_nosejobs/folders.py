@@ -41,14 +41,18 @@ class Dir(pytest.Directory):
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
         """As ``pytest.Dir``."""
-        programs = self.programs if _nobody_else(self) else None
+        programs = self.programs if is_ours(self) else None
         named = self.session.isinitpath(self.path, with_parents=True)
         for entry in scandir(self.path):
             if entry.is_dir():
                 yield from self._folder(Path(entry.path))
             elif not entry.is_file():
                 continue
-            elif programs is None or named or entry.name.endswith(_OTHERS):
+            elif (
+                programs is None
+                or entry.name.endswith(_OTHERS)
+                or (named and self.session.isinitpath(entry.path))
+            ):
                 yield from self._file(Path(entry.path))
             else:
                 node = programs.program(entry.path, self)
@@ -80,7 +84,7 @@ def create(path: Path, parent: pytest.Collector, programs: Programs) -> Dir | No
     return node
 
 
-def _nobody_else(folder: pytest.Collector) -> bool:
+def is_ours(folder: pytest.Collector) -> bool:
     """Nobody but us takes or refuses a file of that folder by anything but its suffix."""
     config = folder.config
     asked = ("ignore", "ignore_glob", "doctestglob")

@@ -5,7 +5,6 @@ Owns the state of one pytest session.  Everything of substance is elsewhere.
 
 from __future__ import annotations
 
-import gc
 import inspect
 import io
 import os
@@ -35,6 +34,7 @@ from . import (
     arguments,
     durations,
     folders,
+    garbage,
     leftovers,
     marks,
     neighbours,
@@ -132,6 +132,9 @@ class Plugin:
         self.log = Log(config)
         self._view: View | None = None
         self._pump: Pump | None = None
+        self._garbage = garbage.Patience()
+        # Not before pytest's own: it looks for garbage once more, and of ours there is none.
+        config.add_cleanup(self._garbage.end)
         #: By host, when it may say again that its tests wait for other runs.
         self._next_waiting: dict[str, float] = {}
         #: By folder, for conftest files are: whether somebody else makes reports.
@@ -361,6 +364,8 @@ class Plugin:
         from _pytest.junitxml import xml_key
 
         self.log.xml = self.config.stash.get(xml_key, None)
+        if self.specs:
+            self._garbage.begin()
         if self.specs and not self._only_looks():
             self.fleet = Fleet(self.specs, self._setup(0), self.options.host_timeout)
             self.fleet.open()
@@ -421,13 +426,14 @@ class Plugin:
             fleet.events.put(event)
         pump.start()
         self._start_view(session, len(waiting))
-        # What was collected stays until the end: looking it through for garbage again and
-        # again would take a tenth of the time of ten thousand reports.
-        gc.freeze()
+        self._garbage.spare()
         try:
             Loop(session, self, [self._numbers[number] for number in waiting]).run(pump)
         finally:
-            gc.unfreeze()
+            if len(self._numbers) < len(session.items):
+                self._garbage.end()  # that of Python tests is for pytest to find
+            else:
+                self._garbage.spare()
             pump.stop()
             if self._view:
                 self._view.stop()

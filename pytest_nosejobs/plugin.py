@@ -445,10 +445,10 @@ class Plugin:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or len(self._numbers) < len(session.items):
             return
-        from .live import View, wants_view  # rich takes a while to import
-
         stream = reporter._tw._file
-        if wants_view(self.config, stream):
+        if options.wants_view(self.config, stream):
+            from .live import View  # rich takes a while to import
+
             reporter.ensure_newline()
             self._view = View(stream, total)
             self.config.pluginmanager.register(ViewWords(self._view), "nosejobs-view")
@@ -646,10 +646,10 @@ class Plugin:
     def _reports(
         self, item: ShellItem, test: Test, execution: Execution, host: str
     ) -> Iterator[pytest.TestReport]:
-        made = report.reports(item, test, execution, host)
         if not self._others_make_reports(item):
-            yield from made
+            yield from report.reports(item, test, execution, host, self.log.short)
             return
+        made = report.reports(item, test, execution, host)
         failure = ShellFailure(test, execution, judge(test, execution))
         known = len(item.user_properties)
         added: list[tuple[str, object]] = []

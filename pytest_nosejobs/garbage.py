@@ -16,11 +16,12 @@ class Patience:
     """The collector looks less often, and not at what was there before the tests ran."""
 
     def __init__(self) -> None:
-        self._before = gc.get_threshold()
+        self._before: tuple[int, int, int] | None = None
 
     def begin(self) -> None:
         """Before collection."""
-        if gc.get_threshold()[0]:  # 0: somebody has switched it off
+        self._before = gc.get_threshold()
+        if self._before[0]:  # 0: somebody has switched it off
             gc.set_threshold(_YOUNG, *self._before[1:])
 
     def spare(self) -> None:
@@ -28,6 +29,8 @@ class Patience:
         gc.freeze()
 
     def end(self) -> None:
-        """As it was; may be called twice."""
-        gc.unfreeze()
-        gc.set_threshold(*self._before)
+        """As it was; may be called twice, and without a beginning."""
+        if self._before is not None:
+            gc.unfreeze()
+            gc.set_threshold(*self._before)
+            self._before = None

@@ -77,7 +77,8 @@ class Dir(pytest.Directory):
 
 def create(path: Path, parent: pytest.Collector, programs: Programs) -> Dir | None:
     """The collector of a folder, unless it is another's."""
-    if not _all_known(parent, "pytest_collect_directory") or (path / "__init__.py").is_file():
+    is_others = not _all_known(parent.config, "pytest_collect_directory")
+    if is_others or (path / "__init__.py").is_file():
         return None
     node: Dir = Dir.from_parent(parent, path=path)
     node.programs = programs
@@ -93,10 +94,11 @@ def is_ours(folder: pytest.Collector) -> bool:
     for plugin in config.pluginmanager.get_plugins():
         if any(hasattr(plugin, name) for name in _IGNORING):
             return False
-    return all(_all_known(folder, name) for name in _KNOWN)
+    return all(_all_known(config, name) for name in _KNOWN)
 
 
-def _all_known(node: pytest.Collector, hook: str) -> bool:
+def _all_known(config: pytest.Config, hook: str) -> bool:
+    """Those of conftest files of any folder included: not every pytest tells them apart here."""
     known = (*_KNOWN[hook], f"{__package__}.plugin")
-    found = getattr(node.ihook, hook).get_hookimpls()
+    found = getattr(config.pluginmanager.hook, hook).get_hookimpls()
     return all(each.function.__module__ in known for each in found)

@@ -17,7 +17,8 @@ from pathlib import Path
 _REPEAT = re.compile(r"::repeat-\d+-of-\d+$")
 
 
-@dataclass
+# pytest 8.4 wants plugins to be hashable, which what is compared by value is not.
+@dataclass(eq=False)
 class Arguments:
     """Arguments for pytest, and the files that are meant by some of them."""
 

@@ -157,18 +157,20 @@ def plan(
     repeat: int | None = None,
     defaults: Metadata | None = None,
     spoken: Mapping[str, str] | None = None,
+    tree: Config | None = None,
 ) -> Plan:
     """The tests below ``root``, or those that ``names`` are; raises UsageError.
 
     ``names``: files, folders, patterns, or ids of tests, relative to the root.
     ``labels``: those of the host; ``tags``: only tests that have one of them.
     ``timeout``, ``repeat``, ``defaults``: as pytest's command line and ini have them;
-    ``spoken``: by suffix, the formats that programs are known to speak.
+    ``spoken``: by suffix, the formats that programs are known to speak.  ``tree``: what
+    nosejobs.toml says, if not the one in the root or the nearest above it.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder, so there are no tests in it")
-    tree = load(find_root(root) or root)
+    tree = load(find_root(root) or root) if tree is None else tree
     base = discovery.defaults_of(defaults or Metadata(), tree)
     # What the tree says of all tests is weaker than the word of who asks.
     limit = timeout or base.timeout or DEFAULT_TIMEOUT

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from shell_runner.config import load
 from shell_runner.discovery import Metadata
 from shell_runner.errors import BadConfig, BadMetadata, UsageError
 from shell_runner.plan import DEFAULT_TIMEOUT, Plan, plan
@@ -178,6 +179,13 @@ def test_defaults_patterns_and_comments_add_up(tree: Path) -> None:
     assert test.test.cwd == "root"
     for tag in ("a", "b", "net"):
         assert plan(tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=[tag]).tests
+
+
+def test_nosejobs_toml_is_that_of_the_root_or_the_nearest_above(tree: Path) -> None:
+    write(tree / "nosejobs.toml", "[tests]\ntimeout = 7\n", 0o644)
+    assert plan(tree / "net", ["deep"]).tests[0].test.timeout == 7.0
+    alone = plan(tree / "net", ["deep"], tree=load(tree / "net"))
+    assert alone.tests[0].test.timeout == DEFAULT_TIMEOUT
 
 
 def test_a_bad_nosejobs_toml_is_an_error_at_once(tree: Path) -> None:

@@ -66,13 +66,13 @@ def _children_by_scan() -> Dict[int, List[int]]:
     table: Dict[int, List[int]] = {}
     for name in os.listdir(PROC):
         if name.isdigit():
-            fields = _stat(int(name))
+            fields = stat(int(name))
             if len(fields) > 1:
                 table.setdefault(int(fields[1]), []).append(int(name))
     return table
 
 
-def _stat(pid: int) -> List[str]:
+def stat(pid: int) -> List[str]:
     """The fields of /proc/PID/stat from the state on; empty if it is gone."""
     try:
         with open("%s/%d/stat" % (PROC, pid), errors="replace") as lines:
@@ -100,7 +100,7 @@ def names(pids: Iterable[int]) -> List[str]:
                 name = lines.read().rstrip("\n")
         except OSError:
             continue
-        if _stat(pid)[:1] != ["Z"]:
+        if stat(pid)[:1] != ["Z"]:
             found.append(name)
     return found
 
@@ -161,24 +161,24 @@ def freeze(found: "Lister", reap: Callable[[], object]) -> List[int]:
 
 
 def _is_still(pid: int) -> bool:
-    state = _stat(pid)[:1]
+    state = stat(pid)[:1]
     return not state or state[0] in _STILL
 
 
 def is_stopped(pid: int) -> bool:
     """By a signal or by a debugger."""
-    return _stat(pid)[:1] in (["T"], ["t"])
+    return stat(pid)[:1] in (["T"], ["t"])
 
 
 def ticks(pid: int) -> int:
     """Processor time that it has used, in ticks; 0 where nothing is known."""
-    fields = _stat(pid)
+    fields = stat(pid)
     return int(fields[11]) + int(fields[12]) if len(fields) > 12 and fields[12].isdigit() else 0
 
 
 def is_dead(pid: int) -> bool:
     """Gone, or waiting to be reaped."""
-    return _stat(pid)[:1] in ([], ["Z"], ["X"])
+    return stat(pid)[:1] in ([], ["Z"], ["X"])
 
 
 class Lister:

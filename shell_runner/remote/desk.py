@@ -284,6 +284,8 @@ class Desk:
         """A new job of the same contents and config, with some of its tests."""
         row = self._there().find(job)
         cases = self._there().tests(row.number)
+        if row.unreadable or not all(case.test.path for case in cases):
+            raise queue.Refused("state", "job %s cannot be read: submit it anew" % row.id)
         wanted = set(handed.chosen(cases, tests))
         if failed:
             wanted |= {number for number, _, _ in self._failed(row)}

@@ -248,6 +248,7 @@ class Runner:
 
     def _run(self) -> Tuple[How, str]:
         self._log.note("attempt %d of job %s" % (self._attempt.number, self._job.id))
+        _refuse_unreadable(self._cases)
         self._make_room()
         self._step(Step.UNPACKING)
         with self._interruptible():
@@ -469,6 +470,13 @@ def install_words(test: Test, execution: Execution) -> str:
     if execution.signal is not None:
         return "killed by %s" % signal_name(execution.signal)
     return exit_words(execution.exit) if execution.exit else ""
+
+
+def _refuse_unreadable(cases: List[JobTest]) -> None:
+    """Some of the tests are no answer to who has asked for all."""
+    for case in cases:
+        if not case.test.path:
+            raise Refusal("a test cannot be read: %s (%s)" % (case.nodeid, dict(case.properties)))
 
 
 def _longest_first(test: Test) -> Tuple[bool, bool, float]:

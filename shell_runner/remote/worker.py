@@ -164,11 +164,13 @@ class Worker:
         if claimed is None:
             return False
         job, attempt = claimed
-        if code == self._code:
+        words = job.unreadable and "its row cannot be read: %s" % job.unreadable
+        if code != self._code:
+            words = "the code that runs it is not on this host: %s" % self._lacks(code)
+        if words:
+            self._queue.finish(attempt.id, How.REFUSED, words, time.time())
+        else:
             self._start(job, attempt)
-            return True
-        words = "the code that runs it is not on this host: %s" % self._lacks(code)
-        self._queue.finish(attempt.id, How.REFUSED, words, time.time())
         return True
 
     def _lacks(self, code: str) -> str:

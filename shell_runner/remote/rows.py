@@ -8,12 +8,22 @@ it and to forget it.  It says what is wrong with it, and nobody runs it.
 """
 
 import json
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)  # fmt: skip
 
 from .job import ARCHIVE, Content, Identity, JobConfig, JobTest, NewJob, config_from
 from .model import Test
 from .states import How, State, Step
-
 
 #: In place of contents that nobody can name.
 _NOTHING = Content(ARCHIVE, "0" * 64, 0, "unreadable")

@@ -33,6 +33,9 @@ _PATIENCE = 30.0
 _TABLES = {"setting", "job", "test", "attempt", "execution", "outbox", "worker"}
 #: Bytes that the write-ahead log keeps of the disk once it is empty.
 _LOG = 32 << 20
+#: Bytes of it that the worker moves into the file, so that nobody who waits for an answer has to;
+#: pages from which on anybody does: there may be no worker.
+_MUCH, _MOST = 2 << 20, 8000
 #: Pages that are given back at once.
 _PAGES = 4096
 #: Why a file cannot be opened, if it is its place that is wrong.
@@ -156,6 +159,13 @@ class Database:
             # A script runs to its end; a statement without rows ends after one page.
             db.executescript("PRAGMA incremental_vacuum(%d)" % _PAGES)
 
+    def tidy(self) -> None:
+        """Move the log into the file, if it is long; whoever writes meanwhile does not wait."""
+        with contextlib.suppress(OSError):
+            if os.path.getsize(self.path + "-wal") > _MUCH:
+                with self.reading() as db:
+                    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def check(self) -> None:
         """Read all of it; a damaged file is set aside, and Refused says so."""
         with self.reading() as db:
@@ -195,6 +205,7 @@ class Database:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA journal_size_limit = %d" % _LOG)
+        db.execute("PRAGMA wal_autocheckpoint = %d" % _MOST)
         if not self._require_version(db):
             return False
         found = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}

@@ -274,7 +274,10 @@ class Desk:
         for content in filter(None, (job.tests, job.build)):
             self._check(store, content)
         code = self._keep_code()
-        _sync(self.folder)
+        # All that the disk still has to write, of anybody, may take a while.
+        if store.added or not self._there().is_known(job, code):
+            _sync(self.folder)
+            store.added = 0
         row = self._there().submit(job, code, time.time())
         store.end()
         self._wake_worker()

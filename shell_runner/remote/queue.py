@@ -268,6 +268,12 @@ class Queue:
                     numbers.append(number)
             return [self._job(db, number) for number in numbers]
 
+    def is_known(self, job: NewJob, code: str) -> bool:
+        """Whether one of the last jobs refers to the same: then all of it is on the disk."""
+        _, _, _, build, tests, _ = rows.job_columns(job)
+        with self._db.reading() as db:
+            return bool(_count(db, sql.IS_KNOWN, code, build, tests))
+
     def referred(self) -> Set[Tuple[str, str, int]]:
         """Kind, digest and size of all contents that jobs refer to."""
         found: Set[Tuple[str, str, int]] = set()
@@ -421,6 +427,10 @@ class Queue:
                 return False
             db.execute(sql.DELETE_WORKER, identity)
             return True
+
+    def tidy(self) -> None:
+        """What the worker does so that nobody else has to; may take a moment."""
+        self._db.tidy()
 
     # -- the outbox -----------------------------------------------------------------
 

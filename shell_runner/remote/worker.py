@@ -120,6 +120,7 @@ class Worker:
         """One look at everything; False when there is nothing more to do."""
         self._reap()
         self._settle()
+        self._queue.tidy()
         self._send_couriers()
         if self._work is None:
             if self._start_next():

@@ -12,8 +12,10 @@ import os
 import re
 import sqlite3
 import subprocess
+import sys
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ import pytest
 from shell_runner.job_cli import _attempt
 from shell_runner.remote import identity, layout
 from shell_runner.remote.desk import Desk
+from shell_runner.remote.model import Execution
 from shell_runner.remote.queue import JobRow, Queue
 from shell_runner.told import Attempt
+from tests import desks
 from tests.jobs import Host, Receiver
-from tests.machine import PATIENCE, Machine, bundles
+from tests.machine import CHECKOUT, PATIENCE, Machine, bundles
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -453,3 +457,69 @@ def seconds(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
+
+
+#: Bytes of a file that has nearly nothing in it; what moving and unpacking it may take.
+LARGE, LITTLE_DISK, LITTLE_MEMORY = 2 << 30, 64 << 20, 400 << 20
+
+
+def test_a_sparse_build(tmp_path: Path) -> None:
+    """2 GiB as a folder, as a GNU tar with holes, and as a tar.gz: in little memory and disk."""
+    with desks.state(tmp_path):
+        build = tmp_path / "build"
+        build.mkdir()
+        with open(build / "image", "wb") as file:
+            file.write(b"begin")
+            file.seek(LARGE - 3)
+            file.write(b"end")
+        for name, flags in (("b.tar", "-cS"), ("b.tgz", "-czS")):
+            command = ["tar", flags, "-f", tmp_path / name, "-C", build, "image"]
+            subprocess.run(command, check=True)
+        # What the runner has had at most: the slot's parent, which has unpacked the build.
+        runner = "$(awk '{print $4}' /proc/$PPID/stat)"
+        lines = [
+            'stat -c "%s %b" $NOSEJOBS_BUILD/image', 'tail -c 3 $NOSEJOBS_BUILD/image',
+            f"grep VmHWM /proc/{runner}/status",
+        ]  # fmt: skip
+        desks.script(tmp_path / "tests", "test_a.sh", "; echo; ".join(lines))
+        for what in (build, tmp_path / "b.tar", tmp_path / "b.tgz"):
+            memory = submit_and_harvest(tmp_path, what)
+            with zipfile.ZipFile(tmp_path / f"{what.name}.zip") as package:
+                row = json.loads(package.read("executions.jsonl"))[2]
+            size, blocks, end, _, most, _ = Execution(*row).out[0].split()
+            assert (int(size), end) == (LARGE, "end"), what
+            assert int(blocks) * 512 < LITTLE_DISK, what
+            assert max(memory, int(most) << 10) < LITTLE_MEMORY, (what, memory, most)
+        taken = subprocess.run(["du", "-sk", tmp_path], capture_output=True, text=True, check=True)
+        assert int(taken.stdout.split()[0]) << 10 < 2 * LITTLE_DISK
+
+
+def submit_and_harvest(home: Path, build: Path) -> int:
+    """Bytes of memory that the command, or the host's end of it, has had at most."""
+    command = [
+        sys.executable, "-m", "shell_runner.cli", "job", "submit", "--host", "popen", "--tests",
+        home / "tests", "--build", build, "--wait", "--out", home / f"{build.name}.zip",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss << 10
+
+
+# -- a Python that lacks something -----------------------------------------------------------
+
+
+def test_a_python_without_sqlite(tmp_path: Path) -> None:
+    """Some are built so; live runs are possible there."""
+    (tmp_path / "lame").mkdir()
+    (tmp_path / "lame" / "sqlite3.py").write_text("raise ImportError('_sqlite3')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/lame:{CHECKOUT}"}
+    environment["XDG_STATE_HOME"] = environment["XDG_CACHE_HOME"] = str(tmp_path)
+    command = [sys.executable, "-m", "shell_runner.cli", "job", "list", "--host", "popen"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 6, done.stderr
+    assert "host popen: " in done.stderr
+    assert "this Python lacks a part of its standard library: sqlite3" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -6,7 +6,6 @@ adds a group by an entry point in ``nosejobs.commands``.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +57,8 @@ class _Main(_Group):
 
 
 def _others() -> Any:
+    from importlib.metadata import entry_points  # takes longer to load than most commands run
+
     return entry_points(group="nosejobs.commands")
 
 

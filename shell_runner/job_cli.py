@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import signal
 import sys
 import time
 import uuid
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -218,6 +219,9 @@ def submit(
         except JobRefused:
             records.remove(id)
             raise
+        except HostError:
+            _say(f"it may have arrived: nosejobs job show {id}")
+            raise
         sent = sum(each.wire for each in brought)
         _say(f"{spec.id}: {_tests(found.count)}, {_size(sent)} sent, {_state(found)}")
         _announce(id, as_json, spec)
@@ -353,7 +357,7 @@ def _table(jobs: Sequence[Job]) -> None:
 def _state(found: Job, ahead: int | None = None) -> str:
     """In words."""
     if found.state == "queued":
-        words = "waits" if ahead is None else f"waits, {ahead} before it"
+        words = f"waits, {ahead} before it" if ahead else "waits"
         if found.attempts:
             words += f" (attempt {found.attempts} was lost)"
     elif found.state == "running":
@@ -456,8 +460,16 @@ def logs(
 
 
 def _raw(data: bytes, is_end: bool) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    _write(sys.stdout, data)
+
+
+def _write(stream: TextIO, data: bytes) -> None:
+    """All of it: an unbuffered stream may take a part, and say so to nobody."""
+    stream.flush()
+    view = memoryview(data)
+    while view:
+        view = view[stream.buffer.write(view) :]
+    stream.buffer.flush()
 
 
 class _Text:
@@ -468,9 +480,22 @@ class _Text:
         self._err = err
 
     def __call__(self, data: bytes, is_end: bool) -> None:
-        text = self._decoder.decode(data, is_end)
-        if text:
-            click.echo(clean(text), nl=False, err=self._err)
+        stream = sys.stderr if self._err else sys.stdout
+        text = clean(self._decoder.decode(data, is_end))
+        _write(stream, text.encode(stream.encoding, "backslashreplace"))
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C comes behind it: what was printed, and how far we have come, stay the same."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _logs(
@@ -485,8 +510,9 @@ def _logs(
         for piece in client.log(id, place, follow):
             if piece.place.attempt > 1 and piece.place.attempt != place.attempt and follow:
                 _say(f"-- attempt {piece.place.attempt} --")
-            show(piece.data, piece.is_end)
-            place = piece.place
+            with _whole():
+                show(piece.data, piece.is_end)
+                place = piece.place
     except (KeyboardInterrupt, HostError):
         if place.attempt:
             _say(f"to go on: nosejobs job logs -f {id[:_SHORT]} --from {place}")

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -149,9 +150,9 @@ class Host:
 
     # -- workers ------------------------------------------------------------------
 
-    def worker(self) -> subprocess.Popen[bytes]:
+    def worker(self, python: str = sys.executable) -> subprocess.Popen[bytes]:
         """A worker, as a child of the test."""
-        command = starting.command("worker", self.folder, self.code)
+        command = [python, *starting.command("worker", self.folder, self.code)[1:]]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
         )

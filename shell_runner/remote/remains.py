@@ -49,30 +49,38 @@ class Search:
 
     def look(self) -> List[Process]:
         """Those that live, but not this one nor those above it."""
-        table, marked = self._read()
+        table, marked, inside = self._read()
         spared = _above(table, os.getpid())
         marked -= spared
         sessions = {table[pid].session for pid in marked}
         lost = {number for number in sessions if _is_lost(table, number, marked, spared)}
-        found = marked | {pid for pid, each in table.items() if each.session in lost}
+        found = {pid for pid, each in table.items() if each.session in lost}
+        found |= marked | (inside - spared)
         found = _with_children(table, found) - spared
         self.groups |= {table[pid].group for pid in found}
         self.groups -= {each.group for pid, each in table.items() if pid not in found} | {0, 1}
         return [table[pid] for pid in sorted(found)]
 
-    def _read(self) -> Tuple[Dict[int, Process], Set[int]]:
-        """All processes, and those marked: the latest first, for some live a moment only."""
+    def _read(self) -> Tuple[Dict[int, Process], Set[int], Set[int]]:
+        """All processes, those marked, and those that work in the workspace.
+
+        Latest first, for some live a moment only.  Where somebody works says nothing of the
+        others in its session.
+        """
         table: Dict[int, Process] = {}
         marked: Set[int] = set()
+        inside: Set[int] = set()
         for pid in sorted(_pids(), reverse=True):
             is_marked = _is_marked(pid, self._attempt)
             found = process(pid)
             if found is None or found.state in _DEAD:
                 continue
             table[pid] = found
-            if is_marked or _is_inside(found, self._workspace):
+            if is_marked:
                 marked.add(pid)
-        return table, marked
+            elif _is_inside(found, self._workspace):
+                inside.add(pid)
+        return table, marked, inside
 
 
 def find(attempt: str, workspace: str = "") -> List[Process]:
@@ -181,7 +189,8 @@ def _send(search: Search, targets: List[Process], number: int) -> None:
 
 def _signal(target: Process, number: int) -> None:
     """To that very process: one that has got its number since is not meant."""
-    pin = getattr(os, "pidfd_open", None)  # since Python 3.9 and Linux 5.3
+    # Since Python 3.9 and Linux 5.3.
+    pin, send = getattr(os, "pidfd_open", None), getattr(signal, "pidfd_send_signal", None)
     try:
         descriptor = pin(target.pid) if pin else -1
     except ProcessLookupError:
@@ -191,10 +200,10 @@ def _signal(target: Process, number: int) -> None:
     try:
         if not _is_same(target):
             return
-        if descriptor < 0:
+        if descriptor < 0 or send is None:
             os.kill(target.pid, number)
         else:
-            signal.pidfd_send_signal(descriptor, number)  # type: ignore[attr-defined,unused-ignore]
+            send(descriptor, number)
     finally:
         if descriptor >= 0:
             os.close(descriptor)

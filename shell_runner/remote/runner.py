@@ -27,6 +27,10 @@ from .wire import unpack as decode
 _CHUNK = 500
 #: Bytes of a job's log; what comes after that is not kept.
 _LOG = 256 << 20
+#: Slots at most, whatever a job wants.
+_SLOTS = 512
+#: Seconds that a timer can be set to.
+_LONGEST = 1e8
 #: Bytes of a stream that are kept at most: a row of two has to fit into a package.
 _KEEP = 8 << 20
 #: Seconds between two attempts to write to a full disk.
@@ -295,7 +299,7 @@ class Runner:
         signal.signal(signal.SIGUSR1, lambda *_: self._stop(How.CANCELLED))
         signal.signal(signal.SIGALRM, lambda *_: self._stop(How.TIMED_OUT))
         if self._config.timeout:
-            signal.setitimer(signal.ITIMER_REAL, self._config.timeout)
+            signal.setitimer(signal.ITIMER_REAL, min(self._config.timeout, _LONGEST))
         if self._queue.is_cancelled(self._job.number):
             self._end = How.CANCELLED
 
@@ -396,7 +400,7 @@ class Runner:
     def _install(self) -> str:
         """Run the install command as a test is run; what was wrong, or nothing."""
         script = os.path.join(self._work, "install.sh")
-        with open(script, "w", opener=_private, errors="surrogateescape") as file:
+        with open(script, "w", opener=_private, encoding="utf-8", errors="surrogateescape") as file:
             file.write(self._config.install + "\n")
         self._log.note("installs")
         test = Test(
@@ -423,7 +427,7 @@ class Runner:
     def _setup(self, root: str) -> Setup:
         config = self._config
         return Setup(
-            root, slots=config.slots, grace=config.grace,
+            root, slots=min(config.slots, _SLOTS), grace=config.grace,
             keep=min(config.keep_output, _KEEP),
             pass_env=config.pass_env, env=self._environment(), merge=config.merge,
             formats=config.formats, artefacts=config.artefacts, live=True, shared=True,

@@ -28,6 +28,9 @@ _OTHERS = {
 #: Systems in whose zip members the attributes are a mode: Unix, OS X.
 _UNIX = (3, 19)
 _FOLDER_MODE, _FILE_MODE = 0o755, 0o644
+#: Kinds that no member may be.  Others that are none at all occur: Maven's folders have all
+#: bits set.
+_REFUSED = (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK)
 #: Bytes of a link's target, in a zip member.
 _TARGET = 4096
 
@@ -110,7 +113,7 @@ def _unpack_entry(archive: zips.Zip, entry: zips.Entry, landing: Landing) -> Non
     name, mode = _checked_name(entry), _mode(entry)
     kind = stat.S_IFMT(mode)
     is_folder = name.endswith(b"/")
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+    if kind in _REFUSED:
         raise BadArchive(show(name), "a device, FIFO or socket; only files, folders and links")
     if (kind == stat.S_IFDIR and not is_folder) or (kind == stat.S_IFLNK and is_folder):
         raise BadArchive(show(name), "its name and its attributes disagree on what it is")

@@ -46,6 +46,8 @@ _PATIENCE = 10.0
 _LOOK = 30.0
 #: Seconds until a package is tried again that could not be made.
 _AGAIN = 30.0
+#: Bytes of the log after which it is begun anew.
+_LONG = 4 << 20
 #: POSTs on their way at the same time.
 _COURIERS = 4
 #: Seconds that a POST may take in all.
@@ -141,6 +143,7 @@ class Worker:
             if attempt.step != Step.PACKAGING:
                 self._lose(attempt, "its worker died")
         retention.sweep(self._queue, self._folder)
+        retention.sweep_code(self._queue, self._folder, self._code)
         store.sweep()
 
     def _lose(self, attempt: AttemptRow, words: str) -> None:
@@ -246,8 +249,7 @@ class Worker:
 
     def _end_courier(self, row: OutboxRow, status: int) -> None:
         if status != 0:  # else it has written itself what came of it
-            due = time.time() + notify.backoff(row.tries + 1)
-            self._queue.failed(row.number, "the courier %s" % _how(status), due)
+            _write_failure(self._queue, row, "the courier %s" % _how(status))
 
     # -- processes ----------------------------------------------------------------
 
@@ -369,16 +371,20 @@ def _deliver(folder: str, row: OutboxRow) -> int:
     signal.alarm(_POST)
     words = notify.post(row.url, row.secret, row.body)
     signal.alarm(0)
-    queue = Queue(folder)
-    if not words:
-        queue.delivered(row.number)
-    elif row.tries + 1 >= notify.TRIES:
-        _say("job %s: %s is not told any more: %s" % (row.job, row.url, words))
-        queue.give_up(row.number)
-    else:
-        queue.failed(row.number, words, time.time() + notify.backoff(row.tries + 1))
-    queue.close()
+    with Queue(folder) as queue:
+        if words:
+            _write_failure(queue, row, words)
+        else:
+            queue.delivered(row.number)
     return 0
+
+
+def _write_failure(queue: Queue, row: OutboxRow, words: str) -> None:
+    tries = row.tries + 1
+    queue.failed(row.number, words, time.time() + notify.backoff(tries))
+    if tries >= notify.TRIES:
+        _say("job %s: nobody at %s could be told: %s" % (row.job, row.url, words))
+        queue.give_up(row.number)
 
 
 # -- coming and going ---------------------------------------------------------------
@@ -406,7 +412,9 @@ def _how(status: int) -> str:
 
 
 def _say(words: str) -> None:
-    """A line of the worker's log."""
+    """A line of the worker's log, which is begun anew when it is long."""
+    if os.fstat(2).st_size > _LONG:
+        os.ftruncate(2, 0)
     sys.stderr.write("%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), words))
     sys.stderr.flush()
 

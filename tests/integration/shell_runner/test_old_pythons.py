@@ -14,6 +14,7 @@ import pytest
 from shell_runner import gateways
 from shell_runner.errors import CannotOpen
 from tests.bench import Bench
+from tests.jobs import Host
 
 SH = "#!/bin/sh\n"
 _FOLDERS = [*os.get_exec_path(), "~/.pyenv/versions/*/bin", "/opt/python*/bin", "/usr/bin"]
@@ -73,6 +74,12 @@ def test_one_that_is_too_old_is_refused(version: tuple[int, int], tmp_path: Path
     assert "3.8" in str(caught.value)
 
 
+#: Hangs once, in the first of two attempts.
+INSTALL = """
+flag="$NOSEJOBS_BUILD/../../../again"
+test -e "$flag" || { touch "$flag"; echo here >"$NOSEJOBS_BUILD/../../../../doorway"; sleep 1000; }
+echo x >"$NOSEJOBS_PREFIX/x"
+"""
 #: A job from its submission to its package, by the code that is sent to hosts.
 QUEUE = """\
 import sys
@@ -111,6 +118,23 @@ def test_a_queue_works_under_it(version: tuple[int, int], tmp_path: Path) -> Non
     command = [python, "-I", "-S", "-c", QUEUE, tmp_path / digest, tmp_path / "jobs"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("harvested True\ncorrupt\n", "")
+
+
+@pytest.mark.parametrize("version", versions(good=True))
+def test_a_worker_works_under_it(version: tuple[int, int], tmp_path: Path) -> None:
+    with Host(tmp_path / "jobs") as host:
+        build = host.tree({"made": ""})
+        job = host.submit({"test_a": "cat $NOSEJOBS_PREFIX/x"}, build=build, install=INSTALL)
+        killed = host.worker(interpreters()[version])
+        host.door.line()
+        killed.kill()
+        killed.wait()
+        assert host.worker(interpreters()[version]).wait(60) == 0, host.log()
+        package = host.package(job)
+        assert package.executions()[0, 1].out.text == "x\n"
+        assert package.manifest["host"]["python"].startswith("{}.{}.".format(*version))
+        assert package.manifest["attempt"]["number"] == 2
+        assert host.log().count("its worker died") == 1
 
 
 @pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", "/bin/cat"])

@@ -191,7 +191,7 @@ def test_odd_values_are_an_error(
 def test_no_text_of_a_host_drives_a_terminal(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = {key: ESCAPE for key in ("name", "how", "detail", "trouble", "step", "no_worker")}
+    texts = dict.fromkeys(("name", "how", "detail", "trouble", "step", "no_worker"), ESCAPE)
     failed = {"count": 1, "first": [[ESCAPE, "failed", [0, "p"], None]]}
     config = {"install": ESCAPE, "environment": [["A", ESCAPE]], "secret": "told"}
     lie = {**REPORT, **texts, "labels": [ESCAPE], "failed": failed, "config": config}

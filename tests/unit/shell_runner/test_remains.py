@@ -108,6 +108,17 @@ def test_what_forks_all_the_time_is_caught(attempt: Attempt) -> None:
     assert attempt.find() == set()
 
 
+def test_where_somebody_works_says_nothing_of_others_in_its_session(
+    attempt: Attempt, tmp_path: Path
+) -> None:
+    other = Attempt(tmp_path / "other")
+    try:
+        child = other.start(PARENT, "marked", "same", str(attempt.folder))
+        assert attempt.find() == {child}
+    finally:
+        other.end()
+
+
 def test_others_are_spared(attempt: Attempt, tmp_path: Path) -> None:
     """Another attempt, and whoever has started us, though they have the name, too."""
     other = Attempt(tmp_path / "other")

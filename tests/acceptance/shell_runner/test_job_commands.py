@@ -1,0 +1,269 @@
+"""``nosejobs job ...`` as a person or a script calls it, against this machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner import cli
+from tests import desks
+from tests.desks import script
+
+pytestmark = pytest.mark.timeout(120)
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+ROOT = Path(__file__).parents[3]
+
+
+def command(*arguments: str) -> list[str]:
+    code = "import sys; from shell_runner.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", code, "job", *arguments]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with desks.state(tmp_path):
+        yield tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """In this process, for an interpreter takes longer to start than most commands run."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def call(*arguments: str, cwd: Path = folder) -> subprocess.CompletedProcess[str]:
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            with pytest.raises(SystemExit) as ended:
+                cli.main(["job", *arguments])
+        texts = []
+        for stream in (out, err):
+            stream.flush()
+            texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+        status = ended.value.code
+        assert isinstance(status, int)
+        return subprocess.CompletedProcess(arguments, status, *texts)
+
+    return call
+
+
+@pytest.fixture
+def tests(folder: Path) -> Path:
+    script(folder / "tests", "test_a.sh", "echo hello $GREETING")
+    script(folder / "tests", "test_b.sh", "echo broken >&2; exit 3")
+    return folder / "tests"
+
+
+def submitted(run: Run, *arguments: str) -> str:
+    done = run("submit", "--host", "popen", "--tests", "tests", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert UUID.fullmatch(done.stdout.strip()), "standard output is the UUID alone"
+    return done.stdout.strip()
+
+
+def test_the_life_of_a_job(run: Run, tests: Path, folder: Path) -> None:
+    id = submitted(run, "--name", "night", "--label", "x", "--env", "GREETING=you")
+
+    done = run("harvest", id[:8], "--wait", "--into", "got", "--junitxml", "j.xml")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines() == [
+        "FAILED test_b.sh - exit 3",
+        f"{id}.zip: completed, 2 tests: 1 failed, 1 passed",
+    ]
+    assert (folder / f"{id}.zip").is_file()
+    assert b"hello you" in (folder / "got" / "log.txt").read_bytes()
+    assert len(ET.parse(folder / "j.xml").findall(".//testcase")) == 2
+
+    done = run("list", "--host", "popen")
+    assert re.search(
+        rf"^{id[:8]}  night \[x\]  completed, harvested +2 +1 +1 ", done.stdout, re.MULTILINE
+    )
+    assert "popen: 1 harvested" in done.stderr
+    assert json.loads(run("list", "--json", "--label", "y").stdout)["jobs"] == []
+
+    lines = run("show", id[:4]).stdout.splitlines()
+    assert lines[:4] == [
+        f"job       {id} (night)",
+        "state     completed, harvested",
+        "tests     2: 1 failed, 1 passed",
+        "          FAILED test_b.sh - exit 3",
+    ]
+    assert lines[-1] == (
+        f"next      nosejobs job rerun {id[:8]} --failed, or nosejobs job forget {id[:8]}"
+    )
+    assert json.loads(run("show", id, "--json").stdout)["job"]["outcomes"] == {
+        "passed": 1, "failed": 1,
+    }  # fmt: skip
+
+    assert "test_a.sh | hello you\n" in run("logs", id[:8]).stdout
+
+    done = run("rerun", id[:8], "--test", "test_a.sh", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert "1 test: 1 passed" in done.stderr
+
+    assert run("forget", id).stdout == f"{id}: forgotten\n"
+    done = run("show", id, "--host", "popen")
+    assert done.returncode == 2
+    assert f"no job of this host is called '{id}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("select", "status"), [(["test_a.sh"], 0), (["test_b.sh"], 1), ([], 1)], ids=str
+)
+def test_who_waits_exits_as_pytest_does(
+    run: Run, tests: Path, select: list[str], status: int
+) -> None:
+    done = run("submit", "--host", "popen", "--tests", "tests", "--wait", *select)
+    assert done.returncode == status, done.stderr
+    assert UUID.fullmatch(done.stdout.strip())
+    assert "nosejobs | attempt 1 of job" in done.stderr
+
+
+def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder: Path) -> None:
+    script(folder / "build", "install", "echo cannot; exit 4")
+    arguments = ["--tests", "tests", "--build", "build", "--install", "./install", "--wait"]
+    done = run("submit", "--host", "popen", *arguments)
+    assert done.returncode == 1, done.stderr
+    assert "install | cannot" in done.stderr
+    assert "install-failed, 2 tests: 2 error" in done.stderr
+
+
+def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) -> None:
+    os.mkfifo(folder / "gate")
+    script(tests, "test_b.sh", f"echo here >{folder}/gate; exec sleep 1000")
+    id = submitted(run)
+    (folder / "gate").read_text()
+    assert run("harvest", id).returncode == 2, "it has not ended"
+    assert "to be cancelled" in run("cancel", id).stdout
+    done = run("harvest", id, "--wait", "--json", "--no-ack")
+    assert done.returncode == 6, done.stdout
+    found = json.loads(done.stdout)
+    assert (found["how"], found["acknowledged"], found["exit"]) == ("cancelled", False, 6)
+    assert run("forget", id).returncode == 2
+    assert run("forget", "--force", id).returncode == 0
+
+
+def test_a_jobs_file_and_the_inventory(run: Run, tests: Path, folder: Path) -> None:
+    (folder / "nosejobs.toml").write_text('[hosts.mine]\nspec = "popen"\n')
+    (folder / "job.toml").write_text('tests = "tests"\nselect = ["test_a.sh"]\nname = "filed"\n')
+    done = run("submit", "--host", "mine", "--config", "job.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["host"] == "mine"
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    done = run("show", found["id"], cwd=elsewhere)
+    assert "(filed)" in done.stdout, "where it is, is on record"
+    assert run("harvest", found["id"], "--wait", "--out", "x.zip").returncode == 0
+
+
+def test_a_variable_names_the_usual_host(
+    run: Run, tests: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = submitted(run)
+    monkeypatch.setenv("NOSEJOBS_HOST", "ssh=nobody@nowhere.invalid")
+    assert run("harvest", id, "--wait").returncode == 1, "of this job we know better"
+    done = run("list")
+    assert done.returncode == 6
+    assert "nowhere.invalid" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["submit", "--host", "popen"], "--tests is missing"),
+        (["submit", "--tests", "tests"], "which host?"),
+        (["submit", "--host", "popen,popen", "--tests", "tests"], "a job is at one host, not 2"),
+        (["submit", "--host", "popen", "--tests", "no"], "--tests: no does not exist"),
+        (["submit", "--host", "popen", "--tests", "tests", "--slots", "-1"], "--slots must be"),
+        (["submit", "--host", "popen", "--tests", "tests", "nothing*"], "nothing*"),
+        (["submit", "--host", "popen", "--config", "no.toml"], "no.toml: No such file"),
+        (["submit", "--host", "popen", "--tests", "tests", "--env", "X-Y=1"], "'X-Y' cannot be"),
+        (["submit", "--host", "popen", "--tests", "tests", "--out", "x"], "need --wait"),
+        (["show", "zz"], "'zz' is no job"),
+        (["show", "abcd1234"], "which host?"),
+        (["show", "abcd1234", "--host", "popen"], "no job of this host is called 'abcd1234'"),
+        (["logs", "abcd1234", "--from", "x"], "'x' is no place in a log"),
+        (["limits", "--host", "popen", "kept_bytes"], "write NAME=VALUE"),
+        (["limits", "--host", "popen", "kept=1"], "there are waiting, kept_bytes"),
+    ],
+    ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_and_exits_with_2(
+    run: Run, tests: Path, arguments: list[str], words: str
+) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_is_a_command_of_the_shell(run: Run, tests: Path, folder: Path) -> None:
+    arguments = ["submit", "--host", "popen", "--tests", "tests", "--wait"]
+    line = " ".join(map(_quoted, command(*arguments)))
+    script = f"cd {folder} && JOB=$({line} 2>said); echo $? $JOB"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert re.fullmatch(rf"1 {UUID.pattern}\n", done.stdout), (folder / "said").read_text()
+    assert done.stderr == ""
+
+
+def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> None:
+    os.mkfifo(folder / "gate")
+    script(tests, "test_b.sh", f"echo here; cat {folder}/gate; echo last")
+    id = submitted(run)
+    following = subprocess.Popen(
+        command("logs", "-f", id), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert following.stdout is not None
+    assert following.stderr is not None
+    with following:
+        seen = ""
+        while "here" not in seen:
+            seen += following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        rest, said = following.communicate(timeout=60)
+    assert following.returncode == 130
+    assert "interrupted; jobs that were handed in go on" in said
+    found = re.search(r"to go on: nosejobs job (logs -f \S+ --from \S+)", said)
+    assert found, said
+    (folder / "gate").write_text("now\n")
+    more = run(*found[1].split()).stdout
+    assert seen + rest + more == run("logs", id).stdout
+    assert "test_b.sh | last\n" in more
+
+
+def test_a_reader_that_has_enough_is_no_trouble(run: Run, tests: Path, folder: Path) -> None:
+    id = submitted(run, "test_a.sh")
+    run("harvest", "--wait", id)
+    desks.log_file().write_bytes(b"more than a pipe holds\n" * 20_000)
+    line = " ".join(["exec 3>&1;", "{", *map(_quoted, command("logs", id)), "; echo $? >&3; }"])
+    done = subprocess.run(["sh", "-c", f"{line} | head -1 >&2"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr.count("\n")) == ("141\n", 1)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def test_escapes_of_a_test_reach_no_terminal(run: Run, tests: Path) -> None:
+    script(tests, "test_a.sh", r"printf '\033[2Jx\r\n'")
+    id = submitted(run, "test_a.sh")
+    assert run("harvest", "--wait", id).returncode == 0
+    shown = run("logs", id).stdout
+    assert "\x1b" not in shown
+    assert "test_a.sh | x" in shown
+    assert "\x1b[2J" in run("logs", "--raw", id).stdout

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set,
 from . import capacity, rows, states
 from . import statements as sql
 from .database import NAME, Database, Refused
-from .job import Content, Identity, JobTest, NewJob, is_uuid
+from .job import Identity, JobTest, NewJob, is_uuid
 from .rows import AttemptRow, JobRow, OutboxRow, WorkerRow
 from .states import STATES, Event, How, State, Step
 
@@ -268,12 +268,18 @@ class Queue:
                     numbers.append(number)
             return [self._job(db, number) for number in numbers]
 
+    def is_known(self, job: NewJob, code: str) -> bool:
+        """Whether one of the last jobs refers to the same: then all of it is on the disk."""
+        _, _, _, build, tests, _ = rows.job_columns(job)
+        with self._db.reading() as db:
+            return bool(_count(db, sql.IS_KNOWN, code, build, tests))
+
     def referred(self) -> Set[Tuple[str, str, int]]:
         """Kind, digest and size of all contents that jobs refer to."""
         found: Set[Tuple[str, str, int]] = set()
         with self._db.reading() as db:
             for build, tests in db.execute(sql.CONTENTS):
-                found.update(content[:3] for content in _contents(build, tests))
+                found.update(content[:3] for content in rows.contents(build, tests))
         return found
 
     # -- tests, attempts, executions --------------------------------------------------
@@ -281,7 +287,7 @@ class Queue:
     def tests(self, number: int) -> List[JobTest]:
         """The tests of a job; the id of each is its place among them."""
         with self._db.reading() as db:
-            return [rows.job_test(row) for (row,) in db.execute(sql.TESTS, (number,))]
+            return [rows.job_test(*row) for row in db.execute(sql.TESTS, (number,))]
 
     def attempts(self, number: int) -> List[AttemptRow]:
         """The starts of a job, the last one last."""
@@ -422,6 +428,10 @@ class Queue:
             db.execute(sql.DELETE_WORKER, identity)
             return True
 
+    def tidy(self) -> None:
+        """What the worker does so that nobody else has to; may take a moment."""
+        self._db.tidy()
+
     # -- the outbox -----------------------------------------------------------------
 
     def due(self, now: float, longest: float) -> List[OutboxRow]:
@@ -510,7 +520,7 @@ class Queue:
         self, db: Any, job: JobRow, values: Tuple[Any, ...], tests: List[Tuple[int, str]]
     ) -> None:
         same = db.execute(sql.JOB_VALUES, (job.number,)).fetchone() == values
-        if not same or db.execute(sql.NUMBERED_TESTS, (job.number,)).fetchall() != tests:
+        if not same or db.execute(sql.TESTS, (job.number,)).fetchall() != tests:
             raise Refused("differs", "job %s is here already, and is another one" % job.id)
 
     def _require_room(self, db: Any) -> None:
@@ -545,13 +555,6 @@ def _check(job: NewJob) -> None:
     if not whole or not -_PRIORITY <= job.priority <= _PRIORITY:
         words = "the priority of a job is a whole number up to %d, not %r"
         raise Refused("bad", words % (_PRIORITY, job.priority))
-
-
-def _contents(*texts: str) -> Iterator[Content]:
-    for text in texts:
-        value = json.loads(text)
-        if value is not None:
-            yield Content(*value)
 
 
 def _body(job: JobRow, now: float) -> str:

@@ -56,6 +56,11 @@ SET_TROUBLE = "UPDATE job SET trouble = ? WHERE number = ?"
 IS_CANCELLED = "SELECT cancelled FROM job WHERE number = ?"
 #: What jobs refer to in the store of contents.
 CONTENTS = "SELECT DISTINCT build, tests FROM job"
+#: Whether one of the last jobs refers to this code, build and tests.
+IS_KNOWN = (
+    "SELECT EXISTS (SELECT 1 FROM (SELECT code, build, tests FROM job ORDER BY number DESC"
+    " LIMIT 1000) WHERE code = ? AND build = ? AND tests = ?)"
+)
 #: Bytes of packages by state, and which job has how many.
 BYTES_IN_STATE = "SELECT coalesce(sum(size), 0) FROM job WHERE state = ?"
 SIZES_IN_STATE = (
@@ -64,8 +69,7 @@ SIZES_IN_STATE = (
 
 # -- tests --------------------------------------------------------------------------
 
-TESTS = "SELECT row FROM test WHERE job = ? ORDER BY number"
-NUMBERED_TESTS = "SELECT number, row FROM test WHERE job = ? ORDER BY number"
+TESTS = "SELECT number, row FROM test WHERE job = ? ORDER BY number"
 INSERT_TEST = "INSERT INTO test (job, number, row) VALUES (?, ?, ?)"
 
 # -- attempts -----------------------------------------------------------------------

@@ -14,6 +14,7 @@ SCANS = {
     "JOBS": "SCAN job",  # newest first, until enough are found
     "COUNTS": "SCAN job USING COVERING INDEX",  # the index alone
     "CONTENTS": "SCAN job",  # when contents are swept
+    "IS_KNOWN": "SCAN",  # the last ones, until one is found
     "NEXT_DUE": "SEARCH outbox USING COVERING INDEX outbox_due",  # its first entry
     "HAS_OUTBOX": "SCAN outbox",  # its first entry
     "DUE": "SCAN (subquery",  # what the subqueries found

@@ -20,14 +20,14 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
-from shell_runner.artefacts import Artefacts
+from shell_runner.artefacts import Artefacts, named
 from shell_runner.discovery import Metadata, as_test
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.verdict import is_worth_another, judge
 from shell_runner.words import readable, skip_reason, typed, unmet_words
 
 from . import (
@@ -196,10 +196,8 @@ class Plugin:
         folder = self.artefacts.folder_of(item.nodeid, execution.attempt)
         # Only what has come: a host that names /etc/passwd must not have it attached.
         came = [path for path, _ in execution.artefacts if self.artefacts.received(folder, path)]
-        # GitLab wants paths below the checkout, Jenkins absolute ones.
-        if "JENKINS_URL" not in os.environ:
-            folder = Path(os.path.relpath(folder, self.config.invocation_params.dir))
-        return [str(folder / path) for path in came]
+        shown = named(folder, self.config.invocation_params.dir)
+        return [str(shown / path) for path in came]
 
     def _ask_for_formats(self) -> dict[str, str]:
         """Name and source of each format; a built-in one is on the host already."""
@@ -241,7 +239,7 @@ class Plugin:
         for attempt in range(1, attempts + 1):
             test = self._test(0, item)._replace(attempt=attempt)
             execution = self._execute_here(test)
-            if attempt == attempts or not retries.is_worth_another(test, execution):
+            if attempt == attempts or not is_worth_another(test, execution):
                 break
             item.reruns.append(self._attempt_report(item, test, execution, Here.NAME))
         retries.settle(item, test, execution, attempts)

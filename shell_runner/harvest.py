@@ -7,14 +7,16 @@ package is believed: ``remote.package`` has verified its bytes, values are check
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .artefacts import named
 from .errors import HostError, UsageError
 from .guard import clean_line
 from .jobs import Client
 from .remote.job import JobTest
+from .remote.layout import outputs_name
 from .remote.model import ERROR, FAILED, OUTCOMES, SKIPPED, Execution, Problem, Test
 from .remote.package import BadPackage, Package, open_package
 from .remote.verdict import judge
@@ -140,15 +142,31 @@ def _use(package: Package, host: str, into: Path | None, junitxml: Path | None) 
     if junitxml is not None:
         from . import junit  # its parser takes a while to load
 
-        junit.write(junitxml, "pytest", host, tests, executions, _telling(junit, package.manifest))
+        telling = _telling(junit, package.manifest, into)
+        junit.write(junitxml, "pytest", host, tests, executions, telling)
     return _judged(package.manifest, tests, executions)
 
 
-def _telling(junit: Any, manifest: dict[str, Any]) -> Any:
-    """What a live run would have known: how often a test may run again."""
+def _telling(junit: Any, manifest: dict[str, Any], into: Path | None) -> Any:
+    """What a live run would have known: how often a test may run again, and where files are."""
     config = manifest.get("config")
     retries = config.get("retries") if isinstance(config, dict) else 0
-    return junit.Telling(retries=retries if type(retries) is int else 0)
+    telling = junit.Telling(retries=retries if type(retries) is int else 0)
+    return telling if into is None else replace(telling, files=_files(manifest, into))
+
+
+def _files(manifest: dict[str, Any], into: Path) -> Callable[[JobTest, Execution], list[str]]:
+    """Where the artefacts of an execution have been extracted to."""
+    there = {member["name"] for member in manifest["members"]}
+
+    def found(case: JobTest, execution: Execution) -> list[str]:
+        folder = f"artefacts/{outputs_name(case.test.id, execution.attempt)}"
+        # A row may claim any name.
+        names = [name for name, _ in execution.artefacts if f"{folder}/{name}" in there]
+        shown = named(into / folder, Path.cwd())
+        return [str(shown / name) for name in names]
+
+    return found
 
 
 def _judged(

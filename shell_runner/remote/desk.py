@@ -63,6 +63,7 @@ class Desk:
         self.channel = channel
         self.folder = folder
         self._code = code
+        self._digest = os.path.basename(code)
         self._queue: Optional[queue.Queue] = None
         self._intake: Optional[Intake] = None
         self._inbox: Deque[Any] = collections.deque()
@@ -212,14 +213,15 @@ class Desk:
             self._intake = Intake(Store(path))
         return self._intake
 
-    def _keep_code(self) -> str:
-        """The code that this session runs outlives any cache: its digest."""
-        digest = os.path.basename(self._code)
+    def _keep_code(self) -> bool:
+        """The code that this session runs outlives any cache; whether it was not here yet."""
+        digest = self._digest
         if not is_digest(digest):
             raise queue.Refused("bad", "the code that runs here has no digest: %s" % self._code)
         parent = layout.code(self.folder)
         path = layout.code(self.folder, digest)
-        if not os.path.isdir(path):
+        is_new = not os.path.isdir(path)
+        if is_new:
             os.makedirs(parent, mode=0o700, exist_ok=True)
             temporary = tempfile.mkdtemp(dir=parent)
             ignored = shutil.ignore_patterns("__pycache__")
@@ -232,7 +234,7 @@ class Desk:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         os.utime(path)
-        return digest
+        return is_new
 
     def _wake_worker(self) -> None:
         """There is work: one who does it must be there, and look."""
@@ -242,7 +244,10 @@ class Desk:
             starting.ring(self.folder)
             return
         try:
-            starting.start(self.folder, self._there().next_code() or self._keep_code())
+            code = self._there().next_code()
+            if not code:
+                self._keep_code()
+            starting.start(self.folder, code or self._digest)
         except OSError as error:
             self._no_worker = error.strerror or str(error)
 
@@ -273,12 +278,12 @@ class Desk:
         store.begin()
         for content in filter(None, (job.tests, job.build)):
             self._check(store, content)
-        code = self._keep_code()
-        # All that the disk still has to write, of anybody, may take a while.
-        if store.added or not self._there().is_known(job, code):
+        is_new = self._keep_code()
+        # Else all was on the disk before the row of the other job was.
+        if is_new or store.added or not self._there().refers(job, self._digest):
             _sync(self.folder)
             store.added = 0
-        row = self._there().submit(job, code, time.time())
+        row = self._there().submit(job, self._digest, time.time())
         store.end()
         self._wake_worker()
         return self._summary(row)

@@ -42,6 +42,8 @@ SETTINGS: Dict[str, int] = {
     "contents_bytes": 10 << 30,
     # 1: packages that nobody has harvested may go, too.
     "drop_unharvested": 0,
+    # Seconds that a worker waits for more jobs before it leaves.
+    "linger": 5,
 }
 #: Characters by which a job may be called.
 _SHORTEST = 4
@@ -135,6 +137,12 @@ class Queue:
             assert number is not None
             db.executemany(sql.INSERT_TEST, ((number, *test) for test in tests))
             return self._job(db, number)
+
+    def refers(self, job: NewJob, code: str) -> bool:
+        """Whether one of the last jobs has the same contents and code, which then are here."""
+        _, _, _, build, tests, _ = rows.job_columns(job)
+        with self._db.reading() as db:
+            return bool(_count(db, sql.REFERS, code, build, tests))
 
     def find(self, text: str) -> JobRow:
         """The job of this UUID, or of the only one that begins with this text."""
@@ -267,12 +275,6 @@ class Queue:
                     over -= size
                     numbers.append(number)
             return [self._job(db, number) for number in numbers]
-
-    def is_known(self, job: NewJob, code: str) -> bool:
-        """Whether one of the last jobs refers to the same: then all of it is on the disk."""
-        _, _, _, build, tests, _ = rows.job_columns(job)
-        with self._db.reading() as db:
-            return bool(_count(db, sql.IS_KNOWN, code, build, tests))
 
     def referred(self) -> Set[Tuple[str, str, int]]:
         """Kind, digest and size of all contents that jobs refer to."""

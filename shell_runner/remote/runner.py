@@ -15,11 +15,11 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tup
 from . import disk, layout, place, remains, store, unpack
 from .copying import write_all
 from .job import ARCHIVE, Content, JobTest
-from .machine import facts
-from .model import ERROR, FAILED, Execution, Problem, Setup, Test, execution_from_row
+from .machine import cores, facts
+from .model import Execution, Problem, Setup, Test, execution_from_row
 from .queue import AttemptRow, How, JobRow, Queue, Step
 from .serve import Serve
-from .verdict import exit_words, judge, seconds, signal_name
+from .verdict import exit_words, is_worth_another, judge, seconds, signal_name
 from .wire import CREDIT, pack
 from .wire import unpack as decode
 
@@ -448,7 +448,7 @@ class Runner:
 
     def _serve(self, feed: Feed) -> None:
         feed.on_note = self._log.note
-        session = Serve(feed)
+        session = Serve(feed, forks=True)
         self._feed = feed
         try:
             self._check()
@@ -468,7 +468,10 @@ class Runner:
         if not tests:
             return
         tests.sort(key=_longest_first)
-        feed = Feed(self._setup(os.path.join(self._work, "tests")), tests, self._outputs)
+        setup = self._setup(os.path.join(self._work, "tests"))
+        # What is never given a test takes time and memory, too.
+        setup = setup._replace(slots=min(setup.slots or cores(), len(tests)))
+        feed = Feed(setup, tests, self._outputs)
         feed.on_done = self._take_done
         feed.on_line = self._take_line
         self._serve(feed)
@@ -498,8 +501,7 @@ class Runner:
         retries = self._config.retries if case.retries is None else case.retries
         if self._end or done.test.attempt > retries:
             return False
-        result = judge(done.test, done.execution)
-        return result.outcome in (FAILED, ERROR) and not result.infrastructure
+        return is_worth_another(done.test, done.execution)
 
 
 def install_words(test: Test, execution: Execution) -> str:

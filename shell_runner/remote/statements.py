@@ -54,13 +54,13 @@ SET_PACKAGE = "UPDATE job SET state = ?, package = ?, size = ?, trouble = '' WHE
 SET_HARVESTED = "UPDATE job SET state = ?, harvested = ? WHERE number = ?"
 SET_TROUBLE = "UPDATE job SET trouble = ? WHERE number = ?"
 IS_CANCELLED = "SELECT cancelled FROM job WHERE number = ?"
+#: Whether one of the last jobs refers to the same contents and code.
+REFERS = (
+    "SELECT EXISTS (SELECT 1 FROM (SELECT code, build, tests FROM job ORDER BY number DESC"
+    " LIMIT 100) WHERE code = ? AND build = ? AND tests = ?)"
+)
 #: What jobs refer to in the store of contents.
 CONTENTS = "SELECT DISTINCT build, tests FROM job"
-#: Whether one of the last jobs refers to this code, build and tests.
-IS_KNOWN = (
-    "SELECT EXISTS (SELECT 1 FROM (SELECT code, build, tests FROM job ORDER BY number DESC"
-    " LIMIT 1000) WHERE code = ? AND build = ? AND tests = ?)"
-)
 #: Bytes of packages by state, and which job has how many.
 BYTES_IN_STATE = "SELECT coalesce(sum(size), 0) FROM job WHERE state = ?"
 SIZES_IN_STATE = (

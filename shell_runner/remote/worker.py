@@ -92,6 +92,10 @@ class Worker:
         self._died: Dict[int, int] = {}
         #: The disk was full when a job was to be started.
         self._full = False
+        #: When the last work ended; 0: there was none yet.
+        self._idle_since = 0.0
+        #: Until when it waits for more though there is nothing to do.
+        self._stays_until = 0.0
         self._bell = starting.listen(folder, starting.BELL)
         self._wake, self._wake_write = os.pipe()
         self._poller = select.poll()
@@ -127,10 +131,16 @@ class Worker:
         if self._work is None:
             if self._start_next():
                 return True
-            if not self._couriers and self._queue.leave_if_idle(self._me):
+            if self._may_leave() and self._queue.leave_if_idle(self._me):
                 return False
         self._wait()
         return True
+
+    def _may_leave(self) -> bool:
+        """The next job of a burst shall not wait for another worker to come up."""
+        lingers = self._queue.setting("linger") if self._idle_since else 0
+        self._stays_until = self._idle_since + lingers
+        return not self._couriers and time.monotonic() >= self._stays_until
 
     # -- what dead ones left ------------------------------------------------------
 
@@ -213,6 +223,7 @@ class Worker:
     def _end_work(self, work: _Work, status: int) -> None:
         """The child has ended: nothing of it may stay."""
         self._work, self._ended = None, (work, _how(status))
+        self._idle_since = time.monotonic()
         keeper.kill_all(tree.Lister(os.getpid(), apart=self._couriers))
 
     def _settle(self) -> None:
@@ -295,6 +306,9 @@ class Worker:
     def _patience(self) -> float:
         left = [_FULL if self._full else _LOOK]
         left += [at - time.monotonic() for at in self._postponed.values()]
+        stays = self._stays_until - time.monotonic()
+        if stays > 0 and self._work is None:
+            left.append(stays)
         due = self._queue.next_due()
         if due is not None:
             # Rows on their way are due, too: the end of their couriers will be heard.

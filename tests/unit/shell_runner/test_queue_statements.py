@@ -13,8 +13,8 @@ ALL = {name: text for name, text in vars(statements).items() if name.isupper() a
 SCANS = {
     "JOBS": "SCAN job",  # newest first, until enough are found
     "COUNTS": "SCAN job USING COVERING INDEX",  # the index alone
+    "REFERS": "SCAN",  # the last hundred
     "CONTENTS": "SCAN job",  # when contents are swept
-    "IS_KNOWN": "SCAN",  # the last ones, until one is found
     "NEXT_DUE": "SEARCH outbox USING COVERING INDEX outbox_due",  # its first entry
     "HAS_OUTBOX": "SCAN outbox",  # its first entry
     "DUE": "SCAN (subquery",  # what the subqueries found

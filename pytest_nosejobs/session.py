@@ -431,6 +431,7 @@ class Loop:
         self._items = items
         self._local = [item for item in session.items if not isinstance(item, ShellItem)]
         self._open = len(items)
+        self._has_timeout = neighbours.has_session_timeout(session.config)
 
     def run(self, pump: Pump) -> None:
         """Until all is reported.  Raises Session.Failed and Interrupted as pytest's own loop."""
@@ -454,9 +455,8 @@ class Loop:
             if isinstance(news, Finished):
                 self._open -= not news.again
                 self._plugin.report(news)
-                self._session.shouldfail = self._session.shouldfail or neighbours.session_timeout(
-                    self._session
-                )
+                if self._has_timeout and not self._session.shouldfail:
+                    self._session.shouldfail = neighbours.session_timeout(self._session)
                 self._check()
             else:
                 if isinstance(news, Line):

@@ -52,7 +52,7 @@ class _Jobs(_Group):
         try:
             return super().invoke(ctx)
         except Trouble as error:
-            if isinstance(error.__cause__, HostError):
+            if _is_of_host(error.__cause__):
                 raise HostTrouble(error.message) from error.__cause__
             if isinstance(error.__cause__, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,6 +61,13 @@ class _Jobs(_Group):
         except KeyboardInterrupt:
             _say("interrupted; jobs that were handed in go on")
             ctx.exit(INTERRUPTED)
+
+
+def _is_of_host(error: BaseException | None) -> bool:
+    """Whoever asks is not to blame."""
+    if isinstance(error, JobRefused):
+        return error.kind in ("disk", "read-only", "corrupt")
+    return isinstance(error, HostError)
 
 
 @click.group(cls=_Jobs)

@@ -69,8 +69,7 @@ SIZES_IN_STATE = (
 
 # -- tests --------------------------------------------------------------------------
 
-TESTS = "SELECT row FROM test WHERE job = ? ORDER BY number"
-NUMBERED_TESTS = "SELECT number, row FROM test WHERE job = ? ORDER BY number"
+TESTS = "SELECT number, row FROM test WHERE job = ? ORDER BY number"
 INSERT_TEST = "INSERT INTO test (job, number, row) VALUES (?, ?, ?)"
 
 # -- attempts -----------------------------------------------------------------------

@@ -5,6 +5,7 @@ know tests.  It does nothing itself that can take long or go wrong: a job has a 
 (``runner``), and so has each POST (``notify``).  All that must not be lost is a row of the queue.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -18,6 +19,7 @@ import uuid
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from . import (
+    disk,
     gather,
     identity,
     keeper,
@@ -90,7 +92,10 @@ class Worker:
         #: Jobs whose package could not be made, and when it is tried again.
         self._postponed: Dict[int, float] = {}
         self._died: Dict[int, int] = {}
+        #: When all contents are looked at again.
         self._next_sweep = 0.0
+        #: The disk was full when a job was to be started.
+        self._full = False
         #: When the last work ended; 0: there was none yet.
         self._idle_since = 0.0
         #: Until when it waits for more though there is nothing to do.
@@ -125,6 +130,7 @@ class Worker:
         """One look at everything; False when there is nothing more to do."""
         self._reap()
         self._settle()
+        self._queue.tidy()
         self._send_couriers()
         if self._work is None:
             if self._start_next():
@@ -168,11 +174,19 @@ class Worker:
                 self._start(job, None)
                 return True
         code = self._queue.next_code()
-        if not code:
+        if not code or self._is_full():
             return False
         if code != self._code and not self._lacks(code):
             self._become(code)
         return self._claim(code)
+
+    def _is_full(self) -> bool:
+        """Nothing is started on a full disk: all jobs that wait would fail, one by one."""
+        words = disk.shortage(self._folder)
+        if words and not self._full:
+            _say("waits: %s" % words)
+        self._full = bool(words)
+        return self._full
 
     def _claim(self, code: str) -> bool:
         """The next job is ours, also one that nobody can run: it ends with words."""
@@ -180,11 +194,13 @@ class Worker:
         if claimed is None:
             return False
         job, attempt = claimed
-        if code == self._code:
+        words = job.unreadable and "its row cannot be read: %s" % job.unreadable
+        if code != self._code:
+            words = "the code that runs it is not on this host: %s" % self._lacks(code)
+        if words:
+            self._queue.finish(attempt.id, How.REFUSED, words, time.time())
+        else:
             self._start(job, attempt)
-            return True
-        words = "the code that runs it is not on this host: %s" % self._lacks(code)
-        self._queue.finish(attempt.id, How.REFUSED, words, time.time())
         return True
 
     def _lacks(self, code: str) -> str:
@@ -295,7 +311,7 @@ class Worker:
             os.kill(work.pid, signal.SIGUSR1)
 
     def _patience(self) -> float:
-        left = [_LOOK]
+        left = [_FULL if self._full else _LOOK]
         left += [at - time.monotonic() for at in self._postponed.values()]
         stays = self._stays_until - time.monotonic()
         if stays > 0 and self._work is None:
@@ -360,9 +376,12 @@ def _package(queue: Queue, folder: str, job: JobRow) -> int:
     except Exception as error:
         if not isinstance(error, (OSError, gather.BadPackage)):
             traceback.print_exc()
-        words = "its package cannot be made: %s" % error
+        why = disk.words(error, folder) if isinstance(error, OSError) else error
+        words = "its package cannot be made: %s" % why
         _say("job %s: %s" % (job.id, words))
-        queue.trouble(job.number, words)
+        # A disk that is full takes no row, either: whoever looks sees that it is full.
+        with contextlib.suppress(OSError):
+            queue.trouble(job.number, words)
         return _LATER
     # From here on somebody may have harvested and forgotten it.
     retention.clear_workspaces(folder, job, attempts, stays)
@@ -523,4 +542,6 @@ def main(argv: Tuple[str, ...]) -> None:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
+        # Of a queue that was set aside no other worker knows which processes are its jobs'.
+        keeper.kill_all(tree.Lister(os.getpid()))
         os._exit(status)

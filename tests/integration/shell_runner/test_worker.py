@@ -509,6 +509,28 @@ def test_a_job_whose_code_is_gone_is_refused(host: Host) -> None:
     assert host.package(after).exits() == {"test_a": 0}
 
 
+@pytest.mark.parametrize(
+    ("table", "change", "words"),
+    [
+        ("job", "config = '{'", "its row cannot be read: config: "),
+        ("test", "row = 'x'", "a test cannot be read: unreadable-0 ("),
+    ],
+)
+def test_a_job_that_cannot_be_read_is_refused_and_holds_up_nobody(
+    host: Host, table: str, change: str, words: str
+) -> None:
+    job = host.submit({"test_a": "true"})
+    with host.queue() as queue, queue._db.writing() as db:
+        db.execute(f"UPDATE {table} SET {change}")
+    after = host.submit({"test_a": "true"})
+    host.drain()
+    found = host.find(job)
+    assert (found.how, found.state) == (How.REFUSED, State.READY)
+    assert found.detail.startswith(words)
+    assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
+    assert host.package(after).exits() == {"test_a": 0}
+
+
 # -- who is told, and what goes
 
 

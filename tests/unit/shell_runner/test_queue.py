@@ -549,3 +549,28 @@ def test_an_attempt_at_an_unknown_step_can_be_lost(queue: Queue) -> None:
     assert [each.id for each in queue.stale(NEXT_WORKER)] == [attempt.id]
     assert queue.lose(attempt.id, "its worker died", 3.0) == State.QUEUED
     assert queue.attempts(job.number)[0].step == Step.LOST
+
+
+def test_a_long_log_is_moved_into_the_file_by_who_is_told_to(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is; whoever waits for the answer to a submit never has to."""
+    monkeypatch.setattr("shell_runner.remote.database._MUCH", 1 << 16)
+    path = Path(queue.folder) / "queue.db"
+    before = path.stat().st_size
+    for _ in range(20):
+        submitted(queue, count=100)
+    assert path.stat().st_size == before
+    queue.tidy()
+    assert path.stat().st_size > before
+    assert queue.counts()[State.QUEUED] == 20
+
+
+def test_known_contents_are_those_of_another_job(queue: Queue) -> None:
+    job = new_job()
+    assert not queue.is_known(job, CODE)
+    queue.submit(job, CODE, 1.0)
+    again = job._replace(id=name())
+    assert queue.is_known(again, CODE)
+    assert not queue.is_known(again, "other")
+    assert not queue.is_known(again._replace(tests=content("b")), CODE)

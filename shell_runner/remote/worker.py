@@ -42,6 +42,7 @@ _LOCKED = "lock="
 _PATIENCE = 10.0
 #: Seconds between two looks at the queue though nobody rings.
 _LOOK = 30.0
+_NEVER = float("inf")
 #: Seconds until a package is tried again that could not be made.
 _AGAIN = 30.0
 #: Bytes of the log after which it is begun anew.
@@ -50,6 +51,8 @@ _LONG = 4 << 20
 _COURIERS = 4
 #: Seconds that a POST may take in all.
 _POST = 60
+#: Seconds that a runner has to end, beside the grace of its tests, once it should.
+_OVERTIME = 60.0
 #: Seconds between two attempts to write to a full disk.
 _FULL = 1.0
 #: What passes: the disk is full, or somebody holds the queue.
@@ -83,6 +86,8 @@ class Worker:
         self._work: Optional[_Work] = None
         #: Work that has ended, and how, until the queue knows it.
         self._ended: Optional[Tuple[_Work, str]] = None
+        #: When a runner that should have ended long before is killed, and whether it was.
+        self._deadline, self._is_late = _NEVER, False
         #: POSTs on their way: by process id the row's number.
         self._couriers: Dict[int, OutboxRow] = {}
         #: Jobs whose package could not be made, and when it is tried again.
@@ -119,6 +124,7 @@ class Worker:
         self._reap()
         self._settle()
         self._send_couriers()
+        self._end_late()
         if self._work is None:
             if self._start_next():
                 return True
@@ -194,6 +200,23 @@ class Worker:
         folder = self._folder
         pid = self._fork(lambda: _work(folder, job, attempt))
         self._work = _Work(pid, job, attempt)
+        self._deadline, self._is_late = _NEVER, False
+        if attempt is not None and job.config.timeout:
+            self._bound(job, job.config.timeout)
+
+    def _bound(self, job: JobRow, seconds: float) -> None:
+        """Its runner has to end by itself in that time, and a while."""
+        late = time.monotonic() + seconds + job.config.grace + _OVERTIME
+        self._deadline = min(self._deadline, late)
+
+    def _end_late(self) -> None:
+        """Neither its time nor a cancel has ended it: one that hangs, or is stopped, hears nothing."""
+        if self._work is None or time.monotonic() < self._deadline:
+            return
+        self._deadline = _NEVER
+        if _state(self._queue, self._work.job) == State.RUNNING:
+            self._is_late = True
+            os.kill(self._work.pid, signal.SIGKILL)
 
     def _end_work(self, work: _Work, status: int) -> None:
         """The child has ended: nothing of it may stay."""
@@ -207,7 +230,11 @@ class Worker:
         work, how = self._ended
         state = _state(self._queue, work.job)
         if state == State.RUNNING and work.attempt is not None:
-            self._lose(work.attempt, "its runner %s" % how)
+            if self._is_late and not self._queue.is_cancelled(work.job.number):
+                words = "its runner did not end by itself"
+                self._queue.finish(work.attempt.id, How.TIMED_OUT, words, time.time())
+            else:
+                self._lose(work.attempt, "its runner %s" % how)
         elif state == State.PACKAGING:
             self._postpone(work.job, how)
         self._ended = None
@@ -275,11 +302,15 @@ class Worker:
         """The runner is a child that has not been reaped: its number is its own."""
         work = self._work
         if work is not None and self._queue.is_cancelled(work.job.number):
-            os.kill(work.pid, signal.SIGUSR1)
+            self._bound(work.job, 0.0)
+            # A test can stop its runner, which would not hear of it.
+            for number in (signal.SIGCONT, signal.SIGUSR1):
+                os.kill(work.pid, number)
 
     def _patience(self) -> float:
-        left = [_LOOK]
-        left += [at - time.monotonic() for at in self._postponed.values()]
+        left = [_LOOK, self._deadline - time.monotonic()]
+        if self._work is None:  # else its end is heard, and nothing is begun before
+            left += [at - time.monotonic() for at in self._postponed.values()]
         due = self._queue.next_due()
         if due is not None:
             # Rows on their way are due, too: the end of their couriers will be heard.

@@ -44,6 +44,7 @@ _LOCKED = "lock="
 _PATIENCE = 10.0
 #: Seconds between two looks at the queue though nobody rings.
 _LOOK = 30.0
+_NEVER = float("inf")
 #: Seconds until a package is tried again that could not be made.
 _AGAIN = 30.0
 #: Bytes of the log after which it is begun anew.
@@ -54,6 +55,8 @@ _SWEEP = 60.0
 _COURIERS = 4
 #: Seconds that a POST may take in all.
 _POST = 60
+#: Seconds that a runner has to end, beside the grace of its tests, once it should.
+_OVERTIME = 60.0
 #: Seconds between two attempts to write to a full disk.
 _FULL = 1.0
 #: What passes: the disk is full, or somebody holds the queue.
@@ -87,6 +90,8 @@ class Worker:
         self._work: Optional[_Work] = None
         #: Work that has ended, and how, until the queue knows it.
         self._ended: Optional[Tuple[_Work, str]] = None
+        #: When a runner that should have ended long before is killed, and whether it was.
+        self._deadline, self._is_late = _NEVER, False
         #: POSTs on their way: by process id the row's number.
         self._couriers: Dict[int, OutboxRow] = {}
         #: Jobs whose package could not be made, and when it is tried again.
@@ -132,6 +137,7 @@ class Worker:
         self._settle()
         self._queue.tidy()
         self._send_couriers()
+        self._end_late()
         if self._work is None:
             if self._start_next():
                 return True
@@ -226,6 +232,23 @@ class Worker:
             self._next_sweep = now + _SWEEP
         pid = self._fork(lambda: _work(folder, job, attempt, sweeps))
         self._work = _Work(pid, job, attempt)
+        self._deadline, self._is_late = _NEVER, False
+        if attempt is not None and job.config.timeout:
+            self._bound(job, job.config.timeout)
+
+    def _bound(self, job: JobRow, seconds: float) -> None:
+        """Its runner has to end by itself in that time, and a while."""
+        late = time.monotonic() + seconds + job.config.grace + _OVERTIME
+        self._deadline = min(self._deadline, late)
+
+    def _end_late(self) -> None:
+        """Neither its time nor a cancel has ended it: one that hangs, or is stopped, hears nothing."""
+        if self._work is None or time.monotonic() < self._deadline:
+            return
+        self._deadline = _NEVER
+        if _state(self._queue, self._work.job) == State.RUNNING:
+            self._is_late = True
+            os.kill(self._work.pid, signal.SIGKILL)
 
     def _end_work(self, work: _Work, status: int) -> None:
         """The child has ended: nothing of it may stay."""
@@ -240,7 +263,11 @@ class Worker:
         work, how = self._ended
         state = _state(self._queue, work.job)
         if state == State.RUNNING and work.attempt is not None:
-            self._lose(work.attempt, "its runner %s" % how)
+            if self._is_late and not self._queue.is_cancelled(work.job.number):
+                words = "its runner did not end by itself"
+                self._queue.finish(work.attempt.id, How.TIMED_OUT, words, time.time())
+            else:
+                self._lose(work.attempt, "its runner %s" % how)
         elif state == State.PACKAGING:
             self._postpone(work.job, how)
         self._ended = None
@@ -308,14 +335,17 @@ class Worker:
         """The runner is a child that has not been reaped: its number is its own."""
         work = self._work
         if work is not None and self._queue.is_cancelled(work.job.number):
-            os.kill(work.pid, signal.SIGUSR1)
+            self._bound(work.job, 0.0)
+            # A test can stop its runner, which would not hear of it.
+            for number in (signal.SIGCONT, signal.SIGUSR1):
+                os.kill(work.pid, number)
 
     def _patience(self) -> float:
-        left = [_FULL if self._full else _LOOK]
-        left += [at - time.monotonic() for at in self._postponed.values()]
-        stays = self._stays_until - time.monotonic()
-        if stays > 0 and self._work is None:
-            left.append(stays)
+        left = [_FULL if self._full else _LOOK, self._deadline - time.monotonic()]
+        if self._work is None:  # else its end is heard, and nothing is begun before
+            left += [at - time.monotonic() for at in self._postponed.values()]
+            stays = self._stays_until - time.monotonic()
+            left += [stays] if stays > 0 else []
         due = self._queue.next_due()
         if due is not None:
             # Rows on their way are due, too: the end of their couriers will be heard.

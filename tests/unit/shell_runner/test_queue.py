@@ -568,9 +568,9 @@ def test_a_long_log_is_moved_into_the_file_by_who_is_told_to(
 
 def test_known_contents_are_those_of_another_job(queue: Queue) -> None:
     job = new_job()
-    assert not queue.is_known(job, CODE)
+    assert not queue.refers(job, CODE)
     queue.submit(job, CODE, 1.0)
     again = job._replace(id=name())
-    assert queue.is_known(again, CODE)
-    assert not queue.is_known(again, "other")
-    assert not queue.is_known(again._replace(tests=content("b")), CODE)
+    assert queue.refers(again, CODE)
+    assert not queue.refers(again, "other")
+    assert not queue.refers(again._replace(tests=content("b")), CODE)

@@ -212,6 +212,9 @@ def submit(
         except JobRefused:
             records.remove(id)
             raise
+        except HostError:
+            _say(f"it may have arrived: nosejobs job show {id}")
+            raise
         sent = sum(each.wire for each in brought)
         _say(f"{spec.id}: {_tests(found.count)}, {_size(sent)} sent, {_state(found)}")
         _announce(id, as_json, spec)

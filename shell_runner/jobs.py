@@ -41,8 +41,9 @@ from .told import (
 
 #: Seconds that a request waits on the host for news, before it is asked again.
 _LOOK = 20.0
-#: How often a lost host is opened again for one request.
-_TRIES = 4
+#: How often a lost host is opened for one request; for one that waits anyway: two minutes and
+#: more, in which a machine boots.
+_TRIES, _TRIES_WAITING = 4, 10
 #: Bytes that are asked for at once.
 _PIECE = 1 << 20
 
@@ -102,11 +103,11 @@ class Client:
         timeout: float = TIMEOUT,
         say: Callable[[str], None] = lambda words: None,
         open_session: Callable[[HostSpec, float], Session] = Session,
-        tries: int = _TRIES,
+        tries: int = 0,
     ) -> None:
         """``say``: told in words what takes long or went wrong and is tried again.
 
-        ``tries``: how often a lost host is opened for one request.
+        ``tries``: how often a lost host is opened for one request; 0: as it is worth it.
         """
         self.spec = spec
         self._timeout = timeout
@@ -130,10 +131,11 @@ class Client:
         if session is not None:
             session.close()
 
-    def _with_session(self, request: Callable[[Session], T]) -> T:
+    def _with_session(self, request: Callable[[Session], T], waits: bool = False) -> T:
         """What can be asked again is asked again, over a new connection."""
         opened = False
-        for number in range(self._tries):
+        tries = self._tries or (_TRIES_WAITING if waits else _TRIES)
+        for number in range(tries):
             try:
                 if self._session is None:
                     self._session = self._open(self.spec, self._timeout)
@@ -142,7 +144,7 @@ class Client:
             except (HostLost, CannotOpen) as error:
                 self.close()
                 # A host that was never there is not waited for.
-                if not opened or number == self._tries - 1:
+                if not opened or number == tries - 1:
                     raise
                 self._say(f"{error}; opening it again")
                 time.sleep(backoff(number))
@@ -204,7 +206,10 @@ class Client:
         """The job, once it has ended and can be harvested."""
         trouble = ""
         while True:
-            found = self._call_of(job, "package", seconds=_LOOK)
+            found = self._with_session(
+                lambda s: s.read(_same(job, job_of), s.call("package", job=job, seconds=_LOOK)),
+                waits=True,
+            )
             if found.is_done:
                 return found
             if found.trouble not in ("", trouble):
@@ -288,7 +293,7 @@ class Client:
             return found, data
 
         try:
-            found, data = self._with_session(request)
+            found, data = self._with_session(request, waits=follow)
         except JobRefused as error:
             if error.kind == "differs":
                 raise self._gap(job, place, str(error)) from error

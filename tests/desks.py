@@ -49,9 +49,9 @@ def state(folder: Path) -> Iterator[Path]:
             await_worker()
 
 
-def await_worker() -> None:
+def await_worker(folder: str = "") -> None:
     """The worker leaves when it has nothing to do; one that has is ended."""
-    with queue.Queue(queue.folder()) as there:
+    with queue.Queue(folder or queue.folder()) as there:
         found = there.worker()
         counts = there.counts()
         busy = any(counts[each] for each in list(queue.State)[:3]) or there.next_due() is not None

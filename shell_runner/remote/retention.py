@@ -6,12 +6,16 @@ here belongs to nobody: a job that is not harvested stays.
 
 import json
 import os
+import time
 from typing import List, Set
 
-from . import layout, place, store, upkeep
+from . import layout, place, states, store, upkeep
 from .job import TREE
 from .model import ERROR, FAILED
 from .queue import AttemptRow, How, JobRow, Queue, Refused
+
+#: Seconds after which code that nobody used is removed.
+_OLD_CODE = 30 * 86_400.0
 
 
 def is_kept(queue: Queue, job: JobRow, attempts: List[AttemptRow]) -> bool:
@@ -68,6 +72,30 @@ def sweep(queue: Queue, folder: str) -> None:
         if not _has_job(queue, layout.kept(folder, attempt)):
             place.remove(layout.work(folder, attempt))
             _unlink(layout.kept(folder, attempt))
+
+
+def sweep_code(queue: Queue, folder: str, own: str) -> None:
+    """Code that nobody has brought or run for long, and no job waits for."""
+    before = time.time() - _OLD_CODE
+    for digest in _names(layout.code(folder)):
+        path = layout.code(folder, digest)
+        try:
+            is_old = os.lstat(path).st_mtime < before
+        except OSError:
+            continue
+        if is_old and digest != own and not _is_wanted(queue, digest):
+            place.remove(path)
+
+
+def _is_wanted(queue: Queue, code: str) -> bool:
+    last = 0
+    while True:
+        jobs = queue.jobs(states.UNFINISHED, before=last)
+        if any(job.code == code for job in jobs):
+            return True
+        if not jobs:
+            return False
+        last = jobs[-1].number
 
 
 def _has_job(queue: Queue, mark: str) -> bool:

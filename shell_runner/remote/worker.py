@@ -44,6 +44,8 @@ _PATIENCE = 10.0
 _LOOK = 30.0
 #: Seconds until a package is tried again that could not be made.
 _AGAIN = 30.0
+#: Bytes of the log after which it is begun anew.
+_LONG = 4 << 20
 #: POSTs on their way at the same time.
 _COURIERS = 4
 #: Seconds that a POST may take in all.
@@ -136,6 +138,7 @@ class Worker:
             if attempt.step != Step.PACKAGING:
                 self._lose(attempt, "its worker died")
         retention.sweep(self._queue, self._folder)
+        retention.sweep_code(self._queue, self._folder, self._code)
         store.sweep()
 
     def _lose(self, attempt: AttemptRow, words: str) -> None:
@@ -391,7 +394,9 @@ def _how(status: int) -> str:
 
 
 def _say(words: str) -> None:
-    """A line of the worker's log."""
+    """A line of the worker's log, which is begun anew when it is long."""
+    if os.fstat(2).st_size > _LONG:
+        os.ftruncate(2, 0)
     sys.stderr.write("%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), words))
     sys.stderr.flush()
 

@@ -8,21 +8,24 @@ import shutil
 import signal
 import threading
 import uuid
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shell_runner import harvest, jobs, session
+from shell_runner import harvest, hosts, jobs, session
 from shell_runner.errors import HostError, JobRefused, UsageError
+from shell_runner.jobfile import Description
 from shell_runner.jobs import Client, Gap, Place
 from shell_runner.remote import layout, queue
 from shell_runner.remote.job import Content
 from shell_runner.remote.package import open_package
+from shell_runner.submission import prepare
 from tests import desks
 from tests.desks import POPEN, prepared, script, submit
+from tests.integration.shell_runner.test_old_pythons import interpreters, versions
+from tests.sshd import Sshd
 
 pytestmark = pytest.mark.timeout(120)
 START = Place()
@@ -70,7 +73,10 @@ def test_a_job_runs_and_is_harvested(client: Client, tests: Path, id: str, folde
     done = client.wait(id)
     assert (done.id, done.state, done.how) == (id, "ready", "completed")
     assert (done.count, dict(done.outcomes)) == (2, {"passed": 1, "failed": 1})
-    found = harvested(client, id, folder / "x.zip")
+    into, xml = folder / "into", folder / "j.xml"
+    found = harvest.harvest(client, id, folder / "x.zip", into, xml, lambda done, total: None)[1]
+    assert b"hello" in (into / "log.txt").read_bytes()
+    assert 'name="test_b.sh"' in xml.read_text()
     assert [(each.nodeid, each.words) for each in found.failed] == [("test_b.sh", "exit 3")]
     assert (found.how, found.outcomes, found.status) == ("completed", {"passed": 1, "failed": 1}, 1)
     assert client.acknowledge(id, done.package).state == "harvested"
@@ -118,6 +124,23 @@ def test_to_hand_in_again_is_to_hand_in_once(client: Client, tests: Path, id: st
     assert len(client.jobs().jobs) == 1
 
 
+def test_contents_go_on_where_a_connection_broke(client: Client, tests: Path, id: str) -> None:
+    (tests / "data").write_bytes(os.urandom(6 << 20))
+    ready = prepared(tests, id)
+    killed: list[int] = []
+
+    def kill(done: int, total: int) -> None:
+        if done > 3 << 20 and not killed:
+            killed.extend(pids_of_desks())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    _, brought = client.submit(ready.job, ready.trees, kill)
+    assert killed
+    assert sum(each.wire for each in brought) < 6 << 20, "not all of it again"
+    assert client.wait(id).how == "completed"
+
+
 def test_contents_that_are_not_there_are_no_job(client: Client, tests: Path, id: str) -> None:
     ready = prepared(tests, id)
     with pytest.raises(JobRefused, match="are not on this host"):
@@ -135,9 +158,7 @@ def test_archives_are_contents_too(client: Client, tests: Path, id: str, folder:
     build = shutil.make_archive(str(folder / "b"), "zip", folder / "build")
     ready = prepared(Path(packed), id)
     assert ready.job.tests.kind == "archive"
-    other = desks.prepare(
-        dataclasses.replace(desks.Description(Path(packed)), build=Path(build)), POPEN, id
-    )
+    other = prepare(Description(Path(packed), Path(build)), POPEN, id)
     client.submit(other.job, other.trees)
     assert dict(client.wait(id).outcomes) == {"passed": 1, "failed": 1}
 
@@ -159,7 +180,7 @@ def test_a_build_is_sent_as_it_is(tests: Path, id: str, folder: Path) -> None:
     (build / "venv").mkdir(parents=True)
     (build / "venv" / "x").write_text("")
     (build / ".gitignore").write_text("*")
-    ready = desks.prepare(desks.Description(tests, build), POPEN, id)
+    ready = prepare(Description(tests, build), POPEN, id)
     assert [entry.path for entry in ready.trees[0].entries] == [".gitignore", "venv/x"]
 
 
@@ -258,9 +279,8 @@ def test_a_log_is_followed_until_the_job_has_ended(
     assert seen == desks.log_file().read_bytes()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_log_goes_on_over_a_new_connection(
-    client: Client, tests: Path, id: str, folder: Path, how: signal.Signals
+    client: Client, tests: Path, id: str, folder: Path
 ) -> None:
     said: list[str] = []
     client._say = said.append
@@ -272,7 +292,7 @@ def test_a_log_goes_on_over_a_new_connection(
         seen += piece.data
         if b"first\n" in seen and not said:
             for pid in pids_of_desks():
-                os.kill(pid, how)
+                os.kill(pid, signal.SIGKILL)
             said.append("killed")
             (folder / "gate").write_text("now\n")
     assert seen == desks.log_file().read_bytes()
@@ -426,13 +446,36 @@ def test_a_client_of_another_protocol_is_refused(folder: Path) -> None:
             Client(POPEN).jobs()
 
 
-def test_a_package_is_a_zip(client: Client, tests: Path, id: str, folder: Path) -> None:
-    submit(client, tests, id)
-    client.wait(id)
-    into, xml = folder / "into", folder / "j.xml"
-    harvest.harvest(client, id, folder / "x.zip", into, xml, lambda done, total: None)
-    assert {"manifest.json", "executions.jsonl", "log.txt"} <= set(
-        zipfile.ZipFile(folder / "x.zip").namelist()
-    )
-    assert b"hello" in (into / "log.txt").read_bytes()
-    assert 'name="test_b.sh"' in xml.read_text()
+# -- other hosts ---------------------------------------------------------------------
+
+
+def test_a_job_outlives_an_ssh_login(sshd: Sshd, tests: Path, id: str, folder: Path) -> None:
+    """Over there is a bare Python, with a home of its own."""
+    os.mkfifo(folder / "gate")
+    script(tests, "test_b.sh", f"cat {folder}/gate")
+    (spec,) = hosts.parse([sshd.spec()], {})
+    ready = prepare(Description(tests), spec, id)
+    with Client(spec) as client:
+        client.submit(ready.job, ready.trees)
+    (folder / "gate").write_text("open\n")
+    with Client(spec) as client:
+        client.wait(id)
+        found = harvested(client, id, folder / "x.zip")
+        client.forget(id, force=True)
+    assert found.outcomes == {"passed": 2}
+    (jobs_folder,) = (sshd.folder / "home").glob(".local/state/nosejobs/hosts/*/jobs")
+    desks.await_worker(str(jobs_folder))
+
+
+@pytest.mark.parametrize("version", versions(good=True)[:1])
+def test_the_oldest_python_is_good_enough(
+    version: tuple[int, int], tests: Path, id: str, folder: Path
+) -> None:
+    (spec,) = hosts.parse([f"popen//python={interpreters()[version]}"], {})
+    ready = prepare(Description(tests), spec, id)
+    with Client(spec) as client:
+        client.submit(ready.job, ready.trees)
+        assert b"hello" in read(client, id, follow=True)
+        client.wait(id)
+        assert client.job(id).failed[0].words == "exit 3"
+        assert harvested(client, id, folder / "x.zip").outcomes == {"passed": 1, "failed": 1}

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from shell_runner.errors import BadConfig
 from shell_runner.jobfile import KEYS, Description, describe, read
 from shell_runner.remote.job import JobConfig, config_from
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -116,7 +119,6 @@ def test_the_usual_secret_needs_an_address(folder: Path) -> None:
         ('artefacts = "much"', 'artefacts must be a size as "64MiB"'),
         ('merge = "no"', "merge must be true or false, not 'no'"),
         ('build = "nowhere"', "nowhere does not exist"),
-        ('install = "make"', "install: an install command needs a build"),
         ('notify_secret_env = "UNSET"\nnotify = "http://h/"', "the variable UNSET is not set"),
         ("slots = ", "Invalid value"),
     ],
@@ -154,6 +156,38 @@ def test_every_key_of_a_hosts_config_can_be_written() -> None:
     """But for what the client fills in."""
     written = {"job_timeout" if key == "timeout" else key for key in JobConfig._fields}
     assert written - {"secret", "formats"} <= set(KEYS)
+
+
+def test_the_schema_knows_every_key() -> None:
+    schema = json.loads((ROOT / "docs" / "job.schema.json").read_text())
+    assert list(schema["properties"]) == list(KEYS)
+
+
+SAMPLES: list[tuple[str, Any]] = [
+    ("tests", ""), ("tests", 3), ("select", ["a"]), ("select", "a"), ("priority", 10**7),
+    ("labels", [str(n) for n in range(51)]), ("labels", ["y"]), ("environment", {"A": "1"}),
+    ("environment", {"A B": "1"}), ("environment", {"A": 1}), ("pass_env", ["A*"]),
+    ("pass_env", ["-"]), ("slots", 1025), ("slots", 0), ("timeout", "1.5h"), ("timeout", "1w"),
+    ("job_timeout", 0), ("job_timeout", 10**9), ("grace", -1), ("attempts", 0), ("merge", 1),
+    ("merge", False), ("keep_workspace", "always"), ("keep_workspace", "x"),
+    ("keep_output", "1 KiB"), ("keep_output", -1), ("artefacts", "1 XB"), ("artefacts", 3),
+    ("notify", "https://h"), ("notify", "h"), ("notify_secret_env", "A"),
+    ("notify_secret_env", "9"), ("colour", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), SAMPLES)
+def test_the_schema_says_what_the_program_says(folder: Path, key: str, value: Any) -> None:
+    schema = json.loads((ROOT / "docs" / "job.schema.json").read_text())
+    values = {"tests": "t", key: value}
+    path = folder / "job.json"
+    path.write_text(json.dumps(values))
+    try:
+        read(path)
+        good = True
+    except BadConfig:
+        good = False
+    assert jsonschema.Draft202012Validator(schema).is_valid(values) is good
 
 
 def test_a_host_takes_what_was_checked(folder: Path) -> None:

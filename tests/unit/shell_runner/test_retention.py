@@ -115,3 +115,15 @@ def test_contents_are_not_swept_while_some_arrive(host: Host) -> None:
         host.store.end()
         assert blobs(host) == {digest}
         assert retention.sweep_contents(queue, host.folder) == 1
+
+
+def test_old_code_goes_unless_a_job_waits_for_it(host: Host) -> None:
+    wanted, old = host.install({"x.py": b"1"}), host.install({"x.py": b"2"})
+    fresh = host.install({"x.py": b"3"})
+    for digest in (wanted, old, host.code):
+        os.utime(layout.code(host.folder, digest), (1, 1))
+    with host.queue() as queue:
+        for _ in range(3):
+            host.submit({}, code=wanted)
+        retention.sweep_code(queue, host.folder, host.code)
+    assert set(os.listdir(layout.code(host.folder))) == {wanted, fresh, host.code}

@@ -1,0 +1,139 @@
+"""A directory stands where its files are: the revision is the digest of what is shipped."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from dispatcher import settings, sources
+from dispatcher.git import SourceError
+from dispatcher.sources import DirectorySource, GitSource, digest_of
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    folder = tmp_path / "here"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a").write_text("1")
+    (folder / "sub" / "b").write_text("2")
+    (folder / "link").symlink_to("sub/b")
+    return folder
+
+
+def revision(source: DirectorySource) -> str:
+    (found,) = source.heads().values()
+    return found
+
+
+def test_the_revision_is_that_of_names_modes_and_contents(here: Path) -> None:
+    source = DirectorySource(here)
+    found = [revision(source)]
+    assert revision(source) == found[0]
+    os.utime(here / "a", (1, 1))
+    assert revision(source) == found[0]
+    (here / "a").write_text("2")
+    found.append(revision(source))
+    (here / "a").chmod(0o755)
+    found.append(revision(source))
+    (here / "a").rename(here / "c")
+    found.append(revision(source))
+    (here / "link").unlink()
+    (here / "link").symlink_to("c")
+    found.append(revision(source))
+    assert len(set(found)) == 5
+
+
+def test_names_cannot_be_mistaken_for_others() -> None:
+    def entry(path: str, digest: str) -> sources.Entry:
+        return sources.Entry(path, "link", 0, digest)
+
+    assert digest_of([entry("ab", "c")]) != digest_of([entry("a", "bc")])
+    assert digest_of([entry("a\udcff", "b")]) == digest_of([entry("a\udcff", "b")])
+    one, two = entry("a", "x"), entry("b", "y")
+    assert digest_of([one, two]) == digest_of([two, one])
+
+
+def test_what_changed_is_known_of_trees_that_were_seen(here: Path) -> None:
+    source = DirectorySource(here)
+    first = revision(source)
+    (here / "a").write_text("2")
+    (here / "new").write_text("")
+    second = revision(source)
+    (commit,) = source.between(first, second).commits
+    assert commit.paths == ("a", "new")
+    assert DirectorySource(here).between(first, second).commits[0].paths is None
+    assert source.between("", second).commits[0].paths is None
+
+
+def test_a_checkout_is_a_copy(here: Path, tmp_path: Path) -> None:
+    (here / "a").chmod(0o750)
+    (here / os.fsdecode(b"o\xff")).write_bytes(b"\0")
+    source = DirectorySource(here)
+    target = tmp_path / "trees" / "x"
+    found = revision(source)
+    source.checkout(found, target)
+    assert revision(DirectorySource(target)) == found
+    assert (target / "a").stat().st_mode & 0o7777 == 0o750
+    assert os.readlink(target / "link") == "sub/b"
+    assert [each.name for each in target.parent.iterdir()] == ["x"]
+
+
+def test_a_checkout_of_what_is_gone_is_trouble(here: Path, tmp_path: Path) -> None:
+    source = DirectorySource(here)
+    found = revision(source)
+    (here / "a").write_text("2")
+    with pytest.raises(SourceError, match="has changed meanwhile"):
+        source.checkout(found, tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+
+
+def test_a_file_that_changes_while_it_is_copied_is_trouble(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = DirectorySource(here)
+    found = revision(source)
+    real = sources._write
+
+    def meddle(root: bytes, path: bytes, *rest: object) -> None:
+        (here / "sub" / "b").write_text("meanwhile")
+        real(root, path, *rest)
+
+    monkeypatch.setattr(sources, "_write", meddle)
+    with pytest.raises(SourceError, match="sub/b has changed while it was copied"):
+        source.checkout(found, tmp_path / "trees" / "x")
+    assert list((tmp_path / "trees").iterdir()) == []
+
+
+def test_a_link_to_a_file_outside_becomes_that_file(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("text")
+    (here / "out").symlink_to(tmp_path / "outside")
+    source = DirectorySource(here)
+    source.checkout(revision(source), tmp_path / "tree")
+    assert not (tmp_path / "tree" / "out").is_symlink()
+    assert (tmp_path / "tree" / "out").read_text() == "text"
+
+
+@pytest.mark.parametrize("harm", ["missing", "empty", "file"])
+def test_a_directory_that_cannot_be_read_is_trouble(tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "here"
+    if harm == "empty":
+        folder.mkdir()
+    if harm == "file":
+        folder.touch()
+    with pytest.raises(SourceError, match="here"):
+        DirectorySource(folder).heads()
+
+
+def test_secrets_are_no_part_of_it(here: Path, tmp_path: Path) -> None:
+    before = revision(DirectorySource(here))
+    (here / "id_rsa").write_text(hashlib.sha256(b"x").hexdigest())
+    assert revision(DirectorySource(here)) == before
+
+
+def test_sources_are_opened_as_the_file_says(here: Path, tmp_path: Path) -> None:
+    opened = sources.opened(settings.Source("a", directory=str(here)), tmp_path / "m")
+    assert isinstance(opened, DirectorySource)
+    opened = sources.opened(settings.Source("b", git="https://example.org/x"), tmp_path / "m")
+    assert isinstance(opened, GitSource)
+    assert opened.mirror == tmp_path / "m" / "b.git"

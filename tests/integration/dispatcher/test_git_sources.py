@@ -1,0 +1,611 @@
+"""A repository is mirrored as it is, whatever is done to it, and nothing of it is run."""
+
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from dispatcher import git as git_module
+from dispatcher import sources
+from dispatcher.git import SourceError, shown
+from dispatcher.policy.changes import Commit
+from dispatcher.sources import GitSource, Past
+
+from .repository import Repository
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "there")
+
+
+@pytest.fixture
+def source(there: Repository, tmp_path: Path) -> GitSource:
+    return GitSource(str(there.path), tmp_path / "mirrors" / "here.git", timeout=20)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Contents by path; of a link its target."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {os.readlink(path)}"
+        elif path.is_file():
+            found[name] = path.read_bytes().decode("utf-8", "surrogateescape")
+        elif not any(path.iterdir()):
+            found[name] = "(empty)"
+    return found
+
+
+# -- heads --------------------------------------------------------------------------
+
+
+def test_heads_follow_the_repository(source: GitSource, there: Repository) -> None:
+    assert source.heads() == {}
+    first = there.commit(a="1")
+    assert source.heads() == {"main": first}
+    there.git("checkout", "-q", "-b", "next")
+    second = there.commit(a="2")
+    assert source.heads() == {"main": first, "next": second}
+    there.git("checkout", "-q", "main")
+    there.git("branch", "-q", "-D", "next")
+    assert source.heads() == {"main": first}
+
+
+def test_nothing_is_fetched_if_nothing_has_changed(source: GitSource, there: Repository) -> None:
+    there.commit(a="1")
+    before = source.heads()
+
+    def looks() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in source.mirror.rglob("*")}
+
+    found = looks()
+    assert source.heads() == before
+    assert looks() == found
+
+
+def test_a_rewritten_branch_is_forced(source: GitSource, there: Repository) -> None:
+    first, second = there.commit("one", a="1"), there.commit("two", a="2")
+    source.heads()
+    there.git("reset", "-q", "--hard", first)
+    third = there.commit("three", a="3")
+    assert source.heads() == {"main": third}
+    assert source.between(second, third) == Past((Commit(third, "Ann", "three"),), forced=True)
+    assert source.between(second, first).forced  # back to where it was
+    assert not source.between(first, third).forced
+
+
+def test_a_repository_that_was_made_anew_is_followed(source: GitSource, there: Repository) -> None:
+    old = there.commit("old", a="1")
+    there.git("branch", "topic")
+    source.heads()
+    shutil.rmtree(there.path)
+    again = Repository(there.path)
+    assert source.heads() == {}
+    new = again.commit("new", b="1")
+    again.git("branch", "topic/more")  # "topic" is a folder of refs now
+    assert source.heads() == {"main": new, "topic/more": new}
+    assert source.between(old, new).forced
+    assert source.between("0" * 40, new).forced  # one that never was
+
+
+def test_a_repository_with_longer_names_is_followed(source: GitSource, there: Repository) -> None:
+    source.heads()  # empty: the mirror is an ordinary one
+    shutil.rmtree(there.path)
+    again = Repository(there.path, "--object-format=sha256")
+    revision = again.commit(a="1")
+    assert len(revision) == 64
+    assert source.heads() == {"main": revision}
+
+
+@pytest.mark.parametrize(
+    ("ref", "branch"),
+    [
+        (b"refs/heads/-x", "-x"),
+        (b"refs/heads/--upload-pack=id", "--upload-pack=id"),
+        (b"refs/heads/a'b;c$(id)", "a'b;c$(id)"),
+        ("refs/heads/ünï".encode(), "ünï"),
+        (b"refs/heads/b\xffd", r"b\xffd"),
+        ("refs/heads/a\u202eb".encode(), r"a\u202eb"),
+    ],
+)
+def test_branches_have_any_name(
+    source: GitSource, there: Repository, ref: bytes, branch: str
+) -> None:
+    revision = there.commit(a="1")
+    there.git("update-ref", ref, revision)
+    assert source.heads() == {"main": revision, branch: revision}
+    there.git("update-ref", "-d", ref)
+    assert source.heads() == {"main": revision}
+
+
+def test_only_branches_are_taken(source: GitSource, there: Repository) -> None:
+    first, second = there.commit(a="1"), there.commit(a="evil")
+    for ref in ("refs/tags/v1", "refs/notes/x", f"refs/replace/{first}", "refs/pull/1/head"):
+        there.git("update-ref", ref, second)
+    there.git("reset", "-q", "--hard", first)
+    assert source.heads() == {"main": first}
+    known = subprocess.run(
+        ["git", f"--git-dir={source.mirror}", "for-each-ref"], capture_output=True, text=True
+    )
+    assert known.stdout.split() == [first, "commit", "refs/heads/main"]
+
+
+# -- history ------------------------------------------------------------------------
+
+
+def test_what_lies_between_is_told_oldest_first(source: GitSource, there: Repository) -> None:
+    first = there.commit("one", a="1", b="1")
+    second = there.commit("two", a="2")
+    there.git("mv", "b", "c")
+    third = there.commit("three")
+    source.heads()
+    past = source.between(first, third)
+    assert past == Past(
+        (
+            Commit(second, "Ann", "two", ("a",)),
+            Commit(third, "Ann", "three", ("b", "c")),
+        )
+    )
+    assert source.between("", third) == Past((Commit(third, "Ann", "three"),))
+
+
+def test_a_merge_is_one_commit_with_all_its_paths(source: GitSource, there: Repository) -> None:
+    first = there.commit("one", a="1")
+    there.git("checkout", "-q", "-b", "side")
+    there.commit("side one", b="1")
+    there.commit("side two", c="1")
+    there.git("checkout", "-q", "main")
+    there.git("merge", "-q", "--no-ff", "-m", "merge", "side")
+    merged = there.git("rev-parse", "HEAD")
+    source.heads()
+    (commit,) = source.between(first, merged).commits
+    assert (commit.subject, commit.paths) == ("merge", ("b", "c"))
+
+
+def test_long_histories_are_bounded(
+    source: GitSource, there: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [there.commit(f"c{number}", **{f"f{number}": "x"}) for number in range(6)]
+    source.heads()
+    monkeypatch.setattr(sources, "_COMMITS", 2)
+    past = source.between(found[0], found[-1])
+    assert [each.revision for each in past.commits] == found[-2:]
+    # The paths of what is left out count for the first one that is told.
+    assert past.commits[0].paths == ("f1", "f2", "f3", "f4")
+    monkeypatch.setattr(sources, "_PATHS", 10)
+
+
+def test_names_are_told_so_that_people_can_read_them(source: GitSource, there: Repository) -> None:
+    first = there.commit(a="1")
+    name = b"b\xff\n-d"
+    Path(os.fsdecode(os.path.join(os.fsencode(there.path), name))).write_text("x")
+    second = there.commit("\x1b[31mred\x1b[0m " + "x" * 5000)
+    source.heads()
+    (commit,) = source.between(first, second).commits
+    assert commit.paths == (os.fsdecode(name),)
+    assert commit.subject.startswith(r"\x1b[31mred")
+    assert len(commit.subject) < 400
+    assert commit.revision == second
+
+
+# -- files --------------------------------------------------------------------------
+
+
+def test_a_checkout_is_what_was_committed(
+    source: GitSource, there: Repository, tmp_path: Path
+) -> None:
+    script = there.path / "deep" / "er" / "script"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    odd = os.fsdecode(b"-o\xff\n\"'$(id)")
+    (there.path / odd).write_bytes(b"\0\xff\r\n")
+    (there.path / "link").symlink_to("deep/er/script")
+    (there.path / "deep" / "up").symlink_to("../link")
+    (there.path / "dangling").symlink_to("nowhere")
+    first = there.commit("one", a="1", empty="")
+    second = there.commit("two", a="2")
+    source.heads()
+    target = tmp_path / "trees" / first
+    source.checkout(first, target)
+    assert files(target) == {
+        "-o\udcff\n\"'$(id)": "\0\udcff\r\n",
+        "a": "1",
+        "dangling": "-> nowhere",
+        "deep/er/script": "#!/bin/sh\n",
+        "deep/up": "-> ../link",
+        "empty": "",
+        "link": "-> deep/er/script",
+    }
+    assert stat.S_IMODE((target / "deep/er/script").stat().st_mode) == 0o755
+    assert stat.S_IMODE((target / "a").stat().st_mode) == 0o644
+    (target / "a").write_text("touched")
+    source.checkout(first, target)  # it is there: nothing is done
+    assert (target / "a").read_text() == "touched"
+    source.checkout(second, tmp_path / "trees" / "second")
+    assert (tmp_path / "trees" / "second" / "a").read_text() == "2"
+    assert sorted(each.name for each in target.parent.iterdir()) == sorted([first, "second"])
+
+
+def test_a_revision_that_was_rewritten_can_still_be_had(
+    source: GitSource, there: Repository, tmp_path: Path
+) -> None:
+    first = there.commit(a="1")
+    second = there.commit(a="2")
+    source.heads()
+    there.git("reset", "-q", "--hard", first)
+    source.heads()
+    source.tidy()
+    source.checkout(second, tmp_path / "tree")
+    assert files(tmp_path / "tree") == {"a": "2"}
+
+
+def test_nothing_of_a_tree_is_run(
+    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "marker"
+    evil = f"echo x >> {marker}; cat"
+    config = tmp_path / "config"
+    config.write_text(
+        f'[filter "evil"]\n\tsmudge = "{evil}"\n\tclean = "{evil}"\n\tprocess = "{evil}"\n'
+        f'\trequired = true\n[diff "evil"]\n\ttextconv = "{evil}"\n\tcommand = "{evil}"\n'
+        f"[log]\n\tshowSignature = true\n[gpg]\n\tprogram = {tmp_path}/gpg\n"
+        f"[init]\n\ttemplateDir = {tmp_path}/template\n[core]\n\thooksPath = {tmp_path}/hooks\n"
+        "[protocol]\n\tallow = always\n[submodule]\n\trecurse = true\n"
+    )
+    hooks = [tmp_path / "template" / "hooks", tmp_path / "hooks", there.path / ".git" / "hooks"]
+    for folder in hooks:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("post-checkout", "reference-transaction", "post-update", "pre-auto-gc"):
+            (folder / name).write_text(f"#!/bin/sh\necho {name} >> {marker}\n")
+            (folder / name).chmod(0o755)
+    (there.path / "text").write_text("$Id$\nline\n")
+    (there.path / ".gitattributes").write_text(
+        "* filter=evil diff=evil\ntext ident eol=crlf\na export-ignore\n"
+    )
+    first = there.commit("one", a="1")
+    second = there.commit("two", a="2")
+    marker.unlink(missing_ok=True)  # making it has run its own hooks
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    assert source.heads() == {"main": second}
+    assert source.between(first, second).commits[0].paths == ("a",)
+    source.checkout(second, tmp_path / "tree")
+    source.tidy()
+    assert files(tmp_path / "tree")["text"] == "$Id$\nline\n"
+    assert files(tmp_path / "tree")["a"] == "2"
+    assert not marker.exists()
+
+
+def test_submodules_are_empty_folders(source: GitSource, there: Repository, tmp_path: Path) -> None:
+    other = Repository(tmp_path / "other")
+    inner = other.commit(secret="x").encode()
+    modules = f'[submodule "sub"]\n\tpath = sub\n\turl = {other.path}\n\tupdate = !id\n'.encode()
+    revision = there.tree(
+        ("100644", "blob", b".gitmodules", modules), ("160000", "commit", b"sub", inner)
+    )
+    source.heads()
+    source.checkout(revision, tmp_path / "tree")
+    assert files(tmp_path / "tree") == {".gitmodules": modules.decode(), "sub": "(empty)"}
+
+
+LINK, FILE = "120000", "100644"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [(LINK, "blob", b"l", b"/etc/passwd")],
+        [(LINK, "blob", b"l", b"../outside")],
+        [(LINK, "blob", b"l", b"a/../../outside")],
+        [(LINK, "blob", b"l", b"a\0b")],
+        [(LINK, "blob", b"l", b"")],
+        [(LINK, "blob", b"l", b"x" * 5000)],
+        [(FILE, "blob", b"..", b"x")],
+        [(FILE, "blob", b".git", b"x")],
+        [(FILE, "blob", b".GIT", b"x")],
+        [(FILE, "blob", b"a/../../b", b"x")],
+        [(FILE, "blob", b"/a", b"x")],
+        [(FILE, "blob", b"a", b"1"), (FILE, "blob", b"a", b"2")],
+        [(FILE, "blob", b"n" * 300, b"x")],
+        [(LINK, "blob", b"a", b"."), (FILE, "blob", b"a/b", b"x")],
+        [(FILE, "commit", b"a", b"1" * 40)],
+    ],
+    ids=str,
+)
+def test_trees_that_lead_out_are_refused(
+    source: GitSource,
+    there: Repository,
+    tmp_path: Path,
+    entries: list[tuple[str, str, bytes, bytes]],
+) -> None:
+    good = there.commit(a="1")
+    revision = there.tree(*entries)
+    there.git("update-ref", "refs/heads/good", good)
+    with contextlib.suppress(SourceError):  # git itself refuses to fetch some of them
+        source.heads()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SourceError):
+        source.checkout(revision, tmp_path / "tree")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_that_leads_out_through_another_is_refused(
+    source: GitSource, there: Repository, tmp_path: Path
+) -> None:
+    (there.path / "a" / "b").mkdir(parents=True)
+    (there.path / "a" / "b" / "top").symlink_to("../..")
+    (there.path / "a" / "b" / "out").symlink_to("top/../outside")
+    revision = there.commit()
+    (tmp_path / "outside").write_text("secret")
+    source.heads()
+    with pytest.raises(SourceError, match=r"link a/b/out leads out of the tree"):
+        source.checkout(revision, tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+
+
+def test_trees_are_bounded(
+    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few objects are a tree of millions of files: nothing is written of it."""
+    revision = there.tree((FILE, "blob", b"f", b"x"))
+    tree = there.git("rev-parse", f"{revision}^{{tree}}")
+    for _ in range(6):
+        rows = b"".join(b"40000 %d\0" % each + bytes.fromhex(tree) for each in range(10))
+        tree = there.git("hash-object", "-w", "--literally", "--stdin", "-t", "tree", feed=rows)
+    revision = there.git("commit-tree", "-m", "bomb", tree)
+    there.git("update-ref", "refs/heads/main", revision)
+    source.heads()
+    monkeypatch.setattr(sources, "_FILES", 1 << 20)
+    with pytest.raises(SourceError, match="more than 1048576 bytes"):
+        source.checkout(revision, tmp_path / "tree")
+    small = there.commit(a="12345")
+    source.heads()
+    for name in ("_ENTRIES", "_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sources, name, 0)
+            with pytest.raises(SourceError, match="too large"):
+                source.checkout(small, tmp_path / "tree")
+    assert not list(tmp_path.glob("tree*")) + list(tmp_path.glob(".part*"))
+
+
+@pytest.mark.parametrize("revision", ["", "HEAD", "main", "--all", "a" * 39, "A" * 40, "a" * 40])
+def test_only_revisions_are_checked_out(
+    source: GitSource, there: Repository, tmp_path: Path, revision: str
+) -> None:
+    there.commit(a="1")
+    source.heads()
+    with pytest.raises(SourceError):
+        source.checkout(revision, tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+
+
+# -- trouble ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "-x",
+        "--upload-pack=touch MARKER",
+        "ext::sh -c touch% MARKER",
+        "fd::17",
+        "sh::x",
+        "ftp://example.org/x",
+        "rsync://example.org/x",
+        "https://example.org/a\nb",
+        "/a\0b",
+    ],
+)
+def test_addresses_that_run_something_are_refused(address: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError):
+        GitSource(address.replace("MARKER", str(tmp_path / "marker")), tmp_path / "m.git")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_host_cannot_be_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GIT_SSH_COMMAND", raising=False)
+    for host in ("-oProxyCommand=touch${IFS}marker", "-v"):
+        with pytest.raises(SourceError, match=r"blocked|cannot be read"):
+            GitSource(f"ssh://{host}/x", tmp_path / "m.git", timeout=10).heads()
+    assert not list(tmp_path.rglob("marker"))
+
+
+def test_a_repository_that_is_away_is_trouble_with_words(
+    source: GitSource, there: Repository
+) -> None:
+    revision = there.commit(a="1")
+    assert source.heads() == {"main": revision}
+    away = there.path.rename(there.path.with_name("away"))
+    with pytest.raises(
+        SourceError, match=r"there cannot be read: git ls-remote: .*not appear to be"
+    ):
+        source.heads()
+    away.rename(there.path)
+    assert source.heads() == {"main": revision}
+
+
+def test_a_server_that_never_answers_is_trouble(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"git://127.0.0.1:{server.getsockname()[1]}/x"
+        began = time.monotonic()
+        with pytest.raises(SourceError, match=r"no end after 0\.5 s"):
+            GitSource(address, tmp_path / "m.git", timeout=0.5).heads()
+        assert time.monotonic() - began < 10
+        connection, _ = server.accept()
+        connection.settimeout(10)
+        while connection.recv(1000):
+            pass  # it was killed: the connection ends
+        connection.close()
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Wants a password."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("who", ["", "ann:hunter2@"])
+def test_nobody_is_asked_for_a_password(
+    server: str, tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_ASKPASS", "/bin/cat")
+    began = time.monotonic()
+    with pytest.raises(SourceError) as caught:
+        GitSource(f"http://{who}{server}/x.git", tmp_path / "m.git", timeout=20).heads()
+    assert "terminal prompts disabled" in str(caught.value) or "Authentication" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert time.monotonic() - began < 15
+
+
+def test_a_password_is_not_shown() -> None:
+    assert shown("https://ann:hunter2@example.org/x") == "https://ann:***@example.org/x"
+    assert shown("git@example.org:x") == "git@example.org:x"
+
+
+def test_a_helper_that_stays_behind_does_not_hang_git(
+    there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ssh does with ControlPersist: it keeps the error output."""
+    revision = there.commit(a="1")
+    pid = tmp_path / "pid"
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f'#!/bin/sh\nsleep 30 </dev/null >/dev/null & echo $! > {pid}\nshift\nexec sh -c "$*"\n'
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(ssh))
+    monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
+    source = GitSource(f"ssh://host{there.path}", tmp_path / "m.git", timeout=15)
+    began = time.monotonic()
+    try:
+        assert source.heads() == {"main": revision}
+        assert time.monotonic() - began < 10
+    finally:
+        subprocess.run(["kill", pid.read_text().strip()], check=False)
+
+
+def test_words_of_a_server_cannot_drive_a_terminal(
+    there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nprintf '\\033[2Jgone\\007 https://a:hunter2@h/\\n' >&2\nexit 1\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(ssh))
+    with pytest.raises(SourceError) as caught:
+        GitSource("ssh://host/x", tmp_path / "m.git", timeout=15).heads()
+    assert "gone" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert "\x07" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_somebody_elses_variables_do_not_matter(
+    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = there.commit(a="1")
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    assert source.heads() == {"main": revision}
+    source.checkout(revision, tmp_path / "tree")
+    assert files(tmp_path / "tree") == {"a": "1"}
+
+
+# -- our mirror ---------------------------------------------------------------------
+
+
+def test_lock_files_of_a_killed_git_are_removed(source: GitSource, there: Repository) -> None:
+    there.commit(a="1")
+    source.heads()
+    second = there.commit(a="2")
+    lock = source.mirror / "refs" / "heads" / "main.lock"
+    lock.touch()
+    with pytest.raises(SourceError, match=r"cannot be fetched: .*lock"):
+        source.heads()  # it may belong to a git that is alive
+    os.utime(lock, (1, 1))
+    assert source.heads() == {"main": second}
+
+
+def break_objects(mirror: Path) -> None:
+    for path in [*mirror.rglob("*.pack"), *mirror.glob("objects/??/*")]:
+        path.chmod(0o600)
+        path.write_bytes(b"")
+
+
+def break_config(mirror: Path) -> None:
+    (mirror / "config").write_bytes(b"[core")
+
+
+def break_head(mirror: Path) -> None:
+    (mirror / "HEAD").unlink()
+
+
+def break_all(mirror: Path) -> None:
+    shutil.rmtree(mirror)
+    mirror.mkdir()
+    (mirror / "HEAD").touch()
+
+
+@pytest.mark.parametrize("harm", [break_objects, break_config, break_head, break_all])
+def test_a_broken_mirror_is_made_anew(
+    source: GitSource, there: Repository, tmp_path: Path, harm: object
+) -> None:
+    there.commit(a="1")
+    source.heads()
+    harm(source.mirror)
+    second = there.commit(a="2")
+    assert source.heads() == {"main": second}
+    source.checkout(second, tmp_path / "tree")
+    assert files(tmp_path / "tree") == {"a": "2"}
+
+
+def test_a_full_disk_leaves_nothing(
+    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = there.commit(a="1", b="2")
+    source.heads()
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fchmod", full)
+    with pytest.raises(SourceError, match="cannot be written: No space left on device"):
+        source.checkout(revision, tmp_path / "trees" / "x")
+    assert list((tmp_path / "trees").iterdir()) == []
+
+
+def test_output_is_bounded() -> None:
+    with pytest.raises(SourceError, match="more than 3 bytes"):
+        git_module.git("--version", most=3)

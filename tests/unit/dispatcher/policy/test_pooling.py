@@ -1,0 +1,45 @@
+"""When pools bring hosts up and take them down."""
+
+import pytest
+
+from dispatcher.model import Host, HostState
+from dispatcher.policy.placement import Waits
+from dispatcher.policy.pooling import grow, retire
+from dispatcher.settings import Pool
+
+ARM = Pool("arm", labels=("arm", "linux"), most=2)
+ANY = Pool("any", labels=("linux",), most=3)
+
+
+def waits(missing: int, *labels: str) -> Waits:
+    return Waits(1, "words", missing, labels)
+
+
+def test_a_pool_with_the_labels_grows() -> None:
+    assert grow([waits(1, "arm")], [ANY, ARM], []) == ("arm",)
+    assert grow([waits(0, "arm"), waits(1, "gpu")], [ANY, ARM], []) == ()
+
+
+def test_no_pool_grows_beyond_its_most() -> None:
+    assert grow([waits(9, "linux")], [ARM, ANY], []) == ("arm", "arm", "any", "any", "any")
+    broken = Host("p1", "x", pool="arm", state=HostState.QUARANTINED)
+    assert grow([waits(9, "arm")], [ARM], [broken]) == ("arm",)
+
+
+def test_what_one_stage_gets_the_next_does_not() -> None:
+    assert grow([waits(2, "arm"), waits(1, "arm")], [ARM], []) == ("arm", "arm")
+
+
+@pytest.mark.parametrize(
+    ("pool", "jobs", "open_jobs", "idle", "words"),
+    [
+        (Pool("p", idle=60), 5, 0, 59.9, ""),
+        (Pool("p", idle=60), 5, 0, 60.0, "it was idle for 60 s"),
+        (Pool("p", idle=60), 5, 1, 99.0, ""),
+        (Pool("p", jobs=3), 2, 0, 0.0, ""),
+        (Pool("p", jobs=3), 2, 1, 0.0, "it was given 3 jobs"),
+        (Pool("p", jobs=1), 1, 0, 0.0, "it was given 1 job"),
+    ],
+)
+def test_a_host_goes_down(pool: Pool, jobs: int, open_jobs: int, idle: float, words: str) -> None:
+    assert retire(Host("h", "x", pool="p", jobs=jobs), pool, open_jobs, idle) == words

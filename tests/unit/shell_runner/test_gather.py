@@ -1,0 +1,61 @@
+"""Every test of a job is accounted for in its package."""
+
+import json
+
+import pytest
+
+from shell_runner.remote import model
+from shell_runner.remote.gather import _completed, why_absent
+from shell_runner.remote.job import Content, JobConfig, JobTest
+from shell_runner.remote.model import Execution, Problem
+from shell_runner.remote.queue import How, JobRow, State
+from shell_runner.remote.verdict import judge
+
+JOB = JobRow(
+    1, "", "", (), 0, "", None, Content("tree", "", 0), JobConfig(), 4, State.PACKAGING,
+    How.GAVE_UP, "the reason", False, "", 0.0, None, "", 0, None,
+)  # fmt: skip
+TESTS = [JobTest(name, model.Test(number, name)) for number, name in enumerate("abcd")]
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        [],
+        [(0, 1)],
+        [(3, 1)],
+        [(1, 1), (1, 2)],
+        [(0, 1), (2, 1), (2, 2)],
+        [(n, 1) for n in range(4)],
+    ],
+)
+def test_what_has_no_execution_gets_one_in_its_place(there: list[tuple[int, int]]) -> None:
+    rows = [(number, count, "passed", "there") for number, count in there]
+    found = list(_completed(JOB, TESTS, iter(rows)))
+    keys = [row[:2] for row in found]
+    assert keys == sorted(keys)
+    assert {number for number, _ in keys} == {0, 1, 2, 3}
+    assert [row for row in found if row[3] == "there"] == rows
+    for number, count, outcome, text in found:
+        if text != "there":
+            execution = Execution(*json.loads(text))
+            assert (execution.id, count, outcome) == (number, 1, "error")
+            assert execution.detail == "the reason"
+
+
+@pytest.mark.parametrize(
+    ("how", "problem", "words"),
+    [
+        (How.INSTALL_FAILED, Problem.NOT_RUN, "not run: the install command failed: exit 3"),
+        (How.REFUSED, Problem.NOT_RUN, "not run: exit 3"),
+        (How.CANCELLED, Problem.CANCELLED, "cancelled: with its job: exit 3"),
+        (How.TIMED_OUT, Problem.CANCELLED, "cancelled: the time of its job was over: exit 3"),
+        (How.GAVE_UP, Problem.HOST_LOST, "host lost: exit 3"),
+    ],
+)
+def test_each_end_of_a_job_has_its_words(how: How, problem: str, words: str) -> None:
+    execution = why_absent(2, how, "exit 3")
+    result = judge(TESTS[2].test, execution)
+    assert (execution.id, execution.problem) == (2, problem)
+    assert (result.outcome, result.words) == ("error", words)
+    assert result.infrastructure == (problem != Problem.NOT_RUN)

@@ -24,7 +24,7 @@ from shell_runner.errors import UsageError
 from shell_runner.remote import remains
 from tests import desks
 from tests.desks import script
-from tests.links import Dispatcher, threads
+from tests.links import Dispatcher, assert_no_threads
 from tests.pools import FakePool, refusal
 
 pytestmark = pytest.mark.timeout(120)
@@ -35,7 +35,7 @@ WANTS = [Waits(1, "it waits for a host", 1)]
 def folder(tmp_path: Path) -> Iterator[Path]:
     with desks.state(tmp_path):
         yield tmp_path
-    assert not threads()
+    assert_no_threads()
 
 
 class Pooled(Dispatcher):

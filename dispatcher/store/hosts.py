@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, or_, select, update
 
 from .. import model
 from . import audit, rows, tables
@@ -63,8 +63,8 @@ def beat(
 def down(connection: Connection, name: str, reason: str) -> bool:
     """It does not answer; whether that is news.  A drained or quarantined one stays what it is."""
     fields = {"state": model.HostState.DOWN.value, "reason": reason}
-    states = (*_KEPT, model.HostState.DOWN.value)
-    where = (_HOST.name == name, _HOST.state.not_in(states))
+    is_news = or_(_HOST.state != model.HostState.DOWN.value, _HOST.reason != reason)
+    where = (_HOST.name == name, _HOST.state.not_in(_KEPT), is_news)
     return connection.execute(update(tables.host).where(*where).values(**fields)).rowcount == 1
 
 

@@ -174,7 +174,7 @@ def _entry(full: str, path: str) -> Entry:
     if stat.S_ISLNK(found.st_mode):
         return Entry(path, LINK, 0, os.readlink(full))
     with open(full, "rb", buffering=0) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, found.st_size)
 
 
@@ -218,7 +218,7 @@ def _text(path: Path) -> bytes:
         raise BadConfig(f"{NAME}: {error.strerror}") from error
 
 
-def tests_of(
+def stage_tests(
     checkout: Checkout, stage: Stage, labels: Iterable[str] = (), host: str = ""
 ) -> tuple[JobTest, ...]:
     """The tests of a stage, as a host with these labels gets them.
@@ -248,7 +248,9 @@ def tests_of(
 
 def plain(words: str, checkout: Checkout) -> str:
     """Words without the place of the tree on this disk."""
-    return words.replace(f"{checkout.root}{os.sep}", "").replace(os.fspath(checkout.root), "the tree")
+    return words.replace(f"{checkout.root}{os.sep}", "").replace(
+        os.fspath(checkout.root), "the tree"
+    )
 
 
 # -- artefacts --------------------------------------------------------------------
@@ -282,7 +284,10 @@ def artefact(package: Package, build: BuildConfig, blobs: Blobs) -> Kept:
     if member not in package.names():
         raise BuildFailed(f"{build.output} was not sent back: it is larger than {ARTEFACT} bytes")
     blobs.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=blobs.folder) as name, blobs.part() as part:
+    with (
+        tempfile.TemporaryDirectory(prefix=".part-", dir=blobs.folder) as name,
+        blobs.part() as part,
+    ):
         folder = Path(name, "files")
         folder.mkdir()
         with open(Path(name, _OUTPUT), "wb") as file:
@@ -331,4 +336,3 @@ def artefact_tree(blobs: Blobs, kept: Kept, name: str) -> tuple[Content, shippin
         raise UsageError(f"the artefact {kept.digest[:12]} is not here any more: build it again")
     entry = Entry(path.name, FILE, 0o644, kept.digest, kept.size)
     return Content(ARCHIVE, kept.digest, kept.size, name), shipping.Tree(path.parent, (entry,))
-

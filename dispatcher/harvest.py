@@ -32,9 +32,9 @@ _NUMBERS, _NAME = 200, 200
 #: What TAP producers say in YAML of where and why a test failed: no measurement.
 _DIAGNOSTICS = frozenset(
     [
-        "actual", "at", "code", "column", "duration", "duration_ms", "exit", "exitcode", "exitstatus",
-        "expected", "file", "found", "got", "level", "line", "offset", "received", "severity",
-        "signal", "status", "tests", "timeout", "wanted",
+        "actual", "at", "code", "column", "duration", "duration_ms", "exit", "exitcode",
+        "exitstatus", "expected", "file", "found", "got", "level", "line", "offset",
+        "received", "severity", "signal", "status", "tests", "timeout", "wanted",
     ]
 )  # fmt: skip
 _VALUE = re.compile(

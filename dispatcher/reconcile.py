@@ -168,7 +168,7 @@ class Reconciler:
         def find() -> tuple[str, ...] | Trouble:
             checkout = self._trees.get(rows.source, rows.change.revision, rows.build.tree)
             try:
-                return tuple(case.nodeid for case in trees_of.tests_of(checkout, stage))
+                return tuple(case.nodeid for case in trees_of.stage_tests(checkout, stage))
             except UsageError as error:
                 return Trouble(trees_of.plain(str(error), checkout), verdict=True)
 
@@ -216,10 +216,10 @@ class _Look:
                 self._one(rows)
         room = self._room()
         for rows in found:
-            if rows.build.state is BuildState.NEW:
-                if rows.source in self._every or room > 0 or not (self._busy or self._wants):
-                    self._new(rows)
-                    room -= 1
+            may = rows.source in self._every or room > 0 or not (self._busy or self._wants)
+            if rows.build.state is BuildState.NEW and may:
+                self._new(rows)
+                room -= 1
         self._place()
 
     def _room(self) -> int:
@@ -340,8 +340,9 @@ class _Look:
 
     def _build_runs(self, rows: Rows, run: StageRun, tree: Tree) -> Rows:
         """What has become of the one job of a build command."""
+        assert tree.build is not None
         parts = _parts(rows, run)
-        step = retry.step(Stage(BUILD), parts)
+        step = retry.step(config.build_stage(tree.build), parts)
         if step.event in (StageEvent.PASS, StageEvent.FAIL):
             kept = self._whole._artefact(tree, parts[0].job)
             if kept is None or (isinstance(kept, Trouble) and kept.again is not None):
@@ -361,10 +362,9 @@ class _Look:
             words = f"the build command failed: {kept.words}"
             return self._move_build(rows, BuildEvent.FAIL, detail=words, ended=self._now)
         rows = self._move_run(rows, run, event, "")
-        done = self._move_build(
+        return self._move_build(
             rows, BuildEvent.FINISH, digest=kept.digest, size=kept.size, ended=self._now, detail=""
         )
-        return done
 
     # -- stages -------------------------------------------------------------------
 
@@ -439,7 +439,9 @@ class _Look:
         if run.state.idle and run.state is not StageState.PLACING:
             rows = self._move_run(rows, run, StageEvent.READY, "")
             run = next(each for each in rows.runs if each.id == run.id)
-        wish = placement.wish_of_build(tree.build, run.id, _name(rows, run), [rows.build.tree])
+        wish = placement.wish_of(
+            config.build_stage(tree.build), run.id, _name(rows, run), [rows.build.tree]
+        )
         found = newest(_jobs(rows, run))
         attempt = found[0].attempt + 1 if found else 1
         avoid = frozenset(job.host for job in _jobs(rows, run))
@@ -462,7 +464,7 @@ class _Look:
         if not wanted:
             self._cannot(rows, run, Trouble("its names and tags select no test", verdict=True))
             return
-        wish = placement.wish_of_stage(stage, run.id, _name(rows, run), [rows.build.digest])
+        wish = placement.wish_of(stage, run.id, _name(rows, run), [rows.build.digest])
         before = newest(_jobs(rows, run))
         if before:
             self._want_all_again(rows, run, wish, before)
@@ -485,9 +487,7 @@ class _Look:
             stage_runs.move(self._connection, run.id, StageEvent.READY, detail=words)
             return
         self._whole._tasks.forget(("tests", rows.build.id, run.stage))
-        self._move_run(
-            rows, run, StageEvent.FAIL if why.verdict else StageEvent.GIVE_UP, why.words
-        )
+        self._move_run(rows, run, StageEvent.FAIL if why.verdict else StageEvent.GIVE_UP, why.words)
 
     def _shards(
         self, rows: Rows, stage: Stage, tests: Sequence[str], count: int
@@ -509,7 +509,7 @@ class _Look:
         wanted, found = set(step.again), newest(_jobs(rows, run))
         lost = [job for job in found if job.part in wanted]
         parts = [_Part(job.part, job.attempt + 1, job.tests) for job in lost]
-        wish = placement.wish_of_stage(stage, run.id, _name(rows, run), [rows.build.digest])
+        wish = placement.wish_of(stage, run.id, _name(rows, run), [rows.build.digest])
         taken = frozenset(job.host for job in found if job.part not in wanted)
         avoid = frozenset(job.host for job in _jobs(rows, run) if job.part in wanted)
         wish = replace(wish, count=len(parts), taken=taken, avoid=avoid)

@@ -87,7 +87,7 @@ class Work:
     def _stage_job(
         self, rows: _Rows, tree: config.Tree, stage: Stage, checkout: Checkout
     ) -> tuple[NewJob, Sequence[Tree]]:
-        found = builds.tests_of(checkout, stage, rows.host.labels, rows.host.name)
+        found = builds.stage_tests(checkout, stage, rows.host.labels, rows.host.name)
         cases = chosen(found, rows.run.only, rows.job.tests)
         if not cases:
             raise UsageError(f"{stage.name}: none of its tests is in the tree any more")
@@ -155,9 +155,7 @@ def _estimated(case: JobTest, seconds: dict[str, float]) -> JobTest:
     return case._replace(test=case.test._replace(estimate=seconds.get(case.nodeid)))
 
 
-def _build_job(
-    rows: _Rows, tree: config.Tree, checkout: Checkout
-) -> tuple[NewJob, Sequence[Tree]]:
+def _build_job(rows: _Rows, tree: config.Tree, checkout: Checkout) -> tuple[NewJob, Sequence[Tree]]:
     if tree.build is None:
         raise UsageError(f"build {rows.build.id} has no build command")
     settings = JobConfig(

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from .. import model
 from . import jobs, results, rows, tables, tags
+from .builds import active
 
 _BUILD, _CHANGE, _SOURCE = tables.build.c, tables.change.c, tables.source.c
 _RUN, _DECISION, _AUDIT = tables.stage_run.c, tables.decision.c, tables.audit.c
@@ -127,4 +128,24 @@ def hosts_of(connection: Connection, builds: Collection[int]) -> dict[int, set[s
         )
         for build, host in connection.execute(statement):
             found[build].add(host)
+    return found
+
+
+def trees(connection: Connection, newest: int) -> set[tuple[str, str]]:
+    """Source and revision of trees that are worth to stay.
+
+    Those of builds that something can come of, the newest ones, and all of directories whose
+    results are kept: nobody could make these again.
+    """
+    joined = tables.build.join(tables.change, _CHANGE.id == _BUILD.change).join(
+        tables.source, _SOURCE.id == _CHANGE.source
+    )
+    chosen = select(_SOURCE.name, _CHANGE.revision).select_from(joined)
+    latest = chosen.order_by(_BUILD.id.desc()).limit(newest)
+    kept = chosen.where(_SOURCE.kind == "directory", _BUILD.removed.is_(None))
+    found = {(row[0], row[1]) for row in connection.execute(latest)}
+    found |= {(row[0], row[1]) for row in connection.execute(kept)}
+    for chunk in rows.chunks(active(connection)):
+        done = connection.execute(chosen.where(_BUILD.id.in_(chunk)))
+        found |= {(row[0], row[1]) for row in done}
     return found

@@ -53,10 +53,10 @@ def _table(table: Table) -> Iterator[str]:
     for column in table.columns:
         yield f"| {column.name} | {_type(column)} | {_words(column)} |"
     yield ""
-    for constraint in table.constraints:
-        if isinstance(constraint, UniqueConstraint):
-            yield f"Unique: {', '.join(column.name for column in constraint.columns)}."
-            yield ""
+    unique = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
+    for columns in sorted(", ".join(column.name for column in each.columns) for each in unique):
+        yield f"Unique: {columns}."
+        yield ""
 
 
 def _words(column: Column[object]) -> str:

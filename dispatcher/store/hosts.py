@@ -11,7 +11,13 @@ from .. import model
 from . import audit, rows, tables
 
 _HOST = tables.host.c
-_KEPT = (model.HostState.DRAINING.value, model.HostState.QUARANTINED.value)
+#: What silence does not change: what somebody decided, and a host that was never there; its
+#: pool says when that takes too long.
+_KEPT = (
+    model.HostState.DRAINING.value,
+    model.HostState.QUARANTINED.value,
+    model.HostState.STARTING.value,
+)
 
 
 def configure(connection: Connection, host: model.Host) -> None:
@@ -61,7 +67,7 @@ def beat(
 
 
 def down(connection: Connection, name: str, reason: str) -> bool:
-    """It does not answer; whether that is news.  A drained or quarantined one stays what it is."""
+    """It does not answer; whether that is news.  Only one that was up goes down."""
     fields = {"state": model.HostState.DOWN.value, "reason": reason}
     is_news = or_(_HOST.state != model.HostState.DOWN.value, _HOST.reason != reason)
     where = (_HOST.name == name, _HOST.state.not_in(_KEPT), is_news)

@@ -261,6 +261,8 @@ tag = Table(
         comment="0, and its own id once revoked: room for another",
     ),
     UniqueConstraint("build", "stage", "config", "serial"),
+    # So what a person revokes is not given again behind their back.
+    UniqueConstraint("stage_run"),
     comment="This build passed this stage.",
 )
 

@@ -13,7 +13,11 @@ _TAG, _DECISION = tables.tag.c, tables.decision.c
 
 
 def give_tag(connection: Connection, tag: model.Tag) -> int | None:
-    """A new tag; its number.  None: the build has it, for this config of the stage."""
+    """A new tag; its number.  None: the build has it, for this config of the stage.
+
+    None, too, if this stage run has given one before: what a person revoked stays revoked.
+    One that takes the place of another needs that one revoked first.
+    """
     fields = rows.values(tag)
     fields["serial"] = 0
     statement = rows.new(connection, tables.tag).values(**fields)

@@ -60,6 +60,13 @@ def start(script: str, *arguments: object) -> "subprocess.Popen[str]":
     )
 
 
+def rest(child: "subprocess.Popen[str]") -> str:
+    """What it printed until its end, beyond what was read before."""
+    with child:
+        assert child.stdout
+        return child.stdout.read()
+
+
 def uuid(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012d}"
 
@@ -87,10 +94,10 @@ def add_jobs(store: Store, count: int) -> list[str]:
 
 def test_processes_lose_no_update_and_start_at_the_same_time(path: Path) -> None:
     """The file is not even there when they start: both migrate it."""
-    counters = [start(COUNT, path, 100) for _ in range(3)]
+    counters = [start(COUNT, path, 50) for _ in range(3)]
     told = [each.communicate(timeout=60)[0].split() for each in counters]
     assert [each.returncode for each in counters] == [0, 0, 0]
-    assert sorted(int(number) for lines in told for number in lines) == list(range(1, 301))
+    assert sorted(int(number) for lines in told for number in lines) == list(range(1, 151))
 
 
 def test_what_was_committed_before_a_kill_is_there(path: Path) -> None:
@@ -100,7 +107,7 @@ def test_what_was_committed_before_a_kill_is_there(path: Path) -> None:
         assert each.stdout
         told += [int(each.stdout.readline()) for _ in range(20)]
         each.kill()
-        told += map(int, each.communicate()[0].split("\n")[:-1])
+        told += map(int, rest(each).split("\n")[:-1])
     store = open_store(path)
     with store.write() as connection:  # no lock of the dead is left
         count = int(notes.get(connection, "count") or b"0")
@@ -122,7 +129,7 @@ def test_a_harvest_that_is_killed_is_whole_or_not_there(path: Path) -> None:
     child.stdin.flush()
     told = [child.stdout.readline().split() for _ in range(3)]
     os.kill(child.pid, signal.SIGKILL)
-    told += [line.split() for line in child.communicate()[0].splitlines()]
+    told += [line.split() for line in rest(child).splitlines()]
     done = [job for job, outcome in told if outcome == "new"]
     with closing(sqlite3.connect(path)) as connection:
         counted = dict(
@@ -166,15 +173,4 @@ def test_two_harvesters_of_one_package_make_it_rows_once(path: Path) -> None:
     assert sorted(told) == sorted((job, end) for job in found for end in ("new", "repeated"))
     with store.read() as connection:
         assert len(results.cases_of(connection, found[0], 3)) == 500
-    store.close()
-
-
-def test_a_reader_is_woken_by_its_own_process_only(path: Path) -> None:
-    """Other processes do not write but for emergencies; a slow look is the net below that."""
-    store = open_store(path)
-    seen = store.changed.now()
-    start(COUNT, path, 1).communicate(timeout=60)
-    assert store.changed.wait(seen, 0.05) == seen
-    with store.read() as connection:
-        assert notes.get(connection, "count") == b"1"
     store.close()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from shell_runner import shipping
 from shell_runner.config import NAME, load
+from shell_runner.discovery import Metadata, defaults_of
 from shell_runner.errors import BadConfig, NosejobsError, UsageError
 from shell_runner.guard import clean_line
 from shell_runner.plan import plan
@@ -200,10 +201,9 @@ def examine(checkout: Checkout) -> Examined:
     digest, size = checkout.content.digest, checkout.tree.size
     try:
         found = config.parse(_text(checkout.root / NAME))
-        load(checkout.root)  # what it says of tests
-    except BadConfig as error:
-        words = str(error).replace(f"{checkout.root}{os.sep}", "")
-        return Examined(digest, size, why=words)
+        defaults_of(Metadata(), load(checkout.root))  # what it says of tests
+    except UsageError as error:
+        return Examined(digest, size, why=plain(str(error), checkout))
     inputs = config.inputs_digest(found.build, checkout.files) if found.build else ""
     return Examined(digest, size, found, inputs)
 

@@ -12,8 +12,11 @@ from . import audit, rows, tables
 _TAG, _DECISION = tables.tag.c, tables.decision.c
 
 
-def give_tag(connection: Connection, tag: model.Tag) -> int | None:
-    """A new tag; its number.  None: the build has it, for this config of the stage."""
+def give_tag(connection: Connection, tag: model.Tag, why: str = "") -> int | None:
+    """A new tag; its number.  None: the build has it, for this config of the stage.
+
+    ``why`` is for the audit: what a person says who gives it by hand.
+    """
     fields = rows.values(tag)
     fields["serial"] = 0
     statement = rows.new(connection, tables.tag).values(**fields)
@@ -21,7 +24,7 @@ def give_tag(connection: Connection, tag: model.Tag) -> int | None:
         statement.on_conflict_do_nothing().returning(_TAG.id)
     ).scalar()
     if found is not None:
-        audit.write(connection, tag.given, f"tag {tag.stage}", who=tag.who, build=tag.build)
+        audit.write(connection, tag.given, f"tag {tag.stage}", why, who=tag.who, build=tag.build)
     return found
 
 

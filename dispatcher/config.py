@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -84,6 +85,17 @@ class Stage:
     #: How often the job of a lost host is given to another one.
     lost: int = 1
     environment: tuple[tuple[str, str], ...] = ()
+
+
+def build_stage(build: BuildConfig) -> Stage:
+    """The build command as the stage that it is: one test, on one host."""
+    return Stage(
+        BUILD,
+        labels=build.labels,
+        timeout=build.timeout,
+        job_timeout=build.timeout,
+        environment=build.environment,
+    )
 
 
 @dataclass(frozen=True)
@@ -277,6 +289,7 @@ _NEVER = object()
 _LATER: Mapping[str, object] = {}
 
 
+@lru_cache(maxsize=512)
 def stage_digest(stage: Stage) -> str:
     """Names a stage as it is written: a tag that holds another one says nothing of it."""
     values = asdict(stage).items()

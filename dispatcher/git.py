@@ -50,7 +50,7 @@ _STRANGE = frozenset(
         "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_GRAFT_FILE",
         "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE", "GIT_CEILING_DIRECTORIES",
         "GIT_INTERNAL_SUPER_PREFIX", "GIT_IMPLICIT_WORK_TREE", "GIT_EXTERNAL_DIFF",
-        "GIT_QUARANTINE_PATH", "GIT_TRACE", "GIT_PROTOCOL_FROM_USER", "SSH_ASKPASS", "DISPLAY",
+        "GIT_QUARANTINE_PATH", "GIT_PROTOCOL_FROM_USER", "SSH_ASKPASS", "DISPLAY",
     ]
 )  # fmt: skip
 #: Lines of git that say nothing of the reason.
@@ -152,7 +152,11 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def environment(ours: Mapping[str, str], address: str = "") -> dict[str, str]:
     """What git gets: no other repository, no prompt, the allowed transports, plain words."""
-    kept = {name: value for name, value in ours.items() if name not in _STRANGE}
+    kept = {
+        name: value
+        for name, value in ours.items()
+        if name not in _STRANGE and not name.startswith("GIT_TRACE")
+    }
     allowed = _TRANSPORTS if _LOCAL.match(address) else _TRANSPORTS[:-1]
     return {
         **kept,

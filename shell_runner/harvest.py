@@ -16,7 +16,7 @@ from .guard import clean_line
 from .jobs import Client
 from .remote.job import JobTest
 from .remote.model import ERROR, FAILED, OUTCOMES, SKIPPED, Execution, Problem, Test
-from .remote.package import BadPackage, Package, open_package
+from .remote.package import MANIFEST, BadPackage, Package, open_package
 from .remote.verdict import judge
 from .told import FailedTest, Job
 
@@ -87,12 +87,25 @@ class _BadManifest(ValueError):
     """What a manifest says cannot be."""
 
 
-def _check(package: Package, job: str) -> None:
-    """It is that of this job, and each of its tests has a row."""
+def tests_of(package: Package, job: str) -> list[JobTest]:
+    """The tests of a package, if it is that of this job; raises BadPackage."""
+    try:
+        _check_job(package, job)
+        return _tests(package.manifest)
+    except _BadManifest as error:
+        raise BadPackage(MANIFEST, str(error)) from error
+
+
+def _check_job(package: Package, job: str) -> None:
     manifest = package.manifest
     if not isinstance(manifest.get("job"), dict) or manifest["job"].get("id") != job:
         raise _BadManifest("it is of another job")
-    tests = _tests(manifest)
+
+
+def _check(package: Package, job: str) -> None:
+    """It is that of this job, and each of its tests has a row."""
+    _check_job(package, job)
+    tests = _tests(package.manifest)
     seen = {number for number, _, _ in package.executions()}
     if seen != set(range(len(tests))):
         words = f"it has {len(tests)} tests, and says what happened to {len(seen)}"

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +28,14 @@ from .told import (
     Job,
     Listing,
     LogFacts,
+    News,
     Odd,
     Report,
     job_of,
     limits_of,
     listing_of,
     log_facts_of,
+    news_of,
     report_of,
 )
 
@@ -100,13 +103,21 @@ class Client:
         timeout: float = TIMEOUT,
         say: Callable[[str], None] = lambda words: None,
         open_session: Callable[[HostSpec, float], Session] = Session,
+        tries: int = _TRIES,
     ) -> None:
-        """``say``: told in words what takes long or went wrong and is tried again."""
+        """``say``: told in words what takes long or went wrong and is tried again.
+
+        ``tries``: how often a lost host is opened for one request.
+        """
         self.spec = spec
         self._timeout = timeout
         self._say = say
         self._open = open_session
         self._session: Session | None = None
+        self._tries = tries
+        #: Interrupts so far, and up to which one ``news`` knows of them.
+        self._nudges = self._heard = 0
+        self._nudging = threading.Lock()
 
     def __enter__(self) -> Client:
         return self
@@ -123,7 +134,7 @@ class Client:
     def _with_session(self, request: Callable[[Session], T], waits: bool = False) -> T:
         """What can be asked again is asked again, over a new connection."""
         opened = False
-        tries = _TRIES_WAITING if waits else _TRIES
+        tries = _TRIES_WAITING if waits and self._tries > 1 else self._tries
         for number in range(tries):
             try:
                 if self._session is None:
@@ -205,6 +216,50 @@ class Client:
                 self._say(f"{self.spec.id}: job {job}: {found.trouble}")
             trouble = found.trouble
 
+    def open(self) -> Mapping[str, Any]:
+        """Open the host, if it is not; what it says of itself."""
+        return self._with_session(lambda session: session.facts)
+
+    def news(self, seen: Mapping[str, str], seconds: float = _LOOK) -> News:
+        """Jobs whose state is not the one that was seen of them, as soon as there is one.
+
+        ``seen``: states by UUID; "gone": the host has no such job; anything else: never seen.
+        Empty when the time is over, and at once when somebody interrupts, also if that was
+        after the last call had ended.
+        """
+        heard = self._heard
+
+        def parse(value: Any) -> News:
+            found = news_of(value)
+            if not seen.keys() >= {*found.gone, *(job.id for job in found.jobs)}:
+                raise Odd("news of a job that was not asked for")
+            return found
+
+        def request(session: Session) -> News:
+            # Whoever nudges after this look finds the session, and the desk compares numbers.
+            if self._nudges > heard:
+                return News()
+            arguments = {"seen": dict(seen), "seconds": seconds, "nudged": heard}
+            return session.read(parse, session.call("news", **arguments))
+
+        found = self._with_session(request)
+        self._heard = self._nudges
+        return found
+
+    def interrupt(self) -> None:
+        """End ``news``, the one that waits or the next one; from any thread."""
+        with self._nudging:
+            self._nudges += 1
+            session = self._session
+            if session is not None:
+                session.nudge(self._nudges)
+
+    def abort(self) -> None:
+        """From any thread: what is asked now ends with HostLost."""
+        session = self._session
+        if session is not None:
+            session.abort()
+
     def log(
         self, job: str, start: Place = Place(), follow: bool = False, attempt: int = 0
     ) -> Iterator[Piece]:
@@ -260,13 +315,15 @@ class Client:
         path: Path,
         verify: Callable[[Path], None],
         progress: Callable[[int, int], None] = lambda done, total: None,
+        known: Job | None = None,
     ) -> Job:
         """The package of a job that has ended, whole and with the digest that the host says.
 
         Into ``path``, by ``path.part``, which goes on where it was left.  ``verify``: raises
-        for a package that is none; then nothing of it stays.
+        for a package that is none; then nothing of it stays.  ``known``: what the host has said
+        of the job since it ended.
         """
-        found = self._call_of(job, "package", seconds=0.0)
+        found = known or self._call_of(job, "package", seconds=0.0)
         if not found.is_done or not found.package:
             words = f"job {found.id} is {found.state}: there is no package yet"
             hint = f"nosejobs job harvest --wait {found.id}"

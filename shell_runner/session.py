@@ -18,7 +18,7 @@ from .heartbeat import Pulse, Sign
 from .hosts import HostSpec
 from .remote import wire
 from .shipping import Brought, Tree, bring
-from .told import Odd
+from .told import Odd, facts_of
 
 #: The module that answers on the host, and what we speak with it.
 PROGRAM, PROTOCOL = "desk", 1
@@ -37,19 +37,30 @@ T = TypeVar("T")
 class Session:
     """A conversation with the desk of one host: one request at a time."""
 
-    def __init__(self, spec: HostSpec, timeout: float = TIMEOUT) -> None:
-        """Open the host; raises CannotOpen.  ``timeout``: seconds of silence to put up with."""
+    def __init__(
+        self,
+        spec: HostSpec,
+        timeout: float = TIMEOUT,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        """Open the host; raises CannotOpen, also soon after ``cancel`` has been set.
+
+        ``timeout``: seconds of silence to put up with.
+        """
         self.host = spec.id
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._came = self._taken = 0
         self._ended = threading.Event()
         #: Why the connection was given up by us.
         self._verdict = ""
-        self._gateway = Gateway(spec, self._receive, silence=timeout * 1.5, program=PROGRAM)
+        self._gateway = Gateway(
+            spec, self._receive, cancel=cancel, silence=timeout * 1.5, program=PROGRAM
+        )
         self._pulse = Pulse(timeout, time.monotonic())
         threading.Thread(target=self._listen, daemon=True, name=f"pulse {spec.id}").start()
         try:
-            self.call("hello", protocol=PROTOCOL)
+            #: What the host says of itself, to be shown.
+            self.facts = self.read(facts_of, self.call("hello", protocol=PROTOCOL))
         except BaseException:
             self.close()
             raise
@@ -148,6 +159,14 @@ class Session:
         if body is None:
             raise self.odd("no bytes where some were asked for")
         return value, body
+
+    def nudge(self, number: int) -> None:
+        """End what waits for news on the host, from any thread; who is sending does not wait."""
+        self._gateway.send_if_room(wire.pack([["nudge", number]]), patience=0.2)
+
+    def abort(self) -> None:
+        """From any thread: whatever is asked now ends with HostLost."""
+        self._give_up("was closed")
 
     def read(self, parse: Callable[[Any], T], value: Any) -> T:
         """What ``parse`` makes of a value; HostError for what cannot be."""

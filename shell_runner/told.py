@@ -279,6 +279,30 @@ def listing_of(values: Any) -> Listing:
     return Listing(jobs, found.counts("counts", frozenset(STATES)), found.text("no_worker"))
 
 
+@dataclass(frozen=True)
+class News:
+    """Jobs whose state is another one than was seen, and UUIDs of those that are not there."""
+
+    jobs: tuple[Job, ...] = ()
+    gone: tuple[str, ...] = ()
+    no_worker: str = ""
+
+
+def news_of(values: Any) -> News:
+    """What a wait for news is answered with."""
+    found = _Fields(values)
+    jobs = tuple(map(job_of, found.items("jobs")))
+    return News(jobs, found.texts("gone"), found.text("no_worker"))
+
+
+def facts_of(values: Any) -> dict[str, Any]:
+    """What a host says of itself in answer to hello, to be shown."""
+    found = _Fields(values)["host"]
+    if not isinstance(found, dict) or len(found) > 100:
+        return {}
+    return {clean_line(str(name), 100): _shown(value) for name, value in found.items()}
+
+
 def limits_of(value: Any) -> dict[str, int]:
     """Bounds by name."""
     found = _Fields(value)

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..config import BuildConfig, Mode, Stage
-from ..model import BUILD, Host, HostState
+from ..config import Mode, Stage
+from ..model import Host, HostState
 
 #: Hosts that are told of in words.
 _MANY = 8
@@ -69,14 +69,9 @@ class Waits:
     labels: tuple[str, ...] = ()
 
 
-def wish_of_stage(stage: Stage, run: int, name: str, contents: Iterable[str] = ()) -> Wish:
-    """The hosts that a stage wants for all of its parts."""
+def wish_of(stage: Stage, run: int, name: str, contents: Iterable[str] = ()) -> Wish:
+    """The hosts that a stage (``config.build_stage`` too) wants for all of its parts."""
     return Wish(run, name, stage.labels, stage.hosts, stage.mode, frozenset(contents))
-
-
-def wish_of_build(build: BuildConfig, run: int, name: str, contents: Iterable[str] = ()) -> Wish:
-    """The host that a build command wants."""
-    return Wish(run, name or BUILD, build.labels, contents=frozenset(contents))
 
 
 def place(wishes: Sequence[Wish], places: Iterable[Place], depth: int) -> list[Placed | Waits]:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExecutionContext, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from shell_runner.errors import NosejobsError
 
@@ -26,15 +27,15 @@ REBUILDS = "nosejobs_rebuilds"
 _TOUCHED = "nosejobs_touched"
 #: Seconds for which a process waits for another one's transaction.
 _PATIENCE = 30
-#: Connections that stay open: threads that look at the same time wait for one another.
-_POOL = 8
+#: Connections that stay open, and those that are opened beyond them while many threads look.
+_POOL, _MORE = 4, 60
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     # A host forgets what we have acknowledged: a commit must outlive a power cut.
     "PRAGMA synchronous = FULL",
     f"PRAGMA busy_timeout = {_PATIENCE * 1000}",
     "PRAGMA foreign_keys = ON",
-    "PRAGMA cache_size = -8192",
+    "PRAGMA cache_size = -4096",
     "PRAGMA journal_size_limit = 67108864",
 )
 
@@ -81,6 +82,7 @@ class Store:
         self._writer = engine.execution_options(**{WRITES: True})
         #: Within a process, threads queue here: SQLite's own waiting polls and is unfair.
         self._turn = threading.Lock()
+        self._who: int | None = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -95,12 +97,24 @@ class Store:
         Short ones only: nobody else writes meanwhile.  One that changed no row wakes nobody,
         or a loop that looks and writes would wake itself for ever.
         """
-        with named(self.engine), self._turn, self._writer.begin() as connection:
+        with named(self.engine), self._mine(), self._writer.begin() as connection:
             connection.info.pop(_TOUCHED, None)
             yield connection
             touched = bool(connection.info.pop(_TOUCHED, False))
         if touched and not quiet:
             self.changed.signal()
+
+    @contextmanager
+    def _mine(self) -> Iterator[None]:
+        """This thread's turn; a transaction in a transaction would wait for itself."""
+        if self._who == threading.get_ident():
+            raise RuntimeError("this thread is in a write already")
+        with self._turn:
+            self._who = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._who = None
 
     def close(self) -> None:
         """No connection stays open."""
@@ -116,6 +130,8 @@ def named(engine: Engine) -> Iterator[None]:
         if error.orig is None or type(error.orig).__name__ == "IntegrityError":
             raise
         raise StoreError(f"database {name_of(engine)}: {error.orig}") from error
+    except PoolTimeout as error:
+        raise StoreError(f"database {name_of(engine)}: too many look at it at once") from error
 
 
 def name_of(engine: Engine) -> str:
@@ -134,7 +150,7 @@ def open_engine(where: str | os.PathLike[str]) -> Engine:
         engine = create_engine(
             url,
             pool_size=_POOL,
-            max_overflow=0,
+            max_overflow=_MORE,
             pool_timeout=_PATIENCE,
             connect_args={"check_same_thread": False, "timeout": _PATIENCE},
         )

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, or_, select, update
 
 from .. import model
 from . import audit, rows, tables
 
 _HOST = tables.host.c
-_KEPT = (model.HostState.DRAINING.value, model.HostState.QUARANTINED.value)
+#: What silence does not change: what somebody decided, and a host that was never there; its
+#: pool says when that takes too long.
+_KEPT = (
+    model.HostState.DRAINING.value,
+    model.HostState.QUARANTINED.value,
+    model.HostState.STARTING.value,
+)
 
 
 def configure(connection: Connection, host: model.Host) -> None:
@@ -61,10 +67,10 @@ def beat(
 
 
 def down(connection: Connection, name: str, reason: str) -> bool:
-    """It does not answer; whether that is news.  A drained or quarantined one stays what it is."""
+    """It does not answer; whether that is news.  Only one that was up goes down."""
     fields = {"state": model.HostState.DOWN.value, "reason": reason}
-    states = (*_KEPT, model.HostState.DOWN.value)
-    where = (_HOST.name == name, _HOST.state.not_in(states))
+    is_news = or_(_HOST.state != model.HostState.DOWN.value, _HOST.reason != reason)
+    where = (_HOST.name == name, _HOST.state.not_in(_KEPT), is_news)
     return connection.execute(update(tables.host).where(*where).values(**fields)).rowcount == 1
 
 

@@ -12,6 +12,7 @@ from . import rows, tables
 
 _JOB = tables.job.c
 _OPEN = tuple(state.value for state in model.JobState if state.open)
+_OVER = tuple(state.value for state in model.StageState if state.over)
 
 
 def plan(connection: Connection, jobs: Sequence[model.Job]) -> list[str]:
@@ -74,3 +75,25 @@ def hosts_of_build(connection: Connection, build: int) -> list[str]:
         .distinct()
     )
     return sorted(connection.execute(statement).scalars())
+
+
+def stopped(connection: Connection) -> dict[str, str]:
+    """Hosts by job: open ones whose stage run is over (cancelled, or by a person's word)."""
+    run = tables.stage_run.c
+    statement = (
+        select(_JOB.id, _JOB.host)
+        .join(tables.stage_run, run.id == _JOB.stage_run)
+        .where(_JOB.state.in_(_OPEN), run.state.in_(_OVER))
+    )
+    return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def lost_on(connection: Connection, host: str, since: float, most: int) -> list[model.Job]:
+    """Those given up that the host may have still, newest first."""
+    statement = (
+        select(tables.job)
+        .where(_JOB.state == model.JobState.LOST.value, _JOB.host == host, _JOB.planned >= since)
+        .order_by(_JOB.planned.desc(), _JOB.id)
+        .limit(most)
+    )
+    return [rows.job(row) for row in connection.execute(statement)]

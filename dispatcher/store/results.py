@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, FromClause, func, select, update
 
+from shell_runner.remote.model import OUTCOMES
+
 from .. import model
 from . import audit, jobs, rows, tables
 from .tables import clean
@@ -135,8 +137,7 @@ def _has_successor(connection: Connection, job: model.Job) -> bool:
     return connection.execute(select(_JOB.id).where(*where).limit(1)).first() is not None
 
 
-def _add_results(connection: Connection, job: str, results: Iterable[ResultRow]) -> dict[int, int]:
-    """Their numbers in the database by their numbers in the job."""
+def _add_results(connection: Connection, job: str, results: Iterable[ResultRow]) -> _Keys:
     columns = ("job", *ResultRow._fields)
     cleaned = (
         (job, number, clean(nodeid), clean(outcome), clean(words), _finite(took) or 0.0, *rest)
@@ -144,24 +145,30 @@ def _add_results(connection: Connection, job: str, results: Iterable[ResultRow])
     )
     rows.add_many(connection, tables.result, columns, cleaned)
     statement = select(_RESULT.number, _RESULT.id).where(_RESULT.job == job)
-    return {row[0]: row[1] for row in connection.execute(statement)}
+    return _Keys((row[0], row[1]) for row in connection.execute(statement))
 
 
-def _add_cases(connection: Connection, keys: dict[int, int], found: Iterable[CaseRow]) -> None:
+def _add_cases(connection: Connection, keys: _Keys, found: Iterable[CaseRow]) -> None:
+    """By the hundred thousand: what is clean for sure is not looked at."""
     columns = ("result", *CaseRow._fields[1:])
     cleaned = (
-        (_key(keys, test), number, clean(name), clean(outcome), clean(message), _finite(took))
+        (
+            keys[test],
+            number,
+            clean(name),
+            outcome if outcome in OUTCOMES else clean(outcome),
+            message and clean(message),
+            took if took is None else _finite(took),
+        )
         for test, number, name, outcome, message, took in found
     )
     rows.add_many(connection, tables.case, columns, cleaned)
 
 
-def _add_measurements(
-    connection: Connection, keys: dict[int, int], found: Iterable[MeasurementRow]
-) -> None:
+def _add_measurements(connection: Connection, keys: _Keys, found: Iterable[MeasurementRow]) -> None:
     """Those that are numbers; of two with the same name the last one counts."""
     last = {
-        (_key(keys, test), case, clean(name)): (float(value), clean(unit))
+        (keys[test], case, clean(name)): (float(value), clean(unit))
         for test, case, name, value, unit in found
         if _finite(value) is not None
     }
@@ -169,11 +176,11 @@ def _add_measurements(
     rows.add_many(connection, tables.measurement, columns, ((*k, *v) for k, v in last.items()))
 
 
-def _key(keys: dict[int, int], test: int) -> int:
-    try:
-        return keys[test]
-    except KeyError:
-        raise ValueError(f"a row of test {test}, which has no result") from None
+class _Keys(dict[int, int]):
+    """Numbers of results in the database by their numbers in the job."""
+
+    def __missing__(self, test: int) -> int:
+        raise ValueError(f"a row of test {test}, which has no result")
 
 
 def _finite(number: float | None) -> float | None:

@@ -21,9 +21,7 @@ def expired(
     They began before a date, are not among the newest ``keep`` of their source, have none of
     the ``levels`` that are kept for ever, and nothing can come of them by itself.
     """
-    place = func.row_number().over(
-        partition_by=_CHANGE.source, order_by=_BUILD.id.desc()
-    )
+    place = func.row_number().over(partition_by=_CHANGE.source, order_by=_BUILD.id.desc())
     ranked = (
         select(_BUILD.id, place.label("place"))
         .join(tables.change, _CHANGE.id == _BUILD.change)

@@ -31,10 +31,9 @@ def clean(text: str) -> str:
 
     File names, branches and output hold bytes that are no UTF-8, as surrogates.
     """
-    if "\0" in text:
-        text = text.replace("\0", "\\x00")
-    if text.isascii():
+    if text.isascii() and "\0" not in text:
         return text
+    text = text.replace("\0", "\\x00")
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a pair, from JSON: it stands for no byte
@@ -262,6 +261,8 @@ tag = Table(
         comment="0, and its own id once revoked: room for another",
     ),
     UniqueConstraint("build", "stage", "config", "serial"),
+    # So what a person revokes is not given again behind their back.
+    UniqueConstraint("stage_run"),
     comment="This build passed this stage.",
 )
 

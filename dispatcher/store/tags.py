@@ -15,7 +15,9 @@ _TAG, _DECISION = tables.tag.c, tables.decision.c
 def give_tag(connection: Connection, tag: model.Tag, why: str = "") -> int | None:
     """A new tag; its number.  None: the build has it, for this config of the stage.
 
-    ``why`` is for the audit: what a person says who gives it by hand.
+    None, too, if this stage run has given one before: what a person revoked stays revoked.
+    One that takes the place of another needs that one revoked first.  ``why`` is for the audit:
+    what a person says who gives it by hand.
     """
     fields = rows.values(tag)
     fields["serial"] = 0

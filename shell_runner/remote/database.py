@@ -17,6 +17,7 @@ import time
 import weakref
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
+from . import bells
 from .rows import BadRow
 
 NAME = "queue.db"
@@ -113,8 +114,11 @@ class Database:
             yield self._db
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: on the disk when this ends, or never happened."""
+    def writing(self, rings: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction: on the disk when this ends, or never happened.
+
+        ``rings``: whoever waits for news is woken then.
+        """
         with self.reading() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -126,6 +130,8 @@ class Database:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
                 raise
+        if rings:
+            bells.ring(self._folder)
 
     def shrink(self) -> None:
         """Give back to the disk what is free in the file, up to a bound."""

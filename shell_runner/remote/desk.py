@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from . import handed, identity, layout, queue, retention, starting
+from . import bells, handed, identity, layout, queue, retention, starting
 from .intake import Intake
 from .job import TREE, BadJob, Content, NewJob
 from .machine import facts
@@ -36,6 +36,12 @@ _PING = b'J[["ping",'
 _BLOBS = 8
 #: Seconds between two looks at a log and a job that somebody waits for.
 _LOOK = 0.2
+#: Seconds between two looks for news though nobody has rung, and at least.
+_NET, _AT_LEAST = 1.0, 0.005
+#: Jobs that one request may ask news of.
+_ASKED = 10_000
+#: What a job is called that is not here.
+GONE = "gone"
 #: Seconds that a request may wait at most, before it is answered that nothing has happened.
 _PATIENCE = 30.0
 #: Bytes of one piece of a log or a package.
@@ -71,6 +77,10 @@ class Desk:
         self._sums: Dict[Tuple[str, int], Tuple[int, int]] = {}
         #: Why a worker could not be started when it was last tried.
         self._no_worker = ""
+        #: Rung when the queue has changed; None: nobody has waited for that.
+        self._bell: Optional[bells.Bell] = None
+        #: How often the client has put an end to its waiting.
+        self._nudges = 0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
@@ -83,6 +93,7 @@ class Desk:
             "jobs": self._jobs,
             "job": self._job,
             "log": self._log,
+            "news": self._news,
             "package": self._package,
             "fetch": self._fetch,
             "acknowledge": self._acknowledge,
@@ -107,6 +118,8 @@ class Desk:
             self._blobs.release()  # the receiving thread must not wait for ever
             if self._intake is not None:
                 self._intake.store.end()
+            if self._bell is not None:
+                self._bell.close()
         if self._connected:
             self._say("bye")
 
@@ -129,13 +142,15 @@ class Desk:
             pass
 
     def _pause(self, seconds: Optional[float]) -> bool:
-        """Wait for the client to say something; whether it has."""
+        """Wait for the client to say something; whether it has.  A bell ends the waiting, too."""
         if not self._inbox:
             self._poller.poll(None if seconds is None else seconds * 1000)
         try:
             os.read(self._wake_read, 4096)
         except BlockingIOError:
             pass
+        if self._bell is not None:
+            self._bell.hush()
         return bool(self._inbox)
 
     def _take(self, frame: Any) -> None:
@@ -151,6 +166,8 @@ class Desk:
         for name, *arguments in found:
             if name == "stop":
                 self._running = False
+            elif name == "nudge":
+                self._nudges = max(self._nudges, int(arguments[0]))
             elif name == "tree":
                 self._say("missing", *self._contents().missing(*arguments))
             elif name == "call":
@@ -364,6 +381,57 @@ class Desk:
             for test, outcome, text in found[:_NAMED]
         ]
         return {"count": len(found), "first": rows}
+
+    # -- news -------------------------------------------------------------------
+
+    def _news(self, seen: Dict[str, str], seconds: float, nudged: int = 0) -> Dict[str, Any]:
+        """Jobs whose state is not the one that was ``seen`` ("gone": there is none).
+
+        Waits for one such, until the client has nudged more than ``nudged`` times.
+        """
+        if len(seen) > _ASKED:
+            raise queue.Refused("bad", "news of %d jobs at most" % _ASKED)
+        deadline = time.monotonic() + min(seconds, _PATIENCE)
+        self._listen()
+        self._look()
+        while True:
+            news = self._differing(seen)
+            left = deadline - time.monotonic()
+            if news or left <= 0 or self._nudges > nudged or self._inbox:
+                return self._told(news)
+            # With nothing at work here, whatever happens rings.
+            waits = any(state in _WAITING for state in seen.values())
+            began = time.monotonic()
+            if self._pause(min(left, _NET) if waits else left):
+                return self._told({})
+            self._breathe(began, waits)
+
+    def _listen(self) -> None:
+        if self._bell is None:
+            self._bell = bells.Bell(self.folder)
+            self._poller.register(self._bell.fileno(), select.POLLIN)
+
+    def _breathe(self, began: float, waits: bool) -> None:
+        """One who rings all the time is not answered all the time."""
+        took = time.monotonic() - began
+        if took < _AT_LEAST:
+            time.sleep(_AT_LEAST - took)
+        elif waits and took >= _NET:
+            self._look()
+
+    def _differing(self, seen: Dict[str, str]) -> Dict[str, str]:
+        states = self._there().states(seen)
+        now = {job: GONE if state is None else str(state) for job, state in states.items()}
+        return {job: state for job, state in now.items() if state != seen[job]}
+
+    def _told(self, news: Dict[str, str]) -> Dict[str, Any]:
+        found, gone = [], [job for job, state in news.items() if state == GONE]
+        for job in news.keys() - set(gone):
+            try:
+                found.append(self._summary(self._there().find(job)))
+            except queue.Refused:
+                gone.append(job)  # forgotten meanwhile
+        return {"jobs": found, "gone": gone, "no_worker": self._no_worker}
 
     # -- logs -------------------------------------------------------------------
 

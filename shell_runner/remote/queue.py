@@ -176,6 +176,12 @@ class Queue:
         found = dict(self._db.rows(sql.COUNTS))
         return {state: found.get(str(state), 0) for state in State}
 
+    def states(self, jobs: Iterable[str]) -> Dict[str, Optional[State]]:
+        """By UUID; None: no such job is here."""
+        with self._db.reading() as db:
+            found = {job: db.execute(sql.STATE_BY_ID, (job,)).fetchone() for job in jobs}
+        return {job: State(row[0]) if row else None for job, row in found.items()}
+
     def ahead(self, job: JobRow) -> int:
         """How many have to end before this one starts."""
         if job.state != State.QUEUED:
@@ -187,7 +193,7 @@ class Queue:
 
     def cancel(self, job: JobRow, now: float) -> JobRow:
         """End it: at once if it waits; a running one is asked for its end."""
-        with self._db.writing() as db:
+        with self._db.writing(rings=True) as db:
             job = self._job(db, job.number)
             if job.cancelled:
                 return job
@@ -214,7 +220,7 @@ class Queue:
 
     def packaged(self, number: int, digest: str, size: int, now: float) -> JobRow:
         """Its package is on the disk; whoever wants to be told will be."""
-        with self._db.writing() as db:
+        with self._db.writing(rings=True) as db:
             job = self._job(db, number)
             if job.state in (State.READY, State.HARVESTED) and job.package == digest:
                 return job
@@ -229,7 +235,7 @@ class Queue:
 
     def acknowledge(self, job: JobRow, digest: str, now: float) -> JobRow:
         """Somebody has the package of this digest."""
-        with self._db.writing() as db:
+        with self._db.writing(rings=True) as db:
             job = self._job(db, job.number)
             self._allowed(job, Event.ACKNOWLEDGE)
             if digest != job.package:
@@ -241,7 +247,7 @@ class Queue:
 
     def forget(self, job: JobRow, force: bool = False) -> JobRow:
         """Let it go, with all rows; its files are the caller's. What it was."""
-        with self._db.writing() as db:
+        with self._db.writing(rings=True) as db:
             job = self._job(db, job.number)
             self._allowed(job, Event.FORGET)
             if job.state != State.HARVESTED and not force:
@@ -312,7 +318,7 @@ class Queue:
         self, identity: Identity, code: str, attempt_id: str, now: float
     ) -> Optional[Tuple[JobRow, AttemptRow]]:
         """Start the next job; None if there is none, or if it wants other code."""
-        with self._db.writing() as db:
+        with self._db.writing(rings=True) as db:
             known = db.execute(sql.ATTEMPT, (attempt_id,)).fetchone()
             if known is not None:
                 return self._claimed(db, rows.attempt_row(known))
@@ -352,7 +358,7 @@ class Queue:
 
     def finish(self, attempt_id: str, how: How, detail: str, now: float) -> None:
         """The attempt and its job have ended; the package is to be made."""
-        with self._db.writing() as db:
+        with self._db.writing(rings=True) as db:
             attempt = self._attempt(db, attempt_id)
             job = self._job(db, attempt.job)
             if attempt.step in (Step.PACKAGING, Step.ENDED) and job.how == how:
@@ -368,7 +374,7 @@ class Queue:
 
         An attempt that died while it was packaged is not lost: all facts are rows.
         """
-        with self._db.writing() as db:
+        with self._db.writing(rings=True) as db:
             attempt = self._attempt(db, attempt_id)
             job = self._job(db, attempt.job)
             if attempt.step not in states.STEPS:

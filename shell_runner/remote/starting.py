@@ -40,7 +40,7 @@ def start(folder: str, code: str) -> None:
     Raises CannotStart, with what a person can do.
     """
     if os.environ.get(BEHIND):
-        if not _ring(os.path.join(folder, DOOR), code.encode("ascii") + b"\n"):
+        if not ring_at(os.path.join(folder, DOOR), code.encode("ascii") + b"\n"):
             raise CannotStart(
                 errno.EPIPE, "the host's agent does not answer; it starts the job when it is back"
             )
@@ -64,10 +64,11 @@ def command(module: str, folder: str, code: str, *more: str) -> List[str]:
 
 def ring(folder: str) -> bool:
     """Tell the worker to look at the queue; False if none listens."""
-    return _ring(os.path.join(folder, BELL), b"!")
+    return ring_at(os.path.join(folder, BELL), b"!")
 
 
-def _ring(path: str, data: bytes) -> bool:
+def ring_at(path: str, data: bytes) -> bool:
+    """Write into a FIFO; False if nobody reads it."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:

@@ -13,6 +13,7 @@ _ATTEMPT = "id, job, number, step, detail, pid, start, boot, began, ended, insta
 
 #: A job of exactly this UUID.
 JOB_BY_ID = "SELECT " + _JOB + " FROM job WHERE id = ?"
+STATE_BY_ID = "SELECT state FROM job WHERE id = ?"
 JOB_BY_NUMBER = "SELECT " + _JOB + " FROM job WHERE number = ?"
 #: Jobs whose UUID begins with something: from it, to before what follows it.
 JOBS_BY_PREFIX = "SELECT " + _JOB + " FROM job WHERE id >= ? AND id < ? ORDER BY id LIMIT 4"

@@ -5,7 +5,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.document import DEEPEST, LARGEST, Path, key_lines, read, shown
@@ -81,7 +81,7 @@ WORDS = st.text(st.sampled_from("ab.=[]{}#,'\"\\ \t\n-1é\u2028"), max_size=6)
 VALUES = st.recursive(
     st.one_of(st.integers(-9, 9), st.booleans(), WORDS),
     lambda each: st.one_of(st.lists(each, max_size=3), st.dictionaries(WORDS, each, max_size=3)),
-    max_leaves=8,
+    max_leaves=5,
 )
 
 
@@ -113,12 +113,15 @@ def written(value: Any, draw: st.DrawFn) -> str:
 @st.composite
 def texts(draw: st.DrawFn) -> str:
     lines = []
-    for name, table in draw(st.dictionaries(WORDS, st.dictionaries(WORDS, VALUES))).items():
+    for name, table in draw(
+        st.dictionaries(WORDS, st.dictionaries(WORDS, VALUES, max_size=3), max_size=3)
+    ).items():
         lines.append(f"[{escaped(name)}] # x")
         lines += [f"{escaped(key)} = {written(value, draw)}" for key, value in table.items()]
     return "\n".join(lines)
 
 
+@settings(max_examples=40)
 @given(texts())
 def test_all_keys_that_tomllib_reads_have_a_line(text: str) -> None:
     doc = read("f", text)

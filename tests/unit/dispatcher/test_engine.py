@@ -4,7 +4,7 @@ import os
 import sqlite3
 import stat
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -82,6 +82,23 @@ def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
         notes.put(connection, "a", b"1")
         raise ZeroDivisionError
     assert store.changed.now() == seen
+
+
+def test_a_write_within_a_write_is_a_mistake_that_says_so(store: Store) -> None:
+    with store.write() as connection:
+        with pytest.raises(RuntimeError, match="in a write already"), store.write():
+            pass
+        notes.put(connection, "a", b"1")
+    with store.write() as connection:
+        assert notes.get(connection, "a") == b"1"
+
+
+def test_many_readers_do_not_keep_a_writer_waiting(store: Store) -> None:
+    with ExitStack() as readers:
+        for _ in range(20):
+            readers.enter_context(store.read())
+        with store.write() as connection:
+            notes.put(connection, "a", b"1")
 
 
 def test_waiting_ends_with_its_time() -> None:

@@ -1,5 +1,6 @@
 """Each step is done once: whoever repeats it, or comes late, is told so."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -224,7 +225,9 @@ def test_a_tag_is_given_once_revoked_once_and_given_again(store: Store) -> None:
         assert tags.give_tag(connection, tag) is None
         assert tags.revoke_tag(connection, first, who="ann", reason="flaky", at=6.0)
         assert not tags.revoke_tag(connection, first, who="bob", reason="me too", at=7.0)
-        second = tags.give_tag(connection, tag)
+        assert tags.give_tag(connection, tag) is None  # not behind her back
+        again = add_run(connection, build, number=2)
+        second = tags.give_tag(connection, replace(tag, stage_run=again))
         old, new = tags.of_build(connection, build)
         assert (old.id, old.valid, old.reason, old.serial) == (first, False, "flaky", first)
         assert (new.id, new.valid, new.jobs) == (second, True, (job,))
@@ -268,6 +271,9 @@ def test_a_host_goes_down_and_comes_back(store: Store) -> None:
         assert not hosts.down(connection, "h1", "no route")
         assert hosts.beat(connection, "h1", 2.0)
         assert not hosts.beat(connection, "h1", 3.0)
+        hosts.configure(connection, Host("h2", "x", state=HostState.STARTING))
+        assert not hosts.down(connection, "h2", "no route")
+        assert hosts.beat(connection, "h2", 1.0)
         hosts.set_state(connection, "h1", HostState.DRAINING, who="ann", at=4.0)
         assert not hosts.down(connection, "h1", "no route")
         assert not hosts.beat(connection, "h1", 5.0)

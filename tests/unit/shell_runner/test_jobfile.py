@@ -119,7 +119,6 @@ def test_the_usual_secret_needs_an_address(folder: Path) -> None:
         ('artefacts = "much"', 'artefacts must be a size as "64MiB"'),
         ('merge = "no"', "merge must be true or false, not 'no'"),
         ('build = "nowhere"', "nowhere does not exist"),
-        ('install = "make"', "install: an install command needs a build"),
         ('notify_secret_env = "UNSET"\nnotify = "http://h/"', "the variable UNSET is not set"),
         ("slots = ", "Invalid value"),
     ],

@@ -343,3 +343,33 @@ def test_a_silent_host_is_lost(client: Client, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(HostLost, match=r"has not answered for 0\.2 s"), client:
         client.jobs()
     assert threading.active_count() <= began + 1
+
+
+NEWS: dict[str, Any] = {"jobs": [], "gone": [], "no_worker": ""}
+
+
+def test_news_that_are_true_are_believed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    lies(monkeypatch, lambda name, values: answer({**NEWS, "jobs": [JOB], "gone": [OTHER]}))
+    found = client.news({ID: "running", OTHER: "running"})
+    assert ([job.state for job in found.jobs], found.gone) == (["ready"], (OTHER,))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {**NEWS, "jobs": [{**JOB, "id": OTHER}]},
+        {**NEWS, "jobs": [{**JOB, "state": ESCAPE}]},
+        {**NEWS, "gone": [OTHER]},
+        {**NEWS, "gone": [1]},
+        {**NEWS, "gone": ["x"] * 10_001},
+    ],
+)
+def test_news_that_cannot_be_are_an_error(
+    client: Client, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    lies(monkeypatch, lambda name, values: answer(value))
+    with pytest.raises(HostError, match="says odd things") as caught:
+        client.news({ID: "running"})
+    assert_told(caught.value)

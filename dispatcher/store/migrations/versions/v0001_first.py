@@ -416,6 +416,7 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "build", "stage", "config", "serial", name=op.f("uq_tag_build_stage_config_serial")
         ),
+        sa.UniqueConstraint("stage_run", name=op.f("uq_tag_stage_run")),
         comment="This build passed this stage.",
     )
     op.create_table(

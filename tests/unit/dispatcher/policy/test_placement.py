@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.config import Mode, parse
+from dispatcher.config import Mode, build_stage, parse
 from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import (
     Place,
@@ -17,8 +17,7 @@ from dispatcher.policy.placement import (
     Wish,
     place,
     shards,
-    wish_of_build,
-    wish_of_stage,
+    wish_of,
 )
 
 GPU = ("linux", "gpu")
@@ -124,6 +123,13 @@ def test_younger_stages_do_not_slip_in_for_ever() -> None:
     assert "h1 is kept for resilience of build 7" in later.words
 
 
+def test_hosts_are_kept_for_the_oldest_only() -> None:
+    wishes = [Wish(n, f"stage {n}", count=2, mode=Mode.TOGETHER) for n in (1, 2)]
+    answers = place([*wishes, Wish(3, "c")], [at("h1", jobs=1), at("h2", jobs=1)], 2)
+    assert isinstance(answers[2], Waits)
+    assert answers[2].words.count("is kept for stage 1") == 2
+
+
 def test_nothing_is_kept_for_what_cannot_be() -> None:
     together = Wish(1, "a", count=3, mode=Mode.TOGETHER)
     _, later = place([together, Wish(2, "b")], [at("h1"), at("h2")], 2)
@@ -147,10 +153,10 @@ def test_wishes_of_a_config() -> None:
         "[stages.a]\nlabels=['gpu']\nhosts=2\nmode='together'\n"
     )
     assert tree.build is not None
-    assert wish_of_build(tree.build, 1, "build 7", ["d"]) == Wish(
+    assert wish_of(build_stage(tree.build), 1, "build 7", ["d"]) == Wish(
         1, "build 7", ("arm",), contents=frozenset(["d"])
     )
-    wish = wish_of_stage(tree.stages[0], 2, "a of build 7")
+    wish = wish_of(tree.stages[0], 2, "a of build 7")
     assert wish == Wish(2, "a of build 7", ("gpu",), 2, Mode.TOGETHER)
 
 

@@ -19,7 +19,16 @@ from dispatcher.model import (
     Tag,
     after,
 )
-from dispatcher.policy.promotion import Facts, Plan, Revoke, counting, level, may_rerun, plan
+from dispatcher.policy.promotion import (
+    Facts,
+    Plan,
+    Revoke,
+    counting,
+    level,
+    may_rerun,
+    plan,
+    standing,
+)
 
 SIX = parse("".join(f"[stages.{name}]\n" for name in (
     "unit", "smoke", "regression", "performance", "scalability", "resilience",
@@ -495,3 +504,17 @@ def test_the_reason_of_a_revocation_names_the_run() -> None:
     facts = rerun(ended(start(), "a", StageState.PASSED), "a")
     runs = tuple(replace(r, state=StageState.FAILED) if r.number == 2 else r for r in facts.runs)
     assert plan(replace(facts, runs=runs)).revoke == (Revoke(1, "overruled: run 2 of a failed"),)
+
+
+def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
+    runs = [
+        StageRun(number, 1, "a", number, state, only=only)
+        for number, state, only in [
+            (1, StageState.PASSED, None),
+            (2, StageState.FAILED, None),
+            (3, StageState.PASSED, ("t",)),
+            (4, StageState.CANCELLED, None),
+        ]
+    ]
+    for order in (runs, runs[::-1]):
+        assert [run.number for run in standing(order)] == [3, 2]

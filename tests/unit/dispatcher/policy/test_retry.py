@@ -199,7 +199,7 @@ def test_failures_in_a_row_are_a_quarantine() -> None:
     assert after_trouble(host, "again", 3).reason == host.reason
 
 
-@pytest.mark.parametrize(("state", "limit"), product(HostState, [1, 2]))
+@pytest.mark.parametrize(("state", "limit"), [*product(HostState, [1, 2])])
 def test_trouble_never_makes_a_host_better(state: HostState, limit: int) -> None:
     found = after_trouble(Host("h", "x", state=state), "why", limit).state
     assert found in (state, HostState.QUARANTINED)

@@ -1,0 +1,369 @@
+"""Links: rows on one side, a real host on the other; whatever dies, each job ends once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatcher import hosts as own
+from dispatcher.model import HostState, JobEvent, JobState
+from dispatcher.settings import Settings
+from dispatcher.store import hosts, jobs, results
+from shell_runner.config import HostEntry
+from shell_runner.errors import HostError, UsageError
+from shell_runner.jobs import Client
+from shell_runner.remote import layout, queue
+from tests import desks
+from tests.desks import POPEN, script
+from tests.links import Dispatcher, threads
+
+pytestmark = pytest.mark.timeout(120)
+DONE, LOST = JobState.ACKNOWLEDGED, JobState.LOST
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with desks.state(tmp_path):
+        yield tmp_path
+    assert not threads()
+
+
+@pytest.fixture
+def tests(folder: Path) -> Path:
+    script(folder / "tests", "test_a.sh", "exit 0")
+    return folder / "tests"
+
+
+@pytest.fixture
+def there(folder: Path, tests: Path) -> Iterator[Dispatcher]:
+    """One host, not yet opened."""
+    with Dispatcher(folder / "data", tests) as found:
+        found.add_host("h1")
+        yield found
+
+
+@pytest.fixture
+def gate(folder: Path, tests: Path) -> Path:
+    """A test that waits until somebody writes there."""
+    os.mkfifo(folder / "go")
+    script(tests, "test_a.sh", f"read line < {folder}/go")
+    return folder / "go"
+
+
+def state_on_host(job: str) -> str:
+    with queue.Queue(queue.folder()) as there:
+        return str(there.states([job])[job])
+
+
+def files(there: Dispatcher) -> list[str]:
+    return os.listdir(there.settings.data / own.INCOMING)
+
+
+def desks_of_this_test() -> list[int]:
+    found = Path("/proc/self/task")
+    return [int(pid) for task in found.iterdir() for pid in (task / "children").read_text().split()]
+
+
+# -- the whole way -------------------------------------------------------------------
+
+
+def test_a_planned_job_goes_all_the_way(there: Dispatcher) -> None:
+    there.start()
+    there.until_host("h1", HostState.UP)
+    (job,) = there.plan("h1")
+    found = there.until_state(job, DONE)
+    assert (found.how, len(found.package)) == ("completed", 64)
+    assert found.submitted
+    assert found.harvested
+    assert (there.work.prepared, there.work.came) == ([job], [job])
+    assert there.work.outcomes == [results.Harvest.NEW]
+    assert state_on_host(job) == "harvested"
+    assert files(there) == []
+    host = there.host("h1")
+    assert (host.jobs, host.failures) == (1, 0)
+    assert host.seen
+    assert host.facts["cores"]
+
+
+def test_jobs_planned_before_the_host_is_open_are_handed_in(there: Dispatcher) -> None:
+    first, second = *there.plan("h1"), *there.plan("h1")
+    there.start()
+    for job in (first, second):
+        there.until_state(job, DONE)
+    assert there.host("h1").jobs == 2
+
+
+def test_a_host_is_down_until_it_has_answered(there: Dispatcher) -> None:
+    entry = HostEntry("h2", "ssh=nobody@127.0.0.1//ssh_config=/nowhere", labels=("x",))
+    settings = Settings(there.settings.data, hosts={"h1": HostEntry("h1", "popen"), "h2": entry})
+    own.configure(there.store, settings)
+    assert there.host("h2").labels == ("x",)
+    assert {there.host(name).state for name in ("h1", "h2")} == {HostState.DOWN}
+    there.start()
+    there.until_host("h1", HostState.UP)
+    there.until(lambda: "not been opened" not in there.host("h2").reason)
+    assert there.host("h2").state is HostState.DOWN
+
+
+def test_a_host_of_the_file_that_goes_takes_its_jobs_along(there: Dispatcher) -> None:
+    (job,) = there.plan("h1")
+    own.configure(there.store, Settings(there.settings.data))
+    there.start()
+    found = there.until_state(job, LOST)
+    assert found.detail == "the dispatcher has no such host any more"
+
+
+def test_a_host_that_is_added_later_is_opened(there: Dispatcher, tests: Path) -> None:
+    there.start()
+    there.until_host("h1", HostState.UP)
+    there.add_host("h2")
+    there.until_host("h2", HostState.UP)
+
+
+# -- what hosts refuse and forget -------------------------------------------------------
+
+
+def test_a_job_that_cannot_be_prepared_is_lost_and_no_fault_of_the_host(there: Dispatcher) -> None:
+    def refuse(job: object) -> None:
+        raise UsageError("no tests were found")
+
+    there.work.before_prepare = refuse
+    there.start()
+    (job,) = there.plan("h1")
+    assert there.until_state(job, LOST).detail == "no tests were found"
+    assert there.host("h1").failures == 0
+
+
+def test_a_job_that_the_host_refuses_is_lost_with_its_words(there: Dispatcher, tests: Path) -> None:
+    """It has a job of this UUID, and another one."""
+    (job,) = there.plan("h1")
+
+    def hand_in_another(_: object) -> None:
+        with Client(POPEN) as client:
+            desks.submit(client, tests, job, retries=3)
+
+    there.work.before_prepare = hand_in_another
+    there.start()
+    found = there.until_state(job, LOST)
+    assert "is here already, and is another one" in found.detail
+    assert there.host("h1").failures == 1
+
+
+def test_a_full_queue_is_waited_for(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.link._LATER", 0.1)
+    with Client(POPEN) as client:
+        client.set_limit("waiting", 0)
+        there.start()
+        (job,) = there.plan("h1")
+        there.until(lambda: len(there.work.prepared) > 2)
+        assert there.job(job).state is JobState.PLANNED
+        client.set_limit("waiting", 10)
+    there.until_state(job, DONE)
+
+
+def test_a_host_that_has_forgotten_a_job_loses_it(there: Dispatcher, gate: Path) -> None:
+    there.start()
+    (job,) = there.plan("h1")
+    there.until_state(job, JobState.SUBMITTED)
+    there.links.close()
+    gate.write_text("\n")
+    with Client(POPEN) as client:
+        client.wait(job)
+        client.forget(job, force=True)
+    there.links = there._links()
+    there.links.start()
+    assert there.until_state(job, LOST).detail == "the host has no such job any more"
+
+
+def test_failures_in_a_row_are_a_quarantine(there: Dispatcher) -> None:
+    def refuse(_: object) -> None:
+        raise HostError("h1", "its package is refused")
+
+    there.work.before_harvest = refuse
+    there.start()
+    for _ in range(there.terms.quarantine):
+        (job,) = there.plan("h1")
+        assert "its package is refused" in there.until_state(job, LOST).detail
+    host = there.host("h1")
+    assert host.state is HostState.QUARANTINED
+    assert "3 infrastructure failures in a row" in host.reason
+    assert files(there) == []
+
+
+# -- cancelling ------------------------------------------------------------------------
+
+
+def test_a_cancelled_stage_run_ends_its_job_on_the_host(there: Dispatcher, gate: Path) -> None:
+    there.start()
+    (job,) = there.plan("h1")
+    there.until(lambda: state_on_host(job) == "running")
+    there.cancel(job)
+    assert there.until_state(job, DONE).how == "cancelled"
+    assert there.host("h1").failures == 0
+
+
+def test_a_job_whose_peers_are_gone_ends(there: Dispatcher, gate: Path) -> None:
+    there.start()
+    (job,) = there.plan("h1")
+    there.until_state(job, JobState.SUBMITTED)
+    there.links.stop([job])
+    assert there.until_state(job, DONE).how == "cancelled"
+    there.links.look()
+    assert not there.links._stops
+
+
+def test_what_was_cancelled_before_it_was_handed_in_never_is(there: Dispatcher) -> None:
+    (job,) = there.plan("h1")
+    there.cancel(job)
+    there.start()
+    found = there.until_state(job, LOST)
+    assert (found.how, there.work.prepared) == ("cancelled", [])
+    assert state_on_host(job) == "None"
+    assert there.host("h1").failures == 0
+
+
+# -- whatever dies -----------------------------------------------------------------------
+
+
+def test_a_submit_whose_answer_was_lost_is_not_prepared_again(
+    there: Dispatcher, tests: Path, gate: Path
+) -> None:
+    (job,) = there.plan("h1")
+    with Client(POPEN) as client:
+        desks.submit(client, tests, job)
+    there.start()
+    there.until_state(job, JobState.SUBMITTED)
+    assert there.work.prepared == []
+    gate.write_text("\n")
+    there.until_state(job, DONE)
+
+
+def test_a_desk_that_is_killed_is_opened_again(there: Dispatcher, gate: Path) -> None:
+    there.start()
+    (job,) = there.plan("h1")
+    there.until_state(job, JobState.SUBMITTED)
+    for pid in desks_of_this_test():
+        os.kill(pid, signal.SIGKILL)
+    gate.write_text("\n")
+    there.until_state(job, DONE)
+    assert there.work.prepared == [job]
+
+
+@pytest.mark.parametrize(
+    "state", [JobState.PLANNED, JobState.SUBMITTED, JobState.ENDED, JobState.HARVESTED]
+)
+def test_a_job_goes_on_from_whatever_its_row_says(
+    there: Dispatcher, tests: Path, state: JobState
+) -> None:
+    """The host has done all of it; the dispatcher died before it wrote so."""
+    (job,) = there.plan("h1")
+    with Client(POPEN) as client:
+        desks.submit(client, tests, job)
+        done = client.wait(job)
+        path = there.settings.data / "x.zip"
+        client.download(job, path, lambda _: None)
+    events = {
+        JobState.PLANNED: (),
+        JobState.SUBMITTED: (JobEvent.ACCEPT,),
+        JobState.ENDED: (JobEvent.ACCEPT, JobEvent.END),
+        JobState.HARVESTED: (JobEvent.ACCEPT,),
+    }[state]
+    for event in events:
+        with there.store.write() as connection:
+            assert jobs.move(connection, job, event)
+    if state is JobState.HARVESTED:
+        there.work.harvested(there.job(job), path)
+    assert there.job(job).state is state
+    there.start()
+    assert there.until_state(job, DONE).package == done.package
+    assert (there.work.prepared, there.work.came) == ([], [job])
+    assert there.host("h1").jobs == 1
+    assert state_on_host(job) == "harvested"
+
+
+def test_a_download_goes_on_where_it_was_left(there: Dispatcher, tests: Path) -> None:
+    (job,) = there.plan("h1")
+    with Client(POPEN) as client:
+        desks.submit(client, tests, job)
+        client.wait(job)
+    package = Path(layout.package(queue.folder(), job)).read_bytes()
+    incoming = there.settings.data / own.INCOMING
+    incoming.mkdir()
+    with there.store.write() as connection:
+        assert jobs.move(connection, job, JobEvent.ACCEPT)
+    (incoming / f"{job}.zip.part").write_bytes(package[:100])
+    (incoming / f"{uuid.uuid4()}.zip").write_bytes(b"nobody's")
+    there.start()
+    there.until_state(job, DONE)
+    assert files(there) == []
+
+
+def test_trouble_of_ours_costs_no_job(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, a bug: the step is tried again, and the host is not blamed."""
+    monkeypatch.setattr("dispatcher.link._LATER", 0.1)
+    troubles = [OSError(28, "No space left on device"), ValueError("a bug")]
+
+    def fail(_: object) -> None:
+        if troubles:
+            raise troubles.pop()
+
+    there.work.before_harvest = fail
+    there.start()
+    (job,) = there.plan("h1")
+    there.until_state(job, DONE)
+    assert len(there.work.came) == 3
+    assert there.host("h1").failures == 0
+
+
+def test_a_restart_finds_what_it_left(there: Dispatcher, gate: Path) -> None:
+    there.start()
+    (job,) = there.plan("h1")
+    there.until_state(job, JobState.SUBMITTED)
+    there.restart()
+    gate.write_text("\n")
+    there.until_state(job, DONE)
+    assert there.work.prepared == [job]
+
+
+# -- late packages ------------------------------------------------------------------------
+
+
+def test_a_late_package_is_evidence_only(there: Dispatcher, tests: Path) -> None:
+    (job,) = there.plan("h1")
+    with Client(POPEN) as client:
+        desks.submit(client, tests, job)
+        client.wait(job)
+    there.give_up(job)
+    there.start()
+    there.until(lambda: state_on_host(job) == "harvested")
+    assert there.job(job).state is LOST
+    assert there.job(job).package
+    assert there.work.outcomes == [results.Harvest.EVIDENCE]
+
+
+def test_a_job_that_was_given_up_ends_when_its_host_is_back(
+    there: Dispatcher, tests: Path, gate: Path
+) -> None:
+    (job,) = there.plan("h1")
+    with Client(POPEN) as client:
+        desks.submit(client, tests, job)
+    there.give_up(job)
+    there.start()
+    there.until(lambda: state_on_host(job) == "harvested")
+    assert there.work.outcomes == [results.Harvest.EVIDENCE]
+    assert there.job(job).how == "cancelled"
+
+
+def test_a_drained_host_ends_what_it_has(there: Dispatcher) -> None:
+    there.start()
+    there.until_host("h1", HostState.UP)
+    (job,) = there.plan("h1")
+    with there.store.write() as connection:
+        hosts.set_state(connection, "h1", HostState.DRAINING, who="ann", at=1.0)
+    there.until_state(job, DONE)
+    assert there.host("h1").state is HostState.DRAINING

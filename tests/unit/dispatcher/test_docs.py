@@ -1,0 +1,85 @@
+"""The page on both files tells the truth: its examples are read, and no key is missing."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from dispatcher import config, kinds, settings
+from dispatcher.document import LARGEST
+
+PAGE = (Path(__file__).parents[3] / "docs" / "dispatcher-config.md").read_text("utf-8")
+
+
+def example(name: str) -> str:
+    (found,) = re.findall(rf"```toml\n(# {name}\n.*?)```", PAGE, re.DOTALL)
+    return str(found)
+
+
+def keys(heading: str) -> dict[str, str]:
+    """Default by key, of the table below the heading."""
+    (section,) = re.findall(rf"### `\[{heading}\]`\n(.*?)(?=\n##)", PAGE, re.DOTALL)
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*?) ?\|$", section, re.MULTILINE)
+    return dict(rows)
+
+
+def test_the_example_of_a_tree() -> None:
+    tree = config.parse(example("nosejobs.toml"))
+    assert [stage.name for stage in tree.stages] == list(config.SHIP)
+    assert tree.warnings == ()
+    assert tree.build is not None
+    assert {stage.mode for stage in tree.stages} == set(config.Mode)
+
+
+def test_the_example_of_the_dispatcher() -> None:
+    found = settings.parse(example("dispatcher.toml"), Path("/"))
+    assert settings.parse("", Path("/var/lib")).port == found.port
+    assert [source.kind for source in found.sources] == ["git", "directory"]
+    assert not [line for line in settings.explain(found) if line.startswith("warning")]
+
+
+@pytest.mark.parametrize(
+    ("heading", "value", "besides"),
+    [
+        ("build", config.BuildConfig, {}),
+        ("stages.NAME", config.Stage, {"name": None}),
+        ("dispatcher", settings.Settings, dict.fromkeys(
+            ["address", "port", "sources", "hosts", "pools", "retention"], "listen")),
+        ("sources.NAME", settings.Source, {"name": None}),
+        ("pools.NAME", settings.Pool, {"name": None}),
+        ("retention", settings.Retention, {}),
+    ],
+)  # fmt: skip
+def test_every_key_is_told(heading: str, value: type, besides: dict[str, str | None]) -> None:
+    names = {each.name for each in dataclasses.fields(value)}  # type: ignore[arg-type]
+    wanted = {besides.get(name, name) for name in names} - {None}
+    assert set(keys(heading)) == wanted
+
+
+SIMPLE = [
+    ("build", config.BuildConfig), ("stages.NAME", config.Stage), ("pools.NAME", settings.Pool),
+    ("retention", settings.Retention), ("dispatcher", settings.Settings),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("heading", "value"), SIMPLE)
+def test_defaults_are_those_that_are_told(heading: str, value: type) -> None:
+    said = {key: text.strip('`" ') for key, text in keys(heading).items()}
+    checked = 0
+    for each in dataclasses.fields(value):  # type: ignore[arg-type]
+        text = said.get(each.name, "")
+        if isinstance(each.default, (int, float)) and text not in ("once", ""):
+            seconds = kinds.seconds(text) if text.endswith("d") else float(text)
+            assert seconds == each.default, each.name
+            checked += 1
+    assert checked
+
+
+def test_the_levels_that_are_meant_without_any() -> None:
+    (found,) = re.findall(r"^    (published = .*\n    ship = .*)$", PAGE, re.MULTILINE)
+    assert config.parse(f"[levels]\n{found}\n").levels == config.LEVELS
+
+
+def test_the_bounds_are_those_that_are_told() -> None:
+    assert f"{LARGEST >> 10} K characters" in PAGE

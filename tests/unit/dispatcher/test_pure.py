@@ -1,0 +1,50 @@
+"""What decides has no clock, no I/O, nothing random, and knows nothing of those that have."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3] / "dispatcher"
+VALUES = ["model", "document", "kinds", "globs", "config", "settings"]
+POLICY = sorted(path.stem for path in (ROOT / "policy").glob("*.py") if path.stem != "__init__")
+#: All that computes and does nothing.
+HARMLESS = {
+    "__future__", "bisect", "collections", "contextlib", "dataclasses", "enum", "fnmatch",
+    "functools", "graphlib", "hashlib", "heapq", "ipaddress", "json", "math", "re", "tomllib",
+    "typing", "urllib",
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute modules by their first word, ours with their whole name within the package."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {each.name.partition(".")[0] for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [each.name for each in node.names]
+            found |= {f"{'.' * node.level}{name}" for name in names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_know_values_only(name: str) -> None:
+    besides = {"shell_runner"} | ({"pathlib"} if name == "settings" else set())
+    assert imports(ROOT / f"{name}.py") <= HARMLESS | besides | {f".{each}" for each in VALUES}
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_policy_knows_values_only(name: str) -> None:
+    ours = {f"..{each}" for each in VALUES} | {f".{each}" for each in POLICY}
+    assert imports(ROOT / "policy" / f"{name}.py") <= HARMLESS | ours
+
+
+def test_nothing_opens_a_file() -> None:
+    paths = [ROOT / f"{name}.py" for name in VALUES] + [*(ROOT / "policy").glob("*.py")]
+    for path in paths:
+        calls = [n.func for n in ast.walk(ast.parse(path.read_bytes())) if isinstance(n, ast.Call)]
+        names = {call.id for call in calls if isinstance(call, ast.Name)}
+        assert not names & {"open", "print", "exec", "eval", "__import__"}, path

@@ -1,0 +1,25 @@
+"""The schema is documented: each table, each column, and the query works."""
+
+import re
+from pathlib import Path
+
+from dispatcher.store import Store, describe
+from dispatcher.store.tables import METADATA
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "dispatcher-schema.md"
+
+
+def test_the_document_is_made_of_the_tables() -> None:
+    assert DOCUMENT.read_text() == describe.document()
+
+
+def test_every_table_and_column_says_what_it_means() -> None:
+    assert all(table.comment for table in METADATA.tables.values())
+    columns = [column for table in METADATA.tables.values() for column in table.columns]
+    assert [str(column) for column in columns if not column.comment] == []
+
+
+def test_the_query_of_the_document_works(store: Store) -> None:
+    (query,) = re.findall(r"(?:^    .*\n)+", DOCUMENT.read_text(), re.MULTILINE)
+    with store.read() as connection:
+        assert connection.exec_driver_sql(query).all() == []

@@ -103,11 +103,11 @@ class Client:
         timeout: float = TIMEOUT,
         say: Callable[[str], None] = lambda words: None,
         open_session: Callable[[HostSpec, float], Session] = Session,
-        tries: int = _TRIES,
+        tries: int = 0,
     ) -> None:
         """``say``: told in words what takes long or went wrong and is tried again.
 
-        ``tries``: how often a lost host is opened for one request.
+        ``tries``: how often a lost host is opened for one request; 0: as it is worth it.
         """
         self.spec = spec
         self._timeout = timeout
@@ -134,7 +134,7 @@ class Client:
     def _with_session(self, request: Callable[[Session], T], waits: bool = False) -> T:
         """What can be asked again is asked again, over a new connection."""
         opened = False
-        tries = _TRIES_WAITING if waits and self._tries > 1 else self._tries
+        tries = self._tries or (_TRIES_WAITING if waits else _TRIES)
         for number in range(tries):
             try:
                 if self._session is None:

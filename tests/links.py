@@ -199,3 +199,12 @@ def threads() -> set[str]:
     """Names of those that a link or a session leaves when it is not closed."""
     names = {thread.name for thread in threading.enumerate()}
     return {name for name in names if name.startswith(("link", "pulse", "open"))}
+
+
+def assert_no_threads() -> None:
+    """One that opened a host ends a moment after the process that it waits for was killed."""
+    deadline = time.monotonic() + PATIENCE / 4
+    for thread in threading.enumerate():
+        if thread.name.startswith("open"):
+            thread.join(max(deadline - time.monotonic(), 0.0))
+    assert not threads()

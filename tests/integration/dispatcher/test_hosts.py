@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +12,22 @@ from pathlib import Path
 import pytest
 
 from dispatcher import hosts as own
+from dispatcher.hookspecs import Raised
+from dispatcher.local_pool import Local
 from dispatcher.model import HostState, JobEvent, JobState
-from dispatcher.settings import Settings
+from dispatcher.settings import Pool, Settings
 from dispatcher.store import hosts, jobs, results
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, UsageError
 from shell_runner.jobs import Client
 from shell_runner.remote import layout, queue
 from tests import desks
+from tests.agents import stopped
 from tests.desks import POPEN, script
-from tests.links import Dispatcher, threads
+from tests.links import Dispatcher, assert_no_threads, threads
 
 pytestmark = pytest.mark.timeout(120)
+POOL = Pool("pool")
 DONE, LOST = JobState.ACKNOWLEDGED, JobState.LOST
 
 
@@ -30,7 +35,7 @@ DONE, LOST = JobState.ACKNOWLEDGED, JobState.LOST
 def folder(tmp_path: Path) -> Iterator[Path]:
     with desks.state(tmp_path):
         yield tmp_path
-    assert not threads()
+    assert_no_threads()
 
 
 @pytest.fixture
@@ -367,3 +372,81 @@ def test_a_drained_host_ends_what_it_has(there: Dispatcher) -> None:
         hosts.set_state(connection, "h1", HostState.DRAINING, who="ann", at=1.0)
     there.until_state(job, DONE)
     assert there.host("h1").state is HostState.DRAINING
+
+
+# -- hosts that go and come back, behind a real agent -------------------------------------
+
+
+@pytest.fixture
+def agents(folder: Path) -> Iterator[Local]:
+    found = Local(folder / "agents")
+    yield found
+    for name in found.existing():
+        found.take_down(name, None)
+
+
+@pytest.fixture
+def far(agents: Local, folder: Path, tests: Path) -> Iterator[tuple[Dispatcher, Raised]]:
+    """A host with an agent, and a dispatcher of little patience."""
+    with Dispatcher(folder / "data", tests, lease=0.5) as found:
+        raised = agents.bring_up("h1", POOL, None)
+        found.add_host("h1", raised.spec)
+        yield found, raised
+
+
+def test_jobs_of_a_host_that_is_gone_for_longer_than_the_lease_are_lost_and_come_late(
+    far: tuple[Dispatcher, Raised], agents: Local, gate: Path
+) -> None:
+    there, raised = far
+    there.start()
+    there.until_host("h1", HostState.UP)
+    first, second = *there.plan("h1"), *there.plan("h1")
+    for job in (first, second):
+        there.until_state(job, JobState.SUBMITTED)
+    os.kill(raised.handle["pid"], signal.SIGKILL)
+    for job in (first, second):
+        assert "has not answered for" in there.until_state(job, LOST).detail
+    host = there.until_host("h1", HostState.DOWN)
+    # It is one failure, however many jobs it had.
+    assert (host.failures, "Connection refused" in host.reason) == (1, True)
+    # Its worker goes on without an agent; both ends meet when there is one.
+    gate.write_text("\n")
+    again = agents.bring_up("h1", POOL, raised.handle)
+    there.add_host("h1", again.spec)
+    there.until_host("h1", HostState.UP)
+    gate_of_second = os.open(gate, os.O_RDWR)
+    os.write(gate_of_second, b"\n")
+    there.until(lambda: all(there.job(job).package for job in (first, second)))
+    os.close(gate_of_second)
+    assert {there.job(job).state for job in (first, second)} == {LOST}
+    assert set(there.work.outcomes) == {results.Harvest.EVIDENCE}
+
+
+def test_a_host_that_does_not_answer_does_not_hold_up_the_end(
+    far: tuple[Dispatcher, Raised],
+) -> None:
+    there, raised = far
+    with stopped(raised.handle["pid"]):
+        there.start()
+        there.until(lambda: "open h1" in threads())
+        began = time.monotonic()
+        there.links.close()
+        assert time.monotonic() - began < 10
+
+
+def test_a_host_that_was_never_there_loses_its_jobs_after_the_lease(
+    folder: Path, tests: Path
+) -> None:
+    with Dispatcher(folder / "data", tests, lease=0.3) as there:
+        there.add_host("h1", "agent=127.0.0.1:1//credentials=/nowhere.pem", state=HostState.UP)
+        (job,) = there.plan("h1")
+        there.start()
+        assert "/nowhere.pem" in there.until_state(job, LOST).detail
+        assert there.host("h1").state is HostState.DOWN
+
+
+def test_a_spec_that_cannot_be_is_a_host_that_is_down(folder: Path, tests: Path) -> None:
+    with Dispatcher(folder / "data", tests) as there:
+        there.add_host("h1", "popen//no=such")
+        there.start()
+        there.until(lambda: "unknown option 'no'" in there.host("h1").reason)

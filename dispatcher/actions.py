@@ -186,7 +186,7 @@ def _failed(connection: Connection, facts: promotion.Facts, stage: str) -> tuple
 def _build_again(connection: Connection, build: model.Build, by: By) -> StageRun:
     if not builds.move(connection, build.id, BuildEvent.BEGIN, detail="", ended=None):
         raise Refused(f"build {build.id} is {build.state}: only one that failed is built again")
-    run = StageRun(0, build.id, BUILD, state=StageState.PLACING, who=by.who)
+    run = StageRun(0, build.id, BUILD, state=StageState.PLACING, config=build.inputs, who=by.who)
     return _added(connection, run, by)
 
 

@@ -293,9 +293,12 @@ def _news(found: Any) -> Iterator[str]:
     if found["state"] != "built":
         yield f"build {found['number']}: {found['words']}"
     for run in found["runs"]:
-        if run["state"] not in ("waiting", "blocked"):
+        again = f" (run {run['number']})" if run["number"] > 1 else ""
+        if run["state"] == "placing" and run["detail"]:
+            # What exactly is missing changes often: `show` says it.
+            yield f"{run['stage']}{again}: waits for hosts"
+        elif run["state"] not in ("waiting", "blocked", "placing"):
             detail = f": {run['detail']}" if run["detail"] else ""
-            again = f" (run {run['number']})" if run["number"] > 1 else ""
             yield f"{run['stage']}{again}: {run['state']}{detail}"
     if found["level"] != "goop":
         yield f"level: {found['level']}"

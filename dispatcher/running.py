@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -38,10 +39,9 @@ def running(settings: Settings) -> Iterator[Server]:
     """A dispatcher and its API."""
     service = Service(settings)
     try:
-        app = create(service, service.package, notify_secret(service.store))
+        app = create(service, partial(_package, service), notify_secret(service.store))
         server = Server(app, settings.address, settings.port)
         try:
-            service.url = server.url
             service.start()
             server.start()
             with _noted(settings.data / ADDRESS, server.url):
@@ -50,6 +50,10 @@ def running(settings: Settings) -> Iterator[Server]:
             server.stop()
     finally:
         service.stop()
+
+
+def _package(service: Service, digest: str) -> Path | None:
+    return service.blobs.path(digest) if service.blobs.holds(digest) else None
 
 
 def notify_secret(store: Store) -> str:

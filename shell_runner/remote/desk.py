@@ -177,7 +177,7 @@ class Desk:
             self._say("refused", error.kind, error.words)
         except handed.NoSuchTest as error:
             self._say("refused", "unknown", str(error))
-        except (BadJob, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, BadJob, KeyError, TypeError, ValueError) as error:
             self._say("refused", "bad", "%s: %s" % (name, error))
         except OSError as error:
             self._say("refused", "disk", "%s: %s" % (error.filename or self.folder, error.strerror))

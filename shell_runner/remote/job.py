@@ -110,6 +110,16 @@ def is_uuid(text: object) -> bool:
     return isinstance(text, str) and _UUID.fullmatch(text) is not None
 
 
+def is_text(value: object) -> bool:
+    """Whether it may be an argument, a variable, or part of a path; odd bytes are surrogates."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        return value.encode("utf-8", "surrogateescape") is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def config_from(values: Dict[str, Any]) -> JobConfig:
     """A checked JobConfig of JSON values; BadJob names the key that is unknown or wrong."""
     for key, value in values.items():
@@ -143,7 +153,7 @@ def _check(key: str, value: object, default: object) -> None:
         fits = isinstance(value, int) or (isinstance(value, float) and kind is float)
         good = fits and 0 <= value < _MOST  # type: ignore[operator]
     elif isinstance(default, str):
-        good = isinstance(value, str) and "\0" not in value
+        good = is_text(value)
     else:
         good = isinstance(value, (list, tuple))
     if not good:
@@ -152,7 +162,7 @@ def _check(key: str, value: object, default: object) -> None:
 
 def _texts(key: str, values: Any) -> Tuple[str, ...]:
     for value in values:
-        if not isinstance(value, str) or "\0" in value:
+        if not is_text(value):
             raise BadJob("config: %s holds texts, not %r" % (key, value))
     return tuple(values)
 

@@ -210,7 +210,7 @@ class Worker:
         self._deadline = min(self._deadline, late)
 
     def _end_late(self) -> None:
-        """Neither its time nor a cancel has ended it: one that hangs, or is stopped, hears nothing."""
+        """Neither its time nor a cancel has ended it: it hangs, or somebody has stopped it."""
         if self._work is None or time.monotonic() < self._deadline:
             return
         self._deadline = _NEVER

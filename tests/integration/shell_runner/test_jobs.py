@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -11,6 +12,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ from shell_runner.jobs import Client, Gap, Place
 from shell_runner.remote import layout, queue
 from shell_runner.remote.job import Content
 from shell_runner.remote.package import open_package
+from shell_runner.session import Session
 from shell_runner.submission import prepare
 from tests import desks
 from tests.desks import POPEN, prepared, script, submit
@@ -479,3 +482,15 @@ def test_the_oldest_python_is_good_enough(
         client.wait(id)
         assert client.job(id).failed[0].words == "exit 3"
         assert harvested(client, id, folder / "x.zip").outcomes == {"passed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize("odd", [{"before": 10**30}, {"limit": "x"}, {"states": [5]}])
+def test_an_odd_request_is_refused_and_the_next_one_served(
+    folder: Path, odd: dict[str, Any]
+) -> None:
+    with contextlib.closing(Session(POPEN)) as session:
+        for name, arguments in (("jobs", odd), ("job", {"job": None})):
+            with pytest.raises(JobRefused) as caught:
+                session.call(name, **arguments)
+            assert caught.value.kind == "bad"
+        assert session.call("jobs")["jobs"] == []

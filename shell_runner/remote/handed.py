@@ -5,10 +5,12 @@ Pure: makes values of JSON.  Must not know the queue, or what is on the disk.
 
 import difflib
 import fnmatch
+import json
 from typing import Any, Callable, Dict, List, Sequence
 
 from .job import ARCHIVE, TREE, BadJob, Content, JobTest, NewJob, config_from, is_text, is_uuid
 from .model import Test
+from .package import fits
 from .store import is_digest
 
 #: Characters of a name or a label; labels of a job.
@@ -59,6 +61,10 @@ def checked(job: NewJob) -> NewJob:
     for number, case in enumerate(job.cases):
         if case.test.id != number:
             raise BadJob("test %d has the number %r" % (number, case.test.id))
+    # The manifest of a package has all of it, beside the names of its members.
+    if not fits(json.dumps([job.config, job.cases], separators=(",", ":")), share=2):
+        words = "what is said of its %d tests is too much for one job: hand in several"
+        raise BadJob(words % len(job.cases))
     return job
 
 

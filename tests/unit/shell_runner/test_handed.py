@@ -51,6 +51,15 @@ def of_config(name: str, value: Any) -> Callable[[Any], None]:
     return change
 
 
+def test_more_tests_than_a_package_can_name_are_refused() -> None:
+    job = values()
+    nodeid, test, *rest = job["cases"][0]
+    test[HostTest._fields.index("argv")] = ["," * 500_000]
+    job["cases"] = [[nodeid, [number, *test[1:]], *rest] for number in range(5)]
+    with pytest.raises(BadJob, match="of its 5 tests is too much for one job"):
+        handed.new_job(job)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from . import handed, identity, layout, queue, retention, starting
+from . import handed, identity, layout, queue, retention, starting, tree
 from .intake import Intake
 from .job import TREE, BadJob, Content, NewJob
 from .machine import facts
@@ -226,22 +226,40 @@ class Desk:
     def _wake_worker(self) -> None:
         """There is work: one who does it must be there, and look."""
         self._no_worker = ""
-        worker = self._there().worker()
-        if worker is not None and identity.is_alive(worker.identity):
+        if self._has_worker():
             starting.ring(self.folder)
             return
         try:
-            starting.start(self.folder, self._there().next_code() or self._keep_code())
+            starting.start(self.folder, self._code_of_worker())
         except OSError as error:
             self._no_worker = error.strerror or str(error)
+
+    def _code_of_worker(self) -> str:
+        """What the next job wants; if that is gone, any worker can say so, and run the others."""
+        code = self._there().next_code()
+        try:
+            if code:
+                starting.command("worker", self.folder, code)
+                return code
+        except starting.CannotStart:
+            pass
+        return self._keep_code()
+
+    def _has_worker(self) -> bool:
+        """Whether one is alive; a test that stops all it can find may have stopped it."""
+        worker = self._there().worker()
+        if worker is None or not identity.is_alive(worker.identity):
+            return False
+        if tree.stat(worker.identity.pid)[:1] == ["T"]:
+            os.kill(worker.identity.pid, signal.SIGCONT)
+        return True
 
     def _look(self) -> None:
         """Whoever looks makes sure that what waits gets on."""
         counts = self._there().counts()
-        if any(counts.get(state) for state in _WAITING) or self._there().next_due() is not None:
-            worker = self._there().worker()
-            if worker is None or not identity.is_alive(worker.identity):
-                self._wake_worker()
+        waits = any(counts.get(state) for state in _WAITING)
+        if (waits or self._there().next_due() is not None) and not self._has_worker():
+            self._wake_worker()
 
     # -- handing in -------------------------------------------------------------
 

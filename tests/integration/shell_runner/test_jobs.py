@@ -442,6 +442,37 @@ def test_a_queue_that_cannot_be_written_is_named(client: Client, tests: Path, id
     assert client.wait(id).is_done
 
 
+def test_a_job_whose_code_is_gone_holds_up_nobody(client: Client, tests: Path, id: str) -> None:
+    submit(client, tests, id)
+    client.wait(id)
+    desks.await_worker()
+    lost, after = str(uuid.uuid4()), str(uuid.uuid4())
+    with queue.Queue(queue.folder()) as there:
+        there.submit(prepared(tests, lost).job, "0" * 64, 0.0)
+    submit(client, tests, after)
+    assert client.wait(lost).how == "refused"
+    assert client.wait(after).how == "completed"
+
+
+def test_whoever_looks_lets_a_stopped_worker_go_on(
+    client: Client, tests: Path, id: str, folder: Path
+) -> None:
+    after = str(uuid.uuid4())
+    submit(client, tests, after)
+    client.wait(after)
+    os.mkfifo(folder / "gate")
+    script(tests, "test_a.sh", f"echo here >{folder}/gate; cat {folder}/gate")
+    submit(client, tests, id)
+    assert (folder / "gate").read_text() == "here\n"
+    after = client.rerun(after, str(uuid.uuid4()), ["test_b.sh"], False).id
+    with queue.Queue(queue.folder()) as there:
+        worker = there.worker()
+    assert worker is not None
+    os.kill(worker.identity.pid, signal.SIGSTOP)
+    (folder / "gate").write_text("now\n")
+    assert client.wait(after).how == "completed"
+
+
 def test_a_client_of_another_protocol_is_refused(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "PROTOCOL", 99)

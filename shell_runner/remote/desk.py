@@ -504,10 +504,8 @@ class Desk:
 
     def _forget(self, job: str, force: bool = False) -> Dict[str, Any]:
         row = self._there().find(job)
-        attempts = [each.id for each in self._there().attempts(row.number)]
         summary = self._summary(row)
-        self._there().forget(row, force)
-        retention.remove_files(self.folder, row.id, attempts)
+        retention.forget(self._there(), self.folder, row, force)
         return summary
 
     def _limits(self) -> Dict[str, int]:

@@ -417,6 +417,16 @@ def test_a_job_that_has_not_ended_has_no_package(
     client.wait(id)
 
 
+@pytest.mark.parametrize("name", ["folder", "fifo"])
+def test_a_package_takes_the_place_of_files_only(
+    client: Client, id: str, folder: Path, name: str
+) -> None:
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "fifo")
+    with pytest.raises(UsageError, match=f"{name}: it is there, and is no file"):
+        harvested(client, id, folder / name)
+
+
 # -- trouble -------------------------------------------------------------------------
 
 

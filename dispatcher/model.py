@@ -144,6 +144,8 @@ STAGES: Mapping[tuple[StageState, StageEvent], StageState] = {
     **{(state, event): to for state in _IDLE for to, event in IDLE_EVENTS.items()},
     **{(state, StageEvent.CANCEL): StageState.CANCELLED for state in _IDLE},
     (StageState.PLACING, StageEvent.PLACE): StageState.RUNNING,
+    # What it is to run cannot be run, whatever host there is.
+    (StageState.PLACING, StageEvent.FAIL): StageState.FAILED,
     (StageState.PLACING, StageEvent.GIVE_UP): StageState.ERROR,
     (StageState.RUNNING, StageEvent.AGAIN): StageState.PLACING,
     (StageState.RUNNING, StageEvent.PASS): StageState.PASSED,

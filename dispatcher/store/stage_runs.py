@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, or_, select, update
 
 from .. import model
 from . import rows, tables
@@ -60,3 +60,12 @@ def of_numbers(connection: Connection, runs: Collection[int]) -> dict[int, model
 def move(connection: Connection, run: int, event: model.StageEvent, **fields: Any) -> bool:
     """An event of a stage run, and what else it sets; False: nothing (see ``rows.move``)."""
     return rows.move(connection, tables.stage_run, model.STAGES, run, event, **fields)
+
+
+def describe(connection: Connection, run: int, **fields: Any) -> bool:
+    """Set words and counts of one whose state stays; whether they are new."""
+    unknown = fields.keys() - {"detail", "lost"}
+    assert not unknown, unknown
+    new = or_(*(_RUN[name].is_distinct_from(value) for name, value in fields.items()))
+    statement = update(tables.stage_run).where(_RUN.id == run, new).values(**fields)
+    return connection.execute(statement).rowcount == 1

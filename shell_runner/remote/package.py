@@ -373,6 +373,10 @@ class Package:
             raise BadPackage(name, words % self._entry(name).size)
         return b"".join(self._pieces(name))
 
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """All of one member, however large it is."""
+        return self._pieces(name)
+
     def executions(self, name: str = EXECUTIONS) -> Iterator[Tuple[int, int, Execution]]:
         """Test, try and what happened, in this order; raises BadPackage."""
         last = (-1, 0)

@@ -1,0 +1,169 @@
+"""The dispatcher as a whole: its threads, and the folder that is its alone.
+
+Owns what is started and ended, in which order.  Must not know what any part does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from shell_runner.errors import NosejobsError, UsageError
+
+from . import sources as trees_of
+from .builds import Trees
+from .evidence import Blobs
+from .hosts import Links, Terms, configure
+from .pools import Pools
+from .reconcile import Reconciler, Seen
+from .settings import Settings
+from .store import Store, board, open_store, retention
+from .watch import Watch
+from .work import Work
+
+_LOG = logging.getLogger(__name__)
+DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
+#: Seconds between two looks for what is old.
+_UPKEEP = 3600.0
+#: Trees that stay beside those that are worked with: the newest ones.
+_TREES = 20
+
+
+class Busy(NosejobsError):
+    """Another dispatcher works with this folder."""
+
+
+class Service:
+    """All of it but its faces."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        terms: Terms | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Take the folder, and bring its database to the schema of this program; Busy, StoreError.
+
+        Nothing is started before ``start``; what is open is closed by ``stop``.
+        """
+        self.settings = settings
+        self._clock = clock
+        self._lock = _locked(settings)
+        try:
+            self.store: Store = open_store(settings.data / DATABASE)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.sources = {
+            each.name: trees_of.opened(each, settings.data / "mirrors") for each in settings.sources
+        }
+        self.trees = Trees(settings.data / "trees", self.sources)
+        self.blobs = Blobs(settings.data / "blobs")
+        self.work = Work(self.store, self.trees, self.blobs, clock)
+        self.links = Links(self.store, settings, self.work, terms)
+        self.pools = Pools(self.store, settings)
+        self.reconciler = Reconciler(
+            self.store, settings, self.trees, self.blobs, self._told, clock
+        )
+        self.watches: Mapping[str, Watch] = {
+            each.name: Watch(self.store, each, self.sources[each.name], self.trees, clock)
+            for each in settings.sources
+        }
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> Service:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Everything that works by itself."""
+        configure(self.store, self.settings)
+        self.pools.start()
+        self.links.start()
+        runs: list[tuple[str, Callable[[], None]]] = [("reconcile", self.reconciler.run)]
+        runs += [(f"source {name}", watch.run) for name, watch in self.watches.items()]
+        runs.append(("upkeep", self._look_after))
+        for name, run in runs:
+            thread = threading.Thread(target=run, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """No thread stays, nor a child; how it goes on, rows say."""
+        self._stopping.set()
+        for watch in self.watches.values():
+            watch.close()
+        self.reconciler.close()
+        for thread in self._threads:
+            thread.join()
+        self.links.close()
+        self.pools.close()
+        self.store.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def poke(self, source: str) -> None:
+        """Look at a source now; UsageError if there is no such one."""
+        if source not in self.watches:
+            known = ", ".join(sorted(self.watches)) or "none"
+            raise UsageError(f"there is no source {source!r}; there are: {known}")
+        self.watches[source].poke()
+
+    def _told(self, seen: Seen) -> None:
+        if seen.stop:
+            self.links.stop(seen.stop)
+        if seen.waits:
+            self.pools.grow(seen.waits)
+
+    # -- upkeep -------------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.tidy()
+            except Exception:
+                _LOG.exception("what is old cannot be removed")
+            self._stopping.wait(_UPKEEP)
+
+    def tidy(self) -> None:
+        """Forget what is old, by the rules of the dispatcher's file."""
+        rules, now = self.settings.retention, self._clock()
+        with self.store.write() as connection:
+            for build in retention.expired(
+                connection, before=now - rules.age, keep=rules.builds, levels=rules.levels
+            ):
+                retention.forget(connection, build, now)
+        with self.store.read() as connection:
+            referred = retention.referred(connection)
+            kept = board.trees(connection, _TREES)
+        self.blobs.sweep(referred)
+        self.trees.sweep(kept)
+
+
+def _locked(settings: Settings) -> int:
+    """The folder is ours while this descriptor is open; the kernel lets go if we die."""
+    path = settings.data / LOCK
+    try:
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        who = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        words = f"another dispatcher{f' (process {who})' if who else ''} works with {settings.data}"
+        raise Busy(f"{words}\n  try: end it, or another [dispatcher] data") from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    return descriptor

@@ -1,0 +1,151 @@
+"""All rows of many builds that decide what becomes of them, in a bounded number of queries."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, func, select
+
+from .. import model
+from . import jobs, results, rows, tables, tags
+from .builds import active
+
+_BUILD, _CHANGE, _SOURCE = tables.build.c, tables.change.c, tables.source.c
+_RUN, _DECISION, _AUDIT = tables.stage_run.c, tables.decision.c, tables.audit.c
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a build."""
+
+    source: str
+    change: model.Change
+    build: model.Build
+    #: In the order in which they were added.
+    runs: tuple[model.StageRun, ...] = ()
+    tags: tuple[model.Tag, ...] = ()
+    decisions: tuple[model.Decision, ...] = ()
+    #: All of the runs that are running, or are about to have another go.
+    jobs: tuple[model.Job, ...] = ()
+    #: Of those that have been harvested.
+    counts: tuple[tuple[str, results.Counts], ...] = ()
+
+
+def of(connection: Connection, builds: Collection[int]) -> list[Rows]:
+    """Those of some builds, oldest first: seven queries, however many they are."""
+    runs = _by_build(connection, builds, tables.stage_run, rows.stage_run)
+    decisions = _by_build(connection, builds, tables.decision, rows.decision)
+    given: dict[int, list[model.Tag]] = defaultdict(list)
+    for tag in tags.of_builds(connection, list(builds)):
+        given[tag.build].append(tag)
+    going = [
+        run.id
+        for each in runs.values()
+        for run in each
+        if run.state in (model.StageState.RUNNING, model.StageState.PLACING)
+    ]
+    found: dict[int, list[model.Job]] = defaultdict(list)
+    for job in jobs.of_runs(connection, going):
+        found[job.stage_run].append(job)
+    counted = results.counts(
+        connection, [job.id for each in found.values() for job in each if job.package]
+    )
+    whole = []
+    for source, change, build in _heads(connection, builds):
+        its_jobs = [job for run in runs[build.id] for job in found.get(run.id, ())]
+        counts = tuple((job.id, counted[job.id]) for job in its_jobs if job.id in counted)
+        whole.append(
+            Rows(
+                source, change, build, tuple(runs[build.id]), tuple(given[build.id]),
+                tuple(decisions[build.id]), tuple(its_jobs), counts,
+            )
+        )  # fmt: skip
+    return whole
+
+
+def _heads(
+    connection: Connection, builds: Collection[int]
+) -> Sequence[tuple[str, model.Change, model.Build]]:
+    columns = [_SOURCE.name.label("source_name")]
+    columns += [column.label(f"change_{column.name}") for column in _CHANGE]
+    columns += [column.label(f"build_{column.name}") for column in _BUILD]
+    found = []
+    joined = tables.build.join(tables.change, _CHANGE.id == _BUILD.change).join(
+        tables.source, _SOURCE.id == _CHANGE.source
+    )
+    for chunk in rows.chunks(sorted(builds)):
+        statement = select(*columns).select_from(joined).where(_BUILD.id.in_(chunk))
+        for row in connection.execute(statement.order_by(_BUILD.id)):
+            change = model.Change(**_part(row, "change_"))
+            found.append((row.source_name, change, rows.build_of(_part(row, "build_"))))
+    return found
+
+
+def _part(row: Any, prefix: str) -> dict[str, Any]:
+    fields = row._mapping
+    return {name.removeprefix(prefix): fields[name] for name in fields if name.startswith(prefix)}
+
+
+def _by_build(
+    connection: Connection, builds: Collection[int], table: Any, make: Callable[[Any], T]
+) -> dict[int, list[T]]:
+    found: dict[int, list[T]] = defaultdict(list)
+    order = table.c.id if "id" in table.c else table.c.stage
+    for chunk in rows.chunks(sorted(builds)):
+        statement = select(table).where(table.c.build.in_(chunk)).order_by(order)
+        for row in connection.execute(statement):
+            found[row.build].append(make(row))
+    return found
+
+
+def audited(connection: Connection, after: int) -> tuple[int, set[int]]:
+    """The newest entry, and the builds of which one later than ``after`` tells.
+
+    Whoever decides about a build that nothing can come of by itself (a tag is revoked, a stage is
+    approved) writes an entry in the same transaction.
+    """
+    last = connection.execute(select(func.max(_AUDIT.id))).scalar() or 0
+    if last <= after:
+        return after, set()
+    statement = select(_AUDIT.build).where(_AUDIT.id > after, _AUDIT.build.is_not(None))
+    return last, set(connection.execute(statement.distinct()).scalars())
+
+
+def hosts_of(connection: Connection, builds: Collection[int]) -> dict[int, set[str]]:
+    """Hosts that have had a job of a build: they hold its contents."""
+    found: dict[int, set[str]] = defaultdict(set)
+    for chunk in rows.chunks(sorted(builds)):
+        statement = (
+            select(_RUN.build, tables.job.c.host)
+            .join(tables.job, tables.job.c.stage_run == _RUN.id)
+            .where(_RUN.build.in_(chunk))
+            .distinct()
+        )
+        for build, host in connection.execute(statement):
+            found[build].add(host)
+    return found
+
+
+def trees(connection: Connection, newest: int) -> set[tuple[str, str]]:
+    """Source and revision of trees that are worth to stay.
+
+    Those of builds that something can come of, the newest ones, and all of directories whose
+    results are kept: nobody could make these again.
+    """
+    joined = tables.build.join(tables.change, _CHANGE.id == _BUILD.change).join(
+        tables.source, _SOURCE.id == _CHANGE.source
+    )
+    chosen = select(_SOURCE.name, _CHANGE.revision).select_from(joined)
+    latest = chosen.order_by(_BUILD.id.desc()).limit(newest)
+    kept = chosen.where(_SOURCE.kind == "directory", _BUILD.removed.is_(None))
+    found = {(row[0], row[1]) for row in connection.execute(latest)}
+    found |= {(row[0], row[1]) for row in connection.execute(kept)}
+    for chunk in rows.chunks(active(connection)):
+        done = connection.execute(chosen.where(_BUILD.id.in_(chunk)))
+        found |= {(row[0], row[1]) for row in done}
+    return found

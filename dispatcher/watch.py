@@ -1,0 +1,150 @@
+"""One watched source: what is new there becomes changes and builds.
+
+Owns when a source is looked at, and that a move of a branch is seen once.  Must not know what a
+source is, nor what becomes of a build.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from . import model, settings
+from .builds import Trees
+from .git import SourceError
+from .model import BuildEvent
+from .policy import changes as policy
+from .policy.changes import Move, Moves
+from .sources import Source
+from .store import Store, audit, builds, changes
+
+_LOG = logging.getLogger(__name__)
+#: Seconds after which a look is noted though it has shown nothing.
+_NOTED = 30.0
+
+
+@dataclass(frozen=True)
+class _New:
+    """A branch that stands somewhere else, and what is built of that."""
+
+    move: Move
+    changes: tuple[model.Change, ...]
+
+
+class Watch:
+    """Looks at one source, again and again, and whenever somebody pokes it."""
+
+    def __init__(
+        self,
+        store: Store,
+        wanted: settings.Source,
+        source: Source,
+        trees: Trees,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._wanted, self._source = store, wanted, source
+        self._trees, self._clock = trees, clock
+        self._poked = threading.Event()
+        self._closed = threading.Event()
+        self._noted = 0.0
+
+    def run(self) -> None:
+        """Until ``close``."""
+        while not self._closed.is_set():
+            self._poked.clear()
+            again = self._wanted.poll
+            try:
+                again = min(again, self.look())
+            except Exception as error:
+                trace = not isinstance(error, SourceError)
+                _LOG.error("source %s: %s", self._wanted.name, error, exc_info=trace)
+            self._poked.wait(again)
+
+    def poke(self) -> None:
+        """Look now."""
+        self._poked.set()
+
+    def close(self) -> None:
+        """The loop ends."""
+        self._closed.set()
+        self._poked.set()
+
+    def look(self) -> float:
+        """Look once, and write what is new; seconds until it should be done again."""
+        key = self._key()
+        with self._store.read() as connection:
+            before = changes.heads(connection, key)
+        try:
+            now = self._source.heads()
+            moves = policy.moves(self._wanted, before, now)
+            found = [self._new(key, move) for move in moves.moved]
+        except SourceError as error:
+            self._note(key, str(error))
+            raise
+        if not found and not moves.gone:
+            self._note(key, moves.trouble)
+            return self._wanted.poll
+        return self._write(key, before, moves, found)
+
+    def _key(self) -> int:
+        with self._store.write() as connection:
+            return changes.source(connection, self._wanted.name, self._wanted.kind)
+
+    def _note(self, key: int, trouble: str) -> None:
+        """When it was looked at; who waits hears of it if it is another trouble."""
+        with self._store.read() as connection:
+            known = {each.id: each.trouble for each in changes.sources(connection)}
+        if known.get(key) == trouble and time.monotonic() - self._noted < _NOTED:
+            return
+        self._noted = time.monotonic()
+        with self._store.write(quiet=known.get(key) == trouble) as connection:
+            changes.looked(connection, key, self._clock(), trouble)
+
+    def _new(self, key: int, move: Move) -> _New:
+        past = self._source.between(move.before, move.revision)
+        at = self._clock()
+        found = policy.changes(self._wanted, key, move, past.commits, past.forced, at)
+        if self._wanted.directory:
+            for change in found:  # it is gone as soon as somebody writes there
+                self._trees.get(self._wanted.name, change.revision)
+        return _New(move, found)
+
+    def _write(
+        self, key: int, before: dict[str, str], moves: Moves, found: Sequence[_New]
+    ) -> float:
+        """Heads, changes, builds, and what they make superfluous: one transaction."""
+        at = self._clock()
+        with self._store.write() as connection:
+            for branch in moves.gone:
+                if changes.move_head(connection, key, branch, before[branch], ""):
+                    self._supersede(connection, key, branch, gone=True)
+            for new in found:
+                self._add(connection, key, new, at)
+            changes.looked(connection, key, at, moves.trouble)
+        return self._wanted.poll
+
+    def _add(self, connection: Connection, key: int, new: _New, at: float) -> None:
+        move = new.move
+        if not changes.move_head(connection, key, move.branch, move.before, move.revision):
+            return  # somebody else was faster, and has written what comes of it
+        for change in new.changes:
+            build = builds.add(connection, changes.add(connection, change), at)
+            words = f"{change.revision[:12]} of {move.branch or self._wanted.name}"
+            forced = ", history was rewritten" if change.forced else ""
+            audit.write(connection, at, f"change {words}{forced}", change.subject, build=build)
+        self._supersede(connection, key, move.branch)
+
+    def _supersede(self, connection: Connection, key: int, branch: str, gone: bool = False) -> None:
+        rows = [
+            (build, change)
+            for build in builds.untouched(connection, key, branch)
+            if (change := changes.get(connection, build.change))
+        ]
+        for build, why in policy.superseded(self._wanted, branch, rows, gone):
+            fields = {"detail": why, "ended": self._clock()}
+            builds.move(connection, build, BuildEvent.SUPERSEDE, **fields)

@@ -1,0 +1,204 @@
+"""What jobs are about: from a job's row to what its host is handed, and from its package to rows.
+
+Owns both ways, for whoever speaks with hosts.  Each can be gone again: a row is the same job
+whenever it is prepared, and a package goes into the database once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from shell_runner import hosts as specs
+from shell_runner.config import HostEntry
+from shell_runner.errors import BadSpec, UsageError
+from shell_runner.jobs import new_job
+from shell_runner.remote import formats
+from shell_runner.remote.job import Content, JobConfig, JobTest, NewJob
+from shell_runner.shipping import Tree
+
+from . import builds, config, harvest, model
+from .builds import Checkout, Trees
+from .config import Mode, Stage
+from .evidence import Blobs, Kept
+from .store import Store, changes, durations, hosts, jobs, results, stage_runs
+from .store import builds as build_rows
+
+#: As all readers of output are that come with us.
+_FORMATS = tuple((module.NAME, "") for module in formats.builtin())
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """All that a job depends on."""
+
+    job: model.Job
+    run: model.StageRun
+    build: model.Build
+    change: model.Change
+    source: str
+    host: model.Host
+    #: Those that run at the same time, itself among them, in order.
+    peers: tuple[model.Host, ...] = ()
+    seconds: dict[str, float] | None = None
+
+
+class Work:
+    """Prepares the jobs of rows, and takes their packages."""
+
+    def __init__(
+        self, store: Store, trees: Trees, blobs: Blobs, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store, self._trees, self._blobs, self._clock = store, trees, blobs, clock
+
+    # -- what a host is handed ----------------------------------------------------
+
+    def prepare(self, job: model.Job) -> tuple[NewJob, Sequence[Tree]]:
+        """The job of a row, and what has to be on its host; UsageError: it cannot be run at all."""
+        rows = self._rows(job)
+        checkout = self._trees.get(rows.source, rows.change.revision, rows.build.tree)
+        tree = config.from_data(rows.build.config or {})
+        if rows.run.stage == model.BUILD:
+            return _build_job(rows, tree, checkout)
+        stage = tree.stage(rows.run.stage)
+        if stage is None:
+            raise UsageError(f"build {rows.build.id} has no stage {rows.run.stage}")
+        return self._stage_job(rows, tree, stage, checkout)
+
+    def _rows(self, job: model.Job) -> _Rows:
+        with self._store.read() as connection:
+            run = stage_runs.get(connection, job.stage_run)
+            build = run and build_rows.get(connection, run.build)
+            change = build and changes.get(connection, build.change)
+            host = hosts.get(connection, job.host)
+            if not (run and build and change and host):
+                raise UsageError(f"job {job.id}: its host {job.host} is not there any more")
+            names = {each.id: each.name for each in changes.sources(connection)}
+            others = [j for j in jobs.of_run(connection, run.id) if j.attempt == job.attempt]
+            known = {each.name: each for each in hosts.every(connection)}
+            peers = tuple(known[each.host] for each in others if each.host in known)
+            seconds = durations.known(connection, change.source, run.stage)
+        return _Rows(job, run, build, change, names[change.source], host, peers, seconds)
+
+    def _stage_job(
+        self, rows: _Rows, tree: config.Tree, stage: Stage, checkout: Checkout
+    ) -> tuple[NewJob, Sequence[Tree]]:
+        found = builds.stage_tests(checkout, stage, rows.host.labels, rows.host.name)
+        cases = chosen(found, rows.run.only, rows.job.tests)
+        if not cases:
+            raise UsageError(f"{stage.name}: none of its tests is in the tree any more")
+        content, trees = self._contents(rows, tree, checkout)
+        settings = JobConfig(
+            install=stage.install,
+            environment=(*stage.environment, *_told(rows, stage)),
+            slots=rows.host.slots,
+            timeout=stage.job_timeout,
+            retries=stage.retries,
+            formats=_FORMATS,
+        )
+        cases = [_estimated(case, rows.seconds or {}) for case in cases]
+        job = new_job(
+            rows.job.id, checkout.content, content, settings, cases, _name(rows), (rows.source,)
+        )
+        return job, trees
+
+    def _contents(
+        self, rows: _Rows, tree: config.Tree, checkout: Checkout
+    ) -> tuple[Content, Sequence[Tree]]:
+        """The build, and all that has to be on the host."""
+        if tree.build is None:
+            return checkout.content, (checkout.tree,)
+        kept = Kept(rows.build.digest, rows.build.size)
+        content, shipped = builds.artefact_tree(self._blobs, kept, f"build-{rows.build.id}.tar")
+        return content, (shipped, checkout.tree)
+
+    # -- what comes back ----------------------------------------------------------
+
+    def harvested(self, job: model.Job, package: Path) -> None:
+        """Verify and keep a package, with all rows of it, in one transaction.
+
+        The file is moved away.  HostError: it cannot be believed.
+        """
+        with harvest.opened(package, job.host, job.id) as opened:
+            found = harvest.read(opened, job.id)
+        kept = self._blobs.take(package)
+        entry = results.Package(kept.digest, found.how, self._clock(), found.detail)
+        with self._store.write() as connection:
+            outcome = results.harvested(
+                connection, job.id, entry, found.results, found.cases, found.measurements
+            )
+            if outcome is results.Harvest.NEW and found.durations:
+                self._learn(connection, job, found.durations)
+
+    @staticmethod
+    def _learn(connection: Connection, job: model.Job, seconds: dict[str, float]) -> None:
+        run = stage_runs.get(connection, job.stage_run)
+        build = run and build_rows.get(connection, run.build)
+        change = build and changes.get(connection, build.change)
+        if run and change:
+            durations.learn(connection, change.source, run.stage, seconds)
+
+
+def chosen(
+    found: Sequence[JobTest], only: Sequence[str] | None, part: Sequence[str] | None
+) -> list[JobTest]:
+    """Of a stage's tests those of a re-run (``only``) and of a shard, in the order of the shard."""
+    cases = {case.nodeid: case for case in found if only is None or case.nodeid in set(only)}
+    return list(cases.values()) if part is None else [cases[each] for each in part if each in cases]
+
+
+def _estimated(case: JobTest, seconds: dict[str, float]) -> JobTest:
+    return case._replace(test=case.test._replace(estimate=seconds.get(case.nodeid)))
+
+
+def _build_job(rows: _Rows, tree: config.Tree, checkout: Checkout) -> tuple[NewJob, Sequence[Tree]]:
+    if tree.build is None:
+        raise UsageError(f"build {rows.build.id} has no build command")
+    settings = JobConfig(
+        environment=tree.build.environment, slots=1, artefacts=builds.ARTEFACT, merge=True
+    )
+    case = builds.build_test(tree.build)
+    job = new_job(
+        rows.job.id, checkout.content, None, settings, [case], _name(rows), (rows.source,)
+    )
+    return job, (checkout.tree,)
+
+
+def _name(rows: _Rows) -> str:
+    return f"{rows.run.stage} of build {rows.build.id}"
+
+
+def _told(rows: _Rows, stage: Stage) -> tuple[tuple[str, str], ...]:
+    """What a test that works together with others has to know of them."""
+    if stage.mode is not Mode.TOGETHER:
+        return ()
+    peers = ",".join(map(address_of, rows.peers))
+    return ("NOSEJOBS_PEERS", peers), ("NOSEJOBS_PEER", str(rows.job.part))
+
+
+def address_of(host: model.Host) -> str:
+    """Where other hosts reach it: what it says itself, else as we reach it."""
+    said = host.facts.get("address")
+    if isinstance(said, str) and said:
+        return said
+    try:
+        (spec,) = specs.parse([host.name], {host.name: HostEntry(host.name, host.spec)})
+    except BadSpec:
+        return host.name
+    if spec.kind == "popen":
+        return "127.0.0.1"
+    # ssh: options may follow.  Of an agent that dials out only its name is known.
+    words = spec.address.split()
+    return words[0].rpartition("@")[2] if words and not spec.listen else host.name
+
+
+def newest(found: Sequence[model.Job]) -> list[model.Job]:
+    """The newest attempt of each part, in order."""
+    parts: dict[int, model.Job] = {}
+    for job in sorted(found, key=lambda job: (job.part, job.attempt)):
+        parts[job.part] = job
+    return list(parts.values())

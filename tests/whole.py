@@ -1,0 +1,133 @@
+"""A whole dispatcher but for its faces: a real repository, real hosts on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from dispatcher.config import SHIP
+from dispatcher.link import Terms
+from dispatcher.model import BuildState, Job, StageRun, StageState
+from dispatcher.service import Service
+from dispatcher.settings import Settings, parse
+from dispatcher.store import jobs, listing, stage_runs
+from dispatcher.store.listing import BuildDetail
+from tests import desks
+from tests.integration.dispatcher.repository import Repository
+
+#: Seconds that anything may take on a machine with much to do.
+PATIENCE = 90.0
+BUILD = '[build]\ncommand = "mkdir dist && cp app dist/"\noutput = "dist"\n'
+HOSTS = '[hosts.h1]\nspec = "popen"\n'
+
+
+def stage(name: str, *lines: str) -> str:
+    """A stage of the tests in its own folder."""
+    return "\n".join([f"[stages.{name}]", f'tests = ["tests/{name}"]', *lines, ""])
+
+
+class Tree(Repository):
+    """A repository that is built and tested."""
+
+    def __init__(self, path: Path, config: str = "", stages: tuple[str, ...] = ()) -> None:
+        super().__init__(path)
+        for name in stages:
+            self.test(name)
+        self.program("app", "echo the app")
+        self.config(config + "".join(map(stage, stages)))
+
+    def config(self, text: str) -> None:
+        """Its nosejobs.toml."""
+        (self.path / "nosejobs.toml").write_text(text)
+
+    def program(self, name: str, text: str) -> Path:
+        """A script."""
+        return desks.script(self.path, name, text)
+
+    def test(self, stage: str, text: str = "exit 0", name: str = "test_it.sh") -> Path:
+        """One of a stage."""
+        return self.program(f"tests/{stage}/{name}", text)
+
+
+def all_six(path: Path) -> Tree:
+    """One whose stages are those of the usual levels."""
+    return Tree(path, BUILD, SHIP)
+
+
+def settings_of(folder: Path, tree: Path, hosts: str = HOSTS, more: str = "") -> Settings:
+    """The dispatcher's own file; nothing is polled within a test."""
+    own = f'[dispatcher]\ndata = "data"\npoll = "1h"\n{more}\n[sources.here]\ngit = "{tree}"\n'
+    return parse(own + hosts, folder)
+
+
+class Whole:
+    """A service in this process, and what its rows say."""
+
+    def __init__(self, settings: Settings, **terms: Any) -> None:
+        self.service = Service(settings, Terms(**terms))
+        self.store = self.service.store
+
+    def __enter__(self) -> Self:
+        self.service.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.service.stop()
+
+    def poke(self) -> None:
+        """Somebody has pushed."""
+        self.service.poke("here")
+
+    def find(self, revision: str) -> BuildDetail | None:
+        """The build of a revision."""
+        with self.store.read() as connection:
+            found = listing.builds(connection, listing.Filter(revision=revision))
+            return listing.build(connection, found[0].build.id) if found else None
+
+    def until(self, revision: str, what: Callable[[BuildDetail], bool]) -> BuildDetail:
+        """Until the rows of a build are so; woken by each change."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            seen = self.store.changed.now()
+            found = self.find(revision)
+            if found is not None and what(found):
+                return found
+            left = deadline - time.monotonic()
+            assert left > 0, f"it does not come to that: {found and states(found)}"
+            self.store.changed.wait(seen, min(left, 5.0))
+
+    def until_level(self, revision: str, level: str) -> BuildDetail:
+        """The build once it has a level."""
+        return self.until(revision, lambda found: found.view.build.level == level)
+
+    def until_build(self, revision: str, state: BuildState) -> BuildDetail:
+        """The build once it is so."""
+        return self.until(revision, lambda found: found.view.build.state is state)
+
+    def until_run(self, revision: str, stage: str, state: StageState, number: int = 1) -> StageRun:
+        """A stage run once it is so."""
+
+        def is_so(found: BuildDetail) -> bool:
+            return (stage, number, state) in [(r.stage, r.number, r.state) for r in found.view.runs]
+
+        found = self.until(revision, is_so)
+        return next(r for r in found.view.runs if (r.stage, r.number) == (stage, number))
+
+    def jobs(self, run: StageRun) -> list[Job]:
+        """All attempts at it."""
+        with self.store.read() as connection:
+            return jobs.of_run(connection, run.id)
+
+    def again(self, build: int, stage: str, only: tuple[str, ...] | None = None) -> None:
+        """Somebody wants another run."""
+        with self.store.write() as connection:
+            number = stage_runs.next_number(connection, build, stage)
+            run = StageRun(0, build, stage, number, only=only, who="ann")
+            assert stage_runs.add(connection, run)
+
+
+def states(found: BuildDetail) -> dict[str, str]:
+    """The newest run of each stage."""
+    return {run.stage: str(run.state) for run in found.view.runs}

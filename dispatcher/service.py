@@ -18,6 +18,7 @@ from . import sources as trees_of
 from .builds import Trees
 from .evidence import Blobs
 from .hosts import Links, Terms, configure
+from .pools import Pools
 from .reconcile import Reconciler, Seen
 from .settings import Settings
 from .store import Store, board, open_store, retention
@@ -51,12 +52,18 @@ class Service:
         """
         self.settings = settings
         self._clock = clock
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
         self._lock = _locked(settings)
         try:
             self.store: Store = open_store(settings.data / DATABASE)
+            self._make(settings, terms)
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _make(self, settings: Settings, terms: Terms | None) -> None:
+        clock = self._clock
         self.sources = {
             each.name: trees_of.opened(each, settings.data / "mirrors") for each in settings.sources
         }
@@ -64,6 +71,7 @@ class Service:
         self.blobs = Blobs(settings.data / "blobs")
         self.work = Work(self.store, self.trees, self.blobs, clock)
         self.links = Links(self.store, settings, self.work, terms)
+        self.pools = Pools(self.store, settings)
         self.reconciler = Reconciler(
             self.store, settings, self.trees, self.blobs, self._told, clock
         )
@@ -71,8 +79,6 @@ class Service:
             each.name: Watch(self.store, each, self.sources[each.name], self.trees, clock)
             for each in settings.sources
         }
-        self._threads: list[threading.Thread] = []
-        self._stopping = threading.Event()
 
     def __enter__(self) -> Service:
         self.start()
@@ -84,6 +90,7 @@ class Service:
     def start(self) -> None:
         """Everything that works by itself."""
         configure(self.store, self.settings)
+        self.pools.start()
         self.links.start()
         runs: list[tuple[str, Callable[[], None]]] = [("reconcile", self.reconciler.run)]
         runs += [(f"source {name}", watch.run) for name, watch in self.watches.items()]
@@ -102,6 +109,7 @@ class Service:
         for thread in self._threads:
             thread.join()
         self.links.close()
+        self.pools.close()
         self.store.close()
         if self._lock >= 0:
             os.close(self._lock)
@@ -117,6 +125,8 @@ class Service:
     def _told(self, seen: Seen) -> None:
         if seen.stop:
             self.links.stop(seen.stop)
+        if seen.waits and self.settings.pools:
+            self.pools.grow(seen.waits)
 
     # -- upkeep -------------------------------------------------------------------
 

@@ -244,6 +244,7 @@ class _Look:
         before = rows
         if rows.build.state is BuildState.BUILDING:
             rows = self._building(rows)
+            self._look_ahead(rows)
         if rows.build.state is BuildState.BUILT:
             rows = self._stages(rows)
             if self._whole._known.get(rows.build.id) != rows:
@@ -251,8 +252,17 @@ class _Look:
             for run in rows.runs:
                 if run.state is StageState.PLACING and run.stage != BUILD:
                     self._want_stage(rows, run)
+            self._look_ahead(rows)
         if rows == before:
             self.known[rows.build.id] = rows
+
+    def _look_ahead(self, rows: Rows) -> None:
+        """Find the tests of what comes next, while something runs."""
+        tree = config.from_data(rows.build.config or {})
+        running = {run.stage for run in rows.runs if run.state is StageState.RUNNING}
+        for stage in tree.stages if running and self._whole._tasks.has_room() else ():
+            if BUILD in running or not running.isdisjoint(stage.needs):
+                self._whole._tests(rows, stage)
 
     # -- builds -------------------------------------------------------------------
 

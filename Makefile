@@ -1,11 +1,13 @@
-# Two commands on a fresh machine (python3 with venv, make, git):
+# Three commands on a fresh machine (python3 with venv, make, git):
 #   make demo    runs the examples over several slots
+#   make demo-dispatcher    takes a repository from a commit to ship
 #   make test    passes the whole test suite
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+DISPATCHER := $(VENV)/.installed-dispatcher
 
-.PHONY: demo test bench clean
+.PHONY: demo demo-dispatcher test bench clean
 
 $(STAMP): pyproject.toml
 	@echo "making the environment in $(VENV) ..."
@@ -20,6 +22,14 @@ demo: $(STAMP) examples/c/test_primes
 	@mkdir -p reports
 	@$(VENV)/bin/pytest --nosejobs='4*popen' --rootdir=. -v --junitxml=reports/demo.xml examples
 	@echo "JUnit XML: reports/demo.xml"
+
+$(DISPATCHER): $(STAMP)
+	@echo "installing what the dispatcher needs in $(VENV) ..."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dispatcher]'
+	@touch $(DISPATCHER)
+
+demo-dispatcher: $(DISPATCHER)
+	@$(VENV)/bin/python examples/dispatcher/demo.py
 
 test:
 	@sh .ci/tox

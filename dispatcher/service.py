@@ -29,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
 #: Seconds between two looks for what is old.
 _UPKEEP = 3600.0
+#: Seconds for what cannot be broken off: git that fetches.  It is killed with the process.
+_END = 30.0
 #: Trees that stay beside those that are worked with: the newest ones.
 _TREES = 20
 
@@ -57,8 +59,13 @@ class Service:
         self._lock = _locked(settings)
         try:
             self.store: Store = open_store(settings.data / DATABASE)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        try:
             self._make(settings, terms)
         except BaseException:
+            self.store.close()
             os.close(self._lock)
             raise
 
@@ -107,7 +114,7 @@ class Service:
             watch.close()
         self.reconciler.close()
         for thread in self._threads:
-            thread.join()
+            thread.join(_END)
         self.links.close()
         self.pools.close()
         self.store.close()

@@ -12,11 +12,12 @@ from . import audit, rows, tables
 _TAG, _DECISION = tables.tag.c, tables.decision.c
 
 
-def give_tag(connection: Connection, tag: model.Tag) -> int | None:
+def give_tag(connection: Connection, tag: model.Tag, why: str = "") -> int | None:
     """A new tag; its number.  None: the build has it, for this config of the stage.
 
     None, too, if this stage run has given one before: what a person revoked stays revoked.
-    One that takes the place of another needs that one revoked first.
+    One that takes the place of another needs that one revoked first.  ``why`` is for the audit:
+    what a person says who gives it by hand.
     """
     fields = rows.values(tag)
     fields["serial"] = 0
@@ -25,7 +26,7 @@ def give_tag(connection: Connection, tag: model.Tag) -> int | None:
         statement.on_conflict_do_nothing().returning(_TAG.id)
     ).scalar()
     if found is not None:
-        audit.write(connection, tag.given, f"tag {tag.stage}", who=tag.who, build=tag.build)
+        audit.write(connection, tag.given, f"tag {tag.stage}", why, who=tag.who, build=tag.build)
     return found
 
 

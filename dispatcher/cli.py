@@ -1,0 +1,514 @@
+"""The commands of the dispatcher: ``nosejobs up|check|builds|show|...``.
+
+Owns their words, what goes to which stream, and exit statuses: 0 all is well, 1 the build that was
+waited for has not passed, 2 refused or not understood, 6 infrastructure.  All but ``up`` and
+``check`` speak with a running dispatcher through its API.  Standard output is for programs, all
+else goes to standard error.  Loads nothing at its top that a help text can do without.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shell_runner.cli import Trouble
+from shell_runner.errors import NosejobsError
+from shell_runner.guard import clean
+
+if TYPE_CHECKING:
+    from .asking import Client
+
+#: Exit statuses.
+NOT_PASSED, INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 1, 6, 130, 141
+#: Characters of a revision that are enough to name a build.
+_SHORTEST = 4
+
+
+class _Away(Trouble):
+    """The dispatcher is to blame, or the way to it."""
+
+    exit_code = INFRASTRUCTURE
+
+
+def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
+    """Our errors without a traceback; a dispatcher that is away is no mistake."""
+    try:
+        return call(ctx)
+    except NosejobsError as error:
+        kind = _Away if type(error).__name__ == "Unreachable" else Trouble
+        raise kind(clean(str(error))) from error
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ctx.exit(NOBODY_READS)
+    except KeyboardInterrupt:
+        _say("interrupted; the dispatcher goes on")
+        ctx.exit(INTERRUPTED)
+
+
+class _Command(click.Command):
+    """One of ours."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return _guarded(ctx, super().invoke)
+
+
+def _say(words: str) -> None:
+    click.echo(clean(words), err=True)
+
+
+def _print(words: str) -> None:
+    click.echo(clean(words))
+
+
+def _print_json(value: Any) -> None:
+    # ASCII: what was written by strangers cannot drive a terminal.
+    click.echo(json.dumps(value, indent=2))
+
+
+_url = click.option(
+    "--url", metavar="URL", help="The dispatcher's; default $NOSEJOBS_URL, else where it is here."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+_who = click.option("--who", help="Who does it; default: you.")
+_why = click.option("--reason", default="", help="Why, for the record.")
+_reason = click.option("--reason", required=True, help="Why, for the record.")
+_build = click.argument("build", metavar="BUILD")
+_stage = click.argument("stage", metavar="STAGE")
+
+
+def _client(url: str | None) -> Client:
+    from . import asking
+
+    return asking.Client(asking.address(url, Path.cwd()))
+
+
+def _me(who: str | None) -> str:
+    if who:
+        return who
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())
+
+
+# -- which build --------------------------------------------------------------------
+
+
+def _number(client: Client, text: str) -> int:
+    """A build by its number, the beginning of its revision, or ``latest``."""
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    if text == "latest":
+        found = client.get("/builds", most=1)
+    elif re.fullmatch(rf"[0-9a-f]{{{_SHORTEST},64}}", text):
+        found = client.get("/builds", most=1, revision=text)
+    else:
+        words = "write its number, 4 or more characters of its revision, or latest"
+        raise click.UsageError(f"{text!r} is no build: {words}")
+    if not found:
+        raise Trouble(f"there is no build {text}\n  try: nosejobs builds")
+    return int(found[0]["number"])
+
+
+# -- up and check -------------------------------------------------------------------
+
+
+@click.command(cls=_Command)
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    default=Path("dispatcher.toml"),
+    show_default=True,
+    help="The dispatcher's file.",
+)
+def up(file: Path) -> None:
+    """Run a dispatcher, until Ctrl-C.  It can be killed at any moment, and goes on."""
+    try:
+        from . import running
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("dispatcher", "shell_runner"):
+            raise
+        hint = "pip install 'pytest-nosejobs[dispatcher]'"
+        words = f"this command needs the package {error.name}"
+        raise Trouble(f"{words}\n  try: {hint}") from error
+    running.run(_settings(file), _say)
+
+
+def _settings(file: Path) -> Any:
+    from . import settings
+
+    return settings.parse(_read(file), file.absolute().parent, str(file))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Trouble(f"{file} cannot be read: {error.strerror}") from error
+
+
+@click.command(cls=_Command)
+@click.argument("where", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("."))
+@_json
+def check(where: Path, as_json: bool) -> None:
+    """Check the nosejobs.toml and the dispatcher.toml of DIR, and explain them.
+
+    Exits 2 if one of them cannot be understood.
+    """
+    from shell_runner.config import NAME as TREE
+
+    from . import settings
+
+    kinds = {TREE: _explain_tree, settings.NAME: _explain_settings}
+    paths = [where / name for name in kinds] if where.is_dir() else [where]
+    found = {str(each): kinds[each.name](each) for each in paths if each.name in kinds}
+    found = {file: lines for file, lines in found.items() if lines}
+    if not found:
+        raise Trouble(f"there is no {TREE} and no {settings.NAME} in {where}")
+    if as_json:
+        _print_json(found)
+        return
+    for file, lines in found.items():
+        _print(f"{file}: understood")
+        for line in lines:
+            _print(f"  {line}")
+
+
+def _explain_tree(file: Path) -> list[str]:
+    from . import config
+
+    return config.explain(config.parse(_read(file), str(file))) if file.is_file() else []
+
+
+def _explain_settings(file: Path) -> list[str]:
+    from . import settings
+
+    return settings.explain(_settings(file)) if file.is_file() else []
+
+
+# -- looking ------------------------------------------------------------------------
+
+
+@click.command("builds", cls=_Command)
+@click.option("--source", help="Of one source.")
+@click.option("--branch", help="Of one branch.")
+@click.option("--level", help="Those that have it: goop, published, ship, ...")
+@click.option("--state", help="new, building, built, failed, invalid or superseded.")
+@click.option("--limit", "most", type=click.IntRange(1, 500), default=20, show_default=True)
+@click.option("--before", type=click.IntRange(1), help="Older than build number ...")
+@_json
+@_url
+def builds_(as_json: bool, url: str | None, **wanted: Any) -> None:
+    """Show builds, the newest first."""
+    given = {key: value for key, value in wanted.items() if value is not None}
+    found = _client(url).get("/builds", **given)
+    if as_json:
+        _print_json(found)
+        return
+    from . import shown
+
+    if found:
+        shown.show(shown.builds(found))
+    else:
+        _say("no builds")
+
+
+@click.command(cls=_Command)
+@_build
+@click.option("-f", "--follow", is_flag=True, help="Say what changes, until nothing more comes.")
+@click.option("--wait", is_flag=True, help="Until nothing more comes; exits 1 if not all passed.")
+@_json
+@_url
+def show(build: str, follow: bool, wait: bool, as_json: bool, url: str | None) -> None:
+    """Show a build: its stages, what has failed and why, what was measured.
+
+    With --wait or -f it exits 0 if all stages have passed, 1 if not, 6 for infrastructure.
+    """
+    client = _client(url)
+    number = _number(client, build)
+    if wait or follow:
+        found = _waited(client, number, _teller() if follow else lambda found: None)
+    else:
+        found = client.get(f"/builds/{number}")
+    if as_json:
+        _print_json(found)
+    else:
+        _show(found)
+    if wait or follow:
+        status = {"passed": 0, "error": INFRASTRUCTURE}.get(found["outcome"], NOT_PASSED)
+        click.get_current_context().exit(status)
+
+
+def _show(found: Any) -> None:
+    from . import shown
+
+    for line in shown.lines(shown.about(found)):
+        click.echo(line)
+    if found["stages"]:
+        click.echo()
+        shown.show(shown.stages(found))
+        click.echo()
+    for line in shown.lines(shown.below(found)):
+        click.echo(line)
+
+
+def _waited(client: Client, number: int, tell: Callable[[Any], None]) -> Any:
+    """The build, once nothing more comes by itself."""
+    from .asking import patient
+
+    found, tag = client.news(f"/builds/{number}", "")
+    tell(found)
+    while found["outcome"] == "going":
+        news, tag = patient(partial(client.news, f"/builds/{number}", tag), _say)
+        if news is not None:
+            found = news
+            tell(found)
+    return found
+
+
+def _teller() -> Callable[[Any], None]:
+    """Says what is new, a line each."""
+    said: set[str] = set()
+
+    def tell(found: Any) -> None:
+        for line in _news(found):
+            if line not in said:
+                said.add(line)
+                _say(line)
+
+    return tell
+
+
+def _news(found: Any) -> Iterator[str]:
+    if found["state"] != "built":
+        yield f"build {found['number']}: {found['words']}"
+    for run in found["runs"]:
+        again = f" (run {run['number']})" if run["number"] > 1 else ""
+        if run["state"] == "placing" and run["detail"]:
+            # What exactly is missing changes often: `show` says it.
+            yield f"{run['stage']}{again}: waits for hosts"
+        elif run["state"] not in ("waiting", "blocked", "placing"):
+            detail = f": {run['detail']}" if run["detail"] else ""
+            yield f"{run['stage']}{again}: {run['state']}{detail}"
+    if found["level"] != "goop":
+        yield f"level: {found['level']}"
+
+
+# -- acting -------------------------------------------------------------------------
+
+
+def _act(client: Client, as_json: bool, where: str, **body: Any) -> None:
+    found = client.post(where, **body)
+    if as_json:
+        _print_json(found)
+    else:
+        _print(found["words"])
+
+
+def _on_stage(url: str | None, build: str, stage: str, action: str) -> tuple[Client, str]:
+    from . import asking
+
+    client = _client(url)
+    return client, asking.path("builds", _number(client, build), "stages", stage, action)
+
+
+@click.command(cls=_Command)
+@_build
+@_stage
+@click.option("--revoke", is_flag=True, help="Revoke its tags instead, as untag does.")
+@_reason
+@_who
+@_json
+@_url
+def tag(
+    build: str, stage: str, revoke: bool, reason: str, who: str | None, as_json: bool,
+    url: str | None,
+) -> None:  # fmt: skip
+    """Tag BUILD by hand: it counts as having passed STAGE."""
+    client, where = _on_stage(url, build, stage, "revoke" if revoke else "tag")
+    _act(client, as_json, where, who=_me(who), reason=reason)
+
+
+@click.command(cls=_Command)
+@_build
+@_stage
+@_reason
+@_who
+@_json
+@_url
+def untag(
+    build: str, stage: str, reason: str, who: str | None, as_json: bool, url: str | None
+) -> None:
+    """Revoke the tags of STAGE; they stay on record."""
+    client, where = _on_stage(url, build, stage, "revoke")
+    _act(client, as_json, where, who=_me(who), reason=reason)
+
+
+@click.command(cls=_Command)
+@_build
+@_stage
+@_why
+@_who
+@_json
+@_url
+def approve(
+    build: str, stage: str, reason: str, who: str | None, as_json: bool, url: str | None
+) -> None:
+    """Let STAGE run: opens its gate, or ends a hold."""
+    client, where = _on_stage(url, build, stage, "approve")
+    _act(client, as_json, where, who=_me(who), reason=reason)
+
+
+@click.command(cls=_Command)
+@_build
+@_stage
+@_why
+@_who
+@_json
+@_url
+def hold(
+    build: str, stage: str, reason: str, who: str | None, as_json: bool, url: str | None
+) -> None:
+    """Keep STAGE from running until somebody approves it."""
+    client, where = _on_stage(url, build, stage, "hold")
+    _act(client, as_json, where, who=_me(who), reason=reason)
+
+
+@click.command(cls=_Command)
+@_build
+@_stage
+@click.option("--failed", is_flag=True, help="Only the tests that failed.")
+@_why
+@_who
+@_json
+@_url
+def rerun(
+    build: str, stage: str, failed: bool, reason: str, who: str | None, as_json: bool,
+    url: str | None,
+) -> None:  # fmt: skip
+    """Run STAGE again, or only its tests that failed; STAGE build is the build command."""
+    client, where = _on_stage(url, build, stage, "rerun")
+    found = client.post(where, who=_me(who), reason=reason, failed=failed)
+    if as_json:
+        _print_json(found)
+        return
+    some = f", {found['only']} tests" if found["only"] is not None else ""
+    _print(f"run {found['number']} of {found['stage']}{some}")
+
+
+@click.command(cls=_Command)
+@_build
+@click.argument("stage", metavar="[STAGE]", required=False)
+@_why
+@_who
+@_json
+@_url
+def cancel(
+    build: str, stage: str | None, reason: str, who: str | None, as_json: bool, url: str | None
+) -> None:
+    """End the run of STAGE, or all that is to come of BUILD."""
+    from . import asking
+
+    client = _client(url)
+    number = _number(client, build)
+    parts = ("builds", number, "stages", stage) if stage else ("builds", number)
+    _act(client, as_json, asking.path(*parts, "cancel"), who=_me(who), reason=reason)
+
+
+@click.command(cls=_Command)
+@click.argument("source")
+@_json
+@_url
+def poke(source: str, as_json: bool, url: str | None) -> None:
+    """Let the dispatcher look at SOURCE now; for hooks of repositories."""
+    from . import asking
+
+    _act(_client(url), as_json, asking.path("poke", source))
+
+
+# -- hosts --------------------------------------------------------------------------
+
+
+class _Hosts(click.Group):
+    """Without a command it lists."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return _guarded(ctx, super().invoke)
+
+
+@click.group("hosts", cls=_Hosts, invoke_without_command=True)
+@_json
+@_url
+@click.pass_context
+def hosts_(ctx: click.Context, as_json: bool, url: str | None) -> None:
+    """Show the hosts; drain one, or let it work again."""
+    ctx.obj = (as_json, url)
+    if ctx.invoked_subcommand is None:
+        _list_hosts(as_json, url)
+
+
+def _list_hosts(as_json: bool, url: str | None) -> None:
+    found = _client(url).get("/hosts")
+    if as_json:
+        _print_json(found)
+        return
+    from . import shown
+
+    if found:
+        shown.show(shown.hosts(found))
+    else:
+        _say("no hosts")
+
+
+def _host_command(name: str, words: str) -> None:
+    @hosts_.command(name, help=words)
+    @click.argument("host", metavar="HOST")
+    @_why
+    @_who
+    @click.pass_obj
+    def act(told: tuple[bool, str | None], host: str, reason: str, who: str | None) -> None:
+        from . import asking
+
+        as_json, url = told
+        where = asking.path("hosts", host, name)
+        _act(_client(url), as_json, where, who=_me(who), reason=reason)
+
+
+_host_command("drain", "HOST ends what it has, and gets nothing new.")
+_host_command("quarantine", "The same, for trouble that somebody has to look at.")
+_host_command("resume", "HOST gets jobs again.")
+
+
+# -- logs ---------------------------------------------------------------------------
+
+
+@click.command(cls=_Command)
+@_build
+@_stage
+@click.option("-f", "--follow", is_flag=True, help="As it grows, until the stage has ended.")
+@click.option("--run", "number", type=click.IntRange(1), help="Default: the last.")
+@_url
+def logs(build: str, stage: str, follow: bool, number: int | None, url: str | None) -> None:
+    """Print what the install command and the tests of STAGE print.
+
+    Lines of a stage with several hosts begin with the name of the host.
+    """
+    from . import following
+
+    client = _client(url)
+    following.logs(client, _number(client, build), stage, number, follow, _say)
+
+
+ALL: Iterable[click.Command] = (
+    up, check, builds_, show, tag, untag, approve, hold, rerun, cancel, hosts_, logs, poke,
+)  # fmt: skip

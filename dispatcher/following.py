@@ -1,0 +1,182 @@
+"""The log of a stage: of all its jobs, as it is, or as it grows.
+
+Owns which jobs belong to it, and whose line is whose.  What comes is output of strangers'
+programs: nothing of it drives the terminal.
+"""
+
+from __future__ import annotations
+
+import codecs
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from shell_runner.errors import NosejobsError
+from shell_runner.guard import clean, clean_line
+
+from . import shown
+from .asking import Client, Refused, Unreachable, path, patient
+
+Say = Callable[[str], None]
+
+
+def logs(client: Client, build: int, stage: str, run: int | None, follow: bool, say: Say) -> None:
+    """Print it to standard output."""
+    if follow:
+        _Following(client, build, stage, run, say).run()
+    else:
+        _print_all(client, build, stage, run, say)
+
+
+class _Output:
+    """Text that comes in pieces, from several hosts at once: whole lines, each with its host."""
+
+    _turn = threading.Lock()
+
+    def __init__(self, host: str) -> None:
+        """``host``: empty if there is only one."""
+        self._prefix = f"{clean_line(host, 100)} | " if host else ""
+        self._begun = ""
+
+    def write(self, text: str) -> None:
+        """Some more."""
+        if not self._prefix:
+            self._put(clean(text))
+            return
+        *lines, self._begun = (self._begun + clean(text)).split("\n")
+        self._put("".join(f"{self._prefix}{line}\n" for line in lines))
+
+    def end(self) -> None:
+        """What has no line end gets one."""
+        if self._begun:
+            self.write("\n")
+
+    def _put(self, text: str) -> None:
+        with self._turn:
+            data = text.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+def _print_all(client: Client, build: int, stage: str, run: int | None, say: Say) -> None:
+    parameters = {"run": run} if run else {}
+    found = client.get(path("builds", build, "stages", stage, "jobs"), **parameters)
+    jobs = shown.latest(found)
+    if not jobs:
+        raise Refused(f"{stage} of build {build} has not been given to a host yet")
+    done = sum(_print_one(client, job, len(jobs) > 1, say) for job in jobs)
+    if not done:
+        raise Refused(f"no log of {stage} of build {build} can be had")
+
+
+def _print_one(client: Client, job: Any, many: bool, say: Say) -> bool:
+    output = _Output(job["host"] if many else "")
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    try:
+        for data in client.text(path("jobs", job["id"], "log")):
+            output.write(decoder.decode(data))
+    except (Refused, Unreachable) as error:
+        say(str(error))
+        return False
+    output.write(decoder.decode(b"", True))
+    output.end()
+    return True
+
+
+class _Following:
+    """A thread for each job, as they come, until the run is over."""
+
+    def __init__(self, client: Client, build: int, stage: str, run: int | None, say: Say) -> None:
+        self._client, self._build, self._stage = client, build, stage
+        self._number, self._say = run, say
+        self._threads: dict[str, threading.Thread] = {}
+        self._said = ""
+
+    def run(self) -> None:
+        """To the end of the run."""
+        found, tag = self._client.news(f"/builds/{self._build}", "")
+        while not self._look(found):
+            found, tag = self._news(tag)
+        for thread in self._threads.values():
+            thread.join()
+
+    def _news(self, tag: str) -> tuple[Any, str]:
+        found = None
+        while found is None:
+            ask = partial(self._client.news, path("builds", self._build), tag)
+            found, tag = patient(ask, self._say)
+        return found, tag
+
+    def _look(self, found: Any) -> bool:
+        """Whether nothing more comes."""
+        run = self._run(found)
+        if run is None:
+            return self._without(found)
+        jobs = [job for job in found["jobs"] if shown.is_of(job, run)]
+        many = len({job["part"] for job in jobs}) > 1
+        for job in jobs:
+            if job["id"] not in self._threads and job["state"] != "lost":
+                self._follow(job, many)
+        over = run["state"] in ("passed", "failed", "error", "cancelled")
+        if not jobs and not over:
+            self._tell(f"{self._stage}: {run['state']}", run["detail"])
+        return over or found["outcome"] not in ("going", "stopped")
+
+    def _run(self, found: Any) -> Any:
+        runs = [each for each in found["runs"] if each["stage"] == self._stage]
+        if self._number is None and runs:
+            self._number = max(each["number"] for each in runs)
+        return next((each for each in runs if each["number"] == self._number), None)
+
+    def _without(self, found: Any) -> bool:
+        if found["state"] in ("new", "building"):
+            self._tell(f"build {self._build}: {found['words']}", found["detail"])
+            return False
+        names = ", ".join(stage["name"] for stage in found["stages"]) or "none"
+        which = f"run {self._number} of {self._stage}" if self._number else self._stage
+        raise Refused(f"build {self._build} has no {which}; its stages: {names}")
+
+    def _tell(self, words: str, detail: str) -> None:
+        words = f"{words}: {detail}" if detail else words
+        if words != self._said:
+            self._say(words)
+            self._said = words
+
+    def _follow(self, job: Any, many: bool) -> None:
+        thread = threading.Thread(target=self._read, args=(job, many), daemon=True)
+        self._threads[job["id"]] = thread
+        thread.start()
+
+    def _read(self, job: Any, many: bool) -> None:
+        output = _Output(job["host"] if many else "")
+        if job["attempt"] > 1:
+            self._say(f"-- attempt {job['attempt']}, on {job['host']} --")
+        try:
+            _read_events(Client(self._client.url), job["id"], output, self._say)
+        except NosejobsError as error:
+            self._say(str(error))
+        except BrokenPipeError:
+            return
+        output.end()
+
+
+def _read_events(client: Client, job: str, output: _Output, say: Say) -> None:
+    """A connection that ends before the log does is made again, where it ended."""
+    where, place = path("jobs", job, "log", "events"), ""
+
+    def read() -> bool:
+        nonlocal place
+        for event in client.events(where, place):
+            if event.name == "log":
+                output.write(event.data["text"])
+                place = event.id
+            elif event.name == "trouble":
+                raise Refused(event.data["detail"])
+            elif event.name == "end":
+                return True
+        raise Unreachable(f"the dispatcher at {client.url} has ended")
+
+    patient(read, say)

@@ -1,0 +1,96 @@
+"""``nosejobs up``: the dispatcher and its API in one process, from start to Ctrl-C.
+
+Owns the order in which they begin and end, the signals, and the file that says where it answers.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from .asking import ADDRESS
+from .service import Service
+from .settings import Settings
+from .store import Store, notes
+from .web.app import Server, create
+
+#: Under which the store keeps what notifications of hosts are signed with.
+SECRET = "notify.secret"
+
+
+def run(settings: Settings, say: Callable[[str], None]) -> None:
+    """Until SIGINT or SIGTERM."""
+    with _signals() as asked, running(settings) as server:
+        say(f"nosejobs dispatcher: {server.url}, data in {settings.data}")
+        say("next: nosejobs builds, nosejobs hosts; Ctrl-C ends it, and up goes on where it was")
+        asked.wait()
+        say("ends; jobs on hosts go on")
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Server]:
+    """A dispatcher and its API."""
+    service = Service(settings)
+    try:
+        app = create(service, partial(_package, service), notify_secret(service.store))
+        server = Server(app, settings.address, settings.port)
+        try:
+            service.start()
+            server.start()
+            with _noted(settings.data / ADDRESS, server.url):
+                yield server
+        finally:
+            server.stop()
+    finally:
+        service.stop()
+
+
+def _package(service: Service, digest: str) -> Path | None:
+    return service.blobs.path(digest) if service.blobs.holds(digest) else None
+
+
+def notify_secret(store: Store) -> str:
+    """Made at the first start."""
+    with store.write() as connection:
+        found = notes.get(connection, SECRET)
+        if found is None:
+            found = secrets.token_hex(32).encode()
+            notes.put(connection, SECRET, found)
+    return found.decode()
+
+
+@contextmanager
+def _noted(path: Path, url: str) -> Iterator[None]:
+    """Where it answers, for the command line; not there when nobody does."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(f"{url}\n")
+    os.replace(part, path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Set by the first one; the second one does not wait for anybody."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            os._exit(128 + number)
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,2 @@
+#!/bin/sh
+[ "$(tally </dev/null)" = 0 ]

@@ -133,6 +133,7 @@ def _number(client: Client, text: str) -> int:
 )
 def up(file: Path) -> None:
     """Run a dispatcher, until Ctrl-C.  It can be killed at any moment, and goes on."""
+    found = _settings(file)
     try:
         from . import running
     except ImportError as error:
@@ -141,7 +142,7 @@ def up(file: Path) -> None:
         hint = "pip install 'pytest-nosejobs[dispatcher]'"
         words = f"this command needs the package {error.name}"
         raise Trouble(f"{words}\n  try: {hint}") from error
-    running.run(_settings(file), _say)
+    running.run(found, _say)
 
 
 def _settings(file: Path) -> Any:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from .link import Link, Terms, Work, asks_of
-from .model import Host, HostState, JobEvent, JobState
+from .model import Host, HostState, Job, JobEvent, JobState
 from .settings import Settings
 from .store import Store, audit, hosts, jobs
 
@@ -69,7 +69,11 @@ class Links:
     def refresh(self) -> None:
         """A link for each host that has a row and an address, and none else."""
         with self._store.read() as connection:
-            found = {host.name: host.spec for host in hosts.every(connection) if host.spec}
+            found = hosts.every(connection)
+        self._open_all(found)
+
+    def _open_all(self, rows: Iterable[Host]) -> None:
+        found = {host.name: host.spec for host in rows if host.spec}
         with self._lock:
             if self._closed.is_set():
                 return
@@ -123,19 +127,16 @@ class Links:
 
     def look(self) -> None:
         """One look at the rows: links that are missing, jobs without a host, who has to know."""
-        self.refresh()
         with self._store.read() as connection:
             found = jobs.in_state(connection, *_OPEN)
             stopped = jobs.stopped(connection).keys() | self._stops
-            names = {host.name for host in hosts.every(connection)}
+            rows = hosts.every(connection)
+        self._open_all(rows)
         with self._stopping:
             self._stops &= frozenset(job.id for job in found)
-        asks: dict[str, frozenset[str]] = {}
-        for job in found:
-            own = frozenset([job.id] if job.state is JobState.PLANNED else [])
-            own |= asks_of(frozenset([job.id])) if job.id in stopped else frozenset()
-            asks[job.host] = asks.get(job.host, frozenset()) | own
+        names = {host.name for host in rows}
         self._lose([job.id for job in found if job.host not in names])
+        asks = _asks(found, stopped)
         with self._lock:
             for link in self._links.values():
                 link.tell(asks.get(link.name, frozenset()))
@@ -158,6 +159,18 @@ class Links:
         for path in self._incoming.iterdir():
             if path.name.split(".")[0] not in wanted:
                 path.unlink(missing_ok=True)
+
+
+def _asks(found: Iterable[Job], stopped: Collection[str]) -> dict[str, frozenset[str]]:
+    """By host, what its link has to know of at once."""
+    asks: dict[str, set[str]] = {}
+    for job in found:
+        own = asks.setdefault(job.host, set())
+        if job.state is JobState.PLANNED:
+            own.add(job.id)
+        if job.id in stopped:
+            own |= asks_of(frozenset([job.id]))
+    return {host: frozenset(own) for host, own in asks.items()}
 
 
 def _close(links: Iterable[Link]) -> None:

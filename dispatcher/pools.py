@@ -28,6 +28,8 @@ from .store import Store, audit, hosts, jobs
 _LOG = logging.getLogger(__name__)
 #: Seconds between two looks though nobody has written anything, and until one that failed.
 _LOOK, _AGAIN = 30.0, 1.0
+#: Seconds that a host may take from its being there to its first answer.
+_COMING = 120.0
 #: Where providers keep their files, below the data: a folder for each kind.
 FOLDER = "pools"
 
@@ -64,6 +66,8 @@ class Pools:
         #: Hosts that come or go now; when they had a job last; not before then.
         self._busy: dict[str, threading.Thread] = {}
         self._idle: dict[str, float] = {}
+        #: When it was there, of one that has not answered yet.
+        self._there: dict[str, float] = {}
         self._later: dict[str, tuple[int, float]] = {}
         #: Hosts of which this process knows that they live or have lived.
         self._met: set[str] = set()
@@ -160,6 +164,8 @@ class Pools:
             self._retire(host, why or host.reason, open_jobs)
         elif self._is_missing(host):
             return self._revive(host, pool)
+        elif host.state is HostState.STARTING:
+            return self._await(host, now)
         return since + pool.idle - now if not open_jobs else _LOOK
 
     def _is_missing(self, host: Host) -> bool:
@@ -173,6 +179,16 @@ class Pools:
         return provider is not None and not provider.is_alive(host.name, host.handle)
 
     # -- coming -------------------------------------------------------------------
+
+    def _await(self, host: Host, now: float) -> float:
+        """It is there, and has not answered its link; that cannot last."""
+        left = self._there.setdefault(host.name, now) + _COMING - now
+        if left <= 0:
+            del self._there[host.name]
+            with self._store.write() as connection:
+                hosts.set_handle(connection, host.name, None)
+            self._fail(host, f"it has not answered for {_COMING:.0f} s: {host.spec}")
+        return max(left, 0.0)
 
     def _revive(self, host: Host, pool: Pool) -> float:
         _, after = self._later.get(host.name, (0, 0.0))
@@ -204,6 +220,7 @@ class Pools:
             self._fail(host, f"{type(error).__name__}: {error}")
             return
         self._later.pop(host.name, None)
+        self._there[host.name] = time.monotonic()
         self._met.add(host.name)
         with self._store.write() as connection:
             is_wanted = hosts.get(connection, host.name) is not None
@@ -220,7 +237,7 @@ class Pools:
         self._later[host.name] = (count + 1, time.monotonic() + backoff(count))
         words = f"it cannot be brought up: {words}"
         with self._store.write() as connection:
-            hosts.down(connection, host.name, words)
+            hosts.explain(connection, host.name, words)
             most = self._settings.quarantine
             hosts.failed(connection, host.name, words, most=most, at=time.time())
 
@@ -244,6 +261,7 @@ class Pools:
                 words = f"host {host.name} is taken down"
                 audit.write(connection, time.time(), words, host.reason)
         self._idle.pop(host.name, None)
+        self._there.pop(host.name, None)
         self._met.discard(host.name)
         self._later.pop(host.name, None)
         provider = self._provider_of(host)

@@ -134,11 +134,18 @@ class Collection:
 
     def collect(self, path: Path, parent: pytest.Collector) -> Any:
         """An item, a BrokenFile, or None for what is no test."""
-        name = str(path).removeprefix(self._prefix).replace(os.sep, "/")
-        found = self._rules.look(path, name, parent.session.isinitpath(path))
+        return self._look(str(path), parent, parent.session.isinitpath(path))
+
+    def program(self, path: str, parent: pytest.Collector) -> Any:
+        """The same for a file that nobody has named."""
+        return self._look(path, parent, named=False)
+
+    def _look(self, path: str, parent: pytest.Collector, named: bool) -> Any:
+        name = path.removeprefix(self._prefix).replace(os.sep, "/")
+        found = self._rules.look(path, name, named)
         if isinstance(found, Broken):
-            return BrokenFile.create(parent, path, found.why)
-        return None if found is None else self._item(path, parent, found)
+            return BrokenFile.create(parent, Path(path), found.why)
+        return None if found is None else self._item(Path(path), parent, found)
 
     def _item(self, path: Path, parent: pytest.Collector, found: Program) -> Any:
         self._plugin.learn_tags(found.metadata)

@@ -5,12 +5,10 @@ Owns the drawing.  The view is for terminals; elsewhere pytest's own progress se
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import IO, Any
 
-import pytest
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -21,15 +19,6 @@ from rich.text import Text
 _EVERY = 0.1
 #: Slots that are shown; the rest is counted.
 _MOST = 16
-
-
-def wants_view(config: pytest.Config, stream: IO[str]) -> bool:
-    """A terminal that can move its cursor, and a user who asked for neither more nor less."""
-    if config.getoption("nosejobs_view") != "auto":
-        return bool(config.getoption("nosejobs_view") == "yes")
-    plain = os.environ.get("TERM", "dumb") in ("dumb", "unknown") or "CI" in os.environ
-    quiet = config.getoption("verbose", 0) != 0 or config.getoption("capture", "fd") == "no"
-    return stream.isatty() and not plain and not quiet
 
 
 @dataclass

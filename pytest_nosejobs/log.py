@@ -67,9 +67,14 @@ class Log:
         if not self.short:
             self.whole(item, reports)
             return
+        each = None
         for each in reports:
             if each.when != "setup" or not each.passed or each.duration:
                 self._one(each)
+        if self.xml is not None and each is not None and each.when == "call" and each.passed:
+            # It came alone.  JUnit's writer does the same when it sees a teardown.
+            self.xml.node_reporter(each).write_captured_output(each)
+            self.xml.finalize(each)
 
     def _one(self, report: pytest.TestReport) -> None:
         self.before(report)
@@ -163,12 +168,14 @@ def verbosity(config: pytest.Config) -> int:
 
 
 def _nobody_listens(config: pytest.Config) -> bool:
-    """Only pytest itself hears reports, and it shows nothing of a set-up that passed.
+    """Only pytest itself hears reports, and it shows nothing of what passed around a test.
 
-    With ``-v`` it prints the name of a test at its beginning, and with ``-vv`` the
-    durations of set-ups; ``console_output_style = times`` counts them.
+    With ``-v`` it prints the name of a test at its beginning, with ``-vv`` and with
+    ``--durations-min=0`` how long nothing took; ``console_output_style = times`` counts it.
     """
     if verbosity(config) > 0 or config.getini("console_output_style") == "times":
+        return False
+    if config.getoption("durations_min", None) == 0:
         return False
     found = (each for name in _HOOKS for each in getattr(config.hook, name).get_hookimpls())
     return all((each.function.__module__ or "").startswith(_DEAF) for each in found)

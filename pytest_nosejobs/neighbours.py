@@ -28,6 +28,11 @@ def timeout(item: pytest.Item) -> float | None:
     return float(given) if given and float(given) > 0 else None
 
 
+def has_session_timeout(config: pytest.Config) -> bool:
+    """There is a plugin that has the option ``--session-timeout``."""
+    return hasattr(_plugin(config, "timeout"), "SESSION_EXPIRE_KEY")
+
+
 def session_timeout(session: pytest.Session) -> str:
     """Why the session must end now by ``--session-timeout``, or nothing."""
     plugin: Any = _plugin(session.config, "timeout")

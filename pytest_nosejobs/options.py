@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -220,3 +221,12 @@ def _defaults(config: pytest.Config, tree: Config) -> Metadata:
 
 #: Infinity is no number of seconds or bytes that anything could keep to.
 _ENDLESS = 1e12
+
+
+def wants_view(config: pytest.Config, stream: IO[str]) -> bool:
+    """A terminal that can move its cursor, and a user who asked for neither more nor less."""
+    if config.getoption("nosejobs_view") != "auto":
+        return bool(config.getoption("nosejobs_view") == "yes")
+    plain = os.environ.get("TERM", "dumb") in ("dumb", "unknown") or "CI" in os.environ
+    quiet = config.getoption("verbose", 0) != 0 or config.getoption("capture", "fd") == "no"
+    return stream.isatty() and not plain and not quiet

@@ -5,7 +5,6 @@ Owns the state of one pytest session.  Everything of substance is elsewhere.
 
 from __future__ import annotations
 
-import gc
 import inspect
 import io
 import os
@@ -21,19 +20,21 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, shipping
-from shell_runner.artefacts import Artefacts
+from shell_runner.artefacts import Artefacts, named
 from shell_runner.discovery import Metadata, as_test
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.verdict import is_worth_another, judge
 from shell_runner.words import readable, skip_reason, typed, unmet_words
 
 from . import (
     arguments,
     durations,
+    folders,
+    garbage,
     leftovers,
     marks,
     neighbours,
@@ -131,6 +132,9 @@ class Plugin:
         self.log = Log(config)
         self._view: View | None = None
         self._pump: Pump | None = None
+        self._garbage = garbage.Patience()
+        # Not before pytest's own: it looks for garbage once more, and of ours there is none.
+        config.add_cleanup(self._garbage.end)
         #: By host, when it may say again that its tests wait for other runs.
         self._next_waiting: dict[str, float] = {}
         #: By folder, for conftest files are: whether somebody else makes reports.
@@ -192,10 +196,8 @@ class Plugin:
         folder = self.artefacts.folder_of(item.nodeid, execution.attempt)
         # Only what has come: a host that names /etc/passwd must not have it attached.
         came = [path for path, _ in execution.artefacts if self.artefacts.received(folder, path)]
-        # GitLab wants paths below the checkout, Jenkins absolute ones.
-        if "JENKINS_URL" not in os.environ:
-            folder = Path(os.path.relpath(folder, self.config.invocation_params.dir))
-        return [str(folder / path) for path in came]
+        shown = named(folder, self.config.invocation_params.dir)
+        return [str(shown / path) for path in came]
 
     def _ask_for_formats(self) -> dict[str, str]:
         """Name and source of each format; a built-in one is on the host already."""
@@ -213,6 +215,10 @@ class Plugin:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         return self._collection.collect(file_path, parent)
+
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> Any:
+        """Faster than pytest's own, and its like; only where many programs are expected."""
+        return folders.create(path, parent, self._collection) if self.specs else None
 
     def learn_tags(self, metadata: Metadata) -> None:
         """pytest wants to know markers before they are put on items."""
@@ -233,7 +239,7 @@ class Plugin:
         for attempt in range(1, attempts + 1):
             test = self._test(0, item)._replace(attempt=attempt)
             execution = self._execute_here(test)
-            if attempt == attempts or not retries.is_worth_another(test, execution):
+            if attempt == attempts or not is_worth_another(test, execution):
                 break
             item.reruns.append(self._attempt_report(item, test, execution, Here.NAME))
         retries.settle(item, test, execution, attempts)
@@ -356,6 +362,8 @@ class Plugin:
         from _pytest.junitxml import xml_key
 
         self.log.xml = self.config.stash.get(xml_key, None)
+        if self.specs:
+            self._garbage.begin()
         if self.specs and not self._only_looks():
             self.fleet = Fleet(self.specs, self._setup(0), self.options.host_timeout)
             self.fleet.open()
@@ -416,13 +424,14 @@ class Plugin:
             fleet.events.put(event)
         pump.start()
         self._start_view(session, len(waiting))
-        # What was collected stays until the end: looking it through for garbage again and
-        # again would take a tenth of the time of ten thousand reports.
-        gc.freeze()
+        self._garbage.spare()
         try:
             Loop(session, self, [self._numbers[number] for number in waiting]).run(pump)
         finally:
-            gc.unfreeze()
+            if len(self._numbers) < len(session.items):
+                self._garbage.end()  # that of Python tests is for pytest to find
+            else:
+                self._garbage.spare()
             pump.stop()
             if self._view:
                 self._view.stop()
@@ -434,10 +443,10 @@ class Plugin:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or len(self._numbers) < len(session.items):
             return
-        from .live import View, wants_view  # rich takes a while to import
-
         stream = reporter._tw._file
-        if wants_view(self.config, stream):
+        if options.wants_view(self.config, stream):
+            from .live import View  # rich takes a while to import
+
             reporter.ensure_newline()
             self._view = View(stream, total)
             self.config.pluginmanager.register(ViewWords(self._view), "nosejobs-view")
@@ -635,10 +644,10 @@ class Plugin:
     def _reports(
         self, item: ShellItem, test: Test, execution: Execution, host: str
     ) -> Iterator[pytest.TestReport]:
-        made = report.reports(item, test, execution, host)
         if not self._others_make_reports(item):
-            yield from made
+            yield from report.reports(item, test, execution, host, self.log.short)
             return
+        made = report.reports(item, test, execution, host)
         failure = ShellFailure(test, execution, judge(test, execution))
         known = len(item.user_properties)
         added: list[tuple[str, object]] = []

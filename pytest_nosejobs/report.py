@@ -83,15 +83,21 @@ def sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
 
 
 def reports(
-    item: ShellItem, test: Test, execution: Execution, host: str
+    item: ShellItem, test: Test, execution: Execution, host: str, short: bool = False
 ) -> Iterator[pytest.TestReport]:
-    """The reports of a test that has run: of each of its cases, and of itself if need be."""
+    """The reports of a test that has run: of each of its cases, and of itself if need be.
+
+    ``short``: of a program that passed, only the one that says so.
+    """
     if execution.parsed is not None and execution.parsed.cases:
         yield from case_reports(item, test, execution, host)
         if is_told_by_cases(test, execution):
             return
     shared = _Shared(item, execution, host)
     verdict = _verdict_report(shared, test)
+    if short and verdict.passed:
+        yield verdict
+        return
     if verdict.when == "call":
         yield shared.report("setup", "passed")
     yield verdict

@@ -1,6 +1,6 @@
 """Tests that run again after a failure.
 
-Owns the decision, and how earlier attempts are shown: each is a report with the outcome
+Owns how earlier attempts are shown: each is a report with the outcome
 "rerun", as pytest-rerunfailures has it, and the last one decides.  In JUnit XML they are
 ``flakyFailure`` and ``rerunFailure`` elements (Surefire's names) of the one testcase.
 """
@@ -12,18 +12,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shell_runner.remote.model import ERROR, FAILED, PASSED, Execution, Test
+from shell_runner.remote.model import ERROR, PASSED, Execution, Test
 from shell_runner.remote.verdict import judge
 from shell_runner.words import flaky_words, readable
 
 if TYPE_CHECKING:
     from .collect import ShellItem
-
-
-def is_worth_another(test: Test, execution: Execution) -> bool:
-    """The test itself has failed; for infrastructure the schedule has its own rules."""
-    result = judge(test, execution)
-    return result.outcome in (FAILED, ERROR) and not result.infrastructure
 
 
 def remember(

@@ -22,9 +22,10 @@ from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.guard import clean_line
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
+from shell_runner.remote.verdict import is_worth_another
 from shell_runner.words import unmet_words
 
-from . import neighbours, retries
+from . import neighbours
 from .collect import ShellItem
 from .schedule import Command, GiveUp, Needs, Return, Schedule, Send, Unmet
 
@@ -318,7 +319,7 @@ class Pump(threading.Thread):
         if attempts == 1:
             return False
         test = self._tests[execution.id]
-        return test.attempt < attempts and retries.is_worth_another(test, execution)
+        return test.attempt < attempts and is_worth_another(test, execution)
 
     def _lose(self, host: Host, error: HostError, may_return: bool = False) -> None:
         if not self._is_current(host):
@@ -430,6 +431,7 @@ class Loop:
         self._items = items
         self._local = [item for item in session.items if not isinstance(item, ShellItem)]
         self._open = len(items)
+        self._has_timeout = neighbours.has_session_timeout(session.config)
 
     def run(self, pump: Pump) -> None:
         """Until all is reported.  Raises Session.Failed and Interrupted as pytest's own loop."""
@@ -453,9 +455,8 @@ class Loop:
             if isinstance(news, Finished):
                 self._open -= not news.again
                 self._plugin.report(news)
-                self._session.shouldfail = self._session.shouldfail or neighbours.session_timeout(
-                    self._session
-                )
+                if self._has_timeout and not self._session.shouldfail:
+                    self._session.shouldfail = neighbours.session_timeout(self._session)
                 self._check()
             else:
                 if isinstance(news, Line):

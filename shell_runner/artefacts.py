@@ -5,6 +5,7 @@ Owns that folder.  What a host says of a path is checked: nothing is written els
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -83,3 +84,11 @@ class Artefacts:
         except OSError as error:
             # A full disk here is no fault of the host, and no reason to lose it.
             self.troubles[target] = error.strerror or str(error)
+
+
+def named(folder: Path, here: Path) -> Path:
+    """As whoever reads a report wants a folder of artefacts called."""
+    # GitLab wants paths below the checkout, Jenkins absolute ones.
+    if "JENKINS_URL" in os.environ:
+        return folder.absolute()
+    return Path(os.path.relpath(folder, here))

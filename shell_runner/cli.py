@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__, agent_file
+from . import __version__
 from .errors import NosejobsError
-from .remote.credentials import WARN_DAYS
 
 if TYPE_CHECKING:
     from .ca import Issued
@@ -220,6 +219,8 @@ def list_(folder: Path | None) -> None:
 
 
 def _state(row: Issued, now: Any) -> str:
+    from .remote.credentials import WARN_DAYS
+
     end = row.not_after[:10]
     days = row.days_left(now)
     if row.revoked:
@@ -243,6 +244,8 @@ def agent() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def zipapp(file: Path) -> None:
     """Write the agent as a single FILE that needs nothing but Python >= 3.8."""
+    from . import agent_file
+
     agent_file.write(file)
     click.echo(f"{file}: copy it to a host, and start it there: python3 {file.name} HOST.pem")
 

@@ -35,6 +35,8 @@ SCRIPT_SUFFIXES = frozenset(
 #: Suffixes of tests whose exec bit does not matter, and what runs one without a shebang.
 _RUN_ANYWAY: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("bats", "--tap")}
 
+#: How the name of a lock begins that each host has for itself.
+HOST_LOCK = "host:"
 #: Bytes of a file that are looked at.
 HEAD = 4096
 _NEVER = re.compile(r"helper|fixture", re.IGNORECASE)

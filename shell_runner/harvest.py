@@ -7,14 +7,17 @@ package is believed: ``remote.package`` has verified its bytes, values are check
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .artefacts import named
 from .errors import HostError, UsageError
 from .guard import clean_line
 from .jobs import Client
 from .remote.job import JobTest
+from .remote.layout import outputs_name
 from .remote.model import ERROR, FAILED, OUTCOMES, SKIPPED, Execution, Problem, Test
 from .remote.package import MANIFEST, BadPackage, Package, open_package
 from .remote.verdict import judge
@@ -63,19 +66,20 @@ def harvest(
         if not target.absolute().parent.is_dir():
             raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
 
-    def verify(part: Path) -> None:
+    with ExitStack() as stack:
+        verified: list[Package] = []
+
+        def verify(part: Path) -> None:
+            # It stays open, for to open it is to read all of it; it only gets another name.
+            package = stack.enter_context(open_package(str(part)))
+            _check(package, job)
+            verified.append(package)
+
         try:
-            with open_package(str(part)) as package:
-                _check(package, job)
+            found = client.download(job, path, verify, progress)
+            return found, _use(verified[-1], client.spec.id, into, junitxml)
         except (BadPackage, _BadManifest) as error:
             raise _refused(client, job, error) from error
-
-    found = client.download(job, path, verify, progress)
-    try:
-        with open_package(str(path)) as package:
-            return found, _use(package, client.spec.id, into, junitxml)
-    except (BadPackage, _BadManifest) as error:
-        raise _refused(client, job, error) from error
 
 
 def _refused(client: Client, job: str, error: Exception) -> HostError:
@@ -153,15 +157,31 @@ def _use(package: Package, host: str, into: Path | None, junitxml: Path | None) 
     if junitxml is not None:
         from . import junit  # its parser takes a while to load
 
-        junit.write(junitxml, "pytest", host, tests, executions, _telling(junit, package.manifest))
+        telling = _telling(junit, package.manifest, into)
+        junit.write(junitxml, "pytest", host, tests, executions, telling)
     return _judged(package.manifest, tests, executions)
 
 
-def _telling(junit: Any, manifest: dict[str, Any]) -> Any:
-    """What a live run would have known: how often a test may run again."""
+def _telling(junit: Any, manifest: dict[str, Any], into: Path | None) -> Any:
+    """What a live run would have known: how often a test may run again, and where files are."""
     config = manifest.get("config")
     retries = config.get("retries") if isinstance(config, dict) else 0
-    return junit.Telling(retries=retries if type(retries) is int else 0)
+    telling = junit.Telling(retries=retries if type(retries) is int else 0)
+    return telling if into is None else replace(telling, files=_files(manifest, into))
+
+
+def _files(manifest: dict[str, Any], into: Path) -> Callable[[JobTest, Execution], list[str]]:
+    """Where the artefacts of an execution have been extracted to."""
+    there = {member["name"] for member in manifest["members"]}
+
+    def found(case: JobTest, execution: Execution) -> list[str]:
+        folder = f"artefacts/{outputs_name(case.test.id, execution.attempt)}"
+        # A row may claim any name.
+        names = [name for name, _ in execution.artefacts if f"{folder}/{name}" in there]
+        shown = named(into / folder, Path.cwd())
+        return [str(shown / name) for name in names]
+
+    return found
 
 
 def _judged(

@@ -23,7 +23,6 @@ from typing import Any, TextIO
 import click
 from click.core import ParameterSource
 
-from . import harvest as harvesting
 from . import jobfile, records
 from .cli import Trouble, _Group
 from .config import Config, find_root, load
@@ -53,7 +52,7 @@ class _Jobs(_Group):
         try:
             return super().invoke(ctx)
         except Trouble as error:
-            if isinstance(error.__cause__, HostError):
+            if _is_of_host(error.__cause__):
                 raise HostTrouble(error.message) from error.__cause__
             if isinstance(error.__cause__, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +61,13 @@ class _Jobs(_Group):
         except KeyboardInterrupt:
             _say("interrupted; jobs that were handed in go on")
             ctx.exit(INTERRUPTED)
+
+
+def _is_of_host(error: BaseException | None) -> bool:
+    """Whoever asks is not to blame."""
+    if isinstance(error, JobRefused):
+        return error.kind in ("disk", "read-only", "corrupt")
+    return isinstance(error, HostError)
 
 
 @click.group(cls=_Jobs)
@@ -559,6 +565,8 @@ def _finish(
     if follow:
         _logs(client, id, Place(), True, _Text(err=True))
         client.wait(id)
+    from . import harvest as harvesting  # packages and JUnit: not for who hands in or looks
+
     path = out or Path(f"{id}.zip")
     job, found = harvesting.harvest(client, id, path, into, junitxml, _progress("harvested"))
     if acknowledge:
@@ -632,6 +640,7 @@ _LIMITS: Mapping[str, str] = {
     "waiting": "jobs that may wait",
     "kept_bytes": "of packages that were harvested",
     "contents_bytes": "of builds and tests that no job has",
+    "linger": "seconds that a worker waits for more jobs",
     "drop_unharvested": "1: kept_bytes lets go of packages that nobody has harvested, too",
 }
 

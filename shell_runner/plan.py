@@ -88,11 +88,12 @@ class Rules:
     #: How often each runs; None: as its metadata says.
     repeat: int | None = None
 
-    def look(self, path: Path, name: str, named: bool) -> Program | Broken | None:
+    def look(self, path: str, name: str, named: bool) -> Program | Broken | None:
         """What ``path`` is, ``name`` relative to the root; ``named``: by the user."""
-        if not named and not discovery.could_be_test(path.name, self.patterns):
+        # Texts, not Paths: to make those for each of thousands would cost more than the rest.
+        if not named and not discovery.could_be_test(os.path.basename(path), self.patterns):
             return None
-        file = None if path.suffix == ".py" else read(path)
+        file = None if os.path.splitext(path)[1] == ".py" else read(path)
         found = discovery.classify(file, named) if file else discovery.OTHER
         if found.kind is Kind.BROKEN:
             return Broken(f"{printable(name)}: {found.why}")
@@ -105,12 +106,12 @@ class Rules:
         return Program(printable(name), found.argv, said, self.repeat or said.repeat or 1)
 
 
-def read(path: Path) -> File | None:
+def read(path: str) -> File | None:
     """A regular file's name, exec bit and first bytes; None if it is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except PermissionError:
-        return _unreadable(path)
+        return _unreadable(Path(path))
     except OSError:
         return None
     try:
@@ -120,7 +121,7 @@ def read(path: Path) -> File | None:
         head = os.read(descriptor, discovery.HEAD)
     finally:
         os.close(descriptor)
-    return File(path.name, bool(found.st_mode & 0o111), head)
+    return File(os.path.basename(path), bool(found.st_mode & 0o111), head)
 
 
 def _unreadable(path: Path) -> File | None:
@@ -338,7 +339,7 @@ class _Walk:
     def _take_file(self, name: str, path: str, rest: str) -> None:
         if path.endswith(".py"):
             raise UsageError(f"{printable(name)}: Python tests stay pytest's")
-        found = self._rules.look(self._root / path, path, named=True)
+        found = self._rules.look(str(self._root / path), path, named=True)
         if found is None:
             raise UsageError(f"{printable(name)}: neither a regular file nor a folder")
         entry = _Entry(path, found)
@@ -418,7 +419,7 @@ class _Walk:
             return _Python() if taken else None
         if not discovery.could_be_test(name, self._rules.patterns):
             return None  # most files, and the path of each would cost more than this
-        return self._rules.look(self._root / path, path, named=False)
+        return self._rules.look(str(self._root / path), path, named=False)
 
 
 def _meant(name: str, known: Sequence[str]) -> str:

@@ -124,7 +124,7 @@ class Session:
             if len(found) != 1:
                 raise self.odd(f"{len(found)} answers to one request")
             if found[0][0] == "trouble":
-                words = clean_line(str(found[0][1:]))
+                words = clean_line(" ".join(map(str, found[0][1:])))
                 raise HostError(self.host, words)
             return found[0]
 

@@ -164,13 +164,20 @@ def _where(execution: Execution, place: Place) -> list[str]:
     lines.append(f"took     {execution.duration:.2f} s")
     if execution.leftovers:
         lines.append(f"left     {leftover_words(execution.leftovers)}")
-    lines += [f"wrote    {path}" for path in place.files[:_FILES]]
-    more = max(len(execution.artefacts) - _FILES, 0)
-    if more or execution.artefacts_left:
-        left = f", {execution.artefacts_left} over the limit" if execution.artefacts_left else ""
-        lines.append(f"         and {more} more{left}")
+    lines += _wrote(execution, place)
     lines.append(f"again    {place.again}")
     return lines
+
+
+def _wrote(execution: Execution, place: Place) -> list[str]:
+    """The first of its artefacts; how many, if they are in no place yet."""
+    count = len(execution.artefacts)
+    left = f", {execution.artefacts_left} over the limit" if execution.artefacts_left else ""
+    if not place.files and count:
+        return [f"wrote    {count} file{'s' if count > 1 else ''}{left}"]
+    lines = [f"wrote    {path}" for path in place.files[:_FILES]]
+    more = max(count - _FILES, 0)
+    return [*lines, f"         and {more} more{left}"] if more or left else lines
 
 
 def skip_reason(execution: Execution) -> str:

@@ -14,7 +14,7 @@ import pytest
 from shell_runner.hosts import HostSpec
 from shell_runner.jobfile import Description
 from shell_runner.jobs import Client
-from shell_runner.remote import identity, layout, queue
+from shell_runner.remote import identity, layout, queue, starting
 from shell_runner.remote.job import JobConfig
 from shell_runner.submission import Submission, prepare
 from shell_runner.told import Job
@@ -52,11 +52,13 @@ def state(folder: Path) -> Iterator[Path]:
 def await_worker(folder: str = "") -> None:
     """The worker leaves when it has nothing to do; one that has is ended."""
     with queue.Queue(folder or queue.folder()) as there:
+        there.set_setting("linger", 0)
         found = there.worker()
         counts = there.counts()
         busy = any(counts[each] for each in list(queue.State)[:3]) or there.next_due() is not None
     if found is None or not identity.is_alive(found.identity):
         return
+    starting.ring(folder or queue.folder())
     descriptor = os.pidfd_open(found.identity.pid)
     try:
         if busy:

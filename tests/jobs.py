@@ -65,6 +65,8 @@ class Host:
         self.store = Store(layout.contents(self.folder))
         self.door = Doorway(folder.parent / "doorway")
         self._workers: list[subprocess.Popen[bytes]] = []
+        with self.queue() as queue:
+            queue.set_setting("linger", 0)
 
     def install(self, change: Mapping[str, bytes] | None = None) -> str:
         """The code below ``code``, with some files changed; its digest."""

@@ -39,7 +39,8 @@ def cases(
 ) -> dict[tuple[str, str], list[Row]]:
     """By class and name; two testcases with the same are both there, in their order.
 
-    ``root``: a folder whose name stands for itself in texts; ``lines``, ``properties``:
+    ``root``: a folder whose paths are told relative to it (who harvests a job knows no place of
+    its tests); ``lines``, ``properties``:
     what is left out of them.
     """
     found: dict[tuple[str, str], list[Row]] = {}
@@ -65,7 +66,7 @@ def _element(
     assert len(element) == 0, element.tag
     text = element.text or ""
     if root is not None:
-        text = text.replace(str(root), "ROOT")
+        text = text.replace(f"{root}/", "").replace(str(root), "ROOT")
     text = re.sub(rf"(?m)^({'|'.join(lines)}) .*$", r"\1", text)
     text = re.sub(r"(?m)^(host     .*), slot \d+$", r"\1", text)
     return element.tag, tuple(sorted(element.attrib.items())), text

@@ -193,7 +193,8 @@ class Machine:
         """A slot that has a child, or just one."""
         processes = self.processes()
         parents = {parent for _, parent, _ in processes}
-        slots = [pid for pid, _, words in processes if any(".slot" in word for word in words)]
+        runner = self.runner
+        slots = [pid for pid, parent, _ in processes if parent == runner]
         assert slots, processes
         return next((pid for pid in slots if pid in parents), slots[0])
 

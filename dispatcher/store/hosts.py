@@ -74,6 +74,11 @@ def down(connection: Connection, name: str, reason: str) -> bool:
     return connection.execute(update(tables.host).where(*where).values(**fields)).rowcount == 1
 
 
+def explain(connection: Connection, name: str, reason: str) -> None:
+    """Why it is in its state, in other words."""
+    connection.execute(update(tables.host).where(_HOST.name == name).values(reason=reason))
+
+
 def set_state(
     connection: Connection,
     name: str,

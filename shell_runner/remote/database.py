@@ -15,13 +15,15 @@ import pkgutil
 import sqlite3
 import time
 import weakref
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import bells
 from .rows import BadRow
 
 NAME = "queue.db"
 _LOCK = "queue.lock"
+#: How the name of a file that was set aside begins, and that of what is to be said of it ends.
+_ASIDE, _NOTICE = NAME + ".corrupt-", ".notice"
 #: Of the schema; ``queue.sql`` says what may be different in the next one.
 VERSION = 1
 #: Row values, and a connection that closes without removing the log of another file that has
@@ -32,6 +34,9 @@ _PATIENCE = 30.0
 _TABLES = {"setting", "job", "test", "attempt", "execution", "outbox", "worker"}
 #: Bytes that the write-ahead log keeps of the disk once it is empty.
 _LOG = 32 << 20
+#: Bytes of it that the worker moves into the file, so that nobody who waits for an answer has to;
+#: pages from which on anybody does: there may be no worker.
+_MUCH, _MOST = 2 << 20, 8000
 #: Pages that are given back at once.
 _PAGES = 4096
 #: Why a file cannot be opened, if it is its place that is wrong.
@@ -54,6 +59,26 @@ class Refused(Exception):
         #: unknown, ambiguous, full, state, newer, read-only, corrupt, differs or bad.
         self.kind = kind
         self.words = words
+
+
+def untold(folder: str) -> Dict[str, str]:
+    """What was set aside and nobody outside has heard of: words, by the file that has them.
+
+    Whoever tells somebody removes the file.
+    """
+    found: Dict[str, str] = {}
+    for name in sorted(os.listdir(folder)):
+        if name.startswith(_ASIDE) and name.endswith(_NOTICE):
+            path = os.path.join(folder, name)
+            with open(path, encoding="utf-8", errors="replace") as file:
+                found[path] = file.read() or _said("damaged", path[: -len(_NOTICE)], folder)
+    return found
+
+
+def _said(why: str, place: str, folder: str) -> str:
+    words = "%s was %s and has been set aside as %s; contents and packages are kept in %s,"
+    words += " jobs that were in it have to be submitted again"
+    return words % (os.path.join(folder, NAME), why, place, folder)
 
 
 class _Damaged(Exception):
@@ -140,6 +165,13 @@ class Database:
             # A script runs to its end; a statement without rows ends after one page.
             db.executescript("PRAGMA incremental_vacuum(%d)" % _PAGES)
 
+    def tidy(self) -> None:
+        """Move the log into the file, if it is long; whoever writes meanwhile does not wait."""
+        with contextlib.suppress(OSError):
+            if os.path.getsize(self.path + "-wal") > _MUCH:
+                with self.reading() as db:
+                    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def check(self) -> None:
         """Read all of it; a damaged file is set aside, and Refused says so."""
         with self.reading() as db:
@@ -179,6 +211,7 @@ class Database:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA journal_size_limit = %d" % _LOG)
+        db.execute("PRAGMA wal_autocheckpoint = %d" % _MOST)
         if not self._require_version(db):
             return False
         found = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
@@ -299,17 +332,19 @@ class Database:
                 self._db = None
             try:
                 self._require_place()
-                place = "renamed to %s" % self._rename()
+                place = self._rename()
+                said = _said("damaged (%s)" % words, place, self._folder)
+                _leave_notice(place, said)
             except _Removed:
-                place = "renamed by another process"
+                said = "%s was damaged (%s), and set aside by another process" % (self.path, words)
             except OSError as error:
-                place = "not renamed (%s)" % error.strerror
-        said = "%s is damaged (%s) and was %s; contents and packages are kept,"
-        said += " jobs that waited have to be submitted again"
-        return Refused("corrupt", said % (self.path, words, place))
+                said = "%s is damaged (%s) and cannot be set aside (%s)"
+                said %= (self.path, words, error.strerror)
+        return Refused("corrupt", said)
 
     def _rename(self) -> str:
-        stem = self.path + time.strftime(".corrupt-%Y%m%dT%H%M%SZ", time.gmtime())
+        name = _ASIDE + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        stem = os.path.join(self._folder, name)
         place, number = stem, 1
         while os.path.lexists(place):
             place, number = "%s.%d" % (stem, number), number + 1
@@ -319,6 +354,12 @@ class Database:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self.path + suffix, place + suffix)
         return place
+
+def _leave_notice(place: str, words: str) -> None:
+    """A worker may be the one who finds it; people have to hear of it all the same."""
+    # On a full disk an empty file says so, too.
+    with contextlib.suppress(OSError), open(place + _NOTICE, "w", encoding="utf-8") as file:
+        file.write(words)
 
 
 def _close_all() -> None:

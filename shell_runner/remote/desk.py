@@ -6,6 +6,7 @@ thread; the channel's callback only enqueues, and answers pings.
 """
 
 import collections
+import contextlib
 import ctypes
 import json
 import os
@@ -20,7 +21,7 @@ import zipfile
 import zlib
 from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from . import bells, handed, identity, layout, queue, retention, starting
+from . import bells, database, disk, handed, identity, layout, queue, retention, starting
 from .intake import Intake
 from .job import TREE, BadJob, Content, NewJob
 from .machine import facts
@@ -68,6 +69,7 @@ class Desk:
         self.channel = channel
         self.folder = folder
         self._code = code
+        self._digest = os.path.basename(code)
         self._queue: Optional[queue.Queue] = None
         self._intake: Optional[Intake] = None
         self._inbox: Deque[Any] = collections.deque()
@@ -189,20 +191,30 @@ class Desk:
         try:
             if name not in self._calls:
                 raise queue.Refused("bad", "this host does not know the request %r" % name)
+            if database.untold(self.folder):
+                raise queue.Refused("corrupt", "")
             found = self._calls[name](**arguments)
         except queue.Refused as error:
-            self._say("refused", error.kind, error.words)
+            self._refuse(error)
         except handed.NoSuchTest as error:
             self._say("refused", "unknown", str(error))
         except (BadJob, KeyError, TypeError, ValueError) as error:
             self._say("refused", "bad", "%s: %s" % (name, error))
         except OSError as error:
-            self._say("refused", "disk", "%s: %s" % (error.filename or self.folder, error.strerror))
+            self._say("refused", "disk", disk.words(error, self.folder))
         else:
             if isinstance(found, Reply):
                 self._send(pack_blob(["answer", found.value], found.body))
             else:
                 self._say("answer", found)
+
+    def _refuse(self, error: queue.Refused) -> None:
+        """A queue that was set aside is told once, whoever has found the damage."""
+        told = database.untold(self.folder) if error.kind == "corrupt" else {}
+        self._say("refused", error.kind, " ".join(told.values()) or error.words)
+        for path in told:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     # -- what a session needs ---------------------------------------------------
 
@@ -218,14 +230,15 @@ class Desk:
             self._intake = Intake(Store(path))
         return self._intake
 
-    def _keep_code(self) -> str:
-        """The code that this session runs outlives any cache: its digest."""
-        digest = os.path.basename(self._code)
+    def _keep_code(self) -> bool:
+        """The code that this session runs outlives any cache; whether it was not here yet."""
+        digest = self._digest
         if not is_digest(digest):
             raise queue.Refused("bad", "the code that runs here has no digest: %s" % self._code)
         parent = layout.code(self.folder)
         path = layout.code(self.folder, digest)
-        if not os.path.isdir(path):
+        is_new = not os.path.isdir(path)
+        if is_new:
             os.makedirs(parent, mode=0o700, exist_ok=True)
             temporary = tempfile.mkdtemp(dir=parent)
             ignored = shutil.ignore_patterns("__pycache__")
@@ -238,7 +251,7 @@ class Desk:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         os.utime(path)
-        return digest
+        return is_new
 
     def _wake_worker(self) -> None:
         """There is work: one who does it must be there, and look."""
@@ -248,7 +261,10 @@ class Desk:
             starting.ring(self.folder)
             return
         try:
-            starting.start(self.folder, self._there().next_code() or self._keep_code())
+            code = self._there().next_code()
+            if not code:
+                self._keep_code()
+            starting.start(self.folder, code or self._digest)
         except OSError as error:
             self._no_worker = error.strerror or str(error)
 
@@ -259,6 +275,8 @@ class Desk:
             worker = self._there().worker()
             if worker is None or not identity.is_alive(worker.identity):
                 self._wake_worker()
+            elif counts[queue.State.PACKAGING]:
+                starting.ring(self.folder)  # perhaps somebody has made room for it
 
     # -- handing in -------------------------------------------------------------
 
@@ -277,9 +295,12 @@ class Desk:
         store.begin()
         for content in filter(None, (job.tests, job.build)):
             self._check(store, content)
-        code = self._keep_code()
-        _sync(self.folder)
-        row = self._there().submit(job, code, time.time())
+        is_new = self._keep_code()
+        # Else all was on the disk before the row of the other job was.
+        if is_new or store.added or not self._there().refers(job, self._digest):
+            _sync(self.folder)
+            store.added = 0
+        row = self._there().submit(job, self._digest, time.time())
         store.end()
         self._wake_worker()
         return self._summary(row)
@@ -301,6 +322,8 @@ class Desk:
         """A new job of the same contents and config, with some of its tests."""
         row = self._there().find(job)
         cases = self._there().tests(row.number)
+        if row.unreadable or not all(case.test.path for case in cases):
+            raise queue.Refused("state", "job %s cannot be read: submit it anew" % row.id)
         wanted = set(handed.chosen(cases, tests))
         if failed:
             wanted |= {number for number, _, _ in self._failed(row)}
@@ -340,7 +363,7 @@ class Desk:
         """What a list shows of a job."""
         attempts = self._there().attempts(row.number)
         found = {name: getattr(row, name) for name in _SHOWN}
-        found["detail"], found["trouble"] = row.detail[:_WORDS], row.trouble[:_WORDS]
+        found["detail"], found["trouble"] = row.detail[:_WORDS], self._trouble(row)[:_WORDS]
         found["state"] = str(row.state)
         found["how"] = str(row.how or "")
         found["cancelled"] = bool(row.cancelled)
@@ -348,6 +371,14 @@ class Desk:
         found["step"] = str(attempts[-1].step) if attempts else ""
         found["outcomes"] = self._there().outcomes(attempts[-1].id) if attempts else {}
         return found
+
+    def _trouble(self, row: Any) -> str:
+        """Why it does not get on; a full disk takes no row that says so."""
+        if row.trouble or row.state not in _WAITING:
+            return str(row.trouble)
+        if row.unreadable:
+            return "its row cannot be read: %s" % row.unreadable
+        return disk.shortage(self.folder)
 
     def _job(self, job: str) -> Dict[str, Any]:
         self._look()
@@ -622,12 +653,13 @@ def main(channel: Any) -> None:
         pass  # leads a session already
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     code = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder = ""
     try:
-        Desk(channel, queue.folder(), code).serve()
+        folder = queue.folder()
+        Desk(channel, folder, code).serve()
     except queue.Refused as error:
         channel.send(pack([["trouble", error.words]]))
     except OSError as error:
-        words = "%s: %s" % (error.filename, error.strerror) if error.filename else str(error)
-        channel.send(pack([["trouble", words]]))
+        channel.send(pack([["trouble", disk.words(error, folder)]]))
     except Exception as error:
         channel.send(pack([["trouble", "%r\n%s" % (error, traceback.format_exc())]]))

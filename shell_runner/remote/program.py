@@ -5,6 +5,7 @@ deadlines or output.
 """
 
 import errno
+import functools
 import os
 import resource
 import shutil
@@ -28,7 +29,7 @@ _BINARIES = (
     b"\x00asm",
 )
 #: Tests start with no signal blocked and none ignored, whatever we ourselves do.
-_RESET = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_ALL = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _SPAWN_KNOWS_SETSID = hasattr(os, "posix_spawn")
 
 
@@ -109,11 +110,21 @@ def _spawn_once(argv: List[str], world: World) -> int:
             ]
             return os.posix_spawn(
                 argv[0], argv, world.env, file_actions=actions, setsid=True,
-                setsigmask=[], setsigdef=_RESET,
+                setsigmask=[], setsigdef=_ignored(),
             )  # fmt: skip
         except NotImplementedError:
             pass
     return _fork(argv, world)
+
+
+@functools.lru_cache(maxsize=None)
+def _ignored() -> List[int]:
+    """What a program would inherit: exec(2) itself ends handlers.
+
+    Each signal is a system call in each child, so the other fifty are not named.  Asked
+    once, for a slot changes nothing when its first test has begun.
+    """
+    return [number for number in _ALL if signal.getsignal(number) == signal.SIG_IGN]
 
 
 def _fork(argv: List[str], world: World) -> int:
@@ -131,7 +142,7 @@ def _fork(argv: List[str], world: World) -> int:
 
 def _in_child(limits: Tuple[Tuple[str, int], ...]) -> None:
     """Between fork and exec; the slot has one thread, so that nothing is locked here."""
-    for number in _RESET:
+    for number in _ALL:
         try:
             signal.signal(number, signal.SIG_DFL)
         except (OSError, ValueError):

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set,
 from . import capacity, rows, states
 from . import statements as sql
 from .database import NAME, Database, Refused
-from .job import Content, Identity, JobTest, NewJob, is_uuid
+from .job import Identity, JobTest, NewJob, is_uuid
 from .rows import AttemptRow, JobRow, OutboxRow, WorkerRow
 from .states import STATES, Event, How, State, Step
 
@@ -42,6 +42,8 @@ SETTINGS: Dict[str, int] = {
     "contents_bytes": 10 << 30,
     # 1: packages that nobody has harvested may go, too.
     "drop_unharvested": 0,
+    # Seconds that a worker waits for more jobs before it leaves.
+    "linger": 5,
 }
 #: Characters by which a job may be called.
 _SHORTEST = 4
@@ -135,6 +137,12 @@ class Queue:
             assert number is not None
             db.executemany(sql.INSERT_TEST, ((number, *test) for test in tests))
             return self._job(db, number)
+
+    def refers(self, job: NewJob, code: str) -> bool:
+        """Whether one of the last jobs has the same contents and code, which then are here."""
+        _, _, _, build, tests, _ = rows.job_columns(job)
+        with self._db.reading() as db:
+            return bool(_count(db, sql.REFERS, code, build, tests))
 
     def find(self, text: str) -> JobRow:
         """The job of this UUID, or of the only one that begins with this text."""
@@ -279,7 +287,7 @@ class Queue:
         found: Set[Tuple[str, str, int]] = set()
         with self._db.reading() as db:
             for build, tests in db.execute(sql.CONTENTS):
-                found.update(content[:3] for content in _contents(build, tests))
+                found.update(content[:3] for content in rows.contents(build, tests))
         return found
 
     # -- tests, attempts, executions --------------------------------------------------
@@ -287,7 +295,7 @@ class Queue:
     def tests(self, number: int) -> List[JobTest]:
         """The tests of a job; the id of each is its place among them."""
         with self._db.reading() as db:
-            return [rows.job_test(row) for (row,) in db.execute(sql.TESTS, (number,))]
+            return [rows.job_test(*row) for row in db.execute(sql.TESTS, (number,))]
 
     def attempts(self, number: int) -> List[AttemptRow]:
         """The starts of a job, the last one last."""
@@ -428,6 +436,10 @@ class Queue:
             db.execute(sql.DELETE_WORKER, identity)
             return True
 
+    def tidy(self) -> None:
+        """What the worker does so that nobody else has to; may take a moment."""
+        self._db.tidy()
+
     # -- the outbox -----------------------------------------------------------------
 
     def due(self, now: float, longest: float) -> List[OutboxRow]:
@@ -516,7 +528,7 @@ class Queue:
         self, db: Any, job: JobRow, values: Tuple[Any, ...], tests: List[Tuple[int, str]]
     ) -> None:
         same = db.execute(sql.JOB_VALUES, (job.number,)).fetchone() == values
-        if not same or db.execute(sql.NUMBERED_TESTS, (job.number,)).fetchall() != tests:
+        if not same or db.execute(sql.TESTS, (job.number,)).fetchall() != tests:
             raise Refused("differs", "job %s is here already, and is another one" % job.id)
 
     def _require_room(self, db: Any) -> None:
@@ -551,13 +563,6 @@ def _check(job: NewJob) -> None:
     if not whole or not -_PRIORITY <= job.priority <= _PRIORITY:
         words = "the priority of a job is a whole number up to %d, not %r"
         raise Refused("bad", words % (_PRIORITY, job.priority))
-
-
-def _contents(*texts: str) -> Iterator[Content]:
-    for text in texts:
-        value = json.loads(text)
-        if value is not None:
-            yield Content(*value)
 
 
 def _body(job: JobRow, now: float) -> str:

@@ -2,14 +2,34 @@
 
 Pure: makes values of columns and columns of values.  Two versions share a queue, so what a
 newer one adds to the end of a value is dropped; what is missing has its default.
+
+A row of which only the state can be read is a job still: it must be possible to list it, to end
+it and to forget it.  It says what is wrong with it, and nobody runs it.
 """
 
 import json
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)  # fmt: skip
 
-from .job import Content, Identity, JobConfig, JobTest, NewJob
+from .job import ARCHIVE, Content, Identity, JobConfig, JobTest, NewJob, config_from
 from .model import Test
 from .states import How, State, Step
+
+#: In place of contents that nobody can name.
+_NOTHING = Content(ARCHIVE, "0" * 64, 0, "unreadable")
+#: What reading a value raises that is none.
+_ODD = (TypeError, ValueError, AttributeError, IndexError)
+T = TypeVar("T")
 
 
 class BadRow(Exception):
@@ -44,6 +64,8 @@ class JobRow(NamedTuple):
     package: str
     size: int
     harvested: Optional[float]
+    #: What of the row cannot be read, and why; empty: all of it can.
+    unreadable: str = ""
 
 
 class AttemptRow(NamedTuple):
@@ -90,26 +112,43 @@ def job_row(columns: Sequence[Any]) -> JobRow:
     """Of the columns of table ``job``."""
     try:
         found = JobRow(*columns)
-        return found._replace(
-            labels=tuple(json.loads(columns[3])),
-            build=_content(columns[6]),
-            tests=Content(*json.loads(columns[7])[: len(Content._fields)]),
-            config=_config(json.loads(columns[8])),
-            state=State(found.state),
-            how=How(found.how) if found.how else None,
-            cancelled=bool(found.cancelled),
-        )
-    except (TypeError, ValueError, AttributeError) as error:
+        state = State(found.state)
+    except (TypeError, ValueError) as error:
         raise BadRow("a job cannot be read: %s" % error) from error
+    odd: List[str] = []
+
+    def read(column: str, parse: Callable[[Any], T], instead: T) -> T:
+        try:
+            return parse(getattr(found, column))
+        except _ODD as error:
+            odd.append("%s: %s" % (column, error))
+            return instead
+
+    found = found._replace(
+        labels=read("labels", _labels, ()),
+        build=read("build", _content, None),
+        tests=read("tests", _required, _NOTHING),
+        config=read("config", _config, JobConfig()),
+        state=state,
+        how=read("how", lambda how: How(how) if how else None, None),
+        cancelled=bool(found.cancelled),
+    )
+    return found._replace(unreadable="; ".join(odd))
 
 
 def attempt_row(columns: Sequence[Any]) -> AttemptRow:
     """Of the columns of table ``attempt``."""
     try:
-        key, job, number, step, detail, pid, start, boot, *rest = columns
-        return AttemptRow(key, job, number, Step(step), detail, Identity(pid, start, boot), *rest)
+        key, job, number, step, detail, pid, start, boot, began, ended, install = columns
     except (TypeError, ValueError) as error:
         raise BadRow("an attempt cannot be read: %s" % error) from error
+    try:
+        known = Step(step)
+    except ValueError:
+        # Whatever it was at: it can be lost, and the job goes on.
+        known = Step.TESTING if ended is None else Step.LOST
+    worker = Identity(pid, start, boot)
+    return AttemptRow(key, job, number, known, detail, worker, began, ended, install)
 
 
 def worker_row(columns: Sequence[Any]) -> WorkerRow:
@@ -118,14 +157,15 @@ def worker_row(columns: Sequence[Any]) -> WorkerRow:
     return WorkerRow(Identity(pid, start, boot), code, since)
 
 
-def job_test(text: str) -> JobTest:
-    """Of column ``test.row``."""
+def job_test(number: int, text: str) -> JobTest:
+    """Of column ``test.row``; without a path if it cannot be read, and with the reason."""
     try:
         found = JobTest(*json.loads(text)[: len(JobTest._fields)])
         test: List[Any] = [_frozen(value) for value in found.test[: len(Test._fields)]]
         return found._replace(test=Test(*test), properties=_frozen(found.properties))
-    except (TypeError, ValueError, IndexError) as error:
-        raise BadRow("a test cannot be read: %s" % error) from error
+    except _ODD as error:
+        why = (("unreadable", clean(str(error))),)
+        return JobTest("unreadable-%d" % number, Test(number, ""), properties=why)
 
 
 def job_columns(job: NewJob) -> Tuple[Any, ...]:
@@ -164,14 +204,41 @@ def _text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def contents(*texts: str) -> Iterator[Content]:
+    """Those that are named in columns ``build`` and ``tests``, as far as they can be read."""
+    for text in texts:
+        try:
+            found = _content(text)
+        except _ODD:
+            continue
+        if found is not None:
+            yield found
+
+
+def _labels(text: str) -> Tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
 def _content(text: str) -> Optional[Content]:
     value = json.loads(text)
-    return None if value is None else Content(*value[: len(Content._fields)])
+    if value is None:
+        return None
+    found = Content(*value[: len(Content._fields)])
+    if not isinstance(found.digest, str) or type(found.size) is not int:
+        raise ValueError("no contents: %r" % (found,))
+    return found
 
 
-def _config(values: Dict[str, Any]) -> JobConfig:
-    known = {key: _frozen(values[key]) for key in JobConfig._fields if key in values}
-    return JobConfig(**known)
+def _required(text: str) -> Content:
+    found = _content(text)
+    if found is None:
+        raise ValueError("none")
+    return found
+
+
+def _config(text: str) -> JobConfig:
+    values: Dict[str, Any] = json.loads(text)
+    return config_from({key: values[key] for key in JobConfig._fields if key in values})
 
 
 def _frozen(value: Any) -> Any:

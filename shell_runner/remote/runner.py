@@ -12,14 +12,14 @@ import signal
 import time
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from . import layout, remains, store, unpack
+from . import disk, layout, place, remains, store, unpack
 from .copying import write_all
 from .job import ARCHIVE, Content, JobTest
-from .machine import facts
-from .model import ERROR, FAILED, Execution, Problem, Setup, Test, execution_from_row
+from .machine import cores, facts
+from .model import Execution, Problem, Setup, Test, execution_from_row
 from .queue import AttemptRow, How, JobRow, Queue, Step
 from .serve import Serve
-from .verdict import exit_words, judge, seconds, signal_name
+from .verdict import exit_words, is_worth_another, judge, seconds, signal_name
 from .wire import CREDIT, pack
 from .wire import unpack as decode
 
@@ -60,6 +60,7 @@ class Log:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
         self._left = _LOG - os.fstat(self._descriptor).st_size
+        self._is_torn = False
 
     def write(self, who: str, lines: List[str]) -> None:
         """``WHO | LINE``; on a full disk the tests matter more than their words."""
@@ -71,8 +72,13 @@ class Log:
         self._left -= len(data)
         if self._left <= 0:
             data += b"nosejobs | the log ends here: it is full\n"
-        with contextlib.suppress(OSError):
+        if self._is_torn:
+            data = b"\nnosejobs | lines are missing here: the disk was full\n" + data
+        try:
             write_all(self._descriptor, data)
+            self._is_torn = False
+        except OSError:
+            self._is_torn = True
 
     def note(self, words: str) -> None:
         """A line of our own."""
@@ -204,11 +210,24 @@ class Feed:
             return
         self._begun.add(target)
         try:
-            write_all(descriptor, body)
+            self._keep(descriptor, body)
         except OSError as error:
             self._complain(target, error)
         finally:
             os.close(descriptor)
+
+    def _keep(self, descriptor: int, body: bytes) -> None:
+        """A full disk is waited for, as for rows; not by a job that is to end."""
+        begin = os.fstat(descriptor).st_size
+        while True:
+            try:
+                write_all(descriptor, body)
+                return
+            except OSError as error:
+                os.ftruncate(descriptor, begin)
+                if error.errno not in disk.FULL or self._is_stopped:
+                    raise
+                time.sleep(_FULL)
 
     def _complain(self, target: str, error: OSError) -> None:
         self.on_note("artefact %s: %s" % (os.path.basename(target), error.strerror))
@@ -229,6 +248,8 @@ class Runner:
         self._feed: Optional[Feed] = None
         self._may_raise = False
         self._end: Optional[How] = None
+        #: Nothing more runs in the workspace.
+        self._is_over = False
 
     def run(self) -> None:
         """From unpacking to the word how it ended.  Raises Trouble."""
@@ -241,9 +262,12 @@ class Runner:
         except Refusal as error:
             how, detail = How.REFUSED, str(error)
         except OSError as error:
-            raise Trouble(_words(error)) from error
+            if error.errno in disk.FULL:
+                self._drop()  # else no attempt at any job would have room
+            raise Trouble(disk.words(error, self._work)) from error
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        self._is_over = True
         self._log.note("%s%s" % (how, ": " + detail if detail else ""))
         self._log.close()
         _on_disk(self._work)
@@ -252,6 +276,7 @@ class Runner:
 
     def _run(self) -> Tuple[How, str]:
         self._log.note("attempt %d of job %s" % (self._attempt.number, self._job.id))
+        _refuse_unreadable(self._cases)
         self._make_room()
         self._step(Step.UNPACKING)
         with self._interruptible():
@@ -319,10 +344,21 @@ class Runner:
                 write()
                 return
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBUSY):
-                    raise Trouble(_words(error)) from error
-                self._log.note("waits: %s" % _words(error))
+                if error.errno not in (*disk.FULL, errno.EBUSY):
+                    raise Trouble(disk.words(error, self._folder)) from error
+                if self._is_over and error.errno in disk.FULL and self._drop():
+                    self._log.note("its workspace is removed: the disk is full")
+                    continue
+                self._log.note("waits: %s" % disk.words(error, self._folder))
                 time.sleep(_FULL)
+
+    def _drop(self) -> bool:
+        """Give back what the job itself has taken of a full disk; whether there was something."""
+        paths = [os.path.join(self._work, part) for part in _PARTS if part != "outputs"]
+        found = any(os.path.isdir(path) and os.listdir(path) for path in paths)
+        for path in paths:
+            place.remove(path)
+        return found
 
     # -- the workspace ------------------------------------------------------------
 
@@ -381,10 +417,12 @@ class Runner:
         if not found:
             return "it was stopped"
         done = found[0]
+        words = install_words(test, done.execution)
+        self._is_over = bool(words)
         self._persist(lambda: self._queue.installed(self._attempt.id, done.text))
         if done.execution.problem == Problem.SLOT_DIED:
             raise Trouble("while it installed, " + judge(test, done.execution).words)
-        return install_words(test, done.execution)
+        return words
 
     def _setup(self, root: str) -> Setup:
         config = self._config
@@ -410,7 +448,7 @@ class Runner:
 
     def _serve(self, feed: Feed) -> None:
         feed.on_note = self._log.note
-        session = Serve(feed)
+        session = Serve(feed, forks=True)
         self._feed = feed
         try:
             self._check()
@@ -430,7 +468,10 @@ class Runner:
         if not tests:
             return
         tests.sort(key=_longest_first)
-        feed = Feed(self._setup(os.path.join(self._work, "tests")), tests, self._outputs)
+        setup = self._setup(os.path.join(self._work, "tests"))
+        # What is never given a test takes time and memory, too.
+        setup = setup._replace(slots=min(setup.slots or cores(), len(tests)))
+        feed = Feed(setup, tests, self._outputs)
         feed.on_done = self._take_done
         feed.on_line = self._take_line
         self._serve(feed)
@@ -460,8 +501,7 @@ class Runner:
         retries = self._config.retries if case.retries is None else case.retries
         if self._end or done.test.attempt > retries:
             return False
-        result = judge(done.test, done.execution)
-        return result.outcome in (FAILED, ERROR) and not result.infrastructure
+        return is_worth_another(done.test, done.execution)
 
 
 def install_words(test: Test, execution: Execution) -> str:
@@ -473,6 +513,13 @@ def install_words(test: Test, execution: Execution) -> str:
     if execution.signal is not None:
         return "killed by %s" % signal_name(execution.signal)
     return exit_words(execution.exit) if execution.exit else ""
+
+
+def _refuse_unreadable(cases: List[JobTest]) -> None:
+    """Some of the tests are no answer to who has asked for all."""
+    for case in cases:
+        if not case.test.path:
+            raise Refusal("a test cannot be read: %s (%s)" % (case.nodeid, dict(case.properties)))
 
 
 def _longest_first(test: Test) -> Tuple[bool, bool, float]:
@@ -488,11 +535,6 @@ def _unmet(number: int, case: JobTest) -> Done:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _words(error: OSError) -> str:
-    place = " (%s)" % error.filename if error.filename else ""
-    return (error.strerror or str(error)) + place
 
 
 def _on_disk(folder: str) -> None:

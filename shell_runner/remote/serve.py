@@ -63,8 +63,10 @@ class Upload:
 class Serve:
     """One session on this host."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, forks: bool = False) -> None:
+        """``forks``: slots are forks of this process, which then must have no threads."""
         self.channel = channel
+        self._forks = forks
         self.inbox: Deque[Any] = collections.deque()
         self.waiting: Deque[Test] = collections.deque()
         #: Those of them that need more than a slot.
@@ -299,7 +301,8 @@ class Serve:
 
     def _start_slot(self, number: int) -> None:
         assert self.setup is not None
-        slot = SlotProcess(number, self.setup, os.path.join(self.folder, str(number)))
+        base = os.path.join(self.folder, str(number))
+        slot = SlotProcess(number, self.setup, base, self._forks)
         self.slots[slot.socket.fileno()] = slot
         self._poller.register(slot.socket, select.POLLIN)
 

@@ -98,6 +98,8 @@ class Slot:
         self._unframer = Unframer()
         self._now: Optional[_Run] = None
         self._poller = select.poll()
+        #: The outputs alone.
+        self._pipes = select.poll()
         self._alone = True
         self._limits = _own_limits()
         self._out = self._open_pipe()
@@ -303,9 +305,10 @@ class Slot:
 
     def _drain(self) -> None:
         """Nobody writes any more (or nobody that we could stop): take what is in the pipes."""
+        full = {fd for fd, _ in self._pipes.poll(0)}
         for pipe in {self._out, self._err}:
             limit = 64
-            while self._take_output(pipe.read) and limit:
+            while pipe.read in full and self._take_output(pipe.read) and limit:
                 limit -= 1
             flags = fcntl.fcntl(pipe.write, fcntl.F_GETFL)
             if flags & os.O_NONBLOCK:  # a test had set it on what is every test's stdout
@@ -372,7 +375,8 @@ class Slot:
             fcntl.fcntl(pipe.write, _F_SETPIPE_SZ, _CHUNK)
         except OSError:
             pass  # another system, or a user at the kernel's limit: the default will do
-        self._poller.register(pipe.read, select.POLLIN)
+        for poller in (self._poller, self._pipes):
+            poller.register(pipe.read, select.POLLIN)
         return pipe
 
     def _watch_children(self) -> int:

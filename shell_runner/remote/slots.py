@@ -4,6 +4,8 @@ Owns starting them, the tests that each has been given and not answered, and wha
 remains when one dies.  Must not know channels or trees of files.
 """
 
+import contextlib
+import gc
 import json
 import os
 import signal
@@ -11,10 +13,11 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Optional, Tuple
+from typing import Any, Deque, List, NamedTuple, Optional, Tuple, Union
 
-from . import tree, verdict
+from . import slot, tree, verdict
 from .model import Setup, Test
 from .wire import Unframer, frame
 
@@ -33,6 +36,92 @@ _SLOW = 60.0
 _DYING = 5.0
 
 
+def _spawned(arguments: Tuple[str, ...]) -> "subprocess.Popen[bytes]":
+    package = __package__ or ""
+    code = os.path.abspath(__file__)
+    for _ in range(len(package.split(".")) + 1):
+        code = os.path.dirname(code)
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _BOOT, code, package, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[int(arguments[1])],
+    )
+
+
+class Forked:
+    """A slot that is a fork of this process: no interpreter is started, nothing is loaded.
+
+    It has the methods of Popen that are needed here.
+    """
+
+    def __init__(self, arguments: Tuple[str, ...], place: str) -> None:
+        sys.stderr.flush()
+        self._status: Optional[int] = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_slot(arguments, place)
+
+    def wait(self, timeout: float) -> int:
+        """Its exit status, or the number of its signal below zero; subprocess.TimeoutExpired."""
+        deadline = time.monotonic() + timeout
+        while self._status is None:
+            self._status = self._look()
+            if self._status is None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("slot", timeout)
+            if self._status is None:
+                time.sleep(0.001)
+        return self._status
+
+    def _look(self) -> Optional[int]:
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return 0  # somebody else has reaped it
+        if pid == 0:
+            return None
+        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+    def send_signal(self, number: int) -> None:
+        """Not to another process that has got its number."""
+        if self._status is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """At once."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _be_slot(arguments: Tuple[str, ...], place: str) -> None:
+    """What is left of who forked is its memory; never returns."""
+    status = 1
+    try:
+        gc.freeze()  # what its objects would close are numbers of our own files by then
+        _close_all_but(int(arguments[1]))
+        # The environment that others see of a fork is that of its parent: an attempt's slot is
+        # known by where it is.
+        os.chdir(place)
+        slot.main(arguments)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _close_all_but(keep: int) -> None:
+    """Files that are not for programs either."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        numbers = list(range(os.sysconf("SC_OPEN_MAX")))
+    for number in numbers:
+        if number > 2 and number != keep:
+            with contextlib.suppress(OSError):
+                os.close(number)
+
+
 class Answer(NamedTuple):
     """One message of a slot: ``done`` with its JSON text, or ``running``."""
 
@@ -48,7 +137,8 @@ _NOBODY = Test(-1, "")
 class SlotProcess:
     """One slot, and what it has been given to do."""
 
-    def __init__(self, number: int, setup: Setup, base: str) -> None:
+    def __init__(self, number: int, setup: Setup, base: str, forked: bool = False) -> None:
+        """``forked``: the slot is a fork, for a process without threads."""
         self.number = number
         self.given: Deque[Test] = deque()
         self.answered = 0
@@ -66,18 +156,11 @@ class SlotProcess:
         self._idle_since = 0.0
         self._unframer = Unframer()
         self.socket, theirs = socket.socketpair()
-        package = __package__ or ""
-        parts = package.split(".")
-        code = os.path.abspath(__file__)
-        for _ in range(len(parts) + 1):
-            code = os.path.dirname(code)
-        arguments = [code, package, str(number), str(theirs.fileno()), base]
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+            # Its number, what it listens to, its folder.
+            arguments = (str(number), str(theirs.fileno()), base)
+            self.process: "Union[Forked, subprocess.Popen[bytes]]" = (
+                Forked(arguments, setup.root) if forked else _spawned(arguments)
             )
         self.socket.sendall(frame(setup))
 

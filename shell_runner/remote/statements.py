@@ -55,6 +55,11 @@ SET_PACKAGE = "UPDATE job SET state = ?, package = ?, size = ?, trouble = '' WHE
 SET_HARVESTED = "UPDATE job SET state = ?, harvested = ? WHERE number = ?"
 SET_TROUBLE = "UPDATE job SET trouble = ? WHERE number = ?"
 IS_CANCELLED = "SELECT cancelled FROM job WHERE number = ?"
+#: Whether one of the last jobs refers to the same contents and code.
+REFERS = (
+    "SELECT EXISTS (SELECT 1 FROM (SELECT code, build, tests FROM job ORDER BY number DESC"
+    " LIMIT 100) WHERE code = ? AND build = ? AND tests = ?)"
+)
 #: What jobs refer to in the store of contents.
 CONTENTS = "SELECT DISTINCT build, tests FROM job"
 #: Bytes of packages by state, and which job has how many.
@@ -65,8 +70,7 @@ SIZES_IN_STATE = (
 
 # -- tests --------------------------------------------------------------------------
 
-TESTS = "SELECT row FROM test WHERE job = ? ORDER BY number"
-NUMBERED_TESTS = "SELECT number, row FROM test WHERE job = ? ORDER BY number"
+TESTS = "SELECT number, row FROM test WHERE job = ? ORDER BY number"
 INSERT_TEST = "INSERT INTO test (job, number, row) VALUES (?, ?, ?)"
 
 # -- attempts -----------------------------------------------------------------------

@@ -41,6 +41,12 @@ def judge(test: Test, execution: Execution) -> Result:
     return result
 
 
+def is_worth_another(test: Test, execution: Execution) -> bool:
+    """The test itself has failed; for infrastructure, whoever schedules has rules of its own."""
+    result = judge(test, execution)
+    return result.outcome in (FAILED, ERROR) and not result.infrastructure
+
+
 def _judge_end(execution: Execution) -> Result:
     parsed = execution.parsed
     if parsed is None or execution.exit is None:

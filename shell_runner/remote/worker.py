@@ -5,6 +5,7 @@ know tests.  It does nothing itself that can take long or go wrong: a job has a 
 (``runner``), and so has each POST (``notify``).  All that must not be lost is a row of the queue.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -18,6 +19,7 @@ import uuid
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from . import (
+    disk,
     gather,
     identity,
     keeper,
@@ -42,14 +44,19 @@ _LOCKED = "lock="
 _PATIENCE = 10.0
 #: Seconds between two looks at the queue though nobody rings.
 _LOOK = 30.0
+_NEVER = float("inf")
 #: Seconds until a package is tried again that could not be made.
 _AGAIN = 30.0
 #: Bytes of the log after which it is begun anew.
 _LONG = 4 << 20
+#: Seconds between two looks at all contents of the host, which may be many.
+_SWEEP = 60.0
 #: POSTs on their way at the same time.
 _COURIERS = 4
 #: Seconds that a POST may take in all.
 _POST = 60
+#: Seconds that a runner has to end, beside the grace of its tests, once it should.
+_OVERTIME = 60.0
 #: Seconds between two attempts to write to a full disk.
 _FULL = 1.0
 #: What passes: the disk is full, or somebody holds the queue.
@@ -83,11 +90,21 @@ class Worker:
         self._work: Optional[_Work] = None
         #: Work that has ended, and how, until the queue knows it.
         self._ended: Optional[Tuple[_Work, str]] = None
+        #: When a runner that should have ended long before is killed, and whether it was.
+        self._deadline, self._is_late = _NEVER, False
         #: POSTs on their way: by process id the row's number.
         self._couriers: Dict[int, OutboxRow] = {}
         #: Jobs whose package could not be made, and when it is tried again.
         self._postponed: Dict[int, float] = {}
         self._died: Dict[int, int] = {}
+        #: When all contents are looked at again.
+        self._next_sweep = 0.0
+        #: The disk was full when a job was to be started.
+        self._full = False
+        #: When the last work ended; 0: there was none yet.
+        self._idle_since = 0.0
+        #: Until when it waits for more though there is nothing to do.
+        self._stays_until = 0.0
         self._bell = starting.listen(folder, starting.BELL)
         self._wake, self._wake_write = os.pipe()
         self._poller = select.poll()
@@ -118,14 +135,22 @@ class Worker:
         """One look at everything; False when there is nothing more to do."""
         self._reap()
         self._settle()
+        self._queue.tidy()
         self._send_couriers()
+        self._end_late()
         if self._work is None:
             if self._start_next():
                 return True
-            if not self._couriers and self._queue.leave_if_idle(self._me):
+            if self._may_leave() and self._queue.leave_if_idle(self._me):
                 return False
         self._wait()
         return True
+
+    def _may_leave(self) -> bool:
+        """The next job of a burst shall not wait for another worker to come up."""
+        lingers = self._queue.setting("linger") if self._idle_since else 0
+        self._stays_until = self._idle_since + lingers
+        return not self._couriers and time.monotonic() >= self._stays_until
 
     # -- what dead ones left ------------------------------------------------------
 
@@ -155,11 +180,19 @@ class Worker:
                 self._start(job, None)
                 return True
         code = self._queue.next_code()
-        if not code:
+        if not code or self._is_full():
             return False
         if code != self._code and not self._lacks(code):
             self._become(code)
         return self._claim(code)
+
+    def _is_full(self) -> bool:
+        """Nothing is started on a full disk: all jobs that wait would fail, one by one."""
+        words = disk.shortage(self._folder)
+        if words and not self._full:
+            _say("waits: %s" % words)
+        self._full = bool(words)
+        return self._full
 
     def _claim(self, code: str) -> bool:
         """The next job is ours, also one that nobody can run: it ends with words."""
@@ -167,11 +200,13 @@ class Worker:
         if claimed is None:
             return False
         job, attempt = claimed
-        if code == self._code:
+        words = job.unreadable and "its row cannot be read: %s" % job.unreadable
+        if code != self._code:
+            words = "the code that runs it is not on this host: %s" % self._lacks(code)
+        if words:
+            self._queue.finish(attempt.id, How.REFUSED, words, time.time())
+        else:
             self._start(job, attempt)
-            return True
-        words = "the code that runs it is not on this host: %s" % self._lacks(code)
-        self._queue.finish(attempt.id, How.REFUSED, words, time.time())
         return True
 
     def _lacks(self, code: str) -> str:
@@ -191,13 +226,34 @@ class Worker:
         os.execv(command[0], command)
 
     def _start(self, job: JobRow, attempt: Optional[AttemptRow]) -> None:
-        folder = self._folder
-        pid = self._fork(lambda: _work(folder, job, attempt))
+        folder, now = self._folder, time.monotonic()
+        sweeps = now >= self._next_sweep
+        if sweeps:
+            self._next_sweep = now + _SWEEP
+        pid = self._fork(lambda: _work(folder, job, attempt, sweeps))
         self._work = _Work(pid, job, attempt)
+        self._deadline, self._is_late = _NEVER, False
+        if attempt is not None and job.config.timeout:
+            self._bound(job, job.config.timeout)
+
+    def _bound(self, job: JobRow, seconds: float) -> None:
+        """Its runner has to end by itself in that time, and a while."""
+        late = time.monotonic() + seconds + job.config.grace + _OVERTIME
+        self._deadline = min(self._deadline, late)
+
+    def _end_late(self) -> None:
+        """Neither its time nor a cancel has ended it: one that is stopped hears nothing."""
+        if self._work is None or time.monotonic() < self._deadline:
+            return
+        self._deadline = _NEVER
+        if _state(self._queue, self._work.job) == State.RUNNING:
+            self._is_late = True
+            os.kill(self._work.pid, signal.SIGKILL)
 
     def _end_work(self, work: _Work, status: int) -> None:
         """The child has ended: nothing of it may stay."""
         self._work, self._ended = None, (work, _how(status))
+        self._idle_since = time.monotonic()
         keeper.kill_all(tree.Lister(os.getpid(), apart=self._couriers))
 
     def _settle(self) -> None:
@@ -207,7 +263,11 @@ class Worker:
         work, how = self._ended
         state = _state(self._queue, work.job)
         if state == State.RUNNING and work.attempt is not None:
-            self._lose(work.attempt, "its runner %s" % how)
+            if self._is_late and not self._queue.is_cancelled(work.job.number):
+                words = "its runner did not end by itself"
+                self._queue.finish(work.attempt.id, How.TIMED_OUT, words, time.time())
+            else:
+                self._lose(work.attempt, "its runner %s" % how)
         elif state == State.PACKAGING:
             self._postpone(work.job, how)
         self._ended = None
@@ -275,11 +335,17 @@ class Worker:
         """The runner is a child that has not been reaped: its number is its own."""
         work = self._work
         if work is not None and self._queue.is_cancelled(work.job.number):
-            os.kill(work.pid, signal.SIGUSR1)
+            self._bound(work.job, 0.0)
+            # A test can stop its runner, which would not hear of it.
+            for number in (signal.SIGCONT, signal.SIGUSR1):
+                os.kill(work.pid, number)
 
     def _patience(self) -> float:
-        left = [_LOOK]
-        left += [at - time.monotonic() for at in self._postponed.values()]
+        left = [_FULL if self._full else _LOOK, self._deadline - time.monotonic()]
+        if self._work is None:  # else its end is heard, and nothing is begun before
+            left += [at - time.monotonic() for at in self._postponed.values()]
+            stays = self._stays_until - time.monotonic()
+            left += [stays] if stays > 0 else []
         due = self._queue.next_due()
         if due is not None:
             # Rows on their way are due, too: the end of their couriers will be heard.
@@ -311,8 +377,8 @@ def _be_child(parent: int, inherited: Tuple[int, ...], work: Callable[[], int]) 
         os._exit(status)
 
 
-def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow]) -> int:
-    """Run a job, if it has not been, and make its package."""
+def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow], sweeps: bool) -> int:
+    """Run a job, if it has not been, and make its package; ``sweeps``: and look at all contents."""
     # That of a dead worker may be in the kernel still, which kills it.
     lock = os.open(os.path.join(folder, RUNNER_LOCK), _LOCK_FLAGS, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -325,7 +391,10 @@ def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow]) -> int:
             queue.lose(attempt.id, str(trouble), time.time())
     if _state(queue, job) != State.PACKAGING:
         return _FINE
-    return _package(queue, folder, queue.find(job.id))
+    status = _package(queue, folder, queue.find(job.id))
+    if sweeps and status == _FINE:
+        retention.sweep_contents(queue, folder)
+    return status
 
 
 def _package(queue: Queue, folder: str, job: JobRow) -> int:
@@ -337,14 +406,16 @@ def _package(queue: Queue, folder: str, job: JobRow) -> int:
     except Exception as error:
         if not isinstance(error, (OSError, gather.BadPackage)):
             traceback.print_exc()
-        words = "its package cannot be made: %s" % error
+        why = disk.words(error, folder) if isinstance(error, OSError) else error
+        words = "its package cannot be made: %s" % why
         _say("job %s: %s" % (job.id, words))
-        queue.trouble(job.number, words)
+        # A disk that is full takes no row, either: whoever looks sees that it is full.
+        with contextlib.suppress(OSError):
+            queue.trouble(job.number, words)
         return _LATER
     # From here on somebody may have harvested and forgotten it.
     retention.clear_workspaces(folder, job, attempts, stays)
     retention.forget_overdue(queue, folder)
-    retention.sweep_contents(queue, folder)
     return _FINE
 
 
@@ -501,4 +572,6 @@ def main(argv: Tuple[str, ...]) -> None:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
+        # Of a queue that was set aside no other worker knows which processes are its jobs'.
+        keeper.kill_all(tree.Lister(os.getpid()))
         os._exit(status)

@@ -6,26 +6,20 @@ import datetime
 import json
 import os
 import platform
-import shutil
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from _pytest import junitxml
 
 from shell_runner import junit
-from shell_runner.artefacts import Artefacts
-from shell_runner.fleet import Said
-from shell_runner.plan import Plan, plan
-from shell_runner.remote import formats
-from shell_runner.remote.job import JobTest
-from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, execution_from_row
-from shell_runner.remote.verdict import judge
+from shell_runner.plan import plan
+from shell_runner.remote.model import Execution, Problem
 from tests import junit as written
-from tests.bench import Bench, write
+from tests.bench import write
 
 HERE = Path(__file__).parents[3]
 HOST = "lab"
@@ -121,7 +115,6 @@ class Both:
 
     live: Path
     job: Path
-    planned: Plan
 
 
 def make(root: Path) -> Path:
@@ -145,43 +138,23 @@ def run_pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-class Job:
-    """Runs the tests of a plan as a worker does, one after the other."""
-
-    def __init__(self, root: Path, tests: Sequence[JobTest], files: Artefacts) -> None:
-        self._root = root
-        self._tests = tests
-        self._files = files
-
-    def run(self) -> dict[int, list[Execution]]:
-        """All tries of each test, by its number."""
-        known = tuple((module.NAME, "") for module in formats.builtin())
-        setup = {"slots": 1, "grace": 0.2, "artefacts": 1 << 20, "formats": known}
-        with Bench(self._root, **setup) as bench:
-            return {test.test.id: list(self._tries(bench, test)) for test in self._tests}
-
-    def _tries(self, bench: Bench, test: JobTest) -> Iterator[Execution]:
-        if test.unmet:
-            yield Execution(test.test.id, problem=Problem.UNMET, detail=test.unmet)
-            return
-        for number in range(1, 2 + (test.retries or 0)):
-            made = test.test._replace(attempt=number)
-            bench.start(made)
-            execution = self._await(bench, test)
-            yield execution
-            if judge(made, execution).outcome in (PASSED, SKIPPED):
-                return
-
-    def _await(self, bench: Bench, test: JobTest) -> Execution:
-        while True:
-            event = bench.fleet.events.get(timeout=60)
-            assert isinstance(event, Said), event
-            for message in event.host.messages(event.frame):
-                if message[0] == "artefact":
-                    _, _, attempt, path, _, body = message
-                    self._files.add(self._files.folder_of(test.nodeid, attempt), path, body)
-                elif message[0] == "done":
-                    return execution_from_row(message[1])
+def run_job(root: Path, folder: Path) -> None:
+    """As a user does; the host's state is below ``folder``."""
+    file = folder / "job.toml"
+    file.write_text('tests = "job"\ngrace = 0.2\nslots = 2\n')
+    env = {**os.environ, "PYTHONPATH": str(HERE)}
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        env[name] = str(folder / name.lower())
+    command = [sys.executable, "-m", "shell_runner.cli", "job"]
+    calm = [*command, "limits", f"--host={HOST}", "linger=0"]
+    subprocess.run(calm, cwd=root, env=env, timeout=60, check=True, capture_output=True)
+    submit = ["submit", f"--host={HOST}", f"--config={file}", "--wait"]
+    outputs = [f"--out={folder / 'job.zip'}", "--junitxml=../job.xml", "--into=../out"]
+    done = subprocess.run(
+        [*command, *submit, *outputs], cwd=root, env=env, timeout=120,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="surrogateescape",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -191,22 +164,23 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     arguments = [f"--nosejobs=2*{HOST}", "--nosejobs-artifacts=../out", "--junitxml=../live.xml"]
     done = run_pytest(live, *arguments)
     assert done.returncode == 1, done.stdout + done.stderr
-    files = Artefacts(folder / "out", 1 << 20, root)
-    shutil.rmtree(folder / "out")
-    planned = plan(root, host=HOST, labels=frozenset(["net"]))
-    executions = Job(root, planned.tests, files).run()
-
-    def paths(test: JobTest, execution: Execution) -> list[str]:
-        base = os.path.relpath(files.folder_of(test.nodeid, execution.attempt), root)
-        return [f"{base}/{path}" for path, _ in execution.artefacts]
-
-    telling = junit.Telling(files=paths, source=lambda test: f"{root}/{test.test.path}")
-    junit.write(folder / "job.xml", "pytest", HOST, planned.tests, executions, telling)
-    return Both(folder / "live", folder / "job", planned)
+    (folder / "out").rename(folder / "out of live")
+    run_job(root, folder)
+    return Both(folder / "live", folder / "job")
 
 
 def rows(root: Path) -> dict[tuple[str, str], list[written.Row]]:
-    return written.cases(root.with_suffix(".xml"), root)
+    """Files by their names alone: a live run has a folder for each name, a job for each number."""
+    found = written.cases(root.with_suffix(".xml"), root)
+    return {key: [_without_folders(row) for row in made] for key, made in found.items()}
+
+
+def _without_folders(row: written.Row) -> written.Row:
+    def shorten(text: str) -> str:
+        folder = r"\.\./out/(?:artefacts/\d+|(?:files|again|xml)/\w+?)(\.attempt-\d+)?/"
+        return re.sub(folder, r"OUT\1/", text)
+
+    return replace(row, elements=tuple((tag, at, shorten(text)) for tag, at, text in row.elements))
 
 
 def test_same_testcases(both: Both) -> None:
@@ -229,6 +203,15 @@ def test_the_tree_has_all_that_a_testcase_can_be(both: Both) -> None:
     }  # fmt: skip
     kinds = {dict(attributes).get("type") for row in made for _, attributes, _ in row.elements}
     assert {"pytest.skip", "pytest.xfail"} <= kinds
+
+
+def test_files_are_where_the_report_of_a_job_says(both: Both) -> None:
+    text = both.job.with_suffix(".xml").read_text()
+    found = re.findall(r"\[\[ATTACHMENT\|(.+?)\]\]", text)
+    missing = [name for name in found if not (both.job / name).is_file()]
+    # A name of two lines is told in one.
+    assert [name.rpartition("/")[2] for name in missing] == [r"a\nb"]
+    assert len(found) > 10
 
 
 def test_same_suite(both: Both) -> None:

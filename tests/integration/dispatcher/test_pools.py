@@ -152,6 +152,18 @@ def test_a_host_that_never_comes_ends_in_quarantine(
     assert len(there.fakes[0].troubles) == 7
 
 
+def test_a_host_that_never_answers_is_made_anew(
+    make: Callable[..., Pooled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "backoff", lambda number: 0.01)
+    monkeypatch.setattr(own, "_COMING", 0.05)
+    there = make(kind="fake")
+    there.pools.start()
+    name = grown(there)
+    there.until_host(name, HostState.QUARANTINED)
+    assert "it has not answered for" in there.host(name).reason
+
+
 def test_a_host_that_died_comes_again(make: Callable[..., Pooled]) -> None:
     there = make(kind="fake")
     there.pools.start()
@@ -229,7 +241,7 @@ def test_a_job_runs_on_a_host_that_comes_and_goes(make: Callable[..., Pooled]) -
     there.pools.start()
     there.start()
     name = grown(there)
-    there.until_host(name, HostState.UP)
+    # Before it can be idle.
     (job,) = there.plan(name)
     assert there.until_state(job, JobState.ACKNOWLEDGED).how == "completed"
     there.until(lambda: not there.names())

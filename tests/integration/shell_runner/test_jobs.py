@@ -418,7 +418,7 @@ def test_a_job_that_has_not_ended_has_no_package(
 
 
 def test_a_stopped_host_is_lost(tests: Path, folder: Path) -> None:
-    client = Client(POPEN, timeout=0.6)
+    client = Client(POPEN, timeout=2.5)
     assert client.jobs().jobs == ()
     pids = pids_of_desks()
     for pid in pids:

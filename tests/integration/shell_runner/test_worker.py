@@ -271,6 +271,38 @@ def test_the_time_of_a_job_is_bounded(host: Host) -> None:
     assert executions[1, 1].problem == Problem.CANCELLED
 
 
+def test_a_stopped_runner_can_be_cancelled(host: Host) -> None:
+    job = host.submit({"test_a": f"echo here >{host.door.path}; sleep 1000"})
+    worker = host.worker()
+    assert host.door.line() == "here"
+    os.kill(host.runner(worker), signal.SIGSTOP)
+    host.cancel(job)
+    assert worker.wait(PATIENCE) == 0
+    assert host.find(job).how == How.CANCELLED
+    assert host.leftovers(job) == []
+
+
+def impatient(host: Host) -> str:
+    """Code that soon kills a runner which should have ended."""
+    words = Path(starting.__file__).with_name("worker.py").read_bytes()
+    assert words.count(b"_OVERTIME = 60.0") == 1
+    return host.install({"worker.py": words.replace(b"_OVERTIME = 60.0", b"_OVERTIME = 0.2")})
+
+
+def test_a_runner_that_outlives_its_time_is_killed(host: Host) -> None:
+    script = f"echo here >{host.door.path}; sleep 1000"
+    job = host.submit({"test_a": script}, code=impatient(host), timeout=1.0)
+    worker = host.worker()
+    assert host.door.line() == "here"
+    os.kill(host.runner(worker), signal.SIGSTOP)
+    assert worker.wait(PATIENCE) == 0
+    found = host.find(job)
+    assert (found.how, found.detail) == (How.TIMED_OUT, "its runner did not end by itself")
+    assert host.package(job).executions()[0, 1].problem == Problem.CANCELLED
+    assert len(host.attempts(job)) == 1
+    assert host.leftovers(job) == []
+
+
 # -- processes that die
 
 
@@ -462,6 +494,30 @@ def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: Host) 
     assert host.find(job).trouble == ""
 
 
+def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: Host) -> None:
+    words = Path(starting.__file__).with_name("worker.py").read_bytes()
+    assert words.count(b"_AGAIN = 30.0") == 1
+    host.code = host.install({"worker.py": words.replace(b"_AGAIN = 30.0", b"_AGAIN = 0.01")})
+    job = host.submit({"test_a": "true"})
+    blocked = Path(layout.package(host.folder, job.id) + ".part")
+    blocked.mkdir(parents=True)
+    other = host.submit({"test_a": f"echo here >{host.door.path}; sleep 1"})
+    worker = host.worker()
+    assert host.door.line() == "here"
+    before = ticks(worker.pid)
+    eventually(lambda: host.find(other).how == How.COMPLETED)
+    assert ticks(worker.pid) - before < 30
+    blocked.rmdir()
+    starting.ring(host.folder)
+    assert worker.wait(PATIENCE) == 0
+
+
+def ticks(pid: int) -> int:
+    """Hundredths of a second of processor time, its own."""
+    user, system = processes.stat(pid)[11:13]
+    return int(user) + int(system)
+
+
 def test_of_two_workers_one_leaves(host: Host) -> None:
     job = host.submit({"test_a": f"echo here >{host.door.path}; cat {host.door.path}.go"})
     os.mkfifo(f"{host.door.path}.go")
@@ -505,6 +561,28 @@ def test_a_job_whose_code_is_gone_is_refused(host: Host) -> None:
     found = host.find(job)
     assert found.how == How.REFUSED
     assert "the code that runs it is not on this host" in found.detail
+    assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
+    assert host.package(after).exits() == {"test_a": 0}
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "words"),
+    [
+        ("job", "config = '{'", "its row cannot be read: config: "),
+        ("test", "row = 'x'", "a test cannot be read: unreadable-0 ("),
+    ],
+)
+def test_a_job_that_cannot_be_read_is_refused_and_holds_up_nobody(
+    host: Host, table: str, change: str, words: str
+) -> None:
+    job = host.submit({"test_a": "true"})
+    with host.queue() as queue, queue._db.writing() as db:
+        db.execute(f"UPDATE {table} SET {change}")
+    after = host.submit({"test_a": "true"})
+    host.drain()
+    found = host.find(job)
+    assert (found.how, found.state) == (How.REFUSED, State.READY)
+    assert found.detail.startswith(words)
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
     assert host.package(after).exits() == {"test_a": 0}
 

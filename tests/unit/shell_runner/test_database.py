@@ -47,7 +47,7 @@ def set_aside(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.glob("queue.db.corrupt-*")
-        if path.suffix[-4:] not in ("-wal", "-shm")
+        if path.suffix != ".notice" and path.suffix[-4:] not in ("-wal", "-shm")
     ]
 
 
@@ -102,8 +102,8 @@ def test_a_damaged_file_is_set_aside(folder: Path, damage: Callable[[Path], None
     found = refusal(folder)
     (place,) = set_aside(folder)
     assert found.kind == "corrupt"
-    assert f"{path} is damaged" in found.words
-    assert f"was renamed to {place}; contents and packages are kept" in found.words
+    assert f"{path} was damaged" in found.words
+    assert f"has been set aside as {place}; contents and packages are kept" in found.words
     assert place.read_bytes()[: len(before)] == before
     assert (folder / "contents" / "one").read_text() == "contents"
     assert (folder / "packages" / "one").read_text() == "packages"

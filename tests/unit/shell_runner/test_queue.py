@@ -9,7 +9,7 @@ import pytest
 from shell_runner.remote import capacity, model
 from shell_runner.remote import queue as module
 from shell_runner.remote.job import ARCHIVE, Content, JobConfig, JobTest
-from shell_runner.remote.queue import SETTINGS, How, Queue, Refused, State
+from shell_runner.remote.queue import SETTINGS, How, Queue, Refused, State, Step
 from tests.queued import (
     CODE,
     NEXT_WORKER,
@@ -499,18 +499,78 @@ def test_what_an_older_version_left_out_has_its_default(queue: Queue) -> None:
     assert queue.tests(row.number) == list(job.cases)
 
 
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [("config", "{"), ("tests", "[]"), ("tests", "null"), ("state", "lost"), ("how", "?"),
-     ("labels", "5"), ("build", "7")],
-)  # fmt: skip
-def test_a_row_that_cannot_be_is_an_error_that_harms_no_other(
-    queue: Queue, column: str, value: str
-) -> None:
+def test_a_row_of_no_state_is_an_error_that_harms_no_other(queue: Queue) -> None:
     job = submitted(queue)
-    changed(queue, column, value)
+    changed(queue, "state", "lost")
     good = submitted(queue)
     with pytest.raises(Refused, match=r"queue\.db cannot be understood .*left as it is") as caught:
         queue.find(job.id)
     assert caught.value.kind == "corrupt"
     assert queue.find(good.id) == good
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("config", "{"), ("config", '{"attempts": "many"}'), ("tests", "[]"), ("tests", "null"),
+     ("how", "?"), ("labels", "5"), ("build", "7"), ("build", '["tree", 1, 1]')],
+)  # fmt: skip
+def test_a_row_that_cannot_be_read_can_be_ended_and_forgotten(
+    queue: Queue, column: str, value: str
+) -> None:
+    """It must not hold up what comes after it."""
+    job = submitted(queue)
+    changed(queue, column, value)
+    good = submitted(queue)
+    found, attempt = claimed(queue)
+    assert found.id == job.id
+    assert found.unreadable.startswith(f"{column}: ")
+    queue.finish(attempt.id, How.REFUSED, found.unreadable, 3.0)
+    assert [each.id for each in queue.packaging()] == [job.id]
+    assert [each.id for each in queue.jobs()] == [good.id, job.id]
+    assert queue.referred() >= {good.tests[:3]}
+    queue.packaged(job.number, "d", 1, 4.0)
+    queue.forget(queue.acknowledge(job, "d", 5.0))
+    assert claimed(queue)[0] == queue.find(good.id)
+    assert not queue.find(good.id).unreadable
+
+
+def test_a_test_that_cannot_be_read_has_no_path(queue: Queue) -> None:
+    job = submitted(queue)
+    with queue._db.writing() as db:
+        db.execute("UPDATE test SET row = '[' WHERE number = 1")
+    good, odd = queue.tests(job.number)
+    assert good.test.path == "t0.sh"
+    assert (odd.test.id, odd.test.path, odd.properties[0][0]) == (1, "", "unreadable")
+
+
+def test_an_attempt_at_an_unknown_step_can_be_lost(queue: Queue) -> None:
+    job, attempt = submitted(queue), claimed(queue)[1]
+    changed(queue, "step", "dreaming", "attempt")
+    assert [each.id for each in queue.stale(NEXT_WORKER)] == [attempt.id]
+    assert queue.lose(attempt.id, "its worker died", 3.0) == State.QUEUED
+    assert queue.attempts(job.number)[0].step == Step.LOST
+
+
+def test_a_long_log_is_moved_into_the_file_by_who_is_told_to(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is; whoever waits for the answer to a submit never has to."""
+    monkeypatch.setattr("shell_runner.remote.database._MUCH", 1 << 16)
+    path = Path(queue.folder) / "queue.db"
+    before = path.stat().st_size
+    for _ in range(20):
+        submitted(queue, count=100)
+    assert path.stat().st_size == before
+    queue.tidy()
+    assert path.stat().st_size > before
+    assert queue.counts()[State.QUEUED] == 20
+
+
+def test_known_contents_are_those_of_another_job(queue: Queue) -> None:
+    job = new_job()
+    assert not queue.refers(job, CODE)
+    queue.submit(job, CODE, 1.0)
+    again = job._replace(id=name())
+    assert queue.refers(again, CODE)
+    assert not queue.refers(again, "other")
+    assert not queue.refers(again._replace(tests=content("b")), CODE)

@@ -13,6 +13,7 @@ ALL = {name: text for name, text in vars(statements).items() if name.isupper() a
 SCANS = {
     "JOBS": "SCAN job",  # newest first, until enough are found
     "COUNTS": "SCAN job USING COVERING INDEX",  # the index alone
+    "REFERS": "SCAN",  # the last hundred
     "CONTENTS": "SCAN job",  # when contents are swept
     "NEXT_DUE": "SEARCH outbox USING COVERING INDEX outbox_due",  # its first entry
     "HAS_OUTBOX": "SCAN outbox",  # its first entry

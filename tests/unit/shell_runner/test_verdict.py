@@ -6,7 +6,7 @@ import pytest
 
 from shell_runner.remote import model
 from shell_runner.remote.model import ERROR, FAILED, PASSED, SKIPPED, Execution, Problem
-from shell_runner.remote.verdict import exit_words, judge, signal_name
+from shell_runner.remote.verdict import exit_words, is_worth_another, judge, signal_name
 
 TEST = model.Test(1, "test_a", timeout=5.0)
 
@@ -85,3 +85,25 @@ def test_signals_without_a_name_keep_their_number() -> None:
 def test_timeouts_are_told_in_seconds(timeout: float, words: str) -> None:
     found = judge(TEST._replace(timeout=timeout), Execution(1, timed_out=True))
     assert found.words == f"timed out after {words}"
+
+
+@pytest.mark.parametrize(
+    ("facts", "again"),
+    [
+        ({"exit": 0}, False),
+        ({"exit": 77}, False),
+        ({"exit": 1}, True),
+        ({"exit": 99}, True),
+        ({"signal": 11}, True),
+        ({"timed_out": True, "exit": 0}, True),
+        ({"problem": Problem.FOREIGN}, True),
+        ({"problem": Problem.SLOT_DIED}, False),
+        ({"problem": Problem.HOST_LOST}, False),
+        ({"problem": Problem.CANCELLED}, False),
+        ({}, False),
+    ],
+)
+def test_only_a_test_that_has_failed_itself_is_worth_another_try(
+    facts: dict[str, object], again: bool
+) -> None:
+    assert is_worth_another(TEST, Execution(1, **facts)) is again  # type: ignore[arg-type]

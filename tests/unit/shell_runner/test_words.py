@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shell_runner.remote import model
 from shell_runner.remote.capture import Capture
 from shell_runner.remote.model import Execution, Stream
 from shell_runner.remote.verdict import leftover_words
 from shell_runner.words import (
+    Place,
+    of_failure,
     properties,
     readable,
     skip_reason,
@@ -125,3 +128,24 @@ def test_a_command_can_be_typed_whatever_its_bytes(tmp_path: Path) -> None:
         )
         assert done.stdout == "ran\n", name
         assert typed(name).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("count", "left", "files", "words"),
+    [
+        (0, 0, (), []),
+        (1, 0, (), ["wrote    1 file"]),
+        (2, 3, (), ["wrote    2 files, 3 over the limit"]),
+        (2, 0, ("out/0", "out/1"), ["wrote    out/0", "wrote    out/1"]),
+        (1, 3, ("out/0",), ["wrote    out/0", "         and 0 more, 3 over the limit"]),
+    ],
+)
+def test_a_failure_says_what_was_written_and_where_it_is(
+    count: int, left: int, files: tuple[str, ...], words: list[str]
+) -> None:
+    artefacts = tuple((str(number), 1) for number in range(count))
+    execution = Execution(1, exit=1, artefacts=artefacts, artefacts_left=left)
+    place = Place("test_a", "./test_a", "test_a", files=files)
+    found = of_failure(model.Test(1, "test_a"), execution, place)
+    took = next(number for number, line in enumerate(found.lines) if line.startswith("took"))
+    assert list(found.lines[took + 1 :]) == [*words, "again    test_a", "output   none"]

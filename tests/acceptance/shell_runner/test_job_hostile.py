@@ -1,0 +1,260 @@
+"""Who lies, a sender or a host, is refused by name, and nothing is written where it must not be.
+
+What each kind of lie does to one module is tested beside that module; here it comes all the way,
+from the command to the host's disk, and from the host's disk to the user's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import struct
+import uuid
+import zipfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from shell_runner.cli import main
+from shell_runner.jobs import Client
+from shell_runner.remote import layout, queue
+from shell_runner.remote.job import JobConfig
+from tests import desks
+from tests.archives import Zip, file, folder, hard_link, header, link, sparse, tar
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class User:
+    """Who calls ``nosejobs job``, with this machine as the host."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.here = home / "here"
+        self.here.mkdir()
+        self.tests = home / "tests"
+        desks.script(self.tests, "test_a.sh", "echo fine")
+
+    def job(self, *words: object, status: int = 0) -> tuple[str, str]:
+        """What the command prints on standard output, and on standard error."""
+        done = CliRunner().invoke(main, ["job", *map(str, words)])
+        assert done.exit_code == status, f"{words}: {done.exit_code}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout, done.stderr
+
+    def submit(self, *words: object) -> str:
+        """The UUID of a new job of the tests."""
+        return self.job("submit", "--tests", self.tests, *words)[0].strip()
+
+    def files(self) -> set[str]:
+        """All that there is, but for what the queue and its worker keep to themselves."""
+        found = {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
+        return {path for path in found if "/jobs/" not in path or "/work/" in path}
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
+    with desks.state(tmp_path):
+        found = User(tmp_path)
+        monkeypatch.chdir(found.here)
+        monkeypatch.setenv("NOSEJOBS_HOST", "popen")
+        yield found
+
+
+# -- archives ---------------------------------------------------------------------------
+
+#: A build that is none: the archive, the member at fault, and why.
+BUILDS: dict[str, tuple[bytes, str, str]] = {
+    "path-traversal": (tar(file(b"../../victim", b"x")), "../../victim", "leads out"),
+    "absolute-name": (tar(file(b"/tmp/nosejobs-victim", b"x")), "/tmp/nosejobs-victim", "absolute"),
+    "symlink-out": (tar(link(b"l", b"../../victim")), "l", "out of the folder"),
+    "through-a-symlink": (tar(link(b"l", b"."), file(b"l/x")), "l/x", "a link is where"),
+    "hard-link-out": (tar(hard_link(b"h", b"../../victim")), "h", "leads out"),
+    "device": (tar(header(b"null", b"3")), "null", "character device"),
+    "FIFO": (tar(header(b"pipe", b"6")), "pipe", "FIFO"),
+    "duplicate-name": (tar(folder(b"d/"), file(b"d/a"), file(b"d/a")), "d/a", "twice"),
+    "zip-path-traversal": (Zip().add(b"../victim").whole(), "../victim", "leads out"),
+    "zip-symlink-out": (
+        Zip().add(b"l", b"../../victim", mode=0o120777).whole(), "l", "out of the folder",
+    ),
+    "zip-duplicate-name": (Zip().add(b"a").add(b"a").whole(), "a", "twice"),
+    "bomb": (
+        tar(*(header(b"b%d" % n, b"S", 0, sparse=sparse(real=(1 << 33) - 1)) for n in range(9))),
+        "b8", "bytes of files, and 68719476736 is the limit",
+    ),
+    "zip-bomb": (
+        Zip().add(b"b", b"boom" * 4096, method=8, size=0xFFFFFFF0).whole(), "b", "it says",
+    ),
+    "wrong-digest": (Zip().add(b"a", b"data", crc=1).whole(), "a", "CRC"),
+    "no-archive": (b"#!/bin/sh\nrm -rf /\n" * 99, "", "is no zip, and no tar"),
+}  # fmt: skip
+
+
+def test_a_hostile_build_is_refused_by_name(user: User, tmp_path: Path) -> None:
+    """Each of them by itself, on the host: no job stops the next one."""
+    jobs = {}
+    with Client(desks.POPEN) as client:
+        for name, (data, _, _) in BUILDS.items():
+            path = tmp_path / f"{name}.bin"
+            path.write_bytes(data)
+            jobs[name] = str(uuid.uuid4())
+            config = JobConfig(keep_workspace="always")
+            ready = desks.prepare(
+                desks.Description(user.tests, path, config=config), desks.POPEN, jobs[name]
+            )
+            client.submit(ready.job, ready.trees)
+            if name == "path-traversal":
+                before = user.files()
+    sound = user.submit()
+    user.job("harvest", "--wait", sound)
+    for name, (_, member, why) in BUILDS.items():
+        with queue.Queue(queue.folder()) as there:
+            row = there.find(jobs[name])
+            (attempt,) = there.attempts(row.number)
+        assert str(row.how) == "refused", name
+        assert row.detail.startswith("the build cannot be unpacked: "), name
+        assert why in row.detail, (name, row.detail)
+        assert repr(member) in row.detail or not member, (name, row.detail)
+        work = Path(layout.work(queue.folder(), attempt.id))
+        assert os.listdir(work / "build") == [], name
+        assert os.listdir(work / "tests") == [], name
+    new = {path for path in user.files() - before if "/work/" not in path}
+    assert {path for path in new if "victim" in path} == set()
+    assert not Path("/tmp/nosejobs-victim").exists()
+
+
+def test_what_a_refused_build_says(user: User, tmp_path: Path) -> None:
+    path = tmp_path / "it.tar"
+    path.write_bytes(BUILDS["symlink-out"][0])
+    job = user.submit("--build", path)
+    out, _ = user.job("harvest", "--wait", job, "--junitxml", "r.xml", status=6)
+    words = "the build cannot be unpacked: 'l': "
+    assert f"ERROR test_a.sh - {words}" in out or words in out
+    assert words in user.job("show", job)[0]
+    assert "<error" in (user.here / "r.xml").read_text()
+
+
+def test_hostile_tests_do_not_leave_their_sender(user: User, tmp_path: Path) -> None:
+    """Which tests there are is looked up here: in an archive that is unpacked by the same rules."""
+    path = tmp_path / "tests.tar"
+    path.write_bytes(BUILDS["path-traversal"][0])
+    _, err = user.job("submit", "--tests", path, status=2)
+    assert "'../../victim': " in err
+    assert not (tmp_path.parent / "victim").exists()
+
+
+# -- packages ------------------------------------------------------------------------------
+
+
+class Forger:
+    """A host that hands out another package than it should; its queue says the same."""
+
+    def __init__(self, user: User) -> None:
+        self.user = user
+        self.job = user.submit()
+        user.job("harvest", "--wait", "--no-ack", self.job)
+        (user.here / f"{self.job}.zip").unlink()
+        desks.await_worker()
+        self.path = Path(layout.package(queue.folder(), self.job))
+        self.sound = self.path.read_bytes()
+        self.members = members(self.path)
+
+    def lie(self, data: bytes, digest: str = "", size: int = -1) -> None:
+        """What ``data`` is, or something else."""
+        self.path.write_bytes(data)
+        values = (
+            digest or hashlib.sha256(data).hexdigest(),
+            len(data) if size < 0 else size,
+            self.job,
+        )
+        with closing(sqlite3.connect(Path(queue.folder()) / "queue.db")) as db, db:
+            db.execute("UPDATE job SET package = ?, size = ? WHERE id = ?", values)
+
+    def forged(self, **changes: Any) -> bytes:
+        """A package of the same members, ``add``: and these, each with its lies."""
+        rows = dict(self.members)
+        manifest = {**json.loads(rows.pop("manifest.json")), **changes.get("manifest", {})}
+        rows.update(changes.get("instead", {}))
+        added: list[tuple[bytes, bytes, dict[str, Any]]] = changes.get("add", [])
+        every = [(name.encode(), data, {}) for name, data in rows.items()] + added
+        manifest["members"] = [
+            {"name": name.decode(), "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data, _ in every
+        ]
+        made = Zip()
+        for name, data, lies in every:
+            made.add(name, data, **lies)
+        return made.add(b"manifest.json", json.dumps(manifest).encode()).whole()
+
+    def assert_refused(self, *words: str) -> None:
+        """By name; nothing of it stays here, and the host hears nothing of a harvest."""
+        before = self.user.files()
+        into = self.user.here / "into"
+        command = ("harvest", self.job, "--into", into, "--junitxml", self.user.here / "r.xml")
+        _, err = self.user.job(*command, status=6)
+        for each in words:
+            assert each in err, err
+        assert "nothing was acknowledged" in err
+        assert self.user.files() == before
+        assert os.listdir(self.user.here) == []
+        with queue.Queue(queue.folder()) as there:
+            assert str(there.find(self.job).state) == "ready"
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_a_hostile_package_is_refused_by_name(user: User) -> None:
+    """What a host hands out in place of a job's package."""
+    forger = Forger(user)
+    sound, job = forger.sound, forger.job
+    spoilt = bytearray(sound)
+    spoilt[len(sound) // 2] ^= 1
+
+    forger.lie(bytes(spoilt), hashlib.sha256(sound).hexdigest())
+    forger.assert_refused("does not have the digest that it names")
+    forger.lie(bytes(spoilt))
+    forger.assert_refused(f"the package of job {job} is refused: ")
+    forger.lie(forger.forged(add=[(b"../../victim", b"x", {})]))
+    forger.assert_refused("is refused: '../../victim': ", "leads out")
+    forger.lie(forger.forged(add=[(b"/tmp/nosejobs-victim", b"x", {})]))
+    forger.assert_refused("is refused: '/tmp/nosejobs-victim': ", "absolute")
+    forger.lie(forger.forged(add=[(b"log.txt", b"x", {})]))
+    forger.assert_refused("is refused: 'log.txt': ", "twice")
+    forger.lie(forger.forged(add=[(b"link", b"/etc/passwd", {"mode": 0o120777})]))
+    forger.assert_refused("is refused: 'link': ", "regular")
+    forger.lie(forger.forged(add=[(b"b", b"boom" * 9, {"method": 8, "size": 0xFFFFFFF0})]))
+    forger.assert_refused("is refused: 'b': ")
+    forger.lie(forger.forged(instead={"executions.jsonl": b""}))
+    forger.assert_refused("it has 1 tests, and says what happened to 0")
+    other = {**json.loads(forger.members["manifest.json"])["job"], "id": str(uuid.uuid4())}
+    forger.lie(forger.forged(manifest={"job": other}))
+    forger.assert_refused("it is of another job")
+    forger.lie(struct.pack("<4s", b"PK\3\4") + os.urandom(999))
+    forger.assert_refused(f"the package of job {job} is refused: ")
+    # The truth is still believed afterwards.
+    forger.lie(sound)
+    assert "1 passed" in user.job("harvest", job)[0]
+    assert not Path("/tmp/nosejobs-victim").exists()
+
+
+def test_a_package_of_another_size_is_refused(user: User) -> None:
+    """One that goes on for ever costs no more than was said, one that ends early is no package."""
+    forger = Forger(user)
+    forger.lie(forger.sound + b"x" * 4096, size=len(forger.sound))
+    forger.assert_refused("does not have the digest that it names")
+    forger.lie(forger.sound[:-100], size=len(forger.sound))
+    _, err = user.job("harvest", forger.job, status=6)
+    assert "0 bytes of a package where 100 are asked for" in err
+    forger.lie(forger.sound, size=1 << 50)
+    _, err = user.job("harvest", forger.job, status=2)
+    assert "the package needs" in err
+    assert not (user.here / f"{forger.job}.zip").exists()

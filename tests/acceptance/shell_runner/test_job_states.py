@@ -1,0 +1,544 @@
+"""The states in which a host can be found, as its user meets them.
+
+One row of the table in docs/failure.md each: a disk that is full or read-only, a queue file that is
+damaged or newer, two versions and a clock that is set back, many jobs, builds with holes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shell_runner.job_cli import _attempt
+from shell_runner.remote import identity, layout
+from shell_runner.remote.desk import Desk
+from shell_runner.remote.model import Execution
+from shell_runner.remote.queue import JobRow, Queue
+from shell_runner.told import Attempt
+from tests import desks
+from tests.jobs import Host, Receiver
+from tests.machine import CHECKOUT, PATIENCE, Machine, bundles
+
+pytestmark = pytest.mark.timeout(180)
+
+#: Bytes of the disk on which a host keeps its state.
+DISK = 24 << 20
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Certificates."""
+    with bundles(tmp_path_factory.mktemp("fleet")) as folder:
+        yield folder
+
+
+class Disk:
+    """A small file system; what is done to it is seen by all that use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def mount(self) -> None:
+        """Skips where that is not allowed."""
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "none", self.folder]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a small file system needs mount(8), as root has it")
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", self.folder], check=True)
+
+    def allow_writing(self, how: bool) -> None:
+        words = f"remount,{'rw' if how else 'ro'}"
+        subprocess.run(["mount", "-o", words, self.folder], check=True)
+
+    @property
+    def free(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def fill(self, leave: int = 0) -> None:
+        """Until there is only so much room."""
+        with open(self._ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):
+            while self.free > leave:
+                file.write(bytes(min(self.free - leave, 1 << 20)))
+
+    def empty(self) -> None:
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    found = Disk(tmp_path / "host" / "state")
+    yield found
+    with contextlib.suppress(subprocess.CalledProcessError):
+        found.unmount()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, fleet: Path, disk: Disk) -> Iterator[Machine]:
+    """A host with a small disk for its state, and its user."""
+    (tmp_path / "host").mkdir()
+    made = Machine(tmp_path / "host", fleet)
+    disk.mount()
+    with made:
+        yield made
+
+
+def tree(machine: Machine, **scripts: str) -> Path:
+    """A folder of tests, each called ``NAME.sh``."""
+    folder = machine.folder / "tests"
+    folder.mkdir(exist_ok=True)
+    for name, text in scripts.items():
+        path = folder / f"{name}.sh"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    return folder
+
+
+def gate(machine: Machine) -> str:
+    """A script that waits until the test opens it."""
+    here = machine.folder
+    return f"echo begun > {here}/begun; while [ ! -e {here}/go ]; do sleep 0.02; done"
+
+
+def refused(machine: Machine, *words: object, status: int = 6) -> str:
+    """What a command says that comes to nothing."""
+    process = machine.begin(*words)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in err
+    return err
+
+
+def about(machine: Machine, job: str) -> dict[str, str]:
+    """What ``show`` says, by its first words."""
+    rows = (line.partition(" ") for line in machine.job("show", job).splitlines())
+    return {key: words.strip() for key, _, words in rows if key}
+
+
+def outcomes(machine: Machine, job: str, status: int = 0) -> dict[str, int]:
+    """Harvested, as programs see it."""
+    found = json.loads(machine.job("harvest", "--wait", "--json", job, status=status))
+    return dict(found["outcomes"])
+
+
+# -- a full disk ----------------------------------------------------------------------
+
+
+def test_full_disk_while_packaging(machine: Machine, disk: Disk) -> None:
+    noise = "head -c 3000000 /dev/urandom > $TEST_UNDECLARED_OUTPUTS_DIR/noise"
+    job = machine.submit("--tests", tree(machine, test_a=noise, test_b=gate(machine)))
+    done = "SELECT count(*) FROM execution"
+    machine.wait_for("the artefact", lambda: machine.rows(done) == [(1,)])
+    disk.fill(leave=1 << 20)
+    (machine.folder / "go").touch()
+    trouble = "SELECT trouble FROM job"
+    machine.wait_for("the trouble", lambda: machine.rows(trouble) != [("",)])
+    said = about(machine, job)
+    assert said["state"].startswith("completed, being packaged: its package cannot be made: ")
+    assert f"{machine.jobs}: No space left on device; make room there" in said["state"]
+    assert said["tests"] == "2: 2 passed"
+    assert "mend what is said above" in said["next"]
+    assert not list((machine.jobs / "packages").glob("*.zip"))
+    disk.empty()
+    assert outcomes(machine, job) == {"passed": 2}
+    assert about(machine, job)["state"] == "completed, harvested"
+    # No test ran twice for it.
+    assert machine.rows("SELECT count(*) FROM attempt") == [(1,)]
+
+
+def test_full_disk_while_executions_are_written_and_at_submit(machine: Machine, disk: Disk) -> None:
+    tests = tree(machine, test_a="echo a", test_b=f"{gate(machine)}; echo b >&2; exit 3")
+    job = machine.submit("--tests", tests)
+    waiting = machine.submit("--tests", tests)
+    machine.wait_for("the test", (machine.folder / "begun").exists)
+    disk.fill()
+    (machine.folder / "go").touch()
+    log = next((machine.jobs / "logs").glob("*.log"))
+    said = about(machine, job)
+    assert f"the disk of {machine.jobs} is full" in said["state"]
+    assert "mend what is said above" in said["next"]
+    # Neither small jobs nor large ones are taken; the user is told why, and where.
+    (tests / "data").write_bytes(os.urandom(1 << 20))
+    words = refused(machine, "submit", "--tests", tests)
+    assert f"{machine.jobs}: No space left on device; make room there" in words
+    assert machine.rows("SELECT count(*) FROM job") == [(2,)]
+    assert machine.state(waiting) == "queued"
+    disk.empty()
+    assert outcomes(machine, job, status=1) == {"failed": 1, "passed": 1}
+    assert outcomes(machine, waiting, status=1) == {"failed": 1, "passed": 1}
+    assert outcomes(machine, machine.submit("--tests", tests), 1) == {"failed": 1, "passed": 1}
+    assert machine.rows("SELECT count(*) FROM attempt") == [(3,)]
+    assert "test_b.sh: failed" in log.read_text()
+
+
+def test_a_job_that_needs_more_than_the_disk_has(machine: Machine, disk: Disk) -> None:
+    """The next one has all the room again; nobody has to clean up."""
+    tests = tree(machine, test_a="true")
+    build = machine.folder / "build"
+    build.mkdir()
+    (build / "large").write_bytes(os.urandom(DISK * 2 // 3))
+    installing = machine.submit("--tests", tests, "--install", f"head -c {2 * DISK} /dev/zero >x")
+    unpacking = machine.submit("--tests", tests, "--build", build, "--attempts", 2)
+    after = machine.submit("--tests", tests)
+    assert outcomes(machine, after) == {"passed": 1}
+    assert outcomes(machine, installing, status=1) == {"error": 1}
+    said = about(machine, installing)
+    assert (said["state"], said["because"]) == ("install-failed, harvested", "exit 1")
+    assert outcomes(machine, unpacking, status=6) == {"error": 1}
+    said = about(machine, unpacking)
+    assert said["state"] == "gave-up, harvested"
+    assert "No space left on device" in said["because"]
+    assert os.listdir(machine.jobs / "work") == []
+
+
+def test_a_disk_that_was_always_full(machine: Machine, disk: Disk) -> None:
+    disk.fill()
+    tests = tree(machine, test_a="true")
+    for command in (("submit", "--tests", tests), ("list",)):
+        assert "No space left on device; make room there" in refused(machine, *command)
+    disk.empty()
+    assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
+
+
+# -- a disk that cannot be written to ---------------------------------------------------
+
+
+def test_read_only_state(machine: Machine, disk: Disk) -> None:
+    tests = tree(machine, test_a="true")
+    job = machine.submit("--tests", tests)
+    machine.wait_for("its end", lambda: machine.state(job) == "ready")
+    machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+    disk.allow_writing(False)
+    for command in (("submit", "--tests", tests), ("list",), ("harvest", job)):
+        words = refused(machine, *command)
+        assert str(machine.jobs) in words
+        assert "Read-only file system" in words
+    disk.allow_writing(True)
+    assert outcomes(machine, job) == {"passed": 1}
+    disk.allow_writing(False)
+    machine.power_off()
+    machine.boot()  # an agent comes up all the same
+    assert "Read-only file system" in refused(machine, "list")
+
+
+# -- a queue file that is none ------------------------------------------------------------
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(os.urandom(path.stat().st_size))
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwritten(path: Path) -> None:
+    """One page, of the table of jobs."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'job'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with open(path, "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)
+
+
+def test_a_damaged_queue(machine: Machine) -> None:
+    """Set aside whole; its user is told once, with its new name, and all goes on."""
+    tests = tree(machine, test_a="true")
+    for count, damage in enumerate((garbage, truncated, overwritten), 1):
+        job = machine.submit("--tests", tests)
+        machine.wait_for("its end", lambda job=job: machine.state(job) == "ready")
+        machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+        before = contents(machine)
+        damage(machine.jobs / "queue.db")
+        words = refused(machine, "list")
+        (place,) = re.findall(r"set aside as (\S+);", words)
+        assert "contents and packages are kept" in words
+        assert f"{machine.jobs}/queue.db was damaged" in words
+        assert Path(place).exists()
+        assert len(set_aside(machine)) == count
+        assert contents(machine) >= before
+        assert (machine.jobs / "packages" / f"{job}.zip").exists()
+    machine.job("list")  # once is enough
+    assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
+
+
+def test_damage_that_a_worker_has_found_is_told_to_the_next_user(machine: Machine) -> None:
+    """It dies, and takes along what it ran: of that job nobody knows any more."""
+    tests = tree(machine, test_a=f"setsid sleep 1000 & {gate(machine)}")
+    machine.submit("--tests", tests)
+    machine.wait_for("the test", (machine.folder / "begun").exists)
+    garbage(machine.jobs / "queue.db")
+    garbage(machine.jobs / "queue.db-wal")
+    (machine.folder / "go").touch()
+    machine.wait_for("its leaving", lambda: not machine.strangers())
+    assert len(set_aside(machine)) == 1
+    words = refused(machine, "submit", "--tests", tests)
+    assert f"set aside as {set_aside(machine)[0]};" in words
+    assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
+
+
+def set_aside(machine: Machine) -> list[Path]:
+    found = machine.jobs.glob("queue.db.corrupt-*")
+    return [path for path in found if path.name.endswith("Z") or path.name[-2] == "."]
+
+
+def contents(machine: Machine) -> set[str]:
+    """All that jobs brought or made, but logs and code."""
+    found = [*machine.jobs.glob("contents/**/*"), *machine.jobs.glob("packages/*")]
+    return {str(path) for path in found}
+
+
+def test_a_queue_of_a_newer_schema(machine: Machine) -> None:
+    tests = tree(machine, test_a="true")
+    machine.submit("--tests", tests)
+    machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+
+    def set_version(number: int) -> None:
+        with contextlib.closing(sqlite3.connect(machine.jobs / "queue.db")) as db:
+            db.execute(f"PRAGMA user_version = {number}")
+
+    set_version(99)
+    for command in (("submit", "--tests", tests), ("list",)):
+        words = refused(machine, *command, status=2)
+        assert "queue.db has version 99 of the schema, this nosejobs knows 1" in words
+        assert "use a newer one" in words
+    machine.power_off()
+    machine.boot()
+    assert "version 99" in refused(machine, "list", status=2)
+    assert not set_aside(machine)
+    set_version(1)
+    assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
+
+
+# -- two of one kind, and a clock --------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A queue with real workers."""
+    with Host(tmp_path / "jobs") as made:
+        yield made
+
+
+def changed(name: str, more: str) -> dict[str, bytes]:
+    """A module of the host's code with something at its end."""
+    text = Path(layout.__file__).with_name(name).read_bytes()
+    return {name: text + more.encode()}
+
+
+def test_two_versions_of_the_code(host: Host) -> None:
+    """Each job is run by its own, in order, by one worker; two that are started make no more."""
+    newer = "\n_old = facts\ndef facts(): return _old()._replace(note='newer')\n"
+    other = host.install(changed("machine.py", newer))
+    script = f'echo "$NOSEJOBS_JOB" >{host.door.path}'
+    jobs = [host.submit({"t": script}, code=code) for code in (host.code, other) * 2]
+    workers = [host.worker(), host.worker()]
+    assert [host.door.line() for _ in jobs] == [job.id for job in jobs]
+    assert [each.wait(PATIENCE) for each in workers] == [0, 0]
+    notes = [host.package(job).manifest["host"]["note"] for job in jobs]
+    assert notes == ["", "newer", "", "newer"]
+    attempts = [host.attempts(job) for job in jobs]
+    assert [len(each) for each in attempts] == [1, 1, 1, 1]
+    assert len({each[0].identity for each in attempts}) == 1
+
+
+def test_clock_set_back(host: Host, tmp_path: Path) -> None:
+    """By an hour, while a test runs and somebody is still to be told of an earlier job."""
+    earlier = f"""
+import os as _os
+_time = time.time
+time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
+"""
+    code = host.install(changed("worker.py", earlier))
+    receiver = Receiver([500, 500, 500])
+    try:
+        first = host.submit({"t": "true"}, code=code, notify=receiver.url)
+        script = f"echo here >{host.door.path}; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done"
+        second = host.submit({"t": script, "u": "true"}, code=code, slots=1)
+        third = host.submit({"t": "true"}, code=code)
+        worker = host.worker()
+        assert host.door.line() == "here"
+        postpone(host, seconds=200)
+        (tmp_path / "back").touch()
+        (tmp_path / "go").touch()
+        assert worker.wait(PATIENCE) == 0
+    finally:
+        receiver.close()
+    # Had the date been believed, they would have been told in an hour.
+    assert receiver.got
+    for job in (first, second, third):
+        package = host.package(job)
+        assert set(package.exits().values()) == {0}
+        assert all(0 <= each.duration < PATIENCE for each in package.executions().values())
+        assert len(host.attempts(job)) == 1
+    began, ended = (getattr(host.attempts(second)[0], name) for name in ("began", "ended"))
+    assert ended < began
+    assert "took 0.0 s" in _attempt(Attempt("", 1, "ended", "", began, ended))
+
+
+def postpone(host: Host, seconds: float) -> None:
+    """Whoever could not be told is to be told then."""
+    deadline = time.monotonic() + PATIENCE
+    statement = "UPDATE outbox SET due = ? WHERE tries > 0"
+    while time.monotonic() < deadline:
+        with host.queue() as queue, queue._db.writing() as db:
+            if db.execute(statement, (time.time() + seconds,)).rowcount:
+                return
+    raise AssertionError("nobody was tried to be told")
+
+
+# -- many, and large -----------------------------------------------------------------------
+
+
+def test_ten_thousand_jobs(tmp_path: Path) -> None:
+    """To hand in one more, and to list: by the desk's clock, with what it does for both."""
+    with Host(tmp_path / "jobs") as host:
+        first = host.submit({"a": "true", "b": "true"})
+        with host.queue() as queue:
+            queue.enter(identity.own(), host.code, time.time())  # nobody else is started
+            many(queue, first, 10_000)
+        desk = Desk(None, host.folder, layout.code(host.folder, host.code))
+        submits, lists = [], []
+        for number in range(60):
+            new = {**as_sent(host, first), "id": str(uuid.uuid4()), "name": f"job {number}"}
+            submits.append(seconds(lambda new=new: desk._calls["submit"](job=new)))
+            lists.append(seconds(lambda: desk._calls["jobs"](limit=50)))
+        assert desk._calls["jobs"]()["counts"]["queued"] == 10_061
+        for name, times in (("submit", submits), ("list", lists)):
+            print(name, *(f"{1000 * each:.1f}" for each in sorted(times)), "ms")
+            assert statistics.median(times) < 0.05, name
+
+
+def many(queue: Queue, job: JobRow, count: int) -> None:
+    """The same job, many times over, in one transaction."""
+    with queue._db.writing() as db:
+        columns = "code, submitted, count, state, name, labels, priority, build, tests, config"
+        for _ in range(count):
+            db.execute(
+                f"INSERT INTO job (id, {columns}) SELECT ?, {columns} FROM job WHERE number = ?",
+                (str(uuid.uuid4()), job.number),
+            )
+        db.execute(
+            "INSERT INTO test SELECT job.number, test.number, test.row FROM job, test"
+            " WHERE test.job = ? AND job.number > ?",
+            (job.number, job.number),
+        )
+
+
+def as_sent(host: Host, job: JobRow) -> dict[str, Any]:
+    """What a client says of a job."""
+    with host.queue() as queue:
+        cases = queue.tests(job.number)
+    return {
+        "tests": job.tests, "build": None, "config": job.config._asdict(), "cases": cases,
+        "labels": [], "priority": 0,
+    }  # fmt: skip
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """That it takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+#: Bytes of a file that has nearly nothing in it; what moving and unpacking it may take.
+LARGE, LITTLE_DISK, LITTLE_MEMORY = 2 << 30, 64 << 20, 400 << 20
+
+
+def test_a_sparse_build(tmp_path: Path) -> None:
+    """2 GiB as a folder, as a GNU tar with holes, and as a tar.gz: in little memory and disk."""
+    with desks.state(tmp_path):
+        build = tmp_path / "build"
+        build.mkdir()
+        with open(build / "image", "wb") as file:
+            file.write(b"begin")
+            file.seek(LARGE - 3)
+            file.write(b"end")
+        for name, flags in (("b.tar", "-cS"), ("b.tgz", "-czS")):
+            command = ["tar", flags, "-f", tmp_path / name, "-C", build, "image"]
+            subprocess.run(command, check=True)
+        # What the runner has had at most: the slot's parent, which has unpacked the build.
+        runner = "$(awk '{print $4}' /proc/$PPID/stat)"
+        lines = [
+            'stat -c "%s %b" $NOSEJOBS_BUILD/image', 'tail -c 3 $NOSEJOBS_BUILD/image',
+            f"grep VmHWM /proc/{runner}/status",
+        ]  # fmt: skip
+        desks.script(tmp_path / "tests", "test_a.sh", "; echo; ".join(lines))
+        for what in (build, tmp_path / "b.tar", tmp_path / "b.tgz"):
+            memory = submit_and_harvest(tmp_path, what)
+            with zipfile.ZipFile(tmp_path / f"{what.name}.zip") as package:
+                row = json.loads(package.read("executions.jsonl"))[2]
+            size, blocks, end, _, most, _ = Execution(*row).out[0].split()
+            assert (int(size), end) == (LARGE, "end"), what
+            assert int(blocks) * 512 < LITTLE_DISK, what
+            assert max(memory, int(most) << 10) < LITTLE_MEMORY, (what, memory, most)
+        taken = subprocess.run(["du", "-sk", tmp_path], capture_output=True, text=True, check=True)
+        assert int(taken.stdout.split()[0]) << 10 < 2 * LITTLE_DISK
+
+
+def submit_and_harvest(home: Path, build: Path) -> int:
+    """Bytes of memory that the command, or the host's end of it, has had at most."""
+    command = [
+        sys.executable, "-m", "shell_runner.cli", "job", "submit", "--host", "popen", "--tests",
+        home / "tests", "--build", build, "--wait", "--out", home / f"{build.name}.zip",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss << 10
+
+
+# -- a Python that lacks something -----------------------------------------------------------
+
+
+def test_a_python_without_sqlite(tmp_path: Path) -> None:
+    """Some are built so; live runs are possible there."""
+    (tmp_path / "lame").mkdir()
+    (tmp_path / "lame" / "sqlite3.py").write_text("raise ImportError('_sqlite3')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/lame:{CHECKOUT}"}
+    environment["XDG_STATE_HOME"] = environment["XDG_CACHE_HOME"] = str(tmp_path)
+    command = [sys.executable, "-m", "shell_runner.cli", "job", "list", "--host", "popen"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 6, done.stderr
+    assert "host popen: " in done.stderr
+    assert "this Python lacks a part of its standard library: sqlite3" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- the manual --------------------------------------------------------------------------------
+
+
+def test_every_state_in_the_manual_has_its_test() -> None:
+    """The table in docs/failure.md names tests that are there, and all of this file."""
+    docs = CHECKOUT / "docs"
+    text = (docs / "failure.md").read_text()
+    links = re.findall(r'^\[([\w-]+)\]: (\S+) "(\w+)"$', text, re.MULTILINE)
+    table = "".join(line for line in text.splitlines(True) if line.startswith("| "))
+    assert links
+    for name, path, test in links:
+        assert f"[{name}]" in table
+        assert f"def {test}(" in (docs / path).read_text(), test
+    here = set(re.findall(r"^def (test_\w+)", Path(__file__).read_text(), re.MULTILINE))
+    here -= {"test_every_state_in_the_manual_has_its_test"}
+    assert here <= {test for _, _, test in links}

@@ -476,13 +476,17 @@ def _host_command(name: str, words: str) -> None:
     @click.argument("host", metavar="HOST")
     @_why
     @_who
+    @_json
+    @_url
     @click.pass_obj
-    def act(told: tuple[bool, str | None], host: str, reason: str, who: str | None) -> None:
+    def act(
+        told: tuple[bool, str | None], host: str, reason: str, who: str | None, as_json: bool,
+        url: str | None,
+    ) -> None:  # fmt: skip
         from . import asking
 
-        as_json, url = told
-        where = asking.path("hosts", host, name)
-        _act(_client(url), as_json, where, who=_me(who), reason=reason)
+        client, where = _client(url or told[1]), asking.path("hosts", host, name)
+        _act(client, as_json or told[0], where, who=_me(who), reason=reason)
 
 
 _host_command("drain", "HOST ends what it has, and gets nothing new.")

@@ -198,16 +198,12 @@ def _detail(connection: Connection, number: int) -> answers.Detail:
 
 
 def _measured(connection: Connection, job: model.Job, stage: str) -> list[answers.Measurement]:
-    found = results.measurements_of(connection, job.id)
-    if not found:
-        return []
-    names = {row.number: row.nodeid for row in results.of_job(connection, job.id)}
     return [
         answers.Measurement(
-            job=job.id, stage=stage, nodeid=names[row.test],
-            case=None if row.case < 0 else row.case, name=row.name, value=row.value, unit=row.unit,
+            job=job.id, stage=stage, nodeid=nodeid, case=None if row.case < 0 else row.case,
+            name=row.name, value=row.value, unit=row.unit,
         )
-        for row in found[:_MOST]
+        for nodeid, row in results.measured(connection, job.id, _MOST)
     ]  # fmt: skip
 
 

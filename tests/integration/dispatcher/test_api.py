@@ -427,6 +427,16 @@ def test_other_addresses_are_refused_with_words(shared: Served, address: str) ->
         Server(app, address, 0)
 
 
+def test_a_name_that_leads_elsewhere_is_refused(
+    shared: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
+    app = create(shared.service, shared.service.package, SECRET)
+    with pytest.raises(CannotListen, match=r"localhost is 192\.0\.2\.1 here, which others reach"):
+        Server(app, "localhost", 0)
+
+
 def test_an_address_that_is_taken_is_named(shared: Served) -> None:
     app = create(shared.service, shared.service.package, SECRET)
     port = int(shared.url.rpartition(":")[2])

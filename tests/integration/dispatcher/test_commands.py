@@ -137,6 +137,8 @@ def test_hosts_are_drained_and_resumed(served: Served, run: Run) -> None:
     assert run("hosts", "resume", "h1").stdout == "host h1 gets jobs again\n"
     done = run("hosts", "--json", "quarantine", "h1")
     assert json.loads(done.stdout)["changed"] is True
+    done = run("hosts", "resume", "h1", "--json")
+    assert json.loads(done.stdout)["words"] == "host h1 gets jobs again"
 
 
 @pytest.mark.parametrize(

@@ -275,8 +275,10 @@ class Desk:
             worker = self._there().worker()
             if worker is None or not identity.is_alive(worker.identity):
                 self._wake_worker()
-            elif counts[queue.State.PACKAGING]:
+                return
+            if counts[queue.State.PACKAGING]:
                 starting.ring(self.folder)  # perhaps somebody has made room for it
+        self._no_worker = ""
 
     # -- handing in -------------------------------------------------------------
 
@@ -415,10 +417,17 @@ class Desk:
 
     # -- news -------------------------------------------------------------------
 
-    def _news(self, seen: Dict[str, str], seconds: float, nudged: int = 0) -> Dict[str, Any]:
+    def _news(
+        self,
+        seen: Dict[str, str],
+        seconds: float,
+        nudged: int = 0,
+        no_worker: Optional[str] = None,
+    ) -> Dict[str, Any]:
         """Jobs whose state is not the one that was ``seen`` ("gone": there is none).
 
-        Waits for one such, until the client has nudged more than ``nudged`` times.
+        Waits for one such, or for other words than ``no_worker`` of why nobody runs them, until
+        the client has nudged more than ``nudged`` times.
         """
         if len(seen) > _ASKED:
             raise queue.Refused("bad", "news of %d jobs at most" % _ASKED)
@@ -428,7 +437,8 @@ class Desk:
         while True:
             news = self._differing(seen)
             left = deadline - time.monotonic()
-            if news or left <= 0 or self._nudges > nudged or self._inbox:
+            other = no_worker not in (None, self._no_worker)
+            if news or other or left <= 0 or self._nudges > nudged or self._inbox:
                 return self._told(news)
             # With nothing at work here, whatever happens rings.
             waits = any(state in _WAITING for state in seen.values())

@@ -160,8 +160,10 @@ class Mortal:
 
 
 def _main() -> None:
+    import uvicorn.loops.auto  # noqa: F401
+
     import dispatcher.cli
-    import dispatcher.running  # noqa: F401  (what `up` imports)
+    import dispatcher.running
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:

@@ -25,6 +25,7 @@ CONFIG = """
 [build]
 command = '''echo "$NOSEJOBS_JOB $NOSEJOBS_ATTEMPT build" >> {ran}; mkdir dist; cp app dist/'''
 output = "dist"
+labels = ["build"]
 [stages.unit]
 tests = ["tests/unit"]
 [stages.smoke]
@@ -32,7 +33,7 @@ tests = ["tests/smoke"]
 [levels]
 ship = ["unit", "smoke"]
 """
-_HERE = '[hosts.here]\nspec = "popen"\n'
+_HERE = '[hosts.here]\nspec = "popen"\nlabels = ["build"]\n'
 #: What a process leaves that was killed in the middle of something.
 _LEFT = (".part", ".new-", ".tmp", "tmp_")
 
@@ -89,8 +90,8 @@ class Scene:
 
     def close(self) -> None:
         """None is left."""
-        for each in self._dispatchers:
-            each.close()
+        while self._dispatchers:
+            self._dispatchers.pop().close()
 
     @property
     def log(self) -> str:
@@ -143,7 +144,7 @@ class Scene:
 
     # -- at the end ---------------------------------------------------------------
 
-    def check(self, lost: Mapping[str, int] = {}, packages: int = 0) -> None:  # noqa: B006
+    def check(self, lost: Mapping[str, int] = {}, packages: int = 0) -> None:
         """Nobody could tell what happened, but for ``lost``: how many jobs of a stage.
 
         ``packages``: of lost jobs that came late, and are evidence.

@@ -26,7 +26,7 @@ from .watch import Watch
 from .work import Work
 
 _LOG = logging.getLogger(__name__)
-DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
+DATABASE, LOCK, MIRRORS = "dispatcher.db", "dispatcher.lock", "mirrors"
 #: Seconds between two looks for what is old.
 _UPKEEP = 3600.0
 #: Seconds for what cannot be broken off: git that fetches.  It is killed with the process.
@@ -72,7 +72,7 @@ class Service:
     def _make(self, settings: Settings, terms: Terms | None) -> None:
         clock = self._clock
         self.sources = {
-            each.name: trees_of.opened(each, settings.data / "mirrors") for each in settings.sources
+            each.name: trees_of.opened(each, settings.data / MIRRORS) for each in settings.sources
         }
         self.trees = Trees(settings.data / "trees", self.sources)
         self.blobs = Blobs(settings.data / "blobs")
@@ -96,6 +96,7 @@ class Service:
 
     def start(self) -> None:
         """Everything that works by itself."""
+        self._recover()
         configure(self.store, self.settings)
         self.pools.start()
         self.links.start()
@@ -106,6 +107,12 @@ class Service:
             thread = threading.Thread(target=run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def _recover(self) -> None:
+        """What the last one was writing when it was killed; the folder is ours alone."""
+        trees_of.recover(self.settings.data / MIRRORS)
+        self.trees.recover()
+        self.blobs.recover()
 
     def stop(self) -> None:
         """No thread stays, nor a child; how it goes on, rows say."""

@@ -6,6 +6,7 @@ a host that loses its power.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from shell_runner.hosts import parse
+from shell_runner.jobs import Client
 from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
 
 STEPS = (
@@ -253,8 +256,8 @@ def test_kill(victim: str, step: str, machine: Machine, archive: Path) -> None:
     job = scene.prepare()
     scene.kill()
     scene.proceed()
-    machine.job("list")  # who looks starts the worker, if none is alive
-    digests = [_harvest(machine, job, number) for number in range(2)]
+    # Who asks starts the worker, if none is alive.
+    digests = [_harvest(machine, job), _harvest_again(machine, job)]
 
     # The same package, whoever asks and however often.
     assert digests[0] == digests[1] == machine.rows("SELECT package FROM job WHERE id=?", job)[0][0]
@@ -267,12 +270,22 @@ def test_kill(victim: str, step: str, machine: Machine, archive: Path) -> None:
     assert machine.rows("SELECT count(*) FROM worker") == [(0,)]
 
 
-def _harvest(machine: Machine, job: str, number: int) -> str:
-    out = machine.folder / f"{number}.zip"
+def _harvest(machine: Machine, job: str) -> str:
+    """As a user does it; the digest."""
+    out = machine.folder / "1.zip"
     process = machine.begin("harvest", job, "--wait", "--out", out)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode in (0, 1, 6), err
-    return machine.rows("SELECT package FROM job WHERE id=?", job)[0][0] if _is_sound(out) else ""
+    assert _is_sound(out)
+    return hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def _harvest_again(machine: Machine, job: str) -> str:
+    """Once more, as a program does it; the digest."""
+    out = machine.folder / "2.zip"
+    with Client(parse([machine.spec], {})[0]) as client:
+        client.download(job, out, lambda path: None)
+    return hashlib.sha256(out.read_bytes()).hexdigest()
 
 
 def _is_sound(path: Path) -> bool:

@@ -22,6 +22,8 @@ import pytest
 
 from shell_runner.hosts import parse
 from shell_runner.jobs import Client
+from shell_runner.remote import capacity
+from shell_runner.remote.queue import Queue
 from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
 
 STEPS = (
@@ -63,6 +65,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def machine(tmp_path: Path, fleet: Path) -> Iterator[Machine]:
     """A host that is up, and its user."""
     with Machine(tmp_path, fleet) as found:
+        # Its worker leaves at once when there is nothing more to do: each test awaits that.
+        folder = Path(capacity.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
+        folder.mkdir(mode=0o700, parents=True)
+        with Queue(str(folder)) as queue:
+            queue.set_setting("linger", 0)
         yield found
 
 

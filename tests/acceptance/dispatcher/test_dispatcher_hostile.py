@@ -45,7 +45,12 @@ HOSTILE = {
     "ours in the environment": (
         b"[stages.a.environment]\nNOSEJOBS_JOB = 'x'\n", "1: stages.a.environment must be"
     ),
-    "the host's ways": (b"[tests]\ntimeout = 'x'\n", "2: "),
+    "what is said of tests": (b"\n[tests]\ntimeout = 'x'\n", "3: timeout: must be"),
+    "what is said of some tests": (
+        b"[tests]\n['tests'.'*\xc2\x9b.sh']\nleftovers = 1\ntimeot = 1\n", "3: leftovers: must be"
+    ),
+    "a large number of tests": (b"[tests]\nretries = 0x" + b"f" * 90_000, "2: tests.retries"),
+    "a large number of hosts": (b"[hosts.x]\nslots = 0o" + b"7" * 90_000, "2: hosts.x.slots"),
 }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ _DISK = "/var/tmp"
 #: Seconds that anything may take.
 _PATIENCE = 300.0
 #: The command as an installed one runs, of this checkout.
-_COMMAND = [
+COMMAND = [
     sys.executable, "-c",
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); from shell_runner.cli import main; main()",
 ]  # fmt: skip
@@ -73,13 +73,13 @@ def main(smoke: bool) -> dict[str, Any]:
     """Measure; a smoke run only shows that it works."""
     skipped: list[str] = []
     tables, plain = [], {}
-    with _places() as (disk, memory):
-        with _state(disk / "submit"):
+    with places() as (disk, memory):
+        with state(disk / "submit"):
             tables += _submit(disk / "submit", 1 if smoke else 5, 3 if smoke else 50, skipped)
         tables += _drain(disk, memory, smoke, skipped)
-        with _state(disk / "bytes"):
+        with state(disk / "bytes"):
             plain.update(_bytes(disk / "bytes", 1 << 20 if smoke else 20 << 20))
-        with _state(disk / "harvest"):
+        with state(disk / "harvest"):
             found, megabytes = _harvest(
                 disk / "harvest", (4 if smoke else 200) << 20, 1 if smoke else 5, skipped
             )
@@ -92,7 +92,7 @@ def main(smoke: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _places() -> Iterator[tuple[Path, Path]]:
+def places() -> Iterator[tuple[Path, Path]]:
     """A folder on a disk, one in memory."""
     base = _DISK if os.path.isdir(_DISK) and os.access(_DISK, os.W_OK) else None
     disk = Path(tempfile.mkdtemp(prefix="bench-", dir=base)).resolve()
@@ -104,7 +104,7 @@ def _places() -> Iterator[tuple[Path, Path]]:
 
 
 @contextlib.contextmanager
-def _state(folder: Path) -> Iterator[None]:
+def state(folder: Path) -> Iterator[None]:
     """All that host and client keep is below ``folder``; no worker stays."""
     before = {name: os.environ.get(name) for name in _VARIABLES}
     for name in _VARIABLES:
@@ -113,13 +113,18 @@ def _state(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for found in folder.rglob(queue.NAME):
-            _end_worker(str(found.parent))
+        end_workers(folder)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def end_workers(folder: Path) -> None:
+    """Those of all queues below a folder."""
+    for found in folder.rglob(queue.NAME):
+        _end_worker(str(found.parent))
 
 
 def _end_worker(folder: str) -> None:
@@ -178,7 +183,7 @@ def _submit(folder: Path, rounds: int, count: int, skipped: list[str]) -> list[d
 
 
 def _submitting(spec: str, tests: Path) -> list[str]:
-    return [*_COMMAND, "job", "submit", "--host", spec, "--tests", str(tests)]
+    return [*COMMAND, "job", "submit", "--host", spec, "--tests", str(tests)]
 
 
 def _queueing(
@@ -451,7 +456,7 @@ def _harvest(
         contenders, path = [], None
         for name, spec in hosts_of.items():
             found = _packaged(spec, file)
-            argv = [*_COMMAND, "job", "harvest", "--host", spec, "--no-ack"]
+            argv = [*COMMAND, "job", "harvest", "--host", spec, "--no-ack"]
             argv += ["--out", str(target), found]
             contenders.append(_copying(f"nosejobs job harvest, {name}", argv, target, size))
             path = path or layout.package(queue.folder(), found)
@@ -488,7 +493,7 @@ def _downloaded(spec: str, job: str, target: Path, rounds: int) -> float:
 
 def _packaged(spec: str, file: Path) -> str:
     """The UUID of a job that has ended."""
-    argv = [*_COMMAND, "job", "submit", "--host", spec, "--config", str(file), "--wait"]
+    argv = [*COMMAND, "job", "submit", "--host", spec, "--config", str(file), "--wait"]
     argv += ["--out", str(file.parent / "first.zip")]
     done = subprocess.run(argv, env=measure.environment(), capture_output=True, text=True)
     if done.returncode:

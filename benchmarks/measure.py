@@ -69,7 +69,7 @@ class Run:
 
 def run(argv: Sequence[str], cwd: Path, stdin: Path | None = None, until: bytes = b"") -> Run:
     """Run a command to its end; Broken if it fails."""
-    _become_subreaper()
+    become_subreaper()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile() as output, _open(stdin) as source:
         begin = time.perf_counter()
@@ -101,7 +101,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     try:
         return process.wait(_LIMIT)
     except BaseException:
-        for pid in [*_descendants(process.pid), process.pid]:
+        for pid in [*descendants(process.pid), process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
@@ -131,7 +131,7 @@ def _tail(output: Any) -> str:
     return output.read().decode("utf-8", "replace")  # type: ignore[no-any-return]
 
 
-def _become_subreaper() -> None:
+def become_subreaper() -> None:
     """Grandchildren whose parent ends early come to us: their processor time counts, too."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -171,8 +171,8 @@ class _Watch(threading.Thread):
 
     def _look(self) -> None:
         self.controller = max(self.controller, _peak(self._pid))
-        self.threads = max(self.threads, _status(self._pid, "Threads:"))
-        below = set(_descendants(self._pid))
+        self.threads = max(self.threads, status(self._pid, "Threads:"))
+        below = set(descendants(self._pid))
         # A process between fork and exec still looks like its parent: count from the second look.
         lasting = [pid for pid in below & self._seen if _is_interpreter(pid)]
         self._seen = below
@@ -183,7 +183,8 @@ class _Watch(threading.Thread):
         self.join()
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """All processes below one."""
     found: list[int] = []
     level = [pid]
     while level:
@@ -208,10 +209,10 @@ def _is_interpreter(pid: int) -> bool:
 
 
 def _peak(pid: int) -> int:
-    return _status(pid, "VmHWM:") * 1024
+    return status(pid, "VmHWM:") * 1024
 
 
-def _status(pid: int, name: str) -> int:
+def status(pid: int, name: str) -> int:
     """A number of /proc/PID/status; 0 if the process is gone."""
     try:
         with open(f"/proc/{pid}/status") as lines:

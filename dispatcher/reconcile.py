@@ -112,6 +112,8 @@ class Reconciler:
         self._tasks = Tasks(store.changed.signal)
         self._audited = -1
         self._known: dict[int, Rows] = {}
+        #: By build, its config as its row has it, and what that means.
+        self._configs: dict[int, tuple[object, Tree]] = {}
         self._closed = threading.Event()
 
     # -- the loop -----------------------------------------------------------------
@@ -163,7 +165,7 @@ class Reconciler:
             if last != self._audited:
                 notes.put(connection, _NOTE, b"%d" % last)
             look.seen.wrote = changes_of(connection) != before
-        self._audited, self._known = last, look.known
+        self._audited, self._known, self._configs = last, look.known, look.configs
         self._tell(look.seen)
         return look.seen
 
@@ -219,6 +221,8 @@ class _Look:
         self.seen = Seen()
         #: Rows of builds for which nothing was to be done.
         self.known: dict[int, Rows] = {}
+        #: Those that this look had to understand, or the last one has.
+        self.configs: dict[int, tuple[object, Tree]] = {}
 
     def all(self, found: Sequence[Rows]) -> None:
         """Builds that have begun, then new ones while there is room, then hosts."""
@@ -258,11 +262,20 @@ class _Look:
 
     def _look_ahead(self, rows: Rows) -> None:
         """Find the tests of what comes next, while something runs."""
-        tree = config.from_data(rows.build.config or {})
+        tree = self._tree(rows)
         running = {run.stage for run in rows.runs if run.state is StageState.RUNNING}
         for stage in tree.stages if running and self._whole._tasks.has_room() else ():
             if BUILD in running or not running.isdisjoint(stage.needs):
                 self._whole._tests(rows, stage)
+
+    def _tree(self, rows: Rows) -> Tree:
+        """What a build's config means: it is the same at each look."""
+        build = rows.build
+        found = self.configs.get(build.id) or self._whole._configs.get(build.id)
+        if found is None or found[0] != build.config:
+            found = build.config, config.from_data(build.config or {})
+        self.configs[build.id] = found
+        return found[1]
 
     # -- builds -------------------------------------------------------------------
 
@@ -340,7 +353,7 @@ class _Look:
             if found is None:
                 return rows
             rows = found[0]
-        tree = config.from_data(rows.build.config or {})
+        tree = self._tree(rows)
         runs = [run for run in rows.runs if run.stage == BUILD]
         if tree.build is None:
             self._finish_itself(rows, BuildEvent.FINISH)
@@ -406,7 +419,7 @@ class _Look:
 
     def _stages(self, rows: Rows) -> Rows:
         """What has become of the jobs of its stages."""
-        tree = config.from_data(rows.build.config or {})
+        tree = self._tree(rows)
         for run in rows.runs:
             stage = tree.stage(run.stage)
             if run.state is not StageState.RUNNING or stage is None:
@@ -418,12 +431,12 @@ class _Look:
             elif step.again:
                 self._want_again(rows, run, stage, step)
             elif step.detail:
-                stage_runs.describe(self._connection, run.id, detail=_short(step.detail))
+                self._say(run, step.detail)
         return rows
 
     def _promote(self, rows: Rows) -> Rows:
         """Tags, level, and what may run next."""
-        tree = config.from_data(rows.build.config or {})
+        tree = self._tree(rows)
         facts = promotion.Facts(rows.build.state, tree, rows.runs, rows.tags, rows.decisions)
         plan = promotion.plan(facts)
         for revoke in plan.revoke:
@@ -472,7 +485,7 @@ class _Look:
 
     def _want_stage(self, rows: Rows, run: StageRun) -> None:
         """Hosts for a run that has none; or its end, if it has no tests."""
-        stage = config.from_data(rows.build.config or {}).stage(run.stage)
+        stage = self._tree(rows).stage(run.stage)
         assert stage is not None
         tests = self._whole._tests(rows, stage)
         if tests is None:
@@ -566,11 +579,17 @@ class _Look:
         ]
 
     def _wait(self, want: _Want, words: str) -> None:
-        if want.run.state is StageState.RUNNING:
-            detail = _short(f"{want.why}; it waits: {words}")
-            stage_runs.describe(self._connection, want.run.id, detail=detail)
-        else:
-            stage_runs.move(self._connection, want.run.id, StageEvent.READY, detail=_short(words))
+        """Most that wait have done so before: their rows say it, and are not written again."""
+        run = want.run
+        if run.state is StageState.RUNNING:
+            self._say(run, f"{want.why}; it waits: {words}")
+        elif run.state is not StageState.PLACING or run.detail != _short(words):
+            stage_runs.move(self._connection, run.id, StageEvent.READY, detail=_short(words))
+
+    def _say(self, run: StageRun, words: str) -> None:
+        """Of a run that goes on."""
+        if run.detail != _short(words):
+            stage_runs.describe(self._connection, run.id, detail=_short(words))
 
     def _plan(self, want: _Want, names: Sequence[str]) -> None:
         """Rows for its jobs; whoever speaks with their hosts sees them."""

@@ -71,9 +71,9 @@ def of(connection: Connection, builds: Collection[int]) -> list[Rows]:
 def _heads(
     connection: Connection, builds: Collection[int]
 ) -> Sequence[tuple[str, model.Change, model.Build]]:
-    columns = [_SOURCE.name.label("source_name")]
-    columns += [column.label(f"change_{column.name}") for column in _CHANGE]
-    columns += [column.label(f"build_{column.name}") for column in _BUILD]
+    changes, heads = _CHANGE.keys(), _BUILD.keys()
+    columns = [_SOURCE.name, *_CHANGE, *_BUILD]
+    end = 1 + len(changes)
     found = []
     joined = tables.build.join(tables.change, _CHANGE.id == _BUILD.change).join(
         tables.source, _SOURCE.id == _CHANGE.source
@@ -81,14 +81,10 @@ def _heads(
     for chunk in rows.chunks(sorted(builds)):
         statement = select(*columns).select_from(joined).where(_BUILD.id.in_(chunk))
         for row in connection.execute(statement.order_by(_BUILD.id)):
-            change = model.Change(**_part(row, "change_"))
-            found.append((row.source_name, change, rows.build_of(_part(row, "build_"))))
+            change = model.Change(**dict(zip(changes, row[1:end], strict=True)))
+            build = rows.build_of(dict(zip(heads, row[end:], strict=True)))
+            found.append((row[0], change, build))
     return found
-
-
-def _part(row: Any, prefix: str) -> dict[str, Any]:
-    fields = row._mapping
-    return {name.removeprefix(prefix): fields[name] for name in fields if name.startswith(prefix)}
 
 
 def _by_build(

@@ -1,0 +1,569 @@
+"""The dispatcher: hook to command, six stages to ship, builds a minute, idle, rows harvested.
+
+Beside Buildbot, if ``buildbot`` and ``buildbot-worker`` are in the PATH.  Both run as their users
+run them: servers, hosts and workers are processes of their own, on loopback, with their databases
+on a disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import json
+import os
+import resource
+import select
+import shutil
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import buildbot_master  # noqa: E402
+import fleet  # noqa: E402
+import jobs  # noqa: E402
+import measure  # noqa: E402
+from measure import Broken, Run  # noqa: E402
+
+#: The file cannot be called so: the package of that name would be hidden by it.
+NAME = "dispatcher"
+#: Seconds that anything may take.
+_PATIENCE = 120.0
+_STAGES = ("unit", "smoke", "regression", "performance", "scalability", "resilience")
+#: Sources, and the projects of Buildbot: one command that says that it runs; all six stages;
+#: one command, of each of many commits.
+_HOOK, _CHAIN, _MANY = "hook", "chain", "many"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_OURS, _PEER = "nosejobs", "Buildbot"
+
+_HOOK_NOTES = (
+    "From the request that rings the doorbell (an HTTP POST) until the command says that it runs. "
+    "In between nosejobs fetches the commit, writes its tree, reads its config, ships the tree to "
+    "the host, and has the job in both databases; Buildbot is told of a revision and looks at no "
+    "repository. The processor seconds are those of all processes, until the build has its tag.",
+)
+_CHAIN_NOTES = (
+    "From the same request until the last of six stages, each of one trivial command, has its "
+    "tag and the build its level; in Buildbot six builders, each triggered by the one before "
+    "(Dependent schedulers), until the last build has ended. Each stage of nosejobs is a durable "
+    "job: tree, tests and config on the host, results packaged, verified, and kept as rows.",
+)
+_MANY_NOTES = (
+    "So many commits (bursts = every) are there when the doorbell rings, or so many changes are "
+    "sent in; until the last build has its tag. Hosts and workers are agents and processes on "
+    "this machine, which has few cores: what four hosts could do more, they cannot here.",
+)
+
+
+def main(smoke: bool) -> dict[str, Any]:
+    """Measure; a smoke run only shows that it works."""
+    lacking = [each for each in ("cryptography", "sqlalchemy", "fastapi") if not _has(each)]
+    if lacking:
+        return {"tables": [], "skipped": [f"{each} is not installed" for each in lacking]}
+    skipped: list[str] = []
+    figures: dict[str, Any] = {}
+    tables: list[dict[str, Any]] = []
+    with jobs.places() as (disk, memory):
+        base = memory if smoke else disk
+        for hosts in (1,) if smoke else (1, 4):
+            with _sides(base / f"hosts-{hosts}", hosts, skipped) as sides:
+                tables += _both(sides, hosts, smoke, figures)
+        with jobs.state(base / "harvest"):
+            tables.append(_harvest(base / "harvest", 2000 if smoke else 100_000, 1 if smoke else 5))
+    return {"tables": tables, "skipped": sorted(set(skipped)), **figures}
+
+
+def _has(name: str) -> bool:
+    return measure.has_module(name)
+
+
+def _both(
+    sides: Mapping[str, Side], hosts: int, smoke: bool, figures: dict[str, Any]
+) -> list[dict[str, Any]]:
+    base = _PEER if _PEER in sides else _OURS
+    rounds, count = (1, 3) if smoke else (5, 60)
+    tables = []
+    if hosts == 1:
+        rounds = 1 if smoke else 11
+        for title, act, notes in (
+            ("hook to command", _to_command, _HOOK_NOTES),
+            ("six stages, commit to ship", _to_ship, _CHAIN_NOTES),
+        ):
+            runs = _in_turn(sides, act, rounds)
+            title = f"{title}, {measure.rounds_words(rounds)}"
+            tables.append(measure.table(title, runs, base, notes))
+    rounds = 1 if smoke else 3
+    runs = _in_turn(sides, lambda side: _through(side, count), rounds)
+    words = f"{hosts} host{'s' if hosts > 1 else ''}"
+    title = f"{count} builds, {words}, {measure.rounds_words(rounds)}"
+    tables.append(measure.table(title, runs, base, _MANY_NOTES if hosts == 1 else ()))
+    for name, done in runs.items():
+        figures[f"{name}, {words}: builds a minute"] = 60 * count / _median(done)
+    for name, side in sides.items():
+        figures |= {
+            f"{name}, {words}: {what}": found
+            for what, found in _idle(side, 0.5 if smoke else 20.0).items()
+        }
+    return tables
+
+
+def _median(done: Sequence[Run]) -> float:
+    return statistics.median(each.wall for each in done)
+
+
+# -- what is measured ---------------------------------------------------------------
+
+
+class Side(Protocol):
+    """A dispatcher that runs."""
+
+    #: Its server.
+    process: subprocess.Popen[bytes]
+
+    def commit(self, project: str, count: int = 1) -> None:
+        """So many changes are there, of which it does not know."""
+
+    def ring(self, project: str) -> None:
+        """It is told of them."""
+
+    def await_command(self) -> None:
+        """Until the command runs."""
+
+    def await_end(self, project: str) -> None:
+        """Until all builds of this project have come to their end."""
+
+
+def _in_turn(
+    sides: Mapping[str, Side], act: Callable[[Side], Run], rounds: int
+) -> dict[str, list[Run]]:
+    runs: dict[str, list[Run]] = {name: [] for name in sides}
+    for side in sides.values():
+        act(side)  # what is done once has been done
+    for number in range(rounds):
+        for name, side in sides.items():
+            runs[name].append(act(side))
+            last = runs[name][-1]
+            words = f"{last.wall:.3f} s, {last.cpu:.3f} processor seconds"
+            print(f"  round {number + 1}/{rounds}  {name}: {words}", file=sys.stderr)
+    return runs
+
+
+def _to_command(side: Side) -> Run:
+    return _timed(side, _HOOK, 1, side.await_command)
+
+
+def _to_ship(side: Side) -> Run:
+    return _timed(side, _CHAIN, 1, lambda: side.await_end(_CHAIN))
+
+
+def _through(side: Side, count: int) -> Run:
+    return _timed(side, _MANY, count, lambda: side.await_end(_MANY))
+
+
+def _timed(side: Side, project: str, count: int, wait: Callable[[], None]) -> Run:
+    side.commit(project, count)
+    cpu, begin = _processor_seconds(), time.perf_counter()
+    side.ring(project)
+    wait()
+    wall = time.perf_counter() - begin
+    side.await_end(project)
+    return Run(wall, _processor_seconds() - cpu, 0, 0)
+
+
+def _processor_seconds() -> float:
+    """Of all that we have started, and what it has started, whether it lives or not."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime + sum(map(_used, measure.descendants(os.getpid())))
+
+
+def _used(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / _TICKS
+
+
+def _idle(side: Side, seconds: float) -> dict[str, float]:
+    """Memory, and the processor, of a server that has nothing to do."""
+    pid = side.process.pid
+    time.sleep(seconds / 10)  # the last results are written
+    before = _used(pid)
+    time.sleep(seconds)
+    return {
+        "idle, MB": round(measure.status(pid, "VmRSS:") / 1024, 1),
+        "idle, MB of the processes below": round(
+            sum(measure.status(each, "VmRSS:") for each in measure.descendants(pid)) / 1024, 1
+        ),
+        "idle, ms of processor a second": round((_used(pid) - before) * 1000 / seconds, 2),
+        "threads": measure.status(pid, "Threads:"),
+    }
+
+
+# -- both sides ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _sides(folder: Path, hosts: int, skipped: list[str]) -> Iterator[dict[str, Side]]:
+    measure.become_subreaper()
+    with contextlib.ExitStack() as stack:
+        sides: dict[str, Side] = {_OURS: stack.enter_context(_ours(folder / "ours", hosts))}
+        if shutil.which("buildbot") and shutil.which("buildbot-worker"):
+            sides[_PEER] = stack.enter_context(_buildbot(folder / "buildbot", hosts))
+        else:
+            skipped.append("Buildbot is not installed: buildbot[bundle], buildbot-worker")
+        yield sides
+
+
+@contextlib.contextmanager
+def _process(argv: Sequence[str], folder: Path, **variables: str) -> Iterator[Any]:
+    """A server; its words are in ``log``."""
+    env = measure.environment(**variables)
+    with open(folder / "log", "ab") as log:
+        process = subprocess.Popen(
+            argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _until(what: Callable[[], Any], process: subprocess.Popen[bytes], folder: Path) -> Any:
+    """Looks every few milliseconds; Broken if it takes too long."""
+    deadline = time.monotonic() + _PATIENCE
+    while not (found := what()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            words = (folder / "log").read_text(errors="replace")[-3000:]
+            raise Broken(f"{process.args}: not within {_PATIENCE:g} s\n{words}")
+        time.sleep(0.004)
+    return found
+
+
+class _Fifo:
+    """What writes a line there is heard at once."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        # For both: a writer never waits for us.
+        self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._pending = b""
+
+    def line(self) -> str:
+        """The next one."""
+        while b"\n" not in self._pending:
+            if not select.select([self._descriptor], [], [], _PATIENCE)[0]:
+                raise Broken(f"{self.path}: nothing within {_PATIENCE:g} s")
+            self._pending += os.read(self._descriptor, 1 << 16)
+        line, self._pending = self._pending.split(b"\n", 1)
+        return line.decode()
+
+
+# -- nosejobs -----------------------------------------------------------------------
+
+
+_GIT = {
+    **{f"GIT_{who}_{what}": f"bench{'@example.org' * (what == 'EMAIL')}"
+       for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+}  # fmt: skip
+
+
+class _Ours:
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], heard: _Fifo) -> None:
+        self.process, self._folder, self._heard = process, folder, heard
+        self._wanted: dict[str, int] = {}
+        url = _until(self._url, process, folder)
+        self._address = urllib.parse.urlsplit(url).netloc
+        self._database = sqlite3.connect(
+            f"file:{folder / 'data/dispatcher.db'}?mode=ro", uri=True, isolation_level=None
+        )
+
+    def _url(self) -> str:
+        path = self._folder / "data" / "url"
+        return path.read_text().strip() if path.is_file() else ""
+
+    def close(self) -> None:
+        self._database.close()
+
+    def await_hosts(self, count: int) -> None:
+        """Until all of them are up."""
+        self._await("SELECT count(*) = ? FROM host WHERE state = 'up'", count)
+
+    def _await(self, statement: str, *values: object) -> None:
+        _until(
+            lambda: self._database.execute(statement, values).fetchone()[0],
+            self.process, self._folder,
+        )  # fmt: skip
+
+    def commit(self, project: str, count: int = 1) -> None:
+        tree = self._folder / project
+        for _ in range(count):
+            number = self._wanted[project] = self._wanted.get(project, 0) + 1
+            (tree / "number").write_text(f"{number}\n")
+            _git(tree, "add", "-A")
+            _git(tree, "commit", "-q", "-m", f"number {number}")
+
+    def ring(self, project: str) -> None:
+        _post(self._address, f"/api/v1/poke/{project}", b"{}", {"Content-Type": "application/json"})
+
+    def await_command(self) -> None:
+        self._heard.line()
+
+    def await_end(self, project: str) -> None:
+        self._await(
+            "SELECT count(*) >= ? FROM build JOIN change ON change.id = build.change "
+            "JOIN source ON source.id = change.source WHERE source.name = ? AND level = ?",
+            self._wanted[project], project, "ship" if project == _CHAIN else "published",
+        )  # fmt: skip
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    command = ["git", "-c", "gc.auto=0", *arguments]
+    subprocess.run(command, cwd=folder, env={**os.environ, **_GIT}, check=True)
+
+
+def _post(address: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+    connection = http.client.HTTPConnection(address, timeout=_PATIENCE)
+    try:
+        connection.request("POST", path, body, dict(headers))
+        answer = connection.getresponse()
+        words = answer.read()
+        if answer.status >= 300:
+            raise Broken(f"{path}: {answer.status} {words!r}")
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def _ours(folder: Path, hosts: int) -> Iterator[Side]:
+    """`nosejobs up` with so many agents."""
+    folder.mkdir(parents=True)
+    heard = _Fifo(folder / "heard")
+    for name, stages, body in (
+        (_HOOK, _STAGES[:1], f"echo runs > {heard.path}"),
+        (_CHAIN, _STAGES, "exit 0"),
+        (_MANY, _STAGES[:1], "exit 0"),
+    ):
+        _write_tree(folder / name, stages, body)
+    try:
+        with fleet.agents(folder / "fleet", hosts) as agents:
+            _write_config(folder, agents)
+            argv = [sys.executable, "-m", "dispatcher", "up"]
+            with _process(argv, folder, PYTHONPATH=str(ROOT)) as process:
+                side = _Ours(folder, process, heard)
+                with contextlib.closing(side):
+                    side.await_hosts(hosts)
+                    for name in (_HOOK, _CHAIN, _MANY):
+                        # Of a branch that nobody has seen only the last commit is built.
+                        _timed(side, name, 1, lambda: None)
+                    heard.line()
+                    yield side
+    finally:
+        jobs.end_workers(folder)
+
+
+def _write_tree(tree: Path, stages: Sequence[str], body: str) -> None:
+    for stage in stages:
+        (tree / "tests" / stage).mkdir(parents=True)
+        measure.write_script(tree / "tests" / stage / "test_it.sh", body)
+    config = [f'[stages.{each}]\ntests = ["tests/{each}"]\n' for each in stages]
+    if stages != _STAGES:
+        config.append(f"[levels]\npublished = {json.dumps(stages)}\n")
+    (tree / "nosejobs.toml").write_text("".join(config))
+    _git(tree, "init", "-q", "-b", "main")
+
+
+def _write_config(folder: Path, agents: Sequence[fleet.Agent]) -> None:
+    lines = ["[dispatcher]", 'data = "data"', 'listen = "127.0.0.1:0"', 'poll = "1h"']
+    for name in (_HOOK, _CHAIN, _MANY):
+        lines += [f"[sources.{name}]", f'git = "{name}"', 'bursts = "every"']
+    for each in agents:
+        spec = "//".join(
+            word for word in each.spec(1).split("//") if not word.startswith(("name=", "slots="))
+        )
+        lines += [f"[hosts.{each.name}]", f'spec = "{spec}"', "slots = 1"]
+    (folder / "dispatcher.toml").write_text("\n".join(lines) + "\n")
+
+
+# -- Buildbot -----------------------------------------------------------------------
+
+
+class _Buildbot:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, heard: _Fifo, done: _Fifo):
+        self.process, self._port, self._heard, self._done = process, port, heard, done
+        self._number = 0
+        self._told: dict[str, int] = {}
+        #: Builds that have not come to their end.
+        self._open = 0
+
+    def commit(self, project: str, count: int = 1) -> None:
+        self._told[project] = count
+
+    def ring(self, project: str) -> None:
+        for _ in range(self._told[project]):
+            self._number += 1
+            form = {"project": project, "revision": f"{self._number:040x}", "comments": "more"}
+            form |= {"author": "bench", "branch": "main"}
+            body = urllib.parse.urlencode(form).encode()
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            _post(f"127.0.0.1:{self._port}", "/change_hook/base", body, headers)
+        self._open = self._told[project] * (len(_STAGES) if project == _CHAIN else 1)
+
+    def await_command(self) -> None:
+        self._heard.line()
+
+    def await_end(self, project: str) -> None:
+        while self._open:
+            if self._done.line() != "0":
+                raise Broken(f"Buildbot: a build of {project} has failed")
+            self._open -= 1
+
+
+@contextlib.contextmanager
+def _buildbot(folder: Path, hosts: int) -> Iterator[Side]:
+    """A master with so many workers."""
+    master = folder / "master"
+    folder.mkdir(parents=True)
+    heard, done = _Fifo(folder / "heard"), _Fifo(folder / "done")
+    web, workers = _free_port(), _free_port()
+    _run(["buildbot", "create-master", str(master)], folder)
+    names = [f"w{number}" for number in range(hosts)]
+    told = {
+        "web": web, "workers": workers, "names": names, "stages": _STAGES,
+        "heard": str(heard.path), "done": str(done.path),
+    }  # fmt: skip
+    shutil.copy(buildbot_master.__file__, master / "master.cfg")
+    (master / "told.json").write_text(json.dumps(told))
+    with contextlib.ExitStack() as stack:
+        start = ["buildbot", "start", "--nodaemon", str(master)]
+        process = stack.enter_context(_process(start, folder))
+        for name in names:
+            place = folder / name
+            _run(
+                ["buildbot-worker", "create-worker", str(place), f"127.0.0.1:{workers}", name, "x"],
+                folder,
+            )
+            start = ["buildbot-worker", "start", "--nodaemon", str(place)]
+            stack.enter_context(_process(start, place))
+        for _ in names:
+            if not done.line().startswith("up "):
+                raise Broken("Buildbot: no worker has come")
+        yield _Buildbot(process, web, heard, done)
+
+
+def _run(argv: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(argv, cwd=folder, env=measure.environment(), capture_output=True)
+    if done.returncode:
+        raise Broken(f"{' '.join(argv)}\n{(done.stdout + done.stderr).decode(errors='replace')}")
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+# -- harvest ------------------------------------------------------------------------
+
+_HARVEST_NOTES = (
+    "A package whose one test has named so many cases becomes rows, on the disk. Rows alone: what "
+    "was read goes into the database, in one transaction. Reading: the package is opened, each "
+    "digest verified, its tests judged.",
+)
+
+
+def _harvest(folder: Path, count: int, rounds: int) -> dict[str, Any]:
+    from dispatcher import evidence, harvest, work
+    from dispatcher.store import jobs as job_rows
+    from dispatcher.store import open_store
+    from tests.unit.dispatcher import rowmaking
+
+    package, identity = _package(folder, count)
+    blobs = evidence.Blobs(folder / "blobs")
+    runs: dict[str, list[Run]] = {"whole": [], "rows alone": [], "reading": []}
+    for number in range(rounds):
+        store = open_store(folder / f"{number}.db")
+        with store.write() as connection:
+            run = rowmaking.add_run(connection, rowmaking.add_built(connection))
+            rowmaking.add_jobs(connection, run, "h1")
+            connection.exec_driver_sql("UPDATE job SET id = ?", (identity,))
+            job = job_rows.get(connection, identity)
+        assert job is not None
+        copy = Path(shutil.copy(package, folder / "copy.zip"))
+        here = work.Work(store, None, blobs)  # type: ignore[arg-type]
+        runs["whole"].append(_clocked(functools.partial(here.harvested, job, copy)))
+        with store.read() as connection:
+            found = connection.exec_driver_sql("SELECT count(*) FROM case_result").scalar()
+        if found != count:
+            raise Broken(f"{found} cases of {count}")
+        store.close()
+        runs["reading"].append(_clocked(lambda: _read(harvest, package, identity)))
+        runs["rows alone"].append(_rows_alone(folder, number, _read(harvest, package, identity)))
+    title = f"{count} cases harvested, {measure.rounds_words(rounds)}"
+    table = measure.table(title, runs, "whole", _HARVEST_NOTES)
+    for row in table["rows"]:
+        row["what"] += f", {count / row['median']:,.0f} cases/s"
+    return table
+
+
+def _read(harvest: Any, package: Path, job: str) -> Any:
+    with harvest.opened(package, "h1", job) as opened:
+        return harvest.read(opened, job)
+
+
+def _rows_alone(folder: Path, number: int, found: Any) -> Run:
+    from dispatcher.store import open_store, results
+    from tests.unit.dispatcher import rowmaking
+
+    store = open_store(folder / f"alone-{number}.db")
+    with store.write() as connection:
+        _, _, job = rowmaking.add_all(connection)
+
+    def write() -> None:
+        entry = results.Package("d1", "completed", 1.0)
+        with store.write() as connection:
+            results.harvested(connection, job, entry, found.results, found.cases)
+
+    done = _clocked(write)
+    store.close()
+    return done
+
+
+def _clocked(act: Callable[[], object]) -> Run:
+    cpu, begin = time.process_time(), time.perf_counter()
+    act()
+    return Run(time.perf_counter() - begin, time.process_time() - cpu, 0, 0)
+
+
+def _package(folder: Path, count: int) -> tuple[Path, str]:
+    """What a host has made of a test with so many cases, and the job's UUID."""
+    tests = folder / "tests"
+    tests.mkdir()
+    lines = f"echo TAP version 14; echo 1..{count}; seq {count} | sed 's/.*/ok & - case number &/'"
+    measure.write_script(tests / "test_many.sh", lines)
+    target = folder / "package.zip"
+    argv = [*jobs.COMMAND, "job", "submit", "--host", "popen", "--tests", str(tests)]
+    argv += ["--wait", "--out", str(target)]
+    done = subprocess.run(argv, env=measure.environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise Broken(f"{' '.join(argv)}: {done.stderr}")
+    return target, str(uuid.UUID(done.stdout.strip()))

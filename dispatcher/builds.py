@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from shell_runner import shipping
 from shell_runner.config import NAME, load
-from shell_runner.discovery import Metadata, defaults_of
+from shell_runner.discovery import Metadata, apply
 from shell_runner.errors import BadConfig, NosejobsError, UsageError
 from shell_runner.guard import clean_line
 from shell_runner.plan import plan
@@ -34,6 +35,7 @@ from shell_runner.remote.unpack import BadArchive, unpack
 
 from . import config
 from .config import BuildConfig, Stage
+from .document import Document, read, shown
 from .evidence import Blobs, Kept
 from .git import SourceError
 from .model import BUILD
@@ -206,12 +208,39 @@ def examine(checkout: Checkout) -> Examined:
     """Read the config of a tree; whatever is wrong with it is a value."""
     digest, size = checkout.content.digest, checkout.tree.size
     try:
-        found = config.parse(_text(checkout.root / NAME))
-        defaults_of(Metadata(), load(checkout.root))  # what it says of tests
+        text = _text(checkout.root / NAME)
+        found = config.parse(text)
+        _check_others(read(NAME, text), checkout.root)
     except UsageError as error:
         return Examined(digest, size, why=plain(str(error), checkout))
     inputs = config.inputs_digest(found.build, checkout.files) if found.build else ""
     return Examined(digest, size, found, inputs)
+
+
+def _check_others(doc: Document, root: Path) -> None:
+    """What it says of tests and hosts: each key alone, for its line; raises UsageError."""
+    _check_numbers(doc, "tests", "hosts")
+    tree = load(root)
+    said: list[tuple[tuple[str, ...], Any]] = [
+        (("tests", key), value) for key, value in tree.defaults.items()
+    ]
+    for pattern, values in tree.patterns:
+        said += [(("tests", pattern, key), value) for key, value in values.items()]
+    for path, value in said:
+        apply(Metadata(), {path[-1]: value}, NAME, doc.line(path))
+
+
+def _check_numbers(doc: Document, *tables: str) -> None:
+    """No number that cannot even be shown: Python refuses to write one of 5000 digits."""
+    left: list[tuple[tuple[str, ...], Any]] = [((each,), doc.data.get(each)) for each in tables]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            left += [((*path, key), each) for key, each in value.items()]
+        elif isinstance(value, list):
+            left += [(path, each) for each in value]
+        elif isinstance(value, int) and abs(value) >= 1 << 63:
+            raise doc.error(path, f"must have no number as large as {shown(value)}")
 
 
 def _text(path: Path) -> bytes:

@@ -210,7 +210,7 @@ class _Where:
 def _seconds(where: _Where, key: str, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0.0
     if isinstance(value, bool) or not 0 < number < 1e9:
         raise where.error(key, f"must be a number of seconds above 0, not {value!r}")

@@ -50,17 +50,24 @@ class Scene:
         #: A test that waits has begun, and may go on.
         self.begun, self.go = folder / "begun", folder / "go"
         self.tree = Tree(folder / "tree")
-        self.tree.config(CONFIG.format(ran=self.ran))
+        self.write_config()
         self.tree.program("app", "echo the app")
         self.revision = ""
         self._dispatchers: list[Mortal] = []
 
     # -- before -------------------------------------------------------------------
 
-    def commit(self, *, slow: bool = False, noise: int = 0) -> None:
-        """``slow``: the test of the first stage waits; ``noise``: bytes that it leaves."""
+    def write_config(self) -> None:
+        """The tree's own file."""
+        self.tree.config(CONFIG.format(ran=self.ran))
+
+    def commit(self, *, slow: bool = False, noise: int = 0, extra: str = "") -> None:
+        """``slow``: the test of the first stage waits; ``noise``: bytes that it leaves.
+
+        ``extra``: what it does besides.
+        """
         self.tree.test("smoke", self._line("smoke"))
-        lines = [self._line("unit")]
+        lines = [self._line("unit"), extra]
         if noise:
             lines.append(f'head -c {noise} /dev/urandom > "$TEST_UNDECLARED_OUTPUTS_DIR/noise"')
         if slow:
@@ -216,7 +223,15 @@ def await_quiet(machine: Machine) -> None:
     machine.wait_for("the worker's leaving", lambda: not machine.strangers())
 
 
-def processes_of(folder: Path) -> list[str]:
+def await_gone(folder: Path) -> None:
+    """A gateway sees a moment later that its dispatcher was killed; then nobody is left."""
+    deadline = time.monotonic() + PATIENCE
+    while left := _processes_of(folder):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.005)
+
+
+def _processes_of(folder: Path) -> list[str]:
     """Commands of processes whose environment names a folder."""
     found = []
     for each in Path("/proc").iterdir():

@@ -20,7 +20,7 @@ from tests import desks
 from tests.disk import Disk
 from tests.machine import GO_ON, KILL, STOP, Machine, bundles
 from tests.mortal import POINTS, Cradle, Mortal
-from tests.scene import Scene, await_quiet, check_queue, processes_of
+from tests.scene import Scene, await_gone, await_quiet, check_queue
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -39,7 +39,7 @@ def scene(tmp_path: Path, cradle: Cradle) -> Iterator[Scene]:
         found.settle()
         yield found
         found.close()
-    assert not processes_of(tmp_path)
+    await_gone(tmp_path)
 
 
 def finish(scene: Scene) -> None:

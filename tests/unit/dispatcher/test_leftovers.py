@@ -1,0 +1,42 @@
+"""What is half belongs to who writes it; after a death it belongs to nobody."""
+
+import os
+from pathlib import Path
+
+from dispatcher import sources
+from dispatcher.builds import Trees
+from dispatcher.evidence import Blobs
+
+
+def test_upkeep_leaves_what_is_being_written(tmp_path: Path) -> None:
+    tree, blob = tmp_path / "trees" / "app" / ".part-x", tmp_path / "blobs" / ".part-y"
+    for each in (tree, blob):
+        each.mkdir(parents=True)
+        os.utime(each, (0, 0))
+    Trees(tmp_path / "trees", {}).sweep([])
+    assert Blobs(tmp_path / "blobs").sweep([]) == []
+    assert tree.is_dir()
+    assert blob.is_dir()
+
+
+def test_a_start_removes_what_a_dead_one_was_writing_and_nothing_else(tmp_path: Path) -> None:
+    half = [tmp_path / name for name in ("trees/app/.part-x", "blobs/.part-y", "mirrors/.part-z")]
+    whole = [tmp_path / name for name in ("trees/app/abc", "blobs/ab", "mirrors/app.git")]
+    for each in (*half, *whole):
+        each.mkdir(parents=True)
+        (each / "file").touch()
+    (tmp_path / "blobs" / ".part-file").touch()
+    Trees(tmp_path / "trees", {}).recover()
+    Blobs(tmp_path / "blobs").recover()
+    sources.recover(tmp_path / "mirrors")
+    left = {path for path in tmp_path.glob("*/**/") if path.parent != tmp_path}
+    assert left >= set(whole)
+    assert not left & set(half)
+    assert not list(tmp_path.rglob(".part-*"))
+
+
+def test_a_data_folder_without_anything_is_fine(tmp_path: Path) -> None:
+    Trees(tmp_path / "trees", {}).recover()
+    Blobs(tmp_path / "blobs").recover()
+    sources.recover(tmp_path / "mirrors")
+    assert not list(tmp_path.iterdir())

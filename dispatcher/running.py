@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from .asking import ADDRESS
 from .service import Service
-from .settings import Settings
+from .settings import ADDRESS, Settings
 from .store import Store, notes
 from .web.app import Server, create
 

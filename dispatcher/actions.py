@@ -89,8 +89,14 @@ def _facts(connection: Connection, number: int) -> tuple[model.Build, promotion.
 def _check_stage(build: int, stage: str, known: Iterable[str]) -> None:
     names = list(known)
     if stage not in names:
-        hint = suggestion(stage, names) if names else "; it has none yet"
+        hint = suggested(stage, names, "it has none yet")
         raise Unknown(f"build {build} has no stage {stage!r}{hint}")
+
+
+def suggested(word: str, known: Iterable[str], none: str) -> str:
+    """What may have been meant; ``none``: what is said if there is nothing."""
+    names = list(known)
+    return suggestion(word, names) if names else f"; {none}"
 
 
 def _stages(tree: Tree) -> list[str]:
@@ -141,8 +147,9 @@ def revoke(connection: Connection, number: int, stage: str, by: By) -> int:
     found = [each for each in given if each.stage == stage]
     if not found:
         names = list(dict.fromkeys(each.stage for each in given))
-        hint = suggestion(stage, names) if names else "; it has none"
-        raise Unknown(f"build {number} has no tag {stage!r}{hint}")
+        raise Unknown(
+            f"build {number} has no tag {stage!r}{suggested(stage, names, 'it has none')}"
+        )
     valid = [each for each in found if each.valid]
     if not valid:
         raise Refused(f"build {number}: the tag {stage} was revoked before: {found[-1].reason}")
@@ -264,7 +271,8 @@ def _set(connection: Connection, name: str, state: HostState, by: By) -> bool:
     host = hosts.get(connection, name)
     if host is None:
         names = [each.name for each in hosts.every(connection)]
-        raise Unknown(f"there is no host {name!r}{suggestion(name, names)}\n  try: nosejobs hosts")
+        hint = suggested(name, names, "there is none yet")
+        raise Unknown(f"there is no host {name!r}{hint}\n  try: nosejobs hosts")
     if host.state is state:
         return False
     if host.state not in _HOST_MOVES[state]:

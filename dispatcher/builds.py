@@ -37,7 +37,7 @@ from .config import BuildConfig, Stage
 from .evidence import Blobs, Kept
 from .git import SourceError
 from .model import BUILD
-from .sources import Source
+from .sources import PART, Source
 
 #: Trees of which the manifest is kept in memory.
 _TREES = 64
@@ -142,10 +142,16 @@ class Trees:
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
 
+    def recover(self) -> None:
+        """Remove trees that were being written when their process died; nobody writes now."""
+        for path in self.folder.glob(f"*/{PART}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     def sweep(self, keep: Iterable[tuple[str, str]]) -> None:
-        """Remove the trees of revisions that are not worked with."""
+        """Remove the trees of revisions that are not worked with; not what is being written."""
         wanted = {self.path(*each) for each in keep}
-        for path in [each for each in self.folder.glob("*/*") if each not in wanted]:
+        found = (each for each in self.folder.glob("*/*") if not each.name.startswith(PART))
+        for path in [each for each in found if each not in wanted]:
             key = path.parent.name, path.name
             with self._lock:
                 lock = self._locks.setdefault(key, threading.Lock())
@@ -285,7 +291,7 @@ def artefact(package: Package, build: BuildConfig, blobs: Blobs) -> Kept:
         raise BuildFailed(f"{build.output} was not sent back: it is larger than {ARTEFACT} bytes")
     blobs.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=".part-", dir=blobs.folder) as name,
+        tempfile.TemporaryDirectory(prefix=PART, dir=blobs.folder) as name,
         blobs.part() as part,
     ):
         folder = Path(name, "files")

@@ -133,6 +133,7 @@ def _number(client: Client, text: str) -> int:
 )
 def up(file: Path) -> None:
     """Run a dispatcher, until Ctrl-C.  It can be killed at any moment, and goes on."""
+    found = _settings(file)
     try:
         from . import running
     except ImportError as error:
@@ -141,7 +142,7 @@ def up(file: Path) -> None:
         hint = "pip install 'pytest-nosejobs[dispatcher]'"
         words = f"this command needs the package {error.name}"
         raise Trouble(f"{words}\n  try: {hint}") from error
-    running.run(_settings(file), _say)
+    running.run(found, _say)
 
 
 def _settings(file: Path) -> Any:
@@ -475,13 +476,17 @@ def _host_command(name: str, words: str) -> None:
     @click.argument("host", metavar="HOST")
     @_why
     @_who
+    @_json
+    @_url
     @click.pass_obj
-    def act(told: tuple[bool, str | None], host: str, reason: str, who: str | None) -> None:
+    def act(
+        told: tuple[bool, str | None], host: str, reason: str, who: str | None, as_json: bool,
+        url: str | None,
+    ) -> None:  # fmt: skip
         from . import asking
 
-        as_json, url = told
-        where = asking.path("hosts", host, name)
-        _act(_client(url), as_json, where, who=_me(who), reason=reason)
+        client, where = _client(url or told[1]), asking.path("hosts", host, name)
+        _act(client, as_json or told[0], where, who=_me(who), reason=reason)
 
 
 _host_command("drain", "HOST ends what it has, and gets nothing new.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator
@@ -83,8 +84,20 @@ class Blobs:
             _sync(target.parent)
             _sync(self.folder)
 
+    def recover(self) -> None:
+        """Remove what was being written when its process died; nobody writes now."""
+        with _told(self.folder):
+            for path in self.folder.glob(f"{_PART}*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
     def sweep(self, referred: Collection[str], now: float | None = None) -> list[str]:
-        """Remove what nobody refers to and nobody is about to; the digests."""
+        """Remove what nobody refers to and nobody is about to; the digests.
+
+        What is not whole belongs to who writes it.
+        """
         before = (time.time() if now is None else now) - _FRESH
         found = []
         for path in self._all():
@@ -95,8 +108,7 @@ class Blobs:
         return sorted(found)
 
     def _all(self) -> Iterator[Path]:
-        yield from self.folder.glob(f"{_PART}*")
-        yield from (each for each in self.folder.glob("??/*") if is_digest(each.name))
+        return (each for each in self.folder.glob("??/*") if is_digest(each.name))
 
 
 @contextlib.contextmanager

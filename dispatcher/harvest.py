@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from shell_runner.errors import HostError
@@ -18,7 +20,7 @@ from shell_runner.guard import clean, clean_line
 from shell_runner.harvest import tests_of
 from shell_runner.remote.job import JobTest
 from shell_runner.remote.model import SKIPPED, Case, Execution, Parsed, Problem
-from shell_runner.remote.package import MANIFEST, BadPackage, Package, open_package
+from shell_runner.remote.package import EXECUTIONS, BadPackage, Package, open_package
 from shell_runner.remote.verdict import judge
 
 from .store.results import CaseRow, MeasurementRow, ResultRow
@@ -83,19 +85,15 @@ def read(package: Package, job: str) -> Found:
 
 def _last(package: Package, count: int) -> Iterator[tuple[int, tuple[Execution, int]]]:
     """Of each test its last execution, and how many there were; one after the other."""
-    expected, tries, last = 0, 0, None
-    for number, _, execution in package.executions():
-        if number != expected and last is not None:
-            yield expected, (last, tries)
-            expected, tries, last = expected + 1, 0, None
+    expected = 0
+    for number, tries in groupby(package.executions(), key=itemgetter(0)):
         if number != expected or number >= count:
-            break
-        tries, last = tries + 1, execution
-    if last is not None:
-        yield expected, (last, tries)
+            raise BadPackage(EXECUTIONS, f"test {number} where test {expected} of {count} is due")
+        found = [execution for _, _, execution in tries]
+        yield number, (found[-1], len(found))
         expected += 1
     if expected != count:
-        raise BadPackage(MANIFEST, f"it has {count} tests, and says nothing of test {expected}")
+        raise BadPackage(EXECUTIONS, f"it says nothing of test {expected} of {count}")
 
 
 def _add(found: Found, case: JobTest, number: int, last: Execution, tries: int) -> None:

@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Collection, Iterable
 
+from shell_runner.session import TIMEOUT
+
 from .link import Link, Terms, Work, asks_of
 from .model import Host, HostState, Job, JobEvent, JobState
 from .settings import Settings
@@ -52,7 +54,9 @@ class Links:
     def __init__(self, store: Store, settings: Settings, work: Work, terms: Terms | None = None):
         """Nothing is opened before ``start`` or ``refresh``."""
         self._store, self._work = store, work
-        self._terms = terms or Terms(settings.lease, settings.quarantine)
+        # Who waits for less than a lease must not wait longer for a sign of life.
+        silence = min(TIMEOUT, settings.lease)
+        self._terms = terms or Terms(settings.lease, settings.quarantine, silence)
         self._incoming = settings.data / INCOMING
         self._links: dict[str, Link] = {}
         self._stops: frozenset[str] = frozenset()

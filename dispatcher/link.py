@@ -34,7 +34,7 @@ from shell_runner.remote.job import NewJob
 from shell_runner.session import TIMEOUT, Session
 from shell_runner.shipping import Tree
 
-from .model import Job, JobEvent, JobState
+from .model import HostState, Job, JobEvent, JobState
 from .policy import retry
 from .store import Store, audit, hosts, jobs, results
 
@@ -221,15 +221,23 @@ class Link:
         while self._do(client, todo) and not self._closed.is_set():
             todo = self._look()
         asked = self._asked(todo)
-        found = client.news(asked, self._patience())
+        found = client.news(asked, self._patience(), self._no_worker)
         self._beat()
         for job in found.jobs:
             self._hear(job)
         for id in found.gone:
             self._seen[id] = _GONE
         if found.no_worker != self._no_worker:
-            self._no_worker = found.no_worker
-            _LOG.warning("host %s: %s", self.name, found.no_worker or "its worker is back")
+            self._show(found.no_worker)
+
+    def _show(self, no_worker: str) -> None:
+        """Jobs wait there, and nobody runs them: whoever looks at the host sees why."""
+        self._no_worker = no_worker
+        _LOG.warning("host %s: %s", self.name, no_worker or "its worker is back")
+        with self._store.write() as connection:
+            host = hosts.get(connection, self.name)
+            if host is not None and host.state is HostState.UP:
+                hosts.explain(connection, self.name, no_worker)
 
     def _asked(self, todo: _Todo) -> dict[str, str]:
         """Jobs whose state on the host is of interest."""

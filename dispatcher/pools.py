@@ -15,11 +15,13 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from sqlalchemy import Connection
+
 from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.heartbeat import backoff
 
 from .hookspecs import Maker, Provider, kinds
-from .model import POLICY, Host, HostState
+from .model import POLICY, Host, HostState, JobState
 from .policy import pooling
 from .policy.placement import Waits
 from .settings import Pool, Settings
@@ -47,6 +49,14 @@ def _maker(pool: Pool, makers: Mapping[str, Maker]) -> Maker:
     except KeyError:
         words = f"[pools.{pool.name}]: there is no kind of pools {pool.kind!r}"
         raise UsageError(f"{words}\n  try: one of {', '.join(sorted(makers))}") from None
+
+
+def _load(connection: Connection) -> dict[str, int]:
+    """Jobs by host that it is still asked about: those to be acknowledged, too."""
+    found = jobs.load(connection)
+    for job in jobs.in_state(connection, JobState.HARVESTED):
+        found[job.host] = found.get(job.host, 0) + 1
+    return found
 
 
 class Pools:
@@ -130,7 +140,7 @@ class Pools:
         """One look at all hosts of pools; seconds until the next one is worth it."""
         with self._store.read() as connection:
             found = [host for host in hosts.every(connection) if host.pool]
-            load = jobs.load(connection) if found else {}
+            load = _load(connection) if found else {}
         patience = [_LOOK]
         for host in found:
             if not self._is_busy(host.name):
@@ -256,7 +266,7 @@ class Pools:
     def _forget(self, host: Host) -> bool:
         """Row first, so that it gets no job meanwhile; whether it had none."""
         with self._store.write() as connection:
-            if jobs.load(connection).get(host.name):
+            if _load(connection).get(host.name):
                 return False
             if hosts.forget(connection, host.name):
                 words = f"host {host.name} is taken down"

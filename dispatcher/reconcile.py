@@ -40,6 +40,7 @@ from .policy.placement import Place, Waits, Wish
 from .settings import Settings
 from .store import Store, audit, board, builds, durations, hosts, jobs, notes, stage_runs, tags
 from .store.board import Rows
+from .store.engine import changes_of
 from .store.results import Counts
 from .tasks import Tasks, Trouble
 from .work import newest
@@ -87,6 +88,9 @@ class Seen:
     waits: list[Waits] = field(default_factory=list)
     #: Jobs that are to end on their hosts: their peers are gone.
     stop: set[str] = field(default_factory=set)
+    #: Rows were written, of which all were told who wait; and there is more to be decided.
+    wrote: bool = False
+    again: bool = False
 
 
 class Reconciler:
@@ -119,7 +123,7 @@ class Reconciler:
         while True:
             count = self._store.changed.now()
             seen = self._look()
-            if not self._tasks.answer() and self._store.changed.now() == count:
+            if not self._tasks.answer() and self._is_done(count, seen):
                 return seen
 
     def run(self) -> None:
@@ -128,14 +132,19 @@ class Reconciler:
             while not self._closed.is_set():
                 count = self._store.changed.now()
                 try:
-                    self._look()
+                    seen = self._look()
                 except Exception as error:
                     trace = not isinstance(error, NosejobsError)
                     _LOG.error("builds cannot be looked after: %s", error, exc_info=trace)
                     self._closed.wait(_AGAIN)
                     continue
                 self._tasks.answer(executor)
-                self._store.changed.wait(count, _LOOK)
+                if not seen.again:
+                    self._store.changed.wait(count + seen.wrote, _LOOK)
+
+    def _is_done(self, count: int, seen: Seen) -> bool:
+        """Nobody but us has written anything since ``count``, and we need no other look."""
+        return not seen.again and self._store.changed.now() <= count + seen.wrote
 
     def close(self) -> None:
         """The loop ends, with what it is at."""
@@ -145,6 +154,7 @@ class Reconciler:
     def _look(self) -> Seen:
         """One look at all rows, and what it decides, in one transaction."""
         with self._store.write() as connection:
+            before = changes_of(connection)
             if self._audited < 0:
                 self._audited = int(notes.get(connection, _NOTE) or 0)
             audited, touched = board.audited(connection, self._audited)
@@ -154,6 +164,7 @@ class Reconciler:
             last = board.audited(connection, audited)[0]
             if last != self._audited:
                 notes.put(connection, _NOTE, b"%d" % last)
+            look.seen.wrote = changes_of(connection) != before
         self._audited, self._known, self._configs = last, look.known, look.configs
         self._tell(look.seen)
         return look.seen
@@ -237,6 +248,7 @@ class _Look:
         before = rows
         if rows.build.state is BuildState.BUILDING:
             rows = self._building(rows)
+            self._look_ahead(rows)
         if rows.build.state is BuildState.BUILT:
             rows = self._stages(rows)
             if self._whole._known.get(rows.build.id) != rows:
@@ -244,8 +256,17 @@ class _Look:
             for run in rows.runs:
                 if run.state is StageState.PLACING and run.stage != BUILD:
                     self._want_stage(rows, run)
+            self._look_ahead(rows)
         if rows == before:
             self.known[rows.build.id] = rows
+
+    def _look_ahead(self, rows: Rows) -> None:
+        """Find the tests of what comes next, while something runs."""
+        tree = self._tree(rows)
+        running = {run.stage for run in rows.runs if run.state is StageState.RUNNING}
+        for stage in tree.stages if running and self._whole._tasks.has_room() else ():
+            if BUILD in running or not running.isdisjoint(stage.needs):
+                self._whole._tests(rows, stage)
 
     def _tree(self, rows: Rows) -> Tree:
         """What a build's config means: it is the same at each look."""
@@ -495,6 +516,7 @@ class _Look:
 
     def _cannot(self, rows: Rows, run: StageRun, why: Trouble) -> None:
         """It ends before it has begun; what needs it hears of that at the next look."""
+        self.seen.again = why.again is None
         if why.again is not None:
             words = _short(f"it waits: {why.words}")
             stage_runs.move(self._connection, run.id, StageEvent.READY, detail=words)

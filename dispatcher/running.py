@@ -5,6 +5,7 @@ Owns the order in which they begin and end, the signals, and the file that says 
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
+
+from shell_runner.guard import clean
 
 from .service import Service
 from .settings import ADDRESS, Settings
@@ -26,11 +29,26 @@ SECRET = "notify.secret"
 
 def run(settings: Settings, say: Callable[[str], None]) -> None:
     """Until SIGINT or SIGTERM."""
+    _log()
     with _signals() as asked, running(settings) as server:
         say(f"nosejobs dispatcher: {server.url}, data in {settings.data}")
         say("next: nosejobs builds, nosejobs hosts; Ctrl-C ends it, and up goes on where it was")
         asked.wait()
         say("ends; jobs on hosts go on")
+
+
+class _Clean(logging.Formatter):
+    """Words of hosts and of git are in there: they cannot drive the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record))
+
+
+def _log() -> None:
+    """What goes wrong behind the scenes, on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Clean("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 @contextmanager

@@ -26,9 +26,11 @@ from .watch import Watch
 from .work import Work
 
 _LOG = logging.getLogger(__name__)
-DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
+DATABASE, LOCK, MIRRORS = "dispatcher.db", "dispatcher.lock", "mirrors"
 #: Seconds between two looks for what is old.
 _UPKEEP = 3600.0
+#: Seconds for what cannot be broken off: git that fetches.  It is killed with the process.
+_END = 30.0
 #: Trees that stay beside those that are worked with: the newest ones.
 _TREES = 20
 
@@ -52,14 +54,25 @@ class Service:
         """
         self.settings = settings
         self._clock = clock
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
         self._lock = _locked(settings)
         try:
             self.store: Store = open_store(settings.data / DATABASE)
         except BaseException:
             os.close(self._lock)
             raise
+        try:
+            self._make(settings, terms)
+        except BaseException:
+            self.store.close()
+            os.close(self._lock)
+            raise
+
+    def _make(self, settings: Settings, terms: Terms | None) -> None:
+        clock = self._clock
         self.sources = {
-            each.name: trees_of.opened(each, settings.data / "mirrors") for each in settings.sources
+            each.name: trees_of.opened(each, settings.data / MIRRORS) for each in settings.sources
         }
         self.trees = Trees(settings.data / "trees", self.sources)
         self.blobs = Blobs(settings.data / "blobs")
@@ -73,8 +86,6 @@ class Service:
             each.name: Watch(self.store, each, self.sources[each.name], self.trees, clock)
             for each in settings.sources
         }
-        self._threads: list[threading.Thread] = []
-        self._stopping = threading.Event()
 
     def __enter__(self) -> Service:
         self.start()
@@ -85,6 +96,7 @@ class Service:
 
     def start(self) -> None:
         """Everything that works by itself."""
+        self._recover()
         configure(self.store, self.settings)
         self.pools.start()
         self.links.start()
@@ -96,6 +108,12 @@ class Service:
             self._threads.append(thread)
             thread.start()
 
+    def _recover(self) -> None:
+        """What the last one was writing when it was killed; the folder is ours alone."""
+        trees_of.recover(self.settings.data / MIRRORS)
+        self.trees.recover()
+        self.blobs.recover()
+
     def stop(self) -> None:
         """No thread stays, nor a child; how it goes on, rows say."""
         self._stopping.set()
@@ -103,7 +121,7 @@ class Service:
             watch.close()
         self.reconciler.close()
         for thread in self._threads:
-            thread.join()
+            thread.join(_END)
         self.links.close()
         self.pools.close()
         self.store.close()
@@ -121,7 +139,7 @@ class Service:
     def _told(self, seen: Seen) -> None:
         if seen.stop:
             self.links.stop(seen.stop)
-        if seen.waits:
+        if seen.waits and self.settings.pools:
             self.pools.grow(seen.waits)
 
     # -- upkeep -------------------------------------------------------------------

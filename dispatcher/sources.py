@@ -43,6 +43,8 @@ _PATHS = 16 << 20
 _FILES = 256 << 20
 #: Characters of an author and of a subject.
 _LINE = 300
+#: How folders are called that are not whole yet.
+PART = ".part-"
 #: Seconds after which a lock file in a mirror is one that a killed git has left.
 _STALE = 60.0
 #: What git says if the mirror itself is broken.
@@ -73,6 +75,12 @@ class Source(Protocol):
 
     def checkout(self, revision: str, folder: Path) -> None:
         """Make a folder with the files of a revision, all or none; one that is there stays."""
+
+
+def recover(mirrors: Path) -> None:
+    """Remove mirrors that were being made when their process died; nobody makes one now."""
+    for path in mirrors.glob(f"{PART}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def opened(source: settings.Source, mirrors: Path) -> Source:
@@ -170,7 +178,7 @@ class GitSource:
         kind = "--object-format=sha256" if sha256 else "--object-format=sha1"
         shutil.rmtree(self.mirror, ignore_errors=True)
         self.mirror.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".new-", dir=self.mirror.parent))
+        part = Path(tempfile.mkdtemp(prefix=PART, dir=self.mirror.parent))
         git("init", "--quiet", "--bare", "--template=", kind, "--", os.fspath(part))
         part.rename(self.mirror)
 
@@ -357,7 +365,7 @@ def _made(folder: Path, what: str) -> Iterator[Path]:
     """A folder beside the wanted one, which becomes it at the end: it is whole, or not there."""
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+        part = Path(tempfile.mkdtemp(prefix=PART, dir=folder.parent))
         try:
             yield part
             part.chmod(0o755)
@@ -365,7 +373,7 @@ def _made(folder: Path, what: str) -> Iterator[Path]:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        name = os.fsdecode(error.filename or b"").partition("/.part-")[2].partition("/")[2]
+        name = os.fsdecode(error.filename or b"").partition(f"/{PART}")[2].partition("/")[2]
         where = f" ({clean_line(name, _LINE)})" if name else ""
         raise SourceError(f"{what} cannot be written: {error.strerror}{where}") from error
 

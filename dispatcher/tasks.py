@@ -69,6 +69,10 @@ class Tasks:
                 self._wanted[key] = act
         return found  # type: ignore[no-any-return]
 
+    def has_room(self) -> bool:
+        """Something may be asked that is not needed yet."""
+        return len(self._found) + len(self._running) < _MANY // 2
+
     def forget(self, key: Hashable) -> None:
         """It is in rows now."""
         with self._lock:

@@ -65,6 +65,9 @@ def harvest(
     for target in filter(None, (path, junitxml)):
         if not target.absolute().parent.is_dir():
             raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
+    # A package is renamed to its name, which would be the end of a device.
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write {path}: it is there, and is no file")
 
     with ExitStack() as stack:
         verified: list[Package] = []

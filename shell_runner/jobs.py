@@ -220,12 +220,15 @@ class Client:
         """Open the host, if it is not; what it says of itself."""
         return self._with_session(lambda session: session.facts)
 
-    def news(self, seen: Mapping[str, str], seconds: float = _LOOK) -> News:
+    def news(
+        self, seen: Mapping[str, str], seconds: float = _LOOK, no_worker: str | None = None
+    ) -> News:
         """Jobs whose state is not the one that was seen of them, as soon as there is one.
 
         ``seen``: states by UUID; "gone": the host has no such job; anything else: never seen.
         Empty when the time is over, and at once when somebody interrupts, also if that was
-        after the last call had ended.
+        after the last call had ended.  ``no_worker``: what was said of why nobody runs them;
+        other words are news, too.
         """
         heard = self._heard
 
@@ -238,9 +241,9 @@ class Client:
         def request(session: Session) -> News:
             # Whoever nudges after this look finds the session, and the desk compares numbers.
             if self._nudges > heard:
-                return News()
-            arguments = {"seen": dict(seen), "seconds": seconds, "nudged": heard}
-            return session.read(parse, session.call("news", **arguments))
+                return News(no_worker=no_worker or "")
+            wait = {"seconds": seconds, "nudged": heard, "no_worker": no_worker}
+            return session.read(parse, session.call("news", seen=dict(seen), **wait))
 
         found = self._with_session(request)
         self._heard = self._nudges

@@ -99,8 +99,9 @@ class Store:
         """
         with named(self.engine), self._mine(), self._writer.begin() as connection:
             connection.info.pop(_TOUCHED, None)
+            before = changes_of(connection)
             yield connection
-            touched = bool(connection.info.pop(_TOUCHED, False))
+            touched = connection.info.pop(_TOUCHED, False) or changes_of(connection) != before
         if touched and not quiet:
             self.changed.signal()
 
@@ -119,6 +120,11 @@ class Store:
     def close(self) -> None:
         """No connection stays open."""
         self.engine.dispose()
+
+
+def changes_of(connection: Connection) -> int:
+    """Rows that SQLite has changed: of INSERT ... RETURNING a cursor does not count them."""
+    return getattr(connection.connection.driver_connection, "total_changes", 0)
 
 
 @contextmanager

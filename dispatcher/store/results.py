@@ -257,6 +257,21 @@ def measurements_of(connection: Connection, job: str) -> list[MeasurementRow]:
     return [MeasurementRow(*row) for row in connection.execute(statement)]
 
 
+def measured(
+    connection: Connection, job: str, most: int = 1000
+) -> list[tuple[str, MeasurementRow]]:
+    """The first numbers of a job, each with the name of its test."""
+    columns = (_RESULT.number, _NUMBER.case_number, _NUMBER.name, _NUMBER.value, _NUMBER.unit)
+    statement = (
+        select(_RESULT.nodeid, *columns)
+        .join(tables.result, _RESULT.id == _NUMBER.result)
+        .where(_RESULT.job == job)
+        .order_by(_RESULT.number, _NUMBER.case_number, _NUMBER.name)
+        .limit(most)
+    )
+    return [(row[0], MeasurementRow(*row[1:])) for row in connection.execute(statement)]
+
+
 def failed(connection: Connection, run: int) -> list[str]:
     """Node ids of the tests of a stage run that did not pass, by the jobs that count."""
     statement = (

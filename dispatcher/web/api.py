@@ -25,7 +25,6 @@ from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 
 from shell_runner import __version__
-from shell_runner.config import suggestion
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
 from shell_runner.guard import clean_line
 from shell_runner.jobs import Place, place_of
@@ -199,16 +198,12 @@ def _detail(connection: Connection, number: int) -> answers.Detail:
 
 
 def _measured(connection: Connection, job: model.Job, stage: str) -> list[answers.Measurement]:
-    found = results.measurements_of(connection, job.id)
-    if not found:
-        return []
-    names = {row.number: row.nodeid for row in results.of_job(connection, job.id)}
     return [
         answers.Measurement(
-            job=job.id, stage=stage, nodeid=names[row.test],
-            case=None if row.case < 0 else row.case, name=row.name, value=row.value, unit=row.unit,
+            job=job.id, stage=stage, nodeid=nodeid, case=None if row.case < 0 else row.case,
+            name=row.name, value=row.value, unit=row.unit,
         )
-        for row in found[:_MOST]
+        for nodeid, row in results.measured(connection, job.id, _MOST)
     ]  # fmt: skip
 
 
@@ -232,7 +227,8 @@ def _run(connection: Connection, build: int, stage: str, number: int | None) -> 
     runs = stage_runs.of_build(connection, build)
     names = dict.fromkeys(run.stage for run in runs)
     if stage not in names:
-        raise NotFound(f"build {build} has no stage {stage!r}{suggestion(stage, names)}")
+        hint = actions.suggested(stage, names, "it has none yet")
+        raise NotFound(f"build {build} has no stage {stage!r}{hint}")
     found = [run for run in runs if run.stage == stage and number in (None, run.number)]
     if not found:
         raise NotFound(f"build {build}: there is no run {number} of {stage}")
@@ -494,7 +490,7 @@ def poke(request: Request, source: _Name) -> answers.Done:
     service = _context(request).service
     names = [each.name for each in service.settings.sources]
     if source not in names:
-        hint = suggestion(source, names) if names else "; there is none in the dispatcher's file"
+        hint = actions.suggested(source, names, "there is none in the dispatcher's file")
         raise NotFound(f"there is no source {source!r}{hint}")
     service.poke(source)
     return answers.Done(changed=True, words=f"{source} is looked at")

@@ -145,6 +145,8 @@ def _listen(address: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, where = found[0]
+        if not is_local(str(where[0])):
+            raise CannotListen(f"{address} is {where[0]} here, which others reach")
         made = socket.socket(family, kind, protocol)
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

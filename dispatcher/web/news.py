@@ -16,6 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from ..store import Changed
 
 T = TypeVar("T")
+#: Seconds between a commit and the look that it causes.
+_TOGETHER = 0.02
 
 
 class News:
@@ -74,3 +76,5 @@ class News:
             if enough(found) or left <= 0 or self._ended or signal is None:
                 return found
             await asyncio.wait([signal], timeout=left)
+            # Commits come in bursts; one look is enough for what comes together.
+            await asyncio.sleep(min(_TOGETHER, left))

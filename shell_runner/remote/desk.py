@@ -21,9 +21,9 @@ import zipfile
 import zlib
 from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from . import bells, database, disk, handed, identity, layout, queue, retention, starting
+from . import bells, database, disk, handed, identity, layout, queue, retention, starting, tree
 from .intake import Intake
-from .job import TREE, BadJob, Content, NewJob
+from .job import TREE, BadJob, Content, NewJob, without_secrets
 from .machine import facts
 from .model import ERROR, FAILED, Stream, execution_from_row
 from .store import Store, is_digest
@@ -198,7 +198,7 @@ class Desk:
             self._refuse(error)
         except handed.NoSuchTest as error:
             self._say("refused", "unknown", str(error))
-        except (BadJob, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, BadJob, KeyError, TypeError, ValueError) as error:
             self._say("refused", "bad", "%s: %s" % (name, error))
         except OSError as error:
             self._say("refused", "disk", disk.words(error, self.folder))
@@ -256,27 +256,45 @@ class Desk:
     def _wake_worker(self) -> None:
         """There is work: one who does it must be there, and look."""
         self._no_worker = ""
-        worker = self._there().worker()
-        if worker is not None and identity.is_alive(worker.identity):
+        if self._has_worker():
             starting.ring(self.folder)
             return
         try:
-            code = self._there().next_code()
-            if not code:
-                self._keep_code()
-            starting.start(self.folder, code or self._digest)
+            starting.start(self.folder, self._code_of_worker())
         except OSError as error:
             self._no_worker = error.strerror or str(error)
+
+    def _code_of_worker(self) -> str:
+        """What the next job wants; if that is gone, any worker can say so, and run the others."""
+        code = self._there().next_code()
+        try:
+            if code:
+                starting.command("worker", self.folder, code)
+                return code
+        except starting.CannotStart:
+            pass
+        self._keep_code()
+        return self._digest
+
+    def _has_worker(self) -> bool:
+        """Whether one is alive; a test that stops all it can find may have stopped it."""
+        worker = self._there().worker()
+        if worker is None or not identity.is_alive(worker.identity):
+            return False
+        if tree.stat(worker.identity.pid)[:1] == ["T"]:
+            os.kill(worker.identity.pid, signal.SIGCONT)
+        return True
 
     def _look(self) -> None:
         """Whoever looks makes sure that what waits gets on."""
         counts = self._there().counts()
-        if any(counts.get(state) for state in _WAITING) or self._there().next_due() is not None:
-            worker = self._there().worker()
-            if worker is None or not identity.is_alive(worker.identity):
-                self._wake_worker()
-            elif counts[queue.State.PACKAGING]:
-                starting.ring(self.folder)  # perhaps somebody has made room for it
+        waits = any(counts.get(state) for state in _WAITING)
+        if (waits or self._there().next_due() is not None) and not self._has_worker():
+            self._wake_worker()
+            return
+        if counts.get(queue.State.PACKAGING):
+            starting.ring(self.folder)  # perhaps somebody has made room for it
+        self._no_worker = ""
 
     # -- handing in -------------------------------------------------------------
 
@@ -383,7 +401,7 @@ class Desk:
     def _job(self, job: str) -> Dict[str, Any]:
         self._look()
         row = self._there().find(job)
-        config = row.config._replace(secret="")
+        config = without_secrets(row.config)
         return {
             **self._summary(row),
             "ahead": self._there().ahead(row),
@@ -415,10 +433,17 @@ class Desk:
 
     # -- news -------------------------------------------------------------------
 
-    def _news(self, seen: Dict[str, str], seconds: float, nudged: int = 0) -> Dict[str, Any]:
+    def _news(
+        self,
+        seen: Dict[str, str],
+        seconds: float,
+        nudged: int = 0,
+        no_worker: Optional[str] = None,
+    ) -> Dict[str, Any]:
         """Jobs whose state is not the one that was ``seen`` ("gone": there is none).
 
-        Waits for one such, until the client has nudged more than ``nudged`` times.
+        Waits for one such, or for other words than ``no_worker`` of why nobody runs them, until
+        the client has nudged more than ``nudged`` times.
         """
         if len(seen) > _ASKED:
             raise queue.Refused("bad", "news of %d jobs at most" % _ASKED)
@@ -428,7 +453,8 @@ class Desk:
         while True:
             news = self._differing(seen)
             left = deadline - time.monotonic()
-            if news or left <= 0 or self._nudges > nudged or self._inbox:
+            other = no_worker not in (None, self._no_worker)
+            if news or other or left <= 0 or self._nudges > nudged or self._inbox:
                 return self._told(news)
             # With nothing at work here, whatever happens rings.
             waits = any(state in _WAITING for state in seen.values())
@@ -585,10 +611,8 @@ class Desk:
 
     def _forget(self, job: str, force: bool = False) -> Dict[str, Any]:
         row = self._there().find(job)
-        attempts = [each.id for each in self._there().attempts(row.number)]
         summary = self._summary(row)
-        self._there().forget(row, force)
-        retention.remove_files(self.folder, row.id, attempts)
+        retention.forget(self._there(), self.folder, row, force)
         return summary
 
     def _limits(self) -> Dict[str, int]:

@@ -10,8 +10,8 @@ import stat
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from . import layout, package, place
-from .job import JobTest
-from .model import Execution, Problem
+from .job import JobTest, without_secrets
+from .model import Execution, Problem, Test
 from .package import BadPackage
 from .queue import AttemptRow, How, JobRow, Queue
 
@@ -27,7 +27,10 @@ _BYTES, _FILES, _NAMES = package.LIMITS.size // 2, 200_000, 16 << 20
 
 
 def pack(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
-    """Write the package; its SHA-256 and its bytes.  OSError says why that is not possible."""
+    """Write the package; its SHA-256 and its bytes.  OSError says why that is not possible.
+
+    BadPackage and ValueError: it never will be, as its rows are; see ``pack_little``.
+    """
     spool = layout.package(folder, job.id) + ".spool"
     place.remove(spool)
     os.mkdir(spool, 0o700)
@@ -35,6 +38,33 @@ def pack(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
         return _Gathering(queue, folder, job, spool).write()
     finally:
         place.remove(spool)
+
+
+def pack_little(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, int]:
+    """A package that says only why there is no other: each test is an error of ours."""
+    last = queue.attempts(job.number)[-1:]
+    cases = enumerate(queue.tests(job.number))
+    tests = [JobTest(each.nodeid, Test(number, each.test.path)) for number, each in cases]
+    words = "what came of it cannot be packed: %s" % why
+    lines = []
+    for number in range(len(tests)):
+        row = Execution(number, problem=Problem.NOT_RUN, detail=words)
+        text = json.dumps(row, separators=(",", ":"))
+        lines.append(package.execution_line(number, 1, text))
+    manifest = {
+        "job": {"id": job.id, "name": job.name},
+        "how": str(job.how),
+        "detail": words,
+        "attempt": _attempt(last[0]) if last else None,
+        "attempts": [],
+        "config": {},
+        "build": job.build,
+        "content": job.tests,
+        "host": None,
+        "tests": tests,
+    }
+    member = package.Member(package.EXECUTIONS, b"".join(lines), None)
+    return package.write(layout.package(folder, job.id), manifest, [member])
 
 
 class _Gathering:
@@ -53,7 +83,7 @@ class _Gathering:
 
     def _manifest(self) -> Dict[str, Any]:
         job, last = self._job, self._last
-        config = job.config._asdict()
+        config = without_secrets(job.config)._asdict()
         del config["secret"]
         return {
             "job": {

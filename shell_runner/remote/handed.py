@@ -5,10 +5,12 @@ Pure: makes values of JSON.  Must not know the queue, or what is on the disk.
 
 import difflib
 import fnmatch
-from typing import Any, Dict, List, Sequence
+import json
+from typing import Any, Callable, Dict, List, Sequence
 
-from .job import ARCHIVE, TREE, BadJob, Content, JobTest, NewJob, config_from, is_uuid
+from .job import ARCHIVE, TREE, BadJob, Content, JobTest, NewJob, config_from, is_text, is_uuid
 from .model import Test
+from .package import fits
 from .store import is_digest
 
 #: Characters of a name or a label; labels of a job.
@@ -25,8 +27,9 @@ def new_job(values: Dict[str, Any]) -> NewJob:
     """A checked NewJob of JSON values; BadJob, KeyError, TypeError or ValueError if it is none."""
     cases = []
     for nodeid, test, retries, unmet, properties in values["cases"]:
-        pairs = tuple((name, value) for name, value in properties)
-        cases.append(JobTest(nodeid, _test(test), retries, unmet, pairs))
+        case = JobTest(nodeid, _test(test), retries, unmet, _frozen(properties))
+        _check(case.nodeid, case, _OF_CASES)
+        cases.append(case)
     build = values["build"]
     return checked(
         NewJob(
@@ -58,6 +61,10 @@ def checked(job: NewJob) -> NewJob:
     for number, case in enumerate(job.cases):
         if case.test.id != number:
             raise BadJob("test %d has the number %r" % (number, case.test.id))
+    # The manifest of a package has all of it, beside the names of its members.
+    if not fits(json.dumps([job.config, job.cases], separators=(",", ":")), share=2):
+        words = "what is said of its %d tests is too much for one job: hand in several"
+        raise BadJob(words % len(job.cases))
     return job
 
 
@@ -72,7 +79,57 @@ def _content(row: Sequence[Any]) -> Content:
 
 def _test(row: Sequence[Any]) -> Test:
     """As ``serve`` takes it, with its lists as the tuples that they are."""
-    return Test(*[_frozen(value) for value in row])
+    test = Test(*[_frozen(value) for value in row])
+    _check(test.path, test, _OF_TESTS)
+    return test
+
+
+def _check(who: object, found: Any, kinds: Dict[str, Callable[[Any], bool]]) -> None:
+    """What a slot or a package could not bear later ends here, while somebody listens."""
+    for name, is_good in kinds.items():
+        value = getattr(found, name)
+        if not is_good(value):
+            raise BadJob("test %r: %s cannot be %r" % (who, name, value))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < _MOST
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and is_text(value[0])
+
+
+def _are(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, tuple) and all(map(kind, values))
+
+
+def _are_pairs(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return _are(lambda pair: _is_pair(pair) and kind(pair[1]))
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+#: What no number of a test comes near; also nothing that is none (NaN).
+_MOST = 1e12
+#: What the fields of a Test, and of a JobTest, may be.
+_OF_TESTS: Dict[str, Callable[[Any], bool]] = {
+    "id": _is_whole, "path": is_text, "timeout": _is_number, "argv": _are(is_text),
+    "cwd": is_text, "home": is_text, "env": _are_pairs(is_text), "pass_env": _are(is_text),
+    "estimate": lambda value: value is None or _is_number(value), "attempt": _is_whole,
+    "format": is_text, "leftovers": is_text, "limits": _are_pairs(_is_whole),
+    "isolation": is_text, "locks": _are(is_text), "serial": _is_flag,
+}  # fmt: skip
+_OF_CASES: Dict[str, Callable[[Any], bool]] = {
+    "nodeid": is_text, "retries": lambda value: value is None or _is_whole(value),
+    "unmet": is_text, "properties": _are_pairs(is_text),
+}  # fmt: skip
 
 
 def _frozen(value: Any) -> Any:

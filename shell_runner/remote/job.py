@@ -17,6 +17,9 @@ KEEP = ("never", "failed", "always")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
+_URL = re.compile(r"^(https?://)(?:[^/?#]*@)?([^/?#]*).*", re.S)
+
+
 class BadJob(ValueError):
     """A job cannot be as it is described; the message names the key."""
 
@@ -110,6 +113,16 @@ def is_uuid(text: object) -> bool:
     return isinstance(text, str) and _UUID.fullmatch(text) is not None
 
 
+def is_text(value: object) -> bool:
+    """Whether it may be an argument, a variable, or part of a path; odd bytes are surrogates."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        return value.encode("utf-8", "surrogateescape") is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def config_from(values: Dict[str, Any]) -> JobConfig:
     """A checked JobConfig of JSON values; BadJob names the key that is unknown or wrong."""
     for key, value in values.items():
@@ -131,6 +144,14 @@ def config_from(values: Dict[str, Any]) -> JobConfig:
     return found
 
 
+def without_secrets(config: JobConfig) -> JobConfig:
+    """As it may be shown, and kept in packages: names of variables, and where it notifies."""
+    names = tuple((name, "...") for name, _ in config.environment)
+    # What stands before the host, or behind it, lets who knows it post in somebody's name.
+    notify = _URL.sub(r"\1\2/...", config.notify)
+    return config._replace(secret="", environment=names, notify=notify)
+
+
 #: What no number of a job comes near.
 _MOST = 1e12
 
@@ -143,7 +164,7 @@ def _check(key: str, value: object, default: object) -> None:
         fits = isinstance(value, int) or (isinstance(value, float) and kind is float)
         good = fits and 0 <= value < _MOST  # type: ignore[operator]
     elif isinstance(default, str):
-        good = isinstance(value, str) and "\0" not in value
+        good = is_text(value)
     else:
         good = isinstance(value, (list, tuple))
     if not good:
@@ -152,7 +173,7 @@ def _check(key: str, value: object, default: object) -> None:
 
 def _texts(key: str, values: Any) -> Tuple[str, ...]:
     for value in values:
-        if not isinstance(value, str) or "\0" in value:
+        if not is_text(value):
             raise BadJob("config: %s holds texts, not %r" % (key, value))
     return tuple(values)
 

@@ -87,6 +87,13 @@ def is_name(name: str) -> bool:
         return False
 
 
+def fits(text: str, share: int = 1) -> bool:
+    """Whether a reader takes this JSON for a row (or for one of ``share`` parts of a manifest)."""
+    size, values = (LIMITS.row, LIMITS.values) if share == 1 else (LIMITS.manifest, LIMITS.values)
+    # With room for what is around it.
+    return len(text) < size // share - 1024 and _count(text) < values // share - 1024
+
+
 def execution_line(test: int, number: int, row: str) -> bytes:
     """A line of ``executions.jsonl``; ``row`` is the JSON of an Execution."""
     return b"[%d, %d, %s]\n" % (test, number, row.encode("utf-8"))
@@ -578,6 +585,10 @@ def _parse(text: bytes, limits: Limits) -> Any:
 def _values(text: bytes) -> int:
     """As many as there are values in some JSON, or more."""
     return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def _count(text: str) -> int:
+    return text.count(",") + text.count("[") + text.count("{")
 
 
 def _integer(text: str) -> int:

@@ -256,13 +256,22 @@ class Queue:
     def forget(self, job: JobRow, force: bool = False) -> JobRow:
         """Let it go, with all rows; its files are the caller's. What it was."""
         with self._db.writing(rings=True) as db:
-            job = self._job(db, job.number)
-            self._allowed(job, Event.FORGET)
-            if job.state != State.HARVESTED and not force:
-                words = "job %s: nobody has harvested its package: harvest it, or force it"
-                raise Refused("state", words % job.id)
+            job = self._forgettable(db, job, force)
             db.execute(sql.DELETE_JOB, (job.number,))
         self._db.shrink()
+        return job
+
+    def require_forgettable(self, job: JobRow, force: bool = False) -> None:
+        """Refused for what ``forget`` refuses; what may be forgotten now may be later, too."""
+        with self._db.reading() as db:
+            self._forgettable(db, job, force)
+
+    def _forgettable(self, db: Any, job: JobRow, force: bool) -> JobRow:
+        job = self._job(db, job.number)
+        self._allowed(job, Event.FORGET)
+        if job.state != State.HARVESTED and not force:
+            words = "job %s: nobody has harvested its package: harvest it, or force it"
+            raise Refused("state", words % job.id)
         return job
 
     def overdue(self) -> List[JobRow]:

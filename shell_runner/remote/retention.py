@@ -38,16 +38,25 @@ def clear_workspaces(folder: str, job: JobRow, attempts: List[AttemptRow], stays
 def forget_overdue(queue: Queue, folder: str) -> None:
     """Packages beyond what the host has been told to keep, with all that is known of their jobs."""
     for job in queue.overdue():
-        attempts = [each.id for each in queue.attempts(job.number)]
         try:
-            queue.forget(job, force=True)
+            forget(queue, folder, job, force=True)
         except Refused:
             continue
-        remove_files(folder, job.id, attempts)
 
 
-def remove_files(folder: str, job: str, attempts: List[str]) -> None:
-    """Package, logs and workspaces of a job of which there is no row any more."""
+def forget(queue: Queue, folder: str, job: JobRow, force: bool) -> None:
+    """Let go of its files, then of its rows.
+
+    Whoever dies in between, or has no room on the disk for the change of the rows, can do it
+    again; files without a row would be nobody's, for ever.
+    """
+    queue.require_forgettable(job, force)
+    _remove_files(folder, job.id, [each.id for each in queue.attempts(job.number)])
+    queue.forget(job, force)
+
+
+def _remove_files(folder: str, job: str, attempts: List[str]) -> None:
+    """Package, logs and workspaces of a job."""
     paths = [layout.package(folder, job)]
     for attempt in attempts:
         place.remove(layout.work(folder, attempt))

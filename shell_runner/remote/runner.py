@@ -6,17 +6,18 @@ or who wakes the queue.  To ``Serve`` this is a controller: it gives tests and t
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import signal
 import time
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from . import disk, layout, place, remains, store, unpack
+from . import disk, layout, package, place, remains, store, unpack
 from .copying import write_all
 from .job import ARCHIVE, Content, JobTest
 from .machine import cores, facts
-from .model import Execution, Problem, Setup, Test, execution_from_row
+from .model import Execution, Problem, Setup, Stream, Test, execution_from_row
 from .queue import AttemptRow, How, JobRow, Queue, Step
 from .serve import Serve
 from .verdict import exit_words, is_worth_another, judge, seconds, signal_name
@@ -33,6 +34,8 @@ _SLOTS = 512
 _LONGEST = 1e8
 #: Bytes of a stream that are kept at most: a row of two has to fit into a package.
 _KEEP = 8 << 20
+#: Characters of each end of a stream in a row that would be too long.
+_END = 256 << 10
 #: Seconds between two attempts to write to a full disk.
 _FULL = 1.0
 #: The parts of a workspace.
@@ -119,7 +122,8 @@ class Feed:
         self._begun: Set[str] = set()
         #: Called with what came of tests, in batches; says which run again.
         self.on_done: Callable[[List[Done]], List[Test]] = lambda _: []
-        self.on_line: Callable[[int, str], None] = lambda *_: None
+        #: Called with lines of one test, as many as came at once.
+        self.on_lines: Callable[[int, List[str]], None] = lambda *_: None
         self.on_note: Callable[[str], None] = lambda _: None
 
     # -- the channel ------------------------------------------------------------
@@ -159,11 +163,12 @@ class Feed:
 
     def _take_messages(self, messages: List[List[Any]]) -> None:
         done: List[Done] = []
+        for number, lines in itertools.groupby(messages, _speaker):
+            if number is not None:
+                self.on_lines(number, [line[2] for line in lines])
         for name, *arguments in messages:
             if name == "done":
                 done += self._done(arguments[0])
-            elif name == "line":
-                self.on_line(arguments[0], arguments[1])
             elif name == "waiting":
                 self.on_note("waits for %s that other runs have" % " ".join(arguments).strip())
             elif name == "trouble":
@@ -182,7 +187,7 @@ class Feed:
             execution = Execution(
                 test.id, test.attempt, problem=Problem.SLOT_DIED, detail="it sent %s" % error
             )
-        return [Done(test, execution, json.dumps(execution, separators=(",", ":")))]
+        return [Done(test, *fitting(execution))]
 
     def _settle(self, done: List[Done]) -> None:
         again = self.on_done(done)
@@ -412,7 +417,7 @@ class Runner:
         found: List[Done] = []
         feed = Feed(setup._replace(slots=1, artefacts=0, formats=()), [test], self._outputs)
         feed.on_done = lambda done: found.extend(done) or []  # type: ignore[func-returns-value]
-        feed.on_line = lambda _, line: self._log.write("install", [line])
+        feed.on_lines = lambda _, lines: self._log.write("install", lines)
         self._serve(feed)
         if not found:
             return "it was stopped"
@@ -473,11 +478,11 @@ class Runner:
         setup = setup._replace(slots=min(setup.slots or cores(), len(tests)))
         feed = Feed(setup, tests, self._outputs)
         feed.on_done = self._take_done
-        feed.on_line = self._take_line
+        feed.on_lines = self._take_lines
         self._serve(feed)
 
-    def _take_line(self, number: int, line: str) -> None:
-        self._log.write(self._cases[number].nodeid, [line])
+    def _take_lines(self, number: int, lines: List[str]) -> None:
+        self._log.write(self._cases[number].nodeid, lines)
 
     def _take_done(self, done: List[Done]) -> List[Test]:
         self._record(done)
@@ -520,6 +525,41 @@ def _refuse_unreadable(cases: List[JobTest]) -> None:
     for case in cases:
         if not case.test.path:
             raise Refusal("a test cannot be read: %s (%s)" % (case.nodeid, dict(case.properties)))
+
+
+def _speaker(message: List[Any]) -> Optional[int]:
+    """The test of which a message is a line."""
+    return int(message[1]) if message[0] == "line" else None
+
+
+def fitting(execution: Execution) -> Tuple[Execution, str]:
+    """It and its row, less what no reader of a package takes: a job has other tests, too."""
+    text = _row(execution)
+    if not package.fits(text) and execution.parsed is not None:
+        words = "%d results are more than a package can hold; none is kept"
+        problem = words % len(execution.parsed.cases)
+        parsed = execution.parsed._replace(cases=[], problem=problem)
+        execution = execution._replace(parsed=parsed)
+        text = _row(execution)
+    if not package.fits(text):
+        execution = execution._replace(out=_shortened(execution.out), err=_shortened(execution.err))
+        text = _row(execution)
+    return execution, text
+
+
+def _row(execution: Execution) -> str:
+    return json.dumps(execution, separators=(",", ":"))
+
+
+def _shortened(stream: Stream) -> Stream:
+    """Its two ends."""
+    text, middle = stream.text, stream.cut_at
+    if len(text) <= 2 * _END:
+        return stream
+    if middle < 0:
+        middle = len(text) // 2
+    head, tail = text[: min(middle, _END)], text[max(middle, len(text) - _END) :]
+    return stream._replace(text=head + tail, cut_at=len(head))
 
 
 def _longest_first(test: Test) -> Tuple[bool, bool, float]:

@@ -123,6 +123,8 @@ def main(argv: Tuple[str, ...]) -> None:
     """Leave who called: a process of its own becomes the worker."""
     folder, code = argv
     log_to(folder)
+    # Code that cannot be run here fails now, while who called is there to hear of it.
+    worker = importlib.import_module(".worker", __package__)
     if os.fork():
         os._exit(0)
     try:
@@ -130,7 +132,7 @@ def main(argv: Tuple[str, ...]) -> None:
         scope = _scope()
         if scope:
             os.execvp(scope[0], scope + command("worker", folder, code))
-        importlib.import_module(".worker", __package__).main((folder, code))
+        worker.main((folder, code))
     finally:
         os._exit(1)
 

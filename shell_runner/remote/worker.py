@@ -242,7 +242,7 @@ class Worker:
         self._deadline = min(self._deadline, late)
 
     def _end_late(self) -> None:
-        """Neither its time nor a cancel has ended it: one that is stopped hears nothing."""
+        """Neither its time nor a cancel has ended it: it hangs, or somebody has stopped it."""
         if self._work is None or time.monotonic() < self._deadline:
             return
         self._deadline = _NEVER
@@ -401,7 +401,7 @@ def _package(queue: Queue, folder: str, job: JobRow) -> int:
     attempts = queue.attempts(job.number)
     stays = retention.is_kept(queue, job, attempts)
     try:
-        digest, size = gather.pack(queue, folder, job)
+        digest, size = _packed(queue, folder, job)
         queue.packaged(job.number, digest, size, time.time())
     except Exception as error:
         if not isinstance(error, (OSError, gather.BadPackage)):
@@ -417,6 +417,15 @@ def _package(queue: Queue, folder: str, job: JobRow) -> int:
     retention.clear_workspaces(folder, job, attempts, stays)
     retention.forget_overdue(queue, folder)
     return _FINE
+
+
+def _packed(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
+    """A job whose rows make no package must not be here for ever."""
+    try:
+        return gather.pack(queue, folder, job)
+    except (gather.BadPackage, TypeError, ValueError) as error:
+        _say("job %s: %s" % (job.id, error))
+        return gather.pack_little(queue, folder, job, str(error))
 
 
 def _deliver(folder: str, row: OutboxRow) -> int:

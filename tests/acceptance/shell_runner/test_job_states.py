@@ -30,6 +30,7 @@ from shell_runner.remote.model import Execution
 from shell_runner.remote.queue import JobRow, Queue
 from shell_runner.told import Attempt
 from tests import desks
+from tests.disk import Disk
 from tests.jobs import Host, Receiver
 from tests.machine import CHECKOUT, PATIENCE, Machine, bundles
 
@@ -46,44 +47,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-class Disk:
-    """A small file system; what is done to it is seen by all that use it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ballast = folder / "ballast"
-
-    def mount(self) -> None:
-        """Skips where that is not allowed."""
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "none", self.folder]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a small file system needs mount(8), as root has it")
-
-    def unmount(self) -> None:
-        subprocess.run(["umount", "--lazy", self.folder], check=True)
-
-    def allow_writing(self, how: bool) -> None:
-        words = f"remount,{'rw' if how else 'ro'}"
-        subprocess.run(["mount", "-o", words, self.folder], check=True)
-
-    @property
-    def free(self) -> int:
-        found = os.statvfs(self.folder)
-        return found.f_bavail * found.f_frsize
-
-    def fill(self, leave: int = 0) -> None:
-        """Until there is only so much room."""
-        with open(self._ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):
-            while self.free > leave:
-                file.write(bytes(min(self.free - leave, 1 << 20)))
-
-    def empty(self) -> None:
-        self._ballast.unlink()
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    found = Disk(tmp_path / "host" / "state")
+    found = Disk(tmp_path / "host" / "state", DISK)
     yield found
     with contextlib.suppress(subprocess.CalledProcessError):
         found.unmount()

@@ -156,11 +156,21 @@ def finish(
     detail = "1 of 2 tests failed" if failed else ""
     assert stage_runs.move(connection, run.id, event, detail=detail, ended=time.time())
     if not failed:
-        given = model.Tag(
-            0, build, "d1", stage, run.config, run.id, (job,), given=time.time()
-        )  # fmt: skip
-        assert tags.give_tag(connection, given)
+        give(connection, build, run, job)
     return job
+
+
+def give(connection: Connection, build: int, run: StageRun, job: str) -> None:
+    """The tag of a run that has passed."""
+    tag = model.Tag(0, build, "d1", run.stage, run.config, run.id, (job,), given=time.time())
+    assert tags.give_tag(connection, tag)
+
+
+def harvest(connection: Connection, job: str, package: str) -> None:
+    """A package with one test that has passed."""
+    rows = [ResultRow(0, "test_a.sh", "passed", "exit 0", 0.5)]
+    found = Package(package, "completed", time.time())
+    assert results.harvested(connection, job, found, rows) == "new"
 
 
 def add_host(connection: Connection, name: str = "h1", **more: Any) -> None:

@@ -185,7 +185,11 @@ def test_a_host_that_has_forgotten_a_job_loses_it(there: Dispatcher, gate: Path)
     assert there.until_state(job, LOST).detail == "the host has no such job any more"
 
 
-def test_failures_in_a_row_are_a_quarantine(there: Dispatcher) -> None:
+def test_failures_in_a_row_are_a_quarantine(
+    there: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.link._PAUSE", 0.01)
+
     def refuse(_: object) -> None:
         raise HostError("h1", "its package is refused")
 
@@ -450,3 +454,19 @@ def test_a_spec_that_cannot_be_is_a_host_that_is_down(folder: Path, tests: Path)
         there.add_host("h1", "popen//no=such")
         there.start()
         there.until(lambda: "unknown option 'no'" in there.host("h1").reason)
+
+
+def test_jobs_that_nobody_runs_say_so_at_their_host(
+    far: tuple[Dispatcher, Raised], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent's door is shut: a worker cannot be started behind it."""
+    there, _ = far
+    there.start()
+    there.until_host("h1", HostState.UP)
+    (door,) = (there.settings.data.parent / "agents").glob("hosts/h1/state/nosejobs/**/door")
+    door.rename(door.with_name("shut"))
+    (job,) = there.plan("h1")
+    there.until(lambda: "agent does not answer" in there.host("h1").reason)
+    door.with_name("shut").rename(door)
+    there.until_state(job, DONE)
+    there.until(lambda: not there.host("h1").reason)

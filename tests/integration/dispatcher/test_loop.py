@@ -148,43 +148,21 @@ def test_a_failing_stage_blocks_what_needs_it_and_says_why(
     assert [tag.stage for tag in found.tags] == ["unit"]
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("echo no compiler; exit 3", "the build command failed: exit 3"),
-        ("true", "the build command failed: it has left no dist"),
-        ("mkdir dist", "the build command failed: dist is empty: there is nothing to keep"),
-        ("exit 77", "the build command failed: exit 77"),
-        ("mkdir dist; ln -s /etc/passwd dist/x", "the build command failed: dist cannot be kept"),
-    ],
-)
-def test_a_build_that_fails_says_why(
-    tree: Tree, start: Callable[..., Whole], command: str, words: str
-) -> None:
-    tree.config(f'[build]\ncommand = "{command}"\noutput = "dist"\n' + stage("unit"))
+def test_a_build_that_fails_says_why(tree: Tree, start: Callable[..., Whole]) -> None:
+    tree.config('[build]\ncommand = "echo no compiler; exit 3"\noutput = "dist"\n' + stage("unit"))
     tree.test("unit")
     found = start().until_build(tree.commit(), BuildState.FAILED)
     head, *log = found.view.build.detail.splitlines()
-    assert head.startswith(words)
+    assert head == "the build command failed: exit 3"
+    assert "build | no compiler" in log
     assert states(found) == {COMMAND: "failed"}
-    if "compiler" in command:
-        assert "build | no compiler" in log
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ("[stages.unit]\nlabel = ['x']\n", "nosejobs.toml"),
-        ("[tests]\ntimeot = 3\n", "nosejobs.toml"),
-        ("[build\n", "nosejobs.toml"),
-    ],
-)
-def test_an_invalid_config_is_an_invalid_build(
-    tree: Tree, start: Callable[..., Whole], config: str, words: str
-) -> None:
-    tree.config(config)
+def test_an_invalid_config_is_an_invalid_build(tree: Tree, start: Callable[..., Whole]) -> None:
+    tree.config("[stages.unit]\nlabel = ['x']\n")
     found = start().until_build(tree.commit(), BuildState.INVALID)
-    assert found.view.build.detail.startswith(words)
+    words = "nosejobs.toml:2: stages.unit.label is no key"
+    assert found.view.build.detail.startswith(words), found.view.build.detail
     assert found.view.runs == ()
 
 

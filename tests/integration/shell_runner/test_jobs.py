@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -11,6 +12,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ from shell_runner.jobs import Client, Gap, Place
 from shell_runner.remote import layout, queue
 from shell_runner.remote.job import Content
 from shell_runner.remote.package import open_package
+from shell_runner.session import Session
 from shell_runner.submission import prepare
 from tests import desks
 from tests.desks import POPEN, prepared, script, submit
@@ -414,6 +417,16 @@ def test_a_job_that_has_not_ended_has_no_package(
     client.wait(id)
 
 
+@pytest.mark.parametrize("name", ["folder", "fifo"])
+def test_a_package_takes_the_place_of_files_only(
+    client: Client, id: str, folder: Path, name: str
+) -> None:
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "fifo")
+    with pytest.raises(UsageError, match=f"{name}: it is there, and is no file"):
+        harvested(client, id, folder / name)
+
+
 # -- trouble -------------------------------------------------------------------------
 
 
@@ -437,6 +450,37 @@ def test_a_queue_that_cannot_be_written_is_named(client: Client, tests: Path, id
         client.jobs()
     submit(client, tests, id)
     assert client.wait(id).is_done
+
+
+def test_a_job_whose_code_is_gone_holds_up_nobody(client: Client, tests: Path, id: str) -> None:
+    submit(client, tests, id)
+    client.wait(id)
+    desks.await_worker()
+    lost, after = str(uuid.uuid4()), str(uuid.uuid4())
+    with queue.Queue(queue.folder()) as there:
+        there.submit(prepared(tests, lost).job, "0" * 64, 0.0)
+    submit(client, tests, after)
+    assert client.wait(lost).how == "refused"
+    assert client.wait(after).how == "completed"
+
+
+def test_whoever_looks_lets_a_stopped_worker_go_on(
+    client: Client, tests: Path, id: str, folder: Path
+) -> None:
+    after = str(uuid.uuid4())
+    submit(client, tests, after)
+    client.wait(after)
+    os.mkfifo(folder / "gate")
+    script(tests, "test_a.sh", f"echo here >{folder}/gate; cat {folder}/gate")
+    submit(client, tests, id)
+    assert (folder / "gate").read_text() == "here\n"
+    after = client.rerun(after, str(uuid.uuid4()), ["test_b.sh"], False).id
+    with queue.Queue(queue.folder()) as there:
+        worker = there.worker()
+    assert worker is not None
+    os.kill(worker.identity.pid, signal.SIGSTOP)
+    (folder / "gate").write_text("now\n")
+    assert client.wait(after).how == "completed"
 
 
 def test_a_client_of_another_protocol_is_refused(folder: Path) -> None:
@@ -479,3 +523,15 @@ def test_the_oldest_python_is_good_enough(
         client.wait(id)
         assert client.job(id).failed[0].words == "exit 3"
         assert harvested(client, id, folder / "x.zip").outcomes == {"passed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize("odd", [{"before": 10**30}, {"limit": "x"}, {"states": [5]}])
+def test_an_odd_request_is_refused_and_the_next_one_served(
+    folder: Path, odd: dict[str, Any]
+) -> None:
+    with contextlib.closing(Session(POPEN)) as session:
+        for name, arguments in (("jobs", odd), ("job", {"job": None})):
+            with pytest.raises(JobRefused) as caught:
+                session.call(name, **arguments)
+            assert caught.value.kind == "bad"
+        assert session.call("jobs")["jobs"] == []

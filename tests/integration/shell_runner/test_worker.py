@@ -653,3 +653,21 @@ def test_a_sparse_build_stays_sparse(host: Host) -> None:
     host.drain()
     said = host.package(job).executions()[0, 1].out.text
     assert int(said.split()[0]) < 1024
+
+
+def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: Host) -> None:
+    job = host.submit({"test_a": "true", "test_b": "true"})
+    with host.queue() as queue, queue._db.writing() as db:
+        # As a version that checked less may have taken it.
+        db.execute("UPDATE test SET row = replace(row, '30.0', 'NaN') WHERE number = 0")
+    host.drain()
+    package = host.package(job)
+    assert {each.problem for each in package.executions().values()} == {Problem.NOT_RUN}
+    assert "cannot be packed" in package.manifest["detail"]
+
+
+def test_code_that_cannot_be_run_is_told_to_who_starts_it(host: Host) -> None:
+    code = host.install({"worker.py": b"import nothing_of_this_name\n"})
+    with pytest.raises(starting.CannotStart, match=r"worker\.log"):
+        starting.start(host.folder, code)
+    assert "nothing_of_this_name" in host.log()

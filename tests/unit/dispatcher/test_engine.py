@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from dispatcher.store import Store, StoreError, audit, notes, open_engine, open_store
+from dispatcher.model import StageRun
+from dispatcher.store import Store, StoreError, audit, notes, open_engine, open_store, stage_runs
 from dispatcher.store.engine import Changed
+
+from .rowmaking import add_build
 
 
 def test_a_write_is_all_or_nothing(store: Store) -> None:
@@ -70,6 +73,18 @@ def test_a_write_before_the_wait_is_not_missed(store: Store) -> None:
     with store.write() as connection:
         notes.put(connection, "a", b"1")
     assert store.changed.wait(seen, 0) == seen + 1
+
+
+def test_a_row_whose_number_is_asked_for_wakes_too(store: Store) -> None:
+    with store.write() as connection:
+        build = add_build(connection)
+    seen = store.changed.now()
+    with store.write() as connection:
+        assert stage_runs.add(connection, StageRun(0, build, "unit"))
+    assert store.changed.now() == seen + 1
+    with store.write() as connection:
+        assert stage_runs.add(connection, StageRun(0, build, "unit")) is None
+    assert store.changed.now() == seen + 1
 
 
 def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:

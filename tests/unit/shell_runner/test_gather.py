@@ -6,7 +6,7 @@ import pytest
 
 from shell_runner.remote import model
 from shell_runner.remote.gather import _completed, why_absent
-from shell_runner.remote.job import Content, JobConfig, JobTest
+from shell_runner.remote.job import Content, JobConfig, JobTest, without_secrets
 from shell_runner.remote.model import Execution, Problem
 from shell_runner.remote.queue import How, JobRow, State
 from shell_runner.remote.verdict import judge
@@ -59,3 +59,20 @@ def test_each_end_of_a_job_has_its_words(how: How, problem: str, words: str) -> 
     assert (execution.id, execution.problem) == (2, problem)
     assert (result.outcome, result.words) == ("error", words)
     assert result.infrastructure == (problem != Problem.NOT_RUN)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:word@host:8/hook/T0KEN?a=T0KEN#T0KEN",
+        "http://T0KEN@host:8",
+        "https://host:8?T0KEN",
+    ],
+)
+def test_a_package_holds_no_secrets_of_its_job(url: str) -> None:
+    config = JobConfig(environment=(("A", "T0KEN"),), notify=url, secret="T0KEN")
+    shown = without_secrets(config)
+    assert "T0KEN" not in repr(shown)
+    assert "word" not in repr(shown)
+    assert shown.environment == (("A", "..."),)
+    assert "host:8" in shown.notify

@@ -1,5 +1,6 @@
 """What a host lets go of, and what never."""
 
+import errno
 import hashlib
 import os
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from shell_runner.remote import layout, retention, upkeep
 from shell_runner.remote.job import Identity
-from shell_runner.remote.queue import How, JobRow
+from shell_runner.remote.queue import How, JobRow, Refused
 from tests.jobs import Host
 
 
@@ -50,6 +51,33 @@ def files(host: Host, attempt: str, job: str) -> list[str]:
 def everything(host: Host) -> set[str]:
     folders = (layout.work, layout.logs, layout.packages)
     return {name for folder in folders for name in os.listdir(folder(host.folder))}
+
+
+def test_who_dies_while_it_forgets_leaves_nothing_that_nobody_knows(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ended(host)
+
+    def die(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    with host.queue() as queue:
+        monkeypatch.setattr(queue, "forget", die)
+        with pytest.raises(OSError, match="full"):
+            retention.forget(queue, host.folder, job, force=False)
+        assert everything(host) == set()
+        assert [each.id for each in queue.jobs()] == [job.id]
+        monkeypatch.undo()
+        retention.forget(queue, host.folder, job, force=False)
+        assert queue.jobs() == []
+
+
+def test_what_may_not_be_forgotten_keeps_its_files(host: Host) -> None:
+    job = ended(host, harvested=False)
+    before = everything(host)
+    with host.queue() as queue, pytest.raises(Refused, match="nobody has harvested"):
+        retention.forget(queue, host.folder, job, force=False)
+    assert everything(host) == before
 
 
 def test_the_oldest_harvested_packages_go_with_all_their_files(host: Host) -> None:

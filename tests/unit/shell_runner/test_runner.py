@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import model, wire
+from shell_runner.remote import model, package, runner, verdict, wire
 from shell_runner.remote.model import Execution, Problem, Setup
 from shell_runner.remote.runner import Done, Feed, Log, Trouble, install_words
 from shell_runner.remote.store import BadEntry
@@ -101,6 +101,38 @@ def test_what_is_no_execution_is_an_error_of_the_slot(session: Session) -> None:
     session.feed.send(wire.pack([["done", row]]))
     assert session.done[0].execution.problem == Problem.SLOT_DIED
     assert session.done[0].outcome == "error"
+
+
+def many_cases() -> Execution:
+    cases = [model.Case("", "passed")] * 1_000_000
+    return Execution(0, exit=0, parsed=model.Parsed("tap", cases))
+
+
+@pytest.mark.parametrize(
+    ("execution", "words"),
+    [
+        (many_cases(), "1000000 results are more than a package can hold; none is kept"),
+        (Execution(0, exit=1, out=model.Stream("[1,2],\n" * 1_000_000, 7_000_000)), "exit 1"),
+        (Execution(0, exit=1, err=model.Stream("," * 8_000_000, 9_000_000, 500_000)), "exit 1"),
+    ],
+)
+def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) -> None:
+    found, text = runner.fitting(execution)
+    restored = package._restored(package._parse(text.encode(), package.LIMITS))
+    assert restored == found
+    assert (found.exit, found.out.total) == (execution.exit, execution.out.total)
+    assert verdict.judge(model.Test(0, "test_a"), found).words == words
+    for now, before in ((found.out, execution.out), (found.err, execution.err)):
+        if now != before:
+            assert before.text.startswith(now.text[: now.cut_at])
+            assert before.text.endswith(now.text[now.cut_at :])
+            assert len(now.text) == 512 << 10
+
+
+def test_what_a_package_can_hold_stays_as_it_is() -> None:
+    streams = [model.Stream("\0" * n, n) for n in (1 << 20, 8 << 20)]
+    execution = Execution(0, exit=0, out=streams[0], err=streams[1])
+    assert runner.fitting(execution)[0] is execution
 
 
 def test_trouble_ends_the_attempt(session: Session) -> None:

@@ -1,0 +1,346 @@
+"""The commands, as scripts and people use them, against a real API."""
+
+import json
+import socket
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from dispatcher import cli
+from dispatcher.model import Job, StageEvent
+from dispatcher.store import jobs, stage_runs
+from shell_runner.remote import package
+
+from . import serving
+from .serving import Served
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = click.Group("nosejobs", commands=list(cli.ALL))
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return serving.database(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture
+def served(tmp_path: Path, empty: Path) -> Iterator[Served]:
+    with serving.serving(tmp_path, empty) as found:
+        yield found
+
+
+@pytest.fixture
+def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A command against the API that is served."""
+    monkeypatch.setenv("NOSEJOBS_URL", served.url)
+    monkeypatch.setenv("LOGNAME", "ann")
+    return invoke
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(COMMANDS, list(arguments))
+
+
+def add(served: Served, **change: Any) -> int:
+    with served.store.write() as connection:
+        return serving.add_build(connection, **change)
+
+
+# -- looking ------------------------------------------------------------------------
+
+
+def test_builds_are_a_table_or_json(served: Served, run: Run) -> None:
+    assert run("builds").stderr == "no builds\n"
+    add(served, subject="make it fast")
+    done = run("builds")
+    assert done.exit_code == 0
+    assert "make it fast" in done.stdout
+    (found,) = json.loads(run("builds", "--json").stdout)
+    assert found["number"] == 1
+    assert json.loads(run("builds", "--json", "--level", "ship").stdout) == []
+
+
+def test_show_says_why_and_what_to_do(served: Served, run: Run) -> None:
+    build = add(served)
+    with served.store.write() as connection:
+        serving.finish(connection, build, "unit", failed="tests/test_b.sh")
+    done = run("show", str(build))
+    assert done.exit_code == 0
+    for words in (
+        "stopped at unit", "FAILED tests/test_b.sh - exit 3 (on h1)", "rate = 1234.5 1/s",
+        "nosejobs rerun 1 unit --failed",
+    ):  # fmt: skip
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize("text", ["1", "abcd", "abcd" * 10, "latest"])
+def test_a_build_has_several_names(served: Served, run: Run, text: str) -> None:
+    add(served)
+    assert json.loads(run("show", text, "--json").stdout)["number"] == 1
+
+
+def test_what_strangers_wrote_cannot_drive_the_terminal(served: Served, run: Run) -> None:
+    evil = "\x1b]0;gone\x07\x1b[2Jok\nbuild 9\r\u202e"
+    build = add(served, subject=evil, author=evil)
+    with served.store.write() as connection:
+        serving.finish(connection, build, "unit", failed=f"tests/{evil}.sh")
+        serving.add_host(connection, f"h{evil}", reason=evil)
+    for command in (["builds"], ["show", "1"], ["hosts"]):
+        done = run(*command)
+        assert done.exit_code == 0, done.output
+        assert not {c for c in done.output if not c.isprintable()} - {"\n"}
+        assert not [line for line in done.stdout.splitlines() if line.startswith("build 9")]
+        assert run(*command, "--json").stdout.isascii()
+
+
+# -- acting -------------------------------------------------------------------------
+
+
+def test_people_act_under_their_name(served: Served, run: Run) -> None:
+    build = add(served)
+    for arguments, words in (
+        (["hold", "1", "unit"], "unit of build 1 is held"),
+        (["approve", "1", "unit", "--reason", "it is fine"], "unit of build 1 is approved"),
+        (["tag", "1", "unit", "--reason", "seen"], "build 1 is tagged unit by hand"),
+        (["untag", "1", "unit", "--reason", "not so"], "the tag unit of build 1 revoked"),
+        (["tag", "1", "unit", "--reason", "seen"], "build 1 is tagged unit by hand"),
+        (["tag", "1", "unit", "--revoke", "--reason", "no"], "the tag unit of build 1 revoked"),
+        (["cancel", "1", "unit"], "unit of build 1 is cancelled"),
+        (["rerun", "1", "unit", "--who", "bob"], "run 2 of unit"),
+        (["cancel", "1"], "build 1 is cancelled: smoke, regression, audit, unit"),
+        (["poke", "app"], "app is looked at"),
+    ):
+        done = run(*arguments)
+        assert (done.exit_code, done.stdout) == (0, f"{words}\n"), done.output
+    found = json.loads(run("show", str(build), "--json").stdout)["audit"]
+    assert {entry["who"] for entry in found} == {"ann", "bob"}
+    assert served.service.poked == ["app"]
+
+
+def test_hosts_are_drained_and_resumed(served: Served, run: Run) -> None:
+    with served.store.write() as connection:
+        serving.add_host(connection)
+    assert run("hosts", "drain", "h1", "--reason", "new disk").exit_code == 0
+    done = run("hosts")
+    assert "draining" in done.stdout
+    assert "new disk" in done.stdout
+    assert run("hosts", "resume", "h1").stdout == "host h1 gets jobs again\n"
+    done = run("hosts", "--json", "quarantine", "h1")
+    assert json.loads(done.stdout)["changed"] is True
+    done = run("hosts", "resume", "h1", "--json")
+    assert json.loads(done.stdout)["words"] == "host h1 gets jobs again"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "7"], "there is no build 7"),
+        (["show", "beef"], "there is no build beef"),
+        (["show", "no"], "'no' is no build: write its number"),
+        (["tag", "1", "unit"], "Missing option '--reason'"),
+        (["approve", "1", "unti"], "did you mean 'unit'?"),
+        (["approve", "1", "../../x"], "there is no"),
+        (["rerun", "1", "smoke"], "run 1 of smoke is waiting: cancel it first"),
+        (["hosts", "drain", "h\x1b[31m9"], "there is no host 'h\\x1b[31m9'; there is none yet"),
+        (["poke", "nix"], "there is no source 'nix'"),
+        (["builds", "--state", "odd"], "state: "),
+        (["logs", "1", "unit"], "unit of build 1 has not been given to a host yet"),
+        (["builds", "--url", "file:///etc/passwd"], "is no address"),
+    ],
+)
+def test_what_cannot_be_exits_2_with_words(
+    served: Served, run: Run, arguments: list[str], words: str
+) -> None:
+    add(served)
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stdout == ""
+
+
+def test_nobody_there_exits_6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    done = invoke("builds", "--url", f"http://127.0.0.1:{port}")
+    assert done.exit_code == 6
+    assert f"no dispatcher answers at http://127.0.0.1:{port}" in done.stderr
+    assert "nosejobs up" in done.stderr
+
+
+def test_where_it_is_stands_in_its_data(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOSEJOBS_URL", raising=False)
+    (tmp_path / "dispatcher.toml").write_text('[dispatcher]\ndata = "data"\n')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "url").write_text(f"{served.url}\n")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert invoke("hosts", "--json").stdout == "[]\n"
+
+
+# -- waiting ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "status"), [(StageEvent.PASS, 0), (StageEvent.FAIL, 1), (StageEvent.GIVE_UP, 6)]
+)
+def test_who_waits_exits_by_what_the_build_came_to(
+    served: Served, run: Run, event: StageEvent, status: int
+) -> None:
+    tree = '[stages.unit]\n[levels]\npublished = ["unit", "smoke"]\n'
+    with served.store.write() as connection:
+        build = serving.add_build(connection, tree=tree)
+        number = serving.run_of(connection, build, "unit").id
+        serving.begin(connection, build, "unit", "h1")
+    done: list[Result] = []
+    waiting = threading.Thread(target=lambda: done.append(run("show", str(build), "--wait")))
+    waiting.start()
+    while served.store.changed.now() == 0:
+        time.sleep(0.01)
+    with served.store.write() as connection:
+        if event is StageEvent.PASS:
+            stage_runs.move(connection, number, event, ended=time.time())
+            found = serving.run_of(connection, build, "unit")
+            serving.give(connection, build, found, "u1")
+        else:
+            stage_runs.move(connection, number, event, detail="gone", ended=time.time())
+    waiting.join(20)
+    assert done[0].exit_code == status, done[0].output
+
+
+# -- logs ---------------------------------------------------------------------------
+
+
+def stored(served: Served, build: int, *logs: bytes) -> list[str]:
+    """A stage that has passed on a host for each log, with packages here."""
+    names = [f"h{number}" for number, _ in enumerate(logs, 1)]
+    with served.store.write() as connection:
+        found = serving.begin(connection, build, "unit", *names)
+        for job, log in zip(found, logs, strict=True):
+            path = served.service.settings.data / f"p-{job[-3:]}"
+            manifest = {"attempt": {"number": 1}}
+            package.write(str(path), manifest, [package.Member("log.txt", log)])
+            serving.harvest(connection, job, path.name)
+        run = serving.run_of(connection, build, "unit")
+        stage_runs.move(connection, run.id, StageEvent.PASS, ended=time.time())
+    return found
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_a_log_is_printed_from_its_package(served: Served, run: Run, follow: list[str]) -> None:
+    build = add(served)
+    big = b"x" * 300_000 + b"\n"
+    stored(served, build, b"a.sh | \x1b[31mred\xff \xe2\x82\xac\n" + big)
+    done = run("logs", *follow, str(build), "unit")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "a.sh | red\\xff €\n" + big.decode()
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_lines_of_several_hosts_say_whose_they_are(
+    served: Served, run: Run, follow: list[str]
+) -> None:
+    build = add(served)
+    stored(served, build, b"one\ntwo\n", b"three")
+    done = run("logs", *follow, str(build), "unit")
+    assert sorted(done.stdout.splitlines()) == ["h1 | one", "h1 | two", "h2 | three"]
+
+
+def test_a_log_that_was_removed_is_named(served: Served, run: Run) -> None:
+    build = add(served)
+    (job,) = stored(served, build, b"one\n")
+    (served.service.settings.data / f"p-{job[-3:]}").unlink()
+    done = run("logs", str(build), "unit")
+    assert done.exit_code == 2
+    assert "its package was removed, because it is old" in done.stderr
+    assert run("logs", "-f", str(build), "unit").stderr.count("was removed") == 1
+
+
+def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
+    build = add(served)
+    with served.store.write() as connection:
+        number = serving.run_of(connection, build, "unit").id
+        stage_runs.move(connection, number, StageEvent.READY)
+        stage_runs.move(connection, number, StageEvent.PLACE, began=1.0)
+        jobs.plan(connection, [Job(serving.uuid(5), number, "h1", planned=1.0)])
+    done: list[Result] = []
+    thread = threading.Thread(target=lambda: done.append(run("logs", "-f", "1", "unit")))
+    thread.start()
+    path = served.service.settings.data / "p5"
+    package.write(str(path), {"attempt": {"number": 1}}, [package.Member("log.txt", b"now\n")])
+    with served.store.write() as connection:
+        serving.harvest(connection, serving.uuid(5), "p5")
+        stage_runs.move(connection, number, StageEvent.PASS, ended=2.0)
+    thread.join(20)
+    assert (done[0].exit_code, done[0].stdout) == (0, "now\n"), done[0].output
+
+
+# -- what needs no dispatcher -------------------------------------------------------
+
+
+def test_check_explains_both_files(tmp_path: Path) -> None:
+    assert invoke("check", str(tmp_path)).exit_code == 2
+    (tmp_path / "nosejobs.toml").write_text(serving.TREE)
+    (tmp_path / "dispatcher.toml").write_text(serving.SETTINGS)
+    done = invoke("check", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    assert "stage smoke: needs unit, and an approval" in done.stdout
+    assert "source app: git /srv/app.git" in done.stdout
+    found = json.loads(invoke("check", str(tmp_path), "--json").stdout)
+    assert [Path(name).name for name in found] == ["nosejobs.toml", "dispatcher.toml"]
+
+
+@pytest.mark.parametrize("name", ["nosejobs.toml", "dispatcher.toml"])
+def test_check_names_file_line_and_key(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("\n[odd]\n")
+    for where in (tmp_path, path):
+        done = invoke("check", str(where))
+        assert done.exit_code == 2
+        assert f"{name}:2: odd" in done.stderr
+
+
+def test_up_names_what_is_wrong_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "dispatcher.toml cannot be read: No such file" in invoke("up").stderr
+    (tmp_path / "dispatcher.toml").write_text('[dispatcher]\nlisten = "0.0.0.0:80"\n')
+    done = invoke("up")
+    assert done.exit_code == 2
+    assert "dispatcher.toml:2: dispatcher.listen must be an address of loopback" in done.stderr
+
+
+def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dispatcher.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "dispatcher.running", raising=False)
+    monkeypatch.delattr("dispatcher.running", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "dispatcher.web.app")
+    done = invoke("up")
+    assert done.exit_code == 2
+    assert "needs the package uvicorn" in done.stderr
+    assert "pip install 'pytest-nosejobs[dispatcher]'" in done.stderr
+
+
+def test_every_command_is_an_entry_point() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    points = project["entry-points"]["nosejobs.commands"]
+    found = {}
+    for name, place in points.items():
+        module, _, attribute = place.partition(":")
+        found[name] = getattr(import_module(module), attribute)
+    assert found == {command.name: command for command in cli.ALL}

@@ -1,0 +1,433 @@
+"""The loop without hosts: packages are made here, and it is killed wherever it can be."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from dispatcher.builds import Trees
+from dispatcher.evidence import Blobs
+from dispatcher.model import (
+    BuildEvent,
+    BuildState,
+    Host,
+    HostState,
+    Job,
+    JobEvent,
+    JobState,
+    StageEvent,
+    StageState,
+)
+from dispatcher.policy.changes import Commit
+from dispatcher.reconcile import Reconciler, Seen
+from dispatcher.settings import Settings, Source
+from dispatcher.sources import Past
+from dispatcher.store import Store, builds, hosts, jobs, listing, open_store, results, stage_runs
+from dispatcher.store.listing import BuildDetail
+from dispatcher.tasks import Tasks
+from dispatcher.watch import Watch
+from dispatcher.work import Work
+from shell_runner.errors import HostError
+from tests import desks, packages
+from tests.whole import BUILD, stage
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class FakeSource:
+    """A folder whose revisions are counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.revision = folder, "1" * 40
+
+    def heads(self) -> dict[str, str]:
+        """One branch."""
+        return {"main": self.revision}
+
+    def between(self, before: str, revision: str) -> Past:
+        """One commit."""
+        return Past((Commit(revision, "ann", "more"),))
+
+    def checkout(self, revision: str, folder: Path) -> None:
+        """A copy."""
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(self.folder, f"{folder}.part")
+            Path(f"{folder}.part").rename(folder)
+
+
+class Bench:
+    """A dispatcher that is stepped by hand, and may be killed at any commit."""
+
+    def __init__(self, folder: Path, source: FakeSource, empty: Path) -> None:
+        self.folder, self.source = folder, source
+        folder.mkdir()
+        shutil.copy(empty, folder / "dispatcher.db")
+        self.settings = Settings(folder, sources=(Source("here", git="unused"),))
+        self.store: Store
+        self.begin()
+        with self.store.write() as connection:
+            for name in ("h1", "h2"):
+                hosts.configure(connection, Host(name, "popen", state=HostState.UP))
+
+    def begin(self) -> None:
+        """A new process: rows and files are all that is left."""
+        self.store = open_store(self.folder / "dispatcher.db")
+        self.trees = Trees(self.folder / "trees", {"here": self.source})
+        self.blobs = Blobs(self.folder / "blobs")
+        self.work = Work(self.store, self.trees, self.blobs)
+        self.told = Seen()
+        self.loop = Reconciler(self.store, self.settings, self.trees, self.blobs, self._tell)
+        self.watch = Watch(self.store, self.settings.sources[0], self.source, self.trees)
+
+    def _tell(self, seen: Seen) -> None:
+        self.told = seen
+
+    def look(self) -> None:
+        """At the source, then at all rows."""
+        self.watch.look()
+        self.loop.step()
+
+    def planned(self) -> list[Job]:
+        """Jobs that no host has heard of."""
+        with self.store.read() as connection:
+            found = jobs.in_state(connection, JobState.PLANNED)
+        return sorted(found, key=lambda job: (job.stage_run, job.part))
+
+    def end(self, job: Job, exit: int = 0, how: str = "completed") -> None:
+        """As if a host had run it."""
+        new, _ = self.work.prepare(job)
+        path = packages.of_job(self.folder / f"{job.id}.zip", new, exit, how)
+        self.work.harvested(job, path)
+
+    def lose(self, job: Job) -> None:
+        """As if its host was gone for too long."""
+        with self.store.write() as connection:
+            assert jobs.move(connection, job.id, JobEvent.LOSE, detail="no answer")
+            hosts.down(connection, job.host, "no answer")
+
+    def run(self) -> None:
+        """Until nothing is left to be done."""
+        self.look()
+        while found := self.planned():
+            for job in found:
+                self.end(job)
+            self.loop.step()
+
+    def detail(self, build: int = 1) -> BuildDetail:
+        """All of a build."""
+        with self.store.read() as connection:
+            found = listing.build(connection, build)
+        assert found is not None
+        return found
+
+    def states(self, build: int = 1) -> dict[str, str]:
+        """The newest run of each stage."""
+        return {run.stage: str(run.state) for run in self.detail(build).view.runs}
+
+    def details(self, build: int = 1) -> dict[str, str]:
+        """And their words."""
+        return {run.stage: run.detail for run in self.detail(build).view.runs}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> FakeSource:
+    found = FakeSource(tmp_path / "tree")
+    for name in ("test_a.sh", "test_b.sh", "test_c.sh"):
+        desks.script(found.folder / "tests/unit", name)
+    desks.script(found.folder / "tests/smoke", "test_it.sh")
+    config = BUILD + stage("unit", "hosts = 2", 'mode = "shard"') + stage("smoke")
+    (found.folder / "nosejobs.toml").write_text(config + '[levels]\ngood = ["unit", "smoke"]\n')
+    return found
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A database with the schema and nothing else: migrating takes longer than a copy."""
+    open_store(tmp_path / "empty.db").close()
+    return tmp_path / "empty.db"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, source: FakeSource, empty: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path / "data", source, empty)
+    yield found
+    found.store.close()
+
+
+def config(bench: Bench, *texts: str) -> None:
+    (bench.source.folder / "nosejobs.toml").write_text("".join(texts))
+
+
+# -- killed ---------------------------------------------------------------------------
+
+
+@contextmanager
+def killed_at(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[list[int]]:
+    """Killed when all but the commit of a transaction is done: files are there, rows are not."""
+    count = [0]
+    write = Store.write
+
+    def tick() -> None:
+        count[0] += 1
+        if count[0] == moment:
+            raise Killed
+
+    @contextmanager
+    def counted(self: Store, **more: bool) -> Iterator[object]:
+        with write(self, **more) as connection:
+            yield connection
+            tick()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", counted)
+        yield count
+
+
+def test_killed_at_any_commit_it_comes_to_the_same_end(
+    tmp_path: Path, source: FakeSource, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, moment, count = set(), 0, [1]
+    while moment <= count[0]:
+        bench = Bench(tmp_path / f"data-{moment}", source, empty)
+        with killed_at(bench, monkeypatch, moment) as count:
+            try:
+                bench.run()
+            except Killed:
+                bench.store.close()
+                bench.begin()
+                bench.run()
+        ends.add(_end(bench))
+        bench.store.close()
+        moment += 1
+    assert moment > 10
+    assert len(ends) == 1
+    ((level, runs, planned, tags, rows),) = ends
+    assert level == "good"
+    assert runs == (("build", 1, "passed"), ("unit", 1, "passed"), ("smoke", 1, "passed"))
+    assert planned == (("build", 0, 1), ("smoke", 0, 1), ("unit", 0, 1), ("unit", 1, 1))
+    assert tags == (("unit", 2), ("smoke", 1))
+    assert rows == 5
+
+
+def _end(bench: Bench) -> tuple[object, ...]:
+    found = bench.detail()
+    stages = {run.id: run.stage for run in found.view.runs}
+    with bench.store.read() as connection:
+        rows = sum(len(results.of_job(connection, job.id)) for job in found.jobs)
+    return (
+        found.view.build.level,
+        tuple((run.stage, run.number, str(run.state)) for run in found.view.runs),
+        tuple(sorted((stages[job.stage_run], job.part, job.attempt) for job in found.jobs)),
+        tuple((tag.stage, len(tag.jobs)) for tag in found.tags),
+        rows,
+    )
+
+
+def test_a_step_that_is_made_again_writes_nothing(bench: Bench) -> None:
+    bench.look()
+    before = _dump(bench)
+    for _ in range(2):
+        bench.loop.step()
+        bench.watch.look()
+        bench.loop.step()
+        bench.store.close()
+        bench.begin()
+        bench.loop.step()
+    assert _dump(bench) == before
+    assert len(bench.planned()) == 1
+
+
+def _dump(bench: Bench) -> list[str]:
+    """All of the database, but for when a source was looked at."""
+    with closing(sqlite3.connect(bench.folder / "dispatcher.db")) as connection:
+        return [row for row in connection.iterdump() if not row.startswith('INSERT INTO "source"')]
+
+
+# -- hosts ----------------------------------------------------------------------------
+
+
+def test_a_lost_part_goes_again_on_another_host_and_a_late_package_is_evidence(
+    bench: Bench,
+) -> None:
+    bench.look()
+    (build,) = bench.planned()
+    bench.end(build)
+    bench.loop.step()
+    first, second = bench.planned()
+    bench.lose(first)
+    bench.loop.step()
+    assert bench.planned() == [second]
+    assert bench.details()["unit"].startswith("again, h1 was lost: no answer; it waits: 1 host;")
+    before = _dump(bench)
+    bench.loop.step()
+    assert _dump(bench) == before
+    with bench.store.write() as connection:
+        hosts.configure(connection, Host("h3", "popen"))
+    bench.loop.step()
+    (again,) = [job for job in bench.planned() if job.id != second.id]
+    assert (again.host, again.part, again.attempt, again.tests) == ("h3", 0, 2, first.tests)
+    bench.end(first)
+    for job in (second, again):
+        bench.end(job)
+    bench.loop.step()
+    assert bench.states()["unit"] == "passed"
+    with bench.store.read() as connection:
+        late = jobs.get(connection, first.id)
+    assert late
+    assert (late.state, len(late.package)) == (JobState.LOST, 64)
+    (tag,) = bench.detail().tags
+    assert set(tag.jobs) == {second.id, again.id}
+    run = next(run for run in bench.detail().view.runs if run.stage == "unit")
+    assert run.lost == 1
+
+
+def test_peers_of_a_lost_one_are_told_to_end_and_all_go_again(bench: Bench) -> None:
+    config(bench, stage("unit", "hosts = 2", 'mode = "together"'))
+    bench.look()
+    first, second = bench.planned()
+    new, _ = bench.work.prepare(second)
+    told = dict(new.config.environment)
+    assert (told["NOSEJOBS_PEERS"], told["NOSEJOBS_PEER"]) == ("127.0.0.1,127.0.0.1", "1")
+    bench.lose(first)
+    bench.loop.step()
+    assert bench.told.stop == {second.id}
+    bench.end(second, how="cancelled")
+    with bench.store.write() as connection:
+        hosts.beat(connection, "h1", 2.0)
+    bench.loop.step()
+    assert [(job.part, job.attempt) for job in bench.planned()] == [(0, 2), (1, 2)]
+    assert bench.told.stop == set()
+
+
+def test_a_stage_waits_for_hosts_and_says_for_which(bench: Bench) -> None:
+    config(bench, stage("unit", 'labels = ["gpu"]'))
+    bench.look()
+    assert bench.states() == {"unit": "placing"}
+    assert bench.details()["unit"].startswith("1 host with label gpu; none fits")
+    assert [(each.missing, each.labels) for each in bench.told.waits] == [(1, ("gpu",))]
+    with bench.store.write() as connection:
+        hosts.configure(connection, Host("h3", "popen", ("gpu",)))
+    bench.loop.step()
+    assert [job.host for job in bench.planned()] == ["h3"]
+    assert bench.details() == {"unit": ""}
+
+
+def test_a_build_command_is_lost_once_then_given_up(bench: Bench) -> None:
+    bench.look()
+    for attempt in (1, 2):
+        (job,) = bench.planned()
+        assert (job.attempt, job.host) == (attempt, f"h{attempt}")
+        bench.lose(job)
+        bench.loop.step()
+    found = bench.detail().view
+    assert found.build.state is BuildState.FAILED
+    assert found.build.detail.endswith("was lost: no answer; it was tried again 1 time")
+    assert [str(run.state) for run in found.runs] == ["error"]
+
+
+# -- bursts, cancelling, building again ------------------------------------------------
+
+
+def test_newer_changes_come_first_while_hosts_are_busy(bench: Bench) -> None:
+    config(bench, stage("unit"))
+    for number in "12345678":
+        bench.source.revision = number * 40
+        bench.look()
+    states = {number: bench.detail(number).view.build.state for number in range(1, 9)}
+    begun = [number for number, state in states.items() if state is BuildState.BUILT]
+    assert begun == [1, 2, 3, 4]
+    assert [states[number] for number in (5, 6, 7)] == [BuildState.SUPERSEDED] * 3
+    assert states[8] is BuildState.NEW
+    bench.run()
+    assert bench.states(8) == {"unit": "passed"}
+
+
+def test_a_cancelled_build_command_is_a_failed_build_that_can_be_built_again(
+    bench: Bench,
+) -> None:
+    bench.look()
+    (run,) = bench.detail().view.runs
+    with bench.store.write() as connection:
+        fields = {"detail": "cancelled by ann", "ended": 2.0}
+        assert stage_runs.move(connection, run.id, StageEvent.CANCEL, **fields)
+    bench.loop.step()
+    found = bench.detail().view.build
+    assert (found.state, found.detail) == (BuildState.FAILED, "cancelled by ann")
+    with bench.store.write() as connection:
+        assert builds.move(connection, 1, BuildEvent.BEGIN, ended=None)
+        again = type(run)(0, 1, "build", 2, state=StageState.PLACING)
+        assert stage_runs.add(connection, again)
+    bench.run()
+    assert bench.detail().view.build.level == "good"
+
+
+# -- packages and trees ---------------------------------------------------------------
+
+
+def test_a_package_that_is_another_jobs_is_refused(bench: Bench) -> None:
+    bench.look()
+    (job,) = bench.planned()
+    new, _ = bench.work.prepare(job)
+    other = new._replace(id="00000000-0000-4000-8000-000000000001")
+    path = packages.of_job(bench.folder / "other.zip", other)
+    with pytest.raises(HostError, match=r"is refused: .*it is of another job"):
+        bench.work.harvested(job, path)
+    with bench.store.read() as connection:
+        assert jobs.in_state(connection, JobState.PLANNED) == [job]
+        assert results.of_job(connection, job.id) == []
+
+
+def test_a_package_that_comes_twice_counts_once(bench: Bench) -> None:
+    bench.look()
+    (job,) = bench.planned()
+    bench.end(job)
+    bench.end(job)
+    with bench.store.read() as connection:
+        assert len(results.of_job(connection, job.id)) == 1
+
+
+def test_a_tree_that_a_dead_machine_left_is_made_anew(bench: Bench) -> None:
+    bench.look()
+    revision = bench.source.revision
+    (bench.trees.path("here", revision) / "app").write_bytes(b"")
+    bench.begin()
+    (job,) = bench.planned()
+    new, _ = bench.work.prepare(job)
+    assert new.tests.digest == bench.detail().view.build.tree
+
+
+def test_trouble_that_passes_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(28, "No space left on device")
+
+    def checkout(revision: str, folder: Path) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.source, "checkout", checkout)
+        bench.watch.look()
+        bench.loop.step()
+    found = bench.detail().view.build
+    assert (found.state, found.detail) == (
+        BuildState.NEW,
+        "it waits: OSError: [Errno 28] No space left on device",
+    )
+    monkeypatch.setattr("dispatcher.tasks.time.monotonic", lambda: 1e12)
+    bench.loop.step()
+    assert bench.detail().view.build.state is BuildState.BUILDING
+
+
+def test_what_is_asked_twice_is_found_out_once() -> None:
+    tasks, found = Tasks(lambda: None), []
+    for _ in range(2):
+        assert tasks.ask("a", lambda: found.append(1) or "there") is None
+    assert tasks.answer() == 1
+    assert tasks.ask("a", lambda: "else") == "there"
+    assert (tasks.answer(), found) == (0, [1])

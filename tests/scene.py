@@ -1,0 +1,234 @@
+"""A build on its way to ship, with a dispatcher that may die; and what must be so at the end.
+
+Owns what an operator has: a repository, a dispatcher.toml, a data folder, hosts.  Looks at rows as
+a stranger who writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.machine import Machine
+from tests.mortal import Cradle, Mortal
+from tests.whole import Tree
+
+#: Seconds that anything may take on a machine with much to do.
+PATIENCE = 60.0
+CONFIG = """
+[build]
+command = '''echo "$NOSEJOBS_JOB $NOSEJOBS_ATTEMPT build" >> {ran}; mkdir dist; cp app dist/'''
+output = "dist"
+labels = ["build"]
+[stages.unit]
+tests = ["tests/unit"]
+[stages.smoke]
+tests = ["tests/smoke"]
+[levels]
+ship = ["unit", "smoke"]
+"""
+_HERE = '[hosts.here]\nspec = "popen"\nlabels = ["build"]\n'
+#: What a process leaves that was killed in the middle of something.
+_LEFT = (".part", ".new-", ".tmp", "tmp_")
+
+
+class Scene:
+    """One repository, one data folder, one dispatcher at a time."""
+
+    def __init__(self, folder: Path, cradle: Cradle) -> None:
+        """``folder``: as ``desks.state`` makes it; the hosts of this machine live there."""
+        self.folder, self._cradle = folder, cradle
+        self.data = folder / "data"
+        #: Each command and each test writes here who it is.
+        self.ran = folder / "ran"
+        #: A test that waits has begun, and may go on.
+        self.begun, self.go = folder / "begun", folder / "go"
+        self.tree = Tree(folder / "tree")
+        self.tree.config(CONFIG.format(ran=self.ran))
+        self.tree.program("app", "echo the app")
+        self.revision = ""
+        self._dispatchers: list[Mortal] = []
+
+    # -- before -------------------------------------------------------------------
+
+    def commit(self, *, slow: bool = False, noise: int = 0) -> None:
+        """``slow``: the test of the first stage waits; ``noise``: bytes that it leaves."""
+        self.tree.test("smoke", self._line("smoke"))
+        lines = [self._line("unit")]
+        if noise:
+            lines.append(f'head -c {noise} /dev/urandom > "$TEST_UNDECLARED_OUTPUTS_DIR/noise"')
+        if slow:
+            lines += [
+                f"echo begun > {self.begun}",
+                f"while [ ! -e {self.go} ]; do sleep 0.02; done",
+            ]
+        self.tree.test("unit", "\n".join(lines))
+        self.revision = self.tree.commit()
+
+    def _line(self, stage: str) -> str:
+        return f'echo "$NOSEJOBS_JOB $NOSEJOBS_ATTEMPT {stage}" >> {self.ran}'
+
+    def settle(self, hosts: str = _HERE, more: str = "") -> None:
+        """The dispatcher's own file."""
+        own = f'[dispatcher]\ndata = "data"\nlisten = "127.0.0.1:0"\npoll = "1h"\n{more}\n'
+        source = f'[sources.here]\ngit = "{self.tree.path}"\n'
+        (self.folder / "dispatcher.toml").write_text(own + source + hosts)
+
+    # -- dispatchers --------------------------------------------------------------
+
+    def up(self, point: str = "", **more: str) -> Mortal:
+        """Another one, which dies at that point."""
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **more}
+        self._dispatchers.append(self._cradle.begin(self.folder, environment, point))
+        return self._dispatchers[-1]
+
+    def close(self) -> None:
+        """None is left."""
+        while self._dispatchers:
+            self._dispatchers.pop().close()
+
+    @property
+    def log(self) -> str:
+        """What they said."""
+        return (self.folder / "up.log").read_text(errors="replace")
+
+    # -- rows ---------------------------------------------------------------------
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Of the dispatcher's database, read by somebody who writes nothing."""
+        try:
+            return _rows(self.data / "dispatcher.db", statement, *values)
+        except sqlite3.OperationalError:  # it is being made
+            return []
+
+    def jobs(self, stage: str) -> list[tuple[str, int, str, str]]:
+        """Host, attempt, state, package of each job of a stage, in order."""
+        return self.rows(  # type: ignore[return-value]
+            "SELECT host, attempt, job.state, package FROM job JOIN stage_run"
+            " ON stage_run.id = job.stage_run WHERE stage = ? ORDER BY attempt",
+            stage,
+        )
+
+    def until(self, what: str, condition: Callable[[], object]) -> None:
+        """Look until it is so."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}\n{self._told()}"
+            time.sleep(0.005)
+
+    def _told(self) -> str:
+        found = [
+            self.rows("SELECT stage, number, state, detail FROM stage_run"),
+            self.rows("SELECT stage_run, host, attempt, state, detail FROM job"),
+            self.rows("SELECT name, state, reason FROM host"),
+        ]
+        return "\n".join([*map(str, found), self.log])
+
+    @property
+    def level(self) -> str:
+        """Of the build."""
+        found = self.rows("SELECT level FROM build")
+        return str(found[0][0]) if found else ""
+
+    def until_shipped(self) -> None:
+        """All is done, and all hosts know it."""
+        self.until("ship", lambda: self.level == "ship")
+        open_ = "SELECT id FROM job WHERE state NOT IN ('acknowledged', 'lost')"
+        self.until("the acknowledgements", lambda: not self.rows(open_))
+
+    # -- at the end ---------------------------------------------------------------
+
+    def check(self, lost: Mapping[str, int] = {}, packages: int = 0) -> None:
+        """Nobody could tell what happened, but for ``lost``: how many jobs of a stage.
+
+        ``packages``: of lost jobs that came late, and are evidence.
+        """
+        assert self.rows("SELECT state, level, reused FROM build") == [("built", "ship", None)]
+        runs = self.rows("SELECT stage, number, state FROM stage_run ORDER BY id")
+        assert runs == [(stage, 1, "passed") for stage in ("build", "unit", "smoke")]
+        self._check_tags()
+        late = 0
+        for stage in ("build", "unit", "smoke"):
+            gone = lost.get(stage, 0)
+            found = self.jobs(stage)
+            states = ["lost"] * gone + ["acknowledged"]
+            assert [(attempt, state) for _, attempt, state, _ in found] == list(
+                enumerate(states, 1)
+            )
+            late += sum(bool(package) for _, _, state, package in found if state == "lost")
+        assert late == packages
+        results = "SELECT count(*) FROM result GROUP BY job"
+        assert self.rows(results) == [(1,)] * (3 + packages)
+        self._check_record()
+
+    def _check_tags(self) -> None:
+        """Each once, on the job that counts."""
+        tags = self.rows("SELECT stage, who, revoked FROM tag ORDER BY id")
+        assert tags == [("unit", "policy", None), ("smoke", "policy", None)]
+        told = self.rows("SELECT what FROM audit WHERE what LIKE 'tag %' OR what LIKE 'level %'")
+        assert told == [("tag unit",), ("tag smoke",), ("level ship",)]
+        assert len(self.rows("SELECT id FROM audit WHERE what LIKE 'change %'")) == 1
+
+    def _check_record(self) -> None:
+        """What ran was a job that has a row, in an attempt of its own."""
+        ran = [line.split() for line in self.ran.read_text().splitlines()]
+        assert max(Counter(map(tuple, ran)).values()) == 1, ran
+        stages = dict(
+            self.rows(
+                "SELECT job.id, stage FROM job JOIN stage_run ON stage_run.id = job.stage_run"
+            )
+        )
+        assert {job: stage for job, _, stage in ran}.items() <= stages.items()
+        assert {stage for _, _, stage in ran} == {"build", "unit", "smoke"}
+
+    def check_data(self) -> None:
+        """The dispatcher has left nothing that is half."""
+        found = [str(each.relative_to(self.data)) for each in self.data.rglob("*")]
+        half = [each for each in found if any(sign in each for sign in _LEFT)]
+        assert not half
+        assert not list((self.data / "incoming").iterdir())
+        assert not (self.data / "url").exists()
+        assert not list((self.data / "mirrors").rglob("*.lock"))
+
+    def ran_jobs(self, stage: str) -> list[str]:
+        """UUIDs of the jobs of a stage that ran, as often as they ran."""
+        words = (line.split() for line in self.ran.read_text().splitlines())
+        return [job for job, _, name in words if name == stage]
+
+
+def check_queue(state: Path) -> None:
+    """No host with its state there has a job that anybody waits for, nor a worker."""
+    queues = list(state.glob("nosejobs/hosts/*/jobs/queue.db"))
+    assert queues
+    for queue in queues:
+        assert {row[0] for row in _rows(queue, "SELECT state FROM job")} <= {"harvested"}
+        assert _rows(queue, "SELECT count(*) FROM worker") == [(0,)]
+
+
+def await_quiet(machine: Machine) -> None:
+    """Nothing runs there but its agent."""
+    machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Commands of processes whose environment names a folder."""
+    found = []
+    for each in Path("/proc").iterdir():
+        if not each.name.isdigit() or int(each.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if os.fsencode(folder) in (each / "environ").read_bytes():
+                found.append((each / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def _rows(path: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    uri = f"file:{path}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as db:
+        return list(db.execute(statement, values))

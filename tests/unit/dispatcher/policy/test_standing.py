@@ -1,0 +1,76 @@
+"""A build in one word."""
+
+import pytest
+
+from dispatcher import config
+from dispatcher.model import GOOP, Build, BuildState, StageRun, StageState
+from dispatcher.policy import standing
+from dispatcher.policy.promotion import Facts
+from dispatcher.policy.standing import Outcome
+
+BUILT = Build(1, 1, BuildState.BUILT, level=GOOP)
+S = StageState
+
+
+def runs(**states: StageState) -> list[StageRun]:
+    return [
+        StageRun(number, 1, stage, state=state)
+        for number, (stage, state) in enumerate(states.items(), 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("states", "outcome", "words"),
+    [
+        ({}, Outcome.PASSED, "built; it has no stages"),
+        ({"unit": S.PASSED}, Outcome.PASSED, "passed"),
+        ({"unit": S.PASSED, "smoke": S.RUNNING}, Outcome.GOING, "runs smoke"),
+        ({"unit": S.FAILED, "smoke": S.BLOCKED}, Outcome.FAILED, "stopped at unit"),
+        # As long as something runs there is hope of more.
+        ({"unit": S.FAILED, "audit": S.RUNNING}, Outcome.GOING, "runs audit"),
+        ({"unit": S.PLACING}, Outcome.GOING, "unit waits for a host"),
+        ({"unit": S.ERROR}, Outcome.ERROR, "unit could not be run"),
+        ({"unit": S.GATED, "smoke": S.WAITING}, Outcome.STOPPED, "unit needs an approval"),
+        ({"unit": S.HELD}, Outcome.STOPPED, "unit is held"),
+        ({"unit": S.CANCELLED, "smoke": S.BLOCKED}, Outcome.STOPPED, "unit was cancelled"),
+    ],
+)
+def test_the_stage_that_matters_most_is_named(
+    states: dict[str, StageState], outcome: Outcome, words: str
+) -> None:
+    assert standing.of(BUILT, runs(**states)) == (outcome, words)
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome"),
+    [
+        (BuildState.NEW, Outcome.GOING),
+        (BuildState.BUILDING, Outcome.GOING),
+        (BuildState.FAILED, Outcome.FAILED),
+        (BuildState.INVALID, Outcome.FAILED),
+        (BuildState.SUPERSEDED, Outcome.SUPERSEDED),
+    ],
+)
+def test_without_an_artefact_no_stage_counts(state: BuildState, outcome: Outcome) -> None:
+    found = standing.of(Build(1, 1, state), runs(unit=S.PASSED))
+    assert found.outcome is outcome
+    assert found.over is (outcome is not Outcome.GOING)
+
+
+def test_a_build_command_that_could_not_be_run_is_no_fault_of_the_tree() -> None:
+    found = standing.of(Build(1, 1, BuildState.FAILED), runs(build=S.ERROR))
+    assert found.outcome is Outcome.ERROR
+
+
+def test_the_last_run_of_a_stage_counts() -> None:
+    first = StageRun(1, 1, "unit", 1, S.FAILED)
+    again = StageRun(2, 1, "unit", 2, S.PASSED)
+    assert standing.of(BUILT, [again, first]).outcome is Outcome.PASSED
+
+
+def test_what_policy_has_still_to_write_comes_by_itself() -> None:
+    tree = config.parse("[stages.unit]\n[stages.smoke]\n")
+    found = runs(unit=S.PASSED, smoke=S.WAITING)
+    assert standing.of(BUILT, found).over
+    facts = Facts(BuildState.BUILT, tree, tuple(found))
+    assert standing.settled(BUILT, facts).outcome is Outcome.GOING

@@ -1,0 +1,221 @@
+"""What people may do when, and that it is one word in the audit."""
+
+import pytest
+from sqlalchemy import Connection
+
+from dispatcher import actions, config
+from dispatcher.actions import By, Refused, Unknown
+from dispatcher.model import (
+    BuildEvent,
+    BuildState,
+    Host,
+    HostState,
+    StageEvent,
+    StageRun,
+    StageState,
+)
+from dispatcher.store import Store, audit, builds, hosts, results, stage_runs, tags
+from dispatcher.store.results import Package, ResultRow
+
+from .rowmaking import add_build, add_jobs
+
+TREE = """
+[build]
+command = "make"
+output = "dist"
+[stages.unit]
+[stages.smoke]
+[levels]
+published = ["unit", "smoke", "performance"]
+"""
+ANN = By("ann", "to see", 9.0)
+
+
+def built(connection: Connection, *events: BuildEvent) -> int:
+    """A build of that tree, after some events."""
+    build = add_build(connection)
+    builds.describe(connection, build, config=config.parse(TREE).data, inputs="i1")
+    for event in events or (BuildEvent.BEGIN, BuildEvent.FINISH):
+        assert builds.move(connection, build, event)
+    return build
+
+
+def add_run(connection: Connection, build: int, stage: str = "unit") -> int:
+    run = stage_runs.add(connection, StageRun(0, build, stage))
+    assert run is not None
+    return run
+
+
+def failed(connection: Connection, build: int, *names: str) -> int:
+    """A run of unit in which these tests have failed."""
+    run = add_run(connection, build)
+    (job,) = add_jobs(connection, run, "h1")
+    rows = [ResultRow(number, name, "failed", "exit 1", 1.0) for number, name in enumerate(names)]
+    rows.append(ResultRow(99, "fine", "passed", "exit 0", 1.0))
+    results.harvested(connection, job, Package("p", "completed", 5.0), rows)
+    assert stage_runs.move(connection, run, StageEvent.FAIL, ended=6.0)
+    return run
+
+
+def last(connection: Connection) -> audit.Entry:
+    return audit.entries(connection, most=1)[0]
+
+
+def test_an_approval_takes_the_place_of_a_hold(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection)
+        assert actions.hold(connection, build, "unit", ANN)
+        assert not actions.hold(connection, build, "unit", ANN)
+        assert actions.approve(connection, build, "unit", ANN)
+        (decision,) = tags.decisions_of(connection, build)
+        assert (decision.kind, decision.who) == ("approved", "ann")
+        assert last(connection)[1:] == (9.0, "ann", "approved unit", build, "to see")
+
+
+def test_what_is_not_there_is_named_with_what_is(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection)
+        with pytest.raises(Unknown, match=r"no stage 'smok'; did you mean 'smoke'\?"):
+            actions.approve(connection, build, "smok", ANN)
+        with pytest.raises(Unknown, match="there is no build 77"):
+            actions.cancel(connection, 77, ANN)
+        with pytest.raises(Unknown, match="has no tag 'unit'; it has none"):
+            actions.revoke(connection, build, "unit", ANN)
+
+
+def test_a_build_without_a_config_has_no_stages(store: Store) -> None:
+    with store.write() as connection:
+        build = add_build(connection)
+        with pytest.raises(Refused, match="has not been read yet"):
+            actions.approve(connection, build, "unit", ANN)
+        builds.move(connection, build, BuildEvent.REJECT, detail="nosejobs.toml:3: no")
+        with pytest.raises(Refused, match=r"cannot be understood: nosejobs\.toml:3: no"):
+            actions.hold(connection, build, "unit", ANN)
+
+
+def test_a_level_may_want_a_tag_that_only_a_person_can_give(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection)
+        assert actions.tag(connection, build, "performance", ANN)
+        assert not actions.tag(connection, build, "performance", ANN)
+        (tag,) = tags.of_build(connection, build)
+        assert (tag.who, tag.stage_run, tag.config) == ("ann", None, "")
+        assert last(connection)[2:] == ("ann", "tag performance", build, "to see")
+        with pytest.raises(Unknown, match="no stage 'odd'"):
+            actions.tag(connection, build, "odd", ANN)
+
+
+def test_what_is_not_built_cannot_be_tagged(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection, BuildEvent.BEGIN)
+        with pytest.raises(Refused, match="is building: there is nothing that could pass"):
+            actions.tag(connection, build, "unit", ANN)
+
+
+def test_all_tags_of_a_stage_are_revoked_and_stay(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection)
+        actions.tag(connection, build, "unit", ANN)
+        assert actions.revoke(connection, build, "unit", By("bob", "no", 10.0)) == 1
+        (tag,) = tags.of_build(connection, build)
+        assert (tag.valid, tag.reason) == (False, "no")
+        with pytest.raises(Refused, match="was revoked before: no"):
+            actions.revoke(connection, build, "unit", ANN)
+        assert actions.tag(connection, build, "unit", ANN)
+
+
+def test_failed_tests_run_again_alone(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection)
+        failed(connection, build, "b", "a")
+        run = actions.rerun(connection, build, "unit", ANN, failed_only=True)
+        assert (run.number, run.only, run.who) == (2, ("a", "b"), "ann")
+        assert stage_runs.get(connection, run.id) == run
+        assert last(connection).detail == "run 2 of 2 tests: to see"
+        with pytest.raises(Refused, match="run 2 of unit is waiting: cancel it first"):
+            actions.rerun(connection, build, "unit", ANN)
+
+
+def test_there_must_be_tests_that_failed(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection)
+        with pytest.raises(Refused, match="no run of unit has got to its end"):
+            actions.rerun(connection, build, "unit", ANN, failed_only=True)
+        failed(connection, build)
+        with pytest.raises(Refused, match="names no test that failed: run all of it again"):
+            actions.rerun(connection, build, "unit", ANN, failed_only=True)
+        assert actions.rerun(connection, build, "unit", ANN).only is None
+
+
+def test_only_a_failed_build_is_made_again(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection, BuildEvent.BEGIN)
+        add_run(connection, build, "build")
+        with pytest.raises(Refused, match="is building: only one that failed is built again"):
+            actions.rerun(connection, build, "build", ANN)
+        builds.move(connection, build, BuildEvent.FAIL, detail="no", ended=3.0)
+        run = actions.rerun(connection, build, "build", ANN)
+        assert (run.stage, run.number, run.state) == ("build", 2, StageState.PLACING)
+        found = builds.get(connection, build)
+        assert found is not None
+        assert (found.state, found.detail, found.ended) == (BuildState.BUILDING, "", None)
+
+
+def test_a_stage_is_cancelled_once(store: Store) -> None:
+    with store.write() as connection:
+        build = built(connection)
+        run = add_run(connection, build)
+        other = add_run(connection, build, "smoke")
+        (done,) = actions.cancel(connection, build, ANN, "unit")
+        assert done.id == run
+        found = stage_runs.get(connection, run)
+        assert found is not None
+        assert (found.state, found.detail) == (StageState.CANCELLED, "cancelled by ann: to see")
+        with pytest.raises(Refused, match="nothing of unit of build 1 is to come"):
+            actions.cancel(connection, build, ANN, "unit")
+        assert [each.id for each in actions.cancel(connection, build, ANN)] == [other]
+
+
+@pytest.mark.parametrize("events", [(), (BuildEvent.BEGIN,)])
+def test_a_build_that_is_cancelled_gets_no_artefact(
+    store: Store, events: tuple[BuildEvent, ...]
+) -> None:
+    with store.write() as connection:
+        build = add_build(connection)
+        for event in events:
+            builds.move(connection, build, event)
+        actions.cancel(connection, build, ANN)
+        found = builds.get(connection, build)
+        assert found is not None
+        assert (found.state, found.detail) == (BuildState.FAILED, "cancelled by ann: to see")
+        assert last(connection).what == "cancel"
+
+
+@pytest.mark.parametrize(
+    ("before", "action", "after"),
+    [
+        (HostState.UP, actions.drain, HostState.DRAINING),
+        (HostState.DOWN, actions.drain, HostState.DRAINING),
+        (HostState.DRAINING, actions.quarantine, HostState.QUARANTINED),
+        (HostState.QUARANTINED, actions.resume, HostState.UP),
+        (HostState.DRAINING, actions.resume, HostState.UP),
+        (HostState.DOWN, actions.resume, None),
+        (HostState.STARTING, actions.resume, None),
+        (HostState.QUARANTINED, actions.drain, None),
+    ],
+)
+def test_hosts_change_by_a_word(
+    store: Store, before: HostState, action: object, after: HostState | None
+) -> None:
+    assert callable(action)
+    with store.write() as connection:
+        hosts.configure(connection, Host("h1", "popen", state=before, reason="odd"))
+        if after is None:
+            with pytest.raises(Refused, match=f"host h1 is {before}: odd"):
+                action(connection, "h1", ANN)
+            return
+        assert action(connection, "h1", ANN)
+        assert not action(connection, "h1", ANN)
+        found = hosts.get(connection, "h1")
+        assert found is not None
+        assert (found.state, found.reason) == (after, "to see")

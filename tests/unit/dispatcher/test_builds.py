@@ -1,0 +1,197 @@
+"""Trees and artefacts: what a tree says, what its build command leaves, the same tar each time."""
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dispatcher import builds, harvest
+from dispatcher.builds import BuildFailed, artefact, build_test, examine, scanned, stage_tests
+from dispatcher.config import BuildConfig, Stage
+from dispatcher.evidence import Blobs
+from shell_runner import shipping
+from shell_runner.errors import UsageError
+from shell_runner.remote.job import JobTest
+from shell_runner.remote.model import Execution
+from tests import desks, packages
+
+JOB = "00000000-0000-4000-8000-000000000001"
+FULL = BuildConfig("make", "dist", inputs=("src/**",))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    desks.script(tmp_path / "tree", "tests/test_a.sh", "# nosejobs: tags=fast requires=docker")
+    desks.script(tmp_path / "tree", "tests/test_b.sh")
+    (tmp_path / "tree/.env").write_text("committed, so it belongs to the tree\n")
+    (tmp_path / "tree/link").symlink_to("tests/test_b.sh")
+    return tmp_path / "tree"
+
+
+# -- trees ----------------------------------------------------------------------------
+
+
+def test_all_of_a_tree_is_shipped(tree: Path) -> None:
+    found = scanned(tree, "here")
+    paths = [entry.path for entry in found.tree.entries]
+    assert paths == [".env", "link", "tests/test_a.sh", "tests/test_b.sh"]
+    assert found.files["link"] == "120000 tests/test_b.sh"
+    assert found.files["tests/test_a.sh"].startswith("100755 ")
+    assert (found.content.digest, found.content.size) == shipping.named(found.tree)
+
+
+def test_a_tree_without_a_config_has_no_stages(tree: Path) -> None:
+    found = examine(scanned(tree, "here"))
+    assert found.config
+    assert (found.config.build, found.config.stages, found.inputs, found.why) == (None, (), "", "")
+
+
+def test_the_key_for_reuse_is_of_the_inputs_only(tree: Path) -> None:
+    text = '[build]\ncommand = "make"\noutput = "dist"\ninputs = ["tests"]\n'
+    (tree / "nosejobs.toml").write_text(text)
+    first = examine(scanned(tree, "here"))
+    (tree / ".env").write_text("changed")
+    second = examine(scanned(tree, "here"))
+    (tree / "tests/test_a.sh").chmod(0o644)
+    third = examine(scanned(tree, "here"))
+    assert first.inputs == second.inputs != third.inputs
+    assert len({first.tree, second.tree, third.tree}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[build]\ncommand = 'x'\n", "nosejobs.toml:1: build has no 'output'"),
+        ("[tests]\ntimeot = 3\n", "nosejobs.toml"),
+        ("[tests.'*.sh']\nretries = -1\n", "nosejobs.toml"),
+        ("[hosts.x]\nspecs = 'x'\n", "nosejobs.toml"),
+        ("[stages.unit\n", "nosejobs.toml"),
+        ("x" * 2_000_000, "nosejobs.toml"),
+    ],
+)
+def test_a_config_that_cannot_be_understood_says_where(tree: Path, text: str, words: str) -> None:
+    (tree / "nosejobs.toml").write_text(text)
+    found = examine(scanned(tree, "here"))
+    assert found.config is None
+    assert found.why.startswith(words)
+
+
+def test_a_stage_has_the_tests_that_it_names(tree: Path) -> None:
+    checkout = scanned(tree, "here")
+    assert [case.nodeid for case in stage_tests(checkout, Stage("unit"))] == [
+        "tests/test_a.sh",
+        "tests/test_b.sh",
+    ]
+    (case,) = stage_tests(checkout, Stage("unit", tags=("fast",)), ["docker"], "h1")
+    assert (case.nodeid, case.unmet, case.test.timeout) == ("tests/test_a.sh", "", 600.0)
+    (case,) = stage_tests(checkout, Stage("unit", tags=("fast",), timeout=5.0), (), "h1")
+    assert case.test.timeout == 5.0
+    assert "docker" in case.unmet
+
+
+def test_the_tree_says_how_long_a_test_takes_if_its_stage_does_not(tree: Path) -> None:
+    (tree / "nosejobs.toml").write_text("[tests]\ntimeout = 30\n")
+    checkout = scanned(tree, "here")
+    assert {case.test.timeout for case in stage_tests(checkout, Stage("unit"))} == {30.0}
+
+
+def test_tests_that_cannot_run_are_named(tree: Path) -> None:
+    (tree / "tests/test_b.sh").chmod(0o644)
+    with pytest.raises(UsageError, match=r"cannot run:\n  tests/test_b.sh"):
+        stage_tests(scanned(tree, "here"), Stage("unit"))
+
+
+# -- the build command ----------------------------------------------------------------
+
+
+def run(tree: Path, command: str, output: str, outputs: Path) -> "subprocess.CompletedProcess[str]":
+    """As a slot runs it."""
+    test = build_test(BuildConfig(command, output)).test
+    outputs.mkdir()
+    environment = {"PATH": os.environ["PATH"], "TEST_UNDECLARED_OUTPUTS_DIR": str(outputs)}
+    return subprocess.run(
+        [*test.argv, test.path], cwd=tree, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "names"),
+    [
+        ("mkdir -p d && cd d && echo a > 'a b' && ln -s 'a b' l", "d", [".", "./a b", "./l"]),
+        ("mkdir -p d/e && echo a > d/e/f", "d/e/f", ["./f"]),
+        ("echo a > -x", "-x", ["./-x"]),
+        ("echo a > f # quoted \"'", "f", ["./f"]),
+    ],
+)
+def test_the_output_comes_as_a_tar(
+    tree: Path, tmp_path: Path, command: str, output: str, names: list[str]
+) -> None:
+    done = run(tree, command, output, tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    with tarfile.open(tmp_path / "out/output.tar") as archive:
+        assert sorted(archive.getnames()) == [name.removesuffix("/") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("exit 3", 3), ("true", 113), ("exit 113", 1), ("kill -9 $$", 137), ("if", 2)],
+)
+def test_without_output_there_is_a_status_that_says_why(
+    tree: Path, tmp_path: Path, command: str, status: int
+) -> None:
+    assert run(tree, command, "dist", tmp_path / "out").returncode == status
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# -- artefacts ------------------------------------------------------------------------
+
+
+def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[Blobs, harvest.Package]:
+    blobs = Blobs(folder / "blobs")
+    members = {} if data is None else {"artefacts/0/output.tar": data}
+    rows = [(0, 1, Execution(0, exit=exit))]
+    test: list[JobTest] = [build_test(FULL)]
+    path = packages.write(folder / "p.zip", JOB, test, rows, members)
+    return blobs, harvest.open_package(str(path))
+
+
+def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:
+    found = []
+    for name, files in (("a", {"x": b"1", "y/z": b"2"}), ("b", {"y/z": b"2", "x": b"1"})):
+        (tmp_path / name).mkdir()
+        blobs, package = kept(tmp_path / name, packages.tar(files))
+        with package:
+            found.append(artefact(package, FULL, blobs))
+        assert [path.name[:1] for path in blobs.folder.iterdir()] != ["."]
+    assert found[0] == found[1]
+    with tarfile.open(blobs.path(found[0].digest)) as archive:
+        assert archive.getnames() == ["x", "y", "y/z"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "dist was not sent back"),
+        (packages.tar({}), "dist is empty"),
+        (packages.tar({"../x": b""}), "dist cannot be kept: .*x"),
+        (b"no tar", "dist cannot be kept: dist is no zip, and no tar"),
+    ],
+)
+def test_what_cannot_be_an_artefact_is_the_builds_failure(
+    tmp_path: Path, data: bytes | None, words: str
+) -> None:
+    blobs, package = kept(tmp_path, data)
+    with package, pytest.raises(BuildFailed, match=words):
+        artefact(package, FULL, blobs)
+    assert list(blobs.folder.glob("*")) == []
+
+
+def test_a_command_that_left_nothing_is_told_from_one_that_failed(tmp_path: Path) -> None:
+    words = []
+    for status in (113, 3):
+        _, package = kept(tmp_path, None, status)
+        with package:
+            words.append(builds.why_failed(package, FULL))
+    assert words == ["it has left no dist", ""]

@@ -1,0 +1,66 @@
+"""Files are kept by their digest: whole, once, and as long as a row refers to them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from dispatcher.evidence import Blobs
+from shell_runner.errors import NosejobsError
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "blobs")
+
+
+def put(blobs: Blobs, data: bytes) -> str:
+    with blobs.part() as part:
+        part.write_bytes(data)
+        return blobs.take(part).digest
+
+
+def test_a_file_is_moved_to_where_its_digest_says(blobs: Blobs, tmp_path: Path) -> None:
+    path = tmp_path / "p.zip"
+    path.write_bytes(b"package")
+    kept = blobs.take(path)
+    assert kept == (hashlib.sha256(b"package").hexdigest(), 7)
+    assert not path.exists()
+    assert blobs.holds(kept.digest)
+    assert blobs.path(kept.digest).read_bytes() == b"package"
+    assert blobs.path(kept.digest).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_same_file_is_kept_once(blobs: Blobs) -> None:
+    first = put(blobs, b"x")
+    inode = blobs.path(first).stat().st_ino
+    assert put(blobs, b"x") == first
+    assert blobs.path(first).stat().st_ino == inode
+
+
+def test_nothing_stays_of_what_was_not_finished(blobs: Blobs) -> None:
+    with pytest.raises(ZeroDivisionError), blobs.part() as part:  # noqa: PT012
+        part.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert list(blobs.folder.iterdir()) == []
+
+
+def test_what_nobody_refers_to_goes_once_it_is_old(blobs: Blobs) -> None:
+    old, young, referred = (put(blobs, data) for data in (b"old", b"young", b"referred"))
+    for digest in (old, referred):
+        os.utime(blobs.path(digest), (1.0, 1.0))
+    assert blobs.sweep({referred}) == [old]
+    assert [blobs.holds(digest) for digest in (old, young, referred)] == [False, True, True]
+
+
+@pytest.mark.parametrize("digest", ["", "..", "a" * 63, "../" + "a" * 61])
+def test_only_digests_are_names(blobs: Blobs, digest: str) -> None:
+    assert not blobs.holds(digest)
+    with pytest.raises(ValueError, match="not a digest"):
+        blobs.path(digest)
+
+
+def test_trouble_with_the_disk_says_where(blobs: Blobs, tmp_path: Path) -> None:
+    with pytest.raises(NosejobsError, match="blobs: No such file or directory"):
+        blobs.take(tmp_path / "nothing")

@@ -1,0 +1,122 @@
+"""Packages become rows: outcomes, cases, and the numbers in what a program said."""
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher import harvest
+from dispatcher.harvest import number, numbers, read
+from dispatcher.store.results import CaseRow, MeasurementRow, ResultRow
+from shell_runner.errors import HostError
+from shell_runner.remote.job import JobTest
+from shell_runner.remote.model import Case, Execution, Parsed, Problem
+from shell_runner.remote.model import Test as Program
+from tests import packages
+
+JOB = "00000000-0000-4000-8000-000000000001"
+TESTS = [JobTest(f"test_{n}.sh", Program(n, f"test_{n}.sh")) for n in range(4)]
+
+
+def package(folder: Path, *executions: tuple[int, int, Execution]) -> harvest.Found:
+    path = packages.write(folder / "p.zip", JOB, TESTS, executions)
+    with harvest.opened(path, "h1", JOB) as opened:
+        return read(opened, JOB)
+
+
+def test_each_test_is_a_row_and_its_last_try_counts(tmp_path: Path) -> None:
+    found = package(
+        tmp_path,
+        (0, 1, Execution(0, exit=1, duration=9.0)),
+        (0, 2, Execution(0, 2, exit=0, duration=0.5)),
+        (1, 1, Execution(1, signal=11, duration=0.25)),
+        (2, 1, Execution(2, problem=Problem.UNMET, detail="requires docker")),
+        (3, 1, Execution(3, problem=Problem.HOST_LOST)),
+    )
+    assert found.how == "completed"
+    assert found.results == [
+        ResultRow(0, "test_0.sh", "passed", "exit 0", 0.5, 2),
+        ResultRow(1, "test_1.sh", "failed", "killed by SIGSEGV", 0.25),
+        ResultRow(2, "test_2.sh", "skipped", "not run: requires docker", 0.0),
+        ResultRow(3, "test_3.sh", "error", "host lost", 0.0, 1, True),
+    ]
+    assert found.durations == {"test_0.sh": 0.5}
+
+
+def test_cases_and_their_numbers_are_rows(tmp_path: Path) -> None:
+    cases = [
+        Case("one", "passed", duration=0.5, group="speed"),
+        Case("two", "failed", "boom\x1b[31m", details="rate: 3", properties=(("n", "4 ms"),)),
+    ]
+    parsed = Parsed("junit", cases)
+    rest = [(n, 1, Execution(n, exit=0)) for n in (1, 2, 3)]
+    found = package(tmp_path, (0, 1, Execution(0, exit=1, parsed=parsed)), *rest)
+    assert found.cases == [
+        CaseRow(0, 0, "speed > one", "passed", "", 0.5),
+        CaseRow(0, 1, "two", "failed", "boom"),
+    ]
+    assert found.measurements == [MeasurementRow(0, 1, "n", 4.0, "ms")]
+
+
+@pytest.mark.parametrize("missing", range(4))
+def test_a_package_that_says_nothing_of_a_test_is_refused(tmp_path: Path, missing: int) -> None:
+    rows = [(n, 1, Execution(n, exit=0)) for n in range(4) if n != missing]
+    with pytest.raises(HostError, match=f"test {missing} of 4"):
+        package(tmp_path, *rows)
+
+
+def test_a_package_with_more_tests_than_it_has_is_refused(tmp_path: Path) -> None:
+    rows = [(n, 1, Execution(n, exit=0)) for n in range(5)]
+    with pytest.raises(HostError, match="is refused"):
+        package(tmp_path, *rows)
+
+
+def test_the_end_of_a_log_is_safe_to_be_shown(tmp_path: Path) -> None:
+    log = b"".join(b"build | line %d\n" % n for n in range(100)) + b"\x1b[31mred\xff\n"
+    rows = [(n, 1, Execution(n, exit=0)) for n in range(4)]
+    path = packages.write(tmp_path / "p.zip", JOB, TESTS, rows, {"log.txt": log})
+    with harvest.opened(path, "h1", JOB) as opened:
+        lines = harvest.tail(opened).splitlines()
+    assert len(lines) == 20
+    assert lines[-2:] == ["build | line 99", "red\N{REPLACEMENT CHARACTER}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12", (12.0, "")),
+        (" -1.5e3 ", (-1500.0, "")),
+        ("12.5 ms", (12.5, "ms")),
+        ("3e4req/s", (30000.0, "req/s")),
+        ("'99.9 %'", (99.9, "%")),
+        (".5", (0.5, "")),
+        ("", None),
+        ("1.2.3", None),
+        ("12 of 13", None),
+        ("2001-01-01", None),
+        ("nan", None),
+        ("1e999", None),
+        ("true", None),
+        ("1" * 5000, None),
+    ],
+)
+def test_a_number_is_one_with_a_unit_or_none(text: str, value: tuple[float, str] | None) -> None:
+    assert number(text) == value
+
+
+def test_numbers_of_yaml_are_named_by_their_place() -> None:
+    details = (
+        "rate: 512.5 req/s  # mean\nlatency:\n  p50: 1 ms\n  p99: 3 ms\nmessage: none\n"
+        "line: 12\nat:\n  column: 3\n- 5\nlist: [1, 2]\nsize: 7\nplain text, 3 of them: no\n"
+    )
+    assert numbers(Case("x", "passed", details=details), "tap") == {
+        "rate": (512.5, "req/s"),
+        "latency.p50": (1.0, "ms"),
+        "latency.p99": (3.0, "ms"),
+        "size": (7.0, ""),
+    }
+    assert numbers(Case("x", "passed", details=details), "junit") == {}
+
+
+def test_numbers_of_one_case_are_bounded() -> None:
+    details = "\n".join(f"n{each}: {each}" for each in range(10_000))
+    assert len(numbers(Case("x", "passed", details=details), "tap")) == 200

@@ -1,0 +1,94 @@
+"""What a client says of a job: what could not be run or packed is refused while it listens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from shell_runner.remote import handed
+from shell_runner.remote.job import TREE, BadJob, Content, JobConfig, JobTest, NewJob
+from shell_runner.remote.model import Test as HostTest
+
+ID = "01234567-89ab-cdef-0123-456789abcdef"
+FULL = HostTest(
+    0, "a/t\udcff.sh", 5.0, ("sh",), env=(("A", "b"),), pass_env=("X*",), estimate=1,
+    limits=(("NOFILE", 9),), locks=("l",), serial=True,
+)  # fmt: skip
+
+
+def values() -> Any:
+    case = JobTest("a/t\udcff.sh", FULL, 2, "", (("p", "q"),))
+    job = NewJob(ID, Content(TREE, "a" * 64, 3), cases=(case,))
+    return json.loads(json.dumps({**job._asdict(), "config": JobConfig()._asdict()}))
+
+
+def test_a_sound_job_is_taken_as_it_was_said() -> None:
+    found = handed.new_job(values())
+    assert found.cases[0] == JobTest("a/t\udcff.sh", FULL, 2, "", (("p", "q"),))
+
+
+def of_test(name: str, value: Any) -> Callable[[Any], None]:
+    def change(job: Any) -> None:
+        job["cases"][0][1][HostTest._fields.index(name)] = value
+
+    return change
+
+
+def of_case(name: str, value: Any) -> Callable[[Any], None]:
+    def change(job: Any) -> None:
+        job["cases"][0][JobTest._fields.index(name)] = value
+
+    return change
+
+
+def of_config(name: str, value: Any) -> Callable[[Any], None]:
+    def change(job: Any) -> None:
+        job["config"][name] = value
+
+    return change
+
+
+def test_more_tests_than_a_package_can_name_are_refused() -> None:
+    job = values()
+    nodeid, test, *rest = job["cases"][0]
+    test[HostTest._fields.index("argv")] = ["," * 500_000]
+    job["cases"] = [[nodeid, [number, *test[1:]], *rest] for number in range(5)]
+    with pytest.raises(BadJob, match="of its 5 tests is too much for one job"):
+        handed.new_job(job)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        # No package holds a number that is none: the job would never end.
+        (of_test("timeout", float("nan")), "timeout"),
+        (of_test("timeout", -5), "timeout"),
+        (of_test("timeout", True), "timeout"),
+        (of_test("estimate", "x"), "estimate"),
+        (of_test("estimate", float("inf")), "estimate"),
+        (of_test("path", 5), "path"),
+        (of_test("argv", "sh"), "argv"),
+        (of_test("env", [["A", "b\0"]]), "env"),
+        (of_test("env", [["A"]]), "env"),
+        (of_test("limits", [["NOFILE", "x"]]), "limits"),
+        (of_test("locks", [1]), "locks"),
+        (of_test("serial", 1), "serial"),
+        (of_case("nodeid", 5), "nodeid"),
+        (of_case("nodeid", "\ud800"), "nodeid"),
+        (of_case("retries", "x"), "retries"),
+        (of_case("unmet", 3), "unmet"),
+        (of_case("properties", [[1, 2]]), "properties"),
+        (of_config("install", "echo \ud800"), "install"),
+        (of_config("environment", [["A", "\ud800"]]), "environment"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_its_name(
+    change: Callable[[Any], None], words: str
+) -> None:
+    job = values()
+    change(job)
+    with pytest.raises(BadJob, match=words):
+        handed.new_job(job)

@@ -92,10 +92,10 @@ def _both(
     sides: Mapping[str, Side], hosts: int, smoke: bool, figures: dict[str, Any]
 ) -> list[dict[str, Any]]:
     base = _PEER if _PEER in sides else _OURS
-    rounds, count = (1, 3) if smoke else (5, 60)
+    count = 3 if smoke else 40
     tables = []
     if hosts == 1:
-        rounds = 1 if smoke else 11
+        rounds = 1 if smoke else 7
         for title, act, notes in (
             ("hook to command", _to_command, _HOOK_NOTES),
             ("six stages, commit to ship", _to_ship, _CHAIN_NOTES),
@@ -103,7 +103,7 @@ def _both(
             runs = _in_turn(sides, act, rounds)
             title = f"{title}, {measure.rounds_words(rounds)}"
             tables.append(measure.table(title, runs, base, notes))
-    rounds = 1 if smoke else 3
+    rounds = 1 if smoke else 2
     runs = _in_turn(sides, lambda side: _through(side, count), rounds)
     words = f"{hosts} host{'s' if hosts > 1 else ''}"
     title = f"{count} builds, {words}, {measure.rounds_words(rounds)}"
@@ -113,7 +113,7 @@ def _both(
     for name, side in sides.items():
         figures |= {
             f"{name}, {words}: {what}": found
-            for what, found in _idle(side, 0.5 if smoke else 20.0).items()
+            for what, found in _idle(side, 0.5 if smoke else 10.0).items()
         }
     return tables
 

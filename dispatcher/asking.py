@@ -22,8 +22,6 @@ from . import settings
 
 ROOT = "/api/v1"
 VARIABLE = "NOSEJOBS_URL"
-#: In the data folder, while a dispatcher runs.
-ADDRESS = "url"
 #: Seconds that a connection, and an answer, may take.
 _TIMEOUT = (5.0, 60.0)
 #: Seconds that one look waits for news.
@@ -72,7 +70,7 @@ def _noted(folder: Path) -> str:
 def noted(data: Path) -> str:
     """The address in a data folder; empty: no dispatcher has it."""
     try:
-        return (data / ADDRESS).read_text("utf-8", "replace").strip()
+        return (data / settings.ADDRESS).read_text("utf-8", "replace").strip()
     except OSError:
         return ""
 

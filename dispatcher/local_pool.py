@@ -18,8 +18,9 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from shell_runner import agent_file, ca
+from shell_runner import agent_file
 from shell_runner.config import suggestion
 from shell_runner.errors import CannotOpen, UsageError
 from shell_runner.hosts import MOST_SLOTS
@@ -29,6 +30,9 @@ from shell_runner.remote.machine import cores
 
 from .hookspecs import Handle, Maker, Raised, hookimpl
 from .settings import Pool
+
+if TYPE_CHECKING:
+    from shell_runner import ca
 
 KIND = "local"
 _OPTIONS = ("slots",)
@@ -186,6 +190,8 @@ class Local:
         path = self._folder / f"{role}.pem"
         if path.exists() and credentials.expires(str(path)) > time.time() + _RENEW * _DAY:
             return path
+        from shell_runner import ca  # ten megabytes, which most dispatchers never need
+
         authority, now = self._authority(), ca.utcnow()
         if role == "host":
             text = authority.issue_host(_NAME, ["127.0.0.1"], now)
@@ -195,6 +201,8 @@ class Local:
         return path
 
     def _authority(self) -> ca.Authority:
+        from shell_runner import ca
+
         folder = self._folder / "ca"
         if (folder / "crl.pem").exists():
             return ca.Authority(folder)

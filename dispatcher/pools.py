@@ -139,9 +139,10 @@ class Pools:
     def look(self) -> float:
         """One look at all hosts of pools; seconds until the next one is worth it."""
         with self._store.read() as connection:
-            load = _load(connection)
+            found = [host for host in hosts.every(connection) if host.pool]
+            load = _load(connection) if found else {}
         patience = [_LOOK]
-        for host in self._rows():
+        for host in found:
             if not self._is_busy(host.name):
                 patience.append(self._look_at(host, load.get(host.name, 0)))
         return max(min(patience), 0.0)

@@ -18,9 +18,8 @@ from types import FrameType
 
 from shell_runner.guard import clean
 
-from .asking import ADDRESS
 from .service import Service
-from .settings import Settings
+from .settings import ADDRESS, Settings
 from .store import Store, notes
 from .web.app import Server, create
 

@@ -25,6 +25,8 @@ from .kinds import Kind, Secret, Wrong
 
 NAME = "dispatcher.toml"
 PORT = 7433
+#: In the data folder, where a running dispatcher answers.
+ADDRESS = "url"
 _TOP = ("dispatcher", "sources", "hosts", "pools", "retention")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?))?B?", re.ASCII)
 

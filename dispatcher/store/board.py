@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
 from .. import model
 from . import jobs, results, rows, tables, tags
@@ -15,6 +15,22 @@ from .builds import active
 
 _BUILD, _CHANGE, _SOURCE = tables.build.c, tables.change.c, tables.source.c
 _RUN, _DECISION, _AUDIT = tables.stage_run.c, tables.decision.c, tables.audit.c
+
+#: Those of which each look needs all, made once: to make one takes longer than to run it.
+_BUILDS: BindParameter[Any] = bindparam("builds", expanding=True)
+_HEADS = (
+    select(_SOURCE.name, *_CHANGE, *_BUILD)
+    .select_from(
+        tables.build.join(tables.change, _CHANGE.id == _BUILD.change).join(
+            tables.source, _SOURCE.id == _CHANGE.source
+        )
+    )
+    .where(_BUILD.id.in_(_BUILDS))
+    .order_by(_BUILD.id)
+)
+_RUNS = select(tables.stage_run).where(_RUN.build.in_(_BUILDS)).order_by(_RUN.id)
+_DECISIONS = select(tables.decision).where(_DECISION.build.in_(_BUILDS)).order_by(_DECISION.stage)
+_LAST_AUDIT = select(func.max(_AUDIT.id))
 
 T = TypeVar("T")
 
@@ -38,8 +54,8 @@ class Rows:
 
 def of(connection: Connection, builds: Collection[int]) -> list[Rows]:
     """Those of some builds, oldest first: seven queries, however many they are."""
-    runs = _by_build(connection, builds, tables.stage_run, rows.stage_run)
-    decisions = _by_build(connection, builds, tables.decision, rows.decision)
+    runs = _by_build(connection, builds, _RUNS, rows.stage_run)
+    decisions = _by_build(connection, builds, _DECISIONS, rows.decision)
     given: dict[int, list[model.Tag]] = defaultdict(list)
     for tag in tags.of_builds(connection, list(builds)):
         given[tag.build].append(tag)
@@ -72,15 +88,10 @@ def _heads(
     connection: Connection, builds: Collection[int]
 ) -> Sequence[tuple[str, model.Change, model.Build]]:
     changes, heads = _CHANGE.keys(), _BUILD.keys()
-    columns = [_SOURCE.name, *_CHANGE, *_BUILD]
     end = 1 + len(changes)
     found = []
-    joined = tables.build.join(tables.change, _CHANGE.id == _BUILD.change).join(
-        tables.source, _SOURCE.id == _CHANGE.source
-    )
     for chunk in rows.chunks(sorted(builds)):
-        statement = select(*columns).select_from(joined).where(_BUILD.id.in_(chunk))
-        for row in connection.execute(statement.order_by(_BUILD.id)):
+        for row in connection.execute(_HEADS, {"builds": chunk}):
             change = model.Change(**dict(zip(changes, row[1:end], strict=True)))
             build = rows.build_of(dict(zip(heads, row[end:], strict=True)))
             found.append((row[0], change, build))
@@ -88,13 +99,11 @@ def _heads(
 
 
 def _by_build(
-    connection: Connection, builds: Collection[int], table: Any, make: Callable[[Any], T]
+    connection: Connection, builds: Collection[int], asked: Any, make: Callable[[Any], T]
 ) -> dict[int, list[T]]:
     found: dict[int, list[T]] = defaultdict(list)
-    order = table.c.id if "id" in table.c else table.c.stage
     for chunk in rows.chunks(sorted(builds)):
-        statement = select(table).where(table.c.build.in_(chunk)).order_by(order)
-        for row in connection.execute(statement):
+        for row in connection.execute(asked, {"builds": chunk}):
             found[row.build].append(make(row))
     return found
 
@@ -105,7 +114,7 @@ def audited(connection: Connection, after: int) -> tuple[int, set[int]]:
     Whoever decides about a build that nothing can come of by itself (a tag is revoked, a stage is
     approved) writes an entry in the same transaction.
     """
-    last = connection.execute(select(func.max(_AUDIT.id))).scalar() or 0
+    last = connection.execute(_LAST_AUDIT).scalar() or 0
     if last <= after:
         return after, set()
     statement = select(_AUDIT.build).where(_AUDIT.id > after, _AUDIT.build.is_not(None))

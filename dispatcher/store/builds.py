@@ -18,6 +18,13 @@ _ALIVE = tuple(
 )
 _OPEN = (model.BuildState.NEW.value, model.BuildState.BUILDING.value)
 
+#: Asked at each change, made once: to make it takes longer than to run it.
+_ACTIVE = (
+    select(_BUILD.id)
+    .where(_BUILD.state.in_(_OPEN))
+    .union(select(_RUN.build).where(_RUN.state.in_(_ALIVE)))
+)
+
 
 def add(connection: Connection, change: int, at: float) -> int:
     """The build of a change; its number."""
@@ -81,9 +88,7 @@ def active(connection: Connection) -> list[int]:
     One that is blocked comes back with the new run of what blocks it.  So the stage runs of a
     build have to be added in the transaction that makes it built.
     """
-    runs = select(_RUN.build).where(_RUN.state.in_(_ALIVE))
-    open_ones = select(_BUILD.id).where(_BUILD.state.in_(_OPEN))
-    return sorted(connection.execute(open_ones.union(runs)).scalars())
+    return sorted(connection.execute(_ACTIVE).scalars())
 
 
 def untouched(connection: Connection, source: int, branch: str) -> list[model.Build]:

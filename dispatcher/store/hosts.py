@@ -11,6 +11,7 @@ from .. import model
 from . import audit, rows, tables
 
 _HOST = tables.host.c
+_EVERY = select(tables.host).order_by(_HOST.name)
 #: What silence does not change: what somebody decided, and a host that was never there; its
 #: pool says when that takes too long.
 _KEPT = (
@@ -48,8 +49,7 @@ def get(connection: Connection, name: str) -> model.Host | None:
 
 def every(connection: Connection) -> list[model.Host]:
     """All hosts, by name."""
-    found = connection.execute(select(tables.host).order_by(_HOST.name))
-    return [rows.host(row) for row in found]
+    return [rows.host(row) for row in connection.execute(_EVERY)]
 
 
 def beat(

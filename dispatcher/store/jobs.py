@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from .. import model
 from . import rows, tables
@@ -13,6 +13,31 @@ from . import rows, tables
 _JOB = tables.job.c
 _OPEN = tuple(state.value for state in model.JobState if state.open)
 _OVER = tuple(state.value for state in model.StageState if state.over)
+#: Those that are asked at each change, made once: to make one takes longer than to run it.
+_LOAD = select(_JOB.host, func.count()).where(_JOB.state.in_(_OPEN)).group_by(_JOB.host)
+_STOPPED = (
+    select(_JOB.id, _JOB.host)
+    .join(tables.stage_run, tables.stage_run.c.id == _JOB.stage_run)
+    .where(_JOB.state.in_(_OPEN), tables.stage_run.c.state.in_(_OVER))
+)
+_OF_RUNS = (
+    select(tables.job)
+    .where(_JOB.stage_run.in_(bindparam("runs", expanding=True)))
+    .order_by(_JOB.stage_run, _JOB.part, _JOB.attempt)
+)
+_IN_STATE = (
+    select(tables.job)
+    .where(_JOB.state.in_(bindparam("states", expanding=True)))
+    .order_by(_JOB.planned, _JOB.id)
+)
+_IN_STATE_ON = _IN_STATE.where(_JOB.host == bindparam("host"))
+_LOST_ON = (
+    select(tables.job)
+    .where(_JOB.state == model.JobState.LOST.value)
+    .where(_JOB.host == bindparam("host"), _JOB.planned >= bindparam("since"))
+    .order_by(_JOB.planned.desc(), _JOB.id)
+    .limit(bindparam("most"))
+)
 
 
 def plan(connection: Connection, jobs: Sequence[model.Job]) -> list[str]:
@@ -38,9 +63,7 @@ def of_runs(connection: Connection, runs: Sequence[int]) -> list[model.Job]:
     """Those of several stage runs, in order."""
     found: list[model.Job] = []
     for chunk in rows.chunks(sorted(runs)):
-        statement = select(tables.job).where(_JOB.stage_run.in_(chunk))
-        done = connection.execute(statement.order_by(_JOB.stage_run, _JOB.part, _JOB.attempt))
-        found += map(rows.job, done)
+        found += map(rows.job, connection.execute(_OF_RUNS, {"runs": chunk}))
     return found
 
 
@@ -48,16 +71,17 @@ def in_state(
     connection: Connection, *states: model.JobState, host: str | None = None
 ) -> list[model.Job]:
     """Those in one of these states, of one host or of all, oldest first."""
-    statement = select(tables.job).where(_JOB.state.in_([state.value for state in states]))
-    if host is not None:
-        statement = statement.where(_JOB.host == host)
-    return [rows.job(row) for row in connection.execute(statement.order_by(_JOB.planned, _JOB.id))]
+    values = {"states": [state.value for state in states]}
+    if host is None:
+        found = connection.execute(_IN_STATE, values)
+    else:
+        found = connection.execute(_IN_STATE_ON, {**values, "host": host})
+    return [rows.job(row) for row in found]
 
 
 def load(connection: Connection) -> dict[str, int]:
     """Open jobs by host."""
-    statement = select(_JOB.host, func.count()).where(_JOB.state.in_(_OPEN)).group_by(_JOB.host)
-    return {row[0]: row[1] for row in connection.execute(statement)}
+    return {row[0]: row[1] for row in connection.execute(_LOAD)}
 
 
 def move(connection: Connection, job: str, event: model.JobEvent, **fields: Any) -> bool:
@@ -79,21 +103,10 @@ def hosts_of_build(connection: Connection, build: int) -> list[str]:
 
 def stopped(connection: Connection) -> dict[str, str]:
     """Hosts by job: open ones whose stage run is over (cancelled, or by a person's word)."""
-    run = tables.stage_run.c
-    statement = (
-        select(_JOB.id, _JOB.host)
-        .join(tables.stage_run, run.id == _JOB.stage_run)
-        .where(_JOB.state.in_(_OPEN), run.state.in_(_OVER))
-    )
-    return {row[0]: row[1] for row in connection.execute(statement)}
+    return {row[0]: row[1] for row in connection.execute(_STOPPED)}
 
 
 def lost_on(connection: Connection, host: str, since: float, most: int) -> list[model.Job]:
     """Those given up that the host may have still, newest first."""
-    statement = (
-        select(tables.job)
-        .where(_JOB.state == model.JobState.LOST.value, _JOB.host == host, _JOB.planned >= since)
-        .order_by(_JOB.planned.desc(), _JOB.id)
-        .limit(most)
-    )
-    return [rows.job(row) for row in connection.execute(statement)]
+    found = connection.execute(_LOST_ON, {"host": host, "since": since, "most": most})
+    return [rows.job(row) for row in found]

@@ -288,11 +288,14 @@ def rerun(
         new = str(uuid.uuid4())
         records.add(records.Record(new, client.spec, time.time()))
         try:
-            found = client.rerun(whole, new, tests, failed)
+            secret = os.environ.get(jobfile.SECRET, "")
+            found = client.rerun(whole, new, tests, failed, secret)
         except JobRefused:
             records.remove(new)
             raise
         _say(f"{client.spec.id}: {_tests(found.count)} of job {whole[:_SHORT]}, {_state(found)}")
+        if not secret and client.job(new).config.get("notify"):
+            _say(f"its notification is not signed: {jobfile.SECRET} is not set here")
         _announce(new, as_json, client.spec)
         if wait:
             _finish(client, new, out, into, junitxml, acknowledge=True)

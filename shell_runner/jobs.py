@@ -177,9 +177,16 @@ class Client:
 
         return self._with_session(request)
 
-    def rerun(self, job: str, id: str, tests: Sequence[str], failed: bool) -> Job:
-        """A new job ``id``: some tests of ``job`` again, with the same contents and config."""
-        return self._call(_same(id, job_of), "rerun", job=job, id=id, tests=tests, failed=failed)
+    def rerun(
+        self, job: str, id: str, tests: Sequence[str], failed: bool, secret: str = ""
+    ) -> Job:
+        """A new job ``id``: some tests of ``job`` again, with the same contents and config.
+
+        ``secret``: what its notification is signed with; the host has forgotten that of ``job``.
+        """
+        return self._call(
+            _same(id, job_of), "rerun", job=job, id=id, tests=tests, failed=failed, secret=secret
+        )
 
     # -- looking ------------------------------------------------------------------
 

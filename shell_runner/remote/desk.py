@@ -23,7 +23,7 @@ from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, S
 
 from . import bells, database, disk, handed, identity, layout, queue, retention, starting, tree
 from .intake import Intake
-from .job import TREE, BadJob, Content, NewJob, without_secrets
+from .job import TREE, BadJob, Content, NewJob, config_from, without_secrets
 from .machine import facts
 from .model import ERROR, FAILED, Stream, execution_from_row
 from .store import Store, is_digest
@@ -335,9 +335,17 @@ class Desk:
             raise queue.Refused("bad", words % (content.name or content.digest[:12]))
 
     def _rerun(
-        self, job: str, id: str, tests: Sequence[str] = (), failed: bool = False
+        self,
+        job: str,
+        id: str,
+        tests: Sequence[str] = (),
+        failed: bool = False,
+        secret: str = "",
     ) -> Dict[str, Any]:
-        """A new job of the same contents and config, with some of its tests."""
+        """A new job of the same contents and config, with some of its tests.
+
+        ``secret``: for its notification; that of the old job is gone once that was packaged.
+        """
         row = self._there().find(job)
         cases = self._there().tests(row.number)
         if row.unreadable or not all(case.test.path for case in cases):
@@ -353,9 +361,9 @@ class Desk:
         numbered = tuple(
             case._replace(test=case.test._replace(id=number)) for number, case in enumerate(found)
         )
-        new = NewJob(
-            id, row.tests, row.build, row.config, numbered, row.name, row.labels, row.priority
-        )
+        config = config_from({"secret": secret})  # checks it
+        config = row.config._replace(secret=config.secret if row.config.notify else "")
+        new = NewJob(id, row.tests, row.build, config, numbered, row.name, row.labels, row.priority)
         return self._accept(handed.checked(new))
 
     # -- looking ----------------------------------------------------------------

@@ -50,6 +50,7 @@ INSERT_JOB = (
 DELETE_JOB = "DELETE FROM job WHERE number = ?"
 SET_STATE = "UPDATE job SET state = ? WHERE number = ?"
 SET_END = "UPDATE job SET state = ?, how = ?, detail = ?, ended = ? WHERE number = ?"
+SET_CONFIG = "UPDATE job SET config = ? WHERE number = ?"
 SET_CANCELLED = "UPDATE job SET cancelled = 1 WHERE number = ?"
 SET_PACKAGE = "UPDATE job SET state = ?, package = ?, size = ?, trouble = '' WHERE number = ?"
 SET_HARVESTED = "UPDATE job SET state = ?, harvested = ? WHERE number = ?"

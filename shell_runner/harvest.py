@@ -6,6 +6,7 @@ package is believed: ``remote.package`` has verified its bytes, values are check
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -60,15 +61,7 @@ def harvest(
     progress: Callable[[int, int], None],
 ) -> tuple[Job, Harvested]:
     """Bring the package to ``path``, and make of it what is asked for; nothing is acknowledged."""
-    if into is not None and into.is_dir() and any(into.iterdir()):
-        raise UsageError(f"{into} is not empty: nothing is extracted into it")
-    for target in filter(None, (path, junitxml)):
-        if not target.absolute().parent.is_dir():
-            raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
-    # A package is renamed to its name, which would be the end of a device.
-    if path.exists() and not path.is_file():
-        raise UsageError(f"cannot write {path}: it is there, and is no file")
-
+    check_places(path, into, junitxml)
     with ExitStack() as stack:
         verified: list[Package] = []
 
@@ -83,6 +76,36 @@ def harvest(
             return found, _use(verified[-1], client.spec.id, into, junitxml)
         except (BadPackage, _BadManifest) as error:
             raise _refused(client, job, error) from error
+
+
+def check_places(path: Path, into: Path | None, junitxml: Path | None) -> None:
+    """Raises UsageError for where nothing can be written; also before a job has ended."""
+    if into is not None:
+        _check_folder(into)
+    for target in filter(None, (path, junitxml)):
+        parent = target.absolute().parent
+        # What is extracted makes its folder, and the report is written after that.
+        if target is junitxml and into is not None and parent == into.absolute():
+            continue
+        if not parent.is_dir():
+            raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write {target}: {target.parent} is not writable")
+    # A package is renamed to its name, which would be the end of a device.
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write {path}: it is there, and is no file")
+    if junitxml is not None and junitxml.is_dir():
+        raise UsageError(f"cannot write {junitxml}: it is a folder")
+
+
+def _check_folder(into: Path) -> None:
+    if into.is_dir() and any(into.iterdir()):
+        raise UsageError(f"{into} is not empty: nothing is extracted into it")
+    there = into.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot extract into {into}: {there} is no folder that can be written to")
 
 
 def _refused(client: Client, job: str, error: Exception) -> HostError:

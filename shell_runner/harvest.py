@@ -23,6 +23,7 @@ from .remote.model import ERROR, FAILED, OUTCOMES, SKIPPED, Execution, Problem, 
 from .remote.package import MANIFEST, BadPackage, Package, open_package
 from .remote.verdict import judge
 from .told import FailedTest, Job
+from .words import whole
 
 #: Exit statuses, those of pytest: of a job whose tests all ran, and of one that had no chance.
 PASSED_STATUS, FAILED_STATUS, INFRASTRUCTURE_STATUS = 0, 1, 6
@@ -183,17 +184,37 @@ def _use(package: Package, host: str, into: Path | None, junitxml: Path | None) 
     if junitxml is not None:
         from . import junit  # its parser takes a while to load
 
-        telling = _telling(junit, package.manifest, into)
+        telling = _telling(junit, package.manifest, into, _install(package))
         junit.write(junitxml, "pytest", host, tests, executions, telling)
     return _judged(package.manifest, tests, executions)
 
 
-def _telling(junit: Any, manifest: dict[str, Any], into: Path | None) -> Any:
+def _telling(junit: Any, manifest: dict[str, Any], into: Path | None, install: str) -> Any:
     """What a live run would have known: how often a test may run again, and where files are."""
     config = manifest.get("config")
     retries = config.get("retries") if isinstance(config, dict) else 0
-    telling = junit.Telling(retries=retries if type(retries) is int else 0)
+    telling = junit.Telling(
+        retries=retries if type(retries) is int else 0, instead=_began(manifest), err=install
+    )
     return telling if into is None else replace(telling, files=_files(manifest, into))
+
+
+def _began(manifest: dict[str, Any]) -> float:
+    """When the attempt began, else when the job was handed in; for a report without any test."""
+    for table, key in (("attempt", "began"), ("job", "submitted")):
+        values = manifest.get(table)
+        found = values.get(key) if isinstance(values, dict) else None
+        if isinstance(found, (int, float)) and not isinstance(found, bool):
+            return float(found)
+    return 0.0
+
+
+def _install(package: Package) -> str:
+    """What the install command has printed, if it failed: it is why no test has run."""
+    if package.manifest.get("how") != "install-failed":
+        return ""
+    execution = package.install()
+    return "" if execution is None else whole(execution.out) + whole(execution.err)
 
 
 def _files(manifest: dict[str, Any], into: Path) -> Callable[[JobTest, Execution], list[str]]:

@@ -32,7 +32,7 @@ from .guard import clean
 from .hosts import HostSpec, parse, written
 from .jobs import Client, Place, place_of
 from .remote.job import KEEP
-from .told import STATES, Job, Report
+from .told import STATES, Job, Report, Untold
 
 #: Exit statuses.
 INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
@@ -295,7 +295,7 @@ def _progress(word: str) -> Callable[[int, int], None]:
 @click.argument("id", metavar="JOB")
 @_host
 @click.option("--test", "tests", multiple=True, help="Name or pattern; may be repeated.")
-@click.option("--failed", is_flag=True, help="Those that have failed.")
+@click.option("--failed", is_flag=True, help="Those that have failed or did not end.")
 @click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
 @_harvest_options
 @_json
@@ -443,7 +443,16 @@ def _about(report: Report, spec: HostSpec) -> Iterator[tuple[str, str]]:
         yield "priority", str(found.priority)
     if found.package:
         yield "package", f"{_size(found.size)}, sha256 {found.package}"
+    if report.untold:
+        yield "notify", _untold(report.untold)
     yield "next", _next(found)
+
+
+def _untold(untold: Untold) -> str:
+    if not untold.tries:
+        return "not told yet"
+    tries = "1 try" if untold.tries == 1 else f"{untold.tries} tries"
+    return f"not told yet, {tries}: {untold.trouble}; next try in {untold.seconds:.0f} s"
 
 
 def _attempt(attempt: Any) -> str:
@@ -463,10 +472,12 @@ def _counts(found: Job) -> str:
 
 def _next(found: Job) -> str:
     short = found.id[:_SHORT]
+    has_open = sum(found.outcomes.values()) < found.count
     if found.state == "ready":
-        return f"harvest it: nosejobs job harvest {short}"
+        rest = f", run what has not: nosejobs job rerun {short} --failed" if has_open else ""
+        return f"harvest it: nosejobs job harvest {short}{rest}"
     if found.state == "harvested":
-        again = f"nosejobs job rerun {short} --failed, or " if found.failed else ""
+        again = f"nosejobs job rerun {short} --failed, or " if found.failed or has_open else ""
         return f"{again}nosejobs job forget {short}"
     if found.trouble:
         return "mend what is said above; the host tries again by itself"

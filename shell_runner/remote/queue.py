@@ -464,6 +464,11 @@ class Queue:
         found: Optional[float] = self._db.rows(sql.NEXT_DUE)[0][0]
         return found
 
+    def untold(self, job: JobRow) -> Optional[Tuple[int, float, str]]:
+        """Tries, date of the next one and trouble, if somebody is still to be told of its end."""
+        found = self._db.rows(sql.OUTBOX_OF_JOB, (job.id,))
+        return found[0] if found else None  # type: ignore[return-value]
+
     def delivered(self, number: int) -> None:
         """They know; nothing of the secret stays."""
         with self._db.writing() as db:

@@ -124,6 +124,8 @@ DUE = (
 )
 NEXT_DUE = "SELECT min(due) FROM outbox"
 INSERT_OUTBOX = "INSERT INTO outbox (job, url, secret, body) VALUES (?, ?, ?, ?)"
+#: What has become of the news of one job.
+OUTBOX_OF_JOB = "SELECT tries, due, trouble FROM outbox WHERE job = ?"
 DELETE_OUTBOX = "DELETE FROM outbox WHERE number = ?"
 SET_FAILED = "UPDATE outbox SET tries = tries + 1, trouble = ?, due = ? WHERE number = ?"
 #: What nobody could be told stays to be seen at the job.

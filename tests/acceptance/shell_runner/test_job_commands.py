@@ -13,6 +13,7 @@ import time
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -139,10 +140,14 @@ def test_who_waits_exits_as_pytest_does(
 def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder: Path) -> None:
     script(folder / "build", "install", "echo cannot; exit 4")
     arguments = ["--tests", "tests", "--build", "build", "--install", "./install", "--wait"]
+    arguments += ["--junitxml", "j.xml"]
     done = run("submit", "--host", "popen", *arguments)
     assert done.returncode == 1, done.stderr
     assert "install | cannot" in done.stderr
     assert "install-failed, 2 tests: 2 error" in done.stderr
+    (suite,) = ET.parse(folder / "j.xml").getroot()
+    assert suite.findtext("system-err") == "cannot\n"
+    assert abs(datetime.fromisoformat(suite.attrib["timestamp"]).timestamp() - time.time()) < 600
 
 
 def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) -> None:
@@ -156,6 +161,10 @@ def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) 
     assert done.returncode == 6, done.stdout
     found = json.loads(done.stdout)
     assert (found["how"], found["acknowledged"], found["exit"]) == ("cancelled", False, 6)
+    assert f"nosejobs job rerun {id[:8]} --failed" in run("show", id).stdout
+    again = run("rerun", id, "--failed")
+    assert ": 1 test of job" in again.stderr, "test_a has passed"
+    run("cancel", again.stdout.strip())
     assert run("forget", id).returncode == 2
     assert run("forget", "--force", id).returncode == 0
 
@@ -263,6 +272,17 @@ def test_hosts_on_record_are_named_so_that_they_can_be_typed(run: Run, tests: Pa
     assert "there: 1 " in run("list", "--host", "there").stderr
     done = run("show", "deadbeef")
     assert "no job deadbeef is on record here; name its host with --host" in done.stderr
+
+
+def test_news_that_did_not_arrive_are_shown(run: Run, tests: Path) -> None:
+    id = submitted(run, "--notify", "http://127.0.0.1:1/")
+    run("harvest", id, "--wait")
+    # The first try is on its way, or the next one is awaited.
+    shown = run("show", id).stdout
+    while "not told yet, " not in shown:
+        assert "notify    not told yet\n" in shown
+        shown = run("show", id).stdout
+    assert re.search(r"notify +not told yet, \d tr(y|ies): cannot be reached: .* in \d s\n", shown)
 
 
 def test_it_is_a_command_of_the_shell(run: Run, tests: Path, folder: Path) -> None:

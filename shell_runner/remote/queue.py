@@ -467,7 +467,7 @@ class Queue:
     def untold(self, job: JobRow) -> Optional[Tuple[int, float, str]]:
         """Tries, date of the next one and trouble, if somebody is still to be told of its end."""
         found = self._db.rows(sql.OUTBOX_OF_JOB, (job.id,))
-        return found[0] if found else None  # type: ignore[return-value]
+        return found[0] if found else None
 
     def delivered(self, number: int) -> None:
         """They know; nothing of the secret stays."""

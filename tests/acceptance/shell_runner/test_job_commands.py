@@ -206,6 +206,10 @@ def test_a_variable_names_the_usual_host(
         (["submit", "--host", "popen", "--config", "no.toml"], "no.toml: No such file"),
         (["submit", "--host", "popen", "--tests", "tests", "--env", "X-Y=1"], "'X-Y' cannot be"),
         (["submit", "--host", "popen", "--tests", "tests", "--out", "x"], "need --wait"),
+        (
+            ["submit", "--host", "popen", "--tests", "tests", "--build", "tests/test_a.sh"],
+            "test_a.sh is no zip, and no tar",
+        ),
         (["show", "zz"], "'zz' is no job"),
         (["show", "abcd1234"], "no job abcd1234 is on record here; name its host with --host"),
         (["submit", "--host", "ssh=me@h:22", "--tests", "tests"], "try: Port in ~/.ssh/config"),

@@ -86,6 +86,17 @@ class FailedTest:
 
 
 @dataclass(frozen=True)
+class Untold:
+    """A notification that was not delivered yet."""
+
+    tries: int
+    #: Until the next one.
+    seconds: float
+    #: Why the last one was in vain; empty before the first.
+    trouble: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What is known of one job."""
 
@@ -101,6 +112,8 @@ class Report:
     tests: Content | None
     #: Why no worker could be started; empty if one is there or not needed.
     no_worker: str = ""
+    #: The notification, if it was not delivered yet.
+    untold: Untold | None = None
 
 
 @dataclass(frozen=True)
@@ -269,7 +282,13 @@ def report_of(values: Any) -> Report:
         build=_content(found["build"]),
         tests=_content(found["contents"]),
         no_worker=found.text("no_worker"),
+        untold=None if found["untold"] is None else _untold(found["untold"]),
     )
+
+
+def _untold(values: Any) -> Untold:
+    found = _Fields(values)
+    return Untold(found.whole("tries"), found.number("seconds"), found.text("trouble"))
 
 
 def listing_of(values: Any) -> Listing:

@@ -19,11 +19,11 @@ import time
 import traceback
 import zipfile
 import zlib
-from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import bells, database, disk, handed, identity, layout, queue, retention, starting, tree
 from .intake import Intake
-from .job import TREE, BadJob, Content, NewJob, without_secrets
+from .job import TREE, BadJob, Content, NewJob, config_from, without_secrets
 from .machine import facts
 from .model import ERROR, FAILED, Stream, execution_from_row
 from .store import Store, is_digest
@@ -335,16 +335,24 @@ class Desk:
             raise queue.Refused("bad", words % (content.name or content.digest[:12]))
 
     def _rerun(
-        self, job: str, id: str, tests: Sequence[str] = (), failed: bool = False
+        self,
+        job: str,
+        id: str,
+        tests: Sequence[str] = (),
+        failed: bool = False,
+        secret: str = "",
     ) -> Dict[str, Any]:
-        """A new job of the same contents and config, with some of its tests."""
+        """A new job of the same contents and config, with some of its tests.
+
+        ``secret``: for its notification; that of the old job is gone once that was packaged.
+        """
         row = self._there().find(job)
         cases = self._there().tests(row.number)
         if row.unreadable or not all(case.test.path for case in cases):
             raise queue.Refused("state", "job %s cannot be read: submit it anew" % row.id)
         wanted = set(handed.chosen(cases, tests))
         if failed:
-            wanted |= {number for number, _, _ in self._failed(row)}
+            wanted |= {number for number, _, _ in self._failed(row)} | self._open(row, len(cases))
         elif not tests:
             wanted = set(range(len(cases)))
         if not wanted:
@@ -353,9 +361,9 @@ class Desk:
         numbered = tuple(
             case._replace(test=case.test._replace(id=number)) for number, case in enumerate(found)
         )
-        new = NewJob(
-            id, row.tests, row.build, row.config, numbered, row.name, row.labels, row.priority
-        )
+        config = config_from({"secret": secret})  # checks it
+        config = row.config._replace(secret=config.secret if row.config.notify else "")
+        new = NewJob(id, row.tests, row.build, config, numbered, row.name, row.labels, row.priority)
         return self._accept(handed.checked(new))
 
     # -- looking ----------------------------------------------------------------
@@ -407,11 +415,22 @@ class Desk:
             "ahead": self._there().ahead(row),
             "tried": [_attempt(each) for each in self._there().attempts(row.number)],
             "failed": self._failed_rows(row),
+            "untold": self._untold(row),
             "config": config._asdict(),
             "build": row.build,
             "contents": row.tests,
             "no_worker": self._no_worker,
         }
+
+    def _untold(self, row: Any) -> Optional[Dict[str, Any]]:
+        """How it is with the news of its end, if they did not arrive yet."""
+        found = self._there().untold(row)
+        if found is None:
+            return None
+        tries, due, trouble = found
+        # By the clock of this host; the client has its own.
+        left = max(due - time.time(), 0.0)
+        return {"tries": tries, "seconds": left, "trouble": trouble[:_WORDS]}
 
     def _failed(self, row: Any) -> List[Tuple[int, str, str]]:
         """Number, outcome and row of the tests that have failed in the last attempt."""
@@ -420,6 +439,14 @@ class Desk:
         for test, _, outcome, text in self._there().executions(attempts[-1].id) if attempts else ():
             last[test] = (test, outcome, text)
         return [each for each in last.values() if each[1] in (FAILED, ERROR)]
+
+    def _open(self, row: Any, count: int) -> Set[int]:
+        """The tests of a job that has ended of which its last attempt has nothing."""
+        if not row.how:
+            return set()
+        last = self._there().attempts(row.number)[-1:]
+        done = {test for each in last for test, *_ in self._there().executions(each.id)}
+        return set(range(count)) - done
 
     def _failed_rows(self, row: Any) -> Dict[str, Any]:
         """The first of them, with what is needed to say why; without their output."""

@@ -237,7 +237,7 @@ def _state(row: Issued, now: Any) -> str:
 
 @main.group(cls=_Group)
 def agent() -> None:
-    """The door of a host."""
+    """Make the agent: the program by which controllers reach a host (nosejobs-agent runs it)."""
 
 
 @agent.command()

@@ -238,7 +238,8 @@ class Queue:
             db.execute(sql.SET_ATTEMPT_PACKAGED, (number,))
             job = self._job(db, number)
             if job.config.notify:
-                told = (job.id, job.config.notify, job.config.secret, _body(job, _results(db, job), now))
+                body = _body(job, _results(db, job), now)
+                told = (job.id, job.config.notify, job.config.secret, body)
                 db.execute(sql.INSERT_OUTBOX, told)
             return job
 

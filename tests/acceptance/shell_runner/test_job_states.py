@@ -165,7 +165,10 @@ def test_a_job_that_needs_more_than_the_disk_has(machine: Machine, disk: Disk) -
     assert outcomes(machine, after) == {"passed": 1}
     assert outcomes(machine, installing, status=1) == {"error": 1}
     said = about(machine, installing)
-    assert (said["state"], said["because"]) == ("install-failed, harvested", "exit 1")
+    assert (said["state"], said["because"]) == (
+        "install-failed, harvested",
+        "the install command failed: exit 1",
+    )
     assert outcomes(machine, unpacking, status=6) == {"error": 1}
     said = about(machine, unpacking)
     assert said["state"] == "gave-up, harvested"

@@ -27,7 +27,7 @@ from click.core import ParameterSource
 from . import jobfile, records
 from .cli import Trouble, _Group
 from .config import Config, find_root, load
-from .errors import HostError, JobRefused, UsageError
+from .errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
 from .guard import clean
 from .hosts import HostSpec, parse
 from .jobs import Client, Gap, Place, place_of
@@ -169,10 +169,10 @@ def _harvest_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @job.command()
 @_host
 @click.option("--config", "file", type=click.Path(path_type=Path), help="The job's file.")
-@click.option("--tests", help="Folder or archive (zip, tar) of the tests.")
+@click.option("--tests", metavar="PATH", help="Folder or archive (zip, tar) of the tests.")
 @click.argument("select", nargs=-1)
-@click.option("--build", help="Folder or archive of the build.")
-@click.option("--install", help="Command that installs the build, in its folder.")
+@click.option("--build", metavar="PATH", help="Folder or archive of the build.")
+@click.option("--install", metavar="COMMAND", help="Installs the build, in its folder.")
 @click.option("--install-timeout", metavar="SECONDS", help="Or 10m; default 10 minutes.")
 @click.option(
     "--env",
@@ -202,8 +202,10 @@ def _harvest_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="How often the job may start, after its host died.",
 )
 @click.option("--priority", type=int, metavar="NUMBER", help="Higher ones run first.")
-@click.option("--name", help="For people.")
-@click.option("--label", "labels", multiple=True, help="For list --label. May be repeated.")
+@click.option("--name", metavar="NAME", help="For people.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="LABEL", help="For list --label. May be repeated."
+)
 @click.option("--keep-workspace", type=click.Choice(KEEP), help="show says where it is.")
 @click.option("--notify", metavar="URL", help="Told when the job has ended.")
 @click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
@@ -257,7 +259,8 @@ def submit(
         _say(f"{spec.id}: {_tests(found.count)}, {_size(sent)} sent, {_state(found)}")
         _announce(id, as_json, spec, wait)
         if wait:
-            _finish(client, id, out, into, junitxml, acknowledge=True, as_json=as_json or None)
+            with _going_on(id, out, into, junitxml, True):
+                _finish(client, id, out, into, junitxml, True, as_json=as_json or None)
             return
     _say(f"next: nosejobs job logs -f {id[:_SHORT]}, nosejobs job harvest --wait {id[:_SHORT]}")
 
@@ -330,7 +333,8 @@ def rerun(
         _say(f"{client.spec.id}: {_tests(found.count)} of job {whole[:_SHORT]}, {_state(found)}")
         _announce(new, as_json, client.spec, wait)
         if wait:
-            _finish(client, new, out, into, junitxml, acknowledge=True, as_json=as_json or None)
+            with _going_on(new, out, into, junitxml, True):
+                _finish(client, new, out, into, junitxml, True, as_json=as_json or None)
             return
     _say(f"next: nosejobs job logs -f {new[:_SHORT]}, nosejobs job harvest --wait {new[:_SHORT]}")
 
@@ -343,7 +347,7 @@ def rerun(
 @click.option(
     "--state", "states", multiple=True, type=click.Choice(STATES), help="May be repeated."
 )
-@click.option("--label", default="", help="Only jobs that have it.")
+@click.option("--label", default="", metavar="LABEL", help="Only jobs that have it.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @_json
 def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_json: bool) -> None:
@@ -652,10 +656,10 @@ def harvest(
 def _going_on(
     id: str, out: Path | None, into: Path | None, junitxml: Path | None, acknowledge: bool
 ) -> Iterator[None]:
-    """Interrupted, it says which command comes to the same files."""
+    """Interrupted, or without its host, it says which command comes to the same files."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CannotOpen, HostLost):
         words = ["nosejobs", "job", "harvest", "--wait", id[:_SHORT]]
         for name, path in (("--out", out), ("--into", into), ("--junitxml", junitxml)):
             words += [name, str(path)] if path else []
@@ -679,9 +683,8 @@ def _finish(
     ``as_json``: None if standard output is somebody else's.
     """
     if follow:
-        with _going_on(id, out, into, junitxml, acknowledge):
-            _logs(client, id, Place(), True, _Text(err=True), alone=False)
-            client.wait(id)
+        _logs(client, id, Place(), True, _Text(err=True), alone=False)
+        client.wait(id)
     from . import harvest as harvesting  # packages and JUnit: not for who hands in or looks
 
     path = out or Path(f"{id}.zip")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner import cli
+from shell_runner.jobs import Client
 from tests import desks
 from tests.desks import script
 
@@ -293,6 +295,35 @@ def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> N
     more = run(*found[1].split()).stdout
     assert seen + rest + more == run("logs", id).stdout
     assert "test_b.sh | last\n" in more
+
+
+def test_who_stops_waiting_can_go_on(run: Run, tests: Path, folder: Path) -> None:
+    """By one command, which comes to the same files, and says so itself."""
+    os.mkfifo(folder / "gate")
+    script(tests, "test_b.sh", f"echo here; cat {folder}/gate")
+    files = ["--out", "x y.zip", "--junitxml", "j.xml"]
+    words = command("submit", "--host", "popen", "--tests", "tests", "--wait", *files)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=folder) as waiting:
+        assert waiting.stderr is not None
+        while "here" not in waiting.stderr.readline():
+            pass
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130
+    go_on = re.compile(r"^to go on: nosejobs job (.*)$", re.MULTILINE)
+    (found,) = go_on.findall(said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "wait", interrupted)
+        done = run(*shlex.split(found))
+    assert (done.returncode, go_on.findall(done.stderr)) == (130, [found])
+    (folder / "gate").write_text("now\n")
+    assert run(*shlex.split(found)).returncode == 0
+    assert (folder / "x y.zip").is_file()
+    assert (folder / "j.xml").is_file()
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_reader_that_has_enough_is_no_trouble(run: Run, tests: Path, folder: Path) -> None:

@@ -116,7 +116,7 @@ def test_full_disk_while_packaging(machine: Machine, disk: Disk) -> None:
     trouble = "SELECT trouble FROM job"
     machine.wait_for("the trouble", lambda: machine.rows(trouble) != [("",)])
     said = about(machine, job)
-    assert said["state"].startswith("completed, being packaged: its package cannot be made: ")
+    assert said["state"].startswith("completed, packaging: its package cannot be made: ")
     assert f"{machine.jobs}: No space left on device; make room there" in said["state"]
     assert said["tests"] == "2: 2 passed"
     assert "mend what is said above" in said["next"]

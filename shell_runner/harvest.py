@@ -6,6 +6,7 @@ package is believed: ``remote.package`` has verified its bytes, values are check
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, P
 from .remote.package import MANIFEST, BadPackage, Package, open_package
 from .remote.verdict import judge
 from .told import FailedTest, Job
+from .words import whole
 
 #: Exit statuses, those of pytest: of a job whose tests all ran, and of one that had no chance.
 PASSED_STATUS, FAILED_STATUS, INFRASTRUCTURE_STATUS = 0, 1, 6
@@ -62,15 +64,7 @@ def harvest(
     progress: Callable[[int, int], None],
 ) -> tuple[Job, Harvested]:
     """Bring the package to ``path``, and make of it what is asked for; nothing is acknowledged."""
-    if into is not None and into.is_dir() and any(into.iterdir()):
-        raise UsageError(f"{into} is not empty: nothing is extracted into it")
-    for target in filter(None, (path, junitxml)):
-        if not target.absolute().parent.is_dir():
-            raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
-    # A package is renamed to its name, which would be the end of a device.
-    if path.exists() and not path.is_file():
-        raise UsageError(f"cannot write {path}: it is there, and is no file")
-
+    check_places(path, into, junitxml)
     with ExitStack() as stack:
         verified: list[Package] = []
 
@@ -85,6 +79,36 @@ def harvest(
             return found, _use(verified[-1], client.spec.id, into, junitxml)
         except (BadPackage, _BadManifest) as error:
             raise _refused(client, job, error) from error
+
+
+def check_places(path: Path, into: Path | None, junitxml: Path | None) -> None:
+    """Raises UsageError for where nothing can be written; also before a job has ended."""
+    if into is not None:
+        _check_folder(into)
+    for target in filter(None, (path, junitxml)):
+        parent = target.absolute().parent
+        # What is extracted makes its folder, and the report is written after that.
+        if target is junitxml and into is not None and parent == into.absolute():
+            continue
+        if not parent.is_dir():
+            raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write {target}: {target.parent} is not writable")
+    # A package is renamed to its name, which would be the end of a device.
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write {path}: it is there, and is no file")
+    if junitxml is not None and junitxml.is_dir():
+        raise UsageError(f"cannot write {junitxml}: it is a folder")
+
+
+def _check_folder(into: Path) -> None:
+    if into.is_dir() and any(into.iterdir()):
+        raise UsageError(f"{into} is not empty: nothing is extracted into it")
+    there = into.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot extract into {into}: {there} is no folder that can be written to")
 
 
 def _refused(client: Client, job: str, error: Exception) -> HostError:
@@ -162,17 +186,37 @@ def _use(package: Package, host: str, into: Path | None, junitxml: Path | None) 
     if junitxml is not None:
         from . import junit  # its parser takes a while to load
 
-        telling = _telling(junit, package.manifest, into)
+        telling = _telling(junit, package.manifest, into, _install(package))
         junit.write(junitxml, "pytest", host, tests, executions, telling)
     return _judged(package.manifest, tests, executions)
 
 
-def _telling(junit: Any, manifest: dict[str, Any], into: Path | None) -> Any:
+def _telling(junit: Any, manifest: dict[str, Any], into: Path | None, install: str) -> Any:
     """What a live run would have known: how often a test may run again, and where files are."""
     config = manifest.get("config")
     retries = config.get("retries") if isinstance(config, dict) else 0
-    telling = junit.Telling(retries=retries if type(retries) is int else 0)
+    telling = junit.Telling(
+        retries=retries if type(retries) is int else 0, instead=_began(manifest), err=install
+    )
     return telling if into is None else replace(telling, files=_files(manifest, into))
+
+
+def _began(manifest: dict[str, Any]) -> float:
+    """When the attempt began, else when the job was handed in; for a report without any test."""
+    for table, key in (("attempt", "began"), ("job", "submitted")):
+        values = manifest.get(table)
+        found = values.get(key) if isinstance(values, dict) else None
+        if isinstance(found, (int, float)) and not isinstance(found, bool):
+            return float(found)
+    return 0.0
+
+
+def _install(package: Package) -> str:
+    """What the install command has printed, if it failed: it is why no test has run."""
+    if package.manifest.get("how") != "install-failed":
+        return ""
+    execution = package.install()
+    return "" if execution is None else whole(execution.out) + whole(execution.err)
 
 
 def _files(manifest: dict[str, Any], into: Path) -> Callable[[JobTest, Execution], list[str]]:

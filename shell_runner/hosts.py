@@ -141,7 +141,7 @@ def _from_inventory(entry: HostEntry) -> HostSpec:
     spec = _parse_one(entry.spec, {})
     if spec.kind == "agent" and "agent=" not in entry.spec:
         words = f"[hosts.{entry.name}] of nosejobs.toml: spec {entry.spec!r} has no kind"
-        raise BadSpec(f"{words}\n  try: spec = \"agent={entry.spec}\", or ssh={entry.spec}")
+        raise BadSpec(f'{words}\n  try: spec = "agent={entry.spec}", or ssh={entry.spec}')
     if entry.slots is not None:
         spec = replace(spec, slots=entry.slots)
     if entry.cache is not None:
@@ -230,6 +230,9 @@ def _ssh(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
     address = options["ssh"]
     if not address.split():
         raise BadSpec(f"host spec {text!r}: ssh= needs an address, as in ssh=user@host")
+    if re.fullmatch(r"[^:\[\]]+:\d+", address.split()[-1]):
+        words = f"host spec {text!r}: ssh takes no port behind a host"
+        raise BadSpec(f"{words}\n  try: Port in ~/.ssh/config, or in //ssh_config=FILE")
     name = spec.id or address.split()[-1]
     return replace(spec, id=name, address=address, ssh_config=options.get("ssh_config", ""))
 
@@ -245,6 +248,22 @@ def _agent(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
         credentials=options.get("credentials", ""),
         listen=_port(text, "listen", options["listen"]) if "listen" in options else 0,
     )
+
+
+def written(spec: HostSpec) -> str:
+    """What can be typed for it, in any folder."""
+    kind, values = spec.kind, [("python", spec.python)]
+    if kind == "agent":
+        address = f"[{spec.address}]" if ":" in spec.address else spec.address
+        kind += f"={address}" + (f":{spec.port}" if spec.port != AGENT_PORT else "")
+        values += [("name", spec.name), ("credentials", spec.credentials)]
+        values += [("listen", str(spec.listen) if spec.listen else "")]
+    elif kind == "ssh":
+        kind += f"={spec.address}"
+        values += [("ssh_config", spec.ssh_config)]
+    values += [("slots", str(spec.slots) if spec.slots else ""), ("labels", "+".join(spec.labels))]
+    text = "//".join([kind, *(f"{key}={value}" for key, value in values if value)])
+    return text if _parse_one(text, {}).id == spec.id else f"{text}//id={spec.id}"
 
 
 _PLACES = {"agent": _agent, "popen": _popen, "ssh": _ssh}

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,12 +27,12 @@ from click.core import ParameterSource
 from . import jobfile, records
 from .cli import Trouble, _Group
 from .config import Config, find_root, load
-from .errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
+from .errors import CannotOpen, HostError, HostLost, JobRefused, NosejobsError, UsageError
 from .guard import clean
-from .hosts import HostSpec, parse
+from .hosts import HostSpec, parse, written
 from .jobs import Client, Gap, Place, place_of
 from .remote.job import KEEP
-from .told import STATES, Job, Listing, Report
+from .told import STATES, Job, Listing, Report, Untold
 
 #: Exit statuses.
 INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
@@ -106,20 +106,42 @@ def _spec(text: str) -> HostSpec:
     """One host, by the inventory of the tree that we are in."""
     root = find_root(Path.cwd())
     inventory = load(root) if root else Config(Path.cwd())
+    if text not in inventory.hosts and (known := _on_record_as(text)):
+        return known
     found = parse([text], inventory.hosts)
     if len(found) != 1:
         raise UsageError(f"--host={text}: a job is at one host, not {len(found)}")
     return found[0]
 
 
-def _some_host(text: str | None) -> HostSpec:
+def _hosts() -> Mapping[str, HostSpec]:
+    """Those at which there are jobs of ours, by what can be typed for them."""
+    newest_last = reversed(records.everything())
+    return {written(replace(each.host, slots=0)): each.host for each in newest_last}
+
+
+def _on_record_as(name: str) -> HostSpec | None:
+    """The host of this name; a spec is none."""
+    if name in ("auto", "popen") or any(mark in name for mark in ("=", "//", "*", ",")):
+        return None
+    found = {text: spec for text, spec in _hosts().items() if spec.id == name}
+    if len(found) > 1:
+        texts = "\n  ".join(f"--host {shlex.quote(text)}" for text in sorted(found))
+        raise UsageError(f"--host={name}: there are jobs at several hosts of this name:\n  {texts}")
+    return next(iter(found.values()), None)
+
+
+def _some_host(text: str | None, job: str = "") -> HostSpec:
     """That of --host; else the only one at which there are jobs of ours."""
     if text:
         return _spec(text)
-    known = {record.host.id: record.host for record in records.everything()}
+    known = _hosts()
     if len(known) == 1:
         return next(iter(known.values()))
-    names = f"; there are jobs at {', '.join(sorted(known))}" if known else ""
+    if job:
+        raise UsageError(f"no job {job} is on record here; name its host with --host")
+    texts = "".join(f"\n  --host {shlex.quote(text)}" for text in sorted(known))
+    names = f" There are jobs at{texts}" if known else ""
     raise UsageError(f"which host?{names}\n  try: --host SPEC, or NOSEJOBS_HOST=SPEC")
 
 
@@ -149,7 +171,7 @@ def _at(text: str, host: str | None) -> Iterator[tuple[Client, str]]:
     source = click.get_current_context().get_parameter_source("host")
     # A variable names the usual host; of a job on record we know better.
     record = None if source is ParameterSource.COMMANDLINE else records.find(text)
-    with _client(record.host if record else _some_host(host)) as client:
+    with _client(record.host if record else _some_host(host, text)) as client:
         yield client, record.id if record else client.find(text)
 
 
@@ -242,19 +264,14 @@ def submit(
     from . import submission  # junit, plan and archives: not for a look
 
     id = str(uuid.uuid4())
+    if wait:
+        _check_places(id, out, into, junitxml)
     ready = submission.prepare(wanted, spec, id)
     for note in ready.notes:
         _say(f"stays here: {note}")
-    records.add(records.Record(id, spec, time.time(), wanted.name))
     with _client(spec) as client:
-        try:
+        with _on_record(client, records.Record(id, spec, time.time(), wanted.name)):
             found, brought = client.submit(ready.job, ready.trees, _progress("sent"))
-        except JobRefused:
-            records.remove(id)
-            raise
-        except HostError:
-            _say(f"it may have arrived: nosejobs job show {id}")
-            raise
         sent = sum(each.wire for each in brought)
         _say(f"{spec.id}: {_tests(found.count)}, {_size(sent)} sent, {_state(found)}")
         _announce(id, as_json, spec, wait)
@@ -263,6 +280,20 @@ def submit(
                 _finish(client, id, out, into, junitxml, True, as_json=as_json or None)
             return
     _say(f"next: nosejobs job logs -f {id[:_SHORT]}, nosejobs job harvest --wait {id[:_SHORT]}")
+
+
+@contextmanager
+def _on_record(client: Client, record: records.Record) -> Iterator[None]:
+    """While a job is handed in; of one that cannot have arrived nothing stays."""
+    records.add(record)
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, JobRefused) or not client.may_have_handed_in:
+            records.remove(record.id)
+        else:
+            _say(f"it may have arrived: nosejobs job show {record.id[:_SHORT]}")
+        raise
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -301,7 +332,7 @@ def _progress(word: str) -> Callable[[int, int], None]:
 @click.argument("id", metavar="JOB")
 @_host
 @click.option("--test", "tests", multiple=True, help="Name, folder or pattern. May be repeated.")
-@click.option("--failed", is_flag=True, help="Those that have failed.")
+@click.option("--failed", is_flag=True, help="Those that have failed or did not end.")
 @click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
 @_harvest_options
 @_json
@@ -324,13 +355,14 @@ def rerun(
         raise click.UsageError("--out, --into and --junitxml need --wait")
     with _at(id, host) as (client, whole):
         new = str(uuid.uuid4())
-        records.add(records.Record(new, client.spec, time.time()))
-        try:
-            found = client.rerun(whole, new, tests, failed)
-        except JobRefused:
-            records.remove(new)
-            raise
+        if wait:
+            _check_places(new, out, into, junitxml)
+        secret = os.environ.get(jobfile.SECRET, "")
+        with _on_record(client, records.Record(new, client.spec, time.time())):
+            found = client.rerun(whole, new, tests, failed, secret)
         _say(f"{client.spec.id}: {_tests(found.count)} of job {whole[:_SHORT]}, {_state(found)}")
+        if not secret and client.job(new).config.get("notify"):
+            _say(f"its notification is not signed: {jobfile.SECRET} is not set here")
         _announce(new, as_json, client.spec, wait)
         if wait:
             with _going_on(new, out, into, junitxml, True):
@@ -495,9 +527,18 @@ def _about(report: Report, spec: HostSpec) -> Iterator[tuple[str, str]]:
         yield "priority", str(found.priority)
     if found.package:
         yield "package", f"{_size(found.size)}, sha256 {found.package}"
+    if report.untold:
+        yield "notify", _untold(report.untold)
     if report.workspace:
         yield "workspace", report.workspace
     yield "next", _next(found)
+
+
+def _untold(untold: Untold) -> str:
+    if not untold.tries:
+        return "not told yet"
+    tries = "1 try" if untold.tries == 1 else f"{untold.tries} tries"
+    return f"not told yet, {tries}: {untold.trouble}; next try in {untold.seconds:.0f} s"
 
 
 def _because(how: str, detail: str) -> str:
@@ -522,10 +563,12 @@ def _counts(found: Job) -> str:
 
 def _next(found: Job) -> str:
     short = found.id[:_SHORT]
+    has_open = sum(found.outcomes.values()) < found.count
     if found.state == "ready":
-        return f"harvest it: nosejobs job harvest {short}"
+        rest = f", run what has not: nosejobs job rerun {short} --failed" if has_open else ""
+        return f"harvest it: nosejobs job harvest {short}{rest}"
     if found.state == "harvested":
-        again = f"nosejobs job rerun {short} --failed, or " if found.failed else ""
+        again = f"nosejobs job rerun {short} --failed, or " if found.failed or has_open else ""
         return f"{again}nosejobs job forget {short}"
     if found.trouble:
         return "mend what is said above; the host tries again by itself"
@@ -647,6 +690,7 @@ def harvest(
     Exits 0 if all tests passed, 1 if some failed, 6 if some could not be run.
     """
     with _at(id, host) as (client, whole), _going_on(whole, out, into, junitxml, not no_ack):
+        _check_places(whole, out, into, junitxml)
         if wait:
             client.wait(whole)
         _finish(client, whole, out, into, junitxml, not no_ack, follow=False, as_json=as_json)
@@ -666,6 +710,13 @@ def _going_on(
         words += [] if acknowledge else ["--no-ack"]
         _say(f"to go on: {shlex.join(words)}")
         raise
+
+
+def _check_places(id: str, out: Path | None, into: Path | None, junitxml: Path | None) -> None:
+    """Before a job runs for an hour."""
+    from . import harvest as harvesting
+
+    harvesting.check_places(out or Path(f"{id}.zip"), into, junitxml)
 
 
 def _finish(
@@ -688,7 +739,12 @@ def _finish(
     from . import harvest as harvesting  # packages and JUnit: not for who hands in or looks
 
     path = out or Path(f"{id}.zip")
-    job, found = harvesting.harvest(client, id, path, into, junitxml, _progress("harvested"))
+    try:
+        job, found = harvesting.harvest(client, id, path, into, junitxml, _progress("harvested"))
+    except (NosejobsError, OSError):
+        if follow:
+            _say(f"next: nosejobs job harvest {id[:_SHORT]}")
+        raise
     if acknowledge:
         job = client.acknowledge(id, job.package)
     if as_json:
@@ -739,11 +795,28 @@ def cancel(id: str, host: str | None) -> None:
 @_host
 @click.option("--force", is_flag=True, help="Also if nobody has harvested it.")
 def forget(id: str, host: str | None, force: bool) -> None:
-    """Remove a job and its package from its host."""
+    """Remove a job and its package from its host.
+
+    With --force the record of it here, too, if its host cannot be reached or knows it no more.
+    """
     with _at(id, host) as (client, whole):
-        found = client.forget(whole, force)
+        try:
+            client.forget(whole, force)
+        except (CannotOpen, HostLost, JobRefused) as error:
+            is_gone = not isinstance(error, JobRefused) or error.kind == "unknown"
+            if not is_gone or records.find(whole) is None:
+                raise
+            if not force:
+                _say(
+                    f"to drop what is on record here: nosejobs job forget {whole[:_SHORT]} --force"
+                )
+                raise
+            _say(f"{error}")
+            records.remove(whole)
+            _print(f"{whole}: is no more on record here; if its host has it, it stays there")
+            return
     records.remove(whole)
-    _print(f"{found.id}: forgotten")
+    _print(f"{whole}: forgotten")
 
 
 @job.command()

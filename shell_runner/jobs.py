@@ -115,6 +115,8 @@ class Client:
         self._open = open_session
         self._session: Session | None = None
         self._tries = tries
+        #: Whether a new job may be at the host, even if nobody has said so.
+        self.may_have_handed_in = False
         #: Interrupts so far, and up to which one ``news`` knows of them.
         self._nudges = self._heard = 0
         self._nudging = threading.Lock()
@@ -172,14 +174,26 @@ class Client:
 
         def request(session: Session) -> tuple[Job, list[Brought]]:
             brought = [session.bring(tree, progress) for tree in trees]
+            self.may_have_handed_in = True
             answer = session.call("submit", job=_row(job))
             return session.read(_same(job.id, job_of), answer), brought
 
         return self._with_session(request)
 
-    def rerun(self, job: str, id: str, tests: Sequence[str], failed: bool) -> Job:
-        """A new job ``id``: some tests of ``job`` again, with the same contents and config."""
-        return self._call(_same(id, job_of), "rerun", job=job, id=id, tests=tests, failed=failed)
+    def rerun(self, job: str, id: str, tests: Sequence[str], failed: bool, secret: str = "") -> Job:
+        """A new job ``id``: some tests of ``job`` again, with the same contents and config.
+
+        ``secret``: what its notification is signed with; the host has forgotten that of ``job``.
+        """
+
+        def request(session: Session) -> Job:
+            self.may_have_handed_in = True
+            answer = session.call(
+                "rerun", job=job, id=id, tests=tests, failed=failed, secret=secret
+            )
+            return session.read(_same(id, job_of), answer)
+
+        return self._with_session(request)
 
     # -- looking ------------------------------------------------------------------
 

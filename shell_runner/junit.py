@@ -22,6 +22,7 @@ from junitparser import (
     Properties,
     Property,
     Skipped,
+    SystemErr,
     SystemOut,
     TestCase,
     TestSuite,
@@ -81,6 +82,10 @@ class Telling:
     #: Seconds since the epoch, and how long all of it took; None: by the executions.
     started: float | None = None
     took: float | None = None
+    #: The same if no test has begun.
+    instead: float = 0.0
+    #: What stands beside all testcases.
+    err: str = ""
     #: Name of the machine in the attributes of the suite; empty: this one, as pytest has it.
     hostname: str = ""
 
@@ -107,7 +112,9 @@ def write(
         began += [each.started for each in tries if each.started]
         ended += [each.started + each.duration for each in tries if each.started]
     suite.add_testcases(cases)  # one by one would be quadratic
-    started = min(began, default=0.0) if telling.started is None else telling.started
+    if telling.err:
+        _append(suite, SystemErr(readable(telling.err)))
+    started = min(began, default=telling.instead) if telling.started is None else telling.started
     took = max(ended, default=started) - started if telling.took is None else telling.took
     suite.time = round(max(took, 0.0), 3)
     suite.timestamp = _timestamp(started)

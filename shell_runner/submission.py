@@ -20,7 +20,7 @@ from .jobs import new_job
 from .plan import Plan, plan
 from .remote import formats
 from .remote.job import ARCHIVE, TREE, Content, JobTest, NewJob
-from .remote.unpack import BadArchive, unpack
+from .remote.unpack import BadArchive, look, unpack
 from .shipping import Selection, Tree
 
 #: Broken tests, and files that stay, that are named.
@@ -41,6 +41,8 @@ class Submission:
 def prepare(wanted: Description, spec: HostSpec, id: str) -> Submission:
     """All that can be wrong is found here, before a host hears of it; raises UsageError."""
     found = _plan(wanted, spec)
+    if wanted.build is not None and not wanted.build.is_dir():
+        _look(wanted.build)
     paths = [case.test.path for case in found.tests]
     selection = Selection(wanted.include, wanted.exclude)
     tests = _tree(wanted.tests, paths, selection, whole=False)
@@ -75,6 +77,15 @@ def _plan(wanted: Description, spec: HostSpec) -> Plan:
         except OSError as error:
             raise UsageError(f"{wanted.tests}: {error.strerror or error}") from error
         return _planned(Path(folder), wanted, spec)
+
+
+def _look(archive: Path) -> None:
+    try:
+        look(str(archive), archive.name)
+    except BadArchive as error:
+        raise UsageError(f"{archive}: {clean(str(error))}") from error
+    except OSError as error:
+        raise UsageError(f"{archive}: {error.strerror or error}") from error
 
 
 def _planned(root: Path, wanted: Description, spec: HostSpec) -> Plan:

@@ -86,6 +86,17 @@ class FailedTest:
 
 
 @dataclass(frozen=True)
+class Untold:
+    """A notification that was not delivered yet."""
+
+    tries: int
+    #: Until the next one.
+    seconds: float
+    #: Why the last one was in vain; empty before the first.
+    trouble: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What is known of one job."""
 
@@ -103,6 +114,8 @@ class Report:
     no_worker: str = ""
     #: The folder on the host in which its workspace is kept; empty: it is not.
     workspace: str = ""
+    #: The notification, if it was not delivered yet.
+    untold: Untold | None = None
 
 
 @dataclass(frozen=True)
@@ -272,7 +285,13 @@ def report_of(values: Any) -> Report:
         tests=_content(found["contents"]),
         no_worker=found.text("no_worker"),
         workspace=found.text("workspace", 4096) if found["workspace"] is not None else "",
+        untold=None if found["untold"] is None else _untold(found["untold"]),
     )
+
+
+def _untold(values: Any) -> Untold:
+    found = _Fields(values)
+    return Untold(found.whole("tries"), found.number("seconds"), found.text("trouble"))
 
 
 def listing_of(values: Any) -> Listing:

@@ -172,6 +172,18 @@ class Database:
                 with self.reading() as db:
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
+    def wipe(self) -> None:
+        """Nothing that was overwritten stays in the log, unless somebody reads just now.
+
+        Then it goes with the log: whoever closes the file last removes it.
+        """
+        with contextlib.suppress(OSError), self.reading() as db:
+            db.execute("PRAGMA busy_timeout = 0")
+            try:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                db.execute("PRAGMA busy_timeout = %d" % (_PATIENCE * 1000))
+
     def check(self) -> None:
         """Read all of it; a damaged file is set aside, and Refused says so."""
         with self.reading() as db:
@@ -210,6 +222,8 @@ class Database:
         self._db = db
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
+        # What was deleted, a secret say, does not stay in pages that are free.
+        db.execute("PRAGMA secure_delete = ON")
         db.execute("PRAGMA journal_size_limit = %d" % _LOG)
         db.execute("PRAGMA wal_autocheckpoint = %d" % _MOST)
         if not self._require_version(db):

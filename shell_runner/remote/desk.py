@@ -35,7 +35,7 @@ from . import (
     tree,
 )
 from .intake import Intake
-from .job import TREE, BadJob, Content, NewJob, without_secrets
+from .job import TREE, BadJob, Content, NewJob, config_from, without_secrets
 from .machine import facts
 from .model import ERROR, FAILED, Stream, execution_from_row
 from .store import Store, is_digest
@@ -347,9 +347,17 @@ class Desk:
             raise queue.Refused("bad", words % (content.name or content.digest[:12]))
 
     def _rerun(
-        self, job: str, id: str, tests: Sequence[str] = (), failed: bool = False
+        self,
+        job: str,
+        id: str,
+        tests: Sequence[str] = (),
+        failed: bool = False,
+        secret: str = "",
     ) -> Dict[str, Any]:
-        """A new job of the same contents and config, with some of its tests."""
+        """A new job of the same contents and config, with some of its tests.
+
+        ``secret``: for its notification; that of the old job is gone once that was packaged.
+        """
         row = self._there().find(job)
         cases = self._there().tests(row.number)
         if row.unreadable or not all(case.test.path for case in cases):
@@ -365,9 +373,9 @@ class Desk:
         numbered = tuple(
             case._replace(test=case.test._replace(id=number)) for number, case in enumerate(found)
         )
-        new = NewJob(
-            id, row.tests, row.build, row.config, numbered, row.name, row.labels, row.priority
-        )
+        config = config_from({"secret": secret})  # checks it
+        config = row.config._replace(secret=config.secret if row.config.notify else "")
+        new = NewJob(id, row.tests, row.build, config, numbered, row.name, row.labels, row.priority)
         return self._accept(handed.checked(new))
 
     # -- looking ----------------------------------------------------------------
@@ -419,6 +427,7 @@ class Desk:
             "ahead": self._there().ahead(row),
             "tried": [_attempt(each) for each in self._there().attempts(row.number)],
             "failed": self._failed_rows(row),
+            "untold": self._untold(row),
             "config": config._asdict(),
             "build": row.build,
             "contents": row.tests,
@@ -432,6 +441,16 @@ class Desk:
             if os.path.exists(layout.kept(self.folder, attempt.id)):
                 return layout.work(self.folder, attempt.id)
         return ""
+
+    def _untold(self, row: Any) -> Optional[Dict[str, Any]]:
+        """How it is with the news of its end, if they did not arrive yet."""
+        found = self._there().untold(row)
+        if found is None:
+            return None
+        tries, due, trouble = found
+        # By the clock of this host; the client has its own.
+        left = max(due - time.time(), 0.0)
+        return {"tries": tries, "seconds": left, "trouble": trouble[:_WORDS]}
 
     def _failed(self, row: Any) -> List[Tuple[int, str, str]]:
         """Number, outcome and row of the tests that have failed in the last attempt.

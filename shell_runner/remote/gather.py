@@ -172,6 +172,10 @@ def _absent(job: JobRow, number: int) -> _Row:
     return number, 1, "error", json.dumps(execution, separators=(",", ":"))
 
 
+#: A slot that is stopped sends the log what came, and no row.
+_IN_LOG = "; its output, if it had begun, is in log.txt"
+
+
 def why_absent(number: int, how: Optional[How], detail: str) -> Execution:
     """The Execution of a test that did not come to its end, in a job that ended so."""
     behind = ": " + detail if detail else ""
@@ -182,11 +186,11 @@ def why_absent(number: int, how: Optional[How], detail: str) -> Execution:
     if how == How.REFUSED:
         return Execution(number, problem=Problem.NOT_RUN, detail=detail)
     if how == How.CANCELLED:
-        return Execution(number, problem=Problem.CANCELLED, detail="with its job" + behind)
+        words = "with its job" + behind + _IN_LOG
+        return Execution(number, problem=Problem.CANCELLED, detail=words)
     if how == How.TIMED_OUT:
-        return Execution(
-            number, problem=Problem.CANCELLED, detail="the time of its job was over" + behind
-        )
+        words = "the time of its job was over" + behind + _IN_LOG
+        return Execution(number, problem=Problem.CANCELLED, detail=words)
     return Execution(number, problem=Problem.HOST_LOST, detail=detail)
 
 

@@ -241,7 +241,10 @@ class Queue:
                 body = _body(job, _results(db, job), now)
                 told = (job.id, job.config.notify, job.config.secret, body)
                 db.execute(sql.INSERT_OUTBOX, told)
-            return job
+            if job.config.secret:
+                config = db.execute(sql.JOB_VALUES, (number,)).fetchone()[-1]
+                db.execute(sql.SET_CONFIG, (rows.without_secret(config), number))
+            return self._job(db, number)
 
     def acknowledge(self, job: JobRow, digest: str, now: float) -> JobRow:
         """Somebody has the package of this digest."""
@@ -468,10 +471,16 @@ class Queue:
         found: Optional[float] = self._db.rows(sql.NEXT_DUE)[0][0]
         return found
 
+    def untold(self, job: JobRow) -> Optional[Tuple[int, float, str]]:
+        """Tries, date of the next one and trouble, if somebody is still to be told of its end."""
+        found = self._db.rows(sql.OUTBOX_OF_JOB, (job.id,))
+        return found[0] if found else None
+
     def delivered(self, number: int) -> None:
-        """They know."""
+        """They know; nothing of the secret stays."""
         with self._db.writing() as db:
             db.execute(sql.DELETE_OUTBOX, (number,))
+        self._db.wipe()
 
     def failed(self, number: int, words: str, due: float) -> None:
         """They could not be told; try again at that date."""
@@ -483,6 +492,7 @@ class Queue:
         with self._db.writing() as db:
             db.execute(sql.TROUBLE_OF_OUTBOX, (number,))
             db.execute(sql.DELETE_OUTBOX, (number,))
+        self._db.wipe()
 
     # -- settings -------------------------------------------------------------------
 
@@ -543,7 +553,9 @@ class Queue:
     def _require_same(
         self, db: Any, job: JobRow, values: Tuple[Any, ...], tests: List[Tuple[int, str]]
     ) -> None:
-        same = db.execute(sql.JOB_VALUES, (job.number,)).fetchone() == values
+        # A job that has ended has no secret any more.
+        ours = (values, (*values[:-1], rows.without_secret(values[-1])))
+        same = db.execute(sql.JOB_VALUES, (job.number,)).fetchone() in ours
         if not same or db.execute(sql.TESTS, (job.number,)).fetchall() != tests:
             raise Refused("differs", "job %s is here already, and is another one" % job.id)
 

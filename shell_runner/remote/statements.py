@@ -50,6 +50,7 @@ INSERT_JOB = (
 DELETE_JOB = "DELETE FROM job WHERE number = ?"
 SET_STATE = "UPDATE job SET state = ? WHERE number = ?"
 SET_END = "UPDATE job SET state = ?, how = ?, detail = ?, ended = ? WHERE number = ?"
+SET_CONFIG = "UPDATE job SET config = ? WHERE number = ?"
 SET_CANCELLED = "UPDATE job SET cancelled = 1 WHERE number = ?"
 SET_PACKAGE = "UPDATE job SET state = ?, package = ?, size = ?, trouble = '' WHERE number = ?"
 SET_HARVESTED = "UPDATE job SET state = ?, harvested = ? WHERE number = ?"
@@ -123,6 +124,8 @@ DUE = (
 )
 NEXT_DUE = "SELECT min(due) FROM outbox"
 INSERT_OUTBOX = "INSERT INTO outbox (job, url, secret, body) VALUES (?, ?, ?, ?)"
+#: What has become of the news of one job.
+OUTBOX_OF_JOB = "SELECT tries, due, trouble FROM outbox WHERE job = ?"
 DELETE_OUTBOX = "DELETE FROM outbox WHERE number = ?"
 SET_FAILED = "UPDATE outbox SET tries = tries + 1, trouble = ?, due = ? WHERE number = ?"
 #: What nobody could be told stays to be seen at the job.

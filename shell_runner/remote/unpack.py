@@ -14,7 +14,7 @@ from .archive import Account, BadArchive, Limits, show
 from .inflate import open_source
 from .landing import Landing, Looks
 
-__all__ = ["BadArchive", "Limits", "Summary", "unpack"]
+__all__ = ["BadArchive", "Limits", "Summary", "look", "unpack"]
 
 LIMITS = Limits()
 #: First bytes of what people send instead.
@@ -64,10 +64,29 @@ def unpack(path: str, folder: str, name: str = "", limits: Limits = LIMITS) -> S
     return Summary(account.members, account.size, account.landed)
 
 
+def look(path: str, name: str = "", limits: Limits = LIMITS) -> None:
+    """Raise BadArchive for what is no archive, or is not whole; nothing is written.
+
+    What its members may be, and the sums of a zip's, ``unpack`` finds out.
+    """
+    with open(path, "rb") as file:
+        head = file.read(8)
+        file.seek(0)
+        if _is_zip(head):
+            zips.Zip(file, limits.members, limits.names).check()
+            return
+        for _ in _members(file, limits, _who(name, head)):
+            pass
+
+
+def _is_zip(head: bytes) -> bool:
+    return head.startswith((zips.LOCAL_MAGIC, zips.END_MAGIC))
+
+
 def _unpack(file: BinaryIO, landing: Landing, account: Account, name: str) -> None:
     head = file.read(8)
     file.seek(0)
-    if head.startswith((zips.LOCAL_MAGIC, zips.END_MAGIC)):
+    if _is_zip(head):
         _unpack_zip(file, landing, account)
     else:
         _unpack_tar(file, landing, account, _who(name, head))
@@ -83,11 +102,17 @@ def _who(name: str, head: bytes) -> str:
 # Tar
 
 
-def _unpack_tar(file: BinaryIO, landing: Landing, account: Account, words: str) -> None:
-    source = open_source(file, account.limits.size)
+def _members(
+    file: BinaryIO, limits: Limits, words: str
+) -> Iterator[Tuple[tars.Member, Iterator[Tuple[int, bytes]]]]:
+    source = open_source(file, limits.size)
     if not tars.is_tar(source):
         raise BadArchive("", words)
-    for member, pieces in tars.Tar(source, account.limits).members():
+    return tars.Tar(source, limits).members()
+
+
+def _unpack_tar(file: BinaryIO, landing: Landing, account: Account, words: str) -> None:
+    for member, pieces in _members(file, account.limits, words):
         looks = Looks(member.mode, member.modified)
         if member.kind == tars.FOLDER:
             landing.folder(member.name, looks)

@@ -10,13 +10,17 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
+import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from shell_runner import cli
+from shell_runner import cli, records
+from shell_runner.hosts import HostSpec
 from shell_runner.jobs import Client
 from tests import desks
 from tests.desks import script
@@ -80,7 +84,7 @@ def submitted(run: Run, *arguments: str) -> str:
 def test_the_life_of_a_job(run: Run, tests: Path, folder: Path) -> None:
     id = submitted(run, "--name", "night", "--label", "x", "--env", "GREETING=you")
 
-    done = run("harvest", id[:8], "--wait", "--into", "got", "--junitxml", "j.xml")
+    done = run("harvest", id[:8], "--wait", "--into", "got", "--junitxml", "got/j.xml")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines() == [
         "FAILED test_b.sh - exit 3",
@@ -88,7 +92,7 @@ def test_the_life_of_a_job(run: Run, tests: Path, folder: Path) -> None:
     ]
     assert (folder / f"{id}.zip").is_file()
     assert b"hello you" in (folder / "got" / "log.txt").read_bytes()
-    assert len(ET.parse(folder / "j.xml").findall(".//testcase")) == 2
+    assert len(ET.parse(folder / "got" / "j.xml").findall(".//testcase")) == 2
 
     done = run("list", "--host", "popen")
     assert re.search(
@@ -178,10 +182,14 @@ def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -
 def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder: Path) -> None:
     script(folder / "build", "install", "echo cannot; exit 4")
     arguments = ["--tests", "tests", "--build", "build", "--install", "./install", "--wait"]
+    arguments += ["--junitxml", "j.xml"]
     done = run("submit", "--host", "popen", *arguments)
     assert done.returncode == 1, done.stderr
     assert "install | cannot" in done.stderr
     assert "install-failed, 2 tests: 2 error" in done.stderr
+    (suite,) = ET.parse(folder / "j.xml").getroot()
+    assert suite.findtext("system-err") == "cannot\n"
+    assert abs(datetime.fromisoformat(suite.attrib["timestamp"]).timestamp() - time.time()) < 600
     assert "because   the install command failed: exit 4" in done.stderr
     id = done.stdout.strip()
     assert re.search(r"install-failed, harvested +2 +0 +2 ", run("list").stdout)
@@ -200,6 +208,10 @@ def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) 
     assert done.returncode == 6, done.stdout
     found = json.loads(done.stdout)
     assert (found["how"], found["acknowledged"], found["exit"]) == ("cancelled", False, 6)
+    assert f"nosejobs job rerun {id[:8]} --failed" in run("show", id).stdout
+    again = run("rerun", id, "--failed")
+    assert ": 1 test of job" in again.stderr, "test_a has passed"
+    run("cancel", again.stdout.strip())
     assert run("forget", id).returncode == 2
     assert run("forget", "--force", id).returncode == 0
 
@@ -241,8 +253,30 @@ def test_a_variable_names_the_usual_host(
         (["submit", "--host", "popen", "--config", "no.toml"], "no.toml: No such file"),
         (["submit", "--host", "popen", "--tests", "tests", "--env", "X-Y=1"], "'X-Y' cannot be"),
         (["submit", "--host", "popen", "--tests", "tests", "--out", "x"], "need --wait"),
+        (
+            ["submit", "--host", "popen", "--tests", "tests", "--build", "tests/test_a.sh"],
+            "test_a.sh is no zip, and no tar",
+        ),
         (["show", "zz"], "'zz' is no job"),
-        (["show", "abcd1234"], "which host?"),
+        (["show", "abcd1234"], "no job abcd1234 is on record here; name its host with --host"),
+        (["submit", "--host", "ssh=me@h:22", "--tests", "tests"], "try: Port in ~/.ssh/config"),
+        (
+            ["submit", "--host", "popen", "--tests", "tests", "--wait", "--junitxml", "no/j.xml"],
+            "there is no folder no",
+        ),
+        (
+            [
+                "submit",
+                "--host",
+                "popen",
+                "--tests",
+                "tests",
+                "--wait",
+                "--into",
+                "tests/test_a.sh/x",
+            ],
+            "cannot extract into",
+        ),
         (["show", "abcd1234", "--host", "popen"], "no job of this host is called 'abcd1234'"),
         (["logs", "abcd1234", "--from", "x"], "'x' is no place in a log"),
         (["limits", "--host", "popen", "kept_bytes"], "write NAME=VALUE"),
@@ -261,6 +295,49 @@ def test_a_mistake_is_told_and_exits_with_2(
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_that_never_left_is_not_on_record(run: Run, tests: Path) -> None:
+    done = run("submit", "--host", "agent=127.0.0.1:1", "--tests", "tests")
+    assert done.returncode in (2, 6)
+    assert "may have arrived" not in done.stderr
+    assert records.everything() == []
+
+
+def test_a_job_of_a_host_that_is_gone_can_be_dropped(run: Run, tests: Path) -> None:
+    id, nowhere = str(uuid.uuid4()), HostSpec("gone", "ssh", 0, "me@nowhere.invalid")
+    records.add(records.Record(id, nowhere, time.time()))
+    done = run("forget", id[:8])
+    assert done.returncode == 6
+    assert f"nosejobs job forget {id[:8]} --force" in done.stderr
+    assert records.find(id)
+    done = run("forget", id[:8], "--force")
+    assert done.returncode == 0, done.stderr
+    assert "no more on record here" in done.stdout
+    assert records.everything() == []
+
+
+def test_hosts_on_record_are_named_so_that_they_can_be_typed(run: Run, tests: Path) -> None:
+    submitted(run)
+    there = HostSpec("there", "popen", 1)
+    records.add(records.Record(str(uuid.uuid4()), there, time.time()))
+    done = run("list")
+    assert done.returncode == 2
+    assert "\n  --host popen\n  --host popen//id=there\n" in done.stderr
+    assert "there: 1 " in run("list", "--host", "there").stderr
+    done = run("show", "deadbeef")
+    assert "no job deadbeef is on record here; name its host with --host" in done.stderr
+
+
+def test_news_that_did_not_arrive_are_shown(run: Run, tests: Path) -> None:
+    id = submitted(run, "--notify", "http://127.0.0.1:1/")
+    run("harvest", id, "--wait")
+    # The first try is on its way, or the next one is awaited.
+    shown = run("show", id).stdout
+    while "not told yet, " not in shown:
+        assert "notify    not told yet\n" in shown
+        shown = run("show", id).stdout
+    assert re.search(r"notify +not told yet, \d tr(y|ies): cannot be reached: .* in \d s\n", shown)
 
 
 def test_it_is_a_command_of_the_shell(run: Run, tests: Path, folder: Path) -> None:

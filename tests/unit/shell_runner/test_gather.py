@@ -5,6 +5,7 @@ import json
 import pytest
 
 from shell_runner.remote import model
+from shell_runner.remote.gather import _IN_LOG as IN_LOG
 from shell_runner.remote.gather import _completed, why_absent
 from shell_runner.remote.job import Content, JobConfig, JobTest, without_secrets
 from shell_runner.remote.model import Execution, Problem
@@ -48,8 +49,12 @@ def test_what_has_no_execution_gets_one_in_its_place(there: list[tuple[int, int]
     [
         (How.INSTALL_FAILED, Problem.NOT_RUN, "not run: the install command failed: exit 3"),
         (How.REFUSED, Problem.NOT_RUN, "not run: exit 3"),
-        (How.CANCELLED, Problem.CANCELLED, "cancelled: with its job: exit 3"),
-        (How.TIMED_OUT, Problem.CANCELLED, "cancelled: the time of its job was over: exit 3"),
+        (How.CANCELLED, Problem.CANCELLED, "cancelled: with its job: exit 3" + IN_LOG),
+        (
+            How.TIMED_OUT,
+            Problem.CANCELLED,
+            "cancelled: the time of its job was over: exit 3" + IN_LOG,
+        ),
         (How.GAVE_UP, Problem.HOST_LOST, "host lost: exit 3"),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shell_runner import hosts
 from shell_runner.config import HostEntry
 from shell_runner.errors import BadSpec
 from shell_runner.hosts import HostSpec, parse
@@ -131,3 +132,20 @@ def test_a_host_of_the_inventory_takes_options() -> None:
     for bad in ("web1//agent=x", "web1//credentials=c", "2*web1//slots=3", "web1//slots=0"):
         with pytest.raises(BadSpec):
             parse([bad], known)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "popen", "popen//id=there//labels=a+b", "ssh=root@h//ssh_config=/c//python=py",
+        "ssh=-p 22 root@h", "agent=h", "agent=[::1]:9//name=n//credentials=/c//listen=5//slots=3",
+    ],
+)  # fmt: skip
+def test_a_host_is_written_as_it_can_be_typed(text: str) -> None:
+    (spec,) = hosts.parse([text], {})
+    assert hosts.parse([hosts.written(spec)], {}) == [spec]
+
+
+def test_a_port_of_ssh_has_its_place_elsewhere() -> None:
+    with pytest.raises(BadSpec, match=r"no port behind a host\n  try: Port in ~/.ssh/config"):
+        hosts.parse(["ssh=root@127.0.0.1:1"], {})

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.job import JobConfig
-from shell_runner.remote.queue import OutboxRow, Queue, State
-from tests.queued import WORKER, brought
+from shell_runner.remote.queue import How, OutboxRow, Queue, State
+from tests.queued import CODE, WORKER, brought, claimed, new_job
 
 LONGEST = 300.0
 CONFIG = JobConfig(notify="http://n/", secret="s3")
@@ -113,3 +113,34 @@ def test_a_message_outlives_its_job(queue: Queue) -> None:
     assert row.job == job.id
     queue.give_up(row.number)
     assert queue.next_due() is None
+
+
+@pytest.mark.parametrize("ends", ["delivered", "given up", "forgotten"])
+def test_a_secret_stays_in_no_file_once_it_is_of_no_use(
+    queue: Queue, tmp_path: Path, ends: str
+) -> None:
+    def holders() -> list[str]:
+        there = [each for each in tmp_path.rglob("*") if each.is_file()]
+        return [each.name for each in there if b"hush-hush" in each.read_bytes()]
+
+    config = CONFIG._replace(secret="hush-hush")
+    job = brought(queue, State.READY, config=config)
+    assert queue.find(job.id).config == CONFIG._replace(secret="")
+    (row,) = due(queue, 1.0)
+    assert row.secret == "hush-hush"
+    assert holders()
+    if ends == "forgotten":
+        queue.forget(job, force=True)
+    (queue.give_up if ends == "given up" else queue.delivered)(row.number)
+    assert holders() == []
+
+
+def test_a_job_that_lost_its_secret_is_still_the_same_when_it_is_handed_in_again(
+    queue: Queue,
+) -> None:
+    new = new_job(config=CONFIG)
+    number = queue.submit(new, CODE, 1.0).number
+    _, attempt = claimed(queue)
+    queue.finish(attempt.id, How.COMPLETED, "", 3.0)
+    queue.packaged(number, "d", 5, 4.0)
+    assert queue.submit(new, CODE, 9.0).number == number

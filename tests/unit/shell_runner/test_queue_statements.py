@@ -16,6 +16,7 @@ SCANS = {
     "REFERS": "SCAN",  # the last hundred
     "CONTENTS": "SCAN job",  # when contents are swept
     "NEXT_DUE": "SEARCH outbox USING COVERING INDEX outbox_due",  # its first entry
+    "OUTBOX_OF_JOB": "SCAN outbox",  # few: those that were not told yet
     "HAS_OUTBOX": "SCAN outbox",  # its first entry
     "DUE": "SCAN (subquery",  # what the subqueries found
     "WORKER": "SCAN worker",  # one row

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.unpack import Summary, unpack
+from shell_runner.remote.unpack import BadArchive, Summary, look, unpack
 from tests.archives import (
     Zip,
     file,
@@ -359,3 +359,20 @@ def test_no_descriptor_stays_open(field: Field) -> None:
     with pytest.raises(FileExistsError):
         field.unpack(tar(file(b"x", b"1")))
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "xztar"])
+def test_a_look_tells_whether_an_archive_is_whole(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "app").write_bytes(os.urandom(50_000))
+    path = Path(shutil.make_archive(str(tmp_path / "a"), kind, tmp_path / "source"))
+    look(str(path))
+    path.write_bytes(path.read_bytes()[:30_000])
+    with pytest.raises(BadArchive):
+        look(str(path))
+
+
+def test_a_look_names_what_is_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("#!/bin/sh\n")
+    with pytest.raises(BadArchive, match="app is no zip, and no tar"):
+        look(str(tmp_path / "a"), "app")

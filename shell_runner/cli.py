@@ -237,7 +237,10 @@ def _state(row: Issued, now: Any) -> str:
 
 @main.group(cls=_Group)
 def agent() -> None:
-    """The door of a host."""
+    """Write the agent, which lets controllers reach a host, as one file.
+
+    nosejobs-agent is the agent itself, where this package is installed.
+    """
 
 
 @agent.command()

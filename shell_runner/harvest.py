@@ -19,7 +19,7 @@ from .guard import clean_line
 from .jobs import Client
 from .remote.job import JobTest
 from .remote.layout import outputs_name
-from .remote.model import ERROR, FAILED, OUTCOMES, SKIPPED, Execution, Problem, Test
+from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, Problem, Test
 from .remote.package import MANIFEST, BadPackage, Package, open_package
 from .remote.verdict import judge
 from .told import FailedTest, Job
@@ -49,6 +49,8 @@ class Harvested:
     #: Tests by outcome, as judged here.
     outcomes: dict[str, int]
     failed: tuple[FailedTest, ...]
+    #: Those that passed after they had failed.
+    flaky: tuple[str, ...]
     #: What a command that is about this job exits with.
     status: int
 
@@ -237,7 +239,7 @@ def _judged(
     how = clean_line(str(manifest.get("how")))
     status = _STATUS.get(how, INFRASTRUCTURE_STATUS)
     outcomes: dict[str, int] = {}
-    failed = []
+    failed, flaky = [], []
     for case in tests:
         last = executions[case.test.id][-1]
         result = judge(case.test, last)
@@ -245,9 +247,12 @@ def _judged(
         outcome = SKIPPED if last.problem == Problem.UNMET else result.outcome
         assert outcome in OUTCOMES
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        if outcome == PASSED and len(executions[case.test.id]) > 1:
+            flaky.append(clean_line(case.nodeid))
         if outcome in (FAILED, ERROR):
             lost = result.infrastructure and how == "completed"
             status = max(status, INFRASTRUCTURE_STATUS if lost else FAILED_STATUS)
             words = clean_line(result.words)
             failed.append(FailedTest(clean_line(case.nodeid), outcome, words))
-    return Harvested(how, clean_line(str(manifest.get("detail"))), outcomes, tuple(failed), status)
+    detail = clean_line(str(manifest.get("detail")))
+    return Harvested(how, detail, outcomes, tuple(failed), tuple(flaky), status)

@@ -112,6 +112,8 @@ def _bare(
         raise BadSpec(_unknown(text, inventory))
     found = _close(name, inventory)
     instead = f"did you mean {found!r} of nosejobs.toml?" if found else ""
+    if not inventory:
+        instead = f"name it in nosejobs.toml: [hosts.{name}], spec = \"ssh={name}\""
     return {"agent": name, **{key: value for key, value in options.items() if key != name}}, instead
 
 

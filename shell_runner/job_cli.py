@@ -16,7 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,9 +30,9 @@ from .config import Config, find_root, load
 from .errors import CannotOpen, HostError, HostLost, JobRefused, NosejobsError, UsageError
 from .guard import clean
 from .hosts import HostSpec, parse, written
-from .jobs import Client, Place, place_of
+from .jobs import Client, Gap, Place, place_of
 from .remote.job import KEEP
-from .told import STATES, Job, Report, Untold
+from .told import STATES, Job, Listing, Report, Untold
 
 #: Exit statuses.
 INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
@@ -96,7 +96,8 @@ _host = click.option(
     "--host",
     metavar="SPEC",
     envvar="NOSEJOBS_HOST",
-    help="A host as in pytest --nosejobs=SPEC; default $NOSEJOBS_HOST, else where the job is.",
+    help="A host as in pytest --nosejobs=SPEC; default: of a job, where it was handed in; else"
+    " $NOSEJOBS_HOST; else the only host that has jobs of yours (list: all of them).",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
@@ -144,6 +145,12 @@ def _some_host(text: str | None, job: str = "") -> HostSpec:
     raise UsageError(f"which host?{names}\n  try: --host SPEC, or NOSEJOBS_HOST=SPEC")
 
 
+def _host_is_usual() -> bool:
+    """That of the variable, not of the command line."""
+    source = click.get_current_context().get_parameter_source("host")
+    return source is ParameterSource.ENVIRONMENT
+
+
 @contextmanager
 def _client(spec: HostSpec) -> Iterator[Client]:
     client = Client(spec, say=_say)
@@ -184,22 +191,44 @@ def _harvest_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @job.command()
 @_host
 @click.option("--config", "file", type=click.Path(path_type=Path), help="The job's file.")
-@click.option("--tests", help="Folder or archive (zip, tar) of the tests.")
+@click.option("--tests", metavar="PATH", help="Folder or archive (zip, tar) of the tests.")
 @click.argument("select", nargs=-1)
-@click.option("--build", help="Folder or archive of the build.")
-@click.option("--install", help="Command that installs the build, in its folder.")
-@click.option("--install-timeout", help="Seconds, or 10m.")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="For install and tests.")
-@click.option("--pass-env", multiple=True, metavar="NAME", help="Passed on from the host.")
-@click.option("--slots", type=int, help="Tests at a time; 0: as many as the host has cores.")
-@click.option("--timeout", help="Of a test that says nothing else; seconds, or 10m.")
-@click.option("--job-timeout", help="Of all tests; what has not ended then is cancelled.")
-@click.option("--retries", type=int, help="How often a test that failed runs again.")
-@click.option("--attempts", type=int, help="How often the job may start, after its host died.")
-@click.option("--priority", type=int, help="Higher ones run first.")
-@click.option("--name", help="For people.")
-@click.option("--label", "labels", multiple=True, help="For list.")
-@click.option("--keep-workspace", type=click.Choice(KEEP))
+@click.option("--build", metavar="PATH", help="Folder or archive of the build.")
+@click.option("--install", metavar="COMMAND", help="Installs the build, in its folder.")
+@click.option("--install-timeout", metavar="SECONDS", help="Or 10m; default 10 minutes.")
+@click.option(
+    "--env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="For install and tests; without a value: as it is here. May be repeated.",
+)
+@click.option(
+    "--pass-env", multiple=True, metavar="NAME", help="Passed on from the host. May be repeated."
+)
+@click.option(
+    "--slots", type=int, metavar="NUMBER", help="Tests at a time; 0: as many as the host has cores."
+)
+@click.option("--timeout", metavar="SECONDS", help="Of a test that says nothing else; or 10m.")
+@click.option(
+    "--job-timeout",
+    metavar="SECONDS",
+    help="Of install and tests; what has not ended then is cancelled.",
+)
+@click.option(
+    "--retries", type=int, metavar="NUMBER", help="How often a test that failed runs again."
+)
+@click.option(
+    "--attempts",
+    type=int,
+    metavar="NUMBER",
+    help="How often the job may start, after its host died.",
+)
+@click.option("--priority", type=int, metavar="NUMBER", help="Higher ones run first.")
+@click.option("--name", metavar="NAME", help="For people.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="LABEL", help="For list --label. May be repeated."
+)
+@click.option("--keep-workspace", type=click.Choice(KEEP), help="show says where it is.")
 @click.option("--notify", metavar="URL", help="Told when the job has ended.")
 @click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
 @_harvest_options
@@ -217,7 +246,7 @@ def submit(
 ) -> None:
     """Hand a job to a host; prints its UUID.
 
-    SELECT: names of tests or patterns; default: all of --tests.
+    SELECT: names of tests, folders or patterns; default: all of --tests.
     """
     if (out or into or junitxml) and not wait:
         raise click.UsageError("--out, --into and --junitxml need --wait")
@@ -228,6 +257,10 @@ def submit(
         options["environment"] = dict(map(_variable, env))
     wanted = jobfile.describe(file, options, os.environ)
     spec = _some_host(host)
+    if not host:
+        _say(f"{spec.id}: no --host was given; all jobs that you handed in are at this one")
+    elif _host_is_usual():
+        _say(f"{spec.id}: no --host was given; $NOSEJOBS_HOST names it")
     from . import submission  # junit, plan and archives: not for a look
 
     id = str(uuid.uuid4())
@@ -241,9 +274,10 @@ def submit(
             found, brought = client.submit(ready.job, ready.trees, _progress("sent"))
         sent = sum(each.wire for each in brought)
         _say(f"{spec.id}: {_tests(found.count)}, {_size(sent)} sent, {_state(found)}")
-        _announce(id, as_json, spec)
+        _announce(id, as_json, spec, wait)
         if wait:
-            _finish(client, id, out, into, junitxml, acknowledge=True)
+            with _going_on(id, out, into, junitxml, True):
+                _finish(client, id, out, into, junitxml, True, as_json=as_json or None)
             return
     _say(f"next: nosejobs job logs -f {id[:_SHORT]}, nosejobs job harvest --wait {id[:_SHORT]}")
 
@@ -271,8 +305,11 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _announce(id: str, as_json: bool, spec: HostSpec) -> None:
+def _announce(id: str, as_json: bool, spec: HostSpec, wait: bool) -> None:
     """All that a script needs, alone on standard output, at once."""
+    if as_json and wait:  # standard output is the verdict's, which has it too
+        _say(id)
+        return
     click.echo(json.dumps({"id": id, "host": spec.id}) if as_json else id)
     sys.stdout.flush()
 
@@ -294,7 +331,7 @@ def _progress(word: str) -> Callable[[int, int], None]:
 @job.command()
 @click.argument("id", metavar="JOB")
 @_host
-@click.option("--test", "tests", multiple=True, help="Name or pattern; may be repeated.")
+@click.option("--test", "tests", multiple=True, help="Name, folder or pattern. May be repeated.")
 @click.option("--failed", is_flag=True, help="Those that have failed or did not end.")
 @click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
 @_harvest_options
@@ -326,9 +363,10 @@ def rerun(
         _say(f"{client.spec.id}: {_tests(found.count)} of job {whole[:_SHORT]}, {_state(found)}")
         if not secret and client.job(new).config.get("notify"):
             _say(f"its notification is not signed: {jobfile.SECRET} is not set here")
-        _announce(new, as_json, client.spec)
+        _announce(new, as_json, client.spec, wait)
         if wait:
-            _finish(client, new, out, into, junitxml, acknowledge=True)
+            with _going_on(new, out, into, junitxml, True):
+                _finish(client, new, out, into, junitxml, True, as_json=as_json or None)
             return
     _say(f"next: nosejobs job logs -f {new[:_SHORT]}, nosejobs job harvest --wait {new[:_SHORT]}")
 
@@ -338,49 +376,95 @@ def rerun(
 
 @job.command("list")
 @_host
-@click.option("--state", "states", multiple=True, type=click.Choice(STATES))
-@click.option("--label", default="", help="Only jobs that have it.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="May be repeated."
+)
+@click.option("--label", default="", metavar="LABEL", help="Only jobs that have it.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @_json
 def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_json: bool) -> None:
-    """Show the jobs of a host, the newest first."""
+    """Show the jobs of a host, the newest first; without --host of all that have jobs of yours."""
+    known = {} if host else {each.host.id: each.host for each in records.everything()}
+    if len(known) > 1:
+        _list_all([known[name] for name in sorted(known)], states, label, limit, as_json)
+        return
     spec = _some_host(host)
     with _client(spec) as client:
         found = client.jobs(states, label, limit)
     if as_json:
-        rows = [asdict(each) for each in found.jobs]
-        _print_json({"host": spec.id, "counts": found.counts, "jobs": rows})
+        rows = [{**asdict(each), "host": spec.id} for each in found.jobs]
+        _print_json({"host": spec.id, "counts": found.counts, "jobs": rows, "trouble": {}})
         return
     if found.jobs:
-        _table(found.jobs)
+        _table([(spec.id, each) for each in found.jobs])
+    _foot(spec.id, found)
+
+
+def _list_all(
+    specs: Sequence[HostSpec], states: Sequence[str], label: str, limit: int, as_json: bool
+) -> None:
+    """Hosts in trouble cost a line each, and the exit status."""
+    found: dict[str, Listing] = {}
+    trouble: dict[str, str] = {}
+    for spec in specs:
+        try:
+            with closing(Client(spec, say=_say, tries=1)) as client:
+                found[spec.id] = client.jobs(states, label, limit)
+        except (HostError, JobRefused) as error:
+            trouble[spec.id] = str(error).splitlines()[0]
+    jobs = [(name, each) for name, listing in found.items() for each in listing.jobs]
+    jobs = sorted(jobs, key=lambda pair: -pair[1].submitted)[:limit]
+    if as_json:
+        counts = {
+            state: sum(each.counts.get(state, 0) for each in found.values()) for state in STATES
+        }
+        rows = [{**asdict(each), "host": name} for name, each in jobs]
+        _print_json({"host": None, "counts": counts, "jobs": rows, "trouble": trouble})
+    else:
+        if jobs:
+            _table(jobs, several=True)
+        for name, listing in found.items():
+            _foot(name, listing)
+        for words in trouble.values():
+            _say(words)
+    if trouble:
+        click.get_current_context().exit(INFRASTRUCTURE)
+
+
+def _foot(host: str, found: Listing) -> None:
     counts = ", ".join(
         f"{found.counts[state]} {state}" for state in STATES if found.counts.get(state)
     )
-    _say(f"{spec.id}: {counts or 'no jobs'}")
+    _say(f"{host}: {counts or 'no jobs'}")
     if found.no_worker:
-        _say(f"no worker: {found.no_worker}")
+        _say(f"{host}: no worker: {found.no_worker}")
 
 
-def _table(jobs: Sequence[Job]) -> None:
+def _table(jobs: Sequence[tuple[str, Job]], several: bool = False) -> None:
+    """Jobs and their hosts; ``several``: in a column."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("job", "name", "state", "tests", "passed", "failed", "age", "package"):
+    hosts = ("host",) if several else ()
+    for title in (*hosts, "job", "name", "state", "tests", "passed", "failed", "age", "package"):
         right = title in ("tests", "passed", "failed", "age", "package")
         table.add_column(title, justify="right" if right else "left", overflow="fold")
-    for each in jobs:
+    for host, each in jobs:
         size = _size(each.size) if each.package else ""
         names = " ".join([each.name, *(f"[{label}]" for label in each.labels)])
         cells = [
-            each.id[:_SHORT], names.strip(),
+            *((host,) if several else ()), each.id[:_SHORT], names.strip(),
             _state(each), str(each.count), str(each.outcomes.get("passed", 0)), str(each.failed),
             _age(time.time() - each.submitted), size,
         ]  # fmt: skip
         style = "red" if each.failed else ""
         table.add_row(
-            *(Text(clean(cell), style=style if n == 5 else "") for n, cell in enumerate(cells))
+            *(
+                Text(clean(cell), style=style if n == 5 + several else "")
+                for n, cell in enumerate(cells)
+            )
         )
     wide = None if sys.stdout.isatty() else 160
     Console(width=wide, highlight=False).print(table)
@@ -389,14 +473,14 @@ def _table(jobs: Sequence[Job]) -> None:
 def _state(found: Job, ahead: int | None = None) -> str:
     """In words."""
     if found.state == "queued":
-        words = f"waits, {ahead} before it" if ahead else "waits"
+        words = f"queued, {ahead} before it" if ahead else "queued"
         if found.attempts:
             words += f" (attempt {found.attempts} was lost)"
     elif found.state == "running":
-        words = f"is {found.step}" if found.step else "runs"
+        words = f"running: {found.step}" if found.step else "running"
         words += ", to be cancelled" if found.cancelled else ""
     elif found.state == "packaging":
-        words = f"{found.how or 'ended'}, being packaged"
+        words = f"{found.how or 'ended'}, packaging"
     else:
         words = f"{found.how}, {found.state}"
     return f"{words}: {found.trouble}" if found.trouble else words
@@ -422,7 +506,7 @@ def _about(report: Report, spec: HostSpec) -> Iterator[tuple[str, str]]:
     yield "job", found.id + (f" ({found.name})" if found.name else "")
     yield "state", _state(found, report.ahead)
     if found.detail:
-        yield "because", found.detail
+        yield "because", _because(found.how, found.detail)
     if report.no_worker:
         yield "trouble", f"no worker: {report.no_worker}"
     yield "tests", _counts(found)
@@ -445,6 +529,8 @@ def _about(report: Report, spec: HostSpec) -> Iterator[tuple[str, str]]:
         yield "package", f"{_size(found.size)}, sha256 {found.package}"
     if report.untold:
         yield "notify", _untold(report.untold)
+    if report.workspace:
+        yield "workspace", report.workspace
     yield "next", _next(found)
 
 
@@ -453,6 +539,11 @@ def _untold(untold: Untold) -> str:
         return "not told yet"
     tries = "1 try" if untold.tries == 1 else f"{untold.tries} tries"
     return f"not told yet, {tries}: {untold.trouble}; next try in {untold.seconds:.0f} s"
+
+
+def _because(how: str, detail: str) -> str:
+    """Whose exit status it is."""
+    return f"the install command failed: {detail}" if how == "install-failed" else detail
 
 
 def _attempt(attempt: Any) -> str:
@@ -542,10 +633,18 @@ def _whole() -> Iterator[None]:
 
 
 def _logs(
-    client: Client, id: str, place: Place, follow: bool, show: Callable[[bytes, bool], None]
+    client: Client,
+    id: str,
+    place: Place,
+    follow: bool,
+    show: Callable[[bytes, bool], None],
+    alone: bool = True,
 ) -> None:
-    """If it is interrupted, says how to go on."""
-    if follow:
+    """If it is interrupted, says how to go on; not ``alone``: somebody else does, and has said
+    where the job is.
+    """
+    start = place
+    if follow and alone:
         report = client.job(id)
         if report.job.state == "queued":
             _say(f"{client.spec.id}: {_state(report.job, report.ahead)}")
@@ -556,8 +655,12 @@ def _logs(
             with _whole():
                 show(piece.data, piece.is_end)
                 place = piece.place
+    except Gap as error:
+        if place == start:
+            raise UsageError(f"--from {start}: {error}") from error
+        raise
     except (KeyboardInterrupt, HostError):
-        if place.attempt:
+        if place.attempt and alone:
             _say(f"to go on: nosejobs job logs -f {id[:_SHORT]} --from {place}")
         raise
 
@@ -586,11 +689,27 @@ def harvest(
 
     Exits 0 if all tests passed, 1 if some failed, 6 if some could not be run.
     """
-    with _at(id, host) as (client, whole):
+    with _at(id, host) as (client, whole), _going_on(whole, out, into, junitxml, not no_ack):
         _check_places(whole, out, into, junitxml)
         if wait:
             client.wait(whole)
         _finish(client, whole, out, into, junitxml, not no_ack, follow=False, as_json=as_json)
+
+
+@contextmanager
+def _going_on(
+    id: str, out: Path | None, into: Path | None, junitxml: Path | None, acknowledge: bool
+) -> Iterator[None]:
+    """Interrupted, or without its host, it says which command comes to the same files."""
+    try:
+        yield
+    except (KeyboardInterrupt, CannotOpen, HostLost):
+        words = ["nosejobs", "job", "harvest", "--wait", id[:_SHORT]]
+        for name, path in (("--out", out), ("--into", into), ("--junitxml", junitxml)):
+            words += [name, str(path)] if path else []
+        words += [] if acknowledge else ["--no-ack"]
+        _say(f"to go on: {shlex.join(words)}")
+        raise
 
 
 def _check_places(id: str, out: Path | None, into: Path | None, junitxml: Path | None) -> None:
@@ -615,7 +734,7 @@ def _finish(
     ``as_json``: None if standard output is somebody else's.
     """
     if follow:
-        _logs(client, id, Place(), True, _Text(err=True))
+        _logs(client, id, Place(), True, _Text(err=True), alone=False)
         client.wait(id)
     from . import harvest as harvesting  # packages and JUnit: not for who hands in or looks
 
@@ -631,9 +750,10 @@ def _finish(
     if as_json:
         _print_json(
             {
-                "job": id, "host": client.spec.id, "package": str(path), "sha256": job.package,
-                "size": job.size, "how": found.how, "detail": found.detail,
+                "id": id, "job": id, "host": client.spec.id, "package": str(path),
+                "sha256": job.package, "size": job.size, "how": found.how, "detail": found.detail,
                 "outcomes": found.outcomes, "failed": [asdict(each) for each in found.failed],
+                "flaky": list(found.flaky),
                 "acknowledged": job.harvested is not None, "exit": found.status,
             }
         )  # fmt: skip
@@ -641,14 +761,23 @@ def _finish(
         tell = _say if as_json is None else _print
         for each in found.failed[:20]:
             tell(f"{each.outcome.upper()} {each.nodeid} - {each.words}")
-        words = ", ".join(f"{count} {name}" for name, count in sorted(found.outcomes.items()))
+        words = ", ".join(
+            f"{count} {name}" + (_flaky(found.flaky) if name == "passed" else "")
+            for name, count in sorted(found.outcomes.items())
+        )
         tell(f"{path}: {found.how}, {_tests(job.count)}: {words}")
         if found.detail:
-            tell(f"because   {found.detail}")
+            tell(f"because   {_because(found.how, found.detail)}")
         if not acknowledge:
             tell("not acknowledged: the host keeps it")
     if found.status:
         click.get_current_context().exit(found.status)
+
+
+def _flaky(names: Sequence[str]) -> str:
+    """Behind the count of those that passed."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f" ({len(names)} flaky: {', '.join(names[:5])}{more})" if names else ""
 
 
 @job.command()
@@ -706,8 +835,7 @@ def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
         return
     for name, value in found.items():
         words = _LIMITS.get(name, "")
-        amount = f"{value / (1 << 30):g} GiB" if name.endswith("bytes") else str(value)
-        _print(f"{name:17} {amount:>10}  {words}".rstrip())
+        _print(f"{name:17} {_amount(name, value):>10}  {words}".rstrip())
 
 
 _LIMITS: Mapping[str, str] = {
@@ -715,8 +843,24 @@ _LIMITS: Mapping[str, str] = {
     "kept_bytes": "of packages that were harvested",
     "contents_bytes": "of builds and tests that no job has",
     "linger": "seconds that a worker waits for more jobs",
-    "drop_unharvested": "1: kept_bytes lets go of packages that nobody has harvested, too",
+    "drop_unharvested": "whether kept_bytes lets go of packages that nobody has harvested, too",
 }
+
+
+_YES_NO = {"yes": 1, "no": 0, "true": 1, "false": 0, "1": 1, "0": 0}
+
+
+def _amount(name: str, value: int) -> str:
+    """Sizes in the unit in which they are round, as they were given."""
+    if name == "drop_unharvested":
+        return "yes" if value else "no"
+    if not name.endswith("bytes"):
+        return str(value)
+    for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "k")):
+        for base, unit in ((1024, letter.upper() + "iB"), (1000, letter + "B")):
+            if value and not value % base**power:
+                return f"{value // base**power} {unit}"
+    return f"{value} bytes"
 
 
 def _limit(text: str) -> tuple[str, int]:
@@ -725,7 +869,21 @@ def _limit(text: str) -> tuple[str, int]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"{text!r}: write NAME=VALUE, as in kept_bytes=8GiB")
-    return name, size(text, int(value) if value.isdecimal() else value)
+    if name not in _LIMITS:
+        raise UsageError(f"no limit is called {name!r}; there are {', '.join(_LIMITS)}")
+    if name == "drop_unharvested":
+        return name, _checked_limit(name, "yes or no", value, _YES_NO.get(value.lower()))
+    if not name.endswith("bytes"):
+        unit = "a number of jobs" if name == "waiting" else "a whole number of seconds"
+        sound = value.isascii() and value.isdecimal() and len(value) < 18
+        return name, _checked_limit(name, unit, value, int(value) if sound else None)
+    return name, size(name, int(value) if value.isdecimal() else value)
+
+
+def _checked_limit(name: str, unit: str, text: str, value: int | None) -> int:
+    if value is None:
+        raise UsageError(f"{name} must be {unit}, not {text!r}")
+    return value
 
 
 # -- words ------------------------------------------------------------------------------

@@ -56,6 +56,11 @@ class Description:
 class _Wrong(ValueError):
     """A value is not what its key wants; the text says what that is."""
 
+    def __init__(self, words: str, inside: str = "", value: Any = None) -> None:
+        """``inside``: the part of the key, of that ``value``, that is at fault."""
+        super().__init__(words)
+        self.inside, self.value = inside, value
+
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
@@ -151,7 +156,7 @@ def _environment(value: Any) -> tuple[tuple[str, str], ...]:
         if not _NAME.fullmatch(name):
             raise _Wrong(f"a table of texts by name; {name!r} cannot be the name of a variable")
         if not isinstance(text, str) or "\0" in text:
-            raise _Wrong(f"a table of texts; that of {name} is {text!r}")
+            raise _Wrong("a text", name, text)
     return tuple(value.items())
 
 
@@ -230,6 +235,10 @@ def _checked(where: str, key: str, value: Any) -> Any:
     try:
         return KEYS[key](value)
     except _Wrong as error:
+        if key == "environment" and not error.inside and isinstance(value, Mapping):
+            raise BadConfig(f"{where} must be {error}") from None  # values may be secret
+        if error.inside:
+            where, value = f"{where}.{error.inside}", error.value
         raise BadConfig(f"{where} must be {error}, not {value!r:.200}") from None
 
 
@@ -242,7 +251,7 @@ def describe(
     """
     values = read(path) if path else {}
     for key, value in options.items():
-        found = _checked(f"--{key.replace('_', '-')}", key, value)
+        found = _checked(_option(key), key, value)
         if key == "environment":
             found = tuple({**dict(values.get(key, ())), **dict(found)}.items())
         elif key in ("labels", "pass_env"):
@@ -290,4 +299,13 @@ def _secret(values: Mapping[str, Any], environ: Mapping[str, str], path: Path | 
 
 
 def _place(path: Path | None, key: str) -> str:
-    return f"{path}: {key}" if path else f"--{key.replace('_', '-')}"
+    return f"{path}: {key}" if path else _option(key)
+
+
+#: Options that are not called as their keys.
+_OPTIONS = {"environment": "--env", "labels": "--label", "select": "SELECT"}
+
+
+def _option(key: str) -> str:
+    """As it was typed."""
+    return _OPTIONS.get(key, f"--{key.replace('_', '-')}")

@@ -112,6 +112,8 @@ class Report:
     tests: Content | None
     #: Why no worker could be started; empty if one is there or not needed.
     no_worker: str = ""
+    #: The folder on the host in which its workspace is kept; empty: it is not.
+    workspace: str = ""
     #: The notification, if it was not delivered yet.
     untold: Untold | None = None
 
@@ -282,6 +284,7 @@ def report_of(values: Any) -> Report:
         build=_content(found["build"]),
         tests=_content(found["contents"]),
         no_worker=found.text("no_worker"),
+        workspace=found.text("workspace", 4096) if found["workspace"] is not None else "",
         untold=None if found["untold"] is None else _untold(found["untold"]),
     )
 

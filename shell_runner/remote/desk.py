@@ -19,9 +19,21 @@ import time
 import traceback
 import zipfile
 import zlib
-from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from . import bells, database, disk, handed, identity, layout, queue, retention, starting, tree
+from . import (
+    bells,
+    database,
+    disk,
+    gather,
+    handed,
+    identity,
+    layout,
+    queue,
+    retention,
+    starting,
+    tree,
+)
 from .intake import Intake
 from .job import TREE, BadJob, Content, NewJob, config_from, without_secrets
 from .machine import facts
@@ -352,7 +364,7 @@ class Desk:
             raise queue.Refused("state", "job %s cannot be read: submit it anew" % row.id)
         wanted = set(handed.chosen(cases, tests))
         if failed:
-            wanted |= {number for number, _, _ in self._failed(row)} | self._open(row, len(cases))
+            wanted |= {number for number, _, _ in self._failed(row)}
         elif not tests:
             wanted = set(range(len(cases)))
         if not wanted:
@@ -395,7 +407,7 @@ class Desk:
         found["cancelled"] = bool(row.cancelled)
         found["attempts"] = len(attempts)
         found["step"] = str(attempts[-1].step) if attempts else ""
-        found["outcomes"] = self._there().outcomes(attempts[-1].id) if attempts else {}
+        found["outcomes"] = self._there().results(row)
         return found
 
     def _trouble(self, row: Any) -> str:
@@ -420,7 +432,15 @@ class Desk:
             "build": row.build,
             "contents": row.tests,
             "no_worker": self._no_worker,
+            "workspace": self._workspace(row),
         }
+
+    def _workspace(self, row: Any) -> str:
+        """Where the workspace of its last attempt is, if it is kept."""
+        for attempt in self._there().attempts(row.number)[-1:]:
+            if os.path.exists(layout.kept(self.folder, attempt.id)):
+                return layout.work(self.folder, attempt.id)
+        return ""
 
     def _untold(self, row: Any) -> Optional[Dict[str, Any]]:
         """How it is with the news of its end, if they did not arrive yet."""
@@ -433,20 +453,19 @@ class Desk:
         return {"tries": tries, "seconds": left, "trouble": trouble[:_WORDS]}
 
     def _failed(self, row: Any) -> List[Tuple[int, str, str]]:
-        """Number, outcome and row of the tests that have failed in the last attempt."""
+        """Number, outcome and row of the tests that have failed in the last attempt.
+
+        Those that did not run, too, as in the package, once the job has ended.
+        """
         attempts = self._there().attempts(row.number)
         last: Dict[int, Tuple[int, str, str]] = {}
         for test, _, outcome, text in self._there().executions(attempts[-1].id) if attempts else ():
             last[test] = (test, outcome, text)
-        return [each for each in last.values() if each[1] in (FAILED, ERROR)]
-
-    def _open(self, row: Any, count: int) -> Set[int]:
-        """The tests of a job that has ended of which its last attempt has nothing."""
-        if not row.how:
-            return set()
-        last = self._there().attempts(row.number)[-1:]
-        done = {test for each in last for test, *_ in self._there().executions(each.id)}
-        return set(range(count)) - done
+        for test in range(row.count) if row.how else ():
+            if test not in last:
+                text = json.dumps(gather.why_absent(test, row.how, row.detail))
+                last[test] = (test, ERROR, text)
+        return [last[test] for test in sorted(last) if last[test][1] in (FAILED, ERROR)]
 
     def _failed_rows(self, row: Any) -> Dict[str, Any]:
         """The first of them, with what is needed to say why; without their output."""
@@ -555,8 +574,9 @@ class Desk:
             "offset": offset, "crc": 0, "size": 0,
         }  # fmt: skip
         if attempt < 0 or which > max(len(attempts), 1):
-            words = "job %s has %d attempts; there is no number %d"
-            raise queue.Refused("unknown", words % (row.id, len(attempts), which))
+            count = "1 attempt" if len(attempts) == 1 else "%d attempts" % len(attempts)
+            words = "job %s has %s; there is no number %d"
+            raise queue.Refused("unknown", words % (row.id, count, which))
         if not attempts:
             return Reply(value, b"")
         log = self._open_log(row, attempts[which - 1], which == len(attempts))

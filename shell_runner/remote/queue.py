@@ -13,6 +13,7 @@ from . import capacity, rows, states
 from . import statements as sql
 from .database import NAME, Database, Refused
 from .job import Identity, JobTest, NewJob, is_uuid
+from .model import ERROR
 from .rows import AttemptRow, JobRow, OutboxRow, WorkerRow
 from .states import STATES, Event, How, State, Step
 
@@ -237,7 +238,8 @@ class Queue:
             db.execute(sql.SET_ATTEMPT_PACKAGED, (number,))
             job = self._job(db, number)
             if job.config.notify:
-                told = (job.id, job.config.notify, job.config.secret, _body(job, now))
+                body = _body(job, _results(db, job), now)
+                told = (job.id, job.config.notify, job.config.secret, body)
                 db.execute(sql.INSERT_OUTBOX, told)
             if job.config.secret:
                 config = db.execute(sql.JOB_VALUES, (number,)).fetchone()[-1]
@@ -273,7 +275,7 @@ class Queue:
         job = self._job(db, job.number)
         self._allowed(job, Event.FORGET)
         if job.state != State.HARVESTED and not force:
-            words = "job %s: nobody has harvested its package: harvest it, or force it"
+            words = "job %s: nobody has harvested its package: harvest it first, or use --force"
             raise Refused("state", words % job.id)
         return job
 
@@ -328,6 +330,11 @@ class Queue:
     def outcomes(self, attempt_id: str) -> Dict[str, int]:
         """How many tests came to what, by the last try of each."""
         return dict(self._db.rows(sql.OUTCOMES, (attempt_id,)))
+
+    def results(self, job: JobRow) -> Dict[str, int]:
+        """The same of its last attempt; once it has ended, what did not run is an error."""
+        with self._db.reading() as db:
+            return _results(db, job)
 
     def next_code(self) -> str:
         """The digest of the code that the next queued job wants; empty: none waits."""
@@ -586,10 +593,23 @@ def _check(job: NewJob) -> None:
         raise Refused("bad", words % (_PRIORITY, job.priority))
 
 
-def _body(job: JobRow, now: float) -> str:
-    """What is told: enough to ask this host, and no verdict."""
+def _results(db: Any, job: JobRow) -> Dict[str, int]:
+    """How many tests came to what, as the package has it: each test is accounted for."""
+    attempts = db.execute(sql.ATTEMPTS, (job.number,)).fetchall()
+    last = rows.attempt_row(attempts[-1]).id if attempts else ""
+    found = dict(db.execute(sql.OUTCOMES, (last,)))
+    absent = job.count - sum(found.values())
+    if job.how and absent > 0:
+        found[ERROR] = found.get(ERROR, 0) + absent
+    return found
+
+
+def _body(job: JobRow, outcomes: Dict[str, int], now: float) -> str:
+    """What is told: enough to ask this host, and that a run that has failed does not look green."""
     return json.dumps(
         {
+            "id": job.id,
+            # As it was called at first.
             "job": job.id,
             "name": job.name,
             "labels": job.labels,
@@ -597,6 +617,8 @@ def _body(job: JobRow, now: float) -> str:
             "state": job.state,
             "how": job.how,
             "detail": job.detail,
+            "tests": job.count,
+            "outcomes": outcomes,
             "package": job.package,
             "size": job.size,
             "ended": job.ended,

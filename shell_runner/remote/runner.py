@@ -17,7 +17,7 @@ from . import disk, layout, package, place, remains, store, unpack
 from .copying import write_all
 from .job import ARCHIVE, Content, JobTest
 from .machine import cores, facts
-from .model import Execution, Problem, Setup, Stream, Test, execution_from_row
+from .model import SKIPPED, Execution, Problem, Setup, Stream, Test, execution_from_row
 from .queue import AttemptRow, How, JobRow, Queue, Step
 from .serve import Serve
 from .verdict import exit_words, is_worth_another, judge, seconds, signal_name
@@ -105,6 +105,9 @@ class Done(NamedTuple):
     @property
     def outcome(self) -> str:
         """As this host judges it: for lists, and to decide about another try."""
+        # As in a live run: what a host cannot run is skipped.
+        if self.execution.problem == Problem.UNMET:
+            return SKIPPED
         return judge(self.test, self.execution).outcome
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 
 from shell_runner import cli, records
 from shell_runner.hosts import HostSpec
+from shell_runner.jobs import Client
 from tests import desks
 from tests.desks import script
 
@@ -114,6 +116,10 @@ def test_the_life_of_a_job(run: Run, tests: Path, folder: Path) -> None:
     }  # fmt: skip
 
     assert "test_a.sh | hello you\n" in run("logs", id[:8]).stdout
+    done = run("logs", id[:8], "--from", "1:9:00000000")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--from 1:9:00000000" in done.stderr
+    assert "to go on" not in done.stderr
 
     done = run("rerun", id[:8], "--test", "test_a.sh", "--wait")
     assert done.returncode == 0, done.stderr
@@ -137,6 +143,42 @@ def test_who_waits_exits_as_pytest_does(
     assert "nosejobs | attempt 1 of job" in done.stderr
 
 
+def test_who_waits_for_json_gets_the_verdict(run: Run, folder: Path) -> None:
+    """As from harvest; a test that passed at its second try is named."""
+    script(folder / "tests", "test_a.sh", f"mkdir {folder}/tried && exit 1; exit 0")
+    arguments = ["--tests", "tests", "--retries", "1", "--keep-workspace", "always"]
+    done = run("submit", "--host", "popen", *arguments, "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["id"] in done.stderr.splitlines()
+    assert (found["outcomes"], found["flaky"]) == ({"passed": 1}, ["test_a.sh"])
+    again = json.loads(run("harvest", found["id"], "--json").stdout)
+    assert again == found
+    said = run("harvest", found["id"]).stdout
+    assert said.endswith("1 test: 1 passed (1 flaky: test_a.sh)\n")
+    shown = dict(line.split(None, 1) for line in run("show", found["id"]).stdout.splitlines())
+    assert (Path(shown["workspace"]) / "tests" / "test_a.sh").is_file()
+    assert run("forget", found["id"]).returncode == 0
+    assert not Path(shown["workspace"]).exists()
+
+
+def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -> None:
+    """One that cannot be reached costs a line; one that is the only one is taken, and named."""
+    id = submitted(run, "test_a.sh")
+    assert run("harvest", id, "--wait").returncode == 0
+    done = run("submit", "--tests", "tests", "test_a.sh", "--wait")
+    assert "popen: no --host was given" in done.stderr
+    assert run("submit", "--host", "ssh=nowhere.invalid", "--tests", "tests").returncode == 6
+    done = run("list")
+    assert done.returncode == 6
+    assert re.search(rf"^popen +{id[:8]} ", done.stdout, re.MULTILINE)
+    assert "popen: 2 harvested" in done.stderr
+    assert "nowhere.invalid" in done.stderr.splitlines()[-1]
+    found = json.loads(run("list", "--json").stdout)
+    assert [each["host"] for each in found["jobs"]] == ["popen", "popen"]
+    assert list(found["trouble"]) == ["nowhere.invalid"]
+
+
 def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder: Path) -> None:
     script(folder / "build", "install", "echo cannot; exit 4")
     arguments = ["--tests", "tests", "--build", "build", "--install", "./install", "--wait"]
@@ -148,6 +190,11 @@ def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder:
     (suite,) = ET.parse(folder / "j.xml").getroot()
     assert suite.findtext("system-err") == "cannot\n"
     assert abs(datetime.fromisoformat(suite.attrib["timestamp"]).timestamp() - time.time()) < 600
+    assert "because   the install command failed: exit 4" in done.stderr
+    id = done.stdout.strip()
+    assert re.search(r"install-failed, harvested +2 +0 +2 ", run("list").stdout)
+    assert "tests     2: 2 error\n" in run("show", id).stdout
+    assert "2 tests of job" in run("rerun", id, "--failed", "--wait").stderr
 
 
 def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) -> None:
@@ -233,6 +280,10 @@ def test_a_variable_names_the_usual_host(
         (["show", "abcd1234", "--host", "popen"], "no job of this host is called 'abcd1234'"),
         (["logs", "abcd1234", "--from", "x"], "'x' is no place in a log"),
         (["limits", "--host", "popen", "kept_bytes"], "write NAME=VALUE"),
+        (["limits", "--host", "popen", "waiting=2GiB"], "waiting must be a number of jobs, not"),
+        (["limits", "--host", "popen", "linger=x"], "linger must be a whole number of seconds"),
+        (["limits", "--host", "popen", "drop_unharvested=2"], "must be yes or no, not '2'"),
+        (["limits", "--host", "popen", "kept_bytes=x"], "kept_bytes must be a size"),
         (["limits", "--host", "popen", "kept=1"], "there are waiting, kept_bytes"),
     ],
     ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",
@@ -321,6 +372,35 @@ def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> N
     more = run(*found[1].split()).stdout
     assert seen + rest + more == run("logs", id).stdout
     assert "test_b.sh | last\n" in more
+
+
+def test_who_stops_waiting_can_go_on(run: Run, tests: Path, folder: Path) -> None:
+    """By one command, which comes to the same files, and says so itself."""
+    os.mkfifo(folder / "gate")
+    script(tests, "test_b.sh", f"echo here; cat {folder}/gate")
+    files = ["--out", "x y.zip", "--junitxml", "j.xml"]
+    words = command("submit", "--host", "popen", "--tests", "tests", "--wait", *files)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=folder) as waiting:
+        assert waiting.stderr is not None
+        while "here" not in waiting.stderr.readline():
+            pass
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130
+    go_on = re.compile(r"^to go on: nosejobs job (.*)$", re.MULTILINE)
+    (found,) = go_on.findall(said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "wait", interrupted)
+        done = run(*shlex.split(found))
+    assert (done.returncode, go_on.findall(done.stderr)) == (130, [found])
+    (folder / "gate").write_text("now\n")
+    assert run(*shlex.split(found)).returncode == 0
+    assert (folder / "x y.zip").is_file()
+    assert (folder / "j.xml").is_file()
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_reader_that_has_enough_is_no_trouble(run: Run, tests: Path, folder: Path) -> None:

@@ -116,7 +116,7 @@ def test_full_disk_while_packaging(machine: Machine, disk: Disk) -> None:
     trouble = "SELECT trouble FROM job"
     machine.wait_for("the trouble", lambda: machine.rows(trouble) != [("",)])
     said = about(machine, job)
-    assert said["state"].startswith("completed, being packaged: its package cannot be made: ")
+    assert said["state"].startswith("completed, packaging: its package cannot be made: ")
     assert f"{machine.jobs}: No space left on device; make room there" in said["state"]
     assert said["tests"] == "2: 2 passed"
     assert "mend what is said above" in said["next"]
@@ -165,7 +165,10 @@ def test_a_job_that_needs_more_than_the_disk_has(machine: Machine, disk: Disk) -
     assert outcomes(machine, after) == {"passed": 1}
     assert outcomes(machine, installing, status=1) == {"error": 1}
     said = about(machine, installing)
-    assert (said["state"], said["because"]) == ("install-failed, harvested", "exit 1")
+    assert (said["state"], said["because"]) == (
+        "install-failed, harvested",
+        "the install command failed: exit 1",
+    )
     assert outcomes(machine, unpacking, status=6) == {"error": 1}
     said = about(machine, unpacking)
     assert said["state"] == "gave-up, harvested"

@@ -111,7 +111,7 @@ def test_the_usual_secret_needs_an_address(folder: Path) -> None:
         ('labels = "x"', "labels must be a list of texts, not 'x'"),
         ('labels = [""]', "labels must be a list of at most 50 texts"),
         ('name = "a\\nb"', "name must be a text of one line"),
-        ("environment = {A = 1}", "environment must be a table of texts; that of A is 1"),
+        ("environment = {A = 1}", "environment.A must be a text, not 1"),
         ('environment = {"A-B" = "1"}', "'A-B' cannot be the name of a variable"),
         ('pass_env = ["A B"]', "pass_env must be a list of names of variables"),
         ('notify = "ftp://x"', "notify must be an http:// or https:// address"),

@@ -41,6 +41,20 @@ def test_whoever_wants_to_be_told_is_told_once(queue: Queue) -> None:
     assert "s3" not in row.body
 
 
+def test_a_run_that_has_failed_does_not_look_green(queue: Queue) -> None:
+    """What never ran is counted as in the package: as an error."""
+    job = brought(queue, State.PACKAGING, config=CONFIG)
+    (attempt,) = queue.attempts(job.number)
+    with queue._db.writing() as db:
+        db.execute("INSERT INTO execution VALUES (?, 0, 1, 'passed', '[0]')", (attempt.id,))
+        db.execute("UPDATE job SET count = 3, how = 'timed-out' WHERE number = ?", (job.number,))
+    queue.packaged(job.number, "d", 5, 1.0)
+    body = json.loads(due(queue, 1.0)[0].body)
+    assert (body["id"], body["how"], body["tests"]) == (job.id, "timed-out", 3)
+    assert body["outcomes"] == {"passed": 1, "error": 2}
+    assert queue.results(queue.find(job.id)) == body["outcomes"]
+
+
 def test_a_job_without_an_address_tells_nobody(queue: Queue) -> None:
     brought(queue, State.READY)
     assert due(queue, 1.0) == []

@@ -1,0 +1,37 @@
+"""What docs/jobs.md says of formats is so."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shell_runner.remote import notify
+from shell_runner.remote.model import Execution
+from shell_runner.remote.states import STEPS, How, State
+
+TEXT = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
+
+
+def test_the_table_of_an_execution_is_its_fields() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", TEXT, re.MULTILINE)
+    assert rows == [(str(place), name) for place, name in enumerate(Execution._fields)]
+
+
+@pytest.mark.parametrize("word", [*State, *How, *STEPS], ids=str)
+def test_each_state_is_explained(word: str) -> None:
+    section = TEXT.partition("### States")[2].partition("\n## ")[0]
+    assert f"`{word}`" in section
+
+
+def test_the_receiver_of_the_manual_knows_what_is_genuine() -> None:
+    code = TEXT.partition("<!-- verify.py -->\n```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(code, found)
+    header = notify.signature("sécret", b"{}")
+    assert found["is_genuine"](b"{}", header, "sécret")
+    assert not found["is_genuine"](b"{} ", header, "sécret")
+
+
+def test_the_manual_says_how_often_an_address_is_tried() -> None:
+    assert f"{notify.LONGEST:.0f} seconds, {notify.TRIES} times in\nall" in TEXT

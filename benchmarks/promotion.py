@@ -40,6 +40,8 @@ from measure import Broken, Run  # noqa: E402
 NAME = "dispatcher"
 #: Seconds that anything may take.
 _PATIENCE = 120.0
+#: Seconds for a server to end by itself: a master of Buildbot waits for the builds that run.
+_END = 20.0
 _STAGES = ("unit", "smoke", "regression", "performance", "scalability", "resilience")
 #: Sources, and the projects of Buildbot: one command that says that it runs; all six stages;
 #: one command, of each of many commits.
@@ -239,7 +241,7 @@ def _process(argv: Sequence[str], folder: Path, **variables: str) -> Iterator[An
     finally:
         process.terminate()
         try:
-            process.wait(_PATIENCE)
+            process.wait(_END)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -103,7 +103,7 @@ def test_a_report_says_why(client: Client, tests: Path, id: str) -> None:
         ("test_b.sh", "failed", "exit 3")
     ]
     assert [(each.number, each.step) for each in report.attempts] == [(1, "ended")]
-    assert report.config["environment"] == [["A", "1"]]
+    assert report.config["environment"] == [["A", "..."]]
     assert "geheim" not in repr(dataclasses.asdict(report))
     client.forget(id, force=True)  # and with it the outbox has nobody to tell for long
 

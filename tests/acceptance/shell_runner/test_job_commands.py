@@ -329,6 +329,18 @@ def test_hosts_on_record_are_named_so_that_they_can_be_typed(run: Run, tests: Pa
     assert "no job deadbeef is on record here; name its host with --host" in done.stderr
 
 
+def test_who_cannot_write_after_all_is_told_how_to_go_on(
+    run: Run, tests: Path, folder: Path
+) -> None:
+    # The place is good when the job is handed in.
+    script(tests, "test_b.sh", f"mkdir {folder}/got {folder}/got/other")
+    arguments = ["--tests", "tests", "--wait", "--into", "got"]
+    done = run("submit", "--host", "popen", *arguments)
+    assert done.returncode == 2
+    assert f"next: nosejobs job harvest {done.stdout[:8]}\n" in done.stderr
+    assert "got is not empty" in done.stderr
+
+
 def test_news_that_did_not_arrive_are_shown(run: Run, tests: Path) -> None:
     id = submitted(run, "--notify", "http://127.0.0.1:1/")
     run("harvest", id, "--wait")

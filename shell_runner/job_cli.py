@@ -384,9 +384,11 @@ def rerun(
 @_json
 def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_json: bool) -> None:
     """Show the jobs of a host, the newest first; without --host of all that have jobs of yours."""
-    known = {} if host else {each.host.id: each.host for each in records.everything()}
+    known = {} if host else _hosts()
     if len(known) > 1:
-        _list_all([known[name] for name in sorted(known)], states, label, limit, as_json)
+        ids = [spec.id for spec in known.values()]
+        names = {text if ids.count(spec.id) > 1 else spec.id: spec for text, spec in known.items()}
+        _list_all(names, states, label, limit, as_json)
         return
     spec = _some_host(host)
     with _client(spec) as client:
@@ -401,17 +403,17 @@ def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_js
 
 
 def _list_all(
-    specs: Sequence[HostSpec], states: Sequence[str], label: str, limit: int, as_json: bool
+    specs: Mapping[str, HostSpec], states: Sequence[str], label: str, limit: int, as_json: bool
 ) -> None:
     """Hosts in trouble cost a line each, and the exit status."""
     found: dict[str, Listing] = {}
     trouble: dict[str, str] = {}
-    for spec in specs:
+    for name, spec in sorted(specs.items()):
         try:
             with closing(Client(spec, say=_say, tries=1)) as client:
-                found[spec.id] = client.jobs(states, label, limit)
+                found[name] = client.jobs(states, label, limit)
         except (HostError, JobRefused) as error:
-            trouble[spec.id] = str(error).splitlines()[0]
+            trouble[name] = str(error).splitlines()[0]
     jobs = [(name, each) for name, listing in found.items() for each in listing.jobs]
     jobs = sorted(jobs, key=lambda pair: -pair[1].submitted)[:limit]
     if as_json:
@@ -563,12 +565,13 @@ def _counts(found: Job) -> str:
 
 def _next(found: Job) -> str:
     short = found.id[:_SHORT]
-    has_open = sum(found.outcomes.values()) < found.count
+    # What did not run is an error, too.
+    has_open = found.how != "completed" and found.failed > 0
     if found.state == "ready":
         rest = f", run what has not: nosejobs job rerun {short} --failed" if has_open else ""
         return f"harvest it: nosejobs job harvest {short}{rest}"
     if found.state == "harvested":
-        again = f"nosejobs job rerun {short} --failed, or " if found.failed or has_open else ""
+        again = f"nosejobs job rerun {short} --failed, or " if found.failed else ""
         return f"{again}nosejobs job forget {short}"
     if found.trouble:
         return "mend what is said above; the host tries again by itself"

@@ -168,7 +168,8 @@ def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -
     assert run("harvest", id, "--wait").returncode == 0
     done = run("submit", "--tests", "tests", "test_a.sh", "--wait")
     assert "popen: no --host was given" in done.stderr
-    assert run("submit", "--host", "ssh=nowhere.invalid", "--tests", "tests").returncode == 6
+    nowhere = HostSpec("nowhere.invalid", "ssh", 0, "nowhere.invalid")
+    records.add(records.Record(str(uuid.uuid4()), nowhere, time.time()))
     done = run("list")
     assert done.returncode == 6
     assert re.search(rf"^popen +{id[:8]} ", done.stdout, re.MULTILINE)
@@ -321,7 +322,7 @@ def test_hosts_on_record_are_named_so_that_they_can_be_typed(run: Run, tests: Pa
     submitted(run)
     there = HostSpec("there", "popen", 1)
     records.add(records.Record(str(uuid.uuid4()), there, time.time()))
-    done = run("list")
+    done = run("limits")
     assert done.returncode == 2
     assert "\n  --host popen\n  --host popen//id=there\n" in done.stderr
     assert "there: 1 " in run("list", "--host", "there").stderr

@@ -317,7 +317,7 @@ def test_another_log_is_a_gap(client: Client, tests: Path, id: str) -> None:
         read(client, id, half)
     log.unlink()
     assert read(client, id, half) == whole[20:]  # as the package has it
-    with pytest.raises(JobRefused, match="has 1 attempts; there is no number 2"):
+    with pytest.raises(JobRefused, match="has 1 attempt; there is no number 2"):
         read(client, id, Place(2))
 
 

@@ -26,7 +26,7 @@ from tests.agents import stopped
 from tests.desks import POPEN, script
 from tests.links import Dispatcher, assert_no_threads, threads
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 POOL = Pool("pool")
 DONE, LOST = JobState.ACKNOWLEDGED, JobState.LOST
 

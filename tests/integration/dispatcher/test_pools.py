@@ -27,7 +27,7 @@ from tests.desks import script
 from tests.links import Dispatcher, assert_no_threads
 from tests.pools import FakePool, refusal
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 WANTS = [Waits(1, "it waits for a host", 1)]
 
 

@@ -33,7 +33,13 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """A daemon on loopback, where ``python3`` is a bare one without our packages."""
+def _sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     with Sshd(tmp_path_factory.mktemp("sshd")) as daemon:
         yield daemon
+
+
+@pytest.fixture
+def sshd(_sshd: Sshd) -> Sshd:
+    """A daemon on loopback, where ``python3`` is a bare one without our packages."""
+    _sshd.keep_up()
+    return _sshd

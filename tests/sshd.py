@@ -25,6 +25,7 @@ class Sshd:
         self.bare = folder / "bare"
         self._path = path
         self._process: subprocess.Popen[bytes] | None = None
+        self._command: list[str] = []
         self.port = free_port()
 
     def __enter__(self) -> Self:
@@ -34,12 +35,21 @@ class Sshd:
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self._write(program)
-        log = self.folder / "log"
-        self._process = subprocess.Popen(
-            [program, "-D", "-E", str(log), "-f", str(self.folder / "sshd_config")]
-        )
-        self._await(log)
+        self._command = [program, "-D", "-E", str(self.folder / "log")]
+        self._command += ["-f", str(self.folder / "sshd_config")]
+        self._start()
         return self
+
+    def _start(self) -> None:
+        # As an init system starts it: nothing of a test is in its environment or its session.
+        environment = {"PATH": os.environ["PATH"]}
+        self._process = subprocess.Popen(self._command, env=environment, start_new_session=True)
+        self._await(self.folder / "log")
+
+    def keep_up(self) -> None:
+        """Start it again if it is gone, as an init system does."""
+        if self._process is not None and self._process.poll() is not None:
+            self._start()
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:

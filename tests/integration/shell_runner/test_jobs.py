@@ -493,7 +493,15 @@ def test_a_client_of_another_protocol_is_refused(folder: Path) -> None:
 # -- other hosts ---------------------------------------------------------------------
 
 
-def test_a_job_outlives_an_ssh_login(sshd: Sshd, tests: Path, id: str, folder: Path) -> None:
+@pytest.fixture
+def own_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """What is killed here is nobody else's."""
+    with Sshd(tmp_path_factory.mktemp("sshd")) as daemon:
+        yield daemon
+
+
+def test_a_job_outlives_an_ssh_login(own_sshd: Sshd, tests: Path, id: str, folder: Path) -> None:
+    sshd = own_sshd
     """Over there is a bare Python, with a home of its own."""
     os.mkfifo(folder / "gate")
     script(tests, "test_b.sh", f"cat {folder}/gate")

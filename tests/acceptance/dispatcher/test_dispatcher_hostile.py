@@ -20,7 +20,7 @@ from tests import desks
 from tests.mortal import Cradle
 from tests.scene import Scene, await_gone
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.long]
 
 COMMANDS = {str(each.name): each for each in cli.ALL}
 #: What is written, and what is said of it, from its beginning.

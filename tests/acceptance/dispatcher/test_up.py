@@ -12,6 +12,8 @@ import psutil
 import pytest
 import requests
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[3]
 NOSEJOBS = (sys.executable, "-m", "dispatcher")
 SETTINGS = """

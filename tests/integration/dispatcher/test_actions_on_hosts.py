@@ -17,7 +17,7 @@ from tests import desks
 from tests.links import threads
 from tests.whole import Tree, Whole, settings_of, stage, states
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 Start = Callable[[], Whole]
 
 

@@ -22,7 +22,7 @@ from tests.jobs import Doorway
 from tests.links import threads
 from tests.whole import BUILD, Tree, Whole, all_six, settings_of, stage, states
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.long]
 ROOT = Path(__file__).parents[3]
 
 

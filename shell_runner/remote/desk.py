@@ -1,11 +1,9 @@
 """The desk of a host's queue: answers the channel of a job session.
 
 Owns the requests and what their answers look like, and that what a job refers to is on the disk
-before its row is.  Must not know how jobs are run.  One request at a time, all of it in the main
-thread; the channel's callback only enqueues, and answers pings.
+before its row is.  Must not know how jobs are run.  One request at a time.
 """
 
-import collections
 import contextlib
 import ctypes
 import json
@@ -14,12 +12,10 @@ import select
 import shutil
 import signal
 import tempfile
-import threading
 import time
-import traceback
 import zipfile
 import zlib
-from typing import IO, Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import (
     bells,
@@ -34,19 +30,16 @@ from . import (
     starting,
     tree,
 )
+from .conversation import Conversation, leave_terminal, report
 from .intake import Intake
 from .job import TREE, BadJob, Content, NewJob, config_from, without_secrets
 from .machine import facts
 from .model import ERROR, FAILED, Stream, execution_from_row
 from .store import Store, is_digest
-from .wire import pack, pack_blob, unpack
+from .wire import pack, pack_blob
 
 #: What both ends understand; a client says which one it speaks.
 PROTOCOL = 1
-#: How the frame of a ping begins; it comes alone.
-_PING = b'J[["ping",'
-#: Frames of file contents that wait in memory; the next ones wait in the connection.
-_BLOBS = 8
 #: Seconds between two looks at a log and a job that somebody waits for.
 _LOOK = 0.2
 #: Seconds between two looks for news though nobody has rung, and at least.
@@ -74,19 +67,16 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Desk:
+class Desk(Conversation):
     """One session; ``code`` is the folder of the code that runs here, named by its digest."""
 
     def __init__(self, channel: Any, folder: str, code: str) -> None:
-        self.channel = channel
+        super().__init__(channel)
         self.folder = folder
         self._code = code
         self._digest = os.path.basename(code)
         self._queue: Optional[queue.Queue] = None
         self._intake: Optional[Intake] = None
-        self._inbox: Deque[Any] = collections.deque()
-        self._blobs = threading.Semaphore(_BLOBS)
-        self._running = self._connected = True
         #: CRC-32 of the beginning of a log, by its file.
         self._sums: Dict[Tuple[str, int], Tuple[int, int]] = {}
         #: Why a worker could not be started when it was last tried.
@@ -95,9 +85,6 @@ class Desk:
         self._bell: Optional[bells.Bell] = None
         #: How often the client has put an end to its waiting.
         self._nudges = 0
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
-        os.set_blocking(self._wake_read, False)
         self._poller = select.poll()
         self._poller.register(self._wake_read, select.POLLIN)
         self._calls: Dict[str, Callable[..., Any]] = {
@@ -121,82 +108,41 @@ class Desk:
 
     def serve(self) -> None:
         """Answer until told to stop, or until nobody is there any more."""
-        self.channel.setcallback(self._receive, endmarker=None)
+        self.listen()
         try:
-            while self._running:
+            while self.running:
                 self._pause(None)
-                while self._inbox and self._running:
-                    self._take(self._inbox.popleft())
+                self.take_all()
         finally:
-            self._running = False
-            self._blobs.release()  # the receiving thread must not wait for ever
+            self.end()
             if self._intake is not None:
                 self._intake.store.end()
             if self._bell is not None:
                 self._bell.close()
-        if self._connected:
-            self._say("bye")
-
-    def _receive(self, frame: Any) -> None:
-        """Called by the gateway's receiving thread."""
-        if isinstance(frame, bytes) and frame.startswith(_PING):
-            try:
-                self.channel.send(b'J[["pong",' + frame[len(_PING) :])
-            except OSError:
-                pass  # the main thread will see it
-            return
-        if frame is not None and frame[:1] == b"B":
-            self._blobs.acquire()
-            if not self._running:
-                self._blobs.release()
-        self._inbox.append(frame)
-        try:
-            os.write(self._wake_write, b"x")
-        except BlockingIOError:
-            pass
+        if self.connected:
+            self.say("bye")
 
     def _pause(self, seconds: Optional[float]) -> bool:
         """Wait for the client to say something; whether it has.  A bell ends the waiting, too."""
-        if not self._inbox:
+        if not self.inbox:
             self._poller.poll(None if seconds is None else seconds * 1000)
-        try:
-            os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            pass
+        self.hush()
         if self._bell is not None:
             self._bell.hush()
-        return bool(self._inbox)
+        return bool(self.inbox)
 
-    def _take(self, frame: Any) -> None:
-        if frame is None:
-            self._connected = self._running = False
-            return
-        found = unpack(frame)
-        if isinstance(found, tuple):
-            self._contents().take(*found)
-            self._blobs.release()
-            self._say("took")
-            return
-        for name, *arguments in found:
-            if name == "stop":
-                self._running = False
-            elif name == "nudge":
-                self._nudges = max(self._nudges, int(arguments[0]))
-            elif name == "tree":
-                self._say("missing", *self._contents().missing(*arguments))
-            elif name == "call":
-                self._answer(*arguments)
-            else:
-                raise ValueError("no message of a job session: %r" % name)
-
-    def _say(self, *message: Any) -> None:
-        self._send(pack([list(message)]))
-
-    def _send(self, frame: bytes) -> None:
-        try:
-            self.channel.send(frame)
-        except OSError:
-            self._connected = self._running = False
+    def command(self, name: str, *arguments: Any) -> None:
+        """Do what the client says; what is no message ends the session."""
+        if name == "stop":
+            self.running = False
+        elif name == "nudge":
+            self._nudges = max(self._nudges, int(arguments[0]))
+        elif name == "tree":
+            self.say("missing", *self.contents().missing(*arguments))
+        elif name == "call":
+            self._answer(*arguments)
+        else:
+            raise ValueError("no message of a job session: %r" % name)
 
     def _answer(self, name: str, arguments: Dict[str, Any]) -> None:
         """One request; whatever goes wrong with it is told, and the next one is served."""
@@ -209,21 +155,21 @@ class Desk:
         except queue.Refused as error:
             self._refuse(error)
         except handed.NoSuchTest as error:
-            self._say("refused", "unknown", str(error))
+            self.say("refused", "unknown", str(error))
         except (ArithmeticError, AttributeError, BadJob, KeyError, TypeError, ValueError) as error:
-            self._say("refused", "bad", "%s: %s" % (name, error))
+            self.say("refused", "bad", "%s: %s" % (name, error))
         except OSError as error:
-            self._say("refused", "disk", disk.words(error, self.folder))
+            self.say("refused", "disk", disk.words(error, self.folder))
         else:
             if isinstance(found, Reply):
-                self._send(pack_blob(["answer", found.value], found.body))
+                self.send(pack_blob(["answer", found.value], found.body))
             else:
-                self._say("answer", found)
+                self.say("answer", found)
 
     def _refuse(self, error: queue.Refused) -> None:
         """A queue that was set aside is told once, whoever has found the damage."""
         told = database.untold(self.folder) if error.kind == "corrupt" else {}
-        self._say("refused", error.kind, " ".join(told.values()) or error.words)
+        self.say("refused", error.kind, " ".join(told.values()) or error.words)
         for path in told:
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -235,7 +181,8 @@ class Desk:
             self._queue = queue.Queue(self.folder)
         return self._queue
 
-    def _contents(self) -> Intake:
+    def contents(self) -> Intake:
+        """The store of this queue, opened when the first of them come."""
         if self._intake is None:
             path = layout.contents(self.folder)
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -321,7 +268,7 @@ class Desk:
 
     def _accept(self, job: NewJob) -> Dict[str, Any]:
         """Contents and code first, on the disk; then the row."""
-        store = self._contents().store
+        store = self.contents().store
         store.begin()
         for content in filter(None, (job.tests, job.build)):
             self._check(store, content)
@@ -500,7 +447,7 @@ class Desk:
             news = self._differing(seen)
             left = deadline - time.monotonic()
             other = no_worker not in (None, self._no_worker)
-            if news or other or left <= 0 or self._nudges > nudged or self._inbox:
+            if news or other or left <= 0 or self._nudges > nudged or self.inbox:
                 return self._told(news)
             # With nothing at work here, whatever happens rings.
             waits = any(state in _WAITING for state in seen.values())
@@ -717,12 +664,7 @@ def _sync(folder: str) -> None:
 
 def main(channel: Any) -> None:
     """Serve one client in the gateway's main thread."""
-    try:
-        # Ctrl-C in the client's terminal must reach the client alone.
-        os.setsid()
-    except PermissionError:
-        pass  # leads a session already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_terminal()
     code = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     folder = ""
     try:
@@ -733,4 +675,4 @@ def main(channel: Any) -> None:
     except OSError as error:
         channel.send(pack([["trouble", disk.words(error, folder)]]))
     except Exception as error:
-        channel.send(pack([["trouble", "%r\n%s" % (error, traceback.format_exc())]]))
+        report(channel, error)

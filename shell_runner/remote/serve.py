@@ -2,8 +2,7 @@
 
 Owns the slots of the session, the tests that wait for one, the session's folder and
 the credit for what is sent.  Must not know verdicts or who else is connected.
-Everything happens in the main thread; the channel's callback only enqueues, and
-answers pings: a main thread that is busy must not look like a dead host.
+Everything happens in the main thread.
 """
 
 import collections
@@ -14,17 +13,17 @@ import signal
 import socket
 import threading
 import time
-import traceback
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 
 from . import capacity, place, store, tree, upkeep
+from .conversation import Conversation, leave_terminal, report
 from .intake import Intake
 from .machine import cores, facts
 from .model import Execution, Problem, Setup, Test
 from .outputs import pieces
 from .slot import setup_from_row
 from .slots import Answer, SlotProcess
-from .wire import CREDIT, pack, pack_encoded, unpack
+from .wire import CREDIT, pack_encoded
 
 #: Seconds of known work that a slot may hold in advance, and tests at most.
 _AHEAD = 0.05
@@ -39,14 +38,10 @@ _HOPELESS = 3
 _LOOK = 1.0
 #: Seconds that the main thread may be at one thing before pings are not answered any more.
 _HUNG = 60.0
-#: How the frame of a ping begins; it comes alone.
-_PING = b'J[["ping",'
 #: Seconds until the controller hears that tests wait for what other runs have, and until
 #: it hears so again.
 _STUCK = 5.0
 _STILL_STUCK = 30.0
-#: Frames of file contents that wait in memory; the next ones wait in the connection.
-_BLOBS = 8
 
 
 class Upload:
@@ -60,14 +55,13 @@ class Upload:
         self.done = b""
 
 
-class Serve:
+class Serve(Conversation):
     """One session on this host."""
 
     def __init__(self, channel: Any, forks: bool = False) -> None:
         """``forks``: slots are forks of this process, which then must have no threads."""
-        self.channel = channel
+        super().__init__(channel)
         self._forks = forks
-        self.inbox: Deque[Any] = collections.deque()
         self.waiting: Deque[Test] = collections.deque()
         #: Those of them that need more than a slot.
         self.choosy: Deque[Test] = collections.deque()
@@ -80,16 +74,11 @@ class Serve:
         self.setup: Optional[Setup] = None
         self.folder, self._lock = store.work_folder()
         self.intake: Optional[Intake] = None
-        self._blobs = threading.Semaphore(_BLOBS)
-        self.connected = True
-        self.running = True
         self._hopeless = 0
         self._next_look = 0.0
         self._beating = threading.Event()
         #: Since when the main thread is at what it does; 0: it waits.
         self._at_work_since = 0.0
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
         self._poller = select.poll()
         self._poller.register(self._wake_read, select.POLLIN)
         self._commands: Dict[str, Callable[..., None]] = {
@@ -107,14 +96,13 @@ class Serve:
 
     def serve(self) -> None:
         """Answer until told to stop, or until nobody is there any more."""
-        self.channel.setcallback(self._receive, endmarker=None)
+        self.listen()
         try:
             while self.running:
                 self._turn()
         finally:
             self._beating.set()
-            self.running = False
-            self._blobs.release()  # the receiving thread must not wait for ever
+            self.end()
             self._end_slots()
             self.capacity.close()
             if self.intake is not None:
@@ -122,40 +110,17 @@ class Serve:
             os.chdir("/")
             place.remove(self.folder)
         if self.connected:
-            self.channel.send(pack([["bye"]]))
+            super().say("bye")
 
     def close(self) -> None:
         """For who goes on after a session: nobody may send to it any more."""
-        for descriptor in (self._wake_read, self._wake_write, self._lock):
-            os.close(descriptor)
+        super().close()
+        os.close(self._lock)
 
-    def _receive(self, frame: Any) -> None:
-        """Called by the gateway's receiving thread."""
-        if isinstance(frame, bytes) and frame.startswith(_PING):
-            if not self._hangs(time.monotonic()):
-                self._pong(frame[len(_PING) :])
-            return
-        if frame is not None and frame[:1] == b"B":
-            self._blobs.acquire()
-            if not self.running:
-                self._blobs.release()
-        self.inbox.append(frame)
-        try:
-            os.write(self._wake_write, b"x")
-        except BlockingIOError:
-            pass
-
-    def _hangs(self, now: float) -> bool:
+    def hangs(self) -> bool:
         """The main thread does not come back, from a dead disk perhaps: we are as good as lost."""
         since = self._at_work_since
-        return self.setup is not None and since > 0 and now - since > _HUNG
-
-    def _pong(self, rest: bytes) -> None:
-        """Called in any thread; costs no credit, for it must come through."""
-        try:
-            self.channel.send(b'J[["pong",' + rest)
-        except OSError:
-            pass  # the main thread will see it
+        return self.setup is not None and since > 0 and time.monotonic() - since > _HUNG
 
     def _turn(self) -> None:
         self._at_work_since = 0.0
@@ -163,11 +128,10 @@ class Serve:
         self._at_work_since = time.monotonic()
         for fd, event in events:
             if fd == self._wake_read:
-                os.read(fd, 4096)
+                self.hush()
             elif fd in self.slots and (self.credit > 0 or event & select.POLLHUP):
                 self._read_slot(fd)
-        while self.inbox and self.running:
-            self._take(self.inbox.popleft())
+        self.take_all()
         self._look_after_slots()
         self._feed()
         self._upload()
@@ -182,34 +146,23 @@ class Serve:
             return capacity.LOOK * 1000
         return _LOOK * 1000 if self._busy() else None
 
-    def _take(self, frame: Any) -> None:
-        if frame is None:
-            self.connected = self.running = False
-            return
-        found = unpack(frame)
-        if isinstance(found, tuple):
-            self._intake().take(*found)
-            self._blobs.release()
-            self.say("took")  # over a slow line, a ping would be behind all that is on its way
-            return
-        for name, *arguments in found:
-            self._commands[name](*arguments)
+    def command(self, name: str, *arguments: Any) -> None:
+        """Do what the controller says."""
+        self._commands[name](*arguments)
 
     def _flush(self) -> None:
         if self.outbox and self.connected:
             frame = pack_encoded(self.outbox)
             self.outbox = []
-            self._send(frame)
+            self.send(frame)
 
-    def _send(self, frame: bytes) -> None:
+    def send(self, frame: bytes) -> None:
+        """What is sent costs credit."""
         before = self.credit
         self.credit -= len(frame)
         if before > 0 >= self.credit:
             self._listen_to_slots(False)
-        try:
-            self.channel.send(frame)
-        except OSError:
-            self.connected = self.running = False
+        super().send(frame)
 
     def say(self, *message: Any) -> None:
         """Queue a message for the controller."""
@@ -255,9 +208,9 @@ class Serve:
         """Give signs of life until the session is open: a ping may wait behind the tree."""
 
         def beat() -> None:
-            self._pong(b"0]]")
+            self.pong(b"0]]")
             while not self._beating.wait(seconds):
-                self._pong(b"0]]")
+                self.pong(b"0]]")
 
         threading.Thread(target=beat, daemon=True).start()
 
@@ -278,18 +231,19 @@ class Serve:
     def _root(self) -> str:
         return os.path.join(self.folder, "tree")
 
-    def _intake(self) -> Intake:
+    def contents(self) -> Intake:
+        """The host's cache, opened when the first of them come."""
         if self.intake is None:
             self.intake = Intake(store.Store(store.cache_folder()))
         return self.intake
 
     def _answer_missing(self, digest: str, size: int) -> None:
         """The manifest by its digest: only what is new of it here is asked for."""
-        self.say("missing", *self._intake().missing(digest, size))
+        self.say("missing", *self.contents().missing(digest, size))
 
     def _unpack(self, limit: int) -> None:
         os.mkdir(self._root, 0o755)
-        intake = self._intake()
+        intake = self.contents()
         there = intake.store
         there.unpack(intake.entries, self._root)
         there.end()
@@ -428,7 +382,7 @@ class Serve:
                     place.remove(upload.folder)
                     self.outbox.append(upload.done)
                     break
-                self._send(piece)
+                self.send(piece)
 
     def _replace(self, fd: int, slot: SlotProcess) -> None:
         """A slot has died: one test with it; the others of its batch go to another."""
@@ -545,14 +499,9 @@ def _reap_ended(pids: List[int]) -> None:
 
 def main(channel: Any) -> None:
     """Serve one controller in the gateway's main thread."""
-    try:
-        # Ctrl-C in the controller's terminal must reach the controller alone.
-        os.setsid()
-    except PermissionError:
-        pass  # leads a session already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_terminal()
     tree.become_subreaper()
     try:
         Serve(channel).serve()
     except Exception as error:
-        channel.send(pack([["trouble", "%r\n%s" % (error, traceback.format_exc())]]))
+        report(channel, error)

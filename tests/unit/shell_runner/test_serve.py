@@ -1,7 +1,6 @@
 """What a host does with what its controller sends."""
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import contents, place, serve, wire
+from shell_runner.remote import contents, conversation, place, wire
 from shell_runner.remote.serve import Serve
 
 
@@ -21,8 +20,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     yield made
     if made.intake is not None:
         made.intake.store.end()
-    for descriptor in (made._lock, made._wake_read, made._wake_write):
-        os.close(descriptor)
+    made.close()
     place.remove(made.folder)
 
 
@@ -39,15 +37,15 @@ def test_pieces_wait_in_the_connection_not_in_memory(host: Serve) -> None:
     sending.start()
     most = 0
     deadline = time.monotonic() + 20
-    while not host._intake().store.holds(digest, 30_000):
+    while not host.contents().store.holds(digest, 30_000):
         assert time.monotonic() < deadline
-        if len(host.inbox) < serve._BLOBS and sending.is_alive():
+        if len(host.inbox) < conversation._BLOBS and sending.is_alive():
             time.sleep(0.001)  # it fills up, and no further
             continue
         most = max(most, len(host.inbox))
         host._take(host.inbox.popleft())
     sending.join(10)
-    assert most == serve._BLOBS
+    assert most == conversation._BLOBS
 
 
 def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: Serve) -> None:

@@ -8,19 +8,19 @@ else goes to standard error.  Loads nothing at its top that a help text can do w
 
 from __future__ import annotations
 
+import functools
 import getpass
-import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from shell_runner.cli import Trouble
+from shell_runner.cli import Trouble, put, put_json, say
 from shell_runner.errors import NosejobsError
 from shell_runner.guard import clean
 
@@ -50,7 +50,7 @@ def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         ctx.exit(NOBODY_READS)
     except KeyboardInterrupt:
-        _say("interrupted; the dispatcher goes on")
+        say("interrupted; the dispatcher goes on")
         ctx.exit(INTERRUPTED)
 
 
@@ -59,19 +59,6 @@ class _Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         return _guarded(ctx, super().invoke)
-
-
-def _say(words: str) -> None:
-    click.echo(clean(words), err=True)
-
-
-def _print(words: str) -> None:
-    click.echo(clean(words))
-
-
-def _print_json(value: Any) -> None:
-    # ASCII: what was written by strangers cannot drive a terminal.
-    click.echo(json.dumps(value, indent=2))
 
 
 _url = click.option(
@@ -142,7 +129,7 @@ def up(file: Path) -> None:
         hint = "pip install 'pytest-nosejobs[dispatcher]'"
         words = f"this command needs the package {error.name}"
         raise Trouble(f"{words}\n  try: {hint}") from error
-    running.run(found, _say)
+    running.run(found, say)
 
 
 def _settings(file: Path) -> Any:
@@ -177,12 +164,12 @@ def check(where: Path, as_json: bool) -> None:
     if not found:
         raise Trouble(f"there is no {TREE} and no {settings.NAME} in {where}")
     if as_json:
-        _print_json(found)
+        put_json(found)
         return
     for file, lines in found.items():
-        _print(f"{file}: understood")
+        put(f"{file}: understood")
         for line in lines:
-            _print(f"  {line}")
+            put(f"  {line}")
 
 
 def _explain_tree(file: Path) -> list[str]:
@@ -214,14 +201,14 @@ def builds_(as_json: bool, url: str | None, **wanted: Any) -> None:
     given = {key: value for key, value in wanted.items() if value is not None}
     found = _client(url).get("/builds", **given)
     if as_json:
-        _print_json(found)
+        put_json(found)
         return
     from . import shown
 
     if found:
         shown.show(shown.builds(found))
     else:
-        _say("no builds")
+        say("no builds")
 
 
 @click.command(cls=_Command)
@@ -242,7 +229,7 @@ def show(build: str, follow: bool, wait: bool, as_json: bool, url: str | None) -
     else:
         found = client.get(f"/builds/{number}")
     if as_json:
-        _print_json(found)
+        put_json(found)
     else:
         _show(found)
     if wait or follow:
@@ -270,7 +257,7 @@ def _waited(client: Client, number: int, tell: Callable[[Any], None]) -> Any:
     found, tag = client.news(f"/builds/{number}", "")
     tell(found)
     while found["outcome"] == "going":
-        news, tag = patient(partial(client.news, f"/builds/{number}", tag), _say)
+        news, tag = patient(partial(client.news, f"/builds/{number}", tag), say)
         if news is not None:
             found = news
             tell(found)
@@ -285,7 +272,7 @@ def _teller() -> Callable[[Any], None]:
         for line in _news(found):
             if line not in said:
                 said.add(line)
-                _say(line)
+                say(line)
 
     return tell
 
@@ -309,102 +296,95 @@ def _news(found: Any) -> Iterator[str]:
 
 
 def _act(client: Client, as_json: bool, where: str, **body: Any) -> None:
-    found = client.post(where, **body)
+    _tell(client.post(where, **body), as_json)
+
+
+def _tell(found: Any, as_json: bool) -> None:
     if as_json:
-        _print_json(found)
+        put_json(found)
     else:
-        _print(found["words"])
+        put(found["words"])
 
 
-def _on_stage(url: str | None, build: str, stage: str, action: str) -> tuple[Client, str]:
-    from . import asking
+class _Asked(NamedTuple):
+    """What somebody wants of a stage of a build."""
 
-    client = _client(url)
-    return client, asking.path("builds", _number(client, build), "stages", stage, action)
+    url: str | None
+    build: str
+    stage: str
+    who: str | None
+    reason: str
+    as_json: bool
+
+    def post(self, action: str, **body: Any) -> Any:
+        """Ask for it; the answer."""
+        from . import asking
+
+        client = _client(self.url)
+        where = asking.path("builds", _number(client, self.build), "stages", self.stage, action)
+        return client.post(where, who=_me(self.who), reason=self.reason, **body)
+
+    def act(self, action: str) -> None:
+        """Ask for it, and say what came of it."""
+        _tell(self.post(action), self.as_json)
+
+
+def _on_stage(why: Callable[[Any], Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The arguments and options of all commands that do something to a stage."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def gather(**given: Any) -> None:
+            asked = _Asked(*(given.pop(name) for name in _Asked._fields))
+            command(asked, **given)
+
+        for option in (_url, _json, _who, why, _stage, _build):
+            gather = option(gather)
+        return gather
+
+    return decorate
 
 
 @click.command(cls=_Command)
-@_build
-@_stage
+@_on_stage(_reason)
 @click.option("--revoke", is_flag=True, help="Revoke its tags instead, as untag does.")
-@_reason
-@_who
-@_json
-@_url
-def tag(
-    build: str, stage: str, revoke: bool, reason: str, who: str | None, as_json: bool,
-    url: str | None,
-) -> None:  # fmt: skip
+def tag(asked: _Asked, revoke: bool) -> None:
     """Tag BUILD by hand: it counts as having passed STAGE."""
-    client, where = _on_stage(url, build, stage, "revoke" if revoke else "tag")
-    _act(client, as_json, where, who=_me(who), reason=reason)
+    asked.act("revoke" if revoke else "tag")
 
 
 @click.command(cls=_Command)
-@_build
-@_stage
-@_reason
-@_who
-@_json
-@_url
-def untag(
-    build: str, stage: str, reason: str, who: str | None, as_json: bool, url: str | None
-) -> None:
+@_on_stage(_reason)
+def untag(asked: _Asked) -> None:
     """Revoke the tags of STAGE; they stay on record."""
-    client, where = _on_stage(url, build, stage, "revoke")
-    _act(client, as_json, where, who=_me(who), reason=reason)
+    asked.act("revoke")
 
 
 @click.command(cls=_Command)
-@_build
-@_stage
-@_why
-@_who
-@_json
-@_url
-def approve(
-    build: str, stage: str, reason: str, who: str | None, as_json: bool, url: str | None
-) -> None:
+@_on_stage(_why)
+def approve(asked: _Asked) -> None:
     """Let STAGE run: opens its gate, or ends a hold."""
-    client, where = _on_stage(url, build, stage, "approve")
-    _act(client, as_json, where, who=_me(who), reason=reason)
+    asked.act("approve")
 
 
 @click.command(cls=_Command)
-@_build
-@_stage
-@_why
-@_who
-@_json
-@_url
-def hold(
-    build: str, stage: str, reason: str, who: str | None, as_json: bool, url: str | None
-) -> None:
+@_on_stage(_why)
+def hold(asked: _Asked) -> None:
     """Keep STAGE from running until somebody approves it."""
-    client, where = _on_stage(url, build, stage, "hold")
-    _act(client, as_json, where, who=_me(who), reason=reason)
+    asked.act("hold")
 
 
 @click.command(cls=_Command)
-@_build
-@_stage
+@_on_stage(_why)
 @click.option("--failed", is_flag=True, help="Only the tests that failed.")
-@_why
-@_who
-@_json
-@_url
-def rerun(
-    build: str, stage: str, failed: bool, reason: str, who: str | None, as_json: bool,
-    url: str | None,
-) -> None:  # fmt: skip
+def rerun(asked: _Asked, failed: bool) -> None:
     """Run STAGE again, or only its tests that failed; STAGE build is the build command."""
-    client, where = _on_stage(url, build, stage, "rerun")
-    found = client.post(where, who=_me(who), reason=reason, failed=failed)
-    if as_json:
-        _print_json(found)
+    found = asked.post("rerun", failed=failed)
+    if asked.as_json:
+        put_json(found)
         return
     some = f", {found['only']} tests" if found["only"] is not None else ""
-    _print(f"run {found['number']} of {found['stage']}{some}")
+    put(f"run {found['number']} of {found['stage']}{some}")
 
 
 @click.command(cls=_Command)
@@ -461,14 +441,14 @@ def hosts_(ctx: click.Context, as_json: bool, url: str | None) -> None:
 def _list_hosts(as_json: bool, url: str | None) -> None:
     found = _client(url).get("/hosts")
     if as_json:
-        _print_json(found)
+        put_json(found)
         return
     from . import shown
 
     if found:
         shown.show(shown.hosts(found))
     else:
-        _say("no hosts")
+        say("no hosts")
 
 
 def _host_command(name: str, words: str) -> None:
@@ -511,7 +491,7 @@ def logs(build: str, stage: str, follow: bool, number: int | None, url: str | No
     from . import following
 
     client = _client(url)
-    following.logs(client, _number(client, build), stage, number, follow, _say)
+    following.logs(client, _number(client, build), stage, number, follow, say)
 
 
 ALL: Iterable[click.Command] = (

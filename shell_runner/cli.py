@@ -6,6 +6,7 @@ adds a group by an entry point in ``nosejobs.commands``.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import click
 
 from . import __version__
 from .errors import NosejobsError
+from .guard import clean
 
 if TYPE_CHECKING:
     from .ca import Issued
@@ -22,6 +24,21 @@ class Trouble(click.ClickException):
     """An error of ours, as the command line shows it."""
 
     exit_code = 2
+
+
+def say(words: str) -> None:
+    """For the person: no text of a stranger may drive the terminal."""
+    click.echo(clean(words), err=True)
+
+
+def put(words: str) -> None:
+    """On standard output, where it is no program's."""
+    click.echo(clean(words))
+
+
+def put_json(value: Any) -> None:
+    """For programs; ASCII: what was written by strangers cannot drive a terminal."""
+    click.echo(json.dumps(value, indent=2))
 
 
 class _Group(click.Group):

@@ -25,7 +25,7 @@ import click
 from click.core import ParameterSource
 
 from . import jobfile, records
-from .cli import Trouble, _Group
+from .cli import Trouble, _Group, put, put_json, say
 from .config import Config, find_root, load
 from .errors import CannotOpen, HostError, HostLost, JobRefused, NosejobsError, UsageError
 from .guard import clean
@@ -60,7 +60,7 @@ class _Jobs(_Group):
                 ctx.exit(NOBODY_READS)
             raise
         except KeyboardInterrupt:
-            _say("interrupted; jobs that were handed in go on")
+            say("interrupted; jobs that were handed in go on")
             ctx.exit(INTERRUPTED)
 
 
@@ -74,19 +74,6 @@ def _is_of_host(error: BaseException | None) -> bool:
 @click.group(cls=_Jobs)
 def job() -> None:
     """Jobs that a host runs whoever is connected: hand in, walk away, harvest."""
-
-
-def _say(words: str) -> None:
-    """For the person: no text of a host may drive the terminal."""
-    click.echo(clean(words), err=True)
-
-
-def _print(words: str) -> None:
-    click.echo(clean(words))
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
 
 
 # -- which host, which job --------------------------------------------------------------
@@ -153,7 +140,7 @@ def _host_is_usual() -> bool:
 
 @contextmanager
 def _client(spec: HostSpec) -> Iterator[Client]:
-    client = Client(spec, say=_say)
+    client = Client(spec, say=say)
     try:
         yield client
     finally:
@@ -258,9 +245,9 @@ def submit(
     wanted = jobfile.describe(file, options, os.environ)
     spec = _some_host(host)
     if not host:
-        _say(f"{spec.id}: no --host was given; all jobs that you handed in are at this one")
+        say(f"{spec.id}: no --host was given; all jobs that you handed in are at this one")
     elif _host_is_usual():
-        _say(f"{spec.id}: no --host was given; $NOSEJOBS_HOST names it")
+        say(f"{spec.id}: no --host was given; $NOSEJOBS_HOST names it")
     from . import submission  # junit, plan and archives: not for a look
 
     id = str(uuid.uuid4())
@@ -268,18 +255,18 @@ def submit(
         _check_places(id, out, into, junitxml)
     ready = submission.prepare(wanted, spec, id)
     for note in ready.notes:
-        _say(f"stays here: {note}")
+        say(f"stays here: {note}")
     with _client(spec) as client:
         with _on_record(client, records.Record(id, spec, time.time(), wanted.name)):
             found, brought = client.submit(ready.job, ready.trees, _progress("sent"))
         sent = sum(each.wire for each in brought)
-        _say(f"{spec.id}: {_tests(found.count)}, {_size(sent)} sent, {_state(found)}")
+        say(f"{spec.id}: {_tests(found.count)}, {_size(sent)} sent, {_state(found)}")
         _announce(id, as_json, spec, wait)
         if wait:
             with _going_on(id, out, into, junitxml, True):
                 _finish(client, id, out, into, junitxml, True, as_json=as_json or None)
             return
-    _say(f"next: nosejobs job logs -f {id[:_SHORT]}, nosejobs job harvest --wait {id[:_SHORT]}")
+    say(f"next: nosejobs job logs -f {id[:_SHORT]}, nosejobs job harvest --wait {id[:_SHORT]}")
 
 
 @contextmanager
@@ -292,7 +279,7 @@ def _on_record(client: Client, record: records.Record) -> Iterator[None]:
         if isinstance(error, JobRefused) or not client.may_have_handed_in:
             records.remove(record.id)
         else:
-            _say(f"it may have arrived: nosejobs job show {record.id[:_SHORT]}")
+            say(f"it may have arrived: nosejobs job show {record.id[:_SHORT]}")
         raise
 
 
@@ -308,7 +295,7 @@ def _variable(text: str) -> tuple[str, str]:
 def _announce(id: str, as_json: bool, spec: HostSpec, wait: bool) -> None:
     """All that a script needs, alone on standard output, at once."""
     if as_json and wait:  # standard output is the verdict's, which has it too
-        _say(id)
+        say(id)
         return
     click.echo(json.dumps({"id": id, "host": spec.id}) if as_json else id)
     sys.stdout.flush()
@@ -323,7 +310,7 @@ def _progress(word: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - begin > 1.0 and now - last > 1.0 and total:
             last = now
-            _say(f"{_size(done)} of {_size(total)} {word}")
+            say(f"{_size(done)} of {_size(total)} {word}")
 
     return tell
 
@@ -360,15 +347,15 @@ def rerun(
         secret = os.environ.get(jobfile.SECRET, "")
         with _on_record(client, records.Record(new, client.spec, time.time())):
             found = client.rerun(whole, new, tests, failed, secret)
-        _say(f"{client.spec.id}: {_tests(found.count)} of job {whole[:_SHORT]}, {_state(found)}")
+        say(f"{client.spec.id}: {_tests(found.count)} of job {whole[:_SHORT]}, {_state(found)}")
         if not secret and client.job(new).config.get("notify"):
-            _say(f"its notification is not signed: {jobfile.SECRET} is not set here")
+            say(f"its notification is not signed: {jobfile.SECRET} is not set here")
         _announce(new, as_json, client.spec, wait)
         if wait:
             with _going_on(new, out, into, junitxml, True):
                 _finish(client, new, out, into, junitxml, True, as_json=as_json or None)
             return
-    _say(f"next: nosejobs job logs -f {new[:_SHORT]}, nosejobs job harvest --wait {new[:_SHORT]}")
+    say(f"next: nosejobs job logs -f {new[:_SHORT]}, nosejobs job harvest --wait {new[:_SHORT]}")
 
 
 # -- looking ----------------------------------------------------------------------------
@@ -395,7 +382,7 @@ def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_js
         found = client.jobs(states, label, limit)
     if as_json:
         rows = [{**asdict(each), "host": spec.id} for each in found.jobs]
-        _print_json({"host": spec.id, "counts": found.counts, "jobs": rows, "trouble": {}})
+        put_json({"host": spec.id, "counts": found.counts, "jobs": rows, "trouble": {}})
         return
     if found.jobs:
         _table([(spec.id, each) for each in found.jobs])
@@ -410,7 +397,7 @@ def _list_all(
     trouble: dict[str, str] = {}
     for name, spec in sorted(specs.items()):
         try:
-            with closing(Client(spec, say=_say, tries=1)) as client:
+            with closing(Client(spec, say=say, tries=1)) as client:
                 found[name] = client.jobs(states, label, limit)
         except (HostError, JobRefused) as error:
             trouble[name] = str(error).splitlines()[0]
@@ -421,14 +408,14 @@ def _list_all(
             state: sum(each.counts.get(state, 0) for each in found.values()) for state in STATES
         }
         rows = [{**asdict(each), "host": name} for name, each in jobs]
-        _print_json({"host": None, "counts": counts, "jobs": rows, "trouble": trouble})
+        put_json({"host": None, "counts": counts, "jobs": rows, "trouble": trouble})
     else:
         if jobs:
             _table(jobs, several=True)
         for name, listing in found.items():
             _foot(name, listing)
         for words in trouble.values():
-            _say(words)
+            say(words)
     if trouble:
         click.get_current_context().exit(INFRASTRUCTURE)
 
@@ -437,9 +424,9 @@ def _foot(host: str, found: Listing) -> None:
     counts = ", ".join(
         f"{found.counts[state]} {state}" for state in STATES if found.counts.get(state)
     )
-    _say(f"{host}: {counts or 'no jobs'}")
+    say(f"{host}: {counts or 'no jobs'}")
     if found.no_worker:
-        _say(f"{host}: no worker: {found.no_worker}")
+        say(f"{host}: no worker: {found.no_worker}")
 
 
 def _table(jobs: Sequence[tuple[str, Job]], several: bool = False) -> None:
@@ -497,10 +484,10 @@ def show(id: str, host: str | None, as_json: bool) -> None:
     with _at(id, host) as (client, whole):
         report = client.job(whole)
     if as_json:
-        _print_json({"host": client.spec.id, **asdict(report)})
+        put_json({"host": client.spec.id, **asdict(report)})
         return
     for key, words in _about(report, client.spec):
-        _print(f"{key:9} {words}")
+        put(f"{key:9} {words}")
 
 
 def _about(report: Report, spec: HostSpec) -> Iterator[tuple[str, str]]:
@@ -650,11 +637,11 @@ def _logs(
     if follow and alone:
         report = client.job(id)
         if report.job.state == "queued":
-            _say(f"{client.spec.id}: {_state(report.job, report.ahead)}")
+            say(f"{client.spec.id}: {_state(report.job, report.ahead)}")
     try:
         for piece in client.log(id, place, follow):
             if piece.place.attempt > 1 and piece.place.attempt != place.attempt and follow:
-                _say(f"-- attempt {piece.place.attempt} --")
+                say(f"-- attempt {piece.place.attempt} --")
             with _whole():
                 show(piece.data, piece.is_end)
                 place = piece.place
@@ -664,7 +651,7 @@ def _logs(
         raise
     except (KeyboardInterrupt, HostError):
         if place.attempt and alone:
-            _say(f"to go on: nosejobs job logs -f {id[:_SHORT]} --from {place}")
+            say(f"to go on: nosejobs job logs -f {id[:_SHORT]} --from {place}")
         raise
 
 
@@ -711,7 +698,7 @@ def _going_on(
         for name, path in (("--out", out), ("--into", into), ("--junitxml", junitxml)):
             words += [name, str(path)] if path else []
         words += [] if acknowledge else ["--no-ack"]
-        _say(f"to go on: {shlex.join(words)}")
+        say(f"to go on: {shlex.join(words)}")
         raise
 
 
@@ -746,12 +733,12 @@ def _finish(
         job, found = harvesting.harvest(client, id, path, into, junitxml, _progress("harvested"))
     except (NosejobsError, OSError):
         if follow:
-            _say(f"next: nosejobs job harvest {id[:_SHORT]}")
+            say(f"next: nosejobs job harvest {id[:_SHORT]}")
         raise
     if acknowledge:
         job = client.acknowledge(id, job.package)
     if as_json:
-        _print_json(
+        put_json(
             {
                 "id": id, "job": id, "host": client.spec.id, "package": str(path),
                 "sha256": job.package, "size": job.size, "how": found.how, "detail": found.detail,
@@ -761,7 +748,7 @@ def _finish(
             }
         )  # fmt: skip
     else:
-        tell = _say if as_json is None else _print
+        tell = say if as_json is None else put
         for each in found.failed[:20]:
             tell(f"{each.outcome.upper()} {each.nodeid} - {each.words}")
         words = ", ".join(
@@ -790,7 +777,7 @@ def cancel(id: str, host: str | None) -> None:
     """End a job; what has run of it can be harvested."""
     with _at(id, host) as (client, whole):
         found = client.cancel(whole)
-    _print(f"{found.id}: {_state(found)}")
+    put(f"{found.id}: {_state(found)}")
 
 
 @job.command()
@@ -810,16 +797,16 @@ def forget(id: str, host: str | None, force: bool) -> None:
             if not is_gone or records.find(whole) is None:
                 raise
             if not force:
-                _say(
+                say(
                     f"to drop what is on record here: nosejobs job forget {whole[:_SHORT]} --force"
                 )
                 raise
-            _say(f"{error}")
+            say(f"{error}")
             records.remove(whole)
-            _print(f"{whole}: is no more on record here; if its host has it, it stays there")
+            put(f"{whole}: is no more on record here; if its host has it, it stays there")
             return
     records.remove(whole)
-    _print(f"{whole}: forgotten")
+    put(f"{whole}: forgotten")
 
 
 @job.command()
@@ -834,11 +821,11 @@ def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
         for name, value in wanted.items():
             found = client.set_limit(name, value)
     if as_json:
-        _print_json(dict(found))
+        put_json(dict(found))
         return
     for name, value in found.items():
         words = _LIMITS.get(name, "")
-        _print(f"{name:17} {_amount(name, value):>10}  {words}".rstrip())
+        put(f"{name:17} {_amount(name, value):>10}  {words}".rstrip())
 
 
 _LIMITS: Mapping[str, str] = {

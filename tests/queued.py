@@ -4,9 +4,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shell_runner.remote.job import TREE, Content, Identity, JobConfig, JobTest, NewJob
 from shell_runner.remote.model import Test
-from shell_runner.remote.queue import AttemptRow, How, JobRow, Queue, State
+from shell_runner.remote.queue import AttemptRow, How, JobRow, Queue, Refused, State
 
 CODE = "c0de"
 WORKER = Identity(100, "5000", "b007")
@@ -51,6 +53,11 @@ def brought(queue: Queue, state: State, package: str = "d16e57", **values: Any) 
     if state == State.HARVESTED:
         queue.acknowledge(job, package, 5.0)
     return queue.find(job.id)
+
+
+def refused(kind: str) -> "pytest.RaisesExc[Refused]":
+    """The queue says no, for this kind of reason."""
+    return pytest.RaisesExc(Refused, check=lambda error: error.kind == kind)
 
 
 def opened(folder: Path) -> Queue:

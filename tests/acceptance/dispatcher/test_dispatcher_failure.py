@@ -19,27 +19,10 @@ from shell_runner.remote.queue import Queue
 from tests import desks
 from tests.disk import Disk
 from tests.machine import GO_ON, KILL, STOP, Machine, bundles
-from tests.mortal import POINTS, Cradle, Mortal
-from tests.scene import Scene, await_gone, await_quiet, check_queue
+from tests.mortal import POINTS, Mortal
+from tests.scene import Scene, await_quiet, check_queue
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.long]
-
-
-@pytest.fixture(scope="module")
-def cradle() -> Iterator[Cradle]:
-    with Cradle() as found:
-        yield found
-
-
-@pytest.fixture
-def scene(tmp_path: Path, cradle: Cradle) -> Iterator[Scene]:
-    """Everything is there but the dispatcher; at the end no process is left."""
-    with desks.state(tmp_path):
-        found = Scene(tmp_path, cradle)
-        found.settle()
-        yield found
-        found.close()
-    await_gone(tmp_path)
 
 
 def finish(scene: Scene) -> None:

@@ -9,16 +9,13 @@ import json
 import secrets
 import unicodedata
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from dispatcher import asking, cli
-from tests import desks
-from tests.mortal import Cradle
-from tests.scene import Scene, await_gone
+from tests.scene import Scene
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.long]
 
@@ -52,22 +49,6 @@ HOSTILE = {
     "a large number of tests": (b"[tests]\nretries = 0x" + b"f" * 90_000, "2: tests.retries"),
     "a large number of hosts": (b"[hosts.x]\nslots = 0o" + b"7" * 90_000, "2: hosts.x.slots"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cradle() -> Iterator[Cradle]:
-    with Cradle() as found:
-        yield found
-
-
-@pytest.fixture
-def scene(tmp_path: Path, cradle: Cradle) -> Iterator[Scene]:
-    with desks.state(tmp_path):
-        found = Scene(tmp_path, cradle)
-        found.settle()
-        yield found
-        found.close()
-    await_gone(tmp_path)
 
 
 def client_of(scene: Scene) -> asking.Client:

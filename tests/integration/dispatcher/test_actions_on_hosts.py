@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,37 +13,10 @@ from dispatcher.actions import By
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, JobState, StageState
 from dispatcher.store.listing import BuildDetail
-from tests import desks
-from tests.links import threads
-from tests.whole import Tree, Whole, settings_of, stage, states
+from tests.whole import Tree, Whole, stage, states
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 Start = Callable[[], Whole]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
-        yield tmp_path
-    assert not threads()
-
-
-@pytest.fixture
-def tree(folder: Path) -> Tree:
-    return Tree(folder / "tree")
-
-
-@pytest.fixture
-def start(folder: Path, tree: Tree) -> Iterator[Start]:
-    running: list[Whole] = []
-
-    def begin() -> Whole:
-        running.append(Whole(settings_of(folder, tree.path)))
-        return running[-1].__enter__()
-
-    yield begin
-    for each in running:
-        each.service.stop()
 
 
 def ann() -> By:

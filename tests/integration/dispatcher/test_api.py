@@ -23,17 +23,6 @@ from .serving import SECRET, Served
 WHO = {"who": "ann", "reason": "because"}
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return serving.database(tmp_path_factory.mktemp("empty"))
-
-
-@pytest.fixture
-def served(tmp_path: Path, empty: Path) -> Iterator[Served]:
-    with serving.serving(tmp_path, empty) as found:
-        yield found
-
-
 @pytest.fixture
 def build(served: Served) -> int:
     """One whose unit has passed, and whose audit has failed."""

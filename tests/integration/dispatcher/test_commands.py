@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,6 @@ from .serving import Served
 ROOT = Path(__file__).parents[3]
 COMMANDS = click.Group("nosejobs", commands=list(cli.ALL))
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return serving.database(tmp_path_factory.mktemp("empty"))
-
-
-@pytest.fixture
-def served(tmp_path: Path, empty: Path) -> Iterator[Served]:
-    with serving.serving(tmp_path, empty) as found:
-        yield found
 
 
 @pytest.fixture

@@ -24,18 +24,11 @@ from shell_runner.remote import layout, queue
 from tests import desks
 from tests.agents import stopped
 from tests.desks import POPEN, script
-from tests.links import Dispatcher, assert_no_threads, threads
+from tests.links import Dispatcher, threads
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 POOL = Pool("pool")
 DONE, LOST = JobState.ACKNOWLEDGED, JobState.LOST
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
-        yield tmp_path
-    assert_no_threads()
 
 
 @pytest.fixture

@@ -17,40 +17,11 @@ from dispatcher.config import SHIP
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
 from dispatcher.store import durations, results, tags
-from tests import desks
 from tests.jobs import Doorway
-from tests.links import threads
 from tests.whole import BUILD, Tree, Whole, all_six, settings_of, stage, states
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.long]
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
-        yield tmp_path
-    assert not threads()
-
-
-@pytest.fixture
-def tree(folder: Path) -> Tree:
-    """Without a build command and without stages, so far."""
-    return Tree(folder / "tree")
-
-
-@pytest.fixture
-def start(folder: Path, tree: Tree) -> Iterator[Callable[..., Whole]]:
-    """Dispatchers, one after the other."""
-    running: list[Whole] = []
-
-    def begin(**changes: str) -> Whole:
-        running.append(Whole(settings_of(folder, tree.path, **changes)))
-        return running[-1].__enter__()
-
-    yield begin
-    for each in running:
-        each.service.stop()
 
 
 # -- all is well ---------------------------------------------------------------------

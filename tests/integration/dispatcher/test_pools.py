@@ -22,20 +22,12 @@ from dispatcher.settings import Pool, Settings
 from dispatcher.store import hosts
 from shell_runner.errors import UsageError
 from shell_runner.remote import remains
-from tests import desks
 from tests.desks import script
-from tests.links import Dispatcher, assert_no_threads
+from tests.links import Dispatcher
 from tests.pools import FakePool, refusal
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 WANTS = [Waits(1, "it waits for a host", 1)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
-        yield tmp_path
-    assert_no_threads()
 
 
 class Pooled(Dispatcher):
@@ -236,6 +228,19 @@ def test_a_plugin_adds_a_kind(folder: Path) -> None:
 # -- agents on this machine ---------------------------------------------------------------
 
 
+def at_work(there: Pooled, folder: Path) -> tuple[str, str]:
+    """A host that has come, and a job on it that waits until something is written to ``go``."""
+    os.mkfifo(folder / "go")
+    script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
+    there.pools.start()
+    there.start()
+    name = grown(there)
+    there.until_host(name, HostState.UP)
+    (job,) = there.plan(name)
+    there.until_state(job, JobState.SUBMITTED)
+    return name, job
+
+
 def test_a_job_runs_on_a_host_that_comes_and_goes(make: Callable[..., Pooled]) -> None:
     there = make(idle=0.2)
     there.pools.start()
@@ -251,15 +256,8 @@ def test_a_job_runs_on_a_host_that_comes_and_goes(make: Callable[..., Pooled]) -
 
 
 def test_an_agent_that_dies_costs_no_job(make: Callable[..., Pooled], folder: Path) -> None:
-    os.mkfifo(folder / "go")
     there = make()
-    script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
-    there.pools.start()
-    there.start()
-    name = grown(there)
-    there.until_host(name, HostState.UP)
-    (job,) = there.plan(name)
-    there.until_state(job, JobState.SUBMITTED)
+    name, job = at_work(there, folder)
     handle = there.host(name).handle
     assert handle is not None
     os.kill(handle["pid"], signal.SIGKILL)
@@ -311,15 +309,8 @@ def test_a_host_outlives_a_killed_dispatcher_and_is_found_again(
 def test_a_host_with_a_job_is_back_after_an_end_in_good_order(
     make: Callable[..., Pooled], folder: Path
 ) -> None:
-    os.mkfifo(folder / "go")
     there = make()
-    script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
-    there.pools.start()
-    there.start()
-    name = grown(there)
-    there.until_host(name, HostState.UP)
-    (job,) = there.plan(name)
-    there.until_state(job, JobState.SUBMITTED)
+    name, job = at_work(there, folder)
     there.links.close()
     there.pools.close()
     assert there.host(name).state is HostState.DOWN

@@ -35,27 +35,10 @@ START = Place()
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
-        yield tmp_path
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[Client]:
-    with Client(POPEN) as found:
-        yield found
-
-
-@pytest.fixture
 def tests(tmp_path: Path) -> Path:
     script(tmp_path / "tests", "test_a.sh", "echo hello")
     script(tmp_path / "tests", "test_b.sh", "echo broken >&2; exit 3")
     return tmp_path / "tests"
-
-
-@pytest.fixture
-def id() -> str:
-    return str(uuid.uuid4())
 
 
 def pids_of_desks() -> list[int]:

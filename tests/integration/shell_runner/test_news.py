@@ -6,7 +6,6 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,11 @@ from shell_runner.errors import HostLost
 from shell_runner.jobs import Client
 from shell_runner.remote import bells, queue
 from shell_runner.told import News
-from tests import desks
 from tests.desks import POPEN, script, submit
 
 pytestmark = pytest.mark.timeout(120)
 #: Far more than anything of these takes, far less than a look that nobody asked for.
 SOON = 10.0
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
-        yield tmp_path
-
-
-@pytest.fixture
-def client(folder: Path) -> Iterator[Client]:
-    with Client(POPEN) as found:
-        yield found
-
-
-@pytest.fixture
-def id() -> str:
-    return str(uuid.uuid4())
 
 
 class Waiting(threading.Thread):

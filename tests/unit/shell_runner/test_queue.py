@@ -1,7 +1,6 @@
 """The queue of a host: what is handed in, in which order it leaves, and what is refused."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,9 @@ from tests.queued import (
     content,
     name,
     new_job,
+    refused,
     submitted,
 )
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[Queue]:
-    with Queue(str(tmp_path)) as made:
-        yield made
-
-
-def refused(kind: str) -> "pytest.RaisesExc[Refused]":
-    return pytest.RaisesExc(Refused, check=lambda error: error.kind == kind)
-
 
 # -- submit -------------------------------------------------------------------------
 

@@ -1,23 +1,12 @@
 """The starts of jobs: what they may say, what is lost, and what is kept of it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from shell_runner.remote.job import JobConfig
 from shell_runner.remote.queue import How, Queue, Refused, State, Step
-from tests.queued import CODE, NEXT_WORKER, WORKER, brought, claimed, name, submitted
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[Queue]:
-    with Queue(str(tmp_path)) as made:
-        yield made
-
-
-def refused(kind: str) -> "pytest.RaisesExc[Refused]":
-    return pytest.RaisesExc(Refused, check=lambda error: error.kind == kind)
+from tests.queued import CODE, NEXT_WORKER, WORKER, brought, claimed, name, refused, submitted
 
 
 def test_an_attempt_has_a_number_and_its_worker(queue: Queue) -> None:

@@ -1,7 +1,6 @@
 """Who is to be told that a job has ended, and when."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from tests.queued import CODE, WORKER, brought, claimed, new_job
 
 LONGEST = 300.0
 CONFIG = JobConfig(notify="http://n/", secret="s3")
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[Queue]:
-    with Queue(str(tmp_path)) as made:
-        yield made
 
 
 def due(queue: Queue, now: float) -> list[OutboxRow]:

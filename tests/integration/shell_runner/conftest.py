@@ -1,0 +1,30 @@
+"""A client of a host's queue, in state folders of a test's own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner.jobs import Client
+from tests import desks
+from tests.desks import POPEN
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with desks.state(tmp_path):
+        yield tmp_path
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[Client]:
+    with Client(POPEN) as found:
+        yield found
+
+
+@pytest.fixture
+def id() -> str:
+    return str(uuid.uuid4())

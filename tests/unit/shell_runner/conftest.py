@@ -1,0 +1,14 @@
+"""A queue of a test's own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote.queue import Queue
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    with Queue(str(tmp_path)) as made:
+        yield made

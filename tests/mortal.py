@@ -1,9 +1,11 @@
 """Dispatchers that are killed: `nosejobs up` in processes of their own, with a moment to die at.
 
 Each is the command itself, in a process that was forked from one that has imported the modules
-(they take longer than what is tested).  Other commands of a shell can be had the same way.  Steps that are too short to be seen from outside are
-points: a function of the dispatcher is wrapped in that process alone, and the process kills itself
-with SIGKILL before or after the call.  Nothing else differs from what an operator starts.
+(they take longer than what is tested).  Other commands of a shell can be had the same way.
+
+Steps that are too short to be seen from outside are points: a function of the dispatcher is wrapped
+in that process alone, and the process kills itself with SIGKILL before or after the call.  Nothing
+else differs from what an operator starts.
 """
 
 from __future__ import annotations
@@ -130,6 +132,8 @@ class Cradle:
             "folder": str(folder), "environment": dict(environment), "point": point,
             "words": words, "out": out, "error": error or out,
         }  # fmt: skip
+        for name in (out, error):
+            (folder / (name or out)).touch(0o600)
         return Mortal(self._ask(order), self._ask)
 
     def _ask(self, order: Mapping[str, Any] | int) -> int:
@@ -188,7 +192,7 @@ class Mortal:
 
 def _main() -> None:
     # What a dispatcher loads when it needs it; alembic: to make a database.
-    import alembic.command
+    import alembic.command  # noqa: F401
     import click
     import uvicorn.lifespan.on
     import uvicorn.loops.auto
@@ -199,7 +203,8 @@ def _main() -> None:
     import dispatcher.cli
     import dispatcher.following
     import dispatcher.running
-    import dispatcher.shown  # noqa: F401
+    import dispatcher.shown
+    import shell_runner.ca  # noqa: F401
 
     # What is here is not looked at again by each: a page that is not touched is not copied.
     gc.collect()

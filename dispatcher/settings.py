@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shell_runner import hosts as specs
-from shell_runner.config import HostEntry
+from shell_runner.config import A_SIZE, HostEntry, bytes_of
 from shell_runner.errors import BadConfig, BadSpec
 
 from . import kinds
@@ -28,7 +28,6 @@ PORT = 7433
 #: In the data folder, where a running dispatcher answers.
 ADDRESS = "url"
 _TOP = ("dispatcher", "sources", "hosts", "pools", "retention")
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?))?B?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -212,13 +211,10 @@ def _is_path(address: str) -> bool:
 
 
 def _bytes(value: Any) -> int:
-    if type(value) is int and 0 <= value < 1 << 60:
-        return value
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    found = bytes_of(value)
     if found is None:
-        raise Wrong('a size as "4GiB", "500MB" or 0')
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((prefix or " ").upper()))
+        raise Wrong(A_SIZE)
+    return found
 
 
 _HOST: Mapping[str, Kind] = {

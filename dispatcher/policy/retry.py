@@ -9,10 +9,10 @@ the number of its attempt is the only count.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..config import Mode, Stage
-from ..model import Host, HostState, Job, JobState, StageEvent
+from ..model import Job, JobState, StageEvent
 
 #: How a job can end on its host (``job.how``), beside "completed": the build is to blame.
 _BUILD_ENDS = {
@@ -148,21 +148,14 @@ def blamed(parts: Iterable[Part]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.job.host for part in found))
 
 
-def after_trouble(host: Host, why: str, limit: int) -> Host:
-    """The host after one more infrastructure failure; ``limit`` in a row are a quarantine."""
-    failures = host.failures + 1
-    if failures < limit or host.state is HostState.QUARANTINED:
-        return replace(host, failures=failures)
-    reason = f"{_counted(failures, 'infrastructure failure')} in a row, the last: {why}"
-    return replace(host, failures=failures, state=HostState.QUARANTINED, reason=reason)
+def quarantine(failures: int, why: str, limit: int) -> str:
+    """Why a host is put into quarantine after ``failures`` in a row; empty: not yet.
 
-
-def after_success(host: Host) -> Host:
-    """The host after a job that ended without infrastructure trouble.
-
-    One in quarantine stays there: somebody has to look first.
+    It stays there whatever comes: somebody has to look first.
     """
-    return replace(host, failures=0)
+    if failures < limit:
+        return ""
+    return f"{_counted(failures, 'infrastructure failure')} in a row; the last one: {why}"
 
 
 def _counted(number: int, noun: str) -> str:

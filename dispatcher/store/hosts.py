@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, or_, select, update
 
 from .. import model
+from ..policy.retry import quarantine
 from . import audit, rows, tables
 
 _HOST = tables.host.c
@@ -105,9 +106,9 @@ def failed(connection: Connection, name: str, reason: str, *, most: int, at: flo
     count = connection.execute(
         statement.values(failures=_HOST.failures + 1).returning(_HOST.failures)
     ).scalar()
-    if count is None or count < most:
+    words = quarantine(count or 0, reason, most)
+    if not words:
         return False
-    words = f"{count} infrastructure failures in a row; the last one: {reason}"
     quarantined = model.HostState.QUARANTINED
     return set_state(connection, name, quarantined, who=model.POLICY, reason=words, at=at)
 

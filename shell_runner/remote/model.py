@@ -81,6 +81,10 @@ class Test(NamedTuple):
     serial: bool = False
 
 
+#: No class of tests, whatever its name says to pytest.
+Test.__test__ = False  # type: ignore[attr-defined]
+
+
 class Setup(NamedTuple):
     """What all tests of a session share on a host."""
 

@@ -331,7 +331,7 @@ def tree_of(build: model.Build) -> Tree:
 def build_of(view: listing.BuildView, where: standing.Standing | None = None) -> Build:
     """As a list has it; ``where`` if that is known better than by its rows."""
     build, tree = view.build, tree_of(view.build)
-    found = where or standing.of(build, view.runs)
+    found = where or standing.of(build, view.runs, promotion.counting(tree, view.tags))
     return Build(
         number=build.id, change=_change(view), state=build.state, detail=build.detail,
         level=build.level, outcome=found.outcome, words=found.words, digest=build.digest,

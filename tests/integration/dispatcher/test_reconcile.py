@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher import actions
 from dispatcher.builds import Trees
 from dispatcher.evidence import Blobs
+from dispatcher.git import SourceError
 from dispatcher.model import (
     BuildEvent,
     BuildState,
@@ -434,3 +436,20 @@ def test_what_is_asked_twice_is_found_out_once() -> None:
     assert tasks.answer() == 1
     assert tasks.ask("a", lambda: "else") == "there"
     assert (tasks.answer(), found) == (0, [1])
+
+
+def test_a_build_of_a_tree_that_nobody_can_have_ends_as_often_as_it_is_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(revision: str, folder: Path) -> None:
+        raise SourceError("the link x leads out of the tree")
+
+    monkeypatch.setattr(bench.source, "checkout", refuse)
+    bench.look()
+    with bench.store.write() as connection:
+        actions.rerun(connection, 1, "build", actions.By("ann"))
+    bench.loop.step()
+    assert bench.detail().view.build.state is BuildState.FAILED
+    assert bench.states() == {"build": "failed"}
+    with bench.store.read() as connection:
+        assert builds.active(connection) == []

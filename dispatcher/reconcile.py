@@ -499,10 +499,13 @@ class _Look:
         if isinstance(tests, Trouble):
             self._cannot(rows, run, tests)
             return
-        only = None if run.only is None else set(run.only)
-        wanted = [each for each in tests if only is None or each in only]
+        wanted = tests if run.only is None else run.only
         if not wanted:
             self._cannot(rows, run, Trouble("its names and tags select no test", verdict=True))
+            return
+        if not set(tests).issuperset(wanted):
+            # What is left of them would make a tag that says more than it knows.
+            self._cannot(rows, run, Trouble("the stage has no such tests: run all of it again"))
             return
         wish = placement.wish_of(stage, run.id, _name(rows, run), [rows.build.digest])
         before = newest(_jobs(rows, run))

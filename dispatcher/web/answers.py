@@ -41,9 +41,15 @@ def _person(text: str) -> str:
     return _line(text)
 
 
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must say why")
+    return _line(text)
+
+
 Who = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_person)]
 Words = Annotated[str, Field(max_length=1000), AfterValidator(_line)]
-Reason = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_line)]
+Reason = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_said)]
 
 
 class Action(_Asked):

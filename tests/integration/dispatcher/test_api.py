@@ -289,6 +289,11 @@ def test_bodies_are_checked(shared: Served, body: Any, words: str) -> None:
     assert words in detail(answer, 422)
 
 
+def test_what_needs_a_reason_needs_words(shared: Served) -> None:
+    answer = post(shared, "/builds/1/stages/smoke/tag", {"who": "ann", "reason": "  "})
+    assert "reason: must say why" in detail(answer, 422)
+
+
 def test_json_that_is_none_is_named(shared: Served) -> None:
     url = f"{shared.url}/api/v1/builds/1/cancel"
     headers = {"Content-Type": "application/json"}

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 #: Exit statuses.
 NOT_PASSED, INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 1, 6, 130, 141
+#: What answers lead to that have another shape than those of a dispatcher.
+_ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+#: Noted by a command that believes what a server says.
+_ASKED = "nosejobs.asked"
+#: Bytes of a file that are read; its parser takes less.
+_LARGEST = 1 << 20
 #: Characters of a revision that are enough to name a build.
 _SHORTEST = 4
 
@@ -41,17 +48,32 @@ class _Away(Trouble):
 
 def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
     """Our errors without a traceback; a dispatcher that is away is no mistake."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):
+            # What a person is shown is not worth an error, whatever the terminal can write.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return call(ctx)
     except NosejobsError as error:
         kind = _Away if type(error).__name__ == "Unreachable" else Trouble
         raise kind(clean(str(error))) from error
+    except _ODD as error:
+        if _ASKED not in ctx.meta:
+            raise
+        raise _Away(_odd(error)) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         ctx.exit(NOBODY_READS)
     except KeyboardInterrupt:
         say("interrupted; the dispatcher goes on")
         ctx.exit(INTERRUPTED)
+
+
+def _odd(error: Exception) -> str:
+    """Exit status 1 is for builds: an answer that is none says nothing of one."""
+    what = clean(f"{type(error).__name__}: {error}"[:200])
+    words = f"what the dispatcher has answered cannot be understood ({what})"
+    return f"{words}\n  is it another program, or another version? try: --url"
 
 
 class _Command(click.Command):
@@ -75,7 +97,9 @@ _stage = click.argument("stage", metavar="STAGE")
 def _client(url: str | None) -> Client:
     from . import asking
 
-    return asking.Client(asking.address(url, Path.cwd()))
+    found = asking.Client(asking.address(url, Path.cwd()))
+    click.get_current_context().meta[_ASKED] = True
+    return found
 
 
 def _me(who: str | None) -> str:
@@ -140,7 +164,8 @@ def _settings(file: Path) -> Any:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            return opened.read(_LARGEST)
     except OSError as error:
         raise Trouble(f"{file} cannot be read: {error.strerror}") from error
 
@@ -174,8 +199,11 @@ def check(where: Path, as_json: bool) -> None:
 
 def _explain_tree(file: Path) -> list[str]:
     from . import config
+    from .builds import understood
 
-    return config.explain(config.parse(_read(file), str(file))) if file.is_file() else []
+    if not file.is_file():
+        return []
+    return config.explain(understood(_read(file), file.parent, str(file)))
 
 
 def _explain_settings(file: Path) -> list[str]:

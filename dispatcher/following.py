@@ -94,14 +94,22 @@ class _Following:
         self._number, self._say = run, say
         self._threads: dict[str, threading.Thread] = {}
         self._said = ""
+        #: Why logs could not be read; and that nobody reads what is printed.
+        self._troubles: list[str] = []
+        self._unread = False
 
     def run(self) -> None:
         """To the end of the run."""
         found, tag = self._client.news(f"/builds/{self._build}", "")
-        while not self._look(found):
+        while not self._look(found) and not self._unread:
             found, tag = self._news(tag)
-        for thread in self._threads.values():
-            thread.join()
+        if not self._unread:
+            for thread in self._threads.values():
+                thread.join()
+        if self._unread:
+            raise BrokenPipeError
+        if self._troubles and len(self._troubles) == len(self._threads):
+            raise Refused(f"no log of {self._stage} of build {self._build} can be had")
 
     def _news(self, tag: str) -> tuple[Any, str]:
         found = None
@@ -156,11 +164,13 @@ class _Following:
             self._say(f"-- attempt {job['attempt']}, on {job['host']} --")
         try:
             _read_events(Client(self._client.url), job["id"], output, self._say)
-        except NosejobsError as error:
-            self._say(str(error))
+            output.end()
         except BrokenPipeError:
-            return
-        output.end()
+            self._unread = True
+        except Exception as error:
+            odd = "" if isinstance(error, NosejobsError) else "it cannot be understood: "
+            self._troubles.append(f"{odd}{error}")
+            self._say(self._troubles[-1])
 
 
 def _read_events(client: Client, job: str, output: _Output, say: Say) -> None:

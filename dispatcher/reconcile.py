@@ -323,13 +323,12 @@ class _Look:
             return None
         self._whole._tasks.forget(("examine", rows.build.id))
         if isinstance(found, Trouble):
-            self._move_build(rows, BuildEvent.FAIL, detail=found.words, ended=self._now)
+            self._give_up(rows, BuildEvent.FAIL, found.words)
             return None
         builds.describe(self._connection, rows.build.id, tree=found.tree)
         if found.config is None:
             is_new = rows.build.state is BuildState.NEW
-            event = BuildEvent.REJECT if is_new else BuildEvent.FAIL
-            self._move_build(rows, event, detail=found.why, ended=self._now)
+            self._give_up(rows, BuildEvent.REJECT if is_new else BuildEvent.FAIL, found.why)
             return None
         told = {"config": found.config.data, "inputs": found.inputs, "detail": ""}
         builds.describe(self._connection, rows.build.id, **told)
@@ -337,8 +336,15 @@ class _Look:
         assert build is not None
         return replace(rows, build=replace(build, size=found.size)), found.config
 
+    def _give_up(self, rows: Rows, event: BuildEvent, why: str) -> None:
+        """Its tree is of no use; a run of its build command that was asked for ends with it."""
+        for run in rows.runs:
+            if run.stage == BUILD and run.state.idle:
+                rows = self._move_run(rows, run, StageEvent.FAIL, why)
+        self._move_build(rows, event, detail=why, ended=self._now)
+
     def _describe(self, rows: Rows, words: str) -> None:
-        if rows.build.detail != words:
+        if rows.build.detail != _short(words):
             builds.describe(self._connection, rows.build.id, detail=_short(words))
 
     def _finish_itself(self, rows: Rows, event: BuildEvent) -> None:
@@ -493,10 +499,13 @@ class _Look:
         if isinstance(tests, Trouble):
             self._cannot(rows, run, tests)
             return
-        only = None if run.only is None else set(run.only)
-        wanted = [each for each in tests if only is None or each in only]
+        wanted = tests if run.only is None else run.only
         if not wanted:
             self._cannot(rows, run, Trouble("its names and tags select no test", verdict=True))
+            return
+        if not set(tests).issuperset(wanted):
+            # What is left of them would make a tag that says more than it knows.
+            self._cannot(rows, run, Trouble("the stage has no such tests: run all of it again"))
             return
         wish = placement.wish_of(stage, run.id, _name(rows, run), [rows.build.digest])
         before = newest(_jobs(rows, run))

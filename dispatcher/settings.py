@@ -30,6 +30,12 @@ ADDRESS = "url"
 _TOP = ("dispatcher", "sources", "hosts", "pools", "retention")
 
 
+#: What servers take for a name and is a token: those of GitHub and GitLab, and what no person is
+#: called.
+_TOKEN = re.compile(r"(?:gh[a-z]_|github_pat_|gl[a-z]{1,5}-).*|(?=.*[0-9])[A-Za-z0-9_=-]{32,}")
+_QUERY = re.compile(r"(?:^|[&;])[^=&;]*(?:token|password|secret|key)[^=&;]*=", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Source:
     """``[sources.NAME]``: a git repository, or a directory."""
@@ -165,16 +171,21 @@ def _repository(value: Any) -> str:
         raise Wrong("the address of a repository")
     if re.match(r"[A-Za-z0-9]+::", text):
         raise Wrong("an address without a helper program: 'name::' runs one")
-    if "://" in text and _has_password(text):
-        raise Secret("an address without a password, which all would see; use git's credentials")
+    if "://" in text and _has_secret(text):
+        words = "a password or a token, which all would see; use git's credentials"
+        raise Secret(f"an address without {words}")
     return text
 
 
-def _has_password(url: str) -> bool:
+def _has_secret(url: str) -> bool:
     try:
-        return urlsplit(url).password is not None
+        parts = urlsplit(url)
+        _ = parts.port
     except ValueError:
-        raise Wrong("the address of a repository") from None
+        # A password with a slash makes a port of its beginning.
+        raise Secret("the address of a repository, with a number as its port, if any") from None
+    by_name = parts.scheme.lower() in ("http", "https") and _TOKEN.fullmatch(parts.username or "")
+    return parts.password is not None or bool(by_name or _QUERY.search(parts.query))
 
 
 _SOURCE: Mapping[str, Kind] = {

@@ -187,7 +187,14 @@ def lines(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
 def show(table: Table) -> None:
     """To standard output, without wrapping to a width that nobody has."""
     wide = None if sys.stdout.isatty() else _WIDE
-    Console(width=wide, highlight=False).print(table)
+    _Console(width=wide, highlight=False).print(table)
+
+
+class _Console(Console):
+    """Nobody reads on: whoever asked for the table decides what that means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def _table(*titles: str) -> Table:

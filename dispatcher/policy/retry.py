@@ -133,6 +133,15 @@ def trouble(part: Part) -> str:
     return f"{job.host}: {count} could not be run there" if part.trouble else ""
 
 
+def silent(jobs: Iterable[Job]) -> list[Job]:
+    """Of the newest attempts of a run those that say nothing of the tests that they had.
+
+    A run can have failed beside them: then what they had has to run again with what failed.
+    """
+    newest = {job.part: job for job in sorted(jobs, key=lambda job: job.attempt)}
+    return [job for job in newest.values() if trouble(Part(job))]
+
+
 def _spent(stage: Stage) -> str:
     if stage.lost == 0:
         return "; it is not tried again (lost = never)"

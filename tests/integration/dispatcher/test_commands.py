@@ -1,12 +1,15 @@
 """The commands, as scripts and people use them, against a real API."""
 
 import json
+import os
 import socket
+import subprocess
 import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -179,6 +182,55 @@ def test_where_it_is_stands_in_its_data(
     assert invoke("hosts", "--json").stdout == "[]\n"
 
 
+@pytest.fixture(scope="module")
+def liar() -> Iterator[tuple[str, list[bytes]]]:
+    """Something else that answers, and what it says."""
+    said = [b""]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(said[0])))
+            self.end_headers()
+            self.wfile.write(said[0])
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield f"http://127.0.0.1:{server.server_port}", said
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"null", b"7", b"[7]", b"{}", b'[{"number": NaN}]', b'{"outcome": "x"}', b"[" * 100_000],
+    ids=lambda answer: str(answer[:20]),
+)
+def test_what_is_no_dispatcher_says_nothing_of_a_build(
+    liar: tuple[str, list[bytes]], answer: bytes
+) -> None:
+    url, liar[1][:] = liar[0], [answer]
+    for words in (["show", "1"], ["show", "1", "--wait"], ["rerun", "1", "unit"], ["poke", "x"]):
+        done = invoke(*words, "--url", url)
+        assert done.exit_code == 6, (words, done.output)
+        assert done.stderr.startswith("Error: what "), done.stderr
+        assert done.stdout == ""
+
+
+def test_who_reads_no_further_is_told_from_a_build_that_failed(served: Served) -> None:
+    with served.store.write() as connection:
+        serving.add_host(connection)
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "dispatcher", "hosts", "--url", served.url]
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, timeout=30)
+    assert (done.returncode, done.stderr) == (cli.NOBODY_READS, b"")
+
+
 # -- waiting ------------------------------------------------------------------------
 
 
@@ -254,7 +306,9 @@ def test_a_log_that_was_removed_is_named(served: Served, run: Run) -> None:
     done = run("logs", str(build), "unit")
     assert done.exit_code == 2
     assert "its package was removed, because it is old" in done.stderr
-    assert run("logs", "-f", str(build), "unit").stderr.count("was removed") == 1
+    done = run("logs", "-f", str(build), "unit")
+    assert done.exit_code == 2
+    assert done.stderr.count("was removed") == 1
 
 
 def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
@@ -299,6 +353,14 @@ def test_check_names_file_line_and_key(tmp_path: Path, name: str) -> None:
         done = invoke("check", str(where))
         assert done.exit_code == 2
         assert f"{name}:2: odd" in done.stderr
+
+
+def test_check_refuses_what_would_make_a_build_invalid(tmp_path: Path) -> None:
+    path = tmp_path / "nosejobs.toml"
+    path.write_text('[stages.unit]\n[tests]\ntimeout = "x"\n')
+    done = invoke("check", str(tmp_path))
+    assert done.exit_code == 2
+    assert f"{path}:3: timeout: must be" in done.stderr
 
 
 def test_up_names_what_is_wrong_with_its_file(

@@ -122,7 +122,8 @@ def test_a_failing_stage_blocks_what_needs_it_and_says_why(
 def test_a_build_that_fails_says_why(tree: Tree, start: Callable[..., Whole]) -> None:
     tree.config('[build]\ncommand = "echo no compiler; exit 3"\noutput = "dist"\n' + stage("unit"))
     tree.test("unit")
-    found = start().until_build(tree.commit(), BuildState.FAILED)
+    revision = tree.commit()
+    found = start().until_build(revision, BuildState.FAILED)
     head, *log = found.view.build.detail.splitlines()
     assert head == "the build command failed: exit 3"
     assert "build | no compiler" in log
@@ -131,7 +132,8 @@ def test_a_build_that_fails_says_why(tree: Tree, start: Callable[..., Whole]) ->
 
 def test_an_invalid_config_is_an_invalid_build(tree: Tree, start: Callable[..., Whole]) -> None:
     tree.config("[stages.unit]\nlabel = ['x']\n")
-    found = start().until_build(tree.commit(), BuildState.INVALID)
+    revision = tree.commit()
+    found = start().until_build(revision, BuildState.INVALID)
     words = "nosejobs.toml:2: stages.unit.label is no key"
     assert found.view.build.detail.startswith(words), found.view.build.detail
     assert found.view.runs == ()
@@ -142,8 +144,9 @@ def test_a_stage_whose_tests_are_not_there_fails_without_a_job(
 ) -> None:
     tree.config('[stages.unit]\ntests = ["tests/uni"]\n')
     tree.test("unit")
+    revision = tree.commit()
     whole = start()
-    run = whole.until_run(tree.commit(), "unit", StageState.FAILED)
+    run = whole.until_run(revision, "unit", StageState.FAILED)
     assert run.detail == "tests/uni: no such file or folder; did you mean 'tests/unit'?"
     assert whole.jobs(run) == []
 

@@ -27,6 +27,7 @@ from shell_runner.errors import (
     NosejobsError,
     UsageError,
 )
+from shell_runner.gateways import OPEN_TIMEOUT
 from shell_runner.heartbeat import backoff
 from shell_runner.hosts import HostSpec
 from shell_runner.jobs import Client
@@ -49,6 +50,8 @@ _BEAT = 10.0
 _AT_ONCE = 1 << 20
 #: How often what goes wrong with a job is tried, and the seconds in between.
 _STRIKES, _PAUSE = 3, 1.0
+#: Seconds that a busy machine may wake us too late.
+_OVERSLEPT = 2.0
 #: Seconds of conversation after which a connection counts as sound.
 _SOUND = 5.0
 #: Seconds until a host with a full queue, or a disk of ours without room, is tried again.
@@ -178,12 +181,30 @@ class Link:
                 words, is_theirs = f"{type(error).__name__}: {error}", False
             if self._closed.is_set():
                 return
+            self._forgive(began, was_open=self._contact > contact)
             has_lasted = self._contact > contact and time.monotonic() - began > _SOUND
             failures = 1 if has_lasted else failures + 1
             if is_theirs and (self._contact == contact or failures > 1):
                 with self._calmly():
                     self._out_of_reach(words)
-            self._closed.wait(self._pause(failures))
+            self._rest(self._pause(failures))
+
+    def _rest(self, seconds: float) -> None:
+        before = time.monotonic()
+        self._closed.wait(seconds)
+        self._contact += max(time.monotonic() - before - seconds - _OVERSLEPT, 0.0)
+
+    def _forgive(self, began: float, was_open: bool) -> None:
+        """If we were stopped (Ctrl-Z, a suspended machine), that is no silence of the host's.
+
+        While a connection is open, silence is noticed in time by whoever is awake; and no attempt
+        to open one takes longer than it may.
+        """
+        now = time.monotonic()
+        if was_open:
+            self._contact = max(self._contact, now - self._terms.silence)
+        else:
+            self._contact += max(now - began - OPEN_TIMEOUT - _OVERSLEPT, 0.0)
 
     def _pause(self, failures: int) -> float:
         """A connection that broke is opened again at once, but not for ever."""

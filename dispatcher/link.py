@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +37,7 @@ from shell_runner.shipping import Tree
 
 from .model import HostState, Job, JobEvent, JobState
 from .policy import retry
-from .store import Store, audit, hosts, jobs, results
+from .store import Store, StoreError, audit, hosts, jobs, results
 
 _LOG = logging.getLogger(__name__)
 #: What the host says of a job that it does not have.
@@ -71,6 +71,9 @@ class Work(Protocol):
 
     def prepare(self, job: Job) -> tuple[NewJob, Sequence[Tree]]:
         """What is handed in, under the UUID of the row; UsageError: it cannot be run at all."""
+
+    def mistrust(self, job: Job) -> None:
+        """What was prepared for it is not what it was: look at all of it before the next time."""
 
     def harvested(self, job: Job, package: Path) -> None:
         """Verify and keep a package, with all rows of it, in one transaction.
@@ -396,13 +399,29 @@ class Link:
         except Exception as error:
             if self._closed.is_set():
                 raise
-            trace = not isinstance(error, NosejobsError)
-            _LOG.warning("host %s: job %s waits: %s", self.name, job.id, error, exc_info=trace)
-            self._postponed[job.id] = time.monotonic() + _LATER
+            self._wait(job, error)
             return False
         self._strikes.pop(job.id, None)
         self._postponed.pop(job.id, None)
+        if job.detail and job.state.open:
+            self._explain(job, "")
         return done
+
+    def _wait(self, job: Job, error: Exception) -> None:
+        """Trouble of ours: it is tried until somebody has mended it, and says so."""
+        trace = not isinstance(error, NosejobsError)
+        _LOG.warning("host %s: job %s waits: %s", self.name, job.id, error, exc_info=trace)
+        self._postponed[job.id] = time.monotonic() + _LATER
+        if isinstance(error, UsageError):
+            with self._calmly():
+                self._work.mistrust(job)
+        if job.state.open:
+            self._explain(job, _short(f"{type(error).__name__}: {error}" if trace else str(error)))
+
+    def _explain(self, job: Job, words: str) -> None:
+        """In its row, unless it is the database that is in trouble."""
+        with suppress(StoreError), self._store.write() as connection:
+            jobs.describe(connection, job.id, words)
 
     def _strike(self, job: Job, error: HostError | JobRefused) -> bool:
         """The host does not do its part: once more, or somewhere else."""

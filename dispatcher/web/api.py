@@ -496,11 +496,15 @@ def poke(
         hint = actions.suggested(source, names, "there is none in the dispatcher's file")
         raise NotFound(f"there is no source {source!r}{hint}")
     service.poke(source)  # first: whoever waits for a commit does not wait for the record of it
-    with context.store.write(quiet=True) as connection:
-        who, why = (asked.who, asked.reason) if asked else ("", "")
-        words = ": ".join(filter(None, [f"from {_caller(request)}", why]))
-        audit.write(connection, time.time(), f"poke {source}", words, who=who)
-    return answers.Done(changed=True, words=f"{source} is looked at")
+    who, why = (asked.who, asked.reason) if asked else ("", "")
+    told = ": ".join(filter(None, [f"from {_caller(request)}", why]))
+    words = f"{source} is looked at"
+    try:
+        with context.store.write(quiet=True) as connection:
+            audit.write(connection, time.time(), f"poke {source}", told, who=who)
+    except StoreError as error:
+        words = f"{words}; the audit does not have it: {error}"
+    return answers.Done(changed=True, words=words)
 
 
 def _caller(request: Request) -> str:

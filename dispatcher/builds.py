@@ -144,6 +144,11 @@ class Trees:
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
 
+    def forget(self, source: str, revision: str) -> None:
+        """Whoever asks for it next looks at its files."""
+        with self._lock:
+            self._known.pop((source, revision), None)
+
     def recover(self) -> None:
         """Remove trees that were being written when their process died; nobody writes now."""
         for path in self.folder.glob(f"*/{PART}*"):

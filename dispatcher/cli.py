@@ -436,13 +436,16 @@ def cancel(
 
 @click.command(cls=_Command)
 @click.argument("source")
+@_why
+@_who
 @_json
 @_url
-def poke(source: str, as_json: bool, url: str | None) -> None:
+def poke(source: str, reason: str, who: str | None, as_json: bool, url: str | None) -> None:
     """Let the dispatcher look at SOURCE now; for hooks of repositories."""
     from . import asking
 
-    _act(_client(url), as_json, asking.path("poke", source))
+    where = asking.path("poke", source)
+    _act(_client(url), as_json, where, who=_me(who), reason=reason)
 
 
 # -- hosts --------------------------------------------------------------------------

@@ -54,8 +54,8 @@ class Links:
     def __init__(self, store: Store, settings: Settings, work: Work, terms: Terms | None = None):
         """Nothing is opened before ``start`` or ``refresh``."""
         self._store, self._work = store, work
-        # Who waits for less than a lease must not wait longer for a sign of life.
-        silence = min(TIMEOUT, settings.lease)
+        # Within a lease a host is missed, and opened again.
+        silence = min(TIMEOUT, settings.lease / 2)
         self._terms = terms or Terms(settings.lease, settings.quarantine, silence)
         self._incoming = settings.data / INCOMING
         self._links: dict[str, Link] = {}

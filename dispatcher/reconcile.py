@@ -56,6 +56,8 @@ _AGAIN = 1.0
 _THREADS = 4
 #: Characters of what a row says.
 _WORDS = 8000
+#: How it begins if somebody has to do something about it, or time.
+_WAITS = "it waits: "
 
 
 @dataclass(frozen=True)
@@ -319,7 +321,7 @@ class _Look:
         if found is None:
             return None
         if isinstance(found, Trouble) and found.again is not None:
-            self._describe(rows, f"it waits: {found.words}")
+            self._describe(rows, f"{_WAITS}{found.words}")
             return None
         self._whole._tasks.forget(("examine", rows.build.id))
         if isinstance(found, Trouble):
@@ -385,7 +387,10 @@ class _Look:
         step = retry.step(config.build_stage(tree.build), parts)
         if step.event in (StageEvent.PASS, StageEvent.FAIL):
             kept = self._whole._artefact(tree, parts[0].job)
-            if kept is None or (isinstance(kept, Trouble) and kept.again is not None):
+            if isinstance(kept, Trouble) and kept.again is not None:
+                self._describe(rows, f"{_WAITS}{kept.words}")
+                return rows
+            if kept is None:
                 return rows
             return self._built(rows, run, kept, step.event)
         if step.event is not None:
@@ -393,6 +398,8 @@ class _Look:
             return self._move_build(rows, BuildEvent.FAIL, detail=step.detail, ended=self._now)
         if step.again:
             self._want_build(rows, run, tree, step.detail)
+        else:
+            self._tell(rows, run, step)
         return rows
 
     def _built(self, rows: Rows, run: StageRun, kept: Kept | Trouble, event: StageEvent) -> Rows:
@@ -436,8 +443,8 @@ class _Look:
                 rows = self._move_run(rows, run, step.event, step.detail)
             elif step.again:
                 self._want_again(rows, run, stage, step)
-            elif step.detail:
-                self._say(run, step.detail)
+            else:
+                self._tell(rows, run, step)
         return rows
 
     def _promote(self, rows: Rows) -> Rows:
@@ -527,7 +534,7 @@ class _Look:
         """It ends before it has begun; what needs it hears of that at the next look."""
         self.seen.again = why.again is None
         if why.again is not None:
-            words = _short(f"it waits: {why.words}")
+            words = _short(f"{_WAITS}{why.words}")
             stage_runs.move(self._connection, run.id, StageEvent.READY, detail=words)
             return
         self._whole._tasks.forget(("tests", rows.build.id, run.stage))
@@ -594,6 +601,14 @@ class _Look:
             self._say(run, f"{want.why}; it waits: {words}")
         elif run.state is not StageState.PLACING or run.detail != _short(words):
             stage_runs.move(self._connection, run.id, StageEvent.READY, detail=_short(words))
+
+    def _tell(self, rows: Rows, run: StageRun, step: retry.Step) -> None:
+        """Of one that goes on: what its jobs wait for, until they do not."""
+        found = [job for job in newest(_jobs(rows, run)) if job.state.open and job.detail]
+        stuck = [f"{job.host}: {job.detail}" for job in found]
+        words = step.detail or (f"{_WAITS}{'; '.join(stuck)}" if stuck else "")
+        if words or run.detail.startswith(_WAITS):
+            self._say(run, words)
 
     def _say(self, run: StageRun, words: str) -> None:
         """Of a run that goes on."""

@@ -9,6 +9,7 @@ filter, submodule or attribute of a tree does anything.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -50,12 +51,16 @@ _LINE = 300
 PART = ".part-"
 #: Seconds after which a lock file in a mirror is one that a killed git has left.
 _STALE = 60.0
+#: What git holds while it writes refs, and objects and packs that it has not finished.
+_LOCKS, _HALF = ("*.lock", "refs/**/*.lock"), "objects/*/tmp_*"
 #: What git says if the mirror itself is broken.
 _BROKEN = (
     "not a git repository", "corrupt", "bad object", "unable to read", "loose object",
     "missing necessary objects", "did not send all necessary", "invalid sha1", "bad config",
     "mismatched algorithms", "not a valid object", "missing blob", "missing tree",
 )  # fmt: skip
+#: What the system says if it is the disk.
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)))
 
 
 class Past(NamedTuple):
@@ -81,9 +86,14 @@ class Source(Protocol):
 
 
 def recover(mirrors: Path) -> None:
-    """Remove mirrors that were being made when their process died; nobody makes one now."""
+    """Remove what was being written when its process died; nobody writes now.
+
+    A git that outlives its dispatcher for a moment fails without its lock or its half pack.
+    """
     for path in mirrors.glob(f"{PART}*"):
         shutil.rmtree(path, ignore_errors=True)
+    for mirror in mirrors.glob("*.git"):
+        _remove(mirror, *_LOCKS, _HALF)
 
 
 def opened(source: settings.Source, mirrors: Path) -> Source:
@@ -169,6 +179,7 @@ class GitSource:
             self._fetch()
         except SourceError as error:
             words = str(error)
+            _remove(self.mirror, _HALF)  # git leaves them if the disk is full, and it stays full
             if not self._repaired(words):
                 raise SourceError(f"{shown(self.address)} cannot be fetched: {words}") from error
             self._prepare(there)
@@ -195,6 +206,8 @@ class GitSource:
 
     def _repaired(self, words: str) -> bool:
         """Whether it makes sense to try again now."""
+        if any(each in words for each in _FULL):
+            return False  # a sound mirror must not go because nothing can be written
         if ".lock'" in words or "cannot lock ref" in words:
             return _remove_stale(self.mirror)
         signs = (*_BROKEN, f"{self.mirror}/objects/")
@@ -359,10 +372,16 @@ def _changed(found: bytes) -> dict[str, list[str]]:
     return paths
 
 
+def _remove(mirror: Path, *patterns: str) -> None:
+    """Files of a git that is not there any more."""
+    for path in [each for pattern in patterns for each in mirror.glob(pattern)]:
+        path.unlink(missing_ok=True)
+
+
 def _remove_stale(mirror: Path) -> bool:
     """Lock files that nobody holds: git holds one for moments only."""
     before = time.time() - _STALE
-    found = [*mirror.glob("*.lock"), *(mirror / "refs").rglob("*.lock")]
+    found = [path for pattern in _LOCKS for path in mirror.glob(pattern)]
     stale = [each for each in found if each.stat().st_mtime < before]
     for each in stale:
         each.unlink(missing_ok=True)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from shell_runner.errors import NosejobsError
+from shell_runner.heartbeat import backoff
+
 from . import model, settings
 from .builds import Trees
 from .git import SourceError
@@ -55,14 +58,19 @@ class Watch:
 
     def run(self) -> None:
         """Until ``close``."""
+        failures = 0
         while not self._closed.is_set():
             self._poked.clear()
             again = self._wanted.poll
             try:
                 again = min(again, self.look())
+                failures = 0
             except Exception as error:
-                trace = not isinstance(error, SourceError)
+                trace = not isinstance(error, NosejobsError)
                 _LOG.error("source %s: %s", self._wanted.name, error, exc_info=trace)
+                # Whoever rang does not ring again because our disk was full.
+                again = min(again, backoff(failures))
+                failures += 1
             self._poked.wait(again)
 
     def poke(self) -> None:

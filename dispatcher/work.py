@@ -138,6 +138,16 @@ class Work:
         content, shipped = builds.artefact_tree(self._blobs, kept, f"build-{rows.build.id}.tar")
         return content, (shipped, checkout.tree)
 
+    def mistrust(self, job: model.Job) -> None:
+        """What was shipped for it is not what its row says: look at the files again.
+
+        A tree is made anew then; an artefact is missing from now on, and its job says so.
+        """
+        rows = self._rows(job)
+        self._trees.forget(rows.source, rows.change.revision)
+        if self._blobs.holds(rows.build.digest):
+            self._blobs.verify(rows.build.digest)
+
     # -- what comes back ----------------------------------------------------------
 
     def harvested(self, job: model.Job, package: Path) -> None:

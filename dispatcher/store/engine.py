@@ -166,6 +166,21 @@ def open_engine(where: str | os.PathLike[str]) -> Engine:
     return engine
 
 
+def check(engine: Engine) -> None:
+    """Read all of a SQLite file; StoreError says what is damaged and what can be done."""
+    if engine.dialect.name != "sqlite":
+        return
+    hint = f"\n  try: your last copy of it; or what can be read: sqlite3 {name_of(engine)} .recover"
+    try:
+        with engine.connect() as connection:
+            (told,) = connection.exec_driver_sql("PRAGMA quick_check(1)").one()
+            found = str(told).splitlines()[-1]
+    except DBAPIError as error:
+        found = str(error.orig)
+    if found != "ok":
+        raise StoreError(f"database {name_of(engine)} is damaged: {found}{hint}")
+
+
 def _url(where: str | os.PathLike[str]) -> URL:
     text = os.fspath(where)
     return make_url(text) if "://" in text else URL.create("sqlite", database=text)

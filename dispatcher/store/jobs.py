@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from .. import model
 from . import rows, tables
@@ -87,6 +87,12 @@ def load(connection: Connection) -> dict[str, int]:
 def move(connection: Connection, job: str, event: model.JobEvent, **fields: Any) -> bool:
     """An event of a job, and what else it sets; False: it does nothing (see ``rows.move``)."""
     return rows.move(connection, tables.job, model.JOBS, job, event, **fields)
+
+
+def describe(connection: Connection, job: str, detail: str) -> bool:
+    """Say why an open job does not go on; whether that is new.  How it ends says its end."""
+    new = update(tables.job).where(_JOB.id == job, _JOB.state.in_(_OPEN), _JOB.detail != detail)
+    return connection.execute(new.values(detail=detail)).rowcount == 1
 
 
 def hosts_of_build(connection: Connection, build: int) -> list[str]:

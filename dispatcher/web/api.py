@@ -485,15 +485,33 @@ for _name in _HOSTS:
 
 
 @acts.post("/poke/{source}", status_code=202)
-def poke(request: Request, source: _Name) -> answers.Done:
-    """Look at a source now: the doorbell for hooks of repositories."""
-    service = _context(request).service
+def poke(
+    request: Request, source: _Name, asked: answers.Action | None = None
+) -> answers.Done:
+    """Look at a source now: the doorbell for hooks of repositories; who rings may be left out."""
+    context = _context(request)
+    service = context.service
     names = [each.name for each in service.settings.sources]
     if source not in names:
         hint = actions.suggested(source, names, "there is none in the dispatcher's file")
         raise NotFound(f"there is no source {source!r}{hint}")
-    service.poke(source)
-    return answers.Done(changed=True, words=f"{source} is looked at")
+    service.poke(source)  # first: whoever waits for a commit does not wait for the record of it
+    who, why = (asked.who, asked.reason) if asked else ("", "")
+    told = ": ".join(filter(None, [f"from {_caller(request)}", why]))
+    words = f"{source} is looked at"
+    try:
+        with context.store.write(quiet=True) as connection:
+            audit.write(connection, time.time(), f"poke {source}", told, who=who)
+    except StoreError as error:
+        words = f"{words}; the audit does not have it: {error}"
+    return answers.Done(changed=True, words=words)
+
+
+def _caller(request: Request) -> str:
+    """From where somebody asks, and with which program, as that says itself."""
+    program = clean_line(request.headers.get("user-agent", ""), 100)
+    address = request.client.host if request.client else "an address that is not known"
+    return f"{address}, {program}" if program else address
 
 
 @acts.post("/notify", status_code=202)

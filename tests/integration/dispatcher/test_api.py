@@ -214,6 +214,11 @@ def test_the_doorbell_needs_no_body(served: Served) -> None:
     assert requests.post(url, headers={"X-Nosejobs": "1"}, timeout=20).status_code == 202
     assert served.service.poked == ["app"]
     assert "did you mean 'app'?" in detail(post(served, "/poke/ap"), 404)
+    assert post(served, "/poke/app").status_code == 202
+    named, nameless = [each for each in get(served, "/audit").json() if each["what"] == "poke app"]
+    assert (nameless["who"], named["who"]) == ("", "ann")
+    assert nameless["detail"].startswith("from 127.0.0.1, python-requests/")
+    assert named["detail"].endswith(": because")
 
 
 def test_a_notification_is_a_hint_with_a_signature(served: Served, build: int) -> None:

@@ -31,6 +31,11 @@ _HEADS = (
 _RUNS = select(tables.stage_run).where(_RUN.build.in_(_BUILDS)).order_by(_RUN.id)
 _DECISIONS = select(tables.decision).where(_DECISION.build.in_(_BUILDS)).order_by(_DECISION.stage)
 _LAST_AUDIT = select(func.max(_AUDIT.id))
+_AUDITED = (
+    select(_AUDIT.build)
+    .where(_AUDIT.id > bindparam("after"), _AUDIT.build.is_not(None))
+    .distinct()
+)
 
 T = TypeVar("T")
 
@@ -117,8 +122,7 @@ def audited(connection: Connection, after: int) -> tuple[int, set[int]]:
     last = connection.execute(_LAST_AUDIT).scalar() or 0
     if last <= after:
         return after, set()
-    statement = select(_AUDIT.build).where(_AUDIT.id > after, _AUDIT.build.is_not(None))
-    return last, set(connection.execute(statement.distinct()).scalars())
+    return last, set(connection.execute(_AUDITED, {"after": after}).scalars())
 
 
 def hosts_of(connection: Connection, builds: Collection[int]) -> dict[int, set[str]]:

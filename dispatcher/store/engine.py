@@ -23,7 +23,7 @@ from shell_runner.errors import NosejobsError
 #: Execution options of a connection: it writes; it rebuilds tables.
 WRITES = "nosejobs_writes"
 REBUILDS = "nosejobs_rebuilds"
-#: In ``Connection.info``: a statement of this transaction has changed a row.
+#: In ``Connection.info``: a statement of this transaction has changed a row.  SQLite counts itself.
 _TOUCHED = "nosejobs_touched"
 #: Seconds for which a process waits for another one's transaction.
 _PATIENCE = 30
@@ -150,6 +150,7 @@ def open_engine(where: str | os.PathLike[str]) -> Engine:
     url = _url(where)
     if url.get_backend_name() != "sqlite":
         engine = create_engine(url, pool_pre_ping=True)
+        event.listen(engine, "after_cursor_execute", _on_execute)
     else:
         if url.database:
             _prepare(Path(url.database))
@@ -162,7 +163,6 @@ def open_engine(where: str | os.PathLike[str]) -> Engine:
         )
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
-    event.listen(engine, "after_cursor_execute", _on_execute)
     return engine
 
 

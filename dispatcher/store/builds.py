@@ -19,7 +19,8 @@ _ALIVE = tuple(
 _OPEN = (model.BuildState.NEW, model.BuildState.BUILDING)
 
 _GET = rows.by_key(tables.build)
-_ACTIVE = (
+#: Numbers of those that something can still come of by itself.
+ACTIVE = (
     select(_BUILD.id)
     .where(rows.among(_BUILD.state, _OPEN))
     .union(select(_RUN.build).where(rows.among(_RUN.state, _ALIVE)))
@@ -87,7 +88,7 @@ def active(connection: Connection) -> list[int]:
     One that is blocked comes back with the new run of what blocks it.  So the stage runs of a
     build have to be added in the transaction that makes it built.
     """
-    return sorted(connection.execute(_ACTIVE).scalars())
+    return sorted(connection.execute(ACTIVE).scalars())
 
 
 def untouched(connection: Connection, source: int, branch: str) -> list[model.Build]:

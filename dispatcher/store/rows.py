@@ -123,7 +123,7 @@ def by_key(table: Table) -> Select[Any]:
 
 
 def among(column: Column[Any], states: Iterable[StrEnum]) -> ColumnElement[bool]:
-    """In one of these states, as words in the statement: a list of values would be compiled anew."""
+    """In one of these states, which are part of the statement: values would be filled in anew."""
     return column.in_([literal_column(f"'{state.value}'") for state in states])
 
 

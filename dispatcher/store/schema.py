@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect
 
-from .engine import REBUILDS, WRITES, StoreError, name_of, named
+from .engine import StoreError, begin, name_of, named
 
 #: Every schema that there has been, oldest first: the revisions in ``migrations/versions``.
 REVISIONS = ("0001",)
@@ -36,10 +36,10 @@ def _migrate(engine: Engine, target: str) -> Path | None:
     if found == target:
         return None
     copy = _copy(engine, found) if found else None
-    options = {WRITES: True, REBUILDS: True}
-    with engine.execution_options(**options).connect() as connection:
+    with engine.connect() as connection:
         connection.detach()  # its pragmas are not those of the others: it is closed afterwards
         with connection.begin():
+            begin(connection, writes=True, rebuilds=True)
             # Somebody else may have been faster, while we waited for the file.
             if _revision(engine, connection) != target:
                 _upgrade(connection, target)

@@ -110,7 +110,7 @@ class Reconciler:
         self._store, self._settings = store, settings
         self._trees, self._blobs = trees, blobs
         self._tell, self._clock = tell, clock
-        self._tasks = Tasks(store.changed.signal)
+        self._tasks = Tasks(store.due.signal)
         self._audited = -1
         #: By active build, what the last look has seen of it: rows of which nothing has come.
         self._known: dict[int, Rows] = {}
@@ -124,7 +124,7 @@ class Reconciler:
     def step(self) -> Seen:
         """All that can be done now."""
         while True:
-            count = self._store.changed.now()
+            count = self._store.due.now()
             seen = self._look()
             if not self._tasks.answer() and self._is_done(count, seen):
                 return seen
@@ -133,7 +133,7 @@ class Reconciler:
         """Until ``close``: whenever something has changed."""
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="task") as executor:
             while not self._closed.is_set():
-                count = self._store.changed.now()
+                count = self._store.due.now()
                 try:
                     seen = self._look()
                 except Exception as error:
@@ -143,16 +143,16 @@ class Reconciler:
                     continue
                 self._tasks.answer(executor)
                 if not seen.again:
-                    self._store.changed.wait(count + seen.wrote, _LOOK)
+                    self._store.due.wait(count + seen.wrote, _LOOK)
 
     def _is_done(self, count: int, seen: Seen) -> bool:
         """Nobody but us has written anything since ``count``, and we need no other look."""
-        return not seen.again and self._store.changed.now() <= count + seen.wrote
+        return not seen.again and self._store.due.now() <= count + seen.wrote
 
     def close(self) -> None:
         """The loop ends, with what it is at."""
         self._closed.set()
-        self._store.changed.signal()
+        self._store.due.signal()
 
     def _look(self) -> Seen:
         """One look at all rows, and what it decides, in one transaction."""

@@ -75,7 +75,10 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        #: Signalled by every commit of a row: for who shows rows.
         self.changed = Changed()
+        #: By those of which something may follow: for who decides.
+        self.due = Changed()
         #: Within a process, threads queue here: SQLite's own waiting polls and is unfair.
         self._turn = threading.Lock()
         self._who: int | None = None
@@ -88,11 +91,13 @@ class Store:
             yield connection
 
     @contextmanager
-    def write(self, *, quiet: bool = False) -> Iterator[Connection]:
-        """One transaction: all of it or nothing.  ``quiet``: nobody waits for this (a heartbeat).
+    def write(self, *, quiet: bool = False, follows: bool = True) -> Iterator[Connection]:
+        """One transaction: all of it or nothing.
 
-        Short ones only: nobody else writes meanwhile.  One that changed no row wakes nobody,
-        or a loop that looks and writes would wake itself for ever.
+        ``quiet``: nobody waits for this (a heartbeat).  ``follows``: False if people may look at
+        it, and nobody has to decide anything.  Short ones only: nobody else writes meanwhile.
+        One that changed no row wakes nobody, or a loop that looks and writes would wake itself
+        for ever.
         """
         with named(self.engine), self._mine(), self.engine.begin() as connection:
             begin(connection, writes=True)
@@ -101,7 +106,13 @@ class Store:
             yield connection
             touched = connection.info.pop(_TOUCHED, False) or changes_of(connection) != before
         if touched and not quiet:
-            self.changed.signal()
+            self.wake(follows=follows)
+
+    def wake(self, *, follows: bool = True) -> None:
+        """As a commit does."""
+        self.changed.signal()
+        if follows:
+            self.due.signal()
 
     @contextmanager
     def _mine(self) -> Iterator[None]:

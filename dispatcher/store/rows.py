@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
     BindParameter,
@@ -34,10 +34,13 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from .. import model
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 #: Values of one statement: SQLite takes 32 766, PostgreSQL 65 535.
 _VALUES = 10_000
@@ -213,7 +216,11 @@ def _value(name: str) -> str:
 @lru_cache
 def new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     """INSERT ... ON CONFLICT, which every database spells the same and SQLAlchemy does not."""
-    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    if dialect != "postgresql":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # megabytes that few need
+
+    return postgresql.insert(table)
 
 
 def add(connection: Connection, table: Table, fields: Mapping[str, Any]) -> int:

@@ -319,7 +319,7 @@ class Link:
         with self._store.write(quiet=True) as connection:
             is_news = hosts.beat(connection, self.name, time.time(), facts)
         if is_news:
-            self._store.changed.signal()
+            self._store.wake()
 
     def _out_of_reach(self, words: str) -> None:
         """It does not answer; after the lease its jobs are lost."""
@@ -346,8 +346,9 @@ class Link:
                 hosts.failed(connection, self.name, _short(words), most=most, at=now)
         return done
 
-    def _move(self, job: Job, event: JobEvent, **fields: object) -> bool:
-        with self._store.write() as connection:
+    def _tell(self, job: Job, event: JobEvent, **fields: object) -> bool:
+        """How far it is on its host, for people: nothing follows of that."""
+        with self._store.write(follows=False) as connection:
             return jobs.move(connection, job.id, event, **fields)
 
     # -- what is to be done -------------------------------------------------------
@@ -450,7 +451,7 @@ class Link:
                 return self._lose(job, str(error), blame=False)
             found, _ = client.submit(new, trees)
         self._hear(found)
-        return self._move(job, JobEvent.ACCEPT, submitted=time.time())
+        return self._tell(job, JobEvent.ACCEPT, submitted=time.time())
 
     def _withdraw(self, client: Client, job: Job) -> bool:
         return self._lose(job, "it was stopped before it began", blame=False, how="cancelled")
@@ -468,7 +469,7 @@ class Link:
     def _harvest(self, client: Client, job: Job) -> bool:
         found = self._told[job.id]
         if found.size > _AT_ONCE:
-            self._move(job, JobEvent.END)
+            self._tell(job, JobEvent.END)
         self._bring(client, job, found)
         with self._store.read() as connection:
             now = jobs.get(connection, job.id)
@@ -490,16 +491,20 @@ class Link:
     def _acknowledge(self, client: Client, job: Job) -> bool:
         """The host may forget it; whoever counts its work does so in the same transaction."""
         self._soften(lambda: client.acknowledge(job.id, job.package))
-        with self._store.write() as connection:
+        blamed = False
+        with self._store.write(follows=False) as connection:
             done = jobs.move(connection, job.id, JobEvent.ACKNOWLEDGE)
             if done:
                 counts = results.counts(connection, [job.id]).get(job.id, results.Counts())
                 part = retry.Part(job, trouble=counts.infrastructure)
-                if retry.blamed([part]):
+                blamed = bool(retry.blamed([part]))
+                if blamed:
                     words, most = retry.trouble(part), self._terms.quarantine
                     hosts.failed(connection, self.name, words, most=most, at=time.time())
                 else:
                     hosts.succeeded(connection, self.name)
+        if blamed:
+            self._store.wake()
         return done
 
     def _clear_away(self, client: Client, job: Job) -> bool:

@@ -12,9 +12,10 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -111,9 +112,11 @@ class Reconciler:
         self._store, self._settings = store, settings
         self._trees, self._blobs = trees, blobs
         self._tell, self._clock = tell, clock
-        self._tasks = Tasks(store.changed.signal)
+        self._tasks = Tasks(store.due.signal)
         self._audited = -1
+        #: By active build, what the last look has seen of it: rows of which nothing has come.
         self._known: dict[int, Rows] = {}
+        self._marks: dict[int, set[Any]] = {}
         #: By build, its config as its row has it, and what that means.
         self._configs: dict[int, tuple[object, Tree]] = {}
         self._closed = threading.Event()
@@ -123,7 +126,7 @@ class Reconciler:
     def step(self) -> Seen:
         """All that can be done now."""
         while True:
-            count = self._store.changed.now()
+            count = self._store.due.now()
             seen = self._look()
             if not self._tasks.answer() and self._is_done(count, seen):
                 return seen
@@ -132,7 +135,7 @@ class Reconciler:
         """Until ``close``: whenever something has changed."""
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="task") as executor:
             while not self._closed.is_set():
-                count = self._store.changed.now()
+                count = self._store.due.now()
                 try:
                     seen = self._look()
                 except Exception as error:
@@ -142,16 +145,16 @@ class Reconciler:
                     continue
                 self._tasks.answer(executor)
                 if not seen.again:
-                    self._store.changed.wait(count + seen.wrote, _LOOK)
+                    self._store.due.wait(count + seen.wrote, _LOOK)
 
     def _is_done(self, count: int, seen: Seen) -> bool:
         """Nobody but us has written anything since ``count``, and we need no other look."""
-        return not seen.again and self._store.changed.now() <= count + seen.wrote
+        return not seen.again and self._store.due.now() <= count + seen.wrote
 
     def close(self) -> None:
         """The loop ends, with what it is at."""
         self._closed.set()
-        self._store.changed.signal()
+        self._store.due.signal()
 
     def _look(self) -> Seen:
         """One look at all rows, and what it decides, in one transaction."""
@@ -160,16 +163,32 @@ class Reconciler:
             if self._audited < 0:
                 self._audited = int(notes.get(connection, _NOTE) or 0)
             audited, touched = board.audited(connection, self._audited)
-            found = board.of(connection, {*builds.active(connection), *touched})
+            marks = board.marks(connection)
             look = _Look(connection, self)
-            look.all(found)
+            look.all(self._found(connection, marks, touched))
             last = board.audited(connection, audited)[0]
             if last != self._audited:
                 notes.put(connection, _NOTE, b"%d" % last)
             look.seen.wrote = changes_of(connection) != before
         self._audited, self._known, self._configs = last, look.known, look.configs
+        self._marks = marks
         self._tell(look.seen)
         return look.seen
+
+    def _found(
+        self, connection: Connection, marks: Mapping[int, set[Any]], touched: Set[int]
+    ) -> list[Rows]:
+        """Rows of active builds, and of those that somebody has touched, oldest first.
+
+        Most of them are as they were at the last look, and are not read again.
+        """
+        same = {
+            build: self._known[build]
+            for build, mark in marks.items()
+            if build in self._known and build not in touched and self._marks.get(build) == mark
+        }
+        read = board.of(connection, (marks.keys() | touched) - same.keys())
+        return sorted([*same.values(), *read], key=lambda rows: rows.build.id)
 
     # -- what takes longer --------------------------------------------------------
 
@@ -223,6 +242,8 @@ class _Look:
         self.seen = Seen()
         #: Rows of builds for which nothing was to be done.
         self.known: dict[int, Rows] = {}
+        #: Builds of which other rows than these were written.
+        self._written: set[int] = set()
         #: Those that this look had to understand, or the last one has.
         self.configs: dict[int, tuple[object, Tree]] = {}
 
@@ -233,8 +254,10 @@ class _Look:
                 self._one(rows)
         room = self._room()
         for rows in found:
-            may = rows.source in self._every or room > 0 or not (self._busy or self._wants)
-            if rows.build.state is BuildState.NEW and may:
+            if rows.build.state is not BuildState.NEW:
+                continue
+            self.known[rows.build.id] = rows  # whatever is written of it changes its mark
+            if rows.source in self._every or room > 0 or not (self._busy or self._wants):
                 self._new(rows)
                 room -= 1
         self._place()
@@ -259,7 +282,7 @@ class _Look:
                 if run.state is StageState.PLACING and run.stage != BUILD:
                     self._want_stage(rows, run)
             self._look_ahead(rows)
-        if rows == before:
+        if rows == before and rows.build.id not in self._written:
             self.known[rows.build.id] = rows
 
     def _look_ahead(self, rows: Rows) -> None:
@@ -452,6 +475,8 @@ class _Look:
         tree = self._tree(rows)
         facts = promotion.Facts(rows.build.state, tree, rows.runs, rows.tags, rows.decisions)
         plan = promotion.plan(facts)
+        if plan.revoke or plan.give:
+            self._written.add(rows.build.id)
         for revoke in plan.revoke:
             who = {"who": model.POLICY, "reason": revoke.reason, "at": self._now}
             tags.revoke_tag(self._connection, revoke.tag, **who)  # type: ignore[arg-type]

@@ -534,7 +534,7 @@ async def notify(request: Request) -> answers.Done:
         told = None
     if not isinstance(told, dict) or not is_uuid(told.get("job")):
         raise HTTPException(422, "the notification names no job")
-    context.store.changed.signal()
+    context.store.wake()
     return answers.Done(changed=False, words=f"job {told['job']} is looked at")
 
 

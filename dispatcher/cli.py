@@ -9,6 +9,7 @@ else goes to standard error.  Loads nothing at its top that a help text can do w
 from __future__ import annotations
 
 import functools
+import gc
 import getpass
 import os
 import re
@@ -154,6 +155,8 @@ def up(file: Path) -> None:
         words = f"this command needs the package {error.name}"
         raise Trouble(f"{words}\n  try: {hint}") from error
     running.run(found, say)
+    # All is closed: nobody waits until the interpreter has looked for cycles in what it loaded.
+    gc.freeze()
 
 
 def _settings(file: Path) -> Any:

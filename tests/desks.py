@@ -18,6 +18,7 @@ from shell_runner.remote import identity, layout, queue, starting
 from shell_runner.remote.job import JobConfig
 from shell_runner.submission import Submission, prepare
 from shell_runner.told import Job
+from tests import warm
 
 #: Seconds that anything may take on a machine with much to do.
 PATIENCE = 60.0
@@ -35,7 +36,10 @@ def script(folder: Path, name: str, text: str = "exit 0") -> Path:
 
 @contextmanager
 def state(folder: Path) -> Iterator[Path]:
-    """State, cache and temporary files below ``folder``; no worker is left behind."""
+    """State, cache and temporary files below ``folder``; no worker is left behind.
+
+    The host was used before: it has the code.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("state", "cache", "tmp"):
             (folder / name).mkdir(mode=0o700)
@@ -43,6 +47,8 @@ def state(folder: Path) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("TMPDIR", str(folder / "tmp"))
         patch.delenv("NOSEJOBS_HOST", raising=False)
+        warm.cache(folder / "cache")
+        warm.queue(Path(queue.folder()))
         try:
             yield folder
         finally:

@@ -26,6 +26,7 @@ from shell_runner.remote.job import ARCHIVE, TREE, Content, JobConfig, JobTest, 
 from shell_runner.remote.model import Execution, Test, execution_from_row
 from shell_runner.remote.queue import JobRow, Queue, State
 from shell_runner.remote.store import FILE, Entry, Store
+from tests import warm
 
 #: Seconds that anything may take on a machine with much to do.
 PATIENCE = 60.0
@@ -70,14 +71,17 @@ class Host:
 
     def install(self, change: Mapping[str, bytes] | None = None) -> str:
         """The code below ``code``, with some files changed; its digest."""
-        digest, data = gateways.code()
+        digest, _ = gateways.code()
         if change:
             digest = hashlib.sha256(digest.encode() + repr(change).encode()).hexdigest()
         place = Path(layout.code(self.folder, digest))
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            archive.extractall(place)
+        warm.put(place)
         for name, text in (change or {}).items():
-            (place / "nosejobs_host" / name).write_bytes(text)
+            path = place / "nosejobs_host" / name
+            for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+                compiled.unlink()
+            path.unlink()
+            path.write_bytes(text)
         return digest
 
     # -- contents -----------------------------------------------------------------

@@ -24,7 +24,9 @@ from typing import Any, Self
 import pytest
 
 from shell_runner import ca
+from shell_runner.remote import capacity
 from shell_runner.remote.job import is_uuid
+from tests import warm
 
 CHECKOUT = Path(__file__).parents[1]
 PATIENCE = 60.0
@@ -97,6 +99,9 @@ class Machine:
         self.fleet = fleet
         for name in ("state", "cache", "tmp", "home", "user", "here"):
             (folder / name).mkdir(mode=0o700)
+        # It was used before.
+        warm.cache(folder / "cache")
+        warm.queue(Path(capacity.host_folder(str(folder / "state/nosejobs")), "jobs"))
         self._init: subprocess.Popen[str] | None = None
         self._agent = 0
         self.port = _free_port()

@@ -1,14 +1,17 @@
 """Dispatchers that are killed: `nosejobs up` in processes of their own, with a moment to die at.
 
 Each is the command itself, in a process that was forked from one that has imported the modules
-(they take longer than what is tested).  Steps that are too short to be seen from outside are
-points: a function of the dispatcher is wrapped in that process alone, and the process kills itself
-with SIGKILL before or after the call.  Nothing else differs from what an operator starts.
+(they take longer than what is tested).  Other commands of a shell can be had the same way.
+
+Steps that are too short to be seen from outside are points: a function of the dispatcher is wrapped
+in that process alone, and the process kills itself with SIGKILL before or after the call.  Nothing
+else differs from what an operator starts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import itertools
 import json
@@ -148,19 +151,41 @@ class Cradle:
 
     def begin(self, folder: Path, environment: Mapping[str, str], point: str = "") -> Mortal:
         """`nosejobs up` in a folder with a dispatcher.toml, whose words are in up.log there."""
+        return self.command(folder, environment, "up", out="up.log", point=point)
+
+    def command(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        *words: str,
+        out: str,
+        error: str = "",
+        point: str = "",
+    ) -> Mortal:
+        """Any command of `nosejobs`; ``out``, ``error``: files there that get what it writes."""
+        order = {
+            "folder": str(folder), "environment": dict(environment), "point": point,
+            "words": words, "out": out, "error": error or out,
+        }  # fmt: skip
+        for name in (out, error):
+            (folder / (name or out)).touch(0o600)
+        return Mortal(self._ask(order), self._ask)
+
+    def _ask(self, order: Mapping[str, Any] | int) -> int:
         assert self._process.stdin
         assert self._process.stdout
-        order = {"folder": str(folder), "environment": dict(environment), "point": point}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        return Mortal(int(self._process.stdout.readline()))
+        return int(self._process.stdout.readline())
 
 
 class Mortal:
-    """One dispatcher."""
+    """One dispatcher, or another command."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, bury: Callable[[int], int]) -> None:
+        """``bury``: waits for a dead one; its exit status, negative for a signal."""
         self.pid = pid
+        self._bury = bury
         self._descriptor = os.pidfd_open(pid)
 
     def send(self, number: int) -> None:
@@ -191,37 +216,57 @@ class Mortal:
         """Whatever it does."""
         self.kill()
         os.close(self._descriptor)
+        self._bury(self.pid)
+
+    def ended(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        self.wait()
+        os.close(self._descriptor)
+        return self._bury(self.pid)
 
 
 def _main() -> None:
-    import uvicorn.loops.auto  # noqa: F401
+    # What a dispatcher loads when it needs it; alembic: to make a database.
+    import alembic.command  # noqa: F401
+    import click
+    import uvicorn.lifespan.on
+    import uvicorn.loops.auto
+    import uvicorn.protocols.http.auto
+    import uvicorn.protocols.websockets.auto  # noqa: F401
 
+    import dispatcher.asking
     import dispatcher.cli
+    import dispatcher.following
     import dispatcher.running
+    import dispatcher.shown
+    import shell_runner.ca  # noqa: F401
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # What is here is not looked at again by each: a page that is not touched is not copied.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
+        if isinstance(order, int):
+            print(os.waitstatus_to_exitcode(os.waitpid(order, 0)[1]), flush=True)
+            continue
         child = os.fork()
         if not child:
             _become(order)
-            dispatcher.cli.up.main(["--config", "dispatcher.toml"], prog_name="nosejobs up")
+            click.Group("nosejobs", commands=list(dispatcher.cli.ALL)).main(order["words"])
         print(child, flush=True)
 
 
 def _become(order: Mapping[str, Any]) -> None:
     """As a shell would start it."""
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
     tempfile.tempdir = None
     null = os.open(os.devnull, os.O_RDONLY)
-    log = os.open("up.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    for number, name in ((1, order["out"]), (2, order["error"])):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     if match := _COMMIT.fullmatch(order["point"]):
         _install_at_commit(int(match[2]), after=match[1] == "after")
     elif order["point"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from tests.whole import Tree
 
 #: Seconds that anything may take on a machine with much to do.
 PATIENCE = 60.0
+#: Seconds between two looks: at what has a process in it, or a file.
+_LOOK = 0.02
 CONFIG = """
 [build]
 command = '''echo "$NOSEJOBS_JOB $NOSEJOBS_ATTEMPT build" >> {ran}; mkdir dist; cp app dist/'''
@@ -41,9 +44,12 @@ _LEFT = (".part", ".new-", ".tmp", "tmp_")
 class Scene:
     """One repository, one data folder, one dispatcher at a time."""
 
-    def __init__(self, folder: Path, cradle: Cradle) -> None:
-        """``folder``: as ``desks.state`` makes it; the hosts of this machine live there."""
-        self.folder, self._cradle = folder, cradle
+    def __init__(self, folder: Path, cradle: Cradle, empty: Path) -> None:
+        """``folder``: as ``desks.state`` makes it; the hosts of this machine live there.
+
+        ``empty``: a database to begin with.
+        """
+        self.folder, self._cradle, self._empty = folder, cradle, empty
         self.data = folder / "data"
         #: Each command and each test writes here who it is.
         self.ran = folder / "ran"
@@ -91,9 +97,15 @@ class Scene:
 
     def up(self, point: str = "", **more: str) -> Mortal:
         """Another one, which dies at that point."""
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **more}
-        self._dispatchers.append(self._cradle.begin(self.folder, environment, point))
+        if not self.data.exists():
+            self.data.mkdir(mode=0o700)
+            self.fill()
+        self._dispatchers.append(self._cradle.begin(self.folder, environment(**more), point))
         return self._dispatchers[-1]
+
+    def fill(self) -> None:
+        """The data folder has a database that nobody has to make."""
+        shutil.copy(self._empty, self.data / "dispatcher.db")
 
     def close(self) -> None:
         """None is left."""
@@ -127,7 +139,7 @@ class Scene:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}\n{self._told()}"
-            time.sleep(0.005)
+            time.sleep(_LOOK)
 
     def _told(self) -> str:
         found = [
@@ -209,6 +221,11 @@ class Scene:
         return [job for job, _, name in words if name == stage]
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Ours, with this checkout."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **more}
+
+
 def check_queue(state: Path) -> None:
     """No host with its state there has a job that anybody waits for, nor a worker."""
     queues = list(state.glob("nosejobs/hosts/*/jobs/queue.db"))
@@ -228,7 +245,7 @@ def await_gone(folder: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while left := _processes_of(folder):
         assert time.monotonic() < deadline, left
-        time.sleep(0.005)
+        time.sleep(_LOOK)
 
 
 def _processes_of(folder: Path) -> list[str]:

@@ -7,22 +7,31 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.store import open_store
 from tests import desks
 from tests.mortal import Cradle
 from tests.scene import Scene, await_gone
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cradle() -> Iterator[Cradle]:
     with Cradle() as found:
         yield found
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the schema and nothing else: migrating takes longer than a copy."""
+    path = tmp_path_factory.mktemp("empty") / "dispatcher.db"
+    open_store(path).close()
+    return path
+
+
 @pytest.fixture
-def scene(tmp_path: Path, cradle: Cradle) -> Iterator[Scene]:
+def scene(tmp_path: Path, cradle: Cradle, empty: Path) -> Iterator[Scene]:
     """Everything is there but the dispatcher; at the end no process is left."""
     with desks.state(tmp_path):
-        found = Scene(tmp_path, cradle)
+        found = Scene(tmp_path, cradle, empty)
         found.settle()
         yield found
         found.close()

@@ -200,6 +200,7 @@ def disk(scene: Scene) -> Iterator[Disk]:
     scene.data.mkdir()
     found = Disk(scene.data, "12m")
     found.mount()
+    scene.fill()
     yield found
     scene.close()
     found.unmount()

@@ -1,21 +1,17 @@
 """``nosejobs up`` as a process: where it answers, one a folder, how it ends, logs as they come."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
-pytestmark = pytest.mark.long
+from tests.mortal import Cradle, Mortal
+from tests.scene import environment
 
-ROOT = Path(__file__).parents[3]
-NOSEJOBS = (sys.executable, "-m", "dispatcher")
 SETTINGS = """
 [dispatcher]
 listen = "127.0.0.1:0"
@@ -35,6 +31,55 @@ echo "the last line"
 """
 
 
+class Shell:
+    """Commands in a folder; what they write is in files there."""
+
+    def __init__(self, folder: Path, cradle: Cradle) -> None:
+        self.folder, self._cradle = folder, cradle
+        self._running: list[Mortal] = []
+
+    def begin(self, *words: str, name: str) -> Mortal:
+        """One that runs on; ``name``: of its files."""
+        found = {key: text for key, text in environment().items() if key != "NOSEJOBS_URL"}
+        out, error = f"{name}.out", f"{name}.err"
+        self._running.append(self._cradle.command(self.folder, found, *words, out=out, error=error))
+        return self._running[-1]
+
+    def up(self, name: str) -> Mortal:
+        """A dispatcher, once it answers."""
+        process = self.begin("up", name=name)
+        until(lambda: self.address.is_file() or not process.is_alive)
+        assert process.is_alive, self.said(name)
+        return process
+
+    def run(self, *words: str, name: str) -> int:
+        """The exit status of one that ends."""
+        return self.end(self.begin(*words, name=name))
+
+    def end(self, process: Mortal) -> int:
+        """Its exit status, when it has ended."""
+        self._running.remove(process)
+        return process.ended()
+
+    @property
+    def address(self) -> Path:
+        """Where the dispatcher answers."""
+        return self.folder / "data" / "url"
+
+    def said(self, name: str) -> str:
+        """On standard error."""
+        return (self.folder / f"{name}.err").read_text()
+
+    def wrote(self, name: str) -> str:
+        """On standard output."""
+        return (self.folder / f"{name}.out").read_text()
+
+    def close(self) -> None:
+        """None is left."""
+        for each in self._running:
+            each.close()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A dispatcher's, with a tree of one test that waits for a file."""
@@ -47,97 +92,54 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def environment() -> dict[str, str]:
-    found = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found.pop("NOSEJOBS_URL", None)
-    return found
-
-
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    """Until it answers."""
-    process = subprocess.Popen(
-        [*NOSEJOBS, "up"], cwd=folder, env=environment(), stderr=subprocess.PIPE
-    )
-    until(lambda: (folder / "data" / "url").is_file() or process.poll() is not None)
-    assert process.poll() is None, process.communicate()
-    return process
-
-
 @pytest.fixture
-def up(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    process = start(folder)
-    yield process
-    if process.poll() is None:
-        process.kill()
-        process.communicate()
+def shell(folder: Path, cradle: Cradle) -> Iterator[Shell]:
+    found = Shell(folder, cradle)
+    yield found
+    found.close()
     # An agent outlives a dispatcher that was killed: the next one takes it down.
     for each in psutil.process_iter(["cmdline"]):
         if any(str(folder) in word for word in each.info["cmdline"] or ()):
             each.kill()
 
 
-def until(ready: object, seconds: float = 40.0) -> None:
-    assert callable(ready)
+def until(ready: Callable[[], object], seconds: float = 40.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*NOSEJOBS, *arguments], cwd=folder, env=environment(), capture_output=True, text=True,
-        timeout=60,
-    )  # fmt: skip
-
-
-def test_a_folder_has_one_dispatcher_until_ctrl_c(
-    folder: Path, up: subprocess.Popen[bytes]
-) -> None:
-    url = (folder / "data" / "url").read_text().strip()
+def test_a_folder_has_one_dispatcher_until_ctrl_c(shell: Shell) -> None:
+    up = shell.up("up")
+    url = shell.address.read_text().strip()
     assert requests.get(f"{url}/api/v1/status", timeout=20).ok
-    done = run(folder, "up")
-    assert done.returncode == 2
-    assert f"another dispatcher (process {up.pid}) works with" in done.stderr
-    up.send_signal(signal.SIGINT)
-    words = up.communicate(timeout=30)[1].decode()
-    assert up.returncode == 0
-    assert f"nosejobs dispatcher: {url}, data in {folder / 'data'}" in words
+    assert shell.run("up", name="another") == 2
+    assert f"another dispatcher (process {up.pid}) works with" in shell.said("another")
+    up.send(signal.SIGINT)
+    assert shell.end(up) == 0
+    words = shell.said("up")
+    assert f"nosejobs dispatcher: {url}, data in {shell.folder / 'data'}" in words
     assert "Traceback" not in words
-    assert not (folder / "data" / "url").exists()
-    assert run(folder, "builds", "--url", url).returncode == 6
+    assert not shell.address.exists()
+    assert shell.run("builds", "--url", url, name="builds") == 6
 
 
-def test_a_log_is_followed_through_a_kill_of_the_dispatcher(
-    folder: Path, up: subprocess.Popen[bytes]
-) -> None:
-    until(lambda: run(folder, "show", "latest", "--json").returncode == 0)
-    url = (folder / "data" / "url").read_text().strip()
-    follower = subprocess.Popen(
-        [*NOSEJOBS, "logs", "-f", "1", "unit", "--url", url], cwd=folder, env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert follower.stdout is not None
-    try:
-        lines = iter(follower.stdout.readline, b"")
-        assert any(b"the first line" in line for line in lines)
-        up.kill()
-        up.communicate()
-        (folder / "data" / "url").unlink()
-        port = url.rpartition(":")[2]
-        text = SETTINGS.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"')
-        (folder / "dispatcher.toml").write_text(text)
-        again = start(folder)
-        try:
-            (folder / "gate").touch()
-            rest = b"".join(lines)
-            assert rest.count(b"the last line") == 1
-            assert b"the first line" not in rest
-            assert follower.wait(30) == 0
-            assert run(folder, "show", "1", "--wait").returncode == 0
-        finally:
-            again.send_signal(signal.SIGINT)
-            again.communicate(timeout=30)
-    finally:
-        follower.kill()
-        follower.communicate()
+def test_a_log_is_followed_through_a_kill_of_the_dispatcher(shell: Shell) -> None:
+    up = shell.up("up")
+    url = shell.address.read_text().strip()
+    until(lambda: requests.get(f"{url}/api/v1/builds", timeout=20).json())
+    follower = shell.begin("logs", "-f", "1", "unit", "--url", url, name="logs")
+    until(lambda: "the first line" in shell.wrote("logs"))
+    up.kill()
+    shell.address.unlink()
+    port = url.rpartition(":")[2]
+    text = SETTINGS.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"')
+    (shell.folder / "dispatcher.toml").write_text(text)
+    again = shell.up("again")
+    (shell.folder / "gate").touch()
+    assert shell.end(follower) == 0
+    assert [shell.wrote("logs").count(f"the {each} line") for each in ("first", "last")] == [1, 1]
+    assert shell.run("show", "1", "--wait", name="show") == 0
+    again.send(signal.SIGINT)
+    assert shell.end(again) == 0

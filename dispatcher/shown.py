@@ -25,6 +25,8 @@ _STYLES = {
     "cancelled": "yellow", "superseded": "dim", "up": "green", "down": "red",
     "quarantined": "red", "draining": "yellow",
 }  # fmt: skip
+#: What a run that has passed says, and the column of its tests says better.
+_COUNTED = re.compile(r"[0-9]+ tests?")
 #: Failed tests, and numbers, that are shown of a stage.
 _MOST = 20
 _WIDE = 160
@@ -108,7 +110,7 @@ def _because(stage: Values, hosts: Sequence[str], tagged: Mapping[str, bool]) ->
     if run["state"] == "passed" and stage["name"] != "build" and not stage["tagged"]:
         missing = [name for name in stage["needs"] if not tagged.get(name, True)]
         return f"no tag: {', '.join(missing)} has none" if missing else "its tag was revoked"
-    detail = str(run["detail"])
+    detail = "" if _COUNTED.fullmatch(run["detail"]) else str(run["detail"])
     return detail.removeprefix(f"{hosts[0]}: ") if len(hosts) == 1 else detail
 
 

@@ -58,8 +58,8 @@ def test_why_a_stage_that_passed_has_no_tag(capsys: pytest.CaptureFixture[str]) 
         stage("audit", run("audit", detail="3 tests")),
     ]
     lines = printed(shown.stages({"stages": stages, "jobs": []}), capsys)
-    assert [line.split("1.5 s  ")[1] for line in lines[1:]] == [
-        "its tag was revoked", "no tag: unit has none", "3 tests",
+    assert [line.split("1.5 s")[1].strip() for line in lines[1:]] == [
+        "its tag was revoked", "no tag: unit has none", "",
     ]  # fmt: skip
 
 

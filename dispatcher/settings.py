@@ -310,7 +310,8 @@ def explain(settings: Settings) -> list[str]:
 def _explain_source(source: Source) -> str:
     where = f"git {source.git}, {', '.join(source.branches)}" if source.git else source.directory
     paths = f", changes to {', '.join(source.paths)}" if source.paths else ""
-    which = "every commit" if source.bursts == "every" else "the newest commit"
+    what = "commit" if source.git else "state"
+    which = f"every {what}" if source.bursts == "every" else f"the newest {what}"
     return f"source {source.name}: {where}{paths}; {which}, a look every {source.poll:g} s"
 
 

@@ -55,6 +55,7 @@ class Watch:
         self._poked = threading.Event()
         self._closed = threading.Event()
         self._noted = 0.0
+        self._told = ""
 
     def run(self) -> None:
         """Until ``close``."""
@@ -64,14 +65,20 @@ class Watch:
             again = self._wanted.poll
             try:
                 again = min(again, self.look())
-                failures = 0
+                failures, self._told = 0, ""
             except Exception as error:
-                trace = not isinstance(error, NosejobsError)
-                _LOG.error("source %s: %s", self._wanted.name, error, exc_info=trace)
+                self._tell(error)
                 # Whoever rang does not ring again because our disk was full.
                 again = min(again, backoff(failures))
                 failures += 1
             self._poked.wait(again)
+
+    def _tell(self, error: Exception) -> None:
+        """Once, and not again with each look, until it is another trouble."""
+        if self._told != str(error):
+            trace = not isinstance(error, NosejobsError)
+            _LOG.error("source %s: %s", self._wanted.name, error, exc_info=trace)
+        self._told = str(error)
 
     def poke(self) -> None:
         """Look now."""

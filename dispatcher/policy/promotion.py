@@ -184,7 +184,9 @@ def may_rerun(facts: Facts, stage: str, failed_only: bool = False) -> str:
         return f"the build is {facts.state}: there is nothing that {stage} could test"
     going = [run for run in runs if not run.state.over]
     if going:
-        return f"run {going[0].number} of {stage} is {going[0].state}: cancel it first"
+        run = going[0]
+        state = f"run {run.number} of {stage} is {run.state}"
+        return f"{state}: it has not run yet" if run.state.idle else f"{state}: cancel it first"
     if failed_only and not standing(runs):
         return f"no run of {stage} has got to its end: run all of it again"
     return ""

@@ -54,16 +54,18 @@ _BEFORE = {
 #: no tag that counts), what it makes of the build, and the words for the stages in it.
 _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.RUNNING, Outcome.GOING, "runs {}"),
-    (StageState.PLACING, Outcome.GOING, "{} waits for a host"),
+    (StageState.PLACING, Outcome.GOING, "{} wait{s} for a host"),
     (StageState.FAILED, Outcome.FAILED, "stopped at {}"),
     (StageState.ERROR, Outcome.ERROR, "{} could not be run"),
-    (StageState.CANCELLED, Outcome.STOPPED, "{} was cancelled"),
-    (StageState.GATED, Outcome.STOPPED, "{} needs an approval"),
-    (StageState.HELD, Outcome.STOPPED, "{} is held"),
-    (None, Outcome.STOPPED, "{} has no tag that counts"),
-    (StageState.WAITING, Outcome.STOPPED, "{} waits"),
-    (StageState.BLOCKED, Outcome.STOPPED, "{} is blocked"),
+    (StageState.CANCELLED, Outcome.STOPPED, "{} {was} cancelled"),
+    (StageState.GATED, Outcome.STOPPED, "{} need{s} an approval"),
+    (StageState.HELD, Outcome.STOPPED, "{} {is} held"),
+    (None, Outcome.STOPPED, "{} {has} no tag that counts"),
+    (StageState.WAITING, Outcome.STOPPED, "{} wait{s}"),
+    (StageState.BLOCKED, Outcome.STOPPED, "{} {is} blocked"),
 )
+#: Stages that are all named; of more, two are.
+_MANY = 3
 
 
 def newest(runs: Iterable[StageRun]) -> dict[str, StageRun]:
@@ -90,7 +92,7 @@ def of(
     for state, outcome, words in _STAGES:
         names = [run.stage for run in stages if _seen(run, counting) is state]
         if names:
-            return Standing(outcome, words.format(", ".join(names)))
+            return Standing(outcome, _said(words, names))
     return Standing(Outcome.PASSED, "passed" if stages else "built; it has no stages")
 
 
@@ -100,6 +102,16 @@ def _seen(run: StageRun, counting: Collection[str] | None) -> StageState | None:
     if run.stage in counting:
         return StageState.PASSED
     return None if run.state is StageState.PASSED else run.state
+
+
+def _said(words: str, names: Sequence[str]) -> str:
+    """Of one stage, or of several; not of all that wait behind the first ones."""
+    named = names if len(names) <= _MANY else [*names[:2], f"{len(names) - 2} more"]
+    who = " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
+    verbs = {"s": "s", "was": "was", "is": "is", "has": "has"}
+    if len(names) > 1:
+        verbs = {"s": "", "was": "were", "is": "are", "has": "have"}
+    return words.format(who, **verbs)
 
 
 def settled(build: Build, facts: promotion.Facts) -> Standing:

@@ -223,11 +223,12 @@ def stage_jobs(
 
 
 def _run(connection: Connection, build: int, stage: str, number: int | None) -> model.StageRun:
-    actions.build_of(connection, build)
+    row = actions.build_of(connection, build)
     runs = stage_runs.of_build(connection, build)
     names = dict.fromkeys(run.stage for run in runs)
     if stage not in names:
-        hint = actions.suggested(stage, names, "it has none yet")
+        none = f"it is {row.state}: {row.detail}" if row.detail else "it has none yet"
+        hint = actions.suggested(stage, names, none)
         raise NotFound(f"build {build} has no stage {stage!r}{hint}")
     found = [run for run in runs if run.stage == stage and number in (None, run.number)]
     if not found:

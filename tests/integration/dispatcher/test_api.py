@@ -196,7 +196,7 @@ def test_a_rerun_can_be_of_failed_tests_only(served: Served, build: int) -> None
     assert answer.status_code == 201
     assert (answer.json()["number"], answer.json()["only"]) == (2, 1)
     again = post(served, f"/builds/{build}/stages/audit/rerun")
-    assert "run 2 of audit is waiting: cancel it first" in detail(again, 409)
+    assert "run 2 of audit is waiting: it has not run yet" in detail(again, 409)
 
 
 def test_hosts_are_drained_and_resumed(served: Served, build: int) -> None:

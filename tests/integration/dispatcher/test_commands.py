@@ -18,9 +18,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from dispatcher import cli
-from dispatcher.model import Job, StageEvent
-from dispatcher.store import jobs, stage_runs
+from dispatcher import cli, model
+from dispatcher.model import BuildEvent, Job, StageEvent
+from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote import package
 
 from . import serving
@@ -60,6 +60,16 @@ def test_builds_are_a_table_or_json(served: Served, run: Run) -> None:
     (found,) = json.loads(run("builds", "--json").stdout)
     assert found["number"] == 1
     assert json.loads(run("builds", "--json", "--level", "ship").stdout) == []
+    assert run("builds", "--level", "ship").stderr == "no such builds\n"
+
+
+def test_a_source_that_cannot_be_read_is_no_silence(served: Served, run: Run) -> None:
+    with served.store.write() as connection:
+        key = changes.source(connection, "app", "git")
+        changes.looked(connection, key, time.time(), "/srv/app.git cannot be read: gone")
+    done = run("builds")
+    assert done.stderr == "no builds\nsource app: /srv/app.git cannot be read: gone\n"
+    assert run("builds", "--json").output == "[]\n"
 
 
 def test_show_says_why_and_what_to_do(served: Served, run: Run) -> None:
@@ -142,11 +152,11 @@ def test_hosts_are_drained_and_resumed(served: Served, run: Run) -> None:
         (["tag", "1", "unit"], "Missing option '--reason'"),
         (["approve", "1", "unti"], "did you mean 'unit'?"),
         (["approve", "1", "../../x"], "there is no"),
-        (["rerun", "1", "smoke"], "run 1 of smoke is waiting: cancel it first"),
+        (["rerun", "1", "smoke"], "run 1 of smoke is waiting: it has not run yet"),
         (["hosts", "drain", "h\x1b[31m9"], "there is no host 'h\\x1b[31m9'; there is none yet"),
         (["poke", "nix"], "there is no source 'nix'"),
         (["builds", "--state", "odd"], "state: "),
-        (["logs", "1", "unit"], "unit of build 1 has not been given to a host yet"),
+        (["logs", "1", "unit"], "unit of build 1 has not been given to a host yet: it is"),
         (["builds", "--url", "file:///etc/passwd"], "is no address"),
     ],
 )
@@ -280,6 +290,19 @@ def stored(served: Served, build: int, *logs: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_without_a_log_it_says_why(served: Served, run: Run, follow: list[str]) -> None:
+    with served.store.write() as connection:
+        source = changes.source(connection, "app", "git")
+        change = model.Change(source, "main", "abcd" * 10, seen=1.0)
+        build = builds.add(connection, changes.add(connection, change), 1.0)
+        why = "nosejobs.toml:3: no"
+        assert builds.move(connection, build, BuildEvent.REJECT, detail=why, ended=1.0)
+    done = run("logs", *follow, "1", "unit")
+    assert done.exit_code == 2
+    assert why in done.stderr
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
 def test_a_log_is_printed_from_its_package(served: Served, run: Run, follow: list[str]) -> None:
     build = add(served)
     big = b"x" * 300_000 + b"\n"
@@ -367,7 +390,7 @@ def test_up_names_what_is_wrong_with_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "dispatcher.toml cannot be read: No such file" in invoke("up").stderr
+    assert "there is no dispatcher.toml" in invoke("up").stderr
     (tmp_path / "dispatcher.toml").write_text('[dispatcher]\nlisten = "0.0.0.0:80"\n')
     done = invoke("up")
     assert done.exit_code == 2
@@ -385,6 +408,18 @@ def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.Mon
     assert done.exit_code == 2
     assert "needs the package uvicorn" in done.stderr
     assert "pip install 'pytest-nosejobs[dispatcher]'" in done.stderr
+
+
+def test_help_fits_a_terminal_and_says_what_a_build_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shell_runner.cli import main
+
+    monkeypatch.setenv("COLUMNS", "80")
+    every = click.Group("nosejobs", commands=[*cli.ALL, *main.commands.values()])
+    listed = CliRunner().invoke(every, ["--help"]).output.partition("Commands:")[2]
+    assert len(listed.splitlines()) > len(COMMANDS.commands)
+    assert "..." not in listed
+    for name in ("show", "logs", "approve", "cancel", "rerun"):
+        assert "BUILD is its number" in invoke(name, "--help").output
 
 
 def test_every_command_is_an_entry_point() -> None:

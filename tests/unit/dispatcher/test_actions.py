@@ -134,7 +134,7 @@ def test_failed_tests_run_again_alone(store: Store) -> None:
         assert (run.number, run.only, run.who) == (2, ("a", "b"), "ann")
         assert stage_runs.get(connection, run.id) == run
         assert last(connection).detail == "run 2 of 2 tests: to see"
-        with pytest.raises(Refused, match="run 2 of unit is waiting: cancel it first"):
+        with pytest.raises(Refused, match="run 2 of unit is waiting: it has not run yet"):
             actions.rerun(connection, build, "unit", ANN)
 
 

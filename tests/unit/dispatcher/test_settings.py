@@ -165,7 +165,7 @@ def test_explained() -> None:
         "every commit, a look every 60 s",
         "source near: git /etc/nosejobs/../near.git, main, master; "
         "the newest commit, a look every 5 s",
-        "source drop: /etc/nosejobs/drop; the newest commit, a look every 60 s",
+        "source drop: /etc/nosejobs/drop; the newest state, a look every 60 s",
         "host big: ssh=ci@big (linux, gpu)",
         "host agent1: agent=agent1:7422",
         "host plain: ssh=plain",

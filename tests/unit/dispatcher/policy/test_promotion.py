@@ -306,7 +306,7 @@ def test_a_run_behind_a_newer_one_is_cancelled() -> None:
 def test_why_a_stage_cannot_be_run_again() -> None:
     facts = start()
     assert may_rerun(facts, "x") == "the build has no stage x"
-    assert may_rerun(facts, "a") == "run 1 of a is placing: cancel it first"
+    assert may_rerun(facts, "a") == "run 1 of a is placing: it has not run yet"
     failed = replace(facts, state=BuildState.FAILED)
     assert "the build is failed" in may_rerun(failed, "a")
     facts = ended(facts, "a", StageState.ERROR)

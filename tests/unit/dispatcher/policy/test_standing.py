@@ -33,6 +33,9 @@ def runs(**states: StageState) -> list[StageRun]:
         ({"unit": S.GATED, "smoke": S.WAITING}, Outcome.STOPPED, "unit needs an approval"),
         ({"unit": S.HELD}, Outcome.STOPPED, "unit is held"),
         ({"unit": S.CANCELLED, "smoke": S.BLOCKED}, Outcome.STOPPED, "unit was cancelled"),
+        ({"a": S.HELD, "b": S.HELD}, Outcome.STOPPED, "a and b are held"),
+        (dict.fromkeys("abcde", S.CANCELLED), Outcome.STOPPED, "a, b and 3 more were cancelled"),
+        (dict.fromkeys("abcd", S.PLACING), Outcome.GOING, "a, b and 2 more wait for a host"),
     ],
 )
 def test_the_stage_that_matters_most_is_named(

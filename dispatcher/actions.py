@@ -27,8 +27,8 @@ from .model import (
     StageRun,
     StageState,
 )
-from .policy import promotion
-from .store import audit, builds, hosts, results, stage_runs, tags
+from .policy import promotion, retry
+from .store import audit, builds, hosts, jobs, results, stage_runs, tags
 
 
 class Refused(NosejobsError):
@@ -181,13 +181,19 @@ def rerun(
 
 
 def _failed(connection: Connection, facts: promotion.Facts, stage: str) -> tuple[str, ...]:
-    """Tests that the verdict on a stage says have failed."""
+    """Tests that the verdict on a stage says have failed, and those that it says nothing of."""
     verdict = promotion.standing(run for run in facts.runs if run.stage == stage)[0]
-    found = results.failed(connection, verdict.id)
-    if not found:
+    failed = set(results.failed(connection, verdict.id))
+    if not failed:
         words = f"run {verdict.number} of {stage} {verdict.state}, and names no test that failed"
         raise Refused(f"{words}: run all of it again")
-    return tuple(found)
+    for job in retry.silent(jobs.of_run(connection, verdict.id)):
+        tests = job.tests if job.tests is not None else verdict.only
+        if tests is None:
+            words = f"run {verdict.number} of {stage}: nothing is known of its tests on {job.host}"
+            raise Refused(f"{words}: run all of it again")
+        failed.update(tests)
+    return tuple(sorted(failed))
 
 
 def _build_again(connection: Connection, build: model.Build, by: By) -> StageRun:

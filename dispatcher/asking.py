@@ -164,7 +164,7 @@ def _why(error: Exception) -> str:
 def _json(found: requests.Response) -> Any:
     try:
         return found.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreachable(f"what answers at {found.url} is no dispatcher of nosejobs") from error
 
 
@@ -172,7 +172,7 @@ def _raise(found: requests.Response, url: str) -> None:
     """A problem in the dispatcher's own words."""
     try:
         detail = found.json()["detail"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         detail = f"what answers at {url} is no dispatcher of nosejobs ({found.status_code})"
         raise Unreachable(detail) from None
     words = clean(str(detail))

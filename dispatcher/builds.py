@@ -144,6 +144,11 @@ class Trees:
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
 
+    def forget(self, source: str, revision: str) -> None:
+        """Whoever asks for it next looks at its files."""
+        with self._lock:
+            self._known.pop((source, revision), None)
+
     def recover(self) -> None:
         """Remove trees that were being written when their process died; nobody writes now."""
         for path in self.folder.glob(f"*/{PART}*"):
@@ -208,13 +213,18 @@ def examine(checkout: Checkout) -> Examined:
     """Read the config of a tree; whatever is wrong with it is a value."""
     digest, size = checkout.content.digest, checkout.tree.size
     try:
-        text = _text(checkout.root / NAME)
-        found = config.parse(text)
-        _check_others(read(NAME, text), checkout.root)
+        found = understood(_text(checkout.root / NAME), checkout.root)
     except UsageError as error:
         return Examined(digest, size, why=plain(str(error), checkout))
     inputs = config.inputs_digest(found.build, checkout.files) if found.build else ""
     return Examined(digest, size, found, inputs)
+
+
+def understood(text: str | bytes, root: Path, name: str = NAME) -> config.Tree:
+    """What a tree's file says, of all its tables; BadConfig, UsageError name file, line and key."""
+    found = config.parse(text, name)
+    _check_others(read(name, text), root)
+    return found
 
 
 def _check_others(doc: Document, root: Path) -> None:
@@ -227,7 +237,7 @@ def _check_others(doc: Document, root: Path) -> None:
     for pattern, values in tree.patterns:
         said += [(("tests", pattern, key), value) for key, value in values.items()]
     for path, value in said:
-        apply(Metadata(), {path[-1]: value}, NAME, doc.line(path))
+        apply(Metadata(), {path[-1]: value}, doc.name, doc.line(path))
 
 
 def _check_numbers(doc: Document, *tables: str) -> None:

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 #: Exit statuses.
 NOT_PASSED, INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 1, 6, 130, 141
+#: What answers lead to that have another shape than those of a dispatcher.
+_ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+#: Noted by a command that believes what a server says.
+_ASKED = "nosejobs.asked"
+#: Bytes of a file that are read; its parser takes less.
+_LARGEST = 1 << 20
 #: Characters of a revision that are enough to name a build.
 _SHORTEST = 4
 
@@ -42,11 +49,19 @@ class _Away(Trouble):
 
 def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
     """Our errors without a traceback; a dispatcher that is away is no mistake."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):
+            # What a person is shown is not worth an error, whatever the terminal can write.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return call(ctx)
     except NosejobsError as error:
         kind = _Away if type(error).__name__ == "Unreachable" else Trouble
         raise kind(clean(str(error))) from error
+    except _ODD as error:
+        if _ASKED not in ctx.meta:
+            raise
+        raise _Away(_odd(error)) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         ctx.exit(NOBODY_READS)
@@ -55,20 +70,34 @@ def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
         ctx.exit(INTERRUPTED)
 
 
+def _odd(error: Exception) -> str:
+    """Exit status 1 is for builds: an answer that is none says nothing of one."""
+    what = clean(f"{type(error).__name__}: {error}"[:200])
+    words = f"what the dispatcher has answered cannot be understood ({what})"
+    return f"{words}\n  is it another program, or another version? try: --url"
+
+
 class _Command(click.Command):
-    """One of ours."""
+    """One of ours; one that takes a build says how to name it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if any(each.name == "build" for each in self.params):
+            self.epilog = "BUILD is its number, the beginning of its revision, or latest."
 
     def invoke(self, ctx: click.Context) -> Any:
         return _guarded(ctx, super().invoke)
 
 
 _url = click.option(
-    "--url", metavar="URL", help="The dispatcher's; default $NOSEJOBS_URL, else where it is here."
+    "--url",
+    metavar="URL",
+    help="The dispatcher's; default: $NOSEJOBS_URL, else what the dispatcher.toml here says.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="For programs.")
-_who = click.option("--who", help="Who does it; default: you.")
-_why = click.option("--reason", default="", help="Why, for the record.")
-_reason = click.option("--reason", required=True, help="Why, for the record.")
+_who = click.option("--who", metavar="NAME", help="Who does it; default: you.")
+_why = click.option("--reason", metavar="WORDS", default="", help="Why, for the record.")
+_reason = click.option("--reason", metavar="WORDS", required=True, help="Why, for the record.")
 _build = click.argument("build", metavar="BUILD")
 _stage = click.argument("stage", metavar="STAGE")
 
@@ -76,7 +105,9 @@ _stage = click.argument("stage", metavar="STAGE")
 def _client(url: str | None) -> Client:
     from . import asking
 
-    return asking.Client(asking.address(url, Path.cwd()))
+    found = asking.Client(asking.address(url, Path.cwd()))
+    click.get_current_context().meta[_ASKED] = True
+    return found
 
 
 def _me(who: str | None) -> str:
@@ -120,7 +151,13 @@ def _number(client: Client, text: str) -> int:
     help="The dispatcher's file.",
 )
 def up(file: Path) -> None:
-    """Run a dispatcher, until Ctrl-C.  It can be killed at any moment, and goes on."""
+    """Run a dispatcher, until Ctrl-C.
+
+    It can be killed at any moment; the next one goes on where it was.
+    """
+    if not file.exists():
+        words = f"there is no {file}\n  try: write one, which names what is watched and its hosts"
+        raise Trouble(f"{words}; or --config FILE")
     found = _settings(file)
     try:
         from . import running
@@ -143,7 +180,8 @@ def _settings(file: Path) -> Any:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            return opened.read(_LARGEST)
     except OSError as error:
         raise Trouble(f"{file} cannot be read: {error.strerror}") from error
 
@@ -152,9 +190,9 @@ def _read(file: Path) -> bytes:
 @click.argument("where", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("."))
 @_json
 def check(where: Path, as_json: bool) -> None:
-    """Check the nosejobs.toml and the dispatcher.toml of DIR, and explain them.
+    """Check nosejobs.toml and dispatcher.toml, and explain them.
 
-    Exits 2 if one of them cannot be understood.
+    Those in DIR, or here.  Exits 2 if one of them cannot be understood.
     """
     from shell_runner.config import NAME as TREE
 
@@ -177,8 +215,11 @@ def check(where: Path, as_json: bool) -> None:
 
 def _explain_tree(file: Path) -> list[str]:
     from . import config
+    from .builds import understood
 
-    return config.explain(config.parse(_read(file), str(file))) if file.is_file() else []
+    if not file.is_file():
+        return []
+    return config.explain(understood(_read(file), file.parent, str(file)))
 
 
 def _explain_settings(file: Path) -> list[str]:
@@ -191,18 +232,31 @@ def _explain_settings(file: Path) -> list[str]:
 
 
 @click.command("builds", cls=_Command)
-@click.option("--source", help="Of one source.")
-@click.option("--branch", help="Of one branch.")
-@click.option("--level", help="Those that have it: goop, published, ship, ...")
-@click.option("--state", help="new, building, built, failed, invalid or superseded.")
-@click.option("--limit", "most", type=click.IntRange(1, 500), default=20, show_default=True)
-@click.option("--before", type=click.IntRange(1), help="Older than build number ...")
+@click.option("--source", metavar="NAME", help="Of one source.")
+@click.option("--branch", metavar="NAME", help="Of one branch.")
+@click.option("--level", metavar="NAME", help="Those that have it: goop, published, ship, ...")
+@click.option(
+    "--state",
+    metavar="STATE",
+    help="new, building, built, failed, invalid or superseded: whether there is an artefact.",
+)
+@click.option(
+    "--limit",
+    "most",
+    metavar="N",
+    type=click.IntRange(1, 500),
+    default=20,
+    show_default=True,
+    help="So many.",
+)
+@click.option("--before", metavar="N", type=click.IntRange(1), help="Older than build N.")
 @_json
 @_url
 def builds_(as_json: bool, url: str | None, **wanted: Any) -> None:
-    """Show builds, the newest first."""
+    """Show builds, the newest first; and what is wrong with sources."""
     given = {key: value for key, value in wanted.items() if value is not None}
-    found = _client(url).get("/builds", **given)
+    client = _client(url)
+    found = client.get("/builds", **given)
     if as_json:
         put_json(found)
         return
@@ -211,7 +265,10 @@ def builds_(as_json: bool, url: str | None, **wanted: Any) -> None:
     if found:
         shown.show(shown.builds(found))
     else:
-        say("no builds")
+        say("no such builds" if given.keys() - {"most"} else "no builds")
+    for source in client.get("/sources"):
+        if source["trouble"]:
+            say(f"source {source['name']}: {source['trouble']}")
 
 
 @click.command(cls=_Command)
@@ -221,7 +278,7 @@ def builds_(as_json: bool, url: str | None, **wanted: Any) -> None:
 @_json
 @_url
 def show(build: str, follow: bool, wait: bool, as_json: bool, url: str | None) -> None:
-    """Show a build: its stages, what has failed and why, what was measured.
+    """Show a build: stages, what failed and why, numbers, next steps.
 
     With --wait or -f it exits 0 if all stages have passed, 1 if not, 6 for infrastructure.
     """
@@ -281,16 +338,13 @@ def _teller() -> Callable[[Any], None]:
 
 
 def _news(found: Any) -> Iterator[str]:
+    from . import shown
+
     if found["state"] != "built":
         yield f"build {found['number']}: {found['words']}"
     for run in found["runs"]:
-        again = f" (run {run['number']})" if run["number"] > 1 else ""
-        if run["state"] == "placing" and run["detail"]:
-            # What exactly is missing changes often: `show` says it.
-            yield f"{run['stage']}{again}: waits for hosts"
-        elif run["state"] not in ("waiting", "blocked", "placing"):
-            detail = f": {run['detail']}" if run["detail"] else ""
-            yield f"{run['stage']}{again}: {run['state']}{detail}"
+        if run["state"] not in ("waiting", "blocked"):
+            yield shown.news(run)
     if found["level"] != "goop":
         yield f"level: {found['level']}"
 
@@ -381,7 +435,10 @@ def hold(asked: _Asked) -> None:
 @_on_stage(_why)
 @click.option("--failed", is_flag=True, help="Only the tests that failed.")
 def rerun(asked: _Asked, failed: bool) -> None:
-    """Run STAGE again, or only its tests that failed; STAGE build is the build command."""
+    """Run STAGE again, or only its tests that failed.
+
+    STAGE build is the build command.
+    """
     found = asked.post("rerun", failed=failed)
     if asked.as_json:
         put_json(found)
@@ -411,13 +468,16 @@ def cancel(
 
 @click.command(cls=_Command)
 @click.argument("source")
+@_why
+@_who
 @_json
 @_url
-def poke(source: str, as_json: bool, url: str | None) -> None:
+def poke(source: str, reason: str, who: str | None, as_json: bool, url: str | None) -> None:
     """Let the dispatcher look at SOURCE now; for hooks of repositories."""
     from . import asking
 
-    _act(_client(url), as_json, asking.path("poke", source))
+    where = asking.path("poke", source)
+    _act(_client(url), as_json, where, who=_me(who), reason=reason)
 
 
 # -- hosts --------------------------------------------------------------------------
@@ -472,8 +532,8 @@ def _host_command(name: str, words: str) -> None:
         _act(client, as_json or told[0], where, who=_me(who), reason=reason)
 
 
-_host_command("drain", "HOST ends what it has, and gets nothing new.")
-_host_command("quarantine", "The same, for trouble that somebody has to look at.")
+_host_command("drain", "HOST ends what it has, and gets nothing new; one of a pool goes.")
+_host_command("quarantine", "As drain, for trouble that somebody has to look at.")
 _host_command("resume", "HOST gets jobs again.")
 
 
@@ -484,7 +544,7 @@ _host_command("resume", "HOST gets jobs again.")
 @_build
 @_stage
 @click.option("-f", "--follow", is_flag=True, help="As it grows, until the stage has ended.")
-@click.option("--run", "number", type=click.IntRange(1), help="Default: the last.")
+@click.option("--run", "number", metavar="N", type=click.IntRange(1), help="Default: the last.")
 @_url
 def logs(build: str, stage: str, follow: bool, number: int | None, url: str | None) -> None:
     """Print what the install command and the tests of STAGE print.

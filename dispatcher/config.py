@@ -276,7 +276,8 @@ def _level_warnings(
                 raise doc.error(path, f"names no stage: {each!r}{suggestion(each, names)}")
         if missing and names:
             what = f"there is no stage {', '.join(missing)}"
-            found.append(doc.words(path, f"is out of reach but by hand: {what}"))
+            usual = "" if "levels" in doc.data else "; say in [levels] what it needs"
+            found.append(doc.words(path, f"is out of reach but by hand: {what}{usual}"))
     return tuple(found)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -20,8 +21,11 @@ from typing import NamedTuple
 from shell_runner.errors import NosejobsError
 from shell_runner.remote.store import is_digest
 
+_LOG = logging.getLogger(__name__)
 #: Seconds that a file stays which no row refers to: one is being written that will.
 _FRESH = 3600.0
+#: What is added to the name of one that is not what its name says.
+_DAMAGED = ".damaged"
 #: How the names of files begin that are not whole yet.
 _PART = ".part-"
 
@@ -49,6 +53,16 @@ class Blobs:
     def holds(self, digest: str) -> bool:
         """Whether it is here."""
         return is_digest(digest) and self.path(digest).is_file()
+
+    def verify(self, digest: str) -> bool:
+        """Whether it is what its name says; if not, it is set aside: it is not here any more."""
+        path = self.path(digest)
+        with _told(self.folder), open(path, "rb") as file:
+            sound = hashlib.file_digest(file, "sha256").hexdigest() == digest
+        if not sound:
+            _LOG.error("%s is damaged: it is set aside as %s%s", path, path.name, _DAMAGED)
+            os.replace(path, f"{path}{_DAMAGED}")
+        return sound
 
     def take(self, path: Path) -> Kept:
         """Keep a file of this disk, which is moved away; raises NosejobsError (a full disk)."""

@@ -66,10 +66,23 @@ def _print_all(client: Client, build: int, stage: str, run: int | None, say: Say
     found = client.get(path("builds", build, "stages", stage, "jobs"), **parameters)
     jobs = shown.latest(found)
     if not jobs:
-        raise Refused(f"{stage} of build {build} has not been given to a host yet")
+        raise Refused(_not_begun(client, build, stage, run))
     done = sum(_print_one(client, job, len(jobs) > 1, say) for job in jobs)
     if not done:
         raise Refused(f"no log of {stage} of build {build} can be had")
+
+
+def _not_begun(client: Client, build: int, stage: str, run: int | None) -> str:
+    """That nothing has run yet, and why."""
+    found = client.get(path("builds", build))
+    runs = [each for each in found["runs"] if each["stage"] == stage]
+    wanted = [each for each in runs if run in (None, each["number"])]
+    why = f": it is {_why(wanted[-1], 'state')}" if wanted else ""
+    return f"{stage} of build {build} has not been given to a host yet{why}"
+
+
+def _why(found: Any, key: str) -> str:
+    return f"{found[key]}: {found['detail']}" if found["detail"] else str(found[key])
 
 
 def _print_one(client: Client, job: Any, many: bool, say: Say) -> bool:
@@ -94,14 +107,22 @@ class _Following:
         self._number, self._say = run, say
         self._threads: dict[str, threading.Thread] = {}
         self._said = ""
+        #: Why logs could not be read; and that nobody reads what is printed.
+        self._troubles: list[str] = []
+        self._unread = False
 
     def run(self) -> None:
         """To the end of the run."""
         found, tag = self._client.news(f"/builds/{self._build}", "")
-        while not self._look(found):
+        while not self._look(found) and not self._unread:
             found, tag = self._news(tag)
-        for thread in self._threads.values():
-            thread.join()
+        if not self._unread:
+            for thread in self._threads.values():
+                thread.join()
+        if self._unread:
+            raise BrokenPipeError
+        if self._troubles and len(self._troubles) == len(self._threads):
+            raise Refused(f"no log of {self._stage} of build {self._build} can be had")
 
     def _news(self, tag: str) -> tuple[Any, str]:
         found = None
@@ -122,7 +143,8 @@ class _Following:
                 self._follow(job, many)
         over = run["state"] in ("passed", "failed", "error", "cancelled")
         if not jobs and not over:
-            self._tell(f"{self._stage}: {run['state']}", run["detail"])
+            hint = f"\n  next: nosejobs approve {self._build} {self._stage}"
+            self._tell(shown.news(run), hint if run["state"] in ("gated", "held") else "")
         return over or found["outcome"] not in ("going", "stopped")
 
     def _run(self, found: Any) -> Any:
@@ -133,14 +155,17 @@ class _Following:
 
     def _without(self, found: Any) -> bool:
         if found["state"] in ("new", "building"):
-            self._tell(f"build {self._build}: {found['words']}", found["detail"])
+            detail = f": {found['detail']}" if found["detail"] else ""
+            self._tell(f"build {self._build}: {found['words']}", detail)
             return False
-        names = ", ".join(stage["name"] for stage in found["stages"]) or "none"
+        if not found["stages"]:
+            raise Refused(f"build {self._build}: {_why(found, 'words')}")
+        names = ", ".join(stage["name"] for stage in found["stages"])
         which = f"run {self._number} of {self._stage}" if self._number else self._stage
         raise Refused(f"build {self._build} has no {which}; its stages: {names}")
 
-    def _tell(self, words: str, detail: str) -> None:
-        words = f"{words}: {detail}" if detail else words
+    def _tell(self, words: str, more: str) -> None:
+        words += more
         if words != self._said:
             self._say(words)
             self._said = words
@@ -156,11 +181,13 @@ class _Following:
             self._say(f"-- attempt {job['attempt']}, on {job['host']} --")
         try:
             _read_events(Client(self._client.url), job["id"], output, self._say)
-        except NosejobsError as error:
-            self._say(str(error))
+            output.end()
         except BrokenPipeError:
-            return
-        output.end()
+            self._unread = True
+        except Exception as error:
+            odd = "" if isinstance(error, NosejobsError) else "it cannot be understood: "
+            self._troubles.append(f"{odd}{error}")
+            self._say(self._troubles[-1])
 
 
 def _read_events(client: Client, job: str, output: _Output, say: Say) -> None:

@@ -54,8 +54,8 @@ class Links:
     def __init__(self, store: Store, settings: Settings, work: Work, terms: Terms | None = None):
         """Nothing is opened before ``start`` or ``refresh``."""
         self._store, self._work = store, work
-        # Who waits for less than a lease must not wait longer for a sign of life.
-        silence = min(TIMEOUT, settings.lease)
+        # Within a lease a host is missed, and opened again.
+        silence = min(TIMEOUT, settings.lease / 2)
         self._terms = terms or Terms(settings.lease, settings.quarantine, silence)
         self._incoming = settings.data / INCOMING
         self._links: dict[str, Link] = {}
@@ -103,12 +103,12 @@ class Links:
             before = self._stops
             self._stops = before | frozenset(found)
         if self._stops != before:
-            self._store.changed.signal()
+            self._store.due.signal()
 
     def close(self) -> None:
         """No thread stays, no connection, no child; what was to be done is in the rows."""
         self._closed.set()
-        self._store.changed.signal()
+        self._store.due.signal()
         if self._thread.is_alive():
             self._thread.join()
         with self._lock:
@@ -119,7 +119,7 @@ class Links:
 
     def _watch(self) -> None:
         while not self._closed.is_set():
-            seen = self._store.changed.now()
+            seen = self._store.due.now()
             try:
                 self.look()
             except Exception:
@@ -127,7 +127,7 @@ class Links:
                 self._closed.wait(_AGAIN)
                 continue
             if not self._closed.is_set():
-                self._store.changed.wait(seen, _LOOK)
+                self._store.due.wait(seen, _LOOK)
 
     def look(self) -> None:
         """One look at the rows: links that are missing, jobs without a host, who has to know."""

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,7 @@ from shell_runner.errors import (
     NosejobsError,
     UsageError,
 )
+from shell_runner.gateways import OPEN_TIMEOUT
 from shell_runner.heartbeat import backoff
 from shell_runner.hosts import HostSpec
 from shell_runner.jobs import Client
@@ -36,7 +37,7 @@ from shell_runner.shipping import Tree
 
 from .model import HostState, Job, JobEvent, JobState
 from .policy import retry
-from .store import Store, audit, hosts, jobs, results
+from .store import Store, StoreError, audit, hosts, jobs, results
 
 _LOG = logging.getLogger(__name__)
 #: What the host says of a job that it does not have.
@@ -49,6 +50,8 @@ _BEAT = 10.0
 _AT_ONCE = 1 << 20
 #: How often what goes wrong with a job is tried, and the seconds in between.
 _STRIKES, _PAUSE = 3, 1.0
+#: Seconds that a busy machine may wake us too late.
+_OVERSLEPT = 2.0
 #: Seconds of conversation after which a connection counts as sound.
 _SOUND = 5.0
 #: Seconds until a host with a full queue, or a disk of ours without room, is tried again.
@@ -68,6 +71,9 @@ class Work(Protocol):
 
     def prepare(self, job: Job) -> tuple[NewJob, Sequence[Tree]]:
         """What is handed in, under the UUID of the row; UsageError: it cannot be run at all."""
+
+    def mistrust(self, job: Job) -> None:
+        """What was prepared for it is not what it was: look at all of it before the next time."""
 
     def harvested(self, job: Job, package: Path) -> None:
         """Verify and keep a package, with all rows of it, in one transaction.
@@ -178,12 +184,30 @@ class Link:
                 words, is_theirs = f"{type(error).__name__}: {error}", False
             if self._closed.is_set():
                 return
+            self._forgive(began, was_open=self._contact > contact)
             has_lasted = self._contact > contact and time.monotonic() - began > _SOUND
             failures = 1 if has_lasted else failures + 1
             if is_theirs and (self._contact == contact or failures > 1):
                 with self._calmly():
                     self._out_of_reach(words)
-            self._closed.wait(self._pause(failures))
+            self._rest(self._pause(failures))
+
+    def _rest(self, seconds: float) -> None:
+        before = time.monotonic()
+        self._closed.wait(seconds)
+        self._contact += max(time.monotonic() - before - seconds - _OVERSLEPT, 0.0)
+
+    def _forgive(self, began: float, was_open: bool) -> None:
+        """If we were stopped (Ctrl-Z, a suspended machine), that is no silence of the host's.
+
+        While a connection is open, silence is noticed in time by whoever is awake; and no attempt
+        to open one takes longer than it may.
+        """
+        now = time.monotonic()
+        if was_open:
+            self._contact = max(self._contact, now - self._terms.silence)
+        else:
+            self._contact += max(now - began - OPEN_TIMEOUT - _OVERSLEPT, 0.0)
 
     def _pause(self, failures: int) -> float:
         """A connection that broke is opened again at once, but not for ever."""
@@ -295,7 +319,7 @@ class Link:
         with self._store.write(quiet=True) as connection:
             is_news = hosts.beat(connection, self.name, time.time(), facts)
         if is_news:
-            self._store.changed.signal()
+            self._store.wake()
 
     def _out_of_reach(self, words: str) -> None:
         """It does not answer; after the lease its jobs are lost."""
@@ -322,8 +346,9 @@ class Link:
                 hosts.failed(connection, self.name, _short(words), most=most, at=now)
         return done
 
-    def _move(self, job: Job, event: JobEvent, **fields: object) -> bool:
-        with self._store.write() as connection:
+    def _tell(self, job: Job, event: JobEvent, **fields: object) -> bool:
+        """How far it is on its host, for people: nothing follows of that."""
+        with self._store.write(follows=False) as connection:
             return jobs.move(connection, job.id, event, **fields)
 
     # -- what is to be done -------------------------------------------------------
@@ -375,13 +400,29 @@ class Link:
         except Exception as error:
             if self._closed.is_set():
                 raise
-            trace = not isinstance(error, NosejobsError)
-            _LOG.warning("host %s: job %s waits: %s", self.name, job.id, error, exc_info=trace)
-            self._postponed[job.id] = time.monotonic() + _LATER
+            self._wait(job, error)
             return False
         self._strikes.pop(job.id, None)
         self._postponed.pop(job.id, None)
+        if job.detail and job.state.open:
+            self._explain(job, "")
         return done
+
+    def _wait(self, job: Job, error: Exception) -> None:
+        """Trouble of ours: it is tried until somebody has mended it, and says so."""
+        trace = not isinstance(error, NosejobsError)
+        _LOG.warning("host %s: job %s waits: %s", self.name, job.id, error, exc_info=trace)
+        self._postponed[job.id] = time.monotonic() + _LATER
+        if isinstance(error, UsageError):
+            with self._calmly():
+                self._work.mistrust(job)
+        if job.state.open:
+            self._explain(job, _short(f"{type(error).__name__}: {error}" if trace else str(error)))
+
+    def _explain(self, job: Job, words: str) -> None:
+        """In its row, unless it is the database that is in trouble."""
+        with suppress(StoreError), self._store.write() as connection:
+            jobs.describe(connection, job.id, words)
 
     def _strike(self, job: Job, error: HostError | JobRefused) -> bool:
         """The host does not do its part: once more, or somewhere else."""
@@ -410,7 +451,7 @@ class Link:
                 return self._lose(job, str(error), blame=False)
             found, _ = client.submit(new, trees)
         self._hear(found)
-        return self._move(job, JobEvent.ACCEPT, submitted=time.time())
+        return self._tell(job, JobEvent.ACCEPT, submitted=time.time())
 
     def _withdraw(self, client: Client, job: Job) -> bool:
         return self._lose(job, "it was stopped before it began", blame=False, how="cancelled")
@@ -428,7 +469,7 @@ class Link:
     def _harvest(self, client: Client, job: Job) -> bool:
         found = self._told[job.id]
         if found.size > _AT_ONCE:
-            self._move(job, JobEvent.END)
+            self._tell(job, JobEvent.END)
         self._bring(client, job, found)
         with self._store.read() as connection:
             now = jobs.get(connection, job.id)
@@ -450,16 +491,20 @@ class Link:
     def _acknowledge(self, client: Client, job: Job) -> bool:
         """The host may forget it; whoever counts its work does so in the same transaction."""
         self._soften(lambda: client.acknowledge(job.id, job.package))
-        with self._store.write() as connection:
+        blamed = False
+        with self._store.write(follows=False) as connection:
             done = jobs.move(connection, job.id, JobEvent.ACKNOWLEDGE)
             if done:
                 counts = results.counts(connection, [job.id]).get(job.id, results.Counts())
                 part = retry.Part(job, trouble=counts.infrastructure)
-                if retry.blamed([part]):
+                blamed = bool(retry.blamed([part]))
+                if blamed:
                     words, most = retry.trouble(part), self._terms.quarantine
                     hosts.failed(connection, self.name, words, most=most, at=time.time())
                 else:
                     hosts.succeeded(connection, self.name)
+        if blamed:
+            self._store.wake()
         return done
 
     def _clear_away(self, client: Client, job: Job) -> bool:

@@ -24,7 +24,7 @@ from shell_runner import agent_file
 from shell_runner.config import suggestion
 from shell_runner.errors import CannotOpen, UsageError
 from shell_runner.hosts import MOST_SLOTS
-from shell_runner.remote import credentials, identity, remains
+from shell_runner.remote import credentials, identity, place, remains
 from shell_runner.remote.job import Identity
 from shell_runner.remote.machine import cores
 
@@ -101,7 +101,8 @@ class Local:
     def take_down(self, name: str, handle: Handle | None) -> None:
         """Agent, worker and whatever they run; then their files."""
         self._kill(name)
-        shutil.rmtree(self._hosts / name, ignore_errors=True)
+        # Tests that were killed with it can have left folders of any depth and mode.
+        place.remove(os.fspath(self._hosts / name))
 
     def existing(self) -> Collection[str]:
         """By their folders, which are there before a process is."""

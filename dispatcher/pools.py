@@ -85,9 +85,10 @@ class Pools:
         self._thread = threading.Thread(target=self._watch, name="pools", daemon=True)
 
     def start(self) -> None:
-        """Find what an earlier process has left, and follow the rows."""
+        """Find what an earlier process has left, and follow the rows, if there can be any."""
         self._sweep()
-        self._thread.start()
+        if self._pools or self._rows():
+            self._thread.start()
 
     def grow(self, waits: Iterable[Waits]) -> list[str]:
         """Rows for the hosts that policy wants; the names of these hosts, which come soon."""

@@ -12,9 +12,10 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -56,6 +57,8 @@ _AGAIN = 1.0
 _THREADS = 4
 #: Characters of what a row says.
 _WORDS = 8000
+#: How it begins if somebody has to do something about it, or time.
+_WAITS = "it waits: "
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,11 @@ class Reconciler:
         self._store, self._settings = store, settings
         self._trees, self._blobs = trees, blobs
         self._tell, self._clock = tell, clock
-        self._tasks = Tasks(store.changed.signal)
+        self._tasks = Tasks(store.due.signal)
         self._audited = -1
+        #: By active build, what the last look has seen of it: rows of which nothing has come.
         self._known: dict[int, Rows] = {}
+        self._marks: dict[int, set[Any]] = {}
         #: By build, its config as its row has it, and what that means.
         self._configs: dict[int, tuple[object, Tree]] = {}
         self._closed = threading.Event()
@@ -121,7 +126,7 @@ class Reconciler:
     def step(self) -> Seen:
         """All that can be done now."""
         while True:
-            count = self._store.changed.now()
+            count = self._store.due.now()
             seen = self._look()
             if not self._tasks.answer() and self._is_done(count, seen):
                 return seen
@@ -130,7 +135,7 @@ class Reconciler:
         """Until ``close``: whenever something has changed."""
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="task") as executor:
             while not self._closed.is_set():
-                count = self._store.changed.now()
+                count = self._store.due.now()
                 try:
                     seen = self._look()
                 except Exception as error:
@@ -140,16 +145,16 @@ class Reconciler:
                     continue
                 self._tasks.answer(executor)
                 if not seen.again:
-                    self._store.changed.wait(count + seen.wrote, _LOOK)
+                    self._store.due.wait(count + seen.wrote, _LOOK)
 
     def _is_done(self, count: int, seen: Seen) -> bool:
         """Nobody but us has written anything since ``count``, and we need no other look."""
-        return not seen.again and self._store.changed.now() <= count + seen.wrote
+        return not seen.again and self._store.due.now() <= count + seen.wrote
 
     def close(self) -> None:
         """The loop ends, with what it is at."""
         self._closed.set()
-        self._store.changed.signal()
+        self._store.due.signal()
 
     def _look(self) -> Seen:
         """One look at all rows, and what it decides, in one transaction."""
@@ -158,16 +163,32 @@ class Reconciler:
             if self._audited < 0:
                 self._audited = int(notes.get(connection, _NOTE) or 0)
             audited, touched = board.audited(connection, self._audited)
-            found = board.of(connection, {*builds.active(connection), *touched})
+            marks = board.marks(connection)
             look = _Look(connection, self)
-            look.all(found)
+            look.all(self._found(connection, marks, touched))
             last = board.audited(connection, audited)[0]
             if last != self._audited:
                 notes.put(connection, _NOTE, b"%d" % last)
             look.seen.wrote = changes_of(connection) != before
         self._audited, self._known, self._configs = last, look.known, look.configs
+        self._marks = marks
         self._tell(look.seen)
         return look.seen
+
+    def _found(
+        self, connection: Connection, marks: Mapping[int, set[Any]], touched: Set[int]
+    ) -> list[Rows]:
+        """Rows of active builds, and of those that somebody has touched, oldest first.
+
+        Most of them are as they were at the last look, and are not read again.
+        """
+        same = {
+            build: self._known[build]
+            for build, mark in marks.items()
+            if build in self._known and build not in touched and self._marks.get(build) == mark
+        }
+        read = board.of(connection, (marks.keys() | touched) - same.keys())
+        return sorted([*same.values(), *read], key=lambda rows: rows.build.id)
 
     # -- what takes longer --------------------------------------------------------
 
@@ -221,6 +242,8 @@ class _Look:
         self.seen = Seen()
         #: Rows of builds for which nothing was to be done.
         self.known: dict[int, Rows] = {}
+        #: Builds of which other rows than these were written.
+        self._written: set[int] = set()
         #: Those that this look had to understand, or the last one has.
         self.configs: dict[int, tuple[object, Tree]] = {}
 
@@ -231,8 +254,10 @@ class _Look:
                 self._one(rows)
         room = self._room()
         for rows in found:
-            may = rows.source in self._every or room > 0 or not (self._busy or self._wants)
-            if rows.build.state is BuildState.NEW and may:
+            if rows.build.state is not BuildState.NEW:
+                continue
+            self.known[rows.build.id] = rows  # whatever is written of it changes its mark
+            if rows.source in self._every or room > 0 or not (self._busy or self._wants):
                 self._new(rows)
                 room -= 1
         self._place()
@@ -257,7 +282,7 @@ class _Look:
                 if run.state is StageState.PLACING and run.stage != BUILD:
                     self._want_stage(rows, run)
             self._look_ahead(rows)
-        if rows == before:
+        if rows == before and rows.build.id not in self._written:
             self.known[rows.build.id] = rows
 
     def _look_ahead(self, rows: Rows) -> None:
@@ -319,17 +344,16 @@ class _Look:
         if found is None:
             return None
         if isinstance(found, Trouble) and found.again is not None:
-            self._describe(rows, f"it waits: {found.words}")
+            self._describe(rows, f"{_WAITS}{found.words}")
             return None
         self._whole._tasks.forget(("examine", rows.build.id))
         if isinstance(found, Trouble):
-            self._move_build(rows, BuildEvent.FAIL, detail=found.words, ended=self._now)
+            self._give_up(rows, BuildEvent.FAIL, found.words)
             return None
         builds.describe(self._connection, rows.build.id, tree=found.tree)
         if found.config is None:
             is_new = rows.build.state is BuildState.NEW
-            event = BuildEvent.REJECT if is_new else BuildEvent.FAIL
-            self._move_build(rows, event, detail=found.why, ended=self._now)
+            self._give_up(rows, BuildEvent.REJECT if is_new else BuildEvent.FAIL, found.why)
             return None
         told = {"config": found.config.data, "inputs": found.inputs, "detail": ""}
         builds.describe(self._connection, rows.build.id, **told)
@@ -337,8 +361,15 @@ class _Look:
         assert build is not None
         return replace(rows, build=replace(build, size=found.size)), found.config
 
+    def _give_up(self, rows: Rows, event: BuildEvent, why: str) -> None:
+        """Its tree is of no use; a run of its build command that was asked for ends with it."""
+        for run in rows.runs:
+            if run.stage == BUILD and run.state.idle:
+                rows = self._move_run(rows, run, StageEvent.FAIL, why)
+        self._move_build(rows, event, detail=why, ended=self._now)
+
     def _describe(self, rows: Rows, words: str) -> None:
-        if rows.build.detail != words:
+        if rows.build.detail != _short(words):
             builds.describe(self._connection, rows.build.id, detail=_short(words))
 
     def _finish_itself(self, rows: Rows, event: BuildEvent) -> None:
@@ -379,7 +410,10 @@ class _Look:
         step = retry.step(config.build_stage(tree.build), parts)
         if step.event in (StageEvent.PASS, StageEvent.FAIL):
             kept = self._whole._artefact(tree, parts[0].job)
-            if kept is None or (isinstance(kept, Trouble) and kept.again is not None):
+            if isinstance(kept, Trouble) and kept.again is not None:
+                self._describe(rows, f"{_WAITS}{kept.words}")
+                return rows
+            if kept is None:
                 return rows
             return self._built(rows, run, kept, step.event)
         if step.event is not None:
@@ -387,6 +421,8 @@ class _Look:
             return self._move_build(rows, BuildEvent.FAIL, detail=step.detail, ended=self._now)
         if step.again:
             self._want_build(rows, run, tree, step.detail)
+        else:
+            self._tell(rows, run, step)
         return rows
 
     def _built(self, rows: Rows, run: StageRun, kept: Kept | Trouble, event: StageEvent) -> Rows:
@@ -430,8 +466,8 @@ class _Look:
                 rows = self._move_run(rows, run, step.event, step.detail)
             elif step.again:
                 self._want_again(rows, run, stage, step)
-            elif step.detail:
-                self._say(run, step.detail)
+            else:
+                self._tell(rows, run, step)
         return rows
 
     def _promote(self, rows: Rows) -> Rows:
@@ -439,6 +475,8 @@ class _Look:
         tree = self._tree(rows)
         facts = promotion.Facts(rows.build.state, tree, rows.runs, rows.tags, rows.decisions)
         plan = promotion.plan(facts)
+        if plan.revoke or plan.give:
+            self._written.add(rows.build.id)
         for revoke in plan.revoke:
             who = {"who": model.POLICY, "reason": revoke.reason, "at": self._now}
             tags.revoke_tag(self._connection, revoke.tag, **who)  # type: ignore[arg-type]
@@ -493,10 +531,13 @@ class _Look:
         if isinstance(tests, Trouble):
             self._cannot(rows, run, tests)
             return
-        only = None if run.only is None else set(run.only)
-        wanted = [each for each in tests if only is None or each in only]
+        wanted = tests if run.only is None else run.only
         if not wanted:
             self._cannot(rows, run, Trouble("its names and tags select no test", verdict=True))
+            return
+        if not set(tests).issuperset(wanted):
+            # What is left of them would make a tag that says more than it knows.
+            self._cannot(rows, run, Trouble("the stage has no such tests: run all of it again"))
             return
         wish = placement.wish_of(stage, run.id, _name(rows, run), [rows.build.digest])
         before = newest(_jobs(rows, run))
@@ -518,7 +559,7 @@ class _Look:
         """It ends before it has begun; what needs it hears of that at the next look."""
         self.seen.again = why.again is None
         if why.again is not None:
-            words = _short(f"it waits: {why.words}")
+            words = _short(f"{_WAITS}{why.words}")
             stage_runs.move(self._connection, run.id, StageEvent.READY, detail=words)
             return
         self._whole._tasks.forget(("tests", rows.build.id, run.stage))
@@ -585,6 +626,14 @@ class _Look:
             self._say(run, f"{want.why}; it waits: {words}")
         elif run.state is not StageState.PLACING or run.detail != _short(words):
             stage_runs.move(self._connection, run.id, StageEvent.READY, detail=_short(words))
+
+    def _tell(self, rows: Rows, run: StageRun, step: retry.Step) -> None:
+        """Of one that goes on: what its jobs wait for, until they do not."""
+        found = [job for job in newest(_jobs(rows, run)) if job.state.open and job.detail]
+        stuck = [f"{job.host}: {job.detail}" for job in found]
+        words = step.detail or (f"{_WAITS}{'; '.join(stuck)}" if stuck else "")
+        if words or run.detail.startswith(_WAITS):
+            self._say(run, words)
 
     def _say(self, run: StageRun, words: str) -> None:
         """Of a run that goes on."""

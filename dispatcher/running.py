@@ -34,7 +34,7 @@ def run(settings: Settings, say: Callable[[str], None]) -> None:
         say(f"nosejobs dispatcher: {server.url}, data in {settings.data}")
         say("next: nosejobs builds, nosejobs hosts; Ctrl-C ends it, and up goes on where it was")
         asked.wait()
-        say("ends; jobs on hosts go on")
+        say("the dispatcher ends; jobs on hosts go on, and the next one harvests them")
 
 
 class _Clean(logging.Formatter):

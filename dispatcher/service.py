@@ -20,13 +20,15 @@ from .evidence import Blobs
 from .hosts import Links, Terms, configure
 from .pools import Pools
 from .reconcile import Reconciler, Seen
-from .settings import Settings
-from .store import Store, board, open_store, retention
+from .settings import ADDRESS, Settings
+from .store import Store, board, check, open_engine, open_store, retention
 from .watch import Watch
 from .work import Work
 
 _LOG = logging.getLogger(__name__)
 DATABASE, LOCK, MIRRORS = "dispatcher.db", "dispatcher.lock", "mirrors"
+#: Bytes of a database that is read at each start; a larger one only after a kill.
+_CHECKED = 64 << 20
 #: Seconds between two looks for what is old.
 _UPKEEP = 3600.0
 #: Seconds for what cannot be broken off: git that fetches.  It is killed with the process.
@@ -58,7 +60,7 @@ class Service:
         self._stopping = threading.Event()
         self._lock = _locked(settings)
         try:
-            self.store: Store = open_store(settings.data / DATABASE)
+            self.store = _opened(settings)
         except BaseException:
             os.close(self._lock)
             raise
@@ -110,6 +112,8 @@ class Service:
 
     def _recover(self) -> None:
         """What the last one was writing when it was killed; the folder is ours alone."""
+        for copy in self.settings.data.glob(f"{DATABASE}.schema-*.part-*"):
+            copy.unlink(missing_ok=True)
         trees_of.recover(self.settings.data / MIRRORS)
         self.trees.recover()
         self.blobs.recover()
@@ -165,6 +169,24 @@ class Service:
             kept = board.trees(connection, _TREES)
         self.blobs.sweep(referred)
         self.trees.sweep(kept)
+
+
+def _opened(settings: Settings) -> Store:
+    """The database, sound; UsageError if it is gone and what belongs to it is not."""
+    path, blobs = settings.data / DATABASE, settings.data / "blobs"
+    size = path.stat().st_size if path.exists() else 0
+    if not size and next(blobs.glob("??/*"), None):
+        words = f"{path} is {'empty' if path.exists() else 'gone'}, and {blobs} has files of it"
+        raise UsageError(f"{words}\n  try: your last copy; to begin anew, move {blobs} away")
+    if size:
+        engine = open_engine(path)
+        try:
+            # Whoever was killed has left its address.
+            if size <= _CHECKED or (settings.data / ADDRESS).exists():
+                check(engine)
+        finally:
+            engine.dispose()
+    return open_store(path)
 
 
 def _locked(settings: Settings) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shell_runner import hosts as specs
-from shell_runner.config import HostEntry
+from shell_runner.config import A_SIZE, HostEntry, bytes_of
 from shell_runner.errors import BadConfig, BadSpec
 
 from . import kinds
@@ -28,7 +28,12 @@ PORT = 7433
 #: In the data folder, where a running dispatcher answers.
 ADDRESS = "url"
 _TOP = ("dispatcher", "sources", "hosts", "pools", "retention")
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?))?B?", re.ASCII)
+
+
+#: What servers take for a name and is a token: those of GitHub and GitLab, and what no person is
+#: called.
+_TOKEN = re.compile(r"(?:gh[a-z]_|github_pat_|gl[a-z]{1,5}-).*|(?=.*[0-9])[A-Za-z0-9_=-]{32,}")
+_QUERY = re.compile(r"(?:^|[&;])[^=&;]*(?:token|password|secret|key)[^=&;]*=", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -166,16 +171,21 @@ def _repository(value: Any) -> str:
         raise Wrong("the address of a repository")
     if re.match(r"[A-Za-z0-9]+::", text):
         raise Wrong("an address without a helper program: 'name::' runs one")
-    if "://" in text and _has_password(text):
-        raise Secret("an address without a password, which all would see; use git's credentials")
+    if "://" in text and _has_secret(text):
+        words = "a password or a token, which all would see; use git's credentials"
+        raise Secret(f"an address without {words}")
     return text
 
 
-def _has_password(url: str) -> bool:
+def _has_secret(url: str) -> bool:
     try:
-        return urlsplit(url).password is not None
+        parts = urlsplit(url)
+        _ = parts.port
     except ValueError:
-        raise Wrong("the address of a repository") from None
+        # A password with a slash makes a port of its beginning.
+        raise Secret("the address of a repository, with a number as its port, if any") from None
+    by_name = parts.scheme.lower() in ("http", "https") and _TOKEN.fullmatch(parts.username or "")
+    return parts.password is not None or bool(by_name or _QUERY.search(parts.query))
 
 
 _SOURCE: Mapping[str, Kind] = {
@@ -212,13 +222,10 @@ def _is_path(address: str) -> bool:
 
 
 def _bytes(value: Any) -> int:
-    if type(value) is int and 0 <= value < 1 << 60:
-        return value
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    found = bytes_of(value)
     if found is None:
-        raise Wrong('a size as "4GiB", "500MB" or 0')
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((prefix or " ").upper()))
+        raise Wrong(A_SIZE)
+    return found
 
 
 _HOST: Mapping[str, Kind] = {
@@ -303,7 +310,8 @@ def explain(settings: Settings) -> list[str]:
 def _explain_source(source: Source) -> str:
     where = f"git {source.git}, {', '.join(source.branches)}" if source.git else source.directory
     paths = f", changes to {', '.join(source.paths)}" if source.paths else ""
-    which = "every commit" if source.bursts == "every" else "the newest commit"
+    what = "commit" if source.git else "state"
+    which = f"every {what}" if source.bursts == "every" else f"the newest {what}"
     return f"source {source.name}: {where}{paths}; {which}, a look every {source.poll:g} s"
 
 

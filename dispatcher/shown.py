@@ -6,12 +6,14 @@ is cleaned here, in every cell and every line.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+import click
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -23,66 +25,105 @@ _STYLES = {
     "cancelled": "yellow", "superseded": "dim", "up": "green", "down": "red",
     "quarantined": "red", "draining": "yellow",
 }  # fmt: skip
+#: What a run that has passed says, and the column of its tests says better.
+_COUNTED = re.compile(r"[0-9]+ tests?")
 #: Failed tests, and numbers, that are shown of a stage.
 _MOST = 20
 _WIDE = 160
 
 Cell = tuple[str, str]
+Row = Sequence[str | Cell]
 Values = dict[str, Any]
 
 
 def builds(found: Sequence[Values]) -> Table:
     """One line a build."""
-    table = _table("build", "source", "revision", "subject", "level", "tags", "now", "age")
-    for each in found:
-        change, stages = each["change"], [s for s in each["stages"] if s["name"] != "build"]
-        source = " ".join(filter(None, [change["source"], change["branch"]]))
-        tagged = sum(stage["tagged"] for stage in stages)
-        _row(
-            table,
-            str(each["number"]),
-            source,
-            change["revision"][:10],
-            clean_line(change["subject"], 60),
-            each["level"],
-            f"{tagged}/{len(stages)}" if stages else "",
-            (each["words"], _STYLES.get(each["outcome"], "")),
-            age(time.time() - each["began"]),
-        )
-    return table
+    titles = ("build", "source", "revision", "subject", "level", "tags", "now", "age")
+    return _table(titles, map(_build, found))
+
+
+def _build(each: Values) -> Row:
+    change, stages = each["change"], [s for s in each["stages"] if s["name"] != "build"]
+    tagged = sum(stage["tagged"] for stage in stages)
+    return (
+        str(each["number"]),
+        " ".join(filter(None, [change["source"], change["branch"]])),
+        change["revision"][:10],
+        clean_line(change["subject"], 60),
+        each["level"],
+        f"{tagged}/{len(stages)}" if stages else "",
+        (each["words"], _STYLES.get(each["outcome"], "")),
+        age(time.time() - each["began"]),
+    )
 
 
 def hosts(found: Sequence[Values]) -> Table:
     """One line a host."""
-    table = _table("host", "state", "labels", "jobs", "ended", "seen", "spec", "because")
-    for each in found:
-        seen = f"{age(time.time() - each['seen'])} ago" if each["seen"] else "never"
-        name = f"{each['name']} ({each['pool']})" if each["pool"] else each["name"]
-        state = (each["state"], _STYLES.get(each["state"], ""))
-        labels, open_jobs, ended = ", ".join(each["labels"]), str(each["open"]), str(each["jobs"])
-        _row(table, name, state, labels, open_jobs, ended, seen, each["spec"], each["reason"])
-    return table
+    titles = ("host", "state", "labels", "jobs", "ended", "seen", "spec", "because")
+    return _table(titles, map(_host, found))
+
+
+def _host(each: Values) -> Row:
+    return (
+        f"{each['name']} ({each['pool']})" if each["pool"] else each["name"],
+        (each["state"], _STYLES.get(each["state"], "")),
+        ", ".join(each["labels"]),
+        str(each["open"]),
+        str(each["jobs"]),
+        f"{age(time.time() - each['seen'])} ago" if each["seen"] else "never",
+        # How a pool reaches its own is its business, and long; --json has it.
+        "" if each["pool"] else each["spec"],
+        each["reason"],
+    )
 
 
 def stages(found: Values) -> Table:
     """One line a stage of a build."""
-    table = _table("stage", "tag", "state", "tests", "took", "hosts", "because")
-    for stage in found["stages"]:
-        run = stage["run"]
-        its = [job for job in found["jobs"] if run and is_of(job, run)]
-        state = run["state"] if run else ""
-        again = f" (run {run['number']})" if run and run["number"] > 1 else ""
-        _row(
-            table,
-            stage["name"],
-            ("yes", "green") if stage["tagged"] else "",
-            (f"{state}{again}", _STYLES.get(state, "")),
-            _tests(latest(its)),
-            took(run) if run else "",
-            ", ".join(dict.fromkeys(job["host"] for job in latest(its))),
-            clean_line(run["detail"] if run else "", 200),
-        )
-    return table
+    titles = ("stage", "tag", "state", "tests", "took", "hosts", "because")
+    tagged = {stage["name"]: stage["tagged"] for stage in found["stages"]}
+    return _table(titles, (_stage(each, found["jobs"], tagged) for each in found["stages"]))
+
+
+def _stage(stage: Values, jobs: Iterable[Values], tagged: Mapping[str, bool]) -> Row:
+    run = stage["run"]
+    its = latest(job for job in jobs if run and is_of(job, run))
+    names = list(dict.fromkeys(job["host"] for job in its))
+    state = run["state"] if run else ""
+    again = f" (run {run['number']})" if run and run["number"] > 1 else ""
+    return (
+        stage["name"],
+        ("yes", "green") if stage["tagged"] else "",
+        (f"{state}{again}", _STYLES.get(state, "")),
+        # The build command is no test, though its job has it as one.
+        "" if stage["name"] == "build" else _tests(its),
+        took(run) if run else "",
+        ", ".join(names),
+        clean_line(_because(stage, names, tagged), 200),
+    )
+
+
+def _because(stage: Values, hosts: Sequence[str], tagged: Mapping[str, bool]) -> str:
+    """Why it is so; a host that has a column of its own is not said twice."""
+    run = stage["run"]
+    if run is None:
+        return ""
+    if run["state"] == "passed" and stage["name"] != "build" and not stage["tagged"]:
+        missing = [name for name in stage["needs"] if not tagged.get(name, True)]
+        return f"no tag: {', '.join(missing)} has none" if missing else "its tag was revoked"
+    detail = "" if _COUNTED.fullmatch(run["detail"]) else str(run["detail"])
+    return detail.removeprefix(f"{hosts[0]}: ") if len(hosts) == 1 else detail
+
+
+def news(run: Values) -> str:
+    """Where a run stands, in a line for whoever follows it."""
+    again = f" (run {run['number']})" if run["number"] > 1 else ""
+    state, detail = run["state"], run["detail"]
+    if state == "placing":
+        # Which hosts are busy changes often: `show` says it.  That none fits does not.
+        lasting = "none fits; " in detail and " is starting" not in detail
+        return f"{run['stage']}{again}: waits for hosts{f': {detail}' if lasting else ''}"
+    words = f"{state}: {detail}" if detail and not detail.startswith(state) else detail or state
+    return f"{run['stage']}{again}: {words}"
 
 
 def is_of(job: Values, run: Values) -> bool:
@@ -149,15 +190,21 @@ def below(found: Values) -> Iterator[tuple[str, str]]:
         yield "", f"and {len(found['failures']) - _MOST} more"
     for each in found["measurements"][:_MOST]:
         unit = f" {each['unit']}" if each["unit"] else ""
-        yield each["stage"], f"{each['name']} = {each['value']:g}{unit} ({each['nodeid']})"
-    for each in found["tags"]:
-        if each["run"] is None and each["revoked"] is None:
-            yield "by hand", f"tagged {each['stage']} by {each['who']}"
-        elif each["revoked"] is not None:
-            yield "revoked", f"tag {each['stage']}: {each['reason']}"
+        yield each["stage"], f"{each['name']} = {each['value']:.12g}{unit} ({each['nodeid']})"
+    yield from dict.fromkeys(_told_of(each) for each in found["tags"] if _is_special(each))
     hint = next_step(found)
     if hint:
         yield "next", hint
+
+
+def _is_special(tag: Values) -> bool:
+    return tag["run"] is None or tag["revoked"] is not None
+
+
+def _told_of(tag: Values) -> tuple[str, str]:
+    if tag["revoked"] is None:
+        return "by hand", f"tagged {tag['stage']} by {tag['who']}"
+    return "revoked", f"tag {tag['stage']}: {tag['reason']}"
 
 
 def next_step(found: Values) -> str:
@@ -186,21 +233,31 @@ def lines(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 def show(table: Table) -> None:
     """To standard output, without wrapping to a width that nobody has."""
-    wide = None if sys.stdout.isatty() else _WIDE
-    Console(width=wide, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
-def _table(*titles: str) -> Table:
+def _table(titles: Sequence[str], rows: Iterable[Row]) -> Table:
+    """Without the columns in which nothing stands."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    used = [number for number in range(len(titles)) if any(row[number].plain for row in texts)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        right = title in ("build", "tags", "took", "age", "jobs", "ended")
-        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    for number in used:
+        right = titles[number] in ("build", "tags", "took", "age", "jobs", "ended")
+        justify: JustifyMethod = "right" if right else "left"
+        table.add_column(titles[number], justify=justify, overflow="fold")
+    for row in texts:
+        table.add_row(*(row[number] for number in used))
     return table
 
 
-def _row(table: Table, *cells: str | Cell) -> None:
-    pairs = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
-    table.add_row(*(Text(clean_line(text, 300), style=style) for text, style in pairs))
+def _text(cell: str | Cell) -> Text:
+    words, style = (cell, "") if isinstance(cell, str) else cell
+    # A hint of an error stands on a line of its own; in a table there is one.
+    return Text(clean_line(re.sub(r"\n\s*", "; ", words), 300), style=style)
 
 
 def size(count: float) -> str:

@@ -9,6 +9,7 @@ filter, submodule or attribute of a tree does anything.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -35,8 +36,11 @@ _COMMITS = 200
 _ENTRIES = 500_000
 _BYTES = 16 << 30
 _PIECE = 1 << 20
-#: Bytes of what a link points to (PATH_MAX).
-_LINK = 4095
+#: Folders in each other: as many as in an archive.
+_DEPTH = 256
+#: Bytes of what a link points to (PATH_MAX); links that Linux follows to one file; names that are
+#: looked at to find out where all links of a tree lead.
+_LINK, _HOPS, _STEPS = 4095, 40, 5_000_000
 #: Bytes of the lists of branches, of paths that changed, of files.
 _BRANCHES = 16 << 20
 _PATHS = 16 << 20
@@ -47,12 +51,16 @@ _LINE = 300
 PART = ".part-"
 #: Seconds after which a lock file in a mirror is one that a killed git has left.
 _STALE = 60.0
+#: What git holds while it writes refs, and objects and packs that it has not finished.
+_LOCKS, _HALF = ("*.lock", "refs/**/*.lock"), "objects/*/tmp_*"
 #: What git says if the mirror itself is broken.
 _BROKEN = (
     "not a git repository", "corrupt", "bad object", "unable to read", "loose object",
     "missing necessary objects", "did not send all necessary", "invalid sha1", "bad config",
     "mismatched algorithms", "not a valid object", "missing blob", "missing tree",
 )  # fmt: skip
+#: What the system says if it is the disk.
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)))
 
 
 class Past(NamedTuple):
@@ -78,9 +86,14 @@ class Source(Protocol):
 
 
 def recover(mirrors: Path) -> None:
-    """Remove mirrors that were being made when their process died; nobody makes one now."""
+    """Remove what was being written when its process died; nobody writes now.
+
+    A git that outlives its dispatcher for a moment fails without its lock or its half pack.
+    """
     for path in mirrors.glob(f"{PART}*"):
         shutil.rmtree(path, ignore_errors=True)
+    for mirror in mirrors.glob("*.git"):
+        _remove(mirror, *_LOCKS, _HALF)
 
 
 def opened(source: settings.Source, mirrors: Path) -> Source:
@@ -166,6 +179,7 @@ class GitSource:
             self._fetch()
         except SourceError as error:
             words = str(error)
+            _remove(self.mirror, _HALF)  # git leaves them if the disk is full, and it stays full
             if not self._repaired(words):
                 raise SourceError(f"{shown(self.address)} cannot be fetched: {words}") from error
             self._prepare(there)
@@ -192,6 +206,8 @@ class GitSource:
 
     def _repaired(self, words: str) -> bool:
         """Whether it makes sense to try again now."""
+        if any(each in words for each in _FULL):
+            return False  # a sound mirror must not go because nothing can be written
         if ".lock'" in words or "cannot lock ref" in words:
             return _remove_stale(self.mirror)
         signs = (*_BROKEN, f"{self.mirror}/objects/")
@@ -232,14 +248,23 @@ class GitSource:
         return False
 
     def _commits(self, what: str, most: int) -> list[Commit]:
-        """The newest ones, oldest first, along the branch: a merge is one commit."""
-        options = ("--first-parent", "--reverse", "--no-notes", f"--max-count={most}")
-        asked = ("log", "-z", *options, "--format=%H%n%an%n%<(2000,trunc)%s", what, "--")
-        found = self._run(*asked).decode("utf-8", "surrogateescape")
+        """The newest ones, oldest first, along the branch: a merge is one commit.
+
+        A name or a subject can be of any size: nobody can keep others from being built by one.
+        """
+        try:
+            found = self._log(what, most, "%<(2000,trunc)%an%n%<(2000,trunc)%s")
+        except SourceError:
+            found = self._log(what, most, "%n")
         rows = [row.split("\n", 2) for row in found.split("\0") if row]
         return [
             Commit(revision, _line(author), _line(subject)) for revision, author, subject in rows
         ]
+
+    def _log(self, what: str, most: int, words: str) -> str:
+        options = ("--first-parent", "--reverse", "--no-notes", f"--max-count={most}")
+        asked = ("log", "-z", *options, f"--format=%H%n{words}", what, "--")
+        return self._run(*asked, most=_PATHS).decode("utf-8", "surrogateescape")
 
     def _with_paths(self, before: str, commits: Sequence[Commit]) -> list[Commit]:
         """What each has changed; unknown for all if that is too much to read."""
@@ -290,8 +315,11 @@ def _entry(row: bytes) -> _Entry:
     """Of a line of ls-tree; none leads out of the tree, or makes a repository of it."""
     head, path = row.split(b"\t", 1)
     mode, _, name, size = head.split()
-    if b".git" in path.lower().split(b"/"):
+    parts = path.lower().split(b"/")
+    if b".git" in parts:
         raise SourceError(f"{_path(path)}: nothing of a tree may be called .git")
+    if len(parts) > _DEPTH:
+        raise SourceError(f"{_path(path)[:_LINE]}: more than {_DEPTH} folders deep")
     _check(Entry(os.fsdecode(path), FILE, 0, "0" * 64))
     return _Entry(mode, name, int(size) if size.isdigit() else 0, path)
 
@@ -344,10 +372,16 @@ def _changed(found: bytes) -> dict[str, list[str]]:
     return paths
 
 
+def _remove(mirror: Path, *patterns: str) -> None:
+    """Files of a git that is not there any more."""
+    for path in [each for pattern in patterns for each in mirror.glob(pattern)]:
+        path.unlink(missing_ok=True)
+
+
 def _remove_stale(mirror: Path) -> bool:
     """Lock files that nobody holds: git holds one for moments only."""
     before = time.time() - _STALE
-    found = [*mirror.glob("*.lock"), *(mirror / "refs").rglob("*.lock")]
+    found = [path for pattern in _LOCKS for path in mirror.glob(pattern)]
     stale = [each for each in found if each.stat().st_mtime < before]
     for each in stale:
         each.unlink(missing_ok=True)
@@ -410,20 +444,20 @@ def _pieces(out: IO[bytes], entry: _Entry, why: Callable[[], str]) -> Iterator[b
 
 def _write_entries(root: bytes, entries: Sequence[_Entry], read: _Read, what: str) -> None:
     """Files first, links last: nothing is ever written through a link."""
-    links: list[tuple[bytes, bytes]] = []
+    links: dict[bytes, bytes] = {}
     for entry in entries:
         if entry.is_submodule:
             os.makedirs(os.path.join(root, entry.path))
         elif entry.is_link:
             if entry.size > _LINK:
                 raise SourceError(f"{what}: the link {_path(entry.path)} is too long")
-            links.append((entry.path, b"".join(read(entry))))
+            links[entry.path] = b"".join(read(entry))
         else:
             _write(root, entry.path, 0o755 if entry.mode == b"100755" else 0o644, read(entry))
-    for path, target in links:
+    for path, target in links.items():
         _check(Entry(os.fsdecode(path), LINK, 0, os.fsdecode(target)))
         _link(root, path, target)
-    _check_links(root, [path for path, _ in links], what)
+    _check_links(links, what)
 
 
 def _write(root: bytes, path: bytes, mode: int, pieces: Iterable[bytes]) -> None:
@@ -442,12 +476,33 @@ def _link(root: bytes, path: bytes, target: bytes) -> None:
     os.symlink(target, full)
 
 
-def _check_links(root: bytes, paths: Iterable[bytes], what: str) -> None:
+def _check_links(links: Mapping[bytes, bytes], what: str) -> None:
     """Each seems to stay inside; through another one it could still lead out."""
-    inside = os.path.join(os.path.realpath(root), b"")
-    for path in paths:
-        if not os.path.join(os.path.realpath(os.path.join(root, path)), b"").startswith(inside):
+    steps = 0
+    for path in links:
+        steps += _followed(path, links, what)
+        if steps > _STEPS:
+            raise SourceError(f"{what}: its links lead through too many others")
+
+
+def _followed(path: bytes, links: Mapping[bytes, bytes], what: str) -> int:
+    """Steps to where a link leads; one that no kernel would follow to its end leads nowhere."""
+    here: list[bytes] = []
+    left, steps, hops = path.split(b"/")[::-1], 0, 0
+    while left and hops <= _HOPS:
+        part, steps = left.pop(), steps + 1
+        if part == b".." and not here:
             raise SourceError(f"{what}: the link {_path(path)} leads out of the tree")
+        if part == b"..":
+            here.pop()
+        elif part not in (b"", b"."):
+            here.append(part)
+            target = links.get(b"/".join(here))
+            if target is not None:
+                hops += 1
+                here.pop()
+                left += target.split(b"/")[::-1]
+    return steps
 
 
 # -- a directory --------------------------------------------------------------------
@@ -489,10 +544,11 @@ class DirectorySource:
             for entry in entries:
                 if entry.kind == FILE:
                     _write(root, os.fsencode(entry.path), entry.mode, self._read(entry))
-            links = [each for each in entries if each.kind == LINK]
-            for link in links:
-                _link(root, os.fsencode(link.path), os.fsencode(link.digest))
-            _check_links(root, [os.fsencode(each.path) for each in links], str(self.path))
+            found = (each for each in entries if each.kind == LINK)
+            links = {os.fsencode(each.path): os.fsencode(each.digest) for each in found}
+            for path, target in links.items():
+                _link(root, path, target)
+            _check_links(links, str(self.path))
 
     def _read(self, entry: Entry) -> Iterator[bytes]:
         found = hashlib.sha256()

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from shell_runner.errors import NosejobsError
+from shell_runner.heartbeat import backoff
+
 from . import model, settings
 from .builds import Trees
 from .git import SourceError
@@ -52,18 +55,30 @@ class Watch:
         self._poked = threading.Event()
         self._closed = threading.Event()
         self._noted = 0.0
+        self._told = ""
 
     def run(self) -> None:
         """Until ``close``."""
+        failures = 0
         while not self._closed.is_set():
             self._poked.clear()
             again = self._wanted.poll
             try:
                 again = min(again, self.look())
+                failures, self._told = 0, ""
             except Exception as error:
-                trace = not isinstance(error, SourceError)
-                _LOG.error("source %s: %s", self._wanted.name, error, exc_info=trace)
+                self._tell(error)
+                # Whoever rang does not ring again because our disk was full.
+                again = min(again, backoff(failures))
+                failures += 1
             self._poked.wait(again)
+
+    def _tell(self, error: Exception) -> None:
+        """Once, and not again with each look, until it is another trouble."""
+        if self._told != str(error):
+            trace = not isinstance(error, NosejobsError)
+            _LOG.error("source %s: %s", self._wanted.name, error, exc_info=trace)
+        self._told = str(error)
 
     def poke(self) -> None:
         """Look now."""

@@ -6,19 +6,26 @@ whenever it is prepared, and a package goes into the database once.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
 from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
-from shell_runner.errors import BadSpec, UsageError
+from shell_runner.errors import BadSpec, HostError, NosejobsError, UsageError
 from shell_runner.jobs import new_job
 from shell_runner.remote import formats
 from shell_runner.remote.job import Content, JobConfig, JobTest, NewJob
+from shell_runner.remote.package import Package
 from shell_runner.shipping import Tree
 
 from . import builds, config, harvest, model
@@ -30,6 +37,10 @@ from .store import builds as build_rows
 
 #: As all readers of output are that come with us.
 _FORMATS = tuple((module.NAME, "") for module in formats.builtin())
+#: What a host may say that others reach it by: it stands in their environment, between commas.
+_ADDRESS = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
+#: Jobs of which is remembered what their hosts were handed; of others it is found out again.
+_MANY = 10_000
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,22 @@ class Work:
         self, store: Store, trees: Trees, blobs: Blobs, clock: Callable[[], float] = time.time
     ) -> None:
         self._store, self._trees, self._blobs, self._clock = store, trees, blobs, clock
+        #: By job, what names all that its host was handed.
+        self._handed: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     # -- what a host is handed ----------------------------------------------------
 
     def prepare(self, job: model.Job) -> tuple[NewJob, Sequence[Tree]]:
         """The job of a row, and what has to be on its host; UsageError: it cannot be run at all."""
+        new, trees = self._prepared(job)
+        with self._lock:
+            self._handed[job.id] = _named(new.tests, new.build, [each.nodeid for each in new.cases])
+            while len(self._handed) > _MANY:
+                del self._handed[next(iter(self._handed))]
+        return new, trees
+
+    def _prepared(self, job: model.Job) -> tuple[NewJob, Sequence[Tree]]:
         rows = self._rows(job)
         checkout = self._trees.get(rows.source, rows.change.revision, rows.build.tree)
         tree = config.from_data(rows.build.config or {})
@@ -116,6 +138,16 @@ class Work:
         content, shipped = builds.artefact_tree(self._blobs, kept, f"build-{rows.build.id}.tar")
         return content, (shipped, checkout.tree)
 
+    def mistrust(self, job: model.Job) -> None:
+        """What was shipped for it is not what its row says: look at the files again.
+
+        A tree is made anew then; an artefact is missing from now on, and its job says so.
+        """
+        rows = self._rows(job)
+        self._trees.forget(rows.source, rows.change.revision)
+        if self._blobs.holds(rows.build.digest):
+            self._blobs.verify(rows.build.digest)
+
     # -- what comes back ----------------------------------------------------------
 
     def harvested(self, job: model.Job, package: Path) -> None:
@@ -124,6 +156,7 @@ class Work:
         The file is moved away.  HostError: it cannot be believed.
         """
         with harvest.opened(package, job.host, job.id) as opened:
+            self._check(job, opened)
             found = harvest.read(opened, job.id)
         kept = self._blobs.take(package)
         entry = results.Package(kept.digest, found.how, self._clock(), found.detail)
@@ -134,6 +167,20 @@ class Work:
             if outcome is results.Harvest.NEW and found.durations:
                 self._learn(connection, job, found.durations)
 
+    def _check(self, job: model.Job, package: Package) -> None:
+        """A tag would stand on tests, or on a build, that the host was never asked for."""
+        if job.state is model.JobState.LOST:
+            return  # evidence, and no verdict
+        with suppress(NosejobsError):  # a tree that cannot be had any more: nothing to compare with
+            if job.id not in self._handed:
+                self.prepare(job)
+        wanted = self._handed.pop(job.id, "")
+        manifest = package.manifest
+        tests = [row[0] for row in manifest["tests"]]
+        if wanted and wanted != _named(manifest.get("content"), manifest.get("build"), tests):
+            words = f"the package of job {job.id} is about other tests, or another build"
+            raise HostError(job.host, words, "look at the host; nothing was acknowledged")
+
     @staticmethod
     def _learn(connection: Connection, job: model.Job, seconds: dict[str, float]) -> None:
         run = stage_runs.get(connection, job.stage_run)
@@ -141,6 +188,14 @@ class Work:
         change = build and changes.get(connection, build.change)
         if run and change:
             durations.learn(connection, change.source, run.stage, seconds)
+
+
+def _named(tests: Any, build: Any, nodeids: Sequence[str]) -> str:
+    """Names what a job is about, by the contents and tests of a job or of a manifest."""
+    both = (tests, build)
+    found = [each[1] if isinstance(each, (list, tuple)) and each[1:] else "" for each in both]
+    text = json.dumps([*found, *nodeids])
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def chosen(
@@ -183,7 +238,7 @@ def _told(rows: _Rows, stage: Stage) -> tuple[tuple[str, str], ...]:
 def address_of(host: model.Host) -> str:
     """Where other hosts reach it: what it says itself, else as we reach it."""
     said = host.facts.get("address")
-    if isinstance(said, str) and said:
+    if isinstance(said, str) and _ADDRESS.fullmatch(said):
         return said
     try:
         (spec,) = specs.parse([host.name], {host.name: HostEntry(host.name, host.spec)})

@@ -254,7 +254,7 @@ def _state(row: Issued, now: Any) -> str:
 
 @main.group(cls=_Group)
 def agent() -> None:
-    """Write the agent, which lets controllers reach a host, as one file.
+    """Write the agent, by which hosts are reached, as one file.
 
     nosejobs-agent is the agent itself, where this package is installed.
     """

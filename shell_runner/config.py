@@ -19,7 +19,9 @@ NAME = "nosejobs.toml"
 
 _TOP = ("tests", "hosts", "build", "stages", "levels")
 _HOST = ("spec", "slots", "labels", "cache")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kKMGT])(i?))?B?")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?))?B?", re.ASCII)
+#: What a size must be, and bytes that no disk has.
+A_SIZE, _MOST_BYTES = 'a size as "4GiB", "500MB" or 0', 1 << 60
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,20 @@ def _host(path: Path, name: str, entry: Any) -> HostEntry:
 
 
 def size(where: str, value: Any) -> int:
-    """``"4GiB"``, ``"500 MB"``, or a number of bytes."""
-    if type(value) is int and value >= 0:
-        return value
+    """``"4GiB"``, ``"500 MB"``, or a number of bytes; raises BadConfig."""
+    found = bytes_of(value)
+    if found is None:
+        raise BadConfig(f"{where} must be {A_SIZE}, not {value!r}")
+    return found
+
+
+def bytes_of(value: Any) -> int | None:
+    """The bytes of a size as a file of ours has it; None: it is none."""
+    if type(value) is int:
+        return value if 0 <= value < _MOST_BYTES else None
     found = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise BadConfig(f'{where} must be a size as "4GiB", "500MB" or 0, not {value!r}')
+        return None
     number, prefix, binary = found.groups()
     power = " KMGT".index((prefix or " ").upper())
     return int(float(number) * (1024 if binary else 1000) ** power)

@@ -73,7 +73,7 @@ def _is_of_host(error: BaseException | None) -> bool:
 
 @click.group(cls=_Jobs)
 def job() -> None:
-    """Jobs that a host runs whoever is connected: hand in, walk away, harvest."""
+    """Jobs that hosts run by themselves: hand in, walk away, harvest."""
 
 
 # -- which host, which job --------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What all tests share: folders of their own, and a real sshd for those that want one."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ pytest_plugins = ("pytester",)
 # A shared machine is no clock; and nothing is written into the checkout.
 hypothesis.settings.register_profile("suite", deadline=None, database=None, max_examples=60)
 hypothesis.settings.load_profile("suite")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a script: programs that are interrupted here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

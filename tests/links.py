@@ -55,6 +55,9 @@ class FakeWork:
         ready = desks.prepared(self.tests, job.id)
         return ready.job, list(ready.trees)
 
+    def mistrust(self, job: Job) -> None:
+        """It is made anew each time."""
+
     def harvested(self, job: Job, package: Path) -> None:
         """Rows of what it says."""
         self.came.append(job.id)

@@ -13,17 +13,22 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import itertools
 import json
 import os
+import re
 import select
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 CHECKOUT = Path(__file__).parents[1]
 PATIENCE = 60.0
@@ -67,6 +72,10 @@ POINTS: Mapping[str, Point] = {
 }
 
 
+#: Also a point: ``before 7`` and ``after 7`` mean the seventh commit.
+_COMMIT = re.compile("(before|after) ([0-9]+)")
+
+
 def _install(point: Point, database: Path) -> None:
     owner: Any = importlib.import_module(point.module)
     *classes, name = point.name.split(".")
@@ -84,12 +93,38 @@ def _install(point: Point, database: Path) -> None:
     def die(original: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         found = original(*arguments, **named) if point.after else None
         if counts():
-            os.kill(os.getpid(), signal.SIGKILL)
-            signal.pause()
+            _die()
         return found if point.after else original(*arguments, **named)
 
     wrapped = getattr(owner, name)
     setattr(owner, name, lambda *arguments, **named: die(wrapped, *arguments, **named))
+
+
+def _install_at_commit(number: int, after: bool) -> None:
+    """Right before or after the which-th commit that changes a row, whoever makes it."""
+    from dispatcher.store import engine
+
+    write, calls = engine.Store.write, itertools.count(1)
+
+    @contextlib.contextmanager
+    def counted(self: engine.Store, *, quiet: bool = False) -> Iterator[Connection]:
+        is_it = False
+        with write(self, quiet=quiet) as connection:
+            before = engine.changes_of(connection)
+            yield connection
+            if engine.changes_of(connection) != before:
+                is_it = next(calls) == number
+            if is_it and not after:
+                _die()
+        if is_it:
+            _die()
+
+    engine.Store.write = counted  # type: ignore[method-assign]
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
 
 
 def _rows(database: Path, statement: str) -> list[Any]:
@@ -232,7 +267,9 @@ def _become(order: Mapping[str, Any]) -> None:
     os.dup2(null, 0)
     for number, name in ((1, order["out"]), (2, order["error"])):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
-    if order["point"]:
+    if match := _COMMIT.fullmatch(order["point"]):
+        _install_at_commit(int(match[2]), after=match[1] == "after")
+    elif order["point"]:
         _install(POINTS[order["point"]], Path("data", "dispatcher.db").absolute())
 
 

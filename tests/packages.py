@@ -40,7 +40,8 @@ def of_job(path: Path, job: NewJob, exit: int = 0, how: str = "completed") -> Pa
     members = {"log.txt": b"nosejobs | attempt 1\nbuild | all is well\n"}
     if [case.nodeid for case in job.cases] == ["build"]:
         members["artefacts/0/output.tar"] = tar({"app": b"the app\n"})
-    return write(path, job.id, job.cases, executions, members, how)
+    told = {"content": job.tests, "build": job.build}
+    return write(path, job.id, job.cases, executions, members, how, **told)
 
 
 def tar(files: Mapping[str, bytes]) -> bytes:

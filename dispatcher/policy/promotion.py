@@ -37,6 +37,8 @@ from ..model import (
     Tag,
 )
 
+#: Reasons that are named; a stage can need hundreds of others.
+_REASONS = 5
 _VERDICTS = (StageState.PASSED, StageState.FAILED)
 
 
@@ -182,7 +184,9 @@ def may_rerun(facts: Facts, stage: str, failed_only: bool = False) -> str:
         return f"the build is {facts.state}: there is nothing that {stage} could test"
     going = [run for run in runs if not run.state.over]
     if going:
-        return f"run {going[0].number} of {stage} is {going[0].state}: cancel it first"
+        run = going[0]
+        state = f"run {run.number} of {stage} is {run.state}"
+        return f"{state}: it has not run yet" if run.state.idle else f"{state}: cancel it first"
     if failed_only and not standing(runs):
         return f"no run of {stage} has got to its end: run all of it again"
     return ""
@@ -243,7 +247,7 @@ class _Board:
         self._counting = _counting(self._tree.stages, self._by_hand, self._earned)
         for stage in _in_order(self._tree.stages):
             reasons = filter(None, map(self._failure, stage.needs))
-            self._blocked[stage.name] = "; ".join(reasons)
+            self._blocked[stage.name] = _listed(reasons)
             self._idle[stage.name] = self._idle_state(stage)
 
     def level(self) -> str:
@@ -285,7 +289,7 @@ class _Board:
             return StageState.BLOCKED, self._blocked[stage.name]
         missing = [need for need in stage.needs if need not in self._counting]
         if missing:
-            return StageState.WAITING, "; ".join(self._waits(need) for need in missing)
+            return StageState.WAITING, _listed(self._waits(need) for need in missing)
         if stage.gate is Gate.MANUAL and decision is None:
             return StageState.GATED, "an approval is needed"
         return StageState.PLACING, ""
@@ -334,6 +338,13 @@ _ENDS = {
     StageState.ERROR: "could not be run",
     StageState.CANCELLED: "was cancelled",
 }
+
+
+def _listed(reasons: Iterable[str]) -> str:
+    """The first of them: a row keeps words of some length only, and would never be what is said."""
+    found = list(reasons)
+    more = [f"and {len(found) - _REASONS} more"] if len(found) > _REASONS else []
+    return "; ".join([*found[:_REASONS], *more])
 
 
 def _by(words: str, reason: str) -> str:

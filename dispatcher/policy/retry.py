@@ -9,10 +9,10 @@ the number of its attempt is the only count.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..config import Mode, Stage
-from ..model import Host, HostState, Job, JobState, StageEvent
+from ..model import Job, JobState, StageEvent
 
 #: How a job can end on its host (``job.how``), beside "completed": the build is to blame.
 _BUILD_ENDS = {
@@ -133,6 +133,15 @@ def trouble(part: Part) -> str:
     return f"{job.host}: {count} could not be run there" if part.trouble else ""
 
 
+def silent(jobs: Iterable[Job]) -> list[Job]:
+    """Of the newest attempts of a run those that say nothing of the tests that they had.
+
+    A run can have failed beside them: then what they had has to run again with what failed.
+    """
+    newest = {job.part: job for job in sorted(jobs, key=lambda job: job.attempt)}
+    return [job for job in newest.values() if trouble(Part(job))]
+
+
 def _spent(stage: Stage) -> str:
     if stage.lost == 0:
         return "; it is not tried again (lost = never)"
@@ -148,21 +157,14 @@ def blamed(parts: Iterable[Part]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.job.host for part in found))
 
 
-def after_trouble(host: Host, why: str, limit: int) -> Host:
-    """The host after one more infrastructure failure; ``limit`` in a row are a quarantine."""
-    failures = host.failures + 1
-    if failures < limit or host.state is HostState.QUARANTINED:
-        return replace(host, failures=failures)
-    reason = f"{_counted(failures, 'infrastructure failure')} in a row, the last: {why}"
-    return replace(host, failures=failures, state=HostState.QUARANTINED, reason=reason)
+def quarantine(failures: int, why: str, limit: int) -> str:
+    """Why a host is put into quarantine after ``failures`` in a row; empty: not yet.
 
-
-def after_success(host: Host) -> Host:
-    """The host after a job that ended without infrastructure trouble.
-
-    One in quarantine stays there: somebody has to look first.
+    It stays there whatever comes: somebody has to look first.
     """
-    return replace(host, failures=0)
+    if failures < limit:
+        return ""
+    return f"{_counted(failures, 'infrastructure failure')} in a row; the last one: {why}"
 
 
 def _counted(number: int, noun: str) -> str:

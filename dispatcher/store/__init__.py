@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 
-from .engine import Changed, Store, StoreError, open_engine
+from .engine import Changed, Store, StoreError, check, open_engine
 from .schema import migrate
 
-__all__ = ["Changed", "Store", "StoreError", "migrate", "open_engine", "open_store"]
+__all__ = ["Changed", "Store", "StoreError", "check", "migrate", "open_engine", "open_store"]
 
 
 def open_store(where: str | os.PathLike[str]) -> Store:

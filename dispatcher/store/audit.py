@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
-from . import tables
+from . import rows, tables
 
 _AUDIT = tables.audit.c
 
@@ -33,7 +33,7 @@ def write(
 ) -> None:
     """One entry; ``who`` is empty for the dispatcher itself."""
     fields = {"at": at, "who": who, "what": what, "build": build, "detail": detail}
-    connection.execute(insert(tables.audit).values(**fields))
+    rows.add(connection, tables.audit, fields)
 
 
 def entries(

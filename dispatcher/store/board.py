@@ -11,10 +11,13 @@ from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
 from .. import model
 from . import jobs, results, rows, tables, tags
-from .builds import active
+from .builds import ACTIVE, active
 
 _BUILD, _CHANGE, _SOURCE = tables.build.c, tables.change.c, tables.source.c
-_RUN, _DECISION, _AUDIT = tables.stage_run.c, tables.decision.c, tables.audit.c
+_RUN, _JOB = tables.stage_run.c, tables.job.c
+_DECISION, _AUDIT = tables.decision.c, tables.audit.c
+#: States of stage runs whose jobs are looked at.
+_GOING = (model.StageState.RUNNING, model.StageState.PLACING)
 
 #: Those of which each look needs all, made once: to make one takes longer than to run it.
 _BUILDS: BindParameter[Any] = bindparam("builds", expanding=True)
@@ -28,9 +31,25 @@ _HEADS = (
     .where(_BUILD.id.in_(_BUILDS))
     .order_by(_BUILD.id)
 )
+#: What of active builds somebody else changes, or a look of which it does not keep the rows.
+_MARKS = (
+    select(_BUILD.id, _BUILD.state, _BUILD.detail, _BUILD.level, _RUN.id, _RUN.state)
+    .add_columns(_RUN.detail, _JOB.id, _JOB.state, _JOB.package)
+    .select_from(
+        tables.build.outerjoin(tables.stage_run, _RUN.build == _BUILD.id).outerjoin(
+            tables.job, (_JOB.stage_run == _RUN.id) & rows.among(_RUN.state, _GOING)
+        )
+    )
+    .where(_BUILD.id.in_(ACTIVE))
+)
 _RUNS = select(tables.stage_run).where(_RUN.build.in_(_BUILDS)).order_by(_RUN.id)
 _DECISIONS = select(tables.decision).where(_DECISION.build.in_(_BUILDS)).order_by(_DECISION.stage)
 _LAST_AUDIT = select(func.max(_AUDIT.id))
+_AUDITED = (
+    select(_AUDIT.build)
+    .where(_AUDIT.id > bindparam("after"), _AUDIT.build.is_not(None))
+    .distinct()
+)
 
 T = TypeVar("T")
 
@@ -52,6 +71,17 @@ class Rows:
     counts: tuple[tuple[str, results.Counts], ...] = ()
 
 
+def marks(connection: Connection) -> dict[int, set[Any]]:
+    """By active build, what is another one whenever its ``Rows`` are.
+
+    But for tags and decisions: of those that others make, ``audited`` tells.
+    """
+    found: dict[int, set[Any]] = defaultdict(set)
+    for row in connection.execute(_MARKS):
+        found[row[0]].add(tuple(row))
+    return found
+
+
 def of(connection: Connection, builds: Collection[int]) -> list[Rows]:
     """Those of some builds, oldest first: seven queries, however many they are."""
     runs = _by_build(connection, builds, _RUNS, rows.stage_run)
@@ -63,7 +93,7 @@ def of(connection: Connection, builds: Collection[int]) -> list[Rows]:
         run.id
         for each in runs.values()
         for run in each
-        if run.state in (model.StageState.RUNNING, model.StageState.PLACING)
+        if run.state in _GOING
     ]
     found: dict[int, list[model.Job]] = defaultdict(list)
     for job in jobs.of_runs(connection, going):
@@ -117,8 +147,7 @@ def audited(connection: Connection, after: int) -> tuple[int, set[int]]:
     last = connection.execute(_LAST_AUDIT).scalar() or 0
     if last <= after:
         return after, set()
-    statement = select(_AUDIT.build).where(_AUDIT.id > after, _AUDIT.build.is_not(None))
-    return last, set(connection.execute(statement.distinct()).scalars())
+    return last, set(connection.execute(_AUDITED, {"after": after}).scalars())
 
 
 def hosts_of(connection: Connection, builds: Collection[int]) -> dict[int, set[str]]:
@@ -126,8 +155,8 @@ def hosts_of(connection: Connection, builds: Collection[int]) -> dict[int, set[s
     found: dict[int, set[str]] = defaultdict(set)
     for chunk in rows.chunks(sorted(builds)):
         statement = (
-            select(_RUN.build, tables.job.c.host)
-            .join(tables.job, tables.job.c.stage_run == _RUN.id)
+            select(_RUN.build, _JOB.host)
+            .join(tables.job, _JOB.stage_run == _RUN.id)
             .where(_RUN.build.in_(chunk))
             .distinct()
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, exists, select, update
+from sqlalchemy import Connection, bindparam, exists, select
 
 from .. import model
 from . import rows, tables
@@ -12,17 +12,28 @@ from . import rows, tables
 _BUILD, _RUN, _CHANGE = tables.build.c, tables.stage_run.c, tables.change.c
 #: States of stage runs that something can still come of by itself.
 _ALIVE = tuple(
-    state.value
+    state
     for state in model.StageState
     if not state.over and state is not model.StageState.BLOCKED
 )
-_OPEN = (model.BuildState.NEW.value, model.BuildState.BUILDING.value)
+_OPEN = (model.BuildState.NEW, model.BuildState.BUILDING)
 
-#: Asked at each change, made once: to make it takes longer than to run it.
-_ACTIVE = (
+_GET = rows.by_key(tables.build)
+#: Numbers of those that something can still come of by itself.
+ACTIVE = (
     select(_BUILD.id)
-    .where(_BUILD.state.in_(_OPEN))
-    .union(select(_RUN.build).where(_RUN.state.in_(_ALIVE)))
+    .where(rows.among(_BUILD.state, _OPEN))
+    .union(select(_RUN.build).where(rows.among(_RUN.state, _ALIVE)))
+)
+_REUSABLE = (
+    select(tables.build)
+    .join(tables.change, _CHANGE.id == _BUILD.change)
+    .where(_CHANGE.source == bindparam("source"))
+    .where(_BUILD.inputs == bindparam("inputs"), _BUILD.inputs != "")
+    .where(_BUILD.state == model.BuildState.BUILT.value, _BUILD.digest != "")
+    .where(_BUILD.removed.is_(None))
+    .order_by(_BUILD.id.desc())
+    .limit(1)
 )
 
 
@@ -34,7 +45,7 @@ def add(connection: Connection, change: int, at: float) -> int:
 
 def get(connection: Connection, build: int) -> model.Build | None:
     """One build."""
-    found = connection.execute(select(tables.build).where(_BUILD.id == build)).first()
+    found = connection.execute(_GET, {"key": build}).first()
     return rows.build(found) if found else None
 
 
@@ -53,14 +64,12 @@ def describe(connection: Connection, build: int, **fields: Any) -> bool:
     """Set what is found out about it: tree, config, inputs, detail; whether it was there."""
     unknown = fields.keys() - {"tree", "config", "inputs", "detail"}
     assert not unknown, unknown
-    statement = update(tables.build).where(_BUILD.id == build).values(**fields)
-    return connection.execute(statement).rowcount == 1
+    return rows.put(connection, tables.build, build, **fields)
 
 
 def set_level(connection: Connection, build: int, level: str) -> bool:
     """Whether the level is another one now."""
-    where = (_BUILD.id == build, _BUILD.level != level)
-    return connection.execute(update(tables.build).where(*where).values(level=level)).rowcount == 1
+    return rows.put_new(connection, tables.build, build, level=level)
 
 
 def reusable(connection: Connection, source: int, inputs: str) -> model.Build | None:
@@ -68,16 +77,7 @@ def reusable(connection: Connection, source: int, inputs: str) -> model.Build | 
 
     Its ``reused``, if it has one, is the build that made the artefact.
     """
-    statement = (
-        select(tables.build)
-        .join(tables.change, _CHANGE.id == _BUILD.change)
-        .where(_CHANGE.source == source, _BUILD.inputs == inputs, _BUILD.inputs != "")
-        .where(_BUILD.state == model.BuildState.BUILT.value, _BUILD.digest != "")
-        .where(_BUILD.removed.is_(None))
-        .order_by(_BUILD.id.desc())
-        .limit(1)
-    )
-    found = connection.execute(statement).first()
+    found = connection.execute(_REUSABLE, {"source": source, "inputs": inputs}).first()
     return rows.build(found) if found else None
 
 
@@ -88,7 +88,7 @@ def active(connection: Connection) -> list[int]:
     One that is blocked comes back with the new run of what blocks it.  So the stage runs of a
     build have to be added in the transaction that makes it built.
     """
-    return sorted(connection.execute(_ACTIVE).scalars())
+    return sorted(connection.execute(ACTIVE).scalars())
 
 
 def untouched(connection: Connection, source: int, branch: str) -> list[model.Build]:

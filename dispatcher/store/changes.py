@@ -9,7 +9,9 @@ from sqlalchemy import Connection, delete, select, update
 from .. import model
 from . import rows, tables
 
-_SOURCE, _HEAD, _CHANGE = tables.source.c, tables.head.c, tables.change.c
+_SOURCE, _HEAD = tables.source.c, tables.head.c
+_GET = rows.by_key(tables.change)
+_SOURCES = select(tables.source).order_by(_SOURCE.name)
 
 
 class Source(NamedTuple):
@@ -32,7 +34,7 @@ def source(connection: Connection, name: str, kind: str) -> int:
 
 def sources(connection: Connection) -> list[Source]:
     """All that there have been, by name."""
-    found = connection.execute(select(tables.source).order_by(_SOURCE.name))
+    found = connection.execute(_SOURCES)
     return [Source(*row) for row in found]
 
 
@@ -71,5 +73,5 @@ def add(connection: Connection, change: model.Change) -> int:
 
 def get(connection: Connection, change: int) -> model.Change | None:
     """One change."""
-    found = connection.execute(select(tables.change).where(_CHANGE.id == change)).first()
+    found = connection.execute(_GET, {"key": change}).first()
     return rows.change(found) if found else None

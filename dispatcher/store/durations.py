@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from . import rows, tables
 from .tables import clean
@@ -13,6 +15,9 @@ _DURATION = tables.duration.c
 #: What the newest duration counts for.
 _WEIGHT = 0.3
 _ROWS = 1000
+_KNOWN = select(_DURATION.nodeid, _DURATION.seconds).where(
+    _DURATION.source == bindparam("source"), _DURATION.stage == bindparam("stage")
+)
 
 
 def learn(connection: Connection, source: int, stage: str, seconds: Mapping[str, float]) -> None:
@@ -24,17 +29,18 @@ def learn(connection: Connection, source: int, stage: str, seconds: Mapping[str,
             {"source": source, "stage": stage, "nodeid": nodeid, "seconds": took}
             for nodeid, took in found.items()
         ]
-        statement = rows.new(connection, tables.duration).values(told)
-        fresh = statement.excluded.seconds
-        mean = _DURATION.seconds * (1 - _WEIGHT) + fresh * _WEIGHT
-        key = [_DURATION.source, _DURATION.stage, _DURATION.nodeid]
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=key, set_={"seconds": mean})
-        )
+        connection.execute(_learn(connection.dialect.name), told)
+
+
+@lru_cache
+def _learn(dialect: str) -> Any:
+    statement = rows.new(dialect, tables.duration)
+    mean = _DURATION.seconds * (1 - _WEIGHT) + statement.excluded.seconds * _WEIGHT
+    key = list(tables.duration.primary_key)
+    return statement.on_conflict_do_update(index_elements=key, set_={"seconds": mean})
 
 
 def known(connection: Connection, source: int, stage: str) -> dict[str, float]:
     """Seconds by node id."""
-    where = (_DURATION.source == source, _DURATION.stage == stage)
-    statement = select(_DURATION.nodeid, _DURATION.seconds).where(*where)
-    return {row[0]: row[1] for row in connection.execute(statement)}
+    found = connection.execute(_KNOWN, {"source": source, "stage": stage})
+    return {row[0]: row[1] for row in found}

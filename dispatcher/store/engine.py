@@ -20,10 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from shell_runner.errors import NosejobsError
 
-#: Execution options of a connection: it writes; it rebuilds tables.
-WRITES = "nosejobs_writes"
-REBUILDS = "nosejobs_rebuilds"
-#: In ``Connection.info``: a statement of this transaction has changed a row.
+#: In ``Connection.info``: a statement of this transaction has changed a row.  SQLite counts itself.
 _TOUCHED = "nosejobs_touched"
 #: Seconds for which a process waits for another one's transaction.
 _PATIENCE = 30
@@ -78,8 +75,10 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        #: Signalled by every commit of a row: for who shows rows.
         self.changed = Changed()
-        self._writer = engine.execution_options(**{WRITES: True})
+        #: By those of which something may follow: for who decides.
+        self.due = Changed()
         #: Within a process, threads queue here: SQLite's own waiting polls and is unfair.
         self._turn = threading.Lock()
         self._who: int | None = None
@@ -88,22 +87,32 @@ class Store:
     def read(self) -> Iterator[Connection]:
         """One consistent look, whatever others write meanwhile."""
         with named(self.engine), self.engine.begin() as connection:
+            begin(connection)
             yield connection
 
     @contextmanager
-    def write(self, *, quiet: bool = False) -> Iterator[Connection]:
-        """One transaction: all of it or nothing.  ``quiet``: nobody waits for this (a heartbeat).
+    def write(self, *, quiet: bool = False, follows: bool = True) -> Iterator[Connection]:
+        """One transaction: all of it or nothing.
 
-        Short ones only: nobody else writes meanwhile.  One that changed no row wakes nobody,
-        or a loop that looks and writes would wake itself for ever.
+        ``quiet``: nobody waits for this (a heartbeat).  ``follows``: False if people may look at
+        it, and nobody has to decide anything.  Short ones only: nobody else writes meanwhile.
+        One that changed no row wakes nobody, or a loop that looks and writes would wake itself
+        for ever.
         """
-        with named(self.engine), self._mine(), self._writer.begin() as connection:
+        with named(self.engine), self._mine(), self.engine.begin() as connection:
+            begin(connection, writes=True)
             connection.info.pop(_TOUCHED, None)
             before = changes_of(connection)
             yield connection
             touched = connection.info.pop(_TOUCHED, False) or changes_of(connection) != before
         if touched and not quiet:
-            self.changed.signal()
+            self.wake(follows=follows)
+
+    def wake(self, *, follows: bool = True) -> None:
+        """As a commit does."""
+        self.changed.signal()
+        if follows:
+            self.due.signal()
 
     @contextmanager
     def _mine(self) -> Iterator[None]:
@@ -120,6 +129,20 @@ class Store:
     def close(self) -> None:
         """No connection stays open."""
         self.engine.dispose()
+
+
+def begin(connection: Connection, *, writes: bool = False, rebuilds: bool = False) -> None:
+    """The first words to SQLite in a transaction of SQLAlchemy's.
+
+    Not as a listener: while there is one, each statement asks for others, a tenth of its time.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    if rebuilds:
+        # While a table is replaced by a copy, what refers to it must not be deleted.
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+    # A transaction that reads first and writes then could find the file changed in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def changes_of(connection: Connection) -> int:
@@ -150,6 +173,7 @@ def open_engine(where: str | os.PathLike[str]) -> Engine:
     url = _url(where)
     if url.get_backend_name() != "sqlite":
         engine = create_engine(url, pool_pre_ping=True)
+        event.listen(engine, "after_cursor_execute", _on_execute)
     else:
         if url.database:
             _prepare(Path(url.database))
@@ -161,9 +185,22 @@ def open_engine(where: str | os.PathLike[str]) -> Engine:
             connect_args={"check_same_thread": False, "timeout": _PATIENCE},
         )
         event.listen(engine, "connect", _on_connect)
-        event.listen(engine, "begin", _on_begin)
-    event.listen(engine, "after_cursor_execute", _on_execute)
     return engine
+
+
+def check(engine: Engine) -> None:
+    """Read all of a SQLite file; StoreError says what is damaged and what can be done."""
+    if engine.dialect.name != "sqlite":
+        return
+    hint = f"\n  try: your last copy of it; or what can be read: sqlite3 {name_of(engine)} .recover"
+    try:
+        with engine.connect() as connection:
+            (told,) = connection.exec_driver_sql("PRAGMA quick_check(1)").one()
+            found = str(told).splitlines()[-1]
+    except DBAPIError as error:
+        found = str(error.orig)
+    if found != "ok":
+        raise StoreError(f"database {name_of(engine)} is damaged: {found}{hint}")
 
 
 def _url(where: str | os.PathLike[str]) -> URL:
@@ -181,19 +218,10 @@ def _prepare(path: Path) -> None:
 
 
 def _on_connect(connection: Any, record: object) -> None:
-    # The driver shall begin nothing by itself: see _on_begin.
+    # The driver shall begin nothing by itself: see begin.
     connection.isolation_level = None
     for pragma in _PRAGMAS:
         connection.execute(pragma)
-
-
-def _on_begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get(REBUILDS):
-        # While a table is replaced by a copy, what refers to it must not be deleted.
-        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
-    # A transaction that reads first and writes then could find the file changed in between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITES) else "BEGIN")
 
 
 def _on_execute(

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from .. import model
+from ..policy.retry import quarantine
 from . import audit, rows, tables
 
 _HOST = tables.host.c
+_GET = rows.by_key(tables.host)
 _EVERY = select(tables.host).order_by(_HOST.name)
+_SUCCEEDED = (
+    update(tables.host)
+    .where(_HOST.name == bindparam("key"))
+    .values(failures=0, jobs=_HOST.jobs + 1)
+)
 #: What silence does not change: what somebody decided, and a host that was never there; its
 #: pool says when that takes too long.
 _KEPT = (
@@ -24,7 +31,7 @@ _KEPT = (
 def configure(connection: Connection, host: model.Host) -> None:
     """A host of the dispatcher's file, or one that a pool makes; what is known of it stays."""
     fields = rows.values(host)
-    statement = rows.new(connection, tables.host).values(**fields)
+    statement = rows.new(connection.dialect.name, tables.host).values(**fields)
     told = {name: fields[name] for name in ("spec", "labels", "slots", "pool")}
     connection.execute(statement.on_conflict_do_update(index_elements=[_HOST.name], set_=told))
 
@@ -43,7 +50,7 @@ def forget_others(connection: Connection, names: Collection[str]) -> list[str]:
 
 def get(connection: Connection, name: str) -> model.Host | None:
     """One host."""
-    found = connection.execute(select(tables.host).where(_HOST.name == name)).first()
+    found = connection.execute(_GET, {"key": name}).first()
     return rows.host(found) if found else None
 
 
@@ -105,17 +112,16 @@ def failed(connection: Connection, name: str, reason: str, *, most: int, at: flo
     count = connection.execute(
         statement.values(failures=_HOST.failures + 1).returning(_HOST.failures)
     ).scalar()
-    if count is None or count < most:
+    words = quarantine(count or 0, reason, most)
+    if not words:
         return False
-    words = f"{count} infrastructure failures in a row; the last one: {reason}"
     quarantined = model.HostState.QUARANTINED
     return set_state(connection, name, quarantined, who=model.POLICY, reason=words, at=at)
 
 
 def succeeded(connection: Connection, name: str) -> None:
     """It has ended a job by itself."""
-    statement = update(tables.host).where(_HOST.name == name)
-    connection.execute(statement.values(failures=0, jobs=_HOST.jobs + 1))
+    connection.execute(_SUCCEEDED, {"key": name})
 
 
 def set_handle(connection: Connection, name: str, handle: Mapping[str, Any] | None) -> bool:

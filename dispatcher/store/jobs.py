@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from .. import model
 from . import rows, tables
 
 _JOB = tables.job.c
-_OPEN = tuple(state.value for state in model.JobState if state.open)
-_OVER = tuple(state.value for state in model.StageState if state.over)
-#: Those that are asked at each change, made once: to make one takes longer than to run it.
-_LOAD = select(_JOB.host, func.count()).where(_JOB.state.in_(_OPEN)).group_by(_JOB.host)
+_OPEN = rows.among(_JOB.state, [state for state in model.JobState if state.open])
+_OVER = [state for state in model.StageState if state.over]
+_GET = rows.by_key(tables.job)
+_LOAD = select(_JOB.host, func.count()).where(_OPEN).group_by(_JOB.host)
 _STOPPED = (
     select(_JOB.id, _JOB.host)
     .join(tables.stage_run, tables.stage_run.c.id == _JOB.stage_run)
-    .where(_JOB.state.in_(_OPEN), tables.stage_run.c.state.in_(_OVER))
+    .where(_OPEN, rows.among(tables.stage_run.c.state, _OVER))
 )
 _OF_RUNS = (
     select(tables.job)
     .where(_JOB.stage_run.in_(bindparam("runs", expanding=True)))
     .order_by(_JOB.stage_run, _JOB.part, _JOB.attempt)
 )
-_IN_STATE = (
-    select(tables.job)
-    .where(_JOB.state.in_(bindparam("states", expanding=True)))
-    .order_by(_JOB.planned, _JOB.id)
-)
-_IN_STATE_ON = _IN_STATE.where(_JOB.host == bindparam("host"))
 _LOST_ON = (
     select(tables.job)
     .where(_JOB.state == model.JobState.LOST.value)
@@ -50,7 +45,7 @@ def plan(connection: Connection, jobs: Sequence[model.Job]) -> list[str]:
 
 def get(connection: Connection, job: str) -> model.Job | None:
     """One job."""
-    found = connection.execute(select(tables.job).where(_JOB.id == job)).first()
+    found = connection.execute(_GET, {"key": job}).first()
     return rows.job(found) if found else None
 
 
@@ -71,12 +66,23 @@ def in_state(
     connection: Connection, *states: model.JobState, host: str | None = None
 ) -> list[model.Job]:
     """Those in one of these states, of one host or of all, oldest first."""
-    values = {"states": [state.value for state in states]}
+    statement = _in_state(states)
     if host is None:
-        found = connection.execute(_IN_STATE, values)
+        found = connection.execute(statement)
     else:
-        found = connection.execute(_IN_STATE_ON, {**values, "host": host})
+        found = connection.execute(_in_state_on(states), {"host": host})
     return [rows.job(row) for row in found]
+
+
+@lru_cache
+def _in_state(states: tuple[model.JobState, ...]) -> Select[Any]:
+    chosen = select(tables.job).where(rows.among(_JOB.state, states))
+    return chosen.order_by(_JOB.planned, _JOB.id)
+
+
+@lru_cache
+def _in_state_on(states: tuple[model.JobState, ...]) -> Select[Any]:
+    return _in_state(states).where(_JOB.host == bindparam("host"))
 
 
 def load(connection: Connection) -> dict[str, int]:
@@ -87,6 +93,12 @@ def load(connection: Connection) -> dict[str, int]:
 def move(connection: Connection, job: str, event: model.JobEvent, **fields: Any) -> bool:
     """An event of a job, and what else it sets; False: it does nothing (see ``rows.move``)."""
     return rows.move(connection, tables.job, model.JOBS, job, event, **fields)
+
+
+def describe(connection: Connection, job: str, detail: str) -> bool:
+    """Say why an open job does not go on; whether that is new.  How it ends says its end."""
+    new = update(tables.job).where(_JOB.id == job, _JOB.state.in_(_OPEN), _JOB.detail != detail)
+    return connection.execute(new.values(detail=detail)).rowcount == 1
 
 
 def hosts_of_build(connection: Connection, build: int) -> list[str]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, bindparam, delete, select
 
 from . import rows, tables
 
 _NOTE = tables.note.c
+_GET = select(_NOTE.value).where(_NOTE.name == bindparam("key"))
 
 
 def get(connection: Connection, name: str) -> bytes | None:
     """What is noted under a name."""
-    found: bytes | None = connection.execute(select(_NOTE.value).where(_NOTE.name == name)).scalar()
+    found: bytes | None = connection.execute(_GET, {"key": name}).scalar()
     return found
 
 
 def put(connection: Connection, name: str, value: bytes) -> None:
     """Note it, instead of what was noted before."""
-    statement = rows.new(connection, tables.note).values(name=name, value=value)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=[_NOTE.name], set_={"value": value})
-    )
+    rows.set_row(connection, tables.note, {"name": name, "value": value})
 
 
 def forget(connection: Connection, name: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from sqlalchemy import Connection, FromClause, func, select, update
+from sqlalchemy import Connection, FromClause, bindparam, func, select
 
 from shell_runner.remote.model import OUTCOMES
 
@@ -18,6 +18,18 @@ from .tables import clean
 _JOB, _RUN = tables.job.c, tables.stage_run.c
 _RESULT, _CASE, _NUMBER = tables.result.c, tables.case.c, tables.measurement.c
 _BUILD, _CHANGE = tables.build.c, tables.change.c
+_KEYS = select(_RESULT.number, _RESULT.id).where(_RESULT.job == bindparam("job"))
+_COUNTS = (
+    select(_RESULT.job, _RESULT.outcome, _RESULT.infrastructure, func.count())
+    .where(_RESULT.job.in_(bindparam("jobs", expanding=True)))
+    .group_by(_RESULT.job, _RESULT.outcome, _RESULT.infrastructure)
+)
+_SUCCESSOR = (
+    select(_JOB.id)
+    .where(_JOB.stage_run == bindparam("run"), _JOB.part == bindparam("of"))
+    .where(_JOB.attempt > bindparam("after"))
+    .limit(1)
+)
 #: Jobs whose results make a verdict.
 _COUNT = (model.JobState.HARVESTED.value, model.JobState.ACKNOWLEDGED.value)
 
@@ -117,7 +129,7 @@ def _claim(connection: Connection, key: str, package: Package) -> Harvest:
             return Harvest.NEW
     else:
         jobs.move(connection, key, model.JobEvent.LOSE)
-    connection.execute(update(tables.job).where(_JOB.id == key).values(**fields))
+    rows.put(connection, tables.job, key, **fields)
     words = f"job {key} of {job.host}: its package came after it was given up"
     audit.write(connection, package.at, "harvest", words)
     return Harvest.EVIDENCE
@@ -133,8 +145,8 @@ def _again(connection: Connection, job: model.Job, package: Package) -> Harvest:
 
 def _has_successor(connection: Connection, job: model.Job) -> bool:
     """There is a newer attempt at the same part: this one counts no more."""
-    where = (_JOB.stage_run == job.stage_run, _JOB.part == job.part, _JOB.attempt > job.attempt)
-    return connection.execute(select(_JOB.id).where(*where).limit(1)).first() is not None
+    told = {"run": job.stage_run, "of": job.part, "after": job.attempt}
+    return connection.execute(_SUCCESSOR, told).first() is not None
 
 
 def _add_results(connection: Connection, job: str, results: Iterable[ResultRow]) -> _Keys:
@@ -144,8 +156,7 @@ def _add_results(connection: Connection, job: str, results: Iterable[ResultRow])
         for number, nodeid, outcome, words, took, *rest in results
     )
     rows.add_many(connection, tables.result, columns, cleaned)
-    statement = select(_RESULT.number, _RESULT.id).where(_RESULT.job == job)
-    return _Keys((row[0], row[1]) for row in connection.execute(statement))
+    return _Keys((row[0], row[1]) for row in connection.execute(_KEYS, {"job": job}))
 
 
 def _add_cases(connection: Connection, keys: _Keys, found: Iterable[CaseRow]) -> None:
@@ -206,12 +217,7 @@ def counts(connection: Connection, found: Sequence[str]) -> dict[str, Counts]:
     """By job, for those that have results."""
     seen: dict[str, dict[str, int]] = {}
     for chunk in rows.chunks(found):
-        statement = (
-            select(_RESULT.job, _RESULT.outcome, _RESULT.infrastructure, func.count())
-            .where(_RESULT.job.in_(chunk))
-            .group_by(_RESULT.job, _RESULT.outcome, _RESULT.infrastructure)
-        )
-        for job, outcome, infrastructure, count in connection.execute(statement):
+        for job, outcome, infrastructure, count in connection.execute(_COUNTS, {"jobs": chunk}):
             each = seen.setdefault(job, dict.fromkeys(Counts._fields, 0))
             each[outcome if outcome in each else "error"] += count
             each["infrastructure"] += count if infrastructure else 0

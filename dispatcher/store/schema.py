@@ -1,8 +1,8 @@
 """Bring a database to the schema of this program, or say why not.
 
 Owns the order of the schemas and the copy that is made before one is changed.  Must not know
-what the tables mean.  Alembic is only imported when there is something to do: a start costs
-nothing then.
+what the tables mean.  A new database is made of the tables as they are, which a test holds to be
+what all migrations make; Alembic is only imported when there is an older one to be changed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect
 
-from .engine import REBUILDS, WRITES, StoreError, name_of, named
+from .engine import StoreError, begin, name_of, named
+from .tables import METADATA
 
 #: Every schema that there has been, oldest first: the revisions in ``migrations/versions``.
 REVISIONS = ("0001",)
 FOLDER = Path(__file__).parent / "migrations"
+_VERSION = """
+CREATE TABLE alembic_version (
+    version_num VARCHAR(32) NOT NULL,
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+)
+"""
 
 
 def migrate(engine: Engine, target: str = REVISIONS[-1]) -> Path | None:
@@ -36,15 +43,25 @@ def _migrate(engine: Engine, target: str) -> Path | None:
     if found == target:
         return None
     copy = _copy(engine, found) if found else None
-    options = {WRITES: True, REBUILDS: True}
-    with engine.execution_options(**options).connect() as connection:
+    with engine.connect() as connection:
         connection.detach()  # its pragmas are not those of the others: it is closed afterwards
         with connection.begin():
+            begin(connection, writes=True, rebuilds=True)
             # Somebody else may have been faster, while we waited for the file.
-            if _revision(engine, connection) != target:
-                _upgrade(connection, target)
+            found = _revision(engine, connection)
+            if not found and target == REVISIONS[-1]:
+                _make(connection, target)
+            elif found != target:
+                upgrade(connection, target)
                 _check(engine, connection)
     return copy
+
+
+def _make(connection: Connection, revision: str) -> None:
+    """All tables, and Alembic's own, as it would have made them."""
+    METADATA.create_all(connection)
+    connection.exec_driver_sql(_VERSION)
+    connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{revision}')")
 
 
 def _revision(engine: Engine, connection: Connection) -> str:
@@ -91,7 +108,8 @@ def _copy(engine: Engine, revision: str) -> Path | None:
     return path
 
 
-def _upgrade(connection: Connection, target: str) -> None:
+def upgrade(connection: Connection, target: str) -> None:
+    """All migrations up to ``target``, in the transaction of ``connection``."""
     from alembic import command
     from alembic.config import Config
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, func, select
 
 from .. import model
 from . import rows, tables
 
 _RUN = tables.stage_run.c
+_GET = rows.by_key(tables.stage_run)
 
 
 def add(connection: Connection, run: model.StageRun) -> int | None:
     """A new one; its number in the database.  None: this go of this stage is there already."""
-    fields = rows.values(run)
-    statement = rows.new(connection, tables.stage_run).values(**fields)
-    done = connection.execute(statement.on_conflict_do_nothing().returning(_RUN.id))
-    found: int | None = done.scalar()
-    return found
+    return rows.add_numbered(connection, tables.stage_run, rows.values(run))
 
 
 def next_number(connection: Connection, build: int, stage: str) -> int:
@@ -31,7 +28,7 @@ def next_number(connection: Connection, build: int, stage: str) -> int:
 
 def get(connection: Connection, run: int) -> model.StageRun | None:
     """One stage run."""
-    found = connection.execute(select(tables.stage_run).where(_RUN.id == run)).first()
+    found = connection.execute(_GET, {"key": run}).first()
     return rows.stage_run(found) if found else None
 
 
@@ -66,6 +63,4 @@ def describe(connection: Connection, run: int, **fields: Any) -> bool:
     """Set words and counts of one whose state stays; whether they are new."""
     unknown = fields.keys() - {"detail", "lost"}
     assert not unknown, unknown
-    new = or_(*(_RUN[name].is_distinct_from(value) for name, value in fields.items()))
-    statement = update(tables.stage_run).where(_RUN.id == run, new).values(**fields)
-    return connection.execute(statement).rowcount == 1
+    return rows.put_new(connection, tables.stage_run, run, **fields)

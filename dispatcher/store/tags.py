@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from .. import model
 from . import audit, rows, tables
 
 _TAG, _DECISION = tables.tag.c, tables.decision.c
+_OF_BUILDS = (
+    select(tables.tag)
+    .where(_TAG.build.in_(bindparam("builds", expanding=True)))
+    .order_by(_TAG.id)
+)
 
 
 def give_tag(connection: Connection, tag: model.Tag, why: str = "") -> int | None:
@@ -21,10 +26,7 @@ def give_tag(connection: Connection, tag: model.Tag, why: str = "") -> int | Non
     """
     fields = rows.values(tag)
     fields["serial"] = 0
-    statement = rows.new(connection, tables.tag).values(**fields)
-    found: int | None = connection.execute(
-        statement.on_conflict_do_nothing().returning(_TAG.id)
-    ).scalar()
+    found = rows.add_numbered(connection, tables.tag, fields)
     if found is not None:
         audit.write(connection, tag.given, f"tag {tag.stage}", why, who=tag.who, build=tag.build)
     return found
@@ -45,8 +47,7 @@ def of_builds(connection: Connection, builds: Sequence[int]) -> list[model.Tag]:
     """All tags, revoked ones too, in the order in which they were given."""
     found: list[model.Tag] = []
     for chunk in rows.chunks(sorted(builds)):
-        statement = select(tables.tag).where(_TAG.build.in_(chunk)).order_by(_TAG.id)
-        found += map(rows.tag, connection.execute(statement))
+        found += map(rows.tag, connection.execute(_OF_BUILDS, {"builds": chunk}))
     return found
 
 
@@ -58,7 +59,7 @@ def of_build(connection: Connection, build: int) -> list[model.Tag]:
 def decide(connection: Connection, decision: model.Decision) -> bool:
     """What a person says of a stage of a build; the last word counts.  Whether it is new."""
     fields = rows.values(decision)
-    statement = rows.new(connection, tables.decision).values(**fields)
+    statement = rows.new(connection.dialect.name, tables.decision).values(**fields)
     key = [_DECISION.build, _DECISION.stage]
     statement = statement.on_conflict_do_update(
         index_elements=key, set_=fields, where=_DECISION.kind != decision.kind.value

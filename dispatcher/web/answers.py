@@ -41,9 +41,15 @@ def _person(text: str) -> str:
     return _line(text)
 
 
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must say why")
+    return _line(text)
+
+
 Who = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_person)]
 Words = Annotated[str, Field(max_length=1000), AfterValidator(_line)]
-Reason = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_line)]
+Reason = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_said)]
 
 
 class Action(_Asked):
@@ -331,7 +337,7 @@ def tree_of(build: model.Build) -> Tree:
 def build_of(view: listing.BuildView, where: standing.Standing | None = None) -> Build:
     """As a list has it; ``where`` if that is known better than by its rows."""
     build, tree = view.build, tree_of(view.build)
-    found = where or standing.of(build, view.runs)
+    found = where or standing.of(build, view.runs, promotion.counting(tree, view.tags))
     return Build(
         number=build.id, change=_change(view), state=build.state, detail=build.detail,
         level=build.level, outcome=found.outcome, words=found.words, digest=build.digest,

@@ -223,11 +223,12 @@ def stage_jobs(
 
 
 def _run(connection: Connection, build: int, stage: str, number: int | None) -> model.StageRun:
-    actions.build_of(connection, build)
+    row = actions.build_of(connection, build)
     runs = stage_runs.of_build(connection, build)
     names = dict.fromkeys(run.stage for run in runs)
     if stage not in names:
-        hint = actions.suggested(stage, names, "it has none yet")
+        none = f"it is {row.state}: {row.detail}" if row.detail else "it has none yet"
+        hint = actions.suggested(stage, names, none)
         raise NotFound(f"build {build} has no stage {stage!r}{hint}")
     found = [run for run in runs if run.stage == stage and number in (None, run.number)]
     if not found:
@@ -485,15 +486,33 @@ for _name in _HOSTS:
 
 
 @acts.post("/poke/{source}", status_code=202)
-def poke(request: Request, source: _Name) -> answers.Done:
-    """Look at a source now: the doorbell for hooks of repositories."""
-    service = _context(request).service
+def poke(
+    request: Request, source: _Name, asked: answers.Action | None = None
+) -> answers.Done:
+    """Look at a source now: the doorbell for hooks of repositories; who rings may be left out."""
+    context = _context(request)
+    service = context.service
     names = [each.name for each in service.settings.sources]
     if source not in names:
         hint = actions.suggested(source, names, "there is none in the dispatcher's file")
         raise NotFound(f"there is no source {source!r}{hint}")
-    service.poke(source)
-    return answers.Done(changed=True, words=f"{source} is looked at")
+    service.poke(source)  # first: whoever waits for a commit does not wait for the record of it
+    who, why = (asked.who, asked.reason) if asked else ("", "")
+    told = ": ".join(filter(None, [f"from {_caller(request)}", why]))
+    words = f"{source} is looked at"
+    try:
+        with context.store.write(quiet=True) as connection:
+            audit.write(connection, time.time(), f"poke {source}", told, who=who)
+    except StoreError as error:
+        words = f"{words}; the audit does not have it: {error}"
+    return answers.Done(changed=True, words=words)
+
+
+def _caller(request: Request) -> str:
+    """From where somebody asks, and with which program, as that says itself."""
+    program = clean_line(request.headers.get("user-agent", ""), 100)
+    address = request.client.host if request.client else "an address that is not known"
+    return f"{address}, {program}" if program else address
 
 
 @acts.post("/notify", status_code=202)
@@ -516,7 +535,7 @@ async def notify(request: Request) -> answers.Done:
         told = None
     if not isinstance(told, dict) or not is_uuid(told.get("job")):
         raise HTTPException(422, "the notification names no job")
-    context.store.changed.signal()
+    context.store.wake()
     return answers.Done(changed=False, words=f"job {told['job']} is looked at")
 
 

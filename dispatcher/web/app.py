@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shell_runner import __version__
 from shell_runner.errors import NosejobsError
@@ -30,6 +31,10 @@ something needs Content-Type: application/json, or the header X-Nosejobs.\
 """
 #: Seconds that open requests have at the end.
 _GRACE = 3
+
+
+#: Seconds that the head of a request may take; who only holds a connection takes others' place.
+_PATIENCE = 10.0
 
 
 class CannotListen(NosejobsError):
@@ -86,6 +91,8 @@ class Server:
                 timeout_graceful_shutdown=_GRACE,
                 limit_concurrency=500,
                 h11_max_incomplete_event_size=64 << 10,
+                http=_Protocol,
+                ws="none",
             )
         )
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
@@ -113,6 +120,43 @@ class Server:
             self._server.run(sockets=[self._socket])
         finally:
             self._server.ready.set()
+
+
+class _Protocol(H11Protocol):
+    """The same parser whatever else is installed; who asks nothing is not waited for."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody is there."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """A piece of a request, or all of it."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """There may be another request on this connection."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there any more."""
+        super().connection_lost(exc)
+        self._rest()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._rest()
+        elif self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(_PATIENCE, self.transport.close)
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class _Server(uvicorn.Server):

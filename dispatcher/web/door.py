@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 #: As ASGI has them.
 Scope = Any
@@ -32,6 +32,8 @@ HEADER = "X-Nosejobs"
 #: Bytes of a body, and seconds in which it has to come.
 MOST, PATIENCE = 64 << 10, 10.0
 PROBLEM = "application/problem+json"
+#: A name or an address, and a port.
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
 _READS = ("GET", "HEAD")
 _ALWAYS = (
     (b"cache-control", b"no-store"),
@@ -99,18 +101,12 @@ def check(method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
 def _check_host(values: list[str]) -> None:
     if len(values) != 1:
         raise Closed(400, "a request needs one Host header")
-    if not is_local(_name_of(values[0])):
+    found = _HOST.fullmatch(values[0])
+    if not found or not is_local(found[1].strip("[]")):
         words = (
             "this address is for this machine alone: Host has to be 127.0.0.1, [::1] or localhost"
         )
         raise Closed(421, words)
-
-
-def _name_of(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def is_local(name: str) -> bool:

@@ -32,6 +32,11 @@ class Failed(Exception):
     """The demo has not gone as it should."""
 
 
+def say(words: str) -> None:
+    """What a person would like to know before the next command."""
+    print(f"\n# {words}", flush=True)
+
+
 def git(folder: Path, *arguments: str) -> str:
     """What git says."""
     command = ["git", "-c", "gc.auto=0", *arguments]
@@ -45,13 +50,14 @@ def commit(app: Path, words: str) -> str:
     """Commit all there is; the revision."""
     git(app, "add", "-A")
     git(app, "commit", "-q", "-m", words)
-    print(f"\n$ git commit -m '{words}'", flush=True)
+    print(f"$ git commit -m '{words}'", flush=True)
     return git(app, "rev-parse", "HEAD")
 
 
 @contextmanager
 def dispatcher(folder: Path) -> Iterator[None]:
     """`nosejobs up`, until it answers, and then ended by Ctrl-C."""
+    say("A repository \"app\", a dispatcher for it, and two hosts on this machine.")
     print("$ nosejobs up", flush=True)
     process = subprocess.Popen([*NOSEJOBS, "up"], cwd=folder, start_new_session=True)
     try:
@@ -62,6 +68,7 @@ def dispatcher(folder: Path) -> Iterator[None]:
             time.sleep(0.02)
         yield
     finally:
+        say("Ctrl-C.")
         process.send_signal(signal.SIGINT)
         try:
             process.wait(30)
@@ -96,16 +103,20 @@ def main() -> None:
         shutil.copytree(HERE / "tree", app)
         git(app, "init", "-q", "-b", "main")
         with dispatcher(folder):
+            say("A commit that is fine: it is built, passes all stages, and comes to ship.")
             good = arrived(folder, commit(app, "tally counts words"))
             if nosejobs(folder, "show", "-f", good) != 0:
                 raise Failed("the first commit should have come to ship")
             source = app / "src" / "tally.awk"
             source.write_text(source.read_text().replace("NF", 'gsub(/ /, " ") + 1'))
+            say("A commit with a mistake: a unit test fails, and nothing that needs it is run.")
             bad = arrived(folder, commit(app, "tally counts blanks, which is faster"))
             if nosejobs(folder, "show", "-f", bad) != 1:
                 raise Failed("the second commit should have been stopped")
+            say("Why it failed, and where both builds stand.")
             nosejobs(folder, "logs", bad, "unit")
             nosejobs(folder, "builds")
+    say("That was examples/dispatcher. For a project of your own: docs/dispatcher.md")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,10 @@ class Test(NamedTuple):
     serial: bool = False
 
 
+#: No class of tests, whatever its name says to pytest.
+Test.__test__ = False  # type: ignore[attr-defined]
+
+
 class Setup(NamedTuple):
     """What all tests of a session share on a host."""
 
@@ -222,6 +226,8 @@ def _check_fields(found: Execution) -> None:
 
 def _check_stream(stream: Stream) -> None:
     """A place inside the text, and text that stands for bytes."""
+    if not isinstance(stream.text, str):
+        raise ValueError("not an execution: something else than text")
     if not (isinstance(stream.cut_at, int) and -1 <= stream.cut_at <= len(stream.text)):
         raise ValueError("not an execution: output cut at %r" % (stream.cut_at,))
     if not stream.text.isascii():
@@ -236,7 +242,7 @@ def parsed_from_row(row: Any) -> Parsed:
     """
     try:
         found = Parsed(*row)
-        cases = [Case(*case) for case in found.cases]
+        cases = [_case(row) for row in found.cases]
         texts = [found.format, found.problem, found.skip_all or ""]
         for name, outcome, message, details, duration, group, properties in cases:
             if outcome not in OUTCOMES:
@@ -251,6 +257,13 @@ def parsed_from_row(row: Any) -> Parsed:
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a case holds something else than text")
     return found._replace(cases=cases)
+
+
+def _case(row: Any) -> Case:
+    case = Case(*row)
+    if not case.properties:
+        return case
+    return case._replace(properties=tuple((key, value) for key, value in case.properties))
 
 
 #: Seconds that no test takes; infinity and NaN are not below it.

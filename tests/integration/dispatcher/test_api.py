@@ -196,7 +196,7 @@ def test_a_rerun_can_be_of_failed_tests_only(served: Served, build: int) -> None
     assert answer.status_code == 201
     assert (answer.json()["number"], answer.json()["only"]) == (2, 1)
     again = post(served, f"/builds/{build}/stages/audit/rerun")
-    assert "run 2 of audit is waiting: cancel it first" in detail(again, 409)
+    assert "run 2 of audit is waiting: it has not run yet" in detail(again, 409)
 
 
 def test_hosts_are_drained_and_resumed(served: Served, build: int) -> None:
@@ -214,6 +214,11 @@ def test_the_doorbell_needs_no_body(served: Served) -> None:
     assert requests.post(url, headers={"X-Nosejobs": "1"}, timeout=20).status_code == 202
     assert served.service.poked == ["app"]
     assert "did you mean 'app'?" in detail(post(served, "/poke/ap"), 404)
+    assert post(served, "/poke/app").status_code == 202
+    named, nameless = [each for each in get(served, "/audit").json() if each["what"] == "poke app"]
+    assert (nameless["who"], named["who"]) == ("", "ann")
+    assert nameless["detail"].startswith("from 127.0.0.1, python-requests/")
+    assert named["detail"].endswith(": because")
 
 
 def test_a_notification_is_a_hint_with_a_signature(served: Served, build: int) -> None:
@@ -289,6 +294,11 @@ def test_bodies_are_checked(shared: Served, body: Any, words: str) -> None:
     assert words in detail(answer, 422)
 
 
+def test_what_needs_a_reason_needs_words(shared: Served) -> None:
+    answer = post(shared, "/builds/1/stages/smoke/tag", {"who": "ann", "reason": "  "})
+    assert "reason: must say why" in detail(answer, 422)
+
+
 def test_json_that_is_none_is_named(shared: Served) -> None:
     url = f"{shared.url}/api/v1/builds/1/cancel"
     headers = {"Content-Type": "application/json"}
@@ -329,6 +339,8 @@ def status(answer: bytes) -> int:
         (b"localhost.evil.example", 421),
         (b"127.0.0.1.evil.example", 421),
         (b"localhost@evil.example", 421),
+        (b"evil.example@localhost", 421),
+        (b"localhost/evil.example", 421),
         (b"10.0.0.1", 421),
         (b"[::", 421),
         (b"", 421),
@@ -399,6 +411,27 @@ def test_noise_hurts_nobody(shared: Served) -> None:
     for text in (b"\0" * 1000, b"GET / HTTP/9\r\n\r\n", b"GET " + b"/" * 200_000, b"\x16\x03\x01"):
         raw(shared, text, end=True)
     assert get(shared, "/hosts").ok
+
+
+def test_who_asks_nothing_is_not_waited_for(
+    shared: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or 500 of them would be all that are served."""
+    monkeypatch.setattr("dispatcher.web.app._PATIENCE", 0.1)
+    where = shared.url[7:].split(":")
+    for said in (b"", b"GET / HT", b"GET /api/v1/hosts HTTP/1.1\r\nHost: localhost\r\n\r\nGET"):
+        with socket.create_connection((where[0], int(where[1])), timeout=20) as connection:
+            connection.sendall(said)
+            while connection.recv(1 << 16):
+                pass  # the answer, then the end, which a connection that is kept would not have
+
+
+def test_who_waits_for_an_answer_may_be_silent(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.web.app._PATIENCE", 0.05)
+    tag = {"If-None-Match": get(served, "/hosts").headers["ETag"]}
+    assert get(served, "/hosts?wait=0.3", headers=tag).status_code == 304
 
 
 def test_answers_cannot_be_framed_or_kept(shared: Served) -> None:

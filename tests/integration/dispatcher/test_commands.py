@@ -1,12 +1,15 @@
 """The commands, as scripts and people use them, against a real API."""
 
 import json
+import os
 import socket
+import subprocess
 import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from dispatcher import cli
-from dispatcher.model import Job, StageEvent
-from dispatcher.store import jobs, stage_runs
+from dispatcher import cli, model
+from dispatcher.model import BuildEvent, Job, StageEvent
+from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote import package
 
 from . import serving
@@ -57,6 +60,16 @@ def test_builds_are_a_table_or_json(served: Served, run: Run) -> None:
     (found,) = json.loads(run("builds", "--json").stdout)
     assert found["number"] == 1
     assert json.loads(run("builds", "--json", "--level", "ship").stdout) == []
+    assert run("builds", "--level", "ship").stderr == "no such builds\n"
+
+
+def test_a_source_that_cannot_be_read_is_no_silence(served: Served, run: Run) -> None:
+    with served.store.write() as connection:
+        key = changes.source(connection, "app", "git")
+        changes.looked(connection, key, time.time(), "/srv/app.git cannot be read: gone")
+    done = run("builds")
+    assert done.stderr == "no builds\nsource app: /srv/app.git cannot be read: gone\n"
+    assert run("builds", "--json").output == "[]\n"
 
 
 def test_show_says_why_and_what_to_do(served: Served, run: Run) -> None:
@@ -139,11 +152,11 @@ def test_hosts_are_drained_and_resumed(served: Served, run: Run) -> None:
         (["tag", "1", "unit"], "Missing option '--reason'"),
         (["approve", "1", "unti"], "did you mean 'unit'?"),
         (["approve", "1", "../../x"], "there is no"),
-        (["rerun", "1", "smoke"], "run 1 of smoke is waiting: cancel it first"),
+        (["rerun", "1", "smoke"], "run 1 of smoke is waiting: it has not run yet"),
         (["hosts", "drain", "h\x1b[31m9"], "there is no host 'h\\x1b[31m9'; there is none yet"),
         (["poke", "nix"], "there is no source 'nix'"),
         (["builds", "--state", "odd"], "state: "),
-        (["logs", "1", "unit"], "unit of build 1 has not been given to a host yet"),
+        (["logs", "1", "unit"], "unit of build 1 has not been given to a host yet: it is"),
         (["builds", "--url", "file:///etc/passwd"], "is no address"),
     ],
 )
@@ -177,6 +190,55 @@ def test_where_it_is_stands_in_its_data(
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     assert invoke("hosts", "--json").stdout == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def liar() -> Iterator[tuple[str, list[bytes]]]:
+    """Something else that answers, and what it says."""
+    said = [b""]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(said[0])))
+            self.end_headers()
+            self.wfile.write(said[0])
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield f"http://127.0.0.1:{server.server_port}", said
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"null", b"7", b"[7]", b"{}", b'[{"number": NaN}]', b'{"outcome": "x"}', b"[" * 100_000],
+    ids=lambda answer: str(answer[:20]),
+)
+def test_what_is_no_dispatcher_says_nothing_of_a_build(
+    liar: tuple[str, list[bytes]], answer: bytes
+) -> None:
+    url, liar[1][:] = liar[0], [answer]
+    for words in (["show", "1"], ["show", "1", "--wait"], ["rerun", "1", "unit"], ["poke", "x"]):
+        done = invoke(*words, "--url", url)
+        assert done.exit_code == 6, (words, done.output)
+        assert done.stderr.startswith("Error: what "), done.stderr
+        assert done.stdout == ""
+
+
+def test_who_reads_no_further_is_told_from_a_build_that_failed(served: Served) -> None:
+    with served.store.write() as connection:
+        serving.add_host(connection)
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "dispatcher", "hosts", "--url", served.url]
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, timeout=30)
+    assert (done.returncode, done.stderr) == (cli.NOBODY_READS, b"")
 
 
 # -- waiting ------------------------------------------------------------------------
@@ -228,6 +290,19 @@ def stored(served: Served, build: int, *logs: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_without_a_log_it_says_why(served: Served, run: Run, follow: list[str]) -> None:
+    with served.store.write() as connection:
+        source = changes.source(connection, "app", "git")
+        change = model.Change(source, "main", "abcd" * 10, seen=1.0)
+        build = builds.add(connection, changes.add(connection, change), 1.0)
+        why = "nosejobs.toml:3: no"
+        assert builds.move(connection, build, BuildEvent.REJECT, detail=why, ended=1.0)
+    done = run("logs", *follow, "1", "unit")
+    assert done.exit_code == 2
+    assert why in done.stderr
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
 def test_a_log_is_printed_from_its_package(served: Served, run: Run, follow: list[str]) -> None:
     build = add(served)
     big = b"x" * 300_000 + b"\n"
@@ -254,7 +329,9 @@ def test_a_log_that_was_removed_is_named(served: Served, run: Run) -> None:
     done = run("logs", str(build), "unit")
     assert done.exit_code == 2
     assert "its package was removed, because it is old" in done.stderr
-    assert run("logs", "-f", str(build), "unit").stderr.count("was removed") == 1
+    done = run("logs", "-f", str(build), "unit")
+    assert done.exit_code == 2
+    assert done.stderr.count("was removed") == 1
 
 
 def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
@@ -301,11 +378,19 @@ def test_check_names_file_line_and_key(tmp_path: Path, name: str) -> None:
         assert f"{name}:2: odd" in done.stderr
 
 
+def test_check_refuses_what_would_make_a_build_invalid(tmp_path: Path) -> None:
+    path = tmp_path / "nosejobs.toml"
+    path.write_text('[stages.unit]\n[tests]\ntimeout = "x"\n')
+    done = invoke("check", str(tmp_path))
+    assert done.exit_code == 2
+    assert f"{path}:3: timeout: must be" in done.stderr
+
+
 def test_up_names_what_is_wrong_with_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "dispatcher.toml cannot be read: No such file" in invoke("up").stderr
+    assert "there is no dispatcher.toml" in invoke("up").stderr
     (tmp_path / "dispatcher.toml").write_text('[dispatcher]\nlisten = "0.0.0.0:80"\n')
     done = invoke("up")
     assert done.exit_code == 2
@@ -323,6 +408,18 @@ def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.Mon
     assert done.exit_code == 2
     assert "needs the package uvicorn" in done.stderr
     assert "pip install 'pytest-nosejobs[dispatcher]'" in done.stderr
+
+
+def test_help_fits_a_terminal_and_says_what_a_build_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shell_runner.cli import main
+
+    monkeypatch.setenv("COLUMNS", "80")
+    every = click.Group("nosejobs", commands=[*cli.ALL, *main.commands.values()])
+    listed = CliRunner().invoke(every, ["--help"]).output.partition("Commands:")[2]
+    assert len(listed.splitlines()) > len(COMMANDS.commands)
+    assert "..." not in listed
+    for name in ("show", "logs", "approve", "cancel", "rerun"):
+        assert "BUILD is its number" in invoke(name, "--help").output
 
 
 def test_every_command_is_an_entry_point() -> None:

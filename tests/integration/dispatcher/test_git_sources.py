@@ -20,6 +20,7 @@ from dispatcher.git import SourceError, shown
 from dispatcher.policy.changes import Commit
 from dispatcher.sources import GitSource, Past
 
+from . import repository
 from .repository import Repository
 
 
@@ -358,6 +359,52 @@ def test_a_link_that_leads_out_through_another_is_refused(
     with pytest.raises(SourceError, match=r"link a/b/out leads out of the tree"):
         source.checkout(revision, tmp_path / "tree")
     assert not (tmp_path / "tree").exists()
+
+
+def test_folders_are_nested_as_deep_as_others_can_remove_them(
+    source: GitSource, there: Repository, tmp_path: Path
+) -> None:
+    paths = [b"M 644 inline %sf\ndata 0\n" % (b"z/" * depth) for depth in range(257)]
+    there.git("fast-import", "--quiet", feed=_COMMIT + b"".join(paths))
+    revision = source.heads()["main"]
+    with pytest.raises(SourceError, match="more than 256 folders deep"):
+        source.checkout(revision, tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+
+
+def test_links_that_lead_through_many_others_cost_little(
+    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No kernel follows them; neither are they followed for ever here."""
+    chain = [b"M 120000 inline l%04d\ndata 5\nl%04d\n" % (n + 1, n) for n in range(60)]
+    there.git("fast-import", "--quiet", feed=_COMMIT + b"".join(chain))
+    revision = source.heads()["main"]
+    source.checkout(revision, tmp_path / "tree")
+    monkeypatch.setattr(sources, "_STEPS", 1000)
+    with pytest.raises(SourceError, match="its links lead through too many others"):
+        source.checkout(revision, tmp_path / "other")
+
+
+def test_names_and_subjects_of_any_size_keep_nobody_from_building(
+    source: GitSource, there: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = there.commit(a="1")
+    subject = "\u0301" * 50_000  # without any width, so that git does not shorten it
+    author = {"GIT_AUTHOR_NAME": "A" * 100_000}
+    monkeypatch.setattr(sources, "_PATHS", 1 << 16)
+    monkeypatch.setattr(repository, "ENVIRONMENT", {**repository.ENVIRONMENT, **author})
+    second = there.commit(a="2")
+    source.heads()
+    (commit,) = source.between(first, second).commits
+    assert (commit.author[:2], commit.subject, commit.paths) == ("AA", "more", ("a",))
+    third = there.commit(subject, a="3")
+    source.heads()
+    (commit,) = source.between(second, third).commits
+    assert (commit.revision, commit.author, commit.subject) == (third, "", "")
+
+
+#: Of git fast-import.
+_COMMIT = b"commit refs/heads/main\ncommitter A <a@b> 0 +0000\ndata 0\n"
 
 
 def test_trees_are_bounded(

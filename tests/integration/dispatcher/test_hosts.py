@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -395,6 +396,27 @@ def test_jobs_of_a_host_that_is_gone_for_longer_than_the_lease_are_lost_and_come
     os.close(gate_of_second)
     assert {there.job(job).state for job in (first, second)} == {LOST}
     assert set(there.work.outcomes) == {results.Harvest.EVIDENCE}
+
+
+def test_time_in_which_we_were_stopped_is_no_silence_of_a_host(
+    agents: Local, folder: Path, tests: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent is away for a moment only, but after an hour of ours (Ctrl-Z)."""
+    slept = 0.0
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + slept)
+    monkeypatch.setattr("dispatcher.link.time", clock)
+    with Dispatcher(folder / "data", tests, lease=60.0) as there:
+        raised = agents.bring_up("h1", POOL, None)
+        there.add_host("h1", raised.spec)
+        there.start()
+        (job,) = there.plan("h1")
+        there.until_state(job, JobState.SUBMITTED)
+        slept = 3600.0
+        os.kill(raised.handle["pid"], signal.SIGKILL)
+        there.until_host("h1", HostState.DOWN)
+        gate.write_text("\n")
+        there.add_host("h1", agents.bring_up("h1", POOL, raised.handle).spec)
+        assert there.until_state(job, DONE, LOST).state is not LOST
 
 
 def test_a_host_that_does_not_answer_does_not_hold_up_the_end(

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from dispatcher import actions
 from dispatcher.builds import Trees
 from dispatcher.evidence import Blobs
+from dispatcher.git import SourceError
 from dispatcher.model import (
     BuildEvent,
     BuildState,
@@ -385,6 +387,32 @@ def test_a_package_that_is_another_jobs_is_refused(bench: Bench) -> None:
         assert results.of_job(connection, job.id) == []
 
 
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_package_of_other_tests_or_another_build_is_refused(bench: Bench, begins: bool) -> None:
+    """Of its job, as it says; also if another process has handed that in."""
+    bench.look()
+    bench.end(bench.planned()[0])
+    bench.loop.step()
+    job = bench.planned()[0]
+    new, _ = bench.work.prepare(job)
+    assert new.build is not None
+    (case, *rest) = new.cases
+    liars = (
+        new._replace(cases=()),
+        new._replace(cases=(case._replace(nodeid="tests/unit/test_z.sh"), *rest)),
+        new._replace(build=new.build._replace(digest="0" * 64)),
+        new._replace(tests=new.tests._replace(digest="0" * 64)),
+    )
+    if begins:
+        bench.begin()
+    for number, other in enumerate(liars):
+        path = packages.of_job(bench.folder / f"{number}.zip", other)
+        with pytest.raises(HostError, match="is about other tests, or another build"):
+            bench.work.harvested(job, path)
+    assert not bench.detail().tags
+    bench.end(job)
+
+
 def test_a_package_that_comes_twice_counts_once(bench: Bench) -> None:
     bench.look()
     (job,) = bench.planned()
@@ -431,3 +459,20 @@ def test_what_is_asked_twice_is_found_out_once() -> None:
     assert tasks.answer() == 1
     assert tasks.ask("a", lambda: "else") == "there"
     assert (tasks.answer(), found) == (0, [1])
+
+
+def test_a_build_of_a_tree_that_nobody_can_have_ends_as_often_as_it_is_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(revision: str, folder: Path) -> None:
+        raise SourceError("the link x leads out of the tree")
+
+    monkeypatch.setattr(bench.source, "checkout", refuse)
+    bench.look()
+    with bench.store.write() as connection:
+        actions.rerun(connection, 1, "build", actions.By("ann"))
+    bench.loop.step()
+    assert bench.detail().view.build.state is BuildState.FAILED
+    assert bench.states() == {"build": "failed"}
+    with bench.store.read() as connection:
+        assert builds.active(connection) == []

@@ -10,14 +10,16 @@ from dispatcher.model import (
     BuildState,
     Host,
     HostState,
+    Job,
+    JobEvent,
     StageEvent,
     StageRun,
     StageState,
 )
-from dispatcher.store import Store, audit, builds, hosts, results, stage_runs, tags
+from dispatcher.store import Store, audit, builds, hosts, jobs, results, stage_runs, tags
 from dispatcher.store.results import Package, ResultRow
 
-from .rowmaking import add_build, add_jobs
+from .rowmaking import add_build, add_jobs, uuid
 
 TREE = """
 [build]
@@ -132,8 +134,27 @@ def test_failed_tests_run_again_alone(store: Store) -> None:
         assert (run.number, run.only, run.who) == (2, ("a", "b"), "ann")
         assert stage_runs.get(connection, run.id) == run
         assert last(connection).detail == "run 2 of 2 tests: to see"
-        with pytest.raises(Refused, match="run 2 of unit is waiting: cancel it first"):
+        with pytest.raises(Refused, match="run 2 of unit is waiting: it has not run yet"):
             actions.rerun(connection, build, "unit", ANN)
+
+
+@pytest.mark.parametrize("shard", [("c", "d"), None])
+def test_what_was_lost_beside_a_failure_runs_again_with_it(
+    store: Store, shard: tuple[str, ...] | None
+) -> None:
+    """A tag would stand on tests of which nobody knows anything."""
+    with store.write() as connection:
+        build = built(connection)
+        run = failed(connection, build, "a")
+        job = Job(uuid(7), run, "h2", part=1, tests=shard)
+        assert jobs.plan(connection, [job])
+        assert jobs.move(connection, job.id, JobEvent.LOSE, detail="no answer")
+        if shard:
+            found = actions.rerun(connection, build, "unit", ANN, failed_only=True)
+            assert found.only == ("a", "c", "d")
+        else:
+            with pytest.raises(Refused, match="nothing is known of its tests on h2: run all"):
+                actions.rerun(connection, build, "unit", ANN, failed_only=True)
 
 
 def test_there_must_be_tests_that_failed(store: Store) -> None:

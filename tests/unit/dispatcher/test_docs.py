@@ -8,8 +8,11 @@ import pytest
 
 from dispatcher import config, kinds, settings
 from dispatcher.document import LARGEST
+from dispatcher.harvest import numbers
+from shell_runner.remote.formats import tap
 
-PAGE = (Path(__file__).parents[3] / "docs" / "dispatcher-config.md").read_text("utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "dispatcher-config.md").read_text("utf-8")
 
 
 def example(name: str) -> str:
@@ -83,3 +86,14 @@ def test_the_levels_that_are_meant_without_any() -> None:
 
 def test_the_bounds_are_those_that_are_told() -> None:
     assert f"{LARGEST >> 10} K characters" in PAGE
+
+
+def test_the_numbers_of_the_example() -> None:
+    page = (DOCS / "outputs.md").read_text("utf-8")
+    (text,) = re.findall(r"## Numbers.*?```\n(.*?)```", page, re.DOTALL)
+    reader = tap.Reader()
+    reader.feed(text.encode())
+    (case,) = reader.close().cases
+    assert numbers(case, tap.NAME) == {
+        "rate": (8_010_140.0, "words/s"), "memory.peak": (12.5, "MB"),
+    }  # fmt: skip

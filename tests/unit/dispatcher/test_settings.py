@@ -130,6 +130,22 @@ def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "https://ghp_hunter2@example.org/x",
+        "https://hunter2@example.org/x?private_token=hunter2",
+        "HTTPS://hunter2aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa@example.org/x",
+        "https://me:hunter2/4@example.org/x",
+    ],
+)
+def test_a_token_in_an_address_is_refused_and_not_shown(address: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        parse(f"[sources.a]\ngit = '{address}'", HERE)
+    assert str(caught.value).startswith("dispatcher.toml:2: sources.a.git must be ")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("git", "kept"),
     [
         ("repo.git", "/etc/nosejobs/repo.git"), ("./a:b", "/etc/nosejobs/a:b"), ("/x/y", "/x/y"),
@@ -149,7 +165,7 @@ def test_explained() -> None:
         "every commit, a look every 60 s",
         "source near: git /etc/nosejobs/../near.git, main, master; "
         "the newest commit, a look every 5 s",
-        "source drop: /etc/nosejobs/drop; the newest commit, a look every 60 s",
+        "source drop: /etc/nosejobs/drop; the newest state, a look every 60 s",
         "host big: ssh=ci@big (linux, gpu)",
         "host agent1: agent=agent1:7422",
         "host plain: ssh=plain",

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote.model import Execution, Stream, execution_from_row, facts_of_host
+from shell_runner.remote.model import (
+    Case,
+    Execution,
+    Parsed,
+    Stream,
+    execution_from_row,
+    facts_of_host,
+)
 from shell_runner.remote.wire import (
     Unframer,
     frame,
@@ -70,14 +77,20 @@ def test_a_frame_is_its_length_and_its_text() -> None:
     assert frame([1]) == frame_encoded(b"[1]") == b"\0\0\0\x03[1]"
 
 
+ODD_OUTPUT = [*Execution(3)._replace(out=Stream(7))]  # type: ignore[arg-type]
+
+
 def test_executions_come_back() -> None:
     execution = Execution(
-        3, exit=1, out=Stream("\udcff", 1), err=Stream("ab", 9, 1), leftovers=("sleep",)
-    )
+        3, exit=1, out=Stream("\udcff", 1), err=Stream("ab", 9, 1), leftovers=("sleep",),
+        parsed=Parsed("tap", [Case("a", "passed", properties=(("k", "v"),))]),
+    )  # fmt: skip
     assert execution_from_row(json.loads(json.dumps(execution))) == execution
 
 
-@pytest.mark.parametrize("row", [[], [1] * 40, [1, 1, 0, 0, 0, 0, 0, 0, "", "", 5], None])
+@pytest.mark.parametrize(
+    "row", [[], [1] * 40, [1, 1, 0, 0, 0, 0, 0, 0, "", "", 5], ODD_OUTPUT, None]
+)
 def test_broken_executions_are_value_errors(row: Any) -> None:
     with pytest.raises(ValueError, match="not an execution"):
         execution_from_row(row)

@@ -306,7 +306,7 @@ def test_a_run_behind_a_newer_one_is_cancelled() -> None:
 def test_why_a_stage_cannot_be_run_again() -> None:
     facts = start()
     assert may_rerun(facts, "x") == "the build has no stage x"
-    assert may_rerun(facts, "a") == "run 1 of a is placing: cancel it first"
+    assert may_rerun(facts, "a") == "run 1 of a is placing: it has not run yet"
     failed = replace(facts, state=BuildState.FAILED)
     assert "the build is failed" in may_rerun(failed, "a")
     facts = ended(facts, "a", StageState.ERROR)
@@ -518,3 +518,12 @@ def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
     ]
     for order in (runs, runs[::-1]):
         assert [run.number for run in standing(order)] == [3, 2]
+
+
+def test_of_hundreds_of_needs_some_are_named() -> None:
+    """A row would cut the words, and policy would have them to write for ever."""
+    names = [f"{'s' * 60}{number}" for number in range(199)]
+    first = tuple(Stage(name, gate=Gate.MANUAL) for name in names)
+    facts = start(Tree(None, (*first, Stage("last", needs=tuple(names)))))
+    detail = latest(facts, "last").detail
+    assert detail.endswith(f"needs {names[4]}, which is gated; and 194 more")

@@ -1,15 +1,14 @@
 """What becomes of a stage run by its jobs, and of a host by its trouble."""
 
 from dataclasses import replace
-from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.config import Mode, Stage
-from dispatcher.model import STAGES, Host, HostState, Job, JobState, StageEvent, StageState, after
-from dispatcher.policy.retry import Part, Step, after_success, after_trouble, blamed, step
+from dispatcher.model import STAGES, Job, JobState, StageEvent, StageState, after
+from dispatcher.policy.retry import Part, Step, blamed, quarantine, step
 
 ONCE = Stage("a", hosts=2)
 NEVER = replace(ONCE, lost=0)
@@ -184,22 +183,7 @@ def test_hosts_are_blamed_for_their_own_trouble_only() -> None:
 
 
 def test_failures_in_a_row_are_a_quarantine() -> None:
-    host = Host("h1", "ssh=x")
-    for _ in range(2):
-        host = after_trouble(host, "it was lost", 3)
-        assert host.state is HostState.UP
-    host = after_success(host)
-    for _ in range(2):
-        host = after_trouble(host, "it was lost", 3)
-        assert host.state is HostState.UP
-    host = after_trouble(host, "the disk is full", 3)
-    assert host.state is HostState.QUARANTINED
-    assert host.reason == "3 infrastructure failures in a row, the last: the disk is full"
-    assert after_success(host).state is HostState.QUARANTINED
-    assert after_trouble(host, "again", 3).reason == host.reason
-
-
-@pytest.mark.parametrize(("state", "limit"), [*product(HostState, [1, 2])])
-def test_trouble_never_makes_a_host_better(state: HostState, limit: int) -> None:
-    found = after_trouble(Host("h", "x", state=state), "why", limit).state
-    assert found in (state, HostState.QUARANTINED)
+    assert [quarantine(count, "it was lost", 3) for count in range(3)] == [""] * 3
+    words = "3 infrastructure failures in a row; the last one: the disk is full"
+    assert quarantine(3, "the disk is full", 3) == words
+    assert quarantine(1, "it was lost", 1).startswith("1 infrastructure failure in a row")

@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher import config
-from dispatcher.model import GOOP, Build, BuildState, StageRun, StageState
+from dispatcher.model import GOOP, Build, BuildState, StageRun, StageState, Tag
 from dispatcher.policy import standing
 from dispatcher.policy.promotion import Facts
 from dispatcher.policy.standing import Outcome
@@ -33,6 +33,9 @@ def runs(**states: StageState) -> list[StageRun]:
         ({"unit": S.GATED, "smoke": S.WAITING}, Outcome.STOPPED, "unit needs an approval"),
         ({"unit": S.HELD}, Outcome.STOPPED, "unit is held"),
         ({"unit": S.CANCELLED, "smoke": S.BLOCKED}, Outcome.STOPPED, "unit was cancelled"),
+        ({"a": S.HELD, "b": S.HELD}, Outcome.STOPPED, "a and b are held"),
+        (dict.fromkeys("abcde", S.CANCELLED), Outcome.STOPPED, "a, b and 3 more were cancelled"),
+        (dict.fromkeys("abcd", S.PLACING), Outcome.GOING, "a, b and 2 more wait for a host"),
     ],
 )
 def test_the_stage_that_matters_most_is_named(
@@ -66,6 +69,32 @@ def test_the_last_run_of_a_stage_counts() -> None:
     first = StageRun(1, 1, "unit", 1, S.FAILED)
     again = StageRun(2, 1, "unit", 2, S.PASSED)
     assert standing.of(BUILT, [again, first]).outcome is Outcome.PASSED
+
+
+@pytest.mark.parametrize(
+    ("state", "tagged", "outcome", "words"),
+    [
+        (S.PASSED, False, Outcome.STOPPED, "unit has no tag that counts"),  # it was revoked
+        (S.FAILED, True, Outcome.PASSED, "passed"),  # by hand
+        (S.CANCELLED, True, Outcome.PASSED, "passed"),  # another run, and the tag stays
+        (S.RUNNING, True, Outcome.GOING, "runs unit"),
+        (S.FAILED, False, Outcome.FAILED, "stopped at unit"),
+    ],
+)
+def test_a_tag_is_the_last_word_on_what_has_ended(
+    state: StageState, tagged: bool, outcome: Outcome, words: str
+) -> None:
+    counting = ["unit", "smoke"] if tagged else ["smoke"]
+    found = standing.of(BUILT, runs(unit=state, smoke=S.PASSED), counting)
+    assert found == (outcome, words)
+
+
+def test_a_build_with_a_revoked_tag_has_not_passed() -> None:
+    tree = config.parse("[stages.unit]\n")
+    (run,) = runs(unit=S.PASSED)
+    given = Tag(1, 1, "d", "unit", config.stage_digest(tree.stages[0]), run.id, revoked=9.0)
+    facts = Facts(BuildState.BUILT, tree, (run,), (given,))
+    assert standing.settled(BUILT, facts) == (Outcome.STOPPED, "unit has no tag that counts")
 
 
 def test_what_policy_has_still_to_write_comes_by_itself() -> None:

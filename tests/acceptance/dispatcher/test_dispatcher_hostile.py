@@ -71,7 +71,7 @@ def test_a_hostile_config_makes_its_build_invalid_and_says_where(scene: Scene) -
     for what, (text, words) in HOSTILE.items():
         (scene.tree.path / "nosejobs.toml").write_bytes(text)
         revision = scene.tree.commit(what)
-        client.post("/poke/here")
+        client.post("/poke/here", who="ann")
         ended = "SELECT build.id, state, detail FROM build JOIN change ON change.id = build.change"
         ended += " WHERE revision = ? AND state != 'new'"
         scene.until(what, lambda: scene.rows(ended, revision))  # noqa: B023
@@ -123,7 +123,7 @@ def _is_harmless(text: str) -> bool:
 def _comes_to_ship(scene: Scene, client: asking.Client) -> None:
     scene.write_config()
     scene.commit()
-    client.post("/poke/here")
+    client.post("/poke/here", who="ann")
     scene.until("ship", lambda: scene.rows("SELECT id FROM build WHERE level = 'ship'"))
 
 

@@ -158,7 +158,12 @@ def up(file: Path) -> None:
     if not file.exists():
         words = f"there is no {file}\n  try: write one, which names what is watched and its hosts"
         raise Trouble(f"{words}; or --config FILE")
+    from . import settings
+
     found = _settings(file)
+    for line in settings.explain(found):
+        if line.startswith("warning"):
+            say(line)
     try:
         from . import running
     except ImportError as error:

@@ -406,6 +406,7 @@ def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "dispatcher.web.app")
     done = invoke("up")
     assert done.exit_code == 2
+    assert "warning: no [hosts.NAME] and no [pools.NAME]: every job will wait" in done.stderr
     assert "needs the package uvicorn" in done.stderr
     assert "pip install 'pytest-nosejobs[dispatcher]'" in done.stderr
 

@@ -168,11 +168,13 @@ def about(found: Values) -> Iterator[tuple[str, str]]:
     yield "revision", f"{change['revision'][:12]}{said}{by}{forced}"
     yield "level", found["level"]
     yield "now", found["words"]
-    if found["detail"]:
-        yield "because", found["detail"]
+    # Of a build that is built it is about the artefact, not about what came of its stages.
+    detail = found["detail"]
+    if detail and found["state"] != "built":
+        yield "because", detail
     if found["digest"]:
-        reused = f", made by build {found['reused']}" if found["reused"] else ""
-        yield "artefact", f"{size(found['size'])}, {found['digest'][:12]}{reused}"
+        why = f"; {detail}" if detail and found["state"] == "built" else ""
+        yield "artefact", f"{size(found['size'])}, {found['digest'][:12]}{why}"
     if found["removed"]:
         yield "removed", f"results and artefact, {age(time.time() - found['removed'])} ago"
     for words in found["warnings"]:

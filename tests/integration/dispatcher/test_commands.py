@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from dispatcher import cli, model
+from dispatcher import cli, following, model
+from dispatcher.asking import Client
 from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote import package
@@ -351,6 +353,22 @@ def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
         stage_runs.move(connection, number, StageEvent.PASS, ended=2.0)
     thread.join(20)
     assert (done[0].exit_code, done[0].stdout) == (0, "now\n"), done[0].output
+
+
+def test_who_follows_what_is_held_hears_how_to_end_that(served: Served) -> None:
+    build = add(served)
+    with served.store.write() as connection:
+        number = serving.run_of(connection, build, "unit").id
+        stage_runs.move(connection, number, StageEvent.HOLD, detail="held by ann")
+    said: queue.Queue[str] = queue.Queue()
+    asked = (Client(served.url), build, "unit", None, True, said.put)
+    thread = threading.Thread(target=following.logs, args=asked)
+    thread.start()
+    assert said.get(timeout=20) == "unit: held by ann\n  next: nosejobs approve 1 unit"
+    with served.store.write() as connection:
+        stage_runs.move(connection, number, StageEvent.CANCEL, ended=2.0)
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 # -- what needs no dispatcher -------------------------------------------------------

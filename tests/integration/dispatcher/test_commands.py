@@ -273,6 +273,24 @@ def test_who_waits_exits_by_what_the_build_came_to(
     assert done[0].exit_code == status, done[0].output
 
 
+def test_who_has_pushed_just_now_waits_for_the_build(
+    served: Served, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(cli, "say", said.put)
+    done: list[Result] = []
+    thread = threading.Thread(target=lambda: done.append(run("show", "--wait", "abcdabcd")))
+    thread.start()
+    assert said.get(timeout=20).startswith("there is no build of abcdabcd yet; waits for one")
+    add(served, tree="")
+    thread.join(20)
+    assert (done[0].exit_code, said.qsize()) == (0, 0), done[0].output
+    assert "build     1 of app" in done[0].stdout
+    monkeypatch.setattr(cli, "_SOON", 0.0)
+    late = run("show", "-f", "beef")
+    assert (late.exit_code, late.stderr.splitlines()[0]) == (2, "Error: there is no build beef")
+
+
 # -- logs ---------------------------------------------------------------------------
 
 

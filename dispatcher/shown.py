@@ -194,6 +194,11 @@ def below(found: Values) -> Iterator[tuple[str, str]]:
         unit = f" {each['unit']}" if each["unit"] else ""
         yield each["stage"], f"{each['name']} = {each['value']:.12g}{unit} ({each['nodeid']})"
     yield from dict.fromkeys(_told_of(each) for each in found["tags"] if _is_special(each))
+    over = {s["name"] for s in found["stages"] if s["run"] and s["run"]["ended"] is not None}
+    for each in found["decisions"]:
+        later = ", from its next run on" if each["kind"] == "held" and each["stage"] in over else ""
+        why = f": {each['reason']}" if each["reason"] else ""
+        yield each["kind"], f"{each['stage']} by {each['who']}{later}{why}"
     hint = next_step(found)
     if hint:
         yield "next", hint

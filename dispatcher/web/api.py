@@ -487,7 +487,7 @@ for _name in _HOSTS:
 
 @acts.post("/poke/{source}", status_code=202)
 def poke(
-    request: Request, source: _Name, asked: answers.Action | None = None
+    request: Request, source: _Name, asked: answers.Rung | None = None
 ) -> answers.Done:
     """Look at a source now: the doorbell for hooks of repositories; who rings may be left out."""
     context = _context(request)

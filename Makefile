@@ -7,7 +7,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 DISPATCHER := $(VENV)/.installed-dispatcher
 
-.PHONY: demo demo-dispatcher test test-long bench clean
+.PHONY: demo demo-dispatcher test bench clean
 
 $(STAMP): pyproject.toml
 	@echo "making the environment in $(VENV) ..."
@@ -33,9 +33,6 @@ demo-dispatcher: $(DISPATCHER)
 
 test:
 	@sh .ci/tox
-
-test-long:
-	@sh .ci/tox -e long
 
 bench: $(STAMP)
 	$(VENV)/bin/python benchmarks/run.py all

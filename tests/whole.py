@@ -51,6 +51,25 @@ class Tree(Repository):
         return self.program(f"tests/{stage}/{name}", text)
 
 
+class Pushed(Tree):
+    """One that several tests have in turn, and whose commits are told to who watches it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.told: Callable[[], None] = lambda: None
+
+    def commit(self, subject: str = "more", **files: str) -> str:
+        """And whoever is to know of it does."""
+        revision = super().commit(subject, **files)
+        self.told()
+        return revision
+
+    def clear(self) -> None:
+        """As it was made: commits stay, files do not."""
+        self.git("rm", "-rfq", "--ignore-unmatch", ".")
+        self.program("app", "echo the app")
+
+
 def all_six(path: Path) -> Tree:
     """One whose stages are those of the usual levels."""
     return Tree(path, BUILD, SHIP)

@@ -22,7 +22,7 @@ from tests.machine import GO_ON, KILL, STOP, Machine, bundles
 from tests.mortal import POINTS, Mortal
 from tests.scene import Scene, await_quiet, check_queue
 
-pytestmark = [pytest.mark.timeout(150), pytest.mark.long]
+pytestmark = pytest.mark.timeout(150)
 
 
 def finish(scene: Scene) -> None:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from dispatcher import asking, cli
 from tests.scene import Scene
 
-pytestmark = [pytest.mark.timeout(150), pytest.mark.long]
+pytestmark = pytest.mark.timeout(150)
 
 COMMANDS = {str(each.name): each for each in cli.ALL}
 #: What is written, and what is said of it, from its beginning.

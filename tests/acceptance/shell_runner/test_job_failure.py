@@ -67,7 +67,7 @@ def machine(tmp_path: Path, fleet: Path) -> Iterator[Machine]:
     with Machine(tmp_path, fleet) as found:
         # Its worker leaves at once when there is nothing more to do: each test awaits that.
         folder = Path(capacity.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
-        folder.mkdir(mode=0o700, parents=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with Queue(str(folder)) as queue:
             queue.set_setting("linger", 0)
         yield found

@@ -26,7 +26,7 @@ from shell_runner.jobs import Client
 from tests import desks
 from tests.pools import FakePool
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
+pytestmark = pytest.mark.timeout(120)
 
 
 class Kind(NamedTuple):

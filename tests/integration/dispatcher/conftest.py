@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import desks
-from tests.links import assert_no_threads
-from tests.whole import Tree, Whole, settings_of
+from tests.links import assert_no_threads, threads
+from tests.whole import Pushed, Whole, settings_of
 
 from . import serving
 from .serving import Served
@@ -17,29 +17,36 @@ from .serving import Served
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
+    before = threads()
     with desks.state(tmp_path):
         yield tmp_path
+    assert_no_threads(before)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Whole, Pushed]]:
+    """One dispatcher with one host, for all tests that need no other; and what it watches."""
+    folder = tmp_path_factory.mktemp("running")
+    with desks.state(folder):
+        tree = Pushed(folder / "tree")
+        tree.commit()
+        with Whole(settings_of(folder, tree.path)) as whole:
+            tree.told = whole.poke
+            yield whole, tree
     assert_no_threads()
 
 
 @pytest.fixture
-def tree(folder: Path) -> Tree:
-    """Without a build command and without stages, so far."""
-    return Tree(folder / "tree")
+def whole(running: tuple[Whole, Pushed]) -> Whole:
+    """The dispatcher that runs."""
+    return running[0]
 
 
 @pytest.fixture
-def start(folder: Path, tree: Tree) -> Iterator[Callable[..., Whole]]:
-    """Dispatchers, one after the other."""
-    running: list[Whole] = []
-
-    def begin(**changes: str) -> Whole:
-        running.append(Whole(settings_of(folder, tree.path, **changes)))
-        return running[-1].__enter__()
-
-    yield begin
-    for each in running:
-        each.service.stop()
+def main(running: tuple[Whole, Pushed]) -> Pushed:
+    """Its repository, in which nothing is left of the test before."""
+    running[1].clear()
+    return running[1]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,9 @@ from dispatcher.actions import By
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, JobState, StageState
 from dispatcher.store.listing import BuildDetail
-from tests.whole import Tree, Whole, stage, states
+from tests.whole import Pushed, Whole, stage, states
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
-Start = Callable[[], Whole]
+pytestmark = pytest.mark.timeout(120)
 
 
 def ann() -> By:
@@ -29,13 +27,12 @@ def handed_in(found: BuildDetail) -> bool:
 
 
 def test_a_stage_that_is_cancelled_ends_on_its_host_and_can_run_again(
-    folder: Path, tree: Tree, start: Start
+    tmp_path: Path, main: Pushed, whole: Whole
 ) -> None:
-    gate = folder / "gate"
-    tree.config(stage("unit"))
-    tree.test("unit", f"until [ -e {gate} ]; do sleep 0.05; done")
-    revision = tree.commit()
-    whole = start()
+    gate = tmp_path / "gate"
+    main.config(stage("unit"))
+    main.test("unit", f"until [ -e {gate} ]; do sleep 0.05; done")
+    revision = main.commit()
     run = whole.until_run(revision, "unit", StageState.RUNNING)
     whole.until(revision, handed_in)
     with whole.store.write() as connection:
@@ -52,14 +49,13 @@ def test_a_stage_that_is_cancelled_ends_on_its_host_and_can_run_again(
     assert whole.until_run(revision, "unit", StageState.PASSED, 2).who == "ann"
 
 
-def test_a_build_that_failed_is_made_again(folder: Path, tree: Tree, start: Start) -> None:
-    build = f'[build]\ncommand = "test -e {folder}/mended && cp app dist"\noutput = "dist"\n'
-    tree.config(build + stage("unit"))
-    tree.test("unit")
-    revision = tree.commit()
-    whole = start()
+def test_a_build_that_failed_is_made_again(tmp_path: Path, main: Pushed, whole: Whole) -> None:
+    build = f'[build]\ncommand = "test -e {tmp_path}/mended && cp app dist"\noutput = "dist"\n'
+    main.config(build + stage("unit"))
+    main.test("unit")
+    revision = main.commit()
     failed = whole.until_build(revision, BuildState.FAILED)
-    (folder / "mended").touch()
+    (tmp_path / "mended").touch()
     with whole.store.write() as connection:
         actions.rerun(connection, failed.view.build.id, COMMAND, ann())
     whole.until_run(revision, "unit", StageState.PASSED)
@@ -71,13 +67,12 @@ def test_a_build_that_failed_is_made_again(folder: Path, tree: Tree, start: Star
 
 
 def test_a_build_that_is_cancelled_while_it_is_made_has_no_stages(
-    folder: Path, tree: Tree, start: Start
+    tmp_path: Path, main: Pushed, whole: Whole
 ) -> None:
-    wait = f"until [ -e {folder}/gate ]; do sleep 0.05; done"
-    tree.config(f'[build]\ncommand = "{wait}"\noutput = "app"\n' + stage("unit"))
-    tree.test("unit")
-    revision = tree.commit()
-    whole = start()
+    wait = f"until [ -e {tmp_path}/gate ]; do sleep 0.05; done"
+    main.config(f'[build]\ncommand = "{wait}"\noutput = "app"\n' + stage("unit"))
+    main.test("unit")
+    revision = main.commit()
     run = whole.until_run(revision, COMMAND, StageState.RUNNING)
     whole.until(revision, handed_in)
     with whole.store.write() as connection:

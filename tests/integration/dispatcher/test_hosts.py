@@ -27,7 +27,7 @@ from tests.agents import stopped
 from tests.desks import POPEN, script
 from tests.links import Dispatcher, threads
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
+pytestmark = pytest.mark.timeout(120)
 POOL = Pool("pool")
 DONE, LOST = JobState.ACKNOWLEDGED, JobState.LOST
 
@@ -87,14 +87,6 @@ def test_a_planned_job_goes_all_the_way(there: Dispatcher) -> None:
     assert (host.jobs, host.failures) == (1, 0)
     assert host.seen
     assert host.facts["cores"]
-
-
-def test_jobs_planned_before_the_host_is_open_are_handed_in(there: Dispatcher) -> None:
-    first, second = *there.plan("h1"), *there.plan("h1")
-    there.start()
-    for job in (first, second):
-        there.until_state(job, DONE)
-    assert there.host("h1").jobs == 2
 
 
 def test_a_host_is_down_until_it_has_answered(there: Dispatcher) -> None:
@@ -195,27 +187,26 @@ def test_failures_in_a_row_are_a_quarantine(
     host = there.host("h1")
     assert host.state is HostState.QUARANTINED
     assert "3 infrastructure failures in a row" in host.reason
-    assert files(there) == []
+    # As evidence it is tried once more.
+    there.until(lambda: files(there) == [])
 
 
 # -- cancelling ------------------------------------------------------------------------
 
 
-def test_a_cancelled_stage_run_ends_its_job_on_the_host(there: Dispatcher, gate: Path) -> None:
+def test_a_job_ends_when_its_stage_run_is_cancelled_or_its_peers_are_gone(
+    there: Dispatcher, gate: Path
+) -> None:
     there.start()
     (job,) = there.plan("h1")
     there.until(lambda: state_on_host(job) == "running")
     there.cancel(job)
     assert there.until_state(job, DONE).how == "cancelled"
     assert there.host("h1").failures == 0
-
-
-def test_a_job_whose_peers_are_gone_ends(there: Dispatcher, gate: Path) -> None:
-    there.start()
-    (job,) = there.plan("h1")
-    there.until_state(job, JobState.SUBMITTED)
-    there.links.stop([job])
-    assert there.until_state(job, DONE).how == "cancelled"
+    (peer,) = there.plan("h1")
+    there.until_state(peer, JobState.SUBMITTED)
+    there.links.stop([peer])
+    assert there.until_state(peer, DONE).how == "cancelled"
     there.links.look()
     assert not there.links._stops
 
@@ -233,77 +224,95 @@ def test_what_was_cancelled_before_it_was_handed_in_never_is(there: Dispatcher) 
 # -- whatever dies -----------------------------------------------------------------------
 
 
-def test_a_submit_whose_answer_was_lost_is_not_prepared_again(
+def test_what_the_host_had_already_is_not_prepared_again_and_ends_if_it_was_given_up(
     there: Dispatcher, tests: Path, gate: Path
 ) -> None:
-    (job,) = there.plan("h1")
+    """The first was given up meanwhile; the answer to the submit of the second was lost."""
+    (lost,), (job,) = there.plan("h1"), there.plan("h1")
     with Client(POPEN) as client:
-        desks.submit(client, tests, job)
+        for each in (lost, job):
+            desks.submit(client, tests, each)
+    there.until(lambda: state_on_host(lost) == "running")
+    there.give_up(lost)
     there.start()
     there.until_state(job, JobState.SUBMITTED)
-    assert there.work.prepared == []
+    there.until(lambda: state_on_host(lost) == "harvested")
+    assert there.work.outcomes == [results.Harvest.EVIDENCE]
+    assert there.job(lost).how == "cancelled"
     gate.write_text("\n")
     there.until_state(job, DONE)
+    assert there.work.prepared == []
 
 
-def test_a_desk_that_is_killed_is_opened_again(there: Dispatcher, gate: Path) -> None:
+def test_a_desk_that_is_killed_is_opened_again_and_a_restart_finds_what_it_left(
+    there: Dispatcher, gate: Path
+) -> None:
     there.start()
     (job,) = there.plan("h1")
     there.until_state(job, JobState.SUBMITTED)
     for pid in desks_of_this_test():
         os.kill(pid, signal.SIGKILL)
-    gate.write_text("\n")
-    there.until_state(job, DONE)
-    assert there.work.prepared == [job]
+    (second,) = there.plan("h1")
+    there.until_state(second, JobState.SUBMITTED)
+    there.restart()
+    with open(gate, "w") as go:
+        for each in (job, second):
+            go.write("\n")
+            go.flush()
+            there.until_state(each, DONE)
+    assert there.work.prepared == [job, second]
 
 
-@pytest.mark.parametrize(
-    "state", [JobState.PLANNED, JobState.SUBMITTED, JobState.ENDED, JobState.HARVESTED]
-)
-def test_a_job_goes_on_from_whatever_its_row_says(
-    there: Dispatcher, tests: Path, state: JobState
-) -> None:
-    """The host has done all of it; the dispatcher died before it wrote so."""
-    (job,) = there.plan("h1")
+#: What became of a job that the host has ended: states of its row, or who has it here.
+PART = "a part of its package is here"
+SO_FAR: dict[str, tuple[JobEvent, ...]] = {
+    "planned": (),
+    "submitted": (JobEvent.ACCEPT,),
+    "ended": (JobEvent.ACCEPT, JobEvent.END),
+    "harvested": (JobEvent.ACCEPT,),
+    "lost": (JobEvent.LOSE,),
+    PART: (JobEvent.ACCEPT,),
+}
+
+
+def test_jobs_go_on_from_whatever_their_rows_say(there: Dispatcher, tests: Path) -> None:
+    """The host has done all of them; the dispatcher died before it wrote so."""
+    planned = {what: there.plan("h1")[0] for what in SO_FAR}
+    path = there.settings.data / "x.zip"
     with Client(POPEN) as client:
-        desks.submit(client, tests, job)
-        done = client.wait(job)
-        path = there.settings.data / "x.zip"
-        client.download(job, path, lambda _: None)
-    events = {
-        JobState.PLANNED: (),
-        JobState.SUBMITTED: (JobEvent.ACCEPT,),
-        JobState.ENDED: (JobEvent.ACCEPT, JobEvent.END),
-        JobState.HARVESTED: (JobEvent.ACCEPT,),
-    }[state]
-    for event in events:
-        with there.store.write() as connection:
-            assert jobs.move(connection, job, event)
-    if state is JobState.HARVESTED:
-        there.work.harvested(there.job(job), path)
-    assert there.job(job).state is state
+        for job in planned.values():
+            desks.submit(client, tests, job)
+        done = {what: client.wait(job) for what, job in planned.items()}
+        client.download(planned["harvested"], path, lambda _: None)
+    for what, events in SO_FAR.items():
+        for event in events:
+            with there.store.write() as connection:
+                assert jobs.move(connection, planned[what], event)
+    there.work.harvested(there.job(planned["harvested"]), path)
+    assert all(there.job(job).state in (what, "submitted") for what, job in planned.items())
+    leave_half(there, planned[PART])
     there.start()
-    assert there.until_state(job, DONE).package == done.package
-    assert (there.work.prepared, there.work.came) == ([], [job])
-    assert there.host("h1").jobs == 1
-    assert state_on_host(job) == "harvested"
+    late = planned.pop("lost")
+    for what, job in planned.items():
+        assert there.until_state(job, DONE).package == done[what].package
+    there.until(lambda: state_on_host(late) == "harvested")
+    assert {state_on_host(job) for job in planned.values()} == {"harvested"}
+    assert there.work.prepared == []
+    assert sorted(there.work.came) == sorted([*planned.values(), late])
+    assert there.host("h1").jobs == 5
+    # Of the one that was given up, the package is evidence only.
+    assert (there.job(late).state, there.job(late).package) == (LOST, done["lost"].package)
+    assert there.work.outcomes.count(results.Harvest.EVIDENCE) == 1
+    there.until(lambda: files(there) == [])
 
 
-def test_a_download_goes_on_where_it_was_left(there: Dispatcher, tests: Path) -> None:
-    (job,) = there.plan("h1")
-    with Client(POPEN) as client:
-        desks.submit(client, tests, job)
-        client.wait(job)
+def leave_half(there: Dispatcher, job: str) -> None:
+    """As a dispatcher that was killed while it downloaded; beside it what nobody wants."""
     package = Path(layout.package(queue.folder(), job)).read_bytes()
     incoming = there.settings.data / own.INCOMING
     incoming.mkdir()
-    with there.store.write() as connection:
-        assert jobs.move(connection, job, JobEvent.ACCEPT)
     (incoming / f"{job}.zip.part").write_bytes(package[:100])
     (incoming / f"{uuid.uuid4()}.zip").write_bytes(b"nobody's")
-    there.start()
-    there.until_state(job, DONE)
-    assert files(there) == []
 
 
 def test_trouble_of_ours_costs_no_job(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,53 +332,22 @@ def test_trouble_of_ours_costs_no_job(there: Dispatcher, monkeypatch: pytest.Mon
     assert there.host("h1").failures == 0
 
 
-def test_a_restart_finds_what_it_left(there: Dispatcher, gate: Path) -> None:
-    there.start()
-    (job,) = there.plan("h1")
-    there.until_state(job, JobState.SUBMITTED)
-    there.restart()
-    gate.write_text("\n")
-    there.until_state(job, DONE)
-    assert there.work.prepared == [job]
+# -- draining -------------------------------------------------------------------------------
 
 
-# -- late packages ------------------------------------------------------------------------
-
-
-def test_a_late_package_is_evidence_only(there: Dispatcher, tests: Path) -> None:
-    (job,) = there.plan("h1")
-    with Client(POPEN) as client:
-        desks.submit(client, tests, job)
-        client.wait(job)
-    there.give_up(job)
-    there.start()
-    there.until(lambda: state_on_host(job) == "harvested")
-    assert there.job(job).state is LOST
-    assert there.job(job).package
-    assert there.work.outcomes == [results.Harvest.EVIDENCE]
-
-
-def test_a_job_that_was_given_up_ends_when_its_host_is_back(
-    there: Dispatcher, tests: Path, gate: Path
+def test_jobs_planned_before_the_host_is_open_are_handed_in_and_a_drained_one_ends_them(
+    there: Dispatcher,
 ) -> None:
-    (job,) = there.plan("h1")
-    with Client(POPEN) as client:
-        desks.submit(client, tests, job)
-    there.give_up(job)
-    there.start()
-    there.until(lambda: state_on_host(job) == "harvested")
-    assert there.work.outcomes == [results.Harvest.EVIDENCE]
-    assert there.job(job).how == "cancelled"
-
-
-def test_a_drained_host_ends_what_it_has(there: Dispatcher) -> None:
+    first, second = *there.plan("h1"), *there.plan("h1")
     there.start()
     there.until_host("h1", HostState.UP)
-    (job,) = there.plan("h1")
+    (third,) = there.plan("h1")
     with there.store.write() as connection:
         hosts.set_state(connection, "h1", HostState.DRAINING, who="ann", at=1.0)
-    there.until_state(job, DONE)
-    assert there.host("h1").state is HostState.DRAINING
+    for job in (first, second, third):
+        there.until_state(job, DONE)
+    host = there.host("h1")
+    assert (host.state, host.jobs) == (HostState.DRAINING, 3)
 
 
 # -- hosts that go and come back, behind a real agent -------------------------------------

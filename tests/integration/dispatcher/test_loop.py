@@ -1,14 +1,11 @@
-"""From a commit to ship, on real hosts: what each build comes to, and what it says of it."""
+"""From a commit to ship, on real hosts: what each build comes to, and what it says of it.
+
+What becomes of them when somebody dies is in ``test_dispatcher_failure``.
+"""
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import subprocess
-import sys
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +14,9 @@ from dispatcher.config import SHIP
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
 from dispatcher.store import durations, results, tags
-from tests.jobs import Doorway
-from tests.whole import BUILD, Tree, Whole, all_six, settings_of, stage, states
+from tests.whole import BUILD, Pushed, Tree, Whole, all_six, settings_of, stage, states
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.long]
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.timeout(180)
 
 
 # -- all is well ---------------------------------------------------------------------
@@ -48,25 +43,22 @@ def test_a_commit_goes_through_all_six_stages_to_ship(folder: Path) -> None:
         assert archive.getmember("app").mode == 0o755
 
 
-def test_a_tree_without_a_build_command_is_its_own_build(
-    tree: Tree, start: Callable[..., Whole]
-) -> None:
-    tree.config(stage("unit"))
-    tree.test("unit", 'cmp "$NOSEJOBS_BUILD/app" ../../app')
-    revision = tree.commit()
-    found = start().until_run(revision, "unit", StageState.PASSED)
+def test_a_tree_without_a_build_command_is_its_own_build(main: Pushed, whole: Whole) -> None:
+    main.config(stage("unit"))
+    main.test("unit", 'cmp "$NOSEJOBS_BUILD/app" ../../app')
+    revision = main.commit()
+    found = whole.until_run(revision, "unit", StageState.PASSED)
     assert found.detail == "1 test"
 
 
-def test_numbers_of_a_performance_test_are_rows(tree: Tree, start: Callable[..., Whole]) -> None:
-    tree.config(stage("performance"))
-    tree.test(
+def test_numbers_of_a_performance_test_are_rows(main: Pushed, whole: Whole) -> None:
+    main.config(stage("performance"))
+    main.test(
         "performance",
         "printf 'TAP version 14\\n1..1\\nok 1 - speed\\n  ---\\n  rate: 512.5 req/s\\n"
         "  latency:\\n    p99: 3e-3 s\\n  host: here\\n  ...\\n'",
     )
-    revision = tree.commit()
-    whole = start()
+    revision = main.commit()
     run = whole.until_run(revision, "performance", StageState.PASSED)
     (job,) = whole.jobs(run)
     with whole.store.read() as connection:
@@ -81,14 +73,12 @@ def test_numbers_of_a_performance_test_are_rows(tree: Tree, start: Callable[...,
     assert list(known) == ["tests/performance/test_it.sh"]
 
 
-def test_the_same_inputs_are_not_built_again(tree: Tree, start: Callable[..., Whole]) -> None:
-    tree.config(BUILD.replace("output", 'inputs = ["app"]\noutput') + stage("unit"))
-    tree.test("unit")
-    first = tree.commit()
-    whole = start()
+def test_the_same_inputs_are_not_built_again(main: Pushed, whole: Whole) -> None:
+    main.config(BUILD.replace("output", 'inputs = ["app"]\noutput') + stage("unit"))
+    main.test("unit")
+    first = main.commit()
     whole.until_run(first, "unit", StageState.PASSED)
-    second = tree.commit(README="of no importance")
-    whole.poke()
+    second = main.commit(README="of no importance")
     whole.until_run(second, "unit", StageState.PASSED)
     made, found = whole.find(first), whole.find(second)
     assert made
@@ -101,14 +91,11 @@ def test_the_same_inputs_are_not_built_again(tree: Tree, start: Callable[..., Wh
 # -- what goes wrong ------------------------------------------------------------------
 
 
-def test_a_failing_stage_blocks_what_needs_it_and_says_why(
-    tree: Tree, start: Callable[..., Whole]
-) -> None:
-    tree.config(stage("unit") + stage("smoke") + stage("regression"))
+def test_a_failing_stage_blocks_what_needs_it_and_says_why(main: Pushed, whole: Whole) -> None:
+    main.config(stage("unit") + stage("smoke") + stage("regression"))
     for name in ("unit", "smoke", "regression"):
-        tree.test(name, "exit 3" if name == "smoke" else "exit 0")
-    revision = tree.commit()
-    whole = start()
+        main.test(name, "exit 3" if name == "smoke" else "exit 0")
+    revision = main.commit()
     blocked = whole.until_run(revision, "regression", StageState.BLOCKED)
     found = whole.find(revision)
     assert found
@@ -119,34 +106,28 @@ def test_a_failing_stage_blocks_what_needs_it_and_says_why(
     assert [tag.stage for tag in found.tags] == ["unit"]
 
 
-def test_a_build_that_fails_says_why(tree: Tree, start: Callable[..., Whole]) -> None:
-    tree.config('[build]\ncommand = "echo no compiler; exit 3"\noutput = "dist"\n' + stage("unit"))
-    tree.test("unit")
-    revision = tree.commit()
-    found = start().until_build(revision, BuildState.FAILED)
+def test_a_build_that_fails_says_why(main: Pushed, whole: Whole) -> None:
+    main.config('[build]\ncommand = "echo no compiler; exit 3"\noutput = "dist"\n' + stage("unit"))
+    main.test("unit")
+    found = whole.until_build(main.commit(), BuildState.FAILED)
     head, *log = found.view.build.detail.splitlines()
     assert head == "the build command failed: exit 3"
     assert "build | no compiler" in log
     assert states(found) == {COMMAND: "failed"}
 
 
-def test_an_invalid_config_is_an_invalid_build(tree: Tree, start: Callable[..., Whole]) -> None:
-    tree.config("[stages.unit]\nlabel = ['x']\n")
-    revision = tree.commit()
-    found = start().until_build(revision, BuildState.INVALID)
+def test_an_invalid_config_is_an_invalid_build(main: Pushed, whole: Whole) -> None:
+    main.config("[stages.unit]\nlabel = ['x']\n")
+    found = whole.until_build(main.commit(), BuildState.INVALID)
     words = "nosejobs.toml:2: stages.unit.label is no key"
     assert found.view.build.detail.startswith(words), found.view.build.detail
     assert found.view.runs == ()
 
 
-def test_a_stage_whose_tests_are_not_there_fails_without_a_job(
-    tree: Tree, start: Callable[..., Whole]
-) -> None:
-    tree.config('[stages.unit]\ntests = ["tests/uni"]\n')
-    tree.test("unit")
-    revision = tree.commit()
-    whole = start()
-    run = whole.until_run(revision, "unit", StageState.FAILED)
+def test_a_stage_whose_tests_are_not_there_fails_without_a_job(main: Pushed, whole: Whole) -> None:
+    main.config('[stages.unit]\ntests = ["tests/uni"]\n')
+    main.test("unit")
+    run = whole.until_run(main.commit(), "unit", StageState.FAILED)
     assert run.detail == "tests/uni: no such file or folder; did you mean 'tests/unit'?"
     assert whole.jobs(run) == []
 
@@ -155,18 +136,17 @@ def test_a_stage_whose_tests_are_not_there_fails_without_a_job(
 
 
 def test_only_what_failed_runs_again_and_the_tag_stands_on_both_runs(
-    folder: Path, tree: Tree, start: Callable[..., Whole]
+    tmp_path: Path, main: Pushed, whole: Whole
 ) -> None:
-    tree.config(stage("unit"))
-    tree.test("unit")
-    tree.test("unit", f"test -e {folder}/mended", "test_other.sh")
-    revision = tree.commit()
-    whole = start()
+    main.config(stage("unit"))
+    main.test("unit")
+    main.test("unit", f"test -e {tmp_path}/mended", "test_other.sh")
+    revision = main.commit()
     failed = whole.until_run(revision, "unit", StageState.FAILED)
     with whole.store.read() as connection:
         only = tuple(results.failed(connection, failed.id))
     assert only == ("tests/unit/test_other.sh",)
-    (folder / "mended").touch()
+    (tmp_path / "mended").touch()
     whole.again(failed.build, "unit", only)
     passed = whole.until_run(revision, "unit", StageState.PASSED, 2)
     found = whole.until(revision, lambda found: bool(found.tags))
@@ -176,11 +156,10 @@ def test_only_what_failed_runs_again_and_the_tag_stands_on_both_runs(
         assert [row.nodeid for row in results.of_job(connection, job.id)] == list(only)
 
 
-def test_a_gate_opens_by_an_approval(tree: Tree, start: Callable[..., Whole]) -> None:
-    tree.config(stage("unit", 'gate = "manual"'))
-    tree.test("unit")
-    revision = tree.commit()
-    whole = start()
+def test_a_gate_opens_by_an_approval(main: Pushed, whole: Whole) -> None:
+    main.config(stage("unit", 'gate = "manual"'))
+    main.test("unit")
+    revision = main.commit()
     run = whole.until_run(revision, "unit", StageState.GATED)
     assert (run.detail, whole.jobs(run)) == ("an approval is needed", [])
     with whole.store.write() as connection:
@@ -189,11 +168,10 @@ def test_a_gate_opens_by_an_approval(tree: Tree, start: Callable[..., Whole]) ->
     whole.until_run(revision, "unit", StageState.PASSED)
 
 
-def test_the_level_follows_a_revoked_tag(tree: Tree, start: Callable[..., Whole]) -> None:
-    tree.config(stage("unit") + '[levels]\ngood = ["unit"]\n')
-    tree.test("unit")
-    revision = tree.commit()
-    whole = start()
+def test_the_level_follows_a_revoked_tag(main: Pushed, whole: Whole) -> None:
+    main.config(stage("unit") + '[levels]\ngood = ["unit"]\n')
+    main.test("unit")
+    revision = main.commit()
     (tag,) = whole.until_level(revision, "good").tags
     with whole.store.write() as connection:
         assert tags.revoke_tag(connection, tag.id, who="ann", reason="it was luck", at=1.0)
@@ -206,7 +184,8 @@ def test_the_level_follows_a_revoked_tag(tree: Tree, start: Callable[..., Whole]
 TWO = '[hosts.h1]\nspec = "popen"\n[hosts.h2]\nspec = "popen"\n'
 
 
-def test_each_host_runs_all_and_shards_share(tree: Tree, start: Callable[..., Whole]) -> None:
+def test_each_host_runs_all_and_shards_share(folder: Path) -> None:
+    tree = Tree(folder / "tree")
     tree.config(
         stage("each", "hosts = 2")
         + stage("shard", "hosts = 3", 'mode = "shard"')
@@ -216,83 +195,18 @@ def test_each_host_runs_all_and_shards_share(tree: Tree, start: Callable[..., Wh
         tree.test("shard", "exit 0", name)
     tree.test("each", 'echo "peers $NOSEJOBS_PEERS me $NOSEJOBS_PEER"')
     revision = tree.commit()
-    whole = start(hosts=TWO + '[hosts.h3]\nspec = "popen"\n')
-    each = whole.jobs(whole.until_run(revision, "each", StageState.PASSED))
-    assert len({job.host for job in each}) == 2
-    assert [job.tests for job in each] == [None, None]
-    shard = whole.jobs(whole.until_run(revision, "shard", StageState.PASSED))
-    assert sorted(name for job in shard for name in job.tests or ()) == [
-        f"tests/shard/test_{letter}.sh" for letter in "abc"
-    ]
-    assert [len(job.tests or ()) for job in shard] == [1, 1, 1]
-    both = whole.jobs(whole.until_run(revision, "both", StageState.PASSED))
-    for job in both:
-        with open(whole.service.blobs.path(job.package), "rb") as package:
-            assert package.read(4) == b"PK\3\4"
-    assert [job.part for job in both] == [0, 1]
-
-
-# -- the dispatcher dies --------------------------------------------------------------
-
-_PROCESS = """
-import sys
-from pathlib import Path
-from tests.whole import settings_of
-from dispatcher.service import Service
-service = Service(settings_of(Path(sys.argv[1]), Path(sys.argv[2])))
-service.start()
-print("up", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def killed(folder: Path, tree: Tree) -> Iterator[subprocess.Popen[bytes]]:
-    """A dispatcher in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PROCESS, str(folder), str(tree.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-    )
-    yield process
-    process.kill()
-    process.communicate()
-
-
-def _await_line(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdout
-    assert select.select([process.stdout], [], [], 60)[0]
-    assert process.stdout.readline() == b"up\n"
-
-
-def test_a_stage_goes_on_while_the_dispatcher_is_dead_and_runs_once(
-    folder: Path, tree: Tree, start: Callable[..., Whole], killed: subprocess.Popen[bytes]
-) -> None:
-    door = Doorway(folder / "door")
-    os.mkfifo(folder / "go")
-    tree.config(stage("unit") + stage("smoke"))
-    tree.test("unit", f"echo running > {folder}/door; read line < {folder}/go")
-    tree.test("smoke")
-    revision = tree.commit()
-    _await_line(killed)
-    assert door.line() == "running"
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    (folder / "go").write_text("go\n")
-    whole = start()
-    whole.until_run(revision, "smoke", StageState.PASSED)
-    found = whole.find(revision)
-    assert found
-    assert [(run.stage, run.number) for run in found.view.runs] == [("unit", 1), ("smoke", 1)]
-    assert [job.attempt for job in found.jobs] == [1, 1]
-    assert [tag.stage for tag in found.tags] == ["unit", "smoke"]
-    door.close()
-
-
-def test_one_dispatcher_owns_its_folder(
-    folder: Path, tree: Tree, killed: subprocess.Popen[bytes]
-) -> None:
-    _await_line(killed)
-    with pytest.raises(Exception, match=f"another dispatcher .process {killed.pid}. works with"):
-        Whole(settings_of(folder, tree.path))
+    hosts = TWO + '[hosts.h3]\nspec = "popen"\n'
+    with Whole(settings_of(folder, tree.path, hosts)) as whole:
+        each = whole.jobs(whole.until_run(revision, "each", StageState.PASSED))
+        assert len({job.host for job in each}) == 2
+        assert [job.tests for job in each] == [None, None]
+        shard = whole.jobs(whole.until_run(revision, "shard", StageState.PASSED))
+        assert sorted(name for job in shard for name in job.tests or ()) == [
+            f"tests/shard/test_{letter}.sh" for letter in "abc"
+        ]
+        assert [len(job.tests or ()) for job in shard] == [1, 1, 1]
+        both = whole.jobs(whole.until_run(revision, "both", StageState.PASSED))
+        for job in both:
+            with open(whole.service.blobs.path(job.package), "rb") as package:
+                assert package.read(4) == b"PK\3\4"
+        assert [job.part for job in both] == [0, 1]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from tests.desks import script
 from tests.links import Dispatcher
 from tests.pools import FakePool, refusal
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
+pytestmark = pytest.mark.timeout(120)
 WANTS = [Waits(1, "it waits for a host", 1)]
 
 
@@ -255,62 +253,16 @@ def test_a_job_runs_on_a_host_that_comes_and_goes(make: Callable[..., Pooled]) -
     assert not remains.find(name)
 
 
-def test_an_agent_that_dies_costs_no_job(make: Callable[..., Pooled], folder: Path) -> None:
+def test_neither_an_agent_that_dies_nor_an_end_in_good_order_costs_a_job(
+    make: Callable[..., Pooled], folder: Path
+) -> None:
     there = make()
     name, job = at_work(there, folder)
     handle = there.host(name).handle
     assert handle is not None
     os.kill(handle["pid"], signal.SIGKILL)
     there.until(lambda: there.host(name).handle not in (None, handle))
-    (folder / "go").write_text("\n")
-    assert there.until_state(job, JobState.ACKNOWLEDGED).attempt == 1
-
-
-_DIES = """
-import os, signal, sys
-from pathlib import Path
-from dispatcher.policy.placement import Waits
-from dispatcher.pools import Pools
-from dispatcher.settings import Pool, Settings
-from dispatcher.store import hosts, open_store
-
-data = Path(sys.argv[1])
-store = open_store(data / "dispatcher.db")
-pools = Pools(store, Settings(data, pools=(Pool("p"),)))
-pools.start()
-(name,) = pools.grow([Waits(1, "", 1)])
-while True:
-    seen = store.changed.now()
-    with store.read() as connection:
-        if hosts.get(connection, name).handle:
-            os.kill(os.getpid(), signal.SIGKILL)
-    store.changed.wait(seen, 1.0)
-"""
-
-
-def test_a_host_outlives_a_killed_dispatcher_and_is_found_again(
-    make: Callable[..., Pooled],
-) -> None:
-    there = make()
-    done = subprocess.run([sys.executable, "-c", _DIES, str(there.settings.data)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    (name,) = there.names()
-    before = there.host(name)
-    assert before.handle is not None
-    assert remains.find(name)
-    there.pools.start()
-    there.start()
     there.until_host(name, HostState.UP)
-    (job,) = there.plan(name)
-    there.until_state(job, JobState.ACKNOWLEDGED)
-    assert there.host(name).handle == before.handle
-
-
-def test_a_host_with_a_job_is_back_after_an_end_in_good_order(
-    make: Callable[..., Pooled], folder: Path
-) -> None:
-    there = make()
-    name, job = at_work(there, folder)
     there.links.close()
     there.pools.close()
     assert there.host(name).state is HostState.DOWN
@@ -322,7 +274,23 @@ def test_a_host_with_a_job_is_back_after_an_end_in_good_order(
     with open(folder / "go", "w") as go:
         go.write("\n")
         go.flush()
-        there.until_state(job, JobState.ACKNOWLEDGED)
+        assert there.until_state(job, JobState.ACKNOWLEDGED).attempt == 1
+
+
+def test_a_host_that_a_killed_dispatcher_has_left_is_found_again(
+    make: Callable[..., Pooled],
+) -> None:
+    """It has left a row and a process; that it is killed: ``test_up``."""
+    there = make()
+    raised = kinds()["local"](there.settings.data / "pools/local").bring_up("p-1", there.pool, None)
+    there.add_host("p-1", raised.spec, pool="p", handle=raised.handle)
+    there.pools.start()
+    there.start()
+    there.until_host("p-1", HostState.UP)
+    (job,) = there.plan("p-1")
+    there.until_state(job, JobState.ACKNOWLEDGED)
+    assert there.host("p-1").handle == raised.handle
+    assert there.names() == ["p-1"]
 
 
 def test_hosts_of_a_file_are_none_of_a_pools(make: Callable[..., Pooled]) -> None:

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from dispatcher import actions
 from dispatcher.builds import Trees
@@ -29,7 +30,7 @@ from dispatcher.policy.changes import Commit
 from dispatcher.reconcile import Reconciler, Seen
 from dispatcher.settings import Settings, Source
 from dispatcher.sources import Past
-from dispatcher.store import Store, builds, hosts, jobs, listing, open_store, results, stage_runs
+from dispatcher.store import Store, builds, hosts, jobs, listing, open_engine, results, stage_runs
 from dispatcher.store.listing import BuildDetail
 from dispatcher.tasks import Tasks
 from dispatcher.watch import Watch
@@ -37,9 +38,6 @@ from dispatcher.work import Work
 from shell_runner.errors import HostError
 from tests import desks, packages
 from tests.whole import BUILD, stage
-
-#: Real dispatchers, agents and kills take minutes: `make test-long`.
-pytestmark = pytest.mark.long
 
 
 class Killed(BaseException):
@@ -71,12 +69,16 @@ class FakeSource:
 class Bench:
     """A dispatcher that is stepped by hand, and may be killed at any commit."""
 
-    def __init__(self, folder: Path, source: FakeSource, empty: Path) -> None:
+    def __init__(
+        self, folder: Path, source: FakeSource, empty: Path, engine: Engine | None = None
+    ) -> None:
+        """``engine``: of a database that was there before, for the statements that it knows."""
         self.folder, self.source = folder, source
         folder.mkdir()
         shutil.copy(empty, folder / "dispatcher.db")
         self.settings = Settings(folder, sources=(Source("here", git="unused"),))
         self.store: Store
+        self.engine = engine or open_engine(folder / "dispatcher.db")
         self.begin()
         with self.store.write() as connection:
             for name in ("h1", "h2"):
@@ -84,7 +86,7 @@ class Bench:
 
     def begin(self) -> None:
         """A new process: rows and files are all that is left."""
-        self.store = open_store(self.folder / "dispatcher.db")
+        self.store = Store(self.engine)
         self.trees = Trees(self.folder / "trees", {"here": self.source})
         self.blobs = Blobs(self.folder / "blobs")
         self.work = Work(self.store, self.trees, self.blobs)
@@ -154,13 +156,6 @@ def source(tmp_path: Path) -> FakeSource:
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Path:
-    """A database with the schema and nothing else: migrating takes longer than a copy."""
-    open_store(tmp_path / "empty.db").close()
-    return tmp_path / "empty.db"
-
-
-@pytest.fixture
 def bench(tmp_path: Path, source: FakeSource, empty: Path) -> Iterator[Bench]:
     found = Bench(tmp_path / "data", source, empty)
     yield found
@@ -199,9 +194,10 @@ def killed_at(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: int) -> Ite
 def test_killed_at_any_commit_it_comes_to_the_same_end(
     tmp_path: Path, source: FakeSource, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends, moment, count = set(), 0, [1]
+    ends, moment, count, engine = set(), 0, [1], None
     while moment <= count[0]:
-        bench = Bench(tmp_path / f"data-{moment}", source, empty)
+        bench = Bench(tmp_path / "data", source, empty, engine)
+        engine = bench.engine
         with killed_at(bench, monkeypatch, moment) as count:
             try:
                 bench.run()
@@ -211,6 +207,7 @@ def test_killed_at_any_commit_it_comes_to_the_same_end(
                 bench.run()
         ends.add(_end(bench))
         bench.store.close()
+        shutil.rmtree(bench.folder)
         moment += 1
     assert moment > 10
     assert len(ends) == 1

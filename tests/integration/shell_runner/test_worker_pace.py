@@ -126,6 +126,6 @@ def test_contents_are_written_to_the_disk_once(host: Host, monkeypatch: pytest.M
     assert submit(4, build=other) == 1
     assert submit(5, build=other) == submit(6) == 0
     # What this session has brought is new, even if others have the same.
-    there._contents().store.add(tests.digest, Path(host.store.path(tests.digest)).read_bytes())
+    there.contents().store.add(tests.digest, Path(host.store.path(tests.digest)).read_bytes())
     assert submit(7) == 1
     assert submit(8) == 0

@@ -359,7 +359,7 @@ _From = Annotated[
 def job_log(request: Request, job: _JobId) -> Response:
     """All that install command and tests have printed so far, as bytes."""
     context = _context(request)
-    pieces = context.logs.read(_known(context, job), Place(), False)
+    pieces = context.streams.counted(context.logs.read(_known(context, job), Place(), False))
     # What goes wrong before there is anything is an error like any other.
     whole = chain([next(pieces)], pieces)
     kind = "text/plain; charset=utf-8"

@@ -50,6 +50,28 @@ def add(served: Served, **change: Any) -> int:
         return serving.add_build(connection, **change)
 
 
+@pytest.fixture(scope="module")
+def liar() -> Iterator[tuple[str, list[bytes]]]:
+    """Something else that answers, and what it says."""
+    said = [b""]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(said[0])))
+            self.end_headers()
+            self.wfile.write(said[0])
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield f"http://127.0.0.1:{server.server_port}", said
+        server.shutdown()
+
+
 # -- looking ------------------------------------------------------------------------
 
 
@@ -182,6 +204,15 @@ def test_nobody_there_exits_6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "nosejobs up" in done.stderr
 
 
+def test_a_password_in_an_address_is_not_shown(liar: tuple[str, list[bytes]]) -> None:
+    url, liar[1][:] = liar[0].replace("//", "//ann:hunter2@"), [b"<html>"]
+    for where in (url, "http://ann:hunter2@127.0.0.1:1"):
+        done = invoke("builds", "--url", where)
+        assert done.exit_code == 6
+        assert "127.0.0.1" in done.stderr
+        assert "hunter2" not in done.stderr
+
+
 def test_where_it_is_stands_in_its_data(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,28 +223,6 @@ def test_where_it_is_stands_in_its_data(
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     assert invoke("hosts", "--json").stdout == "[]\n"
-
-
-@pytest.fixture(scope="module")
-def liar() -> Iterator[tuple[str, list[bytes]]]:
-    """Something else that answers, and what it says."""
-    said = [b""]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(said[0])))
-            self.end_headers()
-            self.wfile.write(said[0])
-
-        do_POST = do_GET
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        yield f"http://127.0.0.1:{server.server_port}", said
-        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,6 @@ from shell_runner.errors import HostError
 from tests import desks, packages
 from tests.whole import BUILD, stage
 
-#: Real dispatchers, agents and kills take minutes: `make test-long`.
-pytestmark = pytest.mark.long
-
 
 class Killed(BaseException):
     """The process ends here."""

@@ -82,7 +82,9 @@ def main(smoke: bool) -> dict[str, Any]:
             with _sides(base / f"hosts-{hosts}", hosts, skipped) as sides:
                 tables += _both(sides, hosts, smoke, figures)
         with jobs.state(base / "harvest"):
-            tables.append(_harvest(base / "harvest", 2000 if smoke else 100_000, 1 if smoke else 5))
+            table, peak = _harvest(base / "harvest", *((2000, 1) if smoke else (100_000, 5)))
+        tables.append(table)
+        figures |= peak | _starts(base / "starts", 1 if smoke else 2)
     return {"tables": tables, "skipped": sorted(set(skipped)), **figures}
 
 
@@ -204,13 +206,31 @@ def _idle(side: Side, seconds: float) -> dict[str, float]:
     before = _used(pid)
     time.sleep(seconds)
     return {
-        "idle, MB": round(measure.status(pid, "VmRSS:") / 1024, 1),
+        "idle, MB": _resident(pid),
         "idle, MB of the processes below": round(
             sum(measure.status(each, "VmRSS:") for each in measure.descendants(pid)) / 1024, 1
         ),
         "idle, ms of processor a second": round((_used(pid) - before) * 1000 / seconds, 2),
         "threads": measure.status(pid, "Threads:"),
     }
+
+
+def _starts(folder: Path, count: int) -> dict[str, float]:
+    """Memory after a start: the first one makes the database."""
+    folder.mkdir(parents=True)
+    lines = ["[dispatcher]", 'data = "data"', 'listen = "127.0.0.1:0"']
+    (folder / "dispatcher.toml").write_text("\n".join(lines) + "\n")
+    url, found = folder / "data" / "url", {}
+    for which in ("first start", "started again")[:count]:
+        with _up(folder) as process:
+            _until(url.is_file, process, folder)
+            time.sleep(0.5)  # the threads have looked
+            found[f"{_OURS}, no host, {which}: MB"] = _resident(process.pid)
+    return found
+
+
+def _resident(pid: int, what: str = "VmRSS:") -> float:
+    return round(measure.status(pid, what) / 1024, 1)
 
 
 # -- both sides ---------------------------------------------------------------------
@@ -369,8 +389,7 @@ def _ours(folder: Path, hosts: int) -> Iterator[Side]:
     try:
         with fleet.agents(folder / "fleet", hosts) as agents:
             _write_config(folder, agents)
-            argv = [sys.executable, "-m", "dispatcher", "up"]
-            with _process(argv, folder, PYTHONPATH=str(ROOT)) as process:
+            with _up(folder) as process:
                 side = _Ours(folder, process, heard)
                 with contextlib.closing(side):
                     side.await_hosts(hosts)
@@ -381,6 +400,10 @@ def _ours(folder: Path, hosts: int) -> Iterator[Side]:
                     yield side
     finally:
         jobs.end_workers(folder)
+
+
+def _up(folder: Path) -> contextlib.AbstractContextManager[Any]:
+    return _process([sys.executable, "-m", "dispatcher", "up"], folder, PYTHONPATH=str(ROOT))
 
 
 def _write_tree(tree: Path, stages: Sequence[str], body: str) -> None:
@@ -493,13 +516,16 @@ _HARVEST_NOTES = (
 )
 
 
-def _harvest(folder: Path, count: int, rounds: int) -> dict[str, Any]:
-    from dispatcher import evidence, harvest, work
+def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
+    from dispatcher import evidence, harvest, running, work
     from dispatcher.store import jobs as job_rows
     from dispatcher.store import open_store
     from tests.unit.dispatcher import rowmaking
 
+    running.settle()
     package, identity = _package(folder, count)
+    _peak()
+    before, peak = _resident(os.getpid()), 0.0
     blobs = evidence.Blobs(folder / "blobs")
     runs: dict[str, list[Run]] = {"whole": [], "rows alone": [], "reading": []}
     for number in range(rounds):
@@ -513,6 +539,7 @@ def _harvest(folder: Path, count: int, rounds: int) -> dict[str, Any]:
         copy = Path(shutil.copy(package, folder / "copy.zip"))
         here = work.Work(store, None, blobs)  # type: ignore[arg-type]
         runs["whole"].append(_clocked(functools.partial(here.harvested, job, copy)))
+        peak = max(peak, _peak())
         with store.read() as connection:
             found = connection.exec_driver_sql("SELECT count(*) FROM case_result").scalar()
         if found != count:
@@ -524,7 +551,15 @@ def _harvest(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     table = measure.table(title, runs, "whole", _HARVEST_NOTES)
     for row in table["rows"]:
         row["what"] += f", {count / row['median']:,.0f} cases/s"
-    return table
+    return table, {f"{count} cases harvested: MB more, at most": round(peak - before, 1)}
+
+
+def _peak() -> float:
+    """Most memory of this process so far, in MB; from now on it is counted anew."""
+    found = _resident(os.getpid(), "VmHWM:")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return found
 
 
 def _read(harvest: Any, package: Path, job: str) -> Any:

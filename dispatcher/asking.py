@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ ROOT = "/api/v1"
 VARIABLE = "NOSEJOBS_URL"
 #: Seconds that a connection, and an answer, may take.
 _TIMEOUT = (5.0, 60.0)
+#: Bytes of a line of events; a piece of a log is a line.
+_LONGEST = 16 << 20
 #: Seconds that one look waits for news.
 WAIT = 25.0
 #: Seconds between two requests to a dispatcher that is being started again.
@@ -135,7 +138,8 @@ class Client:
 
     def _gone(self, error: Exception) -> Unreachable:
         hint = f"nosejobs up, or say where it is: --url, {VARIABLE}"
-        return Unreachable(f"no dispatcher answers at {self.url} ({_why(error)})\n  try: {hint}")
+        where = _shown(self.url)
+        return Unreachable(f"no dispatcher answers at {where} ({_why(error)})\n  try: {hint}")
 
 
 def patient(call: Callable[[], T], say: Callable[[str], None]) -> T:
@@ -155,6 +159,11 @@ def path(*parts: object) -> str:
     return "".join(f"/{quote(str(part), safe='')}" for part in parts)
 
 
+def _shown(url: str) -> str:
+    """An address without who asks, and their password."""
+    return re.sub(r"//[^/]*@", "//", url)
+
+
 def _why(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "it takes too long"
@@ -165,7 +174,8 @@ def _json(found: requests.Response) -> Any:
     try:
         return found.json()
     except (ValueError, RecursionError) as error:
-        raise Unreachable(f"what answers at {found.url} is no dispatcher of nosejobs") from error
+        words = f"what answers at {_shown(found.url)} is no dispatcher of nosejobs"
+        raise Unreachable(words) from error
 
 
 def _raise(found: requests.Response, url: str) -> None:
@@ -173,7 +183,7 @@ def _raise(found: requests.Response, url: str) -> None:
     try:
         detail = found.json()["detail"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        detail = f"what answers at {url} is no dispatcher of nosejobs ({found.status_code})"
+        detail = f"what answers at {_shown(url)} is no dispatcher of nosejobs ({found.status_code})"
         raise Unreachable(detail) from None
     words = clean(str(detail))
     raise Unreachable(words) if found.status_code >= 500 else Refused(words)
@@ -183,6 +193,8 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     pending = b""
     for chunk in chunks:
         *lines, pending = (pending + chunk).split(b"\n")
+        if len(pending) > _LONGEST:
+            raise Unreachable(f"what answers has sent a line of more than {_LONGEST} bytes")
         yield from lines
 
 

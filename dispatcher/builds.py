@@ -45,6 +45,8 @@ from .sources import PART, Source
 _TREES = 64
 #: Bytes of a nosejobs.toml that are read; its parser takes less.
 _CONFIG = 1 << 20
+#: Characters of what is wrong with it.
+_WORDS = 900
 #: Broken tests that are named.
 _NAMED = 20
 #: Bytes of an artefact.
@@ -223,7 +225,11 @@ def examine(checkout: Checkout) -> Examined:
 def understood(text: str | bytes, root: Path, name: str = NAME) -> config.Tree:
     """What a tree's file says, of all its tables; BadConfig, UsageError name file, line and key."""
     found = config.parse(text, name)
-    _check_others(read(name, text), root)
+    try:
+        _check_others(read(name, text), root)
+    except UsageError as error:
+        # Their words are for who wrote the file, and may have all of a value in them.
+        raise BadConfig(clean_line(str(error), _WORDS)) from None
     return found
 
 

@@ -14,6 +14,7 @@ import getpass
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -37,6 +38,8 @@ _ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, Rec
 _ASKED = "nosejobs.asked"
 #: Bytes of a file that are read; its parser takes less.
 _LARGEST = 1 << 20
+#: Seconds until a commit that was pushed is a build: sources are looked at every 30 s, unless told.
+_SOON = 60.0
 #: Characters of a revision that are enough to name a build.
 _SHORTEST = 4
 
@@ -122,20 +125,40 @@ def _me(who: str | None) -> str:
 # -- which build --------------------------------------------------------------------
 
 
-def _number(client: Client, text: str) -> int:
-    """A build by its number, the beginning of its revision, or ``latest``."""
+def _number(client: Client, text: str, soon: bool = False) -> int:
+    """A build by its number, the beginning of its revision, or ``latest``.
+
+    ``soon``: who has just pushed waits for a build of that revision, but not for ever.
+    """
     if re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
     if text == "latest":
         found = client.get("/builds", most=1)
     elif re.fullmatch(rf"[0-9a-f]{{{_SHORTEST},64}}", text):
         found = client.get("/builds", most=1, revision=text)
+        if soon and not found:
+            found = _arrived(client, text)
     else:
         words = "write its number, 4 or more characters of its revision, or latest"
         raise click.UsageError(f"{text!r} is no build: {words}")
     if not found:
         raise Trouble(f"there is no build {text}\n  try: nosejobs builds")
     return int(found[0]["number"])
+
+
+def _arrived(client: Client, revision: str) -> Any:
+    """The build of a commit, once its source was looked at, in a list; empty: it does not come."""
+    from .asking import patient
+
+    say(f"there is no build of {revision} yet; waits for one, up to {_SOON:.0f} s")
+    deadline = time.monotonic() + _SOON
+    found: Any = []
+    tag = ""
+    while not found and time.monotonic() < deadline:
+        ask = partial(client.news, "/builds", tag, most=1, revision=revision)
+        news, tag = patient(ask, say)
+        found = news or []
+    return found
 
 
 # -- up and check -------------------------------------------------------------------
@@ -158,7 +181,12 @@ def up(file: Path) -> None:
     if not file.exists():
         words = f"there is no {file}\n  try: write one, which names what is watched and its hosts"
         raise Trouble(f"{words}; or --config FILE")
+    from . import settings
+
     found = _settings(file)
+    for line in settings.explain(found):
+        if line.startswith("warning"):
+            say(line)
     try:
         from . import running
     except ImportError as error:
@@ -280,10 +308,11 @@ def builds_(as_json: bool, url: str | None, **wanted: Any) -> None:
 def show(build: str, follow: bool, wait: bool, as_json: bool, url: str | None) -> None:
     """Show a build: stages, what failed and why, numbers, next steps.
 
-    With --wait or -f it exits 0 if all stages have passed, 1 if not, 6 for infrastructure.
+    --wait and -f wait also for the build of a revision that was pushed just now.  They exit 0
+    if all stages have passed, 1 if not, 6 for infrastructure.
     """
     client = _client(url)
-    number = _number(client, build)
+    number = _number(client, build, soon=wait or follow)
     if wait or follow:
         found = _waited(client, number, _teller() if follow else lambda found: None)
     else:

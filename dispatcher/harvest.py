@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 
@@ -31,6 +31,9 @@ LOG = "log.txt"
 _TAIL, _LINES = 4000, 20
 #: Numbers of one case, characters of a name.
 _NUMBERS, _NAME = 200, 200
+#: Cases and numbers of a job that are kept, the first ones: all of them are in memory for a while,
+#: and tests of strangers print as many as they like.
+_CASES, _ALL_NUMBERS = 1_000_000, 100_000
 #: What TAP producers say in YAML of where and why a test failed: no measurement.
 _DIAGNOSTICS = frozenset(
     [
@@ -80,6 +83,9 @@ def read(package: Package, job: str) -> Found:
     found = Found(clean_line(str(manifest.get("how"))), clean_line(str(manifest.get("detail"))))
     for number, tries in _last(package, len(tests)):
         _add(found, tests[number], number, *tries)
+    if len(found.cases) >= _CASES or len(found.measurements) >= _ALL_NUMBERS:
+        words = f"the first {_CASES} cases and {_ALL_NUMBERS} numbers are kept"
+        found.detail = f"{found.detail}; {words}" if found.detail else words
     return found
 
 
@@ -100,14 +106,14 @@ def _add(found: Found, case: JobTest, number: int, last: Execution, tries: int) 
     result = judge(case.test, last)
     # As in a live run: what a host cannot run is skipped.
     outcome = SKIPPED if last.problem == Problem.UNMET else result.outcome
-    nodeid, words = _line(case.nodeid), clean_line(result.words)
+    nodeid, words, took = _line(case.nodeid), clean_line(result.words), max(last.duration, 0.0)
     found.results.append(
-        ResultRow(number, nodeid, outcome, words, last.duration, tries, result.infrastructure)
+        ResultRow(number, nodeid, outcome, words, took, tries, result.infrastructure)
     )
     if last.parsed is not None:
         _add_cases(found, number, last.parsed)
     if last.exit is not None and not last.timed_out:
-        found.durations[nodeid] = last.duration
+        found.durations[nodeid] = took
 
 
 def _line(text: str) -> str:
@@ -116,13 +122,14 @@ def _line(text: str) -> str:
 
 
 def _add_cases(found: Found, test: int, parsed: Parsed) -> None:
-    for number, case in enumerate(parsed.cases):
+    for number, case in enumerate(parsed.cases[: _CASES - len(found.cases)]):
         name = f"{case.group} > {case.name}" if case.group else case.name
         found.cases.append(
             CaseRow(test, number, _line(name), case.outcome, clean(case.message), case.duration)
         )
         if case.properties or case.details:
-            for name, (value, unit) in numbers(case, parsed.format).items():
+            left = _ALL_NUMBERS - len(found.measurements)
+            for name, (value, unit) in islice(numbers(case, parsed.format).items(), left):
                 found.measurements.append(MeasurementRow(test, number, name, value, unit))
 
 

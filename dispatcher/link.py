@@ -7,7 +7,10 @@ this thread remembers beside the rows is what it can ask the host again.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +51,8 @@ _LOOK = 20.0
 _BEAT = 10.0
 #: A package of up to so many bytes is here before a row could say that its job has ended.
 _AT_ONCE = 1 << 20
+#: Bytes that stay free beside it.
+_MARGIN = 1 << 20
 #: How often what goes wrong with a job is tried, and the seconds in between.
 _STRIKES, _PAUSE = 3, 1.0
 #: Seconds that a busy machine may wake us too late.
@@ -480,6 +485,7 @@ class Link:
     def _bring(self, client: Client, job: Job, found: told.Job) -> None:
         """The package is here, and kept; what is left of the file is removed."""
         path = self._incoming / f"{job.id}.zip"
+        self._check_room(path, found.size)
         client.download(job.id, path, lambda part: None, known=found)
         try:
             self._work.harvested(job, path)
@@ -487,6 +493,15 @@ class Link:
             path.unlink(missing_ok=True)
             raise
         path.unlink(missing_ok=True)
+
+    def _check_room(self, path: Path, size: int) -> None:
+        """A package that does not fit must not fill the disk: the database has to say so on it."""
+        free = shutil.disk_usage(self._incoming).free
+        parts = (path, path.with_name(f"{path.name}.part"))
+        there = sum(each.stat().st_size for each in parts if each.exists())
+        if size - there + _MARGIN > free:
+            words = f"a package has {size} bytes, and {free} are free"
+            raise NosejobsError(f"{self._incoming}: {os.strerror(errno.ENOSPC)}: {words}")
 
     def _acknowledge(self, client: Client, job: Job) -> bool:
         """The host may forget it; whoever counts its work does so in the same transaction."""

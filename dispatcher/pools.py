@@ -143,6 +143,9 @@ class Pools:
             found = [host for host in hosts.every(connection) if host.pool]
             load = _load(connection) if found else {}
         patience = [_LOOK]
+        if any(host.state is HostState.STARTING for host in found):
+            # Whoever wants several at once waits for the last one: the others are not idle.
+            self._idle.clear()
         for host in found:
             if not self._is_busy(host.name):
                 patience.append(self._look_at(host, load.get(host.name, 0)))

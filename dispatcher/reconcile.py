@@ -36,7 +36,7 @@ from .model import (
     StageRun,
     StageState,
 )
-from .policy import placement, promotion, retry
+from .policy import placement, pooling, promotion, retry
 from .policy.placement import Place, Waits, Wish
 from .settings import Settings
 from .store import Store, audit, board, builds, durations, hosts, jobs, notes, stage_runs, tags
@@ -603,7 +603,8 @@ class _Look:
             want = by_run[answer.wish]
             if isinstance(answer, Waits):
                 self.seen.waits.append(answer)
-                self._wait(want, answer.words)
+                help = pooling.no_help(answer, self._whole._settings.pools)
+                self._wait(want, "; ".join(filter(None, [answer.words, help])))
             else:
                 self._plan(want, answer.hosts)
 

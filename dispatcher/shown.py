@@ -168,11 +168,13 @@ def about(found: Values) -> Iterator[tuple[str, str]]:
     yield "revision", f"{change['revision'][:12]}{said}{by}{forced}"
     yield "level", found["level"]
     yield "now", found["words"]
-    if found["detail"]:
-        yield "because", found["detail"]
+    # Of a build that is built it is about the artefact, not about what came of its stages.
+    detail = found["detail"]
+    if detail and found["state"] != "built":
+        yield "because", detail
     if found["digest"]:
-        reused = f", made by build {found['reused']}" if found["reused"] else ""
-        yield "artefact", f"{size(found['size'])}, {found['digest'][:12]}{reused}"
+        why = f"; {detail}" if detail and found["state"] == "built" else ""
+        yield "artefact", f"{size(found['size'])}, {found['digest'][:12]}{why}"
     if found["removed"]:
         yield "removed", f"results and artefact, {age(time.time() - found['removed'])} ago"
     for words in found["warnings"]:
@@ -192,6 +194,11 @@ def below(found: Values) -> Iterator[tuple[str, str]]:
         unit = f" {each['unit']}" if each["unit"] else ""
         yield each["stage"], f"{each['name']} = {each['value']:.12g}{unit} ({each['nodeid']})"
     yield from dict.fromkeys(_told_of(each) for each in found["tags"] if _is_special(each))
+    over = {s["name"] for s in found["stages"] if s["run"] and s["run"]["ended"] is not None}
+    for each in found["decisions"]:
+        later = ", from its next run on" if each["kind"] == "held" and each["stage"] in over else ""
+        why = f": {each['reason']}" if each["reason"] else ""
+        yield each["kind"], f"{each['stage']} by {each['who']}{later}{why}"
     hint = next_step(found)
     if hint:
         yield "next", hint

@@ -40,6 +40,8 @@ _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 
 def clean(text: str) -> str:
     """Text that cannot drive a terminal: escapes gone, control characters made visible."""
+    if text.isprintable():
+        return text  # most are; an escape is not
     text = _ESCAPES.sub("", text)
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 

@@ -60,6 +60,7 @@ class Scene:
         self.tree.program("app", "echo the app")
         self.revision = ""
         self._dispatchers: list[Mortal] = []
+        self._before = (0, 0)
 
     # -- before -------------------------------------------------------------------
 
@@ -97,6 +98,7 @@ class Scene:
 
     def up(self, point: str = "", **more: str) -> Mortal:
         """Another one, which dies at that point."""
+        self._before = self._address()
         if not self.data.exists():
             self.data.mkdir(mode=0o700)
             self.fill()
@@ -106,6 +108,17 @@ class Scene:
     def fill(self) -> None:
         """The data folder has a database that nobody has to make."""
         shutil.copy(self._empty, self.data / "dispatcher.db")
+
+    def _address(self) -> tuple[int, int]:
+        """Which file it is that says where a dispatcher answers; a killed one has left its own."""
+        with contextlib.suppress(FileNotFoundError):
+            found = (self.data / "url").stat()
+            return found.st_ino, found.st_mtime_ns
+        return 0, 0
+
+    def until_up(self) -> None:
+        """The last one answers: from then on it ends as it should when it is asked to."""
+        self.until("its address", lambda: self._address() not in (self._before, (0, 0)))
 
     def close(self) -> None:
         """None is left."""
@@ -155,11 +168,15 @@ class Scene:
         found = self.rows("SELECT level FROM build")
         return str(found[0][0]) if found else ""
 
+    @property
+    def is_done(self) -> bool:
+        """It is shipped, and all hosts know that their jobs are harvested."""
+        open_ = "SELECT id FROM job WHERE state NOT IN ('acknowledged', 'lost')"
+        return self.level == "ship" and not self.rows(open_)
+
     def until_shipped(self) -> None:
         """All is done, and all hosts know it."""
-        self.until("ship", lambda: self.level == "ship")
-        open_ = "SELECT id FROM job WHERE state NOT IN ('acknowledged', 'lost')"
-        self.until("the acknowledgements", lambda: not self.rows(open_))
+        self.until("ship", lambda: self.is_done)
 
     # -- at the end ---------------------------------------------------------------
 

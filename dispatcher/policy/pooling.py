@@ -9,6 +9,9 @@ from ..model import Host
 from ..settings import Pool
 from .placement import Waits
 
+#: Pools that are told of in words.
+_MANY = 4
+
 
 def grow(waits: Iterable[Waits], pools: Sequence[Pool], hosts: Iterable[Host]) -> tuple[str, ...]:
     """The pools that have to bring up a host, once for each host.
@@ -25,6 +28,18 @@ def grow(waits: Iterable[Waits], pools: Sequence[Pool], hosts: Iterable[Host]) -
             have[pool.name] += 1
             found.append(pool.name)
     return tuple(found)
+
+
+def no_help(waits: Waits, pools: Sequence[Pool]) -> str:
+    """Why no pool will ever bring up what fits; empty: one can, or nobody said there were pools."""
+    wanted = set(waits.labels)
+    if not pools or any(wanted <= set(pool.labels) for pool in pools):
+        return ""
+    missing = [sorted(wanted - set(pool.labels)) for pool in pools]
+    return "; ".join(
+        f"pool {pool.name} has no label{'' if len(lacks) == 1 else 's'} {', '.join(lacks)}"
+        for pool, lacks in zip(pools[:_MANY], missing, strict=False)
+    ) + ("; ..." if len(pools) > _MANY else "")
 
 
 def _roomy(waits: Waits, pools: Iterable[Pool], have: Counter[str]) -> Pool | None:

@@ -32,7 +32,8 @@ _PRAGMAS = (
     "PRAGMA synchronous = FULL",
     f"PRAGMA busy_timeout = {_PATIENCE * 1000}",
     "PRAGMA foreign_keys = ON",
-    "PRAGMA cache_size = -4096",
+    # Of each of the connections that stay open; the kernel has the pages anyway.
+    "PRAGMA cache_size = -1024",
     "PRAGMA journal_size_limit = 67108864",
 )
 

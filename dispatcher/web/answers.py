@@ -59,6 +59,13 @@ class Action(_Asked):
     reason: Words = ""
 
 
+class Rung(_Asked):
+    """Who rings, and why; hooks of repositories need not say."""
+
+    who: Who = ""
+    reason: Words = ""
+
+
 class Reasoned(_Asked):
     """Who does it, and why."""
 

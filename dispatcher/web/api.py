@@ -359,7 +359,7 @@ _From = Annotated[
 def job_log(request: Request, job: _JobId) -> Response:
     """All that install command and tests have printed so far, as bytes."""
     context = _context(request)
-    pieces = context.logs.read(_known(context, job), Place(), False)
+    pieces = context.streams.counted(context.logs.read(_known(context, job), Place(), False))
     # What goes wrong before there is anything is an error like any other.
     whole = chain([next(pieces)], pieces)
     kind = "text/plain; charset=utf-8"
@@ -487,7 +487,7 @@ for _name in _HOSTS:
 
 @acts.post("/poke/{source}", status_code=202)
 def poke(
-    request: Request, source: _Name, asked: answers.Action | None = None
+    request: Request, source: _Name, asked: answers.Rung | None = None
 ) -> answers.Done:
     """Look at a source now: the doorbell for hooks of repositories; who rings may be left out."""
     context = _context(request)

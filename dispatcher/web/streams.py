@@ -17,12 +17,15 @@ from shell_runner.jobs import Piece
 
 #: Logs that are followed at the same time.
 MOST = 32
+#: Logs that are read at the same time: fewer than there are threads for all that is asked, so that
+#: hosts that do not answer keep nobody from asking for something else.
+READ = 16
 #: Pieces that a reader is ahead of who it reads for.
 _AHEAD = 4
 
 
 class TooMany(NosejobsError):
-    """More logs are followed than this dispatcher has threads for; try again later."""
+    """More logs are read than this dispatcher has threads for; try again later."""
 
 
 class Streams:
@@ -30,6 +33,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._free = threading.Semaphore(MOST)
+        self._unread = threading.Semaphore(READ)
         self._readers: set[_Reader] = set()
         self._ended = False
 
@@ -38,6 +42,16 @@ class Streams:
         self._ended = True
         for reader in tuple(self._readers):
             reader.stop()
+
+    def counted(self, pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+        """The same pieces, if not too many others are read; TooMany instead of the first."""
+        if not self._unread.acquire(blocking=False):
+            raise TooMany
+        try:
+            with contextlib.closing(pieces):
+                yield from pieces
+        finally:
+            self._unread.release()
 
     async def events(self, pieces: Generator[Piece, None, None]) -> AsyncGenerator[bytes, None]:
         """Server-sent events."""

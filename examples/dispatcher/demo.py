@@ -83,16 +83,10 @@ def nosejobs(folder: Path, *arguments: str) -> int:
     return subprocess.run([*NOSEJOBS, *arguments], cwd=folder).returncode
 
 
-def arrived(folder: Path, revision: str) -> str:
-    """The number of the build of a commit, once there is one: sources are looked at when poked."""
+def poked(folder: Path, revision: str) -> str:
+    """A commit that the dispatcher knows of, by a name that is short enough to be read."""
     nosejobs(folder, "poke", "app")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        asked = [*NOSEJOBS, "show", revision, "--json"]
-        if subprocess.run(asked, cwd=folder, capture_output=True).returncode == 0:
-            return revision[:10]
-        time.sleep(0.05)
-    raise Failed(f"no build of {revision} within a minute")
+    return revision[:10]
 
 
 def main() -> None:
@@ -104,13 +98,13 @@ def main() -> None:
         git(app, "init", "-q", "-b", "main")
         with dispatcher(folder):
             say("A commit that is fine: it is built, passes all stages, and comes to ship.")
-            good = arrived(folder, commit(app, "tally counts words"))
+            good = poked(folder, commit(app, "tally counts words"))
             if nosejobs(folder, "show", "-f", good) != 0:
                 raise Failed("the first commit should have come to ship")
             source = app / "src" / "tally.awk"
             source.write_text(source.read_text().replace("NF", 'gsub(/ /, " ") + 1'))
             say("A commit with a mistake: a unit test fails, and nothing that needs it is run.")
-            bad = arrived(folder, commit(app, "tally counts blanks, which is faster"))
+            bad = poked(folder, commit(app, "tally counts blanks, which is faster"))
             if nosejobs(folder, "show", "-f", bad) != 1:
                 raise Failed("the second commit should have been stopped")
             say("Why it failed, and where both builds stand.")

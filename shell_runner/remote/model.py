@@ -254,7 +254,7 @@ def parsed_from_row(row: Any) -> Parsed:
                 texts += (key, value)
     except TypeError as error:
         raise ValueError("not what was read of an output: %s" % error) from None
-    if not all(isinstance(text, str) for text in texts):
+    if not all(issubclass(kind, str) for kind in set(map(type, texts))):
         raise ValueError("a case holds something else than text")
     return found._replace(cases=cases)
 

@@ -215,8 +215,10 @@ def test_the_doorbell_needs_no_body(served: Served) -> None:
     assert served.service.poked == ["app"]
     assert "did you mean 'app'?" in detail(post(served, "/poke/ap"), 404)
     assert post(served, "/poke/app").status_code == 202
-    named, nameless = [each for each in get(served, "/audit").json() if each["what"] == "poke app"]
-    assert (nameless["who"], named["who"]) == ("", "ann")
+    assert post(served, "/poke/app", {}).status_code == 202
+    rung = [each for each in get(served, "/audit").json() if each["what"] == "poke app"]
+    empty, named, nameless = rung
+    assert (nameless["who"], named["who"], empty["who"]) == ("", "ann", "")
     assert nameless["detail"].startswith("from 127.0.0.1, python-requests/")
     assert named["detail"].endswith(": because")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from dispatcher import cli, model
+from dispatcher import cli, following, model
+from dispatcher.asking import Client
 from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote import package
@@ -46,6 +48,28 @@ def invoke(*arguments: str) -> Result:
 def add(served: Served, **change: Any) -> int:
     with served.store.write() as connection:
         return serving.add_build(connection, **change)
+
+
+@pytest.fixture(scope="module")
+def liar() -> Iterator[tuple[str, list[bytes]]]:
+    """Something else that answers, and what it says."""
+    said = [b""]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(said[0])))
+            self.end_headers()
+            self.wfile.write(said[0])
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield f"http://127.0.0.1:{server.server_port}", said
+        server.shutdown()
 
 
 # -- looking ------------------------------------------------------------------------
@@ -180,6 +204,15 @@ def test_nobody_there_exits_6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "nosejobs up" in done.stderr
 
 
+def test_a_password_in_an_address_is_not_shown(liar: tuple[str, list[bytes]]) -> None:
+    url, liar[1][:] = liar[0].replace("//", "//ann:hunter2@"), [b"<html>"]
+    for where in (url, "http://ann:hunter2@127.0.0.1:1"):
+        done = invoke("builds", "--url", where)
+        assert done.exit_code == 6
+        assert "127.0.0.1" in done.stderr
+        assert "hunter2" not in done.stderr
+
+
 def test_where_it_is_stands_in_its_data(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,28 +223,6 @@ def test_where_it_is_stands_in_its_data(
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     assert invoke("hosts", "--json").stdout == "[]\n"
-
-
-@pytest.fixture(scope="module")
-def liar() -> Iterator[tuple[str, list[bytes]]]:
-    """Something else that answers, and what it says."""
-    said = [b""]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(said[0])))
-            self.end_headers()
-            self.wfile.write(said[0])
-
-        do_POST = do_GET
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        yield f"http://127.0.0.1:{server.server_port}", said
-        server.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -269,6 +280,24 @@ def test_who_waits_exits_by_what_the_build_came_to(
             stage_runs.move(connection, number, event, detail="gone", ended=time.time())
     waiting.join(20)
     assert done[0].exit_code == status, done[0].output
+
+
+def test_who_has_pushed_just_now_waits_for_the_build(
+    served: Served, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(cli, "say", said.put)
+    done: list[Result] = []
+    thread = threading.Thread(target=lambda: done.append(run("show", "--wait", "abcdabcd")))
+    thread.start()
+    assert said.get(timeout=20).startswith("there is no build of abcdabcd yet; waits for one")
+    add(served, tree="")
+    thread.join(20)
+    assert (done[0].exit_code, said.qsize()) == (0, 0), done[0].output
+    assert "build     1 of app" in done[0].stdout
+    monkeypatch.setattr(cli, "_SOON", 0.0)
+    late = run("show", "-f", "beef")
+    assert (late.exit_code, late.stderr.splitlines()[0]) == (2, "Error: there is no build beef")
 
 
 # -- logs ---------------------------------------------------------------------------
@@ -353,6 +382,22 @@ def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
     assert (done[0].exit_code, done[0].stdout) == (0, "now\n"), done[0].output
 
 
+def test_who_follows_what_is_held_hears_how_to_end_that(served: Served) -> None:
+    build = add(served)
+    with served.store.write() as connection:
+        number = serving.run_of(connection, build, "unit").id
+        stage_runs.move(connection, number, StageEvent.HOLD, detail="held by ann")
+    said: queue.Queue[str] = queue.Queue()
+    asked = (Client(served.url), build, "unit", None, True, said.put)
+    thread = threading.Thread(target=following.logs, args=asked)
+    thread.start()
+    assert said.get(timeout=20) == "unit: held by ann\n  next: nosejobs approve 1 unit"
+    with served.store.write() as connection:
+        stage_runs.move(connection, number, StageEvent.CANCEL, ended=2.0)
+    thread.join(20)
+    assert not thread.is_alive()
+
+
 # -- what needs no dispatcher -------------------------------------------------------
 
 
@@ -406,6 +451,7 @@ def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "dispatcher.web.app")
     done = invoke("up")
     assert done.exit_code == 2
+    assert "warning: no [hosts.NAME] and no [pools.NAME]: every job will wait" in done.stderr
     assert "needs the package uvicorn" in done.stderr
     assert "pip install 'pytest-nosejobs[dispatcher]'" in done.stderr
 

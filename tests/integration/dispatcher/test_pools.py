@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_an_idle_host_goes(make: Callable[..., Pooled]) -> None:
     with there.store.write() as connection:
         hosts.beat(connection, name, 1.0)
     there.until(lambda: not there.names() and not there.fakes[0].existing())
+
+
+def test_a_host_is_not_idle_while_another_one_comes(make: Callable[..., Pooled]) -> None:
+    """Whoever wants both gets both: else the first goes before the last is there, for ever."""
+    there = make(kind="fake", idle=0.01, most=2)
+    first, second = there.pools.grow([Waits(1, "it waits for two hosts", 2)])
+    for name, state in ((first, HostState.UP), (second, HostState.STARTING)):
+        with there.store.write() as connection:
+            hosts.configure(connection, Host(name, "popen", pool="p", state=state))
+            if state is HostState.UP:
+                hosts.beat(connection, name, 1.0)
+    for _ in range(3):
+        there.pools.look()
+        time.sleep(0.02)  # longer than it may be idle
+    assert sorted(there.names()) == sorted([first, second])
+    with there.store.write() as connection:
+        hosts.beat(connection, second, 1.0)
+    there.until(lambda: there.pools.look() < 0 or not there.names())
 
 
 def test_a_host_with_a_job_stays_and_goes_after_the_last_one(make: Callable[..., Pooled]) -> None:

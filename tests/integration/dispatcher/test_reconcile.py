@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dispatcher import actions
 from dispatcher.builds import Trees
@@ -30,7 +31,18 @@ from dispatcher.policy.changes import Commit
 from dispatcher.reconcile import Reconciler, Seen
 from dispatcher.settings import Settings, Source
 from dispatcher.sources import Past
-from dispatcher.store import Store, builds, hosts, jobs, listing, open_engine, results, stage_runs
+from dispatcher.store import (
+    Store,
+    board,
+    builds,
+    hosts,
+    jobs,
+    listing,
+    open_engine,
+    results,
+    stage_runs,
+)
+from dispatcher.store.board import Rows
 from dispatcher.store.listing import BuildDetail
 from dispatcher.tasks import Tasks
 from dispatcher.watch import Watch
@@ -66,6 +78,18 @@ class FakeSource:
             Path(f"{folder}.part").rename(folder)
 
 
+class Checked(Reconciler):
+    """What it remembers of the last look is what the rows say, at each look."""
+
+    def _found(
+        self, connection: Connection, marks: Mapping[int, set[Any]], touched: Set[int]
+    ) -> list[Rows]:
+        found = super()._found(connection, marks, touched)
+        assert found == board.of(connection, marks.keys() | touched)
+        assert sorted(marks) == builds.active(connection)
+        return found
+
+
 class Bench:
     """A dispatcher that is stepped by hand, and may be killed at any commit."""
 
@@ -91,7 +115,7 @@ class Bench:
         self.blobs = Blobs(self.folder / "blobs")
         self.work = Work(self.store, self.trees, self.blobs)
         self.told = Seen()
-        self.loop = Reconciler(self.store, self.settings, self.trees, self.blobs, self._tell)
+        self.loop = Checked(self.store, self.settings, self.trees, self.blobs, self._tell)
         self.watch = Watch(self.store, self.settings.sources[0], self.source, self.trees)
 
     def _tell(self, seen: Seen) -> None:
@@ -254,6 +278,17 @@ def _dump(bench: Bench) -> list[str]:
 
 
 # -- hosts ----------------------------------------------------------------------------
+
+
+def test_a_tag_that_changes_nothing_else_is_remembered(bench: Bench) -> None:
+    config(bench, stage("unit", "needs = []"), stage("smoke", "needs = []"))
+    bench.look()
+    runs = {run.stage: run for run in bench.detail().view.runs}
+    with bench.store.write() as connection:
+        assert stage_runs.move(connection, runs["smoke"].id, StageEvent.PASS)
+    bench.loop.step()
+    bench.loop.step()
+    assert [tag.stage for tag in bench.detail().tags] == ["smoke"]
 
 
 def test_a_lost_part_goes_again_on_another_host_and_a_late_package_is_evidence(

@@ -78,6 +78,19 @@ def test_a_config_that_cannot_be_understood_says_where(tree: Path, text: str, wo
     assert found.why.startswith(words)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['[tests]\ntimeout = "%s"\n' % ("a" * 60_000), '[tests]\nenv = {"A\\u0000\\u001b[2J" = "x"}\n'],
+    ids=["huge", "escapes"],
+)
+def test_what_a_tree_says_of_tests_is_told_in_few_harmless_words(tree: Path, text: str) -> None:
+    (tree / "nosejobs.toml").write_text(text)
+    why = examine(scanned(tree, "here")).why
+    assert why.startswith("nosejobs.toml:2: ")
+    assert len(why) < 1000
+    assert why.isprintable()
+
+
 def test_a_stage_has_the_tests_that_it_names(tree: Path) -> None:
     checkout = scanned(tree, "here")
     assert [case.nodeid for case in stage_tests(checkout, Stage("unit"))] == [

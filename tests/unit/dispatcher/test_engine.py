@@ -99,6 +99,16 @@ def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
     assert store.changed.now() == seen
 
 
+def test_what_nothing_follows_from_wakes_only_who_shows_rows(store: Store) -> None:
+    shown, decided = store.changed.now(), store.due.now()
+    with store.write(follows=False) as connection:
+        notes.put(connection, "a", b"1")
+    assert (store.changed.now(), store.due.now()) == (shown + 1, decided)
+    with store.write() as connection:
+        notes.put(connection, "a", b"2")
+    assert (store.changed.now(), store.due.now()) == (shown + 2, decided + 1)
+
+
 def test_a_write_within_a_write_is_a_mistake_that_says_so(store: Store) -> None:
     with store.write() as connection:
         with pytest.raises(RuntimeError, match="in a write already"), store.write():

@@ -57,6 +57,25 @@ def test_cases_and_their_numbers_are_rows(tmp_path: Path) -> None:
     assert found.measurements == [MeasurementRow(0, 1, "n", 4.0, "ms")]
 
 
+def test_of_cases_and_numbers_beyond_all_reason_the_first_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harvest, "_CASES", 5)
+    monkeypatch.setattr(harvest, "_ALL_NUMBERS", 3)
+    cases = [Case(str(n), "passed", properties=(("a", "1"), ("b", "2"))) for n in range(3)]
+    parsed = Parsed("junit", [*cases, Case("red", "failed")])
+    rows = [(n, 1, Execution(n, exit=0, duration=-5.0, parsed=parsed)) for n in range(4)]
+    found = package(tmp_path, *rows)
+    assert [(row.test, row.name) for row in found.cases] == [
+        (0, "0"), (0, "1"), (0, "2"), (0, "red"), (1, "0"),
+    ]  # fmt: skip
+    assert [(row.case, row.name) for row in found.measurements] == [(0, "a"), (0, "b"), (1, "a")]
+    # The verdict is made of all.
+    assert [row.outcome for row in found.results] == ["failed"] * 4
+    assert {row.duration for row in found.results} == {0.0}
+    assert found.detail == "the first 5 cases and 3 numbers are kept"
+
+
 @pytest.mark.parametrize("missing", range(4))
 def test_a_package_that_says_nothing_of_a_test_is_refused(tmp_path: Path, missing: int) -> None:
     rows = [(n, 1, Execution(n, exit=0)) for n in range(4) if n != missing]

@@ -25,6 +25,11 @@ def job(host: str, part: int = 0, name: str = "unit", **counts: int) -> Any:
     }  # fmt: skip
 
 
+def build(**parts: Any) -> Any:
+    names = ("jobs", "failures", "measurements", "tags", "decisions", "stages")
+    return {"number": 1, **{name: [] for name in names}, **parts}
+
+
 def printed(table: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
     shown.show(table)
     return capsys.readouterr().out.splitlines()
@@ -82,16 +87,29 @@ def test_a_hosts_pool_stands_for_its_address(capsys: pytest.CaptureFixture[str])
 )
 def test_numbers_keep_their_digits(value: float, words: str) -> None:
     number = {"stage": "perf", "name": "rate", "value": value, "unit": "", "nodeid": "t"}
-    found = {"number": 1, "jobs": [], "failures": [], "measurements": [number], "tags": [],
-             "stages": []}  # fmt: skip
-    assert list(shown.below(found)) == [("perf", f"rate = {words} (t)")]
+    assert list(shown.below(build(measurements=[number]))) == [("perf", f"rate = {words} (t)")]
 
 
 def test_a_revocation_is_told_once() -> None:
     tag = {"run": 1, "revoked": 5.0, "stage": "unit", "reason": "flaky", "who": "ann"}
-    found = {"number": 1, "jobs": [], "failures": [], "measurements": [], "stages": [],
-             "tags": [tag, {**tag, "run": None}]}  # fmt: skip
+    found = build(tags=[tag, {**tag, "run": None}])
     assert list(shown.below(found)) == [("revoked", "tag unit: flaky")]
+
+
+def test_what_people_decided_is_told() -> None:
+    def said(stage: str, kind: str, reason: str = "") -> Any:
+        return {"stage": stage, "kind": kind, "who": "ann", "reason": reason}
+
+    waits = stage("smoke", {**run("smoke", "waiting"), "ended": None}, False)
+    found = build(
+        stages=[stage("unit", run()), waits],
+        decisions=[said("unit", "held", "no"), said("smoke", "held"), said("x", "approved", "ok")],
+    )
+    assert list(shown.below(found)) == [
+        ("held", "unit by ann, from its next run on: no"),
+        ("held", "smoke by ann"),
+        ("approved", "x by ann: ok"),
+    ]
 
 
 @pytest.mark.parametrize(

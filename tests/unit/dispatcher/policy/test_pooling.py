@@ -4,7 +4,7 @@ import pytest
 
 from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import Waits
-from dispatcher.policy.pooling import grow, retire
+from dispatcher.policy.pooling import grow, no_help, retire
 from dispatcher.settings import Pool
 
 ARM = Pool("arm", labels=("arm", "linux"), most=2)
@@ -18,6 +18,21 @@ def waits(missing: int, *labels: str) -> Waits:
 def test_a_pool_with_the_labels_grows() -> None:
     assert grow([waits(1, "arm")], [ANY, ARM], []) == ("arm",)
     assert grow([waits(0, "arm"), waits(1, "gpu")], [ANY, ARM], []) == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "pools", "words"),
+    [
+        (["arm"], [ANY, ARM], ""),
+        ([], [ANY], ""),
+        (["gpu"], [], ""),
+        (["gpu"], [ANY], "pool any has no label gpu"),
+        (["arm", "gpu"], [ANY, ARM], "pool any has no labels arm, gpu; pool arm has no label gpu"),
+        (["gpu"], [ANY] * 5, "; ".join(["pool any has no label gpu"] * 4) + "; ..."),
+    ],
+)
+def test_pools_that_cannot_help_say_why(labels: list[str], pools: list[Pool], words: str) -> None:
+    assert no_help(waits(1, *labels), pools) == words
 
 
 def test_no_pool_grows_beyond_its_most() -> None:

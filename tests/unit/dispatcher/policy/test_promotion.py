@@ -3,9 +3,10 @@
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import takewhile
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.config import Gate, Level, Stage, Tree, parse, stage_digest
@@ -527,3 +528,100 @@ def test_of_hundreds_of_needs_some_are_named() -> None:
     facts = start(Tree(None, (*first, Stage("last", needs=tuple(names)))))
     detail = latest(facts, "last").detail
     assert detail.endswith(f"needs {names[4]}, which is gated; and 194 more")
+
+
+# -- histories ------------------------------------------------------------------------
+
+_ENDED = {
+    "pass": StageState.PASSED, "fail": StageState.FAILED, "error": StageState.ERROR,
+}  # fmt: skip
+#: Some of them oftener: most of what happens is that stages run and pass.
+_DEEDS = (
+    *("begin", "pass", "fail", "rerun", "rerun failed") * 4,
+    *("error", "cancel", "hold", "approve", "approve", "tag", "revoke"),
+)
+
+
+class Told:
+    """What has happened to stages, as a person would tell it: no runs, no rows of tags."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.earned: dict[str, bool] = {}
+        self.by_hand: set[str] = set()
+        self.said: dict[str, str] = {}
+
+    def note(self, deed: str, name: str) -> None:
+        """Something has been done."""
+        if deed in ("pass", "fail", "revoke"):
+            self.earned[name] = deed == "pass"
+        if deed in ("hold", "approve"):
+            self.said[name] = deed
+        if deed == "tag":
+            self.by_hand.add(name)
+        if deed == "revoke":
+            self.by_hand.discard(name)
+
+    def counting(self) -> set[str]:
+        found = set(self.by_hand)
+        for _ in self.tree.stages:
+            earned = (stage for stage in self.tree.stages if self.earned.get(stage.name))
+            found |= {stage.name for stage in earned if found.issuperset(stage.needs)}
+        return found
+
+    def may_run(self, stage: Stage) -> bool:
+        said = self.said.get(stage.name)
+        is_open = stage.gate is Gate.NONE or said == "approve"
+        return said != "hold" and is_open and self.counting().issuperset(stage.needs)
+
+
+def _done(facts: Facts, deed: str, name: str) -> Facts | None:
+    """The rows after a deed; None: it makes no sense now."""
+    run = latest(facts, name)
+    valid = [tag for tag in facts.tags if tag.valid and tag.stage == name]
+    if deed == "begin" and run.state is StageState.PLACING:
+        return _with_state(facts, run, StageState.RUNNING)
+    if deed in _ENDED and run.state is StageState.RUNNING:
+        return _with_state(facts, run, _ENDED[deed])
+    if deed == "cancel" and not run.state.over:
+        return _with_state(facts, run, StageState.CANCELLED)
+    if deed.startswith("rerun") and not may_rerun(facts, name, deed != "rerun"):
+        only = ("t",) if deed != "rerun" else None
+        again = StageRun(len(facts.runs) + 1, 1, name, run.number + 1, only=only)
+        return replace(facts, runs=(*facts.runs, again))
+    if deed in ("hold", "approve"):
+        kind = DecisionKind.HELD if deed == "hold" else DecisionKind.APPROVED
+        others = (each for each in facts.decisions if each.stage != name)
+        return replace(facts, decisions=(*others, Decision(1, name, kind, "ann")))
+    if deed == "tag" and None not in {tag.stage_run for tag in valid}:
+        return replace(facts, tags=(*facts.tags, Tag(len(facts.tags) + 1, 1, "d", name, "")))
+    if deed == "revoke" and valid:
+        return replace(facts, tags=tuple(gone_tag(t) if t in valid else t for t in facts.tags))
+    return None
+
+
+def _with_state(facts: Facts, run: StageRun, state: StageState) -> Facts:
+    moved = (replace(each, state=state) if each is run else each for each in facts.runs)
+    return replace(facts, runs=tuple(moved))
+
+
+@settings(max_examples=20)
+@given(trees(), st.randoms(use_true_random=False))
+def test_whatever_happens_in_whatever_order_tags_and_levels_are_what_is_told_of_them(
+    tree: Tree, random: random.Random
+) -> None:
+    facts, told = start(tree), Told(tree)
+    names = [stage.name for stage in tree.stages][:3]
+    for _ in range(25):
+        ideas = [(deed, name, _done(facts, deed, name)) for deed in _DEEDS for name in names]
+        deed, name, rows = random.choice([each for each in ideas if each[2] is not None])
+        assert rows is not None
+        facts = settled(rows)
+        told.note(deed, name)
+        assert counting(tree, facts.tags) == told.counting()
+        reached = takewhile(lambda each: told.counting().issuperset(each.stages), tree.levels)
+        assert plan(facts).level == ["goop", *(each.name for each in reached)][-1]
+        for stage in tree.stages:
+            state = latest(facts, stage.name).state
+            # What may run is never blocked, and what may not is never given to a host.
+            assert not state.idle or (state is StageState.PLACING) == told.may_run(stage)

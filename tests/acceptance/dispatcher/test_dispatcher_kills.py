@@ -1,0 +1,234 @@
+"""Dispatchers that are killed at each commit, or stopped, with hosts of a pool at work.
+
+As test_dispatcher_failure.py, and with its means; what is here is not a step that has a name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shell_runner.remote import identity
+from shell_runner.remote.job import Identity
+from tests import desks
+from tests.mortal import Cradle, Mortal
+from tests.scene import Scene, await_gone, check_queue
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
+#: Each names two hosts: all at once, in shares, each all.
+STAGES = {"both": "together", "parts": "shard", "all": "each"}
+POOL = "[pools.here]\nmost = 2\n"
+
+
+# -- each commit ------------------------------------------------------------------------
+
+
+def finish(scene: Scene) -> None:
+    """A dispatcher that nothing happens to; how it ends, and what it leaves."""
+    last = scene.up()
+    scene.until_shipped()
+    scene.until_up()
+    last.stop()
+    scene.check_data()
+    desks.await_worker()
+    check_queue(scene.folder / "state")
+    scene.check()
+    assert [len(scene.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
+
+
+def has_died(scene: Scene, dispatcher: Mortal) -> bool:
+    """Before it had nothing left to do."""
+    scene.until("the end", lambda: not dispatcher.is_alive or scene.is_done)
+    return not dispatcher.is_alive
+
+
+def test_killed_again_and_again(scene: Scene) -> None:
+    """None of them makes more than a few commits."""
+    scene.commit()
+    for moment in range(100):
+        when = "before" if moment % 2 else "after"
+        if not has_died(scene, scene.up(f"{when} {5 + moment % 3}")):
+            break
+    assert moment > 3
+    scene.close()
+    finish(scene)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_each_commit(when: str, tmp_path: Path, cradle: Cradle) -> None:
+    """Of them all, one after the other, a build each."""
+    for moment in range(1, 200):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        with desks.state(folder):
+            scene = Scene(folder, cradle)
+            scene.settle()
+            scene.commit()
+            died = has_died(scene, scene.up(f"{when} {moment}"))
+            scene.close()
+            finish(scene)
+            scene.close()
+        await_gone(folder)
+        if not died:
+            break
+    assert moment > 15
+
+
+# -- hosts of a pool --------------------------------------------------------------------
+
+
+class Fleet(Scene):
+    """Stages of several hosts, which a pool brings up."""
+
+    def write_config(self) -> None:
+        """Three stages without a build command."""
+        stages = "".join(
+            f'[stages.{name}]\ntests = ["tests/{name}"]\nhosts = 2\nmode = "{mode}"\n'
+            for name, mode in STAGES.items()
+        )
+        self.tree.config(f"{stages}[levels]\nship = {list(STAGES)}\n")
+
+    def write_tests(self, slow: str = "") -> None:
+        """Those of one stage wait until they may go on."""
+        for stage in STAGES:
+            wait = [
+                f"echo > {self.folder}/begun.$NOSEJOBS_JOB",
+                f"while [ ! -e {self.go} -a ! -e {self.go}.$NOSEJOBS_JOB ]; do sleep 0.02; done",
+            ]
+            lines = [self._line(stage), *(wait if stage == slow else [])]
+            for name in ("test_a.sh", "test_b.sh")[: 2 if stage == "parts" else 1]:
+                self.tree.test(stage, "\n".join(lines), name)
+        self.revision = self.tree.commit()
+
+    def begun_jobs(self) -> list[str]:
+        """Whose test has begun."""
+        return sorted(path.suffix[1:] for path in self.folder.glob("begun.*"))
+
+    def agents(self) -> list[int]:
+        """Process ids of those that have a row, and live."""
+        handles = self.rows("SELECT handle FROM host WHERE handle IS NOT NULL")
+        found = [json.loads(text) for (text,) in handles]
+        kept = [Identity(each["pid"], each["start"], each["boot"]) for each in found]
+        return sorted(each.pid for each in kept if identity.is_alive(each))
+
+    @property
+    def is_without_hosts(self) -> bool:
+        """Neither rows nor folders of them are left."""
+        return not self.rows("SELECT name FROM host") and not self.folders()
+
+    def folders(self) -> list[str]:
+        """Of hosts that are there."""
+        return os.listdir(self.data / "pools/local/hosts")
+
+    def check_fleet(self) -> None:
+        """Each stage once, each part once, each tag once."""
+        runs = self.rows("SELECT stage, number, state FROM stage_run ORDER BY id")
+        assert runs == [(stage, 1, "passed") for stage in STAGES]
+        found = self.rows(
+            "SELECT stage, part, attempt, job.state FROM job JOIN stage_run"
+            " ON stage_run.id = job.stage_run"
+        )
+        assert sorted(found) == sorted(
+            (stage, part, 1, "acknowledged") for stage in STAGES for part in (0, 1)
+        )
+        told = self.rows("SELECT what FROM audit WHERE what LIKE 'tag %' OR what LIKE 'level %'")
+        assert Counter(told) == Counter(
+            [*((f"tag {stage}",) for stage in STAGES), ("level ship",)]
+        )
+        ran = Counter(self.ran.read_text().splitlines())
+        assert (len(ran), max(ran.values())) == (6, 1), ran
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, cradle: Cradle) -> Iterator[Fleet]:
+    with desks.state(tmp_path):
+        found = Fleet(tmp_path, cradle)
+        found.settle(POOL)
+        yield found
+        found.close()
+    await_gone(tmp_path)
+
+
+def close(fleet: Fleet, dispatcher: Mortal) -> None:
+    """It ends, and nothing of its pool is left."""
+    fleet.until_shipped()
+    fleet.until_up()
+    fleet.check_fleet()
+    dispatcher.stop()
+    fleet.check_data()
+    assert not fleet.folders()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_with_one_of_two_hosts_done(stage: str, fleet: Fleet) -> None:
+    fleet.write_tests(stage)
+    first = fleet.up()
+    fleet.until("both", lambda: len(fleet.begun_jobs()) == 2)
+    done, _ = fleet.begun_jobs()
+    Path(f"{fleet.go}.{done}").touch()
+    state = "SELECT state FROM job WHERE id = ?"
+    fleet.until("its harvest", lambda: fleet.rows(state, done) == [("acknowledged",)])
+    first.kill()
+    agents = fleet.agents()
+    assert len(agents) == 2
+    fleet.go.touch()
+    second = fleet.up()
+    fleet.until_shipped()
+    assert fleet.agents() == agents
+    close(fleet, second)
+
+
+@pytest.mark.parametrize("moment", [3, 5, 6, 7, 8, 9, 10])
+def test_killed_while_hosts_of_a_pool_come(moment: int, fleet: Fleet) -> None:
+    fleet.write_tests()
+    fleet.up(f"{'before' if moment % 2 else 'after'} {moment}").wait()
+    last = fleet.up()
+    fleet.until_shipped()
+    assert len(fleet.agents()) == 2
+    assert len(fleet.folders()) == 2
+    close(fleet, last)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_while_hosts_of_a_pool_go(when: str, fleet: Fleet) -> None:
+    """At each of the last commits, of which the first ones drain them."""
+    fleet.write_tests()
+    first = fleet.up()
+    fleet.until_shipped()
+    first.kill()
+    fleet.settle(POOL + 'idle = "0.1s"\n')
+    for moment in range(2, 7):
+        dies = fleet.up(f"{when} {moment}")
+        fleet.until("it", lambda dies=dies: not dies.is_alive or fleet.is_without_hosts)
+        dies.kill()
+    last = fleet.up()
+    fleet.until("their end", lambda: fleet.is_without_hosts)
+    close(fleet, last)  # no process is left: the fixture looks for them
+
+
+# -- stopped ----------------------------------------------------------------------------
+
+
+def test_stopped_for_longer_than_the_lease(fleet: Fleet) -> None:
+    """And an agent dies meanwhile: its host is missed from then on that we are awake."""
+    fleet.settle(POOL, 'lease = "8s"')
+    fleet.write_tests("both")
+    dispatcher = fleet.up()
+    fleet.until("both", lambda: len(fleet.begun_jobs()) == 2)
+    submitted = "SELECT id FROM job WHERE state = 'submitted'"
+    fleet.until("their rows", lambda: len(fleet.rows(submitted)) == 2)
+    before = fleet.agents()
+    dispatcher.send(signal.SIGSTOP)
+    os.kill(before[0], signal.SIGKILL)
+    time.sleep(10)
+    dispatcher.send(signal.SIGCONT)
+    fleet.until("another agent", lambda: len(set(fleet.agents()) - set(before)) == 1)
+    fleet.go.touch()
+    close(fleet, dispatcher)

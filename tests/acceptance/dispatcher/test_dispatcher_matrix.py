@@ -1,0 +1,369 @@
+"""The dispatcher's disk, database and clock in trouble; others on its hosts; killed at each commit.
+
+One test a row of the table in docs/failure.md.  What is here takes a second: a whole dispatcher
+but for its faces, in this process, with real hosts, a real repository and a real full disk.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dispatcher.evidence import Blobs
+from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
+from dispatcher.service import DATABASE, MIRRORS, Service
+from dispatcher.store import StoreError, builds, changes, hosts, tags
+from shell_runner.errors import NosejobsError
+from shell_runner.remote import queue
+from tests import desks
+from tests.disk import Disk
+from tests.links import assert_no_threads
+from tests.whole import BUILD, Tree, Whole, settings_of, stage
+
+pytestmark = pytest.mark.timeout(120)
+LEVELS = '[levels]\nship = ["unit"]\n'
+DONE = JobState.ACKNOWLEDGED
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with desks.state(tmp_path):
+        yield tmp_path
+    assert_no_threads()
+
+
+@pytest.fixture
+def tree(folder: Path) -> Tree:
+    found = Tree(folder / "tree", BUILD, ("unit",))
+    found.config(BUILD + stage("unit") + LEVELS)
+    return found
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    return folder / "data"
+
+
+@pytest.fixture
+def start(folder: Path, tree: Tree) -> Iterator[Callable[..., Whole]]:
+    """Dispatchers that run until the end."""
+    running: list[Whole] = []
+
+    def begin(where: Path = folder, of: Tree = tree) -> Whole:
+        running.append(Whole(settings_of(where, of.path)))
+        return running[-1].__enter__()
+
+    yield begin
+    for each in running:
+        each.service.stop()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a disk is tried again at once."""
+    monkeypatch.setattr("dispatcher.watch.backoff", lambda failures: 0.1)
+    monkeypatch.setattr("dispatcher.link._LATER", 0.1)
+    monkeypatch.setattr("dispatcher.tasks._LATER", 0.1)
+    monkeypatch.setattr("dispatcher.reconcile._LOOK", 0.2)
+
+
+def shipped(whole: Whole, revision: str) -> None:
+    """It came to ship; each stage ran once, and each tag is there once."""
+    found = whole.until_level(revision, "ship")
+    assert [(run.stage, run.number) for run in found.view.runs] == [("build", 1), ("unit", 1)]
+    assert [job.attempt for job in found.jobs] == [1, 1]
+    assert [tag.stage for tag in found.tags] == ["unit"]
+
+
+# -- a full disk ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(data: Path) -> Iterator[Disk]:
+    data.mkdir()
+    found = Disk(data, "16m")
+    found.mount()
+    yield found
+    found.unmount()
+
+
+def half(data: Path) -> list[str]:
+    """Names of files that nobody has finished."""
+    signs = (".part", "tmp_")
+    return [path.name for path in data.rglob("*") if any(sign in path.name for sign in signs)]
+
+
+def trouble(whole: Whole) -> str:
+    with whole.store.read() as connection:
+        (found,) = changes.sources(connection)
+    return found.trouble
+
+
+def test_disk_full_while_the_mirror_fetches(
+    disk: Disk, data: Path, tree: Tree, start: Callable[..., Whole], hasty: None
+) -> None:
+    config = (tree.path / "nosejobs.toml").read_text()
+    tree.config(stage("unit", 'gate = "manual"'))
+    first = tree.commit()
+    whole = start()
+    whole.until_run(first, "unit", StageState.GATED)
+    tree.config(config)
+    (tree.path / "noise").write_bytes(os.urandom(1 << 20))
+    second = tree.commit()
+    disk.fill(leave=512 << 10)
+    whole.poke()
+    while "No space left on device" not in trouble(whole):
+        whole.store.changed.wait(whole.store.changed.now(), 0.05)
+    assert (data / MIRRORS / "here.git" / "refs").is_dir()
+    disk.empty()
+    shipped(whole, second)  # though nobody pokes again
+    assert trouble(whole) == ""
+    assert half(data) == []
+
+
+def test_disk_full_while_a_build_is_stored(
+    disk: Disk, data: Path, folder: Path, tree: Tree, start: Callable[..., Whole], hasty: None
+) -> None:
+    """No room for its package; then there is, and none to make the artefact of it."""
+    noise = f"head -c 3000000 /dev/urandom > noise; echo > {folder}/begun"
+    wait = f"while [ ! -e {folder}/go ]; do sleep 0.02; done"
+    command = f'[build]\ncommand = "{noise}; {wait}"\noutput = "noise"\n'
+    tree.config(command + stage("unit") + LEVELS)
+    revision = tree.commit()
+    whole = start()
+    until(lambda: (folder / "begun").exists())
+    disk.fill(leave=256 << 10)
+    (folder / "go").touch()
+    full = "No space left on device"
+    found = whole.until(revision, lambda found: full in found.view.runs[0].detail)
+    assert found.view.runs[0].detail.startswith("it waits: h1: ")
+    disk.empty()
+    disk.fill(leave=5 << 20)
+    found = whole.until(revision, lambda found: "it waits: " in found.view.build.detail)
+    assert full in found.view.build.detail
+    disk.empty()
+    shipped(whole, revision)
+    assert half(data) == []
+
+
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline, "it does not come to that"
+        time.sleep(0.01)
+
+
+def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
+    disk: Disk, data: Path, tree: Tree, start: Callable[..., Whole], hasty: None
+) -> None:
+    """The source is read when there is room for its objects alone."""
+    (tree.path / "zeros").write_bytes(bytes(4 << 20))
+    revision = tree.commit()
+    service = Service(settings_of(data.parent, tree.path))
+    service.stop()
+    disk.fill(leave=2 << 20)
+    whole = start()
+    found = whole.until(revision, lambda found: bool(found.view.build.detail))
+    words = f"it waits: revision {revision[:12]} cannot be written: No space left on device"
+    assert found.view.build.state is BuildState.NEW
+    assert found.view.build.detail.startswith(words)
+    disk.fill()
+    with pytest.raises(StoreError, match="disk is full"):
+        write_much(whole)
+    disk.empty()
+    shipped(whole, revision)
+    assert half(data) == []
+
+
+def write_much(whole: Whole) -> None:
+    for _ in range(100):
+        with whole.store.write() as connection:
+            builds.describe(connection, 1, detail=os.urandom(2000).hex())
+
+
+def test_what_a_killed_dispatcher_was_writing_goes_at_the_next_start(
+    data: Path, folder: Path, tree: Tree
+) -> None:
+    mirror = data / MIRRORS / "here.git"
+    left = [
+        data / f"{DATABASE}.schema-0001.part-123",
+        mirror / "packed-refs.lock",
+        mirror / "refs/heads/feature/main.lock",
+        mirror / "objects/pack/tmp_pack_abc",
+        mirror / "objects/ab/tmp_obj_abc",
+        data / "trees/here/.part-x/file",
+        data / "blobs/.part-y",
+    ]
+    stays = [mirror / "refs/heads/main", mirror / "objects/pack/pack-1.pack", data / "blobs/ab/cd"]
+    for path in (*left, *stays):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (data / "blobs/ab/cd").unlink()
+    service = Service(settings_of(folder, tree.path))
+    service._recover()
+    service.stop()
+    assert [path for path in left if path.exists()] == []
+    assert all(path.exists() for path in stays[:2])
+
+
+# -- the database -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(data: Path, folder: Path, tree: Tree) -> Path:
+    """The database of a dispatcher that ended, and a file that it refers to."""
+    Service(settings_of(folder, tree.path)).stop()
+    Blobs(data / "blobs").take(tree.program("result", "echo"))
+    return data / DATABASE
+
+
+def refusal(folder: Path, tree: Tree) -> str:
+    with pytest.raises(NosejobsError) as found:
+        Service(settings_of(folder, tree.path))
+    return str(found.value)
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(os.urandom(9000))
+
+
+def _truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _page(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 2 // 4096 * 4096)
+        file.write(os.urandom(4096))
+
+
+@pytest.mark.parametrize("harm", [_garbage, _truncated, _page])
+def test_a_damaged_database_is_refused_and_left_as_it_is(
+    stored: Path, folder: Path, tree: Tree, harm: Callable[[Path], None]
+) -> None:
+    harm(stored)
+    before = stored.read_bytes()
+    words = refusal(folder, tree)
+    assert words.startswith(f"database {stored} is damaged: ")
+    assert "try: your last copy of it" in words
+    assert stored.read_bytes() == before
+
+
+def test_a_newer_database_is_refused_by_its_version(
+    stored: Path, folder: Path, tree: Tree
+) -> None:
+    with closing(sqlite3.connect(stored)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert f"database {stored} has schema 9999, which is newer" in refusal(folder, tree)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, Path.write_bytes])
+def test_without_its_database_no_result_is_swept(
+    stored: Path, folder: Path, tree: Tree, harm: Callable[..., object]
+) -> None:
+    harm(stored, *([b""] if harm is Path.write_bytes else []))
+    (blob,) = (folder / "data/blobs").glob("??/*")
+    os.utime(blob, (0, 0))
+    words = refusal(folder, tree)
+    assert f"and {folder}/data/blobs has files of it" in words
+    (folder / "data/blobs").rename(folder / "old")
+    Service(settings_of(folder, tree.path)).stop()
+    assert len(list((folder / "old").glob("??/*"))) == 1
+
+
+# -- what it keeps ----------------------------------------------------------------------
+
+
+def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
+    folder: Path, tree: Tree, start: Callable[..., Whole], hasty: None
+) -> None:
+    inputs = BUILD + 'inputs = ["app"]\n'
+    gated = stage("unit", 'gate = "manual"', 'lost = "never"')
+    tree.config(inputs + gated + LEVELS)
+    first = tree.commit()
+    whole = start()
+    build = whole.until_run(first, "unit", StageState.GATED).build
+    artefact = whole.find(first).view.build.digest  # type: ignore[union-attr]
+    path = whole.service.blobs.path(artefact)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with whole.store.write() as connection:
+        tags.decide(connection, Decision(build, "unit", DecisionKind.APPROVED, "ann", ""))
+    run = whole.until_run(first, "unit", StageState.ERROR)
+    assert f"the artefact {artefact[:12]} is not here any more: build it again" in run.detail
+    assert path.with_name(f"{path.name}.damaged").is_file()
+    with whole.store.read() as connection:
+        assert [(host.failures, host.state) for host in hosts.every(connection)] == [(0, "up")]
+    tree.config(inputs + stage("unit") + LEVELS)
+    second = tree.commit()
+    whole.poke()
+    shipped(whole, second)  # though its inputs are those of the first one
+    assert whole.service.blobs.verify(artefact)
+
+
+# -- where and when ---------------------------------------------------------------------
+
+
+def test_data_that_was_moved_and_a_clock_that_jumps(
+    folder: Path, data: Path, tree: Tree, start: Callable[..., Whole],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Back by an hour while the next build waits for its test, then forward by a day."""
+    first = tree.commit()
+    with Whole(settings_of(folder, tree.path)) as whole:
+        shipped(whole, first)
+    moved = folder / "elsewhere"
+    moved.mkdir()
+    shutil.move(data, moved / "data")
+    real, jump = time.time, -3600.0
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    tree.test("unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done")
+    second = tree.commit()
+    whole = start(moved)
+    until((folder / "begun").exists)
+    jump = 86_400.0
+    (folder / "go").touch()
+    shipped(whole, second)
+    assert whole.find(first).view.build.level == "ship"  # type: ignore[union-attr]
+
+
+def test_two_dispatchers_on_one_host_and_one_that_was_lost(
+    folder: Path, data: Path, tree: Tree
+) -> None:
+    """Each has its own jobs; those of the lost one end, and stay until somebody looks."""
+    tree.test("unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done")
+    lost = tree.commit()
+    with Whole(settings_of(folder, tree.path)) as first:
+        until((folder / "begun").exists)
+        (orphan,) = first.jobs(first.until_run(lost, "unit", StageState.RUNNING))
+    shutil.rmtree(data)
+    (folder / "two").mkdir()
+    other = Tree(folder / "other", BUILD, ("unit",))
+    other.config(BUILD + stage("unit") + LEVELS)
+    revision = other.commit()
+    with Whole(settings_of(folder / "two", other.path)) as second:
+        (folder / "go").touch()
+        shipped(second, revision)
+        second.until(revision, lambda found: {job.state for job in found.jobs} == {DONE})
+    with queue.Queue(queue.folder()) as there:
+        assert there.states([orphan.id]) == {orphan.id: "ready"}
+        assert there.counts()[queue.State.READY] == 1
+        assert there.counts()[queue.State.HARVESTED] == 3
+
+
+# -- the manual ------------------------------------------------------------------------
+
+
+def test_every_row_is_in_the_manual(request: pytest.FixtureRequest) -> None:
+    """The table in docs/failure.md names each test of this file, and nothing but them."""
+    text = (Path(__file__).parents[3] / "docs" / "failure.md").read_text()
+    linked = set(re.findall(rf'^\[.+?\]: .*/{Path(__file__).name} "(.+)"$', text, re.MULTILINE))
+    own = {name for name, each in globals().items() if name.startswith("test_") and callable(each)}
+    assert linked == own - {request.node.name}

@@ -45,6 +45,9 @@ from .sources import PART, Source
 _TREES = 64
 #: Bytes of a nosejobs.toml that are read; its parser takes less.
 _CONFIG = 1 << 20
+#: Patterns of tests that it can speak of, each is compared with each test; and comparisons of
+#: files with patterns of inputs: some ten seconds.
+_PATTERNS, _COMPARED = 1000, 5_000_000
 #: Characters of what is wrong with it.
 _WORDS = 900
 #: Broken tests that are named.
@@ -215,7 +218,10 @@ def examine(checkout: Checkout) -> Examined:
     """Read the config of a tree; whatever is wrong with it is a value."""
     digest, size = checkout.content.digest, checkout.tree.size
     try:
-        found = understood(_text(checkout.root / NAME), checkout.root)
+        text = _text(checkout.root / NAME)
+        found = understood(text, checkout.root)
+        if found.build:
+            _check_inputs(read(NAME, text), found.build, len(checkout.files))
     except UsageError as error:
         return Examined(digest, size, why=plain(str(error), checkout))
     inputs = config.inputs_digest(found.build, checkout.files) if found.build else ""
@@ -233,10 +239,20 @@ def understood(text: str | bytes, root: Path, name: str = NAME) -> config.Tree:
     return found
 
 
+def _check_inputs(doc: Document, build: BuildConfig, files: int) -> None:
+    """Each pattern is compared with each file, on the machine of all."""
+    if len(build.inputs) * files > _COMPARED:
+        words = f"has {len(build.inputs)} patterns for {files} files, which are too many to compare"
+        raise doc.error(("build", "inputs"), f"{words}: name folders instead")
+
+
 def _check_others(doc: Document, root: Path) -> None:
     """What it says of tests and hosts: each key alone, for its line; raises UsageError."""
     _check_numbers(doc, "tests", "hosts")
     tree = load(root)
+    if len(tree.patterns) > _PATTERNS:
+        words = f"must be of at most {_PATTERNS} patterns, not {len(tree.patterns)}"
+        raise doc.error(("tests",), words)
     said: list[tuple[tuple[str, ...], Any]] = [
         (("tests", key), value) for key, value in tree.defaults.items()
     ]

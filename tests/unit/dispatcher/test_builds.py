@@ -78,6 +78,20 @@ def test_a_config_that_cannot_be_understood_says_where(tree: Path, text: str, wo
     assert found.why.startswith(words)
 
 
+def test_patterns_that_would_take_minutes_to_compare_are_refused(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = "".join(f"[tests.'t{number}']\nretries = 1\n" for number in range(1001))
+    (tree / "nosejobs.toml").write_text(many)
+    assert "tests must be of at most 1000 patterns, not 1001" in examine(scanned(tree, "here")).why
+    text = "[build]\ncommand = 'x'\noutput = 'y'\ninputs = ['a', 'b', 'c']\n"
+    (tree / "nosejobs.toml").write_text(text)
+    assert examine(scanned(tree, "here")).why == ""
+    monkeypatch.setattr(builds, "_COMPARED", 5)
+    why = examine(scanned(tree, "here")).why
+    assert why.startswith("nosejobs.toml:4: build.inputs has 3 patterns for ")
+
+
 @pytest.mark.parametrize(
     "text",
     ['[tests]\ntimeout = "%s"\n' % ("a" * 60_000), '[tests]\nenv = {"A\\u0000\\u001b[2J" = "x"}\n'],

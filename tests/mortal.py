@@ -107,9 +107,9 @@ def _install_at_commit(number: int, after: bool) -> None:
     write, calls = engine.Store.write, itertools.count(1)
 
     @contextlib.contextmanager
-    def counted(self: engine.Store, *, quiet: bool = False) -> Iterator[Connection]:
+    def counted(self: engine.Store, **named: bool) -> Iterator[Connection]:
         is_it = False
-        with write(self, quiet=quiet) as connection:
+        with write(self, **named) as connection:
             before = engine.changes_of(connection)
             yield connection
             if engine.changes_of(connection) != before:

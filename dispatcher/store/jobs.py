@@ -97,7 +97,7 @@ def move(connection: Connection, job: str, event: model.JobEvent, **fields: Any)
 
 def describe(connection: Connection, job: str, detail: str) -> bool:
     """Say why an open job does not go on; whether that is new.  How it ends says its end."""
-    new = update(tables.job).where(_JOB.id == job, _JOB.state.in_(_OPEN), _JOB.detail != detail)
+    new = update(tables.job).where(_JOB.id == job, _OPEN, _JOB.detail != detail)
     return connection.execute(new.values(detail=detail)).rowcount == 1
 
 

@@ -34,7 +34,7 @@ _HEADS = (
 #: What of active builds somebody else changes, or a look of which it does not keep the rows.
 _MARKS = (
     select(_BUILD.id, _BUILD.state, _BUILD.detail, _BUILD.level, _RUN.id, _RUN.state)
-    .add_columns(_RUN.detail, _JOB.id, _JOB.state, _JOB.package)
+    .add_columns(_RUN.detail, _JOB.id, _JOB.state, _JOB.package, _JOB.detail)
     .select_from(
         tables.build.outerjoin(tables.stage_run, _RUN.build == _BUILD.id).outerjoin(
             tables.job, (_JOB.stage_run == _RUN.id) & rows.among(_RUN.state, _GOING)

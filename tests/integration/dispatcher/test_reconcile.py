@@ -291,6 +291,16 @@ def test_a_tag_that_changes_nothing_else_is_remembered(bench: Bench) -> None:
     assert [tag.stage for tag in bench.detail().tags] == ["smoke"]
 
 
+def test_why_a_job_does_not_go_on_is_what_its_stage_says(bench: Bench) -> None:
+    bench.look()
+    (job,) = bench.planned()
+    for words, told in (("no room", "it waits: h1: no room"), ("", "")):
+        with bench.store.write() as connection:
+            assert jobs.describe(connection, job.id, words)
+        bench.loop.step()
+        assert bench.details()["build"] == told
+
+
 def test_a_lost_part_goes_again_on_another_host_and_a_late_package_is_evidence(
     bench: Bench,
 ) -> None:

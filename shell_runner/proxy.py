@@ -280,7 +280,11 @@ def _become(command: list[str], parent: int, its_input: int, its_output: int) ->
 def main(argv: list[str]) -> None:
     """``argv``: the encoded settings, then what execnet gives to a Python."""
     settings = json.loads(base64.urlsafe_b64decode(argv[0]))
-    errors = os.open(settings["errors"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        errors = os.open(settings["errors"], os.O_WRONLY | os.O_APPEND)
+    except FileNotFoundError:
+        # Whoever wanted us has given up meanwhile; to make the file anew is to leave it for ever.
+        raise SystemExit(1) from None
     os.dup2(errors, 2)
     os.write(2, b"nosejobs-pid: %d\n" % os.getpid())
     with contextlib.suppress(OSError):

@@ -80,7 +80,7 @@ class Host:
             path = place / "nosejobs_host" / name
             for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
                 compiled.unlink()
-            path.unlink()
+            path.unlink(missing_ok=True)
             path.write_bytes(text)
         return digest
 

@@ -62,6 +62,7 @@ def run_proxy(folder: Path, path: str) -> tuple[subprocess.CompletedProcess[str]
 
 
 def start_proxy(folder: Path, path: str) -> subprocess.Popen[bytes]:
+    (folder / "errors").touch()
     settings = proxy.encode({**PLAIN, "errors": str(folder / "errors")})
     command = [sys.executable, "-P", proxy.__file__, settings, "-u", "-c", "BOOT"]
     pipe = subprocess.PIPE
@@ -115,3 +116,11 @@ def test_a_machine_without_ssh_is_told(tmp_path: Path) -> None:
     done, errors = run_proxy(tmp_path, str(tmp_path))
     assert done.stdout == ""
     assert "nosejobs-no-ssh: " in errors
+
+
+def test_a_proxy_that_nobody_waits_for_leaves_nothing(tmp_path: Path) -> None:
+    settings = proxy.encode({**PLAIN, "errors": str(tmp_path / "errors")})
+    command = [sys.executable, proxy.__file__, settings, "-u", "-c", "pass"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    assert not os.listdir(tmp_path)

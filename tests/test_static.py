@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SOURCES = ["pytest_nosejobs", "dispatcher", "shell_runner", "tests"]
 VERMIN = "import sys, vermin; sys.exit(vermin.main())"
 CHECKS = {

@@ -34,6 +34,20 @@ def script(folder: Path, name: str, text: str = "exit 0") -> Path:
     return path
 
 
+def pids() -> list[int]:
+    """Of the interpreters that answer for this process: its sshd and others are none of them."""
+    found = Path("/proc/self/task")
+    below = [pid for task in found.iterdir() for pid in (task / "children").read_text().split()]
+    return [int(pid) for pid in below if b"stdin.readline" in _command(pid)]
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""  # it has ended
+
+
 @contextmanager
 def state(folder: Path) -> Iterator[Path]:
     """State, cache and temporary files below ``folder``; no worker is left behind.

@@ -63,11 +63,6 @@ def files(there: Dispatcher) -> list[str]:
     return os.listdir(there.settings.data / own.INCOMING)
 
 
-def desks_of_this_test() -> list[int]:
-    found = Path("/proc/self/task")
-    return [int(pid) for task in found.iterdir() for pid in (task / "children").read_text().split()]
-
-
 # -- the whole way -------------------------------------------------------------------
 
 
@@ -250,7 +245,7 @@ def test_a_desk_that_is_killed_is_opened_again_and_a_restart_finds_what_it_left(
     there.start()
     (job,) = there.plan("h1")
     there.until_state(job, JobState.SUBMITTED)
-    for pid in desks_of_this_test():
+    for pid in desks.pids():
         os.kill(pid, signal.SIGKILL)
     (second,) = there.plan("h1")
     there.until_state(second, JobState.SUBMITTED)

@@ -41,12 +41,6 @@ def tests(tmp_path: Path) -> Path:
     return tmp_path / "tests"
 
 
-def pids_of_desks() -> list[int]:
-    """Of the interpreters that answer for this test: children of this process."""
-    found = Path("/proc/self/task")
-    return [int(pid) for task in found.iterdir() for pid in (task / "children").read_text().split()]
-
-
 def harvested(client: Client, id: str, path: Path) -> harvest.Harvested:
     return harvest.harvest(client, id, path, None, None, lambda done, total: None)[1]
 
@@ -117,7 +111,7 @@ def test_contents_go_on_where_a_connection_broke(client: Client, tests: Path, id
 
     def kill(done: int, total: int) -> None:
         if done > 3 << 20 and not killed:
-            killed.extend(pids_of_desks())
+            killed.extend(desks.pids())
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
@@ -277,7 +271,7 @@ def test_a_log_goes_on_over_a_new_connection(
     for piece in client.log(id, follow=True):
         seen += piece.data
         if b"first\n" in seen and not said:
-            for pid in pids_of_desks():
+            for pid in desks.pids():
                 os.kill(pid, signal.SIGKILL)
             said.append("killed")
             (folder / "gate").write_text("now\n")
@@ -416,7 +410,7 @@ def test_a_package_takes_the_place_of_files_only(
 def test_a_stopped_host_is_lost(tests: Path, folder: Path) -> None:
     client = Client(POPEN, timeout=2.5)
     assert client.jobs().jobs == ()
-    pids = pids_of_desks()
+    pids = desks.pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     with client:

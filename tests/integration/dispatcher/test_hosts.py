@@ -7,6 +7,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,6 +58,19 @@ def gate(folder: Path, tests: Path) -> Path:
 def state_on_host(job: str) -> str:
     with queue.Queue(queue.folder()) as there:
         return str(there.states([job])[job])
+
+
+def opened(there: Dispatcher, gate: Path) -> int:
+    """To write to a test that reads it: its host is at work from then on, whatever becomes of us."""
+    found: list[int] = []
+
+    def is_read() -> bool:
+        with suppress(OSError):
+            found.append(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(found)
+
+    there.until(is_read)
+    return found[0]
 
 
 def files(there: Dispatcher) -> list[str]:
@@ -374,6 +388,7 @@ def test_jobs_of_a_host_that_is_gone_for_longer_than_the_lease_are_lost_and_come
     first, second = *there.plan("h1"), *there.plan("h1")
     for job in (first, second):
         there.until_state(job, JobState.SUBMITTED)
+    pen = opened(there, gate)
     os.kill(raised.handle["pid"], signal.SIGKILL)
     for job in (first, second):
         assert "has not answered for" in there.until_state(job, LOST).detail
@@ -381,14 +396,13 @@ def test_jobs_of_a_host_that_is_gone_for_longer_than_the_lease_are_lost_and_come
     # It is one failure, however many jobs it had.
     assert (host.failures, "Connection refused" in host.reason) == (1, True)
     # Its worker goes on without an agent; both ends meet when there is one.
-    gate.write_text("\n")
+    os.write(pen, b"\n")
     again = agents.bring_up("h1", POOL, raised.handle)
     there.add_host("h1", again.spec)
     there.until_host("h1", HostState.UP)
-    gate_of_second = os.open(gate, os.O_RDWR)
-    os.write(gate_of_second, b"\n")
+    os.write(pen, b"\n")
     there.until(lambda: all(there.job(job).package for job in (first, second)))
-    os.close(gate_of_second)
+    os.close(pen)
     assert {there.job(job).state for job in (first, second)} == {LOST}
     assert set(there.work.outcomes) == {results.Harvest.EVIDENCE}
 

@@ -61,7 +61,7 @@ def state_on_host(job: str) -> str:
 
 
 def opened(there: Dispatcher, gate: Path) -> int:
-    """To write to a test that reads it: its host is at work from then on, whatever becomes of us."""
+    """To write to a test that reads it: its host is at work, whatever becomes of us."""
     found: list[int] = []
 
     def is_read() -> bool:

@@ -113,15 +113,21 @@ def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
+def slot(fleet: Fleet) -> psutil.Process:
+    """One of the second host's, which may come later than the first one's."""
+    until(lambda: bool(fleet.slots(1)), "the second host has slots")
+    return fleet.slots(1)[0]
+
+
 def test_a_killed_slot_takes_one_test_with_it(fleet: Fleet, tree: Path) -> None:
     session = start(fleet, tree)
-    fleet.slots(1)[0].kill()
+    slot(fleet).kill()
     check(session, lost=1)
 
 
 def test_a_stopped_slot_is_noticed(fleet: Fleet, tree: Path) -> None:
     session = start(fleet, tree, "--nosejobs-timeout=1")
-    fleet.slots(1)[0].suspend()
+    slot(fleet).suspend()
     check(session, lost=1)
 
 

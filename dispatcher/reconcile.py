@@ -38,13 +38,13 @@ from .model import (
 )
 from .policy import placement, pooling, promotion, retry
 from .policy.placement import Place, Waits, Wish
+from .policy.retry import newest
 from .settings import Settings
 from .store import Store, audit, board, builds, durations, hosts, jobs, notes, stage_runs, tags
 from .store.board import Rows
 from .store.engine import changes_of
 from .store.results import Counts
 from .tasks import Tasks, Trouble
-from .work import newest
 
 _LOG = logging.getLogger(__name__)
 #: Under which the newest entry of the audit is noted that was looked at.
@@ -557,7 +557,7 @@ class _Look:
 
     def _cannot(self, rows: Rows, run: StageRun, why: Trouble) -> None:
         """It ends before it has begun; what needs it hears of that at the next look."""
-        self.seen.again = why.again is None
+        self.seen.again |= why.again is None
         if why.again is not None:
             words = _short(f"{_WAITS}{why.words}")
             stage_runs.move(self._connection, run.id, StageEvent.READY, detail=words)

@@ -249,11 +249,3 @@ def address_of(host: model.Host) -> str:
     # ssh: options may follow.  Of an agent that dials out only its name is known.
     words = spec.address.split()
     return words[0].rpartition("@")[2] if words and not spec.listen else host.name
-
-
-def newest(found: Sequence[model.Job]) -> list[model.Job]:
-    """The newest attempt of each part, in order."""
-    parts: dict[int, model.Job] = {}
-    for job in sorted(found, key=lambda job: (job.part, job.attempt)):
-        parts[job.part] = job
-    return list(parts.values())

@@ -138,8 +138,13 @@ def silent(jobs: Iterable[Job]) -> list[Job]:
 
     A run can have failed beside them: then what they had has to run again with what failed.
     """
-    newest = {job.part: job for job in sorted(jobs, key=lambda job: job.attempt)}
-    return [job for job in newest.values() if trouble(Part(job))]
+    return [job for job in newest(jobs) if trouble(Part(job))]
+
+
+def newest(jobs: Iterable[Job]) -> list[Job]:
+    """The newest attempt of each part, in order."""
+    parts = {job.part: job for job in sorted(jobs, key=lambda job: (job.part, job.attempt))}
+    return list(parts.values())
 
 
 def _spent(stage: Stage) -> str:

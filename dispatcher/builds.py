@@ -39,7 +39,8 @@ from .document import Document, read, shown
 from .evidence import Blobs, Kept
 from .git import SourceError
 from .model import BUILD
-from .sources import PART, Source
+from .settings import PART
+from .sources import Source
 
 #: Trees of which the manifest is kept in memory.
 _TREES = 64

@@ -21,13 +21,13 @@ from typing import NamedTuple
 from shell_runner.errors import NosejobsError
 from shell_runner.remote.store import is_digest
 
+from .settings import PART
+
 _LOG = logging.getLogger(__name__)
 #: Seconds that a file stays which no row refers to: one is being written that will.
 _FRESH = 3600.0
 #: What is added to the name of one that is not what its name says.
 _DAMAGED = ".damaged"
-#: How the names of files begin that are not whole yet.
-_PART = ".part-"
 
 
 class Kept(NamedTuple):
@@ -78,7 +78,7 @@ class Blobs:
         """An empty file of ours to write into, and then to ``take``; nothing of it stays."""
         with _told(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=_PART, dir=self.folder)
+            descriptor, name = tempfile.mkstemp(prefix=PART, dir=self.folder)
             os.close(descriptor)
             try:
                 yield Path(name)
@@ -101,7 +101,7 @@ class Blobs:
     def recover(self) -> None:
         """Remove what was being written when its process died; nobody writes now."""
         with _told(self.folder):
-            for path in self.folder.glob(f"{_PART}*"):
+            for path in self.folder.glob(f"{PART}*"):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:

@@ -26,7 +26,8 @@ from .watch import Watch
 from .work import Work
 
 _LOG = logging.getLogger(__name__)
-DATABASE, LOCK, MIRRORS = "dispatcher.db", "dispatcher.lock", "mirrors"
+DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
+MIRRORS, BLOBS = "mirrors", "blobs"
 #: Bytes of a database that is read at each start; a larger one only after a kill.
 _CHECKED = 64 << 20
 #: Seconds between two looks for what is old.
@@ -77,7 +78,7 @@ class Service:
             each.name: trees_of.opened(each, settings.data / MIRRORS) for each in settings.sources
         }
         self.trees = Trees(settings.data / "trees", self.sources)
-        self.blobs = Blobs(settings.data / "blobs")
+        self.blobs = Blobs(settings.data / BLOBS)
         self.work = Work(self.store, self.trees, self.blobs, clock)
         self.links = Links(self.store, settings, self.work, terms)
         self.pools = Pools(self.store, settings)
@@ -173,7 +174,7 @@ class Service:
 
 def _opened(settings: Settings) -> Store:
     """The database, sound; UsageError if it is gone and what belongs to it is not."""
-    path, blobs = settings.data / DATABASE, settings.data / "blobs"
+    path, blobs = settings.data / DATABASE, settings.data / BLOBS
     size = path.stat().st_size if path.exists() else 0
     if not size and next(blobs.glob("??/*"), None):
         words = f"{path} is {'empty' if path.exists() else 'gone'}, and {blobs} has files of it"

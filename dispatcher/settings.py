@@ -27,6 +27,8 @@ NAME = "dispatcher.toml"
 PORT = 7433
 #: In the data folder, where a running dispatcher answers.
 ADDRESS = "url"
+#: How that begins there which is not whole yet.
+PART = ".part-"
 _TOP = ("dispatcher", "sources", "hosts", "pools", "retention")
 
 

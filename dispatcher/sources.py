@@ -29,6 +29,7 @@ from shell_runner.remote.store import FILE, LINK, BadEntry, Entry, check
 from . import settings
 from .git import SourceError, check_address, git, is_revision, last_words, shown, started
 from .policy.changes import Commit
+from .settings import PART
 
 #: Commits between two revisions that are listed, the newest ones.
 _COMMITS = 200
@@ -47,8 +48,6 @@ _PATHS = 16 << 20
 _FILES = 256 << 20
 #: Characters of an author and of a subject.
 _LINE = 300
-#: How folders are called that are not whole yet.
-PART = ".part-"
 #: Seconds after which a lock file in a mirror is one that a killed git has left.
 _STALE = 60.0
 #: What git holds while it writes refs, and objects and packs that it has not finished.

@@ -9,7 +9,7 @@ import contextlib
 import os
 import uuid
 
-from . import starting
+from . import fifo
 
 _FOLDER = "bells"
 
@@ -23,7 +23,7 @@ class Bell:
         name = str(uuid.uuid4())
         # Who rings removes a FIFO that nobody reads: it gets its name when somebody does.
         self._path = os.path.join(place, name)
-        self._descriptor = starting.listen(place, "." + name)
+        self._descriptor = fifo.open_fifo(os.path.join(place, "." + name))
         os.rename(os.path.join(place, "." + name), self._path)
 
     def fileno(self) -> int:
@@ -32,7 +32,7 @@ class Bell:
 
     def hush(self) -> None:
         """What was rung is heard."""
-        starting.heard(self._descriptor)
+        fifo.drain(self._descriptor)
 
     def close(self) -> None:
         """Nobody listens any more."""
@@ -47,6 +47,6 @@ def ring(folder: str) -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(place):
             path = os.path.join(place, name)
-            if not name.startswith(".") and not starting.ring_at(path, b"!"):
+            if not name.startswith(".") and not fifo.write(path, b"!"):
                 with contextlib.suppress(OSError):
                     os.unlink(path)

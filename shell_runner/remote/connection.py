@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Any, Awaitable, Dict, Optional, Set
 
-from . import keeper, tree
+from . import keeper, kill, tree
 from .secured import Stream
 from .sockets import SILENCE, tune
 
@@ -115,7 +115,7 @@ class Kept:
 
 def kill_strays() -> None:
     """Without its keeper a tree is inherited by us, and nobody else would end it."""
-    keeper.kill_all(tree.Lister(os.getpid(), Kept.alive))
+    kill.kill_all(tree.Lister(os.getpid(), Kept.alive))
 
 
 def _spawn(theirs: socket.socket, far: socket.socket) -> "subprocess.Popen[bytes]":

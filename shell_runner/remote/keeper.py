@@ -5,7 +5,6 @@ control socket is the connection's life: when the agent shuts it down, or is dea
 interpreter gets a moment to end, and then the whole tree is stopped and killed.
 """
 
-import functools
 import json
 import os
 import select
@@ -16,12 +15,10 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from . import tree
+from . import kill, tree
 
 #: Seconds that an interpreter gets to end by itself when its connection has ended.
 GRACE = 2.0
-#: Seconds after which processes that cannot be killed are left to the kernel.
-_UNKILLABLE = 5.0
 #: What the agent says may not be longer.
 _ORDER = 1 << 17
 _DEAF = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
@@ -30,44 +27,6 @@ _VERSION = "import sys; print(sys.version.split()[0], sys.version_info >= (3, 8)
 
 class CannotStart(Exception):
     """The interpreter cannot be started."""
-
-
-def kill_all(lister: tree.Lister, seconds: float = _UNKILLABLE) -> bool:
-    """Kill what ``lister`` lists until nothing is left; False if something stays."""
-    deadline = time.monotonic() + seconds
-    while True:
-        reap(lister.apart)
-        found = [pid for pid in lister() if not tree.is_dead(pid)]
-        if not found or time.monotonic() > deadline:
-            return not found
-        frozen = tree.freeze(lister, functools.partial(reap, lister.apart))
-        tree.send_groups(frozen, signal.SIGKILL)
-        time.sleep(0.002)
-
-
-def reap(apart: "frozenset[int]" = frozenset()) -> List[int]:
-    """Collect dead children, but those of others; their process ids."""
-    if not apart:
-        return _reap_any()
-    dead = [pid for pid in tree.children(os.getpid()) if pid not in apart and tree.is_dead(pid)]
-    for pid in dead:
-        try:
-            os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            pass
-    return dead
-
-
-def _reap_any() -> List[int]:
-    found: List[int] = []
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return found
-        if pid == 0:
-            return found
-        found.append(pid)
 
 
 class Keeper:
@@ -97,7 +56,7 @@ class Keeper:
         self._answer({"ok": True})
         if self._wait(None):
             self._wait(GRACE)
-        kill_all(tree.Lister(os.getpid()))
+        kill.kill_all(tree.Lister(os.getpid()))
 
     def _order(self) -> Optional[Dict[str, Any]]:
         text = b""
@@ -131,7 +90,7 @@ class Keeper:
         return False
 
     def _has_ended(self) -> bool:
-        if self._pid in reap():
+        if self._pid in kill.reap():
             self._pid = 0
         return self._pid == 0
 

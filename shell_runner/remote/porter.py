@@ -9,7 +9,7 @@ import os
 import subprocess
 from typing import Optional, Set
 
-from . import starting
+from . import fifo, starting
 from .store import is_digest
 
 #: Seconds before a worker that was killed is started again: the first time, and at most.
@@ -31,7 +31,7 @@ class Porter:
         self._wanted = ""
         self._delay = _BACKOFF[0]
         self._loop = asyncio.get_event_loop()
-        self._door = starting.listen(folder, starting.DOOR)
+        self._door = fifo.open_fifo(os.path.join(folder, starting.AGENT_FIFO))
         self._loop.add_reader(self._door, self._answer)
 
     def begin(self) -> None:
@@ -50,7 +50,7 @@ class Porter:
 
     def _answer(self) -> None:
         """Somebody at the door wants a worker."""
-        for line in starting.heard(self._door).decode("ascii", "replace").split():
+        for line in fifo.drain(self._door).decode("ascii", "replace").split():
             if is_digest(line):
                 self._start(line)
 

@@ -1,20 +1,21 @@
 """Starts a worker where nothing that ends soon takes it along, and wakes one that is there.
 
-Owns the two FIFOs of a queue's folder: ``bell``, which the worker reads, and ``door``, which the
-agent reads.  Must not know the queue.  A worker that is not needed leaves by itself at once, so
+Owns the two FIFOs of a queue's folder: one that the worker reads, and one that the agent reads.
+Must not know the queue.  A worker that is not needed leaves by itself at once, so
 that to start one too many does no harm.
 """
 
 import errno
 import importlib
 import os
-import stat
 import subprocess
 import sys
 from typing import List, Tuple
 
-BELL = "bell"
-DOOR = "door"
+from . import fifo
+
+WORKER_FIFO = "worker.fifo"
+AGENT_FIFO = "agent.fifo"
 LOG = "worker.log"
 #: Set in the environment of all that an agent starts: it ends with its connection.
 BEHIND = "NOSEJOBS_BEHIND_AGENT"
@@ -40,7 +41,7 @@ def start(folder: str, code: str) -> None:
     Raises CannotStart, with what a person can do.
     """
     if os.environ.get(BEHIND):
-        if not ring_at(os.path.join(folder, DOOR), code.encode("ascii") + b"\n"):
+        if not fifo.write(os.path.join(folder, AGENT_FIFO), code.encode("ascii") + b"\n"):
             raise CannotStart(
                 errno.EPIPE, "the host's agent does not answer; it starts the job when it is back"
             )
@@ -64,45 +65,7 @@ def command(module: str, folder: str, code: str, *more: str) -> List[str]:
 
 def ring(folder: str) -> bool:
     """Tell the worker to look at the queue; False if none listens."""
-    return ring_at(os.path.join(folder, BELL), b"!")
-
-
-def ring_at(path: str, data: bytes) -> bool:
-    """Write into a FIFO; False if nobody reads it."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        os.write(descriptor, data)
-    except BlockingIOError:
-        pass  # it has not read what was said before: it will look in any case
-    except BrokenPipeError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def listen(folder: str, name: str) -> int:
-    """A descriptor from which rings can be read without blocking; it never ends."""
-    path = os.path.join(folder, name)
-    try:
-        os.mkfifo(path, 0o600)
-    except FileExistsError:
-        if not stat.S_ISFIFO(os.lstat(path).st_mode):
-            os.unlink(path)
-            os.mkfifo(path, 0o600)
-    # Open for writing too: else it would be at its end whenever nobody rings.
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def heard(descriptor: int) -> bytes:
-    """What has been rung; empty if nothing was."""
-    try:
-        return os.read(descriptor, 1 << 16)
-    except BlockingIOError:
-        return b""
+    return fifo.write(os.path.join(folder, WORKER_FIFO), b"!")
 
 
 def log_to(folder: str) -> None:

@@ -8,7 +8,6 @@ know tests.  It does nothing itself that can take long or go wrong: a job has a 
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import select
 import signal
@@ -20,9 +19,10 @@ from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from . import (
     disk,
+    fifo,
     gather,
     identity,
-    keeper,
+    kill,
     layout,
     notify,
     remains,
@@ -31,17 +31,12 @@ from . import (
     starting,
     store,
     tree,
+    worker_lock,
 )  # fmt: skip
 from .job import Identity
 from .queue import AttemptRow, How, JobRow, OutboxRow, Queue, Refused, State, Step
 from .verdict import exit_words, signal_name
 
-LOCK = "worker.lock"
-RUNNER_LOCK = "runner.lock"
-#: In front of the lock's descriptor, among the arguments of code that replaces us.
-_LOCKED = "lock="
-#: Seconds that a worker which is leaving, or coming, may take to do so.
-_PATIENCE = 10.0
 #: Seconds between two looks at the queue though nobody rings.
 _LOOK = 30.0
 _NEVER = float("inf")
@@ -61,7 +56,6 @@ _OVERTIME = 60.0
 _FULL = 1.0
 #: What passes: the disk is full, or somebody holds the queue.
 _PASSES = (errno.ENOSPC, errno.EDQUOT, errno.EBUSY)
-_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _PR_SET_PDEATHSIG = 1
 #: What a child's exit status says: all is written; try again later.
 _FINE, _LATER = 0, 3
@@ -105,7 +99,7 @@ class Worker:
         self._idle_since = 0.0
         #: Until when it waits for more though there is nothing to do.
         self._stays_until = 0.0
-        self._bell = starting.listen(folder, starting.BELL)
+        self._bell = fifo.open_fifo(os.path.join(folder, starting.WORKER_FIFO))
         self._wake, self._wake_write = os.pipe()
         self._poller = select.poll()
         for descriptor in (self._bell, self._wake):
@@ -155,7 +149,7 @@ class Worker:
     # -- what dead ones left ------------------------------------------------------
 
     def _recover(self) -> None:
-        _await_runner(self._folder)
+        worker_lock.await_runner(self._folder)
         for attempt in self._queue.stale(self._me):
             stubborn = remains.kill(attempt.id, layout.work(self._folder, attempt.id))
             if stubborn:
@@ -219,9 +213,9 @@ class Worker:
 
     def _become(self, code: str) -> None:
         """Other code takes over: the same process, that holds the lock."""
-        os.set_inheritable(self._lock, True)
         self._queue.close()
-        command = starting.command("worker", self._folder, code, "%s%d" % (_LOCKED, self._lock))
+        lock = worker_lock.lock_argument(self._lock)
+        command = starting.command("worker", self._folder, code, lock)
         signal.set_wakeup_fd(-1)
         os.execv(command[0], command)
 
@@ -254,7 +248,7 @@ class Worker:
         """The child has ended: nothing of it may stay."""
         self._work, self._ended = None, (work, _how(status))
         self._idle_since = time.monotonic()
-        keeper.kill_all(tree.Lister(os.getpid(), apart=self._couriers))
+        kill.kill_all(tree.Lister(os.getpid(), apart=self._couriers))
 
     def _settle(self) -> None:
         """What the child that has ended did not write is lost."""
@@ -327,7 +321,7 @@ class Worker:
         if self._wake in heard:
             _drain(self._wake)
         if self._bell in heard:
-            starting.heard(self._bell)
+            fifo.drain(self._bell)
             self._postponed.clear()
             self._cancel()
 
@@ -379,9 +373,7 @@ def _be_child(parent: int, inherited: Tuple[int, ...], work: Callable[[], int]) 
 
 def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow], sweeps: bool) -> int:
     """Run a job, if it has not been, and make its package; ``sweeps``: and look at all contents."""
-    # That of a dead worker may be in the kernel still, which kills it.
-    lock = os.open(os.path.join(folder, RUNNER_LOCK), _LOCK_FLAGS, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    worker_lock.lock_runner(folder)
     queue = Queue(folder)
     if attempt is not None:
         try:
@@ -491,62 +483,6 @@ def _state(queue: Queue, job: JobRow) -> Optional[State]:
         return None
 
 
-def _lock(path: str) -> Optional[int]:
-    descriptor = os.open(path, _LOCK_FLAGS, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _await_runner(folder: str) -> None:
-    """The runner of a dead worker is killed by the kernel, a moment later than the worker."""
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        lock = _lock(os.path.join(folder, RUNNER_LOCK))
-        if lock is not None:
-            os.close(lock)
-            return
-        time.sleep(0.01)
-
-
-def _alone(folder: str) -> Optional[int]:
-    """The lock's descriptor; None if another worker lives.
-
-    One that has said that it leaves holds the lock for a moment more, and one that has just come
-    has not said so yet.
-    """
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        lock = _lock(os.path.join(folder, LOCK))
-        if lock is not None:
-            return lock
-        if _lives(folder) or time.monotonic() > deadline:
-            return None
-        time.sleep(0.01)
-
-
-def _lives(folder: str) -> bool:
-    queue = Queue(folder)
-    try:
-        row = queue.worker()
-    finally:
-        queue.close()
-    return row is not None and identity.is_alive(row.identity)
-
-
-def _inherited(arguments: Tuple[str, ...]) -> Optional[int]:
-    """The lock of the code that became us."""
-    for text in arguments:
-        if text.startswith(_LOCKED):
-            descriptor = int(text[len(_LOCKED) :])
-            os.set_inheritable(descriptor, False)
-            return descriptor
-    return None
-
-
 def _detach() -> None:
     """Out of whoever started us, as far as that was not done."""
     try:
@@ -569,9 +505,9 @@ def main(argv: Tuple[str, ...]) -> None:
     _detach()
     status = 1
     try:
-        lock = _inherited(tuple(rest))
+        lock = worker_lock.inherited(rest)
         if lock is None:
-            lock = _alone(folder)
+            lock = worker_lock.acquire(folder)
         if lock is not None:
             Worker(folder, code, lock).run()
         status = 0
@@ -582,5 +518,5 @@ def main(argv: Tuple[str, ...]) -> None:
     finally:
         sys.stderr.flush()
         # Of a queue that was set aside no other worker knows which processes are its jobs'.
-        keeper.kill_all(tree.Lister(os.getpid()))
+        kill.kill_all(tree.Lister(os.getpid()))
         os._exit(status)

@@ -461,11 +461,11 @@ def test_a_spec_that_cannot_be_is_a_host_that_is_down(folder: Path, tests: Path)
 def test_jobs_that_nobody_runs_say_so_at_their_host(
     far: tuple[Dispatcher, Raised], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The agent's door is shut: a worker cannot be started behind it."""
+    """The agent's FIFO is away: a worker cannot be started behind it."""
     there, _ = far
     there.start()
     there.until_host("h1", HostState.UP)
-    (door,) = (there.settings.data.parent / "agents").glob("hosts/h1/state/nosejobs/**/door")
+    (door,) = (there.settings.data.parent / "agents").glob("hosts/h1/state/nosejobs/**/agent.fifo")
     door.rename(door.with_name("shut"))
     (job,) = there.plan("h1")
     there.until(lambda: "agent does not answer" in there.host("h1").reason)

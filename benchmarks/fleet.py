@@ -220,7 +220,7 @@ class Agent:
 
     def start(self, bundle: Path) -> None:
         """Begin; ``await_port`` tells when it listens."""
-        argv = [sys.executable, "-m", "shell_runner.remote.agent", str(bundle)]
+        argv = [sys.executable, "-m", "shell_runner.remote", "agent", str(bundle)]
         argv += ["--listen", "127.0.0.1:0", "--port-file", str(self._port)]
         given = {
             "HOME": "", "TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "XDG_STATE_HOME": "state"

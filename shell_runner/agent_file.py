@@ -11,23 +11,28 @@ import zipfile
 from pathlib import Path
 
 from . import host_code
+from .remote import entry_point
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
 
-#: Must parse on any Python, to say what is wrong with it.
-_MAIN = """\
+#: Must parse on any Python, to say what is wrong with it.  All arguments are the agent's, but for
+#: those of ``entry_point.command``.
+_MAIN = f"""\
 import sys
 
 if sys.version_info < (3, 8):
     sys.exit("nosejobs-agent: Python >= 3.8 is needed, this is " + sys.version.split()[0])
-for name in ("asyncio", "ctypes", "json", "select", "ssl", "subprocess"):
-    try:
-        __import__(name)
-    except ImportError:
-        sys.exit("nosejobs-agent: this Python lacks a part of its standard library: " + name)
-from nosejobs_host.agent import main
+words = sys.argv[2:]
+if sys.argv[1:2] != ["{entry_point.ZIPAPP_OPTION}"]:
+    words = ["agent"] + sys.argv[1:]
+    for name in ("asyncio", "ctypes", "json", "select", "ssl", "subprocess"):
+        try:
+            __import__(name)
+        except ImportError:
+            sys.exit("nosejobs-agent: this Python lacks a part of its standard library: " + name)
+from {entry_point.PACKAGE}.__main__ import main
 
-sys.exit(main())
+sys.exit(main(words))
 """
 
 

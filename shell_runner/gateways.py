@@ -97,15 +97,15 @@ class Gateway:
         on_frame: OnFrame,
         cancel: threading.Event | None = None,
         silence: float = 0.0,
-        program: str = "",
+        session: str = "live",
     ) -> None:
         """Open the host; raises CannotOpen, also soon after ``cancel`` has been set.
 
         ``silence``: seconds of a dead network to put up with; 0: as the way to it has it.
-        ``program``: the module that answers there; empty: that of live runs.
+        ``session``: a name in ``SESSIONS`` of ``remote/__main__.py``.
         """
         self.spec = spec
-        self._program = program
+        self._session = session
         self._silence = silence
         #: Seconds there and back, measured once.
         self.latency = 0.0
@@ -171,7 +171,7 @@ class Gateway:
                 raise CannotOpen(self.spec.id, complaint, "//python=… in the host's spec")
             digest, data = code()
             begin = time.monotonic()
-            channel.send(f"{digest} {self._program}".strip().encode("ascii"))
+            channel.send(f"{digest} {self._session}".encode("ascii"))
             answer = channel.receive(OPEN_TIMEOUT)
             self.latency = time.monotonic() - begin
             if answer.startswith(b"cannot: "):

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import remote
-
-#: The package's name over there; bootstrap.py and agent_file.py import it.
-_PACKAGE = "nosejobs_host"
+from .remote.entry_point import PACKAGE
 
 
 def files() -> Iterator[tuple[str, bytes]]:
     """Name and contents of each, always in the same order."""
     folder = Path(remote.__file__).parent
     for path in sorted(each for each in folder.rglob("*") if each.suffix in (".py", ".sql")):
-        yield f"{_PACKAGE}/{path.relative_to(folder).as_posix()}", path.read_bytes()
+        yield f"{PACKAGE}/{path.relative_to(folder).as_posix()}", path.read_bytes()

@@ -20,8 +20,8 @@ from .remote import wire
 from .shipping import Brought, Tree, bring
 from .told import Odd, facts_of
 
-#: The module that answers on the host, and what we speak with it.
-PROGRAM, PROTOCOL = "desk", 1
+#: The session that is asked for, and the version of what is spoken in it.
+SESSION, PROTOCOL = "jobs", 1
 #: Seconds of silence after which a host is lost.
 TIMEOUT = 10.0
 #: Seconds that a host may be at one request, its signs of life coming.
@@ -54,7 +54,7 @@ class Session:
         #: Why the connection was given up by us.
         self._verdict = ""
         self._gateway = Gateway(
-            spec, self._receive, cancel=cancel, silence=timeout * 1.5, program=PROGRAM
+            spec, self._receive, cancel=cancel, silence=timeout * 1.5, session=SESSION
         )
         self._pulse = Pulse(timeout, time.monotonic())
         threading.Thread(target=self._listen, daemon=True, name=f"pulse {spec.id}").start()

@@ -60,7 +60,7 @@ class Agent:
         self.bundle = bundle
         self.lines: list[str] = []
         self.port = 0
-        given = command or (sys.executable, "-m", "shell_runner.remote.agent")
+        given = command or (sys.executable, "-m", "shell_runner.remote", "agent")
         listen = () if "--connect" in options else ("--listen", "127.0.0.1:0")
         argv = [*given, str(bundle), *listen, *map(str, options)]
         self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)

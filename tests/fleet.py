@@ -58,7 +58,7 @@ class Fleet:
             "HOME": str(home), "TMPDIR": str(home / "tmp"), "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[1]),
         }  # fmt: skip
-        command = [sys.executable, "-m", "shell_runner.remote.agent"]
+        command = [sys.executable, "-m", "shell_runner.remote", "agent"]
         command += [f"{self.folder}/h{number}.pem"]
         command += ["--listen", f"{self.network.addresses[number]}:7422", "--port-file", str(ready)]
         with open(home / "log", "ab") as log:

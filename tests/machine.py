@@ -153,8 +153,8 @@ class Machine:
 
     def agent(self) -> None:
         """Start the agent, unless it runs."""
-        command = [sys.executable, "-m", "shell_runner.remote.agent", str(self.fleet / "host.pem")]
-        command += ["--listen", f"127.0.0.1:{self.port}"]
+        command = [sys.executable, "-m", "shell_runner.remote", "agent"]
+        command += [str(self.fleet / "host.pem"), "--listen", f"127.0.0.1:{self.port}"]
         self._agent = self._ask("agent", command, str(self.folder / "agent.log"))
         _wait_for("the agent", lambda: not _is_free(self.port))
 

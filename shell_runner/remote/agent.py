@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import List, Optional, Tuple
 
-from . import starting, tree
+from . import entry_point, starting, tree
 from .connection import Kept
 from .credentials import BadCredentials
 from .door import Door, Options, Peer, log
@@ -118,8 +118,8 @@ def _systemd_word(word: str) -> str:
 
 def _program() -> List[str]:
     script = os.path.abspath(sys.argv[0])
-    if os.path.basename(script) == "agent.py" or not os.path.isfile(script):
-        return [sys.executable, "-m", "%s.agent" % __package__]
+    if os.path.basename(script) == "__main__.py" or not os.path.isfile(script):
+        return entry_point.command("agent")
     return [sys.executable, script]
 
 
@@ -215,7 +215,3 @@ def main(argv: Optional[List[str]] = None) -> int:
         sys.stderr.write("nosejobs-agent: %s\n" % error)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,8 +18,6 @@ from typing import Any, Iterable, Iterator, Optional
 _NEEDED = ("ctypes", "fcntl", "json", "resource", "select", "zlib")
 #: What hosts of jobs need beside that.
 _NEEDED_FOR_JOBS = ("sqlite3", "ssl", "bz2", "lzma")
-#: The modules that can be asked for.
-_PROGRAMS = ("serve", "desk")
 
 
 def complaint() -> str:
@@ -108,18 +106,18 @@ def main(channel: Any) -> None:
     channel.send(words.encode("ascii", "replace"))
     if words:
         return
-    # "DIGEST" for a live run, as ever; "DIGEST desk" for jobs.
-    digest, _, program = channel.receive().decode("ascii").partition(" ")
-    words = lacks(_NEEDED_FOR_JOBS) if program == "desk" else ""
-    if words or (program and program not in _PROGRAMS):
-        channel.send(("cannot: " + (words or program)).encode("ascii", "replace"))
+    # "DIGEST SESSION": the code to run, and the session that it is to answer.
+    digest, session = channel.receive().decode("ascii").split(" ")
+    words = lacks(_NEEDED_FOR_JOBS) if session == "jobs" else ""
+    if words:
+        channel.send(("cannot: " + words).encode("ascii", "replace"))
         return
     path = find(digest)
     channel.send(b"have" if path else b"need")
     if path is None:
         path = unpack(digest, channel.receive())
     sys.path.insert(0, path)
-    importlib.import_module("nosejobs_host." + (program or "serve")).main(channel)
+    importlib.import_module("nosejobs_host.__main__").session(session)(channel)
 
 
 if __name__ == "__channelexec__":

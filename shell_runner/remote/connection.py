@@ -10,10 +10,9 @@ import os
 import shlex
 import socket
 import subprocess
-import sys
 from typing import Any, Awaitable, Dict, Optional, Set
 
-from . import keeper, kill, tree
+from . import entry_point, keeper, kill, tree
 from .secured import Stream
 from .sockets import SILENCE, tune
 
@@ -27,10 +26,6 @@ _START = 20.0
 _END = 12.0
 #: Seconds for the last words of an interpreter to reach the controller.
 _LAST_WORDS = 20.0
-_KEEPER = (
-    "import sys, importlib; sys.path.insert(0, sys.argv[1]); "
-    "importlib.import_module(sys.argv[2] + '.keeper').main(int(sys.argv[3]))"
-)
 
 
 class Refused(Exception):
@@ -119,12 +114,7 @@ def kill_strays() -> None:
 
 
 def _spawn(theirs: socket.socket, far: socket.socket) -> "subprocess.Popen[bytes]":
-    parts = (__package__ or "").split(".")
-    root = os.path.abspath(__file__)
-    for _ in range(len(parts) + 1):
-        root = os.path.dirname(root)
-    code = [_KEEPER, root, ".".join(parts), str(far.fileno())]
-    command = [sys.executable, "-I", "-S", "-c", *code]
+    command = entry_point.command("interpreter-supervisor", str(far.fileno()))
     return subprocess.Popen(
         command, stdin=theirs.fileno(), stdout=theirs.fileno(), pass_fds=[far.fileno()],
         start_new_session=True,

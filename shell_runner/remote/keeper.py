@@ -148,8 +148,9 @@ def _forget_stdio() -> None:
     os.close(null)
 
 
-def main(descriptor: int) -> None:
-    """The keeper process; ``descriptor`` is its end of the control socket."""
+def main(argv: List[str]) -> None:
+    """Run the keeper process; ``argv`` is the descriptor of its end of the control socket."""
+    descriptor = int(argv[0])
     os.set_inheritable(descriptor, False)
     tree.become_subreaper()
     for number in _DEAF:

@@ -19,7 +19,7 @@ import select
 import signal
 import socket
 import time
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import tree
 from .capture import Capture
@@ -433,7 +433,7 @@ def _session() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def main(argv: Tuple[str, ...]) -> None:
+def main(argv: Sequence[str]) -> None:
     """The slot process: ``argv`` is its number, the control socket and its directory."""
     number, descriptor, base = int(argv[0]), int(argv[1]), argv[2]
     _session()

@@ -17,15 +17,9 @@ import traceback
 from collections import deque
 from typing import Any, Deque, List, NamedTuple, Optional, Tuple, Union
 
-from . import slot, tree, verdict
+from . import entry_point, slot, tree, verdict
 from .model import Setup, Test
 from .wire import Unframer, frame
-
-_BOOT = (
-    "import sys, importlib; sys.path.insert(0, sys.argv[1]); "
-    "importlib.import_module(sys.argv[2] + '.slot').main(tuple(sys.argv[3:]))"
-)
-
 
 #: Seconds behind deadline and grace after which a slot is given up: one that is stopped,
 #: one that does nothing, and one that is at work (it may have to remove millions of files).
@@ -37,12 +31,8 @@ _DYING = 5.0
 
 
 def _spawned(arguments: Tuple[str, ...]) -> "subprocess.Popen[bytes]":
-    package = __package__ or ""
-    code = os.path.abspath(__file__)
-    for _ in range(len(package.split(".")) + 1):
-        code = os.path.dirname(code)
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _BOOT, code, package, *arguments],
+        entry_point.command("slot", *arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[int(arguments[1])],

@@ -1,18 +1,16 @@
 """Starts a worker where nothing that ends soon takes it along, and wakes one that is there.
 
 Owns the two FIFOs of a queue's folder: one that the worker reads, and one that the agent reads.
-Must not know the queue.  A worker that is not needed leaves by itself at once, so
-that to start one too many does no harm.
+Must not know the queue, nor import the worker, whose code may be of another version.  A worker
+that is not needed leaves by itself at once, so that to start one too many does no harm.
 """
 
 import errno
-import importlib
 import os
 import subprocess
-import sys
-from typing import List, Tuple
+from typing import List
 
-from . import fifo
+from . import entry_point, fifo
 
 WORKER_FIFO = "worker.fifo"
 AGENT_FIFO = "agent.fifo"
@@ -23,12 +21,6 @@ BEHIND = "NOSEJOBS_BEHIND_AGENT"
 _LONG = 1 << 20
 #: Seconds that a user manager may take to answer.
 _MANAGER = 5.0
-#: What the code is called in its zip.
-_PACKAGE = "nosejobs_host"
-_BOOT = (
-    "import sys, importlib; sys.path.insert(0, sys.argv[1]); "
-    "importlib.import_module(sys.argv[2] + '.' + sys.argv[3]).main(tuple(sys.argv[4:]))"
-)
 
 
 class CannotStart(OSError):
@@ -46,21 +38,35 @@ def start(folder: str, code: str) -> None:
                 errno.EPIPE, "the host's agent does not answer; it starts the job when it is back"
             )
         return
-    process = subprocess.Popen(
-        command("starting", folder, code), cwd="/", stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    words = "a worker cannot be started; see %s" % os.path.join(folder, LOG)
+    launch = command("launch-worker", folder, code)
+    try:
+        log = _open_log(folder)
+    except OSError as error:
+        raise CannotStart(errno.ECHILD, words) from error
+    try:
+        process = subprocess.Popen(
+            launch, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    finally:
+        os.close(log)
+    # Code that cannot be run here fails before it leaves this process, with words in the log.
     if process.wait() != 0:
-        words = "a worker cannot be started; see %s" % os.path.join(folder, LOG)
         raise CannotStart(errno.ECHILD, words)
 
 
-def command(module: str, folder: str, code: str, *more: str) -> List[str]:
-    """What runs ``module.main((folder, code, *more))`` with the code of that digest."""
+def command(name: str, folder: str, code: str, *arguments: str) -> List[str]:
+    """Return the command that runs ``name FOLDER CODE ARGUMENT...`` with the code of that digest.
+
+    Raises CannotStart if that code is not in ``folder``.
+    """
     path = os.path.join(folder, "code", code)
-    if not os.path.isdir(os.path.join(path, _PACKAGE)):
-        raise CannotStart(errno.ENOENT, "the code %s is not in %s" % (code[:12], path))
-    return [sys.executable, "-I", "-S", "-c", _BOOT, path, _PACKAGE, module, folder, code, *more]
+    try:
+        return entry_point.command_of(path, name, folder, code, *arguments)
+    except OSError as error:
+        words = "the code %s is not in %s" % (code[:12], path)
+        raise CannotStart(errno.ENOENT, words) from error
 
 
 def ring(folder: str) -> bool:
@@ -68,13 +74,17 @@ def ring(folder: str) -> bool:
     return fifo.write(os.path.join(folder, WORKER_FIFO), b"!")
 
 
-def log_to(folder: str) -> None:
-    """Standard error becomes the worker's log, the other two nothing."""
-    path = os.path.join(folder, LOG)
+def _open_log(folder: str) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    log = os.open(path, flags, 0o600)
+    log = os.open(os.path.join(folder, LOG), flags, 0o600)
     if os.fstat(log).st_size > _LONG:
         os.ftruncate(log, 0)
+    return log
+
+
+def log_to(folder: str) -> None:
+    """Standard error becomes the worker's log, the other two nothing."""
+    log = _open_log(folder)
     null = os.open(os.devnull, os.O_RDWR)
     for source, target in ((null, 0), (null, 1), (log, 2)):
         os.dup2(source, target)
@@ -82,26 +92,8 @@ def log_to(folder: str) -> None:
         os.close(descriptor)
 
 
-def main(argv: Tuple[str, ...]) -> None:
-    """Leave who called: a process of its own becomes the worker."""
-    folder, code = argv
-    log_to(folder)
-    # Code that cannot be run here fails now, while who called is there to hear of it.
-    worker = importlib.import_module(".worker", __package__)
-    if os.fork():
-        os._exit(0)
-    try:
-        os.setsid()
-        scope = _scope()
-        if scope:
-            os.execvp(scope[0], scope + command("worker", folder, code))
-        worker.main((folder, code))
-    finally:
-        os._exit(1)
-
-
-def _scope() -> List[str]:
-    """What puts a command out of a login session's reach; empty where nothing needs to.
+def scope_command() -> List[str]:
+    """Return what runs a command out of a login session's reach; empty if nothing is needed.
 
     logind may kill all of a session at logout (KillUserProcesses=); a scope of the user's
     manager is not a part of it.

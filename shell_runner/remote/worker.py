@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import uuid
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 from . import (
     disk,
@@ -206,10 +206,10 @@ class Worker:
     def _lacks(self, code: str) -> str:
         """Why that code cannot be run; empty if it can."""
         try:
-            path = starting.command("worker", self._folder, code)[5]
-        except OSError as error:
-            return error.strerror or str(error)
-        return "" if os.path.isdir(path) else "there is no %s" % path
+            starting.command("worker", self._folder, code)
+        except starting.CannotStart as error:
+            return str(error.strerror)
+        return ""
 
     def _become(self, code: str) -> None:
         """Other code takes over: the same process, that holds the lock."""
@@ -498,7 +498,27 @@ def _detach() -> None:
     tree.become_subreaper()
 
 
-def main(argv: Tuple[str, ...]) -> None:
+def launch(argv: Sequence[str]) -> None:
+    """Run a worker in a process that does not end with the caller's.
+
+    ``argv`` is the queue's folder and the digest of the code.  Code that cannot be run here has
+    failed before: all of it is imported by now, and the caller waits for this process.
+    """
+    folder, code = argv[0], argv[1]
+    starting.log_to(folder)
+    if os.fork():
+        os._exit(0)
+    try:
+        os.setsid()
+        scope = starting.scope_command()
+        if scope:
+            os.execvp(scope[0], scope + starting.command("worker", folder, code))
+        main((folder, code))
+    finally:
+        os._exit(1)
+
+
+def main(argv: Sequence[str]) -> None:
     """The worker process: its folder, the digest of its code, perhaps a lock that it has."""
     folder, code, *rest = argv
     starting.log_to(folder)

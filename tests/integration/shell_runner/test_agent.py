@@ -489,7 +489,8 @@ def test_a_dead_network_ends_both_sides_and_a_short_gap_neither(tmp_path: Path) 
     authority = Authority(tmp_path)
     client = authority.client()
     with far_away() as (name, link, address):
-        command = ("ip", "netns", "exec", name, sys.executable, "-m", "shell_runner.remote.agent")
+        module = (sys.executable, "-m", "shell_runner.remote", "agent")
+        command = ("ip", "netns", "exec", name, *module)
         bundle = authority.host("far", address)
         with (
             Agent(bundle, "--listen", f"{address}:0", command=command) as agent,
@@ -596,7 +597,7 @@ def test_an_agent_that_cannot_start_says_why(bundle: Path, options: list[str], w
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         given = [each.format(bundle=bundle, taken=taken) for each in options]
-        command = [sys.executable, "-m", "shell_runner.remote.agent", *given]
+        command = [sys.executable, "-m", "shell_runner.remote", "agent", *given]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert words in done.stderr
@@ -605,7 +606,7 @@ def test_an_agent_that_cannot_start_says_why(bundle: Path, options: list[str], w
 
 def test_the_unit_runs_this_very_command(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle.parent)
-    command = [sys.executable, "-m", "shell_runner.remote.agent", bundle.name, "--print-unit"]
+    command = [sys.executable, "-m", "shell_runner.remote", "agent", bundle.name, "--print-unit"]
     done = subprocess.run([*command, "--max-connections", "8"], capture_output=True, text=True)
     assert f"{bundle} --max-connections 8\n" in done.stdout
     for line in ("KillMode=process", "Restart=always", "WantedBy=multi-user.target"):

@@ -671,3 +671,39 @@ def test_code_that_cannot_be_run_is_told_to_who_starts_it(host: Host) -> None:
     with pytest.raises(starting.CannotStart, match=r"worker\.log"):
         starting.start(host.folder, code)
     assert "nothing_of_this_name" in host.log()
+
+
+def test_a_job_is_run_by_its_own_code_whatever_its_files_are_called(host: Host) -> None:
+    """A worker of one version becomes one of another by the stable name alone."""
+    remote = Path(starting.__file__).parent
+    entry = (remote / "__main__.py").read_bytes()
+    assert entry.count(b'"worker:main"') == 1
+    code = host.install(
+        {
+            "__main__.py": entry.replace(b'"worker:main"', b'"renamed_worker:main"'),
+            "renamed_worker.py": (remote / "worker.py").read_bytes() + b"_say('renamed')\n",
+            "worker.py": b"raise ImportError('its name is another one')\n",
+        }
+    )
+    job = host.submit({"test_a": "echo other"}, code=code)
+    host.drain()
+    assert host.package(job).executions()[0, 1].out.text == "other\n"
+    assert "renamed" in host.log()
+    assert "its name is another one" not in host.log()
+
+
+def test_a_launched_worker_lives_on_without_its_launcher(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    job = host.submit({"test_a": "echo launched"})
+    starting.start(host.folder, host.code)
+    eventually(lambda: host.find(job).state == State.READY)
+    assert host.package(job).executions()[0, 1].out.text == "launched\n"
+    with host.queue() as queue:
+        eventually(lambda: queue.worker() is None)
+
+
+def test_code_that_is_not_here_cannot_be_started(host: Host) -> None:
+    with pytest.raises(starting.CannotStart, match="the code 0123456789ab is not in"):
+        starting.start(host.folder, "0123456789abcdef")

@@ -1,0 +1,75 @@
+"""The one entry that another process, also one with code of another version, may start.
+
+    python -I -S CODE/nosejobs_host/__main__.py NAME ARGUMENT...
+
+The names are stable; modules and files may be renamed freely.  Must not import a module of this
+package before it is asked for: slots are started hundreds of times.
+"""
+
+import importlib
+import os
+import sys
+from typing import Any, Dict, List, Optional
+
+#: The programs: each is a function that takes the list of its arguments.
+PROGRAMS = {
+    "agent": "agent:main",
+    "interpreter-supervisor": "keeper:main",
+    "launch-worker": "worker:launch",
+    "slot": "slot:main",
+    "worker": "worker:main",
+}
+#: The sessions that a client can open: each is a function that takes a channel.
+SESSIONS = {"jobs": "desk:main", "live": "serve:main"}
+
+
+class UnknownName(Exception):
+    """No program or session has this name."""
+
+
+def program(name: str) -> Any:
+    """Return the function of a program.  Raises UnknownName."""
+    return _load(PROGRAMS, "program", name)
+
+
+def session(name: str) -> Any:
+    """Return the function of a session.  Raises UnknownName."""
+    return _load(SESSIONS, "session", name)
+
+
+def _load(table: Dict[str, str], kind: str, name: str) -> Any:
+    if name not in table:
+        known = ", ".join(sorted(table))
+        raise UnknownName("unknown %s %r; known are: %s" % (kind, name, known))
+    module, _, function = table[name].partition(":")
+    return getattr(importlib.import_module("%s.%s" % (_package(), module)), function)
+
+
+def _package() -> str:
+    """Return the name of this package, which can be imported from now on."""
+    if __package__:
+        return __package__
+    folder = os.path.dirname(os.path.abspath(__file__))
+    # Python puts the folder of a script here: our modules would hide those of the library.
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != folder]
+    names: List[str] = []
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, name = os.path.split(folder)
+        names.insert(0, name)
+    sys.path.insert(0, folder)
+    return ".".join(names)
+
+
+def main(argv: List[str]) -> Optional[int]:
+    """Run the program ``argv[0]`` with the other arguments; return its exit status."""
+    try:
+        run = program(argv[0] if argv else "")
+    except UnknownName as error:
+        sys.stderr.write("nosejobs: %s\n" % error)
+        return 2
+    status: Optional[int] = run(argv[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,147 @@
+"""The one entry by which code of other versions and other processes start ours."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from shell_runner import agent_file, gateways, remote
+from shell_runner.remote import entry_point
+
+ENTRY = importlib.import_module("shell_runner.remote.__main__")
+SOURCE = Path(remote.__file__).parent
+PYTHON = [sys.executable, "-I", "-S"]
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    """The package, unpacked as it is on a host."""
+    folder = tmp_path / "code"
+    zipfile.ZipFile(io.BytesIO(gateways.code()[1])).extractall(folder)
+    return folder / entry_point.PACKAGE
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return folder
+
+
+def run(command: list[str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+
+
+def run_slot(command: list[str], folder: Path) -> tuple[int, str]:
+    """Exit status and standard error of a slot whose owner is gone already."""
+    control, theirs = socket.socketpair()
+    control.close()
+    with theirs:
+        number = theirs.fileno()
+        done = subprocess.run(
+            [*command, "0", str(number), str(folder / "work" / "0")], cwd=folder,
+            pass_fds=[number], capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("name", ENTRY.PROGRAMS)
+def test_every_program_is_there(name: str) -> None:
+    assert callable(ENTRY.program(name))
+
+
+@pytest.mark.parametrize("name", ENTRY.SESSIONS)
+def test_every_session_is_there(name: str) -> None:
+    assert callable(ENTRY.session(name))
+
+
+def test_the_names_are_those_that_other_versions_use() -> None:
+    programs = {"agent", "interpreter-supervisor", "launch-worker", "slot", "worker"}
+    assert set(ENTRY.PROGRAMS) == programs
+    assert set(ENTRY.SESSIONS) == {"jobs", "live"}
+
+
+@pytest.mark.parametrize("script", ["__main__.py", ""])
+@pytest.mark.parametrize("place", ["unpacked", "source"])
+def test_programs_run_without_site_packages(
+    place: str, script: str, unpacked: Path, empty: Path
+) -> None:
+    package = unpacked if place == "unpacked" else SOURCE
+    command = [*PYTHON, str(package / script)]
+    assert run_slot([*command, "slot"], empty) == (0, "")
+    # It needs much of the standard library, which our modules must not hide.
+    done = run(command, empty, "agent", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: nosejobs-agent" in done.stdout
+
+
+def test_a_relative_path_will_do(unpacked: Path) -> None:
+    done = run([*PYTHON, "__main__.py"], unpacked, "agent", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_it_runs_as_a_module(empty: Path) -> None:
+    done = run([sys.executable, "-m", "shell_runner.remote"], empty, "agent", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], [], ["keeper"], ["live"]])
+def test_an_unknown_name_is_refused(arguments: list[str], unpacked: Path, empty: Path) -> None:
+    done = run([*PYTHON, str(unpacked / "__main__.py")], empty, *arguments)
+    assert done.returncode == 2
+    name = arguments[0] if arguments else ""
+    assert done.stderr.startswith(f"nosejobs: unknown program {name!r}; known are: agent, ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["desk", "", "worker"])
+def test_an_unknown_session_is_refused(name: str) -> None:
+    with pytest.raises(ENTRY.UnknownName, match=r"unknown session '.*'; known are: jobs, live"):
+        ENTRY.session(name)
+
+
+def test_the_command_runs_the_code_of_this_process(empty: Path) -> None:
+    command = entry_point.command("slot")
+    assert command == [*PYTHON, str(SOURCE / "__main__.py"), "slot"]
+    assert run_slot(command, empty) == (0, "")
+
+
+def test_the_command_of_other_code(unpacked: Path, empty: Path) -> None:
+    command = entry_point.command_of(str(unpacked.parent), "slot")
+    assert command == [*PYTHON, str(unpacked / "__main__.py"), "slot"]
+    with pytest.raises(FileNotFoundError):
+        entry_point.command_of(str(empty), "slot")
+
+
+def test_the_agent_as_one_file_starts_programs(tmp_path: Path, empty: Path) -> None:
+    path = tmp_path / "agent.pyz"
+    agent_file.write(path)
+    ask = f"import sys; sys.path.insert(0, {str(path)!r}); "
+    ask += f"from {entry_point.PACKAGE} import entry_point; print(entry_point.command('slot'))"
+    command = [*PYTHON, str(path), entry_point.ZIPAPP_OPTION, "slot"]
+    assert run([*PYTHON, "-c", ask], empty).stdout == f"{command}\n"
+    assert run_slot(command, empty) == (0, "")
+    done = run([*PYTHON, str(path)], empty, entry_point.ZIPAPP_OPTION, "nothing")
+    assert (done.returncode, done.stderr[:26]) == (2, "nosejobs: unknown program ")
+    # Without the option all arguments are the agent's, also the name of a program.
+    done = run([str(path)], empty, "slot")
+    assert done.returncode == 1
+    assert "slot: No such file" in done.stderr
+
+
+def test_no_module_is_loaded_that_the_slot_does_not_need(unpacked: Path, empty: Path) -> None:
+    command = [*PYTHON, "-X", "importtime", str(unpacked / "__main__.py"), "slot"]
+    _, words = run_slot(command, empty)
+    loaded = {line.rpartition("|")[2].strip() for line in words.splitlines()}
+    assert "nosejobs_host.tree" in loaded
+    ours = {name.partition(".")[2] for name in loaded if name.startswith("nosejobs_host.")}
+    assert ours.isdisjoint({"slots", "serve", "desk", "worker", "starting", "agent", "queue"})

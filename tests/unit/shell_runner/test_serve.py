@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from shell_runner.remote import contents, conversation, place, wire
-from shell_runner.remote.serve import Serve
+from shell_runner.remote.serve import LiveSession
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSession]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made = Serve(None)
+    made = LiveSession(None)
     yield made
     if made.intake is not None:
         made.intake.store.end()
@@ -29,7 +29,7 @@ def piece(data: bytes, offset: int, last: bool, digest: str) -> bytes:
     return wire.pack_blob(["piece", encoding, len(data), digest, offset, last], body)
 
 
-def test_pieces_wait_in_the_connection_not_in_memory(host: Serve) -> None:
+def test_pieces_wait_in_the_connection_not_in_memory(host: LiveSession) -> None:
     data = [bytes([number]) * 1000 for number in range(30)]
     digest = hashlib.sha256(b"".join(data)).hexdigest()
     frames = [piece(each, n * 1000, n == 29, digest) for n, each in enumerate(data)]
@@ -48,7 +48,7 @@ def test_pieces_wait_in_the_connection_not_in_memory(host: Serve) -> None:
     assert most == conversation._BLOBS
 
 
-def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: Serve) -> None:
+def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: LiveSession) -> None:
     host.running = False
     host._blobs.release()
     frames: list[Any] = [piece(b"1", 0, True, "0" * 64)] * 30
@@ -60,7 +60,7 @@ def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: Serve) -> None:
     assert not sending.is_alive()
 
 
-def test_a_bomb_is_refused(host: Serve) -> None:
+def test_a_bomb_is_refused(host: LiveSession) -> None:
     _, body = contents.encode(b"a" * (1 << 20))
     bomb = wire.pack_blob(["piece", contents.DEFLATED, 1 << 10, "0" * 64, 0, True], body)
     host._receive(bomb)
@@ -68,7 +68,7 @@ def test_a_bomb_is_refused(host: Serve) -> None:
         host._take(host.inbox.popleft())
 
 
-def test_each_piece_is_a_sign_of_life(host: Serve) -> None:
+def test_each_piece_is_a_sign_of_life(host: LiveSession) -> None:
     digest = hashlib.sha256(b"12").hexdigest()
     for frame in (piece(b"1", 0, False, digest), piece(b"2", 1, True, digest)):
         host._receive(frame)

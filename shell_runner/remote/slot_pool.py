@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 import time
-from typing import Any, Deque, Dict, Iterable, List, Optional, Protocol, Tuple
+from typing import Any, Deque, Dict, Iterable, List, Optional, Protocol, Set, Tuple
 
 from . import capacity, place, tree
 from .model import Execution, Problem, Setup, Test
@@ -86,6 +86,45 @@ class _Upload:
         self.row = b""
 
 
+class _WaitingTests:
+    """Tests that have not been given to a slot, in the order in which they are to start."""
+
+    def __init__(self) -> None:
+        #: Those that need nothing but a slot, and those that need more of the host.
+        self.plain: Deque[Test] = collections.deque()
+        self.constrained: Deque[Test] = collections.deque()
+
+    def _queue_of(self, test: Test) -> Deque[Test]:
+        return self.constrained if _is_constrained(test) else self.plain
+
+    def add(self, tests: Iterable[Test]) -> None:
+        """Queue tests behind the others."""
+        for test in tests:
+            self._queue_of(test).append(test)
+
+    def put_first(self, test: Test) -> None:
+        """Queue a test in front of the others."""
+        self._queue_of(test).appendleft(test)
+
+    def withdraw(self, numbers: Set[int]) -> List[int]:
+        """Remove the tests with these numbers; return the numbers of those that there were."""
+        withdrawn = [test.id for test in (*self.plain, *self.constrained) if test.id in numbers]
+        self.plain = collections.deque(t for t in self.plain if t.id not in numbers)
+        self.constrained = collections.deque(t for t in self.constrained if t.id not in numbers)
+        return withdrawn
+
+    def next_batch(self, seconds: float, limit: int) -> List[Test]:
+        """Remove at most ``limit`` plain tests that take ``seconds`` in all, but at least one."""
+        batch = [self.plain.popleft()]
+        while self.plain and len(batch) < limit:
+            estimate = self.plain[0].estimate
+            seconds -= batch[-1].estimate if batch[-1].estimate is not None else 1.0
+            if estimate is None or seconds < estimate:
+                break
+            batch.append(self.plain.popleft())
+        return batch
+
+
 class SlotPool:
     """The slots of one session, and the tests that have been given to it."""
 
@@ -104,9 +143,7 @@ class SlotPool:
         self._resources = capacity.Capacity()
         #: By the descriptors of their sockets.
         self._slots: Dict[int, SlotProcess] = {}
-        self._waiting: Deque[Test] = collections.deque()
-        #: Those of the waiting tests that need more than a slot.
-        self._constrained: Deque[Test] = collections.deque()
+        self._waiting = _WaitingTests()
         #: Tests have come that have not been offered to the slots.
         self._has_new_tests = False
         self._uploads: Dict[int, _Upload] = {}
@@ -128,8 +165,7 @@ class SlotPool:
 
     def add(self, tests: Iterable[Test]) -> None:
         """Queue tests behind those that wait."""
-        for test in tests:
-            self._queue_of(test).append(test)
+        self._waiting.add(tests)
         self._has_new_tests = True
 
     def withdraw(self, numbers: Iterable[int]) -> List[int]:
@@ -139,12 +175,10 @@ class SlotPool:
         have not started, and ``on_returned`` names what they gave back.
         """
         wanted = set(numbers)
-        found = [test.id for test in (*self._waiting, *self._constrained) if test.id in wanted]
-        self._waiting = collections.deque(t for t in self._waiting if t.id not in wanted)
-        self._constrained = collections.deque(t for t in self._constrained if t.id not in wanted)
+        withdrawn = self._waiting.withdraw(wanted)
         for slot in self._slots.values():
             slot.take_back([test.id for test in list(slot.given)[1:] if test.id in wanted])
-        return found
+        return withdrawn
 
     def pause(self) -> None:
         """Read no slot and pass on no artifact: the slots wait, and their answers stay there."""
@@ -189,7 +223,7 @@ class SlotPool:
             if _is_alive(slot.socket):
                 slot.process.kill()
             slot.await_death()
-        self._kill_orphans()
+        _kill_orphans(self._slots.values())
         for slot in self._slots.values():
             slot.bury()
         self._slots = {}
@@ -203,23 +237,21 @@ class SlotPool:
             return capacity.LOOK * 1000
         return _SLOT_CHECK_INTERVAL * 1000 if self._busy() else None
 
-    # -- waiting tests ------------------------------------------------------------
-
-    def _queue_of(self, test: Test) -> Deque[Test]:
-        return self._constrained if is_constrained(test) else self._waiting
+    # -- giving tests to slots ----------------------------------------------------
 
     def _assign_tests(self) -> None:
         """Give waiting tests to the slots with the least to do, as the host has room."""
         self._has_new_tests = False
         if self._assign_constrained():
-            while self._waiting:
+            while self._waiting.plain:
                 slots = self._slots_with_room()
                 number = self._resources.slot(list(slots))
                 if number is None:
                     break
                 slot = slots[number]
-                seconds = _MAX_QUEUED_SECONDS - slot.load
-                slot.give(self._next_batch(seconds, _MAX_QUEUED_TESTS - len(slot.given)))
+                share = (len(self._waiting.plain) - 1) // len(self._slots)
+                limit = min(_MAX_QUEUED_TESTS - len(slot.given), share)
+                slot.give(self._waiting.next_batch(_MAX_QUEUED_SECONDS - slot.load, limit))
         for slot in self._slots.values():
             if len(slot.given) > 1 and self._resources.is_wanted(slot.number):
                 slot.recall()
@@ -231,12 +263,12 @@ class SlotPool:
 
         Return False if the next of them must run alone and cannot yet: nothing else may start.
         """
-        for test in list(self._constrained):
+        for test in list(self._waiting.constrained):
             idle = {slot.number: slot for slot in self._slots.values() if not slot.given}
             numbers = [] if test.serial and len(idle) < len(self._slots) else list(idle)
             number = self._resources.start(test.id, numbers, test.locks, test.serial)
             if number is not None:
-                self._constrained.remove(test)
+                self._waiting.constrained.remove(test)
                 idle[number].give([test])
             elif test.serial:
                 return False
@@ -251,18 +283,6 @@ class SlotPool:
             for busy, load, slot in rated
             if not busy or (load < _MAX_QUEUED_SECONDS and len(slot.given) < _MAX_QUEUED_TESTS)
         }
-
-    def _next_batch(self, seconds: float, limit: int) -> List[Test]:
-        """Take a fair share of tests: at most ``seconds`` and ``limit``, but at least one."""
-        batch = [self._waiting.popleft()]
-        share = len(self._waiting) // max(len(self._slots), 1)
-        while self._waiting and len(batch) < min(limit, share):
-            estimate = self._waiting[0].estimate
-            seconds -= batch[-1].estimate if batch[-1].estimate is not None else 1.0
-            if estimate is None or seconds < estimate:
-                break
-            batch.append(self._waiting.popleft())
-        return batch
 
     def _report_waiting(self) -> None:
         """Report a run that does not progress because of what another run holds."""
@@ -279,10 +299,10 @@ class SlotPool:
         """Put tests that have not been started in front of all others."""
         for test in reversed(list(tests)):
             self._release(test)
-            self._queue_of(test).appendleft(test)
+            self._waiting.put_first(test)
 
     def _release(self, test: Test) -> None:
-        if is_constrained(test):
+        if _is_constrained(test):
             self._resources.end(test.id)
 
     def _busy(self) -> List[int]:
@@ -347,7 +367,7 @@ class SlotPool:
         """
         self._poller.unregister(fd)
         slot.await_death()
-        self._kill_orphans()
+        _kill_orphans(self._slots.values())
         del self._slots[fd]
         cause = slot.bury()
         if slot.retired:
@@ -372,18 +392,6 @@ class SlotPool:
         )  # fmt: skip
         self._listener.on_result(test, encode(execution))
 
-    def _kill_orphans(self) -> None:
-        """Kill all processes that a dead slot has left; they are now children of this process."""
-        slots = [slot.process.pid for slot in self._slots.values()]
-        deadline = time.monotonic() + _ORPHAN_TIMEOUT
-        while time.monotonic() < deadline:
-            lister = tree.Lister(os.getpid(), apart=slots)
-            orphans = tree.freeze(lister, lambda: _reap_zombies(slots))
-            if not orphans:
-                return
-            tree.send_groups(orphans, signal.SIGKILL)
-            _reap(orphans)
-
     # -- artifacts ----------------------------------------------------------------
 
     def _has_artifacts(self) -> bool:
@@ -404,9 +412,22 @@ class SlotPool:
                 self._listener.on_artifact(upload.test, piece)
 
 
-def is_constrained(test: Test) -> bool:
+def _is_constrained(test: Test) -> bool:
     """Return whether a test needs more of the host than a slot."""
     return bool(test.locks) or test.serial
+
+
+def _kill_orphans(slots: Iterable[SlotProcess]) -> None:
+    """Kill all processes that dead slots have left; they are now children of this process."""
+    pids = [slot.process.pid for slot in slots]
+    deadline = time.monotonic() + _ORPHAN_TIMEOUT
+    while time.monotonic() < deadline:
+        lister = tree.Lister(os.getpid(), apart=pids)
+        orphans = tree.freeze(lister, lambda: _reap_zombies(pids))
+        if not orphans:
+            return
+        tree.send_groups(orphans, signal.SIGKILL)
+        _reap(orphans)
 
 
 def _await_end(connection: socket.socket, deadline: float) -> None:

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from shell_runner.remote import contents, conversation, place, wire
+from shell_runner.remote.capacity import LOCK, Refusal
+from shell_runner.remote.model import Setup, Test
+from shell_runner.remote.outputs import Piece
 from shell_runner.remote.serve import LiveSession
+from shell_runner.remote.slot_pool import SlotStartError
 
 
 @pytest.fixture
@@ -74,3 +78,109 @@ def test_each_piece_is_a_sign_of_life(host: LiveSession) -> None:
         host._receive(frame)
         host._take(host.inbox.popleft())
     assert host.outbox == [b'["took"]'] * 2
+
+
+class Channel:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, frame: bytes) -> None:
+        self.sent.append(frame)
+
+
+class Pool:
+    """Keeps what a session asks of its pool."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pause(self) -> None:
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+
+    def start(self, *_: Any) -> None:
+        self.calls.append("start")
+
+
+@pytest.fixture
+def channel(host: LiveSession) -> Channel:
+    host.channel = Channel()
+    return host.channel
+
+
+@pytest.fixture
+def pool(host: LiveSession) -> Pool:
+    made: Any = Pool()
+    host.pool = made
+    return made  # type: ignore[no-any-return]
+
+
+@pytest.mark.usefixtures("channel")
+def test_without_credit_the_pool_pauses(host: LiveSession, pool: Pool) -> None:
+    host.send(bytes(wire.CREDIT - 1))
+    assert pool.calls == []
+    host.send(bytes(10))
+    host.send(bytes(10))
+    assert pool.calls == ["pause"]
+    host.command("credit", 19)
+    assert pool.calls == ["pause"], "it still owes"
+    host.command("credit", 1)
+    host.command("credit", 1)
+    assert pool.calls == ["pause", "resume"]
+
+
+@pytest.mark.usefixtures("channel")
+def test_a_session_opens_with_full_credit(host: LiveSession, pool: Pool) -> None:
+    host.send(bytes(wire.CREDIT + 1))  # of what is missing of a large tree
+    host.command("open", list(Setup("/")))
+    assert host.credit == wire.CREDIT
+    assert pool.calls == ["pause", "resume", "start"]
+
+
+def test_a_piece_of_an_artefact_is_sent_at_once(host: LiveSession, channel: Channel) -> None:
+    host.on_artifact(Test(7, "x", attempt=2), Piece("a/b", b"data", True))
+    assert [wire.unpack(frame) for frame in channel.sent] == [
+        (["artefact", 7, 2, "a/b", True], b"data")
+    ]
+    assert host.credit == wire.CREDIT - len(channel.sent[0])
+
+
+def test_reports_are_sent_in_one_frame(host: LiveSession, channel: Channel) -> None:
+    test = Test(7, "x")
+    host.on_running(test, 1)
+    host.on_output(test, "\udcff")
+    host.on_result(test, b"[7,1]")
+    host.on_returned([8, 9])
+    host.on_waiting(Refusal(LOCK, "gpu"))
+    assert channel.sent == []
+    host.flush()
+    host.flush()
+    assert [wire.unpack(frame) for frame in channel.sent] == [
+        [
+            ["running", 7, 1],
+            ["line", 7, "\udcff"],
+            ["done", [7, 1]],
+            ["returned", [8, 9]],
+            ["waiting", LOCK, "gpu"],
+        ]
+    ]
+
+
+def test_slots_that_cannot_start_end_the_session(
+    host: LiveSession, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise SlotStartError("a slot cannot be started: exit 1")
+
+    monkeypatch.setattr(host.pool, "wait", list)
+    monkeypatch.setattr(host.pool, "process", fail)
+    host.on_result(Test(7, "x"), b"[7,1]")
+    host._turn()
+    assert [wire.unpack(frame) for frame in channel.sent] == [
+        [["done", [7, 1]], ["trouble", "a slot cannot be started: exit 1"]]
+    ]
+    assert not host.running

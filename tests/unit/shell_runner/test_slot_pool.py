@@ -184,7 +184,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
     monkeypatch.setattr(slot_pool, "SlotProcess", make)
     monkeypatch.setattr(slot_pool, "_GATHER_DELAY", 0.0)
-    monkeypatch.setattr(SlotPool, "_kill_orphans", lambda _: None)  # of the test's own process
+    monkeypatch.setattr(slot_pool, "_kill_orphans", list)  # not children of the test's process
     yield made
     made.pool.close()
     os.close(made.wake_read)

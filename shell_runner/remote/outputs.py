@@ -1,14 +1,12 @@
 """What a test leaves in its outputs directory, on its way back.
 
 Owns the choice of files and their sending in pieces.  No link is followed, nothing but
-regular files is taken, and the bytes of one test are bounded.
+regular files is taken, and the bytes of one test are bounded.  Must not know channels or messages.
 """
 
 import os
 import stat
-from typing import Iterator, List, NamedTuple, Tuple
-
-from .wire import pack_blob
+from typing import Iterable, Iterator, List, NamedTuple, Tuple
 
 #: Bytes of one piece.
 _PIECE = 1 << 18
@@ -51,10 +49,17 @@ def _regular_files(folder: str) -> Iterator[Tuple[str, int]]:
                 yield os.path.relpath(path, folder), found.st_size
 
 
-def pieces(
-    number: int, attempt: int, folder: str, files: Tuple[Tuple[str, int], ...]
-) -> Iterator[bytes]:
-    """Frames with the contents of ``files``: ``["artefact", test, attempt, path, last]``."""
+class Piece(NamedTuple):
+    """A part of a file."""
+
+    #: Relative to the outputs directory.
+    path: str
+    data: bytes
+    is_last: bool
+
+
+def pieces(folder: str, files: Iterable[Tuple[str, int]]) -> Iterator[Piece]:
+    """Yield the contents of ``files`` in ``folder``, each given by its path and its size."""
     for path, size in files:
         try:
             # Between the choice and now it may have become a link or a pipe.
@@ -68,6 +73,6 @@ def pieces(
                 data = file.read(min(_PIECE, left))
                 left -= len(data)
                 last = not data or left == 0
-                yield pack_blob(["artefact", number, attempt, path, last], data)
+                yield Piece(path, data, last)
                 if last:
                     break

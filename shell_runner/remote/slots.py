@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Deque, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import entry_point, slot, tree, verdict
 from .model import Setup, Test
@@ -113,11 +113,14 @@ def _close_all_but(keep: int) -> None:
 
 
 class Answer(NamedTuple):
-    """One message of a slot: ``done`` with its JSON text, or ``running``."""
+    """One message of a slot."""
 
     kind: str
     test: Test
-    text: bytes
+    #: What follows the kind in the message, unless that is ``done``.
+    values: Sequence[Any] = ()
+    #: The JSON of the Execution of a test that is ``done``.
+    row: bytes = b""
 
 
 #: Of an answer that is about no test in particular.
@@ -207,21 +210,21 @@ class SlotProcess:
         self._is_recalled = False
         if text.startswith(b'["done",'):
             self.answered += 1
-            return Answer("done", self.given.popleft(), text[8:-1])
+            return Answer("done", self.given.popleft(), row=text[8:-1])
         message: List[Any] = json.loads(text.decode("ascii"))
         if message[0] == "retired":
             self.retired = True
             return None
         if message[0] in ("returned", "recalled"):
-            return self._take_returned(message[0], message[1], text)
-        return Answer(message[0], self.given[0], text)
+            return self._take_returned(message[0], message[1])
+        return Answer(message[0], self.given[0], message[1:])
 
-    def _take_returned(self, name: str, numbers: List[int], text: bytes) -> Optional[Answer]:
+    def _take_returned(self, name: str, numbers: List[int]) -> Optional[Answer]:
         """What was recalled stays on this host; of what was returned the controller hears."""
         back = [test for test in self.given if test.id in numbers]
         self.given = deque(test for test in self.given if test.id not in numbers)
         if name == "returned" and back:
-            return Answer(name, _NOBODY, text)
+            return Answer(name, _NOBODY, [numbers])
         if name == "recalled":
             self.returned += back
         return None

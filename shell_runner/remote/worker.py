@@ -377,10 +377,10 @@ def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow], sweeps: bool)
     queue = Queue(folder)
     if attempt is not None:
         try:
-            runner.Runner(folder, queue, job, attempt).run()
-        except runner.Trouble as trouble:
-            _say("job %s: %s" % (job.id, trouble))
-            queue.lose(attempt.id, str(trouble), time.time())
+            runner.JobRunner(folder, queue, job, attempt).run()
+        except runner.AttemptFailed as error:
+            _say("job %s: %s" % (job.id, error))
+            queue.lose(attempt.id, str(error), time.time())
     if _state(queue, job) != State.PACKAGING:
         return _FINE
     status = _package(queue, folder, queue.find(job.id))

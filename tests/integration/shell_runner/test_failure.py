@@ -20,7 +20,7 @@ from shell_runner.gateways import Gateway
 from shell_runner.hosts import HostSpec
 from shell_runner.remote import tree as processes
 from shell_runner.remote.model import Setup, Test
-from shell_runner.remote.serve import Serve
+from shell_runner.remote.serve import LiveSession
 from shell_runner.remote.slots import SlotProcess
 from shell_runner.shipping import Tree, scan
 from tests.bench import Bench
@@ -161,42 +161,42 @@ class Channel:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LiveSession:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return Serve(Channel())
+    return LiveSession(Channel())
 
 
-def test_a_ping_is_answered_though_the_main_thread_is_busy(serve: Serve) -> None:
-    serve.credit = 0
-    thread = threading.Thread(target=serve._receive, args=(b'J[["ping",7]]',))
+def test_a_ping_is_answered_though_the_main_thread_is_busy(session: LiveSession) -> None:
+    session.credit = 0
+    thread = threading.Thread(target=session._receive, args=(b'J[["ping",7]]',))
     thread.start()
-    assert serve.channel.sent.get(timeout=5) == [["pong", 7]]
+    assert session.channel.sent.get(timeout=5) == [["pong", 7]]
     thread.join()
-    assert not serve.inbox
-    assert serve.credit == 0
+    assert not session.inbox
+    assert session.credit == 0
 
 
-def test_a_main_thread_that_does_not_come_back_is_told_by_silence(serve: Serve) -> None:
-    serve._at_work_since = time.monotonic() - 61
-    serve._receive(b'J[["ping",1]]')
-    serve.setup = Setup("/")
-    serve._receive(b'J[["ping",2]]')
-    serve._at_work_since = 0.0
-    serve._receive(b'J[["ping",3]]')
+def test_a_main_thread_that_does_not_come_back_is_told_by_silence(session: LiveSession) -> None:
+    session._busy_since = time.monotonic() - 61
+    session._receive(b'J[["ping",1]]')
+    session.setup = Setup("/")
+    session._receive(b'J[["ping",2]]')
+    session._busy_since = 0.0
+    session._receive(b'J[["ping",3]]')
     # To unpack may take its time; to wait for slots is no work.
-    assert [serve.channel.sent.get(timeout=1) for _ in range(2)] == [[["pong", 1]], [["pong", 3]]]
+    assert [session.channel.sent.get(timeout=1) for _ in range(2)] == [[["pong", 1]], [["pong", 3]]]
 
 
-def test_a_host_beats_while_it_unpacks_and_not_longer(serve: Serve) -> None:
-    serve._beat(0.05)
+def test_a_host_beats_while_it_unpacks_and_not_longer(session: LiveSession) -> None:
+    session._beat(0.05)
     for _ in range(3):  # of a main thread that does nothing else
-        assert serve.channel.sent.get(timeout=5) == [["pong", 0]]
-    serve._beating.set()
+        assert session.channel.sent.get(timeout=5) == [["pong", 0]]
+    session._is_open.set()
     time.sleep(0.1)
-    while not serve.channel.sent.empty():
-        serve.channel.sent.get()
+    while not session.channel.sent.empty():
+        session.channel.sent.get()
     with pytest.raises(queue.Empty):
-        serve.channel.sent.get(timeout=0.2)
+        session.channel.sent.get(timeout=0.2)
 
 
 def test_each_byte_of_a_large_frame_is_a_sign_of_life() -> None:

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from shell_runner.remote import contents, conversation, place, wire
-from shell_runner.remote.serve import Serve
+from shell_runner.remote.capacity import LOCK, Refusal
+from shell_runner.remote.model import Setup, Test
+from shell_runner.remote.outputs import Piece
+from shell_runner.remote.serve import LiveSession
+from shell_runner.remote.slot_pool import SlotStartError
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSession]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made = Serve(None)
+    made = LiveSession(None)
     yield made
     if made.intake is not None:
         made.intake.store.end()
@@ -29,7 +33,7 @@ def piece(data: bytes, offset: int, last: bool, digest: str) -> bytes:
     return wire.pack_blob(["piece", encoding, len(data), digest, offset, last], body)
 
 
-def test_pieces_wait_in_the_connection_not_in_memory(host: Serve) -> None:
+def test_pieces_wait_in_the_connection_not_in_memory(host: LiveSession) -> None:
     data = [bytes([number]) * 1000 for number in range(30)]
     digest = hashlib.sha256(b"".join(data)).hexdigest()
     frames = [piece(each, n * 1000, n == 29, digest) for n, each in enumerate(data)]
@@ -48,7 +52,7 @@ def test_pieces_wait_in_the_connection_not_in_memory(host: Serve) -> None:
     assert most == conversation._BLOBS
 
 
-def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: Serve) -> None:
+def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: LiveSession) -> None:
     host.running = False
     host._blobs.release()
     frames: list[Any] = [piece(b"1", 0, True, "0" * 64)] * 30
@@ -60,7 +64,7 @@ def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: Serve) -> None:
     assert not sending.is_alive()
 
 
-def test_a_bomb_is_refused(host: Serve) -> None:
+def test_a_bomb_is_refused(host: LiveSession) -> None:
     _, body = contents.encode(b"a" * (1 << 20))
     bomb = wire.pack_blob(["piece", contents.DEFLATED, 1 << 10, "0" * 64, 0, True], body)
     host._receive(bomb)
@@ -68,9 +72,115 @@ def test_a_bomb_is_refused(host: Serve) -> None:
         host._take(host.inbox.popleft())
 
 
-def test_each_piece_is_a_sign_of_life(host: Serve) -> None:
+def test_each_piece_is_a_sign_of_life(host: LiveSession) -> None:
     digest = hashlib.sha256(b"12").hexdigest()
     for frame in (piece(b"1", 0, False, digest), piece(b"2", 1, True, digest)):
         host._receive(frame)
         host._take(host.inbox.popleft())
     assert host.outbox == [b'["took"]'] * 2
+
+
+class Channel:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, frame: bytes) -> None:
+        self.sent.append(frame)
+
+
+class Pool:
+    """Keeps what a session asks of its pool."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pause(self) -> None:
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+
+    def start(self, *_: Any) -> None:
+        self.calls.append("start")
+
+
+@pytest.fixture
+def channel(host: LiveSession) -> Channel:
+    host.channel = Channel()
+    return host.channel
+
+
+@pytest.fixture
+def pool(host: LiveSession) -> Pool:
+    made: Any = Pool()
+    host.pool = made
+    return made  # type: ignore[no-any-return]
+
+
+@pytest.mark.usefixtures("channel")
+def test_without_credit_the_pool_pauses(host: LiveSession, pool: Pool) -> None:
+    host.send(bytes(wire.CREDIT - 1))
+    assert pool.calls == []
+    host.send(bytes(10))
+    host.send(bytes(10))
+    assert pool.calls == ["pause"]
+    host.command("credit", 19)
+    assert pool.calls == ["pause"], "it still owes"
+    host.command("credit", 1)
+    host.command("credit", 1)
+    assert pool.calls == ["pause", "resume"]
+
+
+@pytest.mark.usefixtures("channel")
+def test_a_session_opens_with_full_credit(host: LiveSession, pool: Pool) -> None:
+    host.send(bytes(wire.CREDIT + 1))  # of what is missing of a large tree
+    host.command("open", list(Setup("/")))
+    assert host.credit == wire.CREDIT
+    assert pool.calls == ["pause", "resume", "start"]
+
+
+def test_a_piece_of_an_artefact_is_sent_at_once(host: LiveSession, channel: Channel) -> None:
+    host.on_artifact(Test(7, "x", attempt=2), Piece("a/b", b"data", True))
+    assert [wire.unpack(frame) for frame in channel.sent] == [
+        (["artefact", 7, 2, "a/b", True], b"data")
+    ]
+    assert host.credit == wire.CREDIT - len(channel.sent[0])
+
+
+def test_reports_are_sent_in_one_frame(host: LiveSession, channel: Channel) -> None:
+    test = Test(7, "x")
+    host.on_running(test, 1)
+    host.on_output(test, "\udcff")
+    host.on_result(test, b"[7,1]")
+    host.on_returned([8, 9])
+    host.on_waiting(Refusal(LOCK, "gpu"))
+    assert channel.sent == []
+    host.flush()
+    host.flush()
+    assert [wire.unpack(frame) for frame in channel.sent] == [
+        [
+            ["running", 7, 1],
+            ["line", 7, "\udcff"],
+            ["done", [7, 1]],
+            ["returned", [8, 9]],
+            ["waiting", LOCK, "gpu"],
+        ]
+    ]
+
+
+def test_slots_that_cannot_start_end_the_session(
+    host: LiveSession, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise SlotStartError("a slot cannot be started: exit 1")
+
+    monkeypatch.setattr(host.pool, "wait", list)
+    monkeypatch.setattr(host.pool, "process", fail)
+    host.on_result(Test(7, "x"), b"[7,1]")
+    host._turn()
+    assert [wire.unpack(frame) for frame in channel.sent] == [
+        [["done", [7, 1]], ["trouble", "a slot cannot be started: exit 1"]]
+    ]
+    assert not host.running

@@ -1,0 +1,254 @@
+"""What the run of a job's tests does with what its slot pool reports."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shell_runner.remote import model, package, pool_run, verdict
+from shell_runner.remote.capacity import LOCK, SLOTS, Capacity, Refusal
+from shell_runner.remote.model import Execution, Problem, Setup, Test
+from shell_runner.remote.outputs import Piece
+from shell_runner.remote.pool_run import PoolRun, TestOutcome
+from shell_runner.remote.slot_pool import SlotStartError
+from shell_runner.remote.store import BadEntry
+from shell_runner.remote.wire import encode
+
+
+class Pool:
+    """In place of a slot pool: says in ``process`` what a test has put into ``reports``."""
+
+    def __init__(self, listener: PoolRun, *_: Any, **__: Any) -> None:
+        self.listener = listener
+        self.calls: list[str] = []
+        self.added: list[Test] = []
+        self.reports: list[list[Execution]] = []
+        self.turns = 0
+
+    def start(self, *_: Any) -> None:
+        self.calls.append("start")
+
+    def add(self, tests: list[Test]) -> None:
+        self.calls.append("add")
+        self.added += tests
+
+    def wait(self) -> list[Any]:
+        return []
+
+    def process(self, _: Any) -> None:
+        self.turns += 1
+        for execution in self.reports.pop(0):
+            report(self.listener, execution)
+        self.listener.flush()
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def report(run: PoolRun, execution: Execution) -> None:
+    run.on_result(Test(execution.id, "x"), encode(execution))
+
+
+class Run:
+    """A PoolRun of two tests, and what it passes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.outcomes: list[TestOutcome] = []
+        self.batches: list[int] = []
+        self.notes: list[str] = []
+        self.lines: list[tuple[int, list[str]]] = []
+        self.folder = folder
+        self.run = PoolRun(
+            Setup("/"),
+            [Test(number, f"test_{number}") for number in range(2)],
+            lambda test, number: f"{folder}/{test}.{number}",
+            self._take,
+            lambda number, lines: self.lines.append((number, lines)),
+            self.notes.append,
+        )
+
+    def _take(self, outcomes: list[TestOutcome]) -> list[Test]:
+        self.outcomes += outcomes
+        self.batches.append(len(outcomes))
+        again = [each.test for each in outcomes if each.execution.exit and each.test.attempt == 1]
+        return [test._replace(attempt=2) for test in again]
+
+    def report(self, *executions: Execution) -> None:
+        for execution in executions:
+            report(self.run, execution)
+        self.run.flush()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+@pytest.fixture
+def pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
+    """The pools that are made, all fake."""
+    made: list[Pool] = []
+
+    def make(*arguments: Any, **keywords: Any) -> Pool:
+        made.append(Pool(*arguments, **keywords))
+        made[0].reports = [[Execution(0, exit=0)], [], [Execution(1, exit=0)], []]
+        return made[0]
+
+    monkeypatch.setattr(pool_run, "SlotPool", make)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_a_run_lasts_until_the_last_result(run: Run, pools: list[Pool]) -> None:
+    run.run.run(Capacity())
+    assert pools[0].calls == ["start", "add", "close"]
+    assert [test.path for test in pools[0].added] == ["test_0", "test_1"]
+    assert pools[0].turns == 3
+    assert list(run.folder.iterdir()) == []
+
+
+def test_a_stop_before_the_start_starts_nothing(run: Run, pools: list[Pool]) -> None:
+    run.run.stop()
+    run.run.run(Capacity())
+    assert pools[0].calls == ["close"]
+
+
+def test_a_stop_ends_the_run(run: Run, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "wait", lambda pool: run.run.stop() or [])
+    run.run.run(Capacity())
+    assert pools[0].turns == 1
+    assert [each.test.id for each in run.outcomes] == [0]
+    run.run.stop()  # a signal may still come
+
+
+def test_slots_that_cannot_start_end_the_run(
+    run: Run, pools: list[Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise SlotStartError("a slot cannot be started: exit 1")
+
+    monkeypatch.setattr(Pool, "process", fail)
+    with pytest.raises(SlotStartError, match="a slot cannot be started"):
+        run.run.run(Capacity())
+    assert pools[0].calls == ["start", "add", "close"]
+    assert list(run.folder.iterdir()) == []
+
+
+def test_the_run_is_over_with_the_last_result(run: Run) -> None:
+    run.report(Execution(0, exit=0))
+    assert not run.run.is_stopped
+    run.report(Execution(1, exit=0))
+    assert run.run.is_stopped
+
+
+def test_results_that_come_together_are_one_batch(run: Run) -> None:
+    run.report()
+    run.report(Execution(0, exit=0), Execution(1, exit=0))
+    assert run.batches == [2]
+
+
+def test_an_answer_counts_once(run: Run) -> None:
+    run.report(Execution(0, exit=0), Execution(7, exit=0), Execution(0, exit=2))
+    run.report(Execution(0, exit=1), Execution(1, attempt=2, exit=0))
+    assert [(each.test.id, each.execution.exit) for each in run.outcomes] == [(0, 0)]
+
+
+def test_a_test_that_runs_again_is_awaited(run: Run, pools: list[Pool]) -> None:
+    run.run._pool = pool = Pool(run.run)  # type: ignore[assignment]
+    run.report(Execution(0, exit=1), Execution(1, exit=0))
+    assert [test[:2] for test in pool.added] == [(0, "test_0")]
+    run.report(Execution(0, attempt=1, exit=0))
+    assert len(run.outcomes) == 2, "the first try is over"
+    assert not run.run.is_stopped
+    run.report(Execution(0, attempt=2, exit=1))
+    assert run.run.is_stopped
+
+
+def test_what_is_no_execution_is_an_error_of_the_slot(run: Run) -> None:
+    row = json.loads(json.dumps(Execution(0, exit=0)))
+    row[11] = ["out", 1, 99]
+    run.run.on_result(Test(0, "x"), encode(row))
+    run.run.flush()
+    assert run.outcomes[0].execution.problem == Problem.SLOT_DIED
+    assert run.outcomes[0].outcome == "error"
+
+
+def test_lines_of_one_test_are_passed_on_together_and_before_its_result(run: Run) -> None:
+    for number, line in ((0, "a"), (0, "b"), (1, "c"), (0, "d")):
+        run.run.on_output(Test(number, "x"), line)
+    assert run.lines == []
+    run.run.flush()
+    assert run.lines == [(0, ["a", "b"]), (1, ["c"]), (0, ["d"])]
+    run.run.flush()
+    assert len(run.lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (Refusal(LOCK, "gpu"), "waits for lock gpu that other runs have"),
+        (Refusal(SLOTS), "waits for slots that other runs have"),
+    ],
+)
+def test_people_hear_what_a_job_waits_for(run: Run, refusal: Refusal, words: str) -> None:
+    run.run.on_waiting(refusal)
+    assert run.notes == [words]
+
+
+def many_cases() -> Execution:
+    cases = [model.Case("", "passed")] * 1_000_000
+    return Execution(0, exit=0, parsed=model.Parsed("tap", cases))
+
+
+@pytest.mark.parametrize(
+    ("execution", "words"),
+    [
+        (many_cases(), "1000000 results are more than a package can hold; none is kept"),
+        (Execution(0, exit=1, out=model.Stream("[1,2],\n" * 1_000_000, 7_000_000)), "exit 1"),
+        (Execution(0, exit=1, err=model.Stream("," * 8_000_000, 9_000_000, 500_000)), "exit 1"),
+    ],
+)
+def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) -> None:
+    found, text = pool_run.fitting(execution)
+    restored = package._restored(package._parse(text.encode(), package.LIMITS))
+    assert restored == found
+    assert (found.exit, found.out.total) == (execution.exit, execution.out.total)
+    assert verdict.judge(Test(0, "test_a"), found).words == words
+    for now, before in ((found.out, execution.out), (found.err, execution.err)):
+        if now != before:
+            assert before.text.startswith(now.text[: now.cut_at])
+            assert before.text.endswith(now.text[now.cut_at :])
+            assert len(now.text) == 512 << 10
+
+
+def test_what_a_package_can_hold_stays_as_it_is() -> None:
+    streams = [model.Stream("\0" * n, n) for n in (1 << 20, 8 << 20)]
+    execution = Execution(0, exit=0, out=streams[0], err=streams[1])
+    assert pool_run.fitting(execution)[0] is execution
+
+
+def piece(run: Run, path: str, data: bytes, is_last: bool = True) -> None:
+    run.run.on_artifact(Test(0, "x"), Piece(path, data, is_last))
+
+
+def test_artefacts_come_in_pieces(run: Run) -> None:
+    for data, is_last in ((b"one ", False), (b"two", True)):
+        piece(run, "deep/er/file", data, is_last)
+    assert (run.folder / "0.1/deep/er/file").read_bytes() == b"one two"
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "", "a//b", "a\0b"])
+def test_no_artefact_leads_out_of_its_folder(run: Run, path: str) -> None:
+    with pytest.raises(BadEntry):
+        piece(run, path, b"x")
+    assert list(run.folder.rglob("*")) == []
+
+
+def test_no_link_is_written_through(run: Run) -> None:
+    (run.folder / "0.1").mkdir()
+    (run.folder / "0.1/link").symlink_to(run.folder / "target")
+    piece(run, "link", b"x")
+    assert not (run.folder / "target").exists()
+    assert run.notes[0].startswith("artefact link: ")

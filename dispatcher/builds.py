@@ -24,7 +24,6 @@ from shell_runner import shipping
 from shell_runner.config import NAME, load
 from shell_runner.discovery import Metadata, apply
 from shell_runner.errors import BadConfig, NosejobsError, UsageError
-from shell_runner.guard import clean_line
 from shell_runner.plan import plan
 from shell_runner.remote import layout
 from shell_runner.remote.job import ARCHIVE, TREE, Content, JobTest
@@ -32,6 +31,7 @@ from shell_runner.remote.model import Execution, Test
 from shell_runner.remote.package import BadPackage, Package
 from shell_runner.remote.store import FILE, LINK, Entry, check
 from shell_runner.remote.unpack import BadArchive, unpack
+from shell_runner.text import to_single_line
 
 from . import config
 from .config import BuildConfig, Stage
@@ -236,7 +236,7 @@ def understood(text: str | bytes, root: Path, name: str = NAME) -> config.Tree:
         _check_others(read(name, text), root)
     except UsageError as error:
         # Their words are for who wrote the file, and may have all of a value in them.
-        raise BadConfig(clean_line(str(error), _WORDS)) from None
+        raise BadConfig(to_single_line(str(error), _WORDS)) from None
     return found
 
 
@@ -369,7 +369,7 @@ def _unpack(path: Path, folder: Path, build: BuildConfig) -> None:
     try:
         unpack(os.fspath(path), os.fspath(folder), build.output)
     except (BadArchive, BadPackage) as error:
-        raise BuildFailed(f"{build.output} cannot be kept: {clean_line(str(error))}") from error
+        raise BuildFailed(f"{build.output} cannot be kept: {to_single_line(str(error))}") from error
     if not any(folder.iterdir()):
         raise BuildFailed(f"{build.output} is empty: there is nothing to keep")
 

@@ -25,7 +25,7 @@ import click
 
 from shell_runner.cli import Trouble, put, put_json, say
 from shell_runner.errors import NosejobsError
-from shell_runner.guard import clean
+from shell_runner.text import strip_control_chars
 
 if TYPE_CHECKING:
     from .asking import Client
@@ -60,7 +60,7 @@ def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
         return call(ctx)
     except NosejobsError as error:
         kind = _Away if type(error).__name__ == "Unreachable" else Trouble
-        raise kind(clean(str(error))) from error
+        raise kind(strip_control_chars(str(error))) from error
     except _ODD as error:
         if _ASKED not in ctx.meta:
             raise
@@ -75,7 +75,7 @@ def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
 
 def _odd(error: Exception) -> str:
     """Exit status 1 is for builds: an answer that is none says nothing of one."""
-    what = clean(f"{type(error).__name__}: {error}"[:200])
+    what = strip_control_chars(f"{type(error).__name__}: {error}"[:200])
     words = f"what the dispatcher has answered cannot be understood ({what})"
     return f"{words}\n  is it another program, or another version? try: --url"
 

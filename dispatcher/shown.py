@@ -17,7 +17,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from shell_runner.guard import clean, clean_line
+from shell_runner.text import strip_control_chars, to_single_line
 
 _STYLES = {
     "passed": "green", "failed": "red", "error": "magenta", "going": "cyan", "running": "cyan",
@@ -49,7 +49,7 @@ def _build(each: Values) -> Row:
         str(each["number"]),
         " ".join(filter(None, [change["source"], change["branch"]])),
         change["revision"][:10],
-        clean_line(change["subject"], 60),
+        to_single_line(change["subject"], 60),
         each["level"],
         f"{tagged}/{len(stages)}" if stages else "",
         (each["words"], _STYLES.get(each["outcome"], "")),
@@ -98,7 +98,7 @@ def _stage(stage: Values, jobs: Iterable[Values], tagged: Mapping[str, bool]) ->
         "" if stage["name"] == "build" else _tests(its),
         took(run) if run else "",
         ", ".join(names),
-        clean_line(_because(stage, names, tagged), 200),
+        to_single_line(_because(stage, names, tagged), 200),
     )
 
 
@@ -234,8 +234,8 @@ def next_step(found: Values) -> str:
 def lines(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Name and words, cleaned; further lines of the words stand below the first."""
     for name, words in pairs:
-        for number, line in enumerate(clean(words).splitlines()):
-            yield f"{clean_line('' if number else name, 60):9} {line[:2000]}"
+        for number, line in enumerate(strip_control_chars(words).splitlines()):
+            yield f"{to_single_line('' if number else name, 60):9} {line[:2000]}"
 
 
 def show(table: Table) -> None:
@@ -264,7 +264,7 @@ def _table(titles: Sequence[str], rows: Iterable[Row]) -> Table:
 def _text(cell: str | Cell) -> Text:
     words, style = (cell, "") if isinstance(cell, str) else cell
     # A hint of an error stands on a line of its own; in a table there is one.
-    return Text(clean_line(re.sub(r"\n\s*", "; ", words), 300), style=style)
+    return Text(to_single_line(re.sub(r"\n\s*", "; ", words), 300), style=style)
 
 
 def size(count: float) -> str:

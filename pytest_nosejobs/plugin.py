@@ -28,7 +28,8 @@ from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import is_worth_another, judge
-from shell_runner.words import readable, skip_reason, typed, unmet_words
+from shell_runner.text import readable, typed
+from shell_runner.words import skip_reason, unmet_words
 
 from . import (
     arguments,

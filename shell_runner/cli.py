@@ -14,7 +14,7 @@ import click
 
 from . import __version__
 from .errors import NosejobsError
-from .guard import clean
+from .text import strip_control_chars
 
 if TYPE_CHECKING:
     from .ca import Issued
@@ -28,12 +28,12 @@ class Trouble(click.ClickException):
 
 def say(words: str) -> None:
     """For the person: no text of a stranger may drive the terminal."""
-    click.echo(clean(words), err=True)
+    click.echo(strip_control_chars(words), err=True)
 
 
 def put(words: str) -> None:
     """On standard output, where it is no program's."""
-    click.echo(clean(words))
+    click.echo(strip_control_chars(words))
 
 
 def put_json(value: Any) -> None:

@@ -28,10 +28,10 @@ from . import jobfile, records
 from .cli import Trouble, _Group, put, put_json, say
 from .config import Config, find_root, load
 from .errors import CannotOpen, HostError, HostLost, JobRefused, NosejobsError, UsageError
-from .guard import clean
 from .hosts import HostSpec, parse, written
 from .jobs import Client, Gap, Place, place_of
 from .remote.job import KEEP
+from .text import strip_control_chars
 from .told import STATES, Job, Listing, Report, Untold
 
 #: Exit statuses.
@@ -451,7 +451,7 @@ def _table(jobs: Sequence[tuple[str, Job]], several: bool = False) -> None:
         style = "red" if each.failed else ""
         table.add_row(
             *(
-                Text(clean(cell), style=style if n == 5 + several else "")
+                Text(strip_control_chars(cell), style=style if n == 5 + several else "")
                 for n, cell in enumerate(cells)
             )
         )
@@ -605,7 +605,7 @@ class _Text:
 
     def __call__(self, data: bytes, is_end: bool) -> None:
         stream = sys.stderr if self._err else sys.stdout
-        text = clean(self._decoder.decode(data, is_end))
+        text = strip_control_chars(self._decoder.decode(data, is_end))
         _write(stream, text.encode(stream.encoding, "backslashreplace"))
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from . import shipping
 from .errors import UsageError
-from .guard import clean
 from .hosts import HostSpec
 from .jobfile import Description
 from .jobs import new_job
@@ -22,6 +21,7 @@ from .remote import formats
 from .remote.job import ARCHIVE, TREE, Content, JobTest, NewJob
 from .remote.unpack import BadArchive, look, unpack
 from .shipping import Selection, Tree
+from .text import strip_control_chars
 
 #: Broken tests, and files that stay, that are named.
 _NAMED = 20
@@ -73,7 +73,7 @@ def _plan(wanted: Description, spec: HostSpec) -> Plan:
         try:
             unpack(str(wanted.tests), folder)
         except BadArchive as error:
-            raise UsageError(f"{wanted.tests}: {clean(str(error))}") from error
+            raise UsageError(f"{wanted.tests}: {strip_control_chars(str(error))}") from error
         except OSError as error:
             raise UsageError(f"{wanted.tests}: {error.strerror or error}") from error
         return _planned(Path(folder), wanted, spec)
@@ -83,7 +83,7 @@ def _look(archive: Path) -> None:
     try:
         look(str(archive), archive.name)
     except BadArchive as error:
-        raise UsageError(f"{archive}: {clean(str(error))}") from error
+        raise UsageError(f"{archive}: {strip_control_chars(str(error))}") from error
     except OSError as error:
         raise UsageError(f"{archive}: {error.strerror or error}") from error
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-from shell_runner import shipping
+from shell_runner import tree_scan
 from shell_runner.errors import UsageError
 from shell_runner.remote.store import FILE, LINK, BadEntry, Entry, check
 from shell_runner.text import printable, to_single_line
@@ -561,7 +561,7 @@ class DirectorySource:
         try:
             with os.scandir(self.path):
                 pass
-            entries = shipping.scan(self.path, ()).entries
+            entries = tree_scan.scan(self.path, ()).entries
         except (OSError, BadEntry) as error:
             words = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"{self.path} cannot be read: {words}") from error

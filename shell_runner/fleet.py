@@ -22,8 +22,9 @@ from .heartbeat import Pulse, Sign, backoff
 from .hosts import MOST_SLOTS, HostSpec
 from .remote import wire
 from .remote.model import HostFacts, Setup, Test, facts_of_host
-from .shipping import Shipped, Tree, ship
+from .shipping import Shipped, ship
 from .text import to_single_line
+from .tree_scan import SourceTree
 
 #: Bytes that are processed before their credit goes back.
 _CREDIT = 1 << 20
@@ -111,7 +112,7 @@ class Host:
 
     # -- becoming ready, in a thread of its own -----------------------------------
 
-    def prepare(self, tree: Callable[[], Tree]) -> None:
+    def prepare(self, tree: Callable[[], SourceTree]) -> None:
         """Open, bring the tree, start the slots; ends in Ready or Ended."""
         try:
             # The heartbeat is to say that a host is silent, not the kernel.
@@ -160,7 +161,7 @@ class Host:
             words = f"says odd things of itself: {to_single_line(str(error))}"
             raise CannotOpen(self.id, words) from error
 
-    def _ship(self, tree: Tree) -> str:
+    def _ship(self, tree: SourceTree) -> str:
         """Bring the tree; where it is now."""
 
         def tell(done: int, total: int) -> None:
@@ -346,7 +347,7 @@ class Fleet:
         self._setup = setup
         self._timeout = timeout
         self.hosts = [Host(spec, setup, self.events, timeout) for spec in specs]
-        self._tree: Tree | None = None
+        self._tree: SourceTree | None = None
         self._tree_known = threading.Event()
         self._threads: list[threading.Thread] = []
         #: How often each has been opened again, by name.
@@ -400,12 +401,12 @@ class Fleet:
         if not self._closed.wait(backoff(attempt)):
             host.prepare(self._await_tree)
 
-    def give_tree(self, tree: Tree) -> None:
+    def give_tree(self, tree: SourceTree) -> None:
         """The tree is known: hosts that wait for it go on."""
         self._tree = tree
         self._tree_known.set()
 
-    def _await_tree(self) -> Tree:
+    def _await_tree(self) -> SourceTree:
         self._tree_known.wait()
         if self._tree is None:
             raise CannotOpen("all", "the run ended before the tree was known")

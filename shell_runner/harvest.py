@@ -15,7 +15,7 @@ from typing import Any
 
 from .artefacts import named
 from .errors import HostError, UsageError
-from .jobs import Client
+from .jobs import JobClient
 from .remote.job import JobTest
 from .remote.layout import outputs_name
 from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, Problem, Test
@@ -56,7 +56,7 @@ class Harvested:
 
 
 def harvest(
-    client: Client,
+    client: JobClient,
     job: str,
     path: Path,
     into: Path | None,
@@ -111,7 +111,7 @@ def _check_folder(into: Path) -> None:
         raise UsageError(f"cannot extract into {into}: {there} is no folder that can be written to")
 
 
-def _refused(client: Client, job: str, error: Exception) -> HostError:
+def _refused(client: JobClient, job: str, error: Exception) -> HostError:
     words = f"the package of job {job} is refused: {to_single_line(str(error))}"
     return HostError(client.spec.id, words, "look at the host; nothing was acknowledged")
 

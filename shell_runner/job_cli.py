@@ -29,7 +29,8 @@ from .cli import Trouble, _Group, put, put_json, say
 from .config import Config, find_root, load
 from .errors import CannotOpen, HostError, HostLost, JobRefused, NosejobsError, UsageError
 from .hosts import HostSpec, parse, written
-from .jobs import Client, Gap, Place, place_of
+from .jobs import JobClient
+from .log_position import LogMismatch, LogPosition, parse_log_position
 from .remote.job import KEEP
 from .text import strip_control_chars
 from .told import STATES, Job, Listing, Report, Untold
@@ -139,8 +140,8 @@ def _host_is_usual() -> bool:
 
 
 @contextmanager
-def _client(spec: HostSpec) -> Iterator[Client]:
-    client = Client(spec, say=say)
+def _client(spec: HostSpec) -> Iterator[JobClient]:
+    client = JobClient(spec, say=say)
     try:
         yield client
     finally:
@@ -148,7 +149,7 @@ def _client(spec: HostSpec) -> Iterator[Client]:
 
 
 @contextmanager
-def _at(text: str, host: str | None) -> Iterator[tuple[Client, str]]:
+def _at(text: str, host: str | None) -> Iterator[tuple[JobClient, str]]:
     """The host of a job, and the whole UUID that begins with ``text``."""
     text = text.lower()
     if len(text) < records.SHORTEST or not all(c in "0123456789abcdef-" for c in text):
@@ -270,7 +271,7 @@ def submit(
 
 
 @contextmanager
-def _on_record(client: Client, record: records.Record) -> Iterator[None]:
+def _on_record(client: JobClient, record: records.Record) -> Iterator[None]:
     """While a job is handed in; of one that cannot have arrived nothing stays."""
     records.add(record)
     try:
@@ -397,7 +398,7 @@ def _list_all(
     trouble: dict[str, str] = {}
     for name, spec in sorted(specs.items()):
         try:
-            with closing(Client(spec, say=say, tries=1)) as client:
+            with closing(JobClient(spec, say=say, tries=1)) as client:
                 found[name] = client.jobs(states, label, limit)
         except (HostError, JobRefused) as error:
             trouble[name] = str(error).splitlines()[0]
@@ -576,7 +577,7 @@ def logs(
     id: str, host: str | None, follow: bool, attempt: int | None, start: str | None, raw: bool
 ) -> None:
     """Print what the install command and the tests print."""
-    place = place_of(start) if start else Place(attempt or 0)
+    place = parse_log_position(start) if start else LogPosition(attempt or 0)
     if start and attempt:
         raise click.UsageError("--from names the attempt, too")
     with _at(id, host) as (client, whole):
@@ -623,9 +624,9 @@ def _whole() -> Iterator[None]:
 
 
 def _logs(
-    client: Client,
+    client: JobClient,
     id: str,
-    place: Place,
+    place: LogPosition,
     follow: bool,
     show: Callable[[bytes, bool], None],
     alone: bool = True,
@@ -640,12 +641,12 @@ def _logs(
             say(f"{client.spec.id}: {_state(report.job, report.ahead)}")
     try:
         for piece in client.log(id, place, follow):
-            if piece.place.attempt > 1 and piece.place.attempt != place.attempt and follow:
-                say(f"-- attempt {piece.place.attempt} --")
+            if piece.position.attempt > 1 and piece.position.attempt != place.attempt and follow:
+                say(f"-- attempt {piece.position.attempt} --")
             with _whole():
                 show(piece.data, piece.is_end)
-                place = piece.place
-    except Gap as error:
+                place = piece.position
+    except LogMismatch as error:
         if place == start:
             raise UsageError(f"--from {start}: {error}") from error
         raise
@@ -710,7 +711,7 @@ def _check_places(id: str, out: Path | None, into: Path | None, junitxml: Path |
 
 
 def _finish(
-    client: Client,
+    client: JobClient,
     id: str,
     out: Path | None,
     into: Path | None,
@@ -724,7 +725,7 @@ def _finish(
     ``as_json``: None if standard output is somebody else's.
     """
     if follow:
-        _logs(client, id, Place(), True, _Text(err=True), alone=False)
+        _logs(client, id, LogPosition(), True, _Text(err=True), alone=False)
         client.wait(id)
     from . import harvest as harvesting  # packages and JUnit: not for who hands in or looks
 

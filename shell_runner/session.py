@@ -17,9 +17,10 @@ from .guard import LIMIT
 from .heartbeat import Pulse, Sign
 from .hosts import HostSpec
 from .remote import wire
-from .shipping import Brought, Tree, bring
+from .shipping import Uploaded, upload
 from .text import to_single_line
 from .told import Odd, facts_of
+from .tree_scan import SourceTree
 
 #: The module that answers on the host, and what we speak with it.
 PROGRAM, PROTOCOL = "desk", 1
@@ -177,7 +178,7 @@ class Session:
         except Odd as error:
             raise self.odd(error) from error
 
-    def bring(self, tree: Tree, progress: Callable[[int, int], None]) -> Brought:
+    def upload(self, tree: SourceTree, progress: Callable[[int, int], None]) -> Uploaded:
         """All contents of a tree are on the host, and stay until the session's next job is in."""
 
         def wait(name: str) -> list[Any]:
@@ -187,7 +188,7 @@ class Session:
             return found[1:]
 
         try:
-            return bring(tree, self._send, wait, progress)
+            return upload(tree, self._send, wait, progress)
         except ValueError as error:
             raise self.odd(error) from error
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import shipping
+from . import shipping, tree_scan
 from .errors import UsageError
 from .hosts import HostSpec
 from .jobfile import Description
@@ -20,8 +20,8 @@ from .plan import Plan, plan
 from .remote import formats
 from .remote.job import ARCHIVE, TREE, Content, JobTest, NewJob
 from .remote.unpack import BadArchive, look, unpack
-from .shipping import Selection, Tree
 from .text import strip_control_chars
+from .tree_scan import Selection, SourceTree
 
 #: Broken tests, and files that stay, that are named.
 _NAMED = 20
@@ -33,7 +33,7 @@ class Submission:
 
     job: NewJob
     #: What has to be on the host first.
-    trees: tuple[Tree, ...]
+    trees: tuple[SourceTree, ...]
     #: What a person should know of what stays here.
     notes: tuple[str, ...] = ()
 
@@ -115,13 +115,13 @@ def _some(words: Sequence[str]) -> list[str]:
     return [*words[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
-def _tree(path: Path, tests: Sequence[str], selection: Selection, whole: bool) -> Tree:
+def _tree(path: Path, tests: Sequence[str], selection: Selection, whole: bool) -> SourceTree:
     if path.is_dir():
-        return shipping.scan(path, tests, selection, whole=whole)
-    return shipping.archive(path)
+        return tree_scan.scan(path, tests, selection, whole=whole)
+    return tree_scan.archive(path)
 
 
-def _content(path: Path, tree: Tree) -> Content:
+def _content(path: Path, tree: SourceTree) -> Content:
     if path.is_dir():
         digest, size = shipping.named(tree)
         return Content(TREE, digest, size, path.resolve().name)

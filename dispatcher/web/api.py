@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 
 from shell_runner import __version__
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
-from shell_runner.jobs import Place, place_of
+from shell_runner.log_position import LogPosition, parse_log_position
 from shell_runner.remote.job import is_uuid
 from shell_runner.remote.notify import SIGNATURE, signature
 from shell_runner.text import to_single_line
@@ -359,7 +359,7 @@ _From = Annotated[
 def job_log(request: Request, job: _JobId) -> Response:
     """All that install command and tests have printed so far, as bytes."""
     context = _context(request)
-    pieces = context.streams.counted(context.logs.read(_known(context, job), Place(), False))
+    pieces = context.streams.counted(context.logs.read(_known(context, job), LogPosition(), False))
     # What goes wrong before there is anything is an error like any other.
     whole = chain([next(pieces)], pieces)
     kind = "text/plain; charset=utf-8"
@@ -379,7 +379,7 @@ def job_log_events(request: Request, job: _JobId, start: _From = None) -> Respon
     """
     context = _context(request)
     text = start or request.headers.get("last-event-id", "")
-    place = place_of(text[:60]) if text else Place()
+    place = parse_log_position(text[:60]) if text else LogPosition()
     pieces = context.logs.read(_known(context, job), place, True)
     return StreamingResponse(context.streams.events(pieces), media_type="text/event-stream")
 

@@ -17,6 +17,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from shell_runner.formatting import format_age, format_size
 from shell_runner.text import strip_control_chars, to_single_line
 
 _STYLES = {
@@ -53,7 +54,7 @@ def _build(each: Values) -> Row:
         each["level"],
         f"{tagged}/{len(stages)}" if stages else "",
         (each["words"], _STYLES.get(each["outcome"], "")),
-        age(time.time() - each["began"]),
+        format_age(time.time() - each["began"]),
     )
 
 
@@ -70,7 +71,7 @@ def _host(each: Values) -> Row:
         ", ".join(each["labels"]),
         str(each["open"]),
         str(each["jobs"]),
-        f"{age(time.time() - each['seen'])} ago" if each["seen"] else "never",
+        f"{format_age(time.time() - each['seen'])} ago" if each["seen"] else "never",
         # How a pool reaches its own is its business, and long; --json has it.
         "" if each["pool"] else each["spec"],
         each["reason"],
@@ -174,9 +175,9 @@ def about(found: Values) -> Iterator[tuple[str, str]]:
         yield "because", detail
     if found["digest"]:
         why = f"; {detail}" if detail and found["state"] == "built" else ""
-        yield "artefact", f"{size(found['size'])}, {found['digest'][:12]}{why}"
+        yield "artefact", f"{format_size(found['size'])}, {found['digest'][:12]}{why}"
     if found["removed"]:
-        yield "removed", f"results and artefact, {age(time.time() - found['removed'])} ago"
+        yield "removed", f"results and artefact, {format_age(time.time() - found['removed'])} ago"
     for words in found["warnings"]:
         yield "warning", words
 
@@ -265,20 +266,3 @@ def _text(cell: str | Cell) -> Text:
     words, style = (cell, "") if isinstance(cell, str) else cell
     # A hint of an error stands on a line of its own; in a table there is one.
     return Text(to_single_line(re.sub(r"\n\s*", "; ", words), 300), style=style)
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def age(seconds: float) -> str:
-    """A time that has passed."""
-    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0.0):.0f} s"

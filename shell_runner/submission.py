@@ -20,7 +20,7 @@ from .plan import Plan, plan
 from .remote import formats
 from .remote.job import ARCHIVE, TREE, Content, JobTest, NewJob
 from .remote.unpack import BadArchive, look, unpack
-from .text import strip_control_chars
+from .text import shorten_list, strip_control_chars
 from .tree_scan import Selection, SourceTree
 
 #: Broken tests, and files that stay, that are named.
@@ -63,7 +63,7 @@ def prepare(wanted: Description, spec: HostSpec, id: str) -> Submission:
     )
     trees = tuple(tree for tree in (build, tests) if tree is not None)
     left = [words for tree in trees for words in tree.left]
-    return Submission(job, trees, tuple(_some(left)))
+    return Submission(job, trees, tuple(shorten_list(left, _NAMED)))
 
 
 def _plan(wanted: Description, spec: HostSpec) -> Plan:
@@ -93,7 +93,7 @@ def _planned(root: Path, wanted: Description, spec: HostSpec) -> Plan:
         root, wanted.select, labels=frozenset(spec.labels), host=spec.id, timeout=wanted.timeout
     )
     if found.broken:
-        words = "\n  ".join(_some(found.broken))
+        words = "\n  ".join(shorten_list(found.broken, _NAMED))
         raise UsageError(f"{wanted.tests}: these look like tests and cannot run:\n  {words}")
     if not found.tests:
         hint = "; Python files stay pytest's" if found.left_out else ""
@@ -108,11 +108,6 @@ def _check_unique(path: Path, tests: Sequence[JobTest]) -> None:
         if test.nodeid in seen:
             raise UsageError(f"{path}: two tests are called {test.nodeid}")
         seen.add(test.nodeid)
-
-
-def _some(words: Sequence[str]) -> list[str]:
-    more = len(words) - _NAMED
-    return [*words[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _tree(path: Path, tests: Sequence[str], selection: Selection, whole: bool) -> SourceTree:

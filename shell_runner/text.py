@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Sequence
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
@@ -109,7 +110,7 @@ def _quote_ansi_c(word: str) -> str:
     return "$'" + "".join(parts) + "'"
 
 
-# -- counts -----------------------------------------------------------------------
+# -- counts and lists -------------------------------------------------------------
 
 
 def pluralize(noun: str, count: int) -> str:
@@ -120,3 +121,9 @@ def pluralize(noun: str, count: int) -> str:
 def format_count(count: int, noun: str) -> str:
     """Return ``1 test``, ``2 tests``."""
     return f"{count} {pluralize(noun, count)}"
+
+
+def shorten_list(items: Sequence[str], limit: int) -> list[str]:
+    """Return the first ``limit`` items, and ``and N more`` if there are others."""
+    more = len(items) - limit
+    return [*items[:limit], *([f"and {more} more"] if more > 0 else [])]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shell_runner.text import format_count, pluralize
+from shell_runner.text import format_count, pluralize, shorten_list
 
 from ..config import Mode, Stage
 from ..model import Host, HostState
@@ -178,8 +178,7 @@ class _Ground:
             if why:
                 found.append((bool(_lacks(place.host, wish)), f"{place.host.name} {why}"))
         words = [text for _, text in sorted(found, key=lambda each: each[0])]
-        rest = len(words) - _MANY
-        return [*words[:_MANY], *([f"and {rest} more"] if rest > 0 else [])]
+        return shorten_list(words, _MANY)
 
 
 def _lacks(host: Host, wish: Wish) -> list[str]:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.text import format_count, readable, strip_control_chars, to_single_line, typed
+from shell_runner.text import (
+    format_count,
+    readable,
+    shorten_list,
+    strip_control_chars,
+    to_single_line,
+    typed,
+)
 
 
 @pytest.mark.parametrize("text", ["\x1b[31mred", "\x1b]0;t\x07", "\x9b2J", "a\rb", "\x00"])
@@ -48,3 +55,8 @@ def test_a_command_can_be_typed_whatever_its_bytes(tmp_path: Path) -> None:
 
 def test_counts_have_a_plural() -> None:
     assert [format_count(n, "test") for n in (0, 1, 2)] == ["0 tests", "1 test", "2 tests"]
+
+
+def test_a_list_says_how_many_it_leaves_out() -> None:
+    assert shorten_list(["a", "b"], 2) == ["a", "b"]
+    assert shorten_list(["a", "b", "c", "d"], 2) == ["a", "b", "and 2 more"]

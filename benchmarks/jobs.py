@@ -30,7 +30,7 @@ import ssh  # noqa: E402
 from measure import Broken, Contender, Run  # noqa: E402
 
 from shell_runner import gateways, hosts, jobfile, submission  # noqa: E402
-from shell_runner.jobs import Client  # noqa: E402
+from shell_runner.jobs import JobClient  # noqa: E402
 from shell_runner.remote import desk, identity, layout, queue, starting  # noqa: E402
 from tests.jobs import Host  # noqa: E402
 
@@ -216,7 +216,7 @@ def _tsp(folder: Path) -> Iterator[None]:
 
 def _asked(spec: str, tests: Path, rounds: int, count: int) -> list[Run]:
     """Over an open connection."""
-    with Client(hosts.parse([spec], {})[0]) as client:
+    with JobClient(hosts.parse([spec], {})[0]) as client:
         ready = _ready(client, tests)
         client.submit(ready.job, ready.trees)
 
@@ -227,7 +227,7 @@ def _asked(spec: str, tests: Path, rounds: int, count: int) -> list[Run]:
         return _timed(submit, rounds, count)
 
 
-def _ready(client: Client, tests: Path, **options: str) -> submission.Submission:
+def _ready(client: JobClient, tests: Path, **options: str) -> submission.Submission:
     wanted = jobfile.describe(None, {"tests": str(tests), **options}, os.environ)
     return submission.prepare(wanted, client.spec, str(uuid.uuid4()))
 
@@ -396,7 +396,7 @@ def _bytes(folder: Path, size: int) -> dict[str, Any]:
     _noise(build, size)
     archive = shutil.make_archive(str(folder / "build"), "gztar", build)
     found: dict[str, Any] = {}
-    with Client(hosts.parse(["popen"], {})[0]) as client:
+    with JobClient(hosts.parse(["popen"], {})[0]) as client:
         client.limits()  # opens the host
         for words, path in (("folder", build), ("archive", Path(archive))):
             ready = _ready(client, tests, build=str(path))
@@ -482,7 +482,7 @@ def _harvest(
 def _downloaded(spec: str, job: str, target: Path, rounds: int) -> float:
     """Megabytes a second, of a package that comes, is on the disk, and has its digest."""
     rates = []
-    with Client(hosts.parse([spec], {})[0]) as client:
+    with JobClient(hosts.parse([spec], {})[0]) as client:
         for _ in range(rounds):
             target.unlink(missing_ok=True)
             begin = time.perf_counter()

@@ -142,13 +142,13 @@ def _sent(stats: Path, tree: Path, copy: Path) -> float:
 def _once(tree: Path, spec: str, cache: str, stats: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = cache
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from shell_runner import hosts, shipping
+    from shell_runner import hosts, tree_scan
     from shell_runner.fleet import Ended, Fleet
     from shell_runner.remote.model import Setup
 
     fleet = Fleet(hosts.parse([spec], {}), Setup(str(tree), 1))
     fleet.open()
-    fleet.give_tree(shipping.scan(tree, []))
+    fleet.give_tree(tree_scan.scan(tree, []))
     event = fleet.events.get(timeout=600)
     shipped = fleet.hosts[0].shipped
     fleet.close()

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import requests
 
 from shell_runner.errors import NosejobsError
-from shell_runner.guard import clean
+from shell_runner.text import strip_control_chars
 
 from . import settings
 
@@ -56,7 +56,9 @@ def address(given: str | None, folder: Path) -> str:
     found = given or os.environ.get(VARIABLE) or _noted(folder)
     found = found or f"http://127.0.0.1:{settings.PORT}"
     if not found.startswith(("http://", "https://")):
-        raise Refused(f"{clean(found)} is no address\n  try: http://127.0.0.1:{settings.PORT}")
+        raise Refused(
+            f"{strip_control_chars(found)} is no address\n  try: http://127.0.0.1:{settings.PORT}"
+        )
     return found.rstrip("/")
 
 
@@ -185,7 +187,7 @@ def _raise(found: requests.Response, url: str) -> None:
     except (ValueError, KeyError, TypeError, RecursionError):
         detail = f"what answers at {_shown(url)} is no dispatcher of nosejobs ({found.status_code})"
         raise Unreachable(detail) from None
-    words = clean(str(detail))
+    words = strip_control_chars(str(detail))
     raise Unreachable(words) if found.status_code >= 500 else Refused(words)
 
 

@@ -6,7 +6,6 @@ the same files.  Must not know the database, nor when anything is built.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -14,24 +13,24 @@ import tarfile
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shell_runner import shipping
+from shell_runner import shipping, tree_scan
 from shell_runner.config import NAME, load
 from shell_runner.discovery import Metadata, apply
 from shell_runner.errors import BadConfig, NosejobsError, UsageError
-from shell_runner.guard import clean_line
 from shell_runner.plan import plan
 from shell_runner.remote import layout
 from shell_runner.remote.job import ARCHIVE, TREE, Content, JobTest
 from shell_runner.remote.model import Execution, Test
 from shell_runner.remote.package import BadPackage, Package
-from shell_runner.remote.store import FILE, LINK, Entry, check
+from shell_runner.remote.store import FILE, LINK, Entry
 from shell_runner.remote.unpack import BadArchive, unpack
+from shell_runner.text import to_single_line
 
 from . import config
 from .config import BuildConfig, Stage
@@ -87,7 +86,7 @@ class Checkout:
     """The files of a revision on this disk."""
 
     root: Path
-    tree: shipping.Tree
+    tree: tree_scan.SourceTree
     content: Content
 
     @cached_property
@@ -175,27 +174,9 @@ class Trees:
 
 def scanned(root: Path, name: str) -> Checkout:
     """A folder as what is shipped of it: all of it, for all of it was chosen before."""
-    tree = shipping.Tree(root, tuple(sorted(_entries(os.fspath(root)))))
+    tree = tree_scan.scan_all(root)
     digest, size = shipping.named(tree)
     return Checkout(root, tree, Content(TREE, digest, size, name))
-
-
-def _entries(root: str) -> Iterator[Entry]:
-    start = len(os.path.join(root, ""))
-    for folder, folders, files in os.walk(root):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for name in [*files, *links]:
-            full = os.path.join(folder, name)
-            yield check(_entry(full, full[start:]))
-
-
-def _entry(full: str, path: str) -> Entry:
-    found = os.lstat(full)
-    if stat.S_ISLNK(found.st_mode):
-        return Entry(path, LINK, 0, os.readlink(full))
-    with open(full, "rb", buffering=0) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, found.st_size)
 
 
 # -- what a tree says -------------------------------------------------------------
@@ -236,7 +217,7 @@ def understood(text: str | bytes, root: Path, name: str = NAME) -> config.Tree:
         _check_others(read(name, text), root)
     except UsageError as error:
         # Their words are for who wrote the file, and may have all of a value in them.
-        raise BadConfig(clean_line(str(error), _WORDS)) from None
+        raise BadConfig(to_single_line(str(error), _WORDS)) from None
     return found
 
 
@@ -369,7 +350,7 @@ def _unpack(path: Path, folder: Path, build: BuildConfig) -> None:
     try:
         unpack(os.fspath(path), os.fspath(folder), build.output)
     except (BadArchive, BadPackage) as error:
-        raise BuildFailed(f"{build.output} cannot be kept: {clean_line(str(error))}") from error
+        raise BuildFailed(f"{build.output} cannot be kept: {to_single_line(str(error))}") from error
     if not any(folder.iterdir()):
         raise BuildFailed(f"{build.output} is empty: there is nothing to keep")
 
@@ -397,10 +378,11 @@ def _pack(archive: tarfile.TarFile, path: Path, name: str) -> None:
             archive.addfile(member, file)
 
 
-def artefact_tree(blobs: Blobs, kept: Kept, name: str) -> tuple[Content, shipping.Tree]:
+def artefact_tree(blobs: Blobs, kept: Kept, name: str) -> tuple[Content, tree_scan.SourceTree]:
     """An artefact as a job names it, and as it is shipped."""
     path = blobs.path(kept.digest)
     if not path.is_file():
         raise UsageError(f"the artefact {kept.digest[:12]} is not here any more: build it again")
     entry = Entry(path.name, FILE, 0o644, kept.digest, kept.size)
-    return Content(ARCHIVE, kept.digest, kept.size, name), shipping.Tree(path.parent, (entry,))
+    tree = tree_scan.SourceTree(path.parent, (entry,))
+    return Content(ARCHIVE, kept.digest, kept.size, name), tree

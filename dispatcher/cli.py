@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from shell_runner.cli import Trouble, put, put_json, say
+from shell_runner.console import CliError, put, put_json, say
 from shell_runner.errors import NosejobsError
-from shell_runner.guard import clean
+from shell_runner.text import strip_control_chars
 
 if TYPE_CHECKING:
     from .asking import Client
@@ -44,7 +44,7 @@ _SOON = 60.0
 _SHORTEST = 4
 
 
-class _Away(Trouble):
+class _Away(CliError):
     """The dispatcher is to blame, or the way to it."""
 
     exit_code = INFRASTRUCTURE
@@ -59,8 +59,8 @@ def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
     try:
         return call(ctx)
     except NosejobsError as error:
-        kind = _Away if type(error).__name__ == "Unreachable" else Trouble
-        raise kind(clean(str(error))) from error
+        kind = _Away if type(error).__name__ == "Unreachable" else CliError
+        raise kind(strip_control_chars(str(error))) from error
     except _ODD as error:
         if _ASKED not in ctx.meta:
             raise
@@ -75,7 +75,7 @@ def _guarded(ctx: click.Context, call: Callable[[click.Context], Any]) -> Any:
 
 def _odd(error: Exception) -> str:
     """Exit status 1 is for builds: an answer that is none says nothing of one."""
-    what = clean(f"{type(error).__name__}: {error}"[:200])
+    what = strip_control_chars(f"{type(error).__name__}: {error}"[:200])
     words = f"what the dispatcher has answered cannot be understood ({what})"
     return f"{words}\n  is it another program, or another version? try: --url"
 
@@ -142,7 +142,7 @@ def _number(client: Client, text: str, soon: bool = False) -> int:
         words = "write its number, 4 or more characters of its revision, or latest"
         raise click.UsageError(f"{text!r} is no build: {words}")
     if not found:
-        raise Trouble(f"there is no build {text}\n  try: nosejobs builds")
+        raise CliError(f"there is no build {text}\n  try: nosejobs builds")
     return int(found[0]["number"])
 
 
@@ -180,7 +180,7 @@ def up(file: Path) -> None:
     """
     if not file.exists():
         words = f"there is no {file}\n  try: write one, which names what is watched and its hosts"
-        raise Trouble(f"{words}; or --config FILE")
+        raise CliError(f"{words}; or --config FILE")
     from . import settings
 
     found = _settings(file)
@@ -194,7 +194,7 @@ def up(file: Path) -> None:
             raise
         hint = "pip install 'pytest-nosejobs[dispatcher]'"
         words = f"this command needs the package {error.name}"
-        raise Trouble(f"{words}\n  try: {hint}") from error
+        raise CliError(f"{words}\n  try: {hint}") from error
     running.run(found, say)
     # All is closed: nobody waits until the interpreter has looked for cycles in what it loaded.
     gc.freeze()
@@ -211,7 +211,7 @@ def _read(file: Path) -> bytes:
         with file.open("rb") as opened:
             return opened.read(_LARGEST)
     except OSError as error:
-        raise Trouble(f"{file} cannot be read: {error.strerror}") from error
+        raise CliError(f"{file} cannot be read: {error.strerror}") from error
 
 
 @click.command(cls=_Command)
@@ -231,7 +231,7 @@ def check(where: Path, as_json: bool) -> None:
     found = {str(each): kinds[each.name](each) for each in paths if each.name in kinds}
     found = {file: lines for file, lines in found.items() if lines}
     if not found:
-        raise Trouble(f"there is no {TREE} and no {settings.NAME} in {where}")
+        raise CliError(f"there is no {TREE} and no {settings.NAME} in {where}")
     if as_json:
         put_json(found)
         return

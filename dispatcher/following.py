@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from shell_runner.errors import NosejobsError
-from shell_runner.guard import clean, clean_line
+from shell_runner.text import strip_control_chars, to_single_line
 
 from . import shown
 from .asking import Client, Refused, Unreachable, path, patient
@@ -37,15 +37,15 @@ class _Output:
 
     def __init__(self, host: str) -> None:
         """``host``: empty if there is only one."""
-        self._prefix = f"{clean_line(host, 100)} | " if host else ""
+        self._prefix = f"{to_single_line(host, 100)} | " if host else ""
         self._begun = ""
 
     def write(self, text: str) -> None:
         """Some more."""
         if not self._prefix:
-            self._put(clean(text))
+            self._put(strip_control_chars(text))
             return
-        *lines, self._begun = (self._begun + clean(text)).split("\n")
+        *lines, self._begun = (self._begun + strip_control_chars(text)).split("\n")
         self._put("".join(f"{self._prefix}{line}\n" for line in lines))
 
     def end(self) -> None:

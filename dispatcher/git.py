@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shell_runner.errors import NosejobsError
-from shell_runner.guard import clean_line
+from shell_runner.text import to_single_line
 
 #: Bytes of output that are read, unless told otherwise.
 MOST = 64 << 20
@@ -223,7 +223,7 @@ def _reason(words: bytes, status: int) -> str:
     chosen = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines[-3:]
     # What another program of git's said (ssh) is the reason more often than what git makes of it.
     others = [line for line in lines if line not in chosen and not line.startswith(_ADVICE)]
-    text = clean_line(" ".join([*others[-2:], *chosen[:3]]), 500)
+    text = to_single_line(" ".join([*others[-2:], *chosen[:3]]), 500)
     return shown(text) or f"it ended with status {status}"
 
 

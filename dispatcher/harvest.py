@@ -16,12 +16,12 @@ from operator import itemgetter
 from pathlib import Path
 
 from shell_runner.errors import HostError
-from shell_runner.guard import clean, clean_line
 from shell_runner.harvest import tests_of
 from shell_runner.remote.job import JobTest
 from shell_runner.remote.model import SKIPPED, Case, Execution, Parsed, Problem
 from shell_runner.remote.package import EXECUTIONS, BadPackage, Package, open_package
 from shell_runner.remote.verdict import judge
+from shell_runner.text import strip_control_chars, to_single_line
 
 from .store.results import CaseRow, MeasurementRow, ResultRow
 
@@ -72,7 +72,7 @@ def opened(path: Path, host: str, job: str) -> Iterator[Package]:
             tests_of(package, job)
             yield package
     except BadPackage as error:
-        words = f"the package of job {job} is refused: {clean_line(str(error))}"
+        words = f"the package of job {job} is refused: {to_single_line(str(error))}"
         raise HostError(host, words, "look at the host; nothing was acknowledged") from error
 
 
@@ -80,7 +80,8 @@ def read(package: Package, job: str) -> Found:
     """All rows of a package; raises BadPackage."""
     tests = tests_of(package, job)
     manifest = package.manifest
-    found = Found(clean_line(str(manifest.get("how"))), clean_line(str(manifest.get("detail"))))
+    how, detail = (to_single_line(str(manifest.get(key))) for key in ("how", "detail"))
+    found = Found(how, detail)
     for number, tries in _last(package, len(tests)):
         _add(found, tests[number], number, *tries)
     if len(found.cases) >= _CASES or len(found.measurements) >= _ALL_NUMBERS:
@@ -106,7 +107,7 @@ def _add(found: Found, case: JobTest, number: int, last: Execution, tries: int) 
     result = judge(case.test, last)
     # As in a live run: what a host cannot run is skipped.
     outcome = SKIPPED if last.problem == Problem.UNMET else result.outcome
-    nodeid, words, took = _line(case.nodeid), clean_line(result.words), max(last.duration, 0.0)
+    nodeid, words, took = _line(case.nodeid), to_single_line(result.words), max(last.duration, 0.0)
     found.results.append(
         ResultRow(number, nodeid, outcome, words, took, tries, result.infrastructure)
     )
@@ -118,15 +119,14 @@ def _add(found: Found, case: JobTest, number: int, last: Execution, tries: int) 
 
 def _line(text: str) -> str:
     """An id as it was sent; a host that has changed it cannot drive a terminal with it."""
-    return text if text.isprintable() else clean_line(text, 10_000)
+    return text if text.isprintable() else to_single_line(text, 10_000)
 
 
 def _add_cases(found: Found, test: int, parsed: Parsed) -> None:
     for number, case in enumerate(parsed.cases[: _CASES - len(found.cases)]):
         name = f"{case.group} > {case.name}" if case.group else case.name
-        found.cases.append(
-            CaseRow(test, number, _line(name), case.outcome, clean(case.message), case.duration)
-        )
+        message = strip_control_chars(case.message)
+        found.cases.append(CaseRow(test, number, _line(name), case.outcome, message, case.duration))
         if case.properties or case.details:
             left = _ALL_NUMBERS - len(found.measurements)
             for name, (value, unit) in islice(numbers(case, parsed.format).items(), left):
@@ -180,4 +180,4 @@ def tail(package: Package) -> str:
     if LOG not in package.names() or package.size(LOG) > 64 << 20:
         return ""
     text = package.read(LOG)[-_TAIL:].decode("utf-8", "replace")
-    return clean("\n".join(text.splitlines()[-_LINES:]))
+    return strip_control_chars("\n".join(text.splitlines()[-_LINES:]))

@@ -33,10 +33,10 @@ from shell_runner.errors import (
 from shell_runner.gateways import OPEN_TIMEOUT
 from shell_runner.heartbeat import backoff
 from shell_runner.hosts import HostSpec
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from shell_runner.remote.job import NewJob
 from shell_runner.session import TIMEOUT, Session
-from shell_runner.shipping import Tree
+from shell_runner.tree_scan import SourceTree
 
 from .model import HostState, Job, JobEvent, JobState
 from .policy import retry
@@ -74,7 +74,7 @@ _PASSES = ("bad", "corrupt", "disk", "state")
 class Work(Protocol):
     """What jobs are about."""
 
-    def prepare(self, job: Job) -> tuple[NewJob, Sequence[Tree]]:
+    def prepare(self, job: Job) -> tuple[NewJob, Sequence[SourceTree]]:
         """What is handed in, under the UUID of the row; UsageError: it cannot be run at all."""
 
     def mistrust(self, job: Job) -> None:
@@ -141,7 +141,7 @@ class Link:
         self._store, self._work, self._terms = store, work, terms
         self._incoming, self._stops = incoming, stops
         self._closed = threading.Event()
-        self._client: Client | None = None
+        self._client: JobClient | None = None
         #: What the last look at rows has shown; somebody else reads it.
         self._known: frozenset[str] = frozenset()
         #: When the host answered last, and when that was written, by the monotonic clock.
@@ -225,7 +225,7 @@ class Link:
         """One connection; ends with an error, or when the link is closed."""
         self._seen, self._told, self._doubtful = {}, {}, None
         self._cancelled = set()
-        client = Client(self._parsed(), self._terms.silence, open_session=self._open, tries=1)
+        client = JobClient(self._parsed(), self._terms.silence, open_session=self._open, tries=1)
         with client:
             self._client = client
             try:
@@ -244,7 +244,7 @@ class Link:
     def _open(self, spec: HostSpec, silence: float) -> Session:
         return Session(spec, silence, cancel=self._closed)
 
-    def _turn(self, client: Client) -> None:
+    def _turn(self, client: JobClient) -> None:
         """All that can be done now; then wait for news of either side."""
         todo = self._look()
         while self._do(client, todo) and not self._closed.is_set():
@@ -358,7 +358,7 @@ class Link:
 
     # -- what is to be done -------------------------------------------------------
 
-    def _do(self, client: Client, todo: _Todo) -> bool:
+    def _do(self, client: JobClient, todo: _Todo) -> bool:
         """Each thing once; whether a row has changed by it."""
         done = False
         for job, step in self._steps(todo):
@@ -368,7 +368,7 @@ class Link:
                 done |= self._try(client, job, step)
         return done
 
-    def _steps(self, todo: _Todo) -> Iterator[tuple[Job, Callable[[Client, Job], bool]]]:
+    def _steps(self, todo: _Todo) -> Iterator[tuple[Job, Callable[[JobClient, Job], bool]]]:
         """What gets others on comes first: who is told last is told early enough."""
         for job in todo.planned:
             if job.id in todo.stopped and not self._is_there(job):
@@ -394,7 +394,7 @@ class Link:
             return True
         return self._seen.get(job.id, _GONE) != _GONE
 
-    def _try(self, client: Client, job: Job, step: Callable[[Client, Job], bool]) -> bool:
+    def _try(self, client: JobClient, job: Job, step: Callable[[JobClient, Job], bool]) -> bool:
         """One step of one job, whose trouble is not that of others."""
         try:
             done = step(client, job)
@@ -446,7 +446,7 @@ class Link:
 
     # -- steps --------------------------------------------------------------------
 
-    def _submit(self, client: Client, job: Job) -> bool:
+    def _submit(self, client: JobClient, job: Job) -> bool:
         """Hand it in, unless an earlier conversation has."""
         found = self._told.get(job.id)
         if found is None:
@@ -458,20 +458,20 @@ class Link:
         self._hear(found)
         return self._tell(job, JobEvent.ACCEPT, submitted=time.time())
 
-    def _withdraw(self, client: Client, job: Job) -> bool:
+    def _withdraw(self, client: JobClient, job: Job) -> bool:
         return self._lose(job, "it was stopped before it began", blame=False, how="cancelled")
 
-    def _miss(self, client: Client, job: Job) -> bool:
+    def _miss(self, client: JobClient, job: Job) -> bool:
         return self._lose(job, "the host has no such job any more")
 
-    def _cancel(self, client: Client, job: Job) -> bool:
+    def _cancel(self, client: JobClient, job: Job) -> bool:
         """Ask for its end, once in a conversation: it comes as news."""
         if job.id not in self._cancelled:
             self._cancelled.add(job.id)
             self._soften(lambda: client.cancel(job.id))
         return False
 
-    def _harvest(self, client: Client, job: Job) -> bool:
+    def _harvest(self, client: JobClient, job: Job) -> bool:
         found = self._told[job.id]
         if found.size > _AT_ONCE:
             self._tell(job, JobEvent.END)
@@ -482,7 +482,7 @@ class Link:
             self._acknowledge(client, now)
         return True
 
-    def _bring(self, client: Client, job: Job, found: told.Job) -> None:
+    def _bring(self, client: JobClient, job: Job, found: told.Job) -> None:
         """The package is here, and kept; what is left of the file is removed."""
         path = self._incoming / f"{job.id}.zip"
         self._check_room(path, found.size)
@@ -503,7 +503,7 @@ class Link:
             words = f"a package has {size} bytes, and {free} are free"
             raise NosejobsError(f"{self._incoming}: {os.strerror(errno.ENOSPC)}: {words}")
 
-    def _acknowledge(self, client: Client, job: Job) -> bool:
+    def _acknowledge(self, client: JobClient, job: Job) -> bool:
         """The host may forget it; whoever counts its work does so in the same transaction."""
         self._soften(lambda: client.acknowledge(job.id, job.package))
         blamed = False
@@ -522,7 +522,7 @@ class Link:
             self._store.wake()
         return done
 
-    def _clear_away(self, client: Client, job: Job) -> bool:
+    def _clear_away(self, client: JobClient, job: Job) -> bool:
         """The host is back with a job that was given up: evidence if it has ended, else its end."""
         found = self._told.get(job.id)
         if found is None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, JobRefused, NosejobsError
-from shell_runner.jobs import Client, Gap, Piece, Place
+from shell_runner.jobs import JobClient
+from shell_runner.log_position import LogChunk, LogMismatch, LogPosition
 from shell_runner.remote.package import BadPackage, open_package
 
 from .model import Job, JobState
@@ -36,8 +37,8 @@ class Logs:
         self._store = store
         self._packages = packages
 
-    def read(self, job: str, start: Place, follow: bool) -> Generator[Piece, None, None]:
-        """From a place on, as ``jobs.Client.log`` has it; raises NoLog, HostError.
+    def read(self, job: str, start: LogPosition, follow: bool) -> Generator[LogChunk, None, None]:
+        """From a place on, as ``jobs.JobClient.log`` has it; raises NoLog, HostError.
 
         ``follow``: as it grows; pieces without data say that there is nothing new.
         """
@@ -54,7 +55,7 @@ class Logs:
                 break
             if not follow:
                 raise NoLog(f"job {job} has not been handed to {found.host} yet")
-            yield Piece(place, b"")
+            yield LogChunk(place, b"")
             self._store.changed.wait(seen, _LOOK)
         yield from self._at_host(found, place, follow)
 
@@ -65,16 +66,16 @@ class Logs:
             raise NoLog(f"there is no job {job}")
         return found
 
-    def _at_host(self, job: Job, place: Place, follow: bool) -> Iterator[Piece]:
+    def _at_host(self, job: Job, place: LogPosition, follow: bool) -> Iterator[LogChunk]:
         """A host may forget its log as soon as the package is here: then it goes on here."""
         try:
-            with Client(self._spec(job.host)) as client:
+            with JobClient(self._spec(job.host)) as client:
                 for piece in client.log(job.id, place, follow):
                     yield piece
-                    place = piece.place
+                    place = piece.position
         except (JobRefused, HostError) as error:
             found = self._job(job.id)
-            if not found.package or isinstance(error, Gap):
+            if not found.package or isinstance(error, LogMismatch):
                 raise
             yield from self._stored(found, place)
 
@@ -85,7 +86,7 @@ class Logs:
             raise NoLog(f"host {name} is gone, and has taken the log with it")
         return specs.parse([name], {name: HostEntry(name, host.spec)})[0]
 
-    def _stored(self, job: Job, start: Place) -> Iterator[Piece]:
+    def _stored(self, job: Job, start: LogPosition) -> Iterator[LogChunk]:
         path = self._packages(job.package)
         if path is None or job.removed is not None:
             raise NoLog(f"job {job.id}: its package was removed, because it is old")
@@ -104,17 +105,17 @@ def _attempt(manifest: dict[str, object]) -> int:
     return number if isinstance(number, int) else 1
 
 
-def _pieces(job: Job, data: bytes, attempt: int, start: Place) -> Iterator[Piece]:
+def _pieces(job: Job, data: bytes, attempt: int, start: LogPosition) -> Iterator[LogChunk]:
     offset, crc = 0, 0
     # An older attempt was read before: this one is read from its beginning.
     if start.attempt == attempt:
         offset, crc = start.offset, zlib.crc32(data[: start.offset])
         if offset > len(data) or crc != start.crc:
             words = f"the log of job {job.id} is not the one of which {offset} bytes were read"
-            raise Gap(job.host, words, "read it from its beginning")
+            raise LogMismatch(job.host, words, "read it from its beginning")
     while True:
         piece = data[offset : offset + _PIECE]
         offset, crc = offset + len(piece), zlib.crc32(piece, crc)
-        yield Piece(Place(attempt, offset, crc), piece, offset >= len(data))
+        yield LogChunk(LogPosition(attempt, offset, crc), piece, offset >= len(data))
         if offset >= len(data):
             return

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from shell_runner.guard import clean
+from shell_runner.text import strip_control_chars
 
 from .service import Service
 from .settings import ADDRESS, Settings
@@ -56,7 +56,7 @@ class _Clean(logging.Formatter):
     """Words of hosts and of git are in there: they cannot drive the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return clean(super().format(record))
+        return strip_control_chars(super().format(record))
 
 
 def _log() -> None:

@@ -17,7 +17,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from shell_runner.guard import clean, clean_line
+from shell_runner.formatting import format_age, format_size
+from shell_runner.text import strip_control_chars, to_single_line
 
 _STYLES = {
     "passed": "green", "failed": "red", "error": "magenta", "going": "cyan", "running": "cyan",
@@ -49,11 +50,11 @@ def _build(each: Values) -> Row:
         str(each["number"]),
         " ".join(filter(None, [change["source"], change["branch"]])),
         change["revision"][:10],
-        clean_line(change["subject"], 60),
+        to_single_line(change["subject"], 60),
         each["level"],
         f"{tagged}/{len(stages)}" if stages else "",
         (each["words"], _STYLES.get(each["outcome"], "")),
-        age(time.time() - each["began"]),
+        format_age(time.time() - each["began"]),
     )
 
 
@@ -70,7 +71,7 @@ def _host(each: Values) -> Row:
         ", ".join(each["labels"]),
         str(each["open"]),
         str(each["jobs"]),
-        f"{age(time.time() - each['seen'])} ago" if each["seen"] else "never",
+        f"{format_age(time.time() - each['seen'])} ago" if each["seen"] else "never",
         # How a pool reaches its own is its business, and long; --json has it.
         "" if each["pool"] else each["spec"],
         each["reason"],
@@ -98,7 +99,7 @@ def _stage(stage: Values, jobs: Iterable[Values], tagged: Mapping[str, bool]) ->
         "" if stage["name"] == "build" else _tests(its),
         took(run) if run else "",
         ", ".join(names),
-        clean_line(_because(stage, names, tagged), 200),
+        to_single_line(_because(stage, names, tagged), 200),
     )
 
 
@@ -174,9 +175,9 @@ def about(found: Values) -> Iterator[tuple[str, str]]:
         yield "because", detail
     if found["digest"]:
         why = f"; {detail}" if detail and found["state"] == "built" else ""
-        yield "artefact", f"{size(found['size'])}, {found['digest'][:12]}{why}"
+        yield "artefact", f"{format_size(found['size'])}, {found['digest'][:12]}{why}"
     if found["removed"]:
-        yield "removed", f"results and artefact, {age(time.time() - found['removed'])} ago"
+        yield "removed", f"results and artefact, {format_age(time.time() - found['removed'])} ago"
     for words in found["warnings"]:
         yield "warning", words
 
@@ -234,8 +235,8 @@ def next_step(found: Values) -> str:
 def lines(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Name and words, cleaned; further lines of the words stand below the first."""
     for name, words in pairs:
-        for number, line in enumerate(clean(words).splitlines()):
-            yield f"{clean_line('' if number else name, 60):9} {line[:2000]}"
+        for number, line in enumerate(strip_control_chars(words).splitlines()):
+            yield f"{to_single_line('' if number else name, 60):9} {line[:2000]}"
 
 
 def show(table: Table) -> None:
@@ -264,21 +265,4 @@ def _table(titles: Sequence[str], rows: Iterable[Row]) -> Table:
 def _text(cell: str | Cell) -> Text:
     words, style = (cell, "") if isinstance(cell, str) else cell
     # A hint of an error stands on a line of its own; in a table there is one.
-    return Text(clean_line(re.sub(r"\n\s*", "; ", words), 300), style=style)
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def age(seconds: float) -> str:
-    """A time that has passed."""
-    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0.0):.0f} s"
+    return Text(to_single_line(re.sub(r"\n\s*", "; ", words), 300), style=style)

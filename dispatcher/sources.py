@@ -20,11 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-from shell_runner import shipping
-from shell_runner.discovery import printable
+from shell_runner import tree_scan
 from shell_runner.errors import UsageError
-from shell_runner.guard import clean_line
 from shell_runner.remote.store import FILE, LINK, BadEntry, Entry, check
+from shell_runner.text import printable, to_single_line
 
 from . import settings
 from .git import SourceError, check_address, git, is_revision, last_words, shown, started
@@ -327,7 +326,7 @@ def _check(entry: Entry) -> None:
     try:
         check(entry)
     except BadEntry as error:
-        raise SourceError(f"its tree is refused: {clean_line(str(error), _LINE)}") from None
+        raise SourceError(f"its tree is refused: {to_single_line(str(error), _LINE)}") from None
 
 
 def _checked(revision: str) -> str:
@@ -407,7 +406,7 @@ def _made(folder: Path, what: str) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         name = os.fsdecode(error.filename or b"").partition(f"/{PART}")[2].partition("/")[2]
-        where = f" ({clean_line(name, _LINE)})" if name else ""
+        where = f" ({to_single_line(name, _LINE)})" if name else ""
         raise SourceError(f"{what} cannot be written: {error.strerror}{where}") from error
 
 
@@ -562,7 +561,7 @@ class DirectorySource:
         try:
             with os.scandir(self.path):
                 pass
-            entries = shipping.scan(self.path, ()).entries
+            entries = tree_scan.scan(self.path, ()).entries
         except (OSError, BadEntry) as error:
             words = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"{self.path} cannot be read: {words}") from error

@@ -26,7 +26,7 @@ from shell_runner.jobs import new_job
 from shell_runner.remote import formats
 from shell_runner.remote.job import Content, JobConfig, JobTest, NewJob
 from shell_runner.remote.package import Package
-from shell_runner.shipping import Tree
+from shell_runner.tree_scan import SourceTree
 
 from . import builds, config, harvest, model
 from .builds import Checkout, Trees
@@ -71,7 +71,7 @@ class Work:
 
     # -- what a host is handed ----------------------------------------------------
 
-    def prepare(self, job: model.Job) -> tuple[NewJob, Sequence[Tree]]:
+    def prepare(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
         """The job of a row, and what has to be on its host; UsageError: it cannot be run at all."""
         new, trees = self._prepared(job)
         with self._lock:
@@ -80,7 +80,7 @@ class Work:
                 del self._handed[next(iter(self._handed))]
         return new, trees
 
-    def _prepared(self, job: model.Job) -> tuple[NewJob, Sequence[Tree]]:
+    def _prepared(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
         rows = self._rows(job)
         checkout = self._trees.get(rows.source, rows.change.revision, rows.build.tree)
         tree = config.from_data(rows.build.config or {})
@@ -108,7 +108,7 @@ class Work:
 
     def _stage_job(
         self, rows: _Rows, tree: config.Tree, stage: Stage, checkout: Checkout
-    ) -> tuple[NewJob, Sequence[Tree]]:
+    ) -> tuple[NewJob, Sequence[SourceTree]]:
         found = builds.stage_tests(checkout, stage, rows.host.labels, rows.host.name)
         cases = chosen(found, rows.run.only, rows.job.tests)
         if not cases:
@@ -130,7 +130,7 @@ class Work:
 
     def _contents(
         self, rows: _Rows, tree: config.Tree, checkout: Checkout
-    ) -> tuple[Content, Sequence[Tree]]:
+    ) -> tuple[Content, Sequence[SourceTree]]:
         """The build, and all that has to be on the host."""
         if tree.build is None:
             return checkout.content, (checkout.tree,)
@@ -210,7 +210,9 @@ def _estimated(case: JobTest, seconds: dict[str, float]) -> JobTest:
     return case._replace(test=case.test._replace(estimate=seconds.get(case.nodeid)))
 
 
-def _build_job(rows: _Rows, tree: config.Tree, checkout: Checkout) -> tuple[NewJob, Sequence[Tree]]:
+def _build_job(
+    rows: _Rows, tree: config.Tree, checkout: Checkout
+) -> tuple[NewJob, Sequence[SourceTree]]:
     if tree.build is None:
         raise UsageError(f"build {rows.build.id} has no build command")
     settings = JobConfig(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from shell_runner import discovery
+from shell_runner import text
 from shell_runner.errors import NosejobsError
 from shell_runner.plan import Broken, Program, Rules
 from shell_runner.remote.model import Execution, Result, Test
@@ -151,7 +151,7 @@ class Collection:
         self._plugin.learn_tags(found.metadata)
         settings = {"path": path, "plugin": self._plugin, "found": found}
         if found.runs == 1:
-            plain = discovery.printable(path.name)
+            plain = text.printable(path.name)
             return ShellItem.from_parent(parent, name=plain, nodeid=found.nodeid, **settings)
 
         def make(parent: RepeatedFile, number: int) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.words import readable
+from shell_runner.text import readable
 
 from . import standin
 from .collect import ShellItem

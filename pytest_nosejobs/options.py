@@ -18,7 +18,7 @@ from shell_runner.config import Config, find_root, load
 from shell_runner.discovery import Metadata, apply, defaults_of
 from shell_runner.fleet import HOST_TIMEOUT
 from shell_runner.plan import DEFAULT_TIMEOUT
-from shell_runner.shipping import Selection
+from shell_runner.tree_scan import Selection
 
 
 def add(parser: pytest.Parser) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from shell_runner import hosts, shipping
+from shell_runner import hosts, tree_scan
 from shell_runner.artefacts import Artefacts, named
 from shell_runner.discovery import Metadata, as_test
 from shell_runner.errors import HostError, UsageError
@@ -28,7 +28,8 @@ from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import is_worth_another, judge
-from shell_runner.words import readable, skip_reason, typed, unmet_words
+from shell_runner.text import readable, typed
+from shell_runner.words import skip_reason, unmet_words
 
 from . import (
     arguments,
@@ -509,7 +510,7 @@ class Plugin:
         failed = cache.get("cache/lastfailed", {})
         return {number for number, item in self._numbers.items() if item.nodeid in failed}
 
-    def _scan(self) -> shipping.Tree:
+    def _scan(self) -> tree_scan.SourceTree:
         tests = []
         for test in self._tests.values():
             if os.path.isabs(test.path):
@@ -528,14 +529,14 @@ class Plugin:
             self._write_line(f"nosejobs: not shipped: {shown}{more} (ini nosejobs_ship sends it)")
         return tree
 
-    def _scan_tree(self, tests: list[str]) -> shipping.Tree:
+    def _scan_tree(self, tests: list[str]) -> tree_scan.SourceTree:
         waiting = self._progress()
 
         def tell(done: int, total: int) -> None:
             waiting.show(progress.reading(done, total))
 
         try:
-            return shipping.scan(self.options.root, tests, self.options.selection, tell)
+            return tree_scan.scan(self.options.root, tests, self.options.selection, tell)
         finally:
             waiting.end()
 

@@ -25,7 +25,8 @@ from shell_runner.remote.model import (
     Test,
 )
 from shell_runner.remote.verdict import is_told_by_cases, judge
-from shell_runner.words import Failure, Place, readable, tail, whole
+from shell_runner.text import readable
+from shell_runner.words import Failure, Place, tail, whole
 
 if TYPE_CHECKING:
     from .collect import ShellItem

@@ -14,7 +14,8 @@ import pytest
 
 from shell_runner.remote.model import ERROR, PASSED, Execution, Test
 from shell_runner.remote.verdict import judge
-from shell_runner.words import flaky_words, readable
+from shell_runner.text import readable
+from shell_runner.words import flaky_words
 
 if TYPE_CHECKING:
     from .collect import ShellItem

@@ -19,10 +19,10 @@ import pytest
 from shell_runner.discovery import HOST_LOCK, Metadata, locks_of_host
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
-from shell_runner.guard import clean_line
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 from shell_runner.remote.verdict import is_worth_another
+from shell_runner.text import to_single_line
 from shell_runner.words import unmet_words
 
 from . import neighbours
@@ -253,7 +253,7 @@ class Pump(threading.Thread):
             for message in host.messages(frame):
                 news += self._take_message(host, message)
         except (ValueError, TypeError, LookupError, OSError, ArithmeticError) as error:
-            garbage = HostError(host.id, f"sent garbage: {clean_line(str(error))}")
+            garbage = HostError(host.id, f"sent garbage: {to_single_line(str(error))}")
             host.drop(garbage)
             self._lose(host, garbage)
         else:
@@ -281,9 +281,9 @@ class Pump(threading.Thread):
         elif message[0] == "returned":
             self._perform(self._schedule.returned(host.id, [int(each) for each in message[1]]))
         elif message[0] == "waiting":
-            yield Waiting(host.id, waiting_words(message[1], clean_line(str(message[2]))))
+            yield Waiting(host.id, waiting_words(message[1], to_single_line(str(message[2]))))
         elif message[0] == "trouble":
-            self._lose(host, HostError(host.id, clean_line(str(message[1]))))
+            self._lose(host, HostError(host.id, to_single_line(str(message[1]))))
         elif message[0] != "bye":
             raise ValueError(f"a message that nobody knows: {message[0]!r}")
 

@@ -113,19 +113,6 @@ def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[st
     return whole, stems
 
 
-def printable(name: str) -> str:
-    """A name for people, caches and reports: one line, no bytes that are not UTF-8."""
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else _escape(ord(c)) for c in name)
-
-
-def _escape(code: int) -> str:
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return chr(code).encode("unicode_escape").decode("ascii")
-
-
 def classify(file: File, named: bool = False) -> Found:
     """What ``file`` is, its name being that of a test, or the user having named it."""
     if file.suffix in _RUN_ANYWAY and file.name != file.suffix:

@@ -17,12 +17,14 @@ from typing import Any
 
 from .errors import CannotOpen, HostError
 from .gateways import OPEN_TIMEOUT, Gateway
-from .guard import LIMIT, clean_line
+from .guard import LIMIT
 from .heartbeat import Pulse, Sign, backoff
 from .hosts import MOST_SLOTS, HostSpec
 from .remote import wire
 from .remote.model import HostFacts, Setup, Test, facts_of_host
-from .shipping import Shipped, Tree, ship
+from .shipping import Shipped, ship
+from .text import to_single_line
+from .tree_scan import SourceTree
 
 #: Bytes that are processed before their credit goes back.
 _CREDIT = 1 << 20
@@ -110,7 +112,7 @@ class Host:
 
     # -- becoming ready, in a thread of its own -----------------------------------
 
-    def prepare(self, tree: Callable[[], Tree]) -> None:
+    def prepare(self, tree: Callable[[], SourceTree]) -> None:
         """Open, bring the tree, start the slots; ends in Ready or Ended."""
         try:
             # The heartbeat is to say that a host is silent, not the kernel.
@@ -156,10 +158,10 @@ class Host:
                 raise ValueError(f"{facts.slots} slots, where {self.spec.slots} were asked for")
             return _cleaned(facts)
         except (TypeError, ValueError, AttributeError) as error:
-            words = f"says odd things of itself: {clean_line(str(error))}"
+            words = f"says odd things of itself: {to_single_line(str(error))}"
             raise CannotOpen(self.id, words) from error
 
-    def _ship(self, tree: Tree) -> str:
+    def _ship(self, tree: SourceTree) -> str:
         """Bring the tree; where it is now."""
 
         def tell(done: int, total: int) -> None:
@@ -218,9 +220,9 @@ class Host:
         if message is None:
             raise CannotOpen(self.id, f"{self._epitaph()} while waiting for {name!r}")
         if message[0] == "trouble":
-            raise CannotOpen(self.id, clean_line(str(message[1])))
+            raise CannotOpen(self.id, to_single_line(str(message[1])))
         if message[0] != name:
-            raise CannotOpen(self.id, f"expected {name!r}, got {clean_line(str(message[0]))!r}")
+            raise CannotOpen(self.id, f"expected {name!r}, got {to_single_line(str(message[0]))!r}")
         return message[1:]
 
     def _receive(self, frame: bytes | None) -> None:
@@ -244,7 +246,7 @@ class Host:
 
     def _epitaph(self) -> str:
         reason = self._gateway.epitaph() if self._gateway else ""
-        return clean_line(reason) or _ENDED
+        return to_single_line(reason) or _ENDED
 
     def _take_answer(self, frame: bytes) -> None:
         self._came += len(frame)
@@ -326,11 +328,11 @@ class Host:
 def _cleaned(facts: HostFacts) -> HostFacts:
     """They are shown on the user's terminal: no text of a host may drive it."""
     return facts._replace(
-        name=clean_line(facts.name, _WORDS),
-        system=clean_line(facts.system, _WORDS),
-        machine=clean_line(facts.machine, _WORDS),
-        python=clean_line(facts.python, _WORDS),
-        note=clean_line(str(facts.note)),
+        name=to_single_line(facts.name, _WORDS),
+        system=to_single_line(facts.system, _WORDS),
+        machine=to_single_line(facts.machine, _WORDS),
+        python=to_single_line(facts.python, _WORDS),
+        note=to_single_line(str(facts.note)),
     )
 
 
@@ -345,7 +347,7 @@ class Fleet:
         self._setup = setup
         self._timeout = timeout
         self.hosts = [Host(spec, setup, self.events, timeout) for spec in specs]
-        self._tree: Tree | None = None
+        self._tree: SourceTree | None = None
         self._tree_known = threading.Event()
         self._threads: list[threading.Thread] = []
         #: How often each has been opened again, by name.
@@ -399,12 +401,12 @@ class Fleet:
         if not self._closed.wait(backoff(attempt)):
             host.prepare(self._await_tree)
 
-    def give_tree(self, tree: Tree) -> None:
+    def give_tree(self, tree: SourceTree) -> None:
         """The tree is known: hosts that wait for it go on."""
         self._tree = tree
         self._tree_known.set()
 
-    def _await_tree(self) -> Tree:
+    def _await_tree(self) -> SourceTree:
         self._tree_known.wait()
         if self._tree is None:
             raise CannotOpen("all", "the run ended before the tree was known")

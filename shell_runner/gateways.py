@@ -27,9 +27,9 @@ import execnet
 
 from . import host_code, proxy
 from .errors import CannotOpen
-from .guard import clean as clean
 from .hosts import HostSpec
 from .remote import bootstrap, wire
+from .text import strip_control_chars
 
 #: Seconds to open a host, the starting of its interpreter included.
 OPEN_TIMEOUT = 30.0
@@ -175,7 +175,7 @@ class Gateway:
             answer = channel.receive(OPEN_TIMEOUT)
             self.latency = time.monotonic() - begin
             if answer.startswith(b"cannot: "):
-                words = clean(answer[8:].decode("ascii", "replace"))
+                words = strip_control_chars(answer[8:].decode("ascii", "replace"))
                 raise CannotOpen(self.spec.id, words, "//python=… in the host's spec")
             if answer == b"need":
                 channel.send(data)
@@ -192,9 +192,9 @@ class Gateway:
                 return CannotOpen(self.spec.id, cause.format(*found.groups()), hint)
         reason = proxy.REASON.search(said)
         if reason:
-            return CannotOpen(self.spec.id, clean(reason[1]))
+            return CannotOpen(self.spec.id, strip_control_chars(reason[1]))
         if said.strip():
-            return CannotOpen(self.spec.id, clean(said.strip().splitlines()[-1]))
+            return CannotOpen(self.spec.id, strip_control_chars(said.strip().splitlines()[-1]))
         if error is None:
             return CannotOpen(self.spec.id, f"no answer within {OPEN_TIMEOUT:g} s")
         if self.spec.python and isinstance(error, (OSError, EOFError)):
@@ -281,11 +281,11 @@ class Gateway:
         """Why the connection has ended, if that is known."""
         found = proxy.REASON.search(self._errors.read()) if self._errors else None
         if found:
-            return clean(found[1])
+            return strip_control_chars(found[1])
         try:
             self._channel.waitclose(0.0)
         except execnet.RemoteError as error:
-            return clean(str(error).strip().splitlines()[-1])
+            return strip_control_chars(str(error).strip().splitlines()[-1])
         except _CHANNEL_ERRORS:
             pass
         return ""

@@ -12,9 +12,10 @@ are held back until they have been looked at.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
+
+from .text import strip_control_chars
 
 #: Bytes of one payload, if nothing else is said.
 LIMIT = 16 << 20
@@ -34,22 +35,6 @@ _PREFIX = 5
 _WORDS = 4000
 #: Bytes of an error's payload.
 _ERROR = 1 << 20
-
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
-
-
-def clean(text: str) -> str:
-    """Text that cannot drive a terminal: escapes gone, control characters made visible."""
-    if text.isprintable():
-        return text  # most are; an escape is not
-    text = _ESCAPES.sub("", text)
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
-def clean_line(text: str, most: int = 1000) -> str:
-    """The same in one line, and not longer than a person reads."""
-    text = " ".join(clean(text[: 4 * most]).split())
-    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 class Hostile(ValueError):
@@ -92,7 +77,7 @@ class Guard:
     def _take_first(self) -> bytes:
         """execnet's bootstrap answers with one byte."""
         if self._held[:1] != b"1":
-            text = clean(bytes(self._held[:200]).decode("utf-8", "replace")).strip()
+            text = strip_control_chars(bytes(self._held[:200]).decode("utf-8", "replace")).strip()
             raise Hostile(
                 f"printed {text!r} before Python started: does its login shell print something?"
             )
@@ -152,7 +137,7 @@ class Guard:
         payload = self._cut(whole)[_HEADER.size :]
         if payload[:1] != _TEXT or payload[-1:] != _STOP:
             raise Hostile("sent an error that is no text")
-        text = clean(payload[_PREFIX:-1].decode("utf-8", "replace"))
+        text = strip_control_chars(payload[_PREFIX:-1].decode("utf-8", "replace"))
         self.error = " ".join(text.strip()[-_WORDS:].splitlines()[-1:])
         said = text[-_WORDS:].encode("utf-8", "replace")
         body = _TEXT + _LENGTH.pack(len(said)) + said + _STOP

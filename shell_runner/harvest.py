@@ -15,13 +15,13 @@ from typing import Any
 
 from .artefacts import named
 from .errors import HostError, UsageError
-from .guard import clean_line
-from .jobs import Client
+from .jobs import JobClient
 from .remote.job import JobTest
 from .remote.layout import outputs_name
 from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, Problem, Test
 from .remote.package import MANIFEST, BadPackage, Package, open_package
 from .remote.verdict import judge
+from .text import to_single_line
 from .told import FailedTest, Job
 from .words import whole
 
@@ -56,7 +56,7 @@ class Harvested:
 
 
 def harvest(
-    client: Client,
+    client: JobClient,
     job: str,
     path: Path,
     into: Path | None,
@@ -111,8 +111,8 @@ def _check_folder(into: Path) -> None:
         raise UsageError(f"cannot extract into {into}: {there} is no folder that can be written to")
 
 
-def _refused(client: Client, job: str, error: Exception) -> HostError:
-    words = f"the package of job {job} is refused: {clean_line(str(error))}"
+def _refused(client: JobClient, job: str, error: Exception) -> HostError:
+    words = f"the package of job {job} is refused: {to_single_line(str(error))}"
     return HostError(client.spec.id, words, "look at the host; nothing was acknowledged")
 
 
@@ -236,7 +236,7 @@ def _files(manifest: dict[str, Any], into: Path) -> Callable[[JobTest, Execution
 def _judged(
     manifest: dict[str, Any], tests: Sequence[JobTest], executions: dict[int, list[Execution]]
 ) -> Harvested:
-    how = clean_line(str(manifest.get("how")))
+    how = to_single_line(str(manifest.get("how")))
     status = _STATUS.get(how, INFRASTRUCTURE_STATUS)
     outcomes: dict[str, int] = {}
     failed, flaky = [], []
@@ -248,11 +248,11 @@ def _judged(
         assert outcome in OUTCOMES
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if outcome == PASSED and len(executions[case.test.id]) > 1:
-            flaky.append(clean_line(case.nodeid))
+            flaky.append(to_single_line(case.nodeid))
         if outcome in (FAILED, ERROR):
             lost = result.infrastructure and how == "completed"
             status = max(status, INFRASTRUCTURE_STATUS if lost else FAILED_STATUS)
-            words = clean_line(result.words)
-            failed.append(FailedTest(clean_line(case.nodeid), outcome, words))
-    detail = clean_line(str(manifest.get("detail")))
+            words = to_single_line(result.words)
+            failed.append(FailedTest(to_single_line(case.nodeid), outcome, words))
+    detail = to_single_line(str(manifest.get("detail")))
     return Harvested(how, detail, outcomes, tuple(failed), tuple(flaky), status)

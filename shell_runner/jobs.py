@@ -1,7 +1,7 @@
 """The client of durable jobs: one host's queue, whatever happens to the connection.
 
-Owns what is asked, that it is asked again over a new connection where the old one broke, the
-places in logs, and packages that grow on this disk.  Must not know command lines.
+Owns the requests, their repetition over a new connection where the old one broke, and packages
+that grow on this disk.  Must not know command lines.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 from .errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
 from .heartbeat import backoff
 from .hosts import HostSpec
+from .log_position import LOG_START, LogChunk, LogMismatch, LogPosition
 from .remote.job import Content, JobConfig, JobTest, NewJob, is_uuid
 from .session import TIMEOUT, Session
-from .shipping import Brought, Tree
+from .shipping import Uploaded
 from .told import (
     Job,
     Listing,
@@ -38,6 +39,7 @@ from .told import (
     news_of,
     report_of,
 )
+from .tree_scan import SourceTree
 
 #: Seconds that a request waits on the host for news, before it is asked again.
 _LOOK = 20.0
@@ -50,51 +52,10 @@ _PIECE = 1 << 20
 T = TypeVar("T")
 
 
-# -- logs -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """Up to where a log has been read: attempt, bytes, and the CRC-32 of all of them."""
-
-    attempt: int = 0
-    offset: int = 0
-    crc: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.attempt}:{self.offset}:{self.crc:08x}"
-
-
-def place_of(text: str) -> Place:
-    """``2:4096:89abcdef``; raises UsageError."""
-    try:
-        attempt, offset, crc = text.split(":")
-        found = Place(int(attempt), int(offset), int(crc, 16))
-    except ValueError:
-        found = Place(-1)
-    if found.attempt < 1 or found.offset < 0 or not 0 <= found.crc < 1 << 32:
-        raise UsageError(f"{text!r} is no place in a log, as 1:2048:89abcdef is")
-    return found
-
-
-class Gap(HostError):
-    """A log is not the one that was read before."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some of a log, and the place behind it."""
-
-    place: Place
-    data: bytes
-    #: Nothing more will come.
-    is_end: bool = False
-
-
 # -- one host ---------------------------------------------------------------------
 
 
-class Client:
+class JobClient:
     """The queue of one host; opens it when it is needed, and again when it was lost."""
 
     def __init__(
@@ -121,7 +82,7 @@ class Client:
         self._nudges = self._heard = 0
         self._nudging = threading.Lock()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> JobClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,16 +128,16 @@ class Client:
     def submit(
         self,
         job: NewJob,
-        trees: Sequence[Tree] = (),
+        trees: Sequence[SourceTree] = (),
         progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> tuple[Job, list[Brought]]:
-        """Bring what the host lacks of the trees, then hand in the job; safe to be repeated."""
+    ) -> tuple[Job, list[Uploaded]]:
+        """Upload what the host lacks of ``trees``, then submit the job; safe to repeat."""
 
-        def request(session: Session) -> tuple[Job, list[Brought]]:
-            brought = [session.bring(tree, progress) for tree in trees]
+        def request(session: Session) -> tuple[Job, list[Uploaded]]:
+            uploaded = [session.upload(tree, progress) for tree in trees]
             self.may_have_handed_in = True
             answer = session.call("submit", job=_row(job))
-            return session.read(_same(job.id, job_of), answer), brought
+            return session.read(_same(job.id, job_of), answer), uploaded
 
         return self._with_session(request)
 
@@ -278,34 +239,39 @@ class Client:
             session.abort()
 
     def log(
-        self, job: str, start: Place = Place(), follow: bool = False, attempt: int = 0
-    ) -> Iterator[Piece]:
-        """The log of an attempt (0: the last one), from ``start`` on.
+        self, job: str, start: LogPosition = LOG_START, follow: bool = False, attempt: int = 0
+    ) -> Iterator[LogChunk]:
+        """Yield the log of an attempt (0: the last one) from ``start`` on.
 
-        ``follow``: as it grows, and those of later attempts, until the job has ended.  A
-        connection that breaks is opened again; raises Gap if the log is another one then.
+        ``follow``: go on as it grows, and with the logs of later attempts, until the job has
+        ended.  A connection that breaks is opened again; raises :exc:`LogMismatch` if the log is
+        another one then.
         """
-        place = start if start.attempt else Place(attempt)
+        position = start if start.attempt else LogPosition(attempt)
         seen: list[Any] | None = None
         while True:
-            found, data = self._log(job, place, seen, follow)
+            found, data = self._log(job, position, seen, follow)
             seen = found.mark
-            place = Place(found.attempt, place.offset + len(data), zlib.crc32(data, place.crc))
+            position = LogPosition(
+                found.attempt, position.offset + len(data), zlib.crc32(data, position.crc)
+            )
             more = bool(data) or (follow and not found.is_end)
-            yield Piece(place, data, not more)
+            yield LogChunk(position, data, not more)
             if not more:
                 return
             if follow and found.over and not data and found.attempt < found.attempts:
-                place = Place(found.attempt + 1)
+                position = LogPosition(found.attempt + 1)
 
-    def _log(self, job: str, place: Place, seen: Any, follow: bool) -> tuple[LogFacts, bytes]:
+    def _log(
+        self, job: str, position: LogPosition, seen: Any, follow: bool
+    ) -> tuple[LogFacts, bytes]:
         def request(session: Session) -> tuple[LogFacts, bytes]:
             value, data = session.fetch(
-                "log", job=job, attempt=place.attempt, offset=place.offset,
+                "log", job=job, attempt=position.attempt, offset=position.offset,
                 seconds=_LOOK if follow else 0.0, seen=seen, size=_PIECE,
             )  # fmt: skip
             found = session.read(log_facts_of, value)
-            if len(data) > _PIECE or (place.attempt and found.attempt != place.attempt):
+            if len(data) > _PIECE or (position.attempt and found.attempt != position.attempt):
                 raise session.odd("another piece of a log than was asked for")
             return found, data
 
@@ -313,16 +279,16 @@ class Client:
             found, data = self._with_session(request, waits=follow)
         except JobRefused as error:
             if error.kind == "differs":
-                raise self._gap(job, place, str(error)) from error
+                raise self._log_mismatch(job, position, str(error)) from error
             raise
-        if place.offset and found.crc != place.crc:
-            raise self._gap(job, place, "the bytes before are others")
+        if position.offset and found.crc != position.crc:
+            raise self._log_mismatch(job, position, "the bytes before are others")
         return found, data
 
-    def _gap(self, job: str, place: Place, why: str) -> Gap:
-        words = f"the log of job {job}, attempt {place.attempt}, is not the one of which "
-        words += f"{place.offset} bytes were read before ({why})"
-        return Gap(self.spec.id, words, f"nosejobs job logs {job}, from its beginning")
+    def _log_mismatch(self, job: str, position: LogPosition, why: str) -> LogMismatch:
+        words = f"the log of job {job}, attempt {position.attempt}, is not the one of which "
+        words += f"{position.offset} bytes were read before ({why})"
+        return LogMismatch(self.spec.id, words, f"nosejobs job logs {job}, from its beginning")
 
     # -- the package --------------------------------------------------------------
 

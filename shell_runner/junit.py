@@ -43,7 +43,8 @@ from .remote.model import (
     Problem,
 )
 from .remote.verdict import is_told_by_cases, judge
-from .words import Place, readable, typed
+from .text import pluralize, readable, typed
+from .words import Place
 
 #: Characters of the attribute ``message``; the text of the element has all.
 _MESSAGE = 500
@@ -299,5 +300,5 @@ def _short(message: str) -> str:
     more = len(lines) - len(kept)
     if not (more or is_cut):
         return message
-    note = f"+{more} more line{'s' if more > 1 else ''}" if more else "truncated"
+    note = f"+{more} more {pluralize('line', more)}" if more else "truncated"
     return f"{shown[:_MESSAGE] + '...' if is_cut else shown}\n[{note}; full report in element text]"

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from . import discovery
 from .config import Config, find_root, load, suggestion
-from .discovery import PATTERNS, File, Kind, Metadata, printable
+from .discovery import PATTERNS, File, Kind, Metadata
 from .errors import NosejobsError, UsageError
 from .remote import formats
 from .remote.job import JobTest
+from .text import printable
 from .words import unmet_words
 
 #: Seconds until a test is stopped of which nobody says anything else.

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 
 from .errors import HostError, HostLost, JobRefused
 from .gateways import Gateway
-from .guard import LIMIT, clean_line
+from .guard import LIMIT
 from .heartbeat import Pulse, Sign
 from .hosts import HostSpec
 from .remote import wire
-from .shipping import Brought, Tree, bring
+from .shipping import Uploaded, upload
+from .text import to_single_line
 from .told import Odd, facts_of
+from .tree_scan import SourceTree
 
 #: The session that is asked for, and the version of what is spoken in it.
 SESSION, PROTOCOL = "jobs", 1
@@ -94,13 +96,13 @@ class Session:
         self._answers.put(None)
 
     def _lost(self) -> HostLost:
-        words = self._verdict or clean_line(self._gateway.epitaph()) or "the connection ended"
+        words = self._verdict or to_single_line(self._gateway.epitaph()) or "the connection ended"
         return HostLost(self.host, words)
 
     def odd(self, error: object) -> HostError:
         """What to raise for a host that is not to be believed: nothing more is asked of it."""
         self._give_up("says odd things")
-        return HostError(self.host, f"says odd things: {clean_line(str(error))}")
+        return HostError(self.host, f"says odd things: {to_single_line(str(error))}")
 
     def _next(self) -> list[Any] | wire.Blob:
         """The next message that is more than a sign of life."""
@@ -124,7 +126,7 @@ class Session:
             if len(found) != 1:
                 raise self.odd(f"{len(found)} answers to one request")
             if found[0][0] == "trouble":
-                words = clean_line(" ".join(map(str, found[0][1:])))
+                words = to_single_line(" ".join(map(str, found[0][1:])))
                 raise HostError(self.host, words)
             return found[0]
 
@@ -143,7 +145,8 @@ class Session:
         if isinstance(found, list) and len(found) == 2 and found[0] == "answer":
             return found[1], body
         if isinstance(found, list) and len(found) == 3 and found[0] == "refused":
-            raise JobRefused(self.host, clean_line(str(found[1])), clean_line(str(found[2])))
+            kind, message = (to_single_line(str(part)) for part in found[1:])
+            raise JobRefused(self.host, kind, message)
         raise self.odd(f"no answer: {str(found)[:50]!r}")
 
     def call(self, request: str, /, **arguments: Any) -> Any:
@@ -175,7 +178,7 @@ class Session:
         except Odd as error:
             raise self.odd(error) from error
 
-    def bring(self, tree: Tree, progress: Callable[[int, int], None]) -> Brought:
+    def upload(self, tree: SourceTree, progress: Callable[[int, int], None]) -> Uploaded:
         """All contents of a tree are on the host, and stay until the session's next job is in."""
 
         def wait(name: str) -> list[Any]:
@@ -185,7 +188,7 @@ class Session:
             return found[1:]
 
         try:
-            return bring(tree, self._send, wait, progress)
+            return upload(tree, self._send, wait, progress)
         except ValueError as error:
             raise self.odd(error) from error
 

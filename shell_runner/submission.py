@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import shipping
+from . import shipping, tree_scan
 from .errors import UsageError
-from .guard import clean
 from .hosts import HostSpec
 from .jobfile import Description
 from .jobs import new_job
@@ -21,7 +20,8 @@ from .plan import Plan, plan
 from .remote import formats
 from .remote.job import ARCHIVE, TREE, Content, JobTest, NewJob
 from .remote.unpack import BadArchive, look, unpack
-from .shipping import Selection, Tree
+from .text import shorten_list, strip_control_chars
+from .tree_scan import Selection, SourceTree
 
 #: Broken tests, and files that stay, that are named.
 _NAMED = 20
@@ -33,7 +33,7 @@ class Submission:
 
     job: NewJob
     #: What has to be on the host first.
-    trees: tuple[Tree, ...]
+    trees: tuple[SourceTree, ...]
     #: What a person should know of what stays here.
     notes: tuple[str, ...] = ()
 
@@ -63,7 +63,7 @@ def prepare(wanted: Description, spec: HostSpec, id: str) -> Submission:
     )
     trees = tuple(tree for tree in (build, tests) if tree is not None)
     left = [words for tree in trees for words in tree.left]
-    return Submission(job, trees, tuple(_some(left)))
+    return Submission(job, trees, tuple(shorten_list(left, _NAMED)))
 
 
 def _plan(wanted: Description, spec: HostSpec) -> Plan:
@@ -73,7 +73,7 @@ def _plan(wanted: Description, spec: HostSpec) -> Plan:
         try:
             unpack(str(wanted.tests), folder)
         except BadArchive as error:
-            raise UsageError(f"{wanted.tests}: {clean(str(error))}") from error
+            raise UsageError(f"{wanted.tests}: {strip_control_chars(str(error))}") from error
         except OSError as error:
             raise UsageError(f"{wanted.tests}: {error.strerror or error}") from error
         return _planned(Path(folder), wanted, spec)
@@ -83,7 +83,7 @@ def _look(archive: Path) -> None:
     try:
         look(str(archive), archive.name)
     except BadArchive as error:
-        raise UsageError(f"{archive}: {clean(str(error))}") from error
+        raise UsageError(f"{archive}: {strip_control_chars(str(error))}") from error
     except OSError as error:
         raise UsageError(f"{archive}: {error.strerror or error}") from error
 
@@ -93,7 +93,7 @@ def _planned(root: Path, wanted: Description, spec: HostSpec) -> Plan:
         root, wanted.select, labels=frozenset(spec.labels), host=spec.id, timeout=wanted.timeout
     )
     if found.broken:
-        words = "\n  ".join(_some(found.broken))
+        words = "\n  ".join(shorten_list(found.broken, _NAMED))
         raise UsageError(f"{wanted.tests}: these look like tests and cannot run:\n  {words}")
     if not found.tests:
         hint = "; Python files stay pytest's" if found.left_out else ""
@@ -110,18 +110,13 @@ def _check_unique(path: Path, tests: Sequence[JobTest]) -> None:
         seen.add(test.nodeid)
 
 
-def _some(words: Sequence[str]) -> list[str]:
-    more = len(words) - _NAMED
-    return [*words[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
-
-
-def _tree(path: Path, tests: Sequence[str], selection: Selection, whole: bool) -> Tree:
+def _tree(path: Path, tests: Sequence[str], selection: Selection, whole: bool) -> SourceTree:
     if path.is_dir():
-        return shipping.scan(path, tests, selection, whole=whole)
-    return shipping.archive(path)
+        return tree_scan.scan(path, tests, selection, whole=whole)
+    return tree_scan.archive(path)
 
 
-def _content(path: Path, tree: Tree) -> Content:
+def _content(path: Path, tree: SourceTree) -> Content:
     if path.is_dir():
         digest, size = shipping.named(tree)
         return Content(TREE, digest, size, path.resolve().name)

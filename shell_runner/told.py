@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .guard import clean_line
 from .remote.job import ARCHIVE, TREE, Content, JobConfig, is_uuid
 from .remote.model import ERROR, FAILED, OUTCOMES, Test, execution_from_row
 from .remote.store import is_digest
 from .remote.verdict import judge
+from .text import to_single_line
 
 #: Items of a list that a host may answer with.
 _MANY = 10_000
@@ -146,7 +146,7 @@ class _Fields:
         value = self._values.get(key)
         if not isinstance(value, str):
             raise Odd(f"{key} {value!r:.50}")
-        return clean_line(value, most)
+        return to_single_line(value, most)
 
     def whole(self, key: str, least: int = 0) -> int:
         value = self._values.get(key)
@@ -190,7 +190,7 @@ class _Fields:
 def _word(value: Any) -> str:
     if not isinstance(value, str):
         raise Odd(f"{value!r:.50} where a text is")
-    return clean_line(value)
+    return to_single_line(value)
 
 
 def job_of(values: Any) -> Job:
@@ -241,7 +241,7 @@ def _failed(row: Any) -> FailedTest:
             words = judge(Test(*row[2]), execution_from_row(row[3])).words
         except (TypeError, ValueError, AttributeError) as error:
             raise Odd(str(error)) from error
-    return FailedTest(_word(row[0]), row[1], clean_line(words))
+    return FailedTest(_word(row[0]), row[1], to_single_line(words))
 
 
 def _content(row: Any) -> Content | None:
@@ -263,7 +263,7 @@ def _config(values: Any) -> dict[str, Any]:
 
 def _shown(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
-        return clean_line(value, 4000)
+        return to_single_line(value, 4000)
     if isinstance(value, list) and len(value) <= _MANY and depth < 3:
         return [_shown(each, depth + 1) for each in value]
     if value is None or isinstance(value, (bool, int, float)):
@@ -322,7 +322,7 @@ def facts_of(values: Any) -> dict[str, Any]:
     found = _Fields(values)["host"]
     if not isinstance(found, dict) or len(found) > 100:
         return {}
-    return {clean_line(str(name), 100): _shown(value) for name, value in found.items()}
+    return {to_single_line(str(name), 100): _shown(value) for name, value in found.items()}
 
 
 def limits_of(value: Any) -> dict[str, int]:
@@ -330,7 +330,7 @@ def limits_of(value: Any) -> dict[str, int]:
     found = _Fields(value)
     if len(found._values) > 100:
         raise Odd("too many limits")
-    return {clean_line(str(name), 100): found.whole(name) for name in found._values}
+    return {to_single_line(str(name), 100): found.whole(name) for name in found._values}
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,12 @@ properties of testcases.  Must not know pytest, nor XML beyond what it cannot ho
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .remote.model import Case, Execution, Stream, Test
 from .remote.verdict import judge, leftover_words
+from .text import format_count, readable
 
 #: Lines of each stream that a failure shows.
 _LINES = 50
@@ -21,47 +19,6 @@ _LINES = 50
 _WIDTH = 2000
 #: Artefacts that a failure names.
 _FILES = 10
-
-_SGR = re.compile(r"\x1b\[[0-9;:]*m")
-_BAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
-
-
-def readable(text: str) -> str:
-    """Text for people and XML: no colours, control characters and broken bytes made visible."""
-    if text.isascii() and text.isprintable():
-        return text
-    text = _SGR.sub("", text).replace("\r\n", "\n")
-    return _BAD.sub(_visible, text)
-
-
-def typed(*words: str) -> str:
-    """A command as a person can type it: what cannot be typed in ``$'...'`` of a shell."""
-    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
-
-
-def _escaped(word: str) -> str:
-    parts = [
-        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
-        for byte in os.fsencode(word)
-    ]
-    return "$'" + "".join(parts) + "'"
-
-
-def _visible(found: re.Match[str]) -> str:
-    return found[0].translate(_VISIBLE)
-
-
-class _Visible(dict[int, str]):
-    """What is shown for a code point; each is worked out once."""
-
-    def __missing__(self, code: int) -> str:
-        byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # was not UTF-8
-        self[code] = f"\\x{byte:02x}" if byte < 0x100 else f"\\u{byte:04x}"
-        return self[code]
-
-
-_VISIBLE = _Visible()
-
 
 # -- output -----------------------------------------------------------------------
 
@@ -174,7 +131,7 @@ def _wrote(execution: Execution, place: Place) -> list[str]:
     count = len(execution.artefacts)
     left = f", {execution.artefacts_left} over the limit" if execution.artefacts_left else ""
     if not place.files and count:
-        return [f"wrote    {count} file{'s' if count > 1 else ''}{left}"]
+        return [f"wrote    {format_count(count, 'file')}{left}"]
     lines = [f"wrote    {path}" for path in place.files[:_FILES]]
     more = max(count - _FILES, 0)
     return [*lines, f"         and {more} more{left}"] if more or left else lines

@@ -10,7 +10,7 @@ from shell_runner import hosts
 from shell_runner.fleet import Ended, Fleet, Ready, Said
 from shell_runner.remote.model import Execution, Result, Setup, Test, execution_from_row
 from shell_runner.remote.verdict import judge
-from shell_runner.shipping import scan
+from shell_runner.tree_scan import scan
 
 
 class Bench:

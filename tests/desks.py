@@ -13,7 +13,7 @@ import pytest
 
 from shell_runner.hosts import HostSpec
 from shell_runner.jobfile import Description
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from shell_runner.remote import identity, layout, queue, starting
 from shell_runner.remote.job import JobConfig
 from shell_runner.submission import Submission, prepare
@@ -94,7 +94,7 @@ def prepared(tests: Path, id: str, **changes: object) -> Submission:
     return prepare(Description(tests, config=config), POPEN, id)
 
 
-def submit(client: Client, tests: Path, id: str, **changes: object) -> Job:
+def submit(client: JobClient, tests: Path, id: str, **changes: object) -> Job:
     """The same, handed in."""
     ready = prepared(tests, id, **changes)
     return client.submit(ready.job, ready.trees)[0]

@@ -28,7 +28,7 @@ from dispatcher.settings import Settings
 from dispatcher.store import Store, builds, changes, hosts, jobs, open_store, results, stage_runs
 from shell_runner.remote.job import NewJob
 from shell_runner.remote.package import open_package
-from shell_runner.shipping import Tree
+from shell_runner.tree_scan import SourceTree
 from tests import desks
 
 #: Seconds that anything may take on a machine with much to do.
@@ -48,7 +48,7 @@ class FakeWork:
         self.before_harvest: Callable[[Job], None] = lambda job: None
         self.outcomes: list[results.Harvest] = []
 
-    def prepare(self, job: Job) -> tuple[NewJob, list[Tree]]:
+    def prepare(self, job: Job) -> tuple[NewJob, list[SourceTree]]:
         """All tests of the folder."""
         self.prepared.append(job.id)
         self.before_prepare(job)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from shell_runner.text import format_count, pluralize, shorten_list
+
 from ..config import Mode, Stage
 from ..model import Host, HostState
 
@@ -157,12 +159,12 @@ class _Ground:
             return f"is kept for {self._kept[place.host.name]}"
         jobs = self._jobs(place)
         if jobs >= (1 if wish.mode is Mode.TOGETHER else self._depth):
-            return f"has {_counted(jobs, 'job')}"
+            return f"has {format_count(jobs, 'job')}"
         return ""
 
     def _words(self, wish: Wish, fitting: Sequence[Place]) -> str:
-        labels = f" with {_plural(wish.labels, 'label')} {', '.join(wish.labels)}"
-        wanted = f"{_counted(wish.count, 'host')}{labels if wish.labels else ''}"
+        labels = f" with {pluralize('label', len(wish.labels))} {', '.join(wish.labels)}"
+        wanted = f"{format_count(wish.count, 'host')}{labels if wish.labels else ''}"
         names = ": " + ", ".join(place.host.name for place in fitting[:_MANY]) if fitting else ""
         more = ", ..." if len(fitting) > _MANY else ""
         fits = f"{len(fitting) or 'none'} {'fits' if len(fitting) < 2 else 'fit'}{names}{more}"
@@ -176,20 +178,11 @@ class _Ground:
             if why:
                 found.append((bool(_lacks(place.host, wish)), f"{place.host.name} {why}"))
         words = [text for _, text in sorted(found, key=lambda each: each[0])]
-        rest = len(words) - _MANY
-        return [*words[:_MANY], *([f"and {rest} more"] if rest > 0 else [])]
+        return shorten_list(words, _MANY)
 
 
 def _lacks(host: Host, wish: Wish) -> list[str]:
     return [label for label in wish.labels if label not in host.labels]
-
-
-def _plural(words: Sequence[str], noun: str) -> str:
-    return noun if len(words) == 1 else f"{noun}s"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 # -- shards ----------------------------------------------------------------------------------

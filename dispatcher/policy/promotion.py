@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
+from shell_runner.text import shorten_list
+
 from ..config import Gate, Level, Stage, Tree, stage_digest
 from ..model import (
     BUILD,
@@ -342,9 +344,7 @@ _ENDS = {
 
 def _listed(reasons: Iterable[str]) -> str:
     """The first of them: a row keeps words of some length only, and would never be what is said."""
-    found = list(reasons)
-    more = [f"and {len(found) - _REASONS} more"] if len(found) > _REASONS else []
-    return "; ".join([*found[:_REASONS], *more])
+    return "; ".join(shorten_list(list(reasons), _REASONS))
 
 
 def _by(words: str, reason: str) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from shell_runner.text import format_count
+
 from ..config import Mode, Stage
 from ..model import Job, JobState, StageEvent
 
@@ -76,7 +78,7 @@ def _verdict(failures: Sequence[str], parts: Sequence[Part]) -> Step:
     tests = sum(part.tests for part in parts)
     if not tests:
         return Step(StageEvent.FAIL, "no test was run: its names and tags select none")
-    return Step(StageEvent.PASS, _counted(tests, "test"))
+    return Step(StageEvent.PASS, format_count(tests, "test"))
 
 
 def _again(stage: Stage, lost: Sequence[Part], is_open: bool) -> Step:
@@ -116,7 +118,7 @@ def failure(part: Part) -> str:
         return ""
     if job.how in _BUILD_ENDS:
         return f"{job.host}: {_BUILD_ENDS[job.how]}"
-    return f"{job.host}: {_counted(part.failed, 'test')} failed" if part.failed else ""
+    return f"{job.host}: {format_count(part.failed, 'test')} failed" if part.failed else ""
 
 
 def trouble(part: Part) -> str:
@@ -129,7 +131,7 @@ def trouble(part: Part) -> str:
     if job.how != "completed":
         words = _TROUBLE_ENDS.get(job.how, f"it ended as {job.how or 'nobody knows'}")
         return f"{job.host}: {words}" + (f": {job.detail}" if job.detail else "")
-    count = _counted(part.trouble, "test")
+    count = format_count(part.trouble, "test")
     return f"{job.host}: {count} could not be run there" if part.trouble else ""
 
 
@@ -150,7 +152,7 @@ def newest(jobs: Iterable[Job]) -> list[Job]:
 def _spent(stage: Stage) -> str:
     if stage.lost == 0:
         return "; it is not tried again (lost = never)"
-    return f"; it was tried again {_counted(stage.lost, 'time')}"
+    return f"; it was tried again {format_count(stage.lost, 'time')}"
 
 
 # -- hosts -----------------------------------------------------------------------------------
@@ -169,8 +171,4 @@ def quarantine(failures: int, why: str, limit: int) -> str:
     """
     if failures < limit:
         return ""
-    return f"{_counted(failures, 'infrastructure failure')} in a row; the last one: {why}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{format_count(failures, 'infrastructure failure')} in a row; the last one: {why}"

@@ -26,10 +26,10 @@ from starlette.exceptions import HTTPException
 
 from shell_runner import __version__
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
-from shell_runner.guard import clean_line
-from shell_runner.jobs import Place, place_of
+from shell_runner.log_position import LogPosition, parse_log_position
 from shell_runner.remote.job import is_uuid
 from shell_runner.remote.notify import SIGNATURE, signature
+from shell_runner.text import to_single_line
 
 from .. import actions, model
 from ..logs import Logs, NoLog
@@ -359,7 +359,7 @@ _From = Annotated[
 def job_log(request: Request, job: _JobId) -> Response:
     """All that install command and tests have printed so far, as bytes."""
     context = _context(request)
-    pieces = context.streams.counted(context.logs.read(_known(context, job), Place(), False))
+    pieces = context.streams.counted(context.logs.read(_known(context, job), LogPosition(), False))
     # What goes wrong before there is anything is an error like any other.
     whole = chain([next(pieces)], pieces)
     kind = "text/plain; charset=utf-8"
@@ -379,7 +379,7 @@ def job_log_events(request: Request, job: _JobId, start: _From = None) -> Respon
     """
     context = _context(request)
     text = start or request.headers.get("last-event-id", "")
-    place = place_of(text[:60]) if text else Place()
+    place = parse_log_position(text[:60]) if text else LogPosition()
     pieces = context.logs.read(_known(context, job), place, True)
     return StreamingResponse(context.streams.events(pieces), media_type="text/event-stream")
 
@@ -510,7 +510,7 @@ def poke(
 
 def _caller(request: Request) -> str:
     """From where somebody asks, and with which program, as that says itself."""
-    program = clean_line(request.headers.get("user-agent", ""), 100)
+    program = to_single_line(request.headers.get("user-agent", ""), 100)
     address = request.client.host if request.client else "an address that is not known"
     return f"{address}, {program}" if program else address
 
@@ -568,9 +568,9 @@ def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = str(error.detail)
     if error.status_code == 404:
-        words = f"there is no {clean_line(request.url.path, 200)} here\n  see: /openapi.json"
+        words = f"there is no {to_single_line(request.url.path, 200)} here\n  see: /openapi.json"
     elif error.status_code == 405:
-        words = f"{request.method} is not for {clean_line(request.url.path, 200)}"
+        words = f"{request.method} is not for {to_single_line(request.url.path, 200)}"
     found = _problem(error.status_code, words)
     found.headers.update(error.headers or {})
     return found
@@ -586,7 +586,7 @@ def _place(error: Any) -> str:
     """Where, and what is wrong there; never the value, which may be of any size."""
     where = ".".join(str(part) for part in error["loc"][1:]) or str(error["loc"][0])
     words = re.sub(r"^Value error, ", "", error["msg"])
-    return f"{clean_line(where, 100)}: {clean_line(words, 300)}"
+    return f"{to_single_line(where, 100)}: {to_single_line(words, 300)}"
 
 
 def _broken(request: Request, error: Exception) -> Response:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator
 
 from shell_runner.errors import NosejobsError
-from shell_runner.jobs import Piece
+from shell_runner.log_position import LogChunk
 
 #: Logs that are followed at the same time.
 MOST = 32
@@ -43,7 +43,7 @@ class Streams:
         for reader in tuple(self._readers):
             reader.stop()
 
-    def counted(self, pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+    def counted(self, pieces: Generator[LogChunk, None, None]) -> Generator[LogChunk, None, None]:
         """The same pieces, if not too many others are read; TooMany instead of the first."""
         if not self._unread.acquire(blocking=False):
             raise TooMany
@@ -53,7 +53,7 @@ class Streams:
         finally:
             self._unread.release()
 
-    async def events(self, pieces: Generator[Piece, None, None]) -> AsyncGenerator[bytes, None]:
+    async def events(self, pieces: Generator[LogChunk, None, None]) -> AsyncGenerator[bytes, None]:
         """Server-sent events."""
         decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         # Whoever follows knows that there is somebody, before there is a log.
@@ -63,7 +63,9 @@ class Streams:
                 async for piece in found:
                     text = decoder.decode(piece.data, piece.is_end)
                     yield (
-                        _event("log", {"text": text}, str(piece.place)) if text else b": still\n\n"
+                        _event("log", {"text": text}, str(piece.position))
+                        if text
+                        else b": still\n\n"
                     )
         except NosejobsError as error:
             yield _event("trouble", {"detail": str(error)})
@@ -71,7 +73,9 @@ class Streams:
         if not self._ended:
             yield _event("end", {})
 
-    async def _read(self, pieces: Generator[Piece, None, None]) -> AsyncGenerator[Piece, None]:
+    async def _read(
+        self, pieces: Generator[LogChunk, None, None]
+    ) -> AsyncGenerator[LogChunk, None]:
         if self._ended or not self._free.acquire(blocking=False):
             raise TooMany
         reader = _Reader(pieces, asyncio.get_running_loop(), self._free)
@@ -92,12 +96,12 @@ class _Reader(threading.Thread):
 
     def __init__(
         self,
-        pieces: Generator[Piece, None, None],
+        pieces: Generator[LogChunk, None, None],
         loop: asyncio.AbstractEventLoop,
         free: threading.Semaphore,
     ) -> None:
         super().__init__(name="web-log", daemon=True)
-        self.queue: asyncio.Queue[Piece | NosejobsError | None] = asyncio.Queue(_AHEAD)
+        self.queue: asyncio.Queue[LogChunk | NosejobsError | None] = asyncio.Queue(_AHEAD)
         self._pieces, self._loop, self._free = pieces, loop, free
         self._stopped = False
 
@@ -127,7 +131,7 @@ class _Reader(threading.Thread):
         except Exception as error:
             self._put(NosejobsError(f"the log cannot be read: {type(error).__name__}: {error}"))
 
-    def _put(self, found: Piece | NosejobsError | None) -> bool:
+    def _put(self, found: LogChunk | NosejobsError | None) -> bool:
         """Once there is room for it; False: nobody waits for it."""
         if self._stopped:
             return False

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shell_runner.discovery import printable
+from shell_runner.text import printable
 
 PROGRAMS = Path(__file__).parent / "programs"
 #: Where a run puts its temporary files: in memory, if that is possible.

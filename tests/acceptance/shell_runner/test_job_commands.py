@@ -21,7 +21,7 @@ import pytest
 
 from shell_runner import cli, records
 from shell_runner.hosts import HostSpec
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from tests import desks
 from tests.desks import script
 
@@ -279,7 +279,7 @@ def test_a_variable_names_the_usual_host(
             "cannot extract into",
         ),
         (["show", "abcd1234", "--host", "popen"], "no job of this host is called 'abcd1234'"),
-        (["logs", "abcd1234", "--from", "x"], "'x' is no place in a log"),
+        (["logs", "abcd1234", "--from", "x"], "'x' is not a position in a log"),
         (["limits", "--host", "popen", "kept_bytes"], "write NAME=VALUE"),
         (["limits", "--host", "popen", "waiting=2GiB"], "waiting must be a number of jobs, not"),
         (["limits", "--host", "popen", "linger=x"], "linger must be a whole number of seconds"),
@@ -403,7 +403,7 @@ def test_who_stops_waiting_can_go_on(run: Run, tests: Path, folder: Path) -> Non
     go_on = re.compile(r"^to go on: nosejobs job (.*)$", re.MULTILINE)
     (found,) = go_on.findall(said)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Client, "wait", interrupted)
+        patch.setattr(JobClient, "wait", interrupted)
         done = run(*shlex.split(found))
     assert (done.returncode, go_on.findall(done.stderr)) == (130, [found])
     (folder / "gate").write_text("now\n")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner.hosts import parse
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from shell_runner.remote import capacity
 from shell_runner.remote.queue import Queue
 from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
@@ -290,7 +290,7 @@ def _harvest(machine: Machine, job: str) -> str:
 def _harvest_again(machine: Machine, job: str) -> str:
     """Once more, as a program does it; the digest."""
     out = machine.folder / "2.zip"
-    with Client(parse([machine.spec], {})[0]) as client:
+    with JobClient(parse([machine.spec], {})[0]) as client:
         client.download(job, out, lambda path: None)
     return hashlib.sha256(out.read_bytes()).hexdigest()
 

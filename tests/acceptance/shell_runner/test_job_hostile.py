@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from shell_runner import submission
 from shell_runner.cli import main
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from shell_runner.remote import layout, queue
 from shell_runner.remote.job import JobConfig
 from tests import desks
@@ -104,7 +104,7 @@ def test_a_hostile_build_is_refused_by_name(
     # As by a client that does not read what it sends, which ours does.
     monkeypatch.setattr(submission, "_look", lambda archive: None)
     jobs = {}
-    with Client(desks.POPEN) as client:
+    with JobClient(desks.POPEN) as client:
         for name, (data, _, _) in BUILDS.items():
             path = tmp_path / f"{name}.bin"
             path.write_bytes(data)

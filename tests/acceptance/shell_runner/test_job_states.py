@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from shell_runner.job_cli import _attempt
+from shell_runner.job_output import format_attempt
 from shell_runner.remote import identity, layout
 from shell_runner.remote.desk import Desk
 from shell_runner.remote.model import Execution
@@ -360,7 +360,7 @@ time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
         assert len(host.attempts(job)) == 1
     began, ended = (getattr(host.attempts(second)[0], name) for name in ("began", "ended"))
     assert ended < began
-    assert "took 0.0 s" in _attempt(Attempt("", 1, "ended", "", began, ended))
+    assert "took 0.0 s" in format_attempt(Attempt("", 1, "ended", "", began, ended))
 
 
 def postpone(host: Host, seconds: float) -> None:

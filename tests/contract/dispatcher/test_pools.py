@@ -22,7 +22,7 @@ from dispatcher.settings import Pool
 from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
 from shell_runner.errors import UsageError
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from tests import desks
 from tests.pools import FakePool
 
@@ -174,7 +174,7 @@ def test_a_host_runs_a_job(kind: Kind, provider: Provider, tmp_path: Path) -> No
     (spec,) = specs.parse([NAME], {NAME: HostEntry(NAME, raised.spec)})
     desks.script(tmp_path / "tests", "test_a.sh")
     job = str(uuid.uuid4())
-    with Client(spec) as client:
+    with JobClient(spec) as client:
         desks.submit(client, tmp_path / "tests", job)
         assert client.wait(job).outcomes == {"passed": 1}
 

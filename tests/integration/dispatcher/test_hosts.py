@@ -21,7 +21,7 @@ from dispatcher.settings import Pool, Settings
 from dispatcher.store import hosts, jobs, results
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, UsageError
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from shell_runner.remote import layout, queue
 from tests import desks
 from tests.agents import stopped
@@ -144,7 +144,7 @@ def test_a_job_that_the_host_refuses_is_lost_with_its_words(there: Dispatcher, t
     (job,) = there.plan("h1")
 
     def hand_in_another(_: object) -> None:
-        with Client(POPEN) as client:
+        with JobClient(POPEN) as client:
             desks.submit(client, tests, job, retries=3)
 
     there.work.before_prepare = hand_in_another
@@ -156,7 +156,7 @@ def test_a_job_that_the_host_refuses_is_lost_with_its_words(there: Dispatcher, t
 
 def test_a_full_queue_is_waited_for(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dispatcher.link._LATER", 0.1)
-    with Client(POPEN) as client:
+    with JobClient(POPEN) as client:
         client.set_limit("waiting", 0)
         there.start()
         (job,) = there.plan("h1")
@@ -172,7 +172,7 @@ def test_a_host_that_has_forgotten_a_job_loses_it(there: Dispatcher, gate: Path)
     there.until_state(job, JobState.SUBMITTED)
     there.links.close()
     gate.write_text("\n")
-    with Client(POPEN) as client:
+    with JobClient(POPEN) as client:
         client.wait(job)
         client.forget(job, force=True)
     there.links = there._links()
@@ -238,7 +238,7 @@ def test_what_the_host_had_already_is_not_prepared_again_and_ends_if_it_was_give
 ) -> None:
     """The first was given up meanwhile; the answer to the submit of the second was lost."""
     (lost,), (job,) = there.plan("h1"), there.plan("h1")
-    with Client(POPEN) as client:
+    with JobClient(POPEN) as client:
         for each in (lost, job):
             desks.submit(client, tests, each)
     there.until(lambda: state_on_host(lost) == "running")
@@ -288,7 +288,7 @@ def test_jobs_go_on_from_whatever_their_rows_say(there: Dispatcher, tests: Path)
     """The host has done all of them; the dispatcher died before it wrote so."""
     planned = {what: there.plan("h1")[0] for what in SO_FAR}
     path = there.settings.data / "x.zip"
-    with Client(POPEN) as client:
+    with JobClient(POPEN) as client:
         for job in planned.values():
             desks.submit(client, tests, job)
         done = {what: client.wait(job) for what, job in planned.items()}

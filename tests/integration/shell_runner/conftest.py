@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from tests import desks
 from tests.desks import POPEN
 
@@ -20,8 +20,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def client(folder: Path) -> Iterator[Client]:
-    with Client(POPEN) as found:
+def client(folder: Path) -> Iterator[JobClient]:
+    with JobClient(POPEN) as found:
         yield found
 
 

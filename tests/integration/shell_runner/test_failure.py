@@ -22,7 +22,7 @@ from shell_runner.remote import tree as processes
 from shell_runner.remote.model import Setup, Test
 from shell_runner.remote.serve import LiveSession
 from shell_runner.remote.slots import SlotProcess
-from shell_runner.shipping import Tree, scan
+from shell_runner.tree_scan import SourceTree, scan
 from tests.bench import Bench
 
 LIMIT = 1.0
@@ -121,7 +121,7 @@ def await_gateway(host: Host) -> Gateway:
     return host._gateway
 
 
-def big_tree(folder: Path) -> Tree:
+def big_tree(folder: Path) -> SourceTree:
     """More than the pipe to a host holds."""
     (folder / "big").write_bytes(os.urandom(1 << 20))
     return scan(folder, [])

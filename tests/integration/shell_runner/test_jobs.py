@@ -19,7 +19,8 @@ import pytest
 from shell_runner import harvest, hosts, jobs, session
 from shell_runner.errors import HostError, JobRefused, UsageError
 from shell_runner.jobfile import Description
-from shell_runner.jobs import Client, Gap, Place
+from shell_runner.jobs import JobClient
+from shell_runner.log_position import LogMismatch, LogPosition
 from shell_runner.remote import layout, queue
 from shell_runner.remote.job import Content
 from shell_runner.remote.package import open_package
@@ -31,7 +32,7 @@ from tests.integration.shell_runner.test_old_pythons import interpreters, versio
 from tests.sshd import Sshd
 
 pytestmark = pytest.mark.timeout(120)
-START = Place()
+START = LogPosition()
 
 
 @pytest.fixture
@@ -41,14 +42,14 @@ def tests(tmp_path: Path) -> Path:
     return tmp_path / "tests"
 
 
-def harvested(client: Client, id: str, path: Path) -> harvest.Harvested:
+def harvested(client: JobClient, id: str, path: Path) -> harvest.Harvested:
     return harvest.harvest(client, id, path, None, None, lambda done, total: None)[1]
 
 
 # -- the whole way -------------------------------------------------------------------
 
 
-def test_a_job_runs_and_is_harvested(client: Client, tests: Path, id: str, folder: Path) -> None:
+def test_a_job_runs_and_is_harvested(client: JobClient, tests: Path, id: str, folder: Path) -> None:
     assert submit(client, tests, id).state in ("queued", "running")
     done = client.wait(id)
     assert (done.id, done.state, done.how) == (id, "ready", "completed")
@@ -65,14 +66,14 @@ def test_a_job_runs_and_is_harvested(client: Client, tests: Path, id: str, folde
 def test_it_runs_when_nobody_is_connected(tests: Path, id: str, folder: Path) -> None:
     os.mkfifo(folder / "gate")
     script(tests, "test_b.sh", f"cat {folder}/gate")
-    with Client(POPEN) as client:
+    with JobClient(POPEN) as client:
         submit(client, tests, id)
     (folder / "gate").write_text("open\n")  # waits for the test
-    with Client(POPEN) as client:
+    with JobClient(POPEN) as client:
         assert dict(client.wait(id).outcomes) == {"passed": 2}
 
 
-def test_a_report_says_why(client: Client, tests: Path, id: str) -> None:
+def test_a_report_says_why(client: JobClient, tests: Path, id: str) -> None:
     submit(client, tests, id, environment=(("A", "1"),), secret="geheim", notify="http://[::1]:1/")
     client.wait(id)
     report = client.job(id[:8])
@@ -85,7 +86,7 @@ def test_a_report_says_why(client: Client, tests: Path, id: str) -> None:
     client.forget(id, force=True)  # and with it the outbox has nobody to tell for long
 
 
-def test_the_same_contents_travel_once(client: Client, tests: Path, id: str) -> None:
+def test_the_same_contents_travel_once(client: JobClient, tests: Path, id: str) -> None:
     (tests / "data").write_bytes(os.urandom(300_000))
     ready = prepared(tests, id)
     _, (first,) = client.submit(ready.job, ready.trees)
@@ -95,7 +96,7 @@ def test_the_same_contents_travel_once(client: Client, tests: Path, id: str) -> 
     assert (second.files, second.wire < 200) == (0, True)
 
 
-def test_to_hand_in_again_is_to_hand_in_once(client: Client, tests: Path, id: str) -> None:
+def test_to_hand_in_again_is_to_hand_in_once(client: JobClient, tests: Path, id: str) -> None:
     first = submit(client, tests, id)
     client.close()  # the answer was lost, perhaps
     assert submit(client, tests, id).number == first.number
@@ -104,7 +105,7 @@ def test_to_hand_in_again_is_to_hand_in_once(client: Client, tests: Path, id: st
     assert len(client.jobs().jobs) == 1
 
 
-def test_contents_go_on_where_a_connection_broke(client: Client, tests: Path, id: str) -> None:
+def test_contents_go_on_where_a_connection_broke(client: JobClient, tests: Path, id: str) -> None:
     (tests / "data").write_bytes(os.urandom(6 << 20))
     ready = prepared(tests, id)
     killed: list[int] = []
@@ -121,7 +122,7 @@ def test_contents_go_on_where_a_connection_broke(client: Client, tests: Path, id
     assert client.wait(id).how == "completed"
 
 
-def test_contents_that_are_not_there_are_no_job(client: Client, tests: Path, id: str) -> None:
+def test_contents_that_are_not_there_are_no_job(client: JobClient, tests: Path, id: str) -> None:
     ready = prepared(tests, id)
     with pytest.raises(JobRefused, match="are not on this host"):
         client.submit(ready.job)
@@ -131,7 +132,7 @@ def test_contents_that_are_not_there_are_no_job(client: Client, tests: Path, id:
     assert client.jobs().jobs == ()
 
 
-def test_archives_are_contents_too(client: Client, tests: Path, id: str, folder: Path) -> None:
+def test_archives_are_contents_too(client: JobClient, tests: Path, id: str, folder: Path) -> None:
     packed = shutil.make_archive(str(folder / "t"), "gztar", tests)
     (folder / "build").mkdir()
     (folder / "build" / "tool").write_text("made")
@@ -167,7 +168,7 @@ def test_a_build_is_sent_as_it_is(tests: Path, id: str, folder: Path) -> None:
 # -- looking and changing ------------------------------------------------------------
 
 
-def test_a_list_is_of_what_is_asked_for(client: Client, tests: Path) -> None:
+def test_a_list_is_of_what_is_asked_for(client: JobClient, tests: Path) -> None:
     ids = [str(uuid.uuid4()) for _ in range(3)]
     for number, id in enumerate(ids):
         ready = prepared(tests, id)
@@ -182,7 +183,7 @@ def test_a_list_is_of_what_is_asked_for(client: Client, tests: Path) -> None:
 
 
 def test_cancelled_tests_are_accounted_for(
-    client: Client, tests: Path, id: str, folder: Path
+    client: JobClient, tests: Path, id: str, folder: Path
 ) -> None:
     os.mkfifo(folder / "gate")
     script(tests, "test_b.sh", f"echo here >{folder}/gate; exec sleep 1000")
@@ -194,7 +195,7 @@ def test_cancelled_tests_are_accounted_for(
     assert (found.outcomes["passed"], sum(found.outcomes.values()), found.status) == (1, 2, 6)
 
 
-def test_nothing_is_left_of_a_forgotten_job(client: Client, tests: Path, id: str) -> None:
+def test_nothing_is_left_of_a_forgotten_job(client: JobClient, tests: Path, id: str) -> None:
     submit(client, tests, id)
     client.wait(id)
     log = desks.log_file()
@@ -207,7 +208,9 @@ def test_nothing_is_left_of_a_forgotten_job(client: Client, tests: Path, id: str
     assert not Path(layout.package(queue.folder(), id)).exists()
 
 
-def test_failed_tests_run_again_in_the_same_contents(client: Client, tests: Path, id: str) -> None:
+def test_failed_tests_run_again_in_the_same_contents(
+    client: JobClient, tests: Path, id: str
+) -> None:
     submit(client, tests, id, retries=1)
     client.wait(id)
     script(tests, "test_b.sh", "exit 0")  # nobody looks at it any more
@@ -224,7 +227,7 @@ def test_failed_tests_run_again_in_the_same_contents(client: Client, tests: Path
         client.rerun(third, str(uuid.uuid4()), [], failed=True)
 
 
-def test_limits_are_the_hosts(client: Client, tests: Path, id: str) -> None:
+def test_limits_are_the_hosts(client: JobClient, tests: Path, id: str) -> None:
     assert client.limits() == queue.SETTINGS
     assert client.set_limit("waiting", 0)["waiting"] == 0
     with pytest.raises(JobRefused, match="the bound of this host"):
@@ -236,12 +239,12 @@ def test_limits_are_the_hosts(client: Client, tests: Path, id: str) -> None:
 # -- logs ----------------------------------------------------------------------------
 
 
-def read(client: Client, id: str, place: Place = START, follow: bool = False) -> bytes:
+def read(client: JobClient, id: str, place: LogPosition = START, follow: bool = False) -> bytes:
     return b"".join(piece.data for piece in client.log(id, place, follow))
 
 
 def test_a_log_is_followed_until_the_job_has_ended(
-    client: Client, tests: Path, id: str, folder: Path
+    client: JobClient, tests: Path, id: str, folder: Path
 ) -> None:
     os.mkfifo(folder / "gate")
     script(tests, "test_b.sh", f"echo first; cat {folder}/gate; echo last")
@@ -250,7 +253,7 @@ def test_a_log_is_followed_until_the_job_has_ended(
     opened = False
     for piece in client.log(id, follow=True):
         seen += piece.data
-        assert piece.place == Place(piece.place.attempt, len(seen), zlib.crc32(seen))
+        assert piece.position == LogPosition(piece.position.attempt, len(seen), zlib.crc32(seen))
         if b"first\n" in seen and not opened:
             assert b"last" not in seen
             (folder / "gate").write_text("now\n")
@@ -260,7 +263,7 @@ def test_a_log_is_followed_until_the_job_has_ended(
 
 
 def test_a_log_goes_on_over_a_new_connection(
-    client: Client, tests: Path, id: str, folder: Path
+    client: JobClient, tests: Path, id: str, folder: Path
 ) -> None:
     said: list[str] = []
     client._say = said.append
@@ -279,27 +282,29 @@ def test_a_log_goes_on_over_a_new_connection(
     assert "opening it again" in said[1]
 
 
-def test_another_log_is_a_gap(client: Client, tests: Path, id: str) -> None:
+def test_another_log_is_a_gap(client: JobClient, tests: Path, id: str) -> None:
     submit(client, tests, id)
     client.wait(id)
     whole = read(client, id)
-    half = Place(1, 20, zlib.crc32(whole[:20]))
+    half = LogPosition(1, 20, zlib.crc32(whole[:20]))
     assert read(client, id, half) == whole[20:]
     log = desks.log_file()
     log.write_bytes(b"X" + whole[1:])
-    with pytest.raises(Gap, match=r"20 bytes were read before \(the bytes before are others\)"):
+    with pytest.raises(
+        LogMismatch, match=r"20 bytes were read before \(the bytes before are others\)"
+    ):
         read(client, id, half)
     log.write_bytes(whole[:10])
-    with pytest.raises(Gap, match="the log has 10 bytes, and you have 20"):
+    with pytest.raises(LogMismatch, match="the log has 10 bytes, and you have 20"):
         read(client, id, half)
     log.unlink()
     assert read(client, id, half) == whole[20:]  # as the package has it
     with pytest.raises(JobRefused, match="has 1 attempt; there is no number 2"):
-        read(client, id, Place(2))
+        read(client, id, LogPosition(2))
 
 
 def test_the_log_of_a_second_attempt_follows(
-    client: Client, tests: Path, id: str, folder: Path
+    client: JobClient, tests: Path, id: str, folder: Path
 ) -> None:
     os.mkfifo(folder / "gate")
     script(tests, "test_b.sh", f"echo here; echo $NOSEJOBS_ATTEMPT >{folder}/gate; sleep 1000")
@@ -308,7 +313,7 @@ def test_the_log_of_a_second_attempt_follows(
     waiting = threading.Thread(target=kill_the_worker_when_told, args=(folder / "gate",))
     waiting.start()
     for piece in client.log(id, follow=True):
-        seen[piece.place.attempt] = seen.get(piece.place.attempt, b"") + piece.data
+        seen[piece.position.attempt] = seen.get(piece.position.attempt, b"") + piece.data
         if b"here" in seen.get(2, b"") and waiting.is_alive() is False:
             client.cancel(id)
     assert seen[1] == desks.log_file(1).read_bytes()
@@ -327,7 +332,7 @@ def kill_the_worker_when_told(gate: Path) -> None:
 # -- harvest -------------------------------------------------------------------------
 
 
-def test_a_harvest_can_be_repeated(client: Client, tests: Path, id: str, folder: Path) -> None:
+def test_a_harvest_can_be_repeated(client: JobClient, tests: Path, id: str, folder: Path) -> None:
     submit(client, tests, id)
     done = client.wait(id)
     path = folder / "x.zip"
@@ -342,7 +347,7 @@ def test_a_harvest_can_be_repeated(client: Client, tests: Path, id: str, folder:
 
 @pytest.mark.parametrize("left", ["half", "other bytes", "too many", "all"])
 def test_a_harvest_goes_on_where_it_was_left(
-    client: Client, tests: Path, id: str, folder: Path, left: str
+    client: JobClient, tests: Path, id: str, folder: Path, left: str
 ) -> None:
     submit(client, tests, id)
     done = client.wait(id)
@@ -353,14 +358,14 @@ def test_a_harvest_goes_on_where_it_was_left(
         {"half": data[:half], "other bytes": b"X" * half, "too many": data * 2, "all": data}[left]
     )
     asked: list[int] = []
-    fetch = Client._piece
+    fetch = JobClient._piece
 
-    def piece(self: Client, job: jobs.Job, offset: int) -> bytes:
+    def piece(self: JobClient, job: jobs.Job, offset: int) -> bytes:
         asked.append(offset)
         return fetch(self, job, offset)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Client, "_piece", piece)
+        patch.setattr(JobClient, "_piece", piece)
         harvested(client, id, folder / "x.zip")
     assert (folder / "x.zip").read_bytes() == data
     assert asked == {"half": [half], "other bytes": [half, 0], "too many": [0], "all": []}[left]
@@ -368,7 +373,7 @@ def test_a_harvest_goes_on_where_it_was_left(
 
 
 def test_a_spoilt_package_is_not_acknowledged(
-    client: Client, tests: Path, id: str, folder: Path
+    client: JobClient, tests: Path, id: str, folder: Path
 ) -> None:
     submit(client, tests, id)
     client.wait(id)
@@ -383,7 +388,7 @@ def test_a_spoilt_package_is_not_acknowledged(
 
 
 def test_a_job_that_has_not_ended_has_no_package(
-    client: Client, tests: Path, id: str, folder: Path
+    client: JobClient, tests: Path, id: str, folder: Path
 ) -> None:
     os.mkfifo(folder / "gate")
     script(tests, "test_b.sh", f"cat {folder}/gate")
@@ -396,7 +401,7 @@ def test_a_job_that_has_not_ended_has_no_package(
 
 @pytest.mark.parametrize("name", ["folder", "fifo"])
 def test_a_package_takes_the_place_of_files_only(
-    client: Client, id: str, folder: Path, name: str
+    client: JobClient, id: str, folder: Path, name: str
 ) -> None:
     (folder / "folder").mkdir()
     os.mkfifo(folder / "fifo")
@@ -408,7 +413,7 @@ def test_a_package_takes_the_place_of_files_only(
 
 
 def test_a_stopped_host_is_lost(tests: Path, folder: Path) -> None:
-    client = Client(POPEN, timeout=2.5)
+    client = JobClient(POPEN, timeout=2.5)
     assert client.jobs().jobs == ()
     pids = desks.pids()
     for pid in pids:
@@ -420,7 +425,7 @@ def test_a_stopped_host_is_lost(tests: Path, folder: Path) -> None:
             os.kill(pid, 0)
 
 
-def test_a_queue_that_cannot_be_written_is_named(client: Client, tests: Path, id: str) -> None:
+def test_a_queue_that_cannot_be_written_is_named(client: JobClient, tests: Path, id: str) -> None:
     folder = Path(queue.folder())
     (folder / "queue.db").write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(JobRefused, match=r"queue\.db\.corrupt-"):
@@ -429,7 +434,7 @@ def test_a_queue_that_cannot_be_written_is_named(client: Client, tests: Path, id
     assert client.wait(id).is_done
 
 
-def test_a_job_whose_code_is_gone_holds_up_nobody(client: Client, tests: Path, id: str) -> None:
+def test_a_job_whose_code_is_gone_holds_up_nobody(client: JobClient, tests: Path, id: str) -> None:
     submit(client, tests, id)
     client.wait(id)
     desks.await_worker()
@@ -442,7 +447,7 @@ def test_a_job_whose_code_is_gone_holds_up_nobody(client: Client, tests: Path, i
 
 
 def test_whoever_looks_lets_a_stopped_worker_go_on(
-    client: Client, tests: Path, id: str, folder: Path
+    client: JobClient, tests: Path, id: str, folder: Path
 ) -> None:
     after = str(uuid.uuid4())
     submit(client, tests, after)
@@ -464,7 +469,7 @@ def test_a_client_of_another_protocol_is_refused(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "PROTOCOL", 99)
         with pytest.raises(JobRefused, match="speaks version 1 of the job protocol, not 99"):
-            Client(POPEN).jobs()
+            JobClient(POPEN).jobs()
 
 
 # -- other hosts ---------------------------------------------------------------------
@@ -484,10 +489,10 @@ def test_a_job_outlives_an_ssh_login(own_sshd: Sshd, tests: Path, id: str, folde
     script(tests, "test_b.sh", f"cat {folder}/gate")
     (spec,) = hosts.parse([sshd.spec()], {})
     ready = prepare(Description(tests), spec, id)
-    with Client(spec) as client:
+    with JobClient(spec) as client:
         client.submit(ready.job, ready.trees)
     (folder / "gate").write_text("open\n")
-    with Client(spec) as client:
+    with JobClient(spec) as client:
         client.wait(id)
         found = harvested(client, id, folder / "x.zip")
         client.forget(id, force=True)
@@ -502,7 +507,7 @@ def test_the_oldest_python_is_good_enough(
 ) -> None:
     (spec,) = hosts.parse([f"popen//python={interpreters()[version]}"], {})
     ready = prepare(Description(tests), spec, id)
-    with Client(spec) as client:
+    with JobClient(spec) as client:
         client.submit(ready.job, ready.trees)
         assert b"hello" in read(client, id, follow=True)
         client.wait(id)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner.errors import HostLost
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from shell_runner.remote import bells, queue
 from shell_runner.told import News
 from tests.desks import POPEN, script, submit
@@ -24,7 +24,7 @@ SOON = 10.0
 class Waiting(threading.Thread):
     """Somebody who waits for news."""
 
-    def __init__(self, client: Client, seen: dict[str, str]) -> None:
+    def __init__(self, client: JobClient, seen: dict[str, str]) -> None:
         super().__init__()
         self.news: News | None = None
         self.error: Exception | None = None
@@ -42,7 +42,7 @@ class Waiting(threading.Thread):
         assert not self.is_alive(), "nobody woke it"
 
 
-def until_done(client: Client, id: str) -> list[str]:
+def until_done(client: JobClient, id: str) -> list[str]:
     """States as they were told."""
     states, seen = [], {id: "queued"}
     while True:
@@ -59,7 +59,7 @@ def listeners() -> list[str]:
 
 
 def test_each_state_of_a_job_is_told_until_its_package_is_there(
-    client: Client, folder: Path, id: str
+    client: JobClient, folder: Path, id: str
 ) -> None:
     script(folder / "tests", "test_a.sh")
     submit(client, folder / "tests", id)
@@ -68,7 +68,7 @@ def test_each_state_of_a_job_is_told_until_its_package_is_there(
     assert set(states) <= {"running", "packaging", "ready"}
 
 
-def test_a_job_that_is_not_there_is_gone(client: Client, id: str) -> None:
+def test_a_job_that_is_not_there_is_gone(client: JobClient, id: str) -> None:
     assert client.news({id: "queued"}, 25.0) == News(gone=(id,))
     began = time.monotonic()
     assert client.news({id: "gone"}, 0.05) == News()
@@ -80,7 +80,7 @@ def test_the_end_is_known_soon_after_it_is_written(folder: Path, id: str) -> Non
     took = []
     os.mkfifo(folder / "go")
     script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
-    with Client(POPEN) as client, queue.Queue(queue.folder()) as there:
+    with JobClient(POPEN) as client, queue.Queue(queue.folder()) as there:
         for _ in range(5):
             job = submit(client, folder / "tests", str(uuid.uuid4()))
             seen = {job.id: job.state}
@@ -97,7 +97,7 @@ def test_the_end_is_known_soon_after_it_is_written(folder: Path, id: str) -> Non
     assert min(took) < 0.02, took
 
 
-def test_an_interrupt_ends_the_wait_at_once(client: Client) -> None:
+def test_an_interrupt_ends_the_wait_at_once(client: JobClient) -> None:
     client.open()
     waiting = Waiting(client, {})
     client.interrupt()
@@ -105,7 +105,7 @@ def test_an_interrupt_ends_the_wait_at_once(client: Client) -> None:
     assert waiting.news == News()
 
 
-def test_an_interrupt_between_two_waits_ends_the_next_one(client: Client) -> None:
+def test_an_interrupt_between_two_waits_ends_the_next_one(client: JobClient) -> None:
     client.interrupt()
     Waiting(client, {}).done()
     # ... and that one alone.
@@ -114,7 +114,7 @@ def test_an_interrupt_between_two_waits_ends_the_next_one(client: Client) -> Non
     assert time.monotonic() - began >= 0.3
 
 
-def test_no_interrupt_is_missed_however_it_falls(client: Client) -> None:
+def test_no_interrupt_is_missed_however_it_falls(client: JobClient) -> None:
     stop = threading.Event()
     seen: list[int] = []
 
@@ -142,7 +142,7 @@ def test_no_interrupt_is_missed_however_it_falls(client: Client) -> None:
 
 
 def test_an_abort_ends_what_is_asked(folder: Path) -> None:
-    with Client(POPEN, tries=1) as client:
+    with JobClient(POPEN, tries=1) as client:
         assert client.open()["cores"]
         waiting = Waiting(client, {})
         client.abort()
@@ -151,7 +151,7 @@ def test_an_abort_ends_what_is_asked(folder: Path) -> None:
 
 
 def test_who_listens_leaves_nothing_and_a_dead_ones_bell_is_removed(
-    client: Client, folder: Path, id: str
+    client: JobClient, folder: Path, id: str
 ) -> None:
     client.news({}, 0.0)
     assert len(listeners()) == 1
@@ -168,7 +168,7 @@ def test_who_listens_leaves_nothing_and_a_dead_ones_bell_is_removed(
     assert not listeners()
 
 
-def test_another_sessions_cancelling_is_news(client: Client, folder: Path, id: str) -> None:
+def test_another_sessions_cancelling_is_news(client: JobClient, folder: Path, id: str) -> None:
     os.mkfifo(folder / "go")
     script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
     job = submit(client, folder / "tests", id)
@@ -176,7 +176,7 @@ def test_another_sessions_cancelling_is_news(client: Client, folder: Path, id: s
     while seen[id] != "running":
         seen |= {each.id: each.state for each in client.news(seen).jobs}
     waiting = Waiting(client, seen)
-    with Client(POPEN) as other:
+    with JobClient(POPEN) as other:
         other.cancel(id)
     waiting.done()
     assert waiting.news is not None

@@ -17,7 +17,8 @@ from shell_runner.fleet import Fleet, Ready
 from shell_runner.gateways import Gateway
 from shell_runner.remote import model, wire
 from shell_runner.remote.model import Setup
-from shell_runner.shipping import scan, ship
+from shell_runner.shipping import ship
+from shell_runner.tree_scan import scan
 from tests.bench import Bench, gone, write
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
 from tests.sshd import Sshd

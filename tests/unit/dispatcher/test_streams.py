@@ -6,12 +6,12 @@ import pytest
 
 from dispatcher.web import streams
 from dispatcher.web.streams import Streams, TooMany
-from shell_runner.jobs import Piece, Place
+from shell_runner.log_position import LogChunk, LogPosition
 
 
-def pieces() -> Generator[Piece, None, None]:
-    yield Piece(Place(), b"one")
-    yield Piece(Place(), b"two", True)
+def pieces() -> Generator[LogChunk, None, None]:
+    yield LogChunk(LogPosition(), b"one")
+    yield LogChunk(LogPosition(), b"two", True)
 
 
 def test_so_many_logs_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

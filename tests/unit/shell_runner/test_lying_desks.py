@@ -15,7 +15,8 @@ from shell_runner import session
 from shell_runner.errors import HostError, HostLost, JobRefused, UsageError
 from shell_runner.guard import LIMIT
 from shell_runner.hosts import HostSpec
-from shell_runner.jobs import Client, Place
+from shell_runner.jobs import JobClient
+from shell_runner.log_position import LogPosition
 from shell_runner.remote import wire
 
 HOST = HostSpec("h1", "ssh", 1, address="h1")
@@ -87,10 +88,10 @@ class Pretended:
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobClient]:
     monkeypatch.setattr(session, "Gateway", Pretended)
     monkeypatch.setattr("shell_runner.jobs.backoff", lambda number: 0.0)
-    with Client(HOST) as found:
+    with JobClient(HOST) as found:
         yield found
 
 
@@ -107,7 +108,7 @@ def assert_told(error: BaseException) -> None:
     assert len(words) < 2000
 
 
-def test_what_is_true_is_believed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_true_is_believed(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     lies(monkeypatch, lambda name, arguments: answer(REPORT))
     found = client.job(ID)
     assert (found.job.id, found.job.outcomes, found.tests) == (
@@ -136,7 +137,7 @@ def test_what_is_true_is_believed(client: Client, monkeypatch: pytest.MonkeyPatc
     ids=lambda frames: repr(frames[0][:24]),
 )
 def test_no_answer_is_an_error(
-    client: Client, monkeypatch: pytest.MonkeyPatch, frames: list[bytes]
+    client: JobClient, monkeypatch: pytest.MonkeyPatch, frames: list[bytes]
 ) -> None:
     lies(monkeypatch, lambda name, arguments: frames)
     with pytest.raises(HostError) as caught:
@@ -180,7 +181,7 @@ def test_no_answer_is_an_error(
     ],
 )
 def test_odd_values_are_an_error(
-    client: Client, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+    client: JobClient, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
 ) -> None:
     lies(monkeypatch, lambda name, arguments: answer({**REPORT, key: value}))
     with pytest.raises(HostError, match="says odd things") as caught:
@@ -189,7 +190,7 @@ def test_odd_values_are_an_error(
 
 
 def test_no_text_of_a_host_drives_a_terminal(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = dict.fromkeys(("name", "how", "detail", "trouble", "step", "no_worker"), ESCAPE)
     failed = {"count": 1, "first": [[ESCAPE, "failed", [0, "p"], None]]}
@@ -203,7 +204,7 @@ def test_no_text_of_a_host_drives_a_terminal(
     assert "secret" not in shown.config
 
 
-def test_a_refusal_is_cleaned(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_cleaned(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = wire.pack([["refused", "full" + ESCAPE, "no " + ESCAPE * 1000]])
     lies(monkeypatch, lambda name, arguments: [frame])
     with pytest.raises(JobRefused) as caught:
@@ -211,7 +212,7 @@ def test_a_refusal_is_cleaned(client: Client, monkeypatch: pytest.MonkeyPatch) -
     assert_told(caught.value)
 
 
-def test_a_flood_ends_the_host(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_ends_the_host(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = wire.pack([["took"]]) + b" " * (LIMIT // 2)
     lies(monkeypatch, lambda name, arguments: [frame] * 8)
     with pytest.raises(HostError, match="sent more than it was asked for"):
@@ -219,7 +220,7 @@ def test_a_flood_ends_the_host(client: Client, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_one_that_hangs_up_is_asked_again_a_few_times(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -235,7 +236,7 @@ def test_one_that_hangs_up_is_asked_again_a_few_times(
 
 
 def test_a_job_that_was_not_asked_for_is_not_acknowledged(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lies(monkeypatch, lambda name, arguments: answer({**JOB, "id": OTHER}))
     for request in (client.cancel, client.forget, client.wait):
@@ -258,11 +259,11 @@ def test_a_job_that_was_not_asked_for_is_not_acknowledged(
     ],
 )
 def test_a_log_that_cannot_be_is_an_error(
-    client: Client, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], body: bytes
+    client: JobClient, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], body: bytes
 ) -> None:
     lies(monkeypatch, lambda name, arguments: blob({**LOG, **change}, body))
     with pytest.raises(HostError) as caught:
-        list(client.log(ID, Place(1)))
+        list(client.log(ID, LogPosition(1)))
     assert_told(caught.value)
 
 
@@ -283,13 +284,13 @@ def package(data: bytes, size: int | None = None, pieces: Any = None) -> Answers
     return answers
 
 
-def download(client: Client, folder: Path) -> Path:
+def download(client: JobClient, folder: Path) -> Path:
     client.download(ID, folder / "x.zip", lambda path: None)
     return folder / "x.zip"
 
 
 def test_a_package_comes_whole(
-    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = bytes(range(256)) * 9000
     lies(monkeypatch, package(data))
@@ -298,7 +299,7 @@ def test_a_package_comes_whole(
 
 @pytest.mark.parametrize("pieces", [b"", b"x" * 5000], ids=["nothing", "too much"])
 def test_pieces_of_a_package_have_the_size_that_was_asked_for(
-    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pieces: bytes
+    client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pieces: bytes
 ) -> None:
     lies(monkeypatch, package(b"data", pieces=pieces))
     with pytest.raises(HostError, match="bytes of a package where 4 are asked for"):
@@ -307,7 +308,7 @@ def test_pieces_of_a_package_have_the_size_that_was_asked_for(
 
 
 def test_a_package_that_no_disk_could_hold_is_refused_before_it_comes(
-    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lies(monkeypatch, package(b"data", size=1 << 60))
     with pytest.raises(UsageError, match=r"the package needs \d+ bytes more, the disk has"):
@@ -316,7 +317,7 @@ def test_a_package_that_no_disk_could_hold_is_refused_before_it_comes(
 
 
 def test_what_was_verified_alone_gets_its_name(
-    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lies(monkeypatch, package(b"no zip"))
     from shell_runner.harvest import harvest
@@ -327,9 +328,9 @@ def test_what_was_verified_alone_gets_its_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_silent_host_is_lost(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_host_is_lost(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes what it is sent, and never answers."""
-    client = Client(HOST, timeout=0.2)
+    client = JobClient(HOST, timeout=0.2)
     monkeypatch.setattr("shell_runner.jobs._TRIES", 1)
     monkeypatch.setattr(Pretended, "heard", 0.0)
 
@@ -348,7 +349,9 @@ def test_a_silent_host_is_lost(client: Client, monkeypatch: pytest.MonkeyPatch) 
 NEWS: dict[str, Any] = {"jobs": [], "gone": [], "no_worker": ""}
 
 
-def test_news_that_are_true_are_believed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_news_that_are_true_are_believed(
+    client: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lies(monkeypatch, lambda name, values: answer({**NEWS, "jobs": [JOB], "gone": [OTHER]}))
     found = client.news({ID: "running", OTHER: "running"})
     assert ([job.state for job in found.jobs], found.gone) == (["ready"], (OTHER,))
@@ -367,7 +370,7 @@ def test_news_that_are_true_are_believed(client: Client, monkeypatch: pytest.Mon
     ],
 )
 def test_news_that_cannot_be_are_an_error(
-    client: Client, monkeypatch: pytest.MonkeyPatch, value: Any
+    client: JobClient, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
     lies(monkeypatch, lambda name, values: answer(value))
     with pytest.raises(HostError, match="says odd things") as caught:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shell_runner import scans
-from shell_runner.shipping import Tree, scan
+from shell_runner.tree_scan import SourceTree, scan
 from tests.bench import write
 
 Reads = Callable[[], list[str]]
@@ -61,7 +61,7 @@ def kept(root: Path) -> Path:
     return path
 
 
-def digests(tree: Tree) -> dict[str, str]:
+def digests(tree: SourceTree) -> dict[str, str]:
     return {entry.path: entry.digest for entry in tree.entries}
 
 

@@ -10,11 +10,12 @@ import pytest
 from shell_runner.errors import UsageError
 from shell_runner.remote import contents, wire
 from shell_runner.remote.store import FILE, LINK, Entry, Store
-from shell_runner.shipping import Selection, Tree, scan, ship
+from shell_runner.shipping import ship
+from shell_runner.tree_scan import Selection, SourceTree, scan
 from tests.bench import write
 
 
-def names(tree: Tree) -> list[str]:
+def names(tree: SourceTree) -> list[str]:
     return [entry.path for entry in tree.entries]
 
 

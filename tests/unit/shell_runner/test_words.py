@@ -1,8 +1,6 @@
 """What a person reads of a result."""
 
-import subprocess
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,16 +10,7 @@ from shell_runner.remote import model
 from shell_runner.remote.capture import Capture
 from shell_runner.remote.model import Execution, Stream
 from shell_runner.remote.verdict import leftover_words
-from shell_runner.words import (
-    Place,
-    of_failure,
-    properties,
-    readable,
-    skip_reason,
-    tail,
-    typed,
-    whole,
-)
+from shell_runner.words import Place, of_failure, properties, skip_reason, tail, whole
 
 
 def stream(data: bytes, keep: int = 1 << 20) -> Stream:
@@ -37,24 +26,6 @@ def test_any_output_is_readable_and_fits_into_xml(data: bytes, keep: int) -> Non
         element = ET.Element("out")
         element.text = text
         assert (ET.fromstring(ET.tostring(element)).text or "") == text
-
-
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        (b"plain\n", "plain\n"),
-        ("é\n".encode(), "é\n"),
-        (b"\x1b[1;31mred\x1b[0m", "red"),
-        (b"a\r\nb", "a\nb"),
-        (b"50%\r100%", "50%\\x0d100%"),
-        (b"\xff\xfe", "\\xff\\xfe"),
-        (b"\0\x07\x1b]0;t\x07", "\\x00\\x07\\x1b]0;t\\x07"),
-        ("\ufffe\x85".encode(), "\\ufffe\\x85"),
-        (b"a\tb", "a\tb"),
-    ],
-)
-def test_control_characters_and_broken_bytes_are_visible(data: bytes, text: str) -> None:
-    assert readable(stream(data).text) == text
 
 
 def test_a_cut_is_told_with_its_size() -> None:
@@ -118,16 +89,6 @@ def test_properties_are_facts() -> None:
     assert killed["signal"] == 9
     assert killed["leftovers"] == "1 process, killed: sh"
     assert "exit_status" not in killed
-
-
-def test_a_command_can_be_typed_whatever_its_bytes(tmp_path: Path) -> None:
-    for name in ("plain", "a b", "it's", "a\nb", "\udcff", "\t\udc80'\\x"):
-        (tmp_path / name).write_text("#!/bin/sh\necho ran\n")
-        done = subprocess.run(
-            ["bash", "-c", f"sh {typed('./' + name)}"], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.stdout == "ran\n", name
-        assert typed(name).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Links:
     """A link for each host with a row; a thread that watches the rows for all of them."""
 
     def __init__(self, store: Store, settings: Settings, work: Work, terms: Terms | None = None):
-        """Nothing is opened before ``start`` or ``refresh``."""
+        """Open nothing; ``start`` does."""
         self._store, self._work = store, work
         # Within a lease a host is missed, and opened again.
         silence = min(TIMEOUT, settings.lease / 2)
@@ -70,13 +70,8 @@ class Links:
         self._sweep()
         self._thread.start()
 
-    def refresh(self) -> None:
-        """A link for each host that has a row and an address, and none else."""
-        with self._store.read() as connection:
-            found = hosts.every(connection)
-        self._open_all(found)
-
     def _open_all(self, rows: Iterable[Host]) -> None:
+        """Open a connection for each host that has a row and an address, and close all others."""
         found = {host.name: host.spec for host in rows if host.spec}
         with self._lock:
             if self._closed.is_set():

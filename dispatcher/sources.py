@@ -83,6 +83,9 @@ class Source(Protocol):
     def checkout(self, revision: str, folder: Path) -> None:
         """Make a folder with the files of a revision, all or none; one that is there stays."""
 
+    def tidy(self) -> None:
+        """Free the disk space of what is no longer needed; may take minutes."""
+
 
 def recover(mirrors: Path) -> None:
     """Remove what was being written when its process died; nobody writes now.
@@ -153,10 +156,19 @@ class GitSource:
                 _write_entries(os.fsencode(part), entries, read, what)
 
     def tidy(self) -> None:
-        """Pack the mirror, and forget what no branch has had for long; once a day is enough."""
+        """Pack the mirror and remove objects that no branch has reached for 90 days.
+
+        ``heads`` waits meanwhile.  Raises SourceError if git fails or exceeds the time limit;
+        what it has left half written is then removed.
+        """
         with self._turn:
-            if self._mirrored() is not None:
+            if self._mirrored() is None:
+                return
+            try:
                 self._run("gc", "--quiet", "--prune=90.days.ago", timeout=self._patience)
+            except SourceError as error:
+                _remove(self.mirror, _HALF)  # a pack that was not finished may be as large as all
+                raise SourceError(f"{self.mirror} cannot be packed: {error}") from error
 
     # -- the mirror --
 
@@ -548,6 +560,9 @@ class DirectorySource:
             for path, target in links.items():
                 _link(root, path, target)
             _check_links(links, str(self.path))
+
+    def tidy(self) -> None:
+        """Do nothing: a directory has no mirror."""
 
     def _read(self, entry: Entry) -> Iterator[bytes]:
         found = hashlib.sha256()

@@ -8,9 +8,10 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,11 @@ from dispatcher import git as git_module
 from dispatcher import sources
 from dispatcher.git import SourceError, shown
 from dispatcher.policy.changes import Commit
+from dispatcher.service import Service
+from dispatcher.settings import Settings, Source
 from dispatcher.sources import GitSource, Past
+from dispatcher.store import notes
+from dispatcher.watch import TIDY_INTERVAL
 
 from . import repository
 from .repository import Repository
@@ -256,6 +261,55 @@ def test_a_revision_that_was_rewritten_can_still_be_had(
     source.tidy()
     source.checkout(second, tmp_path / "tree")
     assert files(tmp_path / "tree") == {"a": "2"}
+
+
+def test_a_running_dispatcher_packs_its_mirrors(there: Repository, tmp_path: Path) -> None:
+    for number in range(25):
+        there.commit(a=f"{number}\n" * 100)
+    mirror, now = tmp_path / "data" / "mirrors" / "here.git", [1_000_000_000.0]
+
+    def loose() -> list[Path]:
+        return list(mirror.glob("objects/[0-9a-f][0-9a-f]/*"))
+
+    def wait_until(is_true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not is_true():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    wanted = Settings(tmp_path / "data", sources=(Source("here", git=str(there.path), poll=0.05),))
+    with Service(wanted, clock=lambda: now[0]) as service:
+
+        def is_watched() -> bool:
+            with service.store.read() as connection:
+                return notes.get(connection, "tidied here") is not None
+
+        wait_until(is_watched)
+        assert len(loose()) == 75
+        used = sum(path.stat().st_blocks for path in mirror.rglob("*"))
+        now[0] += TIDY_INTERVAL
+        wait_until(lambda: not loose())
+    assert sum(path.stat().st_blocks for path in mirror.rglob("*")) < used / 2
+
+
+def test_a_clean_up_that_fails_leaves_no_half_pack(
+    source: GitSource, there: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.commit(a="1")
+    source.heads()
+    half = source.mirror / "objects" / "pack" / "tmp_pack_x"
+    half.write_bytes(b"PACK")
+    run = source._run
+
+    def fail(*arguments: str, **options: Any) -> bytes:
+        if arguments[0] == "gc":
+            raise SourceError("git gc: no end after 1800 s")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(source, "_run", fail)
+    with pytest.raises(SourceError, match=r"here\.git cannot be packed: git gc: no end"):
+        source.tidy()
+    assert not half.exists()
 
 
 def test_nothing_of_a_tree_is_run(

@@ -40,7 +40,7 @@ from .evidence import Blobs, Kept
 from .git import SourceError
 from .model import BUILD
 from .settings import PART
-from .sources import Source
+from .source import Source
 
 #: Trees of which the manifest is kept in memory.
 _TREES = 64

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from shell_runner.errors import NosejobsError, UsageError
 
-from . import sources as trees_of
+from . import open_sources
 from .builds import Trees
 from .evidence import Blobs
 from .hosts import Links, Terms, configure
@@ -75,7 +75,8 @@ class Service:
     def _make(self, settings: Settings, terms: Terms | None) -> None:
         clock = self._clock
         self.sources = {
-            each.name: trees_of.opened(each, settings.data / MIRRORS) for each in settings.sources
+            each.name: open_sources.open_source(each, settings.data / MIRRORS)
+            for each in settings.sources
         }
         self.trees = Trees(settings.data / "trees", self.sources)
         self.blobs = Blobs(settings.data / BLOBS)
@@ -115,7 +116,7 @@ class Service:
         """What the last one was writing when it was killed; the folder is ours alone."""
         for copy in self.settings.data.glob(f"{DATABASE}.schema-*.part-*"):
             copy.unlink(missing_ok=True)
-        trees_of.recover(self.settings.data / MIRRORS)
+        open_sources.recover(self.settings.data / MIRRORS)
         self.trees.recover()
         self.blobs.recover()
 

@@ -23,7 +23,7 @@ from .git import SourceError
 from .model import BuildEvent
 from .policy import changes as policy
 from .policy.changes import Move, Moves
-from .sources import Source
+from .source import Source
 from .store import Store, audit, builds, changes, notes
 
 _LOG = logging.getLogger(__name__)

@@ -52,7 +52,7 @@ POINTS: Mapping[str, Point] = {
     # The build is job 1, the first stage is job 2.
     "detecting": Point("dispatcher.watch", "Watch._supersede", after=False),
     "detected": Point("dispatcher.watch", "Watch._write", after=True),
-    "tree-half": Point("dispatcher.sources", "_check_links", after=False),
+    "tree-half": Point("dispatcher.checkout", "check_links", after=False),
     "build-planned": Point("dispatcher.link", "Link._submit", after=False),
     "artefact-half": Point("dispatcher.builds", "pack", after=False),
     "artefact": Point("dispatcher.builds", "artefact", after=True),

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from dispatcher import checkout, sources
 from dispatcher import git as git_module
-from dispatcher import sources
 from dispatcher.git import SourceError, shown
 from dispatcher.policy.changes import Commit
 from dispatcher.service import Service
 from dispatcher.settings import Settings, Source
-from dispatcher.sources import GitSource, Past
+from dispatcher.source import CommitRange
+from dispatcher.sources import GitSource
 from dispatcher.store import notes
 from dispatcher.watch import TIDY_INTERVAL
 
@@ -92,7 +93,8 @@ def test_a_rewritten_branch_is_forced(source: GitSource, there: Repository) -> N
     there.git("reset", "-q", "--hard", first)
     third = there.commit("three", a="3")
     assert source.heads() == {"main": third}
-    assert source.between(second, third) == Past((Commit(third, "Ann", "three"),), forced=True)
+    three = Commit(third, "Ann", "three")
+    assert source.between(second, third) == CommitRange((three,), forced=True)
     assert source.between(second, first).forced  # back to where it was
     assert not source.between(first, third).forced
 
@@ -163,13 +165,13 @@ def test_what_lies_between_is_told_oldest_first(source: GitSource, there: Reposi
     third = there.commit("three")
     source.heads()
     past = source.between(first, third)
-    assert past == Past(
+    assert past == CommitRange(
         (
             Commit(second, "Ann", "two", ("a",)),
             Commit(third, "Ann", "three", ("b", "c")),
         )
     )
-    assert source.between("", third) == Past((Commit(third, "Ann", "three"),))
+    assert source.between("", third) == CommitRange((Commit(third, "Ann", "three"),))
 
 
 def test_a_merge_is_one_commit_with_all_its_paths(source: GitSource, there: Repository) -> None:
@@ -288,7 +290,8 @@ def test_a_running_dispatcher_packs_its_mirrors(there: Repository, tmp_path: Pat
         assert len(loose()) == 75
         used = sum(path.stat().st_blocks for path in mirror.rglob("*"))
         now[0] += TIDY_INTERVAL
-        wait_until(lambda: not loose())
+        wait_until(lambda: any(mirror.glob("objects/pack/*.pack")))
+    assert not loose()  # the end of the dispatcher waits for git
     assert sum(path.stat().st_blocks for path in mirror.rglob("*")) < used / 2
 
 
@@ -434,7 +437,7 @@ def test_links_that_lead_through_many_others_cost_little(
     there.git("fast-import", "--quiet", feed=_COMMIT + b"".join(chain))
     revision = source.heads()["main"]
     source.checkout(revision, tmp_path / "tree")
-    monkeypatch.setattr(sources, "_STEPS", 1000)
+    monkeypatch.setattr(checkout, "_MAX_STEPS", 1000)
     with pytest.raises(SourceError, match="its links lead through too many others"):
         source.checkout(revision, tmp_path / "other")
 

@@ -30,7 +30,7 @@ from dispatcher.model import (
 from dispatcher.policy.changes import Commit
 from dispatcher.reconcile import Reconciler, Seen
 from dispatcher.settings import Settings, Source
-from dispatcher.sources import Past
+from dispatcher.source import CommitRange
 from dispatcher.store import (
     Store,
     board,
@@ -66,9 +66,9 @@ class FakeSource:
         """One branch."""
         return {"main": self.revision}
 
-    def between(self, before: str, revision: str) -> Past:
+    def between(self, before: str, revision: str) -> CommitRange:
         """One commit."""
-        return Past((Commit(revision, "ann", "more"),))
+        return CommitRange((Commit(revision, "ann", "more"),))
 
     def checkout(self, revision: str, folder: Path) -> None:
         """A copy."""

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dispatcher import sources
+from dispatcher import open_sources
 from dispatcher.builds import Trees
 from dispatcher.evidence import Blobs
 
@@ -28,7 +28,7 @@ def test_a_start_removes_what_a_dead_one_was_writing_and_nothing_else(tmp_path: 
     (tmp_path / "blobs" / ".part-file").touch()
     Trees(tmp_path / "trees", {}).recover()
     Blobs(tmp_path / "blobs").recover()
-    sources.recover(tmp_path / "mirrors")
+    open_sources.recover(tmp_path / "mirrors")
     left = {path for path in tmp_path.glob("*/**/") if path.parent != tmp_path}
     assert left >= set(whole)
     assert not left & set(half)
@@ -38,5 +38,5 @@ def test_a_start_removes_what_a_dead_one_was_writing_and_nothing_else(tmp_path: 
 def test_a_data_folder_without_anything_is_fine(tmp_path: Path) -> None:
     Trees(tmp_path / "trees", {}).recover()
     Blobs(tmp_path / "blobs").recover()
-    sources.recover(tmp_path / "mirrors")
+    open_sources.recover(tmp_path / "mirrors")
     assert not list(tmp_path.iterdir())

@@ -526,7 +526,7 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
     package, identity = _package(folder, count)
     _peak()
     before, peak = _resident(os.getpid()), 0.0
-    blobs = evidence.Blobs(folder / "blobs")
+    blobs = evidence.BlobStore(folder / "blobs")
     runs: dict[str, list[Run]] = {"whole": [], "rows alone": [], "reading": []}
     for number in range(rounds):
         store = open_store(folder / f"{number}.db")

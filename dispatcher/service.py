@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from shell_runner.errors import NosejobsError, UsageError
 
 from . import open_sources
-from .builds import Trees
-from .evidence import Blobs
+from .checkouts import CheckoutCache
+from .evidence import BlobStore
 from .hosts import Links, Terms, configure
 from .pools import Pools
 from .reconcile import Reconciler, Seen
@@ -34,7 +34,7 @@ _CHECKED = 64 << 20
 _UPKEEP = 3600.0
 #: Seconds for what cannot be broken off: git that fetches.  It is killed with the process.
 _END = 30.0
-#: Trees that stay beside those that are worked with: the newest ones.
+#: Checkouts that stay beside those in use: the newest ones.
 _TREES = 20
 
 
@@ -78,8 +78,8 @@ class Service:
             each.name: open_sources.open_source(each, settings.data / MIRRORS)
             for each in settings.sources
         }
-        self.trees = Trees(settings.data / "trees", self.sources)
-        self.blobs = Blobs(settings.data / BLOBS)
+        self.trees = CheckoutCache(settings.data / "trees", self.sources)
+        self.blobs = BlobStore(settings.data / BLOBS)
         self.work = Work(self.store, self.trees, self.blobs, clock)
         self.links = Links(self.store, settings, self.work, terms)
         self.pools = Pools(self.store, settings)

@@ -18,7 +18,7 @@ from shell_runner.errors import NosejobsError
 from shell_runner.heartbeat import backoff
 
 from . import model, settings
-from .builds import Trees
+from .checkouts import CheckoutCache
 from .git import SourceError
 from .model import BuildEvent
 from .policy import changes as policy
@@ -51,7 +51,7 @@ class Watch:
         store: Store,
         wanted: settings.Source,
         source: Source,
-        trees: Trees,
+        trees: CheckoutCache,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._wanted, self._source = store, wanted, source

@@ -28,10 +28,10 @@ from shell_runner.remote.job import Content, JobConfig, JobTest, NewJob
 from shell_runner.remote.package import Package
 from shell_runner.shipping import Tree
 
-from . import builds, config, harvest, model
-from .builds import Checkout, Trees
+from . import artifact, builds, config, harvest, model
+from .checkouts import Checkout, CheckoutCache
 from .config import Mode, Stage
-from .evidence import Blobs, Kept
+from .evidence import Blob, BlobStore
 from .store import Store, changes, durations, hosts, jobs, results, stage_runs
 from .store import builds as build_rows
 
@@ -62,7 +62,11 @@ class Work:
     """Prepares the jobs of rows, and takes their packages."""
 
     def __init__(
-        self, store: Store, trees: Trees, blobs: Blobs, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        trees: CheckoutCache,
+        blobs: BlobStore,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._trees, self._blobs, self._clock = store, trees, blobs, clock
         #: By job, what names all that its host was handed.
@@ -134,8 +138,8 @@ class Work:
         """The build, and all that has to be on the host."""
         if tree.build is None:
             return checkout.content, (checkout.tree,)
-        kept = Kept(rows.build.digest, rows.build.size)
-        content, shipped = builds.artefact_tree(self._blobs, kept, f"build-{rows.build.id}.tar")
+        blob = Blob(rows.build.digest, rows.build.size)
+        content, shipped = artifact.artifact_tree(self._blobs, blob, f"build-{rows.build.id}.tar")
         return content, (shipped, checkout.tree)
 
     def mistrust(self, job: model.Job) -> None:
@@ -214,9 +218,12 @@ def _build_job(rows: _Rows, tree: config.Tree, checkout: Checkout) -> tuple[NewJ
     if tree.build is None:
         raise UsageError(f"build {rows.build.id} has no build command")
     settings = JobConfig(
-        environment=tree.build.environment, slots=1, artefacts=builds.ARTEFACT, merge=True
+        environment=tree.build.environment,
+        slots=1,
+        artefacts=artifact.MAX_ARTIFACT_BYTES,
+        merge=True,
     )
-    case = builds.build_test(tree.build)
+    case = artifact.build_test(tree.build)
     job = new_job(
         rows.job.id, checkout.content, None, settings, [case], _name(rows), (rows.source,)
     )

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from dispatcher import actions
-from dispatcher.builds import Trees
-from dispatcher.evidence import Blobs
+from dispatcher.checkouts import CheckoutCache
+from dispatcher.evidence import BlobStore
 from dispatcher.git import SourceError
 from dispatcher.model import (
     BuildEvent,
@@ -111,8 +111,8 @@ class Bench:
     def begin(self) -> None:
         """A new process: rows and files are all that is left."""
         self.store = Store(self.engine)
-        self.trees = Trees(self.folder / "trees", {"here": self.source})
-        self.blobs = Blobs(self.folder / "blobs")
+        self.trees = CheckoutCache(self.folder / "trees", {"here": self.source})
+        self.blobs = BlobStore(self.folder / "blobs")
         self.work = Work(self.store, self.trees, self.blobs)
         self.told = Seen()
         self.loop = Checked(self.store, self.settings, self.trees, self.blobs, self._tell)

@@ -17,13 +17,15 @@ from shell_runner.errors import NosejobsError, UsageError
 from . import open_sources
 from .checkouts import CheckoutCache
 from .evidence import BlobStore
-from .hosts import Links, Terms, configure
+from .hosts import HostConnections, configure
+from .job_steps import HostTimeouts
 from .pools import Pools
 from .reconcile import Reconciler, Seen
+from .result_recorder import ResultRecorder
 from .settings import ADDRESS, Settings
 from .store import Store, board, check, open_engine, open_store, retention
 from .watch import Watch
-from .work import Work
+from .work import JobBuilder
 
 _LOG = logging.getLogger(__name__)
 DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
@@ -48,7 +50,7 @@ class Service:
     def __init__(
         self,
         settings: Settings,
-        terms: Terms | None = None,
+        timeouts: HostTimeouts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Take the folder, and bring its database to the schema of this program; Busy, StoreError.
@@ -66,13 +68,13 @@ class Service:
             os.close(self._lock)
             raise
         try:
-            self._make(settings, terms)
+            self._make(settings, timeouts)
         except BaseException:
             self.store.close()
             os.close(self._lock)
             raise
 
-    def _make(self, settings: Settings, terms: Terms | None) -> None:
+    def _make(self, settings: Settings, timeouts: HostTimeouts | None) -> None:
         clock = self._clock
         self.sources = {
             each.name: open_sources.open_source(each, settings.data / MIRRORS)
@@ -80,8 +82,9 @@ class Service:
         }
         self.trees = CheckoutCache(settings.data / "trees", self.sources)
         self.blobs = BlobStore(settings.data / BLOBS)
-        self.work = Work(self.store, self.trees, self.blobs, clock)
-        self.links = Links(self.store, settings, self.work, terms)
+        builder = JobBuilder(self.store, self.trees, self.blobs)
+        recorder = ResultRecorder(self.store, self.blobs, builder, clock)
+        self.connections = HostConnections(self.store, settings, builder, recorder, timeouts)
         self.pools = Pools(self.store, settings)
         self.reconciler = Reconciler(
             self.store, settings, self.trees, self.blobs, self._told, clock
@@ -103,7 +106,7 @@ class Service:
         self._recover()
         configure(self.store, self.settings)
         self.pools.start()
-        self.links.start()
+        self.connections.start()
         runs: list[tuple[str, Callable[[], None]]] = [("reconcile", self.reconciler.run)]
         runs += [(f"source {name}", watch.run) for name, watch in self.watches.items()]
         runs.append(("upkeep", self._look_after))
@@ -128,7 +131,7 @@ class Service:
         self.reconciler.close()
         for thread in self._threads:
             thread.join(_END)
-        self.links.close()
+        self.connections.close()
         self.pools.close()
         self.store.close()
         if self._lock >= 0:
@@ -144,7 +147,7 @@ class Service:
 
     def _told(self, seen: Seen) -> None:
         if seen.stop:
-            self.links.stop(seen.stop)
+            self.connections.stop(seen.stop)
         if seen.waits and self.settings.pools:
             self.pools.grow(seen.waits)
 

@@ -70,7 +70,7 @@ def start(folder: Path, tree: Tree) -> Iterator[Callable[..., Whole]]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a disk is tried again at once."""
     monkeypatch.setattr("dispatcher.watch.backoff", lambda failures: 0.1)
-    monkeypatch.setattr("dispatcher.link._LATER", 0.1)
+    monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
     monkeypatch.setattr("dispatcher.tasks._LATER", 0.1)
     monkeypatch.setattr("dispatcher.reconcile._LOOK", 0.2)
 

@@ -517,7 +517,7 @@ _HARVEST_NOTES = (
 
 
 def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
-    from dispatcher import evidence, harvest, running, work
+    from dispatcher import evidence, harvest, result_recorder, running, work
     from dispatcher.store import jobs as job_rows
     from dispatcher.store import open_store
     from tests.unit.dispatcher import rowmaking
@@ -526,7 +526,7 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
     package, identity = _package(folder, count)
     _peak()
     before, peak = _resident(os.getpid()), 0.0
-    blobs = evidence.Blobs(folder / "blobs")
+    blobs = evidence.BlobStore(folder / "blobs")
     runs: dict[str, list[Run]] = {"whole": [], "rows alone": [], "reading": []}
     for number in range(rounds):
         store = open_store(folder / f"{number}.db")
@@ -537,8 +537,9 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
             job = job_rows.get(connection, identity)
         assert job is not None
         copy = Path(shutil.copy(package, folder / "copy.zip"))
-        here = work.Work(store, None, blobs)  # type: ignore[arg-type]
-        runs["whole"].append(_clocked(functools.partial(here.harvested, job, copy)))
+        builder = work.JobBuilder(store, None, blobs)  # type: ignore[arg-type]
+        recorder = result_recorder.ResultRecorder(store, blobs, builder)
+        runs["whole"].append(_clocked(functools.partial(recorder.record, job, copy)))
         peak = max(peak, _peak())
         with store.read() as connection:
             found = connection.exec_driver_sql("SELECT count(*) FROM case_result").scalar()

@@ -1,48 +1,28 @@
-"""From a revision to a tree, its config, its tests, and the artefact that was built of it.
+"""The configuration and the tests of a checkout, as its nosejobs.toml describes them.
 
-Owns the folder of trees, the build job, and the form of an artefact: a tar that is the same for
-the same files.  Must not know the database, nor when anything is built.
+Must not know the database, nor when anything is built.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import stat
-import tarfile
-import tempfile
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shell_runner import shipping, tree_scan
 from shell_runner.config import NAME, load
 from shell_runner.discovery import Metadata, apply
-from shell_runner.errors import BadConfig, NosejobsError, UsageError
+from shell_runner.errors import BadConfig, UsageError
+from shell_runner.guard import clean_line
 from shell_runner.plan import plan
-from shell_runner.remote import layout
-from shell_runner.remote.job import ARCHIVE, TREE, Content, JobTest
-from shell_runner.remote.model import Execution, Test
-from shell_runner.remote.package import BadPackage, Package
-from shell_runner.remote.store import FILE, LINK, Entry
-from shell_runner.remote.unpack import BadArchive, unpack
-from shell_runner.text import to_single_line
+from shell_runner.remote.job import JobTest
 
 from . import config
+from .checkouts import Checkout
 from .config import BuildConfig, Stage
 from .document import Document, read, shown
-from .evidence import Blobs, Kept
-from .git import SourceError
-from .model import BUILD
-from .settings import PART
-from .sources import Source
 
-#: Trees of which the manifest is kept in memory.
-_TREES = 64
 #: Bytes of a nosejobs.toml that are read; its parser takes less.
 _CONFIG = 1 << 20
 #: Patterns of tests that it can speak of, each is compared with each test; and comparisons of
@@ -52,139 +32,11 @@ _PATTERNS, _COMPARED = 1000, 5_000_000
 _WORDS = 900
 #: Broken tests that are named.
 _NAMED = 20
-#: Bytes of an artefact.
-ARTEFACT = 8 << 30
-#: What the build job leaves, and the status with which it says that there is nothing to leave.
-_OUTPUT, _NOTHING = "output.tar", 113
-#: 1980: some programs that pack or install files take no earlier date.
-_DATE = 315_532_800
-#: Runs the command ($1), then packs the output ($2), modes and links included.
-_SCRIPT = f"""
-/bin/sh -c "$1" build || {{ status=$?; [ $status = {_NOTHING} ] && status=1; exit $status; }}
-[ -e "./$2" ] || {{ echo "the build command has left no $2"; exit {_NOTHING}; }}
-out=$TEST_UNDECLARED_OUTPUTS_DIR/{_OUTPUT} what=.
-if [ -d "./$2" ]; then
-    cd "./$2" || exit 1
-else
-    what=./${{2##*/}}
-    case $2 in */*) cd "./${{2%/*}}" || exit 1 ;; esac
-fi
-if command -v tar >/dev/null 2>&1; then exec tar -cf "$out" "$what"; fi
-exec python3 -m tarfile -c "$out" "$what"
-"""
-
-
-class BuildFailed(NosejobsError):
-    """There is no artefact, and the tree is to blame."""
-
-
-# -- trees ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Checkout:
-    """The files of a revision on this disk."""
-
-    root: Path
-    tree: tree_scan.SourceTree
-    content: Content
-
-    @cached_property
-    def files(self) -> dict[str, str]:
-        """By path, what names mode and contents: ``100644 ab12...``."""
-        return {
-            each.path: f"120000 {each.digest}"
-            if each.kind == LINK
-            else f"{stat.S_IFREG | each.mode:o} {each.digest}"
-            for each in self.tree.entries
-        }
-
-
-class Trees:
-    """A folder for each revision that is worked with; each is made once."""
-
-    def __init__(self, folder: Path, sources: Mapping[str, Source]) -> None:
-        self.folder = folder
-        self._sources = sources
-        self._known: OrderedDict[tuple[str, str], Checkout] = OrderedDict()
-        self._locks: dict[tuple[str, str], threading.Lock] = {}
-        self._lock = threading.Lock()
-
-    def path(self, source: str, revision: str) -> Path:
-        """Where the tree of a revision is, or will be."""
-        if not revision.isalnum():
-            raise SourceError(f"{revision!r} is no revision")
-        return self.folder / source / revision
-
-    def get(self, source: str, revision: str, digest: str = "") -> Checkout:
-        """The tree of a revision; raises SourceError.
-
-        ``digest``: what it was when it was looked at first.  A machine that died may have left
-        another one.
-        """
-        key = source, revision
-        with self._lock:
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
-            found = self._known.get(key) or self._make(source, revision)
-            if digest and found.content.digest != digest:
-                shutil.rmtree(found.root, ignore_errors=True)
-                found = self._make(source, revision)
-        with self._lock:
-            self._known[key] = found
-            self._known.move_to_end(key)
-            while len(self._known) > _TREES:
-                self._known.popitem(last=False)
-            if len(self._locks) > 4 * _TREES:
-                self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
-        return found
-
-    def _make(self, source: str, revision: str) -> Checkout:
-        if source not in self._sources:
-            raise SourceError(f"the source {source} is not in the dispatcher's file any more")
-        path = self.path(source, revision)
-        self._sources[source].checkout(revision, path)
-        try:
-            return scanned(path, source)
-        except OSError as error:
-            raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
-
-    def forget(self, source: str, revision: str) -> None:
-        """Whoever asks for it next looks at its files."""
-        with self._lock:
-            self._known.pop((source, revision), None)
-
-    def recover(self) -> None:
-        """Remove trees that were being written when their process died; nobody writes now."""
-        for path in self.folder.glob(f"*/{PART}*"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def sweep(self, keep: Iterable[tuple[str, str]]) -> None:
-        """Remove the trees of revisions that are not worked with; not what is being written."""
-        wanted = {self.path(*each) for each in keep}
-        found = (each for each in self.folder.glob("*/*") if not each.name.startswith(PART))
-        for path in [each for each in found if each not in wanted]:
-            key = path.parent.name, path.name
-            with self._lock:
-                lock = self._locks.setdefault(key, threading.Lock())
-            with lock:
-                self._known.pop(key, None)
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def scanned(root: Path, name: str) -> Checkout:
-    """A folder as what is shipped of it: all of it, for all of it was chosen before."""
-    tree = tree_scan.scan_all(root)
-    digest, size = shipping.named(tree)
-    return Checkout(root, tree, Content(TREE, digest, size, name))
-
-
-# -- what a tree says -------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What a tree says of itself."""
+    """The result of reading a tree: its configuration, or why that is invalid."""
 
     #: Its digest, and the bytes of all its files.
     tree: str
@@ -192,12 +44,12 @@ class Examined:
     config: config.Tree | None = None
     #: Key for reuse; empty: it is its own build.
     inputs: str = ""
-    #: Why its config cannot be understood.
+    #: Why its configuration is invalid.
     why: str = ""
 
 
 def examine(checkout: Checkout) -> Examined:
-    """Read the config of a tree; whatever is wrong with it is a value."""
+    """Read the configuration of a tree; an invalid one is a value, not an exception."""
     digest, size = checkout.content.digest, checkout.tree.size
     try:
         text = _text(checkout.root / NAME)
@@ -270,9 +122,9 @@ def _text(path: Path) -> bytes:
 def stage_tests(
     checkout: Checkout, stage: Stage, labels: Iterable[str] = (), host: str = ""
 ) -> tuple[JobTest, ...]:
-    """The tests of a stage, as a host with these labels gets them.
+    """Return the tests of a stage, as a host with these labels gets them.
 
-    UsageError: its names and tags select none, or what they select cannot be run.
+    Raises UsageError if its names and markers select no test, or one that cannot run.
     """
     found = plan(
         checkout.root,
@@ -296,93 +148,7 @@ def stage_tests(
 
 
 def plain(words: str, checkout: Checkout) -> str:
-    """Words without the place of the tree on this disk."""
+    """Return a message without the path of the checkout on this disk."""
     return words.replace(f"{checkout.root}{os.sep}", "").replace(
         os.fspath(checkout.root), "the tree"
     )
-
-
-# -- artefacts --------------------------------------------------------------------
-
-
-def build_test(build: BuildConfig) -> JobTest:
-    """The build command as the one test of a job, in the root of the tree."""
-    # The shell knows the file that is run as $3; it is there, as it has the command.
-    argv = ("/bin/sh", "-c", _SCRIPT, BUILD, build.command, build.output)
-    return JobTest(BUILD, Test(0, NAME, timeout=build.timeout, argv=argv, cwd="root"), retries=0)
-
-
-def why_failed(package: Package, build: BuildConfig) -> str:
-    """In words, why a build command gave nothing; empty: its result says it all."""
-    _, execution = _last(package)
-    return f"it has left no {build.output}" if execution.exit == _NOTHING else ""
-
-
-def _last(package: Package) -> tuple[int, Execution]:
-    """The number of the last try, and what came of it."""
-    *_, (_, tries, execution) = package.executions()
-    return tries, execution
-
-
-def artefact(package: Package, build: BuildConfig, blobs: Blobs) -> Kept:
-    """Keep what a build job has left, as a tar; the same files make the same bytes.
-
-    BuildFailed: what it left cannot be an artefact.
-    """
-    member = f"artefacts/{layout.outputs_name(0, _last(package)[0])}/{_OUTPUT}"
-    if member not in package.names():
-        raise BuildFailed(f"{build.output} was not sent back: it is larger than {ARTEFACT} bytes")
-    blobs.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=PART, dir=blobs.folder) as name,
-        blobs.part() as part,
-    ):
-        folder = Path(name, "files")
-        folder.mkdir()
-        with open(Path(name, _OUTPUT), "wb") as file:
-            file.writelines(package.pieces(member))
-        _unpack(Path(name, _OUTPUT), folder, build)
-        pack(folder, part)
-        return blobs.take(part)
-
-
-def _unpack(path: Path, folder: Path, build: BuildConfig) -> None:
-    try:
-        unpack(os.fspath(path), os.fspath(folder), build.output)
-    except (BadArchive, BadPackage) as error:
-        raise BuildFailed(f"{build.output} cannot be kept: {to_single_line(str(error))}") from error
-    if not any(folder.iterdir()):
-        raise BuildFailed(f"{build.output} is empty: there is nothing to keep")
-
-
-def pack(folder: Path, target: Path) -> None:
-    """All below a folder as a tar that depends on names, modes and contents only."""
-    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
-        for path in sorted(folder.rglob("*"), key=os.fsencode):
-            _pack(archive, path, path.relative_to(folder).as_posix())
-
-
-def _pack(archive: tarfile.TarFile, path: Path, name: str) -> None:
-    found = path.lstat()
-    member = tarfile.TarInfo(name)
-    member.mtime, member.mode = _DATE, 0o755 if found.st_mode & 0o111 else 0o644
-    if stat.S_ISLNK(found.st_mode):
-        member.type, member.linkname, member.mode = tarfile.SYMTYPE, os.readlink(path), 0o777
-        archive.addfile(member)
-    elif stat.S_ISDIR(found.st_mode):
-        member.type, member.mode = tarfile.DIRTYPE, 0o755
-        archive.addfile(member)
-    else:
-        member.size = found.st_size
-        with open(path, "rb") as file:
-            archive.addfile(member, file)
-
-
-def artefact_tree(blobs: Blobs, kept: Kept, name: str) -> tuple[Content, tree_scan.SourceTree]:
-    """An artefact as a job names it, and as it is shipped."""
-    path = blobs.path(kept.digest)
-    if not path.is_file():
-        raise UsageError(f"the artefact {kept.digest[:12]} is not here any more: build it again")
-    entry = Entry(path.name, FILE, 0o644, kept.digest, kept.size)
-    tree = tree_scan.SourceTree(path.parent, (entry,))
-    return Content(ARCHIVE, kept.digest, kept.size, name), tree

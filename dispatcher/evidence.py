@@ -1,8 +1,8 @@
-"""Files that are kept by their digest: result packages, artefacts of builds.
+"""A store of files by digest: result packages and the artifacts of builds.
 
-Owns one folder.  A file is there whole or not at all, also after a power cut; one that is there
-already is not written again.  Which of them somebody still refers to, rows say.  Must not know
-what is in them.
+Owns one folder.  A file is complete or absent, also after a power cut; one that is stored already
+is not written again.  The database knows which files are still referred to.  Must not know what
+is in them.
 """
 
 from __future__ import annotations
@@ -24,59 +24,59 @@ from shell_runner.remote.store import is_digest
 from .settings import PART
 
 _LOG = logging.getLogger(__name__)
-#: Seconds that a file stays which no row refers to: one is being written that will.
-_FRESH = 3600.0
-#: What is added to the name of one that is not what its name says.
-_DAMAGED = ".damaged"
+#: Seconds that a blob stays though no row refers to it: the row may be about to be written.
+_MIN_AGE = 3600.0
+#: Suffix of a file whose contents do not have the digest of its name.
+_DAMAGED_SUFFIX = ".damaged"
 
 
-class Kept(NamedTuple):
-    """A file that is kept."""
+class Blob(NamedTuple):
+    """A stored file."""
 
     #: SHA-256, in hex.
     digest: str
     size: int
 
 
-class Blobs:
-    """A folder of files, each called by its digest."""
+class BlobStore:
+    """A folder of files, each named by its SHA-256 digest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, digest: str) -> Path:
-        """Where the file of this digest is, or would be."""
+        """Return the path of a blob, which may not exist; ValueError if ``digest`` is none."""
         if not is_digest(digest):
             raise ValueError(f"not a digest: {digest!r}")
         return self.folder / digest[:2] / digest
 
     def holds(self, digest: str) -> bool:
-        """Whether it is here."""
+        """Return whether the blob is stored."""
         return is_digest(digest) and self.path(digest).is_file()
 
     def verify(self, digest: str) -> bool:
-        """Whether it is what its name says; if not, it is set aside: it is not here any more."""
+        """Return whether a blob has its digest; if not, rename it, so that it is absent."""
         path = self.path(digest)
-        with _told(self.folder), open(path, "rb") as file:
+        with _name_folder_in_errors(self.folder), open(path, "rb") as file:
             sound = hashlib.file_digest(file, "sha256").hexdigest() == digest
         if not sound:
-            _LOG.error("%s is damaged: it is set aside as %s%s", path, path.name, _DAMAGED)
-            os.replace(path, f"{path}{_DAMAGED}")
+            _LOG.error("%s is damaged: it is set aside as %s%s", path, path.name, _DAMAGED_SUFFIX)
+            os.replace(path, f"{path}{_DAMAGED_SUFFIX}")
         return sound
 
-    def take(self, path: Path) -> Kept:
-        """Keep a file of this disk, which is moved away; raises NosejobsError (a full disk)."""
-        with _told(self.folder), open(path, "rb") as file:
+    def take(self, path: Path) -> Blob:
+        """Move a file of the same file system into the store; NosejobsError if the disk is full."""
+        with _name_folder_in_errors(self.folder), open(path, "rb") as file:
             digest, size = hashlib.file_digest(file, "sha256"), os.fstat(file.fileno()).st_size
             os.fsync(file.fileno())
-        kept = Kept(digest.hexdigest(), size)
-        self._place(path, kept)
-        return kept
+        blob = Blob(digest.hexdigest(), size)
+        self._place(path, blob)
+        return blob
 
     @contextlib.contextmanager
-    def part(self) -> Iterator[Path]:
-        """An empty file of ours to write into, and then to ``take``; nothing of it stays."""
-        with _told(self.folder):
+    def temporary_file(self) -> Iterator[Path]:
+        """Yield an empty file to write into and then to ``take``; it is removed otherwise."""
+        with _name_folder_in_errors(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=PART, dir=self.folder)
             os.close(descriptor)
@@ -85,9 +85,9 @@ class Blobs:
             finally:
                 Path(name).unlink(missing_ok=True)
 
-    def _place(self, path: Path, kept: Kept) -> None:
-        target = self.path(kept.digest)
-        with _told(self.folder):
+    def _place(self, path: Path, blob: Blob) -> None:
+        target = self.path(blob.digest)
+        with _name_folder_in_errors(self.folder):
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if target.is_file():
                 os.utime(target)  # somebody is about to refer to it
@@ -99,8 +99,8 @@ class Blobs:
             _sync(self.folder)
 
     def recover(self) -> None:
-        """Remove what was being written when its process died; nobody writes now."""
-        with _told(self.folder):
+        """Remove what a killed process left half written; call it only while nothing is stored."""
+        with _name_folder_in_errors(self.folder):
             for path in self.folder.glob(f"{PART}*"):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -108,11 +108,12 @@ class Blobs:
                     path.unlink(missing_ok=True)
 
     def sweep(self, referred: Collection[str], now: float | None = None) -> list[str]:
-        """Remove what nobody refers to and nobody is about to; the digests.
+        """Remove old blobs that are not in ``referred``, and return their digests.
 
-        What is not whole belongs to who writes it.
+        Recent ones stay, since a row that refers to them may be about to be written, and so do
+        temporary files.
         """
-        before = (time.time() if now is None else now) - _FRESH
+        before = (time.time() if now is None else now) - _MIN_AGE
         found = []
         for path in self._all():
             with contextlib.suppress(FileNotFoundError):
@@ -126,8 +127,8 @@ class Blobs:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Trouble with the disk says where."""
+def _name_folder_in_errors(folder: Path) -> Iterator[None]:
+    """Raise OSError as NosejobsError whose message names the folder."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Where further hosts come from: the hook by which others add kinds of pools.
+"""The hook by which plugins add kinds of pools, and the interface of a provider of hosts.
 
-Owns the shape of a provider, and the plugin manager.  Must not know when a host is wanted: policy
-says so, ``pools`` does it.  ``tests/contract/dispatcher`` has the rules that every provider keeps.
+Must not know when a host is wanted: policy decides that, and ``pools`` does it.  The rules that
+every provider keeps are tested in ``tests/contract/dispatcher``.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import pluggy
 
 from .settings import Pool
 
-#: Name of the project, and of the entry points of plugins.
-PROJECT, ENTRY_POINTS = "nosejobs", "nosejobs.dispatcher"
+#: Name of the project in pluggy.
+PROJECT = "nosejobs"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-#: A provider's own words for a host, as JSON: by them it is found again.
+#: How a provider finds a host again, as JSON that only the provider reads.
 Handle = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Raised:
-    """A host that is up."""
+    """A running host."""
 
     #: As in ``[hosts.NAME]``: how it is reached.
     spec: str
@@ -37,37 +37,37 @@ class Raised:
 
 
 class Provider(Protocol):
-    """Hosts of one kind.  Its methods may block, and are called from several threads.
+    """A provider of hosts of one kind.  Methods may block; several threads call them.
 
-    The dispatcher may be killed between any two of its steps.  The name of a host is in the
-    database before ``bring_up`` is asked for it, so each method can be said again, and what the
-    provider cannot find again by name alone it must be able to remove by name.
-    Trouble is raised as a NosejobsError or an OSError, in words for people.
+    The dispatcher may be killed between any two steps.  The name of a host is in the database
+    before ``bring_up`` is called with it, so each method may be called again, and a host that the
+    provider cannot find again by its name it must be able to remove by its name.
+    Failures are raised as NosejobsError or OSError, with a message for people.
     """
 
     def check(self, pool: Pool) -> None:
-        """UsageError if the options of a pool of this kind cannot be."""
+        """Raise UsageError if the options of a pool of this kind are invalid."""
 
     def bring_up(self, name: str, pool: Pool, handle: Handle | None) -> Raised:
-        """The host of this name.  One that lives is given as it is; one that does not starts again.
+        """Return the host of this name, and start it unless it is running.
 
-        ``handle``: what was given before, if that has been written down.
+        ``handle`` is what an earlier call returned, if that was stored; None otherwise.
         """
 
     def is_alive(self, name: str, handle: Handle) -> bool:
-        """Whether that very host lives."""
+        """Return whether the host that ``handle`` describes is running."""
 
     def take_down(self, name: str, handle: Handle | None) -> None:
-        """Nothing of it is left; also if it is gone already, or was never complete."""
+        """Remove all of a host, also if it is gone already or was never complete."""
 
     def existing(self) -> Collection[str]:
-        """Names of all hosts of which there is something left."""
+        """Return the names of all hosts of which anything is left."""
 
     def close(self) -> None:
-        """The dispatcher stops in good order: whatever costs nothing to keep may stay."""
+        """Release resources, because the dispatcher stops; what costs nothing may be kept."""
 
 
-#: Makes the provider of a kind; the folder is below the dispatcher's data, and its own.
+#: Creates the provider of a kind; the folder, below the dispatcher's data, is its own.
 Maker = Callable[[Path], Provider]
 
 
@@ -76,21 +76,4 @@ class Specs:
 
     @hookspec
     def nosejobs_pool_kinds(self) -> Mapping[str, Maker]:  # type: ignore[empty-body]
-        """Kinds of pools by their names, as ``kind`` of ``[pools.NAME]`` has them."""
-
-
-def kinds(*plugins: object) -> dict[str, Maker]:
-    """All kinds that there are: ours, those of installed plugins, and of these."""
-    from . import local_pool
-
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(Specs)
-    manager.register(local_pool)
-    manager.load_setuptools_entrypoints(ENTRY_POINTS)
-    for plugin in plugins:
-        manager.register(plugin)
-    found: dict[str, Maker] = {}
-    # The last one that was registered answers first, and wins.
-    for more in manager.hook.nosejobs_pool_kinds():
-        found = {**more, **found}
-    return found
+        """Return makers of providers by kind, the value of ``kind`` in ``[pools.NAME]``."""

@@ -1,7 +1,7 @@
-"""Hosts: a link to each, and what becomes of the jobs of those that are gone.
+"""The connections to all hosts, and what becomes of the jobs of hosts that are gone.
 
-Owns which links there are, and that each hears of rows that are its own.  Must not know what is
-said to a host: ``link`` does.
+Owns which connections there are, and wakes each when its rows change.  Must not know what is said
+to a host: ``link`` does.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ from collections.abc import Collection, Iterable
 
 from shell_runner.session import TIMEOUT
 
-from .link import Link, Terms, Work, asks_of
+from .job_steps import Builder, HostTimeouts, JobSteps, Recorder, stop_requests
+from .link import HostConnection
 from .model import Host, HostState, Job, JobEvent, JobState
 from .settings import Settings
 from .store import Store, audit, hosts, jobs
 
-__all__ = ["Links", "Terms", "Work", "configure"]
-
 _LOG = logging.getLogger(__name__)
-#: Seconds between two looks though nobody has written anything.
-_LOOK = 30.0
-#: Seconds until a look that failed is repeated.
-_AGAIN = 1.0
-#: Where packages grow, below the data.
+#: Seconds between two reads of the rows if nothing was written.
+_POLL_INTERVAL = 30.0
+#: Seconds until a read that failed is repeated.
+_RETRY_DELAY = 1.0
+#: Folder of packages that are being downloaded, below the data.
 INCOMING = "incoming"
 _OPEN = tuple(state for state in JobState if state.open)
 
 
 def configure(store: Store, settings: Settings) -> None:
-    """Rows for the hosts of the dispatcher's file; those of others go.
+    """Write rows for the hosts of the dispatcher's file, and delete those of other hosts.
 
-    A new one is down until it has answered: nothing is placed on a host that nobody has seen.
+    A new host is down until it has answered, so that nothing is placed on it before.
     """
     with store.write() as connection:
         for entry in settings.hosts.values():
@@ -48,21 +47,29 @@ def configure(store: Store, settings: Settings) -> None:
         hosts.forget_others(connection, settings.hosts.keys())
 
 
-class Links:
-    """A link for each host with a row; a thread that watches the rows for all of them."""
+class HostConnections:
+    """A connection for each host with a row; a thread that watches the rows for all of them."""
 
-    def __init__(self, store: Store, settings: Settings, work: Work, terms: Terms | None = None):
-        """Nothing is opened before ``start`` or ``refresh``."""
-        self._store, self._work = store, work
-        # Within a lease a host is missed, and opened again.
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        builder: Builder,
+        recorder: Recorder,
+        timeouts: HostTimeouts | None = None,
+    ) -> None:
+        """Open nothing; ``start`` does."""
+        self._store, self._builder, self._recorder = store, builder, recorder
+        # Within a lease a silent host is noticed, and opened again.
         silence = min(TIMEOUT, settings.lease / 2)
-        self._terms = terms or Terms(settings.lease, settings.quarantine, silence)
+        limits = HostTimeouts(settings.lease, settings.quarantine, silence)
+        self._timeouts = timeouts or limits
         self._incoming = settings.data / INCOMING
-        self._links: dict[str, Link] = {}
+        self._connections: dict[str, HostConnection] = {}
         self._stops: frozenset[str] = frozenset()
         self._lock, self._stopping = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="links", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="connections", daemon=True)
 
     def start(self) -> None:
         """Open all hosts, and follow the rows."""
@@ -70,34 +77,30 @@ class Links:
         self._sweep()
         self._thread.start()
 
-    def refresh(self) -> None:
-        """A link for each host that has a row and an address, and none else."""
-        with self._store.read() as connection:
-            found = hosts.every(connection)
-        self._open_all(found)
-
     def _open_all(self, rows: Iterable[Host]) -> None:
+        """Open a connection for each host that has a row and an address, and close all others."""
         found = {host.name: host.spec for host in rows if host.spec}
         with self._lock:
             if self._closed.is_set():
                 return
-            old = [link for link in self._links.values() if found.get(link.name) != link.spec]
-            for link in old:
-                del self._links[link.name]
+            old = [each for each in self._connections.values() if found.get(each.name) != each.spec]
+            for connection in old:
+                del self._connections[connection.name]
             _close(old)
             for name, spec in found.items():
-                if name not in self._links:
-                    self._links[name] = self._link(name, spec)
+                if name not in self._connections:
+                    self._connections[name] = self._open(name, spec)
 
-    def _link(self, name: str, spec: str) -> Link:
-        return Link(
-            self._store, self._work, name, spec, self._incoming, self._terms, lambda: self._stops
+    def _open(self, name: str, spec: str) -> HostConnection:
+        steps = JobSteps(
+            self._store, self._builder, self._recorder, name, self._incoming, self._timeouts
         )
+        return HostConnection(self._store, steps, spec, self._timeouts, lambda: self._stops)
 
     def stop(self, found: Iterable[str]) -> None:
-        """These jobs are to end, though their stage run is not over: their peers are gone.
+        """Stop these jobs although their stage run is not over, because their peers are gone.
 
-        Only in memory: who decides that decides it again from the rows.
+        This is only in memory: the reconciler decides it again from the rows after a restart.
         """
         with self._stopping:
             before = self._stops
@@ -106,14 +109,14 @@ class Links:
             self._store.due.signal()
 
     def close(self) -> None:
-        """No thread stays, no connection, no child; what was to be done is in the rows."""
+        """End all threads, connections and child processes; the rows say what is to be done."""
         self._closed.set()
         self._store.due.signal()
         if self._thread.is_alive():
             self._thread.join()
         with self._lock:
-            _close(self._links.values())
-            self._links.clear()
+            _close(self._connections.values())
+            self._connections.clear()
 
     # -- watching -----------------------------------------------------------------
 
@@ -123,14 +126,14 @@ class Links:
             try:
                 self.look()
             except Exception:
-                _LOG.exception("the hosts cannot be looked after")
-                self._closed.wait(_AGAIN)
+                _LOG.exception("the connections to hosts cannot be updated")
+                self._closed.wait(_RETRY_DELAY)
                 continue
             if not self._closed.is_set():
-                self._store.due.wait(seen, _LOOK)
+                self._store.due.wait(seen, _POLL_INTERVAL)
 
     def look(self) -> None:
-        """One look at the rows: links that are missing, jobs without a host, who has to know."""
+        """Read the rows once; open and close connections, lose jobs without host, wake threads."""
         with self._store.read() as connection:
             found = jobs.in_state(connection, *_OPEN)
             stopped = jobs.stopped(connection).keys() | self._stops
@@ -140,13 +143,13 @@ class Links:
             self._stops &= frozenset(job.id for job in found)
         names = {host.name for host in rows}
         self._lose([job.id for job in found if job.host not in names])
-        asks = _asks(found, stopped)
+        keys = _wakeup_keys(found, stopped)
         with self._lock:
-            for link in self._links.values():
-                link.tell(asks.get(link.name, frozenset()))
+            for each in self._connections.values():
+                each.wake(keys.get(each.name, frozenset()))
 
     def _lose(self, orphans: list[str]) -> None:
-        """Whose host nobody knows any more."""
+        """Mark jobs as lost whose host has no row any more."""
         if not orphans:
             return
         words = "the dispatcher has no such host any more"
@@ -156,7 +159,7 @@ class Links:
                     audit.write(connection, time.time(), f"job {job} lost", words)
 
     def _sweep(self) -> None:
-        """Packages that were kept, or that nobody will ask for again, leave no file here."""
+        """Remove files of packages that were stored, or that will not be asked for again."""
         states = JobState.SUBMITTED, JobState.ENDED, JobState.LOST
         with self._store.read() as connection:
             wanted = {job.id for job in jobs.in_state(connection, *states) if not job.package}
@@ -165,22 +168,22 @@ class Links:
                 path.unlink(missing_ok=True)
 
 
-def _asks(found: Iterable[Job], stopped: Collection[str]) -> dict[str, frozenset[str]]:
-    """By host, what its link has to know of at once."""
-    asks: dict[str, set[str]] = {}
+def _wakeup_keys(found: Iterable[Job], stopped: Collection[str]) -> dict[str, frozenset[str]]:
+    """Return by host what its thread must learn at once."""
+    keys: dict[str, set[str]] = {}
     for job in found:
-        own = asks.setdefault(job.host, set())
+        own = keys.setdefault(job.host, set())
         if job.state is JobState.PLANNED:
             own.add(job.id)
         if job.id in stopped:
-            own |= asks_of(frozenset([job.id]))
-    return {host: frozenset(own) for host, own in asks.items()}
+            own |= stop_requests(frozenset([job.id]))
+    return {host: frozenset(own) for host, own in keys.items()}
 
 
-def _close(links: Iterable[Link]) -> None:
-    """All at once: each may take a moment."""
-    found = list(links)
-    for link in found:
-        link.close(wait=False)
-    for link in found:
-        link.close()
+def _close(connections: Iterable[HostConnection]) -> None:
+    """Close all at the same time, since each may take a moment."""
+    found = list(connections)
+    for connection in found:
+        connection.close(wait=False)
+    for connection in found:
+        connection.close()

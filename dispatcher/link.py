@@ -1,26 +1,18 @@
-"""One host that is up: what rows want of it is done there, what it says becomes rows.
+"""The connection to one host: it does there what rows ask for, and writes what the host says.
 
-Owns the conversation with one host, in one thread.  Must not know policy, nor what a job is about:
-``Work`` does.  Every step can be repeated: a job has its UUID before the host hears of it, and what
-this thread remembers beside the rows is what it can ask the host again.
+Owns the conversation with one host, in one thread, and when a failed step is tried again.  Must
+not know policy, nor what a job is about.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 from shell_runner import hosts as specs
-from shell_runner import told
 from shell_runner.config import HostEntry
 from shell_runner.errors import (
     CannotOpen,
@@ -33,145 +25,81 @@ from shell_runner.errors import (
 from shell_runner.gateways import OPEN_TIMEOUT
 from shell_runner.heartbeat import backoff
 from shell_runner.hosts import HostSpec
-from shell_runner.jobs import JobClient
-from shell_runner.remote.job import NewJob
-from shell_runner.session import TIMEOUT, Session
-from shell_runner.tree_scan import SourceTree
+from shell_runner.jobs import Client
+from shell_runner.session import Session
 
-from .model import HostState, Job, JobEvent, JobState
-from .policy import retry
-from .store import Store, StoreError, audit, hosts, jobs, results
+from .job_steps import HostTimeouts, JobSteps, PendingWork, Step, shorten
+from .model import HostState, Job, JobState
+from .store import Store, StoreError, hosts, jobs
 
 _LOG = logging.getLogger(__name__)
-#: What the host says of a job that it does not have.
-_GONE = "gone"
-#: Seconds that a host is listened to before rows are looked at though nobody wakes us.
-_LOOK = 20.0
-#: Seconds between two dates of its last answer in its row.
-_BEAT = 10.0
-#: A package of up to so many bytes is here before a row could say that its job has ended.
-_AT_ONCE = 1 << 20
-#: Bytes that stay free beside it.
-_MARGIN = 1 << 20
-#: How often what goes wrong with a job is tried, and the seconds in between.
-_STRIKES, _PAUSE = 3, 1.0
-#: Seconds that a busy machine may wake us too late.
-_OVERSLEPT = 2.0
-#: Seconds of conversation after which a connection counts as sound.
-_SOUND = 5.0
-#: Seconds until a host with a full queue, or a disk of ours without room, is tried again.
-_LATER = 5.0
-#: Given-up jobs that a host is asked about when it is back: of the last days, and at most.
-_LATE, _MANY = 7 * 86_400.0, 1000
-#: Seconds for what cannot be broken off when a link is closed: the packing of a tree.
-_END = 30.0
-#: Characters of what a row says of trouble.
-_WORDS = 2000
-#: What refuses a job now and may take it in a moment.
-_PASSES = ("bad", "corrupt", "disk", "state")
+#: Seconds between two reads of the rows if nothing wakes the thread.
+_POLL_INTERVAL = 20.0
+#: Seconds between two updates of the time of the last answer in the host's row.
+_CONTACT_INTERVAL = 10.0
+#: Attempts at a step of a job that fails on the host.
+_MAX_ATTEMPTS = 3
+#: Seconds between two of them.
+_ATTEMPT_DELAY = 1.0
+#: Seconds by which a busy machine may wake the thread too late.
+_MAX_OVERSLEEP = 2.0
+#: Seconds of conversation after which a connection counts as stable.
+_STABLE_AFTER = 5.0
+#: Seconds until a full queue of the host, or an error of the dispatcher, is tried again.
+_RETRY_DELAY = 5.0
+#: Seconds for which a host that is back is asked about jobs that were given up.
+_LOST_JOBS_AGE = 7 * 86_400.0
+#: Newest jobs that it is asked about.
+_MAX_LOST_JOBS = 1000
+#: Seconds to wait at the end for what cannot be interrupted: the packing of a tree.
+_CLOSE_TIMEOUT = 30.0
+#: Kinds of a refusal that may pass.
+_TEMPORARY_KINDS = ("bad", "corrupt", "disk", "state")
 
 
-class Work(Protocol):
-    """What jobs are about."""
-
-    def prepare(self, job: Job) -> tuple[NewJob, Sequence[SourceTree]]:
-        """What is handed in, under the UUID of the row; UsageError: it cannot be run at all."""
-
-    def mistrust(self, job: Job) -> None:
-        """What was prepared for it is not what it was: look at all of it before the next time."""
-
-    def harvested(self, job: Job, package: Path) -> None:
-        """Verify and keep a package, with all rows of it, in one transaction.
-
-        The file may be moved away.  HostError: it cannot be believed.
-        """
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How patient we are with a host."""
-
-    #: Seconds without an answer after which its jobs are lost.
-    lease: float = 120.0
-    #: Infrastructure failures in a row that put it into quarantine.
-    quarantine: int = 3
-    #: Seconds of silence after which a connection is given up.
-    silence: float = TIMEOUT
-
-
-@dataclass(frozen=True)
-class _Todo:
-    """Rows of one host."""
-
-    planned: Sequence[Job] = ()
-    #: The host has them, as far as we know.
-    running: Sequence[Job] = ()
-    harvested: Sequence[Job] = ()
-    #: Given up by us; perhaps the host has them.
-    lost: Sequence[Job] = ()
-    #: Those of all these that nobody wants any more.
-    stopped: frozenset[str] = frozenset()
-
-    @property
-    def asks(self) -> frozenset[str]:
-        """What a link has to know of at once."""
-        return frozenset(job.id for job in self.planned) | asks_of(self.stopped)
-
-
-def asks_of(stopped: frozenset[str]) -> frozenset[str]:
-    """What tells a job that is to be stopped from the same one that is to be started."""
-    return frozenset(f"stop {job}" for job in stopped)
-
-
-class Link:
+class HostConnection:
     """The thread of one host."""
 
     def __init__(
         self,
         store: Store,
-        work: Work,
-        name: str,
+        steps: JobSteps,
         spec: str,
-        incoming: Path,
-        terms: Terms,
+        timeouts: HostTimeouts,
         stops: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """``incoming``: where packages grow; ``stops``: jobs that end though no row says so."""
-        self.name, self.spec = name, spec
-        self._store, self._work, self._terms = store, work, terms
-        self._incoming, self._stops = incoming, stops
+        """``stops`` returns the ids of jobs that end though no row says so."""
+        self.name, self.spec = steps.host, spec
+        self._store, self._steps = store, steps
+        self._timeouts, self._stops = timeouts, stops
         self._closed = threading.Event()
-        self._client: JobClient | None = None
-        #: What the last look at rows has shown; somebody else reads it.
+        self._client: Client | None = None
+        #: Wake-up keys of the work that was last read from the rows; other threads read it.
         self._known: frozenset[str] = frozenset()
-        #: When the host answered last, and when that was written, by the monotonic clock.
+        #: Monotonic time of the host's last answer, and of writing that to its row.
         self._contact = self._written = time.monotonic()
-        #: By job: state on the host ("gone": not there), and all that it said of it.
-        self._seen: dict[str, str] = {}
-        self._told: dict[str, told.Job] = {}
-        #: Planned ones that an earlier conversation may have handed in.
-        self._doubtful: frozenset[str] | None = None
-        self._strikes: dict[str, int] = {}
+        #: Failures of the present step by job, and the monotonic time of its next attempt.
+        self._failures: dict[str, int] = {}
         self._postponed: dict[str, float] = {}
-        self._cancelled: set[str] = set()
-        self._no_worker = ""
-        self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
+        self._worker_error = ""
+        name = f"connection {self.name}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def tell(self, asks: frozenset[str]) -> None:
-        """There may be something that the last look has not shown."""
+    def wake(self, keys: frozenset[str]) -> None:
+        """Wake the thread if there is work that its last read of the rows has not shown."""
         client = self._client
-        if client is not None and not asks <= self._known:
+        if client is not None and not keys <= self._known:
             client.interrupt()
 
     def close(self, wait: bool = True) -> None:
-        """End the conversation, wherever it is; rows say how it goes on."""
+        """End the conversation at once; its work is continued from the rows."""
         self._closed.set()
         client = self._client
         if client is not None:
             client.abort()
         if wait:
-            self._thread.join(_END)
+            self._thread.join(_CLOSE_TIMEOUT)
 
     # -- the thread ---------------------------------------------------------------
 
@@ -183,55 +111,54 @@ class Link:
                 self._converse()
                 continue
             except (HostError, JobRefused, UsageError) as error:
-                words, is_theirs = str(error), True
+                reason, is_theirs = str(error), True
             except Exception as error:
-                _LOG.exception("host %s: trouble of our own", self.name)
-                words, is_theirs = f"{type(error).__name__}: {error}", False
+                _LOG.exception("host %s: internal error", self.name)
+                reason, is_theirs = f"{type(error).__name__}: {error}", False
             if self._closed.is_set():
                 return
-            self._forgive(began, was_open=self._contact > contact)
-            has_lasted = self._contact > contact and time.monotonic() - began > _SOUND
+            self._excuse_pause(began, was_open=self._contact > contact)
+            has_lasted = self._contact > contact and time.monotonic() - began > _STABLE_AFTER
             failures = 1 if has_lasted else failures + 1
             if is_theirs and (self._contact == contact or failures > 1):
-                with self._calmly():
-                    self._out_of_reach(words)
-            self._rest(self._pause(failures))
+                with self._log_errors():
+                    self._record_unreachable(reason)
+            self._sleep(self._reopen_delay(failures))
 
-    def _rest(self, seconds: float) -> None:
+    def _sleep(self, seconds: float) -> None:
         before = time.monotonic()
         self._closed.wait(seconds)
-        self._contact += max(time.monotonic() - before - seconds - _OVERSLEPT, 0.0)
+        self._contact += max(time.monotonic() - before - seconds - _MAX_OVERSLEEP, 0.0)
 
-    def _forgive(self, began: float, was_open: bool) -> None:
-        """If we were stopped (Ctrl-Z, a suspended machine), that is no silence of the host's.
+    def _excuse_pause(self, began: float, was_open: bool) -> None:
+        """Do not count time in which this process was stopped (Ctrl-Z, suspend) as silence.
 
-        While a connection is open, silence is noticed in time by whoever is awake; and no attempt
-        to open one takes longer than it may.
+        While a connection is open, silence is noticed in time by a process that runs; and no
+        attempt to open one takes longer than its timeout.
         """
         now = time.monotonic()
         if was_open:
-            self._contact = max(self._contact, now - self._terms.silence)
+            self._contact = max(self._contact, now - self._timeouts.silence)
         else:
-            self._contact += max(now - began - OPEN_TIMEOUT - _OVERSLEPT, 0.0)
+            self._contact += max(now - began - OPEN_TIMEOUT - _MAX_OVERSLEEP, 0.0)
 
-    def _pause(self, failures: int) -> float:
-        """A connection that broke is opened again at once, but not for ever."""
+    def _reopen_delay(self, failures: int) -> float:
+        """Return the seconds until a broken connection is opened again: none the first time."""
         if failures < 2:
             return 0.0
-        left = self._contact + self._terms.lease - time.monotonic()
-        return min(backoff(failures - 2), left if left > 0 else _LOOK)
+        left = self._contact + self._timeouts.lease - time.monotonic()
+        return min(backoff(failures - 2), left if left > 0 else _POLL_INTERVAL)
 
     def _converse(self) -> None:
-        """One connection; ends with an error, or when the link is closed."""
-        self._seen, self._told, self._doubtful = {}, {}, None
-        self._cancelled = set()
-        client = JobClient(self._parsed(), self._terms.silence, open_session=self._open, tries=1)
+        """Hold one conversation; it ends with an error, or by ``close``."""
+        self._steps.reset()
+        client = Client(self._parsed(), self._timeouts.silence, open_session=self._open, tries=1)
         with client:
             self._client = client
             try:
                 facts = client.open()
-                client.news({}, 0.0)  # only who can read its queue is up
-                self._beat(dict(facts))
+                client.news({}, 0.0)  # a host is up only if its queue can be read
+                self._record_contact(dict(facts))
                 while not self._closed.is_set():
                     self._turn(client)
             finally:
@@ -244,315 +171,153 @@ class Link:
     def _open(self, spec: HostSpec, silence: float) -> Session:
         return Session(spec, silence, cancel=self._closed)
 
-    def _turn(self, client: JobClient) -> None:
-        """All that can be done now; then wait for news of either side."""
-        todo = self._look()
-        while self._do(client, todo) and not self._closed.is_set():
-            todo = self._look()
-        asked = self._asked(todo)
-        found = client.news(asked, self._patience(), self._no_worker)
-        self._beat()
-        for job in found.jobs:
-            self._hear(job)
-        for id in found.gone:
-            self._seen[id] = _GONE
-        if found.no_worker != self._no_worker:
-            self._show(found.no_worker)
+    def _turn(self, client: Client) -> None:
+        """Do all that can be done now; then wait for news of either side."""
+        work = self._read_work()
+        while self._do(client, work) and not self._closed.is_set():
+            work = self._read_work()
+        states = self._steps.watched_states(work)
+        changes = client.news(states, self._max_wait(), self._worker_error)
+        self._record_contact()
+        for report in changes.jobs:
+            self._steps.add_report(report)
+        for job_id in changes.gone:
+            self._steps.set_gone(job_id)
+        if changes.no_worker != self._worker_error:
+            self._show_worker_error(changes.no_worker)
 
-    def _show(self, no_worker: str) -> None:
-        """Jobs wait there, and nobody runs them: whoever looks at the host sees why."""
-        self._no_worker = no_worker
-        _LOG.warning("host %s: %s", self.name, no_worker or "its worker is back")
+    def _show_worker_error(self, error: str) -> None:
+        """Show in the host's row why nothing runs the jobs that wait there; empty: it runs."""
+        self._worker_error = error
+        _LOG.warning("host %s: %s", self.name, error or "its worker is back")
         with self._store.write() as connection:
             host = hosts.get(connection, self.name)
             if host is not None and host.state is HostState.UP:
-                hosts.explain(connection, self.name, no_worker)
+                hosts.explain(connection, self.name, error)
 
-    def _asked(self, todo: _Todo) -> dict[str, str]:
-        """Jobs whose state on the host is of interest."""
-        unsure = [job for job in todo.planned if self._is_doubtful(job)]
-        found = {job.id: self._seen.get(job.id, "") for job in (*unsure, *todo.running, *todo.lost)}
-        for id in self._seen.keys() - found.keys():
-            self._told.pop(id, None)
-            del self._seen[id]
-        return {id: state for id, state in found.items() if state != _GONE}
-
-    def _hear(self, job: told.Job) -> None:
-        self._seen[job.id] = job.state
-        self._told[job.id] = job
-
-    def _is_doubtful(self, job: Job) -> bool:
-        return self._doubtful is not None and job.id in self._doubtful
-
-    def _patience(self) -> float:
+    def _max_wait(self) -> float:
+        """Return the seconds until the rows are read again although no other thread wakes us."""
         now = time.monotonic()
-        return max(min([_LOOK, *(at - now for at in self._postponed.values() if at > now)]), 0.0)
+        delays = [at - now for at in self._postponed.values() if at > now]
+        return max(min([_POLL_INTERVAL, *delays]), 0.0)
 
     # -- rows ---------------------------------------------------------------------
 
-    def _look(self) -> _Todo:
+    def _read_work(self) -> PendingWork:
         states = JobState.PLANNED, JobState.SUBMITTED, JobState.ENDED, JobState.HARVESTED
+        since = time.time() - _LOST_JOBS_AGE
         with self._store.read() as connection:
-            found = jobs.in_state(connection, *states, host=self.name)
+            rows = jobs.in_state(connection, *states, host=self.name)
             stopped = jobs.stopped(connection).keys() | self._stops()
-            lost = jobs.lost_on(connection, self.name, time.time() - _LATE, _MANY)
-        todo = _Todo(
-            [job for job in found if job.state is JobState.PLANNED],
-            [job for job in found if job.state in (JobState.SUBMITTED, JobState.ENDED)],
-            [job for job in found if job.state is JobState.HARVESTED],
+            lost = jobs.lost_on(connection, self.name, since, _MAX_LOST_JOBS)
+        work = PendingWork(
+            [job for job in rows if job.state is JobState.PLANNED],
+            [job for job in rows if job.state in (JobState.SUBMITTED, JobState.ENDED)],
+            [job for job in rows if job.state is JobState.HARVESTED],
             lost,
-            frozenset(job.id for job in found if job.id in stopped and job.state.open),
+            frozenset(job.id for job in rows if job.id in stopped and job.state.open),
         )
-        self._known = todo.asks
-        self._forget_trouble()
-        if self._doubtful is None:
-            self._doubtful = frozenset(job.id for job in todo.planned)
-        return todo
+        self._known = work.wakeup_keys
+        self._forget_old_failures()
+        self._steps.set_uncertain(work.planned)
+        return work
 
-    def _forget_trouble(self) -> None:
-        """Of jobs that were not tried again when they could be: they are over."""
-        since = time.monotonic() - _LATER
+    def _forget_old_failures(self) -> None:
+        """Forget failures of jobs that were not tried again when they could be: they are over."""
+        since = time.monotonic() - _RETRY_DELAY
         self._postponed = {id: at for id, at in self._postponed.items() if at > since}
-        self._strikes = {id: self._strikes[id] for id in self._strikes.keys() & self._postponed}
+        self._failures = {id: self._failures[id] for id in self._failures.keys() & self._postponed}
 
-    def _beat(self, facts: dict[str, object] | None = None) -> None:
-        """It has answered; who waits is told if that is news."""
+    def _record_contact(self, facts: dict[str, object] | None = None) -> None:
+        """Note that the host has answered; wake waiting threads if that changed its row."""
         self._contact = time.monotonic()
-        if facts is None and self._contact - self._written < _BEAT:
+        if facts is None and self._contact - self._written < _CONTACT_INTERVAL:
             return
         self._written = self._contact
         with self._store.write(quiet=True) as connection:
-            is_news = hosts.beat(connection, self.name, time.time(), facts)
-        if is_news:
+            has_changed = hosts.beat(connection, self.name, time.time(), facts)
+        if has_changed:
             self._store.wake()
 
-    def _out_of_reach(self, words: str) -> None:
-        """It does not answer; after the lease its jobs are lost."""
+    def _record_unreachable(self, reason: str) -> None:
+        """Write that the host does not answer; after the lease its jobs are lost."""
         silence = time.monotonic() - self._contact
         with self._store.write() as connection:
-            hosts.down(connection, self.name, _short(words))
-        if silence < self._terms.lease:
+            hosts.down(connection, self.name, shorten(reason))
+        if silence < self._timeouts.lease:
             return
-        todo = self._look()
-        for number, job in enumerate((*todo.planned, *todo.running)):
+        work = self._read_work()
+        detail = f"it has not answered for {silence:.0f} s: {reason}"
+        for number, job in enumerate((*work.planned, *work.running)):
             # It is one failure, however many jobs it had.
-            why = f"it has not answered for {silence:.0f} s: {words}"
-            self._lose(job, why, blame=number == 0)
-
-    def _lose(self, job: Job, words: str, *, blame: bool = True, how: str = "") -> bool:
-        """The job will not end there, as far as we care."""
-        now, fields = time.time(), {"detail": _short(words), **({"how": how} if how else {})}
-        with self._store.write() as connection:
-            done = jobs.move(connection, job.id, JobEvent.LOSE, **fields)
-            if done:
-                audit.write(connection, now, f"job {job.id} of {job.host} lost", _short(words))
-            if done and blame:
-                most = self._terms.quarantine
-                hosts.failed(connection, self.name, _short(words), most=most, at=now)
-        return done
-
-    def _tell(self, job: Job, event: JobEvent, **fields: object) -> bool:
-        """How far it is on its host, for people: nothing follows of that."""
-        with self._store.write(follows=False) as connection:
-            return jobs.move(connection, job.id, event, **fields)
+            self._steps.lose(job, detail, blame=number == 0)
 
     # -- what is to be done -------------------------------------------------------
 
-    def _do(self, client: JobClient, todo: _Todo) -> bool:
-        """Each thing once; whether a row has changed by it."""
+    def _do(self, client: Client, work: PendingWork) -> bool:
+        """Try each step once; return whether a row has changed by it."""
         done = False
-        for job, step in self._steps(todo):
+        for job, step in self._steps.pending_actions(work):
             if self._closed.is_set():
                 return False
             if self._postponed.get(job.id, 0.0) <= time.monotonic():
                 done |= self._try(client, job, step)
         return done
 
-    def _steps(self, todo: _Todo) -> Iterator[tuple[Job, Callable[[JobClient, Job], bool]]]:
-        """What gets others on comes first: who is told last is told early enough."""
-        for job in todo.planned:
-            if job.id in todo.stopped and not self._is_there(job):
-                yield job, self._withdraw
-            elif not self._is_doubtful(job) or job.id in self._seen:
-                yield job, self._submit
-        for job in todo.running:
-            if self._seen.get(job.id) == _GONE:
-                yield job, self._miss
-            elif job.id in self._told and self._told[job.id].is_done:
-                yield job, self._harvest
-            elif job.id in todo.stopped:
-                yield job, self._cancel
-        for job in todo.harvested:
-            yield job, self._acknowledge
-        for job in todo.lost:
-            if self._is_there(job):
-                yield job, self._clear_away
-
-    def _is_there(self, job: Job) -> bool:
-        """The host has it, or may have it."""
-        if self._is_doubtful(job) and job.id not in self._seen:
-            return True
-        return self._seen.get(job.id, _GONE) != _GONE
-
-    def _try(self, client: JobClient, job: Job, step: Callable[[JobClient, Job], bool]) -> bool:
-        """One step of one job, whose trouble is not that of others."""
+    def _try(self, client: Client, job: Job, step: Step) -> bool:
+        """Do one step of one job, whose failure does not concern other jobs."""
         try:
             done = step(client, job)
         except (HostLost, CannotOpen):
             raise
         except (HostError, JobRefused) as error:
-            return self._strike(job, error)
+            return self._record_failure(job, error)
         except Exception as error:
             if self._closed.is_set():
                 raise
-            self._wait(job, error)
+            self._postpone(job, error)
             return False
-        self._strikes.pop(job.id, None)
+        self._failures.pop(job.id, None)
         self._postponed.pop(job.id, None)
         if job.detail and job.state.open:
             self._explain(job, "")
         return done
 
-    def _wait(self, job: Job, error: Exception) -> None:
-        """Trouble of ours: it is tried until somebody has mended it, and says so."""
+    def _postpone(self, job: Job, error: Exception) -> None:
+        """Postpone a step that failed on our side, and say why in the row, until it succeeds."""
         trace = not isinstance(error, NosejobsError)
         _LOG.warning("host %s: job %s waits: %s", self.name, job.id, error, exc_info=trace)
-        self._postponed[job.id] = time.monotonic() + _LATER
+        self._postponed[job.id] = time.monotonic() + _RETRY_DELAY
         if isinstance(error, UsageError):
-            with self._calmly():
-                self._work.mistrust(job)
+            with self._log_errors():
+                self._steps.invalidate(job)
         if job.state.open:
-            self._explain(job, _short(f"{type(error).__name__}: {error}" if trace else str(error)))
+            self._explain(job, shorten(f"{type(error).__name__}: {error}" if trace else str(error)))
 
-    def _explain(self, job: Job, words: str) -> None:
-        """In its row, unless it is the database that is in trouble."""
+    def _explain(self, job: Job, detail: str) -> None:
+        """Write why a job waits, unless it is the database that fails."""
         with suppress(StoreError), self._store.write() as connection:
-            jobs.describe(connection, job.id, words)
+            jobs.describe(connection, job.id, detail)
 
-    def _strike(self, job: Job, error: HostError | JobRefused) -> bool:
-        """The host does not do its part: once more, or somewhere else."""
+    def _record_failure(self, job: Job, error: HostError | JobRefused) -> bool:
+        """Count a failure on the host: the step is tried again, or the job is lost."""
         if isinstance(error, JobRefused) and error.kind == "full":
-            self._postponed[job.id] = time.monotonic() + _LATER
+            self._postponed[job.id] = time.monotonic() + _RETRY_DELAY
             return False
-        self._strikes[job.id] = self._strikes.get(job.id, 0) + 1
-        self._postponed[job.id] = time.monotonic() + _PAUSE
-        can_pass = not isinstance(error, JobRefused) or error.kind in _PASSES
-        if can_pass and self._strikes[job.id] < _STRIKES:
+        self._failures[job.id] = self._failures.get(job.id, 0) + 1
+        self._postponed[job.id] = time.monotonic() + _ATTEMPT_DELAY
+        is_temporary = not isinstance(error, JobRefused) or error.kind in _TEMPORARY_KINDS
+        if is_temporary and self._failures[job.id] < _MAX_ATTEMPTS:
             return False
         if job.state is JobState.LOST:
-            self._seen[job.id] = _GONE  # there is nothing to be had of it
+            self._steps.set_gone(job.id)  # there is nothing to be had of it
             return False
-        return self._lose(job, str(error))
-
-    # -- steps --------------------------------------------------------------------
-
-    def _submit(self, client: JobClient, job: Job) -> bool:
-        """Hand it in, unless an earlier conversation has."""
-        found = self._told.get(job.id)
-        if found is None:
-            try:
-                new, trees = self._work.prepare(job)
-            except UsageError as error:
-                return self._lose(job, str(error), blame=False)
-            found, _ = client.submit(new, trees)
-        self._hear(found)
-        return self._tell(job, JobEvent.ACCEPT, submitted=time.time())
-
-    def _withdraw(self, client: JobClient, job: Job) -> bool:
-        return self._lose(job, "it was stopped before it began", blame=False, how="cancelled")
-
-    def _miss(self, client: JobClient, job: Job) -> bool:
-        return self._lose(job, "the host has no such job any more")
-
-    def _cancel(self, client: JobClient, job: Job) -> bool:
-        """Ask for its end, once in a conversation: it comes as news."""
-        if job.id not in self._cancelled:
-            self._cancelled.add(job.id)
-            self._soften(lambda: client.cancel(job.id))
-        return False
-
-    def _harvest(self, client: JobClient, job: Job) -> bool:
-        found = self._told[job.id]
-        if found.size > _AT_ONCE:
-            self._tell(job, JobEvent.END)
-        self._bring(client, job, found)
-        with self._store.read() as connection:
-            now = jobs.get(connection, job.id)
-        if now is not None and now.state is JobState.HARVESTED:
-            self._acknowledge(client, now)
-        return True
-
-    def _bring(self, client: JobClient, job: Job, found: told.Job) -> None:
-        """The package is here, and kept; what is left of the file is removed."""
-        path = self._incoming / f"{job.id}.zip"
-        self._check_room(path, found.size)
-        client.download(job.id, path, lambda part: None, known=found)
-        try:
-            self._work.harvested(job, path)
-        except HostError:
-            path.unlink(missing_ok=True)
-            raise
-        path.unlink(missing_ok=True)
-
-    def _check_room(self, path: Path, size: int) -> None:
-        """A package that does not fit must not fill the disk: the database has to say so on it."""
-        free = shutil.disk_usage(self._incoming).free
-        parts = (path, path.with_name(f"{path.name}.part"))
-        there = sum(each.stat().st_size for each in parts if each.exists())
-        if size - there + _MARGIN > free:
-            words = f"a package has {size} bytes, and {free} are free"
-            raise NosejobsError(f"{self._incoming}: {os.strerror(errno.ENOSPC)}: {words}")
-
-    def _acknowledge(self, client: JobClient, job: Job) -> bool:
-        """The host may forget it; whoever counts its work does so in the same transaction."""
-        self._soften(lambda: client.acknowledge(job.id, job.package))
-        blamed = False
-        with self._store.write(follows=False) as connection:
-            done = jobs.move(connection, job.id, JobEvent.ACKNOWLEDGE)
-            if done:
-                counts = results.counts(connection, [job.id]).get(job.id, results.Counts())
-                part = retry.Part(job, trouble=counts.infrastructure)
-                blamed = bool(retry.blamed([part]))
-                if blamed:
-                    words, most = retry.trouble(part), self._terms.quarantine
-                    hosts.failed(connection, self.name, words, most=most, at=time.time())
-                else:
-                    hosts.succeeded(connection, self.name)
-        if blamed:
-            self._store.wake()
-        return done
-
-    def _clear_away(self, client: JobClient, job: Job) -> bool:
-        """The host is back with a job that was given up: evidence if it has ended, else its end."""
-        found = self._told.get(job.id)
-        if found is None:
-            return False
-        if not found.is_done:
-            return self._cancel(client, job)
-        if found.state == "ready":
-            if not job.package:
-                self._bring(client, job, found)
-            self._soften(lambda: client.acknowledge(job.id, found.package))
-        self._seen[job.id] = _GONE
-        return True
-
-    @staticmethod
-    def _soften(request: Callable[[], object]) -> None:
-        """A host that does not know the job, or has done so, is as good as one that does it."""
-        try:
-            request()
-        except JobRefused as error:
-            if error.kind not in ("unknown", "state", "differs"):
-                raise
+        return self._steps.lose(job, str(error))
 
     @contextmanager
-    def _calmly(self) -> Iterator[None]:
-        """Trouble of ours must not end the thread: it comes by again."""
+    def _log_errors(self) -> Iterator[None]:
+        """Log any exception instead of ending the thread."""
         try:
             yield
         except Exception:
-            _LOG.exception("host %s: trouble of our own", self.name)
-
-
-def _short(words: str) -> str:
-    return words if len(words) <= _WORDS else f"{words[:_WORDS]}..."
+            _LOG.exception("host %s: internal error", self.name)

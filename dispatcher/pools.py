@@ -20,10 +20,11 @@ from sqlalchemy import Connection
 from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.heartbeat import backoff
 
-from .hookspecs import Maker, Provider, kinds
+from .hookspecs import Maker, Provider
 from .model import POLICY, Host, HostState, JobState
 from .policy import pooling
 from .policy.placement import Waits
+from .pool_plugins import pool_kinds
 from .settings import Pool, Settings
 from .store import Store, audit, hosts, jobs
 
@@ -38,7 +39,7 @@ FOLDER = "pools"
 
 def check(settings: Settings, known: Mapping[str, Maker] | None = None) -> None:
     """UsageError for a pool whose kind is unknown or whose options cannot be."""
-    makers = kinds() if known is None else known
+    makers = pool_kinds() if known is None else known
     for pool in settings.pools:
         _maker(pool, makers)(settings.data / FOLDER / pool.kind).check(pool)
 
@@ -67,7 +68,7 @@ class Pools:
     ) -> None:
         """UsageError for a pool that cannot be; nothing is started before ``start``."""
         self._store, self._settings = store, settings
-        self._makers = kinds() if known is None else known
+        self._makers = pool_kinds() if known is None else known
         self._pools = {pool.name: pool for pool in settings.pools}
         self._providers: dict[str, Provider] = {}
         for pool in settings.pools:

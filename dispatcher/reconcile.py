@@ -21,11 +21,13 @@ from sqlalchemy import Connection
 
 from shell_runner.errors import NosejobsError, UsageError
 
+from . import artifact, config, harvest, model
 from . import builds as trees_of
-from . import config, harvest, model
-from .builds import BuildFailed, Examined, Trees
+from .artifact import BuildFailed
+from .builds import Examined
+from .checkouts import CheckoutCache
 from .config import Mode, Stage, Tree
-from .evidence import Blobs, Kept
+from .evidence import Blob, BlobStore
 from .model import (
     BUILD,
     BuildEvent,
@@ -103,8 +105,8 @@ class Reconciler:
         self,
         store: Store,
         settings: Settings,
-        trees: Trees,
-        blobs: Blobs,
+        trees: CheckoutCache,
+        blobs: BlobStore,
         tell: Callable[[Seen], None] = lambda seen: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -208,20 +210,20 @@ class Reconciler:
 
         return self._tasks.ask(("tests", rows.build.id, stage.name), find)
 
-    def _artefact(self, tree: Tree, job: model.Job) -> Kept | Trouble | None:
+    def _artefact(self, tree: Tree, job: model.Job) -> Blob | Trouble | None:
         """Of a build job that was harvested; or why there is none, with the end of its log."""
 
-        def find() -> Kept | Trouble:
+        def find() -> Blob | Trouble:
             assert tree.build is not None
             path = self._blobs.path(job.package)
             with harvest.opened(path, job.host, job.id) as package:
                 (result,) = harvest.read(package, job.id).results
                 if job.how == "completed" and result.outcome == "passed":
                     try:
-                        return trees_of.artefact(package, tree.build, self._blobs)
+                        return artifact.store_artifact(package, tree.build, self._blobs)
                     except BuildFailed as error:
                         return Trouble(str(error))
-                why = trees_of.why_failed(package, tree.build) or result.words
+                why = artifact.failure_reason(package, tree.build) or result.words
                 return Trouble("\n".join(filter(None, [why, harvest.tail(package)])))
 
         return self._tasks.ask(("artefact", job.id), find)
@@ -425,7 +427,7 @@ class _Look:
             self._tell(rows, run, step)
         return rows
 
-    def _built(self, rows: Rows, run: StageRun, kept: Kept | Trouble, event: StageEvent) -> Rows:
+    def _built(self, rows: Rows, run: StageRun, kept: Blob | Trouble, event: StageEvent) -> Rows:
         if isinstance(kept, Trouble):
             words = kept.words.partition("\n")[0]
             rows = self._move_run(rows, run, StageEvent.FAIL, words)

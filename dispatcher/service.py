@@ -14,16 +14,18 @@ from collections.abc import Callable, Mapping
 
 from shell_runner.errors import NosejobsError, UsageError
 
-from . import sources as trees_of
-from .builds import Trees
-from .evidence import Blobs
-from .hosts import Links, Terms, configure
+from . import open_sources
+from .checkouts import CheckoutCache
+from .evidence import BlobStore
+from .hosts import HostConnections, configure
+from .job_steps import HostTimeouts
 from .pools import Pools
 from .reconcile import Reconciler, Seen
+from .result_recorder import ResultRecorder
 from .settings import ADDRESS, Settings
 from .store import Store, board, check, open_engine, open_store, retention
 from .watch import Watch
-from .work import Work
+from .work import JobBuilder
 
 _LOG = logging.getLogger(__name__)
 DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
@@ -34,7 +36,7 @@ _CHECKED = 64 << 20
 _UPKEEP = 3600.0
 #: Seconds for what cannot be broken off: git that fetches.  It is killed with the process.
 _END = 30.0
-#: Trees that stay beside those that are worked with: the newest ones.
+#: Checkouts that stay beside those in use: the newest ones.
 _TREES = 20
 
 
@@ -48,7 +50,7 @@ class Service:
     def __init__(
         self,
         settings: Settings,
-        terms: Terms | None = None,
+        timeouts: HostTimeouts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Take the folder, and bring its database to the schema of this program; Busy, StoreError.
@@ -66,21 +68,23 @@ class Service:
             os.close(self._lock)
             raise
         try:
-            self._make(settings, terms)
+            self._make(settings, timeouts)
         except BaseException:
             self.store.close()
             os.close(self._lock)
             raise
 
-    def _make(self, settings: Settings, terms: Terms | None) -> None:
+    def _make(self, settings: Settings, timeouts: HostTimeouts | None) -> None:
         clock = self._clock
         self.sources = {
-            each.name: trees_of.opened(each, settings.data / MIRRORS) for each in settings.sources
+            each.name: open_sources.open_source(each, settings.data / MIRRORS)
+            for each in settings.sources
         }
-        self.trees = Trees(settings.data / "trees", self.sources)
-        self.blobs = Blobs(settings.data / BLOBS)
-        self.work = Work(self.store, self.trees, self.blobs, clock)
-        self.links = Links(self.store, settings, self.work, terms)
+        self.trees = CheckoutCache(settings.data / "trees", self.sources)
+        self.blobs = BlobStore(settings.data / BLOBS)
+        builder = JobBuilder(self.store, self.trees, self.blobs)
+        recorder = ResultRecorder(self.store, self.blobs, builder, clock)
+        self.connections = HostConnections(self.store, settings, builder, recorder, timeouts)
         self.pools = Pools(self.store, settings)
         self.reconciler = Reconciler(
             self.store, settings, self.trees, self.blobs, self._told, clock
@@ -102,7 +106,7 @@ class Service:
         self._recover()
         configure(self.store, self.settings)
         self.pools.start()
-        self.links.start()
+        self.connections.start()
         runs: list[tuple[str, Callable[[], None]]] = [("reconcile", self.reconciler.run)]
         runs += [(f"source {name}", watch.run) for name, watch in self.watches.items()]
         runs.append(("upkeep", self._look_after))
@@ -115,7 +119,7 @@ class Service:
         """What the last one was writing when it was killed; the folder is ours alone."""
         for copy in self.settings.data.glob(f"{DATABASE}.schema-*.part-*"):
             copy.unlink(missing_ok=True)
-        trees_of.recover(self.settings.data / MIRRORS)
+        open_sources.recover(self.settings.data / MIRRORS)
         self.trees.recover()
         self.blobs.recover()
 
@@ -127,7 +131,7 @@ class Service:
         self.reconciler.close()
         for thread in self._threads:
             thread.join(_END)
-        self.links.close()
+        self.connections.close()
         self.pools.close()
         self.store.close()
         if self._lock >= 0:
@@ -143,7 +147,7 @@ class Service:
 
     def _told(self, seen: Seen) -> None:
         if seen.stop:
-            self.links.stop(seen.stop)
+            self.connections.stop(seen.stop)
         if seen.waits and self.settings.pools:
             self.pools.grow(seen.waits)
 

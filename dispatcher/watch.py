@@ -18,17 +18,21 @@ from shell_runner.errors import NosejobsError
 from shell_runner.heartbeat import backoff
 
 from . import model, settings
-from .builds import Trees
+from .checkouts import CheckoutCache
 from .git import SourceError
 from .model import BuildEvent
 from .policy import changes as policy
 from .policy.changes import Move, Moves
-from .sources import Source
-from .store import Store, audit, builds, changes
+from .source import Source
+from .store import Store, audit, builds, changes, notes
 
 _LOG = logging.getLogger(__name__)
 #: Seconds after which a look is noted though it has shown nothing.
 _NOTED = 30.0
+#: Seconds between two clean-ups of a source's mirror.
+TIDY_INTERVAL = 86_400.0
+#: Prefix of the key under which the time of a source's last clean-up is stored.
+_TIDIED_KEY = "tidied "
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Watch:
         store: Store,
         wanted: settings.Source,
         source: Source,
-        trees: Trees,
+        trees: CheckoutCache,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._wanted, self._source = store, wanted, source
@@ -55,6 +59,8 @@ class Watch:
         self._poked = threading.Event()
         self._closed = threading.Event()
         self._noted = 0.0
+        #: Time of the last clean-up, by ``clock``; 0 until it is read from the database.
+        self._tidied = 0.0
         self._told = ""
 
     def run(self) -> None:
@@ -71,7 +77,39 @@ class Watch:
                 # Whoever rang does not ring again because our disk was full.
                 again = min(again, backoff(failures))
                 failures += 1
+            else:
+                self._tidy_if_due()
             self._poked.wait(again)
+
+    def _tidy_if_due(self) -> None:
+        """Clean up the source's mirror once in ``TIDY_INTERVAL``; log errors."""
+        now = self._clock()
+        if self._closed.is_set() or (self._tidied and now - self._tidied < TIDY_INTERVAL):
+            return
+        try:
+            if self._is_tidy_due(now):
+                self._source.tidy()
+        except Exception as error:
+            trace = not isinstance(error, NosejobsError)
+            _LOG.error("source %s: clean-up failed: %s", self._wanted.name, error, exc_info=trace)
+
+    def _is_tidy_due(self, now: float) -> bool:
+        """Return whether to clean up now, by the time of the last clean-up in the database.
+
+        ``now`` is stored before the clean-up begins, so that one that fails, or that ends the
+        process, is not repeated before the next interval.  The first interval begins when the
+        source is first read: a new mirror has nothing to clean up.
+        """
+        key = f"{_TIDIED_KEY}{self._wanted.name}"
+        with self._store.write(quiet=True) as connection:
+            stored = notes.get(connection, key)
+            last = float(stored or now)
+            is_due = now - last >= TIDY_INTERVAL
+            if is_due or not stored:
+                last = now
+                notes.put(connection, key, b"%f" % now)
+        self._tidied = last
+        return is_due
 
     def _tell(self, error: Exception) -> None:
         """Once, and not again with each look, until it is another trouble."""

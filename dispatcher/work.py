@@ -1,7 +1,6 @@
-"""What jobs are about: from a job's row to what its host is handed, and from its package to rows.
+"""Build the job of a row: its tests, settings and environment, and the trees that it needs.
 
-Owns both ways, for whoever speaks with hosts.  Each can be gone again: a row is the same job
-whenever it is prepared, and a package goes into the database once.
+A row makes the same job whenever it is prepared.  Must not know how a host is reached.
 """
 
 from __future__ import annotations
@@ -10,42 +9,37 @@ import hashlib
 import json
 import re
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from sqlalchemy import Connection
 
 from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
-from shell_runner.errors import BadSpec, HostError, NosejobsError, UsageError
+from shell_runner.errors import BadSpec, NosejobsError, UsageError
 from shell_runner.jobs import new_job
 from shell_runner.remote import formats
 from shell_runner.remote.job import Content, JobConfig, JobTest, NewJob
-from shell_runner.remote.package import Package
-from shell_runner.tree_scan import SourceTree
+from shell_runner.shipping import Tree
 
-from . import builds, config, harvest, model
-from .builds import Checkout, Trees
+from . import artifact, builds, config, model
+from .checkouts import Checkout, CheckoutCache
 from .config import Mode, Stage
-from .evidence import Blobs, Kept
-from .store import Store, changes, durations, hosts, jobs, results, stage_runs
+from .evidence import Blob, BlobStore
+from .store import Store, changes, durations, hosts, jobs, stage_runs
 from .store import builds as build_rows
 
-#: As all readers of output are that come with us.
+#: All built-in formats of output.
 _FORMATS = tuple((module.NAME, "") for module in formats.builtin())
-#: What a host may say that others reach it by: it stands in their environment, between commas.
+#: An address that a host may report: it is put into the environment of others, between commas.
 _ADDRESS = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
-#: Jobs of which is remembered what their hosts were handed; of others it is found out again.
-_MANY = 10_000
+#: Jobs whose fingerprints are remembered; others are prepared again to compare.
+_MAX_FINGERPRINTS = 10_000
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """All that a job depends on."""
+    """The rows that a job depends on."""
 
     job: model.Job
     run: model.StageRun
@@ -53,31 +47,32 @@ class _Rows:
     change: model.Change
     source: str
     host: model.Host
-    #: Those that run at the same time, itself among them, in order.
+    #: Hosts of all parts that run at the same time, its own among them, in order.
     peers: tuple[model.Host, ...] = ()
     seconds: dict[str, float] | None = None
 
 
-class Work:
-    """Prepares the jobs of rows, and takes their packages."""
+class JobBuilder:
+    """Prepares the jobs of rows."""
 
-    def __init__(
-        self, store: Store, trees: Trees, blobs: Blobs, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._store, self._trees, self._blobs, self._clock = store, trees, blobs, clock
-        #: By job, what names all that its host was handed.
-        self._handed: dict[str, str] = {}
+    def __init__(self, store: Store, trees: CheckoutCache, blobs: BlobStore) -> None:
+        self._store, self._trees, self._blobs = store, trees, blobs
+        #: Fingerprint of what its host was given, by job.
+        self._fingerprints: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    # -- what a host is handed ----------------------------------------------------
+    def prepare(self, job: model.Job) -> tuple[NewJob, Sequence[Tree]]:
+        """Return the job of a row, and the trees that its host needs.
 
-    def prepare(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
-        """The job of a row, and what has to be on its host; UsageError: it cannot be run at all."""
+        Raises UsageError if the job cannot be run at all.
+        """
         new, trees = self._prepared(job)
         with self._lock:
-            self._handed[job.id] = _named(new.tests, new.build, [each.nodeid for each in new.cases])
-            while len(self._handed) > _MANY:
-                del self._handed[next(iter(self._handed))]
+            self._fingerprints[job.id] = job_fingerprint(
+                new.tests, new.build, [each.nodeid for each in new.cases]
+            )
+            while len(self._fingerprints) > _MAX_FINGERPRINTS:
+                del self._fingerprints[next(iter(self._fingerprints))]
         return new, trees
 
     def _prepared(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
@@ -116,7 +111,7 @@ class Work:
         content, trees = self._contents(rows, tree, checkout)
         settings = JobConfig(
             install=stage.install,
-            environment=(*stage.environment, *_told(rows, stage)),
+            environment=(*stage.environment, *_peer_environment(rows, stage)),
             slots=rows.host.slots,
             timeout=stage.job_timeout,
             retries=stage.retries,
@@ -130,68 +125,42 @@ class Work:
 
     def _contents(
         self, rows: _Rows, tree: config.Tree, checkout: Checkout
-    ) -> tuple[Content, Sequence[SourceTree]]:
-        """The build, and all that has to be on the host."""
+    ) -> tuple[Content, Sequence[Tree]]:
+        """Return the build, and all trees that the host needs."""
         if tree.build is None:
             return checkout.content, (checkout.tree,)
-        kept = Kept(rows.build.digest, rows.build.size)
-        content, shipped = builds.artefact_tree(self._blobs, kept, f"build-{rows.build.id}.tar")
+        blob = Blob(rows.build.digest, rows.build.size)
+        content, shipped = artifact.artifact_tree(self._blobs, blob, f"build-{rows.build.id}.tar")
         return content, (shipped, checkout.tree)
 
-    def mistrust(self, job: model.Job) -> None:
-        """What was shipped for it is not what its row says: look at the files again.
+    def invalidate(self, job: model.Job) -> None:
+        """Read all files of a job again, because what was shipped does not match its row.
 
-        A tree is made anew then; an artefact is missing from now on, and its job says so.
+        A checkout is written anew; a damaged artifact counts as missing from now on, and its
+        job says so.
         """
         rows = self._rows(job)
         self._trees.forget(rows.source, rows.change.revision)
         if self._blobs.holds(rows.build.digest):
             self._blobs.verify(rows.build.digest)
 
-    # -- what comes back ----------------------------------------------------------
+    def take_fingerprint(self, job: model.Job) -> str:
+        """Return the fingerprint of what the host of a job was given, and forget it.
 
-    def harvested(self, job: model.Job, package: Path) -> None:
-        """Verify and keep a package, with all rows of it, in one transaction.
-
-        The file is moved away.  HostError: it cannot be believed.
+        A job of an earlier process is prepared again.  Empty if that is impossible, because its
+        tree is gone: then there is nothing to compare with.
         """
-        with harvest.opened(package, job.host, job.id) as opened:
-            self._check(job, opened)
-            found = harvest.read(opened, job.id)
-        kept = self._blobs.take(package)
-        entry = results.Package(kept.digest, found.how, self._clock(), found.detail)
-        with self._store.write() as connection:
-            outcome = results.harvested(
-                connection, job.id, entry, found.results, found.cases, found.measurements
-            )
-            if outcome is results.Harvest.NEW and found.durations:
-                self._learn(connection, job, found.durations)
-
-    def _check(self, job: model.Job, package: Package) -> None:
-        """A tag would stand on tests, or on a build, that the host was never asked for."""
-        if job.state is model.JobState.LOST:
-            return  # evidence, and no verdict
-        with suppress(NosejobsError):  # a tree that cannot be had any more: nothing to compare with
-            if job.id not in self._handed:
+        with suppress(NosejobsError):
+            if job.id not in self._fingerprints:
                 self.prepare(job)
-        wanted = self._handed.pop(job.id, "")
-        manifest = package.manifest
-        tests = [row[0] for row in manifest["tests"]]
-        if wanted and wanted != _named(manifest.get("content"), manifest.get("build"), tests):
-            words = f"the package of job {job.id} is about other tests, or another build"
-            raise HostError(job.host, words, "look at the host; nothing was acknowledged")
-
-    @staticmethod
-    def _learn(connection: Connection, job: model.Job, seconds: dict[str, float]) -> None:
-        run = stage_runs.get(connection, job.stage_run)
-        build = run and build_rows.get(connection, run.build)
-        change = build and changes.get(connection, build.change)
-        if run and change:
-            durations.learn(connection, change.source, run.stage, seconds)
+        return self._fingerprints.pop(job.id, "")
 
 
-def _named(tests: Any, build: Any, nodeids: Sequence[str]) -> str:
-    """Names what a job is about, by the contents and tests of a job or of a manifest."""
+def job_fingerprint(tests: Any, build: Any, nodeids: Sequence[str]) -> str:
+    """Return a digest of what a job is about.
+
+    ``tests`` and ``build`` are the contents of a job, or of the manifest of its package.
+    """
     both = (tests, build)
     found = [each[1] if isinstance(each, (list, tuple)) and each[1:] else "" for each in both]
     text = json.dumps([*found, *nodeids])
@@ -201,7 +170,7 @@ def _named(tests: Any, build: Any, nodeids: Sequence[str]) -> str:
 def chosen(
     found: Sequence[JobTest], only: Sequence[str] | None, part: Sequence[str] | None
 ) -> list[JobTest]:
-    """Of a stage's tests those of a re-run (``only``) and of a shard, in the order of the shard."""
+    """Select from a stage's tests those of a re-run (``only``) and of a shard, in its order."""
     cases = {case.nodeid: case for case in found if only is None or case.nodeid in set(only)}
     return list(cases.values()) if part is None else [cases[each] for each in part if each in cases]
 
@@ -216,9 +185,12 @@ def _build_job(
     if tree.build is None:
         raise UsageError(f"build {rows.build.id} has no build command")
     settings = JobConfig(
-        environment=tree.build.environment, slots=1, artefacts=builds.ARTEFACT, merge=True
+        environment=tree.build.environment,
+        slots=1,
+        artefacts=artifact.MAX_ARTIFACT_BYTES,
+        merge=True,
     )
-    case = builds.build_test(tree.build)
+    case = artifact.build_test(tree.build)
     job = new_job(
         rows.job.id, checkout.content, None, settings, [case], _name(rows), (rows.source,)
     )
@@ -229,16 +201,16 @@ def _name(rows: _Rows) -> str:
     return f"{rows.run.stage} of build {rows.build.id}"
 
 
-def _told(rows: _Rows, stage: Stage) -> tuple[tuple[str, str], ...]:
-    """What a test that works together with others has to know of them."""
+def _peer_environment(rows: _Rows, stage: Stage) -> tuple[tuple[str, str], ...]:
+    """Return the environment that tells a test of a group which peers it has."""
     if stage.mode is not Mode.TOGETHER:
         return ()
-    peers = ",".join(map(address_of, rows.peers))
+    peers = ",".join(map(peer_address, rows.peers))
     return ("NOSEJOBS_PEERS", peers), ("NOSEJOBS_PEER", str(rows.job.part))
 
 
-def address_of(host: model.Host) -> str:
-    """Where other hosts reach it: what it says itself, else as we reach it."""
+def peer_address(host: model.Host) -> str:
+    """Return where other hosts reach a host: what it reports itself, else as we reach it."""
     said = host.facts.get("address")
     if isinstance(said, str) and _ADDRESS.fullmatch(said):
         return said

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self
 
-from dispatcher.hosts import Links
-from dispatcher.link import Terms
+from dispatcher.hosts import HostConnections
+from dispatcher.job_steps import HostTimeouts
 from dispatcher.model import (
     BuildEvent,
     Change,
@@ -55,10 +55,10 @@ class FakeWork:
         ready = desks.prepared(self.tests, job.id)
         return ready.job, list(ready.trees)
 
-    def mistrust(self, job: Job) -> None:
+    def invalidate(self, job: Job) -> None:
         """It is made anew each time."""
 
-    def harvested(self, job: Job, package: Path) -> None:
+    def record(self, job: Job, package: Path) -> None:
         """Rows of what it says."""
         self.came.append(job.id)
         self.before_harvest(job)
@@ -90,12 +90,12 @@ class Dispatcher:
         self.settings = Settings(folder)
         self.store = open_store(folder / "dispatcher.db")
         self.work = FakeWork(self.store, tests)
-        self.terms = Terms(**terms)
+        self.terms = HostTimeouts(**terms)
         self.links = self._links()
         self._started = False
 
-    def _links(self) -> Links:
-        return Links(self.store, self.settings, self.work, self.terms)
+    def _links(self) -> HostConnections:
+        return HostConnections(self.store, self.settings, self.work, self.work, self.terms)
 
     def start(self) -> Self:
         """Open the hosts."""
@@ -201,7 +201,7 @@ class Dispatcher:
 def threads() -> set[str]:
     """Names of those that a link or a session leaves when it is not closed."""
     names = {thread.name for thread in threading.enumerate()}
-    return {name for name in names if name.startswith(("link", "pulse", "open"))}
+    return {name for name in names if name.startswith(("connection", "pulse", "open"))}
 
 
 def assert_no_threads(but: Collection[str] = ()) -> None:

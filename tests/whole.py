@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dispatcher.config import SHIP
-from dispatcher.link import Terms
+from dispatcher.job_steps import HostTimeouts
 from dispatcher.model import BuildState, Job, StageRun, StageState
 from dispatcher.service import Service
 from dispatcher.settings import Settings, parse
@@ -85,7 +85,7 @@ class Whole:
     """A service in this process, and what its rows say."""
 
     def __init__(self, settings: Settings, **terms: Any) -> None:
-        self.service = Service(settings, Terms(**terms))
+        self.service = Service(settings, HostTimeouts(**terms))
         self.store = self.service.store
 
     def __enter__(self) -> Self:

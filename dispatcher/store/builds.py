@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, select
+from sqlalchemy import Connection, bindparam, select
 
 from .. import model
 from . import rows, tables
@@ -46,12 +46,6 @@ def add(connection: Connection, change: int, at: float) -> int:
 def get(connection: Connection, build: int) -> model.Build | None:
     """One build."""
     found = connection.execute(_GET, {"key": build}).first()
-    return rows.build(found) if found else None
-
-
-def of_change(connection: Connection, change: int) -> model.Build | None:
-    """The build of a change."""
-    found = connection.execute(select(tables.build).where(_BUILD.change == change)).first()
     return rows.build(found) if found else None
 
 
@@ -103,8 +97,3 @@ def untouched(connection: Connection, source: int, branch: str) -> list[model.Bu
     return [rows.build(row) for row in connection.execute(statement)]
 
 
-def without_stages(connection: Connection) -> list[int]:
-    """Built ones that have no stage run at all: for a look over everything, at the start."""
-    has_run = exists().where(_RUN.build == _BUILD.id, _RUN.stage != model.BUILD)
-    built = _BUILD.state == model.BuildState.BUILT.value
-    return list(connection.execute(select(_BUILD.id).where(built, ~has_run)).scalars())

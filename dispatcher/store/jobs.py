@@ -101,18 +101,6 @@ def describe(connection: Connection, job: str, detail: str) -> bool:
     return connection.execute(new.values(detail=detail)).rowcount == 1
 
 
-def hosts_of_build(connection: Connection, build: int) -> list[str]:
-    """Hosts that have had a job of this build: they hold its contents."""
-    run = tables.stage_run.c
-    statement = (
-        select(_JOB.host)
-        .join(tables.stage_run, run.id == _JOB.stage_run)
-        .where(run.build == build)
-        .distinct()
-    )
-    return sorted(connection.execute(statement).scalars())
-
-
 def stopped(connection: Connection) -> dict[str, str]:
     """Hosts by job: open ones whose stage run is over (cancelled, or by a person's word)."""
     return {row[0]: row[1] for row in connection.execute(_STOPPED)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, select
 
 from . import rows, tables
 
@@ -19,8 +19,3 @@ def get(connection: Connection, name: str) -> bytes | None:
 def put(connection: Connection, name: str, value: bytes) -> None:
     """Note it, instead of what was noted before."""
     rows.set_row(connection, tables.note, {"name": name, "value": value})
-
-
-def forget(connection: Connection, name: str) -> bool:
-    """Whether there was something."""
-    return connection.execute(delete(tables.note).where(_NOTE.name == name)).rowcount == 1

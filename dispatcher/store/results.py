@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from sqlalchemy import Connection, FromClause, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from shell_runner.remote.model import OUTCOMES
 
@@ -17,7 +17,6 @@ from .tables import clean
 
 _JOB, _RUN = tables.job.c, tables.stage_run.c
 _RESULT, _CASE, _NUMBER = tables.result.c, tables.case.c, tables.measurement.c
-_BUILD, _CHANGE = tables.build.c, tables.change.c
 _KEYS = select(_RESULT.number, _RESULT.id).where(_RESULT.job == bindparam("job"))
 _COUNTS = (
     select(_RESULT.job, _RESULT.outcome, _RESULT.infrastructure, func.count())
@@ -251,18 +250,6 @@ def cases_of(
     return [CaseRow(*row) for row in connection.execute(statement)]
 
 
-def measurements_of(connection: Connection, job: str) -> list[MeasurementRow]:
-    """All numbers of a job."""
-    columns = (_RESULT.number, _NUMBER.case_number, _NUMBER.name, _NUMBER.value, _NUMBER.unit)
-    statement = (
-        select(*columns)
-        .join(tables.result, _RESULT.id == _NUMBER.result)
-        .where(_RESULT.job == job)
-        .order_by(_RESULT.number, _NUMBER.case_number, _NUMBER.name)
-    )
-    return [MeasurementRow(*row) for row in connection.execute(statement)]
-
-
 def measured(
     connection: Connection, job: str, most: int = 1000
 ) -> list[tuple[str, MeasurementRow]]:
@@ -288,65 +275,3 @@ def failed(connection: Connection, run: int) -> list[str]:
         .distinct()
     )
     return sorted(connection.execute(statement).scalars())
-
-
-def _up(found: FromClause) -> FromClause:
-    """From results to the change that they are about."""
-    return (
-        found.join(tables.job, _JOB.id == _RESULT.job)
-        .join(tables.stage_run, _RUN.id == _JOB.stage_run)
-        .join(tables.build, _BUILD.id == _RUN.build)
-        .join(tables.change, _CHANGE.id == _BUILD.change)
-    )
-
-
-class Past(NamedTuple):
-    """One result of a test in a build."""
-
-    build: int
-    stage: str
-    job: str
-    host: str
-    outcome: str
-    words: str
-    duration: float
-
-
-def history(connection: Connection, source: int, nodeid: str, most: int = 50) -> Iterator[Past]:
-    """Results of a test in the builds of a source, newest first."""
-    statement = (
-        select(_RUN.build, _RUN.stage, _JOB.id, _JOB.host)
-        .add_columns(_RESULT.outcome, _RESULT.words, _RESULT.duration)
-        .select_from(_up(tables.result))
-        .where(_CHANGE.source == source, _RESULT.nodeid == clean(nodeid))
-        .where(_JOB.state.in_(_COUNT))
-        .order_by(_RUN.build.desc(), _RUN.id.desc())
-        .limit(most)
-    )
-    for row in connection.execute(statement):
-        yield Past(*row)
-
-
-class Point(NamedTuple):
-    """One number of a build."""
-
-    build: int
-    revision: str
-    nodeid: str
-    value: float
-    unit: str
-
-
-def series(
-    connection: Connection, source: int, stage: str, name: str, most: int = 100
-) -> list[Point]:
-    """A measurement through the builds of a source, oldest first."""
-    statement = (
-        select(_RUN.build, _CHANGE.revision, _RESULT.nodeid, _NUMBER.value, _NUMBER.unit)
-        .select_from(_up(tables.measurement.join(tables.result)))
-        .where(_CHANGE.source == source, _RUN.stage == stage, _NUMBER.name == name)
-        .where(_JOB.state.in_(_COUNT))
-        .order_by(_RUN.build.desc(), _RESULT.nodeid)
-        .limit(most)
-    )
-    return [Point(*row) for row in connection.execute(statement)][::-1]

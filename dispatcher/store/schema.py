@@ -1,8 +1,9 @@
 """Bring a database to the schema of this program, or say why not.
 
 Owns the order of the schemas and the copy that is made before one is changed.  Must not know
-what the tables mean.  A new database is made of the tables as they are, which a test holds to be
-what all migrations make; Alembic is only imported when there is an older one to be changed.
+what the tables mean.  A new database is created from ``tables.py`` and stamped with the newest
+revision; a test asserts that the migrations create the same.  So Alembic, which takes long to
+load, is imported only to change an older database.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -36,22 +35,6 @@ def of_build(connection: Connection, build: int) -> list[model.StageRun]:
     """All goes at all stages, in the order in which they were added."""
     statement = select(tables.stage_run).where(_RUN.build == build).order_by(_RUN.id)
     return [rows.stage_run(row) for row in connection.execute(statement)]
-
-
-def in_state(connection: Connection, *states: model.StageState) -> list[model.StageRun]:
-    """All that are in one of these states, oldest first."""
-    values = [state.value for state in states]
-    statement = select(tables.stage_run).where(_RUN.state.in_(values)).order_by(_RUN.id)
-    return [rows.stage_run(row) for row in connection.execute(statement)]
-
-
-def of_numbers(connection: Connection, runs: Collection[int]) -> dict[int, model.StageRun]:
-    """By number."""
-    found: dict[int, model.StageRun] = {}
-    for chunk in rows.chunks(runs):
-        for row in connection.execute(select(tables.stage_run).where(_RUN.id.in_(chunk))):
-            found[row.id] = rows.stage_run(row)
-    return found
 
 
 def move(connection: Connection, run: int, event: model.StageEvent, **fields: Any) -> bool:

@@ -21,8 +21,10 @@ from shell_runner import __version__
 from shell_runner.errors import NosejobsError
 
 from ..logs import Logs
-from . import api
+from . import actions_api, api, logs_api
 from .door import Door, is_local
+from .errors import add_errors
+from .parameters import Context, Service
 
 _DESCRIPTION = """\
 What the dispatcher of nosejobs has, and what people do to it.  For this machine alone.  Dates are
@@ -41,9 +43,9 @@ class CannotListen(NosejobsError):
     """The address cannot be listened on."""
 
 
-def create(service: api.Service, packages: Callable[[str], Path | None], secret: str) -> FastAPI:
+def create(service: Service, packages: Callable[[str], Path | None], secret: str) -> FastAPI:
     """The application behind its door."""
-    context = api.Context(service, Logs(service.store, packages), secret)
+    context = Context(service, Logs(service.store, packages), secret)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,9 +71,9 @@ def bare(lifespan: Any = None) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.include_router(api.looks)
-    app.include_router(api.acts)
-    api.add_errors(app)
+    for module in (api, logs_api, actions_api):
+        app.include_router(module.routes)
+    add_errors(app)
     return app
 
 
@@ -173,7 +175,7 @@ class _Server(uvicorn.Server):
         self._own_loop = asyncio.get_running_loop()
         self.ready.set()
 
-    def end(self, context: api.Context) -> None:
+    def end(self, context: Context) -> None:
         """Who waits is answered first, or the grace would be waited for."""
         context.news.end()
         if self._own_loop is not None:

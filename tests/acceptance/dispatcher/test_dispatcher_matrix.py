@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.evidence import Blobs
+from dispatcher.evidence import BlobStore
 from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
 from dispatcher.service import DATABASE, MIRRORS, Service
 from dispatcher.store import StoreError, builds, changes, hosts, tags
@@ -70,7 +70,7 @@ def start(folder: Path, tree: Tree) -> Iterator[Callable[..., Whole]]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a disk is tried again at once."""
     monkeypatch.setattr("dispatcher.watch.backoff", lambda failures: 0.1)
-    monkeypatch.setattr("dispatcher.link._LATER", 0.1)
+    monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
     monkeypatch.setattr("dispatcher.tasks._LATER", 0.1)
     monkeypatch.setattr("dispatcher.reconcile._LOOK", 0.2)
 
@@ -221,7 +221,7 @@ def test_what_a_killed_dispatcher_was_writing_goes_at_the_next_start(
 def stored(data: Path, folder: Path, tree: Tree) -> Path:
     """The database of a dispatcher that ended, and a file that it refers to."""
     Service(settings_of(folder, tree.path)).stop()
-    Blobs(data / "blobs").take(tree.program("result", "echo"))
+    BlobStore(data / "blobs").take(tree.program("result", "echo"))
     return data / DATABASE
 
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
-from dispatcher.hookspecs import Handle, Maker, Provider, kinds
+from dispatcher.hookspecs import Handle, Maker, Provider
 from dispatcher.local_pool import Local
+from dispatcher.pool_plugins import pool_kinds
 from dispatcher.settings import Pool
 from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
@@ -180,4 +181,4 @@ def test_a_host_runs_a_job(kind: Kind, provider: Provider, tmp_path: Path) -> No
 
 
 def test_the_embedded_kind_is_known() -> None:
-    assert kinds()["local"] is Local
+    assert pool_kinds()["local"] is Local

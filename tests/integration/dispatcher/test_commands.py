@@ -19,7 +19,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from dispatcher import cli, following, model
+from dispatcher import cli, common, following, model
 from dispatcher.asking import Client
 from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
@@ -249,7 +249,7 @@ def test_who_reads_no_further_is_told_from_a_build_that_failed(served: Served) -
     words = [sys.executable, "-m", "dispatcher", "hosts", "--url", served.url]
     with os.fdopen(writer, "wb") as pipe:
         done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, timeout=30)
-    assert (done.returncode, done.stderr) == (cli.NOBODY_READS, b"")
+    assert (done.returncode, done.stderr) == (common.OUTPUT_CLOSED, b"")
 
 
 # -- waiting ------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_who_has_pushed_just_now_waits_for_the_build(
     served: Served, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: queue.Queue[str] = queue.Queue()
-    monkeypatch.setattr(cli, "say", said.put)
+    monkeypatch.setattr(common, "say", said.put)
     done: list[Result] = []
     thread = threading.Thread(target=lambda: done.append(run("show", "--wait", "abcdabcd")))
     thread.start()
@@ -295,7 +295,7 @@ def test_who_has_pushed_just_now_waits_for_the_build(
     thread.join(20)
     assert (done[0].exit_code, said.qsize()) == (0, 0), done[0].output
     assert "build     1 of app" in done[0].stdout
-    monkeypatch.setattr(cli, "_SOON", 0.0)
+    monkeypatch.setattr(common, "_MAX_BUILD_WAIT", 0.0)
     late = run("show", "-f", "beef")
     assert (late.exit_code, late.stderr.splitlines()[0]) == (2, "Error: there is no build beef")
 

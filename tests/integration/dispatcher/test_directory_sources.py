@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import settings, sources
+from dispatcher import directory_source, settings
+from dispatcher.directory_source import DirectorySource, tree_digest
 from dispatcher.git import SourceError
-from dispatcher.sources import DirectorySource, GitSource, digest_of
+from dispatcher.open_sources import open_source
+from dispatcher.sources import GitSource
+from shell_runner.remote.store import Entry
 
 
 @pytest.fixture
@@ -45,13 +48,13 @@ def test_the_revision_is_that_of_names_modes_and_contents(here: Path) -> None:
 
 
 def test_names_cannot_be_mistaken_for_others() -> None:
-    def entry(path: str, digest: str) -> sources.Entry:
-        return sources.Entry(path, "link", 0, digest)
+    def entry(path: str, digest: str) -> Entry:
+        return Entry(path, "link", 0, digest)
 
-    assert digest_of([entry("ab", "c")]) != digest_of([entry("a", "bc")])
-    assert digest_of([entry("a\udcff", "b")]) == digest_of([entry("a\udcff", "b")])
+    assert tree_digest([entry("ab", "c")]) != tree_digest([entry("a", "bc")])
+    assert tree_digest([entry("a\udcff", "b")]) == tree_digest([entry("a\udcff", "b")])
     one, two = entry("a", "x"), entry("b", "y")
-    assert digest_of([one, two]) == digest_of([two, one])
+    assert tree_digest([one, two]) == tree_digest([two, one])
 
 
 def test_what_changed_is_known_of_trees_that_were_seen(here: Path) -> None:
@@ -93,13 +96,13 @@ def test_a_file_that_changes_while_it_is_copied_is_trouble(
 ) -> None:
     source = DirectorySource(here)
     found = revision(source)
-    real = sources._write
+    real = directory_source.write_file
 
     def meddle(root: bytes, path: bytes, *rest: object) -> None:
         (here / "sub" / "b").write_text("meanwhile")
         real(root, path, *rest)
 
-    monkeypatch.setattr(sources, "_write", meddle)
+    monkeypatch.setattr(directory_source, "write_file", meddle)
     with pytest.raises(SourceError, match="sub/b has changed while it was copied"):
         source.checkout(found, tmp_path / "trees" / "x")
     assert list((tmp_path / "trees").iterdir()) == []
@@ -132,8 +135,8 @@ def test_secrets_are_no_part_of_it(here: Path, tmp_path: Path) -> None:
 
 
 def test_sources_are_opened_as_the_file_says(here: Path, tmp_path: Path) -> None:
-    opened = sources.opened(settings.Source("a", directory=str(here)), tmp_path / "m")
+    opened = open_source(settings.Source("a", directory=str(here)), tmp_path / "m")
     assert isinstance(opened, DirectorySource)
-    opened = sources.opened(settings.Source("b", git="https://example.org/x"), tmp_path / "m")
+    opened = open_source(settings.Source("b", git="https://example.org/x"), tmp_path / "m")
     assert isinstance(opened, GitSource)
     assert opened.mirror == tmp_path / "m" / "b.git"

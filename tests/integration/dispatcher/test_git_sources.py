@@ -8,17 +8,23 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dispatcher import checkout, sources
 from dispatcher import git as git_module
-from dispatcher import sources
 from dispatcher.git import SourceError, shown
 from dispatcher.policy.changes import Commit
-from dispatcher.sources import GitSource, Past
+from dispatcher.service import Service
+from dispatcher.settings import Settings, Source
+from dispatcher.source import CommitRange
+from dispatcher.sources import GitSource
+from dispatcher.store import notes
+from dispatcher.watch import TIDY_INTERVAL
 
 from . import repository
 from .repository import Repository
@@ -87,7 +93,8 @@ def test_a_rewritten_branch_is_forced(source: GitSource, there: Repository) -> N
     there.git("reset", "-q", "--hard", first)
     third = there.commit("three", a="3")
     assert source.heads() == {"main": third}
-    assert source.between(second, third) == Past((Commit(third, "Ann", "three"),), forced=True)
+    three = Commit(third, "Ann", "three")
+    assert source.between(second, third) == CommitRange((three,), forced=True)
     assert source.between(second, first).forced  # back to where it was
     assert not source.between(first, third).forced
 
@@ -158,13 +165,13 @@ def test_what_lies_between_is_told_oldest_first(source: GitSource, there: Reposi
     third = there.commit("three")
     source.heads()
     past = source.between(first, third)
-    assert past == Past(
+    assert past == CommitRange(
         (
             Commit(second, "Ann", "two", ("a",)),
             Commit(third, "Ann", "three", ("b", "c")),
         )
     )
-    assert source.between("", third) == Past((Commit(third, "Ann", "three"),))
+    assert source.between("", third) == CommitRange((Commit(third, "Ann", "three"),))
 
 
 def test_a_merge_is_one_commit_with_all_its_paths(source: GitSource, there: Repository) -> None:
@@ -256,6 +263,56 @@ def test_a_revision_that_was_rewritten_can_still_be_had(
     source.tidy()
     source.checkout(second, tmp_path / "tree")
     assert files(tmp_path / "tree") == {"a": "2"}
+
+
+def test_a_running_dispatcher_packs_its_mirrors(there: Repository, tmp_path: Path) -> None:
+    for number in range(25):
+        there.commit(a=f"{number}\n" * 100)
+    mirror, now = tmp_path / "data" / "mirrors" / "here.git", [1_000_000_000.0]
+
+    def loose() -> list[Path]:
+        return list(mirror.glob("objects/[0-9a-f][0-9a-f]/*"))
+
+    def wait_until(is_true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not is_true():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    wanted = Settings(tmp_path / "data", sources=(Source("here", git=str(there.path), poll=0.05),))
+    with Service(wanted, clock=lambda: now[0]) as service:
+
+        def is_watched() -> bool:
+            with service.store.read() as connection:
+                return notes.get(connection, "tidied here") is not None
+
+        wait_until(is_watched)
+        assert len(loose()) == 75
+        used = sum(path.stat().st_blocks for path in mirror.rglob("*"))
+        now[0] += TIDY_INTERVAL
+        wait_until(lambda: any(mirror.glob("objects/pack/*.pack")))
+    assert not loose()  # the end of the dispatcher waits for git
+    assert sum(path.stat().st_blocks for path in mirror.rglob("*")) < used / 2
+
+
+def test_a_clean_up_that_fails_leaves_no_half_pack(
+    source: GitSource, there: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.commit(a="1")
+    source.heads()
+    half = source.mirror / "objects" / "pack" / "tmp_pack_x"
+    half.write_bytes(b"PACK")
+    run = source._run
+
+    def fail(*arguments: str, **options: Any) -> bytes:
+        if arguments[0] == "gc":
+            raise SourceError("git gc: no end after 1800 s")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(source, "_run", fail)
+    with pytest.raises(SourceError, match=r"here\.git cannot be packed: git gc: no end"):
+        source.tidy()
+    assert not half.exists()
 
 
 def test_nothing_of_a_tree_is_run(
@@ -380,7 +437,7 @@ def test_links_that_lead_through_many_others_cost_little(
     there.git("fast-import", "--quiet", feed=_COMMIT + b"".join(chain))
     revision = source.heads()["main"]
     source.checkout(revision, tmp_path / "tree")
-    monkeypatch.setattr(sources, "_STEPS", 1000)
+    monkeypatch.setattr(checkout, "_MAX_STEPS", 1000)
     with pytest.raises(SourceError, match="its links lead through too many others"):
         source.checkout(revision, tmp_path / "other")
 

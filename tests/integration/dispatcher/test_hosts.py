@@ -155,8 +155,8 @@ def test_a_job_that_the_host_refuses_is_lost_with_its_words(there: Dispatcher, t
 
 
 def test_a_full_queue_is_waited_for(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.link._LATER", 0.1)
-    with JobClient(POPEN) as client:
+    monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
+    with Client(POPEN) as client:
         client.set_limit("waiting", 0)
         there.start()
         (job,) = there.plan("h1")
@@ -183,7 +183,7 @@ def test_a_host_that_has_forgotten_a_job_loses_it(there: Dispatcher, gate: Path)
 def test_failures_in_a_row_are_a_quarantine(
     there: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.link._PAUSE", 0.01)
+    monkeypatch.setattr("dispatcher.link._ATTEMPT_DELAY", 0.01)
 
     def refuse(_: object) -> None:
         raise HostError("h1", "its package is refused")
@@ -297,7 +297,7 @@ def test_jobs_go_on_from_whatever_their_rows_say(there: Dispatcher, tests: Path)
         for event in events:
             with there.store.write() as connection:
                 assert jobs.move(connection, planned[what], event)
-    there.work.harvested(there.job(planned["harvested"]), path)
+    there.work.record(there.job(planned["harvested"]), path)
     assert all(there.job(job).state in (what, "submitted") for what, job in planned.items())
     leave_half(there, planned[PART])
     there.start()
@@ -326,7 +326,7 @@ def leave_half(there: Dispatcher, job: str) -> None:
 
 def test_trouble_of_ours_costs_no_job(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk, a bug: the step is tried again, and the host is not blamed."""
-    monkeypatch.setattr("dispatcher.link._LATER", 0.1)
+    monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
     troubles = [OSError(28, "No space left on device"), ValueError("a bug")]
 
     def fail(_: object) -> None:

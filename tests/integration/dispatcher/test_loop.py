@@ -62,7 +62,7 @@ def test_numbers_of_a_performance_test_are_rows(main: Pushed, whole: Whole) -> N
     run = whole.until_run(revision, "performance", StageState.PASSED)
     (job,) = whole.jobs(run)
     with whole.store.read() as connection:
-        numbers = results.measurements_of(connection, job.id)
+        numbers = [number for _, number in results.measured(connection, job.id)]
         cases = results.cases_of(connection, job.id, 0)
         known = durations.known(connection, 1, "performance")
     assert [(each.name, each.value, each.unit) for each in numbers] == [

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from dispatcher import pools as own
-from dispatcher.hookspecs import Maker, hookimpl, kinds
+from dispatcher.hookspecs import Maker, hookimpl
 from dispatcher.model import Host, HostState, JobState
 from dispatcher.policy.placement import Waits
+from dispatcher.pool_plugins import pool_kinds
 from dispatcher.pools import Pools
 from dispatcher.settings import Pool, Settings
 from dispatcher.store import hosts
@@ -46,7 +47,7 @@ class Pooled(Dispatcher):
 
     def new_pools(self) -> Pools:
         """As a new process makes them."""
-        found: dict[str, Maker] = {**kinds(), "fake": self._fake}
+        found: dict[str, Maker] = {**pool_kinds(), "fake": self._fake}
         return Pools(self.store, self.settings, found)
 
     def names(self) -> list[str]:
@@ -237,7 +238,7 @@ def test_a_plugin_adds_a_kind(folder: Path) -> None:
         def nosejobs_pool_kinds(self) -> dict[str, Maker]:
             return {"fake": FakePool}
 
-    found = kinds(Plugin())
+    found = pool_kinds(Plugin())
     assert found["fake"] is FakePool
     own.check(Settings(folder, pools=(Pool("p", kind="fake"),)), found)
 
@@ -301,7 +302,9 @@ def test_a_host_that_a_killed_dispatcher_has_left_is_found_again(
 ) -> None:
     """It has left a row and a process; that it is killed: ``test_up``."""
     there = make()
-    raised = kinds()["local"](there.settings.data / "pools/local").bring_up("p-1", there.pool, None)
+    raised = pool_kinds()["local"](there.settings.data / "pools/local").bring_up(
+        "p-1", there.pool, None
+    )
     there.add_host("p-1", raised.spec, pool="p", handle=raised.handle)
     there.pools.start()
     there.start()

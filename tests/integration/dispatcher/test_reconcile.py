@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from dispatcher import actions
-from dispatcher.builds import Trees
-from dispatcher.evidence import Blobs
+from dispatcher.checkouts import CheckoutCache
+from dispatcher.evidence import BlobStore
 from dispatcher.git import SourceError
 from dispatcher.model import (
     BuildEvent,
@@ -29,8 +29,9 @@ from dispatcher.model import (
 )
 from dispatcher.policy.changes import Commit
 from dispatcher.reconcile import Reconciler, Seen
+from dispatcher.result_recorder import ResultRecorder
 from dispatcher.settings import Settings, Source
-from dispatcher.sources import Past
+from dispatcher.source import CommitRange
 from dispatcher.store import (
     Store,
     board,
@@ -46,7 +47,7 @@ from dispatcher.store.board import Rows
 from dispatcher.store.listing import BuildDetail
 from dispatcher.tasks import Tasks
 from dispatcher.watch import Watch
-from dispatcher.work import Work
+from dispatcher.work import JobBuilder
 from shell_runner.errors import HostError
 from tests import desks, packages
 from tests.whole import BUILD, stage
@@ -66,9 +67,9 @@ class FakeSource:
         """One branch."""
         return {"main": self.revision}
 
-    def between(self, before: str, revision: str) -> Past:
+    def between(self, before: str, revision: str) -> CommitRange:
         """One commit."""
-        return Past((Commit(revision, "ann", "more"),))
+        return CommitRange((Commit(revision, "ann", "more"),))
 
     def checkout(self, revision: str, folder: Path) -> None:
         """A copy."""
@@ -111,9 +112,10 @@ class Bench:
     def begin(self) -> None:
         """A new process: rows and files are all that is left."""
         self.store = Store(self.engine)
-        self.trees = Trees(self.folder / "trees", {"here": self.source})
-        self.blobs = Blobs(self.folder / "blobs")
-        self.work = Work(self.store, self.trees, self.blobs)
+        self.trees = CheckoutCache(self.folder / "trees", {"here": self.source})
+        self.blobs = BlobStore(self.folder / "blobs")
+        self.builder = JobBuilder(self.store, self.trees, self.blobs)
+        self.recorder = ResultRecorder(self.store, self.blobs, self.builder)
         self.told = Seen()
         self.loop = Checked(self.store, self.settings, self.trees, self.blobs, self._tell)
         self.watch = Watch(self.store, self.settings.sources[0], self.source, self.trees)
@@ -134,9 +136,9 @@ class Bench:
 
     def end(self, job: Job, exit: int = 0, how: str = "completed") -> None:
         """As if a host had run it."""
-        new, _ = self.work.prepare(job)
+        new, _ = self.builder.prepare(job)
         path = packages.of_job(self.folder / f"{job.id}.zip", new, exit, how)
-        self.work.harvested(job, path)
+        self.recorder.record(job, path)
 
     def lose(self, job: Job) -> None:
         """As if its host was gone for too long."""
@@ -340,7 +342,7 @@ def test_peers_of_a_lost_one_are_told_to_end_and_all_go_again(bench: Bench) -> N
     config(bench, stage("unit", "hosts = 2", 'mode = "together"'))
     bench.look()
     first, second = bench.planned()
-    new, _ = bench.work.prepare(second)
+    new, _ = bench.builder.prepare(second)
     told = dict(new.config.environment)
     assert (told["NOSEJOBS_PEERS"], told["NOSEJOBS_PEER"]) == ("127.0.0.1,127.0.0.1", "1")
     bench.lose(first)
@@ -422,11 +424,11 @@ def test_a_cancelled_build_command_is_a_failed_build_that_can_be_built_again(
 def test_a_package_that_is_another_jobs_is_refused(bench: Bench) -> None:
     bench.look()
     (job,) = bench.planned()
-    new, _ = bench.work.prepare(job)
+    new, _ = bench.builder.prepare(job)
     other = new._replace(id="00000000-0000-4000-8000-000000000001")
     path = packages.of_job(bench.folder / "other.zip", other)
     with pytest.raises(HostError, match=r"is refused: .*it is of another job"):
-        bench.work.harvested(job, path)
+        bench.recorder.record(job, path)
     with bench.store.read() as connection:
         assert jobs.in_state(connection, JobState.PLANNED) == [job]
         assert results.of_job(connection, job.id) == []
@@ -439,7 +441,7 @@ def test_a_package_of_other_tests_or_another_build_is_refused(bench: Bench, begi
     bench.end(bench.planned()[0])
     bench.loop.step()
     job = bench.planned()[0]
-    new, _ = bench.work.prepare(job)
+    new, _ = bench.builder.prepare(job)
     assert new.build is not None
     (case, *rest) = new.cases
     liars = (
@@ -453,7 +455,7 @@ def test_a_package_of_other_tests_or_another_build_is_refused(bench: Bench, begi
     for number, other in enumerate(liars):
         path = packages.of_job(bench.folder / f"{number}.zip", other)
         with pytest.raises(HostError, match="is about other tests, or another build"):
-            bench.work.harvested(job, path)
+            bench.recorder.record(job, path)
     assert not bench.detail().tags
     bench.end(job)
 
@@ -473,7 +475,7 @@ def test_a_tree_that_a_dead_machine_left_is_made_anew(bench: Bench) -> None:
     (bench.trees.path("here", revision) / "app").write_bytes(b"")
     bench.begin()
     (job,) = bench.planned()
-    new, _ = bench.work.prepare(job)
+    new, _ = bench.builder.prepare(job)
     assert new.tests.digest == bench.detail().view.build.tree
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from dispatcher import builds, harvest
-from dispatcher.builds import BuildFailed, artefact, build_test, examine, scanned, stage_tests
+from dispatcher.artifact import BuildFailed, build_test, failure_reason, store_artifact
+from dispatcher.builds import examine, stage_tests
+from dispatcher.checkouts import scan_folder
 from dispatcher.config import BuildConfig, Stage
-from dispatcher.evidence import Blobs
+from dispatcher.evidence import BlobStore
 from shell_runner import shipping
 from shell_runner.errors import UsageError
 from shell_runner.remote.job import JobTest
@@ -34,7 +36,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_all_of_a_tree_is_shipped(tree: Path) -> None:
-    found = scanned(tree, "here")
+    found = scan_folder(tree, "here")
     paths = [entry.path for entry in found.tree.entries]
     assert paths == [".env", "link", "tests/test_a.sh", "tests/test_b.sh"]
     assert found.files["link"] == "120000 tests/test_b.sh"
@@ -43,7 +45,7 @@ def test_all_of_a_tree_is_shipped(tree: Path) -> None:
 
 
 def test_a_tree_without_a_config_has_no_stages(tree: Path) -> None:
-    found = examine(scanned(tree, "here"))
+    found = examine(scan_folder(tree, "here"))
     assert found.config
     assert (found.config.build, found.config.stages, found.inputs, found.why) == (None, (), "", "")
 
@@ -51,11 +53,11 @@ def test_a_tree_without_a_config_has_no_stages(tree: Path) -> None:
 def test_the_key_for_reuse_is_of_the_inputs_only(tree: Path) -> None:
     text = '[build]\ncommand = "make"\noutput = "dist"\ninputs = ["tests"]\n'
     (tree / "nosejobs.toml").write_text(text)
-    first = examine(scanned(tree, "here"))
+    first = examine(scan_folder(tree, "here"))
     (tree / ".env").write_text("changed")
-    second = examine(scanned(tree, "here"))
+    second = examine(scan_folder(tree, "here"))
     (tree / "tests/test_a.sh").chmod(0o644)
-    third = examine(scanned(tree, "here"))
+    third = examine(scan_folder(tree, "here"))
     assert first.inputs == second.inputs != third.inputs
     assert len({first.tree, second.tree, third.tree}) == 3
 
@@ -73,7 +75,7 @@ def test_the_key_for_reuse_is_of_the_inputs_only(tree: Path) -> None:
 )
 def test_a_config_that_cannot_be_understood_says_where(tree: Path, text: str, words: str) -> None:
     (tree / "nosejobs.toml").write_text(text)
-    found = examine(scanned(tree, "here"))
+    found = examine(scan_folder(tree, "here"))
     assert found.config is None
     assert found.why.startswith(words)
 
@@ -83,12 +85,14 @@ def test_patterns_that_would_take_minutes_to_compare_are_refused(
 ) -> None:
     many = "".join(f"[tests.'t{number}']\nretries = 1\n" for number in range(1001))
     (tree / "nosejobs.toml").write_text(many)
-    assert "tests must be of at most 1000 patterns, not 1001" in examine(scanned(tree, "here")).why
+    assert (
+        "tests must be of at most 1000 patterns, not 1001" in examine(scan_folder(tree, "here")).why
+    )
     text = "[build]\ncommand = 'x'\noutput = 'y'\ninputs = ['a', 'b', 'c']\n"
     (tree / "nosejobs.toml").write_text(text)
-    assert examine(scanned(tree, "here")).why == ""
+    assert examine(scan_folder(tree, "here")).why == ""
     monkeypatch.setattr(builds, "_COMPARED", 5)
-    why = examine(scanned(tree, "here")).why
+    why = examine(scan_folder(tree, "here")).why
     assert why.startswith("nosejobs.toml:4: build.inputs has 3 patterns for ")
 
 
@@ -99,14 +103,14 @@ def test_patterns_that_would_take_minutes_to_compare_are_refused(
 )
 def test_what_a_tree_says_of_tests_is_told_in_few_harmless_words(tree: Path, text: str) -> None:
     (tree / "nosejobs.toml").write_text(text)
-    why = examine(scanned(tree, "here")).why
+    why = examine(scan_folder(tree, "here")).why
     assert why.startswith("nosejobs.toml:2: ")
     assert len(why) < 1000
     assert why.isprintable()
 
 
 def test_a_stage_has_the_tests_that_it_names(tree: Path) -> None:
-    checkout = scanned(tree, "here")
+    checkout = scan_folder(tree, "here")
     assert [case.nodeid for case in stage_tests(checkout, Stage("unit"))] == [
         "tests/test_a.sh",
         "tests/test_b.sh",
@@ -120,14 +124,14 @@ def test_a_stage_has_the_tests_that_it_names(tree: Path) -> None:
 
 def test_the_tree_says_how_long_a_test_takes_if_its_stage_does_not(tree: Path) -> None:
     (tree / "nosejobs.toml").write_text("[tests]\ntimeout = 30\n")
-    checkout = scanned(tree, "here")
+    checkout = scan_folder(tree, "here")
     assert {case.test.timeout for case in stage_tests(checkout, Stage("unit"))} == {30.0}
 
 
 def test_tests_that_cannot_run_are_named(tree: Path) -> None:
     (tree / "tests/test_b.sh").chmod(0o644)
     with pytest.raises(UsageError, match=r"cannot run:\n  tests/test_b.sh"):
-        stage_tests(scanned(tree, "here"), Stage("unit"))
+        stage_tests(scan_folder(tree, "here"), Stage("unit"))
 
 
 # -- the build command ----------------------------------------------------------------
@@ -175,8 +179,8 @@ def test_without_output_there_is_a_status_that_says_why(
 # -- artefacts ------------------------------------------------------------------------
 
 
-def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[Blobs, harvest.Package]:
-    blobs = Blobs(folder / "blobs")
+def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[BlobStore, harvest.Package]:
+    blobs = BlobStore(folder / "blobs")
     members = {} if data is None else {"artefacts/0/output.tar": data}
     rows = [(0, 1, Execution(0, exit=exit))]
     test: list[JobTest] = [build_test(FULL)]
@@ -190,7 +194,7 @@ def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         blobs, package = kept(tmp_path / name, packages.tar(files))
         with package:
-            found.append(artefact(package, FULL, blobs))
+            found.append(store_artifact(package, FULL, blobs))
         assert [path.name[:1] for path in blobs.folder.iterdir()] != ["."]
     assert found[0] == found[1]
     with tarfile.open(blobs.path(found[0].digest)) as archive:
@@ -211,7 +215,7 @@ def test_what_cannot_be_an_artefact_is_the_builds_failure(
 ) -> None:
     blobs, package = kept(tmp_path, data)
     with package, pytest.raises(BuildFailed, match=words):
-        artefact(package, FULL, blobs)
+        store_artifact(package, FULL, blobs)
     assert list(blobs.folder.glob("*")) == []
 
 
@@ -220,5 +224,5 @@ def test_a_command_that_left_nothing_is_told_from_one_that_failed(tmp_path: Path
     for status in (113, 3):
         _, package = kept(tmp_path, None, status)
         with package:
-            words.append(builds.why_failed(package, FULL))
+            words.append(failure_reason(package, FULL))
     assert words == ["it has left no dist", ""]

@@ -90,7 +90,7 @@ def test_a_row_whose_number_is_asked_for_wakes_too(store: Store) -> None:
 def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
     seen = store.changed.now()
     with store.write() as connection:
-        assert not notes.forget(connection, "nothing")
+        assert not stage_runs.describe(connection, 99, detail="no such run")
     with store.write(quiet=True) as connection:
         notes.put(connection, "beat", b"1")
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012

@@ -57,7 +57,7 @@ def test_a_package_becomes_rows(store: Store) -> None:
         assert (one, two.name, two.message) == (CASES[0], r"two\x00", "boom")
         assert results.cases_of(connection, job, 1, after=0) == [two]
         assert results.cases_of(connection, job, 7)[0].duration is None
-        assert results.measurements_of(connection, job) == [NUMBERS[1]]
+        assert results.measured(connection, job) == [("tests/a", NUMBERS[1])]
         assert results.counts(connection, [job]) == {job: Counts(1, 1, 0, 1, 1)}
         assert results.failed(connection, run) == [r"tests/b\xff", "tests/c"]
 
@@ -130,27 +130,6 @@ def test_rows_that_belong_to_nothing_leave_nothing(store: Store) -> None:
         assert found is not None
         assert (found.state, found.package) == (JobState.SUBMITTED, "")
         assert results.of_job(connection, job) == []
-
-
-def test_the_past_of_a_test_and_of_a_number(store: Store) -> None:
-    with store.write() as connection:
-        for number in range(3):
-            build = add_built(connection)
-            (job,) = add_jobs(connection, add_run(connection, build), "h1")
-            speed = [MeasurementRow(0, -1, "speed", float(number), "MB/s")]
-            package = Package(f"p{number}", "completed", 1.0)
-            harvested(connection, job, package, RESULTS, (), speed)
-        past = list(results.history(connection, 1, "tests/b\udcff", most=2))
-        assert [(each.build, each.outcome, each.host) for each in past] == [
-            (3, "failed", "h1"),
-            (2, "failed", "h1"),
-        ]
-        points = results.series(connection, 1, "unit", "speed", most=2)
-        assert [(each.build, each.value, each.unit) for each in points] == [
-            (2, 1.0, "MB/s"),
-            (3, 2.0, "MB/s"),
-        ]
-        assert list(results.history(connection, 9, "tests/a")) == []
 
 
 def test_retention_takes_the_results_and_the_word_of_them_stays(store: Store) -> None:

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from dispatcher import sources
-from dispatcher.builds import Trees
-from dispatcher.evidence import Blobs
+from dispatcher import open_sources
+from dispatcher.checkouts import CheckoutCache
+from dispatcher.evidence import BlobStore
 
 
 def test_upkeep_leaves_what_is_being_written(tmp_path: Path) -> None:
@@ -13,8 +13,8 @@ def test_upkeep_leaves_what_is_being_written(tmp_path: Path) -> None:
     for each in (tree, blob):
         each.mkdir(parents=True)
         os.utime(each, (0, 0))
-    Trees(tmp_path / "trees", {}).sweep([])
-    assert Blobs(tmp_path / "blobs").sweep([]) == []
+    CheckoutCache(tmp_path / "trees", {}).sweep([])
+    assert BlobStore(tmp_path / "blobs").sweep([]) == []
     assert tree.is_dir()
     assert blob.is_dir()
 
@@ -26,9 +26,9 @@ def test_a_start_removes_what_a_dead_one_was_writing_and_nothing_else(tmp_path: 
         each.mkdir(parents=True)
         (each / "file").touch()
     (tmp_path / "blobs" / ".part-file").touch()
-    Trees(tmp_path / "trees", {}).recover()
-    Blobs(tmp_path / "blobs").recover()
-    sources.recover(tmp_path / "mirrors")
+    CheckoutCache(tmp_path / "trees", {}).recover()
+    BlobStore(tmp_path / "blobs").recover()
+    open_sources.recover(tmp_path / "mirrors")
     left = {path for path in tmp_path.glob("*/**/") if path.parent != tmp_path}
     assert left >= set(whole)
     assert not left & set(half)
@@ -36,7 +36,7 @@ def test_a_start_removes_what_a_dead_one_was_writing_and_nothing_else(tmp_path: 
 
 
 def test_a_data_folder_without_anything_is_fine(tmp_path: Path) -> None:
-    Trees(tmp_path / "trees", {}).recover()
-    Blobs(tmp_path / "blobs").recover()
-    sources.recover(tmp_path / "mirrors")
+    CheckoutCache(tmp_path / "trees", {}).recover()
+    BlobStore(tmp_path / "blobs").recover()
+    open_sources.recover(tmp_path / "mirrors")
     assert not list(tmp_path.iterdir())

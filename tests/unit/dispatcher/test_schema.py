@@ -33,6 +33,13 @@ def statements(engine: Engine) -> dict[str, Any]:
     return {name: sorted(re.split(r",?\s+", sql or "")) for name, sql in found}
 
 
+def version(engine: Engine) -> list[Any]:
+    """Return the rows of Alembic's own table."""
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT version_num FROM alembic_version").all()
+    return [tuple(row) for row in rows]
+
+
 @pytest.fixture
 def migrated(tmp_path: Path) -> Iterator[Engine]:
     """A database that began empty, and went through all migrations."""
@@ -46,6 +53,7 @@ def migrated(tmp_path: Path) -> Iterator[Engine]:
 def test_a_new_database_is_what_all_migrations_make(engine: Engine, migrated: Engine) -> None:
     migrate(engine)
     assert statements(engine) == statements(migrated)
+    assert version(engine) == version(migrated) == [(REVISIONS[-1],)]
     assert schema.migrate(migrated) is None
 
 

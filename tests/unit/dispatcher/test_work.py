@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher.model import Host
-from dispatcher.work import address_of
+from dispatcher.work import peer_address
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from dispatcher.work import address_of
 def test_what_a_host_says_of_itself_is_an_address_or_nothing(
     spec: str, said: object, address: str
 ) -> None:
-    assert address_of(Host("h1", spec, facts={"address": said})) == address
+    assert peer_address(Host("h1", spec, facts={"address": said})) == address

@@ -1,0 +1,77 @@
+"""The parameters that routes share, and the context that they work in."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Protocol
+
+from fastapi import Path, Query, Request
+
+from ..logs import Logs
+from ..settings import Settings
+from ..store import Store
+from . import answers
+from .news import News
+from .streams import Streams
+
+ROOT = "/api/v1"
+#: Maximum seconds that a request may wait for another answer.
+MAX_WAIT = 60.0
+#: Rows of a list.
+MAX_ROWS = 500
+#: A number that the database can store.
+RowNumber = Annotated[int, Path(ge=1, le=(1 << 62))]
+ShortName = Annotated[
+    str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+]
+HostName = Annotated[str, Path(min_length=1, max_length=200)]
+JobId = Annotated[str, Path(min_length=36, max_length=36, pattern=r"^[0-9a-f-]{36}$")]
+Before = Annotated[int | None, Query(ge=1, le=(1 << 62), description="For the next page.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_ROWS)]
+WaitSeconds = Annotated[
+    float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for another answer than ETag.")
+]
+FilterText = Annotated[str | None, Query(min_length=1, max_length=300)]
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": answers.Problem, "description": words}
+    for status, words in (
+        (403, "A page of another origin could have sent this."),
+        (404, "There is no such thing."),
+        (409, "The present state does not allow that."),
+        (422, "A parameter is invalid."),
+    )
+}
+CONDITIONAL = {
+    **PROBLEMS,
+    304: {"description": "The answer has not changed within the time to wait."},
+}
+
+
+class Service(Protocol):
+    """The dispatcher behind the API."""
+
+    store: Store
+    settings: Settings
+
+    def poke(self, source: str) -> None:
+        """Poll a source now."""
+
+
+class Context:
+    """The objects that all routes share."""
+
+    def __init__(self, service: Service, logs: Logs, secret: str) -> None:
+        """``secret`` is the key with which hosts sign their notifications."""
+        self.service = service
+        self.store = service.store
+        self.logs = logs
+        self.secret = secret
+        self.news = News(service.store.changed)
+        self.streams = Streams()
+        self.began = time.time()
+
+
+def context_of(request: Request) -> Context:
+    """Return the context of the application that got a request."""
+    found: Context = request.app.state.context
+    return found

@@ -12,16 +12,16 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from shell_runner import shipping
+from shell_runner import tree_scan
 from shell_runner.config import NAME
 from shell_runner.errors import NosejobsError, UsageError
-from shell_runner.guard import clean_line
 from shell_runner.remote import layout
 from shell_runner.remote.job import ARCHIVE, Content, JobTest
 from shell_runner.remote.model import Execution, Test
 from shell_runner.remote.package import BadPackage, Package
 from shell_runner.remote.store import FILE, Entry
 from shell_runner.remote.unpack import BadArchive, unpack
+from shell_runner.text import to_single_line
 
 from .config import BuildConfig
 from .evidence import Blob, BlobStore
@@ -101,7 +101,7 @@ def _unpack(path: Path, folder: Path, build: BuildConfig) -> None:
     try:
         unpack(os.fspath(path), os.fspath(folder), build.output)
     except (BadArchive, BadPackage) as error:
-        raise BuildFailed(f"{build.output} cannot be kept: {clean_line(str(error))}") from error
+        raise BuildFailed(f"{build.output} cannot be kept: {to_single_line(str(error))}") from error
     if not any(folder.iterdir()):
         raise BuildFailed(f"{build.output} is empty: there is nothing to keep")
 
@@ -129,7 +129,7 @@ def _pack(archive: tarfile.TarFile, path: Path, name: str) -> None:
             archive.addfile(member, file)
 
 
-def artifact_tree(blobs: BlobStore, blob: Blob, name: str) -> tuple[Content, shipping.Tree]:
+def artifact_tree(blobs: BlobStore, blob: Blob, name: str) -> tuple[Content, tree_scan.SourceTree]:
     """Return a stored artifact as a job names it, and as it is shipped.
 
     Raises UsageError if it is no longer stored.
@@ -138,4 +138,4 @@ def artifact_tree(blobs: BlobStore, blob: Blob, name: str) -> tuple[Content, shi
     if not path.is_file():
         raise UsageError(f"the artefact {blob.digest[:12]} is not here any more: build it again")
     entry = Entry(path.name, FILE, 0o644, blob.digest, blob.size)
-    return Content(ARCHIVE, blob.digest, blob.size, name), shipping.Tree(path.parent, (entry,))
+    return Content(ARCHIVE, blob.digest, blob.size, name), tree_scan.SourceTree(path.parent, (entry,))

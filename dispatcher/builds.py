@@ -14,9 +14,9 @@ from typing import Any
 from shell_runner.config import NAME, load
 from shell_runner.discovery import Metadata, apply
 from shell_runner.errors import BadConfig, UsageError
-from shell_runner.guard import clean_line
 from shell_runner.plan import plan
 from shell_runner.remote.job import JobTest
+from shell_runner.text import to_single_line
 
 from . import config
 from .checkouts import Checkout

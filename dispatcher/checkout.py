@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from shell_runner.discovery import printable
-from shell_runner.guard import clean_line
 from shell_runner.remote.store import FILE, LINK, BadEntry, Entry, check
+from shell_runner.text import printable, to_single_line
 
 from .git import SourceError
 from .settings import PART
@@ -81,7 +80,7 @@ def check_entry(entry: Entry) -> None:
         check(entry)
     except BadEntry as error:
         raise SourceError(
-            f"its tree is refused: {clean_line(str(error), MAX_LINE_CHARS)}"
+            f"its tree is refused: {to_single_line(str(error), MAX_LINE_CHARS)}"
         ) from None
 
 
@@ -108,7 +107,7 @@ def write_atomically(folder: Path, what: str) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         name = os.fsdecode(error.filename or b"").partition(f"/{PART}")[2].partition("/")[2]
-        where = f" ({clean_line(name, MAX_LINE_CHARS)})" if name else ""
+        where = f" ({to_single_line(name, MAX_LINE_CHARS)})" if name else ""
         raise SourceError(f"{what} cannot be written: {error.strerror}{where}") from error
 
 

@@ -5,20 +5,18 @@ Owns the folder of checkouts.  Must not know builds or the database.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from shell_runner import shipping
+from shell_runner import shipping, tree_scan
 from shell_runner.remote.job import TREE, Content
-from shell_runner.remote.store import FILE, LINK, Entry, check
+from shell_runner.remote.store import LINK
 
 from .git import SourceError
 from .settings import PART
@@ -33,7 +31,7 @@ class Checkout:
     """The files of a revision on this disk."""
 
     root: Path
-    tree: shipping.Tree
+    tree: tree_scan.SourceTree
     content: Content
 
     @cached_property
@@ -121,24 +119,6 @@ class CheckoutCache:
 
 def scan_folder(root: Path, name: str) -> Checkout:
     """Return a folder as it is shipped: every file, since the source chose them already."""
-    tree = shipping.Tree(root, tuple(sorted(_entries(os.fspath(root)))))
+    tree = tree_scan.scan_all(root)
     digest, size = shipping.named(tree)
     return Checkout(root, tree, Content(TREE, digest, size, name))
-
-
-def _entries(root: str) -> Iterator[Entry]:
-    start = len(os.path.join(root, ""))
-    for folder, folders, files in os.walk(root):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for name in [*files, *links]:
-            full = os.path.join(folder, name)
-            yield check(_entry(full, full[start:]))
-
-
-def _entry(full: str, path: str) -> Entry:
-    found = os.lstat(full)
-    if stat.S_ISLNK(found.st_mode):
-        return Entry(path, LINK, 0, os.readlink(full))
-    with open(full, "rb", buffering=0) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, found.st_size)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shell_runner.cli import Trouble, put, put_json, say
+from shell_runner.console import CliError, put, put_json, say
 from shell_runner.errors import NosejobsError
-from shell_runner.guard import clean
+from shell_runner.text import strip_control_chars
 
 if TYPE_CHECKING:
     from .asking import Client
@@ -51,7 +51,7 @@ build_argument = click.argument("build", metavar="BUILD")
 stage_argument = click.argument("stage", metavar="STAGE")
 
 
-class DispatcherUnavailable(Trouble):
+class DispatcherUnavailable(CliError):
     """The dispatcher cannot be reached, or answers like another program."""
 
     exit_code = INFRASTRUCTURE
@@ -66,8 +66,8 @@ def report_errors(ctx: click.Context, call: Callable[[click.Context], Any]) -> A
     try:
         return call(ctx)
     except NosejobsError as error:
-        kind = DispatcherUnavailable if type(error).__name__ == "Unreachable" else Trouble
-        raise kind(clean(str(error))) from error
+        kind = DispatcherUnavailable if type(error).__name__ == "Unreachable" else CliError
+        raise kind(strip_control_chars(str(error))) from error
     except _MALFORMED as error:
         if _CONNECTED not in ctx.meta:
             raise
@@ -82,7 +82,7 @@ def report_errors(ctx: click.Context, call: Callable[[click.Context], Any]) -> A
 
 def _malformed_message(error: Exception) -> str:
     """Return the message for a malformed answer; exit status 1 would be that of a failed build."""
-    what = clean(f"{type(error).__name__}: {error}"[:200])
+    what = strip_control_chars(f"{type(error).__name__}: {error}"[:200])
     words = f"what the dispatcher has answered cannot be understood ({what})"
     return f"{words}\n  is it another program, or another version? try: --url"
 
@@ -136,7 +136,7 @@ def build_number(client: Client, text: str, soon: bool = False) -> int:
         words = "write its number, 4 or more characters of its revision, or latest"
         raise click.UsageError(f"{text!r} is no build: {words}")
     if not found:
-        raise Trouble(f"there is no build {text}\n  try: nosejobs builds")
+        raise CliError(f"there is no build {text}\n  try: nosejobs builds")
     return int(found[0]["number"])
 
 

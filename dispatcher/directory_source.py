@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from shell_runner import shipping
-from shell_runner.discovery import printable
+from shell_runner import tree_scan
 from shell_runner.errors import UsageError
 from shell_runner.remote.store import FILE, LINK, BadEntry, Entry
+from shell_runner.text import printable
 
 from .checkout import CHUNK_SIZE, check_links, write_atomically, write_file, write_link
 from .git import SourceError
@@ -80,7 +80,7 @@ class DirectorySource:
         try:
             with os.scandir(self.path):
                 pass
-            entries = shipping.scan(self.path, ()).entries
+            entries = tree_scan.scan(self.path, ()).entries
         except (OSError, BadEntry) as error:
             words = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"{self.path} cannot be read: {words}") from error

@@ -18,10 +18,10 @@ from typing import Protocol
 
 from shell_runner import told
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from shell_runner.remote.job import NewJob
 from shell_runner.session import TIMEOUT
-from shell_runner.shipping import Tree
+from shell_runner.tree_scan import SourceTree
 
 from .model import Job, JobEvent, JobState
 from .policy import retry
@@ -37,13 +37,13 @@ _DISK_MARGIN_BYTES = 1 << 20
 _MAX_DETAIL_CHARS = 2000
 
 #: One step of one job; returns whether a row has changed.
-Step = Callable[[Client, Job], bool]
+Step = Callable[[JobClient, Job], bool]
 
 
 class Builder(Protocol):
     """Makes the job of a row."""
 
-    def prepare(self, job: Job) -> tuple[NewJob, Sequence[Tree]]:
+    def prepare(self, job: Job) -> tuple[NewJob, Sequence[SourceTree]]:
         """Return the job to submit, under the UUID of the row, and the trees that it needs.
 
         Raises UsageError if it cannot be run at all.
@@ -196,7 +196,7 @@ class JobSteps:
             if self._may_be_there(job):
                 yield job, self.clear_away
 
-    def submit(self, client: Client, job: Job) -> bool:
+    def submit(self, client: JobClient, job: Job) -> bool:
         """Submit a job, unless an earlier conversation has."""
         report = self._reports.get(job.id)
         if report is None:
@@ -208,22 +208,22 @@ class JobSteps:
         self.add_report(report)
         return self._record_progress(job, JobEvent.ACCEPT, submitted=time.time())
 
-    def withdraw(self, client: Client, job: Job) -> bool:
+    def withdraw(self, client: JobClient, job: Job) -> bool:
         """End a job that was never submitted."""
         return self.lose(job, "it was stopped before it began", blame=False, end_reason="cancelled")
 
-    def miss(self, client: Client, job: Job) -> bool:
+    def miss(self, client: JobClient, job: Job) -> bool:
         """End a job that the host does not have although it was submitted."""
         return self.lose(job, "the host has no such job any more")
 
-    def cancel(self, client: Client, job: Job) -> bool:
+    def cancel(self, client: JobClient, job: Job) -> bool:
         """Ask the host to end a job, once in a conversation; its end is reported later."""
         if job.id not in self._cancelled:
             self._cancelled.add(job.id)
             _request(lambda: client.cancel(job.id))
         return False
 
-    def harvest(self, client: Client, job: Job) -> bool:
+    def harvest(self, client: JobClient, job: Job) -> bool:
         """Download and record the package of a job that has ended, and acknowledge it."""
         report = self._reports[job.id]
         if report.size > _SMALL_PACKAGE_BYTES:
@@ -235,7 +235,7 @@ class JobSteps:
             self.acknowledge(client, row)
         return True
 
-    def _download(self, client: Client, job: Job, report: told.Job) -> None:
+    def _download(self, client: JobClient, job: Job, report: told.Job) -> None:
         """Download and record a package; remove what is left of the file."""
         path = self._incoming / f"{job.id}.zip"
         self._check_room(path, report.size)
@@ -256,7 +256,7 @@ class JobSteps:
             reason = f"a package has {size} bytes, and {free} are free"
             raise NosejobsError(f"{self._incoming}: {os.strerror(errno.ENOSPC)}: {reason}")
 
-    def acknowledge(self, client: Client, job: Job) -> bool:
+    def acknowledge(self, client: JobClient, job: Job) -> bool:
         """Let the host forget a job; count its success or failure in the same transaction."""
         _request(lambda: client.acknowledge(job.id, job.package))
         is_blamed = False
@@ -275,7 +275,7 @@ class JobSteps:
             self._store.wake()
         return done
 
-    def clear_away(self, client: Client, job: Job) -> bool:
+    def clear_away(self, client: JobClient, job: Job) -> bool:
         """Remove a job that was given up from a host that is back.
 
         If it has ended its package is stored as evidence; otherwise it is canceled.

@@ -25,7 +25,7 @@ from shell_runner.errors import (
 from shell_runner.gateways import OPEN_TIMEOUT
 from shell_runner.heartbeat import backoff
 from shell_runner.hosts import HostSpec
-from shell_runner.jobs import Client
+from shell_runner.jobs import JobClient
 from shell_runner.session import Session
 
 from .job_steps import HostTimeouts, JobSteps, PendingWork, Step, shorten
@@ -73,7 +73,7 @@ class HostConnection:
         self._store, self._steps = store, steps
         self._timeouts, self._stops = timeouts, stops
         self._closed = threading.Event()
-        self._client: Client | None = None
+        self._client: JobClient | None = None
         #: Wake-up keys of the work that was last read from the rows; other threads read it.
         self._known: frozenset[str] = frozenset()
         #: Monotonic time of the host's last answer, and of writing that to its row.
@@ -152,7 +152,7 @@ class HostConnection:
     def _converse(self) -> None:
         """Hold one conversation; it ends with an error, or by ``close``."""
         self._steps.reset()
-        client = Client(self._parsed(), self._timeouts.silence, open_session=self._open, tries=1)
+        client = JobClient(self._parsed(), self._timeouts.silence, open_session=self._open, tries=1)
         with client:
             self._client = client
             try:
@@ -171,7 +171,7 @@ class HostConnection:
     def _open(self, spec: HostSpec, silence: float) -> Session:
         return Session(spec, silence, cancel=self._closed)
 
-    def _turn(self, client: Client) -> None:
+    def _turn(self, client: JobClient) -> None:
         """Do all that can be done now; then wait for news of either side."""
         work = self._read_work()
         while self._do(client, work) and not self._closed.is_set():
@@ -254,7 +254,7 @@ class HostConnection:
 
     # -- what is to be done -------------------------------------------------------
 
-    def _do(self, client: Client, work: PendingWork) -> bool:
+    def _do(self, client: JobClient, work: PendingWork) -> bool:
         """Try each step once; return whether a row has changed by it."""
         done = False
         for job, step in self._steps.pending_actions(work):
@@ -264,7 +264,7 @@ class HostConnection:
                 done |= self._try(client, job, step)
         return done
 
-    def _try(self, client: Client, job: Job, step: Step) -> bool:
+    def _try(self, client: JobClient, job: Job, step: Step) -> bool:
         """Do one step of one job, whose failure does not concern other jobs."""
         try:
             done = step(client, job)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from shell_runner.discovery import printable
+from shell_runner.text import printable
 
 from .checkout import (
     CHUNK_SIZE,

@@ -20,7 +20,7 @@ from shell_runner.errors import BadSpec, NosejobsError, UsageError
 from shell_runner.jobs import new_job
 from shell_runner.remote import formats
 from shell_runner.remote.job import Content, JobConfig, JobTest, NewJob
-from shell_runner.shipping import Tree
+from shell_runner.tree_scan import SourceTree
 
 from . import artifact, builds, config, model
 from .checkouts import Checkout, CheckoutCache
@@ -61,7 +61,7 @@ class JobBuilder:
         self._fingerprints: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def prepare(self, job: model.Job) -> tuple[NewJob, Sequence[Tree]]:
+    def prepare(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
         """Return the job of a row, and the trees that its host needs.
 
         Raises UsageError if the job cannot be run at all.
@@ -125,7 +125,7 @@ class JobBuilder:
 
     def _contents(
         self, rows: _Rows, tree: config.Tree, checkout: Checkout
-    ) -> tuple[Content, Sequence[Tree]]:
+    ) -> tuple[Content, Sequence[SourceTree]]:
         """Return the build, and all trees that the host needs."""
         if tree.build is None:
             return checkout.content, (checkout.tree,)

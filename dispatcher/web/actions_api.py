@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 
-from shell_runner.guard import clean_line
 from shell_runner.remote.job import is_uuid
 from shell_runner.remote.notify import SIGNATURE, signature
+from shell_runner.text import to_single_line
 
 from .. import actions
 from ..store import StoreError, audit
@@ -155,7 +155,7 @@ def poke(request: Request, source: ShortName, asked: answers.Rung | None = None)
 
 def _caller(request: Request) -> str:
     """Return the address of the client and the program that it says it is."""
-    program = clean_line(request.headers.get("user-agent", ""), 100)
+    program = to_single_line(request.headers.get("user-agent", ""), 100)
     address = request.client.host if request.client else "an address that is not known"
     return f"{address}, {program}" if program else address
 

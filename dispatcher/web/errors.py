@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
-from shell_runner.guard import clean_line
+from shell_runner.text import to_single_line
 
 from .. import actions, model
 from ..logs import NoLog
@@ -51,9 +51,9 @@ def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = str(error.detail)
     if error.status_code == 404:
-        words = f"there is no {clean_line(request.url.path, 200)} here\n  see: /openapi.json"
+        words = f"there is no {to_single_line(request.url.path, 200)} here\n  see: /openapi.json"
     elif error.status_code == 405:
-        words = f"{request.method} is not for {clean_line(request.url.path, 200)}"
+        words = f"{request.method} is not for {to_single_line(request.url.path, 200)}"
     found = _problem(error.status_code, words)
     found.headers.update(error.headers or {})
     return found
@@ -68,7 +68,7 @@ def _describe(error: Any) -> str:
     """Return which parameter is invalid and why, without its value, which may be of any size."""
     where = ".".join(str(part) for part in error["loc"][1:]) or str(error["loc"][0])
     words = re.sub(r"^Value error, ", "", error["msg"])
-    return f"{clean_line(where, 100)}: {clean_line(words, 300)}"
+    return f"{to_single_line(where, 100)}: {to_single_line(words, 300)}"
 
 
 def _broken(request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 
-from shell_runner.jobs import Place, place_of
+from shell_runner.log_position import LogPosition, parse_log_position
 from shell_runner.remote.job import is_uuid
 
 from .. import model
@@ -41,7 +41,7 @@ def find_job(connection: Connection, job: str) -> model.Job:
 def job_log(request: Request, job: JobId) -> Response:
     """Send everything that the install command and the tests have printed so far, as bytes."""
     context = context_of(request)
-    pieces = context.streams.counted(context.logs.read(_known(context, job), Place(), False))
+    pieces = context.streams.counted(context.logs.read(_known(context, job), LogPosition(), False))
     # An error before the first piece still gets a status of its own.
     whole = chain([next(pieces)], pieces)
     kind = "text/plain; charset=utf-8"
@@ -61,7 +61,7 @@ def job_log_events(request: Request, job: JobId, start: LogStart = None) -> Resp
     """
     context = context_of(request)
     text = start or request.headers.get("last-event-id", "")
-    place = place_of(text[:60]) if text else Place()
+    place = parse_log_position(text[:60]) if text else LogPosition()
     pieces = context.logs.read(_known(context, job), place, True)
     return StreamingResponse(context.streams.events(pieces), media_type="text/event-stream")
 

@@ -156,7 +156,7 @@ def test_a_job_that_the_host_refuses_is_lost_with_its_words(there: Dispatcher, t
 
 def test_a_full_queue_is_waited_for(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
-    with Client(POPEN) as client:
+    with JobClient(POPEN) as client:
         client.set_limit("waiting", 0)
         there.start()
         (job,) = there.plan("h1")

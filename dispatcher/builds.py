@@ -28,9 +28,9 @@ from shell_runner.guard import clean_line
 from shell_runner.plan import plan
 from shell_runner.remote import layout
 from shell_runner.remote.job import ARCHIVE, TREE, Content, JobTest
+from shell_runner.remote.manifest import FILE, LINK, Entry, check
 from shell_runner.remote.model import Execution, Test
 from shell_runner.remote.package import BadPackage, Package
-from shell_runner.remote.store import FILE, LINK, Entry, check
 from shell_runner.remote.unpack import BadArchive, unpack
 
 from . import config

@@ -24,7 +24,7 @@ from shell_runner import shipping
 from shell_runner.discovery import printable
 from shell_runner.errors import UsageError
 from shell_runner.guard import clean_line
-from shell_runner.remote.store import FILE, LINK, BadEntry, Entry, check
+from shell_runner.remote.manifest import FILE, LINK, BadEntry, Entry, check
 
 from . import settings
 from .git import SourceError, check_address, git, is_revision, last_words, shown, started

@@ -25,7 +25,7 @@ from . import scans
 from .errors import UsageError
 from .remote import contents, wire
 from .remote.copying import IGNORED_FOLDERS
-from .remote.store import FILE, LINK, BadEntry, Entry, check
+from .remote.manifest import FILE, LINK, BadEntry, Entry, check
 from .remote.upkeep import LIMIT
 
 #: Never shipped unless a pattern of the user names them.

@@ -12,8 +12,8 @@ from typing import Any
 
 from .guard import clean_line
 from .remote.job import ARCHIVE, TREE, Content, JobConfig, is_uuid
+from .remote.manifest import is_digest
 from .remote.model import ERROR, FAILED, OUTCOMES, Test, execution_from_row
-from .remote.store import is_digest
 from .remote.verdict import judge
 
 #: Items of a list that a host may answer with.

@@ -32,12 +32,12 @@ def pack(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
     BadPackage and ValueError: it never will be, as its rows are; see ``pack_little``.
     """
     spool = layout.package(folder, job.id) + ".spool"
-    place.remove(spool)
+    place.remove_tree(spool)
     os.mkdir(spool, 0o700)
     try:
         return _Gathering(queue, folder, job, spool).write()
     finally:
-        place.remove(spool)
+        place.remove_tree(spool)
 
 
 def pack_little(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, int]:

@@ -13,7 +13,7 @@ import signal
 import time
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from . import disk, layout, package, place, remains, store, unpack
+from . import disk, layout, manifest, package, place, remains, store, unpack
 from .copying import write_all
 from .job import ARCHIVE, Content, JobTest
 from .machine import cores, facts
@@ -206,7 +206,7 @@ class Feed:
     def _take_piece(self, header: List[Any], body: bytes) -> None:
         """A piece of a file that a test left; nothing is written but below its own folder."""
         _, number, attempt, path, _ = header
-        store.check(store.Entry(path, store.FILE, 0, "0" * 64))
+        manifest.check(manifest.Entry(path, manifest.FILE, 0, "0" * 64))
         target = os.path.join(self._outputs(number, attempt), path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         flags |= os.O_APPEND if target in self._begun else os.O_TRUNC
@@ -365,7 +365,7 @@ class Runner:
         paths = [os.path.join(self._work, part) for part in _PARTS if part != "outputs"]
         found = any(os.path.isdir(path) and os.listdir(path) for path in paths)
         for path in paths:
-            place.remove(path)
+            place.remove_tree(path)
         return found
 
     # -- the workspace ------------------------------------------------------------

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 
-from . import capacity, place, store, tree, upkeep
+from . import capacity, place, session_dirs, store, tree, upkeep
 from .conversation import Conversation, leave_terminal, report
 from .intake import Intake
 from .machine import cores, facts
@@ -72,7 +72,7 @@ class Serve(Conversation):
         self.credit = CREDIT
         self.slots: Dict[int, SlotProcess] = {}
         self.setup: Optional[Setup] = None
-        self.folder, self._lock = store.work_folder()
+        self.folder, self._lock = session_dirs.work_folder()
         self.intake: Optional[Intake] = None
         self._hopeless = 0
         self._next_look = 0.0
@@ -108,7 +108,7 @@ class Serve(Conversation):
             if self.intake is not None:
                 self.intake.store.end()
             os.chdir("/")
-            place.remove(self.folder)
+            place.remove_tree(self.folder)
         if self.connected:
             super().say("bye")
 
@@ -379,7 +379,7 @@ class Serve(Conversation):
                 piece = next(upload.pieces, None)
                 if piece is None:
                     del self.uploads[number]
-                    place.remove(upload.folder)
+                    place.remove_tree(upload.folder)
                     self.outbox.append(upload.done)
                     break
                 self.send(piece)

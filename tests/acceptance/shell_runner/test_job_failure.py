@@ -22,7 +22,7 @@ import pytest
 
 from shell_runner.hosts import parse
 from shell_runner.jobs import Client
-from shell_runner.remote import capacity
+from shell_runner.remote import state_dirs
 from shell_runner.remote.queue import Queue
 from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
 
@@ -66,7 +66,7 @@ def machine(tmp_path: Path, fleet: Path) -> Iterator[Machine]:
     """A host that is up, and its user."""
     with Machine(tmp_path, fleet) as found:
         # Its worker leaves at once when there is nothing more to do: each test awaits that.
-        folder = Path(capacity.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
+        folder = Path(state_dirs.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with Queue(str(folder)) as queue:
             queue.set_setting("linger", 0)

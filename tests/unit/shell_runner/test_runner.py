@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from shell_runner.remote import model, package, runner, verdict, wire
+from shell_runner.remote.manifest import BadEntry
 from shell_runner.remote.model import Execution, Problem, Setup
 from shell_runner.remote.runner import Done, Feed, Log, Trouble, install_words
-from shell_runner.remote.store import BadEntry
 
 
 class Session:

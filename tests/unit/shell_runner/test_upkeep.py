@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote import upkeep
-from shell_runner.remote.store import FILE, Entry, Store
+from shell_runner.remote.manifest import FILE, Entry
+from shell_runner.remote.store import Store
 
 MB = 1 << 20
 

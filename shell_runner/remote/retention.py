@@ -127,7 +127,7 @@ def sweep_contents(queue: Queue, folder: str) -> int:
             found |= _parts(store.Store(there), kind, digest, size)
         return found
 
-    return upkeep.keep_referred(there, queue.setting("contents_bytes"), referred)
+    return upkeep.evict_to_limit(there, queue.setting("contents_bytes"), referred)
 
 
 def _parts(there: store.Store, kind: str, digest: str, size: int) -> Set[str]:

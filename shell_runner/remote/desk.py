@@ -34,8 +34,9 @@ from .conversation import Conversation, leave_terminal, report
 from .intake import Intake
 from .job import TREE, BadJob, Content, NewJob, config_from, without_secrets
 from .machine import facts
+from .manifest import is_digest
 from .model import ERROR, FAILED, Stream, execution_from_row
-from .store import Store, is_digest
+from .store import Store
 from .wire import pack, pack_blob
 
 #: What both ends understand; a client says which one it speaks.

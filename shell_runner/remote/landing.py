@@ -1,6 +1,6 @@
 """Members of an archive on their way to the disk, and never out of one folder.
 
-Owns a folder that is empty at first: names, files with holes, folders, links.  Must not
+Owns a folder that is empty at first: names, files, folders, links.  Must not
 know formats.  Nothing is ever written through a link nor over what is there, so the
 file system itself tells names that are the same (also where case makes no difference).
 Paths are bytes: what a name means must not depend on the host's locale.
@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import stat
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from .archive import PIECE, Account, BadArchive, show
 from .copying import write_all
@@ -92,10 +92,8 @@ class Landing:
         self._make(parts, name)
         self._folders[path] = looks
 
-    def file(
-        self, name: bytes, looks: Looks, size: int, pieces: Iterable[Tuple[int, bytes]]
-    ) -> None:
-        """A regular file; ``pieces``: contents and where they go, holes where there are none."""
+    def file(self, name: bytes, looks: Looks, size: int, pieces: Iterable[bytes]) -> None:
+        """Make a regular file of ``size`` bytes from the pieces of its contents."""
         path = self._place(name)
         self._account.contents(name, size)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -110,18 +108,17 @@ class Landing:
         except OSError as error:
             raise _refusal(name, error) from None
 
-    def _fill(
-        self, name: bytes, descriptor: int, size: int, pieces: Iterable[Tuple[int, bytes]]
-    ) -> None:
-        end = 0
-        for offset, data in pieces:
-            if is_zeros(data):
-                continue
-            self._account.land(name, len(data))
-            if offset != end:
-                os.lseek(descriptor, offset, os.SEEK_SET)
-            write_all(descriptor, data)
-            end = offset + len(data)
+    def _fill(self, name: bytes, descriptor: int, size: int, pieces: Iterable[bytes]) -> None:
+        """Write the contents of a file; pieces of zeros become holes."""
+        offset = end = 0
+        for data in pieces:
+            if not is_zeros(data):
+                self._account.land(name, len(data))
+                if offset != end:
+                    os.lseek(descriptor, offset, os.SEEK_SET)
+                write_all(descriptor, data)
+                end = offset + len(data)
+            offset += len(data)
         if end < size:
             os.ftruncate(descriptor, size)
 

@@ -427,7 +427,7 @@ class Package:
         landing = Landing(folder, Account(self._bounds, os.fstat(self._file.fileno()).st_size))
         try:
             for name, entry in self._entries.items():
-                landing.file(entry.raw, Looks(0o644, 0.0), entry.size, _placed(self._pieces(name)))
+                landing.file(entry.raw, Looks(0o644, 0.0), entry.size, self._pieces(name))
             landing.finish()
         except BadArchive as error:
             landing.sweep()
@@ -519,13 +519,6 @@ class Package:
                 raise BadPackage(name, "a line of more than %d bytes" % self._limits.row)
         if size:
             raise BadPackage(name, "its last line has no end")
-
-
-def _placed(pieces: Iterable[bytes]) -> Iterator[Tuple[int, bytes]]:
-    at = 0
-    for piece in pieces:
-        yield at, piece
-        at += len(piece)
 
 
 class _Names:

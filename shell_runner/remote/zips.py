@@ -3,6 +3,14 @@
 Owns the format and its bounds: the directory at the end, the headers in front of the
 contents, which must say the same, and the contents, no two of which may share bytes.
 Must not write, nor judge names.
+
+``zipfile`` does not do: it compares no more than the name of a header with the directory, takes a
+name twice, reads the directory into memory whole, and looks for overlapping members only since the
+patches of 2024.  Hosts run any Python from 3.8 on.
+
+A client may run any program on a host (docs/security.md), so on a host this is robustness.  The
+trust boundary that matters is the dispatcher, which reads the packages that a host has sent.  The
+bounds are in docs/design/0004-jobs.md.
 """
 
 import os

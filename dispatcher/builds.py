@@ -30,7 +30,8 @@ from shell_runner.remote import layout
 from shell_runner.remote.job import ARCHIVE, TREE, Content, JobTest
 from shell_runner.remote.manifest import FILE, LINK, Entry, check
 from shell_runner.remote.model import Execution, Test
-from shell_runner.remote.package import BadPackage, Package
+from shell_runner.remote.package import Package
+from shell_runner.remote.package_format import BadPackage
 from shell_runner.remote.unpack import BadArchive, unpack
 
 from . import config

@@ -13,7 +13,8 @@ from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, JobRefused, NosejobsError
 from shell_runner.jobs import Client, Gap, Piece, Place
-from shell_runner.remote.package import BadPackage, open_package
+from shell_runner.remote.package import open_package
+from shell_runner.remote.package_format import BadPackage
 
 from .model import Job, JobState
 from .store import Store, hosts, jobs

@@ -20,7 +20,8 @@ from .jobs import Client
 from .remote.job import JobTest
 from .remote.layout import outputs_name
 from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, Problem, Test
-from .remote.package import MANIFEST, BadPackage, Package, open_package
+from .remote.package import Package, open_package
+from .remote.package_format import MANIFEST, BadPackage
 from .remote.verdict import judge
 from .told import FailedTest, Job
 from .words import whole

@@ -13,7 +13,7 @@ import signal
 import time
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from . import disk, layout, manifest, package, place, remains, store, unpack
+from . import disk, layout, manifest, package_format, place, remains, store, unpack
 from .copying import write_all
 from .job import ARCHIVE, Content, JobTest
 from .machine import cores, facts
@@ -538,13 +538,13 @@ def _speaker(message: List[Any]) -> Optional[int]:
 def fitting(execution: Execution) -> Tuple[Execution, str]:
     """It and its row, less what no reader of a package takes: a job has other tests, too."""
     text = _row(execution)
-    if not package.fits(text) and execution.parsed is not None:
+    if not package_format.fits(text) and execution.parsed is not None:
         words = "%d results are more than a package can hold; none is kept"
         problem = words % len(execution.parsed.cases)
         parsed = execution.parsed._replace(cases=[], problem=problem)
         execution = execution._replace(parsed=parsed)
         text = _row(execution)
-    if not package.fits(text):
+    if not package_format.fits(text):
         execution = execution._replace(out=_shortened(execution.out), err=_shortened(execution.err))
         text = _row(execution)
     return execution, text

@@ -161,9 +161,11 @@ class Zip:
         row = END.unpack(self._read(end, END.size))
         disk, first, here, count, size, at = row[1:7]
         exact, stop = count == _MAX16, end
-        if _MAX16 in (disk, first, here, count) or _MAX32 in (size, at):
+        is_full = _MAX16 in (disk, first, here, count) or _MAX32 in (size, at)
+        # zipfile writes the fields of zip64 from 2 GiB on, where others do not need them yet.
+        if is_full or at + size != end:
             found = self._directory64(end)
-            if found:
+            if found and (is_full or found[0] == row[1:7]):
                 (disk, first, here, count, size, at), stop, exact = found[0], found[1], True
         if disk or first or here != count:
             raise BadArchive("", "a part of a zip archive of several volumes")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import model, package, runner, verdict, wire
+from shell_runner.remote import model, package, package_format, runner, verdict, wire
 from shell_runner.remote.manifest import BadEntry
 from shell_runner.remote.model import Execution, Problem, Setup
 from shell_runner.remote.runner import Done, Feed, Log, Trouble, install_words
@@ -118,7 +118,7 @@ def many_cases() -> Execution:
 )
 def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) -> None:
     found, text = runner.fitting(execution)
-    restored = package._restored(package._parse(text.encode(), package.LIMITS))
+    restored = package._restored(package._parse(text.encode(), package_format.LIMITS))
     assert restored == found
     assert (found.exit, found.out.total) == (execution.exit, execution.out.total)
     assert verdict.judge(model.Test(0, "test_a"), found).words == words

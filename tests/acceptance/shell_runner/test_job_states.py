@@ -25,7 +25,7 @@ import pytest
 
 from shell_runner.job_cli import _attempt
 from shell_runner.remote import identity, layout
-from shell_runner.remote.desk import Desk
+from shell_runner.remote.desk import JobSession
 from shell_runner.remote.model import Execution
 from shell_runner.remote.queue import JobRow, Queue
 from shell_runner.told import Attempt
@@ -384,7 +384,7 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
         with host.queue() as queue:
             queue.enter(identity.own(), host.code, time.time())  # nobody else is started
             many(queue, first, 10_000)
-        desk = Desk(None, host.folder, layout.code(host.folder, host.code))
+        desk = JobSession(None, host.folder, layout.code(host.folder, host.code))
         submits, lists = [], []
         for number in range(60):
             new = {**as_sent(host, first), "id": str(uuid.uuid4()), "name": f"job {number}"}

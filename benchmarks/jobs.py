@@ -238,7 +238,7 @@ def _desk_alone(rounds: int, count: int) -> list[Run]:
     with queue.Queue(folder) as there:
         last = there.jobs(limit=1)[0]
         tests = there.tests(last.number)
-    alone = desk.Desk(None, folder, layout.code(folder, last.code))
+    alone = desk.JobSession(None, folder, layout.code(folder, last.code))
     row = {
         "tests": last.tests, "build": None, "config": last.config._asdict(), "cases": tests,
         "name": "", "labels": (), "priority": 0,

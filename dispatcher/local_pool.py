@@ -102,7 +102,7 @@ class Local:
         """Agent, worker and whatever they run; then their files."""
         self._kill(name)
         # Tests that were killed with it can have left folders of any depth and mode.
-        place.remove(os.fspath(self._hosts / name))
+        place.remove_tree(os.fspath(self._hosts / name))
 
     def existing(self) -> Collection[str]:
         """By their folders, which are there before a process is."""

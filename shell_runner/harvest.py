@@ -19,7 +19,8 @@ from .jobs import JobClient
 from .remote.job import JobTest
 from .remote.layout import outputs_name
 from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, Problem, Test
-from .remote.package import MANIFEST, BadPackage, Package, open_package
+from .remote.package import Package, open_package
+from .remote.package_format import MANIFEST, BadPackage
 from .remote.verdict import judge
 from .text import to_single_line
 from .told import FailedTest, Job

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .remote.job import ARCHIVE, TREE, Content, JobConfig, is_uuid
+from .remote.manifest import is_digest
 from .remote.model import ERROR, FAILED, OUTCOMES, Test, execution_from_row
-from .remote.store import is_digest
 from .remote.verdict import judge
 from .text import to_single_line
 

@@ -23,9 +23,10 @@ from typing import Any, Self
 from shell_runner import gateways
 from shell_runner.remote import identity, layout, remains, starting, tree
 from shell_runner.remote.job import ARCHIVE, TREE, Content, JobConfig, JobTest, NewJob
+from shell_runner.remote.manifest import FILE, Entry
 from shell_runner.remote.model import Execution, Test, execution_from_row
 from shell_runner.remote.queue import JobRow, Queue, State
-from shell_runner.remote.store import FILE, Entry, Store
+from shell_runner.remote.store import Store
 from tests import warm
 
 #: Seconds that anything may take on a machine with much to do.

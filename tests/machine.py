@@ -24,7 +24,7 @@ from typing import Any, Self
 import pytest
 
 from shell_runner import ca
-from shell_runner.remote import capacity
+from shell_runner.remote import state_dirs
 from shell_runner.remote.job import is_uuid
 from tests import warm
 
@@ -101,7 +101,7 @@ class Machine:
             (folder / name).mkdir(mode=0o700)
         # It was used before.
         warm.cache(folder / "cache")
-        warm.queue(Path(capacity.host_folder(str(folder / "state/nosejobs")), "jobs"))
+        warm.queue(Path(state_dirs.host_folder(str(folder / "state/nosejobs")), "jobs"))
         self._init: subprocess.Popen[str] | None = None
         self._agent = 0
         self.port = _free_port()

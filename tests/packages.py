@@ -8,9 +8,10 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shell_runner.remote import package
+from shell_runner.remote import package_writer
 from shell_runner.remote.job import JobTest, NewJob
 from shell_runner.remote.model import Execution
+from shell_runner.remote.package_format import EXECUTIONS, Member, execution_line
 
 
 def write(
@@ -24,13 +25,13 @@ def write(
 ) -> Path:
     """A package; ``executions``: test, try and what happened."""
     rows = b"".join(
-        package.execution_line(test, number, json.dumps(execution))
+        execution_line(test, number, json.dumps(execution))
         for test, number, execution in executions
     )
-    found = [package.Member(package.EXECUTIONS, rows)]
-    found += [package.Member(name, data) for name, data in (members or {}).items()]
+    found = [Member(EXECUTIONS, rows)]
+    found += [Member(name, data) for name, data in (members or {}).items()]
     whole = {"job": {"id": job}, "how": how, "detail": "", "tests": list(tests), **manifest}
-    package.write(str(path), whole, found)
+    package_writer.write(str(path), whole, found)
     return path
 
 

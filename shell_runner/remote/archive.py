@@ -46,8 +46,6 @@ class Limits(NamedTuple):
     depth: int = 256
     #: Bytes of one extended header (tar).
     header: int = 4 << 20
-    #: Pieces of one sparse file (tar).
-    pieces: int = 1_000_000
 
 
 class Account:

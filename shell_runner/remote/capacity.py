@@ -14,22 +14,17 @@ No two tests can wait for each other in a circle: every test takes its locks in 
 their names, then the right to run at all (shared, or alone), then a slot.
 """
 
-import errno
 import fcntl
-import hashlib
 import os
-import stat
-import tempfile
 import time
-import urllib.parse
-from typing import Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Collection, Dict, List, NamedTuple, Optional, Sequence
+
+from .state_dirs import file_name, folders, host_folder, make_private
 
 #: Seconds between two looks at what others hold.
 LOOK = 0.05
 #: Seconds for which a run keeps what another one waits for, if its tests are short.
 TURN = 0.25
-#: Characters of a lock's name above which its file is called by a digest.
-_LONG = 200
 
 
 #: What can be refused: a slot, a lock, and to run at all beside a test that is alone (or,
@@ -255,28 +250,6 @@ class Shared(Capacity):
         self._refusal = self._refusal or refusal
 
 
-def file_name(name: str) -> str:
-    """A file name for any name, another one for each."""
-    quoted = urllib.parse.quote(name.encode("utf-8", "surrogatepass"), safe="")
-    if len(quoted) <= _LONG:
-        return quoted
-    # No quoted name holds a "=".
-    return "=" + hashlib.sha256(quoted.encode("ascii")).hexdigest()
-
-
-def folders() -> Iterator[str]:
-    """Where a user's state on this host may be kept, the best first."""
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    if os.path.isabs(base):
-        yield os.path.realpath(os.path.join(base, "nosejobs"))
-    yield os.path.join(tempfile.gettempdir(), ".nosejobs-state-%d" % os.getuid())
-
-
-def host_folder(base: str) -> str:
-    """Below ``base``, what is kept of this host: a home can be on a network and be many hosts'."""
-    return os.path.join(base, "hosts", file_name(os.uname().nodename))
-
-
 def shared() -> Shared:
     """The capacity of this host; OSError that says why if no folder can hold it."""
     troubles: List[str] = []
@@ -290,16 +263,6 @@ def shared() -> Shared:
         except OSError as error:
             troubles.append("%s: %s" % (folder, error.strerror or error))
     raise OSError("no folder can hold the locks of this host: %s" % "; ".join(troubles))
-
-
-def make_private(folder: str) -> None:
-    """Make it if need be; OSError if anybody else could have put something there."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    found = os.lstat(folder)
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EPERM, "belongs to somebody else", folder)
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        os.chmod(folder, 0o700)
 
 
 def _open(path: str) -> int:

@@ -9,10 +9,18 @@ import os
 import stat
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
-from . import layout, package, place
+from . import layout, package_writer, place
 from .job import JobTest, without_secrets
 from .model import Execution, Problem, Test
-from .package import BadPackage
+from .package_format import (
+    EXECUTIONS,
+    INSTALL,
+    LIMITS,
+    BadPackage,
+    Member,
+    execution_line,
+    is_name,
+)
 from .queue import AttemptRow, How, JobRow, Queue
 
 __all__ = ["BadPackage", "pack", "why_absent"]
@@ -23,7 +31,7 @@ _Row = Tuple[int, int, str, str]
 
 #: Bytes of artefacts in one package, their number, and bytes of their names: less than what
 #: whoever reads it would take, as rows and logs are in it, too.
-_BYTES, _FILES, _NAMES = package.LIMITS.size // 2, 200_000, 16 << 20
+_BYTES, _FILES, _NAMES = LIMITS.size // 2, 200_000, 16 << 20
 
 
 def pack(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
@@ -32,12 +40,12 @@ def pack(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
     BadPackage and ValueError: it never will be, as its rows are; see ``pack_little``.
     """
     spool = layout.package(folder, job.id) + ".spool"
-    place.remove(spool)
+    place.remove_tree(spool)
     os.mkdir(spool, 0o700)
     try:
         return _Gathering(queue, folder, job, spool).write()
     finally:
-        place.remove(spool)
+        place.remove_tree(spool)
 
 
 def pack_little(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, int]:
@@ -50,7 +58,7 @@ def pack_little(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, 
     for number in range(len(tests)):
         row = Execution(number, problem=Problem.NOT_RUN, detail=words)
         text = json.dumps(row, separators=(",", ":"))
-        lines.append(package.execution_line(number, 1, text))
+        lines.append(execution_line(number, 1, text))
     manifest = {
         "job": {"id": job.id, "name": job.name},
         "how": str(job.how),
@@ -63,8 +71,8 @@ def pack_little(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, 
         "host": None,
         "tests": tests,
     }
-    member = package.Member(package.EXECUTIONS, b"".join(lines), None)
-    return package.write(layout.package(folder, job.id), manifest, [member])
+    member = Member(EXECUTIONS, b"".join(lines), None)
+    return package_writer.write(layout.package(folder, job.id), manifest, [member])
 
 
 class _Gathering:
@@ -79,7 +87,7 @@ class _Gathering:
 
     def write(self) -> Tuple[str, int]:
         path = layout.package(self._folder, self._job.id)
-        return package.write(path, self._manifest(), self._members())
+        return package_writer.write(path, self._manifest(), self._members())
 
     def _manifest(self) -> Dict[str, Any]:
         job, last = self._job, self._last
@@ -109,7 +117,7 @@ class _Gathering:
         except (OSError, ValueError):
             return None  # lost with a machine that died; the rows are not
 
-    def _members(self) -> Iterator[package.Member]:
+    def _members(self) -> Iterator[Member]:
         yield self._executions()
         if self._last is not None:
             yield from self._evidence(self._last, "")
@@ -117,35 +125,35 @@ class _Gathering:
         for attempt in self._older:
             folder = "attempts/%d/" % attempt.number
             rows = self._queue.executions(attempt.id)
-            yield self._rows(folder + package.EXECUTIONS, rows)
+            yield self._rows(folder + EXECUTIONS, rows)
             yield from self._evidence(attempt, folder)
 
-    def _executions(self) -> package.Member:
+    def _executions(self) -> Member:
         """All of the last attempt, and why there is nothing of the other tests."""
         rows = self._queue.executions(self._last.id) if self._last is not None else iter(())
-        return self._rows(package.EXECUTIONS, _completed(self._job, self._tests, rows))
+        return self._rows(EXECUTIONS, _completed(self._job, self._tests, rows))
 
-    def _rows(self, name: str, rows: Iterable[_Row]) -> package.Member:
+    def _rows(self, name: str, rows: Iterable[_Row]) -> Member:
         path = os.path.join(self._spool, name.replace("/", "-"))
         with open(path, "wb") as file:
-            file.writelines(package.execution_line(each[0], each[1], each[3]) for each in rows)
-        return package.Member(name, None, path)
+            file.writelines(execution_line(each[0], each[1], each[3]) for each in rows)
+        return Member(name, None, path)
 
-    def _evidence(self, attempt: AttemptRow, folder: str) -> Iterator[package.Member]:
+    def _evidence(self, attempt: AttemptRow, folder: str) -> Iterator[Member]:
         if attempt.install:
-            yield package.Member(folder + package.INSTALL, attempt.install.encode("ascii"), None)
+            yield Member(folder + INSTALL, attempt.install.encode("ascii"), None)
         log = layout.log(self._folder, attempt.id)
         if os.path.exists(log):
-            yield package.Member(folder + "log.txt", None, log)
+            yield Member(folder + "log.txt", None, log)
 
-    def _artefacts(self, attempt: AttemptRow) -> Iterator[package.Member]:
+    def _artefacts(self, attempt: AttemptRow) -> Iterator[Member]:
         """What the rows name, and is there whole."""
         files = total = names = 0
         for member, path, size in self._named_files(attempt):
             files, total, names = files + 1, total + size, names + len(member)
             if files > _FILES or total > _BYTES or names > _NAMES:
                 return
-            yield package.Member(member, None, path)
+            yield Member(member, None, path)
 
     def _named_files(self, attempt: AttemptRow) -> Iterator[Tuple[str, str, int]]:
         for number, count, _, text in self._queue.executions(attempt.id):
@@ -153,7 +161,7 @@ class _Gathering:
             for name, size in Execution(*json.loads(text)).artefacts:
                 path = os.path.join(folder, name)
                 member = "artefacts/%s/%s" % (layout.outputs_name(number, count), name)
-                if _is_whole(path, size) and package.is_name(member):
+                if _is_whole(path, size) and is_name(member):
                     yield member, path, size
 
 

@@ -9,9 +9,9 @@ import json
 from typing import Any, Callable, Dict, List, Sequence
 
 from .job import ARCHIVE, TREE, BadJob, Content, JobTest, NewJob, config_from, is_text, is_uuid
+from .manifest import is_digest
 from .model import Test
-from .package import fits
-from .store import is_digest
+from .package_format import fits
 
 #: Characters of a name or a label; labels of a job.
 _LONG_NAME, _LABELS = 200, 50

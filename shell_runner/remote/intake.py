@@ -6,7 +6,8 @@ Owns the host's part of the exchange of ``shipping``.  Must not know sessions, s
 from typing import Any, List, Tuple
 
 from . import contents
-from .store import Entry, Store
+from .manifest import Entry
+from .store import Store
 
 
 class Intake:

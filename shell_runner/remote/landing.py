@@ -1,20 +1,22 @@
 """Members of an archive on their way to the disk, and never out of one folder.
 
-Owns a folder that is empty at first: names, files with holes, folders, links.  Must not
+Owns a folder that is empty at first: names, files, folders, links.  Must not
 know formats.  Nothing is ever written through a link nor over what is there, so the
 file system itself tells names that are the same (also where case makes no difference).
 Paths are bytes: what a name means must not depend on the host's locale.
 """
 
 import errno
+import functools
 import os
 import re
 import shutil
 import stat
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from .archive import PIECE, Account, BadArchive, show
 from .copying import write_all
+from .symbolic_links import is_link_inside
 
 _ZEROS = bytes(PIECE)
 #: ``C:\\x`` and ``C:/x`` are absolute for whoever made the archive.
@@ -23,8 +25,6 @@ _DRIVE = re.compile(rb"[A-Za-z]:([\\/]|$)")
 _PART = 255
 #: Bytes of a link's target.
 _TARGET = 4095
-#: Links on the way of one: Linux gives up after 40.
-_HOPS = 64
 #: Parts of names that are looked up for all links of an archive.
 _STEPS = 10_000_000
 #: The latest date of a file: dates beyond it are no dates.
@@ -92,10 +92,8 @@ class Landing:
         self._make(parts, name)
         self._folders[path] = looks
 
-    def file(
-        self, name: bytes, looks: Looks, size: int, pieces: Iterable[Tuple[int, bytes]]
-    ) -> None:
-        """A regular file; ``pieces``: contents and where they go, holes where there are none."""
+    def file(self, name: bytes, looks: Looks, size: int, pieces: Iterable[bytes]) -> None:
+        """Make a regular file of ``size`` bytes from the pieces of its contents."""
         path = self._place(name)
         self._account.contents(name, size)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -110,18 +108,17 @@ class Landing:
         except OSError as error:
             raise _refusal(name, error) from None
 
-    def _fill(
-        self, name: bytes, descriptor: int, size: int, pieces: Iterable[Tuple[int, bytes]]
-    ) -> None:
-        end = 0
-        for offset, data in pieces:
-            if is_zeros(data):
-                continue
-            self._account.land(name, len(data))
-            if offset != end:
-                os.lseek(descriptor, offset, os.SEEK_SET)
-            write_all(descriptor, data)
-            end = offset + len(data)
+    def _fill(self, name: bytes, descriptor: int, size: int, pieces: Iterable[bytes]) -> None:
+        """Write the contents of a file; pieces of zeros become holes."""
+        offset = end = 0
+        for data in pieces:
+            if not is_zeros(data):
+                self._account.land(name, len(data))
+                if offset != end:
+                    os.lseek(descriptor, offset, os.SEEK_SET)
+                write_all(descriptor, data)
+                end = offset + len(data)
+            offset += len(data)
         if end < size:
             os.ftruncate(descriptor, size)
 
@@ -207,10 +204,10 @@ class Landing:
     def finish(self) -> None:
         """All has come: links must stay inside; folders look as they should."""
         for path in self._links:
-            inside = path[len(self._root) + 1 :]
-            if not self._stays(inside.split(b"/")):
-                words = "a link out of the folder: to %r" % show(os.readlink(path))
-                raise BadArchive(show(inside), words)
+            name, target = path[len(self._root) + 1 :], os.readlink(path)
+            count_step = functools.partial(self._count_step, name)
+            if not is_link_inside(name.split(b"/")[:-1], target, self._read_link, count_step):
+                raise BadArchive(show(name), "a link out of the folder: to %r" % show(target))
         for name, looks in self._folders.items():
             if name:
                 path = os.path.join(self._root, name)
@@ -219,35 +216,14 @@ class Landing:
                 if looks:
                     _date(path, looks)
 
-    def _stays(self, parts: List[bytes]) -> bool:
-        """Whether a link leads to the inside, by way of whatever other links."""
-        here, todo, hops = parts[:-1], parts[-1:], 0
-        while todo:
-            self._step(parts)
-            part = todo.pop()
-            if part == b"..":
-                if not here:
-                    return False
-                here.pop()
-            elif part not in (b"", b"."):
-                target = self._target(here, part)
-                if target is None:
-                    here.append(part)
-                    continue
-                hops += 1
-                if hops > _HOPS:
-                    return True  # a ring: it leads nowhere at all
-                todo.extend(reversed(target.split(b"/")))
-        return True
-
-    def _step(self, parts: List[bytes]) -> None:
+    def _count_step(self, name: bytes) -> None:
         self._steps += 1
         if self._steps > _STEPS:
-            raise BadArchive(show(b"/".join(parts)), "the links of the archive are a maze")
+            raise BadArchive(show(name), "the links of the archive are a maze")
 
-    def _target(self, here: List[bytes], part: bytes) -> Optional[bytes]:
+    def _read_link(self, parts: List[bytes]) -> Optional[bytes]:
         try:
-            return os.readlink(os.path.join(self._root, *here, part))
+            return os.readlink(os.path.join(self._root, *parts))
         except OSError:
             return None
 

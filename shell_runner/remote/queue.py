@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from . import capacity, rows, states
+from . import capacity, rows, state_dirs, states
 from . import statements as sql
 from .database import NAME, Database, Refused
 from .job import Identity, JobTest, NewJob, is_uuid
@@ -64,13 +64,13 @@ Record = Tuple[int, int, str, str]
 
 def folder() -> str:
     """Where this host's jobs are: made, and nobody else's; OSError if that cannot be."""
-    for base in capacity.folders():
-        found = os.path.join(capacity.host_folder(base), "jobs")
+    for base in state_dirs.folders():
+        found = os.path.join(state_dirs.host_folder(base), "jobs")
         # Jobs that are there must not vanish behind an empty queue elsewhere.
         if os.path.lexists(os.path.join(found, NAME)):
             return found
     troubles: List[str] = []
-    for base in capacity.folders():
+    for base in state_dirs.folders():
         try:
             return _made(base)
         except OSError as error:
@@ -79,10 +79,10 @@ def folder() -> str:
 
 
 def _made(base: str) -> str:
-    capacity.make_private(base)
-    capacity.Shared(capacity.host_folder(base)).close()
-    found = os.path.join(capacity.host_folder(base), "jobs")
-    capacity.make_private(found)
+    state_dirs.make_private(base)
+    capacity.Shared(state_dirs.host_folder(base)).close()
+    found = os.path.join(state_dirs.host_folder(base), "jobs")
+    state_dirs.make_private(found)
     _sync(found, os.path.dirname(base))
     return found
 

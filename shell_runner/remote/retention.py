@@ -9,7 +9,7 @@ import os
 import time
 from typing import List, Set
 
-from . import layout, place, states, store, upkeep
+from . import layout, manifest, place, states, store, upkeep
 from .job import TREE
 from .model import ERROR, FAILED
 from .queue import AttemptRow, How, JobRow, Queue, Refused
@@ -29,7 +29,7 @@ def is_kept(queue: Queue, job: JobRow, attempts: List[AttemptRow]) -> bool:
 def clear_workspaces(folder: str, job: JobRow, attempts: List[AttemptRow], stays: bool) -> None:
     """The package is made: the workspaces of a job go, but for the last one if it ``stays``."""
     for attempt in attempts[:-1] if stays else attempts:
-        place.remove(layout.work(folder, attempt.id))
+        place.remove_tree(layout.work(folder, attempt.id))
     if stays and attempts:
         with open(layout.kept(folder, attempts[-1].id), "w") as file:
             file.write(job.id)
@@ -59,7 +59,7 @@ def _remove_files(folder: str, job: str, attempts: List[str]) -> None:
     """Package, logs and workspaces of a job."""
     paths = [layout.package(folder, job)]
     for attempt in attempts:
-        place.remove(layout.work(folder, attempt))
+        place.remove_tree(layout.work(folder, attempt))
         paths += [layout.kept(folder, attempt), layout.log(folder, attempt)]
         paths.append(layout.host(folder, attempt))
     for path in paths:
@@ -79,7 +79,7 @@ def sweep(queue: Queue, folder: str) -> None:
         if attempt in needed:
             continue
         if not _has_job(queue, layout.kept(folder, attempt)):
-            place.remove(layout.work(folder, attempt))
+            place.remove_tree(layout.work(folder, attempt))
             _unlink(layout.kept(folder, attempt))
 
 
@@ -93,7 +93,7 @@ def sweep_code(queue: Queue, folder: str, own: str) -> None:
         except OSError:
             continue
         if is_old and digest != own and not _is_wanted(queue, digest):
-            place.remove(path)
+            place.remove_tree(path)
 
 
 def _is_wanted(queue: Queue, code: str) -> bool:
@@ -127,7 +127,7 @@ def sweep_contents(queue: Queue, folder: str) -> int:
             found |= _parts(store.Store(there), kind, digest, size)
         return found
 
-    return upkeep.keep_referred(there, queue.setting("contents_bytes"), referred)
+    return upkeep.evict_to_limit(there, queue.setting("contents_bytes"), referred)
 
 
 def _parts(there: store.Store, kind: str, digest: str, size: int) -> Set[str]:
@@ -141,7 +141,7 @@ def _parts(there: store.Store, kind: str, digest: str, size: int) -> Set[str]:
             found.update(part for part, _ in json.loads(file.read().decode("ascii")))
     except (OSError, ValueError, TypeError):
         return found  # spoilt, or not all here: its job is refused when its turn comes
-    found.update(entry.digest for entry in entries if entry.kind == store.FILE)
+    found.update(entry.digest for entry in entries if entry.kind == manifest.FILE)
     return found
 
 

@@ -172,7 +172,7 @@ class JobRunner:
         paths = [os.path.join(self._work, part) for part in _PARTS if part != "outputs"]
         found = any(os.path.isdir(path) and os.listdir(path) for path in paths)
         for path in paths:
-            place.remove(path)
+            place.remove_tree(path)
         return found
 
     # -- the workspace ------------------------------------------------------------

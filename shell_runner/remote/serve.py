@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
-from . import capacity, place, store, tree, upkeep
+from . import capacity, place, session_dirs, store, tree, upkeep
 from .conversation import Conversation, leave_terminal, report
 from .intake import Intake
 from .machine import cores, facts
@@ -68,7 +68,7 @@ class LiveSession(Conversation):
             if self.intake is not None:
                 self.intake.store.end()
             os.chdir("/")
-            place.remove(self.folder)
+            place.remove_tree(self.folder)
         if self.connected:
             super().say("bye")
 

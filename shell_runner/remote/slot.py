@@ -29,9 +29,10 @@ from .environment import PASSED_ON, clean
 from .live import Lines
 from .model import Execution, Problem, Setup, Test
 from .outputs import choose
-from .place import Place, remove
+from .place import remove_tree
 from .program import NotStarted, World, start
-from .store import forsake
+from .scratch_dirs import ScratchDirectories
+from .session_dirs import forsake
 from .wire import Unframer, frame, frame_encoded
 
 #: Seconds after which a test that still runs is announced.
@@ -88,7 +89,7 @@ class Slot:
         self.number = number
         self.setup = setup
         self.control = control
-        self.place = Place(base, ("tmp", "home", "out"))
+        self.place = ScratchDirectories(base, ("tmp", "home", "out"))
         self.formats = Formats(setup.formats)
         self._lines = Lines()
         self.environment = self._base_environment()
@@ -131,7 +132,7 @@ class Slot:
         for line in self._lines.rest() if self.setup.live else ():
             self.control.sendall(frame(["line", test.id, line]))
         if test.isolation == "copy":
-            remove(root)
+            remove_tree(root)
         return self._keep_artefacts(self._execution(test, run, wall, duration, leftovers), run)
 
     def _keep_artefacts(self, execution: Execution, run: _Run) -> Execution:
@@ -161,7 +162,7 @@ class Slot:
             if test.isolation != "copy":
                 return self.setup.root
             root = os.path.join(self.place.base, "tree")
-            remove(root)
+            remove_tree(root)
             copy_tree(self.setup.root, root)
             return root
         except OSError as error:
@@ -452,11 +453,11 @@ def main(argv: Sequence[str]) -> None:
     except (Orphaned, BrokenPipeError, ConnectionResetError):
         slot.abandon()
         os.chdir("/")
-        remove(base)
+        remove_tree(base)
         forsake(os.path.dirname(base))
     finally:
         os.chdir("/")
-        remove(base)
+        remove_tree(base)
 
 
 def _read_setup(control: socket.socket) -> Optional[Setup]:

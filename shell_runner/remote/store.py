@@ -4,77 +4,24 @@ Owns the cache folder and what is unpacked from it.  Must not know where files c
 from.  Nothing that a manifest names can lead out of the tree that is made of it.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import tempfile
 import time
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from . import place, upkeep
+from . import upkeep
 from .copying import LARGE, copy_contents, write_all
+from .manifest import FILE, LINK, Entry, check, is_digest
 from .partial import SUFFIX, Partial
 
-FILE = "f"
-LINK = "l"
 #: Seconds for which a file counts as used without being marked again.
 _FRESH = 600.0
 
 
-class Entry(NamedTuple):
-    """One file or symbolic link of a tree."""
-
-    path: str
-    kind: str
-    #: Permission bits; 0 for a link.
-    mode: int
-    #: SHA-256 of the contents in hex; for a link, what it points to.
-    digest: str
-    size: int = 0
-
-
 class SpoiltCache(ValueError):
     """What the cache holds is not what its name says."""
-
-
-class BadEntry(ValueError):
-    """A manifest names a path that leads out of its tree."""
-
-
-def check(entry: Entry) -> Entry:
-    """The entry, if it stays inside its tree; else BadEntry."""
-    parts = entry.path.split("/")
-    if not entry.path or entry.path.startswith("/") or {"", ".", ".."} & set(parts):
-        raise BadEntry("path leads out of the tree: %r" % entry.path)
-    if "\0" in entry.path:
-        raise BadEntry("path holds a NUL: %r" % entry.path)
-    if entry.kind == LINK and not _stays_inside(parts[:-1], entry.digest):
-        raise BadEntry("link leads out of the tree: %r -> %r" % (entry.path, entry.digest))
-    if entry.kind not in (FILE, LINK):
-        raise BadEntry("neither file nor link: %r" % entry.path)
-    if entry.kind == FILE and not is_digest(entry.digest):
-        raise BadEntry("not a digest: %r" % entry.digest)
-    return entry
-
-
-def is_digest(text: str) -> bool:
-    """Whether it may be a part of a path."""
-    return len(text) == 64 and text.isalnum()
-
-
-def _stays_inside(folder: List[str], target: str) -> bool:
-    if target.startswith("/") or "\0" in target:
-        return False
-    here = list(folder)
-    for part in target.split("/"):
-        if part == "..":
-            if not here:
-                return False
-            here.pop()
-        elif part not in ("", "."):
-            here.append(part)
-    return True
 
 
 def cache_folder() -> str:
@@ -256,81 +203,3 @@ def _copy(source: str, path: str, entry: Entry) -> None:
             os.close(write)
     finally:
         os.close(read)
-
-
-def work_folder() -> "tuple[str, int]":
-    """A fresh private folder for one session, and the descriptor that keeps it ours.
-
-    Folders whose owner has died (nobody holds their lock) are removed first.
-    """
-    sweep()
-    parent = tempfile.gettempdir()
-    # It gets its name only when it is locked: another session may be sweeping.
-    nameless = tempfile.mkdtemp(prefix="." + _WORK, dir=parent)
-    descriptor = os.open(os.path.join(nameless, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    folder = os.path.join(parent, os.path.basename(nameless)[1:])
-    os.rename(nameless, folder)
-    return folder, descriptor
-
-
-def sweep() -> None:
-    """Remove the folders of sessions that have died."""
-    parent = tempfile.gettempdir()
-    for name in os.listdir(parent):
-        if name.startswith(_WORK):
-            _sweep(os.path.join(parent, name))
-
-
-def forsake(folder: str) -> None:
-    """For a slot whose owner is dead and whose own part is gone: the last one removes all."""
-    try:
-        parts = os.listdir(folder)
-    except OSError:
-        return
-    if not any(name.isdigit() for name in parts):
-        _sweep(folder, _DYING)
-
-
-_WORK = "nosejobs-"
-#: Seconds: the kernel closes what a killed process had open one by one, and so a slot
-#: hears of its owner's death before the lock is free.
-_DYING = 2.0
-
-
-def _sweep(folder: str, patience: float = 0.0) -> None:
-    try:
-        if os.lstat(folder).st_uid != os.getuid():
-            return
-        descriptor = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:
-        _remove_empty(folder)
-        return
-    try:
-        _lock(descriptor, patience)
-        place.remove(folder)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, patience: float) -> None:
-    """BlockingIOError if somebody has it for longer than ``patience`` seconds."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _remove_empty(folder: str) -> None:
-    """A slot that came up just when another one swept has made the folder anew."""
-    try:
-        os.rmdir(folder)
-    except OSError:
-        pass

@@ -104,7 +104,7 @@ def _who(name: str, head: bytes) -> str:
 
 def _members(
     file: BinaryIO, limits: Limits, words: str
-) -> Iterator[Tuple[tars.Member, Iterator[Tuple[int, bytes]]]]:
+) -> Iterator[Tuple[tars.Member, Iterator[bytes]]]:
     source = open_source(file, limits.size)
     if not tars.is_tar(source):
         raise BadArchive("", words)
@@ -152,7 +152,7 @@ def _unpack_entry(archive: zips.Zip, entry: zips.Entry, landing: Landing) -> Non
         landing.link(name, _target(archive, entry))
     else:
         looks = Looks(stat.S_IMODE(mode) if mode else _FILE_MODE, _date(entry))
-        landing.file(name, looks, entry.size, _placed(archive, entry))
+        landing.file(name, looks, entry.size, archive.contents(entry))
 
 
 def _checked_name(entry: zips.Entry) -> bytes:
@@ -174,13 +174,6 @@ def _target(archive: zips.Zip, entry: zips.Entry) -> bytes:
     if entry.size > _TARGET:
         raise BadArchive(show(entry.name), "a link to a name of %d bytes" % entry.size)
     return b"".join(archive.contents(entry))
-
-
-def _placed(archive: zips.Zip, entry: zips.Entry) -> Iterator[Tuple[int, bytes]]:
-    at = 0
-    for piece in archive.contents(entry):
-        yield at, piece
-        at += len(piece)
 
 
 def _date(entry: zips.Entry) -> float:

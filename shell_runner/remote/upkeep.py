@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import time
-from typing import Callable, Iterator, List, Set, Tuple
+from typing import Callable, Iterator, List, Optional, Set, Tuple
 
 BLOBS = "blobs"
 _LOCK = "blobs.lock"
@@ -35,7 +35,7 @@ def hold(cache: str) -> int:
 def start(cache: str, limit: int, added: int) -> None:
     """Keep the bound, beside whatever else this process does, if it is time to look."""
     if added or is_due(cache):
-        threading.Thread(target=keep_bound, args=(cache, limit), daemon=True).start()
+        threading.Thread(target=evict_to_limit, args=(cache, limit), daemon=True).start()
 
 
 def is_due(cache: str) -> bool:
@@ -46,10 +46,16 @@ def is_due(cache: str) -> bool:
         return True
 
 
-def keep_bound(cache: str, limit: int) -> int:
-    """Remove the files used least until they take ``limit`` bytes of the disk.
+def evict_to_limit(
+    cache: str, limit: int, referenced: Optional[Callable[[], Set[str]]] = None
+) -> int:
+    """Remove the least recently used files until the others take ``limit`` bytes of the disk.
 
-    The number of removed files; none while a session needs some.
+    ``referenced`` returns the digests of files that stay whatever they take; ``limit`` is then for
+    the others.  It is called once no session can add or need a file, and only if all files
+    together take more than ``limit`` bytes: it may be slow.
+
+    Returns the number of removed files; none is removed while a session needs some.
     """
     try:
         lock = os.open(os.path.join(cache, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
@@ -59,38 +65,18 @@ def keep_bound(cache: str, limit: int) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.utime(lock)
         _remove_old_code(os.path.join(cache, _CODE))
-        return _remove_least_used(os.path.join(cache, BLOBS), limit)
+        blobs = os.path.join(cache, BLOBS)
+        files = sorted(_files(blobs))
+        if referenced is not None:
+            if sum(size for _, size, _ in files) <= limit:
+                return 0
+            kept = {os.path.join(blobs, digest[:2], digest[2:]) for digest in referenced()}
+            files = [file for file in files if file[2] not in kept]
+        return _remove(files, limit)
     except OSError:
         return 0  # in use; the next session looks again
     finally:
         os.close(lock)
-
-
-def keep_referred(cache: str, limit: int, referred: Callable[[], Set[str]]) -> int:
-    """Like ``keep_bound``, of a store whose files may be referred to by their digests.
-
-    ``referred`` is asked once nobody can bring or want a file; it is not if the store is small.
-    """
-    folder = os.path.join(cache, BLOBS)
-    try:
-        lock = os.open(os.path.join(cache, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError:
-        return 0
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        files = sorted(_files(folder))
-        if sum(size for _, size, _ in files) <= limit:
-            return 0
-        spared = {os.path.join(folder, each[:2], each[2:]) for each in referred()}
-        return _remove([each for each in files if each[2] not in spared], limit)
-    except OSError:
-        return 0
-    finally:
-        os.close(lock)
-
-
-def _remove_least_used(folder: str, limit: int) -> int:
-    return _remove(sorted(_files(folder)), limit)
 
 
 def _remove(files: List[Tuple[float, int, str]], limit: int) -> int:

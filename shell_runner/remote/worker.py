@@ -28,8 +28,8 @@ from . import (
     remains,
     retention,
     runner,
+    session_dirs,
     starting,
-    store,
     tree,
     worker_lock,
 )  # fmt: skip
@@ -158,7 +158,7 @@ class Worker:
                 self._lose(attempt, "its worker died")
         retention.sweep(self._queue, self._folder)
         retention.sweep_code(self._queue, self._folder, self._code)
-        store.sweep()
+        session_dirs.sweep()
 
     def _lose(self, attempt: AttemptRow, words: str) -> None:
         _say("attempt %s is lost: %s" % (attempt.id, words))

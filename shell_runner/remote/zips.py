@@ -3,6 +3,14 @@
 Owns the format and its bounds: the directory at the end, the headers in front of the
 contents, which must say the same, and the contents, no two of which may share bytes.
 Must not write, nor judge names.
+
+``zipfile`` does not do: it compares no more than the name of a header with the directory, takes a
+name twice, reads the directory into memory whole, and looks for overlapping members only since the
+patches of 2024.  Hosts run any Python from 3.8 on.
+
+A client may run any program on a host (docs/security.md), so on a host this is robustness.  The
+trust boundary that matters is the dispatcher, which reads the packages that a host has sent.  The
+bounds are in docs/design/0004-jobs.md.
 """
 
 import os
@@ -153,9 +161,11 @@ class Zip:
         row = END.unpack(self._read(end, END.size))
         disk, first, here, count, size, at = row[1:7]
         exact, stop = count == _MAX16, end
-        if _MAX16 in (disk, first, here, count) or _MAX32 in (size, at):
+        is_full = _MAX16 in (disk, first, here, count) or _MAX32 in (size, at)
+        # zipfile writes the fields of zip64 from 2 GiB on, where others do not need them yet.
+        if is_full or at + size != end:
             found = self._directory64(end)
-            if found:
+            if found and (is_full or found[0] == row[1:7]):
                 (disk, first, here, count, size, at), stop, exact = found[0], found[1], True
         if disk or first or here != count:
             raise BadArchive("", "a part of a zip archive of several volumes")

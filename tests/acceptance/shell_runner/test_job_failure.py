@@ -66,7 +66,7 @@ def machine(tmp_path: Path, fleet: Path) -> Iterator[Machine]:
     """A host that is up, and its user."""
     with Machine(tmp_path, fleet) as found:
         # Its worker leaves at once when there is nothing more to do: each test awaits that.
-        folder = Path(capacity.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
+        folder = Path(state_dirs.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with Queue(str(folder)) as queue:
             queue.set_setting("linger", 0)

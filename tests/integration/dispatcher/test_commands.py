@@ -23,7 +23,8 @@ from dispatcher import cli, common, following, model
 from dispatcher.asking import Client
 from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
-from shell_runner.remote import package
+from shell_runner.remote.package_format import Member
+from shell_runner.remote.package_writer import write
 
 from . import serving
 from .serving import Served
@@ -311,7 +312,7 @@ def stored(served: Served, build: int, *logs: bytes) -> list[str]:
         for job, log in zip(found, logs, strict=True):
             path = served.service.settings.data / f"p-{job[-3:]}"
             manifest = {"attempt": {"number": 1}}
-            package.write(str(path), manifest, [package.Member("log.txt", log)])
+            write(str(path), manifest, [Member("log.txt", log)])
             serving.harvest(connection, job, path.name)
         run = serving.run_of(connection, build, "unit")
         stage_runs.move(connection, run.id, StageEvent.PASS, ended=time.time())
@@ -374,7 +375,7 @@ def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
     thread = threading.Thread(target=lambda: done.append(run("logs", "-f", "1", "unit")))
     thread.start()
     path = served.service.settings.data / "p5"
-    package.write(str(path), {"attempt": {"number": 1}}, [package.Member("log.txt", b"now\n")])
+    write(str(path), {"attempt": {"number": 1}}, [Member("log.txt", b"now\n")])
     with served.store.write() as connection:
         serving.harvest(connection, serving.uuid(5), "p5")
         stage_runs.move(connection, number, StageEvent.PASS, ended=2.0)

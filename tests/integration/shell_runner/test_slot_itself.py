@@ -235,13 +235,13 @@ def test_whatever_its_modes_a_folder_is_removed(uid: int, tmp_path: Path) -> Non
         path.chmod(0)
         if uid:
             os.chown(path, uid, uid)
-    assert _as(uid, tmp_path, f"place.remove({str(folder)!r})") == 0
+    assert _as(uid, tmp_path, f"place.remove_tree({str(folder)!r})") == 0
     assert not folder.exists()
 
 
 def _as(uid: int, folder: Path, code: str) -> int:
     """Run code that knows ``place`` as another user, who may write to ``folder``."""
-    assert place.remove
+    assert place.remove_tree
     if uid:
         for parent in (folder, *folder.parents[:3]):
             parent.chmod(parent.stat().st_mode | 0o755)

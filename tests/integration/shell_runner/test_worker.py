@@ -18,9 +18,9 @@ import pytest
 
 from shell_runner.remote import layout, notify, starting
 from shell_runner.remote import tree as processes
+from shell_runner.remote.manifest import FILE, Entry
 from shell_runner.remote.model import Problem
 from shell_runner.remote.queue import How, JobRow, State, Step
-from shell_runner.remote.store import FILE, Entry
 from tests.jobs import PATIENCE, Host, Receiver, is_dead, kill
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import desk, layout, model, starting, tree
+from shell_runner.remote import desk, job_acceptance, layout, model, starting, tree
 from shell_runner.remote.job import JobTest, NewJob
 from shell_runner.remote.queue import JobRow, State
 from tests.jobs import PATIENCE, Host
@@ -109,9 +109,9 @@ def test_a_slot_has_no_file_of_who_forked_it(host: Host) -> None:
 
 def test_contents_are_written_to_the_disk_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(desk, "_sync", synced.append)
+    monkeypatch.setattr(job_acceptance, "_sync", synced.append)
     monkeypatch.setattr(starting, "start", lambda *_: None)
-    there = desk.Desk(None, host.folder, layout.code(host.folder, host.code))
+    there = desk.JobSession(None, host.folder, layout.code(host.folder, host.code))
     tests, other = host.tree({"test_a": "true"}), host.tree({"test_a": "false"})
 
     def submit(number: int, **changes: object) -> int:

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shell_runner.remote import capacity
-from shell_runner.remote.capacity import ALONE, LOCK, SLOTS, Capacity, Refusal, Shared, file_name
+from shell_runner.remote.capacity import ALONE, LOCK, SLOTS, Capacity, Refusal, Shared
+from shell_runner.remote.state_dirs import file_name
 
 #: Takes a slot, a lock and nothing else, says so, and lives on.
 HOLD = """\

@@ -13,17 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shell_runner.remote import package
+from shell_runner.remote import package, package_writer
 from shell_runner.remote.model import Case, Execution, Parsed, Stream, execution_from_row
-from shell_runner.remote.package import (
-    BadPackage,
-    Limits,
-    Member,
-    Package,
-    execution_line,
-    open_package,
-    write,
-)
+from shell_runner.remote.package import Package, open_package
+from shell_runner.remote.package_format import LIMITS, BadPackage, Limits, Member, execution_line
+from shell_runner.remote.package_writer import write
 from tests.archives import Zip
 
 MADE = Execution(
@@ -48,7 +42,7 @@ class Desk:
     def write(self, *members: Member, **manifest: Any) -> tuple[str, int]:
         return write(str(self.path), manifest or {"job": "id"}, members)
 
-    def open(self, limits: Limits = package.LIMITS) -> Package:
+    def open(self, limits: Limits = LIMITS) -> Package:
         return open_package(str(self.path), limits)
 
     def forge(
@@ -68,7 +62,7 @@ class Desk:
             made.add(name, data, **lies.get(name.decode("utf-8", "replace"), {}))
         self.path.write_bytes(made.add(b"manifest.json", text).whole())
 
-    def refuse(self, limits: Limits = package.LIMITS) -> BadPackage:
+    def refuse(self, limits: Limits = LIMITS) -> BadPackage:
         with pytest.raises(BadPackage) as raised:
             self.open(limits)
         return raised.value
@@ -143,7 +137,8 @@ def test_others_can_read_it(desk: Desk) -> None:
 def test_members_beyond_4_gib_have_the_fields_of_zip64(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "_LARGE", 1000)
+    monkeypatch.setattr(package_writer, "_ZIP64_SIZE", 1000)
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
     desk.write(Member("small", b"1"), Member("x", b"abc" * 999), Member("y", os.urandom(2000)))
     with zipfile.ZipFile(desk.path) as archive:
         assert archive.testzip() is None
@@ -151,13 +146,15 @@ def test_members_beyond_4_gib_have_the_fields_of_zip64(
     assert desk.open().read("x") == b"abc" * 999
 
 
-def test_more_members_than_16_bits_can_count(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(package, "_MANY", 3)
-    desk.write(Member("x", b"1"), Member("y", b"2"))
-    assert desk.path.read_bytes()[-14:-6] == b"\xff" * 8
+@pytest.mark.parametrize("count", [0xFFFE, 0x10001])
+def test_more_members_than_16_bits_can_count(count: int, desk: Desk) -> None:
+    """With the manifest, the first are just as many as can be counted."""
+    names = [f"{number}" for number in range(count)]
+    desk.write(*(Member(name, b"") for name in names))
+    assert desk.path.read_bytes()[-14:-10] == b"\xff" * 4
     with zipfile.ZipFile(desk.path) as archive:
-        assert archive.namelist() == ["x", "y", "manifest.json"]
-    assert desk.open().names() == ["x", "y"]
+        assert archive.namelist() == [*names, "manifest.json"]
+    assert desk.open().names() == names
 
 
 def test_what_compresses_too_well_is_stored_and_takes_no_room(desk: Desk) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import capacity, model
+from shell_runner.remote import capacity, model, state_dirs
 from shell_runner.remote import queue as module
 from shell_runner.remote.job import ARCHIVE, Content, JobConfig, JobTest
 from shell_runner.remote.queue import SETTINGS, How, Queue, Refused, State, Step
@@ -438,7 +438,7 @@ def test_jobs_that_are_there_do_not_vanish_behind_a_better_folder(
     bad = tmp_path / "file"
     bad.write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(bad))
-    monkeypatch.setattr(capacity.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(state_dirs.tempfile, "tempdir", str(tmp_path))
     folder = module.folder()
     assert folder.startswith(f"{tmp_path}/.nosejobs-state-")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "good"))
@@ -454,7 +454,7 @@ def test_no_folder_for_jobs_is_an_error_with_the_reasons(
     bad = tmp_path / "file"
     bad.write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(bad))
-    monkeypatch.setattr(capacity.tempfile, "tempdir", str(bad))
+    monkeypatch.setattr(state_dirs.tempfile, "tempdir", str(bad))
     with pytest.raises(OSError, match=r"jobs of this host: .*file.*Not a directory; .*file"):
         module.folder()
 

@@ -25,7 +25,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSessio
     if made.intake is not None:
         made.intake.store.end()
     made.close()
-    place.remove(made.folder)
+    place.remove_tree(made.folder)
 
 
 def piece(data: bytes, offset: int, last: bool, digest: str) -> bytes:

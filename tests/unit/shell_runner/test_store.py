@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote import wire
-from shell_runner.remote.store import (
-    FILE,
-    LINK,
-    BadEntry,
-    Entry,
-    Store,
-    check,
-    forsake,
-    work_folder,
-)
+from shell_runner.remote.manifest import FILE, LINK, BadEntry, Entry, check
+from shell_runner.remote.session_dirs import forsake, work_folder
+from shell_runner.remote.store import Store
 
 
 def digest(data: bytes) -> str:

@@ -17,9 +17,10 @@ from shell_runner.config import NAME
 from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.remote import layout
 from shell_runner.remote.job import ARCHIVE, Content, JobTest
+from shell_runner.remote.manifest import FILE, Entry
 from shell_runner.remote.model import Execution, Test
-from shell_runner.remote.package import BadPackage, Package
-from shell_runner.remote.store import FILE, Entry
+from shell_runner.remote.package import Package
+from shell_runner.remote.package_format import BadPackage
 from shell_runner.remote.unpack import BadArchive, unpack
 from shell_runner.text import to_single_line
 

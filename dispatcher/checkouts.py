@@ -16,7 +16,7 @@ from pathlib import Path
 
 from shell_runner import shipping, tree_scan
 from shell_runner.remote.job import TREE, Content
-from shell_runner.remote.store import LINK
+from shell_runner.remote.manifest import LINK
 
 from .git import SourceError
 from .settings import PART

@@ -14,7 +14,8 @@ from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, JobRefused, NosejobsError
 from shell_runner.jobs import JobClient
 from shell_runner.log_position import LogChunk, LogMismatch, LogPosition
-from shell_runner.remote.package import BadPackage, open_package
+from shell_runner.remote.package import open_package
+from shell_runner.remote.package_format import BadPackage
 
 from .model import Job, JobState
 from .store import Store, hosts, jobs

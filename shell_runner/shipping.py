@@ -17,7 +17,7 @@ from typing import Any
 from . import scans
 from .errors import UsageError
 from .remote import contents, wire
-from .remote.store import FILE, Entry
+from .remote.manifest import FILE, Entry
 from .remote.upkeep import LIMIT
 from .tree_scan import Progress, SourceTree, ignore_progress
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from . import scans
 from .errors import UsageError
 from .remote.copying import IGNORED_FOLDERS
-from .remote.store import FILE, LINK, BadEntry, Entry, check
+from .remote.manifest import FILE, LINK, BadEntry, Entry, check
 
 #: Never shipped unless a pattern of the user names them.
 SECRETS = (

@@ -11,7 +11,7 @@ import os
 import time
 from typing import Callable, List, NamedTuple, Optional, Set, Tuple
 
-from . import capacity, disk, package, place, store
+from . import capacity, disk, manifest, package_format, place, session_dirs
 from .copying import write_all
 from .model import SKIPPED, Execution, Problem, Setup, Stream, Test, execution_from_row
 from .outputs import Piece
@@ -70,7 +70,7 @@ class ArtifactWriter:
         Raises BadEntry if the path leads out of the folder of the test; a file that cannot be
         written is noted only.
         """
-        store.check(store.Entry(piece.path, store.FILE, 0, "0" * 64))
+        manifest.check(manifest.Entry(piece.path, manifest.FILE, 0, "0" * 64))
         target = os.path.join(self._folder(test.id, test.attempt), piece.path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         flags |= os.O_APPEND if target in self._begun else os.O_TRUNC
@@ -141,7 +141,7 @@ class PoolRun:
 
         Raises SlotStartError if slots cannot be started.
         """
-        folder, lock = store.work_folder()
+        folder, lock = session_dirs.work_folder()
         wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         pool = self._pool = SlotPool(self, folder, wake_read, forks=True)
@@ -156,7 +156,7 @@ class PoolRun:
         finally:
             pool.close()
             os.chdir("/")
-            place.remove(folder)
+            place.remove_tree(folder)
             wake_write, self._wake_write = self._wake_write, None  # a signal may call stop now
             for descriptor in (wake_read, wake_write, lock):
                 os.close(descriptor)
@@ -227,13 +227,13 @@ def fitting(execution: Execution) -> Tuple[Execution, str]:
     A row that no reader of packages takes would cost the job its other results.
     """
     row = _row(execution)
-    if not package.fits(row) and execution.parsed is not None:
+    if not package_format.fits(row) and execution.parsed is not None:
         words = "%d results are more than a package can hold; none is kept"
         problem = words % len(execution.parsed.cases)
         parsed = execution.parsed._replace(cases=[], problem=problem)
         execution = execution._replace(parsed=parsed)
         row = _row(execution)
-    if not package.fits(row):
+    if not package_format.fits(row):
         execution = execution._replace(out=_shortened(execution.out), err=_shortened(execution.err))
         row = _row(execution)
     return execution, row

@@ -10,7 +10,7 @@ import subprocess
 from typing import Optional, Set
 
 from . import fifo, starting
-from .store import is_digest
+from .manifest import is_digest
 
 #: Seconds before a worker that was killed is started again: the first time, and at most.
 _BACKOFF = (0.2, 60.0)

@@ -35,7 +35,7 @@ class LiveSession(Conversation):
         self.outbox: List[bytes] = []
         self.credit = CREDIT
         self.setup: Optional[Setup] = None
-        self.folder, self._lock = store.work_folder()
+        self.folder, self._lock = session_dirs.work_folder()
         self.pool = SlotPool(self, self.folder, self._wake_read)
         self.intake: Optional[Intake] = None
         #: Set once the session is open, or over.

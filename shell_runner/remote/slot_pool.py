@@ -405,7 +405,7 @@ class SlotPool:
                 piece = next(upload.pieces, None)
                 if piece is None:
                     del self._uploads[number]
-                    place.remove(upload.folder)
+                    place.remove_tree(upload.folder)
                     self._listener.on_result(upload.test, upload.row)
                     break
                 left -= len(piece.data)

@@ -22,7 +22,7 @@ import pytest
 
 from shell_runner.hosts import parse
 from shell_runner.jobs import JobClient
-from shell_runner.remote import capacity
+from shell_runner.remote import state_dirs
 from shell_runner.remote.queue import Queue
 from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import model, package, pool_run, verdict
+from shell_runner.remote import model, package, package_format, pool_run, verdict
 from shell_runner.remote.capacity import LOCK, SLOTS, Capacity, Refusal
+from shell_runner.remote.manifest import BadEntry
 from shell_runner.remote.model import Execution, Problem, Setup, Test
 from shell_runner.remote.outputs import Piece
 from shell_runner.remote.pool_run import PoolRun, TestOutcome
 from shell_runner.remote.slot_pool import SlotStartError
-from shell_runner.remote.store import BadEntry
 from shell_runner.remote.wire import encode
 
 
@@ -212,7 +212,7 @@ def many_cases() -> Execution:
 )
 def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) -> None:
     found, text = pool_run.fitting(execution)
-    restored = package._restored(package._parse(text.encode(), package.LIMITS))
+    restored = package._restored(package._parse(text.encode(), package_format.LIMITS))
     assert restored == found
     assert (found.exit, found.out.total) == (execution.exit, execution.out.total)
     assert verdict.judge(Test(0, "test_a"), found).words == words

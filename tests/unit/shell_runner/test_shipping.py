@@ -9,7 +9,8 @@ import pytest
 
 from shell_runner.errors import UsageError
 from shell_runner.remote import contents, wire
-from shell_runner.remote.store import FILE, LINK, Entry, Store
+from shell_runner.remote.manifest import FILE, LINK, Entry
+from shell_runner.remote.store import Store
 from shell_runner.shipping import ship
 from shell_runner.tree_scan import Selection, SourceTree, scan
 from tests.bench import write

@@ -18,13 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from shell_runner import config as tree_config
 from shell_runner import shipping
 from shell_runner.config import NAME, load
-from shell_runner.discovery import Metadata, apply
 from shell_runner.errors import BadConfig, NosejobsError, UsageError
 from shell_runner.guard import clean_line
+from shell_runner.metadata import check_tests
 from shell_runner.plan import plan
 from shell_runner.remote import layout
 from shell_runner.remote.job import ARCHIVE, TREE, Content, JobTest
@@ -32,10 +32,10 @@ from shell_runner.remote.model import Execution, Test
 from shell_runner.remote.package import BadPackage, Package
 from shell_runner.remote.store import FILE, LINK, Entry, check
 from shell_runner.remote.unpack import BadArchive, unpack
+from shell_runner.toml_document import Document, read
 
 from . import config
 from .config import BuildConfig, Stage
-from .document import Document, read, shown
 from .evidence import Blobs, Kept
 from .git import SourceError
 from .model import BUILD
@@ -219,23 +219,30 @@ def examine(checkout: Checkout) -> Examined:
     """Read the config of a tree; whatever is wrong with it is a value."""
     digest, size = checkout.content.digest, checkout.tree.size
     try:
-        text = _text(checkout.root / NAME)
-        found = understood(text, checkout.root)
+        document = read(NAME, _text(checkout.root / NAME))
+        found = understood(document, checkout.root)
         if found.build:
-            _check_inputs(read(NAME, text), found.build, len(checkout.files))
+            _check_inputs(document, found.build, len(checkout.files))
     except UsageError as error:
         return Examined(digest, size, why=plain(str(error), checkout))
     inputs = config.inputs_digest(found.build, checkout.files) if found.build else ""
     return Examined(digest, size, found, inputs)
 
 
-def understood(text: str | bytes, root: Path, name: str = NAME) -> config.Tree:
-    """What a tree's file says, of all its tables; BadConfig, UsageError name file, line and key."""
-    found = config.parse(text, name)
+def understood(document: Document, root: Path) -> config.Tree:
+    """Return what a tree's file says, after a check of all its tables.
+
+    BadConfig names file, line and key.
+    """
+    found = config.from_document(document)
     try:
-        _check_others(read(name, text), root)
+        tree = tree_config.from_document(document, root)
+        if len(tree.patterns) > _PATTERNS:
+            message = f"must be of at most {_PATTERNS} patterns, not {len(tree.patterns)}"
+            raise document.error(("tests",), message)
+        check_tests(tree)
     except UsageError as error:
-        # Their words are for who wrote the file, and may have all of a value in them.
+        # A name of a pattern can be as long as the file.
         raise BadConfig(clean_line(str(error), _WORDS)) from None
     return found
 
@@ -245,35 +252,6 @@ def _check_inputs(doc: Document, build: BuildConfig, files: int) -> None:
     if len(build.inputs) * files > _COMPARED:
         words = f"has {len(build.inputs)} patterns for {files} files, which are too many to compare"
         raise doc.error(("build", "inputs"), f"{words}: name folders instead")
-
-
-def _check_others(doc: Document, root: Path) -> None:
-    """What it says of tests and hosts: each key alone, for its line; raises UsageError."""
-    _check_numbers(doc, "tests", "hosts")
-    tree = load(root)
-    if len(tree.patterns) > _PATTERNS:
-        words = f"must be of at most {_PATTERNS} patterns, not {len(tree.patterns)}"
-        raise doc.error(("tests",), words)
-    said: list[tuple[tuple[str, ...], Any]] = [
-        (("tests", key), value) for key, value in tree.defaults.items()
-    ]
-    for pattern, values in tree.patterns:
-        said += [(("tests", pattern, key), value) for key, value in values.items()]
-    for path, value in said:
-        apply(Metadata(), {path[-1]: value}, doc.name, doc.line(path))
-
-
-def _check_numbers(doc: Document, *tables: str) -> None:
-    """No number that cannot even be shown: Python refuses to write one of 5000 digits."""
-    left: list[tuple[tuple[str, ...], Any]] = [((each,), doc.data.get(each)) for each in tables]
-    while left:
-        path, value = left.pop()
-        if isinstance(value, dict):
-            left += [((*path, key), each) for key, each in value.items()]
-        elif isinstance(value, list):
-            left += [(path, each) for each in value]
-        elif isinstance(value, int) and abs(value) >= 1 << 63:
-            raise doc.error(path, f"must have no number as large as {shown(value)}")
 
 
 def _text(path: Path) -> bytes:

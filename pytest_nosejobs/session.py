@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.discovery import HOST_LOCK, Metadata, locks_of_host
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.guard import clean_line
+from shell_runner.metadata import HOST_LOCK, Metadata, locks_of_host
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 from shell_runner.remote.verdict import is_worth_another

@@ -854,7 +854,7 @@ def _amount(name: str, value: int) -> str:
 
 
 def _limit(text: str) -> tuple[str, int]:
-    from .config import size
+    from .validators import check, size
 
     name, equals, value = text.partition("=")
     if not equals:
@@ -867,7 +867,12 @@ def _limit(text: str) -> tuple[str, int]:
         unit = "a number of jobs" if name == "waiting" else "a whole number of seconds"
         sound = value.isascii() and value.isdecimal() and len(value) < 18
         return name, _checked_limit(name, unit, value, int(value) if sound else None)
-    return name, size(name, int(value) if value.isdecimal() else value)
+    number: int = check(
+        size,
+        int(value) if value.isdecimal() else value,
+        lambda message: UsageError(f"{name} {message}"),
+    )
+    return name, number
 
 
 def _checked_limit(name: str, unit: str, text: str, value: int | None) -> int:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Protocol
 
 from shell_runner import hosts as specs
-from shell_runner import told
 from shell_runner.config import HostEntry
 from shell_runner.errors import (
     CannotOpen,
@@ -35,6 +34,7 @@ from shell_runner.heartbeat import backoff
 from shell_runner.hosts import HostSpec
 from shell_runner.jobs import Client
 from shell_runner.remote.job import NewJob
+from shell_runner.remote.job_summary import JobSummary
 from shell_runner.session import TIMEOUT, Session
 from shell_runner.shipping import Tree
 
@@ -148,7 +148,7 @@ class Link:
         self._contact = self._written = time.monotonic()
         #: By job: state on the host ("gone": not there), and all that it said of it.
         self._seen: dict[str, str] = {}
-        self._told: dict[str, told.Job] = {}
+        self._told: dict[str, JobSummary] = {}
         #: Planned ones that an earlier conversation may have handed in.
         self._doubtful: frozenset[str] | None = None
         self._strikes: dict[str, int] = {}
@@ -277,7 +277,7 @@ class Link:
             del self._seen[id]
         return {id: state for id, state in found.items() if state != _GONE}
 
-    def _hear(self, job: told.Job) -> None:
+    def _hear(self, job: JobSummary) -> None:
         self._seen[job.id] = job.state
         self._told[job.id] = job
 
@@ -482,7 +482,7 @@ class Link:
             self._acknowledge(client, now)
         return True
 
-    def _bring(self, client: Client, job: Job, found: told.Job) -> None:
+    def _bring(self, client: Client, job: Job, found: JobSummary) -> None:
         """The package is here, and kept; what is left of the file is removed."""
         path = self._incoming / f"{job.id}.zip"
         self._check_room(path, found.size)

@@ -18,11 +18,12 @@ from .errors import HostError, UsageError
 from .guard import clean_line
 from .jobs import Client
 from .remote.job import JobTest
+from .remote.job_summary import JobSummary
 from .remote.layout import outputs_name
 from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, Problem, Test
 from .remote.package import MANIFEST, BadPackage, Package, open_package
 from .remote.verdict import judge
-from .told import FailedTest, Job
+from .told import FailedTest
 from .words import whole
 
 #: Exit statuses, those of pytest: of a job whose tests all ran, and of one that had no chance.
@@ -62,7 +63,7 @@ def harvest(
     into: Path | None,
     junitxml: Path | None,
     progress: Callable[[int, int], None],
-) -> tuple[Job, Harvested]:
+) -> tuple[JobSummary, Harvested]:
     """Bring the package to ``path``, and make of it what is asked for; nothing is acknowledged."""
     check_places(path, into, junitxml)
     with ExitStack() as stack:

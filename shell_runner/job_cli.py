@@ -32,7 +32,8 @@ from .guard import clean
 from .hosts import HostSpec, parse, written
 from .jobs import Client, Gap, Place, place_of
 from .remote.job import KEEP
-from .told import STATES, Job, Listing, Report, Untold
+from .remote.job_summary import STATES, JobSummary
+from .told import Listing, Report, Untold
 
 #: Exit statuses.
 INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
@@ -381,7 +382,7 @@ def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_js
     with _client(spec) as client:
         found = client.jobs(states, label, limit)
     if as_json:
-        rows = [{**asdict(each), "host": spec.id} for each in found.jobs]
+        rows = [{**each._asdict(), "host": spec.id} for each in found.jobs]
         put_json({"host": spec.id, "counts": found.counts, "jobs": rows, "trouble": {}})
         return
     if found.jobs:
@@ -407,7 +408,7 @@ def _list_all(
         counts = {
             state: sum(each.counts.get(state, 0) for each in found.values()) for state in STATES
         }
-        rows = [{**asdict(each), "host": name} for name, each in jobs]
+        rows = [{**each._asdict(), "host": name} for name, each in jobs]
         put_json({"host": None, "counts": counts, "jobs": rows, "trouble": trouble})
     else:
         if jobs:
@@ -429,7 +430,7 @@ def _foot(host: str, found: Listing) -> None:
         say(f"{host}: no worker: {found.no_worker}")
 
 
-def _table(jobs: Sequence[tuple[str, Job]], several: bool = False) -> None:
+def _table(jobs: Sequence[tuple[str, JobSummary]], several: bool = False) -> None:
     """Jobs and their hosts; ``several``: in a column."""
     from rich.console import Console
     from rich.table import Table
@@ -459,7 +460,7 @@ def _table(jobs: Sequence[tuple[str, Job]], several: bool = False) -> None:
     Console(width=wide, highlight=False).print(table)
 
 
-def _state(found: Job, ahead: int | None = None) -> str:
+def _state(found: JobSummary, ahead: int | None = None) -> str:
     """In words."""
     if found.state == "queued":
         words = f"queued, {ahead} before it" if ahead else "queued"
@@ -484,7 +485,7 @@ def show(id: str, host: str | None, as_json: bool) -> None:
     with _at(id, host) as (client, whole):
         report = client.job(whole)
     if as_json:
-        put_json({"host": client.spec.id, **asdict(report)})
+        put_json({"host": client.spec.id, **asdict(report), "job": report.job._asdict()})
         return
     for key, words in _about(report, client.spec):
         put(f"{key:9} {words}")
@@ -542,7 +543,7 @@ def _attempt(attempt: Any) -> str:
     return f"{words} ({attempt.detail})" if attempt.detail else words
 
 
-def _counts(found: Job) -> str:
+def _counts(found: JobSummary) -> str:
     done = sum(found.outcomes.values())
     words = [f"{found.outcomes[name]} {name}" for name in sorted(found.outcomes)]
     if done < found.count:
@@ -550,7 +551,7 @@ def _counts(found: Job) -> str:
     return f"{found.count}: {', '.join(words)}" if words else str(found.count)
 
 
-def _next(found: Job) -> str:
+def _next(found: JobSummary) -> str:
     short = found.id[:_SHORT]
     # What did not run is an error, too.
     has_open = found.how != "completed" and found.failed > 0

@@ -16,7 +16,16 @@ from typing import Any
 from . import toml_document
 from .config import MAX_SLOTS
 from .errors import BadConfig
-from .remote.job import KEEP, BadJob, JobConfig, config_from
+from .remote.job import (
+    KEEP,
+    MAX_ATTEMPTS,
+    MAX_LABELS,
+    MAX_NAME_CHARS,
+    MAX_PRIORITY,
+    BadJob,
+    JobConfig,
+    config_from,
+)
 from .toml_document import Document
 from .validators import (
     Validator,
@@ -34,8 +43,6 @@ from .validators import (
     whole,
 )
 
-#: Labels of a job, characters of one or of a name, how far priorities go: as a host has it.
-_MAX_LABELS, _MAX_NAME_CHARS, _MAX_PRIORITY = 50, 200, 1_000_000
 #: Names or patterns of one list.
 _MAX_TEXTS = 1_000_000
 
@@ -71,9 +78,9 @@ KEYS: Mapping[str, Validator] = {
     "build": _PATH,
     "include": _TEXTS,
     "exclude": _TEXTS,
-    "name": line(_MAX_NAME_CHARS, 0),
-    "labels": list_of(line(_MAX_NAME_CHARS), "texts", maximum=_MAX_LABELS),
-    "priority": whole(-_MAX_PRIORITY, _MAX_PRIORITY),
+    "name": line(MAX_NAME_CHARS, 0),
+    "labels": list_of(line(MAX_NAME_CHARS), "texts", maximum=MAX_LABELS),
+    "priority": whole(-MAX_PRIORITY, MAX_PRIORITY),
     "install": text("a command"),
     "install_timeout": duration(),
     "environment": variables(),
@@ -82,7 +89,7 @@ KEYS: Mapping[str, Validator] = {
     "timeout": duration(),
     "job_timeout": duration(zero=True),
     "retries": whole(0, 100),
-    "attempts": whole(1, 100),
+    "attempts": whole(1, MAX_ATTEMPTS),
     "keep_workspace": one_of(*KEEP),
     "grace": duration(zero=True),
     "keep_output": size,

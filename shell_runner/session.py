@@ -17,8 +17,9 @@ from .guard import LIMIT, clean_line
 from .heartbeat import Pulse, Sign
 from .hosts import HostSpec
 from .remote import wire
+from .remote.fields import InvalidField
 from .shipping import Brought, Tree, bring
-from .told import Odd, facts_of
+from .told import facts_of
 
 #: The module that answers on the host, and what we speak with it.
 PROGRAM, PROTOCOL = "desk", 1
@@ -172,7 +173,7 @@ class Session:
         """What ``parse`` makes of a value; HostError for what cannot be."""
         try:
             return parse(value)
-        except Odd as error:
+        except InvalidField as error:
             raise self.odd(error) from error
 
     def bring(self, tree: Tree, progress: Callable[[int, int], None]) -> Brought:

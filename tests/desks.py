@@ -16,8 +16,8 @@ from shell_runner.jobfile import Description
 from shell_runner.jobs import Client
 from shell_runner.remote import identity, layout, queue, starting
 from shell_runner.remote.job import JobConfig
+from shell_runner.remote.job_summary import JobSummary
 from shell_runner.submission import Submission, prepare
-from shell_runner.told import Job
 from tests import warm
 
 #: Seconds that anything may take on a machine with much to do.
@@ -94,7 +94,7 @@ def prepared(tests: Path, id: str, **changes: object) -> Submission:
     return prepare(Description(tests, config=config), POPEN, id)
 
 
-def submit(client: Client, tests: Path, id: str, **changes: object) -> Job:
+def submit(client: Client, tests: Path, id: str, **changes: object) -> JobSummary:
     """The same, handed in."""
     ready = prepared(tests, id, **changes)
     return client.submit(ready.job, ready.trees)[0]

@@ -33,6 +33,7 @@ from . import (
 from .conversation import Conversation, leave_terminal, report
 from .intake import Intake
 from .job import TREE, BadJob, Content, NewJob, config_from, without_secrets
+from .job_summary import summarize
 from .machine import facts
 from .model import ERROR, FAILED, Stream, execution_from_row
 from .store import Store, is_digest
@@ -345,17 +346,9 @@ class Desk(Conversation):
         }
 
     def _summary(self, row: Any) -> Dict[str, Any]:
-        """What a list shows of a job."""
-        attempts = self._there().attempts(row.number)
-        found = {name: getattr(row, name) for name in _SHOWN}
-        found["detail"], found["trouble"] = row.detail[:_WORDS], self._trouble(row)[:_WORDS]
-        found["state"] = str(row.state)
-        found["how"] = str(row.how or "")
-        found["cancelled"] = bool(row.cancelled)
-        found["attempts"] = len(attempts)
-        found["step"] = str(attempts[-1].step) if attempts else ""
-        found["outcomes"] = self._there().results(row)
-        return found
+        """Return what a list shows of a job."""
+        attempts, outcomes = self._there().attempts(row.number), self._there().results(row)
+        return summarize(row, self._trouble(row), attempts, outcomes)._asdict()
 
     def _trouble(self, row: Any) -> str:
         """Why it does not get on; a full disk takes no row that says so."""
@@ -621,11 +614,6 @@ class Desk(Conversation):
 
 
 _WAITING = (queue.State.QUEUED, queue.State.RUNNING, queue.State.PACKAGING)
-#: Columns of a job that a list shows as they are.
-_SHOWN = (
-    "id", "number", "name", "labels", "priority", "count", "submitted", "ended", "package",
-    "size", "harvested",
-)  # fmt: skip
 
 
 def _is_over(attempt: Any) -> bool:

@@ -141,7 +141,7 @@ def test_a_lost_host_takes_its_labels_with_it(pytester: pytest.Pytester) -> None
     [
         ("lock=a+b", "test_a.sh:2: lock: must be a list of names; 'a+b' is not the name of a lock"),
         ("lock", "test_a.sh:2: lock: needs a value: lock=..."),
-        ("lock=there:db", "test_a.sh:2: lock: must be a list of names; 'there:db' is not the name of a lock"),
+        ("lock=there:db", "test_a.sh:2: lock: must be a list of names; 'there:db' is not the name"),
         ("serial=perhaps", "test_a.sh:2: serial: must be yes or no, not 'perhaps'"),
         ("requires=", "test_a.sh:2: requires: must be a list of names; '' is not a label"),
         ("retries=101", "test_a.sh:2: retries: must be a whole number, 0 to 100, not '101'"),

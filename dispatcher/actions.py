@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
-from shell_runner.config import suggestion
 from shell_runner.errors import NosejobsError
+from shell_runner.validators import suggestion
 
 from . import model
 from .config import Tree, from_data, stage_digest

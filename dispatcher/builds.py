@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shell_runner.config import NAME, load
 from shell_runner.discovery import Metadata, apply
@@ -52,21 +51,28 @@ def examine(checkout: Checkout) -> Examined:
     """Read the configuration of a tree; an invalid one is a value, not an exception."""
     digest, size = checkout.content.digest, checkout.tree.size
     try:
-        text = _text(checkout.root / NAME)
-        found = understood(text, checkout.root)
+        document = read(NAME, _text(checkout.root / NAME))
+        found = understood(document, checkout.root)
         if found.build:
-            _check_inputs(read(NAME, text), found.build, len(checkout.files))
+            _check_inputs(document, found.build, len(checkout.files))
     except UsageError as error:
         return Examined(digest, size, why=plain(str(error), checkout))
     inputs = config.inputs_digest(found.build, checkout.files) if found.build else ""
     return Examined(digest, size, found, inputs)
 
 
-def understood(text: str | bytes, root: Path, name: str = NAME) -> config.Tree:
-    """What a tree's file says, of all its tables; BadConfig, UsageError name file, line and key."""
-    found = config.parse(text, name)
+def understood(document: Document, root: Path) -> config.Tree:
+    """Return what a tree's file says, after a check of all its tables.
+
+    BadConfig names file, line and key.
+    """
+    found = config.from_document(document)
     try:
-        _check_others(read(name, text), root)
+        tree = tree_config.from_document(document, root)
+        if len(tree.patterns) > _PATTERNS:
+            message = f"must be of at most {_PATTERNS} patterns, not {len(tree.patterns)}"
+            raise document.error(("tests",), message)
+        check_tests(tree)
     except UsageError as error:
         # Their words are for who wrote the file, and may have all of a value in them.
         raise BadConfig(to_single_line(str(error), _WORDS)) from None
@@ -78,35 +84,6 @@ def _check_inputs(doc: Document, build: BuildConfig, files: int) -> None:
     if len(build.inputs) * files > _COMPARED:
         words = f"has {len(build.inputs)} patterns for {files} files, which are too many to compare"
         raise doc.error(("build", "inputs"), f"{words}: name folders instead")
-
-
-def _check_others(doc: Document, root: Path) -> None:
-    """What it says of tests and hosts: each key alone, for its line; raises UsageError."""
-    _check_numbers(doc, "tests", "hosts")
-    tree = load(root)
-    if len(tree.patterns) > _PATTERNS:
-        words = f"must be of at most {_PATTERNS} patterns, not {len(tree.patterns)}"
-        raise doc.error(("tests",), words)
-    said: list[tuple[tuple[str, ...], Any]] = [
-        (("tests", key), value) for key, value in tree.defaults.items()
-    ]
-    for pattern, values in tree.patterns:
-        said += [(("tests", pattern, key), value) for key, value in values.items()]
-    for path, value in said:
-        apply(Metadata(), {path[-1]: value}, doc.name, doc.line(path))
-
-
-def _check_numbers(doc: Document, *tables: str) -> None:
-    """No number that cannot even be shown: Python refuses to write one of 5000 digits."""
-    left: list[tuple[tuple[str, ...], Any]] = [((each,), doc.data.get(each)) for each in tables]
-    while left:
-        path, value = left.pop()
-        if isinstance(value, dict):
-            left += [((*path, key), each) for key, each in value.items()]
-        elif isinstance(value, list):
-            left += [(path, each) for each in value]
-        elif isinstance(value, int) and abs(value) >= 1 << 63:
-            raise doc.error(path, f"must have no number as large as {shown(value)}")
 
 
 def _text(path: Path) -> bytes:

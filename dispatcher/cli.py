@@ -117,12 +117,15 @@ def check(where: Path, as_json: bool) -> None:
 
 
 def _explain_tree(file: Path) -> list[str]:
+    from shell_runner.toml_document import read
+
     from . import config
     from .builds import understood
 
     if not file.is_file():
         return []
-    return config.explain(understood(_read(file), file.parent, str(file)))
+    document = read(str(file), _read(file))
+    return config.explain(understood(document, file.parent))
 
 
 def _explain_settings(file: Path) -> list[str]:

@@ -15,16 +15,14 @@ from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from shell_runner.config import NAME, suggestion
+from shell_runner import validators
+from shell_runner.config import NAME, TABLES
+from shell_runner.toml_document import Document, read
+from shell_runner.validators import Validator, suggestion
 
-from . import kinds
-from .document import Document, read
 from .globs import matcher
-from .kinds import Kind
 from .model import BUILD, GOOP
 
-#: All tables of the file; the first two are others'.
-_TOP = ("tests", "hosts", "build", "stages", "levels")
 #: What each level wants beyond the one below it, unless the tree says otherwise.
 PUBLISHED = ("unit", "smoke", "regression")
 SHIP = (*PUBLISHED, "performance", "scalability", "resilience")
@@ -132,12 +130,16 @@ class Tree:
 
 
 def parse(text: str | bytes, name: str = NAME) -> Tree:
-    """The checked config of a text.  BadConfig names file, line and key.
+    """Return the checked config of a text; an empty one stands for a tree without the file.
 
-    A tree without the file is one with an empty text.
+    BadConfig names file, line and key.
     """
-    doc = read(name, text)
-    doc.check_keys((), _TOP)
+    return from_document(read(name, text))
+
+
+def from_document(doc: Document) -> Tree:
+    """Return the checked config of a tree; BadConfig names file, line and key."""
+    doc.check_keys((), TABLES)
     stages, levels = _stages(doc), _levels(doc)
     _check_needs(doc, stages)
     warnings = (*_idle_warning(doc, stages), *_level_warnings(doc, stages, levels))
@@ -146,37 +148,45 @@ def parse(text: str | bytes, name: str = NAME) -> Tree:
 
 # -- [build] and [stages.NAME] ---------------------------------------------------------------
 
-_BUILD: Mapping[str, Kind] = {
-    "command": kinds.some_command,
-    "output": kinds.inside,
-    "inputs": kinds.list_of(kinds.inside, "patterns of paths", 1),
-    "timeout": kinds.seconds,
-    "labels": kinds.list_of(kinds.label, "labels"),
-    "environment": kinds.variables,
+_VARIABLES = validators.variables(validators.MAX_TEXT_CHARS, reserved="NOSEJOBS_")
+
+
+def _environment(value: Any) -> tuple[tuple[str, str], ...]:
+    """Sort variables: their order in the file does not change a digest."""
+    return tuple(sorted(_VARIABLES(value)))
+
+
+_BUILD: Mapping[str, Validator] = {
+    "command": validators.command(empty=False),
+    "output": validators.path_in_tree,
+    "inputs": validators.list_of(validators.path_in_tree, "patterns of paths", 1),
+    "timeout": validators.duration(),
+    "labels": validators.list_of(validators.label, "labels"),
+    "environment": _environment,
 }
 
 
 def _lost(value: Any) -> int:
     found = _LOST.get(value, value) if isinstance(value, str) else value
     if type(found) is not int or not 0 <= found <= 100:
-        raise kinds.Wrong('"never", "once", or a whole number up to 100')
+        raise validators.InvalidValue('"never", "once", or a whole number up to 100')
     return found
 
 
-_STAGE: Mapping[str, Kind] = {
-    "tests": kinds.list_of(kinds.line, "names of tests (leave it out for all)", 1),
-    "tags": kinds.list_of(kinds.label, "tags"),
-    "install": kinds.command,
-    "labels": kinds.list_of(kinds.label, "labels"),
-    "hosts": kinds.whole(1, _MOST_HOSTS),
-    "mode": kinds.one_of(*Mode),
-    "needs": kinds.list_of(kinds.name, "names of stages"),
-    "gate": kinds.one_of(*Gate),
-    "timeout": kinds.seconds,
-    "job_timeout": kinds.seconds,
-    "retries": kinds.whole(0, 100),
+_STAGE: Mapping[str, Validator] = {
+    "tests": validators.list_of(validators.line(), "names of tests (leave it out for all)", 1),
+    "tags": validators.list_of(validators.label, "tags"),
+    "install": validators.command(),
+    "labels": validators.list_of(validators.label, "labels"),
+    "hosts": validators.whole(1, _MOST_HOSTS),
+    "mode": validators.one_of(*Mode),
+    "needs": validators.list_of(validators.name, "names of stages"),
+    "gate": validators.one_of(*Gate),
+    "timeout": validators.duration(),
+    "job_timeout": validators.duration(),
+    "retries": validators.whole(0, 100),
     "lost": _lost,
-    "environment": kinds.variables,
+    "environment": _environment,
 }
 
 _RESERVED = {BUILD: "the build command itself is the stage of that name"}
@@ -185,7 +195,7 @@ _RESERVED = {BUILD: "the build command itself is the stage of that name"}
 def _build(doc: Document) -> BuildConfig | None:
     if "build" not in doc.data:
         return None
-    found = kinds.checked(doc, ("build",), _BUILD)
+    found = doc.check_table(("build",), _BUILD)
     for key in ("command", "output"):
         if key not in found:
             raise doc.error(["build"], f"has no {key!r}, which it needs")
@@ -208,8 +218,8 @@ def _stages(doc: Document) -> tuple[Stage, ...]:
 
 def _stage(doc: Document, name: str) -> Stage:
     path = ("stages", name)
-    kinds.check_name(doc, path, _RESERVED)
-    values = kinds.checked(doc, path, _STAGE)
+    doc.check_name(path, _RESERVED)
+    values = doc.check_table(path, _STAGE)
     mode, gate = Mode(values.pop("mode", "each")), Gate(values.pop("gate", "none"))
     stage = Stage(name, mode=mode, gate=gate, **values)
     if stage.mode is Mode.TOGETHER and stage.hosts < 2:
@@ -241,7 +251,7 @@ def _idle_warning(doc: Document, stages: tuple[Stage, ...]) -> tuple[str, ...]:
 
 # -- [levels] --------------------------------------------------------------------------------
 
-_TAGS = kinds.list_of(kinds.name, "names of stages", 1)
+_TAGS = validators.list_of(validators.name, "names of stages", 1)
 
 
 def _levels(doc: Document) -> tuple[Level, ...]:
@@ -252,9 +262,10 @@ def _levels(doc: Document) -> tuple[Level, ...]:
     if len(table) > _MOST_LEVELS:
         raise doc.error(["levels"], f"must be at most {_MOST_LEVELS}, not {len(table)}")
     for name in table:
-        kinds.check_name(doc, ("levels", name), {GOOP: "every build begins there"})
+        doc.check_name(("levels", name), {GOOP: "every build begins there"})
     return tuple(
-        Level(name, kinds.one(doc, ("levels", name), _TAGS, value)) for name, value in table.items()
+        Level(name, doc.check_value(("levels", name), _TAGS, value))
+        for name, value in table.items()
     )
 
 
@@ -277,7 +288,7 @@ def _level_warnings(
         if missing and names:
             what = f"there is no stage {', '.join(missing)}"
             usual = "" if "levels" in doc.data else "; say in [levels] what it needs"
-            found.append(doc.words(path, f"is out of reach but by hand: {what}{usual}"))
+            found.append(doc.message(path, f"is out of reach but by hand: {what}{usual}"))
     return tuple(found)
 
 

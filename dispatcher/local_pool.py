@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shell_runner import agent_file
-from shell_runner.config import suggestion
+from shell_runner.config import MAX_SLOTS
 from shell_runner.errors import CannotOpen, UsageError
-from shell_runner.hosts import MOST_SLOTS
 from shell_runner.remote import credentials, identity, place, remains
 from shell_runner.remote.job import Identity
 from shell_runner.remote.machine import cores
+from shell_runner.validators import suggestion
 
 from .hookspecs import Handle, Maker, Raised, hookimpl
 from .settings import Pool
@@ -70,8 +70,8 @@ class Local:
                 words = f"[pools.{pool.name}.options]: unknown key {key!r}"
                 raise UsageError(words + suggestion(key, _OPTIONS))
         slots = pool.options.get("slots", 1)
-        if type(slots) is not int or not 1 <= slots <= MOST_SLOTS:
-            words = f"[pools.{pool.name}.options] slots must be a whole number, 1 to {MOST_SLOTS}"
+        if type(slots) is not int or not 1 <= slots <= MAX_SLOTS:
+            words = f"[pools.{pool.name}.options] slots must be a whole number, 1 to {MAX_SLOTS}"
             raise UsageError(f"{words}, not {slots!r}")
 
     def bring_up(self, name: str, pool: Pool, handle: Handle | None) -> Raised:

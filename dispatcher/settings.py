@@ -16,12 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shell_runner import hosts as specs
-from shell_runner.config import A_SIZE, HostEntry, bytes_of
+from shell_runner import validators
+from shell_runner.config import HOST_KEYS, HostEntry, host_entry
 from shell_runner.errors import BadConfig, BadSpec
-
-from . import kinds
-from .document import Document, read
-from .kinds import Kind, Secret, Wrong
+from shell_runner.toml_document import Document, read
+from shell_runner.validators import InvalidSecret, InvalidValue, Validator
 
 NAME = "dispatcher.toml"
 PORT = 7433
@@ -121,7 +120,7 @@ def parse(text: str | bytes, folder: Path, name: str = NAME) -> Settings:
     """
     doc = read(name, text)
     doc.check_keys((), _TOP)
-    own = kinds.checked(doc, ("dispatcher",), _OWN)
+    own = doc.check_table(("dispatcher",), _OWN)
     address, port = own.pop("listen", (Settings.address, Settings.port))
     poll = own.get("poll", Settings.poll)
     return Settings(
@@ -131,7 +130,7 @@ def parse(text: str | bytes, folder: Path, name: str = NAME) -> Settings:
         sources=tuple(_source(doc, each, folder, poll) for each in doc.table(["sources"])),
         hosts={each: _host(doc, each) for each in doc.table(["hosts"])},
         pools=tuple(_pool(doc, each) for each in doc.table(["pools"])),
-        retention=Retention(**kinds.checked(doc, ("retention",), _RETENTION)),
+        retention=Retention(**doc.check_table(("retention",), _RETENTION)),
         **own,
     )
 
@@ -140,10 +139,12 @@ def _listen(value: Any) -> tuple[str, int]:
     """An address of this machine alone, until requests have to say who they are."""
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
-        raise Wrong(f'an address and a port, as "127.0.0.1:{PORT}" or "[::1]:{PORT}"')
+        raise InvalidValue(f'an address and a port, as "127.0.0.1:{PORT}" or "[::1]:{PORT}"')
     host = host.removeprefix("[").removesuffix("]")
     if host != "localhost" and not _is_loopback(host):
-        raise Wrong("an address of loopback (127.0.0.1, [::1]): nobody is asked who they are yet")
+        raise InvalidValue(
+            "an address of loopback (127.0.0.1, [::1]): nobody is asked who they are yet"
+        )
     return host, int(port)
 
 
@@ -154,13 +155,14 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-_OWN: Mapping[str, Kind] = {
-    "data": kinds.line,
+_LINE = validators.line()
+_OWN: Mapping[str, Validator] = {
+    "data": _LINE,
     "listen": _listen,
-    "poll": kinds.seconds,
-    "lease": kinds.seconds,
-    "quarantine": kinds.whole(1, 1000),
-    "queue": kinds.whole(1, 1000),
+    "poll": validators.duration(),
+    "lease": validators.duration(),
+    "quarantine": validators.whole(1, 1000),
+    "queue": validators.whole(1, 1000),
 }
 
 
@@ -168,14 +170,14 @@ _OWN: Mapping[str, Kind] = {
 
 
 def _repository(value: Any) -> str:
-    text = kinds.line(value)
+    text: str = _LINE(value)
     if text.startswith("-"):
-        raise Wrong("the address of a repository")
+        raise InvalidValue("the address of a repository")
     if re.match(r"[A-Za-z0-9]+::", text):
-        raise Wrong("an address without a helper program: 'name::' runs one")
+        raise InvalidValue("an address without a helper program: 'name::' runs one")
     if "://" in text and _has_secret(text):
         words = "a password or a token, which all would see; use git's credentials"
-        raise Secret(f"an address without {words}")
+        raise InvalidSecret(f"an address without {words}")
     return text
 
 
@@ -185,25 +187,27 @@ def _has_secret(url: str) -> bool:
         _ = parts.port
     except ValueError:
         # A password with a slash makes a port of its beginning.
-        raise Secret("the address of a repository, with a number as its port, if any") from None
+        raise InvalidSecret(
+            "the address of a repository, with a number as its port, if any"
+        ) from None
     by_name = parts.scheme.lower() in ("http", "https") and _TOKEN.fullmatch(parts.username or "")
     return parts.password is not None or bool(by_name or _QUERY.search(parts.query))
 
 
-_SOURCE: Mapping[str, Kind] = {
+_SOURCE: Mapping[str, Validator] = {
     "git": _repository,
-    "directory": kinds.line,
-    "branches": kinds.list_of(kinds.line, "patterns of branches", 1),
-    "paths": kinds.list_of(kinds.inside, "patterns of paths", 1),
-    "bursts": kinds.one_of("newest", "every"),
-    "poll": kinds.seconds,
+    "directory": _LINE,
+    "branches": validators.list_of(_LINE, "patterns of branches", 1),
+    "paths": validators.list_of(validators.path_in_tree, "patterns of paths", 1),
+    "bursts": validators.one_of("newest", "every"),
+    "poll": validators.duration(),
 }
 
 
 def _source(doc: Document, name: str, folder: Path, poll: float) -> Source:
     path = ("sources", name)
-    kinds.check_name(doc, path, {})
-    values = {"poll": poll, **kinds.checked(doc, path, _SOURCE)}
+    doc.check_name(path, {})
+    values = {"poll": poll, **doc.check_table(path, _SOURCE)}
     if ("git" in values) == ("directory" in values):
         raise doc.error(path, "must have either git or directory")
     if "directory" in values:
@@ -223,35 +227,23 @@ def _is_path(address: str) -> bool:
 # -- hosts and pools -------------------------------------------------------------------------
 
 
-def _bytes(value: Any) -> int:
-    found = bytes_of(value)
-    if found is None:
-        raise Wrong(A_SIZE)
-    return found
-
-
-_HOST: Mapping[str, Kind] = {
-    "spec": kinds.line,
-    "slots": kinds.whole(1, specs.MOST_SLOTS),
-    "labels": kinds.list_of(kinds.label, "labels"),
-    "cache": _bytes,
-}
+_HOST = {**HOST_KEYS, "labels": validators.list_of(validators.label, "labels")}
 
 
 def _host(doc: Document, name: str) -> HostEntry:
     path = ("hosts", name)
-    kinds.check_name(doc, path, {})
-    entry = HostEntry(name, **{"spec": f"ssh={name}", **kinds.checked(doc, path, _HOST)})
+    doc.check_name(path, {})
+    entry = host_entry(doc, name, _HOST)
     try:
         specs.parse([name], {name: entry})
     except BadSpec as error:
-        raise BadConfig(doc.words([*path, "spec"], f"cannot be used: {error}")) from None
+        raise BadConfig(doc.message([*path, "spec"], f"cannot be used: {error}")) from None
     return entry
 
 
 def _options(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise Wrong("a table")
+        raise InvalidValue("a table")
     _check_plain(value)
     return value
 
@@ -262,34 +254,34 @@ def _check_plain(value: Any) -> None:
         for each in value.values() if isinstance(value, dict) else value:
             _check_plain(each)
     elif isinstance(value, int) and abs(value) >= 1 << 63:
-        raise Wrong("a table of texts and of numbers that are not that large")
+        raise InvalidValue("a table of texts and of numbers that are not that large")
     elif not isinstance(value, (str, int, float)) or _endless(value):
-        raise Wrong("a table of texts, numbers, lists and tables; dates have to be texts")
+        raise InvalidValue("a table of texts, numbers, lists and tables; dates have to be texts")
 
 
 def _endless(value: str | float) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-_POOL: Mapping[str, Kind] = {
-    "kind": kinds.name,
-    "labels": kinds.list_of(kinds.label, "labels"),
-    "most": kinds.whole(1, 1000),
-    "idle": kinds.seconds,
-    "jobs": kinds.whole(0, 1_000_000),
+_POOL: Mapping[str, Validator] = {
+    "kind": validators.name,
+    "labels": validators.list_of(validators.label, "labels"),
+    "most": validators.whole(1, 1000),
+    "idle": validators.duration(),
+    "jobs": validators.whole(0, 1_000_000),
     "options": _options,
 }
 
 
 def _pool(doc: Document, name: str) -> Pool:
-    kinds.check_name(doc, ("pools", name), {})
-    return Pool(name, **kinds.checked(doc, ("pools", name), _POOL))
+    doc.check_name(("pools", name), {})
+    return Pool(name, **doc.check_table(("pools", name), _POOL))
 
 
-_RETENTION: Mapping[str, Kind] = {
-    "age": kinds.seconds,
-    "builds": kinds.whole(0, 1_000_000),
-    "levels": kinds.list_of(kinds.name, "names of levels"),
+_RETENTION: Mapping[str, Validator] = {
+    "age": validators.duration(),
+    "builds": validators.whole(0, 1_000_000),
+    "levels": validators.list_of(validators.name, "names of levels"),
 }
 
 

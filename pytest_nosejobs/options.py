@@ -15,8 +15,8 @@ import pytest
 
 from shell_runner import discovery
 from shell_runner.config import Config, find_root, load
-from shell_runner.discovery import Metadata, apply, defaults_of
 from shell_runner.fleet import HOST_TIMEOUT
+from shell_runner.metadata import Metadata, apply, defaults_of
 from shell_runner.plan import DEFAULT_TIMEOUT
 from shell_runner.tree_scan import Selection
 

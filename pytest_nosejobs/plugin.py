@@ -21,9 +21,9 @@ from _pytest.runner import runtestprotocol
 
 from shell_runner import hosts, tree_scan
 from shell_runner.artefacts import Artefacts, named
-from shell_runner.discovery import Metadata, as_test
 from shell_runner.errors import HostError, UsageError
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
+from shell_runner.metadata import Metadata, as_test
 from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.discovery import HOST_LOCK, Metadata, locks_of_host
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.remote import capacity

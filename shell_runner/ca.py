@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .config import suggestion
 from .errors import UsageError
+from .validators import suggestion
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 365

@@ -1,27 +1,33 @@
-"""``nosejobs.toml`` at the root of a tree: tests, and hosts by name.
+"""``nosejobs.toml`` at the root of a tree: its tables, and hosts by name.
 
-Owns the file's keys and their checking.  Unknown keys are errors with a suggestion.
+Owns the tables' names and the keys of ``[hosts.NAME]``; ``metadata`` owns those of ``[tests]``.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import BadConfig
+from .validators import Validator, line, list_of, matching, size, whole
+
+if TYPE_CHECKING:
+    from .toml_document import Document
 
 NAME = "nosejobs.toml"
-
-_TOP = ("tests", "hosts", "build", "stages", "levels")
-_HOST = ("spec", "slots", "labels", "cache")
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?))?B?", re.ASCII)
-#: What a size must be, and bytes that no disk has.
-A_SIZE, _MOST_BYTES = 'a size as "4GiB", "500MB" or 0', 1 << 60
+#: All tables of the file; the dispatcher reads the last three.
+TABLES = ("tests", "hosts", "build", "stages", "levels")
+#: Slots of one host: each is a process, and runs others.
+MAX_SLOTS = 1024
+#: The keys of ``[hosts.NAME]``, of the dispatcher's file as well.
+HOST_KEYS: Mapping[str, Validator] = {
+    "spec": line(),
+    "slots": whole(1, MAX_SLOTS),
+    "labels": list_of(matching(r"\w[\w.-]*", "a label: letters, digits, '_', '-', '.'"), "labels"),
+    "cache": size,
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Config:
     patterns: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     #: Metadata for all tests.
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: Where all of it was read; None without a file.
+    document: Document | None = None
 
     @property
     def path(self) -> Path:
@@ -54,90 +62,42 @@ class Config:
 
 
 def load(root: Path) -> Config:
-    """The config of the tree at ``root``; an empty one without a file.  Raises BadConfig."""
+    """Return the config of the tree at ``root``; an empty one without a file.
+
+    Raises BadConfig that names file, line and key.
+    """
     path = root / NAME
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         return Config(root)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadConfig(f"{path}: {error}") from error
-    return parse(root, data)
+    except OSError as error:
+        raise BadConfig(f"{path}: {error.strerror}") from error
+    # Most trees have no such file: their runs do not load what reads it.
+    from .toml_document import LARGEST_OWN, read
+
+    return from_document(read(str(path), text, LARGEST_OWN), root)
 
 
-def parse(root: Path, data: Mapping[str, Any]) -> Config:
-    """Check the data of a file and freeze it.  Raises BadConfig."""
-    path = root / NAME
-    check_keys(str(path), "", data, _TOP)
-    tests = _table(path, "tests", data.get("tests", {}))
-    hosts = _table(path, "hosts", data.get("hosts", {}))
-    defaults = {key: value for key, value in tests.items() if not isinstance(value, dict)}
-    patterns = [(key, value) for key, value in tests.items() if isinstance(value, dict)]
+def from_document(document: Document, root: Path) -> Config:
+    """Return what a nosejobs.toml contains for a run; raises BadConfig."""
+    document.check_keys((), TABLES)
+    tests = document.table(["tests"])
     return Config(
         root,
-        {name: _host(path, name, entry) for name, entry in hosts.items()},
-        tuple(patterns),
-        defaults,
+        {name: host_entry(document, name) for name in document.table(["hosts"])},
+        tuple((key, value) for key, value in tests.items() if isinstance(value, dict)),
+        {key: value for key, value in tests.items() if not isinstance(value, dict)},
+        document,
     )
 
 
-def _host(path: Path, name: str, entry: Any) -> HostEntry:
-    where = f"hosts.{name}"
-    table = _table(path, where, entry)
-    check_keys(str(path), where, table, _HOST)
-    spec = table.get("spec", f"ssh={name}")
-    slots = table.get("slots")
-    labels = table.get("labels", [])
-    if not isinstance(spec, str):
-        raise BadConfig(f"{path}: {where}.spec must be a string, not {spec!r}")
-    if slots is not None and (type(slots) is not int or slots < 1):
-        raise BadConfig(f"{path}: {where}.slots must be a whole number above 0, not {slots!r}")
-    if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
-        raise BadConfig(f"{path}: {where}.labels must be a list of strings, not {labels!r}")
-    cache = None if "cache" not in table else size(f"{path}: {where}.cache", table["cache"])
-    return HostEntry(name, spec, slots, tuple(labels), cache)
-
-
-def size(where: str, value: Any) -> int:
-    """``"4GiB"``, ``"500 MB"``, or a number of bytes; raises BadConfig."""
-    found = bytes_of(value)
-    if found is None:
-        raise BadConfig(f"{where} must be {A_SIZE}, not {value!r}")
-    return found
-
-
-def bytes_of(value: Any) -> int | None:
-    """The bytes of a size as a file of ours has it; None: it is none."""
-    if type(value) is int:
-        return value if 0 <= value < _MOST_BYTES else None
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        return None
-    number, prefix, binary = found.groups()
-    power = " KMGT".index((prefix or " ").upper())
-    return int(float(number) * (1024 if binary else 1000) ** power)
-
-
-def _table(path: Path, where: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise BadConfig(f"{path}: [{where}] must be a table, not {value!r}")
-    return value
-
-
-def check_keys(path: str, where: str, table: Iterable[str], known: Iterable[str]) -> None:
-    """Raise BadConfig for the first key that is not known, with a suggestion."""
-    names = list(known)
-    for key in table:
-        if key not in names:
-            place = f"{where}.{key}" if where else key
-            raise BadConfig(f"{path}: unknown key {place!r}{suggestion(key, names)}")
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or the list of what is known."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+def host_entry(
+    document: Document, name: str, validators: Mapping[str, Validator] = HOST_KEYS
+) -> HostEntry:
+    """Return one ``[hosts.NAME]``; raises BadConfig."""
+    values = document.check_table(("hosts", name), validators)
+    return HostEntry(name, **{"spec": f"ssh={name}", **values})
 
 
 def find_root(start: Path) -> Path | None:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .config import MAX_SLOTS
 from .errors import CannotOpen, HostError
 from .gateways import OPEN_TIMEOUT, Gateway
 from .guard import LIMIT
 from .heartbeat import Pulse, Sign, backoff
-from .hosts import MOST_SLOTS, HostSpec
+from .hosts import HostSpec
 from .remote import wire
 from .remote.model import HostFacts, Setup, Test, facts_of_host
 from .shipping import Shipped, ship
@@ -152,7 +153,7 @@ class Host:
         """What a host says of itself is shown, and its slots are counted on."""
         try:
             facts = facts_of_host(values)
-            if type(facts.slots) is not int or not 0 < facts.slots <= MOST_SLOTS:
+            if type(facts.slots) is not int or not 0 < facts.slots <= MAX_SLOTS:
                 raise ValueError(f"{facts.slots!r} slots")
             if self.spec.slots and facts.slots != self.spec.slots:
                 raise ValueError(f"{facts.slots} slots, where {self.spec.slots} were asked for")

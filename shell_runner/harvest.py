@@ -17,6 +17,7 @@ from .artefacts import named
 from .errors import HostError, UsageError
 from .jobs import JobClient
 from .remote.job import JobTest
+from .remote.job_summary import JobSummary
 from .remote.layout import outputs_name
 from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, Problem, Test
 from .remote.package import Package, open_package
@@ -63,7 +64,7 @@ def harvest(
     into: Path | None,
     junitxml: Path | None,
     progress: Callable[[int, int], None],
-) -> tuple[Job, Harvested]:
+) -> tuple[JobSummary, Harvested]:
     """Bring the package to ``path``, and make of it what is asked for; nothing is acknowledged."""
     check_places(path, into, junitxml)
     with ExitStack() as stack:

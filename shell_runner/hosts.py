@@ -14,19 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .config import HostEntry, suggestion
+from .config import MAX_SLOTS, HostEntry
 from .errors import BadSpec
 from .remote.machine import cores
 from .remote.sockets import PORT as AGENT_PORT
 from .remote.upkeep import LIMIT
+from .validators import suggestion
 
 _KINDS = ("agent", "popen", "ssh")
 _COMMON = ("slots", "python", "id", "labels")
 #: What only hosts of a kind can have.
 _OWN = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_config",)}
 _OPTIONS = (*_KINDS, *_COMMON, *(each for own in _OWN.values() for each in own))
-#: Slots of one host: each is a process, and runs others.
-MOST_SLOTS = 1024
 _STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)
 
 
@@ -132,8 +131,8 @@ def _split_star(text: str) -> tuple[int, str]:
     if not starred:
         return 0, text
     slots = int(starred[1])
-    if not 0 < slots <= MOST_SLOTS:
-        raise BadSpec(f"host spec {text!r}: the number of slots must be 1 to {MOST_SLOTS}")
+    if not 0 < slots <= MAX_SLOTS:
+        raise BadSpec(f"host spec {text!r}: the number of slots must be 1 to {MAX_SLOTS}")
     return slots, starred[2]
 
 
@@ -301,8 +300,8 @@ def _labels(text: str, value: str | None) -> tuple[str, ...]:
 
 
 def _slots(text: str, value: str) -> int:
-    if not (value.isdecimal() and len(value) < 9 and 0 < int(value) <= MOST_SLOTS):
+    if not (value.isdecimal() and len(value) < 9 and 0 < int(value) <= MAX_SLOTS):
         raise BadSpec(
-            f"host spec {text!r}: slots must be a whole number, 1 to {MOST_SLOTS}, not {value!r}"
+            f"host spec {text!r}: slots must be a whole number, 1 to {MAX_SLOTS}, not {value!r}"
         )
     return int(value)

@@ -282,7 +282,7 @@ def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_js
     with open_client(spec) as client:
         found = client.jobs(states, label, limit)
     if as_json:
-        rows = [{**asdict(each), "host": spec.id} for each in found.jobs]
+        rows = [{**each._asdict(), "host": spec.id} for each in found.jobs]
         put_json({"host": spec.id, "counts": found.counts, "jobs": rows, "trouble": {}})
         return
     if found.jobs:
@@ -308,7 +308,7 @@ def _list_all(
         counts = {
             state: sum(each.counts.get(state, 0) for each in found.values()) for state in STATES
         }
-        rows = [{**asdict(each), "host": name} for name, each in jobs]
+        rows = [{**each._asdict(), "host": name} for name, each in jobs]
         put_json({"host": None, "counts": counts, "jobs": rows, "trouble": trouble})
     else:
         if jobs:
@@ -330,7 +330,7 @@ def show(id: str, host: str | None, as_json: bool) -> None:
     with open_job(id, host) as (client, full_id):
         report = client.job(full_id)
     if as_json:
-        put_json({"host": client.spec.id, **asdict(report)})
+        put_json({"host": client.spec.id, **asdict(report), "job": report.job._asdict()})
         return
     for key, words in describe_job(report, client.spec):
         put(f"{key:9} {words}")
@@ -480,7 +480,12 @@ def _parse_limit(text: str) -> tuple[str, int]:
         unit = "a number of jobs" if name == "waiting" else "a whole number of seconds"
         sound = value.isascii() and value.isdecimal() and len(value) < 18
         return name, _checked_limit(name, unit, value, int(value) if sound else None)
-    return name, size(name, int(value) if value.isdecimal() else value)
+    number: int = check(
+        size,
+        int(value) if value.isdecimal() else value,
+        lambda message: UsageError(f"{name} {message}"),
+    )
+    return name, number
 
 
 def _checked_limit(name: str, unit: str, text: str, value: int | None) -> int:

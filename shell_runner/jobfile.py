@@ -7,27 +7,44 @@ the option) and the key.
 from __future__ import annotations
 
 import json
-import re
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .config import check_keys, size
+from . import toml_document
+from .config import MAX_SLOTS
 from .errors import BadConfig
-from .remote.job import KEEP, BadJob, JobConfig, config_from
+from .remote.job import (
+    KEEP,
+    MAX_ATTEMPTS,
+    MAX_LABELS,
+    MAX_NAME_CHARS,
+    MAX_PRIORITY,
+    BadJob,
+    JobConfig,
+    config_from,
+)
+from .toml_document import Document
+from .validators import (
+    Validator,
+    check,
+    duration,
+    flag,
+    line,
+    list_of,
+    matching,
+    one_of,
+    size,
+    text,
+    variable,
+    variables,
+    whole,
+)
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PASSED = re.compile(r"[A-Za-z_*][A-Za-z0-9_*]*")
-_SECONDS = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|m|h|d)?")
-_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-#: Seconds that nothing of a job takes: a year.
-_LONGEST = 366 * 86_400.0
-#: Characters of a name or a label, labels of a job, and how far priorities go: as a host has it.
-_LONG_NAME, _LABELS, _PRIORITY = 200, 50, 1_000_000
-#: Slots, retries, attempts.
-_MANY = {"slots": 1024, "retries": 100, "attempts": 100}
+#: Names or patterns of one list.
+_MAX_TEXTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -50,154 +67,36 @@ class Description:
     exclude: tuple[str, ...] = ()
 
 
-# -- kinds of values: each takes what it was given, and says what it should have been --------
+_PATH = text("the path of a folder or an archive", empty=False)
+_TEXTS = list_of(text(), "texts", maximum=_MAX_TEXTS)
+_PASSED = matching(r"[A-Za-z_*][A-Za-z0-9_*]*", "the name of a variable (* allowed)")
 
-
-class _Wrong(ValueError):
-    """A value is not what its key wants; the text says what that is."""
-
-    def __init__(self, words: str, inside: str = "", value: Any = None) -> None:
-        """``inside``: the part of the key, of that ``value``, that is at fault."""
-        super().__init__(words)
-        self.inside, self.value = inside, value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise _Wrong("a text")
-    return value
-
-
-def _path(value: Any) -> str:
-    if not _text(value):
-        raise _Wrong("the path of a folder or an archive")
-    return str(value)
-
-
-def _title(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > _LONG_NAME or not value.isprintable():
-        raise _Wrong(f"a text of one line, at most {_LONG_NAME} characters")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not (isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)):
-        raise _Wrong("a list of texts")
-    return tuple(value)
-
-
-def _labels(value: Any) -> tuple[str, ...]:
-    found = tuple(dict.fromkeys(_texts(value)))
-    if len(found) > _LABELS or not all(each and _title(each) for each in found):
-        raise _Wrong(f"a list of at most {_LABELS} texts")
-    return found
-
-
-def _pass_env(value: Any) -> tuple[str, ...]:
-    found = _texts(value)
-    if not all(_PASSED.fullmatch(each) for each in found):
-        raise _Wrong("a list of names of variables (* allowed)")
-    return found
-
-
-def _seconds(value: Any) -> float:
-    """``90``, ``"90s"``, ``"10m"``, ``"2h"``."""
-    words = 'a time as 90, "90s", "10m" or "2h"'
-    if isinstance(value, str):
-        found = _SECONDS.fullmatch(value)
-        if found is None:
-            raise _Wrong(words)
-        value = float(found[1]) * _UNITS[found[2] or "s"]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _Wrong(words)
-    if not 0 <= value <= _LONGEST:
-        raise _Wrong("a time of at most a year")
-    return float(value)
-
-
-def _some_seconds(value: Any) -> float:
-    if not _seconds(value):
-        raise _Wrong("a time above 0")
-    return _seconds(value)
-
-
-def _whole(least: int, most: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise _Wrong(f"a whole number, {least} to {most}")
-        return value
-
-    return check
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _Wrong("true or false")
-    return value
-
-
-def _bytes(value: Any) -> int:
-    try:
-        return size("", value)
-    except BadConfig:
-        raise _Wrong('a size as "64MiB", "500 kB" or a number of bytes') from None
-
-
-def _keep(value: Any) -> str:
-    if value not in KEEP:
-        raise _Wrong(f"one of {', '.join(KEEP)}")
-    return str(value)
-
-
-def _environment(value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, Mapping):
-        raise _Wrong("a table of texts")
-    for name, text in value.items():
-        if not _NAME.fullmatch(name):
-            raise _Wrong(f"a table of texts by name; {name!r} cannot be the name of a variable")
-        if not isinstance(text, str) or "\0" in text:
-            raise _Wrong("a text", name, text)
-    return tuple(value.items())
-
-
-def _address(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/]+\S*", value):
-        raise _Wrong("an http:// or https:// address")
-    return value
-
-
-def _variable(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise _Wrong("the name of a variable")
-    return value
-
-
-#: The keys of a job's file, and what each takes.
-KEYS: Mapping[str, Callable[[Any], Any]] = {
-    "tests": _path,
-    "select": _texts,
-    "build": _path,
-    "include": _texts,
-    "exclude": _texts,
-    "name": _title,
-    "labels": _labels,
-    "priority": _whole(-_PRIORITY, _PRIORITY),
-    "install": _text,
-    "install_timeout": _some_seconds,
-    "environment": _environment,
-    "pass_env": _pass_env,
-    "slots": _whole(0, _MANY["slots"]),
-    "timeout": _some_seconds,
-    "job_timeout": _seconds,
-    "retries": _whole(0, _MANY["retries"]),
-    "attempts": _whole(1, _MANY["attempts"]),
-    "keep_workspace": _keep,
-    "grace": _seconds,
-    "keep_output": _bytes,
-    "artefacts": _bytes,
-    "merge": _flag,
-    "notify": _address,
-    "notify_secret_env": _variable,
+#: The keys of a job's file.
+KEYS: Mapping[str, Validator] = {
+    "tests": _PATH,
+    "select": _TEXTS,
+    "build": _PATH,
+    "include": _TEXTS,
+    "exclude": _TEXTS,
+    "name": line(MAX_NAME_CHARS, 0),
+    "labels": list_of(line(MAX_NAME_CHARS), "texts", maximum=MAX_LABELS),
+    "priority": whole(-MAX_PRIORITY, MAX_PRIORITY),
+    "install": text("a command"),
+    "install_timeout": duration(),
+    "environment": variables(),
+    "pass_env": list_of(_PASSED, "names of variables (* allowed)"),
+    "slots": whole(0, MAX_SLOTS),
+    "timeout": duration(),
+    "job_timeout": duration(zero=True),
+    "retries": whole(0, 100),
+    "attempts": whole(1, MAX_ATTEMPTS),
+    "keep_workspace": one_of(*KEEP),
+    "grace": duration(zero=True),
+    "keep_output": size,
+    "artefacts": size,
+    "merge": flag,
+    "notify": matching(r"https?://[^\s/]+\S*", "an http:// or https:// address"),
+    "notify_secret_env": variable,
 }
 #: Those that the host has under another name, or not at all.
 _CLIENTS = (
@@ -209,37 +108,26 @@ _PATHS = ("tests", "build")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checked values of a job's file; BadConfig names file and key."""
-    values = _load(path)
-    check_keys(str(path), "", values, KEYS)
-    found = {key: _checked(f"{path}: {key}", key, value) for key, value in values.items()}
+    """Return the checked values of a job's file; BadConfig names file, line (of TOML) and key."""
+    values = _document(path).check_table((), KEYS)
     for key in _PATHS:
-        if key in found:
-            found[key] = str(path.parent / found[key])
-    return found
+        if key in values:
+            values[key] = str(path.parent / values[key])
+    return values
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> Document:
     try:
-        text = path.read_text("utf-8")
-        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        data = path.read_bytes()
+        if path.suffix != ".json":
+            return toml_document.read(str(path), data, toml_document.LARGEST_OWN)
+        values = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise BadConfig(f"{path}: {why}") from error
-    if not isinstance(found, dict):
-        raise BadConfig(f"{path}: a job is a table (an object), not {type(found).__name__}")
-    return found
-
-
-def _checked(where: str, key: str, value: Any) -> Any:
-    try:
-        return KEYS[key](value)
-    except _Wrong as error:
-        if key == "environment" and not error.inside and isinstance(value, Mapping):
-            raise BadConfig(f"{where} must be {error}") from None  # values may be secret
-        if error.inside:
-            where, value = f"{where}.{error.inside}", error.value
-        raise BadConfig(f"{where} must be {error}, not {value!r:.200}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadConfig(f"{path}: {reason}") from error
+    if not isinstance(values, dict):
+        raise BadConfig(f"{path}: a job is a table (an object), not {type(values).__name__}")
+    return Document(str(path), values, {})
 
 
 def describe(
@@ -251,7 +139,7 @@ def describe(
     """
     values = read(path) if path else {}
     for key, value in options.items():
-        found = _checked(_option(key), key, value)
+        found = check(KEYS[key], value, partial(_option_error, key))
         if key == "environment":
             found = tuple({**dict(values.get(key, ())), **dict(found)}.items())
         elif key in ("labels", "pass_env"):
@@ -309,3 +197,7 @@ _OPTIONS = {"environment": "--env", "labels": "--label", "select": "SELECT"}
 def _option(key: str) -> str:
     """As it was typed."""
     return _OPTIONS.get(key, f"--{key.replace('_', '-')}")
+
+
+def _option_error(key: str, message: str) -> BadConfig:
+    return BadConfig(f"{_option(key)} {message}")

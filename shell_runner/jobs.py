@@ -23,14 +23,13 @@ from .heartbeat import backoff
 from .hosts import HostSpec
 from .log_position import LOG_START, LogChunk, LogMismatch, LogPosition
 from .remote.job import Content, JobConfig, JobTest, NewJob, is_uuid
+from .remote.job_summary import JobSummary
 from .session import TIMEOUT, Session
 from .shipping import Uploaded
 from .told import (
-    Job,
     Listing,
     LogFacts,
     News,
-    Odd,
     Report,
     job_of,
     limits_of,
@@ -119,7 +118,7 @@ class JobClient:
     def _call(self, parse: Callable[[Any], T], request: str, /, **arguments: Any) -> T:
         return self._with_session(lambda s: s.read(parse, s.call(request, **arguments)))
 
-    def _call_of(self, job: str, name: str, **arguments: Any) -> Job:
+    def _call_of(self, job: str, name: str, **arguments: Any) -> JobSummary:
         """A request that is answered with the job of which it is."""
         return self._call(_same(job, job_of), name, job=job, **arguments)
 
@@ -141,13 +140,15 @@ class JobClient:
 
         return self._with_session(request)
 
-    def rerun(self, job: str, id: str, tests: Sequence[str], failed: bool, secret: str = "") -> Job:
+    def rerun(
+        self, job: str, id: str, tests: Sequence[str], failed: bool, secret: str = ""
+    ) -> JobSummary:
         """A new job ``id``: some tests of ``job`` again, with the same contents and config.
 
         ``secret``: what its notification is signed with; the host has forgotten that of ``job``.
         """
 
-        def request(session: Session) -> Job:
+        def request(session: Session) -> JobSummary:
             self.may_have_handed_in = True
             answer = session.call(
                 "rerun", job=job, id=id, tests=tests, failed=failed, secret=secret
@@ -168,7 +169,7 @@ class JobClient:
         def parse(value: Any) -> Report:
             report = report_of(value)
             if not report.job.id.startswith(job):
-                raise Odd(f"job {report.job.id} where {job} was asked for")
+                raise InvalidField(f"job {report.job.id} where {job} was asked for")
             return report
 
         return self._call(parse, "job", job=job)
@@ -177,7 +178,7 @@ class JobClient:
         """The UUID that begins so."""
         return job if is_uuid(job) else self.job(job).job.id
 
-    def wait(self, job: str) -> Job:
+    def wait(self, job: str) -> JobSummary:
         """The job, once it has ended and can be harvested."""
         trouble = ""
         while True:
@@ -210,7 +211,7 @@ class JobClient:
         def parse(value: Any) -> News:
             found = news_of(value)
             if not seen.keys() >= {*found.gone, *(job.id for job in found.jobs)}:
-                raise Odd("news of a job that was not asked for")
+                raise InvalidField("news of a job that was not asked for")
             return found
 
         def request(session: Session) -> News:
@@ -298,8 +299,8 @@ class JobClient:
         path: Path,
         verify: Callable[[Path], None],
         progress: Callable[[int, int], None] = lambda done, total: None,
-        known: Job | None = None,
-    ) -> Job:
+        known: JobSummary | None = None,
+    ) -> JobSummary:
         """The package of a job that has ended, whole and with the digest that the host says.
 
         Into ``path``, by ``path.part``, which goes on where it was left.  ``verify``: raises
@@ -324,7 +325,9 @@ class JobClient:
             os.replace(name, path)
         return found
 
-    def _fetch(self, job: Job, part: Any, path: Path, progress: Callable[[int, int], None]) -> None:
+    def _fetch(
+        self, job: JobSummary, part: Any, path: Path, progress: Callable[[int, int], None]
+    ) -> None:
         resumed = seen = _begun(part, job.size)
         _refuse_without_room(path, job.size - seen.size)
         while True:
@@ -345,7 +348,7 @@ class JobClient:
             # What was there before is of another package.
             resumed = seen = _Seen(0, hashlib.sha256())
 
-    def _piece(self, job: Job, offset: int) -> bytes:
+    def _piece(self, job: JobSummary, offset: int) -> bytes:
         size = min(_PIECE, job.size - offset)
 
         def request(session: Session) -> bytes:
@@ -356,17 +359,17 @@ class JobClient:
 
         return self._with_session(request)
 
-    def acknowledge(self, job: str, digest: str) -> Job:
+    def acknowledge(self, job: str, digest: str) -> JobSummary:
         """The package is safe here: the host may let it go."""
         return self._call_of(job, "acknowledge", digest=digest)
 
     # -- changing -----------------------------------------------------------------
 
-    def cancel(self, job: str) -> Job:
+    def cancel(self, job: str) -> JobSummary:
         """The job is to end; what has run of it comes as a package like any other."""
         return self._call_of(job, "cancel")
 
-    def forget(self, job: str, force: bool = False) -> Job:
+    def forget(self, job: str, force: bool = False) -> JobSummary:
         """Nothing of the job stays on the host."""
         return self._call_of(job, "forget", force=force)
 
@@ -379,11 +382,11 @@ class JobClient:
         return self._call(limits_of, "limit", name=name, value=value)
 
 
-def _same(job: str, parse: Callable[[Any], Job]) -> Callable[[Any], Job]:
-    def check(value: Any) -> Job:
+def _same(job: str, parse: Callable[[Any], JobSummary]) -> Callable[[Any], JobSummary]:
+    def check(value: Any) -> JobSummary:
         found = parse(value)
         if found.id != job:
-            raise Odd(f"job {found.id} where {job} was asked for")
+            raise InvalidField(f"job {found.id} where {job} was asked for")
         return found
 
     return check

@@ -21,6 +21,7 @@ from . import discovery
 from .config import Config, find_root, load, suggestion
 from .discovery import PATTERNS, File, Kind, Metadata
 from .errors import NosejobsError, UsageError
+from .metadata import Metadata, as_test, defaults_of, metadata_of
 from .remote import formats
 from .remote.job import JobTest
 from .text import printable
@@ -101,7 +102,7 @@ class Rules:
         if found.kind is Kind.OTHER or file is None:
             return None
         try:
-            said = discovery.metadata_of(self.defaults, self.tree, name, file.head)
+            said = metadata_of(self.defaults, self.tree, name, file.head)
         except NosejobsError as error:
             return Broken(str(error))
         return Program(printable(name), found.argv, said, self.repeat or said.repeat or 1)
@@ -172,7 +173,7 @@ def plan(
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder, so there are no tests in it")
     tree = load(find_root(root) or root) if tree is None else tree
-    base = discovery.defaults_of(defaults or Metadata(), tree)
+    base = defaults_of(defaults or Metadata(), tree)
     # What the tree says of all tests is weaker than the word of who asks.
     limit = timeout or base.timeout or DEFAULT_TIMEOUT
     rules = Rules(tree, tuple(patterns), replace(base, timeout=None), repeat)
@@ -218,7 +219,7 @@ def _job_test(
 ) -> JobTest:
     said = run.program.metadata
     suffix = Path(run.path).suffix
-    test = discovery.as_test(
+    test = as_test(
         number, run.path, run.program.argv, said, said.timeout or timeout, spoken.get(suffix, "")
     )
     unmet, missing = "", sorted(set(said.requires) - labels)

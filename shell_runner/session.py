@@ -175,7 +175,7 @@ class Session:
         """What ``parse`` makes of a value; HostError for what cannot be."""
         try:
             return parse(value)
-        except Odd as error:
+        except InvalidField as error:
             raise self.odd(error) from error
 
     def upload(self, tree: SourceTree, progress: Callable[[int, int], None]) -> Uploaded:

@@ -1,7 +1,7 @@
 """What a host says of its jobs, as frozen values; of which nothing is believed.
 
 Pure: makes values of JSON.  Every text of them is safe to be shown, every number is one, and
-what cannot be is Odd.
+what cannot be is an InvalidField.
 """
 
 from __future__ import annotations
@@ -15,53 +15,6 @@ from .remote.manifest import is_digest
 from .remote.model import ERROR, FAILED, OUTCOMES, Test, execution_from_row
 from .remote.verdict import judge
 from .text import to_single_line
-
-#: Items of a list that a host may answer with.
-_MANY = 10_000
-STATES = ("queued", "running", "packaging", "ready", "harvested")
-#: Those in which a job has ended, and a package is there.
-DONE = frozenset(["ready", "harvested"])
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a list shows of a job."""
-
-    id: str
-    number: int
-    name: str
-    labels: tuple[str, ...]
-    priority: int
-    #: How many tests it has.
-    count: int
-    state: str
-    #: How it ended; empty while it has not.
-    how: str
-    detail: str
-    cancelled: bool
-    #: Why it does not get on; empty if it does.
-    trouble: str
-    submitted: float
-    ended: float | None
-    #: SHA-256 and bytes of its package.
-    package: str
-    size: int
-    harvested: float | None
-    attempts: int
-    #: Where its last attempt is.
-    step: str
-    #: Tests of the last attempt, by outcome.
-    outcomes: Mapping[str, int]
-
-    @property
-    def is_done(self) -> bool:
-        """It has ended, and its package can be harvested."""
-        return self.state in DONE
-
-    @property
-    def failed(self) -> int:
-        """Tests that have failed so far, errors among them."""
-        return self.outcomes.get(FAILED, 0) + self.outcomes.get(ERROR, 0)
 
 
 @dataclass(frozen=True)
@@ -100,7 +53,7 @@ class Untold:
 class Report:
     """What is known of one job."""
 
-    job: Job
+    job: JobSummary
     #: Jobs before it in the queue.
     ahead: int
     attempts: tuple[Attempt, ...]
@@ -122,7 +75,7 @@ class Report:
 class Listing:
     """Jobs of a host, newest first, and how many it has in each state."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobSummary, ...]
     counts: Mapping[str, int]
     no_worker: str = ""
 
@@ -193,39 +146,15 @@ def _word(value: Any) -> str:
     return to_single_line(value)
 
 
-def job_of(values: Any) -> Job:
-    """What a list shows of it."""
-    found = _Fields(values)
-    state, package = found.text("state"), found.text("package")
-    if not is_uuid(found["id"]) or state not in STATES or (package and not is_digest(package)):
-        raise Odd(f"job {found['id']!r:.50}, state {state!r}")
-    return Job(
-        id=found["id"],
-        number=found.whole("number"),
-        name=found.text("name"),
-        labels=found.texts("labels"),
-        priority=found.whole("priority", -(1 << 31)),
-        count=found.whole("count"),
-        state=state,
-        how=found.text("how"),
-        detail=found.text("detail"),
-        cancelled=found.flag("cancelled"),
-        trouble=found.text("trouble"),
-        submitted=found.number("submitted"),
-        ended=found.date("ended"),
-        package=package,
-        size=found.whole("size"),
-        harvested=found.date("harvested"),
-        attempts=found.whole("attempts"),
-        step=found.text("step"),
-        outcomes=found.counts("outcomes", OUTCOMES),
-    )
+def job_of(values: Any) -> JobSummary:
+    """Return what a list shows of a job."""
+    return parse_summary(values, clean_line)
 
 
 def _attempt(values: Any) -> Attempt:
-    found = _Fields(values)
+    found = _fields(values)
     if not is_uuid(found["id"]):
-        raise Odd(f"attempt {found['id']!r:.50}")
+        raise InvalidField(f"attempt {found['id']!r:.50}")
     return Attempt(
         found["id"], found.whole("number"), found.text("step"), found.text("detail"),
         found.number("began"), found.date("ended"),
@@ -234,7 +163,7 @@ def _attempt(values: Any) -> Attempt:
 
 def _failed(row: Any) -> FailedTest:
     if not isinstance(row, list) or len(row) != 4 or row[1] not in OUTCOMES:
-        raise Odd(f"a failed test {row!r:.50}")
+        raise InvalidField(f"a failed test {row!r:.50}")
     words = ""
     if row[3] is not None:
         try:
@@ -247,16 +176,16 @@ def _failed(row: Any) -> FailedTest:
 def _content(row: Any) -> Content | None:
     if row is None:
         return None
-    if not isinstance(row, list) or len(row) != 4 or not is_digest(str(row[1])):
-        raise Odd(f"contents {row!r:.50}")
+    if not isinstance(row, list) or len(row) != 4 or not is_digest(row[1]):
+        raise InvalidField(f"contents {row!r:.50}")
     if row[0] not in (TREE, ARCHIVE) or type(row[2]) is not int:
-        raise Odd(f"contents {row!r:.50}")
+        raise InvalidField(f"contents {row!r:.50}")
     return Content(row[0], row[1], row[2], _word(row[3]))
 
 
 def _config(values: Any) -> dict[str, Any]:
     """To be shown only: texts without control characters, and no secret."""
-    found = _Fields(values)
+    found = _fields(values)
     known = [name for name in JobConfig._fields if name != "secret"]
     return {name: _shown(found[name]) for name in known}
 
@@ -268,12 +197,12 @@ def _shown(value: Any, depth: int = 0) -> Any:
         return [_shown(each, depth + 1) for each in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    raise Odd(f"config {value!r:.50}")
+    raise InvalidField(f"config {value!r:.50}")
 
 
 def report_of(values: Any) -> Report:
     """What is known of one job."""
-    found, failed = _Fields(values), _Fields(_Fields(values)["failed"])
+    found, failed = _fields(values), _fields(values).table("failed")
     return Report(
         job=job_of(values),
         ahead=found.whole("ahead"),
@@ -290,13 +219,13 @@ def report_of(values: Any) -> Report:
 
 
 def _untold(values: Any) -> Untold:
-    found = _Fields(values)
+    found = _fields(values)
     return Untold(found.whole("tries"), found.number("seconds"), found.text("trouble"))
 
 
 def listing_of(values: Any) -> Listing:
     """A list of jobs."""
-    found = _Fields(values)
+    found = _fields(values)
     jobs = tuple(map(job_of, found.items("jobs")))
     return Listing(jobs, found.counts("counts", frozenset(STATES)), found.text("no_worker"))
 
@@ -305,21 +234,21 @@ def listing_of(values: Any) -> Listing:
 class News:
     """Jobs whose state is another one than was seen, and UUIDs of those that are not there."""
 
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[JobSummary, ...] = ()
     gone: tuple[str, ...] = ()
     no_worker: str = ""
 
 
 def news_of(values: Any) -> News:
     """What a wait for news is answered with."""
-    found = _Fields(values)
+    found = _fields(values)
     jobs = tuple(map(job_of, found.items("jobs")))
     return News(jobs, found.texts("gone"), found.text("no_worker"))
 
 
 def facts_of(values: Any) -> dict[str, Any]:
     """What a host says of itself in answer to hello, to be shown."""
-    found = _Fields(values)["host"]
+    found = _fields(values)["host"]
     if not isinstance(found, dict) or len(found) > 100:
         return {}
     return {to_single_line(str(name), 100): _shown(value) for name, value in found.items()}
@@ -349,7 +278,7 @@ class LogFacts:
 
 def log_facts_of(value: Any) -> LogFacts:
     """What comes with a piece of a log."""
-    found = _Fields(value)
+    found = _fields(value)
     mark = found.items("mark", 10)
     attempt, attempts, over = found.whole("attempt"), found.whole("attempts"), found.flag("over")
     ended = over and attempt >= attempts and bool(found.text("how"))

@@ -16,8 +16,8 @@ from shell_runner.jobfile import Description
 from shell_runner.jobs import JobClient
 from shell_runner.remote import identity, layout, queue, starting
 from shell_runner.remote.job import JobConfig
+from shell_runner.remote.job_summary import JobSummary
 from shell_runner.submission import Submission, prepare
-from shell_runner.told import Job
 from tests import warm
 
 #: Seconds that anything may take on a machine with much to do.

@@ -6,17 +6,12 @@ Pure: makes values of JSON.  Must not know the queue, or what is on the disk.
 import difflib
 import fnmatch
 import json
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 from .job import ARCHIVE, TREE, BadJob, Content, JobTest, NewJob, config_from, is_text, is_uuid
 from .manifest import is_digest
 from .model import Test
 from .package_format import fits
-
-#: Characters of a name or a label; labels of a job.
-_LONG_NAME, _LABELS = 200, 50
-#: No priority is beyond.
-_PRIORITY = 1_000_000
 
 
 class NoSuchTest(ValueError):
@@ -27,8 +22,8 @@ def new_job(values: Dict[str, Any]) -> NewJob:
     """A checked NewJob of JSON values; BadJob, KeyError, TypeError or ValueError if it is none."""
     cases = []
     for nodeid, test, retries, unmet, properties in values["cases"]:
-        case = JobTest(nodeid, _test(test), retries, unmet, _frozen(properties))
-        _check(case.nodeid, case, _OF_CASES)
+        case = JobTest(nodeid, _test(test), retries, unmet, freeze(properties))
+        _check(case.nodeid, case, _CASE)
         cases.append(case)
     build = values["build"]
     return checked(
@@ -50,11 +45,11 @@ def checked(job: NewJob) -> NewJob:
     if not is_uuid(job.id):
         raise BadJob("id: not a UUID: %r" % (job.id,))
     for text in (job.name, *job.labels):
-        if not isinstance(text, str) or len(text) > _LONG_NAME:
-            raise BadJob("names and labels are texts of at most %d characters" % _LONG_NAME)
-    if len(job.labels) > _LABELS:
-        raise BadJob("labels: more than %d" % _LABELS)
-    if type(job.priority) is not int or abs(job.priority) > _PRIORITY:
+        if not isinstance(text, str) or len(text) > MAX_NAME_CHARS:
+            raise BadJob("names and labels are texts of at most %d characters" % MAX_NAME_CHARS)
+    if len(job.labels) > MAX_LABELS:
+        raise BadJob("labels: more than %d" % MAX_LABELS)
+    if type(job.priority) is not int or abs(job.priority) > MAX_PRIORITY:
         raise BadJob("priority: a whole number, not %r" % (job.priority,))
     if not job.cases:
         raise BadJob("a job has one test at least")
@@ -79,61 +74,29 @@ def _content(row: Sequence[Any]) -> Content:
 
 def _test(row: Sequence[Any]) -> Test:
     """As ``serve`` takes it, with its lists as the tuples that they are."""
-    test = Test(*[_frozen(value) for value in row])
-    _check(test.path, test, _OF_TESTS)
+    test = Test(*[freeze(value) for value in row])
+    _check(test.path, test, _TEST)
     return test
 
 
-def _check(who: object, found: Any, kinds: Dict[str, Callable[[Any], bool]]) -> None:
-    """What a slot or a package could not bear later ends here, while somebody listens."""
-    for name, is_good in kinds.items():
-        value = getattr(found, name)
-        if not is_good(value):
-            raise BadJob("test %r: %s cannot be %r" % (who, name, value))
+def _check(who: object, value: Any, checks: Dict[str, Check]) -> None:
+    """Refuse what a slot or a package could not bear later, while the client listens."""
+    try:
+        check_fields(value._asdict(), checks)
+    except InvalidField as error:
+        raise BadJob("test %r: %s" % (who, error)) from None
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < _MOST
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and is_text(value[0])
-
-
-def _are(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda values: isinstance(values, tuple) and all(map(kind, values))
-
-
-def _are_pairs(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return _are(lambda pair: _is_pair(pair) and kind(pair[1]))
-
-
-def _is_whole(value: Any) -> bool:
-    return type(value) is int
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-#: What no number of a test comes near; also nothing that is none (NaN).
-_MOST = 1e12
 #: What the fields of a Test, and of a JobTest, may be.
-_OF_TESTS: Dict[str, Callable[[Any], bool]] = {
-    "id": _is_whole, "path": is_text, "timeout": _is_number, "argv": _are(is_text),
-    "cwd": is_text, "home": is_text, "env": _are_pairs(is_text), "pass_env": _are(is_text),
-    "estimate": lambda value: value is None or _is_number(value), "attempt": _is_whole,
-    "format": is_text, "leftovers": is_text, "limits": _are_pairs(_is_whole),
-    "isolation": is_text, "locks": _are(is_text), "serial": _is_flag,
+_TEST: Dict[str, Check] = {
+    "id": INTEGER, "path": TEXT, "timeout": NUMBER, "argv": list_of(TEXT), "cwd": TEXT,
+    "home": TEXT, "env": pairs_of(TEXT), "pass_env": list_of(TEXT),
+    "estimate": optional(NUMBER), "attempt": INTEGER, "format": TEXT, "leftovers": TEXT,
+    "limits": pairs_of(INTEGER), "isolation": TEXT, "locks": list_of(TEXT), "serial": FLAG,
 }  # fmt: skip
-_OF_CASES: Dict[str, Callable[[Any], bool]] = {
-    "nodeid": is_text, "retries": lambda value: value is None or _is_whole(value),
-    "unmet": is_text, "properties": _are_pairs(is_text),
+_CASE: Dict[str, Check] = {
+    "nodeid": TEXT, "retries": optional(INTEGER), "unmet": TEXT, "properties": pairs_of(TEXT),
 }  # fmt: skip
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def chosen(cases: Sequence[JobTest], names: Sequence[str]) -> List[int]:

@@ -5,14 +5,32 @@ tuples of plain JSON values; new fields go to the end and have a default.
 """
 
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
+from .fields import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Check,
+    InvalidField,
+    check_fields,
+    freeze,
+    is_integer,
+    is_text,
+    list_of,
+    pairs_of,
+)
 from .model import Test
 
 TREE = "tree"
 ARCHIVE = "archive"
 #: When the workspace of an attempt stays on the host.
 KEEP = ("never", "failed", "always")
+#: Labels of a job, characters of a label or a name, starts of a job.
+MAX_LABELS, MAX_NAME_CHARS, MAX_ATTEMPTS = 50, 200, 100
+#: Priorities are between this and its negative.
+MAX_PRIORITY = 1_000_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -113,35 +131,35 @@ def is_uuid(text: object) -> bool:
     return isinstance(text, str) and _UUID.fullmatch(text) is not None
 
 
-def is_text(value: object) -> bool:
-    """Whether it may be an argument, a variable, or part of a path; odd bytes are surrogates."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        return value.encode("utf-8", "surrogateescape") is not None
-    except UnicodeEncodeError:
-        return False
+#: What the fields of a JobConfig may be.
+_CONFIG: Dict[str, Check] = {
+    "install": TEXT, "install_timeout": NUMBER, "environment": pairs_of(TEXT),
+    "pass_env": list_of(TEXT), "slots": WHOLE, "timeout": NUMBER, "retries": WHOLE,
+    "attempts": Check(
+        "a whole number, 1 to %d" % MAX_ATTEMPTS,
+        lambda value: is_integer(value) and 1 <= value <= MAX_ATTEMPTS,
+    ),
+    "keep_workspace": Check("one of %s" % ", ".join(KEEP), lambda value: value in KEEP),
+    "grace": NUMBER, "keep_output": WHOLE, "artefacts": WHOLE, "merge": FLAG,
+    "formats": pairs_of(TEXT),
+    "notify": Check(
+        "an http:// or https:// address",
+        lambda value: value == "" or (is_text(value) and re.match("https?://", value) is not None),
+    ),
+    "secret": TEXT,
+}  # fmt: skip
 
 
 def config_from(values: Dict[str, Any]) -> JobConfig:
-    """A checked JobConfig of JSON values; BadJob names the key that is unknown or wrong."""
-    for key, value in values.items():
+    """Return a checked JobConfig of JSON values; BadJob names the key that is unknown or wrong."""
+    for key in values:
         if key not in JobConfig._fields:
             raise BadJob("config: unknown key %r" % (key,))
-        _check(key, value, getattr(JobConfig(), key))
-    found = JobConfig(**values)
-    found = found._replace(
-        environment=_pairs("environment", found.environment),
-        pass_env=_texts("pass_env", found.pass_env),
-        formats=_pairs("formats", found.formats),
-    )
-    if found.keep_workspace not in KEEP:
-        raise BadJob("config: keep_workspace is one of %s" % ", ".join(KEEP))
-    if not 1 <= found.attempts <= 100:
-        raise BadJob("config: attempts is 1 to 100, not %r" % found.attempts)
-    if found.notify and not re.match(r"https?://", found.notify):
-        raise BadJob("config: notify is an http:// or https:// address")
-    return found
+    try:
+        check_fields(values, _CONFIG)
+    except InvalidField as error:
+        raise BadJob("config: %s" % error) from None
+    return JobConfig(**{key: freeze(value) for key, value in values.items()})
 
 
 def without_secrets(config: JobConfig) -> JobConfig:
@@ -150,39 +168,3 @@ def without_secrets(config: JobConfig) -> JobConfig:
     # What stands before the host, or behind it, lets who knows it post in somebody's name.
     notify = _URL.sub(r"\1\2/...", config.notify)
     return config._replace(secret="", environment=names, notify=notify)
-
-
-#: What no number of a job comes near.
-_MOST = 1e12
-
-
-def _check(key: str, value: object, default: object) -> None:
-    kind = type(default)
-    if isinstance(default, bool) or isinstance(value, bool):
-        good = isinstance(value, bool) and isinstance(default, bool)
-    elif isinstance(default, (int, float)):
-        fits = isinstance(value, int) or (isinstance(value, float) and kind is float)
-        good = fits and 0 <= value < _MOST  # type: ignore[operator]
-    elif isinstance(default, str):
-        good = is_text(value)
-    else:
-        good = isinstance(value, (list, tuple))
-    if not good:
-        raise BadJob("config: %s cannot be %r" % (key, value))
-
-
-def _texts(key: str, values: Any) -> Tuple[str, ...]:
-    for value in values:
-        if not is_text(value):
-            raise BadJob("config: %s holds texts, not %r" % (key, value))
-    return tuple(values)
-
-
-def _pairs(key: str, rows: Any) -> Tuple[Tuple[str, str], ...]:
-    found: List[Tuple[str, str]] = []
-    for row in rows:
-        if not isinstance(row, (list, tuple)) or len(row) != 2:
-            raise BadJob("config: %s holds pairs of texts, not %r" % (key, row))
-        name, value = _texts(key, row)
-        found.append((name, value))
-    return tuple(found)

@@ -5,7 +5,7 @@ is a named tuple of plain JSON values, so ``Test(*json.loads(text))`` restores
 it; new fields go to the end and have a default.
 """
 
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 #: What a Case or a Result can be.  ``xfailed`` and ``xpassed`` are the outcomes
 #: of a test point marked TODO (TAP 14, "TODO tests").
@@ -216,9 +216,9 @@ def _check_fields(found: Execution) -> None:
     for path, size in found.artefacts:
         texts.append(path)
         numbers.append(size)
-    if not all(-_ENDLESS < number < _ENDLESS for number in numbers):
+    if not are_numbers(numbers):
         raise ValueError("not an execution: a number that cannot be")
-    if not all(isinstance(text, str) for text in texts):
+    if not are_texts(texts):
         raise ValueError("not an execution: something else than text")
     if not all(isinstance(code, (int, type(None))) for code in (found.exit, found.signal)):
         raise ValueError("not an execution: no exit status")
@@ -247,14 +247,14 @@ def parsed_from_row(row: Any) -> Parsed:
         for name, outcome, message, details, duration, group, properties in cases:
             if outcome not in OUTCOMES:
                 raise ValueError("a case has the outcome %r" % (outcome,))
-            if duration is not None and not 0 <= duration < _ENDLESS:
+            if duration is not None and not is_number(duration):
                 raise ValueError("a case took %r seconds" % (duration,))
             texts += (name, message, details, group)
             for key, value in properties:
                 texts += (key, value)
     except TypeError as error:
         raise ValueError("not what was read of an output: %s" % error) from None
-    if not all(issubclass(kind, str) for kind in set(map(type, texts))):
+    if not are_texts(texts):
         raise ValueError("a case holds something else than text")
     return found._replace(cases=cases)
 
@@ -266,8 +266,24 @@ def _case(row: Any) -> Case:
     return case._replace(properties=tuple((key, value) for key, value in case.properties))
 
 
-#: Seconds that no test takes; infinity and NaN are not below it.
-_ENDLESS = 1e12
+#: No number of seconds or bytes of ours comes near; infinity and NaN are not below it.
+MAX_NUMBER = 1e12
+
+
+def is_number(value: Any, minimum: float = 0) -> bool:
+    """Return whether it is a number from ``minimum`` on that something can have."""
+    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_one and minimum <= value < MAX_NUMBER
+
+
+def are_numbers(values: Iterable[Any]) -> bool:
+    """Return whether all are finite numbers."""
+    return all(is_number(value, -MAX_NUMBER) for value in values)
+
+
+def are_texts(values: Iterable[Any]) -> bool:
+    """Return whether all are texts; fast for the many values of a result."""
+    return all(issubclass(kind, str) for kind in set(map(type, values)))
 
 
 def facts_of_host(values: Dict[str, Any]) -> "HostFacts":

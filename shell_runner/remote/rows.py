@@ -21,6 +21,7 @@ from typing import (
     TypeVar,
 )  # fmt: skip
 
+from .fields import freeze
 from .job import ARCHIVE, Content, Identity, JobConfig, JobTest, NewJob, config_from
 from .model import Test
 from .states import How, State, Step
@@ -161,8 +162,8 @@ def job_test(number: int, text: str) -> JobTest:
     """Of column ``test.row``; without a path if it cannot be read, and with the reason."""
     try:
         found = JobTest(*json.loads(text)[: len(JobTest._fields)])
-        test: List[Any] = [_frozen(value) for value in found.test[: len(Test._fields)]]
-        return found._replace(test=Test(*test), properties=_frozen(found.properties))
+        test: List[Any] = [freeze(value) for value in found.test[: len(Test._fields)]]
+        return found._replace(test=Test(*test), properties=freeze(found.properties))
     except _ODD as error:
         why = (("unreadable", clean(str(error))),)
         return JobTest("unreadable-%d" % number, Test(number, ""), properties=why)
@@ -244,8 +245,3 @@ def _required(text: str) -> Content:
 def _config(text: str) -> JobConfig:
     values: Dict[str, Any] = json.loads(text)
     return config_from({key: values[key] for key in JobConfig._fields if key in values})
-
-
-def _frozen(value: Any) -> Any:
-    """JSON's lists are our tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

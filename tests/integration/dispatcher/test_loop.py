@@ -119,7 +119,7 @@ def test_a_build_that_fails_says_why(main: Pushed, whole: Whole) -> None:
 def test_an_invalid_config_is_an_invalid_build(main: Pushed, whole: Whole) -> None:
     main.config("[stages.unit]\nlabel = ['x']\n")
     found = whole.until_build(main.commit(), BuildState.INVALID)
-    words = "nosejobs.toml:2: stages.unit.label is no key"
+    words = "nosejobs.toml:2: unknown key 'stages.unit.label'"
     assert found.view.build.detail.startswith(words), found.view.build.detail
     assert found.view.runs == ()
 

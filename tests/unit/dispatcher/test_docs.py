@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import config, kinds, settings
-from dispatcher.document import LARGEST
+from dispatcher import config, settings
 from dispatcher.harvest import numbers
 from shell_runner.remote.formats import tap
+from shell_runner.toml_document import LARGEST
+from shell_runner.validators import duration
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "dispatcher-config.md").read_text("utf-8")
@@ -73,7 +74,7 @@ def test_defaults_are_those_that_are_told(heading: str, value: type) -> None:
     for each in dataclasses.fields(value):  # type: ignore[arg-type]
         text = said.get(each.name, "")
         if isinstance(each.default, (int, float)) and text not in ("once", ""):
-            seconds = kinds.seconds(text) if text.endswith("d") else float(text)
+            seconds = duration()(text) if text.endswith("d") else float(text)
             assert seconds == each.default, each.name
             checked += 1
     assert checked

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3] / "dispatcher"
-VALUES = ["model", "document", "kinds", "globs", "config", "settings"]
+SHELL_RUNNER = ROOT.parent / "shell_runner"
+VALUES = ["model", "globs", "config", "settings"]
+#: What both packages read configuration with.
+SHARED = ["errors", "metadata", "toml_document", "validators"]
 POLICY = sorted(path.stem for path in (ROOT / "policy").glob("*.py") if path.stem != "__init__")
 #: All that computes and does nothing.
 HARMLESS = {
@@ -39,6 +42,13 @@ def test_values_know_values_only(name: str) -> None:
     assert imports(ROOT / f"{name}.py") <= HARMLESS | besides | {f".{each}" for each in VALUES}
 
 
+@pytest.mark.parametrize("name", SHARED)
+def test_readers_of_configuration_know_values_only(name: str) -> None:
+    besides = {"difflib", "shlex", ".config", ".remote.model", ".remote.program"}
+    ours = {f".{each}" for each in SHARED}
+    assert imports(SHELL_RUNNER / f"{name}.py") <= HARMLESS | besides | ours
+
+
 @pytest.mark.parametrize("name", POLICY)
 def test_policy_knows_values_only(name: str) -> None:
     ours = {f"..{each}" for each in VALUES} | {f".{each}" for each in POLICY}
@@ -56,6 +66,7 @@ def test_text_is_as_pure_as_policy() -> None:
 
 def test_nothing_opens_a_file() -> None:
     paths = [ROOT / f"{name}.py" for name in VALUES] + [*(ROOT / "policy").glob("*.py")]
+    paths += [SHELL_RUNNER / f"{name}.py" for name in SHARED]
     for path in paths:
         calls = [n.func for n in ast.walk(ast.parse(path.read_bytes())) if isinstance(n, ast.Call)]
         names = {call.id for call in calls if isinstance(call, ast.Name)}

@@ -1,20 +1,8 @@
-"""Which files are tests, how they are run, and what they say of themselves."""
-
-from typing import Any
+"""Which files are tests, and how they are run."""
 
 import pytest
 
-from shell_runner.config import suggestion
-from shell_runner.discovery import (
-    File,
-    Kind,
-    Metadata,
-    apply,
-    classify,
-    could_be_test,
-    read_metadata,
-)
-from shell_runner.errors import BadMetadata
+from shell_runner.discovery import File, Kind, classify, could_be_test
 
 SH = b"#!/bin/sh\n"
 
@@ -109,97 +97,3 @@ def test_the_advice_can_be_pasted() -> None:
 )
 def test_suffixes(name: str, suffix: str) -> None:
     assert File(name, True, b"").suffix == suffix
-
-
-# -- metadata ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("comment", "expected"),
-    [
-        ("# nosejobs: timeout=30", Metadata(timeout=30.0)),
-        ("#nosejobs: timeout=0.5", Metadata(timeout=0.5)),
-        ("# nosejobs: tags=smoke,net", Metadata(tags=("smoke", "net"))),
-        ("// nosejobs: tags=a", Metadata(tags=("a",))),
-        ("-- nosejobs: cwd=root", Metadata(cwd="root")),
-        ("; nosejobs: home=keep", Metadata(home="keep")),
-        ("/* nosejobs: tags=a */", Metadata(tags=("a",))),
-        ("# nosejobs: pass=FOO,BAR_*", Metadata(pass_env=("FOO", "BAR_*"))),
-        ("# nosejobs: env=A=1,B=x=y", Metadata(env=(("A", "1"), ("B", "x=y")))),
-        ("# nosejobs: timeout=1 tags=a # why", Metadata(timeout=1.0, tags=("a",))),
-        ("# nosejobs: tags=a\n\n# nosejobs: tags=b", Metadata(tags=("a", "b"))),
-        ("# not ours\n\n# nosejobs: timeout=3", Metadata(timeout=3.0)),
-        ("echo\n# nosejobs: timeout=3", Metadata()),
-        ("# mentions nosejobs: timeout=3", Metadata()),
-    ],
-)
-def test_the_leading_comment_is_read(comment: str, expected: Metadata) -> None:
-    text = f"#!/bin/sh\n{comment}\necho\n"
-    assert read_metadata(Metadata(), "test_a.sh", text.encode()) == expected
-
-
-@pytest.mark.parametrize(
-    ("comment", "line", "key", "words"),
-    [
-        ("# nosejobs: timout=3", 2, "timout", "did you mean 'timeout'?"),
-        ("# nosejobs: colour=red", 2, "colour", "known: "),
-        ("# nosejobs: timeout=soon", 2, "timeout", "'soon'"),
-        ("# nosejobs: timeout=0", 2, "timeout", "above 0"),
-        ("# nosejobs: timeout=-1", 2, "timeout", "above 0"),
-        ("# nosejobs: timeout=nan", 2, "timeout", "above 0"),
-        ("# nosejobs: timeout", 2, "timeout", "needs a value"),
-        ("# first\n# nosejobs: tags=a,,b", 3, "tags", "not a word"),
-        ("# nosejobs: tags=1st", 2, "tags", "not a word"),
-        ("# nosejobs: cwd=there", 2, "cwd", "dir or root"),
-        ("# nosejobs: home=no", 2, "home", "private or keep"),
-        ("# nosejobs: env=1A=2", 2, "env", "name of a variable"),
-        ("# nosejobs: timeout=1 timeout=2", 2, "timeout", "twice"),
-        ("# nosejobs: tags='a", 2, "nosejobs", "quotation"),
-    ],
-)
-def test_bad_metadata_names_file_line_and_key(
-    comment: str, line: int, key: str, words: str
-) -> None:
-    with pytest.raises(BadMetadata) as caught:
-        read_metadata(Metadata(), "d/test_a.sh", f"#!/bin/sh\n{comment}\n".encode())
-    assert str(caught.value).startswith(f"d/test_a.sh:{line}: {key}: ")
-    assert words in str(caught.value)
-
-
-def test_binaries_have_no_comments() -> None:
-    head = b"\x7fELF\0# nosejobs: timout=1\n"
-    assert read_metadata(Metadata(), "test_a", head) == Metadata()
-
-
-def test_bats_tags_are_tags_anywhere_in_a_bats_file() -> None:
-    head = b"# bats file_tags=a\n@test x {\n}\n# bats test_tags=b, c:1\n@test y {\n}\n"
-    assert read_metadata(Metadata(), "a.bats", head).tags == ("a", "b", "c:1")
-    assert read_metadata(Metadata(), "a.sh", head).tags == ()
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({"timeout": 5}, Metadata(5.0, ("x",))),
-        ({"tags": ["y", "x"]}, Metadata(1.0, ("x", "y"))),
-        ({"env": {"A": "1"}}, Metadata(1.0, ("x",), env=(("A", "1"),))),
-        ({}, Metadata(1.0, ("x",))),
-    ],
-)
-def test_later_sources_win_and_lists_add_up(values: dict[str, Any], expected: Metadata) -> None:
-    assert apply(Metadata(1.0, ("x",)), values, "f", 1) == expected
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("timeout", True), ("tags", 3), ("tags", [1]), ("env", 3), ("cwd", 1)]
-)
-def test_values_of_the_wrong_type_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(BadMetadata, match=rf"nosejobs.toml:\[tests\]: {key}: "):
-        apply(Metadata(), {key: value}, "nosejobs.toml", "[tests]")
-
-
-@pytest.mark.parametrize(
-    ("word", "words"), [("timout", "did you mean 'timeout'?"), ("zzz", "known: tags, timeout")]
-)
-def test_suggestions(word: str, words: str) -> None:
-    assert words in suggestion(word, ["timeout", "tags"])

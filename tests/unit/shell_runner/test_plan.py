@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from shell_runner.config import load
-from shell_runner.discovery import Metadata
 from shell_runner.errors import BadConfig, BadMetadata, UsageError
+from shell_runner.metadata import Metadata
 from shell_runner.plan import DEFAULT_TIMEOUT, Plan, plan
 from tests.bench import write
 
@@ -114,7 +114,8 @@ def test_what_looks_like_a_test_and_is_none_is_told_once(tree: Path) -> None:
     assert ids(found) == NET
     assert found.broken == (
         "net/test_b.sh: not executable: chmod +x test_b.sh",
-        "net/test_c.sh:2: timeout: must be a number of seconds above 0, not 'never'",
+        "net/test_c.sh:2: timeout: must be a time above 0, "
+        "as 90, \"90s\", \"10m\", \"2h\" or \"7d\", not 'never'",
     )
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.document import DEEPEST, LARGEST, Path, key_lines, read, shown
 from shell_runner.errors import BadConfig
+from shell_runner.toml_document import DEEPEST, LARGEST, Path, key_lines, read
 
 TEXT = (
     '''\
@@ -201,17 +201,3 @@ def test_a_missing_key_has_the_line_of_its_table() -> None:
     doc = read("f", "\n[a]\nb.c = 1\n")
     found = [doc.line(path) for path in (["a", "x"], ["a", "b", "c"], ["a", "b", "z"], ["q"], [])]
     assert found == [2, 3, 3, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (1, "1"), (True, "true"), (1.5, "1.5"), ([1, 2], "a list of 2"),
-        ("a\x1b[2J", r"'a\x1b[2J'"),
-        ({}, "a table"), (1 << 70, "a number of 71 bits"), (16**100_000, "a number of 400001 bits"),
-        ("x" * 1000, "'" + "x" * 56 + "..."), (float("inf"), "inf"),
-    ],
-    ids=no_id,
-)  # fmt: skip
-def test_values_are_shown_short_and_harmless(value: Any, text: str) -> None:
-    assert shown(value) == text

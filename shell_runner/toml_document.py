@@ -1,9 +1,8 @@
-"""A TOML text that nobody has vouched for: its data, and the line of each key.
+"""A bounded reader of TOML texts that knows the line of each key, for errors.
 
-Owns bounds, lines, and the form of an error.  Must not know which keys there are.  tomllib says
-nothing of lines once it has read a text, recurses into nested values and needs quadratic time for
-long dotted keys; so the text is scanned for keys first, in linear time, and what is nested too
-deeply never gets to tomllib.
+Must not know which keys there are.  tomllib keeps no lines, recurses into nested values and needs
+quadratic time for long dotted keys; so the text is scanned for keys first, in linear time, and
+what is nested too deeply never gets to tomllib.
 """
 
 from __future__ import annotations
@@ -16,14 +15,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from shell_runner.config import suggestion
-from shell_runner.errors import BadConfig
+from .errors import BadConfig
+from .validators import (
+    NAME_RULE,
+    Validator,
+    check,
+    format_key,
+    format_value,
+    is_name,
+    shorten,
+    suggestion,
+)
 
 #: Characters of a file, parts of a key, levels of nested values.
 LARGEST = 1 << 18
 DEEPEST = 32
-#: Characters of a key or of a value that an error shows.
-_SHOWN = 60
+#: Characters of a file that its own user runs, which may be a long list.
+LARGEST_OWN = 1 << 24
 
 Path = tuple[str, ...]
 
@@ -165,51 +173,86 @@ def key_lines(text: str) -> Mapping[Path, int]:
 
 @dataclass(frozen=True)
 class Document:
-    """A text that is TOML."""
+    """The data of a configuration file, and the lines of its keys."""
 
-    #: What errors call it.
+    #: The file's name in errors.
     name: str
     data: Mapping[str, Any]
+    #: Empty for a format of which lines are not known.
     lines: Mapping[Path, int]
 
     def line(self, path: Sequence[str]) -> int:
-        """Where the key stands; that of the table around it if it does not stand anywhere."""
+        """Return the line of a key, or of the table around it if it is not in the file."""
         for length in range(len(path), 0, -1):
             if tuple(path[:length]) in self.lines:
                 return self.lines[tuple(path[:length])]
         return 1
 
-    def words(self, path: Sequence[str], words: str) -> str:
-        """``nosejobs.toml:7: stages.unit.hosts must be ...``."""
-        return f"{self.name}:{self.line(path)}: {dotted(path)} {words}"
+    def message(self, path: Sequence[str], message: str) -> str:
+        """Return ``nosejobs.toml:7: stages.unit.hosts must be ...``."""
+        return f"{self._place(path)}: {dotted(path)} {message}"
 
-    def error(self, path: Sequence[str], words: str) -> BadConfig:
-        """To be raised."""
-        return BadConfig(self.words(path, words))
+    def _place(self, path: Sequence[str]) -> str:
+        return f"{self.name}:{self.line(path)}" if self.lines else self.name
+
+    def error(self, path: Sequence[str], message: str) -> BadConfig:
+        """Return an exception to raise."""
+        return BadConfig(self.message(path, message))
 
     def table(self, path: Sequence[str]) -> Mapping[str, Any]:
-        """The table at the path; empty if there is none.  Raises BadConfig if it is another."""
-        found: Any = self.data
+        """Return the table at the path; an empty one if there is none.
+
+        Raises BadConfig if there is something else.
+        """
+        value: Any = self.data
         for length, key in enumerate(path, 1):
-            found = found.get(key, {})
-            if not isinstance(found, dict):
-                raise self.error(path[:length], f"must be a table, not {shown(found)}")
-        return dict(found)
+            value = value.get(key, {})
+            if not isinstance(value, dict):
+                raise self.error(path[:length], f"must be a table, not {format_value(value)}")
+        return dict(value)
 
     def check_keys(self, path: Sequence[str], known: Iterable[str]) -> None:
-        """Refuse the first key of the table that is not known, with a suggestion."""
+        """Raise BadConfig for the first unknown key of the table, with a suggestion."""
         names = list(known)
         for key in self.table(path):
             if key not in names:
-                words = suggestion(key[:_SHOWN], names)
-                raise self.error([*path, key], f"is no key that is known{words}")
+                where = self._place([*path, key])
+                hint = suggestion(key, names)
+                raise BadConfig(f"{where}: unknown key {dotted([*path, key])!r}{hint}")
+
+    def check_name(self, path: Sequence[str], reserved: Mapping[str, str]) -> None:
+        """Raise BadConfig if the last part of the path is not a name, or a reserved one.
+
+        ``reserved``: the reason by name.
+        """
+        if path[-1] in reserved:
+            raise self.error(path, f"cannot be called so: {reserved[path[-1]]}")
+        if not is_name(path[-1]):
+            raise self.error(path, f"is no name for it: a name is {NAME_RULE}")
+
+    def check_value(self, path: Sequence[str], validator: Validator, value: Any) -> Any:
+        """Return what the validator keeps of a value; raises BadConfig."""
+        return check(validator, value, lambda message: self.error(path, message))
+
+    def check_table(
+        self, path: Sequence[str], validators: Mapping[str, Validator]
+    ) -> dict[str, Any]:
+        """Return the checked values of a table by key; raises BadConfig."""
+        self.check_keys(path, validators)
+        return {
+            key: self.check_value((*path, key), validators[key], value)
+            for key, value in self.table(path).items()
+        }
 
 
-def read(name: str, text: str | bytes) -> Document:
-    """The document of a text; BadConfig names the line where it is none."""
-    if len(text) > LARGEST:
-        words = f"it is too large: {len(text)}; a file of settings has at most {LARGEST} characters"
-        raise BadConfig(f"{name}: {words}")
+def read(name: str, text: str | bytes, largest: int = LARGEST) -> Document:
+    """Return the document of a text; BadConfig names the line where it is not TOML.
+
+    ``largest``: characters.
+    """
+    if len(text) > largest:
+        message = f"it is too large: {len(text)} characters; at most {largest} are allowed"
+        raise BadConfig(f"{name}: {message}")
     text = _decoded(name, text)
     scanner = _Scanner(text)
     try:
@@ -249,28 +292,9 @@ def _refuse(name: str, text: str, words: str) -> NoReturn:
     line = text.count("\n") + 1
     if found:
         words, line = found[1], int(found[2] or line)
-    raise BadConfig(f"{name}:{line}: {_short(words, 200)}") from None
+    raise BadConfig(f"{name}:{line}: {shorten(words, 200)}") from None
 
 
 def dotted(path: Sequence[str]) -> str:
-    """The path as it would be written, safe for a terminal."""
-    return ".".join(_key_shown(each) for each in path)
-
-
-def _key_shown(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) and len(key) <= _SHOWN else _short(repr(key[:200]))
-
-
-def shown(value: Any) -> str:
-    """A value for an error: short, safe for a terminal, whatever it is."""
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, int) and abs(value) >= 1 << 64:
-        return f"a number of {value.bit_length()} bits"
-    return _short(repr(value[:200]) if isinstance(value, str) else str(value).lower())
-
-
-def _short(text: str, most: int = _SHOWN) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    """Return the path as TOML has it, safe for a terminal."""
+    return ".".join(format_key(key) for key in path)

@@ -1,0 +1,57 @@
+"""The summary of a job: what a host makes of its rows is what a client reads."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from shell_runner.guard import clean_line
+from shell_runner.remote.fields import InvalidField
+from shell_runner.remote.job import Identity, JobConfig
+from shell_runner.remote.job_summary import DONE, STATES, parse_summary, summarize
+from shell_runner.remote.rows import AttemptRow, JobRow
+from shell_runner.remote.states import How, State, Step
+from tests import queued
+
+ID = "01234567-89ab-cdef-0123-456789abcdef"
+ROW = JobRow(
+    7, ID, "nightly", ("a", "b"), -1, "c" * 64, None, queued.content(), JobConfig(),
+    3, State.READY, How.COMPLETED, "d" * 5000, True, "", 1.5, 2.5, "a" * 64, 9, None,
+)  # fmt: skip
+ATTEMPT = AttemptRow("x", 7, 1, Step.ENDED, "", Identity(1, "2", "b"), 1.0, 2.0, None)
+
+
+def sent() -> Any:
+    summary = summarize(ROW, "no room", [ATTEMPT], {"passed": 2, "failed": 1, "error": 1})
+    return json.loads(json.dumps(summary._asdict()))
+
+
+def test_a_client_reads_what_a_host_has_made() -> None:
+    found = parse_summary(sent(), clean_line)
+    assert found.labels == ("a", "b")
+    assert (found.state, found.how, found.step, found.attempts) == (
+        "ready", "completed", "ended", 1,
+    )  # fmt: skip
+    assert (found.trouble, found.cancelled, found.package) == ("no room", True, "a" * 64)
+    assert (found.is_done, found.failed) == (True, 2)
+    assert len(found.detail) < 1010
+
+
+def test_the_states_are_those_of_the_queue() -> None:
+    assert tuple(str(state) for state in State) == STATES
+    assert set(STATES) > DONE
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("id", "x"), ("state", "gone"), ("package", "A" * 64), ("package", None), ("size", -1),
+        ("count", True), ("priority", -(1 << 40)), ("submitted", float("nan")),
+        ("outcomes", {"won": 1}), ("labels", "ab"), ("name", None), ("cancelled", 0),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(InvalidField):
+        parse_summary({**sent(), key: value}, clean_line)

@@ -1,0 +1,156 @@
+"""Metadata of tests: what is read from comments and tables, and how mistakes are reported."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shell_runner.config import load
+from shell_runner.errors import BadMetadata
+from shell_runner.metadata import Metadata, apply, defaults_of, read_metadata
+
+
+@pytest.mark.parametrize(
+    ("comment", "expected"),
+    [
+        ("# nosejobs: timeout=30", Metadata(timeout=30.0)),
+        ("#nosejobs: timeout=0.5", Metadata(timeout=0.5)),
+        ("# nosejobs: tags=smoke,net", Metadata(tags=("smoke", "net"))),
+        ("// nosejobs: tags=a", Metadata(tags=("a",))),
+        ("-- nosejobs: cwd=root", Metadata(cwd="root")),
+        ("; nosejobs: home=keep", Metadata(home="keep")),
+        ("/* nosejobs: tags=a */", Metadata(tags=("a",))),
+        ("# nosejobs: pass=FOO,BAR_*", Metadata(pass_env=("FOO", "BAR_*"))),
+        ("# nosejobs: env=A=1,B=x=y", Metadata(env=(("A", "1"), ("B", "x=y")))),
+        ("# nosejobs: timeout=1 tags=a # why", Metadata(timeout=1.0, tags=("a",))),
+        ("# nosejobs: tags=a\n\n# nosejobs: tags=b", Metadata(tags=("a", "b"))),
+        ("# not ours\n\n# nosejobs: timeout=3", Metadata(timeout=3.0)),
+        ("echo\n# nosejobs: timeout=3", Metadata()),
+        ("# mentions nosejobs: timeout=3", Metadata()),
+    ],
+)
+def test_the_leading_comment_is_read(comment: str, expected: Metadata) -> None:
+    text = f"#!/bin/sh\n{comment}\necho\n"
+    assert read_metadata(Metadata(), "test_a.sh", text.encode()) == expected
+
+
+@pytest.mark.parametrize(
+    ("comment", "line", "key", "words"),
+    [
+        ("# nosejobs: timout=3", 2, "timout", "did you mean 'timeout'?"),
+        ("# nosejobs: colour=red", 2, "colour", "known: "),
+        ("# nosejobs: timeout=soon", 2, "timeout", "'soon'"),
+        ("# nosejobs: timeout=0", 2, "timeout", "above 0"),
+        ("# nosejobs: timeout=-1", 2, "timeout", "above 0"),
+        ("# nosejobs: timeout=nan", 2, "timeout", "above 0"),
+        ("# nosejobs: timeout", 2, "timeout", "needs a value"),
+        ("# first\n# nosejobs: tags=a,,b", 3, "tags", "not a word"),
+        ("# nosejobs: tags=1st", 2, "tags", "not a word"),
+        ("# nosejobs: cwd=there", 2, "cwd", '"dir" or "root"'),
+        ("# nosejobs: home=no", 2, "home", '"private" or "keep"'),
+        ("# nosejobs: env=1A=2", 2, "env", "name of a variable"),
+        ("# nosejobs: timeout=1 timeout=2", 2, "timeout", "twice"),
+        ("# nosejobs: tags='a", 2, "nosejobs", "quotation"),
+    ],
+)
+def test_bad_metadata_names_file_line_and_key(
+    comment: str, line: int, key: str, words: str
+) -> None:
+    with pytest.raises(BadMetadata) as caught:
+        read_metadata(Metadata(), "d/test_a.sh", f"#!/bin/sh\n{comment}\n".encode())
+    assert str(caught.value).startswith(f"d/test_a.sh:{line}: {key}: ")
+    assert words in str(caught.value)
+
+
+def test_binaries_have_no_comments() -> None:
+    head = b"\x7fELF\0# nosejobs: timout=1\n"
+    assert read_metadata(Metadata(), "test_a", head) == Metadata()
+
+
+def test_bats_tags_are_tags_anywhere_in_a_bats_file() -> None:
+    head = b"# bats file_tags=a\n@test x {\n}\n# bats test_tags=b, c:1\n@test y {\n}\n"
+    assert read_metadata(Metadata(), "a.bats", head).tags == ("a", "b", "c:1")
+    assert read_metadata(Metadata(), "a.sh", head).tags == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"timeout": 5}, Metadata(5.0, ("x",))),
+        ({"tags": ["y", "x"]}, Metadata(1.0, ("x", "y"))),
+        ({"env": {"A": "1"}}, Metadata(1.0, ("x",), env=(("A", "1"),))),
+        ({}, Metadata(1.0, ("x",))),
+    ],
+)
+def test_later_sources_win_and_lists_add_up(values: dict[str, Any], expected: Metadata) -> None:
+    assert apply(Metadata(1.0, ("x",)), values, "f", 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("timeout", True), ("tags", 3), ("tags", [1]), ("env", 3), ("cwd", 1)]
+)
+def test_values_of_the_wrong_type_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(BadMetadata, match=rf"nosejobs.toml:\[tests\]: {key}: "):
+        apply(Metadata(), {key: value}, "nosejobs.toml", "[tests]")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("timeout", "1e3", Metadata(timeout=1000.0)),
+        ("timeout", "10m", Metadata(timeout=600.0)),
+        ("retries", 3, Metadata(retries=3)),
+        ("repeat", "10000", Metadata(repeat=10_000)),
+        ("serial", "no", Metadata()),
+        ("serial", True, Metadata(serial=True)),
+        ("lock", "host:db, a", Metadata(locks=("host:db", "a"))),
+        ("requires", ["gpu", "gpu"], Metadata(requires=("gpu",))),
+        ("env", {"A": 1, "B": True}, Metadata(env=(("A", "1"), ("B", "True")))),
+        ("limits", "as:2G nofile:256", Metadata(limits=(("as", 2 << 30), ("nofile", 256)))),
+        ("limits", {"core": 0, "cpu": "9"}, Metadata(limits=(("core", 0), ("cpu", 9)))),
+    ],
+)
+def test_values_of_comments_and_tables(key: str, value: Any, expected: Metadata) -> None:
+    assert apply(Metadata(), {key: value}, "f", 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("timeout", 16**5000, "must be a time above 0"),
+        ("retries", 16**5000, "must be a whole number, 0 to 100, not a number of 20001 bits"),
+        ("retries", "+1", "must be a whole number, 0 to 100, not '+1'"),
+        ("repeat", 0, "must be a whole number, 1 to 10000, not 0"),
+        ("serial", "maybe", "must be yes or no, not 'maybe'"),
+        ("lock", "a+b", "'a+b' is not the name of a lock"),
+        ("requires", "a b", "'a b' is not a label"),
+        ("env", {"A": 16**5000}, "A is a number of 20001 bits"),
+        ("env", {"A": "\0"}, "A is '\\x00'"),
+        ("limits", "ass:1", "ass is not one; did you mean 'as'?"),
+        ("limits", {"as": 16**5000}, "perhaps with k, m, g or t; as is not"),
+        ("limits", "as:1x", "perhaps with k, m, g or t; as is not"),
+        ("isolation", "none", 'must be "shared" or "copy", not \'none\''),
+        ("x\x1b[2J", 1, "'x\\x1b[2J': unknown key; known: "),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "value",
+)
+def test_what_is_allowed_is_named(key: str, value: Any, message: str) -> None:
+    with pytest.raises(BadMetadata) as caught:
+        apply(Metadata(), {key: value}, "f", 1)
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tests]\n\ntimeot = 3\n", "nosejobs.toml:3: [tests]: timeot: unknown key"),
+        ("[tests.'a*']\nretries = 1\nretris = 1\n", "nosejobs.toml:3: [tests.'a*']: retris: "),
+        ("[tests]\nserial = 1\n", "nosejobs.toml:2: [tests]: serial: must be yes or no, not 1"),
+    ],
+)
+def test_a_mistake_in_a_table_has_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "nosejobs.toml").write_text(text)
+    with pytest.raises(BadMetadata) as caught:
+        defaults_of(Metadata(), load(tmp_path))
+    assert f"{tmp_path}/{message}" in str(caught.value)

@@ -10,17 +10,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from shell_runner import config as tree_config
 from shell_runner.config import NAME, load
-from shell_runner.discovery import Metadata, apply
 from shell_runner.errors import BadConfig, UsageError
+from shell_runner.metadata import check_tests
 from shell_runner.plan import plan
 from shell_runner.remote.job import JobTest
 from shell_runner.text import to_single_line
+from shell_runner.toml_document import Document, read
 
 from . import config
 from .checkouts import Checkout
 from .config import BuildConfig, Stage
-from .document import Document, read, shown
 
 #: Bytes of a nosejobs.toml that are read; its parser takes less.
 _CONFIG = 1 << 20

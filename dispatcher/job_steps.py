@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from shell_runner import told
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
 from shell_runner.jobs import JobClient
 from shell_runner.remote.job import NewJob
+from shell_runner.remote.job_summary import JobSummary
 from shell_runner.session import TIMEOUT
 from shell_runner.tree_scan import SourceTree
 
@@ -130,7 +130,7 @@ class JobSteps:
         """Forget what the host has said; a new conversation begins."""
         #: State on the host by job, and its last report.
         self._states: dict[str, str] = {}
-        self._reports: dict[str, told.Job] = {}
+        self._reports: dict[str, JobSummary] = {}
         #: Planned jobs that an earlier conversation may have submitted; None: not known yet.
         self._uncertain: frozenset[str] | None = None
         self._cancelled: set[str] = set()
@@ -141,7 +141,7 @@ class JobSteps:
 
     # -- what the host has said ---------------------------------------------------
 
-    def add_report(self, report: told.Job) -> None:
+    def add_report(self, report: JobSummary) -> None:
         """Remember what the host says of a job."""
         self._states[report.id] = report.state
         self._reports[report.id] = report
@@ -235,7 +235,7 @@ class JobSteps:
             self.acknowledge(client, row)
         return True
 
-    def _download(self, client: JobClient, job: Job, report: told.Job) -> None:
+    def _download(self, client: JobClient, job: Job, report: JobSummary) -> None:
         """Download and record a package; remove what is left of the file."""
         path = self._incoming / f"{job.id}.zip"
         self._check_room(path, report.size)

@@ -18,6 +18,7 @@ import pytest
 
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
+from shell_runner.metadata import HOST_LOCK, Metadata, locks_of_host
 from shell_runner.remote import capacity
 from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
 from shell_runner.remote.verdict import is_worth_another

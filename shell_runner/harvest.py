@@ -24,7 +24,7 @@ from .remote.package import Package, open_package
 from .remote.package_format import MANIFEST, BadPackage
 from .remote.verdict import judge
 from .text import to_single_line
-from .told import FailedTest, Job
+from .told import FailedTest
 from .words import whole
 
 #: Exit statuses, those of pytest: of a job whose tests all ran, and of one that had no chance.

@@ -26,7 +26,7 @@ from .text import format_count
 
 if TYPE_CHECKING:
     from .harvest import Harvested
-    from .told import Job
+    from .remote.job_summary import JobSummary
 
 #: Maximum number of failed tests that are listed.
 _MAX_LISTED_FAILURES = 20
@@ -137,7 +137,7 @@ def finish(
         click.get_current_context().exit(harvested.status)
 
 
-def _print_json(client: JobClient, id: str, path: Path, job: Job, harvested: Harvested) -> None:
+def _print_json(client: JobClient, id: str, path: Path, job: JobSummary, harvested: Harvested) -> None:
     put_json(
         {
             "id": id, "job": id, "host": client.spec.id, "package": str(path),
@@ -151,7 +151,7 @@ def _print_json(client: JobClient, id: str, path: Path, job: Job, harvested: Har
 
 def _print_summary(
     path: Path,
-    job: Job,
+    job: JobSummary,
     harvested: Harvested,
     targets: HarvestTargets,
     show: Callable[[str], None],

@@ -39,8 +39,9 @@ from .job_output import (
 from .jobs import JobClient
 from .log_position import LogPosition, parse_log_position
 from .remote.job import KEEP
+from .remote.job_summary import STATES
 from .text import format_count
-from .told import STATES, Listing
+from .told import Listing
 
 #: Exit statuses.
 INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
@@ -467,7 +468,7 @@ def _format_limit(name: str, value: int) -> str:
 
 
 def _parse_limit(text: str) -> tuple[str, int]:
-    from .config import size
+    from .validators import check, size
 
     name, equals, value = text.partition("=")
     if not equals:

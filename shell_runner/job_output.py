@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from .console import say
 from .formatting import format_age, format_date, format_size
 from .hosts import HostSpec
+from .remote.job_summary import STATES, JobSummary
 from .text import strip_control_chars
-from .told import STATES, Attempt, Job, Listing, Report, Untold
+from .told import Attempt, Listing, Report, Untold
 
 
 def short_id(id: str) -> str:
@@ -28,7 +29,7 @@ def print_summary(host: str, listing: Listing) -> None:
         say(f"{host}: no worker: {listing.no_worker}")
 
 
-def print_table(jobs: Sequence[tuple[str, Job]], several: bool = False) -> None:
+def print_table(jobs: Sequence[tuple[str, JobSummary]], several: bool = False) -> None:
     """Print (host, job) pairs as a table; with ``several`` hosts they have a column."""
     from rich.console import Console
     from rich.table import Table
@@ -58,7 +59,7 @@ def print_table(jobs: Sequence[tuple[str, Job]], several: bool = False) -> None:
     Console(width=wide, highlight=False).print(table)
 
 
-def format_state(job: Job, ahead: int | None = None) -> str:
+def format_state(job: JobSummary, ahead: int | None = None) -> str:
     """Return the state of a job for people; ``ahead``: jobs that run before it."""
     if job.state == "queued":
         words = f"queued, {ahead} before it" if ahead else "queued"
@@ -128,7 +129,7 @@ def format_attempt(attempt: Attempt) -> str:
     return f"{words} ({attempt.detail})" if attempt.detail else words
 
 
-def _format_counts(job: Job) -> str:
+def _format_counts(job: JobSummary) -> str:
     done = sum(job.outcomes.values())
     words = [f"{job.outcomes[name]} {name}" for name in sorted(job.outcomes)]
     if done < job.count:
@@ -136,7 +137,7 @@ def _format_counts(job: Job) -> str:
     return f"{job.count}: {', '.join(words)}" if words else str(job.count)
 
 
-def _suggest_next_step(job: Job) -> str:
+def _suggest_next_step(job: JobSummary) -> str:
     short = short_id(job.id)
     # What did not run is an error, too.
     has_open = job.how != "completed" and job.failed > 0

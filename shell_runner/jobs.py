@@ -22,6 +22,7 @@ from .errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
 from .heartbeat import backoff
 from .hosts import HostSpec
 from .log_position import LOG_START, LogChunk, LogMismatch, LogPosition
+from .remote.fields import InvalidField
 from .remote.job import Content, JobConfig, JobTest, NewJob, is_uuid
 from .remote.job_summary import JobSummary
 from .session import TIMEOUT, Session
@@ -129,10 +130,10 @@ class JobClient:
         job: NewJob,
         trees: Sequence[SourceTree] = (),
         progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> tuple[Job, list[Uploaded]]:
+    ) -> tuple[JobSummary, list[Uploaded]]:
         """Upload what the host lacks of ``trees``, then submit the job; safe to repeat."""
 
-        def request(session: Session) -> tuple[Job, list[Uploaded]]:
+        def request(session: Session) -> tuple[JobSummary, list[Uploaded]]:
             uploaded = [session.upload(tree, progress) for tree in trees]
             self.may_have_handed_in = True
             answer = session.call("submit", job=_row(job))

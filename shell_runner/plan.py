@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import discovery
-from .config import Config, find_root, load, suggestion
-from .discovery import PATTERNS, File, Kind, Metadata
+from .config import Config, find_root, load
+from .discovery import PATTERNS, File, Kind
 from .errors import NosejobsError, UsageError
 from .metadata import Metadata, as_test, defaults_of, metadata_of
 from .remote import formats
 from .remote.job import JobTest
 from .text import printable
+from .validators import suggestion
 from .words import unmet_words
 
 #: Seconds until a test is stopped of which nobody says anything else.

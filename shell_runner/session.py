@@ -17,9 +17,10 @@ from .guard import LIMIT
 from .heartbeat import Pulse, Sign
 from .hosts import HostSpec
 from .remote import wire
+from .remote.fields import InvalidField
 from .shipping import Uploaded, upload
 from .text import to_single_line
-from .told import Odd, facts_of
+from .told import facts_of
 from .tree_scan import SourceTree
 
 #: The session that is asked for, and the version of what is spoken in it.

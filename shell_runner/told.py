@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .remote.fields import MAX_ITEMS, Fields, InvalidField, is_digest
 from .remote.job import ARCHIVE, TREE, Content, JobConfig, is_uuid
-from .remote.manifest import is_digest
-from .remote.model import ERROR, FAILED, OUTCOMES, Test, execution_from_row
+from .remote.job_summary import STATES, JobSummary, parse_summary
+from .remote.model import OUTCOMES, Test, execution_from_row
 from .remote.verdict import judge
 from .text import to_single_line
 
@@ -80,75 +81,19 @@ class Listing:
     no_worker: str = ""
 
 
-class Odd(ValueError):
-    """A host says what cannot be."""
-
-
-class _Fields:
-    """The values of a JSON object that a host has sent; Odd for what cannot be."""
-
-    def __init__(self, values: Any) -> None:
-        if not isinstance(values, dict):
-            raise Odd("no table")
-        self._values = values
-
-    def __getitem__(self, key: str) -> Any:
-        return self._values.get(key)
-
-    def text(self, key: str, most: int = 1000) -> str:
-        value = self._values.get(key)
-        if not isinstance(value, str):
-            raise Odd(f"{key} {value!r:.50}")
-        return to_single_line(value, most)
-
-    def whole(self, key: str, least: int = 0) -> int:
-        value = self._values.get(key)
-        if type(value) is not int or not least <= value < 1 << 62:
-            raise Odd(f"{key} {value!r:.50}")
-        return value
-
-    def number(self, key: str) -> float:
-        value = self._values.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise Odd(f"{key} {value!r:.50}")
-        if not -1e12 < value < 1e12:
-            raise Odd(f"{key} {value!r:.50}")
-        return float(value)
-
-    def date(self, key: str) -> float | None:
-        return None if self._values.get(key) is None else self.number(key)
-
-    def flag(self, key: str) -> bool:
-        if not isinstance(self._values.get(key), bool):
-            raise Odd(f"{key} {self._values.get(key)!r:.50}")
-        return bool(self._values[key])
-
-    def items(self, key: str, most: int = _MANY) -> list[Any]:
-        value = self._values.get(key)
-        if not isinstance(value, list) or len(value) > most:
-            raise Odd(f"{key} is no list, or too long")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        return tuple(_word(each) for each in self.items(key))
-
-    def counts(self, key: str, names: frozenset[str]) -> dict[str, int]:
-        found = _Fields(self._values.get(key))
-        for name in found._values:
-            if name not in names:
-                raise Odd(f"{key} {name!r:.50}")
-        return {name: found.whole(name) for name in found._values}
+def _fields(values: Any) -> Fields:
+    return Fields(values, to_single_line)
 
 
 def _word(value: Any) -> str:
     if not isinstance(value, str):
-        raise Odd(f"{value!r:.50} where a text is")
+        raise InvalidField(f"{value!r:.50} where a text is")
     return to_single_line(value)
 
 
 def job_of(values: Any) -> JobSummary:
     """Return what a list shows of a job."""
-    return parse_summary(values, clean_line)
+    return parse_summary(values, to_single_line)
 
 
 def _attempt(values: Any) -> Attempt:
@@ -169,7 +114,7 @@ def _failed(row: Any) -> FailedTest:
         try:
             words = judge(Test(*row[2]), execution_from_row(row[3])).words
         except (TypeError, ValueError, AttributeError) as error:
-            raise Odd(str(error)) from error
+            raise InvalidField(str(error)) from error
     return FailedTest(_word(row[0]), row[1], to_single_line(words))
 
 
@@ -193,7 +138,7 @@ def _config(values: Any) -> dict[str, Any]:
 def _shown(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return to_single_line(value, 4000)
-    if isinstance(value, list) and len(value) <= _MANY and depth < 3:
+    if isinstance(value, list) and len(value) <= MAX_ITEMS and depth < 3:
         return [_shown(each, depth + 1) for each in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
@@ -256,10 +201,8 @@ def facts_of(values: Any) -> dict[str, Any]:
 
 def limits_of(value: Any) -> dict[str, int]:
     """Bounds by name."""
-    found = _Fields(value)
-    if len(found._values) > 100:
-        raise Odd("too many limits")
-    return {to_single_line(str(name), 100): found.whole(name) for name in found._values}
+    found = _fields(value)
+    return {to_single_line(str(name), 100): found.whole(name) for name in found.names(100)}
 
 
 @dataclass(frozen=True)

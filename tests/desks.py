@@ -94,7 +94,7 @@ def prepared(tests: Path, id: str, **changes: object) -> Submission:
     return prepare(Description(tests, config=config), POPEN, id)
 
 
-def submit(client: JobClient, tests: Path, id: str, **changes: object) -> Job:
+def submit(client: JobClient, tests: Path, id: str, **changes: object) -> JobSummary:
     """The same, handed in."""
     ready = prepared(tests, id, **changes)
     return client.submit(ready.job, ready.trees)[0]

@@ -14,6 +14,7 @@ from .conversation import Conversation, leave_terminal, report
 from .intake import Intake
 from .job import BadJob, NewJob, without_secrets
 from .job_log_reader import JobLogReader, Reply
+from .job_summary import summarize
 from .machine import facts
 from .store import Store
 from .wire import pack, pack_blob
@@ -208,7 +209,7 @@ class JobSession(Conversation):
     def _summary(self, row: Any) -> Dict[str, Any]:
         there = self._open_queue()
         attempts, outcomes = there.attempts(row.number), there.results(row)
-        return job_views.summary(row, attempts, outcomes, _error(row, self.folder))
+        return summarize(row, _error(row, self.folder), attempts, outcomes)._asdict()
 
     def _show_job(self, job: str) -> Dict[str, Any]:
         self._worker.ensure_runs(self._open_queue())

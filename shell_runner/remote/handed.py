@@ -8,7 +8,32 @@ import fnmatch
 import json
 from typing import Any, Dict, List, Sequence
 
-from .job import ARCHIVE, TREE, BadJob, Content, JobTest, NewJob, config_from, is_text, is_uuid
+from .fields import (
+    FLAG,
+    INTEGER,
+    NUMBER,
+    TEXT,
+    Check,
+    InvalidField,
+    check_fields,
+    freeze,
+    list_of,
+    optional,
+    pairs_of,
+)
+from .job import (
+    ARCHIVE,
+    MAX_LABELS,
+    MAX_NAME_CHARS,
+    MAX_PRIORITY,
+    TREE,
+    BadJob,
+    Content,
+    JobTest,
+    NewJob,
+    config_from,
+    is_uuid,
+)
 from .manifest import is_digest
 from .model import Test
 from .package_format import fits

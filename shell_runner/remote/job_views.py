@@ -12,11 +12,6 @@ from .queue import State
 
 #: States of jobs that are to get on.
 WAITING = (State.QUEUED, State.RUNNING, State.PACKAGING)
-#: Columns of a job that a list shows as they are.
-_SHOWN = (
-    "id", "number", "name", "labels", "priority", "count", "submitted", "ended", "package",
-    "size", "harvested",
-)  # fmt: skip
 _MAX_MESSAGE_CHARS = 2000
 #: Failed tests that a reply names.
 _MAX_NAMED_TESTS = 50
@@ -25,20 +20,6 @@ _MAX_ROW_CHARS = 1 << 16
 
 #: Number, outcome and row of a test that has failed.
 FailedTest = Tuple[int, str, str]
-
-
-def summary(row: Any, attempts: Sequence[Any], outcomes: Any, error: str) -> Dict[str, Any]:
-    """Return what a list shows of a job; ``error``: why it does not get on."""
-    shown = {name: getattr(row, name) for name in _SHOWN}
-    shown["detail"] = row.detail[:_MAX_MESSAGE_CHARS]
-    shown["trouble"] = error[:_MAX_MESSAGE_CHARS]
-    shown["state"] = str(row.state)
-    shown["how"] = str(row.how or "")
-    shown["cancelled"] = bool(row.cancelled)
-    shown["attempts"] = len(attempts)
-    shown["step"] = str(attempts[-1].step) if attempts else ""
-    shown["outcomes"] = outcomes
-    return shown
 
 
 def attempt(row: Any) -> Dict[str, Any]:

@@ -109,7 +109,7 @@ def shorten(text: str) -> str:
 
 
 class JobSteps:
-    """What the host has said of its jobs, and what is to be done with each."""
+    """The jobs of one host: what it has reported of them, and the steps that they need."""
 
     def __init__(
         self,

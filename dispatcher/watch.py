@@ -31,13 +31,11 @@ _LOG = logging.getLogger(__name__)
 _NOTED = 30.0
 #: Seconds between two clean-ups of a source's mirror.
 TIDY_INTERVAL = 86_400.0
-#: Prefix of the key under which the time of a source's last clean-up is stored.
-_TIDIED_KEY = "tidied "
 
 
 @dataclass(frozen=True)
 class _New:
-    """A branch that stands somewhere else, and what is built of that."""
+    """A branch that has moved, and the changes to build."""
 
     move: Move
     changes: tuple[model.Change, ...]
@@ -61,6 +59,7 @@ class Watch:
         self._noted = 0.0
         #: Time of the last clean-up, by ``clock``; 0 until it is read from the database.
         self._tidied = 0.0
+        self._tidied_key = f"tidied {wanted.name}"
         self._told = ""
 
     def run(self) -> None:
@@ -97,19 +96,16 @@ class Watch:
         """Return whether to clean up now, by the time of the last clean-up in the database.
 
         ``now`` is stored before the clean-up begins, so that one that fails, or that ends the
-        process, is not repeated before the next interval.  The first interval begins when the
-        source is first read: a new mirror has nothing to clean up.
+        process, is not repeated before the next interval.
         """
-        key = f"{_TIDIED_KEY}{self._wanted.name}"
+        with self._store.read() as connection:
+            self._tidied = float(notes.get(connection, self._tidied_key) or 0)
+        if not self._tidied or now - self._tidied < TIDY_INTERVAL:
+            return False
         with self._store.write(quiet=True) as connection:
-            stored = notes.get(connection, key)
-            last = float(stored or now)
-            is_due = now - last >= TIDY_INTERVAL
-            if is_due or not stored:
-                last = now
-                notes.put(connection, key, b"%f" % now)
-        self._tidied = last
-        return is_due
+            notes.put(connection, self._tidied_key, b"%f" % now)
+        self._tidied = now
+        return True
 
     def _tell(self, error: Exception) -> None:
         """Once, and not again with each look, until it is another trouble."""
@@ -123,7 +119,7 @@ class Watch:
         self._poked.set()
 
     def close(self) -> None:
-        """The loop ends."""
+        """End the loop."""
         self._closed.set()
         self._poked.set()
 
@@ -173,6 +169,8 @@ class Watch:
         """Heads, changes, builds, and what they make superfluous: one transaction."""
         at = self._clock()
         with self._store.write() as connection:
+            if not before:  # a new mirror has nothing to clean up: its first interval begins
+                notes.put(connection, self._tidied_key, b"%f" % at)
             for branch in moves.gone:
                 if changes.move_head(connection, key, branch, before[branch], ""):
                     self._supersede(connection, key, branch, gone=True)

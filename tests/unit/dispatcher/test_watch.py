@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher import settings
 from dispatcher.git import SourceError
-from dispatcher.store import Store
+from dispatcher.store import Store, notes
 from dispatcher.watch import TIDY_INTERVAL, Watch
 
 
@@ -21,6 +21,12 @@ class FakeSource:
         self.count += 1
         if self.error is not None:
             raise self.error
+
+
+def read_first(store: Store, at: float) -> None:
+    """Write what the first poll of a source that has branches writes."""
+    with store.write() as connection:
+        notes.put(connection, "tidied app", b"%f" % at)
 
 
 def run_at(store: Store, source: FakeSource, *times: float) -> list[float]:
@@ -48,6 +54,9 @@ def run_at(store: Store, source: FakeSource, *times: float) -> list[float]:
 
 def test_a_mirror_is_tidied_once_in_an_interval_also_across_restarts(store: Store) -> None:
     source, day = FakeSource(), TIDY_INTERVAL
+    run_at(store, source, 1.0, day)
+    assert source.count == 0  # it was never read: there is nothing to clean up
+    read_first(store, 1.0)
     run_at(store, source, 1.0, 2.0, day)
     assert source.count == 0
     run_at(store, source, day, day + 1.0, day + 2.0)
@@ -60,6 +69,7 @@ def test_a_clean_up_that_fails_is_logged_and_polling_goes_on(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = FakeSource(SourceError("no space left"))
+    read_first(store, 1.0)
     times = [1.0, TIDY_INTERVAL + 1.0, TIDY_INTERVAL + 2.0, TIDY_INTERVAL + 3.0]
     assert run_at(store, source, *times) == times
     assert source.count == 1

@@ -187,7 +187,7 @@ def _failed(connection: Connection, facts: promotion.Facts, stage: str) -> tuple
     if not failed:
         words = f"run {verdict.number} of {stage} {verdict.state}, and names no test that failed"
         raise Refused(f"{words}: run all of it again")
-    for job in retry.silent(jobs.of_run(connection, verdict.id)):
+    for job in retry.inconclusive_jobs(jobs.of_run(connection, verdict.id)):
         tests = job.tests if job.tests is not None else verdict.only
         if tests is None:
             words = f"run {verdict.number} of {stage}: nothing is known of its tests on {job.host}"

@@ -38,7 +38,7 @@ from shell_runner.remote.job import NewJob
 from shell_runner.session import TIMEOUT, Session
 from shell_runner.shipping import Tree
 
-from .model import HostState, Job, JobEvent, JobState
+from .model import HostState, Job, JobEvent, JobState, OutcomeCounts
 from .policy import retry
 from .store import Store, StoreError, audit, hosts, jobs, results
 
@@ -510,11 +510,11 @@ class Link:
         with self._store.write(follows=False) as connection:
             done = jobs.move(connection, job.id, JobEvent.ACKNOWLEDGE)
             if done:
-                counts = results.counts(connection, [job.id]).get(job.id, results.Counts())
-                part = retry.Part(job, trouble=counts.infrastructure)
-                blamed = bool(retry.blamed([part]))
+                counts = results.counts(connection, [job.id]).get(job.id, OutcomeCounts())
+                part = retry.Part(job, infrastructure=counts.infrastructure)
+                blamed = bool(retry.failing_hosts([part]))
                 if blamed:
-                    words, most = retry.trouble(part), self._terms.quarantine
+                    words, most = retry.infrastructure_reason(part), self._terms.quarantine
                     hosts.failed(connection, self.name, words, most=most, at=time.time())
                 else:
                     hosts.succeeded(connection, self.name)

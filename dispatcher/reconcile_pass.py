@@ -37,7 +37,7 @@ class PassResult:
     unplaced: list[Unplaced] = field(default_factory=list)
     #: Ids of jobs to stop on their hosts: one of their peers is gone.
     stop: set[str] = field(default_factory=set)
-    #: Whether rows were written; everybody who waits for changes was told of them.
+    #: Whether rows were written; the commit has notified all that wait for changes.
     wrote: bool = False
     #: Whether another pass has to follow at once.
     repeat: bool = False

@@ -117,7 +117,7 @@ def _format(template: str, names: Sequence[str]) -> str:
 
 def settled_status(build: Build, facts: promotion.Facts) -> BuildStatus:
     """Return the status of a build; it is going on while the policy has more to write."""
-    status = status_of(build, facts.runs, promotion.counting(facts.tree, facts.tags))
+    status = status_of(build, facts.runs, promotion.counting_stages(facts.tree, facts.tags))
     plan = promotion.plan(facts)
     if status.over and (plan.give or plan.revoke or plan.begin or plan.move):
         return BuildStatus(Outcome.GOING, status.message)

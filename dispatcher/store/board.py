@@ -127,8 +127,8 @@ def _by_build(
 def audited_builds(connection: Connection, after: int) -> tuple[int, set[int]]:
     """Return the id of the newest audit entry, and the builds of all entries later than ``after``.
 
-    Whoever decides about a build that nothing can come of by itself (a tag is revoked, a stage is
-    approved) writes an entry in the same transaction.
+    An action on a build that cannot change by itself (a tag is revoked, a stage is approved) writes
+    an entry in the same transaction.
     """
     last = connection.execute(_LAST_AUDIT).scalar() or 0
     if last <= after:

@@ -344,7 +344,8 @@ def tree_of(build: model.Build) -> Tree:
 def build_of(view: listing.BuildView, where: standing.BuildStatus | None = None) -> Build:
     """As a list has it; ``where`` if that is known better than by its rows."""
     build, tree = view.build, tree_of(view.build)
-    found = where or standing.status_of(build, view.runs, promotion.counting(tree, view.tags))
+    counting = promotion.counting_stages(tree, view.tags)
+    found = where or standing.status_of(build, view.runs, counting)
     return Build(
         number=build.id, change=_change(view), state=build.state, detail=build.detail,
         level=build.level, outcome=found.outcome, words=found.message, digest=build.digest,
@@ -364,7 +365,7 @@ def _change(view: listing.BuildView) -> Change:
 def _stages(view: listing.BuildView, tree: Tree) -> list[StageNow]:
     """The build command first, if there was one; stages that only have a tag by hand last."""
     last = standing.newest_runs(view.runs)
-    counting = promotion.counting(tree, view.tags)
+    counting = promotion.counting_stages(tree, view.tags)
     known = [Stage(model.BUILD)] if model.BUILD in last else []
     known += tree.stages
     names = {stage.name for stage in known}
@@ -425,7 +426,7 @@ def detail_of(
     build, runs = found.view.build, {run.id: run for run in found.view.runs}
     tree = tree_of(build)
     facts = promotion.Facts(build.state, tree, found.view.runs, found.tags, found.decisions)
-    counting = promotion.counting(tree, found.tags)
+    counting = promotion.counting_stages(tree, found.tags)
     short = build_of(found.view, standing.settled_status(build, facts))
     return Detail(
         **dict(short),

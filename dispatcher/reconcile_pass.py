@@ -1,4 +1,4 @@
-"""One pass over all active builds: ask the policy what to do, and write it.
+"""A pass over all active builds: ask the policy what to do, and write it.
 
 Responsible for performing the actions of the policy in the transaction of the pass.  Decides
 nothing, and must not wait for anything but the database.
@@ -27,11 +27,12 @@ from .store import audit, board, builds, durations, hosts, jobs, stage_runs, tag
 from .tasks import BackgroundTasks
 
 _STATES_WITH_CONFIG = (BuildState.BUILDING, BuildState.BUILT)
+_ROW_CHANGES = frozenset(build_actions.ROW_CHANGES)
 
 
 @dataclass
 class PassResult:
-    """What a pass has come to beside rows: work for others."""
+    """The outcome of a pass beside rows: work for other threads."""
 
     #: Stage runs that found no hosts, for the pools.
     unplaced: list[Unplaced] = field(default_factory=list)
@@ -45,7 +46,7 @@ class PassResult:
 
 @dataclass
 class PassMemory:
-    """What a pass knows for the next one.  Only valid once the pass has been committed."""
+    """Knowledge of a pass for the next one; valid only once the pass has been committed."""
 
     #: By build, the rows for which there was nothing to do.
     settled: dict[int, BuildRows] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class PassMemory:
 
 @dataclass(frozen=True)
 class PassContext:
-    """What the passes of a dispatcher share."""
+    """Objects that all passes of a dispatcher share."""
 
     settings: Settings
     blobs: Blobs
@@ -116,7 +117,7 @@ class ReconcilePass:
             settled=self._previous.settled.get(number),
             may_look_ahead=self._may_look_ahead,
         )
-        if not any(isinstance(action, build_actions.ROW_CHANGES) for action in actions):
+        if _ROW_CHANGES.isdisjoint(map(type, actions)):
             self.memory.settled[number] = rows
         self._writer.perform(actions, rows.runs)
 
@@ -125,7 +126,8 @@ class ReconcilePass:
         if build.state not in _STATES_WITH_CONFIG:
             return Tree()
         known = self._previous.pipelines.get(build.id)
-        if known is None or known[0] != build.config:
+        # Most configs are the same object as in the last pass: then their content is not compared.
+        if known is None or (known[0] is not build.config and known[0] != build.config):
             known = build.config, config.from_data(build.config or {})
         self.memory.pipelines[build.id] = known
         return known[1]
@@ -178,9 +180,10 @@ class ActionWriter:
         self.requests: list[RequestHosts] = []
         self._run_ids: dict[RunKey, int] = {}
 
-    def perform(self, actions: Iterable[Action], runs: Collection[model.StageRun] = ()) -> None:
+    def perform(self, actions: Sequence[Action], runs: Collection[model.StageRun] = ()) -> None:
         """Perform actions in their order; ``runs``: stage runs that they may name."""
-        self._run_ids.update((build_actions.key_of(run), run.id) for run in runs)
+        if not _NAMES_RUN.isdisjoint(map(type, actions)):
+            self._run_ids.update((build_actions.key_of(run), run.id) for run in runs)
         for action in actions:
             _PERFORM[type(action)](self, action)
 
@@ -194,6 +197,8 @@ class ActionWriter:
 
     def _request_hosts(self, action: RequestHosts) -> None:
         self.requests.append(action)
+        if action.run.id:
+            self._run_ids[build_actions.key_of(action.run)] = action.run.id
 
     def _stop_job(self, action: build_actions.StopJob) -> None:
         self._result.stop.add(action.job)
@@ -298,6 +303,9 @@ class ActionWriter:
         seconds = durations.known(self._connection, split.source, split.stage)
         return run_placement.split_tests(split, seconds, request.placement.count)
 
+
+#: Actions that name a stage run by its key.
+_NAMES_RUN = frozenset([build_actions.MoveRun, build_actions.SetRunDetail])
 
 _PERFORM: Mapping[type, Callable[[ActionWriter, Any], None]] = {
     build_actions.StartTask: ActionWriter._start_task,

@@ -10,7 +10,6 @@ import errno
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
 from typing import Any
@@ -42,12 +41,13 @@ class BackgroundTasks:
         self._lock = threading.Lock()
         self._requested: dict[Hashable, Callable[[], Any]] = {}
         self._running: set[Hashable] = set()
-        self._results: OrderedDict[Hashable, Any] = OrderedDict()
+        #: The result that was not needed for the longest time comes first.
+        self._results: dict[Hashable, Any] = {}
 
     def results(self) -> dict[Any, Any]:
         """Return all results that are there now, by the key of their task."""
         with self._lock:
-            return dict(self._results)
+            return self._results.copy()
 
     def request(self, key: Hashable, act: Callable[[], Any]) -> Any:
         """Return the result of a task; None: there is none yet, and ``act`` will return it.
@@ -60,7 +60,7 @@ class BackgroundTasks:
                 del self._results[key]
                 self._requested[key] = act
             elif result is not None:
-                self._results.move_to_end(key)
+                self._results[key] = self._results.pop(key)
             elif key not in self._running:
                 self._requested[key] = act
         return result
@@ -95,7 +95,7 @@ class BackgroundTasks:
             self._running.discard(key)
             self._results[key] = result
             while len(self._results) > _MAX_RESULTS:
-                self._results.popitem(last=False)
+                del self._results[next(iter(self._results))]
         self._on_result()
 
 

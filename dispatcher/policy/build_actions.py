@@ -49,6 +49,10 @@ class ListTests:
     tree: str
     stage: Stage
 
+    def __hash__(self) -> int:
+        # The hash of a stage takes long, and each pass needs that of many tasks.
+        return hash((self.build, self.stage.name))
+
 
 @dataclass(frozen=True)
 class ExtractArtifact:

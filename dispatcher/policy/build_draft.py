@@ -68,8 +68,10 @@ class BuildDraft:
 
     def actions(self) -> list[Action]:
         """Return all actions in their order; requests for hosts come last, oldest run first."""
-        order = {key_of(run): number for number, run in enumerate(self.rows.runs)}
-        requests = sorted(self._requests, key=lambda request: order[key_of(request.run)])
+        requests = self._requests
+        if len(requests) > 1:
+            order = {key_of(run): number for number, run in enumerate(self.rows.runs)}
+            requests = sorted(requests, key=lambda request: order[key_of(request.run)])
         return [*self._actions, *requests]
 
     def add(self, *actions: Action) -> None:

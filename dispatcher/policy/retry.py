@@ -42,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to a running stage run."""
+    """The next step of a running stage run."""
 
     #: None: it stays as it is.
     event: StageEvent | None = None

@@ -38,7 +38,7 @@ class BuildStatus(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more comes by itself."""
+        """Return whether nothing more comes by itself."""
         return self.outcome is not Outcome.GOING
 
 

@@ -1,8 +1,9 @@
-"""What people do to builds, stages and hosts: approve, hold, tag, run again, cancel, drain.
+"""Actions of people on builds, stages and hosts: approve, hold, tag, run again, cancel, drain.
 
-Owns which of it makes sense when, and the words for what does not.  Works on rows, in the
-transaction of its connection; each action is audited there, and done by whoever wakes from the
-commit.  Must not know HTTP, and needs no clock: dates are arguments.
+Responsible for which action is possible in which state, and for the errors if it is not.  An
+action writes rows and an audit entry in the transaction of its connection; the reconciler and the
+host connections see the rows after the commit and do the rest.  Must not depend on HTTP or on a
+clock: dates are arguments.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from .store import audit, builds, hosts, jobs, results, stage_runs, tags
 
 
 class Refused(NosejobsError):
-    """That makes no sense now."""
+    """The action is not possible in the present state."""
 
 
 class Unknown(Refused):
-    """There is no such thing."""
+    """The build, stage, tag or host does not exist."""
 
 
 @dataclass(frozen=True)
 class By:
-    """Who does something, why and when."""
+    """The person who acts, with reason and date."""
 
     who: str
     reason: str = ""
@@ -49,23 +50,23 @@ class By:
 
     @property
     def words(self) -> str:
-        """For the row that it was done to."""
+        """Return person and reason, for the detail of a row."""
         return f"{self.who}: {self.reason}" if self.reason else self.who
 
 
-# -- what there is ------------------------------------------------------------------
+# -- rows -------------------------------------------------------------------------
 
 
 def build_of(connection: Connection, number: int) -> model.Build:
-    """The build; raises Unknown."""
-    found = builds.get(connection, number)
-    if found is None:
+    """Return a build.  Raises ``Unknown``."""
+    build = builds.get(connection, number)
+    if build is None:
         raise Unknown(f"there is no build {number}\n  try: nosejobs builds")
-    return found
+    return build
 
 
 def facts_of(connection: Connection, build: model.Build) -> promotion.Facts:
-    """All rows of a build that policy looks at; a build without a config has no stages."""
+    """Return the rows of a build for the promotion policy; without a config it has no stages."""
     return promotion.Facts(
         build.state,
         Tree() if build.config is None else from_data(build.config),
@@ -76,13 +77,13 @@ def facts_of(connection: Connection, build: model.Build) -> promotion.Facts:
 
 
 def _facts(connection: Connection, number: int) -> tuple[model.Build, promotion.Facts]:
-    """Of a build whose config is known."""
+    """Return a build whose config is known, and its rows.  Raises ``Refused``."""
     build = build_of(connection, number)
     if build.config is None:
-        words = "its nosejobs.toml has not been read yet"
+        reason = "its nosejobs.toml has not been read yet"
         if build.state is BuildState.INVALID:
-            words = f"its nosejobs.toml cannot be understood: {build.detail}"
-        raise Refused(f"build {number} is {build.state}: {words}")
+            reason = f"invalid nosejobs.toml: {build.detail}"
+        raise Refused(f"build {number} is {build.state}: {reason}")
     return build, facts_of(connection, build)
 
 
@@ -94,12 +95,12 @@ def _check_stage(build: int, stage: str, known: Iterable[str]) -> None:
 
 
 def suggested(word: str, known: Iterable[str], none: str) -> str:
-    """What may have been meant; ``none``: what is said if there is nothing."""
+    """Return a hint at the known word that was meant; ``none``: the hint if no word is known."""
     names = list(known)
     return suggestion(word, names) if names else f"; {none}"
 
 
-def _stages(tree: Tree) -> list[str]:
+def _stage_names(tree: Tree) -> list[str]:
     return [stage.name for stage in tree.stages]
 
 
@@ -107,18 +108,18 @@ def _stages(tree: Tree) -> list[str]:
 
 
 def approve(connection: Connection, build: int, stage: str, by: By) -> bool:
-    """A stage may run: opens its gate, ends a hold.  False: that was said before."""
+    """Let a stage run: open its gate, end a hold.  Return whether that is new."""
     return _decide(connection, build, stage, DecisionKind.APPROVED, by)
 
 
 def hold(connection: Connection, build: int, stage: str, by: By) -> bool:
-    """A stage that has not begun does not, until it is approved.  False: it is held already."""
+    """Keep a stage from beginning until it is approved.  Return whether that is new."""
     return _decide(connection, build, stage, DecisionKind.HELD, by)
 
 
 def _decide(connection: Connection, number: int, stage: str, kind: DecisionKind, by: By) -> bool:
     build, facts = _facts(connection, number)
-    _check_stage(build.id, stage, _stages(facts.tree))
+    _check_stage(build.id, stage, _stage_names(facts.tree))
     decision = model.Decision(build.id, stage, kind, by.who, by.reason, by.at)
     return tags.decide(connection, decision)
 
@@ -127,35 +128,36 @@ def _decide(connection: Connection, number: int, stage: str, kind: DecisionKind,
 
 
 def tag(connection: Connection, number: int, stage: str, by: By) -> bool:
-    """A tag by hand: the build counts as having passed.  False: it has one by hand already.
+    """Tag a build by hand, as if it had passed the stage.  Return whether the tag is new.
 
-    A level can ask for stages that the tree does not have: those get no other tag.
+    A level can require stages that the pipeline does not have; only a tag by hand satisfies those.
     """
     build, facts = _facts(connection, number)
-    known = [*_stages(facts.tree), *(each for level in facts.tree.levels for each in level.stages)]
+    required = [name for level in facts.tree.levels for name in level.stages]
+    known = [*_stage_names(facts.tree), *required]
     _check_stage(build.id, stage, dict.fromkeys(known))
     if build.state is not BuildState.BUILT:
-        raise Refused(f"build {number} is {build.state}: there is nothing that could pass")
+        raise Refused(f"build {number} is {build.state}: it has no artifact that could pass")
     given = model.Tag(0, build.id, build.digest, stage, "", who=by.who, given=by.at)
     return tags.give_tag(connection, given, by.reason) is not None
 
 
 def revoke(connection: Connection, number: int, stage: str, by: By) -> int:
-    """All tags of the stage that count, revoked; how many.  They stay, with the reason."""
+    """Revoke all valid tags of a stage; return their number.  The rows stay, with the reason."""
     build = build_of(connection, number)
-    given = tags.of_build(connection, build.id)
-    found = [each for each in given if each.stage == stage]
-    if not found:
-        names = list(dict.fromkeys(each.stage for each in given))
+    all_tags = tags.of_build(connection, build.id)
+    of_stage = [tag for tag in all_tags if tag.stage == stage]
+    if not of_stage:
+        names = list(dict.fromkeys(tag.stage for tag in all_tags))
         raise Unknown(
             f"build {number} has no tag {stage!r}{suggested(stage, names, 'it has none')}"
         )
-    valid = [each for each in found if each.valid]
+    valid = [tag for tag in of_stage if tag.valid]
     if not valid:
-        raise Refused(f"build {number}: the tag {stage} was revoked before: {found[-1].reason}")
+        last = of_stage[-1]
+        raise Refused(f"build {number}: the tag {stage} was revoked before: {last.reason}")
     return sum(
-        tags.revoke_tag(connection, each.id, who=by.who, reason=by.reason, at=by.at)
-        for each in valid
+        tags.revoke_tag(connection, tag.id, who=by.who, reason=by.reason, at=by.at) for tag in valid
     )
 
 
@@ -165,83 +167,86 @@ def revoke(connection: Connection, number: int, stage: str, by: By) -> int:
 def rerun(
     connection: Connection, number: int, stage: str, by: By, failed_only: bool = False
 ) -> StageRun:
-    """Another run of a stage, or of the tests of it that failed; ``build``: the build command."""
+    """Add another run of a stage, and return it.
+
+    ``failed_only``: of its failed tests only.  The stage ``build`` is the build command.
+    """
     if stage == BUILD:
-        return _build_again(connection, build_of(connection, number), by)
+        return _rerun_build(connection, build_of(connection, number), by)
     build, facts = _facts(connection, number)
-    _check_stage(build.id, stage, _stages(facts.tree))
-    why_not = promotion.may_rerun(facts, stage, failed_only)
-    if why_not:
-        raise Refused(f"build {number}: {why_not}")
-    only = _failed(connection, facts, stage) if failed_only else None
+    _check_stage(build.id, stage, _stage_names(facts.tree))
+    error = promotion.rerun_error(facts, stage, failed_only)
+    if error:
+        raise Refused(f"build {number}: {error}")
+    only = _failed_tests(connection, facts, stage) if failed_only else None
     config = facts.tree.stage(stage)
     assert config is not None
     run = StageRun(0, build.id, stage, config=stage_digest(config), only=only, who=by.who)
-    return _added(connection, run, by)
+    return _add_run(connection, run, by)
 
 
-def _failed(connection: Connection, facts: promotion.Facts, stage: str) -> tuple[str, ...]:
-    """Tests that the verdict on a stage says have failed, and those that it says nothing of."""
-    verdict = promotion.standing(run for run in facts.runs if run.stage == stage)[0]
+def _failed_tests(connection: Connection, facts: promotion.Facts, stage: str) -> tuple[str, ...]:
+    """Return the tests that failed by the verdict on a stage, and those without a verdict."""
+    verdict = promotion.verdict_runs(run for run in facts.runs if run.stage == stage)[0]
     failed = set(results.failed(connection, verdict.id))
     if not failed:
-        words = f"run {verdict.number} of {stage} {verdict.state}, and names no test that failed"
-        raise Refused(f"{words}: run all of it again")
-    for job in retry.silent(jobs.of_run(connection, verdict.id)):
+        reason = f"run {verdict.number} of {stage} {verdict.state}, and names no failed test"
+        raise Refused(f"{reason}: run all of it again")
+    for job in retry.inconclusive_jobs(jobs.of_run(connection, verdict.id)):
         tests = job.tests if job.tests is not None else verdict.only
         if tests is None:
-            words = f"run {verdict.number} of {stage}: nothing is known of its tests on {job.host}"
-            raise Refused(f"{words}: run all of it again")
+            reason = f"run {verdict.number} of {stage}: nothing is known of its tests on {job.host}"
+            raise Refused(f"{reason}: run all of it again")
         failed.update(tests)
     return tuple(sorted(failed))
 
 
-def _build_again(connection: Connection, build: model.Build, by: By) -> StageRun:
+def _rerun_build(connection: Connection, build: model.Build, by: By) -> StageRun:
     if not builds.move(connection, build.id, BuildEvent.BEGIN, detail="", ended=None):
         raise Refused(f"build {build.id} is {build.state}: only one that failed is built again")
     run = StageRun(0, build.id, BUILD, state=StageState.PLACING, config=build.inputs, who=by.who)
-    return _added(connection, run, by)
+    return _add_run(connection, run, by)
 
 
-def _added(connection: Connection, run: StageRun, by: By) -> StageRun:
+def _add_run(connection: Connection, run: StageRun, by: By) -> StageRun:
     number = stage_runs.next_number(connection, run.build, run.stage)
-    wanted = replace(run, number=number)
-    key = stage_runs.add(connection, wanted)
+    numbered = replace(run, number=number)
+    key = stage_runs.add(connection, numbered)
     assert key is not None, "one transaction counts and adds"
     some = f" of {len(run.only)} tests" if run.only is not None else ""
-    words = f"run {number}{some}" + (f": {by.reason}" if by.reason else "")
-    audit.write(connection, by.at, f"rerun {run.stage}", words, who=by.who, build=run.build)
-    return replace(wanted, id=key)
+    detail = f"run {number}{some}" + (f": {by.reason}" if by.reason else "")
+    audit.write(connection, by.at, f"rerun {run.stage}", detail, who=by.who, build=run.build)
+    return replace(numbered, id=key)
 
 
 def cancel(connection: Connection, number: int, by: By, stage: str | None = None) -> list[StageRun]:
-    """End a stage that has not ended, or all of the build; the stage runs that were cancelled.
+    """Cancel a stage that has not ended, or all of a build; return the canceled stage runs.
 
-    Their jobs are ended on their hosts by whoever looks after these.
+    The connections of their hosts stop the jobs after the commit.
     """
     build = build_of(connection, number)
     runs = stage_runs.of_build(connection, build.id)
     if stage is not None:
         _check_stage(build.id, stage, dict.fromkeys(run.stage for run in runs))
-    wanted = [run for run in runs if stage in (None, run.stage) and not run.state.over]
-    done = [run for run in wanted if _cancelled(connection, run, by)]
-    dropped = stage is None and _dropped(connection, build, by)
-    if not done and not dropped:
+    unfinished = [run for run in runs if stage in (None, run.stage) and not run.state.over]
+    canceled = [run for run in unfinished if _cancel_run(connection, run, by)]
+    was_open = stage is None and _cancel_build(connection, build, by)
+    if not canceled and not was_open:
         what = f"{stage} of build {number}" if stage else f"build {number}"
-        raise Refused(f"nothing of {what} is to come: there is nothing to cancel")
-    words = ", ".join(f"{run.stage} {run.number}" for run in done)
-    told = f"{words}: {by.reason}" if by.reason and words else words or by.reason
-    audit.write(connection, by.at, "cancel", told, who=by.who, build=build.id)
-    return done
+        raise Refused(f"{what} has ended: there is nothing to cancel")
+    names = ", ".join(f"{run.stage} {run.number}" for run in canceled)
+    detail = f"{names}: {by.reason}" if by.reason and names else names or by.reason
+    audit.write(connection, by.at, "cancel", detail, who=by.who, build=build.id)
+    return canceled
 
 
-def _cancelled(connection: Connection, run: StageRun, by: By) -> bool:
+def _cancel_run(connection: Connection, run: StageRun, by: By) -> bool:
     detail = f"cancelled by {by.words}"
     return stage_runs.move(connection, run.id, StageEvent.CANCEL, detail=detail, ended=by.at)
 
 
-def _dropped(connection: Connection, build: model.Build, by: By) -> bool:
-    """One that has no artefact yet gets none."""
+def _cancel_build(connection: Connection, build: model.Build, by: By) -> bool:
+    """Fail a build that has no artifact yet.  Return whether it had none."""
     if build.state not in (BuildState.NEW, BuildState.BUILDING):
         return False
     detail = f"cancelled by {by.words}"
@@ -250,7 +255,7 @@ def _dropped(connection: Connection, build: model.Build, by: By) -> bool:
 
 # -- hosts --------------------------------------------------------------------------
 
-#: From which states a host gets into which one by a person's word.
+#: By the state that a person can set, the states in which that is possible.
 _HOST_MOVES = {
     HostState.DRAINING: (HostState.STARTING, HostState.UP, HostState.DOWN),
     HostState.QUARANTINED: (HostState.STARTING, HostState.UP, HostState.DOWN, HostState.DRAINING),
@@ -259,37 +264,37 @@ _HOST_MOVES = {
 
 
 def drain(connection: Connection, name: str, by: By) -> bool:
-    """A host ends what it has, and gets nothing new.  False: it does so already."""
-    return _set(connection, name, HostState.DRAINING, by)
+    """Let a host finish its jobs and give it no new ones.  Return whether that is new."""
+    return _set_state(connection, name, HostState.DRAINING, by)
 
 
 def quarantine(connection: Connection, name: str, by: By) -> bool:
-    """The same, for trouble that somebody has to look at."""
-    return _set(connection, name, HostState.QUARANTINED, by)
+    """Give a failing host no new jobs until it is resumed.  Return whether that is new."""
+    return _set_state(connection, name, HostState.QUARANTINED, by)
 
 
 def resume(connection: Connection, name: str, by: By) -> bool:
-    """A drained or quarantined host gets jobs again.  False: it is up."""
-    return _set(connection, name, HostState.UP, by)
+    """Give a drained or quarantined host jobs again.  Return whether it was not up."""
+    return _set_state(connection, name, HostState.UP, by)
 
 
-def _set(connection: Connection, name: str, state: HostState, by: By) -> bool:
+def _set_state(connection: Connection, name: str, state: HostState, by: By) -> bool:
     host = hosts.get(connection, name)
     if host is None:
-        names = [each.name for each in hosts.every(connection)]
+        names = [known.name for known in hosts.every(connection)]
         hint = suggested(name, names, "there is none yet")
         raise Unknown(f"there is no host {name!r}{hint}\n  try: nosejobs hosts")
     if host.state is state:
         return False
     if host.state not in _HOST_MOVES[state]:
-        raise Refused(_no_way(host, state))
+        raise Refused(_state_error(host, state))
     return hosts.set_state(connection, name, state, who=by.who, reason=by.reason, at=by.at)
 
 
-def _no_way(host: model.Host, state: HostState) -> str:
-    why = f": {host.reason}" if host.reason else ""
+def _state_error(host: model.Host, state: HostState) -> str:
+    reason = f": {host.reason}" if host.reason else ""
     if state is HostState.UP:
-        words = "it is opened again by itself as soon as it answers"
+        hint = "it is used again as soon as it answers"
     else:
-        words = f"it gets nothing new already; nosejobs hosts resume {host.name} ends that"
-    return f"host {host.name} is {host.state}{why}\n  {words}"
+        hint = f"it gets no new jobs already; to end that: nosejobs hosts resume {host.name}"
+    return f"host {host.name} is {host.state}{reason}\n  {hint}"

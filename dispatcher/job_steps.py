@@ -23,7 +23,7 @@ from shell_runner.remote.job_summary import JobSummary
 from shell_runner.session import TIMEOUT
 from shell_runner.tree_scan import SourceTree
 
-from .model import Job, JobEvent, JobState
+from .model import Job, JobEvent, JobState, OutcomeCounts
 from .policy import retry
 from .store import Store, audit, hosts, jobs, results
 
@@ -263,11 +263,11 @@ class JobSteps:
         with self._store.write(follows=False) as connection:
             done = jobs.move(connection, job.id, JobEvent.ACKNOWLEDGE)
             if done:
-                counts = results.counts(connection, [job.id]).get(job.id, results.Counts())
-                part = retry.Part(job, trouble=counts.infrastructure)
-                is_blamed = bool(retry.blamed([part]))
+                counts = results.counts(connection, [job.id]).get(job.id, OutcomeCounts())
+                part = retry.Part(job, infrastructure=counts.infrastructure)
+                is_blamed = bool(retry.failing_hosts([part]))
                 if is_blamed:
-                    reason, limit = retry.trouble(part), self._timeouts.quarantine
+                    reason, limit = retry.infrastructure_reason(part), self._timeouts.quarantine
                     hosts.failed(connection, self.host, reason, most=limit, at=time.time())
                 else:
                     hosts.succeeded(connection, self.host)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from shell_runner.errors import NosejobsError
 
@@ -392,3 +392,32 @@ class Host:
     facts: Mapping[str, Any] = field(default_factory=dict)
     #: The pool's own words for it.
     handle: Mapping[str, Any] | None = None
+
+
+class OutcomeCounts(NamedTuple):
+    """Tests of a job by outcome."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    error: int = 0
+    #: Of the errors, those that are not the test's fault.
+    infrastructure: int = 0
+
+
+@dataclass(frozen=True)
+class BuildRows:
+    """All rows of a build that decide what happens to it."""
+
+    #: Name of the source.
+    source: str
+    change: Change
+    build: Build
+    #: In the order in which they were added.
+    runs: tuple[StageRun, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    #: All jobs of the runs that are running, or are about to be run again.
+    jobs: tuple[Job, ...] = ()
+    #: By id of a job, for those that have been harvested.
+    counts: tuple[tuple[str, OutcomeCounts], ...] = ()

@@ -23,7 +23,7 @@ from shell_runner.heartbeat import backoff
 from .hookspecs import Maker, Provider
 from .model import POLICY, Host, HostState, JobState
 from .policy import pooling
-from .policy.placement import Waits
+from .policy.placement import Unplaced
 from .pool_plugins import pool_kinds
 from .settings import Pool, Settings
 from .store import Store, audit, hosts, jobs
@@ -91,7 +91,7 @@ class Pools:
         if self._pools or self._rows():
             self._thread.start()
 
-    def grow(self, waits: Iterable[Waits]) -> list[str]:
+    def grow(self, waits: Iterable[Unplaced]) -> list[str]:
         """Rows for the hosts that policy wants; the names of these hosts, which come soon."""
         with self._store.read() as connection:
             found = hosts.every(connection)
@@ -174,7 +174,7 @@ class Pools:
             return _LOOK
         if host.state is HostState.QUARANTINED:
             return _LOOK
-        why = pooling.retire(host, pool, open_jobs, now - since)
+        why = pooling.retirement_reason(host, pool, open_jobs, now - since)
         is_leaving = host.state is HostState.DRAINING
         if (why and not is_leaving) or (is_leaving and not open_jobs):
             self._retire(host, why or host.reason, open_jobs)

@@ -20,7 +20,8 @@ from .evidence import BlobStore
 from .hosts import HostConnections, configure
 from .job_steps import HostTimeouts
 from .pools import Pools
-from .reconcile import Reconciler, Seen
+from .reconcile import Reconciler
+from .reconcile_pass import PassResult
 from .result_recorder import ResultRecorder
 from .settings import ADDRESS, Settings
 from .store import Store, board, check, open_engine, open_store, retention
@@ -145,11 +146,11 @@ class Service:
             raise UsageError(f"there is no source {source!r}; there are: {known}")
         self.watches[source].poke()
 
-    def _told(self, seen: Seen) -> None:
-        if seen.stop:
-            self.connections.stop(seen.stop)
-        if seen.waits and self.settings.pools:
-            self.pools.grow(seen.waits)
+    def _told(self, result: PassResult) -> None:
+        if result.stop:
+            self.connections.stop(result.stop)
+        if result.unplaced and self.settings.pools:
+            self.pools.grow(result.unplaced)
 
     # -- upkeep -------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Service:
                 retention.forget(connection, build, now)
         with self.store.read() as connection:
             referred = retention.referred(connection)
-            kept = board.trees(connection, _TREES)
+            kept = board.kept_trees(connection, _TREES)
         self.blobs.sweep(referred)
         self.trees.sweep(kept)
 

@@ -1,7 +1,7 @@
-"""What a decision needs that takes longer than a transaction may: trees, configs, artefacts.
+"""Tasks that take longer than a transaction may, and their results.
 
-Owns what was found out, by key, until it is in rows; after a crash it is found out again.  Must
-not know rows.
+Responsible for the results, by key, until the database has them; after a crash the tasks run
+again.  Must not depend on the database.
 """
 
 from __future__ import annotations
@@ -10,106 +10,106 @@ import errno
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from shell_runner.errors import NosejobsError
 
+from .policy.build_actions import TaskFailure
+
 _LOG = logging.getLogger(__name__)
-#: Answers that are remembered.
-_MANY = 500
-#: Seconds until something is tried again that a full disk, or the like, has prevented.
-_LATER = 10.0
-#: What passes by itself, or by the hand of somebody who looks after the machine.
-_PASSES = frozenset(
+#: Results that are kept.
+_MAX_RESULTS = 500
+#: Seconds until a task runs again that failed for a reason that may pass, as a full disk.
+_TASK_RETRY_DELAY = 10.0
+#: Errors that pass by themselves, or once an administrator has acted.
+_TEMPORARY_ERRORS = frozenset(
     [
         errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO,
         errno.EAGAIN, errno.EROFS, errno.EACCES, errno.EPERM,
     ]
 )  # fmt: skip
 
-T = TypeVar("T")
 
+class BackgroundTasks:
+    """Tasks that were requested, that run, and their results."""
 
-@dataclass(frozen=True)
-class Trouble:
-    """It could not be found out, and why."""
-
-    words: str
-    #: When it is worth to be tried again, by the monotonic clock; None: never.
-    again: float | None = None
-    #: The tree is to blame, and nothing else.
-    verdict: bool = False
-
-
-class Tasks:
-    """Questions that are being answered, and answers."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """``changed``: called when there is an answer."""
-        self._changed = changed
+    def __init__(self, on_result: Callable[[], None]) -> None:
+        """``on_result`` is called whenever a task has ended."""
+        self._on_result = on_result
         self._lock = threading.Lock()
-        self._wanted: dict[Hashable, Callable[[], Any]] = {}
+        self._requested: dict[Hashable, Callable[[], Any]] = {}
         self._running: set[Hashable] = set()
-        self._found: OrderedDict[Hashable, Any] = OrderedDict()
+        #: The result that was not needed for the longest time comes first.
+        self._results: dict[Hashable, Any] = {}
 
-    def ask(self, key: Hashable, act: Callable[[], T]) -> T | Trouble | None:
-        """The answer; None: it is not there yet, and ``act`` will find it."""
+    def results(self) -> dict[Any, Any]:
+        """Return all results that are there now, by the key of their task."""
         with self._lock:
-            found: Any = self._found.get(key)
-            if isinstance(found, Trouble) and found.again and found.again <= time.monotonic():
-                del self._found[key]
-                self._wanted[key] = act
-            elif found is not None:
-                self._found.move_to_end(key)
+            return self._results.copy()
+
+    def request(self, key: Hashable, act: Callable[[], Any]) -> Any:
+        """Return the result of a task; None: there is none yet, and ``act`` will return it.
+
+        A ``TaskFailure`` is returned, too; once its ``retry_at`` has passed, the task is run again.
+        """
+        with self._lock:
+            result = self._results.get(key)
+            if isinstance(result, TaskFailure) and _is_due(result):
+                del self._results[key]
+                self._requested[key] = act
+            elif result is not None:
+                self._results[key] = self._results.pop(key)
             elif key not in self._running:
-                self._wanted[key] = act
-        return found  # type: ignore[no-any-return]
+                self._requested[key] = act
+        return result
 
     def has_room(self) -> bool:
-        """Something may be asked that is not needed yet."""
-        return len(self._found) + len(self._running) < _MANY // 2
+        """Return whether tasks may be requested whose results are not needed yet."""
+        return len(self._results) + len(self._running) < _MAX_RESULTS // 2
 
-    def forget(self, key: Hashable) -> None:
-        """It is in rows now."""
+    def discard(self, key: Hashable) -> None:
+        """Forget a result: the database has it."""
         with self._lock:
-            self._found.pop(key, None)
+            self._results.pop(key, None)
 
-    def answer(self, executor: Executor | None = None) -> int:
-        """See to all that was asked, here and now or in threads; how much that was."""
+    def run_requested(self, executor: Executor | None = None) -> int:
+        """Run all requested tasks, here or in threads of ``executor``; return their number."""
         with self._lock:
-            wanted, self._wanted = self._wanted, {}
-            self._running.update(wanted)
-        for key, act in wanted.items():
+            requested, self._requested = self._requested, {}
+            self._running.update(requested)
+        for key, act in requested.items():
             if executor is None:
-                self._find(key, act)
+                self._run(key, act)
             else:
-                executor.submit(self._find, key, act)
-        return len(wanted)
+                executor.submit(self._run, key, act)
+        return len(requested)
 
-    def _find(self, key: Hashable, act: Callable[[], Any]) -> None:
+    def _run(self, key: Hashable, act: Callable[[], Any]) -> None:
         try:
-            found = act()
+            result = act()
         except Exception as error:
-            found = _trouble(error)
+            result = _failure(error)
         with self._lock:
             self._running.discard(key)
-            self._found[key] = found
-            while len(self._found) > _MANY:
-                self._found.popitem(last=False)
-        self._changed()
+            self._results[key] = result
+            while len(self._results) > _MAX_RESULTS:
+                del self._results[next(iter(self._results))]
+        self._on_result()
 
 
-def _trouble(error: Exception) -> Trouble:
-    """What passes is tried again."""
+def _is_due(failure: TaskFailure) -> bool:
+    return failure.retry_at is not None and failure.retry_at <= time.monotonic()
+
+
+def _failure(error: Exception) -> TaskFailure:
+    """Return an error as a value; one that may pass has a time at which to try again."""
     if not isinstance(error, (NosejobsError, OSError)):
-        _LOG.error("trouble of our own", exc_info=error)
+        _LOG.error("internal error in a task", exc_info=error)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__
-    passes = cause is not None and cause.errno in _PASSES
-    words = str(error) if isinstance(error, NosejobsError) else f"{type(error).__name__}: {error}"
-    return Trouble(words, time.monotonic() + _LATER if passes else None)
+    is_temporary = cause is not None and cause.errno in _TEMPORARY_ERRORS
+    message = str(error) if isinstance(error, NosejobsError) else f"{type(error).__name__}: {error}"
+    return TaskFailure(message, time.monotonic() + _TASK_RETRY_DELAY if is_temporary else None)

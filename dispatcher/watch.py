@@ -130,13 +130,13 @@ class Watch:
             before = changes.heads(connection, key)
         try:
             now = self._source.heads()
-            moves = policy.moves(self._wanted, before, now)
+            moves = policy.compare_heads(self._wanted, before, now)
             found = [self._new(key, move) for move in moves.moved]
         except SourceError as error:
             self._note(key, str(error))
             raise
         if not found and not moves.gone:
-            self._note(key, moves.trouble)
+            self._note(key, moves.error)
             return self._wanted.poll
         return self._write(key, before, moves, found)
 
@@ -157,7 +157,7 @@ class Watch:
     def _new(self, key: int, move: Move) -> _New:
         past = self._source.between(move.before, move.revision)
         at = self._clock()
-        found = policy.changes(self._wanted, key, move, past.commits, past.forced, at)
+        found = policy.changes_to_build(self._wanted, key, move, past.commits, past.forced, at)
         if self._wanted.directory:
             for change in found:  # it is gone as soon as somebody writes there
                 self._trees.get(self._wanted.name, change.revision)
@@ -176,7 +176,7 @@ class Watch:
                     self._supersede(connection, key, branch, gone=True)
             for new in found:
                 self._add(connection, key, new, at)
-            changes.looked(connection, key, at, moves.trouble)
+            changes.looked(connection, key, at, moves.error)
         return self._wanted.poll
 
     def _add(self, connection: Connection, key: int, new: _New, at: float) -> None:
@@ -196,6 +196,6 @@ class Watch:
             for build in builds.untouched(connection, key, branch)
             if (change := changes.get(connection, build.change))
         ]
-        for build, why in policy.superseded(self._wanted, branch, rows, gone):
+        for build, why in policy.superseded_builds(self._wanted, branch, rows, gone):
             fields = {"detail": why, "ended": self._clock()}
             builds.move(connection, build, BuildEvent.SUPERSEDE, **fields)

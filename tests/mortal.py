@@ -67,7 +67,7 @@ POINTS: Mapping[str, Point] = {
     "before-tag": Point("dispatcher.store.tags", "give_tag", after=False),
     "tagging": Point("dispatcher.store.tags", "give_tag", after=True),
     "tagged": Point(
-        "dispatcher.reconcile", "Reconciler._look", after=True, once="SELECT id FROM tag"
+        "dispatcher.reconcile", "Reconciler._run_pass", after=True, once="SELECT id FROM tag"
     ),
 }
 

@@ -1,1 +1,1 @@
-"""What the dispatcher decides: functions of values.  No clock, no I/O, nothing random."""
+"""Decisions of the dispatcher as functions of values: no clock, no I/O, no random numbers."""

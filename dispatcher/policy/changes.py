@@ -1,11 +1,12 @@
-"""From where branches stood, and stand, to what is built.
+"""Decide which revisions of a source are built.
 
-Pure: whoever watches a source asks ``moves`` what is new, finds out what lies between (a question
-for git), and asks ``changes`` what of it is built, and ``superseded`` what need not be any more.
+Pure.  The watcher of a source compares the heads of its branches (``compare_heads``), asks git for
+the commits between them, and then asks which of these are built (``changes_to_build``) and which
+builds are no longer needed (``superseded_builds``).
 
-The first look at a source, and at a branch, builds where it stands, never its history.  A
-force-push is one change, to where the branch stands now, with that word: what was rewritten is no
-sequence of commits.  A branch that is gone is forgotten; if it comes back, it is new.
+Of a source or a branch that is seen for the first time only the head is built, never its history.
+A force-push is one change, to the new head, and is marked as forced: the commits between do not
+follow on each other.  A branch that is gone is forgotten; if it comes back, it is new.
 """
 
 from __future__ import annotations
@@ -17,65 +18,73 @@ from ..globs import matcher
 from ..model import Build, BuildState, Change
 from ..settings import Source
 
+#: Branches that are named in an error.
+_MAX_NAMED_BRANCHES = 5
+
 
 @dataclass(frozen=True)
 class Move:
-    """A branch stands somewhere else."""
+    """A branch whose head has changed."""
 
     branch: str
-    #: Empty: it is new to us.
+    #: The head before; empty: the branch is new.
     before: str
     revision: str
 
 
 @dataclass(frozen=True)
 class Moves:
-    """What is new in a source."""
+    """The differences between the heads of a source at two times."""
 
     moved: tuple[Move, ...] = ()
-    #: Branches that are gone: their heads are to be forgotten.
+    #: Branches that are gone; their heads are to be forgotten.
     gone: tuple[str, ...] = ()
-    #: Why nothing can ever come of this, with what to do; empty: all is well.
-    trouble: str = ""
+    #: Why nothing can ever be built, and what to do; empty: all is well.
+    error: str = ""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit between two heads."""
+    """A commit between two heads."""
 
     revision: str
     author: str = ""
     subject: str = ""
-    #: Paths that it changes; None: not known, so it may be any.
+    #: Paths that it changes; None: not known, so any path may be changed.
     paths: tuple[str, ...] | None = None
 
 
-def moves(source: Source, before: Mapping[str, str], now: Mapping[str, str]) -> Moves:
-    """Compare the heads of a source with those of the last look (empty: the first one)."""
-    wanted = matcher(source.branches) if source.git else _all
-    heads = {branch: revision for branch, revision in sorted(now.items()) if wanted(branch)}
+def compare_heads(source: Source, before: Mapping[str, str], now: Mapping[str, str]) -> Moves:
+    """Compare two states of a source; both map branches to revisions.
+
+    ``before`` is empty at first.  Branches that the source's patterns exclude are ignored.
+    """
+    is_wanted = matcher(source.branches) if source.git else _any
+    heads = {branch: revision for branch, revision in sorted(now.items()) if is_wanted(branch)}
     moved = tuple(
         Move(branch, before.get(branch, ""), revision)
         for branch, revision in heads.items()
         if before.get(branch) != revision
     )
     gone = tuple(sorted(branch for branch in before if branch not in heads))
-    return Moves(moved, gone, "" if heads else _unmatched(source, now))
+    return Moves(moved, gone, "" if heads else _no_branch_error(source, now))
 
 
-def _all(branch: str) -> bool:
+def _any(branch: str) -> bool:
     return True
 
 
-def _unmatched(source: Source, now: Mapping[str, str]) -> str:
+def _no_branch_error(source: Source, now: Mapping[str, str]) -> str:
     if not now:
-        return "it is empty: there is no branch yet"
-    there = ", ".join(sorted(now)[:5]) + (", ..." if len(now) > 5 else "")
-    wanted = ", ".join(source.branches)
-    return f"no branch matches {wanted}; there are: {there} (see branches in [sources])"
+        return "the repository is empty: there is no branch yet"
+    names = sorted(now)
+    more = ", ..." if len(names) > _MAX_NAMED_BRANCHES else ""
+    existing = ", ".join(names[:_MAX_NAMED_BRANCHES]) + more
+    patterns = ", ".join(source.branches)
+    return f"no branch matches {patterns}; there are: {existing} (see branches in [sources])"
 
 
-def changes(
+def changes_to_build(
     source: Source,
     source_id: int,
     move: Move,
@@ -83,15 +92,17 @@ def changes(
     forced: bool = False,
     seen: float = 0.0,
 ) -> tuple[Change, ...]:
-    """What is built of a move, oldest first; empty: nothing that the source's paths name changed.
+    """Return the changes of a move that are built, oldest first.
 
-    ``commits``: those that were not there before, oldest first; the last one is where the branch
-    stands.  For a branch that is new or was forced, only this last one matters.
+    ``source_id``: the source's id in the database.  ``commits``: the commits that are new, oldest
+    first, the head last; of a branch that is new or was ``forced`` only the head matters.
+    ``seen``: when the move was seen, in seconds since the epoch.  Nothing is returned if no path
+    that the source names has changed.
     """
     if not commits or commits[-1].revision != move.revision:
         commits = [*commits, Commit(move.revision)]
-    jump = forced or not move.before
-    chosen = _chosen(source, commits[-1:] if jump else commits, jump)
+    is_jump = forced or not move.before
+    chosen = _choose(source, commits[-1:] if is_jump else commits, is_jump)
     befores = [move.before, *(commit.revision for commit in chosen)]
     return tuple(
         Change(
@@ -108,35 +119,40 @@ def changes(
     )
 
 
-def _chosen(source: Source, commits: Sequence[Commit], jump: bool) -> Sequence[Commit]:
-    """By the paths and the rule for bursts.  After a jump nobody knows which paths changed."""
+def _choose(source: Source, commits: Sequence[Commit], is_jump: bool) -> Sequence[Commit]:
+    """Choose commits by their paths and by the rule for bursts.
+
+    After a jump (a new branch, a force-push) the paths that changed are not known.
+    """
     matches = matcher(source.paths)
 
     def touches(commit: Commit) -> bool:
-        return jump or not source.paths or commit.paths is None or any(map(matches, commit.paths))
+        if is_jump or not source.paths or commit.paths is None:
+            return True
+        return any(map(matches, commit.paths))
 
     touching = [commit for commit in commits if touches(commit)]
     if source.bursts == "every":
         return touching
-    # Whichever of them touched the paths: where the branch stands has it.
+    # Whichever commit touched the paths: the head includes it.
     return commits[-1:] if touching else []
 
 
-def superseded(
+def superseded_builds(
     source: Source, branch: str, builds: Iterable[tuple[Build, Change]], gone: bool = False
 ) -> tuple[tuple[int, str], ...]:
-    """Builds of a branch that need not be made any more, with the reason.
+    """Return the builds of a branch that are no longer needed, each with the reason.
 
-    Only those with which nothing was done; and only where the newest commit is all that is wanted.
-    ``gone``: the branch was deleted.
+    Only builds that have not begun are superseded, and only where the newest commit is all that is
+    wanted.  ``gone``: the branch was deleted.
     """
     if source.bursts == "every":
         return ()
-    ours = sorted((c.id, b.id, b.state) for b, c in builds if c.branch == branch)
-    newest = ours[-1][0] if ours and not gone else 0
-    why = "its branch was deleted" if gone else "a newer change came first"
+    candidates = sorted((c.id, b.id, b.state) for b, c in builds if c.branch == branch)
+    newest = candidates[-1][0] if candidates and not gone else 0
+    reason = "its branch was deleted" if gone else "a newer change came first"
     return tuple(
-        (build, why)
-        for change, build, state in ours
+        (build, reason)
+        for change, build, state in candidates
         if change != newest and state is BuildState.NEW
     )

@@ -1,4 +1,4 @@
-"""When a pool brings a host up, and when one of its hosts goes down again.  Pure."""
+"""Decide when a pool brings a host up, and when one of its hosts is taken down.  Pure."""
 
 from __future__ import annotations
 
@@ -7,50 +7,53 @@ from collections.abc import Iterable, Sequence
 
 from ..model import Host
 from ..settings import Pool
-from .placement import Waits
+from .placement import Unplaced
 
-#: Pools that are told of in words.
-_MANY = 4
+#: Pools that are named in a reason.
+_MAX_NAMED_POOLS = 4
 
 
-def grow(waits: Iterable[Waits], pools: Sequence[Pool], hosts: Iterable[Host]) -> tuple[str, ...]:
-    """The pools that have to bring up a host, once for each host.
+def grow(
+    unplaced: Iterable[Unplaced], pools: Sequence[Pool], hosts: Iterable[Host]
+) -> tuple[str, ...]:
+    """Return the pools that have to bring up a host, once for each host.
 
-    Every host of a pool counts, in whatever state: one that is in trouble is somebody's to look at.
+    Every host of a pool counts, in whatever state: one that fails is for a person to repair.
     """
-    have = Counter(host.pool for host in hosts)
-    found: list[str] = []
-    for each in waits:
-        for _ in range(each.missing):
-            pool = _roomy(each, pools, have)
+    sizes = Counter(host.pool for host in hosts)
+    names: list[str] = []
+    for request in unplaced:
+        for _ in range(request.missing):
+            pool = _pool_for(request, pools, sizes)
             if pool is None:
                 break
-            have[pool.name] += 1
-            found.append(pool.name)
-    return tuple(found)
+            sizes[pool.name] += 1
+            names.append(pool.name)
+    return tuple(names)
 
 
-def no_help(waits: Waits, pools: Sequence[Pool]) -> str:
-    """Why no pool will ever bring up what fits; empty: one can, or nobody said there were pools."""
-    wanted = set(waits.labels)
-    if not pools or any(wanted <= set(pool.labels) for pool in pools):
+def no_pool_reason(unplaced: Unplaced, pools: Sequence[Pool]) -> str:
+    """Return why no pool will ever bring up what fits; empty: one can, or there are no pools."""
+    labels = set(unplaced.labels)
+    if not pools or any(labels <= set(pool.labels) for pool in pools):
         return ""
-    missing = [sorted(wanted - set(pool.labels)) for pool in pools]
+    missing = [sorted(labels - set(pool.labels)) for pool in pools]
     return "; ".join(
         f"pool {pool.name} has no label{'' if len(lacks) == 1 else 's'} {', '.join(lacks)}"
-        for pool, lacks in zip(pools[:_MANY], missing, strict=False)
-    ) + ("; ..." if len(pools) > _MANY else "")
+        for pool, lacks in zip(pools[:_MAX_NAMED_POOLS], missing, strict=False)
+    ) + ("; ..." if len(pools) > _MAX_NAMED_POOLS else "")
 
 
-def _roomy(waits: Waits, pools: Iterable[Pool], have: Counter[str]) -> Pool | None:
+def _pool_for(request: Unplaced, pools: Iterable[Pool], sizes: Counter[str]) -> Pool | None:
+    """Return the first pool that has the labels, and may have another host."""
     for pool in pools:
-        if have[pool.name] < pool.most and set(waits.labels) <= set(pool.labels):
+        if sizes[pool.name] < pool.most and set(request.labels) <= set(pool.labels):
             return pool
     return None
 
 
-def retire(host: Host, pool: Pool, open_jobs: int, idle: float) -> str:
-    """Why a pool's host gets nothing new and goes down once it is idle; empty: it stays.
+def retirement_reason(host: Host, pool: Pool, open_jobs: int, idle: float) -> str:
+    """Return why a host of a pool gets no more jobs and is then taken down; empty: it stays.
 
     ``idle``: seconds since it had a job.
     """

@@ -1,7 +1,7 @@
-"""From tags to the level of a build, and what each of its stages does next.
+"""Decide the level of a build by its tags, and what each of its stages does next.
 
-Pure: the rows of one build in, a Plan out.  Whoever performs the plan and asks again gets an empty
-one; in what order rows were written does not matter.
+Pure: the rows of one build in, a ``Plan`` out.  Once a plan has been performed, the next one is
+empty; in what order rows were written does not matter.
 
 The rules, where they are not plain:
 
@@ -40,45 +40,45 @@ from ..model import (
 )
 
 #: Reasons that are named; a stage can need hundreds of others.
-_REASONS = 5
+_MAX_NAMED_REASONS = 5
 _VERDICTS = (StageState.PASSED, StageState.FAILED)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All rows of a build that matter here."""
+    """The rows of a build that decide its promotion."""
 
     state: BuildState
     tree: Tree
     runs: tuple[StageRun, ...] = ()
     tags: tuple[Tag, ...] = ()
-    #: One for each stage at most.
+    #: At most one for each stage.
     decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True)
-class Give:
-    """Tag the build with this stage."""
+class TagGrant:
+    """A tag that the build gets."""
 
     stage: str
     run: int
     #: Digest of the stage's config.
     config: str
-    #: Runs whose jobs count: this one, and those that it stands on.
+    #: Ids of the runs whose jobs count: this one, and those that it stands on.
     runs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Revoke:
-    """Revoke this tag."""
+class TagRevocation:
+    """A tag that is revoked."""
 
     tag: int
     reason: str
 
 
 @dataclass(frozen=True)
-class Begin:
-    """Make the first run of a stage."""
+class NewRun:
+    """The first run of a stage."""
 
     stage: str
     config: str
@@ -87,8 +87,8 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Move:
-    """Change the state of a run, or only the words for it."""
+class RunChange:
+    """Another state of a run, or another detail of the same state."""
 
     run: int
     event: StageEvent
@@ -98,104 +98,106 @@ class Move:
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to be written, all in one transaction."""
+    """All that has to be written, in one transaction."""
 
     level: str = GOOP
-    #: Before new tags are given: they may need the room.
-    revoke: tuple[Revoke, ...] = ()
-    give: tuple[Give, ...] = ()
-    begin: tuple[Begin, ...] = ()
-    move: tuple[Move, ...] = ()
+    #: Performed before tags are given: a stage has one valid tag for a config.
+    revoke: tuple[TagRevocation, ...] = ()
+    give: tuple[TagGrant, ...] = ()
+    begin: tuple[NewRun, ...] = ()
+    move: tuple[RunChange, ...] = ()
 
 
 def plan(facts: Facts) -> Plan:
-    """What becomes of the build."""
-    board = _Board(facts)
-    give, revoke = tuple(board.due_tags()), tuple(board.stale_tags())
-    board.apply(give, revoke)
+    """Return what has to be written for a build."""
+    stages = _StageStates(facts)
+    give, revoke = tuple(stages.due_tags()), tuple(stages.stale_tags())
+    stages.apply(give, revoke)
     built = facts.state is BuildState.BUILT
     return Plan(
-        board.level(),
+        stages.level(),
         revoke,
         give,
-        tuple(board.begin()) if built else (),
-        tuple(board.move()),
+        tuple(stages.new_runs()) if built else (),
+        tuple(stages.run_changes()),
     )
 
 
-def level(tree: Tree, tags: Iterable[Tag]) -> str:
-    """The highest level whose tags, and those of all levels below it, count."""
-    return _reached(tree.levels, counting(tree, tags))
+def level_of(tree: Tree, tags: Iterable[Tag]) -> str:
+    """Return the highest level whose tags, and those of all levels below it, count."""
+    return _highest_level(tree.levels, counting_stages(tree, tags))
 
 
-def counting(tree: Tree, tags: Iterable[Tag]) -> frozenset[str]:
-    """Stages whose tags count."""
+def counting_stages(tree: Tree, tags: Iterable[Tag]) -> frozenset[str]:
+    """Return the stages whose tags count."""
     valid = [tag for tag in tags if tag.valid]
     by_hand = {tag.stage for tag in valid if tag.stage_run is None}
     digests = {stage.name: stage_digest(stage) for stage in tree.stages}
     earned = {tag.stage for tag in valid if tag.config == digests.get(tag.stage)}
-    return _counting(tree.stages, by_hand, earned)
+    return _counting_stages(tree.stages, by_hand, earned)
 
 
-def _counting(stages: Iterable[Stage], by_hand: set[str], earned: set[str]) -> frozenset[str]:
-    """Those by hand, and the earned ones whose needs count."""
-    found = set(by_hand)
-    for stage in _in_order(stages):
-        if stage.name in earned and found.issuperset(stage.needs):
-            found.add(stage.name)
-    return frozenset(found)
+def _counting_stages(
+    stages: Iterable[Stage], by_hand: set[str], earned: set[str]
+) -> frozenset[str]:
+    """Return the stages tagged by hand, and the earned ones whose needs count."""
+    names = set(by_hand)
+    for stage in _sorted_by_needs(stages):
+        if stage.name in earned and names.issuperset(stage.needs):
+            names.add(stage.name)
+    return frozenset(names)
 
 
-def _reached(levels: Iterable[Level], stages: frozenset[str]) -> str:
-    found = GOOP
-    for each in levels:
-        if not stages.issuperset(each.stages):
+def _highest_level(levels: Iterable[Level], stages: frozenset[str]) -> str:
+    highest = GOOP
+    for level in levels:
+        if not stages.issuperset(level.stages):
             break
-        found = each.name
-    return found
+        highest = level.name
+    return highest
 
 
-def _in_order(stages: Iterable[Stage]) -> list[Stage]:
-    """Each behind all that it needs."""
+def _sorted_by_needs(stages: Iterable[Stage]) -> list[Stage]:
+    """Return the stages so that each follows all that it needs."""
     known = {stage.name: stage for stage in stages}
     order = TopologicalSorter({name: stage.needs for name, stage in known.items()})
     return [known[name] for name in order.static_order() if name in known]
 
 
-def standing(runs: Iterable[StageRun]) -> tuple[StageRun, ...]:
-    """The runs that make the verdict on a stage, the newest first.
+def verdict_runs(runs: Iterable[StageRun]) -> tuple[StageRun, ...]:
+    """Return the runs that make the verdict on a stage, the newest first; empty: none yet.
 
-    Empty: there is none yet.  A run of some tests stands on those before it, down to a full one.
+    A run of some tests stands on those before it, down to a full one.
     """
     newest_first = sorted(runs, key=lambda run: -run.number)
-    found: list[StageRun] = []
+    verdicts: list[StageRun] = []
     for run in newest_first:
         if run.state in _VERDICTS:
-            found.append(run)
+            verdicts.append(run)
             if run.only is None:
-                return tuple(found)
+                return tuple(verdicts)
     return ()
 
 
-def may_rerun(facts: Facts, stage: str, failed_only: bool = False) -> str:
-    """Why a stage cannot be run again now, and what to do; empty: it can."""
+def rerun_error(facts: Facts, stage: str, failed_only: bool = False) -> str:
+    """Return why a stage cannot be run again now, and what to do; empty: it can."""
     runs = [run for run in facts.runs if run.stage == stage]
     if facts.tree.stage(stage) is None:
         return f"the build has no stage {stage}"
     if facts.state is not BuildState.BUILT:
         return f"the build is {facts.state}: there is nothing that {stage} could test"
-    going = [run for run in runs if not run.state.over]
-    if going:
-        run = going[0]
+    unfinished = [run for run in runs if not run.state.over]
+    if unfinished:
+        run = unfinished[0]
         state = f"run {run.number} of {stage} is {run.state}"
         return f"{state}: it has not run yet" if run.state.idle else f"{state}: cancel it first"
-    if failed_only and not standing(runs):
-        return f"no run of {stage} has got to its end: run all of it again"
+    if failed_only and not verdict_runs(runs):
+        return f"no run of {stage} has finished: run all of it again"
     return ""
 
 
-class _Board:
-    """The rows, by stage; tags as they will be once the plan is performed."""
+class _StageStates:
+    """The rows of a build by stage, with tags as they will be once the plan is performed."""
 
     def __init__(self, facts: Facts) -> None:
         self._tree = facts.tree
@@ -209,95 +211,99 @@ class _Board:
         self._earned: set[str] = set()
         self._by_hand: set[str] = set()
         self._counting: frozenset[str] = frozenset()
-        #: By stage, those that it needs first: why it is blocked (empty: it is not), and what a run
-        #: of it is that has not begun.
+        # By stage, in the order of their needs: why it is blocked (empty: it is not), and the state
+        # and detail of a run that has not begun.
         self._blocked: dict[str, str] = {}
         self._idle: dict[str, tuple[StageState, str]] = {}
 
     # -- tags --
 
-    def due_tags(self) -> Iterator[Give]:
-        """Of each verdict that passed, unless that run has given a tag before."""
+    def due_tags(self) -> Iterator[TagGrant]:
+        """Yield a tag for each verdict that passed, unless its run has given a tag before."""
         tagged = {tag.stage_run for tag in self._all_tags if self._is_current(tag)}
         for stage in self._tree.stages:
-            runs = standing(self._runs.get(stage.name, ()))
+            runs = verdict_runs(self._runs.get(stage.name, ()))
             if runs and runs[0].state is StageState.PASSED and runs[0].id not in tagged:
                 ids = tuple(run.id for run in reversed(runs))
-                yield Give(stage.name, runs[0].id, self._digests[stage.name], ids)
+                yield TagGrant(stage.name, runs[0].id, self._digests[stage.name], ids)
 
     def _is_current(self, tag: Tag) -> bool:
-        """It is of the stage as the build's config has it."""
+        """Return whether the tag is of the stage as the build's config has it."""
         return tag.config == self._digests.get(tag.stage)
 
-    def stale_tags(self) -> Iterator[Revoke]:
-        """Of runs that were overruled by a later one."""
+    def stale_tags(self) -> Iterator[TagRevocation]:
+        """Yield the tags of runs that were overruled by a later run."""
         for tag in self._all_tags:
             runs = self._runs.get(tag.stage, [])
             number = next((run.number for run in runs if run.id == tag.stage_run), None)
-            for verdict in standing(runs)[:1]:
+            for verdict in verdict_runs(runs)[:1]:
                 if tag.valid and number is not None and number < verdict.number:
-                    words = f"run {verdict.number} of {tag.stage} {verdict.state}"
-                    yield Revoke(tag.id, f"overruled: {words}")
+                    reason = f"overruled: run {verdict.number} of {tag.stage} {verdict.state}"
+                    yield TagRevocation(tag.id, reason)
 
-    def apply(self, give: Iterable[Give], revoke: Iterable[Revoke]) -> None:
-        """Look at the tags as they will be."""
+    def apply(self, give: Iterable[TagGrant], revoke: Iterable[TagRevocation]) -> None:
+        """Compute which tags will count, and the states of runs that have not begun."""
         gone = {each.tag for each in revoke}
         valid = [tag for tag in self._all_tags if tag.valid and tag.id not in gone]
         self._by_hand = {tag.stage for tag in valid if tag.stage_run is None}
         self._earned = {each.stage for each in give}
         self._earned |= {tag.stage for tag in valid if self._is_current(tag)}
-        self._counting = _counting(self._tree.stages, self._by_hand, self._earned)
-        for stage in _in_order(self._tree.stages):
+        self._counting = _counting_stages(self._tree.stages, self._by_hand, self._earned)
+        for stage in _sorted_by_needs(self._tree.stages):
             reasons = filter(None, map(self._failure, stage.needs))
-            self._blocked[stage.name] = _listed(reasons)
+            self._blocked[stage.name] = _join(reasons)
             self._idle[stage.name] = self._idle_state(stage)
 
     def level(self) -> str:
-        return _reached(self._tree.levels, self._counting)
+        """Return the highest level that the tags reach."""
+        return _highest_level(self._tree.levels, self._counting)
 
     # -- runs --
 
-    def begin(self) -> Iterator[Begin]:
-        """A first run for each stage that has none."""
+    def new_runs(self) -> Iterator[NewRun]:
+        """Yield a first run for each stage that has none."""
         for stage in self._tree.stages:
             if stage.name not in self._runs:
-                yield Begin(stage.name, self._digests[stage.name], *self._idle[stage.name])
+                yield NewRun(stage.name, self._digests[stage.name], *self._idle[stage.name])
 
-    def move(self) -> Iterator[Move]:
-        """What idle runs come to."""
+    def run_changes(self) -> Iterator[RunChange]:
+        """Yield the changes of runs that have not begun."""
         for name, runs in self._runs.items():
             stage = self._tree.stage(name)
             for run in runs:
                 if run.state.idle:
-                    yield from self._moved(run, stage, run is runs[-1])
+                    yield from self._changes_of(run, stage, run is runs[-1])
 
-    def _moved(self, run: StageRun, stage: Stage | None, newest: bool) -> Iterator[Move]:
-        if stage is None or not newest:
-            why = "a later run took its place" if stage else "the build has no such stage"
-            yield Move(run.id, StageEvent.CANCEL, StageState.CANCELLED, why)
+    def _changes_of(
+        self, run: StageRun, stage: Stage | None, is_newest: bool
+    ) -> Iterator[RunChange]:
+        if stage is None or not is_newest:
+            reason = "a later run took its place" if stage else "the build has no such stage"
+            yield RunChange(run.id, StageEvent.CANCEL, StageState.CANCELLED, reason)
             return
         state, detail = self._idle[stage.name]
-        # While it is being placed, the words are those of who places it.
-        same_words = run.detail == detail or state is StageState.PLACING
-        if run.state is not state or not same_words:
-            yield Move(run.id, IDLE_EVENTS[state], state, detail)
+        # The detail of a run that is being placed belongs to the placement.
+        same_detail = run.detail == detail or state is StageState.PLACING
+        if run.state is not state or not same_detail:
+            yield RunChange(run.id, IDLE_EVENTS[state], state, detail)
 
     def _idle_state(self, stage: Stage) -> tuple[StageState, str]:
-        """What a run that has not begun is, and what it waits for."""
+        """Return the state of a run that has not begun, and what it waits for."""
         decision = self._decisions.get(stage.name)
         if decision is not None and decision.kind is DecisionKind.HELD:
-            return StageState.HELD, _by(f"held by {decision.who}", decision.reason)
+            return StageState.HELD, _with_reason(f"held by {decision.who}", decision.reason)
         if self._blocked[stage.name]:
             return StageState.BLOCKED, self._blocked[stage.name]
         missing = [need for need in stage.needs if need not in self._counting]
         if missing:
-            return StageState.WAITING, _listed(self._waits(need) for need in missing)
+            reasons = (self._waiting_reason(need) for need in missing)
+            return StageState.WAITING, _join(reasons)
         if stage.gate is Gate.MANUAL and decision is None:
             return StageState.GATED, "an approval is needed"
         return StageState.PLACING, ""
 
     def _failure(self, need: str) -> str:
-        """Why a stage is not run for the sake of one that it needs; empty: it may be."""
+        """Return why a stage that needs ``need`` is not run; empty: it may be."""
         if need in self._counting:
             return ""
         run = self._latest(need)
@@ -307,20 +313,20 @@ class _Board:
             return f"needs {need}, which is blocked"
         return ""
 
-    def _waits(self, need: str) -> str:
-        """Why a stage has no tag that counts although nothing has failed."""
+    def _waiting_reason(self, need: str) -> str:
+        """Return why ``need`` has no tag that counts although nothing has failed."""
         run = self._latest(need)
         if run is None or run.state is not StageState.PASSED:
-            return f"needs {need}, which is {self._now(need)}"
+            return f"needs {need}, which is {self._future_state(need)}"
         if need in self._earned:
             return f"needs {need}, whose tag does not count before those of what it needs"
         tag = self._last_revoked(need)
         if tag is not None:
-            return _by(f"needs {need}, whose tag was revoked", tag.reason)
+            return _with_reason(f"needs {need}, whose tag was revoked", tag.reason)
         return f"needs {need}, which has passed in parts only: run all of it again"
 
-    def _now(self, name: str) -> StageState:
-        """The state of a stage as it will be once the plan is performed."""
+    def _future_state(self, name: str) -> StageState:
+        """Return the state of a stage as it will be once the plan is performed."""
         run = self._latest(name)
         if run is not None and not run.state.idle:
             return run.state
@@ -331,8 +337,8 @@ class _Board:
         return runs[-1] if runs else None
 
     def _last_revoked(self, stage: str) -> Tag | None:
-        found = [tag for tag in self._all_tags if tag.stage == stage and not tag.valid]
-        return max(found, key=lambda tag: (tag.revoked or 0, tag.id), default=None)
+        revoked = [tag for tag in self._all_tags if tag.stage == stage and not tag.valid]
+        return max(revoked, key=lambda tag: (tag.revoked or 0, tag.id), default=None)
 
 
 _ENDS = {
@@ -342,10 +348,14 @@ _ENDS = {
 }
 
 
-def _listed(reasons: Iterable[str]) -> str:
-    """The first of them: a row keeps words of some length only, and would never be what is said."""
-    return "; ".join(shorten_list(list(reasons), _REASONS))
+def _join(reasons: Iterable[str]) -> str:
+    """Return the first reasons as one text.
+
+    A longer one would be cut for its row, and so differ from the row and be written in each pass.
+    """
+    texts = list(reasons)
+    return "; ".join(shorten_list(texts, _MAX_NAMED_REASONS))
 
 
-def _by(words: str, reason: str) -> str:
-    return f"{words}: {reason}" if reason else words
+def _with_reason(message: str, reason: str) -> str:
+    return f"{message}: {reason}" if reason else message

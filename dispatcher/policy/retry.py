@@ -1,9 +1,9 @@
-"""What becomes of a stage run by its jobs, and of a host by its trouble.
+"""Decide what happens to a running stage run by its jobs, and to a host by its failures.
 
 Pure.  A failed test is never retried here (a host does that, by ``retries``); what is retried is
-what could not be found out: a lost host, a job that was refused, a test that could not be run.
-Each part of a stage run (host, shard, peer) may go again as often as the stage's ``lost`` says, and
-the number of its attempt is the only count.
+what has no verdict: a lost host, a job that was refused, a test that could not be run.  Each part
+of a stage run (host, shard, peer) may run again as often as the stage's ``lost`` says, and the
+number of its attempt is the only count.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from shell_runner.text import format_count
 
 from ..config import Mode, Stage
-from ..model import Job, JobState, StageEvent
+from ..model import Job, JobState, OutcomeCounts, StageEvent
 
-#: How a job can end on its host (``job.how``), beside "completed": the build is to blame.
-_BUILD_ENDS = {
+#: Ends of a job on its host (``job.how``), beside "completed", that are the fault of the build.
+_BUILD_FAILURES = {
     "install-failed": "the install command failed",
-    "timed-out": "it was not done within its time",
+    "timed-out": "it exceeded its time limit",
 }
-#: ... or who knows; then nothing has been found out.
-_TROUBLE_ENDS = {
-    "refused": "the host could not unpack it",
-    "gave-up": "its worker was lost too often",
-    "cancelled": "it was cancelled on its host",
+#: Ends that say nothing about the build.
+_INFRASTRUCTURE_FAILURES = {
+    "refused": "the host could not unpack the job",
+    "gave-up": "the worker of the job was lost too often",
+    "cancelled": "the job was cancelled on its host",
 }
 
 
@@ -34,42 +34,50 @@ class Part:
     """The newest attempt of a part of a stage run, and what its package says."""
 
     job: Job
-    #: Results of all tests, failures and errors that are the test's own, and those that say
-    #: nothing of it because the host was in trouble.
+    #: Results of all tests.
     tests: int = 0
+    #: Failures and errors that are the test's own.
     failed: int = 0
-    trouble: int = 0
+    #: Errors that say nothing about the test, because the host failed.
+    infrastructure: int = 0
 
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of a running stage run."""
+    """The next step of a running stage run."""
 
     #: None: it stays as it is.
     event: StageEvent | None = None
-    #: Why, for people.
+    #: The reason, for people.
     detail: str = ""
     #: Parts that need a host again, each for its next attempt.  With ``event`` AGAIN: all.
     again: tuple[int, ...] = ()
-    #: Jobs that are to be cancelled on their hosts: their peers are gone.
+    #: Ids of jobs to cancel on their hosts: one of their peers is gone.
     stop: tuple[str, ...] = ()
 
 
-def step(stage: Stage, parts: Sequence[Part]) -> Step:
-    """What becomes of a running stage run; ``parts``: the newest attempt of each.
+def part_of(job: Job, counts: OutcomeCounts) -> Part:
+    """Return the part of the newest attempt ``job``, whose package has these counts."""
+    failed = counts.failed + counts.error - counts.infrastructure
+    tests = counts.passed + counts.failed + counts.skipped + counts.error
+    return Part(job, tests, failed, counts.infrastructure)
+
+
+def next_step(stage: Stage, parts: Sequence[Part]) -> Step:
+    """Return what happens to a running stage run; ``parts``: the newest attempt of each.
 
     A failure is the verdict whatever else was lost, but only once all parts have closed, so that
     people see all that failed.
     """
     ordered = sorted(parts, key=lambda part: part.job.part)
-    failures = [words for part in ordered if (words := failure(part))]
-    lost = [part for part in ordered if not failure(part) and trouble(part)]
+    failures = [reason for part in ordered if (reason := failure_reason(part))]
+    lost = [part for part in ordered if not failure_reason(part) and infrastructure_reason(part)]
     is_open = any(part.job.state.open for part in ordered)
     if stage.mode is Mode.TOGETHER:
-        return _together(stage, ordered, lost, failures)
+        return _step_together(stage, ordered, lost, failures)
     if failures or not lost:
         return Step() if is_open else _verdict(failures, ordered)
-    return _again(stage, lost, is_open)
+    return _retry(stage, lost, is_open)
 
 
 def _verdict(failures: Sequence[str], parts: Sequence[Part]) -> Step:
@@ -81,94 +89,100 @@ def _verdict(failures: Sequence[str], parts: Sequence[Part]) -> Step:
     return Step(StageEvent.PASS, format_count(tests, "test"))
 
 
-def _again(stage: Stage, lost: Sequence[Part], is_open: bool) -> Step:
-    """Lost parts go again while the others go on; the end, if one of them may not."""
+def _retry(stage: Stage, lost: Sequence[Part], is_open: bool) -> Step:
+    """Run lost parts again while the others go on; end the run if one of them may not."""
     spent = [part for part in lost if part.job.attempt > stage.lost]
     again = tuple(part.job.part for part in lost if part.job.attempt <= stage.lost)
-    words = "; ".join(map(trouble, spent or lost))
+    reasons = "; ".join(map(infrastructure_reason, spent or lost))
     if not spent:
-        return Step(None, f"again, {words}", again)
-    return Step(None, words) if is_open else Step(StageEvent.GIVE_UP, words + _spent(stage))
+        return Step(None, f"running again: {reasons}", again)
+    if is_open:
+        return Step(None, reasons)
+    return Step(StageEvent.GIVE_UP, reasons + _spent(stage))
 
 
-def _together(
+def _step_together(
     stage: Stage, parts: Sequence[Part], lost: Sequence[Part], failures: Sequence[str]
 ) -> Step:
-    """Without one of its peers no other one can say anything: all end, and all go again."""
-    # A peer that was stopped for the sake of another is not why.
-    causes = [trouble(part) for part in lost if part.job.how != "cancelled"]
-    missing = causes or [failure(part) for part in parts if part.job.how in _BUILD_ENDS]
+    """End all peers if one is gone, and run all again: alone, no peer says anything."""
+    # A peer that was stopped because of another one is not the cause.
+    causes = [infrastructure_reason(part) for part in lost if part.job.how != "cancelled"]
+    missing = causes or [failure_reason(part) for part in parts if part.job.how in _BUILD_FAILURES]
     running = tuple(part.job.id for part in parts if part.job.state.open)
+    if running and missing:
+        return Step(None, f"stopping its peers: {'; '.join(missing)}", stop=running)
     if running:
-        return (
-            Step(None, f"its peers end: {'; '.join(missing)}", stop=running) if missing else Step()
-        )
+        return Step()
     if not lost or (failures and not causes):
         return _verdict(failures, parts)
-    words = "; ".join(causes or map(trouble, lost))
+    reasons = "; ".join(causes or map(infrastructure_reason, lost))
     if any(part.job.attempt > stage.lost for part in parts):
-        return Step(StageEvent.GIVE_UP, words + _spent(stage))
-    return Step(StageEvent.AGAIN, f"again, {words}", tuple(part.job.part for part in parts))
+        return Step(StageEvent.GIVE_UP, reasons + _spent(stage))
+    again = tuple(part.job.part for part in parts)
+    return Step(StageEvent.AGAIN, f"running again: {reasons}", again)
 
 
-def failure(part: Part) -> str:
-    """Why the build has failed on this host; empty: it has not."""
+def failure_reason(part: Part) -> str:
+    """Return why the build has failed on this host; empty: it has not."""
     job = part.job
     if job.state.open or job.state is JobState.LOST:
         return ""
-    if job.how in _BUILD_ENDS:
-        return f"{job.host}: {_BUILD_ENDS[job.how]}"
+    if job.how in _BUILD_FAILURES:
+        return f"{job.host}: {_BUILD_FAILURES[job.how]}"
     return f"{job.host}: {format_count(part.failed, 'test')} failed" if part.failed else ""
 
 
-def trouble(part: Part) -> str:
-    """Why this part says nothing of the build; empty: it does, or will."""
+def infrastructure_reason(part: Part) -> str:
+    """Return why this part says nothing about the build; empty: it does, or will."""
     job = part.job
     if job.state is JobState.LOST:
         return f"{job.host} was lost" + (f": {job.detail}" if job.detail else "")
-    if job.state.open or job.how in _BUILD_ENDS:
+    if job.state.open or job.how in _BUILD_FAILURES:
         return ""
     if job.how != "completed":
-        words = _TROUBLE_ENDS.get(job.how, f"it ended as {job.how or 'nobody knows'}")
-        return f"{job.host}: {words}" + (f": {job.detail}" if job.detail else "")
-    count = format_count(part.trouble, "test")
-    return f"{job.host}: {count} could not be run there" if part.trouble else ""
+        unknown = f"the job ended as {job.how or 'unknown'}"
+        reason = _INFRASTRUCTURE_FAILURES.get(job.how, unknown)
+        return f"{job.host}: {reason}" + (f": {job.detail}" if job.detail else "")
+    count = format_count(part.infrastructure, "test")
+    return f"{job.host}: {count} could not be run there" if part.infrastructure else ""
 
 
-def silent(jobs: Iterable[Job]) -> list[Job]:
-    """Of the newest attempts of a run those that say nothing of the tests that they had.
+def inconclusive_jobs(jobs: Iterable[Job]) -> list[Job]:
+    """Return the newest attempts that say nothing about the tests that they had.
 
     A run can have failed beside them: then what they had has to run again with what failed.
     """
-    return [job for job in newest(jobs) if trouble(Part(job))]
+    return [job for job in newest_attempts(jobs) if infrastructure_reason(Part(job))]
 
 
-def newest(jobs: Iterable[Job]) -> list[Job]:
-    """The newest attempt of each part, in order."""
+def newest_attempts(jobs: Iterable[Job]) -> list[Job]:
+    """Return the newest attempt of each part, in the order of the parts."""
     parts = {job.part: job for job in sorted(jobs, key=lambda job: (job.part, job.attempt))}
     return list(parts.values())
 
 
 def _spent(stage: Stage) -> str:
     if stage.lost == 0:
-        return "; it is not tried again (lost = never)"
-    return f"; it was tried again {format_count(stage.lost, 'time')}"
+        return '; not run again (lost = "never")'
+    return f"; it was run again {format_count(stage.lost, 'time')}"
 
 
 # -- hosts -----------------------------------------------------------------------------------
 
 
-def blamed(parts: Iterable[Part]) -> tuple[str, ...]:
-    """Hosts whose trouble the newest attempts show; peers that were only stopped are not."""
-    found = (part for part in parts if trouble(part) and part.job.how != "cancelled")
-    return tuple(dict.fromkeys(part.job.host for part in found))
+def failing_hosts(parts: Iterable[Part]) -> tuple[str, ...]:
+    """Return the hosts that the newest attempts show to be failing; not peers only stopped."""
+    failing = (
+        part for part in parts if infrastructure_reason(part) and part.job.how != "cancelled"
+    )
+    return tuple(dict.fromkeys(part.job.host for part in failing))
 
 
-def quarantine(failures: int, why: str, limit: int) -> str:
-    """Why a host is put into quarantine after ``failures`` in a row; empty: not yet.
+def quarantine_reason(failures: int, last_error: str, limit: int) -> str:
+    """Return why a host is put into quarantine after ``failures`` in a row; empty: not yet.
 
-    It stays there whatever comes: somebody has to look first.
+    It stays there until a person resumes it.
     """
     if failures < limit:
         return ""
-    return f"{format_count(failures, 'infrastructure failure')} in a row; the last one: {why}"
+    return f"{format_count(failures, 'infrastructure failure')} in a row; the last one: {last_error}"

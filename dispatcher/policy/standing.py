@@ -1,6 +1,6 @@
-"""Where a build stands, in one word for programs and a few for people.
+"""Tell how far a build has come: one word for programs, a few for people.
 
-Pure: rows in, words out.  For whoever shows builds; it decides nothing.
+Pure: rows in, text out.  It serves what shows builds, and decides nothing.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from . import promotion
 
 
 class Outcome(StrEnum):
-    """What a build has come to."""
+    """The outcome of a build so far."""
 
     #: Something comes by itself.
     GOING = "going"
     #: Nothing more to do: every stage has passed.
     PASSED = "passed"
-    #: Somebody has to approve, to release, or to tag.
+    #: A person has to approve, to release, or to tag.
     STOPPED = "stopped"
     #: The build or a test is at fault.
     FAILED = "failed"
-    #: Infrastructure is.
+    #: Infrastructure is at fault.
     ERROR = "error"
     #: A newer change came first.
     SUPERSEDED = "superseded"
 
 
-class Standing(NamedTuple):
-    """An outcome in words."""
+class BuildStatus(NamedTuple):
+    """An outcome, and a sentence about it without its subject: "runs smoke"."""
 
     outcome: Outcome
-    words: str
+    message: str
 
     @property
     def over(self) -> bool:
-        """Nothing more comes by itself."""
+        """Return whether nothing more comes by itself."""
         return self.outcome is not Outcome.GOING
 
 
-_BEFORE = {
+_WITHOUT_ARTIFACT = {
     BuildState.NEW: (Outcome.GOING, "waits for its turn"),
     BuildState.BUILDING: (Outcome.GOING, "is being built"),
     BuildState.FAILED: (Outcome.FAILED, "could not be built"),
-    BuildState.INVALID: (Outcome.FAILED, "has a nosejobs.toml that cannot be understood"),
+    BuildState.INVALID: (Outcome.FAILED, "has an invalid nosejobs.toml"),
     BuildState.SUPERSEDED: (Outcome.SUPERSEDED, "a newer change came first"),
 }
 
 #: What counts most comes first: a state of the newest run of a stage (None: it has passed, and has
-#: no tag that counts), what it makes of the build, and the words for the stages in it.
+#: no tag that counts), the outcome of the build, and the message about the stages in that state.
 _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.RUNNING, Outcome.GOING, "runs {}"),
     (StageState.PLACING, Outcome.GOING, "{} wait{s} for a host"),
@@ -64,39 +64,39 @@ _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.WAITING, Outcome.STOPPED, "{} wait{s}"),
     (StageState.BLOCKED, Outcome.STOPPED, "{} {is} blocked"),
 )
-#: Stages that are all named; of more, two are.
-_MANY = 3
+#: Stages that are all named; of more, only two are.
+_MAX_NAMED_STAGES = 3
 
 
-def newest(runs: Iterable[StageRun]) -> dict[str, StageRun]:
-    """The last run of each stage."""
-    found: dict[str, StageRun] = {}
+def newest_runs(runs: Iterable[StageRun]) -> dict[str, StageRun]:
+    """Return the last run of each stage, by stage."""
+    newest: dict[str, StageRun] = {}
     for run in runs:
-        if run.stage not in found or found[run.stage].number < run.number:
-            found[run.stage] = run
-    return found
+        if run.stage not in newest or newest[run.stage].number < run.number:
+            newest[run.stage] = run
+    return newest
 
 
-def of(
+def status_of(
     build: Build, runs: Sequence[StageRun], counting: Collection[str] | None = None
-) -> Standing:
-    """By its rows alone; policy may have more to write.
+) -> BuildStatus:
+    """Return the status that the rows of a build show; the policy may have more to write.
 
-    ``counting``: stages whose tags count.  A tag is the last word on what has ended: one by hand
-    stands for a run that failed, and a run that passed is nothing once its tag was revoked.
+    ``counting``: stages whose tags count.  A tag is the last word on a run that has ended: a tag by
+    hand stands for a run that failed, and a run that passed is nothing once its tag was revoked.
     """
-    last = newest(runs)
+    newest = newest_runs(runs)
     if build.state is not BuildState.BUILT:
-        return _unbuilt(build, last.get(BUILD))
-    stages = [run for name, run in last.items() if name != BUILD]
-    for state, outcome, words in _STAGES:
-        names = [run.stage for run in stages if _seen(run, counting) is state]
+        return _status_without_artifact(build, newest.get(BUILD))
+    stages = [run for name, run in newest.items() if name != BUILD]
+    for state, outcome, template in _STAGES:
+        names = [run.stage for run in stages if _effective_state(run, counting) is state]
         if names:
-            return Standing(outcome, _said(words, names))
-    return Standing(Outcome.PASSED, "passed" if stages else "built; it has no stages")
+            return BuildStatus(outcome, _format(template, names))
+    return BuildStatus(Outcome.PASSED, "passed" if stages else "built; it has no stages")
 
 
-def _seen(run: StageRun, counting: Collection[str] | None) -> StageState | None:
+def _effective_state(run: StageRun, counting: Collection[str] | None) -> StageState | None:
     if counting is None or not run.state.over:
         return run.state
     if run.stage in counting:
@@ -104,29 +104,30 @@ def _seen(run: StageRun, counting: Collection[str] | None) -> StageState | None:
     return None if run.state is StageState.PASSED else run.state
 
 
-def _said(words: str, names: Sequence[str]) -> str:
-    """Of one stage, or of several; not of all that wait behind the first ones."""
-    named = names if len(names) <= _MANY else [*names[:2], f"{len(names) - 2} more"]
-    who = " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
+def _format(template: str, names: Sequence[str]) -> str:
+    """Fill in stages, at most a few of them, and the verb in singular or plural."""
+    many = len(names) > _MAX_NAMED_STAGES
+    named = [*names[:2], f"{len(names) - 2} more"] if many else names
+    subject = " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
     verbs = {"s": "s", "was": "was", "is": "is", "has": "has"}
     if len(names) > 1:
         verbs = {"s": "", "was": "were", "is": "are", "has": "have"}
-    return words.format(who, **verbs)
+    return template.format(subject, **verbs)
 
 
-def settled(build: Build, facts: promotion.Facts) -> Standing:
-    """The same, and whether policy has nothing more to write either."""
-    found = of(build, facts.runs, promotion.counting(facts.tree, facts.tags))
+def settled_status(build: Build, facts: promotion.Facts) -> BuildStatus:
+    """Return the status of a build; it is going on while the policy has more to write."""
+    status = status_of(build, facts.runs, promotion.counting_stages(facts.tree, facts.tags))
     plan = promotion.plan(facts)
-    if found.over and (plan.give or plan.revoke or plan.begin or plan.move):
-        return Standing(Outcome.GOING, found.words)
-    return found if plan.level == build.level else Standing(Outcome.GOING, found.words)
+    if status.over and (plan.give or plan.revoke or plan.begin or plan.move):
+        return BuildStatus(Outcome.GOING, status.message)
+    return status if plan.level == build.level else BuildStatus(Outcome.GOING, status.message)
 
 
-def _unbuilt(build: Build, run: StageRun | None) -> Standing:
-    outcome, words = _BEFORE[build.state]
+def _status_without_artifact(build: Build, run: StageRun | None) -> BuildStatus:
+    outcome, message = _WITHOUT_ARTIFACT[build.state]
     if build.state is BuildState.BUILDING and run is not None and run.state is StageState.PLACING:
-        words = "waits for a host to be built on"
+        message = "waits for a host to be built on"
     if build.state is BuildState.FAILED and run is not None and run.state is StageState.ERROR:
         outcome = Outcome.ERROR
-    return Standing(outcome, words)
+    return BuildStatus(outcome, message)

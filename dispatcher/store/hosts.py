@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from .. import model
-from ..policy.retry import quarantine
+from ..policy.retry import quarantine_reason
 from . import audit, rows, tables
 
 _HOST = tables.host.c
@@ -112,7 +112,7 @@ def failed(connection: Connection, name: str, reason: str, *, most: int, at: flo
     count = connection.execute(
         statement.values(failures=_HOST.failures + 1).returning(_HOST.failures)
     ).scalar()
-    words = quarantine(count or 0, reason, most)
+    words = quarantine_reason(count or 0, reason, most)
     if not words:
         return False
     quarantined = model.HostState.QUARANTINED

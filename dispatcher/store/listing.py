@@ -36,7 +36,7 @@ class BuildDetail:
     view: BuildView
     jobs: tuple[model.Job, ...]
     #: By job.
-    counts: dict[str, results.Counts]
+    counts: dict[str, model.OutcomeCounts]
     #: Revoked ones too.
     tags: tuple[model.Tag, ...]
     decisions: tuple[model.Decision, ...]

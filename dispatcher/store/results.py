@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from shell_runner.remote.model import OUTCOMES
 
 from .. import model
+from ..model import OutcomeCounts
 from . import audit, jobs, rows, tables
 from .tables import clean
 
@@ -201,26 +202,15 @@ def _finite(number: float | None) -> float | None:
 # -- reading ------------------------------------------------------------------------
 
 
-class Counts(NamedTuple):
-    """Tests of a job by outcome."""
-
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    error: int = 0
-    #: Of the errors, those that are not the test's fault.
-    infrastructure: int = 0
-
-
-def counts(connection: Connection, found: Sequence[str]) -> dict[str, Counts]:
+def counts(connection: Connection, found: Sequence[str]) -> dict[str, OutcomeCounts]:
     """By job, for those that have results."""
     seen: dict[str, dict[str, int]] = {}
     for chunk in rows.chunks(found):
         for job, outcome, infrastructure, count in connection.execute(_COUNTS, {"jobs": chunk}):
-            each = seen.setdefault(job, dict.fromkeys(Counts._fields, 0))
+            each = seen.setdefault(job, dict.fromkeys(OutcomeCounts._fields, 0))
             each[outcome if outcome in each else "error"] += count
             each["infrastructure"] += count if infrastructure else 0
-    return {job: Counts(**each) for job, each in seen.items()}
+    return {job: OutcomeCounts(**each) for job, each in seen.items()}
 
 
 def of_job(

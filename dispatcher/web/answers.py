@@ -341,13 +341,14 @@ def tree_of(build: model.Build) -> Tree:
     return Tree(levels=()) if build.config is None else from_data(build.config)
 
 
-def build_of(view: listing.BuildView, where: standing.Standing | None = None) -> Build:
+def build_of(view: listing.BuildView, where: standing.BuildStatus | None = None) -> Build:
     """As a list has it; ``where`` if that is known better than by its rows."""
     build, tree = view.build, tree_of(view.build)
-    found = where or standing.of(build, view.runs, promotion.counting(tree, view.tags))
+    counting = promotion.counting_stages(tree, view.tags)
+    found = where or standing.status_of(build, view.runs, counting)
     return Build(
         number=build.id, change=_change(view), state=build.state, detail=build.detail,
-        level=build.level, outcome=found.outcome, words=found.words, digest=build.digest,
+        level=build.level, outcome=found.outcome, words=found.message, digest=build.digest,
         size=build.size, reused=build.reused, began=build.began, ended=build.ended,
         removed=build.removed, stages=_stages(view, tree),
     )  # fmt: skip
@@ -363,8 +364,8 @@ def _change(view: listing.BuildView) -> Change:
 
 def _stages(view: listing.BuildView, tree: Tree) -> list[StageNow]:
     """The build command first, if there was one; stages that only have a tag by hand last."""
-    last = standing.newest(view.runs)
-    counting = promotion.counting(tree, view.tags)
+    last = standing.newest_runs(view.runs)
+    counting = promotion.counting_stages(tree, view.tags)
     known = [Stage(model.BUILD)] if model.BUILD in last else []
     known += tree.stages
     names = {stage.name for stage in known}
@@ -390,7 +391,7 @@ def run_of(run: model.StageRun) -> Run:
     )  # fmt: skip
 
 
-def job_of(job: model.Job, run: model.StageRun, counts: results.Counts | None) -> Job:
+def job_of(job: model.Job, run: model.StageRun, counts: model.OutcomeCounts | None) -> Job:
     """A job and what it is a part of."""
     told = None
     if counts is not None:
@@ -425,8 +426,8 @@ def detail_of(
     build, runs = found.view.build, {run.id: run for run in found.view.runs}
     tree = tree_of(build)
     facts = promotion.Facts(build.state, tree, found.view.runs, found.tags, found.decisions)
-    counting = promotion.counting(tree, found.tags)
-    short = build_of(found.view, standing.settled(build, facts))
+    counting = promotion.counting_stages(tree, found.tags)
+    short = build_of(found.view, standing.settled_status(build, facts))
     return Detail(
         **dict(short),
         runs=[run_of(run) for run in found.view.runs],

@@ -116,7 +116,7 @@ def _detail(connection: Connection, number: int) -> answers.Detail:
     if found is None:
         raise NotFound(f"there is no build {number}\n  try: nosejobs builds")
     runs = {run.id: run for run in found.view.runs}
-    newest = {run.id for run in standing.newest(found.view.runs).values()}
+    newest = {run.id for run in standing.newest_runs(found.view.runs).values()}
     failures, measurements = [], []
     for job in found.jobs:
         if job.stage_run not in newest or not job.package or job.state is model.JobState.LOST:

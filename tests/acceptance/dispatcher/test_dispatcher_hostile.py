@@ -84,7 +84,7 @@ def test_a_hostile_config_makes_its_build_invalid_and_says_where(scene: Scene) -
         # It is seen by all that look.
         assert client.get(f"/builds/{number}")["state"] == "invalid"
         page = shown(client, "show", number)
-        assert "has a nosejobs.toml that cannot be understood" in page, what
+        assert "has an invalid nosejobs.toml" in page, what
         assert f"because   {detail[:60]}" in page, what
         assert _is_harmless(page), (what, page)
     assert not scene.rows("SELECT id FROM job")

@@ -71,8 +71,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a disk is tried again at once."""
     monkeypatch.setattr("dispatcher.watch.backoff", lambda failures: 0.1)
     monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
-    monkeypatch.setattr("dispatcher.tasks._LATER", 0.1)
-    monkeypatch.setattr("dispatcher.reconcile._LOOK", 0.2)
+    monkeypatch.setattr("dispatcher.tasks._TASK_RETRY_DELAY", 0.1)
+    monkeypatch.setattr("dispatcher.reconcile._FALLBACK_PASS_INTERVAL", 0.2)
 
 
 def shipped(whole: Whole, revision: str) -> None:
@@ -144,10 +144,10 @@ def test_disk_full_while_a_build_is_stored(
     (folder / "go").touch()
     full = "No space left on device"
     found = whole.until(revision, lambda found: full in found.view.runs[0].detail)
-    assert found.view.runs[0].detail.startswith("it waits: h1: ")
+    assert found.view.runs[0].detail.startswith("waiting: h1: ")
     disk.empty()
     disk.fill(leave=5 << 20)
-    found = whole.until(revision, lambda found: "it waits: " in found.view.build.detail)
+    found = whole.until(revision, lambda found: "waiting: " in found.view.build.detail)
     assert full in found.view.build.detail
     disk.empty()
     shipped(whole, revision)
@@ -172,7 +172,7 @@ def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
     disk.fill(leave=2 << 20)
     whole = start()
     found = whole.until(revision, lambda found: bool(found.view.build.detail))
-    words = f"it waits: revision {revision[:12]} cannot be written: No space left on device"
+    words = f"waiting: revision {revision[:12]} cannot be written: No space left on device"
     assert found.view.build.state is BuildState.NEW
     assert found.view.build.detail.startswith(words)
     disk.fill()

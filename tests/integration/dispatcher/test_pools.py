@@ -15,7 +15,7 @@ import pytest
 from dispatcher import pools as own
 from dispatcher.hookspecs import Maker, hookimpl
 from dispatcher.model import Host, HostState, JobState
-from dispatcher.policy.placement import Waits
+from dispatcher.policy.placement import Unplaced
 from dispatcher.pool_plugins import pool_kinds
 from dispatcher.pools import Pools
 from dispatcher.settings import Pool, Settings
@@ -27,7 +27,7 @@ from tests.links import Dispatcher
 from tests.pools import FakePool, refusal
 
 pytestmark = pytest.mark.timeout(120)
-WANTS = [Waits(1, "it waits for a host", 1)]
+WANTS = [Unplaced(1, "it waits for a host", 1)]
 
 
 class Pooled(Dispatcher):
@@ -183,7 +183,7 @@ def test_an_idle_host_goes(make: Callable[..., Pooled]) -> None:
 def test_a_host_is_not_idle_while_another_one_comes(make: Callable[..., Pooled]) -> None:
     """Whoever wants both gets both: else the first goes before the last is there, for ever."""
     there = make(kind="fake", idle=0.01, most=2)
-    first, second = there.pools.grow([Waits(1, "it waits for two hosts", 2)])
+    first, second = there.pools.grow([Unplaced(1, "it waits for two hosts", 2)])
     for name, state in ((first, HostState.UP), (second, HostState.STARTING)):
         with there.store.write() as connection:
             hosts.configure(connection, Host(name, "popen", pool="p", state=state))

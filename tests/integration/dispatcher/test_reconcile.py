@@ -18,6 +18,7 @@ from dispatcher.evidence import BlobStore
 from dispatcher.git import SourceError
 from dispatcher.model import (
     BuildEvent,
+    BuildRows,
     BuildState,
     Host,
     HostState,
@@ -28,7 +29,8 @@ from dispatcher.model import (
     StageState,
 )
 from dispatcher.policy.changes import Commit
-from dispatcher.reconcile import Reconciler, Seen
+from dispatcher.reconcile import Reconciler
+from dispatcher.reconcile_pass import PassResult
 from dispatcher.result_recorder import ResultRecorder
 from dispatcher.settings import Settings, Source
 from dispatcher.source import CommitRange
@@ -43,9 +45,8 @@ from dispatcher.store import (
     results,
     stage_runs,
 )
-from dispatcher.store.board import Rows
 from dispatcher.store.listing import BuildDetail
-from dispatcher.tasks import Tasks
+from dispatcher.tasks import BackgroundTasks
 from dispatcher.watch import Watch
 from dispatcher.work import JobBuilder
 from shell_runner.errors import HostError
@@ -82,11 +83,11 @@ class FakeSource:
 class Checked(Reconciler):
     """What it remembers of the last look is what the rows say, at each look."""
 
-    def _found(
+    def _read_rows(
         self, connection: Connection, marks: Mapping[int, set[Any]], touched: Set[int]
-    ) -> list[Rows]:
-        found = super()._found(connection, marks, touched)
-        assert found == board.of(connection, marks.keys() | touched)
+    ) -> list[BuildRows]:
+        found = super()._read_rows(connection, marks, touched)
+        assert found == board.read_rows(connection, marks.keys() | touched)
         assert sorted(marks) == builds.active(connection)
         return found
 
@@ -116,12 +117,12 @@ class Bench:
         self.blobs = BlobStore(self.folder / "blobs")
         self.builder = JobBuilder(self.store, self.trees, self.blobs)
         self.recorder = ResultRecorder(self.store, self.blobs, self.builder)
-        self.told = Seen()
+        self.told = PassResult()
         self.loop = Checked(self.store, self.settings, self.trees, self.blobs, self._tell)
         self.watch = Watch(self.store, self.settings.sources[0], self.source, self.trees)
 
-    def _tell(self, seen: Seen) -> None:
-        self.told = seen
+    def _tell(self, result: PassResult) -> None:
+        self.told = result
 
     def look(self) -> None:
         """At the source, then at all rows."""
@@ -296,7 +297,7 @@ def test_a_tag_that_changes_nothing_else_is_remembered(bench: Bench) -> None:
 def test_why_a_job_does_not_go_on_is_what_its_stage_says(bench: Bench) -> None:
     bench.look()
     (job,) = bench.planned()
-    for words, told in (("no room", "it waits: h1: no room"), ("", "")):
+    for words, told in (("no room", "waiting: h1: no room"), ("", "")):
         with bench.store.write() as connection:
             assert jobs.describe(connection, job.id, words)
         bench.loop.step()
@@ -314,7 +315,9 @@ def test_a_lost_part_goes_again_on_another_host_and_a_late_package_is_evidence(
     bench.lose(first)
     bench.loop.step()
     assert bench.planned() == [second]
-    assert bench.details()["unit"].startswith("again, h1 was lost: no answer; it waits: 1 host;")
+    assert bench.details()["unit"].startswith(
+        "running again: h1 was lost: no answer; waiting: 1 host;"
+    )
     before = _dump(bench)
     bench.loop.step()
     assert _dump(bench) == before
@@ -361,7 +364,7 @@ def test_a_stage_waits_for_hosts_and_says_for_which(bench: Bench) -> None:
     bench.look()
     assert bench.states() == {"unit": "placing"}
     assert bench.details()["unit"].startswith("1 host with label gpu; none fits")
-    assert [(each.missing, each.labels) for each in bench.told.waits] == [(1, ("gpu",))]
+    assert [(each.missing, each.labels) for each in bench.told.unplaced] == [(1, ("gpu",))]
     with bench.store.write() as connection:
         hosts.configure(connection, Host("h3", "popen", ("gpu",)))
     bench.loop.step()
@@ -378,7 +381,7 @@ def test_a_build_command_is_lost_once_then_given_up(bench: Bench) -> None:
         bench.loop.step()
     found = bench.detail().view
     assert found.build.state is BuildState.FAILED
-    assert found.build.detail.endswith("was lost: no answer; it was tried again 1 time")
+    assert found.build.detail.endswith("was lost: no answer; it was run again 1 time")
     assert [str(run.state) for run in found.runs] == ["error"]
 
 
@@ -492,7 +495,7 @@ def test_trouble_that_passes_is_tried_again(bench: Bench, monkeypatch: pytest.Mo
     found = bench.detail().view.build
     assert (found.state, found.detail) == (
         BuildState.NEW,
-        "it waits: OSError: [Errno 28] No space left on device",
+        "waiting: OSError: [Errno 28] No space left on device",
     )
     monkeypatch.setattr("dispatcher.tasks.time.monotonic", lambda: 1e12)
     bench.loop.step()
@@ -500,12 +503,12 @@ def test_trouble_that_passes_is_tried_again(bench: Bench, monkeypatch: pytest.Mo
 
 
 def test_what_is_asked_twice_is_found_out_once() -> None:
-    tasks, found = Tasks(lambda: None), []
+    tasks, found = BackgroundTasks(lambda: None), []
     for _ in range(2):
-        assert tasks.ask("a", lambda: found.append(1) or "there") is None
-    assert tasks.answer() == 1
-    assert tasks.ask("a", lambda: "else") == "there"
-    assert (tasks.answer(), found) == (0, [1])
+        assert tasks.request("a", lambda: found.append(1) or "there") is None
+    assert tasks.run_requested() == 1
+    assert tasks.request("a", lambda: "else") == "there"
+    assert (tasks.run_requested(), found) == (0, [1])
 
 
 def test_a_build_of_a_tree_that_nobody_can_have_ends_as_often_as_it_is_asked_for(

@@ -5,11 +5,10 @@ import math
 import pytest
 from sqlalchemy import Connection
 
-from dispatcher.model import BadChange, JobEvent, JobState
+from dispatcher.model import BadChange, JobEvent, JobState, OutcomeCounts
 from dispatcher.store import Store, audit, jobs, results, retention
 from dispatcher.store.results import (
     CaseRow,
-    Counts,
     Harvest,
     MeasurementRow,
     Package,
@@ -58,7 +57,7 @@ def test_a_package_becomes_rows(store: Store) -> None:
         assert results.cases_of(connection, job, 1, after=0) == [two]
         assert results.cases_of(connection, job, 7)[0].duration is None
         assert results.measured(connection, job) == [("tests/a", NUMBERS[1])]
-        assert results.counts(connection, [job]) == {job: Counts(1, 1, 0, 1, 1)}
+        assert results.counts(connection, [job]) == {job: OutcomeCounts(1, 1, 0, 1, 1)}
         assert results.failed(connection, run) == [r"tests/b\xff", "tests/c"]
 
 

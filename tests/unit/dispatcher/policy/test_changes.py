@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.model import Build, BuildState, Change
-from dispatcher.policy.changes import Commit, Move, Moves, changes, moves, superseded
+from dispatcher.policy.changes import (
+    Commit,
+    Move,
+    Moves,
+    changes_to_build,
+    compare_heads,
+    superseded_builds,
+)
 from dispatcher.settings import Source
 
 GIT = Source("app", git="/x", branches=("main", "release/*"))
@@ -26,27 +33,30 @@ def revisions(found: tuple[Change, ...]) -> list[tuple[str, str]]:
 
 
 def test_the_first_look_builds_heads_not_history() -> None:
-    found = moves(GIT, {}, {"release/1": "r", "main": "d", "feature": "f"})
+    found = compare_heads(GIT, {}, {"release/1": "r", "main": "d", "feature": "f"})
     assert found.moved == (Move("main", "", "d"), Move("release/1", "", "r"))
     for source in (GIT, EVERY, PATHS):
-        assert revisions(changes(source, 1, found.moved[0], COMMITS)) == [("", "d")]
+        assert revisions(changes_to_build(source, 1, found.moved[0], COMMITS)) == [("", "d")]
 
 
 def test_only_branches_that_moved() -> None:
     before = {"main": "a", "release/1": "r"}
-    assert moves(GIT, before, {"main": "d", "release/1": "r"}).moved == (MOVE,)
-    assert moves(GIT, before, before) == Moves()
+    assert compare_heads(GIT, before, {"main": "d", "release/1": "r"}).moved == (MOVE,)
+    assert compare_heads(GIT, before, before) == Moves()
 
 
 def test_a_branch_that_is_gone_or_not_wanted_any_more_is_forgotten() -> None:
     before = {"main": "a", "release/1": "r", "feature": "f"}
-    assert moves(GIT, before, {"main": "a", "feature": "f"}).gone == ("feature", "release/1")
+    assert compare_heads(GIT, before, {"main": "a", "feature": "f"}).gone == (
+        "feature",
+        "release/1",
+    )
 
 
 def test_why_nothing_will_ever_be_built() -> None:
-    assert moves(GIT, {}, {}).trouble == "it is empty: there is no branch yet"
+    assert compare_heads(GIT, {}, {}).error == "the repository is empty: there is no branch yet"
     there = {f"f{number}": "x" for number in range(9)}
-    assert moves(GIT, {}, there).trouble == (
+    assert compare_heads(GIT, {}, there).error == (
         "no branch matches main, release/*; there are: f0, f1, f2, f3, f4, ... "
         "(see branches in [sources])"
     )
@@ -54,53 +64,55 @@ def test_why_nothing_will_ever_be_built() -> None:
 
 def test_a_directory_has_one_branch_of_any_name() -> None:
     source = Source("drop", directory="/x")
-    assert moves(source, {"": "a"}, {"": "b"}).moved == (Move("", "a", "b"),)
+    assert compare_heads(source, {"": "a"}, {"": "b"}).moved == (Move("", "a", "b"),)
 
 
 def test_the_newest_of_a_burst() -> None:
-    assert changes(GIT, 7, MOVE, COMMITS, seen=3.0) == (
+    assert changes_to_build(GIT, 7, MOVE, COMMITS, seen=3.0) == (
         Change(7, "main", "d", "a", False, "cyd", "three", 3.0),
     )
 
 
 def test_every_commit_of_a_burst() -> None:
-    found = changes(EVERY, 1, MOVE, COMMITS)
+    found = changes_to_build(EVERY, 1, MOVE, COMMITS)
     assert revisions(found) == [("a", "b"), ("b", "c"), ("c", "d")]
     assert [change.author for change in found] == ["ann", "bob", "cyd"]
 
 
 def test_only_commits_that_touch_the_paths() -> None:
     every = replace(EVERY, paths=("src/**",))
-    assert revisions(changes(every, 1, MOVE, COMMITS)) == [("a", "b"), ("b", "d")]
-    assert revisions(changes(PATHS, 1, MOVE, COMMITS)) == [("a", "d")]
+    assert revisions(changes_to_build(every, 1, MOVE, COMMITS)) == [("a", "b"), ("b", "d")]
+    assert revisions(changes_to_build(PATHS, 1, MOVE, COMMITS)) == [("a", "d")]
     other = Move("main", "b", "c")
     for source in (every, PATHS):
-        assert changes(source, 1, other, COMMITS[1:2]) == ()
-        assert changes(source, 1, other, [Commit("c", paths=())]) == ()
+        assert changes_to_build(source, 1, other, COMMITS[1:2]) == ()
+        assert changes_to_build(source, 1, other, [Commit("c", paths=())]) == ()
 
 
 def test_an_empty_commit_is_a_commit() -> None:
-    assert len(changes(GIT, 1, Move("main", "a", "b"), [Commit("b", paths=())])) == 1
+    assert len(changes_to_build(GIT, 1, Move("main", "a", "b"), [Commit("b", paths=())])) == 1
 
 
 def test_the_newest_is_built_if_any_of_its_burst_touched_the_paths() -> None:
-    assert revisions(changes(PATHS, 1, Move("main", "a", "c"), COMMITS[:2])) == [("a", "c")]
+    assert revisions(changes_to_build(PATHS, 1, Move("main", "a", "c"), COMMITS[:2])) == [
+        ("a", "c")
+    ]
 
 
 def test_paths_that_are_not_known_may_be_any() -> None:
-    assert len(changes(PATHS, 1, MOVE, [Commit("d")])) == 1
-    assert len(changes(PATHS, 1, MOVE, [])) == 1
+    assert len(changes_to_build(PATHS, 1, MOVE, [Commit("d")])) == 1
+    assert len(changes_to_build(PATHS, 1, MOVE, [])) == 1
 
 
 @pytest.mark.parametrize("source", [GIT, EVERY, PATHS])
 def test_a_force_push_is_one_change_with_the_word(source: Source) -> None:
-    (change,) = changes(source, 1, MOVE, COMMITS, forced=True)
+    (change,) = changes_to_build(source, 1, MOVE, COMMITS, forced=True)
     assert (change.before, change.revision, change.forced) == ("a", "d", True)
 
 
 def test_a_force_push_back_is_a_change_too() -> None:
-    there = changes(GIT, 1, Move("main", "a", "b"), [Commit("b")])
-    back = changes(GIT, 1, Move("main", "b", "a"), [], forced=True)
+    there = changes_to_build(GIT, 1, Move("main", "a", "b"), [Commit("b")])
+    back = changes_to_build(GIT, 1, Move("main", "b", "a"), [], forced=True)
     assert revisions((*there, *back)) == [("a", "b"), ("b", "a")]
 
 
@@ -117,22 +129,22 @@ NEW, BUILDING = BuildState.NEW, BuildState.BUILDING
 def test_a_newer_change_comes_first() -> None:
     ours = builds(NEW, BUILDING, NEW, NEW)
     why = "a newer change came first"
-    assert superseded(GIT, "main", ours) == ((11, why), (13, why))
-    assert superseded(GIT, "main", ours[::-1]) == ((11, why), (13, why))
-    assert superseded(GIT, "other", ours) == ()
-    assert superseded(EVERY, "main", ours) == ()
-    assert superseded(GIT, "main", []) == ()
+    assert superseded_builds(GIT, "main", ours) == ((11, why), (13, why))
+    assert superseded_builds(GIT, "main", ours[::-1]) == ((11, why), (13, why))
+    assert superseded_builds(GIT, "other", ours) == ()
+    assert superseded_builds(EVERY, "main", ours) == ()
+    assert superseded_builds(GIT, "main", []) == ()
 
 
 def test_what_has_begun_goes_on() -> None:
     begun = [state for state in BuildState if state is not NEW]
-    assert superseded(GIT, "main", builds(*begun, NEW)) == ()
+    assert superseded_builds(GIT, "main", builds(*begun, NEW)) == ()
 
 
 def test_a_deleted_branch_takes_what_has_not_begun_along() -> None:
     ours = builds(BUILDING, NEW)
-    assert superseded(GIT, "main", ours, gone=True) == ((12, "its branch was deleted"),)
-    assert superseded(EVERY, "main", ours, gone=True) == ()
+    assert superseded_builds(GIT, "main", ours, gone=True) == ((12, "its branch was deleted"),)
+    assert superseded_builds(EVERY, "main", ours, gone=True) == ()
 
 
 HEADS = st.dictionaries(st.sampled_from(["main", "release/1", "x"]), st.sampled_from("abc"))
@@ -140,12 +152,12 @@ HEADS = st.dictionaries(st.sampled_from(["main", "release/1", "x"]), st.sampled_
 
 @given(HEADS, HEADS)
 def test_a_look_settles(before: dict[str, str], now: dict[str, str]) -> None:
-    found = moves(GIT, before, now)
+    found = compare_heads(GIT, before, now)
     heads = {name: head for name, head in before.items() if name not in found.gone}
     heads |= {move.branch: move.revision for move in found.moved}
-    again = moves(GIT, heads, now)
+    again = compare_heads(GIT, heads, now)
     assert (again.moved, again.gone) == ((), ())
-    assert bool(heads) != bool(found.trouble)
+    assert bool(heads) != bool(found.error)
 
 
 @given(
@@ -158,7 +170,7 @@ def test_changes_are_a_chain_to_where_the_branch_stands(
 ) -> None:
     commits = [Commit(f"r{number}", paths=each) for number, each in enumerate(paths)]
     move = Move("main", "a", commits[-1].revision if commits else "z")
-    found = changes(source, 1, move, commits, forced)
+    found = changes_to_build(source, 1, move, commits, forced)
     assert [change.before for change in found] == ["a", *(c.revision for c in found)][: len(found)]
     if found and source.bursts == "newest":
         assert found[-1].revision == move.revision

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from dispatcher.config import Mode, build_stage, parse
 from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import (
-    Place,
+    HostLoad,
     Placed,
-    Waits,
-    Wish,
+    PlacementRequest,
+    Unplaced,
     place,
+    request_of,
     shards,
-    wish_of,
 )
 
 GPU = ("linux", "gpu")
@@ -30,120 +30,130 @@ def at(
     jobs: int = 0,
     reason: str = "",
     cached: tuple[str, ...] = (),
-) -> Place:
-    return Place(Host(name, "ssh=x", labels, state=state, reason=reason), jobs, frozenset(cached))
+) -> HostLoad:
+    return HostLoad(
+        Host(name, "ssh=x", labels, state=state, reason=reason), jobs, frozenset(cached)
+    )
 
 
-def placed(wish: Wish, *places: Place, depth: int = 2) -> Placed | Waits:
-    (answer,) = place([wish], places, depth)
+def placed(request: PlacementRequest, *loads: HostLoad, depth: int = 2) -> Placed | Unplaced:
+    (answer,) = place([request], loads, depth)
     return answer
 
 
-def hosts(wish: Wish, *places: Place) -> tuple[str, ...]:
-    answer = placed(wish, *places)
+def hosts(request: PlacementRequest, *loads: HostLoad) -> tuple[str, ...]:
+    answer = placed(request, *loads)
     assert isinstance(answer, Placed), answer
     return answer.hosts
 
 
-def words(wish: Wish, *places: Place) -> str:
-    answer = placed(wish, *places)
-    assert isinstance(answer, Waits), answer
-    return answer.words
+def words(request: PlacementRequest, *loads: HostLoad) -> str:
+    answer = placed(request, *loads)
+    assert isinstance(answer, Unplaced), answer
+    return answer.reason
 
 
 def test_what_it_waits_for_in_words() -> None:
-    wish = Wish(1, "smoke of build 7", GPU, 2)
+    request = PlacementRequest(1, "smoke of build 7", GPU, 2)
     down = at("h2", GPU, HostState.QUARANTINED, reason="3 infrastructure failures in a row")
     others = [at("h3", ("linux",)), at("h4", GPU, jobs=2), at("h5"), at("h6", GPU, HostState.DOWN)]
-    assert words(wish, at("h1", GPU), down, *others) == (
+    assert words(request, at("h1", GPU), down, *others) == (
         "2 hosts with labels linux, gpu; 2 fit: h1, h4; "
         "h2 is quarantined (3 infrastructure failures in a row); h4 has 2 jobs; h6 is down; "
         "h3 has no label gpu; h5 has no labels linux, gpu"
     )
-    assert words(wish, at("h1", GPU), down).startswith(
+    assert words(request, at("h1", GPU), down).startswith(
         "2 hosts with labels linux, gpu; 1 fits: h1; h2 is quarantined"
     )
-    assert words(Wish(1, "a")) == "1 host; none fits"
-    assert words(Wish(1, "a", ("x",)), *(at(f"h{n}") for n in range(20))).endswith("; and 12 more")
+    assert words(PlacementRequest(1, "a")) == "1 host; none fits"
+    assert words(PlacementRequest(1, "a", ("x",)), *(at(f"h{n}") for n in range(20))).endswith(
+        "; and 12 more"
+    )
 
 
 @pytest.mark.parametrize("state", [state for state in HostState if state is not HostState.UP])
 def test_only_a_host_that_is_up_is_taken(state: HostState) -> None:
-    assert f"h1 is {state}" in words(Wish(1, "a"), at("h1", state=state))
+    assert f"h1 is {state}" in words(PlacementRequest(1, "a"), at("h1", state=state))
 
 
 def test_the_least_busy_host_first_then_what_it_has_cached() -> None:
-    wish = Wish(1, "a", contents=frozenset(["build", "tests"]))
-    assert hosts(wish, at("h1", jobs=1, cached=("build", "tests")), at("h2")) == ("h2",)
-    assert hosts(wish, at("h1"), at("h2", cached=("build",))) == ("h2",)
-    assert hosts(wish, at("h1", cached=("other",)), at("h2")) == ("h1",)
+    request = PlacementRequest(1, "a", contents=frozenset(["build", "tests"]))
+    assert hosts(request, at("h1", jobs=1, cached=("build", "tests")), at("h2")) == ("h2",)
+    assert hosts(request, at("h1"), at("h2", cached=("build",))) == ("h2",)
+    assert hosts(request, at("h1", cached=("other",)), at("h2")) == ("h1",)
 
 
 def test_a_host_that_was_lost_before_comes_last() -> None:
-    wish = Wish(1, "a", avoid=frozenset(["h1"]))
-    assert hosts(wish, at("h1"), at("h2", jobs=1)) == ("h2",)
-    assert hosts(wish, at("h1")) == ("h1",)
+    request = PlacementRequest(1, "a", avoid=frozenset(["h1"]))
+    assert hosts(request, at("h1"), at("h2", jobs=1)) == ("h2",)
+    assert hosts(request, at("h1")) == ("h1",)
 
 
 def test_parts_are_on_different_hosts() -> None:
-    assert hosts(Wish(1, "a", count=2), at("h1"), at("h2", jobs=1)) == ("h1", "h2")
-    assert "h1 has another part of it" in words(Wish(1, "a", taken=frozenset(["h1"])), at("h1"))
+    assert hosts(PlacementRequest(1, "a", count=2), at("h1"), at("h2", jobs=1)) == ("h1", "h2")
+    assert "h1 has another part of it" in words(
+        PlacementRequest(1, "a", taken=frozenset(["h1"])), at("h1")
+    )
 
 
 def test_jobs_that_were_given_in_the_same_look_count() -> None:
-    places = [at("h1"), at("h2")]
-    answers = place([Wish(number, "a") for number in range(5)], places, 2)
+    loads = [at("h1"), at("h2")]
+    answers = place([PlacementRequest(number, "a") for number in range(5)], loads, 2)
     assert [each.hosts[0] for each in answers if isinstance(each, Placed)] == [
         "h1", "h2", "h1", "h2",
     ]  # fmt: skip
-    assert isinstance(answers[4], Waits)
+    assert isinstance(answers[4], Unplaced)
 
 
 def test_together_wants_idle_hosts() -> None:
-    wish = Wish(1, "a", count=2, mode=Mode.TOGETHER)
-    assert "h2 has 1 job" in words(wish, at("h1"), at("h2", jobs=1))
-    assert hosts(wish, at("h1"), at("h2")) == ("h1", "h2")
+    request = PlacementRequest(1, "a", count=2, mode=Mode.TOGETHER)
+    assert "h2 has 1 job" in words(request, at("h1"), at("h2", jobs=1))
+    assert hosts(request, at("h1"), at("h2")) == ("h1", "h2")
 
 
 def test_two_stages_that_work_together_get_all_or_nothing_in_order() -> None:
-    wishes = [Wish(n, f"stage {n}", count=2, mode=Mode.TOGETHER) for n in (1, 2)]
-    first, second = place(wishes, [at("h1"), at("h2"), at("h3")], 2)
+    requests = [PlacementRequest(n, f"stage {n}", count=2, mode=Mode.TOGETHER) for n in (1, 2)]
+    first, second = place(requests, [at("h1"), at("h2"), at("h3")], 2)
     assert first == Placed(1, ("h1", "h2"))
-    assert isinstance(second, Waits)
-    assert "h1 has 1 job" in second.words
+    assert isinstance(second, Unplaced)
+    assert "h1 has 1 job" in second.reason
 
 
 def test_younger_stages_do_not_slip_in_for_ever() -> None:
-    together = Wish(1, "resilience of build 7", count=2, mode=Mode.TOGETHER)
-    places = [at("h1"), at("h2", jobs=1), at("h3", jobs=1)]
-    _, later = place([together, Wish(2, "unit of build 8")], places, 2)
+    together = PlacementRequest(1, "resilience of build 7", count=2, mode=Mode.TOGETHER)
+    loads = [at("h1"), at("h2", jobs=1), at("h3", jobs=1)]
+    _, later = place([together, PlacementRequest(2, "unit of build 8")], loads, 2)
     assert later == Placed(2, ("h3",))
-    _, later = place([together, Wish(2, "unit of build 8")], places[:2], 2)
-    assert isinstance(later, Waits)
-    assert "h1 is kept for resilience of build 7" in later.words
+    _, later = place([together, PlacementRequest(2, "unit of build 8")], loads[:2], 2)
+    assert isinstance(later, Unplaced)
+    assert "h1 is reserved for resilience of build 7" in later.reason
 
 
 def test_hosts_are_kept_for_the_oldest_only() -> None:
-    wishes = [Wish(n, f"stage {n}", count=2, mode=Mode.TOGETHER) for n in (1, 2)]
-    answers = place([*wishes, Wish(3, "c")], [at("h1", jobs=1), at("h2", jobs=1)], 2)
-    assert isinstance(answers[2], Waits)
-    assert answers[2].words.count("is kept for stage 1") == 2
+    requests = [PlacementRequest(n, f"stage {n}", count=2, mode=Mode.TOGETHER) for n in (1, 2)]
+    answers = place([*requests, PlacementRequest(3, "c")], [at("h1", jobs=1), at("h2", jobs=1)], 2)
+    assert isinstance(answers[2], Unplaced)
+    assert answers[2].reason.count("is reserved for stage 1") == 2
 
 
 def test_nothing_is_kept_for_what_cannot_be() -> None:
-    together = Wish(1, "a", count=3, mode=Mode.TOGETHER)
-    _, later = place([together, Wish(2, "b")], [at("h1"), at("h2")], 2)
+    together = PlacementRequest(1, "a", count=3, mode=Mode.TOGETHER)
+    _, later = place([together, PlacementRequest(2, "b")], [at("h1"), at("h2")], 2)
     assert isinstance(later, Placed)
 
 
 def test_a_pool_learns_how_many_hosts_are_missing() -> None:
     starting = at("p1", GPU, HostState.STARTING)
-    wishes = [Wish(1, "a", GPU), Wish(2, "b", GPU, 2), Wish(3, "c")]
-    answers = place(wishes, [starting], 2)
-    assert [each.missing for each in answers if isinstance(each, Waits)] == [0, 2, 1]
-    assert "p1 is starting" in answers[0].words  # type: ignore[union-attr]
-    busy = placed(Wish(1, "a"), at("h1", jobs=2))
-    assert isinstance(busy, Waits)
+    requests = [
+        PlacementRequest(1, "a", GPU),
+        PlacementRequest(2, "b", GPU, 2),
+        PlacementRequest(3, "c"),
+    ]
+    answers = place(requests, [starting], 2)
+    assert [each.missing for each in answers if isinstance(each, Unplaced)] == [0, 2, 1]
+    assert "p1 is starting" in answers[0].reason  # type: ignore[union-attr]
+    busy = placed(PlacementRequest(1, "a"), at("h1", jobs=2))
+    assert isinstance(busy, Unplaced)
     assert busy.missing == 1
 
 
@@ -153,18 +163,18 @@ def test_wishes_of_a_config() -> None:
         "[stages.a]\nlabels=['gpu']\nhosts=2\nmode='together'\n"
     )
     assert tree.build is not None
-    assert wish_of(build_stage(tree.build), 1, "build 7", ["d"]) == Wish(
+    assert request_of(build_stage(tree.build), 1, "build 7", ["d"]) == PlacementRequest(
         1, "build 7", ("arm",), contents=frozenset(["d"])
     )
-    wish = wish_of(tree.stages[0], 2, "a of build 7")
-    assert wish == Wish(2, "a of build 7", ("gpu",), 2, Mode.TOGETHER)
+    request = request_of(tree.stages[0], 2, "a of build 7")
+    assert request == PlacementRequest(2, "a of build 7", ("gpu",), 2, Mode.TOGETHER)
 
 
 LABELS = st.lists(st.sampled_from(["linux", "gpu", "arm"]), unique=True).map(tuple)
 
 
 @st.composite
-def grounds(draw: st.DrawFn) -> list[Place]:
+def grounds(draw: st.DrawFn) -> list[HostLoad]:
     found = []
     for number in range(draw(st.integers(0, 6))):
         state = draw(st.sampled_from([*HostState, HostState.UP, HostState.UP, HostState.UP]))
@@ -173,66 +183,68 @@ def grounds(draw: st.DrawFn) -> list[Place]:
 
 
 @st.composite
-def wants(draw: st.DrawFn) -> list[Wish]:
+def wants(draw: st.DrawFn) -> list[PlacementRequest]:
     found = []
     for number in range(draw(st.integers(1, 8))):
         mode = draw(st.sampled_from(list(Mode)))
         count = draw(st.integers(2 if mode is Mode.TOGETHER else 1, 4))
         taken = draw(st.frozensets(st.sampled_from(["h0", "h1"]), max_size=1))
-        found.append(Wish(number, f"w{number}", draw(LABELS), count, mode, taken=taken))
+        found.append(PlacementRequest(number, f"w{number}", draw(LABELS), count, mode, taken=taken))
     return found
 
 
 @given(wants(), grounds(), st.integers(1, 3))
 def test_no_host_has_too_much_and_no_label_is_ignored(
-    wishes: list[Wish], places: list[Place], depth: int
+    requests: list[PlacementRequest], loads: list[HostLoad], depth: int
 ) -> None:
-    known = {each.host.name: each for each in places}
+    known = {each.host.name: each for each in loads}
     jobs = Counter({name: each.jobs for name, each in known.items()})
-    for wish, answer in zip(wishes, place(wishes, places, depth), strict=True):
-        assert answer.wish == wish.id
-        if isinstance(answer, Waits):
-            assert answer.words
-            assert 0 <= answer.missing <= wish.count
+    for request, answer in zip(requests, place(requests, loads, depth), strict=True):
+        assert answer.request == request.id
+        if isinstance(answer, Unplaced):
+            assert answer.reason
+            assert 0 <= answer.missing <= request.count
             continue
-        assert len(set(answer.hosts)) == wish.count
+        assert len(set(answer.hosts)) == request.count
         for name in answer.hosts:
-            assert set(wish.labels) <= set(known[name].host.labels)
+            assert set(request.labels) <= set(known[name].host.labels)
             assert known[name].host.state is HostState.UP
-            assert name not in wish.taken
-            assert jobs[name] < (1 if wish.mode is Mode.TOGETHER else depth)
+            assert name not in request.taken
+            assert jobs[name] < (1 if request.mode is Mode.TOGETHER else depth)
         jobs.update(answer.hosts)
 
 
 @given(wants(), grounds(), st.randoms(use_true_random=False))
 def test_the_order_of_hosts_does_not_matter(
-    wishes: list[Wish], places: list[Place], random: random.Random
+    requests: list[PlacementRequest], loads: list[HostLoad], random: random.Random
 ) -> None:
-    others = random.sample(places, len(places))
-    assert place(wishes, others, 2) == place(wishes, places, 2)
+    others = random.sample(loads, len(loads))
+    assert place(requests, others, 2) == place(requests, loads, 2)
 
 
 @given(wants(), grounds(), st.integers(1, 3))
 def test_whatever_can_be_placed_is_placed_in_the_end(
-    wishes: list[Wish], places: list[Place], depth: int
+    requests: list[PlacementRequest], loads: list[HostLoad], depth: int
 ) -> None:
     """Jobs end one after the other: nobody waits for ever but for hosts that are not there."""
-    places = [replace(each, jobs=0) for each in places]
-    waiting = list(wishes)
-    for _ in range(len(wishes)):
-        answers = place(waiting, places, depth)
+    loads = [replace(each, jobs=0) for each in loads]
+    waiting = list(requests)
+    for _ in range(len(requests)):
+        answers = place(waiting, loads, depth)
         waiting = [
-            wish for wish, each in zip(waiting, answers, strict=True) if isinstance(each, Waits)
+            request
+            for request, each in zip(waiting, answers, strict=True)
+            if isinstance(each, Unplaced)
         ]
-    for wish in waiting:
+    for request in waiting:
         fits = [
             each
-            for each in places
+            for each in loads
             if each.host.state is HostState.UP
-            and set(wish.labels) <= set(each.host.labels)
-            and each.host.name not in wish.taken
+            and set(request.labels) <= set(each.host.labels)
+            and each.host.name not in request.taken
         ]
-        assert len(fits) < wish.count
+        assert len(fits) < request.count
 
 
 SECONDS = st.floats(0, 1000, allow_nan=False)

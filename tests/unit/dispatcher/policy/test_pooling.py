@@ -3,16 +3,16 @@
 import pytest
 
 from dispatcher.model import Host, HostState
-from dispatcher.policy.placement import Waits
-from dispatcher.policy.pooling import grow, no_help, retire
+from dispatcher.policy.placement import Unplaced
+from dispatcher.policy.pooling import grow, no_pool_reason, retirement_reason
 from dispatcher.settings import Pool
 
 ARM = Pool("arm", labels=("arm", "linux"), most=2)
 ANY = Pool("any", labels=("linux",), most=3)
 
 
-def waits(missing: int, *labels: str) -> Waits:
-    return Waits(1, "words", missing, labels)
+def waits(missing: int, *labels: str) -> Unplaced:
+    return Unplaced(1, "words", missing, labels)
 
 
 def test_a_pool_with_the_labels_grows() -> None:
@@ -32,7 +32,7 @@ def test_a_pool_with_the_labels_grows() -> None:
     ],
 )
 def test_pools_that_cannot_help_say_why(labels: list[str], pools: list[Pool], words: str) -> None:
-    assert no_help(waits(1, *labels), pools) == words
+    assert no_pool_reason(waits(1, *labels), pools) == words
 
 
 def test_no_pool_grows_beyond_its_most() -> None:
@@ -57,4 +57,4 @@ def test_what_one_stage_gets_the_next_does_not() -> None:
     ],
 )
 def test_a_host_goes_down(pool: Pool, jobs: int, open_jobs: int, idle: float, words: str) -> None:
-    assert retire(Host("h", "x", pool="p", jobs=jobs), pool, open_jobs, idle) == words
+    assert retirement_reason(Host("h", "x", pool="p", jobs=jobs), pool, open_jobs, idle) == words

@@ -23,12 +23,12 @@ from dispatcher.model import (
 from dispatcher.policy.promotion import (
     Facts,
     Plan,
-    Revoke,
-    counting,
-    level,
-    may_rerun,
+    TagRevocation,
+    counting_stages,
+    level_of,
     plan,
-    standing,
+    rerun_error,
+    verdict_runs,
 )
 
 SIX = parse("".join(f"[stages.{name}]\n" for name in (
@@ -207,7 +207,7 @@ def test_a_revoked_tag_takes_what_depends_on_it_along_and_runs_nothing() -> None
     assert plan(facts).level == "high"
     facts = revoked(facts, "a")
     assert plan(facts).level == "goop"
-    assert counting(facts.tree, facts.tags) == frozenset()
+    assert counting_stages(facts.tree, facts.tags) == frozenset()
     assert states(facts) == "passed passed passed"
     facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
     assert plan(facts).level == "high", "b and c have not run again"
@@ -247,15 +247,15 @@ def test_a_tag_by_hand_counts_and_is_nobody_elses_to_revoke() -> None:
 
 def test_a_tag_of_a_stage_written_otherwise_says_nothing() -> None:
     tag = Tag(1, 1, "d", "a", stage_digest(Stage("a", retries=1)), 1)
-    assert level(CHAIN, [tag]) == "goop"
-    assert level(CHAIN, [replace(tag, config=stage_digest(Stage("a")))]) == "low"
+    assert level_of(CHAIN, [tag]) == "goop"
+    assert level_of(CHAIN, [replace(tag, config=stage_digest(Stage("a")))]) == "low"
 
 
 def test_a_level_wants_the_levels_below_it() -> None:
     tree = Tree(None, (Stage("a"), Stage("b")), (Level("low", ("a",)), Level("high", ("b",))))
     b = Tag(1, 1, "d", "b", "")
-    assert level(tree, [b]) == "goop"
-    assert level(tree, [b, Tag(2, 1, "d", "a", "")]) == "high"
+    assert level_of(tree, [b]) == "goop"
+    assert level_of(tree, [b, Tag(2, 1, "d", "a", "")]) == "high"
 
 
 GATED = Tree(None, (Stage("a"), Stage("b", needs=("a",), gate=Gate.MANUAL)), ())
@@ -306,13 +306,13 @@ def test_a_run_behind_a_newer_one_is_cancelled() -> None:
 
 def test_why_a_stage_cannot_be_run_again() -> None:
     facts = start()
-    assert may_rerun(facts, "x") == "the build has no stage x"
-    assert may_rerun(facts, "a") == "run 1 of a is placing: it has not run yet"
+    assert rerun_error(facts, "x") == "the build has no stage x"
+    assert rerun_error(facts, "a") == "run 1 of a is placing: it has not run yet"
     failed = replace(facts, state=BuildState.FAILED)
-    assert "the build is failed" in may_rerun(failed, "a")
+    assert "the build is failed" in rerun_error(failed, "a")
     facts = ended(facts, "a", StageState.ERROR)
-    assert may_rerun(facts, "a") == ""
-    assert may_rerun(facts, "a", failed_only=True).endswith("run all of it again")
+    assert rerun_error(facts, "a") == ""
+    assert rerun_error(facts, "a", failed_only=True).endswith("run all of it again")
 
 
 # -- whatever happens ------------------------------------------------------------------------
@@ -448,8 +448,8 @@ def test_levels_are_monotone_in_tags(tree: Tree, random: random.Random) -> None:
     tags = any_tags(tree, random)
     some = [tag for tag in tags if random.random() < 0.5]
     order = ["goop", *(each.name for each in tree.levels)]
-    assert counting(tree, some) <= counting(tree, tags)
-    assert order.index(level(tree, some)) <= order.index(level(tree, tags))
+    assert counting_stages(tree, some) <= counting_stages(tree, tags)
+    assert order.index(level_of(tree, some)) <= order.index(level_of(tree, tags))
 
 
 @given(situations(), st.randoms(use_true_random=False))
@@ -504,7 +504,9 @@ def test_many_stages_that_need_many_take_no_time() -> None:
 def test_the_reason_of_a_revocation_names_the_run() -> None:
     facts = rerun(ended(start(), "a", StageState.PASSED), "a")
     runs = tuple(replace(r, state=StageState.FAILED) if r.number == 2 else r for r in facts.runs)
-    assert plan(replace(facts, runs=runs)).revoke == (Revoke(1, "overruled: run 2 of a failed"),)
+    assert plan(replace(facts, runs=runs)).revoke == (
+        TagRevocation(1, "overruled: run 2 of a failed"),
+    )
 
 
 def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
@@ -518,7 +520,7 @@ def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
         ]
     ]
     for order in (runs, runs[::-1]):
-        assert [run.number for run in standing(order)] == [3, 2]
+        assert [run.number for run in verdict_runs(order)] == [3, 2]
 
 
 def test_of_hundreds_of_needs_some_are_named() -> None:
@@ -585,7 +587,7 @@ def _done(facts: Facts, deed: str, name: str) -> Facts | None:
         return _with_state(facts, run, _ENDED[deed])
     if deed == "cancel" and not run.state.over:
         return _with_state(facts, run, StageState.CANCELLED)
-    if deed.startswith("rerun") and not may_rerun(facts, name, deed != "rerun"):
+    if deed.startswith("rerun") and not rerun_error(facts, name, deed != "rerun"):
         only = ("t",) if deed != "rerun" else None
         again = StageRun(len(facts.runs) + 1, 1, name, run.number + 1, only=only)
         return replace(facts, runs=(*facts.runs, again))
@@ -618,7 +620,7 @@ def test_whatever_happens_in_whatever_order_tags_and_levels_are_what_is_told_of_
         assert rows is not None
         facts = settled(rows)
         told.note(deed, name)
-        assert counting(tree, facts.tags) == told.counting()
+        assert counting_stages(tree, facts.tags) == told.counting()
         reached = takewhile(lambda each: told.counting().issuperset(each.stages), tree.levels)
         assert plan(facts).level == ["goop", *(each.name for each in reached)][-1]
         for stage in tree.stages:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dispatcher.config import Mode, Stage
 from dispatcher.model import STAGES, Job, JobState, StageEvent, StageState, after
-from dispatcher.policy.retry import Part, Step, blamed, quarantine, step
+from dispatcher.policy.retry import Part, Step, failing_hosts, next_step, quarantine_reason
 
 ONCE = Stage("a", hosts=2)
 NEVER = replace(ONCE, lost=0)
@@ -22,29 +22,29 @@ def part(
     how: str = "completed",
     attempt: int = 1,
     failed: int = 0,
-    trouble: int = 0,
+    infrastructure: int = 0,
     tests: int = 10,
 ) -> Part:
     if state.open or state is LOST:
         how, tests = "", 0
     job = Job(f"j{number}", 1, f"h{number}", number, attempt, state, how)
-    return Part(job, tests, failed, trouble)
+    return Part(job, tests, failed, infrastructure)
 
 
 def test_all_that_passed_is_a_pass() -> None:
     expected = Step(StageEvent.PASS, "20 tests")
-    assert step(ONCE, [part(0), part(1)]) == expected
-    assert step(ONCE, [part(0, JobState.ACKNOWLEDGED), part(1)]) == expected
+    assert next_step(ONCE, [part(0), part(1)]) == expected
+    assert next_step(ONCE, [part(0, JobState.ACKNOWLEDGED), part(1)]) == expected
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state.open])
 def test_nothing_is_said_while_a_part_is_open(state: JobState) -> None:
-    assert step(ONCE, [part(0), part(1, state)]) == Step()
-    assert step(ONCE, [part(0, failed=1), part(1, state)]) == Step()
+    assert next_step(ONCE, [part(0), part(1, state)]) == Step()
+    assert next_step(ONCE, [part(0, failed=1), part(1, state)]) == Step()
 
 
 def test_a_stage_that_runs_no_test_has_not_passed() -> None:
-    found = step(ONCE, [part(0, tests=0)])
+    found = next_step(ONCE, [part(0, tests=0)])
     assert (found.event, found.detail[:15]) == (StageEvent.FAIL, "no test was run")
 
 
@@ -53,80 +53,80 @@ def test_a_stage_that_runs_no_test_has_not_passed() -> None:
     [
         (part(1, failed=2), "h1: 2 tests failed"),
         (part(1, how="install-failed"), "h1: the install command failed"),
-        (part(1, how="timed-out"), "h1: it was not done within its time"),
+        (part(1, how="timed-out"), "h1: it exceeded its time limit"),
     ],
 )
 def test_what_the_build_is_to_blame_for_fails(bad: Part, words: str) -> None:
-    assert step(ONCE, [part(0), bad]) == Step(StageEvent.FAIL, words)
+    assert next_step(ONCE, [part(0), bad]) == Step(StageEvent.FAIL, words)
 
 
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
         (part(1, LOST), "h1 was lost"),
-        (part(1, how="refused"), "h1: the host could not unpack it"),
-        (part(1, how="gave-up"), "h1: its worker was lost too often"),
-        (part(1, trouble=1), "h1: 1 test could not be run there"),
-        (part(1, how="of a newer version"), "h1: it ended as of a newer version"),
+        (part(1, how="refused"), "h1: the host could not unpack the job"),
+        (part(1, how="gave-up"), "h1: the worker of the job was lost too often"),
+        (part(1, infrastructure=1), "h1: 1 test could not be run there"),
+        (part(1, how="of a newer version"), "h1: the job ended as of a newer version"),
     ],
 )
 def test_infrastructure_trouble_goes_again_and_then_is_an_error(bad: Part, words: str) -> None:
-    assert step(ONCE, [part(0), bad]) == Step(None, f"again, {words}", (1,))
+    assert next_step(ONCE, [part(0), bad]) == Step(None, f"running again: {words}", (1,))
     again = replace(bad, job=replace(bad.job, attempt=2))
-    assert step(ONCE, [part(0), again]) == Step(
-        StageEvent.GIVE_UP, f"{words}; it was tried again 1 time"
+    assert next_step(ONCE, [part(0), again]) == Step(
+        StageEvent.GIVE_UP, f"{words}; it was run again 1 time"
     )
-    assert step(NEVER, [part(0), bad]) == Step(
-        StageEvent.GIVE_UP, f"{words}; it is not tried again (lost = never)"
+    assert next_step(NEVER, [part(0), bad]) == Step(
+        StageEvent.GIVE_UP, f'{words}; not run again (lost = "never")'
     )
 
 
 def test_a_lost_part_goes_again_while_the_others_go_on() -> None:
-    assert step(ONCE, [part(0, RUNNING), part(1, LOST)]).again == (1,)
-    both = step(ONCE, [part(0, LOST), part(1, LOST)])
-    assert both == Step(None, "again, h0 was lost; h1 was lost", (0, 1))
+    assert next_step(ONCE, [part(0, RUNNING), part(1, LOST)]).again == (1,)
+    both = next_step(ONCE, [part(0, LOST), part(1, LOST)])
+    assert both == Step(None, "running again: h0 was lost; h1 was lost", (0, 1))
 
 
 def test_what_is_given_up_waits_for_the_others_to_end() -> None:
     parts = [part(0, RUNNING), part(1, LOST, attempt=2)]
-    assert step(ONCE, parts) == Step(None, "h1 was lost")
-    assert step(ONCE, [part(0), parts[1]]).event is StageEvent.GIVE_UP
+    assert next_step(ONCE, parts) == Step(None, "h1 was lost")
+    assert next_step(ONCE, [part(0), parts[1]]).event is StageEvent.GIVE_UP
 
 
 def test_a_number_of_goes() -> None:
     stage = replace(ONCE, lost=3)
-    found = [step(stage, [part(0, LOST, attempt=number)]).again for number in range(1, 6)]
+    found = [next_step(stage, [part(0, LOST, attempt=number)]).again for number in range(1, 6)]
     assert found == [(0,), (0,), (0,), (), ()]
 
 
 def test_a_failure_is_the_verdict_whatever_was_lost() -> None:
-    assert step(ONCE, [part(0, failed=1), part(1, LOST)]).event is StageEvent.FAIL
-    assert step(ONCE, [part(0, failed=1, trouble=1)]).event is StageEvent.FAIL
+    assert next_step(ONCE, [part(0, failed=1), part(1, LOST)]).event is StageEvent.FAIL
+    assert next_step(ONCE, [part(0, failed=1, infrastructure=1)]).event is StageEvent.FAIL
 
 
 def test_a_lost_peer_ends_the_others_and_all_go_again() -> None:
     lost = part(1, LOST)
-    assert step(TOGETHER, [part(0, RUNNING), lost]) == Step(
-        None, "its peers end: h1 was lost", stop=("j0",)
+    assert next_step(TOGETHER, [part(0, RUNNING), lost]) == Step(
+        None, "stopping its peers: h1 was lost", stop=("j0",)
     )
     for peer in (part(0, how="cancelled"), part(0), part(0, failed=3)):
-        found = step(TOGETHER, [peer, lost])
-        assert found == Step(StageEvent.AGAIN, "again, h1 was lost", (0, 1))
-    found = step(TOGETHER, [part(0, how="cancelled", attempt=2), part(1, LOST, attempt=2)])
+        found = next_step(TOGETHER, [peer, lost])
+        assert found == Step(StageEvent.AGAIN, "running again: h1 was lost", (0, 1))
+    found = next_step(TOGETHER, [part(0, how="cancelled", attempt=2), part(1, LOST, attempt=2)])
     assert found.event is StageEvent.GIVE_UP
 
 
 def test_a_peer_that_cannot_be_installed_ends_the_others() -> None:
     broken = part(1, how="install-failed")
-    assert step(TOGETHER, [part(0, RUNNING), broken]).stop == ("j0",)
-    found = step(TOGETHER, [part(0, how="cancelled"), broken])
+    assert next_step(TOGETHER, [part(0, RUNNING), broken]).stop == ("j0",)
+    found = next_step(TOGETHER, [part(0, how="cancelled"), broken])
     assert found == Step(StageEvent.FAIL, "h1: the install command failed")
 
 
 def test_peers_that_pass_or_fail_are_no_trouble() -> None:
-    assert step(TOGETHER, [part(0, RUNNING), part(1, failed=1)]) == Step()
-    assert step(TOGETHER, [part(0), part(1, failed=1)]).event is StageEvent.FAIL
-    assert step(TOGETHER, [part(0), part(1)]).event is StageEvent.PASS
+    assert next_step(TOGETHER, [part(0, RUNNING), part(1, failed=1)]) == Step()
+    assert next_step(TOGETHER, [part(0), part(1, failed=1)]).event is StageEvent.FAIL
+    assert next_step(TOGETHER, [part(0), part(1)]).event is StageEvent.PASS
 
 
 HOWS = ["completed", "install-failed", "timed-out", "refused", "gave-up", "cancelled", "new"]
@@ -142,7 +142,7 @@ HOWS = ["completed", "install-failed", "timed-out", "refused", "gave-up", "cance
             how=st.sampled_from(HOWS),
             attempt=st.integers(1, 3),
             failed=st.integers(0, 1),
-            trouble=st.integers(0, 1),
+            infrastructure=st.integers(0, 1),
         ),
         min_size=1,
         max_size=4,
@@ -156,8 +156,8 @@ def test_every_run_comes_to_an_end_or_is_waited_for(
         replace(each, job=replace(each.job, part=number, id=f"j{number}"))
         for number, each in enumerate(parts)
     ]
-    found = step(stage, parts)
-    assert step(stage, parts[::-1]) == found
+    found = next_step(stage, parts)
+    assert next_step(stage, parts[::-1]) == found
     is_open = {each.job.id for each in parts if each.job.state.open}
     assert found.event or found.again or is_open, "nobody would ever look again"
     assert set(found.stop) <= is_open
@@ -176,14 +176,14 @@ def test_every_run_comes_to_an_end_or_is_waited_for(
 
 def test_hosts_are_blamed_for_their_own_trouble_only() -> None:
     parts = [
-        part(0, failed=1), part(1, LOST), part(2, trouble=1), part(3, how="cancelled"),
+        part(0, failed=1), part(1, LOST), part(2, infrastructure=1), part(3, how="cancelled"),
         part(4, how="install-failed"), part(5, RUNNING), part(6, how="refused"),
     ]  # fmt: skip
-    assert blamed(parts) == ("h1", "h2", "h6")
+    assert failing_hosts(parts) == ("h1", "h2", "h6")
 
 
 def test_failures_in_a_row_are_a_quarantine() -> None:
-    assert [quarantine(count, "it was lost", 3) for count in range(3)] == [""] * 3
+    assert [quarantine_reason(count, "it was lost", 3) for count in range(3)] == [""] * 3
     words = "3 infrastructure failures in a row; the last one: the disk is full"
-    assert quarantine(3, "the disk is full", 3) == words
-    assert quarantine(1, "it was lost", 1).startswith("1 infrastructure failure in a row")
+    assert quarantine_reason(3, "the disk is full", 3) == words
+    assert quarantine_reason(1, "it was lost", 1).startswith("1 infrastructure failure in a row")

@@ -1,0 +1,92 @@
+"""The hosts of all stage runs that need some, or the reasons why they have to wait.
+
+Pure: the requests of all builds and the load of hosts in, actions out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..model import HostState, StageEvent, StageState
+from ..settings import Pool
+from . import placement, pooling
+from .build_actions import (
+    WAITING_FOR,
+    Action,
+    MoveRun,
+    NotifyPoolShortage,
+    PlanJobs,
+    PlannedPart,
+    RequestHosts,
+    SetRunDetail,
+    TestsToSplit,
+    cut_detail,
+    key_of,
+)
+from .placement import HostLoad, Unplaced
+
+
+def free_places(hosts: Iterable[HostLoad], depth: int) -> int:
+    """Return how many more jobs hosts could take; ``depth``: jobs that a host has at a time."""
+    up = (load for load in hosts if load.host.state is HostState.UP)
+    return sum(max(0, depth - load.jobs) for load in up)
+
+
+def may_begin(builds_every_change: bool, places: int, is_idle: bool) -> bool:
+    """Return whether a new build may begin.
+
+    A source that builds only the newest change waits until there is a free place, so that newer
+    changes can supersede this one.  It does not wait if nothing runs and nothing needs a host
+    (``is_idle``): then no event would end the wait.
+    """
+    return builds_every_change or places > 0 or is_idle
+
+
+def place_runs(
+    requests: Sequence[RequestHosts],
+    hosts: Iterable[HostLoad],
+    depth: int,
+    pools: Sequence[Pool],
+    now: float,
+) -> list[Action]:
+    """Return the jobs of all requests for which there are hosts, and why the others wait.
+
+    ``requests`` come oldest first.  ``depth``: jobs that a host has at a time.  ``pools``: where
+    further hosts can come from.
+    """
+    actions: list[Action] = []
+    answers = placement.place([request.placement for request in requests], hosts, depth)
+    for request, answer in zip(requests, answers, strict=True):
+        if isinstance(answer, Unplaced):
+            actions.append(NotifyPoolShortage(answer))
+            reasons = [answer.reason, pooling.no_pool_reason(answer, pools)]
+            actions += _wait(request, "; ".join(filter(None, reasons)))
+        else:
+            actions.append(_plan_jobs(request, answer.hosts, now))
+    return actions
+
+
+def _wait(request: RequestHosts, reason: str) -> list[Action]:
+    """Return the change of a run's detail; most runs that wait have the same detail already."""
+    run = request.run
+    if run.state is StageState.RUNNING:
+        detail = cut_detail(f"{request.reason}; {WAITING_FOR}{reason}")
+        return [] if run.detail == detail else [SetRunDetail(key_of(run), detail)]
+    detail = cut_detail(reason)
+    if run.state is StageState.PLACING and run.detail == detail:
+        return []
+    return [MoveRun(key_of(run), StageEvent.READY, detail)]
+
+
+def _plan_jobs(request: RequestHosts, hosts: tuple[str, ...], now: float) -> PlanJobs:
+    run = request.run
+    began = None if run.state is StageState.RUNNING else run.began or now
+    return PlanJobs(request, hosts, cut_detail(request.reason), began)
+
+
+def split_tests(
+    split: TestsToSplit, durations: Mapping[str, float], count: int
+) -> tuple[PlannedPart, ...]:
+    """Return the shards of a stage run as parts; ``durations``: seconds by node id."""
+    shards = placement.shards(split.tests, durations, count)
+    return tuple(PlannedPart(part, tests=tests) for part, tests in enumerate(shards))

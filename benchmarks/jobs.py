@@ -31,7 +31,9 @@ from measure import Broken, Contender, Run  # noqa: E402
 
 from shell_runner import gateways, hosts, jobfile, submission  # noqa: E402
 from shell_runner.jobs import JobClient  # noqa: E402
-from shell_runner.remote import desk, identity, layout, queue, starting  # noqa: E402
+from shell_runner.remote.jobs import paths, queue, worker_launcher  # noqa: E402
+from shell_runner.remote.processes import process_identity
+from shell_runner.remote.sessions import job_session
 from tests.jobs import Host  # noqa: E402
 
 NAME = "jobs"
@@ -130,10 +132,10 @@ def end_workers(folder: Path) -> None:
 def _end_worker(folder: str) -> None:
     with queue.Queue(folder) as there:
         found = there.worker()
-    if found is None or not identity.is_alive(found.identity):
+    if found is None or not process_identity.is_alive(found.identity):
         return
     os.kill(found.identity.pid, 9)
-    while identity.is_alive(found.identity):
+    while process_identity.is_alive(found.identity):
         time.sleep(0.01)
 
 
@@ -238,7 +240,7 @@ def _desk_alone(rounds: int, count: int) -> list[Run]:
     with queue.Queue(folder) as there:
         last = there.jobs(limit=1)[0]
         tests = there.tests(last.number)
-    alone = desk.JobSession(None, folder, layout.code(folder, last.code))
+    alone = job_session.JobSession(None, folder, paths.code(folder, last.code))
     row = {
         "tests": last.tests, "build": None, "config": last.config._asdict(), "cases": tests,
         "name": "", "labels": (), "priority": 0,
@@ -336,12 +338,12 @@ class _Full:
                 last = there.attempts(there.jobs(limit=1)[0].number)[-1]
                 passed = there.outcomes(last.id)
             if counts[queue.State.READY] != count or passed != {"passed": tests}:
-                words = (place / starting.LOG).read_text()[-2000:]
+                words = (place / worker_launcher.LOG).read_text()[-2000:]
                 raise Broken(f"{name}: {counts}, {passed}\n{words}")
             return 0.0
 
         copy()
-        command = starting.command("worker", str(place), self._codes[full])
+        command = worker_launcher.command("worker", str(place), self._codes[full])
         return Contender(name, command, base, before=copy, check=check)
 
 
@@ -353,7 +355,7 @@ def _fill(folder: Path, count: int, tests: int) -> str:
             host.submit(scripts)
         host.door.path.unlink()
         # As on any host that has run a job before.
-        compileall.compile_dir(layout.code(host.folder, host.code), quiet=1)
+        compileall.compile_dir(paths.code(host.folder, host.code), quiet=1)
     return host.code
 
 
@@ -459,7 +461,7 @@ def _harvest(
             argv = [*COMMAND, "job", "harvest", "--host", spec, "--no-ack"]
             argv += ["--out", str(target), found]
             contenders.append(_copying(f"nosejobs job harvest, {name}", argv, target, size))
-            path = path or layout.package(queue.folder(), found)
+            path = path or paths.package(queue.folder(), found)
             rates[f"open connection, {name}: MB/s"] = _downloaded(spec, found, target, rounds)
         assert path is not None
         argv = ["cp", path, str(target)]

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shell_runner.remote import tree  # noqa: E402
+from shell_runner.remote.processes import process_tree  # noqa: E402
 from tests.nasty import corpus, watch  # noqa: E402
 from tests.nasty.corpus import Case  # noqa: E402
 
@@ -155,7 +155,7 @@ def _contain(
     if pid == 0:
         try:
             os.setsid()
-            tree.become_subreaper()
+            process_tree.become_subreaper()
             found = _watch(command, folder, tmp, case, start)
             os.write(write, json.dumps(found).encode())
         except BaseException:
@@ -197,16 +197,16 @@ def _watch(
 def _living() -> int:
     """Descendants that are no zombies, a moment after the end."""
     time.sleep(0.2)
-    return sum(not tree.is_dead(pid) for pid in tree.Lister(os.getpid())())
+    return sum(not process_tree.is_dead(pid) for pid in process_tree.Lister(os.getpid())())
 
 
 def _end_all() -> None:
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
-        found = tree.freeze(tree.Lister(os.getpid()), _reap)
+        found = process_tree.freeze(process_tree.Lister(os.getpid()), _reap)
         if not found:
             return
-        tree.send_groups(found, signal.SIGKILL)
+        process_tree.send_groups(found, signal.SIGKILL)
         time.sleep(0.01)
 
 

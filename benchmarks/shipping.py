@@ -144,7 +144,7 @@ def _once(tree: Path, spec: str, cache: str, stats: Path) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from shell_runner import hosts, tree_scan
     from shell_runner.fleet import Ended, Fleet
-    from shell_runner.remote.model import Setup
+    from shell_runner.remote.protocol.model import Setup
 
     fleet = Fleet(hosts.parse([spec], {}), Setup(str(tree), 1))
     fleet.open()

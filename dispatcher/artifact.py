@@ -15,13 +15,13 @@ from pathlib import Path
 from shell_runner import tree_scan
 from shell_runner.config import NAME
 from shell_runner.errors import NosejobsError, UsageError
-from shell_runner.remote import layout
-from shell_runner.remote.job import ARCHIVE, Content, JobTest
-from shell_runner.remote.manifest import FILE, Entry
-from shell_runner.remote.model import Execution, Test
-from shell_runner.remote.package import Package
-from shell_runner.remote.package_format import BadPackage
-from shell_runner.remote.unpack import BadArchive, unpack
+from shell_runner.remote.archives.extract import BadArchive, unpack
+from shell_runner.remote.files.manifest import FILE, Entry
+from shell_runner.remote.jobs import paths
+from shell_runner.remote.jobs.package_format import BadPackage
+from shell_runner.remote.jobs.package_reader import Package
+from shell_runner.remote.protocol.job import ARCHIVE, Content, JobTest
+from shell_runner.remote.protocol.model import Execution, Test
 from shell_runner.text import to_single_line
 
 from .config import BuildConfig
@@ -79,7 +79,7 @@ def store_artifact(package: Package, build: BuildConfig, blobs: BlobStore) -> Bl
 
     Raises BuildFailed if the output cannot be an artifact.
     """
-    member = f"artefacts/{layout.outputs_name(0, _last_execution(package)[0])}/{_OUTPUT}"
+    member = f"artefacts/{paths.outputs_name(0, _last_execution(package)[0])}/{_OUTPUT}"
     if member not in package.names():
         raise BuildFailed(
             f"{build.output} was not sent back: it is larger than {MAX_ARTIFACT_BYTES} bytes"

@@ -15,7 +15,7 @@ from shell_runner.config import NAME, load
 from shell_runner.errors import BadConfig, UsageError
 from shell_runner.metadata import check_tests
 from shell_runner.plan import plan
-from shell_runner.remote.job import JobTest
+from shell_runner.remote.protocol.job import JobTest
 from shell_runner.text import to_single_line
 from shell_runner.toml_document import Document, read
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from shell_runner.remote.manifest import FILE, LINK, BadEntry, Entry, check
+from shell_runner.remote.files.manifest import FILE, LINK, BadEntry, Entry, check
 from shell_runner.text import printable, to_single_line
 
 from .git import SourceError

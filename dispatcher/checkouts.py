@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 
 from shell_runner import shipping, tree_scan
-from shell_runner.remote.job import TREE, Content
-from shell_runner.remote.manifest import LINK
+from shell_runner.remote.files.manifest import LINK
+from shell_runner.remote.protocol.job import TREE, Content
 
 from .git import SourceError
 from .settings import PART

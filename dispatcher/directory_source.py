@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shell_runner import tree_scan
 from shell_runner.errors import UsageError
-from shell_runner.remote.manifest import FILE, LINK, BadEntry, Entry
+from shell_runner.remote.files.manifest import FILE, LINK, BadEntry, Entry
 from shell_runner.text import printable
 
 from .checkout import CHUNK_SIZE, check_links, write_atomically, write_file, write_link

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shell_runner.errors import NosejobsError
-from shell_runner.remote.manifest import is_digest
+from shell_runner.remote.files.manifest import is_digest
 
 from .settings import PART
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from shell_runner.errors import HostError
 from shell_runner.harvest import tests_of
-from shell_runner.remote.job import JobTest
-from shell_runner.remote.model import SKIPPED, Case, Execution, Parsed, Problem
-from shell_runner.remote.package import Package, open_package
-from shell_runner.remote.package_format import EXECUTIONS, BadPackage
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.jobs.package_format import EXECUTIONS, BadPackage
+from shell_runner.remote.jobs.package_reader import Package, open_package
+from shell_runner.remote.protocol.job import JobTest
+from shell_runner.remote.protocol.model import SKIPPED, Case, Execution, Parsed, Problem
+from shell_runner.remote.protocol.verdict import judge
 from shell_runner.text import strip_control_chars, to_single_line
 
 from .store.results import CaseRow, MeasurementRow, ResultRow

@@ -18,8 +18,8 @@ from typing import Protocol
 
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
 from shell_runner.jobs import JobClient
-from shell_runner.remote.job import NewJob
-from shell_runner.remote.job_summary import JobSummary
+from shell_runner.remote.protocol.job import NewJob
+from shell_runner.remote.protocol.job_summary import JobSummary
 from shell_runner.session import TIMEOUT
 from shell_runner.tree_scan import SourceTree
 

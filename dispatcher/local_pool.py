@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING
 from shell_runner import agent_file
 from shell_runner.config import MAX_SLOTS
 from shell_runner.errors import CannotOpen, UsageError
-from shell_runner.remote import credentials, identity, place, remains
-from shell_runner.remote.job import Identity
-from shell_runner.remote.machine import cores
+from shell_runner.remote.agent import credentials
+from shell_runner.remote.files import remove_tree as place
+from shell_runner.remote.processes import orphans, process_identity
+from shell_runner.remote.protocol.host_facts import cores
+from shell_runner.remote.protocol.job import Identity
 from shell_runner.validators import suggestion
 
 from .hookspecs import Handle, Maker, Raised, hookimpl
@@ -96,7 +98,7 @@ class Local:
             found = Identity(int(handle["pid"]), str(handle["start"]), str(handle["boot"]))
         except (KeyError, TypeError, ValueError):
             return False
-        return identity.is_alive(found)
+        return process_identity.is_alive(found)
 
     def take_down(self, name: str, handle: Handle | None) -> None:
         """Agent, worker and whatever they run; then their files."""
@@ -120,7 +122,7 @@ class Local:
 
     def _kill(self, name: str) -> None:
         """All that has this host's mark, or works below its folder."""
-        stubborn = remains.kill(name, os.fspath(self._hosts / name))
+        stubborn = orphans.kill(name, os.fspath(self._hosts / name))
         self._reap()
         if stubborn:
             raise CannotOpen(name, f"cannot kill the processes {stubborn} of this host")
@@ -146,7 +148,7 @@ class Local:
             )  # fmt: skip
         with self._lock:
             self._children.append(child)
-        found = identity.of(child.pid)
+        found = process_identity.of(child.pid)
         port = self._port(name, child, port_file)
         assert found is not None
         return {**found._asdict(), "port": port}
@@ -168,7 +170,7 @@ class Local:
         found = {key: text for key, text in os.environ.items() if not key.startswith("NOSEJOBS_")}
         found["XDG_STATE_HOME"] = os.fspath(folder / "state")
         found["XDG_CACHE_HOME"] = os.fspath(folder / "cache")
-        return {**found, remains.MARKER: name}
+        return {**found, orphans.MARKER: name}
 
     # -- files that all share -----------------------------------------------------
 

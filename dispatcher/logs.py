@@ -14,8 +14,8 @@ from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, JobRefused, NosejobsError
 from shell_runner.jobs import JobClient
 from shell_runner.log_position import LogChunk, LogMismatch, LogPosition
-from shell_runner.remote.package import open_package
-from shell_runner.remote.package_format import BadPackage
+from shell_runner.remote.jobs.package_format import BadPackage
+from shell_runner.remote.jobs.package_reader import open_package
 
 from .model import Job, JobState
 from .store import Store, hosts, jobs

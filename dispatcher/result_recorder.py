@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from shell_runner.errors import HostError
-from shell_runner.remote.package import Package
+from shell_runner.remote.jobs.package_reader import Package
 
 from . import harvest, model
 from .evidence import BlobStore

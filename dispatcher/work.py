@@ -19,7 +19,7 @@ from shell_runner.config import HostEntry
 from shell_runner.errors import BadSpec, NosejobsError, UsageError
 from shell_runner.jobs import new_job
 from shell_runner.remote import formats
-from shell_runner.remote.job import Content, JobConfig, JobTest, NewJob
+from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, NewJob
 from shell_runner.tree_scan import SourceTree
 
 from . import artifact, builds, config, model

@@ -16,7 +16,7 @@ import pytest
 from shell_runner import text
 from shell_runner.errors import NosejobsError
 from shell_runner.plan import Broken, Program, Rules
-from shell_runner.remote.model import Execution, Result, Test
+from shell_runner.remote.protocol.model import Execution, Result, Test
 
 if TYPE_CHECKING:
     from .plugin import Plugin

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from shell_runner.errors import HostError, HostLost
 from shell_runner.fleet import Ended, Fleet, Ready, Said
 from shell_runner.hosts import HostSpec
-from shell_runner.remote.model import Execution, Setup, Test, execution_from_row
+from shell_runner.remote.protocol.model import Execution, Setup, Test, execution_from_row
 
 
 class Here:

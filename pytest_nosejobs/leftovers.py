@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.remote.model import Execution, Test
-from shell_runner.remote.verdict import leftover_words
+from shell_runner.remote.protocol.model import Execution, Test
+from shell_runner.remote.protocol.verdict import leftover_words
 
 if TYPE_CHECKING:
     from .collect import ShellItem

@@ -26,8 +26,8 @@ from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.metadata import Metadata, as_test
 from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
-from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
-from shell_runner.remote.verdict import is_worth_another, judge
+from shell_runner.remote.protocol.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
+from shell_runner.remote.protocol.verdict import is_worth_another, judge
 from shell_runner.text import readable, typed
 from shell_runner.words import skip_reason, unmet_words
 
@@ -750,7 +750,7 @@ class Plugin:
         if not agents:
             return []
         # TLS takes a while to import.
-        from shell_runner.remote.credentials import expiry_warning
+        from shell_runner.remote.agent.credentials import expiry_warning
         from shell_runner.tls import default_credentials
 
         paths = dict.fromkeys(spec.credentials or default_credentials() for spec in agents)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from shell_runner import words
-from shell_runner.remote.model import (
+from shell_runner.remote.protocol.model import (
     ERROR,
     FAILED,
     PASSED,
@@ -24,7 +24,7 @@ from shell_runner.remote.model import (
     Execution,
     Test,
 )
-from shell_runner.remote.verdict import is_told_by_cases, judge
+from shell_runner.remote.protocol.verdict import is_told_by_cases, judge
 from shell_runner.text import readable
 from shell_runner.words import Failure, Place, tail, whole
 

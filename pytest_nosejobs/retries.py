@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shell_runner.remote.model import ERROR, PASSED, Execution, Test
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.protocol.model import ERROR, PASSED, Execution, Test
+from shell_runner.remote.protocol.verdict import judge
 from shell_runner.text import readable
 from shell_runner.words import flaky_words
 

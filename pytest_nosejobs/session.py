@@ -19,9 +19,9 @@ import pytest
 from shell_runner.errors import HostError
 from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.metadata import HOST_LOCK, Metadata, locks_of_host
-from shell_runner.remote import capacity
-from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
-from shell_runner.remote.verdict import is_worth_another
+from shell_runner.remote.execution import host_resources
+from shell_runner.remote.protocol.model import Execution, Problem, Test, execution_from_row
+from shell_runner.remote.protocol.verdict import is_worth_another
 from shell_runner.text import to_single_line
 from shell_runner.words import unmet_words
 
@@ -413,9 +413,9 @@ def needs_of(metadata: Metadata) -> Needs:
 def waiting_words(kind: str, name: str) -> str:
     """What a host says that another run has; ValueError for what it cannot say."""
     words = {
-        capacity.SLOTS: "slots that another run uses",
-        capacity.LOCK: f"the lock {name}, which another run holds",
-        capacity.ALONE: "another run: a test that must be alone",
+        host_resources.SLOTS: "slots that another run uses",
+        host_resources.LOCK: f"the lock {name}, which another run holds",
+        host_resources.ALONE: "another run: a test that must be alone",
     }
     if kind not in words:
         raise ValueError(f"waits for {kind!r}")

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from .errors import UsageError
-from .remote.manifest import FILE, Entry, check
+from .remote.files.manifest import FILE, Entry, check
 
 #: Files of one test; more than any sound host sends.
 _FILES = 10_000

@@ -162,7 +162,7 @@ def list_(folder: Path | None) -> None:
 
 
 def _state(row: Issued, now: Any) -> str:
-    from .remote.credentials import WARN_DAYS
+    from .remote.agent.credentials import WARN_DAYS
 
     end = row.not_after[:10]
     days = row.days_left(now)

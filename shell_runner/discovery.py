@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .remote.program import is_binary
+from .remote.execution.spawn import is_binary
 
 #: File name patterns of tests, unless the user gives others.
 PATTERNS = ("test_*", "*_test", "*.t", "*.bats")

@@ -21,8 +21,8 @@ from .gateways import OPEN_TIMEOUT, Gateway
 from .guard import LIMIT
 from .heartbeat import Pulse, Sign, backoff
 from .hosts import HostSpec
-from .remote import wire
-from .remote.model import HostFacts, Setup, Test, facts_of_host
+from .remote.protocol import frames
+from .remote.protocol.model import HostFacts, Setup, Test, facts_of_host
 from .shipping import Shipped, ship
 from .text import to_single_line
 from .tree_scan import SourceTree
@@ -31,7 +31,7 @@ from .tree_scan import SourceTree
 _CREDIT = 1 << 20
 #: Bytes that a host may have sent before they are processed: what it may send without
 #: credit, and one message more.
-_UNREAD = wire.CREDIT + _CREDIT + LIMIT
+_UNREAD = frames.CREDIT + _CREDIT + LIMIT
 #: What is said of a connection that ended without a word.
 _ENDED = "the connection ended"
 #: Characters of one thing that a host says of itself.
@@ -267,7 +267,7 @@ class Host:
             self._answers.put(message)
 
     def _decode(self, frame: bytes) -> Iterator[list[Any]]:
-        found = wire.unpack(frame)
+        found = frames.unpack(frame)
         if isinstance(found, tuple):
             raise ValueError("a host sends no blobs in a live run")
         yield from found
@@ -289,7 +289,7 @@ class Host:
         if self._owed >= _CREDIT:
             self._say("credit", self._owed)
             self._owed = 0
-        found = wire.unpack(frame)
+        found = frames.unpack(frame)
         if not isinstance(found, tuple):
             return found
         header, body = found
@@ -311,7 +311,7 @@ class Host:
         """Ask the host to end what it runs."""
         self._closing = True
         if self._gateway is not None:
-            self._gateway.send_if_room(wire.pack([["stop"]]), patience=1.0)
+            self._gateway.send_if_room(frames.pack([["stop"]]), patience=1.0)
 
     def close(self, timeout: float) -> None:
         """Wait for the host's good-bye, then end the connection."""

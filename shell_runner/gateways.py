@@ -28,7 +28,8 @@ import execnet
 from . import host_code, proxy
 from .errors import CannotOpen
 from .hosts import HostSpec
-from .remote import bootstrap, wire
+from .remote import bootstrap
+from .remote.protocol import frames
 from .text import strip_control_chars
 
 #: Seconds to open a host, the starting of its interpreter included.
@@ -41,7 +42,7 @@ _CHANNEL_ERRORS = (EOFError, OSError, execnet.RemoteError, execnet.TimeoutError)
 OnFrame = Callable[[bytes | None], None]
 
 #: Asks a host whether it is there; any answer, and any other byte, will do.
-_PING = wire.pack([["ping", 0]])
+_PING = frames.pack([["ping", 0]])
 #: Bytes that are read at once.
 _CHUNK = 1 << 18
 
@@ -271,7 +272,7 @@ class Gateway:
 
     def say(self, *messages: list[Any]) -> None:
         """Send messages in one frame; OSError if the host is gone."""
-        self.send(wire.pack(list(messages)))
+        self.send(frames.pack(list(messages)))
 
     def was_hostile(self) -> bool:
         """The guard has ended the connection."""

@@ -16,13 +16,22 @@ from typing import Any
 from .artefacts import named
 from .errors import HostError, UsageError
 from .jobs import JobClient
-from .remote.job import JobTest
-from .remote.job_summary import JobSummary
-from .remote.layout import outputs_name
-from .remote.model import ERROR, FAILED, OUTCOMES, PASSED, SKIPPED, Execution, Problem, Test
-from .remote.package import Package, open_package
-from .remote.package_format import MANIFEST, BadPackage
-from .remote.verdict import judge
+from .remote.jobs.package_format import MANIFEST, BadPackage
+from .remote.jobs.package_reader import Package, open_package
+from .remote.jobs.paths import outputs_name
+from .remote.protocol.job import JobTest
+from .remote.protocol.job_summary import JobSummary
+from .remote.protocol.model import (
+    ERROR,
+    FAILED,
+    OUTCOMES,
+    PASSED,
+    SKIPPED,
+    Execution,
+    Problem,
+    Test,
+)
+from .remote.protocol.verdict import judge
 from .text import to_single_line
 from .told import FailedTest
 from .words import whole

@@ -26,7 +26,7 @@ from .text import format_count
 
 if TYPE_CHECKING:
     from .harvest import Harvested
-    from .remote.job_summary import JobSummary
+    from .remote.protocol.job_summary import JobSummary
 
 #: Maximum number of failed tests that are listed.
 _MAX_LISTED_FAILURES = 20

@@ -16,9 +16,9 @@ from typing import Any
 
 from .config import MAX_SLOTS, HostEntry
 from .errors import BadSpec
-from .remote.machine import cores
-from .remote.sockets import PORT as AGENT_PORT
-from .remote.upkeep import LIMIT
+from .remote.agent.tcp import PORT as AGENT_PORT
+from .remote.files.cache_eviction import LIMIT
+from .remote.protocol.host_facts import cores
 from .validators import suggestion
 
 _KINDS = ("agent", "popen", "ssh")

@@ -38,8 +38,8 @@ from .job_output import (
 )
 from .jobs import JobClient
 from .log_position import LogPosition, parse_log_position
-from .remote.job import KEEP
-from .remote.job_summary import STATES
+from .remote.protocol.job import KEEP
+from .remote.protocol.job_summary import STATES
 from .text import format_count
 from .told import Listing
 

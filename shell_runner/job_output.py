@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from .console import say
 from .formatting import format_age, format_date, format_size
 from .hosts import HostSpec
-from .remote.job_summary import STATES, JobSummary
+from .remote.protocol.job_summary import STATES, JobSummary
 from .text import strip_control_chars
 from .told import Attempt, Listing, Report, Untold
 

@@ -16,7 +16,7 @@ from typing import Any
 from . import toml_document
 from .config import MAX_SLOTS
 from .errors import BadConfig
-from .remote.job import (
+from .remote.protocol.job import (
     KEEP,
     MAX_ATTEMPTS,
     MAX_LABELS,

@@ -22,9 +22,9 @@ from .errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
 from .heartbeat import backoff
 from .hosts import HostSpec
 from .log_position import LOG_START, LogChunk, LogMismatch, LogPosition
-from .remote.fields import InvalidField
-from .remote.job import Content, JobConfig, JobTest, NewJob, is_uuid
-from .remote.job_summary import JobSummary
+from .remote.protocol.fields import InvalidField
+from .remote.protocol.job import Content, JobConfig, JobTest, NewJob, is_uuid
+from .remote.protocol.job_summary import JobSummary
 from .session import TIMEOUT, Session
 from .shipping import Uploaded
 from .told import (

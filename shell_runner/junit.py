@@ -31,18 +31,9 @@ from junitparser.junitparser import Result
 from junitparser.xunit2 import FlakyError, FlakyFailure, RerunError, RerunFailure
 
 from . import words
-from .remote.job import JobTest
-from .remote.model import (
-    ERROR,
-    FAILED,
-    PASSED,
-    SKIPPED,
-    XFAILED,
-    Case,
-    Execution,
-    Problem,
-)
-from .remote.verdict import is_told_by_cases, judge
+from .remote.protocol.job import JobTest
+from .remote.protocol.model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, Case, Execution, Problem
+from .remote.protocol.verdict import is_told_by_cases, judge
 from .text import pluralize, readable, typed
 from .words import Place
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from .config import Config
 from .errors import BadMetadata
-from .remote.model import Test
-from .remote.program import is_binary
+from .remote.execution.spawn import is_binary
+from .remote.protocol.model import Test
 from .validators import (
     InvalidValue,
     Validator,

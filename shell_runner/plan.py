@@ -23,7 +23,7 @@ from .discovery import PATTERNS, File, Kind
 from .errors import NosejobsError, UsageError
 from .metadata import Metadata, as_test, defaults_of, metadata_of
 from .remote import formats
-from .remote.job import JobTest
+from .remote.protocol.job import JobTest
 from .text import printable
 from .validators import suggestion
 from .words import unmet_words

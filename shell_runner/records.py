@@ -18,7 +18,7 @@ from typing import Any
 
 from .errors import UsageError
 from .hosts import HostSpec
-from .remote.job import is_uuid
+from .remote.protocol.job import is_uuid
 
 #: Characters of a job's UUID that are enough, if no other one begins so.
 SHORTEST = 4

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .remote.store import cache_folder
+from .remote.files.blob_store import cache_folder
 
 #: Size, mtime, ctime (both in ns), inode, mode.
 Look = tuple[int, int, int, int, int]

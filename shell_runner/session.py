@@ -16,8 +16,8 @@ from .gateways import Gateway
 from .guard import LIMIT
 from .heartbeat import Pulse, Sign
 from .hosts import HostSpec
-from .remote import wire
-from .remote.fields import InvalidField
+from .remote.protocol import frames
+from .remote.protocol.fields import InvalidField
 from .shipping import Uploaded, upload
 from .text import to_single_line
 from .told import facts_of
@@ -105,7 +105,7 @@ class Session:
         self._give_up("says odd things")
         return HostError(self.host, f"says odd things: {to_single_line(str(error))}")
 
-    def _next(self) -> list[Any] | wire.Blob:
+    def _next(self) -> list[Any] | frames.Blob:
         """The next message that is more than a sign of life."""
         while True:
             try:
@@ -117,7 +117,7 @@ class Session:
                 raise self._lost()
             self._taken += len(frame)
             try:
-                found = wire.unpack(frame)
+                found = frames.unpack(frame)
             except ValueError as error:
                 raise self.odd(error) from error
             if isinstance(found, tuple):
@@ -138,7 +138,7 @@ class Session:
             raise self._lost() from error
 
     def _ask(self, name: str, arguments: Mapping[str, Any]) -> tuple[Any, bytes | None]:
-        self._send(wire.pack([["call", name, dict(arguments)]]))
+        self._send(frames.pack([["call", name, dict(arguments)]]))
         found = self._next()
         body: bytes | None = None
         if isinstance(found, tuple):
@@ -166,7 +166,7 @@ class Session:
 
     def nudge(self, number: int) -> None:
         """End what waits for news on the host, from any thread; who is sending does not wait."""
-        self._gateway.send_if_room(wire.pack([["nudge", number]]), patience=0.2)
+        self._gateway.send_if_room(frames.pack([["nudge", number]]), patience=0.2)
 
     def abort(self) -> None:
         """From any thread: whatever is asked now ends with HostLost."""
@@ -196,5 +196,5 @@ class Session:
     def close(self) -> None:
         """End the connection."""
         self._ended.set()
-        self._gateway.send_if_room(wire.pack([["stop"]]), patience=0.2)
+        self._gateway.send_if_room(frames.pack([["stop"]]), patience=0.2)
         self._gateway.close()

@@ -16,9 +16,9 @@ from typing import Any
 
 from . import scans
 from .errors import UsageError
-from .remote import contents, wire
-from .remote.manifest import FILE, Entry
-from .remote.upkeep import LIMIT
+from .remote.files.cache_eviction import LIMIT
+from .remote.files.manifest import FILE, Entry
+from .remote.protocol import compression, frames
 from .tree_scan import Progress, SourceTree, ignore_progress
 
 #: Bytes of file contents in one frame.
@@ -77,10 +77,10 @@ def _manifest(entries: Sequence[Entry]) -> list[bytes]:
         # A part ends after certain names, not after a number of entries: one more file does not
         # move the borders of the parts behind it.
         if not zlib.crc32(os.fsencode(entry.path)) % _PART:
-            parts.append(wire.encode(rows))
+            parts.append(frames.encode(rows))
             rows = []
-    parts.append(wire.encode(rows))
-    return [wire.encode([[_sha256(part), len(part)] for part in parts]), *parts]
+    parts.append(frames.encode(rows))
+    return [frames.encode([[_sha256(part), len(part)] for part in parts]), *parts]
 
 
 def _sha256(data: bytes) -> str:
@@ -141,7 +141,7 @@ class _UploadExchange:
         return str(root)
 
     def _say(self, *message: Any) -> None:
-        self._send_frame(wire.pack([list(message)]))
+        self._send_frame(frames.pack([list(message)]))
 
     def _send_frame(self, frame: bytes) -> None:
         """Send a frame; block while the connection is full, so that nothing piles up here."""
@@ -149,8 +149,8 @@ class _UploadExchange:
         self.wire += len(frame)
 
     def _blob(self, kind: str, data: bytes, *more: Any) -> None:
-        encoding, body = contents.encode(data)
-        self._send_frame(wire.pack_blob([kind, encoding, len(data), *more], body))
+        encoding, body = compression.encode(data)
+        self._send_frame(frames.pack_blob([kind, encoding, len(data), *more], body))
 
     def files(self, need: _Need) -> None:
         """Send the missing files: small ones share a frame, large ones go in pieces."""

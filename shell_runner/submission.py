@@ -18,8 +18,8 @@ from .jobfile import Description
 from .jobs import new_job
 from .plan import Plan, plan
 from .remote import formats
-from .remote.job import ARCHIVE, TREE, Content, JobTest, NewJob
-from .remote.unpack import BadArchive, look, unpack
+from .remote.archives.extract import BadArchive, look, unpack
+from .remote.protocol.job import ARCHIVE, TREE, Content, JobTest, NewJob
 from .text import shorten_list, strip_control_chars
 from .tree_scan import Selection, SourceTree
 

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .remote.sockets import PORT, SILENCE, tune
-from .remote.tls_state import TlsState
+from .remote.agent.tcp import PORT, SILENCE, tune
+from .remote.agent.tls_engine import TlsState
 
 #: Seconds to connect and shake hands; and to wait for an agent that dials out.
 TIMEOUT = 10.0

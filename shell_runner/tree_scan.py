@@ -21,8 +21,8 @@ from pathlib import Path
 
 from . import scans
 from .errors import UsageError
-from .remote.copying import IGNORED_FOLDERS
-from .remote.manifest import FILE, LINK, BadEntry, Entry, check
+from .remote.files.copy_tree import IGNORED_FOLDERS
+from .remote.files.manifest import FILE, LINK, BadEntry, Entry, check
 
 #: Never shipped unless a pattern of the user names them.
 SECRETS = (

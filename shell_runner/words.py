@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .remote.model import Case, Execution, Stream, Test
-from .remote.verdict import judge, leftover_words
+from .remote.protocol.model import Case, Execution, Stream, Test
+from .remote.protocol.verdict import judge, leftover_words
 from .text import format_count, readable
 
 #: Lines of each stream that a failure shows.

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from shell_runner import hosts
 from shell_runner.fleet import Ended, Fleet, Ready, Said
-from shell_runner.remote.model import Execution, Result, Setup, Test, execution_from_row
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.protocol.model import Execution, Result, Setup, Test, execution_from_row
+from shell_runner.remote.protocol.verdict import judge
 from shell_runner.tree_scan import scan
 
 

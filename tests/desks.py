@@ -14,9 +14,10 @@ import pytest
 from shell_runner.hosts import HostSpec
 from shell_runner.jobfile import Description
 from shell_runner.jobs import JobClient
-from shell_runner.remote import identity, layout, queue, starting
-from shell_runner.remote.job import JobConfig
-from shell_runner.remote.job_summary import JobSummary
+from shell_runner.remote.jobs import paths, queue, worker_launcher
+from shell_runner.remote.processes import process_identity
+from shell_runner.remote.protocol.job import JobConfig
+from shell_runner.remote.protocol.job_summary import JobSummary
 from shell_runner.submission import Submission, prepare
 from tests import warm
 
@@ -76,9 +77,9 @@ def await_worker(folder: str = "") -> None:
         found = there.worker()
         counts = there.counts()
         busy = any(counts[each] for each in list(queue.State)[:3]) or there.next_due() is not None
-    if found is None or not identity.is_alive(found.identity):
+    if found is None or not process_identity.is_alive(found.identity):
         return
-    starting.ring(folder or queue.folder())
+    worker_launcher.ring(folder or queue.folder())
     descriptor = os.pidfd_open(found.identity.pid)
     try:
         if busy:
@@ -105,4 +106,4 @@ def log_file(number: int = 1) -> Path:
     folder = queue.folder()
     with queue.Queue(folder) as there:
         (attempt,) = [a for a in there.attempts(1) if a.number == number]
-    return Path(layout.log(folder, attempt.id))
+    return Path(paths.log(folder, attempt.id))

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from shell_runner import gateways
-from shell_runner.remote import identity, layout, remains, starting, tree
-from shell_runner.remote.job import ARCHIVE, TREE, Content, JobConfig, JobTest, NewJob
-from shell_runner.remote.manifest import FILE, Entry
-from shell_runner.remote.model import Execution, Test, execution_from_row
-from shell_runner.remote.queue import JobRow, Queue, State
-from shell_runner.remote.store import Store
+from shell_runner.remote.files.blob_store import Store
+from shell_runner.remote.files.manifest import FILE, Entry
+from shell_runner.remote.jobs import paths, worker_launcher
+from shell_runner.remote.jobs.queue import JobRow, Queue, State
+from shell_runner.remote.processes import orphans, process_identity, process_tree
+from shell_runner.remote.protocol.job import ARCHIVE, TREE, Content, JobConfig, JobTest, NewJob
+from shell_runner.remote.protocol.model import Execution, Test, execution_from_row
 from tests import warm
 
 #: Seconds that anything may take on a machine with much to do.
@@ -64,7 +65,7 @@ class Host:
         self.folder = str(folder)
         folder.mkdir(mode=0o700)
         self.code = self.install()
-        self.store = Store(layout.contents(self.folder))
+        self.store = Store(paths.contents(self.folder))
         self.door = Doorway(folder.parent / "doorway")
         self._workers: list[subprocess.Popen[bytes]] = []
         with self.queue() as queue:
@@ -75,7 +76,7 @@ class Host:
         digest, _ = gateways.code()
         if change:
             digest = hashlib.sha256(digest.encode() + repr(change).encode()).hexdigest()
-        place = Path(layout.code(self.folder, digest))
+        place = Path(paths.code(self.folder, digest))
         warm.put(place)
         for name, text in (change or {}).items():
             path = place / "nosejobs_host" / name
@@ -153,13 +154,13 @@ class Host:
         """As the desk does it."""
         with self.queue() as queue:
             queue.cancel(job, time.time())
-        starting.ring(self.folder)
+        worker_launcher.ring(self.folder)
 
     # -- workers ------------------------------------------------------------------
 
     def worker(self, python: str = sys.executable) -> subprocess.Popen[bytes]:
         """A worker, as a child of the test."""
-        command = [python, *starting.command("worker", self.folder, self.code)[1:]]
+        command = [python, *worker_launcher.command("worker", self.folder, self.code)[1:]]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -173,13 +174,13 @@ class Host:
 
     def runner(self, worker: subprocess.Popen[bytes]) -> int:
         """The process of the job that runs; there are no others while nobody is told."""
-        found = tree.children(worker.pid)
+        found = process_tree.children(worker.pid)
         assert len(found) == 1
         return found[0]
 
     def log(self) -> str:
         """What workers said."""
-        path = Path(self.folder) / starting.LOG
+        path = Path(self.folder) / worker_launcher.LOG
         return path.read_text() if path.exists() else ""
 
     # -- packages -----------------------------------------------------------------
@@ -188,14 +189,14 @@ class Host:
         """The package of a job that is ready."""
         row = self.find(job)
         assert row.state == State.READY, f"{row.state} {row.trouble}\n{self.log()}"
-        data = Path(layout.package(self.folder, job.id)).read_bytes()
+        data = Path(paths.package(self.folder, job.id)).read_bytes()
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (row.package, row.size)
         return Package(data)
 
-    def leftovers(self, job: JobRow) -> list[remains.Process]:
+    def leftovers(self, job: JobRow) -> list[orphans.Process]:
         """Processes of any attempt."""
         rows = self.attempts(job)
-        return [p for row in rows for p in remains.find(row.id, layout.work(self.folder, row.id))]
+        return [p for row in rows for p in orphans.find(row.id, paths.work(self.folder, row.id))]
 
     def close(self) -> None:
         """No worker stays, and nothing of theirs."""
@@ -206,7 +207,7 @@ class Host:
         with contextlib.suppress(Exception), self.queue() as queue:
             for job in queue.jobs():
                 for attempt in queue.attempts(job.number):
-                    remains.kill(attempt.id, layout.work(self.folder, attempt.id))
+                    orphans.kill(attempt.id, paths.work(self.folder, attempt.id))
         self.door.close()
 
     def __enter__(self) -> Self:
@@ -275,7 +276,7 @@ class Receiver:
 
 def is_dead(pid: int) -> bool:
     """Gone, or a zombie of a process that is none of ours."""
-    return identity.of(pid) is None
+    return process_identity.of(pid) is None
 
 
 def kill(pid: int) -> None:

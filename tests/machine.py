@@ -24,8 +24,8 @@ from typing import Any, Self
 import pytest
 
 from shell_runner import ca
-from shell_runner.remote import state_dirs
-from shell_runner.remote.job import is_uuid
+from shell_runner.remote.files import state_dirs
+from shell_runner.remote.protocol.job import is_uuid
 from tests import warm
 
 CHECKOUT = Path(__file__).parents[1]

@@ -8,10 +8,10 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shell_runner.remote import package_writer
-from shell_runner.remote.job import JobTest, NewJob
-from shell_runner.remote.model import Execution
-from shell_runner.remote.package_format import EXECUTIONS, Member, execution_line
+from shell_runner.remote.jobs import package_writer
+from shell_runner.remote.jobs.package_format import EXECUTIONS, Member, execution_line
+from shell_runner.remote.protocol.job import JobTest, NewJob
+from shell_runner.remote.protocol.model import Execution
 
 
 def write(

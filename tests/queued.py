@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote.job import TREE, Content, Identity, JobConfig, JobTest, NewJob
-from shell_runner.remote.model import Test
-from shell_runner.remote.queue import AttemptRow, How, JobRow, Queue, Refused, State
+from shell_runner.remote.jobs.queue import AttemptRow, How, JobRow, Queue, Refused, State
+from shell_runner.remote.protocol.job import TREE, Content, Identity, JobConfig, JobTest, NewJob
+from shell_runner.remote.protocol.model import Test
 
 CODE = "c0de"
 WORKER = Identity(100, "5000", "b007")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from shell_runner.remote.model import OUTCOMES
+from shell_runner.remote.protocol.model import OUTCOMES
 
 from .. import model
 from ..model import OutcomeCounts

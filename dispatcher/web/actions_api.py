@@ -15,8 +15,8 @@ from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 
-from shell_runner.remote.job import is_uuid
-from shell_runner.remote.notify import SIGNATURE, signature
+from shell_runner.remote.jobs.webhook import SIGNATURE, signature
+from shell_runner.remote.protocol.job import is_uuid
 from shell_runner.text import to_single_line
 
 from .. import actions

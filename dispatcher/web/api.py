@@ -19,16 +19,7 @@ from shell_runner import __version__
 
 from .. import actions, model
 from ..policy import standing
-from ..store import (
-    audit,
-    builds,
-    changes,
-    hosts,
-    jobs,
-    listing,
-    results,
-    stage_runs,
-)
+from ..store import audit, builds, changes, hosts, jobs, listing, results, stage_runs
 from . import answers
 from .errors import NotFound
 from .logs_api import find_job

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 
 from shell_runner.log_position import LogPosition, parse_log_position
-from shell_runner.remote.job import is_uuid
+from shell_runner.remote.protocol.job import is_uuid
 
 from .. import model
 from ..store import jobs

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shell_runner.remote import tree
+from shell_runner.remote.processes import process_tree
 
 PROC = Path("/proc")
 
@@ -80,7 +80,7 @@ class Memory:
                 self.host = max([self.host, *(_status(pid, "VmHWM") for pid in level)])
             if depth == 2:
                 self.slot = max([self.slot, *(_status(pid, "VmHWM") for pid in level)])
-            level, depth = [child for pid in level for child in tree.children(pid)], depth + 1
+            level, depth = [child for pid in level for child in process_tree.children(pid)], depth + 1
         self.total = max(self.total, total)
 
 

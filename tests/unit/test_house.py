@@ -41,7 +41,7 @@ def absolute(path: Path) -> Iterator[str]:
 
 def test_there_is_something_to_check() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(OURS)
-    assert "shell_runner/remote/slot.py" in map(name_of, REMOTE)
+    assert "shell_runner/remote/execution/slot.py" in map(name_of, REMOTE)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

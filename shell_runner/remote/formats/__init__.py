@@ -22,7 +22,7 @@ an exception; time is linear in the bytes; memory is bounded (see ``bounds``).
 from types import ModuleType
 from typing import List, Optional, Protocol, Tuple
 
-from ..model import Parsed
+from ..protocol.model import Parsed
 
 __all__ = ["FileFormat", "StreamReader", "builtin", "suffixes"]
 

@@ -7,7 +7,7 @@ import math
 import re
 from typing import List, Optional
 
-from ..model import Case
+from ..protocol.model import Case
 
 #: Bytes kept of one line of text; the rest of the line is dropped.
 MAX_LINE = 64 * 1024

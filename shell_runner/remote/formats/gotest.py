@@ -14,16 +14,8 @@ is an error case of the package's name; so is a test that began and never ended.
 import re
 from typing import Any, Dict, Optional
 
-from ..model import ERROR, FAILED, PASSED, SKIPPED, Case, Parsed
-from .bounds import (
-    MAX_CASES,
-    MAX_HELD,
-    MAX_MESSAGE,
-    MAX_PROPERTIES,
-    Excerpt,
-    clip,
-    seconds,
-)
+from ..protocol.model import ERROR, FAILED, PASSED, SKIPPED, Case, Parsed
+from .bounds import MAX_CASES, MAX_HELD, MAX_MESSAGE, MAX_PROPERTIES, Excerpt, clip, seconds
 from .lines import EventReader, text_of
 
 NAME = "gotest"

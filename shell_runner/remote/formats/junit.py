@@ -18,7 +18,7 @@ import stat
 from typing import BinaryIO, Dict, List, Optional, Tuple
 from xml.parsers import expat
 
-from ..model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, Case, Parsed
+from ..protocol.model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, Case, Parsed
 from .bounds import (
     MAX_DETAILS,
     MAX_MESSAGE,

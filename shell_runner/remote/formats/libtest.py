@@ -10,7 +10,7 @@ outcome; both must agree with what stood between.
 
 from typing import Any, Dict, Optional, Tuple
 
-from ..model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, Case, Parsed
+from ..protocol.model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, Case, Parsed
 from .bounds import MAX_CASES, MAX_DETAILS, MAX_MESSAGE, Excerpt, clip, seconds
 from .lines import EventReader, count_of, text_of
 

@@ -17,7 +17,7 @@ import struct
 import zlib
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
-from ..model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, XPASSED, Case, Parsed
+from ..protocol.model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, XPASSED, Case, Parsed
 from .bounds import MAX_CASES, MAX_DETAILS, MAX_HELD, MAX_MESSAGE, Collector, clip
 
 NAME = "subunit"

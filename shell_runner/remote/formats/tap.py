@@ -31,7 +31,7 @@ green, and never turns plain text into an error.
 import re
 from typing import Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from ..model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, XPASSED, Case, Parsed
+from ..protocol.model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, XPASSED, Case, Parsed
 from .bounds import MAX_CASES, MAX_MESSAGE, Collector, Excerpt, clip, new_case, seconds
 from .lines import Lines
 

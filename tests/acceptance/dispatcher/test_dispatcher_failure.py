@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import starting
-from shell_runner.remote.queue import Queue
+from shell_runner.remote.jobs import worker_launcher
+from shell_runner.remote.jobs.queue import Queue
 from tests import desks
 from tests.disk import Disk
 from tests.machine import GO_ON, KILL, STOP, Machine, bundles
@@ -107,7 +107,7 @@ def do_not_linger(far: Machine) -> None:
     """A worker that has nothing to do leaves."""
     with Queue(str(far.jobs)) as queue:
         queue.set_setting("linger", 0)
-    starting.ring(str(far.jobs))
+    worker_launcher.ring(str(far.jobs))
 
 
 def test_agent_and_worker_of_a_host_are_killed_while_a_stage_runs(

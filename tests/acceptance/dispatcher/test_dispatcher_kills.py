@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import identity
-from shell_runner.remote.job import Identity
+from shell_runner.remote.processes import process_identity
+from shell_runner.remote.protocol.job import Identity
 from tests import desks
 from tests.mortal import Cradle, Mortal
 from tests.scene import Scene, await_gone, check_queue
@@ -117,7 +117,7 @@ class Fleet(Scene):
         handles = self.rows("SELECT handle FROM host WHERE handle IS NOT NULL")
         found = [json.loads(text) for (text,) in handles]
         kept = [Identity(each["pid"], each["start"], each["boot"]) for each in found]
-        return sorted(each.pid for each in kept if identity.is_alive(each))
+        return sorted(each.pid for each in kept if process_identity.is_alive(each))
 
     @property
     def is_without_hosts(self) -> bool:

@@ -22,7 +22,7 @@ from dispatcher.model import BuildState, Decision, DecisionKind, JobState, Stage
 from dispatcher.service import DATABASE, MIRRORS, Service
 from dispatcher.store import StoreError, builds, changes, hosts, tags
 from shell_runner.errors import NosejobsError
-from shell_runner.remote import queue
+from shell_runner.remote.jobs import queue
 from tests import desks
 from tests.disk import Disk
 from tests.links import assert_no_threads

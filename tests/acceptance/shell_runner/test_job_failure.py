@@ -22,8 +22,8 @@ import pytest
 
 from shell_runner.hosts import parse
 from shell_runner.jobs import JobClient
-from shell_runner.remote import state_dirs
-from shell_runner.remote.queue import Queue
+from shell_runner.remote.files import state_dirs
+from shell_runner.remote.jobs.queue import Queue
 from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
 
 STEPS = (

@@ -24,8 +24,8 @@ from click.testing import CliRunner
 from shell_runner import submission
 from shell_runner.cli import main
 from shell_runner.jobs import JobClient
-from shell_runner.remote import layout, queue
-from shell_runner.remote.job import JobConfig
+from shell_runner.remote.jobs import paths, queue
+from shell_runner.remote.protocol.job import JobConfig
 from tests import desks
 from tests.archives import Zip, file, folder, hard_link, header, link, sparse, tar
 
@@ -129,7 +129,7 @@ def test_a_hostile_build_is_refused_by_name(
         assert row.detail.startswith("the build cannot be unpacked: "), name
         assert why in row.detail, (name, row.detail)
         assert repr(member) in row.detail or not member, (name, row.detail)
-        work = Path(layout.work(queue.folder(), attempt.id))
+        work = Path(paths.work(queue.folder(), attempt.id))
         assert os.listdir(work / "build") == [], name
         assert os.listdir(work / "tests") == [], name
     new = {path for path in user.files() - before if "/work/" not in path}
@@ -169,7 +169,7 @@ class Forger:
         user.job("harvest", "--wait", "--no-ack", self.job)
         (user.here / f"{self.job}.zip").unlink()
         desks.await_worker()
-        self.path = Path(layout.package(queue.folder(), self.job))
+        self.path = Path(paths.package(queue.folder(), self.job))
         self.sound = self.path.read_bytes()
         self.members = members(self.path)
 

@@ -24,10 +24,11 @@ from typing import Any
 import pytest
 
 from shell_runner.job_output import format_attempt
-from shell_runner.remote import identity, layout
-from shell_runner.remote.desk import JobSession
-from shell_runner.remote.model import Execution
-from shell_runner.remote.queue import JobRow, Queue
+from shell_runner.remote.jobs import paths
+from shell_runner.remote.jobs.queue import JobRow, Queue
+from shell_runner.remote.processes import process_identity
+from shell_runner.remote.protocol.model import Execution
+from shell_runner.remote.sessions.job_session import JobSession
 from shell_runner.told import Attempt
 from tests import desks
 from tests.disk import Disk
@@ -309,7 +310,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def changed(name: str, more: str) -> dict[str, bytes]:
     """A module of the host's code with something at its end."""
-    text = Path(layout.__file__).with_name(name).read_bytes()
+    text = Path(paths.__file__).with_name(name).read_bytes()
     return {name: text + more.encode()}
 
 
@@ -382,9 +383,9 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
     with Host(tmp_path / "jobs") as host:
         first = host.submit({"a": "true", "b": "true"})
         with host.queue() as queue:
-            queue.enter(identity.own(), host.code, time.time())  # nobody else is started
+            queue.enter(process_identity.own(), host.code, time.time())  # nobody else is started
             many(queue, first, 10_000)
-        desk = JobSession(None, host.folder, layout.code(host.folder, host.code))
+        desk = JobSession(None, host.folder, paths.code(host.folder, host.code))
         submits, lists = [], []
         for number in range(60):
             new = {**as_sent(host, first), "id": str(uuid.uuid4()), "name": f"job {number}"}

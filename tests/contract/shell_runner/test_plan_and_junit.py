@@ -17,7 +17,7 @@ from _pytest import junitxml
 
 from shell_runner import junit
 from shell_runner.plan import plan
-from shell_runner.remote.model import Execution, Problem
+from shell_runner.remote.protocol.model import Execution, Problem
 from tests import junit as written
 from tests.bench import write
 

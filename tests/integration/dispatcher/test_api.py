@@ -15,7 +15,7 @@ import requests
 
 from dispatcher.store import audit, tags
 from dispatcher.web.app import CannotListen, Server, create
-from shell_runner.remote.notify import SIGNATURE, signature
+from shell_runner.remote.jobs.webhook import SIGNATURE, signature
 
 from . import serving
 from .serving import SECRET, Served

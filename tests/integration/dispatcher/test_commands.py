@@ -23,8 +23,8 @@ from dispatcher import cli, common, following, model
 from dispatcher.asking import Client
 from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
-from shell_runner.remote.package_format import Member
-from shell_runner.remote.package_writer import write
+from shell_runner.remote.jobs.package_format import Member
+from shell_runner.remote.jobs.package_writer import write
 
 from . import serving
 from .serving import Served

@@ -11,7 +11,7 @@ from dispatcher.directory_source import DirectorySource, tree_digest
 from dispatcher.git import SourceError
 from dispatcher.open_sources import open_source
 from dispatcher.sources import GitSource
-from shell_runner.remote.manifest import Entry
+from shell_runner.remote.files.manifest import Entry
 
 
 @pytest.fixture

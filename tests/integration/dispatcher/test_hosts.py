@@ -22,7 +22,7 @@ from dispatcher.store import hosts, jobs, results
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, UsageError
 from shell_runner.jobs import JobClient
-from shell_runner.remote import layout, queue
+from shell_runner.remote.jobs import paths, queue
 from tests import desks
 from tests.agents import stopped
 from tests.desks import POPEN, script
@@ -317,7 +317,7 @@ def test_jobs_go_on_from_whatever_their_rows_say(there: Dispatcher, tests: Path)
 
 def leave_half(there: Dispatcher, job: str) -> None:
     """As a dispatcher that was killed while it downloaded; beside it what nobody wants."""
-    package = Path(layout.package(queue.folder(), job)).read_bytes()
+    package = Path(paths.package(queue.folder(), job)).read_bytes()
     incoming = there.settings.data / own.INCOMING
     incoming.mkdir()
     (incoming / f"{job}.zip.part").write_bytes(package[:100])

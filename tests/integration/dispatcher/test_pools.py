@@ -21,7 +21,7 @@ from dispatcher.pools import Pools
 from dispatcher.settings import Pool, Settings
 from dispatcher.store import hosts
 from shell_runner.errors import UsageError
-from shell_runner.remote import remains
+from shell_runner.remote.processes import orphans
 from tests.desks import script
 from tests.links import Dispatcher
 from tests.pools import FakePool, refusal
@@ -270,7 +270,7 @@ def test_a_job_runs_on_a_host_that_comes_and_goes(make: Callable[..., Pooled]) -
     there.until(lambda: not there.names())
     there.pools.close()
     assert not os.listdir(there.settings.data / "pools/local/hosts")
-    assert not remains.find(name)
+    assert not orphans.find(name)
 
 
 def test_neither_an_agent_that_dies_nor_an_end_in_good_order_costs_a_job(
@@ -286,7 +286,7 @@ def test_neither_an_agent_that_dies_nor_an_end_in_good_order_costs_a_job(
     there.links.close()
     there.pools.close()
     assert there.host(name).state is HostState.DOWN
-    assert not remains.find(name)
+    assert not orphans.find(name)
     there.links, there.pools = there._links(), there.new_pools()
     there.pools.start()
     there.links.start()

@@ -11,16 +11,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.model import BuildEvent, Change, Job, JobEvent, StageEvent, StageRun
-from dispatcher.store import (
-    Store,
-    builds,
-    changes,
-    jobs,
-    notes,
-    open_store,
-    results,
-    stage_runs,
-)
+from dispatcher.store import Store, builds, changes, jobs, notes, open_store, results, stage_runs
 
 COUNT = """
 import sys

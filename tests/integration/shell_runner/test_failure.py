@@ -18,10 +18,10 @@ import pytest
 from shell_runner.fleet import Ended, Event, Fleet, Host, Ready, Said
 from shell_runner.gateways import Gateway
 from shell_runner.hosts import HostSpec
-from shell_runner.remote import tree as processes
-from shell_runner.remote.model import Setup, Test
-from shell_runner.remote.serve import LiveSession
-from shell_runner.remote.slots import SlotProcess
+from shell_runner.remote.execution.slot_process import SlotProcess
+from shell_runner.remote.processes import process_tree as processes
+from shell_runner.remote.protocol.model import Setup, Test
+from shell_runner.remote.sessions.live_session import LiveSession
 from shell_runner.tree_scan import SourceTree, scan
 from tests.bench import Bench
 

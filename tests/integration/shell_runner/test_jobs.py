@@ -21,9 +21,9 @@ from shell_runner.errors import HostError, JobRefused, UsageError
 from shell_runner.jobfile import Description
 from shell_runner.jobs import JobClient
 from shell_runner.log_position import LogMismatch, LogPosition
-from shell_runner.remote import layout, queue
-from shell_runner.remote.job import Content
-from shell_runner.remote.package import open_package
+from shell_runner.remote.jobs import paths, queue
+from shell_runner.remote.jobs.package_reader import open_package
+from shell_runner.remote.protocol.job import Content
 from shell_runner.session import Session
 from shell_runner.submission import prepare
 from tests import desks
@@ -205,7 +205,7 @@ def test_nothing_is_left_of_a_forgotten_job(client: JobClient, tests: Path, id: 
     with pytest.raises(JobRefused, match="no job of this host"):
         client.job(id)
     assert not log.exists()
-    assert not Path(layout.package(queue.folder(), id)).exists()
+    assert not Path(paths.package(queue.folder(), id)).exists()
 
 
 def test_failed_tests_run_again_in_the_same_contents(
@@ -351,7 +351,7 @@ def test_a_harvest_goes_on_where_it_was_left(
 ) -> None:
     submit(client, tests, id)
     done = client.wait(id)
-    data = Path(layout.package(queue.folder(), id)).read_bytes()
+    data = Path(paths.package(queue.folder(), id)).read_bytes()
     part = folder / "x.zip.part"
     half = len(data) // 2
     part.write_bytes(
@@ -377,7 +377,7 @@ def test_a_spoilt_package_is_not_acknowledged(
 ) -> None:
     submit(client, tests, id)
     client.wait(id)
-    path = Path(layout.package(queue.folder(), id))
+    path = Path(paths.package(queue.folder(), id))
     path.write_bytes(path.read_bytes()[:-1] + b"X")
     with pytest.raises(HostError, match="does not have the digest"):
         harvested(client, id, folder / "x.zip")

@@ -12,7 +12,7 @@ import pytest
 
 from shell_runner.errors import HostLost
 from shell_runner.jobs import JobClient
-from shell_runner.remote import bells, queue
+from shell_runner.remote.jobs import change_signal, queue
 from shell_runner.told import News
 from tests.desks import POPEN, script, submit
 
@@ -160,11 +160,11 @@ def test_who_listens_leaves_nothing_and_a_dead_ones_bell_is_removed(
     while listeners():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    dead = bells.Bell(queue.folder())
+    dead = change_signal.Bell(queue.folder())
     path = dead._path
     dead.close()
     os.mkfifo(path)
-    bells.ring(queue.folder())
+    change_signal.ring(queue.folder())
     assert not listeners()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.queue import Queue, Refused, State
+from shell_runner.remote.jobs.queue import Queue, Refused, State
 from tests.queued import CODE, WORKER, claimed, submitted
 
 ROOT = Path(__file__).parents[3]
@@ -212,7 +212,7 @@ def test_no_queue_is_made_where_the_file_system_is_full(tmp_path: Path) -> None:
     """A limit of file sizes is what a test can have of a full disk without being root."""
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from shell_runner.remote.queue import Queue\n"
+        "from shell_runner.remote.jobs.queue import Queue\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
         "try: Queue(sys.argv[1])\n"
         "except OSError as error: print(error.filename)\n"

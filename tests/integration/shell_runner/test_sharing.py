@@ -13,8 +13,8 @@ import pytest
 
 from shell_runner.errors import CannotOpen
 from shell_runner.fleet import Said
-from shell_runner.remote import capacity
-from shell_runner.remote.model import Execution, Test
+from shell_runner.remote.execution import host_resources
+from shell_runner.remote.protocol.model import Execution, Test
 from tests.bench import Bench
 
 #: Notes when it starts and ends, in one line each, and takes a moment.
@@ -235,7 +235,7 @@ def test_a_run_that_waits_says_so(town: Town) -> None:
         two.start(*town.tests(two, 1))
         event = two.fleet.events.get(timeout=20)
         assert isinstance(event, Said)
-        assert event.host.messages(event.frame) == [["waiting", capacity.SLOTS, ""]]
+        assert event.host.messages(event.frame) == [["waiting", host_resources.SLOTS, ""]]
         assert 4.5 < time.monotonic() - begin < 10
 
 

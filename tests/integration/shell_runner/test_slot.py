@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import model
-from shell_runner.remote.model import ERROR, FAILED, PASSED, SKIPPED, Problem
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.model import ERROR, FAILED, PASSED, SKIPPED, Problem
 from tests.bench import Bench, gone, write
 
 SH = "#!/bin/sh\n"

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import model, place, tree
-from shell_runner.remote.copying import copy_tree
-from shell_runner.remote.model import Execution, Problem, Setup, execution_from_row
-from shell_runner.remote.wire import Unframer, frame
+from shell_runner.remote.files import remove_tree as place
+from shell_runner.remote.files.copy_tree import copy_tree
+from shell_runner.remote.processes import process_tree
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.frames import Unframer, frame
+from shell_runner.remote.protocol.model import Execution, Problem, Setup, execution_from_row
 
 ROOT = Path(__file__).parents[3]
 #: Days back and forth with every look at the wall clock.
@@ -261,16 +263,16 @@ def _as(uid: int, folder: Path, code: str) -> int:
 def test_the_lister_leaves_out_what_is_kept_apart() -> None:
     children = [subprocess.Popen(["sleep", "30"]) for _ in range(2)]
     try:
-        found = tree.Lister(os.getpid(), apart=[children[0].pid])()
+        found = process_tree.Lister(os.getpid(), apart=[children[0].pid])()
         assert children[1].pid in found
         assert children[0].pid not in found
         children[1].send_signal(signal.SIGSTOP)
         time.sleep(0.1)
-        assert tree.is_stopped(children[1].pid)
-        assert not tree.is_stopped(children[0].pid)
-        assert not tree.is_dead(children[0].pid)
+        assert process_tree.is_stopped(children[1].pid)
+        assert not process_tree.is_stopped(children[0].pid)
+        assert not process_tree.is_dead(children[0].pid)
     finally:
         for child in children:
             child.kill()
             child.wait()
-    assert tree.is_dead(children[0].pid)
+    assert process_tree.is_dead(children[0].pid)

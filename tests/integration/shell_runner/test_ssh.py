@@ -15,8 +15,9 @@ from shell_runner.config import HostEntry
 from shell_runner.errors import CannotOpen
 from shell_runner.fleet import Fleet, Ready
 from shell_runner.gateways import Gateway
-from shell_runner.remote import model, wire
-from shell_runner.remote.model import Setup
+from shell_runner.remote.protocol import frames as wire
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.model import Setup
 from shell_runner.shipping import ship
 from shell_runner.tree_scan import scan
 from tests.bench import Bench, gone, write

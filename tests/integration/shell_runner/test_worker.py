@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import layout, notify, starting
-from shell_runner.remote import tree as processes
-from shell_runner.remote.manifest import FILE, Entry
-from shell_runner.remote.model import Problem
-from shell_runner.remote.queue import How, JobRow, State, Step
+from shell_runner.remote.files.manifest import FILE, Entry
+from shell_runner.remote.jobs import paths, webhook, worker_launcher
+from shell_runner.remote.jobs.queue import How, JobRow, State, Step
+from shell_runner.remote.processes import process_tree as processes
+from shell_runner.remote.protocol.model import Problem
 from tests.jobs import PATIENCE, Host, Receiver, is_dead, kill
 
 
@@ -60,7 +60,7 @@ def test_a_job_is_run_and_packed(host: Host) -> None:
     assert "test_a | hello\n" in package.log
     assert package.manifest["how"] == "completed"
     assert "secret" not in package.manifest["config"]
-    assert os.listdir(layout.work(host.folder)) == []
+    assert os.listdir(paths.work(host.folder)) == []
     assert host.leftovers(job) == []
     with host.queue() as queue:
         assert queue.worker() is None
@@ -225,13 +225,13 @@ def test_a_workspace_stays_if_the_job_wants_it(
     job = host.submit({"test_a": script}, keep_workspace=keep)
     host.drain()
     attempt = host.attempts(job)[0].id
-    assert os.path.exists(layout.work(host.folder, attempt) + "/tests/test_a") == stays
+    assert os.path.exists(paths.work(host.folder, attempt) + "/tests/test_a") == stays
     host.drain()  # a later worker cleans up what nobody wants
-    assert os.path.exists(layout.work(host.folder, attempt)) == stays
+    assert os.path.exists(paths.work(host.folder, attempt)) == stays
     with host.queue() as queue:
         queue.forget(queue.find(job.id), force=True)
     host.drain()
-    assert os.listdir(layout.work(host.folder)) == []
+    assert os.listdir(paths.work(host.folder)) == []
 
 
 # -- jobs that are ended
@@ -284,7 +284,7 @@ def test_a_stopped_runner_can_be_cancelled(host: Host) -> None:
 
 def impatient(host: Host) -> str:
     """Code that soon kills a runner which should have ended."""
-    words = Path(starting.__file__).with_name("worker.py").read_bytes()
+    words = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
     assert words.count(b"_OVERTIME = 60.0") == 1
     return host.install({"worker.py": words.replace(b"_OVERTIME = 60.0", b"_OVERTIME = 0.2")})
 
@@ -341,7 +341,7 @@ def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: Host) -> None:
     assert package.manifest["attempt"]["number"] == 2
     assert list(package.executions("attempts/1/executions.jsonl")) == [(0, 1)]
     assert "attempts/1/log.txt" in package.files
-    assert os.listdir(layout.work(host.folder)) == []
+    assert os.listdir(paths.work(host.folder)) == []
 
 
 def test_nobody_but_a_new_worker_kills_what_slots_have_left(host: Host) -> None:
@@ -426,7 +426,7 @@ def test_a_worker_killed_while_unpacking_costs_an_attempt(host: Host) -> None:
     host.drain()
     assert [row.step for row in host.attempts(job)] == [Step.LOST, Step.ENDED]
     assert host.find(job).how == How.REFUSED, "nothing is no archive"
-    assert os.listdir(layout.work(host.folder)) == []
+    assert os.listdir(paths.work(host.folder)) == []
 
 
 def test_a_job_can_be_cancelled_while_it_is_unpacked(host: Host) -> None:
@@ -442,7 +442,7 @@ def test_a_job_can_be_cancelled_while_it_is_unpacked(host: Host) -> None:
 
 def test_a_worker_killed_while_packing_costs_nothing(host: Host) -> None:
     job = host.submit({"test_a": "exit 4"})
-    blocked = Path(layout.package(host.folder, job.id) + ".part")
+    blocked = Path(paths.package(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
     worker = host.worker()
     eventually(lambda: host.find(job).trouble)
@@ -462,7 +462,7 @@ def test_a_package_in_the_making_is_made_again(host: Host) -> None:
     job = host.submit(scripts, install="echo x", keep_workspace="always")
     host.drain()
     before = host.find(job).package
-    path = layout.package(host.folder, job.id)
+    path = paths.package(host.folder, job.id)
     os.unlink(path)
     with host.queue() as queue, queue._db.writing() as db:
         db.execute("UPDATE job SET state = 'packaging', package = ''")
@@ -477,29 +477,29 @@ def test_a_package_in_the_making_is_made_again(host: Host) -> None:
 
 def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: Host) -> None:
     job = host.submit({"test_a": "exit 4"})
-    blocked = Path(layout.package(host.folder, job.id) + ".part")
+    blocked = Path(paths.package(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
     worker = host.worker()
     other = host.submit({"test_a": f"echo done >{host.door.path}"})
-    starting.ring(host.folder)
+    worker_launcher.ring(host.folder)
     assert host.door.line() == "done"
     eventually(lambda: host.find(other).state == State.READY)
     found = host.find(job)
     assert found.state == State.PACKAGING
     assert "its package cannot be made" in found.trouble
     blocked.rmdir()
-    starting.ring(host.folder)
+    worker_launcher.ring(host.folder)
     assert worker.wait(PATIENCE) == 0
     assert host.package(job).exits() == {"test_a": 4}
     assert host.find(job).trouble == ""
 
 
 def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: Host) -> None:
-    words = Path(starting.__file__).with_name("worker.py").read_bytes()
+    words = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
     assert words.count(b"_AGAIN = 30.0") == 1
     host.code = host.install({"worker.py": words.replace(b"_AGAIN = 30.0", b"_AGAIN = 0.01")})
     job = host.submit({"test_a": "true"})
-    blocked = Path(layout.package(host.folder, job.id) + ".part")
+    blocked = Path(paths.package(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
     other = host.submit({"test_a": f"echo here >{host.door.path}; sleep 1"})
     worker = host.worker()
@@ -508,7 +508,7 @@ def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: Host) -> Non
     eventually(lambda: host.find(other).how == How.COMPLETED)
     assert ticks(worker.pid) - before < 30
     blocked.rmdir()
-    starting.ring(host.folder)
+    worker_launcher.ring(host.folder)
     assert worker.wait(PATIENCE) == 0
 
 
@@ -533,7 +533,7 @@ def test_a_worker_that_comes_while_another_leaves_finds_what_was_submitted(host:
     jobs = []
     for _ in range(4):
         jobs.append(host.submit({"test_a": "true"}))
-        starting.ring(host.folder)
+        worker_launcher.ring(host.folder)
         host.worker()
         eventually(lambda: host.find(jobs[-1]).state == State.READY)
     assert all(len(host.attempts(job)) == 1 for job in jobs)
@@ -541,7 +541,7 @@ def test_a_worker_that_comes_while_another_leaves_finds_what_was_submitted(host:
 
 def test_code_of_another_version_takes_over(host: Host) -> None:
     """The same process goes on, with the lock; nobody else comes in between."""
-    words = Path(starting.__file__).with_name("notify.py").read_bytes()
+    words = Path(worker_launcher.__file__).with_name("notify.py").read_bytes()
     other = host.install({"notify.py": words + b"# changed\n"})
     jobs = [
         host.submit({"test_a": f"echo $NOSEJOBS_JOB >{host.door.path}"}, code=code)
@@ -603,7 +603,7 @@ def test_whoever_wants_to_know_is_told_until_they_hear(host: Host) -> None:
     told = json.loads(bodies.pop())
     assert (told["job"], told["how"]) == (job.id, "completed")
     assert told["package"] == host.find(job).package
-    wanted = notify.signature("s3cret", receiver.got[2][2])
+    wanted = webhook.signature("s3cret", receiver.got[2][2])
     assert receiver.got[2][1]["X-Nosejobs-Signature"] == wanted
     with host.queue() as queue:
         assert queue.next_due() is None
@@ -668,14 +668,14 @@ def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: Host) -> None
 
 def test_code_that_cannot_be_run_is_told_to_who_starts_it(host: Host) -> None:
     code = host.install({"worker.py": b"import nothing_of_this_name\n"})
-    with pytest.raises(starting.CannotStart, match=r"worker\.log"):
-        starting.start(host.folder, code)
+    with pytest.raises(worker_launcher.CannotStart, match=r"worker\.log"):
+        worker_launcher.start(host.folder, code)
     assert "nothing_of_this_name" in host.log()
 
 
 def test_a_job_is_run_by_its_own_code_whatever_its_files_are_called(host: Host) -> None:
     """A worker of one version becomes one of another by the stable name alone."""
-    remote = Path(starting.__file__).parent
+    remote = Path(worker_launcher.__file__).parent
     entry = (remote / "__main__.py").read_bytes()
     assert entry.count(b'"worker:main"') == 1
     code = host.install(
@@ -697,7 +697,7 @@ def test_a_launched_worker_lives_on_without_its_launcher(
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     job = host.submit({"test_a": "echo launched"})
-    starting.start(host.folder, host.code)
+    worker_launcher.start(host.folder, host.code)
     eventually(lambda: host.find(job).state == State.READY)
     assert host.package(job).executions()[0, 1].out.text == "launched\n"
     with host.queue() as queue:
@@ -705,5 +705,5 @@ def test_a_launched_worker_lives_on_without_its_launcher(
 
 
 def test_code_that_is_not_here_cannot_be_started(host: Host) -> None:
-    with pytest.raises(starting.CannotStart, match="the code 0123456789ab is not in"):
-        starting.start(host.folder, "0123456789abcdef")
+    with pytest.raises(worker_launcher.CannotStart, match="the code 0123456789ab is not in"):
+        worker_launcher.start(host.folder, "0123456789abcdef")

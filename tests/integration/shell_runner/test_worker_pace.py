@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import desk, job_acceptance, layout, model, starting, tree
-from shell_runner.remote.job import JobTest, NewJob
-from shell_runner.remote.queue import JobRow, State
+from shell_runner.remote.jobs import paths, worker_launcher
+from shell_runner.remote.jobs.queue import JobRow, State
+from shell_runner.remote.processes import process_tree
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.job import JobTest, NewJob
+from shell_runner.remote.sessions import job_acceptance, job_session
 from tests.jobs import PATIENCE, Host
 
 
@@ -23,7 +26,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def linger(host: Host, seconds: int) -> None:
     with host.queue() as queue:
         queue.set_setting("linger", seconds)
-    starting.ring(host.folder)
+    worker_launcher.ring(host.folder)
 
 
 def await_ready(host: Host, job: JobRow) -> None:
@@ -42,7 +45,7 @@ def test_a_worker_that_has_worked_takes_the_next_job_too(host: Host) -> None:
     worker = host.worker()
     await_ready(host, first)
     second = host.submit({"test_a": "true"})
-    starting.ring(host.folder)
+    worker_launcher.ring(host.folder)
     await_ready(host, second)
     assert {host.attempts(job)[0].identity.pid for job in (first, second)} == {worker.pid}
     assert worker.poll() is None
@@ -73,9 +76,9 @@ def test_a_job_has_no_more_slots_than_tests(host: Host) -> None:
     job = host.submit({"test_a": script}, slots=8, install="mkfifo ../go")
     worker = host.worker()
     assert host.door.line() == "here"
-    assert len(tree.children(host.runner(worker))) == 1
+    assert len(process_tree.children(host.runner(worker))) == 1
     (attempt,) = host.attempts(job)
-    Path(layout.work(host.folder, attempt.id), "go").write_text("\n")
+    Path(paths.work(host.folder, attempt.id), "go").write_text("\n")
     assert worker.wait(PATIENCE) == 0
     assert host.package(job).exits() == {"test_a": 0}
 
@@ -85,7 +88,7 @@ def test_a_slot_is_known_as_its_attempts(host: Host) -> None:
     job = host.submit({"test_a": f"echo $PPID >{host.door.path}; sleep 1000"}, slots=1)
     worker = host.worker()
     slot = int(host.door.line())
-    assert tree.children(host.runner(worker)) == [slot]
+    assert process_tree.children(host.runner(worker)) == [slot]
     assert slot in {each.pid for each in host.leftovers(job)}
     host.cancel(job)
     assert worker.wait(PATIENCE) == 0
@@ -110,8 +113,8 @@ def test_a_slot_has_no_file_of_who_forked_it(host: Host) -> None:
 def test_contents_are_written_to_the_disk_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(job_acceptance, "_sync", synced.append)
-    monkeypatch.setattr(starting, "start", lambda *_: None)
-    there = desk.JobSession(None, host.folder, layout.code(host.folder, host.code))
+    monkeypatch.setattr(worker_launcher, "start", lambda *_: None)
+    there = job_session.JobSession(None, host.folder, paths.code(host.folder, host.code))
     tests, other = host.tree({"test_a": "true"}), host.tree({"test_a": "false"})
 
     def submit(number: int, **changes: object) -> int:

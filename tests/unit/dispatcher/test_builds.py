@@ -15,8 +15,8 @@ from dispatcher.config import BuildConfig, Stage
 from dispatcher.evidence import BlobStore
 from shell_runner import shipping
 from shell_runner.errors import UsageError
-from shell_runner.remote.job import JobTest
-from shell_runner.remote.model import Execution
+from shell_runner.remote.protocol.job import JobTest
+from shell_runner.remote.protocol.model import Execution
 from tests import desks, packages
 
 JOB = "00000000-0000-4000-8000-000000000001"

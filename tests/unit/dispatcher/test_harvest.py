@@ -8,9 +8,9 @@ from dispatcher import harvest
 from dispatcher.harvest import number, numbers, read
 from dispatcher.store.results import CaseRow, MeasurementRow, ResultRow
 from shell_runner.errors import HostError
-from shell_runner.remote.job import JobTest
-from shell_runner.remote.model import Case, Execution, Parsed, Problem
-from shell_runner.remote.model import Test as Program
+from shell_runner.remote.protocol.job import JobTest
+from shell_runner.remote.protocol.model import Case, Execution, Parsed, Problem
+from shell_runner.remote.protocol.model import Test as Program
 from tests import packages
 
 JOB = "00000000-0000-4000-8000-000000000001"

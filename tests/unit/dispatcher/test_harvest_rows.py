@@ -7,14 +7,7 @@ from sqlalchemy import Connection
 
 from dispatcher.model import BadChange, JobEvent, JobState, OutcomeCounts
 from dispatcher.store import Store, audit, jobs, results, retention
-from dispatcher.store.results import (
-    CaseRow,
-    Harvest,
-    MeasurementRow,
-    Package,
-    ResultRow,
-    harvested,
-)
+from dispatcher.store.results import CaseRow, Harvest, MeasurementRow, Package, ResultRow, harvested
 
 from .rowmaking import add_all, add_built, add_jobs, add_run, give_up, uuid
 

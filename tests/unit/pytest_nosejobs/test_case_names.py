@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nosejobs import report
-from shell_runner.remote.model import PASSED, Case, Execution, Parsed, Test
+from shell_runner.remote.protocol.model import PASSED, Case, Execution, Parsed, Test
 
 
 def reports_of(*cases: Case, nodeid: str = "sub/test_a.sh") -> list[Any]:

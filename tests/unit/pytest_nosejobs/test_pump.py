@@ -13,7 +13,7 @@ from pytest_nosejobs.schedule import Schedule
 from pytest_nosejobs.session import Crashed, Finished, Gone, Pump, Waiting, lost_words
 from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Ready, Said
-from shell_runner.remote.model import Execution, Problem, Test
+from shell_runner.remote.protocol.model import Execution, Problem, Test
 
 ROW = list(Execution(1))
 

@@ -1,7 +1,7 @@
 """What pytest is shown of a result; the texts are tested with ``words``."""
 
 from pytest_nosejobs.report import sections
-from shell_runner.remote.model import Execution, Stream
+from shell_runner.remote.protocol.model import Execution, Stream
 
 
 def test_sections_of_silent_streams_are_left_out() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.queue import Queue
+from shell_runner.remote.jobs.queue import Queue
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from shell_runner.remote import agent
-from shell_runner.remote.connection import Refused, parse_hello
-from shell_runner.remote.door import Peer
+from shell_runner.remote.agent import main
+from shell_runner.remote.agent.connection import Refused, parse_hello
+from shell_runner.remote.agent.listener import Peer
 
 
 @pytest.mark.parametrize(
@@ -24,13 +24,13 @@ from shell_runner.remote.door import Peer
     ],
 )
 def test_addresses(text: str, expected: tuple[str, int]) -> None:
-    assert agent.parse_address(text, 7, "any") == expected
+    assert main.parse_address(text, 7, "any") == expected
 
 
 @pytest.mark.parametrize("text", ["h:x", "h:-1", "h:65536", ":1", ""])
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="write HOST:PORT"):
-        agent.parse_address(text, 7)
+        main.parse_address(text, 7)
 
 
 def test_a_hello_is_an_order() -> None:
@@ -58,7 +58,7 @@ def test_a_unit_keeps_what_systemd_would_expand(tmp_path, monkeypatch) -> None:
     bundle = tmp_path / "50% of $HOME.pem"
     bundle.touch()
     (line,) = [
-        line for line in agent.unit([str(bundle), "--print-unit"]).splitlines() if "Exec" in line
+        line for line in main.unit([str(bundle), "--print-unit"]).splitlines() if "Exec" in line
     ]
     assert line.endswith("50%% of $$HOME.pem'")
     assert "--print-unit" not in line

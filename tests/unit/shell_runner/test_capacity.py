@@ -12,9 +12,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shell_runner.remote import capacity
-from shell_runner.remote.capacity import ALONE, LOCK, SLOTS, Capacity, Refusal, Shared
-from shell_runner.remote.state_dirs import file_name
+from shell_runner.remote.execution import host_resources
+from shell_runner.remote.execution.host_resources import (
+    ALONE,
+    LOCK,
+    SLOTS,
+    Capacity,
+    Refusal,
+    Shared,
+)
+from shell_runner.remote.files.state_dirs import file_name
 
 #: Takes a slot, a lock and nothing else, says so, and lives on.
 HOLD = """\
@@ -48,8 +55,8 @@ def run(tmp_path: Path) -> Iterator[Open]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No run may keep what another one waits for."""
-    monkeypatch.setattr(capacity, "TURN", 0.0)
-    monkeypatch.setattr(capacity, "LOOK", 0.0)
+    monkeypatch.setattr(host_resources, "TURN", 0.0)
+    monkeypatch.setattr(host_resources, "LOOK", 0.0)
 
 
 def settled(one: Shared, *busy: int) -> Refusal | None:
@@ -101,7 +108,7 @@ def test_what_is_not_busy_any_more_is_free_for_others(run: Open) -> None:
 def test_a_run_keeps_its_slot_while_its_turn_lasts(
     run: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "TURN", 3600.0)
+    monkeypatch.setattr(host_resources, "TURN", 3600.0)
     one, two = run(), run()
     for _ in range(3):
         assert one.slot([0]) == 0
@@ -325,7 +332,7 @@ def test_locks_that_nobody_needs_cost_no_descriptors(run: Open) -> None:
 def test_the_state_of_a_host_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     (tmp_path / "nosejobs").mkdir(0o755)
-    one = capacity.shared()
+    one = host_resources.shared()
     one.close()
     assert one.note == ""
     assert (tmp_path / "nosejobs").stat().st_mode & 0o777 == 0o700
@@ -338,7 +345,7 @@ def test_without_a_home_the_state_is_with_temporary_files(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    one = capacity.shared()
+    one = host_resources.shared()
     one.close()
     folder = tmp_path / f".nosejobs-state-{os.getuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -354,4 +361,4 @@ def test_a_folder_that_somebody_else_has_made_is_not_trusted(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / f".nosejobs-state-{os.getuid()}").symlink_to(tmp_path)
     with pytest.raises(OSError, match="no folder can hold the locks of this host"):
-        capacity.shared()
+        host_resources.shared()

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote.capture import Capture
-from shell_runner.remote.model import Stream
+from shell_runner.remote.execution.output_capture import Capture
+from shell_runner.remote.protocol.model import Stream
 
 
 @given(st.lists(st.binary(max_size=40), max_size=12), st.integers(2, 60).map(lambda n: n * 2))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote.contents import DEFLATED, MOST, PLAIN, ZEROS, decode, encode
+from shell_runner.remote.protocol.compression import DEFLATED, MOST, PLAIN, ZEROS, decode, encode
 
 NOISE = random.Random(1).randbytes(1 << 20)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import copying
-from shell_runner.remote.copying import LARGE, copy_contents, copy_tree
+from shell_runner.remote.files import copy_tree as copying
+from shell_runner.remote.files.copy_tree import LARGE, copy_contents, copy_tree
 
 NOISE = random.Random(3).randbytes(LARGE + 12345)
 HOLE = bytes(4 << 20)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import database
-from shell_runner.remote.queue import Queue, Refused, State
+from shell_runner.remote.jobs import database
+from shell_runner.remote.jobs.queue import Queue, Refused, State
 from tests.queued import CODE, WORKER, content, new_job, submitted
 
 PAGE = 4096
@@ -219,7 +219,7 @@ def test_a_large_file_is_read_after_a_crash_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks: list[object] = []
-    monkeypatch.setattr("shell_runner.remote.queue._SMALL", 0)
+    monkeypatch.setattr("shell_runner.remote.jobs.queue._SMALL", 0)
     monkeypatch.setattr(database.Database, "check", lambda self: checks.append(self))
     with Queue(str(folder)) as queue:
         queue.enter(WORKER, CODE, 1.0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shell_runner.remote.environment import PASSED_ON, clean
+from shell_runner.remote.execution.environment import PASSED_ON, clean
 
 
 @pytest.mark.parametrize(

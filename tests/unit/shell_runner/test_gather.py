@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from shell_runner.remote import model
-from shell_runner.remote.gather import _IN_LOG as IN_LOG
-from shell_runner.remote.gather import _completed, why_absent
-from shell_runner.remote.job import Content, JobConfig, JobTest, without_secrets
-from shell_runner.remote.model import Execution, Problem
-from shell_runner.remote.queue import How, JobRow, State
-from shell_runner.remote.verdict import judge
+from shell_runner.remote.jobs.package_builder import _IN_LOG as IN_LOG
+from shell_runner.remote.jobs.package_builder import _completed, why_absent
+from shell_runner.remote.jobs.queue import How, JobRow, State
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, without_secrets
+from shell_runner.remote.protocol.model import Execution, Problem
+from shell_runner.remote.protocol.verdict import judge
 
 JOB = JobRow(
     1, "", "", (), 0, "", None, Content("tree", "", 0), JobConfig(), 4, State.PACKAGING,

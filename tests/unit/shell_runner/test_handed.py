@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import handed
-from shell_runner.remote.job import TREE, BadJob, Content, JobConfig, JobTest, NewJob
-from shell_runner.remote.model import Test as HostTest
+from shell_runner.remote.protocol.job import TREE, BadJob, Content, JobConfig, JobTest, NewJob
+from shell_runner.remote.protocol.model import Test as HostTest
+from shell_runner.remote.sessions import job_validation
 
 ID = "01234567-89ab-cdef-0123-456789abcdef"
 FULL = HostTest(
@@ -26,7 +26,7 @@ def values() -> Any:
 
 
 def test_a_sound_job_is_taken_as_it_was_said() -> None:
-    found = handed.new_job(values())
+    found = job_validation.new_job(values())
     assert found.cases[0] == JobTest("a/t\udcff.sh", FULL, 2, "", (("p", "q"),))
 
 
@@ -57,7 +57,7 @@ def test_more_tests_than_a_package_can_name_are_refused() -> None:
     test[HostTest._fields.index("argv")] = ["," * 500_000]
     job["cases"] = [[nodeid, [number, *test[1:]], *rest] for number in range(5)]
     with pytest.raises(BadJob, match="of its 5 tests is too much for one job"):
-        handed.new_job(job)
+        job_validation.new_job(job)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_what_cannot_be_run_is_refused_by_its_name(
     job = values()
     change(job)
     with pytest.raises(BadJob, match=words):
-        handed.new_job(job)
+        job_validation.new_job(job)

@@ -9,7 +9,7 @@ from shell_runner import hosts
 from shell_runner.config import HostEntry
 from shell_runner.errors import BadSpec
 from shell_runner.hosts import HostSpec, parse
-from shell_runner.remote.machine import cores
+from shell_runner.remote.protocol.host_facts import cores
 
 INVENTORY = {
     "big": HostEntry("big", "ssh=me@big//python=python3.9", 8, ("gpu",)),

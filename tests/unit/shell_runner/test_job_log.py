@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.job_log import JobLog
+from shell_runner.remote.jobs.job_log import JobLog
 
 
 def test_a_log_is_lines_and_no_more_than_it_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shell_runner.remote.job_log._MAX_LOG_BYTES", 50)
+    monkeypatch.setattr("shell_runner.remote.jobs.job_log._MAX_LOG_BYTES", 50)
     log = JobLog(str(tmp_path / "log"))
     log.write("a\nb", ["\udcff", "two\nlines"])
     for _ in range(9):

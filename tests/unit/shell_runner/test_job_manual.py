@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import notify
-from shell_runner.remote.model import Execution
-from shell_runner.remote.states import STEPS, How, State
+from shell_runner.remote.jobs import webhook
+from shell_runner.remote.jobs.states import STEPS, How, State
+from shell_runner.remote.protocol.model import Execution
 
 TEXT = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
 
@@ -28,10 +28,10 @@ def test_the_receiver_of_the_manual_knows_what_is_genuine() -> None:
     code = TEXT.partition("<!-- verify.py -->\n```python\n")[2].partition("```")[0]
     found: dict[str, Any] = {}
     exec(code, found)
-    header = notify.signature("sécret", b"{}")
+    header = webhook.signature("sécret", b"{}")
     assert found["is_genuine"](b"{}", header, "sécret")
     assert not found["is_genuine"](b"{} ", header, "sécret")
 
 
 def test_the_manual_says_how_often_an_address_is_tried() -> None:
-    assert f"{notify.LONGEST:.0f} seconds, {notify.TRIES} times in\nall" in TEXT
+    assert f"{webhook.LONGEST:.0f} seconds, {webhook.TRIES} times in\nall" in TEXT

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from shell_runner.guard import clean_line
-from shell_runner.remote.fields import InvalidField
-from shell_runner.remote.job import Identity, JobConfig
-from shell_runner.remote.job_summary import DONE, STATES, parse_summary, summarize
-from shell_runner.remote.rows import AttemptRow, JobRow
-from shell_runner.remote.states import How, State, Step
+from shell_runner.remote.jobs.rows import AttemptRow, JobRow
+from shell_runner.remote.jobs.states import How, State, Step
+from shell_runner.remote.protocol.fields import InvalidField
+from shell_runner.remote.protocol.job import Identity, JobConfig
+from shell_runner.remote.protocol.job_summary import DONE, STATES, parse_summary, summarize
 from tests import queued
 
 ID = "01234567-89ab-cdef-0123-456789abcdef"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shell_runner import junit
-from shell_runner.remote.job import JobTest
-from shell_runner.remote.model import (
+from shell_runner.remote.protocol.job import JobTest
+from shell_runner.remote.protocol.model import (
     ERROR,
     FAILED,
     PASSED,
@@ -199,8 +199,8 @@ def test_the_same_without_lxml(tmp_path: Path) -> None:
         "import sys\n"
         "if sys.argv[2] == 'without': sys.modules['lxml'] = None\n"
         "from shell_runner import junit\n"
-        "from shell_runner.remote.job import JobTest\n"
-        "from shell_runner.remote.model import Execution, Stream, Test\n"
+        "from shell_runner.remote.protocol.job import JobTest\n"
+        "from shell_runner.remote.protocol.model import Execution, Stream, Test\n"
         "bad = '<&>\\x00\\udcff]]>\\n\\t\"'\n"
         "execution = Execution(0, exit=1, out=Stream(bad, 9), started=1e9)\n"
         "junit.write(sys.argv[1], bad, bad, [JobTest(bad, Test(0, bad))], {0: [execution]})\n"

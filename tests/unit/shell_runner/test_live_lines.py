@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote import live
-from shell_runner.remote.live import Lines
+from shell_runner.remote.execution import live_output
+from shell_runner.remote.execution.live_output import Lines
 
 NOTE = "[... %d lines are not shown ...]"
 text = st.lists(
@@ -54,8 +54,8 @@ def test_streams_do_not_mix() -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(live, "time", type("Clock", (), {"monotonic": lambda: now[0]}))
-    monkeypatch.setattr(live, "_RATE", 10)
+    monkeypatch.setattr(live_output, "time", type("Clock", (), {"monotonic": lambda: now[0]}))
+    monkeypatch.setattr(live_output, "_RATE", 10)
     return now
 
 

@@ -17,7 +17,7 @@ from shell_runner.guard import LIMIT
 from shell_runner.hosts import HostSpec
 from shell_runner.jobs import JobClient
 from shell_runner.log_position import LogPosition
-from shell_runner.remote import wire
+from shell_runner.remote.protocol import frames as wire
 
 HOST = HostSpec("h1", "ssh", 1, address="h1")
 ID = "01234567-89ab-cdef-0123-456789abcdef"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shell_runner.remote import notify
+from shell_runner.remote.jobs import webhook
 from tests.jobs import Receiver
 
 
@@ -18,7 +18,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_a_post_is_signed(receiver: Receiver) -> None:
-    assert notify.post(receiver.url, "sécret", '{"job": "é"}') == ""
+    assert webhook.post(receiver.url, "sécret", '{"job": "é"}') == ""
     ((path, headers, body),) = receiver.got
     assert (path, body) == ("/hook", '{"job": "é"}'.encode())
     assert headers["Content-Type"] == "application/json"
@@ -27,7 +27,7 @@ def test_a_post_is_signed(receiver: Receiver) -> None:
 
 
 def test_without_a_secret_nothing_is_signed(receiver: Receiver) -> None:
-    assert notify.post(receiver.url, "", "{}") == ""
+    assert webhook.post(receiver.url, "", "{}") == ""
     assert "X-Nosejobs-Signature" not in receiver.got[0][1]
 
 
@@ -35,7 +35,7 @@ def test_without_a_secret_nothing_is_signed(receiver: Receiver) -> None:
 def test_anything_but_a_yes_is_trouble(status: int) -> None:
     receiver = Receiver([status])
     try:
-        assert str(status) in notify.post(receiver.url, "", "{}")
+        assert str(status) in webhook.post(receiver.url, "", "{}")
         assert len(receiver.got) == 1, "a redirect was followed"
     finally:
         receiver.close()
@@ -45,8 +45,8 @@ def test_anything_but_a_yes_is_trouble(status: int) -> None:
     "url", ["file:///etc/passwd", "http://127.0.0.1:1/", "http://[::1", "http://127.0.0.1:99999/"]
 )
 def test_what_cannot_be_reached_is_said(url: str) -> None:
-    assert notify.post(url, "s", "{}")
+    assert webhook.post(url, "s", "{}")
 
 
 def test_backoff_doubles_up_to_five_minutes() -> None:
-    assert [notify.backoff(n) for n in (1, 2, 3, 9, 10, 12, 10**9)] == [1, 2, 4, 256, 300, 300, 300]
+    assert [webhook.backoff(n) for n in (1, 2, 3, 9, 10, 12, 10**9)] == [1, 2, 4, 256, 300, 300, 300]

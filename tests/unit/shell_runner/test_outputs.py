@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import outputs
-from shell_runner.remote.outputs import Chosen, choose, pieces
+from shell_runner.remote.execution import artifacts
+from shell_runner.remote.execution.artifacts import Chosen, choose, pieces
 
 
 def contents(folder: Path, chosen: Chosen) -> dict[str, bytes]:
@@ -15,7 +15,7 @@ def contents(folder: Path, chosen: Chosen) -> dict[str, bytes]:
     ended = set()
     for path, body, last in pieces(str(folder), chosen.files):
         assert path not in ended
-        assert len(body) <= outputs._PIECE
+        assert len(body) <= artifacts._PIECE
         found[path] = found.get(path, b"") + body
         if last:
             ended.add(path)
@@ -53,7 +53,7 @@ def test_the_limit_is_for_all_files_together(tmp_path: Path) -> None:
 
 
 def test_very_many_files_are_counted_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "_MOST", 3)
+    monkeypatch.setattr(artifacts, "_MOST", 3)
     for number in range(5):
         (tmp_path / str(number)).touch()
     chosen = choose(str(tmp_path), 1000)
@@ -61,7 +61,7 @@ def test_very_many_files_are_counted_only(tmp_path: Path, monkeypatch: pytest.Mo
     assert chosen.left == 2
 
 
-@pytest.mark.parametrize("size", [0, 1, outputs._PIECE - 1, outputs._PIECE, outputs._PIECE * 2 + 1])
+@pytest.mark.parametrize("size", [0, 1, artifacts._PIECE - 1, artifacts._PIECE, artifacts._PIECE * 2 + 1])
 def test_sizes_around_a_piece(tmp_path: Path, size: int) -> None:
     body = os.urandom(size)
     (tmp_path / "a").write_bytes(body)

@@ -13,11 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shell_runner.remote import package, package_writer
-from shell_runner.remote.model import Case, Execution, Parsed, Stream, execution_from_row
-from shell_runner.remote.package import Package, open_package
-from shell_runner.remote.package_format import LIMITS, BadPackage, Limits, Member, execution_line
-from shell_runner.remote.package_writer import write
+from shell_runner.remote.jobs import package_reader, package_writer
+from shell_runner.remote.jobs.package_format import (
+    LIMITS,
+    BadPackage,
+    Limits,
+    Member,
+    execution_line,
+)
+from shell_runner.remote.jobs.package_reader import Package, open_package
+from shell_runner.remote.jobs.package_writer import write
+from shell_runner.remote.protocol.model import Case, Execution, Parsed, Stream, execution_from_row
 from tests.archives import Zip
 
 MADE = Execution(
@@ -405,7 +411,7 @@ def test_any_row_is_an_execution_or_is_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         values[data.draw(st.integers(0, len(values) - 1))] = data.draw(VALUES)
     try:
-        found = package._restored(json.loads(json.dumps(values)))
+        found = package_reader._restored(json.loads(json.dumps(values)))
     except ValueError:
         return
     assert isinstance(found, Execution)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from shell_runner.remote.place import remove_tree
+from shell_runner.remote.files.remove_tree import remove_tree
 
 
 def test_trees_deeper_than_recursion_go(tmp_path: Path) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import model, package, package_format, pool_run, verdict
-from shell_runner.remote.capacity import LOCK, SLOTS, Capacity, Refusal
-from shell_runner.remote.manifest import BadEntry
-from shell_runner.remote.model import Execution, Problem, Setup, Test
-from shell_runner.remote.outputs import Piece
-from shell_runner.remote.pool_run import PoolRun, TestOutcome
-from shell_runner.remote.slot_pool import SlotStartError
-from shell_runner.remote.wire import encode
+from shell_runner.remote.execution.artifacts import Piece
+from shell_runner.remote.execution.host_resources import LOCK, SLOTS, Capacity, Refusal
+from shell_runner.remote.execution.slot_pool import SlotStartError
+from shell_runner.remote.files.manifest import BadEntry
+from shell_runner.remote.jobs import package_format, package_reader, pool_run
+from shell_runner.remote.jobs.pool_run import PoolRun, TestOutcome
+from shell_runner.remote.protocol import model, verdict
+from shell_runner.remote.protocol.frames import encode
+from shell_runner.remote.protocol.model import Execution, Problem, Setup, Test
 
 
 class Pool:
@@ -212,7 +213,7 @@ def many_cases() -> Execution:
 )
 def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) -> None:
     found, text = pool_run.fitting(execution)
-    restored = package._restored(package._parse(text.encode(), package_format.LIMITS))
+    restored = package_reader._restored(package_reader._parse(text.encode(), package_format.LIMITS))
     assert restored == found
     assert (found.exit, found.out.total) == (execution.exit, execution.out.total)
     assert verdict.judge(Test(0, "test_a"), found).words == words

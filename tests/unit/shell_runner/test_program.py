@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.model import Problem
-from shell_runner.remote.program import NotStarted, World, is_binary, shebang, start
+from shell_runner.remote.execution.spawn import NotStarted, World, is_binary, shebang, start
+from shell_runner.remote.protocol.model import Problem
 from tests.bench import write
 
 ENV = {"PATH": os.defpath}

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import capacity, model, state_dirs
-from shell_runner.remote import queue as module
-from shell_runner.remote.job import ARCHIVE, Content, JobConfig, JobTest
-from shell_runner.remote.queue import SETTINGS, How, Queue, Refused, State, Step
+from shell_runner.remote.execution import host_resources
+from shell_runner.remote.files import state_dirs
+from shell_runner.remote.jobs import queue as module
+from shell_runner.remote.jobs.queue import SETTINGS, How, Queue, Refused, State, Step
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.job import ARCHIVE, Content, JobConfig, JobTest
 from tests.queued import (
     CODE,
     NEXT_WORKER,
@@ -423,7 +425,7 @@ def test_jobs_are_beside_the_slots_of_the_host(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     folder = Path(module.folder())
-    capacity.shared().close()
+    host_resources.shared().close()
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {"jobs", "slots"} <= {path.name for path in folder.parent.iterdir()}
     with Queue(str(folder)) as queue:
@@ -544,7 +546,7 @@ def test_a_long_log_is_moved_into_the_file_by_who_is_told_to(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is; whoever waits for the answer to a submit never has to."""
-    monkeypatch.setattr("shell_runner.remote.database._MUCH", 1 << 16)
+    monkeypatch.setattr("shell_runner.remote.jobs.database._MUCH", 1 << 16)
     path = Path(queue.folder) / "queue.db"
     before = path.stat().st_size
     for _ in range(20):

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shell_runner.remote.job import JobConfig
-from shell_runner.remote.queue import How, Queue, Refused, State, Step
+from shell_runner.remote.jobs.queue import How, Queue, Refused, State, Step
+from shell_runner.remote.protocol.job import JobConfig
 from tests.queued import CODE, NEXT_WORKER, WORKER, brought, claimed, name, refused, submitted
 
 

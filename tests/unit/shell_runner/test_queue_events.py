@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shell_runner.remote.job import Identity, JobConfig
-from shell_runner.remote.queue import STATES, Event, How, JobRow, Queue, Refused, State, Step
+from shell_runner.remote.jobs.queue import STATES, Event, How, JobRow, Queue, Refused, State, Step
+from shell_runner.remote.protocol.job import Identity, JobConfig
 from tests.queued import CODE, name, new_job
 
 PICK = st.integers(0, 100)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.job import JobConfig
-from shell_runner.remote.queue import How, OutboxRow, Queue, State
+from shell_runner.remote.jobs.queue import How, OutboxRow, Queue, State
+from shell_runner.remote.protocol.job import JobConfig
 from tests.queued import CODE, WORKER, brought, claimed, new_job
 
 LONGEST = 300.0

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from shell_runner.remote import statements
-from shell_runner.remote.queue import Queue
+from shell_runner.remote.jobs import sql
+from shell_runner.remote.jobs.queue import Queue
 
-ALL = {name: text for name, text in vars(statements).items() if name.isupper() and name[0] != "_"}
+ALL = {name: text for name, text in vars(sql).items() if name.isupper() and name[0] != "_"}
 #: What they read from one end to the other, and why that is no harm.
 SCANS = {
     "JOBS": "SCAN job",  # newest first, until enough are found

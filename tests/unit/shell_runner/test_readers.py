@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from shell_runner.remote import formats
-from shell_runner.remote.cases import Formats
-from shell_runner.remote.model import (
+from shell_runner.remote.formats.output_parser import Formats
+from shell_runner.remote.protocol.model import (
     ERROR,
     FAILED,
     PASSED,
@@ -118,7 +118,7 @@ def test_a_broken_reader_of_files_is_one_problem(tmp_path: Path) -> None:
 def test_a_plug_in_can_have_data_classes_and_our_values(tmp_path: Path) -> None:
     text = (
         "from __future__ import annotations\nimport dataclasses\n"
-        "from shell_runner.remote.model import Case, Parsed\nNAME = 'x'\n"
+        "from shell_runner.remote.protocol.model import Case, Parsed\nNAME = 'x'\n"
         "@dataclasses.dataclass\nclass Reader:\n    forced: bool\n    refused: bool = False\n"
         "    def feed(self, data): pass\n"
         "    def close(self): return Parsed(NAME, [Case('a', 'passed')])\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import remains
+from shell_runner.remote.processes import orphans
 
 #: Starts what its arguments say, tells the process id, and ends.
 PARENT = """
@@ -46,7 +46,7 @@ class Attempt:
         """A marked process in a session of its own; the number that it tells."""
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, text=True,
-            stdout=subprocess.PIPE, env={**os.environ, remains.MARKER: self.id},
+            stdout=subprocess.PIPE, env={**os.environ, orphans.MARKER: self.id},
             start_new_session=True,
         )  # fmt: skip
         self.processes.append(process)
@@ -55,10 +55,10 @@ class Attempt:
         return self.told
 
     def find(self) -> set[int]:
-        return {each.pid for each in remains.find(self.id, str(self.folder))}
+        return {each.pid for each in orphans.find(self.id, str(self.folder))}
 
     def end(self) -> None:
-        remains.kill(self.id, str(self.folder))
+        orphans.kill(self.id, str(self.folder))
         for process in self.processes:
             process.kill()
             process.communicate()
@@ -78,9 +78,9 @@ def test_children_are_found_whatever_their_environment(
 ) -> None:
     child = attempt.start(PARENT, environment, session, "/")
     assert attempt.find() == {child, attempt.processes[0].pid}
-    assert remains.kill(attempt.id) == []
+    assert orphans.kill(attempt.id) == []
     assert attempt.find() == set()
-    assert remains.process(child) is None or remains.process(child).state == "Z"  # type: ignore[union-attr]
+    assert orphans.process(child) is None or orphans.process(child).state == "Z"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_members_of_a_marked_session_are_found_without_their_parent(attempt: Att
 
 def test_what_forks_all_the_time_is_caught(attempt: Attempt) -> None:
     attempt.start(STORM)
-    assert remains.kill(attempt.id) == []
+    assert orphans.kill(attempt.id) == []
     assert attempt.find() == set()
 
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import layout, retention, upkeep
-from shell_runner.remote.job import Identity
-from shell_runner.remote.queue import How, JobRow, Refused
+from shell_runner.remote.files import cache_eviction
+from shell_runner.remote.jobs import paths, retention
+from shell_runner.remote.jobs.queue import How, JobRow, Refused
+from shell_runner.remote.protocol.job import Identity
 from tests.jobs import Host
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     with Host(tmp_path / "jobs") as made:
-        for folder in (layout.work, layout.logs, layout.packages):
+        for folder in (paths.work, paths.logs, paths.packages):
             os.makedirs(folder(made.folder))
         yield made
 
@@ -33,7 +34,7 @@ def ended(host: Host, *, harvested: bool = True, size: int = 1000) -> JobRow:
         queue.packaged(job.number, "0" * 64, size, 0.0)
         if harvested:
             queue.acknowledge(job, "0" * 64, 0.0)
-    os.makedirs(layout.work(host.folder, attempt) + "/tests")
+    os.makedirs(paths.work(host.folder, attempt) + "/tests")
     for path in files(host, attempt, job.id):
         Path(path).write_text("")
     return host.find(job)
@@ -41,15 +42,15 @@ def ended(host: Host, *, harvested: bool = True, size: int = 1000) -> JobRow:
 
 def files(host: Host, attempt: str, job: str) -> list[str]:
     return [
-        layout.log(host.folder, attempt),
-        layout.host(host.folder, attempt),
-        layout.kept(host.folder, attempt),
-        layout.package(host.folder, job),
+        paths.log(host.folder, attempt),
+        paths.host(host.folder, attempt),
+        paths.kept(host.folder, attempt),
+        paths.package(host.folder, job),
     ]
 
 
 def everything(host: Host) -> set[str]:
-    folders = (layout.work, layout.logs, layout.packages)
+    folders = (paths.work, paths.logs, paths.packages)
     return {name for folder in folders for name in os.listdir(folder(host.folder))}
 
 
@@ -95,17 +96,17 @@ def test_the_oldest_harvested_packages_go_with_all_their_files(host: Host) -> No
 def test_a_workspace_that_nobody_keeps_is_swept(host: Host) -> None:
     kept = ended(host)
     attempt = host.attempts(kept)[0].id
-    Path(layout.kept(host.folder, attempt)).write_text(kept.id)
+    Path(paths.kept(host.folder, attempt)).write_text(kept.id)
     for name in ("0-dead", "1-forgotten"):
-        os.mkdir(layout.work(host.folder, name))
-    Path(layout.kept(host.folder, "1-forgotten")).write_text("ffffffff-0000-0000-0000-000000000000")
+        os.mkdir(paths.work(host.folder, name))
+    Path(paths.kept(host.folder, "1-forgotten")).write_text("ffffffff-0000-0000-0000-000000000000")
     with host.queue() as queue:
         retention.sweep(queue, host.folder)
-    assert set(os.listdir(layout.work(host.folder))) == {attempt, f"{attempt}.kept"}
+    assert set(os.listdir(paths.work(host.folder))) == {attempt, f"{attempt}.kept"}
 
 
 def blobs(host: Host) -> set[str]:
-    folder = Path(layout.contents(host.folder), upkeep.BLOBS)
+    folder = Path(paths.contents(host.folder), cache_eviction.BLOBS)
     return {path.parent.name + path.name for path in folder.rglob("*") if path.is_file()}
 
 
@@ -149,9 +150,9 @@ def test_old_code_goes_unless_a_job_waits_for_it(host: Host) -> None:
     wanted, old = host.install({"x.py": b"1"}), host.install({"x.py": b"2"})
     fresh = host.install({"x.py": b"3"})
     for digest in (wanted, old, host.code):
-        os.utime(layout.code(host.folder, digest), (1, 1))
+        os.utime(paths.code(host.folder, digest), (1, 1))
     with host.queue() as queue:
         for _ in range(3):
             host.submit({}, code=wanted)
         retention.sweep_code(queue, host.folder, host.code)
-    assert set(os.listdir(layout.code(host.folder))) == {wanted, fresh, host.code}
+    assert set(os.listdir(paths.code(host.folder))) == {wanted, fresh, host.code}

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import capacity, model, pool_run
-from shell_runner.remote.model import Execution, Problem, Setup
-from shell_runner.remote.runner import AttemptFailed, JobRunner, install_words
-from shell_runner.remote.slot_pool import SlotStartError
+from shell_runner.remote.execution import host_resources
+from shell_runner.remote.execution.slot_pool import SlotStartError
+from shell_runner.remote.jobs import pool_run
+from shell_runner.remote.jobs.job_runner import AttemptFailed, JobRunner, install_words
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.model import Execution, Problem, Setup
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_slots_that_cannot_start_fail_the_attempt(
     def fail(*_: Any) -> None:
         raise SlotStartError("a slot cannot be started: exit 1")
 
-    monkeypatch.setattr(capacity, "shared", capacity.Capacity)
+    monkeypatch.setattr(host_resources, "shared", host_resources.Capacity)
     monkeypatch.setattr(pool_run.PoolRun, "run", fail)
     with pytest.raises(AttemptFailed, match=r"^a slot cannot be started: exit 1$"):
         run_pool(job)
@@ -41,7 +43,7 @@ def test_a_host_without_locks_fails_the_attempt(job: Any, monkeypatch: pytest.Mo
     def fail() -> None:
         raise OSError("no folder can hold the locks of this host")
 
-    monkeypatch.setattr(capacity, "shared", fail)
+    monkeypatch.setattr(host_resources, "shared", fail)
     with pytest.raises(AttemptFailed, match="no folder can hold the locks"):
         run_pool(job)
 

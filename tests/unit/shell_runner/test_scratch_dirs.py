@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.scratch_dirs import ScratchDirectories
+from shell_runner.remote.execution.scratch_dirs import ScratchDirectories
 
 
 @pytest.fixture

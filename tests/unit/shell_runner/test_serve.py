@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import contents, conversation, place, wire
-from shell_runner.remote.capacity import LOCK, Refusal
-from shell_runner.remote.model import Setup, Test
-from shell_runner.remote.outputs import Piece
-from shell_runner.remote.serve import LiveSession
-from shell_runner.remote.slot_pool import SlotStartError
+from shell_runner.remote.execution.artifacts import Piece
+from shell_runner.remote.execution.host_resources import LOCK, Refusal
+from shell_runner.remote.execution.slot_pool import SlotStartError
+from shell_runner.remote.files import remove_tree as place
+from shell_runner.remote.protocol import compression
+from shell_runner.remote.protocol import frames as wire
+from shell_runner.remote.protocol.model import Setup, Test
+from shell_runner.remote.sessions import channel_session
+from shell_runner.remote.sessions.live_session import LiveSession
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSessio
 
 
 def piece(data: bytes, offset: int, last: bool, digest: str) -> bytes:
-    encoding, body = contents.encode(data)
+    encoding, body = compression.encode(data)
     return wire.pack_blob(["piece", encoding, len(data), digest, offset, last], body)
 
 
@@ -43,13 +46,13 @@ def test_pieces_wait_in_the_connection_not_in_memory(host: LiveSession) -> None:
     deadline = time.monotonic() + 20
     while not host.contents().store.holds(digest, 30_000):
         assert time.monotonic() < deadline
-        if len(host.inbox) < conversation._BLOBS and sending.is_alive():
+        if len(host.inbox) < channel_session._BLOBS and sending.is_alive():
             time.sleep(0.001)  # it fills up, and no further
             continue
         most = max(most, len(host.inbox))
         host._take(host.inbox.popleft())
     sending.join(10)
-    assert most == conversation._BLOBS
+    assert most == channel_session._BLOBS
 
 
 def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: LiveSession) -> None:
@@ -65,8 +68,8 @@ def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: LiveSession) ->
 
 
 def test_a_bomb_is_refused(host: LiveSession) -> None:
-    _, body = contents.encode(b"a" * (1 << 20))
-    bomb = wire.pack_blob(["piece", contents.DEFLATED, 1 << 10, "0" * 64, 0, True], body)
+    _, body = compression.encode(b"a" * (1 << 20))
+    bomb = wire.pack_blob(["piece", compression.DEFLATED, 1 << 10, "0" * 64, 0, True], body)
     host._receive(bomb)
     with pytest.raises(ValueError, match="more than the 1024 bytes"):
         host._take(host.inbox.popleft())

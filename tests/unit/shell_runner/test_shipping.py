@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from shell_runner.errors import UsageError
-from shell_runner.remote import contents, wire
-from shell_runner.remote.manifest import FILE, LINK, Entry
-from shell_runner.remote.store import Store
+from shell_runner.remote.files.blob_store import Store
+from shell_runner.remote.files.manifest import FILE, LINK, Entry
+from shell_runner.remote.protocol import compression, frames
 from shell_runner.shipping import ship
 from shell_runner.tree_scan import Selection, SourceTree, scan
 from tests.bench import write
@@ -127,7 +127,7 @@ class Host:
         self.answers: dict[str, list[object]] = {}
 
     def send(self, frame: bytes) -> None:
-        found = wire.unpack(frame)
+        found = frames.unpack(frame)
         if isinstance(found, tuple):
             self.blobs.append(frame)
             self._take(*found)
@@ -145,7 +145,7 @@ class Host:
 
     def _take(self, header: list[Any], body: bytes) -> None:
         kind, encoding, size, *rest = header
-        body = contents.decode(encoding, size, body)
+        body = compression.decode(encoding, size, body)
         if kind == "piece":
             digest, offset, last = rest
             self.store.append(digest, offset, body, last)

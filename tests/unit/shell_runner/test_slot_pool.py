@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote import slot_pool
-from shell_runner.remote.capacity import SLOTS, Capacity, Refusal
-from shell_runner.remote.model import Execution, Problem, Setup, Test
-from shell_runner.remote.outputs import Piece
-from shell_runner.remote.slot_pool import SlotPool, SlotStartError
-from shell_runner.remote.slots import Answer
+from shell_runner.remote.execution import slot_pool
+from shell_runner.remote.execution.artifacts import Piece
+from shell_runner.remote.execution.host_resources import SLOTS, Capacity, Refusal
+from shell_runner.remote.execution.slot_pool import SlotPool, SlotStartError
+from shell_runner.remote.execution.slot_process import Answer
+from shell_runner.remote.protocol.model import Execution, Problem, Setup, Test
 
 NOBODY = Test(-1, "")
 

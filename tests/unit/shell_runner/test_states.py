@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import states
-from shell_runner.remote.states import STATES, Event, State, Step, after_loss, is_onward
+from shell_runner.remote.jobs import states
+from shell_runner.remote.jobs.states import STATES, Event, State, Step, after_loss, is_onward
 
 DESIGN = Path(__file__).parents[3] / "docs" / "design" / "0004-jobs.md"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import wire
-from shell_runner.remote.manifest import FILE, LINK, BadEntry, Entry, check
-from shell_runner.remote.session_dirs import forsake, work_folder
-from shell_runner.remote.store import Store
+from shell_runner.remote.files.blob_store import Store
+from shell_runner.remote.files.manifest import FILE, LINK, BadEntry, Entry, check
+from shell_runner.remote.files.session_dirs import forsake, work_folder
+from shell_runner.remote.protocol import frames
 
 
 def digest(data: bytes) -> str:
@@ -250,8 +250,8 @@ def test_zeros_take_no_room(store: Store, tmp_path: Path) -> None:
 
 def test_a_manifest_is_a_file_of_its_own(store: Store) -> None:
     entries = [file("a", b"1"), Entry("l", LINK, 0, "a")]
-    parts = [wire.encode([entry]) for entry in entries]
-    index = wire.encode([[digest(part), len(part)] for part in parts])
+    parts = [frames.encode([entry]) for entry in entries]
+    index = frames.encode([[digest(part), len(part)] for part in parts])
     whole = digest(index), len(index)
     assert store.manifest(*whole) == ([], [0])
     store.add(digest(index), index)
@@ -267,8 +267,8 @@ def test_a_manifest_is_a_file_of_its_own(store: Store) -> None:
     [([Entry("l", LINK, 0, "../a")], "leads out"), ([file("../a", b"")], "leads out")],
 )
 def test_a_manifest_cannot_lead_out(store: Store, rows: list[Entry], words: str) -> None:
-    part = wire.encode(rows)
-    index = wire.encode([[digest(part), len(part)]])
+    part = frames.encode(rows)
+    index = frames.encode([[digest(part), len(part)]])
     for data in (part, index):
         store.add(digest(data), data)
     with pytest.raises(BadEntry, match=words):
@@ -276,7 +276,7 @@ def test_a_manifest_cannot_lead_out(store: Store, rows: list[Entry], words: str)
 
 
 def test_a_digest_cannot_lead_out(store: Store) -> None:
-    index = wire.encode([["../" * 21 + "x", 1]])
+    index = frames.encode([["../" * 21 + "x", 1]])
     store.add(digest(index), index)
     with pytest.raises(ValueError, match="not a digest"):
         store.manifest(digest(index), len(index))

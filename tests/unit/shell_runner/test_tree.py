@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shell_runner.remote import tree
+from shell_runner.remote.processes import process_tree
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def family() -> Iterator[subprocess.Popen[bytes]]:
         assert shell.stdout is not None
         vars(shell)["child"] = int(shell.stdout.readline())
         yield shell
-        tree.send([vars(shell)["child"], shell.pid], 9)
+        process_tree.send([vars(shell)["child"], shell.pid], 9)
 
 
 @pytest.mark.parametrize("way", ["children", "scan", "ps"])
@@ -26,16 +26,16 @@ def test_children_are_found_whatever_the_system_offers(
 ) -> None:
     child = vars(family)["child"]
     if way == "scan":
-        assert tree._children_by_scan()[family.pid] == [child]
+        assert process_tree._children_by_scan()[family.pid] == [child]
         return
     if way == "ps":
-        monkeypatch.setattr(tree, "PROC", "/nowhere")
-    assert tree.children(family.pid) == [child]
-    assert child in tree.descendants(os.getpid())
+        monkeypatch.setattr(process_tree, "PROC", "/nowhere")
+    assert process_tree.children(family.pid) == [child]
+    assert child in process_tree.descendants(os.getpid())
 
 
 def test_a_process_that_is_gone_has_no_children() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert tree.children(gone.pid) == []
-    assert tree.names([gone.pid]) == []
+    assert process_tree.children(gone.pid) == []
+    assert process_tree.names([gone.pid]) == []

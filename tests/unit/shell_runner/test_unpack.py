@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.unpack import BadArchive, Summary, look, unpack
+from shell_runner.remote.archives.extract import BadArchive, Summary, look, unpack
 from tests.archives import (
     Zip,
     file,

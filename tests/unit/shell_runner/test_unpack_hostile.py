@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shell_runner.remote.archive import BadArchive, Limits
-from shell_runner.remote.unpack import unpack
+from shell_runner.remote.archives.extract import unpack
+from shell_runner.remote.archives.limits import BadArchive, Limits
 from tests.archives import (
     Zip,
     file,
@@ -400,7 +400,7 @@ def test_bytes_of_files_are_bounded_holes_too(tail: bytes, yard: Yard) -> None:
 
 
 def test_a_maze_of_links_is_refused(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shell_runner.remote.landing._STEPS", 500)
+    monkeypatch.setattr("shell_runner.remote.archives.extraction_directory._STEPS", 500)
     chain = [link(b"%d" % n, b"./" * 20 + b"%d" % (n + 1)) for n in range(40)]
     assert "maze" in yard.refuse(tar(*chain)).why
 
@@ -438,7 +438,7 @@ def test_a_full_disk_is_no_fault_of_the_archive(
     def full(descriptor: int, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shell_runner.remote.landing.write_all", full)
+    monkeypatch.setattr("shell_runner.remote.archives.extraction_directory.write_all", full)
     with pytest.raises(OSError, match="No space left"):
         yard.try_it(tar(folder(b"a/"), file(b"a/x", b"data")))
     yard.check()

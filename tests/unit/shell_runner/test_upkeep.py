@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote import upkeep
-from shell_runner.remote.manifest import FILE, Entry
-from shell_runner.remote.store import Store
+from shell_runner.remote.files import cache_eviction
+from shell_runner.remote.files.blob_store import Store
+from shell_runner.remote.files.manifest import FILE, Entry
 
 MB = 1 << 20
 
@@ -44,16 +44,16 @@ def left(store: Store) -> list[int]:
 
 def test_the_least_used_go_until_the_rest_fits(tmp_path: Path) -> None:
     store = filled(tmp_path, 4)
-    assert upkeep.evict_to_limit(str(tmp_path), 4 * MB + 4) == 0
-    assert upkeep.evict_to_limit(str(tmp_path), 2 * MB + MB // 2) == 2
+    assert cache_eviction.evict_to_limit(str(tmp_path), 4 * MB + 4) == 0
+    assert cache_eviction.evict_to_limit(str(tmp_path), 2 * MB + MB // 2) == 2
     assert left(store) == [3, 4]
-    assert upkeep.evict_to_limit(str(tmp_path), 0) == 2
+    assert cache_eviction.evict_to_limit(str(tmp_path), 0) == 2
 
 
 def test_what_a_run_has_needed_counts_as_used(tmp_path: Path) -> None:
     store = filled(tmp_path, 3)
     assert store.missing([entry(1)]) == ([], [])
-    upkeep.evict_to_limit(str(tmp_path), MB + MB // 2)
+    cache_eviction.evict_to_limit(str(tmp_path), MB + MB // 2)
     assert left(store) == [1]
 
 
@@ -61,11 +61,11 @@ def test_nothing_goes_while_a_session_needs_files(tmp_path: Path) -> None:
     store, others = filled(tmp_path, 3), Store(str(tmp_path))
     store.begin()
     others.begin()
-    assert upkeep.evict_to_limit(str(tmp_path), 0) == 0
+    assert cache_eviction.evict_to_limit(str(tmp_path), 0) == 0
     store.end()
-    assert upkeep.evict_to_limit(str(tmp_path), 0) == 0
+    assert cache_eviction.evict_to_limit(str(tmp_path), 0) == 0
     others.end()
-    assert upkeep.evict_to_limit(str(tmp_path), 0) == 3
+    assert cache_eviction.evict_to_limit(str(tmp_path), 0) == 3
 
 
 def test_a_session_that_begins_waits_for_the_removal(tmp_path: Path) -> None:
@@ -76,16 +76,16 @@ def test_a_session_that_begins_waits_for_the_removal(tmp_path: Path) -> None:
 
     def unlink(path: str) -> None:
         with pytest.raises(BlockingIOError):
-            upkeep.fcntl.flock(
+            cache_eviction.fcntl.flock(
                 os.open(tmp_path / "blobs.lock", os.O_RDWR),
-                upkeep.fcntl.LOCK_SH | upkeep.fcntl.LOCK_NB,
+                cache_eviction.fcntl.LOCK_SH | cache_eviction.fcntl.LOCK_NB,
             )
         seen.append(path)
         real(path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "unlink", unlink)
-        upkeep.evict_to_limit(str(tmp_path), 0)
+        cache_eviction.evict_to_limit(str(tmp_path), 0)
     assert seen == [str(path_of(store, 1))]
 
 
@@ -96,9 +96,9 @@ def test_what_dead_sessions_left_goes_whatever_the_bound(tmp_path: Path) -> None
         junk.write_bytes(b"1")
     resumable = Path(store.folder, "d" * 64 + ".partial")
     resumable.write_bytes(b"1")
-    assert upkeep.evict_to_limit(str(tmp_path), 10 * MB) == 2
+    assert cache_eviction.evict_to_limit(str(tmp_path), 10 * MB) == 2
     assert (left(store), resumable.exists()) == ([1], True)
-    upkeep.evict_to_limit(str(tmp_path), 0)
+    cache_eviction.evict_to_limit(str(tmp_path), 0)
     assert not resumable.exists()
 
 
@@ -106,7 +106,7 @@ def test_holes_do_not_count(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
     digest = hashlib.sha256(bytes(8 * MB)).hexdigest()
     store.append(digest, 0, bytes(8 * MB), True)
-    assert upkeep.evict_to_limit(str(tmp_path), 2 * MB) == 0
+    assert cache_eviction.evict_to_limit(str(tmp_path), 2 * MB) == 0
 
 
 def test_code_that_nobody_ran_for_a_month_goes(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_code_that_nobody_ran_for_a_month_goes(tmp_path: Path) -> None:
         (tmp_path / "code" / name / "nosejobs_host").mkdir(parents=True)
         used = time.time() - days * 86_400
         os.utime(tmp_path / "code" / name, (used, used))
-    upkeep.evict_to_limit(str(tmp_path), 4 * MB)
+    cache_eviction.evict_to_limit(str(tmp_path), 4 * MB)
     assert [path.name for path in (tmp_path / "code").iterdir()] == ["new"]
     assert left(store) == [1]
 
@@ -124,12 +124,12 @@ def test_a_cache_to_which_nothing_was_added_is_looked_at_once_a_day(tmp_path: Pa
     store = filled(tmp_path, 1)
     store.begin()
     store.end()
-    assert not upkeep.is_due(str(tmp_path))
+    assert not cache_eviction.is_due(str(tmp_path))
     os.utime(tmp_path / "blobs.lock", (0, 0))
-    assert upkeep.is_due(str(tmp_path))
-    upkeep.evict_to_limit(str(tmp_path), 4 * MB)
-    assert not upkeep.is_due(str(tmp_path))
+    assert cache_eviction.is_due(str(tmp_path))
+    cache_eviction.evict_to_limit(str(tmp_path), 4 * MB)
+    assert not cache_eviction.is_due(str(tmp_path))
 
 
 def test_no_cache_is_no_trouble(tmp_path: Path) -> None:
-    assert upkeep.evict_to_limit(str(tmp_path / "none"), 0) == 0
+    assert cache_eviction.evict_to_limit(str(tmp_path / "none"), 0) == 0

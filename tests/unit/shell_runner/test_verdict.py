@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
-from shell_runner.remote import model
-from shell_runner.remote.model import ERROR, FAILED, PASSED, SKIPPED, Execution, Problem
-from shell_runner.remote.verdict import exit_words, is_worth_another, judge, signal_name
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.model import ERROR, FAILED, PASSED, SKIPPED, Execution, Problem
+from shell_runner.remote.protocol.verdict import exit_words, is_worth_another, judge, signal_name
 
 TEST = model.Test(1, "test_a", timeout=5.0)
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from shell_runner.remote.model import (
+from shell_runner.remote.protocol.model import (
     ERROR,
     FAILED,
     OUTCOMES,
@@ -18,7 +18,7 @@ from shell_runner.remote.model import (
     Problem,
     Test,
 )
-from shell_runner.remote.verdict import is_told_by_cases, judge
+from shell_runner.remote.protocol.verdict import is_told_by_cases, judge
 
 TEST = Test(0, "t", timeout=5)
 

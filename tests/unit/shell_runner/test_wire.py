@@ -8,15 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote.model import (
-    Case,
-    Execution,
-    Parsed,
-    Stream,
-    execution_from_row,
-    facts_of_host,
-)
-from shell_runner.remote.wire import (
+from shell_runner.remote.protocol.frames import (
     Unframer,
     frame,
     frame_encoded,
@@ -24,6 +16,14 @@ from shell_runner.remote.wire import (
     pack_blob,
     pack_encoded,
     unpack,
+)
+from shell_runner.remote.protocol.model import (
+    Case,
+    Execution,
+    Parsed,
+    Stream,
+    execution_from_row,
+    facts_of_host,
 )
 
 VALUES = st.recursive(

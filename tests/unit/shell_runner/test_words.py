@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote import model
-from shell_runner.remote.capture import Capture
-from shell_runner.remote.model import Execution, Stream
-from shell_runner.remote.verdict import leftover_words
+from shell_runner.remote.execution.output_capture import Capture
+from shell_runner.remote.protocol import model
+from shell_runner.remote.protocol.model import Execution, Stream
+from shell_runner.remote.protocol.verdict import leftover_words
 from shell_runner.words import Place, of_failure, properties, skip_reason, tail, whole
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shell_runner.remote.formats import bounds
 from shell_runner.remote.formats.lines import Lines
-from shell_runner.remote.model import Case
+from shell_runner.remote.protocol.model import Case
 
 
 def lines_of(data, size, limit):

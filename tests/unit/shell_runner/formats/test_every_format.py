@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shell_runner.remote import formats
-from shell_runner.remote.model import ERROR, FAILED, PASSED, SKIPPED, XFAILED, XPASSED, Parsed
+from shell_runner.remote.protocol.model import (
+    ERROR,
+    FAILED,
+    PASSED,
+    SKIPPED,
+    XFAILED,
+    XPASSED,
+    Parsed,
+)
 
 SAMPLES = sorted((Path(__file__).parent / "samples").iterdir())
 STREAMED = [module for module in formats.builtin() if hasattr(module, "Reader")]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shell_runner.remote.formats import junit
-from shell_runner.remote.model import Parsed
+from shell_runner.remote.protocol.model import Parsed
 
 SAMPLES = Path(__file__).parent / "samples"
 

@@ -1,0 +1,118 @@
+"""The format of the result package: its names, its limits, and the refusal of what breaks them.
+
+Must not know how a package is written or read, or what a job is.
+"""
+
+from typing import Dict, NamedTuple, Optional
+
+from ..archives import limits
+from ..archives.extraction_directory import parts_of
+from ..archives.limits import Account, BadArchive
+
+#: Version of the format; a reader refuses those that it does not know.
+FORMAT = 1
+MANIFEST = "manifest.json"
+EXECUTIONS = "executions.jsonl"
+INSTALL = "install.json"
+
+
+class Limits(NamedTuple):
+    """Limits of a package that is read."""
+
+    members: int = 250_000
+    #: Bytes of all members.
+    size: int = 64 << 30
+    #: Bytes on the disk for each byte of the package, and bytes that it may take anyway.
+    ratio: int = 250
+    free: int = 256 << 20
+    #: Bytes of the manifest, and of one row.
+    manifest: int = 64 << 20
+    row: int = 128 << 20
+    #: Values in the manifest, or in one row.
+    values: int = 4_000_000
+    #: Bytes that ``read`` returns.
+    read: int = 256 << 20
+
+
+LIMITS = Limits()
+
+
+class Member(NamedTuple):
+    """A member of a package that is written: bytes, or a file on the disk."""
+
+    name: str
+    data: Optional[bytes] = None
+    path: Optional[str] = None
+
+
+class BadPackage(Exception):
+    """A package is refused: ``member`` is to blame (empty: all of it), and ``why``."""
+
+    def __init__(self, member: str, why: str) -> None:
+        super().__init__(member, why)
+        self.member = member
+        self.why = why
+
+    def __str__(self) -> str:
+        return str(BadArchive(self.member, self.why))
+
+
+def is_name(name: str) -> bool:
+    """Return whether a member can have this name."""
+    try:
+        return bool(Names().add(name))
+    except BadPackage:
+        return False
+
+
+def fits(text: str, share: int = 1) -> bool:
+    """Return whether a reader takes this JSON as a row, or as one of ``share`` parts of a manifest.
+
+    There is room left for what is around it.
+    """
+    size, values = (LIMITS.row, LIMITS.values) if share == 1 else (LIMITS.manifest, LIMITS.values)
+    count = text.count(",") + text.count("[") + text.count("{")
+    return len(text) < size // share - 1024 and count < values // share - 1024
+
+
+def count_values(text: bytes) -> int:
+    """Return the number of values in some JSON, or more."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def execution_line(test: int, number: int, row: str) -> bytes:
+    """Return a line of ``executions.jsonl``; ``row`` is the JSON of an Execution."""
+    return b"[%d, %d, %s]\n" % (test, number, row.encode("utf-8"))
+
+
+class Names:
+    """Names of members, each there once, and none of them a folder of another."""
+
+    def __init__(self) -> None:
+        self._seen: Dict[str, None] = {}
+        self._account = Account(limits.Limits(depth=4096), 0)
+
+    def add(self, name: str) -> bytes:
+        """Add a name and return it as bytes; raise BadPackage if no member can have it."""
+        try:
+            raw = name.encode("utf-8", "surrogateescape")
+            parts = parts_of(raw, self._account)
+        except UnicodeEncodeError:
+            raise BadPackage(name, "its name is no text of a file system") from None
+        except BadArchive as error:
+            raise BadPackage(error.member, error.why) from None
+        if b"/".join(parts) != raw:
+            raise BadPackage(name, "its name could be written in another way")
+        if name in self._seen:
+            raise BadPackage(name, "this name is there twice")
+        self._seen[name] = None
+        return raw
+
+    def check_folders(self) -> None:
+        """Raise BadPackage if a member lies where the folder of another one would be."""
+        # What lies below a name comes right after it when "/" sorts before all else.
+        last = "/"
+        for name in sorted(self._seen, key=lambda name: name.replace("/", "\0")):
+            if name.startswith(last + "/"):
+                raise BadPackage(last, "a file where the folder of %r would be" % name)
+            last = name

@@ -1,0 +1,281 @@
+"""Reading of the result package: nothing of it is believed before all of it was verified.
+
+Owns what a reader must have seen before it believes any member.  Must not know queues, jobs or
+hosts.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
+
+from ..archives import limits as archive
+from ..archives import zip_reader
+from ..archives.extraction_directory import Landing, Looks
+from ..archives.limits import Account, BadArchive
+from ..protocol.model import Execution, execution_from_row
+from .package_format import (
+    EXECUTIONS,
+    FORMAT,
+    INSTALL,
+    LIMITS,
+    MANIFEST,
+    BadPackage,
+    Limits,
+    Names,
+    count_values,
+)
+
+
+def open_package(path: str, limits: Limits = LIMITS) -> "Package":
+    """The package in the file ``path``, after all of it was verified; raises BadPackage."""
+    file = open(path, "rb")
+    try:
+        return Package(file, limits)
+    except BadArchive as error:
+        file.close()
+        raise BadPackage(error.member, error.why) from None
+    except BaseException:
+        file.close()
+        raise
+
+
+class Package:
+    """A package of which every byte has been compared with its manifest."""
+
+    def __init__(self, file: BinaryIO, limits: Limits) -> None:
+        self._file = file
+        self._limits = limits
+        bounds = archive.Limits(limits.members, limits.size, limits.ratio, limits.free)
+        self._bounds = bounds
+        self._zip = zip_reader.Zip(file, limits.members, bounds.names)
+        self._entries = self._directory()
+        #: What its ``manifest.json`` says.
+        self.manifest = self._read_manifest()
+        self._digests = self._compare()
+        for name in self._digests:
+            for _ in self._pieces(name):
+                pass
+
+    def __enter__(self) -> "Package":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """No member can be read any more."""
+        self._file.close()
+
+    def names(self) -> List[str]:
+        """Members, in their order, without the manifest."""
+        return [name for name in self._entries if name != MANIFEST]
+
+    def size(self, name: str) -> int:
+        """Bytes of a member."""
+        return self._entry(name).size
+
+    def read(self, name: str) -> bytes:
+        """All of one member."""
+        if self._entry(name).size > self._limits.read:
+            words = "%d bytes are too many to read at once; extract the package"
+            raise BadPackage(name, words % self._entry(name).size)
+        return b"".join(self._pieces(name))
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """All of one member, however large it is."""
+        return self._pieces(name)
+
+    def executions(self, name: str = EXECUTIONS) -> Iterator[Tuple[int, int, Execution]]:
+        """Test, try and what happened, in this order; raises BadPackage."""
+        last = (-1, 0)
+        for number, line in enumerate(self._lines(name), 1):
+            try:
+                found = _execution(_parse(line, self._limits))
+            except ValueError as error:
+                raise BadPackage(name, "line %d: %s" % (number, error)) from None
+            if found[:2] <= last:
+                words = "line %d: try %d of test %d is out of order, or there twice"
+                raise BadPackage(name, words % (number, found[1], found[0]))
+            last = found[:2]
+            yield found
+
+    def install(self, name: str = INSTALL) -> Optional[Execution]:
+        """What happened to the install command; None if there was none."""
+        if name not in self._entries:
+            return None
+        try:
+            return _restored(_parse(self.read(name), self._limits))
+        except ValueError as error:
+            raise BadPackage(name, str(error)) from None
+
+    def extract(self, folder: str) -> None:
+        """All members as files below ``folder``, which is empty or is made.
+
+        Raises BadPackage, or OSError (a full disk); nothing of the package is left then.
+        """
+        made = not os.path.isdir(folder)
+        os.makedirs(folder, exist_ok=True)
+        if os.listdir(folder):
+            raise FileExistsError("%s is not empty: nothing is extracted into it" % folder)
+        try:
+            self._land(folder)
+        except BaseException:
+            if made:
+                os.rmdir(folder)
+            raise
+
+    def _land(self, folder: str) -> None:
+        landing = Landing(folder, Account(self._bounds, os.fstat(self._file.fileno()).st_size))
+        try:
+            for name, entry in self._entries.items():
+                landing.file(entry.raw, Looks(0o644, 0.0), entry.size, self._pieces(name))
+            landing.finish()
+        except BadArchive as error:
+            landing.sweep()
+            raise BadPackage(error.member, error.why) from None
+        except BaseException:
+            landing.sweep()
+            raise
+
+    def _directory(self) -> Dict[str, zip_reader.Entry]:
+        """Entries by name, once no number in them can be a lie that costs anything."""
+        names, found, total = Names(), {}, 0
+        for entry in self._zip.entries():
+            name = archive.show(entry.raw)
+            names.add(name)
+            total += entry.size
+            if total > self._limits.size:
+                raise BadPackage(name, "more than %d bytes in all" % self._limits.size)
+            if entry.attributes >> 16 and not stat.S_ISREG(entry.attributes >> 16):
+                raise BadPackage(name, "it is no regular file")
+            found[name] = entry
+        names.check_folders()
+        self._zip.check()
+        return found
+
+    def _read_manifest(self) -> Dict[str, Any]:
+        if MANIFEST not in self._entries:
+            raise BadPackage("", "it has no %s" % MANIFEST)
+        entry = self._entries[MANIFEST]
+        if entry.size > self._limits.manifest:
+            raise BadPackage(MANIFEST, "more than %d bytes" % self._limits.manifest)
+        try:
+            found = _parse(b"".join(self._zip.contents(entry)), self._limits)
+        except ValueError as error:
+            raise BadPackage(MANIFEST, str(error)) from None
+        if not isinstance(found, dict) or not isinstance(found.get("members"), list):
+            raise BadPackage(MANIFEST, "it does not say which members there are")
+        if found.get("format") != FORMAT:
+            words = "format %r; this version of nosejobs reads format %d"
+            raise BadPackage(MANIFEST, words % (found.get("format"), FORMAT))
+        return found
+
+    def _compare(self) -> Dict[str, str]:
+        """Digests by name; the members are those of the manifest, with their sizes."""
+        digests: Dict[str, str] = {}
+        for row in self.manifest["members"]:
+            name, size, digest = _member_row(row)
+            if name in digests or name == MANIFEST:
+                raise BadPackage(name, "the manifest names it twice")
+            if name not in self._entries:
+                raise BadPackage(name, "the manifest names it, and it is not there")
+            if self._entries[name].size != size:
+                words = "the manifest says %d bytes, and it has %d"
+                raise BadPackage(name, words % (size, self._entries[name].size))
+            digests[name] = digest
+        for name in self._entries:
+            if name not in digests and name != MANIFEST:
+                raise BadPackage(name, "the manifest does not name it")
+        return digests
+
+    def _entry(self, name: str) -> zip_reader.Entry:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise BadPackage(name, "there is no such member") from None
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        """Contents; the file may have changed since it was opened, so they are verified anew."""
+        seen = hashlib.sha256()
+        try:
+            for piece in self._zip.contents(self._entry(name)):
+                seen.update(piece)
+                yield piece
+        except BadArchive as error:
+            raise BadPackage(error.member, error.why) from None
+        if name != MANIFEST and seen.hexdigest() != self._digests[name]:
+            raise BadPackage(name, "its SHA-256 is not that of the manifest")
+
+    def _lines(self, name: str) -> Iterator[bytes]:
+        rest: List[bytes] = []
+        size = 0
+        for piece in self._pieces(name):
+            *whole, last = piece.split(b"\n")
+            for line in whole:
+                yield b"".join([*rest, line])
+                rest, size = [], 0
+            rest.append(last)
+            size += len(last)
+            if size > self._limits.row:
+                raise BadPackage(name, "a line of more than %d bytes" % self._limits.row)
+        if size:
+            raise BadPackage(name, "its last line has no end")
+
+
+def _member_row(row: Any) -> Tuple[str, int, str]:
+    if not isinstance(row, dict):
+        raise BadPackage(MANIFEST, "a member that is no table: %r" % str(row)[:80])
+    name, size, digest = row.get("name"), row.get("size"), row.get("sha256")
+    texts = isinstance(name, str) and isinstance(digest, str)
+    if not texts or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise BadPackage(MANIFEST, "a member without name, size and sha256: %r" % str(row)[:80])
+    return str(name), size, str(digest)
+
+
+def _parse(text: bytes, limits: Limits) -> Any:
+    """JSON of strangers; ValueError for what costs too much, and for numbers that are none."""
+    if count_values(text) > limits.values:
+        raise ValueError("more than %d values" % limits.values)
+    try:
+        return json.loads(
+            text.decode("utf-8"), parse_int=_integer, parse_float=_real, parse_constant=_constant
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError("a number of %d digits" % len(text))
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text) if len(text) < 400 else float("inf")
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number that is too large: %s" % text[:40])
+    return value
+
+
+def _constant(text: str) -> float:
+    raise ValueError("a number that is none: %s" % text)
+
+
+def _execution(row: Any) -> Tuple[int, int, Execution]:
+    if not isinstance(row, list) or len(row) != 3:
+        raise ValueError("not [test, try, execution]")
+    test, number, values = row
+    if type(test) is not int or type(number) is not int or test < 0 or number < 1:
+        raise ValueError("no test and try: %r, %r" % (str(test)[:40], str(number)[:40]))
+    return test, number, _restored(values)
+
+
+def _restored(values: Any) -> Execution:
+    if not isinstance(values, list):
+        raise ValueError("not an execution: %r" % str(values)[:80])
+    try:
+        return execution_from_row(values)
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError("not an execution: %s" % error) from None

@@ -1,0 +1,258 @@
+"""One run of a job's programs in a slot pool: its install command, or its tests.
+
+Owns the pool and its folder, collects what came of each program, and writes the files that
+programs leave into the workspace.  Must not know the queue, retries or the log.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from typing import Callable, List, NamedTuple, Optional, Set, Tuple
+
+from ..execution import host_resources
+from ..execution.artifacts import Piece
+from ..execution.slot_pool import SlotPool
+from ..files import disk_space, manifest, session_dirs
+from ..files import remove_tree as place
+from ..files.copy_tree import write_all
+from ..protocol.model import SKIPPED, Execution, Problem, Setup, Stream, Test, execution_from_row
+from ..protocol.verdict import judge
+from . import package_format
+
+#: Characters of each end of a stream in a row that would be too long.
+_MAX_END_CHARS = 256 << 10
+#: Seconds between two attempts to write to a full disk.
+_FULL_DISK_RETRY_DELAY = 1.0
+
+
+class TestOutcome(NamedTuple):
+    """What came of one try of a test."""
+
+    test: Test
+    execution: Execution
+    #: The JSON of the execution.
+    row: str
+
+    @property
+    def outcome(self) -> str:
+        """The outcome as this host judges it: for lists, and to decide about another try."""
+        # As in a live run: a test whose requirements the host does not meet is skipped.
+        if self.execution.problem == Problem.UNMET:
+            return SKIPPED
+        return judge(self.test, self.execution).outcome
+
+
+#: No class of tests, whatever its name says to pytest.
+TestOutcome.__test__ = False  # type: ignore[attr-defined]
+
+
+class ArtifactWriter:
+    """Writes the files that tests leave, each below the folder of its test and attempt."""
+
+    def __init__(
+        self,
+        folder: Callable[[int, int], str],
+        on_note: Callable[[str], None],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        """``folder`` maps the number and the attempt of a test to its folder.
+
+        ``on_note`` takes a line for people.  Once ``is_stopped`` returns True, a full disk is no
+        longer waited for.
+        """
+        self._folder = folder
+        self._on_note = on_note
+        self._is_stopped = is_stopped
+        self._begun: Set[str] = set()
+
+    def write(self, test: Test, piece: Piece) -> None:
+        """Append a piece to its file.
+
+        Raises BadEntry if the path leads out of the folder of the test; a file that cannot be
+        written is noted only.
+        """
+        manifest.check(manifest.Entry(piece.path, manifest.FILE, 0, "0" * 64))
+        target = os.path.join(self._folder(test.id, test.attempt), piece.path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_APPEND if target in self._begun else os.O_TRUNC
+        try:
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            descriptor = os.open(target, flags, 0o600)
+        except OSError as error:
+            self._note_failure(target, error)
+            return
+        self._begun.add(target)
+        try:
+            self._append(descriptor, piece.data)
+        except OSError as error:
+            self._note_failure(target, error)
+        finally:
+            os.close(descriptor)
+
+    def _append(self, descriptor: int, data: bytes) -> None:
+        """Write all of ``data``; wait for a full disk, as for rows, unless the job is to end."""
+        size = os.fstat(descriptor).st_size
+        while True:
+            try:
+                write_all(descriptor, data)
+                return
+            except OSError as error:
+                os.ftruncate(descriptor, size)
+                if error.errno not in disk_space.FULL or self._is_stopped():
+                    raise
+                time.sleep(_FULL_DISK_RETRY_DELAY)
+
+    def _note_failure(self, target: str, error: OSError) -> None:
+        self._on_note("artefact %s: %s" % (os.path.basename(target), error.strerror))
+
+
+class PoolRun:
+    """One run of programs in a slot pool of its own, and the listener of that pool."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        tests: List[Test],
+        output_folder: Callable[[int, int], str],
+        on_outcomes: Callable[[List[TestOutcome]], List[Test]],
+        on_lines: Callable[[int, List[str]], None],
+        on_note: Callable[[str], None],
+    ) -> None:
+        """``on_outcomes`` takes what came of tests, in batches, and returns those to run again.
+
+        ``on_lines`` takes consecutive lines of one test, and ``on_note`` a line for people.
+        ``output_folder`` maps the number and the attempt of a test to the folder of its files.
+        """
+        self._setup = setup
+        self._tests = tests
+        self._on_outcomes = on_outcomes
+        self._on_lines = on_lines
+        self._on_note = on_note
+        self._artifacts = ArtifactWriter(output_folder, on_note, lambda: self.is_stopped)
+        #: By number, the tests of which no result has come.
+        self._open = {test.id: test for test in tests}
+        self._lines: List[Tuple[int, str]] = []
+        self._outcomes: List[TestOutcome] = []
+        self._pool: Optional[SlotPool] = None
+        self._wake_write: Optional[int] = None
+        self.is_stopped = False
+
+    def run(self, resources: host_resources.Capacity) -> None:
+        """Run all tests, unless stopped; ``resources`` are closed at the end.
+
+        Raises SlotStartError if slots cannot be started.
+        """
+        folder, lock = session_dirs.work_folder()
+        wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        pool = self._pool = SlotPool(self, folder, wake_read, forks=True)
+        try:
+            if not self.is_stopped:
+                pool.start(self._setup, resources)
+                pool.add(self._tests)
+            else:
+                resources.close()
+            while not self.is_stopped:
+                pool.process(pool.wait())
+        finally:
+            pool.close()
+            os.chdir("/")
+            place.remove_tree(folder)
+            wake_write, self._wake_write = self._wake_write, None  # a signal may call stop now
+            for descriptor in (wake_read, wake_write, lock):
+                os.close(descriptor)
+
+    def stop(self) -> None:
+        """End what runs; start nothing more.  May be called by a signal handler."""
+        self.is_stopped = True
+        if self._wake_write is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_write, b"x")
+
+    # -- what the pool reports ----------------------------------------------------
+
+    def on_running(self, test: Test, slot: int) -> None:
+        """Ignore that a test has been started."""
+
+    def on_returned(self, numbers: List[int]) -> None:
+        """Ignore tests that were given back: a job withdraws none."""
+
+    def on_output(self, test: Test, line: str) -> None:
+        """Collect a line until the next flush."""
+        self._lines.append((test.id, line))
+
+    def on_artifact(self, test: Test, piece: Piece) -> None:
+        """Write a piece of a file at once."""
+        self._artifacts.write(test, piece)
+
+    def on_result(self, test: Test, row: bytes) -> None:
+        """Collect a result until the next flush; each try counts once."""
+        values = json.loads(row.decode("ascii"))
+        if test.id not in self._open or values[:2] != [test.id, self._open[test.id].attempt]:
+            return
+        test = self._open.pop(test.id)
+        try:
+            execution = execution_from_row(values)
+        except ValueError as error:
+            detail = "it sent %s" % error
+            execution = Execution(test.id, test.attempt, problem=Problem.SLOT_DIED, detail=detail)
+        self._outcomes.append(TestOutcome(test, *fitting(execution)))
+
+    def on_waiting(self, refusal: host_resources.Refusal) -> None:
+        """Note that tests wait for what other runs hold."""
+        self._flush_lines()
+        self._on_note("waits for %s that other runs have" % " ".join(refusal).strip())
+
+    def flush(self) -> None:
+        """Pass on what was collected, all outcomes at once; stop after the last one."""
+        self._flush_lines()
+        if not self._outcomes:
+            return
+        outcomes, self._outcomes = self._outcomes, []
+        again = self._on_outcomes(outcomes)
+        self._open.update((test.id, test) for test in again)
+        if again and self._pool is not None:
+            self._pool.add(again)
+        if not self._open:
+            self.stop()
+
+    def _flush_lines(self) -> None:
+        lines, self._lines = self._lines, []
+        for number, group in itertools.groupby(lines, lambda row: row[0]):
+            self._on_lines(number, [line for _, line in group])
+
+
+def fitting(execution: Execution) -> Tuple[Execution, str]:
+    """Shorten an execution until a package can hold it; return it and its row.
+
+    A row that no reader of packages takes would cost the job its other results.
+    """
+    row = _row(execution)
+    if not package_format.fits(row) and execution.parsed is not None:
+        words = "%d results are more than a package can hold; none is kept"
+        problem = words % len(execution.parsed.cases)
+        parsed = execution.parsed._replace(cases=[], problem=problem)
+        execution = execution._replace(parsed=parsed)
+        row = _row(execution)
+    if not package_format.fits(row):
+        execution = execution._replace(out=_shortened(execution.out), err=_shortened(execution.err))
+        row = _row(execution)
+    return execution, row
+
+
+def _row(execution: Execution) -> str:
+    return json.dumps(execution, separators=(",", ":"))
+
+
+def _shortened(stream: Stream) -> Stream:
+    """Return the two ends of a stream that is long."""
+    text, middle = stream.text, stream.cut_at
+    if len(text) <= 2 * _MAX_END_CHARS:
+        return stream
+    if middle < 0:
+        middle = len(text) // 2
+    head = text[: min(middle, _MAX_END_CHARS)]
+    tail = text[max(middle, len(text) - _MAX_END_CHARS) :]
+    return stream._replace(text=head + tail, cut_at=len(head))

@@ -264,7 +264,7 @@ class Agent:
 @contextlib.contextmanager
 def agents(folder: Path, count: int) -> Iterator[list[Agent]]:
     """Agents of one fleet, all listening."""
-    from shell_runner import ca
+    from shell_runner.hosts import ca
 
     now = ca.utcnow()
     authority = ca.Authority.create(folder / "ca", now)

@@ -29,8 +29,10 @@ import measure  # noqa: E402
 import ssh  # noqa: E402
 from measure import Broken, Contender, Run  # noqa: E402
 
-from shell_runner import gateways, hosts, jobfile, submission  # noqa: E402
-from shell_runner.jobs import JobClient  # noqa: E402
+from shell_runner.hosts import gateway
+from shell_runner.hosts import spec as hosts
+from shell_runner.jobs import jobfile, submission  # noqa: E402
+from shell_runner.jobs.client import JobClient  # noqa: E402
 from shell_runner.remote.jobs import paths, queue, worker_launcher  # noqa: E402
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.sessions import job_session
@@ -425,17 +427,17 @@ def _noise(folder: Path, size: int) -> None:
 def _counted() -> Iterator[list[int]]:
     """The lengths of all frames that are sent."""
     sent: list[int] = []
-    send = gateways.Gateway.send
+    send = gateway.Gateway.send
 
-    def count(self: gateways.Gateway, frame: bytes) -> None:
+    def count(self: gateway.Gateway, frame: bytes) -> None:
         sent.append(len(frame))
         send(self, frame)
 
-    gateways.Gateway.send = count  # type: ignore[method-assign]
+    gateway.Gateway.send = count  # type: ignore[method-assign]
     try:
         yield sent
     finally:
-        gateways.Gateway.send = send  # type: ignore[method-assign]
+        gateway.Gateway.send = send  # type: ignore[method-assign]
 
 
 # -- harvest ----------------------------------------------------------------------

@@ -142,9 +142,10 @@ def _sent(stats: Path, tree: Path, copy: Path) -> float:
 def _once(tree: Path, spec: str, cache: str, stats: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = cache
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from shell_runner import hosts, tree_scan
-    from shell_runner.fleet import Ended, Fleet
+    from shell_runner.hosts import spec as hosts
+    from shell_runner.hosts.fleet import Ended, Fleet
     from shell_runner.remote.protocol.model import Setup
+    from shell_runner.shipping import tree_scan
 
     fleet = Fleet(hosts.parse([spec], {}), Setup(str(tree), 1))
     fleet.open()

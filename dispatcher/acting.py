@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from shell_runner.console import put, put_json, say
+from shell_runner.cli.console import put, put_json, say
 
 from .common import (
     Command,

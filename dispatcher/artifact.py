@@ -12,7 +12,6 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from shell_runner import tree_scan
 from shell_runner.config import NAME
 from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.remote.archives.extract import BadArchive, unpack
@@ -22,6 +21,7 @@ from shell_runner.remote.jobs.package_format import BadPackage
 from shell_runner.remote.jobs.package_reader import Package
 from shell_runner.remote.protocol.job import ARCHIVE, Content, JobTest
 from shell_runner.remote.protocol.model import Execution, Test
+from shell_runner.shipping import tree_scan
 from shell_runner.text import to_single_line
 
 from .config import BuildConfig

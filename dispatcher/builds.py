@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shell_runner import config as tree_config
+from shell_runner.collection.metadata import check_tests
+from shell_runner.collection.plan import plan
 from shell_runner.config import NAME, load
 from shell_runner.errors import BadConfig, UsageError
-from shell_runner.metadata import check_tests
-from shell_runner.plan import plan
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.text import to_single_line
 from shell_runner.toml_document import Document, read

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from shell_runner import shipping, tree_scan
 from shell_runner.remote.files.manifest import LINK
 from shell_runner.remote.protocol.job import TREE, Content
+from shell_runner.shipping import tree_scan, upload
 
 from .git import SourceError
 from .settings import PART
@@ -120,5 +120,5 @@ class CheckoutCache:
 def scan_folder(root: Path, name: str) -> Checkout:
     """Return a folder as it is shipped: every file, since the source chose them already."""
     tree = tree_scan.scan_all(root)
-    digest, size = shipping.named(tree)
+    digest, size = upload.named(tree)
     return Checkout(root, tree, Content(TREE, digest, size, name))

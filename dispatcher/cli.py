@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shell_runner.console import CliError, put, put_json, say
+from shell_runner.cli.console import CliError, put, put_json, say
 
 from .acting import approve, cancel, hold, hosts_, poke, rerun, tag, untag
 from .common import (

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shell_runner.console import CliError, put, put_json, say
+from shell_runner.cli.console import CliError, put, put_json, say
 from shell_runner.errors import NosejobsError
 from shell_runner.text import strip_control_chars
 

@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from shell_runner import tree_scan
 from shell_runner.errors import UsageError
 from shell_runner.remote.files.manifest import FILE, LINK, BadEntry, Entry
+from shell_runner.shipping import tree_scan
 from shell_runner.text import printable
 
 from .checkout import CHUNK_SIZE, check_links, write_atomically, write_file, write_link

@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from shell_runner.errors import HostError
-from shell_runner.harvest import tests_of
+from shell_runner.jobs.results import tests_of
 from shell_runner.remote.jobs.package_format import EXECUTIONS, BadPackage
 from shell_runner.remote.jobs.package_reader import Package, open_package
 from shell_runner.remote.protocol.job import JobTest

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable
 
-from shell_runner.session import TIMEOUT
+from shell_runner.jobs.session import TIMEOUT
 
 from .job_steps import Builder, HostTimeouts, JobSteps, Recorder, stop_requests
 from .link import HostConnection

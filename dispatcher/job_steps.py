@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Protocol
 
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
-from shell_runner.jobs import JobClient
+from shell_runner.jobs.client import JobClient
+from shell_runner.jobs.session import TIMEOUT
 from shell_runner.remote.protocol.job import NewJob
 from shell_runner.remote.protocol.job_summary import JobSummary
-from shell_runner.session import TIMEOUT
-from shell_runner.tree_scan import SourceTree
+from shell_runner.shipping.tree_scan import SourceTree
 
 from .model import Job, JobEvent, JobState, OutcomeCounts
 from .policy import retry

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
 from shell_runner.errors import (
     CannotOpen,
@@ -22,11 +21,12 @@ from shell_runner.errors import (
     NosejobsError,
     UsageError,
 )
-from shell_runner.gateways import OPEN_TIMEOUT
-from shell_runner.heartbeat import backoff
-from shell_runner.hosts import HostSpec
-from shell_runner.jobs import JobClient
-from shell_runner.session import Session
+from shell_runner.hosts import spec as specs
+from shell_runner.hosts.gateway import OPEN_TIMEOUT
+from shell_runner.hosts.heartbeat import backoff
+from shell_runner.hosts.spec import HostSpec
+from shell_runner.jobs.client import JobClient
+from shell_runner.jobs.session import Session
 
 from .job_steps import HostTimeouts, JobSteps, PendingWork, Step, shorten
 from .model import HostState, Job, JobState

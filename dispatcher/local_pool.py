@@ -20,9 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shell_runner import agent_file
 from shell_runner.config import MAX_SLOTS
 from shell_runner.errors import CannotOpen, UsageError
+from shell_runner.hosts import agent_zipapp
 from shell_runner.remote.agent import credentials
 from shell_runner.remote.files import remove_tree as place
 from shell_runner.remote.processes import orphans, process_identity
@@ -34,7 +34,7 @@ from .hookspecs import Handle, Maker, Raised, hookimpl
 from .settings import Pool
 
 if TYPE_CHECKING:
-    from shell_runner import ca
+    from shell_runner.hosts import ca
 
 KIND = "local"
 _OPTIONS = ("slots",)
@@ -185,15 +185,15 @@ class Local:
     def _program(self) -> Path:
         """The agent as a file that needs nothing of ours."""
         path = self._folder / "nosejobs-agent.pyz"
-        if not path.exists() or path.read_bytes() != agent_file.zipapp():
-            agent_file.write(path)
+        if not path.exists() or path.read_bytes() != agent_zipapp.zipapp():
+            agent_zipapp.write(path)
         return path
 
     def _bundle(self, role: str) -> Path:
         path = self._folder / f"{role}.pem"
         if path.exists() and credentials.expires(str(path)) > time.time() + _RENEW * _DAY:
             return path
-        from shell_runner import ca  # ten megabytes, which most dispatchers never need
+        from shell_runner.hosts import ca  # ten megabytes, which most dispatchers never need
 
         authority, now = self._authority(), ca.utcnow()
         if role == "host":
@@ -204,7 +204,7 @@ class Local:
         return path
 
     def _authority(self) -> ca.Authority:
-        from shell_runner import ca
+        from shell_runner.hosts import ca
 
         folder = self._folder / "ca"
         if (folder / "crl.pem").exists():

@@ -9,11 +9,11 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, JobRefused, NosejobsError
-from shell_runner.jobs import JobClient
-from shell_runner.log_position import LogChunk, LogMismatch, LogPosition
+from shell_runner.hosts import spec as specs
+from shell_runner.jobs.client import JobClient
+from shell_runner.jobs.log_position import LogChunk, LogMismatch, LogPosition
 from shell_runner.remote.jobs.package_format import BadPackage
 from shell_runner.remote.jobs.package_reader import open_package
 

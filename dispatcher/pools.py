@@ -18,7 +18,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from shell_runner.errors import NosejobsError, UsageError
-from shell_runner.heartbeat import backoff
+from shell_runner.hosts.heartbeat import backoff
 
 from .hookspecs import Maker, Provider
 from .model import POLICY, Host, HostState, JobState

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from shell_runner import hosts as specs
 from shell_runner import validators
 from shell_runner.config import HOST_KEYS, HostEntry, host_entry
 from shell_runner.errors import BadConfig, BadSpec
+from shell_runner.hosts import spec as specs
 from shell_runner.toml_document import Document, read
 from shell_runner.validators import InvalidSecret, InvalidValue, Validator
 

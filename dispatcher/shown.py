@@ -17,7 +17,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from shell_runner.formatting import format_age, format_size
+from shell_runner.cli.formatting import format_age, format_size
 from shell_runner.text import strip_control_chars, to_single_line
 
 _STYLES = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from shell_runner.errors import NosejobsError
-from shell_runner.heartbeat import backoff
+from shell_runner.hosts.heartbeat import backoff
 
 from . import model, settings
 from .checkouts import CheckoutCache

@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
 from shell_runner.errors import BadSpec, NosejobsError, UsageError
-from shell_runner.jobs import new_job
+from shell_runner.hosts import spec as specs
+from shell_runner.jobs.client import new_job
 from shell_runner.remote import formats
 from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, NewJob
-from shell_runner.tree_scan import SourceTree
+from shell_runner.shipping.tree_scan import SourceTree
 
 from . import artifact, builds, config, model
 from .checkouts import Checkout, CheckoutCache

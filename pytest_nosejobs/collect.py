@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from shell_runner import text
+from shell_runner.collection.plan import Broken, Program, Rules
 from shell_runner.errors import NosejobsError
-from shell_runner.plan import Broken, Program, Rules
 from shell_runner.remote.protocol.model import Execution, Result, Test
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shell_runner.errors import HostError, HostLost
-from shell_runner.fleet import Ended, Fleet, Ready, Said
-from shell_runner.hosts import HostSpec
+from shell_runner.hosts.fleet import Ended, Fleet, Ready, Said
+from shell_runner.hosts.spec import HostSpec
 from shell_runner.remote.protocol.model import Execution, Setup, Test, execution_from_row
 
 

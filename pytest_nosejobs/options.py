@@ -13,12 +13,12 @@ from typing import IO
 
 import pytest
 
-from shell_runner import discovery
+from shell_runner.collection import discovery
+from shell_runner.collection.metadata import Metadata, apply, defaults_of
+from shell_runner.collection.plan import DEFAULT_TIMEOUT
 from shell_runner.config import Config, find_root, load
-from shell_runner.fleet import HOST_TIMEOUT
-from shell_runner.metadata import Metadata, apply, defaults_of
-from shell_runner.plan import DEFAULT_TIMEOUT
-from shell_runner.tree_scan import Selection
+from shell_runner.hosts.fleet import HOST_TIMEOUT
+from shell_runner.shipping.tree_scan import Selection
 
 
 def add(parser: pytest.Parser) -> None:

@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from shell_runner import hosts, tree_scan
-from shell_runner.artefacts import Artefacts, named
+from shell_runner.collection.metadata import Metadata, as_test
+from shell_runner.collection.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.errors import HostError, UsageError
-from shell_runner.fleet import Ended, Event, Fleet, Host, Ready
-from shell_runner.metadata import Metadata, as_test
-from shell_runner.plan import DEFAULT_TIMEOUT, Rules
+from shell_runner.hosts import spec as hosts
+from shell_runner.hosts.fleet import Ended, Event, Fleet, Host, Ready
 from shell_runner.remote import formats
 from shell_runner.remote.protocol.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.protocol.verdict import is_worth_another, judge
+from shell_runner.reporting.artifact_files import Artefacts, named
+from shell_runner.reporting.report_text import skip_reason, unmet_words
+from shell_runner.shipping import tree_scan
 from shell_runner.text import readable, typed
-from shell_runner.words import skip_reason, unmet_words
 
 from . import (
     arguments,
@@ -750,8 +751,8 @@ class Plugin:
         if not agents:
             return []
         # TLS takes a while to import.
+        from shell_runner.hosts.tls import default_credentials
         from shell_runner.remote.agent.credentials import expiry_warning
-        from shell_runner.tls import default_credentials
 
         paths = dict.fromkeys(spec.credentials or default_credentials() for spec in agents)
         return [f"nosejobs: {words}" for words in map(expiry_warning, paths) if words]

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shell_runner import words
 from shell_runner.remote.protocol.model import (
     ERROR,
     FAILED,
@@ -25,8 +24,9 @@ from shell_runner.remote.protocol.model import (
     Test,
 )
 from shell_runner.remote.protocol.verdict import is_told_by_cases, judge
+from shell_runner.reporting import report_text
+from shell_runner.reporting.report_text import Failure, Place, tail, whole
 from shell_runner.text import readable
-from shell_runner.words import Failure, Place, tail, whole
 
 if TYPE_CHECKING:
     from .collect import ShellItem
@@ -63,7 +63,7 @@ class FailureText:
 
 def of_failure(test: Test, execution: Execution, item: ShellItem, host: str = "") -> FailureText:
     """What a person needs to know first."""
-    failure = words.of_failure(test, execution, _place(item, execution, host))
+    failure = report_text.of_failure(test, execution, _place(item, execution, host))
     return FailureText(failure, item.nodeid)
 
 
@@ -112,9 +112,9 @@ def case_reports(
     """Three reports for each case; time that no case claims goes to the set-up of the first."""
     assert execution.parsed is not None
     cases = execution.parsed.cases
-    unclaimed = words.unclaimed(execution, cases)
+    unclaimed = report_text.unclaimed(execution, cases)
     output: Sequence[tuple[str, str]] = sections(execution, short=True)
-    for number, (case, names) in enumerate(words.named_cases(cases)):
+    for number, (case, names) in enumerate(report_text.named_cases(cases)):
         shared = _Shared(item, execution, host, case, names)
         shared.files = [] if number else shared.files
         yield shared.report("setup", "passed", took=unclaimed)
@@ -131,7 +131,7 @@ def _case_report(
 ) -> pytest.TestReport:
     took = case.duration or 0.0
     if case.outcome == SKIPPED:
-        reason = f"Skipped: {words.skip_reason_of_case(case)}"
+        reason = f"Skipped: {report_text.skip_reason_of_case(case)}"
         return shared.report("call", "skipped", skipped_at(shared.item, reason), took=took)
     if case.outcome in (FAILED, ERROR):
         # The sections are for the terminal; JUnit XML has the output in the text.
@@ -147,7 +147,7 @@ def _case_report(
 def of_case(case: Case, shared: _Shared, output: bool) -> FailureText:
     """What a person needs to know first of a case that failed."""
     place = _place(shared.item, shared.execution, shared.host)
-    return FailureText(words.of_case(case, shared.execution, place, output), shared.item.nodeid)
+    return FailureText(report_text.of_case(case, shared.execution, place, output), shared.item.nodeid)
 
 
 def attempt_reports(
@@ -173,7 +173,7 @@ def _verdict_report(shared: _Shared, test: Test) -> pytest.TestReport:
     if outcome == PASSED:
         return shared.report("call", "passed", None, sections(execution, short=False))
     if outcome == SKIPPED:
-        reason = skipped_at(item, f"Skipped: {words.skip_reason(execution)}")
+        reason = skipped_at(item, f"Skipped: {report_text.skip_reason(execution)}")
         return shared.report("call", "skipped", reason, sections(execution, short=False))
     text = of_failure(test, execution, item, host)
     when = "setup" if outcome == ERROR else "call"
@@ -206,7 +206,7 @@ def name_in_junit(xml: Any, report: pytest.TestReport) -> None:
     pytest takes the last ``::`` part of a node id for the name, and so would leave the
     class of a program empty, which viewers show as a nameless root.
     """
-    classname, name = words.in_junit(report.nosejobs_program, report.nosejobs_case)
+    classname, name = report_text.in_junit(report.nosejobs_program, report.nosejobs_case)
     reporter = xml.node_reporter(report)
     reporter.add_attribute("classname", classname)
     reporter.add_attribute("name", name)
@@ -216,7 +216,7 @@ def attach_in_junit(xml: Any, report: pytest.TestReport) -> None:
     """Where the files are that the test wrote, for those who show JUnit XML."""
     if report.nosejobs_files:
         element = ElementTree.Element("system-out")
-        element.text = words.attachments(report.nosejobs_files)
+        element.text = report_text.attachments(report.nosejobs_files)
         xml.node_reporter(report).append(element)
 
 
@@ -240,10 +240,10 @@ class _Shared:
         name = " > ".join(filter(None, names or ()))
         self.nodeid = f"{item.nodeid}::{name}" if name else item.nodeid
         self.location = (item.nodeid, None, f"./{self.nodeid}")
-        known = words.properties(execution, host) if host else ()
+        known = report_text.properties(execution, host) if host else ()
         self.properties = [*item.user_properties, *known]
         if case:
-            self.properties += words.case_properties(case)
+            self.properties += report_text.case_properties(case)
         self.keywords = item.plugin.keywords_of(item)
 
     def report(

@@ -14,8 +14,8 @@ import pytest
 
 from shell_runner.remote.protocol.model import ERROR, PASSED, Execution, Test
 from shell_runner.remote.protocol.verdict import judge
+from shell_runner.reporting.report_text import flaky_words
 from shell_runner.text import readable
-from shell_runner.words import flaky_words
 
 if TYPE_CHECKING:
     from .collect import ShellItem

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shell_runner.collection.metadata import HOST_LOCK, Metadata, locks_of_host
 from shell_runner.errors import HostError
-from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
-from shell_runner.metadata import HOST_LOCK, Metadata, locks_of_host
+from shell_runner.hosts.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
 from shell_runner.remote.execution import host_resources
 from shell_runner.remote.protocol.model import Execution, Problem, Test, execution_from_row
 from shell_runner.remote.protocol.verdict import is_worth_another
+from shell_runner.reporting.report_text import unmet_words
 from shell_runner.text import to_single_line
-from shell_runner.words import unmet_words
 
 from . import neighbours
 from .collect import ShellItem

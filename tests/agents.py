@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from shell_runner import ca, tls
+from shell_runner.hosts import ca, tls
 
 #: What execnet gives to an interpreter that it starts.
 BOOTSTRAP = "import sys;exec(eval(sys.stdin.readline()))"

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from shell_runner import hosts
-from shell_runner.fleet import Ended, Fleet, Ready, Said
+from shell_runner.hosts import spec as hosts
+from shell_runner.hosts.fleet import Ended, Fleet, Ready, Said
 from shell_runner.remote.protocol.model import Execution, Result, Setup, Test, execution_from_row
 from shell_runner.remote.protocol.verdict import judge
-from shell_runner.tree_scan import scan
+from shell_runner.shipping.tree_scan import scan
 
 
 class Bench:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.hosts import HostSpec
-from shell_runner.jobfile import Description
-from shell_runner.jobs import JobClient
+from shell_runner.hosts.spec import HostSpec
+from shell_runner.jobs.client import JobClient
+from shell_runner.jobs.jobfile import Description
+from shell_runner.jobs.submission import Submission, prepare
 from shell_runner.remote.jobs import paths, queue, worker_launcher
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.job import JobConfig
 from shell_runner.remote.protocol.job_summary import JobSummary
-from shell_runner.submission import Submission, prepare
 from tests import warm
 
 #: Seconds that anything may take on a machine with much to do.

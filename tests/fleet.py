@@ -15,7 +15,7 @@ from typing import Self
 
 import psutil
 
-from shell_runner.ca import Authority
+from shell_runner.hosts.ca import Authority
 from tests.bench import write
 from tests.network import Network
 

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-from shell_runner import gateways
+from shell_runner.hosts import gateway
 from shell_runner.remote.files.blob_store import Store
 from shell_runner.remote.files.manifest import FILE, Entry
 from shell_runner.remote.jobs import paths, worker_launcher
@@ -73,7 +73,7 @@ class Host:
 
     def install(self, change: Mapping[str, bytes] | None = None) -> str:
         """The code below ``code``, with some files changed; its digest."""
-        digest, _ = gateways.code()
+        digest, _ = gateway.code()
         if change:
             digest = hashlib.sha256(digest.encode() + repr(change).encode()).hexdigest()
         place = Path(paths.code(self.folder, digest))

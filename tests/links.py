@@ -28,7 +28,7 @@ from dispatcher.settings import Settings
 from dispatcher.store import Store, builds, changes, hosts, jobs, open_store, results, stage_runs
 from shell_runner.remote.jobs.package_reader import open_package
 from shell_runner.remote.protocol.job import NewJob
-from shell_runner.tree_scan import SourceTree
+from shell_runner.shipping.tree_scan import SourceTree
 from tests import desks
 
 #: Seconds that anything may take on a machine with much to do.

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import pytest
 
-from shell_runner import ca
+from shell_runner.hosts import ca
 from shell_runner.remote.files import state_dirs
 from shell_runner.remote.protocol.job import is_uuid
 from tests import warm
@@ -250,7 +250,7 @@ class Machine:
 
     def begin(self, *words: object) -> subprocess.Popen[str]:
         """A command ``nosejobs job`` that runs on."""
-        command = [sys.executable, "-m", "shell_runner.cli", "job", *map(str, words)]
+        command = [sys.executable, "-m", "shell_runner.cli.main", "job", *map(str, words)]
         return subprocess.Popen(
             command, env=self.environment, cwd=self.folder / "here", text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

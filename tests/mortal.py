@@ -57,13 +57,13 @@ POINTS: Mapping[str, Point] = {
     "artefact-half": Point("dispatcher.artifact", "pack", after=False),
     "artefact": Point("dispatcher.artifact", "store_artifact", after=True),
     "built": Point("dispatcher.job_steps", "JobSteps.submit", after=False, call=2),
-    "handed-in": Point("shell_runner.jobs", "Client.submit", after=True, call=2),
+    "handed-in": Point("shell_runner.jobs.client", "Client.submit", after=True, call=2),
     "submitted": Point("dispatcher.job_steps", "JobSteps.submit", after=True, call=2),
-    "harvesting": Point("shell_runner.jobs", "Client._piece", after=False, call=3),
+    "harvesting": Point("shell_runner.jobs.client", "Client._piece", after=False, call=3),
     "downloaded": Point("dispatcher.result_recorder", "ResultRecorder.record", after=False, call=2),
     "stored": Point("dispatcher.evidence", "BlobStore.take", after=True, call=3),
     "harvested": Point("dispatcher.result_recorder", "ResultRecorder.record", after=True, call=2),
-    "acknowledged": Point("shell_runner.jobs", "Client.acknowledge", after=True, call=2),
+    "acknowledged": Point("shell_runner.jobs.client", "Client.acknowledge", after=True, call=2),
     "before-tag": Point("dispatcher.store.tags", "give_tag", after=False),
     "tagging": Point("dispatcher.store.tags", "give_tag", after=True),
     "tagged": Point(
@@ -229,6 +229,7 @@ def _main() -> None:
     # What a dispatcher loads when it needs it; alembic: to make a database.
     import alembic.command  # noqa: F401
     import click
+    import shell_runner.ca  # noqa: F401
     import uvicorn.lifespan.on
     import uvicorn.loops.auto
     import uvicorn.protocols.http.auto
@@ -239,7 +240,6 @@ def _main() -> None:
     import dispatcher.following
     import dispatcher.running
     import dispatcher.shown
-    import shell_runner.ca  # noqa: F401
 
     # What is here is not looked at again by each: a page that is not touched is not copied.
     gc.collect()

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from shell_runner import gateways, host_code
+from shell_runner.hosts import gateway, host_code
 
 
 @functools.cache
@@ -45,9 +45,9 @@ def _link(source: str, target: str) -> None:
 
 def cache(folder: Path) -> None:
     """Into a host's cache folder (XDG_CACHE_HOME)."""
-    put(folder / "nosejobs" / "code" / gateways.code()[0])
+    put(folder / "nosejobs" / "code" / gateway.code()[0])
 
 
 def queue(folder: Path) -> None:
     """Into the folder of a host's queue."""
-    put(folder / "code" / gateways.code()[0])
+    put(folder / "code" / gateway.code()[0])

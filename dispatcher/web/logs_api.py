@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 
-from shell_runner.log_position import LogPosition, parse_log_position
+from shell_runner.jobs.log_position import LogPosition, parse_log_position
 from shell_runner.remote.protocol.job import is_uuid
 
 from .. import model

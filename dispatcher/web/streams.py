@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator
 
 from shell_runner.errors import NosejobsError
-from shell_runner.log_position import LogChunk
+from shell_runner.jobs.log_position import LogChunk
 
 #: Logs that are followed at the same time.
 MOST = 32

@@ -69,7 +69,7 @@ def test_bootstrap_imports_nothing_of_ours() -> None:
 
 def test_only_gateways_imports_execnet() -> None:
     users = [name_of(p) for p in FILES if any(m.split(".")[0] == "execnet" for m in absolute(p))]
-    assert users == ["shell_runner/gateways.py"]
+    assert users == ["shell_runner/hosts/gateway.py"]
 
 
 @pytest.mark.parametrize("package", ["shell_runner", "dispatcher"])

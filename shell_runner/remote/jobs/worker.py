@@ -21,15 +21,7 @@ from ..files import disk_space, session_dirs
 from ..processes import fifo, kill, orphans, process_identity, process_tree
 from ..protocol.job import Identity
 from ..protocol.verdict import exit_words, signal_name
-from . import (  # fmt: skip
-    job_runner,
-    package_builder,
-    paths,
-    retention,
-    webhook,
-    worker_launcher,
-    worker_lock,
-)
+from . import job_runner, package_builder, paths, retention, webhook, worker_launcher, worker_lock
 from .queue import AttemptRow, How, JobRow, OutboxRow, Queue, Refused, State, Step
 
 #: Seconds between two looks at the queue though nobody rings.

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner import cli, records
-from shell_runner.hosts import HostSpec
-from shell_runner.jobs import JobClient
+from shell_runner.cli import main as cli
+from shell_runner.hosts.spec import HostSpec
+from shell_runner.jobs import submitted_jobs
+from shell_runner.jobs.client import JobClient
 from tests import desks
 from tests.desks import script
 
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def command(*arguments: str) -> list[str]:
-    code = "import sys; from shell_runner.cli import main; sys.exit(main())"
+    code = "import sys; from shell_runner.cli.main import main; sys.exit(main())"
     return [sys.executable, "-c", code, "job", *arguments]
 
 
@@ -169,7 +170,7 @@ def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -
     done = run("submit", "--tests", "tests", "test_a.sh", "--wait")
     assert "popen: no --host was given" in done.stderr
     nowhere = HostSpec("nowhere.invalid", "ssh", 0, "nowhere.invalid")
-    records.add(records.Record(str(uuid.uuid4()), nowhere, time.time()))
+    submitted_jobs.add(submitted_jobs.Record(str(uuid.uuid4()), nowhere, time.time()))
     done = run("list")
     assert done.returncode == 6
     assert re.search(rf"^popen +{id[:8]} ", done.stdout, re.MULTILINE)
@@ -302,26 +303,26 @@ def test_a_job_that_never_left_is_not_on_record(run: Run, tests: Path) -> None:
     done = run("submit", "--host", "agent=127.0.0.1:1", "--tests", "tests")
     assert done.returncode in (2, 6)
     assert "may have arrived" not in done.stderr
-    assert records.everything() == []
+    assert submitted_jobs.everything() == []
 
 
 def test_a_job_of_a_host_that_is_gone_can_be_dropped(run: Run, tests: Path) -> None:
     id, nowhere = str(uuid.uuid4()), HostSpec("gone", "ssh", 0, "me@nowhere.invalid")
-    records.add(records.Record(id, nowhere, time.time()))
+    submitted_jobs.add(submitted_jobs.Record(id, nowhere, time.time()))
     done = run("forget", id[:8])
     assert done.returncode == 6
     assert f"nosejobs job forget {id[:8]} --force" in done.stderr
-    assert records.find(id)
+    assert submitted_jobs.find(id)
     done = run("forget", id[:8], "--force")
     assert done.returncode == 0, done.stderr
     assert "no more on record here" in done.stdout
-    assert records.everything() == []
+    assert submitted_jobs.everything() == []
 
 
 def test_hosts_on_record_are_named_so_that_they_can_be_typed(run: Run, tests: Path) -> None:
     submitted(run)
     there = HostSpec("there", "popen", 1)
-    records.add(records.Record(str(uuid.uuid4()), there, time.time()))
+    submitted_jobs.add(submitted_jobs.Record(str(uuid.uuid4()), there, time.time()))
     done = run("limits")
     assert done.returncode == 2
     assert "\n  --host popen\n  --host popen//id=there\n" in done.stderr

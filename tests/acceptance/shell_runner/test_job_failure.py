@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.hosts import parse
-from shell_runner.jobs import JobClient
+from shell_runner.hosts.spec import parse
+from shell_runner.jobs.client import JobClient
 from shell_runner.remote.files import state_dirs
 from shell_runner.remote.jobs.queue import Queue
 from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from shell_runner import submission
-from shell_runner.cli import main
-from shell_runner.jobs import JobClient
+from shell_runner.cli.main import main
+from shell_runner.jobs import submission
+from shell_runner.jobs.client import JobClient
 from shell_runner.remote.jobs import paths, queue
 from shell_runner.remote.protocol.job import JobConfig
 from tests import desks

@@ -23,13 +23,13 @@ from typing import Any
 
 import pytest
 
-from shell_runner.job_output import format_attempt
+from shell_runner.cli.job_output import format_attempt
+from shell_runner.jobs.responses import Attempt
 from shell_runner.remote.jobs import paths
 from shell_runner.remote.jobs.queue import JobRow, Queue
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.model import Execution
 from shell_runner.remote.sessions.job_session import JobSession
-from shell_runner.told import Attempt
 from tests import desks
 from tests.disk import Disk
 from tests.jobs import Host, Receiver
@@ -469,7 +469,7 @@ def test_a_sparse_build(tmp_path: Path) -> None:
 def submit_and_harvest(home: Path, build: Path) -> int:
     """Bytes of memory that the command, or the host's end of it, has had at most."""
     command = [
-        sys.executable, "-m", "shell_runner.cli", "job", "submit", "--host", "popen", "--tests",
+        sys.executable, "-m", "shell_runner.cli.main", "job", "submit", "--host", "popen", "--tests",
         home / "tests", "--build", build, "--wait", "--out", home / f"{build.name}.zip",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
@@ -489,7 +489,7 @@ def test_a_python_without_sqlite(tmp_path: Path) -> None:
     (tmp_path / "lame" / "sqlite3.py").write_text("raise ImportError('_sqlite3')\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/lame:{CHECKOUT}"}
     environment["XDG_STATE_HOME"] = environment["XDG_CACHE_HOME"] = str(tmp_path)
-    command = [sys.executable, "-m", "shell_runner.cli", "job", "list", "--host", "popen"]
+    command = [sys.executable, "-m", "shell_runner.cli.main", "job", "list", "--host", "popen"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 6, done.stderr
     assert "host popen: " in done.stderr

@@ -20,10 +20,10 @@ from dispatcher.hookspecs import Handle, Maker, Provider
 from dispatcher.local_pool import Local
 from dispatcher.pool_plugins import pool_kinds
 from dispatcher.settings import Pool
-from shell_runner import hosts as specs
 from shell_runner.config import HostEntry
 from shell_runner.errors import UsageError
-from shell_runner.jobs import JobClient
+from shell_runner.hosts import spec as specs
+from shell_runner.jobs.client import JobClient
 from tests import desks
 from tests.pools import FakePool
 

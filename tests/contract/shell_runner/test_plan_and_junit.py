@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from _pytest import junitxml
 
-from shell_runner import junit
-from shell_runner.plan import plan
+from shell_runner.collection.plan import plan
 from shell_runner.remote.protocol.model import Execution, Problem
+from shell_runner.reporting import junit
 from tests import junit as written
 from tests.bench import write
 
@@ -145,7 +145,7 @@ def run_job(root: Path, folder: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(HERE)}
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         env[name] = str(folder / name.lower())
-    command = [sys.executable, "-m", "shell_runner.cli", "job"]
+    command = [sys.executable, "-m", "shell_runner.cli.main", "job"]
     calm = [*command, "limits", f"--host={HOST}", "linger=0"]
     subprocess.run(calm, cwd=root, env=env, timeout=60, check=True, capture_output=True)
     submit = ["submit", f"--host={HOST}", f"--config={file}", "--wait"]

@@ -458,7 +458,7 @@ def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_help_fits_a_terminal_and_says_what_a_build_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shell_runner.cli import main
+    from shell_runner.cli.main import main
 
     monkeypatch.setenv("COLUMNS", "80")
     every = click.Group("nosejobs", commands=[*cli.ALL, *main.commands.values()])

@@ -21,7 +21,7 @@ from dispatcher.settings import Pool, Settings
 from dispatcher.store import hosts, jobs, results
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, UsageError
-from shell_runner.jobs import JobClient
+from shell_runner.jobs.client import JobClient
 from shell_runner.remote.jobs import paths, queue
 from tests import desks
 from tests.agents import stopped

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.jobs import JobClient
+from shell_runner.jobs.client import JobClient
 from tests import desks
 from tests.desks import POPEN
 

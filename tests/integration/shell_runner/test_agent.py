@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shell_runner import agent_file, ca, tls
+from shell_runner.hosts import agent_zipapp, ca, tls
 from tests.agents import BOOTSTRAP, Agent, Authority, Peer, stopped
 from tests.bench import gone, processes
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
@@ -560,7 +560,7 @@ def test_a_taken_port_is_named(agent: Agent, client: Path) -> None:
 def test_the_single_file_runs_on_a_bare_python(
     bundle: Path, client: Path, tmp_path: Path, version: tuple[int, int]
 ) -> None:
-    agent_file.write(tmp_path / "agent.pyz")
+    agent_zipapp.write(tmp_path / "agent.pyz")
     command = (interpreters()[version], "-I", str(tmp_path / "agent.pyz"))
     with Agent(bundle, command=command) as agent, agent.connect(client) as peer:
         assert peer.ask("'%d.%d' % sys.version_info[:2]") == "{}.{}".format(*version)
@@ -571,7 +571,7 @@ def test_the_single_file_runs_on_a_bare_python(
 
 @pytest.mark.parametrize("version", versions(good=False))
 def test_the_single_file_says_what_it_needs(tmp_path: Path, version: tuple[int, int]) -> None:
-    agent_file.write(tmp_path / "agent.pyz")
+    agent_zipapp.write(tmp_path / "agent.pyz")
     command = [interpreters()[version], str(tmp_path / "agent.pyz")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1

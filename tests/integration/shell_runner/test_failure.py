@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from shell_runner.fleet import Ended, Event, Fleet, Host, Ready, Said
-from shell_runner.gateways import Gateway
-from shell_runner.hosts import HostSpec
+from shell_runner.hosts.fleet import Ended, Event, Fleet, Host, Ready, Said
+from shell_runner.hosts.gateway import Gateway
+from shell_runner.hosts.spec import HostSpec
 from shell_runner.remote.execution.slot_process import SlotProcess
 from shell_runner.remote.processes import process_tree as processes
 from shell_runner.remote.protocol.model import Setup, Test
 from shell_runner.remote.sessions.live_session import LiveSession
-from shell_runner.tree_scan import SourceTree, scan
+from shell_runner.shipping.tree_scan import SourceTree, scan
 from tests.bench import Bench
 
 LIMIT = 1.0

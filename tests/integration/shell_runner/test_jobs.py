@@ -16,16 +16,18 @@ from typing import Any
 
 import pytest
 
-from shell_runner import harvest, hosts, jobs, session
 from shell_runner.errors import HostError, JobRefused, UsageError
-from shell_runner.jobfile import Description
-from shell_runner.jobs import JobClient
-from shell_runner.log_position import LogMismatch, LogPosition
+from shell_runner.hosts import spec as hosts
+from shell_runner.jobs import client as jobs
+from shell_runner.jobs import results, session
+from shell_runner.jobs.client import JobClient
+from shell_runner.jobs.jobfile import Description
+from shell_runner.jobs.log_position import LogMismatch, LogPosition
+from shell_runner.jobs.session import Session
+from shell_runner.jobs.submission import prepare
 from shell_runner.remote.jobs import paths, queue
 from shell_runner.remote.jobs.package_reader import open_package
 from shell_runner.remote.protocol.job import Content
-from shell_runner.session import Session
-from shell_runner.submission import prepare
 from tests import desks
 from tests.desks import POPEN, prepared, script, submit
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
@@ -42,8 +44,8 @@ def tests(tmp_path: Path) -> Path:
     return tmp_path / "tests"
 
 
-def harvested(client: JobClient, id: str, path: Path) -> harvest.Harvested:
-    return harvest.harvest(client, id, path, None, None, lambda done, total: None)[1]
+def harvested(client: JobClient, id: str, path: Path) -> results.Harvested:
+    return results.harvest(client, id, path, None, None, lambda done, total: None)[1]
 
 
 # -- the whole way -------------------------------------------------------------------
@@ -55,7 +57,7 @@ def test_a_job_runs_and_is_harvested(client: JobClient, tests: Path, id: str, fo
     assert (done.id, done.state, done.how) == (id, "ready", "completed")
     assert (done.count, dict(done.outcomes)) == (2, {"passed": 1, "failed": 1})
     into, xml = folder / "into", folder / "j.xml"
-    found = harvest.harvest(client, id, folder / "x.zip", into, xml, lambda done, total: None)[1]
+    found = results.harvest(client, id, folder / "x.zip", into, xml, lambda done, total: None)[1]
     assert b"hello" in (into / "log.txt").read_bytes()
     assert 'name="test_b.sh"' in xml.read_text()
     assert [(each.nodeid, each.words) for each in found.failed] == [("test_b.sh", "exit 3")]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from shell_runner.errors import HostLost
-from shell_runner.jobs import JobClient
+from shell_runner.jobs.client import JobClient
+from shell_runner.jobs.responses import News
 from shell_runner.remote.jobs import change_signal, queue
-from shell_runner.told import News
 from tests.desks import POPEN, script, submit
 
 pytestmark = pytest.mark.timeout(120)

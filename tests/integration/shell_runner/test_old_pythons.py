@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner import gateways
 from shell_runner.errors import CannotOpen
+from shell_runner.hosts import gateway
 from tests.bench import Bench
 from tests.jobs import Host
 
@@ -111,7 +111,7 @@ except queue.Refused as refused:
 
 @pytest.mark.parametrize("version", [sys.version_info[:2], *versions(good=True)])
 def test_a_queue_works_under_it(version: tuple[int, int], tmp_path: Path) -> None:
-    digest, data = gateways.code()
+    digest, data = gateway.code()
     zipfile.ZipFile(io.BytesIO(data)).extractall(tmp_path / digest)
     (tmp_path / "jobs").mkdir()
     python = interpreters().get(version, sys.executable)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shell_runner.errors import CannotOpen
-from shell_runner.fleet import Said
+from shell_runner.hosts.fleet import Said
 from shell_runner.remote.execution import host_resources
 from shell_runner.remote.protocol.model import Execution, Test
 from tests.bench import Bench

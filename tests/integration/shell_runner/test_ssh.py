@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner import hosts
 from shell_runner.config import HostEntry
 from shell_runner.errors import CannotOpen
-from shell_runner.fleet import Fleet, Ready
-from shell_runner.gateways import Gateway
+from shell_runner.hosts import spec as hosts
+from shell_runner.hosts.fleet import Fleet, Ready
+from shell_runner.hosts.gateway import Gateway
 from shell_runner.remote.protocol import frames as wire
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import Setup
-from shell_runner.shipping import ship
-from shell_runner.tree_scan import scan
+from shell_runner.shipping.tree_scan import scan
+from shell_runner.shipping.upload import ship
 from tests.bench import Bench, gone, write
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
 from tests.sshd import Sshd

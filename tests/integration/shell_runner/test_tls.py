@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from shell_runner import tls
+from shell_runner.hosts import tls
 from shell_runner.remote.agent.credentials import server_context
 from tests.agents import Authority
 

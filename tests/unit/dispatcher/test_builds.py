@@ -13,10 +13,10 @@ from dispatcher.builds import examine, stage_tests
 from dispatcher.checkouts import scan_folder
 from dispatcher.config import BuildConfig, Stage
 from dispatcher.evidence import BlobStore
-from shell_runner import shipping
 from shell_runner.errors import UsageError
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import Execution
+from shell_runner.shipping import upload
 from tests import desks, packages
 
 JOB = "00000000-0000-4000-8000-000000000001"
@@ -41,7 +41,7 @@ def test_all_of_a_tree_is_shipped(tree: Path) -> None:
     assert paths == [".env", "link", "tests/test_a.sh", "tests/test_b.sh"]
     assert found.files["link"] == "120000 tests/test_b.sh"
     assert found.files["tests/test_a.sh"].startswith("100755 ")
-    assert (found.content.digest, found.content.size) == shipping.named(found.tree)
+    assert (found.content.digest, found.content.size) == upload.named(found.tree)
 
 
 def test_a_tree_without_a_config_has_no_stages(tree: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.web import streams
 from dispatcher.web.streams import Streams, TooMany
-from shell_runner.log_position import LogChunk, LogPosition
+from shell_runner.jobs.log_position import LogChunk, LogPosition
 
 
 def pieces() -> Generator[LogChunk, None, None]:

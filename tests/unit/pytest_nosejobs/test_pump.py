@@ -12,7 +12,7 @@ import pytest
 from pytest_nosejobs.schedule import Schedule
 from pytest_nosejobs.session import Crashed, Finished, Gone, Pump, Waiting, lost_words
 from shell_runner.errors import HostError
-from shell_runner.fleet import Ended, Ready, Said
+from shell_runner.hosts.fleet import Ended, Ready, Said
 from shell_runner.remote.protocol.model import Execution, Problem, Test
 
 ROW = list(Execution(1))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.artefacts import Artefacts
 from shell_runner.errors import UsageError
+from shell_runner.reporting.artifact_files import Artefacts
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from shell_runner.ca import Authority, AuthorityError, write_private
+from shell_runner.hosts.ca import Authority, AuthorityError, write_private
 from shell_runner.remote.agent.credentials import BadCredentials, expires, expiry_warning
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

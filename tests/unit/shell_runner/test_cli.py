@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from shell_runner import cli
+from shell_runner.cli import main as cli
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_errors_are_words_and_not_tracebacks(run) -> None:
 def test_a_missing_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['cryptography'] = None\n"
-        "from shell_runner.cli import main; main(['ca', 'list'])"
+        "from shell_runner.cli.main import main; main(['ca', 'list'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shell_runner.discovery import File, Kind, classify, could_be_test
+from shell_runner.collection.discovery import File, Kind, classify, could_be_test
 
 SH = b"#!/bin/sh\n"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner import agent_file, gateways, remote
+from shell_runner import remote
+from shell_runner.hosts import agent_zipapp, gateway
 from shell_runner.remote import entry_point
 
 ENTRY = importlib.import_module("shell_runner.remote.__main__")
@@ -24,7 +25,7 @@ PYTHON = [sys.executable, "-I", "-S"]
 def unpacked(tmp_path: Path) -> Path:
     """The package, unpacked as it is on a host."""
     folder = tmp_path / "code"
-    zipfile.ZipFile(io.BytesIO(gateways.code()[1])).extractall(folder)
+    zipfile.ZipFile(io.BytesIO(gateway.code()[1])).extractall(folder)
     return folder / entry_point.PACKAGE
 
 
@@ -124,7 +125,7 @@ def test_the_command_of_other_code(unpacked: Path, empty: Path) -> None:
 
 def test_the_agent_as_one_file_starts_programs(tmp_path: Path, empty: Path) -> None:
     path = tmp_path / "agent.pyz"
-    agent_file.write(path)
+    agent_zipapp.write(path)
     ask = f"import sys; sys.path.insert(0, {str(path)!r}); "
     ask += f"from {entry_point.PACKAGE} import entry_point; print(entry_point.command('slot'))"
     command = [*PYTHON, str(path), entry_point.ZIPAPP_OPTION, "slot"]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner import gateways, tls
 from shell_runner.config import HostEntry
 from shell_runner.errors import CannotOpen
-from shell_runner.hosts import parse
+from shell_runner.hosts import gateway as gateways
+from shell_runner.hosts import tls
+from shell_runner.hosts.spec import parse
 
 
 def settings(spec: str) -> dict[str, str | int]:

@@ -8,7 +8,7 @@ from execnet.gateway_base import Message, dumps_internal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.guard import Guard, Hostile
+from shell_runner.hosts.frame_guard import Guard, Hostile
 
 
 def frame(code: int, channel: int = 1, payload: bytes = b"") -> bytes:

@@ -1,6 +1,6 @@
 """Silence: who is asked, who is lost, and when it was us who slept."""
 
-from shell_runner.heartbeat import Pulse, Sign, backoff
+from shell_runner.hosts.heartbeat import Pulse, Sign, backoff
 
 
 def watch(pulse: Pulse, begin: float, end: float, heard: float) -> list[tuple[float, Sign]]:

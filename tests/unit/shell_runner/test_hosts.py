@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner import hosts
 from shell_runner.config import HostEntry
 from shell_runner.errors import BadSpec
-from shell_runner.hosts import HostSpec, parse
+from shell_runner.hosts import spec as hosts
+from shell_runner.hosts.spec import HostSpec, parse
 from shell_runner.remote.protocol.host_facts import cores
 
 INVENTORY = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shell_runner.guard import clean_line
+from shell_runner.hosts.frame_guard import clean_line
 from shell_runner.remote.jobs.rows import AttemptRow, JobRow
 from shell_runner.remote.jobs.states import How, State, Step
 from shell_runner.remote.protocol.fields import InvalidField

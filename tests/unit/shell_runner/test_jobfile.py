@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from shell_runner.errors import BadConfig
-from shell_runner.jobfile import KEYS, Description, describe, read
+from shell_runner.jobs.jobfile import KEYS, Description, describe, read
 from shell_runner.remote.protocol.job import JobConfig, config_from
 
 ROOT = Path(__file__).parents[3]

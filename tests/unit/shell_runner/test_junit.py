@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner import junit
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import (
     ERROR,
@@ -29,6 +28,7 @@ from shell_runner.remote.protocol.model import (
     Stream,
     Test,
 )
+from shell_runner.reporting import junit
 
 
 def made(

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from shell_runner import session
 from shell_runner.errors import HostError, HostLost, JobRefused, UsageError
-from shell_runner.guard import LIMIT
-from shell_runner.hosts import HostSpec
-from shell_runner.jobs import JobClient
-from shell_runner.log_position import LogPosition
+from shell_runner.hosts.frame_guard import LIMIT
+from shell_runner.hosts.spec import HostSpec
+from shell_runner.jobs import session
+from shell_runner.jobs.client import JobClient
+from shell_runner.jobs.log_position import LogPosition
 from shell_runner.remote.protocol import frames as wire
 
 HOST = HostSpec("h1", "ssh", 1, address="h1")
@@ -90,7 +90,7 @@ class Pretended:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobClient]:
     monkeypatch.setattr(session, "Gateway", Pretended)
-    monkeypatch.setattr("shell_runner.jobs.backoff", lambda number: 0.0)
+    monkeypatch.setattr("shell_runner.jobs.client.backoff", lambda number: 0.0)
     with JobClient(HOST) as found:
         yield found
 
@@ -320,7 +320,7 @@ def test_what_was_verified_alone_gets_its_name(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lies(monkeypatch, package(b"no zip"))
-    from shell_runner.harvest import harvest
+    from shell_runner.jobs.results import harvest
 
     with pytest.raises(HostError, match="is refused") as caught:
         harvest(client, ID, tmp_path / "x.zip", None, None, lambda done, total: None)
@@ -331,7 +331,7 @@ def test_what_was_verified_alone_gets_its_name(
 def test_a_silent_host_is_lost(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes what it is sent, and never answers."""
     client = JobClient(HOST, timeout=0.2)
-    monkeypatch.setattr("shell_runner.jobs._TRIES", 1)
+    monkeypatch.setattr("shell_runner.jobs.client._TRIES", 1)
     monkeypatch.setattr(Pretended, "heard", 0.0)
 
     def answers(name: str, arguments: dict[str, Any]) -> list[bytes]:

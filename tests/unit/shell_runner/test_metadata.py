@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from shell_runner.collection.metadata import Metadata, apply, defaults_of, read_metadata
 from shell_runner.config import load
 from shell_runner.errors import BadMetadata
-from shell_runner.metadata import Metadata, apply, defaults_of, read_metadata
 
 
 @pytest.mark.parametrize(

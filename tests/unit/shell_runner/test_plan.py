@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from shell_runner.collection.metadata import Metadata
+from shell_runner.collection.plan import DEFAULT_TIMEOUT, Plan, plan
 from shell_runner.config import load
 from shell_runner.errors import BadConfig, BadMetadata, UsageError
-from shell_runner.metadata import Metadata
-from shell_runner.plan import DEFAULT_TIMEOUT, Plan, plan
 from tests.bench import write
 
 

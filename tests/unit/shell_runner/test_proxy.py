@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shell_runner import proxy
+from shell_runner.hosts import proxy
 from tests.bench import write
 
 PLAIN = {"kind": "ssh", "address": "me@h", "python": "", "ssh_config": "", "errors": ""}

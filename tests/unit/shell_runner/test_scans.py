@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from shell_runner import scans
-from shell_runner.tree_scan import SourceTree, scan
+from shell_runner.shipping import scan_cache
+from shell_runner.shipping.tree_scan import SourceTree, scan
 from tests.bench import write
 
 Reads = Callable[[], list[str]]
@@ -87,7 +87,7 @@ def test_a_young_file_is_read_again(
     scan(root, [])
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / "cache"))
-    scans.forget(root)
+    scan_cache.forget(root)
     scan(root, [])  # by the true clock all of them were just made
     assert json.loads(kept(root).read_bytes())["files"] == {}
 

@@ -11,8 +11,8 @@ from shell_runner.errors import UsageError
 from shell_runner.remote.files.blob_store import Store
 from shell_runner.remote.files.manifest import FILE, LINK, Entry
 from shell_runner.remote.protocol import compression, frames
-from shell_runner.shipping import ship
-from shell_runner.tree_scan import Selection, SourceTree, scan
+from shell_runner.shipping.tree_scan import Selection, SourceTree, scan
+from shell_runner.shipping.upload import ship
 from tests.bench import write
 
 

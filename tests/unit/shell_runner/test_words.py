@@ -10,7 +10,14 @@ from shell_runner.remote.execution.output_capture import Capture
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import Execution, Stream
 from shell_runner.remote.protocol.verdict import leftover_words
-from shell_runner.words import Place, of_failure, properties, skip_reason, tail, whole
+from shell_runner.reporting.report_text import (
+    Place,
+    of_failure,
+    properties,
+    skip_reason,
+    tail,
+    whole,
+)
 
 
 def stream(data: bytes, keep: int = 1 << 20) -> Stream:

@@ -1,0 +1,175 @@
+"""The commands ``nosejobs ca``: the certificate authority of a fleet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import CliError, CommandGroup
+
+if TYPE_CHECKING:
+    from ..hosts.ca import Issued
+
+
+def _load_ca() -> Any:
+    """Return the module ``ca``; it needs the extra ``fleet``."""
+    try:
+        from ..hosts import ca
+    except ImportError as error:
+        if (error.name or "").split(".")[0] != "cryptography":
+            raise
+        hint = "pip install 'pytest-nosejobs[fleet]'"
+        raise CliError(f"this command needs the package cryptography\n  try: {hint}") from error
+    return ca
+
+
+_folder = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="The authority's folder; default $NOSEJOBS_CA, else ~/.config/nosejobs/ca.",
+)
+_days = click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True)
+_force = click.option("--force", is_flag=True, help="Overwrite an existing file.")
+_out = click.option(
+    "--out", type=click.Path(path_type=Path), help="The bundle's file; default NAME.pem."
+)
+
+
+@click.group(cls=CommandGroup)
+def ca() -> None:
+    """The fleet's authority: who may speak with whom."""
+
+
+@ca.command()
+@_folder
+def init(folder: Path | None) -> None:
+    """Make an authority."""
+    module = _load_ca()
+    made = module.Authority.create(folder or module.default_folder(), module.utcnow())
+    click.echo(f"authority in {made.folder}; keep ca.key to yourself, and a copy of the folder")
+    click.echo("next: nosejobs ca issue HOST, and nosejobs ca issue --client NAME")
+
+
+@ca.command()
+@click.argument("name")
+@click.option("--client", is_flag=True, help="For a controller, not for a host.")
+@click.option("--address", multiple=True, help="A further name or address of the host.")
+@_out
+@_days
+@_force
+@_folder
+def issue(
+    name: str,
+    client: bool,
+    address: tuple[str, ...],
+    out: Path | None,
+    days: int,
+    force: bool,
+    folder: Path | None,
+) -> None:
+    """Issue a bundle (key, certificate, authority, revocation list) for NAME."""
+    module = _load_ca()
+    if client and address:
+        raise click.UsageError("--address is for hosts: a client has a name only")
+    authority = module.Authority(folder or module.default_folder())
+    path = out or _bundle(name, client)
+    _refuse_to_overwrite(path, force)
+    now = module.utcnow()
+    if client:
+        text = authority.issue_client(name, now, days)
+    else:
+        text = authority.issue_host(name, address, now, days)
+    _write_bundle(path, text, force)
+    click.echo(f"{path}: {'client' if client else 'host'} {name}, for {days} days")
+    if not client:
+        click.echo(f"next: carry it to the host, and start there: nosejobs-agent {path.name}")
+
+
+def _bundle(name: str, client: bool) -> Path:
+    folder: Path = _load_ca().config_folder()
+    return folder / "client.pem" if client else Path(f"{name}.pem")
+
+
+def _refuse_to_overwrite(path: Path, force: bool) -> None:
+    """Raise :exc:`CliError` before a certificate is issued that could not be written."""
+    if path.exists() and not force:
+        raise CliError(f"{path} exists\n  try: --force, or --out another file")
+
+
+def _write_bundle(path: Path, text: str, force: bool) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _load_ca().write_private(path, text, force)
+
+
+@ca.command()
+@click.argument("name")
+@_out
+@_days
+@_force
+@_folder
+def renew(name: str, out: Path | None, days: int, force: bool, folder: Path | None) -> None:
+    """Issue NAME anew with a new key; the old bundle works until it ends."""
+    module = _load_ca()
+    authority = module.Authority(folder or module.default_folder())
+    role = authority.current(name).role
+    path = out or _bundle(name, role == "client")
+    _refuse_to_overwrite(path, force)
+    _write_bundle(path, authority.renew(name, module.utcnow(), days), force)
+    click.echo(f"{path}: {role} {name}, for {days} days")
+
+
+@ca.command()
+@click.argument("name")
+@_folder
+def revoke(name: str, folder: Path | None) -> None:
+    """Refuse all bundles of NAME from now on."""
+    module = _load_ca()
+    authority = module.Authority(folder or module.default_folder())
+    count = authority.revoke(name, module.utcnow())
+    click.echo(f"{name}: {count} revoked")
+    click.echo(f"next: copy {authority.folder / 'crl.pem'} to each agent, beside its bundle (or as")
+    click.echo(f"      its --crl FILE); until then agents let {name} in")
+
+
+@ca.command()
+@click.option("--out", type=click.Path(path_type=Path), help="A file; default: stdout.")
+@_folder
+def crl(out: Path | None, folder: Path | None) -> None:
+    """Write the revocation list."""
+    module = _load_ca()
+    text = module.Authority(folder or module.default_folder()).crl(module.utcnow())
+    if out:
+        module.write_private(out, text)
+    else:
+        click.echo(text, nl=False)
+
+
+@ca.command("list")
+@_folder
+def list_(folder: Path | None) -> None:
+    """Show what has been issued, and what ends soon."""
+    module = _load_ca()
+    now = module.utcnow()
+    rows = module.Authority(folder or module.default_folder()).issued()
+    for row in rows:
+        names = f" ({', '.join(row.addresses)})" if row.addresses else ""
+        click.echo(f"{row.role:6} {row.name}{names}: {_state(row, now)}")
+    if not rows:
+        click.echo("nothing has been issued")
+
+
+def _state(row: Issued, now: Any) -> str:
+    from ..remote.agent.credentials import WARN_DAYS
+
+    end = row.not_after[:10]
+    days = row.days_left(now)
+    if row.revoked:
+        return f"revoked on {row.revoked[:10]}"
+    if days < 0:
+        return f"EXPIRED on {end}"
+    if days < WARN_DAYS:
+        return f"EXPIRES in {days} days, on {end}: nosejobs ca renew {row.name}"
+    return f"until {end}"

@@ -1,0 +1,495 @@
+"""The commands ``nosejobs job ...``: submit a job to a host, observe it, harvest it.
+
+Exit statuses: 0 success, 1 tests failed, 2 refused or invalid, 6 infrastructure.  Standard output
+is for programs (a UUID, a log, a table, JSON); all else goes to standard error.  The requests
+themselves belong to ``jobs``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
+from ..hosts.spec import HostSpec
+from ..jobs import jobfile, submitted_jobs
+from ..jobs.client import JobClient
+from ..jobs.log_position import LogPosition, parse_log_position
+from ..jobs.responses import Listing
+from ..remote.protocol.job import KEEP
+from ..remote.protocol.job_summary import STATES
+from ..text import format_count
+from .console import CliError, CommandGroup, put, put_json, say
+from .formatting import format_size
+from .harvest_targets import HarvestTargets, finish, harvest_options, resume_hint
+from .job_hosts import choose_host, hosts_with_jobs, is_host_from_environment, open_client, open_job
+from .job_log_output import TextWriter, print_log, write_raw
+from .job_output import (
+    describe_job,
+    format_state,
+    print_summary,
+    print_table,
+    report_progress,
+    short_id,
+)
+
+#: Exit statuses.
+INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
+
+
+class HostCliError(CliError):
+    """A host failed, or the connection to it."""
+
+    exit_code = INFRASTRUCTURE
+
+
+class _JobGroup(CommandGroup):
+    """The group of commands; its exit status tells a failed host from a mistake of the user."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CliError as error:
+            if _is_host_error(error.__cause__):
+                raise HostCliError(error.message) from error.__cause__
+            if isinstance(error.__cause__, BrokenPipeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                ctx.exit(NOBODY_READS)
+            raise
+        except KeyboardInterrupt:
+            say("interrupted; jobs that were handed in go on")
+            ctx.exit(INTERRUPTED)
+
+
+def _is_host_error(error: BaseException | None) -> bool:
+    """Return whether the host caused the error, and not the request."""
+    if isinstance(error, JobRefused):
+        return error.kind in ("disk", "read-only", "corrupt")
+    return isinstance(error, HostError)
+
+
+@click.group(cls=_JobGroup)
+def job() -> None:
+    """Jobs that hosts run by themselves: hand in, walk away, harvest."""
+
+
+_host = click.option(
+    "--host",
+    metavar="SPEC",
+    envvar="NOSEJOBS_HOST",
+    help="A host as in pytest --nosejobs=SPEC; default: of a job, where it was handed in; else"
+    " $NOSEJOBS_HOST; else the only host that has jobs of yours (list: all of them).",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+# -- submit -----------------------------------------------------------------------------
+
+
+@job.command()
+@_host
+@click.option("--config", "file", type=click.Path(path_type=Path), help="The job's file.")
+@click.option("--tests", metavar="PATH", help="Folder or archive (zip, tar) of the tests.")
+@click.argument("select", nargs=-1)
+@click.option("--build", metavar="PATH", help="Folder or archive of the build.")
+@click.option("--install", metavar="COMMAND", help="Installs the build, in its folder.")
+@click.option("--install-timeout", metavar="SECONDS", help="Or 10m; default 10 minutes.")
+@click.option(
+    "--env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="For install and tests; without a value: as it is here. May be repeated.",
+)
+@click.option(
+    "--pass-env", multiple=True, metavar="NAME", help="Passed on from the host. May be repeated."
+)
+@click.option(
+    "--slots", type=int, metavar="NUMBER", help="Tests at a time; 0: as many as the host has cores."
+)
+@click.option("--timeout", metavar="SECONDS", help="Of a test that says nothing else; or 10m.")
+@click.option(
+    "--job-timeout",
+    metavar="SECONDS",
+    help="Of install and tests; what has not ended then is cancelled.",
+)
+@click.option(
+    "--retries", type=int, metavar="NUMBER", help="How often a test that failed runs again."
+)
+@click.option(
+    "--attempts",
+    type=int,
+    metavar="NUMBER",
+    help="How often the job may start, after its host died.",
+)
+@click.option("--priority", type=int, metavar="NUMBER", help="Higher ones run first.")
+@click.option("--name", metavar="NAME", help="For people.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="LABEL", help="For list --label. May be repeated."
+)
+@click.option("--keep-workspace", type=click.Choice(KEEP), help="show says where it is.")
+@click.option("--notify", metavar="URL", help="Told when the job has ended.")
+@click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
+@harvest_options
+@_json
+def submit(
+    host: str | None,
+    file: Path | None,
+    env: Sequence[str],
+    wait: bool,
+    targets: HarvestTargets,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Hand a job to a host; prints its UUID.
+
+    SELECT: names of tests, folders or patterns; default: all of --tests.
+    """
+    targets.require_wait(wait)
+    options: dict[str, Any] = {
+        key: value for key, value in given.items() if value not in (None, ())
+    }
+    if env:
+        options["environment"] = dict(map(_parse_variable, env))
+    wanted = jobfile.describe(file, options, os.environ)
+    spec = choose_host(host)
+    if not host:
+        say(f"{spec.id}: no --host was given; all jobs that you handed in are at this one")
+    elif is_host_from_environment():
+        say(f"{spec.id}: no --host was given; $NOSEJOBS_HOST names it")
+    from ..jobs import submission  # junit, plan and archives: not for a look
+
+    id = str(uuid.uuid4())
+    if wait:
+        targets.check(id)
+    ready = submission.prepare(wanted, spec, id)
+    for note in ready.notes:
+        say(f"stays here: {note}")
+    with open_client(spec) as client:
+        with _on_record(client, submitted_jobs.Record(id, spec, time.time(), wanted.name)):
+            found, uploaded = client.submit(ready.job, ready.trees, report_progress("sent"))
+        sent = sum(each.wire for each in uploaded)
+        count = format_count(found.count, "test")
+        say(f"{spec.id}: {count}, {format_size(sent)} sent, {format_state(found)}")
+        _finish_submission(client, id, targets, wait, as_json)
+
+
+@contextmanager
+def _on_record(client: JobClient, record: submitted_jobs.Record) -> Iterator[None]:
+    """Record a job while it is submitted; remove the record if it cannot have arrived."""
+    submitted_jobs.add(record)
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, JobRefused) or not client.may_have_handed_in:
+            submitted_jobs.remove(record.id)
+        else:
+            say(f"it may have arrived: nosejobs job show {short_id(record.id)}")
+        raise
+
+
+def _parse_variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        if name not in os.environ:
+            raise UsageError(f"--env {text}: write NAME=VALUE; {name} is not set here, either")
+        value = os.environ[name]
+    return name, value
+
+
+def _finish_submission(
+    client: JobClient, id: str, targets: HarvestTargets, wait: bool, as_json: bool
+) -> None:
+    """Print the UUID of a submitted job; then wait for it, or say what can be done next."""
+    if as_json and wait:
+        say(id)  # standard output is for the result, which has the UUID, too
+    else:
+        # Alone on standard output, and at once: all that a script needs.
+        click.echo(json.dumps({"id": id, "host": client.spec.id}) if as_json else id)
+        sys.stdout.flush()
+    if wait:
+        with resume_hint(id, targets):
+            finish(client, id, targets, as_json=as_json or None)
+        return
+    short = short_id(id)
+    say(f"next: nosejobs job logs -f {short}, nosejobs job harvest --wait {short}")
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@click.option("--test", "tests", multiple=True, help="Name, folder or pattern. May be repeated.")
+@click.option("--failed", is_flag=True, help="Those that have failed or did not end.")
+@click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
+@harvest_options
+@_json
+def rerun(
+    id: str,
+    host: str | None,
+    tests: Sequence[str],
+    failed: bool,
+    wait: bool,
+    targets: HarvestTargets,
+    as_json: bool,
+) -> None:
+    """Run a job again, or some of its tests: a new job with the same contents.
+
+    Nothing is sent.
+    """
+    targets.require_wait(wait)
+    with open_job(id, host) as (client, full_id):
+        new = str(uuid.uuid4())
+        if wait:
+            targets.check(new)
+        secret = os.environ.get(jobfile.SECRET, "")
+        with _on_record(client, submitted_jobs.Record(new, client.spec, time.time())):
+            found = client.rerun(full_id, new, tests, failed, secret)
+        count = format_count(found.count, "test")
+        say(f"{client.spec.id}: {count} of job {short_id(full_id)}, {format_state(found)}")
+        if not secret and client.job(new).config.get("notify"):
+            say(f"its notification is not signed: {jobfile.SECRET} is not set here")
+        _finish_submission(client, new, targets, wait, as_json)
+
+
+# -- looking ----------------------------------------------------------------------------
+
+
+@job.command("list")
+@_host
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="May be repeated."
+)
+@click.option("--label", default="", metavar="LABEL", help="Only jobs that have it.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@_json
+def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_json: bool) -> None:
+    """Show the jobs of a host, the newest first; without --host of all that have jobs of yours."""
+    known = {} if host else hosts_with_jobs()
+    if len(known) > 1:
+        ids = [spec.id for spec in known.values()]
+        names = {text if ids.count(spec.id) > 1 else spec.id: spec for text, spec in known.items()}
+        _list_all(names, states, label, limit, as_json)
+        return
+    spec = choose_host(host)
+    with open_client(spec) as client:
+        found = client.jobs(states, label, limit)
+    if as_json:
+        rows = [{**each._asdict(), "host": spec.id} for each in found.jobs]
+        put_json({"host": spec.id, "counts": found.counts, "jobs": rows, "trouble": {}})
+        return
+    if found.jobs:
+        print_table([(spec.id, each) for each in found.jobs])
+    print_summary(spec.id, found)
+
+
+def _list_all(
+    specs: Mapping[str, HostSpec], states: Sequence[str], label: str, limit: int, as_json: bool
+) -> None:
+    """List the jobs of several hosts; one that cannot be asked costs a line and the exit status."""
+    found: dict[str, Listing] = {}
+    trouble: dict[str, str] = {}
+    for name, spec in sorted(specs.items()):
+        try:
+            with closing(JobClient(spec, say=say, tries=1)) as client:
+                found[name] = client.jobs(states, label, limit)
+        except (HostError, JobRefused) as error:
+            trouble[name] = str(error).splitlines()[0]
+    jobs = [(name, each) for name, listing in found.items() for each in listing.jobs]
+    jobs = sorted(jobs, key=lambda pair: -pair[1].submitted)[:limit]
+    if as_json:
+        counts = {
+            state: sum(each.counts.get(state, 0) for each in found.values()) for state in STATES
+        }
+        rows = [{**each._asdict(), "host": name} for name, each in jobs]
+        put_json({"host": None, "counts": counts, "jobs": rows, "trouble": trouble})
+    else:
+        if jobs:
+            print_table(jobs, several=True)
+        for name, listing in found.items():
+            print_summary(name, listing)
+        for words in trouble.values():
+            say(words)
+    if trouble:
+        click.get_current_context().exit(INFRASTRUCTURE)
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@_json
+def show(id: str, host: str | None, as_json: bool) -> None:
+    """Show a job: where it is, what has failed, what to do next."""
+    with open_job(id, host) as (client, full_id):
+        report = client.job(full_id)
+    if as_json:
+        put_json({"host": client.spec.id, **asdict(report), "job": report.job._asdict()})
+        return
+    for key, words in describe_job(report, client.spec):
+        put(f"{key:9} {words}")
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@click.option("-f", "--follow", is_flag=True, help="As it grows, until the job has ended.")
+@click.option("--attempt", type=click.IntRange(1), help="Default: the last one.")
+@click.option("--from", "start", metavar="PLACE", help="Go on where an earlier call has ended.")
+@click.option("--raw", is_flag=True, help="Bytes as they are, terminal escapes too.")
+def logs(
+    id: str, host: str | None, follow: bool, attempt: int | None, start: str | None, raw: bool
+) -> None:
+    """Print what the install command and the tests print."""
+    place = parse_log_position(start) if start else LogPosition(attempt or 0)
+    if start and attempt:
+        raise click.UsageError("--from names the attempt, too")
+    with open_job(id, host) as (client, full_id):
+        print_log(client, full_id, place, follow, write_raw if raw else TextWriter())
+
+
+# -- the end of a job -------------------------------------------------------------------
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@harvest_options
+@click.option("--no-ack", is_flag=True, help="The host keeps it as if nobody had it.")
+@click.option("--wait", is_flag=True, help="Until the job has ended.")
+@_json
+def harvest(
+    id: str,
+    host: str | None,
+    targets: HarvestTargets,
+    no_ack: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Bring a job's result package here, verify it, and let the host know.
+
+    Exits 0 if all tests passed, 1 if some failed, 6 if some could not be run.
+    """
+    targets = replace(targets, acknowledge=not no_ack)
+    with open_job(id, host) as (client, full_id), resume_hint(full_id, targets):
+        targets.check(full_id)
+        if wait:
+            client.wait(full_id)
+        finish(client, full_id, targets, follow=False, as_json=as_json)
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+def cancel(id: str, host: str | None) -> None:
+    """End a job; what has run of it can be harvested."""
+    with open_job(id, host) as (client, full_id):
+        found = client.cancel(full_id)
+    put(f"{found.id}: {format_state(found)}")
+
+
+@job.command()
+@click.argument("id", metavar="JOB")
+@_host
+@click.option("--force", is_flag=True, help="Also if nobody has harvested it.")
+def forget(id: str, host: str | None, force: bool) -> None:
+    """Remove a job and its package from its host.
+
+    With --force the record of it here, too, if its host cannot be reached or knows it no more.
+    """
+    with open_job(id, host) as (client, full_id):
+        try:
+            client.forget(full_id, force)
+        except (CannotOpen, HostLost, JobRefused) as error:
+            is_gone = not isinstance(error, JobRefused) or error.kind == "unknown"
+            if not is_gone or submitted_jobs.find(full_id) is None:
+                raise
+            if not force:
+                command = f"nosejobs job forget {short_id(full_id)} --force"
+                say(f"to drop what is on record here: {command}")
+                raise
+            say(f"{error}")
+            submitted_jobs.remove(full_id)
+            put(f"{full_id}: is no more on record here; if its host has it, it stays there")
+            return
+    submitted_jobs.remove(full_id)
+    put(f"{full_id}: forgotten")
+
+
+@job.command()
+@click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...")
+@_host
+@_json
+def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
+    """Show what a host's queue is bounded by, or change it."""
+    wanted = dict(map(_parse_limit, changes))
+    with open_client(choose_host(host)) as client:
+        found = client.limits()
+        for name, value in wanted.items():
+            found = client.set_limit(name, value)
+    if as_json:
+        put_json(dict(found))
+        return
+    for name, value in found.items():
+        words = _LIMITS.get(name, "")
+        put(f"{name:17} {_format_limit(name, value):>10}  {words}".rstrip())
+
+
+_LIMITS: Mapping[str, str] = {
+    "waiting": "jobs that may wait",
+    "kept_bytes": "of packages that were harvested",
+    "contents_bytes": "of builds and tests that no job has",
+    "linger": "seconds that a worker waits for more jobs",
+    "drop_unharvested": "whether kept_bytes lets go of packages that nobody has harvested, too",
+}
+
+
+_YES_NO = {"yes": 1, "no": 0, "true": 1, "false": 0, "1": 1, "0": 0}
+
+
+def _format_limit(name: str, value: int) -> str:
+    """Return the value of a limit; a size in the largest unit in which it is a whole number."""
+    if name == "drop_unharvested":
+        return "yes" if value else "no"
+    if not name.endswith("bytes"):
+        return str(value)
+    for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "k")):
+        for base, unit in ((1024, letter.upper() + "iB"), (1000, letter + "B")):
+            if value and not value % base**power:
+                return f"{value // base**power} {unit}"
+    return f"{value} bytes"
+
+
+def _parse_limit(text: str) -> tuple[str, int]:
+    from ..validators import check, size
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{text!r}: write NAME=VALUE, as in kept_bytes=8GiB")
+    if name not in _LIMITS:
+        raise UsageError(f"no limit is called {name!r}; there are {', '.join(_LIMITS)}")
+    if name == "drop_unharvested":
+        return name, _checked_limit(name, "yes or no", value, _YES_NO.get(value.lower()))
+    if not name.endswith("bytes"):
+        unit = "a number of jobs" if name == "waiting" else "a whole number of seconds"
+        sound = value.isascii() and value.isdecimal() and len(value) < 18
+        return name, _checked_limit(name, unit, value, int(value) if sound else None)
+    number: int = check(
+        size,
+        int(value) if value.isdecimal() else value,
+        lambda message: UsageError(f"{name} {message}"),
+    )
+    return name, number
+
+
+def _checked_limit(name: str, unit: str, text: str, value: int | None) -> int:
+    if value is None:
+        raise UsageError(f"{name} must be {unit}, not {text!r}")
+    return value

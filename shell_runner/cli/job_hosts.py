@@ -1,0 +1,100 @@
+"""The choice of a host and of a job from what the user typed and what is on record here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from ..config import Config, find_root, load
+from ..errors import UsageError
+from ..hosts.spec import HostSpec, parse, written
+from ..jobs import submitted_jobs
+from ..jobs.client import JobClient
+from .console import say
+
+
+def _parse_host(text: str) -> HostSpec:
+    """Return one host by its spec, or by its name in the nosejobs.toml of this tree."""
+    root = find_root(Path.cwd())
+    inventory = load(root) if root else Config(Path.cwd())
+    if text not in inventory.hosts and (known := _find_recorded_host(text)):
+        return known
+    found = parse([text], inventory.hosts)
+    if len(found) != 1:
+        raise UsageError(f"--host={text}: a job is at one host, not {len(found)}")
+    return found[0]
+
+
+def hosts_with_jobs() -> Mapping[str, HostSpec]:
+    """Return the hosts that have jobs submitted from here, by the spec that can be typed."""
+    newest_last = reversed(submitted_jobs.everything())
+    return {written(replace(each.host, slots=0)): each.host for each in newest_last}
+
+
+def _find_recorded_host(name: str) -> HostSpec | None:
+    """Return the recorded host of this name; None for an unknown one, or for a spec."""
+    if name in ("auto", "popen") or any(mark in name for mark in ("=", "//", "*", ",")):
+        return None
+    found = {text: spec for text, spec in hosts_with_jobs().items() if spec.id == name}
+    if len(found) > 1:
+        texts = "\n  ".join(f"--host {shlex.quote(text)}" for text in sorted(found))
+        raise UsageError(f"--host={name}: there are jobs at several hosts of this name:\n  {texts}")
+    return next(iter(found.values()), None)
+
+
+def choose_host(text: str | None, job: str = "") -> HostSpec:
+    """Return the host that ``text`` names; without it the only one that has jobs from here.
+
+    ``job`` is what the user typed for a job that is not on record.  Raises :exc:`UsageError` if
+    there is no such host, or more than one.
+    """
+    if text:
+        return _parse_host(text)
+    known = hosts_with_jobs()
+    if len(known) == 1:
+        return next(iter(known.values()))
+    if job:
+        raise UsageError(f"no job {job} is on record here; name its host with --host")
+    texts = "".join(f"\n  --host {shlex.quote(text)}" for text in sorted(known))
+    names = f" There are jobs at{texts}" if known else ""
+    raise UsageError(f"which host?{names}\n  try: --host SPEC, or NOSEJOBS_HOST=SPEC")
+
+
+def is_host_from_environment() -> bool:
+    """Return whether --host has its value from $NOSEJOBS_HOST."""
+    source = click.get_current_context().get_parameter_source("host")
+    return source is ParameterSource.ENVIRONMENT
+
+
+@contextmanager
+def open_client(spec: HostSpec) -> Iterator[JobClient]:
+    """Yield a client of a host; close it in the end."""
+    client = JobClient(spec, say=say)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def open_job(text: str, host: str | None) -> Iterator[tuple[JobClient, str]]:
+    """Open the host of a job; yield its client and the UUID that begins with ``text``.
+
+    ``host`` is the value of --host.  Raises :exc:`UsageError` for what is not a UUID.
+    """
+    text = text.lower()
+    if len(text) < submitted_jobs.SHORTEST or not all(c in "0123456789abcdef-" for c in text):
+        raise UsageError(
+            f"{text!r} is no job: write its UUID, or the first {submitted_jobs.SHORTEST} or more of it"
+        )
+    source = click.get_current_context().get_parameter_source("host")
+    # The variable names the usual host; the record of a job names the one that has it.
+    record = None if source is ParameterSource.COMMANDLINE else submitted_jobs.find(text)
+    with open_client(record.host if record else choose_host(host, text)) as client:
+        yield client, record.id if record else client.find(text)

@@ -1,0 +1,92 @@
+"""The log of a job as the command line prints it, as bytes or as text that is safe to show."""
+
+from __future__ import annotations
+
+import codecs
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from ..errors import HostError, UsageError
+from ..jobs.client import JobClient
+from ..jobs.log_position import LogMismatch, LogPosition
+from ..text import strip_control_chars
+from .console import say
+from .job_output import format_state, short_id
+
+
+def write_raw(data: bytes, is_end: bool) -> None:
+    """Write bytes to standard output as they are, terminal escapes too."""
+    _write(sys.stdout, data)
+
+
+def _write(stream: TextIO, data: bytes) -> None:
+    """Write all of ``data``; an unbuffered stream may take only a part of it at once."""
+    stream.flush()
+    view = memoryview(data)
+    while view:
+        view = view[stream.buffer.write(view) :]
+    stream.buffer.flush()
+
+
+class TextWriter:
+    """Writes bytes as they come, as text that cannot control a terminal."""
+
+    def __init__(self, err: bool = False) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._err = err
+
+    def __call__(self, data: bytes, is_end: bool) -> None:
+        stream = sys.stderr if self._err else sys.stdout
+        text = strip_control_chars(self._decoder.decode(data, is_end))
+        _write(stream, text.encode(stream.encoding, "backslashreplace"))
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block, so that position and output stay the same."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def print_log(
+    client: JobClient,
+    id: str,
+    position: LogPosition,
+    follow: bool,
+    show: Callable[[bytes, bool], None],
+    alone: bool = True,
+) -> None:
+    """Print the log of a job; with ``follow`` until the job has ended.
+
+    ``show`` receives bytes, and whether they are the last ones.  Unless ``alone`` is false (the
+    caller does it), say what the job is waiting for, and how to go on after an interrupt.
+    """
+    start = position
+    if follow and alone:
+        report = client.job(id)
+        if report.job.state == "queued":
+            say(f"{client.spec.id}: {format_state(report.job, report.ahead)}")
+    try:
+        for chunk in client.log(id, position, follow):
+            if chunk.position.attempt > 1 and chunk.position.attempt != position.attempt and follow:
+                say(f"-- attempt {chunk.position.attempt} --")
+            with _interrupts_deferred():
+                show(chunk.data, chunk.is_end)
+                position = chunk.position
+    except LogMismatch as error:
+        if position == start:
+            raise UsageError(f"--from {start}: {error}") from error
+        raise
+    except (KeyboardInterrupt, HostError):
+        if position.attempt and alone:
+            say(f"to go on: nosejobs job logs -f {short_id(id)} --from {position}")
+        raise

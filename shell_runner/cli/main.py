@@ -1,0 +1,80 @@
+"""The command ``nosejobs``: its groups ``ca``, ``agent`` and ``job``; other packages add theirs.
+
+A package adds a group by an entry point in ``nosejobs.commands``.  A group that takes long to
+import is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import __version__
+from .ca import ca
+from .console import CliError, CommandGroup
+
+
+class _Main(CommandGroup):
+    """The top-level group, which includes the commands of other packages.
+
+    A command that cannot be loaded is an error only when it is used.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), "job", *_others().names})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name == "job":
+            from .job import job  # its imports take a while
+
+            return job
+        found = super().get_command(ctx, name)
+        if found is not None or name not in _others().names:
+            return found
+        try:
+            loaded = _others()[name].load()
+        except ImportError as error:
+            raise CliError(f"the command {name!r} cannot be loaded: {error}") from error
+        return loaded if isinstance(loaded, click.Command) else None
+
+
+def _others() -> Any:
+    from importlib.metadata import entry_points  # takes longer to load than most commands run
+
+    return entry_points(group="nosejobs.commands")
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nosejobs")
+def main() -> None:
+    """Runs shell tests on hosts: what is not done by pytest itself."""
+
+
+main.add_command(ca)
+
+
+# -- the agent ----------------------------------------------------------------------
+
+
+@main.group(cls=CommandGroup)
+def agent() -> None:
+    """Write the agent, by which hosts are reached, as one file.
+
+    nosejobs-agent is the agent itself, where this package is installed.
+    """
+
+
+@agent.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def zipapp(file: Path) -> None:
+    """Write the agent as a single FILE that needs nothing but Python >= 3.8."""
+    from ..hosts import agent_zipapp
+
+    agent_zipapp.write(file)
+    click.echo(f"{file}: copy it to a host, and start it there: python3 {file.name} HOST.pem")
+
+
+if __name__ == "__main__":
+    main()

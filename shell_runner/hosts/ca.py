@@ -1,0 +1,357 @@
+"""The fleet's authority: certificates for hosts and clients, in one folder of files.
+
+Owns the authority's key, what has been issued, and the revocation list.  Must not know
+hosts or TLS connections.  Needs `cryptography` (the extra ``fleet``).  No key is ever shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ..errors import UsageError
+from ..validators import suggestion
+
+AUTHORITY_DAYS = 3650
+LEAF_DAYS = 365
+#: Clocks of a fleet differ: certificates are valid a little earlier.
+_SKEW = timedelta(hours=1)
+#: What a certificate of a role is good for: neither can act as the other.
+_ROLES = {"host": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_CLIENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
+#: The common name of a certificate has no room for more.
+_NAME_LIMIT = 64
+
+
+class AuthorityError(UsageError):
+    """The authority cannot do that."""
+
+
+@dataclass(frozen=True)
+class Issued:
+    """One certificate, as ``issued.json`` has it."""
+
+    name: str
+    #: ``host`` or ``client``.
+    role: str
+    #: In hexadecimal.
+    serial: str
+    addresses: tuple[str, ...]
+    not_before: str
+    not_after: str
+    #: When; empty if it has not been.
+    revoked: str = ""
+
+    def days_left(self, now: datetime) -> int:
+        """Whole days until it ends; negative if it has."""
+        return (datetime.fromisoformat(self.not_after) - now) // timedelta(days=1)
+
+
+def default_folder() -> Path:
+    """``$NOSEJOBS_CA``, else ``ca`` in our folder of configuration."""
+    given = os.environ.get("NOSEJOBS_CA")
+    return Path(given) if given else config_folder() / "ca"
+
+
+def config_folder() -> Path:
+    """Where the files of a user are."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nosejobs"
+
+
+def write_private(path: Path, text: str, force: bool = True) -> None:
+    """A file of mode 0600, whole or not at all; an existing one only by ``force``."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if force:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)
+    except FileExistsError:
+        raise AuthorityError(f"{path} exists\n  try: --force, or --out another file") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Authority:
+    """The files of an authority below ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises AuthorityError unless there is one."""
+        self.folder = folder
+        try:
+            self._certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+            key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        except FileNotFoundError as error:
+            words = f"there is no authority in {folder}: {Path(error.filename).name} is missing"
+            raise AuthorityError(f"{words}\n  try: nosejobs ca init") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise AuthorityError(f"the authority in {folder} cannot be read: {error}") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise AuthorityError(f"{folder / 'ca.key'}: not a key of ours")
+        self._key = key
+
+    @classmethod
+    def create(cls, folder: Path, now: datetime, name: str = "nosejobs fleet") -> Authority:
+        """Make one; never where one is."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(folder):
+            if any((folder / each).exists() for each in ("ca.key", "ca.pem", "issued.json")):
+                raise AuthorityError(f"there is an authority in {folder} already")
+            key = ec.generate_private_key(ec.SECP256R1())
+            certificate = _authority_certificate(key, name, now)
+            write_private(folder / "issued.json", "[]\n")
+            write_private(folder / "ca.key", _key_text(key))
+            write_private(folder / "ca.pem", _text(certificate))
+            made = cls(folder)
+            made._write_list((), now)
+        return made
+
+    # -- what has been issued ---------------------------------------------------
+
+    def issued(self) -> tuple[Issued, ...]:
+        """All certificates, the oldest first."""
+        path = self.folder / "issued.json"
+        try:
+            rows = json.loads(path.read_text())
+            return tuple(Issued(**{**row, "addresses": tuple(row["addresses"])}) for row in rows)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise AuthorityError(f"{path} cannot be read: {error}") from error
+
+    def current(self, name: str) -> Issued:
+        """The newest certificate of ``name``; raises AuthorityError."""
+        found = [each for each in self.issued() if each.name == name]
+        if not found:
+            words = suggestion(name, {each.name for each in self.issued()} or {"nothing"})
+            raise AuthorityError(f"nothing has been issued for {name!r}{words}")
+        return found[-1]
+
+    def _record(self, rows: Sequence[Issued]) -> None:
+        text = json.dumps([asdict(row) for row in rows], indent=1)
+        write_private(self.folder / "issued.json", text + "\n")
+
+    # -- issuing ----------------------------------------------------------------
+
+    def issue_host(
+        self, name: str, addresses: Sequence[str], now: datetime, days: int = LEAF_DAYS
+    ) -> str:
+        """The text of a bundle for a host; ``addresses``: its further names."""
+        for each in (name, *addresses):
+            if not _HOST.fullmatch(each) and not _is_address(each):
+                raise AuthorityError(f"{each!r} is not the name or the address of a host")
+        return self._issue(name, "host", tuple(addresses), now, days)
+
+    def issue_client(self, name: str, now: datetime, days: int = LEAF_DAYS) -> str:
+        """The text of a bundle for a controller."""
+        if not _CLIENT.fullmatch(name):
+            raise AuthorityError(f"{name!r} is not a name for a client: use letters, digits, .@+-_")
+        return self._issue(name, "client", (), now, days)
+
+    def renew(self, name: str, now: datetime, days: int = LEAF_DAYS) -> str:
+        """A bundle with a new key for what ``name`` was; the old one stays valid until it ends."""
+        old = self.current(name)
+        return self._issue(name, old.role, old.addresses, now, days)
+
+    def _issue(
+        self, name: str, role: str, addresses: tuple[str, ...], now: datetime, days: int
+    ) -> str:
+        if len(name) > _NAME_LIMIT:
+            raise AuthorityError(f"{name!r} is too long: a name has {_NAME_LIMIT} letters at most")
+        with _locked(self.folder):
+            rows = self.issued()
+            for row in rows:
+                if row.name == name and row.role != role:
+                    raise AuthorityError(f"{name!r} is a {row.role} already: use another name")
+            key = ec.generate_private_key(ec.SECP256R1())
+            leaf = self._leaf(key, name, role, addresses, now, days)
+            self._record([*rows, _row(leaf, name, role, addresses)])
+            revocations = (self.folder / "crl.pem").read_text()
+        return _key_text(key) + _text(leaf) + _text(self._certificate) + revocations
+
+    def _leaf(
+        self,
+        key: ec.EllipticCurvePrivateKey,
+        name: str,
+        role: str,
+        addresses: tuple[str, ...],
+        now: datetime,
+        days: int,
+    ) -> x509.Certificate:
+        end = min(now + timedelta(days=days), self._certificate.not_valid_after_utc)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_subject(name))
+            .issuer_name(self._certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(min(now, end) - _SKEW)
+            .not_valid_after(end)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([_ROLES[role]]), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(self._identifier(), critical=False)
+        )
+        if role == "host":
+            names = [_general_name(each) for each in dict.fromkeys((name, *addresses))]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _identifier(self) -> x509.AuthorityKeyIdentifier:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+
+    # -- revoking ---------------------------------------------------------------
+
+    def revoke(self, name: str, now: datetime) -> int:
+        """Put all certificates of ``name`` on the list; how many are new on it."""
+        self.current(name)
+        with _locked(self.folder):
+            rows = self.issued()
+            fresh = [row for row in rows if row.name == name and not row.revoked]
+            moment = now.isoformat(timespec="seconds")
+            rows = tuple(replace(row, revoked=moment) if row in fresh else row for row in rows)
+            self._record(rows)
+            self._write_list(rows, now)
+        return len(fresh)
+
+    def crl(self, now: datetime) -> str:
+        """The revocation list, written anew."""
+        with _locked(self.folder):
+            self._write_list(self.issued(), now)
+            return (self.folder / "crl.pem").read_text()
+
+    def _write_list(self, rows: Sequence[Issued], now: datetime) -> None:
+        path = self.folder / "crl.pem"
+        moment, number = now - _SKEW, 1
+        if path.exists():
+            old = x509.load_pem_x509_crl(path.read_bytes())
+            # Of two lists the one with the later date counts: never two with the same.
+            moment = max(moment, old.last_update_utc + timedelta(seconds=1))
+            number = old.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number + 1
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(moment)
+            # Nobody sends fresh ones round: it is good until there is a newer one.
+            .next_update(self._certificate.not_valid_after_utc)
+            .add_extension(self._identifier(), critical=False)
+            .add_extension(x509.CRLNumber(number), critical=False)
+        )
+        for row in rows:
+            if row.revoked:
+                builder = builder.add_revoked_certificate(_revoked(row))
+        signed = builder.sign(self._key, hashes.SHA256())
+        write_private(path, signed.public_bytes(Encoding.PEM).decode("ascii"))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two commands at a time would lose what one of them has issued."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _authority_certificate(
+    key: ec.EllipticCurvePrivateKey, name: str, now: datetime
+) -> x509.Certificate:
+    # The name differs between authorities, so that errors can tell them apart.
+    subject = _subject(f"{name} {x509.random_serial_number() >> 128:08x}")
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject)
+    return (
+        builder.public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + timedelta(days=AUTHORITY_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _usage(signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    if _is_address(text):
+        return x509.IPAddress(ipaddress.ip_address(text))
+    return x509.DNSName(text)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _row(leaf: x509.Certificate, name: str, role: str, addresses: tuple[str, ...]) -> Issued:
+    begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    return Issued(
+        name, role, f"{leaf.serial_number:x}", addresses, begin.isoformat(), end.isoformat()
+    )
+
+
+def _revoked(row: Issued) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder().serial_number(int(row.serial, 16))
+    return builder.revocation_date(datetime.fromisoformat(row.revoked)).build()
+
+
+def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
+
+
+def _text(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode("ascii")
+
+
+def utcnow() -> datetime:
+    """The time, as all functions here take it."""
+    return datetime.now(UTC)

@@ -1,0 +1,441 @@
+"""The hosts of a live run: opened side by side, given the tree, then tests.
+
+Owns one thread a host until it is ready, the one queue in which all that hosts say
+arrives, and the thread that asks silent hosts whether they live.  A host that is opened
+again is another Host with the same name: what the old one still says is told apart by
+who says it.  Must not know schedules, pytest, or verdicts.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import MAX_SLOTS
+from ..errors import CannotOpen, HostError
+from ..remote.protocol import frames
+from ..remote.protocol.model import HostFacts, Setup, Test, facts_of_host
+from ..shipping.tree_scan import SourceTree
+from ..shipping.upload import Shipped, ship
+from ..text import to_single_line
+from .frame_guard import LIMIT
+from .gateway import OPEN_TIMEOUT, Gateway
+from .heartbeat import Pulse, Sign, backoff
+from .spec import HostSpec
+
+#: Bytes that are processed before their credit goes back.
+_CREDIT = 1 << 20
+#: Bytes that a host may have sent before they are processed: what it may send without
+#: credit, and one message more.
+_UNREAD = frames.CREDIT + _CREDIT + LIMIT
+#: What is said of a connection that ended without a word.
+_ENDED = "the connection ended"
+#: Characters of one thing that a host says of itself.
+_WORDS = 100
+#: How a sign of life begins; it comes as a frame of its own, and costs no credit.
+_PONG = b'J[["pong",'
+#: Seconds of silence after which a host is lost.
+HOST_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A host can take tests."""
+
+    host: Host
+    slots: int
+    #: Seconds there and back.
+    latency: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """A host sent a frame."""
+
+    host: Host
+    frame: bytes
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A host is gone, or never came."""
+
+    host: Host
+    error: HostError
+    #: It was there before, and may be once more.
+    may_return: bool = False
+
+
+@dataclass(frozen=True)
+class Woken:
+    """Nothing of a host: the reader of the queue is asked to look around."""
+
+
+Event = Ready | Said | Ended | Woken
+
+
+class Host:
+    """One host of the run, from its opening to the end of that connection."""
+
+    def __init__(
+        self,
+        spec: HostSpec,
+        setup: Setup,
+        events: queue.SimpleQueue[Event],
+        timeout: float = HOST_TIMEOUT,
+        reopened: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.id = spec.id
+        self.facts: HostFacts | None = None
+        self.shipped: Shipped | None = None
+        self.error: HostError | None = None
+        #: While the tree goes there: bytes that have been sent, and of how many.
+        self.shipping: tuple[int, int] | None = None
+        self._setup = setup
+        self._events = events
+        self._pulse = Pulse(timeout, time.monotonic())
+        self._reopened = reopened
+        self._answers: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
+        self._gateway: Gateway | None = None
+        self._is_ready = False
+        self._cancel = threading.Event()
+        self._closing = False
+        self._ending = threading.Lock()
+        self._owed = 0
+        #: Bytes that have come, counted by the gateway's thread; those taken, by the reader.
+        self._came = self._taken = 0
+        self._said_bye = threading.Event()
+
+    # -- becoming ready, in a thread of its own -----------------------------------
+
+    def prepare(self, tree: Callable[[], SourceTree]) -> None:
+        """Open, bring the tree, start the slots; ends in Ready or Ended."""
+        try:
+            # The heartbeat is to say that a host is silent, not the kernel.
+            silence = self._pulse.limit * 1.5
+            self._gateway = Gateway(self.spec, self._receive, self._cancel, silence)
+            if self._cancel.is_set():
+                self._gateway.close(1.0)
+            root = self._setup.root
+            if not self.spec.in_place:
+                self._gateway.say(["beat", self._pulse.limit / 4])
+                root = self._ship(tree())
+            shared = self._setup.shared or not self.spec.in_place
+            setup = self._setup._replace(root=root, slots=self.spec.slots, shared=shared)
+            self._gateway.say(["open", setup])
+            (facts,) = self._await("ready")
+            self.facts = self._checked(facts)
+        except HostError as error:
+            self._end(error)
+        except OSError as error:  # what failed over there says more than our failing to send
+            said = self._epitaph()
+            known = said != _ENDED
+            self._end(CannotOpen(self.id, said if known else f"{type(error).__name__}: {error}"))
+        except Exception as error:
+            self._end(CannotOpen(self.id, f"{type(error).__name__}: {error}"))
+        else:
+            with self._ending:
+                if self.error is None:
+                    self._events.put(Ready(self, self.facts.slots, self._gateway.latency))
+
+    def _send_tree(self, frame: bytes) -> None:
+        assert self._gateway is not None
+        if self._closing:
+            raise CannotOpen(self.id, "the run has ended")
+        self._gateway.send(frame)
+
+    def _checked(self, values: Any) -> HostFacts:
+        """What a host says of itself is shown, and its slots are counted on."""
+        try:
+            facts = facts_of_host(values)
+            if type(facts.slots) is not int or not 0 < facts.slots <= MAX_SLOTS:
+                raise ValueError(f"{facts.slots!r} slots")
+            if self.spec.slots and facts.slots != self.spec.slots:
+                raise ValueError(f"{facts.slots} slots, where {self.spec.slots} were asked for")
+            return _cleaned(facts)
+        except (TypeError, ValueError, AttributeError) as error:
+            words = f"says odd things of itself: {to_single_line(str(error))}"
+            raise CannotOpen(self.id, words) from error
+
+    def _ship(self, tree: SourceTree) -> str:
+        """Bring the tree; where it is now."""
+
+        def tell(done: int, total: int) -> None:
+            self.shipping = (done, total)
+
+        try:
+            self.shipped = ship(tree, self._send_tree, self._await, self.spec.cache, tell)
+        finally:
+            self.shipping = None
+        return self.shipped.root
+
+    def _end(self, error: HostError, hostile: bool = False) -> None:
+        """A hostile host is not opened again."""
+        with self._ending:
+            if self.error is not None or self._closing:
+                return
+            self.error = error
+        self._events.put(Ended(self, error, self.was_there and not hostile))
+
+    def drop(self, error: HostError) -> None:
+        """What it says is not to be believed: end it at once."""
+        self._end(error, hostile=True)
+        if self._gateway is not None:
+            self._gateway.kill()
+
+    @property
+    def was_there(self) -> bool:
+        """It has been open in this run, now or on an earlier connection."""
+        return self._is_ready or self._reopened
+
+    def look_after(self, now: float) -> None:
+        """Ask a host that is silent whether it lives; end one that has been for too long."""
+        gateway = self._gateway
+        if gateway is None or self._closing or self.error is not None:
+            return
+        # Until our code runs there, an interpreter has to start, and the code to arrive.
+        limit = 0.0 if gateway.has_spoken else OPEN_TIMEOUT
+        sign = self._pulse.look(now, gateway.heard, limit)
+        if sign is Sign.ASK:
+            gateway.ping()
+        elif sign is Sign.LOST:
+            seconds = max(self._pulse.limit, limit)
+            self._end(HostError(self.id, f"has not answered for {seconds:g} s"))
+            gateway.kill()
+        elif self._is_ready and 0 < gateway.sending_since < now - self._pulse.limit:
+            # Whoever sends is blocked, and with it all other hosts.
+            self._end(HostError(self.id, f"has taken nothing for {self._pulse.limit:g} s"))
+            gateway.kill()
+
+    def _await(self, name: str) -> list[Any]:
+        try:
+            message = self._answers.get(timeout=OPEN_TIMEOUT * 20)
+        except queue.Empty:
+            message = ["nothing"]
+        self._taken = self._came
+        if message is None:
+            raise CannotOpen(self.id, f"{self._epitaph()} while waiting for {name!r}")
+        if message[0] == "trouble":
+            raise CannotOpen(self.id, to_single_line(str(message[1])))
+        if message[0] != name:
+            raise CannotOpen(self.id, f"expected {name!r}, got {to_single_line(str(message[0]))!r}")
+        return message[1:]
+
+    def _receive(self, frame: bytes | None) -> None:
+        """Called in the gateway's thread: only enqueues."""
+        if frame is None:
+            self._said_bye.set()
+            self._answers.put(None)
+            if self._is_ready:
+                hostile = self._gateway is not None and self._gateway.was_hostile()
+                self._end(HostError(self.id, self._epitaph()), hostile)
+        elif frame.startswith(_PONG):
+            pass  # that it came at all is what counts
+        elif self._is_ready:
+            self._came += len(frame)
+            if self._came - self._taken > _UNREAD:
+                self.drop(HostError(self.id, "sent more than it may without being asked"))
+                return
+            self._events.put(Said(self, frame))
+        else:
+            self._take_answer(frame)
+
+    def _epitaph(self) -> str:
+        reason = self._gateway.epitaph() if self._gateway else ""
+        return to_single_line(reason) or _ENDED
+
+    def _take_answer(self, frame: bytes) -> None:
+        self._came += len(frame)
+        if self._came - self._taken > _UNREAD:
+            self.drop(CannotOpen(self.id, "sent more than it may without being asked"))
+            return
+        try:
+            messages = list(self._decode(frame))
+        except ValueError as error:
+            messages = [["trouble", f"sent garbage: {error}"]]
+        for message in messages:
+            if message[0] == "took":
+                self._taken += len(frame)
+                continue  # a sign of life while files go there
+            # From here on the frames are those of the run.
+            self._is_ready = self._is_ready or message[0] == "ready"
+            self._answers.put(message)
+
+    def _decode(self, frame: bytes) -> Iterator[list[Any]]:
+        found = frames.unpack(frame)
+        if isinstance(found, tuple):
+            raise ValueError("a host sends no blobs in a live run")
+        yield from found
+
+    # -- tests --------------------------------------------------------------------
+
+    def run(self, tests: Sequence[Test]) -> None:
+        """Send tests; a host that is gone says so by its Ended."""
+        self._say("run", list(tests))
+
+    def take_back(self, tests: Sequence[int]) -> None:
+        """Ask for tests that the host has not started; its answer names those."""
+        self._say("return", list(tests))
+
+    def messages(self, frame: bytes) -> list[list[Any]]:
+        """The messages of a frame; its credit goes back.  ValueError for garbage."""
+        self._owed += len(frame)
+        self._taken += len(frame)
+        if self._owed >= _CREDIT:
+            self._say("credit", self._owed)
+            self._owed = 0
+        found = frames.unpack(frame)
+        if not isinstance(found, tuple):
+            return found
+        header, body = found
+        if not (isinstance(header, list) and header[:1] == ["artefact"]):
+            raise ValueError("a host sends no blobs but artefacts in a live run")
+        return [[*header, body]]
+
+    def _say(self, *message: Any) -> None:
+        if self._gateway is None:
+            return
+        try:
+            self._gateway.say(list(message))
+        except OSError:
+            self._end(HostError(self.id, _ENDED))
+
+    # -- the end ------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask the host to end what it runs."""
+        self._closing = True
+        if self._gateway is not None:
+            self._gateway.send_if_room(frames.pack([["stop"]]), patience=1.0)
+
+    def close(self, timeout: float) -> None:
+        """Wait for the host's good-bye, then end the connection."""
+        self._cancel.set()
+        if self._gateway is not None:
+            begin = time.monotonic()
+            self._gateway.ping()
+            # One that has much to clear away does answer.
+            lives = self._said_bye.wait(timeout) or self._gateway.heard > begin
+            if self.error is not None or not lives:
+                self._gateway.kill()  # execnet's own good-bye could block
+            self._gateway.close()
+
+
+def _cleaned(facts: HostFacts) -> HostFacts:
+    """They are shown on the user's terminal: no text of a host may drive it."""
+    return facts._replace(
+        name=to_single_line(facts.name, _WORDS),
+        system=to_single_line(facts.system, _WORDS),
+        machine=to_single_line(facts.machine, _WORDS),
+        python=to_single_line(facts.python, _WORDS),
+        note=to_single_line(str(facts.note)),
+    )
+
+
+class Fleet:
+    """All hosts of a run."""
+
+    def __init__(
+        self, specs: Sequence[HostSpec], setup: Setup, timeout: float = HOST_TIMEOUT
+    ) -> None:
+        """``timeout``: seconds of silence after which a host is lost."""
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._setup = setup
+        self._timeout = timeout
+        self.hosts = [Host(spec, setup, self.events, timeout) for spec in specs]
+        self._tree: SourceTree | None = None
+        self._tree_known = threading.Event()
+        self._threads: list[threading.Thread] = []
+        #: How often each has been opened again, by name.
+        self._attempts: dict[str, int] = {}
+        #: Guards ``hosts`` against a host that comes back while all are being closed.
+        self._changing = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def needs_tree(self) -> bool:
+        """Some host is not this machine."""
+        return any(not host.spec.in_place for host in self.hosts)
+
+    def open(self) -> None:
+        """Start opening all hosts; returns at once."""
+        for host in self.hosts:
+            thread = threading.Thread(
+                target=host.prepare, args=(self._await_tree,), daemon=True, name=f"host {host.id}"
+            )
+            self._threads.append(thread)
+            thread.start()
+        threading.Thread(target=self._listen, daemon=True, name="heartbeat").start()
+
+    def _listen(self) -> None:
+        interval = Pulse(self._timeout, 0.0).interval
+        while not self._closed.wait(interval):
+            for host in list(self.hosts):
+                host.look_after(time.monotonic())
+
+    def reopen(self, host: Host) -> Host | None:
+        """The Host that takes the place of a lost one; it becomes Ready, or Ended, later.
+
+        None if all is being closed.
+        """
+        with self._changing:
+            if self._closed.is_set():
+                return None
+            other = Host(host.spec, self._setup, self.events, self._timeout, reopened=True)
+            self.hosts[self.hosts.index(host)] = other
+            attempt = self._attempts.get(host.id, 0)
+            self._attempts[host.id] = attempt + 1
+        thread = threading.Thread(
+            target=self._reopen, args=(host, other, attempt), daemon=True, name=f"host {host.id}"
+        )
+        self._threads.append(thread)
+        thread.start()
+        return other
+
+    def _reopen(self, lost: Host, host: Host, attempt: int) -> None:
+        lost.close(0.0)
+        if not self._closed.wait(backoff(attempt)):
+            host.prepare(self._await_tree)
+
+    def give_tree(self, tree: SourceTree) -> None:
+        """The tree is known: hosts that wait for it go on."""
+        self._tree = tree
+        self._tree_known.set()
+
+    def _await_tree(self) -> SourceTree:
+        self._tree_known.wait()
+        if self._tree is None:
+            raise CannotOpen("all", "the run ended before the tree was known")
+        return self._tree
+
+    def failed(self) -> list[HostError]:
+        """Hosts that could not be opened so far."""
+        return [host.error for host in self.hosts if host.error and not host.was_there]
+
+    def wake(self) -> None:
+        """Let the reader of the events look around."""
+        self.events.put(Woken())
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End all hosts, side by side; nothing is left running on any of them."""
+        with self._changing:
+            self._closed.set()
+        self._tree_known.set()
+        for host in self.hosts:
+            host.stop()
+        closers = [
+            threading.Thread(target=host.close, args=(timeout,), daemon=True)
+            for host in self.hosts
+        ]
+        for thread in closers:
+            thread.start()
+        for thread in closers:
+            thread.join(timeout + 5.0)
+        deadline = time.monotonic() + 2.0
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))

@@ -1,0 +1,348 @@
+"""Open a host and speak with it: the seam to execnet, which nothing else imports.
+
+Owns gateways, their channel, the shipping of code, and the credit of a host.  Must
+not know tests or verdicts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import re
+import select
+import signal
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import execnet
+
+from ..errors import CannotOpen
+from ..remote import bootstrap
+from ..remote.protocol import frames
+from ..text import strip_control_chars
+from . import host_code, proxy
+from .spec import HostSpec
+
+#: Seconds to open a host, the starting of its interpreter included.
+OPEN_TIMEOUT = 30.0
+
+#: What a channel raises when its other end failed, is gone, or does not answer.
+_CHANNEL_ERRORS = (EOFError, OSError, execnet.RemoteError, execnet.TimeoutError)
+
+#: Called in a thread of execnet's for each frame; None: the connection has ended.
+OnFrame = Callable[[bytes | None], None]
+
+#: Asks a host whether it is there; any answer, and any other byte, will do.
+_PING = frames.pack([["ping", 0]])
+#: Bytes that are read at once.
+_CHUNK = 1 << 18
+
+#: What ssh and the host's shell say: the cause in our words, and what to try.
+_CAUSES: tuple[tuple[str, str, str], ...] = (
+    (r"nosejobs-cannot: (.*)\nnosejobs-try: (.*)", "{0}", "{1}"),
+    (r"nosejobs-needs-python: (.*)", "Python >= 3.8 is needed, {0}", "//python=python3.x"),
+    (r"nosejobs-no-ssh: (.*)", "ssh cannot be started: {0}", "install an ssh client"),
+    (
+        r"(?:bash|sh|zsh|dash|ksh|fish)[^\n]*?:? ?([^\s:]+): (?:command )?not found",
+        "no {0} there",
+        "//python=/path/to/python3 in the host's spec, or install python3 there",
+    ),
+    (
+        r"[‘'`\"]?([^\s:‘’'`\"]+)[’'\"]?: No such file or directory",
+        "no {0} there",
+        "//python=/path/to/python3 in the host's spec",
+    ),
+    (r"Permission denied \(([^)]*)\)", "key refused ({0})", "ssh-copy-id, or ssh-add your key"),
+    (
+        r"Could not resolve hostname ([^\s:]+)",
+        "the name {0} is unknown",
+        "check the spelling, or give the host an entry in ~/.ssh/config",
+    ),
+    (
+        r"Host key verification failed",
+        "its host key is not known, or has changed",
+        "ssh to it once by hand and compare the fingerprint",
+    ),
+    (r"(Connection refused|No route to host|Network is unreachable)", "{0}", "is sshd running?"),
+    (r"(timed out|Operation timed out)", "{0}", "is the host up, and the port open?"),
+)
+
+
+@functools.cache
+def code() -> tuple[str, bytes]:
+    """The zip of all that runs on a host, and its digest."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, contents in host_code.files():
+            # A fixed date: the digest depends on the contents alone.
+            archive.writestr(zipfile.ZipInfo(name), contents)
+    data = buffer.getvalue()
+    return hashlib.sha256(data).hexdigest(), data
+
+
+class Gateway:
+    """One open connection to a host."""
+
+    def __init__(
+        self,
+        spec: HostSpec,
+        on_frame: OnFrame,
+        cancel: threading.Event | None = None,
+        silence: float = 0.0,
+        session: str = "live",
+    ) -> None:
+        """Open the host; raises CannotOpen, also soon after ``cancel`` has been set.
+
+        ``silence``: seconds of a dead network to put up with; 0: as the way to it has it.
+        ``session``: a name in ``SESSIONS`` of ``remote/__main__.py``.
+        """
+        self.spec = spec
+        self._session = session
+        self._silence = silence
+        #: Seconds there and back, measured once.
+        self.latency = 0.0
+        #: When the last byte came, by the monotonic clock.
+        self.heard = time.monotonic()
+        #: Our own code has begun to answer there.
+        self.has_spoken = False
+        self._on_frame = on_frame
+        self._cancel = cancel or threading.Event()
+        self._sending = threading.Lock()
+        #: Since when somebody waits for the host to take a frame; 0: nobody.
+        self.sending_since = 0.0
+        self._group = execnet.Group()
+        self._errors = _ErrorFile() if spec.kind != "popen" else None
+        try:
+            self._gateway = self._make()
+            self._listen_for_bytes()
+            self._channel = self._start_code()
+            if self._errors:
+                self._errors.hide()
+        except BaseException:
+            self.close(timeout=1.0)
+            raise
+        self._channel.setcallback(self._receive, endmarker=None)
+
+    # -- opening ----------------------------------------------------------------
+
+    def _make(self) -> execnet.Gateway:
+        """execnet waits for the interpreter without a limit: give it one."""
+        box: list[Any] = []
+
+        def make() -> None:
+            try:
+                box.append(self._group.makegateway(self._execnet_spec()))
+            except BaseException as error:
+                box.append(error)
+
+        thread = threading.Thread(target=make, daemon=True, name=f"open {self.spec.id}")
+        thread.start()
+        deadline = time.monotonic() + OPEN_TIMEOUT
+        while thread.is_alive() and time.monotonic() < deadline and not self._cancel.is_set():
+            thread.join(0.1)
+        if box and isinstance(box[0], execnet.Gateway):
+            return box[0]
+        raise self._explain(box[0] if box else None)
+
+    def _execnet_spec(self) -> str:
+        if self.spec.kind == "popen":
+            python = f"//python={self.spec.python}" if self.spec.python else ""
+            return f"popen//execmodel=main_thread_only{python}"
+        assert self._errors is not None
+        settings: dict[str, str | int | float] = {**proxy_settings(self.spec)}
+        settings |= {"errors": self._errors.path, "silence": self._silence}
+        python = f"{sys.executable} -P {Path(proxy.__file__)} {proxy.encode(settings)}"
+        return f"popen//execmodel=main_thread_only//python={python}"
+
+    def _start_code(self) -> execnet.Channel:
+        """A round trip proves that the gateway lives: a failed bootstrap gives a dead one."""
+        try:
+            channel = self._gateway.remote_exec(bootstrap)
+            complaint = channel.receive(OPEN_TIMEOUT).decode("ascii")
+            if complaint:
+                raise CannotOpen(self.spec.id, complaint, "//python=… in the host's spec")
+            digest, data = code()
+            begin = time.monotonic()
+            channel.send(f"{digest} {self._session}".encode("ascii"))
+            answer = channel.receive(OPEN_TIMEOUT)
+            self.latency = time.monotonic() - begin
+            if answer.startswith(b"cannot: "):
+                words = strip_control_chars(answer[8:].decode("ascii", "replace"))
+                raise CannotOpen(self.spec.id, words, "//python=… in the host's spec")
+            if answer == b"need":
+                channel.send(data)
+        except _CHANNEL_ERRORS as error:
+            raise self._explain(error) from error
+        return channel
+
+    def _explain(self, error: object) -> CannotOpen:
+        said = self._errors.read() if self._errors else ""
+        for pattern, cause, hint in _CAUSES:
+            found = re.search(pattern, said)
+            if found:
+                hint = "; ".join(filter(None, [hint.format(*found.groups()), self.spec.instead]))
+                return CannotOpen(self.spec.id, cause.format(*found.groups()), hint)
+        reason = proxy.REASON.search(said)
+        if reason:
+            return CannotOpen(self.spec.id, strip_control_chars(reason[1]))
+        if said.strip():
+            return CannotOpen(self.spec.id, strip_control_chars(said.strip().splitlines()[-1]))
+        if error is None:
+            return CannotOpen(self.spec.id, f"no answer within {OPEN_TIMEOUT:g} s")
+        if self.spec.python and isinstance(error, (OSError, EOFError)):
+            words = f"{self.spec.python} cannot be run as a Python >= 3.8"
+            return CannotOpen(self.spec.id, words, "//python=/path/to/python3 in the host's spec")
+        return CannotOpen(self.spec.id, f"{type(error).__name__}: {error}")
+
+    # -- speaking ---------------------------------------------------------------
+
+    def _listen_for_bytes(self) -> None:
+        """execnet reads a frame in one go: the bytes of a large one are signs of life, too."""
+        source: Any = self._gateway._io
+        read1 = source.infile.read1
+
+        def read(size: int) -> bytes:
+            parts = bytearray()
+            while len(parts) < size:
+                data = read1(min(size - len(parts), _CHUNK))
+                if not data:
+                    raise EOFError(f"expected {size} bytes, got {len(parts)}")
+                self.heard = time.monotonic()
+                if len(data) == size:
+                    return bytes(data)
+                parts += data
+            return bytes(parts)
+
+        source.read = read
+
+    def _receive(self, frame: Any) -> None:
+        self.has_spoken = True
+        self._on_frame(frame if isinstance(frame, bytes) else None)
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame; OSError if the host is gone."""
+        with self._sending:
+            self.sending_since = time.monotonic()
+            try:
+                self._channel.send(frame)
+            finally:
+                self.sending_since = 0.0
+
+    def ping(self) -> None:
+        """Ask for a sign of life, unless that could block."""
+        self.send_if_room(_PING)
+
+    def send_if_room(self, frame: bytes, patience: float = 0.0) -> bool:
+        """Send a small frame if nobody else is sending for that long, and nothing could block."""
+        if not self._sending.acquire(timeout=patience):
+            return False
+        try:
+            if self.has_room():
+                self._channel.send(frame)
+                return True
+        except OSError:
+            pass  # its end is on its way
+        finally:
+            self._sending.release()
+        return False
+
+    def has_room(self) -> bool:
+        """Whether a little can be sent without waiting for the host."""
+        pipe: Any = self._gateway._io
+        poller = select.poll()
+        try:
+            poller.register(pipe.outfile, select.POLLOUT)
+        except ValueError:
+            return False  # closed
+        return any(event == select.POLLOUT for _, event in poller.poll(0))
+
+    def kill(self) -> None:
+        """End the connection at once: whoever is blocked in it gets an error."""
+        pipe: Any = self._gateway._io
+        pipe.kill()
+
+    def say(self, *messages: list[Any]) -> None:
+        """Send messages in one frame; OSError if the host is gone."""
+        self.send(frames.pack(list(messages)))
+
+    def was_hostile(self) -> bool:
+        """The guard has ended the connection."""
+        return bool(self._errors and proxy.HOSTILE in self._errors.read())
+
+    def epitaph(self) -> str:
+        """Why the connection has ended, if that is known."""
+        found = proxy.REASON.search(self._errors.read()) if self._errors else None
+        if found:
+            return strip_control_chars(found[1])
+        try:
+            self._channel.waitclose(0.0)
+        except execnet.RemoteError as error:
+            return strip_control_chars(str(error).strip().splitlines()[-1])
+        except _CHANNEL_ERRORS:
+            pass
+        return ""
+
+    def close(self, timeout: float = 3.0) -> None:
+        """End the connection and what is behind it; kill what does not end in time."""
+        self._group.terminate(timeout)
+        if self._errors:
+            self._errors.kill_writer()
+            self._errors.remove()
+
+
+def proxy_settings(spec: HostSpec) -> dict[str, str | int]:
+    """What the proxy must know to reach a host."""
+    own = {
+        "ssh": ("ssh_config",),
+        "agent": ("port", "name", "credentials", "listen"),
+    }[spec.kind]
+    names = ("kind", "address", "python", *own)
+    return {name: getattr(spec, name) for name in names}
+
+
+class _ErrorFile:
+    """Where the proxy, or its ssh, writes what it has to complain about."""
+
+    def __init__(self) -> None:
+        self._descriptor, self.path = tempfile.mkstemp(prefix="nosejobs-ssh-")
+        self._closing = threading.Lock()
+        #: What was in it when it was closed.
+        self._last = ""
+
+    def read(self) -> str:
+        return proxy.PID.sub("", self._text())
+
+    def _text(self) -> str:
+        with self._closing:
+            if self._descriptor >= 0:
+                self._last = os.pread(self._descriptor, 64 << 10, 0).decode("utf-8", "replace")
+            return self._last
+
+    def kill_writer(self) -> None:
+        """An ssh that hangs in its handshake is not yet a gateway that execnet could end."""
+        found = proxy.PID.search(self._text())
+        if found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(found[1]), signal.SIGTERM)
+
+    def hide(self) -> None:
+        """Its writer has it open: it needs no name, which would outlive a killed controller."""
+        Path(self.path).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """May be called twice."""
+        self.hide()
+        self._text()
+        with self._closing:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1

@@ -1,0 +1,305 @@
+"""The program between execnet and a host that is not popen.
+
+execnet starts it in place of a Python interpreter, with ``-u -c BOOTSTRAP`` behind our
+own argument, and speaks to its stdin and stdout.  It has one thread and one poll loop:
+bytes from execnet go to the host unchanged, bytes from the host pass the guard.  Owns
+that loop and the command line of ssh; TLS is ``tls``'s.  It is run by its path.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import json
+import os
+import re
+import select
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+if __name__ == "__main__":  # -P keeps this folder off the path; its parent must be on it
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from shell_runner.hosts.frame_guard import LIMIT, Guard, Hostile
+
+_OPTIONS = (
+    "-T",
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "ConnectTimeout=10",
+    "-o",
+    "ServerAliveInterval=5",
+    "-o",
+    "ServerAliveCountMax=3",
+)
+
+#: Runs on the host in front of execnet's bootstrap; must parse on any Python.
+_CHECK = (
+    "import sys; sys.version_info < (3, 8) and sys.exit("
+    "'nosejobs-needs-python: this is Python ' + sys.version.split()[0]); "
+)
+
+#: The first line of the file of complaints.
+PID = re.compile(r"nosejobs-pid: (\d+)\n")
+#: What the guard or the connection ended for, in that file.
+REASON = re.compile(r"nosejobs-reason: (.*)\n")
+
+#: Of the guard; in the same file.
+HOSTILE = "nosejobs-hostile\n"
+
+_CHUNK = 1 << 16
+#: Bytes that are held in each direction.
+_BUFFER = 1 << 20
+#: Seconds that a host gets to end by itself when the controller has said good-bye.
+_GOODBYE = 3.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Transport(Protocol):
+    """The way to a host; nothing in it blocks."""
+
+    def polled(self) -> list[tuple[int, int]]:
+        """File descriptors, and the events of poll(2) that it waits for now."""
+
+    def read(self) -> bytes | None:
+        """Bytes of the host; empty: it has ended; None: nothing now."""
+
+    def write(self, data: memoryview) -> int:
+        """How many bytes were taken; 0 if it would block."""
+
+    def pending(self) -> bool:
+        """Bytes can be read although poll(2) knows nothing of them."""
+
+    def close(self) -> bool | None:
+        """Say to the host that nothing more will come; True if it may still answer."""
+
+
+class Pipes:
+    """A program that leads to the host: its stdin and stdout."""
+
+    def __init__(self, write: int, read: int) -> None:
+        self._write, self._read = write, read
+        self._blocked = False
+        os.set_blocking(write, False)
+        os.set_blocking(read, False)
+
+    def polled(self) -> list[tuple[int, int]]:
+        """Always its output; its input while that is full."""
+        waits = [(self._read, select.POLLIN)]
+        if self._blocked and self._write >= 0:
+            waits.append((self._write, select.POLLOUT))
+        return waits
+
+    def read(self) -> bytes | None:
+        """Empty at its end."""
+        try:
+            return os.read(self._read, _CHUNK)
+        except BlockingIOError:
+            return None
+
+    def write(self, data: memoryview) -> int:
+        """All is taken when it has ended: nobody reads it."""
+        try:
+            taken = os.write(self._write, data) if self._write >= 0 else len(data)
+        except BlockingIOError:
+            taken = 0
+        except BrokenPipeError:
+            taken = len(data)
+        self._blocked = taken < len(data)
+        return taken
+
+    def pending(self) -> bool:
+        """poll(2) knows all."""
+        return False
+
+    def close(self) -> bool:
+        """End of its input."""
+        if self._write >= 0:
+            os.close(self._write)
+            self._write = -1
+        return True
+
+
+class Pump:
+    """Moves bytes until one side ends."""
+
+    def __init__(self, transport: Transport, guard: Guard, read: int = 0, write: int = 1) -> None:
+        """``read`` and ``write``: execnet's side."""
+        self._transport = transport
+        self._guard = guard
+        self._read, self._write = read, write
+        self._to_host = bytearray()
+        self._to_here = bytearray()
+        self._host_ended = False
+        #: When the controller said good-bye.
+        self._goodbye = 0.0
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+
+    def run(self) -> None:
+        """Raises Hostile, or OSError of the transport."""
+        while not self._is_over():
+            self._wait()
+            self._take_from_here()
+            self._give_to_host()
+            self._take_from_host()
+            self._give_to_here()
+
+    def _is_over(self) -> bool:
+        if self._host_ended and not self._to_here:
+            return True
+        return bool(self._goodbye) and time.monotonic() > self._goodbye + _GOODBYE
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        if not self._goodbye:  # also while there is no room: the controller may die
+            poller.register(self._read, select.POLLIN if self._has_room() else 0)
+        if self._to_here:
+            poller.register(self._write, select.POLLOUT)
+        may_read = len(self._to_here) < _BUFFER and not self._host_ended
+        for descriptor, events in self._transport.polled() if not self._host_ended else ():
+            wanted = events if may_read else events & ~select.POLLIN
+            if wanted:
+                poller.register(descriptor, wanted)
+        hurry = may_read and self._transport.pending()
+        for descriptor, event in poller.poll(0 if hurry else 200 if self._goodbye else None):
+            if descriptor == self._read and event & select.POLLHUP and not self._has_room():
+                self._goodbye = time.monotonic()
+
+    def _has_room(self) -> bool:
+        return len(self._to_host) < _BUFFER
+
+    def _take_from_here(self) -> None:
+        if self._goodbye or len(self._to_host) >= _BUFFER:
+            return
+        try:
+            data = os.read(self._read, _CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            self._to_host += data
+        else:
+            self._goodbye = time.monotonic()
+
+    def _give_to_host(self) -> None:
+        while self._to_host:
+            with memoryview(self._to_host) as view:
+                taken = self._transport.write(view)
+            if not taken:
+                return
+            del self._to_host[:taken]
+        if self._goodbye and not self._transport.close():
+            self._host_ended = True
+
+    def _take_from_host(self) -> None:
+        while len(self._to_here) < _BUFFER and not self._host_ended:
+            data = self._transport.read()
+            if data is None:
+                return
+            self._host_ended = not data
+            self._to_here += self._guard.feed(data)
+            if self._guard.error:
+                # Before execnet hears of it: what failed there is why the connection ends.
+                os.write(2, f"nosejobs-reason: {self._guard.error}\n".encode("utf-8", "replace"))
+                self._guard.error = ""
+
+    def _give_to_here(self) -> None:
+        while self._to_here:
+            try:
+                taken = os.write(self._write, self._to_here)
+            except BlockingIOError:
+                return
+            except BrokenPipeError:  # execnet reads no more: the good-bye follows
+                taken = len(self._to_here)
+            del self._to_here[:taken]
+
+
+def ssh_command(settings: dict[str, Any], bootstrap: str) -> list[str]:
+    """The ssh that runs ``bootstrap`` with the host's Python."""
+    argv = ["ssh", *_OPTIONS]
+    if settings["ssh_config"]:
+        argv += ["-F", settings["ssh_config"]]
+    python = settings["python"] or "python3"
+    remote = "exec " + python + " -u -c " + shlex.quote(_CHECK + bootstrap)
+    return [*argv, *shlex.split(settings["address"]), remote]
+
+
+def encode(settings: dict[str, Any]) -> str:
+    """One word without slashes or spaces: execnet's specs cannot hold them."""
+    return base64.urlsafe_b64encode(json.dumps(settings).encode()).decode("ascii")
+
+
+def _open(settings: dict[str, Any], bootstrap: str) -> Transport:
+    if settings["kind"] == "agent":
+        return _connect(settings, bootstrap)
+    return _start_ssh(ssh_command(settings, bootstrap))
+
+
+def _connect(settings: dict[str, Any], bootstrap: str) -> Transport:
+    from shell_runner.hosts import tls  # takes a while to import, and ssh does without
+
+    try:
+        return tls.connect(settings, bootstrap)
+    except tls.CannotConnect as error:
+        os.write(2, error.complaint().encode("utf-8", "replace"))
+        sys.exit(1)
+
+
+def _start_ssh(command: list[str]) -> Pipes:
+    its_input, write = os.pipe()
+    read, its_output = os.pipe()
+    parent = os.getpid()
+    if os.fork() == 0:
+        _become(command, parent, its_input, its_output)
+    os.close(its_input)
+    os.close(its_output)
+    return Pipes(write, read)
+
+
+def _become(command: list[str], parent: int, its_input: int, its_output: int) -> NoReturn:
+    """ssh must not outlive us: whoever kills us means the connection."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+    os.dup2(its_input, 0)
+    os.dup2(its_output, 1)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        os.write(2, b"nosejobs-no-ssh: %s\n" % str(error).encode())
+    os._exit(127)
+
+
+def main(argv: list[str]) -> None:
+    """``argv``: the encoded settings, then what execnet gives to a Python."""
+    settings = json.loads(base64.urlsafe_b64decode(argv[0]))
+    try:
+        errors = os.open(settings["errors"], os.O_WRONLY | os.O_APPEND)
+    except FileNotFoundError:
+        # Whoever wanted us has given up meanwhile; to make the file anew is to leave it for ever.
+        raise SystemExit(1) from None
+    os.dup2(errors, 2)
+    os.write(2, b"nosejobs-pid: %d\n" % os.getpid())
+    with contextlib.suppress(OSError):
+        # Ctrl-C in the controller's terminal must reach the controller alone.
+        os.setsid()
+    try:
+        transport = _open(settings, argv[argv.index("-c") + 1])
+        Pump(transport, Guard(settings.get("limit", LIMIT))).run()
+    except (Hostile, OSError) as error:
+        if isinstance(error, Hostile):
+            os.write(2, HOSTILE.encode())
+        words = " ".join(str(error).split())
+        os.write(2, f"nosejobs-reason: {words}\n".encode("utf-8", "replace"))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,307 @@
+"""Host specs: what a user writes for a host, and what it means.
+
+Pure, but for one look at the disk to explain a mistake.  A spec is in execnet's style
+(``ssh=user@host//slots=8``), with two short forms: ``4*popen`` and ``auto``; a bare name is
+the inventory's, else that of a host with an agent.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..config import MAX_SLOTS, HostEntry
+from ..errors import BadSpec
+from ..remote.agent.tcp import PORT as AGENT_PORT
+from ..remote.files.cache_eviction import LIMIT
+from ..remote.protocol.host_facts import cores
+from ..validators import suggestion
+
+_KINDS = ("agent", "popen", "ssh")
+_COMMON = ("slots", "python", "id", "labels")
+#: What only hosts of a kind can have.
+_OWN = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_config",)}
+_OPTIONS = (*_KINDS, *_COMMON, *(each for own in _OWN.values() for each in own))
+_STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """One host of a run."""
+
+    #: Unique in the run; what reports call it.
+    id: str
+    #: ``popen``: this machine, in place; ``ssh`` and ``agent``: another, the tree is shipped.
+    kind: str
+    #: Programs at a time; 0: as many as the host has cores.
+    slots: int
+    #: ``user@host`` and further arguments of ssh; name or address of an agent; empty for popen.
+    address: str = ""
+    #: The interpreter there; empty: this one for popen, ``python3`` for ssh, an agent's own.
+    python: str = ""
+    #: A file for ssh's -F.
+    ssh_config: str = ""
+    labels: tuple[str, ...] = ()
+    #: Bytes of files that it keeps for later runs.
+    cache: int = LIMIT
+    #: Where the agent listens.
+    port: int = 0
+    #: The name in the agent's certificate; empty: the address.
+    name: str = ""
+    #: Our bundle for it; empty: the usual one.
+    credentials: str = ""
+    #: The agent dials out: listen for it on this port.
+    listen: int = 0
+    #: What else a bare name may have been meant to be, for the error if it cannot be opened.
+    instead: str = ""
+
+    @property
+    def in_place(self) -> bool:
+        """The tree is on this machine and is used where it is."""
+        return self.kind == "popen"
+
+
+def parse(texts: Sequence[str], inventory: Mapping[str, HostEntry]) -> list[HostSpec]:
+    """The hosts of ``--nosejobs`` options, each perhaps a list with commas; raises BadSpec."""
+    pieces = [piece.strip() for text in texts for piece in text.split(",")]
+    if not any(pieces):
+        raise BadSpec("--nosejobs needs a host: 2*popen, auto, ssh=user@host, or a name")
+    found: list[HostSpec] = []
+    for piece in filter(None, pieces):
+        found.append(_unique(_parse_one(piece, inventory), found))
+    return found
+
+
+def _unique(spec: HostSpec, others: Sequence[HostSpec]) -> HostSpec:
+    taken = {other.id for other in others}
+    name, number = spec.id, 2
+    while name in taken:
+        name, number = f"{spec.id}-{number}", number + 1
+    return replace(spec, id=name)
+
+
+def _parse_one(text: str, inventory: Mapping[str, HostEntry]) -> HostSpec:
+    slots, rest = _split_star(text)
+    name, _, more = rest.partition("//")
+    if name in inventory:
+        return _changed(text, _from_inventory(inventory[name]), slots, more)
+    if text == "auto" or text.startswith("auto//"):
+        slots, spec = cores(), f"popen{text.removeprefix('auto')}"
+    else:
+        spec = rest
+    options = _options(spec)
+    instead = ""
+    if not options.keys() & set(_KINDS):
+        options, instead = _bare(text, spec, options, inventory)
+    if slots and "slots" in options:
+        raise BadSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
+    return replace(_build(text, options, slots), instead=instead)
+
+
+def _bare(
+    text: str, spec: str, options: dict[str, str], inventory: Mapping[str, HostEntry]
+) -> tuple[dict[str, str], str]:
+    """The options of an agent with that name, and what else may have been meant."""
+    name = spec.split("//")[0]
+    if not _is_name(name) or _close(name, ("auto", "popen"), 0.7) or os.path.exists(name):
+        raise BadSpec(_unknown(text, inventory))
+    found = _close(name, inventory)
+    instead = f"did you mean {found!r} of nosejobs.toml?" if found else ""
+    if not inventory:
+        instead = f"name it in nosejobs.toml: [hosts.{name}], spec = \"ssh={name}\""
+    return {"agent": name, **{key: value for key, value in options.items() if key != name}}, instead
+
+
+def _is_name(text: str) -> bool:
+    host = r"[A-Za-z0-9_](?:[\w.-]*\w)?|\[[0-9A-Fa-f:.]+\]"
+    return bool(re.fullmatch(rf"(?:{host})(?::\d+)?", text, re.ASCII)) and not text.isdecimal()
+
+
+def _close(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    found = difflib.get_close_matches(word, list(known), 1, cutoff)
+    return found[0] if found else ""
+
+
+def _split_star(text: str) -> tuple[int, str]:
+    starred = _STARRED.fullmatch(text)
+    if not starred:
+        return 0, text
+    slots = int(starred[1])
+    if not 0 < slots <= MAX_SLOTS:
+        raise BadSpec(f"host spec {text!r}: the number of slots must be 1 to {MAX_SLOTS}")
+    return slots, starred[2]
+
+
+def _from_inventory(entry: HostEntry) -> HostSpec:
+    spec = _parse_one(entry.spec, {})
+    if spec.kind == "agent" and "agent=" not in entry.spec:
+        words = f"[hosts.{entry.name}] of nosejobs.toml: spec {entry.spec!r} has no kind"
+        raise BadSpec(f'{words}\n  try: spec = "agent={entry.spec}", or ssh={entry.spec}')
+    if entry.slots is not None:
+        spec = replace(spec, slots=entry.slots)
+    if entry.cache is not None:
+        spec = replace(spec, cache=entry.cache)
+    labels = tuple(dict.fromkeys([*spec.labels, *entry.labels]))
+    return replace(spec, id=entry.name, labels=labels)
+
+
+def _changed(text: str, spec: HostSpec, slots: int, more: str) -> HostSpec:
+    """A host of the inventory, for this run with other slots or options."""
+    options = _options(more) if more else {}
+    if options.keys() & set(_KINDS):
+        words = f"host spec {text!r}: {spec.id} is a host of nosejobs.toml"
+        raise BadSpec(f"{words}, which has its own spec; only options can be added")
+    _check_own(text, spec.kind, options)
+    if slots and "slots" in options:
+        raise BadSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
+    changes: dict[str, Any] = {
+        key: options[key]
+        for key in ("id", "python", "ssh_config", "name", "credentials")
+        if key in options
+    }
+    if slots or "slots" in options:
+        changes["slots"] = slots or _slots(text, options["slots"])
+    if "labels" in options:
+        changes["labels"] = _labels(text, options["labels"])
+    if "listen" in options:
+        changes["listen"] = _port(text, "listen", options["listen"])
+    return replace(spec, **changes)
+
+
+def _options(spec: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for part in spec.split("//"):
+        key, equals, value = part.partition("=")
+        if equals and key not in _OPTIONS:
+            raise BadSpec(f"host spec {spec!r}: unknown option {key!r}{suggestion(key, _OPTIONS)}")
+        if key in options:
+            raise BadSpec(f"host spec {spec!r}: option {key!r} is given twice")
+        options[key] = value
+    return options
+
+
+def _unknown(text: str, inventory: Mapping[str, HostEntry]) -> str:
+    words = f"host {text!r} is not in [hosts] of nosejobs.toml"
+    if inventory:
+        words += suggestion(text, inventory)
+    if os.path.exists(text):
+        words += f"\n  it is a file: --nosejobs needs hosts, as in --nosejobs=auto {text}"
+        return words + (f", or agent={text} for a host" if _is_name(text) else "")
+    if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or _close(text, ("auto", "popen"), 0.7):
+        return f"{words}\n  try: --nosejobs='4*popen', auto, or ssh=user@host//slots=4"
+    return f"{words}\n  try: --nosejobs=ssh={text}, or --nosejobs=auto for this machine"
+
+
+def _build(text: str, options: Mapping[str, str], slots: int) -> HostSpec:
+    kinds = [kind for kind in _KINDS if kind in options]
+    if len(kinds) > 1:
+        raise BadSpec(f"host spec {text!r}: it is either {' or '.join(kinds)}")
+    kind = kinds[0]
+    _check_own(text, kind, options)
+    if "slots" in options:
+        slots = _slots(text, options["slots"])
+    spec = HostSpec(
+        id=options.get("id", ""),
+        kind=kind,
+        slots=slots or (1 if kind == "popen" else 0),
+        python=options.get("python", ""),
+        labels=_labels(text, options.get("labels")),
+    )
+    return _PLACES[kind](text, options, spec)
+
+
+def _check_own(text: str, kind: str, options: Mapping[str, str]) -> None:
+    for other, own in _OWN.items():
+        for key in own:
+            if key in options and other != kind:
+                raise BadSpec(f"host spec {text!r}: option {key!r} is for {other} hosts")
+
+
+def _popen(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+    return replace(spec, id=spec.id or "popen")
+
+
+def _ssh(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+    address = options["ssh"]
+    if not address.split():
+        raise BadSpec(f"host spec {text!r}: ssh= needs an address, as in ssh=user@host")
+    if re.fullmatch(r"[^:\[\]]+:\d+", address.split()[-1]):
+        words = f"host spec {text!r}: ssh takes no port behind a host"
+        raise BadSpec(f"{words}\n  try: Port in ~/.ssh/config, or in //ssh_config=FILE")
+    name = spec.id or address.split()[-1]
+    return replace(spec, id=name, address=address, ssh_config=options.get("ssh_config", ""))
+
+
+def _agent(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+    address, port = _agent_address(text, options["agent"])
+    return replace(
+        spec,
+        id=spec.id or options.get("name") or (address if port == AGENT_PORT else options["agent"]),
+        address=address,
+        port=port,
+        name=options.get("name", ""),
+        credentials=options.get("credentials", ""),
+        listen=_port(text, "listen", options["listen"]) if "listen" in options else 0,
+    )
+
+
+def written(spec: HostSpec) -> str:
+    """What can be typed for it, in any folder."""
+    kind, values = spec.kind, [("python", spec.python)]
+    if kind == "agent":
+        address = f"[{spec.address}]" if ":" in spec.address else spec.address
+        kind += f"={address}" + (f":{spec.port}" if spec.port != AGENT_PORT else "")
+        values += [("name", spec.name), ("credentials", spec.credentials)]
+        values += [("listen", str(spec.listen) if spec.listen else "")]
+    elif kind == "ssh":
+        kind += f"={spec.address}"
+        values += [("ssh_config", spec.ssh_config)]
+    values += [("slots", str(spec.slots) if spec.slots else ""), ("labels", "+".join(spec.labels))]
+    text = "//".join([kind, *(f"{key}={value}" for key, value in values if value)])
+    return text if _parse_one(text, {}).id == spec.id else f"{text}//id={spec.id}"
+
+
+_PLACES = {"agent": _agent, "popen": _popen, "ssh": _ssh}
+
+
+def _agent_address(text: str, value: str) -> tuple[str, int]:
+    if "@" in value:
+        raise BadSpec(f"host spec {text!r}: an agent runs as its own user; write agent=HOST")
+    if value.count(":") > 1 and not value.startswith("["):
+        return value, AGENT_PORT
+    found = re.fullmatch(r"(\[[^\]]+\]|[^\s:\[\]]+)(?::(.*))?", value)
+    if not found:
+        raise BadSpec(f"host spec {text!r}: agent= needs a host, as in agent=host1 or host1:7422")
+    port = AGENT_PORT if found[2] is None else _port(text, "the port", found[2])
+    return found[1].strip("[]"), port
+
+
+def _port(text: str, what: str, value: str) -> int:
+    if not value.isdecimal() or not 0 < int(value) < 65536:
+        raise BadSpec(f"host spec {text!r}: {what} must be a number from 1 to 65535, not {value!r}")
+    return int(value)
+
+
+def _labels(text: str, value: str | None) -> tuple[str, ...]:
+    """``docker+gpu``: a comma would end the spec."""
+    if value is None:
+        return ()
+    labels = value.split("+")
+    for label in labels:
+        if not re.fullmatch(r"\w[\w.-]*", label):
+            raise BadSpec(
+                f"host spec {text!r}: {label!r} is not a label; write //labels=docker+gpu"
+            )
+    return tuple(dict.fromkeys(labels))
+
+
+def _slots(text: str, value: str) -> int:
+    if not (value.isdecimal() and len(value) < 9 and 0 < int(value) <= MAX_SLOTS):
+        raise BadSpec(
+            f"host spec {text!r}: slots must be a whole number, 1 to {MAX_SLOTS}, not {value!r}"
+        )
+    return int(value)

@@ -1,0 +1,102 @@
+"""What earlier scans of a tree found: digests by what ``stat`` says of a file.
+
+Owns one small file for each tree in the controller's cache folder.  Must not know
+manifests.  A digest is only remembered if the file was left alone for a while before it
+was read: one that changes twice within the clock's grain looks the same to ``stat``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..remote.files.blob_store import cache_folder
+
+#: Size, mtime, ctime (both in ns), inode, mode.
+Look = tuple[int, int, int, int, int]
+#: Digest by path and look.
+Known = dict[str, tuple[Look, str]]
+
+_VERSION = 1
+#: Nanoseconds before a scan in which a change makes a file too young to be remembered.
+_RACY = 2 * 10**9
+#: Seconds after which what is known of a tree that nobody scans is removed.
+_OLD = 30 * 86_400.0
+
+
+def look(found: os.stat_result) -> Look:
+    """What changes when a file does."""
+    return (
+        found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode,
+    )  # fmt: skip
+
+
+def load(root: Path) -> Known:
+    """What is known of the tree at ``root``; nothing if the file cannot be read."""
+    try:
+        data = json.loads(_path(root).read_bytes())
+        if data["version"] != _VERSION:
+            return {}
+        return {path: ((s, m, c, i, o), d) for path, (s, m, c, i, o, d) in data["files"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def save(root: Path, files: Mapping[str, tuple[Look, str]], began: int) -> None:
+    """Remember a scan that began at this time (ns); trouble with the disk is no trouble here."""
+    rows = {
+        path: (*seen, digest)
+        for path, (seen, digest) in files.items()
+        if max(seen[1], seen[2]) < began - _RACY
+    }
+    with contextlib.suppress(OSError):
+        _replace(_path(root), {"version": _VERSION, "root": os.fspath(root), "files": rows})
+        _sweep(_folder())
+
+
+def touch(root: Path) -> None:
+    """What is known is in use, though nothing has changed."""
+    with contextlib.suppress(OSError):
+        os.utime(_path(root))
+
+
+def forget(root: Path) -> None:
+    """What is known has proved wrong."""
+    with contextlib.suppress(OSError):
+        _path(root).unlink()
+
+
+def _folder() -> Path:
+    return Path(cache_folder(), "scan")
+
+
+def _path(root: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()
+    return _folder() / f"{name[:32]}.json"
+
+
+def _replace(path: Path, data: Any) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".json")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(json.dumps(data, separators=(",", ":")).encode("ascii"))
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _sweep(folder: Path) -> None:
+    before = time.time() - _OLD
+    old: Iterable[os.DirEntry[str]] = list(os.scandir(folder))
+    for entry in old:
+        if entry.stat(follow_symlinks=False).st_mtime < before:
+            os.unlink(entry.path)

@@ -1,0 +1,320 @@
+"""The files of a tree that go to a host, and their digests.
+
+Owns the selection (what git tracks or would track, patterns of the user, secrets) and the order of
+the entries.  Must not know hosts, nor how files are sent.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import fnmatch
+import hashlib
+import itertools
+import os
+import re
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+from ..remote.files.copy_tree import IGNORED_FOLDERS
+from ..remote.files.manifest import FILE, LINK, BadEntry, Entry, check
+from . import scan_cache
+
+#: Never shipped unless a pattern of the user names them.
+SECRETS = (
+    ".env", ".env.*", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", ".pgpass", ".htpasswd",
+    ".npmrc", ".pypirc", "credentials", "credentials.json", ".git-credentials", "*.kdbx",
+    "*.gpg", "*.asc",
+)  # fmt: skip
+#: Bytes from which on a file is hashed in a thread of its own.
+_LARGE = 1 << 20
+#: Bytes of a file that is read at once.
+_SMALL = 1 << 16
+#: Bytes that are read at once of a larger one.
+_CHUNK_SIZE = 1 << 20
+
+#: Called with the number of bytes that are done, and with their total.
+Progress = Callable[[int, int], None]
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """Do nothing: the default of a ``progress`` parameter."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Patterns of the user, beyond the rules; they read like those of .gitignore."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceTree:
+    """A tree as it is shipped: its files and links, sorted by path."""
+
+    root: Path
+    entries: tuple[Entry, ...]
+    #: Files that are not shipped although they are part of the tree, each with the reason.
+    left: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Total bytes of all files."""
+        return sum(entry.size for entry in self.entries)
+
+
+def scan(
+    root: Path,
+    tests: Iterable[str],
+    selection: Selection = Selection(),
+    progress: Progress = ignore_progress,
+    whole: bool = False,
+) -> SourceTree:
+    """Return the tree at ``root`` as it is shipped.
+
+    ``tests`` are relative paths that are shipped in any case.  With ``whole`` it is not a source
+    tree: neither git nor the usual ignored folders are considered.  Raises :exc:`UsageError` for a
+    file that cannot be read.
+    """
+    listed = None if whole else _git_files(root)
+    paths = set(_walk(root, () if whole else IGNORED_FOLDERS) if listed is None else listed)
+    named = set(_included(root, selection.include))
+    is_secret, is_excluded = _matcher(SECRETS, re.IGNORECASE), _matcher(selection.exclude)
+    secrets = {path for path in paths - named if is_secret(path)}
+    wanted = (paths | named) - secrets
+    wanted = {path for path in wanted if not is_excluded(path)} | set(tests)
+    found = _entries(root, sorted(wanted), named, progress)
+    entries = tuple(each for each in found if isinstance(each, Entry))
+    left = [f"{path}: looks like a secret" for path in sorted(secrets)]
+    return SourceTree(root, entries, (*left, *(each for each in found if isinstance(each, str))))
+
+
+def scan_all(root: Path) -> SourceTree:
+    """Return the tree at ``root`` with all of its files and links as they are.
+
+    Nothing is excluded, and nothing of earlier scans is believed: for trees that a program of ours
+    wrote, in which everything was selected before.  Raises :exc:`OSError` for a file that cannot be
+    read, and :exc:`BadEntry` for one that cannot be shipped.
+    """
+    prefix = os.path.join(root, "")
+    return SourceTree(
+        root, tuple(check(_read_entry(prefix + path, path)) for path in sorted(_walk(root, ())))
+    )
+
+
+def _read_entry(full: str, path: str) -> Entry:
+    attributes = os.lstat(full)
+    if stat.S_ISLNK(attributes.st_mode):
+        return Entry(path, LINK, 0, os.readlink(full))
+    with open(full, "rb", buffering=0) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Entry(path, FILE, stat.S_IMODE(attributes.st_mode), digest, attributes.st_size)
+
+
+def archive(path: Path) -> SourceTree:
+    """Return an archive as a tree of one file.
+
+    Raises :exc:`UsageError` if it is not a file, or cannot be read.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _cannot_ship(os.fspath(path), error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"cannot ship {path}: neither a folder nor a file")
+    digest, size = _digest(os.fspath(path), _Count(found.st_size, ignore_progress)) or ("", 0)
+    return SourceTree(path.parent, (check(Entry(path.name, FILE, 0o644, digest, size)),))
+
+
+def _git_files(root: Path) -> list[str] | None:
+    """Return the paths that git tracks or would track below ``root``; None if git cannot tell."""
+    command = ["git", "-C", os.fspath(root), "ls-files", "-z", "-co", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+
+
+def _walk(root: Path, ignored: Container[str] = IGNORED_FOLDERS) -> Iterator[str]:
+    start = len(os.path.join(root, ""))
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in ignored]
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in [*files, *links]:
+            yield os.path.join(folder, name)[start:]
+
+
+def _included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
+    """Yield the paths that the user names, also those in folders that are ignored otherwise."""
+    if patterns:
+        is_included = _matcher(patterns)
+        yield from (path for path in _walk(root, (".git",)) if is_included(path))
+
+
+def _matcher(patterns: Sequence[str], flags: int = 0) -> Callable[[str], bool]:
+    """Return a predicate: does a path match one of the patterns, which are like .gitignore's?
+
+    A pattern without a slash, except a trailing one, applies to any part of the path; another
+    pattern applies to the path from the root on, or to a folder that contains it.
+    """
+    plain = [pattern.removesuffix("/") for pattern in patterns if "/" not in pattern[:-1]]
+    rooted = [pattern.removeprefix("./").strip("/") for pattern in patterns if "/" in pattern[:-1]]
+    is_part, is_path = _compiled(plain, flags), _compiled(rooted, flags)
+
+    def matches(path: str) -> bool:
+        parts = path.split("/")
+        return any(map(is_part, parts)) or (bool(rooted) and any(map(is_path, _heads(parts))))
+
+    return matches if patterns else lambda path: False
+
+
+def _heads(parts: Sequence[str]) -> Iterator[str]:
+    """Yield ``a``, ``a/b``, ``a/b/c``."""
+    return itertools.accumulate(parts, "{}/{}".format)
+
+
+def _compiled(patterns: Sequence[str], flags: int) -> Callable[[str], re.Match[str] | None]:
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)", flags).match
+
+
+#: A link, the reason why a file is not shipped, None for what is not a file, or a file's ``stat``.
+_Found = Entry | str | os.stat_result | None
+
+
+def _entries(
+    root: Path, paths: list[str], named: set[str], progress: Progress
+) -> list[Entry | str | None]:
+    """Return entries, reasons why files are not shipped, and None for what is not a file."""
+    began, prefix = time.time_ns(), os.path.join(root, "")
+    found = {path: _find(root, prefix + path, path, path in named) for path in paths}
+    files = {path: each for path, each in found.items() if isinstance(each, os.stat_result)}
+    read = _read(root, files, progress, began)
+    return [_entry(path, each, read) for path, each in found.items()]
+
+
+def _read(
+    root: Path, files: Mapping[str, os.stat_result], progress: Progress, began: int
+) -> dict[str, tuple[str, int]]:
+    """Return digest and size of each file; read only those changed since the last scan."""
+    known, looks = scan_cache.load(root), {path: scan_cache.look(found) for path, found in files.items()}
+    seen = {path: known[path] for path, now in looks.items() if known.get(path, [0])[0] == now}
+    read = {path: (digest, now[0]) for path, (now, digest) in seen.items()}
+    fresh = {path: found for path, found in files.items() if path not in seen}
+    for path, digest, size in _digests(os.path.join(root, ""), fresh, progress):
+        seen[path], read[path] = (looks[path], digest), (digest, size)
+    if fresh or len(seen) < len(known):
+        scan_cache.save(root, seen, began)
+    else:
+        scan_cache.touch(root)
+    return read
+
+
+def _entry(path: str, found: _Found, read: Mapping[str, tuple[str, int]]) -> Entry | str | None:
+    if not isinstance(found, os.stat_result):
+        return found
+    if path not in read:
+        return None  # it is gone again
+    digest, size = read[path]
+    return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, size))
+
+
+def _find(root: Path, full: str, path: str, named: bool) -> _Found:
+    """Examine one path.
+
+    Returns None for what is not a file (a submodule, a socket, or gone), and the reason, as a
+    string, for what must not be shipped.
+    """
+    try:
+        found = os.lstat(full)
+        if stat.S_ISLNK(found.st_mode):
+            link = Entry(path, LINK, 0, os.readlink(full))
+            if _is_inside(root, full, link):
+                return link
+            # A link out of the tree would dangle there: its target goes instead.
+            found = os.stat(full)
+            if stat.S_ISDIR(found.st_mode):
+                return f"{path}: a link to a folder outside of the tree"
+            if not named and _matcher(SECRETS, re.IGNORECASE)(os.path.realpath(full)):
+                return f"{path}: a link to what looks like a secret"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot_ship(full, error) from error
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _cannot_ship(full: str, error: OSError) -> UsageError:
+    return UsageError(f"cannot ship {full}: {error.strerror}")
+
+
+class _Count:
+    """Bytes read so far by several threads; without a lock it is approximate."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self.done = 0
+        self._total, self._progress = total, progress
+
+    def report(self) -> None:
+        self._progress(self.done, self._total)
+
+
+def _digests(
+    prefix: str, files: Mapping[str, os.stat_result], progress: Progress
+) -> Iterator[tuple[str, str, int]]:
+    """Yield path, digest and size of each file.
+
+    Large files are hashed in threads, since hashing releases the GIL; small ones one by one.
+    """
+    count = _Count(sum(found.st_size for found in files.values()), progress)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        large = {
+            path: pool.submit(_digest, prefix + path, count)
+            for path, found in files.items()
+            if found.st_size >= _LARGE
+        }
+        for number, path in enumerate(path for path in files if path not in large):
+            digest = _digest(prefix + path, count)
+            if digest is not None:
+                yield path, *digest
+            if number % 256 == 255:
+                count.report()
+        for path, future in large.items():
+            while future not in concurrent.futures.wait([future], 0.5).done:
+                count.report()
+            digest = future.result()
+            if digest is not None:
+                yield path, *digest
+
+
+def _digest(full: str, count: _Count) -> tuple[str, int] | None:
+    """Return the SHA-256 in hex and the number of bytes it covers; None if the file is gone."""
+    try:
+        with open(full, "rb", buffering=0) as file:
+            data = file.read(_SMALL) or b""
+            seen, size = hashlib.sha256(data), len(data)
+            count.done += size
+            while size >= _SMALL and data:
+                data = file.read(_CHUNK_SIZE) or b""
+                seen.update(data)
+                size += len(data)
+                count.done += len(data)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot_ship(full, error) from error
+    return seen.hexdigest(), size
+
+
+def _is_inside(root: Path, full: str, link: Entry) -> bool:
+    try:
+        check(link)
+    except BadEntry:
+        return False
+    return Path(os.path.realpath(full)).is_relative_to(os.path.realpath(root))

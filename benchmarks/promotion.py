@@ -517,16 +517,18 @@ _HARVEST_NOTES = (
 
 
 def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
-    from dispatcher import evidence, harvest, result_recorder, running, work
+    from dispatcher import up
+    from dispatcher.builds import blob_store
+    from dispatcher.hosts import job_builder, package_rows, result_recorder
     from dispatcher.store import jobs as job_rows
     from dispatcher.store import open_store
     from tests.unit.dispatcher import rowmaking
 
-    running.settle()
+    up.settle()
     package, identity = _package(folder, count)
     _peak()
     before, peak = _resident(os.getpid()), 0.0
-    blobs = evidence.BlobStore(folder / "blobs")
+    blobs = blob_store.BlobStore(folder / "blobs")
     runs: dict[str, list[Run]] = {"whole": [], "rows alone": [], "reading": []}
     for number in range(rounds):
         store = open_store(folder / f"{number}.db")
@@ -537,7 +539,7 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
             job = job_rows.get(connection, identity)
         assert job is not None
         copy = Path(shutil.copy(package, folder / "copy.zip"))
-        builder = work.JobBuilder(store, None, blobs)  # type: ignore[arg-type]
+        builder = job_builder.JobBuilder(store, None, blobs)  # type: ignore[arg-type]
         recorder = result_recorder.ResultRecorder(store, blobs, builder)
         runs["whole"].append(_clocked(functools.partial(recorder.record, job, copy)))
         peak = max(peak, _peak())
@@ -546,8 +548,8 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
         if found != count:
             raise Broken(f"{found} cases of {count}")
         store.close()
-        runs["reading"].append(_clocked(lambda: _read(harvest, package, identity)))
-        runs["rows alone"].append(_rows_alone(folder, number, _read(harvest, package, identity)))
+        runs["reading"].append(_clocked(lambda: _read(package_rows, package, identity)))
+        runs["rows alone"].append(_rows_alone(folder, number, _read(package_rows, package, identity)))
     title = f"{count} cases harvested, {measure.rounds_words(rounds)}"
     table = measure.table(title, runs, "whole", _HARVEST_NOTES)
     for row in table["rows"]:

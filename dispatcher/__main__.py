@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .cli import ALL
+from .cli.commands import ALL
 
 if __name__ == "__main__":
     click.Group("nosejobs", commands=list(ALL)).main()

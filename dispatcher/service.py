@@ -14,19 +14,19 @@ from collections.abc import Callable, Mapping
 
 from shell_runner.errors import NosejobsError, UsageError
 
-from . import open_sources
-from .checkouts import CheckoutCache
-from .evidence import BlobStore
-from .hosts import HostConnections, configure
-from .job_steps import HostTimeouts
-from .pools import Pools
-from .reconcile import Reconciler
-from .reconcile_pass import PassResult
-from .result_recorder import ResultRecorder
-from .settings import ADDRESS, Settings
-from .store import Store, board, check, open_engine, open_store, retention
-from .watch import Watch
-from .work import JobBuilder
+from .builds.blob_store import BlobStore
+from .builds.checkouts import CheckoutCache
+from .builds.source_watcher import Watch
+from .configuration.settings import ADDRESS, Settings
+from .hosts.connections import HostConnections, configure
+from .hosts.job_builder import JobBuilder
+from .hosts.job_steps import HostTimeouts
+from .hosts.pools import Pools
+from .hosts.result_recorder import ResultRecorder
+from .reconciler.reconcile_pass import PassResult
+from .reconciler.reconciler import Reconciler
+from .sources import open_sources
+from .store import Store, build_rows, check, open_engine, open_store, retention
 
 _LOG = logging.getLogger(__name__)
 DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
@@ -172,7 +172,7 @@ class Service:
                 retention.forget(connection, build, now)
         with self.store.read() as connection:
             referred = retention.referred(connection)
-            kept = board.kept_trees(connection, _TREES)
+            kept = build_rows.kept_trees(connection, _TREES)
         self.blobs.sweep(referred)
         self.trees.sweep(kept)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self
 
-from dispatcher.hosts import HostConnections
-from dispatcher.job_steps import HostTimeouts
+from dispatcher.configuration.settings import Settings
+from dispatcher.hosts.connections import HostConnections
+from dispatcher.hosts.job_steps import HostTimeouts
 from dispatcher.model import (
     BuildEvent,
     Change,
@@ -24,7 +25,6 @@ from dispatcher.model import (
     StageEvent,
     StageRun,
 )
-from dispatcher.settings import Settings
 from dispatcher.store import Store, builds, changes, hosts, jobs, open_store, results, stage_runs
 from shell_runner.remote.jobs.package_reader import open_package
 from shell_runner.remote.protocol.job import NewJob

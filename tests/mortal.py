@@ -50,24 +50,24 @@ class Point(NamedTuple):
 
 POINTS: Mapping[str, Point] = {
     # The build is job 1, the first stage is job 2.
-    "detecting": Point("dispatcher.watch", "Watch._supersede", after=False),
-    "detected": Point("dispatcher.watch", "Watch._write", after=True),
-    "tree-half": Point("dispatcher.checkout", "check_links", after=False),
-    "build-planned": Point("dispatcher.job_steps", "JobSteps.submit", after=False),
-    "artefact-half": Point("dispatcher.artifact", "pack", after=False),
-    "artefact": Point("dispatcher.artifact", "store_artifact", after=True),
-    "built": Point("dispatcher.job_steps", "JobSteps.submit", after=False, call=2),
+    "detecting": Point("dispatcher.builds.source_watcher", "Watch._supersede", after=False),
+    "detected": Point("dispatcher.builds.source_watcher", "Watch._write", after=True),
+    "tree-half": Point("dispatcher.sources.checkout", "check_links", after=False),
+    "build-planned": Point("dispatcher.hosts.job_steps", "JobSteps.submit", after=False),
+    "artefact-half": Point("dispatcher.builds.artifact", "pack", after=False),
+    "artefact": Point("dispatcher.builds.artifact", "store_artifact", after=True),
+    "built": Point("dispatcher.hosts.job_steps", "JobSteps.submit", after=False, call=2),
     "handed-in": Point("shell_runner.jobs.client", "Client.submit", after=True, call=2),
-    "submitted": Point("dispatcher.job_steps", "JobSteps.submit", after=True, call=2),
+    "submitted": Point("dispatcher.hosts.job_steps", "JobSteps.submit", after=True, call=2),
     "harvesting": Point("shell_runner.jobs.client", "Client._piece", after=False, call=3),
-    "downloaded": Point("dispatcher.result_recorder", "ResultRecorder.record", after=False, call=2),
-    "stored": Point("dispatcher.evidence", "BlobStore.take", after=True, call=3),
-    "harvested": Point("dispatcher.result_recorder", "ResultRecorder.record", after=True, call=2),
+    "downloaded": Point("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=False, call=2),
+    "stored": Point("dispatcher.builds.blob_store", "BlobStore.take", after=True, call=3),
+    "harvested": Point("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=True, call=2),
     "acknowledged": Point("shell_runner.jobs.client", "Client.acknowledge", after=True, call=2),
     "before-tag": Point("dispatcher.store.tags", "give_tag", after=False),
     "tagging": Point("dispatcher.store.tags", "give_tag", after=True),
     "tagged": Point(
-        "dispatcher.reconcile", "Reconciler._run_pass", after=True, once="SELECT id FROM tag"
+        "dispatcher.reconciler.reconciler", "Reconciler._run_pass", after=True, once="SELECT id FROM tag"
     ),
 }
 
@@ -229,17 +229,17 @@ def _main() -> None:
     # What a dispatcher loads when it needs it; alembic: to make a database.
     import alembic.command  # noqa: F401
     import click
+    import dispatcher.asking
+    import dispatcher.following
+    import dispatcher.running
+    import dispatcher.shown
     import shell_runner.ca  # noqa: F401
     import uvicorn.lifespan.on
     import uvicorn.loops.auto
     import uvicorn.protocols.http.auto
     import uvicorn.protocols.websockets.auto  # noqa: F401
 
-    import dispatcher.asking
     import dispatcher.cli
-    import dispatcher.following
-    import dispatcher.running
-    import dispatcher.shown
 
     # What is here is not looked at again by each: a page that is not touched is not copied.
     gc.collect()

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-from dispatcher.hookspecs import Handle, Raised
-from dispatcher.settings import Pool
+from dispatcher.configuration.settings import Pool
+from dispatcher.hosts.hookspecs import Handle, Raised
 from shell_runner.errors import HostError, UsageError
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from dispatcher.config import SHIP
-from dispatcher.job_steps import HostTimeouts
+from dispatcher.configuration.pipeline import SHIP
+from dispatcher.configuration.settings import Settings, parse
+from dispatcher.hosts.job_steps import HostTimeouts
 from dispatcher.model import BuildState, Job, StageRun, StageState
 from dispatcher.service import Service
-from dispatcher.settings import Settings, parse
-from dispatcher.store import jobs, listing, stage_runs
-from dispatcher.store.listing import BuildDetail
+from dispatcher.store import jobs, stage_runs, views
+from dispatcher.store.views import BuildDetail
 from tests import desks
 from tests.integration.dispatcher.repository import Repository
 
@@ -102,8 +102,8 @@ class Whole:
     def find(self, revision: str) -> BuildDetail | None:
         """The build of a revision."""
         with self.store.read() as connection:
-            found = listing.builds(connection, listing.Filter(revision=revision))
-            return listing.build(connection, found[0].build.id) if found else None
+            found = views.builds(connection, views.Filter(revision=revision))
+            return views.build(connection, found[0].build.id) if found else None
 
     def until(self, revision: str, what: Callable[[BuildDetail], bool]) -> BuildDetail:
         """Until the rows of a build are so; woken by each change."""

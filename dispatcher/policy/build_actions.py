@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from ..config import BuildConfig, Stage, Tree
+from ..configuration.pipeline import BuildConfig, Stage, Tree
 from ..model import Build, BuildEvent, BuildRows, Job, StageEvent, StageRun
 from .placement import PlacementRequest, Unplaced
 

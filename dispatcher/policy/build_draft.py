@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ..config import Stage, Tree
+from ..configuration.pipeline import Stage, Tree
 from ..model import (
     BUILDS,
     STAGES,

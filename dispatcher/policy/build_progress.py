@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from .. import config
-from ..config import Mode, Stage, Tree
+from ..configuration import pipeline as config
+from ..configuration.pipeline import Mode, Stage, Tree
 from ..model import (
     BUILD,
     Build,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from shell_runner.text import format_count, pluralize, shorten_list
 
-from ..config import Mode, Stage
+from ..configuration.pipeline import Mode, Stage
 from ..model import Host, HostState
 
 #: Hosts that are named in the reason why a request waits.

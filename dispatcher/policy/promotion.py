@@ -25,7 +25,7 @@ from graphlib import TopologicalSorter
 
 from shell_runner.text import shorten_list
 
-from ..config import Gate, Level, Stage, Tree, stage_digest
+from ..configuration.pipeline import Gate, Level, Stage, Tree, stage_digest
 from ..model import (
     BUILD,
     GOOP,

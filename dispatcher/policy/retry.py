@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shell_runner.text import format_count
 
-from ..config import Mode, Stage
+from ..configuration.pipeline import Mode, Stage
 from ..model import Job, JobState, OutcomeCounts, StageEvent
 
 #: Ends of a job on its host (``job.how``), beside "completed", that are the fault of the build.

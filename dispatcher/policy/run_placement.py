@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..configuration.settings import Pool
 from ..model import HostState, StageEvent, StageState
-from ..settings import Pool
-from . import placement, pooling
+from . import placement, pool_scaling
 from .build_actions import (
     WAITING_FOR,
     Action,
@@ -59,7 +59,7 @@ def place_runs(
     for request, answer in zip(requests, answers, strict=True):
         if isinstance(answer, Unplaced):
             actions.append(NotifyPoolShortage(answer))
-            reasons = [answer.reason, pooling.no_pool_reason(answer, pools)]
+            reasons = [answer.reason, pool_scaling.no_pool_reason(answer, pools)]
             actions += _wait(request, "; ".join(filter(None, reasons)))
         else:
             actions.append(_plan_jobs(request, answer.hosts, now))

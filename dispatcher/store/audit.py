@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
-from . import rows, tables
+from . import statements, tables
 
 _AUDIT = tables.audit.c
 
@@ -33,7 +33,7 @@ def write(
 ) -> None:
     """One entry; ``who`` is empty for the dispatcher itself."""
     fields = {"at": at, "who": who, "what": what, "build": build, "detail": detail}
-    rows.add(connection, tables.audit, fields)
+    statements.add(connection, tables.audit, fields)
 
 
 def entries(

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select
 
 from .. import model
-from . import rows, tables
+from . import statements, tables
 
 _BUILD, _RUN, _CHANGE = tables.build.c, tables.stage_run.c, tables.change.c
 #: States of stage runs that something can still come of by itself.
@@ -18,12 +18,12 @@ _ALIVE = tuple(
 )
 _OPEN = (model.BuildState.NEW, model.BuildState.BUILDING)
 
-_GET = rows.by_key(tables.build)
+_GET = statements.by_key(tables.build)
 #: Numbers of those that something can still come of by itself.
 ACTIVE = (
     select(_BUILD.id)
-    .where(rows.among(_BUILD.state, _OPEN))
-    .union(select(_RUN.build).where(rows.among(_RUN.state, _ALIVE)))
+    .where(statements.among(_BUILD.state, _OPEN))
+    .union(select(_RUN.build).where(statements.among(_RUN.state, _ALIVE)))
 )
 _REUSABLE = (
     select(tables.build)
@@ -40,30 +40,30 @@ _REUSABLE = (
 def add(connection: Connection, change: int, at: float) -> int:
     """The build of a change; its number."""
     new = model.BuildState.NEW.value
-    return rows.add(connection, tables.build, {"change": change, "state": new, "began": at})
+    return statements.add(connection, tables.build, {"change": change, "state": new, "began": at})
 
 
 def get(connection: Connection, build: int) -> model.Build | None:
     """One build."""
     found = connection.execute(_GET, {"key": build}).first()
-    return rows.build(found) if found else None
+    return statements.build(found) if found else None
 
 
 def move(connection: Connection, build: int, event: model.BuildEvent, **fields: Any) -> bool:
     """An event of a build, and what else it sets; False: it does nothing (see ``rows.move``)."""
-    return rows.move(connection, tables.build, model.BUILDS, build, event, **fields)
+    return statements.move(connection, tables.build, model.BUILDS, build, event, **fields)
 
 
 def describe(connection: Connection, build: int, **fields: Any) -> bool:
     """Set what is found out about it: tree, config, inputs, detail; whether it was there."""
     unknown = fields.keys() - {"tree", "config", "inputs", "detail"}
     assert not unknown, unknown
-    return rows.put(connection, tables.build, build, **fields)
+    return statements.put(connection, tables.build, build, **fields)
 
 
 def set_level(connection: Connection, build: int, level: str) -> bool:
     """Whether the level is another one now."""
-    return rows.put_new(connection, tables.build, build, level=level)
+    return statements.put_new(connection, tables.build, build, level=level)
 
 
 def reusable(connection: Connection, source: int, inputs: str) -> model.Build | None:
@@ -72,7 +72,7 @@ def reusable(connection: Connection, source: int, inputs: str) -> model.Build | 
     Its ``reused``, if it has one, is the build that made the artefact.
     """
     found = connection.execute(_REUSABLE, {"source": source, "inputs": inputs}).first()
-    return rows.build(found) if found else None
+    return statements.build(found) if found else None
 
 
 def active(connection: Connection) -> list[int]:
@@ -94,6 +94,6 @@ def untouched(connection: Connection, source: int, branch: str) -> list[model.Bu
         .where(_CHANGE.source == source, _CHANGE.branch == branch)
         .order_by(_BUILD.id)
     )
-    return [rows.build(row) for row in connection.execute(statement)]
+    return [statements.build(row) for row in connection.execute(statement)]
 
 

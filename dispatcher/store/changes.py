@@ -7,10 +7,10 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, select, update
 
 from .. import model
-from . import rows, tables
+from . import statements, tables
 
 _SOURCE, _HEAD = tables.source.c, tables.head.c
-_GET = rows.by_key(tables.change)
+_GET = statements.by_key(tables.change)
 _SOURCES = select(tables.source).order_by(_SOURCE.name)
 
 
@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 def source(connection: Connection, name: str, kind: str) -> int:
     """The number of a source of the dispatcher's file; it keeps it for ever."""
-    rows.add_new(connection, tables.source, {"name": name, "kind": kind})
+    statements.add_new(connection, tables.source, {"name": name, "kind": kind})
     where = _SOURCE.name == name
     connection.execute(update(tables.source).where(where, _SOURCE.kind != kind).values(kind=kind))
     return int(connection.execute(select(_SOURCE.id).where(where)).scalar_one())
@@ -58,7 +58,7 @@ def move_head(connection: Connection, source: int, branch: str, before: str, rev
     """
     if not before:
         row = {"source": source, "branch": branch, "revision": revision}
-        return rows.add_new(connection, tables.head, row)
+        return statements.add_new(connection, tables.head, row)
     where = (_HEAD.source == source, _HEAD.branch == branch, _HEAD.revision == before)
     if not revision:
         return connection.execute(delete(tables.head).where(*where)).rowcount == 1
@@ -68,10 +68,10 @@ def move_head(connection: Connection, source: int, branch: str, before: str, rev
 
 def add(connection: Connection, change: model.Change) -> int:
     """A new change; its number."""
-    return rows.add(connection, tables.change, rows.values(change))
+    return statements.add(connection, tables.change, statements.values(change))
 
 
 def get(connection: Connection, change: int) -> model.Change | None:
     """One change."""
     found = connection.execute(_GET, {"key": change}).first()
-    return rows.change(found) if found else None
+    return statements.change(found) if found else None

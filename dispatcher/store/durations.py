@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
-from . import rows, tables
+from . import statements, tables
 from .tables import clean
 
 _DURATION = tables.duration.c
@@ -22,7 +22,7 @@ _KNOWN = select(_DURATION.nodeid, _DURATION.seconds).where(
 
 def learn(connection: Connection, source: int, stage: str, seconds: Mapping[str, float]) -> None:
     """Durations of tests that ran to their end: once for each harvest that is new."""
-    for chunk in rows.chunks(seconds.items(), _ROWS):
+    for chunk in statements.chunks(seconds.items(), _ROWS):
         # Two names may be one for the database.
         found = {clean(nodeid): took for nodeid, took in chunk}
         told = [
@@ -34,7 +34,7 @@ def learn(connection: Connection, source: int, stage: str, seconds: Mapping[str,
 
 @lru_cache
 def _learn(dialect: str) -> Any:
-    statement = rows.new(dialect, tables.duration)
+    statement = statements.new(dialect, tables.duration)
     mean = _DURATION.seconds * (1 - _WEIGHT) + statement.excluded.seconds * _WEIGHT
     key = list(tables.duration.primary_key)
     return statement.on_conflict_do_update(index_elements=key, set_={"seconds": mean})

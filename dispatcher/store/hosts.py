@@ -9,10 +9,10 @@ from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from .. import model
 from ..policy.retry import quarantine_reason
-from . import audit, rows, tables
+from . import audit, statements, tables
 
 _HOST = tables.host.c
-_GET = rows.by_key(tables.host)
+_GET = statements.by_key(tables.host)
 _EVERY = select(tables.host).order_by(_HOST.name)
 _SUCCEEDED = (
     update(tables.host)
@@ -30,8 +30,8 @@ _KEPT = (
 
 def configure(connection: Connection, host: model.Host) -> None:
     """A host of the dispatcher's file, or one that a pool makes; what is known of it stays."""
-    fields = rows.values(host)
-    statement = rows.new(connection.dialect.name, tables.host).values(**fields)
+    fields = statements.values(host)
+    statement = statements.new(connection.dialect.name, tables.host).values(**fields)
     told = {name: fields[name] for name in ("spec", "labels", "slots", "pool")}
     connection.execute(statement.on_conflict_do_update(index_elements=[_HOST.name], set_=told))
 
@@ -51,12 +51,12 @@ def forget_others(connection: Connection, names: Collection[str]) -> list[str]:
 def get(connection: Connection, name: str) -> model.Host | None:
     """One host."""
     found = connection.execute(_GET, {"key": name}).first()
-    return rows.host(found) if found else None
+    return statements.host(found) if found else None
 
 
 def every(connection: Connection) -> list[model.Host]:
     """All hosts, by name."""
-    return [rows.host(row) for row in connection.execute(_EVERY)]
+    return [statements.host(row) for row in connection.execute(_EVERY)]
 
 
 def beat(

@@ -9,17 +9,17 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from .. import model
-from . import rows, tables
+from . import statements, tables
 
 _JOB = tables.job.c
-_OPEN = rows.among(_JOB.state, [state for state in model.JobState if state.open])
+_OPEN = statements.among(_JOB.state, [state for state in model.JobState if state.open])
 _OVER = [state for state in model.StageState if state.over]
-_GET = rows.by_key(tables.job)
+_GET = statements.by_key(tables.job)
 _LOAD = select(_JOB.host, func.count()).where(_OPEN).group_by(_JOB.host)
 _STOPPED = (
     select(_JOB.id, _JOB.host)
     .join(tables.stage_run, tables.stage_run.c.id == _JOB.stage_run)
-    .where(_OPEN, rows.among(tables.stage_run.c.state, _OVER))
+    .where(_OPEN, statements.among(tables.stage_run.c.state, _OVER))
 )
 _OF_RUNS = (
     select(tables.job)
@@ -40,13 +40,13 @@ def plan(connection: Connection, jobs: Sequence[model.Job]) -> list[str]:
 
     One that is there for this part and attempt stays, whatever UUID it has.
     """
-    return [job.id for job in jobs if rows.add_new(connection, tables.job, rows.values(job))]
+    return [job.id for job in jobs if statements.add_new(connection, tables.job, statements.values(job))]
 
 
 def get(connection: Connection, job: str) -> model.Job | None:
     """One job."""
     found = connection.execute(_GET, {"key": job}).first()
-    return rows.job(found) if found else None
+    return statements.job(found) if found else None
 
 
 def of_run(connection: Connection, run: int) -> list[model.Job]:
@@ -57,8 +57,8 @@ def of_run(connection: Connection, run: int) -> list[model.Job]:
 def of_runs(connection: Connection, runs: Sequence[int]) -> list[model.Job]:
     """Those of several stage runs, in order."""
     found: list[model.Job] = []
-    for chunk in rows.chunks(sorted(runs)):
-        found += map(rows.job, connection.execute(_OF_RUNS, {"runs": chunk}))
+    for chunk in statements.chunks(sorted(runs)):
+        found += map(statements.job, connection.execute(_OF_RUNS, {"runs": chunk}))
     return found
 
 
@@ -71,12 +71,12 @@ def in_state(
         found = connection.execute(statement)
     else:
         found = connection.execute(_in_state_on(states), {"host": host})
-    return [rows.job(row) for row in found]
+    return [statements.job(row) for row in found]
 
 
 @lru_cache
 def _in_state(states: tuple[model.JobState, ...]) -> Select[Any]:
-    chosen = select(tables.job).where(rows.among(_JOB.state, states))
+    chosen = select(tables.job).where(statements.among(_JOB.state, states))
     return chosen.order_by(_JOB.planned, _JOB.id)
 
 
@@ -92,7 +92,7 @@ def load(connection: Connection) -> dict[str, int]:
 
 def move(connection: Connection, job: str, event: model.JobEvent, **fields: Any) -> bool:
     """An event of a job, and what else it sets; False: it does nothing (see ``rows.move``)."""
-    return rows.move(connection, tables.job, model.JOBS, job, event, **fields)
+    return statements.move(connection, tables.job, model.JOBS, job, event, **fields)
 
 
 def describe(connection: Connection, job: str, detail: str) -> bool:
@@ -109,4 +109,4 @@ def stopped(connection: Connection) -> dict[str, str]:
 def lost_on(connection: Connection, host: str, since: float, most: int) -> list[model.Job]:
     """Those given up that the host may have still, newest first."""
     found = connection.execute(_LOST_ON, {"host": host, "since": since, "most": most})
-    return [rows.job(row) for row in found]
+    return [statements.job(row) for row in found]

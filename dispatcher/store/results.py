@@ -13,7 +13,7 @@ from shell_runner.remote.protocol.model import OUTCOMES
 
 from .. import model
 from ..model import OutcomeCounts
-from . import audit, jobs, rows, tables
+from . import audit, jobs, statements, tables
 from .tables import clean
 
 _JOB, _RUN = tables.job.c, tables.stage_run.c
@@ -129,7 +129,7 @@ def _claim(connection: Connection, key: str, package: Package) -> Harvest:
             return Harvest.NEW
     else:
         jobs.move(connection, key, model.JobEvent.LOSE)
-    rows.put(connection, tables.job, key, **fields)
+    statements.put(connection, tables.job, key, **fields)
     words = f"job {key} of {job.host}: its package came after it was given up"
     audit.write(connection, package.at, "harvest", words)
     return Harvest.EVIDENCE
@@ -155,7 +155,7 @@ def _add_results(connection: Connection, job: str, results: Iterable[ResultRow])
         (job, number, clean(nodeid), clean(outcome), clean(words), _finite(took) or 0.0, *rest)
         for number, nodeid, outcome, words, took, *rest in results
     )
-    rows.add_many(connection, tables.result, columns, cleaned)
+    statements.add_many(connection, tables.result, columns, cleaned)
     return _Keys((row[0], row[1]) for row in connection.execute(_KEYS, {"job": job}))
 
 
@@ -173,7 +173,7 @@ def _add_cases(connection: Connection, keys: _Keys, found: Iterable[CaseRow]) ->
         )
         for test, number, name, outcome, message, took in found
     )
-    rows.add_many(connection, tables.case, columns, cleaned)
+    statements.add_many(connection, tables.case, columns, cleaned)
 
 
 def _add_measurements(connection: Connection, keys: _Keys, found: Iterable[MeasurementRow]) -> None:
@@ -184,7 +184,7 @@ def _add_measurements(connection: Connection, keys: _Keys, found: Iterable[Measu
         if _finite(value) is not None
     }
     columns = ("result", "case_number", "name", "value", "unit")
-    rows.add_many(connection, tables.measurement, columns, ((*k, *v) for k, v in last.items()))
+    statements.add_many(connection, tables.measurement, columns, ((*k, *v) for k, v in last.items()))
 
 
 class _Keys(dict[int, int]):
@@ -205,7 +205,7 @@ def _finite(number: float | None) -> float | None:
 def counts(connection: Connection, found: Sequence[str]) -> dict[str, OutcomeCounts]:
     """By job, for those that have results."""
     seen: dict[str, dict[str, int]] = {}
-    for chunk in rows.chunks(found):
+    for chunk in statements.chunks(found):
         for job, outcome, infrastructure, count in connection.execute(_COUNTS, {"jobs": chunk}):
             each = seen.setdefault(job, dict.fromkeys(OutcomeCounts._fields, 0))
             each[outcome if outcome in each else "error"] += count

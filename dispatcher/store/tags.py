@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, select, update
 
 from .. import model
-from . import audit, rows, tables
+from . import audit, statements, tables
 
 _TAG, _DECISION = tables.tag.c, tables.decision.c
 _OF_BUILDS = (
@@ -24,9 +24,9 @@ def give_tag(connection: Connection, tag: model.Tag, why: str = "") -> int | Non
     One that takes the place of another needs that one revoked first.  ``why`` is for the audit:
     what a person says who gives it by hand.
     """
-    fields = rows.values(tag)
+    fields = statements.values(tag)
     fields["serial"] = 0
-    found = rows.add_numbered(connection, tables.tag, fields)
+    found = statements.add_numbered(connection, tables.tag, fields)
     if found is not None:
         audit.write(connection, tag.given, f"tag {tag.stage}", why, who=tag.who, build=tag.build)
     return found
@@ -46,8 +46,8 @@ def revoke_tag(connection: Connection, tag: int, *, who: str, reason: str, at: f
 def of_builds(connection: Connection, builds: Sequence[int]) -> list[model.Tag]:
     """All tags, revoked ones too, in the order in which they were given."""
     found: list[model.Tag] = []
-    for chunk in rows.chunks(sorted(builds)):
-        found += map(rows.tag, connection.execute(_OF_BUILDS, {"builds": chunk}))
+    for chunk in statements.chunks(sorted(builds)):
+        found += map(statements.tag, connection.execute(_OF_BUILDS, {"builds": chunk}))
     return found
 
 
@@ -58,8 +58,8 @@ def of_build(connection: Connection, build: int) -> list[model.Tag]:
 
 def decide(connection: Connection, decision: model.Decision) -> bool:
     """What a person says of a stage of a build; the last word counts.  Whether it is new."""
-    fields = rows.values(decision)
-    statement = rows.new(connection.dialect.name, tables.decision).values(**fields)
+    fields = statements.values(decision)
+    statement = statements.new(connection.dialect.name, tables.decision).values(**fields)
     key = [_DECISION.build, _DECISION.stage]
     statement = statement.on_conflict_do_update(
         index_elements=key, set_=fields, where=_DECISION.kind != decision.kind.value
@@ -75,4 +75,4 @@ def decide(connection: Connection, decision: model.Decision) -> bool:
 def decisions_of(connection: Connection, build: int) -> list[model.Decision]:
     """Those that count, by stage."""
     statement = select(tables.decision).where(_DECISION.build == build).order_by(_DECISION.stage)
-    return [rows.decision(row) for row in connection.execute(statement)]
+    return [statements.decision(row) for row in connection.execute(statement)]

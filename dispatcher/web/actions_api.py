@@ -19,9 +19,9 @@ from shell_runner.remote.jobs.webhook import SIGNATURE, signature
 from shell_runner.remote.protocol.job import is_uuid
 from shell_runner.text import to_single_line
 
-from .. import actions
+from ..reconciler import actions
 from ..store import StoreError, audit
-from . import answers
+from . import schemas
 from .errors import NotFound
 from .parameters import PROBLEMS, ROOT, HostName, RowNumber, ShortName, context_of
 
@@ -30,7 +30,7 @@ routes = APIRouter(prefix=ROOT, responses=PROBLEMS)
 
 def _perform(
     request: Request,
-    asked: answers.Action | answers.Reasoned,
+    asked: schemas.Action | schemas.Reasoned,
     do: Callable[[Connection, actions.By], Any],
 ) -> Any:
     """Perform an action in one transaction, whose commit wakes waiting threads."""
@@ -39,14 +39,14 @@ def _perform(
         return do(connection, by)
 
 
-def _done(changed: bool, words: str, before: str) -> answers.Done:
-    return answers.Done(changed=changed, words=words if changed else before)
+def _done(changed: bool, words: str, before: str) -> schemas.Done:
+    return schemas.Done(changed=changed, words=words if changed else before)
 
 
 @routes.post("/builds/{build}/stages/{stage}/approve")
 def approve(
-    request: Request, build: RowNumber, stage: ShortName, asked: answers.Action
-) -> answers.Done:
+    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Action
+) -> schemas.Done:
     """Let a stage run: open its gate, or end a hold."""
     new = _perform(request, asked, lambda c, by: actions.approve(c, build, stage, by))
     what = f"{stage} of build {build}"
@@ -55,8 +55,8 @@ def approve(
 
 @routes.post("/builds/{build}/stages/{stage}/hold")
 def hold(
-    request: Request, build: RowNumber, stage: ShortName, asked: answers.Action
-) -> answers.Done:
+    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Action
+) -> schemas.Done:
     """Keep a stage from running until it is approved."""
     new = _perform(request, asked, lambda c, by: actions.hold(c, build, stage, by))
     what = f"{stage} of build {build}"
@@ -65,8 +65,8 @@ def hold(
 
 @routes.post("/builds/{build}/stages/{stage}/tag")
 def tag(
-    request: Request, build: RowNumber, stage: ShortName, asked: answers.Reasoned
-) -> answers.Done:
+    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Reasoned
+) -> schemas.Done:
     """Tag a build by hand."""
     new = _perform(request, asked, lambda c, by: actions.tag(c, build, stage, by))
     what = f"build {build} is tagged {stage}"
@@ -75,8 +75,8 @@ def tag(
 
 @routes.post("/builds/{build}/stages/{stage}/revoke")
 def revoke(
-    request: Request, build: RowNumber, stage: ShortName, asked: answers.Reasoned
-) -> answers.Done:
+    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Reasoned
+) -> schemas.Done:
     """Revoke the tags of a stage; they stay, with the reason."""
     count = _perform(request, asked, lambda c, by: actions.revoke(c, build, stage, by))
     many = f"{count} tags" if count > 1 else "the tag"
@@ -85,28 +85,28 @@ def revoke(
 
 @routes.post("/builds/{build}/stages/{stage}/rerun", status_code=201)
 def rerun(
-    request: Request, build: RowNumber, stage: ShortName, asked: answers.Rerun
-) -> answers.Run:
+    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Rerun
+) -> schemas.Run:
     """Run a stage again, or those of its tests that failed."""
     run = _perform(request, asked, lambda c, by: actions.rerun(c, build, stage, by, asked.failed))
-    return answers.run_of(run)
+    return schemas.run_of(run)
 
 
 @routes.post("/builds/{build}/stages/{stage}/cancel")
 def cancel_stage(
-    request: Request, build: RowNumber, stage: ShortName, asked: answers.Action
-) -> answers.Done:
+    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Action
+) -> schemas.Done:
     """End the run of a stage."""
     _perform(request, asked, lambda c, by: actions.cancel(c, build, by, stage))
-    return answers.Done(changed=True, words=f"{stage} of build {build} is cancelled")
+    return schemas.Done(changed=True, words=f"{stage} of build {build} is cancelled")
 
 
 @routes.post("/builds/{build}/cancel")
-def cancel_build(request: Request, build: RowNumber, asked: answers.Action) -> answers.Done:
+def cancel_build(request: Request, build: RowNumber, asked: schemas.Action) -> schemas.Done:
     """End all that is to come of a build."""
     found = _perform(request, asked, lambda c, by: actions.cancel(c, build, by))
     names = ", ".join(run.stage for run in found)
-    return answers.Done(changed=True, words=f"build {build} is cancelled{names and f': {names}'}")
+    return schemas.Done(changed=True, words=f"build {build} is cancelled{names and f': {names}'}")
 
 
 #: Function of each action on a host, and what the host then does.
@@ -117,10 +117,10 @@ _HOST_ACTIONS = {
 }
 
 
-def _host_action(name: str) -> Callable[..., answers.Done]:
+def _host_action(name: str) -> Callable[..., schemas.Done]:
     function, words = _HOST_ACTIONS[name]
 
-    def act(request: Request, host: HostName, asked: answers.Action) -> answers.Done:
+    def act(request: Request, host: HostName, asked: schemas.Action) -> schemas.Done:
         new = _perform(request, asked, lambda c, by: function(c, host, by))
         return _done(new, f"host {host} {words}", f"host {host} is in that state already")
 
@@ -133,7 +133,7 @@ for _name in _HOST_ACTIONS:
 
 
 @routes.post("/poke/{source}", status_code=202)
-def poke(request: Request, source: ShortName, asked: answers.Rung | None = None) -> answers.Done:
+def poke(request: Request, source: ShortName, asked: schemas.Rung | None = None) -> schemas.Done:
     """Poll a source now; for hooks of repositories.  The body may be left out."""
     context = context_of(request)
     service = context.service
@@ -150,7 +150,7 @@ def poke(request: Request, source: ShortName, asked: answers.Rung | None = None)
             audit.write(connection, time.time(), f"poke {source}", told, who=who)
     except StoreError as error:
         words = f"{words}; the audit does not have it: {error}"
-    return answers.Done(changed=True, words=words)
+    return schemas.Done(changed=True, words=words)
 
 
 def _caller(request: Request) -> str:
@@ -161,7 +161,7 @@ def _caller(request: Request) -> str:
 
 
 @routes.post("/notify", status_code=202)
-async def notify(request: Request) -> answers.Done:
+async def notify(request: Request) -> schemas.Done:
     """Accept a host's hint that a job has ended, so that the host is asked sooner.
 
     The hint is signed as by ``nosejobs job submit --notify``; the job's row does not change.
@@ -181,4 +181,4 @@ async def notify(request: Request) -> answers.Done:
     if not isinstance(told, dict) or not is_uuid(told.get("job")):
         raise HTTPException(422, "the notification names no job")
     context.store.wake()
-    return answers.Done(changed=False, words=f"job {told['job']} is looked at")
+    return schemas.Done(changed=False, words=f"job {told['job']} is looked at")

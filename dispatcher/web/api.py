@@ -17,10 +17,11 @@ from sqlalchemy import Connection
 
 from shell_runner import __version__
 
-from .. import actions, model
-from ..policy import standing
-from ..store import audit, builds, changes, hosts, jobs, listing, results, stage_runs
-from . import answers
+from .. import model
+from ..policy import build_status
+from ..reconciler import actions
+from ..store import audit, builds, changes, hosts, jobs, results, stage_runs, views
+from . import schemas
 from .errors import NotFound
 from .logs_api import find_job
 from .parameters import (
@@ -45,12 +46,12 @@ _MAX_FAILURES = 100
 
 
 @routes.get("/status")
-def status(request: Request) -> answers.Status:
+def status(request: Request) -> schemas.Status:
     """Show the dispatcher: its sources, hosts and active builds."""
     context = context_of(request)
     with context.store.read() as connection:
         states = [host.state.value for host in hosts.every(connection)]
-        return answers.Status(
+        return schemas.Status(
             version=__version__,
             began=context.began,
             sources=_sources(context, connection),
@@ -59,23 +60,23 @@ def status(request: Request) -> answers.Status:
         )
 
 
-def _sources(context: Context, connection: Connection) -> list[answers.Source]:
+def _sources(context: Context, connection: Connection) -> list[schemas.Source]:
     wanted = {each.name: each for each in context.service.settings.sources}
     return [
-        answers.source_of(row, changes.heads(connection, row.id), wanted.get(row.name))
+        schemas.source_of(row, changes.heads(connection, row.id), wanted.get(row.name))
         for row in changes.sources(connection)
     ]
 
 
 @routes.get("/sources")
-def sources(request: Request) -> list[answers.Source]:
+def sources(request: Request) -> list[schemas.Source]:
     """List the watched sources."""
     context = context_of(request)
     with context.store.read() as connection:
         return _sources(context, connection)
 
 
-@routes.get("/builds", response_model=list[answers.Build], responses=CONDITIONAL)
+@routes.get("/builds", response_model=list[schemas.Build], responses=CONDITIONAL)
 async def list_builds(
     request: Request,
     source: FilterText = None,
@@ -88,39 +89,39 @@ async def list_builds(
     wait: WaitSeconds = 0.0,
 ) -> Response:
     """List builds, the newest first."""
-    wanted = listing.Filter(source, branch, level, state, revision, before)
+    wanted = views.Filter(source, branch, level, state, revision, before)
 
-    def look(connection: Connection) -> list[answers.Build]:
-        return [answers.build_of(view) for view in listing.builds(connection, wanted, most)]
+    def look(connection: Connection) -> list[schemas.Build]:
+        return [schemas.build_of(view) for view in views.builds(connection, wanted, most)]
 
     return await _answer(request, look, wait)
 
 
-@routes.get("/builds/{build}", response_model=answers.Detail, responses=CONDITIONAL)
+@routes.get("/builds/{build}", response_model=schemas.Detail, responses=CONDITIONAL)
 async def show_build(request: Request, build: RowNumber, wait: WaitSeconds = 0.0) -> Response:
     """Show a build: stages, runs, jobs, tags, decisions, failures and measurements."""
     return await _answer(request, lambda connection: _detail(connection, build), wait)
 
 
-def _detail(connection: Connection, number: int) -> answers.Detail:
-    found = listing.build(connection, number)
+def _detail(connection: Connection, number: int) -> schemas.Detail:
+    found = views.build(connection, number)
     if found is None:
         raise NotFound(f"there is no build {number}\n  try: nosejobs builds")
     runs = {run.id: run for run in found.view.runs}
-    newest = {run.id for run in standing.newest_runs(found.view.runs).values()}
+    newest = {run.id for run in build_status.newest_runs(found.view.runs).values()}
     failures, measurements = [], []
     for job in found.jobs:
         if job.stage_run not in newest or not job.package or job.state is model.JobState.LOST:
             continue
         rows = results.of_job(connection, job.id, ("failed", "error"), _MAX_FAILURES)
-        failures += [answers.result_of(job.id, row) for row in rows]
+        failures += [schemas.result_of(job.id, row) for row in rows]
         measurements += _measured(connection, job, runs[job.stage_run].stage)
-    return answers.detail_of(found, failures, measurements)
+    return schemas.detail_of(found, failures, measurements)
 
 
-def _measured(connection: Connection, job: model.Job, stage: str) -> list[answers.Measurement]:
+def _measured(connection: Connection, job: model.Job, stage: str) -> list[schemas.Measurement]:
     return [
-        answers.Measurement(
+        schemas.Measurement(
             job=job.id, stage=stage, nodeid=nodeid, case=None if row.case < 0 else row.case,
             name=row.name, value=row.value, unit=row.unit,
         )
@@ -134,13 +135,13 @@ def stage_jobs(
     build: RowNumber,
     stage: ShortName,
     run: Annotated[int | None, Query(ge=1, le=(1 << 62), description="Default: the last.")] = None,
-) -> list[answers.Job]:
+) -> list[schemas.Job]:
     """List the jobs of a run of a stage, all attempts."""
     with context_of(request).store.read() as connection:
         found = _run(connection, build, stage, run)
         its = jobs.of_run(connection, found.id)
         counts = results.counts(connection, [job.id for job in its])
-        return [answers.job_of(job, found, counts.get(job.id)) for job in its]
+        return [schemas.job_of(job, found, counts.get(job.id)) for job in its]
 
 
 def _run(connection: Connection, build: int, stage: str, number: int | None) -> model.StageRun:
@@ -158,13 +159,13 @@ def _run(connection: Connection, build: int, stage: str, number: int | None) -> 
 
 
 @routes.get("/jobs/{job}")
-def show_job(request: Request, job: JobId) -> answers.Job:
+def show_job(request: Request, job: JobId) -> schemas.Job:
     """Show a job."""
     with context_of(request).store.read() as connection:
         found = find_job(connection, job)
         run = stage_runs.get(connection, found.stage_run)
         assert run is not None
-        return answers.job_of(found, run, results.counts(connection, [job]).get(job))
+        return schemas.job_of(found, run, results.counts(connection, [job]).get(job))
 
 
 @routes.get("/jobs/{job}/results")
@@ -173,12 +174,12 @@ def job_results(
     job: JobId,
     outcome: Annotated[list[str] | None, Query(max_length=10)] = None,
     most: Annotated[int, Query(ge=1, le=100_000)] = 1000,
-) -> list[answers.Result]:
+) -> list[schemas.Result]:
     """List the results of a job's tests, in order."""
     with context_of(request).store.read() as connection:
         find_job(connection, job)
         rows = results.of_job(connection, job, outcome or (), most)
-    return [answers.result_of(job, row) for row in rows]
+    return [schemas.result_of(job, row) for row in rows]
 
 
 @routes.get("/jobs/{job}/results/{number}/cases")
@@ -188,26 +189,26 @@ def result_cases(
     number: Annotated[int, Path(ge=0, le=(1 << 62))],
     after: Annotated[int, Query(ge=-1, le=(1 << 62))] = -1,
     most: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-) -> list[answers.Case]:
+) -> list[schemas.Case]:
     """List the cases of a test, from the one after ``after`` on."""
     with context_of(request).store.read() as connection:
         find_job(connection, job)
         rows = results.cases_of(connection, job, number, after, most)
     return [
-        answers.Case(
+        schemas.Case(
             number=r.number, name=r.name, outcome=r.outcome, message=r.message, duration=r.duration
         )
         for r in rows
     ]
 
 
-@routes.get("/hosts", response_model=list[answers.Host], responses=CONDITIONAL)
+@routes.get("/hosts", response_model=list[schemas.Host], responses=CONDITIONAL)
 async def list_hosts(request: Request, wait: WaitSeconds = 0.0) -> Response:
     """List hosts by name."""
 
-    def look(connection: Connection) -> list[answers.Host]:
+    def look(connection: Connection) -> list[schemas.Host]:
         load = jobs.load(connection)
-        return [answers.host_of(h, load.get(h.name, 0)) for h in hosts.every(connection)]
+        return [schemas.host_of(h, load.get(h.name, 0)) for h in hosts.every(connection)]
 
     return await _answer(request, look, wait)
 
@@ -218,11 +219,11 @@ def list_audit(
     build: Annotated[int | None, Query(ge=1, le=(1 << 62))] = None,
     before: Before = None,
     most: Limit = 100,
-) -> list[answers.Entry]:
+) -> list[schemas.Entry]:
     """List the audit log, the newest entries first."""
     with context_of(request).store.read() as connection:
         found = audit.entries(connection, build=build, before=before, most=most)
-    return [answers.entry_of(entry) for entry in found]
+    return [schemas.entry_of(entry) for entry in found]
 
 
 async def _answer(request: Request, look: Callable[[Connection], Any], wait: float) -> Response:

@@ -20,11 +20,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from shell_runner import __version__
 from shell_runner.errors import NosejobsError
 
-from ..logs import Logs
+from ..hosts.job_logs import Logs
 from . import actions_api, api, logs_api
-from .door import Door, is_local
 from .errors import add_errors
 from .parameters import Context, Service
+from .request_guard import Door, is_local
 
 _DESCRIPTION = """\
 What the dispatcher of nosejobs has, and what people do to it.  For this machine alone.  Dates are

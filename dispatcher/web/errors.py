@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
 from shell_runner.text import to_single_line
 
-from .. import actions, model
-from ..logs import NoLog
+from .. import model
+from ..hosts.job_logs import NoLog
+from ..reconciler import actions
 from ..store import StoreError
-from .door import PROBLEM, problem
-from .streams import TooMany
+from .log_streams import TooMany
+from .request_guard import PROBLEM, problem
 
 
 class NotFound(NosejobsError):

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Path, Query, Request
 
-from ..logs import Logs
-from ..settings import Settings
+from ..configuration.settings import Settings
+from ..hosts.job_logs import Logs
 from ..store import Store
-from . import answers
-from .news import News
-from .streams import Streams
+from . import schemas
+from .change_notifier import News
+from .log_streams import Streams
 
 ROOT = "/api/v1"
 #: Maximum seconds that a request may wait for another answer.
@@ -33,7 +33,7 @@ WaitSeconds = Annotated[
 ]
 FilterText = Annotated[str | None, Query(min_length=1, max_length=300)]
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": answers.Problem, "description": words}
+    status: {"model": schemas.Problem, "description": words}
     for status, words in (
         (403, "A page of another origin could have sent this."),
         (404, "There is no such thing."),

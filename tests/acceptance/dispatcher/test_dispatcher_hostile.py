@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dispatcher import asking, cli
+from dispatcher.cli import api_client, commands
 from tests.scene import Scene
 
 pytestmark = pytest.mark.timeout(150)
 
-COMMANDS = {str(each.name): each for each in cli.ALL}
+COMMANDS = {str(each.name): each for each in commands.ALL}
 #: What is written, and what is said of it, from its beginning.
 HOSTILE = {
     "no key": (b"\n[stages.unit]\ntest = ['x']\n", "3: unknown key 'stages.unit.test'"),
@@ -52,13 +52,13 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def client_of(scene: Scene) -> asking.Client:
+def client_of(scene: Scene) -> api_client.Client:
     """Once it answers."""
-    scene.until("an address", lambda: asking.noted(scene.data))
-    return asking.Client(asking.noted(scene.data))
+    scene.until("an address", lambda: api_client.noted(scene.data))
+    return api_client.Client(api_client.noted(scene.data))
 
 
-def shown(client: asking.Client, *words: object) -> str:
+def shown(client: api_client.Client, *words: object) -> str:
     """What a command prints."""
     command, *rest = map(str, words)
     found = CliRunner().invoke(COMMANDS[command], [*rest, "--url", client.url])
@@ -121,7 +121,7 @@ def _is_harmless(text: str) -> bool:
     )
 
 
-def _comes_to_ship(scene: Scene, client: asking.Client) -> None:
+def _comes_to_ship(scene: Scene, client: api_client.Client) -> None:
     scene.write_config()
     scene.commit()
     client.post("/poke/here", who="ann")
@@ -166,7 +166,7 @@ def test_what_notifications_are_signed_with_is_in_the_database_alone(scene: Scen
     assert not [path for path in holders if path.stat().st_mode & 0o77]
 
 
-def _everything(client: asking.Client, scene: Scene) -> dict[str, str]:
+def _everything(client: api_client.Client, scene: Scene) -> dict[str, str]:
     """What commands and the API say of all there is."""
     found = {path: json.dumps(client.get(path)) for path in ("/status", "/sources", "/builds")}
     found |= {path: json.dumps(client.get(path)) for path in ("/hosts", "/audit", "/builds/1")}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.evidence import BlobStore
+from dispatcher.builds.blob_store import BlobStore
 from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
 from dispatcher.service import DATABASE, MIRRORS, Service
 from dispatcher.store import StoreError, builds, changes, hosts, tags
@@ -69,10 +69,10 @@ def start(folder: Path, tree: Tree) -> Iterator[Callable[..., Whole]]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a disk is tried again at once."""
-    monkeypatch.setattr("dispatcher.watch.backoff", lambda failures: 0.1)
-    monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
-    monkeypatch.setattr("dispatcher.tasks._TASK_RETRY_DELAY", 0.1)
-    monkeypatch.setattr("dispatcher.reconcile._FALLBACK_PASS_INTERVAL", 0.2)
+    monkeypatch.setattr("dispatcher.builds.source_watcher.backoff", lambda failures: 0.1)
+    monkeypatch.setattr("dispatcher.hosts.connection._RETRY_DELAY", 0.1)
+    monkeypatch.setattr("dispatcher.reconciler.background_tasks._TASK_RETRY_DELAY", 0.1)
+    monkeypatch.setattr("dispatcher.reconciler.reconciler._FALLBACK_PASS_INTERVAL", 0.2)
 
 
 def shipped(whole: Whole, revision: str) -> None:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import pytest
 
-from dispatcher.hookspecs import Handle, Maker, Provider
-from dispatcher.local_pool import Local
-from dispatcher.pool_plugins import pool_kinds
-from dispatcher.settings import Pool
+from dispatcher.configuration.settings import Pool
+from dispatcher.hosts.hookspecs import Handle, Maker, Provider
+from dispatcher.hosts.local_pool import Local
+from dispatcher.hosts.pool_plugins import pool_kinds
 from shell_runner.config import HostEntry
 from shell_runner.errors import UsageError
 from shell_runner.hosts import spec as specs

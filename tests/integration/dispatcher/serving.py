@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from dispatcher import config, model, settings
+from dispatcher import model
+from dispatcher.configuration import pipeline, settings
 from dispatcher.model import BuildEvent, Job, JobEvent, StageEvent, StageRun
 from dispatcher.store import (
     Store,
@@ -110,11 +111,11 @@ def add_build(
     now = time.time()
     number = changes.add(connection, model.Change(source, "main", revision, seen=now, **told))
     build = builds.add(connection, number, now)
-    parsed = config.parse(tree)
+    parsed = pipeline.parse(tree)
     builds.describe(connection, build, config=parsed.data, tree="t1")
     assert builds.move(connection, build, BuildEvent.REUSE, digest="d1", size=1200, ended=now)
     for stage in parsed.stages:
-        digest = config.stage_digest(stage)
+        digest = pipeline.stage_digest(stage)
         assert stage_runs.add(connection, StageRun(0, build, stage.name, config=digest))
     return build
 

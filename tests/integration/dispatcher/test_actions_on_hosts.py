@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import actions
-from dispatcher.actions import By
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, JobState, StageState
-from dispatcher.store.listing import BuildDetail
+from dispatcher.reconciler import actions
+from dispatcher.reconciler.actions import By
+from dispatcher.store.views import BuildDetail
 from tests.whole import Pushed, Whole, stage, states
 
 pytestmark = pytest.mark.timeout(120)

@@ -19,8 +19,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from dispatcher import cli, common, following, model
-from dispatcher.asking import Client
+from dispatcher import model
+from dispatcher.cli import commands as cli
+from dispatcher.cli import common, log_viewer
+from dispatcher.cli.api_client import Client
 from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote.jobs.package_format import Member
@@ -390,7 +392,7 @@ def test_who_follows_what_is_held_hears_how_to_end_that(served: Served) -> None:
         stage_runs.move(connection, number, StageEvent.HOLD, detail="held by ann")
     said: queue.Queue[str] = queue.Queue()
     asked = (Client(served.url), build, "unit", None, True, said.put)
-    thread = threading.Thread(target=following.logs, args=asked)
+    thread = threading.Thread(target=log_viewer.logs, args=asked)
     thread.start()
     assert said.get(timeout=20) == "unit: held by ann\n  next: nosejobs approve 1 unit"
     with served.store.write() as connection:
@@ -446,8 +448,8 @@ def test_up_names_what_is_wrong_with_its_file(
 def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dispatcher.toml").write_text("")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "dispatcher.running", raising=False)
-    monkeypatch.delattr("dispatcher.running", raising=False)
+    monkeypatch.delitem(sys.modules, "dispatcher.up", raising=False)
+    monkeypatch.delattr("dispatcher.up", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "dispatcher.web.app")
     done = invoke("up")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import directory_source, settings
-from dispatcher.directory_source import DirectorySource, tree_digest
-from dispatcher.git import SourceError
-from dispatcher.open_sources import open_source
-from dispatcher.sources import GitSource
+from dispatcher.configuration import settings
+from dispatcher.sources import directory_source
+from dispatcher.sources.directory_source import DirectorySource, tree_digest
+from dispatcher.sources.git_command import SourceError
+from dispatcher.sources.git_source import GitSource
+from dispatcher.sources.open_sources import open_source
 from shell_runner.remote.files.manifest import Entry
 
 

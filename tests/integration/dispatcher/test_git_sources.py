@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from dispatcher import checkout, sources
-from dispatcher import git as git_module
-from dispatcher.git import SourceError, shown
-from dispatcher.policy.changes import Commit
+from dispatcher.builds.source_watcher import TIDY_INTERVAL
+from dispatcher.configuration.settings import Settings, Source
+from dispatcher.policy.change_detection import Commit
 from dispatcher.service import Service
-from dispatcher.settings import Settings, Source
-from dispatcher.source import CommitRange
-from dispatcher.sources import GitSource
-from dispatcher.store import notes
-from dispatcher.watch import TIDY_INTERVAL
+from dispatcher.sources import checkout, git_source
+from dispatcher.sources import git_command as git_module
+from dispatcher.sources.git_command import SourceError, shown
+from dispatcher.sources.git_source import GitSource
+from dispatcher.sources.source import CommitRange
+from dispatcher.store import key_values
 
 from . import repository
 from .repository import Repository
@@ -192,12 +192,12 @@ def test_long_histories_are_bounded(
 ) -> None:
     found = [there.commit(f"c{number}", **{f"f{number}": "x"}) for number in range(6)]
     source.heads()
-    monkeypatch.setattr(sources, "_COMMITS", 2)
+    monkeypatch.setattr(git_source, "_COMMITS", 2)
     past = source.between(found[0], found[-1])
     assert [each.revision for each in past.commits] == found[-2:]
     # The paths of what is left out count for the first one that is told.
     assert past.commits[0].paths == ("f1", "f2", "f3", "f4")
-    monkeypatch.setattr(sources, "_PATHS", 10)
+    monkeypatch.setattr(git_source, "_PATHS", 10)
 
 
 def test_names_are_told_so_that_people_can_read_them(source: GitSource, there: Repository) -> None:
@@ -284,7 +284,7 @@ def test_a_running_dispatcher_packs_its_mirrors(there: Repository, tmp_path: Pat
 
         def is_watched() -> bool:
             with service.store.read() as connection:
-                return notes.get(connection, "tidied here") is not None
+                return key_values.get(connection, "tidied here") is not None
 
         wait_until(is_watched)
         assert len(loose()) == 75
@@ -448,7 +448,7 @@ def test_names_and_subjects_of_any_size_keep_nobody_from_building(
     first = there.commit(a="1")
     subject = "\u0301" * 50_000  # without any width, so that git does not shorten it
     author = {"GIT_AUTHOR_NAME": "A" * 100_000}
-    monkeypatch.setattr(sources, "_PATHS", 1 << 16)
+    monkeypatch.setattr(git_source, "_PATHS", 1 << 16)
     monkeypatch.setattr(repository, "ENVIRONMENT", {**repository.ENVIRONMENT, **author})
     second = there.commit(a="2")
     source.heads()
@@ -476,14 +476,14 @@ def test_trees_are_bounded(
     revision = there.git("commit-tree", "-m", "bomb", tree)
     there.git("update-ref", "refs/heads/main", revision)
     source.heads()
-    monkeypatch.setattr(sources, "_FILES", 1 << 20)
+    monkeypatch.setattr(git_source, "_FILES", 1 << 20)
     with pytest.raises(SourceError, match="more than 1048576 bytes"):
         source.checkout(revision, tmp_path / "tree")
     small = there.commit(a="12345")
     source.heads()
     for name in ("_ENTRIES", "_BYTES"):
         with monkeypatch.context() as patch:
-            patch.setattr(sources, name, 0)
+            patch.setattr(git_source, name, 0)
             with pytest.raises(SourceError, match="too large"):
                 source.checkout(small, tmp_path / "tree")
     assert not list(tmp_path.glob("tree*")) + list(tmp_path.glob(".part*"))

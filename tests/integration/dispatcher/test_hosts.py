@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from dispatcher import hosts as own
-from dispatcher.hookspecs import Raised
-from dispatcher.local_pool import Local
+from dispatcher.configuration.settings import Pool, Settings
+from dispatcher.hosts import connections as own
+from dispatcher.hosts.hookspecs import Raised
+from dispatcher.hosts.local_pool import Local
 from dispatcher.model import HostState, JobEvent, JobState
-from dispatcher.settings import Pool, Settings
 from dispatcher.store import hosts, jobs, results
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, UsageError
@@ -155,7 +155,7 @@ def test_a_job_that_the_host_refuses_is_lost_with_its_words(there: Dispatcher, t
 
 
 def test_a_full_queue_is_waited_for(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
+    monkeypatch.setattr("dispatcher.hosts.connection._RETRY_DELAY", 0.1)
     with JobClient(POPEN) as client:
         client.set_limit("waiting", 0)
         there.start()
@@ -183,7 +183,7 @@ def test_a_host_that_has_forgotten_a_job_loses_it(there: Dispatcher, gate: Path)
 def test_failures_in_a_row_are_a_quarantine(
     there: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.link._ATTEMPT_DELAY", 0.01)
+    monkeypatch.setattr("dispatcher.hosts.connection._ATTEMPT_DELAY", 0.01)
 
     def refuse(_: object) -> None:
         raise HostError("h1", "its package is refused")
@@ -326,7 +326,7 @@ def leave_half(there: Dispatcher, job: str) -> None:
 
 def test_trouble_of_ours_costs_no_job(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk, a bug: the step is tried again, and the host is not blamed."""
-    monkeypatch.setattr("dispatcher.link._RETRY_DELAY", 0.1)
+    monkeypatch.setattr("dispatcher.hosts.connection._RETRY_DELAY", 0.1)
     troubles = [OSError(28, "No space left on device"), ValueError("a bug")]
 
     def fail(_: object) -> None:
@@ -413,7 +413,7 @@ def test_time_in_which_we_were_stopped_is_no_silence_of_a_host(
     """Its agent is away for a moment only, but after an hour of ours (Ctrl-Z)."""
     slept = 0.0
     clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + slept)
-    monkeypatch.setattr("dispatcher.link.time", clock)
+    monkeypatch.setattr("dispatcher.hosts.connection.time", clock)
     with Dispatcher(folder / "data", tests, lease=60.0) as there:
         raised = agents.bring_up("h1", POOL, None)
         there.add_host("h1", raised.spec)

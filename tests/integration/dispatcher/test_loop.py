@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.config import SHIP
+from dispatcher.configuration.pipeline import SHIP
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
 from dispatcher.store import durations, results, tags

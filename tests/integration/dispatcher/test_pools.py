@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from dispatcher import pools as own
-from dispatcher.hookspecs import Maker, hookimpl
+from dispatcher.configuration.settings import Pool, Settings
+from dispatcher.hosts import pools as own
+from dispatcher.hosts.hookspecs import Maker, hookimpl
+from dispatcher.hosts.pool_plugins import pool_kinds
+from dispatcher.hosts.pools import Pools
 from dispatcher.model import Host, HostState, JobState
 from dispatcher.policy.placement import Unplaced
-from dispatcher.pool_plugins import pool_kinds
-from dispatcher.pools import Pools
-from dispatcher.settings import Pool, Settings
 from dispatcher.store import hosts
 from shell_runner.errors import UsageError
 from shell_runner.remote.processes import orphans

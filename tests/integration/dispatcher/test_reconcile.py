@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine
 
-from dispatcher import actions
-from dispatcher.checkouts import CheckoutCache
-from dispatcher.evidence import BlobStore
-from dispatcher.git import SourceError
+from dispatcher.builds.blob_store import BlobStore
+from dispatcher.builds.checkouts import CheckoutCache
+from dispatcher.builds.source_watcher import Watch
+from dispatcher.configuration.settings import Settings, Source
+from dispatcher.hosts.job_builder import JobBuilder
+from dispatcher.hosts.result_recorder import ResultRecorder
 from dispatcher.model import (
     BuildEvent,
     BuildRows,
@@ -28,27 +30,25 @@ from dispatcher.model import (
     StageEvent,
     StageState,
 )
-from dispatcher.policy.changes import Commit
-from dispatcher.reconcile import Reconciler
-from dispatcher.reconcile_pass import PassResult
-from dispatcher.result_recorder import ResultRecorder
-from dispatcher.settings import Settings, Source
-from dispatcher.source import CommitRange
+from dispatcher.policy.change_detection import Commit
+from dispatcher.reconciler import actions
+from dispatcher.reconciler.background_tasks import BackgroundTasks
+from dispatcher.reconciler.reconcile_pass import PassResult
+from dispatcher.reconciler.reconciler import Reconciler
+from dispatcher.sources.git_command import SourceError
+from dispatcher.sources.source import CommitRange
 from dispatcher.store import (
     Store,
-    board,
+    build_rows,
     builds,
     hosts,
     jobs,
-    listing,
     open_engine,
     results,
     stage_runs,
+    views,
 )
-from dispatcher.store.listing import BuildDetail
-from dispatcher.tasks import BackgroundTasks
-from dispatcher.watch import Watch
-from dispatcher.work import JobBuilder
+from dispatcher.store.views import BuildDetail
 from shell_runner.errors import HostError
 from tests import desks, packages
 from tests.whole import BUILD, stage
@@ -87,7 +87,7 @@ class Checked(Reconciler):
         self, connection: Connection, marks: Mapping[int, set[Any]], touched: Set[int]
     ) -> list[BuildRows]:
         found = super()._read_rows(connection, marks, touched)
-        assert found == board.read_rows(connection, marks.keys() | touched)
+        assert found == build_rows.read_rows(connection, marks.keys() | touched)
         assert sorted(marks) == builds.active(connection)
         return found
 
@@ -158,7 +158,7 @@ class Bench:
     def detail(self, build: int = 1) -> BuildDetail:
         """All of a build."""
         with self.store.read() as connection:
-            found = listing.build(connection, build)
+            found = views.build(connection, build)
         assert found is not None
         return found
 
@@ -497,7 +497,7 @@ def test_trouble_that_passes_is_tried_again(bench: Bench, monkeypatch: pytest.Mo
         BuildState.NEW,
         "waiting: OSError: [Errno 28] No space left on device",
     )
-    monkeypatch.setattr("dispatcher.tasks.time.monotonic", lambda: 1e12)
+    monkeypatch.setattr("dispatcher.reconciler.background_tasks.time.monotonic", lambda: 1e12)
     bench.loop.step()
     assert bench.detail().view.build.state is BuildState.BUILDING
 

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from dispatcher.model import BuildEvent, Change, Job, JobEvent, StageEvent, StageRun
-from dispatcher.store import Store, builds, changes, jobs, notes, open_store, results, stage_runs
+from dispatcher.store import (
+    Store,
+    builds,
+    changes,
+    jobs,
+    key_values,
+    open_store,
+    results,
+    stage_runs,
+)
 
 COUNT = """
 import sys
@@ -101,7 +110,7 @@ def test_what_was_committed_before_a_kill_is_there(path: Path) -> None:
         told += map(int, rest(each).split("\n")[:-1])
     store = open_store(path)
     with store.write() as connection:  # no lock of the dead is left
-        count = int(notes.get(connection, "count") or b"0")
+        count = int(key_values.get(connection, "count") or b"0")
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
     store.close()
     assert len(told) == len(set(told))

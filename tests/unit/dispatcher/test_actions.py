@@ -3,8 +3,7 @@
 import pytest
 from sqlalchemy import Connection
 
-from dispatcher import actions, config
-from dispatcher.actions import By, Refused, Unknown
+from dispatcher.configuration import pipeline
 from dispatcher.model import (
     BuildEvent,
     BuildState,
@@ -16,6 +15,8 @@ from dispatcher.model import (
     StageRun,
     StageState,
 )
+from dispatcher.reconciler import actions
+from dispatcher.reconciler.actions import By, Refused, Unknown
 from dispatcher.store import Store, audit, builds, hosts, jobs, results, stage_runs, tags
 from dispatcher.store.results import Package, ResultRow
 
@@ -36,7 +37,7 @@ ANN = By("ann", "to see", 9.0)
 def built(connection: Connection, *events: BuildEvent) -> int:
     """A build of that tree, after some events."""
     build = add_build(connection)
-    builds.describe(connection, build, config=config.parse(TREE).data, inputs="i1")
+    builds.describe(connection, build, config=pipeline.parse(TREE).data, inputs="i1")
     for event in events or (BuildEvent.BEGIN, BuildEvent.FINISH):
         assert builds.move(connection, build, event)
     return build

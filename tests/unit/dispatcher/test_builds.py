@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import builds, harvest
-from dispatcher.artifact import BuildFailed, build_test, failure_reason, store_artifact
-from dispatcher.builds import examine, stage_tests
-from dispatcher.checkouts import scan_folder
-from dispatcher.config import BuildConfig, Stage
-from dispatcher.evidence import BlobStore
+from dispatcher.builds import pipeline_files
+from dispatcher.builds.artifact import BuildFailed, build_test, failure_reason, store_artifact
+from dispatcher.builds.blob_store import BlobStore
+from dispatcher.builds.checkouts import scan_folder
+from dispatcher.builds.pipeline_files import examine, stage_tests
+from dispatcher.configuration.pipeline import BuildConfig, Stage
+from dispatcher.hosts import package_rows
 from shell_runner.errors import UsageError
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import Execution
@@ -91,7 +92,7 @@ def test_patterns_that_would_take_minutes_to_compare_are_refused(
     text = "[build]\ncommand = 'x'\noutput = 'y'\ninputs = ['a', 'b', 'c']\n"
     (tree / "nosejobs.toml").write_text(text)
     assert examine(scan_folder(tree, "here")).why == ""
-    monkeypatch.setattr(builds, "_COMPARED", 5)
+    monkeypatch.setattr(pipeline_files, "_COMPARED", 5)
     why = examine(scan_folder(tree, "here")).why
     assert why.startswith("nosejobs.toml:4: build.inputs has 3 patterns for ")
 
@@ -179,13 +180,13 @@ def test_without_output_there_is_a_status_that_says_why(
 # -- artefacts ------------------------------------------------------------------------
 
 
-def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[BlobStore, harvest.Package]:
+def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[BlobStore, package_rows.Package]:
     blobs = BlobStore(folder / "blobs")
     members = {} if data is None else {"artefacts/0/output.tar": data}
     rows = [(0, 1, Execution(0, exit=exit))]
     test: list[JobTest] = [build_test(FULL)]
     path = packages.write(folder / "p.zip", JOB, test, rows, members)
-    return blobs, harvest.open_package(str(path))
+    return blobs, package_rows.open_package(str(path))
 
 
 def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:

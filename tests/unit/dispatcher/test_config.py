@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.config import (
+from dispatcher.configuration.pipeline import (
     LEVELS,
     SHIP,
     BuildConfig,

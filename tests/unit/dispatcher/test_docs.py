@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import config, settings
-from dispatcher.harvest import numbers
+from dispatcher.configuration import pipeline, settings
+from dispatcher.hosts.package_rows import numbers
 from shell_runner.remote.formats import tap
 from shell_runner.toml_document import LARGEST
 from shell_runner.validators import duration
@@ -29,11 +29,11 @@ def keys(heading: str) -> dict[str, str]:
 
 
 def test_the_example_of_a_tree() -> None:
-    tree = config.parse(example("nosejobs.toml"))
-    assert [stage.name for stage in tree.stages] == list(config.SHIP)
+    tree = pipeline.parse(example("nosejobs.toml"))
+    assert [stage.name for stage in tree.stages] == list(pipeline.SHIP)
     assert tree.warnings == ()
     assert tree.build is not None
-    assert {stage.mode for stage in tree.stages} == set(config.Mode)
+    assert {stage.mode for stage in tree.stages} == set(pipeline.Mode)
 
 
 def test_the_example_of_the_dispatcher() -> None:
@@ -46,8 +46,8 @@ def test_the_example_of_the_dispatcher() -> None:
 @pytest.mark.parametrize(
     ("heading", "value", "besides"),
     [
-        ("build", config.BuildConfig, {}),
-        ("stages.NAME", config.Stage, {"name": None}),
+        ("build", pipeline.BuildConfig, {}),
+        ("stages.NAME", pipeline.Stage, {"name": None}),
         ("dispatcher", settings.Settings, dict.fromkeys(
             ["address", "port", "sources", "hosts", "pools", "retention"], "listen")),
         ("sources.NAME", settings.Source, {"name": None}),
@@ -62,7 +62,7 @@ def test_every_key_is_told(heading: str, value: type, besides: dict[str, str | N
 
 
 SIMPLE = [
-    ("build", config.BuildConfig), ("stages.NAME", config.Stage), ("pools.NAME", settings.Pool),
+    ("build", pipeline.BuildConfig), ("stages.NAME", pipeline.Stage), ("pools.NAME", settings.Pool),
     ("retention", settings.Retention), ("dispatcher", settings.Settings),
 ]  # fmt: skip
 
@@ -82,7 +82,7 @@ def test_defaults_are_those_that_are_told(heading: str, value: type) -> None:
 
 def test_the_levels_that_are_meant_without_any() -> None:
     (found,) = re.findall(r"^    (published = .*\n    ship = .*)$", PAGE, re.MULTILINE)
-    assert config.parse(f"[levels]\n{found}\n").levels == config.LEVELS
+    assert pipeline.parse(f"[levels]\n{found}\n").levels == pipeline.LEVELS
 
 
 def test_the_bounds_are_those_that_are_told() -> None:

@@ -11,7 +11,15 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from dispatcher.model import StageRun
-from dispatcher.store import Store, StoreError, audit, notes, open_engine, open_store, stage_runs
+from dispatcher.store import (
+    Store,
+    StoreError,
+    audit,
+    key_values,
+    open_engine,
+    open_store,
+    stage_runs,
+)
 from dispatcher.store.engine import Changed
 
 from .rowmaking import add_build
@@ -19,20 +27,20 @@ from .rowmaking import add_build
 
 def test_a_write_is_all_or_nothing(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
-        notes.put(connection, "a", b"1")
+        key_values.put(connection, "a", b"1")
         raise ZeroDivisionError
     with store.read() as connection:
-        assert notes.get(connection, "a") is None
+        assert key_values.get(connection, "a") is None
 
 
 def test_a_reader_sees_one_moment(store: Store) -> None:
     with store.write() as connection:
-        notes.put(connection, "a", b"1")
+        key_values.put(connection, "a", b"1")
     with store.read() as reader:
-        assert notes.get(reader, "a") == b"1"
+        assert key_values.get(reader, "a") == b"1"
         with store.write() as writer:
-            notes.put(writer, "a", b"2")
-        assert notes.get(reader, "a") == b"1"
+            key_values.put(writer, "a", b"2")
+        assert key_values.get(reader, "a") == b"1"
 
 
 def test_rows_refer_to_rows_that_exist(store: Store) -> None:
@@ -60,7 +68,7 @@ def test_a_write_wakes_those_who_wait(store: Store) -> None:
     for each in waiters:
         each.start()
     with store.write() as connection:
-        notes.put(connection, "a", b"1")
+        key_values.put(connection, "a", b"1")
         assert store.changed.now() == seen  # not before the commit
     for each in waiters:
         each.join(20)
@@ -71,7 +79,7 @@ def test_a_write_wakes_those_who_wait(store: Store) -> None:
 def test_a_write_before_the_wait_is_not_missed(store: Store) -> None:
     seen = store.changed.now()
     with store.write() as connection:
-        notes.put(connection, "a", b"1")
+        key_values.put(connection, "a", b"1")
     assert store.changed.wait(seen, 0) == seen + 1
 
 
@@ -92,9 +100,9 @@ def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
     with store.write() as connection:
         assert not stage_runs.describe(connection, 99, detail="no such run")
     with store.write(quiet=True) as connection:
-        notes.put(connection, "beat", b"1")
+        key_values.put(connection, "beat", b"1")
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
-        notes.put(connection, "a", b"1")
+        key_values.put(connection, "a", b"1")
         raise ZeroDivisionError
     assert store.changed.now() == seen
 
@@ -102,10 +110,10 @@ def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
 def test_what_nothing_follows_from_wakes_only_who_shows_rows(store: Store) -> None:
     shown, decided = store.changed.now(), store.due.now()
     with store.write(follows=False) as connection:
-        notes.put(connection, "a", b"1")
+        key_values.put(connection, "a", b"1")
     assert (store.changed.now(), store.due.now()) == (shown + 1, decided)
     with store.write() as connection:
-        notes.put(connection, "a", b"2")
+        key_values.put(connection, "a", b"2")
     assert (store.changed.now(), store.due.now()) == (shown + 2, decided + 1)
 
 
@@ -113,9 +121,9 @@ def test_a_write_within_a_write_is_a_mistake_that_says_so(store: Store) -> None:
     with store.write() as connection:
         with pytest.raises(RuntimeError, match="in a write already"), store.write():
             pass
-        notes.put(connection, "a", b"1")
+        key_values.put(connection, "a", b"1")
     with store.write() as connection:
-        assert notes.get(connection, "a") == b"1"
+        assert key_values.get(connection, "a") == b"1"
 
 
 def test_many_readers_do_not_keep_a_writer_waiting(store: Store) -> None:
@@ -123,7 +131,7 @@ def test_many_readers_do_not_keep_a_writer_waiting(store: Store) -> None:
         for _ in range(20):
             readers.enter_context(store.read())
         with store.write() as connection:
-            notes.put(connection, "a", b"1")
+            key_values.put(connection, "a", b"1")
 
 
 def test_waiting_ends_with_its_time() -> None:
@@ -134,8 +142,8 @@ def test_threads_lose_no_update(store: Store) -> None:
     def count() -> None:
         for _ in range(20):
             with store.write() as connection:
-                now = int(notes.get(connection, "count") or b"0")
-                notes.put(connection, "count", str(now + 1).encode())
+                now = int(key_values.get(connection, "count") or b"0")
+                key_values.put(connection, "count", str(now + 1).encode())
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for each in threads:
@@ -143,7 +151,7 @@ def test_threads_lose_no_update(store: Store) -> None:
     for each in threads:
         each.join()
     with store.read() as connection:
-        assert notes.get(connection, "count") == b"160"
+        assert key_values.get(connection, "count") == b"160"
 
 
 def test_the_file_is_the_users_own(tmp_path: Path) -> None:
@@ -186,7 +194,7 @@ def test_a_file_that_is_locked_by_others_says_so(store: Store, tmp_path: Path) -
     with closing(sqlite3.connect(tmp_path / "dispatcher.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with store.read() as connection:
-            assert notes.get(connection, "a") is None  # readers do not care
+            assert key_values.get(connection, "a") is None  # readers do not care
         with store.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA busy_timeout = 20")
             connection.rollback()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.evidence import BlobStore
+from dispatcher.builds.blob_store import BlobStore
 from shell_runner.errors import NosejobsError
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.globs import matcher
+from dispatcher.configuration.path_patterns import matcher
 
 
 @pytest.mark.parametrize(

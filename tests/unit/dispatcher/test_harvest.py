@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import harvest
-from dispatcher.harvest import number, numbers, read
+from dispatcher.hosts import package_rows
+from dispatcher.hosts.package_rows import number, numbers, read
 from dispatcher.store.results import CaseRow, MeasurementRow, ResultRow
 from shell_runner.errors import HostError
 from shell_runner.remote.protocol.job import JobTest
@@ -17,9 +17,9 @@ JOB = "00000000-0000-4000-8000-000000000001"
 TESTS = [JobTest(f"test_{n}.sh", Program(n, f"test_{n}.sh")) for n in range(4)]
 
 
-def package(folder: Path, *executions: tuple[int, int, Execution]) -> harvest.Found:
+def package(folder: Path, *executions: tuple[int, int, Execution]) -> package_rows.Found:
     path = packages.write(folder / "p.zip", JOB, TESTS, executions)
-    with harvest.opened(path, "h1", JOB) as opened:
+    with package_rows.opened(path, "h1", JOB) as opened:
         return read(opened, JOB)
 
 
@@ -60,8 +60,8 @@ def test_cases_and_their_numbers_are_rows(tmp_path: Path) -> None:
 def test_of_cases_and_numbers_beyond_all_reason_the_first_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harvest, "_CASES", 5)
-    monkeypatch.setattr(harvest, "_ALL_NUMBERS", 3)
+    monkeypatch.setattr(package_rows, "_CASES", 5)
+    monkeypatch.setattr(package_rows, "_ALL_NUMBERS", 3)
     cases = [Case(str(n), "passed", properties=(("a", "1"), ("b", "2"))) for n in range(3)]
     parsed = Parsed("junit", [*cases, Case("red", "failed")])
     rows = [(n, 1, Execution(n, exit=0, duration=-5.0, parsed=parsed)) for n in range(4)]
@@ -93,8 +93,8 @@ def test_the_end_of_a_log_is_safe_to_be_shown(tmp_path: Path) -> None:
     log = b"".join(b"build | line %d\n" % n for n in range(100)) + b"\x1b[31mred\xff\n"
     rows = [(n, 1, Execution(n, exit=0)) for n in range(4)]
     path = packages.write(tmp_path / "p.zip", JOB, TESTS, rows, {"log.txt": log})
-    with harvest.opened(path, "h1", JOB) as opened:
-        lines = harvest.tail(opened).splitlines()
+    with package_rows.opened(path, "h1", JOB) as opened:
+        lines = package_rows.tail(opened).splitlines()
     assert len(lines) == 20
     assert lines[-2:] == ["build | line 99", "red\N{REPLACEMENT CHARACTER}"]
 

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from dispatcher import open_sources
-from dispatcher.checkouts import CheckoutCache
-from dispatcher.evidence import BlobStore
+from dispatcher.builds.blob_store import BlobStore
+from dispatcher.builds.checkouts import CheckoutCache
+from dispatcher.sources import open_sources
 
 
 def test_upkeep_leaves_what_is_being_written(tmp_path: Path) -> None:

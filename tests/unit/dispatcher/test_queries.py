@@ -31,12 +31,12 @@ from dispatcher.store import (
     durations,
     hosts,
     jobs,
-    listing,
-    notes,
+    key_values,
     retention,
     stage_runs,
     tables,
     tags,
+    views,
 )
 
 from .rowmaking import add_all, add_build, add_built, add_jobs, add_run, give_up, uuid
@@ -312,10 +312,10 @@ def test_durations_move_with_what_is_measured(store: Store) -> None:
 
 def test_notes_are_kept_by_name(store: Store) -> None:
     with store.write() as connection:
-        assert notes.get(connection, "a") is None
-        notes.put(connection, "a", b"1")
-        notes.put(connection, "a", b"2")
-        assert notes.get(connection, "a") == b"2"
+        assert key_values.get(connection, "a") is None
+        key_values.put(connection, "a", b"1")
+        key_values.put(connection, "a", b"2")
+        assert key_values.get(connection, "a") == b"2"
 
 
 # -- listing ------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_a_list_takes_three_queries_however_long_it_is(store: Store) -> None:
 
     def look() -> None:
         with store.read() as connection:
-            found = listing.builds(connection)
+            found = views.builds(connection)
         assert [each.build.id for each in found] == list(range(30, 0, -1))
         assert {(len(each.runs), len(each.tags)) for each in found} == {(1, 1)}
 
@@ -358,8 +358,8 @@ def test_lists_are_filtered_and_go_on(store: Store) -> None:
         builds.set_level(connection, 4, "ship")
 
         def numbers(most: int = 50, **fields: object) -> list[int]:
-            wanted = listing.Filter(**fields)
-            return [each.build.id for each in listing.builds(connection, wanted, most)]
+            wanted = views.Filter(**fields)
+            return [each.build.id for each in views.builds(connection, wanted, most)]
 
         assert numbers(branch="main") == [6, 4, 2]
         assert numbers(level="ship") == [4]
@@ -379,8 +379,8 @@ def test_a_build_is_shown_whole(store: Store) -> None:
 
     def look() -> None:
         with store.read() as connection:
-            found = listing.build(connection, build)
-            assert listing.build(connection, 99) is None
+            found = views.build(connection, build)
+            assert views.build(connection, 99) is None
         assert found is not None
         assert [each.host for each in found.jobs] == ["h1", "h2"]
         assert found.view.change.revision == "abc"

@@ -2,8 +2,8 @@
 
 import logging
 
-from dispatcher.running import _Clean, notify_secret
 from dispatcher.store import Store
+from dispatcher.up import _Clean, notify_secret
 
 
 def test_a_log_of_strangers_words_cannot_drive_the_terminal() -> None:

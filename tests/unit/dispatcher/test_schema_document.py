@@ -3,14 +3,14 @@
 import re
 from pathlib import Path
 
-from dispatcher.store import Store, describe
+from dispatcher.store import Store, schema_docs
 from dispatcher.store.tables import METADATA
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "dispatcher-schema.md"
 
 
 def test_the_document_is_made_of_the_tables() -> None:
-    assert DOCUMENT.read_text() == describe.document()
+    assert DOCUMENT.read_text() == schema_docs.document()
 
 
 def test_every_table_and_column_says_what_it_means() -> None:

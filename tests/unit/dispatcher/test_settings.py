@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.settings import Pool, Retention, Settings, Source, explain, parse
+from dispatcher.configuration.settings import Pool, Retention, Settings, Source, explain, parse
 from shell_runner.config import HostEntry
 from shell_runner.errors import BadConfig
 

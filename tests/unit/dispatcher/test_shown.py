@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher import shown
+from dispatcher.cli import tables
 
 
 def run(stage: str = "unit", state: str = "passed", detail: str = "", number: int = 1) -> Any:
@@ -31,14 +31,14 @@ def build(**parts: Any) -> Any:
 
 
 def printed(table: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    shown.show(table)
+    tables.show(table)
     return capsys.readouterr().out.splitlines()
 
 
 def test_nothing_empty_takes_place(capsys: pytest.CaptureFixture[str]) -> None:
     """Columns in which nothing stands, and blanks behind a line."""
     stages = [stage("unit", run()), stage("a-long-name", run("a-long-name", "blocked"), False)]
-    lines = printed(shown.stages({"stages": stages, "jobs": []}), capsys)
+    lines = printed(tables.stages({"stages": stages, "jobs": []}), capsys)
     assert lines[0].split() == ["stage", "tag", "state", "took"]
     assert lines == [line.rstrip() for line in lines]
 
@@ -46,14 +46,14 @@ def test_nothing_empty_takes_place(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_host_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     failed = stage("unit", run(state="failed", detail="h1: 1 test failed"), False)
     one = {"stages": [failed], "jobs": [job("h1", failed=1)]}
-    assert printed(shown.stages(one), capsys)[1].endswith("h1     1 test failed")
+    assert printed(tables.stages(one), capsys)[1].endswith("h1     1 test failed")
     two = {"stages": [failed], "jobs": [job("h1", failed=1), job("h2", 1, passed=1)]}
-    assert printed(shown.stages(two), capsys)[1].endswith("h1, h2  h1: 1 test failed")
+    assert printed(tables.stages(two), capsys)[1].endswith("h1, h2  h1: 1 test failed")
 
 
 def test_the_build_command_is_no_test(capsys: pytest.CaptureFixture[str]) -> None:
     found = {"stages": [stage("build", run("build"))], "jobs": [job("h1", 0, "build", passed=1)]}
-    assert "1 passed" not in "".join(printed(shown.stages(found), capsys))
+    assert "1 passed" not in "".join(printed(tables.stages(found), capsys))
 
 
 def test_why_a_stage_that_passed_has_no_tag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +62,7 @@ def test_why_a_stage_that_passed_has_no_tag(capsys: pytest.CaptureFixture[str]) 
         stage("smoke", run("smoke", detail="1 test"), False, "unit"),
         stage("audit", run("audit", detail="3 tests")),
     ]
-    lines = printed(shown.stages({"stages": stages, "jobs": []}), capsys)
+    lines = printed(tables.stages({"stages": stages, "jobs": []}), capsys)
     assert [line.split("1.5 s")[1].strip() for line in lines[1:]] == [
         "its tag was revoked", "no tag: unit has none", "",
     ]  # fmt: skip
@@ -73,10 +73,10 @@ def test_a_hosts_pool_stands_for_its_address(capsys: pytest.CaptureFixture[str])
         "name": "h1", "pool": "", "state": "down", "labels": [], "open": 0, "jobs": 3,
         "seen": None, "spec": "ssh=h1", "reason": "Connection refused\n  try: is sshd running?",
     }  # fmt: skip
-    (_, line) = printed(shown.hosts([host]), capsys)
+    (_, line) = printed(tables.hosts([host]), capsys)
     assert line.endswith("never  ssh=h1  Connection refused; try: is sshd running?")
     made = {**host, "name": "here-1", "pool": "here", "spec": "agent=127.0.0.1:1//x=y"}
-    lines = printed(shown.hosts([made]), capsys)
+    lines = printed(tables.hosts([made]), capsys)
     assert lines[1].startswith("here-1 (here)")
     assert "agent=" not in "".join(lines)
 
@@ -87,13 +87,13 @@ def test_a_hosts_pool_stands_for_its_address(capsys: pytest.CaptureFixture[str])
 )
 def test_numbers_keep_their_digits(value: float, words: str) -> None:
     number = {"stage": "perf", "name": "rate", "value": value, "unit": "", "nodeid": "t"}
-    assert list(shown.below(build(measurements=[number]))) == [("perf", f"rate = {words} (t)")]
+    assert list(tables.below(build(measurements=[number]))) == [("perf", f"rate = {words} (t)")]
 
 
 def test_a_revocation_is_told_once() -> None:
     tag = {"run": 1, "revoked": 5.0, "stage": "unit", "reason": "flaky", "who": "ann"}
     found = build(tags=[tag, {**tag, "run": None}])
-    assert list(shown.below(found)) == [("revoked", "tag unit: flaky")]
+    assert list(tables.below(found)) == [("revoked", "tag unit: flaky")]
 
 
 def test_what_people_decided_is_told() -> None:
@@ -105,7 +105,7 @@ def test_what_people_decided_is_told() -> None:
         stages=[stage("unit", run()), waits],
         decisions=[said("unit", "held", "no"), said("smoke", "held"), said("x", "approved", "ok")],
     )
-    assert list(shown.below(found)) == [
+    assert list(tables.below(found)) == [
         ("held", "unit by ann, from its next run on: no"),
         ("held", "smoke by ann"),
         ("approved", "x by ann: ok"),
@@ -129,4 +129,4 @@ def test_what_people_decided_is_told() -> None:
 def test_a_line_says_where_a_run_stands_and_what_lasts(
     state: str, detail: str, words: str
 ) -> None:
-    assert shown.news(run(state=state, detail=detail)) == words
+    assert tables.news(run(state=state, detail=detail)) == words

@@ -4,8 +4,8 @@ from collections.abc import Generator
 
 import pytest
 
-from dispatcher.web import streams
-from dispatcher.web.streams import Streams, TooMany
+from dispatcher.web import log_streams
+from dispatcher.web.log_streams import Streams, TooMany
 from shell_runner.jobs.log_position import LogChunk, LogPosition
 
 
@@ -15,7 +15,7 @@ def pieces() -> Generator[LogChunk, None, None]:
 
 
 def test_so_many_logs_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "READ", 1)
+    monkeypatch.setattr(log_streams, "READ", 1)
     found = Streams()
     first = found.counted(pieces())
     assert next(first).data == b"one"

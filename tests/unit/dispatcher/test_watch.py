@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from dispatcher import settings
-from dispatcher.git import SourceError
-from dispatcher.store import Store, notes
-from dispatcher.watch import TIDY_INTERVAL, Watch
+from dispatcher.builds.source_watcher import TIDY_INTERVAL, Watch
+from dispatcher.configuration import settings
+from dispatcher.sources.git_command import SourceError
+from dispatcher.store import Store, key_values
 
 
 class FakeSource:
@@ -26,7 +26,7 @@ class FakeSource:
 def read_first(store: Store, at: float) -> None:
     """Write what the first poll of a source that has branches writes."""
     with store.write() as connection:
-        notes.put(connection, "tidied app", b"%f" % at)
+        key_values.put(connection, "tidied app", b"%f" % at)
 
 
 def run_at(store: Store, source: FakeSource, *times: float) -> list[float]:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dispatcher.hosts.job_builder import peer_address
 from dispatcher.model import Host
-from dispatcher.work import peer_address
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.config import Tree, parse
+from dispatcher.configuration.pipeline import Tree, parse
 from dispatcher.model import (
     BUILD,
     BUILDS,

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.configuration.settings import Source
 from dispatcher.model import Build, BuildState, Change
-from dispatcher.policy.changes import (
+from dispatcher.policy.change_detection import (
     Commit,
     Move,
     Moves,
@@ -15,7 +16,6 @@ from dispatcher.policy.changes import (
     compare_heads,
     superseded_builds,
 )
-from dispatcher.settings import Source
 
 GIT = Source("app", git="/x", branches=("main", "release/*"))
 EVERY = replace(GIT, bursts="every")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.config import Mode, build_stage, parse
+from dispatcher.configuration.pipeline import Mode, build_stage, parse
 from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import (
     HostLoad,

@@ -2,10 +2,10 @@
 
 import pytest
 
+from dispatcher.configuration.settings import Pool
 from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import Unplaced
-from dispatcher.policy.pooling import grow, no_pool_reason, retirement_reason
-from dispatcher.settings import Pool
+from dispatcher.policy.pool_scaling import grow, no_pool_reason, retirement_reason
 
 ARM = Pool("arm", labels=("arm", "linux"), most=2)
 ANY = Pool("any", labels=("linux",), most=3)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.config import Gate, Level, Stage, Tree, parse, stage_digest
+from dispatcher.configuration.pipeline import Gate, Level, Stage, Tree, parse, stage_digest
 from dispatcher.model import (
     STAGES,
     BuildState,

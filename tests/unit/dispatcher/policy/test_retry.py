@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.config import Mode, Stage
+from dispatcher.configuration.pipeline import Mode, Stage
 from dispatcher.model import STAGES, Job, JobState, StageEvent, StageState, after
 from dispatcher.policy.retry import Part, Step, failing_hosts, next_step, quarantine_reason
 

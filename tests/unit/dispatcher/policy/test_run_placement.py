@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.configuration.settings import Pool
 from dispatcher.model import Host, HostState, StageEvent, StageRun, StageState
 from dispatcher.policy.build_actions import (
     MoveRun,
@@ -19,7 +20,6 @@ from dispatcher.policy.build_actions import (
 from dispatcher.policy.build_actions import TestsToSplit as Split
 from dispatcher.policy.placement import HostLoad, PlacementRequest, Unplaced
 from dispatcher.policy.run_placement import free_places, may_begin, place_runs, split_tests
-from dispatcher.settings import Pool
 
 NOW = 1000.0
 KEY = RunKey(1, "unit", 1)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from dispatcher import config
+from dispatcher.configuration import pipeline
 from dispatcher.model import GOOP, Build, BuildState, StageRun, StageState, Tag
-from dispatcher.policy import standing
+from dispatcher.policy import build_status
+from dispatcher.policy.build_status import Outcome
 from dispatcher.policy.promotion import Facts
-from dispatcher.policy.standing import Outcome
 
 BUILT = Build(1, 1, BuildState.BUILT, level=GOOP)
 S = StageState
@@ -41,7 +41,7 @@ def runs(**states: StageState) -> list[StageRun]:
 def test_the_stage_that_matters_most_is_named(
     states: dict[str, StageState], outcome: Outcome, words: str
 ) -> None:
-    assert standing.status_of(BUILT, runs(**states)) == (outcome, words)
+    assert build_status.status_of(BUILT, runs(**states)) == (outcome, words)
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,20 @@ def test_the_stage_that_matters_most_is_named(
     ],
 )
 def test_without_an_artefact_no_stage_counts(state: BuildState, outcome: Outcome) -> None:
-    found = standing.status_of(Build(1, 1, state), runs(unit=S.PASSED))
+    found = build_status.status_of(Build(1, 1, state), runs(unit=S.PASSED))
     assert found.outcome is outcome
     assert found.over is (outcome is not Outcome.GOING)
 
 
 def test_a_build_command_that_could_not_be_run_is_no_fault_of_the_tree() -> None:
-    found = standing.status_of(Build(1, 1, BuildState.FAILED), runs(build=S.ERROR))
+    found = build_status.status_of(Build(1, 1, BuildState.FAILED), runs(build=S.ERROR))
     assert found.outcome is Outcome.ERROR
 
 
 def test_the_last_run_of_a_stage_counts() -> None:
     first = StageRun(1, 1, "unit", 1, S.FAILED)
     again = StageRun(2, 1, "unit", 2, S.PASSED)
-    assert standing.status_of(BUILT, [again, first]).outcome is Outcome.PASSED
+    assert build_status.status_of(BUILT, [again, first]).outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize(
@@ -85,21 +85,21 @@ def test_a_tag_is_the_last_word_on_what_has_ended(
     state: StageState, tagged: bool, outcome: Outcome, words: str
 ) -> None:
     counting = ["unit", "smoke"] if tagged else ["smoke"]
-    found = standing.status_of(BUILT, runs(unit=state, smoke=S.PASSED), counting)
+    found = build_status.status_of(BUILT, runs(unit=state, smoke=S.PASSED), counting)
     assert found == (outcome, words)
 
 
 def test_a_build_with_a_revoked_tag_has_not_passed() -> None:
-    tree = config.parse("[stages.unit]\n")
+    tree = pipeline.parse("[stages.unit]\n")
     (run,) = runs(unit=S.PASSED)
-    given = Tag(1, 1, "d", "unit", config.stage_digest(tree.stages[0]), run.id, revoked=9.0)
+    given = Tag(1, 1, "d", "unit", pipeline.stage_digest(tree.stages[0]), run.id, revoked=9.0)
     facts = Facts(BuildState.BUILT, tree, (run,), (given,))
-    assert standing.settled_status(BUILT, facts) == (Outcome.STOPPED, "unit has no tag that counts")
+    assert build_status.settled_status(BUILT, facts) == (Outcome.STOPPED, "unit has no tag that counts")
 
 
 def test_what_policy_has_still_to_write_comes_by_itself() -> None:
-    tree = config.parse("[stages.unit]\n[stages.smoke]\n")
+    tree = pipeline.parse("[stages.unit]\n[stages.smoke]\n")
     found = runs(unit=S.PASSED, smoke=S.WAITING)
-    assert standing.status_of(BUILT, found).over
+    assert build_status.status_of(BUILT, found).over
     facts = Facts(BuildState.BUILT, tree, tuple(found))
-    assert standing.settled_status(BUILT, facts).outcome is Outcome.GOING
+    assert build_status.settled_status(BUILT, facts).outcome is Outcome.GOING

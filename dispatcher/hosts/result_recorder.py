@@ -1,0 +1,73 @@
+"""Store the result package of a job: the file by its digest, and its rows in one transaction.
+
+A package comes from a host and is not trusted: it must be about the tests and the build that the
+host was given.  Recording can be repeated: a package goes into the database once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from shell_runner.errors import HostError
+from shell_runner.remote.jobs.package_reader import Package
+
+from .. import model
+from ..builds.blob_store import BlobStore
+from ..store import Store, changes, durations, results, stage_runs
+from ..store import builds as build_rows
+from . import package_rows
+from .job_builder import JobBuilder, job_fingerprint
+
+
+class ResultRecorder:
+    """Verifies and stores the packages of jobs."""
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: BlobStore,
+        builder: JobBuilder,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._blobs, self._builder, self._clock = store, blobs, builder, clock
+
+    def record(self, job: model.Job, package: Path) -> None:
+        """Verify and store a package, with all its rows, in one transaction.
+
+        The file is moved away.  Raises HostError if the package cannot be believed.
+        """
+        with package_rows.opened(package, job.host, job.id) as opened:
+            self._check(job, opened)
+            found = package_rows.read(opened, job.id)
+        blob = self._blobs.take(package)
+        entry = results.Package(blob.digest, found.how, self._clock(), found.detail)
+        with self._store.write() as connection:
+            outcome = results.harvested(
+                connection, job.id, entry, found.results, found.cases, found.measurements
+            )
+            if outcome is results.Harvest.NEW and found.durations:
+                _learn_durations(connection, job, found.durations)
+
+    def _check(self, job: model.Job, package: Package) -> None:
+        """Raise HostError if a tag would stand on other tests or another build."""
+        if job.state is model.JobState.LOST:
+            return  # evidence, and no verdict
+        expected = self._builder.take_fingerprint(job)
+        manifest = package.manifest
+        nodeids = [row[0] for row in manifest["tests"]]
+        contents = manifest.get("content"), manifest.get("build")
+        if expected and expected != job_fingerprint(*contents, nodeids):
+            reason = f"the package of job {job.id} is about other tests, or another build"
+            raise HostError(job.host, reason, "look at the host; nothing was acknowledged")
+
+
+def _learn_durations(connection: Connection, job: model.Job, seconds: dict[str, float]) -> None:
+    run = stage_runs.get(connection, job.stage_run)
+    build = run and build_rows.get(connection, run.build)
+    change = build and changes.get(connection, build.change)
+    if run and change:
+        durations.learn(connection, change.source, run.stage, seconds)

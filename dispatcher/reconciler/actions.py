@@ -1,0 +1,300 @@
+"""Actions of people on builds, stages and hosts: approve, hold, tag, run again, cancel, drain.
+
+Responsible for which action is possible in which state, and for the errors if it is not.  An
+action writes rows and an audit entry in the transaction of its connection; the reconciler and the
+host connections see the rows after the commit and do the rest.  Must not depend on HTTP or on a
+clock: dates are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from shell_runner.errors import NosejobsError
+from shell_runner.validators import suggestion
+
+from .. import model
+from ..configuration.pipeline import Tree, from_data, stage_digest
+from ..model import (
+    BUILD,
+    BuildEvent,
+    BuildState,
+    DecisionKind,
+    HostState,
+    StageEvent,
+    StageRun,
+    StageState,
+)
+from ..policy import promotion, retry
+from ..store import audit, builds, hosts, jobs, results, stage_runs, tags
+
+
+class Refused(NosejobsError):
+    """The action is not possible in the present state."""
+
+
+class Unknown(Refused):
+    """The build, stage, tag or host does not exist."""
+
+
+@dataclass(frozen=True)
+class By:
+    """The person who acts, with reason and date."""
+
+    who: str
+    reason: str = ""
+    at: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """Return person and reason, for the detail of a row."""
+        return f"{self.who}: {self.reason}" if self.reason else self.who
+
+
+# -- rows -------------------------------------------------------------------------
+
+
+def build_of(connection: Connection, number: int) -> model.Build:
+    """Return a build.  Raises ``Unknown``."""
+    build = builds.get(connection, number)
+    if build is None:
+        raise Unknown(f"there is no build {number}\n  try: nosejobs builds")
+    return build
+
+
+def facts_of(connection: Connection, build: model.Build) -> promotion.Facts:
+    """Return the rows of a build for the promotion policy; without a config it has no stages."""
+    return promotion.Facts(
+        build.state,
+        Tree() if build.config is None else from_data(build.config),
+        tuple(stage_runs.of_build(connection, build.id)),
+        tuple(tags.of_build(connection, build.id)),
+        tuple(tags.decisions_of(connection, build.id)),
+    )
+
+
+def _facts(connection: Connection, number: int) -> tuple[model.Build, promotion.Facts]:
+    """Return a build whose config is known, and its rows.  Raises ``Refused``."""
+    build = build_of(connection, number)
+    if build.config is None:
+        reason = "its nosejobs.toml has not been read yet"
+        if build.state is BuildState.INVALID:
+            reason = f"invalid nosejobs.toml: {build.detail}"
+        raise Refused(f"build {number} is {build.state}: {reason}")
+    return build, facts_of(connection, build)
+
+
+def _check_stage(build: int, stage: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if stage not in names:
+        hint = suggested(stage, names, "it has none yet")
+        raise Unknown(f"build {build} has no stage {stage!r}{hint}")
+
+
+def suggested(word: str, known: Iterable[str], none: str) -> str:
+    """Return a hint at the known word that was meant; ``none``: the hint if no word is known."""
+    names = list(known)
+    return suggestion(word, names) if names else f"; {none}"
+
+
+def _stage_names(tree: Tree) -> list[str]:
+    return [stage.name for stage in tree.stages]
+
+
+# -- decisions ----------------------------------------------------------------------
+
+
+def approve(connection: Connection, build: int, stage: str, by: By) -> bool:
+    """Let a stage run: open its gate, end a hold.  Return whether that is new."""
+    return _decide(connection, build, stage, DecisionKind.APPROVED, by)
+
+
+def hold(connection: Connection, build: int, stage: str, by: By) -> bool:
+    """Keep a stage from beginning until it is approved.  Return whether that is new."""
+    return _decide(connection, build, stage, DecisionKind.HELD, by)
+
+
+def _decide(connection: Connection, number: int, stage: str, kind: DecisionKind, by: By) -> bool:
+    build, facts = _facts(connection, number)
+    _check_stage(build.id, stage, _stage_names(facts.tree))
+    decision = model.Decision(build.id, stage, kind, by.who, by.reason, by.at)
+    return tags.decide(connection, decision)
+
+
+# -- tags ---------------------------------------------------------------------------
+
+
+def tag(connection: Connection, number: int, stage: str, by: By) -> bool:
+    """Tag a build by hand, as if it had passed the stage.  Return whether the tag is new.
+
+    A level can require stages that the pipeline does not have; only a tag by hand satisfies those.
+    """
+    build, facts = _facts(connection, number)
+    required = [name for level in facts.tree.levels for name in level.stages]
+    known = [*_stage_names(facts.tree), *required]
+    _check_stage(build.id, stage, dict.fromkeys(known))
+    if build.state is not BuildState.BUILT:
+        raise Refused(f"build {number} is {build.state}: it has no artifact that could pass")
+    given = model.Tag(0, build.id, build.digest, stage, "", who=by.who, given=by.at)
+    return tags.give_tag(connection, given, by.reason) is not None
+
+
+def revoke(connection: Connection, number: int, stage: str, by: By) -> int:
+    """Revoke all valid tags of a stage; return their number.  The rows stay, with the reason."""
+    build = build_of(connection, number)
+    all_tags = tags.of_build(connection, build.id)
+    of_stage = [tag for tag in all_tags if tag.stage == stage]
+    if not of_stage:
+        names = list(dict.fromkeys(tag.stage for tag in all_tags))
+        raise Unknown(
+            f"build {number} has no tag {stage!r}{suggested(stage, names, 'it has none')}"
+        )
+    valid = [tag for tag in of_stage if tag.valid]
+    if not valid:
+        last = of_stage[-1]
+        raise Refused(f"build {number}: the tag {stage} was revoked before: {last.reason}")
+    return sum(
+        tags.revoke_tag(connection, tag.id, who=by.who, reason=by.reason, at=by.at) for tag in valid
+    )
+
+
+# -- stage runs ---------------------------------------------------------------------
+
+
+def rerun(
+    connection: Connection, number: int, stage: str, by: By, failed_only: bool = False
+) -> StageRun:
+    """Add another run of a stage, and return it.
+
+    ``failed_only``: of its failed tests only.  The stage ``build`` is the build command.
+    """
+    if stage == BUILD:
+        return _rerun_build(connection, build_of(connection, number), by)
+    build, facts = _facts(connection, number)
+    _check_stage(build.id, stage, _stage_names(facts.tree))
+    error = promotion.rerun_error(facts, stage, failed_only)
+    if error:
+        raise Refused(f"build {number}: {error}")
+    only = _failed_tests(connection, facts, stage) if failed_only else None
+    config = facts.tree.stage(stage)
+    assert config is not None
+    run = StageRun(0, build.id, stage, config=stage_digest(config), only=only, who=by.who)
+    return _add_run(connection, run, by)
+
+
+def _failed_tests(connection: Connection, facts: promotion.Facts, stage: str) -> tuple[str, ...]:
+    """Return the tests that failed by the verdict on a stage, and those without a verdict."""
+    verdict = promotion.verdict_runs(run for run in facts.runs if run.stage == stage)[0]
+    failed = set(results.failed(connection, verdict.id))
+    if not failed:
+        reason = f"run {verdict.number} of {stage} {verdict.state}, and names no failed test"
+        raise Refused(f"{reason}: run all of it again")
+    for job in retry.inconclusive_jobs(jobs.of_run(connection, verdict.id)):
+        tests = job.tests if job.tests is not None else verdict.only
+        if tests is None:
+            reason = f"run {verdict.number} of {stage}: nothing is known of its tests on {job.host}"
+            raise Refused(f"{reason}: run all of it again")
+        failed.update(tests)
+    return tuple(sorted(failed))
+
+
+def _rerun_build(connection: Connection, build: model.Build, by: By) -> StageRun:
+    if not builds.move(connection, build.id, BuildEvent.BEGIN, detail="", ended=None):
+        raise Refused(f"build {build.id} is {build.state}: only one that failed is built again")
+    run = StageRun(0, build.id, BUILD, state=StageState.PLACING, config=build.inputs, who=by.who)
+    return _add_run(connection, run, by)
+
+
+def _add_run(connection: Connection, run: StageRun, by: By) -> StageRun:
+    number = stage_runs.next_number(connection, run.build, run.stage)
+    numbered = replace(run, number=number)
+    key = stage_runs.add(connection, numbered)
+    assert key is not None, "one transaction counts and adds"
+    some = f" of {len(run.only)} tests" if run.only is not None else ""
+    detail = f"run {number}{some}" + (f": {by.reason}" if by.reason else "")
+    audit.write(connection, by.at, f"rerun {run.stage}", detail, who=by.who, build=run.build)
+    return replace(numbered, id=key)
+
+
+def cancel(connection: Connection, number: int, by: By, stage: str | None = None) -> list[StageRun]:
+    """Cancel a stage that has not ended, or all of a build; return the canceled stage runs.
+
+    The connections of their hosts stop the jobs after the commit.
+    """
+    build = build_of(connection, number)
+    runs = stage_runs.of_build(connection, build.id)
+    if stage is not None:
+        _check_stage(build.id, stage, dict.fromkeys(run.stage for run in runs))
+    unfinished = [run for run in runs if stage in (None, run.stage) and not run.state.over]
+    canceled = [run for run in unfinished if _cancel_run(connection, run, by)]
+    was_open = stage is None and _cancel_build(connection, build, by)
+    if not canceled and not was_open:
+        what = f"{stage} of build {number}" if stage else f"build {number}"
+        raise Refused(f"{what} has ended: there is nothing to cancel")
+    names = ", ".join(f"{run.stage} {run.number}" for run in canceled)
+    detail = f"{names}: {by.reason}" if by.reason and names else names or by.reason
+    audit.write(connection, by.at, "cancel", detail, who=by.who, build=build.id)
+    return canceled
+
+
+def _cancel_run(connection: Connection, run: StageRun, by: By) -> bool:
+    detail = f"cancelled by {by.words}"
+    return stage_runs.move(connection, run.id, StageEvent.CANCEL, detail=detail, ended=by.at)
+
+
+def _cancel_build(connection: Connection, build: model.Build, by: By) -> bool:
+    """Fail a build that has no artifact yet.  Return whether it had none."""
+    if build.state not in (BuildState.NEW, BuildState.BUILDING):
+        return False
+    detail = f"cancelled by {by.words}"
+    return builds.move(connection, build.id, BuildEvent.FAIL, detail=detail, ended=by.at)
+
+
+# -- hosts --------------------------------------------------------------------------
+
+#: By the state that a person can set, the states in which that is possible.
+_HOST_MOVES = {
+    HostState.DRAINING: (HostState.STARTING, HostState.UP, HostState.DOWN),
+    HostState.QUARANTINED: (HostState.STARTING, HostState.UP, HostState.DOWN, HostState.DRAINING),
+    HostState.UP: (HostState.DRAINING, HostState.QUARANTINED),
+}
+
+
+def drain(connection: Connection, name: str, by: By) -> bool:
+    """Let a host finish its jobs and give it no new ones.  Return whether that is new."""
+    return _set_state(connection, name, HostState.DRAINING, by)
+
+
+def quarantine(connection: Connection, name: str, by: By) -> bool:
+    """Give a failing host no new jobs until it is resumed.  Return whether that is new."""
+    return _set_state(connection, name, HostState.QUARANTINED, by)
+
+
+def resume(connection: Connection, name: str, by: By) -> bool:
+    """Give a drained or quarantined host jobs again.  Return whether it was not up."""
+    return _set_state(connection, name, HostState.UP, by)
+
+
+def _set_state(connection: Connection, name: str, state: HostState, by: By) -> bool:
+    host = hosts.get(connection, name)
+    if host is None:
+        names = [known.name for known in hosts.every(connection)]
+        hint = suggested(name, names, "there is none yet")
+        raise Unknown(f"there is no host {name!r}{hint}\n  try: nosejobs hosts")
+    if host.state is state:
+        return False
+    if host.state not in _HOST_MOVES[state]:
+        raise Refused(_state_error(host, state))
+    return hosts.set_state(connection, name, state, who=by.who, reason=by.reason, at=by.at)
+
+
+def _state_error(host: model.Host, state: HostState) -> str:
+    reason = f": {host.reason}" if host.reason else ""
+    if state is HostState.UP:
+        hint = "it is used again as soon as it answers"
+    else:
+        hint = f"it gets no new jobs already; to end that: nosejobs hosts resume {host.name}"
+    return f"host {host.name} is {host.state}{reason}\n  {hint}"

@@ -1,0 +1,328 @@
+"""A pass over all active builds: ask the policy what to do, and write it.
+
+Responsible for performing the actions of the policy in the transaction of the pass.  Decides
+nothing, and must not wait for anything but the database.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection
+
+from .. import model
+from ..builds.blob_store import BlobStore
+from ..configuration import pipeline
+from ..configuration.pipeline import Tree
+from ..configuration.settings import Settings
+from ..model import Build, BuildRows, BuildState
+from ..policy import build_actions, build_progress, run_placement
+from ..policy.build_actions import Action, ExaminedTree, RequestHosts, RunKey, Task
+from ..policy.placement import HostLoad, Unplaced
+from ..policy.retry import newest_attempts
+from ..store import audit, build_rows, builds, durations, hosts, jobs, stage_runs, tags
+from .background_tasks import BackgroundTasks
+
+_STATES_WITH_CONFIG = (BuildState.BUILDING, BuildState.BUILT)
+_ROW_CHANGES = frozenset(build_actions.ROW_CHANGES)
+
+
+@dataclass
+class PassResult:
+    """The outcome of a pass beside rows: work for other threads."""
+
+    #: Stage runs that found no hosts, for the pools.
+    unplaced: list[Unplaced] = field(default_factory=list)
+    #: Ids of jobs to stop on their hosts: one of their peers is gone.
+    stop: set[str] = field(default_factory=set)
+    #: Whether rows were written; the commit has notified all that wait for changes.
+    wrote: bool = False
+    #: Whether another pass has to follow at once.
+    repeat: bool = False
+
+
+@dataclass
+class PassMemory:
+    """Knowledge of a pass for the next one; valid only once the pass has been committed."""
+
+    #: By build, the rows for which there was nothing to do.
+    settled: dict[int, BuildRows] = field(default_factory=dict)
+    #: By build, the config as its row has it, and what that means.
+    pipelines: dict[int, tuple[object, Tree]] = field(default_factory=dict)
+    #: By active build, values that change whenever its rows do.
+    marks: Mapping[int, set[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """Objects that all passes of a dispatcher share."""
+
+    settings: Settings
+    blobs: BlobStore
+    tasks: BackgroundTasks
+    #: Runs a task, in a thread of its own.
+    run_task: Callable[[Task], Any]
+
+
+class ReconcilePass:
+    """A pass within one transaction."""
+
+    def __init__(
+        self, connection: Connection, context: PassContext, previous: PassMemory, now: float
+    ) -> None:
+        self.result = PassResult()
+        self.memory = PassMemory()
+        self._connection, self._previous, self._now = connection, previous, now
+        self._settings, self._blobs = context.settings, context.blobs
+        self._results: Mapping[Task, Any] = context.tasks.results()
+        self._may_look_ahead = context.tasks.has_room()
+        self._writer = ActionWriter(connection, context, now, self.result)
+        load = jobs.load(connection)
+        self._has_open_jobs = bool(load)
+        self._hosts = [HostLoad(host, load.get(host.name, 0)) for host in hosts.every(connection)]
+
+    def run(self, active: Sequence[BuildRows]) -> None:
+        """Advance builds that have begun, then new ones while there is room, then place runs."""
+        for rows in active:
+            if rows.build.state is not BuildState.NEW:
+                self._advance(rows)
+        self._begin([rows for rows in active if rows.build.state is BuildState.NEW])
+        if self._writer.requests:
+            self._place()
+
+    def _begin(self, new: Iterable[BuildRows]) -> None:
+        unlimited = {each.name for each in self._settings.sources if each.bursts == "every"}
+        requests = self._writer.requests
+        places = run_placement.free_places(self._hosts, self._settings.queue)
+        places -= sum(request.placement.count for request in requests)
+        for rows in new:
+            is_idle = not (self._has_open_jobs or requests)
+            if run_placement.may_begin(rows.source in unlimited, places, is_idle):
+                self._advance(rows)
+                places -= 1
+            else:
+                self.memory.settled[rows.build.id] = rows
+
+    def _advance(self, rows: BuildRows) -> None:
+        number = rows.build.id
+        actions = build_progress.decide(
+            rows,
+            self._pipeline(rows.build),
+            self._results,
+            self._now,
+            reusable=self._reusable(rows),
+            settled=self._previous.settled.get(number),
+            may_look_ahead=self._may_look_ahead,
+        )
+        if _ROW_CHANGES.isdisjoint(map(type, actions)):
+            self.memory.settled[number] = rows
+        self._writer.perform(actions, rows.runs)
+
+    def _pipeline(self, build: Build) -> Tree:
+        """Return what the config of a build means; it is parsed once for many passes."""
+        if build.state not in _STATES_WITH_CONFIG:
+            return Tree()
+        known = self._previous.pipelines.get(build.id)
+        # Most configs are the same object as in the last pass: then their content is not compared.
+        if known is None or (known[0] is not build.config and known[0] != build.config):
+            known = build.config, pipeline.from_data(build.config or {})
+        self.memory.pipelines[build.id] = known
+        return known[1]
+
+    def _reusable(self, rows: BuildRows) -> Build | None:
+        """Return the build whose artifact a new build can take over."""
+        if rows.build.state is not BuildState.NEW:
+            return None
+        examined = self._results.get(build_actions.examine_task(rows))
+        if not isinstance(examined, ExaminedTree) or not examined.inputs:
+            return None
+        found = builds.reusable(self._connection, rows.change.source, examined.inputs)
+        return found if found is not None and self._blobs.holds(found.digest) else None
+
+    def _place(self) -> None:
+        requests = sorted(self._writer.requests, key=lambda request: request.run.build)
+        actions = run_placement.place_runs(
+            requests,
+            self._hosts_with_contents(requests),
+            self._settings.queue,
+            self._settings.pools,
+            self._now,
+        )
+        self._writer.perform(actions)
+
+    def _hosts_with_contents(self, requests: Iterable[RequestHosts]) -> list[HostLoad]:
+        """Return the hosts, each with those requested contents that it has already."""
+        if len(self._hosts) < 2:
+            return self._hosts
+        contents = {request.run.build: request.placement.contents for request in requests}
+        cached: dict[str, set[str]] = {}
+        for build, names in build_rows.hosts_of_builds(self._connection, contents).items():
+            for name in names:
+                cached.setdefault(name, set()).update(contents[build])
+        return [
+            HostLoad(load.host, load.jobs, frozenset(cached.get(load.host.name, ())))
+            for load in self._hosts
+        ]
+
+
+class ActionWriter:
+    """Performs actions: writes rows, starts tasks, and collects what is for others to do."""
+
+    def __init__(
+        self, connection: Connection, context: PassContext, now: float, result: PassResult
+    ) -> None:
+        self._connection, self._context, self._now = connection, context, now
+        self._result = result
+        #: Requests for hosts of all builds so far.
+        self.requests: list[RequestHosts] = []
+        self._run_ids: dict[RunKey, int] = {}
+
+    def perform(self, actions: Sequence[Action], runs: Collection[model.StageRun] = ()) -> None:
+        """Perform actions in their order; ``runs``: stage runs that they may name."""
+        if not _NAMES_RUN.isdisjoint(map(type, actions)):
+            self._run_ids.update((build_actions.key_of(run), run.id) for run in runs)
+        for action in actions:
+            _PERFORM[type(action)](self, action)
+
+    # -- tasks and work for others ------------------------------------------------
+
+    def _start_task(self, action: build_actions.StartTask) -> None:
+        self._context.tasks.request(action.task, partial(self._context.run_task, action.task))
+
+    def _discard_result(self, action: build_actions.DiscardResult) -> None:
+        self._context.tasks.discard(action.task)
+
+    def _request_hosts(self, action: RequestHosts) -> None:
+        self.requests.append(action)
+        if action.run.id:
+            self._run_ids[build_actions.key_of(action.run)] = action.run.id
+
+    def _stop_job(self, action: build_actions.StopJob) -> None:
+        self._result.stop.add(action.job)
+
+    def _notify_pool_shortage(self, action: build_actions.NotifyPoolShortage) -> None:
+        self._result.unplaced.append(action.unplaced)
+
+    def _repeat_pass(self, action: build_actions.RepeatPass) -> None:
+        self._result.repeat = True
+
+    # -- builds -------------------------------------------------------------------
+
+    def _record_tree(self, action: build_actions.RecordTree) -> None:
+        tree = action.tree
+        fields: dict[str, Any] = {"tree": tree.tree}
+        if tree.config is not None:
+            fields |= {"config": tree.config.data, "inputs": tree.inputs, "detail": ""}
+        builds.describe(self._connection, action.build, **fields)
+
+    def _move_build(self, action: build_actions.MoveBuild) -> None:
+        if not builds.move(self._connection, action.build, action.event, **action.fields()):
+            return
+        build = builds.get(self._connection, action.build)
+        assert build is not None
+        detail = build.detail.partition("\n")[0]
+        audit.write(self._connection, self._now, f"build {build.state}", detail, build=build.id)
+
+    def _set_build_detail(self, action: build_actions.SetBuildDetail) -> None:
+        builds.describe(self._connection, action.build, detail=action.detail)
+
+    def _set_level(self, action: build_actions.SetLevel) -> None:
+        if builds.set_level(self._connection, action.build, action.level):
+            what = f"level {action.level}"
+            audit.write(self._connection, self._now, what, build=action.build)
+
+    def _revoke_tag(self, action: build_actions.RevokeTag) -> None:
+        tags.revoke_tag(
+            self._connection, action.tag, who=model.POLICY, reason=action.reason, at=self._now
+        )
+
+    def _give_tag(self, action: build_actions.GiveTag) -> None:
+        by_run: dict[int, list[model.Job]] = {}
+        for job in jobs.of_runs(self._connection, action.runs):
+            by_run.setdefault(job.stage_run, []).append(job)
+        tag = model.Tag(
+            0,
+            action.build.id,
+            action.build.digest,
+            action.stage,
+            action.config,
+            action.run,
+            tuple(job.id for attempts in by_run.values() for job in newest_attempts(attempts)),
+            given=self._now,
+        )
+        tags.give_tag(self._connection, tag)
+
+    # -- stage runs ---------------------------------------------------------------
+
+    def _add_run(self, action: build_actions.AddRun) -> None:
+        number = stage_runs.add(self._connection, action.run)
+        assert number is not None, "rows that were read in this transaction do not have the run"
+        self._run_ids[build_actions.key_of(action.run)] = number
+
+    def _move_run(self, action: build_actions.MoveRun) -> None:
+        fields: dict[str, object] = {"detail": action.detail}
+        if action.ended is not None:
+            fields["ended"] = action.ended
+        stage_runs.move(self._connection, self._run_ids[action.run], action.event, **fields)
+
+    def _set_run_detail(self, action: build_actions.SetRunDetail) -> None:
+        stage_runs.describe(self._connection, self._run_ids[action.run], detail=action.detail)
+
+    def _plan_jobs(self, action: build_actions.PlanJobs) -> None:
+        """Add the rows of jobs; the connections of their hosts see them."""
+        request = action.request
+        run = self._run_ids[build_actions.key_of(request.run)]
+        fields: dict[str, object] = {"lost": request.lost, "detail": action.detail}
+        if action.began is None:
+            stage_runs.describe(self._connection, run, **fields)
+        elif not stage_runs.move(
+            self._connection, run, model.StageEvent.PLACE, began=action.began, **fields
+        ):
+            return
+        planned = [
+            model.Job(
+                str(uuid.uuid4()),
+                run,
+                host,
+                part.part,
+                part.attempt,
+                tests=part.tests,
+                planned=self._now,
+            )
+            for part, host in zip(self._parts(request), action.hosts, strict=False)
+        ]
+        jobs.plan(self._connection, planned)
+
+    def _parts(self, request: RequestHosts) -> Sequence[build_actions.PlannedPart]:
+        split = request.split
+        if split is None:
+            return request.parts
+        seconds = durations.known(self._connection, split.source, split.stage)
+        return run_placement.split_tests(split, seconds, request.placement.count)
+
+
+#: Actions that name a stage run by its key.
+_NAMES_RUN = frozenset([build_actions.MoveRun, build_actions.SetRunDetail])
+
+_PERFORM: Mapping[type, Callable[[ActionWriter, Any], None]] = {
+    build_actions.StartTask: ActionWriter._start_task,
+    build_actions.DiscardResult: ActionWriter._discard_result,
+    build_actions.RecordTree: ActionWriter._record_tree,
+    build_actions.MoveBuild: ActionWriter._move_build,
+    build_actions.SetBuildDetail: ActionWriter._set_build_detail,
+    build_actions.SetLevel: ActionWriter._set_level,
+    build_actions.AddRun: ActionWriter._add_run,
+    build_actions.MoveRun: ActionWriter._move_run,
+    build_actions.SetRunDetail: ActionWriter._set_run_detail,
+    build_actions.RevokeTag: ActionWriter._revoke_tag,
+    build_actions.GiveTag: ActionWriter._give_tag,
+    build_actions.RequestHosts: ActionWriter._request_hosts,
+    build_actions.PlanJobs: ActionWriter._plan_jobs,
+    build_actions.StopJob: ActionWriter._stop_job,
+    build_actions.NotifyPoolShortage: ActionWriter._notify_pool_shortage,
+    build_actions.RepeatPass: ActionWriter._repeat_pass,
+}

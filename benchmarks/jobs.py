@@ -36,7 +36,7 @@ from shell_runner.jobs.client import JobClient  # noqa: E402
 from shell_runner.remote.jobs import paths, queue, worker_launcher  # noqa: E402
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.sessions import job_session
-from tests.jobs import Host  # noqa: E402
+from tests.helpers.queue_host import Host  # noqa: E402
 
 NAME = "jobs"
 #: Files here survive a loss of power, where the machine has a disk at all.

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shell_runner.remote.processes import process_tree  # noqa: E402
-from tests.nasty import corpus, watch  # noqa: E402
+from tests.nasty import corpus, process_watch  # noqa: E402
 from tests.nasty.corpus import Case  # noqa: E402
 
 NAME = "nasty"
@@ -179,10 +179,10 @@ def _watch(
             command, cwd=folder, env=env, stdin=null, stdout=null, stderr=null,
             start_new_session=True,
         )  # fmt: skip
-    hung, memory = False, watch.Memory()
+    hung, memory = False, process_watch.Memory()
     patience = start + _PATIENCE * (2 if case.heavy else 1)
     try:
-        watch.measure(process, patience, memory)
+        process_watch.measure(process, patience, memory)
     except TimeoutError:
         hung = True
     seconds = time.monotonic() - begin
@@ -232,13 +232,13 @@ def flood() -> dict[str, float]:
     }
 
 
-def _parts(case: Case) -> watch.Memory:
+def _parts(case: Case) -> process_watch.Memory:
     with tempfile.TemporaryDirectory(prefix="nasty-") as name:
         corpus.lay_out(Path(name), [case])
         command = _nosejobs(Path(name), Path(), case)
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, cwd=name, env=env, stdout=subprocess.DEVNULL)
-        return watch.measure(process, 120.0)
+        return process_watch.measure(process, 120.0)
 
 
 # -- all --------------------------------------------------------------------------

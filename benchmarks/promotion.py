@@ -522,7 +522,7 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
     from dispatcher.hosts import job_builder, package_rows, result_recorder
     from dispatcher.store import jobs as job_rows
     from dispatcher.store import open_store
-    from tests.unit.dispatcher import rowmaking
+    from tests.unit.dispatcher import row_factories
 
     up.settle()
     package, identity = _package(folder, count)
@@ -533,8 +533,8 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
     for number in range(rounds):
         store = open_store(folder / f"{number}.db")
         with store.write() as connection:
-            run = rowmaking.add_run(connection, rowmaking.add_built(connection))
-            rowmaking.add_jobs(connection, run, "h1")
+            run = row_factories.add_run(connection, row_factories.add_built(connection))
+            row_factories.add_jobs(connection, run, "h1")
             connection.exec_driver_sql("UPDATE job SET id = ?", (identity,))
             job = job_rows.get(connection, identity)
         assert job is not None
@@ -572,11 +572,11 @@ def _read(harvest: Any, package: Path, job: str) -> Any:
 
 def _rows_alone(folder: Path, number: int, found: Any) -> Run:
     from dispatcher.store import open_store, results
-    from tests.unit.dispatcher import rowmaking
+    from tests.unit.dispatcher import row_factories
 
     store = open_store(folder / f"alone-{number}.db")
     with store.write() as connection:
-        _, _, job = rowmaking.add_all(connection)
+        _, _, job = row_factories.add_all(connection)
 
     def write() -> None:
         entry = results.Package("d1", "completed", 1.0)

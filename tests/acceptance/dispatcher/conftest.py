@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dispatcher.store import open_store
-from tests import desks
-from tests.mortal import Cradle
-from tests.scene import Scene, await_gone
+from tests.helpers import job_hosts
+from tests.helpers.crash_scenario import Scene, await_gone
+from tests.helpers.dispatcher_processes import Cradle
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def scene(tmp_path: Path, cradle: Cradle, empty: Path) -> Iterator[Scene]:
     """Everything is there but the dispatcher; at the end no process is left."""
-    with desks.state(tmp_path):
+    with job_hosts.state(tmp_path):
         found = Scene(tmp_path, cradle, empty)
         found.settle()
         yield found

@@ -16,11 +16,11 @@ import pytest
 
 from shell_runner.remote.jobs import worker_launcher
 from shell_runner.remote.jobs.queue import Queue
-from tests import desks
-from tests.disk import Disk
-from tests.machine import GO_ON, KILL, STOP, Machine, bundles
-from tests.mortal import POINTS, Mortal
-from tests.scene import Scene, await_quiet, check_queue
+from tests.helpers import job_hosts
+from tests.helpers.crash_scenario import Scene, await_quiet, check_queue
+from tests.helpers.dispatcher_processes import POINTS, Mortal
+from tests.helpers.namespace_host import GO_ON, KILL, STOP, Machine, bundles
+from tests.helpers.small_filesystem import Disk
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -31,7 +31,7 @@ def finish(scene: Scene) -> None:
     scene.until_shipped()
     last.stop()
     scene.check_data()
-    desks.await_worker()
+    job_hosts.await_worker()
     check_queue(scene.folder / "state")
 
 
@@ -220,7 +220,7 @@ def test_disk_full_while_a_package_comes(scene: Scene, disk: Disk) -> None:
     dispatcher.stop()
     scene.check_data()
     scene.check()
-    desks.await_worker()
+    job_hosts.await_worker()
     check_queue(scene.folder / "state")
     assert len(scene.ran_jobs("unit")) == 1
 

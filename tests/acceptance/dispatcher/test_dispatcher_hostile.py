@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from dispatcher.cli import api_client, commands
-from tests.scene import Scene
+from tests.helpers.crash_scenario import Scene
 
 pytestmark = pytest.mark.timeout(150)
 

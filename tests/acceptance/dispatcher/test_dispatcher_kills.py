@@ -17,9 +17,9 @@ import pytest
 
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.job import Identity
-from tests import desks
-from tests.mortal import Cradle, Mortal
-from tests.scene import Scene, await_gone, check_queue
+from tests.helpers import job_hosts
+from tests.helpers.crash_scenario import Scene, await_gone, check_queue
+from tests.helpers.dispatcher_processes import Cradle, Mortal
 
 pytestmark = pytest.mark.timeout(600)
 #: Each names two hosts: all at once, in shares, each all.
@@ -37,7 +37,7 @@ def finish(scene: Scene) -> None:
     scene.until_up()
     last.stop()
     scene.check_data()
-    desks.await_worker()
+    job_hosts.await_worker()
     check_queue(scene.folder / "state")
     scene.check()
     assert [len(scene.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
@@ -68,7 +68,7 @@ def test_killed_at_each_commit(when: str, tmp_path: Path, cradle: Cradle, empty:
     for moment in range(1 if when == "before" else min(4, step), 200, step):
         folder = tmp_path / str(moment)
         folder.mkdir()
-        with desks.state(folder):
+        with job_hosts.state(folder):
             scene = Scene(folder, cradle, empty)
             scene.settle()
             scene.commit()
@@ -149,7 +149,7 @@ class Fleet(Scene):
 
 @pytest.fixture
 def fleet(tmp_path: Path, cradle: Cradle, empty: Path) -> Iterator[Fleet]:
-    with desks.state(tmp_path):
+    with job_hosts.state(tmp_path):
         found = Fleet(tmp_path, cradle, empty)
         found.settle(POOL)
         yield found

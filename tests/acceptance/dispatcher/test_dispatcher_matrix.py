@@ -23,10 +23,10 @@ from dispatcher.service import DATABASE, MIRRORS, Service
 from dispatcher.store import StoreError, builds, changes, hosts, tags
 from shell_runner.errors import NosejobsError
 from shell_runner.remote.jobs import queue
-from tests import desks
-from tests.disk import Disk
-from tests.links import assert_no_threads
-from tests.whole import BUILD, Tree, Whole, settings_of, stage
+from tests.helpers import job_hosts
+from tests.helpers.connection_fixtures import assert_no_threads
+from tests.helpers.running_dispatcher import BUILD, Tree, Whole, settings_of, stage
+from tests.helpers.small_filesystem import Disk
 
 pytestmark = pytest.mark.timeout(120)
 LEVELS = '[levels]\nship = ["unit"]\n'
@@ -35,7 +35,7 @@ DONE = JobState.ACKNOWLEDGED
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
+    with job_hosts.state(tmp_path):
         yield tmp_path
     assert_no_threads()
 

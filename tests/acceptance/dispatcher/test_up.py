@@ -9,8 +9,8 @@ import psutil
 import pytest
 import requests
 
-from tests.mortal import Cradle, Mortal
-from tests.scene import environment
+from tests.helpers.crash_scenario import environment
+from tests.helpers.dispatcher_processes import Cradle, Mortal
 
 SETTINGS = """
 [dispatcher]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import write
+from tests.helpers.single_host_run import write
 
 from .conftest import Project
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.bench import write
-from tests.fleet import Fleet, Session, until
+from tests.helpers.agent_fleet import Fleet, Session, until
+from tests.helpers.single_host_run import write
 
 COUNT = 500
 #: Every tenth fails, and must fail whatever becomes of its first host.

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.bench import gone
-from tests.sshd import Sshd
+from tests.helpers.single_host_run import gone
+from tests.helpers.sshd import Sshd
 
 from .conftest import Project
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents import Agent, Authority
-from tests.bench import write
-from tests.sshd import Sshd
+from tests.helpers.agent_processes import Agent, Authority
+from tests.helpers.single_host_run import write
+from tests.helpers.sshd import Sshd
 
 from .conftest import Project
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nasty import corpus, watch
+from tests.nasty import corpus, process_watch
 from tests.nasty.corpus import Case
 
 ROOT = Path(__file__).parents[3]
@@ -95,7 +95,7 @@ class Run:
 
     def left(self) -> list[str]:
         """All that should not be there any more."""
-        processes = watch.left_behind(self.marker)
+        processes = process_watch.left_behind(self.marker)
         return [*processes, *map(str, self.tmp.glob("nosejobs-*"))]
 
     def remove(self) -> None:
@@ -274,10 +274,10 @@ def test_floods_take_little_memory(tmp_path: Path) -> None:
     assert flooded.slot < idle.slot + limit
 
 
-def _memory(folder: Path, cases: Iterable[Case]) -> watch.Memory:
+def _memory(folder: Path, cases: Iterable[Case]) -> process_watch.Memory:
     run = Run(folder, cases, ["--nosejobs=popen"]).start()
     assert run.process is not None
-    memory = watch.measure(run.process, 120.0)
+    memory = process_watch.measure(run.process, 120.0)
     run.read_log()
     for case in cases:
         check(case, run.of(case))

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench import write
-from tests.sshd import Sshd
+from tests.helpers.single_host_run import write
+from tests.helpers.sshd import Sshd
 
 NOTE = "#!/bin/sh\n# nosejobs: {metadata}\necho + >> {log}\n{body}\necho - >> {log}\n"
 

@@ -4,7 +4,7 @@ import re
 import shutil
 
 from tests.acceptance.pytest_nosejobs.conftest import Project
-from tests.sshd import Sshd
+from tests.helpers.sshd import Sshd
 
 SLOW = """
 import time

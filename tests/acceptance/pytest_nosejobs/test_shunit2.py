@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sshd import Sshd
+from tests.helpers.sshd import Sshd
 
 from .conftest import Project
 

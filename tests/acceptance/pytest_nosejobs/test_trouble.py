@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import gone, processes
-from tests.sshd import Sshd
+from tests.helpers.single_host_run import gone, processes
+from tests.helpers.sshd import Sshd
 
 from .conftest import Project
 

@@ -23,8 +23,8 @@ from shell_runner.cli import main as cli
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.jobs import submitted_jobs
 from shell_runner.jobs.client import JobClient
-from tests import desks
-from tests.desks import script
+from tests.helpers import job_hosts
+from tests.helpers.job_hosts import script
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -40,7 +40,7 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
+    with job_hosts.state(tmp_path):
         yield tmp_path
 
 
@@ -420,7 +420,7 @@ def interrupted(*_: object) -> None:
 def test_a_reader_that_has_enough_is_no_trouble(run: Run, tests: Path, folder: Path) -> None:
     id = submitted(run, "test_a.sh")
     run("harvest", "--wait", id)
-    desks.log_file().write_bytes(b"more than a pipe holds\n" * 20_000)
+    job_hosts.log_file().write_bytes(b"more than a pipe holds\n" * 20_000)
     line = " ".join(["exec 3>&1;", "{", *map(_quoted, command("logs", id)), "; echo $? >&3; }"])
     done = subprocess.run(["sh", "-c", f"{line} | head -1 >&2"], capture_output=True, text=True)
     assert (done.stdout, done.stderr.count("\n")) == ("141\n", 1)

@@ -24,7 +24,7 @@ from shell_runner.hosts.spec import parse
 from shell_runner.jobs.client import JobClient
 from shell_runner.remote.files import state_dirs
 from shell_runner.remote.jobs.queue import Queue
-from tests.machine import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
+from tests.helpers.namespace_host import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
 
 STEPS = (
     "submitted", "unpacking", "installing", "testing", "packaging", "harvesting", "unacknowledged",

@@ -26,8 +26,8 @@ from shell_runner.jobs import submission
 from shell_runner.jobs.client import JobClient
 from shell_runner.remote.jobs import paths, queue
 from shell_runner.remote.protocol.job import JobConfig
-from tests import desks
-from tests.archives import Zip, file, folder, hard_link, header, link, sparse, tar
+from tests.helpers import job_hosts
+from tests.helpers.archive_bytes import Zip, file, folder, hard_link, header, link, sparse, tar
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -40,7 +40,7 @@ class User:
         self.here = home / "here"
         self.here.mkdir()
         self.tests = home / "tests"
-        desks.script(self.tests, "test_a.sh", "echo fine")
+        job_hosts.script(self.tests, "test_a.sh", "echo fine")
 
     def job(self, *words: object, status: int = 0) -> tuple[str, str]:
         """What the command prints on standard output, and on standard error."""
@@ -61,7 +61,7 @@ class User:
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
-    with desks.state(tmp_path):
+    with job_hosts.state(tmp_path):
         found = User(tmp_path)
         monkeypatch.chdir(found.here)
         monkeypatch.setenv("NOSEJOBS_HOST", "popen")
@@ -107,14 +107,14 @@ def test_a_hostile_build_is_refused_by_name(
     # As by a client that does not read what it sends, which ours does.
     monkeypatch.setattr(submission, "_look", lambda archive: None)
     jobs = {}
-    with JobClient(desks.POPEN) as client:
+    with JobClient(job_hosts.POPEN) as client:
         for name, (data, _, _) in BUILDS.items():
             path = tmp_path / f"{name}.bin"
             path.write_bytes(data)
             jobs[name] = str(uuid.uuid4())
             config = JobConfig(keep_workspace="always")
-            ready = desks.prepare(
-                desks.Description(user.tests, path, config=config), desks.POPEN, jobs[name]
+            ready = job_hosts.prepare(
+                job_hosts.Description(user.tests, path, config=config), job_hosts.POPEN, jobs[name]
             )
             client.submit(ready.job, ready.trees)
             if name == "path-traversal":
@@ -168,7 +168,7 @@ class Forger:
         self.job = user.submit()
         user.job("harvest", "--wait", "--no-ack", self.job)
         (user.here / f"{self.job}.zip").unlink()
-        desks.await_worker()
+        job_hosts.await_worker()
         self.path = Path(paths.package(queue.folder(), self.job))
         self.sound = self.path.read_bytes()
         self.members = members(self.path)

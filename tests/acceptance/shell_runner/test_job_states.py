@@ -30,10 +30,10 @@ from shell_runner.remote.jobs.queue import JobRow, Queue
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.model import Execution
 from shell_runner.remote.sessions.job_session import JobSession
-from tests import desks
-from tests.disk import Disk
-from tests.jobs import Host, Receiver
-from tests.machine import CHECKOUT, PATIENCE, Machine, bundles
+from tests.helpers import job_hosts
+from tests.helpers.namespace_host import CHECKOUT, PATIENCE, Machine, bundles
+from tests.helpers.queue_host import Host, Receiver
+from tests.helpers.small_filesystem import Disk
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -436,7 +436,7 @@ LARGE, LITTLE_DISK, LITTLE_MEMORY = 2 << 30, 64 << 20, 400 << 20
 
 def test_a_sparse_build(tmp_path: Path) -> None:
     """2 GiB as a folder, as a tar file with holes, and as a tar.gz: in little memory and disk."""
-    with desks.state(tmp_path):
+    with job_hosts.state(tmp_path):
         build = tmp_path / "build"
         build.mkdir()
         with open(build / "image", "wb") as file:
@@ -453,7 +453,7 @@ def test_a_sparse_build(tmp_path: Path) -> None:
             'stat -c "%s %b" $NOSEJOBS_BUILD/image', 'tail -c 3 $NOSEJOBS_BUILD/image',
             f"grep VmHWM /proc/{runner}/status",
         ]  # fmt: skip
-        desks.script(tmp_path / "tests", "test_a.sh", "; echo; ".join(lines))
+        job_hosts.script(tmp_path / "tests", "test_a.sh", "; echo; ".join(lines))
         for what in (build, tmp_path / "b.tar", tmp_path / "b.tgz"):
             memory = submit_and_harvest(tmp_path, what)
             with zipfile.ZipFile(tmp_path / f"{what.name}.zip") as package:

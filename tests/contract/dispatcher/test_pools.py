@@ -24,8 +24,8 @@ from shell_runner.config import HostEntry
 from shell_runner.errors import UsageError
 from shell_runner.hosts import spec as specs
 from shell_runner.jobs.client import JobClient
-from tests import desks
-from tests.pools import FakePool
+from tests.helpers import job_hosts
+from tests.helpers.fake_pool import FakePool
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -173,10 +173,10 @@ def test_a_host_runs_a_job(kind: Kind, provider: Provider, tmp_path: Path) -> No
         return
     raised = provider.bring_up(NAME, POOL, None)
     (spec,) = specs.parse([NAME], {NAME: HostEntry(NAME, raised.spec)})
-    desks.script(tmp_path / "tests", "test_a.sh")
+    job_hosts.script(tmp_path / "tests", "test_a.sh")
     job = str(uuid.uuid4())
     with JobClient(spec) as client:
-        desks.submit(client, tmp_path / "tests", job)
+        job_hosts.submit(client, tmp_path / "tests", job)
         assert client.wait(job).outcomes == {"passed": 1}
 
 

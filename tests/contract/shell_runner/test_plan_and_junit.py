@@ -18,8 +18,8 @@ from _pytest import junitxml
 from shell_runner.collection.plan import plan
 from shell_runner.remote.protocol.model import Execution, Problem
 from shell_runner.reporting import junit
-from tests import junit as written
-from tests.bench import write
+from tests.helpers import junit_compare as written
+from tests.helpers.single_host_run import write
 
 HERE = Path(__file__).parents[3]
 HOST = "lab"

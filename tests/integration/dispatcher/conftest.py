@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests import desks
-from tests.links import assert_no_threads, threads
-from tests.whole import Pushed, Whole, settings_of
+from tests.helpers import job_hosts
+from tests.helpers.connection_fixtures import assert_no_threads, threads
+from tests.helpers.running_dispatcher import Pushed, Whole, settings_of
 
-from . import serving
-from .serving import Served
+from . import api_server
+from .api_server import Served
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     before = threads()
-    with desks.state(tmp_path):
+    with job_hosts.state(tmp_path):
         yield tmp_path
     assert_no_threads(before)
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Whole, Pushed]]:
     """One dispatcher with one host, for all tests that need no other; and what it watches."""
     folder = tmp_path_factory.mktemp("running")
-    with desks.state(folder):
+    with job_hosts.state(folder):
         tree = Pushed(folder / "tree")
         tree.commit()
         with Whole(settings_of(folder, tree.path)) as whole:
@@ -52,10 +52,10 @@ def main(running: tuple[Whole, Pushed]) -> Pushed:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database, to be copied: migrating takes a while."""
-    return serving.database(tmp_path_factory.mktemp("empty"))
+    return api_server.database(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture
 def served(tmp_path: Path, empty: Path) -> Iterator[Served]:
-    with serving.serving(tmp_path, empty) as found:
+    with api_server.serving(tmp_path, empty) as found:
         yield found

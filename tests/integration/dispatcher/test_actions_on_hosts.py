@@ -12,7 +12,7 @@ from dispatcher.model import BuildState, JobState, StageState
 from dispatcher.reconciler import actions
 from dispatcher.reconciler.actions import By
 from dispatcher.store.views import BuildDetail
-from tests.whole import Pushed, Whole, stage, states
+from tests.helpers.running_dispatcher import Pushed, Whole, stage, states
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -17,8 +17,8 @@ from dispatcher.store import audit, tags
 from dispatcher.web.app import CannotListen, Server, create
 from shell_runner.remote.jobs.webhook import SIGNATURE, signature
 
-from . import serving
-from .serving import SECRET, Served
+from . import api_server
+from .api_server import SECRET, Served
 
 WHO = {"who": "ann", "reason": "because"}
 
@@ -32,17 +32,17 @@ def build(served: Served) -> int:
 def fill(served: Served) -> int:
     """A build, its number, and a host."""
     with served.store.write() as connection:
-        number = serving.add_build(connection)
-        serving.finish(connection, number, "unit")
-        serving.finish(connection, number, "audit", failed="tests/test_b.sh")
-        serving.add_host(connection)
+        number = api_server.add_build(connection)
+        api_server.finish(connection, number, "unit")
+        api_server.finish(connection, number, "audit", failed="tests/test_b.sh")
+        api_server.add_host(connection)
     return number
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> Iterator[Served]:
     """With the same build, number 1, for those who change nothing."""
-    with serving.serving(tmp_path_factory.mktemp("shared"), empty) as found:
+    with api_server.serving(tmp_path_factory.mktemp("shared"), empty) as found:
         assert fill(found) == 1
         yield found
 
@@ -84,7 +84,7 @@ def test_a_build_is_shown_with_all_that_is_known_of_it(shared: Served) -> None:
 
 def test_a_list_has_pages_and_filters(served: Served, build: int) -> None:
     with served.store.write() as connection:
-        other = serving.add_build(connection, "ef01" * 10)
+        other = api_server.add_build(connection, "ef01" * 10)
     assert [each["number"] for each in get(served, "/builds").json()] == [other, build]
     assert [b["number"] for b in get(served, f"/builds?before={other}").json()] == [build]
     assert [b["number"] for b in get(served, "/builds?revision=ef01").json()] == [other]

@@ -28,8 +28,8 @@ from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote.jobs.package_format import Member
 from shell_runner.remote.jobs.package_writer import write
 
-from . import serving
-from .serving import Served
+from . import api_server
+from .api_server import Served
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = click.Group("nosejobs", commands=list(cli.ALL))
@@ -50,7 +50,7 @@ def invoke(*arguments: str) -> Result:
 
 def add(served: Served, **change: Any) -> int:
     with served.store.write() as connection:
-        return serving.add_build(connection, **change)
+        return api_server.add_build(connection, **change)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_source_that_cannot_be_read_is_no_silence(served: Served, run: Run) ->
 def test_show_says_why_and_what_to_do(served: Served, run: Run) -> None:
     build = add(served)
     with served.store.write() as connection:
-        serving.finish(connection, build, "unit", failed="tests/test_b.sh")
+        api_server.finish(connection, build, "unit", failed="tests/test_b.sh")
     done = run("show", str(build))
     assert done.exit_code == 0
     for words in (
@@ -122,8 +122,8 @@ def test_what_strangers_wrote_cannot_drive_the_terminal(served: Served, run: Run
     evil = "\x1b]0;gone\x07\x1b[2Jok\nbuild 9\r\u202e"
     build = add(served, subject=evil, author=evil)
     with served.store.write() as connection:
-        serving.finish(connection, build, "unit", failed=f"tests/{evil}.sh")
-        serving.add_host(connection, f"h{evil}", reason=evil)
+        api_server.finish(connection, build, "unit", failed=f"tests/{evil}.sh")
+        api_server.add_host(connection, f"h{evil}", reason=evil)
     for command in (["builds"], ["show", "1"], ["hosts"]):
         done = run(*command)
         assert done.exit_code == 0, done.output
@@ -158,7 +158,7 @@ def test_people_act_under_their_name(served: Served, run: Run) -> None:
 
 def test_hosts_are_drained_and_resumed(served: Served, run: Run) -> None:
     with served.store.write() as connection:
-        serving.add_host(connection)
+        api_server.add_host(connection)
     assert run("hosts", "drain", "h1", "--reason", "new disk").exit_code == 0
     done = run("hosts")
     assert "draining" in done.stdout
@@ -246,7 +246,7 @@ def test_what_is_no_dispatcher_says_nothing_of_a_build(
 
 def test_who_reads_no_further_is_told_from_a_build_that_failed(served: Served) -> None:
     with served.store.write() as connection:
-        serving.add_host(connection)
+        api_server.add_host(connection)
     reader, writer = os.pipe()
     os.close(reader)
     words = [sys.executable, "-m", "dispatcher", "hosts", "--url", served.url]
@@ -266,9 +266,9 @@ def test_who_waits_exits_by_what_the_build_came_to(
 ) -> None:
     tree = '[stages.unit]\n[levels]\npublished = ["unit", "smoke"]\n'
     with served.store.write() as connection:
-        build = serving.add_build(connection, tree=tree)
-        number = serving.run_of(connection, build, "unit").id
-        serving.begin(connection, build, "unit", "h1")
+        build = api_server.add_build(connection, tree=tree)
+        number = api_server.run_of(connection, build, "unit").id
+        api_server.begin(connection, build, "unit", "h1")
     done: list[Result] = []
     waiting = threading.Thread(target=lambda: done.append(run("show", str(build), "--wait")))
     waiting.start()
@@ -277,8 +277,8 @@ def test_who_waits_exits_by_what_the_build_came_to(
     with served.store.write() as connection:
         if event is StageEvent.PASS:
             stage_runs.move(connection, number, event, ended=time.time())
-            found = serving.run_of(connection, build, "unit")
-            serving.give(connection, build, found, "u1")
+            found = api_server.run_of(connection, build, "unit")
+            api_server.give(connection, build, found, "u1")
         else:
             stage_runs.move(connection, number, event, detail="gone", ended=time.time())
     waiting.join(20)
@@ -310,13 +310,13 @@ def stored(served: Served, build: int, *logs: bytes) -> list[str]:
     """A stage that has passed on a host for each log, with packages here."""
     names = [f"h{number}" for number, _ in enumerate(logs, 1)]
     with served.store.write() as connection:
-        found = serving.begin(connection, build, "unit", *names)
+        found = api_server.begin(connection, build, "unit", *names)
         for job, log in zip(found, logs, strict=True):
             path = served.service.settings.data / f"p-{job[-3:]}"
             manifest = {"attempt": {"number": 1}}
             write(str(path), manifest, [Member("log.txt", log)])
-            serving.harvest(connection, job, path.name)
-        run = serving.run_of(connection, build, "unit")
+            api_server.harvest(connection, job, path.name)
+        run = api_server.run_of(connection, build, "unit")
         stage_runs.move(connection, run.id, StageEvent.PASS, ended=time.time())
     return found
 
@@ -369,17 +369,17 @@ def test_a_log_that_was_removed_is_named(served: Served, run: Run) -> None:
 def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
     build = add(served)
     with served.store.write() as connection:
-        number = serving.run_of(connection, build, "unit").id
+        number = api_server.run_of(connection, build, "unit").id
         stage_runs.move(connection, number, StageEvent.READY)
         stage_runs.move(connection, number, StageEvent.PLACE, began=1.0)
-        jobs.plan(connection, [Job(serving.uuid(5), number, "h1", planned=1.0)])
+        jobs.plan(connection, [Job(api_server.uuid(5), number, "h1", planned=1.0)])
     done: list[Result] = []
     thread = threading.Thread(target=lambda: done.append(run("logs", "-f", "1", "unit")))
     thread.start()
     path = served.service.settings.data / "p5"
     write(str(path), {"attempt": {"number": 1}}, [Member("log.txt", b"now\n")])
     with served.store.write() as connection:
-        serving.harvest(connection, serving.uuid(5), "p5")
+        api_server.harvest(connection, api_server.uuid(5), "p5")
         stage_runs.move(connection, number, StageEvent.PASS, ended=2.0)
     thread.join(20)
     assert (done[0].exit_code, done[0].stdout) == (0, "now\n"), done[0].output
@@ -388,7 +388,7 @@ def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
 def test_who_follows_what_is_held_hears_how_to_end_that(served: Served) -> None:
     build = add(served)
     with served.store.write() as connection:
-        number = serving.run_of(connection, build, "unit").id
+        number = api_server.run_of(connection, build, "unit").id
         stage_runs.move(connection, number, StageEvent.HOLD, detail="held by ann")
     said: queue.Queue[str] = queue.Queue()
     asked = (Client(served.url), build, "unit", None, True, said.put)
@@ -406,8 +406,8 @@ def test_who_follows_what_is_held_hears_how_to_end_that(served: Served) -> None:
 
 def test_check_explains_both_files(tmp_path: Path) -> None:
     assert invoke("check", str(tmp_path)).exit_code == 2
-    (tmp_path / "nosejobs.toml").write_text(serving.TREE)
-    (tmp_path / "dispatcher.toml").write_text(serving.SETTINGS)
+    (tmp_path / "nosejobs.toml").write_text(api_server.TREE)
+    (tmp_path / "dispatcher.toml").write_text(api_server.SETTINGS)
     done = invoke("check", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert "stage smoke: needs unit, and an approval" in done.stdout

@@ -23,10 +23,10 @@ from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, UsageError
 from shell_runner.jobs.client import JobClient
 from shell_runner.remote.jobs import paths, queue
-from tests import desks
-from tests.agents import stopped
-from tests.desks import POPEN, script
-from tests.links import Dispatcher, threads
+from tests.helpers import job_hosts
+from tests.helpers.agent_processes import stopped
+from tests.helpers.connection_fixtures import Dispatcher, threads
+from tests.helpers.job_hosts import POPEN, script
 
 pytestmark = pytest.mark.timeout(120)
 POOL = Pool("pool")
@@ -145,7 +145,7 @@ def test_a_job_that_the_host_refuses_is_lost_with_its_words(there: Dispatcher, t
 
     def hand_in_another(_: object) -> None:
         with JobClient(POPEN) as client:
-            desks.submit(client, tests, job, retries=3)
+            job_hosts.submit(client, tests, job, retries=3)
 
     there.work.before_prepare = hand_in_another
     there.start()
@@ -240,7 +240,7 @@ def test_what_the_host_had_already_is_not_prepared_again_and_ends_if_it_was_give
     (lost,), (job,) = there.plan("h1"), there.plan("h1")
     with JobClient(POPEN) as client:
         for each in (lost, job):
-            desks.submit(client, tests, each)
+            job_hosts.submit(client, tests, each)
     there.until(lambda: state_on_host(lost) == "running")
     there.give_up(lost)
     there.start()
@@ -259,7 +259,7 @@ def test_a_desk_that_is_killed_is_opened_again_and_a_restart_finds_what_it_left(
     there.start()
     (job,) = there.plan("h1")
     there.until_state(job, JobState.SUBMITTED)
-    for pid in desks.pids():
+    for pid in job_hosts.pids():
         os.kill(pid, signal.SIGKILL)
     (second,) = there.plan("h1")
     there.until_state(second, JobState.SUBMITTED)
@@ -290,7 +290,7 @@ def test_jobs_go_on_from_whatever_their_rows_say(there: Dispatcher, tests: Path)
     path = there.settings.data / "x.zip"
     with JobClient(POPEN) as client:
         for job in planned.values():
-            desks.submit(client, tests, job)
+            job_hosts.submit(client, tests, job)
         done = {what: client.wait(job) for what, job in planned.items()}
         client.download(planned["harvested"], path, lambda _: None)
     for what, events in SO_FAR.items():

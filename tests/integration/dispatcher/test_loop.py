@@ -14,7 +14,16 @@ from dispatcher.configuration.pipeline import SHIP
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
 from dispatcher.store import durations, results, tags
-from tests.whole import BUILD, Pushed, Tree, Whole, all_six, settings_of, stage, states
+from tests.helpers.running_dispatcher import (
+    BUILD,
+    Pushed,
+    Tree,
+    Whole,
+    all_six,
+    settings_of,
+    stage,
+    states,
+)
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -22,9 +22,9 @@ from dispatcher.policy.placement import Unplaced
 from dispatcher.store import hosts
 from shell_runner.errors import UsageError
 from shell_runner.remote.processes import orphans
-from tests.desks import script
-from tests.links import Dispatcher
-from tests.pools import FakePool, refusal
+from tests.helpers.connection_fixtures import Dispatcher
+from tests.helpers.fake_pool import FakePool, refusal
+from tests.helpers.job_hosts import script
 
 pytestmark = pytest.mark.timeout(120)
 WANTS = [Unplaced(1, "it waits for a host", 1)]

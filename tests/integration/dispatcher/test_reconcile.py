@@ -50,8 +50,8 @@ from dispatcher.store import (
 )
 from dispatcher.store.views import BuildDetail
 from shell_runner.errors import HostError
-from tests import desks, packages
-from tests.whole import BUILD, stage
+from tests.helpers import job_hosts, package_factories
+from tests.helpers.running_dispatcher import BUILD, stage
 
 
 class Killed(BaseException):
@@ -138,7 +138,7 @@ class Bench:
     def end(self, job: Job, exit: int = 0, how: str = "completed") -> None:
         """As if a host had run it."""
         new, _ = self.builder.prepare(job)
-        path = packages.of_job(self.folder / f"{job.id}.zip", new, exit, how)
+        path = package_factories.of_job(self.folder / f"{job.id}.zip", new, exit, how)
         self.recorder.record(job, path)
 
     def lose(self, job: Job) -> None:
@@ -175,8 +175,8 @@ class Bench:
 def source(tmp_path: Path) -> FakeSource:
     found = FakeSource(tmp_path / "tree")
     for name in ("test_a.sh", "test_b.sh", "test_c.sh"):
-        desks.script(found.folder / "tests/unit", name)
-    desks.script(found.folder / "tests/smoke", "test_it.sh")
+        job_hosts.script(found.folder / "tests/unit", name)
+    job_hosts.script(found.folder / "tests/smoke", "test_it.sh")
     config = BUILD + stage("unit", "hosts = 2", 'mode = "shard"') + stage("smoke")
     (found.folder / "nosejobs.toml").write_text(config + '[levels]\ngood = ["unit", "smoke"]\n')
     return found
@@ -429,7 +429,7 @@ def test_a_package_that_is_another_jobs_is_refused(bench: Bench) -> None:
     (job,) = bench.planned()
     new, _ = bench.builder.prepare(job)
     other = new._replace(id="00000000-0000-4000-8000-000000000001")
-    path = packages.of_job(bench.folder / "other.zip", other)
+    path = package_factories.of_job(bench.folder / "other.zip", other)
     with pytest.raises(HostError, match=r"is refused: .*it is of another job"):
         bench.recorder.record(job, path)
     with bench.store.read() as connection:
@@ -456,7 +456,7 @@ def test_a_package_of_other_tests_or_another_build_is_refused(bench: Bench, begi
     if begins:
         bench.begin()
     for number, other in enumerate(liars):
-        path = packages.of_job(bench.folder / f"{number}.zip", other)
+        path = package_factories.of_job(bench.folder / f"{number}.zip", other)
         with pytest.raises(HostError, match="is about other tests, or another build"):
             bench.recorder.record(job, path)
     assert not bench.detail().tags

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from shell_runner.jobs.client import JobClient
-from tests import desks
-from tests.desks import POPEN
+from tests.helpers import job_hosts
+from tests.helpers.job_hosts import POPEN
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    with desks.state(tmp_path):
+    with job_hosts.state(tmp_path):
         yield tmp_path
 
 

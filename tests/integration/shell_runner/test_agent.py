@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from shell_runner.hosts import agent_zipapp, ca, tls
-from tests.agents import BOOTSTRAP, Agent, Authority, Peer, stopped
-from tests.bench import gone, processes
+from tests.helpers.agent_processes import BOOTSTRAP, Agent, Authority, Peer, stopped
+from tests.helpers.single_host_run import gone, processes
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
 
 

@@ -23,7 +23,7 @@ from shell_runner.remote.processes import process_tree as processes
 from shell_runner.remote.protocol.model import Setup, Test
 from shell_runner.remote.sessions.live_session import LiveSession
 from shell_runner.shipping.tree_scan import SourceTree, scan
-from tests.bench import Bench
+from tests.helpers.single_host_run import Bench
 
 LIMIT = 1.0
 

@@ -28,10 +28,10 @@ from shell_runner.jobs.submission import prepare
 from shell_runner.remote.jobs import paths, queue
 from shell_runner.remote.jobs.package_reader import open_package
 from shell_runner.remote.protocol.job import Content
-from tests import desks
-from tests.desks import POPEN, prepared, script, submit
+from tests.helpers import job_hosts
+from tests.helpers.job_hosts import POPEN, prepared, script, submit
+from tests.helpers.sshd import Sshd
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
-from tests.sshd import Sshd
 
 pytestmark = pytest.mark.timeout(120)
 START = LogPosition()
@@ -114,7 +114,7 @@ def test_contents_go_on_where_a_connection_broke(client: JobClient, tests: Path,
 
     def kill(done: int, total: int) -> None:
         if done > 3 << 20 and not killed:
-            killed.extend(desks.pids())
+            killed.extend(job_hosts.pids())
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
@@ -200,7 +200,7 @@ def test_cancelled_tests_are_accounted_for(
 def test_nothing_is_left_of_a_forgotten_job(client: JobClient, tests: Path, id: str) -> None:
     submit(client, tests, id)
     client.wait(id)
-    log = desks.log_file()
+    log = job_hosts.log_file()
     with pytest.raises(JobRefused, match="nobody has harvested"):
         client.forget(id)
     client.forget(id, force=True)
@@ -261,7 +261,7 @@ def test_a_log_is_followed_until_the_job_has_ended(
             (folder / "gate").write_text("now\n")
             opened = True
     assert b"test_b.sh | last\n" in seen
-    assert seen == desks.log_file().read_bytes()
+    assert seen == job_hosts.log_file().read_bytes()
 
 
 def test_a_log_goes_on_over_a_new_connection(
@@ -276,11 +276,11 @@ def test_a_log_goes_on_over_a_new_connection(
     for piece in client.log(id, follow=True):
         seen += piece.data
         if b"first\n" in seen and not said:
-            for pid in desks.pids():
+            for pid in job_hosts.pids():
                 os.kill(pid, signal.SIGKILL)
             said.append("killed")
             (folder / "gate").write_text("now\n")
-    assert seen == desks.log_file().read_bytes()
+    assert seen == job_hosts.log_file().read_bytes()
     assert "opening it again" in said[1]
 
 
@@ -290,7 +290,7 @@ def test_another_log_is_a_gap(client: JobClient, tests: Path, id: str) -> None:
     whole = read(client, id)
     half = LogPosition(1, 20, zlib.crc32(whole[:20]))
     assert read(client, id, half) == whole[20:]
-    log = desks.log_file()
+    log = job_hosts.log_file()
     log.write_bytes(b"X" + whole[1:])
     with pytest.raises(
         LogMismatch, match=r"20 bytes were read before \(the bytes before are others\)"
@@ -318,8 +318,8 @@ def test_the_log_of_a_second_attempt_follows(
         seen[piece.position.attempt] = seen.get(piece.position.attempt, b"") + piece.data
         if b"here" in seen.get(2, b"") and waiting.is_alive() is False:
             client.cancel(id)
-    assert seen[1] == desks.log_file(1).read_bytes()
-    assert seen[2] == desks.log_file(2).read_bytes()
+    assert seen[1] == job_hosts.log_file(1).read_bytes()
+    assert seen[2] == job_hosts.log_file(2).read_bytes()
 
 
 def kill_the_worker_when_told(gate: Path) -> None:
@@ -417,7 +417,7 @@ def test_a_package_takes_the_place_of_files_only(
 def test_a_stopped_host_is_lost(tests: Path, folder: Path) -> None:
     client = JobClient(POPEN, timeout=2.5)
     assert client.jobs().jobs == ()
-    pids = desks.pids()
+    pids = job_hosts.pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     with client:
@@ -439,7 +439,7 @@ def test_a_queue_that_cannot_be_written_is_named(client: JobClient, tests: Path,
 def test_a_job_whose_code_is_gone_holds_up_nobody(client: JobClient, tests: Path, id: str) -> None:
     submit(client, tests, id)
     client.wait(id)
-    desks.await_worker()
+    job_hosts.await_worker()
     lost, after = str(uuid.uuid4()), str(uuid.uuid4())
     with queue.Queue(queue.folder()) as there:
         there.submit(prepared(tests, lost).job, "0" * 64, 0.0)
@@ -500,7 +500,7 @@ def test_a_job_outlives_an_ssh_login(own_sshd: Sshd, tests: Path, id: str, folde
         client.forget(id, force=True)
     assert found.outcomes == {"passed": 2}
     (jobs_folder,) = (sshd.folder / "home").glob(".local/state/nosejobs/hosts/*/jobs")
-    desks.await_worker(str(jobs_folder))
+    job_hosts.await_worker(str(jobs_folder))
 
 
 @pytest.mark.parametrize("version", versions(good=True)[:1])

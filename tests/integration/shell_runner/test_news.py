@@ -14,7 +14,7 @@ from shell_runner.errors import HostLost
 from shell_runner.jobs.client import JobClient
 from shell_runner.jobs.responses import News
 from shell_runner.remote.jobs import change_signal, queue
-from tests.desks import POPEN, script, submit
+from tests.helpers.job_hosts import POPEN, script, submit
 
 pytestmark = pytest.mark.timeout(120)
 #: Far more than anything of these takes, far less than a look that nobody asked for.

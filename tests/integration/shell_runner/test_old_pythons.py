@@ -13,8 +13,8 @@ import pytest
 
 from shell_runner.errors import CannotOpen
 from shell_runner.hosts import gateway
-from tests.bench import Bench
-from tests.jobs import Host
+from tests.helpers.queue_host import Host
+from tests.helpers.single_host_run import Bench
 
 SH = "#!/bin/sh\n"
 _FOLDERS = [*os.get_exec_path(), "~/.pyenv/versions/*/bin", "/opt/python*/bin", "/usr/bin"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.jobs.queue import Queue, Refused, State
-from tests.queued import CODE, WORKER, claimed, submitted
+from tests.helpers.queue_factories import CODE, WORKER, claimed, submitted
 
 ROOT = Path(__file__).parents[3]
 

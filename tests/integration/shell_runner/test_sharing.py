@@ -15,7 +15,7 @@ from shell_runner.errors import CannotOpen
 from shell_runner.hosts.fleet import Said
 from shell_runner.remote.execution import host_resources
 from shell_runner.remote.protocol.model import Execution, Test
-from tests.bench import Bench
+from tests.helpers.single_host_run import Bench
 
 #: Notes when it starts and ends, in one line each, and takes a moment.
 NOTE = """\

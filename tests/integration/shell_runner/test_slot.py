@@ -11,7 +11,7 @@ import pytest
 
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import ERROR, FAILED, PASSED, SKIPPED, Problem
-from tests.bench import Bench, gone, write
+from tests.helpers.single_host_run import Bench, gone, write
 
 SH = "#!/bin/sh\n"
 

@@ -20,9 +20,9 @@ from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import Setup
 from shell_runner.shipping.tree_scan import scan
 from shell_runner.shipping.upload import ship
-from tests.bench import Bench, gone, write
+from tests.helpers.single_host_run import Bench, gone, write
+from tests.helpers.sshd import Sshd
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
-from tests.sshd import Sshd
 
 SH = "#!/bin/sh\n"
 

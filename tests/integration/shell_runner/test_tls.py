@@ -16,7 +16,7 @@ import pytest
 
 from shell_runner.hosts import tls
 from shell_runner.remote.agent.credentials import server_context
-from tests.agents import Authority
+from tests.helpers.agent_processes import Authority
 
 Talk = Callable[[ssl.SSLSocket], None]
 

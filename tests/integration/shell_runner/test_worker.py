@@ -21,7 +21,7 @@ from shell_runner.remote.jobs import paths, webhook, worker_launcher
 from shell_runner.remote.jobs.queue import How, JobRow, State, Step
 from shell_runner.remote.processes import process_tree as processes
 from shell_runner.remote.protocol.model import Problem
-from tests.jobs import PATIENCE, Host, Receiver, is_dead, kill
+from tests.helpers.queue_host import PATIENCE, Host, Receiver, is_dead, kill
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from shell_runner.remote.processes import process_tree
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.job import JobTest, NewJob
 from shell_runner.remote.sessions import job_acceptance, job_session
-from tests.jobs import PATIENCE, Host
+from tests.helpers.queue_host import PATIENCE, Host
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from shell_runner.errors import UsageError
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import Execution
 from shell_runner.shipping import upload
-from tests import desks, packages
+from tests.helpers import job_hosts, package_factories
 
 JOB = "00000000-0000-4000-8000-000000000001"
 FULL = BuildConfig("make", "dist", inputs=("src/**",))
@@ -26,8 +26,8 @@ FULL = BuildConfig("make", "dist", inputs=("src/**",))
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    desks.script(tmp_path / "tree", "tests/test_a.sh", "# nosejobs: tags=fast requires=docker")
-    desks.script(tmp_path / "tree", "tests/test_b.sh")
+    job_hosts.script(tmp_path / "tree", "tests/test_a.sh", "# nosejobs: tags=fast requires=docker")
+    job_hosts.script(tmp_path / "tree", "tests/test_b.sh")
     (tmp_path / "tree/.env").write_text("committed, so it belongs to the tree\n")
     (tmp_path / "tree/link").symlink_to("tests/test_b.sh")
     return tmp_path / "tree"
@@ -185,7 +185,7 @@ def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[BlobStore, pa
     members = {} if data is None else {"artefacts/0/output.tar": data}
     rows = [(0, 1, Execution(0, exit=exit))]
     test: list[JobTest] = [build_test(FULL)]
-    path = packages.write(folder / "p.zip", JOB, test, rows, members)
+    path = package_factories.write(folder / "p.zip", JOB, test, rows, members)
     return blobs, package_rows.open_package(str(path))
 
 
@@ -193,7 +193,7 @@ def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:
     found = []
     for name, files in (("a", {"x": b"1", "y/z": b"2"}), ("b", {"y/z": b"2", "x": b"1"})):
         (tmp_path / name).mkdir()
-        blobs, package = kept(tmp_path / name, packages.tar(files))
+        blobs, package = kept(tmp_path / name, package_factories.tar(files))
         with package:
             found.append(store_artifact(package, FULL, blobs))
         assert [path.name[:1] for path in blobs.folder.iterdir()] != ["."]
@@ -206,8 +206,8 @@ def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:
     ("data", "words"),
     [
         (None, "dist was not sent back"),
-        (packages.tar({}), "dist is empty"),
-        (packages.tar({"../x": b""}), "dist cannot be kept: .*x"),
+        (package_factories.tar({}), "dist is empty"),
+        (package_factories.tar({"../x": b""}), "dist cannot be kept: .*x"),
         (b"no tar", "dist cannot be kept: dist is no zip, and no tar"),
     ],
 )

@@ -11,14 +11,14 @@ from shell_runner.errors import HostError
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import Case, Execution, Parsed, Problem
 from shell_runner.remote.protocol.model import Test as Program
-from tests import packages
+from tests.helpers import package_factories
 
 JOB = "00000000-0000-4000-8000-000000000001"
 TESTS = [JobTest(f"test_{n}.sh", Program(n, f"test_{n}.sh")) for n in range(4)]
 
 
 def package(folder: Path, *executions: tuple[int, int, Execution]) -> package_rows.Found:
-    path = packages.write(folder / "p.zip", JOB, TESTS, executions)
+    path = package_factories.write(folder / "p.zip", JOB, TESTS, executions)
     with package_rows.opened(path, "h1", JOB) as opened:
         return read(opened, JOB)
 
@@ -92,7 +92,7 @@ def test_a_package_with_more_tests_than_it_has_is_refused(tmp_path: Path) -> Non
 def test_the_end_of_a_log_is_safe_to_be_shown(tmp_path: Path) -> None:
     log = b"".join(b"build | line %d\n" % n for n in range(100)) + b"\x1b[31mred\xff\n"
     rows = [(n, 1, Execution(n, exit=0)) for n in range(4)]
-    path = packages.write(tmp_path / "p.zip", JOB, TESTS, rows, {"log.txt": log})
+    path = package_factories.write(tmp_path / "p.zip", JOB, TESTS, rows, {"log.txt": log})
     with package_rows.opened(path, "h1", JOB) as opened:
         lines = package_rows.tail(opened).splitlines()
     assert len(lines) == 20

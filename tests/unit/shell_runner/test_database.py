@@ -11,7 +11,7 @@ import pytest
 
 from shell_runner.remote.jobs import database
 from shell_runner.remote.jobs.queue import Queue, Refused, State
-from tests.queued import CODE, WORKER, content, new_job, submitted
+from tests.helpers.queue_factories import CODE, WORKER, content, new_job, submitted
 
 PAGE = 4096
 #: What SQLite has beside a file.

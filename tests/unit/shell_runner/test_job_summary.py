@@ -13,11 +13,11 @@ from shell_runner.remote.jobs.states import How, State, Step
 from shell_runner.remote.protocol.fields import InvalidField
 from shell_runner.remote.protocol.job import Identity, JobConfig
 from shell_runner.remote.protocol.job_summary import DONE, STATES, parse_summary, summarize
-from tests import queued
+from tests.helpers import queue_factories
 
 ID = "01234567-89ab-cdef-0123-456789abcdef"
 ROW = JobRow(
-    7, ID, "nightly", ("a", "b"), -1, "c" * 64, None, queued.content(), JobConfig(),
+    7, ID, "nightly", ("a", "b"), -1, "c" * 64, None, queue_factories.content(), JobConfig(),
     3, State.READY, How.COMPLETED, "d" * 5000, True, "", 1.5, 2.5, "a" * 64, 9, None,
 )  # fmt: skip
 ATTEMPT = AttemptRow("x", 7, 1, Step.ENDED, "", Identity(1, "2", "b"), 1.0, 2.0, None)

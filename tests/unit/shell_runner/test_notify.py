@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shell_runner.remote.jobs import webhook
-from tests.jobs import Receiver
+from tests.helpers.queue_host import Receiver
 
 
 @pytest.fixture

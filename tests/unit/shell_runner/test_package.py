@@ -24,7 +24,7 @@ from shell_runner.remote.jobs.package_format import (
 from shell_runner.remote.jobs.package_reader import Package, open_package
 from shell_runner.remote.jobs.package_writer import write
 from shell_runner.remote.protocol.model import Case, Execution, Parsed, Stream, execution_from_row
-from tests.archives import Zip
+from tests.helpers.archive_bytes import Zip
 
 MADE = Execution(
     3, exit=1, out=Stream("out\udcff\0", 5), leftovers=("sh",), artefacts=(("a/b", 4),),

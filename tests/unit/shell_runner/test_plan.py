@@ -8,7 +8,7 @@ from shell_runner.collection.metadata import Metadata
 from shell_runner.collection.plan import DEFAULT_TIMEOUT, Plan, plan
 from shell_runner.config import load
 from shell_runner.errors import BadConfig, BadMetadata, UsageError
-from tests.bench import write
+from tests.helpers.single_host_run import write
 
 
 @pytest.fixture

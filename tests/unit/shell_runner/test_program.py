@@ -7,7 +7,7 @@ import pytest
 
 from shell_runner.remote.execution.spawn import NotStarted, World, is_binary, shebang, start
 from shell_runner.remote.protocol.model import Problem
-from tests.bench import write
+from tests.helpers.single_host_run import write
 
 ENV = {"PATH": os.defpath}
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from shell_runner.hosts import proxy
-from tests.bench import write
+from tests.helpers.single_host_run import write
 
 PLAIN = {"kind": "ssh", "address": "me@h", "python": "", "ssh_config": "", "errors": ""}
 

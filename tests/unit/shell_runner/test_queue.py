@@ -11,7 +11,7 @@ from shell_runner.remote.jobs import queue as module
 from shell_runner.remote.jobs.queue import SETTINGS, How, Queue, Refused, State, Step
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.job import ARCHIVE, Content, JobConfig, JobTest
-from tests.queued import (
+from tests.helpers.queue_factories import (
     CODE,
     NEXT_WORKER,
     WORKER,

@@ -6,7 +6,16 @@ import pytest
 
 from shell_runner.remote.jobs.queue import How, Queue, Refused, State, Step
 from shell_runner.remote.protocol.job import JobConfig
-from tests.queued import CODE, NEXT_WORKER, WORKER, brought, claimed, name, refused, submitted
+from tests.helpers.queue_factories import (
+    CODE,
+    NEXT_WORKER,
+    WORKER,
+    brought,
+    claimed,
+    name,
+    refused,
+    submitted,
+)
 
 
 def test_an_attempt_has_a_number_and_its_worker(queue: Queue) -> None:

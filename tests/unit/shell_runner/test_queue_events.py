@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shell_runner.remote.jobs.queue import STATES, Event, How, JobRow, Queue, Refused, State, Step
 from shell_runner.remote.protocol.job import Identity, JobConfig
-from tests.queued import CODE, name, new_job
+from tests.helpers.queue_factories import CODE, name, new_job
 
 PICK = st.integers(0, 100)
 #: Of an attempt that may still say something.

@@ -7,7 +7,7 @@ import pytest
 
 from shell_runner.remote.jobs.queue import How, OutboxRow, Queue, State
 from shell_runner.remote.protocol.job import JobConfig
-from tests.queued import CODE, WORKER, brought, claimed, new_job
+from tests.helpers.queue_factories import CODE, WORKER, brought, claimed, new_job
 
 LONGEST = 300.0
 CONFIG = JobConfig(notify="http://n/", secret="s3")

@@ -13,7 +13,7 @@ from shell_runner.remote.files import cache_eviction
 from shell_runner.remote.jobs import paths, retention
 from shell_runner.remote.jobs.queue import How, JobRow, Refused
 from shell_runner.remote.protocol.job import Identity
-from tests.jobs import Host
+from tests.helpers.queue_host import Host
 
 
 @pytest.fixture

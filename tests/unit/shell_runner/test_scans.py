@@ -12,7 +12,7 @@ import pytest
 
 from shell_runner.shipping import scan_cache
 from shell_runner.shipping.tree_scan import SourceTree, scan
-from tests.bench import write
+from tests.helpers.single_host_run import write
 
 Reads = Callable[[], list[str]]
 

@@ -13,7 +13,7 @@ from shell_runner.remote.files.manifest import FILE, LINK, Entry
 from shell_runner.remote.protocol import compression, frames
 from shell_runner.shipping.tree_scan import Selection, SourceTree, scan
 from shell_runner.shipping.upload import ship
-from tests.bench import write
+from tests.helpers.single_host_run import write
 
 
 def names(tree: SourceTree) -> list[str]:

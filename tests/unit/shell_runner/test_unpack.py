@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.archives.extract import BadArchive, Summary, look, unpack
-from tests.archives import (
+from tests.helpers.archive_bytes import (
     Zip,
     file,
     folder,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from shell_runner.remote.archives.extract import unpack
 from shell_runner.remote.archives.limits import BadArchive, Limits
-from tests.archives import (
+from tests.helpers.archive_bytes import (
     Zip,
     file,
     folder,

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 PATIENCE = 60.0
 
 
@@ -138,7 +138,7 @@ class Cradle:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.mortal"], cwd=CHECKOUT, text=True,
+            [sys.executable, "-m", "tests.helpers.dispatcher_processes"], cwd=CHECKOUT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         )  # fmt: skip

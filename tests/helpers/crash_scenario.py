@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.machine import Machine
-from tests.mortal import Cradle, Mortal
-from tests.whole import Tree
+from tests.helpers.dispatcher_processes import Cradle, Mortal
+from tests.helpers.namespace_host import Machine
+from tests.helpers.running_dispatcher import Tree
 
 #: Seconds that anything may take on a machine with much to do.
 PATIENCE = 60.0
@@ -240,7 +240,7 @@ class Scene:
 
 def environment(**more: str) -> dict[str, str]:
     """Ours, with this checkout."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **more}
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **more}
 
 
 def check_queue(state: Path) -> None:

@@ -28,7 +28,7 @@ from shell_runner.remote.jobs.queue import JobRow, Queue, State
 from shell_runner.remote.processes import orphans, process_identity, process_tree
 from shell_runner.remote.protocol.job import ARCHIVE, TREE, Content, JobConfig, JobTest, NewJob
 from shell_runner.remote.protocol.model import Execution, Test, execution_from_row
-from tests import warm
+from tests.helpers import preloaded_host_code
 
 #: Seconds that anything may take on a machine with much to do.
 PATIENCE = 60.0
@@ -77,7 +77,7 @@ class Host:
         if change:
             digest = hashlib.sha256(digest.encode() + repr(change).encode()).hexdigest()
         place = Path(paths.code(self.folder, digest))
-        warm.put(place)
+        preloaded_host_code.put(place)
         for name, text in (change or {}).items():
             path = place / "nosejobs_host" / name
             for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):

@@ -29,7 +29,7 @@ from dispatcher.store import Store, builds, changes, hosts, jobs, open_store, re
 from shell_runner.remote.jobs.package_reader import open_package
 from shell_runner.remote.protocol.job import NewJob
 from shell_runner.shipping.tree_scan import SourceTree
-from tests import desks
+from tests.helpers import job_hosts
 
 #: Seconds that anything may take on a machine with much to do.
 PATIENCE = 60.0
@@ -52,7 +52,7 @@ class FakeWork:
         """All tests of the folder."""
         self.prepared.append(job.id)
         self.before_prepare(job)
-        ready = desks.prepared(self.tests, job.id)
+        ready = job_hosts.prepared(self.tests, job.id)
         return ready.job, list(ready.trees)
 
     def invalidate(self, job: Job) -> None:

@@ -16,8 +16,8 @@ from typing import Self
 import psutil
 
 from shell_runner.hosts.ca import Authority
-from tests.bench import write
-from tests.network import Network
+from tests.helpers.network_namespaces import Network
+from tests.helpers.single_host_run import write
 
 #: Seconds after which whatever is waited for has failed.
 PATIENCE = 60.0
@@ -56,7 +56,7 @@ class Fleet:
         ready.unlink(missing_ok=True)
         env = {
             "HOME": str(home), "TMPDIR": str(home / "tmp"), "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
         }  # fmt: skip
         command = [sys.executable, "-m", "shell_runner.remote", "agent"]
         command += [f"{self.folder}/h{number}.pem"]
@@ -111,7 +111,7 @@ class Session:
         self.junit = root / f"junit-{time.monotonic_ns()}.xml"
         command = [sys.executable, "-m", "pytest", "-p", "pytest_nosejobs.plugin", "-q"]
         command += [f"--nosejobs={specs}", f"--junitxml={self.junit}", *options]
-        paths = {"PYTHONPATH": str(Path(__file__).parents[1])}
+        paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
         paths["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         self.process = subprocess.Popen(
             command, cwd=root, env={**os.environ, **paths}, stdin=subprocess.DEVNULL,

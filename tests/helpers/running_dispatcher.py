@@ -14,7 +14,7 @@ from dispatcher.model import BuildState, Job, StageRun, StageState
 from dispatcher.service import Service
 from dispatcher.store import jobs, stage_runs, views
 from dispatcher.store.views import BuildDetail
-from tests import desks
+from tests.helpers import job_hosts
 from tests.integration.dispatcher.repository import Repository
 
 #: Seconds that anything may take on a machine with much to do.
@@ -44,7 +44,7 @@ class Tree(Repository):
 
     def program(self, name: str, text: str) -> Path:
         """A script."""
-        return desks.script(self.path, name, text)
+        return job_hosts.script(self.path, name, text)
 
     def test(self, stage: str, text: str = "exit 0", name: str = "test_it.sh") -> Path:
         """One of a stage."""

@@ -19,7 +19,7 @@ from shell_runner.remote.jobs import paths, queue, worker_launcher
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.job import JobConfig
 from shell_runner.remote.protocol.job_summary import JobSummary
-from tests import warm
+from tests.helpers import preloaded_host_code
 
 #: Seconds that anything may take on a machine with much to do.
 PATIENCE = 60.0
@@ -62,8 +62,8 @@ def state(folder: Path) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("TMPDIR", str(folder / "tmp"))
         patch.delenv("NOSEJOBS_HOST", raising=False)
-        warm.cache(folder / "cache")
-        warm.queue(Path(queue.folder()))
+        preloaded_host_code.cache(folder / "cache")
+        preloaded_host_code.queue(Path(queue.folder()))
         try:
             yield folder
         finally:

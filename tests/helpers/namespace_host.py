@@ -26,9 +26,9 @@ import pytest
 from shell_runner.hosts import ca
 from shell_runner.remote.files import state_dirs
 from shell_runner.remote.protocol.job import is_uuid
-from tests import warm
+from tests.helpers import preloaded_host_code
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 PATIENCE = 60.0
 
 #: The first process: starts what it is told to, reaps, answers; one JSON a line.
@@ -100,8 +100,8 @@ class Machine:
         for name in ("state", "cache", "tmp", "home", "user", "here"):
             (folder / name).mkdir(mode=0o700)
         # It was used before.
-        warm.cache(folder / "cache")
-        warm.queue(Path(state_dirs.host_folder(str(folder / "state/nosejobs")), "jobs"))
+        preloaded_host_code.cache(folder / "cache")
+        preloaded_host_code.queue(Path(state_dirs.host_folder(str(folder / "state/nosejobs")), "jobs"))
         self._init: subprocess.Popen[str] | None = None
         self._agent = 0
         self.port = _free_port()

@@ -9,7 +9,7 @@ import pytest
 from shell_runner.remote.jobs import states
 from shell_runner.remote.jobs.states import STATES, Event, State, Step, after_loss, is_onward
 
-DESIGN = Path(__file__).parents[3] / "docs" / "design" / "0004-jobs.md"
+DESIGN = Path(__file__).parents[5] / "docs" / "design" / "0004-jobs.md"
 
 
 def documented() -> dict[tuple[State, Event], tuple[State, ...]]:

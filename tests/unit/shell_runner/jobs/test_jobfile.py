@@ -11,7 +11,7 @@ from shell_runner.errors import BadConfig
 from shell_runner.jobs.jobfile import KEYS, Description, describe, read
 from shell_runner.remote.protocol.job import JobConfig, config_from
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 from dispatcher.web.openapi import text
 
-FILE = Path(__file__).parents[3] / "docs" / "openapi.json"
+FILE = Path(__file__).parents[4] / "docs" / "openapi.json"
 AGAIN = "make it again: python -m dispatcher.web.openapi > docs/openapi.json"
 
 

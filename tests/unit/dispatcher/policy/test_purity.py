@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3] / "dispatcher"
+ROOT = Path(__file__).parents[4] / "dispatcher"
 SHELL_RUNNER = ROOT.parent / "shell_runner"
 VALUES = ["model", "globs", "config", "settings"]
 #: What both packages read configuration with.

@@ -12,7 +12,7 @@ from shell_runner.remote.formats import tap
 from shell_runner.toml_document import LARGEST
 from shell_runner.validators import duration
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[4] / "docs"
 PAGE = (DOCS / "dispatcher-config.md").read_text("utf-8")
 
 

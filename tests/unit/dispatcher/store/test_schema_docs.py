@@ -6,7 +6,7 @@ from pathlib import Path
 from dispatcher.store import Store, schema_docs
 from dispatcher.store.tables import METADATA
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "dispatcher-schema.md"
+DOCUMENT = Path(__file__).parents[4] / "docs" / "dispatcher-schema.md"
 
 
 def test_the_document_is_made_of_the_tables() -> None:

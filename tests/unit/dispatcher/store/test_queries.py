@@ -39,7 +39,7 @@ from dispatcher.store import (
     views,
 )
 
-from .row_factories import add_all, add_build, add_built, add_jobs, add_run, give_up, uuid
+from ..row_factories import add_all, add_build, add_built, add_jobs, add_run, give_up, uuid
 
 ODD = ["b\udcffd", "a\0b", "\ud800", "Ünïcödé", "x" * 100_000, ""]
 

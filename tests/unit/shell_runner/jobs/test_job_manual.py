@@ -10,7 +10,7 @@ from shell_runner.remote.jobs import webhook
 from shell_runner.remote.jobs.states import STEPS, How, State
 from shell_runner.remote.protocol.model import Execution
 
-TEXT = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
+TEXT = (Path(__file__).parents[4] / "docs" / "jobs.md").read_text()
 
 
 def test_the_table_of_an_execution_is_its_fields() -> None:

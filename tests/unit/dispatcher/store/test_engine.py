@@ -22,7 +22,7 @@ from dispatcher.store import (
 )
 from dispatcher.store.engine import Changed
 
-from .row_factories import add_build
+from ..row_factories import add_build
 
 
 def test_a_write_is_all_or_nothing(store: Store) -> None:

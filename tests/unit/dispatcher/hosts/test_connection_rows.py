@@ -5,7 +5,7 @@ import pytest
 from dispatcher.model import Host, HostState, JobEvent, JobState, StageEvent
 from dispatcher.store import Store, hosts, jobs, stage_runs
 
-from .row_factories import add_build, add_jobs, add_run
+from ..row_factories import add_build, add_jobs, add_run
 
 
 def test_jobs_of_a_run_that_is_over_are_stopped(store: Store) -> None:

@@ -20,7 +20,7 @@ from dispatcher.reconciler.actions import By, Refused, Unknown
 from dispatcher.store import Store, audit, builds, hosts, jobs, results, stage_runs, tags
 from dispatcher.store.results import Package, ResultRow
 
-from .row_factories import add_build, add_jobs, uuid
+from ..row_factories import add_build, add_jobs, uuid
 
 TREE = """
 [build]

@@ -9,7 +9,7 @@ from dispatcher.model import BadChange, JobEvent, JobState, OutcomeCounts
 from dispatcher.store import Store, audit, jobs, results, retention
 from dispatcher.store.results import CaseRow, Harvest, MeasurementRow, Package, ResultRow, harvested
 
-from .row_factories import add_all, add_built, add_jobs, add_run, give_up, uuid
+from ..row_factories import add_all, add_built, add_jobs, add_run, give_up, uuid
 
 PACKAGE = Package("p1", "completed", 9.0)
 RESULTS = [

@@ -10,7 +10,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """The warning that users filter by name; nothing is imported before pytest asks for us."""
     if name == "LeftoversWarning":
-        from .leftovers import LeftoversWarning
+        from .leftover_warnings import LeftoversWarning
 
         return LeftoversWarning
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -74,7 +74,9 @@ def _add_ini(parser: pytest.Parser) -> None:
         ("nosejobs_merge_output", "bool", False, "keep stdout and stderr as one, in exact order"),
         ("nosejobs_artifacts_limit", "string", "67108864", "bytes of artefacts of one test"),
         (
-            "nosejobs_requires", "string", "skip",
+            "nosejobs_requires",
+            "string",
+            "skip",
             "what becomes of a shell test when no host has what it requires: skip or error",
         ),
         ("nosejobs_leftovers", "string", "", "left behind processes: warn, fail or ignore"),

@@ -28,33 +28,11 @@ from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import is_worth_another, judge
-from shell_runner.words import readable, skip_reason, typed, unmet_words
-
-from . import (
-    arguments,
-    durations,
-    folders,
-    garbage,
-    leftovers,
-    marks,
-    neighbours,
-    newhooks,
-    options,
-    progress,
-    report,
-    retries,
-    standin,
-)
-from .collect import Collection, ShellFailure, ShellItem, shell_items
-from .here import Here
-from .log import FromWorkers, HostWords, Log, Status, ViewWords, verbosity
-from .schedule import Schedule
-from .session import (
+from shell_runner.run.controller import (
     EXIT_HOSTS_LOST,
     Finished,
     Gone,
     Line,
-    Loop,
     Loss,
     Pump,
     Running,
@@ -62,9 +40,51 @@ from .session import (
     lost_words,
     needs_of,
 )
+from shell_runner.run.scheduler import Schedule
+from shell_runner.words import readable, skip_reason, typed, unmet_words
+
+from . import (
+    durations,
+    newhooks,
+    options,
+)
+from . import (
+    fast_directory as folders,
+)
+from . import (
+    gc_tuning as garbage,
+)
+from . import (
+    leftover_warnings as leftovers,
+)
+from . import (
+    markers as marks,
+)
+from . import (
+    node_ids as arguments,
+)
+from . import (
+    other_plugins as neighbours,
+)
+from . import (
+    progress_line as progress,
+)
+from . import (
+    pytest_internals as standin,
+)
+from . import (
+    reports as report,
+)
+from . import (
+    reruns as retries,
+)
+from .items import Collection, ShellFailure, ShellItem, shell_items
+from .local_run import Here
+from .report_publisher import FromWorkers, HostWords, Log, Status, ViewWords, verbosity
+from .run_loop import Loop
 
 if TYPE_CHECKING:
-    from .live import View
+    from .live_view import View
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
@@ -383,9 +403,7 @@ class Plugin:
         self._run_on_hosts(session, self.fleet, items)
         return True
 
-    def _run_on_hosts(
-        self, session: pytest.Session, fleet: Fleet, items: list[ShellItem]
-    ) -> None:
+    def _run_on_hosts(self, session: pytest.Session, fleet: Fleet, items: list[ShellItem]) -> None:
         self._numbers = dict(enumerate(items))
         self._tests = {number: self._test(number, item) for number, item in self._numbers.items()}
         if fleet.needs_tree:
@@ -445,7 +463,7 @@ class Plugin:
             return
         stream = reporter._tw._file
         if options.wants_view(self.config, stream):
-            from .live import View  # rich takes a while to import
+            from .live_view import View  # rich takes a while to import
 
             reporter.ensure_newline()
             self._view = View(stream, total)

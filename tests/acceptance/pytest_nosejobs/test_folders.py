@@ -6,7 +6,7 @@ from .conftest import Project
 
 _HOST = "--nosejobs=popen"
 _ASKED = """\
-from pytest_nosejobs import folders
+from pytest_nosejobs import fast_directory as folders
 
 def pytest_collection_finish(session):
     found = [item.parent for item in session.items if item.nodeid.endswith(".sh")]

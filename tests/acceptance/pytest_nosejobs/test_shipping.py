@@ -8,7 +8,7 @@ from tests.sshd import Sshd
 
 SLOW = """
 import time
-from pytest_nosejobs import progress
+from pytest_nosejobs import progress_line as progress
 from shell_runner.remote import contents
 
 progress._PATIENCE = 0.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nosejobs import report
+from pytest_nosejobs import reports as report
 from shell_runner.remote.model import PASSED, Case, Execution, Parsed, Test
 
 

@@ -15,13 +15,13 @@ import pytest
 
 from shell_runner.words import readable
 
-from . import standin
-from .collect import ShellItem
-from .report import attach_in_junit, name_in_junit
-from .retries import Attempts
+from . import pytest_internals as standin
+from .items import ShellItem
+from .reports import attach_in_junit, name_in_junit
+from .reruns import Attempts
 
 if TYPE_CHECKING:
-    from .live import View
+    from .live_view import View
 
 #: What pytest_report_teststatus returns.
 Status = tuple[str, str, str | tuple[str, Mapping[str, bool]]]

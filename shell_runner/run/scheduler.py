@@ -237,9 +237,7 @@ class Schedule:
         self._first = first
         self._needs = {test: each for test, each in (needs or {}).items() if each != _NOTHING}
         # Unknown ones first: what is not known may be long.  Sorting keeps their order.
-        order = sorted(
-            tests, key=lambda test: (test not in first, -estimates.get(test, math.inf))
-        )
+        order = sorted(tests, key=lambda test: (test not in first, -estimates.get(test, math.inf)))
         self._pending = [test for test in reversed(order) if test not in self._needs]
         #: Those with tests that wait, heaviest first: serial ones, and all others.
         self._alone: list[_Group] = []

@@ -1,6 +1,6 @@
 """What pytest is shown of a result; the texts are tested with ``words``."""
 
-from pytest_nosejobs.report import sections
+from pytest_nosejobs.reports import sections
 from shell_runner.remote.model import Execution, Stream
 
 

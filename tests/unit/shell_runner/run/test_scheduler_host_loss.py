@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nosejobs.schedule import Command, GiveUp, Needs, Return, Schedule, Send
+from shell_runner.run.scheduler import Command, GiveUp, Needs, Return, Schedule, Send
 
 
 class World:

@@ -17,7 +17,7 @@ from shell_runner.remote.verdict import judge
 from shell_runner.words import flaky_words, readable
 
 if TYPE_CHECKING:
-    from .collect import ShellItem
+    from .items import ShellItem
 
 
 def remember(

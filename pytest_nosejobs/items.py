@@ -83,7 +83,7 @@ class ShellItem(pytest.Item):
         return {"nosejobs_earlier": tuple(self.earlier), "rerun": len(self.earlier)}
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
-        from . import report
+        from . import reports as report
 
         if isinstance(excinfo.value, ShellFailure):
             return report.of_failure(excinfo.value.test, excinfo.value.execution, self)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nosejobs.arguments import rewrite
+from pytest_nosejobs.node_ids import rewrite
 
 FILES = ["test_a", "test_b::c", "test_d[1].sh", "sub/test_e", "sub/test_f::[x].sh", "test_g.py"]
 

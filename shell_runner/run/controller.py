@@ -12,25 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pytest
-
-from shell_runner.discovery import HOST_LOCK, Metadata, locks_of_host
-from shell_runner.errors import HostError
-from shell_runner.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
-from shell_runner.guard import clean_line
-from shell_runner.remote import capacity
-from shell_runner.remote.model import Execution, Problem, Test, execution_from_row
-from shell_runner.remote.verdict import is_worth_another
-from shell_runner.words import unmet_words
-
-from . import neighbours
-from .collect import ShellItem
-from .schedule import Command, GiveUp, Needs, Return, Schedule, Send, Unmet
-
-if TYPE_CHECKING:
-    from .plugin import Plugin
+from ..discovery import HOST_LOCK, Metadata, locks_of_host
+from ..errors import HostError
+from ..fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
+from ..guard import clean_line
+from ..remote import capacity
+from ..remote.model import Execution, Problem, Test, execution_from_row
+from ..remote.verdict import is_worth_another
+from ..words import unmet_words
+from .scheduler import Command, GiveUp, Needs, Return, Schedule, Send, Unmet
 
 #: Exit status when some tests could not be run because hosts were lost.
 EXIT_HOSTS_LOST = 6
@@ -420,52 +412,3 @@ def waiting_words(kind: str, name: str) -> str:
     if kind not in words:
         raise ValueError(f"waits for {kind!r}")
     return words[kind]
-
-
-class Loop:
-    """The main thread's part: reports and Python items."""
-
-    def __init__(self, session: pytest.Session, plugin: Plugin, items: list[ShellItem]) -> None:
-        self._session = session
-        self._plugin = plugin
-        self._items = items
-        self._local = [item for item in session.items if not isinstance(item, ShellItem)]
-        self._open = len(items)
-        self._has_timeout = neighbours.has_session_timeout(session.config)
-
-    def run(self, pump: Pump) -> None:
-        """Until all is reported.  Raises Session.Failed and Interrupted as pytest's own loop."""
-        for number, item in enumerate(self._local):
-            following = self._local[number + 1] if number + 1 < len(self._local) else None
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            self._check()
-            while self._open and self._report(pump, block=False):
-                pass
-        while self._open:
-            self._report(pump, block=True)
-
-    def _report(self, pump: Pump, block: bool) -> bool:
-        try:
-            batch = pump.results.get(block, self._plugin.tick())
-        except queue.Empty:
-            return False
-        if isinstance(batch, Crashed):
-            raise batch.error
-        for news in batch:
-            if isinstance(news, Finished):
-                self._open -= not news.again
-                self._plugin.report(news)
-                if self._has_timeout and not self._session.shouldfail:
-                    self._session.shouldfail = neighbours.session_timeout(self._session)
-                self._check()
-            else:
-                if isinstance(news, Line):
-                    pump.lines_shown += news.size
-                self._plugin.tell(news)
-        return True
-
-    def _check(self) -> None:
-        if self._session.shouldfail:
-            raise self._session.Failed(self._session.shouldfail)
-        if self._session.shouldstop:
-            raise self._session.Interrupted(self._session.shouldstop)

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nosejobs.schedule import Command, GiveUp, Needs, Return, Schedule, Send, Unmet
+from shell_runner.run.scheduler import Command, GiveUp, Needs, Return, Schedule, Send, Unmet
 
 LABELS = ["docker", "gpu", "net"]
 

@@ -28,7 +28,7 @@ from shell_runner.remote.verdict import is_told_by_cases, judge
 from shell_runner.words import Failure, Place, readable, tail, whole
 
 if TYPE_CHECKING:
-    from .collect import ShellItem
+    from .items import ShellItem
 
 
 @dataclass(frozen=True)

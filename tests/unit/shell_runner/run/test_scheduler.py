@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nosejobs.schedule import Command, GiveUp, Return, Schedule, Send
+from shell_runner.run.scheduler import Command, GiveUp, Return, Schedule, Send
 
 
 class World:

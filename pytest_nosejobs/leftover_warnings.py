@@ -16,7 +16,7 @@ from shell_runner.remote.model import Execution, Test
 from shell_runner.remote.verdict import leftover_words
 
 if TYPE_CHECKING:
-    from .collect import ShellItem
+    from .items import ShellItem
 
 
 class LeftoversWarning(pytest.PytestWarning):

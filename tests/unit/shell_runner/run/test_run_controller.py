@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pytest_nosejobs.schedule import Schedule
-from pytest_nosejobs.session import Crashed, Finished, Gone, Pump, Waiting, lost_words
 from shell_runner.errors import HostError
 from shell_runner.fleet import Ended, Ready, Said
 from shell_runner.remote.model import Execution, Problem, Test
+from shell_runner.run.controller import Crashed, Finished, Gone, Pump, Waiting, lost_words
+from shell_runner.run.scheduler import Schedule
 
 ROW = list(Execution(1))
 

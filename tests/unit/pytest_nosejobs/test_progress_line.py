@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pytest_nosejobs.progress import Progress, reading, shipping
+from pytest_nosejobs.progress_line import Progress, reading, shipping
 
 
 class Terminal(io.StringIO):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_nosejobs.garbage import Patience
+from pytest_nosejobs.gc_tuning import Patience
 
 
 @pytest.fixture(autouse=True)

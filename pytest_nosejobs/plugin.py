@@ -28,19 +28,18 @@ from shell_runner.plan import DEFAULT_TIMEOUT, Rules
 from shell_runner.remote import formats
 from shell_runner.remote.model import PASSED, SKIPPED, Execution, Problem, Setup, Test
 from shell_runner.remote.verdict import is_worth_another, judge
-from shell_runner.run.controller import (
-    EXIT_HOSTS_LOST,
+from shell_runner.run.controller import RunController
+from shell_runner.run.events import (
     Finished,
-    Gone,
+    HostLost,
     Line,
     Loss,
-    Pump,
     Running,
     Waiting,
-    lost_words,
-    needs_of,
+    describe_losses,
 )
-from shell_runner.run.scheduler import Schedule
+from shell_runner.run.requirements import read_requirements
+from shell_runner.run.scheduler import Scheduler
 from shell_runner.words import readable, skip_reason, typed, unmet_words
 
 from . import (
@@ -85,6 +84,9 @@ from .run_loop import Loop
 
 if TYPE_CHECKING:
     from .live_view import View
+
+#: Exit status when some tests could not be run because hosts were lost.
+EXIT_HOSTS_LOST = 6
 
 #: Modules whose makereport hooks have nothing to say about a shell test.
 _NOT_INTERESTED = ("_pytest.", __name__, "_hypothesis", "hypothesis", "xdist.")
@@ -151,7 +153,7 @@ class Plugin:
         self._not_run = 0
         self.log = Log(config)
         self._view: View | None = None
-        self._pump: Pump | None = None
+        self._pump: RunController | None = None
         self._garbage = garbage.Patience()
         # Not before pytest's own: it looks for garbage once more, and of ours there is none.
         config.add_cleanup(self._garbage.end)
@@ -417,19 +419,19 @@ class Plugin:
         }
         skipped = self._report_marked_skips()
         waiting = [number for number in self._numbers if number not in skipped]
-        needs = {number: needs_of(self._numbers[number].metadata) for number in waiting}
+        needs = {number: read_requirements(self._numbers[number].metadata) for number in waiting}
         labels = {host.id: host.spec.labels for host in fleet.hosts}
-        schedule = Schedule(
+        schedule = Scheduler(
             waiting,
             known,
             self.options.max_lost,
             first=self._failed_first(),
-            needs=needs,
+            requirements=needs,
             hosts=labels,
             folders={number: str(self._numbers[number].path.parent) for number in waiting},
         )
         attempts = {number: self._attempts_of(self._numbers[number]) for number in waiting}
-        pump = self._pump = Pump(
+        pump = self._pump = RunController(
             fleet,
             list(self._tests.values()),
             schedule,
@@ -477,12 +479,12 @@ class Plugin:
         self._view.tick()
         return 0.1
 
-    def tell(self, news: Running | Line | Waiting | Gone) -> None:
+    def tell(self, news: Running | Line | Waiting | HostLost) -> None:
         """What is not the end of a test."""
         if isinstance(news, Waiting):
             self._say_waiting(news)
             return
-        if isinstance(news, Gone):
+        if isinstance(news, HostLost):
             self._say_gone(news)
             return
         item = self._numbers.get(news.test)
@@ -499,9 +501,9 @@ class Plugin:
         if now < self._next_waiting.get(news.host, 0.0) or verbosity(self.config) < 0:
             return
         self._next_waiting[news.host] = now + _WAITING_EVERY
-        self._say(f"{news.host}: waiting for {news.what}")
+        self._say(f"{news.host}: waiting for {news.reason}")
 
-    def _say_gone(self, news: Gone) -> None:
+    def _say_gone(self, news: HostLost) -> None:
         if self._view is not None:
             self._view.forget(news.error.host)
         self._say(str(news.error), red=True)
@@ -624,12 +626,12 @@ class Plugin:
         """Log one test that a host has finished."""
         number = finished.execution.id
         item, test = self._numbers[number], self._tests[number]
-        if finished.again:
+        if finished.will_rerun:
             failed = self._attempt_report(item, test, finished.execution, finished.host)
             self.log.of_host(item, [failed])
             return
         if finished.lost_with:
-            item.user_properties.append(("lost_with", lost_words(finished.lost_with)))
+            item.user_properties.append(("lost_with", describe_losses(finished.lost_with)))
         if item.earlier:
             retries.settle(item, test, finished.execution, self._attempts_of(item))
         if finished.execution.problem == Problem.UNMET and self.options.requires == "skip":
@@ -641,7 +643,7 @@ class Plugin:
             self._not_run += 1
         elif not finished.execution.problem:
             # As it would have been on a host like all others.
-            self._new_durations[item.nodeid] = finished.execution.duration / finished.speed
+            self._new_durations[item.nodeid] = finished.execution.duration / finished.speed_factor
         if self._view is not None:
             name = readable(item.nodeid)
             self._view.finished(finished.host, finished.execution.slot, name)
@@ -813,7 +815,7 @@ class Plugin:
         if self._pump is not None:
             self._say_losses(terminalreporter, self._pump)
 
-    def _say_losses(self, reporter: Any, pump: Pump) -> None:
+    def _say_losses(self, reporter: Any, pump: RunController) -> None:
         noted = {loss.error.host for loss in pump.losses}
         missing = self.fleet.failed() if self.fleet else []
         missing = [error for error in missing if error.host not in noted]

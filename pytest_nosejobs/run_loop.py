@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shell_runner.run.controller import Crashed, Finished, Line, Pump
+from shell_runner.run.controller import RunController
+from shell_runner.run.events import ControllerCrashed, Finished, Line
 
 from . import other_plugins as neighbours
 from .items import ShellItem
@@ -27,7 +28,7 @@ class Loop:
         self._open = len(items)
         self._has_timeout = neighbours.has_session_timeout(session.config)
 
-    def run(self, pump: Pump) -> None:
+    def run(self, pump: RunController) -> None:
         """Until all is reported.  Raises Session.Failed and Interrupted as pytest's own loop."""
         for number, item in enumerate(self._local):
             following = self._local[number + 1] if number + 1 < len(self._local) else None
@@ -38,23 +39,23 @@ class Loop:
         while self._open:
             self._report(pump, block=True)
 
-    def _report(self, pump: Pump, block: bool) -> bool:
+    def _report(self, pump: RunController, block: bool) -> bool:
         try:
             batch = pump.results.get(block, self._plugin.tick())
         except queue.Empty:
             return False
-        if isinstance(batch, Crashed):
+        if isinstance(batch, ControllerCrashed):
             raise batch.error
         for news in batch:
             if isinstance(news, Finished):
-                self._open -= not news.again
+                self._open -= not news.will_rerun
                 self._plugin.report(news)
                 if self._has_timeout and not self._session.shouldfail:
                     self._session.shouldfail = neighbours.session_timeout(self._session)
                 self._check()
             else:
                 if isinstance(news, Line):
-                    pump.lines_shown += news.size
+                    pump.acknowledge_line(news)
                 self._plugin.tell(news)
         return True
 

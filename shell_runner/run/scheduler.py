@@ -1,218 +1,48 @@
-"""Which test goes to which host, and when.
+"""The scheduler: which test goes to which host, and when.
 
-Pure: events in, commands out; no clock (``at`` tells the time), no I/O.  Longest first; a
-host gets one test for each slot and only as much more as hides the way there and back.
-Tests of a lost host go to others, a test that has seen too many hosts die is given up.
+Pure: events in, commands out; no clock (``set_time`` gives it), no I/O.  The longest tests
+go first.  A host gets one test for each slot, and only as many more as cover a round trip.
+Tests of a lost host go to others; a test that was on too many lost hosts is given up.
 
 How fast each host is shows in the run, against the history.  Near the end, a slow host
-gets what it ends before a faster one would, or nothing; and what waits in the queue of a
-host is asked back for one that is idle.
+gets what it ends before a faster one would, or nothing; and tests that are queued on a busy
+host are requested back for an idle one.
 
-Tests that need something (a lock, a host of their own, a label) wait apart, in one
-group for each set of needs, so that the many that need nothing pay nothing for them.
-A lock is held from the sending of a test to its end; a test with locks is sent only
-when a slot is free, for in a host's queue it would hold them for nothing.
+Tests that require something (a lock, a host of their own, a label) wait in a
+``RequirementQueue``.  A test with locks is sent only when a slot is free: queued on a host, it
+would hold them without running.
 """
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-#: Seconds of work that a host holds in advance on top of its round trip: it covers
-#: the gathering of small answers on both sides.
-_HORIZON = 0.05
-#: Tests for each slot that a host holds in advance at most.
-_AHEAD = 32
-#: Seconds below which a test that was there when a host was lost has that company alone:
-#: who of many has killed the next one would not be known.
-_QUICK = 1.0
-#: Plans are made when tests times hosts are at most so many.
-_PLANNED = 4096
-#: Speeds that differ by less than this factor are the same.
-_EVEN = 1.1
-#: What is known of a host's speed: weight of each earlier test against the one behind it, and
-#: seconds of the assumption that it is like all others.
-_MEMORY, _PRIOR = 0.9, 0.1
-#: Seconds of every test that are not its own, and by what factor it says something at most.
-_OVERHEAD, _ODD = 0.005, 8.0
-#: How often a test is asked back at most.
-_ASKS = 2
+from .commands import Command, GiveUp, RequirementUnmet, Return, Send
+from .duration_estimator import DurationEstimator
+from .host_state import HostState
+from .requirement_queue import RequirementGroup, RequirementQueue
+from .requirements import Requirements
 
-
-@dataclass(frozen=True)
-class Send:
-    """Give these tests to the host."""
-
-    host: str
-    tests: tuple[int, ...]
+#: Seconds of work that a host is sent in advance in addition to its round trip: it covers the
+#: batching of small messages on both sides.
+_PREFETCH_SECONDS = 0.05
+#: Maximum number of tests for each slot that a host is sent in advance.
+_MAX_PREFETCH_PER_SLOT = 32
+#: Seconds below which a test that was on a lost host is never sent ahead beside another such
+#: test: of many short tests, the one that kills hosts could not be told apart.
+_SHORT_TEST_SECONDS = 1.0
+#: Maximum number of tests times hosts for which a plan is made.
+_MAX_PLAN_SIZE = 4096
+#: Hosts whose speeds differ by less than this factor are treated as equally fast.
+_EQUAL_SPEED_FACTOR = 1.1
+#: Maximum number of times that one test is requested back from a host.
+_MAX_RETURN_REQUESTS = 2
 
 
-@dataclass(frozen=True)
-class Return:
-    """Ask the host for these tests back; it keeps what it has started."""
-
-    host: str
-    tests: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """This test cannot be run; the hosts that were lost with it."""
-
-    test: int
-    hosts: tuple[str, ...]
-    #: The labels for which the test had to run on one of them; empty: it was there.
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Unmet:
-    """No host of the run has what this test requires; what is missing on all of them."""
-
-    test: int
-    missing: tuple[str, ...]
-
-
-Command = Send | Return | GiveUp | Unmet
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a test needs to run."""
-
-    #: One at a time over all hosts.
-    locks: frozenset[str] = frozenset()
-    #: One at a time on each host.
-    host_locks: frozenset[str] = frozenset()
-    #: Alone on its host.
-    serial: bool = False
-    #: Labels of its host.
-    labels: frozenset[str] = frozenset()
-
-    @property
-    def exclusive(self) -> bool:
-        """Such tests cannot run side by side: they make a chain."""
-        return bool(self.locks or self.host_locks or self.serial)
-
-
-_NOTHING = Needs()
-
-
-@dataclass
-class _Host:
-    slots: int
-    #: Seconds there and back.
-    latency: float
-    labels: frozenset[str] = frozenset()
-    #: Tests that are there, with their estimates.
-    given: dict[int, float | None] = field(default_factory=dict)
-    #: Those of them that run, as far as can be told from here, and since when.
-    began: dict[int, float] = field(default_factory=dict)
-    #: The others, in order.
-    ahead: dict[int, None] = field(default_factory=dict)
-    #: Those of them that have been asked back.
-    asked: set[int] = field(default_factory=set)
-    #: Locks of this host that are held.
-    held: set[str] = field(default_factory=set)
-    #: A test is there that must be alone.
-    closed: bool = False
-
-    @property
-    def free(self) -> int:
-        return 0 if self.closed else max(self.slots - len(self.given), 0)
-
-    def take(self, test: int, estimate: float | None, now: float) -> None:
-        self.given[test] = estimate
-        self.ahead[test] = None
-        self._start(now)
-
-    def drop(self, test: int, now: float) -> None:
-        del self.given[test]
-        self.asked.discard(test)
-        if self.began.pop(test, None) is None:
-            del self.ahead[test]
-        self._start(now)
-
-    def _start(self, now: float) -> None:
-        while self.ahead and len(self.began) < self.slots:
-            test = next(iter(self.ahead))
-            del self.ahead[test]
-            self.began[test] = now
-
-
-@dataclass
-class _Mean:
-    count: int = 0
-    total: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.count += 1
-        self.total += seconds
-
-
-@dataclass
-class _Speed:
-    """Seconds that tests took, and that they should have."""
-
-    took: float = 0.0
-    known: float = 0.0
-
-    @property
-    def factor(self) -> float:
-        return (self.took + _PRIOR) / (self.known + _PRIOR)
-
-    def learn(self, seconds: float, estimate: float) -> None:
-        estimate += _OVERHEAD
-        seconds = min(max(seconds + _OVERHEAD, estimate / _ODD), estimate * _ODD)
-        self.took = self.took * _MEMORY + seconds
-        self.known = self.known * _MEMORY + estimate
-
-
-class _Group:
-    """Tests with the same needs that wait, the longest at the end."""
-
-    def __init__(self, needs: Needs) -> None:
-        self.needs = needs
-        self.tests: list[int] = []
-        self._seconds: list[float] = []
-        self._sum = 0.0
-        self._unknown = 0
-
-    def add(self, test: int, seconds: float) -> None:
-        self.tests.append(test)
-        self._seconds.append(seconds)
-        self._count(seconds, 1)
-
-    def pop(self) -> int:
-        self._count(self._seconds.pop(), -1)
-        return self.tests.pop()
-
-    def _count(self, seconds: float, sign: int) -> None:
-        if seconds == math.inf:
-            self._unknown += sign
-        else:
-            self._sum += sign * seconds
-
-    @property
-    def weight(self) -> float:
-        """Seconds until the last of them can end at best: a chain is as long as its sum."""
-        if not self.needs.exclusive:
-            return self._seconds[-1]
-        return math.inf if self._unknown else self._sum
-
-
-class Schedule:
-    """The state of a run.
-
-    Tests are numbers; ``estimates`` are seconds by number, ``needs`` what some of them
-    need, ``folders`` who are neighbours: a test without history is taken to last as long as
-    they do.  ``hosts`` are the labels of all hosts of the run, by name.  Those in ``first`` go
-    before all others, however short they are.
-    """
+class Scheduler:
+    """The state of one run.  Tests are numbers, hosts are names, times are seconds."""
 
     def __init__(
         self,
@@ -220,380 +50,251 @@ class Schedule:
         estimates: Mapping[int, float],
         max_lost: int = 2,
         first: Container[int] = (),
-        needs: Mapping[int, Needs] | None = None,
+        requirements: Mapping[int, Requirements] | None = None,
         hosts: Mapping[str, Iterable[str]] | None = None,
         folders: Mapping[int, str] | None = None,
     ) -> None:
-        self._estimates = dict(estimates)
-        self._folders = folders or {}
-        self._neighbours: dict[str, _Mean] = {}
-        for test, seconds in self._estimates.items():
-            self._remember(test, seconds)
+        """Plan a run of ``tests``.
+
+        ``estimates``: seconds by test number, from earlier runs.  ``max_lost``: the number of
+        lost hosts after which a test is given up.  ``first``: tests that go before all others,
+        however short they are.  ``requirements``: of the tests that have some.  ``hosts``: the
+        labels of all hosts of the run, by name.  ``folders``: the folder of each test; a test
+        without an estimate is assumed to last as long as the others in its folder.
+        """
+        self._durations = DurationEstimator(estimates, folders or {})
         self._now = 0.0
-        self._speeds: dict[str, _Speed] = {}
-        self._asks: dict[int, int] = {}
-        #: A host has a free slot and gets nothing: a faster one would end sooner.
-        self.is_holding = False
         self._first = first
-        self._needs = {test: each for test, each in (needs or {}).items() if each != _NOTHING}
-        # Unknown ones first: what is not known may be long.  Sorting keeps their order.
+        #: Whether a host has a free slot and gets nothing, as a faster one would end sooner.
+        self.is_holding_back = False
+        # Tests without an estimate go first: they may be long.  Sorting keeps their order.
         order = sorted(tests, key=lambda test: (test not in first, -estimates.get(test, math.inf)))
-        self._pending = [test for test in reversed(order) if test not in self._needs]
-        #: Those with tests that wait, heaviest first: serial ones, and all others.
-        self._alone: list[_Group] = []
-        self._groups: list[_Group] = []
-        self._group_of = {each: _Group(each) for each in self._needs.values()}
-        for test in reversed(order):
-            if test in self._needs:
-                self._group_of[self._needs[test]].add(test, self._rank(test))
-        for group in self._group_of.values():
-            self._insert(group)
-        #: Hosts that are there or will come.
+        order.reverse()
+        self._constrained = RequirementQueue(requirements or {}, order, self._rank)
+        #: The waiting tests that require nothing, the next one at the end.
+        self._pending = [test for test in order if test not in self._constrained]
+        #: Labels of the hosts that are connected or may connect.
         self._expected = {name: frozenset(labels) for name, labels in (hosts or {}).items()}
-        #: Hosts that were there and are not any more.
-        self._gone: dict[str, frozenset[str]] = {}
-        self._held: set[str] = set()
-        #: Something has become free that tests for other hosts may have waited for.
-        self._stirred = False
-        self._hosts: dict[str, _Host] = {}
+        #: Labels of the hosts that were connected and will not return.
+        self._lost: dict[str, frozenset[str]] = {}
+        self._hosts: dict[str, HostState] = {}
+        self._return_requests: dict[int, int] = {}
         self._lost_with: dict[int, tuple[str, ...]] = {}
         self._max_lost = max_lost
-        self._done = _Mean()
+        #: The number of tests that have not ended.
         self.open_tests = len(order)
 
     # -- events -------------------------------------------------------------------
 
-    def at(self, now: float) -> None:
-        """The time of what is told next."""
+    def set_time(self, now: float) -> None:
+        """Set the time of the next events, in seconds of a monotonic clock."""
         self._now = now
 
     def start(self) -> list[Command]:
-        """Before all else: tests that none of the hosts can run."""
-        return self._drop_unmet()
+        """Begin the run: reject the tests that none of the hosts can run."""
+        return self._reject_unmet()
 
-    def host_ready(self, host: str, slots: int, latency: float = 0.0) -> list[Command]:
-        """A host can take tests."""
-        labels = self._expected.setdefault(host, self._gone.pop(host, frozenset()))
-        self._hosts[host] = _Host(slots, latency, labels)
+    def add_host(self, host: str, slots: int, latency: float = 0.0) -> list[Command]:
+        """Note that a host is ready.  ``latency``: seconds of a round trip."""
+        labels = self._expected.setdefault(host, self._lost.pop(host, frozenset()))
+        self._hosts[host] = HostState(slots, latency, labels)
         return self.fill(host)
 
-    def done(self, host: str, test: int, seconds: float, again: bool = False) -> bool:
-        """A test has ended; False if nobody waits for that answer (it is stale).
+    def finish_test(self, host: str, test: int, seconds: float, rerun: bool = False) -> bool:
+        """Note that ``host`` has finished ``test`` after ``seconds``.
 
-        ``again``: it is to run once more, anywhere.
+        ``rerun``: the test runs once more, on any host.  Returns False, and changes nothing, if
+        the test is not assigned to that host: the answer is stale.
         """
-        if not self.has(host, test):
+        if not self.is_assigned(host, test):
             return False
-        self._hosts[host].drop(test, self._now)
-        if self._needs:
-            self._release(test, self._hosts[host])
-        self._learn(host, test, seconds)
-        if again:
-            self._wait(test)
+        self._hosts[host].remove(test, self._now)
+        self._constrained.release(test, self._hosts[host])
+        self._durations.add_result(host, test, seconds)
+        if rerun:
+            self._enqueue(test)
         else:
             self.open_tests -= 1
         return True
 
-    def returned(self, host: str, tests: Sequence[int]) -> list[Command]:
-        """A host has given tests back that it had not started; unasked, it keeps them."""
+    def requeue(self, host: str, tests: Sequence[int]) -> list[Command]:
+        """Note that ``host`` has returned tests that it had not started.
+
+        Tests that it was not asked to return stay assigned to it.
+        """
         for test in reversed(tests):
-            if self.has(host, test) and test in self._hosts[host].asked:
-                self._hosts[host].drop(test, self._now)
-                self._release(test, self._hosts[host])
-                self._wait(test)
+            if self.is_assigned(host, test) and test in self._hosts[host].requested_back:
+                self._hosts[host].remove(test, self._now)
+                self._constrained.release(test, self._hosts[host])
+                self._enqueue(test)
         return self.fill_all()
 
-    def host_lost(self, host: str, may_return: bool = False) -> list[Command]:
-        """All that was on that host goes elsewhere, or is given up.
+    def remove_host(self, host: str, may_return: bool = False) -> list[Command]:
+        """Note that a host is lost: its tests go elsewhere, or are given up.
 
-        ``may_return``: tests for its labels alone wait for it.
+        ``may_return``: tests that require its labels wait for it.
         """
-        lost = self._hosts.pop(host, None)
+        state = self._hosts.pop(host, None)
         labels = self._expected.get(host, frozenset())
         commands: list[Command] = []
         if not may_return:
             self._expected.pop(host, None)
-            if lost is not None:
-                self._gone[host] = labels
-        if lost is not None:
-            for test in lost.given:
-                self._release(test, lost)
-            for test in reversed(lost.given):
-                commands += self._lose(test, host)
+            if state is not None:
+                self._lost[host] = labels
+        if state is not None:
+            for test in state.assigned:
+                self._constrained.release(test, state)
+            for test in reversed(state.assigned):
+                commands += self._move_from_lost_host(test, host)
         if self._expected:
-            commands += self._drop_unmet()
+            commands += self._reject_unmet()
         return commands + self.fill_all()
 
-    def nobody_left(self) -> list[Command]:
-        """No host is there for what is open, and none will come: all of it is given up."""
-        waiting = [*reversed(self._pending)]
-        for group in (*self._alone, *self._groups):
-            waiting += reversed(group.tests)
-        self.open_tests -= len(waiting)
+    def give_up_waiting(self) -> list[Command]:
+        """Give up all tests that wait: no host is there for them, and none will come."""
+        waiting = [*reversed(self._pending), *self._constrained.clear()]
         self._pending.clear()
-        self._alone.clear()
-        self._groups.clear()
-        return [self._left_alone(test) for test in waiting]
+        self.open_tests -= len(waiting)
+        return [self._give_up(test) for test in waiting]
 
-    def _left_alone(self, test: int) -> Command:
-        hosts, labels = self._lost_with.get(test, ()), self.labels_of(test)
+    def _give_up(self, test: int) -> GiveUp:
+        hosts, labels = self._lost_with.get(test, ()), self.required_labels(test)
         if hosts or not labels:
             return GiveUp(test, hosts)
         absent = {name: each for name, each in self._expected.items() if name not in self._hosts}
-        known = {**self._gone, **absent}
-        theirs = tuple(name for name, each in known.items() if each.issuperset(labels))
-        return GiveUp(test, theirs, labels)
+        known = {**self._lost, **absent}
+        suitable = tuple(name for name, each in known.items() if each.issuperset(labels))
+        return GiveUp(test, suitable, labels)
 
-    def _lose(self, test: int, host: str) -> list[Command]:
+    def _move_from_lost_host(self, test: int, host: str) -> list[Command]:
         hosts = self._lost_with[test] = (*self._lost_with.get(test, ()), host)
         if len(hosts) >= self._max_lost:
             self.open_tests -= 1
             return [GiveUp(test, hosts)]
-        self._wait(test)
+        self._enqueue(test)
         return []
 
-    def _wait(self, test: int) -> None:
-        if test not in self._needs:
+    def _enqueue(self, test: int) -> None:
+        if test in self._constrained:
+            self._constrained.add(test)
+        else:
             self._pending.append(test)
-            return
-        group = self._group_of[self._needs[test]]
-        self._remove(group)
-        group.add(test, self._rank(test))
-        self._insert(group)
 
-    # -- what is known ------------------------------------------------------------
+    def _reject_unmet(self) -> list[Command]:
+        tests = self._constrained.remove_unmet(self._expected.values())
+        self.open_tests -= len(tests)
+        return [self._reject(test) for test in tests]
 
-    def has(self, host: str, test: int) -> bool:
-        """Whether that host has been given this test, and has not ended it."""
-        return host in self._hosts and test in self._hosts[host].given
+    def _reject(self, test: int) -> Command:
+        """Return the reason: a host with its labels was lost, or there never was one."""
+        labels = self._constrained.labels(test)
+        lost = tuple(name for name, each in self._lost.items() if labels <= each)
+        if lost:
+            return GiveUp(test, lost, tuple(sorted(labels)))
+        known = frozenset[str]().union(*self._expected.values())
+        return RequirementUnmet(test, tuple(sorted(labels - known or labels)))
 
-    def given(self, host: str) -> tuple[int, ...]:
-        """All that is on that host."""
-        return tuple(self._hosts[host].given) if host in self._hosts else ()
+    # -- queries ------------------------------------------------------------------
 
-    def lost_with(self, test: int) -> tuple[str, ...]:
-        """The hosts that were lost while they had it."""
+    def is_assigned(self, host: str, test: int) -> bool:
+        """Return whether ``host`` has been sent ``test`` and has not finished it."""
+        return host in self._hosts and test in self._hosts[host].assigned
+
+    def assigned_tests(self, host: str) -> tuple[int, ...]:
+        """Return the tests that ``host`` has been sent and has not finished."""
+        return tuple(self._hosts[host].assigned) if host in self._hosts else ()
+
+    def hosts_lost_with(self, test: int) -> tuple[str, ...]:
+        """Return the hosts that were lost while they had ``test``, one entry for each loss."""
         return self._lost_with.get(test, ())
 
-    def speed(self, host: str) -> float:
-        """Seconds there for each second of history."""
-        found = self._speeds.get(host)
-        return found.factor if found else 1.0
+    def required_labels(self, test: int) -> tuple[str, ...]:
+        """Return the labels that the host of ``test`` must have, sorted."""
+        return tuple(sorted(self._constrained.labels(test)))
+
+    def speed_factor(self, host: str) -> float:
+        """Return the seconds that ``host`` takes for one second of history."""
+        return self._durations.speed_factor(host)
+
+    def estimate(self, test: int) -> float | None:
+        """Return the seconds that ``test`` is expected to take, or None if unknown."""
+        return self._durations.estimate(test)
 
     @property
     def is_stuck(self) -> bool:
-        """Tests are open, and none is anywhere."""
-        return self.open_tests > 0 and not any(there.given for there in self._hosts.values())
-
-    def _learn(self, host: str, test: int, seconds: float) -> None:
-        self._done.add(seconds)
-        known = self._estimates.get(test)
-        if known is None:
-            self._remember(test, seconds)
-        elif seconds > 0:  # else it did not run at all
-            self._speeds.setdefault(host, _Speed()).learn(seconds, known)
-
-    def _remember(self, test: int, seconds: float) -> None:
-        folder = self._folders.get(test)
-        if folder is not None:
-            self._neighbours.setdefault(folder, _Mean()).add(seconds)
-
-    # -- tests that need something ------------------------------------------------
-
-    def labels_of(self, test: int) -> tuple[str, ...]:
-        """What its host must have."""
-        return tuple(sorted(self._needs.get(test, _NOTHING).labels))
-
-    def _list_of(self, group: _Group) -> list[_Group]:
-        return self._alone if group.needs.serial else self._groups
-
-    def _insert(self, group: _Group) -> None:
-        if group.tests:
-            bisect.insort(self._list_of(group), group, key=lambda each: -each.weight)
-
-    def _remove(self, group: _Group) -> None:
-        if group.tests:
-            self._list_of(group).remove(group)
-
-    def _release(self, test: int, host: _Host) -> None:
-        needs = self._needs.get(test)
-        if needs is not None and needs.exclusive:
-            self._held -= needs.locks
-            host.held -= needs.host_locks
-            host.closed = False
-            self._stirred = True
-
-    def _take(self, group: _Group, host: _Host) -> int:
-        self._remove(group)
-        test = group.pop()
-        self._insert(group)
-        self._held |= group.needs.locks
-        host.held |= group.needs.host_locks
-        host.closed = group.needs.serial
-        return test
-
-    def _heaviest(self, groups: Iterable[_Group], host: _Host) -> _Group | None:
-        """The first whose locks are free, on a host that has its labels."""
-        for group in groups:
-            needs = group.needs
-            if (
-                needs.labels <= host.labels
-                and self._held.isdisjoint(needs.locks)
-                and host.held.isdisjoint(needs.host_locks)
-            ):
-                return group
-        return None
-
-    def _has_room_for(self, group: _Group, host: _Host) -> bool:
-        if group.needs.exclusive:
-            return len(host.given) < host.slots
-        return self._has_room(host, group.tests[-1])
-
-    def _drop_unmet(self) -> list[Command]:
-        commands: list[Command] = []
-        for group in (*self._alone, *self._groups):
-            labels = group.needs.labels
-            if any(labels <= there for there in self._expected.values()):
-                continue
-            self._remove(group)
-            self.open_tests -= len(group.tests)
-            while group.tests:
-                commands.append(self._unmet(group.pop(), labels))
-        return commands
-
-    def _unmet(self, test: int, labels: frozenset[str]) -> Command:
-        """Not possible in this run, unless a host that could have done it was lost."""
-        gone = tuple(name for name, theirs in self._gone.items() if labels <= theirs)
-        if gone:
-            return GiveUp(test, gone, tuple(sorted(labels)))
-        known = frozenset[str]().union(*self._expected.values())
-        return Unmet(test, tuple(sorted(labels - known or labels)))
+        """Return whether tests are open and no host has any of them."""
+        return self.open_tests > 0 and not any(host.assigned for host in self._hosts.values())
 
     # -- decisions ----------------------------------------------------------------
 
     def fill(self, host: str) -> list[Command]:
-        """What that host should get now, and others if something has changed for them."""
+        """Return the tests that ``host`` gets now.
+
+        If something has changed for other hosts, the commands include theirs.
+        """
         commands = self._fill_one(host)
-        if self._stirred or self.is_holding:
+        if self._constrained.has_released or self.is_holding_back:
             return commands + self.fill_all()
         return commands + self._rebalance()
 
     def fill_all(self) -> list[Command]:
-        """What each host should get now, idle ones first."""
+        """Return the tests that each host gets now, idle hosts first."""
         commands: list[Command] = []
-        self._stirred = self.is_holding = False
-        for host in sorted(self._hosts, key=lambda name: -self._hosts[name].free):
+        self._constrained.has_released = self.is_holding_back = False
+        for host in sorted(self._hosts, key=lambda name: -self._hosts[name].free_slots):
             commands += self._fill_one(host)
         return commands + self._rebalance()
 
     def _fill_one(self, host: str) -> list[Command]:
-        there = self._hosts.get(host)
-        if there is None:
+        state = self._hosts.get(host)
+        if state is None:
             return []
         batch: list[int] = []
-        while not there.closed:
-            group = self._next_group(there) if self._groups or self._alone else None
+        while not state.has_serial_test:
+            group = self._next_group(state) if self._constrained.has_waiting else None
             if group is not None:
                 # Without room nothing else is sent ahead: it would keep the group waiting.
-                if not self._has_room_for(group, there):
+                if not self._has_room_for_group(state, group):
                     break
-                test = self._take(group, there)
-            elif self._pending and self._has_room(there, self._pending[-1]):
-                place = self._choose(host)
-                if place is None:
-                    self.is_holding = True
+                test = self._constrained.take(group, state)
+            elif self._pending and self._has_room_for_test(state, self._pending[-1]):
+                index = self._choose_pending(host)
+                if index is None:
+                    self.is_holding_back = True
                     break
-                test = self._pending.pop(place)
+                test = self._pending.pop(index)
             else:
                 break
-            there.take(test, self.estimate(test), self._now)
+            state.add(test, self.estimate(test), self._now)
             batch.append(test)
         return [Send(host, tuple(batch))] if batch else []
 
-    # -- near the end -------------------------------------------------------------
-
-    def _choose(self, host: str) -> int | None:
-        """Where in the list its next test is; None: the others end all of them sooner."""
-        is_small = len(self._pending) * len(self._hosts) <= _PLANNED
-        if not is_small or len(self._hosts) < 2 or not self._hosts[host].free:
-            return -1
-        speeds = {name: self.speed(name) for name in self._hosts}
-        if max(speeds.values()) < min(speeds.values()) * _EVEN:
-            return -1
-        return self._plan(host, speeds)
-
-    def _plan(self, host: str, speeds: Mapping[str, float]) -> int | None:
-        """Longest first, each to where it ends soonest, until that is here and now."""
-        ends = {name: self._ends(there, speeds[name]) for name, there in self._hosts.items()}
-        places = [name for name, there in self._hosts.items() if not there.closed]
-        for place in range(len(self._pending) - 1, -1, -1):
-            seconds = self._guess(self._pending[place])
-            best = min(
-                places, key=lambda name: (ends[name][0] + seconds * speeds[name], name != host)
-            )
-            if best == host and ends[host][0] <= self._now:
-                return place
-            heapq.heapreplace(ends[best], ends[best][0] + seconds * speeds[best])
-        return None
-
-    def _ends(self, there: _Host, speed: float) -> list[float]:
-        """When each slot of a host will be free; one that is late will be for as long again."""
-        found = [self._now] * there.free
-        for test, began in there.began.items():
-            end = began + self._guess(test) * speed
-            late = self._now - end
-            found.append(end if late <= 0 else self._now + (self._now - began))
-        found += [math.inf] * (not found)
-        heapq.heapify(found)
-        for test in there.ahead:
-            heapq.heapreplace(found, found[0] + self._guess(test) * speed)
-        return found
-
-    def _guess(self, test: int) -> float:
-        estimate = self.estimate(test)
-        return 1.0 if estimate is None else estimate
-
-    def _rebalance(self) -> list[Command]:
-        """What waits in a queue is asked back, as much as has a place elsewhere."""
-        if self._pending or len(self._hosts) < 2:
-            return []
-        asked = sum(len(there.asked) for there in self._hosts.values())
-        free = sum(there.free for there in self._hosts.values()) - asked
-        if free <= 0:
-            return []
-        host = max(self._hosts, key=lambda name: len(self._hosts[name].ahead))
-        there = self._hosts[host]
-        waiting = [test for test in there.ahead if self._may_move(test, there)]
-        tests = tuple(waiting[-free:])
-        there.asked.update(tests)
-        for test in tests:
-            self._asks[test] = self._asks.get(test, 0) + 1
-        return [Return(host, tests)] if tests else []
-
-    def _may_move(self, test: int, there: _Host) -> bool:
-        is_asked = test in there.asked or self._asks.get(test, 0) >= _ASKS
-        return not is_asked and test not in self._needs
-
-    # -- one host -----------------------------------------------------------------
-
-    def _next_group(self, there: _Host) -> _Group | None:
-        """The group whose turn it is; None: that of those that need nothing."""
-        if not there.given:
-            # Only an idle host can take a serial one, so it does.
-            alone = self._heaviest(self._alone, there)
-            if alone is not None:
-                return alone
-        group = self._heaviest(self._groups, there)
+    def _next_group(self, host: HostState) -> RequirementGroup | None:
+        """Return the group whose turn it is; None if it is the turn of the other tests."""
+        if not host.assigned:
+            # Only an idle host can take a serial test, so it does.
+            serial = self._constrained.find_serial(host)
+            if serial is not None:
+                return serial
+        group = self._constrained.find_other(host)
         if group is None or not self._pending:
             return group
         return group if group.weight >= self._rank(self._pending[-1]) else None
 
     def _rank(self, test: int) -> float:
-        """What its turn depends on: seconds from history; what is not known may be long."""
-        return math.inf if test in self._first else self._estimates.get(test, math.inf)
+        """Return the seconds by which tests are ordered.
 
-    def _has_room(self, host: _Host, test: int) -> bool:
-        count = len(host.given)
+        A test without history may be long; one of ``first`` is treated like that.
+        """
+        return math.inf if test in self._first else self._durations.history.get(test, math.inf)
+
+    def _has_room_for_group(self, host: HostState, group: RequirementGroup) -> bool:
+        if group.requirements.is_exclusive:
+            return len(host.assigned) < host.slots
+        return self._has_room_for_test(host, group.tests[-1])
+
+    def _has_room_for_test(self, host: HostState, test: int) -> bool:
+        count = len(host.assigned)
         estimate = self.estimate(test)
         if test in self._lost_with:
             return count < host.slots and self._is_safe(host, estimate)
@@ -601,19 +302,88 @@ class Schedule:
             return True
         if estimate is None:
             return False
-        ahead = host.slots * (_HORIZON + host.latency) / max(estimate, 1e-6)
-        return count < host.slots + min(math.floor(ahead), host.slots * _AHEAD)
+        prefetch = host.slots * (_PREFETCH_SECONDS + host.latency) / max(estimate, 1e-6)
+        limit = host.slots * _MAX_PREFETCH_PER_SLOT
+        return count < host.slots + min(math.floor(prefetch), limit)
 
-    def _is_safe(self, host: _Host, estimate: float | None) -> bool:
-        """Tests that were there when a host was lost meet again only if they are long."""
-        is_quick = estimate is not None and estimate < _QUICK
-        return not is_quick or self._lost_with.keys().isdisjoint(host.given)
+    def _is_safe(self, host: HostState, estimate: float | None) -> bool:
+        """Return whether a test of a lost host may join the tests on ``host``.
 
-    def estimate(self, test: int) -> float | None:
-        """Seconds from history, else the mean of its neighbours, else of the run, else None."""
-        known = self._estimates.get(test)
-        if known is not None:
-            return known
-        near = self._neighbours.get(self._folders.get(test, ""), self._done)
-        mean = near if near.count else self._done
-        return mean.total / mean.count if mean.count else None
+        Short tests that were on lost hosts do not meet again.
+        """
+        is_short = estimate is not None and estimate < _SHORT_TEST_SECONDS
+        return not is_short or self._lost_with.keys().isdisjoint(host.assigned)
+
+    # -- near the end -------------------------------------------------------------
+
+    def _choose_pending(self, host: str) -> int | None:
+        """Return the index of the pending test that ``host`` gets next.
+
+        None: the other hosts end all of them sooner.
+        """
+        is_small = len(self._pending) * len(self._hosts) <= _MAX_PLAN_SIZE
+        if not is_small or len(self._hosts) < 2 or not self._hosts[host].free_slots:
+            return -1
+        speeds = {name: self.speed_factor(name) for name in self._hosts}
+        if max(speeds.values()) < min(speeds.values()) * _EQUAL_SPEED_FACTOR:
+            return -1
+        return self._plan(host, speeds)
+
+    def _plan(self, host: str, speeds: Mapping[str, float]) -> int | None:
+        """Assign the longest test first to the host that ends it soonest.
+
+        Returns the index of the first test for which that is ``host``, now.
+        """
+        ends = {name: self._slot_ends(state, speeds[name]) for name, state in self._hosts.items()}
+        hosts = [name for name, state in self._hosts.items() if not state.has_serial_test]
+        for index in range(len(self._pending) - 1, -1, -1):
+            seconds = self._expected_seconds(self._pending[index])
+            best = min(
+                hosts, key=lambda name: (ends[name][0] + seconds * speeds[name], name != host)
+            )
+            if best == host and ends[host][0] <= self._now:
+                return index
+            heapq.heapreplace(ends[best], ends[best][0] + seconds * speeds[best])
+        return None
+
+    def _slot_ends(self, host: HostState, speed: float) -> list[float]:
+        """Return a heap of the times at which the slots of ``host`` become free.
+
+        A test that is late is assumed to take as long again as it has taken.
+        """
+        ends = [self._now] * host.free_slots
+        for test, started in host.running.items():
+            end = started + self._expected_seconds(test) * speed
+            late = self._now - end
+            ends.append(end if late <= 0 else self._now + (self._now - started))
+        ends += [math.inf] * (not ends)
+        heapq.heapify(ends)
+        for test in host.queued:
+            heapq.heapreplace(ends, ends[0] + self._expected_seconds(test) * speed)
+        return ends
+
+    def _expected_seconds(self, test: int) -> float:
+        estimate = self.estimate(test)
+        return 1.0 if estimate is None else estimate
+
+    def _rebalance(self) -> list[Command]:
+        """Request queued tests back, as many as other hosts have free slots for."""
+        if self._pending or len(self._hosts) < 2:
+            return []
+        requested = sum(len(state.requested_back) for state in self._hosts.values())
+        free = sum(state.free_slots for state in self._hosts.values()) - requested
+        if free <= 0:
+            return []
+        host = max(self._hosts, key=lambda name: len(self._hosts[name].queued))
+        state = self._hosts[host]
+        movable = [test for test in state.queued if self._may_move(test, state)]
+        tests = tuple(movable[-free:])
+        state.requested_back.update(tests)
+        for test in tests:
+            self._return_requests[test] = self._return_requests.get(test, 0) + 1
+        return [Return(host, tests)] if tests else []
+
+    def _may_move(self, test: int, host: HostState) -> bool:
+        if test in host.requested_back or test in self._constrained:
+            return False
+        return self._return_requests.get(test, 0) < _MAX_RETURN_REQUESTS

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.run.scheduler import Command, GiveUp, Return, Schedule, Send
+from shell_runner.run.commands import Command, GiveUp, Return, Send
+from shell_runner.run.scheduler import Scheduler
 
 
 class World:
-    """Hosts that run what they are sent; every answer goes to the schedule."""
+    """Hosts that run what they are sent; every answer goes to the scheduler."""
 
-    def __init__(self, schedule: Schedule, durations: Mapping[int, float]) -> None:
-        self.schedule = schedule
+    def __init__(self, scheduler: Scheduler, durations: Mapping[int, float]) -> None:
+        self.scheduler = scheduler
         self.durations = durations
         self.queues: dict[str, list[int]] = {}
         self.slots: dict[str, int] = {}
@@ -37,17 +38,17 @@ class World:
 
     def join(self, host: str, slots: int) -> None:
         self.queues[host], self.slots[host] = [], slots
-        self.take(self.schedule.host_ready(host, slots))
+        self.take(self.scheduler.add_host(host, slots))
 
     def finish(self, host: str, place: int) -> None:
         test = self.queues[host].pop(place)
-        assert self.schedule.done(host, test, self.durations[test])
+        assert self.scheduler.finish_test(host, test, self.durations[test])
         self.ended[test] += 1
-        self.take(self.schedule.fill(host))
+        self.take(self.scheduler.fill(host))
 
     def lose(self, host: str) -> list[int]:
         lost = self.queues.pop(host)
-        self.take(self.schedule.host_lost(host))
+        self.take(self.scheduler.remove_host(host))
         return lost
 
 
@@ -57,11 +58,11 @@ HOSTS = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 
 def make(
     durations: list[float], known: Iterable[int] | None = None, max_lost: int = 2
-) -> tuple[Schedule, World]:
+) -> tuple[Scheduler, World]:
     tests = range(len(durations))
     estimates = {test: durations[test] for test in (tests if known is None else known)}
-    schedule = Schedule(tests, estimates, max_lost)
-    return schedule, World(schedule, dict(enumerate(durations)))
+    scheduler = Scheduler(tests, estimates, max_lost)
+    return scheduler, World(scheduler, dict(enumerate(durations)))
 
 
 @given(DURATIONS, HOSTS, st.integers(1, 3), st.sets(st.integers(0, 59)), st.randoms())
@@ -73,9 +74,9 @@ def test_every_test_ends_exactly_once(
     chance: random.Random,
 ) -> None:
     known = {number for number in known if number < len(durations)}
-    schedule, world = make(durations, known, max_lost)
+    scheduler, world = make(durations, known, max_lost)
     absent = {f"h{number}": count for number, count in enumerate(slots)}
-    while schedule.open_tests:
+    while scheduler.open_tests:
         busy = [host for host, queue in world.queues.items() if queue]
         if absent and (not world.queues or chance.random() < 0.2):
             host, count = absent.popitem()
@@ -83,18 +84,18 @@ def test_every_test_ends_exactly_once(
         elif world.queues and chance.random() < 0.1:
             host = chance.choice(sorted(world.queues))
             for test in world.lose(host):
-                assert not schedule.done(host, test, 1.0), "a stale answer counts"
+                assert not scheduler.finish_test(host, test, 1.0), "a stale answer counts"
         elif busy:
             host = chance.choice(sorted(busy))
             running = min(world.slots[host], len(world.queues[host]))
             world.finish(host, chance.randrange(running))
         elif not world.queues and not absent:
-            world.take(schedule.nobody_left())
+            world.take(scheduler.give_up_waiting())
         else:
             assert absent, "hosts are there, tests are open, and nobody has work"
             world.join(*absent.popitem())
     assert world.ended == Counter(range(len(durations)))
-    assert schedule.open_tests == 0
+    assert scheduler.open_tests == 0
     for command in world.given_up:
         assert len(command.hosts) <= max_lost
 
@@ -111,7 +112,7 @@ def test_longest_first(durations: list[float]) -> None:
 @given(st.lists(st.floats(0.0, 10.0), min_size=3, max_size=20))
 def test_those_that_must_be_first_are(durations: list[float]) -> None:
     world = World(
-        Schedule(range(len(durations)), dict(enumerate(durations)), first={1, 2}),
+        Scheduler(range(len(durations)), dict(enumerate(durations)), first={1, 2}),
         dict(enumerate(durations)),
     )
     world.join("h", 1)
@@ -140,11 +141,11 @@ def test_makespan_keeps_the_bound_of_list_scheduling(
     durations: list[float], slots: list[int]
 ) -> None:
     """No slot idles while a test waits: at most Graham's sum / m + longest."""
-    schedule, world = make(durations)
+    scheduler, world = make(durations)
     for number, count in enumerate(slots):
         world.join(f"h{number}", count)
     clock, ends = 0.0, dict[int, float]()
-    while schedule.open_tests:
+    while scheduler.open_tests:
         for host, queue in world.queues.items():
             assert len(queue) <= world.slots[host], "a long test waits behind another"
             for test in queue:
@@ -168,21 +169,21 @@ def test_prefetch_of_tiny_tests_is_bounded(seconds: float, slots: int) -> None:
 def test_prefetch_grows_with_the_latency() -> None:
     sent = []
     for latency in (0.0, 0.5):
-        schedule, _ = make([0.1] * 100)
-        (command,) = schedule.host_ready("h", 1, latency)
+        scheduler, _ = make([0.1] * 100)
+        (command,) = scheduler.add_host("h", 1, latency)
         assert isinstance(command, Send)
         sent.append(len(command.tests))
     assert sent == [1, 6]
 
 
 def test_a_test_that_has_seen_too_many_hosts_die_is_given_up() -> None:
-    schedule, world = make([1.0], max_lost=2)
+    scheduler, world = make([1.0], max_lost=2)
     for host in ("a", "b", "c"):
         world.join(host, 1)
     world.lose("a")
     world.lose("b")
     assert world.given_up == [GiveUp(0, ("a", "b"))]
-    assert schedule.open_tests == 0
+    assert scheduler.open_tests == 0
 
 
 def test_tests_of_a_lost_host_go_to_others_in_order() -> None:
@@ -196,25 +197,25 @@ def test_tests_of_a_lost_host_go_to_others_in_order() -> None:
 
 
 def test_with_nobody_left_all_open_tests_are_given_up_in_order() -> None:
-    schedule, world = make([3.0, 2.0, 1.0])
+    scheduler, world = make([3.0, 2.0, 1.0])
     world.join("a", 1)
     world.lose("a")
-    world.take(schedule.nobody_left())
+    world.take(scheduler.give_up_waiting())
     assert world.given_up == [GiveUp(0, ("a",)), GiveUp(1, ()), GiveUp(2, ())]
 
 
 @pytest.mark.parametrize("host", ["h", "stranger"])
 def test_answers_that_nobody_waits_for_are_told_apart(host: str) -> None:
-    schedule, world = make([1.0, 1.0])
+    scheduler, world = make([1.0, 1.0])
     world.join("h", 1)
-    assert not schedule.done(host, 1, 1.0)
-    assert schedule.open_tests == 2
+    assert not scheduler.finish_test(host, 1, 1.0)
+    assert scheduler.open_tests == 2
 
 
 def test_the_mean_of_this_run_stands_in_for_history() -> None:
-    schedule, world = make([2.0, 4.0, 9.0], known=())
-    assert schedule.estimate(2) is None
+    scheduler, world = make([2.0, 4.0, 9.0], known=())
+    assert scheduler.estimate(2) is None
     world.join("h", 2)
     world.finish("h", 0)
     world.finish("h", 0)
-    assert schedule.estimate(2) == 3.0
+    assert scheduler.estimate(2) == 3.0

@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shell_runner.run.scheduler import Command, GiveUp, Needs, Return, Schedule, Send
+from shell_runner.run.commands import Command, GiveUp, Return, Send
+from shell_runner.run.requirements import Requirements
+from shell_runner.run.scheduler import Scheduler
 
 
 class World:
     """Hosts that obey, with questions and answers that take their time."""
 
-    def __init__(self, schedule: Schedule, slots: dict[str, int]) -> None:
-        self.schedule = schedule
+    def __init__(self, scheduler: Scheduler, slots: dict[str, int]) -> None:
+        self.scheduler = scheduler
         self.slots = slots
         self.there: dict[str, list[int]] = {}
         self.asked: list[tuple[str, tuple[int, ...]]] = []
@@ -43,14 +45,14 @@ class World:
 
     def ready(self, host: str) -> None:
         self.there[host] = []
-        self.take(self.schedule.host_ready(host, self.slots[host], 0.05))
+        self.take(self.scheduler.add_host(host, self.slots[host], 0.05))
 
-    def done(self, host: str, test: int, seconds: float, again: bool = False) -> None:
+    def done(self, host: str, test: int, seconds: float, rerun: bool = False) -> None:
         self.there[host].remove(test)
-        assert self.schedule.done(host, test, seconds, again)
-        assert not self.schedule.done(host, test, seconds), "an answer counts twice"
-        self.ended[test] += not again
-        self.take(self.schedule.fill(host))
+        assert self.scheduler.finish_test(host, test, seconds, rerun)
+        assert not self.scheduler.finish_test(host, test, seconds), "an answer counts twice"
+        self.ended[test] += not rerun
+        self.take(self.scheduler.fill(host))
 
     def answer(self) -> None:
         """A host gives back what it has not started."""
@@ -58,21 +60,25 @@ class World:
         if host in self.there:
             back = [test for test in self.there[host][self.slots[host] :] if test in tests]
             self.there[host] = [test for test in self.there[host] if test not in back]
-            self.take(self.schedule.returned(host, back))
+            self.take(self.scheduler.requeue(host, back))
 
     def lose(self, host: str, may_return: bool) -> None:
         lost = self.there.pop(host)
         self.asked = [each for each in self.asked if each[0] != host]
         self.lost.update(lost)
-        self.take(self.schedule.host_lost(host, may_return))
+        self.take(self.scheduler.remove_host(host, may_return))
         for test in lost:
-            assert not self.schedule.done(host, test, 1.0), "a stale answer counts"
-        self.schedule.returned(host, lost)
+            assert not self.scheduler.finish_test(host, test, 1.0), "a stale answer counts"
+        self.scheduler.requeue(host, lost)
 
 
 NEEDS = st.sampled_from(
-    [Needs()] * 6
-    + [Needs(locks=frozenset(["db"])), Needs(serial=True), Needs(labels=frozenset(["gpu"]))]
+    [Requirements()] * 6
+    + [
+        Requirements(locks=frozenset(["db"])),
+        Requirements(serial=True),
+        Requirements(labels=frozenset(["gpu"])),
+    ]
 )
 TESTS = st.lists(
     st.tuples(NEEDS, st.sampled_from([None, 0.0, 0.001, 0.02, 3.0]), st.sampled_from("ab")),
@@ -83,28 +89,28 @@ TESTS = st.lists(
 @settings(max_examples=100, deadline=None)
 @given(TESTS, st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(1, 3), st.randoms())
 def test_whatever_happens_every_test_ends_once(
-    tests: list[tuple[Needs, float | None, str]],
+    tests: list[tuple[Requirements, float | None, str]],
     slots: list[int],
     max_lost: int,
     chance: random.Random,
 ) -> None:
     hosts = {f"h{number}": count for number, count in enumerate(slots)}
-    schedule = Schedule(
+    scheduler = Scheduler(
         range(len(tests)),
         {number: each[1] for number, each in enumerate(tests) if each[1] is not None},
         max_lost,
-        needs={number: each[0] for number, each in enumerate(tests)},
+        requirements={number: each[0] for number, each in enumerate(tests)},
         hosts={host: ["gpu"] if host == "h0" else [] for host in hosts},
         folders={number: each[2] for number, each in enumerate(tests)},
     )
-    world = World(schedule, hosts)
+    world = World(scheduler, hosts)
     away, now, again = set(hosts), 0.0, Counter[int]()
-    world.take(schedule.start())
+    world.take(scheduler.start())
     for _ in range(20_000):
-        if not schedule.open_tests:
+        if not scheduler.open_tests:
             break
         now += chance.random()
-        schedule.at(now)
+        scheduler.set_time(now)
         busy = sorted(host for host, given in world.there.items() if given)
         event = chance.random()
         if away and (event < 0.1 or not busy):
@@ -120,24 +126,24 @@ def test_whatever_happens_every_test_ends_once(
         elif event < 0.4 and world.asked:
             world.answer()
         elif event < 0.5:
-            world.take(schedule.fill_all())
+            world.take(scheduler.fill_all())
         elif busy:
             host = chance.choice(busy)
             test = chance.choice(world.running(host))
             again[test] += 1
             retry = again[test] < 2 and chance.random() < 0.1
             world.done(host, test, chance.choice([0.001, 0.5, 9.0]), retry)
-        elif schedule.is_stuck:
-            world.take(schedule.nobody_left())
+        elif scheduler.is_stuck:
+            world.take(scheduler.give_up_waiting())
     assert world.ended == Counter(dict.fromkeys(range(len(tests)), 1))
-    assert schedule.open_tests == 0
+    assert scheduler.open_tests == 0
     assert not any(world.there.values())
     assert all(count <= max_lost for count in world.lost.values())
 
 
 def test_what_waits_in_a_queue_moves_to_an_idle_host() -> None:
-    schedule = Schedule(range(10), dict.fromkeys(range(10), 0.001))
-    world = World(schedule, {"a": 1, "b": 2})
+    scheduler = Scheduler(range(10), dict.fromkeys(range(10), 0.001))
+    world = World(scheduler, {"a": 1, "b": 2})
     world.ready("a")
     assert len(world.there["a"]) == 10
     world.ready("b")
@@ -149,8 +155,8 @@ def test_what_waits_in_a_queue_moves_to_an_idle_host() -> None:
 
 
 def test_what_has_been_started_meanwhile_stays() -> None:
-    schedule = Schedule(range(2), dict.fromkeys(range(2), 0.001))
-    world = World(schedule, {"a": 1, "b": 1})
+    scheduler = Scheduler(range(2), dict.fromkeys(range(2), 0.001))
+    world = World(scheduler, {"a": 1, "b": 1})
     world.ready("a")
     world.ready("b")
     world.done("a", 0, 0.001)
@@ -161,41 +167,41 @@ def test_what_has_been_started_meanwhile_stays() -> None:
 
 
 def test_a_host_that_comes_back_has_its_labels_and_the_tests_that_waited_for_it() -> None:
-    needs = {0: Needs(labels=frozenset(["gpu"]))}
-    schedule = Schedule([0], {}, needs=needs, hosts={"a": ["gpu"], "b": []})
-    world = World(schedule, {"a": 1, "b": 1})
+    needs = {0: Requirements(labels=frozenset(["gpu"]))}
+    scheduler = Scheduler([0], {}, requirements=needs, hosts={"a": ["gpu"], "b": []})
+    world = World(scheduler, {"a": 1, "b": 1})
     world.ready("a")
     world.ready("b")
     world.lose("a", may_return=True)
-    assert schedule.is_stuck
+    assert scheduler.is_stuck
     assert not world.ended
     world.ready("a")
     assert world.there["a"] == [0]
 
 
 def test_a_test_for_labels_that_are_gone_says_whose_they_were() -> None:
-    needs = dict.fromkeys((0, 1), Needs(labels=frozenset(["gpu"])))
-    schedule = Schedule([0, 1], {}, needs=needs, hosts={"a": ["gpu"], "b": []})
-    schedule.host_ready("a", 1)
-    schedule.host_ready("b", 1)
-    assert schedule.host_lost("a", may_return=True) == []
-    given_up = schedule.nobody_left()
+    needs = dict.fromkeys((0, 1), Requirements(labels=frozenset(["gpu"])))
+    scheduler = Scheduler([0, 1], {}, requirements=needs, hosts={"a": ["gpu"], "b": []})
+    scheduler.add_host("a", 1)
+    scheduler.add_host("b", 1)
+    assert scheduler.remove_host("a", may_return=True) == []
+    given_up = scheduler.give_up_waiting()
     assert sorted(given_up, key=lambda each: len(each.labels)) == [
         GiveUp(0, ("a",)), GiveUp(1, ("a",), ("gpu",)),
     ]  # fmt: skip
 
 
 def test_a_test_is_given_up_on_one_host_that_dies_again_and_again() -> None:
-    schedule = Schedule([0], {})
+    scheduler = Scheduler([0], {})
     for _ in range(2):
-        assert schedule.host_ready("a", 1) == [Send("a", (0,))]
-        given_up = schedule.host_lost("a", may_return=True)
+        assert scheduler.add_host("a", 1) == [Send("a", (0,))]
+        given_up = scheduler.remove_host("a", may_return=True)
     assert given_up == [GiveUp(0, ("a", "a"))]
 
 
 def test_short_tests_that_saw_a_host_die_do_not_meet_again() -> None:
-    schedule = Schedule(range(6), dict.fromkeys(range(6), 0.001))
-    world = World(schedule, {"a": 2, "b": 2})
+    scheduler = Scheduler(range(6), dict.fromkeys(range(6), 0.001))
+    world = World(scheduler, {"a": 2, "b": 2})
     world.ready("a")
     world.lose("a", may_return=False)
     world.ready("b")
@@ -205,40 +211,40 @@ def test_short_tests_that_saw_a_host_die_do_not_meet_again() -> None:
 
 
 def test_neighbours_stand_in_for_history() -> None:
-    schedule = Schedule(range(5), {0: 2.0, 1: 4.0}, folders={0: "x", 1: "x", 2: "x", 3: "y"})
-    assert schedule.estimate(2) == 3.0
-    assert schedule.estimate(3) is None
-    schedule.host_ready("a", 9)
-    schedule.done("a", 4, 7.0)
-    assert schedule.estimate(3) == 7.0
-    schedule.done("a", 3, 1.0)
-    assert schedule.estimate(3) == 1.0
+    scheduler = Scheduler(range(5), {0: 2.0, 1: 4.0}, folders={0: "x", 1: "x", 2: "x", 3: "y"})
+    assert scheduler.estimate(2) == 3.0
+    assert scheduler.estimate(3) is None
+    scheduler.add_host("a", 9)
+    scheduler.finish_test("a", 4, 7.0)
+    assert scheduler.estimate(3) == 7.0
+    scheduler.finish_test("a", 3, 1.0)
+    assert scheduler.estimate(3) == 1.0
 
 
 def test_speed_is_learned_from_the_history_and_outlives_the_connection() -> None:
-    schedule = Schedule(range(30), dict.fromkeys(range(30), 1.0))
-    schedule.host_ready("a", 30)
+    scheduler = Scheduler(range(30), dict.fromkeys(range(30), 1.0))
+    scheduler.add_host("a", 30)
     for test in range(20):
-        schedule.done("a", test, 3.0)
-    assert 2.8 < schedule.speed("a") < 3.1
-    schedule.host_lost("a", may_return=True)
-    schedule.host_ready("a", 30)
-    assert schedule.speed("a") > 2.8
-    assert schedule.speed("b") == 1.0
+        scheduler.finish_test("a", test, 3.0)
+    assert 2.8 < scheduler.speed_factor("a") < 3.1
+    scheduler.remove_host("a", may_return=True)
+    scheduler.add_host("a", 30)
+    assert scheduler.speed_factor("a") > 2.8
+    assert scheduler.speed_factor("b") == 1.0
 
 
 def makespan(
     seconds: list[float], hosts: dict[str, tuple[int, float]], estimates: dict[int, float]
 ) -> float:
     """A run in simulated time; hosts have slots and a factor."""
-    schedule = Schedule(range(len(seconds)), estimates)
-    world = World(schedule, {host: slots for host, (slots, _) in hosts.items()})
+    scheduler = Scheduler(range(len(seconds)), estimates)
+    world = World(scheduler, {host: slots for host, (slots, _) in hosts.items()})
     ends: list[tuple[float, str, int]] = []
     begun: set[int] = set()
     now = 0.0
     for host in hosts:
         world.ready(host)
-    while schedule.open_tests:
+    while scheduler.open_tests:
         while world.asked:
             world.answer()
         for host, (_, factor) in hosts.items():
@@ -246,13 +252,13 @@ def makespan(
                 begun.add(test)
                 heapq.heappush(ends, (now + seconds[test] * factor, host, test))
         tick = now + 0.1
-        if schedule.is_holding and tick < ends[0][0]:
+        if scheduler.is_holding_back and tick < ends[0][0]:
             now = tick
-            schedule.at(now)
-            world.take(schedule.fill_all())
+            scheduler.set_time(now)
+            world.take(scheduler.fill_all())
             continue
         now, host, test = heapq.heappop(ends)
-        schedule.at(now)
+        scheduler.set_time(now)
         world.done(host, test, seconds[test] * hosts[host][1])
     return now
 

@@ -8,7 +8,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shell_runner.run.scheduler import Command, GiveUp, Needs, Return, Schedule, Send, Unmet
+from shell_runner.run.commands import Command, GiveUp, RequirementUnmet, Return, Send
+from shell_runner.run.requirements import Requirements
+from shell_runner.run.scheduler import Scheduler
 
 LABELS = ["docker", "gpu", "net"]
 
@@ -18,7 +20,7 @@ def few(words: list[str]) -> st.SearchStrategy[frozenset[str]]:
 
 
 NEEDS = st.builds(
-    Needs,
+    Requirements,
     locks=few(["db", "port", "disk"]),
     host_locks=few(["gpu0", "mount"]),
     serial=st.sampled_from([False, False, False, True]),
@@ -29,8 +31,10 @@ NEEDS = st.builds(
 class World:
     """Hosts that obey, and a check of each command against the rules."""
 
-    def __init__(self, schedule: Schedule, needs: dict[int, Needs], labels: dict[str, set[str]]):
-        self.schedule = schedule
+    def __init__(
+        self, scheduler: Scheduler, needs: dict[int, Requirements], labels: dict[str, set[str]]
+    ):
+        self.scheduler = scheduler
         self.needs = needs
         self.labels = labels
         self.there: dict[str, list[int]] = {}
@@ -49,11 +53,11 @@ class World:
     def _sent(self, command: Send) -> None:
         assert command.tests
         for test in command.tests:
-            needs = self.needs.get(test, Needs())
+            needs = self.needs.get(test, Requirements())
             assert needs.labels <= self.labels[command.host], "a host without the label"
             for host, tests in self.there.items():
                 for other in tests:
-                    theirs = self.needs.get(other, Needs())
+                    theirs = self.needs.get(other, Requirements())
                     assert not needs.locks & theirs.locks, "two tests hold one lock"
                     if host == command.host:
                         assert not needs.host_locks & theirs.host_locks, "two hold a host's lock"
@@ -61,9 +65,9 @@ class World:
                         assert not serial, "a serial test is not alone"
             self.there[command.host].append(test)
 
-    def _given_up(self, command: GiveUp | Unmet) -> None:
-        wanted = self.needs.get(command.test, Needs()).labels
-        if isinstance(command, Unmet):
+    def _given_up(self, command: GiveUp | RequirementUnmet) -> None:
+        wanted = self.needs.get(command.test, Requirements()).labels
+        if isinstance(command, RequirementUnmet):
             assert set(command.missing) <= wanted
             assert command.missing
             assert not any(wanted <= self.labels[host] for host in self.expected)
@@ -84,12 +88,12 @@ def test_rules_hold_and_every_test_ends_once(tests, hosts, data):
     estimates = {number: took for number, (_, took) in enumerate(tests) if took is not None}
     labels = {f"h{number}": set(each) for number, (each, _) in enumerate(hosts)}
     slots = {f"h{number}": count for number, (_, count) in enumerate(hosts)}
-    schedule = Schedule(needs, estimates, 2, needs=needs, hosts=labels)
-    world = World(schedule, needs, labels)
+    scheduler = Scheduler(needs, estimates, 2, requirements=needs, hosts=labels)
+    world = World(scheduler, needs, labels)
     retries = dict.fromkeys(needs, 1)
-    world.take(schedule.start())
+    world.take(scheduler.start())
     to_come = list(labels)
-    while schedule.open_tests:
+    while scheduler.open_tests:
         busy = [host for host, given in world.there.items() if given]
         choices = ["ready"] * bool(to_come) + ["done"] * 4 * bool(busy)
         assert choices or not world.expected, "deadlock: nothing runs and nobody will come"
@@ -99,16 +103,16 @@ def test_rules_hold_and_every_test_ends_once(tests, hosts, data):
         if event == "ready":
             host = to_come.pop(0)
             world.there[host] = []
-            world.take(schedule.host_ready(host, slots[host]))
+            world.take(scheduler.add_host(host, slots[host]))
         elif event == "done":
             host = data.draw(st.sampled_from(busy))
             test = data.draw(st.sampled_from(world.there[host]))
-            again = retries[test] > 0 and data.draw(st.booleans())
+            rerun = retries[test] > 0 and data.draw(st.booleans())
             world.there[host].remove(test)
-            retries[test] -= again
-            assert schedule.done(host, test, 0.5, again)
-            world.ended[test] += not again
-            world.take(schedule.fill(host))
+            retries[test] -= rerun
+            assert scheduler.finish_test(host, test, 0.5, rerun)
+            world.ended[test] += not rerun
+            world.take(scheduler.fill(host))
         else:
             host = data.draw(st.sampled_from(sorted(world.expected)))
             world.expected.discard(host)
@@ -117,12 +121,12 @@ def test_rules_hold_and_every_test_ends_once(tests, hosts, data):
             else:
                 world.lost_while_ready.add(host)
             world.there.pop(host, None)
-            world.take(schedule.host_lost(host))
+            world.take(scheduler.remove_host(host))
             if not world.expected:
-                world.take(schedule.nobody_left())
+                world.take(scheduler.give_up_waiting())
                 break
     assert world.ended == Counter(dict.fromkeys(needs, 1))
-    assert schedule.open_tests == 0
+    assert scheduler.open_tests == 0
     assert not any(world.there.values())
 
 
@@ -131,56 +135,58 @@ def sent(commands: list[Command]) -> list[int]:
 
 
 def test_an_idle_host_takes_serial_tests_first_and_nothing_beside_them():
-    schedule = Schedule(range(4), {0: 9.0, 1: 9.0, 2: 1.0, 3: 9.0}, needs={2: Needs(serial=True)})
-    assert sent(schedule.host_ready("a", 2)) == [2]
-    assert schedule.fill("a") == []
-    schedule.done("a", 2, 1.0)
-    assert sent(schedule.fill("a")) == [0, 1]
+    scheduler = Scheduler(
+        range(4), {0: 9.0, 1: 9.0, 2: 1.0, 3: 9.0}, requirements={2: Requirements(serial=True)}
+    )
+    assert sent(scheduler.add_host("a", 2)) == [2]
+    assert scheduler.fill("a") == []
+    scheduler.finish_test("a", 2, 1.0)
+    assert sent(scheduler.fill("a")) == [0, 1]
 
 
 def test_a_host_drains_when_only_serial_tests_are_left():
     lock = frozenset(["db"])
-    needs = {0: Needs(lock), 1: Needs(lock, serial=True)}
-    schedule = Schedule(range(3), {0: 9.0, 1: 1.0, 2: 5.0}, needs=needs)
-    assert sent(schedule.host_ready("a", 2)) == [1]
-    schedule.done("a", 1, 1.0, again=True)
-    assert sent(schedule.fill("a")) == [1]  # idle again, so the serial one again
-    schedule.done("a", 1, 1.0)
-    assert sent(schedule.fill("a")) == [0, 2]
+    needs = {0: Requirements(lock), 1: Requirements(lock, serial=True)}
+    scheduler = Scheduler(range(3), {0: 9.0, 1: 1.0, 2: 5.0}, requirements=needs)
+    assert sent(scheduler.add_host("a", 2)) == [1]
+    scheduler.finish_test("a", 1, 1.0, rerun=True)
+    assert sent(scheduler.fill("a")) == [1]  # idle again, so the serial one again
+    scheduler.finish_test("a", 1, 1.0)
+    assert sent(scheduler.fill("a")) == [0, 2]
 
 
 def test_a_serial_test_waits_for_the_last_test_of_its_host():
-    needs = {0: Needs(frozenset(["db"])), 1: Needs(frozenset(["db"]), serial=True)}
-    schedule = Schedule(range(3), {0: 9.0}, needs=needs, hosts={"a": [], "b": []})
-    assert sent(schedule.host_ready("a", 1)) == [1]
-    assert sent(schedule.host_ready("b", 1)) == [2]
-    schedule.done("a", 1, 1.0, again=True)
-    schedule.done("b", 2, 1.0)
-    assert schedule.fill("b") == [Send("b", (1,))]  # whoever is idle first
-    schedule.done("b", 1, 1.0)
-    assert schedule.fill("b") == [Send("b", (0,))]
+    needs = {0: Requirements(frozenset(["db"])), 1: Requirements(frozenset(["db"]), serial=True)}
+    scheduler = Scheduler(range(3), {0: 9.0}, requirements=needs, hosts={"a": [], "b": []})
+    assert sent(scheduler.add_host("a", 1)) == [1]
+    assert sent(scheduler.add_host("b", 1)) == [2]
+    scheduler.finish_test("a", 1, 1.0, rerun=True)
+    scheduler.finish_test("b", 2, 1.0)
+    assert scheduler.fill("b") == [Send("b", (1,))]  # whoever is idle first
+    scheduler.finish_test("b", 1, 1.0)
+    assert scheduler.fill("b") == [Send("b", (0,))]
 
 
 def test_a_chain_of_one_lock_starts_before_longer_tests():
-    needs = dict.fromkeys([1, 2, 3], Needs(frozenset(["db"])))
-    schedule = Schedule(range(4), {0: 5.0, 1: 3.0, 2: 2.0, 3: 1.0}, needs=needs)
-    assert sent(schedule.host_ready("a", 1)) == [1]
+    needs = dict.fromkeys([1, 2, 3], Requirements(frozenset(["db"])))
+    scheduler = Scheduler(range(4), {0: 5.0, 1: 3.0, 2: 2.0, 3: 1.0}, requirements=needs)
+    assert sent(scheduler.add_host("a", 1)) == [1]
 
 
 def test_tests_with_a_lock_are_not_sent_ahead():
-    needs = {number: Needs(host_locks=frozenset([f"lock{number}"])) for number in range(40)}
+    needs = {number: Requirements(host_locks=frozenset([f"lock{number}"])) for number in range(40)}
     estimates = dict.fromkeys(range(80), 0.0001)
-    schedule = Schedule(range(40), estimates, needs=needs)
-    assert len(sent(schedule.host_ready("a", 2))) == 2
-    without = Schedule(range(40, 80), estimates)
-    assert len(sent(without.host_ready("a", 2))) > 2
+    scheduler = Scheduler(range(40), estimates, requirements=needs)
+    assert len(sent(scheduler.add_host("a", 2))) == 2
+    without = Scheduler(range(40, 80), estimates)
+    assert len(sent(without.add_host("a", 2))) > 2
 
 
 def test_a_lock_is_not_starved_by_tiny_tests_that_are_sent_ahead():
-    needs = dict.fromkeys(range(3), Needs(frozenset(["db"])))
+    needs = dict.fromkeys(range(3), Requirements(frozenset(["db"])))
     estimates = {**dict.fromkeys(range(3), 1.0), **dict.fromkeys(range(3, 2000), 0.001)}
-    schedule = Schedule(range(2000), estimates, needs=needs)
-    given = sent(schedule.host_ready("a", 2))
+    scheduler = Scheduler(range(2000), estimates, requirements=needs)
+    given = sent(scheduler.add_host("a", 2))
     order = []
     while given:
         # The locked one takes its slot for longer than the tiny ones.
@@ -189,64 +195,64 @@ def test_a_lock_is_not_starved_by_tiny_tests_that_are_sent_ahead():
             test = min(given)
         given.remove(test)
         order.append(test)
-        schedule.done("a", test, 0.001)
-        given += sent(schedule.fill("a"))
+        scheduler.finish_test("a", test, 0.001)
+        given += sent(scheduler.fill("a"))
     assert sorted(order) == list(range(2000))
     assert order.index(2) < 500
 
 
 def test_a_freed_lock_wakes_the_other_host():
-    lock = Needs(frozenset(["db"]))
-    schedule = Schedule(
+    lock = Requirements(frozenset(["db"]))
+    scheduler = Scheduler(
         [0, 1],
         {0: 2.0, 1: 1.0},
-        needs={0: lock, 1: Needs(lock.locks, labels=frozenset(["gpu"]))},
+        requirements={0: lock, 1: Requirements(lock.locks, labels=frozenset(["gpu"]))},
         hosts={"a": [], "b": ["gpu"]},
     )
-    assert sent(schedule.host_ready("a", 1)) == [0]
-    assert schedule.host_ready("b", 1) == []
-    schedule.done("a", 0, 1.0)
-    assert schedule.fill("a") == [Send("b", (1,))]
+    assert sent(scheduler.add_host("a", 1)) == [0]
+    assert scheduler.add_host("b", 1) == []
+    scheduler.finish_test("a", 0, 1.0)
+    assert scheduler.fill("a") == [Send("b", (1,))]
 
 
 def test_what_is_missing_is_named():
     needs = {
-        0: Needs(labels=frozenset(["docker"])),
-        1: Needs(labels=frozenset(["gpu", "net"])),
-        2: Needs(labels=frozenset(["gpu", "docker"])),
+        0: Requirements(labels=frozenset(["docker"])),
+        1: Requirements(labels=frozenset(["gpu", "net"])),
+        2: Requirements(labels=frozenset(["gpu", "docker"])),
     }
-    schedule = Schedule(range(3), {}, needs=needs, hosts={"a": ["gpu"], "b": ["net"]})
-    assert set(schedule.start()) == {
-        Unmet(0, ("docker",)),
-        Unmet(1, ("gpu", "net")),
-        Unmet(2, ("docker",)),
+    scheduler = Scheduler(range(3), {}, requirements=needs, hosts={"a": ["gpu"], "b": ["net"]})
+    assert set(scheduler.start()) == {
+        RequirementUnmet(0, ("docker",)),
+        RequirementUnmet(1, ("gpu", "net")),
+        RequirementUnmet(2, ("docker",)),
     }
-    assert schedule.open_tests == 0
+    assert scheduler.open_tests == 0
 
 
 def test_a_label_that_was_lost_is_no_reason_to_skip():
-    needs = {0: Needs(labels=frozenset(["gpu"]))}
-    schedule = Schedule([0, 1], {1: 1.0}, needs=needs, hosts={"a": ["gpu"], "b": []})
-    assert sent(schedule.host_ready("a", 1)) == [0]
-    assert sent(schedule.host_ready("b", 1)) == [1]
-    assert schedule.host_lost("a") == [GiveUp(0, ("a",), ("gpu",))]
+    needs = {0: Requirements(labels=frozenset(["gpu"]))}
+    scheduler = Scheduler([0, 1], {1: 1.0}, requirements=needs, hosts={"a": ["gpu"], "b": []})
+    assert sent(scheduler.add_host("a", 1)) == [0]
+    assert sent(scheduler.add_host("b", 1)) == [1]
+    assert scheduler.remove_host("a") == [GiveUp(0, ("a",), ("gpu",))]
 
 
 def test_a_host_that_never_came_leaves_its_labels_missing():
-    needs = {0: Needs(labels=frozenset(["gpu"]))}
-    schedule = Schedule([0], {}, needs=needs, hosts={"a": ["gpu"], "b": []})
-    assert schedule.start() == []
-    assert schedule.host_lost("a") == [Unmet(0, ("gpu",))]
+    needs = {0: Requirements(labels=frozenset(["gpu"]))}
+    scheduler = Scheduler([0], {}, requirements=needs, hosts={"a": ["gpu"], "b": []})
+    assert scheduler.start() == []
+    assert scheduler.remove_host("a") == [RequirementUnmet(0, ("gpu",))]
 
 
-def run_all(schedule: Schedule) -> float:
+def run_all(scheduler: Scheduler) -> float:
     begin = time.perf_counter()
-    given = {host: sent(schedule.host_ready(host, 4)) for host in ("a", "b")}
+    given = {host: sent(scheduler.add_host(host, 4)) for host in ("a", "b")}
     while any(given.values()):
         for host in given:
             if given[host]:
-                schedule.done(host, given[host].pop(0), 0.001)
-                for each in schedule.fill(host):
+                scheduler.finish_test(host, given[host].pop(0), 0.001)
+                for each in scheduler.fill(host):
                     if isinstance(each, Send):
                         given[each.host] += each.tests
     return time.perf_counter() - begin
@@ -256,10 +262,10 @@ def test_many_tests_with_needs_take_no_quadratic_time():
     count = 5000
     for needs in (
         {},
-        dict.fromkeys(range(count), Needs(frozenset(["db"]))),
-        {number: Needs(frozenset([f"lock{number}"])) for number in range(count)},
-        dict.fromkeys(range(count), Needs(serial=True)),
+        dict.fromkeys(range(count), Requirements(frozenset(["db"]))),
+        {number: Requirements(frozenset([f"lock{number}"])) for number in range(count)},
+        dict.fromkeys(range(count), Requirements(serial=True)),
     ):
-        schedule = Schedule(range(count), {}, needs=needs)
-        assert run_all(schedule) < 10.0  # minutes, if it were quadratic
-        assert schedule.open_tests == 0
+        scheduler = Scheduler(range(count), {}, requirements=needs)
+        assert run_all(scheduler) < 10.0  # minutes, if it were quadratic
+        assert scheduler.open_tests == 0

@@ -1,10 +1,9 @@
-"""Folders with thousands of programs.
+"""A faster collector for folders with thousands of programs.
 
-Owns the walk over one folder, in the place of ``pytest.Dir``: the same nodes in the same
-order.  pytest asks a dozen hooks about each file, at more than the cost of making an item
-of it.  Here they are not asked about files that are nobody else's, and only if all who
-would be asked are known: an option, a conftest file or a plugin that could have a say in
-it makes the walk pytest's own again.
+It takes the place of ``pytest.Dir`` and yields the same nodes in the same order.  Pytest calls a
+dozen hooks for each file, which costs more than making an item of it.  This collector skips them
+for files that no other plugin takes, and only if every implementation of those hooks is known:
+an option, a conftest file or a plugin that could decide about files brings pytest's own way back.
 """
 
 from __future__ import annotations
@@ -16,46 +15,52 @@ from typing import Any, Protocol
 import pytest
 from _pytest.pathlib import scandir
 
-#: Who may be there: what these make of a file is known.
-_KNOWN = {
+#: Modules whose implementations of these hooks are known, by hook.
+_KNOWN_MODULES = {
     "pytest_collect_directory": ("_pytest.main", "_pytest.python"),
     "pytest_ignore_collect": ("_pytest.main",),
     "pytest_collect_file": ("_pytest.python", "_pytest.doctest"),
 }
-#: Suffixes of files that others take.
-_OTHERS = (".py", ".txt", ".rst")
-_IGNORING = ("collect_ignore", "collect_ignore_glob")
+#: Suffixes of files that pytest's own plugins take.
+_PYTEST_SUFFIXES = (".py", ".txt", ".rst")
+#: Attributes by which a conftest file ignores files.
+_IGNORE_ATTRIBUTES = ("collect_ignore", "collect_ignore_glob")
+#: Options by which a user ignores files, or takes others.
+_IGNORE_OPTIONS = ("ignore", "ignore_glob", "doctestglob")
 
 
-class Programs(Protocol):
+class ProgramCollector(Protocol):
     """Makes items of programs."""
 
-    def program(self, path: str, parent: pytest.Collector) -> Any:
-        """An item or a collector; None for a file that is no test."""
+    def collect_unnamed(self, path: str, parent: pytest.Collector) -> Any:
+        """Return an item or a collector; None if the file is not a test."""
 
 
 class Dir(pytest.Directory):
-    """A folder without ``__init__.py``; of the name that a person knows from pytest."""
+    """A folder without ``__init__.py``.
 
-    programs: Programs
+    Its name is pytest's own, because ``--collect-only`` shows it.
+    """
+
+    programs: ProgramCollector
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        """As ``pytest.Dir``."""
-        programs = self.programs if is_ours(self) else None
-        named = self.session.isinitpath(self.path, with_parents=True)
+        """Yield the nodes that ``pytest.Dir`` would yield."""
+        programs = self.programs if is_fast(self) else None
+        has_named_files = self.session.isinitpath(self.path, with_parents=True)
         for entry in scandir(self.path):
             if entry.is_dir():
-                yield from self._folder(Path(entry.path))
+                yield from self._collect_folder(Path(entry.path))
             elif not entry.is_file():
                 continue
             elif (
                 programs is None
-                or entry.name.endswith(_OTHERS)
-                or (named and self.session.isinitpath(entry.path))
+                or entry.name.endswith(_PYTEST_SUFFIXES)
+                or (has_named_files and self.session.isinitpath(entry.path))
             ):
-                yield from self._file(Path(entry.path))
+                yield from self._collect_file(Path(entry.path))
             else:
-                node = programs.program(entry.path, self)
+                node = programs.collect_unnamed(entry.path, self)
                 if node is not None:
                     yield node
 
@@ -63,42 +68,46 @@ class Dir(pytest.Directory):
         ihook = self.ihook
         return bool(ihook.pytest_ignore_collect(collection_path=path, config=self.config))
 
-    def _folder(self, path: Path) -> Iterator[pytest.Collector]:
+    def _collect_folder(self, path: Path) -> Iterator[pytest.Collector]:
         is_named = self.session.isinitpath(path, with_parents=True)
         if is_named or not self._is_ignored(path):
             node = self.ihook.pytest_collect_directory(path=path, parent=self)
             if node is not None:
                 yield node
 
-    def _file(self, path: Path) -> Iterator[pytest.Item | pytest.Collector]:
+    def _collect_file(self, path: Path) -> Iterator[pytest.Item | pytest.Collector]:
         if self.session.isinitpath(path) or not self._is_ignored(path):
             yield from self.ihook.pytest_collect_file(file_path=path, parent=self)
 
 
-def create(path: Path, parent: pytest.Collector, programs: Programs) -> Dir | None:
-    """The collector of a folder, unless it is another's."""
-    is_others = not _all_known(parent.config, "pytest_collect_directory")
-    if is_others or (path / "__init__.py").is_file():
+def create_directory(
+    path: Path, parent: pytest.Collector, programs: ProgramCollector
+) -> Dir | None:
+    """Return the collector of the folder ``path``; None to leave it to other plugins."""
+    has_other_hooks = not _are_all_known(parent.config, "pytest_collect_directory")
+    if has_other_hooks or (path / "__init__.py").is_file():
         return None
     node: Dir = Dir.from_parent(parent, path=path)
     node.programs = programs
     return node
 
 
-def is_ours(folder: pytest.Collector) -> bool:
-    """Nobody but us takes or refuses a file of that folder by anything but its suffix."""
+def is_fast(folder: pytest.Collector) -> bool:
+    """Return whether no other plugin decides about files of ``folder`` but by their suffix."""
     config = folder.config
-    asked = ("ignore", "ignore_glob", "doctestglob")
-    if any(config.getoption(name, None) for name in asked):
+    if any(config.getoption(name, None) for name in _IGNORE_OPTIONS):
         return False
     for plugin in config.pluginmanager.get_plugins():
-        if any(hasattr(plugin, name) for name in _IGNORING):
+        if any(hasattr(plugin, name) for name in _IGNORE_ATTRIBUTES):
             return False
-    return all(_all_known(config, name) for name in _KNOWN)
+    return all(_are_all_known(config, name) for name in _KNOWN_MODULES)
 
 
-def _all_known(config: pytest.Config, hook: str) -> bool:
-    """Those of conftest files of any folder included: not every pytest tells them apart here."""
-    known = (*_KNOWN[hook], f"{__package__}.plugin")
-    found = getattr(config.pluginmanager.hook, hook).get_hookimpls()
-    return all(each.function.__module__ in known for each in found)
+def _are_all_known(config: pytest.Config, hook: str) -> bool:
+    """Return whether only known modules implement ``hook``.
+
+    Conftest files of any folder count: not every pytest can tell them apart by folder here.
+    """
+    known = (*_KNOWN_MODULES[hook], f"{__package__}.plugin")
+    implementations = getattr(config.pluginmanager.hook, hook).get_hookimpls()
+    return all(each.function.__module__ in known for each in implementations)

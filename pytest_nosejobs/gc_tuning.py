@@ -1,36 +1,37 @@
-"""Python's garbage collector while thousands of tests are collected and reported.
+"""Settings of Python's garbage collector while thousands of tests are collected and reported.
 
-Owns its settings during a run on hosts.  Items and reports stay until the end: to look
-through them for garbage again and again would take a tenth of the controller's time.
+Items and reports live until the end of the session.  To search them for garbage again and again
+would take a tenth of the controller's time.
 """
 
 from __future__ import annotations
 
 import gc
 
-#: New objects between two looks at the young ones; Python's own is 700 to 10 000.
-_YOUNG = 50_000
+#: Number of new objects between two collections of the youngest generation; Python's default
+#: is 700 to 10 000.
+_YOUNG_THRESHOLD = 50_000
 
 
-class Patience:
-    """The collector looks less often, and not at what was there before the tests ran."""
+class GcTuning:
+    """The settings during a run on hosts; without ``begin``, nothing changes."""
 
     def __init__(self) -> None:
-        self._before: tuple[int, int, int] | None = None
+        self._saved_threshold: tuple[int, int, int] | None = None
 
     def begin(self) -> None:
-        """Before collection."""
-        self._before = gc.get_threshold()
-        if self._before[0]:  # 0: somebody has switched it off
-            gc.set_threshold(_YOUNG, *self._before[1:])
+        """Collect garbage less often.  Called before collection of tests."""
+        self._saved_threshold = gc.get_threshold()
+        if self._saved_threshold[0]:  # 0: the collector is switched off
+            gc.set_threshold(_YOUNG_THRESHOLD, *self._saved_threshold[1:])
 
-    def spare(self) -> None:
-        """What is there now is not looked at any more: items before the tests, then reports."""
+    def freeze(self) -> None:
+        """Exempt all present objects: the items before the tests run, later the reports."""
         gc.freeze()
 
     def end(self) -> None:
-        """As it was; may be called twice, and without a beginning."""
-        if self._before is not None:
+        """Restore the settings; may be called more than once."""
+        if self._saved_threshold is not None:
             gc.unfreeze()
-            gc.set_threshold(*self._before)
-            self._before = None
+            gc.set_threshold(*self._saved_threshold)
+            self._saved_threshold = None

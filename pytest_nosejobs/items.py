@@ -1,171 +1,193 @@
-"""Files become items.
+"""Pytest items that are programs.
 
-Owns the nodes of pytest.  What is a test, and what it says of itself, is ``plan``'s.
+An item knows its program and how to describe it; an ``ItemRunner`` runs it.  What counts as a
+test, and its metadata, is decided in ``shell_runner``.
 """
 
 from __future__ import annotations
 
 import bdb
 import os
-from collections.abc import Callable, Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, Protocol
 
 import pytest
 
-from shell_runner import discovery
+from shell_runner.discovery import as_test
 from shell_runner.errors import NosejobsError
-from shell_runner.plan import Broken, Program, Rules
+from shell_runner.plan import DEFAULT_TIMEOUT, Program
 from shell_runner.remote.model import Execution, Result, Test
+from shell_runner.words import typed
 
-if TYPE_CHECKING:
-    from .plugin import Plugin
+from . import other_plugins
+from .failure_text import FailureText
 
-HOST_MARK = "nosejobs"
+#: Keywords of a collector and all nodes above it, kept for the reports of its items.
+_PARENT_KEYWORDS = pytest.StashKey[dict[str, Any]]()
+
+#: Outcome, message and text of an attempt that another one followed.  A plain tuple, because
+#: xdist sends it from its workers.
+EarlierAttempt = tuple[str, str, str]
 
 
 class ShellFailure(bdb.BdbQuit):
-    """A program run by the ordinary protocol did not pass.
+    """A program did not pass.
 
-    A BdbQuit, so that ``--pdb`` does not stop for it: there is no Python frame of the
-    user's to look at.
+    It is a BdbQuit so that ``--pdb`` does not stop for it: there is no Python frame of the user's
+    to look at.
     """
 
-    def __init__(self, test: Test, execution: Execution, result: Result) -> None:
+    def __init__(self, test: Test, execution: Execution, result: Result, text: FailureText) -> None:
         super().__init__(result.words)
         self.test = test
         self.execution = execution
         self.result = result
+        self.text = text
+
+
+class ItemRunner(Protocol):
+    """Runs items by pytest's ordinary protocol.
+
+    Both methods raise ``ShellFailure``, or skip the test by ``pytest.skip``.
+    """
+
+    def check_requirements(self, item: ShellItem) -> None:
+        """Check in the setup phase that this machine has the labels that ``item`` requires."""
+
+    def run_item(self, item: ShellItem) -> None:
+        """Run ``item`` to its end."""
+
+
+@dataclass(frozen=True)
+class ItemSettings:
+    """Settings that all items of a session share."""
+
+    #: The root of the tree that is shipped to hosts.
+    root: Path
+    #: Seconds by the options of the run; None: not set.
+    timeout: float | None
+    #: Names of output formats that are known before a program runs, by file suffix.
+    formats: Mapping[str, str]
 
 
 class ShellItem(pytest.Item):
-    """One program to run.  It hangs directly on its directory: no file node between."""
+    """One program to run.
 
-    def __init__(self, *, plugin: Plugin, found: Program, **kw: Any) -> None:
-        super().__init__(**kw)
-        self.plugin = plugin
-        self.argv = found.argv
-        self.metadata = found.metadata
-        #: What came of it, for the reports.
-        self.finished: tuple[Test, Execution] | None = None
-        #: A report that is on its way through the hooks of other plugins.
-        self.made: pytest.TestReport | None = None
-        #: Earlier attempts that failed: outcome, a few words, all that is shown of it.
-        self.earlier: list[tuple[str, str, str]] = []
-        #: Their reports, when the ordinary protocol runs it.
-        self.reruns: list[pytest.TestReport] = []
-        #: Why it is skipped before it starts.
-        self.unmet = ""
-        for tag in found.metadata.tags:
+    Its parent is its directory: a file node between would cost a report for each test.
+    """
+
+    def __init__(
+        self, *, runner: ItemRunner, settings: ItemSettings, program: Program, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._runner = runner
+        self._settings = settings
+        self.argv = program.argv
+        self.metadata = program.metadata
+        #: The last test and its execution by the ordinary protocol, for the reports.
+        self.local_result: tuple[Test, Execution] | None = None
+        #: A report that is on its way through the makereport hooks of other plugins.
+        self.pending_report: pytest.TestReport | None = None
+        self.earlier_attempts: list[EarlierAttempt] = []
+        #: Reports of the earlier attempts by the ordinary protocol.
+        self.rerun_reports: list[pytest.TestReport] = []
+        #: Why the test is skipped before it starts; empty if it is not.
+        self.unmet_reason = ""
+        for tag in program.metadata.tags:
             self.add_marker(tag)
 
     @property
     def location(self) -> tuple[str, int | None, str]:
-        """Cheap: pytest's own resolves paths anew for each item."""
-        # pytest rewrites the dots of a name that ends the node id; "./" keeps it as it is.
+        """Return path, line and name; pytest's own property resolves paths for each item."""
+        # Pytest rewrites the dots of a name that ends the node id; "./" preserves them.
         return (self.nodeid, None, f"./{self.nodeid}")
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        # A line in any case: pytest asserts one when it reports a mark that skips.
+        """Return path, line and name for pytest's reports."""
+        # There is always a line: pytest asserts one when it reports a skip by a marker.
         return self.path, 0, self.name
 
     def setup(self) -> None:
-        self.plugin.check_requirements(self)
+        """Prepare the item in the ordinary protocol."""
+        self._runner.check_requirements(self)
 
     def runtest(self) -> None:
-        """The ordinary protocol: one test, on this machine."""
-        self.plugin.run_here(self)
-
-    def attempts_before(self) -> dict[str, Any]:
-        """What each of its reports tells of earlier attempts; ``rerun`` is for rerunfailures."""
-        if not self.earlier:
-            return {}
-        return {"nosejobs_earlier": tuple(self.earlier), "rerun": len(self.earlier)}
+        """Run the item in the ordinary protocol, on this machine."""
+        self._runner.run_item(self)
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
-        from . import reports as report
-
+        """Return the text of an exception of the ordinary protocol."""
         if isinstance(excinfo.value, ShellFailure):
-            return report.of_failure(excinfo.value.test, excinfo.value.execution, self)
+            return excinfo.value.text
         if isinstance(excinfo.value, NosejobsError):
             return str(excinfo.value)
         return super().repr_failure(excinfo)
 
+    # -- for runners and reports --------------------------------------------------
 
-class RepeatedFile(pytest.File):
-    """A program that runs several times: an item for each run, ``program::repeat-2-of-3``.
+    def make_test(self, number: int) -> Test:
+        """Return what a host must know of the test; ``number`` becomes its id."""
+        format_name = self._settings.formats.get(self.path.suffix, "")
+        path, timeout = self._get_path_in_tree(), self._get_timeout()
+        return as_test(number, path, self.argv, self.metadata, timeout, format_name)
 
-    An item each, so that every run has its own outcome, testcase and place in ``--lf``,
-    ``-x`` stops between runs, and they spread over slots like any other tests.  The
-    program's own id means all of its runs.
-    """
+    def _get_path_in_tree(self) -> str:
+        """Return the path relative to the root.
 
-    make: Callable[[RepeatedFile, int], ShellItem]
-    count = 0
+        It stays absolute if the program is elsewhere; then only this machine can run it.
+        """
+        return str(self.path).removeprefix(f"{self._settings.root}{os.sep}")
 
-    def collect(self) -> Iterator[ShellItem]:
-        for number in range(1, self.count + 1):
-            yield self.make(self, number)
+    def _get_timeout(self) -> float:
+        """Return the seconds by metadata, our options, pytest-timeout or the default."""
+        return (
+            self.metadata.timeout
+            or self._settings.timeout
+            or other_plugins.get_timeout(self)
+            or DEFAULT_TIMEOUT
+        )
 
+    def get_report_keywords(self) -> dict[str, Any]:
+        """Return the keywords of the item and all nodes above it, as pytest's reports have them."""
+        keywords: dict[str, Any] = {}
+        if self.parent is not None:
+            keywords = self.parent.stash.get(_PARENT_KEYWORDS, keywords)
+            if not keywords:
+                keywords = dict.fromkeys(self.parent.keywords, 1)
+                self.parent.stash[_PARENT_KEYWORDS] = keywords
+        return {**keywords, self.name: 1, **{mark.name: 1 for mark in self.own_markers}}
 
-class BrokenFile(pytest.File):
-    """A file that looks like a test and cannot be one: a collection error."""
+    def get_attempt_attributes(self) -> dict[str, Any]:
+        """Return the report attributes about earlier attempts; ``rerun`` is rerunfailures'."""
+        if not self.earlier_attempts:
+            return {}
+        return {
+            "nosejobs_earlier": tuple(self.earlier_attempts),
+            "rerun": len(self.earlier_attempts),
+        }
 
-    why = ""
+    @property
+    def command(self) -> str:
+        """Return the command that executes the test, as typed in its directory."""
+        return typed(*self.argv, f"./{self.path.name}")
 
-    def collect(self) -> NoReturn:
-        raise self.CollectError(self.why)
-
-    @classmethod
-    def create(cls, parent: pytest.Collector, path: Path, why: str) -> BrokenFile:
-        """The collector whose error says ``why``."""
-        node = cls.from_parent(parent, path=path)
-        node.why = why
-        return node
-
-
-class Collection:
-    """Collects the files of one session."""
-
-    def __init__(self, plugin: Plugin, rules: Rules, root: Path) -> None:
-        self._plugin = plugin
-        self._rules = rules
-        self._prefix = str(root) + os.sep
-
-    def collect(self, path: Path, parent: pytest.Collector) -> Any:
-        """An item, a BrokenFile, or None for what is no test."""
-        return self._look(str(path), parent, parent.session.isinitpath(path))
-
-    def program(self, path: str, parent: pytest.Collector) -> Any:
-        """The same for a file that nobody has named."""
-        return self._look(path, parent, named=False)
-
-    def _look(self, path: str, parent: pytest.Collector, named: bool) -> Any:
-        name = path.removeprefix(self._prefix).replace(os.sep, "/")
-        found = self._rules.look(path, name, named)
-        if isinstance(found, Broken):
-            return BrokenFile.create(parent, Path(path), found.why)
-        return None if found is None else self._item(Path(path), parent, found)
-
-    def _item(self, path: Path, parent: pytest.Collector, found: Program) -> Any:
-        self._plugin.learn_tags(found.metadata)
-        settings = {"path": path, "plugin": self._plugin, "found": found}
-        if found.runs == 1:
-            plain = discovery.printable(path.name)
-            return ShellItem.from_parent(parent, name=plain, nodeid=found.nodeid, **settings)
-
-        def make(parent: RepeatedFile, number: int) -> Any:
-            nodeid = found.nodeid_of(number)
-            run = nodeid.rpartition("::")[2]
-            item = ShellItem.from_parent(parent, name=run, nodeid=nodeid, **settings)
-            item.user_properties += found.properties_of(number)
-            return item
-
-        repeated = RepeatedFile.from_parent(parent, path=path, nodeid=found.nodeid)
-        repeated.make, repeated.count = make, found.runs
-        return repeated
+    @property
+    def rerun_command(self) -> str:
+        """Return one line that runs the test again by hand, from where pytest was started."""
+        start = self.config.invocation_params.dir
+        folder = os.path.relpath(self.path.parent, start)
+        command = self.command
+        if self.metadata.cwd == "root":
+            folder = os.path.relpath(self._settings.root, start)
+            command = typed(*self.argv, f"./{os.path.relpath(self.path, self._settings.root)}")
+        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.metadata.env)
+        command = f"{variables} {command}".strip()
+        return command if folder == "." else f"cd {typed(folder)} && {command}"
 
 
-def shell_items(items: Iterable[pytest.Item]) -> list[ShellItem]:
-    """Those that are ours."""
+def select_shell_items(items: Iterable[pytest.Item]) -> list[ShellItem]:
+    """Return the items that are programs."""
     return [item for item in items if isinstance(item, ShellItem)]

@@ -1,6 +1,6 @@
-"""Warnings of the processes that tests leave behind.
+"""Warnings about processes that tests leave behind.
 
-Owns how pytest hears of them.  What is left, and that it was killed, is the host's.
+The host finds and kills them; this module only tells pytest.
 """
 
 from __future__ import annotations
@@ -8,15 +8,12 @@ from __future__ import annotations
 import contextlib
 import warnings
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from shell_runner.remote.model import Execution, Test
 from shell_runner.remote.verdict import leftover_words
-
-if TYPE_CHECKING:
-    from .items import ShellItem
 
 
 class LeftoversWarning(pytest.PytestWarning):
@@ -25,22 +22,25 @@ class LeftoversWarning(pytest.PytestWarning):
     __module__ = "pytest_nosejobs"
 
 
-def warn(item: ShellItem, test: Test, execution: Execution) -> Test:
-    """Warn of what the test left; the test, which fails for it where warnings are errors."""
+def warn_of_leftovers(item: pytest.Item, test: Test, execution: Execution) -> Test:
+    """Issue a LeftoversWarning if the test left processes behind and asks for a warning.
+
+    Returns the test; where warnings are errors, it is changed so that it fails for them.
+    """
     if not execution.leftovers or test.leftovers != "warn":
         return test
-    words = f"{item.nodeid}: left {leftover_words(execution.leftovers)}"
+    message = f"{item.nodeid}: left {leftover_words(execution.leftovers)}"
     try:
-        with _filters(item):
-            # A name of its own each: Python shows a warning once for a file and line.
-            warnings.warn_explicit(LeftoversWarning(words), None, str(item.path), 1, registry={})
+        with _apply_filters(item):
+            # Python shows a warning once for each file and line: the registry is a new one.
+            warnings.warn_explicit(LeftoversWarning(message), None, str(item.path), 1, registry={})
     except LeftoversWarning:
         return test._replace(leftovers="fail")
     return test
 
 
-def _filters(item: ShellItem) -> AbstractContextManager[Any]:
-    """pytest's own filters and summary, which know nothing of tests on hosts."""
+def _apply_filters(item: pytest.Item) -> AbstractContextManager[Any]:
+    """Return a context with pytest's warning filters, in which its summary records warnings."""
     if not item.config.pluginmanager.has_plugin("warnings"):
         return contextlib.nullcontext()
     from _pytest.warnings import catch_warnings_for_item

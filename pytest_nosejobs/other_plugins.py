@@ -1,6 +1,6 @@
-"""What the settings of other plugins mean for shell tests: pytest-timeout, pytest-rerunfailures.
+"""Settings of other plugins that apply to shell tests: pytest-timeout, pytest-rerunfailures.
 
-Owns the reading of their options, ini values and marks.  Without them nothing is asked.
+Without those plugins, all functions return what means "no setting".
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import Any
 import pytest
 
 
-def timeout(item: pytest.Item) -> float | None:
-    """Seconds by pytest-timeout's mark, option, environment or ini; None if it says nothing.
+def get_timeout(item: pytest.Item) -> float | None:
+    """Return the seconds by pytest-timeout's marker, option, environment or ini; else None.
 
-    Its 0 is "no timeout": then ours holds, for no shell test is waited for without end.
+    Its 0 means "no timeout"; then None is returned too, as a shell test always has a timeout.
     """
-    plugin: Any = _plugin(item.config, "timeout")
+    plugin: Any = _get_plugin(item.config, "timeout")
     if not hasattr(plugin, "get_env_settings"):
         return None
-    mark = item.get_closest_marker("timeout")
-    given = None
-    if mark is not None:
-        given = mark.args[0] if mark.args else mark.kwargs.get("timeout")
-    if given is None:
-        given = plugin.get_env_settings(item.config).timeout
-    return float(given) if given and float(given) > 0 else None
+    marker = item.get_closest_marker("timeout")
+    seconds = None
+    if marker is not None:
+        seconds = marker.args[0] if marker.args else marker.kwargs.get("timeout")
+    if seconds is None:
+        seconds = plugin.get_env_settings(item.config).timeout
+    return float(seconds) if seconds and float(seconds) > 0 else None
 
 
 def has_session_timeout(config: pytest.Config) -> bool:
-    """There is a plugin that has the option ``--session-timeout``."""
-    return hasattr(_plugin(config, "timeout"), "SESSION_EXPIRE_KEY")
+    """Return whether a plugin has the option ``--session-timeout``."""
+    return hasattr(_get_plugin(config, "timeout"), "SESSION_EXPIRE_KEY")
 
 
-def session_timeout(session: pytest.Session) -> str:
-    """Why the session must end now by ``--session-timeout``, or nothing."""
-    plugin: Any = _plugin(session.config, "timeout")
+def check_session_timeout(session: pytest.Session) -> str:
+    """Return why ``--session-timeout`` ends the session now; empty if it does not."""
+    plugin: Any = _get_plugin(session.config, "timeout")
     key = getattr(plugin, "SESSION_EXPIRE_KEY", None)
     expires = session.config.stash.get(key, 0.0) if key is not None else 0.0
     if expires and expires < time.time():
@@ -44,24 +44,26 @@ def session_timeout(session: pytest.Session) -> str:
     return ""
 
 
-def _plugin(config: pytest.Config, name: str) -> Any:
-    """By its entry point's name, or by its module's, if it was loaded with ``-p``."""
-    manager = config.pluginmanager
-    return manager.get_plugin(name) or manager.get_plugin(f"pytest_{name}")
+def get_reruns(item: pytest.Item, retries: int | None) -> int:
+    """Return how many times ``item`` may run again after a failure.
 
-
-def reruns(item: pytest.Item, said: int | None) -> int:
-    """How often ``item`` may run again: ``said`` by its metadata, else by pytest-rerunfailures.
-
-    Only ``--force-reruns`` is stronger than metadata.
+    ``retries``: the number in the test's metadata, or None.  It takes precedence over the
+    settings of pytest-rerunfailures, except over ``--force-reruns``.
     """
-    plugin = _plugin(item.config, "rerunfailures")
+    plugin = _get_plugin(item.config, "rerunfailures")
     count = getattr(plugin, "get_reruns_count", None)
-    if count is None or (said is not None and item.config.getoption("force_reruns", None) is None):
-        return said or 0
+    is_forced = item.config.getoption("force_reruns", None) is not None
+    if count is None or (retries is not None and not is_forced):
+        return retries or 0
     return max(int(count(item) or 0), 0)
 
 
-def tell_reruns(item: Any) -> None:
-    """For ``--fail-on-flaky``: how often the item has run.  Only after its teardown."""
-    item.execution_count = len(item.earlier) + 1
+def set_execution_count(item: Any, count: int) -> None:
+    """Tell ``--fail-on-flaky`` how many times ``item`` has run.  Call it after its teardown."""
+    item.execution_count = count
+
+
+def _get_plugin(config: pytest.Config, name: str) -> Any:
+    """Return a plugin by the name of its entry point, or of its module if loaded by ``-p``."""
+    manager = config.pluginmanager
+    return manager.get_plugin(name) or manager.get_plugin(f"pytest_{name}")

@@ -1,14 +1,13 @@
-"""A Result becomes pytest's reports.
+"""Pytest's reports of a test that has run.
 
-Owns their making, and how pytest is shown our texts.  The texts are those of ``words``.
+The functions are pure: they send nothing.  The texts are those of ``shell_runner.words``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from typing import Any
 
 import pytest
 
@@ -25,55 +24,46 @@ from shell_runner.remote.model import (
     Test,
 )
 from shell_runner.remote.verdict import is_told_by_cases, judge
-from shell_runner.words import Failure, Place, readable, tail, whole
+from shell_runner.words import Place, readable, tail, whole
 
-if TYPE_CHECKING:
-    from .items import ShellItem
+from .failure_text import FailureText
+from .items import ShellItem
 
 
 @dataclass(frozen=True)
-class Crash:
-    """What pytest shows in its short summary and as JUnit's message."""
+class ReportContext:
+    """One execution of a test, with everything that its reports need."""
 
-    message: str
-    path: str
-    lineno: int = 0
+    item: ShellItem
+    test: Test
+    execution: Execution
+    #: The name of the host; empty: not shown.
+    host: str
+    #: Paths of the artifacts on this machine.
+    files: Sequence[str] = ()
 
-    def __str__(self) -> str:
-        """What ``--tb=line`` shows."""
-        return f"{self.path}: {self.message}"
+    @property
+    def has_passed_by_cases(self) -> bool:
+        """Return whether cases were reported and the program as a whole did not fail.
 
-
-class FailureText:
-    """What is shown of a test that did not pass; output comes as pytest's own sections."""
-
-    def __init__(self, failure: Failure, nodeid: str) -> None:
-        self.failure = failure
-        self.reprcrash = Crash(failure.message, readable(nodeid))
-
-    def toterminal(self, writer: Any) -> None:
-        """For the terminal, where pytest adds the captured output."""
-        for number, line in enumerate(self.failure.lines):
-            writer.line(line, red=number == 0, bold=number == 0)
-
-    def __str__(self) -> str:
-        return str(self.failure)
+        The reports of cases do not tell ``--lf`` that the program need not run again.
+        """
+        if not self.execution.parsed:
+            return False
+        return judge(self.test, self.execution).outcome in (PASSED, SKIPPED)
 
 
-def of_failure(test: Test, execution: Execution, item: ShellItem, host: str = "") -> FailureText:
-    """What a person needs to know first."""
-    failure = words.of_failure(test, execution, _place(item, execution, host))
-    return FailureText(failure, item.nodeid)
+def describe_failure(context: ReportContext) -> FailureText:
+    """Return the text of a program that did not pass."""
+    failure = words.of_failure(context.test, context.execution, _make_place(context))
+    return FailureText(failure, context.item.nodeid)
 
 
-def _place(item: ShellItem, execution: Execution, host: str) -> Place:
-    plugin = item.plugin
-    files = plugin.files_of(item, execution) if execution.artefacts else ()
-    return Place(item.nodeid, plugin.command_of(item), plugin.rerun_of(item), host, files)
+def make_sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
+    """Return pytest's sections of captured output.
 
-
-def sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
-    """pytest's sections of captured output: ends only for a failure, else all that was kept."""
+    ``short``: only the last lines of each stream, for a failure; otherwise all that was kept.
+    """
     show = tail if short else whole
     return [
         (f"Captured {name} call", show(stream))
@@ -82,198 +72,186 @@ def sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
     ]
 
 
-def reports(
-    item: ShellItem, test: Test, execution: Execution, host: str, short: bool = False
-) -> Iterator[pytest.TestReport]:
-    """The reports of a test that has run: of each of its cases, and of itself if need be.
+def make_reports(context: ReportContext, skip_silent: bool = False) -> Iterator[pytest.TestReport]:
+    """Yield the reports of a test: of its cases, and of the program if the cases do not suffice.
 
-    ``short``: of a program that passed, only the one that says so.
+    ``skip_silent``: of a program that passed, only the report that says so.
     """
+    execution = context.execution
     if execution.parsed is not None and execution.parsed.cases:
-        yield from case_reports(item, test, execution, host)
-        if is_told_by_cases(test, execution):
+        yield from _make_case_reports(context, execution.parsed.cases)
+        if is_told_by_cases(context.test, execution):
             return
-    shared = _Shared(item, execution, host)
-    verdict = _verdict_report(shared, test)
-    if short and verdict.passed:
+    builder = _ReportBuilder(context.item, execution, context.host, context.files)
+    verdict = _make_verdict_report(builder, context)
+    if skip_silent and verdict.passed:
         yield verdict
         return
     if verdict.when == "call":
-        yield shared.report("setup", "passed")
+        yield builder.build("setup", "passed")
     yield verdict
     # JUnit's writer takes the output from the last report.
-    yield shared.report("teardown", "passed", None, verdict.sections)
+    yield builder.build("teardown", "passed", None, verdict.sections)
 
 
-def case_reports(
-    item: ShellItem, test: Test, execution: Execution, host: str
-) -> Iterator[pytest.TestReport]:
-    """Three reports for each case; time that no case claims goes to the set-up of the first."""
-    assert execution.parsed is not None
-    cases = execution.parsed.cases
-    unclaimed = words.unclaimed(execution, cases)
-    output: Sequence[tuple[str, str]] = sections(execution, short=True)
-    for number, (case, names) in enumerate(words.named_cases(cases)):
-        shared = _Shared(item, execution, host, case, names)
-        shared.files = [] if number else shared.files
-        yield shared.report("setup", "passed", took=unclaimed)
-        unclaimed = 0.0
-        shown: Sequence[tuple[str, str]] = ()
-        if case.outcome in (FAILED, ERROR):  # once is enough
-            shown, output = output, ()
-        yield _case_report(shared, case, shown)
-        yield shared.report("teardown", "passed", None, shown)
-
-
-def _case_report(
-    shared: _Shared, case: Case, output: Sequence[tuple[str, str]]
-) -> pytest.TestReport:
-    took = case.duration or 0.0
-    if case.outcome == SKIPPED:
-        reason = f"Skipped: {words.skip_reason_of_case(case)}"
-        return shared.report("call", "skipped", skipped_at(shared.item, reason), took=took)
-    if case.outcome in (FAILED, ERROR):
-        # The sections are for the terminal; JUnit XML has the output in the text.
-        text = of_case(case, shared, bool(output))
-        return shared.report("call", "failed", text, output, took=took)
-    outcome = "skipped" if case.outcome == XFAILED else "passed"
-    made = shared.report("call", outcome, None, took=took)
-    if case.outcome in (XFAILED, XPASSED):
-        made.wasxfail = f"reason: {readable(case.message)}"
-    return made
-
-
-def of_case(case: Case, shared: _Shared, output: bool) -> FailureText:
-    """What a person needs to know first of a case that failed."""
-    place = _place(shared.item, shared.execution, shared.host)
-    return FailureText(words.of_case(case, shared.execution, place, output), shared.item.nodeid)
-
-
-def attempt_reports(
-    item: ShellItem, test: Test, execution: Execution, host: str
-) -> Iterator[pytest.TestReport]:
-    """Of an attempt that another one follows; only the last of them is shown."""
-    verdict = verdict_report(item, test, execution, host)
+def make_attempt_reports(context: ReportContext) -> Iterator[pytest.TestReport]:
+    """Yield the reports of an attempt that another one follows; only the last one is shown."""
+    builder = _ReportBuilder(context.item, context.execution, context.host, context.files)
+    verdict = _make_verdict_report(builder, context)
     if verdict.when == "call":
-        yield _Shared(item, execution, host).report("setup", "passed")
+        yield builder.build("setup", "passed")
     yield verdict
 
 
-def verdict_report(
-    item: ShellItem, test: Test, execution: Execution, host: str
+def make_verdict_report(context: ReportContext) -> pytest.TestReport:
+    """Return the report that tells the outcome; an error is a failed setup, as in pytest."""
+    builder = _ReportBuilder(context.item, context.execution, context.host, context.files)
+    return _make_verdict_report(builder, context)
+
+
+def make_skip_reports(item: ShellItem, reason: str) -> Iterator[pytest.TestReport]:
+    """Yield the reports of a test that is skipped without having run."""
+    builder = _ReportBuilder(item, Execution(0), "")
+    yield builder.build("setup", "skipped", _locate_skip(item, reason))
+    yield builder.build("teardown", "passed")
+
+
+def add_attributes(report: Any, item: ShellItem) -> None:
+    """Give a report that pytest has made of ``item`` the attributes of our own reports."""
+    report.nosejobs_host = ""
+    report.nosejobs_case = None
+    report.nosejobs_nodeid = report.nosejobs_program = item.nodeid
+    report.nosejobs_files = []
+
+
+def _make_case_reports(
+    context: ReportContext, cases: Sequence[Case]
+) -> Iterator[pytest.TestReport]:
+    """Yield three reports for each case; time that no case claims is the first one's setup."""
+    item, execution = context.item, context.execution
+    unclaimed = words.unclaimed(execution, cases)
+    output: Sequence[tuple[str, str]] = make_sections(execution, short=True)
+    for number, (case, names) in enumerate(words.named_cases(cases)):
+        files = () if number else context.files
+        builder = _ReportBuilder(item, execution, context.host, files, case, names)
+        yield builder.build("setup", "passed", duration=unclaimed)
+        unclaimed = 0.0
+        sections: Sequence[tuple[str, str]] = ()
+        if case.outcome in (FAILED, ERROR):  # the first failure shows the output
+            sections, output = output, ()
+        yield _make_case_report(builder, context, case, sections)
+        yield builder.build("teardown", "passed", None, sections)
+
+
+def _make_case_report(
+    builder: _ReportBuilder,
+    context: ReportContext,
+    case: Case,
+    sections: Sequence[tuple[str, str]],
 ) -> pytest.TestReport:
-    """The report that tells the outcome; an error is pytest's failed setup."""
-    return _verdict_report(_Shared(item, execution, host), test)
+    duration = case.duration or 0.0
+    if case.outcome == SKIPPED:
+        reason = _locate_skip(context.item, f"Skipped: {words.skip_reason_of_case(case)}")
+        return builder.build("call", "skipped", reason, duration=duration)
+    if case.outcome in (FAILED, ERROR):
+        # The sections are for the terminal; JUnit XML has the output in the text.
+        text = _describe_case_failure(context, case, bool(sections))
+        return builder.build("call", "failed", text, sections, duration=duration)
+    outcome = "skipped" if case.outcome == XFAILED else "passed"
+    report = builder.build("call", outcome, None, duration=duration)
+    if case.outcome in (XFAILED, XPASSED):
+        report.wasxfail = f"reason: {readable(case.message)}"
+    return report
 
 
-def _verdict_report(shared: _Shared, test: Test) -> pytest.TestReport:
-    item, execution, host = shared.item, shared.execution, shared.host
-    outcome = judge(test, execution).outcome
+def _describe_case_failure(context: ReportContext, case: Case, with_output: bool) -> FailureText:
+    failure = words.of_case(case, context.execution, _make_place(context), with_output)
+    return FailureText(failure, context.item.nodeid)
+
+
+def _make_place(context: ReportContext) -> Place:
+    item = context.item
+    return Place(item.nodeid, item.command, item.rerun_command, context.host, context.files)
+
+
+def _make_verdict_report(builder: _ReportBuilder, context: ReportContext) -> pytest.TestReport:
+    execution = context.execution
+    outcome = judge(context.test, execution).outcome
     if outcome == PASSED:
-        return shared.report("call", "passed", None, sections(execution, short=False))
+        return builder.build("call", "passed", None, make_sections(execution, short=False))
     if outcome == SKIPPED:
-        reason = skipped_at(item, f"Skipped: {words.skip_reason(execution)}")
-        return shared.report("call", "skipped", reason, sections(execution, short=False))
-    text = of_failure(test, execution, item, host)
+        reason = _locate_skip(context.item, f"Skipped: {words.skip_reason(execution)}")
+        return builder.build("call", "skipped", reason, make_sections(execution, short=False))
     when = "setup" if outcome == ERROR else "call"
-    return shared.report(when, "failed", text, sections(execution, short=True))
+    sections = make_sections(execution, short=True)
+    return builder.build(when, "failed", describe_failure(context), sections)
 
 
-def skipped_at(item: ShellItem, reason: str) -> tuple[str, int, str]:
-    """Where and why, as pytest has it: a program is skipped at its first line."""
+def _locate_skip(item: ShellItem, reason: str) -> tuple[str, int, str]:
+    """Return where and why a test is skipped, as pytest has it: at the program's first line."""
     return str(item.path), 1, reason
 
 
-def skip_reports(item: ShellItem, reason: tuple[str, int, str]) -> Iterator[pytest.TestReport]:
-    """The reports of a test that a mark skips, without its having run."""
-    shared = _Shared(item, Execution(0), "")
-    yield shared.report("setup", "skipped", reason)
-    yield shared.report("teardown", "passed")
-
-
-def belongs_to(made: Any, item: ShellItem) -> None:
-    """A report that pytest has made of our item gets the names that ours have."""
-    made.nosejobs_host = ""
-    made.nosejobs_case = None
-    made.nosejobs_nodeid = made.nosejobs_program = item.nodeid
-    made.nosejobs_files = []
-
-
-def name_in_junit(xml: Any, report: pytest.TestReport) -> None:
-    """Names that say more than pytest's own.
-
-    pytest takes the last ``::`` part of a node id for the name, and so would leave the
-    class of a program empty, which viewers show as a nameless root.
-    """
-    classname, name = words.in_junit(report.nosejobs_program, report.nosejobs_case)
-    reporter = xml.node_reporter(report)
-    reporter.add_attribute("classname", classname)
-    reporter.add_attribute("name", name)
-
-
-def attach_in_junit(xml: Any, report: pytest.TestReport) -> None:
-    """Where the files are that the test wrote, for those who show JUnit XML."""
-    if report.nosejobs_files:
-        element = ElementTree.Element("system-out")
-        element.text = words.attachments(report.nosejobs_files)
-        xml.node_reporter(report).append(element)
-
-
-class _Shared:
-    """What the reports of one test, or of one of its cases, have in common."""
+class _ReportBuilder:
+    """Builds the reports of one program or case, which have most of their fields in common."""
 
     def __init__(
         self,
         item: ShellItem,
         execution: Execution,
         host: str,
+        files: Sequence[str] = (),
         case: Case | None = None,
         names: tuple[str, str] | None = None,
     ) -> None:
         """``names``: group and name of the case, unique within its program."""
-        self.item = item
-        self.execution = execution
-        self.host = host
-        self.case = names
-        self.files = item.plugin.files_of(item, execution) if execution.artefacts else []
         name = " > ".join(filter(None, names or ()))
-        self.nodeid = f"{item.nodeid}::{name}" if name else item.nodeid
-        self.location = (item.nodeid, None, f"./{self.nodeid}")
-        known = words.properties(execution, host) if host else ()
-        self.properties = [*item.user_properties, *known]
+        nodeid = f"{item.nodeid}::{name}" if name else item.nodeid
+        self._execution = execution
+        self._nodeid = nodeid
+        self._location = (item.nodeid, None, f"./{nodeid}")
+        self._keywords = item.get_report_keywords()
+        properties = words.properties(execution, host) if host else ()
+        self._properties = [*item.user_properties, *properties]
         if case:
-            self.properties += words.case_properties(case)
-        self.keywords = item.plugin.keywords_of(item)
+            self._properties += words.case_properties(case)
+        self._attributes = {
+            "nosejobs_host": host,
+            "nosejobs_case": names,
+            "nosejobs_nodeid": nodeid,
+            "nosejobs_program": item.nodeid,
+            "nosejobs_files": list(files),
+            **item.get_attempt_attributes(),
+        }
 
-    def report(
+    def build(
         self,
         when: Any,
         outcome: Any,
         longrepr: Any = None,
-        found: Sequence[tuple[str, str]] = (),
-        took: float | None = None,
+        sections: Sequence[tuple[str, str]] = (),
+        duration: float | None = None,
     ) -> pytest.TestReport:
-        """One report; unless told otherwise, only the one with the verdict has a duration."""
-        execution = self.execution
-        if took is None:
-            verdict = when == "call" or longrepr is not None
-            took = execution.duration if verdict else 0.0
+        """Return one report.
+
+        ``duration``: in seconds; by default that of the program if the report has the verdict,
+        else 0.
+        """
+        execution = self._execution
+        if duration is None:
+            is_verdict = when == "call" or longrepr is not None
+            duration = execution.duration if is_verdict else 0.0
         return pytest.TestReport(
-            self.nodeid,
-            self.location,
-            self.keywords,
+            self._nodeid,
+            self._location,
+            self._keywords,
             outcome,
             longrepr,
             when,
-            found,
-            took,
+            sections,
+            duration,
             execution.started,
-            execution.started + took,
-            self.properties,
-            nosejobs_host=self.host,
-            nosejobs_case=self.case,
-            nosejobs_nodeid=self.nodeid,
-            nosejobs_program=self.item.nodeid,
-            nosejobs_files=self.files,
-            **self.item.attempts_before(),
+            execution.started + duration,
+            self._properties,
+            **self._attributes,
         )

@@ -1,90 +1,80 @@
 """Tests that run again after a failure.
 
-Owns how earlier attempts are shown: each is a report with the outcome
-"rerun", as pytest-rerunfailures has it, and the last one decides.  In JUnit XML they are
-``flakyFailure`` and ``rerunFailure`` elements (Surefire's names) of the one testcase.
+Each earlier attempt is a report with the outcome "rerun", as in pytest-rerunfailures; the last
+attempt decides.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from typing import Any
 
 import pytest
 
-from shell_runner.remote.model import ERROR, PASSED, Execution, Test
+from shell_runner.remote.model import PASSED, Execution, Test
 from shell_runner.remote.verdict import judge
 from shell_runner.words import flaky_words, readable
 
-if TYPE_CHECKING:
-    from .items import ShellItem
+from . import junit_xml, markers, other_plugins
+from .items import ShellItem
 
 
-def remember(
-    item: ShellItem, test: Test, execution: Execution, made: pytest.TestReport
+def count_attempts(item: ShellItem) -> int:
+    """Return the maximum number of attempts of ``item``.
+
+    A test that is expected to fail has one.  Call it after the markers have been evaluated.
+    """
+    if markers.is_expected_to_fail(item):
+        return 1
+    return 1 + other_plugins.get_reruns(item, item.metadata.retries)
+
+
+def mark_as_rerun(
+    item: ShellItem, test: Test, execution: Execution, report: pytest.TestReport
 ) -> pytest.TestReport:
-    """Make ``made`` the report of an attempt that another one follows."""
+    """Make ``report`` that of an attempt that another one follows, and note it in ``item``."""
     result = judge(test, execution)
-    text = readable(str(made.longrepr or ""))
-    made.outcome = "rerun"  # type: ignore[assignment]
-    made.rerun = len(item.earlier)  # type: ignore[attr-defined]
-    item.earlier.append((result.outcome, readable(result.words), text))
-    return made
+    text = readable(str(report.longrepr or ""))
+    report.outcome = "rerun"  # type: ignore[assignment]
+    report.rerun = len(item.earlier_attempts)  # type: ignore[attr-defined]
+    item.earlier_attempts.append((result.outcome, readable(result.words), text))
+    return report
 
 
-def settle(item: ShellItem, test: Test, execution: Execution, attempts: int) -> None:
-    """The last attempt is over: one that passes after a failure is flaky."""
-    if item.earlier and judge(test, execution).outcome == PASSED:
-        item.user_properties.append(("flaky", flaky_words(len(item.earlier), attempts)))
+def add_flaky_property(item: ShellItem, test: Test, execution: Execution, attempts: int) -> None:
+    """Mark ``item`` as flaky if its last attempt has passed after a failure.
+
+    ``attempts``: the maximum number of attempts.
+    """
+    if item.earlier_attempts and judge(test, execution).outcome == PASSED:
+        text = flaky_words(len(item.earlier_attempts), attempts)
+        item.user_properties.append(("flaky", text))
 
 
-class Attempts:
-    """What the reports of a session tell of earlier attempts."""
+class RerunRecorder:
+    """Records from the reports of a session which tests ran again."""
 
     def __init__(self) -> None:
-        #: By node id, in words.
+        #: How each flaky program passed, by node id, as shown to people.
         self.flaky: dict[str, str] = {}
-        self._told: set[str] = set()
+        self._recorded: set[str] = set()
 
-    def take(self, report: pytest.TestReport, xml: Any) -> None:
-        """Called after pytest's own hooks have seen ``report``; ``xml`` may be None."""
+    def record(self, report: pytest.TestReport, xml: Any) -> None:
+        """Record a report that pytest's own hooks have seen.
+
+        ``xml``: pytest's writer of JUnit XML, or None.
+        """
         if report.outcome == "rerun":  # type: ignore[comparison-overlap]
             if xml is not None:
-                _forget(xml, report)
+                junit_xml.remove_testcase(xml, report)
             return
         earlier = getattr(report, "nosejobs_earlier", ())
         program = report.location[0]
         is_verdict = report.when == "call" or report.failed
-        if not earlier or not is_verdict or program in self._told:
+        if not earlier or not is_verdict or program in self._recorded:
             return
-        self._told.add(program)
+        self._recorded.add(program)
         flaky = dict(report.user_properties).get("flaky")
         if flaky:
             self.flaky[program] = str(flaky)
         if xml is not None:
-            xml.node_reporter(report).nodes += [_element(each, bool(flaky)) for each in earlier]
-
-    def write(self, reporter: Any) -> None:
-        """A section of the terminal's summary."""
-        if self.flaky:
-            reporter.section("flaky tests", yellow=True)
-            for nodeid, words in self.flaky.items():
-                reporter.line(f"{nodeid}: {words}")
-
-
-def _element(attempt: tuple[str, str, str], flaky: bool) -> ElementTree.Element:
-    outcome, message, text = attempt
-    name = ("flaky" if flaky else "rerun") + ("Error" if outcome == ERROR else "Failure")
-    element = ElementTree.Element(name, message=message, type=outcome)
-    element.text = text
-    return element
-
-
-def _forget(xml: Any, report: pytest.TestReport) -> None:
-    """pytest opens a testcase for any report: this one would look like a pass."""
-    opened = xml.node_reporter(report)
-    xml.node_reporters_ordered.remove(opened)
-    for key, value in list(xml.node_reporters.items())[::-1]:
-        if value is opened:
-            del xml.node_reporters[key]
-            return
+            junit_xml.add_earlier_attempts(xml, report, earlier, bool(flaky))

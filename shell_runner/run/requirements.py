@@ -12,7 +12,7 @@ from ..discovery import HOST_LOCK, Metadata, locks_of_host
 
 @dataclass(frozen=True)
 class Requirements:
-    """What one test requires of its host and of the other hosts."""
+    """The requirements of one test."""
 
     #: Locks that one test at a time holds in the whole run.
     locks: frozenset[str] = frozenset()

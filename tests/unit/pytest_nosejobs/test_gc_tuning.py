@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_nosejobs.gc_tuning import Patience
+from pytest_nosejobs.gc_tuning import GcTuning
 
 
 @pytest.fixture(autouse=True)
@@ -18,12 +18,12 @@ def _as_before() -> Iterator[None]:
 
 def test_a_run_leaves_nothing_behind() -> None:
     before = gc.get_threshold()
-    patience = Patience()
-    patience.begin()
-    patience.spare()
+    tuning = GcTuning()
+    tuning.begin()
+    tuning.freeze()
     assert gc.get_threshold()[0] > before[0]
     assert gc.get_freeze_count()
-    patience.end()
+    tuning.end()
     assert gc.get_threshold() == before
     assert not gc.get_freeze_count()
 
@@ -31,8 +31,8 @@ def test_a_run_leaves_nothing_behind() -> None:
 def test_what_others_have_set_stays() -> None:
     gc.set_threshold(0, 10, 10)
     gc.freeze()
-    patience = Patience()
-    patience.end()  # no run on hosts has begun
+    tuning = GcTuning()
+    tuning.end()  # no run on hosts has begun
     assert gc.get_freeze_count()
-    patience.begin()
+    tuning.begin()
     assert gc.get_threshold() == (0, 10, 10)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nosejobs.node_ids import rewrite
+from pytest_nosejobs.node_ids import rewrite_arguments
 
 FILES = ["test_a", "test_b::c", "test_d[1].sh", "sub/test_e", "sub/test_f::[x].sh", "test_g.py"]
 
@@ -34,18 +34,18 @@ def base(tmp_path: Path) -> Path:
     ],
 )
 def test_one_argument(base: Path, arg: str, seen: str) -> None:
-    found = rewrite([arg], base)
+    found = rewrite_arguments([arg], base)
     assert found.args == [seen]
     assert not found.only
 
 
 def test_absolute_paths_are_read_like_others(base: Path) -> None:
-    assert rewrite([f"{base}/test_a::case"], Path("/")).args == [f"{base}/test_a"]
+    assert rewrite_arguments([f"{base}/test_a::case"], Path("/")).args == [f"{base}/test_a"]
 
 
 @pytest.mark.parametrize("arg", ["test_b::c", "test_b::c::case", "test_b::c::x::y"])
 def test_a_name_that_pytest_would_split_is_asked_for_by_its_folder(base: Path, arg: str) -> None:
-    found = rewrite([arg], base)
+    found = rewrite_arguments([arg], base)
     assert found.args == [str(base)]
     assert [name for name in FILES if not found.ignores(base / name)] == [
         "test_b::c", "sub/test_e", "sub/test_f::[x].sh",
@@ -54,7 +54,7 @@ def test_a_name_that_pytest_would_split_is_asked_for_by_its_folder(base: Path, a
 
 
 def test_several_of_one_folder(base: Path) -> None:
-    found = rewrite(["test_b::c", "test_d[1].sh::x", "test_a", "sub/test_e"], base)
+    found = rewrite_arguments(["test_b::c", "test_d[1].sh::x", "test_a", "sub/test_e"], base)
     wanted = [name for name in [*FILES, "sub"] if not found.ignores(base / name)]
     assert wanted == [
         "test_a", "test_b::c", "test_d[1].sh", "sub/test_e", "sub/test_f::[x].sh", "sub",
@@ -63,10 +63,10 @@ def test_several_of_one_folder(base: Path) -> None:
 
 @pytest.mark.parametrize("whole", [".", "sub", "sub/", "./sub/../sub"])
 def test_a_folder_that_is_asked_for_as_well_is_wanted_whole(base: Path, whole: str) -> None:
-    found = rewrite([whole, "sub/test_f::[x].sh"], base)
+    found = rewrite_arguments([whole, "sub/test_f::[x].sh"], base)
     assert not any(found.ignores(base / name) for name in FILES)
 
 
 def test_an_iterator_will_do(base: Path) -> None:
-    found = rewrite(iter(["sub", "sub/test_f::[x].sh"]), base)
+    found = rewrite_arguments(iter(["sub", "sub/test_f::[x].sh"]), base)
     assert not found.ignores(base / "sub/test_e")

@@ -1,4 +1,4 @@
-"""How cases are named in node ids and in JUnit XML."""
+"""Names of cases in node ids and in JUnit XML."""
 
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace

@@ -12,7 +12,7 @@ HISTORY = st.dictionaries(st.text(max_size=5), st.floats(0, 1000))
 
 
 class Cache(dict[str, Any]):
-    """As much of pytest's cache as is used."""
+    """The part of pytest's cache that is used."""
 
     def set(self, key: str, value: Any) -> None:
         self[key] = value

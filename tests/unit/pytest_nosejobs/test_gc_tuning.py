@@ -1,4 +1,4 @@
-"""The garbage collector is left as it was found."""
+"""The settings of the garbage collector are restored."""
 
 import gc
 from collections.abc import Iterator

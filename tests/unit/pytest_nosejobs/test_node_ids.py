@@ -1,4 +1,4 @@
-"""What pytest sees of arguments that it cannot read by itself."""
+"""Rewriting of arguments that pytest cannot parse."""
 
 from pathlib import Path
 

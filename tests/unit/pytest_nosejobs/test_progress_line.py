@@ -1,4 +1,4 @@
-"""When a word is due on what keeps the user waiting, and how it is drawn."""
+"""When the progress line is written, and how."""
 
 import io
 import time
@@ -22,7 +22,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def show_each(progress: ProgressLine, clock: list[float], seconds: int) -> None:
-    """Something new each half second."""
+    """Show a new message every half second."""
     for number in range(seconds * 2):
         progress.show(f"h1: {number}")
         clock[0] += 0.5

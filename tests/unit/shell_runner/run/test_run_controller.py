@@ -1,4 +1,4 @@
-"""What hosts say that they should not: garbage, answers twice, answers too late."""
+"""Messages that hosts must not send: invalid, repeated and late ones; and lost hosts."""
 
 import dataclasses
 import queue
@@ -27,7 +27,7 @@ ROW = list(Execution(1))
 
 @dataclasses.dataclass(eq=False)
 class FakeHost:
-    """What the controller knows of a host."""
+    """The part of a host that the controller uses."""
 
     id: str
     run: Callable[[Any], None]
@@ -97,7 +97,7 @@ def test_what_is_sound_is_taken() -> None:
 
 
 class Hosts:
-    """A fleet of hosts that say what a test lets them say, and a controller in this thread."""
+    """A fleet whose hosts send what a test tells them to, and a controller in this thread."""
 
     def __init__(self, tests: int, *names: str, attempts: int = 1, max_lost: int = 2) -> None:
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -128,7 +128,7 @@ class Hosts:
         self.say(host, "done", list(Execution(test, attempt, exit=status)))
 
     def end(self, host: Any) -> Any:
-        """The host is lost; the one that will take its place."""
+        """Lose the host; return its successor."""
         self.controller._handle(Ended(host, HostError(host.id, "gone"), may_return=True))
         return self.controller._hosts[host.id]
 

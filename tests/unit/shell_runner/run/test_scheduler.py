@@ -1,4 +1,4 @@
-"""Which test goes to which host: rules that hold for any hosts, losses and durations."""
+"""Rules of the scheduler that hold for any hosts, losses and durations."""
 
 import random
 from collections import Counter
@@ -13,7 +13,7 @@ from shell_runner.run.scheduler import Scheduler
 
 
 class World:
-    """Hosts that run what they are sent; every answer goes to the scheduler."""
+    """Hosts that run the tests that they are sent and report each result to the scheduler."""
 
     def __init__(self, scheduler: Scheduler, durations: Mapping[int, float]) -> None:
         self.scheduler = scheduler

@@ -1,4 +1,4 @@
-"""Hosts that come and go, tests that are asked back: each ends exactly once, and soon."""
+"""Each test ends exactly once, and soon, although hosts come and go and tests are moved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shell_runner.run.scheduler import Scheduler
 
 
 class World:
-    """Hosts that obey, with questions and answers that take their time."""
+    """Hosts that obey, and whose answers take a while."""
 
     def __init__(self, scheduler: Scheduler, slots: dict[str, int]) -> None:
         self.scheduler = scheduler
@@ -55,7 +55,7 @@ class World:
         self.take(self.scheduler.fill(host))
 
     def answer(self) -> None:
-        """A host gives back what it has not started."""
+        """Let a host return the requested tests that it has not started."""
         host, tests = self.asked.pop(0)
         if host in self.there:
             back = [test for test in self.there[host][self.slots[host] :] if test in tests]
@@ -236,7 +236,7 @@ def test_speed_is_learned_from_the_history_and_outlives_the_connection() -> None
 def makespan(
     seconds: list[float], hosts: dict[str, tuple[int, float]], estimates: dict[int, float]
 ) -> float:
-    """A run in simulated time; hosts have slots and a factor."""
+    """Simulate a run; hosts have slots and a speed factor."""
     scheduler = Scheduler(range(len(seconds)), estimates)
     world = World(scheduler, {host: slots for host, (slots, _) in hosts.items()})
     ends: list[tuple[float, str, int]] = []

@@ -1,4 +1,4 @@
-"""Locks, serial tests, labels and retries: whatever happens, the rules hold."""
+"""The rules of locks, serial tests and labels hold in every sequence of events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEEDS = st.builds(
 
 
 class World:
-    """Hosts that obey, and a check of each command against the rules."""
+    """Hosts that obey, with a check of each command against the rules."""
 
     def __init__(
         self, scheduler: Scheduler, needs: dict[int, Requirements], labels: dict[str, set[str]]

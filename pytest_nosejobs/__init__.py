@@ -1,16 +1,20 @@
-"""Pytest glue: non-Python tests as items, run here and on hosts.
+"""Pytest plugin: non-Python tests as items that run on this machine and on hosts.
 
-This package owns options, collection, the run loop and reports.  It knows
-``shell_runner`` and nothing of builds or stages.
+This package holds the glue to pytest: options, collection, the run loop, reports and terminal
+output.  It uses ``shell_runner`` and must not know builds or stages.
 """
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """The warning that users filter by name; nothing is imported before pytest asks for us."""
+    """Return ``LeftoversWarning``, which users name in warning filters.
+
+    It is imported on demand, so that the package itself imports nothing.  Raises AttributeError
+    for any other name.
+    """
     if name == "LeftoversWarning":
-        from .leftovers import LeftoversWarning
+        from .leftover_warnings import LeftoversWarning
 
         return LeftoversWarning
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,13 @@
-"""Command line and ini options, and what they come to.
+"""Command-line and ini options of the plugin.
 
-Owns their names, help texts and checks.  Every dest starts with ``nosejobs``: other
-plugins have clashed over shorter ones.
+This module defines their names and help texts and checks their values.  Every dest starts with
+``nosejobs``, because shorter ones have clashed with other plugins.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -17,38 +18,44 @@ from shell_runner.collection import discovery
 from shell_runner.collection.metadata import Metadata, apply, defaults_of
 from shell_runner.collection.plan import DEFAULT_TIMEOUT
 from shell_runner.config import Config, find_root, load
+from shell_runner.hosts import spec
 from shell_runner.hosts.fleet import HOST_TIMEOUT
+from shell_runner.remote.protocol.model import Setup
 from shell_runner.shipping.tree_scan import Selection
 
+#: Upper limit of numbers of seconds and bytes; it excludes infinity.
+_MAX_NUMBER = 1e12
 
-def add(parser: pytest.Parser) -> None:
-    """All options of ours."""
-    group = parser.getgroup("nosejobs", "tests in any language, here and on hosts")
+
+def add_options(parser: pytest.Parser) -> None:
+    """Define all options of the plugin."""
+    group = parser.getgroup("nosejobs", "tests in any language, on this machine and on hosts")
     group.addoption(
         "--nosejobs", metavar="SPEC[,SPEC...]", action="append", dest="nosejobs_hosts", default=[],
-        help="run shell tests on hosts: 4*popen (this machine, 4 slots), auto (as many as cores), "
-        "ssh=user@host//slots=8, or a name from nosejobs.toml; may be repeated",
+        help="run shell tests on hosts: 4*popen (this machine, 4 slots), auto (one slot for each "
+        "core), ssh=user@host//slots=8, or a name from nosejobs.toml; may be repeated",
     )  # fmt: skip
     group.addoption(
         "--nosejobs-timeout", metavar="SECONDS", type=float, dest="nosejobs_timeout",
-        help="seconds until a test is stopped (default 600); a test's own metadata wins",
+        help="seconds after which a test is stopped (default 600); a test's own metadata takes "
+        "precedence",
     )  # fmt: skip
     group.addoption(
         "--nosejobs-allow-missing", action="store_true", dest="nosejobs_allow_missing",
-        help="go on without hosts that cannot be opened",
+        help="run without the hosts that cannot be opened",
     )  # fmt: skip
     group.addoption(
         "--nosejobs-max-lost", metavar="N", type=int, default=2, dest="nosejobs_max_lost",
-        help="give a test up when N hosts were lost while they had it (default 2)",
+        help="give up a test when N hosts were lost while they had it (default 2)",
     )  # fmt: skip
     group.addoption(
         "--nosejobs-host-timeout", metavar="SECONDS", type=float, dest="nosejobs_host_timeout",
-        help="a host that has not answered for so long is lost (default 10)",
+        help="seconds without an answer after which a host is lost (default 10)",
     )  # fmt: skip
     group.addoption(
         "--nosejobs-artifacts", metavar="DIR", dest="nosejobs_artifacts",
-        help="bring what tests write to $TEST_UNDECLARED_OUTPUTS_DIR, and output too long to show, "
-        "back to DIR",
+        help="copy the files that tests write to $TEST_UNDECLARED_OUTPUTS_DIR, and output that is "
+        "too long to show, to DIR",
     )  # fmt: skip
     group.addoption(
         "--nosejobs-view", choices=("auto", "yes", "no"), default="auto", dest="nosejobs_view",
@@ -56,71 +63,106 @@ def add(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--nosejobs-repeat", metavar="N", type=int, dest="nosejobs_repeat",
-        help="run each shell test N times; stronger than a test's own metadata",
+        help="run each shell test N times; takes precedence over a test's own metadata",
     )  # fmt: skip
-    _add_ini(parser)
+    for name, kind, default, text in _INI_OPTIONS:
+        parser.addini(name, text, type=kind, default=default)  # type: ignore[arg-type]
 
 
-def _add_ini(parser: pytest.Parser) -> None:
-    for name, kind, default, words in (
-        ("nosejobs_patterns", "args", list(discovery.PATTERNS), "file names of shell tests"),
-        ("nosejobs_timeout", "string", "", "seconds until a shell test is stopped"),
-        ("nosejobs_host_timeout", "string", "10", "seconds of silence after which a host is lost"),
-        ("nosejobs_tags", "args", [], "tags (markers) of every shell test"),
-        ("nosejobs_cwd", "string", "", "where shell tests start: dir (their own) or root"),
-        ("nosejobs_pass_env", "args", [], "variables that tests get from their host; * allowed"),
-        ("nosejobs_grace", "string", "2", "seconds between SIGTERM and SIGKILL"),
-        ("nosejobs_keep_output", "string", "1048576", "bytes kept of each output stream"),
-        ("nosejobs_merge_output", "bool", False, "keep stdout and stderr as one, in exact order"),
-        ("nosejobs_artifacts_limit", "string", "67108864", "bytes of artefacts of one test"),
-        (
-            "nosejobs_requires", "string", "skip",
-            "what becomes of a shell test when no host has what it requires: skip or error",
-        ),
-        ("nosejobs_leftovers", "string", "", "left behind processes: warn, fail or ignore"),
-        ("nosejobs_limits", "string", "", "limits of each test: as:2g+nofile:256+cpu:60"),
-        ("nosejobs_isolation", "string", "", "the tree of a test: shared or copy"),
-        ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
-        ("nosejobs_ship", "args", [], "files that are shipped though git ignores them"),
-        ("nosejobs_ship_not", "args", [], "files that are never shipped"),
-    ):
-        parser.addini(name, words, type=kind, default=default)  # type: ignore[arg-type]
+#: Name, type, default and help text of each ini option.
+_INI_OPTIONS: tuple[tuple[str, str, object, str], ...] = (
+    ("nosejobs_patterns", "args", list(discovery.PATTERNS), "file name patterns of shell tests"),
+    ("nosejobs_timeout", "string", "", "seconds after which a shell test is stopped"),
+    (
+        "nosejobs_host_timeout", "string", "10",
+        "seconds without an answer after which a host is lost",
+    ),
+    ("nosejobs_tags", "args", [], "markers of every shell test"),
+    (
+        "nosejobs_cwd", "string", "",
+        "working directory of shell tests: dir (the test's own) or root (of the tree)",
+    ),
+    (
+        "nosejobs_pass_env", "args", [],
+        "environment variables that tests inherit from their host; patterns with * are allowed",
+    ),
+    ("nosejobs_grace", "string", "2", "seconds between SIGTERM and SIGKILL"),
+    ("nosejobs_keep_output", "string", "1048576", "bytes kept of each output stream of a test"),
+    (
+        "nosejobs_merge_output", "bool", False,
+        "keep stdout and stderr as one stream, in the exact order of writing",
+    ),
+    (
+        "nosejobs_artifacts_limit", "string", "67108864",
+        "maximum size of the artifacts of one test, in bytes",
+    ),
+    (
+        "nosejobs_requires", "string", "skip",
+        "outcome of a shell test when no host has the labels that it requires: skip or error",
+    ),
+    (
+        "nosejobs_leftovers", "string", "",
+        "what to do when a test leaves processes behind: warn, fail or ignore",
+    ),
+    ("nosejobs_limits", "string", "", "resource limits of each test, such as as:2g+nofile:256"),
+    (
+        "nosejobs_isolation", "string", "",
+        "tree in which a test runs: shared, or copy (a copy of its own)",
+    ),
+    ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
+    ("nosejobs_ship", "args", [], "patterns of files to ship although git ignores them"),
+    ("nosejobs_ship_not", "args", [], "patterns of files not to ship"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a run, checked."""
+    """The checked options of a run."""
 
     config: Config
+    #: The root of the tree that is shipped to hosts.
     root: Path
+    #: Metadata of every test, without the timeout.
     defaults: Metadata
+    #: File name patterns of tests.
     patterns: tuple[str, ...]
-    #: None: nothing was said of it.
+    #: Seconds after which a test is stopped; None: not set.
     timeout: float | None
+    #: Seconds between SIGTERM and SIGKILL.
     grace: float
-    keep: int
-    merge: bool
+    #: Bytes kept of each output stream of a test.
+    output_limit: int
+    #: Whether stdout and stderr are one stream.
+    merge_output: bool
+    #: Names or patterns of environment variables that tests inherit from their host.
     pass_env: tuple[str, ...]
+    #: The files to ship.
     selection: Selection
+    #: Whether the run goes on without hosts that cannot be opened.
     allow_missing: bool
+    #: The number of lost hosts after which a test is given up.
     max_lost: int
-    #: Seconds of silence after which a host is lost.
+    #: Seconds without an answer after which a host is lost.
     host_timeout: float
-    #: Where artefacts go; None: they are not wanted.
-    artefacts: Path | None
-    #: Bytes of artefacts of one test.
-    artefacts_limit: int
-    #: ``skip`` or ``error``: what becomes of a test that no host can run.
+    #: The folder for artifacts; None: they are not collected.
+    artifacts: Path | None
+    #: Maximum size of the artifacts of one test, in bytes.
+    artifacts_limit: int
+    #: ``skip`` or ``error``: the outcome of a test that no host can run.
     requires: str
-    #: How often each test runs; None: as its metadata says.
+    #: The number of runs of each test; None: as its metadata says.
     repeat: int | None
 
 
-def read(config: pytest.Config) -> Options:
-    """Raises pytest.UsageError or BadConfig."""
-    root = _root(config)
+def read_options(config: pytest.Config) -> Options:
+    """Return the checked options.
+
+    Raises pytest.UsageError for an invalid value, BadConfig for an invalid nosejobs.toml and
+    BadMetadata for invalid metadata in the ini file.
+    """
+    root = _find_tree_root(config)
     tree = load(find_root(root) or root)
-    defaults = _defaults(config, tree)
+    defaults = _read_defaults(config, tree)
     if config.getoption("nosejobs_max_lost") < 1:
         raise pytest.UsageError("--nosejobs-max-lost must be at least 1")
     repeat = config.getoption("nosejobs_repeat")
@@ -132,82 +174,138 @@ def read(config: pytest.Config) -> Options:
     return Options(
         config=tree,
         root=root,
-        # The default of the tree is weaker than the command line, unlike a test's own word.
+        # The tree's default timeout yields to the command line, unlike that of a test.
         defaults=replace(defaults, timeout=None),
         patterns=tuple(config.getini("nosejobs_patterns")),
-        timeout=_timeout(config, defaults.timeout),
-        grace=_number(config, "nosejobs_grace", 2.0),
-        keep=int(_number(config, "nosejobs_keep_output", 1 << 20)),
-        merge=config.getini("nosejobs_merge_output"),
+        timeout=_read_timeout(config, defaults.timeout),
+        grace=_read_number(config, "nosejobs_grace", 2.0),
+        output_limit=int(_read_number(config, "nosejobs_keep_output", 1 << 20)),
+        merge_output=config.getini("nosejobs_merge_output"),
         pass_env=tuple(config.getini("nosejobs_pass_env")),
         selection=Selection(
             tuple(config.getini("nosejobs_ship")), tuple(config.getini("nosejobs_ship_not"))
         ),
         allow_missing=config.getoption("nosejobs_allow_missing"),
         max_lost=config.getoption("nosejobs_max_lost"),
-        host_timeout=_host_timeout(config),
-        artefacts=_folder(config, "nosejobs_artifacts"),
-        artefacts_limit=int(_number(config, "nosejobs_artifacts_limit", 64 << 20)),
+        host_timeout=_read_host_timeout(config),
+        artifacts=_read_folder(config, "nosejobs_artifacts"),
+        artifacts_limit=int(_read_number(config, "nosejobs_artifacts_limit", 64 << 20)),
         requires=requires,
         repeat=repeat,
     )
 
 
-def _timeout(config: pytest.Config, of_tree: float | None) -> float | None:
-    """The command line, else the ini file, else nosejobs.toml, else nothing."""
-    given: float | None = config.getoption("nosejobs_timeout")
-    if given is None:
+def read_host_specs(config: pytest.Config, tree: Config) -> list[spec.HostSpec]:
+    """Return the hosts of ``--nosejobs``; none in a worker of xdist.
+
+    ``tree``: the nosejobs.toml that names hosts.  Raises pytest.UsageError if another option
+    excludes them, and BadSpec for an invalid spec.
+    """
+    specs = config.getoption("nosejobs_hosts")
+    if not specs or hasattr(config, "workerinput"):
+        return []
+    if config.getoption("numprocesses", None) or config.getoption("tx", None):
+        raise pytest.UsageError(
+            "-n and --nosejobs cannot be used at once: both would run the tests. "
+            "Shell tests alone: --nosejobs=N*popen. Python tests in parallel: -n N, "
+            "which runs shell tests in its workers, too."
+        )
+    if config.getoption("stepwise", False):
+        raise pytest.UsageError(
+            "--stepwise and --nosejobs cannot be used at once: tests on hosts end in any "
+            "order. Stop at a failure: -x. Run what failed again: --lf, or --ff first."
+        )
+    return spec.parse(specs, tree.hosts)
+
+
+def build_setup(config: pytest.Config, options: Options, formats: Mapping[str, str]) -> Setup:
+    """Return the settings that a host gets when it is opened.
+
+    ``formats``: source text by name of each output format, empty for a built-in one.
+    """
+    return Setup(
+        root=str(options.root),
+        slots=0,
+        grace=options.grace,
+        keep=options.output_limit,
+        pass_env=options.pass_env,
+        merge=options.merge_output,
+        formats=tuple(formats.items()),
+        artefacts=options.artifacts_limit if options.artifacts else 0,
+        live=config.getoption("capture", "fd") == "no",
+    )
+
+
+def wants_live_view(config: pytest.Config, stream: IO[str]) -> bool:
+    """Return whether to show the live view on ``stream``.
+
+    With ``--nosejobs-view=auto``: on a terminal that can move its cursor, if the user asked
+    for neither more nor less output.
+    """
+    if config.getoption("nosejobs_view") != "auto":
+        return bool(config.getoption("nosejobs_view") == "yes")
+    is_plain = os.environ.get("TERM", "dumb") in ("dumb", "unknown") or "CI" in os.environ
+    is_default = config.getoption("verbose", 0) == 0 and config.getoption("capture", "fd") != "no"
+    return stream.isatty() and not is_plain and is_default
+
+
+def _read_timeout(config: pytest.Config, tree_timeout: float | None) -> float | None:
+    """Return the timeout of the command line, else of the ini file, else ``tree_timeout``."""
+    seconds: float | None = config.getoption("nosejobs_timeout")
+    if seconds is None:
         if not config.getini("nosejobs_timeout"):
-            return of_tree
-        return _number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
-    if not 0 < given < _ENDLESS:
-        raise pytest.UsageError(f"--nosejobs-timeout must be a number above 0, not {given:g}")
-    return given
+            return tree_timeout
+        return _read_number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
+    if not 0 < seconds < _MAX_NUMBER:
+        raise pytest.UsageError(f"--nosejobs-timeout must be a number above 0, not {seconds:g}")
+    return seconds
 
 
-def _host_timeout(config: pytest.Config) -> float:
-    """Not so short that a host that is merely busy is taken for a dead one."""
-    given = config.getoption("nosejobs_host_timeout")
-    seconds = _number(config, "nosejobs_host_timeout", HOST_TIMEOUT) if given is None else given
+def _read_host_timeout(config: pytest.Config) -> float:
+    """Return a timeout that is long enough for a host that is merely busy."""
+    seconds = config.getoption("nosejobs_host_timeout")
+    if seconds is None:
+        seconds = _read_number(config, "nosejobs_host_timeout", HOST_TIMEOUT)
     if not 0.5 <= seconds <= 86400:
         raise pytest.UsageError(f"nosejobs-host-timeout must be 0.5 to 86400, not {seconds:g}")
     return float(seconds)
 
 
-def _folder(config: pytest.Config, name: str) -> Path | None:
-    given = config.getoption(name)
-    return Path(os.path.abspath(config.invocation_params.dir / given)) if given else None
+def _read_folder(config: pytest.Config, name: str) -> Path | None:
+    folder = config.getoption(name)
+    return Path(os.path.abspath(config.invocation_params.dir / folder)) if folder else None
 
 
-def _root(config: pytest.Config) -> Path:
-    """The ini, else where nosejobs.toml is, else the top of the git checkout, else rootdir."""
-    given = config.getini("nosejobs_root")
-    if given:
-        root = Path(config.inipath.parent if config.inipath else config.rootpath, given)
+def _find_tree_root(config: pytest.Config) -> Path:
+    """Return the root by the ini file, else by nosejobs.toml, else by git, else rootdir."""
+    name = config.getini("nosejobs_root")
+    if name:
+        root = Path(config.inipath.parent if config.inipath else config.rootpath, name)
         if not root.is_dir():
             raise pytest.UsageError(f"nosejobs_root: {root} is not a directory")
         return root.resolve()
-    found = find_root(config.rootpath)
-    if found:
-        return found
+    config_root = find_root(config.rootpath)
+    if config_root:
+        return config_root
     for folder in (config.rootpath, *config.rootpath.parents):
         if os.path.lexists(folder / ".git"):
             return folder
     return config.rootpath
 
 
-def _number(config: pytest.Config, name: str, default: float) -> float:
+def _read_number(config: pytest.Config, name: str, default: float) -> float:
     text = config.getini(name)
     try:
         number = float(text) if text else default
     except ValueError:
         number = 0.0
-    if not 0 < number < _ENDLESS:
+    if not 0 < number < _MAX_NUMBER:
         raise pytest.UsageError(f"ini {name} must be a number above 0, not {text!r}")
     return number
 
 
-def _defaults(config: pytest.Config, tree: Config) -> Metadata:
+def _read_defaults(config: pytest.Config, tree: Config) -> Metadata:
+    """Return the metadata of every test: that of nosejobs.toml, else of the ini file."""
     metadata = Metadata()
     values = {
         name: config.getini(f"nosejobs_{name}")
@@ -217,16 +315,3 @@ def _defaults(config: pytest.Config, tree: Config) -> Metadata:
     for name, value in values.items():
         metadata = apply(metadata, {name: value}, str(config.inipath or "ini"), f"nosejobs_{name}")
     return defaults_of(metadata, tree)
-
-
-#: Infinity is no number of seconds or bytes that anything could keep to.
-_ENDLESS = 1e12
-
-
-def wants_view(config: pytest.Config, stream: IO[str]) -> bool:
-    """A terminal that can move its cursor, and a user who asked for neither more nor less."""
-    if config.getoption("nosejobs_view") != "auto":
-        return bool(config.getoption("nosejobs_view") == "yes")
-    plain = os.environ.get("TERM", "dumb") in ("dumb", "unknown") or "CI" in os.environ
-    quiet = config.getoption("verbose", 0) != 0 or config.getoption("capture", "fd") == "no"
-    return stream.isatty() and not plain and not quiet

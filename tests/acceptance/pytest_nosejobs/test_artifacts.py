@@ -164,7 +164,7 @@ def test_what_cannot_be_written_here_is_no_lost_host(project: Project) -> None:
     project.file("art/test_a.sh", "a file in the way")
     done = project.run("--nosejobs-artifacts=art", "--nosejobs=popen")
     done.assert_outcomes(passed=1)
-    assert "artefacts that could not be written" in done.stdout.str()
+    assert "artifacts that could not be written" in done.stdout.str()
 
 
 def test_without_the_option_nothing_is_kept(project: Project) -> None:

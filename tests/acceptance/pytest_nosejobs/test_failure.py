@@ -162,7 +162,7 @@ def test_a_host_that_dies_while_others_are_collected_is_no_missing_host(project:
         "conftest.py",
         "import os, signal, time\n"
         "def pytest_collection_finish(session):\n"
-        "    fleet = session.config.pluginmanager.get_plugin('nosejobs-session').fleet\n"
+        "    fleet = session.config.pluginmanager.get_plugin('nosejobs-session').remote_run.fleet\n"
         "    host = fleet.hosts[0]\n"
         "    while host.facts is None: time.sleep(0.01)\n"
         "    os.kill(host._gateway._gateway._io.popen.pid, signal.SIGKILL)\n"

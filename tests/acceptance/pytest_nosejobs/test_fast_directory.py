@@ -6,11 +6,11 @@ from .conftest import Project
 
 _HOST = "--nosejobs=popen"
 _ASKED = """\
-from pytest_nosejobs import folders
+from pytest_nosejobs.fast_directory import Dir, is_fast
 
 def pytest_collection_finish(session):
     found = [item.parent for item in session.items if item.nodeid.endswith(".sh")]
-    print("quick:", {isinstance(each, folders.Dir) and folders.is_ours(each) for each in found})
+    print("quick:", {isinstance(each, Dir) and is_fast(each) for each in found})
 """
 #: Each has a say in what becomes of files.
 _OTHERS = {

@@ -28,7 +28,7 @@ ENDED = {
     "not-a-number": "sent garbage",
     "path": "sent garbage",
     "absolute-path": "sent garbage",
-    "flood": "sent garbage: says again that a test runs",
+    "flood": "sent garbage: a second 'running' message for one attempt",
     "unknown": "sent garbage",
     "half-a-frame": "the connection ended",
 }

@@ -8,11 +8,11 @@ from tests.helpers.sshd import Sshd
 
 SLOW = """
 import time
-from pytest_nosejobs import progress
+from pytest_nosejobs import progress_line
 from shell_runner.remote import contents
 
-progress._PATIENCE = 0.0
-progress._RARELY = 0.0
+progress_line._FIRST_DELAY = 0.0
+progress_line._PLAIN_INTERVAL = 0.0
 encode = contents.encode
 
 def slow(data):

@@ -345,8 +345,7 @@ def test_the_tests_are_those_of_a_live_run(both: Both) -> None:
 ASK = """
 import json, os
 def pytest_collection_finish(session):
-    plugin = session.config.pluginmanager.get_plugin("nosejobs-session")
-    rows = [[item.nodeid, plugin._test(number, item), item.metadata.retries]
+    rows = [[item.nodeid, item.make_test(number), item.metadata.retries]
             for number, item in enumerate(session.items)]
     open(os.environ["ASKED"], "w").write(json.dumps(rows))
 """

@@ -1,4 +1,4 @@
-"""How cases are named in node ids and in JUnit XML."""
+"""Names of cases in node ids and in JUnit XML."""
 
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
@@ -8,17 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nosejobs import report
+from pytest_nosejobs import junit_xml
+from pytest_nosejobs.reports import ReportContext, make_reports
 from shell_runner.remote.protocol.model import PASSED, Case, Execution, Parsed, Test
 
 
 def reports_of(*cases: Case, nodeid: str = "sub/test_a.sh") -> list[Any]:
-    plugin = SimpleNamespace(files_of=lambda *_: [], keywords_of=lambda _: {})
     item: Any = SimpleNamespace(
-        nodeid=nodeid, plugin=plugin, user_properties=[], path="p", attempts_before=dict
+        nodeid=nodeid,
+        user_properties=[],
+        path="p",
+        get_report_keywords=dict,
+        get_attempt_attributes=dict,
     )
     execution = Execution(0, exit=0, duration=1.0, parsed=Parsed("tap", list(cases)))
-    return list(report.reports(item, Test(0, "p"), execution, "here"))
+    return list(make_reports(ReportContext(item, Test(0, "p"), execution, "here")))
 
 
 def ids_of(*names: str) -> list[str]:
@@ -79,17 +83,17 @@ def test_names_in_junit(
     reporter = SimpleNamespace(add_attribute=found.__setitem__)
     xml = SimpleNamespace(node_reporter=lambda _: reporter)
     made: Any = SimpleNamespace(nosejobs_program=nodeid, nosejobs_case=case)
-    report.name_in_junit(xml, made)
+    junit_xml.set_names(xml, made)
     assert (found["classname"], found["name"]) == expected
 
 
 def test_attachments_are_lines_of_their_own() -> None:
     added: list[ET.Element] = []
     xml = SimpleNamespace(node_reporter=lambda _: added)
-    report.attach_in_junit(xml, SimpleNamespace(nosejobs_files=["a/b", "c\n[[ATTACHMENT|d]]"]))
+    junit_xml.attach_files(xml, SimpleNamespace(nosejobs_files=["a/b", "c\n[[ATTACHMENT|d]]"]))
     assert (added[0].text or "").split("\n") == [
         "[[ATTACHMENT|a/b]]", "[[ATTACHMENT|c\\n[[ATTACHMENT|d]]]]",
     ]  # fmt: skip
     added.clear()
-    report.attach_in_junit(xml, SimpleNamespace(nosejobs_files=[]))
+    junit_xml.attach_files(xml, SimpleNamespace(nosejobs_files=[]))
     assert not added

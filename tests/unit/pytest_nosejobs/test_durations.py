@@ -12,7 +12,7 @@ HISTORY = st.dictionaries(st.text(max_size=5), st.floats(0, 1000))
 
 
 class Cache(dict[str, Any]):
-    """As much of pytest's cache as is used."""
+    """The part of pytest's cache that is used."""
 
     def set(self, key: str, value: Any) -> None:
         self[key] = value
@@ -35,7 +35,7 @@ def test_what_was_saved_is_loaded(new: dict[str, float]) -> None:
 
 
 def test_the_oldest_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durations, "_MOST", 3)
+    monkeypatch.setattr(durations, "_MAX_ENTRIES", 3)
     assert list(durations.merge({"a": 1, "b": 1, "c": 1}, {"d": 1, "a": 1})) == ["c", "d", "a"]
     assert len(durations.merge({"a": 1}, dict.fromkeys("bcdef", 1.0))) == 5
 

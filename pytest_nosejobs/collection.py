@@ -1,0 +1,109 @@
+"""Collection of the files of a session: programs, repeated programs and invalid ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from shell_runner.collection.plan import Broken, Program, Rules
+from shell_runner.text import printable
+
+from .items import ItemRunner, ItemSettings, ShellItem
+
+
+class RepeatedFile(pytest.File):
+    """A program that runs several times: an item for each run, ``program::repeat-2-of-3``.
+
+    As items, the runs have their own outcomes, testcases and entries in ``--lf``; ``-x`` stops
+    between them, and they spread over slots like other tests.  The program's own id selects all
+    of its runs.
+    """
+
+    make_item: Callable[[RepeatedFile, int], ShellItem]
+    count = 0
+
+    def collect(self) -> Iterator[ShellItem]:
+        """Yield the items of all runs, from 1."""
+        for number in range(1, self.count + 1):
+            yield self.make_item(self, number)
+
+
+class BrokenFile(pytest.File):
+    """A file that looks like a test but cannot be run: a collection error."""
+
+    reason = ""
+
+    def collect(self) -> NoReturn:
+        """Raise CollectError with the reason."""
+        raise self.CollectError(self.reason)
+
+    @classmethod
+    def create(cls, parent: pytest.Collector, path: Path, reason: str) -> BrokenFile:
+        """Return the collector whose error says ``reason``."""
+        node = cls.from_parent(parent, path=path)
+        node.reason = reason
+        return node
+
+
+class Collection:
+    """Makes the nodes of a session."""
+
+    def __init__(
+        self, config: pytest.Config, rules: Rules, runner: ItemRunner, settings: ItemSettings
+    ) -> None:
+        """``runner`` and ``settings`` are passed to the items."""
+        self._config = config
+        self._rules = rules
+        self._runner = runner
+        self._settings = settings
+        self._prefix = str(config.rootpath) + os.sep
+        self._registered_tags: set[str] = set()
+
+    def collect(self, path: Path, parent: pytest.Collector) -> Any:
+        """Return an item or a collector; None if the file is not a test."""
+        return self._collect(str(path), parent, parent.session.isinitpath(path))
+
+    def collect_unnamed(self, path: str, parent: pytest.Collector) -> Any:
+        """Return the same for a file that is not named on the command line."""
+        return self._collect(path, parent, named=False)
+
+    def _collect(self, path: str, parent: pytest.Collector, named: bool) -> Any:
+        name = path.removeprefix(self._prefix).replace(os.sep, "/")
+        result = self._rules.look(path, name, named)
+        if isinstance(result, Broken):
+            return BrokenFile.create(parent, Path(path), result.why)
+        return None if result is None else self._make_node(Path(path), parent, result)
+
+    def _make_node(self, path: Path, parent: pytest.Collector, program: Program) -> Any:
+        self._register_tags(program)
+        arguments = {
+            "path": path,
+            "runner": self._runner,
+            "settings": self._settings,
+            "program": program,
+        }
+        if program.runs == 1:
+            name = printable(path.name)
+            return ShellItem.from_parent(parent, name=name, nodeid=program.nodeid, **arguments)
+
+        def make_item(parent: RepeatedFile, number: int) -> Any:
+            nodeid = program.nodeid_of(number)
+            name = nodeid.rpartition("::")[2]
+            item = ShellItem.from_parent(parent, name=name, nodeid=nodeid, **arguments)
+            item.user_properties += program.properties_of(number)
+            return item
+
+        repeated = RepeatedFile.from_parent(parent, path=path, nodeid=program.nodeid)
+        repeated.make_item, repeated.count = make_item, program.runs
+        return repeated
+
+    def _register_tags(self, program: Program) -> None:
+        """Register tags as markers: pytest must know them before they are put on items."""
+        for tag in program.metadata.tags:
+            if tag not in self._registered_tags:
+                self._registered_tags.add(tag)
+                self._config.addinivalue_line("markers", f"{tag}: tag of shell tests")

@@ -1,0 +1,193 @@
+"""Pytest items that are programs.
+
+An item knows its program and how to describe it; an ``ItemRunner`` runs it.  What counts as a
+test, and its metadata, is decided in ``shell_runner``.
+"""
+
+from __future__ import annotations
+
+import bdb
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from shell_runner.collection.metadata import as_test
+from shell_runner.collection.plan import DEFAULT_TIMEOUT, Program
+from shell_runner.errors import NosejobsError
+from shell_runner.remote.protocol.model import Execution, Result, Test
+from shell_runner.text import typed
+
+from . import other_plugins
+from .failure_text import FailureText
+
+#: Keywords of a collector and all nodes above it, kept for the reports of its items.
+_PARENT_KEYWORDS = pytest.StashKey[dict[str, Any]]()
+
+#: Outcome, message and text of an attempt that another one followed.  A plain tuple, because
+#: xdist sends it from its workers.
+EarlierAttempt = tuple[str, str, str]
+
+
+class ShellFailure(bdb.BdbQuit):
+    """A program did not pass.
+
+    It is a BdbQuit so that ``--pdb`` does not stop for it: there is no Python frame of the user's
+    to look at.
+    """
+
+    def __init__(self, test: Test, execution: Execution, result: Result, text: FailureText) -> None:
+        super().__init__(result.words)
+        self.test = test
+        self.execution = execution
+        self.result = result
+        self.text = text
+
+
+class ItemRunner(Protocol):
+    """Runs items by pytest's ordinary protocol.
+
+    Both methods raise ``ShellFailure``, or skip the test by ``pytest.skip``.
+    """
+
+    def check_requirements(self, item: ShellItem) -> None:
+        """Check in the setup phase that this machine has the labels that ``item`` requires."""
+
+    def run_item(self, item: ShellItem) -> None:
+        """Run ``item`` to its end."""
+
+
+@dataclass(frozen=True)
+class ItemSettings:
+    """Settings that all items of a session share."""
+
+    #: The root of the tree that is shipped to hosts.
+    root: Path
+    #: Seconds by the options of the run; None: not set.
+    timeout: float | None
+    #: Names of output formats that are known before a program runs, by file suffix.
+    formats: Mapping[str, str]
+
+
+class ShellItem(pytest.Item):
+    """One program to run.
+
+    Its parent is its directory: a file node between would cost a report for each test.
+    """
+
+    def __init__(
+        self, *, runner: ItemRunner, settings: ItemSettings, program: Program, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._runner = runner
+        self._settings = settings
+        self.argv = program.argv
+        self.metadata = program.metadata
+        #: The last test and its execution by the ordinary protocol, for the reports.
+        self.local_result: tuple[Test, Execution] | None = None
+        #: A report that is on its way through the makereport hooks of other plugins.
+        self.pending_report: pytest.TestReport | None = None
+        self.earlier_attempts: list[EarlierAttempt] = []
+        #: Reports of the earlier attempts by the ordinary protocol.
+        self.rerun_reports: list[pytest.TestReport] = []
+        #: Why the test is skipped before it starts; empty if it is not.
+        self.unmet_reason = ""
+        for tag in program.metadata.tags:
+            self.add_marker(tag)
+
+    @property
+    def location(self) -> tuple[str, int | None, str]:
+        """Return path, line and name; pytest's own property resolves paths for each item."""
+        # Pytest rewrites the dots of a name that ends the node id; "./" preserves them.
+        return (self.nodeid, None, f"./{self.nodeid}")
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Return path, line and name for pytest's reports."""
+        # There is always a line: pytest asserts one when it reports a skip by a marker.
+        return self.path, 0, self.name
+
+    def setup(self) -> None:
+        """Prepare the item in the ordinary protocol."""
+        self._runner.check_requirements(self)
+
+    def runtest(self) -> None:
+        """Run the item in the ordinary protocol, on this machine."""
+        self._runner.run_item(self)
+
+    def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
+        """Return the text of an exception of the ordinary protocol."""
+        if isinstance(excinfo.value, ShellFailure):
+            return excinfo.value.text
+        if isinstance(excinfo.value, NosejobsError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+    # -- for runners and reports --------------------------------------------------
+
+    def make_test(self, number: int) -> Test:
+        """Return what a host must know of the test; ``number`` becomes its id."""
+        format_name = self._settings.formats.get(self.path.suffix, "")
+        path, timeout = self._get_path_in_tree(), self._get_timeout()
+        return as_test(number, path, self.argv, self.metadata, timeout, format_name)
+
+    def _get_path_in_tree(self) -> str:
+        """Return the path relative to the root.
+
+        It stays absolute if the program is elsewhere; then only this machine can run it.
+        """
+        return str(self.path).removeprefix(f"{self._settings.root}{os.sep}")
+
+    def _get_timeout(self) -> float:
+        """Return the seconds by metadata, our options, pytest-timeout or the default."""
+        return (
+            self.metadata.timeout
+            or self._settings.timeout
+            or other_plugins.get_timeout(self)
+            or DEFAULT_TIMEOUT
+        )
+
+    def get_report_keywords(self) -> dict[str, Any]:
+        """Return the keywords of the item and all nodes above it, as pytest's reports have them."""
+        keywords: dict[str, Any] = {}
+        if self.parent is not None:
+            keywords = self.parent.stash.get(_PARENT_KEYWORDS, keywords)
+            if not keywords:
+                keywords = dict.fromkeys(self.parent.keywords, 1)
+                self.parent.stash[_PARENT_KEYWORDS] = keywords
+        return {**keywords, self.name: 1, **{mark.name: 1 for mark in self.own_markers}}
+
+    def get_attempt_attributes(self) -> dict[str, Any]:
+        """Return the report attributes about earlier attempts; ``rerun`` is rerunfailures'."""
+        if not self.earlier_attempts:
+            return {}
+        return {
+            "nosejobs_earlier": tuple(self.earlier_attempts),
+            "rerun": len(self.earlier_attempts),
+        }
+
+    @property
+    def command(self) -> str:
+        """Return the command that executes the test, as typed in its directory."""
+        return typed(*self.argv, f"./{self.path.name}")
+
+    @property
+    def rerun_command(self) -> str:
+        """Return one line that runs the test again by hand, from where pytest was started."""
+        start = self.config.invocation_params.dir
+        folder = os.path.relpath(self.path.parent, start)
+        command = self.command
+        if self.metadata.cwd == "root":
+            folder = os.path.relpath(self._settings.root, start)
+            command = typed(*self.argv, f"./{os.path.relpath(self.path, self._settings.root)}")
+        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.metadata.env)
+        command = f"{variables} {command}".strip()
+        return command if folder == "." else f"cd {typed(folder)} && {command}"
+
+
+def select_shell_items(items: Iterable[pytest.Item]) -> list[ShellItem]:
+    """Return the items that are programs."""
+    return [item for item in items if isinstance(item, ShellItem)]

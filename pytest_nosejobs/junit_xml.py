@@ -1,0 +1,79 @@
+"""Additions to the JUnit XML of pytest's own writer.
+
+The ``xml`` of all functions is that writer (``_pytest.junitxml.LogXML``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from shell_runner.remote.protocol.model import ERROR
+from shell_runner.reporting import report_text
+
+from .items import EarlierAttempt
+
+
+def set_names(xml: Any, report: pytest.TestReport) -> None:
+    """Set class and name of the testcase of ``report``.
+
+    Pytest takes the last ``::`` part of a node id for the name and would leave the class of a
+    program empty, which viewers show as a nameless root.
+    """
+    classname, name = report_text.in_junit(report.nosejobs_program, report.nosejobs_case)
+    reporter = xml.node_reporter(report)
+    reporter.add_attribute("classname", classname)
+    reporter.add_attribute("name", name)
+
+
+def attach_files(xml: Any, report: pytest.TestReport) -> None:
+    """Name the test's artifacts, for CI servers that show them."""
+    if report.nosejobs_files:
+        element = ElementTree.Element("system-out")
+        element.text = report_text.attachments(report.nosejobs_files)
+        xml.node_reporter(report).append(element)
+
+
+def add_earlier_attempts(
+    xml: Any, report: pytest.TestReport, attempts: Iterable[EarlierAttempt], is_flaky: bool
+) -> None:
+    """Add an element for each earlier attempt, under Surefire's names.
+
+    They are ``flakyFailure`` and ``flakyError`` if the test has passed at last, otherwise
+    ``rerunFailure`` and ``rerunError``.
+    """
+    elements = [_make_attempt_element(attempt, is_flaky) for attempt in attempts]
+    xml.node_reporter(report).nodes += elements
+
+
+def _make_attempt_element(attempt: EarlierAttempt, is_flaky: bool) -> ElementTree.Element:
+    outcome, message, text = attempt
+    name = ("flaky" if is_flaky else "rerun") + ("Error" if outcome == ERROR else "Failure")
+    element = ElementTree.Element(name, message=message, type=outcome)
+    element.text = text
+    return element
+
+
+def remove_testcase(xml: Any, report: pytest.TestReport) -> None:
+    """Remove the testcase that pytest has opened for the report of a rerun.
+
+    Pytest opens one for any report; this one would look like a pass.
+    """
+    reporter = xml.node_reporter(report)
+    xml.node_reporters_ordered.remove(reporter)
+    for key, value in list(xml.node_reporters.items())[::-1]:
+        if value is reporter:
+            del xml.node_reporters[key]
+            return
+
+
+def finish_testcase(xml: Any, report: pytest.TestReport) -> None:
+    """Finish the testcase of a test whose only report is ``report``.
+
+    The writer does the same when it sees the report of a teardown.
+    """
+    xml.node_reporter(report).write_captured_output(report)
+    xml.finalize(report)

@@ -1,0 +1,211 @@
+"""Runs tests on this machine, one at a time, by pytest's ordinary protocol.
+
+The machine is opened like any other host, so that a test has the same outcome everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from shell_runner import errors
+from shell_runner.errors import HostError
+from shell_runner.hosts.fleet import Ended, Fleet, Ready, Said
+from shell_runner.hosts.spec import HostSpec
+from shell_runner.remote.protocol.model import (
+    PASSED,
+    SKIPPED,
+    Execution,
+    Problem,
+    Setup,
+    Test,
+    execution_from_row,
+)
+from shell_runner.remote.protocol.verdict import is_worth_another, judge
+from shell_runner.reporting.report_text import skip_reason, unmet_words
+
+from . import reports, reruns
+from .items import ShellItem
+from .leftover_warnings import warn_of_leftovers
+from .report_hooks import make_failure
+from .run_services import RunServices
+
+#: The name of this machine in reports and in ``[hosts.here]`` of nosejobs.toml.
+LOCAL_HOST = "here"
+
+
+class LocalRunner:
+    """Implements ``ItemRunner`` and the hooks of the ordinary protocol."""
+
+    def __init__(self, services: RunServices) -> None:
+        self._services = services
+        self._slot = LocalSlot(services.setup, self._receive_artifact, self._show_line)
+        self._nodeid = ""
+        #: The number of tests that could not be run because this machine failed.
+        self.tests_not_run = 0
+
+    def check_requirements(self, item: ShellItem) -> None:
+        """Check the labels of ``[hosts.here]`` in the setup phase of an item."""
+        item.local_result = None
+        item.earlier_attempts.clear()
+        item.rerun_reports.clear()
+        options = self._services.options
+        entry = options.config.hosts.get(LOCAL_HOST)
+        missing = sorted(set(item.metadata.requires) - set(entry.labels if entry else ()))
+        if not missing:
+            return
+        reason = unmet_words(sorted(item.metadata.requires), missing, [LOCAL_HOST])
+        if options.requires == "skip":
+            item.unmet_reason = reason
+            pytest.skip(reason)
+        test = item.make_test(0)
+        execution = Execution(0, problem=Problem.UNMET, detail=reason)
+        item.local_result = (test, execution)
+        raise make_failure(self._services.make_context(item, test, execution, LOCAL_HOST))
+
+    def run_item(self, item: ShellItem) -> None:
+        """Run an item, again after a failure if it may.
+
+        Raises ShellFailure, or pytest's Skipped.
+        """
+        services = self._services
+        self._nodeid = item.nodeid
+        attempts = reruns.count_attempts(item)
+        for attempt in range(1, attempts + 1):
+            test = item.make_test(0)._replace(attempt=attempt)
+            execution = self._execute(test)
+            if attempt == attempts or not is_worth_another(test, execution):
+                break
+            context = services.make_context(item, test, execution, LOCAL_HOST)
+            item.rerun_reports.append(services.report_maker.make_attempt_report(context))
+        reruns.add_flaky_property(item, test, execution, attempts)
+        test = warn_of_leftovers(item, test, execution)
+        item.local_result = (test, execution)
+        services.durations.add(item.nodeid, execution.duration)
+        outcome = judge(test, execution).outcome
+        if outcome == SKIPPED:
+            pytest.skip(skip_reason(execution))
+        if outcome != PASSED:
+            raise make_failure(services.make_context(item, test, execution, LOCAL_HOST))
+
+    def run_protocol(self, item: ShellItem, nextitem: pytest.Item | None) -> None:
+        """Run pytest's ordinary protocol, then publish reports of attempts and cases as well."""
+        services = self._services
+        properties = item.user_properties
+        made = runtestprotocol(item, log=False, nextitem=nextitem)
+        # Not earlier: while a test runs, pytest captures what is written to the terminal.
+        for rerun in item.rerun_reports:
+            services.publisher.publish(item, [rerun])
+        if item.local_result and item.local_result[1].parsed and made[0].passed:
+            item.user_properties = properties  # make_report has appended those of the verdict
+            # The failure of a fixture at its end is not one of the program.
+            teardown = [each for each in made if each.when == "teardown" and each.failed]
+            context = services.make_context(item, *item.local_result, LOCAL_HOST)
+            own = list(services.report_maker.make_reports(context))
+            vars(own[-1])["nosejobs_green"] = context.has_passed_by_cases
+            made = [*own, *teardown]
+        services.publisher.publish(item, made)
+
+    def make_report(
+        self, item: ShellItem, call: pytest.CallInfo[None], report: pytest.TestReport
+    ) -> pytest.TestReport:
+        """Return the report that replaces pytest's ``report`` of one phase of an item."""
+        reports.add_attributes(report, item)
+        if call.when == "setup" and item.unmet_reason:
+            return next(reports.make_skip_reports(item, f"Skipped: {item.unmet_reason}"))
+        if call.when == "teardown" or not item.local_result:
+            return report
+        context = self._services.make_context(item, *item.local_result, LOCAL_HOST)
+        verdict = reports.make_verdict_report(context)
+        # The teardown report, from which JUnit XML takes properties and output, is pytest's.
+        item.user_properties = verdict.user_properties
+        for name, text in verdict.sections:
+            item.add_report_section("call", name.split()[1], text)
+        return verdict
+
+    def close(self) -> None:
+        """End the slot and whatever it runs."""
+        self._slot.close()
+
+    def _execute(self, test: Test) -> Execution:
+        try:
+            return self._slot.run(test)
+        except HostError as error:
+            self.tests_not_run += 1
+            return Execution(test.id, problem=Problem.HOST_LOST, detail=error.cause)
+
+    def _receive_artifact(self, number: int, attempt: int, path: str, data: bytes) -> None:
+        if number != 0:
+            raise ValueError("artifacts of an unknown test")
+        self._services.artifacts.receive(self._nodeid, attempt, path, data)
+
+    def _show_line(self, number: int, host: str, text: str) -> None:
+        if number == 0:
+            self._services.terminal.show_output_line(self._nodeid, host, text)
+
+
+class LocalSlot:
+    """One slot on this machine, opened when the first test needs it."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        receive_artifact: Callable[[int, int, str, bytes], None],
+        show_line: Callable[[int, str, str], None],
+    ) -> None:
+        """Keep the callables; they are called while a test runs.
+
+        ``receive_artifact``: gets test, attempt, path and bytes.  ``show_line``: gets test, host
+        and a line of output.
+        """
+        self._setup = setup
+        self._receive_artifact = receive_artifact
+        self._show_line = show_line
+        self._fleet: Fleet | None = None
+
+    def run(self, test: Test) -> Execution:
+        """Run one test to its end.  Raise HostError if this machine cannot."""
+        fleet = self._open()
+        try:
+            fleet.hosts[0].run([test])
+            return self._wait(fleet)
+        except BaseException:
+            # After Ctrl-C, a timeout of another plugin or a lost host, the test must not go on.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the slot and whatever it runs."""
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
+
+    def _open(self) -> Fleet:
+        if self._fleet is None:
+            self._fleet = Fleet([HostSpec(LOCAL_HOST, "popen", 1)], self._setup)
+            self._fleet.open()
+            event = self._fleet.events.get()
+            if isinstance(event, Ended):
+                self.close()
+                raise event.error
+            assert isinstance(event, Ready)
+        return self._fleet
+
+    def _wait(self, fleet: Fleet) -> Execution:
+        while True:
+            event = fleet.events.get()
+            if isinstance(event, Ended):
+                raise errors.HostLost(LOCAL_HOST, event.error.cause)
+            if isinstance(event, Said):
+                for message in event.host.messages(event.frame):
+                    if message[0] == "done":
+                        return execution_from_row(message[1])
+                    if message[0] == "artefact":
+                        _, number, attempt, path, _, body = message
+                        self._receive_artifact(number, attempt, path, body)
+                    if message[0] == "line":
+                        self._show_line(message[1], LOCAL_HOST, message[2])
+                    if message[0] == "trouble":
+                        raise HostError(LOCAL_HOST, str(message[1]))

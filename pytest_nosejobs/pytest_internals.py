@@ -1,0 +1,89 @@
+"""Access to private parts of pytest.
+
+Cases are reported one by one, but pytest knows programs: in its progress count and in its
+memory of failed tests, a case stands for its program.  Where a future pytest lacks one of
+these parts, only that convenience is lost.
+"""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import pytest
+
+
+def get_junit_writer(config: pytest.Config) -> Any:
+    """Return pytest's writer of JUnit XML, or None without ``--junitxml``."""
+    from _pytest.junitxml import xml_key
+
+    return config.stash.get(xml_key, None)
+
+
+def get_terminal(config: pytest.Config) -> Any:
+    """Return pytest's terminal reporter, or None if that plugin is disabled."""
+    return config.pluginmanager.get_plugin("terminalreporter")
+
+
+def get_terminal_stream(reporter: Any) -> IO[str]:
+    """Return the file to which the terminal reporter writes."""
+    stream: IO[str] = reporter._tw._file
+    return stream
+
+
+def get_terminal_width(reporter: Any) -> int:
+    """Return the columns of the terminal."""
+    return int(reporter._tw.fullwidth)
+
+
+def end_terminal_line(reporter: Any) -> None:
+    """Start a new line, also after dots that pytest has not counted."""
+    reporter.ensure_newline()
+    if reporter._tw.width_of_current_line:
+        reporter._tw.line()
+
+
+def uncount_program(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Remove the program from the progress count before one of its cases is counted."""
+    counted = _get_counted_ids(config)
+    if counted is not None:
+        counted.discard(_get_program_id(report))
+
+
+def count_program(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Replace the case that pytest has just counted by its program.
+
+    A failed case marks its program as failed for ``--lf``.
+    """
+    case = getattr(report, "id", report.nodeid)
+    counted = _get_counted_ids(config)
+    if counted is not None:
+        counted.discard(case)
+        counted.add(_get_program_id(report))
+    failed = _get_failed_ids(config)
+    if failed is not None and failed.pop(case, False):
+        failed[_get_program_id(report)] = True
+
+
+def forget_failure(config: pytest.Config, nodeid: str) -> None:
+    """Remove a program that has passed from the tests that ``--lf`` runs again."""
+    failed = _get_failed_ids(config)
+    if failed is not None:
+        for key in [each for each in failed if str(each) == nodeid]:
+            del failed[key]
+
+
+def _get_program_id(report: pytest.TestReport) -> Any:
+    """Return the program's id as this pytest keeps ids: a string, or a parsed id."""
+    known = getattr(report, "id", "")
+    if isinstance(known, str):
+        return report.nosejobs_program
+    return type(known).parse(report.nosejobs_program)
+
+
+def _get_counted_ids(config: pytest.Config) -> Any:
+    return getattr(get_terminal(config), "_progress_nodeids_reported", None)
+
+
+def _get_failed_ids(config: pytest.Config) -> Any:
+    plugin = config.pluginmanager.get_plugin("lfplugin")
+    return getattr(plugin, "lastfailed", None)

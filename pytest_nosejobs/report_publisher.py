@@ -1,0 +1,142 @@
+"""Sends reports to pytest's hooks.
+
+It knows the order of the hooks around the reports of one test, what JUnit XML and pytest's
+counters need before and after each, and which hooks can be skipped.  It must not know how
+reports are made.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import pytest
+
+from . import junit_xml, pytest_internals
+from .items import ShellItem
+from .reruns import RerunRecorder
+from .terminal import get_verbosity
+
+#: Hooks that are called for each report.
+_REPORT_HOOKS = (
+    "pytest_runtest_logstart",
+    "pytest_runtest_logreport",
+    "pytest_runtest_logfinish",
+    "pytest_report_teststatus",
+)
+#: Modules whose hooks do nothing at the beginning of a test whose end they see.
+_SILENT_MODULES = ("_pytest.", __package__)
+
+
+class ReportPublisher:
+    """Sends reports through the hooks, as pytest's runner does."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.reruns = RerunRecorder()
+        #: Pytest's writer of JUnit XML, or None.
+        self.xml: Any = None
+        #: The report that is being published; None in between and in pytest's summary.
+        self.current_report: pytest.TestReport | None = None
+        #: Whether no plugin notices more of a remote test than its verdict and its end.
+        self.skips_silent_hooks = False
+        self._config = config
+
+    def start_remote_run(self) -> None:
+        """Decide which hooks are called for remote tests."""
+        self.skips_silent_hooks = _only_pytest_listens(self._config)
+
+    def publish(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
+        """Publish the reports of a test with all hooks; each case is announced by itself."""
+        hook = item.config.hook
+        for nodeid, group in itertools.groupby(reports, key=lambda report: report.nodeid):
+            hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
+            for report in group:
+                self._publish_one(report)
+            hook.pytest_runtest_logfinish(nodeid=nodeid, location=item.location)
+
+    def publish_remote(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
+        """Publish the reports of a test that ran on a host.
+
+        If only pytest's own plugins implement the hooks and none of them would print anything,
+        logstart, logfinish and empty setup reports are skipped.  For very short tests that saves
+        about a third of the time.
+        """
+        if not self.skips_silent_hooks:
+            self.publish(item, reports)
+            return
+        report = None
+        for report in reports:
+            if report.when != "setup" or not report.passed or report.duration:
+                self._publish_one(report)
+        is_single = report is not None and report.when == "call" and report.passed
+        if self.xml is not None and report is not None and is_single:
+            junit_xml.finish_testcase(self.xml, report)
+
+    def _publish_one(self, report: pytest.TestReport) -> None:
+        self.prepare(report)
+        self._config.hook.pytest_runtest_logreport(report=report)
+        self.complete(report)
+
+    def prepare(self, report: Any) -> None:
+        """Do what must precede pytest's own hooks: names for JUnit XML, the count of programs."""
+        self.current_report = report
+        if not hasattr(report, "nosejobs_host"):
+            return
+        # A worker of xdist may send reports of its items only: on the way from it to
+        # the controller, a case has the id of its program.
+        is_worker = hasattr(self._config, "workerinput")
+        nodeid = report.nosejobs_program if is_worker else report.nosejobs_nodeid
+        if report.nodeid != nodeid:
+            report.nodeid = nodeid
+        is_verdict = report.when == "call" or report.failed
+        if self.xml is not None and (is_verdict or report.skipped):
+            junit_xml.set_names(self.xml, report)
+            if is_verdict:
+                junit_xml.attach_files(self.xml, report)
+        if report.nosejobs_case and report.when == "call":
+            pytest_internals.uncount_program(self._config, report)
+
+    def complete(self, report: Any) -> None:
+        """Do what must follow pytest's own hooks."""
+        self.current_report = None
+        if not hasattr(report, "nosejobs_host"):
+            return
+        if report.nosejobs_case and report.when == "call":
+            pytest_internals.count_program(self._config, report)
+        self.reruns.record(report, self.xml)
+        if getattr(report, "nosejobs_green", False):
+            pytest_internals.forget_failure(self._config, report.nosejobs_program)
+
+
+class XdistReportHooks:
+    """A plugin for the controller of xdist, which publishes the reports of its workers itself."""
+
+    def __init__(self, publisher: ReportPublisher) -> None:
+        self._publisher = publisher
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        """Do around the hook what the publisher does when it calls it."""
+        self._publisher.prepare(report)
+        yield
+        self._publisher.complete(report)
+
+
+def _only_pytest_listens(config: pytest.Config) -> bool:
+    """Return whether only pytest hears of reports and prints nothing about passed phases.
+
+    With ``-v`` it prints the name of a test at its beginning; with ``-vv`` and with
+    ``--durations-min=0``, the duration of empty phases; and ``console_output_style = times``
+    adds them up.
+    """
+    if get_verbosity(config) > 0 or config.getini("console_output_style") == "times":
+        return False
+    if config.getoption("durations_min", None) == 0:
+        return False
+    implementations = (
+        each for name in _REPORT_HOOKS for each in getattr(config.hook, name).get_hookimpls()
+    )
+    return all(
+        (each.function.__module__ or "").startswith(_SILENT_MODULES) for each in implementations
+    )

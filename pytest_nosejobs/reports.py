@@ -1,0 +1,258 @@
+"""Pytest's reports of a test that has run.
+
+The functions are pure: they send nothing.  The texts are those of ``shell_runner.words``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from shell_runner.remote.protocol.model import (
+    ERROR,
+    FAILED,
+    PASSED,
+    SKIPPED,
+    XFAILED,
+    XPASSED,
+    Case,
+    Execution,
+    Test,
+)
+from shell_runner.remote.protocol.verdict import is_told_by_cases, judge
+from shell_runner.reporting import report_text
+from shell_runner.reporting.report_text import Place, tail, whole
+from shell_runner.text import readable
+
+from .failure_text import FailureText
+from .items import ShellItem
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """One execution of a test, with everything that its reports need."""
+
+    item: ShellItem
+    test: Test
+    execution: Execution
+    #: The name of the host; empty: not shown.
+    host: str
+    #: Paths of the artifacts on this machine.
+    files: Sequence[str] = ()
+
+    @property
+    def has_passed_by_cases(self) -> bool:
+        """Return whether cases were reported and the program as a whole did not fail.
+
+        The reports of cases do not tell ``--lf`` that the program need not run again.
+        """
+        if not self.execution.parsed:
+            return False
+        return judge(self.test, self.execution).outcome in (PASSED, SKIPPED)
+
+
+def describe_failure(context: ReportContext) -> FailureText:
+    """Return the text of a program that did not pass."""
+    failure = report_text.of_failure(context.test, context.execution, _make_place(context))
+    return FailureText(failure, context.item.nodeid)
+
+
+def make_sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
+    """Return pytest's sections of captured output.
+
+    ``short``: only the last lines of each stream, for a failure; otherwise all that was kept.
+    """
+    show = tail if short else whole
+    return [
+        (f"Captured {name} call", show(stream))
+        for name, stream in (("stdout", execution.out), ("stderr", execution.err))
+        if stream.total
+    ]
+
+
+def make_reports(context: ReportContext, skip_silent: bool = False) -> Iterator[pytest.TestReport]:
+    """Yield the reports of a test: of its cases, and of the program if the cases do not suffice.
+
+    ``skip_silent``: of a program that passed, only the report that says so.
+    """
+    execution = context.execution
+    if execution.parsed is not None and execution.parsed.cases:
+        yield from _make_case_reports(context, execution.parsed.cases)
+        if is_told_by_cases(context.test, execution):
+            return
+    builder = _ReportBuilder(context.item, execution, context.host, context.files)
+    verdict = _make_verdict_report(builder, context)
+    if skip_silent and verdict.passed:
+        yield verdict
+        return
+    if verdict.when == "call":
+        yield builder.build("setup", "passed")
+    yield verdict
+    # JUnit's writer takes the output from the last report.
+    yield builder.build("teardown", "passed", None, verdict.sections)
+
+
+def make_attempt_reports(context: ReportContext) -> Iterator[pytest.TestReport]:
+    """Yield the reports of an attempt that another one follows; only the last one is shown."""
+    builder = _ReportBuilder(context.item, context.execution, context.host, context.files)
+    verdict = _make_verdict_report(builder, context)
+    if verdict.when == "call":
+        yield builder.build("setup", "passed")
+    yield verdict
+
+
+def make_verdict_report(context: ReportContext) -> pytest.TestReport:
+    """Return the report that tells the outcome; an error is a failed setup, as in pytest."""
+    builder = _ReportBuilder(context.item, context.execution, context.host, context.files)
+    return _make_verdict_report(builder, context)
+
+
+def make_skip_reports(item: ShellItem, reason: str) -> Iterator[pytest.TestReport]:
+    """Yield the reports of a test that is skipped without having run."""
+    builder = _ReportBuilder(item, Execution(0), "")
+    yield builder.build("setup", "skipped", _locate_skip(item, reason))
+    yield builder.build("teardown", "passed")
+
+
+def add_attributes(report: Any, item: ShellItem) -> None:
+    """Give a report that pytest has made of ``item`` the attributes of our own reports."""
+    report.nosejobs_host = ""
+    report.nosejobs_case = None
+    report.nosejobs_nodeid = report.nosejobs_program = item.nodeid
+    report.nosejobs_files = []
+
+
+def _make_case_reports(
+    context: ReportContext, cases: Sequence[Case]
+) -> Iterator[pytest.TestReport]:
+    """Yield three reports for each case; time that no case claims is the first one's setup."""
+    item, execution = context.item, context.execution
+    unclaimed = report_text.unclaimed(execution, cases)
+    output: Sequence[tuple[str, str]] = make_sections(execution, short=True)
+    for number, (case, names) in enumerate(report_text.named_cases(cases)):
+        files = () if number else context.files
+        builder = _ReportBuilder(item, execution, context.host, files, case, names)
+        yield builder.build("setup", "passed", duration=unclaimed)
+        unclaimed = 0.0
+        sections: Sequence[tuple[str, str]] = ()
+        if case.outcome in (FAILED, ERROR):  # the first failure shows the output
+            sections, output = output, ()
+        yield _make_case_report(builder, context, case, sections)
+        yield builder.build("teardown", "passed", None, sections)
+
+
+def _make_case_report(
+    builder: _ReportBuilder,
+    context: ReportContext,
+    case: Case,
+    sections: Sequence[tuple[str, str]],
+) -> pytest.TestReport:
+    duration = case.duration or 0.0
+    if case.outcome == SKIPPED:
+        reason = _locate_skip(context.item, f"Skipped: {report_text.skip_reason_of_case(case)}")
+        return builder.build("call", "skipped", reason, duration=duration)
+    if case.outcome in (FAILED, ERROR):
+        # The sections are for the terminal; JUnit XML has the output in the text.
+        text = _describe_case_failure(context, case, bool(sections))
+        return builder.build("call", "failed", text, sections, duration=duration)
+    outcome = "skipped" if case.outcome == XFAILED else "passed"
+    report = builder.build("call", outcome, None, duration=duration)
+    if case.outcome in (XFAILED, XPASSED):
+        report.wasxfail = f"reason: {readable(case.message)}"
+    return report
+
+
+def _describe_case_failure(context: ReportContext, case: Case, with_output: bool) -> FailureText:
+    failure = report_text.of_case(case, context.execution, _make_place(context), with_output)
+    return FailureText(failure, context.item.nodeid)
+
+
+def _make_place(context: ReportContext) -> Place:
+    item = context.item
+    return Place(item.nodeid, item.command, item.rerun_command, context.host, context.files)
+
+
+def _make_verdict_report(builder: _ReportBuilder, context: ReportContext) -> pytest.TestReport:
+    execution = context.execution
+    outcome = judge(context.test, execution).outcome
+    if outcome == PASSED:
+        return builder.build("call", "passed", None, make_sections(execution, short=False))
+    if outcome == SKIPPED:
+        reason = _locate_skip(context.item, f"Skipped: {report_text.skip_reason(execution)}")
+        return builder.build("call", "skipped", reason, make_sections(execution, short=False))
+    when = "setup" if outcome == ERROR else "call"
+    sections = make_sections(execution, short=True)
+    return builder.build(when, "failed", describe_failure(context), sections)
+
+
+def _locate_skip(item: ShellItem, reason: str) -> tuple[str, int, str]:
+    """Return where and why a test is skipped, as pytest has it: at the program's first line."""
+    return str(item.path), 1, reason
+
+
+class _ReportBuilder:
+    """Builds the reports of one program or case, which have most of their fields in common."""
+
+    def __init__(
+        self,
+        item: ShellItem,
+        execution: Execution,
+        host: str,
+        files: Sequence[str] = (),
+        case: Case | None = None,
+        names: tuple[str, str] | None = None,
+    ) -> None:
+        """``names``: group and name of the case, unique within its program."""
+        name = " > ".join(filter(None, names or ()))
+        nodeid = f"{item.nodeid}::{name}" if name else item.nodeid
+        self._execution = execution
+        self._nodeid = nodeid
+        self._location = (item.nodeid, None, f"./{nodeid}")
+        self._keywords = item.get_report_keywords()
+        properties = report_text.properties(execution, host) if host else ()
+        self._properties = [*item.user_properties, *properties]
+        if case:
+            self._properties += report_text.case_properties(case)
+        self._attributes = {
+            "nosejobs_host": host,
+            "nosejobs_case": names,
+            "nosejobs_nodeid": nodeid,
+            "nosejobs_program": item.nodeid,
+            "nosejobs_files": list(files),
+            **item.get_attempt_attributes(),
+        }
+
+    def build(
+        self,
+        when: Any,
+        outcome: Any,
+        longrepr: Any = None,
+        sections: Sequence[tuple[str, str]] = (),
+        duration: float | None = None,
+    ) -> pytest.TestReport:
+        """Return one report.
+
+        ``duration``: in seconds; by default that of the program if the report has the verdict,
+        else 0.
+        """
+        execution = self._execution
+        if duration is None:
+            is_verdict = when == "call" or longrepr is not None
+            duration = execution.duration if is_verdict else 0.0
+        return pytest.TestReport(
+            self._nodeid,
+            self._location,
+            self._keywords,
+            outcome,
+            longrepr,
+            when,
+            sections,
+            duration,
+            execution.started,
+            execution.started + duration,
+            self._properties,
+            **self._attributes,
+        )

@@ -1,0 +1,260 @@
+"""Messages that hosts must not send: invalid, repeated and late ones; and lost hosts."""
+
+import dataclasses
+import queue
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shell_runner.errors import HostError
+from shell_runner.hosts.fleet import Ended, Ready, Said
+from shell_runner.remote.protocol.model import Execution, Problem, Test
+from shell_runner.run.controller import RunController
+from shell_runner.run.events import ControllerCrashed, Finished, HostLost, Waiting, describe_losses
+from shell_runner.run.scheduler import Scheduler
+
+ROW = list(Execution(1))
+
+
+@dataclasses.dataclass(eq=False)
+class FakeHost:
+    """The part of a host that the controller uses."""
+
+    id: str
+    run: Callable[[Any], None]
+    messages: Callable[[Any], list[Any]]
+    sent: list[Any] = dataclasses.field(default_factory=list)
+    dropped: bool = False
+
+    def drop(self, _: HostError) -> None:
+        self.dropped = True
+
+
+def controller_with(message: Any) -> tuple[RunController, Any]:
+    host: Any = FakeHost("evil", lambda _: None, lambda _: [message])
+    fleet: Any = SimpleNamespace(hosts=[host])
+
+    def artefact(test: int, attempt: int, path: str, body: bytes) -> None:
+        if test not in {1: None} or not isinstance(body, bytes):
+            raise ValueError("not asked for")
+
+    controller = RunController(fleet, [Test(1, "t")], Scheduler([1], {}), artefact)
+    controller._perform(controller._scheduler.add_host("evil", 1))
+    return controller, host
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ["done"], ["done", 7], ["done", None], ["done", []], ["done", {}],
+        ["done", [*ROW[:9], 7, *ROW[10:]]],
+        ["done", [1, 1, 0, 0.0, float("nan")]],
+        ["done", [1, 1, 0, 0.0, "1"]],
+        ["done", [*ROW[:5], "0"]],
+        ["done", [*ROW[:9], "", [7, 0, -1]]],
+        ["done", [*ROW[:9], "", ["", None, -1]]],
+        ["done", [*ROW[:16], [["a"]]]],
+        ["done", [*ROW[:16], [[7, 1]]]],
+        ["done", [*ROW[:15], ["tap", [["a", "fine"]], "", None]]],
+        ["done", [*ROW[:15], None, [7]]],
+        ["line"], ["line", []], ["line", "x", 1], ["line", 1],
+        ["running", {}], ["running", 1], ["running", 1, None],
+        ["artefact"], ["artefact", []], ["artefact", [], 1, "a", True, b""],
+        ["artefact", 7, 1, "a", True, b""],
+        ["returned"], ["returned", 7], ["returned", [[]]],
+        ["waiting"], ["waiting", "slots"], ["waiting", "for ever", ""], ["waiting", [], ""],
+        ["trouble"],
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_garbage_loses_the_host(message: list[Any]) -> None:
+    controller, host = controller_with(message)
+    controller._handle_frame(host, b"")
+    assert [loss.error.host for loss in controller.losses] == ["evil"]
+    assert controller.results.get_nowait() == [HostLost(controller.losses[0].error)]
+    (news,) = controller.results.get_nowait() if not controller.results.empty() else (None,)
+    assert not isinstance(news, ControllerCrashed)
+    assert isinstance(news, Finished)
+    assert news.execution.problem == Problem.HOST_LOST
+
+
+def test_what_is_sound_is_taken() -> None:
+    controller, host = controller_with(["done", ROW])
+    controller._handle_frame(host, b"")
+    assert not controller.losses
+    (news,) = controller.results.get_nowait()
+    assert isinstance(news, Finished)
+    assert news.execution == Execution(1)
+
+
+class Hosts:
+    """A fleet whose hosts send what a test tells them to, and a controller in this thread."""
+
+    def __init__(self, tests: int, *names: str, attempts: int = 1, max_lost: int = 2) -> None:
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.hosts = [self.host(name) for name in names]
+        self.files: list[tuple[int, int, str]] = []
+        self.void: list[tuple[int, int]] = []
+        self.controller = RunController(
+            self,  # type: ignore[arg-type]
+            [Test(number, "t") for number in range(tests)],
+            Scheduler(range(tests), {}, max_lost),
+            lambda test, attempt, path, _: self.files.append((test, attempt, path)),
+            dict.fromkeys(range(tests), attempts),
+            timeout=0.3,
+            discard_artifacts=lambda *which: self.void.append(which),
+        )
+
+    def host(self, name: str) -> Any:
+        sent: list[Any] = []
+        return FakeHost(name, sent.extend, lambda message: [message], sent)
+
+    def reopen(self, host: Any) -> Any:
+        return self.host(host.id)
+
+    def say(self, host: Any, *message: Any) -> None:
+        self.controller._handle(Said(host, list(message)))  # type: ignore[arg-type]
+
+    def done(self, host: Any, test: int, attempt: int = 1, status: int = 0) -> None:
+        self.say(host, "done", list(Execution(test, attempt, exit=status)))
+
+    def end(self, host: Any) -> Any:
+        """Lose the host; return its successor."""
+        self.controller._handle(Ended(host, HostError(host.id, "gone"), may_return=True))
+        return self.controller._hosts[host.id]
+
+    def finished(self) -> list[tuple[int, int]]:
+        found = []
+        while not self.controller.results.empty():
+            batch = self.controller.results.get()
+            assert isinstance(batch, list)
+            found += [
+                (each.execution.id, each.execution.attempt)
+                for each in batch
+                if isinstance(each, Finished)
+            ]
+        return found
+
+
+def test_an_answer_counts_once_and_only_from_who_was_asked() -> None:
+    fleet = Hosts(3, "a", "b")
+    a, b = fleet.hosts
+    fleet.controller._handle(Ready(a, 1, 0.0))
+    fleet.controller._handle(Ready(b, 1, 0.0))
+    for host, test in ((b, 0), (a, 0), (a, 0), (a, 77), (a, 1), (b, 1)):
+        fleet.done(host, test)
+    assert fleet.finished() == [(0, 1), (1, 1)]
+    assert fleet.controller._scheduler.open_tests == 1
+    assert not fleet.controller.losses
+
+
+def test_an_answer_of_an_earlier_attempt_does_not_end_the_next_one() -> None:
+    fleet = Hosts(1, "a", attempts=2)
+    (a,) = fleet.hosts
+    fleet.controller._handle(Ready(a, 1, 0.0))
+    for attempt in (1, 1, 2, 2):
+        fleet.done(a, 0, attempt, status=1)
+    assert fleet.finished() == [(0, 1), (0, 2)]
+
+
+def test_what_the_old_connection_says_is_not_taken() -> None:
+    fleet = Hosts(1, "a")
+    (old,) = fleet.hosts
+    fleet.controller._handle(Ready(old, 1, 0.0))
+    new = fleet.end(old)
+    fleet.controller._handle(Ready(new, 1, 0.0))
+    assert [test.id for test in new.sent] == [0]
+    fleet.done(old, 0)
+    fleet.say(old, "artefact", 0, 1, "x", True, b"late")
+    fleet.say(old, "trouble", "late")
+    fleet.say(old, "nonsense of an old connection")
+    fleet.controller._handle(Ended(old, HostError("a", "again"), may_return=True))
+    fleet.controller._handle(Ready(old, 9, 0.0))
+    assert fleet.finished() == fleet.files == []
+    fleet.say(new, "artefact", 0, 1, "x", True, b"")
+    fleet.done(new, 0)
+    assert fleet.files == [(0, 1, "x")]
+    assert fleet.finished() == [(0, 1)]
+    assert len(fleet.controller.losses) == 1
+
+
+def test_artefacts_of_a_lost_host_are_void_and_late_ones_are_dropped() -> None:
+    fleet = Hosts(1, "a", "b")
+    a, b = fleet.hosts
+    fleet.controller._handle(Ready(a, 1, 0.0))
+    fleet.controller._handle(Ready(b, 1, 0.0))
+    fleet.say(b, "artefact", 0, 1, "x", True, b"")
+    fleet.say(a, "artefact", 0, 2, "x", True, b"")
+    assert fleet.files == []
+    assert not fleet.controller.losses
+    fleet.end(a)
+    assert fleet.void == [(0, 1)]
+
+
+def test_it_is_told_where_tests_went() -> None:
+    fleet = Hosts(3, "a", "b", max_lost=2)
+    a, b = fleet.hosts
+    fleet.controller._handle(Ready(a, 2, 0.0))
+    fleet.controller._handle(Ready(b, 1, 0.0))
+    second = fleet.end(a)
+    fleet.done(b, 2)
+    fleet.controller._handle(Ready(second, 1, 0.0))
+    first, later = fleet.controller.losses[0], None
+    assert first.moved == {"b": [0], "a": [1]}
+    assert first.is_back
+    fleet.end(b)
+    later = fleet.controller.losses[1]
+    assert later.given_up == [0]
+    assert describe_losses(("a", "b")) == "a and b"
+    assert describe_losses(("a", "a")) == "a (twice)"
+
+
+def test_a_failed_attempt_to_come_back_is_no_second_loss() -> None:
+    fleet = Hosts(1, "a")
+    (host,) = fleet.hosts
+    fleet.controller._handle(Ready(host, 1, 0.0))
+    for _ in range(3):
+        host = fleet.end(host)
+    assert len(fleet.controller.losses) == 1
+    fleet.controller._handle(Ready(host, 1, 0.0))
+    fleet.done(host, 0)
+    assert fleet.finished() == [(0, 1)]
+
+
+def test_with_no_host_back_in_time_all_that_is_open_is_given_up() -> None:
+    fleet = Hosts(3, "a")
+    (host,) = fleet.hosts
+    fleet.events.put(Ready(host, 1, 0.0))
+    fleet.events.put(Ended(host, HostError("a", "gone"), may_return=True))
+    begin = time.monotonic()
+    fleet.controller.run()
+    assert 0.3 <= time.monotonic() - begin < 5
+    assert sorted(fleet.finished()) == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_what_is_done_in_a_frame_counts_though_the_rest_is_garbage() -> None:
+    fleet = Hosts(2, "a", "b")
+    a, b = fleet.hosts
+    a.messages = lambda _: [["done", list(Execution(0))], ["done", 7]]
+    fleet.controller._handle(Ready(a, 1, 0.0))
+    fleet.controller._handle(Ready(b, 1, 0.0))
+    fleet.say(a, "")
+    assert [loss.error.host for loss in fleet.controller.losses] == ["a"]
+    assert (0, 1) in fleet.finished()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (["slots", ""], "slots that another run uses"),
+        (["lock", "gpu\x1b[2J"], "the lock gpu, which another run holds"),
+        (["alone", ""], "another run: a test that must be alone"),
+    ],
+)
+def test_what_tests_wait_for_is_told_in_our_words(said: list[str], words: str) -> None:
+    controller, host = controller_with(["waiting", *said])
+    controller._handle_frame(host, b"")
+    assert controller.results.get_nowait() == [Waiting("evil", words)]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 if __name__ == "__main__":  # -P keeps this folder off the path; its parent must be on it
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from shell_runner.hosts.frame_guard import LIMIT, Guard, Hostile
 

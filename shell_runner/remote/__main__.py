@@ -13,14 +13,14 @@ from typing import Any, Dict, List, Optional
 
 #: The programs: each is a function that takes the list of its arguments.
 PROGRAMS = {
-    "agent": "agent:main",
-    "interpreter-supervisor": "keeper:main",
-    "launch-worker": "worker:launch",
-    "slot": "slot:main",
-    "worker": "worker:main",
+    "agent": "agent.main:main",
+    "interpreter-supervisor": "agent.interpreter_supervisor:main",
+    "launch-worker": "jobs.worker:launch",
+    "slot": "execution.slot:main",
+    "worker": "jobs.worker:main",
 }
 #: The sessions that a client can open: each is a function that takes a channel.
-SESSIONS = {"jobs": "desk:main", "live": "serve:main"}
+SESSIONS = {"jobs": "sessions.job_session:main", "live": "sessions.live_session:main"}
 
 
 class UnknownName(Exception):

@@ -57,13 +57,13 @@ POINTS: Mapping[str, Point] = {
     "artefact-half": Point("dispatcher.builds.artifact", "pack", after=False),
     "artefact": Point("dispatcher.builds.artifact", "store_artifact", after=True),
     "built": Point("dispatcher.hosts.job_steps", "JobSteps.submit", after=False, call=2),
-    "handed-in": Point("shell_runner.jobs.client", "Client.submit", after=True, call=2),
+    "handed-in": Point("shell_runner.jobs.client", "JobClient.submit", after=True, call=2),
     "submitted": Point("dispatcher.hosts.job_steps", "JobSteps.submit", after=True, call=2),
-    "harvesting": Point("shell_runner.jobs.client", "Client._piece", after=False, call=3),
+    "harvesting": Point("shell_runner.jobs.client", "JobClient._piece", after=False, call=3),
     "downloaded": Point("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=False, call=2),
     "stored": Point("dispatcher.builds.blob_store", "BlobStore.take", after=True, call=3),
     "harvested": Point("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=True, call=2),
-    "acknowledged": Point("shell_runner.jobs.client", "Client.acknowledge", after=True, call=2),
+    "acknowledged": Point("shell_runner.jobs.client", "JobClient.acknowledge", after=True, call=2),
     "before-tag": Point("dispatcher.store.tags", "give_tag", after=False),
     "tagging": Point("dispatcher.store.tags", "give_tag", after=True),
     "tagged": Point(
@@ -229,17 +229,17 @@ def _main() -> None:
     # What a dispatcher loads when it needs it; alembic: to make a database.
     import alembic.command  # noqa: F401
     import click
-    import dispatcher.asking
-    import dispatcher.following
-    import dispatcher.running
-    import dispatcher.shown
-    import shell_runner.ca  # noqa: F401
+    import dispatcher.cli.api_client
+    import dispatcher.cli.log_viewer
+    import dispatcher.up
+    import dispatcher.cli.tables
+    import shell_runner.hosts.ca  # noqa: F401
     import uvicorn.lifespan.on
     import uvicorn.loops.auto
     import uvicorn.protocols.http.auto
     import uvicorn.protocols.websockets.auto  # noqa: F401
 
-    import dispatcher.cli
+    import dispatcher.cli.commands
 
     # What is here is not looked at again by each: a page that is not touched is not copied.
     gc.collect()
@@ -252,7 +252,7 @@ def _main() -> None:
         child = os.fork()
         if not child:
             _become(order)
-            click.Group("nosejobs", commands=list(dispatcher.cli.ALL)).main(order["words"])
+            click.Group("nosejobs", commands=list(dispatcher.cli.commands.ALL)).main(order["words"])
         print(child, flush=True)
 
 

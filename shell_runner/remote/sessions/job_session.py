@@ -381,7 +381,7 @@ def _workspace(attempts: Sequence[Any], folder: str) -> str:
 def main(channel: Any) -> None:
     """Serve one client in the gateway's main thread."""
     leave_terminal()
-    code = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     folder = ""
     try:
         folder = queue.folder()

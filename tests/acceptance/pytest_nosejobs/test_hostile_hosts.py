@@ -12,7 +12,7 @@ from tests.helpers.sshd import Sshd
 
 from .conftest import Project
 
-LIAR = Path(__file__).parents[2] / "liar.py"
+LIAR = Path(__file__).parents[2] / "helpers" / "hostile_host.py"
 #: What it plays, and what is said of the host.
 ENDED = {
     "reconfigure": "sent a frame that no host may send: RECONFIGURE",

@@ -310,14 +310,14 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def changed(name: str, more: str) -> dict[str, bytes]:
     """A module of the host's code with something at its end."""
-    text = Path(paths.__file__).with_name(name).read_bytes()
+    text = (Path(paths.__file__).parents[1] / name).read_bytes()
     return {name: text + more.encode()}
 
 
 def test_two_versions_of_the_code(host: Host) -> None:
     """Each job is run by its own, in order, by one worker; two that are started make no more."""
     newer = "\n_old = facts\ndef facts(): return _old()._replace(note='newer')\n"
-    other = host.install(changed("machine.py", newer))
+    other = host.install(changed("protocol/host_facts.py", newer))
     script = f'echo "$NOSEJOBS_JOB" >{host.door.path}'
     jobs = [host.submit({"t": script}, code=code) for code in (host.code, other) * 2]
     workers = [host.worker(), host.worker()]
@@ -337,7 +337,7 @@ import os as _os
 _time = time.time
 time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
 """
-    code = host.install(changed("worker.py", earlier))
+    code = host.install(changed("jobs/worker.py", earlier))
     receiver = Receiver([500, 500, 500])
     try:
         first = host.submit({"t": "true"}, code=code, notify=receiver.url)

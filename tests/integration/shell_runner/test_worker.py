@@ -286,7 +286,7 @@ def impatient(host: Host) -> str:
     """Code that soon kills a runner which should have ended."""
     words = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
     assert words.count(b"_OVERTIME = 60.0") == 1
-    return host.install({"worker.py": words.replace(b"_OVERTIME = 60.0", b"_OVERTIME = 0.2")})
+    return host.install({"jobs/worker.py": words.replace(b"_OVERTIME = 60.0", b"_OVERTIME = 0.2")})
 
 
 def test_a_runner_that_outlives_its_time_is_killed(host: Host) -> None:
@@ -497,7 +497,7 @@ def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: Host) 
 def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: Host) -> None:
     words = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
     assert words.count(b"_AGAIN = 30.0") == 1
-    host.code = host.install({"worker.py": words.replace(b"_AGAIN = 30.0", b"_AGAIN = 0.01")})
+    host.code = host.install({"jobs/worker.py": words.replace(b"_AGAIN = 30.0", b"_AGAIN = 0.01")})
     job = host.submit({"test_a": "true"})
     blocked = Path(paths.package(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
@@ -541,8 +541,8 @@ def test_a_worker_that_comes_while_another_leaves_finds_what_was_submitted(host:
 
 def test_code_of_another_version_takes_over(host: Host) -> None:
     """The same process goes on, with the lock; nobody else comes in between."""
-    words = Path(worker_launcher.__file__).with_name("notify.py").read_bytes()
-    other = host.install({"notify.py": words + b"# changed\n"})
+    words = Path(worker_launcher.__file__).with_name("webhook.py").read_bytes()
+    other = host.install({"jobs/webhook.py": words + b"# changed\n"})
     jobs = [
         host.submit({"test_a": f"echo $NOSEJOBS_JOB >{host.door.path}"}, code=code)
         for code in (host.code, other, host.code)
@@ -667,7 +667,7 @@ def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: Host) -> None
 
 
 def test_code_that_cannot_be_run_is_told_to_who_starts_it(host: Host) -> None:
-    code = host.install({"worker.py": b"import nothing_of_this_name\n"})
+    code = host.install({"jobs/worker.py": b"import nothing_of_this_name\n"})
     with pytest.raises(worker_launcher.CannotStart, match=r"worker\.log"):
         worker_launcher.start(host.folder, code)
     assert "nothing_of_this_name" in host.log()
@@ -675,14 +675,14 @@ def test_code_that_cannot_be_run_is_told_to_who_starts_it(host: Host) -> None:
 
 def test_a_job_is_run_by_its_own_code_whatever_its_files_are_called(host: Host) -> None:
     """A worker of one version becomes one of another by the stable name alone."""
-    remote = Path(worker_launcher.__file__).parent
+    remote = Path(worker_launcher.__file__).parents[1]
     entry = (remote / "__main__.py").read_bytes()
-    assert entry.count(b'"worker:main"') == 1
+    assert entry.count(b'"jobs.worker:main"') == 1
     code = host.install(
         {
-            "__main__.py": entry.replace(b'"worker:main"', b'"renamed_worker:main"'),
-            "renamed_worker.py": (remote / "worker.py").read_bytes() + b"_say('renamed')\n",
-            "worker.py": b"raise ImportError('its name is another one')\n",
+            "__main__.py": entry.replace(b'"jobs.worker:main"', b'"jobs.renamed_worker:main"'),
+            "jobs/renamed_worker.py": (remote / "jobs" / "worker.py").read_bytes() + b"_say('renamed')\n",
+            "jobs/worker.py": b"raise ImportError('its name is another one')\n",
         }
     )
     job = host.submit({"test_a": "echo other"}, code=code)

@@ -10,9 +10,9 @@ from typing import Any, Optional, Sequence, Set
 
 from ..files.blob_store import Store
 from ..jobs.queue import Queue, Refused
-from ..jobs.worker_starter import WorkerStarter
 from ..protocol.job import TREE, Content, NewJob, config_from
 from . import job_validation
+from .worker_starter import WorkerStarter
 
 
 def accept(job: NewJob, folder: str, queue: Queue, store: Store, worker: WorkerStarter) -> Any:

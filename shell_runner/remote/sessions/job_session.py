@@ -13,7 +13,6 @@ from ..files import disk_space
 from ..files.blob_store import Store
 from ..files.upload_receiver import Intake
 from ..jobs import change_signal, database, paths, queue, retention
-from ..jobs.worker_starter import WorkerStarter
 from ..protocol.frames import pack, pack_blob
 from ..protocol.host_facts import facts
 from ..protocol.job import BadJob, NewJob, without_secrets
@@ -21,6 +20,7 @@ from ..protocol.job_summary import summarize
 from . import job_acceptance, job_validation, job_views
 from .channel_session import Conversation, leave_terminal, report
 from .job_log_reader import JobLogReader, Reply
+from .worker_starter import WorkerStarter
 
 #: What both ends understand; a client says which one it speaks.
 PROTOCOL = 1

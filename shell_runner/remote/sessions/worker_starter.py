@@ -9,10 +9,10 @@ import signal
 import tempfile
 
 from ..files.manifest import is_digest
+from ..jobs import paths, worker_launcher
+from ..jobs.queue import Queue, Refused, State
 from ..processes import process_identity, process_tree
-from ..sessions.job_views import WAITING
-from . import paths, worker_launcher
-from .queue import Queue, Refused, State
+from .job_views import WAITING
 
 
 class WorkerStarter:

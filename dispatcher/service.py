@@ -21,7 +21,7 @@ from .configuration.settings import ADDRESS, Settings
 from .hosts.connections import HostConnections, configure
 from .hosts.job_builder import JobBuilder
 from .hosts.job_steps import HostTimeouts
-from .hosts.pools import Pools
+from .hosts.pools import PoolManager
 from .hosts.result_recorder import ResultRecorder
 from .reconciler.reconcile_pass import PassResult
 from .reconciler.reconciler import Reconciler
@@ -86,7 +86,7 @@ class Service:
         builder = JobBuilder(self.store, self.trees, self.blobs)
         recorder = ResultRecorder(self.store, self.blobs, builder, clock)
         self.connections = HostConnections(self.store, settings, builder, recorder, timeouts)
-        self.pools = Pools(self.store, settings)
+        self.pools = PoolManager(self.store, settings)
         self.reconciler = Reconciler(
             self.store, settings, self.trees, self.blobs, self._told, clock
         )
@@ -150,7 +150,7 @@ class Service:
         if result.stop:
             self.connections.stop(result.stop)
         if result.unplaced and self.settings.pools:
-            self.pools.grow(result.unplaced)
+            self.pools.request_hosts(result.unplaced)
 
     # -- upkeep -------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from shell_runner import validators
 from shell_runner.config import HOST_KEYS, HostEntry, host_entry
 from shell_runner.errors import BadConfig, BadSpec
 from shell_runner.hosts import spec as specs
+from shell_runner.pools.provider import PoolOptions
 from shell_runner.toml_document import Document, read
 from shell_runner.validators import InvalidSecret, InvalidValue, Validator
 
@@ -62,20 +63,25 @@ class Source:
 
 @dataclass(frozen=True)
 class Pool:
-    """``[pools.NAME]``: where further hosts come from."""
+    """``[pools.NAME]``: a pool that brings up further hosts."""
 
     name: str
     kind: str = "local"
-    #: What its hosts have.
+    #: Labels of its hosts.
     labels: tuple[str, ...] = ()
-    #: Hosts at the same time.
-    most: int = 1
-    #: Seconds without work after which a host is taken down.
-    idle: float = 300.0
-    #: Jobs after which a host is taken down; 0: any number.
-    jobs: int = 0
-    #: What only its kind understands.
+    #: Maximum number of hosts that exist at the same time.
+    max_hosts: int = 1
+    #: Seconds without a job after which a host is taken down.
+    idle_timeout: float = 300.0
+    #: Number of jobs after which a host is taken down; 0: any number.
+    max_jobs: int = 0
+    #: Options of its kind.
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def provider_options(self) -> PoolOptions:
+        """The part of this table that the provider of the hosts needs."""
+        return PoolOptions(self.name, self.max_hosts, self.options)
 
 
 @dataclass(frozen=True)
@@ -266,9 +272,9 @@ def _endless(value: str | float) -> bool:
 _POOL: Mapping[str, Validator] = {
     "kind": validators.name,
     "labels": validators.list_of(validators.label, "labels"),
-    "most": validators.whole(1, 1000),
-    "idle": validators.duration(),
-    "jobs": validators.whole(0, 1_000_000),
+    "max_hosts": validators.whole(1, 1000),
+    "idle_timeout": validators.duration(),
+    "max_jobs": validators.whole(0, 1_000_000),
     "options": _options,
 }
 
@@ -293,7 +299,7 @@ def explain(settings: Settings) -> list[str]:
         f"host {each.name}: {each.spec}{_with(each.labels)}" for each in settings.hosts.values()
     ]
     for pool in settings.pools:
-        lines.append(f"pool {pool.name}: up to {pool.most} of kind {pool.kind}{_with(pool.labels)}")
+        lines.append(f"pool {pool.name}: up to {pool.max_hosts} of kind {pool.kind}{_with(pool.labels)}")
     if not settings.sources:
         lines.append("warning: no [sources.NAME]: there is nothing to watch")
     if not settings.hosts and not settings.pools:

@@ -162,7 +162,7 @@ class HostConnections:
         """Remove files of packages that were stored, or that will not be asked for again."""
         states = JobState.SUBMITTED, JobState.ENDED, JobState.LOST
         with self._store.read() as connection:
-            wanted = {job.id for job in jobs.in_state(connection, *states) if not job.package}
+            wanted = {job.id for job in jobs.in_state(connection, *states) if not job.package_digest}
         for path in self._incoming.iterdir():
             if path.name.split(".")[0] not in wanted:
                 path.unlink(missing_ok=True)

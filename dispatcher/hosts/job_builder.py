@@ -79,7 +79,7 @@ class JobBuilder:
 
     def _prepared(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
         rows = self._rows(job)
-        checkout = self._trees.get(rows.source, rows.change.revision, rows.build.tree)
+        checkout = self._trees.get(rows.source, rows.change.revision, rows.build.tree_digest)
         tree = pipeline.from_data(rows.build.config or {})
         if rows.run.stage == model.BUILD:
             return _build_job(rows, tree, checkout)
@@ -107,7 +107,7 @@ class JobBuilder:
         self, rows: _Rows, tree: pipeline.Tree, stage: Stage, checkout: Checkout
     ) -> tuple[NewJob, Sequence[SourceTree]]:
         found = pipeline_files.stage_tests(checkout, stage, rows.host.labels, rows.host.name)
-        cases = chosen(found, rows.run.only, rows.job.tests)
+        cases = chosen(found, rows.run.selected_tests, rows.job.tests)
         if not cases:
             raise UsageError(f"{stage.name}: none of its tests is in the tree any more")
         content, trees = self._contents(rows, tree, checkout)
@@ -131,7 +131,7 @@ class JobBuilder:
         """Return the build, and all trees that the host needs."""
         if tree.build is None:
             return checkout.content, (checkout.tree,)
-        blob = Blob(rows.build.digest, rows.build.size)
+        blob = Blob(rows.build.artifact_digest, rows.build.artifact_size)
         content, shipped = artifact.artifact_tree(self._blobs, blob, f"build-{rows.build.id}.tar")
         return content, (shipped, checkout.tree)
 
@@ -143,8 +143,8 @@ class JobBuilder:
         """
         rows = self._rows(job)
         self._trees.forget(rows.source, rows.change.revision)
-        if self._blobs.holds(rows.build.digest):
-            self._blobs.verify(rows.build.digest)
+        if self._blobs.holds(rows.build.artifact_digest):
+            self._blobs.verify(rows.build.artifact_digest)
 
     def take_fingerprint(self, job: model.Job) -> str:
         """Return the fingerprint of what the host of a job was given, and forget it.

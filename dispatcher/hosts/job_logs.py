@@ -47,7 +47,7 @@ class Logs:
         while True:
             seen = self._store.changed.now()
             found = self._job(job)
-            if found.package:
+            if found.package_digest:
                 yield from self._stored(found, place)
                 return
             if found.state is JobState.LOST:
@@ -76,7 +76,7 @@ class Logs:
                     place = piece.position
         except (JobRefused, HostError) as error:
             found = self._job(job.id)
-            if not found.package or isinstance(error, LogMismatch):
+            if not found.package_digest or isinstance(error, LogMismatch):
                 raise
             yield from self._stored(found, place)
 
@@ -88,8 +88,8 @@ class Logs:
         return specs.parse([name], {name: HostEntry(name, host.spec)})[0]
 
     def _stored(self, job: Job, start: LogPosition) -> Iterator[LogChunk]:
-        path = self._packages(job.package)
-        if path is None or job.removed is not None:
+        path = self._packages(job.package_digest)
+        if path is None or job.removed_at is not None:
             raise NoLog(f"job {job.id}: its package was removed, because it is old")
         try:
             with open_package(str(path)) as package:

@@ -206,7 +206,7 @@ class JobSteps:
                 return self.lose(job, str(error), blame=False)
             report, _ = client.submit(new, trees)
         self.add_report(report)
-        return self._record_progress(job, JobEvent.ACCEPT, submitted=time.time())
+        return self._record_progress(job, JobEvent.ACCEPT, submitted_at=time.time())
 
     def withdraw(self, client: JobClient, job: Job) -> bool:
         """End a job that was never submitted."""
@@ -258,7 +258,7 @@ class JobSteps:
 
     def acknowledge(self, client: JobClient, job: Job) -> bool:
         """Let the host forget a job; count its success or failure in the same transaction."""
-        _request(lambda: client.acknowledge(job.id, job.package))
+        _request(lambda: client.acknowledge(job.id, job.package_digest))
         is_blamed = False
         with self._store.write(follows=False) as connection:
             done = jobs.move(connection, job.id, JobEvent.ACKNOWLEDGE)
@@ -286,7 +286,7 @@ class JobSteps:
         if not report.is_done:
             return self.cancel(client, job)
         if report.state == "ready":
-            if not job.package:
+            if not job.package_digest:
                 self._download(client, job, report)
             _request(lambda: client.acknowledge(job.id, report.package))
         self.set_gone(job.id)
@@ -300,7 +300,7 @@ class JobSteps:
         ``blame``: count it as an infrastructure failure of the host.
         """
         now, detail = time.time(), shorten(reason)
-        fields = {"detail": detail, **({"how": end_reason} if end_reason else {})}
+        fields = {"detail": detail, **({"end_reason": end_reason} if end_reason else {})}
         with self._store.write() as connection:
             done = jobs.move(connection, job.id, JobEvent.LOSE, **fields)
             if done:

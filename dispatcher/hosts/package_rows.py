@@ -20,7 +20,7 @@ from shell_runner.jobs.results import tests_of
 from shell_runner.remote.jobs.package_format import EXECUTIONS, BadPackage
 from shell_runner.remote.jobs.package_reader import Package, open_package
 from shell_runner.remote.protocol.job import JobTest
-from shell_runner.remote.protocol.model import SKIPPED, Case, Execution, Parsed, Problem
+from shell_runner.remote.protocol.model import SKIPPED, Case, Execution, ParsedOutput, Problem
 from shell_runner.remote.protocol.verdict import judge
 from shell_runner.text import strip_control_chars, to_single_line
 
@@ -107,14 +107,14 @@ def _last(package: Package, count: int) -> Iterator[tuple[int, tuple[Execution, 
 def _add(found: Found, case: JobTest, number: int, last: Execution, tries: int) -> None:
     result = judge(case.test, last)
     # As in a live run: what a host cannot run is skipped.
-    outcome = SKIPPED if last.problem == Problem.UNMET else result.outcome
-    nodeid, words, took = _line(case.nodeid), to_single_line(result.words), max(last.duration, 0.0)
+    outcome = SKIPPED if last.problem == Problem.UNMET_REQUIREMENT else result.outcome
+    nodeid, words, took = _line(case.nodeid), to_single_line(result.message), max(last.duration, 0.0)
     found.results.append(
         ResultRow(number, nodeid, outcome, words, took, tries, result.infrastructure)
     )
     if last.parsed is not None:
         _add_cases(found, number, last.parsed)
-    if last.exit is not None and not last.timed_out:
+    if last.exit_status is not None and not last.timed_out:
         found.durations[nodeid] = took
 
 
@@ -123,7 +123,7 @@ def _line(text: str) -> str:
     return text if text.isprintable() else to_single_line(text, 10_000)
 
 
-def _add_cases(found: Found, test: int, parsed: Parsed) -> None:
+def _add_cases(found: Found, test: int, parsed: ParsedOutput) -> None:
     for number, case in enumerate(parsed.cases[: _CASES - len(found.cases)]):
         name = f"{case.group} > {case.name}" if case.group else case.name
         message = strip_control_chars(case.message)

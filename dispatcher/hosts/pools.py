@@ -1,9 +1,9 @@
-"""Pools: hosts that come when they are wanted and go when nobody needs them.
+"""The hosts of pools: brought up when they are wanted, and taken down when they are not needed.
 
 Owns the rows of such hosts from the first to the last, and asks providers for the machines behind
-them.  Must not know what a provider does.  A row comes before its host and goes after it has got
-nothing to do any more, so that a kill at any moment leaves no host without a row for longer than
-until the next start.
+them.  Must not know what a provider does.  A row is written before its host is started, and
+deleted once the host has no job left.  So a kill at any moment leaves no host without a row for
+longer than until the next start.
 """
 
 from __future__ import annotations
@@ -19,84 +19,105 @@ from sqlalchemy import Connection
 
 from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.hosts.heartbeat import backoff
+from shell_runner.pools.plugins import load_providers
+from shell_runner.pools.provider import Provider, ProviderFactory
 
 from ..configuration.settings import Pool, Settings
 from ..model import POLICY, Host, HostState, JobState
 from ..policy import pool_scaling
 from ..policy.placement import Unplaced
 from ..store import Store, audit, hosts, jobs
-from .hookspecs import Maker, Provider
-from .pool_plugins import pool_kinds
 
 _LOG = logging.getLogger(__name__)
-#: Seconds between two looks though nobody has written anything, and until one that failed.
-_LOOK, _AGAIN = 30.0, 1.0
-#: Seconds that a host may take from its being there to its first answer.
-_COMING = 120.0
-#: Where providers keep their files, below the data: a folder for each kind.
+#: Seconds between two reads of the rows if nothing was written.
+_POLL_INTERVAL = 30.0
+#: Seconds until a read that failed is repeated.
+_RETRY_DELAY = 1.0
+#: Seconds that a host may take from its start to its first answer.
+_ANSWER_TIMEOUT = 120.0
+#: Folder of the providers' files, below the data; it has a folder for each kind.
 FOLDER = "pools"
 
 
-def check(settings: Settings, known: Mapping[str, Maker] | None = None) -> None:
-    """UsageError for a pool whose kind is unknown or whose options cannot be."""
-    makers = pool_kinds() if known is None else known
+def check(settings: Settings, factories: Mapping[str, ProviderFactory] | None = None) -> None:
+    """Raise UsageError for a pool whose kind is unknown or whose options are invalid.
+
+    ``factories``: providers by kind; by default the built-in ones and those of plugins.
+    """
+    factories = load_providers() if factories is None else factories
     for pool in settings.pools:
-        _maker(pool, makers)(settings.data / FOLDER / pool.kind).check(pool)
+        provider = _factory(pool, factories)(settings.data / FOLDER / pool.kind)
+        provider.check(pool.provider_options)
 
 
-def _maker(pool: Pool, makers: Mapping[str, Maker]) -> Maker:
+def _factory(pool: Pool, factories: Mapping[str, ProviderFactory]) -> ProviderFactory:
     try:
-        return makers[pool.kind]
+        return factories[pool.kind]
     except KeyError:
-        words = f"[pools.{pool.name}]: there is no kind of pools {pool.kind!r}"
-        raise UsageError(f"{words}\n  try: one of {', '.join(sorted(makers))}") from None
+        message = f"[pools.{pool.name}]: unknown kind of pool {pool.kind!r}"
+        raise UsageError(f"{message}\n  try: one of {', '.join(sorted(factories))}") from None
 
 
-def _load(connection: Connection) -> dict[str, int]:
-    """Jobs by host that it is still asked about: those to be acknowledged, too."""
-    found = jobs.load(connection)
+def _count_jobs(connection: Connection) -> dict[str, int]:
+    """Return by host the number of its open jobs, and of those that are to be acknowledged."""
+    counts = jobs.load(connection)
     for job in jobs.in_state(connection, JobState.HARVESTED):
-        found[job.host] = found.get(job.host, 0) + 1
-    return found
+        counts[job.host] = counts.get(job.host, 0) + 1
+    return counts
 
 
-class Pools:
-    """All pools; one thread watches the rows, and one for each host that comes or goes."""
+class PoolManager:
+    """All pools: one thread watches the rows, and one works for each host that starts or ends."""
 
     def __init__(
-        self, store: Store, settings: Settings, known: Mapping[str, Maker] | None = None
+        self,
+        store: Store,
+        settings: Settings,
+        factories: Mapping[str, ProviderFactory] | None = None,
+        *,
+        answer_timeout: float = _ANSWER_TIMEOUT,
+        retry_delay: Callable[[int], float] = backoff,
     ) -> None:
-        """UsageError for a pool that cannot be; nothing is started before ``start``."""
+        """Check all pools; start nothing before ``start``.  Raises UsageError for an invalid one.
+
+        ``factories``: providers by kind; by default the built-in ones and those of plugins.
+        ``answer_timeout``: seconds that a host may take from its start to its first answer.
+        ``retry_delay`` returns the seconds until a host is started again, from the number of
+        failures before.
+        """
         self._store, self._settings = store, settings
-        self._makers = pool_kinds() if known is None else known
+        self._answer_timeout, self._retry_delay = answer_timeout, retry_delay
+        self._factories = load_providers() if factories is None else factories
         self._pools = {pool.name: pool for pool in settings.pools}
         self._providers: dict[str, Provider] = {}
         for pool in settings.pools:
-            _maker(pool, self._makers)
-            self._provider(pool.kind).check(pool)
-        #: Hosts that come or go now; when they had a job last; not before then.
-        self._busy: dict[str, threading.Thread] = {}
-        self._idle: dict[str, float] = {}
-        #: When it was there, of one that has not answered yet.
-        self._there: dict[str, float] = {}
-        self._later: dict[str, tuple[int, float]] = {}
-        #: Hosts of which this process knows that they live or have lived.
-        self._met: set[str] = set()
+            _factory(pool, self._factories)
+            self._provider(pool.kind).check(pool.provider_options)
+        #: Threads by the host that they start or end now.
+        self._workers: dict[str, threading.Thread] = {}
+        #: Monotonic time since which a host has had no job, as far as this process knows.
+        self._idle_since: dict[str, float] = {}
+        #: Monotonic time of the start of each host that has not answered yet.
+        self._started_at: dict[str, float] = {}
+        #: Failures in a row to start a host, and the monotonic time of the next attempt.
+        self._retries: dict[str, tuple[int, float]] = {}
+        #: Hosts that this process has started, or of which it has asked whether they are alive.
+        self._verified: set[str] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pools", daemon=True)
 
     def start(self) -> None:
-        """Find what an earlier process has left, and follow the rows, if there can be any."""
+        """Remove hosts without a row, and watch the rows if there are pools or their hosts."""
         self._sweep()
         if self._pools or self._rows():
             self._thread.start()
 
-    def grow(self, waits: Iterable[Unplaced]) -> list[str]:
-        """Rows for the hosts that policy wants; the names of these hosts, which come soon."""
+    def request_hosts(self, unplaced: Iterable[Unplaced]) -> list[str]:
+        """Write rows for the hosts that policy wants for ``unplaced``, and return their names."""
         with self._store.read() as connection:
-            found = hosts.every(connection)
-        wanted = pool_scaling.grow(waits, self._settings.pools, found)
-        new = [self._row(self._pools[name]) for name in wanted]
+            rows = hosts.every(connection)
+        wanted = pool_scaling.grow(unplaced, self._settings.pools, rows)
+        new = [self._new_row(self._pools[name]) for name in wanted]
         if new:
             with self._store.write() as connection:
                 for host in new:
@@ -104,25 +125,28 @@ class Pools:
         return [host.name for host in new]
 
     @staticmethod
-    def _row(pool: Pool) -> Host:
+    def _new_row(pool: Pool) -> Host:
         name = f"{pool.name}-{uuid.uuid4().hex[:8]}"
-        reason = "it is brought up"
+        reason = "its pool is bringing it up"
         return Host(name, "", pool.labels, pool=pool.name, state=HostState.STARTING, reason=reason)
 
     def close(self) -> None:
-        """Idle hosts go; those with jobs stop if they cannot be left, and are back next time."""
+        """Take down hosts without jobs, and close the providers.
+
+        Hosts with jobs keep their rows; the next start brings them up again if need be.
+        """
         self._closed.set()
         self._store.changed.signal()
         if self._thread.is_alive():
             self._thread.join()
-        for thread in list(self._busy.values()):
+        for thread in list(self._workers.values()):
             thread.join()
         for host in self._rows():
-            if not self._forget(host) and host.pool in self._pools:
+            if not self._remove(host) and host.pool in self._pools:
                 with self._store.write() as connection:
                     hosts.down(connection, host.name, "the dispatcher was stopped")
         for provider in self._providers.values():
-            self._calmly("pools", provider.close)
+            self._log_errors("pools", provider.close)
 
     # -- watching -----------------------------------------------------------------
 
@@ -130,189 +154,197 @@ class Pools:
         while not self._closed.is_set():
             seen = self._store.changed.now()
             try:
-                patience = self.look()
+                delay = self.update()
             except Exception:
-                _LOG.exception("the pools cannot be looked after")
-                self._closed.wait(_AGAIN)
+                _LOG.exception("the hosts of pools cannot be updated")
+                self._closed.wait(_RETRY_DELAY)
                 continue
             if not self._closed.is_set():
-                self._store.changed.wait(seen, patience)
+                self._store.changed.wait(seen, delay)
 
-    def look(self) -> float:
-        """One look at all hosts of pools; seconds until the next one is worth it."""
+    def update(self) -> float:
+        """Do once what each host of a pool needs; return the seconds until the next update."""
         with self._store.read() as connection:
-            found = [host for host in hosts.every(connection) if host.pool]
-            load = _load(connection) if found else {}
-        patience = [_LOOK]
-        if any(host.state is HostState.STARTING for host in found):
-            # Whoever wants several at once waits for the last one: the others are not idle.
-            self._idle.clear()
-        for host in found:
+            rows = [host for host in hosts.every(connection) if host.pool]
+            job_counts = _count_jobs(connection) if rows else {}
+        delays = [_POLL_INTERVAL]
+        if any(host.state is HostState.STARTING for host in rows):
+            # A stage on several hosts waits for the last one: the others are not idle.
+            self._idle_since.clear()
+        for host in rows:
             if not self._is_busy(host.name):
-                patience.append(self._look_at(host, load.get(host.name, 0)))
-        return max(min(patience), 0.0)
+                delays.append(self._update_host(host, job_counts.get(host.name, 0)))
+        return max(min(delays), 0.0)
 
     def _rows(self) -> list[Host]:
         with self._store.read() as connection:
             return [host for host in hosts.every(connection) if host.pool]
 
     def _is_busy(self, name: str) -> bool:
-        thread = self._busy.get(name)
+        thread = self._workers.get(name)
         if thread is not None and thread.is_alive():
             return True
-        self._busy.pop(name, None)
+        self._workers.pop(name, None)
         return False
 
-    def _look_at(self, host: Host, open_jobs: int) -> float:
-        """What is to be done with one host now; seconds until there may be more."""
+    def _update_host(self, host: Host, open_jobs: int) -> float:
+        """Do what one host needs now; return the seconds until it may need something else."""
         now, pool = time.monotonic(), self._pools.get(host.pool)
-        since = self._idle.setdefault(host.name, now)
+        idle_since = self._idle_since.setdefault(host.name, now)
         if open_jobs or host.state is HostState.STARTING:
-            since = self._idle[host.name] = now
+            idle_since = self._idle_since[host.name] = now
         if pool is None:
-            self._retire(host, f"there is no pool {host.pool} any more", open_jobs)
-            return _LOOK
+            self._retire(host, f"the pool {host.pool} is not configured any more", open_jobs)
+            return _POLL_INTERVAL
         if host.state is HostState.QUARANTINED:
-            return _LOOK
-        why = pool_scaling.retirement_reason(host, pool, open_jobs, now - since)
-        is_leaving = host.state is HostState.DRAINING
-        if (why and not is_leaving) or (is_leaving and not open_jobs):
-            self._retire(host, why or host.reason, open_jobs)
+            return _POLL_INTERVAL
+        reason = pool_scaling.retirement_reason(host, pool, open_jobs, now - idle_since)
+        is_draining = host.state is HostState.DRAINING
+        if (reason and not is_draining) or (is_draining and not open_jobs):
+            self._retire(host, reason or host.reason, open_jobs)
         elif self._is_missing(host):
-            return self._revive(host, pool)
+            return self._retry_start(host, pool)
         elif host.state is HostState.STARTING:
-            return self._await(host, now)
-        return since + pool.idle - now if not open_jobs else _LOOK
+            return self._await_answer(host, now)
+        return idle_since + pool.idle_timeout - now if not open_jobs else _POLL_INTERVAL
 
     def _is_missing(self, host: Host) -> bool:
-        """It has to be brought up.  Of one that is up nobody has to ask: its link does."""
+        """Return whether a host has to be started.
+
+        A host that is up is asked for once in this process: its connection notices its end.
+        """
         if not host.spec or host.handle is None:
             return True
-        if host.state is HostState.UP and host.name in self._met:
+        if host.state is HostState.UP and host.name in self._verified:
             return False
-        self._met.add(host.name)
+        self._verified.add(host.name)
         provider = self._provider_of(host)
         return provider is not None and not provider.is_alive(host.name, host.handle)
 
-    # -- coming -------------------------------------------------------------------
+    # -- starting -----------------------------------------------------------------
 
-    def _await(self, host: Host, now: float) -> float:
-        """It is there, and has not answered its link; that cannot last."""
-        left = self._there.setdefault(host.name, now) + _COMING - now
+    def _await_answer(self, host: Host, now: float) -> float:
+        """Record a failure if a host was started and has not answered its connection in time."""
+        left = self._started_at.setdefault(host.name, now) + self._answer_timeout - now
         if left <= 0:
-            del self._there[host.name]
+            del self._started_at[host.name]
             with self._store.write() as connection:
                 hosts.set_handle(connection, host.name, None)
-            self._fail(host, f"it has not answered for {_COMING:.0f} s: {host.spec}")
+            self._record_failure(
+                host, f"it has not answered for {self._answer_timeout:.0f} s: {host.spec}"
+            )
         return max(left, 0.0)
 
-    def _revive(self, host: Host, pool: Pool) -> float:
-        _, after = self._later.get(host.name, (0, 0.0))
-        left = after - time.monotonic()
+    def _retry_start(self, host: Host, pool: Pool) -> float:
+        _, next_attempt = self._retries.get(host.name, (0, 0.0))
+        left = next_attempt - time.monotonic()
         if left <= 0:
-            self._spawn(host, lambda: self._bring_up(host, pool))
-        return max(left, 0.0) or _LOOK
+            self._start_worker(host, lambda: self._bring_up(host, pool))
+        return max(left, 0.0) or _POLL_INTERVAL
 
-    def _spawn(self, host: Host, work: Callable[[], object]) -> None:
+    def _start_worker(self, host: Host, work: Callable[[], object]) -> None:
         def run() -> None:
-            self._calmly(host.name, work)
-            # Whoever looks now must not find us at it.
-            self._busy.pop(host.name, None)
+            self._log_errors(host.name, work)
+            # The update that the signal starts must not take this host for a busy one.
+            self._workers.pop(host.name, None)
             self._store.changed.signal()
 
         thread = threading.Thread(target=run, name=f"pool {host.name}", daemon=True)
-        self._busy[host.name] = thread
+        self._workers[host.name] = thread
         thread.start()
 
     def _bring_up(self, host: Host, pool: Pool) -> None:
         provider = self._provider(pool.kind)
         try:
-            raised = provider.bring_up(host.name, pool, host.handle)
+            running = provider.bring_up(host.name, pool.provider_options, host.handle)
         except (NosejobsError, OSError) as error:
-            self._fail(host, str(error))
+            self._record_failure(host, str(error))
             return
         except Exception as error:
             _LOG.exception("pool %s: host %s", pool.name, host.name)
-            self._fail(host, f"{type(error).__name__}: {error}")
+            self._record_failure(host, f"{type(error).__name__}: {error}")
             return
-        self._later.pop(host.name, None)
-        self._there[host.name] = time.monotonic()
-        self._met.add(host.name)
+        self._retries.pop(host.name, None)
+        self._started_at[host.name] = time.monotonic()
+        self._verified.add(host.name)
         with self._store.write() as connection:
             is_wanted = hosts.get(connection, host.name) is not None
             if is_wanted:
-                new = Host(host.name, raised.spec, pool.labels, raised.slots, pool.name)
+                new = Host(host.name, running.spec, pool.labels, running.slots, pool.name)
                 hosts.configure(connection, new)
-                hosts.set_handle(connection, host.name, raised.handle)
+                hosts.set_handle(connection, host.name, running.handle)
         if not is_wanted:
-            provider.take_down(host.name, raised.handle)
+            provider.take_down(host.name, running.handle)
 
-    def _fail(self, host: Host, words: str) -> None:
-        """Once more later; after some failures in a row somebody has to look."""
-        count, _ = self._later.get(host.name, (0, 0.0))
-        self._later[host.name] = (count + 1, time.monotonic() + backoff(count))
-        words = f"it cannot be brought up: {words}"
+    def _record_failure(self, host: Host, reason: str) -> None:
+        """Count a failed start; it is repeated later, or the host goes into quarantine."""
+        failures, _ = self._retries.get(host.name, (0, 0.0))
+        next_attempt = time.monotonic() + self._retry_delay(failures)
+        self._retries[host.name] = failures + 1, next_attempt
+        reason = f"it cannot be brought up: {reason}"
         with self._store.write() as connection:
-            hosts.explain(connection, host.name, words)
-            most = self._settings.quarantine
-            hosts.failed(connection, host.name, words, most=most, at=time.time())
+            hosts.explain(connection, host.name, reason)
+            limit = self._settings.quarantine
+            hosts.failed(connection, host.name, reason, most=limit, at=time.time())
 
-    # -- going --------------------------------------------------------------------
+    # -- ending -------------------------------------------------------------------
 
-    def _retire(self, host: Host, why: str, open_jobs: int) -> None:
-        """It gets nothing new; without jobs it goes."""
+    def _retire(self, host: Host, reason: str, open_jobs: int) -> None:
+        """Drain a host; take it down if it is drained and has no jobs."""
         if host.state is not HostState.DRAINING:
             with self._store.write() as connection:
                 state, now = HostState.DRAINING, time.time()
-                hosts.set_state(connection, host.name, state, who=POLICY, reason=why, at=now)
+                hosts.set_state(connection, host.name, state, who=POLICY, reason=reason, at=now)
         elif not open_jobs:
-            self._spawn(host, lambda: self._forget(host))
+            self._start_worker(host, lambda: self._remove(host))
 
-    def _forget(self, host: Host) -> bool:
-        """Row first, so that it gets no job meanwhile; whether it had none."""
+    def _remove(self, host: Host) -> bool:
+        """Delete the row of a host without jobs, and take the host down; return whether it was.
+
+        The row is deleted first, so that the host gets no job meanwhile.
+        """
         with self._store.write() as connection:
-            if _load(connection).get(host.name):
+            if _count_jobs(connection).get(host.name):
                 return False
             if hosts.forget(connection, host.name):
-                words = f"host {host.name} is taken down"
-                audit.write(connection, time.time(), words, host.reason)
-        self._idle.pop(host.name, None)
-        self._there.pop(host.name, None)
-        self._met.discard(host.name)
-        self._later.pop(host.name, None)
+                audit.write(connection, time.time(), f"host {host.name} taken down", host.reason)
+        self._idle_since.pop(host.name, None)
+        self._started_at.pop(host.name, None)
+        self._verified.discard(host.name)
+        self._retries.pop(host.name, None)
         provider = self._provider_of(host)
         if provider is not None:
-            self._calmly(host.name, partial(provider.take_down, host.name, host.handle))
+            self._log_errors(host.name, partial(provider.take_down, host.name, host.handle))
         return True
 
     def _sweep(self) -> None:
-        """Hosts without a row: we died before they were gone, or before the row was theirs."""
-        for kind in sorted(self._makers):
+        """Take down hosts that have no row, because an earlier process was killed."""
+        for kind in sorted(self._factories):
             if (self._settings.data / FOLDER / kind).is_dir():
                 self._provider(kind)
         known = {host.name for host in self._rows()}
         for provider in self._providers.values():
             for name in sorted(set(provider.existing()) - known):
-                self._calmly(name, partial(provider.take_down, name, None))
+                self._log_errors(name, partial(provider.take_down, name, None))
 
     # -- providers ----------------------------------------------------------------
 
     def _provider(self, kind: str) -> Provider:
         if kind not in self._providers:
-            self._providers[kind] = self._makers[kind](self._settings.data / FOLDER / kind)
+            self._providers[kind] = self._factories[kind](self._settings.data / FOLDER / kind)
         return self._providers[kind]
 
     def _provider_of(self, host: Host) -> Provider | None:
-        """None: it has left nothing behind, and its pool is no more."""
+        """Return the provider of a host; None if its pool is gone and nothing of it is left."""
         pool = self._pools.get(host.pool)
         if pool is not None:
             return self._provider(pool.kind)
-        found = self._providers.values()
-        return next((each for each in found if host.name in each.existing()), None)
+        providers = self._providers.values()
+        return next((each for each in providers if host.name in each.existing()), None)
 
     @staticmethod
-    def _calmly(name: str, work: Callable[[], object]) -> None:
-        """Trouble of one host must not end the care for others; what is left is swept later."""
+    def _log_errors(name: str, work: Callable[[], object]) -> None:
+        """Log any exception, so that the other hosts are still served; a sweep removes the rest."""
         try:
             work()
         except Exception as error:

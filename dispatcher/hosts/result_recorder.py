@@ -44,12 +44,12 @@ class ResultRecorder:
             self._check(job, opened)
             found = package_rows.read(opened, job.id)
         blob = self._blobs.take(package)
-        entry = results.Package(blob.digest, found.how, self._clock(), found.detail)
+        entry = results.PackageInfo(blob.digest, found.how, self._clock(), found.detail)
         with self._store.write() as connection:
             outcome = results.harvested(
                 connection, job.id, entry, found.results, found.cases, found.measurements
             )
-            if outcome is results.Harvest.NEW and found.durations:
+            if outcome is results.HarvestOutcome.NEW and found.durations:
                 _learn_durations(connection, job, found.durations)
 
     def _check(self, job: model.Job, package: Package) -> None:

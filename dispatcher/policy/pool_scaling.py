@@ -47,7 +47,7 @@ def no_pool_reason(unplaced: Unplaced, pools: Sequence[Pool]) -> str:
 def _pool_for(request: Unplaced, pools: Iterable[Pool], sizes: Counter[str]) -> Pool | None:
     """Return the first pool that has the labels, and may have another host."""
     for pool in pools:
-        if sizes[pool.name] < pool.most and set(request.labels) <= set(pool.labels):
+        if sizes[pool.name] < pool.max_hosts and set(request.labels) <= set(pool.labels):
             return pool
     return None
 
@@ -57,8 +57,8 @@ def retirement_reason(host: Host, pool: Pool, open_jobs: int, idle: float) -> st
 
     ``idle``: seconds since it had a job.
     """
-    if pool.jobs and host.jobs + open_jobs >= pool.jobs:
-        return f"it was given {pool.jobs} job{'' if pool.jobs == 1 else 's'}"
-    if not open_jobs and idle >= pool.idle:
-        return f"it was idle for {pool.idle:g} s"
+    if pool.max_jobs and host.jobs_ended + open_jobs >= pool.max_jobs:
+        return f"it was given {pool.max_jobs} job{'' if pool.max_jobs == 1 else 's'}"
+    if not open_jobs and idle >= pool.idle_timeout:
+        return f"it was idle for {pool.idle_timeout:g} s"
     return ""

@@ -1,4 +1,4 @@
-"""A provider without machines: what it has is files, and who kills a host removes one."""
+"""A provider whose hosts are files: a host runs while its file has the handle in it."""
 
 from __future__ import annotations
 
@@ -7,62 +7,62 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-from dispatcher.configuration.settings import Pool
-from dispatcher.hosts.hookspecs import Handle, Raised
 from shell_runner.errors import HostError, UsageError
+from shell_runner.pools.provider import Handle, PoolOptions, RunningHost
 
 
-class FakePool:
-    """Hosts that are processes of nobody; ``troubles``: what the next ones fail with."""
+class FakeProvider:
+    """A provider of hosts without processes."""
 
     def __init__(self, folder: Path) -> None:
         self._hosts = folder / "hosts"
-        self.troubles: list[Exception] = []
+        #: Raised by the next calls of ``bring_up``, one by each.
+        self.errors: list[Exception] = []
         self.closed = False
 
-    def check(self, pool: Pool) -> None:
-        """No options."""
+    def check(self, pool: PoolOptions) -> None:
+        """Raise UsageError for any option."""
         if pool.options:
             raise UsageError(f"[pools.{pool.name}.options]: there are none")
 
     def _path(self, name: str) -> Path:
         return self._hosts / name
 
-    def bring_up(self, name: str, pool: Pool, handle: Handle | None) -> Raised:
-        """A file with a number of its own."""
+    def bring_up(self, name: str, pool: PoolOptions, handle: Handle | None) -> RunningHost:
+        """Write a file with a unique number, unless the one of ``handle`` is there."""
         self.check(pool)
-        if self.troubles:
-            raise self.troubles.pop(0)
+        if self.errors:
+            raise self.errors.pop(0)
         if handle is None or not self.is_alive(name, handle):
             handle = {"number": uuid.uuid4().hex}
             self._hosts.mkdir(parents=True, exist_ok=True)
             self._path(name).write_text(json.dumps(handle))
-        return Raised("popen", handle, 2)
+        return RunningHost("popen", handle, 2)
 
     def is_alive(self, name: str, handle: Handle) -> bool:
-        """The same number."""
+        """Return whether the file has this handle in it."""
         try:
             return bool(json.loads(self._path(name).read_text()) == handle)
         except (FileNotFoundError, ValueError):
             return False
 
     def take_down(self, name: str, handle: Handle | None) -> None:
-        """The file goes."""
+        """Remove the file."""
         self._path(name).unlink(missing_ok=True)
 
     def existing(self) -> Collection[str]:
-        """The files."""
+        """Return the names of the files."""
         return [path.name for path in self._hosts.glob("*")]
 
     def close(self) -> None:
-        """They may stay."""
+        """Record the call; the files stay."""
         self.closed = True
 
     def kill(self, name: str, handle: Handle) -> None:
-        """As if by its owner: something of it is left."""
+        """End a host without the provider, so that something of it is left."""
         self._path(name).write_text("dead")
 
 
-def refusal() -> HostError:
-    """What a provider says when it has none."""
+def no_machines_error() -> HostError:
+    """Return the error of a provider that has no free machine."""
     return HostError("cloud", "there are no machines left")

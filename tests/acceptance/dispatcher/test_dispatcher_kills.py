@@ -24,7 +24,7 @@ from tests.helpers.dispatcher_processes import Cradle, Mortal
 pytestmark = pytest.mark.timeout(600)
 #: Each names two hosts: all at once, in shares, each all.
 STAGES = {"both": "together", "parts": "shard", "all": "each"}
-POOL = "[pools.here]\nmost = 2\n"
+POOL = "[pools.here]\nmax_hosts = 2\n"
 
 
 # -- each commit ------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Fleet(Scene):
         assert sorted(found) == sorted(
             (stage, part, 1, "acknowledged") for stage in STAGES for part in (0, 1)
         )
-        told = self.rows("SELECT what FROM audit WHERE what LIKE 'tag %' OR what LIKE 'level %'")
+        told = self.rows("SELECT action FROM audit WHERE action LIKE 'tag %' OR action LIKE 'level %'")
         assert Counter(told) == Counter(
             [*((f"tag {stage}",) for stage in STAGES), ("level ship",)]
         )

@@ -38,9 +38,9 @@ spec = "agent=agent1:7422"
 [pools.spare]
 kind = "local"
 labels = ["linux"]
-most = 4
-idle = "10m"
-jobs = 100
+max_hosts = 4
+idle_timeout = "10m"
+max_jobs = 100
 options = { image = "x", sizes = [1, { a = 2.5 }] }
 [retention]
 age = "30d"
@@ -107,7 +107,7 @@ def test_it_answers_on_loopback(listen: str) -> None:
         ("[hosts.a]\nslots=2000", "2: hosts.a.slots must be a whole number, 1 to 1024, not 2000"),
         ("[hosts.a]\ncache='4 apples'", '2: hosts.a.cache must be a size as "4GiB", "500MB" or 0'),
         ("[hosts.a]\nslot=2", "2: unknown key 'hosts.a.slot'; did you mean 'slots'?"),
-        ("[pools.a]\nmost=0", "2: pools.a.most must be a whole number, 1 to 1000, not 0"),
+        ("[pools.a]\nmax_hosts=0", "2: pools.a.max_hosts must be a whole number, 1 to 1000, not 0"),
         ("[pools.a]\nkind=''", "2: pools.a.kind must be a name"),
         ("[pools.a]\noptions={a=1979-05-27}", "2: pools.a.options must be a table of texts"),
         ("[pools.a]\noptions={a=[inf]}", "2: pools.a.options must be a table of texts"),

@@ -7,8 +7,8 @@ from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import Unplaced
 from dispatcher.policy.pool_scaling import grow, no_pool_reason, retirement_reason
 
-ARM = Pool("arm", labels=("arm", "linux"), most=2)
-ANY = Pool("any", labels=("linux",), most=3)
+ARM = Pool("arm", labels=("arm", "linux"), max_hosts=2)
+ANY = Pool("any", labels=("linux",), max_hosts=3)
 
 
 def waits(missing: int, *labels: str) -> Unplaced:
@@ -48,13 +48,13 @@ def test_what_one_stage_gets_the_next_does_not() -> None:
 @pytest.mark.parametrize(
     ("pool", "jobs", "open_jobs", "idle", "words"),
     [
-        (Pool("p", idle=60), 5, 0, 59.9, ""),
-        (Pool("p", idle=60), 5, 0, 60.0, "it was idle for 60 s"),
-        (Pool("p", idle=60), 5, 1, 99.0, ""),
-        (Pool("p", jobs=3), 2, 0, 0.0, ""),
-        (Pool("p", jobs=3), 2, 1, 0.0, "it was given 3 jobs"),
-        (Pool("p", jobs=1), 1, 0, 0.0, "it was given 1 job"),
+        (Pool("p", idle_timeout=60), 5, 0, 59.9, ""),
+        (Pool("p", idle_timeout=60), 5, 0, 60.0, "it was idle for 60 s"),
+        (Pool("p", idle_timeout=60), 5, 1, 99.0, ""),
+        (Pool("p", max_jobs=3), 2, 0, 0.0, ""),
+        (Pool("p", max_jobs=3), 2, 1, 0.0, "it was given 3 jobs"),
+        (Pool("p", max_jobs=1), 1, 0, 0.0, "it was given 1 job"),
     ],
 )
 def test_a_host_goes_down(pool: Pool, jobs: int, open_jobs: int, idle: float, words: str) -> None:
-    assert retirement_reason(Host("h", "x", pool="p", jobs=jobs), pool, open_jobs, idle) == words
+    assert retirement_reason(Host("h", "x", pool="p", jobs_ended=jobs), pool, open_jobs, idle) == words

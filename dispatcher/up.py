@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +27,8 @@ from .web.app import Server, create
 
 #: Under which the store keeps what notifications of hosts are signed with.
 SECRET = "notify.secret"
+#: Signals that stop the dispatcher.
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Of glibc's mallopt: M_ARENA_MAX.
 _ARENAS = -8
 
@@ -36,10 +37,10 @@ def run(settings: Settings, say: Callable[[str], None]) -> None:
     """Until SIGINT or SIGTERM."""
     _log()
     settle()
-    with _signals() as asked, running(settings) as server:
+    with stop_signals() as wait_for_signal, running(settings) as server:
         say(f"nosejobs dispatcher: {server.url}, data in {settings.data}")
         say("next: nosejobs builds, nosejobs hosts; Ctrl-C ends it, and up goes on where it was")
-        asked.wait()
+        wait_for_signal()
         say("the dispatcher ends; jobs on hosts go on, and the next one harvests them")
 
 
@@ -111,18 +112,36 @@ def _noted(path: Path, url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set by the first one; the second one does not wait for anybody."""
-    asked = threading.Event()
+def stop_signals() -> Iterator[Callable[[], None]]:
+    """Handle SIGINT and SIGTERM; yield a function that waits for the first one of them.
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+    The second one ends the process at once.
+
+    The function reads from a pipe to which the interpreter writes the numbers of signals.  A
+    ``threading.Event`` does not work here: a signal right before the main thread blocks would
+    not wake it, and ``set`` in a handler that interrupts ``wait`` would block for ever.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    has_received = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal has_received
+        if has_received:
             os._exit(128 + number)
-        asked.set()
+        has_received = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def wait() -> None:
+        while os.read(reader, 1)[0] not in _STOP_SIGNALS:
+            pass
+
+    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    old_handlers = {number: signal.signal(number, handle) for number in _STOP_SIGNALS}
     try:
-        yield asked
+        yield wait
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(old_writer)
+        os.close(reader)
+        os.close(writer)

@@ -83,7 +83,8 @@ class Reconciler:
                     self._closed.wait(_PASS_RETRY_DELAY)
                     continue
                 self._tasks.run_requested(executor)
-                if not result.repeat:
+                # ``close`` may have signaled before ``count`` was read.
+                if not result.repeat and not self._closed.is_set():
                     self._store.due.wait(count + result.wrote, _FALLBACK_PASS_INTERVAL)
 
     def _is_done(self, count: int, result: PassResult) -> bool:

@@ -1,9 +1,12 @@
 """What is said on standard error while a dispatcher runs."""
 
 import logging
+import signal
+import threading
+import time
 
 from dispatcher.store import Store
-from dispatcher.up import _Clean, notify_secret
+from dispatcher.up import _Clean, notify_secret, stop_signals
 
 
 def test_a_log_of_strangers_words_cannot_drive_the_terminal() -> None:
@@ -15,3 +18,23 @@ def test_the_secret_of_notifications_is_made_once(store: Store) -> None:
     first = notify_secret(store)
     assert len(first) == 64
     assert notify_secret(store) == first
+
+
+def test_a_signal_is_noticed_whichever_thread_receives_it() -> None:
+    """As one that arrives right before the main thread waits, it does not interrupt the wait."""
+
+    def interrupt() -> None:
+        time.sleep(0.1)  # the main thread waits by then
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    with stop_signals() as wait:
+        thread.start()
+        wait()
+    thread.join()
+
+
+def test_a_signal_before_the_wait_is_noticed() -> None:
+    with stop_signals() as wait:
+        signal.raise_signal(signal.SIGTERM)
+        wait()

@@ -51,12 +51,12 @@ def _config(told: dict[str, Any]) -> dict[str, Any]:
             *map(builder, stages),
         ],
         "schedulers": [first("hook", "hook"), first("many", "many"), *chain],
-        "services": [_teller()(told["done"])],
+        "services": [make_reporter()(told["done"])],
     }
 
 
-def _teller() -> Any:
-    """Says when a worker has come, and how each build has ended."""
+def make_reporter() -> Any:
+    """Report when a worker has connected, and how each build has ended."""
     from buildbot.util.service import BuildbotService
 
     class Teller(BuildbotService):  # type: ignore[misc]

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import measure  # noqa: E402
 import ssh  # noqa: E402
-from measure import Broken, Contender, Run  # noqa: E402
+from measure import RunFailed, Contender, Run  # noqa: E402
 
 NAME = "fleet"
 _ONE = "popen, 1 test"
@@ -71,7 +71,7 @@ def _connect(folder: Path, counts: tuple[int, ...], rounds: int) -> dict[str, An
             contenders += _reaching(folder / str(count), hosts[:count])
         runs = measure.in_turn(contenders, rounds)
     words = f"one test on each of {', '.join(map(str, counts))} agents"
-    title = f"{words}, {{}}, {measure.rounds_words(rounds)}"
+    title = f"{words}, {{}}, {measure.format_rounds(rounds)}"
     whole = measure.table(title.format("whole run"), runs, _ONE, _CONNECT_NOTES, memory=True)
     first = measure.table(title.format("first result"), runs, _ONE, _FIRST_NOTES, figure=_first)
     threads = {
@@ -120,7 +120,7 @@ def _write(folder: Path, heads: list[str]) -> tuple[Path, list[Path]]:
 
 @dataclass
 class _Clock:
-    """From the start of pytest to the first mark of a test."""
+    """Measures from the start of pytest to the first mark of a test."""
 
     junit: Path
     marks: list[Path]
@@ -140,7 +140,7 @@ class _Clock:
 
 
 def _rate(folder: Path, few: int, sizes: dict[int, int]) -> dict[str, Any]:
-    """``few``: scripts of the runs whose cost is taken away; 0: just show that it works."""
+    """Measure the rate without the cost of runs of ``few`` scripts (0: only show that it works)."""
     tables: list[dict[str, Any]] = []
     skipped: list[str] = []
     with agents(folder, 1) as hosts, _sshd(folder, skipped) as config:
@@ -152,7 +152,7 @@ def _rate(folder: Path, few: int, sizes: dict[int, int]) -> dict[str, Any]:
             if not few:  # popen and a warm agent; the others are run elsewhere
                 contenders = contenders[:3:2]
             runs = measure.in_turn(contenders, rounds)
-            title = f"{many} scripts `exit 0`, 2 slots, {measure.rounds_words(rounds)}"
+            title = f"{many} scripts `exit 0`, 2 slots, {measure.format_rounds(rounds)}"
             tables.append(measure.table(title, runs, _BASE, _RATE_NOTES, inverse=True))
             further = ssh.steady(small, runs, few, many) if few else None
             if further is not None:
@@ -196,9 +196,9 @@ def _xdist(
 
 @contextlib.contextmanager
 def _sshd(folder: Path, skipped: list[str]) -> Iterator[Path | None]:
-    """A server for xdist; None if there cannot be one."""
-    if ssh.lacking():
-        skipped.append(f"xdist over ssh: {ssh.lacking()} is not installed")
+    """Start an sshd for xdist; yield None if there cannot be one."""
+    if ssh.missing_program():
+        skipped.append(f"xdist over ssh: {ssh.missing_program()} is not installed")
         yield None
         return
     with ssh.server(folder) as config:
@@ -219,7 +219,7 @@ class Agent:
         (home / "tmp").mkdir(parents=True)
 
     def start(self, bundle: Path) -> None:
-        """Begin; ``await_port`` tells when it listens."""
+        """Start the process; ``await_port`` waits until it listens."""
         argv = [sys.executable, "-m", "shell_runner.remote", "agent", str(bundle)]
         argv += ["--listen", "127.0.0.1:0", "--port-file", str(self._port)]
         given = {
@@ -232,27 +232,27 @@ class Agent:
             )
 
     def await_port(self) -> None:
-        """Until it listens."""
+        """Wait until the agent listens."""
         deadline = time.monotonic() + _PATIENCE
         while not self._port.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 words = (self._home / "log").read_text()
-                raise Broken(f"the agent {self.name} does not listen\n{words}")
+                raise RunFailed(f"the agent {self.name} does not listen\n{words}")
             time.sleep(0.02)
 
     def spec(self, slots: int) -> str:
-        """For ``--nosejobs``."""
+        """Return the host spec for ``--nosejobs``."""
         return (
             f"agent=127.0.0.1:{self._port.read_text().strip()}//name={self.name}"
             f"//id={self.name}//labels={self.name}//slots={slots}//credentials={self._client}"
         )
 
     def forget(self) -> None:
-        """It has never seen us."""
+        """Remove the agent's state, so that it has never seen this client."""
         shutil.rmtree(self._home / "cache", ignore_errors=True)
 
     def end(self) -> None:
-        """End it and all that is below it."""
+        """Kill the agent and all processes below it."""
         self._process.terminate()
         try:
             self._process.wait(_PATIENCE)
@@ -263,18 +263,18 @@ class Agent:
 
 @contextlib.contextmanager
 def agents(folder: Path, count: int) -> Iterator[list[Agent]]:
-    """Agents of one fleet, all listening."""
+    """Yield the agents of one fleet, all listening."""
     from shell_runner.hosts import ca
 
     now = ca.utcnow()
-    authority = ca.Authority.create(folder / "ca", now)
+    authority = ca.CertificateAuthority.create(folder / "ca", now)
     client = folder / "client.pem"
-    ca.write_private(client, authority.issue_client("bench", now))
+    ca.write_private_file(client, authority.issue_client("bench", now))
     hosts = [Agent(folder / "hosts" / f"h{n}", f"h{n}", client) for n in range(1, count + 1)]
     with contextlib.ExitStack() as stack:
         for host in hosts:
             bundle = folder / f"{host.name}.pem"
-            ca.write_private(bundle, authority.issue_host(host.name, ("127.0.0.1",), now))
+            ca.write_private_file(bundle, authority.issue_host(host.name, ("127.0.0.1",), now))
             host.start(bundle)
             stack.callback(host.end)
         for host in hosts:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 import fleet  # noqa: E402
 import measure  # noqa: E402
 import ssh  # noqa: E402
-from measure import Broken, Contender, Run  # noqa: E402
+from measure import RunFailed, Contender, Run  # noqa: E402
 
 from shell_runner.hosts import gateway
 from shell_runner.hosts import spec as hosts
@@ -36,7 +36,7 @@ from shell_runner.jobs.client import JobClient  # noqa: E402
 from shell_runner.remote.jobs import paths, queue, worker_launcher  # noqa: E402
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.sessions import job_session
-from tests.helpers.queue_host import Host  # noqa: E402
+from tests.helpers.queue_host import QueueHost  # noqa: E402
 
 NAME = "jobs"
 #: Files here survive a loss of power, where the machine has a disk at all.
@@ -58,7 +58,7 @@ _SUBMIT_NOTES = (
 )
 _OPEN_NOTES = (
     "The same without the start of the command. Open connection: one request and its answer, as "
-    "a dispatcher submits. Host's part: what of it is done over there, by the desk.",
+    "a dispatcher submits. QueueHost's part: what of it is done over there, by the desk.",
 )
 _DRAIN_NOTES = (
     "A worker is started with the full queue, and leaves when it is empty. Each job is unpacked "
@@ -77,7 +77,7 @@ def main(smoke: bool) -> dict[str, Any]:
     """Measure; a smoke run only shows that it works."""
     skipped: list[str] = []
     tables, plain = [], {}
-    with places() as (disk, memory):
+    with folders() as (disk, memory):
         with state(disk / "submit"):
             tables += _submit(disk / "submit", 1 if smoke else 5, 3 if smoke else 50, skipped)
         tables += _drain(disk, memory, smoke, skipped)
@@ -96,8 +96,8 @@ def main(smoke: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def places() -> Iterator[tuple[Path, Path]]:
-    """A folder on a disk, one in memory."""
+def folders() -> Iterator[tuple[Path, Path]]:
+    """Yield a folder on a disk and one in memory."""
     base = _DISK if os.path.isdir(_DISK) and os.access(_DISK, os.W_OK) else None
     disk = Path(tempfile.mkdtemp(prefix="bench-", dir=base)).resolve()
     try:
@@ -109,7 +109,7 @@ def places() -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def state(folder: Path) -> Iterator[None]:
-    """All that host and client keep is below ``folder``; no worker stays."""
+    """Keep all state of host and client below ``folder``; leave no worker behind."""
     before = {name: os.environ.get(name) for name in _VARIABLES}
     for name in _VARIABLES:
         os.environ[name] = str(folder / name.lower())
@@ -126,14 +126,14 @@ def state(folder: Path) -> Iterator[None]:
 
 
 def end_workers(folder: Path) -> None:
-    """Those of all queues below a folder."""
+    """Kill the workers of all queues below a folder."""
     for found in folder.rglob(queue.NAME):
         _end_worker(str(found.parent))
 
 
 def _end_worker(folder: str) -> None:
     with queue.Queue(folder) as there:
-        found = there.worker()
+        found = there.get_worker()
     if found is None or not process_identity.is_alive(found.identity):
         return
     os.kill(found.identity.pid, 9)
@@ -167,17 +167,17 @@ def _submit(folder: Path, rounds: int, count: int, skipped: list[str]) -> list[d
             Contender(f"nosejobs job submit, {name}", _submitting(spec, tests), folder)
             for name, spec in hosts_of.items()
         ]
-        contenders += _queueing(stack, folder, tests / "test_one.sh", skipped)
+        contenders += queueing_contenders(stack, folder, tests / "test_one.sh", skipped)
         for each in contenders:
             each.run()  # the first time, the host lacks all
         whole = measure.in_turn(contenders, rounds)
         parts = {
-            f"open connection, {name}": _asked(spec, tests, rounds, count)
+            f"open connection, {name}": submit_over_open_connection(spec, tests, rounds, count)
             for name, spec in hosts_of.items()
         }
-        parts["host's part"] = _desk_alone(rounds, count)
+        parts["host's part"] = measure_host_part(rounds, count)
     base = "tsp" if "tsp" in whole else contenders[0].name
-    words = measure.rounds_words(rounds)
+    words = measure.format_rounds(rounds)
     return [
         measure.table(f"submit, the whole command, {words}", whole, base, _SUBMIT_NOTES),
         measure.table(
@@ -190,12 +190,12 @@ def _submitting(spec: str, tests: Path) -> list[str]:
     return [*COMMAND, "job", "submit", "--host", spec, "--tests", str(tests)]
 
 
-def _queueing(
+def queueing_contenders(
     stack: contextlib.ExitStack, folder: Path, script: Path, skipped: list[str]
 ) -> Iterator[Contender]:
-    """Peers on the same machine."""
+    """Return the peers on the same machine."""
     if shutil.which("tsp"):
-        stack.enter_context(_tsp(folder / "tsp"))
+        stack.enter_context(task_spooler(folder / "tsp"))
         yield Contender("tsp", ["tsp", str(script)], folder)
     else:
         skipped.append("tsp is not installed (Debian: task-spooler)")
@@ -206,8 +206,8 @@ def _queueing(
 
 
 @contextlib.contextmanager
-def _tsp(folder: Path) -> Iterator[None]:
-    """A server of our own."""
+def task_spooler(folder: Path) -> Iterator[None]:
+    """Run a task spooler server of our own."""
     folder.mkdir()
     os.environ["TS_SOCKET"] = str(folder / "socket")
     subprocess.run(["tsp", "-S", "1"], check=True, env=measure.environment())
@@ -218,9 +218,9 @@ def _tsp(folder: Path) -> Iterator[None]:
         del os.environ["TS_SOCKET"]
 
 
-def _asked(spec: str, tests: Path, rounds: int, count: int) -> list[Run]:
-    """Over an open connection."""
-    with JobClient(hosts.parse([spec], {})[0]) as client:
+def submit_over_open_connection(spec: str, tests: Path, rounds: int, count: int) -> list[Run]:
+    """Submit over an open connection."""
+    with JobClient(hosts.parse_specs([spec], {})[0]) as client:
         ready = _ready(client, tests)
         client.submit(ready.job, ready.trees)
 
@@ -228,21 +228,21 @@ def _asked(spec: str, tests: Path, rounds: int, count: int) -> list[Run]:
             job = ready.job._replace(id=str(uuid.uuid4()))
             client.submit(job, ready.trees)
 
-        return _timed(submit, rounds, count)
+        return median_times(submit, rounds, count)
 
 
 def _ready(client: JobClient, tests: Path, **options: str) -> submission.Submission:
-    wanted = jobfile.describe(None, {"tests": str(tests), **options}, os.environ)
-    return submission.prepare(wanted, client.spec, str(uuid.uuid4()))
+    wanted = jobfile.describe_job(None, {"tests": str(tests), **options}, os.environ)
+    return submission.prepare_submission(wanted, client.spec, str(uuid.uuid4()))
 
 
-def _desk_alone(rounds: int, count: int) -> list[Run]:
-    """What the host does for one job: contents looked at, the row written, the worker told."""
-    folder = queue.folder()
+def measure_host_part(rounds: int, count: int) -> list[Run]:
+    """Measure the host's part of a submission: check contents, write the row, wake the worker."""
+    folder = queue.find_queue_folder()
     with queue.Queue(folder) as there:
         last = there.jobs(limit=1)[0]
         tests = there.tests(last.number)
-    alone = job_session.JobSession(None, folder, paths.code(folder, last.code))
+    alone = job_session.JobSession(None, folder, paths.code_path(folder, last.code))
     row = {
         "tests": last.tests, "build": None, "config": last.config._asdict(), "cases": tests,
         "name": "", "labels": (), "priority": 0,
@@ -252,11 +252,11 @@ def _desk_alone(rounds: int, count: int) -> list[Run]:
         job = json.loads(json.dumps({**row, "id": str(uuid.uuid4())}))
         alone._calls["submit"](job=job)
 
-    return _timed(submit, rounds, count)
+    return median_times(submit, rounds, count)
 
 
-def _timed(action: Callable[[], None], rounds: int, count: int) -> list[Run]:
-    """The median of ``count`` times, in each round."""
+def median_times(action: Callable[[], None], rounds: int, count: int) -> list[Run]:
+    """Return the median of ``count`` times, for each round."""
     runs = []
     for _ in range(rounds):
         taken = []
@@ -275,7 +275,7 @@ def _drain(disk: Path, memory: Path, smoke: bool, skipped: list[str]) -> list[di
     rounds = 1 if smoke else 2
     few, many = (3, 3) if smoke else (100, 1000)
     with contextlib.ExitStack() as stack:
-        full = _Full(memory / "full")
+        full = QueueTemplate(memory / "full")
         contenders = [
             full.contender(f"{few} jobs of 1 test", disk, few, 1),
             full.contender(f"{few} jobs of 10 tests", disk, few, 10),
@@ -283,29 +283,29 @@ def _drain(disk: Path, memory: Path, smoke: bool, skipped: list[str]) -> list[di
         if not smoke:
             contenders.append(full.contender(f"{few} jobs of 1 test, in memory", memory, few, 1))
         if shutil.which("tsp"):
-            contenders.append(_tsp_drain(stack, memory / "tsp", few))
+            contenders.append(drain_with_task_spooler(stack, memory / "tsp", few))
         else:
             skipped.append("tsp is not installed (Debian: task-spooler)")
         runs = measure.in_turn(contenders, rounds)
         tables = [
             measure.table(
-                f"drained by one worker, {measure.rounds_words(rounds)}", runs,
+                f"drained by one worker, {measure.format_rounds(rounds)}", runs,
                 contenders[-1].name, _DRAIN_NOTES, memory=True,
             ),
-            _each(runs, {each.name: few for each in contenders}),
+            divide_by_count(runs, {each.name: few for each in contenders}),
         ]  # fmt: skip
         if many > few:
             large = full.contender(f"{many} jobs of 1 test", disk, many, 1)
             runs = measure.in_turn([large], 1)
             tables += [
                 measure.table(f"{many} jobs, 1 round", runs, large.name, (), memory=True),
-                _each(runs, {large.name: many}),
+                divide_by_count(runs, {large.name: many}),
             ]
     return tables
 
 
-def _each(runs: Mapping[str, list[Run]], counts: Mapping[str, int]) -> dict[str, Any]:
-    """Seconds of one job."""
+def divide_by_count(runs: Mapping[str, list[Run]], counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return the seconds of one job."""
     single = {
         name: [Run(run.wall / counts[name], run.cpu / counts[name], 0, 0) for run in done]
         for name, done in runs.items()
@@ -313,8 +313,8 @@ def _each(runs: Mapping[str, list[Run]], counts: Mapping[str, int]) -> dict[str,
     return measure.table("each job", single, list(single)[-1])
 
 
-class _Full:
-    """A folder of a host, its code in it, to be copied with jobs that wait."""
+class QueueTemplate:
+    """A template of a host's folder with its code, copied with waiting jobs in it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -323,7 +323,7 @@ class _Full:
         folder.mkdir()
 
     def contender(self, name: str, base: Path, count: int, tests: int) -> Contender:
-        """A worker that drains so many jobs of so many tests, below ``base``."""
+        """Return a contender: a worker that drains so many jobs of so many tests."""
         full = self._folder / f"{count}-{tests}"
         if full not in self._codes:
             self._codes[full] = _fill(full, count, tests)
@@ -340,24 +340,24 @@ class _Full:
                 last = there.attempts(there.jobs(limit=1)[0].number)[-1]
                 passed = there.outcomes(last.id)
             if counts[queue.State.READY] != count or passed != {"passed": tests}:
-                words = (place / worker_launcher.LOG).read_text()[-2000:]
-                raise Broken(f"{name}: {counts}, {passed}\n{words}")
+                words = (place / worker_launcher.LOG_NAME).read_text()[-2000:]
+                raise RunFailed(f"{name}: {counts}, {passed}\n{words}")
             return 0.0
 
         copy()
-        command = worker_launcher.command("worker", str(place), self._codes[full])
+        command = worker_launcher.build_command("worker", str(place), self._codes[full])
         return Contender(name, command, base, before=copy, check=check)
 
 
 def _fill(folder: Path, count: int, tests: int) -> str:
-    """Jobs that wait, and all that they need; the digest of their code."""
-    with Host(folder) as host:
+    """Add waiting jobs and their contents; return the digest of their code."""
+    with QueueHost(folder) as host:
         scripts = {f"test_{number}.sh": "true" for number in range(tests)}
         for _ in range(count):
             host.submit(scripts)
         host.door.path.unlink()
         # As on any host that has run a job before.
-        compileall.compile_dir(paths.code(host.folder, host.code), quiet=1)
+        compileall.compile_dir(paths.code_path(host.folder, host.code), quiet=1)
     return host.code
 
 
@@ -373,17 +373,17 @@ date +%s.%N > end
 """
 
 
-def _tsp_drain(stack: contextlib.ExitStack, folder: Path, count: int) -> Contender:
-    """The figure is its wall time without the queueing: see ``_ReTimed``."""
-    stack.enter_context(_tsp(folder))
+def drain_with_task_spooler(stack: contextlib.ExitStack, folder: Path, count: int) -> Contender:
+    """Measure the drain without the queueing: see ``_ReTimed``."""
+    stack.enter_context(task_spooler(folder))
     script = _script(folder, "test_one.sh") / "test_one.sh"
     os.mkfifo(folder / "go")
     _script(folder, "all.sh", _TSP.format(count=count, script=script))
-    return _ReTimed(f"tsp, {count} times the test", [str(folder / "all.sh")], folder)
+    return SelfTimedContender(f"tsp, {count} times the test", [str(folder / "all.sh")], folder)
 
 
-class _ReTimed(Contender):
-    """One that says itself when what counts began and ended."""
+class SelfTimedContender(Contender):
+    """A contender that reports itself when the measured part began and ended."""
 
     def run(self) -> Run:
         done = super().run()
@@ -395,37 +395,37 @@ class _ReTimed(Contender):
 
 
 def _bytes(folder: Path, size: int) -> dict[str, Any]:
-    """What goes to the host: frames of the first and of the second job with the same build."""
+    """Measure the bytes sent for the first and for the second job with the same build."""
     build, tests = folder / "build", _script(folder / "tests", "test_one.sh")
     _noise(build, size)
     archive = shutil.make_archive(str(folder / "build"), "gztar", build)
     found: dict[str, Any] = {}
-    with JobClient(hosts.parse(["popen"], {})[0]) as client:
-        client.limits()  # opens the host
+    with JobClient(hosts.parse_specs(["popen"], {})[0]) as client:
+        client.get_limits()  # opens the host
         for words, path in (("folder", build), ("archive", Path(archive))):
             ready = _ready(client, tests, build=str(path))
             for which in ("first", "second"):
                 job = ready.job._replace(id=str(uuid.uuid4()))
-                with _counted() as sent:
+                with record_frame_lengths() as sent:
                     _, brought = client.submit(job, ready.trees)
                 what = f"build of {size >> 20} MiB, {words}, {which} job"
                 found[f"{what}: bytes to the host"] = sum(sent)
             if sum(sent) > 10_000:
-                raise Broken(f"{what}: {sum(sent)} bytes; {brought}")
-            found[f"{what}: of these, for contents"] = sum(each.wire for each in brought)
+                raise RunFailed(f"{what}: {sum(sent)} bytes; {brought}")
+            found[f"{what}: of these, for contents"] = sum(each.wire_bytes for each in brought)
     return found
 
 
 def _noise(folder: Path, size: int) -> None:
-    """Files that cannot be compressed."""
+    """Write files that cannot be compressed."""
     folder.mkdir()
     for number in range(20):
         (folder / f"{number}.bin").write_bytes(os.urandom(size // 20))
 
 
 @contextlib.contextmanager
-def _counted() -> Iterator[list[int]]:
-    """The lengths of all frames that are sent."""
+def record_frame_lengths() -> Iterator[list[int]]:
+    """Record the lengths of all frames that are sent."""
     sent: list[int] = []
     send = gateway.Gateway.send
 
@@ -463,45 +463,45 @@ def _harvest(
             argv = [*COMMAND, "job", "harvest", "--host", spec, "--no-ack"]
             argv += ["--out", str(target), found]
             contenders.append(_copying(f"nosejobs job harvest, {name}", argv, target, size))
-            path = path or paths.package(queue.folder(), found)
+            path = path or paths.package_path(queue.find_queue_folder(), found)
             rates[f"open connection, {name}: MB/s"] = _downloaded(spec, found, target, rounds)
         assert path is not None
         argv = ["cp", path, str(target)]
         contenders.append(_copying("cp", argv, target, size))
         argv = ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", path, str(target)]
         contenders.append(_copying("cp, sync", argv, target, size))
-        if ssh.lacking() or rounds == 1:
-            skipped.append(f"scp: {ssh.lacking() or 'a server'} is not there")
+        if ssh.missing_program() or rounds == 1:
+            skipped.append(f"scp: {ssh.missing_program() or 'a server'} is not there")
         else:
             config = stack.enter_context(ssh.server(folder))
             argv = ["scp", "-O", "-q", "-F", str(config), f"bench:{path}", str(target)]
             contenders.append(_copying("scp", argv, target, size))
         runs = measure.in_turn(contenders, rounds)
-    title = f"harvest of {size >> 20} MiB, {measure.rounds_words(rounds)}"
+    title = f"harvest of {size >> 20} MiB, {measure.format_rounds(rounds)}"
     for name, done in runs.items():
         rates[f"{name}: MB/s"] = size / 1e6 / statistics.median(run.wall for run in done)
     return measure.table(title, runs, "scp" if "scp" in runs else "cp", _HARVEST_NOTES), rates
 
 
 def _downloaded(spec: str, job: str, target: Path, rounds: int) -> float:
-    """Megabytes a second, of a package that comes, is on the disk, and has its digest."""
+    """Return the MB/s of a package that is fetched, stored and verified."""
     rates = []
-    with JobClient(hosts.parse([spec], {})[0]) as client:
+    with JobClient(hosts.parse_specs([spec], {})[0]) as client:
         for _ in range(rounds):
             target.unlink(missing_ok=True)
             begin = time.perf_counter()
             found = client.download(job, target, lambda part: None)
-            rates.append(found.size / 1e6 / (time.perf_counter() - begin))
+            rates.append(found.package_size / 1e6 / (time.perf_counter() - begin))
     return statistics.median(rates)
 
 
 def _packaged(spec: str, file: Path) -> str:
-    """The UUID of a job that has ended."""
+    """Run a job to its end; return its UUID."""
     argv = [*COMMAND, "job", "submit", "--host", spec, "--config", str(file), "--wait"]
     argv += ["--out", str(file.parent / "first.zip")]
     done = subprocess.run(argv, env=measure.environment(), capture_output=True, text=True)
     if done.returncode:
-        raise Broken(f"{' '.join(argv)}: {done.stderr}")
+        raise RunFailed(f"{' '.join(argv)}: {done.stderr}")
     (file.parent / "first.zip").unlink()
     return done.stdout.strip()
 
@@ -513,7 +513,7 @@ def _copying(name: str, argv: list[str], target: Path, size: int) -> Contender:
 
     def check() -> float:
         if target.stat().st_size < size:
-            raise Broken(f"{name}: {target.stat().st_size} bytes")
+            raise RunFailed(f"{name}: {target.stat().st_size} bytes")
         return 0.0
 
     return Contender(name, argv, target.parent, before=before, check=check)

@@ -34,12 +34,12 @@ _LIMIT = 900.0
 _DISTORTING = ("PYTHON", "PYTEST_", "LIT_", "PERL5", "HARNESS_", "NOSEJOBS_")
 
 
-class Broken(Exception):
-    """A run failed, or did not do what it was to do."""
+class RunFailed(Exception):
+    """A run failed, or did not do what it should."""
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The caller's variables without those that distort; only named plugins are loaded."""
+    """Return the caller's environment without variables that distort; only named plugins load."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(_DISTORTING)}
     return {**env, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **more}
 
@@ -49,7 +49,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a command cost."""
+    """The cost of one run of a command."""
 
     #: Seconds from start to exit.
     wall: float
@@ -68,7 +68,7 @@ class Run:
 
 
 def run(argv: Sequence[str], cwd: Path, stdin: Path | None = None, until: bytes = b"") -> Run:
-    """Run a command to its end; Broken if it fails."""
+    """Run a command to its end.  Raises Broken if it fails."""
     become_subreaper()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile() as output, _open(stdin) as source:
@@ -77,17 +77,17 @@ def run(argv: Sequence[str], cwd: Path, stdin: Path | None = None, until: bytes 
             argv, cwd=cwd, env=environment(), stdin=source, stderr=subprocess.STDOUT,
             stdout=subprocess.PIPE if until else output,
         )  # fmt: skip
-        watch = _Watch(process.pid)
+        watch = _TreeSampler(process.pid)
         watch.start()
         try:
-            first = _await_words(process, until, output) - begin if until else 0.0
+            first = _await_text(process, until, output) - begin if until else 0.0
             status = _wait(process)
         finally:
             watch.stop()
         wall = time.perf_counter() - begin
         _reap()
         if status:
-            raise Broken(f"exit {status}: {' '.join(argv[:12])}\n{_tail(output)}")
+            raise RunFailed(f"exit {status}: {' '.join(argv[:12])}\n{_tail(output)}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Run(wall, cpu, watch.controller, watch.below, first, threads=watch.threads)
@@ -108,8 +108,8 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         raise
 
 
-def _await_words(process: subprocess.Popen[bytes], words: bytes, output: Any) -> float:
-    """Read all that the command prints; when the words came."""
+def _await_text(process: subprocess.Popen[bytes], words: bytes, output: Any) -> float:
+    """Read all output of the command; return the time at which the text appeared."""
     assert process.stdout is not None
     seen, when = bytearray(), 0.0
     while data := os.read(process.stdout.fileno(), 65536):
@@ -121,7 +121,7 @@ def _await_words(process: subprocess.Popen[bytes], words: bytes, output: Any) ->
     if not when:
         process.kill()
         process.wait()
-        raise Broken(f"{words!r} is not in the output of {process.args}\n{_tail(output)}")
+        raise RunFailed(f"{words!r} is not in the output of {process.args}\n{_tail(output)}")
     return when
 
 
@@ -132,7 +132,7 @@ def _tail(output: Any) -> str:
 
 
 def become_subreaper() -> None:
-    """Grandchildren whose parent ends early come to us: their processor time counts, too."""
+    """Adopt grandchildren whose parent ends early, so that their processor time counts, too."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -146,8 +146,8 @@ def _reap() -> None:
 # -- memory -----------------------------------------------------------------------
 
 
-class _Watch(threading.Thread):
-    """Looks at a process tree now and then; the peaks are the kernel's own high-water marks."""
+class _TreeSampler(threading.Thread):
+    """Samples the memory of a process tree; peaks are the kernel's own high-water marks."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -160,7 +160,7 @@ class _Watch(threading.Thread):
 
     @property
     def below(self) -> int:
-        """The largest sum over interpreters that lived at the same time."""
+        """Return the largest sum over interpreters that lived at the same time."""
         return self._most
 
     def run(self) -> None:
@@ -184,7 +184,7 @@ class _Watch(threading.Thread):
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one."""
+    """Return all descendants of a process."""
     found: list[int] = []
     level = [pid]
     while level:
@@ -213,7 +213,7 @@ def _peak(pid: int) -> int:
 
 
 def status(pid: int, name: str) -> int:
-    """A number of /proc/PID/status; 0 if the process is gone."""
+    """Return a number of /proc/PID/status; 0 if the process is gone."""
     try:
         with open(f"/proc/{pid}/status") as lines:
             for line in lines:
@@ -237,7 +237,7 @@ def _no_finding() -> float:
 
 @dataclass(frozen=True)
 class Contender:
-    """One of those that are compared."""
+    """One of the commands that are compared."""
 
     name: str
     argv: Sequence[str]
@@ -251,14 +251,14 @@ class Contender:
     check: Callable[[], float] = _no_finding
 
     def run(self) -> Run:
-        """One run, checked."""
+        """Run it once and check the result."""
         self.before()
         done = run(self.argv, self.cwd, self.stdin, self.until)
         return Run(**{**vars(done), "found": self.check()})
 
 
 def in_turn(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Run]]:
-    """All of them, round by round."""
+    """Run all contenders in turn, round by round."""
     runs: dict[str, list[Run]] = {each.name: [] for each in contenders}
     for number in range(rounds):
         for each in contenders:
@@ -272,20 +272,20 @@ def in_turn(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Run]
 
 
 def wall(done: Run) -> float:
-    """The figure that most tables compare."""
+    """Return the wall time in seconds, the figure that most tables compare."""
     return done.wall
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is compared with what, to be rendered; ``rows`` are as in ``table``."""
+    """A comparison to be rendered; ``rows`` are as in ``table``."""
 
     title: str
     rows: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the table as JSON values."""
         return {"title": self.title, "rows": self.rows, "notes": self.notes}
 
 
@@ -318,13 +318,13 @@ def table(
     return Table(title, rows, list(notes)).as_dict()
 
 
-def rounds_words(rounds: int) -> str:
+def format_rounds(rounds: int) -> str:
     """``1 round``, ``5 rounds``."""
     return f"{rounds} round{'s' if rounds > 1 else ''}"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Return median, minimum and maximum as text."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -338,7 +338,7 @@ _ROOM = 1 << 28
 
 @contextlib.contextmanager
 def workspace() -> Iterator[Path]:
-    """A folder of its own, in memory if possible, that all temporary files go to."""
+    """Yield a private folder for all temporary files, in memory if possible."""
     base = _MEMORY if _is_usable(_MEMORY) else None
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base)).resolve()
     before = os.environ.get("TMPDIR")
@@ -357,7 +357,7 @@ def workspace() -> Iterator[Path]:
 
 
 def _is_usable(folder: Path) -> bool:
-    """There is room, and programs may be executed there."""
+    """Return whether there is room, and programs may be executed there."""
     try:
         if shutil.disk_usage(folder).free < _ROOM:
             return False
@@ -370,19 +370,19 @@ def _is_usable(folder: Path) -> bool:
 
 
 def pytest(*arguments: str, plugins: Sequence[str] = ("nosejobs",)) -> list[str]:
-    """The command line of a pytest that loads these plugins and no others."""
+    """Return the command line of a pytest that loads these plugins and no others."""
     chosen = [word for name in plugins for word in ("-p", name)]
     return [sys.executable, "-m", "pytest", *chosen, *arguments]
 
 
 def write_script(path: Path, body: str) -> None:
-    """An executable shell script."""
+    """Write an executable shell script."""
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
 
 
 def check_junit(path: Path, count: int) -> float:
-    """Broken unless the report names so many tests, and all of them passed."""
+    """Raise Broken unless the report has ``count`` tests that all passed."""
     seen = bad = 0
     for _, element in ElementTree.iterparse(path):
         seen += element.tag == "testcase"
@@ -391,12 +391,12 @@ def check_junit(path: Path, count: int) -> float:
             element.clear()
     path.unlink()
     if seen != count or bad:
-        raise Broken(f"JUnit: {seen} tests of {count}, {bad} of them not passed")
+        raise RunFailed(f"JUnit: {seen} tests of {count}, {bad} of them not passed")
     return 0.0
 
 
 def has_module(name: str) -> bool:
-    """Whether a Python peer is installed."""
+    """Return whether a Python module is installed."""
     import importlib.util
 
     return importlib.util.find_spec(name) is not None
@@ -419,7 +419,7 @@ def write_lit_config(folder: Path, root: Path) -> None:
 
 
 def lit(slots: int, folder: Path, junit: Path) -> list[str]:
-    """The command line of lit."""
+    """Return the command line of lit."""
     code = "import sys; from lit.main import main; sys.argv[0] = 'lit'; sys.exit(main())"
     options = ["-q", f"-j{slots}", f"--xunit-xml-output={junit}"]
     return [sys.executable, "-c", code, *options, str(folder)]
@@ -441,5 +441,5 @@ def test_script(path):
 
 
 def write_python_module(path: Path, scripts: Sequence[Path]) -> None:
-    """A test module that runs each script by subprocess."""
+    """Write a test module that runs each script by subprocess."""
     path.write_text(_MODULE.format(paths=[str(each) for each in scripts]))

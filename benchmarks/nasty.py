@@ -40,7 +40,7 @@ _OURS = "nosejobs"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one program under one runner."""
+    """The outcome of one program under one runner."""
 
     #: ``right``, ``wrong`` or ``hung``.
     verdict: str
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def _seconds(case: Case) -> int:
-    """The deadline that all are told, whole seconds: a program that ends does so at once."""
+    """Return the time limit given to all runners, in whole seconds."""
     return max(round(min(case.timeout, 10.0 if case.heavy else 5.0)), 1)
 
 
@@ -119,7 +119,7 @@ RUNNERS: Mapping[str, tuple[str, Runner]] = {
 
 
 def _beside(name: str) -> str:
-    """A program of our own environment, else of the PATH; empty if there is none."""
+    """Return a program of our environment, else of the PATH; empty if there is none."""
     path = Path(sys.executable).parent / name
     return str(path) if path.exists() else shutil.which(name) or ""
 
@@ -134,7 +134,7 @@ def _has(name: str) -> bool:
 
 
 def run(name: str, case: Case, start: float = 0.0) -> Outcome:
-    """One program under one runner, which nothing can leave and which starts in ``start``."""
+    """Run one program under one runner in a contained process that starts in ``start``."""
     folder = Path(tempfile.mkdtemp(prefix="nasty-"))
     try:
         inside = folder / "tests"
@@ -146,9 +146,7 @@ def run(name: str, case: Case, start: float = 0.0) -> Outcome:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _contain(
-    command: Sequence[str], folder: Path, tmp: Path, case: Case, start: float
-) -> Outcome:
+def _contain(command: Sequence[str], folder: Path, tmp: Path, case: Case, start: float) -> Outcome:
     """Run in a child that inherits all orphans, and kills what is left."""
     read, write = os.pipe()
     pid = os.fork()
@@ -169,9 +167,7 @@ def _contain(
     return Outcome(*json.loads(text))
 
 
-def _watch(
-    command: Sequence[str], folder: Path, tmp: Path, case: Case, start: float
-) -> list[Any]:
+def _watch(command: Sequence[str], folder: Path, tmp: Path, case: Case, start: float) -> list[Any]:
     env = {**os.environ, "TMPDIR": str(tmp), "PYTHONPATH": str(ROOT)}
     begin = time.monotonic()
     with open(os.devnull, "r+b") as null:
@@ -195,7 +191,7 @@ def _watch(
 
 
 def _living() -> int:
-    """Descendants that are no zombies, a moment after the end."""
+    """Return the descendants that are not zombies, a moment after the end."""
     time.sleep(0.2)
     return sum(not process_tree.is_dead(pid) for pid in process_tree.Lister(os.getpid())())
 
@@ -223,7 +219,7 @@ def _reap() -> None:
 
 
 def flood() -> dict[str, float]:
-    """Peak memory of the controller and of the host's side above idle, MiB."""
+    """Return the peak memory of controller and host above idle, in MiB."""
     idle = _parts(Case("late_output.sh", corpus.PASSED))
     busy = _parts(corpus.FLOODS[0])
     return {
@@ -245,7 +241,7 @@ def _parts(case: Case) -> process_watch.Memory:
 
 
 def compared() -> list[Case]:
-    """The cases of the table."""
+    """Return the cases of the table."""
     return [case for case in corpus.possible(_all()) if case.compared]
 
 
@@ -254,7 +250,7 @@ def _all() -> Iterable[Case]:
 
 
 def main(smoke: bool) -> dict[str, Any]:
-    """Our own column; how many are right."""
+    """Measure our own column; count the right outcomes."""
     cases = [case for case in compared() if not smoke or case.file in _SMOKE]
     found = {case.file: run(_OURS, case) for case in cases}
     numbers: dict[str, Any] = {
@@ -274,7 +270,7 @@ _MEANINGS = {
 
 
 def _meaning(case: Case) -> str:
-    """The comment at the head of the program, up to its first full stop."""
+    """Return the comment at the head of the program, up to its first full stop."""
     for line in (corpus.PROGRAMS / case.file).read_text(errors="replace").splitlines():
         if line.startswith(("# ", "/* ")):
             return line.strip("#/* ").rstrip(".")
@@ -282,7 +278,7 @@ def _meaning(case: Case) -> str:
 
 
 def write(path: Path) -> None:
-    """The whole table, a line a case."""
+    """Write the whole table, one line for each case."""
     names = [name for name in RUNNERS if _has(name)]
     memory = flood()
     harmless = Case("named.sh", corpus.PASSED, name="test_harmless.sh")
@@ -315,8 +311,11 @@ def _page(
 
     lines = [
         _INTRODUCTION.format(
-            cores=os.cpu_count(), system=platform.system(), python=platform.python_version(),
-            patience=_PATIENCE, **memory,
+            cores=os.cpu_count(),
+            system=platform.system(),
+            python=platform.python_version(),
+            patience=_PATIENCE,
+            **memory,
         ),
         f"| program | should | {' | '.join(names)} |",
         f"| --- | --- |{' --- |' * len(names)}",

@@ -34,7 +34,7 @@ import buildbot_master  # noqa: E402
 import fleet  # noqa: E402
 import jobs  # noqa: E402
 import measure  # noqa: E402
-from measure import Broken, Run  # noqa: E402
+from measure import RunFailed, Run  # noqa: E402
 
 #: The file cannot be called so: the package of that name would be hidden by it.
 NAME = "dispatcher"
@@ -76,7 +76,7 @@ def main(smoke: bool) -> dict[str, Any]:
     skipped: list[str] = []
     figures: dict[str, Any] = {}
     tables: list[dict[str, Any]] = []
-    with jobs.places() as (disk, memory):
+    with jobs.folders() as (disk, memory):
         base = memory if smoke else disk
         for hosts in (1,) if smoke else (1, 4):
             with _sides(base / f"hosts-{hosts}", hosts, skipped) as sides:
@@ -93,7 +93,7 @@ def _has(name: str) -> bool:
 
 
 def _both(
-    sides: Mapping[str, Side], hosts: int, smoke: bool, figures: dict[str, Any]
+    sides: Mapping[str, DispatcherUnderTest], hosts: int, smoke: bool, figures: dict[str, Any]
 ) -> list[dict[str, Any]]:
     base = _PEER if _PEER in sides else _OURS
     count = 3 if smoke else 40
@@ -105,12 +105,12 @@ def _both(
             ("six stages, commit to ship", _to_ship, _CHAIN_NOTES),
         ):
             runs = _in_turn(sides, act, rounds)
-            title = f"{title}, {measure.rounds_words(rounds)}"
+            title = f"{title}, {measure.format_rounds(rounds)}"
             tables.append(measure.table(title, runs, base, notes))
     rounds = 1 if smoke else 2
     runs = _in_turn(sides, lambda side: _through(side, count), rounds)
     words = f"{hosts} host{'s' if hosts > 1 else ''}"
-    title = f"{count} builds, {words}, {measure.rounds_words(rounds)}"
+    title = f"{count} builds, {words}, {measure.format_rounds(rounds)}"
     tables.append(measure.table(title, runs, base, _MANY_NOTES if hosts == 1 else ()))
     for name, done in runs.items():
         figures[f"{name}, {words}: builds a minute"] = 60 * count / _median(done)
@@ -129,27 +129,27 @@ def _median(done: Sequence[Run]) -> float:
 # -- what is measured ---------------------------------------------------------------
 
 
-class Side(Protocol):
-    """A dispatcher that runs."""
+class DispatcherUnderTest(Protocol):
+    """A running dispatcher."""
 
     #: Its server.
     process: subprocess.Popen[bytes]
 
     def commit(self, project: str, count: int = 1) -> None:
-        """So many changes are there, of which it does not know."""
+        """Make so many changes that it does not know of."""
 
-    def ring(self, project: str) -> None:
-        """It is told of them."""
+    def notify(self, project: str) -> None:
+        """Notify it of the changes."""
 
     def await_command(self) -> None:
-        """Until the command runs."""
+        """Wait until the command runs."""
 
     def await_end(self, project: str) -> None:
-        """Until all builds of this project have come to their end."""
+        """Wait until all builds of this project have ended."""
 
 
 def _in_turn(
-    sides: Mapping[str, Side], act: Callable[[Side], Run], rounds: int
+    sides: Mapping[str, DispatcherUnderTest], act: Callable[[DispatcherUnderTest], Run], rounds: int
 ) -> dict[str, list[Run]]:
     runs: dict[str, list[Run]] = {name: [] for name in sides}
     for side in sides.values():
@@ -163,22 +163,22 @@ def _in_turn(
     return runs
 
 
-def _to_command(side: Side) -> Run:
+def _to_command(side: DispatcherUnderTest) -> Run:
     return _timed(side, _HOOK, 1, side.await_command)
 
 
-def _to_ship(side: Side) -> Run:
+def _to_ship(side: DispatcherUnderTest) -> Run:
     return _timed(side, _CHAIN, 1, lambda: side.await_end(_CHAIN))
 
 
-def _through(side: Side, count: int) -> Run:
+def _through(side: DispatcherUnderTest, count: int) -> Run:
     return _timed(side, _MANY, count, lambda: side.await_end(_MANY))
 
 
-def _timed(side: Side, project: str, count: int, wait: Callable[[], None]) -> Run:
+def _timed(side: DispatcherUnderTest, project: str, count: int, wait: Callable[[], None]) -> Run:
     side.commit(project, count)
     cpu, begin = _processor_seconds(), time.perf_counter()
-    side.ring(project)
+    side.notify(project)
     wait()
     wall = time.perf_counter() - begin
     side.await_end(project)
@@ -186,7 +186,7 @@ def _timed(side: Side, project: str, count: int, wait: Callable[[], None]) -> Ru
 
 
 def _processor_seconds() -> float:
-    """Of all that we have started, and what it has started, whether it lives or not."""
+    """Return the processor seconds of all processes that were started here, ended ones included."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime + sum(map(_used, measure.descendants(os.getpid())))
 
@@ -199,8 +199,8 @@ def _used(pid: int) -> float:
     return sum(map(int, fields[11:15])) / _TICKS
 
 
-def _idle(side: Side, seconds: float) -> dict[str, float]:
-    """Memory, and the processor, of a server that has nothing to do."""
+def _idle(side: DispatcherUnderTest, seconds: float) -> dict[str, float]:
+    """Measure memory and processor time of an idle server."""
     pid = side.process.pid
     time.sleep(seconds / 10)  # the last results are written
     before = _used(pid)
@@ -216,14 +216,14 @@ def _idle(side: Side, seconds: float) -> dict[str, float]:
 
 
 def _starts(folder: Path, count: int) -> dict[str, float]:
-    """Memory after a start: the first one makes the database."""
+    """Measure memory after a start; the first one creates the database."""
     folder.mkdir(parents=True)
     lines = ["[dispatcher]", 'data = "data"', 'listen = "127.0.0.1:0"']
     (folder / "dispatcher.toml").write_text("\n".join(lines) + "\n")
     url, found = folder / "data" / "url", {}
     for which in ("first start", "started again")[:count]:
         with _up(folder) as process:
-            _until(url.is_file, process, folder)
+            wait_until(url.is_file, process, folder)
             time.sleep(0.5)  # the threads have looked
             found[f"{_OURS}, no host, {which}: MB"] = _resident(process.pid)
     return found
@@ -237,12 +237,16 @@ def _resident(pid: int, what: str = "VmRSS:") -> float:
 
 
 @contextlib.contextmanager
-def _sides(folder: Path, hosts: int, skipped: list[str]) -> Iterator[dict[str, Side]]:
+def _sides(
+    folder: Path, hosts: int, skipped: list[str]
+) -> Iterator[dict[str, DispatcherUnderTest]]:
     measure.become_subreaper()
     with contextlib.ExitStack() as stack:
-        sides: dict[str, Side] = {_OURS: stack.enter_context(_ours(folder / "ours", hosts))}
+        sides: dict[str, DispatcherUnderTest] = {
+            _OURS: stack.enter_context(run_nosejobs(folder / "ours", hosts))
+        }
         if shutil.which("buildbot") and shutil.which("buildbot-worker"):
-            sides[_PEER] = stack.enter_context(_buildbot(folder / "buildbot", hosts))
+            sides[_PEER] = stack.enter_context(run_buildbot(folder / "buildbot", hosts))
         else:
             skipped.append("Buildbot is not installed: buildbot[bundle], buildbot-worker")
         yield sides
@@ -250,7 +254,7 @@ def _sides(folder: Path, hosts: int, skipped: list[str]) -> Iterator[dict[str, S
 
 @contextlib.contextmanager
 def _process(argv: Sequence[str], folder: Path, **variables: str) -> Iterator[Any]:
-    """A server; its words are in ``log``."""
+    """Run a server; its output goes to ``log``."""
     env = measure.environment(**variables)
     with open(folder / "log", "ab") as log:
         process = subprocess.Popen(
@@ -267,19 +271,19 @@ def _process(argv: Sequence[str], folder: Path, **variables: str) -> Iterator[An
             process.wait()
 
 
-def _until(what: Callable[[], Any], process: subprocess.Popen[bytes], folder: Path) -> Any:
-    """Looks every few milliseconds; Broken if it takes too long."""
+def wait_until(what: Callable[[], Any], process: subprocess.Popen[bytes], folder: Path) -> Any:
+    """Poll every few milliseconds.  Raises Broken if it takes too long."""
     deadline = time.monotonic() + _PATIENCE
     while not (found := what()):
         if process.poll() is not None or time.monotonic() > deadline:
             words = (folder / "log").read_text(errors="replace")[-3000:]
-            raise Broken(f"{process.args}: not within {_PATIENCE:g} s\n{words}")
+            raise RunFailed(f"{process.args}: not within {_PATIENCE:g} s\n{words}")
         time.sleep(0.004)
     return found
 
 
 class _Fifo:
-    """What writes a line there is heard at once."""
+    """A FIFO whose lines are read as soon as they are written."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -289,10 +293,10 @@ class _Fifo:
         self._pending = b""
 
     def line(self) -> str:
-        """The next one."""
+        """Return the next line."""
         while b"\n" not in self._pending:
             if not select.select([self._descriptor], [], [], _PATIENCE)[0]:
-                raise Broken(f"{self.path}: nothing within {_PATIENCE:g} s")
+                raise RunFailed(f"{self.path}: nothing within {_PATIENCE:g} s")
             self._pending += os.read(self._descriptor, 1 << 16)
         line, self._pending = self._pending.split(b"\n", 1)
         return line.decode()
@@ -313,7 +317,7 @@ class _Ours:
     def __init__(self, folder: Path, process: subprocess.Popen[bytes], heard: _Fifo) -> None:
         self.process, self._folder, self._heard = process, folder, heard
         self._wanted: dict[str, int] = {}
-        url = _until(self._url, process, folder)
+        url = wait_until(self._url, process, folder)
         self._address = urllib.parse.urlsplit(url).netloc
         self._database = sqlite3.connect(
             f"file:{folder / 'data/dispatcher.db'}?mode=ro", uri=True, isolation_level=None
@@ -327,11 +331,11 @@ class _Ours:
         self._database.close()
 
     def await_hosts(self, count: int) -> None:
-        """Until all of them are up."""
+        """Wait until all hosts are up."""
         self._await("SELECT count(*) = ? FROM host WHERE state = 'up'", count)
 
     def _await(self, statement: str, *values: object) -> None:
-        _until(
+        wait_until(
             lambda: self._database.execute(statement, values).fetchone()[0],
             self.process, self._folder,
         )  # fmt: skip
@@ -344,7 +348,7 @@ class _Ours:
             _git(tree, "add", "-A")
             _git(tree, "commit", "-q", "-m", f"number {number}")
 
-    def ring(self, project: str) -> None:
+    def notify(self, project: str) -> None:
         _post(self._address, f"/api/v1/poke/{project}", b"{}", {"Content-Type": "application/json"})
 
     def await_command(self) -> None:
@@ -370,14 +374,14 @@ def _post(address: str, path: str, body: bytes, headers: Mapping[str, str]) -> N
         answer = connection.getresponse()
         words = answer.read()
         if answer.status >= 300:
-            raise Broken(f"{path}: {answer.status} {words!r}")
+            raise RunFailed(f"{path}: {answer.status} {words!r}")
     finally:
         connection.close()
 
 
 @contextlib.contextmanager
-def _ours(folder: Path, hosts: int) -> Iterator[Side]:
-    """`nosejobs up` with so many agents."""
+def run_nosejobs(folder: Path, hosts: int) -> Iterator[DispatcherUnderTest]:
+    """Run `nosejobs up` with so many agents."""
     folder.mkdir(parents=True)
     heard = _Fifo(folder / "heard")
     for name, stages, body in (
@@ -443,7 +447,7 @@ class _Buildbot:
     def commit(self, project: str, count: int = 1) -> None:
         self._told[project] = count
 
-    def ring(self, project: str) -> None:
+    def notify(self, project: str) -> None:
         for _ in range(self._told[project]):
             self._number += 1
             form = {"project": project, "revision": f"{self._number:040x}", "comments": "more"}
@@ -459,13 +463,13 @@ class _Buildbot:
     def await_end(self, project: str) -> None:
         while self._open:
             if self._done.line() != "0":
-                raise Broken(f"Buildbot: a build of {project} has failed")
+                raise RunFailed(f"Buildbot: a build of {project} has failed")
             self._open -= 1
 
 
 @contextlib.contextmanager
-def _buildbot(folder: Path, hosts: int) -> Iterator[Side]:
-    """A master with so many workers."""
+def run_buildbot(folder: Path, hosts: int) -> Iterator[DispatcherUnderTest]:
+    """Run a Buildbot master with so many workers."""
     master = folder / "master"
     folder.mkdir(parents=True)
     heard, done = _Fifo(folder / "heard"), _Fifo(folder / "done")
@@ -491,14 +495,14 @@ def _buildbot(folder: Path, hosts: int) -> Iterator[Side]:
             stack.enter_context(_process(start, place))
         for _ in names:
             if not done.line().startswith("up "):
-                raise Broken("Buildbot: no worker has come")
+                raise RunFailed("Buildbot: no worker has come")
         yield _Buildbot(process, web, heard, done)
 
 
 def _run(argv: Sequence[str], folder: Path) -> None:
     done = subprocess.run(argv, cwd=folder, env=measure.environment(), capture_output=True)
     if done.returncode:
-        raise Broken(f"{' '.join(argv)}\n{(done.stdout + done.stderr).decode(errors='replace')}")
+        raise RunFailed(f"{' '.join(argv)}\n{(done.stdout + done.stderr).decode(errors='replace')}")
 
 
 def _free_port() -> int:
@@ -525,8 +529,8 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
     from tests.unit.dispatcher import row_factories
 
     up.settle()
-    package, identity = _package(folder, count)
-    _peak()
+    package, identity = make_package(folder, count)
+    reset_peak_memory()
     before, peak = _resident(os.getpid()), 0.0
     blobs = blob_store.BlobStore(folder / "blobs")
     runs: dict[str, list[Run]] = {"whole": [], "rows alone": [], "reading": []}
@@ -542,23 +546,25 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
         builder = job_builder.JobBuilder(store, None, blobs)  # type: ignore[arg-type]
         recorder = result_recorder.ResultRecorder(store, blobs, builder)
         runs["whole"].append(_clocked(functools.partial(recorder.record, job, copy)))
-        peak = max(peak, _peak())
+        peak = max(peak, reset_peak_memory())
         with store.read() as connection:
             found = connection.exec_driver_sql("SELECT count(*) FROM case_result").scalar()
         if found != count:
-            raise Broken(f"{found} cases of {count}")
+            raise RunFailed(f"{found} cases of {count}")
         store.close()
         runs["reading"].append(_clocked(lambda: _read(package_rows, package, identity)))
-        runs["rows alone"].append(_rows_alone(folder, number, _read(package_rows, package, identity)))
-    title = f"{count} cases harvested, {measure.rounds_words(rounds)}"
+        runs["rows alone"].append(
+            _rows_alone(folder, number, _read(package_rows, package, identity))
+        )
+    title = f"{count} cases harvested, {measure.format_rounds(rounds)}"
     table = measure.table(title, runs, "whole", _HARVEST_NOTES)
     for row in table["rows"]:
         row["what"] += f", {count / row['median']:,.0f} cases/s"
     return table, {f"{count} cases harvested: MB more, at most": round(peak - before, 1)}
 
 
-def _peak() -> float:
-    """Most memory of this process so far, in MB; from now on it is counted anew."""
+def reset_peak_memory() -> float:
+    """Return the peak memory of this process in MB, and reset it."""
     found = _resident(os.getpid(), "VmHWM:")
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -579,9 +585,9 @@ def _rows_alone(folder: Path, number: int, found: Any) -> Run:
         _, _, job = row_factories.add_all(connection)
 
     def write() -> None:
-        entry = results.Package("d1", "completed", 1.0)
+        entry = results.PackageInfo("d1", "completed", 1.0)
         with store.write() as connection:
-            results.harvested(connection, job, entry, found.results, found.cases)
+            results.record_package(connection, job, entry, found.results, found.cases)
 
     done = _clocked(write)
     store.close()
@@ -594,8 +600,8 @@ def _clocked(act: Callable[[], object]) -> Run:
     return Run(time.perf_counter() - begin, time.process_time() - cpu, 0, 0)
 
 
-def _package(folder: Path, count: int) -> tuple[Path, str]:
-    """What a host has made of a test with so many cases, and the job's UUID."""
+def make_package(folder: Path, count: int) -> tuple[Path, str]:
+    """Make the package of a test with so many cases; return its path and the job's UUID."""
     tests = folder / "tests"
     tests.mkdir()
     lines = f"echo TAP version 14; echo 1..{count}; seq {count} | sed 's/.*/ok & - case number &/'"
@@ -605,5 +611,5 @@ def _package(folder: Path, count: int) -> tuple[Path, str]:
     argv += ["--wait", "--out", str(target)]
     done = subprocess.run(argv, env=measure.environment(), capture_output=True, text=True)
     if done.returncode:
-        raise Broken(f"{' '.join(argv)}: {done.stderr}")
+        raise RunFailed(f"{' '.join(argv)}: {done.stderr}")
     return target, str(uuid.UUID(done.stdout.strip()))

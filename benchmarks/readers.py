@@ -1,4 +1,4 @@
-"""How fast output becomes cases: TAP a line, and JUnit XML against ElementTree.
+"""Rates at which output becomes cases: TAP a line, and JUnit XML against ElementTree.
 
 Run by itself (``python benchmarks/readers.py [--smoke]``) or through ``main``.
 Figures are the best of a few rounds, since a machine is only ever slowed down.

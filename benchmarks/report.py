@@ -19,7 +19,7 @@ _TIMES = ("median", "min", "max")
 
 
 def machine() -> dict[str, Any]:
-    """Date, hardware and versions: figures mean nothing without them."""
+    """Return date, hardware and versions, without which figures mean nothing."""
     versions = {name: _version(name) for name in _PACKAGES}
     for name in _PROGRAMS:
         versions[name] = _program_version(name)
@@ -67,8 +67,8 @@ def _revision() -> str:
         return ""
 
 
-def machine_words(facts: Mapping[str, Any]) -> list[str]:
-    """Two lines."""
+def describe_machine(facts: Mapping[str, Any]) -> list[str]:
+    """Return the description of the machine in two lines."""
     versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
     return [
         f"{facts['date']}, {facts['cores']} cores ({facts['cpu']}), {facts['kernel']}, "
@@ -122,7 +122,7 @@ def _number(value: Any) -> str:
 
 
 def text(name: str, summary: str, found: Mapping[str, Any]) -> str:
-    """For a terminal."""
+    """Return the tables for a terminal."""
     lines = [f"== {name}: {summary}"]
     for block in blocks(found):
         lines += ["", block["title"]] if block["title"] else [""]
@@ -143,11 +143,11 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def page(facts: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> str:
-    """For the docs."""
+    """Return the tables as a page of the documentation."""
     lines: list[str] = []
     for name, result in results.items():
         lines += [f"# {name}", "", result["summary"], ""]
-        lines += [*machine_words(facts), ""]
+        lines += [*describe_machine(facts), ""]
         lines += [f"Again: `python benchmarks/run.py {name}`", ""]
         for block in blocks(result["found"]):
             lines += [f"## {block['title']}", ""] if block["title"] else []

@@ -23,7 +23,7 @@ _PARTS = ("run", "measure", "report")
 
 
 def discover() -> dict[str, ModuleType]:
-    """All benchmarks by name."""
+    """Return all benchmarks by name."""
     found: dict[str, ModuleType] = {}
     for path in sorted(_HERE.glob("*.py")):
         if path.stem not in _PARTS and not path.stem.startswith("_"):
@@ -34,7 +34,7 @@ def discover() -> dict[str, ModuleType]:
 
 
 def summary(module: ModuleType) -> str:
-    """The first line of its docstring."""
+    """Return the first line of a benchmark's docstring."""
     return (module.__doc__ or "").strip().split("\n", 1)[0]
 
 
@@ -56,7 +56,7 @@ def _arguments(names: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     benchmarks = discover()
     chosen = _arguments(list(benchmarks))
     if chosen.list:
@@ -67,7 +67,7 @@ def main() -> int:
     every = not chosen.names or "all" in chosen.names
     names = list(benchmarks) if every else list(dict.fromkeys(chosen.names))
     facts = report.machine()
-    print("\n".join(report.machine_words(facts)))
+    print("\n".join(report.describe_machine(facts)))
     results, failed = {}, False
     for name in names:
         module = benchmarks[name]

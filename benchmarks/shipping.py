@@ -16,7 +16,7 @@ from typing import Any
 
 import measure
 import ssh
-from measure import Broken, Contender, Run
+from measure import RunFailed, Contender, Run
 
 NAME = "shipping"
 _NOTES = (
@@ -34,8 +34,8 @@ _MB = 1 << 20
 def main(smoke: bool) -> dict[str, Any]:
     """Measure; a smoke run only shows that it works."""
     count, size, rounds = (50, 8 * _MB, 1) if smoke else (10_000, 2048 * _MB, 3)
-    if ssh.lacking():
-        return {"tables": [], "skipped": [f"{ssh.lacking()} is not installed"]}
+    if ssh.missing_program():
+        return {"tables": [], "skipped": [f"{ssh.missing_program()} is not installed"]}
     found: dict[str, Any] = {"tables": [], "skipped": []}
     if shutil.which("rsync") is None:
         found["skipped"].append("rsync is not installed")
@@ -48,7 +48,7 @@ def main(smoke: bool) -> dict[str, Any]:
             make(tree)
             time.sleep(_SETTLED)
             runs = measure.in_turn(list(_contenders(tree, config)), rounds)
-            words = f"{title}, {measure.rounds_words(rounds)}"
+            words = f"{title}, {measure.format_rounds(rounds)}"
             base = next(iter(runs))
             found["tables"].append(measure.table(words, runs, base, _NOTES, memory=True))
             found |= {f"{title}, {name}: bytes sent": _bytes(done) for name, done in runs.items()}
@@ -72,7 +72,7 @@ def _many(count: int, tree: Path) -> None:
 
 
 def _sparse(size: int, tree: Path) -> None:
-    """Mostly a hole; sixteen pieces in it that cannot be compressed."""
+    """Write a sparse file with sixteen pieces that cannot be compressed."""
     tree.mkdir(parents=True)
     with open(tree / "disk.img", "wb") as file:
         for number in range(16):
@@ -128,11 +128,11 @@ def _number(stats: Path) -> float:
 
 
 def _sent(stats: Path, tree: Path, copy: Path) -> float:
-    """What rsync says it has sent."""
+    """Return the bytes that rsync says it has sent."""
     found = re.search(r"Total bytes sent: ([\d,.]+)", stats.read_text())
     changed = Path("changed.txt")
     if not found or (copy / changed).read_bytes() != (tree / changed).read_bytes():
-        raise Broken(f"rsync: {stats.read_text()}")
+        raise RunFailed(f"rsync: {stats.read_text()}")
     return float(re.sub(r"\D", "", found[1]))
 
 
@@ -143,19 +143,19 @@ def _once(tree: Path, spec: str, cache: str, stats: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = cache
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from shell_runner.hosts import spec as hosts
-    from shell_runner.hosts.fleet import Ended, Fleet
+    from shell_runner.hosts.fleet import HostEnded, Fleet
     from shell_runner.remote.protocol.model import Setup
     from shell_runner.shipping import tree_scan
 
-    fleet = Fleet(hosts.parse([spec], {}), Setup(str(tree), 1))
+    fleet = Fleet(hosts.parse_specs([spec], {}), Setup(str(tree), 1))
     fleet.open()
-    fleet.give_tree(tree_scan.scan(tree, []))
+    fleet.provide_tree(tree_scan.scan(tree, []))
     event = fleet.events.get(timeout=600)
     shipped = fleet.hosts[0].shipped
     fleet.close()
-    if isinstance(event, Ended) or shipped is None:
+    if isinstance(event, HostEnded) or shipped is None:
         raise SystemExit(f"not ready: {event}")
-    stats.write_text(str(shipped.wire))
+    stats.write_text(str(shipped.wire_bytes))
 
 
 if __name__ == "__main__":

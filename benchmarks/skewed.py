@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from measure import Broken, Contender, Run
+from measure import RunFailed, Contender, Run
 
 NAME = "skewed"
 _COUNT = 60
@@ -39,7 +39,7 @@ def main(smoke: bool) -> dict[str, Any]:
         runs = measure.in_turn(list(_contenders(folder, times, missing)), rounds)
     title = (
         f"{_COUNT} sleeps of {min(times):g}-{max(times):g} s, {_SLOTS} at a time, "
-        f"lower bound {bound:.2f} s, {measure.rounds_words(rounds)}"
+        f"lower bound {bound:.2f} s, {measure.format_rounds(rounds)}"
     )
     made = measure.table(title, runs, bound, _NOTES, figure=_makespan)
     tables = [made, _two_hosts(times, rounds)]
@@ -47,13 +47,13 @@ def main(smoke: bool) -> dict[str, Any]:
 
 
 def _two_hosts(times: list[float], rounds: int) -> dict[str, Any]:
-    """The bound is that of all slots being busy to the end."""
+    """Return the lower bound: the makespan if all slots are busy to the end."""
     bound = max(max(times), sum(times) / (_SLOTS / 2 * (1 + 1 / _FACTOR)))
     with measure.workspace() as folder:
         runs = measure.in_turn(list(_on_two_hosts(folder, times)), rounds)
     title = (
         f"the same on two hosts, {_SLOTS // 2} at a time on each, one {_FACTOR} times as slow, "
-        f"lower bound {bound:.2f} s, {measure.rounds_words(rounds)}"
+        f"lower bound {bound:.2f} s, {measure.format_rounds(rounds)}"
     )
     return measure.table(title, runs, bound, _NOTES, figure=_makespan)
 
@@ -79,7 +79,7 @@ def _makespan(done: Run) -> float:
 
 
 def sleeps() -> list[float]:
-    """Evenly spread on a logarithmic scale, in an order that is mixed and always the same."""
+    """Return durations spread evenly on a logarithmic scale, in a fixed, mixed order."""
     steps = [(number * 37 % _COUNT) / (_COUNT - 1) for number in range(_COUNT)]
     return [_SHORTEST * (_LONGEST / _SHORTEST) ** step for step in steps]
 
@@ -148,5 +148,5 @@ def _check(junit: Path, marks: Path) -> float:
     starts = [path.stat().st_mtime_ns for path in marks.glob("*.start")]
     ends = [path.stat().st_mtime_ns for path in marks.glob("*.end")]
     if not len(starts) == len(ends) == _COUNT:
-        raise Broken(f"{len(starts)} scripts started, {len(ends)} ended, of {_COUNT}")
+        raise RunFailed(f"{len(starts)} scripts started, {len(ends)} ended, of {_COUNT}")
     return (max(ends) - min(starts)) / 1e9

@@ -17,7 +17,7 @@ from typing import Any
 
 import measure
 import trivial
-from measure import Broken, Contender, Run
+from measure import RunFailed, Contender, Run
 
 NAME = "ssh"
 _BASE = "2*popen"
@@ -56,15 +56,15 @@ Host bench
 def main(smoke: bool) -> dict[str, Any]:
     """Measure; a smoke run only shows that it works."""
     few, sizes = (20, {200: 1}) if smoke else (200, {2000: 5, 10_000: 3})
-    if lacking():
-        return {"tables": [], "skipped": [f"{lacking()} is not installed"]}
+    if missing_program():
+        return {"tables": [], "skipped": [f"{missing_program()} is not installed"]}
     tables: list[dict[str, Any]] = []
     skipped = []
     with measure.workspace() as folder, server(folder) as config:
         small = measure.in_turn(list(_contenders(folder / "few", few, config)), max(sizes.values()))
         for many, rounds in sizes.items():
             runs = measure.in_turn(list(_contenders(folder / str(many), many, config)), rounds)
-            title = f"{many} scripts `exit 0`, 2 slots, {measure.rounds_words(rounds)}"
+            title = f"{many} scripts `exit 0`, 2 slots, {measure.format_rounds(rounds)}"
             tables.append(measure.table(title, runs, _BASE, _NOTES, inverse=True))
             further = steady(small, runs, few, many)
             if further is not None:
@@ -77,7 +77,7 @@ def main(smoke: bool) -> dict[str, Any]:
 def steady(
     small: dict[str, list[Run]], large: dict[str, list[Run]], few: int, many: int
 ) -> dict[str, Any] | None:
-    """What one more test costs, all that happens once taken away; None if it is lost in noise."""
+    """Return the cost of one more test without one-time costs; None if it is lost in noise."""
     more = many - few
     costs = {
         name: [
@@ -108,7 +108,7 @@ def _contenders(folder: Path, count: int, config: Path) -> Iterator[Contender]:
 
 
 def make_tree(tree: Path, count: int) -> Path:
-    """Scripts with contents of their own: equal ones would be shipped once."""
+    """Write scripts with different contents: equal ones would be shipped once."""
     for number, path in enumerate(trivial.make_tree(tree, count)):
         measure.write_script(path, f"# {number} of {count}\nexit 0")
     (tree / "pytest.ini").touch()
@@ -118,8 +118,8 @@ def make_tree(tree: Path, count: int) -> Path:
 # -- a server of our own ----------------------------------------------------------
 
 
-def lacking() -> str:
-    """The first program that a server needs and this machine has not; "" if it has all."""
+def missing_program() -> str:
+    """Return the first program that a server needs and this machine lacks; "" if it has all."""
     needed = {name: shutil.which(name) for name in ("ssh", "ssh-keygen")} | {"sshd": _sshd()}
     return next((name for name, path in needed.items() if path is None), "")
 
@@ -131,7 +131,7 @@ def _sshd() -> str | None:
 
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[Path]:
-    """An sshd on loopback with keys of its own; the client's configuration."""
+    """Run an sshd on loopback with its own keys; yield the client's configuration."""
     folder = folder / "sshd"
     folder.mkdir(mode=0o700)
     for name in ("host_key", "user_key"):
@@ -171,4 +171,4 @@ def _await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    raise Broken(f"sshd does not answer\n{log.read_text() if log.exists() else ''}")
+    raise RunFailed(f"sshd does not answer\n{log.read_text() if log.exists() else ''}")

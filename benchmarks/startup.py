@@ -27,8 +27,8 @@ def main(smoke: bool) -> dict[str, Any]:
         measure.in_turn(contenders, 1)  # compiled modules, a warm page cache
         runs = measure.in_turn(contenders, rounds)
     titles = (
-        f"1 test, first result, {measure.rounds_words(rounds)}",
-        f"1 test, whole run, {measure.rounds_words(rounds)}",
+        f"1 test, first result, {measure.format_rounds(rounds)}",
+        f"1 test, whole run, {measure.format_rounds(rounds)}",
     )
     tables = [
         measure.table(titles[0], runs, _BASE, _NOTES, figure=_first),

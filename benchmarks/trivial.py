@@ -45,19 +45,19 @@ def main(smoke: bool) -> dict[str, Any]:
             if not smoke:
                 _warm_up(folder / "warm")
             runs = measure.in_turn(contenders, rounds)
-        title = f"{size} scripts `exit 0`, 2 at a time, {measure.rounds_words(rounds)}"
+        title = f"{size} scripts `exit 0`, 2 at a time, {measure.format_rounds(rounds)}"
         tables.append(measure.table(title, runs, _BASE, _NOTES, memory=True))
     return {"tables": tables, "skipped": sorted(set(missing))}
 
 
 def _warm_up(folder: Path) -> None:
-    """Compiled modules and a warm page cache for everybody."""
+    """Compile modules and warm the page cache for all contenders."""
     folder.mkdir()
     measure.in_turn(list(_contenders(folder, 20, [])), 1)
 
 
 def make_tree(folder: Path, count: int, body: str = "exit 0") -> list[Path]:
-    """Scripts, a hundred to a folder."""
+    """Write scripts, a hundred to a folder."""
     scripts = []
     for number in range(count):
         path = folder / f"d{number // _FOLDER:03}" / f"test_{number:05}.sh"

@@ -1,6 +1,6 @@
 """A master.cfg of Buildbot that does what the benchmark ``dispatcher`` has nosejobs do.
 
-Copied beside ``told.json``, which says ports, workers and where to say what happens; imported
+Copied beside ``settings.json``, which says ports, workers and where to say what happens; imported
 here only to be found.
 """
 
@@ -89,4 +89,4 @@ def make_reporter() -> Any:
 
 
 if Path(__file__).name == "master.cfg":
-    BuildmasterConfig = _config(json.loads((Path(__file__).parent / "told.json").read_text()))
+    BuildmasterConfig = _config(json.loads((Path(__file__).parent / "settings.json").read_text()))

@@ -68,7 +68,7 @@ class Run:
 
 
 def run(argv: Sequence[str], cwd: Path, stdin: Path | None = None, until: bytes = b"") -> Run:
-    """Run a command to its end.  Raises Broken if it fails."""
+    """Run a command to its end.  Raises RunFailed if it fails."""
     become_subreaper()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile() as output, _open(stdin) as source:
@@ -247,7 +247,7 @@ class Contender:
     until: bytes = b""
     #: Called before each run, untimed.
     before: Callable[[], None] = _nothing
-    #: Called after each run; raises Broken, or gives a figure of its own.
+    #: Called after each run; raises RunFailed, or gives a figure of its own.
     check: Callable[[], float] = _no_finding
 
     def run(self) -> Run:
@@ -382,7 +382,7 @@ def write_script(path: Path, body: str) -> None:
 
 
 def check_junit(path: Path, count: int) -> float:
-    """Raise Broken unless the report has ``count`` tests that all passed."""
+    """Raise RunFailed unless the report has ``count`` tests that all passed."""
     seen = bad = 0
     for _, element in ElementTree.iterparse(path):
         seen += element.tag == "testcase"

@@ -272,7 +272,7 @@ def _process(argv: Sequence[str], folder: Path, **variables: str) -> Iterator[An
 
 
 def wait_until(what: Callable[[], Any], process: subprocess.Popen[bytes], folder: Path) -> Any:
-    """Poll every few milliseconds.  Raises Broken if it takes too long."""
+    """Poll every few milliseconds.  Raises RunFailed if it takes too long."""
     deadline = time.monotonic() + _PATIENCE
     while not (found := what()):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -481,7 +481,7 @@ def run_buildbot(folder: Path, hosts: int) -> Iterator[DispatcherUnderTest]:
         "heard": str(heard.path), "done": str(done.path),
     }  # fmt: skip
     shutil.copy(buildbot_master.__file__, master / "master.cfg")
-    (master / "told.json").write_text(json.dumps(told))
+    (master / "settings.json").write_text(json.dumps(told))
     with contextlib.ExitStack() as stack:
         start = ["buildbot", "start", "--nodaemon", str(master)]
         process = stack.enter_context(_process(start, folder))

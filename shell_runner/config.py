@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadConfig
+from .errors import InvalidConfig
 from .validators import Validator, line, list_of, matching, size, whole
 
 if TYPE_CHECKING:
     from .toml_document import Document
 
-NAME = "nosejobs.toml"
+CONFIG_FILE_NAME = "nosejobs.toml"
 #: All tables of the file; the dispatcher reads the last three.
-TABLES = ("tests", "hosts", "build", "stages", "levels")
+TABLE_NAMES = ("tests", "hosts", "build", "stages", "levels")
 #: Slots of one host: each is a process, and runs others.
 MAX_SLOTS = 1024
 #: The keys of ``[hosts.NAME]``, of the dispatcher's file as well.
-HOST_KEYS: Mapping[str, Validator] = {
+HOST_VALIDATORS: Mapping[str, Validator] = {
     "spec": line(),
     "slots": whole(1, MAX_SLOTS),
     "labels": list_of(matching(r"\w[\w.-]*", "a label: letters, digits, '_', '-', '.'"), "labels"),
@@ -58,42 +58,42 @@ class Config:
     @property
     def path(self) -> Path:
         """The file, whether it exists or not."""
-        return self.root / NAME
+        return self.root / CONFIG_FILE_NAME
 
 
-def load(root: Path) -> Config:
+def load_config(root: Path) -> Config:
     """Return the config of the tree at ``root``; an empty one without a file.
 
     Raises BadConfig that names file, line and key.
     """
-    path = root / NAME
+    path = root / CONFIG_FILE_NAME
     try:
         text = path.read_bytes()
     except FileNotFoundError:
         return Config(root)
     except OSError as error:
-        raise BadConfig(f"{path}: {error.strerror}") from error
+        raise InvalidConfig(f"{path}: {error.strerror}") from error
     # Most trees have no such file: their runs do not load what reads it.
-    from .toml_document import LARGEST_OWN, read
+    from .toml_document import MAX_OWN_FILE_CHARS, parse_document
 
-    return from_document(read(str(path), text, LARGEST_OWN), root)
+    return config_from_document(parse_document(str(path), text, MAX_OWN_FILE_CHARS), root)
 
 
-def from_document(document: Document, root: Path) -> Config:
+def config_from_document(document: Document, root: Path) -> Config:
     """Return what a nosejobs.toml contains for a run; raises BadConfig."""
-    document.check_keys((), TABLES)
+    document.check_keys((), TABLE_NAMES)
     tests = document.table(["tests"])
     return Config(
         root,
-        {name: host_entry(document, name) for name in document.table(["hosts"])},
+        {name: parse_host_entry(document, name) for name in document.table(["hosts"])},
         tuple((key, value) for key, value in tests.items() if isinstance(value, dict)),
         {key: value for key, value in tests.items() if not isinstance(value, dict)},
         document,
     )
 
 
-def host_entry(
-    document: Document, name: str, validators: Mapping[str, Validator] = HOST_KEYS
+def parse_host_entry(
+    document: Document, name: str, validators: Mapping[str, Validator] = HOST_VALIDATORS
 ) -> HostEntry:
     """Return one ``[hosts.NAME]``; raises BadConfig."""
     values = document.check_table(("hosts", name), validators)
@@ -103,6 +103,6 @@ def host_entry(
 def find_root(start: Path) -> Path | None:
     """The nearest folder at or above ``start`` with a nosejobs.toml."""
     for folder in (start, *start.parents):
-        if (folder / NAME).is_file():
+        if (folder / CONFIG_FILE_NAME).is_file():
             return folder
     return None

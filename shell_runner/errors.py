@@ -16,15 +16,15 @@ class UsageError(NosejobsError):
     """The input cannot be used as it is."""
 
 
-class BadSpec(UsageError):
+class InvalidHostSpec(UsageError):
     """A host spec cannot be understood."""
 
 
-class BadMetadata(UsageError):
+class InvalidMetadata(UsageError):
     """The metadata of a test cannot be understood."""
 
 
-class BadConfig(UsageError):
+class InvalidConfig(UsageError):
     """nosejobs.toml cannot be understood."""
 
 
@@ -38,7 +38,7 @@ class HostError(NosejobsError):
         super().__init__(f"host {host}: {cause}" + (f"\n  try: {hint}" if hint else ""))
 
 
-class CannotOpen(HostError):
+class HostOpenError(HostError):
     """A host cannot be opened."""
 
 
@@ -49,7 +49,7 @@ class HostLost(HostError):
 class JobRefused(NosejobsError):
     """A host's queue refuses a request."""
 
-    def __init__(self, host: str, kind: str, words: str, hint: str = "") -> None:
+    def __init__(self, host: str, kind: str, message: str, hint: str = "") -> None:
         self.host = host
         self.kind = kind
-        super().__init__(f"host {host}: {words}" + (f"\n  try: {hint}" if hint else ""))
+        super().__init__(f"host {host}: {message}" + (f"\n  try: {hint}" if hint else ""))

@@ -41,7 +41,7 @@ def to_single_line(text: str, max_chars: int = 1000) -> str:
     return line if len(line) <= max_chars else f"{line[:max_chars]} ..."
 
 
-def printable(name: str) -> str:
+def escape_unprintable(name: str) -> str:
     r"""Return a file name as one line of printable characters, for people, caches and reports.
 
     A byte that is not UTF-8 (a lone surrogate, as :func:`os.fsdecode` makes it) becomes
@@ -61,7 +61,7 @@ def _escape(code: int) -> str:
 # -- reports and XML --------------------------------------------------------------
 
 
-def readable(text: str) -> str:
+def make_readable(text: str) -> str:
     r"""Return ``text`` for people and XML 1.0: no colors, all other control characters visible.
 
     Characters that XML cannot hold and bytes that are not UTF-8 become ``\xNN`` or ``\uNNNN``;
@@ -92,7 +92,7 @@ _VISIBLE = _VisibleForms()
 # -- shell commands ---------------------------------------------------------------
 
 
-def typed(*words: str) -> str:
+def quote_command(*words: str) -> str:
     """Return a command as a person can type it in a shell.
 
     A word that holds what cannot be typed is quoted as ``$'...'`` (bash, zsh, ksh).

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .errors import BadConfig
+from .errors import InvalidConfig
 from .validators import (
     NAME_RULE,
     Validator,
@@ -24,14 +24,14 @@ from .validators import (
     format_value,
     is_name,
     shorten,
-    suggestion,
+    format_suggestion,
 )
 
 #: Characters of a file, parts of a key, levels of nested values.
-LARGEST = 1 << 18
+MAX_CHARS = 1 << 18
 DEEPEST = 32
 #: Characters of a file that its own user runs, which may be a long list.
-LARGEST_OWN = 1 << 24
+MAX_OWN_FILE_CHARS = 1 << 24
 
 Path = tuple[str, ...]
 
@@ -188,16 +188,16 @@ class Document:
                 return self.lines[tuple(path[:length])]
         return 1
 
-    def message(self, path: Sequence[str], message: str) -> str:
+    def format_error(self, path: Sequence[str], message: str) -> str:
         """Return ``nosejobs.toml:7: stages.unit.hosts must be ...``."""
-        return f"{self._place(path)}: {dotted(path)} {message}"
+        return f"{self._place(path)}: {format_key_path(path)} {message}"
 
     def _place(self, path: Sequence[str]) -> str:
         return f"{self.name}:{self.line(path)}" if self.lines else self.name
 
-    def error(self, path: Sequence[str], message: str) -> BadConfig:
+    def error(self, path: Sequence[str], message: str) -> InvalidConfig:
         """Return an exception to raise."""
-        return BadConfig(self.message(path, message))
+        return InvalidConfig(self.format_error(path, message))
 
     def table(self, path: Sequence[str]) -> Mapping[str, Any]:
         """Return the table at the path; an empty one if there is none.
@@ -217,8 +217,8 @@ class Document:
         for key in self.table(path):
             if key not in names:
                 where = self._place([*path, key])
-                hint = suggestion(key, names)
-                raise BadConfig(f"{where}: unknown key {dotted([*path, key])!r}{hint}")
+                hint = format_suggestion(key, names)
+                raise InvalidConfig(f"{where}: unknown key {format_key_path([*path, key])!r}{hint}")
 
     def check_name(self, path: Sequence[str], reserved: Mapping[str, str]) -> None:
         """Raise BadConfig if the last part of the path is not a name, or a reserved one.
@@ -245,14 +245,14 @@ class Document:
         }
 
 
-def read(name: str, text: str | bytes, largest: int = LARGEST) -> Document:
+def parse_document(name: str, text: str | bytes, max_chars: int = MAX_CHARS) -> Document:
     """Return the document of a text; BadConfig names the line where it is not TOML.
 
     ``largest``: characters.
     """
-    if len(text) > largest:
-        message = f"it is too large: {len(text)} characters; at most {largest} are allowed"
-        raise BadConfig(f"{name}: {message}")
+    if len(text) > max_chars:
+        message = f"it is too large: {len(text)} characters; at most {max_chars} are allowed"
+        raise InvalidConfig(f"{name}: {message}")
     text = _decoded(name, text)
     scanner = _Scanner(text)
     try:
@@ -260,7 +260,7 @@ def read(name: str, text: str | bytes, largest: int = LARGEST) -> Document:
             scanner.run()
     except _TooDeep:
         words = f"a key or a value is nested more than {DEEPEST} deep"
-        raise BadConfig(f"{name}:{scanner.line}: {words}") from None
+        raise InvalidConfig(f"{name}:{scanner.line}: {words}") from None
     return Document(name, _parsed(name, text), scanner.lines)
 
 
@@ -271,7 +271,7 @@ def _decoded(name: str, text: str | bytes) -> str:
         return text.decode("utf-8")
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
-        raise BadConfig(f"{name}:{line}: this is not UTF-8: {error.reason}") from None
+        raise InvalidConfig(f"{name}:{line}: this is not UTF-8: {error.reason}") from None
 
 
 def _parsed(name: str, text: str) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
         # Of Python's, not of tomllib's: it converts no number of so many digits.
         found = re.search(r"[0-9][0-9_]{999}", text)
         line = text.count("\n", 0, found.start() if found else len(text)) + 1
-        raise BadConfig(f"{name}:{line}: a number has too many digits") from None
+        raise InvalidConfig(f"{name}:{line}: a number has too many digits") from None
 
 
 def _refuse(name: str, text: str, words: str) -> NoReturn:
@@ -292,9 +292,9 @@ def _refuse(name: str, text: str, words: str) -> NoReturn:
     line = text.count("\n") + 1
     if found:
         words, line = found[1], int(found[2] or line)
-    raise BadConfig(f"{name}:{line}: {shorten(words, 200)}") from None
+    raise InvalidConfig(f"{name}:{line}: {shorten(words, 200)}") from None
 
 
-def dotted(path: Sequence[str]) -> str:
+def format_key_path(path: Sequence[str]) -> str:
     """Return the path as TOML has it, safe for a terminal."""
     return ".".join(format_key(key) for key in path)

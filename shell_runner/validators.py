@@ -264,7 +264,7 @@ def shorten(content: str, maximum: int = MAX_SHOWN_CHARS) -> str:
     return content if len(content) <= maximum else f"{content[: maximum - 3]}..."
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def format_suggestion(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?``, or the list of what is known."""
     import difflib  # which only a mistake needs
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ..remote.execution.spawn import is_binary
 
 #: File name patterns of tests, unless the user gives others.
-PATTERNS = ("test_*", "*_test", "*.t", "*.bats")
+DEFAULT_PATTERNS = ("test_*", "*_test", "*.t", "*.bats")
 
 #: Suffixes of programs that are text.
 SCRIPT_SUFFIXES = frozenset(
@@ -32,36 +32,36 @@ SCRIPT_SUFFIXES = frozenset(
 _RUN_ANYWAY: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("bats", "--tap")}
 
 #: Bytes of a file that are looked at.
-HEAD = 4096
+HEAD_BYTES = 4096
 _NEVER = re.compile(r"helper|fixture", re.IGNORECASE)
 _PYTHON = frozenset([".py", ".pyc", ".pyi", ".pyx", ".pyw"])
 
 
-class Kind(enum.Enum):
+class FileKind(enum.Enum):
     """What a file is to us."""
 
     TEST = enum.auto()
     #: Looks like a test and cannot be run: an error that the user sees.
-    BROKEN = enum.auto()
+    INVALID = enum.auto()
     OTHER = enum.auto()
 
 
 @dataclass(frozen=True)
-class Found:
+class Classification:
     """What became of one file."""
 
-    kind: Kind
+    kind: FileKind
     #: What is put in front of the path to run it.
     argv: tuple[str, ...] = ()
     #: For BROKEN: why.
-    why: str = ""
+    reason: str = ""
 
 
-OTHER = Found(Kind.OTHER)
+OTHER = Classification(FileKind.OTHER)
 
 
 @dataclass(frozen=True)
-class File:
+class CandidateFile:
     """A regular file as the rules see it."""
 
     name: str
@@ -79,7 +79,7 @@ def _suffix(name: str) -> str:
     return dot + suffix if dot and stem else ""
 
 
-def could_be_test(name: str, patterns: Sequence[str] = PATTERNS) -> bool:
+def can_be_test(name: str, patterns: Sequence[str] = DEFAULT_PATTERNS) -> bool:
     """By its name alone; cheap, for the many files that are none."""
     suffix = _suffix(name)
     if suffix in _PYTHON:
@@ -107,32 +107,32 @@ def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[st
     return whole, stems
 
 
-def classify(file: File, named: bool = False) -> Found:
+def classify(file: CandidateFile, named: bool = False) -> Classification:
     """What ``file`` is, its name being that of a test, or the user having named it."""
     if file.suffix in _RUN_ANYWAY and file.name != file.suffix:
         return _run_anyway(file)
     if file.executable:
-        return Found(Kind.TEST)
+        return Classification(FileKind.TEST)
     if named:
-        return Found(Kind.BROKEN, why=_why_not(file))
+        return Classification(FileKind.INVALID, reason=_why_not(file))
     if file.head.startswith(b"#!") and (not file.suffix or file.suffix in SCRIPT_SUFFIXES):
-        return Found(Kind.BROKEN, why=_why_not(file))
+        return Classification(FileKind.INVALID, reason=_why_not(file))
     return OTHER
 
 
-def _run_anyway(file: File) -> Found:
+def _run_anyway(file: CandidateFile) -> Classification:
     """``.bats`` always by bats; ``.t`` by itself, by its shebang, or by perl, as prove(1) does."""
     if file.suffix == ".bats":
-        return Found(Kind.TEST, _RUN_ANYWAY[".bats"])
+        return Classification(FileKind.TEST, _RUN_ANYWAY[".bats"])
     if file.executable and (file.head.startswith(b"#!") or is_binary(file.head)):
-        return Found(Kind.TEST)
+        return Classification(FileKind.TEST)
     line = file.head.split(b"\n", 1)[0]
     if line.startswith(b"#!"):
-        return Found(Kind.TEST, tuple(line[2:].decode("utf-8", "replace").split()))
-    return Found(Kind.TEST, _RUN_ANYWAY[".t"])
+        return Classification(FileKind.TEST, tuple(line[2:].decode("utf-8", "replace").split()))
+    return Classification(FileKind.TEST, _RUN_ANYWAY[".t"])
 
 
-def _why_not(file: File) -> str:
+def _why_not(file: CandidateFile) -> str:
     if file.head.startswith(b"#!") or is_binary(file.head):
         return f"not executable: chmod +x {shlex.quote(file.name)}"
     return (

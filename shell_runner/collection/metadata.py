@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from ..config import Config
-from ..errors import BadMetadata
+from ..errors import InvalidMetadata
 from ..remote.execution.spawn import is_binary
 from ..remote.protocol.model import Test
 from ..validators import (
@@ -26,7 +26,7 @@ from ..validators import (
     list_of,
     matching,
     one_of,
-    suggestion,
+    format_suggestion,
     variables,
     whole,
 )
@@ -149,7 +149,7 @@ def _limits(value: Any) -> tuple[tuple[str, int], ...]:
 def _limit(name: str, value: Any) -> int:
     if name not in LIMITS:
         raise InvalidValue(
-            f"of known limits; {format_key(name)} is not one{suggestion(name, LIMITS)}"
+            f"of known limits; {format_key(name)} is not one{format_suggestion(name, LIMITS)}"
         )
     pattern = r"(\d{1,12})([kmgtKMGT]?)"
     match = re.fullmatch(pattern, value, re.ASCII) if isinstance(value, str) else None
@@ -174,7 +174,7 @@ class _Key:
 #: Keys that mean "yes" without a value.
 _SWITCHES = ("serial",)
 #: How the name of a lock begins that each host has for itself.
-HOST_LOCK = "host:"
+HOST_LOCK_PREFIX = "host:"
 #: A name of a lock or a label: no ``+`` and no comma, which separate them.
 _NAME = r"\w[\w.-]*"
 _WORD = r"[^\W\d][\w.*:-]*"
@@ -187,7 +187,7 @@ _KEYS: Mapping[str, _Key] = {
     "pass": _Key("pass_env", _words(_WORD, "a word", "words"), adds=True),
     "env": _Key("env", _variables, adds=True),
     "lock": _Key(
-        "locks", _words(f"({HOST_LOCK})?{_NAME}", "the name of a lock", "names"), adds=True
+        "locks", _words(f"({HOST_LOCK_PREFIX})?{_NAME}", "the name of a lock", "names"), adds=True
     ),
     "serial": _Key("serial", _flag),
     "requires": _Key("requires", _words(_NAME, "a label", "names"), adds=True),
@@ -199,18 +199,18 @@ _KEYS: Mapping[str, _Key] = {
 }
 
 
-def _error(file: str, line: int | str, key: str, message: str) -> BadMetadata:
-    return BadMetadata(f"{file}:{line}: {format_key(key)}: {message}")
+def _error(file: str, line: int | str, key: str, message: str) -> InvalidMetadata:
+    return InvalidMetadata(f"{file}:{line}: {format_key(key)}: {message}")
 
 
-def apply(base: Metadata, values: Mapping[str, Any], file: str, line: int | str) -> Metadata:
+def apply_values(base: Metadata, values: Mapping[str, Any], file: str, line: int | str) -> Metadata:
     """Return ``base`` with ``values`` on top; BadMetadata names file, line and key."""
     changes: dict[str, Any] = {}
     for name, value in values.items():
         error = partial(_error, file, line, name)
         key = _KEYS.get(name)
         if key is None:
-            raise error(f"unknown key{suggestion(name, _KEYS)}")
+            raise error(f"unknown key{format_suggestion(name, _KEYS)}")
         kept = check(key.validator, value, error)
         if key.adds:
             old = changes.get(key.field, getattr(base, key.field))
@@ -219,24 +219,24 @@ def apply(base: Metadata, values: Mapping[str, Any], file: str, line: int | str)
     return replace(base, **changes) if changes else base
 
 
-def metadata_of(base: Metadata, tree: Config, name: str, head: bytes) -> Metadata:
+def resolve_metadata(base: Metadata, tree: Config, name: str, head: bytes) -> Metadata:
     """Return ``base`` with the patterns of nosejobs.toml and the file's own comment on top.
 
     Raises BadMetadata.
     """
     for pattern, values in tree.patterns:
         if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(_base(name), pattern):
-            base = apply(base, values, str(tree.path), f"[tests.{pattern!r}]")
+            base = apply_values(base, values, str(tree.path), f"[tests.{pattern!r}]")
     return read_metadata(base, name, head)
 
 
-def defaults_of(base: Metadata, tree: Config) -> Metadata:
+def resolve_defaults(base: Metadata, tree: Config) -> Metadata:
     """Return ``base`` with what nosejobs.toml says of all tests on top; raises BadMetadata."""
-    check_tests(tree)
-    return apply(base, tree.defaults, str(tree.path), "[tests]")
+    check_tests_tables(tree)
+    return apply_values(base, tree.defaults, str(tree.path), "[tests]")
 
 
-def check_tests(tree: Config) -> None:
+def check_tests_tables(tree: Config) -> None:
     """Check ``[tests]`` key by key, and patterns that match no test as well.
 
     Raises BadMetadata that names file, line, pattern and key.
@@ -250,14 +250,14 @@ def check_tests(tree: Config) -> None:
         name = ".".join(format_key(part) for part in path)
         for key, value in values.items():
             where = f"{document.line((*path, key))}: [{name}]"
-            apply(Metadata(), {key: value}, document.name, where)
+            apply_values(Metadata(), {key: value}, document.name, where)
 
 
 def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def as_test(
+def make_test(
     number: int, path: str, argv: tuple[str, ...], said: Metadata, timeout: float, spoken: str = ""
 ) -> Test:
     """What a host needs to know of a test; ``spoken``: the format that it is known to speak."""
@@ -270,19 +270,19 @@ def as_test(
         home=said.home,
         env=said.env,
         pass_env=said.pass_env,
-        format=spoken,
+        output_format=spoken,
         leftovers=said.leftovers,
         limits=said.limits,
         isolation=said.isolation,
-        locks=locks_of_host(said),
+        locks=host_locks(said),
         serial=said.serial,
     )
 
 
-def locks_of_host(metadata: Metadata) -> tuple[str, ...]:
+def host_locks(metadata: Metadata) -> tuple[str, ...]:
     """Return the names of the ``host:`` locks, as the host knows them."""
-    found = (name for name in metadata.locks if name.startswith(HOST_LOCK))
-    return tuple(sorted(name.removeprefix(HOST_LOCK) for name in found))
+    found = (name for name in metadata.locks if name.startswith(HOST_LOCK_PREFIX))
+    return tuple(sorted(name.removeprefix(HOST_LOCK_PREFIX) for name in found))
 
 
 _COMMENT = re.compile(r"\s*(?:#|//|--|;|%|\"|/?\*)+\s*(.*)")
@@ -309,7 +309,7 @@ def read_metadata(base: Metadata, file: str, head: bytes) -> Metadata:
             if not found and _FORGOTTEN.match(text):
                 raise _error(file, number, "nosejobs", "is written # nosejobs: key=value")
             if found:
-                base = apply(base, _pairs(file, number, found[1]), file, number)
+                base = apply_values(base, _pairs(file, number, found[1]), file, number)
     if b"bats " in head and file.endswith(".bats"):
         base = _bats_tags(base, file, head)
     return base
@@ -321,7 +321,7 @@ def _bats_tags(base: Metadata, file: str, head: bytes) -> Metadata:
         found = _BATS.match(comment[1]) if comment else None
         if found:
             tags = ",".join(part.strip() for part in found[1].split(",") if part.strip())
-            base = apply(base, {"tags": tags}, file, number)
+            base = apply_values(base, {"tags": tags}, file, number)
     return base
 
 

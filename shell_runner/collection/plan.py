@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config import Config, find_root, load
+from ..config import Config, find_root, load_config
 from ..errors import NosejobsError, UsageError
 from ..remote import formats
 from ..remote.protocol.job import JobTest
-from ..reporting.report_text import unmet_words
-from ..text import printable
-from ..validators import suggestion
+from ..reporting.report_text import unmet_message
+from ..text import escape_unprintable
+from ..validators import format_suggestion
 from . import discovery
-from .discovery import PATTERNS, File, Kind
-from .metadata import Metadata, as_test, defaults_of, metadata_of
+from .discovery import DEFAULT_PATTERNS, CandidateFile, FileKind
+from .metadata import Metadata, make_test, resolve_defaults, resolve_metadata
 
 #: Seconds until a test is stopped of which nobody says anything else.
 DEFAULT_TIMEOUT = 600.0
@@ -63,53 +63,53 @@ class Program:
     #: How often it runs.
     runs: int = 1
 
-    def nodeid_of(self, number: int) -> str:
+    def run_nodeid(self, number: int) -> str:
         """That of one run, from 1; the program's own if there is only one."""
         return self.nodeid if self.runs == 1 else f"{self.nodeid}::repeat-{number}-of-{self.runs}"
 
-    def properties_of(self, number: int) -> tuple[tuple[str, str], ...]:
+    def run_properties(self, number: int) -> tuple[tuple[str, str], ...]:
         """JUnit's properties of one run, beside those of every test."""
         return () if self.runs == 1 else (("repeat", f"{number} of {self.runs}"),)
 
 
 @dataclass(frozen=True)
-class Broken:
+class InvalidTest:
     """A file that looks like a test and cannot be one."""
 
     #: Names the file.
-    why: str
+    message: str
 
 
 @dataclass(frozen=True)
-class Rules:
+class CollectionRules:
     """What makes a file a test, and what is said of it by others than itself."""
 
     tree: Config
-    patterns: tuple[str, ...] = PATTERNS
+    patterns: tuple[str, ...] = DEFAULT_PATTERNS
     #: Of all tests; what nosejobs.toml says of all is in it already.
     defaults: Metadata = Metadata()
     #: How often each runs; None: as its metadata says.
     repeat: int | None = None
 
-    def look(self, path: str, name: str, named: bool) -> Program | Broken | None:
+    def classify(self, path: str, name: str, named: bool) -> Program | InvalidTest | None:
         """What ``path`` is, ``name`` relative to the root; ``named``: by the user."""
         # Texts, not Paths: to make those for each of thousands would cost more than the rest.
-        if not named and not discovery.could_be_test(os.path.basename(path), self.patterns):
+        if not named and not discovery.can_be_test(os.path.basename(path), self.patterns):
             return None
-        file = None if os.path.splitext(path)[1] == ".py" else read(path)
+        file = None if os.path.splitext(path)[1] == ".py" else read_file(path)
         found = discovery.classify(file, named) if file else discovery.OTHER
-        if found.kind is Kind.BROKEN:
-            return Broken(f"{printable(name)}: {found.why}")
-        if found.kind is Kind.OTHER or file is None:
+        if found.kind is FileKind.INVALID:
+            return InvalidTest(f"{escape_unprintable(name)}: {found.reason}")
+        if found.kind is FileKind.OTHER or file is None:
             return None
         try:
-            said = metadata_of(self.defaults, self.tree, name, file.head)
+            said = resolve_metadata(self.defaults, self.tree, name, file.head)
         except NosejobsError as error:
-            return Broken(str(error))
-        return Program(printable(name), found.argv, said, self.repeat or said.repeat or 1)
+            return InvalidTest(str(error))
+        return Program(escape_unprintable(name), found.argv, said, self.repeat or said.repeat or 1)
 
 
-def read(path: str) -> File | None:
+def read_file(path: str) -> CandidateFile | None:
     """A regular file's name, exec bit and first bytes; None if it is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -121,16 +121,16 @@ def read(path: str) -> File | None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             return None
-        head = os.read(descriptor, discovery.HEAD)
+        head = os.read(descriptor, discovery.HEAD_BYTES)
     finally:
         os.close(descriptor)
-    return File(os.path.basename(path), bool(found.st_mode & 0o111), head)
+    return CandidateFile(os.path.basename(path), bool(found.st_mode & 0o111), head)
 
 
-def _unreadable(path: Path) -> File | None:
+def _unreadable(path: Path) -> CandidateFile | None:
     """A program may be executable without being readable."""
     found = path.stat()
-    return File(path.name, bool(found.st_mode & 0o111), b"") if path.is_file() else None
+    return CandidateFile(path.name, bool(found.st_mode & 0o111), b"") if path.is_file() else None
 
 
 # -- a tree -----------------------------------------------------------------------
@@ -143,12 +143,12 @@ class Plan:
     #: In the order in which pytest would collect them; each has its place for its number.
     tests: tuple[JobTest, ...]
     #: What looks like a test and cannot be one, in words.
-    broken: tuple[str, ...] = ()
+    invalid_tests: tuple[str, ...] = ()
     #: Python files that pytest would take; they stay its own.
-    left_out: tuple[str, ...] = ()
+    python_tests: tuple[str, ...] = ()
 
 
-def plan(
+def make_plan(
     root: Path,
     names: Sequence[str] = (),
     *,
@@ -156,10 +156,10 @@ def plan(
     host: str = "",
     timeout: float | None = None,
     tags: Sequence[str] = (),
-    patterns: Sequence[str] = PATTERNS,
+    patterns: Sequence[str] = DEFAULT_PATTERNS,
     repeat: int | None = None,
     defaults: Metadata | None = None,
-    spoken: Mapping[str, str] | None = None,
+    formats_by_suffix: Mapping[str, str] | None = None,
     tree: Config | None = None,
 ) -> Plan:
     """The tests below ``root``, or those that ``names`` are; raises UsageError.
@@ -173,14 +173,14 @@ def plan(
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder, so there are no tests in it")
-    tree = load(find_root(root) or root) if tree is None else tree
-    base = defaults_of(defaults or Metadata(), tree)
+    tree = load_config(find_root(root) or root) if tree is None else tree
+    base = resolve_defaults(defaults or Metadata(), tree)
     # What the tree says of all tests is weaker than the word of who asks.
     limit = timeout or base.timeout or DEFAULT_TIMEOUT
-    rules = Rules(tree, tuple(patterns), replace(base, timeout=None), repeat)
+    rules = CollectionRules(tree, tuple(patterns), replace(base, timeout=None), repeat)
     found = _Walk(root, rules).find(names)
     chosen = _with_tags(found.runs, tags)
-    formats_of = _spoken() if spoken is None else spoken
+    formats_of = _spoken() if formats_by_suffix is None else formats_by_suffix
     tests = tuple(
         _job_test(number, run, limit, formats_of, labels, host) for number, run in enumerate(chosen)
     )
@@ -190,8 +190,8 @@ def plan(
 def _spoken() -> dict[str, str]:
     """By suffix, the formats that come with us."""
     found: dict[str, str] = {}
-    for module in formats.builtin():
-        for suffix in formats.suffixes(module):
+    for module in formats.load_builtin_formats():
+        for suffix in formats.get_suffixes(module):
             found.setdefault(suffix, module.NAME)
     return found
 
@@ -207,7 +207,7 @@ class _Run:
 
     @property
     def nodeid(self) -> str:
-        return self.program.nodeid_of(self.number)
+        return self.program.run_nodeid(self.number)
 
 
 def _job_test(
@@ -220,13 +220,13 @@ def _job_test(
 ) -> JobTest:
     said = run.program.metadata
     suffix = Path(run.path).suffix
-    test = as_test(
+    test = make_test(
         number, run.path, run.program.argv, said, said.timeout or timeout, spoken.get(suffix, "")
     )
     unmet, missing = "", sorted(set(said.requires) - labels)
     if missing:
-        unmet = unmet_words(sorted(said.requires), missing, [host] if host else [])
-    return JobTest(run.nodeid, test, said.retries, unmet, run.program.properties_of(run.number))
+        unmet = unmet_message(sorted(said.requires), missing, [host] if host else [])
+    return JobTest(run.nodeid, test, said.retries, unmet, run.program.run_properties(run.number))
 
 
 def _with_tags(runs: Sequence[_Run], tags: Sequence[str]) -> Sequence[_Run]:
@@ -235,7 +235,7 @@ def _with_tags(runs: Sequence[_Run], tags: Sequence[str]) -> Sequence[_Run]:
     known = {tag for run in runs for tag in run.program.metadata.tags}
     for tag in tags:
         if tag not in known:
-            others = suggestion(tag, known) if known else "; there are no tags"
+            others = format_suggestion(tag, known) if known else "; there are no tags"
             raise UsageError(f"no test has the tag {tag!r}{others}")
     return [run for run in runs if not set(tags).isdisjoint(run.program.metadata.tags)]
 
@@ -254,7 +254,7 @@ class _Entry:
 
     #: Relative to the root, as the file system has it.
     path: str
-    found: Program | Broken | _Python
+    found: Program | InvalidTest | _Python
 
     @property
     def runs(self) -> list[_Run]:
@@ -273,8 +273,8 @@ class _Found:
 
     def add(self, entry: _Entry, only: str = "") -> None:
         """``only``: the id of one run."""
-        if isinstance(entry.found, Broken):
-            self._broken[entry.found.why] = None
+        if isinstance(entry.found, InvalidTest):
+            self._broken[entry.found.message] = None
         elif isinstance(entry.found, _Python):
             self._left_out[entry.path] = None
         for run in entry.runs:
@@ -291,13 +291,13 @@ class _Found:
 
     @property
     def left_out(self) -> list[str]:
-        return [printable(path) for path in self._left_out]
+        return [escape_unprintable(path) for path in self._left_out]
 
 
 class _Walk:
     """Finds what is meant by names in one tree."""
 
-    def __init__(self, root: Path, rules: Rules) -> None:
+    def __init__(self, root: Path, rules: CollectionRules) -> None:
         self._root = root
         self._rules = rules
         self._found = _Found()
@@ -334,24 +334,24 @@ class _Walk:
         path = os.path.relpath(full, self._root)
         if path == os.pardir or path.startswith(os.pardir + os.sep) or "\0" in path:
             raise UsageError(
-                f"{printable(name)} is outside of the tree of tests ({self._root}); "
+                f"{escape_unprintable(name)} is outside of the tree of tests ({self._root}); "
                 "name what is in it, or another folder for the tests"
             )
         return "" if path == os.curdir else path
 
     def _take_file(self, name: str, path: str, rest: str) -> None:
         if path.endswith(".py"):
-            raise UsageError(f"{printable(name)}: Python tests stay pytest's")
-        found = self._rules.look(str(self._root / path), path, named=True)
+            raise UsageError(f"{escape_unprintable(name)}: Python tests stay pytest's")
+        found = self._rules.classify(str(self._root / path), path, named=True)
         if found is None:
-            raise UsageError(f"{printable(name)}: neither a regular file nor a folder")
+            raise UsageError(f"{escape_unprintable(name)}: neither a regular file nor a folder")
         entry = _Entry(path, found)
         only = ""
         if isinstance(found, Program) and _REPEAT.fullmatch(rest):
             only = f"{found.nodeid}::{rest}"
             ids = [run.nodeid for run in entry.runs]
             if only not in ids:
-                raise UsageError(f"{printable(name)}: no such run{suggestion(only, ids)}")
+                raise UsageError(f"{escape_unprintable(name)}: no such run{format_suggestion(only, ids)}")
         self._found.add(entry, only)
 
     def _take_all(self, name: str, entries: Sequence[_Entry]) -> None:
@@ -359,12 +359,12 @@ class _Walk:
             self._found.add(entry)
         if all(isinstance(entry.found, _Python) for entry in entries):
             why = "only Python tests, which stay pytest's" if entries else self._nothing(name)
-            raise UsageError(f"{printable(name)}: {why}")
+            raise UsageError(f"{escape_unprintable(name)}: {why}")
 
     def _nothing(self, name: str) -> str:
         if _is(os.path.isdir, self._root / name):
             return f"no test is in this folder (names of tests: {', '.join(self._rules.patterns)})"
-        paths = {printable(entry.path) for entry in self._all}
+        paths = {escape_unprintable(entry.path) for entry in self._all}
         folders = {folder for path in paths for folder in _folders(path)}
         words = "no test matches" if _GLOB.search(name) else "no such file or folder"
         return words + _meant(name, sorted(paths | folders))
@@ -403,8 +403,8 @@ class _Walk:
             with os.scandir(self._root / folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            why = f"{printable(folder) or '.'}: cannot be read: {error.strerror}"
-            yield _Entry(folder, Broken(why))
+            why = f"{escape_unprintable(folder) or '.'}: cannot be read: {error.strerror}"
+            yield _Entry(folder, InvalidTest(why))
             return
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
@@ -416,13 +416,13 @@ class _Walk:
                 if found_here is not None:
                     yield _Entry(path, found_here)
 
-    def _look(self, name: str, path: str) -> Program | Broken | _Python | None:
+    def _look(self, name: str, path: str) -> Program | InvalidTest | _Python | None:
         if name.endswith(".py"):
             taken = any(fnmatch.fnmatchcase(name, each) for each in _PYTHON_TESTS)
             return _Python() if taken else None
-        if not discovery.could_be_test(name, self._rules.patterns):
+        if not discovery.can_be_test(name, self._rules.patterns):
             return None  # most files, and the path of each would cost more than this
-        return self._rules.look(str(self._root / path), path, named=False)
+        return self._rules.classify(str(self._root / path), path, named=False)
 
 
 def _meant(name: str, known: Sequence[str]) -> str:

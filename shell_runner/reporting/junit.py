@@ -41,10 +41,10 @@ from ..remote.protocol.model import (
     Execution,
     Problem,
 )
-from ..remote.protocol.verdict import is_told_by_cases, judge
-from ..text import pluralize, readable, typed
+from ..remote.protocol.verdict import is_reported_by_cases, judge
+from ..text import pluralize, make_readable, quote_command
 from . import report_text
-from .report_text import Place
+from .report_text import FailureContext
 
 #: Characters of the attribute ``message``; the text of the element has all.
 _MESSAGE = 500
@@ -52,9 +52,9 @@ _MESSAGE = 500
 _NO_RECORD = "not run"
 
 
-def command_of(test: JobTest) -> str:
+def format_command(test: JobTest) -> str:
     """How it is executed, as a person would type it in its folder."""
-    return typed(*test.test.argv, f"./{test.test.path.rpartition('/')[2]}")
+    return quote_command(*test.test.argv, f"./{test.test.path.rpartition('/')[2]}")
 
 
 def _path_of(test: JobTest) -> str:
@@ -66,12 +66,12 @@ def _nothing(test: JobTest, execution: Execution) -> Sequence[str]:
 
 
 @dataclass(frozen=True)
-class Telling:
+class ReportOptions:
     """What depends on who tells of the tests, and to whom."""
 
-    command: Callable[[JobTest], str] = command_of
+    command: Callable[[JobTest], str] = format_command
     #: One line that runs a test again.
-    again: Callable[[JobTest], str] = command_of
+    rerun_command: Callable[[JobTest], str] = format_command
     #: Where the artefacts of one execution are now.
     files: Callable[[JobTest, Execution], Sequence[str]] = _nothing
     #: Where the program is; stands in the text of a skip.
@@ -81,45 +81,45 @@ class Telling:
     #: ``skip`` or ``error``: what a test is that its host could not run.
     requires: str = "skip"
     #: Seconds since the epoch, and how long all of it took; None: by the executions.
-    started: float | None = None
-    took: float | None = None
+    started_at: float | None = None
+    duration: float | None = None
     #: The same if no test has begun.
-    instead: float = 0.0
+    fallback_started_at: float = 0.0
     #: What stands beside all testcases.
-    err: str = ""
+    system_err: str = ""
     #: Name of the machine in the attributes of the suite; empty: this one, as pytest has it.
     hostname: str = ""
 
 
-def write(
+def write_junit(
     target: str | Path | IO[bytes],
     name: str,
     host: str,
     tests: Sequence[JobTest],
     executions: Mapping[int, Sequence[Execution]],
-    telling: Telling = Telling(),
+    options: ReportOptions = ReportOptions(),
 ) -> None:
     """Write the testcases of ``tests``, in their order, as one suite called ``name``.
 
     ``host``: what reports call the host.  ``executions``: by number of the test, one for
     each try; the last one decides.
     """
-    suite = TestSuite(readable(name))
+    suite = TestSuite(make_readable(name))
     cases: list[TestCase] = []
     began, ended = [], []
     for test in tests:
         tries = executions.get(test.test.id) or [_no_record(test)]
-        cases += _Teller(test, tries, host, telling).testcases()
-        began += [each.started for each in tries if each.started]
-        ended += [each.started + each.duration for each in tries if each.started]
+        cases += _Teller(test, tries, host, options).testcases()
+        began += [each.started_at for each in tries if each.started_at]
+        ended += [each.started_at + each.duration for each in tries if each.started_at]
     suite.add_testcases(cases)  # one by one would be quadratic
-    if telling.err:
-        _append(suite, SystemErr(readable(telling.err)))
-    started = min(began, default=telling.instead) if telling.started is None else telling.started
-    took = max(ended, default=started) - started if telling.took is None else telling.took
+    if options.system_err:
+        _append(suite, SystemErr(make_readable(options.system_err)))
+    started = min(began, default=options.fallback_started_at) if options.started_at is None else options.started_at
+    took = max(ended, default=started) - started if options.duration is None else options.duration
     suite.time = round(max(took, 0.0), 3)
     suite.timestamp = _timestamp(started)
-    suite.hostname = readable(telling.hostname or platform.node())
+    suite.hostname = make_readable(options.hostname or platform.node())
     root = JUnitXml("pytest tests")
     _append(root, suite)
     if not isinstance(target, (str, Path)):
@@ -147,46 +147,46 @@ class _Teller:
     """Makes the testcases of one test."""
 
     def __init__(
-        self, test: JobTest, tries: Sequence[Execution], host: str, telling: Telling
+        self, test: JobTest, tries: Sequence[Execution], host: str, telling: ReportOptions
     ) -> None:
         self._test = test
         self._execution = tries[-1]
         self._earlier = tries[:-1]
         # Where a test could not run is not where it has run.
-        self._host = "" if self._execution.problem == Problem.UNMET else host
+        self._host = "" if self._execution.problem == Problem.UNMET_REQUIREMENT else host
         self._telling = telling
         self._files = self._files_of(self._execution)
         retries = telling.retries if test.retries is None else test.retries
         result = judge(test.test, self._execution)
         self._flaky = ""
         if self._earlier and result.outcome == PASSED:
-            self._flaky = report_text.flaky_words(len(self._earlier), 1 + retries)
+            self._flaky = report_text.flaky_message(len(self._earlier), 1 + retries)
 
     def testcases(self) -> Iterator[TestCase]:
         """One for each case that the program named, and its own if they do not tell all."""
         execution = self._execution
-        if execution.problem == Problem.UNMET and self._telling.requires == "skip":
+        if execution.problem == Problem.UNMET_REQUIREMENT and self._telling.requires == "skip":
             yield self._unmet()
             return
         cases = execution.parsed.cases if execution.parsed else ()
         # Earlier tries are told of once, behind the first verdict.
         earlier = [self._attempt(each) for each in self._earlier]
-        rest = report_text.unclaimed(execution, cases)
+        rest = report_text.unclaimed_duration(execution, cases)
         files, output = self._files, True
-        for case, names in report_text.named_cases(cases):
+        for case, names in report_text.name_cases(cases):
             made = self._start(names, rest + (case.duration or 0.0), case)
             self._end(made, files, self._result_of_case(case, output), earlier)
             output = output and case.outcome not in (FAILED, ERROR)  # once is enough
             yield made
             earlier, files, rest = [], (), 0.0
-        if not is_told_by_cases(self._test.test, execution):
+        if not is_reported_by_cases(self._test.test, execution):
             made = self._start(None, execution.duration)
             self._end(made, self._files, self._result(), earlier)
             yield made
 
     def _unmet(self) -> TestCase:
         made = self._start(None, 0.0)
-        self._end(made, (), self._skipped(readable(self._execution.detail)), ())
+        self._end(made, (), self._skipped(make_readable(self._execution.detail)), ())
         return made
 
     def _start(
@@ -195,13 +195,13 @@ class _Teller:
         took: float,
         case: Case | None = None,
     ) -> TestCase:
-        classname, name = report_text.in_junit(self._test.nodeid, names)
+        classname, name = report_text.junit_names(self._test.nodeid, names)
         made = TestCase(name, classname, round(took, 3))
         properties: list[tuple[str, object]] = [*self._test.properties]
         if self._flaky:
             properties.append(("flaky", self._flaky))
         if self._host:
-            properties += report_text.properties(self._execution, self._host)
+            properties += report_text.execution_properties(self._execution, self._host)
         if case is not None:
             properties += report_text.case_properties(case)
         if properties:
@@ -216,7 +216,7 @@ class _Teller:
         earlier: Sequence[Result],
     ) -> None:
         if files:
-            _append(made, SystemOut(report_text.attachments(files)))
+            _append(made, SystemOut(report_text.format_attachments(files)))
         _append(made, *([] if result is None else [result]), *earlier)
 
     def _result(self) -> Result | None:
@@ -225,44 +225,44 @@ class _Teller:
             return None
         if outcome == SKIPPED:
             return self._skipped(report_text.skip_reason(self._execution))
-        failure = report_text.of_failure(self._test.test, self._execution, self._place(self._execution))
+        failure = report_text.describe_failure(self._test.test, self._execution, self._place(self._execution))
         if outcome != ERROR:
             return _filled(Failure(), failure.message, str(failure))
         return _filled(Error(), f'failed on setup with "{failure.message}"', str(failure))
 
     def _result_of_case(self, case: Case, output: bool) -> Result | None:
         if case.outcome == SKIPPED:
-            return self._skipped(report_text.skip_reason_of_case(case))
+            return self._skipped(report_text.case_skip_reason(case))
         if case.outcome == XFAILED:
             expected = Skipped(type_="pytest.xfail")
-            expected.message = readable(case.message)
+            expected.message = make_readable(case.message)
             return expected
         if case.outcome not in (FAILED, ERROR):
             return None
         place = self._place(self._execution)
-        failure = report_text.of_case(case, self._execution, place, output)
+        failure = report_text.describe_case_failure(case, self._execution, place, output)
         return _filled(Failure(), failure.message, str(failure))
 
     def _skipped(self, reason: str) -> Result:
         made = Skipped(type_="pytest.skip")
         made.message = reason
-        made.text = readable(f"{self._telling.source(self._test)}:1: {reason}")
+        made.text = make_readable(f"{self._telling.source(self._test)}:1: {reason}")
         return made
 
     def _attempt(self, execution: Execution) -> Result:
         """A try that another one followed."""
         result = judge(self._test.test, execution)
-        failure = report_text.of_failure(self._test.test, execution, self._place(execution))
+        failure = report_text.describe_failure(self._test.test, execution, self._place(execution))
         kinds = (FlakyFailure, FlakyError) if self._flaky else (RerunFailure, RerunError)
         made: Result = kinds[result.outcome == ERROR](type_=result.outcome)
-        made.message = readable(result.words)
-        made.text = readable(str(failure))
+        made.message = make_readable(result.message)
+        made.text = make_readable(str(failure))
         return made
 
-    def _place(self, execution: Execution) -> Place:
+    def _place(self, execution: Execution) -> FailureContext:
         test, telling = self._test, self._telling
         files = self._files_of(execution)
-        return Place(test.nodeid, telling.command(test), telling.again(test), self._host, files)
+        return FailureContext(test.nodeid, telling.command(test), telling.rerun_command(test), self._host, files)
 
     def _files_of(self, execution: Execution) -> Sequence[str]:
         return self._telling.files(self._test, execution) if execution.artefacts else ()
@@ -271,7 +271,7 @@ class _Teller:
 def _properties(values: Sequence[tuple[str, object]]) -> Element:
     made: Any = Properties
     found: Element = made()
-    _append(found, *(Property(readable(name), readable(str(value))) for name, value in values))
+    _append(found, *(Property(make_readable(name), make_readable(str(value))) for name, value in values))
     return found
 
 

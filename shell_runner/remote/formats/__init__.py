@@ -1,34 +1,34 @@
-"""Streaming readers that turn a program's output into cases.
+"""Streaming readers that turn a program's output into cases, one module for each format.
 
-Owns the protocol of a format and the list of those that come with us.  Knows
-nothing of pytest, of hosts or of how a program was run; never judges.
+Defines what a format provides, and lists the built-in ones.  This package must not know pytest,
+hosts or how a program was run, and it judges nothing.
 
 A format is a module with a ``NAME`` and one of two shapes:
 
 * It is read from stdout: the module has a class ``Reader``.  The caller feeds it
   bytes in chunks of any size, may stop as soon as ``refused`` is true, and calls
   ``close`` once.  ``close`` returns None when the stream is not of this format.
-  ``Reader(forced=True)`` is told that the program speaks the format; it never
+  ``Reader(forced=True)`` means that the program is known to write the format: the reader never
   refuses, and output without a trace of the format is a problem.  The optional
-  ``SUFFIXES`` names the programs that always speak it.
+  ``SUFFIXES`` lists the suffixes of programs that always write it.
 * It is read from a file that the program wrote: the module has ``PATTERNS`` of
   file names and a function ``read_file``, which returns None when the file is
   not of this format.
 
-What all readers promise: any bytes in any chunks give a Parsed or None and never
+All readers guarantee: any bytes in any chunks give a ParsedOutput or None and never
 an exception; time is linear in the bytes; memory is bounded (see ``bounds``).
 """
 
 from types import ModuleType
 from typing import List, Optional, Protocol, Tuple
 
-from ..protocol.model import Parsed
+from ..protocol.model import ParsedOutput
 
-__all__ = ["FileFormat", "StreamReader", "builtin", "suffixes"]
+__all__ = ["FileFormat", "StreamReader", "get_suffixes", "load_builtin_formats"]
 
 
 class StreamReader(Protocol):
-    """What a format that stands in stdout offers as its ``Reader``."""
+    """The class ``Reader`` of a format that is read from stdout."""
 
     #: True as soon as the stream cannot be of this format.
     refused: bool
@@ -36,31 +36,31 @@ class StreamReader(Protocol):
     def __init__(self, forced: bool = False) -> None: ...
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
+        """Read the next bytes of the stream."""
 
-    def close(self) -> Optional[Parsed]:
-        """Say what was understood once the stream has ended."""
+    def close(self) -> Optional[ParsedOutput]:
+        """Return what was read, once the stream has ended; None if it is another format."""
 
 
 class FileFormat(Protocol):
-    """What the module of a format that stands in files offers."""
+    """The module of a format that is read from files."""
 
     NAME: str
     PATTERNS: Tuple[str, ...]
 
-    def read_file(self, path: str) -> Optional[Parsed]:
-        """Read the cases of one file, or return None if it is another format."""
+    def read_file(self, path: str) -> Optional[ParsedOutput]:
+        """Return the cases of one file, or None if it is another format."""
 
 
-def builtin() -> List[ModuleType]:
-    """The formats that come with us, in the order in which they are asked."""
-    # Imported here so that one format can be had without the others.
+def load_builtin_formats() -> List[ModuleType]:
+    """Return the modules of the built-in formats, in the order in which they are tried."""
+    # Imported here so that one format can be loaded without the others.
     from . import gotest, junit, libtest, subunit, tap
 
     return [tap, subunit, gotest, libtest, junit]
 
 
-def suffixes(module: ModuleType) -> Tuple[str, ...]:
-    """Names of programs that always speak the module's format end with these."""
-    found: Tuple[str, ...] = getattr(module, "SUFFIXES", ())
-    return found
+def get_suffixes(module: ModuleType) -> Tuple[str, ...]:
+    """Return the suffixes of programs that always write the module's format."""
+    suffixes: Tuple[str, ...] = getattr(module, "SUFFIXES", ())
+    return suffixes

@@ -1,6 +1,6 @@
-"""How much a reader keeps, however much a program writes.
+"""Limits on what a reader keeps, however much a program writes, and containers that enforce them.
 
-Owns the limits and the small containers that hold to them.  Knows no format.
+This module must not know a format.
 """
 
 import math
@@ -10,20 +10,20 @@ from typing import List, Optional
 from ..protocol.model import Case
 
 #: Bytes kept of one line of text; the rest of the line is dropped.
-MAX_LINE = 64 * 1024
-#: Characters kept of a case's details, and of its name.
-MAX_DETAILS = 64 * 1024
-MAX_NAME = 4096
-MAX_MESSAGE = 8192
+MAX_LINE_BYTES = 64 * 1024
+#: Characters kept of a case's details, name and message.
+MAX_DETAILS_CHARS = 64 * 1024
+MAX_NAME_CHARS = 4096
+MAX_MESSAGE_CHARS = 8192
 #: Cases kept of one stream, and characters kept in all of them together.
 MAX_CASES = 1000000
-MAX_TEXT = 256 * 1024 * 1024
-#: Characters of details that may wait for the end of cases that are still running.
-MAX_HELD = 64 * 1024 * 1024
+MAX_TOTAL_CHARS = 256 * 1024 * 1024
+#: Characters of details that may be held for tests that are still running.
+MAX_PENDING_CHARS = 64 * 1024 * 1024
 #: Properties kept of one case.
 MAX_PROPERTIES = 100
-#: A case costs this much beside its text, when room is counted.
-_OVERHEAD = 64
+#: Characters that a case takes from MAX_TOTAL_CHARS in addition to its text.
+_CASE_OVERHEAD_CHARS = 64
 
 #: ``new_case(Case, (...))`` with all the fields costs a quarter of ``Case(...)``,
 #: which counts where there are a hundred thousand.
@@ -32,13 +32,13 @@ new_case = tuple.__new__
 _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?\Z")
 
 
-def clip(text: str, limit: int = MAX_NAME) -> str:
-    """The text, shortened visibly if it is longer than the limit."""
+def truncate(text: str, limit: int = MAX_NAME_CHARS) -> str:
+    """Return the text, cut to ``limit`` characters; an ellipsis ends a text that was cut."""
     return text if len(text) <= limit else text[: limit - 1] + "\u2026"
 
 
-def seconds(value: object) -> Optional[float]:
-    """A duration as a number that can be added up, else None.
+def parse_seconds(value: object) -> Optional[float]:
+    """Return a duration as a finite number of 0 or more, or None if it is not one.
 
     Surefire writes thousands with commas ("1,234.5"); some locales write a
     decimal comma ("0,005").
@@ -46,12 +46,12 @@ def seconds(value: object) -> Optional[float]:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        number = _with_commas(value)
+        number = _parse_with_commas(value)
     # Neither NaN nor infinity passes this comparison.
     return number if 0 <= number < math.inf else None
 
 
-def _with_commas(value: object) -> float:
+def _parse_with_commas(value: object) -> float:
     if not isinstance(value, str) or "," not in value:
         return math.nan
     text = value.strip()[:64]
@@ -62,85 +62,88 @@ def _with_commas(value: object) -> float:
 
 
 class Excerpt:
-    """The beginning of a text that may be endless."""
+    """The first ``max_chars`` characters of a text of any length."""
 
-    __slots__ = ("_parts", "_room", "dropped")
+    __slots__ = ("_free_chars", "_parts", "dropped_chars")
 
-    def __init__(self, room: int = MAX_DETAILS) -> None:
+    def __init__(self, max_chars: int = MAX_DETAILS_CHARS) -> None:
         self._parts: List[str] = []
-        self._room = room
-        self.dropped = 0
+        self._free_chars = max_chars
+        self.dropped_chars = 0
 
     def add(self, text: str) -> int:
-        """Keep what there is room for; return how much that was."""
-        kept = text[: self._room] if self._room else ""
+        """Keep the beginning of ``text`` that fits.  Return the number of characters kept."""
+        kept = text[: self._free_chars] if self._free_chars else ""
         if kept:
             self._parts.append(kept)
-            self._room -= len(kept)
-        self.dropped += len(text) - len(kept)
+            self._free_chars -= len(kept)
+        self.dropped_chars += len(text) - len(kept)
         return len(kept)
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
     def text(self) -> str:
-        """All that was kept, saying how much was not."""
+        """Return what was kept; a last line says how many characters were dropped."""
         kept = "".join(self._parts)
-        return kept + "\n[%d more characters]" % self.dropped if self.dropped else kept
+        if not self.dropped_chars:
+            return kept
+        return kept + "\n[%d more characters]" % self.dropped_chars
 
 
-class Collector:
-    """The cases of a stream, as many as there is room for."""
+class CaseCollector:
+    """The cases of one stream, up to ``MAX_CASES`` and ``MAX_TOTAL_CHARS``."""
 
-    __slots__ = ("_limit", "_room", "cases", "problem")
+    __slots__ = ("_free_chars", "_max_cases", "cases", "problem")
 
     def __init__(self) -> None:
         self.cases: List[Case] = []
+        #: The limit that was reached, or an empty text.
         self.problem = ""
-        self._limit = MAX_CASES
-        self._room = MAX_TEXT
+        self._max_cases = MAX_CASES
+        self._free_chars = MAX_TOTAL_CHARS
 
     def add(self, case: Case) -> bool:
-        """Keep the case; False when there is no room for it."""
-        size = _size(case)
-        if size > self._room or len(self.cases) >= self._limit:
-            return self._squeeze(case)
-        self._room -= size
+        """Keep the case, without its details if need be.  Return False if it does not fit."""
+        size = _case_size(case)
+        if size > self._free_chars or len(self.cases) >= self._max_cases:
+            return self._add_without_details(case)
+        self._free_chars -= size
         self.cases.append(case)
         return True
 
-    def charge(self, characters: int) -> bool:
-        """Take room for something other than a case; False when there is none."""
-        if characters > self._room:
+    def reserve(self, chars: int) -> bool:
+        """Count characters that are not part of a case.  Return False if they do not fit."""
+        if chars > self._free_chars:
             self.problem = self.problem or "the cases hold too much text"
             return False
-        self._room -= characters
+        self._free_chars -= chars
         return True
 
-    def _squeeze(self, case: Case) -> bool:
-        if len(self.cases) >= self._limit:
-            self.problem = "more than %d cases" % self._limit
+    def _add_without_details(self, case: Case) -> bool:
+        if len(self.cases) >= self._max_cases:
+            self.problem = "more than %d cases" % self._max_cases
             return False
         if case.details:
             return self.add(case._replace(details=""))
         self.problem = "the cases hold too much text"
         return False
 
-    def amend_last(self, case: Case) -> None:
-        """Put a fuller version of the last case in its place."""
+    def replace_last(self, case: Case) -> None:
+        """Replace the last case by a fuller version of it, if that fits."""
         last = self.cases.pop()
-        self._room += _size(last)
+        self._free_chars += _case_size(last)
         if not self.add(case):
             self.cases.append(last)
 
-    def drop_from(self, start: int) -> None:
-        """Forget the cases from the given position on."""
+    def discard_from(self, start: int) -> None:
+        """Remove the cases from index ``start`` on; their characters stay counted."""
         del self.cases[start:]
 
 
-def _size(case: Case) -> int:
+def _case_size(case: Case) -> int:
     name, _, message, details, _, _, properties = case
-    size = _OVERHEAD + len(name) + len(message) + len(details)
+    size = _CASE_OVERHEAD_CHARS + len(name) + len(message) + len(details)
     if properties:
         size += sum(len(key) + len(value) for key, value in properties)
     return size

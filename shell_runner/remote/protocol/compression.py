@@ -9,12 +9,12 @@ from typing import Tuple
 PLAIN, DEFLATED, ZEROS = "", "zlib", "zeros"
 
 #: Bytes of contents that one frame may hold, however small it is on the wire.
-MOST = 16 << 20
+MAX_BODY_BYTES = 16 << 20
 #: Bytes that show whether the rest is worth compressing.
 _SAMPLE = 1 << 16
 
 
-def encode(data: bytes) -> Tuple[str, bytes]:
+def encode_body(data: bytes) -> Tuple[str, bytes]:
     """The name of an encoding, and ``data`` in it."""
     if data[:1] == b"\0" and data == bytes(len(data)):
         return ZEROS, b""
@@ -24,13 +24,13 @@ def encode(data: bytes) -> Tuple[str, bytes]:
     return DEFLATED, sample if len(data) <= _SAMPLE else zlib.compress(data, 1)
 
 
-def decode(encoding: str, size: int, body: bytes) -> bytes:
+def decode_body(encoding: str, size: int, body: bytes) -> bytes:
     """What was encoded: exactly ``size`` bytes; ValueError for anything else.
 
     A frame cannot make more of itself than it announces, nor announce more than MOST.
     """
-    if not 0 <= size <= MOST:
-        raise ValueError("a frame announces %r bytes, more than %d" % (size, MOST))
+    if not 0 <= size <= MAX_BODY_BYTES:
+        raise ValueError("a frame announces %r bytes, more than %d" % (size, MAX_BODY_BYTES))
     if encoding == ZEROS:
         return bytes(size)
     if encoding == DEFLATED:

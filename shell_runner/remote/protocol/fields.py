@@ -6,10 +6,10 @@ Pure.  Must not know what the values mean.  Slots do not load it; what they need
 import re
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
-from .model import MAX_NUMBER, are_texts, is_number
+from .model import MAX_NUMBER, are_strings, is_number
 
 #: Whole numbers are below it, so that a database and every reader of JSON can hold them.
-MAX_WHOLE = 1 << 62
+MAX_INTEGER = 1 << 62
 #: Items of a list.
 MAX_ITEMS = 10_000
 #: Characters of a text that is shown.
@@ -65,7 +65,7 @@ TEXT = Check("a text without NUL", is_text)
 FLAG = Check("true or false", is_flag)
 INTEGER = Check("a whole number", is_integer)
 NUMBER = Check("a number of 0 or more", is_number)
-WHOLE = Check("a whole number of 0 or more", lambda value: is_integer(value) and is_number(value))
+NON_NEGATIVE_INTEGER = Check("a whole number of 0 or more", lambda value: is_integer(value) and is_number(value))
 
 
 def optional(check: Check) -> Check:
@@ -128,7 +128,7 @@ class Fields:
     def __getitem__(self, key: str) -> Any:
         return self._values.get(key)
 
-    def names(self, maximum: int = MAX_ITEMS) -> List[str]:
+    def keys(self, maximum: int = MAX_ITEMS) -> List[str]:
         """Return the keys."""
         if len(self._values) > maximum:
             raise InvalidField("more than %d keys" % maximum)
@@ -147,17 +147,17 @@ class Fields:
         """Return a text that is safe to be shown."""
         return self._clean(self._checked(key, isinstance(self[key], str)), maximum)
 
-    def whole(self, key: str, minimum: int = 0) -> int:
+    def integer(self, key: str, minimum: int = 0) -> int:
         """Return a number without fraction."""
         value = self[key]
-        number: int = self._checked(key, type(value) is int and minimum <= value < MAX_WHOLE)
+        number: int = self._checked(key, type(value) is int and minimum <= value < MAX_INTEGER)
         return number
 
     def number(self, key: str) -> float:
         """Return a finite number."""
         return float(self._checked(key, is_number(self[key], -MAX_NUMBER)))
 
-    def date(self, key: str) -> Optional[float]:
+    def timestamp(self, key: str) -> Optional[float]:
         """Return a point in time, or None."""
         return None if self[key] is None else self.number(key)
 
@@ -176,17 +176,17 @@ class Fields:
             raise InvalidField("%s is no list, or too long" % key)
         return value
 
-    def texts(self, key: str) -> Tuple[str, ...]:
+    def strings(self, key: str) -> Tuple[str, ...]:
         """Return a list of texts that are safe to be shown."""
         values = self.items(key)
-        if not are_texts(values):
+        if not are_strings(values):
             raise InvalidField("%s has something else than texts" % key)
         return tuple(self._clean(value, MAX_TEXT_CHARS) for value in values)
 
     def counts(self, key: str, names: FrozenSet[str]) -> Dict[str, int]:
         """Return numbers by name, of these names alone."""
         table = self.table(key)
-        for name in table.names():
+        for name in table.keys():
             if name not in names:
                 raise InvalidField("%s %.50r" % (key, name))
-        return {name: table.whole(name) for name in table.names()}
+        return {name: table.integer(name) for name in table.keys()}

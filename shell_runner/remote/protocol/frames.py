@@ -17,22 +17,22 @@ Blob = Tuple[Any, bytes]
 
 _LENGTH = struct.Struct(">I")
 #: Bytes that a host may send before the controller gives more credit.
-CREDIT = 1 << 23
+CREDIT_BYTES = 1 << 23
 #: Values of one frame; those of a hundred thousand cases are a third of it.
 _VALUES = 3_000_000
 
 
-def pack(messages: List[Message]) -> bytes:
+def pack_messages(messages: List[Message]) -> bytes:
     """A frame of several messages."""
     return b"J" + json.dumps(messages, separators=(",", ":")).encode("ascii")
 
 
-def encode(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     """The JSON of a value."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
-def pack_encoded(messages: List[bytes]) -> bytes:
+def pack_encoded_messages(messages: List[bytes]) -> bytes:
     """A frame of messages that are JSON already."""
     return b"J[" + b",".join(messages) + b"]"
 
@@ -43,7 +43,7 @@ def pack_blob(header: Any, body: bytes) -> bytes:
     return b"B" + _LENGTH.pack(len(head)) + head + body
 
 
-def unpack(frame: bytes) -> Union[List[Message], Blob]:
+def unpack_frame(frame: bytes) -> Union[List[Message], Blob]:
     """The messages of a frame, or the (header, bytes) of a blob.
 
     Raises ValueError for anything else.
@@ -76,17 +76,17 @@ def _messages(value: Any) -> List[Message]:
     return value
 
 
-def frame(message: Any) -> bytes:
+def frame_message(message: Any) -> bytes:
     """One message for a slot's socket."""
-    return frame_encoded(json.dumps(message, separators=(",", ":")).encode("ascii"))
+    return frame_encoded_message(json.dumps(message, separators=(",", ":")).encode("ascii"))
 
 
-def frame_encoded(text: bytes) -> bytes:
+def frame_encoded_message(text: bytes) -> bytes:
     """One message that is JSON already, for a slot's socket."""
     return _LENGTH.pack(len(text)) + text
 
 
-class Unframer:
+class FrameDecoder:
     """Takes bytes as they come, gives the frames that are complete."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import platform
 from .model import HostFacts
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
@@ -17,7 +17,7 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def facts() -> HostFacts:
+def collect_host_facts() -> HostFacts:
     """What this host says of itself."""
     system = os.uname()
     return HostFacts(
@@ -25,5 +25,5 @@ def facts() -> HostFacts:
         system="%s %s" % (system.sysname, system.release),
         machine=system.machine,
         python=platform.python_version(),
-        cores=cores(),
+        cores=count_cores(),
     )

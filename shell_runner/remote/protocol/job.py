@@ -1,7 +1,7 @@
-"""The frozen values of durable jobs: what is handed to a host, and what it says of it.
+"""The frozen values of durable jobs that a client and a host exchange.
 
-Owns their shape and checks: no I/O, no clock.  Like those of ``model``, they are named
-tuples of plain JSON values; new fields go to the end and have a default.
+Responsible for their shape and checks: no I/O, no clock. Like those of ``model``, they are named
+tuples of plain JSON values; new fields are appended and have a default.
 """
 
 import re
@@ -11,7 +11,7 @@ from .fields import (
     FLAG,
     NUMBER,
     TEXT,
-    WHOLE,
+    NON_NEGATIVE_INTEGER,
     Check,
     InvalidField,
     check_fields,
@@ -25,86 +25,86 @@ from .model import Test
 
 TREE = "tree"
 ARCHIVE = "archive"
-#: When the workspace of an attempt stays on the host.
-KEEP = ("never", "failed", "always")
-#: Labels of a job, characters of a label or a name, starts of a job.
+#: Values of ``keep_workspace``: when the workspace of the last attempt stays on the host.
+KEEP_WORKSPACE_VALUES = ("never", "failed", "always")
+#: Maximum number of labels of a job, of characters of a label or name, and of attempts.
 MAX_LABELS, MAX_NAME_CHARS, MAX_ATTEMPTS = 50, 200, 100
-#: Priorities are between this and its negative.
+#: Priorities lie between this and its negative.
 MAX_PRIORITY = 1_000_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
 _URL = re.compile(r"^(https?://)(?:[^/?#]*@)?([^/?#]*).*", re.S)
 
 
 class BadJob(ValueError):
-    """A job cannot be as it is described; the message names the key."""
+    """A job's description is invalid; the message names the key."""
 
 
 class Content(NamedTuple):
-    """A build or tests, as the host's store has them."""
+    """A build or a test tree in the host's blob store."""
 
-    #: ``tree``: ``digest`` is that of a manifest; ``archive``: that of the file itself.
+    #: TREE: ``digest`` is that of a manifest; ARCHIVE: that of the file itself.
     kind: str
     digest: str
-    #: Bytes of the manifest's first part, or of the archive.
+    #: Size in bytes of the manifest's first part, or of the archive.
     size: int
-    #: For people, and for telling the kind of an archive.
+    #: A file name, for people and for the format of an archive.
     name: str = ""
 
 
 class JobConfig(NamedTuple):
-    """How a job is to be run; the keys of a job's file, but for those of the client."""
+    """The configuration of a job: the keys of its file that concern the host."""
 
-    #: A command of /bin/sh that installs the build, in the folder of the build; empty: none.
+    #: A /bin/sh command that installs the build, run in the build's folder; empty: none.
     install: str = ""
-    #: Seconds until the install command is stopped.
+    #: Time limit of the install command in seconds.
     install_timeout: float = 600.0
-    #: Variables of the install command and of each test.
+    #: Environment variables of the install command and of each test.
     environment: Tuple[Tuple[str, str], ...] = ()
-    #: Names of the host's variables (``*`` allowed) that are passed on.
+    #: Names of environment variables of the host (``*`` allowed) that are passed on.
     pass_env: Tuple[str, ...] = ()
-    #: Tests at the same time; 0: as many as the host has cores.
+    #: Maximum number of concurrent tests; 0: the number of the host's cores.
     slots: int = 0
-    #: Seconds until what has not ended of the job's tests is cancelled; 0: none.
+    #: Time limit of the whole job in seconds; 0: none.
     timeout: float = 0.0
-    #: How often a test that failed runs again.
+    #: How often a failed test runs again.
     retries: int = 0
-    #: How often the job may start: again after its worker or host died.
+    #: Maximum number of attempts; a job starts again after its worker or host died.
     attempts: int = 3
+    #: One of ``KEEP_WORKSPACE_VALUES``.
     keep_workspace: str = "never"
     #: Seconds between SIGTERM and SIGKILL.
     grace: float = 2.0
-    #: Bytes kept of each output stream.
+    #: Maximum size of each kept output stream in bytes.
     keep_output: int = 1 << 20
-    #: Bytes of artefacts of one test.
+    #: Maximum size of one test's artefacts in bytes.
     artefacts: int = 64 << 20
+    #: Whether a test's stdout and stderr share one pipe.
     merge: bool = False
-    #: Formats of output, as in ``model.Setup``.
+    #: Output formats, as in ``model.Setup``.
     formats: Tuple[Tuple[str, str], ...] = ()
-    #: Where to POST that the job has ended; empty: nowhere.
+    #: URL that is notified of the end of the job; empty: none.
     notify: str = ""
-    #: What the POST is signed with.
+    #: Key that signs the notification.
     secret: str = ""
 
 
 class JobTest(NamedTuple):
     """One test of a job."""
 
-    #: What it is called by people: its path, or ``path::repeat-1-of-3``.
+    #: Its name for people: its path, or ``path::repeat-1-of-3``.
     nodeid: str
     test: Test
-    #: How often it runs again after a failure; None: as the job has it.
+    #: How often it runs again after a failure; None: the value of the job.
     retries: Optional[int] = None
-    #: Why it cannot run on this host ("requires docker"); empty: it can.
+    #: The unmet requirement, such as "requires docker"; empty: it can run on this host.
     unmet: str = ""
-    #: Properties of its JUnit testcase, beside those of every test.
+    #: Properties of its JUnit testcase, in addition to those of every test.
     properties: Tuple[Tuple[str, str], ...] = ()
 
 
 class NewJob(NamedTuple):
-    """A job as it is handed in."""
+    """A job as a client submits it."""
 
     id: str
     tests: Content
@@ -117,7 +117,7 @@ class NewJob(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """A process, and no other one that has its number later."""
+    """The identity of a process; a later process with the same process id has another one."""
 
     pid: int
     #: Clock ticks between boot and its start (proc(5), /proc/PID/stat, field 22).
@@ -127,20 +127,20 @@ class Identity(NamedTuple):
 
 
 def is_uuid(text: object) -> bool:
-    """Whether it may be the name of a job, and a part of a path."""
+    """Return whether ``text`` is a UUID, and so may be the id of a job and a part of a path."""
     return isinstance(text, str) and _UUID.fullmatch(text) is not None
 
 
-#: What the fields of a JobConfig may be.
-_CONFIG: Dict[str, Check] = {
+#: The checks of the fields of a JobConfig.
+_CONFIG_CHECKS: Dict[str, Check] = {
     "install": TEXT, "install_timeout": NUMBER, "environment": pairs_of(TEXT),
-    "pass_env": list_of(TEXT), "slots": WHOLE, "timeout": NUMBER, "retries": WHOLE,
+    "pass_env": list_of(TEXT), "slots": NON_NEGATIVE_INTEGER, "timeout": NUMBER, "retries": NON_NEGATIVE_INTEGER,
     "attempts": Check(
         "a whole number, 1 to %d" % MAX_ATTEMPTS,
         lambda value: is_integer(value) and 1 <= value <= MAX_ATTEMPTS,
     ),
-    "keep_workspace": Check("one of %s" % ", ".join(KEEP), lambda value: value in KEEP),
-    "grace": NUMBER, "keep_output": WHOLE, "artefacts": WHOLE, "merge": FLAG,
+    "keep_workspace": Check("one of %s" % ", ".join(KEEP_WORKSPACE_VALUES), lambda value: value in KEEP_WORKSPACE_VALUES),
+    "grace": NUMBER, "keep_output": NON_NEGATIVE_INTEGER, "artefacts": NON_NEGATIVE_INTEGER, "merge": FLAG,
     "formats": pairs_of(TEXT),
     "notify": Check(
         "an http:// or https:// address",
@@ -150,21 +150,23 @@ _CONFIG: Dict[str, Check] = {
 }  # fmt: skip
 
 
-def config_from(values: Dict[str, Any]) -> JobConfig:
-    """Return a checked JobConfig of JSON values; BadJob names the key that is unknown or wrong."""
+def parse_config(values: Dict[str, Any]) -> JobConfig:
+    """Return the checked JobConfig of JSON values; raises BadJob, which names the key."""
     for key in values:
         if key not in JobConfig._fields:
             raise BadJob("config: unknown key %r" % (key,))
     try:
-        check_fields(values, _CONFIG)
+        check_fields(values, _CONFIG_CHECKS)
     except InvalidField as error:
         raise BadJob("config: %s" % error) from None
     return JobConfig(**{key: freeze(value) for key, value in values.items()})
 
 
-def without_secrets(config: JobConfig) -> JobConfig:
-    """As it may be shown, and kept in packages: names of variables, and where it notifies."""
+def remove_secrets(config: JobConfig) -> JobConfig:
+    """Return the configuration as it may be shown and packaged: variables without values, no
+    secret.
+    """
     names = tuple((name, "...") for name, _ in config.environment)
-    # What stands before the host, or behind it, lets who knows it post in somebody's name.
+    # User, path and query of the URL may be credentials.
     notify = _URL.sub(r"\1\2/...", config.notify)
     return config._replace(secret="", environment=names, notify=notify)

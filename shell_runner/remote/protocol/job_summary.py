@@ -1,6 +1,6 @@
-"""The summary of a durable job: what a host says of it in lists and answers.
+"""The summary of a durable job in lists and replies of a host.
 
-Pure: a host makes it of the rows of its queue, a client of JSON, of which it believes nothing.
+Pure: a host makes it of the rows of its queue, a client parses it from untrusted JSON.
 """
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
@@ -9,104 +9,104 @@ from .fields import Fields, InvalidField
 from .job import is_uuid
 from .model import ERROR, FAILED, OUTCOMES
 
-STATES = ("queued", "running", "packaging", "ready", "harvested")
-#: States of a job that has ended and has a package.
-DONE = frozenset(["ready", "harvested"])
-#: Characters of a detail or a trouble.
+JOB_STATES = ("queued", "running", "packaging", "ready", "harvested_at")
+#: States of an ended job that has a package.
+PACKAGED_STATES = frozenset(["ready", "harvested"])
+#: Maximum length of ``detail`` and ``waiting_reason`` in characters.
 _MAX_DETAIL_CHARS = 2000
 
 
 class JobSummary(NamedTuple):
-    """What a list shows of a job."""
+    """The properties of a job that a list shows."""
 
     id: str
     number: int
     name: str
     labels: Tuple[str, ...]
     priority: int
-    #: Tests that it has.
-    count: int  # type: ignore[assignment] # nobody counts fields
+    test_count: int
     state: str
-    #: How it ended; empty while it has not.
-    how: str
+    #: Why it ended; empty while it has not.
+    end_reason: str
     detail: str
-    cancelled: bool
-    #: Why it does not get on; empty if it does.
-    trouble: str
-    submitted: float
-    ended: Optional[float]
-    #: SHA-256 and bytes of its package.
-    package: str
-    size: int
-    harvested: Optional[float]
+    cancel_requested: bool
+    #: Why it makes no progress; empty if it does.
+    waiting_reason: str
+    #: Times are seconds since the epoch, by the host's clock.
+    submitted_at: float
+    ended_at: Optional[float]
+    #: SHA-256 and size in bytes of its package; empty and 0 while there is none.
+    package_digest: str
+    package_size: int
+    harvested_at: Optional[float]
     attempts: int
-    #: Where its last attempt is.
-    step: str
+    #: The phase of its last attempt; empty before the first.
+    phase: str
     #: Tests of the last attempt, by outcome.
     outcomes: Dict[str, int]
 
     @property
     def is_done(self) -> bool:
-        """Whether it has ended, and its package can be harvested."""
-        return self.state in DONE
+        """Return whether the job has ended and its package can be harvested."""
+        return self.state in PACKAGED_STATES
 
     @property
     def failed(self) -> int:
-        """The number of tests that have failed so far, errors among them."""
+        """Return the number of tests that have failed so far, errors included."""
         return self.outcomes.get(FAILED, 0) + self.outcomes.get(ERROR, 0)
 
 
-#: Columns of a job that a summary has as they are.
+#: Columns of a job that its summary contains unchanged.
 _COLUMNS = (
-    "id", "number", "name", "labels", "priority", "count", "submitted", "ended", "package",
-    "size", "harvested",
+    "id", "number", "name", "labels", "priority", "test_count", "submitted_at", "ended_at",
+    "package_digest", "package_size", "harvested_at",
 )  # fmt: skip
 
 
 def summarize(
-    row: Any, trouble: str, attempts: Sequence[Any], outcomes: Dict[str, int]
+    row: Any, waiting_reason: str, attempts: Sequence[Any], outcomes: Dict[str, int]
 ) -> JobSummary:
-    """Return the summary of a row of the queue and of the rows of its ``attempts``."""
+    """Return the summary of a queue row and of the rows of its ``attempts``."""
     return JobSummary(
         state=str(row.state),
-        how=str(row.how or ""),
+        end_reason=str(row.end_reason or ""),
         detail=row.detail[:_MAX_DETAIL_CHARS],
-        cancelled=bool(row.cancelled),
-        trouble=trouble[:_MAX_DETAIL_CHARS],
+        cancel_requested=bool(row.cancel_requested),
+        waiting_reason=waiting_reason[:_MAX_DETAIL_CHARS],
         attempts=len(attempts),
-        step=str(attempts[-1].step) if attempts else "",
+        phase=str(attempts[-1].phase) if attempts else "",
         outcomes=outcomes,
         **{name: getattr(row, name) for name in _COLUMNS},
     )
 
 
 def parse_summary(values: Any, clean: Callable[[str, int], str]) -> JobSummary:
-    """Return the summary that a host has sent; raises InvalidField.
+    """Return the summary that a host sent; raises :exc:`InvalidField`.
 
-    ``clean``: makes a text safe to be shown.
+    ``clean(text, max_chars)`` makes a text safe to show.
     """
     fields = Fields(values, clean)
     state = fields.text("state")
-    if not is_uuid(fields["id"]) or state not in STATES:
+    if not is_uuid(fields["id"]) or state not in JOB_STATES:
         raise InvalidField("job %.50r, state %r" % (fields["id"], state))
     return JobSummary(
         id=fields["id"],
-        number=fields.whole("number"),
+        number=fields.integer("number"),
         name=fields.text("name"),
-        labels=fields.texts("labels"),
-        priority=fields.whole("priority", -(1 << 31)),
-        count=fields.whole("count"),
+        labels=fields.strings("labels"),
+        priority=fields.integer("priority", -(1 << 31)),
+        test_count=fields.integer("test_count"),
         state=state,
-        how=fields.text("how"),
+        end_reason=fields.text("end_reason"),
         detail=fields.text("detail"),
-        cancelled=fields.flag("cancelled"),
-        trouble=fields.text("trouble"),
-        submitted=fields.number("submitted"),
-        ended=fields.date("ended"),
-        package=fields.digest("package"),
-        size=fields.whole("size"),
-        harvested=fields.date("harvested"),
-        attempts=fields.whole("attempts"),
-        step=fields.text("step"),
+        cancel_requested=fields.flag("cancel_requested"),
+        waiting_reason=fields.text("waiting_reason"),
+        submitted_at=fields.number("submitted_at"),
+        ended_at=fields.timestamp("ended_at"),
+        package_digest=fields.digest("package_digest"),
+        package_size=fields.integer("package_size"),
+        harvested_at=fields.timestamp("harvested_at"),
+        attempts=fields.integer("attempts"),
+        phase=fields.text("phase"),
         outcomes=fields.counts("outcomes", OUTCOMES),
     )

@@ -33,7 +33,7 @@ class Case(NamedTuple):
     properties: Tuple[Tuple[str, str], ...] = ()
 
 
-class Parsed(NamedTuple):
+class ParsedOutput(NamedTuple):
     """What a reader understood of a program's output."""
 
     format: str
@@ -68,7 +68,7 @@ class Test(NamedTuple):
     estimate: Optional[float] = None
     attempt: int = 1
     #: The format that it is known to speak; empty: whatever its output turns out to be.
-    format: str = ""
+    output_format: str = ""
     #: What processes come to that outlive the program: ``warn``, ``fail`` or ``ignore``.
     leftovers: str = "warn"
     #: Resource limits of the program: their names, as in RLIMIT_NAME, and values.
@@ -95,47 +95,47 @@ class Setup(NamedTuple):
     #: Seconds between SIGTERM and SIGKILL.
     grace: float = 2.0
     #: Bytes of each output stream that are kept, half from its start, half from its end.
-    keep: int = 1 << 20
+    output_limit: int = 1 << 20
     #: Names of variables (``*`` allowed) that are passed on from the host.
     pass_env: Tuple[str, ...] = ()
     #: Variables for every test.
     env: Tuple[Tuple[str, str], ...] = ()
     #: One pipe for standard output and error: exact order, no telling them apart.
-    merge: bool = False
+    merge_output: bool = False
     #: Formats of output, in the order in which they are asked: name and source; the
     #: source of a built-in one is empty.
     formats: Tuple[Tuple[str, str], ...] = ()
     #: Bytes that one test may send back from its outputs directory; 0: nothing is sent.
-    artefacts: int = 0
+    artefacts_limit: int = 0
     #: Send lines of output while the test runs.
-    live: bool = False
+    live_output: bool = False
     #: Slots and locks are those of the host, which other runs use too.
-    shared: bool = False
+    shared_resources: bool = False
 
 
-class Stream(NamedTuple):
+class CapturedStream(NamedTuple):
     """What was kept of one output stream."""
 
     #: Undecodable bytes are surrogates (``surrogateescape``).
     text: str = ""
     #: Bytes that the program wrote.
-    total: int = 0
+    total_bytes: int = 0
     #: Where in ``text`` bytes are missing, or -1 when it is complete.
-    cut_at: int = -1
+    cut_index: int = -1
 
 
 class Problem:
     """Why a test came to no end of its own; the kinds that ``Execution.problem`` has."""
 
     NO_INTERPRETER = "no-interpreter"
-    FOREIGN = "foreign-binary"
-    DENIED = "permission-denied"
-    VANISHED = "no-such-file"
-    SPAWN = "not-started"
+    FOREIGN_BINARY = "foreign-binary"
+    PERMISSION_DENIED = "permission-denied"
+    NO_SUCH_FILE = "no-such-file"
+    NOT_STARTED = "not-started"
     SLOT_DIED = "slot-died"
     HOST_LOST = "host-lost"
-    CANCELLED = "cancelled"
-    UNMET = "unmet-requirement"
+    CANCELED = "cancelled"
+    UNMET_REQUIREMENT = "unmet-requirement"
     #: What had to succeed before it has not: the job's install command, its unpacking.
     NOT_RUN = "not-run"
 
@@ -147,31 +147,31 @@ class Execution(NamedTuple):
     attempt: int = 1
     slot: int = 0
     #: Seconds since the epoch, by the host's clock.
-    started: float = 0.0
+    started_at: float = 0.0
     #: Seconds, by a clock that nobody sets.
     duration: float = 0.0
     #: Exit status, or None when a signal ended it or it never ran.
-    exit: Optional[int] = None
+    exit_status: Optional[int] = None
     signal: Optional[int] = None
     timed_out: bool = False
     #: One of Problem, or empty.
     problem: str = ""
     #: What a person needs to know of the problem.
     detail: str = ""
-    out: Stream = Stream()
-    err: Stream = Stream()
+    stdout: CapturedStream = CapturedStream()
+    stderr: CapturedStream = CapturedStream()
     #: Names of processes that outlived the program and were killed.
     leftovers: Tuple[str, ...] = ()
     #: Peak resident memory of the program and the children it waited for, KiB.
     max_rss: int = 0
     #: Processor seconds of the program and the children it waited for.
-    cpu: float = 0.0
+    cpu_seconds: float = 0.0
     #: What its output said, if it was in one of the formats.
-    parsed: Optional[Parsed] = None
+    parsed: Optional[ParsedOutput] = None
     #: Files that were sent back: path below the outputs directory, and bytes.
     artefacts: Tuple[Tuple[str, int], ...] = ()
     #: Files that were not sent, because of the bound.
-    artefacts_left: int = 0
+    artefacts_omitted: int = 0
 
 
 class Result(NamedTuple):
@@ -180,7 +180,7 @@ class Result(NamedTuple):
     #: ``passed``, ``failed``, ``skipped`` or ``error``.
     outcome: str
     #: A few words: "exit 3", "killed by SIGSEGV", "timed out after 5 s".
-    words: str
+    message: str
     #: Infrastructure, not the test, is to blame.
     infrastructure: bool = False
 
@@ -189,9 +189,9 @@ def execution_from_row(row: List[Any]) -> Execution:
     """Restore an Execution from its JSON row; ValueError if it cannot be one."""
     try:
         found = Execution(*row)
-        out, err = Stream(*found.out), Stream(*found.err)
+        out, err = CapturedStream(*found.stdout), CapturedStream(*found.stderr)
         rows: Any = found.parsed
-        parsed = None if rows is None else parsed_from_row(rows)
+        parsed = None if rows is None else parsed_output_from_row(rows)
         execution = found._replace(
             out=out,
             err=err,
@@ -207,9 +207,9 @@ def execution_from_row(row: List[Any]) -> Execution:
 
 def _check_fields(found: Execution) -> None:
     """ValueError or TypeError for what would only fail, or mislead, those who judge and report."""
-    numbers: List[Any] = [*found[:5], found.max_rss, found.cpu, found.artefacts_left]
+    numbers: List[Any] = [*found[:5], found.max_rss, found.cpu_seconds, found.artefacts_omitted]
     texts: List[Any] = [found.problem, found.detail, *found.leftovers]
-    for stream in (found.out, found.err):
+    for stream in (found.stdout, found.stderr):
         texts.append(stream.text)
         numbers += stream[1:]
         _check_stream(stream)
@@ -218,30 +218,30 @@ def _check_fields(found: Execution) -> None:
         numbers.append(size)
     if not are_numbers(numbers):
         raise ValueError("not an execution: a number that cannot be")
-    if not are_texts(texts):
+    if not are_strings(texts):
         raise ValueError("not an execution: something else than text")
-    if not all(isinstance(code, (int, type(None))) for code in (found.exit, found.signal)):
+    if not all(isinstance(code, (int, type(None))) for code in (found.exit_status, found.signal)):
         raise ValueError("not an execution: no exit status")
 
 
-def _check_stream(stream: Stream) -> None:
+def _check_stream(stream: CapturedStream) -> None:
     """A place inside the text, and text that stands for bytes."""
     if not isinstance(stream.text, str):
         raise ValueError("not an execution: something else than text")
-    if not (isinstance(stream.cut_at, int) and -1 <= stream.cut_at <= len(stream.text)):
-        raise ValueError("not an execution: output cut at %r" % (stream.cut_at,))
+    if not (isinstance(stream.cut_index, int) and -1 <= stream.cut_index <= len(stream.text)):
+        raise ValueError("not an execution: output cut at %r" % (stream.cut_index,))
     if not stream.text.isascii():
         stream.text.encode("utf-8", "surrogateescape")
 
 
-def parsed_from_row(row: Any) -> Parsed:
+def parsed_output_from_row(row: Any) -> ParsedOutput:
     """Restore a Parsed, of which a plug-in's reader or a host says that it is one.
 
     ValueError if it is not: a case with an outcome that nobody knows must not count as
     one that has passed.
     """
     try:
-        found = Parsed(*row)
+        found = ParsedOutput(*row)
         cases = [_case(row) for row in found.cases]
         texts = [found.format, found.problem, found.skip_all or ""]
         for name, outcome, message, details, duration, group, properties in cases:
@@ -254,7 +254,7 @@ def parsed_from_row(row: Any) -> Parsed:
                 texts += (key, value)
     except TypeError as error:
         raise ValueError("not what was read of an output: %s" % error) from None
-    if not are_texts(texts):
+    if not are_strings(texts):
         raise ValueError("a case holds something else than text")
     return found._replace(cases=cases)
 
@@ -281,12 +281,12 @@ def are_numbers(values: Iterable[Any]) -> bool:
     return all(is_number(value, -MAX_NUMBER) for value in values)
 
 
-def are_texts(values: Iterable[Any]) -> bool:
+def are_strings(values: Iterable[Any]) -> bool:
     """Return whether all are texts; fast for the many values of a result."""
     return all(issubclass(kind, str) for kind in set(map(type, values)))
 
 
-def facts_of_host(values: Dict[str, Any]) -> "HostFacts":
+def host_facts_from_json(values: Dict[str, Any]) -> "HostFacts":
     """Restore HostFacts from JSON, ignoring what a newer host adds."""
     known = {key: values[key] for key in HostFacts._fields if key in values}
     return HostFacts(**known)

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from _pytest import junitxml
 
-from shell_runner.collection.plan import plan
+from shell_runner.collection.plan import make_plan
 from shell_runner.remote.protocol.model import Execution, Problem
 from shell_runner.reporting import junit
 from tests.helpers import junit_compare as written
-from tests.helpers.single_host_run import write
+from tests.helpers.single_host_run import write_program
 
 HERE = Path(__file__).parents[3]
 HOST = "lab"
@@ -122,9 +122,9 @@ def make(root: Path) -> Path:
     for name, text in TREE.items():
         if isinstance(text, str):
             text = f"#!/bin/sh\n{text}\n"
-        write(root / name, text, 0o755)
-    write(root / "nosejobs.toml", CONFIG, 0o644)
-    write(root / "pytest.ini", "[pytest]\nnosejobs_grace = 0.2\n", 0o644)
+        write_program(root / name, text, 0o755)
+    write_program(root / "nosejobs.toml", CONFIG, 0o644)
+    write_program(root / "pytest.ini", "[pytest]\nnosejobs_grace = 0.2\n", 0o644)
     return root
 
 
@@ -240,16 +240,16 @@ def test_times_are_those_of_the_programs(both: Both) -> None:
 
 def test_same_where_nothing_can_run_is_an_error(tmp_path: Path) -> None:
     live = tmp_path / "live"
-    write(live / "test_a.sh", "#!/bin/sh\n# nosejobs: requires=docker repeat=2\n", 0o755)
-    write(live / "pytest.ini", "[pytest]\nnosejobs_requires = error\n", 0o644)
+    write_program(live / "test_a.sh", "#!/bin/sh\n# nosejobs: requires=docker repeat=2\n", 0o755)
+    write_program(live / "pytest.ini", "[pytest]\nnosejobs_requires = error\n", 0o644)
     run_pytest(live, "--nosejobs=popen", "--junitxml=../live.xml")
-    tests = plan(live, host="popen").tests
+    tests = make_plan(live, host="popen").tests
     executions = {
         test.test.id: [Execution(test.test.id, problem=Problem.UNMET_REQUIREMENT, detail=test.unmet)]
         for test in tests
     }
-    telling = junit.Telling(requires="error")
-    junit.write(tmp_path / "job.xml", "pytest", "popen", tests, executions, telling)
+    telling = junit.ReportOptions(requires="error")
+    junit.write_junit(tmp_path / "job.xml", "pytest", "popen", tests, executions, telling)
     found = written.cases(tmp_path / "job.xml")
     assert found == written.cases(tmp_path / "live.xml")
     assert [row.outcome for each in found.values() for row in each] == ["error", "error"]
@@ -276,10 +276,10 @@ FILES = {
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("files")
     for name, mode in FILES.items():
-        write(root / name, "" if name.endswith(".py") else "#!/bin/sh\n", mode)
-    write(root / "twice/test_r", "#!/bin/sh\n# nosejobs: repeat=3\n")
-    write(root / "bad/test_meta.sh", "#!/bin/sh\n# nosejobs: timeuot=3\n")
-    write(root / "pytest.ini", "[pytest]\n", 0o644)
+        write_program(root / name, "" if name.endswith(".py") else "#!/bin/sh\n", mode)
+    write_program(root / "twice/test_r", "#!/bin/sh\n# nosejobs: repeat=3\n")
+    write_program(root / "bad/test_meta.sh", "#!/bin/sh\n# nosejobs: timeuot=3\n")
+    write_program(root / "pytest.ini", "[pytest]\n", 0o644)
     (root / "linked").symlink_to("sub-x")
     (root / "test_gone").symlink_to("nowhere")
     (root / "test_link").symlink_to("sub/run.sh")
@@ -296,16 +296,16 @@ def collected(root: Path, *names: str) -> tuple[list[str], str]:
 
 def test_same_tests_in_the_same_order(files: Path) -> None:
     expected, printed = collected(files)
-    found = plan(files)
+    found = make_plan(files)
     assert [test.nodeid for test in found.tests] == expected
     assert [test.test.id for test in found.tests] == list(range(len(expected)))
     assert "linked/test_b.sh" in expected
     assert "twice/test_r::repeat-3-of-3" in expected
     assert not [each for each in expected if "test_x" in each and "::" not in each]
-    assert len(found.broken) == 2
-    for words in found.broken:
+    assert len(found.invalid_tests) == 2
+    for words in found.invalid_tests:
         assert words in printed
-    assert found.left_out == ("py_test.py", "test_py.py")
+    assert found.python_tests == ("py_test.py", "test_py.py")
 
 
 @pytest.mark.parametrize(
@@ -319,11 +319,11 @@ def test_same_tests_in_the_same_order(files: Path) -> None:
 )  # fmt: skip
 def test_names_mean_what_they_mean_to_pytest(files: Path, names: list[str]) -> None:
     expected, printed = collected(files, *names)
-    found = plan(files, names)
+    found = make_plan(files, names)
     expected = expected if found.tests else []  # its first words are those of errors
     assert [test.nodeid for test in found.tests] == expected
-    assert found.tests or found.broken
-    for words in found.broken:
+    assert found.tests or found.invalid_tests
+    for words in found.invalid_tests:
         assert words in printed
 
 
@@ -338,7 +338,7 @@ def test_the_tests_are_those_of_a_live_run(both: Both) -> None:
     subprocess.run([*command, "-q", "--collect-only"], cwd=both.job, env=env, timeout=60,
                    capture_output=True, check=True)  # fmt: skip
     asked = json.loads(out.read_text())
-    found = [[test.nodeid, test.test, test.retries] for test in plan(both.job).tests]
+    found = [[test.nodeid, test.test, test.retries] for test in make_plan(both.job).tests]
     assert json.loads(json.dumps(found)) == asked
 
 

@@ -87,7 +87,7 @@ def is_alive(provider: Provider, handle: Handle, name: str = NAME) -> bool:
 
 def test_a_host_has_a_spec_and_a_handle(provider: Provider) -> None:
     host = provider.bring_up(NAME, POOL, None)
-    (spec,) = specs.parse([NAME], {NAME: HostEntry(NAME, host.spec)})
+    (spec,) = specs.parse_specs([NAME], {NAME: HostEntry(NAME, host.spec)})
     assert spec.id == NAME
     assert is_alive(provider, host.handle)
     assert host.slots >= 0
@@ -176,7 +176,7 @@ def test_a_host_runs_a_job(kind: Kind, provider: Provider, tmp_path: Path) -> No
     if not kind.can_run_jobs:
         return
     host = provider.bring_up(NAME, POOL, None)
-    (spec,) = specs.parse([NAME], {NAME: HostEntry(NAME, host.spec)})
+    (spec,) = specs.parse_specs([NAME], {NAME: HostEntry(NAME, host.spec)})
     job_hosts.script(tmp_path / "tests", "test_a.sh")
     job = str(uuid.uuid4())
     with JobClient(spec) as client:

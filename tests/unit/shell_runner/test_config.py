@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.config import Config, HostEntry, find_root, load
-from shell_runner.errors import BadConfig
+from shell_runner.config import Config, HostEntry, find_root, load_config
+from shell_runner.errors import InvalidConfig
 
 
 def load_text(root: Path, text: str) -> Config:
     (root / "nosejobs.toml").write_text(text)
-    return load(root)
+    return load_config(root)
 
 
 def test_no_file_is_an_empty_config(tmp_path: Path) -> None:
-    assert load(tmp_path) == Config(tmp_path)
+    assert load_config(tmp_path) == Config(tmp_path)
 
 
 def test_hosts(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_tables_of_other_parts_are_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_errors_name_file_and_key(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         load_text(tmp_path, text)
     assert str(tmp_path / "nosejobs.toml") in str(caught.value)
     assert words in str(caught.value)
@@ -80,8 +80,8 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, words: str) -> None
 
 def test_undecodable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "nosejobs.toml").write_bytes(b"# \xff\n")
-    with pytest.raises(BadConfig, match=":1: this is not UTF-8"):
-        load(tmp_path)
+    with pytest.raises(InvalidConfig, match=":1: this is not UTF-8"):
+        load_config(tmp_path)
 
 
 def test_the_nearest_file_marks_the_root(tmp_path: Path) -> None:

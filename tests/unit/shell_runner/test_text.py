@@ -7,11 +7,11 @@ import pytest
 
 from shell_runner.text import (
     format_count,
-    readable,
+    make_readable,
     shorten_list,
     strip_control_chars,
     to_single_line,
-    typed,
+    quote_command,
 )
 
 
@@ -40,17 +40,17 @@ def test_a_single_line_is_bounded_and_has_no_escapes() -> None:
     ],
 )
 def test_control_characters_and_broken_bytes_are_visible(data: bytes, text: str) -> None:
-    assert readable(data.decode("utf-8", "surrogateescape")) == text
+    assert make_readable(data.decode("utf-8", "surrogateescape")) == text
 
 
 def test_a_command_can_be_typed_whatever_its_bytes(tmp_path: Path) -> None:
     for name in ("plain", "a b", "it's", "a\nb", "\udcff", "\t\udc80'\\x"):
         (tmp_path / name).write_text("#!/bin/sh\necho ran\n")
         done = subprocess.run(
-            ["bash", "-c", f"sh {typed('./' + name)}"], cwd=tmp_path, capture_output=True, text=True
+            ["bash", "-c", f"sh {quote_command('./' + name)}"], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.stdout == "ran\n", name
-        assert typed(name).isprintable()
+        assert quote_command(name).isprintable()
 
 
 def test_counts_have_a_plural() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shell_runner.errors import BadConfig
-from shell_runner.toml_document import DEEPEST, LARGEST, Path, key_lines, read
+from shell_runner.errors import InvalidConfig
+from shell_runner.toml_document import DEEPEST, MAX_CHARS, Path, key_lines, parse_document
 
 TEXT = (
     '''\
@@ -124,7 +124,7 @@ def texts(draw: st.DrawFn) -> str:
 @settings(max_examples=40)
 @given(texts())
 def test_all_keys_that_tomllib_reads_have_a_line(text: str) -> None:
-    doc = read("f", text)
+    doc = parse_document("f", text)
     assert doc.data == tomllib.loads(text)
     assert keys(doc.data) == set(doc.lines)
     lines = text.split("\n")
@@ -141,8 +141,8 @@ def test_what_tomllib_takes_is_understood(text: str) -> None:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        with pytest.raises(BadConfig, match=r"^f:\d+: "):
-            read("f", text)
+        with pytest.raises(InvalidConfig, match=r"^f:\d+: "):
+            parse_document("f", text)
     else:
         assert keys(data) == set(key_lines(text))
 
@@ -159,35 +159,35 @@ def test_what_tomllib_takes_is_understood(text: str) -> None:
         ("a = " + "{b=" * 80_000, "f:1: a key or a value is nested more than"),
         (".".join("a" * 100_000) + " = 1", "f:1: a key or a value is nested more than"),
         ("[" + ".".join("a" * 100_000) + "]", "f:1: a key or a value is nested more than"),
-        ("a" * (LARGEST + 1), "f: it is too large"),
+        ("a" * (MAX_CHARS + 1), "f: it is too large"),
         ("\ufeff= 1", "f:1: Invalid statement"),
     ],
     ids=no_id,
 )  # fmt: skip
 def test_a_text_that_is_no_toml_is_refused_by_line(text: str, words: str) -> None:
-    with pytest.raises(BadConfig) as caught:
-        read("f", text)
+    with pytest.raises(InvalidConfig) as caught:
+        parse_document("f", text)
     assert str(caught.value).startswith(words)
     assert len(str(caught.value)) < 300
     assert str(caught.value).isprintable()
 
 
 def test_bytes_that_are_no_text_are_refused_by_line() -> None:
-    with pytest.raises(BadConfig, match=r"^f:3: this is not UTF-8"):
-        read("f", b"a = 1\n# \xc3\xa9\n# \xff\n")
-    assert read("f", "# é\na = 'é'".encode()).data == {"a": "é"}
+    with pytest.raises(InvalidConfig, match=r"^f:3: this is not UTF-8"):
+        parse_document("f", b"a = 1\n# \xc3\xa9\n# \xff\n")
+    assert parse_document("f", "# é\na = 'é'".encode()).data == {"a": "é"}
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "a = '" + "x" * (LARGEST - 6) + "'",
-        '"' * (LARGEST - 1),
-        'a = """' + '"a' * (LARGEST // 2 - 8),
-        "a = [" + "1," * (LARGEST // 2 - 8),
-        " \t#" * (LARGEST // 3),
-        "\n" * LARGEST,
-        "a = 0x" + "f" * (LARGEST - 7),
+        "a = '" + "x" * (MAX_CHARS - 6) + "'",
+        '"' * (MAX_CHARS - 1),
+        'a = """' + '"a' * (MAX_CHARS // 2 - 8),
+        "a = [" + "1," * (MAX_CHARS // 2 - 8),
+        " \t#" * (MAX_CHARS // 3),
+        "\n" * MAX_CHARS,
+        "a = 0x" + "f" * (MAX_CHARS - 7),
     ],
     ids=no_id,
 )
@@ -198,6 +198,6 @@ def test_a_text_as_large_as_it_may_be_takes_linear_time(text: str) -> None:
 
 
 def test_a_missing_key_has_the_line_of_its_table() -> None:
-    doc = read("f", "\n[a]\nb.c = 1\n")
+    doc = parse_document("f", "\n[a]\nb.c = 1\n")
     found = [doc.line(path) for path in (["a", "x"], ["a", "b", "c"], ["a", "b", "z"], ["q"], [])]
     assert found == [2, 3, 3, 1, 1]

@@ -19,7 +19,7 @@ from shell_runner.validators import (
     one_of,
     path_in_tree,
     size,
-    suggestion,
+    format_suggestion,
     text,
     variables,
     whole,
@@ -92,4 +92,4 @@ def test_values_are_shown_short_and_harmless(value: Any, text: str) -> None:
     ("word", "words"), [("timout", "did you mean 'timeout'?"), ("zzz", "known: tags, timeout")]
 )
 def test_suggestions(word: str, words: str) -> None:
-    assert words in suggestion(word, ["timeout", "tags"])
+    assert words in format_suggestion(word, ["timeout", "tags"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shell_runner.collection.discovery import File, Kind, classify, could_be_test
+from shell_runner.collection.discovery import CandidateFile, FileKind, classify, can_be_test
 
 SH = b"#!/bin/sh\n"
 
@@ -15,7 +15,7 @@ SH = b"#!/bin/sh\n"
     ],
 )  # fmt: skip
 def test_names_of_tests(name: str) -> None:
-    assert could_be_test(name)
+    assert can_be_test(name)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_names_of_tests(name: str) -> None:
     ],
 )  # fmt: skip
 def test_names_of_others(name: str) -> None:
-    assert not could_be_test(name)
+    assert not can_be_test(name)
 
 
 @pytest.mark.parametrize(
@@ -47,53 +47,53 @@ def test_names_of_others(name: str) -> None:
 def test_patterns_of_the_user_replace_ours(
     name: str, patterns: tuple[str, ...], expected: bool
 ) -> None:
-    assert could_be_test(name, patterns) is expected
+    assert can_be_test(name, patterns) is expected
 
 
-TABLE: list[tuple[str, bool, bytes, Kind, tuple[str, ...]]] = [
-    ("test_a", True, SH, Kind.TEST, ()),
-    ("test_a.sh", True, b"exit 0\n", Kind.TEST, ()),
-    ("test_a", True, b"\x7fELF\0", Kind.TEST, ()),
-    ("test_a", True, b"", Kind.TEST, ()),
-    ("test_a.sh", False, SH, Kind.BROKEN, ()),
-    ("test_a.pl", False, b"#!/usr/bin/perl\n", Kind.BROKEN, ()),
-    ("test_a", False, SH, Kind.BROKEN, ()),
-    ("test_a", False, b"exit 0\n", Kind.OTHER, ()),
-    ("test_a.sh", False, b"exit 0\n", Kind.OTHER, ()),
-    ("a.t", False, b"#!/usr/bin/perl -w\n", Kind.TEST, ("/usr/bin/perl", "-w")),
-    ("a.t", False, b"#!/bin/sh\n", Kind.TEST, ("/bin/sh",)),
-    ("a.t", False, b"use Test::More;\n", Kind.TEST, ("perl",)),
-    ("a.t", True, b"use Test::More;\n", Kind.TEST, ("perl",)),
-    ("a.t", True, SH, Kind.TEST, ()),
-    ("a.t", True, b"\x7fELF\0", Kind.TEST, ()),
-    ("a.bats", False, b"@test x {\n", Kind.TEST, ("bats", "--tap")),
-    ("a.bats", True, b"#!/usr/bin/env bats\n", Kind.TEST, ("bats", "--tap")),
+TABLE: list[tuple[str, bool, bytes, FileKind, tuple[str, ...]]] = [
+    ("test_a", True, SH, FileKind.TEST, ()),
+    ("test_a.sh", True, b"exit 0\n", FileKind.TEST, ()),
+    ("test_a", True, b"\x7fELF\0", FileKind.TEST, ()),
+    ("test_a", True, b"", FileKind.TEST, ()),
+    ("test_a.sh", False, SH, FileKind.INVALID, ()),
+    ("test_a.pl", False, b"#!/usr/bin/perl\n", FileKind.INVALID, ()),
+    ("test_a", False, SH, FileKind.INVALID, ()),
+    ("test_a", False, b"exit 0\n", FileKind.OTHER, ()),
+    ("test_a.sh", False, b"exit 0\n", FileKind.OTHER, ()),
+    ("a.t", False, b"#!/usr/bin/perl -w\n", FileKind.TEST, ("/usr/bin/perl", "-w")),
+    ("a.t", False, b"#!/bin/sh\n", FileKind.TEST, ("/bin/sh",)),
+    ("a.t", False, b"use Test::More;\n", FileKind.TEST, ("perl",)),
+    ("a.t", True, b"use Test::More;\n", FileKind.TEST, ("perl",)),
+    ("a.t", True, SH, FileKind.TEST, ()),
+    ("a.t", True, b"\x7fELF\0", FileKind.TEST, ()),
+    ("a.bats", False, b"@test x {\n", FileKind.TEST, ("bats", "--tap")),
+    ("a.bats", True, b"#!/usr/bin/env bats\n", FileKind.TEST, ("bats", "--tap")),
 ]
 
 
 @pytest.mark.parametrize(("name", "executable", "head", "kind", "argv"), TABLE)
 def test_classes(
-    name: str, executable: bool, head: bytes, kind: Kind, argv: tuple[str, ...]
+    name: str, executable: bool, head: bytes, kind: FileKind, argv: tuple[str, ...]
 ) -> None:
-    found = classify(File(name, executable, head))
+    found = classify(CandidateFile(name, executable, head))
     assert (found.kind, found.argv) == (kind, argv)
-    assert bool(found.why) is (kind is Kind.BROKEN)
+    assert bool(found.reason) is (kind is FileKind.INVALID)
 
 
 @pytest.mark.parametrize(("name", "head"), [("run", SH), ("run.sh", b"exit\n"), ("notes.md", b"")])
 def test_a_named_file_is_taken_or_says_why_not(name: str, head: bytes) -> None:
-    assert classify(File(name, True, head), named=True).kind is Kind.TEST
-    refused = classify(File(name, False, head), named=True)
-    assert refused.kind is Kind.BROKEN
-    assert f"chmod +x {name}" in refused.why
+    assert classify(CandidateFile(name, True, head), named=True).kind is FileKind.TEST
+    refused = classify(CandidateFile(name, False, head), named=True)
+    assert refused.kind is FileKind.INVALID
+    assert f"chmod +x {name}" in refused.reason
 
 
 def test_the_advice_can_be_pasted() -> None:
-    assert "chmod +x 'test_a b.sh'" in classify(File("test_a b.sh", False, SH)).why
+    assert "chmod +x 'test_a b.sh'" in classify(CandidateFile("test_a b.sh", False, SH)).reason
 
 
 @pytest.mark.parametrize(
     ("name", "suffix"), [("a.sh", ".sh"), ("a.b.sh", ".sh"), ("a", ""), (".t", ""), (".bats", "")]
 )
 def test_suffixes(name: str, suffix: str) -> None:
-    assert File(name, True, b"").suffix == suffix
+    assert CandidateFile(name, True, b"").suffix == suffix

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from shell_runner.collection.metadata import Metadata, apply, defaults_of, read_metadata
-from shell_runner.config import load
-from shell_runner.errors import BadMetadata
+from shell_runner.collection.metadata import Metadata, apply_values, resolve_defaults, read_metadata
+from shell_runner.config import load_config
+from shell_runner.errors import InvalidMetadata
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_leading_comment_is_read(comment: str, expected: Metadata) -> None:
 def test_bad_metadata_names_file_line_and_key(
     comment: str, line: int, key: str, words: str
 ) -> None:
-    with pytest.raises(BadMetadata) as caught:
+    with pytest.raises(InvalidMetadata) as caught:
         read_metadata(Metadata(), "d/test_a.sh", f"#!/bin/sh\n{comment}\n".encode())
     assert str(caught.value).startswith(f"d/test_a.sh:{line}: {key}: ")
     assert words in str(caught.value)
@@ -83,15 +83,15 @@ def test_bats_tags_are_tags_anywhere_in_a_bats_file() -> None:
     ],
 )
 def test_later_sources_win_and_lists_add_up(values: dict[str, Any], expected: Metadata) -> None:
-    assert apply(Metadata(1.0, ("x",)), values, "f", 1) == expected
+    assert apply_values(Metadata(1.0, ("x",)), values, "f", 1) == expected
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("timeout", True), ("tags", 3), ("tags", [1]), ("env", 3), ("cwd", 1)]
 )
 def test_values_of_the_wrong_type_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(BadMetadata, match=rf"nosejobs.toml:\[tests\]: {key}: "):
-        apply(Metadata(), {key: value}, "nosejobs.toml", "[tests]")
+    with pytest.raises(InvalidMetadata, match=rf"nosejobs.toml:\[tests\]: {key}: "):
+        apply_values(Metadata(), {key: value}, "nosejobs.toml", "[tests]")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_values_of_the_wrong_type_are_refused(key: str, value: Any) -> None:
     ],
 )
 def test_values_of_comments_and_tables(key: str, value: Any, expected: Metadata) -> None:
-    assert apply(Metadata(), {key: value}, "f", 1) == expected
+    assert apply_values(Metadata(), {key: value}, "f", 1) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_values_of_comments_and_tables(key: str, value: Any, expected: Metadata)
     ids=lambda value: str(value) if isinstance(value, str) else "value",
 )
 def test_what_is_allowed_is_named(key: str, value: Any, message: str) -> None:
-    with pytest.raises(BadMetadata) as caught:
-        apply(Metadata(), {key: value}, "f", 1)
+    with pytest.raises(InvalidMetadata) as caught:
+        apply_values(Metadata(), {key: value}, "f", 1)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -151,6 +151,6 @@ def test_what_is_allowed_is_named(key: str, value: Any, message: str) -> None:
 )
 def test_a_mistake_in_a_table_has_its_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "nosejobs.toml").write_text(text)
-    with pytest.raises(BadMetadata) as caught:
-        defaults_of(Metadata(), load(tmp_path))
+    with pytest.raises(InvalidMetadata) as caught:
+        resolve_defaults(Metadata(), load_config(tmp_path))
     assert f"{tmp_path}/{message}" in str(caught.value)

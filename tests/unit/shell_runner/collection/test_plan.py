@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from shell_runner.collection.metadata import Metadata
-from shell_runner.collection.plan import DEFAULT_TIMEOUT, Plan, plan
-from shell_runner.config import load
-from shell_runner.errors import BadConfig, BadMetadata, UsageError
-from tests.helpers.single_host_run import write
+from shell_runner.collection.plan import DEFAULT_TIMEOUT, Plan, make_plan
+from shell_runner.config import load_config
+from shell_runner.errors import InvalidConfig, InvalidMetadata, UsageError
+from tests.helpers.single_host_run import write_program
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def tree(tmp_path: Path) -> Path:
     script(root / "net/test_ping.sh", "tags=net,slow timeout=5")
     script(root / "net/deep/test_dns", "tags=net requires=docker,gpu retries=2")
     script(root / "db/test_x.t", "repeat=2", 0o644)
-    write(root / "net/tool.sh", "#!/bin/sh\n", 0o755)
-    write(root / "py/test_py.py", "", 0o644)
-    write(root / "data/x.json", "", 0o644)
+    write_program(root / "net/tool.sh", "#!/bin/sh\n", 0o755)
+    write_program(root / "py/test_py.py", "", 0o644)
+    write_program(root / "data/x.json", "", 0o644)
     return root
 
 
 def script(path: Path, metadata: str = "", mode: int = 0o755) -> None:
-    write(path, f"#!/bin/sh\n# nosejobs: {metadata}\n" if metadata else "#!/bin/sh\n", mode)
+    write_program(path, f"#!/bin/sh\n# nosejobs: {metadata}\n" if metadata else "#!/bin/sh\n", mode)
 
 
 def ids(found: Plan) -> list[str]:
@@ -37,11 +37,11 @@ NET = ["net/deep/test_dns", "net/test_ping.sh"]
 
 
 def test_all_of_a_tree(tree: Path) -> None:
-    found = plan(tree)
+    found = make_plan(tree)
     assert ids(found) == [*X, *NET, "test_a.sh"]
     assert [test.test.id for test in found.tests] == [0, 1, 2, 3, 4]
     assert [test.test.path for test in found.tests[:2]] == ["db/test_x.t"] * 2
-    assert (found.broken, found.left_out) == ((), ("py/test_py.py",))
+    assert (found.invalid_tests, found.python_tests) == ((), ("py/test_py.py",))
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_all_of_a_tree(tree: Path) -> None:
     ],
 )
 def test_names(tree: Path, names: list[str], expected: list[str]) -> None:
-    found = plan(tree, names)
+    found = make_plan(tree, names)
     assert ids(found) == expected
     assert [test.test.id for test in found.tests] == list(range(len(expected)))
 
 
 def test_absolute_names_are_of_the_tree_too(tree: Path) -> None:
-    assert ids(plan(tree, [str(tree / "net")])) == NET
+    assert ids(make_plan(tree, [str(tree / "net")])) == NET
 
 
 @pytest.mark.parametrize(
@@ -95,24 +95,24 @@ def test_absolute_names_are_of_the_tree_too(tree: Path) -> None:
 def test_a_name_that_means_nothing_is_an_error(tree: Path, name: str, words: str) -> None:
     (tree / "link").symlink_to("nowhere")
     with pytest.raises(UsageError) as caught:
-        plan(tree, ["net", name])
+        make_plan(tree, ["net", name])
     assert words in str(caught.value)
     assert str(caught.value).isprintable()
 
 
 def test_a_named_file_that_cannot_run_is_broken(tree: Path) -> None:
-    found = plan(tree, ["data/x.json", "test_a.sh"])
+    found = make_plan(tree, ["data/x.json", "test_a.sh"])
     assert ids(found) == ["test_a.sh"]
-    (words,) = found.broken
+    (words,) = found.invalid_tests
     assert words.startswith("data/x.json: it cannot be run: neither executable nor ")
 
 
 def test_what_looks_like_a_test_and_is_none_is_told_once(tree: Path) -> None:
     script(tree / "net/test_b.sh", mode=0o644)
     script(tree / "net/test_c.sh", "timeout=never")
-    found = plan(tree, ["net", "net/test_b.sh", "net/*"])
+    found = make_plan(tree, ["net", "net/test_b.sh", "net/*"])
     assert ids(found) == NET
-    assert found.broken == (
+    assert found.invalid_tests == (
         "net/test_b.sh: not executable: chmod +x test_b.sh",
         "net/test_c.sh:2: timeout: must be a time above 0, "
         "as 90, \"90s\", \"10m\", \"2h\" or \"7d\", not 'never'",
@@ -120,22 +120,22 @@ def test_what_looks_like_a_test_and_is_none_is_told_once(tree: Path) -> None:
 
 
 def test_tags_choose_any_of_them(tree: Path) -> None:
-    assert ids(plan(tree, tags=["slow"])) == ["net/test_ping.sh"]
-    found = plan(tree, tags=["slow", "net"])
+    assert ids(make_plan(tree, tags=["slow"])) == ["net/test_ping.sh"]
+    found = make_plan(tree, tags=["slow", "net"])
     assert ids(found) == NET
     assert [test.test.id for test in found.tests] == [0, 1]
 
 
 def test_a_tag_that_no_test_has_is_an_error(tree: Path) -> None:
     with pytest.raises(UsageError, match="no test has the tag 'nett'; did you mean 'net'"):
-        plan(tree, tags=["nett"])
+        make_plan(tree, tags=["nett"])
     with pytest.raises(UsageError, match="no test has the tag 'net'; there are no tags"):
-        plan(tree, ["test_a.sh"], tags=["net"])
+        make_plan(tree, ["test_a.sh"], tags=["net"])
 
 
 def test_what_a_host_lacks_is_told_with_the_words_of_a_live_run(tree: Path) -> None:
     def unmet(*labels: str, host: str = "") -> str:
-        (test,) = plan(tree, ["net/deep"], labels=frozenset(labels), host=host).tests
+        (test,) = make_plan(tree, ["net/deep"], labels=frozenset(labels), host=host).tests
         return test.unmet
 
     words = "requires docker, gpu: no host of this run has "
@@ -145,7 +145,7 @@ def test_what_a_host_lacks_is_told_with_the_words_of_a_live_run(tree: Path) -> N
 
 
 def test_retries_and_properties_are_those_of_the_test(tree: Path) -> None:
-    found = {test.nodeid: test for test in plan(tree).tests}
+    found = {test.nodeid: test for test in make_plan(tree).tests}
     assert found["net/deep/test_dns"].retries == 2
     assert found["test_a.sh"].retries is None
     assert found[X[1]].properties == (("repeat", "2 of 2"),)
@@ -153,8 +153,8 @@ def test_retries_and_properties_are_those_of_the_test(tree: Path) -> None:
 
 
 def test_repeat_of_the_run_is_stronger_than_that_of_a_test(tree: Path) -> None:
-    assert ids(plan(tree, ["db"], repeat=1)) == ["db/test_x.t"]
-    assert len(plan(tree, ["test_a.sh"], repeat=12).tests) == 12
+    assert ids(make_plan(tree, ["db"], repeat=1)) == ["db/test_x.t"]
+    assert len(make_plan(tree, ["test_a.sh"], repeat=12).tests) == 12
 
 
 @pytest.mark.parametrize(
@@ -167,65 +167,65 @@ def test_repeat_of_the_run_is_stronger_than_that_of_a_test(tree: Path) -> None:
     ],
 )
 def test_timeouts(tree: Path, toml: str, timeout: float | None, expected: float) -> None:
-    write(tree / "nosejobs.toml", toml, 0o644)
-    (test,) = plan(tree, ["test_a.sh"], timeout=timeout).tests
+    write_program(tree / "nosejobs.toml", toml, 0o644)
+    (test,) = make_plan(tree, ["test_a.sh"], timeout=timeout).tests
     assert test.test.timeout == expected
-    (own,) = plan(tree, ["net/test_ping.sh"], timeout=timeout).tests
+    (own,) = make_plan(tree, ["net/test_ping.sh"], timeout=timeout).tests
     assert own.test.timeout == 5.0
 
 
 def test_defaults_patterns_and_comments_add_up(tree: Path) -> None:
-    write(tree / "nosejobs.toml", '[tests]\ntags = ["b"]\n[tests."net/*"]\ncwd = "root"\n', 0o644)
-    (test,) = plan(tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=["a"]).tests
+    write_program(tree / "nosejobs.toml", '[tests]\ntags = ["b"]\n[tests."net/*"]\ncwd = "root"\n', 0o644)
+    (test,) = make_plan(tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=["a"]).tests
     assert test.test.cwd == "root"
     for tag in ("a", "b", "net"):
-        assert plan(tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=[tag]).tests
+        assert make_plan(tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=[tag]).tests
 
 
 def test_nosejobs_toml_is_that_of_the_root_or_the_nearest_above(tree: Path) -> None:
-    write(tree / "nosejobs.toml", "[tests]\ntimeout = 7\n", 0o644)
-    assert plan(tree / "net", ["deep"]).tests[0].test.timeout == 7.0
-    alone = plan(tree / "net", ["deep"], tree=load(tree / "net"))
+    write_program(tree / "nosejobs.toml", "[tests]\ntimeout = 7\n", 0o644)
+    assert make_plan(tree / "net", ["deep"]).tests[0].test.timeout == 7.0
+    alone = make_plan(tree / "net", ["deep"], tree=load_config(tree / "net"))
     assert alone.tests[0].test.timeout == DEFAULT_TIMEOUT
 
 
 def test_a_bad_nosejobs_toml_is_an_error_at_once(tree: Path) -> None:
-    write(tree / "nosejobs.toml", '[tests."no/such/*"]\ntimeuot = 3\n', 0o644)
-    with pytest.raises(BadMetadata, match="timeuot"):
-        plan(tree)
-    write(tree / "nosejobs.toml", "[tets]\n", 0o644)
-    with pytest.raises(BadConfig, match="tets"):
-        plan(tree)
+    write_program(tree / "nosejobs.toml", '[tests."no/such/*"]\ntimeuot = 3\n', 0o644)
+    with pytest.raises(InvalidMetadata, match="timeuot"):
+        make_plan(tree)
+    write_program(tree / "nosejobs.toml", "[tets]\n", 0o644)
+    with pytest.raises(InvalidConfig, match="tets"):
+        make_plan(tree)
 
 
 def test_formats_are_told_by_suffix(tree: Path) -> None:
-    assert plan(tree, ["db"]).tests[0].test.format == "tap"
-    assert plan(tree, ["db"], spoken={".t": "mine"}).tests[0].test.format == "mine"
-    assert plan(tree, ["test_a.sh"]).tests[0].test.format == ""
+    assert make_plan(tree, ["db"]).tests[0].test.output_format == "tap"
+    assert make_plan(tree, ["db"], formats_by_suffix={".t": "mine"}).tests[0].test.output_format == "mine"
+    assert make_plan(tree, ["test_a.sh"]).tests[0].test.output_format == ""
 
 
 def test_patterns_of_the_user_replace_ours(tree: Path) -> None:
-    assert ids(plan(tree, patterns=["tool"])) == ["net/tool.sh"]
+    assert ids(make_plan(tree, patterns=["tool"])) == ["net/tool.sh"]
 
 
 def test_links_to_where_they_are_are_not_followed(tree: Path) -> None:
     (tree / "net/loop").symlink_to("..")
     (tree / "net/deep/self").symlink_to(".")
-    assert ids(plan(tree, ["net"]))[-2:] == ["net/loop/test_a.sh", "net/test_ping.sh"]
-    assert ids(plan(tree)) == [*X, *NET, "test_a.sh"]
+    assert ids(make_plan(tree, ["net"]))[-2:] == ["net/loop/test_a.sh", "net/test_ping.sh"]
+    assert ids(make_plan(tree)) == [*X, *NET, "test_a.sh"]
 
 
 def test_an_empty_tree_has_no_tests(tmp_path: Path) -> None:
-    assert plan(tmp_path) == Plan(())
+    assert make_plan(tmp_path) == Plan(())
     with pytest.raises(UsageError, match="there is no test in this tree"):
-        plan(tmp_path, ["x"])
+        make_plan(tmp_path, ["x"])
     with pytest.raises(UsageError, match="no such folder"):
-        plan(tmp_path / "none")
+        make_plan(tmp_path / "none")
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     script(tmp_path / "test_\udcff")
-    (test,) = plan(tmp_path).tests
+    (test,) = make_plan(tmp_path).tests
     assert (test.nodeid, test.test.path) == ("test_\\xff", "test_\udcff")
-    assert plan(tmp_path, ["test_\\xff"]).tests == (test,)  # as reports have it
-    assert plan(tmp_path, ["test_\udcff"]).tests == (test,)
+    assert make_plan(tmp_path, ["test_\\xff"]).tests == (test,)  # as reports have it
+    assert make_plan(tmp_path, ["test_\udcff"]).tests == (test,)

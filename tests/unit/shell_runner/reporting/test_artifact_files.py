@@ -5,27 +5,27 @@ from pathlib import Path
 import pytest
 
 from shell_runner.errors import UsageError
-from shell_runner.reporting.artifact_files import Artefacts
+from shell_runner.reporting.artifact_files import ArtifactFiles
 
 
 @pytest.fixture
-def artefacts(tmp_path: Path) -> Artefacts:
-    return Artefacts(tmp_path / "art", 100, tmp_path / "tree")
+def artefacts(tmp_path: Path) -> ArtifactFiles:
+    return ArtifactFiles(tmp_path / "art", 100, tmp_path / "tree")
 
 
 @pytest.mark.parametrize(
     "path",
     ["", "/etc", "../x", "a/../../x", "a/..", ".", "a//b", "a/", "a\0b", "\ud800", 7, None, ["a"]],
 )
-def test_tricks_with_paths_are_refused(artefacts: Artefacts, tmp_path: Path, path: str) -> None:
-    folder = artefacts.folder_of("test_a", 1)
+def test_tricks_with_paths_are_refused(artefacts: ArtifactFiles, tmp_path: Path, path: str) -> None:
+    folder = artefacts.get_folder("test_a", 1)
     with pytest.raises(ValueError):  # noqa: PT011
         artefacts.add(folder, path, b"x")
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == []
 
 
-def test_pieces_become_one_file(artefacts: Artefacts) -> None:
-    folder = artefacts.folder_of("sub/test_a", 1)
+def test_pieces_become_one_file(artefacts: ArtifactFiles) -> None:
+    folder = artefacts.get_folder("sub/test_a", 1)
     artefacts.add(folder, "x/y", b"one ")
     artefacts.add(folder, "z", b"")
     artefacts.add(folder, "x/y", b"two")
@@ -33,40 +33,40 @@ def test_pieces_become_one_file(artefacts: Artefacts) -> None:
     assert (artefacts.folder / "sub/test_a/z").read_bytes() == b""
 
 
-def test_only_what_has_come_counts_as_received(artefacts: Artefacts) -> None:
-    folder = artefacts.folder_of("t", 1)
+def test_only_what_has_come_counts_as_received(artefacts: ArtifactFiles) -> None:
+    folder = artefacts.get_folder("t", 1)
     artefacts.add(folder, "a", b"x")
-    assert artefacts.received(folder, "a")
+    assert artefacts.has_received(folder, "a")
     for path in ("b", "../t/a", "/etc/passwd", "../../../etc/passwd", "", 7, None):
-        assert not artefacts.received(folder, path)  # type: ignore[arg-type]
+        assert not artefacts.has_received(folder, path)  # type: ignore[arg-type]
     (artefacts.folder / "u").touch()
-    artefacts.add(artefacts.folder_of("u", 1), "a", b"x")
-    assert not artefacts.received(artefacts.folder_of("u", 1), "a")
+    artefacts.add(artefacts.get_folder("u", 1), "a", b"x")
+    assert not artefacts.has_received(artefacts.get_folder("u", 1), "a")
 
 
-def test_more_than_the_limit_is_refused(artefacts: Artefacts) -> None:
-    folder = artefacts.folder_of("test_a", 1)
+def test_more_than_the_limit_is_refused(artefacts: ArtifactFiles) -> None:
+    folder = artefacts.get_folder("test_a", 1)
     artefacts.add(folder, "a", b"x" * 60)
     with pytest.raises(ValueError, match="than 100 bytes"):
         artefacts.add(folder, "b", b"x" * 60)
-    artefacts.add(artefacts.folder_of("test_b", 1), "b", b"x" * 60)
+    artefacts.add(artefacts.get_folder("test_b", 1), "b", b"x" * 60)
 
 
-def test_attempts_have_folders_of_their_own(artefacts: Artefacts) -> None:
+def test_attempts_have_folders_of_their_own(artefacts: ArtifactFiles) -> None:
     for attempt in (1, 2):
-        artefacts.add(artefacts.folder_of("t", attempt), "a", b"%d" % attempt)
+        artefacts.add(artefacts.get_folder("t", attempt), "a", b"%d" % attempt)
     assert (artefacts.folder / "t/a").read_bytes() == b"1"
     assert (artefacts.folder / "t.attempt-2/a").read_bytes() == b"2"
 
 
-def test_an_attempt_that_is_a_path_is_refused(artefacts: Artefacts) -> None:
+def test_an_attempt_that_is_a_path_is_refused(artefacts: ArtifactFiles) -> None:
     with pytest.raises(ValueError, match="name"):
-        artefacts.folder_of("t", "/../../x")  # type: ignore[arg-type]
+        artefacts.get_folder("t", "/../../x")  # type: ignore[arg-type]
 
 
-def test_node_ids_stay_inside(artefacts: Artefacts) -> None:
+def test_node_ids_stay_inside(artefacts: ArtifactFiles) -> None:
     for nodeid in ("../../x", "/x", "a/../../x", "./x"):
-        assert artefacts.folder_of(nodeid, 1).is_relative_to(artefacts.folder)
+        assert artefacts.get_folder(nodeid, 1).is_relative_to(artefacts.folder)
 
 
 def test_an_earlier_run_is_forgotten_but_no_link_is_followed(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_an_earlier_run_is_forgotten_but_no_link_is_followed(tmp_path: Path) -> 
     (art / "t").mkdir(parents=True)
     (art / "t/old").write_text("x")
     (art / "link").symlink_to(precious)
-    artefacts = Artefacts(art, 100)
-    artefacts.add(artefacts.folder_of("t", 1), "new", b"")
-    artefacts.add(artefacts.folder_of("link", 1), "new", b"")
+    artefacts = ArtifactFiles(art, 100)
+    artefacts.add(artefacts.get_folder("t", 1), "new", b"")
+    artefacts.add(artefacts.get_folder("link", 1), "new", b"")
     assert [path.name for path in (art / "t").iterdir()] == ["new"]
     assert (precious / "file").exists()
 
@@ -88,11 +88,11 @@ def test_the_folder_may_not_hold_the_tests(tmp_path: Path) -> None:
     tree = tmp_path / "a/b"
     for folder in (tree, tmp_path / "a", tmp_path / "a/b/../b"):
         with pytest.raises(UsageError, match="name another folder"):
-            Artefacts(folder, 100, tmp_path / "other", tree)
-    Artefacts(tree / "art", 100, tree)
+            ArtifactFiles(folder, 100, tmp_path / "other", tree)
+    ArtifactFiles(tree / "art", 100, tree)
 
 
-def test_trouble_of_this_machine_is_remembered(artefacts: Artefacts) -> None:
+def test_trouble_of_this_machine_is_remembered(artefacts: ArtifactFiles) -> None:
     (artefacts.folder / "t").write_text("in the way")
-    artefacts.add(artefacts.folder_of("t", 1), "a", b"x")
-    assert list(artefacts.troubles.values()) == ["File exists"]
+    artefacts.add(artefacts.get_folder("t", 1), "a", b"x")
+    assert list(artefacts.write_errors.values()) == ["File exists"]

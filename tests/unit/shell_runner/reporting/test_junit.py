@@ -23,9 +23,9 @@ from shell_runner.remote.protocol.model import (
     XPASSED,
     Case,
     Execution,
-    Parsed,
+    ParsedOutput,
     Problem,
-    Stream,
+    CapturedStream,
     Test,
 )
 from shell_runner.reporting import junit
@@ -38,7 +38,7 @@ def made(
     test = test or a_test()
     file = io.BytesIO()
     executions = {test.test.id: tries} if tries else {}
-    junit.write(file, "suite", host, [test], executions, junit.Telling(**telling))
+    junit.write_junit(file, "suite", host, [test], executions, junit.ReportOptions(**telling))
     return list(ET.fromstring(file.getvalue()).iter("testcase"))
 
 
@@ -66,10 +66,10 @@ def test_well_formed_for_any_bytes(a: str, b: str, c: str, status: int, raw: byt
     """Whatever a program prints, names its cases and files, or is called."""
     outcomes = (PASSED, FAILED, SKIPPED, ERROR, XFAILED, XPASSED)
     cases = [Case(a, each, b, c, None, c, ((a, b),)) for each in outcomes]
-    output = Stream(text(raw), len(raw))
-    for parsed in (None, Parsed("tap", cases), Parsed("tap", [], a, b)):
+    output = CapturedStream(text(raw), len(raw))
+    for parsed in (None, ParsedOutput("tap", cases), ParsedOutput("tap", [], a, b)):
         execution = Execution(
-            0, exit=status, out=output, err=output, parsed=parsed, leftovers=(a,),
+            0, exit_status=status, stdout=output, stderr=output, parsed=parsed, leftovers=(a,),
             artefacts=((a, 1),),
         )  # fmt: skip
         test = JobTest(a or "x", Test(0, b), properties=((a, b),))
@@ -83,18 +83,18 @@ def test_well_formed_for_any_bytes(a: str, b: str, c: str, status: int, raw: byt
 @pytest.mark.parametrize(
     ("execution", "elements", "message"),
     [
-        (Execution(0, exit=0), (), None),
-        (Execution(0, exit=3), ("failure",), "exit 3"),
+        (Execution(0, exit_status=0), (), None),
+        (Execution(0, exit_status=3), ("failure",), "exit 3"),
         (Execution(0, signal=9), ("failure",), "killed by SIGKILL"),
         (Execution(0, timed_out=True), ("failure",), "timed out after 600 s"),
-        (Execution(0, exit=77), ("skipped",), "exit 77"),
-        (Execution(0, exit=99), ("error",), 'failed on setup with "exit 99"'),
+        (Execution(0, exit_status=77), ("skipped",), "exit 77"),
+        (Execution(0, exit_status=99), ("error",), 'failed on setup with "exit 99"'),
         (
-            Execution(0, problem=Problem.CANCELLED, detail="the job"),
+            Execution(0, problem=Problem.CANCELED, detail="the job"),
             ("error",),
             'failed on setup with "cancelled: the job"',
         ),
-        (Execution(0, problem=Problem.UNMET, detail="requires x"), ("skipped",), "requires x"),
+        (Execution(0, problem=Problem.UNMET_REQUIREMENT, detail="requires x"), ("skipped",), "requires x"),
     ],
 )
 def test_outcomes(execution: Execution, elements: tuple[str, ...], message: str | None) -> None:
@@ -113,13 +113,13 @@ def test_a_test_without_a_record_is_no_pass() -> None:
 
 
 def test_what_a_host_lacks_is_an_error_on_request() -> None:
-    (case,) = made(Execution(0, problem=Problem.UNMET, detail="requires x"), requires="error")
+    (case,) = made(Execution(0, problem=Problem.UNMET_REQUIREMENT, detail="requires x"), requires="error")
     assert outcome(case) == ("error",)
     assert properties(case) == {}
 
 
 def test_earlier_tries_are_told_of_in_the_one_testcase() -> None:
-    tries = [Execution(0, 1, exit=1), Execution(0, 2, exit=99), Execution(0, 3, exit=0)]
+    tries = [Execution(0, 1, exit_status=1), Execution(0, 2, exit_status=99), Execution(0, 3, exit_status=0)]
     (case,) = made(*tries, retries=4)
     assert outcome(case) == ("flakyFailure", "flakyError")
     assert properties(case)["flaky"] == "passed on attempt 3 of 5"
@@ -132,15 +132,15 @@ def test_earlier_tries_are_told_of_in_the_one_testcase() -> None:
 
 
 def test_earlier_tries_and_files_are_told_of_once() -> None:
-    parsed = Parsed("tap", [Case("a", PASSED), Case("b", FAILED)])
-    tries = [Execution(0, 1, exit=1), Execution(0, 2, exit=1, parsed=parsed, artefacts=(("f", 1),))]
+    parsed = ParsedOutput("tap", [Case("a", PASSED), Case("b", FAILED)])
+    tries = [Execution(0, 1, exit_status=1), Execution(0, 2, exit_status=1, parsed=parsed, artefacts=(("f", 1),))]
     first, second = made(*tries, files=lambda *_: ["out/f"])
     assert outcome(first) == ("system-out", "rerunFailure")
     assert outcome(second) == ("failure",)
 
 
 def test_a_failure_says_how_to_run_it_again() -> None:
-    (case,) = made(Execution(0, exit=1), again=lambda test: f"nosejobs job rerun {test.nodeid}")
+    (case,) = made(Execution(0, exit_status=1), again=lambda test: f"nosejobs job rerun {test.nodeid}")
     words = case[1].text or ""
     assert "\ncommand  ./test_a.sh\nhost     lab, slot 0\n" in words
     assert "\nagain    nosejobs job rerun sub/test_a.sh\n" in words
@@ -159,11 +159,11 @@ def test_long_messages_are_cut_and_the_text_is_whole() -> None:
 def test_suite_counts_and_names(tmp_path: Path) -> None:
     tests = [JobTest(f"test_{number}", Test(number, f"test_{number}")) for number in range(4)]
     executions: dict[int, Sequence[Execution]] = {
-        number: [Execution(number, exit=status, started=1e9 + number, duration=2.5)]
+        number: [Execution(number, exit_status=status, started_at=1e9 + number, duration=2.5)]
         for number, status in enumerate((0, 1, 77, 99))
     }
     path = tmp_path / "new" / "out.xml"
-    junit.write(path, "nightly", "lab", tests, executions, junit.Telling(hostname="here"))
+    junit.write_junit(path, "nightly", "lab", tests, executions, junit.ReportOptions(hostname="here"))
     root = ET.parse(path).getroot()
     (suite,) = root
     stamp = suite.attrib.pop("timestamp")
@@ -178,17 +178,17 @@ def test_suite_counts_and_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("started", [-1e11, 1e11, 0.0])
 def test_any_clock_will_do(started: float) -> None:
-    assert len(made(Execution(0, exit=0, started=started))) == 1
+    assert len(made(Execution(0, exit_status=0, started_at=started))) == 1
 
 
 def test_time_is_linear() -> None:
     """junitparser's way of adding one case would take four times as long for twice as many."""
     tests = [JobTest(f"d/test_{number}", Test(number, "x")) for number in range(6000)]
-    executions = {each.test.id: [Execution(each.test.id, exit=1)] for each in tests}
+    executions = {each.test.id: [Execution(each.test.id, exit_status=1)] for each in tests}
     taken = []
     for count in (3000, 6000):
         begin = time.process_time()
-        junit.write(io.BytesIO(), "s", "h", tests[:count], executions)
+        junit.write_junit(io.BytesIO(), "s", "h", tests[:count], executions)
         taken.append(time.process_time() - begin)
     assert taken[1] < 3 * taken[0] + 0.3
 

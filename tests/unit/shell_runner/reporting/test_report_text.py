@@ -6,29 +6,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote.execution.output_capture import Capture
+from shell_runner.remote.execution.output_capture import OutputCapture
 from shell_runner.remote.protocol import model
-from shell_runner.remote.protocol.model import Execution, Stream
-from shell_runner.remote.protocol.verdict import leftover_words
+from shell_runner.remote.protocol.model import Execution, CapturedStream
+from shell_runner.remote.protocol.verdict import format_leftovers
 from shell_runner.reporting.report_text import (
-    Place,
-    of_failure,
-    properties,
+    FailureContext,
+    describe_failure,
+    execution_properties,
     skip_reason,
-    tail,
-    whole,
+    format_tail,
+    format_stream,
 )
 
 
-def stream(data: bytes, keep: int = 1 << 20) -> Stream:
-    capture = Capture(keep)
+def stream(data: bytes, keep: int = 1 << 20) -> CapturedStream:
+    capture = OutputCapture(keep)
     capture.add(data)
-    return capture.stream()
+    return capture.to_stream()
 
 
 @given(st.binary(), st.integers(2, 100))
 def test_any_output_is_readable_and_fits_into_xml(data: bytes, keep: int) -> None:
-    for text in (whole(stream(data, keep)), tail(stream(data, keep))):
+    for text in (format_stream(stream(data, keep)), format_tail(stream(data, keep))):
         text.encode("utf-8")
         element = ET.Element("out")
         element.text = text
@@ -36,27 +36,27 @@ def test_any_output_is_readable_and_fits_into_xml(data: bytes, keep: int) -> Non
 
 
 def test_a_cut_is_told_with_its_size() -> None:
-    assert whole(stream(b"a" * 10 + b"b" * 2000 + b"c" * 10, 20)) == (
+    assert format_stream(stream(b"a" * 10 + b"b" * 2000 + b"c" * 10, 20)) == (
         "a" * 10 + "\n[... 2,000 bytes are not shown ...]\n" + "c" * 10
     )
 
 
 def test_a_tail_is_the_last_50_lines() -> None:
     lines = [f"line {number}\n" for number in range(200)]
-    assert tail(stream("".join(lines).encode())) == "[... 150 lines before ...]\n" + "".join(
+    assert format_tail(stream("".join(lines).encode())) == "[... 150 lines before ...]\n" + "".join(
         lines[-50:]
     )
 
 
 def test_a_tail_of_a_cut_stream_has_nothing_of_its_head() -> None:
-    found = tail(stream(b"head" * 10 + b"x" * 1000 + b"\nend\n", 80))
+    found = format_tail(stream(b"head" * 10 + b"x" * 1000 + b"\nend\n", 80))
     assert found.startswith("[... the end of 1,045 bytes ...]\n")
     assert found.endswith("\nend\n")
     assert "head" not in found
 
 
 def test_long_lines_are_shortened() -> None:
-    found = tail(stream(b"x" * 5000 + b"\nend\n"))
+    found = format_tail(stream(b"x" * 5000 + b"\nend\n"))
     assert found == f"[... 3,001 characters ...]{'x' * 1999}\nend\n"
 
 
@@ -69,7 +69,7 @@ def test_long_lines_are_shortened() -> None:
     ],
 )
 def test_leftovers_are_named(names: tuple[str, ...], words: str) -> None:
-    assert leftover_words(names) == words
+    assert format_leftovers(names) == words
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ def test_leftovers_are_named(names: tuple[str, ...], words: str) -> None:
     ],
 )
 def test_a_skipped_program_says_why_in_its_last_line(out: bytes, err: bytes, reason: str) -> None:
-    assert skip_reason(Execution(1, exit=77, out=stream(out), err=stream(err))) == reason
+    assert skip_reason(Execution(1, exit_status=77, stdout=stream(out), stderr=stream(err))) == reason
 
 
 def test_properties_are_facts() -> None:
-    assert properties(Execution(1, attempt=2, slot=3, exit=0), "h") == [
+    assert execution_properties(Execution(1, attempt=2, slot=3, exit_status=0), "h") == [
         ("host", "h"),
         ("slot", 3),
         ("attempt", 2),
         ("exit_status", 0),
     ]
-    killed = dict(properties(Execution(1, signal=9, leftovers=("sh",)), "h"))
+    killed = dict(execution_properties(Execution(1, signal=9, leftovers=("sh",)), "h"))
     assert killed["signal"] == 9
     assert killed["leftovers"] == "1 process, killed: sh"
     assert "exit_status" not in killed
@@ -112,8 +112,8 @@ def test_a_failure_says_what_was_written_and_where_it_is(
     count: int, left: int, files: tuple[str, ...], words: list[str]
 ) -> None:
     artefacts = tuple((str(number), 1) for number in range(count))
-    execution = Execution(1, exit=1, artefacts=artefacts, artefacts_left=left)
-    place = Place("test_a", "./test_a", "test_a", files=files)
-    found = of_failure(model.Test(1, "test_a"), execution, place)
+    execution = Execution(1, exit_status=1, artefacts=artefacts, artefacts_omitted=left)
+    place = FailureContext("test_a", "./test_a", "test_a", files=files)
+    found = describe_failure(model.Test(1, "test_a"), execution, place)
     took = next(number for number, line in enumerate(found.lines) if line.startswith("took"))
     assert list(found.lines[took + 1 :]) == [*words, "again    test_a", "output   none"]

@@ -1,4 +1,4 @@
-"""What every format promises, whatever bytes it is given."""
+"""Guarantees of every format for any bytes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from shell_runner.remote.protocol.model import (
     SKIPPED,
     XFAILED,
     XPASSED,
-    Parsed,
+    ParsedOutput,
 )
 
 SAMPLES = sorted((Path(__file__).parent / "samples").iterdir())
-STREAMED = [module for module in formats.builtin() if hasattr(module, "Reader")]
+STREAMED = [module for module in formats.load_builtin_formats() if hasattr(module, "Reader")]
 OUTCOMES = {PASSED, FAILED, SKIPPED, ERROR, XFAILED, XPASSED}
 OF = {".tap": "tap", ".subunit": "subunit", ".xml": "junit"}
 each_stream = pytest.mark.parametrize("module", STREAMED, ids=lambda module: module.NAME)
@@ -42,9 +42,9 @@ def format_of(sample):
     return OF[sample.suffix]
 
 
-def check(found):
-    assert found is None or isinstance(found, Parsed)
-    for case in found.cases if found else ():
+def check(parsed):
+    assert parsed is None or isinstance(parsed, ParsedOutput)
+    for case in parsed.cases if parsed else ():
         assert case.outcome in OUTCOMES
         assert case.name
         assert case.duration is None or 0 <= case.duration < float("inf")
@@ -52,19 +52,21 @@ def check(found):
 
 
 def test_each_format_has_a_name_and_one_way_in():
-    for module in formats.builtin():
+    for module in formats.load_builtin_formats():
         assert module.__name__.rpartition(".")[2] == module.NAME
         assert hasattr(module, "Reader") != hasattr(module, "read_file")
 
 
 def test_suffixes_force_tap_alone():
-    found = {module.NAME: formats.suffixes(module) for module in formats.builtin()}
-    assert found.pop("tap") == (".t", ".bats")
-    assert set(found.values()) == {()}
+    suffixes = {
+        module.NAME: formats.get_suffixes(module) for module in formats.load_builtin_formats()
+    }
+    assert suffixes.pop("tap") == (".t", ".bats")
+    assert set(suffixes.values()) == {()}
 
 
 @each_sample
-def test_a_real_stream_is_claimed_by_its_own_format_alone(sample):
+def test_a_real_stream_is_recognized_by_its_own_format_alone(sample):
     data = sample.read_bytes()
     claimed = [module.NAME for module in STREAMED if read(module, data) is not None]
     assert claimed == ([] if sample.suffix == ".xml" else [format_of(sample)])
@@ -82,22 +84,22 @@ def test_a_real_stream_reads_the_same_in_any_chunks(sample, size):
 @given(st.binary(max_size=300), st.integers(1, 9), st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_in_any_chunks_read_the_same(module, data, size, forced):
-    found = read(module, data, forced=forced)
-    check(found)
-    assert read(module, data, size=size, forced=forced) == found
+    parsed = read(module, data, forced=forced)
+    check(parsed)
+    assert read(module, data, size=size, forced=forced) == parsed
 
 
 @each_stream
 def test_forced_output_without_a_trace_of_the_format_is_a_problem(module):
-    found = read(module, b"hello\n", forced=True)
-    assert found is not None
-    assert found.problem
-    assert not found.cases
+    parsed = read(module, b"hello\n", forced=True)
+    assert parsed is not None
+    assert parsed.problem
+    assert not parsed.cases
 
 
 @each_stream
 @pytest.mark.parametrize("data", [b"x" * 200000, b"\0" * 200000, b"\xb3" * 200000, b"\n" * 200000])
-def test_what_is_none_of_it_is_refused_or_left_unclaimed(module, data):
+def test_other_output_is_refused_or_not_recognized(module, data):
     assert read(module, data) is None
 
 
@@ -119,7 +121,7 @@ def mutated(data, random_):
 
 @each_sample
 def test_a_damaged_stream_raises_nothing(sample, tmp_path):
-    modules = {module.NAME: module for module in formats.builtin()}
+    modules = {module.NAME: module for module in formats.load_builtin_formats()}
     module = modules[format_of(sample)]
     for seed in range(60):
         data = mutated(sample.read_bytes(), random.Random(seed))
@@ -128,9 +130,9 @@ def test_a_damaged_stream_raises_nothing(sample, tmp_path):
             path.write_bytes(data)
             check(module.read_file(str(path)))
         else:
-            found = read(module, data, forced=True)
-            check(found)
-            assert read(module, data, size=13, forced=True) == found
+            parsed = read(module, data, forced=True)
+            check(parsed)
+            assert read(module, data, size=13, forced=True) == parsed
 
 
 # A stream of several suites that is cut between them cannot be told from a whole one.
@@ -142,7 +144,7 @@ def test_a_json_stream_that_is_cut_is_never_green(sample):
     module = {module.NAME: module for module in STREAMED}[format_of(sample)]
     data = sample.read_bytes()
     for at in range(len(data) // 10, len(data) - 2, max(1, len(data) // 40)):
-        found = read(module, data[:at])
+        parsed = read(module, data[:at])
         # Before its first line is whole, nothing tells what it is.
-        bad = found is None or [case for case in found.cases if case.outcome == ERROR]
-        assert bad or found.problem
+        has_error = parsed is None or [case for case in parsed.cases if case.outcome == ERROR]
+        assert has_error or parsed.problem

@@ -1,4 +1,4 @@
-"""What the JSON of go test and of libtest means."""
+"""The cases that the JSON of go test and of libtest gives."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def sample(module, name):
     return reader.close()
 
 
-def short(found):
+def short(parsed):
     return [
         "%s: %s%s" % (case.outcome, case.group + " > " if case.group else "", case.name)
-        for case in found.cases
+        for case in parsed.cases
     ]
 
 
@@ -56,9 +56,9 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_real_streams_read_as_their_tools_meant(name):
     module = gotest if name.startswith("go") else libtest
-    found = sample(module, name)
-    assert short(found) == REAL[name]
-    assert found.problem == ("a suite did not end" if "abort" in name else "")
+    parsed = sample(module, name)
+    assert short(parsed) == REAL[name]
+    assert parsed.problem == ("a suite did not end" if "abort" in name else "")
 
 
 def test_a_go_failure_shows_what_it_printed():
@@ -77,13 +77,13 @@ def test_a_go_package_without_tests_skips_all():
 
 
 def event(action, test="", **more):
-    found = {"Action": action, "Package": "p", **more}
-    return {**found, "Test": test} if test else found
+    values = {"Action": action, "Package": "p", **more}
+    return {**values, "Test": test} if test else values
 
 
 def test_a_go_package_that_fails_alone_is_an_error():
-    found = read(gotest, event("start"), event("run", "T"), event("pass", "T"), event("fail"))
-    assert short(found) == ["passed: p > T", "error: p"]
+    parsed = read(gotest, event("start"), event("run", "T"), event("pass", "T"), event("fail"))
+    assert short(parsed) == ["passed: p > T", "error: p"]
 
 
 def test_a_go_parent_that_fails_alone_is_a_case():
@@ -92,23 +92,23 @@ def test_a_go_parent_that_fails_alone_is_a_case():
 
 
 def test_a_go_stream_that_is_cut_is_a_problem():
-    found = read(gotest, event("start"), event("run", "T"), tail='{"Action":"pa')
-    assert short(found) == ["error: p > T"]
-    assert found.problem == "the package p did not end"
+    parsed = read(gotest, event("start"), event("run", "T"), tail='{"Action":"pa')
+    assert short(parsed) == ["error: p > T"]
+    assert parsed.problem == "the package p did not end"
 
 
-def test_a_go_build_that_no_package_tells_of_is_an_error():
-    found = read(gotest, {"Action": "build-fail", "ImportPath": "p"})
-    assert short(found) == ["error: p"]
+def test_a_go_build_that_no_package_reports_is_an_error():
+    parsed = read(gotest, {"Action": "build-fail", "ImportPath": "p"})
+    assert short(parsed) == ["error: p"]
 
 
 def test_other_output_between_go_events_is_passed_over():
-    found = read(gotest, event("run", "T"), event("pass", "T"), tail="noise\n{}\n[1]\n")
-    assert short(found) == ["passed: p > T"]
+    parsed = read(gotest, event("run", "T"), event("pass", "T"), tail="noise\n{}\n[1]\n")
+    assert short(parsed) == ["passed: p > T"]
 
 
 @pytest.mark.parametrize("first", ["{}", '{"Action":"pass"}', '{"Action":1,"Package":"p"}', "x"])
-def test_what_does_not_begin_with_a_go_event_is_refused(first):
+def test_a_stream_that_does_not_begin_with_a_go_event_is_refused(first):
     reader = gotest.Reader()
     reader.feed(first.encode() + b"\n")
     assert reader.refused
@@ -138,22 +138,22 @@ FAILED = {"type": "test", "event": "failed", "name": "a"}
     ],
 )
 def test_a_rust_suite_must_agree_with_its_counts(events, problem):
-    found = read(libtest, *events).problem
-    assert found.startswith(problem)
-    assert bool(found) == bool(problem)
+    message = read(libtest, *events).problem
+    assert message.startswith(problem)
+    assert bool(message) == bool(problem)
 
 
 def test_a_rust_timeout_is_a_warning():
-    found = read(libtest, STARTED, {**PASSED, "event": "timeout"}, PASSED, ENDED)
-    assert short(found) == ["passed: a"]
+    parsed = read(libtest, STARTED, {**PASSED, "event": "timeout"}, PASSED, ENDED)
+    assert short(parsed) == ["passed: a"]
 
 
 def test_a_rust_failure_with_endless_output_is_still_a_failure():
     for more in range(12):
         loud = {**FAILED, "stdout": "y" * more + 'x"\\\ud83d\ude00' * 60000}
-        found = read(libtest, STARTED, loud, {**ENDED, "passed": 0, "failed": 1})
-        assert short(found) == ["failed: a"]
-        assert found.problem == ""
+        parsed = read(libtest, STARTED, loud, {**ENDED, "passed": 0, "failed": 1})
+        assert short(parsed) == ["failed: a"]
+        assert parsed.problem == ""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What JUnit XML means in the dialects that exist."""
+"""The cases that the dialects of JUnit XML give."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shell_runner.remote.formats import junit
-from shell_runner.remote.protocol.model import Parsed
+from shell_runner.remote.protocol.model import ParsedOutput
 
 SAMPLES = Path(__file__).parent / "samples"
 
 
 @pytest.fixture
 def read(tmp_path):
-    def read_it(data: str | bytes) -> Parsed | None:
+    def read_it(data: str | bytes) -> ParsedOutput | None:
         path = tmp_path / "report.xml"
         path.write_bytes(data if isinstance(data, bytes) else data.encode())
         return junit.read_file(str(path))
@@ -80,19 +80,19 @@ DIALECTS = {
 @pytest.mark.parametrize("name", DIALECTS)
 def test_a_dialect_reads_as_its_tool_means_it(name, read):
     text, expected = DIALECTS[name]
-    found = read(text)
-    assert [(case.outcome, case.name, case.message) for case in found.cases] == expected
-    assert found.problem == ""
+    parsed = read(text)
+    assert [(case.outcome, case.name, case.message) for case in parsed.cases] == expected
+    assert parsed.problem == ""
 
 
 def test_a_real_report_of_pytest_reads_as_pytest_means_it():
-    found = junit.read_file(str(SAMPLES / "pytest.xml"))
-    assert [case.outcome for case in found.cases] == [
+    parsed = junit.read_file(str(SAMPLES / "pytest.xml"))
+    assert [case.outcome for case in parsed.cases] == [
         "passed", "failed", "skipped", "xfailed", "error",
     ]  # fmt: skip
-    assert found.cases[0].properties == (("build", "7"),)
-    assert found.cases[1].group == "test_x"
-    assert "assert 1 == 2" in found.cases[1].details
+    assert parsed.cases[0].properties == (("build", "7"),)
+    assert parsed.cases[1].group == "test_x"
+    assert "assert 1 == 2" in parsed.cases[1].details
 
 
 def test_a_flaky_test_passes_and_says_so(read):
@@ -148,15 +148,18 @@ def test_xml_with_another_root_is_another_format(data, read):
         ('<testsuite name="s" errors="2"><testcase/></testsuite>', "the suite 's' counts 2"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_its_problem(data, problem, read):
+def test_an_error_in_a_file_is_its_problem(data, problem, read):
     assert problem in read(data).problem
 
 
 def test_cases_before_a_break_are_kept(read):
     text = '<testsuite><testcase name="a"/><testcase name="b"><failure message="m">half'
-    found = read(text)
-    assert [(case.name, case.outcome) for case in found.cases] == [("a", "passed"), ("b", "failed")]
-    assert found.problem
+    parsed = read(text)
+    assert [(case.name, case.outcome) for case in parsed.cases] == [
+        ("a", "passed"),
+        ("b", "failed"),
+    ]
+    assert parsed.problem
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1", "cp1252"])
@@ -166,23 +169,23 @@ def test_a_declared_encoding_is_obeyed(encoding, read):
 
 
 def test_a_suite_that_broke_outside_of_any_case_is_an_error_case(read):
-    found = read('<testsuite name="s" errors="1"><error message="import failed"/></testsuite>')
-    assert [(case.name, case.outcome) for case in found.cases] == [("s", "error")]
-    assert found.problem == ""
+    parsed = read('<testsuite name="s" errors="1"><error message="import failed"/></testsuite>')
+    assert [(case.name, case.outcome) for case in parsed.cases] == [("s", "error")]
+    assert parsed.problem == ""
 
 
 def test_a_tag_that_is_too_long_is_a_problem(read, monkeypatch):
-    monkeypatch.setattr(junit, "MAX_TOKEN", 300000)
-    found = read('<testsuite><testcase name="%s"/></testsuite>' % ("x" * 10**6))
-    assert "longer than" in found.problem
+    monkeypatch.setattr(junit, "MAX_TOKEN_BYTES", 300000)
+    parsed = read('<testsuite><testcase name="%s"/></testsuite>' % ("x" * 10**6))
+    assert "longer than" in parsed.problem
 
 
 def test_a_file_that_is_too_large_is_a_problem(read, monkeypatch):
-    monkeypatch.setattr(junit, "MAX_FILE", 100)
+    monkeypatch.setattr(junit, "MAX_FILE_BYTES", 100)
     assert "larger than" in read("<testsuite>%s</testsuite>" % (" " * 200)).problem
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_opening_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.xml")
     assert junit.read_file(str(tmp_path / "pipe.xml")) is None
 
@@ -201,4 +204,4 @@ TAGS = ["<testsuite>", "</testsuite>", "<testcase name='a'>", "</testcase>", "<f
 def test_any_order_of_tags_raises_nothing(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.xml"
     path.write_text("<testsuites>" + text)
-    assert isinstance(junit.read_file(str(path)), Parsed)
+    assert isinstance(junit.read_file(str(path)), ParsedOutput)

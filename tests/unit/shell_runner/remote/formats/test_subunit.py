@@ -1,4 +1,4 @@
-"""What a stream of subunit packets means."""
+"""The cases that a stream of subunit packets gives."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def packet(test, status, flags=0x2900, extra=b""):
 
 
 def test_a_real_stream_reads_as_its_author_meant():
-    found = read(STREAM)
-    assert [(case.name, case.outcome) for case in found.cases] == [
+    parsed = read(STREAM)
+    assert [(case.name, case.outcome) for case in parsed.cases] == [
         ("m.T.test_ok", "passed"), ("m.T.test_bad", "failed"), ("m.T.test_skip", "skipped"),
         ("m.T.test_xf", "xfailed"), ("m.T.test_xp", "xpassed"), ("m.T.test_hangs", "error"),
     ]  # fmt: skip
-    passed, failed, skipped, *_, hanging = found.cases
+    passed, failed, skipped, *_, hanging = parsed.cases
     assert (passed.duration, failed.duration) == (0.25, 1.0)
     assert failed.details == "Traceback:\nAssertionError: 1 != 2"
     assert (skipped.message, hanging.message) == ("no net", "the test did not end")
-    assert found.problem == ""
+    assert parsed.problem == ""
 
 
 def test_text_between_packets_is_passed_over_wherever_it_holds_the_signature():
     noise = "\xf3 \xb3 printed\n".encode()
-    found = read(noise + packet(b"a", 3) + noise * 9 + packet(b"b", 3) + noise)
-    assert [case.name for case in found.cases] == ["a", "b"]
-    assert found.problem == ""
+    parsed = read(noise + packet(b"a", 3) + noise * 9 + packet(b"b", 3) + noise)
+    assert [case.name for case in parsed.cases] == ["a", "b"]
+    assert parsed.problem == ""
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_a_damaged_packet_is_a_problem(data, problem):
 def test_packets_after_a_damaged_one_still_count():
     bad = bytearray(packet(b"a", 3))
     bad[5] ^= 1
-    found = read(bytes(bad) + packet(b"b", 6))
-    assert [(case.name, case.outcome) for case in found.cases] == [("b", "failed")]
-    assert found.problem
+    parsed = read(bytes(bad) + packet(b"b", 6))
+    assert [(case.name, case.outcome) for case in parsed.cases] == [("b", "failed")]
+    assert parsed.problem
 
 
 def test_endless_false_packets_are_given_up_on():
-    found = read(packet(b"a", 3) + b"\xb3\x29\x08aaaa\n" * 20000)
-    assert found.problem
+    parsed = read(packet(b"a", 3) + b"\xb3\x29\x08aaaa\n" * 20000)
+    assert parsed.problem
 
 
 def test_a_stream_without_a_packet_among_its_first_bytes_is_refused():

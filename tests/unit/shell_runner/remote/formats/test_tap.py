@@ -1,4 +1,4 @@
-"""What TAP means, rule by rule."""
+"""The rules of TAP, one by one."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shell_runner.remote.formats import tap
-from shell_runner.remote.protocol.model import Parsed
+from shell_runner.remote.protocol.model import ParsedOutput
 
 SAMPLES = Path(__file__).parent / "samples"
 
 
-def read(text: str | bytes, *, forced: bool = False) -> Parsed | None:
+def read(text: str | bytes, *, forced: bool = False) -> ParsedOutput | None:
     reader = tap.Reader(forced)
     reader.feed(text if isinstance(text, bytes) else text.encode())
     return reader.close()
 
 
-def parsed(text: str | bytes, *, forced: bool = False) -> Parsed:
-    found = read(text, forced=forced)
-    assert found is not None
-    return found
+def parsed(text: str | bytes, *, forced: bool = False) -> ParsedOutput:
+    output = read(text, forced=forced)
+    assert output is not None
+    return output
 
 
-def short(found: Parsed) -> list[str]:
+def short(output: ParsedOutput) -> list[str]:
     return [
         "%s: %s%s" % (case.outcome, case.group + " > " if case.group else "", case.name)
-        for case in found.cases
+        for case in output.cases
     ]
 
 
@@ -47,8 +47,8 @@ def short(found: Parsed) -> list[str]:
     ],
 )
 def test_a_stream_that_begins_like_tap_and_has_a_plan_is_tap(text):
-    found = parsed(text)
-    assert (found.problem, len(found.cases)) == ("", 1)
+    output = parsed(text)
+    assert (output.problem, len(output.cases)) == ("", 1)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_a_forced_stream_is_never_refused():
     reader = tap.Reader(forced=True)
     reader.feed(b"hello\n")
     assert not reader.refused
-    assert reader.close() == Parsed("tap", [], "no TAP in the output")
+    assert reader.close() == ParsedOutput("tap", [], "no TAP in the output")
 
 
 def test_garbage_before_and_between_is_passed_over_when_forced():
-    found = parsed("hello\nok 1\nnoise\n1..1\n", forced=True)
-    assert (found.problem, short(found)) == ("", ["passed: test 1"])
+    output = parsed("hello\nok 1\nnoise\n1..1\n", forced=True)
+    assert (output.problem, short(output)) == ("", ["passed: test 1"])
 
 
 @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ def test_garbage_before_and_between_is_passed_over_when_forced():
         ("1..1\nok 1\n    pragma of prose\n", ""),
     ],
 )
-def test_what_is_wrong_with_a_stream_is_its_problem(text, problem):
-    found = parsed(text).problem
-    assert found.startswith(problem)
-    assert bool(found) == bool(problem)
+def test_an_error_in_a_stream_is_its_problem(text, problem):
+    message = parsed(text).problem
+    assert message.startswith(problem)
+    assert bool(message) == bool(problem)
 
 
 def test_nothing_counts_after_a_bail_out():
@@ -142,8 +142,8 @@ def test_nothing_counts_after_a_bail_out():
     ],
 )
 def test_a_plan_of_none_skips_all(text, reason):
-    found = parsed(text + "\n")
-    assert (found.skip_all, found.problem) == (reason, "")
+    output = parsed(text + "\n")
+    assert (output.skip_all, output.problem) == (reason, "")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_point_says_outcome_name_and_reason(line, outcome, name, message):
 
 
 @pytest.mark.parametrize("line", ["okay", "OK 1", "ok: x", " ok 1", "not  ok 1", "Ok", "\tok 1"])
-def test_what_only_looks_like_a_point_is_none(line):
+def test_a_line_that_only_looks_like_a_point_is_not_one(line):
     assert parsed("1..0\n%s\n" % line).cases == []
 
 
@@ -206,16 +206,16 @@ def test_a_yaml_block_gives_details_message_and_duration():
         "1..2\nnot ok 1 - a\n  ---\n  message: 'it broke'\n  duration_ms: 1500\n\n  data:\n"
         "    ok 1\n  ...\nok 2\n  ---\n  duration: 2.5\n  ...\n"
     )
-    found = parsed(text)
-    first, second = found.cases
+    output = parsed(text)
+    first, second = output.cases
     assert (first.message, first.duration) == ("it broke", 1.5)
     assert "data:\n  ok 1" in first.details
-    assert (second.duration, second.details, found.problem) == (2.5, "", "")
+    assert (second.duration, second.details, output.problem) == (2.5, "", "")
 
 
 def test_a_yaml_block_that_does_not_end_ends_where_its_indentation_does():
-    found = parsed("1..2\nnot ok 1\n  ---\n  a: 1\nok 2\n")
-    assert short(found) == ["failed: test 1", "passed: test 2"]
+    output = parsed("1..2\nnot ok 1\n  ---\n  a: 1\nok 2\n")
+    assert short(output) == ["failed: test 1", "passed: test 2"]
 
 
 SUBTESTS = {
@@ -310,25 +310,25 @@ SUBTESTS = {
 @pytest.mark.parametrize("rule", SUBTESTS)
 def test_subtests(rule):
     text, expected = SUBTESTS[rule]
-    found = parsed(text, forced=True)
-    assert short(found) == expected
-    assert found.problem == ""
+    output = parsed(text, forced=True)
+    assert short(output) == expected
+    assert output.problem == ""
 
 
 def test_a_subtest_that_was_announced_and_cut_is_a_problem():
-    found = parsed("1..1\n# Subtest: s\n    ok 1 - a\n")
-    assert "the subtest 's' was not ended by a test point" in found.problem
+    output = parsed("1..1\n# Subtest: s\n    ok 1 - a\n")
+    assert "the subtest 's' was not ended by a test point" in output.problem
 
 
 def test_subtests_deeper_than_the_limit_are_a_problem():
-    found = parsed("1..1\n%sok 1\nok 1\n" % (" " * 4 * (tap.MAX_DEPTH + 1)))
-    assert "nested deeper" in found.problem
+    output = parsed("1..1\n%sok 1\nok 1\n" % (" " * 4 * (tap.MAX_DEPTH + 1)))
+    assert "nested deeper" in output.problem
 
 
-def test_more_cases_than_there_is_room_for_are_a_problem(monkeypatch):
+def test_more_cases_than_the_limit_are_a_problem(monkeypatch):
     monkeypatch.setattr("shell_runner.remote.formats.bounds.MAX_CASES", 3)
-    found = parsed("1..4\n" + "ok\n" * 4)
-    assert (len(found.cases), found.problem) == (3, "more than 3 cases")
+    output = parsed("1..4\n" + "ok\n" * 4)
+    assert (len(output.cases), output.problem) == (3, "more than 3 cases")
 
 
 def test_a_long_line_and_long_details_are_cut():
@@ -361,8 +361,8 @@ REAL = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_streams_read_as_their_authors_meant(name):
-    found = parsed((SAMPLES / name).read_bytes())
-    assert (short(found), found.problem) == REAL[name]
+    output = parsed((SAMPLES / name).read_bytes())
+    assert (short(output), output.problem) == REAL[name]
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Z"]), min_size=1).filter(
@@ -386,9 +386,9 @@ def test_what_was_written_as_tap_is_read_back(points, plan_first):
         for number, (name, outcome) in enumerate(points, 1)
     ]
     lines.insert(0 if plan_first else len(lines), "1..%d" % len(points))
-    found = parsed("\n".join(lines) + "\n")
-    assert [(case.name, case.outcome) for case in found.cases] == points
-    assert found.problem == ""
+    output = parsed("\n".join(lines) + "\n")
+    assert [(case.name, case.outcome) for case in output.cases] == points
+    assert output.problem == ""
 
 
 WORDS = ["ok 1", "not ok", "1..1", "1..2", "    ", "  ", "---", "...", "# Subtest: s", " {", "}",

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote.protocol.compression import DEFLATED, MOST, PLAIN, ZEROS, decode, encode
+from shell_runner.remote.protocol.compression import DEFLATED, MAX_BODY_BYTES, PLAIN, ZEROS, decode_body, encode_body
 
 NOISE = random.Random(1).randbytes(1 << 20)
 
 
 @given(st.binary() | st.integers(0, 1 << 18).map(lambda n: b"ab" * n) | st.just(bytes(1 << 18)))
 def test_what_is_encoded_comes_back(data: bytes) -> None:
-    encoding, body = encode(data)
-    assert decode(encoding, len(data), body) == data
+    encoding, body = encode_body(data)
+    assert decode_body(encoding, len(data), body) == data
     assert len(body) <= len(data)
 
 
@@ -32,7 +32,7 @@ def test_what_is_encoded_comes_back(data: bytes) -> None:
     ids=["text", "noise", "zeros", "nearly zeros", "noise at first", "nothing"],
 )
 def test_an_encoding_is_chosen_by_the_beginning(data: bytes, encoding: str, most: int) -> None:
-    found, body = encode(data)
+    found, body = encode_body(data)
     assert found == encoding
     assert len(body) <= most
 
@@ -45,8 +45,8 @@ def test_an_encoding_is_chosen_by_the_beginning(data: bytes, encoding: str, most
         (DEFLATED, 1001, zlib.compress(bytes(1000)), "announces 1001 bytes and holds 1000"),
         (DEFLATED, 1000, zlib.compress(bytes(1000))[:-5], "ends before"),
         (DEFLATED, 1000, b"nonsense", "cannot be inflated"),
-        (DEFLATED, MOST + 1, b"", "announces"),
-        (ZEROS, MOST + 1, b"", "announces"),
+        (DEFLATED, MAX_BODY_BYTES + 1, b"", "announces"),
+        (ZEROS, MAX_BODY_BYTES + 1, b"", "announces"),
         (ZEROS, -1, b"", "announces"),
         (PLAIN, 2, b"1", "announces 2 bytes and holds 1"),
         ("brotli", 1, b"1", "'brotli'"),
@@ -54,4 +54,4 @@ def test_an_encoding_is_chosen_by_the_beginning(data: bytes, encoding: str, most
 )
 def test_bombs_and_nonsense_are_refused(encoding: str, size: int, body: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        decode(encoding, size, body)
+        decode_body(encoding, size, body)

@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shell_runner.remote.protocol.frames import (
-    Unframer,
-    frame,
-    frame_encoded,
-    pack,
+    FrameDecoder,
+    frame_message,
+    frame_encoded_message,
+    pack_messages,
     pack_blob,
-    pack_encoded,
-    unpack,
+    pack_encoded_messages,
+    unpack_frame,
 )
 from shell_runner.remote.protocol.model import (
     Case,
     Execution,
-    Parsed,
-    Stream,
+    ParsedOutput,
+    CapturedStream,
     execution_from_row,
-    facts_of_host,
+    host_facts_from_json,
 )
 
 VALUES = st.recursive(
@@ -34,14 +34,14 @@ MESSAGES = st.lists(st.builds(lambda name, rest: [name, *rest], st.text(), st.li
 
 @given(MESSAGES)
 def test_messages_come_back(messages: list[list[Any]]) -> None:
-    assert unpack(pack(messages)) == messages
+    assert unpack_frame(pack_messages(messages)) == messages
     encoded = [json.dumps(message).encode() for message in messages]
-    assert unpack(pack_encoded(encoded)) == messages
+    assert unpack_frame(pack_encoded_messages(encoded)) == messages
 
 
 @given(VALUES, st.binary())
 def test_blobs_come_back(header: Any, body: bytes) -> None:
-    assert unpack(pack_blob(header, body)) == (header, body)
+    assert unpack_frame(pack_blob(header, body)) == (header, body)
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,19 @@ def test_blobs_come_back(header: Any, body: bytes) -> None:
 )  # fmt: skip
 def test_garbage_is_a_value_error(bad: bytes) -> None:
     with pytest.raises(ValueError, match=r"\S"):
-        unpack(bad)
+        unpack_frame(bad)
 
 
 @given(st.binary(max_size=64))
 def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
     with contextlib.suppress(ValueError):
-        unpack(data)
+        unpack_frame(data)
 
 
 @given(st.lists(VALUES), st.data())
 def test_frames_come_out_however_they_are_cut(values: list[Any], data: st.DataObject) -> None:
-    whole = b"".join(frame(value) for value in values)
-    unframer, found, start = Unframer(), [], 0
+    whole = b"".join(frame_message(value) for value in values)
+    unframer, found, start = FrameDecoder(), [], 0
     while start < len(whole):
         end = data.draw(st.integers(start + 1, len(whole)))
         found += [json.loads(text) for text in unframer.feed(whole[start:end])]
@@ -74,16 +74,16 @@ def test_frames_come_out_however_they_are_cut(values: list[Any], data: st.DataOb
 
 
 def test_a_frame_is_its_length_and_its_text() -> None:
-    assert frame([1]) == frame_encoded(b"[1]") == b"\0\0\0\x03[1]"
+    assert frame_message([1]) == frame_encoded_message(b"[1]") == b"\0\0\0\x03[1]"
 
 
-ODD_OUTPUT = [*Execution(3)._replace(out=Stream(7))]  # type: ignore[arg-type]
+ODD_OUTPUT = [*Execution(3)._replace(out=CapturedStream(7))]  # type: ignore[arg-type]
 
 
 def test_executions_come_back() -> None:
     execution = Execution(
-        3, exit=1, out=Stream("\udcff", 1), err=Stream("ab", 9, 1), leftovers=("sleep",),
-        parsed=Parsed("tap", [Case("a", "passed", properties=(("k", "v"),))]),
+        3, exit_status=1, stdout=CapturedStream("\udcff", 1), stderr=CapturedStream("ab", 9, 1), leftovers=("sleep",),
+        parsed=ParsedOutput("tap", [Case("a", "passed", properties=(("k", "v"),))]),
     )  # fmt: skip
     assert execution_from_row(json.loads(json.dumps(execution))) == execution
 
@@ -98,4 +98,4 @@ def test_broken_executions_are_value_errors(row: Any) -> None:
 
 def test_facts_of_a_newer_host_are_understood() -> None:
     known = {"name": "n", "system": "s", "machine": "m", "python": "3", "cores": 2}
-    assert facts_of_host({**known, "moon": "full"}).cores == 2
+    assert host_facts_from_json({**known, "moon": "full"}).cores == 2

@@ -9,18 +9,18 @@ import pytest
 
 from shell_runner.hosts.frame_guard import clean_line
 from shell_runner.remote.jobs.rows import AttemptRow, JobRow
-from shell_runner.remote.jobs.states import How, State, Step
+from shell_runner.remote.jobs.states import EndReason, State, AttemptPhase
 from shell_runner.remote.protocol.fields import InvalidField
 from shell_runner.remote.protocol.job import Identity, JobConfig
-from shell_runner.remote.protocol.job_summary import DONE, STATES, parse_summary, summarize
+from shell_runner.remote.protocol.job_summary import PACKAGED_STATES, JOB_STATES, parse_summary, summarize
 from tests.helpers import queue_factories
 
 ID = "01234567-89ab-cdef-0123-456789abcdef"
 ROW = JobRow(
-    7, ID, "nightly", ("a", "b"), -1, "c" * 64, None, queue_factories.content(), JobConfig(),
-    3, State.READY, How.COMPLETED, "d" * 5000, True, "", 1.5, 2.5, "a" * 64, 9, None,
+    7, ID, "nightly", ("a", "b"), -1, "c" * 64, None, queue_factories.make_content(), JobConfig(),
+    3, State.READY, EndReason.COMPLETED, "d" * 5000, True, "", 1.5, 2.5, "a" * 64, 9, None,
 )  # fmt: skip
-ATTEMPT = AttemptRow("x", 7, 1, Step.ENDED, "", Identity(1, "2", "b"), 1.0, 2.0, None)
+ATTEMPT = AttemptRow("x", 7, 1, AttemptPhase.ENDED, "", Identity(1, "2", "b"), 1.0, 2.0, None)
 
 
 def sent() -> Any:
@@ -31,17 +31,17 @@ def sent() -> Any:
 def test_a_client_reads_what_a_host_has_made() -> None:
     found = parse_summary(sent(), clean_line)
     assert found.labels == ("a", "b")
-    assert (found.state, found.how, found.step, found.attempts) == (
+    assert (found.state, found.end_reason, found.phase, found.attempts) == (
         "ready", "completed", "ended", 1,
     )  # fmt: skip
-    assert (found.trouble, found.cancelled, found.package) == ("no room", True, "a" * 64)
+    assert (found.waiting_reason, found.cancel_requested, found.package_digest) == ("no room", True, "a" * 64)
     assert (found.is_done, found.failed) == (True, 2)
     assert len(found.detail) < 1010
 
 
 def test_the_states_are_those_of_the_queue() -> None:
-    assert tuple(str(state) for state in State) == STATES
-    assert set(STATES) > DONE
+    assert tuple(str(state) for state in State) == JOB_STATES
+    assert set(JOB_STATES) > PACKAGED_STATES
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import ERROR, FAILED, PASSED, SKIPPED, Execution, Problem
-from shell_runner.remote.protocol.verdict import exit_words, is_worth_another, judge, signal_name
+from shell_runner.remote.protocol.verdict import format_exit_status, is_retryable, judge, format_signal
 
 TEST = model.Test(1, "test_a", timeout=5.0)
 
@@ -30,35 +30,35 @@ TEST = model.Test(1, "test_a", timeout=5.0)
 )
 def test_ends(facts: dict[str, object], outcome: str, words: str) -> None:
     found = judge(TEST, Execution(1, **facts))  # type: ignore[arg-type]
-    assert (found.outcome, found.words, found.infrastructure) == (outcome, words, False)
+    assert (found.outcome, found.message, found.infrastructure) == (outcome, words, False)
 
 
 @pytest.mark.parametrize(
     ("problem", "words", "infrastructure"),
     [
         (Problem.NO_INTERPRETER, "missing interpreter", False),
-        (Problem.FOREIGN, "built for another machine", False),
-        (Problem.DENIED, "permission denied", False),
-        (Problem.VANISHED, "no such file", False),
-        (Problem.SPAWN, "could not be started", False),
+        (Problem.FOREIGN_BINARY, "built for another machine", False),
+        (Problem.PERMISSION_DENIED, "permission denied", False),
+        (Problem.NO_SUCH_FILE, "no such file", False),
+        (Problem.NOT_STARTED, "could not be started", False),
         (Problem.SLOT_DIED, "its slot died", True),
         (Problem.HOST_LOST, "host lost", True),
-        (Problem.CANCELLED, "cancelled", True),
+        (Problem.CANCELED, "cancelled", True),
         ("of-a-newer-host", "of-a-newer-host", False),
     ],
 )
 def test_problems_are_errors_and_tell_whose(
     problem: str, words: str, infrastructure: bool
 ) -> None:
-    found = judge(TEST, Execution(1, exit=0, problem=problem, detail="x"))
-    assert (found.outcome, found.words) == (ERROR, f"{words}: x")
+    found = judge(TEST, Execution(1, exit_status=0, problem=problem, detail="x"))
+    assert (found.outcome, found.message) == (ERROR, f"{words}: x")
     assert found.infrastructure is infrastructure
 
 
 def test_every_problem_has_words() -> None:
     for name, problem in vars(Problem).items():
         if name.isupper():
-            assert "-" not in judge(TEST, Execution(1, problem=problem)).words
+            assert "-" not in judge(TEST, Execution(1, problem=problem)).message
 
 
 def test_no_end_at_all_is_never_green() -> None:
@@ -68,8 +68,8 @@ def test_no_end_at_all_is_never_green() -> None:
 
 def test_exit_zero_alone_passes() -> None:
     for status in range(256):
-        assert (judge(TEST, Execution(1, exit=status)).outcome == PASSED) is (status == 0)
-        assert exit_words(status).startswith(f"exit {status}")
+        assert (judge(TEST, Execution(1, exit_status=status)).outcome == PASSED) is (status == 0)
+        assert format_exit_status(status).startswith(f"exit {status}")
 
 
 def test_no_signal_passes() -> None:
@@ -78,13 +78,13 @@ def test_no_signal_passes() -> None:
 
 
 def test_signals_without_a_name_keep_their_number() -> None:
-    assert signal_name(signal.SIGRTMIN + 3) == f"signal {signal.SIGRTMIN + 3}"
+    assert format_signal(signal.SIGRTMIN + 3) == f"signal {signal.SIGRTMIN + 3}"
 
 
 @pytest.mark.parametrize(("timeout", "words"), [(0.25, "0.25 s"), (600.0, "600 s"), (5, "5 s")])
 def test_timeouts_are_told_in_seconds(timeout: float, words: str) -> None:
     found = judge(TEST._replace(timeout=timeout), Execution(1, timed_out=True))
-    assert found.words == f"timed out after {words}"
+    assert found.message == f"timed out after {words}"
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_timeouts_are_told_in_seconds(timeout: float, words: str) -> None:
         ({"exit": 99}, True),
         ({"signal": 11}, True),
         ({"timed_out": True, "exit": 0}, True),
-        ({"problem": Problem.FOREIGN}, True),
+        ({"problem": Problem.FOREIGN_BINARY}, True),
         ({"problem": Problem.SLOT_DIED}, False),
         ({"problem": Problem.HOST_LOST}, False),
-        ({"problem": Problem.CANCELLED}, False),
+        ({"problem": Problem.CANCELED}, False),
         ({}, False),
     ],
 )
 def test_only_a_test_that_has_failed_itself_is_worth_another_try(
     facts: dict[str, object], again: bool
 ) -> None:
-    assert is_worth_another(TEST, Execution(1, **facts)) is again  # type: ignore[arg-type]
+    assert is_retryable(TEST, Execution(1, **facts)) is again  # type: ignore[arg-type]

@@ -14,17 +14,17 @@ from shell_runner.remote.protocol.model import (
     XPASSED,
     Case,
     Execution,
-    Parsed,
+    ParsedOutput,
     Problem,
     Test,
 )
-from shell_runner.remote.protocol.verdict import is_told_by_cases, judge
+from shell_runner.remote.protocol.verdict import is_reported_by_cases, judge
 
 TEST = Test(0, "t", timeout=5)
 
 
-def parsed(*outcomes: str, problem: str = "", skip_all: str | None = None) -> Parsed:
-    return Parsed("tap", [Case("c", each) for each in outcomes], problem, skip_all)
+def parsed(*outcomes: str, problem: str = "", skip_all: str | None = None) -> ParsedOutput:
+    return ParsedOutput("tap", [Case("c", each) for each in outcomes], problem, skip_all)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def parsed(*outcomes: str, problem: str = "", skip_all: str | None = None) -> Pa
         (parsed(PASSED), None, ERROR, "ended without an exit status"),
     ],
 )
-def test_table(found: Parsed, status: int | None, outcome: str, words: str) -> None:
-    result = judge(TEST, Execution(0, exit=status, parsed=found))
-    assert (result.outcome, result.words) == (outcome, words)
+def test_table(found: ParsedOutput, status: int | None, outcome: str, words: str) -> None:
+    result = judge(TEST, Execution(0, exit_status=status, parsed=found))
+    assert (result.outcome, result.message) == (outcome, words)
 
 
 def test_signals_time_and_trouble_stand_above_cases() -> None:
-    green = Execution(0, exit=0, parsed=parsed(PASSED))
+    green = Execution(0, exit_status=0, parsed=parsed(PASSED))
     assert judge(TEST, green).outcome == PASSED
     for changes, words in (
         ({"exit": None, "signal": 11}, "killed by SIGSEGV"),
@@ -72,8 +72,8 @@ def test_signals_time_and_trouble_stand_above_cases() -> None:
         execution = green._replace(**changes)  # type: ignore[arg-type]
         result = judge(TEST, execution)
         assert result.outcome in (FAILED, ERROR)
-        assert result.words == words
-        assert not is_told_by_cases(TEST, execution)
+        assert result.message == words
+        assert not is_reported_by_cases(TEST, execution)
 
 
 STATUSES = (0, 1, 77, 99, 255, None)
@@ -85,11 +85,11 @@ def test_whatever_is_not_told_by_cases_gets_a_report_of_its_own() -> None:
         for outcomes in itertools.product(sorted(OUTCOMES), repeat=count):
             for status, problem in itertools.product(STATUSES, ("", "cut")):
                 found = parsed(*outcomes, problem=problem)
-                execution = Execution(0, exit=status, parsed=found)
+                execution = Execution(0, exit_status=status, parsed=found)
                 red = judge(TEST, execution).outcome in (FAILED, ERROR)
                 seen = {FAILED, ERROR} & set(outcomes)
                 assert red or not seen
-                if is_told_by_cases(TEST, execution):
+                if is_reported_by_cases(TEST, execution):
                     assert bool(seen) == red
                 if status or problem:
                     assert judge(TEST, execution).outcome != PASSED

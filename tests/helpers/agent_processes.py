@@ -30,7 +30,7 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ca = ca.Authority.create(folder / "ca", ca.utcnow())
+        self.ca = ca.CertificateAuthority.create(folder / "ca", ca.utcnow())
         self.crl = self.ca.folder / "crl.pem"
 
     def host(self, name: str = "localhost", *addresses: str, days: int = 365) -> Path:
@@ -48,7 +48,7 @@ class Authority:
 
     def _write(self, name: str, text: str) -> Path:
         path = self.folder / f"{name}.pem"
-        ca.write_private(path, text)
+        ca.write_private_file(path, text)
         return path
 
 
@@ -69,7 +69,7 @@ class Agent:
         self._reader.start()
 
     def __enter__(self) -> Self:
-        found = self.expect(r"listening .*port=(\d+)|dialling ")
+        found = self.expect(r"listening .*port=(\d+)|dialing ")
         self.port = int(found[1] or 0)
         return self
 

@@ -1,7 +1,7 @@
-"""One connection of the agent: the hello, a keeper with an interpreter, and bytes both ways.
+"""One connection of the agent: reads the hello, runs an interpreter and relays its bytes.
 
-Owns what happens between a finished handshake and the death of the interpreter's tree.
-Must not know listening or limits.
+Owns everything between the end of the handshake and the end of the interpreter's processes.  Must
+not know listening or the limits of connections.
 """
 
 import asyncio
@@ -15,80 +15,87 @@ from typing import Any, Awaitable, Dict, Optional, Set
 from .. import entry_point
 from ..processes import kill, process_tree
 from . import interpreter_supervisor
-from .tcp import SILENCE, tune
-from .tls_stream import Stream
+from .tcp import DEFAULT_SILENCE, configure_socket
+from .tls_stream import TlsStream
 
-#: What the controller says first, and what we understand.
-PROTOCOL = 1
-_HELLO = 1 << 16
-_CHUNK = 1 << 16
-#: Seconds for a keeper to start its interpreter.
-_START = 20.0
-#: Seconds for a keeper to end its tree; then it is killed, and the tree by us.
-_END = 12.0
-#: Seconds for the last words of an interpreter to reach the controller.
-_LAST_WORDS = 20.0
+#: Version of the hello, which is the controller's first line.
+PROTOCOL_VERSION = 1
+_MAX_HELLO_BYTES = 1 << 16
+#: Maximum bytes of one receive from the interpreter.
+_CHUNK_SIZE = 1 << 16
+#: Seconds for a supervisor to start its interpreter.
+_START_TIMEOUT = 20.0
+#: Seconds for a supervisor to end its process tree; then it is killed, and the tree by the agent.
+_STOP_TIMEOUT = 12.0
+#: Seconds for the last output of an interpreter to reach the controller.
+_FINAL_OUTPUT_TIMEOUT = 20.0
 
 
-class Refused(Exception):
-    """The peer cannot be served; the text goes to it and into the log."""
+class PeerRefused(Exception):
+    """An error: the peer is refused; the text is sent to it and logged."""
 
 
 def parse_hello(line: bytes) -> Dict[str, Any]:
-    """The order for a keeper; raises Refused."""
+    """Return the launch request that a hello contains; raise PeerRefused.
+
+    Its keys: "python" (a list of arguments), "bootstrap" (code), "silence" (seconds).
+    """
     try:
         hello = json.loads(line.decode("utf-8"))
         protocol, python, bootstrap = hello["nosejobs"], hello["python"], hello["bootstrap"]
-        words, silence = shlex.split(python), float(hello.get("silence", SILENCE))
+        command, silence = shlex.split(python), float(hello.get("silence", DEFAULT_SILENCE))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Refused("the first line was not a hello") from None
-    if protocol != PROTOCOL:
-        raise Refused("this agent speaks version %d: use the same release here" % PROTOCOL)
+        raise PeerRefused("the first line was not a hello") from None
+    if protocol != PROTOCOL_VERSION:
+        raise PeerRefused(
+            "this agent speaks version %d: use the same release of nosejobs" % PROTOCOL_VERSION
+        )
     if not isinstance(bootstrap, str) or "\0" in bootstrap + python:
-        raise Refused("the first line was not a hello")
+        raise PeerRefused("the first line was not a hello")
     if not 1 <= silence <= 3600:
-        raise Refused("silence must be from 1 to 3600 s")
-    return {"python": words, "bootstrap": bootstrap, "silence": silence}
+        raise PeerRefused("silence must be from 1 to 3600 s")
+    return {"python": command, "bootstrap": bootstrap, "silence": silence}
 
 
-class Kept:
-    """A keeper process, its control socket, and the interpreter's end of stdin and stdout."""
+class SupervisedInterpreter:
+    """A supervisor process, its control socket, and our end of the interpreter's streams."""
 
-    #: All that live, and the worker of durable jobs: another child of ours has lost its keeper.
-    alive: "Set[int]" = set()
+    #: Process ids of all running supervisors and of the worker of durable jobs.  Any other child of
+    #: the agent is an orphan whose supervisor was killed.
+    running_pids: "Set[int]" = set()
 
     def __init__(self) -> None:
         self._loop = asyncio.get_event_loop()
-        self.data, theirs = socket.socketpair()
-        self._control, far = socket.socketpair()
-        with theirs, far:
-            self._process = _spawn(theirs, far)
-        self.alive.add(self._process.pid)
+        self.data, stdio = socket.socketpair()
+        self._control, control = socket.socketpair()
+        with stdio, control:
+            self._process = _spawn_supervisor(stdio, control)
+        self.running_pids.add(self._process.pid)
         for sock in (self.data, self._control):
             sock.setblocking(False)
 
-    async def start(self, order: Dict[str, Any]) -> None:
-        """Raises Refused, with what is wrong with the wanted Python."""
-        await self._loop.sock_sendall(self._control, json.dumps(order).encode("ascii") + b"\n")
+    async def start(self, request: Dict[str, Any]) -> None:
+        """Start the interpreter; raise PeerRefused if the requested Python cannot be run."""
+        await self._loop.sock_sendall(self._control, json.dumps(request).encode("ascii") + b"\n")
         answer = b""
         while not answer.endswith(b"\n"):
             data = await self._loop.sock_recv(self._control, 1 << 16)
             if not data:
-                raise Refused("the interpreter could not be started")
+                raise PeerRefused("the interpreter could not be started")
             answer += data
-        problem = json.loads(answer.decode("ascii")).get("error")
-        if problem:
-            raise Refused(problem)
+        error = json.loads(answer.decode("ascii")).get("error")
+        if error:
+            raise PeerRefused(error)
 
-    async def ended(self) -> bool:
-        """Return when the keeper is gone; whether it had done its work."""
+    async def wait_until_ended(self) -> bool:
+        """Wait for the end of the supervisor; return whether it ended normally."""
         while await self._loop.sock_recv(self._control, 1):
             pass
-        # It closes the socket by its death: this does not wait.
+        # The socket is closed by the supervisor's exit, so this does not block.
         return self._process.wait() == 0
 
-    def let_go(self) -> None:
-        """The connection has ended: the interpreter's input does, and its time runs."""
+    def begin_shutdown(self) -> None:
+        """Close the interpreter's input and start its grace period: the connection has ended."""
         for sock in (self.data, self._control):
             try:
                 sock.shutdown(socket.SHUT_WR)
@@ -96,130 +103,138 @@ class Kept:
                 pass
 
     async def close(self) -> None:
-        """Return when nothing of it is left."""
-        self.let_go()
+        """End the interpreter and all its processes; return when none is left."""
+        self.begin_shutdown()
         try:
-            await asyncio.wait_for(self.ended(), _END)
+            await asyncio.wait_for(self.wait_until_ended(), _STOP_TIMEOUT)
         except (OSError, asyncio.TimeoutError):
             self._process.kill()
         status = self._process.wait()
-        self.alive.discard(self._process.pid)
+        self.running_pids.discard(self._process.pid)
         self._control.close()
         self.data.close()
         if status != 0:
-            kill_strays()
+            kill_adopted_processes()
 
 
-def kill_strays() -> None:
-    """Without its keeper a tree is inherited by us, and nobody else would end it."""
-    kill.kill_all(process_tree.Lister(os.getpid(), Kept.alive))
+def kill_adopted_processes() -> None:
+    """Kill processes that the agent has inherited from a supervisor that was killed."""
+    kill.kill_all(process_tree.DescendantLister(os.getpid(), SupervisedInterpreter.running_pids))
 
 
-def _spawn(theirs: socket.socket, far: socket.socket) -> "subprocess.Popen[bytes]":
-    command = entry_point.command("interpreter-supervisor", str(far.fileno()))
+def _spawn_supervisor(stdio: socket.socket, control: socket.socket) -> "subprocess.Popen[bytes]":
+    command = entry_point.build_command("interpreter-supervisor", str(control.fileno()))
     return subprocess.Popen(
-        command, stdin=theirs.fileno(), stdout=theirs.fileno(), pass_fds=[far.fileno()],
+        command,
+        stdin=stdio.fileno(),
+        stdout=stdio.fileno(),
+        pass_fds=[control.fileno()],
         start_new_session=True,
     )
 
 
 class Connection:
-    """An authenticated peer and what it asked for."""
+    """The connection of an authenticated peer."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: TlsStream) -> None:
         self._stream = stream
         self._loop = asyncio.get_event_loop()
-        self._rest = b""
+        self._unread = b""
 
-    async def hello(self) -> Dict[str, Any]:
-        """Read the first line; raises Refused, ConnectionError."""
+    async def read_hello(self) -> Dict[str, Any]:
+        """Read the first line; return its launch request.  Raise PeerRefused, ConnectionError."""
         text = b""
         while b"\n" not in text:
             data = await self._stream.read()
             if not data:
                 raise ConnectionError("the peer hung up before its hello")
             text += data
-            if len(text) > _HELLO and b"\n" not in text[:_HELLO]:
-                raise Refused("the first line was too long")
-        line, _, self._rest = text.partition(b"\n")
-        order = parse_hello(line)
-        tune(self._stream.sock, order["silence"])
-        return order
+            if len(text) > _MAX_HELLO_BYTES and b"\n" not in text[:_MAX_HELLO_BYTES]:
+                raise PeerRefused("the first line was too long")
+        line, _, self._unread = text.partition(b"\n")
+        request = parse_hello(line)
+        configure_socket(self._stream.sock, request["silence"])
+        return request
 
-    async def answer(self, problem: str = "") -> None:
-        """The one line that we say ourselves."""
-        answer = {"error": problem} if problem else {"ok": True}
+    async def send_answer(self, error: str = "") -> None:
+        """Send the answer to the hello; empty ``error``: the interpreter runs."""
+        answer = {"error": error} if error else {"ok": True}
         await self._stream.write(json.dumps(answer).encode("ascii") + b"\n")
 
-    async def serve(self, order: Dict[str, Any]) -> str:
-        """Run the interpreter until it or the connection has ended; which of them.
+    async def serve(self, request: Dict[str, Any]) -> str:
+        """Run the interpreter until it or the connection has ended; return which of them, and why.
 
-        Raises Refused.  Nothing of the interpreter is left when this returns, whatever happens.
+        No process of the interpreter is left when this returns, even if it is canceled.  Raises
+        PeerRefused.
         """
-        kept = Kept()
+        interpreter = SupervisedInterpreter()
         try:
             try:
-                await asyncio.wait_for(kept.start(order), _START)
+                await asyncio.wait_for(interpreter.start(request), _START_TIMEOUT)
             except asyncio.TimeoutError:
-                raise Refused("the interpreter did not start within %d s" % _START) from None
-            await self.answer()
-            return await self._pump(kept)
+                raise PeerRefused(
+                    "the interpreter did not start within %d s" % _START_TIMEOUT
+                ) from None
+            await self.send_answer()
+            return await self._relay(interpreter)
         finally:
-            await _finish(kept.close())
+            await _run_to_completion(interpreter.close())
 
-    async def _pump(self, kept: Kept) -> str:
-        up = self._loop.create_task(self._up(kept.data))
-        down = self._loop.create_task(self._down(kept.data))
-        gone = self._loop.create_task(kept.ended())
-        tasks = (up, down, gone)
+    async def _relay(self, interpreter: SupervisedInterpreter) -> str:
+        upstream = self._loop.create_task(self._relay_to_interpreter(interpreter.data))
+        downstream = self._loop.create_task(self._relay_to_peer(interpreter.data))
+        ended = self._loop.create_task(interpreter.wait_until_ended())
+        tasks = (upstream, downstream, ended)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            reason = _reason(up, down)
-            kept.let_go()
-            if gone.done() and not gone.result():
-                return "the keeper was killed"
-            if not _failed(down):
-                limit = _LAST_WORDS if gone.done() else interpreter_supervisor.GRACE
-                await asyncio.wait([down], timeout=limit)
+            reason = _describe_end(upstream, downstream)
+            interpreter.begin_shutdown()
+            if ended.done() and not ended.result():
+                return "the supervisor was killed"
+            if not _has_failed(downstream):
+                limit = (
+                    _FINAL_OUTPUT_TIMEOUT if ended.done() else interpreter_supervisor.GRACE_PERIOD
+                )
+                await asyncio.wait([downstream], timeout=limit)
             return reason
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _up(self, sock: socket.socket) -> None:
-        data, self._rest = self._rest, b""
+    async def _relay_to_interpreter(self, sock: socket.socket) -> None:
+        data, self._unread = self._unread, b""
         while True:
             if data:
                 await self._loop.sock_sendall(sock, data)
-            # A peer that always has more must not keep the others waiting.
+            # Let other connections run: a peer may always have more data.
             await asyncio.sleep(0)
             data = await self._stream.read()
             if not data:
                 return
 
-    async def _down(self, sock: socket.socket) -> None:
+    async def _relay_to_peer(self, sock: socket.socket) -> None:
         while True:
-            data = await self._loop.sock_recv(sock, _CHUNK)
+            data = await self._loop.sock_recv(sock, _CHUNK_SIZE)
             if not data:
                 return
             await self._stream.write(data)
             await asyncio.sleep(0)
 
 
-def _reason(up: "asyncio.Task[None]", down: "asyncio.Task[None]") -> str:
+def _describe_end(up: "asyncio.Task[None]", down: "asyncio.Task[None]") -> str:
     for task in (up, down):
-        if _failed(task):
+        if _has_failed(task):
             return "connection lost: %s" % task.exception()
     return "closed by the peer" if up.done() else "the interpreter ended"
 
 
-def _failed(task: "asyncio.Task[None]") -> bool:
+def _has_failed(task: "asyncio.Task[None]") -> bool:
     return task.done() and not task.cancelled() and task.exception() is not None
 
 
-async def _finish(work: Awaitable[None]) -> None:
-    """Do it to its end, even if we are cancelled meanwhile."""
+async def _run_to_completion(work: Awaitable[None]) -> None:
+    """Await ``work`` to its end, even if this task is canceled meanwhile."""
     task = asyncio.ensure_future(work)
     cancelled: Optional[asyncio.CancelledError] = None
     while not task.done():

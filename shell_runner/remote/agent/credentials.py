@@ -1,7 +1,7 @@
-"""A bundle on disk: key, certificate, authority and revocation list in one file.
+"""Credentials on disk: a bundle holds key, certificate, authority and revocation list (CRL).
 
-Owns the TLS settings of a host, the reading of files that may change at any time, and
-when a certificate ends.  Must not know connections.  Never shows what is in a key.
+Owns the TLS context of a host, the reloading of files that have changed, and the expiry of
+certificates.  Must not know connections.  Never shows the content of a key.
 """
 
 import base64
@@ -12,23 +12,23 @@ import stat
 import time
 from typing import Callable, Iterator, List, Optional, Tuple
 
-#: Days before the end of a certificate from which on it is worth a warning.
-WARN_DAYS = 30
-_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s(.*?)-----END \1-----", re.DOTALL)
-_CERTIFICATE = "CERTIFICATE"
-_LIST = "X509 CRL"
+#: Days before the expiry of a certificate in which a warning is shown.
+EXPIRY_WARNING_DAYS = 30
+_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s(.*?)-----END \1-----", re.DOTALL)
+_CERTIFICATE_LABEL = "CERTIFICATE"
+_CRL_LABEL = "X509 CRL"
 
-#: What tells that a file has changed.
-_Stamp = Tuple[int, int, int]
+#: Modification time in ns, size in bytes and inode, by which a change of a file is noticed.
+_FileVersion = Tuple[int, int, int]
 
 
 class BadCredentials(Exception):
-    """A bundle or a list cannot be used."""
+    """An error: a bundle or a revocation list cannot be used."""
 
 
-def blocks(text: str) -> List[str]:
-    """The kinds of the PEM blocks in a file."""
-    return [match[1] for match in _BLOCK.finditer(text)]
+def list_pem_labels(text: str) -> List[str]:
+    """Return the labels of the PEM blocks in ``text``, such as "CERTIFICATE" (RFC 7468)."""
+    return [match[1] for match in _PEM_BLOCK.finditer(text)]
 
 
 def _read(path: str) -> str:
@@ -39,96 +39,101 @@ def _read(path: str) -> str:
         raise BadCredentials("%s: %s" % (path, error.strerror)) from error
 
 
-def _stamp(path: str) -> Optional[_Stamp]:
+def _read_version(path: str) -> Optional[_FileVersion]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 class Credentials:
-    """What a host shows and whom it lets in; follows its files when they change."""
+    """The TLS credentials of a host, reloaded when their files change."""
 
     def __init__(self, bundle: str, crl: str = "") -> None:
-        """Raises BadCredentials if they cannot be used now.
+        """Load the files; raise BadCredentials if they cannot be used.
 
-        Without ``crl``, a ``crl.pem`` beside the bundle counts, from when it is there.
+        Without ``crl``, a file ``crl.pem`` beside the bundle is used as soon as it exists.
         """
         self._bundle = bundle
-        self._list = crl or os.path.join(os.path.dirname(bundle) or ".", "crl.pem")
-        self._needs_list = bool(crl)
-        self._stamps: List[Optional[_Stamp]] = []
+        self._crl = crl or os.path.join(os.path.dirname(bundle) or ".", "crl.pem")
+        self._needs_crl = bool(crl)
+        self._versions: List[Optional[_FileVersion]] = []
         self._context = self._load()
 
-    def context(self, complain: Callable[[str], None]) -> ssl.SSLContext:
-        """The settings of now; when the files are spoilt, the last good ones and a complaint."""
-        if [_stamp(path) for path in self._paths()] != self._stamps:
+    def get_context(self, report_error: Callable[[str], None]) -> ssl.SSLContext:
+        """Return the TLS context of the current files.
+
+        If they are invalid, pass a message to ``report_error`` and return the last valid context.
+        """
+        if [_read_version(path) for path in self._list_paths()] != self._versions:
             try:
                 self._context = self._load()
             except BadCredentials as error:
-                complain(str(error))
+                report_error(str(error))
         return self._context
 
     def _load(self) -> ssl.SSLContext:
-        paths = self._paths()
-        self._stamps = [_stamp(path) for path in paths]
-        context = server_context(paths[0], paths[1:])
-        self._needs_list = len(paths) > 1  # if it goes away now, that is a complaint
+        paths = self._list_paths()
+        self._versions = [_read_version(path) for path in paths]
+        context = create_server_context(paths[0], paths[1:])
+        self._needs_crl = len(paths) > 1  # a list that disappears from now on is an error
         return context
 
-    def _paths(self) -> List[str]:
-        if self._needs_list or os.path.lexists(self._list):
-            return [self._bundle, self._list]
+    def _list_paths(self) -> List[str]:
+        if self._needs_crl or os.path.lexists(self._crl):
+            return [self._bundle, self._crl]
         return [self._bundle]
 
 
-def server_context(bundle: str, lists: List[str]) -> ssl.SSLContext:
-    """TLS 1.3 only, and nobody without a certificate of the bundle's authority."""
+def create_server_context(bundle: str, crls: List[str]) -> ssl.SSLContext:
+    """Return a context for TLS 1.3 that requires a certificate of the bundle's authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
-    context.num_tickets = 0  # nobody resumes: each connection shows its certificate
-    fill(context, bundle, lists)
+    context.num_tickets = 0  # no resumption: each connection presents its certificate
+    load_into_context(context, bundle, crls)
     return context
 
 
-def fill(context: ssl.SSLContext, bundle: str, lists: List[str]) -> None:
-    """Key, certificate, authority and lists; raises BadCredentials."""
-    kinds = blocks(_checked(bundle))
-    for kind, words in (("PRIVATE KEY", "a private key"), (_CERTIFICATE, "a certificate")):
-        if kind not in kinds:
-            raise BadCredentials("%s: there is not %s in it" % (bundle, words))
-    known = [_LIST] if _LIST in kinds else []
-    for path in lists:
-        if _LIST not in blocks(_read(path)):
-            raise BadCredentials("%s: it is not a revocation list" % path)
-        known.append(path)
+def load_into_context(context: ssl.SSLContext, bundle: str, crls: List[str]) -> None:
+    """Load key, certificate, authority and revocation lists into a context.
+
+    Raises BadCredentials.
+    """
+    labels = list_pem_labels(_read_private_file(bundle))
+    for label, name in (("PRIVATE KEY", "private key"), (_CERTIFICATE_LABEL, "certificate")):
+        if label not in labels:
+            raise BadCredentials("%s: contains no %s" % (bundle, name))
+    for path in crls:
+        if _CRL_LABEL not in list_pem_labels(_read(path)):
+            raise BadCredentials("%s: not a revocation list" % path)
     try:
         context.load_cert_chain(bundle)
-        for path in [bundle, *lists]:
+        for path in [bundle, *crls]:
             context.load_verify_locations(path)
     except (OSError, ValueError) as error:
         raise BadCredentials("%s: %s" % (bundle, error)) from error
-    if known:
+    if crls or _CRL_LABEL in labels:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 
-def _checked(bundle: str) -> str:
+def _read_private_file(bundle: str) -> str:
     text = _read(bundle)
     mode = stat.S_IMODE(os.stat(bundle).st_mode)
     if mode & 0o037:
         raise BadCredentials(
-            "%s: others may use its key (mode %04o); chmod 600 %s" % (bundle, mode, bundle)
+            "%s: the key is accessible to other users (mode %04o); chmod 600 %s"
+            % (bundle, mode, bundle)
         )
     return text
 
 
-# -- the end of a certificate -------------------------------------------------------
+# -- expiry -------------------------------------------------------------------------
 
 
-def _fields(data: bytes) -> Iterator[Tuple[int, bytes]]:
-    """Tags and contents of the DER values in ``data``."""
+def _parse_der(data: bytes) -> Iterator[Tuple[int, bytes]]:
+    """Yield tag and content of each DER value in ``data`` (X.690)."""
     at = 0
     while at + 2 <= len(data):
         tag, length, at = data[at], data[at + 1], at + 2
@@ -139,42 +144,48 @@ def _fields(data: bytes) -> Iterator[Tuple[int, bytes]]:
         at += length
 
 
-def _not_after(der: bytes) -> float:
-    certificate = next(_fields(der))[1]
-    signed = next(_fields(certificate))[1]
-    values = list(_fields(signed))
-    # An optional version, serial, algorithm, issuer, validity.
+def _parse_not_after(der: bytes) -> float:
+    certificate = next(_parse_der(der))[1]
+    signed = next(_parse_der(certificate))[1]
+    values = list(_parse_der(signed))
+    # RFC 5280: optional version, serial number, algorithm, issuer, validity.
     validity = values[4 if values[0][0] == 0xA0 else 3][1]
-    tag, text = list(_fields(validity))[1]
+    tag, text = list(_parse_der(validity))[1]
     form = "%y%m%d%H%M%SZ" if tag == 0x17 else "%Y%m%d%H%M%SZ"
-    return float(_utc(time.strptime(text.decode("ascii"), form)))
+    return float(_to_timestamp(time.strptime(text.decode("ascii"), form)))
 
 
-def _utc(moment: time.struct_time) -> int:
+def _to_timestamp(moment: time.struct_time) -> int:
     return ssl.cert_time_to_seconds(time.strftime("%b %d %H:%M:%S %Y GMT", moment))
 
 
-def expires(path: str) -> float:
-    """When the certificate of a bundle ends, in seconds since 1970; raises BadCredentials."""
-    for match in _BLOCK.finditer(_read(path)):
-        if match[1] == _CERTIFICATE:
+def read_expiry(path: str) -> float:
+    """Return when the certificate of a bundle expires, as a Unix timestamp.
+
+    Raises BadCredentials.
+    """
+    for match in _PEM_BLOCK.finditer(_read(path)):
+        if match[1] == _CERTIFICATE_LABEL:
             try:
-                return _not_after(base64.b64decode(match[2]))
+                return _parse_not_after(base64.b64decode(match[2]))
             except (ValueError, IndexError, StopIteration) as error:
-                raise BadCredentials("%s: its certificate cannot be read" % path) from error
-    raise BadCredentials("%s: there is no certificate in it" % path)
+                raise BadCredentials("%s: invalid certificate" % path) from error
+    raise BadCredentials("%s: contains no certificate" % path)
 
 
-def expiry_warning(path: str, now: Optional[float] = None) -> str:
-    """A sentence if the certificate of a bundle has ended or soon will; else an empty text."""
+def describe_expiry(path: str, now: Optional[float] = None) -> str:
+    """Return a warning if the certificate of a bundle has expired or will expire soon; else "".
+
+    ``now``: a Unix timestamp, for tests; default: the current time.
+    """
     try:
-        end = expires(path)
+        end = read_expiry(path)
     except BadCredentials:
         return ""
-    left = end - (time.time() if now is None else now)
+    seconds_left = end - (time.time() if now is None else now)
     date = time.strftime("%Y-%m-%d", time.gmtime(end))
-    if left < 0:
+    if seconds_left < 0:
         return "%s expired on %s: renew it" % (path, date)
-    if left < WARN_DAYS * 86400:
-        return "%s expires on %s, in %d days: renew it" % (path, date, left // 86400)
+    if seconds_left < EXPIRY_WARNING_DAYS * 86400:
+        return "%s expires on %s, in %d days: renew it" % (path, date, seconds_left // 86400)
     return ""

@@ -1,8 +1,8 @@
-"""The process between the agent and one interpreter: nothing of it outlives the connection.
+"""The process between the agent and one interpreter, which outlives neither.
 
-Owns one interpreter and whatever it starts.  Must not know TLS or who is connected.  Its
-control socket is the connection's life: when the agent shuts it down, or is dead itself, the
-interpreter gets a moment to end, and then the whole tree is stopped and killed.
+Owns one interpreter and all processes that it starts.  Must not know TLS or the peer.  When the
+agent shuts down the control socket, or dies, the interpreter gets a grace period to exit; then its
+whole process tree is stopped and killed.
 """
 
 import json
@@ -17,20 +17,20 @@ from typing import Any, Dict, List, Optional
 
 from ..processes import kill, process_tree
 
-#: Seconds that an interpreter gets to end by itself when its connection has ended.
-GRACE = 2.0
-#: What the agent says may not be longer.
-_ORDER = 1 << 17
-_DEAF = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
-_VERSION = "import sys; print(sys.version.split()[0], sys.version_info >= (3, 8))"
+#: Seconds that an interpreter gets to exit by itself after the end of its connection.
+GRACE_PERIOD = 2.0
+#: Maximum bytes of the agent's launch request.
+_MAX_REQUEST_BYTES = 1 << 17
+_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+_VERSION_SCRIPT = "import sys; print(sys.version.split()[0], sys.version_info >= (3, 8))"
 
 
-class CannotStart(Exception):
-    """The interpreter cannot be started."""
+class InterpreterStartError(Exception):
+    """An error: the interpreter cannot be started."""
 
 
-class Keeper:
-    """One interpreter, kept for as long as ``control`` is open at its other end."""
+class InterpreterSupervisor:
+    """The supervisor of one interpreter, which runs while the other end of ``control`` is open."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -38,44 +38,47 @@ class Keeper:
         self._wake, wake = os.pipe()
         for descriptor in (self._wake, wake):
             os.set_blocking(descriptor, False)
-        # Only a handler, even an empty one, makes the signal reach the pipe.
+        # A signal is written to the pipe only if it has a handler, even an empty one.
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def run(self) -> None:
-        """From the agent's order to the death of the last process."""
-        order = self._order()
-        if order is None:
+        """Read the launch request, run the interpreter, and kill all its processes at the end."""
+        request = self._read_request()
+        if request is None:
             return
         try:
-            self._pid = _start(order)
-        except CannotStart as error:
-            self._answer({"error": str(error)})
+            self._pid = _start_interpreter(request)
+        except InterpreterStartError as error:
+            self._send_answer({"error": str(error)})
             return
-        _forget_stdio()
-        self._answer({"ok": True})
-        if self._wait(None):
-            self._wait(GRACE)
-        kill.kill_all(process_tree.Lister(os.getpid()))
+        _close_stdio()
+        self._send_answer({"ok": True})
+        if self._wait_for_exit(None):
+            self._wait_for_exit(GRACE_PERIOD)
+        kill.kill_all(process_tree.DescendantLister(os.getpid()))
 
-    def _order(self) -> Optional[Dict[str, Any]]:
+    def _read_request(self) -> Optional[Dict[str, Any]]:
         text = b""
         while not text.endswith(b"\n"):
             data = self._control.recv(1 << 16)
-            if not data or len(text) > _ORDER:
+            if not data or len(text) > _MAX_REQUEST_BYTES:
                 return None
             text += data
-        order = json.loads(text.decode("utf-8"))
-        return order if isinstance(order, dict) else None
+        request = json.loads(text.decode("utf-8"))
+        return request if isinstance(request, dict) else None
 
-    def _answer(self, answer: Dict[str, Any]) -> None:
+    def _send_answer(self, answer: Dict[str, Any]) -> None:
         try:
             self._control.sendall(json.dumps(answer).encode("ascii") + b"\n")
         except OSError:
-            pass  # the agent is gone: the next look at the socket tells
+            pass  # the agent is gone: the next poll of the socket shows it
 
-    def _wait(self, seconds: Optional[float]) -> bool:
-        """Until the interpreter has ended; True: the connection ended first, or time is up."""
+    def _wait_for_exit(self, seconds: Optional[float]) -> bool:
+        """Wait for the interpreter to exit; return False if it has.
+
+        Returns True if the connection ended first (only without ``seconds``) or the time is up.
+        """
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         if seconds is None:
@@ -95,53 +98,64 @@ class Keeper:
         return self._pid == 0
 
 
-def _start(order: Dict[str, Any]) -> int:
-    """The interpreter, in a session of its own, with our stdin and stdout."""
-    python = list(order["python"]) or [sys.executable]
-    if order["python"]:
-        _check(python)
-    command = [*python, "-u", "-c", order["bootstrap"]]
-    process = _popen(command, stdin=0, stdout=1)
-    process.returncode = 0  # it is reaped by us, not by this object
+def _start_interpreter(request: Dict[str, Any]) -> int:
+    """Start the interpreter in its own session with our stdin and stdout; return its process id."""
+    python = list(request["python"]) or [sys.executable]
+    if request["python"]:
+        _check_version(python)
+    command = [*python, "-u", "-c", request["bootstrap"]]
+    process = _spawn(command, stdin=0, stdout=1)
+    process.returncode = 0  # it is reaped by kill.reap, not by this object
     return process.pid
 
 
-def _check(python: List[str]) -> None:
+def _check_version(python: List[str]) -> None:
     """Raise CannotStart unless it is a Python >= 3.8."""
-    process = _popen([*python, "-c", _VERSION], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    process = _spawn(
+        [*python, "-c", _VERSION_SCRIPT], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
     try:
-        said = process.communicate(timeout=10)[0].decode("utf-8", "replace").split()
+        output = process.communicate(timeout=10)[0].decode("utf-8", "replace").split()
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        said = []
-    if len(said) != 2:
-        raise CannotStart("%s is not a Python that can be run" % " ".join(python))
-    if said[1] != "True":
-        raise CannotStart("Python >= 3.8 is needed, %s is %s" % (" ".join(python), said[0]))
+        output = []
+    if len(output) != 2:
+        raise InterpreterStartError("%s is not a usable Python" % " ".join(python))
+    if output[1] != "True":
+        raise InterpreterStartError(
+            "Python >= 3.8 is needed, %s is %s" % (" ".join(python), output[0])
+        )
 
 
-def _popen(command: List[str], **options: Any) -> "subprocess.Popen[bytes]":
+def _spawn(command: List[str], **options: Any) -> "subprocess.Popen[bytes]":
     home = os.path.expanduser("~")
     folder = home if os.path.isdir(home) else "/"
     try:
         return subprocess.Popen(
-            command, cwd=folder, start_new_session=True, restore_signals=True,
-            preexec_fn=_hear, **options,
+            command,
+            cwd=folder,
+            start_new_session=True,
+            restore_signals=True,
+            preexec_fn=_restore_signals,
+            **options,
         )
     except OSError as error:
-        words = "there is no %s" if isinstance(error, FileNotFoundError) else "cannot run %s"
-        raise CannotStart("%s (%s)" % (words % command[0], error.strerror)) from error
+        message = "cannot run %s (%s)" % (command[0], error.strerror)
+        raise InterpreterStartError(message) from error
 
 
-def _hear() -> None:
-    """An ignored signal stays so across an exec: the interpreter must not inherit ours."""
-    for number in _DEAF:
+def _restore_signals() -> None:
+    """Restore default signal handling: an ignored signal stays ignored across an exec."""
+    for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _forget_stdio() -> None:
-    """The interpreter's end must be its own: else nobody would see that it has closed it."""
+def _close_stdio() -> None:
+    """Replace our stdin and stdout, so that the interpreter alone holds its end of the socket.
+
+    Otherwise the agent would not notice that the interpreter has closed it.
+    """
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -149,12 +163,12 @@ def _forget_stdio() -> None:
 
 
 def main(argv: List[str]) -> None:
-    """Run the keeper process; ``argv`` is the descriptor of its end of the control socket."""
+    """Run the supervisor process; ``argv``: the descriptor of its end of the control socket."""
     descriptor = int(argv[0])
     os.set_inheritable(descriptor, False)
     process_tree.become_subreaper()
-    for number in _DEAF:
+    for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as control:
-        Keeper(control).run()
+        InterpreterSupervisor(control).run()
     os._exit(0)

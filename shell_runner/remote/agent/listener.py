@@ -1,246 +1,244 @@
-"""The door: takes sockets, and makes connections of those whose peers are signed.
+"""The agent's listener: accepts sockets, authenticates peers and serves their connections.
 
-Owns the limits on those who are not yet known, dialling out, and the log.  Must not know the
-command line, nor what the bytes behind a hello mean.
+Owns dialing out and the limits on handshakes and connections.  Must not know the command line, nor
+the meaning of the bytes after a hello.
 """
 
 import asyncio
 import collections
-import os
 import random
-import select
 import socket
 import ssl
 import time
 from typing import Dict, NamedTuple, Optional, Set, Tuple
 
 from . import credentials
-from .connection import Connection, Refused
+from .connection import Connection, PeerRefused
 from .credentials import Credentials
-from .tcp import PORT, tune
-from .tls_stream import Stream
+from .event_log import log
+from .tcp import DEFAULT_PORT, configure_socket
+from .tls_stream import TlsStream
 
-#: Seconds between two attempts to dial out: from the first on, and at most.
-_BACKOFF = (1.0, 10.0)
-_DAY = 86400.0
+#: Seconds between two attempts to dial out: the first delay and the longest; it doubles.
+_DIAL_BACKOFF = (1.0, 10.0)
+#: Seconds between two warnings of an expiring certificate.
+_WARNING_INTERVAL = 86400.0
 
 
-class Options(NamedTuple):
-    """What the command line says."""
+class AgentOptions(NamedTuple):
+    """The options of the command line."""
 
     bundle: str
     crl: str = ""
     host: str = "0.0.0.0"
-    port: int = PORT
+    port: int = DEFAULT_PORT
     connect: Optional[Tuple[str, int]] = None
     port_file: str = ""
-    handshakes: int = 64
-    handshake_time: float = 10.0
-    connections: int = 32
+    max_handshakes: int = 64
+    handshake_timeout: float = 10.0
+    max_connections: int = 32
 
 
-_lost_lines = 0
-
-
-def log(event: str, **fields: object) -> None:
-    """One line to stderr; peers cannot put anything else into it.
-
-    Who reads it slowly loses lines: a full pipe must not stop the agent.
-    """
-    global _lost_lines
-    words = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), event]
-    for name, value in fields.items():
-        text = "".join(c if c.isprintable() and c != '"' else "?" for c in str(value))[:300]
-        words.append('%s="%s"' % (name, text) if " " in text or not text else name + "=" + text)
-    text = " ".join(words) + "\n"
-    if _lost_lines:
-        words[1:] = ["trouble", 'reason="%d lines of the log are lost"\n%s' % (_lost_lines, text)]
-        text = " ".join(words)
-    try:
-        # Room for a write that does not block: POSIX promises 512 bytes, Linux 4096.
-        if select.select([], [2], [], 0)[1]:
-            os.write(2, text.encode("utf-8", "replace"))
-            _lost_lines = 0
-        else:
-            _lost_lines += 1
-    except OSError:
-        pass  # a log that cannot be written is no reason to refuse work
-
-
-class Peer(NamedTuple):
-    """Who is at the other end of a socket."""
+class PeerAddress(NamedTuple):
+    """The address of the peer of a socket."""
 
     host: str
     port: str
 
     @classmethod
-    def of(cls, sock: socket.socket) -> "Peer":
-        """Raises OSError if it is gone already."""
-        found = sock.getpeername()
-        return cls(str(found[0]).split("%")[0], str(found[1]))
+    def from_socket(cls, sock: socket.socket) -> "PeerAddress":
+        """Return the address of a socket's peer; raise OSError if it has disconnected."""
+        host, port = sock.getpeername()[:2]
+        return cls(str(host).split("%")[0], str(port))
 
     def __str__(self) -> str:
         return ("[%s]:%s" if ":" in self.host else "%s:%s") % (self.host, self.port)
 
 
-class Door:
-    """Who knocks, who has got in, and who has not."""
+class AgentListener:
+    """The listener of an agent, with the tasks of all its peers."""
 
-    def __init__(self, options: Options) -> None:
-        """Raises BadCredentials."""
+    def __init__(self, options: AgentOptions) -> None:
+        """Load the credentials; raise BadCredentials."""
         self._options = options
         self._credentials = Credentials(options.bundle, options.crl)
-        #: Who has not yet shown a certificate, the oldest first.
-        self._unknown: "Dict[asyncio.Task[bool], str]" = {}
+        #: Address of each peer that has not finished its handshake, by its task; oldest first.
+        self._handshaking: "Dict[asyncio.Task[bool], str]" = {}
         self._tasks: "Set[asyncio.Task[bool]]" = set()
-        self._open = 0
-        self._count = 0
+        self._open_connections = 0
+        self._connection_count = 0
         self._stopping = False
-        self._warned = -_DAY
+        self._warned_at = -_WARNING_INTERVAL
 
-    def warn(self) -> None:
-        """Say once a day that our certificate ends soon."""
-        if time.monotonic() - self._warned >= _DAY:
-            self._warned = time.monotonic()
-            warning = credentials.expiry_warning(self._options.bundle)
+    def warn_of_expiry(self) -> None:
+        """Log a warning at most once a day if the agent's certificate expires soon."""
+        if time.monotonic() - self._warned_at >= _WARNING_INTERVAL:
+            self._warned_at = time.monotonic()
+            warning = credentials.describe_expiry(self._options.bundle)
             if warning:
-                log("trouble", reason=warning)
+                log("error", reason=warning)
 
     # -- sockets ----------------------------------------------------------------
 
     async def listen(self, listener: socket.socket) -> None:
-        """Take connections for ever; closes the listener when cancelled."""
+        """Accept connections until canceled, then close ``listener``."""
         loop = asyncio.get_event_loop()
         with listener:
             while True:
                 try:
                     sock, _ = await loop.sock_accept(listener)
-                except OSError as error:  # out of descriptors, or the peer is gone already
-                    log("trouble", reason=error)
+                except OSError as error:  # no free descriptors, or the peer has disconnected
+                    log("error", reason=error)
                     await asyncio.sleep(0.1)
                     continue
-                self.take(sock)
-                # The new task takes hold of its socket before it can be cancelled.
+                self.serve_socket(sock)
+                # Let the new task start: only then it closes its socket when it is canceled.
                 await asyncio.sleep(0)
 
     async def dial(self, host: str, port: int) -> None:
-        """Connect and be served, for ever."""
-        delay, said = _BACKOFF[0], ""
+        """Connect to a controller and serve it, again and again, until canceled."""
+        delay, logged_reason = _DIAL_BACKOFF[0], ""
         while True:
             try:
                 sock = await asyncio.wait_for(_connect(host, port), 10.0)
             except (OSError, asyncio.TimeoutError) as error:
                 reason = str(error) or "no answer"
-                if reason != said:
+                if reason != logged_reason:
                     log("waiting", peer="%s:%d" % (host, port), reason=reason)
-                said = reason
+                logged_reason = reason
             else:
-                task, said = self.take(sock), ""
+                task, logged_reason = self.serve_socket(sock), ""
                 if task is not None:
                     await asyncio.wait([task])
-                    if _got_in(task):
-                        delay = _BACKOFF[0]
+                    if _was_admitted(task):
+                        delay = _DIAL_BACKOFF[0]
             await asyncio.sleep(delay * random.uniform(0.75, 1.0))
-            delay = min(delay * 2, _BACKOFF[1])
+            delay = min(delay * 2, _DIAL_BACKOFF[1])
 
-    def take(self, sock: socket.socket) -> "Optional[asyncio.Task[bool]]":
-        """Serve the peer of a socket in a task of its own; its result: whether it got in."""
+    def serve_socket(self, sock: socket.socket) -> "Optional[asyncio.Task[bool]]":
+        """Serve the peer of a socket in a task, whose result is whether the peer was admitted.
+
+        Returns None if the peer has disconnected already.
+        """
         try:
-            tune(sock)
-            peer = Peer.of(sock)
+            configure_socket(sock)
+            peer = PeerAddress.from_socket(sock)
         except OSError:
             sock.close()
             return None
-        self._make_room()
+        self._limit_handshakes()
         task = asyncio.get_event_loop().create_task(self._serve(sock, peer))
-        self._unknown[task] = peer.host
+        self._handshaking[task] = peer.host
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._remove_task)
         return task
 
-    def _forget(self, task: "asyncio.Task[bool]") -> None:
+    def _remove_task(self, task: "asyncio.Task[bool]") -> None:
         self._tasks.discard(task)
-        self._unknown.pop(task, None)
+        self._handshaking.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            log("trouble", reason=repr(task.exception()))
+            log("error", reason=repr(task.exception()))
 
-    def _make_room(self) -> None:
-        """Where too many are silent, the oldest of the address with the most goes."""
-        if len(self._unknown) < self._options.handshakes:
+    def _limit_handshakes(self) -> None:
+        """Cancel a handshake if there are too many: the oldest of the address with the most."""
+        if len(self._handshaking) < self._options.max_handshakes:
             return
-        busiest = collections.Counter(self._unknown.values()).most_common(1)[0][0]
-        victim = next(task for task, host in self._unknown.items() if host == busiest)
-        del self._unknown[victim]
-        victim.cancel()
+        busiest = collections.Counter(self._handshaking.values()).most_common(1)[0][0]
+        oldest = next(task for task, host in self._handshaking.items() if host == busiest)
+        del self._handshaking[oldest]
+        oldest.cancel()
 
     # -- one peer ---------------------------------------------------------------
 
-    async def _serve(self, sock: socket.socket, peer: Peer) -> bool:
-        begin = time.monotonic()
+    async def _serve(self, sock: socket.socket, peer: PeerAddress) -> bool:
+        started_at = time.monotonic()
         name = ""
         try:
-            context = self._credentials.context(lambda why: log("trouble", reason=why))
-            stream = Stream(sock, context)
+            context = self._credentials.get_context(lambda error: log("error", reason=error))
+            stream = TlsStream(sock, context)
             name = await self._handshake(stream)
-            return await self._converse(stream, peer, name)
-        except (ssl.SSLError, OSError, Refused, asyncio.TimeoutError) as error:
-            log("refused", peer=peer, name=name, reason=_why(error), seconds=_since(begin))
+            return await self._serve_peer(stream, peer, name)
+        except (ssl.SSLError, OSError, PeerRefused, asyncio.TimeoutError) as error:
+            log(
+                "refused",
+                peer=peer,
+                name=name,
+                reason=_describe_error(error),
+                seconds=_format_seconds_since(started_at),
+            )
             return False
         except asyncio.CancelledError:
             if not name:
-                words = "the agent stops" if self._stopping else "too many handshakes"
-                log("refused", peer=peer, name=name, reason=words, seconds=_since(begin))
+                reason = "the agent stops" if self._stopping else "too many handshakes"
+                log(
+                    "refused",
+                    peer=peer,
+                    name=name,
+                    reason=reason,
+                    seconds=_format_seconds_since(started_at),
+                )
             raise
         finally:
             sock.close()
 
-    async def _handshake(self, stream: Stream) -> str:
+    async def _handshake(self, stream: TlsStream) -> str:
         try:
-            await asyncio.wait_for(stream.handshake(), self._options.handshake_time)
+            await asyncio.wait_for(stream.handshake(), self._options.handshake_timeout)
         except asyncio.TimeoutError:
-            limit = self._options.handshake_time
-            raise Refused("no handshake within %g s" % limit) from None
-        self._unknown.pop(_this_task(), None)
-        return stream.peer().get("commonName", "?")
+            limit = self._options.handshake_timeout
+            raise PeerRefused("no handshake within %g s" % limit) from None
+        self._handshaking.pop(_current_task(), None)
+        return stream.get_peer_subject().get("commonName", "?")
 
-    async def _converse(self, stream: Stream, peer: Peer, name: str) -> bool:
+    async def _serve_peer(self, stream: TlsStream, peer: PeerAddress, name: str) -> bool:
         connection = Connection(stream)
         try:
-            if self._open >= self._options.connections:
-                raise Refused("%d connections are open already" % self._open)
-            self._open += 1
+            if self._open_connections >= self._options.max_connections:
+                raise PeerRefused("%d connections are open already" % self._open_connections)
+            self._open_connections += 1
             try:
-                return await self._work(connection, stream, peer, name)
+                return await self._serve_interpreter(connection, stream, peer, name)
             finally:
-                self._open -= 1
-        except Refused as error:
-            await _tell(connection, stream, str(error))
+                self._open_connections -= 1
+        except PeerRefused as error:
+            await _send_refusal(connection, stream, str(error))
             raise
 
-    async def _work(self, connection: Connection, stream: Stream, peer: Peer, name: str) -> bool:
+    async def _serve_interpreter(
+        self, connection: Connection, stream: TlsStream, peer: PeerAddress, name: str
+    ) -> bool:
         try:
-            order = await asyncio.wait_for(connection.hello(), self._options.handshake_time)
+            request = await asyncio.wait_for(
+                connection.read_hello(), self._options.handshake_timeout
+            )
         except asyncio.TimeoutError:
-            limit = self._options.handshake_time
-            raise Refused("no hello within %g s" % limit) from None
-        begin, reason = time.monotonic(), "the agent stops"
-        self._count += 1
-        number = self._count
+            limit = self._options.handshake_timeout
+            raise PeerRefused("no hello within %g s" % limit) from None
+        started_at, reason = time.monotonic(), "the agent stops"
+        self._connection_count += 1
+        number = self._connection_count
         log("open", id=number, peer=peer, name=name)
-        self.warn()
+        self.warn_of_expiry()
         try:
-            reason = await connection.serve(order)
-            await stream.finish()
-        except (Refused, OSError) as error:
-            reason = _why(error)
-            if isinstance(error, Refused):
-                await _tell(connection, stream, reason)
+            reason = await connection.serve(request)
+            await stream.close_gracefully()
+        except (PeerRefused, OSError) as error:
+            reason = _describe_error(error)
+            if isinstance(error, PeerRefused):
+                await _send_refusal(connection, stream, reason)
         finally:
-            log("close", id=number, peer=peer, name=name, reason=reason, seconds=_since(begin))
+            log(
+                "close",
+                id=number,
+                peer=peer,
+                name=name,
+                reason=reason,
+                seconds=_format_seconds_since(started_at),
+            )
         return True
 
     async def stop(self) -> None:
-        """End all connections, and what is behind them."""
+        """End all connections and their interpreters."""
         self._stopping = True
         tasks = list(self._tasks)
         for task in tasks:
@@ -248,30 +246,30 @@ class Door:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _got_in(task: "asyncio.Task[bool]") -> bool:
+def _was_admitted(task: "asyncio.Task[bool]") -> bool:
     return not task.cancelled() and task.exception() is None and task.result()
 
 
-async def _tell(connection: Connection, stream: Stream, problem: str) -> None:
+async def _send_refusal(connection: Connection, stream: TlsStream, error: str) -> None:
     try:
-        await asyncio.wait_for(connection.answer(problem), 1.0)
-        await stream.finish()
+        await asyncio.wait_for(connection.send_answer(error), 1.0)
+        await stream.close_gracefully()
     except (OSError, asyncio.TimeoutError):
-        pass  # who does not listen is not told
+        pass  # the peer does not read
 
 
-def _this_task() -> "asyncio.Task[bool]":
+def _current_task() -> "asyncio.Task[bool]":
     task = asyncio.current_task()
     assert task is not None
     return task
 
 
-def _since(begin: float) -> str:
-    return "%.3f" % (time.monotonic() - begin)
+def _format_seconds_since(started_at: float) -> str:
+    return "%.3f" % (time.monotonic() - started_at)
 
 
-#: What OpenSSL says, and what it means.
-_REASONS = {
+#: Messages for the reason codes of OpenSSL.
+_TLS_ERROR_MESSAGES = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no certificate",
     "WRONG_VERSION_NUMBER": "not TLS",
     "HTTP_REQUEST": "not TLS, but HTTP",
@@ -282,19 +280,19 @@ _REASONS = {
 }
 
 
-def _why(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return "certificate refused: %s" % error.verify_message
     if isinstance(error, ssl.SSLEOFError):
         return "the peer hung up during the handshake"
     if isinstance(error, ssl.SSLError):
-        return _REASONS.get(error.reason or "", error.reason or str(error))
+        return _TLS_ERROR_MESSAGES.get(error.reason or "", error.reason or str(error))
     return str(error) or type(error).__name__
 
 
 async def _connect(host: str, port: int) -> socket.socket:
     loop = asyncio.get_event_loop()
-    problem: Exception = OSError("no address")
+    last_error: Exception = OSError("no address")
     for family, kind, protocol, _, address in await loop.getaddrinfo(
         host, port, type=socket.SOCK_STREAM
     ):
@@ -305,8 +303,8 @@ async def _connect(host: str, port: int) -> socket.socket:
             return sock
         except OSError as error:
             sock.close()
-            problem = error
+            last_error = error
         except BaseException:
             sock.close()
             raise
-    raise problem
+    raise last_error

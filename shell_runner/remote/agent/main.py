@@ -1,7 +1,7 @@
-"""The program ``nosejobs-agent``: opens a host to the controllers of its fleet.
+"""The program ``nosejobs-agent``: lets the controllers of its fleet run tests on a host.
 
-Owns the command line, the listening socket, signals, and the systemd unit.  Must not know
-who gets in, nor what happens then.
+Owns the command line, the listening socket, signals, and the systemd unit.  Must not know how peers
+are authenticated and served.
 
     nosejobs-agent host1.pem
     nosejobs-agent host1.pem --connect controller.example.org:7423
@@ -20,14 +20,16 @@ from typing import List, Optional, Tuple
 from .. import entry_point
 from ..jobs import worker_launcher
 from ..processes import process_tree
-from .connection import Kept
+from .connection import SupervisedInterpreter
 from .credentials import BadCredentials
-from .listener import Door, Options, Peer, log
-from .tcp import PORT
-from .worker_supervisor import Porter
+from .event_log import log
+from .listener import AgentListener, AgentOptions, PeerAddress
+from .tcp import DEFAULT_PORT
+from .worker_supervisor import WorkerSupervisor
 
-_BACKLOG = 1024
-_UNIT = """\
+#: Connections that wait to be accepted.
+_LISTEN_BACKLOG = 1024
+_UNIT_TEMPLATE = """\
 [Unit]
 Description=nosejobs agent
 Wants=network-online.target
@@ -45,96 +47,133 @@ WantedBy=multi-user.target
 """
 
 
-def parse_address(text: str, port: int, host: str = "") -> Tuple[str, int]:
-    """``host:port``, ``[v6]:port``, ``host`` or ``:port``; raises ArgumentTypeError."""
+def parse_address(text: str, default_port: int, default_host: str = "") -> Tuple[str, int]:
+    """Return host and port of ``host:port``, ``[v6]:port``, ``host`` or ``:port``.
+
+    Raises ArgumentTypeError.
+    """
     name, colon, number = text.rpartition(":")
     if not colon or text.endswith("]") or (":" in name and not name.startswith("[")):
         name, number = text, ""
-    found = port if not number else int(number) if number.isdecimal() else -1
-    name = name.strip("[]") or host
-    if not name or not 0 <= found < 65536:
+    port = default_port if not number else int(number) if number.isdecimal() else -1
+    name = name.strip("[]") or default_host
+    if not name or not 0 <= port < 65536:
         raise argparse.ArgumentTypeError("%r is not an address; write HOST:PORT" % text)
-    return name, found
+    return name, port
 
 
-def _listen_address(text: str) -> Tuple[str, int]:
+def _parse_listen_address(text: str) -> Tuple[str, int]:
     if text.isdecimal():
         text = ":" + text
-    return parse_address(text, PORT, "0.0.0.0")
+    return parse_address(text, DEFAULT_PORT, "0.0.0.0")
 
 
-def _dial_address(text: str) -> Tuple[str, int]:
-    return parse_address(text, PORT + 1)
+def _parse_dial_address(text: str) -> Tuple[str, int]:
+    return parse_address(text, DEFAULT_PORT + 1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="nosejobs-agent", description="Opens this host to the controllers of its fleet."
+        prog="nosejobs-agent",
+        description="Let the controllers of this host's fleet run tests on it.",
     )
     add = parser.add_argument
-    add("bundle", metavar="BUNDLE", help="what `nosejobs ca issue HOST` wrote")
-    add("--listen", type=_listen_address, default=("0.0.0.0", PORT), metavar="ADDR:PORT",
-        help="default 0.0.0.0:%d; port 0: any free one" % PORT)
-    add("--connect", type=_dial_address, metavar="HOST:PORT",
-        help="dial out to a controller instead of listening")
-    add("--crl", default="", metavar="FILE", help="revocation list; read again when it changes")
-    add("--port-file", default="", metavar="FILE", help="write the port to this file")
-    add("--max-connections", type=int, default=32, metavar="N", help="default 32")
-    add("--max-handshakes", type=int, default=64, metavar="N", help="default 64")
-    add("--handshake-timeout", type=float, default=10.0, metavar="SECONDS", help="default 10")
+    add("bundle", metavar="BUNDLE", help="credentials written by `nosejobs ca issue HOST`")
+    add(
+        "--listen",
+        type=_parse_listen_address,
+        default=("0.0.0.0", DEFAULT_PORT),
+        metavar="ADDR:PORT",
+        help="address to listen on; default 0.0.0.0:%d; port 0: any free port" % DEFAULT_PORT,
+    )
+    add(
+        "--connect",
+        type=_parse_dial_address,
+        metavar="HOST:PORT",
+        help="connect to a controller instead of listening",
+    )
+    add("--crl", default="", metavar="FILE", help="revocation list; reloaded when it changes")
+    add("--port-file", default="", metavar="FILE", help="write the listening port to this file")
+    add(
+        "--max-connections",
+        type=int,
+        default=32,
+        metavar="N",
+        help="maximum open connections; default 32",
+    )
+    add(
+        "--max-handshakes",
+        type=int,
+        default=64,
+        metavar="N",
+        help="maximum peers that have not finished the handshake; default 64",
+    )
+    add(
+        "--handshake-timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="time limit for the handshake and for the hello; default 10",
+    )
     add("--print-unit", action="store_true", help="print a systemd unit for this command")
     return parser
 
 
-def _options(arguments: argparse.Namespace) -> Options:
+def _make_options(arguments: argparse.Namespace) -> AgentOptions:
     host, port = arguments.listen
-    return Options(
-        arguments.bundle, arguments.crl, host, port, arguments.connect,
-        arguments.port_file, max(arguments.max_handshakes, 1), arguments.handshake_timeout,
+    return AgentOptions(
+        arguments.bundle,
+        arguments.crl,
+        host,
+        port,
+        arguments.connect,
+        arguments.port_file,
+        max(arguments.max_handshakes, 1),
+        arguments.handshake_timeout,
         max(arguments.max_connections, 1),
     )
 
 
-def unit(argv: List[str]) -> str:
-    """A systemd unit that runs this very program with these arguments."""
-    parser = _parser()
+def format_unit(argv: List[str]) -> str:
+    """Return a systemd unit that runs this program with these arguments."""
+    parser = _create_parser()
     paths = {os.path.abspath(value): value for value in argv if os.path.exists(value)}
     known = {value: path for path, value in paths.items()}
-    words = [known.get(word, word) for word in argv if word != "--print-unit"]
-    parser.parse_args(words)
-    command = " ".join(_systemd_word(word) for word in [*_program(), *words])
-    return _UNIT.format(command=command, user=_user())
+    arguments = [known.get(word, word) for word in argv if word != "--print-unit"]
+    parser.parse_args(arguments)
+    command = " ".join(_quote_for_systemd(word) for word in [*_build_own_command(), *arguments])
+    return _UNIT_TEMPLATE.format(command=command, user=_get_user())
 
 
-def _user() -> str:
+def _get_user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # nobody has that number here
+    except (KeyError, OSError):  # the user id has no name
         return str(os.getuid())
 
 
-def _systemd_word(word: str) -> str:
-    """systemd expands ``%`` and ``$``, and knows quotes nearly as a shell does."""
+def _quote_for_systemd(word: str) -> str:
+    """Quote an argument for ExecStart of systemd, which expands ``%`` and ``$``."""
     return shlex.quote(word.replace("%", "%%").replace("$", "$$"))
 
 
-def _program() -> List[str]:
+def _build_own_command() -> List[str]:
     script = os.path.abspath(sys.argv[0])
     if os.path.basename(script) == "__main__.py" or not os.path.isfile(script):
-        return entry_point.command("agent")
+        return entry_point.build_command("agent")
     return [sys.executable, script]
 
 
-def _listener(options: Options) -> socket.socket:
+def _open_listening_socket(options: AgentOptions) -> socket.socket:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    if not _is_literal(options.host, family):
-        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)
-        family = found[0][0]
+    if not _is_ip_address(options.host, family):
+        addresses = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)
+        family = addresses[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((options.host, options.port))
-        listener.listen(_BACKLOG)
+        listener.listen(_LISTEN_BACKLOG)
         listener.setblocking(False)
     except BaseException:
         listener.close()
@@ -142,7 +181,7 @@ def _listener(options: Options) -> socket.socket:
     return listener
 
 
-def _is_literal(host: str, family: int) -> bool:
+def _is_ip_address(host: str, family: int) -> bool:
     try:
         socket.inet_pton(family, host)
     except OSError:
@@ -157,62 +196,64 @@ def _write_port(path: str, port: int) -> None:
     os.replace(temporary, path)
 
 
-def _porter() -> Optional[Porter]:
-    """Who starts the worker of durable jobs; without them an agent is an agent still."""
+def _create_worker_supervisor() -> Optional[WorkerSupervisor]:
+    """Return the supervisor of the worker; log a line and return None if jobs cannot run here."""
     try:
-        from ..jobs import queue  # needs sqlite3, which a stripped Python lacks
+        from ..jobs import queue_folder  # needs sqlite3, which a stripped Python lacks
 
-        return Porter(queue.folder(), Kept.alive)
+        return WorkerSupervisor(
+            queue_folder.find_queue_folder(), SupervisedInterpreter.running_pids
+        )
     except (ImportError, OSError) as error:
-        log("trouble", reason="no durable jobs here: %s" % error)
+        log("error", reason="durable jobs are not available: %s" % error)
         return None
 
 
-async def _run(options: Options) -> None:
+async def _run(options: AgentOptions) -> None:
     loop = asyncio.get_event_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    door = Door(options)
+    agent = AgentListener(options)
     if options.connect:
-        log("dialling", peer="%s:%d" % options.connect, pid=os.getpid())
-        work = door.dial(*options.connect)
+        log("dialing", peer="%s:%d" % options.connect, pid=os.getpid())
+        work = agent.dial(*options.connect)
     else:
-        listener = _listener(options)
+        listener = _open_listening_socket(options)
         host, port = listener.getsockname()[:2]
-        log("listening", address=Peer(host, str(port)), port=port, pid=os.getpid())
+        log("listening", address=PeerAddress(host, str(port)), port=port, pid=os.getpid())
         if options.port_file:
             _write_port(options.port_file, port)
-        work = door.listen(listener)
-    door.warn()
-    porter = _porter()
-    if porter is not None:
-        porter.begin()
+        work = agent.listen(listener)
+    agent.warn_of_expiry()
+    workers = _create_worker_supervisor()
+    if workers is not None:
+        workers.start()
     tasks = [loop.create_task(work), loop.create_task(stopped.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
-    trouble = (await asyncio.gather(*tasks, return_exceptions=True))[0]
-    await door.stop()
-    if porter is not None:
-        porter.close()
-    if isinstance(trouble, Exception):
-        raise trouble
+    error = (await asyncio.gather(*tasks, return_exceptions=True))[0]
+    await agent.stop()
+    if workers is not None:
+        workers.close()
+    if isinstance(error, Exception):
+        raise error
     log("stopped")
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """The command ``nosejobs-agent``."""
-    words = sys.argv[1:] if argv is None else argv
-    arguments = _parser().parse_args(words)
+    """Run the command ``nosejobs-agent``; return its exit status."""
+    options = sys.argv[1:] if argv is None else argv
+    arguments = _create_parser().parse_args(options)
     if arguments.print_unit:
-        sys.stdout.write(unit(words))
+        sys.stdout.write(format_unit(options))
         return 0
     process_tree.become_subreaper()
-    os.environ[worker_launcher.BEHIND] = "1"
+    os.environ[worker_launcher.UNDER_AGENT_VARIABLE] = "1"
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
-        asyncio.run(_run(_options(arguments)))
+        asyncio.run(_run(_make_options(arguments)))
     except (BadCredentials, OSError) as error:
         sys.stderr.write("nosejobs-agent: %s\n" % error)
         return 1

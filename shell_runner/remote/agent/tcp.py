@@ -1,23 +1,27 @@
-"""The TCP of a connection between a controller and an agent, as both ends set it up.
+"""TCP settings of a connection between a controller and an agent, for both ends.
 
-Owns the port, and after how long a silent network is a dead one.  Must not know TLS or
-what is said.
+Owns the default port and the default timeout of a silent network.  Must not know TLS or the
+messages.
 """
 
 import socket
 import sys
 
-#: Where an agent listens, unless told otherwise.
-PORT = 7422
-#: Seconds of a silent network after which a connection is dead, unless its hello says another.
-SILENCE = 15.0
+#: TCP port of an agent unless ``--listen`` names another one.
+DEFAULT_PORT = 7422
+#: Seconds without any network traffic after which a connection is closed, unless the hello names
+#: another number.
+DEFAULT_SILENCE = 15.0
 _KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
-#: Some Pythons for Linux are built without the name.
+#: Some builds of Python for Linux lack the name; its number is the kernel's.
 _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 
 
-def tune(sock: socket.socket, silence: float = SILENCE) -> None:
-    """Notice a dead network, and send small messages at once."""
+def configure_socket(sock: socket.socket, silence: float = DEFAULT_SILENCE) -> None:
+    """Make a socket non-blocking, detect a dead network, and send small messages at once.
+
+    ``silence``: seconds without an acknowledgment after which the kernel closes the connection.
+    """
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,41 +1,44 @@
-"""TLS without a socket: encrypted bytes on one side, ours on the other.
+"""TLS without I/O: encrypted bytes on one side, plain bytes on the other.
 
-Owns the state of one connection, of either end.  Must not know how bytes travel: that
-differs (asyncio in an agent, one poll loop in the controller's proxy).
+Owns the TLS state of one connection, for either end.  Must not know how bytes travel: an agent uses
+asyncio, the controller's proxy a poll loop.
 """
 
 import ssl
 from typing import Optional, Tuple
 
-#: More than a record has, which is what one read gives.
-_RECORD = 1 << 16
+#: Maximum bytes of one read; more than a TLS record (RFC 8446: 16 KiB), which limits it anyhow.
+_READ_SIZE = 1 << 16
 
 
-class TlsState:
-    """What a TLS connection is made of but for its socket."""
+class TlsEngine:
+    """The TLS state of a connection, without its socket."""
 
     def __init__(
         self, context: ssl.SSLContext, server_side: bool = False, name: Optional[str] = None
     ) -> None:
-        """``name``: whom a client wants to find behind it."""
+        """Create a client or a server.  ``name``: the server name that a client expects."""
         self._incoming = ssl.MemoryBIO()
-        #: What is to be sent; whoever calls anything here looks afterwards.
+        #: Encrypted bytes to send; may be filled by any call, so the caller checks it after each.
         self.outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self.outgoing, server_side, name)
 
-    def received(self, data: bytes) -> None:
-        """Encrypted bytes have come; none: no more will."""
+    def feed(self, data: bytes) -> None:
+        """Pass received encrypted bytes to TLS; empty bytes mean the end of the stream."""
         if data:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
 
     def decrypt(self, limit: int) -> Tuple[bytes, bool]:
-        """All that can be read now, but hardly more than ``limit``; whether that was the end."""
+        """Return the plain bytes available now, and whether the stream has ended.
+
+        May exceed ``limit`` by up to one record.
+        """
         parts = bytearray()
         while len(parts) < limit:
             try:
-                data = self.tls.read(_RECORD)
+                data = self.tls.read(_READ_SIZE)
             except ssl.SSLWantReadError:
                 return bytes(parts), False
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

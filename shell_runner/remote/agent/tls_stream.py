@@ -1,8 +1,7 @@
-"""One TLS connection, server side, in asyncio.
+"""A server-side TLS stream for asyncio over a plain socket.
 
-Owns what goes between a socket, the TLS state, and those who read and write.  asyncio's
-own TLS differs from version to version, and none of them tells a peer why it is refused;
-here the state machine is ours and the socket is plain.  Must not know what is said.
+The TLS of asyncio differs between Python versions, and in none of them does a refused peer receive
+the TLS alert that names the reason.  Must not know the messages.
 """
 
 import asyncio
@@ -10,94 +9,102 @@ import socket
 import ssl
 from typing import Dict
 
-from .tls_engine import TlsState
+from .tls_engine import TlsEngine
 
-_CHUNK = 1 << 16
-#: What read() hands out at most, so that one record at a time does not cost a turn each.
-_BATCH = 1 << 18
-#: Seconds and bytes that a peer may take to notice that it has been refused.
-_LINGER = 1.0
-_LINGER_BYTES = 1 << 18
+#: Maximum bytes of one receive from the socket.
+_RECEIVE_SIZE = 1 << 16
+#: Maximum bytes that read() returns; larger than a record to save turns of the event loop.
+_MAX_READ_BYTES = 1 << 18
+#: Seconds to wait for a refused peer to close the connection.
+_LINGER_TIMEOUT = 1.0
+#: Maximum bytes to read and drop meanwhile.
+_MAX_LINGER_BYTES = 1 << 18
 
 
-class Stream:
-    """A connected, non-blocking socket with TLS on it."""
+class TlsStream:
+    """A TLS stream over a connected, non-blocking socket."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self.sock = sock
         self._loop = asyncio.get_event_loop()
-        self._state = TlsState(context, server_side=True)
-        self._tls, self._outgoing = self._state.tls, self._state.outgoing
-        self._sending = asyncio.Lock()
-        self._has_answered = False
+        self._engine = TlsEngine(context, server_side=True)
+        self._tls, self._outgoing = self._engine.tls, self._engine.outgoing
+        self._write_lock = asyncio.Lock()
+        self._has_sent = False
 
     async def handshake(self) -> None:
-        """Raises ssl.SSLError or OSError; whom we had answered by then is told why."""
+        """Perform the handshake; raise ssl.SSLError or OSError if it fails.
+
+        A peer that speaks TLS receives an alert with the reason.
+        """
         while True:
             try:
                 self._tls.do_handshake()
                 return await self._flush()
             except ssl.SSLWantReadError:
                 await self._flush()
-                await self._fill()
+                await self._receive()
             except ssl.SSLError:
-                # Who never spoke TLS to us gets nothing at all.
-                if self._has_answered:
+                # A peer that does not speak TLS gets no bytes at all.
+                if self._has_sent:
                     await self._flush()
                     await self._linger()
                 raise
 
-    async def _fill(self) -> None:
-        self._state.received(await self._loop.sock_recv(self.sock, _CHUNK))
+    async def _receive(self) -> None:
+        self._engine.feed(await self._loop.sock_recv(self.sock, _RECEIVE_SIZE))
 
     async def _flush(self) -> None:
-        async with self._sending:
+        async with self._write_lock:
             if self._outgoing.pending:
-                self._has_answered = True
+                self._has_sent = True
                 await self._loop.sock_sendall(self.sock, self._outgoing.read())
 
-    def peer(self) -> Dict[str, str]:
-        """The fields of the peer's subject."""
+    def get_peer_subject(self) -> Dict[str, str]:
+        """Return the fields of the subject of the peer's certificate."""
         subject = (self._tls.getpeercert() or {}).get("subject", ())
         return {field[0][0]: field[0][1] for field in subject}
 
     async def read(self) -> bytes:
-        """Some bytes; none at the end.  Raises OSError."""
+        """Return some bytes, empty at the end of the stream; raise OSError."""
         while True:
-            parts, ended = self._state.decrypt(_BATCH)
+            parts, ended = self._engine.decrypt(_MAX_READ_BYTES)
             if self._outgoing.pending:
                 await self._flush()
             if parts or ended:
                 return parts
-            await self._fill()
+            await self._receive()
 
     async def write(self, data: bytes) -> None:
-        """Returns when the kernel has taken all of it; raises OSError."""
-        async with self._sending:
+        """Write all of ``data``; return when the kernel has taken it.  Raise OSError."""
+        async with self._write_lock:
             self._tls.write(data)
             await self._loop.sock_sendall(self.sock, self._outgoing.read())
 
-    async def finish(self) -> None:
-        """Say that this was all, and let the peer read it before the socket is closed."""
+    async def close_gracefully(self) -> None:
+        """Send the end of the stream, and let the peer read it before the socket is closed."""
         try:
             self._tls.unwrap()
         except ssl.SSLError:
             pass
         try:
-            await asyncio.wait_for(self._flush(), _LINGER)
+            await asyncio.wait_for(self._flush(), _LINGER_TIMEOUT)
             await self._linger()
         except (OSError, asyncio.TimeoutError):
             pass
 
     async def _linger(self) -> None:
-        """Bytes that nobody has read turn a close into a reset, which eats our last words."""
+        """Read and drop what the peer still sends.
+
+        Unread bytes would turn the close into a reset, and the peer would lose our last message.
+        """
         try:
             self.sock.shutdown(socket.SHUT_WR)
-            await asyncio.wait_for(self._drain(), _LINGER)
+            await asyncio.wait_for(self._drain(), _LINGER_TIMEOUT)
         except (OSError, asyncio.TimeoutError):
             pass
 
     async def _drain(self) -> None:
-        for _ in range(_LINGER_BYTES // _CHUNK):
-            if not await self._loop.sock_recv(self.sock, _CHUNK):
+        for _ in range(_MAX_LINGER_BYTES // _RECEIVE_SIZE):
+            if not await self._loop.sock_recv(self.sock, _RECEIVE_SIZE):
                 return

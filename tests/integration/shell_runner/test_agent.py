@@ -21,7 +21,7 @@ import pytest
 
 from shell_runner.hosts import agent_zipapp, ca, tls
 from tests.helpers.agent_processes import BOOTSTRAP, Agent, Authority, Peer, stopped
-from tests.helpers.single_host_run import gone, processes
+from tests.helpers.single_host_run import wait_until_gone, find_processes
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
 
 
@@ -120,8 +120,8 @@ def test_python_can_be_chosen(shared: Agent, client: Path) -> None:
 @pytest.mark.parametrize(
     ("python", "words"),
     [
-        ("no-such-python", "there is no no-such-python"),
-        ("/bin/cat", "/bin/cat is not a Python"),
+        ("no-such-python", "cannot run no-such-python"),
+        ("/bin/cat", "/bin/cat is not a usable Python"),
         ("'", "not a hello"),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_revocation_is_followed_without_a_restart(tmp_path: Path) -> None:
         # A spoilt list is told of, and the last good one still holds.
         copy.write_text("nonsense")
         assert "revoked" in refusal(agent, one)
-        agent.expect("trouble .*copy.pem: it is not a revocation list")
+        agent.expect("error .*copy.pem: not a revocation list")
         with agent.connect(two) as peer:
             assert peer.ask("1") == "1"
 
@@ -242,7 +242,7 @@ def test_a_new_bundle_is_followed_without_a_restart(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     client, host = authority.client(), authority.host(days=-1)
     with Agent(host) as agent:
-        agent.expect("trouble .*expired on ")
+        agent.expect("error .*expired on ")
         assert "not valid any more" in refusal(agent, client)
         authority.host()
         with agent.connect(client) as peer:
@@ -400,27 +400,27 @@ def victims(agent: Agent, peer: Peer) -> dict[str, int]:
     interpreter = int(peer.ask("os.getpid()"))
     return {
         "agent": agent.process.pid,
-        "keeper": int(peer.ask("os.getppid()")),
+        "supervisor": int(peer.ask("os.getppid()")),
         "interpreter": interpreter,
     }
 
 
-@pytest.mark.parametrize("who", ["agent", "keeper", "interpreter", "connection", "SIGTERM"])
+@pytest.mark.parametrize("who", ["agent", "supervisor", "interpreter", "connection", "SIGTERM"])
 def test_nothing_stays_behind(agent: Agent, client: Path, tmp_path: Path, who: str) -> None:
     marker = str(tmp_path)
     with agent.connect(client) as peer, agent.connect(client) as other:
         other.ask("1")
         found = victims(agent, peer)
         daemon = peer.daemon(marker)
-        assert daemon in processes(marker)
+        assert daemon in find_processes(marker)
         if who == "connection":
             peer.transport.close()
         elif who == "SIGTERM":
             agent.process.terminate()
         else:
             os.kill(found[who], signal.SIGKILL)
-        assert gone(marker, 8)
-        below = [found["keeper"], found["interpreter"], daemon]
+        assert wait_until_gone(marker, 8)
+        below = [found["supervisor"], found["interpreter"], daemon]
         assert all_gone(below, 3)
         if who in ("agent", "SIGTERM"):
             assert other.ended(5)
@@ -445,7 +445,7 @@ def test_a_stopped_tree_is_killed_too(agent: Agent, client: Path) -> None:
         with stopped(found["interpreter"]):
             peer.transport.close()
             agent.expect("close ")
-        assert all_gone([found["interpreter"], found["keeper"]], 1)
+        assert all_gone([found["interpreter"], found["supervisor"]], 1)
 
 
 def test_a_connection_that_is_cut_without_a_word_is_closed(
@@ -457,7 +457,7 @@ def test_a_connection_that_is_cut_without_a_word_is_closed(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         sock.close()
         agent.expect("close .*connection lost: ")
-        assert gone(str(tmp_path), 1)
+        assert wait_until_gone(str(tmp_path), 1)
 
 
 @contextlib.contextmanager
@@ -503,12 +503,12 @@ def test_a_dead_network_ends_both_sides_and_a_short_gap_neither(tmp_path: Path) 
             assert peer.ask("1") == "1"
             subprocess.run(["ip", "link", "set", link, "down"], check=True)
             agent.expect("close .*connection lost: .*timed out", 8)
-            assert gone(str(tmp_path / "marker"), 1)
+            assert wait_until_gone(str(tmp_path / "marker"), 1)
             with pytest.raises(TimeoutError):
                 peer.read(8)
 
 
-# -- dialling out -------------------------------------------------------------------
+# -- dialing out --------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -566,7 +566,7 @@ def test_the_single_file_runs_on_a_bare_python(
         assert peer.ask("'%d.%d' % sys.version_info[:2]") == "{}.{}".format(*version)
         peer.daemon(str(tmp_path))
         agent.kill()
-        assert gone(str(tmp_path), 5)
+        assert wait_until_gone(str(tmp_path), 5)
 
 
 @pytest.mark.parametrize("version", versions(good=False))

@@ -1,4 +1,4 @@
-"""The one entry by which code of other versions and other processes start ours."""
+"""The stable entry point that starts programs and sessions, also for code of other versions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PYTHON = [sys.executable, "-I", "-S"]
 
 @pytest.fixture
 def unpacked(tmp_path: Path) -> Path:
-    """The package, unpacked as it is on a host."""
+    """Return the package, unpacked as on a host."""
     folder = tmp_path / "code"
-    zipfile.ZipFile(io.BytesIO(gateway.code()[1])).extractall(folder)
+    zipfile.ZipFile(io.BytesIO(gateway.pack_host_code()[1])).extractall(folder)
     return folder / entry_point.PACKAGE
 
 
@@ -43,7 +43,7 @@ def run(command: list[str], folder: Path, *arguments: str) -> subprocess.Complet
 
 
 def run_slot(command: list[str], folder: Path) -> tuple[int, str]:
-    """Exit status and standard error of a slot whose owner is gone already."""
+    """Return exit status and standard error of a slot whose owner has already exited."""
     control, theirs = socket.socketpair()
     control.close()
     with theirs:
@@ -56,13 +56,13 @@ def run_slot(command: list[str], folder: Path) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", ENTRY.PROGRAMS)
-def test_every_program_is_there(name: str) -> None:
-    assert callable(ENTRY.program(name))
+def test_every_program_can_be_loaded(name: str) -> None:
+    assert callable(ENTRY.load_program(name))
 
 
 @pytest.mark.parametrize("name", ENTRY.SESSIONS)
-def test_every_session_is_there(name: str) -> None:
-    assert callable(ENTRY.session(name))
+def test_every_session_can_be_loaded(name: str) -> None:
+    assert callable(ENTRY.load_session(name))
 
 
 def test_the_names_are_those_that_other_versions_use() -> None:
@@ -79,13 +79,13 @@ def test_programs_run_without_site_packages(
     package = unpacked if place == "unpacked" else SOURCE
     command = [*PYTHON, str(package / script)]
     assert run_slot([*command, "slot"], empty) == (0, "")
-    # It needs much of the standard library, which our modules must not hide.
+    # The agent imports much of the standard library, which our modules must not hide.
     done = run(command, empty, "agent", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: nosejobs-agent" in done.stdout
 
 
-def test_a_relative_path_will_do(unpacked: Path) -> None:
+def test_a_relative_path_works(unpacked: Path) -> None:
     done = run([*PYTHON, "__main__.py"], unpacked, "agent", "--help")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -95,39 +95,39 @@ def test_it_runs_as_a_module(empty: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], [], ["keeper"], ["live"]])
+@pytest.mark.parametrize("arguments", [["nothing"], [], ["supervisor"], ["live"]])
 def test_an_unknown_name_is_refused(arguments: list[str], unpacked: Path, empty: Path) -> None:
     done = run([*PYTHON, str(unpacked / "__main__.py")], empty, *arguments)
     assert done.returncode == 2
     name = arguments[0] if arguments else ""
-    assert done.stderr.startswith(f"nosejobs: unknown program {name!r}; known are: agent, ")
+    assert done.stderr.startswith(f"nosejobs: unknown program {name!r}; use one of: agent, ")
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["desk", "", "worker"])
+@pytest.mark.parametrize("name", ["job", "", "worker"])
 def test_an_unknown_session_is_refused(name: str) -> None:
-    with pytest.raises(ENTRY.UnknownName, match=r"unknown session '.*'; known are: jobs, live"):
-        ENTRY.session(name)
+    with pytest.raises(ENTRY.UnknownName, match=r"unknown session '.*'; use one of: jobs, live"):
+        ENTRY.load_session(name)
 
 
 def test_the_command_runs_the_code_of_this_process(empty: Path) -> None:
-    command = entry_point.command("slot")
+    command = entry_point.build_command("slot")
     assert command == [*PYTHON, str(SOURCE / "__main__.py"), "slot"]
     assert run_slot(command, empty) == (0, "")
 
 
 def test_the_command_of_other_code(unpacked: Path, empty: Path) -> None:
-    command = entry_point.command_of(str(unpacked.parent), "slot")
+    command = entry_point.build_command_for(str(unpacked.parent), "slot")
     assert command == [*PYTHON, str(unpacked / "__main__.py"), "slot"]
     with pytest.raises(FileNotFoundError):
-        entry_point.command_of(str(empty), "slot")
+        entry_point.build_command_for(str(empty), "slot")
 
 
 def test_the_agent_as_one_file_starts_programs(tmp_path: Path, empty: Path) -> None:
     path = tmp_path / "agent.pyz"
     agent_zipapp.write(path)
     ask = f"import sys; sys.path.insert(0, {str(path)!r}); "
-    ask += f"from {entry_point.PACKAGE} import entry_point; print(entry_point.command('slot'))"
+    ask += f"from {entry_point.PACKAGE} import entry_point; print(entry_point.build_command('slot'))"
     command = [*PYTHON, str(path), entry_point.ZIPAPP_OPTION, "slot"]
     assert run([*PYTHON, "-c", ask], empty).stdout == f"{command}\n"
     assert run_slot(command, empty) == (0, "")
@@ -141,8 +141,12 @@ def test_the_agent_as_one_file_starts_programs(tmp_path: Path, empty: Path) -> N
 
 def test_no_module_is_loaded_that_the_slot_does_not_need(unpacked: Path, empty: Path) -> None:
     command = [*PYTHON, "-X", "importtime", str(unpacked / "__main__.py"), "slot"]
-    _, words = run_slot(command, empty)
-    loaded = {line.rpartition("|")[2].strip() for line in words.splitlines()}
-    assert "nosejobs_host.tree" in loaded
+    _, lines = run_slot(command, empty)
+    loaded = {line.rpartition("|")[2].strip() for line in lines.splitlines()}
+    assert "nosejobs_host.processes.process_tree" in loaded
     ours = {name.partition(".")[2] for name in loaded if name.startswith("nosejobs_host.")}
-    assert ours.isdisjoint({"slots", "serve", "desk", "worker", "starting", "agent", "queue"})
+    unneeded = {
+        "agent.main", "execution.slot_pool", "execution.slot_process", "jobs.queue", "jobs.worker",
+        "jobs.worker_launcher", "sessions.job_session", "sessions.live_session",
+    }  # fmt: skip
+    assert ours.isdisjoint(unneeded)

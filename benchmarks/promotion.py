@@ -528,7 +528,7 @@ def _harvest(folder: Path, count: int, rounds: int) -> tuple[dict[str, Any], dic
     from dispatcher.store import open_store
     from tests.unit.dispatcher import row_factories
 
-    up.settle()
+    up.tune_process()
     package, identity = make_package(folder, count)
     reset_peak_memory()
     before, peak = _resident(os.getpid()), 0.0

@@ -1,7 +1,7 @@
-"""The frozen values of the dispatcher: its rows, their states, and how these may change.
+"""The dispatcher's frozen values: its rows, their states, and the transitions of these states.
 
-Owns names and transition tables.  Must not know tables, clocks or hosts' connections.  A
-value has the fields of its row in ``store/tables.py``; dates are seconds since the epoch.
+This module must not depend on database tables, clocks or connections to hosts.  A class has the
+fields of its table in ``store/tables.py``; timestamps are seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, NamedTuple, TypeVar
 
 from shell_runner.errors import NosejobsError
 
-#: The level of a build that nothing is known of.
+#: Level of a build whose tags reach no configured level.
 GOOP = "goop"
-#: The build command is a stage run with this name; no stage of a tree can have it.
+#: Name of the stage that is the build command; no configured stage can have it.
 BUILD = "build"
-#: Who gave a tag, or asked for a stage run, if it was nobody.
+#: Actor of tags and audit entries that no person caused.
 POLICY = "policy"
 
 
-class BadChange(NosejobsError):
-    """A state cannot be changed in this way."""
+class InvalidTransition(NosejobsError):
+    """The state of a row does not permit the event."""
 
 
 class BuildState(StrEnum):
-    """Where a build stands."""
+    """The state of a build."""
 
     NEW = "new"
     BUILDING = "building"
@@ -37,24 +37,24 @@ class BuildState(StrEnum):
 
 
 class BuildEvent(StrEnum):
-    """What happens to a build."""
+    """An event that changes the state of a build."""
 
-    #: Its build command gets a stage run: the first, or another one that somebody asked for.
+    #: The build command gets a stage run: the first, or another one that a person requested.
     BEGIN = "begin"
-    #: Nothing has to be made: the same inputs were built before, or the tree is the build.
+    #: Nothing has to be built: the same inputs were built before, or the tree is the build.
     REUSE = "reuse"
-    #: The artefact is stored.
+    #: The artifact is stored.
     FINISH = "finish"
-    #: There will be no artefact: the command failed, was cancelled, or could not be run.
+    #: There will be no artifact: the command failed, was canceled, or could not be run.
     FAIL = "fail"
-    #: Its config cannot be understood.
+    #: Its config is invalid.
     REJECT = "reject"
-    #: A newer change came first.
+    #: A newer change is built instead.
     SUPERSEDE = "supersede"
 
 
-#: Every change of a build that there is.
-BUILDS: Mapping[tuple[BuildState, BuildEvent], BuildState] = {
+#: All transitions of a build: the new state, by old state and event.
+BUILD_TRANSITIONS: Mapping[tuple[BuildState, BuildEvent], BuildState] = {
     (BuildState.NEW, BuildEvent.BEGIN): BuildState.BUILDING,
     (BuildState.NEW, BuildEvent.REUSE): BuildState.BUILT,
     (BuildState.NEW, BuildEvent.FAIL): BuildState.FAILED,
@@ -67,7 +67,7 @@ BUILDS: Mapping[tuple[BuildState, BuildEvent], BuildState] = {
 
 
 class StageState(StrEnum):
-    """Where a stage run stands."""
+    """The state of a stage run."""
 
     WAITING = "waiting"
     GATED = "gated"
@@ -81,13 +81,13 @@ class StageState(StrEnum):
     CANCELLED = "cancelled"
 
     @property
-    def over(self) -> bool:
-        """Nothing changes it any more."""
+    def is_final(self) -> bool:
+        """Whether no event can change the state."""
         return self in _OVER
 
     @property
-    def idle(self) -> bool:
-        """It has not begun; policy says anew, whenever something changes, what it waits for."""
+    def is_idle(self) -> bool:
+        """Whether the run has not begun; then policy decides its state anew at each change."""
         return self in _IDLE
 
 
@@ -106,30 +106,30 @@ _IDLE = frozenset(
 
 
 class StageEvent(StrEnum):
-    """What happens to a stage run.  The first five are what policy says of an idle one."""
+    """An event that changes the state of a stage run.  The first five are for an idle run."""
 
-    #: What it needs has not passed.
+    #: A stage that it needs has not passed yet.
     WAIT = "wait"
     #: It needs an approval.
     GATE = "gate"
-    #: Somebody holds it.
+    #: A person holds it.
     HOLD = "hold"
-    #: It may run as soon as hosts fit.
+    #: It may run as soon as there are matching hosts.
     READY = "ready"
-    #: What it needs has failed.
+    #: A stage that it needs has failed.
     BLOCK = "block"
     #: Its jobs are planned, all in one transaction.
     PLACE = "place"
-    #: None of its jobs can end, and it may have another go (a lost host): it needs hosts again.
-    AGAIN = "again"
+    #: Its jobs were lost (a lost host) and it may run again: it needs hosts again.
+    PLACE_AGAIN = "again"
     PASS = "pass"
     FAIL = "fail"
-    #: Infrastructure, and no further go.
+    #: The infrastructure failed, and no further attempt is allowed.
     GIVE_UP = "give-up"
     CANCEL = "cancel"
 
 
-#: What policy says of an idle stage run, by the state that it comes to.
+#: The event by which an idle stage run comes to a state.
 IDLE_EVENTS: Mapping[StageState, StageEvent] = {
     StageState.WAITING: StageEvent.WAIT,
     StageState.GATED: StageEvent.GATE,
@@ -138,16 +138,16 @@ IDLE_EVENTS: Mapping[StageState, StageEvent] = {
     StageState.BLOCKED: StageEvent.BLOCK,
 }
 
-#: Every change of a stage run that there is.
-STAGES: Mapping[tuple[StageState, StageEvent], StageState] = {
-    # An idle one goes wherever policy says, and stays where it is if it says the same again.
+#: All transitions of a stage run: the new state, by old state and event.
+STAGE_TRANSITIONS: Mapping[tuple[StageState, StageEvent], StageState] = {
+    # An idle run can come to any idle state, and to its own again with another detail.
     **{(state, event): to for state in _IDLE for to, event in IDLE_EVENTS.items()},
     **{(state, StageEvent.CANCEL): StageState.CANCELLED for state in _IDLE},
     (StageState.PLACING, StageEvent.PLACE): StageState.RUNNING,
-    # What it is to run cannot be run, whatever host there is.
+    # Its tests cannot be run on any host.
     (StageState.PLACING, StageEvent.FAIL): StageState.FAILED,
     (StageState.PLACING, StageEvent.GIVE_UP): StageState.ERROR,
-    (StageState.RUNNING, StageEvent.AGAIN): StageState.PLACING,
+    (StageState.RUNNING, StageEvent.PLACE_AGAIN): StageState.PLACING,
     (StageState.RUNNING, StageEvent.PASS): StageState.PASSED,
     (StageState.RUNNING, StageEvent.FAIL): StageState.FAILED,
     (StageState.RUNNING, StageEvent.GIVE_UP): StageState.ERROR,
@@ -156,7 +156,7 @@ STAGES: Mapping[tuple[StageState, StageEvent], StageState] = {
 
 
 class JobState(StrEnum):
-    """Where a job stands, as far as the dispatcher knows."""
+    """The state of a job, as far as the dispatcher knows."""
 
     PLANNED = "planned"
     SUBMITTED = "submitted"
@@ -166,30 +166,30 @@ class JobState(StrEnum):
     LOST = "lost"
 
     @property
-    def open(self) -> bool:
-        """It takes a place on its host, and its stage run waits for it."""
+    def is_open(self) -> bool:
+        """Whether the job takes a place on its host, and its stage run waits for it."""
         return self in (JobState.PLANNED, JobState.SUBMITTED, JobState.ENDED)
 
 
 class JobEvent(StrEnum):
-    """What happens to a job."""
+    """An event that changes the state of a job."""
 
-    #: The host has answered the submit.
+    #: The host has accepted the job.
     ACCEPT = "accept"
-    #: The host says, or a notification, that it has ended.
+    #: The host, or a notification, reports that the job has ended.
     END = "end"
-    #: Its package is stored and its results are rows.
+    #: Its result package is stored and its results are rows.
     HARVEST = "harvest"
-    #: The host knows that it may forget it.
+    #: The host has been told that it may delete the job.
     ACKNOWLEDGE = "acknowledge"
-    #: The host is gone for too long, has refused it, or has forgotten it.
+    #: The host was unreachable for too long, has refused the job, or has lost it.
     LOSE = "lose"
 
 
-#: Every change of a job that there is.
-JOBS: Mapping[tuple[JobState, JobEvent], JobState] = {
+#: All transitions of a job: the new state, by old state and event.
+JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (JobState.PLANNED, JobEvent.ACCEPT): JobState.SUBMITTED,
-    # The notification can be faster than the answer to the submit.
+    # The notification can arrive before the answer to the submission.
     (JobState.PLANNED, JobEvent.END): JobState.ENDED,
     (JobState.PLANNED, JobEvent.LOSE): JobState.LOST,
     (JobState.SUBMITTED, JobEvent.END): JobState.ENDED,
@@ -202,23 +202,23 @@ JOBS: Mapping[tuple[JobState, JobEvent], JobState] = {
 
 
 class HostState(StrEnum):
-    """What a host is good for."""
+    """The state of a host."""
 
-    #: A pool brings it up.
+    #: A pool is bringing it up.
     STARTING = "starting"
     UP = "up"
     #: It does not answer.
     DOWN = "down"
-    #: It ends what it has and gets nothing new.
+    #: It finishes its jobs and gets no new ones.
     DRAINING = "draining"
-    #: Too much infrastructure trouble in a row: nothing new until somebody has looked.
+    #: Too many infrastructure failures in a row: it gets no new jobs until a person resumes it.
     QUARANTINED = "quarantined"
 
 
 class DecisionKind(StrEnum):
-    """What a person can decide for a stage of a build; the last decision counts."""
+    """A person's decision on a stage of a build; the last decision counts."""
 
-    #: It may run: opens its gate, ends a hold.
+    #: The stage may run: this opens its gate and ends a hold.
     APPROVED = "approved"
     HELD = "held"
 
@@ -227,15 +227,18 @@ State = TypeVar("State", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)
 
 
-def after(table: Mapping[tuple[State, Event], State], state: State, event: Event) -> State:
-    """The state behind an event by one of the tables here; BadChange if there is none."""
+def state_after(table: Mapping[tuple[State, Event], State], state: State, event: Event) -> State:
+    """Return the state after an event, by one of the transition tables.
+
+    Raises ``InvalidTransition`` if the table has no such transition.
+    """
     try:
         return table[state, event]
     except KeyError:
         kind = type(state).__name__.removesuffix("State").lower()
         words = f"a {kind} that is {state} cannot {event}"
         known = sorted({str(each) for each, happens in table if happens == event})
-        raise BadChange(f"{words}: it has to be {' or '.join(known)}") from None
+        raise InvalidTransition(f"{words}: it has to be {' or '.join(known)}") from None
 
 
 @dataclass(frozen=True)
@@ -245,13 +248,13 @@ class Change:
     source: int
     branch: str
     revision: str
-    #: The revision before it; empty: the branch is new to us.
-    before: str = ""
-    #: It is not a descendant of ``before``: history was rewritten.
+    #: Head of the branch before; empty: the branch is new.
+    previous_revision: str = ""
+    #: Whether it is not a descendant of ``previous_revision``: history was rewritten.
     forced: bool = False
     author: str = ""
     subject: str = ""
-    seen: float = 0.0
+    seen_at: float = 0.0
     #: 0: not stored yet.
     id: int = 0
 
@@ -264,25 +267,25 @@ class Build:
     change: int
     state: BuildState = BuildState.NEW
     detail: str = ""
-    tree: str = ""
-    #: The config as ``config.Tree.data`` has it; None: not read yet, or invalid.
+    tree_digest: str = ""
+    #: The validated config (``PipelineConfig.data``); None: not read yet, or invalid.
     config: Mapping[str, Any] | None = None
-    #: Key for reuse: ``config.inputs_digest``.
-    inputs: str = ""
-    digest: str = ""
-    size: int = 0
-    #: The build that made the artefact, if it was another one.
-    reused: int | None = None
+    #: Digest of the build's inputs; builds with equal inputs share an artifact.
+    inputs_digest: str = ""
+    artifact_digest: str = ""
+    artifact_size: int = 0
+    #: Id of the build that made the artifact; None: this one.
+    reused_build: int | None = None
     level: str = GOOP
-    began: float = 0.0
-    ended: float | None = None
-    #: When its results and its artefact were removed, because they were old.
-    removed: float | None = None
+    created_at: float = 0.0
+    ended_at: float | None = None
+    #: When retention removed its results and its artifact.
+    removed_at: float | None = None
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """One go at a stage of a build."""
+    """One run of a stage of a build."""
 
     id: int
     build: int
@@ -290,134 +293,134 @@ class StageRun:
     number: int = 1
     state: StageState = StageState.WAITING
     detail: str = ""
-    #: Digest of the stage's config: ``config.stage_digest``.
-    config: str = ""
+    #: Digest of the stage's config (``pipeline.stage_digest``).
+    config_digest: str = ""
     #: Node ids, for a re-run of failed tests; None: all.
-    only: tuple[str, ...] | None = None
+    selected_tests: tuple[str, ...] | None = None
     #: Hosts lost so far.
-    lost: int = 0
-    #: Who asked for it; empty: policy.
-    who: str = ""
-    began: float | None = None
-    ended: float | None = None
+    hosts_lost: int = 0
+    #: Person who requested it; empty: policy.
+    requested_by: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True)
 class Job:
     """A durable job on a host."""
 
-    #: UUID, made before it was submitted.
+    #: UUID, chosen before the job is submitted.
     id: str
     stage_run: int
     host: str
     #: Number of the host, shard or peer, from 0.
     part: int = 0
-    #: From 1; again after a lost host.
+    #: From 1; one more after a lost host.
     attempt: int = 1
     state: JobState = JobState.PLANNED
-    #: How it ended on the host: ``completed``, ``install-failed``, ``timed-out``, ...
-    how: str = ""
+    #: End reason that the host reported: ``completed``, ``install-failed``, ``timed-out``, ...
+    end_reason: str = ""
     detail: str = ""
     #: Node ids of a shard; None: all.
     tests: tuple[str, ...] | None = None
-    #: Digest of its package.
-    package: str = ""
-    planned: float = 0.0
-    submitted: float | None = None
-    harvested: float | None = None
-    #: When its results and its package were removed, because they were old.
-    removed: float | None = None
+    #: Digest of its result package; empty: not harvested.
+    package_digest: str = ""
+    planned_at: float = 0.0
+    submitted_at: float | None = None
+    harvested_at: float | None = None
+    #: When retention removed its results and its package.
+    removed_at: float | None = None
 
 
 @dataclass(frozen=True)
 class Tag:
-    """This build passed this stage.  Given once, revoked with a reason, never deleted."""
+    """This build passed this stage.  A tag is granted once and can be revoked, but not deleted."""
 
     id: int
     build: int
-    #: Of the build.
-    digest: str
+    #: Digest of the build's artifact.
+    artifact_digest: str
     stage: str
-    #: Digest of the stage's config: a tag says nothing of a stage that is written otherwise.  Empty
-    #: by hand, so that it stands beside the tag of a run.
-    config: str
-    #: None: given by hand.
+    #: Digest of the stage's config: a tag is valid for this config only.  Empty if granted by hand,
+    #: so that it can exist beside the tag of a run.
+    config_digest: str
+    #: None: granted by hand.
     stage_run: int | None = None
-    #: UUIDs of the jobs that count.
+    #: UUIDs of the jobs whose results count.
     jobs: tuple[str, ...] = ()
-    who: str = POLICY
-    given: float = 0.0
-    revoked: float | None = None
-    reason: str = ""
-    #: Its own id once it is revoked, so that there is room for another.
+    actor: str = POLICY
+    granted_at: float = 0.0
+    revoked_at: float | None = None
+    revocation_reason: str = ""
+    #: 0; the tag's id once it is revoked, so that another one can be granted.
     serial: int = 0
 
     @property
-    def valid(self) -> bool:
-        """It counts."""
-        return self.revoked is None
+    def is_valid(self) -> bool:
+        """Whether the tag has not been revoked."""
+        return self.revoked_at is None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person decided for a stage of a build."""
+    """A person's decision on a stage of a build."""
 
     build: int
     stage: str
     kind: DecisionKind
-    who: str
+    actor: str
     reason: str = ""
-    given: float = 0.0
+    decided_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class Host:
-    """What is known of a host, beyond its configuration too."""
+    """A host: its configuration and its state."""
 
     name: str
     spec: str
     labels: tuple[str, ...] = ()
-    #: 0: as many as it has cores.
+    #: Concurrent tests; 0: its number of cores.
     slots: int = 0
-    #: The pool that made it; empty: a static one.
+    #: Pool that created it; empty: a static host.
     pool: str = ""
     state: HostState = HostState.UP
     reason: str = ""
     #: Infrastructure failures in a row.
-    failures: int = 0
-    #: Jobs that it has ended.
-    jobs: int = 0
-    #: When it answered last.
-    seen: float | None = None
+    consecutive_failures: int = 0
+    #: Number of jobs that it has ended.
+    jobs_ended: int = 0
+    #: When the host answered last.
+    last_seen_at: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    #: The pool's own words for it.
+    #: The pool's own data about the host.
     handle: Mapping[str, Any] | None = None
 
 
 class OutcomeCounts(NamedTuple):
-    """Tests of a job by outcome."""
+    """The number of tests of a job by outcome."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     error: int = 0
-    #: Of the errors, those that are not the test's fault.
+    #: Errors that the infrastructure caused, not the test; ``error`` includes them.
     infrastructure: int = 0
 
 
 @dataclass(frozen=True)
 class BuildRows:
-    """All rows of a build that decide what happens to it."""
+    """All rows of a build on which its next steps depend."""
 
     #: Name of the source.
     source: str
     change: Change
     build: Build
-    #: In the order in which they were added.
+    #: In the order of their creation.
     runs: tuple[StageRun, ...] = ()
     tags: tuple[Tag, ...] = ()
     decisions: tuple[Decision, ...] = ()
     #: All jobs of the runs that are running, or are about to be run again.
     jobs: tuple[Job, ...] = ()
-    #: By id of a job, for those that have been harvested.
+    #: By job id, for harvested jobs.
     counts: tuple[tuple[str, OutcomeCounts], ...] = ()

@@ -16,8 +16,8 @@ from shell_runner.errors import NosejobsError, UsageError
 
 from .builds.blob_store import BlobStore
 from .builds.checkouts import CheckoutCache
-from .builds.source_watcher import Watch
-from .configuration.settings import ADDRESS, Settings
+from .builds.source_watcher import SourceWatcher
+from .configuration.settings import ADDRESS_FILE, Settings
 from .hosts.connections import HostConnections, configure
 from .hosts.job_builder import JobBuilder
 from .hosts.job_steps import HostTimeouts
@@ -26,22 +26,22 @@ from .hosts.result_recorder import ResultRecorder
 from .reconciler.reconcile_pass import PassResult
 from .reconciler.reconciler import Reconciler
 from .sources import open_sources
-from .store import Store, build_rows, check, open_engine, open_store, retention
+from .store import Store, build_rows, check_integrity, open_engine, open_store, retention
 
 _LOG = logging.getLogger(__name__)
-DATABASE, LOCK = "dispatcher.db", "dispatcher.lock"
-MIRRORS, BLOBS = "mirrors", "blobs"
+DATABASE_NAME, LOCK_NAME = "dispatcher.db", "dispatcher.lock"
+MIRRORS_NAME, BLOBS_NAME = "mirrors", "blobs"
 #: Bytes of a database that is read at each start; a larger one only after a kill.
-_CHECKED = 64 << 20
+_MAX_CHECKED_BYTES = 64 << 20
 #: Seconds between two looks for what is old.
-_UPKEEP = 3600.0
+_UPKEEP_INTERVAL = 3600.0
 #: Seconds for what cannot be broken off: git that fetches.  It is killed with the process.
-_END = 30.0
+_THREAD_STOP_TIMEOUT = 30.0
 #: Checkouts that stay beside those in use: the newest ones.
-_TREES = 20
+_KEPT_CHECKOUTS = 20
 
 
-class Busy(NosejobsError):
+class DataFolderInUse(NosejobsError):
     """Another dispatcher works with this folder."""
 
 
@@ -62,36 +62,36 @@ class Service:
         self._clock = clock
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
-        self._lock = _locked(settings)
+        self._lock = _lock_data_folder(settings)
         try:
-            self.store = _opened(settings)
+            self.store = _open_store(settings)
         except BaseException:
             os.close(self._lock)
             raise
         try:
-            self._make(settings, timeouts)
+            self._create_parts(settings, timeouts)
         except BaseException:
             self.store.close()
             os.close(self._lock)
             raise
 
-    def _make(self, settings: Settings, timeouts: HostTimeouts | None) -> None:
+    def _create_parts(self, settings: Settings, timeouts: HostTimeouts | None) -> None:
         clock = self._clock
         self.sources = {
-            each.name: open_sources.open_source(each, settings.data / MIRRORS)
+            each.name: open_sources.open_source(each, settings.data / MIRRORS_NAME)
             for each in settings.sources
         }
         self.trees = CheckoutCache(settings.data / "trees", self.sources)
-        self.blobs = BlobStore(settings.data / BLOBS)
+        self.blobs = BlobStore(settings.data / BLOBS_NAME)
         builder = JobBuilder(self.store, self.trees, self.blobs)
         recorder = ResultRecorder(self.store, self.blobs, builder, clock)
         self.connections = HostConnections(self.store, settings, builder, recorder, timeouts)
         self.pools = PoolManager(self.store, settings)
         self.reconciler = Reconciler(
-            self.store, settings, self.trees, self.blobs, self._told, clock
+            self.store, settings, self.trees, self.blobs, self._handle_pass_result, clock
         )
-        self.watches: Mapping[str, Watch] = {
-            each.name: Watch(self.store, each, self.sources[each.name], self.trees, clock)
+        self.watchers: Mapping[str, SourceWatcher] = {
+            each.name: SourceWatcher(self.store, each, self.sources[each.name], self.trees, clock)
             for each in settings.sources
         }
 
@@ -108,30 +108,30 @@ class Service:
         configure(self.store, self.settings)
         self.pools.start()
         self.connections.start()
-        runs: list[tuple[str, Callable[[], None]]] = [("reconcile", self.reconciler.run)]
-        runs += [(f"source {name}", watch.run) for name, watch in self.watches.items()]
-        runs.append(("upkeep", self._look_after))
-        for name, run in runs:
+        loops: list[tuple[str, Callable[[], None]]] = [("reconcile", self.reconciler.run)]
+        loops += [(f"source {name}", watcher.run) for name, watcher in self.watchers.items()]
+        loops.append(("upkeep", self._run_upkeep))
+        for name, run in loops:
             thread = threading.Thread(target=run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def _recover(self) -> None:
         """What the last one was writing when it was killed; the folder is ours alone."""
-        for copy in self.settings.data.glob(f"{DATABASE}.schema-*.part-*"):
-            copy.unlink(missing_ok=True)
-        open_sources.recover(self.settings.data / MIRRORS)
+        for partial_copy in self.settings.data.glob(f"{DATABASE_NAME}.schema-*.part-*"):
+            partial_copy.unlink(missing_ok=True)
+        open_sources.recover(self.settings.data / MIRRORS_NAME)
         self.trees.recover()
         self.blobs.recover()
 
     def stop(self) -> None:
         """No thread stays, nor a child; how it goes on, rows say."""
         self._stopping.set()
-        for watch in self.watches.values():
-            watch.close()
+        for watcher in self.watchers.values():
+            watcher.close()
         self.reconciler.close()
         for thread in self._threads:
-            thread.join(_END)
+            thread.join(_THREAD_STOP_TIMEOUT)
         self.connections.close()
         self.pools.close()
         self.store.close()
@@ -141,12 +141,12 @@ class Service:
 
     def poke(self, source: str) -> None:
         """Look at a source now; UsageError if there is no such one."""
-        if source not in self.watches:
-            known = ", ".join(sorted(self.watches)) or "none"
+        if source not in self.watchers:
+            known = ", ".join(sorted(self.watchers)) or "none"
             raise UsageError(f"there is no source {source!r}; there are: {known}")
-        self.watches[source].poke()
+        self.watchers[source].poke()
 
-    def _told(self, result: PassResult) -> None:
+    def _handle_pass_result(self, result: PassResult) -> None:
         if result.stop:
             self.connections.stop(result.stop)
         if result.unplaced and self.settings.pools:
@@ -154,50 +154,50 @@ class Service:
 
     # -- upkeep -------------------------------------------------------------------
 
-    def _look_after(self) -> None:
+    def _run_upkeep(self) -> None:
         while not self._stopping.is_set():
             try:
-                self.tidy()
+                self.remove_old_data()
             except Exception:
                 _LOG.exception("what is old cannot be removed")
-            self._stopping.wait(_UPKEEP)
+            self._stopping.wait(_UPKEEP_INTERVAL)
 
-    def tidy(self) -> None:
+    def remove_old_data(self) -> None:
         """Forget what is old, by the rules of the dispatcher's file."""
         rules, now = self.settings.retention, self._clock()
         with self.store.write() as connection:
-            for build in retention.expired(
+            for build in retention.list_expired_builds(
                 connection, before=now - rules.age, keep=rules.builds, levels=rules.levels
             ):
-                retention.forget(connection, build, now)
+                retention.remove_results(connection, build, now)
         with self.store.read() as connection:
-            referred = retention.referred(connection)
-            kept = build_rows.kept_trees(connection, _TREES)
-        self.blobs.sweep(referred)
-        self.trees.sweep(kept)
+            referenced_digests = retention.list_referenced_digests(connection)
+            kept_trees_keys = build_rows.kept_trees(connection, _KEPT_CHECKOUTS)
+        self.blobs.sweep(referenced_digests)
+        self.trees.sweep(kept_trees_keys)
 
 
-def _opened(settings: Settings) -> Store:
+def _open_store(settings: Settings) -> Store:
     """The database, sound; UsageError if it is gone and what belongs to it is not."""
-    path, blobs = settings.data / DATABASE, settings.data / BLOBS
+    path, blobs = settings.data / DATABASE_NAME, settings.data / BLOBS_NAME
     size = path.stat().st_size if path.exists() else 0
     if not size and next(blobs.glob("??/*"), None):
-        words = f"{path} is {'empty' if path.exists() else 'gone'}, and {blobs} has files of it"
-        raise UsageError(f"{words}\n  try: your last copy; to begin anew, move {blobs} away")
+        message = f"{path} is {'empty' if path.exists() else 'gone'}, and {blobs} has files of it"
+        raise UsageError(f"{message}\n  try: your last copy; to begin anew, move {blobs} away")
     if size:
         engine = open_engine(path)
         try:
             # Whoever was killed has left its address.
-            if size <= _CHECKED or (settings.data / ADDRESS).exists():
-                check(engine)
+            if size <= _MAX_CHECKED_BYTES or (settings.data / ADDRESS_FILE).exists():
+                check_integrity(engine)
         finally:
             engine.dispose()
     return open_store(path)
 
 
-def _locked(settings: Settings) -> int:
+def _lock_data_folder(settings: Settings) -> int:
     """The folder is ours while this descriptor is open; the kernel lets go if we die."""
-    path = settings.data / LOCK
+    path = settings.data / LOCK_NAME
     try:
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -206,10 +206,10 @@ def _locked(settings: Settings) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        who = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
+        process_id = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
-        words = f"another dispatcher{f' (process {who})' if who else ''} works with {settings.data}"
-        raise Busy(f"{words}\n  try: end it, or another [dispatcher] data") from error
+        message = f"another dispatcher{f' (process {process_id})' if who else ''} works with {settings.data}"
+        raise DataFolderInUse(f"{message}\n  try: end it, or another [dispatcher] data") from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from shell_runner.errors import HostError, JobRefused, NosejobsError, UsageError
 from shell_runner.jobs.client import JobClient
-from shell_runner.jobs.session import TIMEOUT
+from shell_runner.jobs.session import HOST_TIMEOUT
 from shell_runner.remote.protocol.job import NewJob
 from shell_runner.remote.protocol.job_summary import JobSummary
 from shell_runner.shipping.tree_scan import SourceTree
@@ -72,7 +72,7 @@ class HostTimeouts:
     #: Infrastructure failures in a row that put it into quarantine.
     quarantine: int = 3
     #: Seconds of silence after which a connection is given up.
-    silence: float = TIMEOUT
+    silence: float = HOST_TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class JobSteps:
     def harvest(self, client: JobClient, job: Job) -> bool:
         """Download and record the package of a job that has ended, and acknowledge it."""
         report = self._reports[job.id]
-        if report.size > _SMALL_PACKAGE_BYTES:
+        if report.package_size > _SMALL_PACKAGE_BYTES:
             self._record_progress(job, JobEvent.END)
         self._download(client, job, report)
         with self._store.read() as connection:
@@ -238,7 +238,7 @@ class JobSteps:
     def _download(self, client: JobClient, job: Job, report: JobSummary) -> None:
         """Download and record a package; remove what is left of the file."""
         path = self._incoming / f"{job.id}.zip"
-        self._check_room(path, report.size)
+        self._check_room(path, report.package_size)
         client.download(job.id, path, lambda part: None, known=report)
         try:
             self._recorder.record(job, path)
@@ -260,17 +260,17 @@ class JobSteps:
         """Let the host forget a job; count its success or failure in the same transaction."""
         _request(lambda: client.acknowledge(job.id, job.package_digest))
         is_blamed = False
-        with self._store.write(follows=False) as connection:
-            done = jobs.move(connection, job.id, JobEvent.ACKNOWLEDGE)
+        with self._store.write(decidable=False) as connection:
+            done = jobs.apply_event(connection, job.id, JobEvent.ACKNOWLEDGE)
             if done:
-                counts = results.counts(connection, [job.id]).get(job.id, OutcomeCounts())
+                counts = results.count_outcomes(connection, [job.id]).get(job.id, OutcomeCounts())
                 part = retry.Part(job, infrastructure=counts.infrastructure)
                 is_blamed = bool(retry.failing_hosts([part]))
                 if is_blamed:
                     reason, limit = retry.infrastructure_reason(part), self._timeouts.quarantine
-                    hosts.failed(connection, self.host, reason, most=limit, at=time.time())
+                    hosts.record_failure(connection, self.host, reason, limit=limit, at=time.time())
                 else:
-                    hosts.succeeded(connection, self.host)
+                    hosts.record_success(connection, self.host)
         if is_blamed:
             self._store.wake()
         return done
@@ -288,7 +288,7 @@ class JobSteps:
         if report.state == "ready":
             if not job.package_digest:
                 self._download(client, job, report)
-            _request(lambda: client.acknowledge(job.id, report.package))
+            _request(lambda: client.acknowledge(job.id, report.package_digest))
         self.set_gone(job.id)
         return True
 
@@ -302,18 +302,18 @@ class JobSteps:
         now, detail = time.time(), shorten(reason)
         fields = {"detail": detail, **({"end_reason": end_reason} if end_reason else {})}
         with self._store.write() as connection:
-            done = jobs.move(connection, job.id, JobEvent.LOSE, **fields)
+            done = jobs.apply_event(connection, job.id, JobEvent.LOSE, **fields)
             if done:
                 audit.write(connection, now, f"job {job.id} of {job.host} lost", detail)
             if done and blame:
                 limit = self._timeouts.quarantine
-                hosts.failed(connection, self.host, detail, most=limit, at=now)
+                hosts.record_failure(connection, self.host, detail, limit=limit, at=now)
         return done
 
     def _record_progress(self, job: Job, event: JobEvent, **fields: object) -> bool:
         """Write how far a job is, for people: no decision follows from it."""
-        with self._store.write(follows=False) as connection:
-            return jobs.move(connection, job.id, event, **fields)
+        with self._store.write(decidable=False) as connection:
+            return jobs.apply_event(connection, job.id, event, **fields)
 
 
 def _request(call: Callable[[], object]) -> None:

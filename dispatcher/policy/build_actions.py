@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from ..configuration.pipeline import BuildConfig, Stage, Tree
+from ..configuration.pipeline import BuildConfig, PipelineConfig, Stage
 from ..model import Build, BuildEvent, BuildRows, Job, StageEvent, StageRun
 from .placement import PlacementRequest, Unplaced
 
@@ -46,7 +46,7 @@ class ListTests:
     source: str
     revision: str
     #: Digest of the tree.
-    tree: str
+    tree_digest: str
     stage: Stage
 
     def __hash__(self) -> int:
@@ -61,9 +61,9 @@ class ExtractArtifact:
     job: str
     host: str
     #: Digest of the package.
-    package: str
+    package_digest: str
     #: How the job ended (``model.Job.how``).
-    how: str
+    end_reason: str
     config: BuildConfig
 
 
@@ -92,12 +92,12 @@ class ExaminedTree:
     """The result of ``ExamineTree``."""
 
     #: Digest of the tree, and the bytes of all its files.
-    tree: str
+    tree_digest: str
     size: int
     #: None: the config is invalid; ``error`` says why.
-    config: Tree | None = None
+    config: PipelineConfig | None = None
     #: Key for reuse; empty: the tree is its own build.
-    inputs: str = ""
+    inputs_digest: str = ""
     error: str = ""
 
 
@@ -162,20 +162,20 @@ class MoveBuild:
     build: int
     event: BuildEvent
     detail: str | None = None
-    digest: str | None = None
-    size: int | None = None
+    artifact_digest: str | None = None
+    artifact_size: int | None = None
     #: The build that made the artifact.
-    reused: int | None = None
-    ended: float | None = None
+    reused_build: int | None = None
+    ended_at: float | None = None
 
     def fields(self) -> dict[str, Any]:
         """Return the columns to write, with their values."""
         columns = {
             "detail": self.detail,
-            "digest": self.digest,
-            "size": self.size,
-            "reused": self.reused,
-            "ended": self.ended,
+            "artifact_digest": self.artifact_digest,
+            "artifact_size": self.artifact_size,
+            "reused_build": self.reused_build,
+            "ended_at": self.ended_at,
         }
         return {name: value for name, value in columns.items() if value is not None}
 
@@ -211,7 +211,7 @@ class MoveRun:
     event: StageEvent
     detail: str
     #: When the run ended; None: it has not.
-    ended: float | None = None
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -231,13 +231,13 @@ class RevokeTag:
 
 
 @dataclass(frozen=True)
-class GiveTag:
+class GrantTag:
     """Tag a build with a stage that it has passed."""
 
     build: Build
     stage: str
     #: Digest of the stage's config.
-    config: str
+    config_digest: str
     #: Id of the stage run that gives the tag.
     run: int
     #: Ids of the runs whose newest jobs count: this run, and those that it stands on.
@@ -276,7 +276,7 @@ class RequestHosts:
     #: Why parts of a running stage are run again.
     reason: str = ""
     #: Jobs of the run that were lost so far.
-    lost: int = 0
+    hosts_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ class PlanJobs:
     #: The detail of the stage run from now on.
     detail: str
     #: When the stage run began; None: it is running already, and its state stays.
-    began: float | None
+    started_at: float | None
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ Action: TypeAlias = (
     | MoveRun
     | SetRunDetail
     | RevokeTag
-    | GiveTag
+    | GrantTag
     | RequestHosts
     | PlanJobs
     | StopJob
@@ -339,7 +339,7 @@ ROW_CHANGES = (
     MoveRun,
     SetRunDetail,
     RevokeTag,
-    GiveTag,
+    GrantTag,
 )
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ..configuration.pipeline import Stage, Tree
+from ..configuration.pipeline import PipelineConfig, Stage
 from ..model import (
-    BUILDS,
-    STAGES,
-    Build,
+    BUILD_TRANSITIONS,
+    STAGE_TRANSITIONS,
     BuildEvent,
     BuildRows,
     BuildState,
@@ -21,7 +20,7 @@ from ..model import (
     OutcomeCounts,
     StageEvent,
     StageRun,
-    after,
+    state_after,
 )
 from . import placement, retry
 from .build_actions import (
@@ -57,7 +56,7 @@ class BuildDraft:
     def __init__(
         self,
         rows: BuildRows,
-        pipeline: Tree,
+        pipeline: PipelineConfig,
         results: Mapping[Task, TaskResult],
         now: float,
     ) -> None:
@@ -88,7 +87,9 @@ class BuildDraft:
     def list_task(self, stage: Stage) -> ListTests:
         """Return the task that collects the tests of a stage."""
         build = self.rows.build
-        return ListTests(build.id, self.rows.source, self.rows.change.revision, build.tree, stage)
+        return ListTests(
+            build.id, self.rows.source, self.rows.change.revision, build.tree_digest, stage
+        )
 
     def tests_of(self, stage: Stage) -> tuple[str, ...] | TaskFailure | None:
         """Request the node ids of a stage's tests.  Return None if they are not known yet."""
@@ -103,8 +104,8 @@ class BuildDraft:
         event: BuildEvent,
         *,
         detail: str | None = None,
-        content: Build | Artifact | None = None,
-        reused: int | None = None,
+        content: Artifact | None = None,
+        reused_build: int | None = None,
     ) -> None:
         """Change the state of the build.
 
@@ -112,15 +113,15 @@ class BuildDraft:
         that made it.  What is None stays as it is.
         """
         build = self.rows.build
-        state = after(BUILDS, build.state, event)
+        state = state_after(BUILD_TRANSITIONS, build.state, event)
         move = MoveBuild(
             build.id,
             event,
             detail=None if detail is None else cut_detail(detail),
-            digest=None if content is None else content.digest,
-            size=None if content is None else content.size,
-            reused=reused,
-            ended=None if state is BuildState.BUILDING else self._now,
+            artifact_digest=None if content is None else content.digest,
+            artifact_size=None if content is None else content.size,
+            reused_build=reused_build,
+            ended_at=None if state is BuildState.BUILDING else self._now,
         )
         self.add(move)
         self.rows = replace(self.rows, build=replace(build, state=state, **move.fields()))
@@ -141,10 +142,10 @@ class BuildDraft:
 
     def move_run(self, run: StageRun, event: StageEvent, detail: str) -> StageRun:
         """Change the state of a stage run, and return the run after that."""
-        state = after(STAGES, run.state, event)
-        ended = self._now if state.over else None
+        state = state_after(STAGE_TRANSITIONS, run.state, event)
+        ended = self._now if state.is_final else None
         self.add(MoveRun(key_of(run), event, cut_detail(detail), ended))
-        moved = replace(run, state=state, detail=cut_detail(detail), ended=ended or run.ended)
+        moved = replace(run, state=state, detail=cut_detail(detail), ended_at=ended or run.ended_at)
         runs = (moved if key_of(row) == key_of(run) else row for row in self.rows.runs)
         self.rows = replace(self.rows, runs=tuple(runs))
         return moved
@@ -156,7 +157,7 @@ class BuildDraft:
         hosts reported.  Once nothing waits, only a detail written here is cleared.
         """
         open_jobs = [
-            job for job in newest_attempts(self.jobs_of(run)) if job.state.open and job.detail
+            job for job in newest_attempts(self.jobs_of(run)) if job.state.is_open and job.detail
         ]
         reasons = [f"{job.host}: {job.detail}" for job in open_jobs]
         detail = step.detail or (f"{WAITING_FOR}{'; '.join(reasons)}" if reasons else "")

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ..configuration import pipeline as config
-from ..configuration.pipeline import Mode, Stage, Tree
+from ..configuration.pipeline import Mode, PipelineConfig, Stage
 from ..model import (
     BUILD,
     Build,
@@ -40,7 +40,7 @@ from .build_actions import (
     DiscardResult,
     ExaminedTree,
     ExtractArtifact,
-    GiveTag,
+    GrantTag,
     MoveRun,
     PlannedPart,
     RecordTree,
@@ -63,7 +63,7 @@ from .retry import newest_attempts
 
 def decide(
     rows: BuildRows,
-    pipeline: Tree,
+    pipeline: PipelineConfig,
     results: Mapping[Task, TaskResult],
     now: float,
     *,
@@ -114,14 +114,19 @@ class _CommandDecision:
         if examined.build is None:
             self._finish_as_tree(BuildEvent.REUSE)
         elif reusable is not None:
-            origin = reusable.reused or reusable.id
+            origin = reusable.reused_build or reusable.id
             detail = f"its inputs are those of build {origin}"
-            self._draft.move_build(BuildEvent.REUSE, detail=detail, content=reusable, reused=origin)
+            self._draft.move_build(
+                BuildEvent.REUSE,
+                detail=detail,
+                content=Artifact(reusable.artifact_digest, reusable.artifact_size),
+                reused_build=origin,
+            )
         else:
             self._draft.move_build(BuildEvent.BEGIN)
             self.advance()
 
-    def _examine(self) -> Tree | None:
+    def _examine(self) -> PipelineConfig | None:
         """Record the tree and its config.  None: not yet, or the tree is of no use."""
         rows = self._draft.rows
         task = examine_task(rows)
@@ -143,10 +148,10 @@ class _CommandDecision:
             return None
         build = replace(
             rows.build,
-            tree=result.tree,
-            size=result.size,
+            tree_digest=result.tree_digest,
+            artifact_size=result.size,
             config=result.config.data,
-            inputs=result.inputs,
+            inputs_digest=result.inputs_digest,
             detail="",
         )
         self._draft.rows = replace(rows, build=build)
@@ -156,14 +161,14 @@ class _CommandDecision:
     def _give_up(self, event: BuildEvent, reason: str) -> None:
         """End a build whose tree is of no use, and a run of its build command that is waiting."""
         for run in self._draft.rows.runs:
-            if run.stage == BUILD and run.state.idle:
+            if run.stage == BUILD and run.state.is_idle:
                 self._draft.move_run(run, StageEvent.FAIL, reason)
         self._draft.move_build(event, detail=reason)
 
     def _finish_as_tree(self, event: BuildEvent) -> None:
         """Finish a build without a build command: the tree is the artifact."""
         build = self._draft.rows.build
-        self._draft.move_build(event, content=Artifact(build.tree, build.size))
+        self._draft.move_build(event, content=Artifact(build.tree_digest, build.artifact_size))
 
     def advance(self) -> None:
         """Request hosts for the build command, or look at its run."""
@@ -174,7 +179,7 @@ class _CommandDecision:
             return
         runs = [run for run in self._draft.rows.runs if run.stage == BUILD]
         run = runs[-1] if runs else self._add_build_run()
-        if run.state.idle:
+        if run.state.is_idle:
             self._request_build_host(run, self._draft.pipeline.build)
         elif run.state is StageState.RUNNING:
             self._continue_build_run(run, self._draft.pipeline.build)
@@ -184,16 +189,18 @@ class _CommandDecision:
 
     def _add_build_run(self) -> StageRun:
         build = self._draft.rows.build
-        run = StageRun(0, build.id, BUILD, state=StageState.PLACING, config=build.inputs)
+        run = StageRun(
+            0, build.id, BUILD, state=StageState.PLACING, config_digest=build.inputs_digest
+        )
         return self._draft.add_run(run)
 
     def _continue_build_run(self, run: StageRun, command: config.BuildConfig) -> None:
         """Look at the one job of a build command."""
         parts = self._draft.parts_of(run)
-        step = retry.next_step(config.build_stage(command), parts)
+        step = retry.next_step(config.build_as_stage(command), parts)
         if step.event in (StageEvent.PASS, StageEvent.FAIL):
             job = parts[0].job
-            task = ExtractArtifact(job.id, job.host, job.package, job.how, command)
+            task = ExtractArtifact(job.id, job.host, job.package_digest, job.end_reason, command)
             self._finish_build(run, step.event, self._draft.result_of(task))
         elif step.event is not None:
             self._draft.move_run(run, step.event, step.detail)
@@ -221,12 +228,12 @@ class _CommandDecision:
     def _request_build_host(
         self, run: StageRun, command: config.BuildConfig, reason: str = ""
     ) -> None:
-        if run.state.idle and run.state is not StageState.PLACING:
+        if run.state.is_idle and run.state is not StageState.PLACING:
             run = self._draft.move_run(run, StageEvent.READY, "")
         jobs = self._draft.jobs_of(run)
         attempts = newest_attempts(jobs)
         attempt = attempts[0].attempt + 1 if attempts else 1
-        stage, tree = config.build_stage(command), self._draft.rows.build.tree
+        stage, tree = config.build_as_stage(command), self._draft.rows.build.tree_digest
         request = self._draft.placement_of(run, stage, tree)
         request = replace(request, avoid=frozenset(job.host for job in jobs))
         self._draft.request_hosts(run, request, [PlannedPart(0, attempt)], reason=reason)
@@ -270,10 +277,20 @@ class _StageDecision:
         plan = promotion.plan(facts)
         for revoke in plan.revoke:
             self._draft.add(RevokeTag(revoke.tag, revoke.reason))
-        for give in plan.give:
-            self._draft.add(GiveTag(rows.build, give.stage, give.config, give.run, give.runs))
+        for give in plan.grant:
+            self._draft.add(
+                GrantTag(rows.build, give.stage, give.config_digest, give.run, give.runs)
+            )
         for begin in plan.begin:
-            fields = (0, rows.build.id, begin.stage, 1, begin.state, begin.detail, begin.config)
+            fields = (
+                0,
+                rows.build.id,
+                begin.stage,
+                1,
+                begin.state,
+                begin.detail,
+                begin.config_digest,
+            )
             self._draft.add_run(StageRun(*fields))
         by_id = {run.id: run for run in rows.runs}
         for move in plan.move:
@@ -291,11 +308,11 @@ class _StageDecision:
         if isinstance(tests, TaskFailure):
             self._fail_to_begin(run, stage, tests)
             return
-        selected = tests if run.only is None else run.only
+        selected = tests if run.selected_tests is None else run.selected_tests
         if error := _selection_error(tests, selected):
             self._fail_to_begin(run, stage, error)
             return
-        request = self._draft.placement_of(run, stage, self._draft.rows.build.digest)
+        request = self._draft.placement_of(run, stage, self._draft.rows.build.artifact_digest)
         attempts = newest_attempts(self._draft.jobs_of(run))
         if attempts:
             lost = frozenset(job.host for job in attempts if job.state is JobState.LOST)
@@ -327,7 +344,7 @@ class _StageDecision:
         jobs = self._draft.jobs_of(run)
         attempts = newest_attempts(jobs)
         request = replace(
-            self._draft.placement_of(run, stage, self._draft.rows.build.digest),
+            self._draft.placement_of(run, stage, self._draft.rows.build.artifact_digest),
             count=len(again),
             taken=frozenset(job.host for job in attempts if job.part not in again),
             avoid=frozenset(job.host for job in jobs if job.part in again),

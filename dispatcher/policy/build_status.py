@@ -17,7 +17,7 @@ class Outcome(StrEnum):
     """The outcome of a build so far."""
 
     #: Something comes by itself.
-    GOING = "going"
+    IN_PROGRESS = "going"
     #: Nothing more to do: every stage has passed.
     PASSED = "passed"
     #: A person has to approve, to release, or to tag.
@@ -37,14 +37,14 @@ class BuildStatus(NamedTuple):
     message: str
 
     @property
-    def over(self) -> bool:
+    def is_final(self) -> bool:
         """Return whether nothing more comes by itself."""
-        return self.outcome is not Outcome.GOING
+        return self.outcome is not Outcome.IN_PROGRESS
 
 
 _WITHOUT_ARTIFACT = {
-    BuildState.NEW: (Outcome.GOING, "waits for its turn"),
-    BuildState.BUILDING: (Outcome.GOING, "is being built"),
+    BuildState.NEW: (Outcome.IN_PROGRESS, "waits for its turn"),
+    BuildState.BUILDING: (Outcome.IN_PROGRESS, "is being built"),
     BuildState.FAILED: (Outcome.FAILED, "could not be built"),
     BuildState.INVALID: (Outcome.FAILED, "has an invalid nosejobs.toml"),
     BuildState.SUPERSEDED: (Outcome.SUPERSEDED, "a newer change came first"),
@@ -53,8 +53,8 @@ _WITHOUT_ARTIFACT = {
 #: What counts most comes first: a state of the newest run of a stage (None: it has passed, and has
 #: no tag that counts), the outcome of the build, and the message about the stages in that state.
 _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
-    (StageState.RUNNING, Outcome.GOING, "runs {}"),
-    (StageState.PLACING, Outcome.GOING, "{} wait{s} for a host"),
+    (StageState.RUNNING, Outcome.IN_PROGRESS, "runs {}"),
+    (StageState.PLACING, Outcome.IN_PROGRESS, "{} wait{s} for a host"),
     (StageState.FAILED, Outcome.FAILED, "stopped at {}"),
     (StageState.ERROR, Outcome.ERROR, "{} could not be run"),
     (StageState.CANCELLED, Outcome.STOPPED, "{} {was} cancelled"),
@@ -97,7 +97,7 @@ def status_of(
 
 
 def _effective_state(run: StageRun, counting: Collection[str] | None) -> StageState | None:
-    if counting is None or not run.state.over:
+    if counting is None or not run.state.is_final:
         return run.state
     if run.stage in counting:
         return StageState.PASSED
@@ -119,9 +119,9 @@ def settled_status(build: Build, facts: promotion.Facts) -> BuildStatus:
     """Return the status of a build; it is going on while the policy has more to write."""
     status = status_of(build, facts.runs, promotion.counting_stages(facts.tree, facts.tags))
     plan = promotion.plan(facts)
-    if status.over and (plan.give or plan.revoke or plan.begin or plan.move):
-        return BuildStatus(Outcome.GOING, status.message)
-    return status if plan.level == build.level else BuildStatus(Outcome.GOING, status.message)
+    if status.is_final and (plan.grant or plan.revoke or plan.begin or plan.move):
+        return BuildStatus(Outcome.IN_PROGRESS, status.message)
+    return status if plan.level == build.level else BuildStatus(Outcome.IN_PROGRESS, status.message)
 
 
 def _status_without_artifact(build: Build, run: StageRun | None) -> BuildStatus:

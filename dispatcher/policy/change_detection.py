@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..configuration.path_patterns import matcher
+from ..configuration.path_patterns import compile_patterns
 from ..configuration.settings import Source
 from ..model import Build, BuildState, Change
 
@@ -59,7 +59,7 @@ def compare_heads(source: Source, before: Mapping[str, str], now: Mapping[str, s
 
     ``before`` is empty at first.  Branches that the source's patterns exclude are ignored.
     """
-    is_wanted = matcher(source.branches) if source.git else _any
+    is_wanted = compile_patterns(source.branches) if source.git else _any
     heads = {branch: revision for branch, revision in sorted(now.items()) if is_wanted(branch)}
     moved = tuple(
         Move(branch, before.get(branch, ""), revision)
@@ -113,7 +113,7 @@ def changes_to_build(
             forced=forced,
             author=commit.author,
             subject=commit.subject,
-            seen=seen,
+            seen_at=seen,
         )
         for commit, before in zip(chosen, befores, strict=False)
     )
@@ -124,7 +124,7 @@ def _choose(source: Source, commits: Sequence[Commit], is_jump: bool) -> Sequenc
 
     After a jump (a new branch, a force-push) the paths that changed are not known.
     """
-    matches = matcher(source.paths)
+    matches = compile_patterns(source.paths)
 
     def touches(commit: Commit) -> bool:
         if is_jump or not source.paths or commit.paths is None:

@@ -25,7 +25,7 @@ from graphlib import TopologicalSorter
 
 from shell_runner.text import shorten_list
 
-from ..configuration.pipeline import Gate, Level, Stage, Tree, stage_digest
+from ..configuration.pipeline import Gate, Level, PipelineConfig, Stage, stage_digest
 from ..model import (
     BUILD,
     GOOP,
@@ -49,7 +49,7 @@ class Facts:
     """The rows of a build that decide its promotion."""
 
     state: BuildState
-    tree: Tree
+    tree: PipelineConfig
     runs: tuple[StageRun, ...] = ()
     tags: tuple[Tag, ...] = ()
     #: At most one for each stage.
@@ -63,7 +63,7 @@ class TagGrant:
     stage: str
     run: int
     #: Digest of the stage's config.
-    config: str
+    config_digest: str
     #: Ids of the runs whose jobs count: this one, and those that it stands on.
     runs: tuple[int, ...]
 
@@ -81,7 +81,7 @@ class NewRun:
     """The first run of a stage."""
 
     stage: str
-    config: str
+    config_digest: str
     state: StageState
     detail: str
 
@@ -103,7 +103,7 @@ class Plan:
     level: str = GOOP
     #: Performed before tags are given: a stage has one valid tag for a config.
     revoke: tuple[TagRevocation, ...] = ()
-    give: tuple[TagGrant, ...] = ()
+    grant: tuple[TagGrant, ...] = ()
     begin: tuple[NewRun, ...] = ()
     move: tuple[RunChange, ...] = ()
 
@@ -123,17 +123,17 @@ def plan(facts: Facts) -> Plan:
     )
 
 
-def level_of(tree: Tree, tags: Iterable[Tag]) -> str:
+def level_of(tree: PipelineConfig, tags: Iterable[Tag]) -> str:
     """Return the highest level whose tags, and those of all levels below it, count."""
     return _highest_level(tree.levels, counting_stages(tree, tags))
 
 
-def counting_stages(tree: Tree, tags: Iterable[Tag]) -> frozenset[str]:
+def counting_stages(tree: PipelineConfig, tags: Iterable[Tag]) -> frozenset[str]:
     """Return the stages whose tags count."""
-    valid = [tag for tag in tags if tag.valid]
+    valid = [tag for tag in tags if tag.is_valid]
     by_hand = {tag.stage for tag in valid if tag.stage_run is None}
     digests = {stage.name: stage_digest(stage) for stage in tree.stages}
-    earned = {tag.stage for tag in valid if tag.config == digests.get(tag.stage)}
+    earned = {tag.stage for tag in valid if tag.config_digest == digests.get(tag.stage)}
     return _counting_stages(tree.stages, by_hand, earned)
 
 
@@ -174,7 +174,7 @@ def verdict_runs(runs: Iterable[StageRun]) -> tuple[StageRun, ...]:
     for run in newest_first:
         if run.state in _VERDICTS:
             verdicts.append(run)
-            if run.only is None:
+            if run.selected_tests is None:
                 return tuple(verdicts)
     return ()
 
@@ -186,11 +186,11 @@ def rerun_error(facts: Facts, stage: str, failed_only: bool = False) -> str:
         return f"the build has no stage {stage}"
     if facts.state is not BuildState.BUILT:
         return f"the build is {facts.state}: there is nothing that {stage} could test"
-    unfinished = [run for run in runs if not run.state.over]
+    unfinished = [run for run in runs if not run.state.is_final]
     if unfinished:
         run = unfinished[0]
         state = f"run {run.number} of {stage} is {run.state}"
-        return f"{state}: it has not run yet" if run.state.idle else f"{state}: cancel it first"
+        return f"{state}: it has not run yet" if run.state.is_idle else f"{state}: cancel it first"
     if failed_only and not verdict_runs(runs):
         return f"no run of {stage} has finished: run all of it again"
     return ""
@@ -229,7 +229,7 @@ class _StageStates:
 
     def _is_current(self, tag: Tag) -> bool:
         """Return whether the tag is of the stage as the build's config has it."""
-        return tag.config == self._digests.get(tag.stage)
+        return tag.config_digest == self._digests.get(tag.stage)
 
     def stale_tags(self) -> Iterator[TagRevocation]:
         """Yield the tags of runs that were overruled by a later run."""
@@ -237,14 +237,14 @@ class _StageStates:
             runs = self._runs.get(tag.stage, [])
             number = next((run.number for run in runs if run.id == tag.stage_run), None)
             for verdict in verdict_runs(runs)[:1]:
-                if tag.valid and number is not None and number < verdict.number:
+                if tag.is_valid and number is not None and number < verdict.number:
                     reason = f"overruled: run {verdict.number} of {tag.stage} {verdict.state}"
                     yield TagRevocation(tag.id, reason)
 
     def apply(self, give: Iterable[TagGrant], revoke: Iterable[TagRevocation]) -> None:
         """Compute which tags will count, and the states of runs that have not begun."""
         gone = {each.tag for each in revoke}
-        valid = [tag for tag in self._all_tags if tag.valid and tag.id not in gone]
+        valid = [tag for tag in self._all_tags if tag.is_valid and tag.id not in gone]
         self._by_hand = {tag.stage for tag in valid if tag.stage_run is None}
         self._earned = {each.stage for each in give}
         self._earned |= {tag.stage for tag in valid if self._is_current(tag)}
@@ -271,7 +271,7 @@ class _StageStates:
         for name, runs in self._runs.items():
             stage = self._tree.stage(name)
             for run in runs:
-                if run.state.idle:
+                if run.state.is_idle:
                     yield from self._changes_of(run, stage, run is runs[-1])
 
     def _changes_of(
@@ -291,7 +291,7 @@ class _StageStates:
         """Return the state of a run that has not begun, and what it waits for."""
         decision = self._decisions.get(stage.name)
         if decision is not None and decision.kind is DecisionKind.HELD:
-            return StageState.HELD, _with_reason(f"held by {decision.who}", decision.reason)
+            return StageState.HELD, _with_reason(f"held by {decision.actor}", decision.reason)
         if self._blocked[stage.name]:
             return StageState.BLOCKED, self._blocked[stage.name]
         missing = [need for need in stage.needs if need not in self._counting]
@@ -307,9 +307,9 @@ class _StageStates:
         if need in self._counting:
             return ""
         run = self._latest(need)
-        if run is not None and run.state.over and run.state is not StageState.PASSED:
+        if run is not None and run.state.is_final and run.state is not StageState.PASSED:
             return f"needs {need}, which {_ENDS[run.state]} (run {run.number})"
-        if self._blocked.get(need) and (run is None or run.state.idle):
+        if self._blocked.get(need) and (run is None or run.state.is_idle):
             return f"needs {need}, which is blocked"
         return ""
 
@@ -322,13 +322,13 @@ class _StageStates:
             return f"needs {need}, whose tag does not count before those of what it needs"
         tag = self._last_revoked(need)
         if tag is not None:
-            return _with_reason(f"needs {need}, whose tag was revoked", tag.reason)
+            return _with_reason(f"needs {need}, whose tag was revoked", tag.revocation_reason)
         return f"needs {need}, which has passed in parts only: run all of it again"
 
     def _future_state(self, name: str) -> StageState:
         """Return the state of a stage as it will be once the plan is performed."""
         run = self._latest(name)
-        if run is not None and not run.state.idle:
+        if run is not None and not run.state.is_idle:
             return run.state
         return self._idle[name][0]
 
@@ -337,8 +337,8 @@ class _StageStates:
         return runs[-1] if runs else None
 
     def _last_revoked(self, stage: str) -> Tag | None:
-        revoked = [tag for tag in self._all_tags if tag.stage == stage and not tag.valid]
-        return max(revoked, key=lambda tag: (tag.revoked or 0, tag.id), default=None)
+        revoked = [tag for tag in self._all_tags if tag.stage == stage and not tag.is_valid]
+        return max(revoked, key=lambda tag: (tag.revoked_at or 0, tag.id), default=None)
 
 
 _ENDS = {

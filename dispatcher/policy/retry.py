@@ -72,7 +72,7 @@ def next_step(stage: Stage, parts: Sequence[Part]) -> Step:
     ordered = sorted(parts, key=lambda part: part.job.part)
     failures = [reason for part in ordered if (reason := failure_reason(part))]
     lost = [part for part in ordered if not failure_reason(part) and infrastructure_reason(part)]
-    is_open = any(part.job.state.open for part in ordered)
+    is_open = any(part.job.state.is_open for part in ordered)
     if stage.mode is Mode.TOGETHER:
         return _step_together(stage, ordered, lost, failures)
     if failures or not lost:
@@ -106,9 +106,11 @@ def _step_together(
 ) -> Step:
     """End all peers if one is gone, and run all again: alone, no peer says anything."""
     # A peer that was stopped because of another one is not the cause.
-    causes = [infrastructure_reason(part) for part in lost if part.job.how != "cancelled"]
-    missing = causes or [failure_reason(part) for part in parts if part.job.how in _BUILD_FAILURES]
-    running = tuple(part.job.id for part in parts if part.job.state.open)
+    causes = [infrastructure_reason(part) for part in lost if part.job.end_reason != "cancelled"]
+    missing = causes or [
+        failure_reason(part) for part in parts if part.job.end_reason in _BUILD_FAILURES
+    ]
+    running = tuple(part.job.id for part in parts if part.job.state.is_open)
     if running and missing:
         return Step(None, f"stopping its peers: {'; '.join(missing)}", stop=running)
     if running:
@@ -119,16 +121,16 @@ def _step_together(
     if any(part.job.attempt > stage.lost for part in parts):
         return Step(StageEvent.GIVE_UP, reasons + _spent(stage))
     again = tuple(part.job.part for part in parts)
-    return Step(StageEvent.AGAIN, f"running again: {reasons}", again)
+    return Step(StageEvent.PLACE_AGAIN, f"running again: {reasons}", again)
 
 
 def failure_reason(part: Part) -> str:
     """Return why the build has failed on this host; empty: it has not."""
     job = part.job
-    if job.state.open or job.state is JobState.LOST:
+    if job.state.is_open or job.state is JobState.LOST:
         return ""
-    if job.how in _BUILD_FAILURES:
-        return f"{job.host}: {_BUILD_FAILURES[job.how]}"
+    if job.end_reason in _BUILD_FAILURES:
+        return f"{job.host}: {_BUILD_FAILURES[job.end_reason]}"
     return f"{job.host}: {format_count(part.failed, 'test')} failed" if part.failed else ""
 
 
@@ -137,11 +139,11 @@ def infrastructure_reason(part: Part) -> str:
     job = part.job
     if job.state is JobState.LOST:
         return f"{job.host} was lost" + (f": {job.detail}" if job.detail else "")
-    if job.state.open or job.how in _BUILD_FAILURES:
+    if job.state.is_open or job.end_reason in _BUILD_FAILURES:
         return ""
-    if job.how != "completed":
-        unknown = f"the job ended as {job.how or 'unknown'}"
-        reason = _INFRASTRUCTURE_FAILURES.get(job.how, unknown)
+    if job.end_reason != "completed":
+        unknown = f"the job ended as {job.end_reason or 'unknown'}"
+        reason = _INFRASTRUCTURE_FAILURES.get(job.end_reason, unknown)
         return f"{job.host}: {reason}" + (f": {job.detail}" if job.detail else "")
     count = format_count(part.infrastructure, "test")
     return f"{job.host}: {count} could not be run there" if part.infrastructure else ""
@@ -173,7 +175,7 @@ def _spent(stage: Stage) -> str:
 def failing_hosts(parts: Iterable[Part]) -> tuple[str, ...]:
     """Return the hosts that the newest attempts show to be failing; not peers only stopped."""
     failing = (
-        part for part in parts if infrastructure_reason(part) and part.job.how != "cancelled"
+        part for part in parts if infrastructure_reason(part) and part.job.end_reason != "cancelled"
     )
     return tuple(dict.fromkeys(part.job.host for part in failing))
 
@@ -185,4 +187,6 @@ def quarantine_reason(failures: int, last_error: str, limit: int) -> str:
     """
     if failures < limit:
         return ""
-    return f"{format_count(failures, 'infrastructure failure')} in a row; the last one: {last_error}"
+    return (
+        f"{format_count(failures, 'infrastructure failure')} in a row; the last one: {last_error}"
+    )

@@ -80,7 +80,7 @@ def _wait(request: RequestHosts, reason: str) -> list[Action]:
 
 def _plan_jobs(request: RequestHosts, hosts: tuple[str, ...], now: float) -> PlanJobs:
     run = request.run
-    began = None if run.state is StageState.RUNNING else run.began or now
+    began = None if run.state is StageState.RUNNING else run.started_at or now
     return PlanJobs(request, hosts, cut_detail(request.reason), began)
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from shell_runner.errors import NosejobsError
-from shell_runner.validators import suggestion
+from shell_runner.validators import format_suggestion
 
 from .. import model
-from ..configuration.pipeline import Tree, from_data, stage_digest
+from ..configuration.pipeline import PipelineConfig, from_data, stage_digest
 from ..model import (
     BUILD,
     BuildEvent,
@@ -41,17 +41,17 @@ class Unknown(Refused):
 
 
 @dataclass(frozen=True)
-class By:
+class Attribution:
     """The person who acts, with reason and date."""
 
-    who: str
+    actor: str
     reason: str = ""
     at: float = 0.0
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Return person and reason, for the detail of a row."""
-        return f"{self.who}: {self.reason}" if self.reason else self.who
+        return f"{self.actor}: {self.reason}" if self.reason else self.actor
 
 
 # -- rows -------------------------------------------------------------------------
@@ -69,10 +69,10 @@ def facts_of(connection: Connection, build: model.Build) -> promotion.Facts:
     """Return the rows of a build for the promotion policy; without a config it has no stages."""
     return promotion.Facts(
         build.state,
-        Tree() if build.config is None else from_data(build.config),
-        tuple(stage_runs.of_build(connection, build.id)),
-        tuple(tags.of_build(connection, build.id)),
-        tuple(tags.decisions_of(connection, build.id)),
+        PipelineConfig() if build.config is None else from_data(build.config),
+        tuple(stage_runs.list_by_build(connection, build.id)),
+        tuple(tags.list_by_build(connection, build.id)),
+        tuple(tags.list_decisions(connection, build.id)),
     )
 
 
@@ -97,37 +97,39 @@ def _check_stage(build: int, stage: str, known: Iterable[str]) -> None:
 def suggested(word: str, known: Iterable[str], none: str) -> str:
     """Return a hint at the known word that was meant; ``none``: the hint if no word is known."""
     names = list(known)
-    return suggestion(word, names) if names else f"; {none}"
+    return format_suggestion(word, names) if names else f"; {none}"
 
 
-def _stage_names(tree: Tree) -> list[str]:
+def _stage_names(tree: PipelineConfig) -> list[str]:
     return [stage.name for stage in tree.stages]
 
 
 # -- decisions ----------------------------------------------------------------------
 
 
-def approve(connection: Connection, build: int, stage: str, by: By) -> bool:
+def approve(connection: Connection, build: int, stage: str, by: Attribution) -> bool:
     """Let a stage run: open its gate, end a hold.  Return whether that is new."""
     return _decide(connection, build, stage, DecisionKind.APPROVED, by)
 
 
-def hold(connection: Connection, build: int, stage: str, by: By) -> bool:
+def hold(connection: Connection, build: int, stage: str, by: Attribution) -> bool:
     """Keep a stage from beginning until it is approved.  Return whether that is new."""
     return _decide(connection, build, stage, DecisionKind.HELD, by)
 
 
-def _decide(connection: Connection, number: int, stage: str, kind: DecisionKind, by: By) -> bool:
+def _decide(
+    connection: Connection, number: int, stage: str, kind: DecisionKind, by: Attribution
+) -> bool:
     build, facts = _facts(connection, number)
     _check_stage(build.id, stage, _stage_names(facts.tree))
-    decision = model.Decision(build.id, stage, kind, by.who, by.reason, by.at)
-    return tags.decide(connection, decision)
+    decision = model.Decision(build.id, stage, kind, by.actor, by.reason, by.at)
+    return tags.record_decision(connection, decision)
 
 
 # -- tags ---------------------------------------------------------------------------
 
 
-def tag(connection: Connection, number: int, stage: str, by: By) -> bool:
+def tag(connection: Connection, number: int, stage: str, by: Attribution) -> bool:
     """Tag a build by hand, as if it had passed the stage.  Return whether the tag is new.
 
     A level can require stages that the pipeline does not have; only a tag by hand satisfies those.
@@ -138,26 +140,31 @@ def tag(connection: Connection, number: int, stage: str, by: By) -> bool:
     _check_stage(build.id, stage, dict.fromkeys(known))
     if build.state is not BuildState.BUILT:
         raise Refused(f"build {number} is {build.state}: it has no artifact that could pass")
-    given = model.Tag(0, build.id, build.digest, stage, "", who=by.who, given=by.at)
-    return tags.give_tag(connection, given, by.reason) is not None
+    given = model.Tag(
+        0, build.id, build.artifact_digest, stage, "", actor=by.actor, granted_at=by.at
+    )
+    return tags.grant_tag(connection, given, by.reason) is not None
 
 
-def revoke(connection: Connection, number: int, stage: str, by: By) -> int:
+def revoke(connection: Connection, number: int, stage: str, by: Attribution) -> int:
     """Revoke all valid tags of a stage; return their number.  The rows stay, with the reason."""
     build = build_of(connection, number)
-    all_tags = tags.of_build(connection, build.id)
+    all_tags = tags.list_by_build(connection, build.id)
     of_stage = [tag for tag in all_tags if tag.stage == stage]
     if not of_stage:
         names = list(dict.fromkeys(tag.stage for tag in all_tags))
         raise Unknown(
             f"build {number} has no tag {stage!r}{suggested(stage, names, 'it has none')}"
         )
-    valid = [tag for tag in of_stage if tag.valid]
+    valid = [tag for tag in of_stage if tag.is_valid]
     if not valid:
         last = of_stage[-1]
-        raise Refused(f"build {number}: the tag {stage} was revoked before: {last.reason}")
+        raise Refused(
+            f"build {number}: the tag {stage} was revoked before: {last.revocation_reason}"
+        )
     return sum(
-        tags.revoke_tag(connection, tag.id, who=by.who, reason=by.reason, at=by.at) for tag in valid
+        tags.revoke_tag(connection, tag.id, actor=by.actor, reason=by.reason, at=by.at)
+        for tag in valid
     )
 
 
@@ -165,7 +172,7 @@ def revoke(connection: Connection, number: int, stage: str, by: By) -> int:
 
 
 def rerun(
-    connection: Connection, number: int, stage: str, by: By, failed_only: bool = False
+    connection: Connection, number: int, stage: str, by: Attribution, failed_only: bool = False
 ) -> StageRun:
     """Add another run of a stage, and return it.
 
@@ -181,19 +188,26 @@ def rerun(
     only = _failed_tests(connection, facts, stage) if failed_only else None
     config = facts.tree.stage(stage)
     assert config is not None
-    run = StageRun(0, build.id, stage, config=stage_digest(config), only=only, who=by.who)
+    run = StageRun(
+        0,
+        build.id,
+        stage,
+        config_digest=stage_digest(config),
+        selected_tests=only,
+        requested_by=by.actor,
+    )
     return _add_run(connection, run, by)
 
 
 def _failed_tests(connection: Connection, facts: promotion.Facts, stage: str) -> tuple[str, ...]:
     """Return the tests that failed by the verdict on a stage, and those without a verdict."""
     verdict = promotion.verdict_runs(run for run in facts.runs if run.stage == stage)[0]
-    failed = set(results.failed(connection, verdict.id))
+    failed = set(results.list_failed_tests(connection, verdict.id))
     if not failed:
         reason = f"run {verdict.number} of {stage} {verdict.state}, and names no failed test"
         raise Refused(f"{reason}: run all of it again")
-    for job in retry.inconclusive_jobs(jobs.of_run(connection, verdict.id)):
-        tests = job.tests if job.tests is not None else verdict.only
+    for job in retry.inconclusive_jobs(jobs.list_by_run(connection, verdict.id)):
+        tests = job.tests if job.tests is not None else verdict.selected_tests
         if tests is None:
             reason = f"run {verdict.number} of {stage}: nothing is known of its tests on {job.host}"
             raise Refused(f"{reason}: run all of it again")
@@ -201,34 +215,43 @@ def _failed_tests(connection: Connection, facts: promotion.Facts, stage: str) ->
     return tuple(sorted(failed))
 
 
-def _rerun_build(connection: Connection, build: model.Build, by: By) -> StageRun:
-    if not builds.move(connection, build.id, BuildEvent.BEGIN, detail="", ended=None):
+def _rerun_build(connection: Connection, build: model.Build, by: Attribution) -> StageRun:
+    if not builds.apply_event(connection, build.id, BuildEvent.BEGIN, detail="", ended_at=None):
         raise Refused(f"build {build.id} is {build.state}: only one that failed is built again")
-    run = StageRun(0, build.id, BUILD, state=StageState.PLACING, config=build.inputs, who=by.who)
+    run = StageRun(
+        0,
+        build.id,
+        BUILD,
+        state=StageState.PLACING,
+        config_digest=build.inputs_digest,
+        requested_by=by.actor,
+    )
     return _add_run(connection, run, by)
 
 
-def _add_run(connection: Connection, run: StageRun, by: By) -> StageRun:
+def _add_run(connection: Connection, run: StageRun, by: Attribution) -> StageRun:
     number = stage_runs.next_number(connection, run.build, run.stage)
     numbered = replace(run, number=number)
     key = stage_runs.add(connection, numbered)
     assert key is not None, "one transaction counts and adds"
-    some = f" of {len(run.only)} tests" if run.only is not None else ""
+    some = f" of {len(run.selected_tests)} tests" if run.selected_tests is not None else ""
     detail = f"run {number}{some}" + (f": {by.reason}" if by.reason else "")
-    audit.write(connection, by.at, f"rerun {run.stage}", detail, who=by.who, build=run.build)
+    audit.write(connection, by.at, f"rerun {run.stage}", detail, actor=by.actor, build=run.build)
     return replace(numbered, id=key)
 
 
-def cancel(connection: Connection, number: int, by: By, stage: str | None = None) -> list[StageRun]:
+def cancel(
+    connection: Connection, number: int, by: Attribution, stage: str | None = None
+) -> list[StageRun]:
     """Cancel a stage that has not ended, or all of a build; return the canceled stage runs.
 
     The connections of their hosts stop the jobs after the commit.
     """
     build = build_of(connection, number)
-    runs = stage_runs.of_build(connection, build.id)
+    runs = stage_runs.list_by_build(connection, build.id)
     if stage is not None:
         _check_stage(build.id, stage, dict.fromkeys(run.stage for run in runs))
-    unfinished = [run for run in runs if stage in (None, run.stage) and not run.state.over]
+    unfinished = [run for run in runs if stage in (None, run.stage) and not run.state.is_final]
     canceled = [run for run in unfinished if _cancel_run(connection, run, by)]
     was_open = stage is None and _cancel_build(connection, build, by)
     if not canceled and not was_open:
@@ -236,21 +259,23 @@ def cancel(connection: Connection, number: int, by: By, stage: str | None = None
         raise Refused(f"{what} has ended: there is nothing to cancel")
     names = ", ".join(f"{run.stage} {run.number}" for run in canceled)
     detail = f"{names}: {by.reason}" if by.reason and names else names or by.reason
-    audit.write(connection, by.at, "cancel", detail, who=by.who, build=build.id)
+    audit.write(connection, by.at, "cancel", detail, actor=by.actor, build=build.id)
     return canceled
 
 
-def _cancel_run(connection: Connection, run: StageRun, by: By) -> bool:
-    detail = f"cancelled by {by.words}"
-    return stage_runs.move(connection, run.id, StageEvent.CANCEL, detail=detail, ended=by.at)
+def _cancel_run(connection: Connection, run: StageRun, by: Attribution) -> bool:
+    detail = f"cancelled by {by.description}"
+    return stage_runs.apply_event(
+        connection, run.id, StageEvent.CANCEL, detail=detail, ended_at=by.at
+    )
 
 
-def _cancel_build(connection: Connection, build: model.Build, by: By) -> bool:
+def _cancel_build(connection: Connection, build: model.Build, by: Attribution) -> bool:
     """Fail a build that has no artifact yet.  Return whether it had none."""
     if build.state not in (BuildState.NEW, BuildState.BUILDING):
         return False
-    detail = f"cancelled by {by.words}"
-    return builds.move(connection, build.id, BuildEvent.FAIL, detail=detail, ended=by.at)
+    detail = f"cancelled by {by.description}"
+    return builds.apply_event(connection, build.id, BuildEvent.FAIL, detail=detail, ended_at=by.at)
 
 
 # -- hosts --------------------------------------------------------------------------
@@ -263,32 +288,32 @@ _HOST_MOVES = {
 }
 
 
-def drain(connection: Connection, name: str, by: By) -> bool:
+def drain(connection: Connection, name: str, by: Attribution) -> bool:
     """Let a host finish its jobs and give it no new ones.  Return whether that is new."""
     return _set_state(connection, name, HostState.DRAINING, by)
 
 
-def quarantine(connection: Connection, name: str, by: By) -> bool:
+def quarantine(connection: Connection, name: str, by: Attribution) -> bool:
     """Give a failing host no new jobs until it is resumed.  Return whether that is new."""
     return _set_state(connection, name, HostState.QUARANTINED, by)
 
 
-def resume(connection: Connection, name: str, by: By) -> bool:
+def resume(connection: Connection, name: str, by: Attribution) -> bool:
     """Give a drained or quarantined host jobs again.  Return whether it was not up."""
     return _set_state(connection, name, HostState.UP, by)
 
 
-def _set_state(connection: Connection, name: str, state: HostState, by: By) -> bool:
+def _set_state(connection: Connection, name: str, state: HostState, by: Attribution) -> bool:
     host = hosts.get(connection, name)
     if host is None:
-        names = [known.name for known in hosts.every(connection)]
+        names = [known.name for known in hosts.list_all(connection)]
         hint = suggested(name, names, "there is none yet")
         raise Unknown(f"there is no host {name!r}{hint}\n  try: nosejobs hosts")
     if host.state is state:
         return False
     if host.state not in _HOST_MOVES[state]:
         raise Refused(_state_error(host, state))
-    return hosts.set_state(connection, name, state, who=by.who, reason=by.reason, at=by.at)
+    return hosts.set_state(connection, name, state, actor=by.actor, reason=by.reason, at=by.at)
 
 
 def _state_error(host: model.Host, state: HostState) -> str:

@@ -44,26 +44,30 @@ class BuildTasks:
 
     def _examine(self, task: ExamineTree) -> ExaminedTree:
         found = pipeline_files.examine(self._trees.get(task.source, task.revision))
-        return ExaminedTree(found.tree, found.size, found.config, found.inputs, found.why)
+        return ExaminedTree(
+            found.tree_digest, found.size, found.config, found.inputs_digest, found.error
+        )
 
     def _list_tests(self, task: ListTests) -> tuple[str, ...] | TaskFailure:
-        checkout = self._trees.get(task.source, task.revision, task.tree)
+        checkout = self._trees.get(task.source, task.revision, task.tree_digest)
         try:
             return tuple(test.nodeid for test in pipeline_files.stage_tests(checkout, task.stage))
         except UsageError as error:
-            return TaskFailure(pipeline_files.plain(str(error), checkout), is_verdict=True)
+            return TaskFailure(
+                pipeline_files.hide_checkout_path(str(error), checkout), is_verdict=True
+            )
 
     def _extract(self, task: ExtractArtifact) -> Artifact | TaskFailure:
         """Store the artifact of a harvested build job, or say why there is none, with the log."""
-        path = self._blobs.path(task.package)
-        with package_rows.opened(path, task.host, task.job) as package:
-            (result,) = package_rows.read(package, task.job).results
-            if task.how == "completed" and result.outcome == "passed":
+        path = self._blobs.path(task.package_digest)
+        with package_rows.open_verified(path, task.host, task.job) as package:
+            (result,) = package_rows.read_rows(package, task.job).results
+            if task.end_reason == "completed" and result.outcome == "passed":
                 try:
                     kept = artifact.store_artifact(package, task.config, self._blobs)
                 except BuildFailed as error:
                     return TaskFailure(str(error))
                 return Artifact(kept.digest, kept.size)
-            reason = artifact.failure_reason(package, task.config) or result.words
-            log = package_rows.tail(package)
+            reason = artifact.failure_reason(package, task.config) or result.message
+            log = package_rows.log_tail(package)
             return TaskFailure("\n".join(filter(None, [reason, log])))

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from .. import model
 from ..builds.blob_store import BlobStore
 from ..configuration import pipeline
-from ..configuration.pipeline import Tree
+from ..configuration.pipeline import PipelineConfig
 from ..configuration.settings import Settings
 from ..model import Build, BuildRows, BuildState
 from ..policy import build_actions, build_progress, run_placement
@@ -52,7 +52,7 @@ class PassMemory:
     #: By build, the rows for which there was nothing to do.
     settled: dict[int, BuildRows] = field(default_factory=dict)
     #: By build, the config as its row has it, and what that means.
-    pipelines: dict[int, tuple[object, Tree]] = field(default_factory=dict)
+    pipelines: dict[int, tuple[object, PipelineConfig]] = field(default_factory=dict)
     #: By active build, values that change whenever its rows do.
     marks: Mapping[int, set[Any]] = field(default_factory=dict)
 
@@ -81,9 +81,11 @@ class ReconcilePass:
         self._results: Mapping[Task, Any] = context.tasks.results()
         self._may_look_ahead = context.tasks.has_room()
         self._writer = ActionWriter(connection, context, now, self.result)
-        load = jobs.load(connection)
+        load = jobs.count_open_by_host(connection)
         self._has_open_jobs = bool(load)
-        self._hosts = [HostLoad(host, load.get(host.name, 0)) for host in hosts.every(connection)]
+        self._hosts = [
+            HostLoad(host, load.get(host.name, 0)) for host in hosts.list_all(connection)
+        ]
 
     def run(self, active: Sequence[BuildRows]) -> None:
         """Advance builds that have begun, then new ones while there is room, then place runs."""
@@ -122,10 +124,10 @@ class ReconcilePass:
             self.memory.settled[number] = rows
         self._writer.perform(actions, rows.runs)
 
-    def _pipeline(self, build: Build) -> Tree:
+    def _pipeline(self, build: Build) -> PipelineConfig:
         """Return what the config of a build means; it is parsed once for many passes."""
         if build.state not in _STATES_WITH_CONFIG:
-            return Tree()
+            return PipelineConfig()
         known = self._previous.pipelines.get(build.id)
         # Most configs are the same object as in the last pass: then their content is not compared.
         if known is None or (known[0] is not build.config and known[0] != build.config):
@@ -138,10 +140,10 @@ class ReconcilePass:
         if rows.build.state is not BuildState.NEW:
             return None
         examined = self._results.get(build_actions.examine_task(rows))
-        if not isinstance(examined, ExaminedTree) or not examined.inputs:
+        if not isinstance(examined, ExaminedTree) or not examined.inputs_digest:
             return None
-        found = builds.reusable(self._connection, rows.change.source, examined.inputs)
-        return found if found is not None and self._blobs.holds(found.digest) else None
+        found = builds.find_reusable(self._connection, rows.change.source, examined.inputs_digest)
+        return found if found is not None and self._blobs.has(found.artifact_digest) else None
 
     def _place(self) -> None:
         requests = sorted(self._writer.requests, key=lambda request: request.run.build)
@@ -214,13 +216,17 @@ class ActionWriter:
 
     def _record_tree(self, action: build_actions.RecordTree) -> None:
         tree = action.tree
-        fields: dict[str, Any] = {"tree": tree.tree}
+        fields: dict[str, Any] = {"tree_digest": tree.tree_digest}
         if tree.config is not None:
-            fields |= {"config": tree.config.data, "inputs": tree.inputs, "detail": ""}
-        builds.describe(self._connection, action.build, **fields)
+            fields |= {
+                "config": tree.config.data,
+                "inputs_digest": tree.inputs_digest,
+                "detail": "",
+            }
+        builds.update_fields(self._connection, action.build, **fields)
 
     def _move_build(self, action: build_actions.MoveBuild) -> None:
-        if not builds.move(self._connection, action.build, action.event, **action.fields()):
+        if not builds.apply_event(self._connection, action.build, action.event, **action.fields()):
             return
         build = builds.get(self._connection, action.build)
         assert build is not None
@@ -228,7 +234,7 @@ class ActionWriter:
         audit.write(self._connection, self._now, f"build {build.state}", detail, build=build.id)
 
     def _set_build_detail(self, action: build_actions.SetBuildDetail) -> None:
-        builds.describe(self._connection, action.build, detail=action.detail)
+        builds.update_fields(self._connection, action.build, detail=action.detail)
 
     def _set_level(self, action: build_actions.SetLevel) -> None:
         if builds.set_level(self._connection, action.build, action.level):
@@ -237,24 +243,24 @@ class ActionWriter:
 
     def _revoke_tag(self, action: build_actions.RevokeTag) -> None:
         tags.revoke_tag(
-            self._connection, action.tag, who=model.POLICY, reason=action.reason, at=self._now
+            self._connection, action.tag, actor=model.POLICY, reason=action.reason, at=self._now
         )
 
-    def _give_tag(self, action: build_actions.GiveTag) -> None:
+    def _give_tag(self, action: build_actions.GrantTag) -> None:
         by_run: dict[int, list[model.Job]] = {}
-        for job in jobs.of_runs(self._connection, action.runs):
+        for job in jobs.list_by_runs(self._connection, action.runs):
             by_run.setdefault(job.stage_run, []).append(job)
         tag = model.Tag(
             0,
             action.build.id,
-            action.build.digest,
+            action.build.artifact_digest,
             action.stage,
-            action.config,
+            action.config_digest,
             action.run,
             tuple(job.id for attempts in by_run.values() for job in newest_attempts(attempts)),
-            given=self._now,
+            granted_at=self._now,
         )
-        tags.give_tag(self._connection, tag)
+        tags.grant_tag(self._connection, tag)
 
     # -- stage runs ---------------------------------------------------------------
 
@@ -265,22 +271,22 @@ class ActionWriter:
 
     def _move_run(self, action: build_actions.MoveRun) -> None:
         fields: dict[str, object] = {"detail": action.detail}
-        if action.ended is not None:
-            fields["ended"] = action.ended
-        stage_runs.move(self._connection, self._run_ids[action.run], action.event, **fields)
+        if action.ended_at is not None:
+            fields["ended_at"] = action.ended_at
+        stage_runs.apply_event(self._connection, self._run_ids[action.run], action.event, **fields)
 
     def _set_run_detail(self, action: build_actions.SetRunDetail) -> None:
-        stage_runs.describe(self._connection, self._run_ids[action.run], detail=action.detail)
+        stage_runs.update_fields(self._connection, self._run_ids[action.run], detail=action.detail)
 
     def _plan_jobs(self, action: build_actions.PlanJobs) -> None:
         """Add the rows of jobs; the connections of their hosts see them."""
         request = action.request
         run = self._run_ids[build_actions.key_of(request.run)]
-        fields: dict[str, object] = {"lost": request.lost, "detail": action.detail}
-        if action.began is None:
-            stage_runs.describe(self._connection, run, **fields)
-        elif not stage_runs.move(
-            self._connection, run, model.StageEvent.PLACE, began=action.began, **fields
+        fields: dict[str, object] = {"hosts_lost": request.hosts_lost, "detail": action.detail}
+        if action.started_at is None:
+            stage_runs.update_fields(self._connection, run, **fields)
+        elif not stage_runs.apply_event(
+            self._connection, run, model.StageEvent.PLACE, started_at=action.started_at, **fields
         ):
             return
         planned = [
@@ -291,7 +297,7 @@ class ActionWriter:
                 part.part,
                 part.attempt,
                 tests=part.tests,
-                planned=self._now,
+                planned_at=self._now,
             )
             for part, host in zip(self._parts(request), action.hosts, strict=False)
         ]
@@ -301,7 +307,7 @@ class ActionWriter:
         split = request.split
         if split is None:
             return request.parts
-        seconds = durations.known(self._connection, split.source, split.stage)
+        seconds = durations.mean_seconds(self._connection, split.source, split.stage)
         return run_placement.split_tests(split, seconds, request.placement.count)
 
 
@@ -319,7 +325,7 @@ _PERFORM: Mapping[type, Callable[[ActionWriter, Any], None]] = {
     build_actions.MoveRun: ActionWriter._move_run,
     build_actions.SetRunDetail: ActionWriter._set_run_detail,
     build_actions.RevokeTag: ActionWriter._revoke_tag,
-    build_actions.GiveTag: ActionWriter._give_tag,
+    build_actions.GrantTag: ActionWriter._give_tag,
     build_actions.RequestHosts: ActionWriter._request_hosts,
     build_actions.PlanJobs: ActionWriter._plan_jobs,
     build_actions.StopJob: ActionWriter._stop_job,

@@ -24,7 +24,7 @@ from ..builds.checkouts import CheckoutCache
 from ..configuration.settings import Settings
 from ..model import BuildRows
 from ..store import Store, build_rows, key_values
-from ..store.engine import changes_of
+from ..store.engine import count_changes
 from .background_tasks import BackgroundTasks
 from .build_tasks import BuildTasks
 from .reconcile_pass import PassContext, PassMemory, PassResult, ReconcilePass
@@ -65,7 +65,7 @@ class Reconciler:
     def step(self) -> PassResult:
         """Do all that can be done now, tasks included, and return the result of the last pass."""
         while True:
-            count = self._store.due.now()
+            count = self._store.due.count()
             result = self._run_pass()
             if not self._tasks.run_requested() and self._is_done(count, result):
                 return result
@@ -74,7 +74,7 @@ class Reconciler:
         """Run a pass whenever something has changed, until ``close`` is called."""
         with ThreadPoolExecutor(_TASK_THREADS, thread_name_prefix="task") as executor:
             while not self._closed.is_set():
-                count = self._store.due.now()
+                count = self._store.due.count()
                 try:
                     result = self._run_pass()
                 except Exception as error:
@@ -89,7 +89,7 @@ class Reconciler:
 
     def _is_done(self, count: int, result: PassResult) -> bool:
         """Return whether only the pass has written since ``count``, and none has to follow."""
-        return not result.repeat and self._store.due.now() <= count + result.wrote
+        return not result.repeat and self._store.due.count() <= count + result.wrote
 
     def close(self) -> None:
         """End the loop after the pass that is running."""
@@ -99,7 +99,7 @@ class Reconciler:
     def _run_pass(self) -> PassResult:
         """Read all rows that matter, decide, and write, in one transaction."""
         with self._store.write() as connection:
-            before = changes_of(connection)
+            before = count_changes(connection)
             if self._audited < 0:
                 self._audited = int(key_values.get(connection, _AUDIT_NOTE) or 0)
             audited, touched = build_rows.audited_builds(connection, self._audited)
@@ -109,7 +109,7 @@ class Reconciler:
             last = build_rows.audited_builds(connection, audited)[0]
             if last != self._audited:
                 key_values.put(connection, _AUDIT_NOTE, b"%d" % last)
-            current.result.wrote = changes_of(connection) != before
+            current.result.wrote = count_changes(connection) != before
         self._audited, self._memory = last, current.memory
         self._memory.marks = marks
         self._on_pass(current.result)

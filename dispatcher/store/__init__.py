@@ -1,22 +1,33 @@
 """The dispatcher's database: one engine, its tables, and typed functions on a connection.
 
-The modules are nouns: changes, builds, stage_runs, jobs, results, tags, hosts, audit,
-durations, notes; ``listing`` is for faces, ``retention`` for what is old.  They take a
-connection of ``Store.read()`` or ``Store.write()`` and a date: there is no clock in here.
+There is a module for each table; ``views`` serves the API and the pages, ``retention`` removes old
+results.  Functions take a connection of ``Store.read()`` or ``Store.write()``, and the time as an
+argument: no module here reads a clock.
 """
 
 from __future__ import annotations
 
 import os
 
-from .engine import Changed, Store, StoreError, check, open_engine
+from .engine import ChangeSignal, Store, StoreError, check_integrity, open_engine
 from .schema import migrate
 
-__all__ = ["Changed", "Store", "StoreError", "check", "migrate", "open_engine", "open_store"]
+__all__ = [
+    "ChangeSignal",
+    "Store",
+    "StoreError",
+    "check_integrity",
+    "migrate",
+    "open_engine",
+    "open_store",
+]
 
 
-def open_store(where: str | os.PathLike[str]) -> Store:
-    """The database in a file, or at an address, with the schema of this program."""
-    engine = open_engine(where)
+def open_store(location: str | os.PathLike[str]) -> Store:
+    """Open the database at a path or URL, and migrate it to the schema of this version.
+
+    Raises ``StoreError`` if the database cannot be opened or has a newer schema.
+    """
+    engine = open_engine(location)
     migrate(engine)
     return Store(engine)

@@ -1,4 +1,4 @@
-"""What has happened, for people: who did what to what.  Written in the transaction that does it."""
+"""The audit log: who did what to what, written in the transaction that does it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from . import statements, tables
 _AUDIT = tables.audit.c
 
 
-class Entry(NamedTuple):
+class AuditEntry(NamedTuple):
     """A row of ``audit``."""
 
     id: int
-    at: float
-    who: str
-    what: str
+    recorded_at: float
+    actor: str
+    action: str
     build: int | None
     detail: str
 
@@ -25,24 +25,27 @@ class Entry(NamedTuple):
 def write(
     connection: Connection,
     at: float,
-    what: str,
+    action: str,
     detail: str = "",
     *,
-    who: str = "",
+    actor: str = "",
     build: int | None = None,
 ) -> None:
-    """One entry; ``who`` is empty for the dispatcher itself."""
-    fields = {"at": at, "who": who, "what": what, "build": build, "detail": detail}
-    statements.add(connection, tables.audit, fields)
+    """Add an entry; ``actor`` is empty for the dispatcher itself, ``at`` is the time of it."""
+    fields = {"recorded_at": at, "actor": actor, "action": action, "build": build, "detail": detail}
+    statements.insert_row(connection, tables.audit, fields)
 
 
-def entries(
-    connection: Connection, *, build: int | None = None, before: int | None = None, most: int = 100
-) -> list[Entry]:
-    """Newest first: all, or those of a build; those older than entry ``before``."""
-    statement = select(tables.audit).order_by(_AUDIT.id.desc()).limit(most)
+def list_entries(
+    connection: Connection, *, build: int | None = None, before: int | None = None, limit: int = 100
+) -> list[AuditEntry]:
+    """Return the newest entries, newest first: of one build or of all.
+
+    ``before``: only entries with a lower id, for the next page.
+    """
+    statement = select(tables.audit).order_by(_AUDIT.id.desc()).limit(limit)
     if build is not None:
         statement = statement.where(_AUDIT.build == build)
     if before is not None:
         statement = statement.where(_AUDIT.id < before)
-    return [Entry(*row) for row in connection.execute(statement)]
+    return [AuditEntry(*row) for row in connection.execute(statement)]

@@ -11,7 +11,7 @@ from sqlalchemy import BindParameter, Connection, bindparam, func, select
 from .. import model
 from ..model import BuildRows
 from . import jobs, results, statements, tables, tags
-from .builds import ACTIVE, active
+from .builds import ACTIVE, list_active_ids
 
 _BUILD, _CHANGE, _SOURCE = tables.build.c, tables.change.c, tables.source.c
 _RUN, _JOB = tables.stage_run.c, tables.job.c
@@ -19,7 +19,7 @@ _DECISION, _AUDIT = tables.decision.c, tables.audit.c
 #: States of stage runs whose jobs are read.
 _STATES_WITH_JOBS = (model.StageState.RUNNING, model.StageState.PLACING)
 
-# Each pass runs these statements: to make one takes longer than to run it.
+# Each pass runs these statements, and building one takes longer than running it.
 _BUILDS: BindParameter[Any] = bindparam("builds", expanding=True)
 _HEADS = (
     select(_SOURCE.name, *_CHANGE, *_BUILD)
@@ -34,10 +34,11 @@ _HEADS = (
 #: Columns that other threads change, or that a pass changes without keeping the new rows.
 _MARKS = (
     select(_BUILD.id, _BUILD.state, _BUILD.detail, _BUILD.level, _RUN.id, _RUN.state)
-    .add_columns(_RUN.detail, _JOB.id, _JOB.state, _JOB.package, _JOB.detail)
+    .add_columns(_RUN.detail, _JOB.id, _JOB.state, _JOB.package_digest, _JOB.detail)
     .select_from(
         tables.build.outerjoin(tables.stage_run, _RUN.build == _BUILD.id).outerjoin(
-            tables.job, (_JOB.stage_run == _RUN.id) & statements.among(_RUN.state, _STATES_WITH_JOBS)
+            tables.job,
+            (_JOB.stage_run == _RUN.id) & statements.is_in_states(_RUN.state, _STATES_WITH_JOBS),
         )
     )
     .where(_BUILD.id.in_(ACTIVE))
@@ -65,20 +66,20 @@ def change_marks(connection: Connection) -> dict[int, set[Any]]:
 
 def read_rows(connection: Connection, builds: Collection[int]) -> list[BuildRows]:
     """Return the rows of some builds, oldest build first, in seven queries."""
-    runs = _by_build(connection, builds, _RUNS, statements.stage_run)
-    decisions = _by_build(connection, builds, _DECISIONS, statements.decision)
+    runs = _by_build(connection, builds, _RUNS, statements.stage_run_from_row)
+    decisions = _by_build(connection, builds, _DECISIONS, statements.decision_from_row)
     tags_by_build: dict[int, list[model.Tag]] = defaultdict(list)
-    for tag in tags.of_builds(connection, list(builds)):
+    for tag in tags.list_by_builds(connection, list(builds)):
         tags_by_build[tag.build].append(tag)
     runs_with_jobs = [
         run.id for its_runs in runs.values() for run in its_runs if run.state in _STATES_WITH_JOBS
     ]
     jobs_by_run: dict[int, list[model.Job]] = defaultdict(list)
-    for job in jobs.of_runs(connection, runs_with_jobs):
+    for job in jobs.list_by_runs(connection, runs_with_jobs):
         jobs_by_run[job.stage_run].append(job)
-    counts = results.counts(
+    counts = results.count_outcomes(
         connection,
-        [job.id for its_jobs in jobs_by_run.values() for job in its_jobs if job.package],
+        [job.id for its_jobs in jobs_by_run.values() for job in its_jobs if job.package_digest],
     )
     all_rows = []
     for source, change, build in _heads(connection, builds):
@@ -106,10 +107,10 @@ def _heads(
     change_columns, build_columns = _CHANGE.keys(), _BUILD.keys()
     end = 1 + len(change_columns)
     heads = []
-    for chunk in statements.chunks(sorted(builds)):
+    for chunk in statements.split_into_chunks(sorted(builds)):
         for row in connection.execute(_HEADS, {"builds": chunk}):
             change = model.Change(**dict(zip(change_columns, row[1:end], strict=True)))
-            build = statements.build_of(dict(zip(build_columns, row[end:], strict=True)))
+            build = statements.build_from_columns(dict(zip(build_columns, row[end:], strict=True)))
             heads.append((row[0], change, build))
     return heads
 
@@ -118,7 +119,7 @@ def _by_build(
     connection: Connection, builds: Collection[int], statement: Any, make: Callable[[Any], T]
 ) -> dict[int, list[T]]:
     values: dict[int, list[T]] = defaultdict(list)
-    for chunk in statements.chunks(sorted(builds)):
+    for chunk in statements.split_into_chunks(sorted(builds)):
         for row in connection.execute(statement, {"builds": chunk}):
             values[row.build].append(make(row))
     return values
@@ -139,7 +140,7 @@ def audited_builds(connection: Connection, after: int) -> tuple[int, set[int]]:
 def hosts_of_builds(connection: Connection, builds: Collection[int]) -> dict[int, set[str]]:
     """Return, by build, the hosts that have had a job of it: they hold its contents."""
     hosts: dict[int, set[str]] = defaultdict(set)
-    for chunk in statements.chunks(sorted(builds)):
+    for chunk in statements.split_into_chunks(sorted(builds)):
         statement = (
             select(_RUN.build, _JOB.host)
             .join(tables.job, _JOB.stage_run == _RUN.id)
@@ -162,10 +163,10 @@ def kept_trees(connection: Connection, newest: int) -> set[tuple[str, str]]:
     )
     chosen = select(_SOURCE.name, _CHANGE.revision).select_from(joined)
     latest = chosen.order_by(_BUILD.id.desc()).limit(newest)
-    kept = chosen.where(_SOURCE.kind == "directory", _BUILD.removed.is_(None))
+    kept = chosen.where(_SOURCE.kind == "directory", _BUILD.removed_at.is_(None))
     trees = {(row[0], row[1]) for row in connection.execute(latest)}
     trees |= {(row[0], row[1]) for row in connection.execute(kept)}
-    for chunk in statements.chunks(active(connection)):
+    for chunk in statements.split_into_chunks(list_active_ids(connection)):
         open_builds = connection.execute(chosen.where(_BUILD.id.in_(chunk)))
         trees |= {(row[0], row[1]) for row in open_builds}
     return trees

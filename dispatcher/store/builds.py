@@ -1,4 +1,4 @@
-"""Builds: their states, their artefacts, their levels."""
+"""Queries and updates of the table ``build``."""
 
 from __future__ import annotations
 
@@ -10,83 +10,88 @@ from .. import model
 from . import statements, tables
 
 _BUILD, _RUN, _CHANGE = tables.build.c, tables.stage_run.c, tables.change.c
-#: States of stage runs that something can still come of by itself.
-_ALIVE = tuple(
+#: States of stage runs that can still change without a person.
+_ACTIVE_RUN_STATES = tuple(
     state
     for state in model.StageState
-    if not state.over and state is not model.StageState.BLOCKED
+    if not state.is_final and state is not model.StageState.BLOCKED
 )
-_OPEN = (model.BuildState.NEW, model.BuildState.BUILDING)
+_OPEN_STATES = (model.BuildState.NEW, model.BuildState.BUILDING)
 
-_GET = statements.by_key(tables.build)
-#: Numbers of those that something can still come of by itself.
+_GET = statements.select_by_key(tables.build)
+#: Selects the ids of builds that can still change without a person.
 ACTIVE = (
     select(_BUILD.id)
-    .where(statements.among(_BUILD.state, _OPEN))
-    .union(select(_RUN.build).where(statements.among(_RUN.state, _ALIVE)))
+    .where(statements.is_in_states(_BUILD.state, _OPEN_STATES))
+    .union(select(_RUN.build).where(statements.is_in_states(_RUN.state, _ACTIVE_RUN_STATES)))
 )
 _REUSABLE = (
     select(tables.build)
     .join(tables.change, _CHANGE.id == _BUILD.change)
     .where(_CHANGE.source == bindparam("source"))
-    .where(_BUILD.inputs == bindparam("inputs"), _BUILD.inputs != "")
-    .where(_BUILD.state == model.BuildState.BUILT.value, _BUILD.digest != "")
-    .where(_BUILD.removed.is_(None))
+    .where(_BUILD.inputs_digest == bindparam("inputs"), _BUILD.inputs_digest != "")
+    .where(_BUILD.state == model.BuildState.BUILT.value, _BUILD.artifact_digest != "")
+    .where(_BUILD.removed_at.is_(None))
     .order_by(_BUILD.id.desc())
     .limit(1)
 )
 
 
 def add(connection: Connection, change: int, at: float) -> int:
-    """The build of a change; its number."""
+    """Add the build of a change, created at ``at``, and return its id."""
     new = model.BuildState.NEW.value
-    return statements.add(connection, tables.build, {"change": change, "state": new, "began": at})
+    return statements.insert_row(
+        connection, tables.build, {"change": change, "state": new, "created_at": at}
+    )
 
 
 def get(connection: Connection, build: int) -> model.Build | None:
-    """One build."""
+    """Return a build by id; None if there is none."""
     found = connection.execute(_GET, {"key": build}).first()
-    return statements.build(found) if found else None
+    return statements.build_from_row(found) if found else None
 
 
-def move(connection: Connection, build: int, event: model.BuildEvent, **fields: Any) -> bool:
-    """An event of a build, and what else it sets; False: it does nothing (see ``rows.move``)."""
-    return statements.move(connection, tables.build, model.BUILDS, build, event, **fields)
+def apply_event(connection: Connection, build: int, event: model.BuildEvent, **fields: Any) -> bool:
+    """Apply an event to a build and set columns; see ``statements.apply_event``."""
+    return statements.apply_event(
+        connection, tables.build, model.BUILD_TRANSITIONS, build, event, **fields
+    )
 
 
-def describe(connection: Connection, build: int, **fields: Any) -> bool:
-    """Set what is found out about it: tree, config, inputs, detail; whether it was there."""
-    unknown = fields.keys() - {"tree", "config", "inputs", "detail"}
+def update_fields(connection: Connection, build: int, **fields: Any) -> bool:
+    """Set the tree digest, config, inputs digest or detail.  Return whether the build exists."""
+    unknown = fields.keys() - {"tree_digest", "config", "inputs_digest", "detail"}
     assert not unknown, unknown
-    return statements.put(connection, tables.build, build, **fields)
+    return statements.update_row(connection, tables.build, build, **fields)
 
 
 def set_level(connection: Connection, build: int, level: str) -> bool:
-    """Whether the level is another one now."""
-    return statements.put_new(connection, tables.build, build, level=level)
+    """Set the level of a build.  Return whether it changed."""
+    return statements.update_row_if_different(connection, tables.build, build, level=level)
 
 
-def reusable(connection: Connection, source: int, inputs: str) -> model.Build | None:
-    """The newest build of a source with the same inputs whose artefact is still there.
+def find_reusable(connection: Connection, source: int, inputs: str) -> model.Build | None:
+    """Return the newest build of a source with these inputs whose artifact is still stored.
 
-    Its ``reused``, if it has one, is the build that made the artefact.
+    Its ``reused_build``, if set, is the build that made the artifact.
     """
     found = connection.execute(_REUSABLE, {"source": source, "inputs": inputs}).first()
-    return statements.build(found) if found else None
+    return statements.build_from_row(found) if found else None
 
 
-def active(connection: Connection) -> list[int]:
-    """Numbers of the builds that something can still come of by itself, oldest first.
+def list_active_ids(connection: Connection) -> list[int]:
+    """Return the ids of builds that can still change without a person, oldest first.
 
-    New and building ones, and those with a stage run that waits, is gated or held, or runs.
-    One that is blocked comes back with the new run of what blocks it.  So the stage runs of a
-    build have to be added in the transaction that makes it built.
+    These are new builds, builds being built, and builds with a stage run that is waiting, gated,
+    held, being placed or running.  A build with blocked runs only becomes active again with a new
+    run of the stage that blocks them.  Therefore the stage runs of a build must be added in the
+    transaction that makes it built.
     """
     return sorted(connection.execute(ACTIVE).scalars())
 
 
-def untouched(connection: Connection, source: int, branch: str) -> list[model.Build]:
-    """Builds of a branch of which nothing has been done, oldest first: they can be superseded."""
+def list_new_on_branch(connection: Connection, source: int, branch: str) -> list[model.Build]:
+    """Return the new builds of a branch, oldest first; a newer change can supersede them."""
     statement = (
         select(tables.build)
         .join(tables.change, _CHANGE.id == _BUILD.change)
@@ -94,6 +99,4 @@ def untouched(connection: Connection, source: int, branch: str) -> list[model.Bu
         .where(_CHANGE.source == source, _CHANGE.branch == branch)
         .order_by(_BUILD.id)
     )
-    return [statements.build(row) for row in connection.execute(statement)]
-
-
+    return [statements.build_from_row(row) for row in connection.execute(statement)]

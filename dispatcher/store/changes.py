@@ -1,4 +1,4 @@
-"""Sources, where their branches stand, and the changes that were seen in them."""
+"""Queries and updates of sources, of the heads of their branches, and of their changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .. import model
 from . import statements, tables
 
 _SOURCE, _HEAD = tables.source.c, tables.head.c
-_GET = statements.by_key(tables.change)
+_GET = statements.select_by_key(tables.change)
 _SOURCES = select(tables.source).order_by(_SOURCE.name)
 
 
@@ -20,46 +20,49 @@ class Source(NamedTuple):
     id: int
     name: str
     kind: str
-    trouble: str = ""
-    looked: float | None = None
+    error: str = ""
+    polled_at: float | None = None
 
 
-def source(connection: Connection, name: str, kind: str) -> int:
-    """The number of a source of the dispatcher's file; it keeps it for ever."""
-    statements.add_new(connection, tables.source, {"name": name, "kind": kind})
+def ensure_source(connection: Connection, name: str, kind: str) -> int:
+    """Return the id of a configured source; add the source if it is new."""
+    statements.insert_if_absent(connection, tables.source, {"name": name, "kind": kind})
     where = _SOURCE.name == name
     connection.execute(update(tables.source).where(where, _SOURCE.kind != kind).values(kind=kind))
     return int(connection.execute(select(_SOURCE.id).where(where)).scalar_one())
 
 
-def sources(connection: Connection) -> list[Source]:
-    """All that there have been, by name."""
+def list_sources(connection: Connection) -> list[Source]:
+    """Return all sources that were ever configured, by name."""
     found = connection.execute(_SOURCES)
     return [Source(*row) for row in found]
 
 
-def looked(connection: Connection, source: int, at: float, trouble: str = "") -> None:
-    """It was looked at, and why it could not be read, if it could not."""
+def record_poll(connection: Connection, source: int, at: float, error: str = "") -> None:
+    """Record that a source was polled at ``at``; ``error`` is empty if that succeeded."""
     statement = update(tables.source).where(_SOURCE.id == source)
-    connection.execute(statement.values(looked=at, trouble=trouble))
+    connection.execute(statement.values(polled_at=at, error=error))
 
 
-def heads(connection: Connection, source: int) -> dict[str, str]:
-    """Revision by branch, as of the last look."""
+def revisions_by_branch(connection: Connection, source: int) -> dict[str, str]:
+    """Return the revisions of the branches at the last poll."""
     statement = select(_HEAD.branch, _HEAD.revision).where(_HEAD.source == source)
     return {row[0]: row[1] for row in connection.execute(statement)}
 
 
-def move_head(connection: Connection, source: int, branch: str, before: str, revision: str) -> bool:
-    """From one revision to another; empty: the branch is not there.  Whether it was moved.
+def move_head(
+    connection: Connection, source: int, branch: str, expected: str, revision: str
+) -> bool:
+    """Move the head of a branch from ``expected`` to ``revision``.  Return whether it was moved.
 
-    False: it does not stand at ``before``, so that whoever looked looks again.  The changes
-    and builds that come of it belong into the same transaction: each move is seen once.
+    An empty revision means that the branch does not exist.  False: the head is not at
+    ``expected``, so the caller must poll again.  The changes and builds of a move must be added in
+    the same transaction, so that each move is seen exactly once.
     """
-    if not before:
+    if not expected:
         row = {"source": source, "branch": branch, "revision": revision}
-        return statements.add_new(connection, tables.head, row)
-    where = (_HEAD.source == source, _HEAD.branch == branch, _HEAD.revision == before)
+        return statements.insert_if_absent(connection, tables.head, row)
+    where = (_HEAD.source == source, _HEAD.branch == branch, _HEAD.revision == expected)
     if not revision:
         return connection.execute(delete(tables.head).where(*where)).rowcount == 1
     statement = update(tables.head).where(*where).values(revision=revision)
@@ -67,11 +70,11 @@ def move_head(connection: Connection, source: int, branch: str, before: str, rev
 
 
 def add(connection: Connection, change: model.Change) -> int:
-    """A new change; its number."""
-    return statements.add(connection, tables.change, statements.values(change))
+    """Add a change, and return its id."""
+    return statements.insert_row(connection, tables.change, statements.column_values(change))
 
 
 def get(connection: Connection, change: int) -> model.Change | None:
-    """One change."""
+    """Return a change by id; None if there is none."""
     found = connection.execute(_GET, {"key": change}).first()
-    return statements.change(found) if found else None
+    return statements.change_from_row(found) if found else None

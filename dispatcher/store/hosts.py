@@ -1,4 +1,4 @@
-"""What is known of hosts beyond their configuration."""
+"""Queries and updates of the table ``host``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..policy.retry import quarantine_reason
 from . import audit, statements, tables
 
 _HOST = tables.host.c
-_GET = statements.by_key(tables.host)
-_EVERY = select(tables.host).order_by(_HOST.name)
-_SUCCEEDED = (
+_GET = statements.select_by_key(tables.host)
+_ALL = select(tables.host).order_by(_HOST.name)
+_RECORD_SUCCESS = (
     update(tables.host)
     .where(_HOST.name == bindparam("key"))
-    .values(failures=0, jobs=_HOST.jobs + 1)
+    .values(consecutive_failures=0, jobs_ended=_HOST.jobs_ended + 1)
 )
-#: What silence does not change: what somebody decided, and a host that was never there; its
-#: pool says when that takes too long.
-_KEPT = (
+#: States that a host keeps although it does not answer: those that a person set, and that of a
+#: host that was never up; its pool decides when that takes too long.
+_STATES_KEPT_IN_SILENCE = (
     model.HostState.DRAINING.value,
     model.HostState.QUARANTINED.value,
     model.HostState.STARTING.value,
@@ -29,41 +29,46 @@ _KEPT = (
 
 
 def configure(connection: Connection, host: model.Host) -> None:
-    """A host of the dispatcher's file, or one that a pool makes; what is known of it stays."""
-    fields = statements.values(host)
-    statement = statements.new(connection.dialect.name, tables.host).values(**fields)
+    """Add a host of the settings or of a pool; of a known host update the configuration only."""
+    fields = statements.column_values(host)
+    statement = statements.insert_with_conflict_clause(connection.dialect.name, tables.host).values(
+        **fields
+    )
     told = {name: fields[name] for name in ("spec", "labels", "slots", "pool")}
     connection.execute(statement.on_conflict_do_update(index_elements=[_HOST.name], set_=told))
 
 
-def forget(connection: Connection, name: str) -> bool:
-    """It is gone for good; whether it was there."""
+def delete_host(connection: Connection, name: str) -> bool:
+    """Delete a host that no longer exists.  Return whether it was there."""
     return connection.execute(delete(tables.host).where(_HOST.name == name)).rowcount == 1
 
 
-def forget_others(connection: Connection, names: Collection[str]) -> list[str]:
-    """Forget the static hosts that the dispatcher's file names no more; which ones."""
+def delete_unconfigured(connection: Connection, names: Collection[str]) -> list[str]:
+    """Delete the static hosts that are not among ``names``.  Return their names."""
     where = (_HOST.pool == "", _HOST.name.not_in(sorted(names)))
     found = connection.execute(delete(tables.host).where(*where).returning(_HOST.name))
     return sorted(found.scalars())
 
 
 def get(connection: Connection, name: str) -> model.Host | None:
-    """One host."""
+    """Return a host by name; None if there is none."""
     found = connection.execute(_GET, {"key": name}).first()
-    return statements.host(found) if found else None
+    return statements.host_from_row(found) if found else None
 
 
-def every(connection: Connection) -> list[model.Host]:
-    """All hosts, by name."""
-    return [statements.host(row) for row in connection.execute(_EVERY)]
+def list_all(connection: Connection) -> list[model.Host]:
+    """Return all hosts, by name."""
+    return [statements.host_from_row(row) for row in connection.execute(_ALL)]
 
 
-def beat(
+def record_contact(
     connection: Connection, name: str, at: float, facts: Mapping[str, Any] | None = None
 ) -> bool:
-    """It has answered.  Whether that is news: it was down, or starting (write others quietly)."""
-    fields: dict[str, Any] = {"seen": at}
+    """Record that a host answered at ``at``; one that was down or starting is up again.
+
+    Return whether the state changed.  Otherwise nobody needs to be notified of the write.
+    """
+    fields: dict[str, Any] = {"last_seen_at": at}
     if facts is not None:
         fields["facts"] = dict(facts)
     connection.execute(update(tables.host).where(_HOST.name == name).values(**fields))
@@ -73,16 +78,19 @@ def beat(
     return connection.execute(update(tables.host).where(*where).values(**up)).rowcount == 1
 
 
-def down(connection: Connection, name: str, reason: str) -> bool:
-    """It does not answer; whether that is news.  Only one that was up goes down."""
+def mark_down(connection: Connection, name: str, reason: str) -> bool:
+    """Record that a host does not answer; only one that was up goes down.
+
+    Return whether the state or the reason changed.
+    """
     fields = {"state": model.HostState.DOWN.value, "reason": reason}
     is_news = or_(_HOST.state != model.HostState.DOWN.value, _HOST.reason != reason)
-    where = (_HOST.name == name, _HOST.state.not_in(_KEPT), is_news)
+    where = (_HOST.name == name, _HOST.state.not_in(_STATES_KEPT_IN_SILENCE), is_news)
     return connection.execute(update(tables.host).where(*where).values(**fields)).rowcount == 1
 
 
-def explain(connection: Connection, name: str, reason: str) -> None:
-    """Why it is in its state, in other words."""
+def set_reason(connection: Connection, name: str, reason: str) -> None:
+    """Set the reason for the state of a host."""
     connection.execute(update(tables.host).where(_HOST.name == name).values(reason=reason))
 
 
@@ -91,40 +99,53 @@ def set_state(
     name: str,
     state: model.HostState,
     *,
-    who: str,
+    actor: str,
     reason: str = "",
     at: float,
 ) -> bool:
-    """What a person says (drain, back to work): audited; failures are forgotten by UP."""
+    """Set the state of a host and add an audit entry.  Return whether the state changed.
+
+    ``HostState.UP`` resets the count of failures.
+    """
     fields: dict[str, Any] = {"state": state.value, "reason": reason}
     if state is model.HostState.UP:
-        fields["failures"] = 0
+        fields["consecutive_failures"] = 0
     where = (_HOST.name == name, _HOST.state != state.value)
     if connection.execute(update(tables.host).where(*where).values(**fields)).rowcount != 1:
         return False
-    audit.write(connection, at, f"host {name} {state}", reason, who=who)
+    audit.write(connection, at, f"host {name} {state}", reason, actor=actor)
     return True
 
 
-def failed(connection: Connection, name: str, reason: str, *, most: int, at: float) -> bool:
-    """One more infrastructure failure in a row; whether ``most`` of them quarantine it now."""
+def record_failure(
+    connection: Connection, name: str, reason: str, *, limit: int, at: float
+) -> bool:
+    """Count an infrastructure failure of a host; quarantine it after ``limit`` in a row.
+
+    Return whether it was quarantined now.
+    """
     statement = update(tables.host).where(_HOST.name == name)
     count = connection.execute(
-        statement.values(failures=_HOST.failures + 1).returning(_HOST.failures)
+        statement.values(consecutive_failures=_HOST.consecutive_failures + 1).returning(
+            _HOST.consecutive_failures
+        )
     ).scalar()
-    words = quarantine_reason(count or 0, reason, most)
+    words = quarantine_reason(count or 0, reason, limit)
     if not words:
         return False
     quarantined = model.HostState.QUARANTINED
-    return set_state(connection, name, quarantined, who=model.POLICY, reason=words, at=at)
+    return set_state(connection, name, quarantined, actor=model.POLICY, reason=words, at=at)
 
 
-def succeeded(connection: Connection, name: str) -> None:
-    """It has ended a job by itself."""
-    connection.execute(_SUCCEEDED, {"key": name})
+def record_success(connection: Connection, name: str) -> None:
+    """Record that a host completed a job: this resets its count of failures."""
+    connection.execute(_RECORD_SUCCESS, {"key": name})
 
 
 def set_handle(connection: Connection, name: str, handle: Mapping[str, Any] | None) -> bool:
-    """The pool's own words for it, by which it can take it down after a crash of ours."""
+    """Set the pool's data about a host, by which it can take the host down after our crash.
+
+    Return whether the host exists.
+    """
     statement = update(tables.host).where(_HOST.name == name)
     return connection.execute(statement.values(handle=handle and dict(handle))).rowcount == 1

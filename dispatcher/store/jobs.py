@@ -1,4 +1,4 @@
-"""Durable jobs on hosts, as far as the dispatcher knows."""
+"""Queries and updates of the table ``job``."""
 
 from __future__ import annotations
 
@@ -12,101 +12,115 @@ from .. import model
 from . import statements, tables
 
 _JOB = tables.job.c
-_OPEN = statements.among(_JOB.state, [state for state in model.JobState if state.open])
-_OVER = [state for state in model.StageState if state.over]
-_GET = statements.by_key(tables.job)
-_LOAD = select(_JOB.host, func.count()).where(_OPEN).group_by(_JOB.host)
-_STOPPED = (
+_OPEN = statements.is_in_states(_JOB.state, [state for state in model.JobState if state.is_open])
+_FINAL_RUN_STATES = [state for state in model.StageState if state.is_final]
+_GET = statements.select_by_key(tables.job)
+_OPEN_COUNTS = select(_JOB.host, func.count()).where(_OPEN).group_by(_JOB.host)
+_STOPPED_JOBS = (
     select(_JOB.id, _JOB.host)
     .join(tables.stage_run, tables.stage_run.c.id == _JOB.stage_run)
-    .where(_OPEN, statements.among(tables.stage_run.c.state, _OVER))
+    .where(_OPEN, statements.is_in_states(tables.stage_run.c.state, _FINAL_RUN_STATES))
 )
-_OF_RUNS = (
+_BY_RUNS = (
     select(tables.job)
     .where(_JOB.stage_run.in_(bindparam("runs", expanding=True)))
     .order_by(_JOB.stage_run, _JOB.part, _JOB.attempt)
 )
-_LOST_ON = (
+_LOST_ON_HOST = (
     select(tables.job)
     .where(_JOB.state == model.JobState.LOST.value)
-    .where(_JOB.host == bindparam("host"), _JOB.planned >= bindparam("since"))
-    .order_by(_JOB.planned.desc(), _JOB.id)
+    .where(_JOB.host == bindparam("host"), _JOB.planned_at >= bindparam("since"))
+    .order_by(_JOB.planned_at.desc(), _JOB.id)
     .limit(bindparam("most"))
 )
 
 
 def plan(connection: Connection, jobs: Sequence[model.Job]) -> list[str]:
-    """Their rows, in the transaction that places their stage run; the UUIDs of the new ones.
+    """Add jobs, in the transaction that places their stage run.  Return the UUIDs of the new ones.
 
-    One that is there for this part and attempt stays, whatever UUID it has.
+    An existing job of the same part and attempt is kept, whatever its UUID is.
     """
-    return [job.id for job in jobs if statements.add_new(connection, tables.job, statements.values(job))]
+    return [
+        job.id
+        for job in jobs
+        if statements.insert_if_absent(connection, tables.job, statements.column_values(job))
+    ]
 
 
 def get(connection: Connection, job: str) -> model.Job | None:
-    """One job."""
+    """Return a job by UUID; None if there is none."""
     found = connection.execute(_GET, {"key": job}).first()
-    return statements.job(found) if found else None
+    return statements.job_from_row(found) if found else None
 
 
-def of_run(connection: Connection, run: int) -> list[model.Job]:
-    """All attempts at all parts, in order."""
-    return of_runs(connection, [run])
+def list_by_run(connection: Connection, run: int) -> list[model.Job]:
+    """Return all jobs of a stage run, by part and attempt."""
+    return list_by_runs(connection, [run])
 
 
-def of_runs(connection: Connection, runs: Sequence[int]) -> list[model.Job]:
-    """Those of several stage runs, in order."""
+def list_by_runs(connection: Connection, runs: Sequence[int]) -> list[model.Job]:
+    """Return all jobs of several stage runs, by run, part and attempt."""
     found: list[model.Job] = []
-    for chunk in statements.chunks(sorted(runs)):
-        found += map(statements.job, connection.execute(_OF_RUNS, {"runs": chunk}))
+    for chunk in statements.split_into_chunks(sorted(runs)):
+        found += map(statements.job_from_row, connection.execute(_BY_RUNS, {"runs": chunk}))
     return found
 
 
-def in_state(
+def list_in_state(
     connection: Connection, *states: model.JobState, host: str | None = None
 ) -> list[model.Job]:
-    """Those in one of these states, of one host or of all, oldest first."""
-    statement = _in_state(states)
+    """Return the jobs in any of these states, of one host or of all, oldest first."""
+    statement = _select_in_state(states)
     if host is None:
         found = connection.execute(statement)
     else:
-        found = connection.execute(_in_state_on(states), {"host": host})
-    return [statements.job(row) for row in found]
+        found = connection.execute(_select_in_state_on_host(states), {"host": host})
+    return [statements.job_from_row(row) for row in found]
 
 
 @lru_cache
-def _in_state(states: tuple[model.JobState, ...]) -> Select[Any]:
-    chosen = select(tables.job).where(statements.among(_JOB.state, states))
-    return chosen.order_by(_JOB.planned, _JOB.id)
+def _select_in_state(states: tuple[model.JobState, ...]) -> Select[Any]:
+    chosen = select(tables.job).where(statements.is_in_states(_JOB.state, states))
+    return chosen.order_by(_JOB.planned_at, _JOB.id)
 
 
 @lru_cache
-def _in_state_on(states: tuple[model.JobState, ...]) -> Select[Any]:
-    return _in_state(states).where(_JOB.host == bindparam("host"))
+def _select_in_state_on_host(states: tuple[model.JobState, ...]) -> Select[Any]:
+    return _select_in_state(states).where(_JOB.host == bindparam("host"))
 
 
-def load(connection: Connection) -> dict[str, int]:
-    """Open jobs by host."""
-    return {row[0]: row[1] for row in connection.execute(_LOAD)}
+def count_open_by_host(connection: Connection) -> dict[str, int]:
+    """Return the number of open jobs by host."""
+    return {row[0]: row[1] for row in connection.execute(_OPEN_COUNTS)}
 
 
-def move(connection: Connection, job: str, event: model.JobEvent, **fields: Any) -> bool:
-    """An event of a job, and what else it sets; False: it does nothing (see ``rows.move``)."""
-    return statements.move(connection, tables.job, model.JOBS, job, event, **fields)
+def apply_event(connection: Connection, job: str, event: model.JobEvent, **fields: Any) -> bool:
+    """Apply an event to a job and set columns; see ``statements.apply_event``."""
+    return statements.apply_event(
+        connection, tables.job, model.JOB_TRANSITIONS, job, event, **fields
+    )
 
 
-def describe(connection: Connection, job: str, detail: str) -> bool:
-    """Say why an open job does not go on; whether that is new.  How it ends says its end."""
+def set_detail(connection: Connection, job: str, detail: str) -> bool:
+    """Set why an open job is waiting.  Return whether that changed."""
     new = update(tables.job).where(_JOB.id == job, _OPEN, _JOB.detail != detail)
     return connection.execute(new.values(detail=detail)).rowcount == 1
 
 
-def stopped(connection: Connection) -> dict[str, str]:
-    """Hosts by job: open ones whose stage run is over (cancelled, or by a person's word)."""
-    return {row[0]: row[1] for row in connection.execute(_STOPPED)}
+def hosts_of_stopped_jobs(connection: Connection) -> dict[str, str]:
+    """Return the host of each open job, by UUID, whose stage run has reached a final state.
+
+    These jobs must be stopped: their stage run was canceled, or a person decided its outcome.
+    """
+    return {row[0]: row[1] for row in connection.execute(_STOPPED_JOBS)}
 
 
-def lost_on(connection: Connection, host: str, since: float, most: int) -> list[model.Job]:
-    """Those given up that the host may have still, newest first."""
-    found = connection.execute(_LOST_ON, {"host": host, "since": since, "most": most})
-    return [statements.job(row) for row in found]
+def list_lost_on_host(
+    connection: Connection, host: str, since: float, limit: int
+) -> list[model.Job]:
+    """Return the lost jobs that a host may still have, newest first, at most ``limit``.
+
+    ``since``: time after which they were planned.
+    """
+    found = connection.execute(_LOST_ON_HOST, {"host": host, "since": since, "most": limit})
+    return [statements.job_from_row(row) for row in found]

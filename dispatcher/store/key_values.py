@@ -1,4 +1,4 @@
-"""Small things by name: what has to survive and fits nowhere else."""
+"""Small values by name that must survive a restart and have no table of their own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from sqlalchemy import Connection, bindparam, select
 
 from . import statements, tables
 
-_NOTE = tables.note.c
-_GET = select(_NOTE.value).where(_NOTE.name == bindparam("key"))
+_KEY_VALUE = tables.key_value.c
+_GET = select(_KEY_VALUE.value).where(_KEY_VALUE.name == bindparam("key"))
 
 
 def get(connection: Connection, name: str) -> bytes | None:
-    """What is noted under a name."""
+    """Return the value of a name; None if there is none."""
     found: bytes | None = connection.execute(_GET, {"key": name}).scalar()
     return found
 
 
 def put(connection: Connection, name: str, value: bytes) -> None:
-    """Note it, instead of what was noted before."""
-    statements.set_row(connection, tables.note, {"name": name, "value": value})
+    """Set the value of a name."""
+    statements.upsert_row(connection, tables.key_value, {"name": name, "value": value})

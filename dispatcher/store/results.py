@@ -1,4 +1,4 @@
-"""What hosts' packages said: results, cases, measurements; each package goes in once."""
+"""Results, cases and measurements of result packages; each package is recorded once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shell_runner.remote.protocol.model import OUTCOMES
 from .. import model
 from ..model import OutcomeCounts
 from . import audit, jobs, statements, tables
-from .tables import clean
+from .tables import escape_invalid_characters
 
 _JOB, _RUN = tables.job.c, tables.stage_run.c
-_RESULT, _CASE, _NUMBER = tables.result.c, tables.case.c, tables.measurement.c
-_KEYS = select(_RESULT.number, _RESULT.id).where(_RESULT.job == bindparam("job"))
+_RESULT, _CASE, _MEASUREMENT = tables.result.c, tables.case.c, tables.measurement.c
+_RESULT_IDS = select(_RESULT.number, _RESULT.id).where(_RESULT.job == bindparam("job"))
 _COUNTS = (
     select(_RESULT.job, _RESULT.outcome, _RESULT.infrastructure, func.count())
     .where(_RESULT.job.in_(bindparam("jobs", expanding=True)))
@@ -30,33 +30,33 @@ _SUCCESSOR = (
     .where(_JOB.attempt > bindparam("after"))
     .limit(1)
 )
-#: Jobs whose results make a verdict.
-_COUNT = (model.JobState.HARVESTED.value, model.JobState.ACKNOWLEDGED.value)
+#: States of jobs whose results count for a verdict.
+_COUNTED_STATES = (model.JobState.HARVESTED.value, model.JobState.ACKNOWLEDGED.value)
 
 
-class Harvest(StrEnum):
-    """What became of a package."""
+class HarvestOutcome(StrEnum):
+    """The outcome of recording a package."""
 
-    #: It is in the database now, and the job is harvested.
+    #: The package is recorded, and the job is harvested.
     NEW = "new"
-    #: It was there already: nothing has happened.
+    #: The package had been recorded before: nothing has changed.
     REPEATED = "repeated"
-    #: The job was given up before: its rows are kept, and no verdict is made of them.
-    EVIDENCE = "evidence"
-    #: Another package of this job was there before: nothing is kept of this one.
-    OTHER = "other"
+    #: The job had been given up before: the rows are kept, but do not count for a verdict.
+    LATE = "evidence"
+    #: Another package of this job had been recorded before: nothing is kept of this one.
+    DIFFERENT = "other"
 
 
 class ResultRow(NamedTuple):
     """The outcome of a test of a job."""
 
-    #: Of the test in its job.
+    #: Number of the test in its job.
     number: int
     nodeid: str
     outcome: str
-    words: str
+    message: str
     duration: float
-    tries: int = 1
+    attempts: int = 1
     infrastructure: bool = False
 
 
@@ -75,7 +75,7 @@ class CaseRow(NamedTuple):
 class MeasurementRow(NamedTuple):
     """A number that a test reported."""
 
-    #: Number of the test, and of the case or -1.
+    #: Number of the test, and of the case; a case of -1 stands for the test itself.
     test: int
     case: int
     name: str
@@ -83,129 +83,149 @@ class MeasurementRow(NamedTuple):
     unit: str = ""
 
 
-class Package(NamedTuple):
-    """A package that was verified and stored: its digest, and how the job ended."""
+class PackageInfo(NamedTuple):
+    """A verified and stored package: its digest, and the end of its job."""
 
     digest: str
-    how: str
-    at: float
+    end_reason: str
+    harvested_at: float
     detail: str = ""
 
 
-def harvested(
+def record_package(
     connection: Connection,
     job: str,
-    package: Package,
+    package: PackageInfo,
     results: Iterable[ResultRow],
     cases: Iterable[CaseRow] = (),
     measurements: Iterable[MeasurementRow] = (),
-) -> Harvest:
-    """All rows of a package, and the job's state, in the transaction of ``connection``.
+) -> HarvestOutcome:
+    """Write all rows of a package and the job's state, in the transaction of ``connection``.
 
-    Only after its commit may the host forget the package.  Rows of a test that ``results``
-    does not name are a ValueError: whoever reads packages has checked them.
+    The host may delete the package only after the commit.  Raises ``InvalidTransition`` if there is
+    no such job, and ``ValueError`` for a case or measurement of a test that has no result: the
+    reader of packages must have checked that.
     """
-    outcome = _claim(connection, job, package)
-    if outcome in (Harvest.NEW, Harvest.EVIDENCE):
+    outcome = _record_in_job(connection, job, package)
+    if outcome in (HarvestOutcome.NEW, HarvestOutcome.LATE):
         numbers = _add_results(connection, job, results)
         _add_cases(connection, numbers, cases)
         _add_measurements(connection, numbers, measurements)
     return outcome
 
 
-def _claim(connection: Connection, key: str, package: Package) -> Harvest:
-    """Write the package into its job's row, if there is none yet."""
+def _record_in_job(connection: Connection, key: str, package: PackageInfo) -> HarvestOutcome:
+    """Write the package into its job's row, unless the row has one."""
     job = jobs.get(connection, key)
     if job is None:
-        raise model.BadChange(f"job {key}: there is no such job here")
-    if job.package:
-        return _again(connection, job, package)
-    fields = {"how": package.how, "detail": package.detail, "harvested": package.at}
-    fields["package"] = package.digest
-    if job.state is model.JobState.PLANNED:  # submitted, although no answer has come
-        jobs.move(connection, key, model.JobEvent.END)
+        raise model.InvalidTransition(f"job {key}: there is no such job here")
+    if job.package_digest:
+        return _repeat_outcome(connection, job, package)
+    fields = {
+        "end_reason": package.end_reason,
+        "detail": package.detail,
+        "harvested_at": package.harvested_at,
+    }
+    fields["package_digest"] = package.digest
+    if job.state is model.JobState.PLANNED:  # submitted, but the answer was lost
+        jobs.apply_event(connection, key, model.JobEvent.END)
     if not _has_successor(connection, job):
-        if jobs.move(connection, key, model.JobEvent.HARVEST, **fields):
-            return Harvest.NEW
+        if jobs.apply_event(connection, key, model.JobEvent.HARVEST, **fields):
+            return HarvestOutcome.NEW
     else:
-        jobs.move(connection, key, model.JobEvent.LOSE)
-    statements.put(connection, tables.job, key, **fields)
+        jobs.apply_event(connection, key, model.JobEvent.LOSE)
+    statements.update_row(connection, tables.job, key, **fields)
     words = f"job {key} of {job.host}: its package came after it was given up"
-    audit.write(connection, package.at, "harvest", words)
-    return Harvest.EVIDENCE
+    audit.write(connection, package.harvested_at, "harvest", words)
+    return HarvestOutcome.LATE
 
 
-def _again(connection: Connection, job: model.Job, package: Package) -> Harvest:
-    if job.package == package.digest:
-        return Harvest.REPEATED
-    words = f"job {job.id} of {job.host}: {package.digest} instead of {job.package}"
-    audit.write(connection, package.at, "another package", words)
-    return Harvest.OTHER
+def _repeat_outcome(connection: Connection, job: model.Job, package: PackageInfo) -> HarvestOutcome:
+    if job.package_digest == package.digest:
+        return HarvestOutcome.REPEATED
+    words = f"job {job.id} of {job.host}: {package.digest} instead of {job.package_digest}"
+    audit.write(connection, package.harvested_at, "another package", words)
+    return HarvestOutcome.DIFFERENT
 
 
 def _has_successor(connection: Connection, job: model.Job) -> bool:
-    """There is a newer attempt at the same part: this one counts no more."""
+    """Return whether the part has a newer attempt, so that this one no longer counts."""
     told = {"run": job.stage_run, "of": job.part, "after": job.attempt}
     return connection.execute(_SUCCESSOR, told).first() is not None
 
 
-def _add_results(connection: Connection, job: str, results: Iterable[ResultRow]) -> _Keys:
+def _add_results(connection: Connection, job: str, results: Iterable[ResultRow]) -> _ResultIds:
     columns = ("job", *ResultRow._fields)
     cleaned = (
-        (job, number, clean(nodeid), clean(outcome), clean(words), _finite(took) or 0.0, *rest)
+        (
+            job,
+            number,
+            escape_invalid_characters(nodeid),
+            escape_invalid_characters(outcome),
+            escape_invalid_characters(words),
+            _finite_or_none(took) or 0.0,
+            *rest,
+        )
         for number, nodeid, outcome, words, took, *rest in results
     )
-    statements.add_many(connection, tables.result, columns, cleaned)
-    return _Keys((row[0], row[1]) for row in connection.execute(_KEYS, {"job": job}))
+    statements.insert_many(connection, tables.result, columns, cleaned)
+    return _ResultIds((row[0], row[1]) for row in connection.execute(_RESULT_IDS, {"job": job}))
 
 
-def _add_cases(connection: Connection, keys: _Keys, found: Iterable[CaseRow]) -> None:
-    """By the hundred thousand: what is clean for sure is not looked at."""
+def _add_cases(connection: Connection, keys: _ResultIds, found: Iterable[CaseRow]) -> None:
+    """Insert cases, possibly hundreds of thousands; known outcomes need no escaping."""
     columns = ("result", *CaseRow._fields[1:])
     cleaned = (
         (
             keys[test],
             number,
-            clean(name),
-            outcome if outcome in OUTCOMES else clean(outcome),
-            message and clean(message),
-            took if took is None else _finite(took),
+            escape_invalid_characters(name),
+            outcome if outcome in OUTCOMES else escape_invalid_characters(outcome),
+            message and escape_invalid_characters(message),
+            took if took is None else _finite_or_none(took),
         )
         for test, number, name, outcome, message, took in found
     )
-    statements.add_many(connection, tables.case, columns, cleaned)
+    statements.insert_many(connection, tables.case, columns, cleaned)
 
 
-def _add_measurements(connection: Connection, keys: _Keys, found: Iterable[MeasurementRow]) -> None:
-    """Those that are numbers; of two with the same name the last one counts."""
+def _add_measurements(
+    connection: Connection, keys: _ResultIds, found: Iterable[MeasurementRow]
+) -> None:
+    """Insert the finite measurements; of two with the same name the last one counts."""
     last = {
-        (keys[test], case, clean(name)): (float(value), clean(unit))
+        (keys[test], case, escape_invalid_characters(name)): (
+            float(value),
+            escape_invalid_characters(unit),
+        )
         for test, case, name, value, unit in found
-        if _finite(value) is not None
+        if _finite_or_none(value) is not None
     }
     columns = ("result", "case_number", "name", "value", "unit")
-    statements.add_many(connection, tables.measurement, columns, ((*k, *v) for k, v in last.items()))
+    statements.insert_many(
+        connection, tables.measurement, columns, ((*k, *v) for k, v in last.items())
+    )
 
 
-class _Keys(dict[int, int]):
-    """Numbers of results in the database by their numbers in the job."""
+class _ResultIds(dict[int, int]):
+    """Ids of results by the number of the test in its job."""
 
     def __missing__(self, test: int) -> int:
         raise ValueError(f"a row of test {test}, which has no result")
 
 
-def _finite(number: float | None) -> float | None:
-    """No database takes infinity and NaN for what they are."""
+def _finite_or_none(number: float | None) -> float | None:
+    """Return the number; None for infinity and NaN, which databases do not store faithfully."""
     return number if number is not None and math.isfinite(number) else None
 
 
 # -- reading ------------------------------------------------------------------------
 
 
-def counts(connection: Connection, found: Sequence[str]) -> dict[str, OutcomeCounts]:
-    """By job, for those that have results."""
+def count_outcomes(connection: Connection, found: Sequence[str]) -> dict[str, OutcomeCounts]:
+    """Return the outcome counts of the jobs that have results, by job id."""
     seen: dict[str, dict[str, int]] = {}
-    for chunk in statements.chunks(found):
+    for chunk in statements.split_into_chunks(found):
         for job, outcome, infrastructure, count in connection.execute(_COUNTS, {"jobs": chunk}):
             each = seen.setdefault(job, dict.fromkeys(OutcomeCounts._fields, 0))
             each[outcome if outcome in each else "error"] += count
@@ -213,54 +233,63 @@ def counts(connection: Connection, found: Sequence[str]) -> dict[str, OutcomeCou
     return {job: OutcomeCounts(**each) for job, each in seen.items()}
 
 
-def of_job(
-    connection: Connection, job: str, outcomes: Sequence[str] = (), most: int = -1
+def list_by_job(
+    connection: Connection, job: str, outcomes: Sequence[str] = (), limit: int = -1
 ) -> list[ResultRow]:
-    """Results in order; of some outcomes only, and not more than so many (-1: all)."""
+    """Return the results of a job by test number, at most ``limit`` (-1: all).
+
+    ``outcomes``: only results with one of these outcomes; empty: all.
+    """
     columns = (_RESULT[name] for name in ResultRow._fields)
     statement = select(*columns).where(_RESULT.job == job).order_by(_RESULT.number)
     if outcomes:
         statement = statement.where(_RESULT.outcome.in_(outcomes))
-    if most >= 0:
-        statement = statement.limit(most)
+    if limit >= 0:
+        statement = statement.limit(limit)
     return [ResultRow(*row) for row in connection.execute(statement)]
 
 
-def cases_of(
-    connection: Connection, job: str, test: int, after: int = -1, most: int = 1000
+def list_cases(
+    connection: Connection, job: str, test: int, after: int = -1, limit: int = 1000
 ) -> list[CaseRow]:
-    """Cases of a test, from the one after number ``after`` on."""
+    """Return the cases of a test with a higher number than ``after``, at most ``limit``."""
     statement = (
         select(_RESULT.number, *(_CASE[name] for name in CaseRow._fields[1:]))
         .join(tables.result, _RESULT.id == _CASE.result)
         .where(_RESULT.job == job, _RESULT.number == test, _CASE.number > after)
         .order_by(_CASE.number)
-        .limit(most)
+        .limit(limit)
     )
     return [CaseRow(*row) for row in connection.execute(statement)]
 
 
-def measured(
-    connection: Connection, job: str, most: int = 1000
+def list_measurements(
+    connection: Connection, job: str, limit: int = 1000
 ) -> list[tuple[str, MeasurementRow]]:
-    """The first numbers of a job, each with the name of its test."""
-    columns = (_RESULT.number, _NUMBER.case_number, _NUMBER.name, _NUMBER.value, _NUMBER.unit)
+    """Return the first measurements of a job, each with the node id of its test."""
+    columns = (
+        _RESULT.number,
+        _MEASUREMENT.case_number,
+        _MEASUREMENT.name,
+        _MEASUREMENT.value,
+        _MEASUREMENT.unit,
+    )
     statement = (
         select(_RESULT.nodeid, *columns)
-        .join(tables.result, _RESULT.id == _NUMBER.result)
+        .join(tables.result, _RESULT.id == _MEASUREMENT.result)
         .where(_RESULT.job == job)
-        .order_by(_RESULT.number, _NUMBER.case_number, _NUMBER.name)
-        .limit(most)
+        .order_by(_RESULT.number, _MEASUREMENT.case_number, _MEASUREMENT.name)
+        .limit(limit)
     )
     return [(row[0], MeasurementRow(*row[1:])) for row in connection.execute(statement)]
 
 
-def failed(connection: Connection, run: int) -> list[str]:
-    """Node ids of the tests of a stage run that did not pass, by the jobs that count."""
+def list_failed_tests(connection: Connection, run: int) -> list[str]:
+    """Return the node ids of the failed tests of a stage run, from harvested jobs only."""
     statement = (
         select(_RESULT.nodeid)
         .join(tables.job, _JOB.id == _RESULT.job)
-        .where(_JOB.stage_run == run, _JOB.state.in_(_COUNT))
+        .where(_JOB.stage_run == run, _JOB.state.in_(_COUNTED_STATES))
         .where(_RESULT.outcome.in_(("failed", "error")))
         .distinct()
     )

@@ -1,9 +1,9 @@
-"""Bring a database to the schema of this program, or say why not.
+"""Migration of a database to the schema of this version.
 
-Owns the order of the schemas and the copy that is made before one is changed.  Must not know
-what the tables mean.  A new database is created from ``tables.py`` and stamped with the newest
-revision; a test asserts that the migrations create the same.  So Alembic, which takes long to
-load, is imported only to change an older database.
+This module owns the order of the schema revisions, and the copy made before a migration.  It must
+not depend on the meaning of tables.  A new database is created from ``tables.py`` and stamped with
+the newest revision; a test asserts that the migrations create the same schema.  Therefore Alembic,
+which is slow to import, is imported only to migrate an older database.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect
 
-from .engine import StoreError, begin, name_of, named
+from .engine import StoreError, begin_transaction, describe_location, translate_errors
 from .tables import METADATA
 
-#: Every schema that there has been, oldest first: the revisions in ``migrations/versions``.
+#: All schema revisions, oldest first: the files in ``migrations/versions``.
 REVISIONS = ("0001",)
 FOLDER = Path(__file__).parent / "migrations"
-_VERSION = """
+_CREATE_VERSION_TABLE = """
 CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -30,64 +30,65 @@ CREATE TABLE alembic_version (
 
 
 def migrate(engine: Engine, target: str = REVISIONS[-1]) -> Path | None:
-    """Bring it to ``target``; the copy of the file as it was before, if one was made.
+    """Migrate a database to the revision ``target``, in one transaction.
 
-    All in one transaction: after a crash the schema is the old one or the new one.
+    Return the path of the copy that was made before, if any.  Raises ``StoreError`` if the database
+    has a newer schema, belongs to another program, or cannot be copied or written.
     """
-    with named(engine):
+    with translate_errors(engine):
         return _migrate(engine, target)
 
 
 def _migrate(engine: Engine, target: str) -> Path | None:
     with engine.connect() as connection:
-        found = _revision(engine, connection)
+        found = _read_revision(engine, connection)
     if found == target:
         return None
-    copy = _copy(engine, found) if found else None
+    copy = _copy_database(engine, found) if found else None
     with engine.connect() as connection:
-        connection.detach()  # its pragmas are not those of the others: it is closed afterwards
+        connection.detach()  # closed afterwards, because its pragmas differ from the other ones
         with connection.begin():
-            begin(connection, writes=True, rebuilds=True)
-            # Somebody else may have been faster, while we waited for the file.
-            found = _revision(engine, connection)
+            begin_transaction(connection, writes=True, rebuilds=True)
+            # Another process may have migrated the database while this one waited for the lock.
+            found = _read_revision(engine, connection)
             if not found and target == REVISIONS[-1]:
-                _make(connection, target)
+                _create_schema(connection, target)
             elif found != target:
                 upgrade(connection, target)
-                _check(engine, connection)
+                _check_references(engine, connection)
     return copy
 
 
-def _make(connection: Connection, revision: str) -> None:
-    """All tables, and Alembic's own, as it would have made them."""
+def _create_schema(connection: Connection, revision: str) -> None:
+    """Create all tables, and that of Alembic as Alembic itself would create it."""
     METADATA.create_all(connection)
-    connection.exec_driver_sql(_VERSION)
+    connection.exec_driver_sql(_CREATE_VERSION_TABLE)
     connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{revision}')")
 
 
-def _revision(engine: Engine, connection: Connection) -> str:
-    """The schema of the database; empty: none yet."""
+def _read_revision(engine: Engine, connection: Connection) -> str:
+    """Return the schema revision of the database; empty: it has no tables yet."""
     tables = inspect(connection).get_table_names()
     if "alembic_version" not in tables:
         if tables:
             raise StoreError(
-                f"database {name_of(engine)} is not a dispatcher's: it has the table {tables[0]!r}"
-                "\n  try: another file"
+                f"database {describe_location(engine)} does not belong to a dispatcher: "
+                f"it has a table {tables[0]!r}\n  try: another file"
             )
         return ""
     row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
     found = str(row[0]) if row else ""
     if found and found not in REVISIONS:
         raise StoreError(
-            f"database {name_of(engine)} has schema {found}, which is newer than "
-            f"{REVISIONS[-1]}, the newest that this nosejobs knows"
-            "\n  try: the nosejobs that wrote it, or the copy that it made beside it"
+            f"database {describe_location(engine)} has schema {found}, which is newer than "
+            f"{REVISIONS[-1]}, the newest schema that this version of nosejobs supports"
+            "\n  try: a newer nosejobs, or the copy of the database from before the migration"
         )
     return found
 
 
-def _copy(engine: Engine, revision: str) -> Path | None:
-    """A consistent copy beside the file, named after its schema."""
+def _copy_database(engine: Engine, revision: str) -> Path | None:
+    """Copy the database to a file beside it that is named after its schema revision."""
     if engine.dialect.name != "sqlite" or not engine.url.database:
         return None
     path = Path(f"{engine.url.database}.schema-{revision}")
@@ -103,14 +104,14 @@ def _copy(engine: Engine, revision: str) -> Path | None:
     except (OSError, sqlite3.Error) as error:
         part.unlink(missing_ok=True)
         raise StoreError(
-            f"database {name_of(engine)} has an older schema, but cannot be copied to "
+            f"database {describe_location(engine)} has an older schema, but cannot be copied to "
             f"{path} first: {error}"
         ) from error
     return path
 
 
 def upgrade(connection: Connection, target: str) -> None:
-    """All migrations up to ``target``, in the transaction of ``connection``."""
+    """Run all migrations up to ``target``, in the transaction of ``connection``."""
     from alembic import command
     from alembic.config import Config
 
@@ -120,11 +121,11 @@ def upgrade(connection: Connection, target: str) -> None:
     command.upgrade(config, target)
 
 
-def _check(engine: Engine, connection: Connection) -> None:
-    """No row refers to one that a migration has lost."""
+def _check_references(engine: Engine, connection: Connection) -> None:
+    """Check that each reference points to a row that exists."""
     if engine.dialect.name == "sqlite":
         row = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
         if row:
             raise StoreError(
-                f"database {name_of(engine)}: the migration would break rows of {row[0]}"
+                f"database {describe_location(engine)}: the migration would break rows of {row[0]}"
             )

@@ -1,6 +1,6 @@
-"""The schema for people: docs/dispatcher-schema.md, made of the tables and their comments.
+"""Generator of docs/dispatcher-schema.md from the tables and their comments.
 
-python -m dispatcher.store.describe > docs/dispatcher-schema.md
+Usage: python -m dispatcher.store.schema_docs > docs/dispatcher-schema.md
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ from sqlalchemy import Column, Table, UniqueConstraint
 from .. import model
 from .tables import METADATA
 
-_HEAD = """\
+_INTRODUCTION = """\
 # The dispatcher's database
 
-Made of `dispatcher/store/tables.py` by `python -m dispatcher.store.describe`; a test compares.
+The dispatcher's database is one SQLite file, `dispatcher.db`, in the dispatcher's data directory.
+You can read it at any time with `sqlite3 'file:dispatcher.db?mode=ro'` or any other program:
+readers do not block the dispatcher. Write only through the API.
 
-One SQLite file below the dispatcher's data folder. Read it whenever you like, with
-`sqlite3 'file:dispatcher.db?mode=ro'` or anything else: readers do not disturb. Write to it through
-the API only. Dates are seconds since the epoch; JSON columns hold what only the dispatcher reads.
-Text that is no UTF-8 (file names, output) stands as `\\xff`, NUL as `\\x00`.
+- Timestamps (`*_at`) are seconds since the epoch.
+- JSON columns hold values that only the dispatcher reads.
+- Bytes of text that are not UTF-8 (file names, output) are written as `\\xff`, NUL as `\\x00`.
+- Results count if their job is `harvested` or `acknowledged`. Those of a `lost` job are kept for
+  information only.
+- The schema changes by migrations only. Before a migration the file is copied to
+  `dispatcher.db.schema-REVISION`.
 
-Results count if their job is `harvested` or `acknowledged`; those of a job that is `lost` are
-evidence. The schema only grows by migrations; before one, the file is copied to
-`dispatcher.db.schema-REVISION`.
+This page is generated from `dispatcher/store/tables.py` by
+`python -m dispatcher.store.schema_docs`; a test compares the two.
 
-What failed in the last ten builds:
+For example, the tests that failed in the last ten builds:
 
-    SELECT stage_run.build, stage_run.stage, job.host, result.nodeid, result.words
+    SELECT stage_run.build, stage_run.stage, job.host, result.nodeid, result.message
     FROM result JOIN job ON job.id = result.job JOIN stage_run ON stage_run.id = job.stage_run
     WHERE result.outcome IN ('failed', 'error') AND job.state IN ('harvested', 'acknowledged')
       AND stage_run.build > (SELECT max(id) - 10 FROM build)
@@ -36,14 +40,17 @@ What failed in the last ten builds:
 """
 
 
-def document() -> str:
-    """All of the file."""
+def render() -> str:
+    """Return the whole page."""
     return "\n".join(
-        [_HEAD, *(line for table in METADATA.tables.values() for line in _table(table))]
+        [
+            _INTRODUCTION,
+            *(line for table in METADATA.tables.values() for line in _render_table(table)),
+        ]
     )
 
 
-def _table(table: Table) -> Iterator[str]:
+def _render_table(table: Table) -> Iterator[str]:
     yield f"## {table.name}"
     yield ""
     yield f"{table.comment}"
@@ -51,7 +58,7 @@ def _table(table: Table) -> Iterator[str]:
     yield "| column | type | |"
     yield "|---|---|---|"
     for column in table.columns:
-        yield f"| {column.name} | {_type(column)} | {_words(column)} |"
+        yield f"| {column.name} | {_describe_type(column)} | {_describe_column(column)} |"
     yield ""
     unique = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
     for columns in sorted(", ".join(column.name for column in each.columns) for each in unique):
@@ -59,16 +66,16 @@ def _table(table: Table) -> Iterator[str]:
         yield ""
 
 
-def _words(column: Column[object]) -> str:
-    """Its comment; for a state of ``model`` all that it can be."""
+def _describe_column(column: Column[object]) -> str:
+    """Return the comment of a column; for an enumeration of ``model``, its values."""
     words = column.comment or ""
     if not words.startswith("model."):
         return words
     return ", ".join(getattr(model, words.removeprefix("model.")))
 
 
-def _type(column: Column[object]) -> str:
-    """Type, key, reference, whether it can be missing."""
+def _describe_type(column: Column[object]) -> str:
+    """Return the type of a column: whether it is a key, a reference, or can be null."""
     words = [str(column.type).lower()]
     if column.primary_key:
         words.append("key")
@@ -79,4 +86,4 @@ def _type(column: Column[object]) -> str:
 
 
 if __name__ == "__main__":
-    print(document(), end="")
+    print(render(), end="")

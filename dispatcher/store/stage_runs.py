@@ -1,4 +1,4 @@
-"""Stage runs: goes at the stages of builds."""
+"""Queries and updates of the table ``stage_run``."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ from .. import model
 from . import statements, tables
 
 _RUN = tables.stage_run.c
-_GET = statements.by_key(tables.stage_run)
+_GET = statements.select_by_key(tables.stage_run)
 
 
 def add(connection: Connection, run: model.StageRun) -> int | None:
-    """A new one; its number in the database.  None: this go of this stage is there already."""
-    return statements.add_numbered(connection, tables.stage_run, statements.values(run))
+    """Add a stage run and return its id; None if this run of the stage exists already."""
+    return statements.insert_numbered_if_absent(
+        connection, tables.stage_run, statements.column_values(run)
+    )
 
 
 def next_number(connection: Connection, build: int, stage: str) -> int:
-    """The number of another go."""
+    """Return the number of the next run of a stage."""
     where = (_RUN.build == build, _RUN.stage == stage)
     found = connection.execute(select(func.max(_RUN.number)).where(*where)).scalar()
     return int(found or 0) + 1
 
 
 def get(connection: Connection, run: int) -> model.StageRun | None:
-    """One stage run."""
+    """Return a stage run by id; None if there is none."""
     found = connection.execute(_GET, {"key": run}).first()
-    return statements.stage_run(found) if found else None
+    return statements.stage_run_from_row(found) if found else None
 
 
-def of_build(connection: Connection, build: int) -> list[model.StageRun]:
-    """All goes at all stages, in the order in which they were added."""
+def list_by_build(connection: Connection, build: int) -> list[model.StageRun]:
+    """Return all stage runs of a build, in the order of their creation."""
     statement = select(tables.stage_run).where(_RUN.build == build).order_by(_RUN.id)
-    return [statements.stage_run(row) for row in connection.execute(statement)]
+    return [statements.stage_run_from_row(row) for row in connection.execute(statement)]
 
 
-def move(connection: Connection, run: int, event: model.StageEvent, **fields: Any) -> bool:
-    """An event of a stage run, and what else it sets; False: nothing (see ``rows.move``)."""
-    return statements.move(connection, tables.stage_run, model.STAGES, run, event, **fields)
+def apply_event(connection: Connection, run: int, event: model.StageEvent, **fields: Any) -> bool:
+    """Apply an event to a stage run and set columns; see ``statements.apply_event``."""
+    return statements.apply_event(
+        connection, tables.stage_run, model.STAGE_TRANSITIONS, run, event, **fields
+    )
 
 
-def describe(connection: Connection, run: int, **fields: Any) -> bool:
-    """Set words and counts of one whose state stays; whether they are new."""
-    unknown = fields.keys() - {"detail", "lost"}
+def update_fields(connection: Connection, run: int, **fields: Any) -> bool:
+    """Set the detail or the number of lost hosts.  Return whether anything changed."""
+    unknown = fields.keys() - {"detail", "hosts_lost"}
     assert not unknown, unknown
-    return statements.put_new(connection, tables.stage_run, run, **fields)
+    return statements.update_row_if_different(connection, tables.stage_run, run, **fields)

@@ -43,72 +43,75 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
 
 #: Values of one statement: SQLite takes 32 766, PostgreSQL 65 535.
-_VALUES = 10_000
+_MAX_VALUES = 10_000
 
 State = TypeVar("State", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)
 T = TypeVar("T")
 
 
-def change(row: Row[Any]) -> model.Change:
+def change_from_row(row: Row[Any]) -> model.Change:
     """A row of ``change``."""
     return model.Change(**row._mapping)
 
 
-def build(row: Row[Any]) -> model.Build:
+def build_from_row(row: Row[Any]) -> model.Build:
     """A row of ``build``."""
-    return build_of(row._mapping)
+    return build_from_columns(row._mapping)
 
 
-def build_of(row: Any) -> model.Build:
+def build_from_columns(row: Any) -> model.Build:
     """The same of its columns."""
     state = model.BuildState(row["state"])
     return model.Build(**{**row, "state": state})
 
 
-def stage_run(row: Row[Any]) -> model.StageRun:
+def stage_run_from_row(row: Row[Any]) -> model.StageRun:
     """A row of ``stage_run``."""
-    changed = {"state": model.StageState(row.state), "only": _tuple(row.only)}
+    changed = {
+        "state": model.StageState(row.state),
+        "selected_tests": _tuple_or_none(row.selected_tests),
+    }
     return model.StageRun(**{**row._mapping, **changed})
 
 
-def job(row: Row[Any]) -> model.Job:
+def job_from_row(row: Row[Any]) -> model.Job:
     """A row of ``job``."""
-    changed = {"state": model.JobState(row.state), "tests": _tuple(row.tests)}
+    changed = {"state": model.JobState(row.state), "tests": _tuple_or_none(row.tests)}
     return model.Job(**{**row._mapping, **changed})
 
 
-def tag(row: Row[Any]) -> model.Tag:
+def tag_from_row(row: Row[Any]) -> model.Tag:
     """A row of ``tag``."""
     return model.Tag(**{**row._mapping, "jobs": tuple(row.jobs)})
 
 
-def decision(row: Row[Any]) -> model.Decision:
+def decision_from_row(row: Row[Any]) -> model.Decision:
     """A row of ``decision``."""
     kind = model.DecisionKind(row.kind)
     return model.Decision(**{**row._mapping, "kind": kind})
 
 
-def host(row: Row[Any]) -> model.Host:
+def host_from_row(row: Row[Any]) -> model.Host:
     """A row of ``host``."""
     changed: dict[str, Any] = {"state": model.HostState(row.state), "labels": tuple(row.labels)}
     changed["facts"] = row.facts or {}
     return model.Host(**{**row._mapping, **changed})
 
 
-def _tuple(found: Sequence[str] | None) -> tuple[str, ...] | None:
+def _tuple_or_none(found: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if found is None else tuple(found)
 
 
-def values(found: Any) -> dict[str, Any]:
+def column_values(found: Any) -> dict[str, Any]:
     """The columns of a value of ``model``; a number 0 is the database's to choose."""
-    fields = {name: _plain(getattr(found, name)) for name in found.__dataclass_fields__}
+    fields = {name: _to_plain(getattr(found, name)) for name in found.__dataclass_fields__}
     if fields.get("id") == 0:
         del fields["id"]
     return fields
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, tuple):
@@ -119,18 +122,18 @@ def _plain(value: Any) -> Any:
 # -- statements that are made once ----------------------------------------------------
 
 
-def by_key(table: Table) -> Select[Any]:
+def select_by_key(table: Table) -> Select[Any]:
     """The row whose primary key is ``key``."""
     (column,) = table.primary_key
     return select(table).where(column == bindparam("key"))
 
 
-def among(column: Column[Any], states: Iterable[StrEnum]) -> ColumnElement[bool]:
+def is_in_states(column: Column[Any], states: Iterable[StrEnum]) -> ColumnElement[bool]:
     """In one of these states, which are part of the statement: values would be filled in anew."""
     return column.in_([literal_column(f"'{state.value}'") for state in states])
 
 
-def move(
+def apply_event(
     connection: Connection,
     table: Table,
     changes: Mapping[tuple[State, Event], State],
@@ -144,77 +147,79 @@ def move(
     state in which the event cannot happen.  Then nothing of ``fields`` is written.
     """
     steps = tuple((before, to) for (before, happens), to in changes.items() if happens == event)
-    told = {"key": key, **{_value(name): value for name, value in fields.items()}}
+    told = {"key": key, **{_parameter_name(name): value for name, value in fields.items()}}
     return any(
         connection.execute(each, told).rowcount == 1
-        for each in _moves(table, steps, tuple(fields))
+        for each in _event_updates(table, steps, tuple(fields))
     )
 
 
 @lru_cache(1000)
-def _moves(
+def _event_updates(
     table: Table, steps: tuple[tuple[StrEnum, StrEnum], ...], names: tuple[str, ...]
 ) -> list[Update]:
     """One for each state after the event; at most one of them finds the row."""
     made = []
     for after in dict.fromkeys(to for _, to in steps):
         befores = [before for before, to in steps if to == after]
-        where = _where(table, befores, after, names)
+        where = _is_applicable(table, befores, after, names)
         made.append(_update(table, names).where(where).values(state=after.value))
     return made
 
 
-def _where(
+def _is_applicable(
     table: Table, befores: Sequence[StrEnum], after: StrEnum, names: Iterable[str]
 ) -> ColumnElement[bool]:
     """In one of these states; if it would stay in its own, something else has to be new."""
     state = table.c.state
-    others = among(state, [before for before in befores if before != after])
+    others = is_in_states(state, [before for before in befores if before != after])
     if after not in befores:
         return others
-    return others | (among(state, [after]) & _is_new(table, names))
+    return others | (is_in_states(state, [after]) & _is_different(table, names))
 
 
-def put(connection: Connection, table: Table, key: int | str, **fields: Any) -> bool:
+def update_row(connection: Connection, table: Table, key: int | str, **fields: Any) -> bool:
     """Set what does not change a row's state; whether the row is there."""
-    told = {"key": key, **{_value(name): value for name, value in fields.items()}}
+    told = {"key": key, **{_parameter_name(name): value for name, value in fields.items()}}
     return connection.execute(_update(table, tuple(fields)), told).rowcount == 1
 
 
-def put_new(connection: Connection, table: Table, key: int | str, **fields: Any) -> bool:
+def update_row_if_different(
+    connection: Connection, table: Table, key: int | str, **fields: Any
+) -> bool:
     """The same; whether something was another one before."""
-    told = {"key": key, **{_value(name): value for name, value in fields.items()}}
+    told = {"key": key, **{_parameter_name(name): value for name, value in fields.items()}}
     return connection.execute(_update_new(table, tuple(fields)), told).rowcount == 1
 
 
 @lru_cache(1000)
 def _update(table: Table, names: tuple[str, ...]) -> Update:
     (column,) = table.primary_key
-    values = {name: _bound(table, name) for name in names}
+    values = {name: _value_parameter(table, name) for name in names}
     return update(table).where(column == bindparam("key")).values(values)
 
 
 @lru_cache(1000)
 def _update_new(table: Table, names: tuple[str, ...]) -> Update:
-    return _update(table, names).where(_is_new(table, names))
+    return _update(table, names).where(_is_different(table, names))
 
 
-def _is_new(table: Table, names: Iterable[str]) -> ColumnElement[bool]:
-    new = (table.c[name].is_distinct_from(_bound(table, name)) for name in names)
+def _is_different(table: Table, names: Iterable[str]) -> ColumnElement[bool]:
+    new = (table.c[name].is_distinct_from(_value_parameter(table, name)) for name in names)
     return or_(false(), *new)
 
 
-def _bound(table: Table, name: str) -> BindParameter[Any]:
-    return bindparam(_value(name), type_=table.c[name].type)
+def _value_parameter(table: Table, name: str) -> BindParameter[Any]:
+    return bindparam(_parameter_name(name), type_=table.c[name].type)
 
 
-def _value(name: str) -> str:
+def _parameter_name(name: str) -> str:
     """SQLAlchemy keeps the names of columns for itself."""
     return f"to_{name}"
 
 
 @lru_cache
-def new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+def insert_with_conflict_clause(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     """INSERT ... ON CONFLICT, which every database spells the same and SQLAlchemy does not."""
     if dialect != "postgresql":
         return sqlite.insert(table)
@@ -223,7 +228,7 @@ def new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     return postgresql.insert(table)
 
 
-def add(connection: Connection, table: Table, fields: Mapping[str, Any]) -> int:
+def insert_row(connection: Connection, table: Table, fields: Mapping[str, Any]) -> int:
     """Insert a row; its number."""
     done = connection.execute(_insert(table), fields)
     key = done.inserted_primary_key
@@ -231,12 +236,14 @@ def add(connection: Connection, table: Table, fields: Mapping[str, Any]) -> int:
     return int(key[0])
 
 
-def add_new(connection: Connection, table: Table, fields: Mapping[str, Any]) -> bool:
+def insert_if_absent(connection: Connection, table: Table, fields: Mapping[str, Any]) -> bool:
     """Insert a row unless there is one with its key; whether it is new."""
     return connection.execute(_insert_new(connection.dialect.name, table), fields).rowcount == 1
 
 
-def add_numbered(connection: Connection, table: Table, fields: Mapping[str, Any]) -> int | None:
+def insert_numbered_if_absent(
+    connection: Connection, table: Table, fields: Mapping[str, Any]
+) -> int | None:
     """The same of a row whose number the database makes: that number."""
     found: int | None = connection.execute(
         _insert_numbered(connection.dialect.name, table), fields
@@ -244,14 +251,14 @@ def add_numbered(connection: Connection, table: Table, fields: Mapping[str, Any]
     return found
 
 
-def set_row(connection: Connection, table: Table, fields: Mapping[str, Any]) -> None:
+def upsert_row(connection: Connection, table: Table, fields: Mapping[str, Any]) -> None:
     """Insert a row, or make the one with its key the same."""
     connection.execute(_upsert(connection.dialect.name, table, tuple(fields)), fields)
 
 
 @lru_cache
 def _upsert(dialect: str, table: Table, names: tuple[str, ...]) -> Any:
-    statement, key = new(dialect, table), list(table.primary_key)
+    statement, key = insert_with_conflict_clause(dialect, table), list(table.primary_key)
     told = {name: statement.excluded[name] for name in names if table.c[name] not in key}
     return statement.on_conflict_do_update(index_elements=key, set_=told)
 
@@ -263,7 +270,7 @@ def _insert(table: Table) -> Insert:
 
 @lru_cache
 def _insert_new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    return new(dialect, table).on_conflict_do_nothing()
+    return insert_with_conflict_clause(dialect, table).on_conflict_do_nothing()
 
 
 @lru_cache
@@ -271,14 +278,14 @@ def _insert_numbered(dialect: str, table: Table) -> Any:
     return _insert_new(dialect, table).returning(table.c.id)
 
 
-def chunks(found: Iterable[T], most: int = _VALUES) -> Iterator[list[T]]:
+def split_into_chunks(found: Iterable[T], size: int = _MAX_VALUES) -> Iterator[list[T]]:
     """In lists that fit into a statement."""
     each = iter(found)
-    while chunk := list(islice(each, most)):
+    while chunk := list(islice(each, size)):
         yield chunk
 
 
-def add_many(
+def insert_many(
     connection: Connection,
     table: Table,
     columns: Sequence[str],
@@ -288,9 +295,9 @@ def add_many(
 
     Where the driver takes tuples it gets them: that is more than twice as fast.
     """
-    compiled = _compiled(connection.dialect, table, tuple(columns))
+    compiled = _compile_insert(connection.dialect, table, tuple(columns))
     count = 0
-    for chunk in chunks(found):
+    for chunk in split_into_chunks(found):
         if compiled.positiontup == list(columns):
             connection.exec_driver_sql(str(compiled), chunk)
         else:
@@ -301,7 +308,7 @@ def add_many(
 
 
 @lru_cache
-def _compiled(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> SQLCompiler:
+def _compile_insert(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> SQLCompiler:
     found = _insert(table).compile(dialect=dialect, column_keys=list(columns))
     assert isinstance(found, SQLCompiler)
     return found

@@ -1,8 +1,8 @@
-"""The dispatcher's tables, as SQLAlchemy Core has them.
+"""The dispatcher's tables, defined in SQLAlchemy Core.
 
-Owns names, columns and what they mean; the migrations make them.  Must not know policy.  Dates
-are seconds since the epoch; JSON columns hold what only one module reads.
-docs/dispatcher-schema.md is made of this file.
+This module owns the names of tables and columns and their meaning; the migrations create them.  It
+must not depend on policy.  Timestamps are seconds since the epoch (UTC); a JSON column holds a
+value that only one module reads.  docs/dispatcher-schema.md is generated from this module.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ from sqlalchemy import (
 )
 
 
-def clean(text: str) -> str:
-    r"""What every database takes for text, and a person can read: ``\xff``, ``\x00``.
+def escape_invalid_characters(text: str) -> str:
+    r"""Return text that every database can store: invalid bytes become ``\xff``, NUL ``\x00``.
 
-    File names, branches and output hold bytes that are no UTF-8, as surrogates.
+    File names, branches and output contain bytes that are not UTF-8; Python decodes these as
+    surrogates (PEP 383), which neither SQLite nor PostgreSQL accepts.
     """
     if text.isascii() and "\0" not in text:
         return text
     text = text.replace("\0", "\\x00")
     try:
         data = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a pair, from JSON: it stands for no byte
+    except UnicodeEncodeError:  # an unpaired surrogate from JSON, which stands for no byte
         data = text.encode("utf-8", "backslashreplace")
     return data.decode("utf-8", "backslashreplace")
 
 
-class Words(TypeDecorator[str]):
-    """Text that is cleaned on its way in, so that no odd name can stop a transaction."""
+class StorableText(TypeDecorator[str]):
+    """A text column whose values are escaped on write, so that no text fails a transaction."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
-        """As ``clean`` has it."""
-        return None if value is None else clean(value)
+        """Escape the characters that a database cannot store."""
+        return None if value is None else escape_invalid_characters(value)
 
 
-#: Names of constraints that migrations can rely on.
+#: Constraints have predictable names, so that migrations can change them.
 METADATA = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -66,71 +67,131 @@ METADATA = MetaData(
 source = Table(
     "source",
     METADATA,
-    Column("id", Integer, primary_key=True, comment="number"),
-    Column("name", Words, nullable=False, unique=True, comment="as in the dispatcher's file"),
-    Column("kind", Words, nullable=False, comment="git or directory"),
-    Column("trouble", Words, nullable=False, server_default="", comment="why it cannot be read"),
-    Column("looked", Float, comment="when it was looked at last"),
-    comment="A watched tree; its settings are in the dispatcher's file.",
+    Column("id", Integer, primary_key=True, comment="number of the source"),
+    Column(
+        "name",
+        StorableText,
+        nullable=False,
+        unique=True,
+        comment="name in the dispatcher's settings",
+    ),
+    Column("kind", StorableText, nullable=False, comment="git or directory"),
+    Column(
+        "error",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="why the last poll failed; empty: it succeeded",
+    ),
+    Column("polled_at", Float, comment="when the source was polled last"),
+    comment="A watched repository or directory. Its settings are in the dispatcher's file.",
 )
 
 head = Table(
     "head",
     METADATA,
-    Column("source", ForeignKey("source.id"), primary_key=True, comment="whose branch"),
-    Column("branch", Words, primary_key=True, comment="its name; of a directory: empty"),
-    Column("revision", Words, nullable=False, comment="what it points to"),
-    comment="Where each branch stood when it was looked at last.",
+    Column("source", ForeignKey("source.id"), primary_key=True, comment="source of the branch"),
+    Column("branch", StorableText, primary_key=True, comment="name; empty for a directory"),
+    Column("revision", StorableText, nullable=False, comment="revision at the last poll"),
+    comment="The revision of each branch at the last poll.",
 )
 
 change = Table(
     "change",
     METADATA,
-    Column("id", Integer, primary_key=True, comment="number; later ones are newer"),
-    Column("source", ForeignKey("source.id"), nullable=False, comment="where it was seen"),
-    Column("branch", Words, nullable=False, comment="on which it was seen"),
-    Column("revision", Words, nullable=False, comment="commit, or digest of a directory's tree"),
-    Column("before", Words, nullable=False, server_default="", comment="the revision before it"),
-    Column("forced", Boolean, nullable=False, server_default="0", comment="not a descendant of it"),
-    Column("author", Words, nullable=False, server_default="", comment="as the commit names it"),
+    Column("id", Integer, primary_key=True, comment="number; later changes have higher ones"),
+    Column("source", ForeignKey("source.id"), nullable=False, comment="source of the revision"),
+    Column("branch", StorableText, nullable=False, comment="branch of the revision"),
     Column(
-        "subject", Words, nullable=False, server_default="", comment="first line of its message"
+        "revision", StorableText, nullable=False, comment="commit, or digest of a directory's tree"
     ),
-    Column("seen", Float, nullable=False, comment="when"),
+    Column(
+        "previous_revision",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="head of the branch before; empty: the branch is new",
+    ),
+    Column(
+        "forced",
+        Boolean,
+        nullable=False,
+        server_default="0",
+        comment="whether it is not a descendant of previous_revision",
+    ),
+    Column(
+        "author", StorableText, nullable=False, server_default="", comment="author of the commit"
+    ),
+    Column(
+        "subject",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="first line of the commit message",
+    ),
+    Column("seen_at", Float, nullable=False, comment="when the dispatcher saw it first"),
     Index("ix_change_branch", "source", "branch"),
-    comment="One revision seen in a source.",
+    comment="A revision seen in a source.",
 )
 
 build = Table(
     "build",
     METADATA,
-    Column("id", Integer, primary_key=True, comment="number, as people say it"),
+    Column("id", Integer, primary_key=True, comment="number of the build"),
     Column(
         "change",
         ForeignKey("change.id"),
         nullable=False,
         unique=True,
-        comment="what it is the build of",
+        comment="change that is built",
     ),
-    Column("state", Words, nullable=False, comment="model.BuildState"),
-    Column("detail", Words, nullable=False, server_default="", comment="why, for people"),
-    Column("tree", Words, nullable=False, server_default="", comment="digest of the tree"),
-    Column("config", JSON(none_as_null=True), comment="the checked config of that commit"),
-    Column("inputs", Words, nullable=False, server_default="", comment="key for reuse"),
-    Column("digest", Words, nullable=False, server_default="", comment="of the artefact"),
-    Column("size", Integer, nullable=False, server_default="0", comment="bytes of the artefact"),
-    Column("reused", ForeignKey("build.id"), comment="the build that made the artefact"),
+    Column("state", StorableText, nullable=False, comment="model.BuildState"),
+    Column(
+        "detail",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="reason for the state, as text",
+    ),
+    Column(
+        "tree_digest", StorableText, nullable=False, server_default="", comment="digest of the tree"
+    ),
+    Column(
+        "config",
+        JSON(none_as_null=True),
+        comment="validated nosejobs.toml of the revision; null: not read yet, or invalid",
+    ),
+    Column(
+        "inputs_digest",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="digest of the build's inputs; equal inputs reuse an artifact",
+    ),
+    Column(
+        "artifact_digest",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="digest of the artifact",
+    ),
+    Column("artifact_size", Integer, nullable=False, server_default="0", comment="size in bytes"),
+    Column(
+        "reused_build",
+        ForeignKey("build.id"),
+        comment="build that made the artifact; null: this one",
+    ),
     Column(
         "level",
-        Words,
+        StorableText,
         nullable=False,
         server_default="goop",
-        comment="goop, or the highest of its config that its tags make",
+        comment="goop, or the highest level of its config whose tags it has",
     ),
-    Column("began", Float, nullable=False, comment="when the change became a build"),
-    Column("ended", Float, comment="when it was built, or will never be"),
-    Column("removed", Float, comment="when retention removed artefact and results"),
-    Index("ix_build_inputs", "inputs"),
+    Column("created_at", Float, nullable=False, comment="when the build was created"),
+    Column("ended_at", Float, comment="when it was built, or had failed for good"),
+    Column("removed_at", Float, comment="when retention removed its artifact and results"),
+    Index("ix_build_inputs_digest", "inputs_digest"),
     Index("ix_build_state", "state"),
     comment="The build of a change.",
 )
@@ -138,40 +199,82 @@ build = Table(
 stage_run = Table(
     "stage_run",
     METADATA,
-    Column("id", Integer, primary_key=True, comment="number"),
-    Column("build", ForeignKey("build.id"), nullable=False, comment="whose stage"),
-    Column("stage", Words, nullable=False, comment="its name"),
-    Column("number", Integer, nullable=False, comment="from 1; re-runs count on"),
-    Column("state", Words, nullable=False, comment="model.StageState"),
-    Column("detail", Words, nullable=False, server_default="", comment="why, for people"),
-    Column("config", Words, nullable=False, server_default="", comment="digest of its config"),
-    Column("only", JSON(none_as_null=True), comment="node ids, for a re-run of failed tests"),
-    Column("lost", Integer, nullable=False, server_default="0", comment="hosts lost so far"),
-    Column("who", Words, nullable=False, server_default="", comment="who asked; empty: policy"),
-    Column("began", Float, comment="when its first job was planned"),
-    Column("ended", Float, comment="when it was over"),
+    Column("id", Integer, primary_key=True, comment="number of the stage run"),
+    Column("build", ForeignKey("build.id"), nullable=False, comment="build that is tested"),
+    Column("stage", StorableText, nullable=False, comment="name of the stage"),
+    Column("number", Integer, nullable=False, comment="run of this stage, from 1"),
+    Column("state", StorableText, nullable=False, comment="model.StageState"),
+    Column(
+        "detail",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="reason for the state, as text",
+    ),
+    Column(
+        "config_digest",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="digest of the stage's config",
+    ),
+    Column(
+        "selected_tests",
+        JSON(none_as_null=True),
+        comment="node ids, for a re-run of failed tests; null: all tests",
+    ),
+    Column("hosts_lost", Integer, nullable=False, server_default="0", comment="hosts lost so far"),
+    Column(
+        "requested_by",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="person who requested the run; empty: policy",
+    ),
+    Column("started_at", Float, comment="when its first job was planned"),
+    Column("ended_at", Float, comment="when it reached a final state"),
     UniqueConstraint("build", "stage", "number"),
     Index("ix_stage_run_state", "state"),
-    comment="One go at a stage of a build.  The build command itself is the stage named build.",
+    comment="One run of a stage of a build. The build command is the stage named build.",
 )
 
 job = Table(
     "job",
     METADATA,
-    Column("id", Words, primary_key=True, comment="UUID, made before it is submitted"),
-    Column("stage_run", ForeignKey("stage_run.id"), nullable=False, comment="what it is a part of"),
-    Column("host", Words, nullable=False, comment="where it runs"),
+    Column(
+        "id", StorableText, primary_key=True, comment="UUID, chosen before the job is submitted"
+    ),
+    Column("stage_run", ForeignKey("stage_run.id"), nullable=False, comment="stage run of the job"),
+    Column("host", StorableText, nullable=False, comment="host that runs the job"),
     Column("part", Integer, nullable=False, comment="number of the host, shard or peer, from 0"),
-    Column("attempt", Integer, nullable=False, comment="from 1; again after a lost host"),
-    Column("state", Words, nullable=False, comment="model.JobState"),
-    Column("how", Words, nullable=False, server_default="", comment="how it ended on the host"),
-    Column("detail", Words, nullable=False, server_default="", comment="why, for people"),
-    Column("tests", JSON(none_as_null=True), comment="node ids of a shard; null: all"),
-    Column("package", Words, nullable=False, server_default="", comment="digest of its package"),
-    Column("planned", Float, nullable=False, comment="when its row was made"),
-    Column("submitted", Float, comment="when the host had answered"),
-    Column("harvested", Float, comment="when its package was stored"),
-    Column("removed", Float, comment="when retention removed package and results"),
+    Column("attempt", Integer, nullable=False, comment="from 1; one more after a lost host"),
+    Column("state", StorableText, nullable=False, comment="model.JobState"),
+    Column(
+        "end_reason",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="end reason that the host reported, such as completed or timed-out",
+    ),
+    Column(
+        "detail",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="reason for the state, as text",
+    ),
+    Column("tests", JSON(none_as_null=True), comment="node ids of a shard; null: all tests"),
+    Column(
+        "package_digest",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="digest of the result package; empty: not harvested",
+    ),
+    Column("planned_at", Float, nullable=False, comment="when this row was created"),
+    Column("submitted_at", Float, comment="when the host accepted the job"),
+    Column("harvested_at", Float, comment="when the result package was stored"),
+    Column("removed_at", Float, comment="when retention removed its package and results"),
     UniqueConstraint("stage_run", "part", "attempt"),
     Index("ix_job_state", "state"),
     Index("ix_job_host", "host", "state"),
@@ -181,20 +284,24 @@ job = Table(
 result = Table(
     "result",
     METADATA,
-    Column("id", Integer, primary_key=True, comment="short: the cases repeat it"),
-    Column("job", ForeignKey("job.id", ondelete="CASCADE"), nullable=False, comment="whose test"),
-    Column("number", Integer, nullable=False, comment="of the test in its job"),
-    Column("nodeid", Words, nullable=False, comment="what the test is called"),
-    Column("outcome", Words, nullable=False, comment="passed, failed, skipped, error"),
-    Column("words", Words, nullable=False, comment="exit 3, killed by SIGSEGV"),
+    Column("id", Integer, primary_key=True, comment="number; short, because each case repeats it"),
+    Column(
+        "job", ForeignKey("job.id", ondelete="CASCADE"), nullable=False, comment="job of the test"
+    ),
+    Column("number", Integer, nullable=False, comment="number of the test in its job"),
+    Column("nodeid", StorableText, nullable=False, comment="node id of the test"),
+    Column("outcome", StorableText, nullable=False, comment="passed, failed, skipped, error"),
+    Column("message", StorableText, nullable=False, comment="such as exit 3, killed by SIGSEGV"),
     Column("duration", Float, nullable=False, comment="seconds"),
-    Column("tries", Integer, nullable=False, server_default="1", comment="how often it ran"),
+    Column(
+        "attempts", Integer, nullable=False, server_default="1", comment="how often the test ran"
+    ),
     Column(
         "infrastructure",
         Boolean,
         nullable=False,
         server_default="0",
-        comment="not the test is to blame",
+        comment="whether the infrastructure failed, not the test",
     ),
     UniqueConstraint("job", "number"),
     Index("ix_result_nodeid", "nodeid"),
@@ -208,17 +315,26 @@ case = Table(
         "result",
         ForeignKey("result.id", ondelete="CASCADE"),
         primary_key=True,
-        comment="of which test",
+        comment="result of the test",
     ),
-    Column("number", Integer, primary_key=True, comment="of the case in its test, from 0"),
-    Column("name", Words, nullable=False, comment="as the program said it"),
-    Column("outcome", Words, nullable=False, comment="as of a result, and xfailed, xpassed"),
+    Column("number", Integer, primary_key=True, comment="number of the case in its test, from 0"),
+    Column("name", StorableText, nullable=False, comment="name that the program gave"),
     Column(
-        "message", Words, nullable=False, server_default="", comment="why it failed or was skipped"
+        "outcome",
+        StorableText,
+        nullable=False,
+        comment="an outcome of a result, xfailed or xpassed",
     ),
-    Column("duration", Float, comment="seconds, if the program said"),
+    Column(
+        "message",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="why it failed or was skipped",
+    ),
+    Column("duration", Float, comment="seconds; null: the program reported none"),
     sqlite_with_rowid=False,
-    comment="A sub-result that a program named; rows lie in the order of their key.",
+    comment="A sub-result that a program named. Rows are stored in the order of their key.",
 )
 
 measurement = Table(
@@ -228,40 +344,64 @@ measurement = Table(
         "result",
         ForeignKey("result.id", ondelete="CASCADE"),
         primary_key=True,
-        comment="of which test",
+        comment="result of the test",
     ),
-    Column("case_number", Integer, primary_key=True, comment="-1: of the test itself"),
-    Column("name", Words, primary_key=True, comment="as the program said it"),
-    Column("value", Float, nullable=False, comment="the number"),
-    Column("unit", Words, nullable=False, server_default="", comment="as the program said it"),
+    Column("case_number", Integer, primary_key=True, comment="number of the case; -1: the test"),
+    Column("name", StorableText, primary_key=True, comment="name that the program gave"),
+    Column("value", Float, nullable=False, comment="measured number"),
+    Column(
+        "unit",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="unit that the program gave",
+    ),
     Index("ix_measurement_name", "name"),
     sqlite_with_rowid=False,
-    comment="A number that a test reported: JUnit property or TAP YAML.",
+    comment="A number that a test reported: a JUnit property or a TAP YAML value.",
 )
 
 tag = Table(
     "tag",
     METADATA,
-    Column("id", Integer, primary_key=True, comment="number"),
-    Column("build", ForeignKey("build.id"), nullable=False, comment="what passed"),
-    Column("digest", Words, nullable=False, comment="of the build"),
-    Column("stage", Words, nullable=False, comment="what it passed"),
-    Column("config", Words, nullable=False, comment="digest of the stage's config"),
-    Column("stage_run", ForeignKey("stage_run.id"), comment="null: given by hand"),
-    Column("jobs", JSON(none_as_null=True), nullable=False, comment="UUIDs of the jobs that count"),
-    Column("who", Words, nullable=False, comment="policy, or a name"),
-    Column("given", Float, nullable=False, comment="when"),
-    Column("revoked", Float, comment="when; null: it counts"),
-    Column("reason", Words, nullable=False, server_default="", comment="of the revocation"),
+    Column("id", Integer, primary_key=True, comment="number of the tag"),
+    Column("build", ForeignKey("build.id"), nullable=False, comment="build that passed"),
+    Column(
+        "artifact_digest", StorableText, nullable=False, comment="digest of the build's artifact"
+    ),
+    Column("stage", StorableText, nullable=False, comment="stage that the build passed"),
+    Column(
+        "config_digest",
+        StorableText,
+        nullable=False,
+        comment="digest of the stage's config; empty: granted by hand",
+    ),
+    Column("stage_run", ForeignKey("stage_run.id"), comment="null: granted by hand"),
+    Column(
+        "jobs",
+        JSON(none_as_null=True),
+        nullable=False,
+        comment="UUIDs of the jobs whose results count",
+    ),
+    Column("actor", StorableText, nullable=False, comment="policy, or the name of a person"),
+    Column("granted_at", Float, nullable=False, comment="when the tag was granted"),
+    Column("revoked_at", Float, comment="when the tag was revoked; null: it is valid"),
+    Column(
+        "revocation_reason",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="why it was revoked",
+    ),
     Column(
         "serial",
         Integer,
         nullable=False,
         server_default="0",
-        comment="0, and its own id once revoked: room for another",
+        comment="0; id of the tag once it is revoked, so that another can be granted",
     ),
-    UniqueConstraint("build", "stage", "config", "serial"),
-    # So what a person revokes is not given again behind their back.
+    UniqueConstraint("build", "stage", "config_digest", "serial"),
+    # A tag that a person revoked must not be granted again for the same stage run.
     UniqueConstraint("stage_run"),
     comment="This build passed this stage.",
 )
@@ -269,68 +409,96 @@ tag = Table(
 decision = Table(
     "decision",
     METADATA,
-    Column("build", ForeignKey("build.id"), primary_key=True, comment="of what"),
-    Column("stage", Words, primary_key=True, comment="which one"),
-    Column("kind", Words, nullable=False, comment="approved or held"),
-    Column("who", Words, nullable=False, comment="who decided"),
-    Column("reason", Words, nullable=False, server_default="", comment="why"),
-    Column("given", Float, nullable=False, comment="when"),
-    comment="What a person decided for a stage of a build.",
+    Column("build", ForeignKey("build.id"), primary_key=True, comment="build"),
+    Column("stage", StorableText, primary_key=True, comment="name of the stage"),
+    Column("kind", StorableText, nullable=False, comment="model.DecisionKind"),
+    Column("actor", StorableText, nullable=False, comment="person who decided"),
+    Column(
+        "reason", StorableText, nullable=False, server_default="", comment="reason that was given"
+    ),
+    Column("decided_at", Float, nullable=False, comment="when it was decided"),
+    comment="A person's decision on a stage of a build.",
 )
 
 host = Table(
     "host",
     METADATA,
     Column(
-        "name", Words, primary_key=True, comment="as in the dispatcher's file, or made by its pool"
+        "name",
+        StorableText,
+        primary_key=True,
+        comment="name in the dispatcher's settings, or chosen by its pool",
     ),
-    Column("spec", Words, nullable=False, comment="how it is reached"),
+    Column("spec", StorableText, nullable=False, comment="execnet spec"),
     Column("labels", JSON(none_as_null=True), nullable=False, comment="list of texts"),
     Column(
         "slots",
         Integer,
         nullable=False,
         server_default="0",
-        comment="tests at the same time; 0: as many as cores",
+        comment="concurrent tests; 0: number of cores",
     ),
-    Column("pool", Words, nullable=False, server_default="", comment="what made it; empty: static"),
-    Column("state", Words, nullable=False, comment="model.HostState"),
-    Column("reason", Words, nullable=False, server_default="", comment="why it is in this state"),
-    Column("failures", Integer, nullable=False, server_default="0", comment="in a row"),
-    Column("jobs", Integer, nullable=False, server_default="0", comment="that it has ended"),
-    Column("seen", Float, comment="when it answered last"),
-    Column("facts", JSON(none_as_null=True), comment="what it says of itself"),
-    Column("handle", JSON(none_as_null=True), comment="the pool's own words for it"),
-    comment="What is known of a host beyond its configuration.",
+    Column(
+        "pool",
+        StorableText,
+        nullable=False,
+        server_default="",
+        comment="pool that created the host; empty: a static host",
+    ),
+    Column("state", StorableText, nullable=False, comment="model.HostState"),
+    Column(
+        "reason", StorableText, nullable=False, server_default="", comment="reason for the state"
+    ),
+    Column(
+        "consecutive_failures",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="infrastructure failures in a row",
+    ),
+    Column(
+        "jobs_ended", Integer, nullable=False, server_default="0", comment="jobs that it has ended"
+    ),
+    Column("last_seen_at", Float, comment="when the host answered last"),
+    Column("facts", JSON(none_as_null=True), comment="facts that the host reports about itself"),
+    Column("handle", JSON(none_as_null=True), comment="the pool's own data about the host"),
+    comment="The state of a host, beyond its configuration.",
 )
 
 audit = Table(
     "audit",
     METADATA,
-    Column("id", Integer, primary_key=True, comment="number"),
-    Column("at", Float, nullable=False, comment="when"),
-    Column("who", Words, nullable=False, comment="who"),
-    Column("what", Words, nullable=False, comment="what was done"),
-    Column("build", Integer, comment="to which build, if to one"),
-    Column("detail", Words, nullable=False, server_default="", comment="more words"),
+    Column("id", Integer, primary_key=True, comment="number of the entry"),
+    Column("recorded_at", Float, nullable=False, comment="when it was done"),
+    Column(
+        "actor",
+        StorableText,
+        nullable=False,
+        comment="person, or policy; empty: the dispatcher itself",
+    ),
+    Column("action", StorableText, nullable=False, comment="what was done"),
+    Column("build", Integer, comment="build that it was done to; null: none"),
+    Column(
+        "detail", StorableText, nullable=False, server_default="", comment="reason or circumstances"
+    ),
     Index("ix_audit_build", "build"),
-    comment="What has happened, for people: who did what to what.",
+    comment="The log of who did what to what, for people.",
 )
 
 duration = Table(
     "duration",
     METADATA,
-    Column("source", Integer, primary_key=True, comment="of which source"),
-    Column("stage", Words, primary_key=True, comment="of which stage"),
-    Column("nodeid", Words, primary_key=True, comment="of which test"),
-    Column("seconds", Float, nullable=False, comment="moving mean"),
-    comment="How long a test took on average, for shards and for longest first.",
+    Column("source", Integer, primary_key=True, comment="number of the source"),
+    Column("stage", StorableText, primary_key=True, comment="name of the stage"),
+    Column("nodeid", StorableText, primary_key=True, comment="node id of the test"),
+    Column("seconds", Float, nullable=False, comment="moving average"),
+    comment="The average duration of a test, to balance shards and start long tests first.",
 )
 
-note = Table(
-    "note",
+key_value = Table(
+    "key_value",
     METADATA,
-    Column("name", Words, primary_key=True, comment="what is noted"),
-    Column("value", LargeBinary, nullable=False, comment="bytes, for who wrote them"),
-    comment="Small things by name: what has to survive and fits nowhere else.",
+    Column("name", StorableText, primary_key=True, comment="key"),
+    Column("value", LargeBinary, nullable=False, comment="bytes; only their writer reads them"),
+    comment="Small values by name that must survive a restart and have no table of their own.",
 )

@@ -1,4 +1,4 @@
-"""Tags and decisions: what a build has passed, and what people said of its stages."""
+"""Queries and updates of tags and of people's decisions on stages."""
 
 from __future__ import annotations
 
@@ -10,56 +10,65 @@ from .. import model
 from . import audit, statements, tables
 
 _TAG, _DECISION = tables.tag.c, tables.decision.c
-_OF_BUILDS = (
-    select(tables.tag)
-    .where(_TAG.build.in_(bindparam("builds", expanding=True)))
-    .order_by(_TAG.id)
+_BY_BUILDS = (
+    select(tables.tag).where(_TAG.build.in_(bindparam("builds", expanding=True))).order_by(_TAG.id)
 )
 
 
-def give_tag(connection: Connection, tag: model.Tag, why: str = "") -> int | None:
-    """A new tag; its number.  None: the build has it, for this config of the stage.
+def grant_tag(connection: Connection, tag: model.Tag, reason: str = "") -> int | None:
+    """Add a tag and return its id; None if the build has it for this config of the stage.
 
-    None, too, if this stage run has given one before: what a person revoked stays revoked.
-    One that takes the place of another needs that one revoked first.  ``why`` is for the audit:
-    what a person says who gives it by hand.
+    Also None if this stage run has granted a tag before: a tag that a person revoked stays revoked.
+    A tag that replaces another one can be granted only after that one was revoked.  ``reason`` is
+    for the audit log, if a person grants the tag by hand.
     """
-    fields = statements.values(tag)
+    fields = statements.column_values(tag)
     fields["serial"] = 0
-    found = statements.add_numbered(connection, tables.tag, fields)
+    found = statements.insert_numbered_if_absent(connection, tables.tag, fields)
     if found is not None:
-        audit.write(connection, tag.given, f"tag {tag.stage}", why, who=tag.who, build=tag.build)
+        audit.write(
+            connection, tag.granted_at, f"tag {tag.stage}", reason, actor=tag.actor, build=tag.build
+        )
     return found
 
 
-def revoke_tag(connection: Connection, tag: int, *, who: str, reason: str, at: float) -> bool:
-    """It counts no more, and stays; another one can be given.  False: it did not count."""
-    where = (_TAG.id == tag, _TAG.revoked.is_(None))
-    statement = update(tables.tag).where(*where).values(revoked=at, reason=reason, serial=_TAG.id)
+def revoke_tag(connection: Connection, tag: int, *, actor: str, reason: str, at: float) -> bool:
+    """Revoke a tag; its row is kept, and another one can be granted.
+
+    Return False if it had been revoked before.
+    """
+    where = (_TAG.id == tag, _TAG.revoked_at.is_(None))
+    statement = (
+        update(tables.tag)
+        .where(*where)
+        .values(revoked_at=at, revocation_reason=reason, serial=_TAG.id)
+    )
     found = connection.execute(statement.returning(_TAG.build, _TAG.stage)).first()
     if found is None:
         return False
-    audit.write(connection, at, f"revoke {found.stage}", reason, who=who, build=found.build)
+    audit.write(connection, at, f"revoke {found.stage}", reason, actor=actor, build=found.build)
     return True
 
 
-def of_builds(connection: Connection, builds: Sequence[int]) -> list[model.Tag]:
-    """All tags, revoked ones too, in the order in which they were given."""
+def list_by_builds(connection: Connection, builds: Sequence[int]) -> list[model.Tag]:
+    """Return all tags of several builds, revoked ones too, in the order of their creation."""
     found: list[model.Tag] = []
-    for chunk in statements.chunks(sorted(builds)):
-        found += map(statements.tag, connection.execute(_OF_BUILDS, {"builds": chunk}))
+    for chunk in statements.split_into_chunks(sorted(builds)):
+        found += map(statements.tag_from_row, connection.execute(_BY_BUILDS, {"builds": chunk}))
     return found
 
 
-def of_build(connection: Connection, build: int) -> list[model.Tag]:
-    """Those of one build."""
-    return of_builds(connection, [build])
+def list_by_build(connection: Connection, build: int) -> list[model.Tag]:
+    """Return all tags of a build, revoked ones too, in the order of their creation."""
+    return list_by_builds(connection, [build])
 
 
-def decide(connection: Connection, decision: model.Decision) -> bool:
-    """What a person says of a stage of a build; the last word counts.  Whether it is new."""
-    fields = statements.values(decision)
-    statement = statements.new(connection.dialect.name, tables.decision).values(**fields)
+def record_decision(connection: Connection, decision: model.Decision) -> bool:
+    """Record a decision in place of the previous one on this stage.  Return whether it is new."""
+    fields = statements.column_values(decision)
+    statement = statements.insert_with_conflict_clause(
+        connection.dialect.name, tables.decision
+    ).values(**fields)
     key = [_DECISION.build, _DECISION.stage]
     statement = statement.on_conflict_do_update(
         index_elements=key, set_=fields, where=_DECISION.kind != decision.kind.value
@@ -68,11 +77,13 @@ def decide(connection: Connection, decision: model.Decision) -> bool:
         return False
     what = f"{decision.kind} {decision.stage}"
     words = (decision.reason,)
-    audit.write(connection, decision.given, what, *words, who=decision.who, build=decision.build)
+    audit.write(
+        connection, decision.decided_at, what, *words, actor=decision.actor, build=decision.build
+    )
     return True
 
 
-def decisions_of(connection: Connection, build: int) -> list[model.Decision]:
-    """Those that count, by stage."""
+def list_decisions(connection: Connection, build: int) -> list[model.Decision]:
+    """Return the last decision on each stage of a build, by stage."""
     statement = select(tables.decision).where(_DECISION.build == build).order_by(_DECISION.stage)
-    return [statements.decision(row) for row in connection.execute(statement)]
+    return [statements.decision_from_row(row) for row in connection.execute(statement)]

@@ -1,4 +1,4 @@
-"""What faces show: builds with their stages, tags and numbers, in a bounded number of queries."""
+"""Builds with their stages, tags and counts for the API, in a bounded number of queries."""
 
 from __future__ import annotations
 
@@ -18,71 +18,75 @@ _RUN = tables.stage_run.c
 
 @dataclass(frozen=True)
 class BuildView:
-    """A build as a list shows it."""
+    """A build with the fields of a list."""
 
     source: str
     change: model.Change
     build: model.Build
-    #: All goes at all stages, in the order in which they were added.
+    #: All runs of all stages, in the order of their creation.
     runs: tuple[model.StageRun, ...] = ()
-    #: Those that count.
+    #: Valid tags only.
     tags: tuple[model.Tag, ...] = ()
 
 
 @dataclass(frozen=True)
 class BuildDetail:
-    """A build as its own page shows it."""
+    """A build with the fields of its own page."""
 
     view: BuildView
     jobs: tuple[model.Job, ...]
-    #: By job.
+    #: By job id.
     counts: dict[str, model.OutcomeCounts]
-    #: Revoked ones too.
+    #: All tags, including revoked ones.
     tags: tuple[model.Tag, ...]
     decisions: tuple[model.Decision, ...]
     #: Newest first.
-    audit: tuple[audit.Entry, ...]
+    audit: tuple[audit.AuditEntry, ...]
 
 
 @dataclass(frozen=True)
-class Filter:
-    """Which builds; what is None does not matter."""
+class BuildFilter:
+    """Conditions that a build must satisfy; None: no condition."""
 
     source: str | None = None
     branch: str | None = None
     level: str | None = None
     state: model.BuildState | None = None
-    #: A revision, or how it begins.
+    #: A revision, or its first characters.
     revision: str | None = None
-    #: Older than the build of this number: for the next page.
+    #: Builds with a lower id only, for the next page.
     before: int | None = None
 
 
-def builds(connection: Connection, wanted: Filter = Filter(), most: int = 50) -> list[BuildView]:
-    """Newest first: three queries, however many builds there are."""
-    found = connection.execute(_filtered(wanted).order_by(_BUILD.id.desc()).limit(most)).all()
-    return _views(connection, found)
+def list_builds(
+    connection: Connection, conditions: BuildFilter = BuildFilter(), limit: int = 50
+) -> list[BuildView]:
+    """Return the newest matching builds, newest first, in three queries."""
+    found = connection.execute(
+        _select_matching(conditions).order_by(_BUILD.id.desc()).limit(limit)
+    ).all()
+    return _build_views(connection, found)
 
 
-def build(connection: Connection, number: int) -> BuildDetail | None:
-    """All of one build, but for its results: eight queries."""
-    found = connection.execute(_select().where(_BUILD.id == number)).all()
+def get_build_detail(connection: Connection, number: int) -> BuildDetail | None:
+    """Return a build with all its rows but results, in eight queries; None if there is none."""
+    found = connection.execute(_select_builds().where(_BUILD.id == number)).all()
     if not found:
         return None
-    (view,) = _views(connection, found)
-    its_jobs = jobs.of_runs(connection, [run.id for run in view.runs])
+    (view,) = _build_views(connection, found)
+    its_jobs = jobs.list_by_runs(connection, [run.id for run in view.runs])
     return BuildDetail(
         view=view,
         jobs=tuple(its_jobs),
-        counts=results.counts(connection, [job.id for job in its_jobs]),
-        tags=tuple(tags.of_build(connection, number)),
-        decisions=tuple(tags.decisions_of(connection, number)),
-        audit=tuple(audit.entries(connection, build=number)),
+        counts=results.count_outcomes(connection, [job.id for job in its_jobs]),
+        tags=tuple(tags.list_by_build(connection, number)),
+        decisions=tuple(tags.list_decisions(connection, number)),
+        audit=tuple(audit.list_entries(connection, build=number)),
     )
 
 
-def _select() -> Select[Any]:
-    """Source, change and build; the columns of each under its own name."""
+def _select_builds() -> Select[Any]:
+    """Select source, change and build, with the table's name before each column's name."""
     columns = [_SOURCE.name.label("source_name")]
     columns += [column.label(f"change_{column.name}") for column in _CHANGE]
     columns += [column.label(f"build_{column.name}") for column in _BUILD]
@@ -93,32 +97,32 @@ def _select() -> Select[Any]:
     )
 
 
-def _filtered(wanted: Filter) -> Select[Any]:
-    conditions = {
-        "source": _SOURCE.name == wanted.source,
-        "branch": _CHANGE.branch == wanted.branch,
-        "level": _BUILD.level == wanted.level,
-        "state": _BUILD.state == (wanted.state and wanted.state.value),
-        "revision": _CHANGE.revision.startswith(wanted.revision or "", autoescape=True),
-        "before": _BUILD.id < (wanted.before or 0),
+def _select_matching(conditions: BuildFilter) -> Select[Any]:
+    expressions = {
+        "source": _SOURCE.name == conditions.source,
+        "branch": _CHANGE.branch == conditions.branch,
+        "level": _BUILD.level == conditions.level,
+        "state": _BUILD.state == (conditions.state and conditions.state.value),
+        "revision": _CHANGE.revision.startswith(conditions.revision or "", autoescape=True),
+        "before": _BUILD.id < (conditions.before or 0),
     }
-    given = [name for name in conditions if getattr(wanted, name) is not None]
-    return _select().where(*(conditions[name] for name in given))
+    given = [name for name in expressions if getattr(conditions, name) is not None]
+    return _select_builds().where(*(expressions[name] for name in given))
 
 
-def _views(connection: Connection, found: Sequence[Any]) -> list[BuildView]:
+def _build_views(connection: Connection, found: Sequence[Any]) -> list[BuildView]:
     numbers = [row.build_id for row in found]
     runs, given = defaultdict(list), defaultdict(list)
-    for run in _runs(connection, numbers):
+    for run in _list_runs(connection, numbers):
         runs[run.build].append(run)
-    for tag in tags.of_builds(connection, numbers):
-        if tag.valid:
+    for tag in tags.list_by_builds(connection, numbers):
+        if tag.is_valid:
             given[tag.build].append(tag)
     return [
         BuildView(
             source=row.source_name,
-            change=model.Change(**_part(row, "change_")),
-            build=statements.build_of(_part(row, "build_")),
+            change=model.Change(**_columns_with_prefix(row, "change_")),
+            build=statements.build_from_columns(_columns_with_prefix(row, "build_")),
             runs=tuple(runs[row.build_id]),
             tags=tuple(given[row.build_id]),
         )
@@ -126,12 +130,12 @@ def _views(connection: Connection, found: Sequence[Any]) -> list[BuildView]:
     ]
 
 
-def _runs(connection: Connection, numbers: Iterable[int]) -> Iterable[model.StageRun]:
-    for chunk in statements.chunks(numbers):
+def _list_runs(connection: Connection, numbers: Iterable[int]) -> Iterable[model.StageRun]:
+    for chunk in statements.split_into_chunks(numbers):
         statement = select(tables.stage_run).where(_RUN.build.in_(chunk)).order_by(_RUN.id)
-        yield from map(statements.stage_run, connection.execute(statement))
+        yield from map(statements.stage_run_from_row, connection.execute(statement))
 
 
-def _part(row: Any, prefix: str) -> dict[str, Any]:
+def _columns_with_prefix(row: Any, prefix: str) -> dict[str, Any]:
     fields = row._mapping
     return {name.removeprefix(prefix): fields[name] for name in fields if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction of ``migrate``."""
+"""Alembic's environment: runs the migrations in the transaction of ``schema.migrate``."""
 
 from alembic import context
 

@@ -9,18 +9,18 @@ import pytest
 
 from dispatcher.store import open_store
 from tests.helpers import job_hosts
-from tests.helpers.crash_scenario import Scene, await_gone
-from tests.helpers.dispatcher_processes import Cradle
+from tests.helpers.crash_scenario import Scenario, wait_until_gone
+from tests.helpers.dispatcher_processes import ForkServer
 
 
 @pytest.fixture(scope="session")
-def cradle() -> Iterator[Cradle]:
-    with Cradle() as found:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with the schema and nothing else: migrating takes longer than a copy."""
     path = tmp_path_factory.mktemp("empty") / "dispatcher.db"
     open_store(path).close()
@@ -28,11 +28,11 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, cradle: Cradle, empty: Path) -> Iterator[Scene]:
+def scenario(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iterator[Scenario]:
     """Everything is there but the dispatcher; at the end no process is left."""
     with job_hosts.state(tmp_path):
-        found = Scene(tmp_path, cradle, empty)
-        found.settle()
+        found = Scenario(tmp_path, fork_server, empty_database)
+        found.write_settings()
         yield found
         found.close()
-    await_gone(tmp_path)
+    wait_until_gone(tmp_path)

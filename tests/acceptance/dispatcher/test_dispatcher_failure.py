@@ -17,44 +17,44 @@ import pytest
 from shell_runner.remote.jobs import worker_launcher
 from shell_runner.remote.jobs.queue import Queue
 from tests.helpers import job_hosts
-from tests.helpers.crash_scenario import Scene, await_quiet, check_queue
-from tests.helpers.dispatcher_processes import POINTS, Mortal
+from tests.helpers.crash_scenario import Scenario, wait_until_quiet, check_queue
+from tests.helpers.dispatcher_processes import CRASH_POINTS, DispatcherProcess
 from tests.helpers.namespace_host import GO_ON, KILL, STOP, Machine, bundles
-from tests.helpers.small_filesystem import Disk
+from tests.helpers.small_filesystem import SmallFilesystem
 
 pytestmark = pytest.mark.timeout(150)
 
 
-def finish(scene: Scene) -> None:
+def finish(scenario: Scenario) -> None:
     """A dispatcher that nothing happens to; how it ends, and what it leaves."""
-    last = scene.up()
-    scene.until_shipped()
+    last = scenario.start_dispatcher()
+    scenario.wait_until_shipped()
     last.stop()
-    scene.check_data()
+    scenario.check_data()
     job_hosts.await_worker()
-    check_queue(scene.folder / "state")
+    check_queue(scenario.folder / "state")
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_killed(point: str, scene: Scene) -> None:
-    scene.commit(noise=3 << 20 if point == "harvesting" else 0)
-    scene.up(point).wait()
-    assert scene.level in ("", "goop")
-    finish(scene)
-    scene.check()
-    assert [len(scene.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
+@pytest.mark.parametrize("point", CRASH_POINTS)
+def test_killed(point: str, scenario: Scenario) -> None:
+    scenario.commit(noise=3 << 20 if point == "harvesting" else 0)
+    scenario.start_dispatcher(point).wait()
+    assert scenario.level in ("", "goop")
+    finish(scenario)
+    scenario.check()
+    assert [len(scenario.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
 
 
-def test_killed_while_a_stage_runs(scene: Scene) -> None:
-    scene.commit(slow=True)
-    first = scene.up()
-    scene.until("the test", scene.begun.exists)
-    scene.until("its row", lambda: scene.jobs("unit")[0][2] == "submitted")
+def test_killed_while_a_stage_runs(scenario: Scenario) -> None:
+    scenario.commit(slow=True)
+    first = scenario.start_dispatcher()
+    scenario.wait_until("the test", scenario.begun_file.exists)
+    scenario.wait_until("its row", lambda: scenario.jobs("unit")[0][2] == "submitted")
     first.kill()
-    scene.go.touch()
-    finish(scene)
-    scene.check()
-    assert len(scene.ran_jobs("unit")) == 1
+    scenario.go_file.touch()
+    finish(scenario)
+    scenario.check()
+    assert len(scenario.ran_jobs("unit")) == 1
 
 
 # -- hosts ---------------------------------------------------------------------------
@@ -82,20 +82,20 @@ def hosts(far: Machine, also_here: bool = True) -> str:
     return f'[hosts.far]\nspec = "{far.spec}"\nlabels = ["build"]\n{here}'
 
 
-def until_it_runs_there(scene: Scene) -> None:
+def until_it_runs_there(scenario: Scenario) -> None:
     """The first stage, which waits."""
-    scene.until("the test", scene.begun.exists)
-    scene.until("its row", lambda: scene.jobs("unit")[0][2] == "submitted")
-    assert scene.jobs("unit")[0][0] == "far"
+    scenario.wait_until("the test", scenario.begun_file.exists)
+    scenario.wait_until("its row", lambda: scenario.jobs("unit")[0][2] == "submitted")
+    assert scenario.jobs("unit")[0][0] == "far"
 
 
-def end(scene: Scene, dispatcher: Mortal, far: Machine) -> None:
+def end(scenario: Scenario, dispatcher: DispatcherProcess, far: Machine) -> None:
     """All of its jobs have ended and it knows that we do; nothing of us is left anywhere."""
     far.wait_for("the end of its jobs", lambda: _states(far) == {"harvested"})
     dispatcher.stop()
-    scene.check_data()
+    scenario.check_data()
     do_not_linger(far)
-    await_quiet(far)
+    wait_until_quiet(far)
     check_queue(far.folder / "state")
 
 
@@ -107,24 +107,24 @@ def do_not_linger(far: Machine) -> None:
     """A worker that has nothing to do leaves."""
     with Queue(str(far.jobs)) as queue:
         queue.set_setting("linger", 0)
-    worker_launcher.ring(str(far.jobs))
+    worker_launcher.wake_worker(str(far.jobs))
 
 
 def test_agent_and_worker_of_a_host_are_killed_while_a_stage_runs(
-    scene: Scene, far: Machine
+    scenario: Scenario, far: Machine
 ) -> None:
-    scene.settle(hosts(far, also_here=False))
-    scene.commit(slow=True)
-    dispatcher = scene.up()
-    until_it_runs_there(scene)
+    scenario.write_settings(hosts(far, also_here=False))
+    scenario.commit(slow=True)
+    dispatcher = scenario.start_dispatcher()
+    until_it_runs_there(scenario)
     assert far.send(far.worker, KILL)
     assert far.send(far._agent, KILL)
-    scene.go.touch()
+    scenario.go_file.touch()
     far.agent()
-    scene.until_shipped()
-    end(scene, dispatcher, far)
-    scene.check()
-    (job,) = set(scene.ran_jobs("unit"))
+    scenario.wait_until_shipped()
+    end(scenario, dispatcher, far)
+    scenario.check()
+    (job,) = set(scenario.ran_jobs("unit"))
     assert far.rows(
         "SELECT attempt.number, step FROM attempt JOIN job ON job.number = attempt.job "
         "WHERE job.id = ? ORDER BY attempt.number",
@@ -135,48 +135,48 @@ def test_agent_and_worker_of_a_host_are_killed_while_a_stage_runs(
 LEASE = 'lease = "3s"'
 
 
-def until_lost(scene: Scene) -> None:
+def until_lost(scenario: Scenario) -> None:
     """The lease is over, and the stage has another job, elsewhere."""
-    scene.until("the loss", lambda: [job[2] for job in scene.jobs("unit")][:1] == ["lost"])
-    scene.until("another one", lambda: len(scene.jobs("unit")) == 2)
+    scenario.wait_until("the loss", lambda: [job[2] for job in scenario.jobs("unit")][:1] == ["lost"])
+    scenario.wait_until("another one", lambda: len(scenario.jobs("unit")) == 2)
 
 
-def test_a_host_is_gone_for_longer_than_the_lease(scene: Scene, far: Machine) -> None:
-    scene.settle(hosts(far), LEASE)
-    scene.commit(slow=True)
-    dispatcher = scene.up()
-    until_it_runs_there(scene)
+def test_a_host_is_gone_for_longer_than_the_lease(scenario: Scenario, far: Machine) -> None:
+    scenario.write_settings(hosts(far), LEASE)
+    scenario.commit(slow=True)
+    dispatcher = scenario.start_dispatcher()
+    until_it_runs_there(scenario)
     far.power_off()
-    until_lost(scene)
-    scene.go.touch()
-    scene.until_shipped()
-    assert [job[0] for job in scene.jobs("unit")] == ["far", "here"]
+    until_lost(scenario)
+    scenario.go_file.touch()
+    scenario.wait_until_shipped()
+    assert [job[0] for job in scenario.jobs("unit")] == ["far", "here"]
     far.boot()
-    end(scene, dispatcher, far)
-    evidence = len(scene.rows("SELECT id FROM job WHERE state = 'lost' AND package != ''"))
-    scene.check(lost={"unit": 1}, packages=evidence)
+    end(scenario, dispatcher, far)
+    evidence = len(scenario.rows("SELECT id FROM job WHERE state = 'lost' AND package_digest != ''"))
+    scenario.check(lost={"unit": 1}, packages=evidence)
 
 
 def test_a_partition_for_longer_than_the_lease_and_a_late_result(
-    scene: Scene, far: Machine
+    scenario: Scenario, far: Machine
 ) -> None:
-    scene.settle(hosts(far), LEASE)
-    scene.commit(slow=True)
-    dispatcher = scene.up()
-    until_it_runs_there(scene)
-    old = scene.ran_jobs("unit")
+    scenario.write_settings(hosts(far), LEASE)
+    scenario.commit(slow=True)
+    dispatcher = scenario.start_dispatcher()
+    until_it_runs_there(scenario)
+    old = scenario.ran_jobs("unit")
     doors = cut(far)
-    until_lost(scene)
-    scene.go.touch()
+    until_lost(scenario)
+    scenario.go_file.touch()
     far.wait_for("its result", lambda: far.state(old[0]) == "ready")
-    scene.until_shipped()
+    scenario.wait_until_shipped()
     for pid in doors:
         far.send(pid, GO_ON)
-    end(scene, dispatcher, far)
-    scene.check(lost={"unit": 1}, packages=1)
-    assert [job[0] for job in scene.jobs("unit")] == ["far", "here"]
-    assert len(set(scene.ran_jobs("unit"))) == 2
-    assert "after it was given up" in str(scene.rows("SELECT detail, what FROM audit"))
+    end(scenario, dispatcher, far)
+    scenario.check(lost={"unit": 1}, packages=1)
+    assert [job[0] for job in scenario.jobs("unit")] == ["far", "here"]
+    assert len(set(scenario.ran_jobs("unit"))) == 2
+    assert "after it was given up" in str(scenario.rows("SELECT detail, action FROM audit"))
 
 
 def cut(far: Machine) -> list[int]:
@@ -195,34 +195,34 @@ def cut(far: Machine) -> list[int]:
 
 
 @pytest.fixture
-def disk(scene: Scene) -> Iterator[Disk]:
+def disk(scenario: Scenario) -> Iterator[SmallFilesystem]:
     """The data folder is on one."""
-    scene.data.mkdir()
-    found = Disk(scene.data, "12m")
+    scenario.data.mkdir()
+    found = SmallFilesystem(scenario.data, "12m")
     found.mount()
-    scene.fill()
+    scenario.create_database()
     yield found
-    scene.close()
+    scenario.close()
     found.unmount()
 
 
-def test_disk_full_while_a_package_comes(scene: Scene, disk: Disk) -> None:
-    scene.commit(slow=True, noise=3 << 20)
-    dispatcher = scene.up()
-    scene.until("the test", scene.begun.exists)
-    scene.until("its row", lambda: scene.jobs("unit")[0][2] == "submitted")
-    disk.fill()
-    scene.go.touch()
-    scene.until("words of that", lambda: "No space" in scene.log or "disk" in scene.log)
-    assert scene.level == "goop"
-    disk.empty()
-    scene.until_shipped()
+def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesystem) -> None:
+    scenario.commit(slow=True, noise=3 << 20)
+    dispatcher = scenario.start_dispatcher()
+    scenario.wait_until("the test", scenario.begun_file.exists)
+    scenario.wait_until("its row", lambda: scenario.jobs("unit")[0][2] == "submitted")
+    disk.create_database()
+    scenario.go_file.touch()
+    scenario.wait_until("words of that", lambda: "No space" in scenario.log or "disk" in scenario.log)
+    assert scenario.level == "goop"
+    disk.empty_database()
+    scenario.wait_until_shipped()
     dispatcher.stop()
-    scene.check_data()
-    scene.check()
+    scenario.check_data()
+    scenario.check()
     job_hosts.await_worker()
-    check_queue(scene.folder / "state")
-    assert len(scene.ran_jobs("unit")) == 1
+    check_queue(scenario.folder / "state")
+    assert len(scenario.ran_jobs("unit")) == 1
 
 
 # -- the manual ------------------------------------------------------------------------
@@ -236,6 +236,6 @@ def test_every_row_is_in_the_manual(request: pytest.FixtureRequest) -> None:
     assert set(re.findall(r"\| \[(.+?)\] \|", part)) == {name for name, _ in linked}
     own = {name for name, each in globals().items() if name.startswith("test_") and callable(each)}
     expected = own - {request.node.name, "test_killed"} | {
-        f"test_killed[{each}]" for each in POINTS
+        f"test_killed[{each}]" for each in CRASH_POINTS
     }
     assert {test for _, test in linked} == expected

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from dispatcher.cli import api_client, commands
-from tests.helpers.crash_scenario import Scene
+from tests.helpers.crash_scenario import Scenario
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -52,10 +52,10 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def client_of(scene: Scene) -> api_client.Client:
+def client_of(scenario: Scenario) -> api_client.Client:
     """Once it answers."""
-    scene.until("an address", lambda: api_client.noted(scene.data))
-    return api_client.Client(api_client.noted(scene.data))
+    scenario.wait_until("an address", lambda: api_client.noted(scenario.data))
+    return api_client.Client(api_client.noted(scenario.data))
 
 
 def shown(client: api_client.Client, *words: object) -> str:
@@ -66,17 +66,17 @@ def shown(client: api_client.Client, *words: object) -> str:
     return found.output
 
 
-def test_a_hostile_config_makes_its_build_invalid_and_says_where(scene: Scene) -> None:
-    dispatcher = scene.up()
-    client = client_of(scene)
+def test_a_hostile_config_makes_its_build_invalid_and_says_where(scenario: Scenario) -> None:
+    dispatcher = scenario.start_dispatcher()
+    client = client_of(scenario)
     for what, (text, words) in HOSTILE.items():
-        (scene.tree.path / "nosejobs.toml").write_bytes(text)
-        revision = scene.tree.commit(what)
+        (scenario.tree.path / "nosejobs.toml").write_bytes(text)
+        revision = scenario.tree.commit(what)
         client.post("/poke/here", who="ann")
         ended = "SELECT build.id, state, detail FROM build JOIN change ON change.id = build.change"
         ended += " WHERE revision = ? AND state != 'new'"
-        scene.until(what, lambda: scene.rows(ended, revision))  # noqa: B023
-        ((number, state, detail),) = scene.rows(ended, revision)
+        scenario.wait_until(what, lambda: scenario.rows(ended, revision))  # noqa: B023
+        ((number, state, detail),) = scenario.rows(ended, revision)
         assert state == "invalid", (what, detail)
         assert detail.startswith(f"nosejobs.toml:{words}" if words else "nosejobs.toml"), what
         assert len(detail) < 1000, what
@@ -87,31 +87,31 @@ def test_a_hostile_config_makes_its_build_invalid_and_says_where(scene: Scene) -
         assert "has an invalid nosejobs.toml" in page, what
         assert f"because   {detail[:60]}" in page, what
         assert _is_harmless(page), (what, page)
-    assert not scene.rows("SELECT id FROM job")
+    assert not scenario.rows("SELECT id FROM job")
     assert _is_harmless(shown(client, "builds"))
-    assert _is_harmless(scene.log)
+    assert _is_harmless(scenario.log)
     assert dispatcher.is_alive
-    _comes_to_ship(scene, client)
+    _comes_to_ship(scenario, client)
     dispatcher.stop()
-    scene.check_data()
+    scenario.check_data()
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../etc/passwd", "dispatcher.toml"])
-def test_a_config_that_is_a_link_reads_nothing_outside(scene: Scene, target: str) -> None:
-    config = scene.tree.path / "nosejobs.toml"
+def test_a_config_that_is_a_link_reads_nothing_outside(scenario: Scenario, target: str) -> None:
+    config = scenario.tree.path / "nosejobs.toml"
     config.unlink()
     config.symlink_to(target)
-    scene.tree.commit()
-    scene.up()
+    scenario.tree.commit()
+    scenario.start_dispatcher()
     ended = "SELECT state, detail FROM build WHERE state != 'new'"
-    scene.until("its end", lambda: scene.rows(ended) or _trouble(scene))
-    words = str(scene.rows(ended)) + _trouble(scene)
-    assert "root:" not in words + scene.log
-    assert not scene.rows("SELECT id FROM job")
+    scenario.wait_until("its end", lambda: scenario.rows(ended) or _trouble(scenario))
+    words = str(scenario.rows(ended)) + _trouble(scenario)
+    assert "root:" not in words + scenario.log
+    assert not scenario.rows("SELECT id FROM job")
 
 
-def _trouble(scene: Scene) -> str:
-    return "".join(f"{row[0]}" for row in scene.rows("SELECT detail FROM build"))
+def _trouble(scenario: Scenario) -> str:
+    return "".join(f"{row[0]}" for row in scenario.rows("SELECT detail FROM build"))
 
 
 def _is_harmless(text: str) -> bool:
@@ -121,56 +121,56 @@ def _is_harmless(text: str) -> bool:
     )
 
 
-def _comes_to_ship(scene: Scene, client: api_client.Client) -> None:
-    scene.write_config()
-    scene.commit()
+def _comes_to_ship(scenario: Scenario, client: api_client.Client) -> None:
+    scenario.write_config()
+    scenario.commit()
     client.post("/poke/here", who="ann")
-    scene.until("ship", lambda: scene.rows("SELECT id FROM build WHERE level = 'ship'"))
+    scenario.wait_until("ship", lambda: scenario.rows("SELECT id FROM build WHERE level = 'ship'"))
 
 
 # -- secrets ---------------------------------------------------------------------------
 
 
-def test_what_the_dispatcher_has_in_its_environment_is_nowhere(scene: Scene) -> None:
+def test_what_the_dispatcher_has_in_its_environment_is_nowhere(scenario: Scenario) -> None:
     """Not in rows, logs, packages, answers; not on its hosts, nor in what tests print."""
     secret = secrets.token_hex(20)
-    scene.commit(extra="env; set; cat /proc/self/environ; echo the-end-of-it")
-    dispatcher = scene.up(DEPLOY_TOKEN=secret, NOSEJOBS_TOKEN=secret, GIT_ASKPASS_TOKEN=secret)
-    client = client_of(scene)
-    scene.until_shipped()
-    answers = _everything(client, scene)
+    scenario.commit(extra="env; set; cat /proc/self/environ; echo the-end-of-it")
+    dispatcher = scenario.start_dispatcher(DEPLOY_TOKEN=secret, NOSEJOBS_TOKEN=secret, GIT_ASKPASS_TOKEN=secret)
+    client = client_of(scenario)
+    scenario.wait_until_shipped()
+    answers = _everything(client, scenario)
     assert "the-end-of-it" in answers["log"]
     for each, text in answers.items():
         assert secret not in text, each
     dispatcher.stop()
-    assert secret not in scene.log
+    assert secret not in scenario.log
     for folder in ("data", "state", "cache", "tmp"):
-        assert not _holders(scene.folder / folder, secret.encode())
+        assert not _holders(scenario.folder / folder, secret.encode())
 
 
-def test_what_notifications_are_signed_with_is_in_the_database_alone(scene: Scene) -> None:
-    scene.commit()
-    dispatcher = scene.up()
-    client = client_of(scene)
-    scene.until_shipped()
-    ((secret,),) = scene.rows("SELECT value FROM note WHERE name = 'notify.secret'")
-    for each, text in _everything(client, scene).items():
+def test_what_notifications_are_signed_with_is_in_the_database_alone(scenario: Scenario) -> None:
+    scenario.commit()
+    dispatcher = scenario.start_dispatcher()
+    client = client_of(scenario)
+    scenario.wait_until_shipped()
+    ((secret,),) = scenario.rows("SELECT value FROM key_value WHERE name = 'notify.secret'")
+    for each, text in _everything(client, scenario).items():
         assert secret.decode() not in text, each
     dispatcher.stop()
-    assert secret.decode() not in scene.log
+    assert secret.decode() not in scenario.log
     for folder in ("state", "cache", "tmp"):
-        assert not _holders(scene.folder / folder, secret)
-    holders = _holders(scene.data, secret)
+        assert not _holders(scenario.folder / folder, secret)
+    holders = _holders(scenario.data, secret)
     assert {path.name.partition("-")[0] for path in holders} == {"dispatcher.db"}
-    assert scene.data.stat().st_mode & 0o77 == 0
+    assert scenario.data.stat().st_mode & 0o77 == 0
     assert not [path for path in holders if path.stat().st_mode & 0o77]
 
 
-def _everything(client: api_client.Client, scene: Scene) -> dict[str, str]:
+def _everything(client: api_client.Client, scenario: Scenario) -> dict[str, str]:
     """What commands and the API say of all there is."""
     found = {path: json.dumps(client.get(path)) for path in ("/status", "/sources", "/builds")}
     found |= {path: json.dumps(client.get(path)) for path in ("/hosts", "/audit", "/builds/1")}
-    ids = [row[0] for row in scene.rows("SELECT id FROM job")]
+    ids = [row[0] for row in scenario.rows("SELECT id FROM job")]
     assert len(ids) == 3
     for id in ids:
         for path in (f"/jobs/{id}", f"/jobs/{id}/results", f"/jobs/{id}/results/0/cases"):

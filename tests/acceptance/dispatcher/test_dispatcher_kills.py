@@ -18,8 +18,8 @@ import pytest
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.job import Identity
 from tests.helpers import job_hosts
-from tests.helpers.crash_scenario import Scene, await_gone, check_queue
-from tests.helpers.dispatcher_processes import Cradle, Mortal
+from tests.helpers.crash_scenario import Scenario, wait_until_gone, check_queue
+from tests.helpers.dispatcher_processes import ForkServer, DispatcherProcess
 
 pytestmark = pytest.mark.timeout(600)
 #: Each names two hosts: all at once, in shares, each all.
@@ -30,53 +30,53 @@ POOL = "[pools.here]\nmax_hosts = 2\n"
 # -- each commit ------------------------------------------------------------------------
 
 
-def finish(scene: Scene) -> None:
+def finish(scenario: Scenario) -> None:
     """A dispatcher that nothing happens to; how it ends, and what it leaves."""
-    last = scene.up()
-    scene.until_shipped()
-    scene.until_up()
+    last = scenario.start_dispatcher()
+    scenario.wait_until_shipped()
+    scenario.wait_until_up()
     last.stop()
-    scene.check_data()
+    scenario.check_data()
     job_hosts.await_worker()
-    check_queue(scene.folder / "state")
-    scene.check()
-    assert [len(scene.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
+    check_queue(scenario.folder / "state")
+    scenario.check()
+    assert [len(scenario.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
 
 
-def has_died(scene: Scene, dispatcher: Mortal) -> bool:
+def has_died(scenario: Scenario, dispatcher: DispatcherProcess) -> bool:
     """Before it had nothing left to do."""
-    scene.until("the end", lambda: not dispatcher.is_alive or scene.is_done)
+    scenario.wait_until("the end", lambda: not dispatcher.is_alive or scenario.is_done)
     return not dispatcher.is_alive
 
 
-def test_killed_again_and_again(scene: Scene) -> None:
+def test_killed_again_and_again(scenario: Scenario) -> None:
     """None of them makes more than a few commits."""
-    scene.commit()
+    scenario.commit()
     for moment in range(100):
         when = "before" if moment % 2 else "after"
-        if not has_died(scene, scene.up(f"{when} {5 + moment % 3}")):
+        if not has_died(scenario, scenario.start_dispatcher(f"{when} {5 + moment % 3}")):
             break
     assert moment > 3
-    scene.close()
-    finish(scene)
+    scenario.close()
+    finish(scenario)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_at_each_commit(when: str, tmp_path: Path, cradle: Cradle, empty: Path) -> None:
+def test_killed_at_each_commit(when: str, tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> None:
     """Of every sixth, a build each; of each with NOSEJOBS_SWEEP=1, which takes minutes."""
     step = int(os.environ.get("NOSEJOBS_SWEEP", "6"))
     for moment in range(1 if when == "before" else min(4, step), 200, step):
         folder = tmp_path / str(moment)
         folder.mkdir()
         with job_hosts.state(folder):
-            scene = Scene(folder, cradle, empty)
-            scene.settle()
-            scene.commit()
-            died = has_died(scene, scene.up(f"{when} {moment}"))
-            scene.close()
-            finish(scene)
-            scene.close()
-        await_gone(folder)
+            scenario = Scenario(folder, fork_server, empty_database)
+            scenario.write_settings()
+            scenario.commit()
+            died = has_died(scenario, scenario.start_dispatcher(f"{when} {moment}"))
+            scenario.close()
+            finish(scenario)
+            scenario.close()
+        wait_until_gone(folder)
         if not died:
             break
     assert moment > 15
@@ -85,7 +85,7 @@ def test_killed_at_each_commit(when: str, tmp_path: Path, cradle: Cradle, empty:
 # -- hosts of a pool --------------------------------------------------------------------
 
 
-class Fleet(Scene):
+class Fleet(Scenario):
     """Stages of several hosts, which a pool brings up."""
 
     def write_config(self) -> None:
@@ -101,7 +101,7 @@ class Fleet(Scene):
         for stage in STAGES:
             wait = [
                 f"echo > {self.folder}/begun.$NOSEJOBS_JOB",
-                f"while [ ! -e {self.go} -a ! -e {self.go}.$NOSEJOBS_JOB ]; do sleep 0.02; done",
+                f"while [ ! -e {self.go_file} -a ! -e {self.go_file}.$NOSEJOBS_JOB ]; do sleep 0.02; done",
             ]
             lines = [self._line(stage), *(wait if stage == slow else [])]
             for name in ("test_a.sh", "test_b.sh")[: 2 if stage == "parts" else 1]:
@@ -143,24 +143,24 @@ class Fleet(Scene):
         assert Counter(told) == Counter(
             [*((f"tag {stage}",) for stage in STAGES), ("level ship",)]
         )
-        ran = Counter(self.ran.read_text().splitlines())
+        ran = Counter(self.record.read_text().splitlines())
         assert (len(ran), max(ran.values())) == (6, 1), ran
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, cradle: Cradle, empty: Path) -> Iterator[Fleet]:
+def fleet(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iterator[Fleet]:
     with job_hosts.state(tmp_path):
-        found = Fleet(tmp_path, cradle, empty)
-        found.settle(POOL)
+        found = Fleet(tmp_path, fork_server, empty_database)
+        found.write_settings(POOL)
         yield found
         found.close()
-    await_gone(tmp_path)
+    wait_until_gone(tmp_path)
 
 
-def close(fleet: Fleet, dispatcher: Mortal) -> None:
+def close(fleet: Fleet, dispatcher: DispatcherProcess) -> None:
     """It ends, and nothing of its pool is left."""
-    fleet.until_shipped()
-    fleet.until_up()
+    fleet.wait_until_shipped()
+    fleet.wait_until_up()
     fleet.check_fleet()
     dispatcher.stop()
     fleet.check_data()
@@ -170,18 +170,18 @@ def close(fleet: Fleet, dispatcher: Mortal) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_with_one_of_two_hosts_done(stage: str, fleet: Fleet) -> None:
     fleet.write_tests(stage)
-    first = fleet.up()
-    fleet.until("both", lambda: len(fleet.begun_jobs()) == 2)
+    first = fleet.start_dispatcher()
+    fleet.wait_until("both", lambda: len(fleet.begun_jobs()) == 2)
     done, _ = fleet.begun_jobs()
-    Path(f"{fleet.go}.{done}").touch()
+    Path(f"{fleet.go_file}.{done}").touch()
     state = "SELECT state FROM job WHERE id = ?"
-    fleet.until("its harvest", lambda: fleet.rows(state, done) == [("acknowledged",)])
+    fleet.wait_until("its harvest", lambda: fleet.rows(state, done) == [("acknowledged",)])
     first.kill()
     agents = fleet.agents()
     assert len(agents) == 2
-    fleet.go.touch()
-    second = fleet.up()
-    fleet.until_shipped()
+    fleet.go_file.touch()
+    second = fleet.start_dispatcher()
+    fleet.wait_until_shipped()
     assert fleet.agents() == agents
     close(fleet, second)
 
@@ -189,9 +189,9 @@ def test_killed_with_one_of_two_hosts_done(stage: str, fleet: Fleet) -> None:
 @pytest.mark.parametrize("moment", [3, 5, 6, 7, 8, 9, 10])
 def test_killed_while_hosts_of_a_pool_come(moment: int, fleet: Fleet) -> None:
     fleet.write_tests()
-    fleet.up(f"{'before' if moment % 2 else 'after'} {moment}").wait()
-    last = fleet.up()
-    fleet.until_shipped()
+    fleet.start_dispatcher(f"{'before' if moment % 2 else 'after'} {moment}").wait()
+    last = fleet.start_dispatcher()
+    fleet.wait_until_shipped()
     assert len(fleet.agents()) == 2
     assert len(fleet.folders()) == 2
     close(fleet, last)
@@ -201,16 +201,16 @@ def test_killed_while_hosts_of_a_pool_come(moment: int, fleet: Fleet) -> None:
 def test_killed_while_hosts_of_a_pool_go(when: str, fleet: Fleet) -> None:
     """At each of the last commits, of which the first ones drain them."""
     fleet.write_tests()
-    first = fleet.up()
-    fleet.until_shipped()
+    first = fleet.start_dispatcher()
+    fleet.wait_until_shipped()
     first.kill()
-    fleet.settle(POOL + 'idle = "0.1s"\n')
+    fleet.write_settings(POOL + 'idle = "0.1s"\n')
     for moment in range(2, 7):
-        dies = fleet.up(f"{when} {moment}")
-        fleet.until("it", lambda dies=dies: not dies.is_alive or fleet.is_without_hosts)
+        dies = fleet.start_dispatcher(f"{when} {moment}")
+        fleet.wait_until("it", lambda dies=dies: not dies.is_alive or fleet.is_without_hosts)
         dies.kill()
-    last = fleet.up()
-    fleet.until("their end", lambda: fleet.is_without_hosts)
+    last = fleet.start_dispatcher()
+    fleet.wait_until("their end", lambda: fleet.is_without_hosts)
     close(fleet, last)  # no process is left: the fixture looks for them
 
 
@@ -219,17 +219,17 @@ def test_killed_while_hosts_of_a_pool_go(when: str, fleet: Fleet) -> None:
 
 def test_stopped_for_longer_than_the_lease(fleet: Fleet) -> None:
     """And an agent dies meanwhile: its host is missed from then on that we are awake."""
-    fleet.settle(POOL, 'lease = "8s"')
+    fleet.write_settings(POOL, 'lease = "8s"')
     fleet.write_tests("both")
-    dispatcher = fleet.up()
-    fleet.until("both", lambda: len(fleet.begun_jobs()) == 2)
+    dispatcher = fleet.start_dispatcher()
+    fleet.wait_until("both", lambda: len(fleet.begun_jobs()) == 2)
     submitted = "SELECT id FROM job WHERE state = 'submitted'"
-    fleet.until("their rows", lambda: len(fleet.rows(submitted)) == 2)
+    fleet.wait_until("their rows", lambda: len(fleet.rows(submitted)) == 2)
     before = fleet.agents()
     dispatcher.send(signal.SIGSTOP)
     os.kill(before[0], signal.SIGKILL)
     time.sleep(10)
     dispatcher.send(signal.SIGCONT)
-    fleet.until("another agent", lambda: len(set(fleet.agents()) - set(before)) == 1)
-    fleet.go.touch()
+    fleet.wait_until("another agent", lambda: len(set(fleet.agents()) - set(before)) == 1)
+    fleet.go_file.touch()
     close(fleet, dispatcher)

@@ -22,11 +22,11 @@ from dispatcher.model import BuildState, Decision, DecisionKind, JobState, Stage
 from dispatcher.service import DATABASE, MIRRORS, Service
 from dispatcher.store import StoreError, builds, changes, hosts, tags
 from shell_runner.errors import NosejobsError
-from shell_runner.remote.jobs import queue
+from shell_runner.remote.jobs import queue, queue_folder
 from tests.helpers import job_hosts
 from tests.helpers.connection_fixtures import assert_no_threads
-from tests.helpers.running_dispatcher import BUILD, Tree, Whole, settings_of, stage
-from tests.helpers.small_filesystem import Disk
+from tests.helpers.running_dispatcher import BUILD, SampleRepository, RunningDispatcher, make_settings, stage_toml
+from tests.helpers.small_filesystem import SmallFilesystem
 
 pytestmark = pytest.mark.timeout(120)
 LEVELS = '[levels]\nship = ["unit"]\n'
@@ -41,9 +41,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tree(folder: Path) -> Tree:
-    found = Tree(folder / "tree", BUILD, ("unit",))
-    found.config(BUILD + stage("unit") + LEVELS)
+def tree(folder: Path) -> SampleRepository:
+    found = SampleRepository(folder / "tree", BUILD, ("unit",))
+    found.config(BUILD + stage_toml("unit") + LEVELS)
     return found
 
 
@@ -53,12 +53,12 @@ def data(folder: Path) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path, tree: Tree) -> Iterator[Callable[..., Whole]]:
+def start(folder: Path, tree: SampleRepository) -> Iterator[Callable[..., RunningDispatcher]]:
     """Dispatchers that run until the end."""
-    running: list[Whole] = []
+    running: list[RunningDispatcher] = []
 
-    def begin(where: Path = folder, of: Tree = tree) -> Whole:
-        running.append(Whole(settings_of(where, of.path)))
+    def begin(where: Path = folder, of: SampleRepository = tree) -> RunningDispatcher:
+        running.append(RunningDispatcher(make_settings(where, of.path)))
         return running[-1].__enter__()
 
     yield begin
@@ -75,9 +75,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dispatcher.reconciler.reconciler._FALLBACK_PASS_INTERVAL", 0.2)
 
 
-def shipped(whole: Whole, revision: str) -> None:
+def shipped(dispatcher: RunningDispatcher, revision: str) -> None:
     """It came to ship; each stage ran once, and each tag is there once."""
-    found = whole.until_level(revision, "ship")
+    found = dispatcher.until_level(revision, "ship")
     assert [(run.stage, run.number) for run in found.view.runs] == [("build", 1), ("unit", 1)]
     assert [job.attempt for job in found.jobs] == [1, 1]
     assert [tag.stage for tag in found.tags] == ["unit"]
@@ -87,9 +87,9 @@ def shipped(whole: Whole, revision: str) -> None:
 
 
 @pytest.fixture
-def disk(data: Path) -> Iterator[Disk]:
+def disk(data: Path) -> Iterator[SmallFilesystem]:
     data.mkdir()
-    found = Disk(data, "16m")
+    found = SmallFilesystem(data, "16m")
     found.mount()
     yield found
     found.unmount()
@@ -101,60 +101,60 @@ def half(data: Path) -> list[str]:
     return [path.name for path in data.rglob("*") if any(sign in path.name for sign in signs)]
 
 
-def trouble(whole: Whole) -> str:
-    with whole.store.read() as connection:
-        (found,) = changes.sources(connection)
-    return found.trouble
+def trouble(dispatcher: RunningDispatcher) -> str:
+    with dispatcher.store.read() as connection:
+        (found,) = changes.list_sources(connection)
+    return found.error
 
 
 def test_disk_full_while_the_mirror_fetches(
-    disk: Disk, data: Path, tree: Tree, start: Callable[..., Whole], hasty: None
+    disk: SmallFilesystem, data: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher], hasty: None
 ) -> None:
     config = (tree.path / "nosejobs.toml").read_text()
-    tree.config(stage("unit", 'gate = "manual"'))
+    tree.config(stage_toml("unit", 'gate = "manual"'))
     first = tree.commit()
-    whole = start()
-    whole.until_run(first, "unit", StageState.GATED)
+    dispatcher = start()
+    dispatcher.until_run(first, "unit", StageState.GATED)
     tree.config(config)
     (tree.path / "noise").write_bytes(os.urandom(1 << 20))
     second = tree.commit()
-    disk.fill(leave=512 << 10)
-    whole.poke()
-    while "No space left on device" not in trouble(whole):
-        whole.store.changed.wait(whole.store.changed.now(), 0.05)
+    disk.create_database(leave=512 << 10)
+    dispatcher.poke()
+    while "No space left on device" not in trouble(dispatcher):
+        dispatcher.store.changed.wait(dispatcher.store.changed.count(), 0.05)
     assert (data / MIRRORS / "here.git" / "refs").is_dir()
-    disk.empty()
-    shipped(whole, second)  # though nobody pokes again
-    assert trouble(whole) == ""
+    disk.empty_database()
+    shipped(dispatcher, second)  # though nobody pokes again
+    assert trouble(dispatcher) == ""
     assert half(data) == []
 
 
 def test_disk_full_while_a_build_is_stored(
-    disk: Disk, data: Path, folder: Path, tree: Tree, start: Callable[..., Whole], hasty: None
+    disk: SmallFilesystem, data: Path, folder: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher], hasty: None
 ) -> None:
     """No room for its package; then there is, and none to make the artefact of it."""
     noise = f"head -c 3000000 /dev/urandom > noise; echo > {folder}/begun"
     wait = f"while [ ! -e {folder}/go ]; do sleep 0.02; done"
     command = f'[build]\ncommand = "{noise}; {wait}"\noutput = "noise"\n'
-    tree.config(command + stage("unit") + LEVELS)
+    tree.config(command + stage_toml("unit") + LEVELS)
     revision = tree.commit()
-    whole = start()
+    dispatcher = start()
     until(lambda: (folder / "begun").exists())
-    disk.fill(leave=256 << 10)
+    disk.create_database(leave=256 << 10)
     (folder / "go").touch()
     full = "No space left on device"
-    found = whole.until(revision, lambda found: full in found.view.runs[0].detail)
+    found = dispatcher.wait_until(revision, lambda found: full in found.view.runs[0].detail)
     assert found.view.runs[0].detail.startswith("waiting: h1: ")
-    disk.empty()
-    disk.fill(leave=5 << 20)
-    found = whole.until(revision, lambda found: "waiting: " in found.view.build.detail)
+    disk.empty_database()
+    disk.create_database(leave=5 << 20)
+    found = dispatcher.wait_until(revision, lambda found: "waiting: " in found.view.build.detail)
     assert full in found.view.build.detail
-    disk.empty()
-    shipped(whole, revision)
+    disk.empty_database()
+    shipped(dispatcher, revision)
     assert half(data) == []
 
 
-def until(what: Callable[[], object]) -> None:
+def wait_until(what: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline, "it does not come to that"
@@ -162,35 +162,35 @@ def until(what: Callable[[], object]) -> None:
 
 
 def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
-    disk: Disk, data: Path, tree: Tree, start: Callable[..., Whole], hasty: None
+    disk: SmallFilesystem, data: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher], hasty: None
 ) -> None:
     """The source is read when there is room for its objects alone."""
     (tree.path / "zeros").write_bytes(bytes(4 << 20))
     revision = tree.commit()
-    service = Service(settings_of(data.parent, tree.path))
+    service = Service(make_settings(data.parent, tree.path))
     service.stop()
-    disk.fill(leave=2 << 20)
-    whole = start()
-    found = whole.until(revision, lambda found: bool(found.view.build.detail))
+    disk.create_database(leave=2 << 20)
+    dispatcher = start()
+    found = dispatcher.wait_until(revision, lambda found: bool(found.view.build.detail))
     words = f"waiting: revision {revision[:12]} cannot be written: No space left on device"
     assert found.view.build.state is BuildState.NEW
     assert found.view.build.detail.startswith(words)
-    disk.fill()
+    disk.create_database()
     with pytest.raises(StoreError, match="disk is full"):
-        write_much(whole)
-    disk.empty()
-    shipped(whole, revision)
+        write_much(dispatcher)
+    disk.empty_database()
+    shipped(dispatcher, revision)
     assert half(data) == []
 
 
-def write_much(whole: Whole) -> None:
+def write_much(dispatcher: RunningDispatcher) -> None:
     for _ in range(100):
-        with whole.store.write() as connection:
-            builds.describe(connection, 1, detail=os.urandom(2000).hex())
+        with dispatcher.store.write() as connection:
+            builds.update_fields(connection, 1, detail=os.urandom(2000).hex())
 
 
 def test_what_a_killed_dispatcher_was_writing_goes_at_the_next_start(
-    data: Path, folder: Path, tree: Tree
+    data: Path, folder: Path, tree: SampleRepository
 ) -> None:
     mirror = data / MIRRORS / "here.git"
     left = [
@@ -207,7 +207,7 @@ def test_what_a_killed_dispatcher_was_writing_goes_at_the_next_start(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (data / "blobs/ab/cd").unlink()
-    service = Service(settings_of(folder, tree.path))
+    service = Service(make_settings(folder, tree.path))
     service._recover()
     service.stop()
     assert [path for path in left if path.exists()] == []
@@ -218,16 +218,16 @@ def test_what_a_killed_dispatcher_was_writing_goes_at_the_next_start(
 
 
 @pytest.fixture
-def stored(data: Path, folder: Path, tree: Tree) -> Path:
+def stored(data: Path, folder: Path, tree: SampleRepository) -> Path:
     """The database of a dispatcher that ended, and a file that it refers to."""
-    Service(settings_of(folder, tree.path)).stop()
+    Service(make_settings(folder, tree.path)).stop()
     BlobStore(data / "blobs").take(tree.program("result", "echo"))
     return data / DATABASE
 
 
-def refusal(folder: Path, tree: Tree) -> str:
+def refusal(folder: Path, tree: SampleRepository) -> str:
     with pytest.raises(NosejobsError) as found:
-        Service(settings_of(folder, tree.path))
+        Service(make_settings(folder, tree.path))
     return str(found.value)
 
 
@@ -247,18 +247,18 @@ def _page(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [_garbage, _truncated, _page])
 def test_a_damaged_database_is_refused_and_left_as_it_is(
-    stored: Path, folder: Path, tree: Tree, harm: Callable[[Path], None]
+    stored: Path, folder: Path, tree: SampleRepository, harm: Callable[[Path], None]
 ) -> None:
     harm(stored)
     before = stored.read_bytes()
     words = refusal(folder, tree)
     assert words.startswith(f"database {stored} is damaged: ")
-    assert "try: your last copy of it" in words
+    assert "try: restore a backup" in words
     assert stored.read_bytes() == before
 
 
 def test_a_newer_database_is_refused_by_its_version(
-    stored: Path, folder: Path, tree: Tree
+    stored: Path, folder: Path, tree: SampleRepository
 ) -> None:
     with closing(sqlite3.connect(stored)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -267,7 +267,7 @@ def test_a_newer_database_is_refused_by_its_version(
 
 @pytest.mark.parametrize("harm", [Path.unlink, Path.write_bytes])
 def test_without_its_database_no_result_is_swept(
-    stored: Path, folder: Path, tree: Tree, harm: Callable[..., object]
+    stored: Path, folder: Path, tree: SampleRepository, harm: Callable[..., object]
 ) -> None:
     harm(stored, *([b""] if harm is Path.write_bytes else []))
     (blob,) = (folder / "data/blobs").glob("??/*")
@@ -275,7 +275,7 @@ def test_without_its_database_no_result_is_swept(
     words = refusal(folder, tree)
     assert f"and {folder}/data/blobs has files of it" in words
     (folder / "data/blobs").rename(folder / "old")
-    Service(settings_of(folder, tree.path)).stop()
+    Service(make_settings(folder, tree.path)).stop()
     assert len(list((folder / "old").glob("??/*"))) == 1
 
 
@@ -283,42 +283,42 @@ def test_without_its_database_no_result_is_swept(
 
 
 def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
-    folder: Path, tree: Tree, start: Callable[..., Whole], hasty: None
+    folder: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher], hasty: None
 ) -> None:
     inputs = BUILD + 'inputs = ["app"]\n'
-    gated = stage("unit", 'gate = "manual"', 'lost = "never"')
+    gated = stage_toml("unit", 'gate = "manual"', 'lost = "never"')
     tree.config(inputs + gated + LEVELS)
     first = tree.commit()
-    whole = start()
-    build = whole.until_run(first, "unit", StageState.GATED).build
-    artefact = whole.find(first).view.build.digest  # type: ignore[union-attr]
-    path = whole.service.blobs.path(artefact)
+    dispatcher = start()
+    build = dispatcher.until_run(first, "unit", StageState.GATED).build
+    artefact = dispatcher.find(first).view.build.artifact_digest  # type: ignore[union-attr]
+    path = dispatcher.service.blobs.path(artefact)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with whole.store.write() as connection:
-        tags.decide(connection, Decision(build, "unit", DecisionKind.APPROVED, "ann", ""))
-    run = whole.until_run(first, "unit", StageState.ERROR)
-    assert f"the artefact {artefact[:12]} is not here any more: build it again" in run.detail
+    with dispatcher.store.write() as connection:
+        tags.record_decision(connection, Decision(build, "unit", DecisionKind.APPROVED, "ann", ""))
+    run = dispatcher.until_run(first, "unit", StageState.ERROR)
+    assert f"the artifact {artefact[:12]} is no longer stored; build it again" in run.detail
     assert path.with_name(f"{path.name}.damaged").is_file()
-    with whole.store.read() as connection:
-        assert [(host.failures, host.state) for host in hosts.every(connection)] == [(0, "up")]
-    tree.config(inputs + stage("unit") + LEVELS)
+    with dispatcher.store.read() as connection:
+        assert [(host.consecutive_failures, host.state) for host in hosts.list_all(connection)] == [(0, "up")]
+    tree.config(inputs + stage_toml("unit") + LEVELS)
     second = tree.commit()
-    whole.poke()
-    shipped(whole, second)  # though its inputs are those of the first one
-    assert whole.service.blobs.verify(artefact)
+    dispatcher.poke()
+    shipped(dispatcher, second)  # though its inputs are those of the first one
+    assert dispatcher.service.blobs.verify(artefact)
 
 
 # -- where and when ---------------------------------------------------------------------
 
 
 def test_data_that_was_moved_and_a_clock_that_jumps(
-    folder: Path, data: Path, tree: Tree, start: Callable[..., Whole],
+    folder: Path, data: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Back by an hour while the next build waits for its test, then forward by a day."""
     first = tree.commit()
-    with Whole(settings_of(folder, tree.path)) as whole:
-        shipped(whole, first)
+    with RunningDispatcher(make_settings(folder, tree.path)) as dispatcher:
+        shipped(dispatcher, first)
     moved = folder / "elsewhere"
     moved.mkdir()
     shutil.move(data, moved / "data")
@@ -326,33 +326,33 @@ def test_data_that_was_moved_and_a_clock_that_jumps(
     monkeypatch.setattr(time, "time", lambda: real() + jump)
     tree.test("unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done")
     second = tree.commit()
-    whole = start(moved)
+    dispatcher = start(moved)
     until((folder / "begun").exists)
     jump = 86_400.0
     (folder / "go").touch()
-    shipped(whole, second)
-    assert whole.find(first).view.build.level == "ship"  # type: ignore[union-attr]
+    shipped(dispatcher, second)
+    assert dispatcher.find(first).view.build.level == "ship"  # type: ignore[union-attr]
 
 
 def test_two_dispatchers_on_one_host_and_one_that_was_lost(
-    folder: Path, data: Path, tree: Tree
+    folder: Path, data: Path, tree: SampleRepository
 ) -> None:
     """Each has its own jobs; those of the lost one end, and stay until somebody looks."""
     tree.test("unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done")
     lost = tree.commit()
-    with Whole(settings_of(folder, tree.path)) as first:
+    with RunningDispatcher(make_settings(folder, tree.path)) as first:
         until((folder / "begun").exists)
         (orphan,) = first.jobs(first.until_run(lost, "unit", StageState.RUNNING))
     shutil.rmtree(data)
     (folder / "two").mkdir()
-    other = Tree(folder / "other", BUILD, ("unit",))
-    other.config(BUILD + stage("unit") + LEVELS)
+    other = SampleRepository(folder / "other", BUILD, ("unit",))
+    other.config(BUILD + stage_toml("unit") + LEVELS)
     revision = other.commit()
-    with Whole(settings_of(folder / "two", other.path)) as second:
+    with RunningDispatcher(make_settings(folder / "two", other.path)) as second:
         (folder / "go").touch()
         shipped(second, revision)
-        second.until(revision, lambda found: {job.state for job in found.jobs} == {DONE})
-    with queue.Queue(queue.folder()) as there:
+        second.wait_until(revision, lambda found: {job.state for job in found.jobs} == {DONE})
+    with queue.Queue(queue_folder.find_queue_folder()) as there:
         assert there.states([orphan.id]) == {orphan.id: "ready"}
         assert there.counts()[queue.State.READY] == 1
         assert there.counts()[queue.State.HARVESTED] == 3

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from tests.helpers.crash_scenario import environment
-from tests.helpers.dispatcher_processes import Cradle, Mortal
+from tests.helpers.dispatcher_processes import ForkServer, DispatcherProcess
 
 SETTINGS = """
 [dispatcher]
@@ -34,18 +34,18 @@ echo "the last line"
 class Shell:
     """Commands in a folder; what they write is in files there."""
 
-    def __init__(self, folder: Path, cradle: Cradle) -> None:
-        self.folder, self._cradle = folder, cradle
-        self._running: list[Mortal] = []
+    def __init__(self, folder: Path, fork_server: ForkServer) -> None:
+        self.folder, self._fork_server = folder, fork_server
+        self._running: list[DispatcherProcess] = []
 
-    def begin(self, *words: str, name: str) -> Mortal:
+    def begin(self, *words: str, name: str) -> DispatcherProcess:
         """One that runs on; ``name``: of its files."""
         found = {key: text for key, text in environment().items() if key != "NOSEJOBS_URL"}
         out, error = f"{name}.out", f"{name}.err"
-        self._running.append(self._cradle.command(self.folder, found, *words, out=out, error=error))
+        self._running.append(self._fork_server.start_command(self.folder, found, *words, out=out, error=error))
         return self._running[-1]
 
-    def up(self, name: str) -> Mortal:
+    def start_dispatcher(self, name: str) -> DispatcherProcess:
         """A dispatcher, once it answers."""
         process = self.begin("up", name=name)
         until(lambda: self.address.is_file() or not process.is_alive)
@@ -56,10 +56,10 @@ class Shell:
         """The exit status of one that ends."""
         return self.end(self.begin(*words, name=name))
 
-    def end(self, process: Mortal) -> int:
+    def end(self, process: DispatcherProcess) -> int:
         """Its exit status, when it has ended."""
         self._running.remove(process)
-        return process.ended()
+        return process.wait_for_status()
 
     @property
     def address(self) -> Path:
@@ -93,8 +93,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shell(folder: Path, cradle: Cradle) -> Iterator[Shell]:
-    found = Shell(folder, cradle)
+def shell(folder: Path, fork_server: ForkServer) -> Iterator[Shell]:
+    found = Shell(folder, fork_server)
     yield found
     found.close()
     # An agent outlives a dispatcher that was killed: the next one takes it down.
@@ -103,7 +103,7 @@ def shell(folder: Path, cradle: Cradle) -> Iterator[Shell]:
             each.kill()
 
 
-def until(ready: Callable[[], object], seconds: float = 40.0) -> None:
+def wait_until(ready: Callable[[], object], seconds: float = 40.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline
@@ -111,7 +111,7 @@ def until(ready: Callable[[], object], seconds: float = 40.0) -> None:
 
 
 def test_a_folder_has_one_dispatcher_until_ctrl_c(shell: Shell) -> None:
-    up = shell.up("up")
+    up = shell.start_dispatcher("up")
     url = shell.address.read_text().strip()
     assert requests.get(f"{url}/api/v1/status", timeout=20).ok
     assert shell.run("up", name="another") == 2
@@ -126,7 +126,7 @@ def test_a_folder_has_one_dispatcher_until_ctrl_c(shell: Shell) -> None:
 
 
 def test_a_log_is_followed_through_a_kill_of_the_dispatcher(shell: Shell) -> None:
-    up = shell.up("up")
+    up = shell.start_dispatcher("up")
     url = shell.address.read_text().strip()
     until(lambda: requests.get(f"{url}/api/v1/builds", timeout=20).json())
     follower = shell.begin("logs", "-f", "1", "unit", "--url", url, name="logs")
@@ -136,7 +136,7 @@ def test_a_log_is_followed_through_a_kill_of_the_dispatcher(shell: Shell) -> Non
     port = url.rpartition(":")[2]
     text = SETTINGS.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"')
     (shell.folder / "dispatcher.toml").write_text(text)
-    again = shell.up("again")
+    again = shell.start_dispatcher("again")
     (shell.folder / "gate").touch()
     assert shell.end(follower) == 0
     assert [shell.wrote("logs").count(f"the {each} line") for each in ("first", "last")] == [1, 1]

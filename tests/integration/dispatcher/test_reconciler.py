@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from dispatcher.builds.blob_store import BlobStore
 from dispatcher.builds.checkouts import CheckoutCache
-from dispatcher.builds.source_watcher import Watch
+from dispatcher.builds.source_watcher import SourceWatcher
 from dispatcher.configuration.settings import Settings, Source
 from dispatcher.hosts.job_builder import JobBuilder
 from dispatcher.hosts.result_recorder import ResultRecorder
@@ -51,7 +51,7 @@ from dispatcher.store import (
 from dispatcher.store.views import BuildDetail
 from shell_runner.errors import HostError
 from tests.helpers import job_hosts, package_factories
-from tests.helpers.running_dispatcher import BUILD, stage
+from tests.helpers.running_dispatcher import BUILD, stage_toml
 
 
 class Killed(BaseException):
@@ -88,7 +88,7 @@ class Checked(Reconciler):
     ) -> list[BuildRows]:
         found = super()._read_rows(connection, marks, touched)
         assert found == build_rows.read_rows(connection, marks.keys() | touched)
-        assert sorted(marks) == builds.active(connection)
+        assert sorted(marks) == builds.list_active_ids(connection)
         return found
 
 
@@ -119,33 +119,33 @@ class Bench:
         self.recorder = ResultRecorder(self.store, self.blobs, self.builder)
         self.told = PassResult()
         self.loop = Checked(self.store, self.settings, self.trees, self.blobs, self._tell)
-        self.watch = Watch(self.store, self.settings.sources[0], self.source, self.trees)
+        self.watch = SourceWatcher(self.store, self.settings.sources[0], self.source, self.trees)
 
     def _tell(self, result: PassResult) -> None:
         self.told = result
 
     def look(self) -> None:
         """At the source, then at all rows."""
-        self.watch.look()
+        self.watch.poll()
         self.loop.step()
 
     def planned(self) -> list[Job]:
         """Jobs that no host has heard of."""
         with self.store.read() as connection:
-            found = jobs.in_state(connection, JobState.PLANNED)
+            found = jobs.list_in_state(connection, JobState.PLANNED)
         return sorted(found, key=lambda job: (job.stage_run, job.part))
 
     def end(self, job: Job, exit: int = 0, how: str = "completed") -> None:
         """As if a host had run it."""
         new, _ = self.builder.prepare(job)
-        path = package_factories.of_job(self.folder / f"{job.id}.zip", new, exit, how)
+        path = package_factories.write_job_package(self.folder / f"{job.id}.zip", new, exit, how)
         self.recorder.record(job, path)
 
     def lose(self, job: Job) -> None:
         """As if its host was gone for too long."""
         with self.store.write() as connection:
-            assert jobs.move(connection, job.id, JobEvent.LOSE, detail="no answer")
-            hosts.down(connection, job.host, "no answer")
+            assert jobs.apply_event(connection, job.id, JobEvent.LOSE, detail="no answer")
+            hosts.mark_down(connection, job.host, "no answer")
 
     def run(self) -> None:
         """Until nothing is left to be done."""
@@ -158,7 +158,7 @@ class Bench:
     def detail(self, build: int = 1) -> BuildDetail:
         """All of a build."""
         with self.store.read() as connection:
-            found = views.build(connection, build)
+            found = views.get_build_detail(connection, build)
         assert found is not None
         return found
 
@@ -177,7 +177,7 @@ def source(tmp_path: Path) -> FakeSource:
     for name in ("test_a.sh", "test_b.sh", "test_c.sh"):
         job_hosts.script(found.folder / "tests/unit", name)
     job_hosts.script(found.folder / "tests/smoke", "test_it.sh")
-    config = BUILD + stage("unit", "hosts = 2", 'mode = "shard"') + stage("smoke")
+    config = BUILD + stage_toml("unit", "hosts = 2", 'mode = "shard"') + stage_toml("smoke")
     (found.folder / "nosejobs.toml").write_text(config + '[levels]\ngood = ["unit", "smoke"]\n')
     return found
 
@@ -250,7 +250,7 @@ def _end(bench: Bench) -> tuple[object, ...]:
     found = bench.detail()
     stages = {run.id: run.stage for run in found.view.runs}
     with bench.store.read() as connection:
-        rows = sum(len(results.of_job(connection, job.id)) for job in found.jobs)
+        rows = sum(len(results.list_by_job(connection, job.id)) for job in found.jobs)
     return (
         found.view.build.level,
         tuple((run.stage, run.number, str(run.state)) for run in found.view.runs),
@@ -265,7 +265,7 @@ def test_a_step_that_is_made_again_writes_nothing(bench: Bench) -> None:
     before = _dump(bench)
     for _ in range(2):
         bench.loop.step()
-        bench.watch.look()
+        bench.watch.poll()
         bench.loop.step()
         bench.store.close()
         bench.begin()
@@ -284,11 +284,11 @@ def _dump(bench: Bench) -> list[str]:
 
 
 def test_a_tag_that_changes_nothing_else_is_remembered(bench: Bench) -> None:
-    config(bench, stage("unit", "needs = []"), stage("smoke", "needs = []"))
+    config(bench, stage_toml("unit", "needs = []"), stage_toml("smoke", "needs = []"))
     bench.look()
     runs = {run.stage: run for run in bench.detail().view.runs}
     with bench.store.write() as connection:
-        assert stage_runs.move(connection, runs["smoke"].id, StageEvent.PASS)
+        assert stage_runs.apply_event(connection, runs["smoke"].id, StageEvent.PASS)
     bench.loop.step()
     bench.loop.step()
     assert [tag.stage for tag in bench.detail().tags] == ["smoke"]
@@ -299,7 +299,7 @@ def test_why_a_job_does_not_go_on_is_what_its_stage_says(bench: Bench) -> None:
     (job,) = bench.planned()
     for words, told in (("no room", "waiting: h1: no room"), ("", "")):
         with bench.store.write() as connection:
-            assert jobs.describe(connection, job.id, words)
+            assert jobs.set_detail(connection, job.id, words)
         bench.loop.step()
         assert bench.details()["build"] == told
 
@@ -334,15 +334,15 @@ def test_a_lost_part_goes_again_on_another_host_and_a_late_package_is_evidence(
     with bench.store.read() as connection:
         late = jobs.get(connection, first.id)
     assert late
-    assert (late.state, len(late.package)) == (JobState.LOST, 64)
+    assert (late.state, len(late.package_digest)) == (JobState.LOST, 64)
     (tag,) = bench.detail().tags
     assert set(tag.jobs) == {second.id, again.id}
     run = next(run for run in bench.detail().view.runs if run.stage == "unit")
-    assert run.lost == 1
+    assert run.hosts_lost == 1
 
 
 def test_peers_of_a_lost_one_are_told_to_end_and_all_go_again(bench: Bench) -> None:
-    config(bench, stage("unit", "hosts = 2", 'mode = "together"'))
+    config(bench, stage_toml("unit", "hosts = 2", 'mode = "together"'))
     bench.look()
     first, second = bench.planned()
     new, _ = bench.builder.prepare(second)
@@ -353,14 +353,14 @@ def test_peers_of_a_lost_one_are_told_to_end_and_all_go_again(bench: Bench) -> N
     assert bench.told.stop == {second.id}
     bench.end(second, how="cancelled")
     with bench.store.write() as connection:
-        hosts.beat(connection, "h1", 2.0)
+        hosts.record_contact(connection, "h1", 2.0)
     bench.loop.step()
     assert [(job.part, job.attempt) for job in bench.planned()] == [(0, 2), (1, 2)]
     assert bench.told.stop == set()
 
 
 def test_a_stage_waits_for_hosts_and_says_for_which(bench: Bench) -> None:
-    config(bench, stage("unit", 'labels = ["gpu"]'))
+    config(bench, stage_toml("unit", 'labels = ["gpu"]'))
     bench.look()
     assert bench.states() == {"unit": "placing"}
     assert bench.details()["unit"].startswith("1 host with label gpu; none fits")
@@ -389,7 +389,7 @@ def test_a_build_command_is_lost_once_then_given_up(bench: Bench) -> None:
 
 
 def test_newer_changes_come_first_while_hosts_are_busy(bench: Bench) -> None:
-    config(bench, stage("unit"))
+    config(bench, stage_toml("unit"))
     for number in "12345678":
         bench.source.revision = number * 40
         bench.look()
@@ -408,13 +408,13 @@ def test_a_cancelled_build_command_is_a_failed_build_that_can_be_built_again(
     bench.look()
     (run,) = bench.detail().view.runs
     with bench.store.write() as connection:
-        fields = {"detail": "cancelled by ann", "ended": 2.0}
-        assert stage_runs.move(connection, run.id, StageEvent.CANCEL, **fields)
+        fields = {"detail": "cancelled by ann", "ended_at": 2.0}
+        assert stage_runs.apply_event(connection, run.id, StageEvent.CANCEL, **fields)
     bench.loop.step()
     found = bench.detail().view.build
     assert (found.state, found.detail) == (BuildState.FAILED, "cancelled by ann")
     with bench.store.write() as connection:
-        assert builds.move(connection, 1, BuildEvent.BEGIN, ended=None)
+        assert builds.apply_event(connection, 1, BuildEvent.BEGIN, ended_at=None)
         again = type(run)(0, 1, "build", 2, state=StageState.PLACING)
         assert stage_runs.add(connection, again)
     bench.run()
@@ -429,12 +429,12 @@ def test_a_package_that_is_another_jobs_is_refused(bench: Bench) -> None:
     (job,) = bench.planned()
     new, _ = bench.builder.prepare(job)
     other = new._replace(id="00000000-0000-4000-8000-000000000001")
-    path = package_factories.of_job(bench.folder / "other.zip", other)
+    path = package_factories.write_job_package(bench.folder / "other.zip", other)
     with pytest.raises(HostError, match=r"is refused: .*it is of another job"):
         bench.recorder.record(job, path)
     with bench.store.read() as connection:
-        assert jobs.in_state(connection, JobState.PLANNED) == [job]
-        assert results.of_job(connection, job.id) == []
+        assert jobs.list_in_state(connection, JobState.PLANNED) == [job]
+        assert results.list_by_job(connection, job.id) == []
 
 
 @pytest.mark.parametrize("begins", [False, True])
@@ -456,7 +456,7 @@ def test_a_package_of_other_tests_or_another_build_is_refused(bench: Bench, begi
     if begins:
         bench.begin()
     for number, other in enumerate(liars):
-        path = package_factories.of_job(bench.folder / f"{number}.zip", other)
+        path = package_factories.write_job_package(bench.folder / f"{number}.zip", other)
         with pytest.raises(HostError, match="is about other tests, or another build"):
             bench.recorder.record(job, path)
     assert not bench.detail().tags
@@ -469,7 +469,7 @@ def test_a_package_that_comes_twice_counts_once(bench: Bench) -> None:
     bench.end(job)
     bench.end(job)
     with bench.store.read() as connection:
-        assert len(results.of_job(connection, job.id)) == 1
+        assert len(results.list_by_job(connection, job.id)) == 1
 
 
 def test_a_tree_that_a_dead_machine_left_is_made_anew(bench: Bench) -> None:
@@ -479,7 +479,7 @@ def test_a_tree_that_a_dead_machine_left_is_made_anew(bench: Bench) -> None:
     bench.begin()
     (job,) = bench.planned()
     new, _ = bench.builder.prepare(job)
-    assert new.tests.digest == bench.detail().view.build.tree
+    assert new.tests.digest == bench.detail().view.build.tree_digest
 
 
 def test_trouble_that_passes_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,7 +490,7 @@ def test_trouble_that_passes_is_tried_again(bench: Bench, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.source, "checkout", checkout)
-        bench.watch.look()
+        bench.watch.poll()
         bench.loop.step()
     found = bench.detail().view.build
     assert (found.state, found.detail) == (
@@ -520,9 +520,9 @@ def test_a_build_of_a_tree_that_nobody_can_have_ends_as_often_as_it_is_asked_for
     monkeypatch.setattr(bench.source, "checkout", refuse)
     bench.look()
     with bench.store.write() as connection:
-        actions.rerun(connection, 1, "build", actions.By("ann"))
+        actions.rerun(connection, 1, "build", actions.Attribution("ann"))
     bench.loop.step()
     assert bench.detail().view.build.state is BuildState.FAILED
     assert bench.states() == {"build": "failed"}
     with bench.store.read() as connection:
-        assert builds.active(connection) == []
+        assert builds.list_active_ids(connection) == []

@@ -79,16 +79,16 @@ def path(tmp_path: Path) -> Path:
 def add_jobs(store: Store, count: int) -> list[str]:
     """Submitted jobs of one stage run."""
     with store.write() as connection:
-        source = changes.source(connection, "here", "git")
+        source = changes.ensure_source(connection, "here", "git")
         build = builds.add(connection, changes.add(connection, Change(source, "main", "r")), 1.0)
-        builds.move(connection, build, BuildEvent.REUSE)
+        builds.apply_event(connection, build, BuildEvent.REUSE)
         run = stage_runs.add(connection, StageRun(0, build, "unit"))
         assert run is not None
-        stage_runs.move(connection, run, StageEvent.READY)
-        stage_runs.move(connection, run, StageEvent.PLACE)
+        stage_runs.apply_event(connection, run, StageEvent.READY)
+        stage_runs.apply_event(connection, run, StageEvent.PLACE)
         found = jobs.plan(connection, [Job(uuid(part), run, "h", part) for part in range(count)])
         for job in found:
-            jobs.move(connection, job, JobEvent.ACCEPT)
+            jobs.apply_event(connection, job, JobEvent.ACCEPT)
     return found
 
 
@@ -137,7 +137,7 @@ def test_a_harvest_that_is_killed_is_whole_or_not_there(path: Path) -> None:
                 "SELECT job, count(*) FROM result JOIN case_result ON result = id GROUP BY job"
             )
         )
-        states = dict(connection.execute("SELECT id, state FROM job WHERE package != ''"))
+        states = dict(connection.execute("SELECT id, state FROM job WHERE package_digest != ''"))
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert set(counted.values()) == {5000}
     assert set(states.values()) == {"harvested"}
@@ -148,12 +148,14 @@ def test_a_harvest_that_is_killed_is_whole_or_not_there(path: Path) -> None:
     with store.write() as connection:
         tests = [results.ResultRow(0, "t", "passed", "exit 0", 0.1)]
         again = [
-            results.harvested(connection, job, results.Package(f"p{job}", "completed", 1.0), tests)
+            results.record_package(
+                connection, job, results.PackageInfo(f"p{job}", "completed", 1.0), tests
+            )
             for job in found
         ]
     store.close()
-    assert again.count(results.Harvest.REPEATED) == len(counted)
-    assert again.count(results.Harvest.NEW) == len(found) - len(counted)
+    assert again.count(results.HarvestOutcome.REPEATED) == len(counted)
+    assert again.count(results.HarvestOutcome.NEW) == len(found) - len(counted)
 
 
 def test_two_harvesters_of_one_package_make_it_rows_once(path: Path) -> None:
@@ -172,5 +174,5 @@ def test_two_harvesters_of_one_package_make_it_rows_once(path: Path) -> None:
         told += [tuple(line.split()) for line in each.communicate(timeout=60)[0].splitlines()]
     assert sorted(told) == sorted((job, end) for job in found for end in ("new", "repeated"))
     with store.read() as connection:
-        assert len(results.cases_of(connection, found[0], 3)) == 500
+        assert len(results.list_cases(connection, found[0], 3)) == 500
     store.close()

@@ -14,17 +14,19 @@ def uuid(number: int) -> str:
 
 def add_build(connection: Connection, revision: str = "abc", branch: str = "main") -> int:
     """A new build of a new change in the source ``here``."""
-    source = changes.source(connection, "here", "git")
-    change = changes.add(connection, Change(source, branch, revision, seen=1.0))
+    source = changes.ensure_source(connection, "here", "git")
+    change = changes.add(connection, Change(source, branch, revision, seen_at=1.0))
     return builds.add(connection, change, 1.0)
 
 
 def add_built(connection: Connection, digest: str = "d1", inputs: str = "i1") -> int:
     """One that is built."""
     build = add_build(connection)
-    builds.describe(connection, build, inputs=inputs)
-    assert builds.move(connection, build, BuildEvent.BEGIN)
-    assert builds.move(connection, build, BuildEvent.FINISH, digest=digest, ended=2.0)
+    builds.update_fields(connection, build, inputs_digest=inputs)
+    assert builds.apply_event(connection, build, BuildEvent.BEGIN)
+    assert builds.apply_event(
+        connection, build, BuildEvent.FINISH, artifact_digest=digest, ended_at=2.0
+    )
     return build
 
 
@@ -37,16 +39,16 @@ def add_run(connection: Connection, build: int, stage: str = "unit", number: int
 
 def add_jobs(connection: Connection, run: int, *hosts: str, attempt: int = 1) -> list[str]:
     """A stage run with submitted jobs on hosts."""
-    stage_runs.move(connection, run, StageEvent.READY)
-    assert stage_runs.move(connection, run, StageEvent.PLACE, began=3.0)
+    stage_runs.apply_event(connection, run, StageEvent.READY)
+    assert stage_runs.apply_event(connection, run, StageEvent.PLACE, started_at=3.0)
     first = run * 1000 + attempt * 100
     planned = [
-        Job(uuid(first + part), run, host, part, attempt, planned=3.0)
+        Job(uuid(first + part), run, host, part, attempt, planned_at=3.0)
         for part, host in enumerate(hosts)
     ]
     assert jobs.plan(connection, planned) == [job.id for job in planned]
     for job in planned:
-        assert jobs.move(connection, job.id, JobEvent.ACCEPT, submitted=4.0)
+        assert jobs.apply_event(connection, job.id, JobEvent.ACCEPT, submitted_at=4.0)
     return [job.id for job in planned]
 
 
@@ -60,5 +62,5 @@ def add_all(connection: Connection) -> tuple[int, int, str]:
 
 def give_up(connection: Connection, run: int, job: str) -> None:
     """The host of a job is lost, and its stage run wants another one."""
-    assert jobs.move(connection, job, JobEvent.LOSE)
-    assert stage_runs.move(connection, run, model.StageEvent.AGAIN)
+    assert jobs.apply_event(connection, job, JobEvent.LOSE)
+    assert stage_runs.apply_event(connection, run, model.StageEvent.PLACE_AGAIN)

@@ -10,25 +10,25 @@ import pytest
 
 from dispatcher import model
 from dispatcher.model import (
-    BUILDS,
+    BUILD_TRANSITIONS,
     IDLE_EVENTS,
-    JOBS,
-    STAGES,
-    BadChange,
+    JOB_TRANSITIONS,
+    STAGE_TRANSITIONS,
     BuildEvent,
     BuildState,
+    InvalidTransition,
     JobEvent,
     JobState,
     StageEvent,
     StageState,
-    after,
+    state_after,
 )
 from dispatcher.store import tables
 
 ALL: list[tuple[Mapping[Any, Any], type[StrEnum], type[StrEnum]]] = [
-    (BUILDS, BuildState, BuildEvent),
-    (STAGES, StageState, StageEvent),
-    (JOBS, JobState, JobEvent),
+    (BUILD_TRANSITIONS, BuildState, BuildEvent),
+    (STAGE_TRANSITIONS, StageState, StageEvent),
+    (JOB_TRANSITIONS, JobState, JobEvent),
 ]
 VALUES = {
     "change": model.Change, "build": model.Build, "stage_run": model.StageRun, "job": model.Job,
@@ -42,10 +42,12 @@ def test_what_the_table_does_not_name_is_refused(
 ) -> None:
     for state, event in product(states, events):
         if (state, event) in table:
-            assert after(table, state, event) is table[state, event]
+            assert state_after(table, state, event) is table[state, event]
         else:
-            with pytest.raises(BadChange, match=f"that is {state} cannot {event}: it has to be"):
-                after(table, state, event)
+            with pytest.raises(
+                InvalidTransition, match=f"that is {state} cannot {event}: it has to be"
+            ):
+                state_after(table, state, event)
 
 
 @pytest.mark.parametrize(("table", "states", "events"), ALL)
@@ -60,24 +62,26 @@ def test_every_state_but_the_first_can_be_reached(
 
 
 def test_a_stage_run_that_is_over_stays_so() -> None:
-    ends = {state for state in StageState if not any(state == each for each, _ in STAGES)}
-    assert ends == {state for state in StageState if state.over}
+    ends = {
+        state for state in StageState if not any(state == each for each, _ in STAGE_TRANSITIONS)
+    }
+    assert ends == {state for state in StageState if state.is_final}
 
 
 def test_an_idle_stage_run_goes_wherever_policy_says() -> None:
-    assert set(IDLE_EVENTS) == {state for state in StageState if state.idle}
+    assert set(IDLE_EVENTS) == {state for state in StageState if state.is_idle}
     for state, (to, event) in product(IDLE_EVENTS, IDLE_EVENTS.items()):
-        assert after(STAGES, state, event) is to
+        assert state_after(STAGE_TRANSITIONS, state, event) is to
 
 
 def test_a_lost_job_stays_lost() -> None:
-    assert not any(state is JobState.LOST for state, _ in JOBS)
+    assert not any(state is JobState.LOST for state, _ in JOB_TRANSITIONS)
 
 
 def test_the_end_of_a_job_counts_once() -> None:
     for state in (JobState.HARVESTED, JobState.ACKNOWLEDGED, JobState.LOST):
-        with pytest.raises(BadChange):
-            after(JOBS, state, JobEvent.HARVEST)
+        with pytest.raises(InvalidTransition):
+            state_after(JOB_TRANSITIONS, state, JobEvent.HARVEST)
 
 
 @pytest.mark.parametrize("name", VALUES)

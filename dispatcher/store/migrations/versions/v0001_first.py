@@ -1,7 +1,7 @@
 """The first schema: every table of ``tables.py``, created from its definition.
 
-There is one definition of the schema until a second one exists.  Whoever adds revision 0002 must
-first write the tables of 0001 out here, because ``tables.py`` describes the newest schema.
+There is one definition of the schema until a second revision exists.  Before you add revision 0002,
+write the tables of 0001 out here, because ``tables.py`` describes the newest schema only.
 """
 
 from alembic import op

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.configuration.pipeline import Tree, parse
+from dispatcher.configuration.pipeline import PipelineConfig, parse
 from dispatcher.model import (
     BUILD,
-    BUILDS,
-    STAGES,
+    BUILD_TRANSITIONS,
+    STAGE_TRANSITIONS,
     Build,
     BuildEvent,
     BuildRows,
@@ -27,7 +27,7 @@ from dispatcher.model import (
     StageRun,
     StageState,
     Tag,
-    after,
+    state_after,
 )
 from dispatcher.policy.build_actions import (
     ROW_CHANGES,
@@ -38,7 +38,7 @@ from dispatcher.policy.build_actions import (
     ExaminedTree,
     ExamineTree,
     ExtractArtifact,
-    GiveTag,
+    GrantTag,
     ListTests,
     MoveBuild,
     MoveRun,
@@ -78,9 +78,9 @@ FINAL = TaskFailure("the link x leads out of the tree")
 TESTS = ("test_a", "test_b", "test_c")
 NEW = Build(1, 1)
 BUILDING = replace(
-    NEW, state=BuildState.BUILDING, tree="tree", config=PIPELINE.data, inputs="inputs"
+    NEW, state=BuildState.BUILDING, tree_digest="tree", config=PIPELINE.data, inputs_digest="inputs"
 )
-BUILT = replace(BUILDING, state=BuildState.BUILT, digest="digest", size=9)
+BUILT = replace(BUILDING, state=BuildState.BUILT, artifact_digest="digest", artifact_size=9)
 S = StageState
 
 
@@ -94,8 +94,8 @@ def run(stage: str, state: StageState, number: int = 1, id: int = 0, **more: Any
 
 
 def job(run: StageRun, state: JobState, part: int = 0, attempt: int = 1, **more: Any) -> Job:
-    how = "" if state.open or state is JobState.LOST else "completed"
-    fields = {"how": how, "package": how and f"package-{part}", **more}
+    how = "" if state.is_open or state is JobState.LOST else "completed"
+    fields = {"end_reason": how, "package_digest": how and f"package-{part}", **more}
     return Job(f"j{part}-{attempt}", run.id, f"h{part}", part, attempt, state, **fields)
 
 
@@ -106,7 +106,7 @@ def passed(*jobs: Job, failed: int = 0) -> tuple[tuple[str, OutcomeCounts], ...]
 def decided(
     rows: BuildRows,
     results: Mapping[Task, TaskResult] | None = None,
-    pipeline: Tree = PIPELINE,
+    pipeline: PipelineConfig = PIPELINE,
     **more: Any,
 ) -> list[Action]:
     """All actions, but for the requests of results."""
@@ -119,10 +119,10 @@ def tasks(rows: BuildRows, **more: Any) -> list[Task]:
     return [action.task for action in actions if isinstance(action, StartTask)]
 
 
-def list_task(rows: BuildRows, stage: str, pipeline: Tree = PIPELINE) -> ListTests:
+def list_task(rows: BuildRows, stage: str, pipeline: PipelineConfig = PIPELINE) -> ListTests:
     config = pipeline.stage(stage)
     assert config
-    return ListTests(rows.build.id, rows.source, "r1", rows.build.tree, config)
+    return ListTests(rows.build.id, rows.source, "r1", rows.build.tree_digest, config)
 
 
 def requests(actions: Sequence[Action]) -> list[RequestHosts]:
@@ -140,7 +140,7 @@ def test_a_new_build_is_examined_first() -> None:
 def test_an_examined_build_gets_a_run_of_its_build_command_and_requests_a_host() -> None:
     task = examine_task(rows(NEW))
     *others, request = decided(rows(NEW), {task: EXAMINED})
-    run = StageRun(0, 1, BUILD, state=S.PLACING, config="inputs")
+    run = StageRun(0, 1, BUILD, state=S.PLACING, config_digest="inputs")
     assert others == [
         DiscardResult(task),
         RecordTree(1, EXAMINED),
@@ -157,7 +157,7 @@ def test_an_examined_build_gets_a_run_of_its_build_command_and_requests_a_host()
 def test_a_tree_without_a_build_command_is_its_own_artifact_and_its_stages_begin() -> None:
     examined = ExaminedTree("tree", 5, PLAIN)
     actions = decided(rows(NEW), {examine_task(rows(NEW)): examined})
-    reuse = MoveBuild(1, BuildEvent.REUSE, digest="tree", size=5, ended=NOW)
+    reuse = MoveBuild(1, BuildEvent.REUSE, artifact_digest="tree", artifact_size=5, ended_at=NOW)
     assert reuse in actions
     states = {each.run.stage: each.run.state for each in actions if isinstance(each, AddRun)}
     assert states == {"unit": S.PLACING, "smoke": S.WAITING}
@@ -165,7 +165,10 @@ def test_a_tree_without_a_build_command_is_its_own_artifact_and_its_stages_begin
 
 @pytest.mark.parametrize(
     ("other", "origin"),
-    [(Build(4, 1, digest="d4", size=3), 4), (Build(4, 1, digest="d4", size=3, reused=2), 2)],
+    [
+        (Build(4, 1, artifact_digest="d4", artifact_size=3), 4),
+        (Build(4, 1, artifact_digest="d4", artifact_size=3, reused_build=2), 2),
+    ],
 )
 def test_the_artifact_of_the_same_inputs_is_taken_over(other: Build, origin: int) -> None:
     results = {examine_task(rows(NEW)): EXAMINED}
@@ -187,7 +190,7 @@ def test_a_tree_that_is_of_no_use_ends_the_build(
 ) -> None:
     actions = decided(rows(NEW), {examine_task(rows(NEW)): result})
     assert actions[0] == DiscardResult(examine_task(rows(NEW)))
-    assert actions[-1] == MoveBuild(1, event, detail, ended=NOW)
+    assert actions[-1] == MoveBuild(1, event, detail, ended_at=NOW)
     assert requests(actions) == []
 
 
@@ -195,9 +198,9 @@ def test_a_build_that_is_built_again_ends_together_with_the_run_that_was_asked_f
     again = run(BUILD, S.PLACING, 2)
     before = rows(replace(NEW, state=BuildState.BUILDING), again)
     result = ExaminedTree("tree", 5, error="unknown key")
-    assert decided(before, {examine_task(before): result}, Tree())[-2:] == [
+    assert decided(before, {examine_task(before): result}, PipelineConfig())[-2:] == [
         MoveRun(key_of(again), StageEvent.FAIL, "unknown key", NOW),
-        MoveBuild(1, BuildEvent.FAIL, "unknown key", ended=NOW),
+        MoveBuild(1, BuildEvent.FAIL, "unknown key", ended_at=NOW),
     ]
 
 
@@ -222,7 +225,7 @@ def build_rows(state: JobState, **more: Any) -> BuildRows:
 def artifact_task(before: BuildRows) -> ExtractArtifact:
     (one,) = before.jobs
     assert PIPELINE.build
-    return ExtractArtifact(one.id, one.host, one.package, one.how, PIPELINE.build)
+    return ExtractArtifact(one.id, one.host, one.package_digest, one.end_reason, PIPELINE.build)
 
 
 def test_a_command_that_has_ended_ends_its_run_only_with_the_artifact() -> None:
@@ -231,7 +234,7 @@ def test_a_command_that_has_ended_ends_its_run_only_with_the_artifact() -> None:
     assert decided(before) == []
     move_run, move_build, *_ = decided(before, {artifact_task(before): ARTIFACT})
     assert move_run == MoveRun(RunKey(1, BUILD, 1), StageEvent.PASS, "", NOW)
-    assert move_build == MoveBuild(1, BuildEvent.FINISH, "", "digest", 9, ended=NOW)
+    assert move_build == MoveBuild(1, BuildEvent.FINISH, "", "digest", 9, ended_at=NOW)
 
 
 def test_stages_begin_in_the_pass_that_finishes_the_build() -> None:
@@ -248,7 +251,9 @@ def test_a_command_that_failed_fails_the_build_with_the_log() -> None:
     failure = TaskFailure("exit 3\nno compiler")
     assert decided(before, {artifact_task(before): failure}) == [
         MoveRun(RunKey(1, BUILD, 1), StageEvent.FAIL, "exit 3", NOW),
-        MoveBuild(1, BuildEvent.FAIL, "the build command failed: exit 3\nno compiler", ended=NOW),
+        MoveBuild(
+            1, BuildEvent.FAIL, "the build command failed: exit 3\nno compiler", ended_at=NOW
+        ),
     ]
 
 
@@ -263,11 +268,11 @@ def test_a_lost_build_job_runs_again_on_another_host_and_then_fails_the_build() 
     (request,) = requests(decided(before))
     assert request.parts == (PlannedPart(0, 2),)
     assert request.placement.avoid == {"h0"}
-    assert (request.reason, request.lost) == ("running again: h0 was lost: no answer", 1)
+    assert (request.reason, request.hosts_lost) == ("running again: h0 was lost: no answer", 1)
     detail = "h0 was lost: no answer; it was run again 1 time"
     assert decided(build_rows(JobState.LOST, attempt=2, detail="no answer")) == [
         MoveRun(RunKey(1, BUILD, 1), StageEvent.GIVE_UP, detail, NOW),
-        MoveBuild(1, BuildEvent.FAIL, detail, ended=NOW),
+        MoveBuild(1, BuildEvent.FAIL, detail, ended_at=NOW),
     ]
 
 
@@ -277,7 +282,7 @@ def test_a_lost_build_job_runs_again_on_another_host_and_then_fails_the_build() 
 )
 def test_a_cancelled_command_fails_the_build(detail: str, expected: str) -> None:
     before = rows(BUILDING, run(BUILD, S.CANCELLED, detail=detail))
-    assert decided(before) == [MoveBuild(1, BuildEvent.FAIL, expected, ended=NOW)]
+    assert decided(before) == [MoveBuild(1, BuildEvent.FAIL, expected, ended_at=NOW)]
 
 
 @pytest.mark.parametrize(
@@ -341,7 +346,7 @@ def test_any_other_stage_gets_a_part_for_each_of_its_hosts(mode: str) -> None:
 def test_a_run_that_cannot_begin_ends_without_a_job(
     result: TaskResult, only: tuple[str, ...] | None, event: StageEvent, detail: str
 ) -> None:
-    before = placing(only=only)
+    before = placing(selected_tests=only)
     task = list_task(before, "unit")
     actions = decided(before, {task: result}, settled=before)
     assert actions == [
@@ -377,7 +382,7 @@ def test_a_stage_that_passed_gives_its_tag_and_the_next_one_begins_in_the_same_p
     results = {list_task(before, "smoke"): TESTS}
     actions = decided(before, results)
     assert actions[0] == MoveRun(RunKey(1, "unit", 1), StageEvent.PASS, "4 tests", NOW)
-    (tag,) = [each for each in actions if isinstance(each, GiveTag)]
+    (tag,) = [each for each in actions if isinstance(each, GrantTag)]
     assert (tag.stage, tag.run, tag.runs) == ("unit", 21, (21,))
     assert MoveRun(RunKey(1, "smoke", 1), StageEvent.READY, "") in actions
     assert [each.run.stage for each in requests(actions)] == ["smoke"]
@@ -397,7 +402,7 @@ def test_a_lost_part_requests_a_host_that_has_no_other_part() -> None:
     (request,) = requests(decided(before))
     assert request.parts == (PlannedPart(1, 2, ("test_a",)),)
     assert (request.placement.taken, request.placement.avoid) == ({"h0"}, {"h1"})
-    assert (request.placement.count, request.lost) == (1, 1)
+    assert (request.placement.count, request.hosts_lost) == (1, 1)
 
 
 def test_peers_of_a_lost_host_are_stopped_and_then_all_run_again() -> None:
@@ -408,7 +413,7 @@ def test_peers_of_a_lost_host_are_stopped_and_then_all_run_again() -> None:
     results = {list_task(before, "unit", pipeline): TESTS}
     actions = decided(before, results, pipeline)
     assert actions[0] == MoveRun(
-        RunKey(1, "unit", 1), StageEvent.AGAIN, "running again: h1 was lost"
+        RunKey(1, "unit", 1), StageEvent.PLACE_AGAIN, "running again: h1 was lost"
     )
     (request,) = requests(actions)
     assert request.parts == (PlannedPart(0, 2), PlannedPart(1, 2))
@@ -417,10 +422,10 @@ def test_peers_of_a_lost_host_are_stopped_and_then_all_run_again() -> None:
 
 def test_a_revoked_tag_takes_the_level_with_it() -> None:
     pipeline = parse("[stages.unit]\n[levels]\ngood = ['unit']\n")
-    tag = Tag(1, 1, "digest", "unit", "", None, who="ann")
+    tag = Tag(1, 1, "digest", "unit", "", None, actor="ann")
     before = rows(replace(BUILT, level="good"), run("unit", S.FAILED), tags=(tag,))
     assert decided(before, pipeline=pipeline) == []
-    gone = replace(before, tags=(replace(tag, revoked=1.0),))
+    gone = replace(before, tags=(replace(tag, revoked_at=1.0),))
     assert decided(gone, pipeline=pipeline) == [SetLevel(1, "goop")]
 
 
@@ -494,9 +499,14 @@ def performed(before: BuildRows, actions: Sequence[Action]) -> BuildRows:
         match action:
             case RecordTree(tree=tree):
                 config = tree.config.data if tree.config else None
-                build = replace(build, tree=tree.tree, config=config, inputs=tree.inputs)
+                build = replace(
+                    build,
+                    tree_digest=tree.tree_digest,
+                    config=config,
+                    inputs_digest=tree.inputs_digest,
+                )
             case MoveBuild():
-                state = after(BUILDS, build.state, action.event)
+                state = state_after(BUILD_TRANSITIONS, build.state, action.event)
                 build = replace(build, state=state, **action.fields())
             case SetLevel(level=level):
                 build = replace(build, level=level)
@@ -504,15 +514,21 @@ def performed(before: BuildRows, actions: Sequence[Action]) -> BuildRows:
                 assert key_of(new) not in runs
                 runs[key_of(new)] = replace(new, id=len(runs) + 1)
             case MoveRun(run=key, event=event, detail=detail):
-                state = after(STAGES, runs[key].state, event)
+                state = state_after(STAGE_TRANSITIONS, runs[key].state, event)
                 runs[key] = replace(runs[key], state=state, detail=detail)
-            case GiveTag():
-                tag = Tag(len(tags) + 1, 1, action.build.digest, action.stage, action.config)
+            case GrantTag():
+                tag = Tag(
+                    len(tags) + 1,
+                    1,
+                    action.build.artifact_digest,
+                    action.stage,
+                    action.config_digest,
+                )
                 tags.append(replace(tag, stage_run=action.run))
             case RequestHosts():
                 key = key_of(action.run)
                 if runs[key].state is S.PLACING:
-                    state = after(STAGES, S.PLACING, StageEvent.PLACE)
+                    state = state_after(STAGE_TRANSITIONS, S.PLACING, StageEvent.PLACE)
                     runs[key] = replace(runs[key], state=state, detail="")
                 parts = action.parts or [PlannedPart(n) for n in range(action.placement.count)]
                 jobs += [
@@ -554,7 +570,7 @@ def test_whatever_happens_a_build_comes_to_an_end_at_which_nothing_is_left(
     current, results = rows(NEW), dict[Task, TaskResult]()
     counts: dict[str, OutcomeCounts] = {}
     for _ in range(60):
-        pipeline = PIPELINE if current.build.config else Tree()
+        pipeline = PIPELINE if current.build.config else PipelineConfig()
         actions = decide(current, pipeline, results, NOW)
         new_results = results_for(actions)
         is_settled = new_results.keys() <= results.keys() and not any(
@@ -562,16 +578,16 @@ def test_whatever_happens_a_build_comes_to_an_end_at_which_nothing_is_left(
         )
         results |= new_results
         current = performed(current, actions)
-        open_jobs = [each for each in current.jobs if each.state.open]
+        open_jobs = [each for each in current.jobs if each.state.is_open]
         if open_jobs:
             ended = data.draw(st.sampled_from(open_jobs))
             state = data.draw(st.sampled_from([DONE, DONE, DONE, LOST]))
             failed = data.draw(st.sampled_from([0, 0, 0, 1]))
             how = "completed" if state is DONE else ""
-            new = replace(ended, state=state, how=how, package=how)
+            new = replace(ended, state=state, end_reason=how, package_digest=how)
             counts[new.id] = OutcomeCounts(2, failed if state is DONE else 0)
             jobs = tuple(new if each is ended else each for each in current.jobs)
-            harvested = tuple((each.id, counts[each.id]) for each in jobs if each.package)
+            harvested = tuple((each.id, counts[each.id]) for each in jobs if each.package_digest)
             current = replace(current, jobs=jobs, counts=harvested)
         elif is_settled:
             break

@@ -24,18 +24,18 @@ def runs(**states: StageState) -> list[StageRun]:
     [
         ({}, Outcome.PASSED, "built; it has no stages"),
         ({"unit": S.PASSED}, Outcome.PASSED, "passed"),
-        ({"unit": S.PASSED, "smoke": S.RUNNING}, Outcome.GOING, "runs smoke"),
+        ({"unit": S.PASSED, "smoke": S.RUNNING}, Outcome.IN_PROGRESS, "runs smoke"),
         ({"unit": S.FAILED, "smoke": S.BLOCKED}, Outcome.FAILED, "stopped at unit"),
         # As long as something runs there is hope of more.
-        ({"unit": S.FAILED, "audit": S.RUNNING}, Outcome.GOING, "runs audit"),
-        ({"unit": S.PLACING}, Outcome.GOING, "unit waits for a host"),
+        ({"unit": S.FAILED, "audit": S.RUNNING}, Outcome.IN_PROGRESS, "runs audit"),
+        ({"unit": S.PLACING}, Outcome.IN_PROGRESS, "unit waits for a host"),
         ({"unit": S.ERROR}, Outcome.ERROR, "unit could not be run"),
         ({"unit": S.GATED, "smoke": S.WAITING}, Outcome.STOPPED, "unit needs an approval"),
         ({"unit": S.HELD}, Outcome.STOPPED, "unit is held"),
         ({"unit": S.CANCELLED, "smoke": S.BLOCKED}, Outcome.STOPPED, "unit was cancelled"),
         ({"a": S.HELD, "b": S.HELD}, Outcome.STOPPED, "a and b are held"),
         (dict.fromkeys("abcde", S.CANCELLED), Outcome.STOPPED, "a, b and 3 more were cancelled"),
-        (dict.fromkeys("abcd", S.PLACING), Outcome.GOING, "a, b and 2 more wait for a host"),
+        (dict.fromkeys("abcd", S.PLACING), Outcome.IN_PROGRESS, "a, b and 2 more wait for a host"),
     ],
 )
 def test_the_stage_that_matters_most_is_named(
@@ -47,8 +47,8 @@ def test_the_stage_that_matters_most_is_named(
 @pytest.mark.parametrize(
     ("state", "outcome"),
     [
-        (BuildState.NEW, Outcome.GOING),
-        (BuildState.BUILDING, Outcome.GOING),
+        (BuildState.NEW, Outcome.IN_PROGRESS),
+        (BuildState.BUILDING, Outcome.IN_PROGRESS),
         (BuildState.FAILED, Outcome.FAILED),
         (BuildState.INVALID, Outcome.FAILED),
         (BuildState.SUPERSEDED, Outcome.SUPERSEDED),
@@ -57,7 +57,7 @@ def test_the_stage_that_matters_most_is_named(
 def test_without_an_artefact_no_stage_counts(state: BuildState, outcome: Outcome) -> None:
     found = build_status.status_of(Build(1, 1, state), runs(unit=S.PASSED))
     assert found.outcome is outcome
-    assert found.over is (outcome is not Outcome.GOING)
+    assert found.is_final is (outcome is not Outcome.IN_PROGRESS)
 
 
 def test_a_build_command_that_could_not_be_run_is_no_fault_of_the_tree() -> None:
@@ -77,7 +77,7 @@ def test_the_last_run_of_a_stage_counts() -> None:
         (S.PASSED, False, Outcome.STOPPED, "unit has no tag that counts"),  # it was revoked
         (S.FAILED, True, Outcome.PASSED, "passed"),  # by hand
         (S.CANCELLED, True, Outcome.PASSED, "passed"),  # another run, and the tag stays
-        (S.RUNNING, True, Outcome.GOING, "runs unit"),
+        (S.RUNNING, True, Outcome.IN_PROGRESS, "runs unit"),
         (S.FAILED, False, Outcome.FAILED, "stopped at unit"),
     ],
 )
@@ -92,14 +92,17 @@ def test_a_tag_is_the_last_word_on_what_has_ended(
 def test_a_build_with_a_revoked_tag_has_not_passed() -> None:
     tree = pipeline.parse("[stages.unit]\n")
     (run,) = runs(unit=S.PASSED)
-    given = Tag(1, 1, "d", "unit", pipeline.stage_digest(tree.stages[0]), run.id, revoked=9.0)
+    given = Tag(1, 1, "d", "unit", pipeline.stage_digest(tree.stages[0]), run.id, revoked_at=9.0)
     facts = Facts(BuildState.BUILT, tree, (run,), (given,))
-    assert build_status.settled_status(BUILT, facts) == (Outcome.STOPPED, "unit has no tag that counts")
+    assert build_status.settled_status(BUILT, facts) == (
+        Outcome.STOPPED,
+        "unit has no tag that counts",
+    )
 
 
 def test_what_policy_has_still_to_write_comes_by_itself() -> None:
     tree = pipeline.parse("[stages.unit]\n[stages.smoke]\n")
     found = runs(unit=S.PASSED, smoke=S.WAITING)
-    assert build_status.status_of(BUILT, found).over
+    assert build_status.status_of(BUILT, found).is_final
     facts = Facts(BuildState.BUILT, tree, tuple(found))
-    assert build_status.settled_status(BUILT, facts).outcome is Outcome.GOING
+    assert build_status.settled_status(BUILT, facts).outcome is Outcome.IN_PROGRESS

@@ -29,7 +29,7 @@ COMMITS = [
 
 
 def revisions(found: tuple[Change, ...]) -> list[tuple[str, str]]:
-    return [(change.before, change.revision) for change in found]
+    return [(change.previous_revision, change.revision) for change in found]
 
 
 def test_the_first_look_builds_heads_not_history() -> None:
@@ -107,7 +107,7 @@ def test_paths_that_are_not_known_may_be_any() -> None:
 @pytest.mark.parametrize("source", [GIT, EVERY, PATHS])
 def test_a_force_push_is_one_change_with_the_word(source: Source) -> None:
     (change,) = changes_to_build(source, 1, MOVE, COMMITS, forced=True)
-    assert (change.before, change.revision, change.forced) == ("a", "d", True)
+    assert (change.previous_revision, change.revision, change.forced) == ("a", "d", True)
 
 
 def test_a_force_push_back_is_a_change_too() -> None:
@@ -171,7 +171,9 @@ def test_changes_are_a_chain_to_where_the_branch_stands(
     commits = [Commit(f"r{number}", paths=each) for number, each in enumerate(paths)]
     move = Move("main", "a", commits[-1].revision if commits else "z")
     found = changes_to_build(source, 1, move, commits, forced)
-    assert [change.before for change in found] == ["a", *(c.revision for c in found)][: len(found)]
+    assert [change.previous_revision for change in found] == ["a", *(c.revision for c in found)][
+        : len(found)
+    ]
     if found and source.bursts == "newest":
         assert found[-1].revision == move.revision
     if not source.paths:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.configuration.pipeline import Mode, build_stage, parse
+from dispatcher.configuration.pipeline import Mode, build_as_stage, parse
 from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import (
     HostLoad,
@@ -163,7 +163,7 @@ def test_wishes_of_a_config() -> None:
         "[stages.a]\nlabels=['gpu']\nhosts=2\nmode='together'\n"
     )
     assert tree.build is not None
-    assert request_of(build_stage(tree.build), 1, "build 7", ["d"]) == PlacementRequest(
+    assert request_of(build_as_stage(tree.build), 1, "build 7", ["d"]) == PlacementRequest(
         1, "build 7", ("arm",), contents=frozenset(["d"])
     )
     request = request_of(tree.stages[0], 2, "a of build 7")

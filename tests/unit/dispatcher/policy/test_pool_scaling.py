@@ -57,4 +57,6 @@ def test_what_one_stage_gets_the_next_does_not() -> None:
     ],
 )
 def test_a_host_goes_down(pool: Pool, jobs: int, open_jobs: int, idle: float, words: str) -> None:
-    assert retirement_reason(Host("h", "x", pool="p", jobs_ended=jobs), pool, open_jobs, idle) == words
+    assert (
+        retirement_reason(Host("h", "x", pool="p", jobs_ended=jobs), pool, open_jobs, idle) == words
+    )

@@ -9,16 +9,23 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.configuration.pipeline import Gate, Level, Stage, Tree, parse, stage_digest
+from dispatcher.configuration.pipeline import (
+    Gate,
+    Level,
+    PipelineConfig,
+    Stage,
+    parse,
+    stage_digest,
+)
 from dispatcher.model import (
-    STAGES,
+    STAGE_TRANSITIONS,
     BuildState,
     Decision,
     DecisionKind,
     StageRun,
     StageState,
     Tag,
-    after,
+    state_after,
 )
 from dispatcher.policy.promotion import (
     Facts,
@@ -34,7 +41,7 @@ from dispatcher.policy.promotion import (
 SIX = parse("".join(f"[stages.{name}]\n" for name in (
     "unit", "smoke", "regression", "performance", "scalability", "resilience",
 )))  # fmt: skip
-CHAIN = Tree(
+CHAIN = PipelineConfig(
     None,
     (Stage("a"), Stage("b", needs=("a",)), Stage("c", needs=("b",))),
     (Level("low", ("a",)), Level("high", ("c",))),
@@ -46,23 +53,23 @@ def performed(facts: Facts, doing: Plan) -> Facts:
     """The rows after the plan, as the store writes them."""
     reasons = {each.tag: each.reason for each in doing.revoke}
     tags = [
-        replace(tag, revoked=1.0, reason=reasons[tag.id], serial=tag.id)
+        replace(tag, revoked_at=1.0, revocation_reason=reasons[tag.id], serial=tag.id)
         if tag.id in reasons
         else tag
         for tag in facts.tags
     ]
-    for each in doing.give:
+    for each in doing.grant:
         number = 1 + max((tag.id for tag in tags), default=0)
-        tags.append(Tag(number, 1, "d", each.stage, each.config, each.run))
+        tags.append(Tag(number, 1, "d", each.stage, each.config_digest, each.run))
     runs = {run.id: run for run in facts.runs}
     for move in doing.move:
         run = runs[move.run]
-        assert after(STAGES, run.state, move.event) is move.state
+        assert state_after(STAGE_TRANSITIONS, run.state, move.event) is move.state
         runs[run.id] = replace(run, state=move.state, detail=move.detail)
     for new in doing.begin:
         number = 1 + max(runs, default=0)
-        runs[number] = StageRun(number, 1, new.stage, 1, new.state, new.detail, new.config)
-    rooms = [(tag.stage, tag.config, tag.serial) for tag in tags]
+        runs[number] = StageRun(number, 1, new.stage, 1, new.state, new.detail, new.config_digest)
+    rooms = [(tag.stage, tag.config_digest, tag.serial) for tag in tags]
     assert len(set(rooms)) == len(rooms), "the row of a tag would be refused"
     return replace(facts, tags=tuple(tags), runs=tuple(runs.values()))
 
@@ -85,14 +92,16 @@ def ended(facts: Facts, name: str, state: StageState) -> Facts:
 def rerun(facts: Facts, name: str, only: tuple[str, ...] | None = None) -> Facts:
     number = 1 + max(run.id for run in facts.runs)
     before = latest(facts, name).number
-    run = StageRun(number, 1, name, before + 1, StageState.WAITING, only=only, who="ann")
+    run = StageRun(
+        number, 1, name, before + 1, StageState.WAITING, selected_tests=only, requested_by="ann"
+    )
     return settled(replace(facts, runs=(*facts.runs, run)))
 
 
 def revoked(facts: Facts, name: str) -> Facts:
     tags = (
-        replace(tag, revoked=9.0, reason="a leak", serial=tag.id)
-        if tag.stage == name and tag.valid
+        replace(tag, revoked_at=9.0, revocation_reason="a leak", serial=tag.id)
+        if tag.stage == name and tag.is_valid
         else tag
         for tag in facts.tags
     )
@@ -107,7 +116,7 @@ def states(facts: Facts) -> str:
     return " ".join(latest(facts, stage.name).state for stage in facts.tree.stages)
 
 
-def start(tree: Tree = CHAIN, *decisions: Decision) -> Facts:
+def start(tree: PipelineConfig = CHAIN, *decisions: Decision) -> Facts:
     return settled(Facts(BUILT, tree, decisions=decisions))
 
 
@@ -131,7 +140,7 @@ def test_a_new_tag_triggers_what_waits_in_the_same_plan() -> None:
     facts = start()
     runs = (replace(facts.runs[0], state=StageState.PASSED), *facts.runs[1:])
     doing = plan(replace(facts, runs=runs))
-    assert [(each.stage, each.run) for each in doing.give] == [("a", facts.runs[0].id)]
+    assert [(each.stage, each.run) for each in doing.grant] == [("a", facts.runs[0].id)]
     assert (doing.move[0].run, doing.move[0].state) == (2, StageState.PLACING)
     assert doing.level == "low"
 
@@ -157,7 +166,7 @@ def test_a_rerun_that_passes_unblocks() -> None:
     assert states(facts) == "placing waiting waiting"
     facts = ended(facts, "a", StageState.PASSED)
     assert states(facts) == "passed placing waiting"
-    assert [(tag.stage_run, tag.valid) for tag in facts.tags] == [(4, True)]
+    assert [(tag.stage_run, tag.is_valid) for tag in facts.tags] == [(4, True)]
 
 
 def test_a_rerun_that_fails_overrules_the_tag() -> None:
@@ -166,7 +175,7 @@ def test_a_rerun_that_fails_overrules_the_tag() -> None:
     assert plan(facts).level == "low", "a run on its way proves nothing"
     facts = ended(facts, "a", StageState.FAILED)
     assert plan(facts).level == "goop"
-    assert [tag.reason for tag in facts.tags] == ["overruled: run 2 of a failed"]
+    assert [tag.revocation_reason for tag in facts.tags] == ["overruled: run 2 of a failed"]
     assert states(facts) == "failed blocked blocked"
 
 
@@ -179,7 +188,7 @@ def test_a_rerun_without_a_verdict_leaves_the_tag(state: StageState) -> None:
 
 def test_a_rerun_that_passes_has_the_tag() -> None:
     facts = ended(rerun(ended(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
-    assert [(tag.stage_run, tag.valid) for tag in facts.tags] == [(1, False), (4, True)]
+    assert [(tag.stage_run, tag.is_valid) for tag in facts.tags] == [(1, False), (4, True)]
     assert plan(facts).level == "low"
 
 
@@ -189,7 +198,7 @@ def test_a_rerun_of_failed_tests_stands_on_the_full_run() -> None:
     facts = rerun(facts, "a", ("t2",))
     newest = latest(facts, "a")
     runs = [replace(run, state=StageState.PASSED) if run is newest else run for run in facts.runs]
-    (tag,) = plan(replace(facts, runs=tuple(runs))).give
+    (tag,) = plan(replace(facts, runs=tuple(runs))).grant
     assert tag.runs == (1, 4, 5)
 
 
@@ -228,37 +237,39 @@ def test_what_had_not_begun_waits_for_a_revoked_tag_by_name() -> None:
 def test_a_revoked_tag_stays_revoked_until_another_run_passes() -> None:
     facts = ended(rerun(ended(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
     facts = revoked(facts, "a")
-    assert not any(tag.valid for tag in facts.tags)
+    assert not any(tag.is_valid for tag in facts.tags)
     facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
-    assert [tag.valid for tag in facts.tags] == [False, False, True]
+    assert [tag.is_valid for tag in facts.tags] == [False, False, True]
 
 
 def test_a_tag_by_hand_counts_and_is_nobody_elses_to_revoke() -> None:
     facts = ended(start(), "a", StageState.FAILED)
-    by_hand = Tag(1, 1, "d", "a", "", who="ann")
+    by_hand = Tag(1, 1, "d", "a", "", actor="ann")
     facts = settled(replace(facts, tags=(by_hand,)))
     assert plan(facts).level == "low"
     assert states(facts) == "failed placing waiting"
     facts = ended(rerun(facts, "a"), "a", StageState.FAILED)
     assert facts.tags == (by_hand,)
     facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
-    assert [tag.valid for tag in facts.tags] == [True, True]
+    assert [tag.is_valid for tag in facts.tags] == [True, True]
 
 
 def test_a_tag_of_a_stage_written_otherwise_says_nothing() -> None:
     tag = Tag(1, 1, "d", "a", stage_digest(Stage("a", retries=1)), 1)
     assert level_of(CHAIN, [tag]) == "goop"
-    assert level_of(CHAIN, [replace(tag, config=stage_digest(Stage("a")))]) == "low"
+    assert level_of(CHAIN, [replace(tag, config_digest=stage_digest(Stage("a")))]) == "low"
 
 
 def test_a_level_wants_the_levels_below_it() -> None:
-    tree = Tree(None, (Stage("a"), Stage("b")), (Level("low", ("a",)), Level("high", ("b",))))
+    tree = PipelineConfig(
+        None, (Stage("a"), Stage("b")), (Level("low", ("a",)), Level("high", ("b",)))
+    )
     b = Tag(1, 1, "d", "b", "")
     assert level_of(tree, [b]) == "goop"
     assert level_of(tree, [b, Tag(2, 1, "d", "a", "")]) == "high"
 
 
-GATED = Tree(None, (Stage("a"), Stage("b", needs=("a",), gate=Gate.MANUAL)), ())
+GATED = PipelineConfig(None, (Stage("a"), Stage("b", needs=("a",), gate=Gate.MANUAL)), ())
 
 
 def test_a_gate_asks_only_when_all_else_is_met() -> None:
@@ -285,7 +296,7 @@ def test_a_hold_comes_first_and_an_approval_ends_it() -> None:
 
 
 def test_stages_without_needs_run_side_by_side() -> None:
-    tree = Tree(None, (Stage("a"), Stage("b"), Stage("c", needs=("a", "b"))), ())
+    tree = PipelineConfig(None, (Stage("a"), Stage("b"), Stage("c", needs=("a", "b"))), ())
     facts = ended(start(tree), "b", StageState.PASSED)
     assert states(facts) == "placing passed waiting"
     assert states(ended(facts, "a", StageState.FAILED)) == "failed passed blocked"
@@ -321,7 +332,7 @@ NAMES = [f"s{number}" for number in range(6)]
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> Tree:
+def trees(draw: st.DrawFn) -> PipelineConfig:
     count = draw(st.integers(1, 6))
     stages = []
     for number in range(count):
@@ -332,10 +343,10 @@ def trees(draw: st.DrawFn) -> Tree:
     some = st.lists(st.sampled_from(NAMES[:count]), min_size=1, unique=True)
     levels = draw(st.lists(some, max_size=3))
     named = (Level(f"l{number}", tuple(each)) for number, each in enumerate(levels))
-    return Tree(None, tuple(stages), tuple(named))
+    return PipelineConfig(None, tuple(stages), tuple(named))
 
 
-def any_tags(tree: Tree, random: random.Random) -> list[Tag]:
+def any_tags(tree: PipelineConfig, random: random.Random) -> list[Tag]:
     """Of no run that there is; each stage has one at most that is valid, by hand or not."""
     found = []
     for number, stage in enumerate([*tree.stages, *tree.stages], 1):
@@ -347,7 +358,9 @@ def any_tags(tree: Tree, random: random.Random) -> list[Tag]:
     return found
 
 
-def tags_of_runs(tree: Tree, random: random.Random, runs: Iterable[StageRun]) -> list[Tag]:
+def tags_of_runs(
+    tree: PipelineConfig, random: random.Random, runs: Iterable[StageRun]
+) -> list[Tag]:
     """As the dispatcher gives them: for a run that passed, once; one at a time is valid."""
     found = []
     for stage in tree.stages:
@@ -366,7 +379,7 @@ def a_tag(number: int, stage: Stage, run: int | None) -> Tag:
 
 
 def gone_tag(tag: Tag) -> Tag:
-    return replace(tag, revoked=2.0, serial=tag.id)
+    return replace(tag, revoked_at=2.0, serial=tag.id)
 
 
 @st.composite
@@ -379,7 +392,7 @@ def situations(draw: st.DrawFn) -> Facts:
         for number in range(1, random.randrange(4)):
             state = random.choice(list(StageState))
             only = ("t",) if random.random() < 0.2 else None
-            runs.append(StageRun(len(runs) + 1, 1, stage.name, number, state, only=only))
+            runs.append(StageRun(len(runs) + 1, 1, stage.name, number, state, selected_tests=only))
     decisions = [
         Decision(1, stage.name, random.choice(list(DecisionKind)), "ann")
         for stage in tree.stages
@@ -413,7 +426,7 @@ def test_the_order_of_rows_does_not_matter(facts: Facts, random: random.Random) 
 @given(situations())
 def test_every_stage_ends_or_waits_for_something_that_has_a_name(facts: Facts) -> None:
     facts = settled(facts)
-    who = {each.stage: each.who for each in facts.decisions}
+    who = {each.stage: each.actor for each in facts.decisions}
     for stage in facts.tree.stages:
         run = latest(facts, stage.name)
         if run.state in (StageState.WAITING, StageState.BLOCKED):
@@ -423,7 +436,7 @@ def test_every_stage_ends_or_waits_for_something_that_has_a_name(facts: Facts) -
         elif run.state is StageState.GATED:
             assert "approval" in run.detail
         else:
-            assert run.state.over or run.state in (StageState.PLACING, StageState.RUNNING)
+            assert run.state.is_final or run.state in (StageState.PLACING, StageState.RUNNING)
 
 
 @given(situations())
@@ -444,7 +457,7 @@ def test_something_is_always_on_its_way_or_asks_for_somebody(facts: Facts) -> No
 
 
 @given(trees(), st.randoms(use_true_random=False))
-def test_levels_are_monotone_in_tags(tree: Tree, random: random.Random) -> None:
+def test_levels_are_monotone_in_tags(tree: PipelineConfig, random: random.Random) -> None:
     tags = any_tags(tree, random)
     some = [tag for tag in tags if random.random() < 0.5]
     order = ["goop", *(each.name for each in tree.levels)]
@@ -456,9 +469,9 @@ def test_levels_are_monotone_in_tags(tree: Tree, random: random.Random) -> None:
 def test_a_tag_more_never_stops_a_stage(facts: Facts, random: random.Random) -> None:
     facts = settled(facts)
     stage = random.choice(facts.tree.stages).name
-    tags = [tag for tag in facts.tags if tag.valid and tag.stage_run is None]
+    tags = [tag for tag in facts.tags if tag.is_valid and tag.stage_run is None]
     assume(stage not in {tag.stage for tag in tags})
-    more = Tag(99, 1, "d", stage, "", who="ann")
+    more = Tag(99, 1, "d", stage, "", actor="ann")
     with_more = settled(replace(facts, tags=(*facts.tags, more)))
     rank = [StageState.BLOCKED, StageState.WAITING, StageState.GATED, StageState.PLACING]
     for each in facts.tree.stages:
@@ -472,7 +485,9 @@ def test_a_tag_more_never_stops_a_stage(facts: Facts, random: random.Random) -> 
 
 
 @given(trees(), st.data())
-def test_the_order_in_which_stages_end_does_not_matter(tree: Tree, data: st.DataObject) -> None:
+def test_the_order_in_which_stages_end_does_not_matter(
+    tree: PipelineConfig, data: st.DataObject
+) -> None:
     fate = {
         stage.name: data.draw(st.sampled_from([StageState.PASSED] * 3 + [StageState.FAILED]))
         for stage in tree.stages
@@ -484,7 +499,7 @@ def test_the_order_in_which_stages_end_does_not_matter(tree: Tree, data: st.Data
         while ready := [run for run in facts.runs if run.state is StageState.PLACING]:
             run = data.draw(st.sampled_from(ready))
             facts = ended(facts, run.stage, fate[run.stage])
-        assert all(run.state.over or run.state is StageState.BLOCKED for run in facts.runs)
+        assert all(run.state.is_final or run.state is StageState.BLOCKED for run in facts.runs)
         found.add((states(facts), plan(facts).level))
         assert len(facts.tags) == states(facts).split().count("passed")
     assert len(found) == 1
@@ -496,7 +511,7 @@ def test_many_stages_that_need_many_take_no_time() -> None:
     dense = [Stage(name, needs=tuple(names[:number])) for number, name in enumerate(names)]
     chain = [Stage(name, needs=tuple(names[max(n - 1, 0) : n])) for n, name in enumerate(names)]
     for stages in (dense, chain):
-        facts = start(Tree(None, tuple(stages), ()))
+        facts = start(PipelineConfig(None, tuple(stages), ()))
         assert states(facts).split().count("waiting") == 199
         assert states(ended(facts, "s0", StageState.FAILED)).split().count("blocked") == 199
 
@@ -511,7 +526,7 @@ def test_the_reason_of_a_revocation_names_the_run() -> None:
 
 def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
     runs = [
-        StageRun(number, 1, "a", number, state, only=only)
+        StageRun(number, 1, "a", number, state, selected_tests=only)
         for number, state, only in [
             (1, StageState.PASSED, None),
             (2, StageState.FAILED, None),
@@ -527,7 +542,7 @@ def test_of_hundreds_of_needs_some_are_named() -> None:
     """A row would cut the words, and policy would have them to write for ever."""
     names = [f"{'s' * 60}{number}" for number in range(199)]
     first = tuple(Stage(name, gate=Gate.MANUAL) for name in names)
-    facts = start(Tree(None, (*first, Stage("last", needs=tuple(names)))))
+    facts = start(PipelineConfig(None, (*first, Stage("last", needs=tuple(names)))))
     detail = latest(facts, "last").detail
     assert detail.endswith(f"needs {names[4]}, which is gated; and 194 more")
 
@@ -547,7 +562,7 @@ _DEEDS = (
 class Told:
     """What has happened to stages, as a person would tell it: no runs, no rows of tags."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: PipelineConfig) -> None:
         self.tree = tree
         self.earned: dict[str, bool] = {}
         self.by_hand: set[str] = set()
@@ -580,16 +595,16 @@ class Told:
 def _done(facts: Facts, deed: str, name: str) -> Facts | None:
     """The rows after a deed; None: it makes no sense now."""
     run = latest(facts, name)
-    valid = [tag for tag in facts.tags if tag.valid and tag.stage == name]
+    valid = [tag for tag in facts.tags if tag.is_valid and tag.stage == name]
     if deed == "begin" and run.state is StageState.PLACING:
         return _with_state(facts, run, StageState.RUNNING)
     if deed in _ENDED and run.state is StageState.RUNNING:
         return _with_state(facts, run, _ENDED[deed])
-    if deed == "cancel" and not run.state.over:
+    if deed == "cancel" and not run.state.is_final:
         return _with_state(facts, run, StageState.CANCELLED)
     if deed.startswith("rerun") and not rerun_error(facts, name, deed != "rerun"):
         only = ("t",) if deed != "rerun" else None
-        again = StageRun(len(facts.runs) + 1, 1, name, run.number + 1, only=only)
+        again = StageRun(len(facts.runs) + 1, 1, name, run.number + 1, selected_tests=only)
         return replace(facts, runs=(*facts.runs, again))
     if deed in ("hold", "approve"):
         kind = DecisionKind.HELD if deed == "hold" else DecisionKind.APPROVED
@@ -610,7 +625,7 @@ def _with_state(facts: Facts, run: StageRun, state: StageState) -> Facts:
 @settings(max_examples=20)
 @given(trees(), st.randoms(use_true_random=False))
 def test_whatever_happens_in_whatever_order_tags_and_levels_are_what_is_told_of_them(
-    tree: Tree, random: random.Random
+    tree: PipelineConfig, random: random.Random
 ) -> None:
     facts, told = start(tree), Told(tree)
     names = [stage.name for stage in tree.stages][:3]
@@ -626,4 +641,4 @@ def test_whatever_happens_in_whatever_order_tags_and_levels_are_what_is_told_of_
         for stage in tree.stages:
             state = latest(facts, stage.name).state
             # What may run is never blocked, and what may not is never given to a host.
-            assert not state.idle or (state is StageState.PLACING) == told.may_run(stage)
+            assert not state.is_idle or (state is StageState.PLACING) == told.may_run(stage)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.configuration.pipeline import Mode, Stage
-from dispatcher.model import STAGES, Job, JobState, StageEvent, StageState, after
+from dispatcher.model import STAGE_TRANSITIONS, Job, JobState, StageEvent, StageState, state_after
 from dispatcher.policy.retry import Part, Step, failing_hosts, next_step, quarantine_reason
 
 ONCE = Stage("a", hosts=2)
@@ -25,7 +25,7 @@ def part(
     infrastructure: int = 0,
     tests: int = 10,
 ) -> Part:
-    if state.open or state is LOST:
+    if state.is_open or state is LOST:
         how, tests = "", 0
     job = Job(f"j{number}", 1, f"h{number}", number, attempt, state, how)
     return Part(job, tests, failed, infrastructure)
@@ -37,7 +37,7 @@ def test_all_that_passed_is_a_pass() -> None:
     assert next_step(ONCE, [part(0, JobState.ACKNOWLEDGED), part(1)]) == expected
 
 
-@pytest.mark.parametrize("state", [state for state in JobState if state.open])
+@pytest.mark.parametrize("state", [state for state in JobState if state.is_open])
 def test_nothing_is_said_while_a_part_is_open(state: JobState) -> None:
     assert next_step(ONCE, [part(0), part(1, state)]) == Step()
     assert next_step(ONCE, [part(0, failed=1), part(1, state)]) == Step()
@@ -111,7 +111,7 @@ def test_a_lost_peer_ends_the_others_and_all_go_again() -> None:
     )
     for peer in (part(0, how="cancelled"), part(0), part(0, failed=3)):
         found = next_step(TOGETHER, [peer, lost])
-        assert found == Step(StageEvent.AGAIN, "running again: h1 was lost", (0, 1))
+        assert found == Step(StageEvent.PLACE_AGAIN, "running again: h1 was lost", (0, 1))
     found = next_step(TOGETHER, [part(0, how="cancelled", attempt=2), part(1, LOST, attempt=2)])
     assert found.event is StageEvent.GIVE_UP
 
@@ -158,7 +158,7 @@ def test_every_run_comes_to_an_end_or_is_waited_for(
     ]
     found = next_step(stage, parts)
     assert next_step(stage, parts[::-1]) == found
-    is_open = {each.job.id for each in parts if each.job.state.open}
+    is_open = {each.job.id for each in parts if each.job.state.is_open}
     assert found.event or found.again or is_open, "nobody would ever look again"
     assert set(found.stop) <= is_open
     attempts = {each.job.part: each.job.attempt for each in parts}
@@ -166,9 +166,9 @@ def test_every_run_comes_to_an_end_or_is_waited_for(
     if found.event is not None:
         assert not is_open
         assert found.detail
-        assert after(STAGES, StageState.RUNNING, found.event)
+        assert state_after(STAGE_TRANSITIONS, StageState.RUNNING, found.event)
     if found.event is StageEvent.PASS:
-        assert all(each.job.how == "completed" and not each.failed for each in parts)
+        assert all(each.job.end_reason == "completed" and not each.failed for each in parts)
 
 
 # -- hosts -----------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def request(
     ("requested", "detail", "began"),
     [
         (request(detail=NO_HOST), "", NOW),
-        (request(began=5.0), "", 5.0),
+        (request(started_at=5.0), "", 5.0),
         (request(StageState.RUNNING, "running again: h1 was lost"),
          "running again: h1 was lost", None),
     ],

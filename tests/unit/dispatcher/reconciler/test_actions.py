@@ -16,9 +16,9 @@ from dispatcher.model import (
     StageState,
 )
 from dispatcher.reconciler import actions
-from dispatcher.reconciler.actions import By, Refused, Unknown
+from dispatcher.reconciler.actions import Attribution, Refused, Unknown
 from dispatcher.store import Store, audit, builds, hosts, jobs, results, stage_runs, tags
-from dispatcher.store.results import Package, ResultRow
+from dispatcher.store.results import PackageInfo, ResultRow
 
 from ..row_factories import add_build, add_jobs, uuid
 
@@ -31,15 +31,15 @@ output = "dist"
 [levels]
 published = ["unit", "smoke", "performance"]
 """
-ANN = By("ann", "to see", 9.0)
+ANN = Attribution("ann", "to see", 9.0)
 
 
 def built(connection: Connection, *events: BuildEvent) -> int:
     """A build of that tree, after some events."""
     build = add_build(connection)
-    builds.describe(connection, build, config=pipeline.parse(TREE).data, inputs="i1")
+    builds.update_fields(connection, build, config=pipeline.parse(TREE).data, inputs_digest="i1")
     for event in events or (BuildEvent.BEGIN, BuildEvent.FINISH):
-        assert builds.move(connection, build, event)
+        assert builds.apply_event(connection, build, event)
     return build
 
 
@@ -55,13 +55,13 @@ def failed(connection: Connection, build: int, *names: str) -> int:
     (job,) = add_jobs(connection, run, "h1")
     rows = [ResultRow(number, name, "failed", "exit 1", 1.0) for number, name in enumerate(names)]
     rows.append(ResultRow(99, "fine", "passed", "exit 0", 1.0))
-    results.harvested(connection, job, Package("p", "completed", 5.0), rows)
-    assert stage_runs.move(connection, run, StageEvent.FAIL, ended=6.0)
+    results.record_package(connection, job, PackageInfo("p", "completed", 5.0), rows)
+    assert stage_runs.apply_event(connection, run, StageEvent.FAIL, ended_at=6.0)
     return run
 
 
-def last(connection: Connection) -> audit.Entry:
-    return audit.entries(connection, most=1)[0]
+def last(connection: Connection) -> audit.AuditEntry:
+    return audit.list_entries(connection, limit=1)[0]
 
 
 def test_an_approval_takes_the_place_of_a_hold(store: Store) -> None:
@@ -70,8 +70,8 @@ def test_an_approval_takes_the_place_of_a_hold(store: Store) -> None:
         assert actions.hold(connection, build, "unit", ANN)
         assert not actions.hold(connection, build, "unit", ANN)
         assert actions.approve(connection, build, "unit", ANN)
-        (decision,) = tags.decisions_of(connection, build)
-        assert (decision.kind, decision.who) == ("approved", "ann")
+        (decision,) = tags.list_decisions(connection, build)
+        assert (decision.kind, decision.actor) == ("approved", "ann")
         assert last(connection)[1:] == (9.0, "ann", "approved unit", build, "to see")
 
 
@@ -91,7 +91,7 @@ def test_a_build_without_a_config_has_no_stages(store: Store) -> None:
         build = add_build(connection)
         with pytest.raises(Refused, match="has not been read yet"):
             actions.approve(connection, build, "unit", ANN)
-        builds.move(connection, build, BuildEvent.REJECT, detail="nosejobs.toml:3: no")
+        builds.apply_event(connection, build, BuildEvent.REJECT, detail="nosejobs.toml:3: no")
         with pytest.raises(Refused, match=r"invalid nosejobs\.toml: nosejobs\.toml:3: no"):
             actions.hold(connection, build, "unit", ANN)
 
@@ -101,8 +101,8 @@ def test_a_level_may_want_a_tag_that_only_a_person_can_give(store: Store) -> Non
         build = built(connection)
         assert actions.tag(connection, build, "performance", ANN)
         assert not actions.tag(connection, build, "performance", ANN)
-        (tag,) = tags.of_build(connection, build)
-        assert (tag.who, tag.stage_run, tag.config) == ("ann", None, "")
+        (tag,) = tags.list_by_build(connection, build)
+        assert (tag.actor, tag.stage_run, tag.config_digest) == ("ann", None, "")
         assert last(connection)[2:] == ("ann", "tag performance", build, "to see")
         with pytest.raises(Unknown, match="no stage 'odd'"):
             actions.tag(connection, build, "odd", ANN)
@@ -119,9 +119,9 @@ def test_all_tags_of_a_stage_are_revoked_and_stay(store: Store) -> None:
     with store.write() as connection:
         build = built(connection)
         actions.tag(connection, build, "unit", ANN)
-        assert actions.revoke(connection, build, "unit", By("bob", "no", 10.0)) == 1
-        (tag,) = tags.of_build(connection, build)
-        assert (tag.valid, tag.reason) == (False, "no")
+        assert actions.revoke(connection, build, "unit", Attribution("bob", "no", 10.0)) == 1
+        (tag,) = tags.list_by_build(connection, build)
+        assert (tag.is_valid, tag.revocation_reason) == (False, "no")
         with pytest.raises(Refused, match="was revoked before: no"):
             actions.revoke(connection, build, "unit", ANN)
         assert actions.tag(connection, build, "unit", ANN)
@@ -132,7 +132,7 @@ def test_failed_tests_run_again_alone(store: Store) -> None:
         build = built(connection)
         failed(connection, build, "b", "a")
         run = actions.rerun(connection, build, "unit", ANN, failed_only=True)
-        assert (run.number, run.only, run.who) == (2, ("a", "b"), "ann")
+        assert (run.number, run.selected_tests, run.requested_by) == (2, ("a", "b"), "ann")
         assert stage_runs.get(connection, run.id) == run
         assert last(connection).detail == "run 2 of 2 tests: to see"
         with pytest.raises(Refused, match="run 2 of unit is waiting: it has not run yet"):
@@ -149,10 +149,10 @@ def test_what_was_lost_beside_a_failure_runs_again_with_it(
         run = failed(connection, build, "a")
         job = Job(uuid(7), run, "h2", part=1, tests=shard)
         assert jobs.plan(connection, [job])
-        assert jobs.move(connection, job.id, JobEvent.LOSE, detail="no answer")
+        assert jobs.apply_event(connection, job.id, JobEvent.LOSE, detail="no answer")
         if shard:
             found = actions.rerun(connection, build, "unit", ANN, failed_only=True)
-            assert found.only == ("a", "c", "d")
+            assert found.selected_tests == ("a", "c", "d")
         else:
             with pytest.raises(Refused, match="nothing is known of its tests on h2: run all"):
                 actions.rerun(connection, build, "unit", ANN, failed_only=True)
@@ -166,7 +166,7 @@ def test_there_must_be_tests_that_failed(store: Store) -> None:
         failed(connection, build)
         with pytest.raises(Refused, match="names no failed test: run all of it again"):
             actions.rerun(connection, build, "unit", ANN, failed_only=True)
-        assert actions.rerun(connection, build, "unit", ANN).only is None
+        assert actions.rerun(connection, build, "unit", ANN).selected_tests is None
 
 
 def test_only_a_failed_build_is_made_again(store: Store) -> None:
@@ -175,12 +175,12 @@ def test_only_a_failed_build_is_made_again(store: Store) -> None:
         add_run(connection, build, "build")
         with pytest.raises(Refused, match="is building: only one that failed is built again"):
             actions.rerun(connection, build, "build", ANN)
-        builds.move(connection, build, BuildEvent.FAIL, detail="no", ended=3.0)
+        builds.apply_event(connection, build, BuildEvent.FAIL, detail="no", ended_at=3.0)
         run = actions.rerun(connection, build, "build", ANN)
         assert (run.stage, run.number, run.state) == ("build", 2, StageState.PLACING)
         found = builds.get(connection, build)
         assert found is not None
-        assert (found.state, found.detail, found.ended) == (BuildState.BUILDING, "", None)
+        assert (found.state, found.detail, found.ended_at) == (BuildState.BUILDING, "", None)
 
 
 def test_a_stage_is_cancelled_once(store: Store) -> None:
@@ -205,12 +205,12 @@ def test_a_build_that_is_cancelled_gets_no_artefact(
     with store.write() as connection:
         build = add_build(connection)
         for event in events:
-            builds.move(connection, build, event)
+            builds.apply_event(connection, build, event)
         actions.cancel(connection, build, ANN)
         found = builds.get(connection, build)
         assert found is not None
         assert (found.state, found.detail) == (BuildState.FAILED, "cancelled by ann: to see")
-        assert last(connection).what == "cancel"
+        assert last(connection).action == "cancel"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dispatcher.store import (
     open_store,
     stage_runs,
 )
-from dispatcher.store.engine import Changed
+from dispatcher.store.engine import ChangeSignal
 
 from ..row_factories import add_build
 
@@ -58,7 +58,7 @@ def test_connections_are_safe(store: Store, pragma: str, value: object) -> None:
 
 
 def test_a_write_wakes_those_who_wait(store: Store) -> None:
-    seen, woken = store.changed.now(), threading.Event()
+    seen, woken = store.changed.count(), threading.Event()
 
     def wait() -> None:
         if store.changed.wait(seen, 20) > seen:
@@ -69,15 +69,15 @@ def test_a_write_wakes_those_who_wait(store: Store) -> None:
         each.start()
     with store.write() as connection:
         key_values.put(connection, "a", b"1")
-        assert store.changed.now() == seen  # not before the commit
+        assert store.changed.count() == seen  # not before the commit
     for each in waiters:
         each.join(20)
     assert woken.is_set()
-    assert store.changed.now() == seen + 1
+    assert store.changed.count() == seen + 1
 
 
 def test_a_write_before_the_wait_is_not_missed(store: Store) -> None:
-    seen = store.changed.now()
+    seen = store.changed.count()
     with store.write() as connection:
         key_values.put(connection, "a", b"1")
     assert store.changed.wait(seen, 0) == seen + 1
@@ -86,35 +86,35 @@ def test_a_write_before_the_wait_is_not_missed(store: Store) -> None:
 def test_a_row_whose_number_is_asked_for_wakes_too(store: Store) -> None:
     with store.write() as connection:
         build = add_build(connection)
-    seen = store.changed.now()
+    seen = store.changed.count()
     with store.write() as connection:
         assert stage_runs.add(connection, StageRun(0, build, "unit"))
-    assert store.changed.now() == seen + 1
+    assert store.changed.count() == seen + 1
     with store.write() as connection:
         assert stage_runs.add(connection, StageRun(0, build, "unit")) is None
-    assert store.changed.now() == seen + 1
+    assert store.changed.count() == seen + 1
 
 
 def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
-    seen = store.changed.now()
+    seen = store.changed.count()
     with store.write() as connection:
-        assert not stage_runs.describe(connection, 99, detail="no such run")
+        assert not stage_runs.update_fields(connection, 99, detail="no such run")
     with store.write(quiet=True) as connection:
         key_values.put(connection, "beat", b"1")
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
         key_values.put(connection, "a", b"1")
         raise ZeroDivisionError
-    assert store.changed.now() == seen
+    assert store.changed.count() == seen
 
 
 def test_what_nothing_follows_from_wakes_only_who_shows_rows(store: Store) -> None:
-    shown, decided = store.changed.now(), store.due.now()
-    with store.write(follows=False) as connection:
+    shown, decided = store.changed.count(), store.due.count()
+    with store.write(decidable=False) as connection:
         key_values.put(connection, "a", b"1")
-    assert (store.changed.now(), store.due.now()) == (shown + 1, decided)
+    assert (store.changed.count(), store.due.count()) == (shown + 1, decided)
     with store.write() as connection:
         key_values.put(connection, "a", b"2")
-    assert (store.changed.now(), store.due.now()) == (shown + 2, decided + 1)
+    assert (store.changed.count(), store.due.count()) == (shown + 2, decided + 1)
 
 
 def test_a_write_within_a_write_is_a_mistake_that_says_so(store: Store) -> None:
@@ -135,7 +135,7 @@ def test_many_readers_do_not_keep_a_writer_waiting(store: Store) -> None:
 
 
 def test_waiting_ends_with_its_time() -> None:
-    assert Changed().wait(0, 0.01) == 0
+    assert ChangeSignal().wait(0, 0.01) == 0
 
 
 def test_threads_lose_no_update(store: Store) -> None:
@@ -186,7 +186,7 @@ def test_a_full_disk_is_trouble_and_changes_nothing(store: Store) -> None:
             audit.write(connection, float(number), "x" * 1000)
     store.close()
     with store.write() as connection:
-        assert audit.entries(connection) == []
+        assert audit.list_entries(connection) == []
         audit.write(connection, 1.0, "there is room again")
 
 

@@ -49,39 +49,39 @@ ODD = ["b\udcffd", "a\0b", "\ud800", "Ünïcödé", "x" * 100_000, ""]
 
 def test_a_source_keeps_its_number(store: Store) -> None:
     with store.write() as connection:
-        first = changes.source(connection, "a", "git")
-        assert changes.source(connection, "b", "git") != first
-        assert changes.source(connection, "a", "directory") == first
-        changes.looked(connection, first, 5.0, "host is away")
-        assert changes.sources(connection)[0] == (first, "a", "directory", "host is away", 5.0)
+        first = changes.ensure_source(connection, "a", "git")
+        assert changes.ensure_source(connection, "b", "git") != first
+        assert changes.ensure_source(connection, "a", "directory") == first
+        changes.record_poll(connection, first, 5.0, "host is away")
+        assert changes.list_sources(connection)[0] == (first, "a", "directory", "host is away", 5.0)
 
 
 def test_a_head_moves_once(store: Store) -> None:
     with store.write() as connection:
-        source = changes.source(connection, "a", "git")
+        source = changes.ensure_source(connection, "a", "git")
         assert changes.move_head(connection, source, "main", "", "r1")
         assert not changes.move_head(connection, source, "main", "", "r2")
         assert changes.move_head(connection, source, "main", "r1", "r2")
         assert not changes.move_head(connection, source, "main", "r1", "r2")
-        assert changes.heads(connection, source) == {"main": "r2"}
+        assert changes.revisions_by_branch(connection, source) == {"main": "r2"}
         assert not changes.move_head(connection, source, "main", "r1", "")
         assert changes.move_head(connection, source, "main", "r2", "")
-        assert changes.heads(connection, source) == {}
+        assert changes.revisions_by_branch(connection, source) == {}
 
 
 @pytest.mark.parametrize("text", ODD)
 def test_no_text_stops_a_transaction(store: Store, text: str) -> None:
     with store.write() as connection:
-        source = changes.source(connection, "a", "git")
+        source = changes.ensure_source(connection, "a", "git")
         change = changes.add(connection, Change(source, text, "r", author=text, subject=text))
         found = changes.get(connection, change)
         assert found is not None
-        assert found.author == found.subject == tables.clean(text)
-        assert tables.clean(found.branch) == found.branch
+        assert found.author == found.subject == tables.escape_invalid_characters(text)
+        assert tables.escape_invalid_characters(found.branch) == found.branch
 
 
 def test_clean_text_says_which_bytes_there_were() -> None:
-    cleaned = [tables.clean(text) for text in ODD[:4]]
+    cleaned = [tables.escape_invalid_characters(text) for text in ODD[:4]]
     assert cleaned == [r"b\xffd", r"a\x00b", r"\ud800", "Ünïcödé"]
 
 
@@ -96,9 +96,9 @@ CASES = [
 
 def test_rows_change_by_the_tables_only(store: Store) -> None:
     moves = {
-        "build": (builds.move, model.BUILDS),
-        "stage_run": (stage_runs.move, model.STAGES),
-        "job": (jobs.move, model.JOBS),
+        "build": (builds.apply_event, model.BUILD_TRANSITIONS),
+        "stage_run": (stage_runs.apply_event, model.STAGE_TRANSITIONS),
+        "job": (jobs.apply_event, model.JOB_TRANSITIONS),
     }
     with store.write() as connection:
         keys = dict(zip(moves, add_all(connection), strict=True))
@@ -123,10 +123,12 @@ def test_rows_change_by_the_tables_only(store: Store) -> None:
 def test_new_words_for_the_same_state_are_a_change(store: Store) -> None:
     with store.write() as connection:
         run = add_run(connection, add_build(connection))
-        assert stage_runs.move(connection, run, StageEvent.READY, detail="no host has gpu")
-        assert not stage_runs.move(connection, run, StageEvent.READY, detail="no host has gpu")
-        assert stage_runs.move(connection, run, StageEvent.READY, detail="h1 is busy")
-        assert not stage_runs.move(connection, run, StageEvent.READY)
+        assert stage_runs.apply_event(connection, run, StageEvent.READY, detail="no host has gpu")
+        assert not stage_runs.apply_event(
+            connection, run, StageEvent.READY, detail="no host has gpu"
+        )
+        assert stage_runs.apply_event(connection, run, StageEvent.READY, detail="h1 is busy")
+        assert not stage_runs.apply_event(connection, run, StageEvent.READY)
 
 
 # -- builds -------------------------------------------------------------------------
@@ -135,7 +137,9 @@ def test_new_words_for_the_same_state_are_a_change(store: Store) -> None:
 def test_builds_come_back_as_they_are(store: Store) -> None:
     with store.write() as connection:
         number = add_build(connection)
-        builds.describe(connection, number, tree="t", config={"stages": {}}, inputs="i")
+        builds.update_fields(
+            connection, number, tree_digest="t", config={"stages": {}}, inputs_digest="i"
+        )
         found = builds.get(connection, number)
         assert found is not None
         assert (found.state, found.config, found.level) == (BuildState.NEW, {"stages": {}}, "goop")
@@ -147,31 +151,31 @@ def test_builds_come_back_as_they_are(store: Store) -> None:
 def test_only_what_was_built_here_and_is_still_there_is_reused(store: Store) -> None:
     with store.write() as connection:
         first = add_built(connection, "d1", "same")
-        source = changes.source(connection, "here", "git")
-        elsewhere = changes.source(connection, "elsewhere", "git")
+        source = changes.ensure_source(connection, "here", "git")
+        elsewhere = changes.ensure_source(connection, "elsewhere", "git")
         add_build(connection)
-        found = builds.reusable(connection, source, "same")
+        found = builds.find_reusable(connection, source, "same")
         assert found is not None
         assert found.id == first
-        assert builds.reusable(connection, elsewhere, "same") is None
-        assert builds.reusable(connection, source, "other") is None
-        assert builds.reusable(connection, source, "") is None
-        retention.forget(connection, first, 9.0)
-        assert builds.reusable(connection, source, "same") is None
+        assert builds.find_reusable(connection, elsewhere, "same") is None
+        assert builds.find_reusable(connection, source, "other") is None
+        assert builds.find_reusable(connection, source, "") is None
+        retention.remove_results(connection, first, 9.0)
+        assert builds.find_reusable(connection, source, "same") is None
 
 
 def test_active_builds_are_those_that_can_get_on(store: Store) -> None:
     with store.write() as connection:
         new = add_build(connection)
         failed = add_build(connection)
-        builds.move(connection, failed, BuildEvent.FAIL)
+        builds.apply_event(connection, failed, BuildEvent.FAIL)
         waits, blocked, done = (add_built(connection) for _ in range(3))
         add_run(connection, waits)
-        stage_runs.move(connection, add_run(connection, blocked), StageEvent.BLOCK)
-        stage_runs.move(connection, add_run(connection, done), StageEvent.CANCEL)
-        assert builds.active(connection) == [new, waits]
-        source = changes.source(connection, "here", "git")
-        assert [each.id for each in builds.untouched(connection, source, "main")] == [new]
+        stage_runs.apply_event(connection, add_run(connection, blocked), StageEvent.BLOCK)
+        stage_runs.apply_event(connection, add_run(connection, done), StageEvent.CANCEL)
+        assert builds.list_active_ids(connection) == [new, waits]
+        source = changes.ensure_source(connection, "here", "git")
+        assert [each.id for each in builds.list_new_on_branch(connection, source, "main")] == [new]
 
 
 # -- stage runs and jobs ------------------------------------------------------------
@@ -182,29 +186,29 @@ def test_a_go_at_a_stage_is_added_once(store: Store) -> None:
         build = add_build(connection)
         only = ("a::b", "ü")
         assert stage_runs.next_number(connection, build, "unit") == 1
-        first = stage_runs.add(connection, StageRun(0, build, "unit", 1, only=only))
+        first = stage_runs.add(connection, StageRun(0, build, "unit", 1, selected_tests=only))
         assert stage_runs.add(connection, StageRun(0, build, "unit", 1)) is None
         assert stage_runs.next_number(connection, build, "unit") == 2
         second = add_run(connection, build, "unit", 2)
-        found = stage_runs.of_build(connection, build)
+        found = stage_runs.list_by_build(connection, build)
         assert [each.id for each in found] == [first, second]
-        assert [each.only for each in found] == [only, None]
+        assert [each.selected_tests for each in found] == [only, None]
 
 
 def test_a_part_has_one_job_an_attempt(store: Store) -> None:
     with store.write() as connection:
         run = add_run(connection, add_build(connection))
-        job = Job(uuid(1), run, "h1", tests=("a",), planned=1.0)
-        other = Job(uuid(2), run, "h2", planned=1.0)
+        job = Job(uuid(1), run, "h1", tests=("a",), planned_at=1.0)
+        other = Job(uuid(2), run, "h2", planned_at=1.0)
         assert jobs.plan(connection, [job]) == [uuid(1)]
         assert jobs.plan(connection, [job, other]) == []
-        again = Job(uuid(2), run, "h2", attempt=2, planned=2.0)
+        again = Job(uuid(2), run, "h2", attempt=2, planned_at=2.0)
         assert jobs.plan(connection, [again]) == [uuid(2)]
-        assert jobs.of_run(connection, run) == [job, again]
-        assert jobs.load(connection) == {"h1": 1, "h2": 1}
-        assert jobs.in_state(connection, JobState.PLANNED, host="h2") == [again]
-        jobs.move(connection, job.id, JobEvent.LOSE)
-        assert jobs.load(connection) == {"h2": 1}
+        assert jobs.list_by_run(connection, run) == [job, again]
+        assert jobs.count_open_by_host(connection) == {"h1": 1, "h2": 1}
+        assert jobs.list_in_state(connection, JobState.PLANNED, host="h2") == [again]
+        jobs.apply_event(connection, job.id, JobEvent.LOSE)
+        assert jobs.count_open_by_host(connection) == {"h2": 1}
 
 
 # -- tags and decisions -------------------------------------------------------------
@@ -213,19 +217,24 @@ def test_a_part_has_one_job_an_attempt(store: Store) -> None:
 def test_a_tag_is_given_once_revoked_once_and_given_again(store: Store) -> None:
     with store.write() as connection:
         build, run, job = add_all(connection)
-        tag = Tag(0, build, "d1", "unit", "c1", run, (job,), given=5.0)
-        first = tags.give_tag(connection, tag)
+        tag = Tag(0, build, "d1", "unit", "c1", run, (job,), granted_at=5.0)
+        first = tags.grant_tag(connection, tag)
         assert first is not None
-        assert tags.give_tag(connection, tag) is None
-        assert tags.revoke_tag(connection, first, who="ann", reason="flaky", at=6.0)
-        assert not tags.revoke_tag(connection, first, who="bob", reason="me too", at=7.0)
-        assert tags.give_tag(connection, tag) is None  # not behind her back
+        assert tags.grant_tag(connection, tag) is None
+        assert tags.revoke_tag(connection, first, actor="ann", reason="flaky", at=6.0)
+        assert not tags.revoke_tag(connection, first, actor="bob", reason="me too", at=7.0)
+        assert tags.grant_tag(connection, tag) is None  # not behind her back
         again = add_run(connection, build, number=2)
-        second = tags.give_tag(connection, replace(tag, stage_run=again))
-        old, new = tags.of_build(connection, build)
-        assert (old.id, old.valid, old.reason, old.serial) == (first, False, "flaky", first)
-        assert (new.id, new.valid, new.jobs) == (second, True, (job,))
-        told = [(each.who, each.what, each.detail) for each in audit.entries(connection)]
+        second = tags.grant_tag(connection, replace(tag, stage_run=again))
+        old, new = tags.list_by_build(connection, build)
+        assert (old.id, old.is_valid, old.revocation_reason, old.serial) == (
+            first,
+            False,
+            "flaky",
+            first,
+        )
+        assert (new.id, new.is_valid, new.jobs) == (second, True, (job,))
+        told = [(each.actor, each.action, each.detail) for each in audit.list_entries(connection)]
     given, revoked = ("policy", "tag unit", ""), ("ann", "revoke unit", "flaky")
     assert told == [given, revoked, given]
 
@@ -234,12 +243,15 @@ def test_the_last_word_counts(store: Store) -> None:
     with store.write() as connection:
         build = add_build(connection)
         held = Decision(build, "unit", DecisionKind.HELD, "ann", "wait", 1.0)
-        approved = Decision(build, "unit", DecisionKind.APPROVED, "bob", given=2.0)
-        assert tags.decide(connection, held)
-        assert not tags.decide(connection, held)
-        assert tags.decide(connection, approved)
-        assert tags.decisions_of(connection, build) == [approved]
-        assert [each.who for each in audit.entries(connection, build=build)] == ["bob", "ann"]
+        approved = Decision(build, "unit", DecisionKind.APPROVED, "bob", decided_at=2.0)
+        assert tags.record_decision(connection, held)
+        assert not tags.record_decision(connection, held)
+        assert tags.record_decision(connection, approved)
+        assert tags.list_decisions(connection, build) == [approved]
+        assert [each.actor for each in audit.list_entries(connection, build=build)] == [
+            "bob",
+            "ann",
+        ]
 
 
 # -- hosts --------------------------------------------------------------------------
@@ -249,28 +261,28 @@ def test_what_is_known_of_a_host_survives_its_configuration(store: Store) -> Non
     host = Host("h1", "ssh=h1", ("linux",))
     with store.write() as connection:
         hosts.configure(connection, host)
-        hosts.beat(connection, "h1", 5.0, {"cores": 2})
+        hosts.record_contact(connection, "h1", 5.0, {"cores": 2})
         hosts.configure(connection, Host("h1", "ssh=other", ("gpu",), 3))
         found = hosts.get(connection, "h1")
-        assert found == Host("h1", "ssh=other", ("gpu",), 3, seen=5.0, facts={"cores": 2})
+        assert found == Host("h1", "ssh=other", ("gpu",), 3, last_seen_at=5.0, facts={"cores": 2})
         hosts.configure(connection, Host("p1", "popen", pool="local", state=HostState.STARTING))
-        assert hosts.forget_others(connection, ["h2"]) == ["h1"]
-        assert [each.name for each in hosts.every(connection)] == ["p1"]
+        assert hosts.delete_unconfigured(connection, ["h2"]) == ["h1"]
+        assert [each.name for each in hosts.list_all(connection)] == ["p1"]
 
 
 def test_a_host_goes_down_and_comes_back(store: Store) -> None:
     with store.write() as connection:
         hosts.configure(connection, Host("h1", "x"))
-        assert hosts.down(connection, "h1", "no route")
-        assert not hosts.down(connection, "h1", "no route")
-        assert hosts.beat(connection, "h1", 2.0)
-        assert not hosts.beat(connection, "h1", 3.0)
+        assert hosts.mark_down(connection, "h1", "no route")
+        assert not hosts.mark_down(connection, "h1", "no route")
+        assert hosts.record_contact(connection, "h1", 2.0)
+        assert not hosts.record_contact(connection, "h1", 3.0)
         hosts.configure(connection, Host("h2", "x", state=HostState.STARTING))
-        assert not hosts.down(connection, "h2", "no route")
-        assert hosts.beat(connection, "h2", 1.0)
-        hosts.set_state(connection, "h1", HostState.DRAINING, who="ann", at=4.0)
-        assert not hosts.down(connection, "h1", "no route")
-        assert not hosts.beat(connection, "h1", 5.0)
+        assert not hosts.mark_down(connection, "h2", "no route")
+        assert hosts.record_contact(connection, "h2", 1.0)
+        hosts.set_state(connection, "h1", HostState.DRAINING, actor="ann", at=4.0)
+        assert not hosts.mark_down(connection, "h1", "no route")
+        assert not hosts.record_contact(connection, "h1", 5.0)
         found = hosts.get(connection, "h1")
         assert found is not None
         assert found.state is HostState.DRAINING
@@ -279,20 +291,20 @@ def test_a_host_goes_down_and_comes_back(store: Store) -> None:
 def test_failures_in_a_row_quarantine_a_host(store: Store) -> None:
     with store.write() as connection:
         hosts.configure(connection, Host("h1", "x"))
-        fail = {"most": 3, "at": 1.0}
-        assert not hosts.failed(connection, "h1", "disk full", **fail)
-        assert not hosts.failed(connection, "h1", "disk full", **fail)
-        hosts.succeeded(connection, "h1")
-        done = [hosts.failed(connection, "h1", "disk full", **fail) for _ in range(4)]
+        fail = {"limit": 3, "at": 1.0}
+        assert not hosts.record_failure(connection, "h1", "disk full", **fail)
+        assert not hosts.record_failure(connection, "h1", "disk full", **fail)
+        hosts.record_success(connection, "h1")
+        done = [hosts.record_failure(connection, "h1", "disk full", **fail) for _ in range(4)]
         assert done == [False, False, True, False]
         found = hosts.get(connection, "h1")
         assert found is not None
-        assert (found.state, found.jobs) == (HostState.QUARANTINED, 1)
+        assert (found.state, found.jobs_ended) == (HostState.QUARANTINED, 1)
         assert found.reason == "3 infrastructure failures in a row; the last one: disk full"
-        assert hosts.set_state(connection, "h1", HostState.UP, who="ann", at=2.0)
+        assert hosts.set_state(connection, "h1", HostState.UP, actor="ann", at=2.0)
         found = hosts.get(connection, "h1")
         assert found is not None
-        assert (found.failures, found.reason) == (0, "")
+        assert (found.consecutive_failures, found.reason) == (0, "")
 
 
 # -- durations, notes ---------------------------------------------------------------
@@ -300,14 +312,14 @@ def test_failures_in_a_row_quarantine_a_host(store: Store) -> None:
 
 def test_durations_move_with_what_is_measured(store: Store) -> None:
     with store.write() as connection:
-        durations.learn(connection, 1, "unit", {"a": 10.0, "b\udcff": 1.0})
-        durations.learn(connection, 1, "unit", {"a": 20.0})
-        found = durations.known(connection, 1, "unit")
+        durations.record(connection, 1, "unit", {"a": 10.0, "b\udcff": 1.0})
+        durations.record(connection, 1, "unit", {"a": 20.0})
+        found = durations.mean_seconds(connection, 1, "unit")
         assert found == {"a": pytest.approx(13.0), r"b\xff": 1.0}
-        assert durations.known(connection, 1, "smoke") == {}
+        assert durations.mean_seconds(connection, 1, "smoke") == {}
         many = {f"t{number}": 1.0 for number in range(2500)}
-        durations.learn(connection, 2, "unit", many)
-        assert durations.known(connection, 2, "unit") == many
+        durations.record(connection, 2, "unit", many)
+        assert durations.mean_seconds(connection, 2, "unit") == many
 
 
 def test_notes_are_kept_by_name(store: Store) -> None:
@@ -340,11 +352,11 @@ def test_a_list_takes_three_queries_however_long_it_is(store: Store) -> None:
         for number in range(30):
             build = add_built(connection, f"d{number}", f"i{number}")
             run = add_run(connection, build)
-            tags.give_tag(connection, Tag(0, build, f"d{number}", "unit", "c", run))
+            tags.grant_tag(connection, Tag(0, build, f"d{number}", "unit", "c", run))
 
     def look() -> None:
         with store.read() as connection:
-            found = views.builds(connection)
+            found = views.list_builds(connection)
         assert [each.build.id for each in found] == list(range(30, 0, -1))
         assert {(len(each.runs), len(each.tags)) for each in found} == {(1, 1)}
 
@@ -358,8 +370,8 @@ def test_lists_are_filtered_and_go_on(store: Store) -> None:
         builds.set_level(connection, 4, "ship")
 
         def numbers(most: int = 50, **fields: object) -> list[int]:
-            wanted = views.Filter(**fields)
-            return [each.build.id for each in views.builds(connection, wanted, most)]
+            wanted = views.BuildFilter(**fields)
+            return [each.build.id for each in views.list_builds(connection, wanted, most)]
 
         assert numbers(branch="main") == [6, 4, 2]
         assert numbers(level="ship") == [4]
@@ -379,8 +391,8 @@ def test_a_build_is_shown_whole(store: Store) -> None:
 
     def look() -> None:
         with store.read() as connection:
-            found = views.build(connection, build)
-            assert views.build(connection, 99) is None
+            found = views.get_build_detail(connection, build)
+            assert views.get_build_detail(connection, 99) is None
         assert found is not None
         assert [each.host for each in found.jobs] == ["h1", "h2"]
         assert found.view.change.revision == "abc"
@@ -396,11 +408,13 @@ def test_old_results_go_and_builds_stay(store: Store) -> None:
         old = [add_built(connection, f"d{number}", "i") for number in range(5)]
         builds.set_level(connection, old[0], "ship")
         add_run(connection, old[1])
-        found = retention.expired(connection, before=9.0, keep=1, levels=["ship"])
+        found = retention.list_expired_builds(connection, before=9.0, keep=1, levels=["ship"])
         assert found == old[2:4]
-        assert retention.expired(connection, before=0.5, keep=0) == []
-        assert retention.forget(connection, old[2], 9.0)
-        assert not retention.forget(connection, old[2], 9.0)
-        assert retention.expired(connection, before=9.0, keep=1, levels=["ship"]) == [old[3]]
-        assert retention.referred(connection) == {"d0", "d1", "d3", "d4"}
+        assert retention.list_expired_builds(connection, before=0.5, keep=0) == []
+        assert retention.remove_results(connection, old[2], 9.0)
+        assert not retention.remove_results(connection, old[2], 9.0)
+        assert retention.list_expired_builds(connection, before=9.0, keep=1, levels=["ship"]) == [
+            old[3]
+        ]
+        assert retention.list_referenced_digests(connection) == {"d0", "d1", "d3", "d4"}
         assert builds.get(connection, old[2]) is not None

@@ -92,7 +92,9 @@ def test_a_newer_schema_is_refused_by_name(engine: Engine) -> None:
 def test_somebody_elses_database_is_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE recipes (name TEXT)")
-    with pytest.raises(StoreError, match="not a dispatcher's: it has the table 'recipes'"):
+    with pytest.raises(
+        StoreError, match="does not belong to a dispatcher: it has a table 'recipes'"
+    ):
         migrate(engine)
 
 

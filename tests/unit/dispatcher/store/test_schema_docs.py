@@ -10,7 +10,7 @@ DOCUMENT = Path(__file__).parents[4] / "docs" / "dispatcher-schema.md"
 
 
 def test_the_document_is_made_of_the_tables() -> None:
-    assert DOCUMENT.read_text() == schema_docs.document()
+    assert DOCUMENT.read_text() == schema_docs.render()
 
 
 def test_every_table_and_column_says_what_it_means() -> None:

@@ -14,7 +14,7 @@ BLOCK = 512
 END = bytes(2 * BLOCK)
 
 
-def header(name: bytes, kind: bytes = b"0", size: int | bytes = 0, **more: bytes) -> bytes:
+def tar_header(name: bytes, kind: bytes = b"0", size: int | bytes = 0, **more: bytes) -> bytes:
     """A tar header with a right sum; ``more`` goes where its name says."""
     fields = {
         "name": (0, name[:100]),
@@ -40,23 +40,23 @@ def padded(data: bytes) -> bytes:
 
 
 def file(name: bytes, data: bytes = b"", **more: bytes) -> bytes:
-    return header(name, size=len(data), **more) + padded(data)
+    return tar_header(name, size=len(data), **more) + padded(data)
 
 
 def folder(name: bytes, **more: bytes) -> bytes:
-    return header(name, b"5", **more)
+    return tar_header(name, b"5", **more)
 
 
 def link(name: bytes, target: bytes) -> bytes:
-    return header(name, b"2", target=target)
+    return tar_header(name, b"2", target=target)
 
 
 def hard_link(name: bytes, target: bytes) -> bytes:
-    return header(name, b"1", target=target)
+    return tar_header(name, b"1", target=target)
 
 
 def long_name(data: bytes, kind: bytes = b"L") -> bytes:
-    return header(b"././@LongLink", kind, len(data)) + padded(data)
+    return tar_header(b"././@LongLink", kind, len(data)) + padded(data)
 
 
 def record(key: bytes, value: bytes) -> bytes:
@@ -69,7 +69,7 @@ def record(key: bytes, value: bytes) -> bytes:
 
 def pax(*records: bytes, kind: bytes = b"x") -> bytes:
     data = b"".join(records)
-    return header(b"pax", kind, len(data)) + padded(data)
+    return tar_header(b"pax", kind, len(data)) + padded(data)
 
 
 def tar(*members: bytes) -> bytes:
@@ -82,7 +82,7 @@ def sparse(*pieces: tuple[int, int], real: int, more: bytes = b"\0") -> bytes:
     return rows.ljust(96, b"\0") + more + b"%011o\0" % real
 
 
-class Zip:
+class ZipBuilder:
     """A zip archive of which every field can lie."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Zip:
         self.rows: list[bytes] = []
         self.ends: dict[str, int] = {}
 
-    def add(self, name: bytes, data: bytes = b"", **lies: Any) -> Zip:
+    def add(self, name: bytes, data: bytes = b"", **lies: Any) -> ZipBuilder:
         """``local_X``: X in the local header; else X in the directory, and there too."""
         method = lies.get("method", 0)
         deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -121,7 +121,7 @@ class Zip:
             self.data += here["name"] + here["extra"] + packed
         return self
 
-    def whole(self, tail: bytes = b"", **lies: int) -> bytes:
+    def to_bytes(self, tail: bytes = b"", **lies: int) -> bytes:
         directory = b"".join(self.rows)
         end = {
             "disk": 0, "first": 0, "here": len(self.rows), "count": len(self.rows),

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from shell_runner.hosts import spec as hosts
-from shell_runner.hosts.fleet import Ended, Fleet, Ready, Said
+from shell_runner.hosts.fleet import HostEnded, Fleet, HostReady, FrameReceived
 from shell_runner.remote.protocol.model import Execution, Result, Setup, Test, execution_from_row
 from shell_runner.remote.protocol.verdict import judge
 from shell_runner.shipping.tree_scan import scan
 
 
-class Bench:
+class HostRun:
     """A host, and a tree at ``root`` of which it runs programs."""
 
     def __init__(self, root: Path, spec: str = "popen", **setup: Any) -> None:
         self.root = root
-        self.fleet = Fleet(hosts.parse([spec], {}), Setup(str(root), **setup))
+        self.fleet = Fleet(hosts.parse_specs([spec], {}), Setup(str(root), **setup))
         self._count = 0
 
     @property
@@ -28,12 +28,12 @@ class Bench:
     def __enter__(self) -> Self:
         self.fleet.open()
         if self.fleet.needs_tree:
-            self.fleet.give_tree(scan(self.root, []))
+            self.fleet.provide_tree(scan(self.root, []))
         event = self.fleet.events.get(timeout=60)
-        if isinstance(event, Ended):
+        if isinstance(event, HostEnded):
             self.fleet.close()
             raise event.error
-        assert isinstance(event, Ready)
+        assert isinstance(event, HostReady)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,9 +41,9 @@ class Bench:
 
     def write(self, name: str, text: str | bytes, mode: int = 0o755) -> str:
         """A program in the tree; its path there."""
-        return write(self.root / name, text, mode).relative_to(self.root).as_posix()
+        return write_program(self.root / name, text, mode).relative_to(self.root).as_posix()
 
-    def test(self, script: str | bytes, **fields: Any) -> Test:
+    def new_test(self, script: str | bytes, **fields: Any) -> Test:
         """A test of a new program with this text."""
         self._count += 1
         name = self.write(f"test_{self._count}", script)
@@ -51,7 +51,7 @@ class Bench:
 
     def start(self, *tests: Test) -> None:
         """Send tests."""
-        self.fleet.hosts[0].run(tests)
+        self.fleet.hosts[0].run_tests(tests)
 
     def finish(self, count: int) -> dict[int, Execution]:
         """The next ``count`` executions, by number of the test."""
@@ -59,10 +59,10 @@ class Bench:
         deadline = time.monotonic() + 60
         while len(found) < count:
             event = self.fleet.events.get(timeout=max(deadline - time.monotonic(), 0.01))
-            if isinstance(event, Ended):
+            if isinstance(event, HostEnded):
                 raise event.error
-            if isinstance(event, Said):
-                for message in event.host.messages(event.frame):
+            if isinstance(event, FrameReceived):
+                for message in event.host.unpack_messages(event.frame):
                     assert message[0] in ("done", "running", "waiting"), message
                     if message[0] == "done":
                         execution = execution_from_row(message[1])
@@ -71,7 +71,7 @@ class Bench:
 
     def run(self, script: str | bytes, **fields: Any) -> Execution:
         """Run one program to its end."""
-        return self.run_test(self.test(script, **fields))
+        return self.run_test(self.new_test(script, **fields))
 
     def run_test(self, test: Test) -> Execution:
         """Run one test to its end."""
@@ -80,11 +80,11 @@ class Bench:
 
     def judge(self, script: str | bytes, **fields: Any) -> Result:
         """Run one program; the verdict."""
-        test = self.test(script, **fields)
+        test = self.new_test(script, **fields)
         return judge(test, self.run_test(test))
 
 
-def write(path: Path, text: str | bytes, mode: int = 0o755) -> Path:
+def write_program(path: Path, text: str | bytes, mode: int = 0o755) -> Path:
     """A file with that mode, its folders made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -92,7 +92,7 @@ def write(path: Path, text: str | bytes, mode: int = 0o755) -> Path:
     return path
 
 
-def processes(marker: str) -> list[int]:
+def find_processes(marker: str) -> list[int]:
     """Who runs with ``marker`` in its arguments or environment."""
     found = []
     for folder in Path("/proc").iterdir():
@@ -107,10 +107,10 @@ def processes(marker: str) -> list[int]:
     return found
 
 
-def gone(marker: str, seconds: float) -> bool:
+def wait_until_gone(marker: str, seconds: float) -> bool:
     """Whether nobody with ``marker`` is left within that time."""
     deadline = time.monotonic() + seconds
-    while processes(marker):
+    while find_processes(marker):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-class Disk:
+class SmallFilesystem:
     """A small file system; what is done to it is seen by all that use it."""
 
     def __init__(self, folder: Path, size: str) -> None:
@@ -28,13 +28,13 @@ class Disk:
         """It is gone when nobody uses it any more."""
         subprocess.run(["umount", "--lazy", self.folder], check=True)
 
-    def allow_writing(self, how: bool) -> None:
+    def set_writable(self, how: bool) -> None:
         """Or not."""
         words = f"remount,{'rw' if how else 'ro'}"
         subprocess.run(["mount", "-o", words, self.folder], check=True)
 
     @property
-    def free(self) -> int:
+    def free_bytes(self) -> int:
         """Bytes."""
         found = os.statvfs(self.folder)
         return found.f_bavail * found.f_frsize
@@ -42,9 +42,9 @@ class Disk:
     def fill(self, leave: int = 0) -> None:
         """Until there is only so much room."""
         with open(self._ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):
-            while self.free > leave:
-                file.write(bytes(min(self.free - leave, 1 << 20)))
+            while self.free_bytes > leave:
+                file.write(bytes(min(self.free_bytes - leave, 1 << 20)))
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         """There is room again."""
         self._ballast.unlink()

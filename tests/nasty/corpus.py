@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shell_runner.text import printable
+from shell_runner.text import escape_unprintable
 
 PROGRAMS = Path(__file__).parent / "programs"
 #: Where a run puts its temporary files: in memory, if that is possible.
@@ -27,14 +27,14 @@ PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
 
 
 @dataclass(frozen=True)
-class Case:
+class NastyProgram:
     """One program under one name."""
 
     #: In ``programs``.
     file: str
     outcome: str
     #: Part of the words that a person reads first.
-    words: str = ""
+    message: str = ""
     #: Part of the output that is shown.
     output: str = ""
     #: Part of the ``leftovers`` property; empty: nothing may be left behind.
@@ -62,108 +62,108 @@ class Case:
     @property
     def id(self) -> str:
         """The name that reports show."""
-        return printable(self.path)
+        return escape_unprintable(self.path)
 
 
 _LATE = "timed out after 0.5 s"
 _CC = ("cc",)
 
 
-def late(file: str, **more: object) -> Case:
+def expect_timeout(file: str, **more: object) -> NastyProgram:
     """One that is stopped when its time is over."""
-    return Case(file, FAILED, _LATE, timeout=0.5, **more)  # type: ignore[arg-type]
+    return NastyProgram(file, FAILED, _LATE, timeout=0.5, **more)  # type: ignore[arg-type]
 
 
 PROCESSES = (
-    Case("hold_stdout.sh", PASSED, output="started", leftovers="sleep", compared=True),
-    Case("late_output.sh", PASSED, output="late"),
-    Case("daemon.py", PASSED, leftovers="1 process", compared=True),
-    Case("daemons.pl", PASSED, leftovers="20 processes", compared=True),
-    Case("respawn.py", PASSED, leftovers="1 process", compared=True),
-    Case("comet.c", PASSED, needs=_CC, leftovers="comet", compared=True),
-    Case("comet_sessions.c", PASSED, needs=_CC, leftovers="comet", compared=True),
-    late("ignore_term.sh", compared=True),
-    late("ignore_all.py"),
-    late("timeout_tree.sh", compared=True),
-    late("stop_self.sh", compared=True),
-    late("stop_group.sh", compared=True),
-    Case("stop_child.sh", PASSED, leftovers="sleep"),
-    Case("stop_slot.sh", FAILED, "exit 3", compared=True),
-    Case("signal_slot.sh", PASSED, output="still here", compared=True),
-    Case("trace_slot.c", ERROR, "stopped from outside", timeout=0.5, needs=("cc", "ptrace")),
-    Case("kill_slot.sh", ERROR, "its slot died: killed by SIGKILL", compared=True),
-    Case("kill_others.py", PASSED),
-    late("fork_storm.pl", compared=True),
-    Case("storm_left.pl", PASSED, leftovers="perl", compared=True),
-    Case("zombies.pl", PASSED, output="done"),
-    late("zombies_kept.pl", compared=True),
-    Case("term_group.sh", FAILED, "killed by SIGTERM", compared=True),
-    Case("subreaper.py", PASSED, leftovers="4 processes"),
-    Case("pid_namespace.sh", PASSED, leftovers="sleep", needs=("pidns",)),
-    Case("user_namespace.sh", PASSED, leftovers="sleep", needs=("userns",)),
-    Case("hidden.py", PASSED, leftovers="2 processes", compared=True),
-    late("vfork.c", needs=_CC),
-    late("groups.py"),
-    Case("traced_child.c", PASSED, needs=_CC, leftovers="2 processes"),
-    late("waking.py", compared=True),
-    late("thread_left.c", needs=_CC),
-    Case("many_descriptors.py", PASSED, leftovers="1 process"),
-    Case("slot_limits.py", PASSED),
-    Case("signals_clean.py", PASSED),
+    NastyProgram("hold_stdout.sh", PASSED, output="started", leftovers="sleep", compared=True),
+    NastyProgram("late_output.sh", PASSED, output="late"),
+    NastyProgram("daemon.py", PASSED, leftovers="1 process", compared=True),
+    NastyProgram("daemons.pl", PASSED, leftovers="20 processes", compared=True),
+    NastyProgram("respawn.py", PASSED, leftovers="1 process", compared=True),
+    NastyProgram("comet.c", PASSED, needs=_CC, leftovers="comet", compared=True),
+    NastyProgram("comet_sessions.c", PASSED, needs=_CC, leftovers="comet", compared=True),
+    expect_timeout("ignore_term.sh", compared=True),
+    expect_timeout("ignore_all.py"),
+    expect_timeout("timeout_tree.sh", compared=True),
+    expect_timeout("stop_self.sh", compared=True),
+    expect_timeout("stop_group.sh", compared=True),
+    NastyProgram("stop_child.sh", PASSED, leftovers="sleep"),
+    NastyProgram("stop_slot.sh", FAILED, "exit 3", compared=True),
+    NastyProgram("signal_slot.sh", PASSED, output="still here", compared=True),
+    NastyProgram("trace_slot.c", ERROR, "stopped from outside", timeout=0.5, needs=("cc", "ptrace")),
+    NastyProgram("kill_slot.sh", ERROR, "its slot died: killed by SIGKILL", compared=True),
+    NastyProgram("kill_others.py", PASSED),
+    expect_timeout("fork_storm.pl", compared=True),
+    NastyProgram("storm_left.pl", PASSED, leftovers="perl", compared=True),
+    NastyProgram("zombies.pl", PASSED, output="done"),
+    expect_timeout("zombies_kept.pl", compared=True),
+    NastyProgram("term_group.sh", FAILED, "killed by SIGTERM", compared=True),
+    NastyProgram("subreaper.py", PASSED, leftovers="4 processes"),
+    NastyProgram("pid_namespace.sh", PASSED, leftovers="sleep", needs=("pidns",)),
+    NastyProgram("user_namespace.sh", PASSED, leftovers="sleep", needs=("userns",)),
+    NastyProgram("hidden.py", PASSED, leftovers="2 processes", compared=True),
+    expect_timeout("vfork.c", needs=_CC),
+    expect_timeout("groups.py"),
+    NastyProgram("traced_child.c", PASSED, needs=_CC, leftovers="2 processes"),
+    expect_timeout("waking.py", compared=True),
+    expect_timeout("thread_left.c", needs=_CC),
+    NastyProgram("many_descriptors.py", PASSED, leftovers="1 process"),
+    NastyProgram("slot_limits.py", PASSED),
+    NastyProgram("signals_clean.py", PASSED),
 )
 
 OUTPUT = (
-    Case("read_stdin.sh", PASSED, output="end of file", compared=True),
-    Case("no_tty.sh", PASSED, compared=True),
-    Case("stdout_closed.sh", FAILED, "exit 3", compared=True),
-    Case("all_closed.py", FAILED, "exit 4", compared=True),
-    Case("reopen_stderr.sh", PASSED, output="to stderr", compared=True),
-    Case("descriptors.py", PASSED),
-    late("flood_stderr.sh"),
-    late("flood_for_ever.sh", output="y\ny\n", compared=True),
-    Case("flood_left.sh", PASSED, leftovers="yes", compared=True),
-    late("partial_line.sh", output="waiting for the database", compared=True),
-    Case("bytes.py", FAILED, "exit 5", output="the end", compared=True),
-    Case("zeros.sh", FAILED, "exit 1", output="the end"),
-    Case("crash_words.sh", FAILED, "exit 1", output="1000 passed", compared=True),
-    Case("nonblocking.py", PASSED),
-    Case("blocking.py", PASSED),
-    Case("closed_pipe.sh", PASSED, output="yes ended with 141", compared=True),
+    NastyProgram("read_stdin.sh", PASSED, output="end of file", compared=True),
+    NastyProgram("no_tty.sh", PASSED, compared=True),
+    NastyProgram("stdout_closed.sh", FAILED, "exit 3", compared=True),
+    NastyProgram("all_closed.py", FAILED, "exit 4", compared=True),
+    NastyProgram("reopen_stderr.sh", PASSED, output="to stderr", compared=True),
+    NastyProgram("descriptors.py", PASSED),
+    expect_timeout("flood_stderr.sh"),
+    expect_timeout("flood_for_ever.sh", output="y\ny\n", compared=True),
+    NastyProgram("flood_left.sh", PASSED, leftovers="yes", compared=True),
+    expect_timeout("partial_line.sh", output="waiting for the database", compared=True),
+    NastyProgram("bytes.py", FAILED, "exit 5", output="the end", compared=True),
+    NastyProgram("zeros.sh", FAILED, "exit 1", output="the end"),
+    NastyProgram("crash_words.sh", FAILED, "exit 1", output="1000 passed", compared=True),
+    NastyProgram("nonblocking.py", PASSED),
+    NastyProgram("blocking.py", PASSED),
+    NastyProgram("closed_pipe.sh", PASSED, output="yes ended with 141", compared=True),
 )
 
 #: In a run of their own, where memory is measured.
 FLOODS = (
-    Case("flood.sh", PASSED, output="the end", heavy=True, timeout=60.0, compared=True),
-    Case("long_line.sh", PASSED, output="the end", heavy=True, timeout=60.0, compared=True),
+    NastyProgram("flood.sh", PASSED, output="the end", heavy=True, timeout=60.0, compared=True),
+    NastyProgram("long_line.sh", PASSED, output="the end", heavy=True, timeout=60.0, compared=True),
 )
 
 FILES = (
-    Case("empty", PASSED),
-    Case("no_shebang.sh", PASSED, output="by the shell", compared=True),
-    Case("crlf.sh", ERROR, "the line ends in a CR", compared=True),
-    Case("no_interpreter.sh", ERROR, "/no/such/interpreter is not installed", compared=True),
-    Case("interpreter_folder.sh", ERROR, "permission denied"),
-    Case("interpreter_arguments.sh", FAILED, "exit 1"),
-    Case("env_split.sh", PASSED),
-    Case("foreign", ERROR, "built for another machine", compared=True),
-    Case("named.sh", PASSED, name="setuid/test_setuid.sh"),
-    Case("read_only.sh", PASSED, output="read_only", name="read_only/test_here.sh"),
-    Case("file_size.sh", FAILED, "killed by SIGXFSZ"),
-    Case("no_permissions.sh", PASSED, compared=True),
-    Case("deep_tree.py", PASSED),
-    Case("core_dump.sh", FAILED, "killed by SIGSEGV", compared=True),
-    Case("lost_cwd.sh", PASSED, output="nowhere"),
-    Case("remove_tmp.sh", PASSED),
-    Case("tmp_link.sh", PASSED),
-    Case("tmp_file.sh", PASSED),
-    Case("ulimits.sh", PASSED, output="little left"),
-    Case("modify_tree.sh", PASSED, name="modify/test_modify.sh"),
-    Case("remove_self.sh", PASSED, name="alone/test_alone.sh"),
-    Case("huge_environment.py", PASSED),
-    Case("many_files.py", PASSED, heavy=True),
-    Case("immutable.sh", PASSED, needs=("chattr",)),
-    Case("bind_mount.sh", PASSED, needs=("mount",), name="bound/test_bind_mount.sh"),
-    Case("busy_tmp.py", PASSED, leftovers="1 process"),
+    NastyProgram("empty", PASSED),
+    NastyProgram("no_shebang.sh", PASSED, output="by the shell", compared=True),
+    NastyProgram("crlf.sh", ERROR, "the line ends in a CR", compared=True),
+    NastyProgram("no_interpreter.sh", ERROR, "/no/such/interpreter is not installed", compared=True),
+    NastyProgram("interpreter_folder.sh", ERROR, "permission denied"),
+    NastyProgram("interpreter_arguments.sh", FAILED, "exit 1"),
+    NastyProgram("env_split.sh", PASSED),
+    NastyProgram("foreign", ERROR, "built for another machine", compared=True),
+    NastyProgram("named.sh", PASSED, name="setuid/test_setuid.sh"),
+    NastyProgram("read_only.sh", PASSED, output="read_only", name="read_only/test_here.sh"),
+    NastyProgram("file_size.sh", FAILED, "killed by SIGXFSZ"),
+    NastyProgram("no_permissions.sh", PASSED, compared=True),
+    NastyProgram("deep_tree.py", PASSED),
+    NastyProgram("core_dump.sh", FAILED, "killed by SIGSEGV", compared=True),
+    NastyProgram("lost_cwd.sh", PASSED, output="nowhere"),
+    NastyProgram("remove_tmp.sh", PASSED),
+    NastyProgram("tmp_link.sh", PASSED),
+    NastyProgram("tmp_file.sh", PASSED),
+    NastyProgram("ulimits.sh", PASSED, output="little left"),
+    NastyProgram("modify_tree.sh", PASSED, name="modify/test_modify.sh"),
+    NastyProgram("remove_self.sh", PASSED, name="alone/test_alone.sh"),
+    NastyProgram("huge_environment.py", PASSED),
+    NastyProgram("many_files.py", PASSED, heavy=True),
+    NastyProgram("immutable.sh", PASSED, needs=("chattr",)),
+    NastyProgram("bind_mount.sh", PASSED, needs=("mount",), name="bound/test_bind_mount.sh"),
+    NastyProgram("busy_tmp.py", PASSED, leftovers="1 process"),
 )
 
 _NAMES: tuple[str | bytes, ...] = (
@@ -194,13 +194,13 @@ _NAMES: tuple[str | bytes, ...] = (
     "a::b/[c]/test_x.sh",
     "test_" + "x" * 250,
 )
-NAMES = tuple(Case("named.sh", PASSED, output="no matter", name=name) for name in _NAMES)
+NAMES = tuple(NastyProgram("named.sh", PASSED, output="no matter", name=name) for name in _NAMES)
 
 
-def _exit(status: int) -> Case:
+def _exit(status: int) -> NastyProgram:
     outcome = {0: PASSED, 77: SKIPPED, 99: ERROR}.get(status, FAILED)
     words = "" if outcome in (PASSED, SKIPPED) else f"exit {status}"
-    return Case("exit.sh", outcome, words, name=f"exits/test_exit_{status}.sh")
+    return NastyProgram("exit.sh", outcome, words, name=f"exits/test_exit_{status}.sh")
 
 
 #: What a signal does whose default is not to end: nothing, or (20 to 22) nothing in an
@@ -208,12 +208,12 @@ def _exit(status: int) -> Case:
 _HARMLESS = frozenset([17, 18, 20, 21, 22, 23, 28])
 
 
-def _signal(number: int) -> Case:
+def _signal(number: int) -> NastyProgram:
     name = f"signals/test_{number}"
     if number in _HARMLESS:
-        return Case("signal.py", PASSED, name=name)
+        return NastyProgram("signal.py", PASSED, name=name)
     words = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    return Case("signal.py", FAILED, f"killed by {words}", name=name)
+    return NastyProgram("signal.py", FAILED, f"killed by {words}", name=name)
 
 
 EXITS = tuple(_exit(status) for status in (0, 1, 2, 77, 99, 125, 126, 127, 128, 130, 255))
@@ -222,15 +222,15 @@ SIGNALS = tuple(_signal(number) for number in (*range(1, 19), *range(20, 32), 34
 #: All that share a run.  The files come first: storms are hard on the neighbours.
 TOGETHER = (*FILES, *NAMES, *EXITS, *SIGNALS, *OUTPUT, *PROCESSES)
 #: Kills its host; in a run of its own.
-KILL_HOST = Case("kill_host.sh", ERROR, "host")
+KILL_HOST = NastyProgram("kill_host.sh", ERROR, "host")
 #: Fills the temporary file system, which is a small one of its own.
-FULL = Case("full_tmp.sh", PASSED, output="no room left", needs=("mount",))
+FULL = NastyProgram("full_tmp.sh", PASSED, output="no room left", needs=("mount",))
 
 
 _PYTHON = f"#!{os.path.realpath(sys.executable)} -IS".encode()
 
 
-def possible(cases: Iterable[Case]) -> list[Case]:
+def filter_runnable(cases: Iterable[NastyProgram]) -> list[NastyProgram]:
     """Those for which all is here that they need."""
     return [case for case in cases if all(_is_here(name) for name in case.needs)]
 
@@ -254,17 +254,17 @@ def _is_here(name: str) -> bool:
     return done.returncode == 0
 
 
-def lay_out(root: Path, cases: Iterable[Case]) -> None:
+def write_tree(root: Path, cases: Iterable[NastyProgram]) -> None:
     """The tree of these cases below ``root``, with the deadlines in its nosejobs.toml."""
     lines = []
     for case in cases:
         _install(case, root / case.path)
-        if case.timeout != Case.timeout:
+        if case.timeout != NastyProgram.timeout:
             lines.append(f'[tests."{case.path}"]\ntimeout = {case.timeout}\n')
     (root / "nosejobs.toml").write_text("".join(lines))
 
 
-def _install(case: Case, path: Path) -> None:
+def _install(case: NastyProgram, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     source = PROGRAMS / case.file
     if source.suffix == ".c":

@@ -14,12 +14,12 @@ from shell_runner.remote.processes import process_tree
 PROC = Path("/proc")
 
 
-def pids() -> Iterator[int]:
+def list_pids() -> Iterator[int]:
     """All processes."""
     return (int(name) for name in os.listdir(PROC) if name.isdigit())
 
 
-def carries(pid: int, marker: str) -> bool:
+def has_marker(pid: int, marker: str) -> bool:
     """Whether a process has ``marker`` in its environment, arguments or working directory."""
     folder = PROC / str(pid)
     try:
@@ -31,15 +31,15 @@ def carries(pid: int, marker: str) -> bool:
     return marker.encode() in found
 
 
-def marked(marker: str) -> list[int]:
+def find_marked(marker: str) -> list[int]:
     """The processes that carry ``marker``."""
-    return [pid for pid in pids() if pid != os.getpid() and carries(pid, marker)]
+    return [pid for pid in list_pids() if pid != os.getpid() and has_marker(pid, marker)]
 
 
-def left_behind(marker: str, patience: float = 3.0) -> list[str]:
+def find_leftovers(marker: str, patience: float = 3.0) -> list[str]:
     """The command lines of those that are still there after a while."""
     deadline = time.monotonic() + patience
-    while (found := marked(marker)) and time.monotonic() < deadline:
+    while (found := find_marked(marker)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return [f"{pid}: {_command(pid)}" for pid in found]
 
@@ -60,7 +60,7 @@ def _status(pid: int, name: str) -> int:
 
 
 @dataclass
-class Memory:
+class PeakMemory:
     """Peak resident memory of a run, KiB, by part."""
 
     controller: int = 0
@@ -70,7 +70,7 @@ class Memory:
     #: Sum of all processes at one moment, programs included.
     total: int = 0
 
-    def look(self, root: int) -> None:
+    def sample(self, root: int) -> None:
         """Take in what the processes below ``root`` have needed so far."""
         self.controller = max(self.controller, _status(root, "VmHWM"))
         level, depth, total = [root], 0, 0
@@ -80,18 +80,18 @@ class Memory:
                 self.host = max([self.host, *(_status(pid, "VmHWM") for pid in level)])
             if depth == 2:
                 self.slot = max([self.slot, *(_status(pid, "VmHWM") for pid in level)])
-            level, depth = [child for pid in level for child in process_tree.children(pid)], depth + 1
+            level, depth = [child for pid in level for child in process_tree.list_children(pid)], depth + 1
         self.total = max(self.total, total)
 
 
-def measure(
-    process: subprocess.Popen[bytes], timeout: float, memory: Memory | None = None
-) -> Memory:
+def watch_until_exit(
+    process: subprocess.Popen[bytes], timeout: float, memory: PeakMemory | None = None
+) -> PeakMemory:
     """Watch a process to its end; TimeoutError if that does not come."""
-    memory, deadline = memory or Memory(), time.monotonic() + timeout
+    memory, deadline = memory or PeakMemory(), time.monotonic() + timeout
     while process.poll() is None:
         if time.monotonic() > deadline:
             raise TimeoutError
-        memory.look(process.pid)
+        memory.sample(process.pid)
         time.sleep(0.02)
     return memory

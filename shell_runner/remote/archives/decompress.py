@@ -1,183 +1,200 @@
-"""The bytes of a compressed file as a stream that one asks for so many bytes.
+"""The decompressed bytes of a file as a stream.
 
-Owns gzip, bzip2, xz and plain files, with as much memory whatever they inflate to.  Must
-not know what the bytes mean.
+Supports gzip, bzip2, xz and plain files; memory does not grow with the decompressed size.  Must
+not depend on the meaning of the bytes.
 """
 
 import zlib
 from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, Optional, Tuple
 
-from .limits import PIECE, BadArchive
+from .limits import PIECE_BYTES, BadArchive
 
-#: Bytes that an xz stream may need to be read; ``xz -9`` needs 65 MiB.
-_XZ_MEMORY = 256 << 20
-_INPUT = 1 << 15
+#: Maximum bytes of memory for decompressing an xz stream; ``xz -9`` needs 65 MiB.
+_XZ_MEMORY_LIMIT = 256 << 20
+_INPUT_BYTES = 1 << 15
 
 
-class Source:
-    """A file as it is."""
+class ByteSource:
+    """The bytes of a file that is not compressed."""
 
-    def __init__(self, file: BinaryIO, most: int) -> None:
-        """``most``: bytes that are read of it, whatever for."""
+    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
+        """Read ``file``; ``max_bytes`` is the limit for all bytes that are read."""
         self._file = file
-        self._left = most
-        self._ahead = b""
+        self._remaining = max_bytes
+        self._lookahead = b""
 
     def peek(self, count: int) -> bytes:
-        """What ``read`` will return, before the first one."""
-        self._ahead = b""
-        self._ahead = self.read(count)
-        return self._ahead
+        """Return the first bytes without consuming them; must be called before ``read``."""
+        self._lookahead = b""
+        self._lookahead = self.read(count)
+        return self._lookahead
 
     def read(self, count: int) -> bytes:
-        """``count`` bytes, fewer only at the end."""
-        data, self._ahead = self._ahead[:count], self._ahead[count:]
+        """Return ``count`` bytes, fewer only at the end.
+
+        Raises BadArchive if the limit is exceeded or the data cannot be decompressed.
+        """
+        data, self._lookahead = self._lookahead[:count], self._lookahead[count:]
         while len(data) < count:
-            more = self._some(count - len(data))
+            more = self._read_some(count - len(data))
             if not more:
                 break
             data += more
-        self._left -= len(data)
-        if self._left < 0:
-            raise BadArchive("", "it inflates to more bytes than the limit")
+        self._remaining -= len(data)
+        if self._remaining < 0:
+            raise BadArchive("", "its decompressed size exceeds the limit")
         return data
 
-    def exactly(self, count: int) -> bytes:
-        """``count`` bytes, or BadArchive."""
+    def read_exactly(self, count: int) -> bytes:
+        """Return ``count`` bytes; raises BadArchive if there are fewer."""
         data = self.read(count)
         if len(data) < count:
-            raise BadArchive("", "it ends in the middle: it was cut")
+            raise BadArchive("", "unexpected end: it was truncated")
         return data
 
-    def _some(self, count: int) -> bytes:
+    def _read_some(self, count: int) -> bytes:
         return self._file.read(count)
 
 
-class Inflated(Source):
-    """A compressed file; several streams one after the other count as one."""
+class DecompressedSource(ByteSource):
+    """The bytes of a compressed file; consecutive streams count as one."""
 
-    def __init__(self, file: BinaryIO, most: int, start: Callable[[], Any]) -> None:
-        super().__init__(file, most)
-        self._start = start
-        self._inflater = start()
-        self._input = b""
-        #: The stream at hand has not begun: the file may end here.
-        self._fresh = False
+    def __init__(self, file: BinaryIO, max_bytes: int, start: Callable[[], Any]) -> None:
+        super().__init__(file, max_bytes)
+        self._new_decompressor = start
+        self._decompressor = start()
+        self._pending_input = b""
+        #: A stream has ended: the file may end here, or another stream may start.
+        self._is_between_streams = False
 
-    def _some(self, count: int) -> bytes:
+    def _read_some(self, count: int) -> bytes:
         while True:
-            if not self._input:
-                self._input = self._file.read(_INPUT)
-            if self._fresh and not self._begin():
+            if not self._pending_input:
+                self._pending_input = self._file.read(_INPUT_BYTES)
+            if self._is_between_streams and not self._begin_stream():
                 return b""
-            data = self._inflate(count)
+            data = self._decompress(count)
             if data:
                 return data
 
-    def _begin(self) -> bool:
-        """Whether another stream follows; zeros between and after them are padding."""
-        while self._input and not self._input.strip(b"\0"):
-            self._input = self._file.read(_INPUT)
-        self._input = self._input.lstrip(b"\0")
-        if self._input:
-            self._inflater, self._fresh = self._start(), False
-        return not self._fresh
+    def _begin_stream(self) -> bool:
+        """Start the next stream; return False at the end of the file.
 
-    def _inflate(self, count: int) -> bytes:
-        """Some bytes; none when more of the file is needed, or a stream has ended."""
-        at_end = not self._input
+        Zeros between and after streams are padding.
+        """
+        while self._pending_input and not self._pending_input.strip(b"\0"):
+            self._pending_input = self._file.read(_INPUT_BYTES)
+        self._pending_input = self._pending_input.lstrip(b"\0")
+        if self._pending_input:
+            self._decompressor, self._is_between_streams = self._new_decompressor(), False
+        return not self._is_between_streams
+
+    def _decompress(self, count: int) -> bytes:
+        """Return some bytes; none if more input is needed or a stream has ended."""
+        at_end = not self._pending_input
         try:
-            data = self._step(count)
+            data = self._decompress_step(count)
         except Exception as error:  # zlib.error, OSError of bz2, LZMAError
-            raise BadArchive("", "it cannot be inflated: %s" % error) from None
-        if self._inflater.eof:
-            self._input, self._fresh = self._inflater.unused_data + self._input, True
+            raise BadArchive("", "it cannot be decompressed: %s" % error) from None
+        if self._decompressor.eof:
+            self._pending_input, self._is_between_streams = (
+                self._decompressor.unused_data + self._pending_input,
+                True,
+            )
         elif at_end and not data:
-            raise BadArchive("", "it ends in the middle of compressed data: it was cut")
+            raise BadArchive("", "unexpected end of compressed data: it was truncated")
         return data
 
-    def _step(self, count: int) -> bytes:
-        inflater = self._inflater
-        if not hasattr(inflater, "needs_input"):
-            data: bytes = inflater.decompress(self._input, count)
-            # At the end of a stream, what follows is in both of its attributes.
-            self._input = b"" if inflater.eof else inflater.unconsumed_tail
-        elif inflater.needs_input:
-            given, self._input = self._input, b""
-            data = inflater.decompress(given, count)
-        else:  # bz2 and lzma keep what they have not used
-            data = inflater.decompress(b"", count)
+    def _decompress_step(self, count: int) -> bytes:
+        decompressor = self._decompressor
+        if not hasattr(decompressor, "needs_input"):
+            data: bytes = decompressor.decompress(self._pending_input, count)
+            # At the end of a stream both unused_data and unconsumed_tail have the rest.
+            self._pending_input = b"" if decompressor.eof else decompressor.unconsumed_tail
+        elif decompressor.needs_input:
+            given, self._pending_input = self._pending_input, b""
+            data = decompressor.decompress(given, count)
+        else:  # bz2 and lzma keep unused input themselves
+            data = decompressor.decompress(b"", count)
         return data
 
 
-def _gzip() -> Any:
+def _new_gzip() -> Any:
     return zlib.decompressobj(31)
 
 
-def _bzip2() -> Any:
+def _new_bzip2() -> Any:
     import bz2
 
     return bz2.BZ2Decompressor()
 
 
-def _xz() -> Any:
+def _new_xz() -> Any:
     import lzma
 
-    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_LIMIT)
 
 
-#: How streams begin, and who inflates them.
-_KINDS: Dict[bytes, Callable[[], Any]] = {
-    b"\x1f\x8b": _gzip,
-    b"BZh": _bzip2,
-    b"\xfd7zXZ\0": _xz,
+#: First bytes of compressed streams, and the decompressors.
+_DECOMPRESSORS: Dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": _new_gzip,
+    b"BZh": _new_bzip2,
+    b"\xfd7zXZ\0": _new_xz,
 }
 
 
-def open_source(file: BinaryIO, most: int) -> Source:
-    """The bytes of a file, inflated if its first bytes say that it is compressed."""
+def open_source(file: BinaryIO, max_bytes: int) -> ByteSource:
+    """Return the bytes of a file, decompressed if its first bytes say that it is compressed.
+
+    ``max_bytes`` is the limit for all bytes that are read.  Raises BadArchive if this Python
+    lacks the decompressor.
+    """
     head = file.read(8)
     file.seek(0)
-    for magic, start in _KINDS.items():
+    for magic, start in _DECOMPRESSORS.items():
         if head.startswith(magic):
             try:
-                return Inflated(file, most, start)
+                return DecompressedSource(file, max_bytes, start)
             except ImportError as error:
-                raise BadArchive("", "this host's Python cannot inflate it: %s" % error) from None
-    return Source(file, most)
+                message = "this host's Python cannot decompress it: %s" % error
+                raise BadArchive("", message) from None
+    return ByteSource(file, max_bytes)
 
 
-class Contents:
-    """Compressed contents within a file of another kind: deflated, or by bzip2."""
+class MemberDecompressor:
+    """The compressed contents of one member of a zip archive: deflate or bzip2."""
 
     def __init__(self, bzip2: bool = False) -> None:
-        self._inflater: Any = _bzip2() if bzip2 else zlib.decompressobj(-15)
+        self._decompressor: Any = _new_bzip2() if bzip2 else zlib.decompressobj(-15)
 
-    def pieces(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """What ``chunks`` inflate to; ValueError if something is missing, or follows."""
+    def decompress(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the decompressed bytes of ``chunks``.
+
+        Raises ValueError if data is invalid, missing or follows the end.
+        """
         for chunk in chunks:
-            if self._inflater.eof:
+            if self._decompressor.eof:
                 raise ValueError("more data follows its contents")
             rest: Optional[bytes] = chunk
             while rest is not None:
-                data, rest = self._step(rest)
+                data, rest = self._decompress_step(rest)
                 if data:
                     yield data
-        if not self._inflater.eof:
-            raise ValueError("its contents end in the middle")
+        if not self._decompressor.eof:
+            raise ValueError("its contents are truncated")
 
-    def _step(self, chunk: bytes) -> Tuple[bytes, Optional[bytes]]:
-        """A piece, and what is left of the chunk, if there may be more in it."""
-        inflater = self._inflater
+    def _decompress_step(self, chunk: bytes) -> Tuple[bytes, Optional[bytes]]:
+        """Return a piece, and the rest of the chunk or None if it is used up."""
+        decompressor = self._decompressor
         try:
-            data = inflater.decompress(chunk, PIECE)
+            data = decompressor.decompress(chunk, PIECE_BYTES)
         except Exception as error:
-            raise ValueError("it cannot be inflated: %s" % error) from None
-        if inflater.eof:
-            if inflater.unused_data:
+            raise ValueError("it cannot be decompressed: %s" % error) from None
+        if decompressor.eof:
+            if decompressor.unused_data:
                 raise ValueError("more data follows its contents")
             return data, None
-        if hasattr(inflater, "needs_input"):
-            return data, None if inflater.needs_input else b""
-        rest = inflater.unconsumed_tail
-        return data, rest if rest or len(data) == PIECE else None
+        if hasattr(decompressor, "needs_input"):
+            return data, None if decompressor.needs_input else b""
+        rest = decompressor.unconsumed_tail
+        return data, rest if rest or len(data) == PIECE_BYTES else None

@@ -1,7 +1,7 @@
-"""Unpacking an archive that somebody sent: all of it, inside one folder, or nothing.
+"""The extraction of an untrusted archive: all of it into one folder, or nothing.
 
-Owns the ways from zip and tar members to a ``Landing``.  Which archive it is, its first
-bytes say, never its name.
+Passes the members of zip and tar archives to an ``ExtractionDirectory``.  The first bytes of an
+archive determine its format, never its name.
 """
 
 import calendar
@@ -11,71 +11,73 @@ from typing import BinaryIO, Iterator, NamedTuple, Tuple
 
 from . import tar_reader, zip_reader
 from .decompress import open_source
-from .extraction_directory import Landing, Looks
-from .limits import Account, BadArchive, Limits, show
+from .extraction_directory import ExtractionDirectory, FileAttributes
+from .limits import BadArchive, ExtractionBudget, Limits, decode_name
 
-__all__ = ["BadArchive", "Limits", "Summary", "look", "unpack"]
+__all__ = ["BadArchive", "Limits", "ExtractionSummary", "check_archive", "extract_archive"]
 
-LIMITS = Limits()
-#: First bytes of what people send instead.
-_OTHERS = {
-    b"(\xb5/\xfd": "compressed by zstd",
+DEFAULT_LIMITS = Limits()
+#: First bytes of unsupported formats, for the error message.
+_UNSUPPORTED_FORMATS = {
+    b"(\xb5/\xfd": "compressed with zstd",
     b"7z\xbc\xaf'\x1c": "a 7z archive",
     b"Rar!": "a RAR archive",
-    b"\x1f\x9d": "compressed by compress",
-    b"LZIP": "compressed by lzip",
+    b"\x1f\x9d": "compressed with compress",
+    b"LZIP": "compressed with lzip",
 }
-#: Systems in whose zip members the attributes are a mode: Unix, OS X.
-_UNIX = (3, 19)
+#: Values of ``ZipEntry.system`` whose attributes contain a Unix mode: Unix and macOS.
+_UNIX_SYSTEMS = (3, 19)
 _FOLDER_MODE, _FILE_MODE = 0o755, 0o644
-#: Kinds that no member may be.  Others that are none at all occur: Maven's folders have all
-#: bits set.
-_REFUSED = (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK)
-#: Bytes of a link's target, in a zip member.
-_TARGET = 4096
+#: Types of files that are refused.  Invalid types are accepted: Maven's folders have all bits
+#: set.
+_REFUSED_TYPES = (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK)
+#: Maximum bytes of a link's target in a zip archive.
+_MAX_TARGET_BYTES = 4096
 
 
-class Summary(NamedTuple):
-    """What has been unpacked."""
+class ExtractionSummary(NamedTuple):
+    """The number of extracted members and their sizes."""
 
     members: int
-    #: Bytes of all files as people see them, and bytes that are on the disk.
+    #: Bytes of all files with their holes, and bytes that they take on the disk.
     size: int
-    landed: int
+    disk_bytes: int
 
 
-def unpack(path: str, folder: str, name: str = "", limits: Limits = LIMITS) -> Summary:
-    """Unpack the archive ``path`` into ``folder``, which exists and is empty.
+def extract_archive(
+    path: str, folder: str, name: str = "", limits: Limits = DEFAULT_LIMITS
+) -> ExtractionSummary:
+    """Extract the archive ``path`` into ``folder``, which exists and is empty.
 
-    ``name``: what people call the archive.  Raises BadArchive, which names the member at
-    fault, or OSError (a full disk); the folder is empty then.
+    ``name`` is the name of the archive in error messages.  Raises BadArchive, which names the
+    invalid member, or OSError (such as a full disk); the folder is empty then.
     """
     if os.listdir(folder):
-        raise FileExistsError("%s is not empty: nothing is unpacked into it" % folder)
+        raise FileExistsError("%s is not empty: nothing is extracted into it" % folder)
     with open(path, "rb") as file:
-        account = Account(limits, os.fstat(file.fileno()).st_size)
-        landing = Landing(folder, account)
+        budget = ExtractionBudget(limits, os.fstat(file.fileno()).st_size)
+        directory = ExtractionDirectory(folder, budget)
         try:
-            _unpack(file, landing, account, name)
-            landing.finish()
+            _extract(file, directory, budget, name)
+            directory.finish()
         except BaseException:
-            landing.sweep()
+            directory.remove_all()
             raise
-    return Summary(account.members, account.size, account.landed)
+    return ExtractionSummary(budget.members, budget.size, budget.disk_bytes)
 
 
-def look(path: str, name: str = "", limits: Limits = LIMITS) -> None:
-    """Raise BadArchive for what is no archive, or is not whole; nothing is written.
+def check_archive(path: str, name: str = "", limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raise BadArchive if the file is not a supported archive or is truncated.
 
-    What its members may be, and the sums of a zip's, ``unpack`` finds out.
+    Nothing is written.  Names of members and the checksums of a zip archive are not checked.
     """
     with open(path, "rb") as file:
         head = file.read(8)
         file.seek(0)
         if _is_zip(head):
-            zip_reader.Zip(file, limits.members, limits.names).check()
+            zip_reader.ZipReader(file, limits.members, limits.total_name_bytes).verify()
             return
-        for _ in _members(file, limits, _who(name, head)):
+        for _ in _read_tar(file, limits, _describe_unsupported(name, head)):
             pass
 
 
@@ -83,101 +85,116 @@ def _is_zip(head: bytes) -> bool:
     return head.startswith((zip_reader.LOCAL_MAGIC, zip_reader.END_MAGIC))
 
 
-def _unpack(file: BinaryIO, landing: Landing, account: Account, name: str) -> None:
+def _extract(
+    file: BinaryIO, directory: ExtractionDirectory, budget: ExtractionBudget, name: str
+) -> None:
     head = file.read(8)
     file.seek(0)
     if _is_zip(head):
-        _unpack_zip(file, landing, account)
+        _extract_zip(file, directory, budget)
     else:
-        _unpack_tar(file, landing, account, _who(name, head))
+        _extract_tar(file, directory, budget, _describe_unsupported(name, head))
 
 
-def _who(name: str, head: bytes) -> str:
-    """What an archive is that we cannot read."""
-    kinds = [words for magic, words in _OTHERS.items() if head.startswith(magic)]
-    found = "%s: " % kinds[0] if kinds else ""
-    return "%s%s is no zip, and no tar (plain, gzip, bzip2 or xz)" % (found, name or "it")
+def _describe_unsupported(name: str, head: bytes) -> str:
+    """Return the message for a file that is not a supported archive."""
+    kinds = [words for magic, words in _UNSUPPORTED_FORMATS.items() if head.startswith(magic)]
+    found = " (it is %s)" % kinds[0] if kinds else ""
+    message = "%s is not a zip or tar archive%s; use zip, or tar (plain, gzip, bzip2 or xz)"
+    return message % (name or "the file", found)
 
 
 # Tar
 
 
-def _members(
+def _read_tar(
     file: BinaryIO, limits: Limits, words: str
-) -> Iterator[Tuple[tar_reader.Member, Iterator[bytes]]]:
+) -> Iterator[Tuple[tar_reader.TarMember, Iterator[bytes]]]:
     source = open_source(file, limits.size)
     if not tar_reader.is_tar(source):
         raise BadArchive("", words)
-    return tar_reader.Tar(source, limits).members()
+    return tar_reader.TarReader(source, limits).members()
 
 
-def _unpack_tar(file: BinaryIO, landing: Landing, account: Account, words: str) -> None:
-    for member, pieces in _members(file, account.limits, words):
-        looks = Looks(member.mode, member.modified)
+def _extract_tar(
+    file: BinaryIO, directory: ExtractionDirectory, budget: ExtractionBudget, words: str
+) -> None:
+    for member, pieces in _read_tar(file, budget.limits, words):
+        attributes = FileAttributes(member.mode, member.modified)
         if member.kind == tar_reader.FOLDER:
-            landing.folder(member.name, looks)
+            directory.add_folder(member.name, attributes)
         elif member.kind == tar_reader.LINK:
-            landing.link(member.name, member.target)
+            directory.add_symlink(member.name, member.target)
         elif member.kind == tar_reader.HARD_LINK:
-            landing.hard_link(member.name, member.target)
+            directory.add_hard_link(member.name, member.target)
         else:
-            landing.file(member.name, looks, member.size, pieces)
+            directory.add_file(member.name, attributes, member.size, pieces)
 
 
 # Zip
 
 
-def _unpack_zip(file: BinaryIO, landing: Landing, account: Account) -> None:
-    archive = zip_reader.Zip(file, account.limits.members, account.limits.names)
-    archive.check()
+def _extract_zip(file: BinaryIO, directory: ExtractionDirectory, budget: ExtractionBudget) -> None:
+    archive = zip_reader.ZipReader(file, budget.limits.members, budget.limits.total_name_bytes)
+    archive.verify()
     for entry in archive.entries():
-        _unpack_entry(archive, entry, landing)
+        _extract_zip_entry(archive, entry, directory)
 
 
-def _unpack_entry(archive: zip_reader.Zip, entry: zip_reader.Entry, landing: Landing) -> None:
-    name, mode = _checked_name(entry), _mode(entry)
+def _extract_zip_entry(
+    archive: zip_reader.ZipReader, entry: zip_reader.ZipEntry, directory: ExtractionDirectory
+) -> None:
+    name, mode = _check_name(entry), _unix_mode(entry)
     kind = stat.S_IFMT(mode)
     is_folder = name.endswith(b"/")
-    if kind in _REFUSED:
-        raise BadArchive(show(name), "a device, FIFO or socket; only files, folders and links")
+    if kind in _REFUSED_TYPES:
+        raise BadArchive(
+            decode_name(name), "a device, FIFO or socket; only files, folders and links"
+        )
     if (kind == stat.S_IFDIR and not is_folder) or (kind == stat.S_IFLNK and is_folder):
-        raise BadArchive(show(name), "its name and its attributes disagree on what it is")
+        raise BadArchive(decode_name(name), "its name and its attributes disagree on its type")
     if is_folder:
         if entry.size:
-            raise BadArchive(show(name), "a folder with contents")
-        for _ in archive.contents(entry):
+            raise BadArchive(decode_name(name), "a folder with contents")
+        for _ in archive.read_contents(entry):
             pass
-        landing.folder(name, Looks(stat.S_IMODE(mode) or _FOLDER_MODE, _date(entry)))
+        directory.add_folder(
+            name, FileAttributes(stat.S_IMODE(mode) or _FOLDER_MODE, _modification_time(entry))
+        )
     elif kind == stat.S_IFLNK:
-        landing.link(name, _target(archive, entry))
+        directory.add_symlink(name, _read_target(archive, entry))
     else:
-        looks = Looks(stat.S_IMODE(mode) if mode else _FILE_MODE, _date(entry))
-        landing.file(name, looks, entry.size, archive.contents(entry))
+        attributes = FileAttributes(
+            stat.S_IMODE(mode) if mode else _FILE_MODE, _modification_time(entry)
+        )
+        directory.add_file(name, attributes, entry.size, archive.read_contents(entry))
 
 
-def _checked_name(entry: zip_reader.Entry) -> bytes:
-    """What comes from Windows means a folder by a backslash and a drive by a colon."""
+def _check_name(entry: zip_reader.ZipEntry) -> bytes:
+    """Return the name; raises BadArchive for a backslash or a drive of Windows."""
     name = entry.name
     if b"\\" in name:
-        raise BadArchive(show(name), "its name has a backslash where zip wants a slash")
+        raise BadArchive(decode_name(name), "its name has a backslash; zip requires a slash")
     if name[1:2] == b":" and name[:1].isalpha():
-        raise BadArchive(show(name), "its name begins with a drive")
+        raise BadArchive(decode_name(name), "its name starts with a drive")
     return name
 
 
-def _mode(entry: zip_reader.Entry) -> int:
-    """Kind and permissions, 0 where the archive does not tell."""
-    return entry.attributes >> 16 if entry.system in _UNIX else 0
+def _unix_mode(entry: zip_reader.ZipEntry) -> int:
+    """Return the Unix mode, type and permissions; 0 if the archive has none."""
+    return entry.attributes >> 16 if entry.system in _UNIX_SYSTEMS else 0
 
 
-def _target(archive: zip_reader.Zip, entry: zip_reader.Entry) -> bytes:
-    if entry.size > _TARGET:
-        raise BadArchive(show(entry.name), "a link to a name of %d bytes" % entry.size)
-    return b"".join(archive.contents(entry))
+def _read_target(archive: zip_reader.ZipReader, entry: zip_reader.ZipEntry) -> bytes:
+    if entry.size > _MAX_TARGET_BYTES:
+        raise BadArchive(
+            decode_name(entry.name), "the target of the link has %d bytes" % entry.size
+        )
+    return b"".join(archive.read_contents(entry))
 
 
-def _date(entry: zip_reader.Entry) -> float:
-    """MS-DOS knows no time zones, nor do we then: what counts is which file is newer."""
+def _modification_time(entry: zip_reader.ZipEntry) -> float:
+    """Return the modification time; the format has no time zone, so UTC is assumed."""
     day, time = entry.date
     year, month = (day >> 9) + 1980, max(1, min(12, day >> 5 & 15))
     clock = (time >> 11, time >> 5 & 63, (time & 31) * 2)

@@ -1,9 +1,9 @@
-"""Members of an archive on their way to the disk, and never out of one folder.
+"""The directory into which the members of an archive are extracted.
 
-Owns a folder that is empty at first: names, files, folders, links.  Must not
-know formats.  Nothing is ever written through a link nor over what is there, so the
-file system itself tells names that are the same (also where case makes no difference).
-Paths are bytes: what a name means must not depend on the host's locale.
+Responsible for creating files, folders and links inside one directory, which is empty at first,
+and nowhere else.  Must not depend on archive formats.  Nothing is written through a link or over
+an existing file, so the file system itself detects duplicate names (also where it ignores case).
+Paths are bytes: the meaning of a name must not depend on the host's locale.
 """
 
 import errno
@@ -16,104 +16,117 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from ..files.copy_tree import write_all
 from ..files.symbolic_links import is_link_inside
-from .limits import PIECE, Account, BadArchive, show
+from .limits import PIECE_BYTES, BadArchive, ExtractionBudget, decode_name
 
-_ZEROS = bytes(PIECE)
-#: ``C:\\x`` and ``C:/x`` are absolute for whoever made the archive.
-_DRIVE = re.compile(rb"[A-Za-z]:([\\/]|$)")
-#: Bytes of a part of a name, on all file systems that we know.
-_PART = 255
-#: Bytes of a link's target.
-_TARGET = 4095
-#: Parts of names that are looked up for all links of an archive.
-_STEPS = 10_000_000
-#: The latest date of a file: dates beyond it are no dates.
-_LATEST = float(1 << 34)
-#: What the file system says of a name that is at fault, and our words for it.
-_FAULTS = {
-    errno.EEXIST: "this name is there twice",
-    errno.ENAMETOOLONG: "its name is too long here",
-    errno.EILSEQ: "its name is none on this file system",
-    errno.EINVAL: "its name is none on this file system",
+_ZEROS = bytes(PIECE_BYTES)
+#: ``C:\\x`` and ``C:/x`` are absolute paths on Windows.
+_WINDOWS_DRIVE = re.compile(rb"[A-Za-z]:([\\/]|$)")
+#: Maximum bytes of a part of a path (NAME_MAX).
+_MAX_PART_BYTES = 255
+#: Maximum bytes of a link's target (PATH_MAX without the NUL).
+_MAX_TARGET_BYTES = 4095
+#: Maximum number of path parts that are looked up for all links of an archive.
+_MAX_LINK_STEPS = 10_000_000
+#: The latest valid modification time, in seconds since the epoch; later ones become 0.
+_MAX_MTIME = float(1 << 34)
+_LINK_LEADS_OUT = "the link leads out of the folder: to %r"
+_LINK_LEADS_OUT = "the link leads out of the folder: to %r"
+#: Errors that are the fault of the archive and not of the host, and their messages.
+_ERROR_MESSAGES = {
+    errno.EEXIST: "the archive contains this name twice",
+    errno.ENAMETOOLONG: "its name is too long for this file system",
+    errno.EILSEQ: "its name is invalid on this file system",
+    errno.EINVAL: "its name is invalid on this file system",
     errno.EMLINK: "too many hard links to one file",
     errno.EFBIG: "too large for this file system",
 }
 
 
-class Looks(NamedTuple):
-    """How a file or folder is to look."""
+class FileAttributes(NamedTuple):
+    """The mode and the modification time of a file or folder."""
 
     mode: int
     #: Seconds since the epoch.
     modified: float
 
 
-def parts_of(name: bytes, account: Account) -> List[bytes]:
-    """The parts of a name that leads nowhere but down; empty for the folder itself."""
-    _check_text(name, account)
+def split_name(name: bytes, budget: ExtractionBudget) -> List[bytes]:
+    """Split a member's name into its parts; the result is empty for the directory itself.
+
+    Raises BadArchive if the name is absolute, leads out of the directory, or exceeds a limit.
+    """
+    _check_name(name, budget)
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts or b".." in name.replace(b"\\", b"/").split(b"/"):
-        raise BadArchive(show(name), "its name leads out of the folder")
-    if len(parts) > account.limits.depth:
-        raise BadArchive(show(name), "more than %d folders deep" % account.limits.depth)
-    if any(len(part) > _PART for part in parts):
-        raise BadArchive(show(name), "a part of its name is longer than %d bytes" % _PART)
+        raise BadArchive(decode_name(name), "its name leads out of the folder")
+    if len(parts) > budget.limits.depth:
+        raise BadArchive(decode_name(name), "it is more than %d folders deep" % budget.limits.depth)
+    if any(len(part) > _MAX_PART_BYTES for part in parts):
+        raise BadArchive(
+            decode_name(name), "a part of its name is longer than %d bytes" % _MAX_PART_BYTES
+        )
     return parts
 
 
-def _check_text(name: bytes, account: Account) -> None:
+def _check_name(name: bytes, budget: ExtractionBudget) -> None:
     if not name:
         raise BadArchive("", "a member has no name")
     if b"\0" in name:
-        raise BadArchive(show(name), "its name holds a NUL")
-    if name.startswith((b"/", b"\\")) or _DRIVE.match(name):
-        raise BadArchive(show(name), "its name is absolute")
-    if len(name) > account.limits.name:
-        raise BadArchive(show(name), "its name has more than %d bytes" % account.limits.name)
+        raise BadArchive(decode_name(name), "its name contains a NUL")
+    if name.startswith((b"/", b"\\")) or _WINDOWS_DRIVE.match(name):
+        raise BadArchive(decode_name(name), "its name is absolute")
+    if len(name) > budget.limits.name_bytes:
+        raise BadArchive(
+            decode_name(name), "its name has more than %d bytes" % budget.limits.name_bytes
+        )
 
 
-class Landing:
-    """A folder to which members of one archive come."""
+class ExtractionDirectory:
+    """The directory of one extraction."""
 
-    def __init__(self, folder: str, account: Account) -> None:
+    def __init__(self, folder: str, budget: ExtractionBudget) -> None:
         self._root = os.fsencode(os.path.abspath(folder))
-        self._account = account
-        #: All folders; with the looks of those that the archive names.
-        self._folders: Dict[bytes, Optional[Looks]] = {b"": None}
+        self._budget = budget
+        #: All folders, with the attributes of those that are members themselves.
+        self._folders: Dict[bytes, Optional[FileAttributes]] = {b"": None}
         self._links: List[bytes] = []
         self._steps = 0
 
-    def folder(self, name: bytes, looks: Looks) -> None:
-        """A folder, which may be there already because something lies in it."""
-        parts = parts_of(name, self._account)
+    def add_folder(self, name: bytes, attributes: FileAttributes) -> None:
+        """Create a folder; it may exist already because a file in it came first."""
+        parts = split_name(name, self._budget)
         path = b"/".join(parts)
         if self._folders.get(path) is not None:
-            raise BadArchive(show(name), _FAULTS[errno.EEXIST])
-        self._make(parts, name)
-        self._folders[path] = looks
+            raise BadArchive(decode_name(name), _ERROR_MESSAGES[errno.EEXIST])
+        self._create_folders(parts, name)
+        self._folders[path] = attributes
 
-    def file(self, name: bytes, looks: Looks, size: int, pieces: Iterable[bytes]) -> None:
-        """Make a regular file of ``size`` bytes from the pieces of its contents."""
-        path = self._place(name)
-        self._account.contents(name, size)
+    def add_file(
+        self, name: bytes, attributes: FileAttributes, size: int, pieces: Iterable[bytes]
+    ) -> None:
+        """Create a regular file of ``size`` bytes from the pieces of its contents."""
+        path = self._prepare_path(name)
+        self._budget.add_file(name, size)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(path, flags, 0o600)
             try:
-                self._fill(name, descriptor, size, pieces)
-                os.fchmod(descriptor, looks.mode & 0o755 | 0o400)
-                _date(descriptor, looks)
+                self._write_contents(name, descriptor, size, pieces)
+                os.fchmod(descriptor, attributes.mode & 0o755 | 0o400)
+                _set_mtime(descriptor, attributes)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise _refusal(name, error) from None
+            raise _translate_error(name, error) from None
 
-    def _fill(self, name: bytes, descriptor: int, size: int, pieces: Iterable[bytes]) -> None:
-        """Write the contents of a file; pieces of zeros become holes."""
+    def _write_contents(
+        self, name: bytes, descriptor: int, size: int, pieces: Iterable[bytes]
+    ) -> None:
+        """Write the contents of a file, with holes for pieces of zeros."""
         offset = end = 0
         for data in pieces:
             if not is_zeros(data):
-                self._account.land(name, len(data))
+                self._budget.add_disk_bytes(name, len(data))
                 if offset != end:
                     os.lseek(descriptor, offset, os.SEEK_SET)
                 write_all(descriptor, data)
@@ -122,42 +135,44 @@ class Landing:
         if end < size:
             os.ftruncate(descriptor, size)
 
-    def link(self, name: bytes, target: bytes) -> None:
-        """A symbolic link; where it leads to is known once all is here (``finish``)."""
-        path = self._place(name)
-        self._account.name(target)
-        if not target or b"\0" in target or len(target) > _TARGET:
-            raise BadArchive(show(name), "a link to no name that can be: %r" % target[:80])
+    def add_symlink(self, name: bytes, target: bytes) -> None:
+        """Create a symbolic link; ``finish`` checks its target once all members exist."""
+        path = self._prepare_path(name)
+        self._budget.add_name(target)
+        if not target or b"\0" in target or len(target) > _MAX_TARGET_BYTES:
+            raise BadArchive(
+                decode_name(name), "the target of the link is invalid: %r" % target[:80]
+            )
         if target.startswith(b"/"):
-            raise BadArchive(show(name), "a link out of the folder: to %r" % show(target))
+            raise BadArchive(decode_name(name), _LINK_LEADS_OUT % decode_name(target))
         try:
             os.symlink(target, path)
         except OSError as error:
-            raise _refusal(name, error) from None
+            raise _translate_error(name, error) from None
         self._links.append(path)
 
-    def hard_link(self, name: bytes, target: bytes) -> None:
-        """A second name of a file, or of a link, that has come before."""
-        path = self._place(name)
-        self._account.name(target)
-        source = self._find(name, target)
+    def add_hard_link(self, name: bytes, target: bytes) -> None:
+        """Create a second name of a file or link that exists already."""
+        path = self._prepare_path(name)
+        self._budget.add_name(target)
+        source = self._find_link_source(name, target)
         try:
             if stat.S_ISLNK(os.lstat(source).st_mode):
-                # The same text in another folder leads elsewhere: it is checked like any other.
+                # The same target leads elsewhere from another folder: it must be checked again.
                 os.symlink(os.readlink(source), path)
                 self._links.append(path)
             else:
                 os.link(source, path, follow_symlinks=False)
         except OSError as error:
-            raise _refusal(name, error) from None
+            raise _translate_error(name, error) from None
 
-    def _find(self, name: bytes, target: bytes) -> bytes:
-        """Where a file is that has come already."""
+    def _find_link_source(self, name: bytes, target: bytes) -> bytes:
+        """Return the path of a file or link that exists already."""
         try:
-            parts = parts_of(target, self._account)
+            parts = split_name(target, self._budget)
         except BadArchive as error:
-            words = "a hard link to %r: %s" % (show(target), error.why)
-            raise BadArchive(show(name), words) from None
+            message = "a hard link to %r: %s" % (decode_name(target), error.why)
+            raise BadArchive(decode_name(name), message) from None
         known = parts and b"/".join(parts[:-1]) in self._folders
         source = os.path.join(self._root, *parts)
         try:
@@ -165,61 +180,66 @@ class Landing:
         except OSError:
             mode = 0
         if not known or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            words = "a hard link to what is not in the archive before it: %r" % show(target)
-            raise BadArchive(show(name), words)
+            message = "a hard link to what is not in the archive before it: %r" % decode_name(
+                target
+            )
+            raise BadArchive(decode_name(name), message)
         return source
 
-    def _place(self, name: bytes) -> bytes:
-        """The path of a file or link, in a folder that is none by a link."""
-        parts = parts_of(name, self._account)
+    def _prepare_path(self, name: bytes) -> bytes:
+        """Return the path for a new file or link; create its folders, none of them a link."""
+        parts = split_name(name, self._budget)
         if not parts or name.endswith((b"/", b"/.")):
-            raise BadArchive(show(name), "it is no folder and has the name of one")
-        self._account.member(name)
-        self._make(parts[:-1], name)
+            raise BadArchive(decode_name(name), "it is not a folder but has the name of one")
+        self._budget.add_member(name)
+        self._create_folders(parts[:-1], name)
         return os.path.join(self._root, *parts)
 
-    def _make(self, parts: Sequence[bytes], name: bytes) -> None:
-        """All folders of a path."""
+    def _create_folders(self, parts: Sequence[bytes], name: bytes) -> None:
+        """Create all folders of a path."""
         if b"/".join(parts) in self._folders:
             return
         for count in range(1, len(parts) + 1):
             path = b"/".join(parts[:count])
             if path not in self._folders:
-                self._account.member(path)
-                self._make_one(os.path.join(self._root, path), name)
+                self._budget.add_member(path)
+                self._create_folder(os.path.join(self._root, path), name)
                 self._folders[path] = None
 
-    def _make_one(self, path: bytes, name: bytes) -> None:
+    def _create_folder(self, path: bytes, name: bytes) -> None:
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
             mode = os.lstat(path).st_mode
             if stat.S_ISLNK(mode):
-                raise BadArchive(show(name), "a link is where its folder would be") from None
+                raise BadArchive(decode_name(name), "its folder is a link") from None
             if not stat.S_ISDIR(mode):
-                raise BadArchive(show(name), "a file is where its folder would be") from None
+                raise BadArchive(decode_name(name), "its folder is a file") from None
         except OSError as error:
-            raise _refusal(name, error) from None
+            raise _translate_error(name, error) from None
 
     def finish(self) -> None:
-        """All has come: links must stay inside; folders look as they should."""
+        """Check that links stay inside, and set the attributes of folders.
+
+        Called once, after the last member.  Raises BadArchive.
+        """
         for path in self._links:
             name, target = path[len(self._root) + 1 :], os.readlink(path)
             count_step = functools.partial(self._count_step, name)
             if not is_link_inside(name.split(b"/")[:-1], target, self._read_link, count_step):
-                raise BadArchive(show(name), "a link out of the folder: to %r" % show(target))
-        for name, looks in self._folders.items():
+                raise BadArchive(decode_name(name), _LINK_LEADS_OUT % decode_name(target))
+        for name, attributes in self._folders.items():
             if name:
                 path = os.path.join(self._root, name)
-                # The owner can always clear it away again.
-                os.chmod(path, (looks.mode if looks else 0o755) & 0o755 | 0o700)
-                if looks:
-                    _date(path, looks)
+                # The owner must be able to remove it.
+                os.chmod(path, (attributes.mode if attributes else 0o755) & 0o755 | 0o700)
+                if attributes:
+                    _set_mtime(path, attributes)
 
     def _count_step(self, name: bytes) -> None:
         self._steps += 1
-        if self._steps > _STEPS:
-            raise BadArchive(show(name), "the links of the archive are a maze")
+        if self._steps > _MAX_LINK_STEPS:
+            raise BadArchive(decode_name(name), "the links of the archive are too complex to check")
 
     def _read_link(self, parts: List[bytes]) -> Optional[bytes]:
         try:
@@ -227,8 +247,8 @@ class Landing:
         except OSError:
             return None
 
-    def sweep(self) -> None:
-        """Remove all that has come."""
+    def remove_all(self) -> None:
+        """Remove everything that was extracted."""
         with os.scandir(self._root) as entries:
             for entry in list(entries):
                 if entry.is_dir(follow_symlinks=False):
@@ -238,20 +258,20 @@ class Landing:
 
 
 def is_zeros(data: bytes) -> bool:
-    """Whether nothing is lost when a hole takes its place; True for no bytes at all."""
+    """Return whether all bytes are zero, so that a hole can replace them."""
     if not data:
         return True
     if data[0] or data[-1]:
         return False
-    return data == (_ZEROS if len(data) == PIECE else bytes(len(data)))
+    return data == (_ZEROS if len(data) == PIECE_BYTES else bytes(len(data)))
 
 
-def _date(file: "bytes | int", looks: Looks) -> None:
-    modified = looks.modified if 0 <= looks.modified < _LATEST else 0.0
+def _set_mtime(file: "bytes | int", attributes: FileAttributes) -> None:
+    modified = attributes.modified if 0 <= attributes.modified < _MAX_MTIME else 0.0
     os.utime(file, (modified, modified))
 
 
-def _refusal(name: bytes, error: OSError) -> Exception:
-    """The archive's fault, or the host's (a full disk), which stays what it is."""
-    words = _FAULTS.get(error.errno or 0)
-    return BadArchive(show(name), words) if words else error
+def _translate_error(name: bytes, error: OSError) -> Exception:
+    """Return a BadArchive for an error that the archive causes; else ``error`` (a full disk)."""
+    message = _ERROR_MESSAGES.get(error.errno or 0)
+    return BadArchive(decode_name(name), message) if message else error

@@ -1,20 +1,20 @@
-"""What reading and writing of archives have in common: bounds, the account, the refusal.
+"""The limits of archives, and the error that is raised for an invalid one.
 
-Owns the words with which an archive is refused.  Must not know formats nor files.
+Must not depend on formats or files.
 """
 
 from typing import NamedTuple
 
-#: Bytes of one piece of contents; zeros of this size become holes.
-PIECE = 1 << 16
-#: Bytes of the file system's blocks: a file of one byte takes as many.
+#: Bytes of one piece of contents; a piece of zeros becomes a hole.
+PIECE_BYTES = 1 << 16
+#: Bytes of a block of the file system: the disk space of a file of one byte.
 _BLOCK = 4096
-#: Characters of a member's name that a refusal shows.
-_SHOWN = 200
+#: Maximum characters of a member's name in an error message.
+_MAX_SHOWN_CHARS = 200
 
 
 class BadArchive(Exception):
-    """An archive is refused: ``member`` is to blame (empty: all of it), and ``why``."""
+    """An archive is refused because of ``why``; ``member`` is its invalid member, or empty."""
 
     def __init__(self, member: str, why: str) -> None:
         super().__init__(member, why)
@@ -22,69 +22,78 @@ class BadArchive(Exception):
         self.why = why
 
     def __str__(self) -> str:
-        name = self.member if len(self.member) <= _SHOWN else self.member[:_SHOWN] + "..."
+        name = (
+            self.member
+            if len(self.member) <= _MAX_SHOWN_CHARS
+            else self.member[:_MAX_SHOWN_CHARS] + "..."
+        )
         return "%r: %s" % (name, self.why) if name else self.why
 
 
 class Limits(NamedTuple):
-    """What an archive may ask of a disk; a real build comes near to none of it."""
+    """The limits of one archive; a real build stays far below all of them."""
 
-    #: Files, links and folders, those too that no member names but others lie in.
+    #: Number of files, links and folders, including folders that are not members themselves.
     members: int = 1_000_000
-    #: Bytes of all files, holes included, and bytes of the archive once it is inflated.
+    #: Bytes of all files with their holes, and bytes of the decompressed archive.
     size: int = 64 << 30
-    #: Bytes on the disk (no holes) for each byte of the archive; sources and binaries come
-    #: to 3 to 20, logs to 100, and what deflate makes of one byte repeated to 1000.
+    #: Bytes on the disk (without holes) for each byte of the archive.  Sources and binaries have
+    #: a ratio of 3 to 20, logs of 100, and one repeated byte of 1000 (deflate).
     ratio: int = 250
-    #: Bytes on the disk that any archive may take, whatever its size.
-    free: int = 256 << 20
-    #: Bytes of all names and targets of links.
-    names: int = 256 << 20
+    #: Bytes on the disk that an archive may take in addition, whatever its size.
+    base_disk_bytes: int = 256 << 20
+    #: Bytes of all names and link targets together.
+    total_name_bytes: int = 256 << 20
     #: Bytes of one name.
-    name: int = 4096
-    #: Folders above one member.
+    name_bytes: int = 4096
+    #: Number of folders above one member.
     depth: int = 256
     #: Bytes of one extended header (tar).
-    header: int = 4 << 20
+    header_bytes: int = 4 << 20
 
 
-class Account:
-    """What an archive has asked for so far, against its limits."""
+class ExtractionBudget:
+    """The resources that an archive has used so far, checked against its limits.
 
-    def __init__(self, limits: Limits, archive: int) -> None:
-        """``archive``: its bytes."""
+    All methods raise BadArchive for the member ``name`` if a limit is exceeded.
+    """
+
+    def __init__(self, limits: Limits, archive_bytes: int) -> None:
+        """Start a budget for an archive file of ``archive_bytes`` bytes."""
         self.limits = limits
-        self.members = self.names = self.size = self.landed = 0
-        self._most = limits.free + limits.ratio * archive
+        self.members = self.names = self.size = self.disk_bytes = 0
+        self._max_disk_bytes = limits.base_disk_bytes + limits.ratio * archive_bytes
 
-    def member(self, name: bytes) -> None:
-        """One more file, link or folder."""
+    def add_member(self, name: bytes) -> None:
+        """Count one file, link or folder."""
         self.members += 1
         if self.members > self.limits.members:
-            raise BadArchive(show(name), "more than %d members" % self.limits.members)
-        self.name(name)
+            raise BadArchive(decode_name(name), "more than %d members" % self.limits.members)
+        self.add_name(name)
 
-    def name(self, name: bytes) -> None:
-        """One more name to remember."""
+    def add_name(self, name: bytes) -> None:
+        """Count one name or link target."""
         self.names += len(name)
-        if self.names > self.limits.names:
-            raise BadArchive(show(name), "more than %d bytes of names" % self.limits.names)
+        if self.names > self.limits.total_name_bytes:
+            raise BadArchive(
+                decode_name(name), "more than %d bytes of names" % self.limits.total_name_bytes
+            )
 
-    def contents(self, name: bytes, size: int) -> None:
-        """One more file, of ``size`` bytes as people see them."""
+    def add_file(self, name: bytes, size: int) -> None:
+        """Count one file of ``size`` bytes with its holes."""
         self.size += size
         if size < 0 or self.size > self.limits.size:
-            words = "it makes %d bytes of files, and %d is the limit"
-            raise BadArchive(show(name), words % (self.size, self.limits.size))
+            message = "the files have %d bytes; the limit is %d"
+            raise BadArchive(decode_name(name), message % (self.size, self.limits.size))
 
-    def land(self, name: bytes, count: int) -> None:
-        """Bytes that take room on the disk."""
-        self.landed += (count + _BLOCK - 1) // _BLOCK * _BLOCK
-        if self.landed > self._most:
-            words = "it takes more than %d bytes of the disk: %d for each byte of the archive"
-            raise BadArchive(show(name), words % (self._most, self.limits.ratio) + " is the limit")
+    def add_disk_bytes(self, name: bytes, count: int) -> None:
+        """Count ``count`` bytes that are written to the disk."""
+        self.disk_bytes += (count + _BLOCK - 1) // _BLOCK * _BLOCK
+        if self.disk_bytes > self._max_disk_bytes:
+            message = "it takes more than %d bytes of the disk (limit: %d for each archive byte)"
+            raise BadArchive(decode_name(name), message % (self._max_disk_bytes, self.limits.ratio))
 
 
-def show(name: bytes) -> str:
-    """A name as text; undecodable bytes are surrogates."""
+def decode_name(name: bytes) -> str:
+    """Decode a name; undecodable bytes become surrogates."""
     return name.decode("utf-8", "surrogateescape")

@@ -1,42 +1,42 @@
-"""What a test leaves in its outputs directory, on its way back.
+"""The artifacts of a test: files that it leaves in its outputs directory.
 
-Owns the choice of files and their sending in pieces.  No link is followed, nothing but
-regular files is taken, and the bytes of one test are bounded.  Must not know channels or messages.
+Responsible for selecting files and reading them in pieces.  No link is followed, only regular
+files are taken, and the bytes of one test are limited.  Must not depend on channels or messages.
 """
 
 import os
 import stat
 from typing import Iterable, Iterator, List, NamedTuple, Tuple
 
-#: Bytes of one piece.
-_PIECE = 1 << 18
-#: Files of one test, at most; more are counted only.
-_MOST = 10_000
+#: Maximum bytes of one piece.
+_MAX_PIECE_BYTES = 1 << 18
+#: Maximum number of files of one test; the others are only counted.
+_MAX_FILES = 10_000
 
 
-class Chosen(NamedTuple):
-    """The files of one test that go back, and how many do not."""
+class SelectedArtifacts(NamedTuple):
+    """The files of one test that are sent back, and the number of those that are not."""
 
     files: Tuple[Tuple[str, int], ...]
-    left: int
+    omitted_count: int
 
 
-def choose(folder: str, limit: int) -> Chosen:
-    """Regular files below ``folder``, in order of name, of ``limit`` bytes in all."""
+def select_artifacts(folder: str, limit: int) -> SelectedArtifacts:
+    """Select regular files below ``folder`` in order of name, up to ``limit`` bytes in total."""
     files: List[Tuple[str, int]] = []
     left = total = 0
-    if os.path.islink(folder):  # the test has put a link where its directory was
-        return Chosen((), 0)
-    for path, size in _regular_files(folder):
-        if total + size > limit or len(files) >= _MOST:
+    if os.path.islink(folder):  # the test has replaced its directory by a link
+        return SelectedArtifacts((), 0)
+    for path, size in _list_regular_files(folder):
+        if total + size > limit or len(files) >= _MAX_FILES:
             left += 1
             continue
         total += size
         files.append((path, size))
-    return Chosen(tuple(files), left)
+    return SelectedArtifacts(tuple(files), left)
 
 
-def _regular_files(folder: str) -> Iterator[Tuple[str, int]]:
+def _list_regular_files(folder: str) -> Iterator[Tuple[str, int]]:
     for here, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
@@ -49,20 +49,23 @@ def _regular_files(folder: str) -> Iterator[Tuple[str, int]]:
                 yield os.path.relpath(path, folder), found.st_size
 
 
-class Piece(NamedTuple):
-    """A part of a file."""
+class ArtifactPiece(NamedTuple):
+    """A part of an artifact."""
 
-    #: Relative to the outputs directory.
+    #: The path of the file, relative to the outputs directory.
     path: str
     data: bytes
     is_last: bool
 
 
-def pieces(folder: str, files: Iterable[Tuple[str, int]]) -> Iterator[Piece]:
-    """Yield the contents of ``files`` in ``folder``, each given by its path and its size."""
+def read_pieces(folder: str, files: Iterable[Tuple[str, int]]) -> Iterator[ArtifactPiece]:
+    """Yield the contents of ``files`` in ``folder``; each has a path and a size.
+
+    A file that has vanished or cannot be opened is skipped.
+    """
     for path, size in files:
         try:
-            # Between the choice and now it may have become a link or a pipe.
+            # Since the selection the file may have been replaced by a link or a pipe.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             descriptor = os.open(os.path.join(folder, path), flags)
         except OSError:
@@ -70,9 +73,9 @@ def pieces(folder: str, files: Iterable[Tuple[str, int]]) -> Iterator[Piece]:
         with open(descriptor, "rb") as file:
             left = size
             while True:
-                data = file.read(min(_PIECE, left))
+                data = file.read(min(_MAX_PIECE_BYTES, left))
                 left -= len(data)
                 last = not data or left == 0
-                yield Piece(path, data, last)
+                yield ArtifactPiece(path, data, last)
                 if last:
                     break

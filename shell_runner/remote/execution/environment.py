@@ -1,14 +1,14 @@
 """The environment variables of a test.
 
-Pure: the host's variables come as an argument.  The rules are those of the page
-"isolation" of the manual; the TEST_ names are Bazel's ("Test encyclopedia").
+Pure: the host's variables are an argument.  The rules are documented in docs/isolation.md; the
+names that start with TEST_ are those of Bazel ("Test encyclopedia").
 """
 
 import fnmatch
 from typing import Dict, Iterable, Mapping
 
-#: What every test gets from its host; ``*`` stands for any ending.
-PASSED_ON = (
+#: Patterns of the variables that every test gets from its host.
+PASSED_VARIABLES = (
     "PATH",
     "LANG",
     "LC_*",
@@ -28,14 +28,17 @@ PASSED_ON = (
     "NO_PROXY",
 )
 
-#: What Python sets in its own environment where there is no locale (PEP 538).
-_COERCED = ("C.UTF-8", "C.utf8", "UTF-8")
+#: Values of LC_CTYPE that Python sets in its own environment if there is no locale (PEP 538).
+_COERCED_CTYPES = ("C.UTF-8", "C.utf8", "UTF-8")
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def clean(host: Mapping[str, str], patterns: Iterable[str]) -> Dict[str, str]:
-    """The variables of ``host`` that match ``patterns``, with a PATH in any case."""
+def filter_environment(host: Mapping[str, str], patterns: Iterable[str]) -> Dict[str, str]:
+    """Return the variables of ``host`` that match ``patterns``, and a PATH in any case.
+
+    A value of LC_CTYPE that Python has set for itself is removed.
+    """
     wanted = tuple(patterns)
     found = {
         name: value
@@ -43,6 +46,6 @@ def clean(host: Mapping[str, str], patterns: Iterable[str]) -> Dict[str, str]:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
     }
     found.setdefault("PATH", _DEFAULT_PATH)
-    if found.get("LC_CTYPE") in _COERCED and not (host.get("LC_ALL") or host.get("LANG")):
+    if found.get("LC_CTYPE") in _COERCED_CTYPES and not (host.get("LC_ALL") or host.get("LANG")):
         del found["LC_CTYPE"]
     return found

@@ -1,80 +1,80 @@
-"""Lines of output while a test runs.
+"""Lines of output that are sent while a test runs.
 
-Owns the cutting into lines, and the bound on how many are worth sending.
+Responsible for splitting output into lines and for limiting its rate.
 """
 
 import time
 from typing import Dict, Iterator, List, Set
 
-#: Bytes of a line that are sent; what is longer comes in several.
-_LONGEST = 4096
-#: Bytes a second that are sent; nobody reads faster.
-_RATE = 256 << 10
+#: Maximum bytes of a line; a longer one is sent as several lines.
+_MAX_LINE_BYTES = 4096
+#: Maximum bytes per second that are sent; a person cannot read faster.
+_MAX_BYTES_PER_SECOND = 256 << 10
 
 
-class Lines:
-    """Whole lines of two streams, as text."""
+class LineSplitter:
+    """Splits two streams into lines of text and drops lines above the rate limit."""
 
     def __init__(self) -> None:
-        self._parts: Dict[int, bytes] = {}
-        #: Streams in the middle of a line whose beginning was not sent.
-        self._torn: Set[int] = set()
+        self._unfinished: Dict[int, bytes] = {}
+        #: Streams that are in the middle of a line whose beginning was dropped.
+        self._cut_streams: Set[int] = set()
         self._second = 0
-        self._spent = 0
-        self._dropped = 0
+        self._second_bytes = 0
+        self._dropped_count = 0
 
     def feed(self, fd: int, data: bytes) -> List[str]:
-        """The lines that ``data`` completes on stream ``fd``."""
-        if self._is_over(len(data)):
+        """Return the lines that ``data`` completes on the stream ``fd``."""
+        if self._exceeds_rate(len(data)):
             self._drop(fd, data)
             return []
-        if fd in self._torn:
+        if fd in self._cut_streams:
             _, newline, data = data.partition(b"\n")
             if not newline:
                 return []
-            self._torn.discard(fd)
-            self._dropped += 1
-        lines = (self._parts.pop(fd, b"") + data).split(b"\n")
-        *pieces, last = _pieces(lines.pop())
+            self._cut_streams.discard(fd)
+            self._dropped_count += 1
+        lines = (self._unfinished.pop(fd, b"") + data).split(b"\n")
+        *pieces, last = _split_long_line(lines.pop())
         if last:
-            self._parts[fd] = last
-        whole = [_text(piece) for line in lines for piece in _pieces(line)]
-        return self._noted(whole + [_text(piece) for piece in pieces])
+            self._unfinished[fd] = last
+        whole = [_decode_line(piece) for line in lines for piece in _split_long_line(line)]
+        return self._add_drop_notice(whole + [_decode_line(piece) for piece in pieces])
 
     def _drop(self, fd: int, data: bytes) -> None:
-        self._dropped += data.count(b"\n")
-        begun = self._parts.pop(fd, None) is not None or fd in self._torn
-        self._torn.discard(fd)
+        self._dropped_count += data.count(b"\n")
+        begun = self._unfinished.pop(fd, None) is not None or fd in self._cut_streams
+        self._cut_streams.discard(fd)
         if not data.endswith(b"\n") and (data or begun):
-            self._torn.add(fd)
+            self._cut_streams.add(fd)
 
-    def _is_over(self, size: int) -> bool:
+    def _exceeds_rate(self, size: int) -> bool:
         second = int(time.monotonic())
         if second != self._second:
-            self._second, self._spent = second, 0
-        self._spent += size
-        return self._spent > _RATE
+            self._second, self._second_bytes = second, 0
+        self._second_bytes += size
+        return self._second_bytes > _MAX_BYTES_PER_SECOND
 
-    def _noted(self, lines: List[str]) -> List[str]:
-        if self._dropped:
-            lines.insert(0, "[... %d lines are not shown ...]" % self._dropped)
-            self._dropped = 0
+    def _add_drop_notice(self, lines: List[str]) -> List[str]:
+        if self._dropped_count:
+            lines.insert(0, "[... %d lines are not shown ...]" % self._dropped_count)
+            self._dropped_count = 0
         return lines
 
-    def rest(self) -> List[str]:
-        """What is left at the end of a test: unfinished lines."""
-        lines = [_text(part) for part in self._parts.values()]
-        self._dropped += len(self._torn)
-        self._parts = {}
-        self._torn = set()
-        return self._noted(lines)
+    def flush(self) -> List[str]:
+        """Return the unfinished lines at the end of a test."""
+        lines = [_decode_line(part) for part in self._unfinished.values()]
+        self._dropped_count += len(self._cut_streams)
+        self._unfinished = {}
+        self._cut_streams = set()
+        return self._add_drop_notice(lines)
 
 
-def _pieces(line: bytes) -> Iterator[bytes]:
-    """The line in pieces that are sent as lines; always the same ones, in however many chunks."""
-    for start in range(0, max(len(line), 1), _LONGEST):
-        yield line[start : start + _LONGEST]
+def _split_long_line(line: bytes) -> Iterator[bytes]:
+    """Split a long line; the result does not depend on the chunks in which it was read."""
+    for start in range(0, max(len(line), 1), _MAX_LINE_BYTES):
+        yield line[start : start + _MAX_LINE_BYTES]
 
 
-def _text(line: bytes) -> str:
+def _decode_line(line: bytes) -> str:
     return line.rstrip(b"\r").decode("utf-8", "surrogateescape")

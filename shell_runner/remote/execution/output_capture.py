@@ -1,20 +1,20 @@
-"""Keeping the head and the tail of a stream of any size.
+"""The head and the tail of an output stream of any size.
 
-Owns the bytes of one output stream.  Memory is bounded by what is kept.
+Responsible for the captured bytes of one stream.  Memory is limited by the number of bytes kept.
 """
 
 from typing import BinaryIO, Optional
 
-from ..protocol.model import Stream
+from ..protocol.model import CapturedStream
 
-#: Bytes of one stream that go into a file, at most.
-_MOST_IN_FILE = 64 << 20
+#: Maximum bytes of one stream that are written to a file.
+_MAX_FILE_BYTES = 64 << 20
 
 
-class Capture:
-    """Keeps up to ``keep`` bytes: half from the start, half from the end.
+class OutputCapture:
+    """Keeps up to ``keep`` bytes of a stream: half from the start, half from the end.
 
-    With a ``path``, output that is longer goes into that file, up to 64 MiB.
+    With a ``path``, longer output is also written to that file, up to 64 MiB.
     """
 
     def __init__(self, keep: int, path: str = "") -> None:
@@ -26,9 +26,9 @@ class Capture:
         self.total = 0
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Add the next bytes of the stream."""
         if self._path and self.total + len(data) > 2 * self._half:
-            self._spool(data)
+            self._write_overflow(data)
         self.total += len(data)
         room = self._half - len(self._head)
         if room > 0:
@@ -39,36 +39,36 @@ class Capture:
             if len(self._tail) > 4 * self._half:
                 del self._tail[: -self._half]
 
-    def _spool(self, data: bytes) -> None:
-        """Nothing has been dropped by the time that the file is opened."""
+    def _write_overflow(self, data: bytes) -> None:
+        """Write to the file; it is opened before any byte has been dropped."""
         try:
             if self._file is None:
                 self._file = open(self._path, "xb")
                 self._file.write(self._head + self._tail)
-            room = _MOST_IN_FILE - self.total
+            room = _MAX_FILE_BYTES - self.total
             if room > 0:
                 self._file.write(data[:room])
         except OSError:
             self._path = ""  # a full disk must not fail the test
 
     def close(self) -> None:
-        """The file, if there is one, is complete."""
+        """Close the file, if there is one."""
         if self._file is not None:
             try:
                 self._file.close()
             except OSError:
                 pass
 
-    def stream(self) -> Stream:
-        """What was kept, as text."""
+    def to_stream(self) -> CapturedStream:
+        """Return the kept bytes as text; undecodable bytes become surrogates."""
         if not self.total:
-            return _NOTHING
+            return _EMPTY_STREAM
         tail = self._tail[-self._half :]
         head = self._head.decode("utf-8", "surrogateescape")
         if len(self._head) + len(tail) == self.total:
             whole = (self._head + tail).decode("utf-8", "surrogateescape")
-            return Stream(whole, self.total)
-        return Stream(head + tail.decode("utf-8", "surrogateescape"), self.total, len(head))
+            return CapturedStream(whole, self.total)
+        return CapturedStream(head + tail.decode("utf-8", "surrogateescape"), self.total, len(head))
 
 
-_NOTHING = Stream()
+_EMPTY_STREAM = CapturedStream()

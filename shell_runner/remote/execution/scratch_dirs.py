@@ -1,7 +1,7 @@
-"""The private directories of a slot: TMPDIR and HOME of the test that runs in it.
+"""The private directories of a slot: TMPDIR, HOME and the outputs directory of its tests.
 
-Owns making them, telling whether a test left anything there, and making them
-clean again.  Must not know processes.
+Responsible for creating them, for detecting whether a test has left anything in them, and for
+cleaning them.  Must not depend on processes.
 """
 
 import os
@@ -9,65 +9,70 @@ from typing import Dict, List, Tuple
 
 from ..files.remove_tree import remove_tree
 
-#: A modification time that nothing gets by itself: a directory that still has it is untouched.
-_UNTOUCHED_NS = 86_400 * 10**9
-#: What a directory looks like while nobody has touched it: inode, mode, links, ctime.
-_Mark = Tuple[int, int, int, int]
+#: A modification time in nanoseconds that no directory gets by itself (1970-01-02): a directory
+#: that still has it is unchanged.
+_UNCHANGED_MTIME_NS = 86_400 * 10**9
+#: The inode, mode, link count and ctime of an unchanged directory.
+_Fingerprint = Tuple[int, int, int, int]
 
 
 class ScratchDirectories:
-    """Directories below ``base``, clean before each test.
+    """Directories below ``base`` that are empty before each test.
 
-    Making and removing directories for each of ten thousand tiny tests costs as
-    much as running some of them, so an untouched directory serves again.  That it
-    is untouched is read off its times: any entry made in it or taken from it moves
-    its mtime, and its ctime cannot be set back.
+    Creating and removing directories for each of ten thousand tiny tests would cost as much as
+    some of the tests, so an unchanged directory is used again.  Its times show whether it is
+    unchanged: creating or removing an entry changes the mtime, and the ctime cannot be set back.
     """
 
     def __init__(self, base: str, names: Tuple[str, ...]) -> None:
         self.base = base
         self.paths = {name: os.path.join(base, name) for name in names}
-        self._marks: Dict[str, _Mark] = {}
-        self._spares = 0
+        self._fingerprints: Dict[str, _Fingerprint] = {}
+        self._spare_count = 0
         os.makedirs(base, mode=0o700, exist_ok=True)
 
     def prepare(self) -> None:
-        """All directories exist, empty, with mode 0700.  OSError if that is impossible."""
-        for name in self.paths:
-            if not self._is_untouched(name):
-                self._renew(name)
+        """Make sure that all directories exist, are empty and have mode 0700.
 
-    def entries(self, name: str) -> List[str]:
-        """What is in a directory now; cheap while it is untouched."""
-        if self._is_untouched(name):
+        Raises OSError if that is impossible.
+        """
+        for name in self.paths:
+            if not self._is_unchanged(name):
+                self._recreate(name)
+
+    def list_entries(self, name: str) -> List[str]:
+        """Return the names in a directory; cheap while it is unchanged."""
+        if self._is_unchanged(name):
             return []
         try:
-            if os.path.islink(self.paths[name]):  # the test's own doing: it leads elsewhere
+            if os.path.islink(self.paths[name]):  # the test has replaced its directory by a link
                 return []
             return os.listdir(self.paths[name])
         except OSError:
             return []
 
-    def _is_untouched(self, name: str) -> bool:
+    def _is_unchanged(self, name: str) -> bool:
         try:
             now = os.lstat(self.paths[name])
         except OSError:
             return False
-        return now.st_mtime_ns == _UNTOUCHED_NS and _mark(now) == self._marks.get(name)
+        return now.st_mtime_ns == _UNCHANGED_MTIME_NS and _fingerprint(
+            now
+        ) == self._fingerprints.get(name)
 
-    def _renew(self, name: str) -> None:
-        self._marks.pop(name, None)
+    def _recreate(self, name: str) -> None:
+        self._fingerprints.pop(name, None)
         path = self.paths[name]
         remove_tree(path)
         if os.path.lexists(path):
-            # Something in it cannot be removed (a mount, another user's file): go elsewhere.
-            self._spares += 1
-            path = self.paths[name] = os.path.join(self.base, "%s.%d" % (name, self._spares))
+            # Something in it cannot be removed (a mount, a file of another user): use another.
+            self._spare_count += 1
+            path = self.paths[name] = os.path.join(self.base, "%s.%d" % (name, self._spare_count))
         os.makedirs(self.base, mode=0o700, exist_ok=True)  # a test may have removed all
         os.mkdir(path, 0o700)
-        os.utime(path, ns=(_UNTOUCHED_NS, _UNTOUCHED_NS))
-        self._marks[name] = _mark(os.lstat(path))
+        os.utime(path, ns=(_UNCHANGED_MTIME_NS, _UNCHANGED_MTIME_NS))
+        self._fingerprints[name] = _fingerprint(os.lstat(path))
 
 
-def _mark(now: os.stat_result) -> _Mark:
+def _fingerprint(now: os.stat_result) -> _Fingerprint:
     return now.st_ino, now.st_mode, now.st_nlink, now.st_ctime_ns

@@ -1,13 +1,13 @@
-"""One concurrent test on a host: a process that runs tests one after the other.
+"""A slot: the process that runs one test at a time on a host.
 
-Owns the life of a test's processes, from spawn until nothing of them is left, and
-the capture of their output.  Single-threaded, a child subreaper, in a session of
-its own.  Must not know schedules, trees of files, or verdicts.
+Responsible for the processes of a test, from the spawn until none is left, and for capturing
+their output.  The slot is single-threaded, a child subreaper and the leader of its own session.
+Must not depend on scheduling, shipping or verdicts.
 
-A test is done when its program has exited, not when its pipes are closed: a child
-that holds them open proves nothing.  What outlives the program is stopped, named
-and killed; the slot goes on when wait(2) says that it has no child left.  The pipes
-are the slot's own and serve one test after the other.
+A test has ended when its program has exited, not when its pipes are closed: a child process can
+hold them open.  Processes that outlive the program are stopped, named and killed; the next test
+starts when wait(2) reports that the slot has no child.  The pipes belong to the slot and serve
+all its tests.
 """
 
 import collections
@@ -23,38 +23,38 @@ from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..files.copy_tree import copy_tree
 from ..files.remove_tree import remove_tree
-from ..files.session_dirs import forsake
-from ..formats.output_parser import Formats, Readers
+from ..files.session_dirs import remove_if_last_slot
+from ..formats.output_parser import OutputParser, SessionFormats
 from ..processes import process_tree
-from ..protocol.frames import Unframer, frame, frame_encoded
+from ..protocol.frames import FrameDecoder, frame_encoded_message, frame_message
 from ..protocol.model import Execution, Problem, Setup, Test
-from .artifacts import choose
-from .environment import PASSED_ON, clean
-from .live_output import Lines
-from .output_capture import Capture
+from .artifacts import select_artifacts
+from .environment import PASSED_VARIABLES, filter_environment
+from .live_output import LineSplitter
+from .output_capture import OutputCapture
 from .scratch_dirs import ScratchDirectories
-from .spawn import NotStarted, World, start
+from .spawn import ProgramStartError, SpawnContext, start_program
 
-#: Seconds after which a test that still runs is announced.
-_ANNOUNCE = 0.1
-#: Seconds that children of an exited program get to end by themselves.
-_SETTLE = 0.1
-#: Seconds of grace when the user has interrupted the run.
-_HURRY = 0.5
-#: Seconds after SIGKILL until a process counts as unkillable.
-_UNKILLABLE = 10.0
-#: A slot ends when it is told so, or when its control is closed; not because a test
-#: signals its parent.
-_DEAF = (
+#: Seconds after which a test that still runs is reported as running.
+_RUNNING_REPORT_DELAY = 0.1
+#: Seconds that the children of an exited program get to exit by themselves.
+_CHILD_EXIT_TIMEOUT = 0.1
+#: Seconds between SIGTERM and SIGKILL when the slot is told to stop.
+_STOP_GRACE = 0.5
+#: Seconds after SIGKILL until a process counts as impossible to kill.
+_KILL_TIMEOUT = 10.0
+#: Signals that a slot ignores, since a test may send them to its parent.  A slot ends when it is
+#: told to, or when its control socket is closed.
+_IGNORED_SIGNALS = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGVTALRM, signal.SIGPROF, signal.SIGTSTP,
 )  # fmt: skip
-_LIMITS = tuple(
+_CHECKED_LIMITS = tuple(
     getattr(resource, name)
     for name in ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_NPROC")
     if hasattr(resource, name)
 )
-_CHUNK = 1 << 18
+_READ_BYTES = 1 << 18
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _F_SETPIPE_SZ = 1031
 
@@ -64,308 +64,330 @@ class _Pipe(NamedTuple):
     write: int
 
 
-class _Run:
-    """The state of the test that runs now."""
+class _RunningTest:
+    """The state of the running test."""
 
-    def __init__(self, test: Test, keep: int, readers: Readers, files: Dict[str, str]) -> None:
+    def __init__(self, test: Test, keep: int, readers: OutputParser, files: Dict[str, str]) -> None:
         self.test = test
         self.pid = 0
         self.readers = readers
         self.status: Optional[int] = None
         self.usage: Optional[resource.struct_rusage] = None
         self.timed_out = False
-        self.out = Capture(keep, files.get("out", ""))
-        self.err = Capture(keep, files.get("err", ""))
+        self.out = OutputCapture(keep, files.get("out", ""))
+        self.err = OutputCapture(keep, files.get("err", ""))
 
 
-class Orphaned(Exception):
-    """The process that feeds this slot is gone."""
+class ControlClosed(Exception):
+    """The control socket is closed: the process that assigns tests has died."""
 
 
 class Slot:
-    """Runs tests on behalf of who holds the other end of ``control``."""
+    """Runs the tests that arrive on the socket ``control`` and sends back their Executions."""
 
     def __init__(self, number: int, control: socket.socket, setup: Setup, base: str) -> None:
         self.number = number
         self.setup = setup
         self.control = control
-        self.place = ScratchDirectories(base, ("tmp", "home", "out"))
-        self.formats = Formats(setup.formats)
-        self._lines = Lines()
+        self.scratch = ScratchDirectories(base, ("tmp", "home", "out"))
+        self.formats = SessionFormats(setup.formats)
+        self._line_splitter = LineSplitter()
         self.environment = self._base_environment()
-        self.todo: Deque[Test] = collections.deque()
-        self.stopping = False
-        self.broken = False
-        self._unframer = Unframer()
-        self._now: Optional[_Run] = None
+        self.queue: Deque[Test] = collections.deque()
+        self.is_stopping = False
+        self.is_broken = False
+        self._unframer = FrameDecoder()
+        self._running: Optional[_RunningTest] = None
         self._poller = select.poll()
-        #: The outputs alone.
-        self._pipes = select.poll()
-        self._alone = True
-        self._limits = _own_limits()
-        self._out = self._open_pipe()
-        self._err = self._out if setup.merge else self._open_pipe()
-        self._wake = self._watch_children()
+        #: Polls the output pipes only.
+        self._output_poller = select.poll()
+        self._is_childless = True
+        self._limits = _read_limits()
+        self._out_pipe = self._open_pipe()
+        self._err_pipe = self._out_pipe if setup.merge_output else self._open_pipe()
+        self._wake_fd = self._watch_children()
         self._poller.register(control, select.POLLIN)
 
     # -- one test ---------------------------------------------------------------
 
     def run(self, test: Test) -> Execution:
-        """Run one test to its end; what happened."""
-        readers = self.formats.readers(test.format)
-        run = self._now = _Run(test, self.setup.keep, readers, self._output_files())
+        """Run one test to its end and return its Execution."""
+        readers = self.formats.new_parser(test.output_format)
+        run = self._running = _RunningTest(
+            test, self.setup.output_limit, readers, self._overflow_files()
+        )
         wall, begin = time.time(), time.monotonic()
         try:
-            root = self._make_room(test)
-            # To remove what an earlier test left is not this one's time.
+            root = self._prepare_directories(test)
+            # Restart the clock: removing the files of an earlier test is not this test's time.
             wall, begin = time.time(), time.monotonic()
-            self._start(test, root, run)
-        except NotStarted as why:
+            self._start_program(test, root, run)
+        except ProgramStartError as why:
             return Execution(
                 test.id, test.attempt, self.number, wall, time.monotonic() - begin,
                 problem=why.problem, detail=why.detail,
             )  # fmt: skip
-        self._watch(test, run, begin)
+        self._wait_for_exit(test, run, begin)
         duration = time.monotonic() - begin
-        leftovers = self._clear(run)
-        self._drain()
-        for line in self._lines.rest() if self.setup.live else ():
-            self.control.sendall(frame(["line", test.id, line]))
+        leftovers = self._kill_leftovers(run)
+        self._drain_output()
+        for line in self._line_splitter.flush() if self.setup.live_output else ():
+            self.control.sendall(frame_message(["line", test.id, line]))
         if test.isolation == "copy":
             remove_tree(root)
-        return self._keep_artefacts(self._execution(test, run, wall, duration, leftovers), run)
+        return self._set_artifacts_aside(self._execution(test, run, wall, duration, leftovers), run)
 
-    def _keep_artefacts(self, execution: Execution, run: _Run) -> Execution:
-        """What the test wrote for us is set aside, for who feeds us to send."""
+    def _set_artifacts_aside(self, execution: Execution, run: _RunningTest) -> Execution:
+        """Move the artifacts of the test to a folder from which the slot pool sends them."""
         run.out.close()
         run.err.close()
-        if not self.setup.artefacts or not self.place.entries("out"):
+        if not self.setup.artefacts_limit or not self.scratch.list_entries("out"):
             return execution
-        chosen = choose(self.place.paths["out"], self.setup.artefacts)
+        chosen = select_artifacts(self.scratch.paths["out"], self.setup.artefacts_limit)
         if chosen.files:
-            kept = "%s-kept-%d-%d" % (self.place.base, execution.id, execution.attempt)
-            os.rename(self.place.paths["out"], kept)
-            self.control.sendall(frame(["kept", execution.id, kept, chosen.files]))
-        return execution._replace(artefacts=chosen.files, artefacts_left=chosen.left)
+            kept = "%s-kept-%d-%d" % (self.scratch.base, execution.id, execution.attempt)
+            os.rename(self.scratch.paths["out"], kept)
+            self.control.sendall(frame_message(["kept", execution.id, kept, chosen.files]))
+        return execution._replace(artefacts=chosen.files, artefacts_omitted=chosen.omitted_count)
 
-    def _output_files(self) -> Dict[str, str]:
-        """Where output goes that is longer than what is kept, if artefacts are wanted."""
-        if not self.setup.artefacts:
+    def _overflow_files(self) -> Dict[str, str]:
+        """Return the files for output beyond the kept size; empty if no artifacts are wanted."""
+        if not self.setup.artefacts_limit:
             return {}
-        folder = self.place.paths["out"]
+        folder = self.scratch.paths["out"]
         return {"out": folder + "/stdout.txt", "err": folder + "/stderr.txt"}
 
-    def _make_room(self, test: Test) -> str:
-        """All directories of the test exist; the root of its tree."""
+    def _prepare_directories(self, test: Test) -> str:
+        """Create the directories of the test; return the root of its tree.
+
+        Raises ProgramStartError.
+        """
         try:
-            self.place.prepare()
+            self.scratch.prepare()
             if test.isolation != "copy":
                 return self.setup.root
-            root = os.path.join(self.place.base, "tree")
+            root = os.path.join(self.scratch.base, "tree")
             remove_tree(root)
             copy_tree(self.setup.root, root)
             return root
         except OSError as error:
-            raise NotStarted(Problem.SPAWN, str(error)) from None
+            raise ProgramStartError(Problem.NOT_STARTED, str(error)) from None
 
-    def _start(self, test: Test, root: str, run: _Run) -> None:
+    def _start_program(self, test: Test, root: str, run: _RunningTest) -> None:
         path = os.path.join(root, test.path)
         try:
             os.chdir(root if test.cwd == "root" else os.path.dirname(path))
         except FileNotFoundError:
-            raise NotStarted(Problem.VANISHED, path) from None
+            raise ProgramStartError(Problem.NO_SUCH_FILE, path) from None
         except OSError as error:
-            raise NotStarted(Problem.SPAWN, str(error)) from None
+            raise ProgramStartError(Problem.NOT_STARTED, str(error)) from None
         env = self._environment_of(test)
         if test.isolation == "copy":
             env["TEST_SRCDIR"] = root
-        self._alone = False
-        run.pid = start(path, test.argv, World(env, self._out.write, self._err.write, test.limits))
+        self._is_childless = False
+        run.pid = start_program(
+            path,
+            test.argv,
+            SpawnContext(env, self._out_pipe.write, self._err_pipe.write, test.limits),
+        )
 
-    def _watch(self, test: Test, run: _Run, begin: float) -> None:
-        """Wait until the program has exited, by itself or by our hand."""
+    def _wait_for_exit(self, test: Test, run: _RunningTest, begin: float) -> None:
+        """Wait until the program exits, its timeout is over, or the slot is told to stop."""
         deadline = begin + test.timeout
-        self._turn(min(_ANNOUNCE, test.timeout))
-        if run.status is None and not self.stopping:
-            self._announce(test)
-        while run.status is None and not self.stopping:
+        self._poll_once(min(_RUNNING_REPORT_DELAY, test.timeout))
+        if run.status is None and not self.is_stopping:
+            self._report_running(test)
+        while run.status is None and not self.is_stopping:
             left = deadline - time.monotonic()
             if left <= 0:
                 run.timed_out = True
                 return
-            self._turn(min(left, 1.0))
+            self._poll_once(min(left, 1.0))
 
-    def _announce(self, test: Test) -> None:
-        """Not if that could block: nobody may read for long, and the deadline comes."""
+    def _report_running(self, test: Test) -> None:
+        """Report that the test is running, unless that could block and delay the timeout."""
         if select.select([], [self.control], [], 0)[1]:
-            self.control.sendall(frame(["running", test.id, time.time()]))
+            self.control.sendall(frame_message(["running", test.id, time.time()]))
 
-    def _clear(self, run: _Run) -> List[str]:
-        """End all that is left of the test; the names of what its program left behind."""
-        if run.status is not None and not self.stopping:
-            self._turn_until_alone(_SETTLE)
-        if self._alone:
+    def _kill_leftovers(self, run: _RunningTest) -> List[str]:
+        """Kill all remaining processes of the test.
+
+        Return the names of those that its program left behind; empty if the program itself was
+        still running.
+        """
+        if run.status is not None and not self.is_stopping:
+            self._poll_until_childless(_CHILD_EXIT_TIMEOUT)
+        if self._is_childless:
             return []
-        found = self._freeze()
-        names = process_tree.names(found) if run.status is not None else []
-        self._kill(found, _HURRY if self.stopping else self.setup.grace)
+        found = self._freeze_processes()
+        names = process_tree.read_names(found) if run.status is not None else []
+        self._kill_processes(found, _STOP_GRACE if self.is_stopping else self.setup.grace)
         return names
 
-    def _freeze(self) -> List[int]:
-        return process_tree.freeze(process_tree.Lister(os.getpid()), self._reap)
+    def _freeze_processes(self) -> List[int]:
+        return process_tree.freeze(process_tree.DescendantLister(os.getpid()), self._reap_children)
 
-    def _kill(self, found: List[int], grace: float) -> None:
-        """TERM to the frozen processes, grace, KILL until wait(2) finds no child."""
-        process_tree.send(found, signal.SIGTERM)
-        process_tree.send(found, signal.SIGCONT)
-        self._turn_until_alone(grace)
-        deadline = time.monotonic() + _UNKILLABLE
-        while not self._alone and time.monotonic() < deadline:
-            process_tree.send_groups(self._freeze(), signal.SIGKILL)
-            self._turn_until_alone(0.05)
-        self.broken = not self._alone
+    def _kill_processes(self, found: List[int], grace: float) -> None:
+        """Send SIGTERM to the stopped processes, wait ``grace`` seconds, then send SIGKILL.
+
+        SIGKILL is repeated until wait(2) finds no child.  If that fails, the slot is broken.
+        """
+        process_tree.send_signal(found, signal.SIGTERM)
+        process_tree.send_signal(found, signal.SIGCONT)
+        self._poll_until_childless(grace)
+        deadline = time.monotonic() + _KILL_TIMEOUT
+        while not self._is_childless and time.monotonic() < deadline:
+            process_tree.signal_groups(self._freeze_processes(), signal.SIGKILL)
+            self._poll_until_childless(0.05)
+        self.is_broken = not self._is_childless
 
     def _execution(
-        self, test: Test, run: _Run, wall: float, duration: float, leftovers: List[str]
+        self, test: Test, run: _RunningTest, wall: float, duration: float, leftovers: List[str]
     ) -> Execution:
         status = run.status
-        cancelled = status is None or (self.stopping and not run.timed_out)
+        cancelled = status is None or (self.is_stopping and not run.timed_out)
         usage = run.usage
         return Execution(
             test.id, test.attempt, self.number, wall, duration,
-            exit=os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None,
+            exit_status=os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None,
             signal=os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None,
             timed_out=run.timed_out,
-            problem=Problem.CANCELLED if cancelled and not run.timed_out else "",
-            out=run.out.stream(), err=run.err.stream(), leftovers=tuple(leftovers),
+            problem=Problem.CANCELED if cancelled and not run.timed_out else "",
+            stdout=run.out.to_stream(), stderr=run.err.to_stream(), leftovers=tuple(leftovers),
             max_rss=usage.ru_maxrss if usage else 0,
-            cpu=usage.ru_utime + usage.ru_stime if usage else 0.0,
-            parsed=run.readers.close(self.place.paths["out"], self.place.entries("out")),
+            cpu_seconds=usage.ru_utime + usage.ru_stime if usage else 0.0,
+            parsed=run.readers.close(self.scratch.paths["out"], self.scratch.list_entries("out")),
         )  # fmt: skip
 
     # -- waiting ----------------------------------------------------------------
 
-    def _turn(self, timeout: float) -> None:
-        """Wait for anything to happen, and take it."""
+    def _poll_once(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for one event and handle it."""
         for fd, _ in self._poller.poll(max(timeout, 0.0) * 1000):
-            if fd == self._wake:
-                self._take_wake()
+            if fd == self._wake_fd:
+                self._drain_wake_pipe()
             elif fd == self.control.fileno():
-                self._take_control()
+                self._read_control()
             else:
-                self._take_output(fd)
-        self._reap()
+                self._read_output(fd)
+        self._reap_children()
 
-    def _turn_until_alone(self, timeout: float) -> None:
-        if self._alone:  # who has no child gets none by itself, not even as a subreaper
+    def _poll_until_childless(self, timeout: float) -> None:
+        if self._is_childless:  # without a child there is no descendant that could be reparented
             return
         deadline = time.monotonic() + timeout
-        self._reap()
-        while not self._alone and time.monotonic() < deadline:
-            self._turn(min(deadline - time.monotonic(), 0.05))
+        self._reap_children()
+        while not self._is_childless and time.monotonic() < deadline:
+            self._poll_once(min(deadline - time.monotonic(), 0.05))
 
-    def _take_wake(self) -> None:
+    def _drain_wake_pipe(self) -> None:
         try:
-            os.read(self._wake, 4096)
+            os.read(self._wake_fd, 4096)
         except BlockingIOError:
             pass
 
-    def _take_output(self, fd: int) -> bool:
+    def _read_output(self, fd: int) -> bool:
         try:
-            data = os.read(fd, _CHUNK)
+            data = os.read(fd, _READ_BYTES)
         except BlockingIOError:
             return False
-        run = self._now
+        run = self._running
         if run is not None and data:
-            self._keep(run, fd, data)
+            self._store_output(run, fd, data)
         return bool(data)
 
-    def _keep(self, run: _Run, fd: int, data: bytes) -> None:
-        if fd == self._out.read:
+    def _store_output(self, run: _RunningTest, fd: int, data: bytes) -> None:
+        if fd == self._out_pipe.read:
             run.out.add(data)
             run.readers.feed(data)
         else:
             run.err.add(data)
-        if self.setup.live:
-            for line in self._lines.feed(fd, data):
-                self.control.sendall(frame(["line", run.test.id, line]))
+        if self.setup.live_output:
+            for line in self._line_splitter.feed(fd, data):
+                self.control.sendall(frame_message(["line", run.test.id, line]))
 
-    def _reap(self) -> None:
-        run = self._now
+    def _reap_children(self) -> None:
+        run = self._running
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                self._alone = True
+                self._is_childless = True
                 return
             if pid == 0:
-                self._alone = False
+                self._is_childless = False
                 return
             if run is not None and pid == run.pid:
                 run.status, run.usage = status, usage
 
-    def _drain(self) -> None:
-        """Nobody writes any more (or nobody that we could stop): take what is in the pipes."""
-        full = {fd for fd, _ in self._pipes.poll(0)}
-        for pipe in {self._out, self._err}:
+    def _drain_output(self) -> None:
+        """Read what is left in the pipes once the processes of the test are gone.
+
+        The amount is limited, because a process that could not be killed may go on writing.
+        """
+        full = {fd for fd, _ in self._output_poller.poll(0)}
+        for pipe in {self._out_pipe, self._err_pipe}:
             limit = 64
-            while pipe.read in full and self._take_output(pipe.read) and limit:
+            while pipe.read in full and self._read_output(pipe.read) and limit:
                 limit -= 1
             flags = fcntl.fcntl(pipe.write, fcntl.F_GETFL)
-            if flags & os.O_NONBLOCK:  # a test had set it on what is every test's stdout
+            if flags & os.O_NONBLOCK:  # set by a test, on the pipe that all tests share
                 fcntl.fcntl(pipe.write, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
 
-    # -- who feeds us -----------------------------------------------------------
+    # -- control socket ---------------------------------------------------------
 
     def serve(self) -> None:
-        """Run what comes until told to stop."""
-        while not (self.stopping or self.broken):
-            if self.todo:
-                execution = self.run(self.todo.popleft())
+        """Run the tests that arrive until the slot is told to stop or is broken."""
+        while not (self.is_stopping or self.is_broken):
+            if self.queue:
+                execution = self.run(self.queue.popleft())
                 text = _ENCODE(execution).encode("ascii")
-                self.control.sendall(frame_encoded(b'["done",' + text + b"]"))
-                self.broken = self.broken or _own_limits() != self._limits
+                self.control.sendall(frame_encoded_message(b'["done",' + text + b"]"))
+                self.is_broken = self.is_broken or _read_limits() != self._limits
             else:
-                self._now = None
-                self._turn(3600)
-        if self.broken:  # the tests that wait here have not been started
-            self.control.sendall(frame(["retired"]))
+                self._running = None
+                self._poll_once(3600)
+        if self.is_broken:  # the queued tests have not been started
+            self.control.sendall(frame_message(["retired"]))
 
-    def _take_control(self) -> None:
+    def _read_control(self) -> None:
         data = self.control.recv(1 << 16)
         if not data:
-            self.stopping = True
-            raise Orphaned()
+            self.is_stopping = True
+            raise ControlClosed()
         for text in self._unframer.feed(data):
             message: List[Any] = json.loads(text.decode("ascii"))
             if message[0] == "run":
-                self.todo.extend(Test(*row) for row in message[1])
+                self.queue.extend(Test(*row) for row in message[1])
             elif message[0] in ("return", "recall"):
-                self._give_back(message[0] + "ed", message[1])
+                self._return_tests(message[0] + "ed", message[1])
             elif message[0] == "stop":
-                self.stopping = True
+                self.is_stopping = True
 
-    def _give_back(self, answer: str, numbers: List[int]) -> None:
-        """Tests that have not been started go elsewhere; not if to say so could block."""
+    def _return_tests(self, answer: str, numbers: List[int]) -> None:
+        """Give back those of these tests that have not been started.
+
+        Does nothing if the answer could block.
+        """
         if not select.select([], [self.control], [], 0)[1]:
             return
-        back = [test.id for test in self.todo if test.id in numbers]
-        self.todo = collections.deque(test for test in self.todo if test.id not in back)
-        self.control.sendall(frame([answer, back]))
+        back = [test.id for test in self.queue if test.id in numbers]
+        self.queue = collections.deque(test for test in self.queue if test.id not in back)
+        self.control.sendall(frame_message([answer, back]))
 
     def abandon(self) -> None:
-        """Nobody wants the result: kill what runs, without grace."""
-        self._reap()
-        if not self._alone:
-            process_tree.send_groups(self._freeze(), signal.SIGKILL)
+        """Kill the running test without grace, since its result has no receiver."""
+        self._reap_children()
+        if not self._is_childless:
+            process_tree.signal_groups(self._freeze_processes(), signal.SIGKILL)
             try:
                 self._kill_orphaned()
-            except Orphaned:
+            except ControlClosed:
                 pass
 
     def _kill_orphaned(self) -> None:
         self._poller.unregister(self.control)
-        self._kill([], 0.0)
+        self._kill_processes([], 0.0)
 
     # -- setting up -------------------------------------------------------------
 
@@ -373,10 +395,10 @@ class Slot:
         pipe = _Pipe(*os.pipe())
         os.set_blocking(pipe.read, False)
         try:
-            fcntl.fcntl(pipe.write, _F_SETPIPE_SZ, _CHUNK)
+            fcntl.fcntl(pipe.write, _F_SETPIPE_SZ, _READ_BYTES)
         except OSError:
-            pass  # another system, or a user at the kernel's limit: the default will do
-        for poller in (self._poller, self._pipes):
+            pass  # not Linux, or the user is at the kernel's limit: the default size suffices
+        for poller in (self._poller, self._output_poller):
             poller.register(pipe.read, select.POLLIN)
         return pipe
 
@@ -390,7 +412,7 @@ class Slot:
         return read
 
     def _base_environment(self) -> Dict[str, str]:
-        env = clean(os.environ, PASSED_ON + self.setup.pass_env)
+        env = filter_environment(os.environ, PASSED_VARIABLES + self.setup.pass_env)
         env["TEST_SRCDIR"] = self.setup.root
         env.update(self.setup.env)
         return env
@@ -398,71 +420,74 @@ class Slot:
     def _environment_of(self, test: Test) -> Dict[str, str]:
         env = self.environment.copy()
         if test.pass_env:
-            env.update(clean(os.environ, test.pass_env), PATH=env["PATH"])
-        env["TMPDIR"] = env["TEST_TMPDIR"] = self.place.paths["tmp"]
-        env["TEST_UNDECLARED_OUTPUTS_DIR"] = out = self.place.paths["out"]
+            env.update(filter_environment(os.environ, test.pass_env), PATH=env["PATH"])
+        env["TMPDIR"] = env["TEST_TMPDIR"] = self.scratch.paths["tmp"]
+        env["TEST_UNDECLARED_OUTPUTS_DIR"] = out = self.scratch.paths["out"]
         env["XML_OUTPUT_FILE"] = out + "/test.xml"
         env["GTEST_OUTPUT"] = "xml:" + out + "/test.xml"
         if test.home == "keep":
             env["HOME"] = os.path.expanduser("~")
         else:
-            env["HOME"] = self.place.paths["home"]
+            env["HOME"] = self.scratch.paths["home"]
         env.update(test.env)
         return env
 
 
-def _own_limits() -> List[Tuple[int, int]]:
-    """A test can change them (prlimit(2) of its parent), and the next one would inherit that."""
-    return [resource.getrlimit(number) for number in _LIMITS]
+def _read_limits() -> List[Tuple[int, int]]:
+    """Return the resource limits of the slot.
+
+    A test can change those of its parent by prlimit(2), and the next test would inherit them.
+    """
+    return [resource.getrlimit(number) for number in _CHECKED_LIMITS]
 
 
-def _limits() -> None:
-    """No core file lands in the tree of tests, unless a test raises the limit itself."""
+def _disable_core_files() -> None:
+    """Disable core files, which would land in the tree; a test may raise the soft limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
-def _session() -> None:
+def _start_session() -> None:
     try:
         os.setsid()
     except PermissionError:
-        pass  # leads one already
+        pass  # the process leads a session already
     process_tree.become_subreaper()
     os.umask(0o022)
-    _limits()
-    for number in _DEAF:
+    _disable_core_files()
+    for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str]) -> None:
-    """The slot process: ``argv`` is its number, the control socket and its directory."""
+    """Run a slot; ``argv``: its number, the descriptor of the control socket, its directory."""
     number, descriptor, base = int(argv[0]), int(argv[1]), argv[2]
-    _session()
-    # Programs must not have it: they could speak in our name, or keep it open after our death.
+    _start_session()
+    # A program that inherited the socket could send messages in the slot's name, or hide the
+    # death of its slot by keeping it open.
     os.set_inheritable(descriptor, False)
     control = socket.socket(fileno=descriptor)
-    # A test that held it would hide the death of its slot.
     control.set_inheritable(False)
     setup = _read_setup(control)
     if setup is None:
-        forsake(os.path.dirname(base))
+        remove_if_last_slot(os.path.dirname(base))
         return
     slot = Slot(number, control, setup, base)
     try:
         slot.serve()
-    except (Orphaned, BrokenPipeError, ConnectionResetError):
+    except (ControlClosed, BrokenPipeError, ConnectionResetError):
         slot.abandon()
         os.chdir("/")
         remove_tree(base)
-        forsake(os.path.dirname(base))
+        remove_if_last_slot(os.path.dirname(base))
     finally:
         os.chdir("/")
         remove_tree(base)
 
 
 def _read_setup(control: socket.socket) -> Optional[Setup]:
-    """None if who started us is gone already."""
-    unframer = Unframer()
+    """Return the Setup, the first message; None if the socket is closed before it arrives."""
+    unframer = FrameDecoder()
     while True:
         data = control.recv(1)
         if not data:

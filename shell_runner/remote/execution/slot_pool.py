@@ -1,8 +1,8 @@
 """The slots of a host and the tests that wait for one of them.
 
-Owns the slot processes of one session, the order in which tests are given to them, the resources
-of the host, the replacement of dead slots and the artifacts that a test has left.  Must not know
-channels, messages to a client, jobs or verdicts.  Everything happens in the main thread.
+Responsible for the slot processes of one session, the order in which tests are assigned to them,
+the resources of the host, the replacement of dead slots, and the artifacts of tests.  Must not
+depend on channels, messages to a client, jobs or verdicts.  Everything runs in the main thread.
 """
 
 import collections
@@ -15,84 +15,84 @@ from typing import Any, Deque, Dict, Iterable, List, Optional, Protocol, Set, Tu
 
 from ..files import remove_tree as place
 from ..processes import process_tree
-from ..protocol.frames import encode
+from ..protocol.frames import encode_json
 from ..protocol.model import Execution, Problem, Setup, Test
 from . import host_resources
-from .artifacts import Piece, pieces
-from .slot_process import Answer, SlotProcess
+from .artifacts import ArtifactPiece, read_pieces
+from .slot_process import SlotMessage, SlotProcess
 
-#: Seconds of known work that a slot may hold in advance, and maximum number of tests.
+#: Maximum seconds of estimated work, and maximum number of tests, that a slot holds in advance.
 _MAX_QUEUED_SECONDS = 0.05
 _MAX_QUEUED_TESTS = 32
 #: Seconds to wait for further results when all slots are busy with tiny tests.
 _GATHER_DELAY = 0.012
-#: Seconds that slots may take to end when they are told to stop.
+#: Maximum seconds that slots get to end when they are told to stop.
 _STOP_TIMEOUT = 3.0
-#: Seconds until the processes that a dead slot has left are no longer searched.
+#: Maximum seconds spent on killing the processes that a dead slot has left.
 _ORPHAN_TIMEOUT = 5.0
-#: Deaths in a row, without one finished test, after which slots count as impossible.
+#: Deaths of slots in a row, without a finished test, after which SlotStartError is raised.
 _MAX_FAILED_STARTS = 3
 #: Seconds between two checks of the busy slots.
 _SLOT_CHECK_INTERVAL = 1.0
-#: Seconds until the listener hears that tests wait for what other runs hold, and until it hears
-#: so again.
+#: Seconds until the listener is told that tests wait for resources of other runs, and until it is
+#: told again.
 _WAITING_DELAY = 5.0
 _WAITING_REPEAT_INTERVAL = 30.0
-#: Bytes of artifacts that are passed on before the slots are read again.
+#: Bytes of artifacts that are sent before the slots are read again.
 _MAX_ARTIFACT_BYTES_PER_TURN = 8 << 20
 
 
 class SlotStartError(Exception):
-    """Slots die before they have finished a test; the message says how."""
+    """Slots die before they finish a test; the message names the cause."""
 
 
 class SlotPoolListener(Protocol):
-    """The owner of a pool, which hears what happens to its tests.
+    """The owner of a pool, which is told what happens to its tests.
 
     All methods are called in the main thread, from :meth:`SlotPool.process`.
     """
 
     def on_running(self, test: Test, slot: int) -> None:
-        """Take note that ``test`` has been started on slot number ``slot``."""
+        """Handle that ``test`` has been started on slot number ``slot``."""
 
     def on_output(self, test: Test, line: str) -> None:
-        """Take one line that a running test has written."""
+        """Handle one line that a running test has written."""
 
-    def on_artifact(self, test: Test, piece: Piece) -> None:
-        """Take the next piece of a file that ``test`` has left."""
+    def on_artifact(self, test: Test, piece: ArtifactPiece) -> None:
+        """Handle the next piece of an artifact of ``test``."""
 
     def on_result(self, test: Test, row: bytes) -> None:
-        """Take the result of ``test``; its artifacts have been passed on before.
+        """Handle the result of ``test``; its artifacts have been reported before.
 
         ``row`` is the JSON of its Execution as the slot has sent it: it has not been validated.
         """
 
     def on_returned(self, numbers: List[int]) -> None:
-        """Take note that a slot has given these tests back after :meth:`SlotPool.withdraw`."""
+        """Handle that a slot has given these tests back after :meth:`SlotPool.withdraw`."""
 
-    def on_waiting(self, refusal: host_resources.Refusal) -> None:
-        """Take note that no test can be started because of what other runs hold."""
+    def on_waiting(self, refusal: host_resources.UnavailableResource) -> None:
+        """Handle that no test can be started because another run holds a resource."""
 
     def flush(self) -> None:
-        """Handle together what has been reported since the last call."""
+        """Handle together all reports since the last call."""
 
 
-class _Upload:
-    """The artifacts of one test that are being passed on."""
+class _ArtifactUpload:
+    """The artifacts of one test that are being sent to the listener."""
 
     def __init__(self, test: Test, folder: str, files: List[List[Any]]) -> None:
         self.test = test
         self.folder = folder
-        self.pieces = pieces(folder, [(path, size) for path, size in files])
+        self.pieces = read_pieces(folder, [(path, size) for path, size in files])
         #: The result that follows the last piece; empty until the slot has sent it.
         self.row = b""
 
 
 class _WaitingTests:
-    """Tests that have not been given to a slot, in the order in which they are to start."""
+    """Tests that are not assigned to a slot yet, in the order in which they are to start."""
 
     def __init__(self) -> None:
-        #: Those that need nothing but a slot, and those that need more of the host.
+        #: Tests that need nothing but a slot, and tests that need a lock or are serial.
         self.plain: Deque[Test] = collections.deque()
         self.constrained: Deque[Test] = collections.deque()
 
@@ -100,23 +100,26 @@ class _WaitingTests:
         return self.constrained if _is_constrained(test) else self.plain
 
     def add(self, tests: Iterable[Test]) -> None:
-        """Queue tests behind the others."""
+        """Append tests to the queue."""
         for test in tests:
             self._queue_of(test).append(test)
 
     def put_first(self, test: Test) -> None:
-        """Queue a test in front of the others."""
+        """Put a test at the front of the queue."""
         self._queue_of(test).appendleft(test)
 
     def withdraw(self, numbers: Set[int]) -> List[int]:
-        """Remove the tests with these numbers; return the numbers of those that there were."""
+        """Remove the tests with these numbers; return the numbers of those that were queued."""
         withdrawn = [test.id for test in (*self.plain, *self.constrained) if test.id in numbers]
         self.plain = collections.deque(t for t in self.plain if t.id not in numbers)
         self.constrained = collections.deque(t for t in self.constrained if t.id not in numbers)
         return withdrawn
 
     def next_batch(self, seconds: float, limit: int) -> List[Test]:
-        """Remove at most ``limit`` plain tests that take ``seconds`` in all, but at least one."""
+        """Remove and return at least one and at most ``limit`` plain tests for one slot.
+
+        Their estimates sum up to at most ``seconds``.
+        """
         batch = [self.plain.popleft()]
         while self.plain and len(batch) < limit:
             estimate = self.plain[0].estimate
@@ -128,27 +131,27 @@ class _WaitingTests:
 
 
 class SlotPool:
-    """The slots of one session, and the tests that have been given to it."""
+    """The slots of one session and the tests that are to run on them."""
 
     def __init__(
         self, listener: SlotPoolListener, folder: str, wake_fd: int, forks: bool = False
     ) -> None:
-        """``folder`` is for the directories of the slots.
+        """Create a pool whose slots have their scratch directories in ``folder``.
 
-        :meth:`wait` also ends when ``wake_fd`` can be read; its owner drains it.  With ``forks``
-        slots are forks of this process, which then must have no threads.
+        :meth:`wait` also returns when ``wake_fd`` is readable; the owner drains it.  With
+        ``forks`` the slots are forks of this process, which then must have no threads.
         """
         self._listener = listener
         self._folder = folder
         self._forks = forks
         self._setup = Setup("/")
-        self._resources = host_resources.Capacity()
-        #: By the descriptors of their sockets.
+        self._resources = host_resources.HostResources()
+        #: The slots by the descriptors of their sockets.
         self._slots: Dict[int, SlotProcess] = {}
         self._waiting = _WaitingTests()
-        #: Tests have come that have not been offered to the slots.
+        #: Tests were added since the last assignment.
         self._has_new_tests = False
-        self._uploads: Dict[int, _Upload] = {}
+        self._uploads: Dict[int, _ArtifactUpload] = {}
         self._is_paused = False
         self._failed_starts = 0
         self._next_check = 0.0
@@ -158,7 +161,7 @@ class SlotPool:
 
     # -- for its owner ------------------------------------------------------------
 
-    def start(self, setup: Setup, resources: host_resources.Capacity) -> None:
+    def start(self, setup: Setup, resources: host_resources.HostResources) -> None:
         """Start ``setup.slots`` slots; ``resources`` are closed by :meth:`close`."""
         self._setup = setup
         self._resources = resources
@@ -166,41 +169,41 @@ class SlotPool:
             self._start_slot(number)
 
     def add(self, tests: Iterable[Test]) -> None:
-        """Queue tests behind those that wait."""
+        """Append tests to the waiting ones."""
         self._waiting.add(tests)
         self._has_new_tests = True
 
     def withdraw(self, numbers: Iterable[int]) -> List[int]:
         """Take back tests that have not been started.
 
-        Return the numbers of those that waited here.  Slots are asked for the others that they
-        have not started, and ``on_returned`` names what they gave back.
+        Return the numbers of those that were waiting in the pool.  Slots are asked to return the
+        others that they have not started, and ``on_returned`` names what they return.
         """
         wanted = set(numbers)
         withdrawn = self._waiting.withdraw(wanted)
         for slot in self._slots.values():
-            slot.take_back([test.id for test in list(slot.given)[1:] if test.id in wanted])
+            slot.request_return([test.id for test in list(slot.assigned)[1:] if test.id in wanted])
         return withdrawn
 
     def pause(self) -> None:
-        """Read no slot and pass on no artifact: the slots wait, and their answers stay there."""
+        """Stop reading slots and sending artifacts; messages stay in the slots' sockets."""
         self._is_paused = True
         for slot in self._slots.values():
             self._poller.modify(slot.socket, 0)
 
     def resume(self) -> None:
-        """Go on after :meth:`pause`."""
+        """Continue after :meth:`pause`."""
         self._is_paused = False
         for slot in self._slots.values():
             self._poller.modify(slot.socket, select.POLLIN)
-            slot.since = time.monotonic()  # it may have said long ago that it is done
+            slot.active_since = time.monotonic()  # its messages may be old
 
     def wait(self) -> List[Tuple[int, int]]:
         """Wait until there is something to do; return the events for :meth:`process`."""
         return self._poller.poll(self._timeout())
 
     def process(self, events: List[Tuple[int, int]]) -> None:
-        """Read the slots that ``events`` name, report to the listener, give out waiting tests.
+        """Read the slots that ``events`` name, report to the listener, assign waiting tests.
 
         Raises SlotStartError if slots cannot be started.
         """
@@ -209,87 +212,87 @@ class SlotPool:
                 self._read_slot(fd)
         self._check_slots()
         self._assign_tests()
-        self._pass_on_artifacts()
+        self._send_artifacts()
         self._listener.flush()
-        if self._all_busy_with_tiny_tests():
-            # Reporting each result alone would cost a wake-up on both sides.
+        if self._is_busy_with_tiny_tests():
+            # Reporting each result separately would cost a wake-up at both ends.
             time.sleep(_GATHER_DELAY)
 
     def close(self) -> None:
-        """End all slots and what runs in them, and free the host's resources."""
+        """Stop all slots and their running tests, and release the host's resources."""
         for slot in self._slots.values():
-            slot.stop()
+            slot.request_stop()
         deadline = time.monotonic() + _STOP_TIMEOUT
         for slot in self._slots.values():
-            _await_end(slot.socket, deadline)
-            if _is_alive(slot.socket):
+            _drain_until_closed(slot.socket, deadline)
+            if _is_open(slot.socket):
                 slot.process.kill()
-            slot.await_death()
+            slot.wait_until_dead()
         _kill_orphans(self._slots.values())
         for slot in self._slots.values():
-            slot.bury()
+            slot.reap()
         self._slots = {}
         self._resources.close()
 
     def _timeout(self) -> Optional[float]:
-        """Return the milliseconds until there is something to do even if nothing happens."""
-        if self._has_new_tests or self._has_artifacts():
+        """Return the milliseconds until there is something to do without an event, or None."""
+        if self._has_new_tests or self._has_artifacts_to_send():
             return 0
-        if self._resources.refusal:
-            return host_resources.LOOK * 1000
-        return _SLOT_CHECK_INTERVAL * 1000 if self._busy() else None
+        if self._resources.unavailable:
+            return host_resources.POLL_INTERVAL * 1000
+        return _SLOT_CHECK_INTERVAL * 1000 if self._busy_slots() else None
 
-    # -- giving tests to slots ----------------------------------------------------
+    # -- assigning tests to slots -------------------------------------------------
 
     def _assign_tests(self) -> None:
-        """Give waiting tests to the slots with the least to do, as the host has room."""
+        """Assign waiting tests to the least loaded slots, as far as resources are available."""
         self._has_new_tests = False
         if self._assign_constrained():
             while self._waiting.plain:
                 slots = self._slots_with_room()
-                number = self._resources.slot(list(slots))
+                number = self._resources.acquire_slot(list(slots))
                 if number is None:
                     break
                 slot = slots[number]
                 share = (len(self._waiting.plain) - 1) // len(self._slots)
-                limit = min(_MAX_QUEUED_TESTS - len(slot.given), share)
-                slot.give(self._waiting.next_batch(_MAX_QUEUED_SECONDS - slot.load, limit))
+                limit = min(_MAX_QUEUED_TESTS - len(slot.assigned), share)
+                slot.assign(self._waiting.next_batch(_MAX_QUEUED_SECONDS - slot.load, limit))
         for slot in self._slots.values():
-            if len(slot.given) > 1 and self._resources.is_wanted(slot.number):
-                slot.recall()
-        self._resources.settle(self._busy())
+            if len(slot.assigned) > 1 and self._resources.is_slot_wanted(slot.number):
+                slot.request_recall()
+        self._resources.finish_round(self._busy_slots())
         self._report_waiting()
 
     def _assign_constrained(self) -> bool:
-        """Start tests that need more than a slot.
+        """Assign tests that need more than a slot.
 
-        Return False if the next of them must run alone and cannot yet: nothing else may start.
+        Return False if a serial test is next and cannot start yet: then nothing else may start.
         """
         for test in list(self._waiting.constrained):
-            idle = {slot.number: slot for slot in self._slots.values() if not slot.given}
+            idle = {slot.number: slot for slot in self._slots.values() if not slot.assigned}
             numbers = [] if test.serial and len(idle) < len(self._slots) else list(idle)
-            number = self._resources.start(test.id, numbers, test.locks, test.serial)
+            number = self._resources.acquire_for_test(test.id, numbers, test.locks, test.serial)
             if number is not None:
                 self._waiting.constrained.remove(test)
-                idle[number].give([test])
+                idle[number].assign([test])
             elif test.serial:
                 return False
         return True
 
     def _slots_with_room(self) -> Dict[int, SlotProcess]:
-        """Return the slots that can take tests, those with the least to do first."""
-        rated = [(len(slot.given) > 0, slot.load, slot) for slot in self._slots.values()]
+        """Return the slots that can take tests by their numbers, the least loaded first."""
+        rated = [(len(slot.assigned) > 0, slot.load, slot) for slot in self._slots.values()]
         rated.sort(key=lambda row: row[:2])
         return {
             slot.number: slot
             for busy, load, slot in rated
-            if not busy or (load < _MAX_QUEUED_SECONDS and len(slot.given) < _MAX_QUEUED_TESTS)
+            if not busy or (load < _MAX_QUEUED_SECONDS and len(slot.assigned) < _MAX_QUEUED_TESTS)
         }
 
     def _report_waiting(self) -> None:
-        """Report a run that does not progress because of what another run holds."""
-        refusal, now = self._resources.refusal, time.monotonic()
-        if refusal is None or (refusal.kind == host_resources.SLOTS and self._busy()):
+        """Tell the listener if the run makes no progress because of another run."""
+        refusal, now = self._resources.unavailable, time.monotonic()
+        if refusal is None or (refusal.kind == host_resources.SLOTS and self._busy_slots()):
             self._stuck_since = 0.0
             return
         self._stuck_since = self._stuck_since or now
@@ -298,20 +301,20 @@ class SlotPool:
             self._listener.on_waiting(refusal)
 
     def _requeue(self, tests: Iterable[Test]) -> None:
-        """Put tests that have not been started in front of all others."""
+        """Put tests that have not been started at the front of the queue."""
         for test in reversed(list(tests)):
-            self._release(test)
+            self._release_resources(test)
             self._waiting.put_first(test)
 
-    def _release(self, test: Test) -> None:
+    def _release_resources(self, test: Test) -> None:
         if _is_constrained(test):
-            self._resources.end(test.id)
+            self._resources.release_test(test.id)
 
-    def _busy(self) -> List[int]:
-        return [slot.number for slot in self._slots.values() if slot.given]
+    def _busy_slots(self) -> List[int]:
+        return [slot.number for slot in self._slots.values() if slot.assigned]
 
-    def _all_busy_with_tiny_tests(self) -> bool:
-        return bool(self._slots) and all(len(slot.given) > 1 for slot in self._slots.values())
+    def _is_busy_with_tiny_tests(self) -> bool:
+        return bool(self._slots) and all(len(slot.assigned) > 1 for slot in self._slots.values())
 
     # -- slots --------------------------------------------------------------------
 
@@ -322,24 +325,24 @@ class SlotPool:
         self._poller.register(slot.socket, 0 if self._is_paused else select.POLLIN)
 
     def _check_slots(self) -> None:
-        """Kill slots that hang; in a pause nothing is known of them."""
+        """Kill slots that hang, except while the pool is paused and does not read them."""
         now = time.monotonic()
         if now >= self._next_check and not self._is_paused:
             self._next_check = now + _SLOT_CHECK_INTERVAL
             for slot in self._slots.values():
-                slot.look_after(now)
+                slot.check_liveness(now)
 
     def _read_slot(self, fd: int) -> None:
         slot = self._slots[fd]
         answers, is_alive = slot.read()
         for answer in answers:
             self._handle_answer(slot, answer)
-        self._requeue(slot.returned)
-        slot.returned = []
+        self._requeue(slot.recalled)
+        slot.recalled = []
         if not is_alive:
             self._replace_slot(fd, slot)
 
-    def _handle_answer(self, slot: SlotProcess, answer: Answer) -> None:
+    def _handle_answer(self, slot: SlotProcess, answer: SlotMessage) -> None:
         if answer.kind == "done":
             self._failed_starts = 0
             self._handle_result(answer.test, answer.row)
@@ -347,15 +350,15 @@ class SlotPool:
             self._listener.on_output(answer.test, answer.values[1])
         elif answer.kind == "kept":
             _, folder, files = answer.values
-            self._uploads[answer.test.id] = _Upload(answer.test, folder, files)
+            self._uploads[answer.test.id] = _ArtifactUpload(answer.test, folder, files)
         elif answer.kind == "returned":
             self._listener.on_returned(answer.values[0])
         else:
             self._listener.on_running(answer.test, slot.number)
 
     def _handle_result(self, test: Test, row: bytes) -> None:
-        """Report a result, but not before the artifacts of its test."""
-        self._release(test)
+        """Report a result, after the artifacts of its test."""
+        self._release_resources(test)
         upload = self._uploads.get(test.id)
         if upload is None:
             self._listener.on_result(test, row)
@@ -363,44 +366,44 @@ class SlotPool:
             upload.row = row
 
     def _replace_slot(self, fd: int, slot: SlotProcess) -> None:
-        """Start another slot for one that has died.
+        """Start a new slot for one that has died.
 
-        The test that it ran is lost with it; the others of its batch go to another slot.
+        Its running test gets a result that says so; its other tests are queued again.
         """
         self._poller.unregister(fd)
-        slot.await_death()
+        slot.wait_until_dead()
         _kill_orphans(self._slots.values())
         del self._slots[fd]
-        cause = slot.bury()
-        if slot.retired:
-            self._requeue(slot.given)
-        elif slot.given:
+        cause = slot.reap()
+        if slot.has_retired:
+            self._requeue(slot.assigned)
+        elif slot.assigned:
             self._fail_first(slot, cause)
-        elif not slot.answered:
+        elif not slot.finished_count:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise SlotStartError("a slot cannot be started: %s" % cause)
         self._start_slot(slot.number)
 
     def _fail_first(self, slot: SlotProcess, cause: str) -> None:
-        """Report the test that ran in a slot that has died."""
-        test = slot.given.popleft()
+        """Report the test that was running in a slot that has died."""
+        test = slot.assigned.popleft()
         self._uploads.pop(test.id, None)
-        self._release(test)
-        self._requeue(slot.given)
+        self._release_resources(test)
+        self._requeue(slot.assigned)
         execution = Execution(
             test.id, test.attempt, slot.number, time.time(),
             problem=Problem.SLOT_DIED, detail=cause,
         )  # fmt: skip
-        self._listener.on_result(test, encode(execution))
+        self._listener.on_result(test, encode_json(execution))
 
     # -- artifacts ----------------------------------------------------------------
 
-    def _has_artifacts(self) -> bool:
+    def _has_artifacts_to_send(self) -> bool:
         return not self._is_paused and any(upload.row for upload in self._uploads.values())
 
-    def _pass_on_artifacts(self) -> None:
-        """Pass on pieces of the files of ended tests, until the owner pauses the pool."""
+    def _send_artifacts(self) -> None:
+        """Send pieces of the artifacts of ended tests, until the owner pauses the pool."""
         left = _MAX_ARTIFACT_BYTES_PER_TURN
         for number, upload in list(self._uploads.items()):
             while upload.row and left > 0 and not self._is_paused:
@@ -415,25 +418,25 @@ class SlotPool:
 
 
 def _is_constrained(test: Test) -> bool:
-    """Return whether a test needs more of the host than a slot."""
+    """Return whether a test needs a lock or must run alone."""
     return bool(test.locks) or test.serial
 
 
 def _kill_orphans(slots: Iterable[SlotProcess]) -> None:
-    """Kill all processes that dead slots have left; they are now children of this process."""
+    """Kill the processes that dead slots have left, which are children of this process now."""
     pids = [slot.process.pid for slot in slots]
     deadline = time.monotonic() + _ORPHAN_TIMEOUT
     while time.monotonic() < deadline:
-        lister = process_tree.Lister(os.getpid(), apart=pids)
+        lister = process_tree.DescendantLister(os.getpid(), unrelated_pids=pids)
         orphans = process_tree.freeze(lister, lambda: _reap_zombies(pids))
         if not orphans:
             return
-        process_tree.send_groups(orphans, signal.SIGKILL)
-        _reap(orphans)
+        process_tree.signal_groups(orphans, signal.SIGKILL)
+        _reap_processes(orphans)
 
 
-def _await_end(connection: socket.socket, deadline: float) -> None:
-    """Discard what comes until the other end is closed, or until ``deadline``."""
+def _drain_until_closed(connection: socket.socket, deadline: float) -> None:
+    """Discard incoming data until the other end is closed, or until ``deadline``."""
     connection.settimeout(max(deadline - time.monotonic(), 0.01))
     try:
         while connection.recv(1 << 18):
@@ -442,7 +445,7 @@ def _await_end(connection: socket.socket, deadline: float) -> None:
         pass
 
 
-def _is_alive(connection: socket.socket) -> bool:
+def _is_open(connection: socket.socket) -> bool:
     connection.settimeout(0.0)
     try:
         return bool(connection.recv(1))
@@ -452,7 +455,7 @@ def _is_alive(connection: socket.socket) -> bool:
         return False
 
 
-def _reap(pids: List[int]) -> None:
+def _reap_processes(pids: List[int]) -> None:
     for pid in pids:
         for _ in range(100):
             try:
@@ -464,8 +467,8 @@ def _reap(pids: List[int]) -> None:
 
 
 def _reap_zombies(slots: List[int]) -> None:
-    """Reap the children that have ended, without ``slots``: their status is Popen's."""
-    for pid in process_tree.children(os.getpid()):
+    """Reap children that have exited, except ``slots``, which ``Popen`` reaps."""
+    for pid in process_tree.list_children(os.getpid()):
         if pid in slots:
             continue
         try:

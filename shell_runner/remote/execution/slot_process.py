@@ -1,7 +1,7 @@
-"""The slot processes of a host, as seen by who feeds them.
+"""The slot processes of a host, as the slot pool sees them.
 
-Owns starting them, the tests that each has been given and not answered, and what
-remains when one dies.  Must not know channels or trees of files.
+Responsible for starting them, for the tests that are assigned to each and have no result yet,
+and for the cause of death of a slot.  Must not depend on channels or trees of files.
 """
 
 import contextlib
@@ -20,32 +20,33 @@ from typing import Any, Deque, List, NamedTuple, Optional, Sequence, Tuple, Unio
 from .. import entry_point
 from ..processes import process_tree
 from ..protocol import verdict
-from ..protocol.frames import Unframer, frame
+from ..protocol.frames import FrameDecoder, frame_message
 from ..protocol.model import Setup, Test
 from . import slot
 
-#: Seconds behind deadline and grace after which a slot is given up: one that is stopped,
-#: one that does nothing, and one that is at work (it may have to remove millions of files).
-_STOPPED = 2.0
-_STUCK = 10.0
-_SLOW = 60.0
-#: Seconds that the death of a slot may take.
-_DYING = 5.0
+#: Seconds after the end of timeout and grace at which a slot is killed: a slot that is stopped
+#: (SIGSTOP), one that uses no CPU time, and one that does (it may have to remove millions of
+#: files).
+_STOPPED_SLOT_TIMEOUT = 2.0
+_IDLE_SLOT_TIMEOUT = 10.0
+_BUSY_SLOT_TIMEOUT = 60.0
+#: Maximum seconds to wait for the end of a slot that has been killed or has closed its socket.
+_EXIT_TIMEOUT = 5.0
 
 
-def _spawned(arguments: Tuple[str, ...]) -> "subprocess.Popen[bytes]":
+def _spawn_slot(arguments: Tuple[str, ...]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        entry_point.command("slot", *arguments),
+        entry_point.build_command("slot", *arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[int(arguments[1])],
     )
 
 
-class Forked:
-    """A slot that is a fork of this process: no interpreter is started, nothing is loaded.
+class ForkedProcess:
+    """A slot that is a fork of this process, which starts no interpreter and loads no module.
 
-    It has the methods of Popen that are needed here.
+    Implements the methods of ``subprocess.Popen`` that a slot needs.
     """
 
     def __init__(self, arguments: Tuple[str, ...], place: str) -> None:
@@ -53,46 +54,53 @@ class Forked:
         self._status: Optional[int] = None
         self.pid = os.fork()
         if self.pid == 0:
-            _be_slot(arguments, place)
+            _run_slot_and_exit(arguments, place)
 
     def wait(self, timeout: float) -> int:
-        """Its exit status, or the number of its signal below zero; subprocess.TimeoutExpired."""
+        """Return the exit status, or the negative signal number.
+
+        Raises ``subprocess.TimeoutExpired`` after ``timeout`` seconds.
+        """
         deadline = time.monotonic() + timeout
         while self._status is None:
-            self._status = self._look()
+            self._status = self._poll_status()
             if self._status is None and time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired("slot", timeout)
             if self._status is None:
                 time.sleep(0.001)
         return self._status
 
-    def _look(self) -> Optional[int]:
+    def _poll_status(self) -> Optional[int]:
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
-            return 0  # somebody else has reaped it
+            return 0  # it has been reaped elsewhere
         if pid == 0:
             return None
         return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
     def send_signal(self, number: int) -> None:
-        """Not to another process that has got its number."""
+        """Send a signal, unless the process has been reaped and its id may have been reused."""
         if self._status is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """At once."""
+        """Kill the process with SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
-def _be_slot(arguments: Tuple[str, ...], place: str) -> None:
-    """What is left of who forked is its memory; never returns."""
+def _run_slot_and_exit(arguments: Tuple[str, ...], place: str) -> None:
+    """Run the slot in the child process and exit; never returns.
+
+    Only the memory of the parent remains: other open files are closed.
+    """
     status = 1
     try:
-        gc.freeze()  # what its objects would close are numbers of our own files by then
-        _close_all_but(int(arguments[1]))
-        # The environment that others see of a fork is that of its parent: an attempt's slot is
-        # known by where it is.
+        # A finalizer of the parent's objects would close descriptors that the slot has reused.
+        gc.freeze()
+        _close_other_descriptors(int(arguments[1]))
+        # /proc shows the environment of the parent for a fork, so the slots of an attempt are
+        # recognized by their working directory.
         os.chdir(place)
         slot.main(arguments)
         status = 0
@@ -103,8 +111,8 @@ def _be_slot(arguments: Tuple[str, ...], place: str) -> None:
         os._exit(status)
 
 
-def _close_all_but(keep: int) -> None:
-    """Files that are not for programs either."""
+def _close_other_descriptors(keep: int) -> None:
+    """Close all descriptors but the standard ones and ``keep``; programs must not inherit them."""
     try:
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
@@ -115,163 +123,179 @@ def _close_all_but(keep: int) -> None:
                 os.close(number)
 
 
-class Answer(NamedTuple):
-    """One message of a slot."""
+class SlotMessage(NamedTuple):
+    """One message from a slot."""
 
     kind: str
     test: Test
-    #: What follows the kind in the message, unless that is ``done``.
+    #: The fields after the kind; empty if the kind is ``done``.
     values: Sequence[Any] = ()
-    #: The JSON of the Execution of a test that is ``done``.
+    #: The JSON of the Execution if the kind is ``done``.
     row: bytes = b""
 
 
-#: Of an answer that is about no test in particular.
-_NOBODY = Test(-1, "")
+#: The test of a message that concerns no single test.
+_NO_TEST = Test(-1, "")
 
 
 class SlotProcess:
-    """One slot, and what it has been given to do."""
+    """One slot process and the tests that are assigned to it."""
 
     def __init__(self, number: int, setup: Setup, base: str, forked: bool = False) -> None:
-        """``forked``: the slot is a fork, for a process without threads."""
+        """Start the slot with the scratch directory ``base``.
+
+        With ``forked`` the slot is a fork of this process, which then must have no threads.
+        """
         self.number = number
-        self.given: Deque[Test] = deque()
-        self.answered = 0
-        #: When the first of those that it has been given became the first.
-        self.since = 0.0
-        #: What it has given back.
-        self.returned: List[Test] = []
-        self._is_recalled = False
-        #: It ended by itself, between two tests.
-        self.retired = False
+        self.assigned: Deque[Test] = deque()
+        self.finished_count = 0
+        #: Monotonic time at which the slot last got its current test or sent a message.
+        self.active_since = 0.0
+        #: Tests that the slot has given back after ``request_recall``.
+        self.recalled: List[Test] = []
+        self._is_recall_pending = False
+        #: The slot ended by itself, between two tests.
+        self.has_retired = False
         self._grace = setup.grace
-        self._fate = ""
-        #: Its processor time, and since when that has not changed.
-        self._spent = -1
+        self._kill_reason = ""
+        #: CPU time of the slot in clock ticks, and the monotonic time at which it last changed.
+        self._cpu_ticks = -1
         self._idle_since = 0.0
-        self._unframer = Unframer()
+        self._unframer = FrameDecoder()
         self.socket, theirs = socket.socketpair()
         with theirs:
-            # Its number, what it listens to, its folder.
+            # The arguments of ``slot.main``.
             arguments = (str(number), str(theirs.fileno()), base)
-            self.process: "Union[Forked, subprocess.Popen[bytes]]" = (
-                Forked(arguments, setup.root) if forked else _spawned(arguments)
+            self.process: "Union[ForkedProcess, subprocess.Popen[bytes]]" = (
+                ForkedProcess(arguments, setup.root) if forked else _spawn_slot(arguments)
             )
-        self.socket.sendall(frame(setup))
+        self.socket.sendall(frame_message(setup))
 
     @property
     def load(self) -> float:
-        """Seconds of work that wait here, as far as they can be known."""
-        return sum(1.0 if test.estimate is None else test.estimate for test in self.given)
+        """The estimated seconds of work assigned to the slot; 1 second for an unknown test."""
+        return sum(1.0 if test.estimate is None else test.estimate for test in self.assigned)
 
-    def give(self, tests: List[Test]) -> None:
-        """Queue tests; BrokenPipeError is left to ``read``, which sees the death anyway."""
-        if not self.given:
-            self.since = time.monotonic()
-        self.given.extend(tests)
+    def assign(self, tests: List[Test]) -> None:
+        """Assign tests.  The death of the slot is not reported here but by ``read``."""
+        if not self.assigned:
+            self.active_since = time.monotonic()
+        self.assigned.extend(tests)
         try:
-            self.socket.sendall(frame(["run", tests]))
+            self.socket.sendall(frame_message(["run", tests]))
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def take_back(self, numbers: List[int]) -> None:
-        """Ask for tests that it has not started; its answer, for the controller, names those."""
+    def request_return(self, numbers: List[int]) -> None:
+        """Ask the slot to return those of these tests that it has not started.
+
+        Its ``returned`` message, which is for the controller, names them.
+        """
         if numbers:
-            self._ask("return", numbers)
+            self._send_request("return", numbers)
 
-    def recall(self) -> None:
-        """Ask it for what it has not started; the answer is in ``returned``."""
-        if len(self.given) > 1 and not self._is_recalled:
-            self._is_recalled = True
-            self._ask("recall", [test.id for test in list(self.given)[1:]])
+    def request_recall(self) -> None:
+        """Ask the slot for all tests that it has not started; ``recalled`` gets them."""
+        if len(self.assigned) > 1 and not self._is_recall_pending:
+            self._is_recall_pending = True
+            self._send_request("recall", [test.id for test in list(self.assigned)[1:]])
 
-    def _ask(self, name: str, numbers: List[int]) -> None:
+    def _send_request(self, name: str, numbers: List[int]) -> None:
         try:
-            self.socket.sendall(frame([name, numbers]))
+            self.socket.sendall(frame_message([name, numbers]))
         except OSError:
-            pass  # ``read`` sees its death
+            pass  # ``read`` reports the death of the slot
 
-    def stop(self) -> None:
-        """Ask it to end what it does, and itself."""
+    def request_stop(self) -> None:
+        """Ask the slot to end its running test and itself."""
         try:
-            self.socket.sendall(frame(["stop"]))
+            self.socket.sendall(frame_message(["stop"]))
         except OSError:
             pass
 
-    def read(self) -> Tuple[List[Answer], bool]:
-        """What it says, and whether it lives."""
+    def read(self) -> Tuple[List[SlotMessage], bool]:
+        """Return the messages of the slot, and whether it is still alive."""
         try:
             data = self.socket.recv(1 << 18)
         except (ConnectionResetError, BrokenPipeError):
             data = b""
-        answers = [self._answer(text) for text in self._unframer.feed(data)]
+        answers = [self._parse_message(text) for text in self._unframer.feed(data)]
         return [answer for answer in answers if answer], bool(data)
 
-    def _answer(self, text: bytes) -> Optional[Answer]:
-        self.since = time.monotonic()
-        self._is_recalled = False
+    def _parse_message(self, text: bytes) -> Optional[SlotMessage]:
+        self.active_since = time.monotonic()
+        self._is_recall_pending = False
         if text.startswith(b'["done",'):
-            self.answered += 1
-            return Answer("done", self.given.popleft(), row=text[8:-1])
+            self.finished_count += 1
+            return SlotMessage("done", self.assigned.popleft(), row=text[8:-1])
         message: List[Any] = json.loads(text.decode("ascii"))
         if message[0] == "retired":
-            self.retired = True
+            self.has_retired = True
             return None
         if message[0] in ("returned", "recalled"):
-            return self._take_returned(message[0], message[1])
-        return Answer(message[0], self.given[0], message[1:])
+            return self._remove_returned(message[0], message[1])
+        return SlotMessage(message[0], self.assigned[0], message[1:])
 
-    def _take_returned(self, name: str, numbers: List[int]) -> Optional[Answer]:
-        """What was recalled stays on this host; of what was returned the controller hears."""
-        back = [test for test in self.given if test.id in numbers]
-        self.given = deque(test for test in self.given if test.id not in numbers)
+    def _remove_returned(self, name: str, numbers: List[int]) -> Optional[SlotMessage]:
+        """Remove tests that the slot has given back.
+
+        Recalled tests stay on this host; returned ones are reported to the controller.
+        """
+        back = [test for test in self.assigned if test.id in numbers]
+        self.assigned = deque(test for test in self.assigned if test.id not in numbers)
         if name == "returned" and back:
-            return Answer(name, _NOBODY, [numbers])
+            return SlotMessage(name, _NO_TEST, [numbers])
         if name == "recalled":
-            self.returned += back
+            self.recalled += back
         return None
 
-    def look_after(self, now: float) -> None:
-        """Let one that its test has stopped go on; kill one that does not answer any more."""
-        if not self.given:
+    def check_liveness(self, now: float) -> None:
+        """Continue a slot that its test has stopped; kill one that no longer responds."""
+        if not self.assigned:
             return
-        late = now - self.since - self.given[0].timeout - self._grace
+        late = now - self.active_since - self.assigned[0].timeout - self._grace
         stopped = process_tree.is_stopped(self.process.pid)
-        if late > self._patience(stopped, now):
-            self._fate = "stopped from outside" if stopped else "no answer from the slot"
-            self._fate += ", %.0f s after the deadline" % late
+        if late > self._kill_delay(stopped, now):
+            self._kill_reason = "stopped from outside" if stopped else "no answer from the slot"
+            self._kill_reason += ", %.0f s after the deadline" % late
             self.process.kill()
         elif stopped:
             self.process.send_signal(signal.SIGCONT)
 
-    def _patience(self, stopped: bool, now: float) -> float:
-        """Seconds behind the deadline that it gets."""
+    def _kill_delay(self, stopped: bool, now: float) -> float:
+        """Return the seconds after the deadline at which the slot is killed."""
         if stopped:
-            return _STOPPED
-        spent = process_tree.ticks(self.process.pid)
-        if spent != self._spent:
-            self._spent, self._idle_since = spent, now
-        return _STUCK if now - self._idle_since >= _STUCK else _SLOW
+            return _STOPPED_SLOT_TIMEOUT
+        spent = process_tree.read_cpu_ticks(self.process.pid)
+        if spent != self._cpu_ticks:
+            self._cpu_ticks, self._idle_since = spent, now
+        return (
+            _IDLE_SLOT_TIMEOUT
+            if now - self._idle_since >= _IDLE_SLOT_TIMEOUT
+            else _BUSY_SLOT_TIMEOUT
+        )
 
-    def await_death(self) -> None:
-        """Its end is seen on the socket a moment before its children come down to us."""
-        deadline = time.monotonic() + _DYING
+    def wait_until_dead(self) -> None:
+        """Wait until the process is dead.
+
+        The socket closes a moment before the slot's children become children of this process.
+        """
+        deadline = time.monotonic() + _EXIT_TIMEOUT
         while not process_tree.is_dead(self.process.pid) and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def bury(self) -> str:
-        """Reap a slot that has died; how it died, in words.
+    def reap(self) -> str:
+        """Reap a slot that has died and return the cause of its death for the report.
 
-        What it ran is dead already: a slot under a debugger stays until that is gone.
+        Its test's processes are dead already: a slot under a debugger stays until that is gone.
         """
         self.socket.close()
         try:
-            status = self.process.wait(_DYING)
+            status = self.process.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             return "cannot be killed"
-        if self._fate:
-            return self._fate
+        if self._kill_reason:
+            return self._kill_reason
         if status < 0:
-            return "killed by %s" % verdict.signal_name(-status)
-        return verdict.exit_words(status)
+            return "killed by %s" % verdict.format_signal(-status)
+        return verdict.format_exit_status(status)

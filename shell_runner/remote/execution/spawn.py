@@ -1,7 +1,7 @@
-"""Starting one program, and saying why it cannot be started.
+"""The start of one program, and the reasons for which it cannot be started.
 
-Owns the spawn and the reading of a file's first bytes.  Must not know slots,
-deadlines or output.
+Responsible for the spawn and for reading the first bytes of a file.  Must not depend on slots,
+timeouts or output.
 """
 
 import errno
@@ -16,9 +16,9 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ..protocol.model import Problem
 
-_HEAD = 512
-#: Magic numbers of programs that some machine can run.
-_BINARIES = (
+_HEAD_BYTES = 512
+#: The first bytes of executable formats: ELF, PE, Mach-O (five variants) and WebAssembly.
+_BINARY_MAGICS = (
     b"\x7fELF",
     b"MZ",
     b"\xfe\xed\xfa\xce",
@@ -28,13 +28,14 @@ _BINARIES = (
     b"\xca\xfe\xba\xbe",
     b"\x00asm",
 )
-#: Tests start with no signal blocked and none ignored, whatever we ourselves do.
-_ALL = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-_SPAWN_KNOWS_SETSID = hasattr(os, "posix_spawn")
+#: All signals whose disposition can be set: a test starts with none blocked and none ignored,
+#: whatever the slot does.
+_SETTABLE_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_HAS_POSIX_SPAWN = hasattr(os, "posix_spawn")
 
 
-class NotStarted(Exception):
-    """A program could not be started: ``problem`` (a Problem) and ``detail``."""
+class ProgramStartError(Exception):
+    """A program could not be started; ``problem`` is a Problem, ``detail`` is for the report."""
 
     def __init__(self, problem: str, detail: str) -> None:
         super().__init__(problem, detail)
@@ -42,162 +43,172 @@ class NotStarted(Exception):
         self.detail = detail
 
 
-class World(NamedTuple):
-    """What a program finds when it starts."""
+class SpawnContext(NamedTuple):
+    """The environment, the output descriptors and the resource limits of a program."""
 
     env: Dict[str, str]
     out: int
     err: int
-    #: Names and values of its resource limits.
+    #: Pairs of a resource limit's name (``nofile``) and its value.
     limits: Tuple[Tuple[str, int], ...] = ()
 
 
-def start(path: str, argv: Tuple[str, ...], world: World) -> int:
-    """Start ``path`` (through ``argv``, if any) in a session of its own; its process id.
+def start_program(path: str, argv: Tuple[str, ...], context: SpawnContext) -> int:
+    """Start ``path`` in a new session and return its process id.
 
-    Raises NotStarted.  The working directory is the caller's.
+    If ``argv`` is not empty, it is the interpreter with its options, and ``path`` is its last
+    argument.  The program inherits the working directory of the caller.  Raises
+    ProgramStartError.
     """
     if argv:
-        interpreter = shutil.which(argv[0], path=world.env.get("PATH"))
+        interpreter = shutil.which(argv[0], path=context.env.get("PATH"))
         if interpreter is None:
-            raise NotStarted(Problem.NO_INTERPRETER, "%s is not installed" % argv[0])
-        return _start([interpreter, *argv[1:], path], path, world)
+            raise ProgramStartError(Problem.NO_INTERPRETER, "%s is not installed" % argv[0])
+        return _spawn_checked([interpreter, *argv[1:], path], path, context)
     try:
-        return _spawn([path], world)
+        return _spawn_with_retries([path], context)
     except OSError as error:
         if error.errno == errno.ENOEXEC:
-            return _start_text(path, world)
-        raise explain(path, error) from None
+            return _spawn_shell_script(path, context)
+        raise explain_start_error(path, error) from None
 
 
-def _start(argv: List[str], path: str, world: World) -> int:
+def _spawn_checked(argv: List[str], path: str, context: SpawnContext) -> int:
     if not os.path.lexists(path):
-        raise NotStarted(Problem.VANISHED, path)
+        raise ProgramStartError(Problem.NO_SUCH_FILE, path)
     try:
-        return _spawn(argv, world)
+        return _spawn_with_retries(argv, context)
     except OSError as error:
-        raise explain(argv[0], error) from None
+        raise explain_start_error(argv[0], error) from None
 
 
-def _start_text(path: str, world: World) -> int:
-    """The kernel does not know the format: text is a shell script, as execvp(3) has it."""
-    if is_binary(head(path)):
+def _spawn_shell_script(path: str, context: SpawnContext) -> int:
+    """Run a file whose format the kernel does not know as a shell script, as execvp(3) does.
+
+    Raises ProgramStartError for a binary.
+    """
+    if is_binary(read_head(path)):
         detail = "the kernel of this %s machine cannot run it" % os.uname().machine
-        raise NotStarted(Problem.FOREIGN, detail)
-    return _start(["/bin/sh", path], path, world)
+        raise ProgramStartError(Problem.FOREIGN_BINARY, detail)
+    return _spawn_checked(["/bin/sh", path], path, context)
 
 
-def _spawn(argv: List[str], world: World) -> int:
+def _spawn_with_retries(argv: List[str], context: SpawnContext) -> int:
     for _ in range(20):
         try:
-            return _spawn_once(argv, world)
+            return _spawn_once(argv, context)
         except OSError as error:
-            # A file that was written a moment ago can still be open in a child of the writer;
-            # another slot's fork storm passes.
+            # ETXTBSY: a file that has just been written can still be open in a child of the
+            # writer.  EAGAIN: too many processes, such as those of a test in another slot.
             if error.errno not in (errno.ETXTBSY, errno.EAGAIN):
                 raise
             time.sleep(0.01)
-    return _spawn_once(argv, world)
+    return _spawn_once(argv, context)
 
 
-def _spawn_once(argv: List[str], world: World) -> int:
-    if _SPAWN_KNOWS_SETSID and not world.limits:
+def _spawn_once(argv: List[str], context: SpawnContext) -> int:
+    if _HAS_POSIX_SPAWN and not context.limits:
         try:
             actions = [
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, world.out, 1),
-                (os.POSIX_SPAWN_DUP2, world.err, 2),
+                (os.POSIX_SPAWN_DUP2, context.out, 1),
+                (os.POSIX_SPAWN_DUP2, context.err, 2),
             ]
             return os.posix_spawn(
-                argv[0], argv, world.env, file_actions=actions, setsid=True,
-                setsigmask=[], setsigdef=_ignored(),
+                argv[0], argv, context.env, file_actions=actions, setsid=True,
+                setsigmask=[], setsigdef=_list_ignored_signals(),
             )  # fmt: skip
         except NotImplementedError:
             pass
-    return _fork(argv, world)
+    return _spawn_by_fork(argv, context)
 
 
 @functools.lru_cache(maxsize=None)
-def _ignored() -> List[int]:
-    """What a program would inherit: exec(2) itself ends handlers.
+def _list_ignored_signals() -> List[int]:
+    """Return the signals that a program would inherit as ignored; exec(2) resets handlers.
 
-    Each signal is a system call in each child, so the other fifty are not named.  Asked
-    once, for a slot changes nothing when its first test has begun.
+    Resetting a signal costs one system call in each child, so the other fifty are left out.
+    Cached, because a slot does not change its signals once the first test has started.
     """
-    return [number for number in _ALL if signal.getsignal(number) == signal.SIG_IGN]
+    return [number for number in _SETTABLE_SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
 
 
-def _fork(argv: List[str], world: World) -> int:
-    """For limits, which posix_spawn does not know, and where it cannot make a session."""
+def _spawn_by_fork(argv: List[str], context: SpawnContext) -> int:
+    """Start a program with limits, or where posix_spawn cannot create a session."""
     try:
         child = subprocess.Popen(
-            argv, env=world.env, stdin=subprocess.DEVNULL, stdout=world.out, stderr=world.err,
-            start_new_session=True, preexec_fn=lambda: _in_child(world.limits),
+            argv, env=context.env, stdin=subprocess.DEVNULL, stdout=context.out, stderr=context.err,
+            start_new_session=True, preexec_fn=lambda: _prepare_child(context.limits),
         )  # fmt: skip
     except subprocess.SubprocessError as error:
-        raise NotStarted(Problem.SPAWN, str(error)) from None
-    child.returncode = 0  # reaped by the slot, never by Popen
+        raise ProgramStartError(Problem.NOT_STARTED, str(error)) from None
+    child.returncode = 0  # the slot reaps it; Popen must not
     return child.pid
 
 
-def _in_child(limits: Tuple[Tuple[str, int], ...]) -> None:
-    """Between fork and exec; the slot has one thread, so that nothing is locked here."""
-    for number in _ALL:
+def _prepare_child(limits: Tuple[Tuple[str, int], ...]) -> None:
+    """Reset the signals and set the limits, between fork and exec.
+
+    This is safe because the slot has a single thread: no lock can be held here.
+    """
+    for number in _SETTABLE_SIGNALS:
         try:
             signal.signal(number, signal.SIG_DFL)
         except (OSError, ValueError):
             pass
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for name, value in dict(limits).items():  # the last one of a name wins
+    for name, value in dict(limits).items():  # the last value for a name wins
         number = getattr(resource, "RLIMIT_" + name.upper())
         _, hard = resource.getrlimit(number)
         least = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        # At the hard limit of processor time comes SIGKILL: let SIGXCPU come first.
+        # At the hard limit of CPU time the kernel sends SIGKILL: let SIGXCPU come first.
         spare = 1 if name == "cpu" and least == value != hard else 0
         resource.setrlimit(number, (least, least + spare))
 
 
-def explain(path: str, error: OSError) -> NotStarted:
-    """Why the kernel refused to execute ``path``."""
+def explain_start_error(path: str, error: OSError) -> ProgramStartError:
+    """Return an error that says why the kernel did not execute ``path``."""
     if error.errno == errno.ENOENT and os.path.exists(path):
-        return NotStarted(Problem.NO_INTERPRETER, describe_shebang(head(path)))
+        return ProgramStartError(
+            Problem.NO_INTERPRETER, describe_missing_interpreter(read_head(path))
+        )
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotStarted(Problem.VANISHED, path)
+        return ProgramStartError(Problem.NO_SUCH_FILE, path)
     if error.errno in (errno.EACCES, errno.EPERM):
-        return NotStarted(Problem.DENIED, _why_denied(path))
-    return NotStarted(Problem.SPAWN, error.strerror or str(error))
+        return ProgramStartError(Problem.PERMISSION_DENIED, _explain_denied(path))
+    return ProgramStartError(Problem.NOT_STARTED, error.strerror or str(error))
 
 
-def _why_denied(path: str) -> str:
+def _explain_denied(path: str) -> str:
     if not os.access(path, os.X_OK):
         return "not executable (chmod +x)"
     return "its interpreter is not executable, or its file system is mounted noexec"
 
 
-def head(path: str) -> bytes:
-    """The first bytes of a file; empty if it cannot be read."""
+def read_head(path: str) -> bytes:
+    """Return the first bytes of a file; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file.read(_HEAD)
+            return file.read(_HEAD_BYTES)
     except OSError:
         return b""
 
 
 def is_binary(start: bytes) -> bool:
-    """Whether a file that starts so is a program for some machine, and not a text."""
-    return start.startswith(_BINARIES) or b"\0" in start
+    """Return whether a file with these first bytes is a binary and not text."""
+    return start.startswith(_BINARY_MAGICS) or b"\0" in start
 
 
-def shebang(start: bytes) -> Optional[str]:
-    """The line behind ``#!``, with its line end if that is a CR; None without one."""
+def parse_shebang(start: bytes) -> Optional[str]:
+    """Return the line after ``#!``, with a trailing CR if it has one; None without a shebang."""
     if not start.startswith(b"#!"):
         return None
     return start[2:].split(b"\n", 1)[0].decode("utf-8", "replace")
 
 
-def describe_shebang(start: bytes) -> str:
-    """Which interpreter is missing, and whether a CR is at fault."""
-    line = shebang(start)
+def describe_missing_interpreter(start: bytes) -> str:
+    """Return which interpreter is missing, and whether a CR at the line end is the cause."""
+    line = parse_shebang(start)
     if line is None:
         return "the program's loader is not installed"
     if line.endswith("\r"):

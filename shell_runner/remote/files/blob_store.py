@@ -1,7 +1,7 @@
-"""The files of a host: contents by digest, and the trees made of them.
+"""The file cache of a host: contents by digest, and the trees that are created from them.
 
-Owns the cache folder and what is unpacked from it.  Must not know where files come
-from.  Nothing that a manifest names can lead out of the tree that is made of it.
+Responsible for the cache folder.  Must not depend on where files come from.  No entry of a
+manifest can lead out of the tree that is created from it.
 """
 
 import hashlib
@@ -12,110 +12,117 @@ import time
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from . import cache_eviction
-from .copy_tree import LARGE, copy_contents, write_all
-from .manifest import FILE, LINK, Entry, check, is_digest
-from .partial_file import SUFFIX, Partial
+from .copy_tree import LARGE_FILE_BYTES, copy_contents, write_all
+from .manifest import FILE, LINK, ManifestEntry, is_digest, validate_entry
+from .partial_file import PARTIAL_SUFFIX, PartialFile
 
-#: Seconds for which a file counts as used without being marked again.
-_FRESH = 600.0
+#: Seconds after which the time of last use (the mtime) of a file is updated again.
+_USE_UPDATE_INTERVAL = 600.0
 
 
-class SpoiltCache(ValueError):
-    """What the cache holds is not what its name says."""
+class CorruptCache(ValueError):
+    """A file of the cache does not have the digest that its name says."""
 
 
 def cache_folder() -> str:
-    """Where a host keeps what lasts between sessions: XDG_CACHE_HOME, else ~/.cache."""
+    """Return the folder of files that outlast a session, below XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(base):
         base = os.path.join(tempfile.gettempdir(), "nosejobs-%d" % os.getuid())
     return os.path.join(base, "nosejobs")
 
 
-class Store:
-    """File contents by digest, below ``folder``.
+class BlobStore:
+    """File contents by SHA-256 digest, in the cache ``folder``.
 
-    Between ``begin`` and ``end`` a session holds a lock that keeps what is here.
+    Between ``acquire`` and ``release`` a session holds a lock, so that no file is removed.
     """
 
     def __init__(self, folder: str) -> None:
-        self.cache = folder
-        self.folder = os.path.join(folder, cache_eviction.BLOBS)
+        self.cache_folder = folder
+        self.folder = os.path.join(folder, cache_eviction.BLOBS_FOLDER)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        #: Files that this session has brought.
-        self.added = 0
-        self._partial: Dict[str, Partial] = {}
+        #: Number of files that this session has added.
+        self.added_count = 0
+        self._partial_files: Dict[str, PartialFile] = {}
         self._lock: Optional[int] = None
-        # Homes are shared by machines: a process id alone is not unique.
+        # Machines can share a home directory: a process id alone is not unique.
         self._suffix = ".%d-%s" % (os.getpid(), os.urandom(4).hex())
 
-    def begin(self) -> None:
-        """Nothing that is here, or comes, is removed until ``end``."""
+    def acquire(self) -> None:
+        """Lock the cache: no file is removed until ``release``."""
         if self._lock is None:
-            self._lock = cache_eviction.hold(self.cache)
+            self._lock = cache_eviction.lock_shared(self.cache_folder)
 
-    def end(self) -> None:
-        """What is here may be removed; what came in part stays for another session."""
-        for partial in self._partial.values():
+    def release(self) -> None:
+        """Unlock the cache.  Files that have arrived in part stay for another session."""
+        for partial in self._partial_files.values():
             partial.close()
-        self._partial = {}
+        self._partial_files = {}
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def path(self, digest: str) -> str:
-        """Where the file of this digest is, or will be."""
+        """Return the path of the file with this digest, whether it exists or not.
+
+        Raises ValueError for a text that is not a digest.
+        """
         if not is_digest(digest):
             raise ValueError("not a digest: %r" % digest)
         return os.path.join(self.folder, digest[:2], digest[2:])
 
-    def holds(self, digest: str, size: int) -> bool:
-        """Whether a file is here, whole; it counts as used now."""
+    def has_blob(self, digest: str, size: int) -> bool:
+        """Return whether a file is complete in the cache, and mark it as used."""
         path = self.path(digest)
         try:
             found = os.stat(path)
         except OSError:
             return False
         if found.st_size != size:
-            return False  # the machine died before all of it was on the disk
-        if abs(time.time() - found.st_mtime) > _FRESH:
+            return False  # the machine crashed before the whole file was on the disk
+        if abs(time.time() - found.st_mtime) > _USE_UPDATE_INTERVAL:
             os.utime(path)
         return True
 
-    def missing(self, entries: Sequence[Entry]) -> "Tuple[List[int], List[Tuple[int, int]]]":
-        """Which entries are to be sent, by number, and from where those go on that came in part.
+    def find_missing(
+        self, entries: Sequence[ManifestEntry]
+    ) -> "Tuple[List[int], List[Tuple[int, int]]]":
+        """Return the numbers of the entries to send, and pairs of a number and an offset.
 
-        Entries with the same contents are named once.
+        An offset tells where to continue a file of which a part has arrived.  Entries with the
+        same contents are named once.
         """
         seen: Set[str] = set()
         numbers = []
         for number, entry in enumerate(entries):
             if entry.kind == FILE and entry.digest not in seen:
                 seen.add(entry.digest)
-                if not self.holds(entry.digest, entry.size):
+                if not self.has_blob(entry.digest, entry.size):
                     numbers.append(number)
         began = set(os.listdir(self.folder)) if numbers else set()
         offsets = [
-            (number, self._resume(entries[number]))
+            (number, self._resume_offset(entries[number]))
             for number in numbers
-            if entries[number].digest + SUFFIX in began
+            if entries[number].digest + PARTIAL_SUFFIX in began
         ]
         return numbers, [(number, offset) for number, offset in offsets if offset]
 
-    def _resume(self, entry: Entry) -> int:
-        partial = self._piece_of(entry.digest)
-        partial.shorten(max(entry.size - 1, 0))  # one byte at least must come, as the last piece
-        partial.read_back()  # now, for while pieces wait nobody hears a ping
+    def _resume_offset(self, entry: ManifestEntry) -> int:
+        partial = self._open_partial_file(entry.digest)
+        partial.truncate(max(entry.size - 1, 0))  # a last piece of at least one byte must come
+        # Hash it now: later, while pieces arrive, this would delay the answer to a ping.
+        partial.hash_existing()
         return partial.offset
 
-    def _piece_of(self, digest: str) -> Partial:
-        if digest not in self._partial:
+    def _open_partial_file(self, digest: str) -> PartialFile:
+        if digest not in self._partial_files:
             self.path(digest)
-            self._partial[digest] = Partial(self.folder, digest)
-        return self._partial[digest]
+            self._partial_files[digest] = PartialFile(self.folder, digest)
+        return self._partial_files[digest]
 
     def add(self, digest: str, data: bytes) -> None:
-        """Keep a whole file; ValueError if the bytes are not those of the digest."""
+        """Add a complete file; raises ValueError if ``data`` does not have the digest."""
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError("contents do not have the digest %s" % digest)
         path = self.path(digest)
@@ -128,43 +135,51 @@ class Store:
         with file:
             write_all(file.fileno(), data)
         os.replace(temporary, path)
-        self.added += 1
+        self.added_count += 1
 
-    def append(self, digest: str, offset: int, data: bytes, last: bool) -> bool:
-        """A piece of a large file; False if the file is whole now and has another digest.
+    def append_piece(self, digest: str, offset: int, data: bytes, last: bool) -> bool:
+        """Add a piece of a large file.
 
-        Then nothing of it is left.
+        Return False if the file is complete (``last``) and does not have the digest; it is
+        removed then.
         """
-        partial = self._piece_of(digest)
+        partial = self._open_partial_file(digest)
         partial.append(offset, data)
         if not last:
             return True
-        del self._partial[digest]
+        del self._partial_files[digest]
         path = self.path(digest)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        self.added += 1
+        self.added_count += 1
         return partial.finish(path)
 
-    def manifest(self, digest: str, size: int) -> "Tuple[List[Entry], List[int]]":
-        """The entries of a manifest, checked, or the numbers of its parts that are not here.
+    def read_manifest(self, digest: str, size: int) -> "Tuple[List[ManifestEntry], List[int]]":
+        """Return the validated entries of a manifest, or the numbers of its missing parts.
 
-        Number 0 is the list of the others.  Raises BadEntry.
+        Part 0 is the list of the other parts.  Raises BadManifestEntry.
         """
-        if not self.holds(digest, size):
+        if not self.has_blob(digest, size):
             return [], [0]
         parts = [(part, length) for part, length in self._read_json(digest)]
-        missing = [n for n, part in enumerate(parts, 1) if not self.holds(*part)]
+        missing = [n for n, part in enumerate(parts, 1) if not self.has_blob(*part)]
         if missing:
             return [], missing
-        return [check(Entry(*row)) for part, _ in parts for row in self._read_json(part)], []
+        return [
+            validate_entry(ManifestEntry(*row))
+            for part, _ in parts
+            for row in self._read_json(part)
+        ], []
 
     def _read_json(self, digest: str) -> List[Any]:
         with open(self.path(digest), "rb") as file:
             rows: List[Any] = json.loads(file.read().decode("ascii"))
         return rows
 
-    def unpack(self, entries: Iterable[Entry], root: str) -> None:
-        """Make the tree of ``entries`` below ``root``, which exists and is empty."""
+    def create_tree(self, entries: Iterable[ManifestEntry], root: str) -> None:
+        """Create the tree of ``entries`` below ``root``, which exists and is empty.
+
+        Raises CorruptCache, and removes the file, if a small file does not have its digest.
+        """
         made: Set[str] = set()
         for entry in entries:
             path = root + "/" + entry.path
@@ -175,27 +190,30 @@ class Store:
             if entry.kind == LINK:
                 os.symlink(entry.digest, path)
             else:
-                _copy(self.path(entry.digest), path, entry)
+                _copy_blob(self.path(entry.digest), path, entry)
 
 
-def _sound(source: str, data: bytes, entry: Entry) -> bytes:
-    """What is read anyway is checked: a disk can spoil what lies in a cache for months."""
+def _verify_contents(source: str, data: bytes, entry: ManifestEntry) -> bytes:
+    """Return ``data`` if it has its digest; a disk can corrupt files that are old.
+
+    Raises CorruptCache.  Only files that are read whole are verified, since that is cheap.
+    """
     if hashlib.sha256(data).hexdigest() != entry.digest:
         os.unlink(source)
-        raise SpoiltCache(
-            "the cache held spoilt contents for %r; they are removed, try again" % entry.path
+        raise CorruptCache(
+            "the cache held corrupt contents for %r; they have been removed, try again" % entry.path
         )
     return data
 
 
-def _copy(source: str, path: str, entry: Entry) -> None:
-    """A copy, never a hard link: a test that writes to its tree must not reach the cache."""
+def _copy_blob(source: str, path: str, entry: ManifestEntry) -> None:
+    """Copy a file.  A hard link would let a test that writes to its tree change the cache."""
     read = os.open(source, os.O_RDONLY)
     try:
         write = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            if entry.size < LARGE:
-                write_all(write, _sound(source, os.read(read, entry.size), entry))
+            if entry.size < LARGE_FILE_BYTES:
+                write_all(write, _verify_contents(source, os.read(read, entry.size), entry))
             else:
                 copy_contents(read, write)
             os.fchmod(write, entry.mode & 0o777)

@@ -1,7 +1,7 @@
-"""The bound of a host's cache: what was used least goes first.
+"""The size limit of a host's cache: the least recently used files are removed first.
 
-Owns the lock of the cache: sessions that need files hold it shared, and nothing is removed
-but by who has it alone.  Must not know sessions or trees.
+Responsible for the lock of the cache: sessions that need files hold it shared, and files are
+removed only under the exclusive lock.  Must not depend on sessions or trees.
 """
 
 import fcntl
@@ -11,37 +11,38 @@ import threading
 import time
 from typing import Callable, Iterator, List, Optional, Set, Tuple
 
-BLOBS = "blobs"
-_LOCK = "blobs.lock"
-_CODE = "code"
-#: Bytes that a host keeps, unless it is told otherwise.
-LIMIT = 4 << 30
-#: Seconds after which code that nobody ran is removed.
-_OLD_CODE = 30 * 86_400.0
-#: Seconds between two looks at a cache to which nothing was added.
-_OFTEN = 86_400.0
+#: Folder of the files in the cache, by digest.
+BLOBS_FOLDER = "blobs"
+_LOCK_FILE = "blobs.lock"
+_CODE_FOLDER = "code"
+#: Default size limit of the cache in bytes.
+DEFAULT_LIMIT_BYTES = 4 << 30
+#: Seconds after its last use at which shipped code is removed.
+_MAX_CODE_AGE = 30 * 86_400.0
+#: Seconds between two checks of a cache to which nothing was added.
+_CHECK_INTERVAL = 86_400.0
 
 
-def hold(cache: str) -> int:
-    """A descriptor: while it is open, nothing is removed from this cache."""
-    descriptor = os.open(os.path.join(cache, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+def lock_shared(cache: str) -> int:
+    """Lock the cache; return a descriptor.  No file is removed while it is open."""
+    descriptor = os.open(os.path.join(cache, _LOCK_FILE), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     except OSError:
-        pass  # a file system without locks: nobody can have it alone, either
+        pass  # without locks on this file system nothing can hold it exclusively, either
     return descriptor
 
 
-def start(cache: str, limit: int, added: int) -> None:
-    """Keep the bound, beside whatever else this process does, if it is time to look."""
-    if added or is_due(cache):
+def start_eviction(cache: str, limit: int, added: int) -> None:
+    """Evict files in a thread of its own if files were added or a check is due."""
+    if added or is_eviction_due(cache):
         threading.Thread(target=evict_to_limit, args=(cache, limit), daemon=True).start()
 
 
-def is_due(cache: str) -> bool:
-    """Nobody has looked after this cache for a day."""
+def is_eviction_due(cache: str) -> bool:
+    """Return whether the cache has not been checked for a day."""
     try:
-        return time.time() - os.stat(os.path.join(cache, _LOCK)).st_mtime > _OFTEN
+        return time.time() - os.stat(os.path.join(cache, _LOCK_FILE)).st_mtime > _CHECK_INTERVAL
     except OSError:
         return True
 
@@ -58,28 +59,28 @@ def evict_to_limit(
     Returns the number of removed files; none is removed while a session needs some.
     """
     try:
-        lock = os.open(os.path.join(cache, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(os.path.join(cache, _LOCK_FILE), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:
         return 0
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.utime(lock)
-        _remove_old_code(os.path.join(cache, _CODE))
-        blobs = os.path.join(cache, BLOBS)
-        files = sorted(_files(blobs))
+        _remove_old_code(os.path.join(cache, _CODE_FOLDER))
+        blobs = os.path.join(cache, BLOBS_FOLDER)
+        files = sorted(_list_files(blobs))
         if referenced is not None:
             if sum(size for _, size, _ in files) <= limit:
                 return 0
             kept = {os.path.join(blobs, digest[:2], digest[2:]) for digest in referenced()}
             files = [file for file in files if file[2] not in kept]
-        return _remove(files, limit)
+        return _remove_oldest(files, limit)
     except OSError:
-        return 0  # in use; the next session looks again
+        return 0  # in use; the next session checks again
     finally:
         os.close(lock)
 
 
-def _remove(files: List[Tuple[float, int, str]], limit: int) -> int:
+def _remove_oldest(files: List[Tuple[float, int, str]], limit: int) -> int:
     left = sum(size for _, size, _ in files)
     removed = 0
     for used, size, path in files:
@@ -91,11 +92,14 @@ def _remove(files: List[Tuple[float, int, str]], limit: int) -> int:
     return removed
 
 
-def _files(folder: str) -> Iterator[Tuple[float, int, str]]:
-    """When each was used, the bytes that it takes, its path; 0 for what a dead session left."""
-    for entry in _entries(folder):
+def _list_files(folder: str) -> Iterator[Tuple[float, int, str]]:
+    """Yield for each file the time of last use, its bytes on the disk, and its path.
+
+    The time is 0 for temporary files, which a dead session has left.
+    """
+    for entry in _scan_folder(folder):
         if entry.is_dir(follow_symlinks=False):
-            for file in _entries(entry.path):
+            for file in _scan_folder(entry.path):
                 found = file.stat(follow_symlinks=False)
                 used = 0.0 if "." in file.name else found.st_mtime
                 yield used, found.st_blocks * 512, file.path
@@ -105,15 +109,15 @@ def _files(folder: str) -> Iterator[Tuple[float, int, str]]:
             yield 0.0 if private else found.st_mtime, found.st_blocks * 512, entry.path
 
 
-def _entries(folder: str) -> "List[os.DirEntry[str]]":
+def _scan_folder(folder: str) -> "List[os.DirEntry[str]]":
     with os.scandir(folder) as entries:
         return list(entries)
 
 
 def _remove_old_code(folder: str) -> None:
-    before = time.time() - _OLD_CODE
+    before = time.time() - _MAX_CODE_AGE
     try:
-        entries = _entries(folder)
+        entries = _scan_folder(folder)
     except OSError:
         return
     for entry in entries:

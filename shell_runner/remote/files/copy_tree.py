@@ -1,7 +1,7 @@
-"""A private copy of a tree, for a test that must not share it.
+"""The copy of a tree, for a test with ``isolation=copy``.
 
-Owns copying: contents by reflink where the file system can, modes and times, links as
-they are.  Must not know tests.
+Copies contents by reflink where the file system supports it, modes, times and symbolic links.
+Must not depend on tests.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 import stat
 from typing import FrozenSet, Tuple
 
-#: Folders that are never part of a tree, where git cannot tell.
+#: Folders that are not part of a tree if git cannot say which files are.
 IGNORED_FOLDERS: FrozenSet[str] = frozenset(
     [
         ".git", ".hg", ".svn", ".tox", ".nox", ".venv", "venv", "node_modules", "__pycache__",
@@ -18,14 +18,14 @@ IGNORED_FOLDERS: FrozenSet[str] = frozenset(
     ]
 )  # fmt: skip
 _FICLONE = 0x40049409
-#: Bytes from which on a reflink or a hole is worth asking for.
-LARGE = 1 << 20
+#: Minimum bytes of a file for which a reflink is tried.
+LARGE_FILE_BYTES = 1 << 20
 
 
 def copy_tree(source: str, target: str) -> None:
-    """Make ``target``, a copy of the folder ``source`` without the ignored folders.
+    """Create ``target`` as a copy of the folder ``source`` without the ignored folders.
 
-    What vanishes meanwhile is left out: other tests share the source.
+    Files that vanish meanwhile are skipped, since other tests share the source.
     """
     os.mkdir(target, 0o700)
     with os.scandir(source) as entries:
@@ -34,7 +34,7 @@ def copy_tree(source: str, target: str) -> None:
                 _copy_entry(entry, os.path.join(target, entry.name))
             except FileNotFoundError:
                 pass
-    _take_over(os.stat(source), target)
+    _copy_attributes(os.stat(source), target)
 
 
 def _copy_entry(entry: "os.DirEntry[str]", target: str) -> None:
@@ -46,7 +46,7 @@ def _copy_entry(entry: "os.DirEntry[str]", target: str) -> None:
         os.symlink(os.readlink(entry.path), target)
     elif stat.S_ISREG(found.st_mode):
         _copy_file(entry.path, target)
-        _take_over(found, target)
+        _copy_attributes(found, target)
     elif stat.S_ISFIFO(found.st_mode):
         os.mkfifo(target)
 
@@ -57,13 +57,13 @@ def _copy_file(source: str, target: str) -> None:
 
 
 def copy_contents(read: int, write: int) -> None:
-    """All of one file to another, which is empty: by reflink if it can be, holes kept."""
+    """Copy a file to an empty one, by descriptors: by reflink if possible, keeping holes."""
     size = os.fstat(read).st_size
-    if size >= LARGE and _clone(read, write):
+    if size >= LARGE_FILE_BYTES and _clone_contents(read, write):
         return
     at = 0
     while at < size:
-        begin, end = _next_data(read, at, size)
+        begin, end = _find_next_data(read, at, size)
         os.lseek(read, begin, os.SEEK_SET)
         os.lseek(write, begin, os.SEEK_SET)
         _copy_bytes(read, write, end - begin)
@@ -72,7 +72,7 @@ def copy_contents(read: int, write: int) -> None:
         os.ftruncate(write, size)
 
 
-def _clone(read: int, write: int) -> bool:
+def _clone_contents(read: int, write: int) -> bool:
     try:
         fcntl.ioctl(write, _FICLONE, read)
         return True
@@ -82,8 +82,11 @@ def _clone(read: int, write: int) -> bool:
         return False
 
 
-def _next_data(descriptor: int, at: int, size: int) -> Tuple[int, int]:
-    """Where the next bytes are that are no hole; all of the rest where that cannot be told."""
+def _find_next_data(descriptor: int, at: int, size: int) -> Tuple[int, int]:
+    """Return the begin and end of the next data that is not a hole.
+
+    Returns the whole rest if the file system cannot report holes.
+    """
     try:
         begin = os.lseek(descriptor, at, os.SEEK_DATA)
         return begin, min(os.lseek(descriptor, begin, os.SEEK_HOLE), size)
@@ -93,21 +96,21 @@ def _next_data(descriptor: int, at: int, size: int) -> Tuple[int, int]:
 
 def _copy_bytes(read: int, write: int, count: int) -> None:
     while count > 0:
-        data = os.read(read, min(count, LARGE))
+        data = os.read(read, min(count, LARGE_FILE_BYTES))
         if not data:
-            return  # it has become shorter meanwhile
+            return  # the file has become shorter
         write_all(write, data)
         count -= len(data)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """All of ``data``, for write(2) may take less."""
+    """Write all of ``data``, since write(2) may write less."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def _take_over(found: os.stat_result, target: str) -> None:
-    """Mode and times: what builds by time stamps must not build anew in a copy."""
+def _copy_attributes(found: os.stat_result, target: str) -> None:
+    """Copy mode and times; make(1) and similar tools must not rebuild in a copy."""
     os.chmod(target, stat.S_IMODE(found.st_mode))
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))

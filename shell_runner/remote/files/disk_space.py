@@ -1,20 +1,20 @@
-"""A disk that is full, in words: what has no room, and where to make some.
+"""Messages about full disks and other errors of the file system.
 
-Owns the words alone.  Must not know queues or packages.
+Must not depend on queues or packages.
 """
 
 import errno
 import os
 
-#: What passes once there is room again.
-FULL = (errno.ENOSPC, errno.EDQUOT)
-#: Bytes without which nothing that matters can be written.
-_LITTLE = 256 << 10
+#: Error numbers that mean that a disk or a quota is full.
+FULL_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+#: Free bytes below which a disk counts as full.
+_MIN_FREE_BYTES = 256 << 10
 
 
-def words(error: OSError, folder: str) -> str:
-    """What went wrong with something below ``folder``, and what to do."""
-    if error.errno in FULL:
+def describe_error(error: OSError, folder: str) -> str:
+    """Return a message for an error with a file below ``folder``, with advice on a full disk."""
+    if error.errno in FULL_DISK_ERRNOS:
         return "%s: %s; make room there" % (error.filename or folder, os.strerror(error.errno))
     if error.strerror is None:
         return str(error)
@@ -22,14 +22,14 @@ def words(error: OSError, folder: str) -> str:
     return "%s: %s" % (place, error.strerror) if place else error.strerror
 
 
-def shortage(folder: str) -> str:
-    """Why nothing can be written to ``folder``; empty if there is room."""
+def describe_shortage(folder: str) -> str:
+    """Return a message if the disk of ``folder`` is full; empty if it has room."""
     try:
         found = os.statvfs(folder)
     except OSError:
         return ""
     free = found.f_bavail * found.f_frsize
-    if free < _LITTLE:
+    if free < _MIN_FREE_BYTES:
         return "the disk of %s is full (%d bytes are free); make room there" % (folder, free)
     if found.f_files and not found.f_favail:
         return "the disk of %s has no room for more files; make some" % folder

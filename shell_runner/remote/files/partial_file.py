@@ -1,7 +1,7 @@
-"""A large file on its way to a host, in pieces; what has come survives the connection.
+"""A large file that arrives in pieces; the received part outlasts the connection.
 
-Owns one file ``DIGEST.partial`` under a lock, or a private one where another session has
-the lock.  Must not know who sends.
+Responsible for one file ``DIGEST.partial`` under a lock, or for a private file if another session
+has the lock.  Must not depend on the sender.
 """
 
 import fcntl
@@ -10,39 +10,42 @@ import os
 import tempfile
 from typing import Optional, Tuple
 
-_BLOCK = 1 << 16
-_ZEROS = bytes(_BLOCK)
-SUFFIX = ".partial"
+_HOLE_BYTES = 1 << 16
+_ZEROS = bytes(_HOLE_BYTES)
+PARTIAL_SUFFIX = ".partial"
 
 
-class Partial:
-    """The bytes of one file that have come so far."""
+class PartialFile:
+    """The received bytes of one file."""
 
     def __init__(self, folder: str, digest: str) -> None:
         self.digest = digest
-        self.path, self._descriptor = _claim(folder, digest)
+        self.path, self._descriptor = _open_locked(folder, digest)
         self.offset = os.fstat(self._descriptor).st_size
         #: Some of it came over an earlier connection.
         self.resumed = self.offset > 0
-        self._seen: "Optional[hashlib._Hash]" = None
+        self._hasher: "Optional[hashlib._Hash]" = None
 
-    def shorten(self, size: int) -> None:
-        """Forget what is at ``size`` and beyond."""
+    def truncate(self, size: int) -> None:
+        """Discard the bytes from ``size`` on."""
         if size < self.offset:
             os.ftruncate(self._descriptor, size)
             self.offset = size
-            self._seen = None
+            self._hasher = None
 
-    def read_back(self) -> None:
-        """Take what came over an earlier connection into the digest, which may last."""
-        self._hash()
+    def hash_existing(self) -> None:
+        """Hash the bytes that an earlier connection has received, which may take long."""
+        self._current_hasher()
 
     def append(self, offset: int, data: bytes) -> None:
-        """A piece that begins where the last one ended, or before that: sent anew from there."""
+        """Add a piece that begins at the end of the received bytes, or before it.
+
+        Received bytes from ``offset`` on are replaced.  Raises ValueError for a gap.
+        """
         if offset > self.offset:
             raise ValueError("a piece begins at %d instead of %d" % (offset, self.offset))
-        self.shorten(offset)
-        seen = self._hash()
+        self.truncate(offset)
+        seen = self._current_hasher()
         end = offset + len(data)
         _write_sparse(self._descriptor, data, offset)
         if os.fstat(self._descriptor).st_size < end:
@@ -51,8 +54,11 @@ class Partial:
         self.offset = end
 
     def finish(self, target: str) -> bool:
-        """Put the whole file where it belongs; False, and it is gone, if it is another one."""
-        if self._hash().hexdigest() == self.digest:
+        """Move the complete file to ``target``; if its digest is wrong, remove it.
+
+        Return whether the digest is right.
+        """
+        if self._current_hasher().hexdigest() == self.digest:
             os.replace(self.path, target)
             self.close()
             return True
@@ -60,58 +66,63 @@ class Partial:
         return False
 
     def discard(self) -> None:
-        """Remove what has come."""
+        """Remove the received bytes."""
         try:
             os.unlink(self.path)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Leave what has come for another connection; nobody looks for a private one."""
-        if os.path.basename(self.path) != self.digest + SUFFIX and os.path.exists(self.path):
+        """Keep the file for another connection, but remove a private one, which none can find."""
+        if os.path.basename(self.path) != self.digest + PARTIAL_SUFFIX and os.path.exists(
+            self.path
+        ):
             os.unlink(self.path)
         os.close(self._descriptor)
 
-    def _hash(self) -> "hashlib._Hash":
-        if self._seen is None:
-            self._seen = hashlib.sha256()
+    def _current_hasher(self) -> "hashlib._Hash":
+        if self._hasher is None:
+            self._hasher = hashlib.sha256()
             at = 0
             while at < self.offset:
                 data = os.pread(self._descriptor, min(1 << 20, self.offset - at), at)
                 if not data:
                     raise ValueError("%s has become shorter" % self.path)
-                self._seen.update(data)
+                self._hasher.update(data)
                 at += len(data)
-        return self._seen
+        return self._hasher
 
 
-def _claim(folder: str, digest: str) -> Tuple[str, int]:
-    """The file that may be continued, if nobody else does so now; else one of our own."""
-    path = os.path.join(folder, digest + SUFFIX)
+def _open_locked(folder: str, digest: str) -> Tuple[str, int]:
+    """Open and lock the shared partial file; open a private one if it is locked.
+
+    Return the path and the descriptor.
+    """
+    path = os.path.join(folder, digest + PARTIAL_SUFFIX)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Who had the lock until now may have given the file its final name.
+        # The previous holder of the lock may have moved the file to its final name.
         if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
             return path, descriptor
     except OSError:
         pass
     os.close(descriptor)
-    descriptor, path = tempfile.mkstemp(dir=folder, prefix=digest + ".", suffix=SUFFIX)
+    descriptor, path = tempfile.mkstemp(dir=folder, prefix=digest + ".", suffix=PARTIAL_SUFFIX)
     return path, descriptor
 
 
 def _write_sparse(descriptor: int, data: bytes, offset: int) -> None:
-    """Blocks of zeros become holes: the file is longer than what was written of it."""
+    """Write ``data`` but leave blocks of zeros as holes; the caller extends the file."""
     begin = 0
-    for at in range(0, len(data), _BLOCK):
-        if data[at] == 0 and data[at : at + _BLOCK] == _ZEROS:
-            _write(descriptor, data[begin:at], offset + begin)
-            begin = at + _BLOCK
-    _write(descriptor, data[begin:], offset + begin)
+    for at in range(0, len(data), _HOLE_BYTES):
+        if data[at] == 0 and data[at : at + _HOLE_BYTES] == _ZEROS:
+            _write_at(descriptor, data[begin:at], offset + begin)
+            begin = at + _HOLE_BYTES
+    _write_at(descriptor, data[begin:], offset + begin)
 
 
-def _write(descriptor: int, data: bytes, offset: int) -> None:
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         done = os.pwrite(descriptor, view, offset)

@@ -1,6 +1,6 @@
-"""Removal of a tree that a test has made: whatever its modes, depth, mounts and inode flags.
+"""The removal of a tree that a test has created, whatever its modes, depth, mounts and flags.
 
-Must not know what the tree was for.
+Must not depend on the purpose of the tree.
 """
 
 import ctypes
@@ -14,18 +14,17 @@ import subprocess
 import sys
 from typing import Any, Callable, Dict, List
 
-#: umount2(2): detach now, follow no link.
+#: Flags of umount2(2): detach now, follow no link.
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
-#: ioctl(2) of inode flags, and those that forbid removal ("append only", "immutable").
-_GETFLAGS, _SETFLAGS, _FROZEN = 0x80086601, 0x40086602, 0x30
+#: Requests of ioctl_iflags(2), and the flags that forbid removal (append-only, immutable).
+_GETFLAGS, _SETFLAGS, _REMOVAL_FORBIDDEN = 0x80086601, 0x40086602, 0x30
 
-
-#: The argument has another name since Python 3.12; the function takes both forms.
-_ON_ERROR: Dict[str, Any] = {}
+#: The error handler for ``shutil.rmtree``, whose parameter has another name since Python 3.12.
+_RMTREE_OPTIONS: Dict[str, Any] = {}
 
 
 def remove_tree(path: str) -> None:
-    """Remove a tree, whatever its modes and depth; what cannot be removed stays."""
+    """Remove a file or a tree, as far as possible; nothing is raised if something remains."""
     try:
         os.rmdir(path)
         return
@@ -33,46 +32,46 @@ def remove_tree(path: str) -> None:
         return
     except OSError:
         pass
-    if not _unmount_below(path):
-        return  # what is mounted there is not ours
+    if not _unmount_all_below(path):
+        return  # files below a mount do not belong to the test
     try:
-        _rmtree(path)
+        _remove_with_shutil(path)
     except (OSError, RecursionError):
         pass
     if os.path.lexists(path):
-        _rm(path)
+        _remove_with_rm(path)
     if os.path.lexists(path):
-        _thaw(path)
-        _rm(path)
+        _clear_inode_flags(path)
+        _remove_with_rm(path)
 
 
-def _unmount_below(path: str) -> bool:
-    """Detach what a test has mounted below ``path``; whether nothing is mounted there.
+def _unmount_all_below(path: str) -> bool:
+    """Detach all mounts below ``path``; return whether none is left.
 
-    To remove through a bind mount would remove what is bound.
+    Removing files through a bind mount would remove the files of its source.
     """
-    mounts = _mounts_below(os.path.realpath(path))
+    mounts = _list_mounts_below(os.path.realpath(path))
     for mount in reversed(mounts):
         ctypes.CDLL(None).umount2(os.fsencode(mount), _MNT_DETACH | _UMOUNT_NOFOLLOW)
-    return not mounts or not _mounts_below(os.path.realpath(path))
+    return not mounts or not _list_mounts_below(os.path.realpath(path))
 
 
-def _mounts_below(path: str) -> List[str]:
+def _list_mounts_below(path: str) -> List[str]:
     try:
         with open("/proc/self/mountinfo", "rb") as lines:
             points = [line.split(b" ", 5)[4] for line in lines]
     except OSError:
         return []
-    names = [os.fsdecode(re.sub(rb"\\([0-7]{3})", _unescape, point)) for point in points]
+    names = [os.fsdecode(re.sub(rb"\\([0-7]{3})", _decode_octal, point)) for point in points]
     return [name for name in names if name == path or name.startswith(path + "/")]
 
 
-def _unescape(found: "re.Match[bytes]") -> bytes:
+def _decode_octal(found: "re.Match[bytes]") -> bytes:
     return bytes([int(found[1], 8)])
 
 
-def _thaw(path: str) -> None:
-    """Take away the flags that forbid removal; only root can have set them."""
+def _clear_inode_flags(path: str) -> None:
+    """Clear the inode flags that forbid removal; only root can have set them."""
     for folder, _, files in os.walk(path):
         for name in (folder, *(os.path.join(folder, file) for file in files)):
             try:
@@ -81,23 +80,23 @@ def _thaw(path: str) -> None:
                 continue
             try:
                 (flags,) = struct.unpack_from("i", fcntl.ioctl(found, _GETFLAGS, b"\0" * 8))
-                if flags & _FROZEN:
-                    fcntl.ioctl(found, _SETFLAGS, struct.pack("q", flags & ~_FROZEN))
+                if flags & _REMOVAL_FORBIDDEN:
+                    fcntl.ioctl(found, _SETFLAGS, struct.pack("q", flags & ~_REMOVAL_FORBIDDEN))
             except OSError:
                 pass
             finally:
                 os.close(found)
 
 
-def _rmtree(path: str) -> None:
+def _remove_with_shutil(path: str) -> None:
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)
     else:
-        shutil.rmtree(path, **_ON_ERROR)
+        shutil.rmtree(path, **_RMTREE_OPTIONS)
 
 
-def _open_and_retry(function: Callable[..., Any], path: str, _: Any) -> None:
-    """A directory without permissions was in the way: give them, and try again."""
+def _add_permissions_and_retry(function: Callable[..., Any], path: str, _: Any) -> None:
+    """Add permissions to the directories that caused an error, and try again."""
     for each in (os.path.dirname(path), path):
         try:
             if stat.S_ISDIR(os.lstat(each).st_mode):
@@ -113,8 +112,8 @@ def _open_and_retry(function: Callable[..., Any], path: str, _: Any) -> None:
         pass
 
 
-def _rm(path: str) -> None:
-    """Trees too deep for recursion; rm(1) walks them with file descriptors."""
+def _remove_with_rm(path: str) -> None:
+    """Remove a tree that is too deep for recursion; rm(1) walks it with file descriptors."""
     for argv in (["chmod", "-R", "u+rwx", path], ["rm", "-rf", path]):
         try:
             subprocess.call(argv, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -122,4 +121,4 @@ def _rm(path: str) -> None:
             pass
 
 
-_ON_ERROR["onexc" if sys.version_info >= (3, 12) else "onerror"] = _open_and_retry
+_RMTREE_OPTIONS["onexc" if sys.version_info >= (3, 12) else "onerror"] = _add_permissions_and_retry

@@ -1,6 +1,6 @@
-"""The private folders of sessions: one each, removed once its session has died.
+"""The private folders of sessions, which are removed once their session has died.
 
-Owns their names and locks.  Must not know what is in them.
+Responsible for their names and locks.  Must not depend on their contents.
 """
 
 import fcntl
@@ -11,19 +11,20 @@ import time
 from .remove_tree import remove_tree
 
 _PREFIX = "nosejobs-"
-#: Seconds: the kernel closes what a killed process had open one by one, and so a slot
-#: hears of its owner's death before the lock is free.
+#: Maximum seconds to wait for the lock of a dead owner.  The kernel closes the files of a killed
+#: process one by one, so a slot can see its owner's death before the lock is free.
 _OWNER_EXIT_TIMEOUT = 2.0
 
 
-def work_folder() -> "tuple[str, int]":
-    """A fresh private folder for one session, and the descriptor that keeps it ours.
+def create_session_folder() -> "tuple[str, int]":
+    """Create a private folder for one session; return it and the descriptor of its lock.
 
-    Folders whose owner has died (nobody holds their lock) are removed first.
+    The folder belongs to the session while the descriptor is open.  Folders whose lock no process
+    holds are removed first, since their owners have died.
     """
-    sweep()
+    remove_dead_sessions()
     parent = tempfile.gettempdir()
-    # It gets its name only when it is locked: another session may be sweeping.
+    # Rename it only once it is locked: another session may be removing folders of dead sessions.
     nameless = tempfile.mkdtemp(prefix="." + _PREFIX, dir=parent)
     descriptor = os.open(os.path.join(nameless, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,25 +33,28 @@ def work_folder() -> "tuple[str, int]":
     return folder, descriptor
 
 
-def sweep() -> None:
+def remove_dead_sessions() -> None:
     """Remove the folders of sessions that have died."""
     parent = tempfile.gettempdir()
     for name in os.listdir(parent):
         if name.startswith(_PREFIX):
-            _sweep(os.path.join(parent, name))
+            _remove_if_unlocked(os.path.join(parent, name))
 
 
-def forsake(folder: str) -> None:
-    """For a slot whose owner is dead and whose own part is gone: the last one removes all."""
+def remove_if_last_slot(folder: str) -> None:
+    """Remove the session folder of a dead owner if no slot has a directory in it any more.
+
+    Called by each slot after it has removed its own directory.
+    """
     try:
         parts = os.listdir(folder)
     except OSError:
         return
     if not any(name.isdigit() for name in parts):
-        _sweep(folder, _OWNER_EXIT_TIMEOUT)
+        _remove_if_unlocked(folder, _OWNER_EXIT_TIMEOUT)
 
 
-def _sweep(folder: str, timeout: float = 0.0) -> None:
+def _remove_if_unlocked(folder: str, timeout: float = 0.0) -> None:
     try:
         if os.lstat(folder).st_uid != os.getuid():
             return
@@ -59,7 +63,7 @@ def _sweep(folder: str, timeout: float = 0.0) -> None:
         _remove_empty(folder)
         return
     try:
-        _lock(descriptor, timeout)
+        _acquire_lock(descriptor, timeout)
         remove_tree(folder)
     except OSError:
         pass
@@ -67,8 +71,8 @@ def _sweep(folder: str, timeout: float = 0.0) -> None:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, timeout: float) -> None:
-    """BlockingIOError if somebody has it for longer than ``timeout`` seconds."""
+def _acquire_lock(descriptor: int, timeout: float) -> None:
+    """Lock a file; raises BlockingIOError if it is locked for longer than ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -81,7 +85,7 @@ def _lock(descriptor: int, timeout: float) -> None:
 
 
 def _remove_empty(folder: str) -> None:
-    """A slot that came up just when another one swept has made the folder anew."""
+    """Remove the empty folder that a slot has created again after another one removed it."""
     try:
         os.rmdir(folder)
     except OSError:

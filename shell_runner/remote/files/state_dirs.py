@@ -1,6 +1,6 @@
 """The folders in which a host keeps the state of a user, and the names of files in them.
 
-Must not know what is kept there.
+Must not depend on what is stored there.
 """
 
 import errno
@@ -11,21 +11,21 @@ import tempfile
 import urllib.parse
 from typing import Iterator
 
-#: Characters of a quoted name above which its file is called by a digest.
+#: Maximum characters of a quoted name; the file of a longer one is named by a digest.
 _MAX_NAME_CHARS = 200
 
 
-def file_name(name: str) -> str:
-    """A file name for any name, another one for each."""
+def encode_file_name(name: str) -> str:
+    """Return a safe and unique file name for any text."""
     quoted = urllib.parse.quote(name.encode("utf-8", "surrogatepass"), safe="")
     if len(quoted) <= _MAX_NAME_CHARS:
         return quoted
-    # No quoted name holds a "=".
+    # No quoted name contains a "=".
     return "=" + hashlib.sha256(quoted.encode("ascii")).hexdigest()
 
 
-def folders() -> Iterator[str]:
-    """Where a user's state on this host may be kept, the best first."""
+def candidate_folders() -> Iterator[str]:
+    """Yield the folders that can hold a user's state on this host, the best first."""
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     if os.path.isabs(base):
         yield os.path.realpath(os.path.join(base, "nosejobs"))
@@ -33,15 +33,18 @@ def folders() -> Iterator[str]:
 
 
 def host_folder(base: str) -> str:
-    """Below ``base``, what is kept of this host: a home can be on a network and be many hosts'."""
-    return os.path.join(base, "hosts", file_name(os.uname().nodename))
+    """Return the folder of this host below ``base``, since hosts can share a home directory."""
+    return os.path.join(base, "hosts", encode_file_name(os.uname().nodename))
 
 
-def make_private(folder: str) -> None:
-    """Make it if need be; OSError if anybody else could have put something there."""
+def ensure_private_folder(folder: str) -> None:
+    """Create a folder that only this user can access; it may exist.
+
+    Raises OSError if it belongs to another user or is not a directory.
+    """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     found = os.lstat(folder)
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EPERM, "belongs to somebody else", folder)
+        raise OSError(errno.EPERM, "belongs to another user", folder)
     if stat.S_IMODE(found.st_mode) & 0o077:
         os.chmod(folder, 0o700)

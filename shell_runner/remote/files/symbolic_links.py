@@ -1,12 +1,12 @@
-"""The rule that a symbolic link stays inside the tree that it is part of.
+"""The rule that a symbolic link stays inside its tree.
 
-Must not touch the file system: callers hand in how a link is read.  Paths are bytes, since what a
-name means must not depend on the locale.
+Must not access the file system: callers pass a function that reads a link.  Paths are bytes, since
+the meaning of a name must not depend on the locale.
 """
 
 from typing import Callable, List, Optional, Sequence
 
-#: Links that are followed on the way of one link; Linux gives up after 40.
+#: Maximum number of links that are followed for one link; Linux stops after 40.
 _MAX_FOLLOWED_LINKS = 64
 
 
@@ -26,12 +26,12 @@ def is_link_inside(
 ) -> bool:
     """Return whether a link in ``folder`` that points to ``target`` never leads out of the tree.
 
-    ``folder``: the parts of the path of the link's folder, which is reached through no link.
-    ``read_link`` returns the target of the link with the path of these parts, None if there is no
-    link; without it, ``target`` is judged by its text alone.  ``count_step`` is called for each
-    part of a path that is looked up, and may raise.
+    ``folder``: the path of the link's folder as parts; none of them is a link itself.
+    ``read_link`` returns the target of the link with this path, None if it is not a link; without
+    it, only the text of ``target`` is judged.  ``count_step`` is called for each part of a path
+    that is looked up, and may raise.
 
-    A link that no kernel follows to its end leads nowhere, and so not out of the tree either.
+    A link with more steps than a kernel follows leads nowhere, and so not out of the tree.
     """
     if target.startswith(b"/") or b"\0" in target:
         return False

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from shell_runner.errors import CannotOpen
-from shell_runner.hosts.fleet import Said
+from shell_runner.errors import HostOpenError
+from shell_runner.hosts.fleet import FrameReceived
 from shell_runner.remote.execution import host_resources
 from shell_runner.remote.protocol.model import Execution, Test
-from tests.helpers.single_host_run import Bench
+from tests.helpers.single_host_run import HostRun
 
 #: Notes when it starts and ends, in one line each, and takes a moment.
 NOTE = """\
@@ -36,14 +36,14 @@ class Town:
         self._runs = 0
         self._numbers = 1000
 
-    def bench(self, slots: int, shared: bool = True) -> Bench:
+    def bench(self, slots: int, shared: bool = True) -> HostRun:
         self._runs += 1
         root = self.folder / f"run{self._runs}"
         root.mkdir()
-        return Bench(root, f"{slots}*popen", shared=shared, grace=0.2)
+        return HostRun(root, f"{slots}*popen", shared=shared, grace=0.2)
 
     def tests(
-        self, bench: Bench, count: int, kind: str = "plain", seconds: float = 0.05, **fields: Any
+        self, bench: HostRun, count: int, kind: str = "plain", seconds: float = 0.05, **fields: Any
     ) -> list[Test]:
         """Each notes its start and its end in the log that all runs share."""
         path = bench.write(f"note{seconds}", NOTE.format(log=self.log, seconds=seconds))
@@ -79,7 +79,7 @@ def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
     return Town(tmp_path)
 
 
-def feed(bench: Bench, tests: Sequence[Test], at_once: int) -> dict[int, Execution]:
+def feed(bench: HostRun, tests: Sequence[Test], at_once: int) -> dict[int, Execution]:
     """As a schedule does: a test more for each that has ended."""
     waiting, done = list(tests), {}
     bench.start(*waiting[:at_once])
@@ -91,14 +91,14 @@ def feed(bench: Bench, tests: Sequence[Test], at_once: int) -> dict[int, Executi
     return done
 
 
-def together(*jobs: tuple[Bench, Sequence[Test], int]) -> list[list[float]]:
+def together(*jobs: tuple[HostRun, Sequence[Test], int]) -> list[list[float]]:
     """Feed several at once; when the tests of each ended, all of them green."""
     ends: list[list[float]] = [[] for _ in jobs]
 
     def work(number: int) -> None:
         done = feed(*jobs[number])
-        assert all(each.exit == 0 for each in done.values())
-        ends[number] = sorted(each.started + each.duration for each in done.values())
+        assert all(each.exit_status == 0 for each in done.values())
+        ends[number] = sorted(each.started_at + each.duration for each in done.values())
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(len(jobs))]
     for thread in threads:
@@ -144,9 +144,9 @@ def test_tests_that_take_longer_than_expected_are_no_turn_together(town: Town) -
         (test,) = town.tests(two, 1)
         ended = two.run_test(test)
         done = one.finish(len(slow))
-    after = [each for each in done.values() if each.started > ended.started]
+    after = [each for each in done.values() if each.started_at > ended.started_at]
     assert len(after) >= 4
-    assert [each.id for each in slow] == sorted(done, key=lambda id: done[id].started)
+    assert [each.id for each in slow] == sorted(done, key=lambda id: done[id].started_at)
     assert town.peaks()["all"] == 1
 
 
@@ -171,7 +171,7 @@ def test_others_overtake_a_test_whose_lock_another_run_holds(town: Town) -> None
         done = two.finish(4)
         held = one.finish(1)[holder.id]
     assert list(done) == [*(each.id for each in plain), locked.id]
-    assert done[locked.id].started >= held.started + held.duration
+    assert done[locked.id].started_at >= held.started_at + held.duration
     assert done[locked.id].duration < 1.0  # to wait is no time of the test's
 
 
@@ -198,9 +198,9 @@ def test_a_timeout_counts_from_the_start_and_not_from_the_wait(town: Town) -> No
         (short,) = town.tests(two, 1)
         execution = two.run_test(short._replace(timeout=0.8))
         held = one.finish(1)[holder.id]
-    assert execution.exit == 0
+    assert execution.exit_status == 0
     assert not execution.timed_out
-    assert execution.started >= held.started + held.duration
+    assert execution.started_at >= held.started_at + held.duration
 
 
 def test_what_a_killed_run_held_is_free_for_the_others(town: Town) -> None:
@@ -211,20 +211,20 @@ until [ -e {go} ]; do sleep 0.02; done
 kill -9 $(ps -o ppid= -p $PPID)
 """
     with town.bench(1) as one, town.bench(1) as two:
-        one.start(one.test(kill, locks=("gpu",)))
+        one.start(one.new_test(kill, locks=("gpu",)))
         await_first(town)
         (test,) = town.tests(two, 1, locks=("gpu",))
         two.start(test)
         assert two.fleet.events.empty()
         go.touch()
-        assert two.finish(1)[test.id].exit == 0
+        assert two.finish(1)[test.id].exit_status == 0
 
 
 def test_a_slot_that_dies_frees_the_locks_of_its_test(town: Town) -> None:
     with town.bench(1) as one, town.bench(1) as two:
         killed = one.run("#!/bin/sh\nkill -9 $PPID\nsleep 60", locks=("gpu",), serial=True)
         assert killed.problem == "slot-died"
-        assert two.run_test(town.tests(two, 1, locks=("gpu",))[0]).exit == 0
+        assert two.run_test(town.tests(two, 1, locks=("gpu",))[0]).exit_status == 0
 
 
 def test_a_run_that_waits_says_so(town: Town) -> None:
@@ -234,8 +234,8 @@ def test_a_run_that_waits_says_so(town: Town) -> None:
         begin = time.monotonic()
         two.start(*town.tests(two, 1))
         event = two.fleet.events.get(timeout=20)
-        assert isinstance(event, Said)
-        assert event.host.messages(event.frame) == [["waiting", host_resources.SLOTS, ""]]
+        assert isinstance(event, FrameReceived)
+        assert event.host.unpack_messages(event.frame) == [["waiting", host_resources.SLOTS, ""]]
         assert 4.5 < time.monotonic() - begin < 10
 
 
@@ -247,11 +247,11 @@ def test_a_host_without_a_home_says_where_its_locks_are(
     monkeypatch.setenv("TMPDIR", str(town.folder / "tmp"))
     with town.bench(1) as one:
         assert str(town.folder / "tmp") in one.host.facts.note
-        assert all(each.exit == 0 for each in feed(one, town.tests(one, 2), 1).values())
+        assert all(each.exit_status == 0 for each in feed(one, town.tests(one, 2), 1).values())
     (folder,) = (town.folder / "tmp").glob(".nosejobs-state-*")
     shutil.rmtree(folder)
     folder.symlink_to(town.folder)
-    with pytest.raises(CannotOpen, match=r"no folder can hold the locks .*/log/nosejobs: Not a"):
+    with pytest.raises(HostOpenError, match=r"no folder can hold the locks .*/log/nosejobs: Not a"):
         town.bench(1).__enter__()
 
 

@@ -19,7 +19,7 @@ from shell_runner.remote.files import remove_tree as place
 from shell_runner.remote.files.copy_tree import copy_tree
 from shell_runner.remote.processes import process_tree
 from shell_runner.remote.protocol import model
-from shell_runner.remote.protocol.frames import Unframer, frame
+from shell_runner.remote.protocol.frames import FrameDecoder, frame_message
 from shell_runner.remote.protocol.model import Execution, Problem, Setup, execution_from_row
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +39,7 @@ class Feeder:
         self.root = root
         self.base = folder / "0"
         self.socket, theirs = socket.socketpair()
-        code = f"{before}\nimport sys\nfrom shell_runner.remote import slot\n"
+        code = f"{before}\nimport sys\nfrom shell_runner.remote.execution import slot\n"
         code += "slot.main(sys.argv[1:])"
         arguments = ["0", str(theirs.fileno()), str(self.base)]
         with theirs:
@@ -47,8 +47,8 @@ class Feeder:
                 [sys.executable, "-c", code, *arguments], pass_fds=[theirs.fileno()], cwd=ROOT
             )
         self.socket.settimeout(30)
-        self.socket.sendall(frame(Setup(str(root), **{"grace": 0.2, **setup})))
-        self._unframer = Unframer()
+        self.socket.sendall(frame_message(Setup(str(root), **{"grace": 0.2, **setup})))
+        self._unframer = FrameDecoder()
         self._frames: list[bytes] = []
         self._count = 0
 
@@ -59,7 +59,7 @@ class Feeder:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
         test = model.Test(self._count, path.name, **{"timeout": 20.0, **fields})
-        self.socket.sendall(frame(["run", [test]]))
+        self.socket.sendall(frame_message(["run", [test]]))
 
     def message(self) -> list[Any]:
         """The next thing that it says."""
@@ -109,7 +109,7 @@ def feeder(tmp_path: Path) -> Iterator[Make]:
 def test_a_wall_clock_that_jumps_changes_no_duration_and_no_deadline(feeder: Make) -> None:
     slot = feeder(JUMPING)
     found = slot.run("sleep 0.3")
-    assert found.exit == 0
+    assert found.exit_status == 0
     assert 0.3 <= found.duration < 3
     begin = time.monotonic()
     late = slot.run("sleep 60", timeout=0.5)
@@ -143,7 +143,7 @@ def test_a_slot_that_its_test_has_limited_retires(feeder: Make) -> None:
     slot = feeder()
     script = f"exec {sys.executable} -c 'import os, resource; "
     script += "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (64, 64))'"
-    assert slot.run(script).exit == 0
+    assert slot.run(script).exit_status == 0
     assert slot.message() == ["retired"]
 
 
@@ -153,7 +153,7 @@ def test_a_slot_gives_back_what_it_has_not_started(feeder: Make, ask: str, answe
     slot.start("until [ -e go ]; do sleep 0.02; done")
     slot.start("exit 7")
     assert slot.message()[0] == "running"
-    slot.socket.sendall(frame([ask, [1, 2]]))
+    slot.socket.sendall(frame_message([ask, [1, 2]]))
     assert slot.message() == [answer, [2]]
     (slot.root / "go").touch()
     assert slot.done().id == 1
@@ -161,15 +161,15 @@ def test_a_slot_gives_back_what_it_has_not_started(feeder: Make, ask: str, answe
 
 
 def test_a_test_cannot_reach_the_socket_of_its_slot(feeder: Make) -> None:
-    assert feeder().run("ls /proc/self/fd").out.text.split() == ["0", "1", "2", "3"]
+    assert feeder().run("ls /proc/self/fd").stdout.text.split() == ["0", "1", "2", "3"]
 
 
 def test_limits_are_those_of_the_test_alone(feeder: Make) -> None:
     slot = feeder()
     script = "ulimit -n; ulimit -Hn; ulimit -t; ulimit -Ht"
     limited = slot.run(script, limits=[["nofile", 99], ["nofile", 64], ["cpu", 7]])
-    assert limited.out.text.split() == ["64", "64", "7", "8"]
-    assert slot.run(script).out.text.split() != limited.out.text.split()
+    assert limited.stdout.text.split() == ["64", "64", "7", "8"]
+    assert slot.run(script).stdout.text.split() != limited.stdout.text.split()
     assert slot.run("while :; do :; done", limits=[["cpu", 1]]).signal == signal.SIGXCPU
     script = "exec head -c 9999 /dev/zero >$TMPDIR/file"
     assert slot.run(script, limits=[["fsize", 100]]).signal == signal.SIGXFSZ
@@ -179,14 +179,14 @@ def test_limits_change_nothing_else(feeder: Make) -> None:
     slot = feeder()
     show = "ls -l /proc/self/fd | grep -c pipe; grep SigBlk /proc/self/status; umask; tty; pwd; env"
     plain = slot.run(show)
-    assert slot.run(show, limits=[["nofile", 100]]).out.text == plain.out.text
+    assert slot.run(show, limits=[["nofile", 100]]).stdout.text == plain.stdout.text
 
 
 def test_problems_are_told_apart_under_limits_too(feeder: Make) -> None:
     slot = feeder()
     (slot.root / "none").write_text("#!/no/such/thing\n")
     (slot.root / "none").chmod(0o755)
-    slot.socket.sendall(frame(["run", [model.Test(9, "none", limits=(("nofile", 100),))]]))
+    slot.socket.sendall(frame_message(["run", [model.Test(9, "none", limits=(("nofile", 100),))]]))
     assert slot.done().problem == Problem.NO_INTERPRETER
 
 
@@ -196,11 +196,11 @@ def test_a_copy_is_private_and_goes_away(feeder: Make) -> None:
     script = "cat data; echo changed >data; rm test_1; pwd; echo $TEST_SRCDIR"
     found = slot.run(script, isolation="copy")
     copy = str(slot.base / "tree")
-    assert found.out.text.split() == [f"shared{copy}", copy]
+    assert found.stdout.text.split() == [f"shared{copy}", copy]
     assert (slot.root / "data").read_text() == "shared"
     assert (slot.root / "test_1").exists()
     assert not Path(copy).exists()
-    assert slot.run("echo $TEST_SRCDIR").out.text.split() == [str(slot.root)]
+    assert slot.run("echo $TEST_SRCDIR").stdout.text.split() == [str(slot.root)]
 
 
 def test_a_copy_has_all_that_a_tree_has(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def _as(uid: int, folder: Path, code: str) -> int:
 def test_the_lister_leaves_out_what_is_kept_apart() -> None:
     children = [subprocess.Popen(["sleep", "30"]) for _ in range(2)]
     try:
-        found = process_tree.Lister(os.getpid(), apart=[children[0].pid])()
+        found = process_tree.DescendantLister(os.getpid(), unrelated_pids=[children[0].pid])()
         assert children[1].pid in found
         assert children[0].pid not in found
         children[1].send_signal(signal.SIGSTOP)

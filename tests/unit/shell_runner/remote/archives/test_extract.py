@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.archives.extract import BadArchive, Summary, look, unpack
+from shell_runner.remote.archives.extract import BadArchive, ExtractionSummary, check_archive, extract_archive
 from tests.helpers.archive_bytes import (
-    Zip,
+    ZipBuilder,
     file,
     folder,
     hard_link,
-    header,
+    tar_header,
     link,
     pax,
     python_tar,
@@ -69,10 +69,10 @@ class Field:
     def run(self, *command: str) -> None:
         subprocess.run(command, cwd=self.source, check=True, capture_output=True)
 
-    def unpack(self, data: bytes | None = None) -> Summary:
+    def unpack(self, data: bytes | None = None) -> ExtractionSummary:
         if data is not None:
             self.archive.write_bytes(data)
-        return unpack(str(self.archive), str(self.target))
+        return extract_archive(str(self.archive), str(self.target))
 
     def path(self, name: str) -> Path:
         return self.target / name
@@ -202,17 +202,17 @@ def test_a_zip_of_unix_keeps_links_and_who_may_execute(field: Field) -> None:
 
 
 def test_a_zip_of_windows_has_usual_modes(field: Field) -> None:
-    field.unpack(Zip().add(b"a/", system=0, mode=0).add(b"a/x", system=0, mode=0o777).whole())
+    field.unpack(ZipBuilder().add(b"a/", system=0, mode=0).add(b"a/x", system=0, mode=0o777).to_bytes())
     assert (field.mode("a"), field.mode("a/x")) == (0o755, 0o644)
 
 
 def test_a_folder_of_maven_is_one_though_all_its_bits_are_set(field: Field) -> None:
-    field.unpack(Zip().add(b"META-INF/", mode=0xFFFF).add(b"META-INF/x").whole())
+    field.unpack(ZipBuilder().add(b"META-INF/", mode=0xFFFF).add(b"META-INF/x").to_bytes())
     assert field.mode("META-INF") == 0o755
 
 
 def test_names_of_an_old_zip_are_of_a_pc_unless_they_are_utf8(field: Field) -> None:
-    field.unpack(Zip().add(b"\x81x").add("ü".encode()).whole())
+    field.unpack(ZipBuilder().add(b"\x81x").add("ü".encode()).to_bytes())
     assert sorted(path.name for path in field.target.iterdir()) == ["ü", "üx"]
 
 
@@ -245,13 +245,13 @@ def test_a_wheel_and_a_comment_are_fine(field: Field) -> None:
 
 
 def test_members_of_a_zip_may_stand_in_another_order(field: Field) -> None:
-    made = Zip().add(b"a", b"1").add(b"b", b"2")
+    made = ZipBuilder().add(b"a", b"1").add(b"b", b"2")
     made.rows.reverse()
-    field.unpack(made.whole())
+    field.unpack(made.to_bytes())
     assert field.path("a").read_bytes() == b"1"
 
 
-@pytest.mark.parametrize("data", [tar(), Zip().whole(), bytes(10240)], ids=["tar", "zip", "GNU"])
+@pytest.mark.parametrize("data", [tar(), ZipBuilder().to_bytes(), bytes(10240)], ids=["tar", "zip", "GNU"])
 def test_an_archive_may_be_empty(data: bytes, field: Field) -> None:
     assert field.unpack(data) == (0, 0, 0)
 
@@ -273,7 +273,7 @@ def test_several_streams_count_as_one(several: list[str], field: Field) -> None:
 
 def holes_in_the_archive(field: Field) -> None:
     with open(field.archive, "wb") as archive:
-        archive.write(header(b"disk", size=2 << 30) + b"begin")
+        archive.write(tar_header(b"disk", size=2 << 30) + b"begin")
         archive.seek(512 + (1 << 30))
         archive.write(b"middle")
         archive.truncate(512 + (2 << 30) + 1024)
@@ -283,7 +283,7 @@ def zeros_in_gzip(field: Field) -> None:
     """As ``tar -cz`` makes of it, but for the time that this takes."""
     piece = 16 << 20
     zeros, middle = gzip.compress(bytes(piece)), b"middle".ljust(piece, b"\0")
-    begin = header(b"disk", size=2 << 30) + b"begin".ljust(piece, b"\0")
+    begin = tar_header(b"disk", size=2 << 30) + b"begin".ljust(piece, b"\0")
     parts = [gzip.compress(begin), zeros * 63, gzip.compress(middle), zeros * 63]
     field.archive.write_bytes(b"".join([*parts, gzip.compress(bytes(1024))]))
 
@@ -299,7 +299,7 @@ def test_a_file_of_two_gigabytes_of_holes_is_one(
         assert os.fstat(disk.fileno()).st_blocks * 512 < 1 << 20
         disk.seek(1 << 30)
         assert disk.read(8) == b"middle\0\0"
-    assert (found.size, found.landed < 1 << 20) == (2 << 30, True)
+    assert (found.size, found.disk_bytes < 1 << 20) == (2 << 30, True)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
@@ -367,7 +367,7 @@ def test_a_folder_may_come_after_what_lies_in_it(field: Field) -> None:
 
 
 def test_labels_and_comments_are_passed_over(field: Field) -> None:
-    label = header(b"a label", b"V")
+    label = tar_header(b"a label", b"V")
     field.unpack(tar(pax(record(b"comment", b"0" * 40), kind=b"g"), label, file(b"x")))
     assert [path.name for path in field.target.iterdir()] == ["x"]
 
@@ -386,13 +386,13 @@ def test_a_look_tells_whether_an_archive_is_whole(tmp_path: Path, kind: str) -> 
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "app").write_bytes(os.urandom(50_000))
     path = Path(shutil.make_archive(str(tmp_path / "a"), kind, tmp_path / "source"))
-    look(str(path))
+    check_archive(str(path))
     path.write_bytes(path.read_bytes()[:30_000])
     with pytest.raises(BadArchive):
-        look(str(path))
+        check_archive(str(path))
 
 
 def test_a_look_names_what_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("#!/bin/sh\n")
-    with pytest.raises(BadArchive, match="app is no zip, and no tar"):
-        look(str(tmp_path / "a"), "app")
+    with pytest.raises(BadArchive, match="app is not a zip or tar archive"):
+        check_archive(str(tmp_path / "a"), "app")

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shell_runner.remote.archives.extract import unpack
+from shell_runner.remote.archives.extract import extract_archive
 from shell_runner.remote.archives.limits import BadArchive, Limits
 from tests.helpers.archive_bytes import (
-    Zip,
+    ZipBuilder,
     file,
     folder,
     hard_link,
-    header,
+    tar_header,
     link,
     long_name,
     pax,
@@ -64,7 +64,7 @@ class Yard:
 
     def try_it(self, data: bytes, limits: Limits = LIMITS) -> None:
         self.archive.write_bytes(data)
-        unpack(str(self.archive), str(self.inside), "build.tar", limits)
+        extract_archive(str(self.archive), str(self.inside), "build.tar", limits)
 
     def refuse(self, data: bytes, limits: Limits = LIMITS) -> BadArchive:
         with pytest.raises(BadArchive) as raised:
@@ -106,17 +106,17 @@ TARS = {
     "twice by dot": (tar(file(b"a"), file(b"./a")), "./a", "twice"),
     "twice by slashes": (tar(file(b"a/b"), file(b"a//b")), "a//b", "twice"),
     "folder twice": (tar(folder(b"a/"), folder(b"./a/")), "./a/", "twice"),
-    "file and folder": (tar(file(b"a"), folder(b"a/")), "a/", "a file is where"),
+    "file and folder": (tar(file(b"a"), folder(b"a/")), "a/", "its folder is a file"),
     "folder and file": (tar(folder(b"a/"), file(b"a")), "a", "twice"),
-    "file as folder": (tar(file(b"a"), file(b"a/b")), "a/b", "a file is where"),
+    "file as folder": (tar(file(b"a"), file(b"a/b")), "a/b", "its folder is a file"),
     "link over file": (tar(file(b"a"), link(b"a", b"b")), "a", "twice"),
     "file over link": (tar(link(b"a", b"b"), file(b"a", b"x")), "a", "twice"),
     "hard link over file": (tar(file(b"a"), file(b"b"), hard_link(b"b", b"a")), "b", "twice"),
     # Links
     "link up": (tar(link(b"l", b"../victim")), "l", "out of the folder"),
     "link absolute": (tar(link(b"l", b"/etc")), "l", "out of the folder"),
-    "link to nothing": (tar(link(b"l", b"")), "l", "no name"),
-    "link with NUL": (tar(pax(record(b"linkpath", b"a\0b")), link(b"l", b"x")), "l", "no name"),
+    "link to nothing": (tar(link(b"l", b"")), "l", "link is invalid"),
+    "link with NUL": (tar(pax(record(b"linkpath", b"a\0b")), link(b"l", b"x")), "l", "link is invalid"),
     "link deep up": (tar(link(b"a/b/l", b"../../../victim")), "a/b/l", "out of the folder"),
     "chain": (
         tar(folder(b"a/b/"), link(b"a/b/up", b"../.."), link(b"l", b"a/b/up/../victim")),
@@ -126,9 +126,9 @@ TARS = {
         tar(link(b"l", b"m/../victim"), link(b"m", b"a/b/up"), link(b"a/b/up", b"../..")),
         "l", "out of the folder",
     ),
-    "through a link": (tar(link(b"l", b"."), file(b"l/x")), "l/x", "a link is where"),
-    "through a link out": (tar(link(b"l", b"../.."), file(b"l/x")), "l/x", "a link is where"),
-    "through a link by folder": (tar(link(b"l", b"."), folder(b"l/")), "l/", "a link is where"),
+    "through a link": (tar(link(b"l", b"."), file(b"l/x")), "l/x", "its folder is a link"),
+    "through a link out": (tar(link(b"l", b"../.."), file(b"l/x")), "l/x", "its folder is a link"),
+    "through a link by folder": (tar(link(b"l", b"."), folder(b"l/")), "l/", "its folder is a link"),
     "folder becomes link": (tar(file(b"d/a"), link(b"d", b"..")), "d", "twice"),
     "link with slash": (tar(link(b"l/", b"x")), "l/", "name of one"),
     "hard link out": (tar(hard_link(b"h", b"../victim")), "h", "leads out"),
@@ -144,37 +144,37 @@ TARS = {
         tar(link(b"a/b/l", b"../x"), hard_link(b"h", b"a/b/l")), "h", "out of the folder",
     ),
     # Kinds
-    "character device": (tar(header(b"x", b"3")), "x", "character device"),
-    "block device": (tar(header(b"x", b"4")), "x", "block device"),
-    "FIFO": (tar(header(b"x", b"6")), "x", "FIFO"),
-    "unknown kind": (tar(header(b"x", b"Z")), "x", "nobody knows"),
-    "multi volume": (tar(header(b"x", b"M")), "x", "another volume"),
-    "folder with contents": (tar(header(b"x/", b"5", 512), b"a" * 512), "x/", "disagrees"),
-    "link with contents": (tar(header(b"x", b"2", 512, target=b"a")), "x", "disagrees"),
+    "character device": (tar(tar_header(b"x", b"3")), "x", "character device"),
+    "block device": (tar(tar_header(b"x", b"4")), "x", "block device"),
+    "FIFO": (tar(tar_header(b"x", b"6")), "x", "FIFO"),
+    "unknown kind": (tar(tar_header(b"x", b"Z")), "x", "unknown type"),
+    "multi volume": (tar(tar_header(b"x", b"M")), "x", "another volume"),
+    "folder with contents": (tar(tar_header(b"x/", b"5", 512), b"a" * 512), "x/", "interpret differently"),
+    "link with contents": (tar(tar_header(b"x", b"2", 512, target=b"a")), "x", "interpret differently"),
     # Numbers
-    "negative size": (tar(header(b"x", size=b"\xff" * 12)), "x", "cannot be"),
-    "huge size": (tar(header(b"x", size=b"\x80" + b"\xff" * 11)), "x", "cannot be"),
-    "large size": (tar(header(b"x", size=b"\x80\0\0\0\0" + b"\x7f" * 7)), "x", "limit"),
-    "size of words": (tar(header(b"x", size=b"-0000000001\0")), "x", "none"),
-    "cut": (file(b"x", b"a" * 600)[:900], "x", "cut"),
-    "cut between": (file(b"x", b"a"), "x", "cut"),
-    "cut after long name": (tar(long_name(b"x")), "", "cut"),
-    "spoilt sum": (file(b"x") + file(b"y", sum=b"000000\0 ") + bytes(1024), "x", "no header"),
+    "negative size": (tar(tar_header(b"x", size=b"\xff" * 12)), "x", "out of range"),
+    "huge size": (tar(tar_header(b"x", size=b"\x80" + b"\xff" * 11)), "x", "out of range"),
+    "large size": (tar(tar_header(b"x", size=b"\x80\0\0\0\0" + b"\x7f" * 7)), "x", "limit"),
+    "size of words": (tar(tar_header(b"x", size=b"-0000000001\0")), "x", "invalid number"),
+    "cut": (file(b"x", b"a" * 600)[:900], "x", "truncated"),
+    "cut between": (file(b"x", b"a"), "x", "truncated"),
+    "cut after long name": (tar(long_name(b"x")), "", "truncated"),
+    "spoilt sum": (file(b"x") + file(b"y", sum=b"000000\0 ") + bytes(1024), "x", "wrong checksum"),
     "more after the end": (tar(file(b"x")) + tar(file(b"y")), "x", "follows the end"),
     # Extended headers
-    "pax, huge": (tar(header(b"p", b"x", 1 << 40)), "", "extended header"),
-    "pax, negative": (tar(header(b"p", b"x", b"\xff" * 12)), "", "cannot be"),
+    "pax, huge": (tar(tar_header(b"p", b"x", 1 << 40)), "", "extended header"),
+    "pax, negative": (tar(tar_header(b"p", b"x", b"\xff" * 12)), "", "out of range"),
     "pax, two": (tar(pax(record(b"a", b"b")), pax(record(b"a", b"b")), file(b"x")), "", "two"),
-    "pax, length 0": (tar(pax(b"0 a=b\n"), file(b"x")), "", "cannot be read"),
-    "pax, length beyond": (tar(pax(b"99 a=b\n"), file(b"x")), "", "cannot be read"),
-    "pax, length huge": (tar(pax(b"9" * 40 + b" a=b\n"), file(b"x")), "", "cannot be read"),
-    "pax, length negative": (tar(pax(b"-6 a=b\n"), file(b"x")), "", "cannot be read"),
-    "pax, no equals": (tar(pax(b"6 abc\n"), file(b"x")), "", "cannot be read"),
-    "pax, size negative": (tar(pax(record(b"size", b"-1")), file(b"x")), "x", "none"),
-    "pax, size endless": (tar(pax(record(b"size", b"9" * 19)), file(b"x")), "x", "none"),
+    "pax, length 0": (tar(pax(b"0 a=b\n"), file(b"x")), "", "invalid extended header"),
+    "pax, length beyond": (tar(pax(b"99 a=b\n"), file(b"x")), "", "invalid extended header"),
+    "pax, length huge": (tar(pax(b"9" * 40 + b" a=b\n"), file(b"x")), "", "invalid extended header"),
+    "pax, length negative": (tar(pax(b"-6 a=b\n"), file(b"x")), "", "invalid extended header"),
+    "pax, no equals": (tar(pax(b"6 abc\n"), file(b"x")), "", "invalid extended header"),
+    "pax, size negative": (tar(pax(record(b"size", b"-1")), file(b"x")), "x", "invalid number"),
+    "pax, size endless": (tar(pax(record(b"size", b"9" * 19)), file(b"x")), "x", "invalid number"),
     "pax, size large": (tar(pax(record(b"size", b"9" * 18)), file(b"x")), "x", "limit"),
-    "pax, size digits": (tar(pax(record(b"size", b"9" * 5000)), file(b"x")), "x", "none"),
-    "pax, size of words": (tar(pax(record(b"size", b"1e3")), file(b"x")), "x", "none"),
+    "pax, size digits": (tar(pax(record(b"size", b"9" * 5000)), file(b"x")), "x", "invalid number"),
+    "pax, size of words": (tar(pax(record(b"size", b"1e3")), file(b"x")), "x", "invalid number"),
     "pax, path of all": (tar(pax(record(b"path", b"x"), kind=b"g"), file(b"x")), "", "global"),
     "pax and long name": (
         tar(pax(record(b"path", b"y")), long_name(b"z"), file(b"x")), "y", "different names",
@@ -182,11 +182,11 @@ TARS = {
     "two long names": (tar(long_name(b"y"), long_name(b"z"), file(b"x")), "", "two long"),
     # Sparse files
     "sparse, old": (
-        tar(header(b"x", b"S", 20, sparse=sparse((0, 10), (50, 10), real=100)), bytes(512)),
+        tar(tar_header(b"x", b"S", 20, sparse=sparse((0, 10), (50, 10), real=100)), bytes(512)),
         "x", "old GNU format of GNU tar: pack without --sparse",
     ),
     "sparse, old, endless map": (
-        header(b"x", b"S", 0, sparse=sparse(real=9, more=b"\1"))
+        tar_header(b"x", b"S", 0, sparse=sparse(real=9, more=b"\1"))
         + (b"%011o\0" % 0 * 42 + bytes([1] * 8)) * 3000,
         "x", "without --sparse",
     ),
@@ -221,7 +221,7 @@ TARS = {
 
 
 def both(name: bytes = b"x", data: bytes = b"abc", **lies: object) -> bytes:
-    return Zip().add(name, data, **lies).whole()
+    return ZipBuilder().add(name, data, **lies).to_bytes()
 
 
 def mode(kind: int, name: bytes = b"x", data: bytes = b"") -> bytes:
@@ -236,23 +236,23 @@ ZIPS = {
     "drive": (both(b"C:x"), "C:x", "drive"),
     "no name": (both(b""), "", "no name"),
     "NUL": (both(b"x\0.txt"), "x\0.txt", "NUL"),
-    "twice": (Zip().add(b"a").add(b"a").whole(), "a", "twice"),
-    "twice by dot": (Zip().add(b"a").add(b"./a").whole(), "./a", "twice"),
-    "file and folder": (Zip().add(b"a").add(b"a/").whole(), "a/", "a file is where"),
-    "folder twice": (Zip().add(b"a/").add(b"a/").whole(), "a/", "twice"),
+    "twice": (ZipBuilder().add(b"a").add(b"a").to_bytes(), "a", "twice"),
+    "twice by dot": (ZipBuilder().add(b"a").add(b"./a").to_bytes(), "./a", "twice"),
+    "file and folder": (ZipBuilder().add(b"a").add(b"a/").to_bytes(), "a/", "its folder is a file"),
+    "folder twice": (ZipBuilder().add(b"a/").add(b"a/").to_bytes(), "a/", "twice"),
     "FIFO": (mode(0o010644), "x", "device, FIFO or socket"),
     "character device": (mode(0o020644), "x", "device, FIFO or socket"),
     "block device": (mode(0o060644), "x", "device, FIFO or socket"),
     "socket": (mode(0o140644), "x", "device, FIFO or socket"),
-    "folder without slash": (mode(0o040755), "x", "disagree on what"),
-    "link with slash": (mode(0o120777, b"x/"), "x/", "disagree on what"),
+    "folder without slash": (mode(0o040755), "x", "disagree on its type"),
+    "link with slash": (mode(0o120777, b"x/"), "x/", "disagree on its type"),
     "folder with contents": (both(b"x/"), "x/", "folder with contents"),
     "link up": (mode(0o120777, data=b"../victim"), "x", "out of the folder"),
     "link absolute": (mode(0o120777, data=b"/etc"), "x", "out of the folder"),
-    "link to nothing": (mode(0o120777), "x", "no name"),
+    "link to nothing": (mode(0o120777), "x", "link is invalid"),
     "link of many bytes": (mode(0o120777, data=b"a" * 5000), "x", "5000 bytes"),
     "through a link": (
-        Zip().add(b"l", b".", mode=0o120777).add(b"l/x").whole(), "l/x", "a link is where",
+        ZipBuilder().add(b"l", b".", mode=0o120777).add(b"l/x").to_bytes(), "l/x", "its folder is a link",
     ),
     "encrypted": (both(flags=1), "x", "encrypted"),
     "encrypted, strongly": (both(flags=0x41), "x", "encrypted"),
@@ -264,27 +264,27 @@ ZIPS = {
     "other size": (both(local_size=4), "x", "disagree"),
     "other CRC": (both(local_crc=4), "x", "disagree"),
     "wrong CRC": (both(crc=4), "x", "CRC"),
-    "stored, two sizes": (both(size=4), "x", "two sizes"),
+    "stored, two sizes": (both(size=4), "x", "two different sizes"),
     "larger than said": (both(method=8, size=2), "x", "more than the 2 bytes"),
-    "smaller than said": (both(method=8, size=9), "x", "it says 9 bytes and has 3"),
+    "smaller than said": (both(method=8, size=9), "x", "it claims 9 bytes and has 3"),
     "more data": (both(method=8, packed_data=DEFLATED + b"x"), "x", "more data follows"),
-    "cut data": (both(method=8, packed_data=DEFLATED[:-1]), "x", "in the middle"),
-    "no deflate": (both(method=8, packed_data=b"\xff\xff\xff"), "x", "cannot be inflated"),
-    "no bzip2": (both(method=12, packed_data=b"\xff\xff\xff"), "x", "cannot be inflated"),
-    "header elsewhere": (both(at=1), "x", "its header is none"),
+    "cut data": (both(method=8, packed_data=DEFLATED[:-1]), "x", "truncated"),
+    "no deflate": (both(method=8, packed_data=b"\xff\xff\xff"), "x", "cannot be decompressed"),
+    "no bzip2": (both(method=12, packed_data=b"\xff\xff\xff"), "x", "cannot be decompressed"),
+    "header elsewhere": (both(at=1), "x", "its header is invalid"),
     "header outside": (both(at=1 << 30), "x", "not in the archive"),
     "contents outside": (both(packed=1 << 20, size=1 << 20), "x", "not in the archive"),
     "the same contents twice": (
-        Zip().add(b"a", b"x" * 9).add(b"b", b"x" * 9, at=0, no_data=True).whole(),
+        ZipBuilder().add(b"a", b"x" * 9).add(b"b", b"x" * 9, at=0, no_data=True).to_bytes(),
         "b", "disagree",
     ),
     "the same header twice": (
-        Zip().add(b"a", b"x" * 9).add(b"a", b"x" * 9, at=0, no_data=True).whole(),
+        ZipBuilder().add(b"a", b"x" * 9).add(b"a", b"x" * 9, at=0, no_data=True).to_bytes(),
         "a", "overlaps",
     ),
     "one in the other": (
-        Zip().add(b"a", (inner := Zip().add(b"b", b"x" * 9).data))
-        .add(b"b", b"x" * 9, at=31, no_data=True).whole(),
+        ZipBuilder().add(b"a", (inner := ZipBuilder().add(b"b", b"x" * 9).data))
+        .add(b"b", b"x" * 9, at=31, no_data=True).to_bytes(),
         "b", "overlaps",
     ),
     "zip64 without field": (both(size=0xFFFFFFFF, packed=0xFFFFFFFF), "x", "zip64"),
@@ -295,15 +295,15 @@ ZIPS = {
         both(size=0xFFFFFFFF, packed=0xFFFFFFFF, extra=b"\1\0\x10\0" + b"\xff" * 16),
         "x", "not in the archive",
     ),
-    "cut": (both()[:-10], "", "cut"),
-    "cut to a header": (both()[:30], "", "cut"),
-    "directory elsewhere": (Zip().add(b"x").whole(at=3), "", "not where it says"),
-    "directory too large": (Zip().add(b"x").whole(size=1 << 30), "", "not where it says"),
-    "count too low": (Zip().add(b"x").add(b"y").whole(count=1, here=1), "", "says 1 members"),
-    "count too high": (Zip().add(b"x").whole(count=9, here=9), "", "says 9 members"),
-    "volumes": (Zip().add(b"x").whole(disk=1), "", "several volumes"),
-    "comment too long": (Zip().add(b"x").whole(comment=9), "", "cut"),
-    "data after the end": (Zip().add(b"x").whole() + b"x", "", "cut"),
+    "cut": (both()[:-10], "", "truncated"),
+    "cut to a header": (both()[:30], "", "truncated"),
+    "directory elsewhere": (ZipBuilder().add(b"x").to_bytes(at=3), "", "offset that it claims"),
+    "directory too large": (ZipBuilder().add(b"x").to_bytes(size=1 << 30), "", "offset that it claims"),
+    "count too low": (ZipBuilder().add(b"x").add(b"y").to_bytes(count=1, here=1), "", "claims 1 members"),
+    "count too high": (ZipBuilder().add(b"x").to_bytes(count=9, here=9), "", "claims 9 members"),
+    "volumes": (ZipBuilder().add(b"x").to_bytes(disk=1), "", "several volumes"),
+    "comment too long": (ZipBuilder().add(b"x").to_bytes(comment=9), "", "truncated"),
+    "data after the end": (ZipBuilder().add(b"x").to_bytes() + b"x", "", "truncated"),
 }  # fmt: skip
 
 NEITHER = {
@@ -331,7 +331,7 @@ def test_a_hostile_zip_is_refused_by_name(case: str, yard: Yard) -> None:
 
 @pytest.mark.parametrize("case", NEITHER)
 def test_what_is_no_archive_is_refused(case: str, yard: Yard) -> None:
-    assert "build.tar is no zip, and no tar" in str(yard.refuse(NEITHER[case]))
+    assert "build.tar is not a zip or tar archive" in str(yard.refuse(NEITHER[case]))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
@@ -345,26 +345,26 @@ class TestCompressed:
         whole = bytearray(pack(tar(file(b"x", b"data"))))
         at = {gzip.compress: -8, bz2.compress: -4, lzma.compress: -30}[pack]
         whole[at] ^= 0x40
-        assert "inflated" in yard.refuse(bytes(whole)).why
+        assert "decompressed" in yard.refuse(bytes(whole)).why
 
     def test_garbage_behind_is_refused(self, pack: Pack, yard: Yard) -> None:
-        assert "inflated" in yard.refuse(pack(tar(file(b"x"))) + b"garbage" * 9).why
+        assert "decompressed" in yard.refuse(pack(tar(file(b"x"))) + b"garbage" * 9).why
 
     def test_a_bomb_is_stopped(self, pack: Pack, yard: Yard) -> None:
         bomb = pack(tar(file(b"x", b"boom" * (1 << 19))))
-        found = yard.refuse(bomb, Limits(free=1 << 20, ratio=20))
+        found = yard.refuse(bomb, Limits(base_disk_bytes=1 << 20, ratio=20))
         assert (found.member, "of the disk" in found.why) == ("x", True)
 
 
 def test_a_bomb_of_deflate_is_stopped(yard: Yard) -> None:
-    bomb = Zip().add(b"fine").add(b"x", b"boom" * (1 << 20), method=8).whole()
-    found = yard.refuse(bomb, Limits(free=1 << 20, ratio=20))
+    bomb = ZipBuilder().add(b"fine").add(b"x", b"boom" * (1 << 20), method=8).to_bytes()
+    found = yard.refuse(bomb, Limits(base_disk_bytes=1 << 20, ratio=20))
     assert (found.member, "of the disk" in found.why) == ("x", True)
 
 
 def test_many_small_files_count_as_the_blocks_that_they_take(yard: Yard) -> None:
     members = [file(b"%d" % n, b"x") for n in range(300)]
-    found = yard.refuse(gzip.compress(tar(*members)), Limits(free=1 << 20, ratio=1))
+    found = yard.refuse(gzip.compress(tar(*members)), Limits(base_disk_bytes=1 << 20, ratio=1))
     assert "of the disk" in found.why
 
 
@@ -375,7 +375,7 @@ def test_many_small_files_count_as_the_blocks_that_they_take(yard: Yard) -> None
         tar(*[folder(b"%d" % n) for n in range(11)]),
         tar(*[link(b"%d" % n, b"x") for n in range(11)]),
         tar(file(b"d/" * 11 + b"x")),
-        Zip().add(b"d/" * 11 + b"x").whole(),
+        ZipBuilder().add(b"d/" * 11 + b"x").to_bytes(),
     ],
     ids=["files", "folders", "links", "folders of one file", "folders of one file in a zip"],
 )
@@ -384,13 +384,13 @@ def test_members_are_bounded(data: bytes, yard: Yard) -> None:
 
 
 def test_members_of_a_zip_are_bounded_by_what_its_directory_says(yard: Yard) -> None:
-    data = Zip().add(b"x").whole(count=60_000, here=60_000)
+    data = ZipBuilder().add(b"x").to_bytes(count=60_000, here=60_000)
     assert "more than 10 members" in yard.refuse(data, Limits(members=10)).why
 
 
 def test_names_are_bounded_in_all(yard: Yard) -> None:
     members = [link(b"%d" % n, b"x" * 90) for n in range(20)]
-    assert "bytes of names" in yard.refuse(tar(*members), Limits(names=1000)).why
+    assert "bytes of names" in yard.refuse(tar(*members), Limits(total_name_bytes=1000)).why
 
 
 @pytest.mark.parametrize("tail", [b"", bytes(1 << 20)], ids=["files", "padding"])
@@ -400,13 +400,13 @@ def test_bytes_of_files_are_bounded_holes_too(tail: bytes, yard: Yard) -> None:
 
 
 def test_a_maze_of_links_is_refused(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shell_runner.remote.archives.extraction_directory._STEPS", 500)
+    monkeypatch.setattr("shell_runner.remote.archives.extraction_directory._MAX_LINK_STEPS", 500)
     chain = [link(b"%d" % n, b"./" * 20 + b"%d" % (n + 1)) for n in range(40)]
-    assert "maze" in yard.refuse(tar(*chain)).why
+    assert "too complex" in yard.refuse(tar(*chain)).why
 
 
 def test_an_extended_header_is_not_read_if_it_is_too_large(yard: Yard) -> None:
-    bomb = gzip.compress(tar(header(b"p", b"x", 64 << 20), bytes(64 << 20), file(b"x")))
+    bomb = gzip.compress(tar(tar_header(b"p", b"x", 64 << 20), bytes(64 << 20), file(b"x")))
     tracemalloc.start()
     try:
         yard.refuse(bomb)
@@ -455,7 +455,7 @@ SOUND = [
     tar(folder(b"a/"), file(b"a/b", b"data" * 300), link(b"a/l", b"b"), hard_link(b"h", b"a/b")),
     tar(pax(record(b"path", b"long/name"), record(b"size", b"4")), file(b"x", b"data")),
     gzip.compress(tar(file(b"a/b", b"data" * 300))),
-    Zip().add(b"a/").add(b"a/b", b"data" * 300, method=8).add(b"l", b"a", mode=0o120777).whole(),
+    ZipBuilder().add(b"a/").add(b"a/b", b"data" * 300, method=8).add(b"l", b"a", mode=0o120777).to_bytes(),
 ]
 
 
@@ -501,7 +501,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Yard:
 @example(data=b"BZh")
 def test_any_bytes_are_unpacked_inside_or_refused(data: bytes, field: Yard) -> None:
     with contextlib.suppress(BadArchive):
-        field.try_it(data, Limits(size=1 << 24, free=1 << 22))
+        field.try_it(data, Limits(size=1 << 24, base_disk_bytes=1 << 22))
     for path in sorted(field.inside.rglob("*"), reverse=True):
         assert os.path.realpath(path).startswith(str(field.inside.resolve()))
         assert path.lstat().st_mode & 0o6022 == 0 or path.is_symlink()

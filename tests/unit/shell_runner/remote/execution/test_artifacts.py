@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.execution import artifacts
-from shell_runner.remote.execution.artifacts import Chosen, choose, pieces
+from shell_runner.remote.execution.artifacts import SelectedArtifacts, select_artifacts, read_pieces
 
 
-def contents(folder: Path, chosen: Chosen) -> dict[str, bytes]:
+def contents(folder: Path, chosen: SelectedArtifacts) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     ended = set()
-    for path, body, last in pieces(str(folder), chosen.files):
+    for path, body, last in read_pieces(str(folder), chosen.files):
         assert path not in ended
-        assert len(body) <= artifacts._PIECE
+        assert len(body) <= artifacts._MAX_PIECE_BYTES
         found[path] = found.get(path, b"") + body
         if last:
             ended.add(path)
@@ -27,8 +27,8 @@ def test_regular_files_in_order_of_name(tmp_path: Path) -> None:
     for name in ("b", "a", "sub/z", "sub/deep/y"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    chosen = choose(str(tmp_path), 1000)
-    assert chosen == Chosen((("a", 1), ("b", 1), ("sub/z", 5), ("sub/deep/y", 10)), 0)
+    chosen = select_artifacts(str(tmp_path), 1000)
+    assert chosen == SelectedArtifacts((("a", 1), ("b", 1), ("sub/z", 5), ("sub/deep/y", 10)), 0)
     assert contents(tmp_path, chosen) == {path: path.encode() for path, _ in chosen.files}
 
 
@@ -41,37 +41,37 @@ def test_no_link_no_pipe_no_socket(tmp_path: Path) -> None:
     (folder / "folder").symlink_to("../elsewhere")
     (folder / "dangling").symlink_to("nowhere")
     os.mkfifo(folder / "fifo")
-    assert choose(str(folder), 1000) == Chosen((), 0)
+    assert select_artifacts(str(folder), 1000) == SelectedArtifacts((), 0)
     (tmp_path / "link").symlink_to("elsewhere")
-    assert choose(str(tmp_path / "link"), 1000) == Chosen((), 0)
+    assert select_artifacts(str(tmp_path / "link"), 1000) == SelectedArtifacts((), 0)
 
 
 def test_the_limit_is_for_all_files_together(tmp_path: Path) -> None:
     for name, size in (("a", 60), ("b", 60), ("c", 40), ("d", 0), ("e", 1)):
         (tmp_path / name).write_bytes(b"x" * size)
-    assert choose(str(tmp_path), 100) == Chosen((("a", 60), ("c", 40), ("d", 0)), 2)
+    assert select_artifacts(str(tmp_path), 100) == SelectedArtifacts((("a", 60), ("c", 40), ("d", 0)), 2)
 
 
 def test_very_many_files_are_counted_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "_MOST", 3)
+    monkeypatch.setattr(artifacts, "_MAX_FILES", 3)
     for number in range(5):
         (tmp_path / str(number)).touch()
-    chosen = choose(str(tmp_path), 1000)
+    chosen = select_artifacts(str(tmp_path), 1000)
     assert len(chosen.files) == 3
-    assert chosen.left == 2
+    assert chosen.omitted_count == 2
 
 
-@pytest.mark.parametrize("size", [0, 1, artifacts._PIECE - 1, artifacts._PIECE, artifacts._PIECE * 2 + 1])
+@pytest.mark.parametrize("size", [0, 1, artifacts._MAX_PIECE_BYTES - 1, artifacts._MAX_PIECE_BYTES, artifacts._MAX_PIECE_BYTES * 2 + 1])
 def test_sizes_around_a_piece(tmp_path: Path, size: int) -> None:
     body = os.urandom(size)
     (tmp_path / "a").write_bytes(body)
-    assert contents(tmp_path, choose(str(tmp_path), 1 << 30)) == {"a": body}
+    assert contents(tmp_path, select_artifacts(str(tmp_path), 1 << 30)) == {"a": body}
 
 
 def test_what_changes_after_the_choice_does_no_harm(tmp_path: Path) -> None:
     for name in ("gone", "shorter", "longer", "link", "fifo"):
         (tmp_path / name).write_bytes(b"0123456789")
-    chosen = choose(str(tmp_path), 1000)
+    chosen = select_artifacts(str(tmp_path), 1000)
     for name in ("gone", "link", "fifo"):
         (tmp_path / name).unlink()
     (tmp_path / "link").symlink_to("/etc/passwd")
@@ -86,6 +86,6 @@ def test_what_changes_after_the_choice_does_no_harm(tmp_path: Path) -> None:
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\n\x1b")
     (tmp_path / name).write_text("x")
-    chosen = choose(str(tmp_path), 10)
+    chosen = select_artifacts(str(tmp_path), 10)
     json.dumps(chosen).encode("ascii")
     assert contents(tmp_path, chosen) == {name: b"x"}

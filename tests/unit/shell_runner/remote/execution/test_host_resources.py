@@ -17,34 +17,35 @@ from shell_runner.remote.execution.host_resources import (
     ALONE,
     LOCK,
     SLOTS,
-    Capacity,
-    Refusal,
-    Shared,
+    HostResources,
+    UnavailableResource,
+    SharedHostResources,
 )
-from shell_runner.remote.files.state_dirs import file_name
+from shell_runner.remote.files.state_dirs import encode_file_name
 
 #: Takes a slot, a lock and nothing else, says so, and lives on.
 HOLD = """\
 import sys, time
-from shell_runner.remote.capacity import Shared
-run = Shared(sys.argv[1])
-assert run.slot([0]) == 0 and run.start(1, [1], ["gpu"], False) == 1
+from shell_runner.remote.execution.host_resources import SharedHostResources
+run = SharedHostResources(sys.argv[1])
+assert run.acquire_slot([0]) == 0
+assert run.acquire_for_test(1, [1], ["gpu"], False) == 1
 print("held", flush=True)
 time.sleep(60)
 """
 #: Many starts that wait for each other one after the other; a run that starves gives up.
 ROUNDS = 60
 
-Open = Callable[[], Shared]
+Open = Callable[[], SharedHostResources]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Open]:
     """Another run on the host."""
-    made: list[Shared] = []
+    made: list[SharedHostResources] = []
 
-    def make() -> Shared:
-        made.append(Shared(str(tmp_path / "host")))
+    def make() -> SharedHostResources:
+        made.append(SharedHostResources(str(tmp_path / "host")))
         return made[-1]
 
     yield make
@@ -55,95 +56,95 @@ def run(tmp_path: Path) -> Iterator[Open]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No run may keep what another one waits for."""
-    monkeypatch.setattr(host_resources, "TURN", 0.0)
-    monkeypatch.setattr(host_resources, "LOOK", 0.0)
+    monkeypatch.setattr(host_resources, "MIN_HOLD_TIME", 0.0)
+    monkeypatch.setattr(host_resources, "POLL_INTERVAL", 0.0)
 
 
-def settled(one: Shared, *busy: int) -> Refusal | None:
-    one.settle(busy)
-    return one.refusal
+def settled(one: SharedHostResources, *busy: int) -> UnavailableResource | None:
+    one.finish_round(busy)
+    return one.unavailable
 
 
 # -- slots --------------------------------------------------------------------------
 
 
 def test_a_host_of_ones_own_has_always_room() -> None:
-    own = Capacity()
-    assert own.slot([3, 1]) == own.start(1, [3], ["a"], True) == 3
-    assert own.slot([]) is own.start(1, [], [], False) is None
-    own.end(1)
-    own.settle([3])
+    own = HostResources()
+    assert own.acquire_slot([3, 1]) == own.acquire_for_test(1, [3], ["a"], True) == 3
+    assert own.acquire_slot([]) is own.acquire_for_test(1, [], [], False) is None
+    own.release_test(1)
+    own.finish_round([3])
     own.close()
-    assert own.refusal is None
+    assert own.unavailable is None
 
 
 def test_two_runs_never_use_one_slot_at_once(run: Open) -> None:
     one, two = run(), run()
-    assert one.slot([0]) == 0
+    assert one.acquire_slot([0]) == 0
     assert settled(one, 0) is None
-    assert two.slot([0]) is None
-    assert settled(two) == Refusal(SLOTS)
+    assert two.acquire_slot([0]) is None
+    assert settled(two) == UnavailableResource(SLOTS)
 
 
 def test_two_runs_use_no_more_than_the_larger_number_together(run: Open) -> None:
     small, large = run(), run()
-    assert [small.slot([number]) for number in range(2)] == [0, 1]
-    assert [large.slot([number]) for number in range(4)] == [None, None, 2, 3]
+    assert [small.acquire_slot([number]) for number in range(2)] == [0, 1]
+    assert [large.acquire_slot([number]) for number in range(4)] == [None, None, 2, 3]
 
 
 def test_the_first_slot_that_is_free_is_taken(run: Open) -> None:
     one, two = run(), run()
-    assert one.slot([1]) == 1
-    assert two.slot([1, 0]) == 0
-    assert settled(two, 0) == Refusal(SLOTS)  # the other one is still wanted
+    assert one.acquire_slot([1]) == 1
+    assert two.acquire_slot([1, 0]) == 0
+    assert settled(two, 0) == UnavailableResource(SLOTS)  # the other one is still wanted
 
 
 def test_what_is_not_busy_any_more_is_free_for_others(run: Open) -> None:
     one, two = run(), run()
-    one.slot([0])
-    one.settle([])
-    assert two.slot([0]) == 0
+    one.acquire_slot([0])
+    one.finish_round([])
+    assert two.acquire_slot([0]) == 0
 
 
 def test_a_run_keeps_its_slot_while_its_turn_lasts(
     run: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_resources, "TURN", 3600.0)
+    monkeypatch.setattr(host_resources, "MIN_HOLD_TIME", 3600.0)
     one, two = run(), run()
     for _ in range(3):
-        assert one.slot([0]) == 0
-        one.settle([0])
-        assert two.slot([0]) is None
-        two.settle([])
+        assert one.acquire_slot([0]) == 0
+        one.finish_round([0])
+        assert two.acquire_slot([0]) is None
+        two.finish_round([])
 
 
 @pytest.mark.usefixtures("hasty")
 def test_a_run_gives_a_slot_up_when_another_one_waits(run: Open) -> None:
     one, two = run(), run()
-    assert one.slot([0]) == one.slot([0]) == 0
-    one.settle([0])
-    assert two.slot([0]) is None
-    two.settle([])
-    assert one.slot([0]) is None
-    assert settled(one, 0) == Refusal(SLOTS)  # it is still busy
-    assert two.slot([0]) is None
-    two.settle([])
-    one.settle([])
-    assert one.slot([0]) is None  # not before the other one
-    one.settle([])
-    assert two.slot([0]) == 0
+    assert one.acquire_slot([0]) == one.acquire_slot([0]) == 0
+    one.finish_round([0])
+    assert two.acquire_slot([0]) is None
+    two.finish_round([])
+    assert one.acquire_slot([0]) is None
+    assert settled(one, 0) == UnavailableResource(SLOTS)  # it is still busy
+    assert two.acquire_slot([0]) is None
+    two.finish_round([])
+    one.finish_round([])
+    assert one.acquire_slot([0]) is None  # not before the other one
+    one.finish_round([])
+    assert two.acquire_slot([0]) == 0
 
 
 @pytest.mark.usefixtures("hasty")
 def test_who_does_not_ask_any_more_is_not_waited_for(run: Open) -> None:
     one, two = run(), run()
-    one.slot([0])
-    assert two.slot([0]) is None
-    two.settle([])
-    two.settle([])  # nothing was asked since
-    assert one.slot([0]) == 0
-    one.settle([])
-    assert one.slot([0]) == 0
+    one.acquire_slot([0])
+    assert two.acquire_slot([0]) is None
+    two.finish_round([])
+    two.finish_round([])  # nothing was asked since
+    assert one.acquire_slot([0]) == 0
+    one.finish_round([])
+    assert one.acquire_slot([0]) == 0
 
 
 @pytest.mark.usefixtures("hasty")
@@ -153,8 +154,8 @@ def test_every_run_has_its_turn(run: Open, count: int) -> None:
     turns = [0] * count
     for _ in range(ROUNDS):
         for number, one in enumerate(runs):
-            turns[number] += one.slot([0]) == 0
-            one.settle([])
+            turns[number] += one.acquire_slot([0]) == 0
+            one.finish_round([])
     assert min(turns) >= ROUNDS // count // 2, turns
 
 
@@ -163,60 +164,60 @@ def test_every_run_has_its_turn(run: Open, count: int) -> None:
 
 def test_a_lock_is_held_by_one_test_until_it_ends(run: Open) -> None:
     one, two = run(), run()
-    assert one.start(1, [0], ["gpu"], False) == 0
-    one.settle([0])
-    assert two.start(7, [1], ["gpu"], False) is None
-    assert settled(two) == Refusal(LOCK, "gpu")
-    assert two.slot([1]) == 1  # others overtake it
-    one.end(1)
-    assert two.start(7, [2], ["gpu"], False) == 2
+    assert one.acquire_for_test(1, [0], ["gpu"], False) == 0
+    one.finish_round([0])
+    assert two.acquire_for_test(7, [1], ["gpu"], False) is None
+    assert settled(two) == UnavailableResource(LOCK, "gpu")
+    assert two.acquire_slot([1]) == 1  # others overtake it
+    one.release_test(1)
+    assert two.acquire_for_test(7, [2], ["gpu"], False) == 2
 
 
 def test_a_run_does_not_take_its_own_lock_twice(run: Open) -> None:
     one = run()
-    assert one.start(1, [0], ["gpu"], False) == 0
-    assert one.start(2, [1], ["gpu"], False) is None
+    assert one.acquire_for_test(1, [0], ["gpu"], False) == 0
+    assert one.acquire_for_test(2, [1], ["gpu"], False) is None
     assert settled(one, 0) is None  # no other run is to blame
-    one.end(1)
-    assert one.start(2, [1], ["gpu"], False) == 1
+    one.release_test(1)
+    assert one.acquire_for_test(2, [1], ["gpu"], False) == 1
 
 
 def test_a_lock_goes_to_who_waits_and_not_to_who_had_it(run: Open) -> None:
     one, two = run(), run()
-    one.start(1, [0], ["gpu"], False)
-    assert two.start(1, [1], ["gpu"], False) is None
-    two.settle([])
-    one.end(1)
-    assert one.start(2, [0], ["gpu"], False) is None
-    one.settle([])
-    assert two.start(1, [1], ["gpu"], False) == 1
+    one.acquire_for_test(1, [0], ["gpu"], False)
+    assert two.acquire_for_test(1, [1], ["gpu"], False) is None
+    two.finish_round([])
+    one.release_test(1)
+    assert one.acquire_for_test(2, [0], ["gpu"], False) is None
+    one.finish_round([])
+    assert two.acquire_for_test(1, [1], ["gpu"], False) == 1
 
 
 def test_a_lock_is_waited_for_while_no_slot_is_free(run: Open) -> None:
     one, two = run(), run()
-    one.start(1, [0], ["gpu"], False)
-    assert two.start(1, [], ["gpu"], False) is None
-    two.settle([])
-    one.end(1)
-    one.settle([])
-    assert two.start(1, [], ["gpu"], False) is None
-    two.settle([])
-    assert one.start(2, [0], ["gpu"], False) is None
-    assert two.start(1, [1], ["gpu"], False) == 1
+    one.acquire_for_test(1, [0], ["gpu"], False)
+    assert two.acquire_for_test(1, [], ["gpu"], False) is None
+    two.finish_round([])
+    one.release_test(1)
+    one.finish_round([])
+    assert two.acquire_for_test(1, [], ["gpu"], False) is None
+    two.finish_round([])
+    assert one.acquire_for_test(2, [0], ["gpu"], False) is None
+    assert two.acquire_for_test(1, [1], ["gpu"], False) == 1
 
 
 def test_tests_with_the_same_locks_do_not_wait_in_a_circle(run: Open) -> None:
     one, two, three = run(), run(), run()
-    three.start(1, [0], ["b"], False)
+    three.acquire_for_test(1, [0], ["b"], False)
     wanted = {"one": (one, ["b", "a"]), "two": (two, ["a", "b"])}
     for turn in range(5):
         for name, (each, locks) in list(wanted.items()):
-            if each.start(1, [1], locks, False) is not None:
-                each.end(1)
+            if each.acquire_for_test(1, [1], locks, False) is not None:
+                each.release_test(1)
                 del wanted[name]
-            each.settle([])
+            each.finish_round([])
         if turn == 1:
-            three.end(1)
+            three.release_test(1)
     assert not wanted
 
 
@@ -225,51 +226,51 @@ def test_tests_with_the_same_locks_do_not_wait_in_a_circle(run: Open) -> None:
 
 def test_nothing_runs_beside_a_test_that_is_alone(run: Open) -> None:
     one, two = run(), run()
-    assert one.start(1, [0], [], True) == 0
-    one.settle([0])
-    assert one.slot([1]) is None
-    assert two.slot([1]) is None
-    assert settled(two) == Refusal(ALONE)
-    assert two.start(1, [1], [], True) is None
-    two.settle([])
-    one.end(1)
-    one.settle([])
-    assert two.start(1, [1], [], True) == 1
+    assert one.acquire_for_test(1, [0], [], True) == 0
+    one.finish_round([0])
+    assert one.acquire_slot([1]) is None
+    assert two.acquire_slot([1]) is None
+    assert settled(two) == UnavailableResource(ALONE)
+    assert two.acquire_for_test(1, [1], [], True) is None
+    two.finish_round([])
+    one.release_test(1)
+    one.finish_round([])
+    assert two.acquire_for_test(1, [1], [], True) == 1
 
 
 @pytest.mark.usefixtures("hasty")
 def test_a_test_that_must_be_alone_comes_before_what_others_have_waiting(run: Open) -> None:
     one, two, three = run(), run(), run()
-    assert one.slot([0]) == 0
-    one.settle([0])
-    assert two.start(1, [0], [], True) is None
-    assert settled(two) == Refusal(ALONE)
-    assert one.slot([1]) is None
-    assert three.slot([2]) is None
-    one.settle([])
-    three.settle([])
-    assert two.start(1, [0], [], True) == 0
-    two.settle([0])
-    assert one.slot([0]) is three.slot([2]) is None
-    one.settle([])
-    three.settle([])
-    two.end(1)
-    assert two.start(2, [0], [], True) is None  # the others have waited
-    two.settle([])
-    assert one.slot([0]) == 0
-    assert three.slot([2]) == 2
+    assert one.acquire_slot([0]) == 0
+    one.finish_round([0])
+    assert two.acquire_for_test(1, [0], [], True) is None
+    assert settled(two) == UnavailableResource(ALONE)
+    assert one.acquire_slot([1]) is None
+    assert three.acquire_slot([2]) is None
+    one.finish_round([])
+    three.finish_round([])
+    assert two.acquire_for_test(1, [0], [], True) == 0
+    two.finish_round([0])
+    assert one.acquire_slot([0]) is three.acquire_slot([2]) is None
+    one.finish_round([])
+    three.finish_round([])
+    two.release_test(1)
+    assert two.acquire_for_test(2, [0], [], True) is None  # the others have waited
+    two.finish_round([])
+    assert one.acquire_slot([0]) == 0
+    assert three.acquire_slot([2]) == 2
 
 
 @pytest.mark.usefixtures("hasty")
 def test_a_run_that_waits_for_a_slot_does_not_stop_one_that_must_be_alone(run: Open) -> None:
     one, two, three = run(), run(), run()
-    one.slot([0])
-    assert two.slot([0]) is None  # is next for the slot
-    two.settle([])
-    assert three.start(1, [0], [], True) is None
-    three.settle([])
-    one.settle([])
-    assert three.start(1, [0], [], True) == 0
+    one.acquire_slot([0])
+    assert two.acquire_slot([0]) is None  # is next for the slot
+    two.finish_round([])
+    assert three.acquire_for_test(1, [0], [], True) is None
+    three.finish_round([])
+    one.finish_round([])
+    assert three.acquire_for_test(1, [0], [], True) == 0
 
 
 # -- processes ----------------------------------------------------------------------
@@ -281,20 +282,20 @@ def test_what_a_killed_run_held_is_free(run: Open, tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        assert one.slot([0, 1]) is one.start(1, [2], ["gpu"], False) is None
-        one.settle([])
+        assert one.acquire_slot([0, 1]) is one.acquire_for_test(1, [2], ["gpu"], False) is None
+        one.finish_round([])
         other.kill()
         other.wait()
-    assert one.slot([0]) == 0
-    assert one.start(1, [1], ["gpu"], False) == 1
+    assert one.acquire_slot([0]) == 0
+    assert one.acquire_for_test(1, [1], ["gpu"], False) == 1
 
 
 def test_no_child_keeps_what_its_run_has_given_up(run: Open, tmp_path: Path) -> None:
-    one, two = Shared(str(tmp_path / "host")), run()
-    one.start(1, [0], ["gpu"], False)
+    one, two = SharedHostResources(str(tmp_path / "host")), run()
+    one.acquire_for_test(1, [0], ["gpu"], False)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as child:
         one.close()
-        assert two.start(1, [0], ["gpu"], False) == 0
+        assert two.acquire_for_test(1, [0], ["gpu"], False) == 0
         assert child.poll() is None
 
 
@@ -304,7 +305,7 @@ def test_no_child_keeps_what_its_run_has_given_up(run: Open, tmp_path: Path) -> 
 @example(["\ud800\udc00", "\U00010000", "\udcff", "\xff"])
 @given(st.lists(st.text(st.characters(codec=None), min_size=1), min_size=2, unique=True))
 def test_every_name_has_a_safe_file_of_its_own(names: list[str]) -> None:
-    files = {file_name(name) for name in names}
+    files = {encode_file_name(name) for name in names}
     assert len(files) == len(names)
     assert all("/" not in each and "\0" not in each and len(each) < 240 for each in files)
 
@@ -312,9 +313,9 @@ def test_every_name_has_a_safe_file_of_its_own(names: list[str]) -> None:
 def test_names_of_any_kind_are_locks(run: Open, tmp_path: Path) -> None:
     one, two = run(), run()
     for name in ("..", "a/../../b", "\udcff", "x" * 5000, " ", "-", "a\nb"):
-        assert one.start(1, [0], [name], False) == 0
-        assert two.start(1, [1], [name], False) is None
-        one.end(1)
+        assert one.acquire_for_test(1, [0], [name], False) == 0
+        assert two.acquire_for_test(1, [1], [name], False) is None
+        one.release_test(1)
     assert [path.name for path in tmp_path.iterdir()] == ["host"]
     assert {path.name for path in (tmp_path / "host").iterdir()} >= {"slots", "locks"}
 
@@ -323,16 +324,16 @@ def test_locks_that_nobody_needs_cost_no_descriptors(run: Open) -> None:
     one = run()
     before = len(os.listdir("/proc/self/fd"))
     for number in range(50):
-        assert one.start(number, [0], [f"lock{number}"], False) == 0
-        one.end(number)
-        one.settle([])
+        assert one.acquire_for_test(number, [0], [f"lock{number}"], False) == 0
+        one.release_test(number)
+        one.finish_round([])
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
 def test_the_state_of_a_host_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     (tmp_path / "nosejobs").mkdir(0o755)
-    one = host_resources.shared()
+    one = host_resources.open_shared_resources()
     one.close()
     assert one.note == ""
     assert (tmp_path / "nosejobs").stat().st_mode & 0o777 == 0o700
@@ -345,7 +346,7 @@ def test_without_a_home_the_state_is_with_temporary_files(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    one = host_resources.shared()
+    one = host_resources.open_shared_resources()
     one.close()
     folder = tmp_path / f".nosejobs-state-{os.getuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -361,4 +362,4 @@ def test_a_folder_that_somebody_else_has_made_is_not_trusted(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / f".nosejobs-state-{os.getuid()}").symlink_to(tmp_path)
     with pytest.raises(OSError, match="no folder can hold the locks of this host"):
-        host_resources.shared()
+        host_resources.open_shared_resources()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shell_runner.remote.execution import live_output
-from shell_runner.remote.execution.live_output import Lines
+from shell_runner.remote.execution.live_output import LineSplitter
 
 NOTE = "[... %d lines are not shown ...]"
 text = st.lists(
@@ -19,12 +19,12 @@ text = st.lists(
 
 
 def lines_of(data: bytes, sizes: list[int]) -> list[str]:
-    lines, found = Lines(), []
+    lines, found = LineSplitter(), []
     while data:
         size = sizes.pop() if sizes else len(data)
         found += lines.feed(1, data[:size])
         data = data[size:]
-    return found + lines.rest()
+    return found + lines.flush()
 
 
 @given(text, st.lists(st.integers(1, 5000), max_size=30))
@@ -41,26 +41,26 @@ def test_nothing_is_lost_or_too_long(data: bytes) -> None:
 
 
 def test_streams_do_not_mix() -> None:
-    lines = Lines()
+    lines = LineSplitter()
     assert lines.feed(1, b"out") == []
     assert lines.feed(2, b"err\n") == ["err"]
     assert lines.feed(1, b"put\r\n") == ["output"]
     lines.feed(1, b"a")
     lines.feed(2, b"b")
-    assert sorted(lines.rest()) == ["a", "b"]
-    assert lines.rest() == []
+    assert sorted(lines.flush()) == ["a", "b"]
+    assert lines.flush() == []
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(live_output, "time", type("Clock", (), {"monotonic": lambda: now[0]}))
-    monkeypatch.setattr(live_output, "_RATE", 10)
+    monkeypatch.setattr(live_output, "_MAX_BYTES_PER_SECOND", 10)
     return now
 
 
 def test_a_flood_is_told_once_it_ebbs(clock: list[float]) -> None:
-    lines = Lines()
+    lines = LineSplitter()
     assert lines.feed(1, b"123456\n") == ["123456"]
     assert lines.feed(1, b"1\n2\n3\n") == []
     assert lines.feed(1, b"4\n") == []
@@ -69,7 +69,7 @@ def test_a_flood_is_told_once_it_ebbs(clock: list[float]) -> None:
 
 
 def test_a_line_is_shown_whole_or_not_at_all(clock: list[float]) -> None:
-    lines = Lines()
+    lines = LineSplitter()
     lines.feed(1, b"begun")  # and then 20 bytes more, which are too many
     assert lines.feed(1, b" over\nlost\nlost too") == []
     clock[0] += 1
@@ -78,7 +78,7 @@ def test_a_line_is_shown_whole_or_not_at_all(clock: list[float]) -> None:
 
 
 def test_a_flood_without_an_end_is_told_at_the_end(clock: list[float]) -> None:
-    lines = Lines()
+    lines = LineSplitter()
     assert lines.feed(1, b"x" * 20) == []
-    assert lines.rest() == [NOTE % 1]
-    assert lines.rest() == []
+    assert lines.flush() == [NOTE % 1]
+    assert lines.flush() == []

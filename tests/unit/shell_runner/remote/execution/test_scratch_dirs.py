@@ -85,9 +85,9 @@ def test_an_untouched_directory_serves_again(directories: ScratchDirectories) ->
 
 
 def test_entries_tell_what_is_there(directories: ScratchDirectories) -> None:
-    assert directories.entries("home") == []
+    assert directories.list_entries("home") == []
     (Path(directories.paths["home"]) / "x").touch()
-    assert directories.entries("home") == ["x"]
+    assert directories.list_entries("home") == ["x"]
     os.unlink(Path(directories.paths["home"]) / "x")
     os.rmdir(directories.paths["home"])
-    assert directories.entries("home") == []
+    assert directories.list_entries("home") == []

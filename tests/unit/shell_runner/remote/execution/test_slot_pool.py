@@ -1,4 +1,4 @@
-"""What a slot pool gives to its slots and reports to its listener, with slots that are fake."""
+"""The tests that a slot pool assigns and the reports to its listener, with fake slots."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from typing import Any
 import pytest
 
 from shell_runner.remote.execution import slot_pool
-from shell_runner.remote.execution.artifacts import Piece
-from shell_runner.remote.execution.host_resources import SLOTS, Capacity, Refusal
+from shell_runner.remote.execution.artifacts import ArtifactPiece
+from shell_runner.remote.execution.host_resources import SLOTS, HostResources, UnavailableResource
 from shell_runner.remote.execution.slot_pool import SlotPool, SlotStartError
-from shell_runner.remote.execution.slot_process import Answer
+from shell_runner.remote.execution.slot_process import SlotMessage
 from shell_runner.remote.protocol.model import Execution, Problem, Setup, Test
 
-NOBODY = Test(-1, "")
+NO_TEST = Test(-1, "")
 
 
-class Slot:
-    """In place of a slot process: says what a test lets it say."""
+class FakeSlot:
+    """A fake slot process, which sends the messages that a test passes to ``say``."""
 
     def __init__(self, number: int, *_: Any) -> None:
         self.number = number
-        self.given: deque[Test] = deque()
+        self.assigned: deque[Test] = deque()
         self.batches: list[list[int]] = []
-        self.answers: list[Answer] = []
-        self.answered = 0
-        self.since = 0.0
-        self.returned: list[Test] = []
+        self.messages: list[SlotMessage] = []
+        self.finished_count = 0
+        self.active_since = 0.0
+        self.recalled: list[Test] = []
         self.asked: list[int] = []
         self.calls: list[str] = []
-        self.retired = False
+        self.has_retired = False
         self.is_alive = True
         self.socket, self.theirs = socket.socketpair()
         self.process: Any = self
@@ -43,87 +43,87 @@ class Slot:
 
     @property
     def load(self) -> float:
-        return sum(1.0 if test.estimate is None else test.estimate for test in self.given)
+        return sum(1.0 if test.estimate is None else test.estimate for test in self.assigned)
 
-    def give(self, tests: list[Test]) -> None:
-        self.given.extend(tests)
+    def assign(self, tests: list[Test]) -> None:
+        self.assigned.extend(tests)
         self.batches.append([test.id for test in tests])
 
-    def take_back(self, numbers: list[int]) -> None:
+    def request_return(self, numbers: list[int]) -> None:
         self.asked += numbers
 
-    def recall(self) -> None:
-        self.calls.append("recall")
+    def request_recall(self) -> None:
+        self.calls.append("request_recall")
 
-    def look_after(self, _: float) -> None:
-        self.calls.append("look_after")
+    def check_liveness(self, _: float) -> None:
+        self.calls.append("check_liveness")
 
-    def read(self) -> tuple[list[Answer], bool]:
+    def read(self) -> tuple[list[SlotMessage], bool]:
         self.socket.recv(1000)
-        answers, self.answers = self.answers, []
-        return answers, self.is_alive
+        messages, self.messages = self.messages, []
+        return messages, self.is_alive
 
-    def stop(self) -> None:
+    def request_stop(self) -> None:
         self.theirs.close()
 
-    def await_death(self) -> None:
+    def wait_until_dead(self) -> None:
         pass
 
-    def bury(self) -> str:
+    def reap(self) -> str:
         self.socket.close()
         self.theirs.close()
         return "killed by SIGKILL"
 
-    # -- what the test makes it do --
+    # -- controlled by the test --
 
-    def say(self, *answers: Answer) -> None:
-        self.answers += answers
+    def say(self, *messages: SlotMessage) -> None:
+        self.messages += messages
         self.theirs.send(b"x")
 
     def finish(self, **fields: Any) -> None:
-        """End the first of its tests."""
-        test = self.given.popleft()
-        self.answered += 1
-        row = json.dumps(Execution(test.id, test.attempt, exit=0, **fields)).encode()
-        self.say(Answer("done", test, row=row))
+        """Finish the running test."""
+        test = self.assigned.popleft()
+        self.finished_count += 1
+        row = json.dumps(Execution(test.id, test.attempt, exit_status=0, **fields)).encode()
+        self.say(SlotMessage("done", test, row=row))
 
     def die(self) -> None:
         self.is_alive = False
         self.theirs.close()
 
 
-class Listener:
-    """Records what it hears."""
+class RecordingListener:
+    """Records its events."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[Any, ...]] = []
+        self.events: list[tuple[Any, ...]] = []
         self.flushes = 0
 
     def on_running(self, test: Test, slot: int) -> None:
-        self.heard.append(("running", test.id, slot))
+        self.events.append(("running", test.id, slot))
 
     def on_output(self, test: Test, line: str) -> None:
-        self.heard.append(("line", test.id, line))
+        self.events.append(("line", test.id, line))
 
-    def on_artifact(self, test: Test, piece: Piece) -> None:
-        self.heard.append(("artifact", test.id, *piece))
+    def on_artifact(self, test: Test, piece: ArtifactPiece) -> None:
+        self.events.append(("artifact", test.id, *piece))
 
     def on_result(self, test: Test, row: bytes) -> None:
         execution = Execution(*json.loads(row))
-        self.heard.append(("result", test.id, execution.problem or execution.exit))
+        self.events.append(("result", test.id, execution.problem or execution.exit_status))
 
     def on_returned(self, numbers: list[int]) -> None:
-        self.heard.append(("returned", numbers))
+        self.events.append(("returned", numbers))
 
-    def on_waiting(self, refusal: Refusal) -> None:
-        self.heard.append(("waiting", *refusal))
+    def on_waiting(self, resource: UnavailableResource) -> None:
+        self.events.append(("waiting", *resource))
 
     def flush(self) -> None:
         self.flushes += 1
 
 
-class Resources(Capacity):
-    """Those of a host on which something is refused, and what was asked of them."""
+class FakeResources(HostResources):
+    """Those of a fixture on which something is refused, and what was asked of them."""
 
     def __init__(self) -> None:
         self.ended: list[int] = []
@@ -132,29 +132,29 @@ class Resources(Capacity):
         self.held: set[str] = set()
         self.is_closed = False
 
-    def slot(self, slots: Any) -> int | None:
-        return None if self.refusal else super().slot(slots)
+    def acquire_slot(self, slots: Any) -> int | None:
+        return None if self.unavailable else super().acquire_slot(slots)
 
-    def start(self, test: int, slots: Any, locks: Any, alone: bool) -> int | None:
-        return None if self.held & set(locks) else super().start(test, slots, locks, alone)
+    def acquire_for_test(self, test: int, slots: Any, locks: Any, alone: bool) -> int | None:
+        return None if self.held & set(locks) else super().acquire_for_test(test, slots, locks, alone)
 
-    def end(self, test: int) -> None:
+    def release_test(self, test: int) -> None:
         self.ended.append(test)
 
-    def is_wanted(self, slot: int) -> bool:
+    def is_slot_wanted(self, slot: int) -> bool:
         return slot in self.wanted
 
     def close(self) -> None:
         self.is_closed = True
 
 
-class Host:
-    """A pool of fake slots."""
+class PoolFixture:
+    """A slot pool with fake slots, a recording listener and fake resources."""
 
     def __init__(self, folder: Path) -> None:
-        self.made: list[Slot] = []
-        self.listener = Listener()
-        self.resources = Resources()
+        self.slots: list[FakeSlot] = []
+        self.listener = RecordingListener()
+        self.resources = FakeResources()
         self.wake_read, self.wake_write = os.pipe()
         self.pool = SlotPool(self.listener, str(folder), self.wake_read)
 
@@ -165,176 +165,176 @@ class Host:
         self.pool.add(Test(number, "x", **fields) for number in numbers)
 
     def turn(self) -> list[tuple[Any, ...]]:
-        """Let the pool do what is to be done now; what the listener heard of it."""
+        """Let the pool do its pending work; return the events of the listener."""
         os.write(self.wake_write, b"x")
-        events = self.pool.wait()
+        ready = self.pool.wait()
         os.read(self.wake_read, 1)
-        self.pool.process(events)
-        heard, self.listener.heard = self.listener.heard, []
-        return heard
+        self.pool.process(ready)
+        events, self.listener.events = self.listener.events, []
+        return events
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    made = Host(tmp_path)
+def fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PoolFixture]:
+    fixture = PoolFixture(tmp_path)
 
-    def make(*arguments: Any) -> Slot:
-        made.made.append(Slot(*arguments))
-        return made.made[-1]
+    def make(*arguments: Any) -> FakeSlot:
+        fixture.slots.append(FakeSlot(*arguments))
+        return fixture.slots[-1]
 
     monkeypatch.setattr(slot_pool, "SlotProcess", make)
     monkeypatch.setattr(slot_pool, "_GATHER_DELAY", 0.0)
-    monkeypatch.setattr(slot_pool, "_kill_orphans", list)  # not children of the test's process
-    yield made
-    made.pool.close()
-    os.close(made.wake_read)
-    os.close(made.wake_write)
+    monkeypatch.setattr(slot_pool, "_kill_orphans", list)  # not children of the test process
+    yield fixture
+    fixture.pool.close()
+    os.close(fixture.wake_read)
+    os.close(fixture.wake_write)
 
 
 # -- waiting tests ----------------------------------------------------------------
 
 
-def test_a_test_of_unknown_length_is_given_alone(host: Host) -> None:
-    host.start(2)
-    host.add(1, 2, 3)
-    host.turn()
-    assert [slot.batches for slot in host.made] == [[[1]], [[2]]]
-    host.made[1].finish()
-    assert host.turn() == [("result", 2, 0)]
-    assert [slot.batches for slot in host.made] == [[[1]], [[2], [3]]]
+def test_a_test_of_unknown_length_is_given_alone(fixture: PoolFixture) -> None:
+    fixture.start(2)
+    fixture.add(1, 2, 3)
+    fixture.turn()
+    assert [slot.batches for slot in fixture.slots] == [[[1]], [[2]]]
+    fixture.slots[1].finish()
+    assert fixture.turn() == [("result", 2, 0)]
+    assert [slot.batches for slot in fixture.slots] == [[[1]], [[2], [3]]]
 
 
-def test_tiny_tests_go_in_batches_that_are_bounded(host: Host) -> None:
-    host.start(2)
-    host.add(*range(200), estimate=0.001)
-    host.turn()
-    sizes = [len(slot.given) for slot in host.made]
+def test_tiny_tests_go_in_batches_that_are_bounded(fixture: PoolFixture) -> None:
+    fixture.start(2)
+    fixture.add(*range(200), estimate=0.001)
+    fixture.turn()
+    sizes = [len(slot.assigned) for slot in fixture.slots]
     assert all(1 < size <= slot_pool._MAX_QUEUED_TESTS for size in sizes)
-    assert host.made[0].batches[0][0] == 0
+    assert fixture.slots[0].batches[0][0] == 0
 
 
-def test_a_few_tiny_tests_are_shared(host: Host) -> None:
-    host.start(2)
-    host.add(*range(4), estimate=0.001)
-    host.turn()
-    assert all(slot.given for slot in host.made)
+def test_a_few_tiny_tests_are_shared(fixture: PoolFixture) -> None:
+    fixture.start(2)
+    fixture.add(*range(4), estimate=0.001)
+    fixture.turn()
+    assert all(slot.assigned for slot in fixture.slots)
 
 
 def test_tests_that_come_from_the_listener_are_given_out_without_another_event(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    fixture: PoolFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.start(1)
-    monkeypatch.setattr(host.listener, "flush", lambda: host.add(1))
-    host.turn()
-    assert host.made[0].batches == []
-    host.pool.process(host.pool.wait())  # does not wait
-    assert host.made[0].batches == [[1]]
+    fixture.start(1)
+    monkeypatch.setattr(fixture.listener, "flush", lambda: fixture.add(1))
+    fixture.turn()
+    assert fixture.slots[0].batches == []
+    fixture.pool.process(fixture.pool.wait())  # does not wait
+    assert fixture.slots[0].batches == [[1]]
 
 
-def test_a_serial_test_waits_until_all_slots_are_idle(host: Host) -> None:
-    host.start(2)
-    host.add(1)
-    host.turn()
-    host.add(2, serial=True)
-    host.add(3)
-    host.turn()
-    assert [slot.batches for slot in host.made] == [[[1]], []], "3 would delay 2"
-    host.made[0].finish()
-    host.turn()
-    assert host.made[0].batches == [[1], [2]]
-    host.made[0].finish()
-    host.turn()
-    assert host.resources.ended == [2]
+def test_a_serial_test_waits_until_all_slots_are_idle(fixture: PoolFixture) -> None:
+    fixture.start(2)
+    fixture.add(1)
+    fixture.turn()
+    fixture.add(2, serial=True)
+    fixture.add(3)
+    fixture.turn()
+    assert [slot.batches for slot in fixture.slots] == [[[1]], []], "3 would delay 2"
+    fixture.slots[0].finish()
+    fixture.turn()
+    assert fixture.slots[0].batches == [[1], [2]]
+    fixture.slots[0].finish()
+    fixture.turn()
+    assert fixture.resources.ended == [2]
 
 
-def test_a_test_that_waits_for_a_lock_does_not_stop_others(host: Host) -> None:
-    host.resources.held = {"gpu"}
-    host.start(1)
-    host.add(1, locks=("gpu",))
-    host.add(2)
-    host.turn()
-    assert host.made[0].batches == [[2]]
-    host.resources.held = set()
-    host.made[0].finish()
-    host.turn()
-    assert host.made[0].batches == [[2], [1]]
+def test_a_test_that_waits_for_a_lock_does_not_stop_others(fixture: PoolFixture) -> None:
+    fixture.resources.held = {"gpu"}
+    fixture.start(1)
+    fixture.add(1, locks=("gpu",))
+    fixture.add(2)
+    fixture.turn()
+    assert fixture.slots[0].batches == [[2]]
+    fixture.resources.held = set()
+    fixture.slots[0].finish()
+    fixture.turn()
+    assert fixture.slots[0].batches == [[2], [1]]
 
 
-def test_what_waits_is_withdrawn_and_slots_are_asked_for_the_rest(host: Host) -> None:
-    host.start(1)
-    host.add(*range(1, 40), estimate=0.001)
-    host.turn()
-    given = [test.id for test in host.made[0].given]
+def test_what_waits_is_withdrawn_and_slots_are_asked_for_the_rest(fixture: PoolFixture) -> None:
+    fixture.start(1)
+    fixture.add(*range(1, 40), estimate=0.001)
+    fixture.turn()
+    given = [test.id for test in fixture.slots[0].assigned]
     assert given[:2] == [1, 2]
-    host.add(50, locks=("gpu",))
-    assert host.pool.withdraw([1, 2, 39, 50, 77]) == [39, 50]
-    assert host.made[0].asked == [2], "the first one is running"
-    host.made[0].say(Answer("returned", NOBODY, [[2]]))
-    assert host.turn() == [("returned", [2])]
+    fixture.add(50, locks=("gpu",))
+    assert fixture.pool.withdraw([1, 2, 39, 50, 77]) == [39, 50]
+    assert fixture.slots[0].asked == [2], "the first one is running"
+    fixture.slots[0].say(SlotMessage("returned", NO_TEST, [[2]]))
+    assert fixture.turn() == [("returned", [2])]
 
 
-def test_what_a_slot_has_given_back_comes_first(host: Host) -> None:
-    host.start(1)
-    host.add(*range(1, 40), estimate=0.001)
-    host.turn()
-    slot = host.made[0]
-    host.resources.wanted = [0]
-    host.turn()
-    assert "recall" in slot.calls
-    slot.returned = list(slot.given)[1:]
-    slot.given = deque(list(slot.given)[:1])
+def test_what_a_slot_has_given_back_comes_first(fixture: PoolFixture) -> None:
+    fixture.start(1)
+    fixture.add(*range(1, 40), estimate=0.001)
+    fixture.turn()
+    slot = fixture.slots[0]
+    fixture.resources.wanted = [0]
+    fixture.turn()
+    assert "request_recall" in slot.calls
+    slot.recalled = list(slot.assigned)[1:]
+    slot.assigned = deque(list(slot.assigned)[:1])
     slot.finish()
-    host.turn()
+    fixture.turn()
     assert slot.batches[1][0] == 2
 
 
 def test_the_listener_hears_once_in_a_while_that_tests_wait(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    fixture: PoolFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    host.resources.refusal = Refusal(SLOTS)
-    host.start(1)
-    host.add(1)
-    heard = []
+    fixture.resources.unavailable = UnavailableResource(SLOTS)
+    fixture.start(1)
+    fixture.add(1)
+    events = []
     for _ in range(40):
-        heard += [(now, words) for words in host.turn()]
+        events += [(now, event) for event in fixture.turn()]
         now += 1.0
-    assert heard == [(1005.0, ("waiting", SLOTS, "")), (1035.0, ("waiting", SLOTS, ""))]
+    assert events == [(1005.0, ("waiting", SLOTS, "")), (1035.0, ("waiting", SLOTS, ""))]
 
 
 # -- reports ----------------------------------------------------------------------
 
 
-def test_the_listener_hears_in_order_and_is_flushed_once_a_turn(host: Host) -> None:
-    host.start(1)
-    host.add(1)
-    host.turn()
-    slot, before = host.made[0], host.listener.flushes
-    test = slot.given[0]
-    slot.say(Answer("running", test, [1, 0.0]), Answer("line", test, [1, "hello"]))
+def test_the_listener_hears_in_order_and_is_flushed_once_a_turn(fixture: PoolFixture) -> None:
+    fixture.start(1)
+    fixture.add(1)
+    fixture.turn()
+    slot, before = fixture.slots[0], fixture.listener.flushes
+    test = slot.assigned[0]
+    slot.say(SlotMessage("running", test, [1, 0.0]), SlotMessage("line", test, [1, "hello"]))
     slot.finish()
-    assert host.turn() == [("running", 1, 0), ("line", 1, "hello"), ("result", 1, 0)]
-    assert host.listener.flushes == before + 1
+    assert fixture.turn() == [("running", 1, 0), ("line", 1, "hello"), ("result", 1, 0)]
+    assert fixture.listener.flushes == before + 1
 
 
-def leave_artifacts(host: Host, folder: Path, *sizes: int) -> None:
-    """End the first test of the first slot, which has left files of these sizes."""
+def leave_artifacts(fixture: PoolFixture, folder: Path, *sizes: int) -> None:
+    """Finish the running test of the first slot, with artifacts of these sizes."""
     folder.mkdir()
     for number, size in enumerate(sizes):
         (folder / str(number)).write_bytes(b"x" * size)
     files = [[str(number), size] for number, size in enumerate(sizes)]
-    slot = host.made[0]
-    slot.say(Answer("kept", slot.given[0], [slot.given[0].id, str(folder), files]))
+    slot = fixture.slots[0]
+    slot.say(SlotMessage("kept", slot.assigned[0], [slot.assigned[0].id, str(folder), files]))
     slot.finish()
 
 
-def test_artifacts_come_before_the_result(host: Host, tmp_path: Path) -> None:
-    host.start(1)
-    host.add(1)
-    host.turn()
-    leave_artifacts(host, tmp_path / "out", 2, 1)
-    assert host.turn() == [
+def test_artifacts_come_before_the_result(fixture: PoolFixture, tmp_path: Path) -> None:
+    fixture.start(1)
+    fixture.add(1)
+    fixture.turn()
+    leave_artifacts(fixture, tmp_path / "out", 2, 1)
+    assert fixture.turn() == [
         ("artifact", 1, "0", b"xx", True),
         ("artifact", 1, "1", b"x", True),
         ("result", 1, 0),
@@ -343,136 +343,136 @@ def test_artifacts_come_before_the_result(host: Host, tmp_path: Path) -> None:
 
 
 def test_large_artifacts_do_not_keep_the_pool_from_its_slots(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fixture: PoolFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slot_pool, "_MAX_ARTIFACT_BYTES_PER_TURN", 10)
-    host.start(2)
-    host.add(1, 2)
-    host.turn()
-    leave_artifacts(host, tmp_path / "out", 10, 10)
-    assert [each[0] for each in host.turn()] == ["artifact"]
-    host.made[1].finish()
-    host.pool.process(host.pool.wait())  # does not wait
-    host.pool.process(host.pool.wait())
-    heard = [each[:2] for each in host.listener.heard]
-    assert heard == [("result", 2), ("artifact", 1), ("result", 1)]
+    fixture.start(2)
+    fixture.add(1, 2)
+    fixture.turn()
+    leave_artifacts(fixture, tmp_path / "out", 10, 10)
+    assert [each[0] for each in fixture.turn()] == ["artifact"]
+    fixture.slots[1].finish()
+    fixture.pool.process(fixture.pool.wait())  # does not wait
+    fixture.pool.process(fixture.pool.wait())
+    events = [each[:2] for each in fixture.listener.events]
+    assert events == [("result", 2), ("artifact", 1), ("result", 1)]
 
 
 # -- back-pressure ----------------------------------------------------------------
 
 
-def test_in_a_pause_no_slot_is_read(host: Host) -> None:
-    host.start(1)
-    host.add(1, 2)
-    host.turn()
-    host.pool.pause()
-    slot = host.made[0]
+def test_in_a_pause_no_slot_is_read(fixture: PoolFixture) -> None:
+    fixture.start(1)
+    fixture.add(1, 2)
+    fixture.turn()
+    fixture.pool.pause()
+    slot = fixture.slots[0]
     slot.calls.clear()
     slot.finish()
-    host.pool._next_check = 0.0
-    assert host.turn() == []
+    fixture.pool._next_check = 0.0
+    assert fixture.turn() == []
     assert slot.calls == [], "nothing is known of it"
-    host.pool.resume()
-    assert slot.since > 0
-    assert host.turn() == [("result", 1, 0)]
+    fixture.pool.resume()
+    assert slot.active_since > 0
+    assert fixture.turn() == [("result", 1, 0)]
 
 
 def test_in_a_pause_no_artifact_is_passed_on(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fixture: PoolFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = host.listener.on_artifact
+    take = fixture.listener.on_artifact
 
-    def take_and_pause(test: Test, piece: Piece) -> None:
+    def take_and_pause(test: Test, piece: ArtifactPiece) -> None:
         take(test, piece)
-        host.pool.pause()
+        fixture.pool.pause()
 
-    monkeypatch.setattr(host.listener, "on_artifact", take_and_pause)
-    host.start(1)
-    host.add(1)
-    host.turn()
-    leave_artifacts(host, tmp_path / "out", 1, 1)
-    assert [each[2] for each in host.turn()] == ["0"]
-    assert host.turn() == []
-    host.pool.resume()
-    assert [each[2] for each in host.turn()] == ["1"]
-    host.pool.resume()
-    assert host.turn() == [("result", 1, 0)]
+    monkeypatch.setattr(fixture.listener, "on_artifact", take_and_pause)
+    fixture.start(1)
+    fixture.add(1)
+    fixture.turn()
+    leave_artifacts(fixture, tmp_path / "out", 1, 1)
+    assert [each[2] for each in fixture.turn()] == ["0"]
+    assert fixture.turn() == []
+    fixture.pool.resume()
+    assert [each[2] for each in fixture.turn()] == ["1"]
+    fixture.pool.resume()
+    assert fixture.turn() == [("result", 1, 0)]
 
 
-def test_a_slot_that_dies_in_a_pause_is_replaced_by_one_that_is_not_read(host: Host) -> None:
-    host.start(1)
-    host.add(1, 2)
-    host.turn()
-    host.pool.pause()
-    host.made[0].die()
-    assert host.turn() == [("result", 1, Problem.SLOT_DIED)]
-    host.made[1].finish()
-    assert host.turn() == []
-    host.pool.resume()
-    assert host.turn() == [("result", 2, 0)]
+def test_a_slot_that_dies_in_a_pause_is_replaced_by_one_that_is_not_read(fixture: PoolFixture) -> None:
+    fixture.start(1)
+    fixture.add(1, 2)
+    fixture.turn()
+    fixture.pool.pause()
+    fixture.slots[0].die()
+    assert fixture.turn() == [("result", 1, Problem.SLOT_DIED)]
+    fixture.slots[1].finish()
+    assert fixture.turn() == []
+    fixture.pool.resume()
+    assert fixture.turn() == [("result", 2, 0)]
 
 
 # -- dead slots -------------------------------------------------------------------
 
 
-def test_with_a_slot_dies_one_test_and_the_others_go_to_its_successor(host: Host) -> None:
-    host.start(1)
-    host.add(*range(1, 40), estimate=0.001)
-    host.turn()
-    batch = [test.id for test in host.made[0].given]
+def test_with_a_slot_dies_one_test_and_the_others_go_to_its_successor(fixture: PoolFixture) -> None:
+    fixture.start(1)
+    fixture.add(*range(1, 40), estimate=0.001)
+    fixture.turn()
+    batch = [test.id for test in fixture.slots[0].assigned]
     assert len(batch) > 1
-    host.made[0].die()
-    assert host.turn() == [("result", 1, Problem.SLOT_DIED)]
-    assert host.made[1].number == 0
-    assert host.made[1].batches[0][:2] == batch[1:3]
+    fixture.slots[0].die()
+    assert fixture.turn() == [("result", 1, Problem.SLOT_DIED)]
+    assert fixture.slots[1].number == 0
+    assert fixture.slots[1].batches[0][:2] == batch[1:3]
 
 
-def test_what_a_dead_slot_had_kept_is_not_passed_on(host: Host, tmp_path: Path) -> None:
-    host.start(1)
-    host.add(1)
-    host.turn()
-    slot = host.made[0]
-    slot.say(Answer("kept", slot.given[0], [1, str(tmp_path), []]))
-    host.turn()
+def test_what_a_dead_slot_had_kept_is_not_passed_on(fixture: PoolFixture, tmp_path: Path) -> None:
+    fixture.start(1)
+    fixture.add(1)
+    fixture.turn()
+    slot = fixture.slots[0]
+    slot.say(SlotMessage("kept", slot.assigned[0], [1, str(tmp_path), []]))
+    fixture.turn()
     slot.die()
-    assert host.turn() == [("result", 1, Problem.SLOT_DIED)]
+    assert fixture.turn() == [("result", 1, Problem.SLOT_DIED)]
 
 
-def test_a_slot_that_retires_loses_nothing(host: Host) -> None:
-    host.start(1)
-    host.add(1)
-    host.turn()
-    host.made[0].retired = True
-    host.made[0].die()
-    assert host.turn() == []
-    assert host.made[1].batches == [[1]]
+def test_a_slot_that_retires_loses_nothing(fixture: PoolFixture) -> None:
+    fixture.start(1)
+    fixture.add(1)
+    fixture.turn()
+    fixture.slots[0].has_retired = True
+    fixture.slots[0].die()
+    assert fixture.turn() == []
+    assert fixture.slots[1].batches == [[1]]
 
 
-def test_slots_that_never_finish_a_test_are_given_up(host: Host) -> None:
-    host.start(1)
+def test_slots_that_never_finish_a_test_are_given_up(fixture: PoolFixture) -> None:
+    fixture.start(1)
     for _ in range(2):
-        host.made[-1].die()
-        host.turn()
-    host.made[-1].die()
+        fixture.slots[-1].die()
+        fixture.turn()
+    fixture.slots[-1].die()
     with pytest.raises(SlotStartError, match=r"^a slot cannot be started: killed by SIGKILL$"):
-        host.turn()
+        fixture.turn()
 
 
-def test_a_finished_test_shows_that_slots_can_start(host: Host) -> None:
-    host.start(1)
+def test_a_finished_test_shows_that_slots_can_start(fixture: PoolFixture) -> None:
+    fixture.start(1)
     for _ in range(4):
-        host.made[-1].die()
-        host.turn()
-        host.made[-1].die()
-        host.turn()
-        host.add(1)
-        host.turn()
-        host.made[-1].finish()
-        host.turn()
+        fixture.slots[-1].die()
+        fixture.turn()
+        fixture.slots[-1].die()
+        fixture.turn()
+        fixture.add(1)
+        fixture.turn()
+        fixture.slots[-1].finish()
+        fixture.turn()
 
 
-def test_the_end_frees_slots_and_resources(host: Host) -> None:
-    host.start(2)
-    host.pool.close()
-    assert host.resources.is_closed
-    assert [slot.socket.fileno() for slot in host.made] == [-1, -1]
+def test_the_end_frees_slots_and_resources(fixture: PoolFixture) -> None:
+    fixture.start(2)
+    fixture.pool.close()
+    assert fixture.resources.is_closed
+    assert [slot.socket.fileno() for slot in fixture.slots] == [-1, -1]

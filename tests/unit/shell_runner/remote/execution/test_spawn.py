@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.execution.spawn import NotStarted, World, is_binary, shebang, start
+from shell_runner.remote.execution.spawn import ProgramStartError, SpawnContext, is_binary, parse_shebang, start_program
 from shell_runner.remote.protocol.model import Problem
-from tests.helpers.single_host_run import write
+from tests.helpers.single_host_run import write_program
 
 ENV = {"PATH": os.defpath}
 
@@ -15,7 +15,7 @@ ENV = {"PATH": os.defpath}
 def run(path: Path, argv: tuple[str, ...] = ()) -> int:
     """Start, wait; the exit status."""
     with open(os.devnull, "w") as null:
-        pid = start(str(path), argv, World(ENV, null.fileno(), null.fileno()))
+        pid = start_program(str(path), argv, SpawnContext(ENV, null.fileno(), null.fileno()))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -34,7 +34,7 @@ def run(path: Path, argv: tuple[str, ...] = ()) -> int:
 def test_programs_run(
     tmp_path: Path, text: bytes, mode: int, argv: tuple[str, ...], status: int
 ) -> None:
-    assert run(write(tmp_path / "test_a", text, mode), argv) == status
+    assert run(write_program(tmp_path / "test_a", text, mode), argv) == status
 
 
 @pytest.mark.parametrize(
@@ -43,26 +43,26 @@ def test_programs_run(
         (b"#!/no/such -x\n", 0o755, (), Problem.NO_INTERPRETER, "/no/such is not installed"),
         (b"#!/bin/sh\r\nexit\r\n", 0o755, (), Problem.NO_INTERPRETER, "CR"),
         (b"x", 0o755, ("no-such",), Problem.NO_INTERPRETER, "no-such is not installed"),
-        (b"\x7fELF\x02\x01\x01" + bytes(60), 0o755, (), Problem.FOREIGN, os.uname().machine),
-        (b"MZ\x90\0" + bytes(60), 0o755, (), Problem.FOREIGN, ""),
-        (b"#!/bin/sh\n", 0o644, (), Problem.DENIED, "chmod +x"),
-        (b"#!/etc/passwd\n", 0o755, (), Problem.DENIED, "interpreter is not executable"),
+        (b"\x7fELF\x02\x01\x01" + bytes(60), 0o755, (), Problem.FOREIGN_BINARY, os.uname().machine),
+        (b"MZ\x90\0" + bytes(60), 0o755, (), Problem.FOREIGN_BINARY, ""),
+        (b"#!/bin/sh\n", 0o644, (), Problem.PERMISSION_DENIED, "chmod +x"),
+        (b"#!/etc/passwd\n", 0o755, (), Problem.PERMISSION_DENIED, "interpreter is not executable"),
     ],
 )
 def test_causes_are_named(
     tmp_path: Path, text: bytes, mode: int, argv: tuple[str, ...], problem: str, detail: str
 ) -> None:
-    with pytest.raises(NotStarted) as caught:
-        run(write(tmp_path / "test_a", text, mode), argv)
+    with pytest.raises(ProgramStartError) as caught:
+        run(write_program(tmp_path / "test_a", text, mode), argv)
     assert caught.value.problem == problem
     assert detail in caught.value.detail
 
 
 @pytest.mark.parametrize("argv", [(), ("sh",)])
 def test_a_file_that_is_gone_is_named(tmp_path: Path, argv: tuple[str, ...]) -> None:
-    with pytest.raises(NotStarted) as caught:
+    with pytest.raises(ProgramStartError) as caught:
         run(tmp_path / "test_gone", argv)
-    assert caught.value.problem == Problem.VANISHED
+    assert caught.value.problem == Problem.NO_SUCH_FILE
     assert "test_gone" in caught.value.detail
 
 
@@ -79,4 +79,4 @@ def test_binaries(head: bytes, expected: bool) -> None:
     [(b"#!/bin/sh\nx", "/bin/sh"), (b"#! /x -y\r\n", " /x -y\r"), (b"x", None), (b"#!", "")],
 )
 def test_shebangs(head: bytes, expected: str | None) -> None:
-    assert shebang(head) == expected
+    assert parse_shebang(head) == expected

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.files import cache_eviction
-from shell_runner.remote.files.blob_store import Store
-from shell_runner.remote.files.manifest import FILE, Entry
+from shell_runner.remote.files.blob_store import BlobStore
+from shell_runner.remote.files.manifest import FILE, ManifestEntry
 
 MB = 1 << 20
 
@@ -18,14 +18,14 @@ def contents(number: int) -> bytes:
     return bytes([number]) * MB
 
 
-def entry(number: int) -> Entry:
+def entry(number: int) -> ManifestEntry:
     data = contents(number)
-    return Entry(f"f{number}", FILE, 0o644, hashlib.sha256(data).hexdigest(), len(data))
+    return ManifestEntry(f"f{number}", FILE, 0o644, hashlib.sha256(data).hexdigest(), len(data))
 
 
-def filled(cache: Path, count: int) -> Store:
+def filled(cache: Path, count: int) -> BlobStore:
     """A store of files of 1 MiB, the first one used longest ago."""
-    store = Store(str(cache))
+    store = BlobStore(str(cache))
     for number in range(1, count + 1):
         store.add(entry(number).digest, contents(number))
         used = time.time() - 10_000 + number
@@ -33,12 +33,12 @@ def filled(cache: Path, count: int) -> Store:
     return store
 
 
-def path_of(store: Store, number: int) -> Path:
+def path_of(store: BlobStore, number: int) -> Path:
     digest = entry(number).digest
     return Path(store.folder, digest[:2], digest[2:])
 
 
-def left(store: Store) -> list[int]:
+def left(store: BlobStore) -> list[int]:
     return [number for number in range(1, 10) if path_of(store, number).exists()]
 
 
@@ -52,19 +52,19 @@ def test_the_least_used_go_until_the_rest_fits(tmp_path: Path) -> None:
 
 def test_what_a_run_has_needed_counts_as_used(tmp_path: Path) -> None:
     store = filled(tmp_path, 3)
-    assert store.missing([entry(1)]) == ([], [])
+    assert store.find_missing([entry(1)]) == ([], [])
     cache_eviction.evict_to_limit(str(tmp_path), MB + MB // 2)
     assert left(store) == [1]
 
 
 def test_nothing_goes_while_a_session_needs_files(tmp_path: Path) -> None:
-    store, others = filled(tmp_path, 3), Store(str(tmp_path))
-    store.begin()
-    others.begin()
+    store, others = filled(tmp_path, 3), BlobStore(str(tmp_path))
+    store.acquire()
+    others.acquire()
     assert cache_eviction.evict_to_limit(str(tmp_path), 0) == 0
-    store.end()
+    store.release()
     assert cache_eviction.evict_to_limit(str(tmp_path), 0) == 0
-    others.end()
+    others.release()
     assert cache_eviction.evict_to_limit(str(tmp_path), 0) == 3
 
 
@@ -105,7 +105,7 @@ def test_what_dead_sessions_left_goes_whatever_the_bound(tmp_path: Path) -> None
 def test_holes_do_not_count(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
     digest = hashlib.sha256(bytes(8 * MB)).hexdigest()
-    store.append(digest, 0, bytes(8 * MB), True)
+    store.append_piece(digest, 0, bytes(8 * MB), True)
     assert cache_eviction.evict_to_limit(str(tmp_path), 2 * MB) == 0
 
 
@@ -122,13 +122,13 @@ def test_code_that_nobody_ran_for_a_month_goes(tmp_path: Path) -> None:
 
 def test_a_cache_to_which_nothing_was_added_is_looked_at_once_a_day(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
-    store.begin()
-    store.end()
-    assert not cache_eviction.is_due(str(tmp_path))
+    store.acquire()
+    store.release()
+    assert not cache_eviction.is_eviction_due(str(tmp_path))
     os.utime(tmp_path / "blobs.lock", (0, 0))
-    assert cache_eviction.is_due(str(tmp_path))
+    assert cache_eviction.is_eviction_due(str(tmp_path))
     cache_eviction.evict_to_limit(str(tmp_path), 4 * MB)
-    assert not cache_eviction.is_due(str(tmp_path))
+    assert not cache_eviction.is_eviction_due(str(tmp_path))
 
 
 def test_no_cache_is_no_trouble(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from shell_runner.remote.files import copy_tree as copying
-from shell_runner.remote.files.copy_tree import LARGE, copy_contents, copy_tree
+from shell_runner.remote.files.copy_tree import LARGE_FILE_BYTES, copy_contents, copy_tree
 
-NOISE = random.Random(3).randbytes(LARGE + 12345)
+NOISE = random.Random(3).randbytes(LARGE_FILE_BYTES + 12345)
 HOLE = bytes(4 << 20)
 
 
@@ -27,7 +27,7 @@ def copied(tmp_path: Path, data: bytes) -> Path:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"1", b"x" * LARGE, NOISE, HOLE, HOLE + NOISE, NOISE + HOLE, HOLE + b"1" + HOLE],
+    [b"", b"1", b"x" * LARGE_FILE_BYTES, NOISE, HOLE, HOLE + NOISE, NOISE + HOLE, HOLE + b"1" + HOLE],
     ids=["empty", "small", "large", "noise", "hole", "hole first", "hole last", "in between"],
 )
 def test_contents_are_the_same(tmp_path: Path, data: bytes) -> None:
@@ -52,7 +52,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
         assert file.read(2) == b"2\0"
 
 
-@pytest.mark.parametrize(("size", "asked"), [(LARGE - 1, 0), (LARGE, 1)])
+@pytest.mark.parametrize(("size", "asked"), [(LARGE_FILE_BYTES - 1, 0), (LARGE_FILE_BYTES, 1)])
 def test_a_large_file_shares_its_blocks_if_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, asked: int
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from shell_runner.remote.execution import host_resources
 from shell_runner.remote.execution.slot_pool import SlotStartError
 from shell_runner.remote.jobs import pool_run
-from shell_runner.remote.jobs.job_runner import AttemptFailed, JobRunner, install_words
+from shell_runner.remote.jobs.job_runner import AttemptFailed, JobRunner, explain_install_failure
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import Execution, Problem, Setup
 
@@ -32,7 +32,7 @@ def test_slots_that_cannot_start_fail_the_attempt(
     def fail(*_: Any) -> None:
         raise SlotStartError("a slot cannot be started: exit 1")
 
-    monkeypatch.setattr(host_resources, "shared", host_resources.Capacity)
+    monkeypatch.setattr(host_resources, "open_shared_resources", host_resources.HostResources)
     monkeypatch.setattr(pool_run.PoolRun, "run", fail)
     with pytest.raises(AttemptFailed, match=r"^a slot cannot be started: exit 1$"):
         run_pool(job)
@@ -43,7 +43,7 @@ def test_a_host_without_locks_fails_the_attempt(job: Any, monkeypatch: pytest.Mo
     def fail() -> None:
         raise OSError("no folder can hold the locks of this host")
 
-    monkeypatch.setattr(host_resources, "shared", fail)
+    monkeypatch.setattr(host_resources, "open_shared_resources", fail)
     with pytest.raises(AttemptFailed, match="no folder can hold the locks"):
         run_pool(job)
 
@@ -51,12 +51,12 @@ def test_a_host_without_locks_fails_the_attempt(job: Any, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("execution", "words"),
     [
-        (Execution(0, exit=0), ""),
-        (Execution(0, exit=77), "exit 77"),
+        (Execution(0, exit_status=0), ""),
+        (Execution(0, exit_status=77), "exit 77"),
         (Execution(0, signal=9), "killed by SIGKILL"),
-        (Execution(0, exit=0, timed_out=True), "timed out after 5 s"),
+        (Execution(0, exit_status=0, timed_out=True), "timed out after 5 s"),
         (Execution(0, problem=Problem.SLOT_DIED, detail="x"), "its slot died: x"),
     ],
 )
 def test_only_zero_is_a_success_of_an_install_command(execution: Execution, words: str) -> None:
-    assert install_words(model.Test(0, "x", timeout=5.0), execution) == words
+    assert explain_install_failure(model.Test(0, "x", timeout=5.0), execution) == words

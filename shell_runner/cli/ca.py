@@ -10,7 +10,7 @@ import click
 from .console import CliError, CommandGroup
 
 if TYPE_CHECKING:
-    from ..hosts.ca import Issued
+    from ..hosts.ca import IssuedCertificate
 
 
 def _load_ca() -> Any:
@@ -48,7 +48,7 @@ def ca() -> None:
 def init(folder: Path | None) -> None:
     """Make an authority."""
     module = _load_ca()
-    made = module.Authority.create(folder or module.default_folder(), module.utcnow())
+    made = module.CertificateAuthority.create(folder or module.default_folder(), module.utcnow())
     click.echo(f"authority in {made.folder}; keep ca.key to yourself, and a copy of the folder")
     click.echo("next: nosejobs ca issue HOST, and nosejobs ca issue --client NAME")
 
@@ -74,8 +74,8 @@ def issue(
     module = _load_ca()
     if client and address:
         raise click.UsageError("--address is for hosts: a client has a name only")
-    authority = module.Authority(folder or module.default_folder())
-    path = out or _bundle(name, client)
+    authority = module.CertificateAuthority(folder or module.default_folder())
+    path = out or _default_bundle_path(name, client)
     _refuse_to_overwrite(path, force)
     now = module.utcnow()
     if client:
@@ -88,7 +88,7 @@ def issue(
         click.echo(f"next: carry it to the host, and start there: nosejobs-agent {path.name}")
 
 
-def _bundle(name: str, client: bool) -> Path:
+def _default_bundle_path(name: str, client: bool) -> Path:
     folder: Path = _load_ca().config_folder()
     return folder / "client.pem" if client else Path(f"{name}.pem")
 
@@ -101,7 +101,7 @@ def _refuse_to_overwrite(path: Path, force: bool) -> None:
 
 def _write_bundle(path: Path, text: str, force: bool) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _load_ca().write_private(path, text, force)
+    _load_ca().write_private_file(path, text, force)
 
 
 @ca.command()
@@ -113,9 +113,9 @@ def _write_bundle(path: Path, text: str, force: bool) -> None:
 def renew(name: str, out: Path | None, days: int, force: bool, folder: Path | None) -> None:
     """Issue NAME anew with a new key; the old bundle works until it ends."""
     module = _load_ca()
-    authority = module.Authority(folder or module.default_folder())
-    role = authority.current(name).role
-    path = out or _bundle(name, role == "client")
+    authority = module.CertificateAuthority(folder or module.default_folder())
+    role = authority.find_newest(name).role
+    path = out or _default_bundle_path(name, role == "client")
     _refuse_to_overwrite(path, force)
     _write_bundle(path, authority.renew(name, module.utcnow(), days), force)
     click.echo(f"{path}: {role} {name}, for {days} days")
@@ -127,7 +127,7 @@ def renew(name: str, out: Path | None, days: int, force: bool, folder: Path | No
 def revoke(name: str, folder: Path | None) -> None:
     """Refuse all bundles of NAME from now on."""
     module = _load_ca()
-    authority = module.Authority(folder or module.default_folder())
+    authority = module.CertificateAuthority(folder or module.default_folder())
     count = authority.revoke(name, module.utcnow())
     click.echo(f"{name}: {count} revoked")
     click.echo(f"next: copy {authority.folder / 'crl.pem'} to each agent, beside its bundle (or as")
@@ -140,9 +140,11 @@ def revoke(name: str, folder: Path | None) -> None:
 def crl(out: Path | None, folder: Path | None) -> None:
     """Write the revocation list."""
     module = _load_ca()
-    text = module.Authority(folder or module.default_folder()).crl(module.utcnow())
+    text = module.CertificateAuthority(folder or module.default_folder()).update_crl(
+        module.utcnow()
+    )
     if out:
-        module.write_private(out, text)
+        module.write_private_file(out, text)
     else:
         click.echo(text, nl=False)
 
@@ -153,23 +155,23 @@ def list_(folder: Path | None) -> None:
     """Show what has been issued, and what ends soon."""
     module = _load_ca()
     now = module.utcnow()
-    rows = module.Authority(folder or module.default_folder()).issued()
+    rows = module.CertificateAuthority(folder or module.default_folder()).list_issued()
     for row in rows:
         names = f" ({', '.join(row.addresses)})" if row.addresses else ""
-        click.echo(f"{row.role:6} {row.name}{names}: {_state(row, now)}")
+        click.echo(f"{row.role:6} {row.name}{names}: {_format_validity(row, now)}")
     if not rows:
         click.echo("nothing has been issued")
 
 
-def _state(row: Issued, now: Any) -> str:
-    from ..remote.agent.credentials import WARN_DAYS
+def _format_validity(row: IssuedCertificate, now: Any) -> str:
+    from ..remote.agent.credentials import EXPIRY_WARNING_DAYS
 
     end = row.not_after[:10]
     days = row.days_left(now)
-    if row.revoked:
-        return f"revoked on {row.revoked[:10]}"
+    if row.revoked_at:
+        return f"revoked on {row.revoked_at[:10]}"
     if days < 0:
         return f"EXPIRED on {end}"
-    if days < WARN_DAYS:
+    if days < EXPIRY_WARNING_DAYS:
         return f"EXPIRES in {days} days, on {end}: nosejobs ca renew {row.name}"
     return f"until {end}"

@@ -30,17 +30,17 @@ class CommandGroup(click.Group):
             raise CliError(str(error)) from error
 
 
-def say(words: str) -> None:
+def print_message(words: str) -> None:
     """Print a message for the user on standard error, without control characters."""
     click.echo(strip_control_chars(words), err=True)
 
 
-def put(words: str) -> None:
+def print_result(words: str) -> None:
     """Print a result on standard output, without control characters."""
     click.echo(strip_control_chars(words))
 
 
-def put_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print ``value`` as JSON on standard output.
 
     It is ASCII, so that no text from a host or a repository can control a terminal.

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import CannotOpen, HostLost, NosejobsError
+from ..errors import HostLost, HostOpenError, NosejobsError
 from ..jobs.client import JobClient
 from ..jobs.log_position import LOG_START
 from ..text import format_count
-from .console import put, put_json, say
+from .console import print_json, print_message, print_result
 from .job_log_output import TextWriter, print_log
 from .job_output import format_flaky, format_reason, report_progress, short_id
 
 if TYPE_CHECKING:
-    from ..jobs.results import Harvested
+    from ..jobs.results import HarvestResult
     from ..remote.protocol.job_summary import JobSummary
 
 #: Maximum number of failed tests that are listed.
@@ -67,7 +67,7 @@ class HarvestTargets:
         """Raise :exc:`UsageError` for a target that cannot be written, before the job runs."""
         from ..jobs import results
 
-        results.check_places(self.package(id), self.into, self.junitxml)
+        results.check_targets(self.package(id), self.into, self.junitxml)
 
 
 def harvest_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,9 +95,9 @@ def resume_hint(id: str, targets: HarvestTargets) -> Iterator[None]:
     """Print the command that continues if the block is interrupted or loses the host."""
     try:
         yield
-    except (KeyboardInterrupt, CannotOpen, HostLost):
+    except (KeyboardInterrupt, HostOpenError, HostLost):
         command = ["nosejobs", "job", "harvest", "--wait", short_id(id)]
-        say(f"to go on: {shlex.join([*command, *targets.arguments()])}")
+        print_message(f"to go on: {shlex.join([*command, *targets.arguments()])}")
         raise
 
 
@@ -125,26 +125,30 @@ def finish(
         )
     except (NosejobsError, OSError):
         if follow:
-            say(f"next: nosejobs job harvest {short_id(id)}")
+            print_message(f"next: nosejobs job harvest {short_id(id)}")
         raise
     if targets.acknowledge:
-        job = client.acknowledge(id, job.package)
+        job = client.acknowledge(id, job.package_digest)
     if as_json:
         _print_json(client, id, path, job, harvested)
     else:
-        _print_summary(path, job, harvested, targets, say if as_json is None else put)
-    if harvested.status:
-        click.get_current_context().exit(harvested.status)
+        _print_summary(
+            path, job, harvested, targets, print_message if as_json is None else print_result
+        )
+    if harvested.exit_status:
+        click.get_current_context().exit(harvested.exit_status)
 
 
-def _print_json(client: JobClient, id: str, path: Path, job: JobSummary, harvested: Harvested) -> None:
-    put_json(
+def _print_json(
+    client: JobClient, id: str, path: Path, job: JobSummary, harvested: HarvestResult
+) -> None:
+    print_json(
         {
             "id": id, "job": id, "host": client.spec.id, "package": str(path),
-            "sha256": job.package, "size": job.size, "how": harvested.how,
+            "package_digest": job.package_digest, "package_size": job.package_size, "end_reason": harvested.end_reason,
             "detail": harvested.detail, "outcomes": harvested.outcomes,
             "failed": [asdict(test) for test in harvested.failed], "flaky": list(harvested.flaky),
-            "acknowledged": job.harvested is not None, "exit": harvested.status,
+            "acknowledged": job.harvested_at is not None, "exit_status": harvested.exit_status,
         }
     )  # fmt: skip
 
@@ -152,18 +156,18 @@ def _print_json(client: JobClient, id: str, path: Path, job: JobSummary, harvest
 def _print_summary(
     path: Path,
     job: JobSummary,
-    harvested: Harvested,
+    harvested: HarvestResult,
     targets: HarvestTargets,
     show: Callable[[str], None],
 ) -> None:
     for test in harvested.failed[:_MAX_LISTED_FAILURES]:
-        show(f"{test.outcome.upper()} {test.nodeid} - {test.words}")
+        show(f"{test.outcome.upper()} {test.nodeid} - {test.message}")
     counts = ", ".join(
         f"{count} {name}" + (format_flaky(harvested.flaky) if name == "passed" else "")
         for name, count in sorted(harvested.outcomes.items())
     )
-    show(f"{path}: {harvested.how}, {format_count(job.count, 'test')}: {counts}")
+    show(f"{path}: {harvested.end_reason}, {format_count(job.test_count, 'test')}: {counts}")
     if harvested.detail:
-        show(f"because   {format_reason(harvested.how, harvested.detail)}")
+        show(f"because   {format_reason(harvested.end_reason, harvested.detail)}")
     if not targets.acknowledge:
         show("not acknowledged: the host keeps it")

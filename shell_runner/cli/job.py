@@ -20,19 +20,25 @@ from typing import Any
 
 import click
 
-from ..errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
+from ..errors import HostError, HostLost, HostOpenError, JobRefused, UsageError
 from ..hosts.spec import HostSpec
 from ..jobs import jobfile, submitted_jobs
 from ..jobs.client import JobClient
 from ..jobs.log_position import LogPosition, parse_log_position
-from ..jobs.responses import Listing
-from ..remote.protocol.job import KEEP
-from ..remote.protocol.job_summary import STATES
+from ..jobs.responses import JobListing
+from ..remote.protocol.job import KEEP_WORKSPACE_VALUES
+from ..remote.protocol.job_summary import JOB_STATES
 from ..text import format_count
-from .console import CliError, CommandGroup, put, put_json, say
+from .console import CliError, CommandGroup, print_json, print_message, print_result
 from .formatting import format_size
 from .harvest_targets import HarvestTargets, finish, harvest_options, resume_hint
-from .job_hosts import choose_host, hosts_with_jobs, is_host_from_environment, open_client, open_job
+from .job_hosts import (
+    choose_host,
+    is_host_from_environment,
+    list_hosts_with_jobs,
+    open_client,
+    open_job,
+)
 from .job_log_output import TextWriter, print_log, write_raw
 from .job_output import (
     describe_job,
@@ -44,7 +50,7 @@ from .job_output import (
 )
 
 #: Exit statuses.
-INFRASTRUCTURE, INTERRUPTED, NOBODY_READS = 6, 130, 141
+INFRASTRUCTURE, INTERRUPTED, BROKEN_PIPE = 6, 130, 141
 
 
 class HostCliError(CliError):
@@ -64,10 +70,10 @@ class _JobGroup(CommandGroup):
                 raise HostCliError(error.message) from error.__cause__
             if isinstance(error.__cause__, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                ctx.exit(NOBODY_READS)
+                ctx.exit(BROKEN_PIPE)
             raise
         except KeyboardInterrupt:
-            say("interrupted; jobs that were handed in go on")
+            print_message("interrupted; jobs that were handed in go on")
             ctx.exit(INTERRUPTED)
 
 
@@ -136,7 +142,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option(
     "--label", "labels", multiple=True, metavar="LABEL", help="For list --label. May be repeated."
 )
-@click.option("--keep-workspace", type=click.Choice(KEEP), help="show says where it is.")
+@click.option(
+    "--keep-workspace", type=click.Choice(KEEP_WORKSPACE_VALUES), help="show says where it is."
+)
 @click.option("--notify", metavar="URL", help="Told when the job has ended.")
 @click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
 @harvest_options
@@ -160,40 +168,44 @@ def submit(
     }
     if env:
         options["environment"] = dict(map(_parse_variable, env))
-    wanted = jobfile.describe(file, options, os.environ)
+    wanted = jobfile.describe_job(file, options, os.environ)
     spec = choose_host(host)
     if not host:
-        say(f"{spec.id}: no --host was given; all jobs that you handed in are at this one")
+        print_message(
+            f"{spec.id}: no --host was given; all jobs that you handed in are at this one"
+        )
     elif is_host_from_environment():
-        say(f"{spec.id}: no --host was given; $NOSEJOBS_HOST names it")
+        print_message(f"{spec.id}: no --host was given; $NOSEJOBS_HOST names it")
     from ..jobs import submission  # junit, plan and archives: not for a look
 
     id = str(uuid.uuid4())
     if wait:
         targets.check(id)
-    ready = submission.prepare(wanted, spec, id)
+    ready = submission.prepare_submission(wanted, spec, id)
     for note in ready.notes:
-        say(f"stays here: {note}")
+        print_message(f"stays here: {note}")
     with open_client(spec) as client:
-        with _on_record(client, submitted_jobs.Record(id, spec, time.time(), wanted.name)):
+        with _record_submission(
+            client, submitted_jobs.SubmittedJob(id, spec, time.time(), wanted.name)
+        ):
             found, uploaded = client.submit(ready.job, ready.trees, report_progress("sent"))
-        sent = sum(each.wire for each in uploaded)
-        count = format_count(found.count, "test")
-        say(f"{spec.id}: {count}, {format_size(sent)} sent, {format_state(found)}")
+        sent = sum(each.wire_bytes for each in uploaded)
+        count = format_count(found.test_count, "test")
+        print_message(f"{spec.id}: {count}, {format_size(sent)} sent, {format_state(found)}")
         _finish_submission(client, id, targets, wait, as_json)
 
 
 @contextmanager
-def _on_record(client: JobClient, record: submitted_jobs.Record) -> Iterator[None]:
+def _record_submission(client: JobClient, record: submitted_jobs.SubmittedJob) -> Iterator[None]:
     """Record a job while it is submitted; remove the record if it cannot have arrived."""
     submitted_jobs.add(record)
     try:
         yield
     except BaseException as error:
-        if isinstance(error, JobRefused) or not client.may_have_handed_in:
+        if isinstance(error, JobRefused) or not client.may_have_submitted:
             submitted_jobs.remove(record.id)
         else:
-            say(f"it may have arrived: nosejobs job show {short_id(record.id)}")
+            print_message(f"it may have arrived: nosejobs job show {short_id(record.id)}")
         raise
 
 
@@ -211,7 +223,7 @@ def _finish_submission(
 ) -> None:
     """Print the UUID of a submitted job; then wait for it, or say what can be done next."""
     if as_json and wait:
-        say(id)  # standard output is for the result, which has the UUID, too
+        print_message(id)  # standard output is for the result, which has the UUID, too
     else:
         # Alone on standard output, and at once: all that a script needs.
         click.echo(json.dumps({"id": id, "host": client.spec.id}) if as_json else id)
@@ -221,7 +233,7 @@ def _finish_submission(
             finish(client, id, targets, as_json=as_json or None)
         return
     short = short_id(id)
-    say(f"next: nosejobs job logs -f {short}, nosejobs job harvest --wait {short}")
+    print_message(f"next: nosejobs job logs -f {short}, nosejobs job harvest --wait {short}")
 
 
 @job.command()
@@ -250,13 +262,17 @@ def rerun(
         new = str(uuid.uuid4())
         if wait:
             targets.check(new)
-        secret = os.environ.get(jobfile.SECRET, "")
-        with _on_record(client, submitted_jobs.Record(new, client.spec, time.time())):
+        secret = os.environ.get(jobfile.SECRET_VARIABLE, "")
+        with _record_submission(client, submitted_jobs.SubmittedJob(new, client.spec, time.time())):
             found = client.rerun(full_id, new, tests, failed, secret)
-        count = format_count(found.count, "test")
-        say(f"{client.spec.id}: {count} of job {short_id(full_id)}, {format_state(found)}")
-        if not secret and client.job(new).config.get("notify"):
-            say(f"its notification is not signed: {jobfile.SECRET} is not set here")
+        count = format_count(found.test_count, "test")
+        print_message(
+            f"{client.spec.id}: {count} of job {short_id(full_id)}, {format_state(found)}"
+        )
+        if not secret and client.get_job(new).config.get("notify"):
+            print_message(
+                f"its notification is not signed: {jobfile.SECRET_VARIABLE} is not set here"
+            )
         _finish_submission(client, new, targets, wait, as_json)
 
 
@@ -266,14 +282,14 @@ def rerun(
 @job.command("list")
 @_host
 @click.option(
-    "--state", "states", multiple=True, type=click.Choice(STATES), help="May be repeated."
+    "--state", "states", multiple=True, type=click.Choice(JOB_STATES), help="May be repeated."
 )
 @click.option("--label", default="", metavar="LABEL", help="Only jobs that have it.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @_json
 def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_json: bool) -> None:
     """Show the jobs of a host, the newest first; without --host of all that have jobs of yours."""
-    known = {} if host else hosts_with_jobs()
+    known = {} if host else list_hosts_with_jobs()
     if len(known) > 1:
         ids = [spec.id for spec in known.values()]
         names = {text if ids.count(spec.id) > 1 else spec.id: spec for text, spec in known.items()}
@@ -281,10 +297,10 @@ def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_js
         return
     spec = choose_host(host)
     with open_client(spec) as client:
-        found = client.jobs(states, label, limit)
+        found = client.list_jobs(states, label, limit)
     if as_json:
         rows = [{**each._asdict(), "host": spec.id} for each in found.jobs]
-        put_json({"host": spec.id, "counts": found.counts, "jobs": rows, "trouble": {}})
+        print_json({"host": spec.id, "counts": found.counts, "jobs": rows, "errors": {}})
         return
     if found.jobs:
         print_table([(spec.id, each) for each in found.jobs])
@@ -295,29 +311,29 @@ def _list_all(
     specs: Mapping[str, HostSpec], states: Sequence[str], label: str, limit: int, as_json: bool
 ) -> None:
     """List the jobs of several hosts; one that cannot be asked costs a line and the exit status."""
-    found: dict[str, Listing] = {}
+    found: dict[str, JobListing] = {}
     trouble: dict[str, str] = {}
     for name, spec in sorted(specs.items()):
         try:
-            with closing(JobClient(spec, say=say, tries=1)) as client:
-                found[name] = client.jobs(states, label, limit)
+            with closing(JobClient(spec, show_message=print_message, max_attempts=1)) as client:
+                found[name] = client.list_jobs(states, label, limit)
         except (HostError, JobRefused) as error:
             trouble[name] = str(error).splitlines()[0]
     jobs = [(name, each) for name, listing in found.items() for each in listing.jobs]
-    jobs = sorted(jobs, key=lambda pair: -pair[1].submitted)[:limit]
+    jobs = sorted(jobs, key=lambda pair: -pair[1].submitted_at)[:limit]
     if as_json:
         counts = {
-            state: sum(each.counts.get(state, 0) for each in found.values()) for state in STATES
+            state: sum(each.counts.get(state, 0) for each in found.values()) for state in JOB_STATES
         }
         rows = [{**each._asdict(), "host": name} for name, each in jobs]
-        put_json({"host": None, "counts": counts, "jobs": rows, "trouble": trouble})
+        print_json({"host": None, "counts": counts, "jobs": rows, "errors": errors})
     else:
         if jobs:
             print_table(jobs, several=True)
         for name, listing in found.items():
             print_summary(name, listing)
         for words in trouble.values():
-            say(words)
+            print_message(words)
     if trouble:
         click.get_current_context().exit(INFRASTRUCTURE)
 
@@ -329,12 +345,12 @@ def _list_all(
 def show(id: str, host: str | None, as_json: bool) -> None:
     """Show a job: where it is, what has failed, what to do next."""
     with open_job(id, host) as (client, full_id):
-        report = client.job(full_id)
+        report = client.get_job(full_id)
     if as_json:
-        put_json({"host": client.spec.id, **asdict(report), "job": report.job._asdict()})
+        print_json({"host": client.spec.id, **asdict(report), "job": report.job._asdict()})
         return
     for key, words in describe_job(report, client.spec):
-        put(f"{key:9} {words}")
+        print_result(f"{key:9} {words}")
 
 
 @job.command()
@@ -392,7 +408,7 @@ def cancel(id: str, host: str | None) -> None:
     """End a job; what has run of it can be harvested."""
     with open_job(id, host) as (client, full_id):
         found = client.cancel(full_id)
-    put(f"{found.id}: {format_state(found)}")
+    print_result(f"{found.id}: {format_state(found)}")
 
 
 @job.command()
@@ -407,20 +423,22 @@ def forget(id: str, host: str | None, force: bool) -> None:
     with open_job(id, host) as (client, full_id):
         try:
             client.forget(full_id, force)
-        except (CannotOpen, HostLost, JobRefused) as error:
+        except (HostOpenError, HostLost, JobRefused) as error:
             is_gone = not isinstance(error, JobRefused) or error.kind == "unknown"
             if not is_gone or submitted_jobs.find(full_id) is None:
                 raise
             if not force:
                 command = f"nosejobs job forget {short_id(full_id)} --force"
-                say(f"to drop what is on record here: {command}")
+                print_message(f"to drop what is on record here: {command}")
                 raise
-            say(f"{error}")
+            print_message(f"{error}")
             submitted_jobs.remove(full_id)
-            put(f"{full_id}: is no more on record here; if its host has it, it stays there")
+            print_result(
+                f"{full_id}: is no more on record here; if its host has it, it stays there"
+            )
             return
     submitted_jobs.remove(full_id)
-    put(f"{full_id}: forgotten")
+    print_result(f"{full_id}: forgotten")
 
 
 @job.command()
@@ -431,18 +449,18 @@ def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
     """Show what a host's queue is bounded by, or change it."""
     wanted = dict(map(_parse_limit, changes))
     with open_client(choose_host(host)) as client:
-        found = client.limits()
+        found = client.get_limits()
         for name, value in wanted.items():
             found = client.set_limit(name, value)
     if as_json:
-        put_json(dict(found))
+        print_json(dict(found))
         return
     for name, value in found.items():
-        words = _LIMITS.get(name, "")
-        put(f"{name:17} {_format_limit(name, value):>10}  {words}".rstrip())
+        words = _LIMIT_DESCRIPTIONS.get(name, "")
+        print_result(f"{name:17} {_format_limit(name, value):>10}  {words}".rstrip())
 
 
-_LIMITS: Mapping[str, str] = {
+_LIMIT_DESCRIPTIONS: Mapping[str, str] = {
     "waiting": "jobs that may wait",
     "kept_bytes": "of packages that were harvested",
     "contents_bytes": "of builds and tests that no job has",
@@ -451,7 +469,7 @@ _LIMITS: Mapping[str, str] = {
 }
 
 
-_YES_NO = {"yes": 1, "no": 0, "true": 1, "false": 0, "1": 1, "0": 0}
+_FLAG_VALUES = {"yes": 1, "no": 0, "true": 1, "false": 0, "1": 1, "0": 0}
 
 
 def _format_limit(name: str, value: int) -> str:
@@ -473,14 +491,14 @@ def _parse_limit(text: str) -> tuple[str, int]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"{text!r}: write NAME=VALUE, as in kept_bytes=8GiB")
-    if name not in _LIMITS:
-        raise UsageError(f"no limit is called {name!r}; there are {', '.join(_LIMITS)}")
+    if name not in _LIMIT_DESCRIPTIONS:
+        raise UsageError(f"no limit is called {name!r}; there are {', '.join(_LIMIT_DESCRIPTIONS)}")
     if name == "drop_unharvested":
-        return name, _checked_limit(name, "yes or no", value, _YES_NO.get(value.lower()))
+        return name, _require_limit(name, "yes or no", value, _FLAG_VALUES.get(value.lower()))
     if not name.endswith("bytes"):
         unit = "a number of jobs" if name == "waiting" else "a whole number of seconds"
         sound = value.isascii() and value.isdecimal() and len(value) < 18
-        return name, _checked_limit(name, unit, value, int(value) if sound else None)
+        return name, _require_limit(name, unit, value, int(value) if sound else None)
     number: int = check(
         size,
         int(value) if value.isdecimal() else value,
@@ -489,7 +507,7 @@ def _parse_limit(text: str) -> tuple[str, int]:
     return name, number
 
 
-def _checked_limit(name: str, unit: str, text: str, value: int | None) -> int:
+def _require_limit(name: str, unit: str, text: str, value: int | None) -> int:
     if value is None:
         raise UsageError(f"{name} must be {unit}, not {text!r}")
     return value

@@ -11,37 +11,37 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ..config import Config, find_root, load
+from ..config import Config, find_root, load_config
 from ..errors import UsageError
-from ..hosts.spec import HostSpec, parse, written
+from ..hosts.spec import HostSpec, format_spec, parse_specs
 from ..jobs import submitted_jobs
 from ..jobs.client import JobClient
-from .console import say
+from .console import print_message
 
 
 def _parse_host(text: str) -> HostSpec:
     """Return one host by its spec, or by its name in the nosejobs.toml of this tree."""
     root = find_root(Path.cwd())
-    inventory = load(root) if root else Config(Path.cwd())
+    inventory = load_config(root) if root else Config(Path.cwd())
     if text not in inventory.hosts and (known := _find_recorded_host(text)):
         return known
-    found = parse([text], inventory.hosts)
+    found = parse_specs([text], inventory.hosts)
     if len(found) != 1:
         raise UsageError(f"--host={text}: a job is at one host, not {len(found)}")
     return found[0]
 
 
-def hosts_with_jobs() -> Mapping[str, HostSpec]:
+def list_hosts_with_jobs() -> Mapping[str, HostSpec]:
     """Return the hosts that have jobs submitted from here, by the spec that can be typed."""
-    newest_last = reversed(submitted_jobs.everything())
-    return {written(replace(each.host, slots=0)): each.host for each in newest_last}
+    newest_last = reversed(submitted_jobs.list_all())
+    return {format_spec(replace(each.host, slots=0)): each.host for each in newest_last}
 
 
 def _find_recorded_host(name: str) -> HostSpec | None:
     """Return the recorded host of this name; None for an unknown one, or for a spec."""
     if name in ("auto", "popen") or any(mark in name for mark in ("=", "//", "*", ",")):
         return None
-    found = {text: spec for text, spec in hosts_with_jobs().items() if spec.id == name}
+    found = {text: spec for text, spec in list_hosts_with_jobs().items() if spec.id == name}
     if len(found) > 1:
         texts = "\n  ".join(f"--host {shlex.quote(text)}" for text in sorted(found))
         raise UsageError(f"--host={name}: there are jobs at several hosts of this name:\n  {texts}")
@@ -56,7 +56,7 @@ def choose_host(text: str | None, job: str = "") -> HostSpec:
     """
     if text:
         return _parse_host(text)
-    known = hosts_with_jobs()
+    known = list_hosts_with_jobs()
     if len(known) == 1:
         return next(iter(known.values()))
     if job:
@@ -75,7 +75,7 @@ def is_host_from_environment() -> bool:
 @contextmanager
 def open_client(spec: HostSpec) -> Iterator[JobClient]:
     """Yield a client of a host; close it in the end."""
-    client = JobClient(spec, say=say)
+    client = JobClient(spec, show_message=print_message)
     try:
         yield client
     finally:
@@ -89,12 +89,12 @@ def open_job(text: str, host: str | None) -> Iterator[tuple[JobClient, str]]:
     ``host`` is the value of --host.  Raises :exc:`UsageError` for what is not a UUID.
     """
     text = text.lower()
-    if len(text) < submitted_jobs.SHORTEST or not all(c in "0123456789abcdef-" for c in text):
+    if len(text) < submitted_jobs.MIN_ID_CHARS or not all(c in "0123456789abcdef-" for c in text):
         raise UsageError(
-            f"{text!r} is no job: write its UUID, or the first {submitted_jobs.SHORTEST} or more of it"
+            f"{text!r} is no job: write its UUID, or the first {submitted_jobs.MIN_ID_CHARS} or more of it"
         )
     source = click.get_current_context().get_parameter_source("host")
     # The variable names the usual host; the record of a job names the one that has it.
     record = None if source is ParameterSource.COMMANDLINE else submitted_jobs.find(text)
     with open_client(record.host if record else choose_host(host, text)) as client:
-        yield client, record.id if record else client.find(text)
+        yield client, record.id if record else client.find_id(text)

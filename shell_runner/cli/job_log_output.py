@@ -13,7 +13,7 @@ from ..errors import HostError, UsageError
 from ..jobs.client import JobClient
 from ..jobs.log_position import LogMismatch, LogPosition
 from ..text import strip_control_chars
-from .console import say
+from .console import print_message
 from .job_output import format_state, short_id
 
 
@@ -72,13 +72,13 @@ def print_log(
     """
     start = position
     if follow and alone:
-        report = client.job(id)
+        report = client.get_job(id)
         if report.job.state == "queued":
-            say(f"{client.spec.id}: {format_state(report.job, report.ahead)}")
+            print_message(f"{client.spec.id}: {format_state(report.job, report.jobs_ahead)}")
     try:
-        for chunk in client.log(id, position, follow):
+        for chunk in client.read_log(id, position, follow):
             if chunk.position.attempt > 1 and chunk.position.attempt != position.attempt and follow:
-                say(f"-- attempt {chunk.position.attempt} --")
+                print_message(f"-- attempt {chunk.position.attempt} --")
             with _interrupts_deferred():
                 show(chunk.data, chunk.is_end)
                 position = chunk.position
@@ -88,5 +88,5 @@ def print_log(
         raise
     except (KeyboardInterrupt, HostError):
         if position.attempt and alone:
-            say(f"to go on: nosejobs job logs -f {short_id(id)} --from {position}")
+            print_message(f"to go on: nosejobs job logs -f {short_id(id)} --from {position}")
         raise

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from ..hosts.spec import HostSpec
-from ..jobs.responses import Attempt, Listing, Report, Untold
-from ..remote.protocol.job_summary import STATES, JobSummary
+from ..jobs.responses import AttemptReport, JobListing, JobReport, PendingNotification
+from ..remote.protocol.job_summary import JOB_STATES, JobSummary
 from ..text import strip_control_chars
-from .console import say
+from .console import print_message
 from .formatting import format_age, format_date, format_size
 
 
@@ -19,14 +19,14 @@ def short_id(id: str) -> str:
     return id[:8]
 
 
-def print_summary(host: str, listing: Listing) -> None:
+def print_summary(host: str, listing: JobListing) -> None:
     """Print how many jobs a host has in each state, and why its worker does not run."""
     counts = ", ".join(
-        f"{listing.counts[state]} {state}" for state in STATES if listing.counts.get(state)
+        f"{listing.counts[state]} {state}" for state in JOB_STATES if listing.counts.get(state)
     )
-    say(f"{host}: {counts or 'no jobs'}")
-    if listing.no_worker:
-        say(f"{host}: no worker: {listing.no_worker}")
+    print_message(f"{host}: {counts or 'no jobs'}")
+    if listing.worker_error:
+        print_message(f"{host}: no worker: {listing.worker_error}")
 
 
 def print_table(jobs: Sequence[tuple[str, JobSummary]], several: bool = False) -> None:
@@ -41,12 +41,12 @@ def print_table(jobs: Sequence[tuple[str, JobSummary]], several: bool = False) -
         right = title in ("tests", "passed", "failed", "age", "package")
         table.add_column(title, justify="right" if right else "left", overflow="fold")
     for host, job in jobs:
-        size = format_size(job.size) if job.package else ""
+        size = format_size(job.package_size) if job.package_digest else ""
         names = " ".join([job.name, *(f"[{label}]" for label in job.labels)])
         cells = [
             *((host,) if several else ()), short_id(job.id), names.strip(),
-            format_state(job), str(job.count), str(job.outcomes.get("passed", 0)), str(job.failed),
-            format_age(time.time() - job.submitted), size,
+            format_state(job), str(job.test_count), str(job.outcomes.get("passed", 0)), str(job.failed),
+            format_age(time.time() - job.submitted_at), size,
         ]  # fmt: skip
         style = "red" if job.failed else ""
         table.add_row(
@@ -66,50 +66,51 @@ def format_state(job: JobSummary, ahead: int | None = None) -> str:
         if job.attempts:
             words += f" (attempt {job.attempts} was lost)"
     elif job.state == "running":
-        words = f"running: {job.step}" if job.step else "running"
-        words += ", to be cancelled" if job.cancelled else ""
+        words = f"running: {job.phase}" if job.phase else "running"
+        words += ", to be cancelled" if job.cancel_requested else ""
     elif job.state == "packaging":
-        words = f"{job.how or 'ended'}, packaging"
+        words = f"{job.end_reason or 'ended'}, packaging"
     else:
-        words = f"{job.how}, {job.state}"
-    return f"{words}: {job.trouble}" if job.trouble else words
+        words = f"{job.end_reason}, {job.state}"
+    return f"{words}: {job.waiting_reason}" if job.waiting_reason else words
 
 
-def describe_job(report: Report, spec: HostSpec) -> Iterator[tuple[str, str]]:
+def describe_job(report: JobReport, spec: HostSpec) -> Iterator[tuple[str, str]]:
     """Yield title and text of each line of ``nosejobs job show``."""
     job = report.job
     yield "job", job.id + (f" ({job.name})" if job.name else "")
-    yield "state", format_state(job, report.ahead)
+    yield "state", format_state(job, report.jobs_ahead)
     if job.detail:
-        yield "because", format_reason(job.how, job.detail)
-    if report.no_worker:
-        yield "trouble", f"no worker: {report.no_worker}"
+        yield "because", format_reason(job.end_reason, job.detail)
+    if report.worker_error:
+        yield "trouble", f"no worker: {report.worker_error}"
     yield "tests", _format_counts(job)
     for test in report.failed:
         yield (
             "",
-            f"{test.outcome.upper()} {test.nodeid}" + (f" - {test.words}" if test.words else ""),
+            f"{test.outcome.upper()} {test.nodeid}"
+            + (f" - {test.message}" if test.message else ""),
         )
-    if report.failures > len(report.failed):
-        yield "", f"and {report.failures - len(report.failed)} more"
+    if report.failed_count > len(report.failed):
+        yield "", f"and {report.failed_count - len(report.failed)} more"
     yield "host", spec.id
-    yield "handed in", format_date(job.submitted)
+    yield "handed in", format_date(job.submitted_at)
     for attempt in report.attempts:
         yield f"attempt {attempt.number}", format_attempt(attempt)
     if job.labels:
         yield "labels", ", ".join(job.labels)
     if job.priority:
         yield "priority", str(job.priority)
-    if job.package:
-        yield "package", f"{format_size(job.size)}, sha256 {job.package}"
-    if report.untold:
-        yield "notify", _format_pending(report.untold)
+    if job.package_digest:
+        yield "package", f"{format_size(job.package_size)}, sha256 {job.package_digest}"
+    if report.pending_notification:
+        yield "notify", _format_pending(report.pending_notification)
     if report.workspace:
         yield "workspace", report.workspace
     yield "next", _suggest_next_step(job)
 
 
-def _format_pending(untold: Untold) -> str:
+def _format_pending(untold: PendingNotification) -> str:
     if not untold.tries:
         return "not told yet"
     tries = "1 try" if untold.tries == 1 else f"{untold.tries} tries"
@@ -121,7 +122,7 @@ def format_reason(how: str, detail: str) -> str:
     return f"the install command failed: {detail}" if how == "install-failed" else detail
 
 
-def format_attempt(attempt: Attempt) -> str:
+def format_attempt(attempt: AttemptReport) -> str:
     """Return the phase and the times of an attempt."""
     words = f"{attempt.step}, began {format_date(attempt.began)}"
     if attempt.ended is not None:
@@ -132,22 +133,22 @@ def format_attempt(attempt: Attempt) -> str:
 def _format_counts(job: JobSummary) -> str:
     done = sum(job.outcomes.values())
     words = [f"{job.outcomes[name]} {name}" for name in sorted(job.outcomes)]
-    if done < job.count:
-        words.append(f"{job.count - done} open")
-    return f"{job.count}: {', '.join(words)}" if words else str(job.count)
+    if done < job.test_count:
+        words.append(f"{job.test_count - done} open")
+    return f"{job.test_count}: {', '.join(words)}" if words else str(job.test_count)
 
 
 def _suggest_next_step(job: JobSummary) -> str:
     short = short_id(job.id)
     # What did not run is an error, too.
-    has_open = job.how != "completed" and job.failed > 0
+    has_open = job.end_reason != "completed" and job.failed > 0
     if job.state == "ready":
         rest = f", run what has not: nosejobs job rerun {short} --failed" if has_open else ""
         return f"harvest it: nosejobs job harvest {short}{rest}"
     if job.state == "harvested":
         again = f"nosejobs job rerun {short} --failed, or " if job.failed else ""
         return f"{again}nosejobs job forget {short}"
-    if job.trouble:
+    if job.waiting_reason:
         return "mend what is said above; the host tries again by itself"
     return f"follow it: nosejobs job logs -f {short}"
 
@@ -170,6 +171,6 @@ def report_progress(word: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - begin > 1.0 and now - last > 1.0 and total:
             last = now
-            say(f"{format_size(done)} of {format_size(total)} {word}")
+            print_message(f"{format_size(done)} of {format_size(total)} {word}")
 
     return tell

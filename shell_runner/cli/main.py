@@ -16,14 +16,14 @@ from .ca import ca
 from .console import CliError, CommandGroup
 
 
-class _Main(CommandGroup):
+class _MainGroup(CommandGroup):
     """The top-level group, which includes the commands of other packages.
 
     A command that cannot be loaded is an error only when it is used.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), "job", *_others().names})
+        return sorted({*super().list_commands(ctx), "job", *_find_entry_points().names})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name == "job":
@@ -31,22 +31,22 @@ class _Main(CommandGroup):
 
             return job
         found = super().get_command(ctx, name)
-        if found is not None or name not in _others().names:
+        if found is not None or name not in _find_entry_points().names:
             return found
         try:
-            loaded = _others()[name].load()
+            loaded = _find_entry_points()[name].load()
         except ImportError as error:
             raise CliError(f"the command {name!r} cannot be loaded: {error}") from error
         return loaded if isinstance(loaded, click.Command) else None
 
 
-def _others() -> Any:
+def _find_entry_points() -> Any:
     from importlib.metadata import entry_points  # takes longer to load than most commands run
 
     return entry_points(group="nosejobs.commands")
 
 
-@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nosejobs")
 def main() -> None:
     """Runs shell tests on hosts: what is not done by pytest itself."""

@@ -17,7 +17,7 @@ _SHEBANG = b"#!/usr/bin/env python3\n"
 
 #: Must parse on any Python, to say what is wrong with it.  All arguments are the agent's, but for
 #: those of ``entry_point.command``.
-_MAIN = f"""\
+_MAIN_SOURCE = f"""\
 import sys
 
 if sys.version_info < (3, 8):
@@ -41,13 +41,13 @@ def zipapp() -> bytes:
     buffer = io.BytesIO(_SHEBANG)
     buffer.seek(0, os.SEEK_END)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
-        _add(archive, "__main__.py", _MAIN.encode("ascii"))
+        _add_file(archive, "__main__.py", _MAIN_SOURCE.encode("ascii"))
         for name, data in host_code.files():
-            _add(archive, name, data)
+            _add_file(archive, name, data)
     return buffer.getvalue()
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+def _add_file(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
 
 

@@ -29,18 +29,18 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import UsageError
-from ..validators import suggestion
+from ..validators import format_suggestion
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 365
 #: Clocks of a fleet differ: certificates are valid a little earlier.
-_SKEW = timedelta(hours=1)
+_CLOCK_SKEW = timedelta(hours=1)
 #: What a certificate of a role is good for: neither can act as the other.
-_ROLES = {"host": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-_CLIENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
+_KEY_PURPOSES = {"host": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_CLIENT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 #: The common name of a certificate has no room for more.
-_NAME_LIMIT = 64
+_MAX_NAME_CHARS = 64
 
 
 class AuthorityError(UsageError):
@@ -48,7 +48,7 @@ class AuthorityError(UsageError):
 
 
 @dataclass(frozen=True)
-class Issued:
+class IssuedCertificate:
     """One certificate, as ``issued.json`` has it."""
 
     name: str
@@ -60,7 +60,7 @@ class Issued:
     not_before: str
     not_after: str
     #: When; empty if it has not been.
-    revoked: str = ""
+    revoked_at: str = ""
 
     def days_left(self, now: datetime) -> int:
         """Whole days until it ends; negative if it has."""
@@ -78,7 +78,7 @@ def config_folder() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nosejobs"
 
 
-def write_private(path: Path, text: str, force: bool = True) -> None:
+def write_private_file(path: Path, text: str, force: bool = True) -> None:
     """A file of mode 0600, whole or not at all; an existing one only by ``force``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
@@ -99,7 +99,7 @@ def write_private(path: Path, text: str, force: bool = True) -> None:
         temporary.unlink(missing_ok=True)
 
 
-class Authority:
+class CertificateAuthority:
     """The files of an authority below ``folder``."""
 
     def __init__(self, folder: Path) -> None:
@@ -118,43 +118,49 @@ class Authority:
         self._key = key
 
     @classmethod
-    def create(cls, folder: Path, now: datetime, name: str = "nosejobs fleet") -> Authority:
+    def create(
+        cls, folder: Path, now: datetime, name: str = "nosejobs fleet"
+    ) -> CertificateAuthority:
         """Make one; never where one is."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(folder):
+        with _lock_folder(folder):
             if any((folder / each).exists() for each in ("ca.key", "ca.pem", "issued.json")):
                 raise AuthorityError(f"there is an authority in {folder} already")
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = _authority_certificate(key, name, now)
-            write_private(folder / "issued.json", "[]\n")
-            write_private(folder / "ca.key", _key_text(key))
-            write_private(folder / "ca.pem", _text(certificate))
+            write_private_file(folder / "issued.json", "[]\n")
+            write_private_file(folder / "ca.key", _encode_key(key))
+            write_private_file(folder / "ca.pem", _encode_certificate(certificate))
             made = cls(folder)
-            made._write_list((), now)
+            made._write_crl((), now)
         return made
 
     # -- what has been issued ---------------------------------------------------
 
-    def issued(self) -> tuple[Issued, ...]:
+    def list_issued(self) -> tuple[IssuedCertificate, ...]:
         """All certificates, the oldest first."""
         path = self.folder / "issued.json"
         try:
             rows = json.loads(path.read_text())
-            return tuple(Issued(**{**row, "addresses": tuple(row["addresses"])}) for row in rows)
+            return tuple(
+                IssuedCertificate(**{**row, "addresses": tuple(row["addresses"])}) for row in rows
+            )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise AuthorityError(f"{path} cannot be read: {error}") from error
 
-    def current(self, name: str) -> Issued:
+    def find_newest(self, name: str) -> IssuedCertificate:
         """The newest certificate of ``name``; raises AuthorityError."""
-        found = [each for each in self.issued() if each.name == name]
+        found = [each for each in self.list_issued() if each.name == name]
         if not found:
-            words = suggestion(name, {each.name for each in self.issued()} or {"nothing"})
+            words = format_suggestion(
+                name, {each.name for each in self.list_issued()} or {"nothing"}
+            )
             raise AuthorityError(f"nothing has been issued for {name!r}{words}")
         return found[-1]
 
-    def _record(self, rows: Sequence[Issued]) -> None:
+    def _write_issued(self, rows: Sequence[IssuedCertificate]) -> None:
         text = json.dumps([asdict(row) for row in rows], indent=1)
-        write_private(self.folder / "issued.json", text + "\n")
+        write_private_file(self.folder / "issued.json", text + "\n")
 
     # -- issuing ----------------------------------------------------------------
 
@@ -163,38 +169,45 @@ class Authority:
     ) -> str:
         """The text of a bundle for a host; ``addresses``: its further names."""
         for each in (name, *addresses):
-            if not _HOST.fullmatch(each) and not _is_address(each):
+            if not _HOST_NAME.fullmatch(each) and not _is_address(each):
                 raise AuthorityError(f"{each!r} is not the name or the address of a host")
         return self._issue(name, "host", tuple(addresses), now, days)
 
     def issue_client(self, name: str, now: datetime, days: int = LEAF_DAYS) -> str:
         """The text of a bundle for a controller."""
-        if not _CLIENT.fullmatch(name):
+        if not _CLIENT_NAME.fullmatch(name):
             raise AuthorityError(f"{name!r} is not a name for a client: use letters, digits, .@+-_")
         return self._issue(name, "client", (), now, days)
 
     def renew(self, name: str, now: datetime, days: int = LEAF_DAYS) -> str:
         """A bundle with a new key for what ``name`` was; the old one stays valid until it ends."""
-        old = self.current(name)
+        old = self.find_newest(name)
         return self._issue(name, old.role, old.addresses, now, days)
 
     def _issue(
         self, name: str, role: str, addresses: tuple[str, ...], now: datetime, days: int
     ) -> str:
-        if len(name) > _NAME_LIMIT:
-            raise AuthorityError(f"{name!r} is too long: a name has {_NAME_LIMIT} letters at most")
-        with _locked(self.folder):
-            rows = self.issued()
+        if len(name) > _MAX_NAME_CHARS:
+            raise AuthorityError(
+                f"{name!r} is too long: a name has {_MAX_NAME_CHARS} letters at most"
+            )
+        with _lock_folder(self.folder):
+            rows = self.list_issued()
             for row in rows:
                 if row.name == name and row.role != role:
                     raise AuthorityError(f"{name!r} is a {row.role} already: use another name")
             key = ec.generate_private_key(ec.SECP256R1())
-            leaf = self._leaf(key, name, role, addresses, now, days)
-            self._record([*rows, _row(leaf, name, role, addresses)])
+            leaf = self._create_certificate(key, name, role, addresses, now, days)
+            self._write_issued([*rows, _describe_certificate(leaf, name, role, addresses)])
             revocations = (self.folder / "crl.pem").read_text()
-        return _key_text(key) + _text(leaf) + _text(self._certificate) + revocations
+        return (
+            _encode_key(key)
+            + _encode_certificate(leaf)
+            + _encode_certificate(self._certificate)
+            + revocations
+        )
 
-    def _leaf(
+    def _create_certificate(
         self,
         key: ec.EllipticCurvePrivateKey,
         name: str,
@@ -206,49 +219,49 @@ class Authority:
         end = min(now + timedelta(days=days), self._certificate.not_valid_after_utc)
         builder = (
             x509.CertificateBuilder()
-            .subject_name(_subject(name))
+            .subject_name(_subject_name(name))
             .issuer_name(self._certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(min(now, end) - _SKEW)
+            .not_valid_before(min(now, end) - _CLOCK_SKEW)
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([_ROLES[role]]), critical=True)
+            .add_extension(_key_usage(signs=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([_KEY_PURPOSES[role]]), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-            .add_extension(self._identifier(), critical=False)
+            .add_extension(self._key_identifier(), critical=False)
         )
         if role == "host":
             names = [_general_name(each) for each in dict.fromkeys((name, *addresses))]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
-    def _identifier(self) -> x509.AuthorityKeyIdentifier:
+    def _key_identifier(self) -> x509.AuthorityKeyIdentifier:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
     # -- revoking ---------------------------------------------------------------
 
     def revoke(self, name: str, now: datetime) -> int:
         """Put all certificates of ``name`` on the list; how many are new on it."""
-        self.current(name)
-        with _locked(self.folder):
-            rows = self.issued()
-            fresh = [row for row in rows if row.name == name and not row.revoked]
+        self.find_newest(name)
+        with _lock_folder(self.folder):
+            rows = self.list_issued()
+            fresh = [row for row in rows if row.name == name and not row.revoked_at]
             moment = now.isoformat(timespec="seconds")
-            rows = tuple(replace(row, revoked=moment) if row in fresh else row for row in rows)
-            self._record(rows)
-            self._write_list(rows, now)
+            rows = tuple(replace(row, revoked_at=moment) if row in fresh else row for row in rows)
+            self._write_issued(rows)
+            self._write_crl(rows, now)
         return len(fresh)
 
-    def crl(self, now: datetime) -> str:
+    def update_crl(self, now: datetime) -> str:
         """The revocation list, written anew."""
-        with _locked(self.folder):
-            self._write_list(self.issued(), now)
+        with _lock_folder(self.folder):
+            self._write_crl(self.list_issued(), now)
             return (self.folder / "crl.pem").read_text()
 
-    def _write_list(self, rows: Sequence[Issued], now: datetime) -> None:
+    def _write_crl(self, rows: Sequence[IssuedCertificate], now: datetime) -> None:
         path = self.folder / "crl.pem"
-        moment, number = now - _SKEW, 1
+        moment, number = now - _CLOCK_SKEW, 1
         if path.exists():
             old = x509.load_pem_x509_crl(path.read_bytes())
             # Of two lists the one with the later date counts: never two with the same.
@@ -260,18 +273,18 @@ class Authority:
             .last_update(moment)
             # Nobody sends fresh ones round: it is good until there is a newer one.
             .next_update(self._certificate.not_valid_after_utc)
-            .add_extension(self._identifier(), critical=False)
+            .add_extension(self._key_identifier(), critical=False)
             .add_extension(x509.CRLNumber(number), critical=False)
         )
         for row in rows:
-            if row.revoked:
-                builder = builder.add_revoked_certificate(_revoked(row))
+            if row.revoked_at:
+                builder = builder.add_revoked_certificate(_revocation_entry(row))
         signed = builder.sign(self._key, hashes.SHA256())
-        write_private(path, signed.public_bytes(Encoding.PEM).decode("ascii"))
+        write_private_file(path, signed.public_bytes(Encoding.PEM).decode("ascii"))
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     """Two commands at a time would lose what one of them has issued."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -285,22 +298,22 @@ def _authority_certificate(
     key: ec.EllipticCurvePrivateKey, name: str, now: datetime
 ) -> x509.Certificate:
     # The name differs between authorities, so that errors can tell them apart.
-    subject = _subject(f"{name} {x509.random_serial_number() >> 128:08x}")
+    subject = _subject_name(f"{name} {x509.random_serial_number() >> 128:08x}")
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject)
     return (
         builder.public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
+        .not_valid_before(now - _CLOCK_SKEW)
         .not_valid_after(now + timedelta(days=AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(_key_usage(signs=True), critical=True)
         .add_extension(identifier, critical=False)
         .sign(key, hashes.SHA256())
     )
 
 
-def _usage(signs: bool) -> x509.KeyUsage:
+def _key_usage(signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs,
         content_commitment=False,
@@ -314,7 +327,7 @@ def _usage(signs: bool) -> x509.KeyUsage:
     )
 
 
-def _subject(name: str) -> x509.Name:
+def _subject_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
@@ -332,23 +345,25 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _row(leaf: x509.Certificate, name: str, role: str, addresses: tuple[str, ...]) -> Issued:
+def _describe_certificate(
+    leaf: x509.Certificate, name: str, role: str, addresses: tuple[str, ...]
+) -> IssuedCertificate:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    return Issued(
+    return IssuedCertificate(
         name, role, f"{leaf.serial_number:x}", addresses, begin.isoformat(), end.isoformat()
     )
 
 
-def _revoked(row: Issued) -> x509.RevokedCertificate:
+def _revocation_entry(row: IssuedCertificate) -> x509.RevokedCertificate:
     builder = x509.RevokedCertificateBuilder().serial_number(int(row.serial, 16))
-    return builder.revocation_date(datetime.fromisoformat(row.revoked)).build()
+    return builder.revocation_date(datetime.fromisoformat(row.revoked_at)).build()
 
 
-def _key_text(key: ec.EllipticCurvePrivateKey) -> str:
+def _encode_key(key: ec.EllipticCurvePrivateKey) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
 
 
-def _text(certificate: x509.Certificate) -> str:
+def _encode_certificate(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(Encoding.PEM).decode("ascii")
 
 

@@ -16,34 +16,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import MAX_SLOTS
-from ..errors import CannotOpen, HostError
+from ..errors import HostError, HostOpenError
 from ..remote.protocol import frames
-from ..remote.protocol.model import HostFacts, Setup, Test, facts_of_host
+from ..remote.protocol.model import HostFacts, Setup, Test, host_facts_from_json
 from ..shipping.tree_scan import SourceTree
 from ..shipping.upload import Shipped, ship
 from ..text import to_single_line
-from .frame_guard import LIMIT
+from .frame_guard import MAX_PAYLOAD_BYTES
 from .gateway import OPEN_TIMEOUT, Gateway
-from .heartbeat import Pulse, Sign, backoff
+from .heartbeat import HostHealth, SilenceMonitor, backoff
 from .spec import HostSpec
 
 #: Bytes that are processed before their credit goes back.
-_CREDIT = 1 << 20
+_CREDIT_BATCH_SIZE = 1 << 20
 #: Bytes that a host may have sent before they are processed: what it may send without
 #: credit, and one message more.
-_UNREAD = frames.CREDIT + _CREDIT + LIMIT
+_MAX_UNREAD_BYTES = frames.CREDIT_BYTES + _CREDIT_BATCH_SIZE + MAX_PAYLOAD_BYTES
 #: What is said of a connection that ended without a word.
-_ENDED = "the connection ended"
+_CONNECTION_ENDED = "the connection ended"
 #: Characters of one thing that a host says of itself.
-_WORDS = 100
+_MAX_FACT_CHARS = 100
 #: How a sign of life begins; it comes as a frame of its own, and costs no credit.
-_PONG = b'J[["pong",'
+_PONG_PREFIX = b'J[["pong",'
 #: Seconds of silence after which a host is lost.
 HOST_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
-class Ready:
+class HostReady:
     """A host can take tests."""
 
     host: Host
@@ -53,7 +53,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Said:
+class FrameReceived:
     """A host sent a frame."""
 
     host: Host
@@ -61,21 +61,21 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Ended:
+class HostEnded:
     """A host is gone, or never came."""
 
     host: Host
     error: HostError
     #: It was there before, and may be once more.
-    may_return: bool = False
+    can_reopen: bool = False
 
 
 @dataclass(frozen=True)
-class Woken:
+class Wakeup:
     """Nothing of a host: the reader of the queue is asked to look around."""
 
 
-Event = Ready | Said | Ended | Woken
+Event = HostReady | FrameReceived | HostEnded | Wakeup
 
 
 class Host:
@@ -95,201 +95,207 @@ class Host:
         self.shipped: Shipped | None = None
         self.error: HostError | None = None
         #: While the tree goes there: bytes that have been sent, and of how many.
-        self.shipping: tuple[int, int] | None = None
+        self.shipping_progress: tuple[int, int] | None = None
         self._setup = setup
         self._events = events
-        self._pulse = Pulse(timeout, time.monotonic())
+        self._monitor = SilenceMonitor(timeout, time.monotonic())
         self._reopened = reopened
         self._answers: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._gateway: Gateway | None = None
         self._is_ready = False
         self._cancel = threading.Event()
         self._closing = False
-        self._ending = threading.Lock()
-        self._owed = 0
+        self._error_lock = threading.Lock()
+        self._credit_owed = 0
         #: Bytes that have come, counted by the gateway's thread; those taken, by the reader.
-        self._came = self._taken = 0
-        self._said_bye = threading.Event()
+        self._bytes_received = self._bytes_processed = 0
+        self._has_disconnected = threading.Event()
 
     # -- becoming ready, in a thread of its own -----------------------------------
 
     def prepare(self, tree: Callable[[], SourceTree]) -> None:
-        """Open, bring the tree, start the slots; ends in Ready or Ended."""
+        """Open, bring the tree, start the slots; ends in HostReady or HostEnded."""
         try:
             # The heartbeat is to say that a host is silent, not the kernel.
-            silence = self._pulse.limit * 1.5
-            self._gateway = Gateway(self.spec, self._receive, self._cancel, silence)
+            silence = self._monitor.limit * 1.5
+            self._gateway = Gateway(self.spec, self._on_frame, self._cancel, silence)
             if self._cancel.is_set():
                 self._gateway.close(1.0)
             root = self._setup.root
-            if not self.spec.in_place:
-                self._gateway.say(["beat", self._pulse.limit / 4])
+            if not self.spec.is_in_place:
+                self._gateway.send_messages(["keepalive", self._monitor.limit / 4])
                 root = self._ship(tree())
-            shared = self._setup.shared or not self.spec.in_place
-            setup = self._setup._replace(root=root, slots=self.spec.slots, shared=shared)
-            self._gateway.say(["open", setup])
-            (facts,) = self._await("ready")
-            self.facts = self._checked(facts)
+            shared = self._setup.shared_resources or not self.spec.is_in_place
+            setup = self._setup._replace(root=root, slots=self.spec.slots, shared_resources=shared)
+            self._gateway.send_messages(["open", setup])
+            (facts,) = self._await_message("ready")
+            self.facts = self._check_facts(facts)
         except HostError as error:
-            self._end(error)
+            self._report_end(error)
         except OSError as error:  # what failed over there says more than our failing to send
-            said = self._epitaph()
-            known = said != _ENDED
-            self._end(CannotOpen(self.id, said if known else f"{type(error).__name__}: {error}"))
+            said = self._find_close_reason()
+            known = said != _CONNECTION_ENDED
+            self._report_end(
+                HostOpenError(self.id, said if known else f"{type(error).__name__}: {error}")
+            )
         except Exception as error:
-            self._end(CannotOpen(self.id, f"{type(error).__name__}: {error}"))
+            self._report_end(HostOpenError(self.id, f"{type(error).__name__}: {error}"))
         else:
-            with self._ending:
+            with self._error_lock:
                 if self.error is None:
-                    self._events.put(Ready(self, self.facts.slots, self._gateway.latency))
+                    self._events.put(HostReady(self, self.facts.slots, self._gateway.latency))
 
-    def _send_tree(self, frame: bytes) -> None:
+    def _send_tree_frame(self, frame: bytes) -> None:
         assert self._gateway is not None
         if self._closing:
-            raise CannotOpen(self.id, "the run has ended")
+            raise HostOpenError(self.id, "the run has ended")
         self._gateway.send(frame)
 
-    def _checked(self, values: Any) -> HostFacts:
+    def _check_facts(self, values: Any) -> HostFacts:
         """What a host says of itself is shown, and its slots are counted on."""
         try:
-            facts = facts_of_host(values)
+            facts = host_facts_from_json(values)
             if type(facts.slots) is not int or not 0 < facts.slots <= MAX_SLOTS:
                 raise ValueError(f"{facts.slots!r} slots")
             if self.spec.slots and facts.slots != self.spec.slots:
                 raise ValueError(f"{facts.slots} slots, where {self.spec.slots} were asked for")
-            return _cleaned(facts)
+            return _sanitize_facts(facts)
         except (TypeError, ValueError, AttributeError) as error:
             words = f"says odd things of itself: {to_single_line(str(error))}"
-            raise CannotOpen(self.id, words) from error
+            raise HostOpenError(self.id, words) from error
 
     def _ship(self, tree: SourceTree) -> str:
         """Bring the tree; where it is now."""
 
         def tell(done: int, total: int) -> None:
-            self.shipping = (done, total)
+            self.shipping_progress = (done, total)
 
         try:
-            self.shipped = ship(tree, self._send_tree, self._await, self.spec.cache, tell)
+            self.shipped = ship(
+                tree, self._send_tree_frame, self._await_message, self.spec.cache, tell
+            )
         finally:
-            self.shipping = None
+            self.shipping_progress = None
         return self.shipped.root
 
-    def _end(self, error: HostError, hostile: bool = False) -> None:
+    def _report_end(self, error: HostError, hostile: bool = False) -> None:
         """A hostile host is not opened again."""
-        with self._ending:
+        with self._error_lock:
             if self.error is not None or self._closing:
                 return
             self.error = error
-        self._events.put(Ended(self, error, self.was_there and not hostile))
+        self._events.put(HostEnded(self, error, self.was_opened and not hostile))
 
     def drop(self, error: HostError) -> None:
         """What it says is not to be believed: end it at once."""
-        self._end(error, hostile=True)
+        self._report_end(error, hostile=True)
         if self._gateway is not None:
             self._gateway.kill()
 
     @property
-    def was_there(self) -> bool:
+    def was_opened(self) -> bool:
         """It has been open in this run, now or on an earlier connection."""
         return self._is_ready or self._reopened
 
-    def look_after(self, now: float) -> None:
+    def check_liveness(self, now: float) -> None:
         """Ask a host that is silent whether it lives; end one that has been for too long."""
         gateway = self._gateway
         if gateway is None or self._closing or self.error is not None:
             return
         # Until our code runs there, an interpreter has to start, and the code to arrive.
-        limit = 0.0 if gateway.has_spoken else OPEN_TIMEOUT
-        sign = self._pulse.look(now, gateway.heard, limit)
-        if sign is Sign.ASK:
+        limit = 0.0 if gateway.has_answered else OPEN_TIMEOUT
+        sign = self._monitor.check(now, gateway.last_heard, limit)
+        if sign is HostHealth.PING_DUE:
             gateway.ping()
-        elif sign is Sign.LOST:
-            seconds = max(self._pulse.limit, limit)
-            self._end(HostError(self.id, f"has not answered for {seconds:g} s"))
+        elif sign is HostHealth.LOST:
+            seconds = max(self._monitor.limit, limit)
+            self._report_end(HostError(self.id, f"has not answered for {seconds:g} s"))
             gateway.kill()
-        elif self._is_ready and 0 < gateway.sending_since < now - self._pulse.limit:
+        elif self._is_ready and 0 < gateway.sending_since < now - self._monitor.limit:
             # Whoever sends is blocked, and with it all other hosts.
-            self._end(HostError(self.id, f"has taken nothing for {self._pulse.limit:g} s"))
+            self._report_end(HostError(self.id, f"has taken nothing for {self._monitor.limit:g} s"))
             gateway.kill()
 
-    def _await(self, name: str) -> list[Any]:
+    def _await_message(self, name: str) -> list[Any]:
         try:
             message = self._answers.get(timeout=OPEN_TIMEOUT * 20)
         except queue.Empty:
             message = ["nothing"]
-        self._taken = self._came
+        self._bytes_processed = self._bytes_received
         if message is None:
-            raise CannotOpen(self.id, f"{self._epitaph()} while waiting for {name!r}")
-        if message[0] == "trouble":
-            raise CannotOpen(self.id, to_single_line(str(message[1])))
+            raise HostOpenError(self.id, f"{self._find_close_reason()} while waiting for {name!r}")
+        if message[0] == "error":
+            raise HostOpenError(self.id, to_single_line(str(message[1])))
         if message[0] != name:
-            raise CannotOpen(self.id, f"expected {name!r}, got {to_single_line(str(message[0]))!r}")
+            raise HostOpenError(
+                self.id, f"expected {name!r}, got {to_single_line(str(message[0]))!r}"
+            )
         return message[1:]
 
-    def _receive(self, frame: bytes | None) -> None:
+    def _on_frame(self, frame: bytes | None) -> None:
         """Called in the gateway's thread: only enqueues."""
         if frame is None:
-            self._said_bye.set()
+            self._has_disconnected.set()
             self._answers.put(None)
             if self._is_ready:
-                hostile = self._gateway is not None and self._gateway.was_hostile()
-                self._end(HostError(self.id, self._epitaph()), hostile)
-        elif frame.startswith(_PONG):
+                hostile = self._gateway is not None and self._gateway.was_ended_by_guard()
+                self._report_end(HostError(self.id, self._find_close_reason()), hostile)
+        elif frame.startswith(_PONG_PREFIX):
             pass  # that it came at all is what counts
         elif self._is_ready:
-            self._came += len(frame)
-            if self._came - self._taken > _UNREAD:
+            self._bytes_received += len(frame)
+            if self._bytes_received - self._bytes_processed > _MAX_UNREAD_BYTES:
                 self.drop(HostError(self.id, "sent more than it may without being asked"))
                 return
-            self._events.put(Said(self, frame))
+            self._events.put(FrameReceived(self, frame))
         else:
-            self._take_answer(frame)
+            self._handle_answer(frame)
 
-    def _epitaph(self) -> str:
-        reason = self._gateway.epitaph() if self._gateway else ""
-        return to_single_line(reason) or _ENDED
+    def _find_close_reason(self) -> str:
+        reason = self._gateway.close_reason() if self._gateway else ""
+        return to_single_line(reason) or _CONNECTION_ENDED
 
-    def _take_answer(self, frame: bytes) -> None:
-        self._came += len(frame)
-        if self._came - self._taken > _UNREAD:
-            self.drop(CannotOpen(self.id, "sent more than it may without being asked"))
+    def _handle_answer(self, frame: bytes) -> None:
+        self._bytes_received += len(frame)
+        if self._bytes_received - self._bytes_processed > _MAX_UNREAD_BYTES:
+            self.drop(HostOpenError(self.id, "sent more than it may without being asked"))
             return
         try:
             messages = list(self._decode(frame))
         except ValueError as error:
-            messages = [["trouble", f"sent garbage: {error}"]]
+            messages = [["error", f"sent garbage: {error}"]]
         for message in messages:
-            if message[0] == "took":
-                self._taken += len(frame)
+            if message[0] == "received":
+                self._bytes_processed += len(frame)
                 continue  # a sign of life while files go there
             # From here on the frames are those of the run.
             self._is_ready = self._is_ready or message[0] == "ready"
             self._answers.put(message)
 
     def _decode(self, frame: bytes) -> Iterator[list[Any]]:
-        found = frames.unpack(frame)
+        found = frames.unpack_frame(frame)
         if isinstance(found, tuple):
             raise ValueError("a host sends no blobs in a live run")
         yield from found
 
     # -- tests --------------------------------------------------------------------
 
-    def run(self, tests: Sequence[Test]) -> None:
-        """Send tests; a host that is gone says so by its Ended."""
-        self._say("run", list(tests))
+    def run_tests(self, tests: Sequence[Test]) -> None:
+        """Send tests; a host that is gone says so by its HostEnded."""
+        self._send_message("run", list(tests))
 
-    def take_back(self, tests: Sequence[int]) -> None:
+    def request_return(self, tests: Sequence[int]) -> None:
         """Ask for tests that the host has not started; its answer names those."""
-        self._say("return", list(tests))
+        self._send_message("return", list(tests))
 
-    def messages(self, frame: bytes) -> list[list[Any]]:
+    def unpack_messages(self, frame: bytes) -> list[list[Any]]:
         """The messages of a frame; its credit goes back.  ValueError for garbage."""
-        self._owed += len(frame)
-        self._taken += len(frame)
-        if self._owed >= _CREDIT:
-            self._say("credit", self._owed)
-            self._owed = 0
-        found = frames.unpack(frame)
+        self._credit_owed += len(frame)
+        self._bytes_processed += len(frame)
+        if self._credit_owed >= _CREDIT_BATCH_SIZE:
+            self._send_message("credit", self._credit_owed)
+            self._credit_owed = 0
+        found = frames.unpack_frame(frame)
         if not isinstance(found, tuple):
             return found
         header, body = found
@@ -297,13 +303,13 @@ class Host:
             raise ValueError("a host sends no blobs but artefacts in a live run")
         return [[*header, body]]
 
-    def _say(self, *message: Any) -> None:
+    def _send_message(self, *message: Any) -> None:
         if self._gateway is None:
             return
         try:
-            self._gateway.say(list(message))
+            self._gateway.send_messages(list(message))
         except OSError:
-            self._end(HostError(self.id, _ENDED))
+            self._report_end(HostError(self.id, _CONNECTION_ENDED))
 
     # -- the end ------------------------------------------------------------------
 
@@ -311,7 +317,7 @@ class Host:
         """Ask the host to end what it runs."""
         self._closing = True
         if self._gateway is not None:
-            self._gateway.send_if_room(frames.pack([["stop"]]), patience=1.0)
+            self._gateway.send_if_room(frames.pack_messages([["stop"]]), timeout=1.0)
 
     def close(self, timeout: float) -> None:
         """Wait for the host's good-bye, then end the connection."""
@@ -320,19 +326,19 @@ class Host:
             begin = time.monotonic()
             self._gateway.ping()
             # One that has much to clear away does answer.
-            lives = self._said_bye.wait(timeout) or self._gateway.heard > begin
+            lives = self._has_disconnected.wait(timeout) or self._gateway.last_heard > begin
             if self.error is not None or not lives:
                 self._gateway.kill()  # execnet's own good-bye could block
             self._gateway.close()
 
 
-def _cleaned(facts: HostFacts) -> HostFacts:
+def _sanitize_facts(facts: HostFacts) -> HostFacts:
     """They are shown on the user's terminal: no text of a host may drive it."""
     return facts._replace(
-        name=to_single_line(facts.name, _WORDS),
-        system=to_single_line(facts.system, _WORDS),
-        machine=to_single_line(facts.machine, _WORDS),
-        python=to_single_line(facts.python, _WORDS),
+        name=to_single_line(facts.name, _MAX_FACT_CHARS),
+        system=to_single_line(facts.system, _MAX_FACT_CHARS),
+        machine=to_single_line(facts.machine, _MAX_FACT_CHARS),
+        python=to_single_line(facts.python, _MAX_FACT_CHARS),
         note=to_single_line(str(facts.note)),
     )
 
@@ -352,15 +358,15 @@ class Fleet:
         self._tree_known = threading.Event()
         self._threads: list[threading.Thread] = []
         #: How often each has been opened again, by name.
-        self._attempts: dict[str, int] = {}
+        self._reopen_counts: dict[str, int] = {}
         #: Guards ``hosts`` against a host that comes back while all are being closed.
-        self._changing = threading.Lock()
+        self._hosts_lock = threading.Lock()
         self._closed = threading.Event()
 
     @property
     def needs_tree(self) -> bool:
         """Some host is not this machine."""
-        return any(not host.spec.in_place for host in self.hosts)
+        return any(not host.spec.is_in_place for host in self.hosts)
 
     def open(self) -> None:
         """Start opening all hosts; returns at once."""
@@ -370,39 +376,42 @@ class Fleet:
             )
             self._threads.append(thread)
             thread.start()
-        threading.Thread(target=self._listen, daemon=True, name="heartbeat").start()
+        threading.Thread(target=self._monitor_hosts, daemon=True, name="heartbeat").start()
 
-    def _listen(self) -> None:
-        interval = Pulse(self._timeout, 0.0).interval
+    def _monitor_hosts(self) -> None:
+        interval = SilenceMonitor(self._timeout, 0.0).interval
         while not self._closed.wait(interval):
             for host in list(self.hosts):
-                host.look_after(time.monotonic())
+                host.check_liveness(time.monotonic())
 
     def reopen(self, host: Host) -> Host | None:
-        """The Host that takes the place of a lost one; it becomes Ready, or Ended, later.
+        """The Host that takes the place of a lost one; it becomes HostReady, or HostEnded, later.
 
         None if all is being closed.
         """
-        with self._changing:
+        with self._hosts_lock:
             if self._closed.is_set():
                 return None
             other = Host(host.spec, self._setup, self.events, self._timeout, reopened=True)
             self.hosts[self.hosts.index(host)] = other
-            attempt = self._attempts.get(host.id, 0)
-            self._attempts[host.id] = attempt + 1
+            attempt = self._reopen_counts.get(host.id, 0)
+            self._reopen_counts[host.id] = attempt + 1
         thread = threading.Thread(
-            target=self._reopen, args=(host, other, attempt), daemon=True, name=f"host {host.id}"
+            target=self._reopen_after_delay,
+            args=(host, other, attempt),
+            daemon=True,
+            name=f"host {host.id}",
         )
         self._threads.append(thread)
         thread.start()
         return other
 
-    def _reopen(self, lost: Host, host: Host, attempt: int) -> None:
+    def _reopen_after_delay(self, lost: Host, host: Host, attempt: int) -> None:
         lost.close(0.0)
         if not self._closed.wait(backoff(attempt)):
             host.prepare(self._await_tree)
 
-    def give_tree(self, tree: SourceTree) -> None:
+    def provide_tree(self, tree: SourceTree) -> None:
         """The tree is known: hosts that wait for it go on."""
         self._tree = tree
         self._tree_known.set()
@@ -410,27 +419,26 @@ class Fleet:
     def _await_tree(self) -> SourceTree:
         self._tree_known.wait()
         if self._tree is None:
-            raise CannotOpen("all", "the run ended before the tree was known")
+            raise HostOpenError("all", "the run ended before the tree was known")
         return self._tree
 
-    def failed(self) -> list[HostError]:
+    def opening_errors(self) -> list[HostError]:
         """Hosts that could not be opened so far."""
-        return [host.error for host in self.hosts if host.error and not host.was_there]
+        return [host.error for host in self.hosts if host.error and not host.was_opened]
 
     def wake(self) -> None:
         """Let the reader of the events look around."""
-        self.events.put(Woken())
+        self.events.put(Wakeup())
 
     def close(self, timeout: float = 5.0) -> None:
         """End all hosts, side by side; nothing is left running on any of them."""
-        with self._changing:
+        with self._hosts_lock:
             self._closed.set()
         self._tree_known.set()
         for host in self.hosts:
             host.stop()
         closers = [
-            threading.Thread(target=host.close, args=(timeout,), daemon=True)
-            for host in self.hosts
+            threading.Thread(target=host.close, args=(timeout,), daemon=True) for host in self.hosts
         ]
         for thread in closers:
             thread.start()

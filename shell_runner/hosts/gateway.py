@@ -25,7 +25,7 @@ from typing import Any
 
 import execnet
 
-from ..errors import CannotOpen
+from ..errors import HostOpenError
 from ..remote import bootstrap
 from ..remote.protocol import frames
 from ..text import strip_control_chars
@@ -42,12 +42,12 @@ _CHANNEL_ERRORS = (EOFError, OSError, execnet.RemoteError, execnet.TimeoutError)
 OnFrame = Callable[[bytes | None], None]
 
 #: Asks a host whether it is there; any answer, and any other byte, will do.
-_PING = frames.pack([["ping", 0]])
+_PING = frames.pack_messages([["ping", 0]])
 #: Bytes that are read at once.
-_CHUNK = 1 << 18
+_CHUNK_SIZE = 1 << 18
 
 #: What ssh and the host's shell say: the cause in our words, and what to try.
-_CAUSES: tuple[tuple[str, str, str], ...] = (
+_KNOWN_CAUSES: tuple[tuple[str, str, str], ...] = (
     (r"nosejobs-cannot: (.*)\nnosejobs-try: (.*)", "{0}", "{1}"),
     (r"nosejobs-needs-python: (.*)", "Python >= 3.8 is needed, {0}", "//python=python3.x"),
     (r"nosejobs-no-ssh: (.*)", "ssh cannot be started: {0}", "install an ssh client"),
@@ -78,7 +78,7 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 
 
 @functools.cache
-def code() -> tuple[str, bytes]:
+def pack_host_code() -> tuple[str, bytes]:
     """The zip of all that runs on a host, and its digest."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -100,7 +100,7 @@ class Gateway:
         silence: float = 0.0,
         session: str = "live",
     ) -> None:
-        """Open the host; raises CannotOpen, also soon after ``cancel`` has been set.
+        """Open the host; raises HostOpenError, also soon after ``cancel`` has been set.
 
         ``silence``: seconds of a dead network to put up with; 0: as the way to it has it.
         ``session``: a name in ``SESSIONS`` of ``remote/__main__.py``.
@@ -111,30 +111,30 @@ class Gateway:
         #: Seconds there and back, measured once.
         self.latency = 0.0
         #: When the last byte came, by the monotonic clock.
-        self.heard = time.monotonic()
+        self.last_heard = time.monotonic()
         #: Our own code has begun to answer there.
-        self.has_spoken = False
+        self.has_answered = False
         self._on_frame = on_frame
         self._cancel = cancel or threading.Event()
-        self._sending = threading.Lock()
+        self._send_lock = threading.Lock()
         #: Since when somebody waits for the host to take a frame; 0: nobody.
         self.sending_since = 0.0
         self._group = execnet.Group()
         self._errors = _ErrorFile() if spec.kind != "popen" else None
         try:
-            self._gateway = self._make()
-            self._listen_for_bytes()
-            self._channel = self._start_code()
+            self._gateway = self._open_gateway()
+            self._track_received_bytes()
+            self._channel = self._start_host_code()
             if self._errors:
-                self._errors.hide()
+                self._errors.unlink()
         except BaseException:
             self.close(timeout=1.0)
             raise
-        self._channel.setcallback(self._receive, endmarker=None)
+        self._channel.setcallback(self._on_channel_item, endmarker=None)
 
     # -- opening ----------------------------------------------------------------
 
-    def _make(self) -> execnet.Gateway:
+    def _open_gateway(self) -> execnet.Gateway:
         """execnet waits for the interpreter without a limit: give it one."""
         box: list[Any] = []
 
@@ -151,61 +151,65 @@ class Gateway:
             thread.join(0.1)
         if box and isinstance(box[0], execnet.Gateway):
             return box[0]
-        raise self._explain(box[0] if box else None)
+        raise self._explain_failure(box[0] if box else None)
 
     def _execnet_spec(self) -> str:
         if self.spec.kind == "popen":
             python = f"//python={self.spec.python}" if self.spec.python else ""
             return f"popen//execmodel=main_thread_only{python}"
         assert self._errors is not None
-        settings: dict[str, str | int | float] = {**proxy_settings(self.spec)}
+        settings: dict[str, str | int | float] = {**make_proxy_settings(self.spec)}
         settings |= {"errors": self._errors.path, "silence": self._silence}
-        python = f"{sys.executable} -P {Path(proxy.__file__)} {proxy.encode(settings)}"
+        python = f"{sys.executable} -P {Path(proxy.__file__)} {proxy.encode_settings(settings)}"
         return f"popen//execmodel=main_thread_only//python={python}"
 
-    def _start_code(self) -> execnet.Channel:
+    def _start_host_code(self) -> execnet.Channel:
         """A round trip proves that the gateway lives: a failed bootstrap gives a dead one."""
         try:
             channel = self._gateway.remote_exec(bootstrap)
             complaint = channel.receive(OPEN_TIMEOUT).decode("ascii")
             if complaint:
-                raise CannotOpen(self.spec.id, complaint, "//python=… in the host's spec")
-            digest, data = code()
+                raise HostOpenError(self.spec.id, complaint, "//python=… in the host's spec")
+            digest, data = pack_host_code()
             begin = time.monotonic()
             channel.send(f"{digest} {self._session}".encode("ascii"))
             answer = channel.receive(OPEN_TIMEOUT)
             self.latency = time.monotonic() - begin
             if answer.startswith(b"cannot: "):
                 words = strip_control_chars(answer[8:].decode("ascii", "replace"))
-                raise CannotOpen(self.spec.id, words, "//python=… in the host's spec")
+                raise HostOpenError(self.spec.id, words, "//python=… in the host's spec")
             if answer == b"need":
                 channel.send(data)
         except _CHANNEL_ERRORS as error:
-            raise self._explain(error) from error
+            raise self._explain_failure(error) from error
         return channel
 
-    def _explain(self, error: object) -> CannotOpen:
+    def _explain_failure(self, error: object) -> HostOpenError:
         said = self._errors.read() if self._errors else ""
-        for pattern, cause, hint in _CAUSES:
+        for pattern, cause, hint in _KNOWN_CAUSES:
             found = re.search(pattern, said)
             if found:
-                hint = "; ".join(filter(None, [hint.format(*found.groups()), self.spec.instead]))
-                return CannotOpen(self.spec.id, cause.format(*found.groups()), hint)
-        reason = proxy.REASON.search(said)
+                hint = "; ".join(
+                    filter(None, [hint.format(*found.groups()), self.spec.alternative])
+                )
+                return HostOpenError(self.spec.id, cause.format(*found.groups()), hint)
+        reason = proxy.REASON_LINE.search(said)
         if reason:
-            return CannotOpen(self.spec.id, strip_control_chars(reason[1]))
+            return HostOpenError(self.spec.id, strip_control_chars(reason[1]))
         if said.strip():
-            return CannotOpen(self.spec.id, strip_control_chars(said.strip().splitlines()[-1]))
+            return HostOpenError(self.spec.id, strip_control_chars(said.strip().splitlines()[-1]))
         if error is None:
-            return CannotOpen(self.spec.id, f"no answer within {OPEN_TIMEOUT:g} s")
+            return HostOpenError(self.spec.id, f"no answer within {OPEN_TIMEOUT:g} s")
         if self.spec.python and isinstance(error, (OSError, EOFError)):
             words = f"{self.spec.python} cannot be run as a Python >= 3.8"
-            return CannotOpen(self.spec.id, words, "//python=/path/to/python3 in the host's spec")
-        return CannotOpen(self.spec.id, f"{type(error).__name__}: {error}")
+            return HostOpenError(
+                self.spec.id, words, "//python=/path/to/python3 in the host's spec"
+            )
+        return HostOpenError(self.spec.id, f"{type(error).__name__}: {error}")
 
     # -- speaking ---------------------------------------------------------------
 
-    def _listen_for_bytes(self) -> None:
+    def _track_received_bytes(self) -> None:
         """execnet reads a frame in one go: the bytes of a large one are signs of life, too."""
         source: Any = self._gateway._io
         read1 = source.infile.read1
@@ -213,10 +217,10 @@ class Gateway:
         def read(size: int) -> bytes:
             parts = bytearray()
             while len(parts) < size:
-                data = read1(min(size - len(parts), _CHUNK))
+                data = read1(min(size - len(parts), _CHUNK_SIZE))
                 if not data:
                     raise EOFError(f"expected {size} bytes, got {len(parts)}")
-                self.heard = time.monotonic()
+                self.last_heard = time.monotonic()
                 if len(data) == size:
                     return bytes(data)
                 parts += data
@@ -224,13 +228,13 @@ class Gateway:
 
         source.read = read
 
-    def _receive(self, frame: Any) -> None:
-        self.has_spoken = True
+    def _on_channel_item(self, frame: Any) -> None:
+        self.has_answered = True
         self._on_frame(frame if isinstance(frame, bytes) else None)
 
     def send(self, frame: bytes) -> None:
         """Send one frame; OSError if the host is gone."""
-        with self._sending:
+        with self._send_lock:
             self.sending_since = time.monotonic()
             try:
                 self._channel.send(frame)
@@ -241,9 +245,9 @@ class Gateway:
         """Ask for a sign of life, unless that could block."""
         self.send_if_room(_PING)
 
-    def send_if_room(self, frame: bytes, patience: float = 0.0) -> bool:
+    def send_if_room(self, frame: bytes, timeout: float = 0.0) -> bool:
         """Send a small frame if nobody else is sending for that long, and nothing could block."""
-        if not self._sending.acquire(timeout=patience):
+        if not self._send_lock.acquire(timeout=timeout):
             return False
         try:
             if self.has_room():
@@ -252,7 +256,7 @@ class Gateway:
         except OSError:
             pass  # its end is on its way
         finally:
-            self._sending.release()
+            self._send_lock.release()
         return False
 
     def has_room(self) -> bool:
@@ -270,17 +274,17 @@ class Gateway:
         pipe: Any = self._gateway._io
         pipe.kill()
 
-    def say(self, *messages: list[Any]) -> None:
+    def send_messages(self, *messages: list[Any]) -> None:
         """Send messages in one frame; OSError if the host is gone."""
-        self.send(frames.pack(list(messages)))
+        self.send(frames.pack_messages(list(messages)))
 
-    def was_hostile(self) -> bool:
+    def was_ended_by_guard(self) -> bool:
         """The guard has ended the connection."""
-        return bool(self._errors and proxy.HOSTILE in self._errors.read())
+        return bool(self._errors and proxy.VIOLATION_LINE in self._errors.read())
 
-    def epitaph(self) -> str:
+    def close_reason(self) -> str:
         """Why the connection has ended, if that is known."""
-        found = proxy.REASON.search(self._errors.read()) if self._errors else None
+        found = proxy.REASON_LINE.search(self._errors.read()) if self._errors else None
         if found:
             return strip_control_chars(found[1])
         try:
@@ -296,10 +300,10 @@ class Gateway:
         self._group.terminate(timeout)
         if self._errors:
             self._errors.kill_writer()
-            self._errors.remove()
+            self._errors.close()
 
 
-def proxy_settings(spec: HostSpec) -> dict[str, str | int]:
+def make_proxy_settings(spec: HostSpec) -> dict[str, str | int]:
     """What the proxy must know to reach a host."""
     own = {
         "ssh": ("ssh_config",),
@@ -316,32 +320,34 @@ class _ErrorFile:
         self._descriptor, self.path = tempfile.mkstemp(prefix="nosejobs-ssh-")
         self._closing = threading.Lock()
         #: What was in it when it was closed.
-        self._last = ""
+        self._final_text = ""
 
     def read(self) -> str:
-        return proxy.PID.sub("", self._text())
+        return proxy.PID_LINE.sub("", self._read_all())
 
-    def _text(self) -> str:
+    def _read_all(self) -> str:
         with self._closing:
             if self._descriptor >= 0:
-                self._last = os.pread(self._descriptor, 64 << 10, 0).decode("utf-8", "replace")
-            return self._last
+                self._final_text = os.pread(self._descriptor, 64 << 10, 0).decode(
+                    "utf-8", "replace"
+                )
+            return self._final_text
 
     def kill_writer(self) -> None:
         """An ssh that hangs in its handshake is not yet a gateway that execnet could end."""
-        found = proxy.PID.search(self._text())
+        found = proxy.PID_LINE.search(self._read_all())
         if found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(found[1]), signal.SIGTERM)
 
-    def hide(self) -> None:
+    def unlink(self) -> None:
         """Its writer has it open: it needs no name, which would outlive a killed controller."""
         Path(self.path).unlink(missing_ok=True)
 
-    def remove(self) -> None:
+    def close(self) -> None:
         """May be called twice."""
-        self.hide()
-        self._text()
+        self.unlink()
+        self._read_all()
         with self._closing:
             if self._descriptor >= 0:
                 os.close(self._descriptor)

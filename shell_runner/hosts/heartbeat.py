@@ -8,40 +8,40 @@ from __future__ import annotations
 import enum
 
 #: Seconds before the first attempt to open a lost host again, and at most.
-_FIRST, _MOST = 1.0, 30.0
+_FIRST_REOPEN_DELAY, _MAX_REOPEN_DELAY = 1.0, 30.0
 
 
-class Sign(enum.Enum):
+class HostHealth(enum.Enum):
     """What to make of a host's silence."""
 
-    FINE = "fine"
-    ASK = "ask"
+    ALIVE = "fine"
+    PING_DUE = "ask"
     LOST = "lost"
 
 
-class Pulse:
+class SilenceMonitor:
     """The silence of one host."""
 
     def __init__(self, limit: float, now: float) -> None:
         """``limit``: seconds of silence after which it is lost."""
         self.limit = limit
-        self._looked = self._since = now
-        self._asked = now - limit
+        self._checked_at = self._awake_since = now
+        self._pinged_at = now - limit
 
-    def look(self, now: float, heard: float, limit: float = 0.0) -> Sign:
+    def check(self, now: float, last_heard: float, limit: float = 0.0) -> HostHealth:
         """``heard``: when it said something for the last time; ``limit``: a longer one, for now."""
         limit = max(limit, self.limit)
-        if now - self._looked > limit / 4:
+        if now - self._checked_at > limit / 4:
             # It was us who slept (Ctrl-Z, a suspended machine): no silence of the host's.
-            self._since = now
-        self._looked = now
-        silence = now - max(heard, self._since)
+            self._awake_since = now
+        self._checked_at = now
+        silence = now - max(last_heard, self._awake_since)
         if silence >= limit:
-            return Sign.LOST
-        if silence < self.limit / 4 or now - self._asked < self.limit / 4:
-            return Sign.FINE
-        self._asked = now
-        return Sign.ASK
+            return HostHealth.LOST
+        if silence < self.limit / 4 or now - self._pinged_at < self.limit / 4:
+            return HostHealth.ALIVE
+        self._pinged_at = now
+        return HostHealth.PING_DUE
 
     @property
     def interval(self) -> float:
@@ -51,4 +51,4 @@ class Pulse:
 
 def backoff(attempt: int) -> float:
     """Seconds before the attempt with this number (from 0) to open a lost host again."""
-    return min(_FIRST * 2.0 ** min(attempt, 10), _MOST)
+    return min(_FIRST_REOPEN_DELAY * 2.0 ** min(attempt, 10), _MAX_REOPEN_DELAY)

@@ -25,9 +25,9 @@ from typing import Any, NoReturn, Protocol
 if __name__ == "__main__":  # -P keeps this folder off the path; its parent must be on it
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from shell_runner.hosts.frame_guard import LIMIT, Guard, Hostile
+from shell_runner.hosts.frame_guard import MAX_PAYLOAD_BYTES, FrameGuard, ProtocolViolation
 
-_OPTIONS = (
+_SSH_OPTIONS = (
     "-T",
     "-o",
     "BatchMode=yes",
@@ -40,31 +40,31 @@ _OPTIONS = (
 )
 
 #: Runs on the host in front of execnet's bootstrap; must parse on any Python.
-_CHECK = (
+_VERSION_CHECK = (
     "import sys; sys.version_info < (3, 8) and sys.exit("
     "'nosejobs-needs-python: this is Python ' + sys.version.split()[0]); "
 )
 
 #: The first line of the file of complaints.
-PID = re.compile(r"nosejobs-pid: (\d+)\n")
+PID_LINE = re.compile(r"nosejobs-pid: (\d+)\n")
 #: What the guard or the connection ended for, in that file.
-REASON = re.compile(r"nosejobs-reason: (.*)\n")
+REASON_LINE = re.compile(r"nosejobs-reason: (.*)\n")
 
 #: Of the guard; in the same file.
-HOSTILE = "nosejobs-hostile\n"
+VIOLATION_LINE = "nosejobs-hostile\n"
 
-_CHUNK = 1 << 16
+_CHUNK_SIZE = 1 << 16
 #: Bytes that are held in each direction.
-_BUFFER = 1 << 20
+_MAX_BUFFERED_BYTES = 1 << 20
 #: Seconds that a host gets to end by itself when the controller has said good-bye.
-_GOODBYE = 3.0
+_GOODBYE_TIMEOUT = 3.0
 _PR_SET_PDEATHSIG = 1
 
 
 class Transport(Protocol):
     """The way to a host; nothing in it blocks."""
 
-    def polled(self) -> list[tuple[int, int]]:
+    def list_poll_events(self) -> list[tuple[int, int]]:
         """File descriptors, and the events of poll(2) that it waits for now."""
 
     def read(self) -> bytes | None:
@@ -73,14 +73,14 @@ class Transport(Protocol):
     def write(self, data: memoryview) -> int:
         """How many bytes were taken; 0 if it would block."""
 
-    def pending(self) -> bool:
+    def has_pending(self) -> bool:
         """Bytes can be read although poll(2) knows nothing of them."""
 
     def close(self) -> bool | None:
         """Say to the host that nothing more will come; True if it may still answer."""
 
 
-class Pipes:
+class PipeTransport:
     """A program that leads to the host: its stdin and stdout."""
 
     def __init__(self, write: int, read: int) -> None:
@@ -89,7 +89,7 @@ class Pipes:
         os.set_blocking(write, False)
         os.set_blocking(read, False)
 
-    def polled(self) -> list[tuple[int, int]]:
+    def list_poll_events(self) -> list[tuple[int, int]]:
         """Always its output; its input while that is full."""
         waits = [(self._read, select.POLLIN)]
         if self._blocked and self._write >= 0:
@@ -99,7 +99,7 @@ class Pipes:
     def read(self) -> bytes | None:
         """Empty at its end."""
         try:
-            return os.read(self._read, _CHUNK)
+            return os.read(self._read, _CHUNK_SIZE)
         except BlockingIOError:
             return None
 
@@ -114,7 +114,7 @@ class Pipes:
         self._blocked = taken < len(data)
         return taken
 
-    def pending(self) -> bool:
+    def has_pending(self) -> bool:
         """poll(2) knows all."""
         return False
 
@@ -126,143 +126,147 @@ class Pipes:
         return True
 
 
-class Pump:
+class ByteRelay:
     """Moves bytes until one side ends."""
 
-    def __init__(self, transport: Transport, guard: Guard, read: int = 0, write: int = 1) -> None:
+    def __init__(
+        self, transport: Transport, guard: FrameGuard, read: int = 0, write: int = 1
+    ) -> None:
         """``read`` and ``write``: execnet's side."""
         self._transport = transport
         self._guard = guard
         self._read, self._write = read, write
         self._to_host = bytearray()
-        self._to_here = bytearray()
+        self._to_execnet = bytearray()
         self._host_ended = False
         #: When the controller said good-bye.
-        self._goodbye = 0.0
+        self._goodbye_at = 0.0
         os.set_blocking(read, False)
         os.set_blocking(write, False)
 
     def run(self) -> None:
-        """Raises Hostile, or OSError of the transport."""
-        while not self._is_over():
-            self._wait()
-            self._take_from_here()
-            self._give_to_host()
-            self._take_from_host()
-            self._give_to_here()
+        """Raises ProtocolViolation, or OSError of the transport."""
+        while not self._is_finished():
+            self._await_events()
+            self._read_from_execnet()
+            self._write_to_host()
+            self._read_from_host()
+            self._write_to_execnet()
 
-    def _is_over(self) -> bool:
-        if self._host_ended and not self._to_here:
+    def _is_finished(self) -> bool:
+        if self._host_ended and not self._to_execnet:
             return True
-        return bool(self._goodbye) and time.monotonic() > self._goodbye + _GOODBYE
+        return bool(self._goodbye_at) and time.monotonic() > self._goodbye_at + _GOODBYE_TIMEOUT
 
-    def _wait(self) -> None:
+    def _await_events(self) -> None:
         poller = select.poll()
-        if not self._goodbye:  # also while there is no room: the controller may die
+        if not self._goodbye_at:  # also while there is no room: the controller may die
             poller.register(self._read, select.POLLIN if self._has_room() else 0)
-        if self._to_here:
+        if self._to_execnet:
             poller.register(self._write, select.POLLOUT)
-        may_read = len(self._to_here) < _BUFFER and not self._host_ended
-        for descriptor, events in self._transport.polled() if not self._host_ended else ():
+        may_read = len(self._to_execnet) < _MAX_BUFFERED_BYTES and not self._host_ended
+        for descriptor, events in (
+            self._transport.list_poll_events() if not self._host_ended else ()
+        ):
             wanted = events if may_read else events & ~select.POLLIN
             if wanted:
                 poller.register(descriptor, wanted)
-        hurry = may_read and self._transport.pending()
-        for descriptor, event in poller.poll(0 if hurry else 200 if self._goodbye else None):
+        hurry = may_read and self._transport.has_pending()
+        for descriptor, event in poller.poll(0 if hurry else 200 if self._goodbye_at else None):
             if descriptor == self._read and event & select.POLLHUP and not self._has_room():
-                self._goodbye = time.monotonic()
+                self._goodbye_at = time.monotonic()
 
     def _has_room(self) -> bool:
-        return len(self._to_host) < _BUFFER
+        return len(self._to_host) < _MAX_BUFFERED_BYTES
 
-    def _take_from_here(self) -> None:
-        if self._goodbye or len(self._to_host) >= _BUFFER:
+    def _read_from_execnet(self) -> None:
+        if self._goodbye_at or len(self._to_host) >= _MAX_BUFFERED_BYTES:
             return
         try:
-            data = os.read(self._read, _CHUNK)
+            data = os.read(self._read, _CHUNK_SIZE)
         except BlockingIOError:
             return
         if data:
             self._to_host += data
         else:
-            self._goodbye = time.monotonic()
+            self._goodbye_at = time.monotonic()
 
-    def _give_to_host(self) -> None:
+    def _write_to_host(self) -> None:
         while self._to_host:
             with memoryview(self._to_host) as view:
                 taken = self._transport.write(view)
             if not taken:
                 return
             del self._to_host[:taken]
-        if self._goodbye and not self._transport.close():
+        if self._goodbye_at and not self._transport.close():
             self._host_ended = True
 
-    def _take_from_host(self) -> None:
-        while len(self._to_here) < _BUFFER and not self._host_ended:
+    def _read_from_host(self) -> None:
+        while len(self._to_execnet) < _MAX_BUFFERED_BYTES and not self._host_ended:
             data = self._transport.read()
             if data is None:
                 return
             self._host_ended = not data
-            self._to_here += self._guard.feed(data)
+            self._to_execnet += self._guard.feed(data)
             if self._guard.error:
                 # Before execnet hears of it: what failed there is why the connection ends.
                 os.write(2, f"nosejobs-reason: {self._guard.error}\n".encode("utf-8", "replace"))
                 self._guard.error = ""
 
-    def _give_to_here(self) -> None:
-        while self._to_here:
+    def _write_to_execnet(self) -> None:
+        while self._to_execnet:
             try:
-                taken = os.write(self._write, self._to_here)
+                taken = os.write(self._write, self._to_execnet)
             except BlockingIOError:
                 return
             except BrokenPipeError:  # execnet reads no more: the good-bye follows
-                taken = len(self._to_here)
-            del self._to_here[:taken]
+                taken = len(self._to_execnet)
+            del self._to_execnet[:taken]
 
 
-def ssh_command(settings: dict[str, Any], bootstrap: str) -> list[str]:
+def make_ssh_command(settings: dict[str, Any], bootstrap: str) -> list[str]:
     """The ssh that runs ``bootstrap`` with the host's Python."""
-    argv = ["ssh", *_OPTIONS]
+    argv = ["ssh", *_SSH_OPTIONS]
     if settings["ssh_config"]:
         argv += ["-F", settings["ssh_config"]]
     python = settings["python"] or "python3"
-    remote = "exec " + python + " -u -c " + shlex.quote(_CHECK + bootstrap)
+    remote = "exec " + python + " -u -c " + shlex.quote(_VERSION_CHECK + bootstrap)
     return [*argv, *shlex.split(settings["address"]), remote]
 
 
-def encode(settings: dict[str, Any]) -> str:
+def encode_settings(settings: dict[str, Any]) -> str:
     """One word without slashes or spaces: execnet's specs cannot hold them."""
     return base64.urlsafe_b64encode(json.dumps(settings).encode()).decode("ascii")
 
 
-def _open(settings: dict[str, Any], bootstrap: str) -> Transport:
+def _open_transport(settings: dict[str, Any], bootstrap: str) -> Transport:
     if settings["kind"] == "agent":
-        return _connect(settings, bootstrap)
-    return _start_ssh(ssh_command(settings, bootstrap))
+        return _connect_to_agent(settings, bootstrap)
+    return _start_ssh(make_ssh_command(settings, bootstrap))
 
 
-def _connect(settings: dict[str, Any], bootstrap: str) -> Transport:
+def _connect_to_agent(settings: dict[str, Any], bootstrap: str) -> Transport:
     from shell_runner.hosts import tls  # takes a while to import, and ssh does without
 
     try:
         return tls.connect(settings, bootstrap)
     except tls.CannotConnect as error:
-        os.write(2, error.complaint().encode("utf-8", "replace"))
+        os.write(2, error.format_for_error_file().encode("utf-8", "replace"))
         sys.exit(1)
 
 
-def _start_ssh(command: list[str]) -> Pipes:
+def _start_ssh(command: list[str]) -> PipeTransport:
     its_input, write = os.pipe()
     read, its_output = os.pipe()
     parent = os.getpid()
     if os.fork() == 0:
-        _become(command, parent, its_input, its_output)
+        _exec_ssh(command, parent, its_input, its_output)
     os.close(its_input)
     os.close(its_output)
-    return Pipes(write, read)
+    return PipeTransport(write, read)
 
 
-def _become(command: list[str], parent: int, its_input: int, its_output: int) -> NoReturn:
+def _exec_ssh(command: list[str], parent: int, its_input: int, its_output: int) -> NoReturn:
     """ssh must not outlive us: whoever kills us means the connection."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -291,11 +295,11 @@ def main(argv: list[str]) -> None:
         # Ctrl-C in the controller's terminal must reach the controller alone.
         os.setsid()
     try:
-        transport = _open(settings, argv[argv.index("-c") + 1])
-        Pump(transport, Guard(settings.get("limit", LIMIT))).run()
-    except (Hostile, OSError) as error:
-        if isinstance(error, Hostile):
-            os.write(2, HOSTILE.encode())
+        transport = _open_transport(settings, argv[argv.index("-c") + 1])
+        ByteRelay(transport, FrameGuard(settings.get("limit", MAX_PAYLOAD_BYTES))).run()
+    except (ProtocolViolation, OSError) as error:
+        if isinstance(error, ProtocolViolation):
+            os.write(2, VIOLATION_LINE.encode())
         words = " ".join(str(error).split())
         os.write(2, f"nosejobs-reason: {words}\n".encode("utf-8", "replace"))
         sys.exit(1)

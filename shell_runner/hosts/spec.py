@@ -15,18 +15,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import MAX_SLOTS, HostEntry
-from ..errors import BadSpec
-from ..remote.agent.tcp import PORT as AGENT_PORT
-from ..remote.files.cache_eviction import LIMIT
-from ..remote.protocol.host_facts import cores
-from ..validators import suggestion
+from ..errors import InvalidHostSpec
+from ..remote.agent.tcp import DEFAULT_PORT as AGENT_PORT
+from ..remote.files.cache_eviction import DEFAULT_LIMIT_BYTES
+from ..remote.protocol.host_facts import count_cores
+from ..validators import format_suggestion
 
 _KINDS = ("agent", "popen", "ssh")
-_COMMON = ("slots", "python", "id", "labels")
+_COMMON_OPTIONS = ("slots", "python", "id", "labels")
 #: What only hosts of a kind can have.
-_OWN = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_config",)}
-_OPTIONS = (*_KINDS, *_COMMON, *(each for own in _OWN.values() for each in own))
-_STARRED = re.compile(r"(\d+)\*(.+)", re.DOTALL)
+_KIND_OPTIONS = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_config",)}
+_OPTIONS = (*_KINDS, *_COMMON_OPTIONS, *(each for own in _KIND_OPTIONS.values() for each in own))
+_SLOTS_PREFIX = re.compile(r"(\d+)\*(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class HostSpec:
     ssh_config: str = ""
     labels: tuple[str, ...] = ()
     #: Bytes of files that it keeps for later runs.
-    cache: int = LIMIT
+    cache: int = DEFAULT_LIMIT_BYTES
     #: Where the agent listens.
     port: int = 0
     #: The name in the agent's certificate; empty: the address.
@@ -57,26 +57,26 @@ class HostSpec:
     #: The agent dials out: listen for it on this port.
     listen: int = 0
     #: What else a bare name may have been meant to be, for the error if it cannot be opened.
-    instead: str = ""
+    alternative: str = ""
 
     @property
-    def in_place(self) -> bool:
+    def is_in_place(self) -> bool:
         """The tree is on this machine and is used where it is."""
         return self.kind == "popen"
 
 
-def parse(texts: Sequence[str], inventory: Mapping[str, HostEntry]) -> list[HostSpec]:
-    """The hosts of ``--nosejobs`` options, each perhaps a list with commas; raises BadSpec."""
+def parse_specs(texts: Sequence[str], inventory: Mapping[str, HostEntry]) -> list[HostSpec]:
+    """The hosts of ``--nosejobs`` options, each perhaps a list with commas; raises InvalidHostSpec."""
     pieces = [piece.strip() for text in texts for piece in text.split(",")]
     if not any(pieces):
-        raise BadSpec("--nosejobs needs a host: 2*popen, auto, ssh=user@host, or a name")
+        raise InvalidHostSpec("--nosejobs needs a host: 2*popen, auto, ssh=user@host, or a name")
     found: list[HostSpec] = []
     for piece in filter(None, pieces):
-        found.append(_unique(_parse_one(piece, inventory), found))
+        found.append(_make_id_unique(_parse_spec(piece, inventory), found))
     return found
 
 
-def _unique(spec: HostSpec, others: Sequence[HostSpec]) -> HostSpec:
+def _make_id_unique(spec: HostSpec, others: Sequence[HostSpec]) -> HostSpec:
     taken = {other.id for other in others}
     name, number = spec.id, 2
     while name in taken:
@@ -84,36 +84,39 @@ def _unique(spec: HostSpec, others: Sequence[HostSpec]) -> HostSpec:
     return replace(spec, id=name)
 
 
-def _parse_one(text: str, inventory: Mapping[str, HostEntry]) -> HostSpec:
-    slots, rest = _split_star(text)
+def _parse_spec(text: str, inventory: Mapping[str, HostEntry]) -> HostSpec:
+    slots, rest = _split_slots(text)
     name, _, more = rest.partition("//")
     if name in inventory:
-        return _changed(text, _from_inventory(inventory[name]), slots, more)
+        return _override(text, _from_inventory(inventory[name]), slots, more)
     if text == "auto" or text.startswith("auto//"):
-        slots, spec = cores(), f"popen{text.removeprefix('auto')}"
+        slots, spec = count_cores(), f"popen{text.removeprefix('auto')}"
     else:
         spec = rest
-    options = _options(spec)
-    instead = ""
+    options = _parse_options(spec)
+    alternative = ""
     if not options.keys() & set(_KINDS):
-        options, instead = _bare(text, spec, options, inventory)
+        options, alternative = _interpret_bare_name(text, spec, options, inventory)
     if slots and "slots" in options:
-        raise BadSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
-    return replace(_build(text, options, slots), instead=instead)
+        raise InvalidHostSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
+    return replace(_build_spec(text, options, slots), alternative=alternative)
 
 
-def _bare(
+def _interpret_bare_name(
     text: str, spec: str, options: dict[str, str], inventory: Mapping[str, HostEntry]
 ) -> tuple[dict[str, str], str]:
     """The options of an agent with that name, and what else may have been meant."""
     name = spec.split("//")[0]
-    if not _is_name(name) or _close(name, ("auto", "popen"), 0.7) or os.path.exists(name):
-        raise BadSpec(_unknown(text, inventory))
-    found = _close(name, inventory)
-    instead = f"did you mean {found!r} of nosejobs.toml?" if found else ""
+    if not _is_name(name) or _find_similar(name, ("auto", "popen"), 0.7) or os.path.exists(name):
+        raise InvalidHostSpec(_unknown_host_message(text, inventory))
+    found = _find_similar(name, inventory)
+    alternative = f"did you mean {found!r} of nosejobs.toml?" if found else ""
     if not inventory:
-        instead = f"name it in nosejobs.toml: [hosts.{name}], spec = \"ssh={name}\""
-    return {"agent": name, **{key: value for key, value in options.items() if key != name}}, instead
+        alternative = f'name it in nosejobs.toml: [hosts.{name}], spec = "ssh={name}"'
+    return {
+        "agent": name,
+        **{key: value for key, value in options.items() if key != name},
+    }, alternative
 
 
 def _is_name(text: str) -> bool:
@@ -121,26 +124,26 @@ def _is_name(text: str) -> bool:
     return bool(re.fullmatch(rf"(?:{host})(?::\d+)?", text, re.ASCII)) and not text.isdecimal()
 
 
-def _close(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def _find_similar(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     found = difflib.get_close_matches(word, list(known), 1, cutoff)
     return found[0] if found else ""
 
 
-def _split_star(text: str) -> tuple[int, str]:
-    starred = _STARRED.fullmatch(text)
+def _split_slots(text: str) -> tuple[int, str]:
+    starred = _SLOTS_PREFIX.fullmatch(text)
     if not starred:
         return 0, text
     slots = int(starred[1])
     if not 0 < slots <= MAX_SLOTS:
-        raise BadSpec(f"host spec {text!r}: the number of slots must be 1 to {MAX_SLOTS}")
+        raise InvalidHostSpec(f"host spec {text!r}: the number of slots must be 1 to {MAX_SLOTS}")
     return slots, starred[2]
 
 
 def _from_inventory(entry: HostEntry) -> HostSpec:
-    spec = _parse_one(entry.spec, {})
+    spec = _parse_spec(entry.spec, {})
     if spec.kind == "agent" and "agent=" not in entry.spec:
         words = f"[hosts.{entry.name}] of nosejobs.toml: spec {entry.spec!r} has no kind"
-        raise BadSpec(f'{words}\n  try: spec = "agent={entry.spec}", or ssh={entry.spec}')
+        raise InvalidHostSpec(f'{words}\n  try: spec = "agent={entry.spec}", or ssh={entry.spec}')
     if entry.slots is not None:
         spec = replace(spec, slots=entry.slots)
     if entry.cache is not None:
@@ -149,95 +152,97 @@ def _from_inventory(entry: HostEntry) -> HostSpec:
     return replace(spec, id=entry.name, labels=labels)
 
 
-def _changed(text: str, spec: HostSpec, slots: int, more: str) -> HostSpec:
+def _override(text: str, spec: HostSpec, slots: int, more: str) -> HostSpec:
     """A host of the inventory, for this run with other slots or options."""
-    options = _options(more) if more else {}
+    options = _parse_options(more) if more else {}
     if options.keys() & set(_KINDS):
         words = f"host spec {text!r}: {spec.id} is a host of nosejobs.toml"
-        raise BadSpec(f"{words}, which has its own spec; only options can be added")
-    _check_own(text, spec.kind, options)
+        raise InvalidHostSpec(f"{words}, which has its own spec; only options can be added")
+    _check_kind_options(text, spec.kind, options)
     if slots and "slots" in options:
-        raise BadSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
+        raise InvalidHostSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
     changes: dict[str, Any] = {
         key: options[key]
         for key in ("id", "python", "ssh_config", "name", "credentials")
         if key in options
     }
     if slots or "slots" in options:
-        changes["slots"] = slots or _slots(text, options["slots"])
+        changes["slots"] = slots or _parse_slots(text, options["slots"])
     if "labels" in options:
-        changes["labels"] = _labels(text, options["labels"])
+        changes["labels"] = _parse_labels(text, options["labels"])
     if "listen" in options:
-        changes["listen"] = _port(text, "listen", options["listen"])
+        changes["listen"] = _parse_port(text, "listen", options["listen"])
     return replace(spec, **changes)
 
 
-def _options(spec: str) -> dict[str, str]:
+def _parse_options(spec: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for part in spec.split("//"):
         key, equals, value = part.partition("=")
         if equals and key not in _OPTIONS:
-            raise BadSpec(f"host spec {spec!r}: unknown option {key!r}{suggestion(key, _OPTIONS)}")
+            raise InvalidHostSpec(
+                f"host spec {spec!r}: unknown option {key!r}{format_suggestion(key, _OPTIONS)}"
+            )
         if key in options:
-            raise BadSpec(f"host spec {spec!r}: option {key!r} is given twice")
+            raise InvalidHostSpec(f"host spec {spec!r}: option {key!r} is given twice")
         options[key] = value
     return options
 
 
-def _unknown(text: str, inventory: Mapping[str, HostEntry]) -> str:
+def _unknown_host_message(text: str, inventory: Mapping[str, HostEntry]) -> str:
     words = f"host {text!r} is not in [hosts] of nosejobs.toml"
     if inventory:
-        words += suggestion(text, inventory)
+        words += format_suggestion(text, inventory)
     if os.path.exists(text):
         words += f"\n  it is a file: --nosejobs needs hosts, as in --nosejobs=auto {text}"
         return words + (f", or agent={text} for a host" if _is_name(text) else "")
-    if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or _close(text, ("auto", "popen"), 0.7):
+    if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or _find_similar(text, ("auto", "popen"), 0.7):
         return f"{words}\n  try: --nosejobs='4*popen', auto, or ssh=user@host//slots=4"
     return f"{words}\n  try: --nosejobs=ssh={text}, or --nosejobs=auto for this machine"
 
 
-def _build(text: str, options: Mapping[str, str], slots: int) -> HostSpec:
+def _build_spec(text: str, options: Mapping[str, str], slots: int) -> HostSpec:
     kinds = [kind for kind in _KINDS if kind in options]
     if len(kinds) > 1:
-        raise BadSpec(f"host spec {text!r}: it is either {' or '.join(kinds)}")
+        raise InvalidHostSpec(f"host spec {text!r}: it is either {' or '.join(kinds)}")
     kind = kinds[0]
-    _check_own(text, kind, options)
+    _check_kind_options(text, kind, options)
     if "slots" in options:
-        slots = _slots(text, options["slots"])
+        slots = _parse_slots(text, options["slots"])
     spec = HostSpec(
         id=options.get("id", ""),
         kind=kind,
         slots=slots or (1 if kind == "popen" else 0),
         python=options.get("python", ""),
-        labels=_labels(text, options.get("labels")),
+        labels=_parse_labels(text, options.get("labels")),
     )
-    return _PLACES[kind](text, options, spec)
+    return _COMPLETE_BY_KIND[kind](text, options, spec)
 
 
-def _check_own(text: str, kind: str, options: Mapping[str, str]) -> None:
-    for other, own in _OWN.items():
+def _check_kind_options(text: str, kind: str, options: Mapping[str, str]) -> None:
+    for other, own in _KIND_OPTIONS.items():
         for key in own:
             if key in options and other != kind:
-                raise BadSpec(f"host spec {text!r}: option {key!r} is for {other} hosts")
+                raise InvalidHostSpec(f"host spec {text!r}: option {key!r} is for {other} hosts")
 
 
-def _popen(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+def _complete_popen(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
     return replace(spec, id=spec.id or "popen")
 
 
-def _ssh(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+def _complete_ssh(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
     address = options["ssh"]
     if not address.split():
-        raise BadSpec(f"host spec {text!r}: ssh= needs an address, as in ssh=user@host")
+        raise InvalidHostSpec(f"host spec {text!r}: ssh= needs an address, as in ssh=user@host")
     if re.fullmatch(r"[^:\[\]]+:\d+", address.split()[-1]):
         words = f"host spec {text!r}: ssh takes no port behind a host"
-        raise BadSpec(f"{words}\n  try: Port in ~/.ssh/config, or in //ssh_config=FILE")
+        raise InvalidHostSpec(f"{words}\n  try: Port in ~/.ssh/config, or in //ssh_config=FILE")
     name = spec.id or address.split()[-1]
     return replace(spec, id=name, address=address, ssh_config=options.get("ssh_config", ""))
 
 
-def _agent(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
-    address, port = _agent_address(text, options["agent"])
+def _complete_agent(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
+    address, port = _parse_agent_address(text, options["agent"])
     return replace(
         spec,
         id=spec.id or options.get("name") or (address if port == AGENT_PORT else options["agent"]),
@@ -245,11 +250,11 @@ def _agent(text: str, options: Mapping[str, str], spec: HostSpec) -> HostSpec:
         port=port,
         name=options.get("name", ""),
         credentials=options.get("credentials", ""),
-        listen=_port(text, "listen", options["listen"]) if "listen" in options else 0,
+        listen=_parse_port(text, "listen", options["listen"]) if "listen" in options else 0,
     )
 
 
-def written(spec: HostSpec) -> str:
+def format_spec(spec: HostSpec) -> str:
     """What can be typed for it, in any folder."""
     kind, values = spec.kind, [("python", spec.python)]
     if kind == "agent":
@@ -262,46 +267,52 @@ def written(spec: HostSpec) -> str:
         values += [("ssh_config", spec.ssh_config)]
     values += [("slots", str(spec.slots) if spec.slots else ""), ("labels", "+".join(spec.labels))]
     text = "//".join([kind, *(f"{key}={value}" for key, value in values if value)])
-    return text if _parse_one(text, {}).id == spec.id else f"{text}//id={spec.id}"
+    return text if _parse_spec(text, {}).id == spec.id else f"{text}//id={spec.id}"
 
 
-_PLACES = {"agent": _agent, "popen": _popen, "ssh": _ssh}
+_COMPLETE_BY_KIND = {"agent": _complete_agent, "popen": _complete_popen, "ssh": _complete_ssh}
 
 
-def _agent_address(text: str, value: str) -> tuple[str, int]:
+def _parse_agent_address(text: str, value: str) -> tuple[str, int]:
     if "@" in value:
-        raise BadSpec(f"host spec {text!r}: an agent runs as its own user; write agent=HOST")
+        raise InvalidHostSpec(
+            f"host spec {text!r}: an agent runs as its own user; write agent=HOST"
+        )
     if value.count(":") > 1 and not value.startswith("["):
         return value, AGENT_PORT
     found = re.fullmatch(r"(\[[^\]]+\]|[^\s:\[\]]+)(?::(.*))?", value)
     if not found:
-        raise BadSpec(f"host spec {text!r}: agent= needs a host, as in agent=host1 or host1:7422")
-    port = AGENT_PORT if found[2] is None else _port(text, "the port", found[2])
+        raise InvalidHostSpec(
+            f"host spec {text!r}: agent= needs a host, as in agent=host1 or host1:7422"
+        )
+    port = AGENT_PORT if found[2] is None else _parse_port(text, "the port", found[2])
     return found[1].strip("[]"), port
 
 
-def _port(text: str, what: str, value: str) -> int:
+def _parse_port(text: str, what: str, value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) < 65536:
-        raise BadSpec(f"host spec {text!r}: {what} must be a number from 1 to 65535, not {value!r}")
+        raise InvalidHostSpec(
+            f"host spec {text!r}: {what} must be a number from 1 to 65535, not {value!r}"
+        )
     return int(value)
 
 
-def _labels(text: str, value: str | None) -> tuple[str, ...]:
+def _parse_labels(text: str, value: str | None) -> tuple[str, ...]:
     """``docker+gpu``: a comma would end the spec."""
     if value is None:
         return ()
     labels = value.split("+")
     for label in labels:
         if not re.fullmatch(r"\w[\w.-]*", label):
-            raise BadSpec(
+            raise InvalidHostSpec(
                 f"host spec {text!r}: {label!r} is not a label; write //labels=docker+gpu"
             )
     return tuple(dict.fromkeys(labels))
 
 
-def _slots(text: str, value: str) -> int:
+def _parse_slots(text: str, value: str) -> int:
     if not (value.isdecimal() and len(value) < 9 and 0 < int(value) <= MAX_SLOTS):
-        raise BadSpec(
+        raise InvalidHostSpec(
             f"host spec {text!r}: slots must be a whole number, 1 to {MAX_SLOTS}, not {value!r}"
         )
     return int(value)

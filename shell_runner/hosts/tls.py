@@ -20,20 +20,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..remote.agent.tcp import PORT, SILENCE, tune
-from ..remote.agent.tls_engine import TlsState
+from ..remote.agent.tcp import DEFAULT_PORT, DEFAULT_SILENCE, configure_socket
+from ..remote.agent.tls_engine import TlsEngine
 
-#: Seconds to connect and shake hands; and to wait for an agent that dials out.
-TIMEOUT = 10.0
+#: Seconds to connect and continue_handshake hands; and to wait for an agent that dials out.
+CONNECT_TIMEOUT = 10.0
 LISTEN_TIMEOUT = 25.0
 #: Seconds for the agent to start an interpreter.
 _ANSWER_TIMEOUT = 25.0
-_ANSWER = 1 << 14
-_CHUNK = 1 << 18
+_MAX_ANSWER_BYTES = 1 << 14
+_CHUNK_SIZE = 1 << 18
 #: Encrypted bytes that may wait for the kernel.
-_BACKLOG = 1 << 18
+_MAX_UNSENT_BYTES = 1 << 18
 #: Unknown peers at a time, while we wait for an agent.
-_STRANGERS = 16
+_MAX_PENDING_PEERS = 16
 
 
 class CannotConnect(Exception):
@@ -44,7 +44,7 @@ class CannotConnect(Exception):
         self.hint = hint
         super().__init__(cause + (f"\n  try: {hint}" if hint else ""))
 
-    def complaint(self) -> str:
+    def format_for_error_file(self) -> str:
         """Two lines for the file of complaints, as gateways.py reads them."""
         one = " ".join(self.cause.split())
         return f"nosejobs-cannot: {one}\nnosejobs-try: {' '.join(self.hint.split())}\n"
@@ -55,26 +55,26 @@ class TlsTransport:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
         self._sock = sock
-        self._state = TlsState(context, name=name)
+        self._state = TlsEngine(context, name=name)
         self._tls, self._outgoing = self._state.tls, self._state.outgoing
         #: Encrypted bytes that the kernel has not taken.
         self._unsent = memoryview(b"")
-        self._more = False
-        self._ended = False
+        self._has_more = False
+        self._has_ended = False
         self._unread = b""
 
     def fileno(self) -> int:
         """The socket, for those who poll."""
         return self._sock.fileno()
 
-    def polled(self) -> list[tuple[int, int]]:
+    def list_poll_events(self) -> list[tuple[int, int]]:
         """What it waits for; who cannot take more bytes now leaves POLLIN out."""
         events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
         return [(self._sock.fileno(), events)]
 
-    def pending(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether read() has more, or the end, without a poll."""
-        return self._more or self._ended or bool(self._unread)
+        return self._has_more or self._has_ended or bool(self._unread)
 
     def read(self) -> bytes | None:
         """Some bytes; none at the end; None: nothing now.  Raises OSError.
@@ -85,23 +85,23 @@ class TlsTransport:
         if self._unread:
             parts, self._unread = self._unread, b""
             return parts
-        self._more = False
+        self._has_more = False
         parts = self._decrypt()
-        while not parts and not self._ended:
+        while not parts and not self._has_ended:
             try:
-                data = self._sock.recv(_CHUNK)
+                data = self._sock.recv(_CHUNK_SIZE)
             except (BlockingIOError, InterruptedError):
                 break
-            self._state.received(data)
+            self._state.feed(data)
             parts = self._decrypt()
         self._flush()
-        return parts if parts or self._ended else None
+        return parts if parts or self._has_ended else None
 
     def _decrypt(self) -> bytes:
-        if self._ended:
+        if self._has_ended:
             return b""
-        parts, self._ended = self._state.decrypt(_CHUNK)
-        self._more = len(parts) >= _CHUNK and not self._ended
+        parts, self._has_ended = self._state.decrypt(_CHUNK_SIZE)
+        self._has_more = len(parts) >= _CHUNK_SIZE and not self._has_ended
         return parts
 
     def unread(self, data: bytes) -> None:
@@ -111,9 +111,9 @@ class TlsTransport:
     def write(self, data: memoryview) -> int:
         """How many bytes it took; 0: the kernel takes no more now.  Raises OSError."""
         self._flush()
-        if len(self._unsent) + self._outgoing.pending > _BACKLOG or not data:
+        if len(self._unsent) + self._outgoing.pending > _MAX_UNSENT_BYTES or not data:
             return 0
-        taken = self._tls.write(data[:_CHUNK])
+        taken = self._tls.write(data[:_CHUNK_SIZE])
         self._flush()
         return taken
 
@@ -139,7 +139,7 @@ class TlsTransport:
 
     # -- opening ----------------------------------------------------------------
 
-    def shake(self) -> bool:
+    def continue_handshake(self) -> bool:
         """One step of the handshake; whether it is over.  Raises OSError."""
         try:
             while True:
@@ -149,8 +149,8 @@ class TlsTransport:
                     return True
                 except ssl.SSLWantReadError:
                     self._flush()
-                    data = self._sock.recv(_CHUNK)
-                self._state.received(data)
+                    data = self._sock.recv(_CHUNK_SIZE)
+                self._state.feed(data)
         except (BlockingIOError, InterruptedError):
             return False
         except ssl.SSLError:
@@ -168,27 +168,27 @@ def connect(settings: Mapping[str, Any], bootstrap: str) -> TlsTransport:
     ``settings``: ``address``, ``port``, ``name``, ``credentials``, ``listen`` and ``python``,
     as hosts.py makes them; ``silence``: seconds of a dead network that both ends put up with.
     """
-    target = _Target.of(settings)
+    target = _AgentTarget.from_settings(settings)
     try:
-        context = client_context(target.credentials)
+        context = make_client_context(target.credentials)
     except CannotConnect as error:
         # Who has no fleet at all meant another way to the host.
         raise CannotConnect(error.cause, f"{error.hint}; or use ssh={target.address}") from error
-    deadline = time.monotonic() + (LISTEN_TIMEOUT if target.listen else TIMEOUT)
+    deadline = time.monotonic() + (LISTEN_TIMEOUT if target.listen else CONNECT_TIMEOUT)
     if target.listen:
         transport = _await_agent(target, context, deadline)
     else:
-        transport = _dial(target, context, deadline)
+        transport = _connect_to_agent(target, context, deadline)
     order = {"python": str(settings.get("python", "")), "bootstrap": bootstrap}
     try:
-        _greet(transport, target, order)
+        _exchange_hello(transport, target, order)
     except BaseException:
         transport.close()
         raise
     return transport
 
 
-class _Target:
+class _AgentTarget:
     """Whom we want, and what we show."""
 
     def __init__(
@@ -200,23 +200,23 @@ class _Target:
         self.name = name or address
         self.credentials = credentials or default_credentials()
         self.listen = listen
-        self.where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self.location = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> _Target:
+    def from_settings(cls, settings: Mapping[str, Any]) -> _AgentTarget:
         get = settings.get
         return cls(
             str(get("address", "")),
-            int(get("port") or PORT),
+            int(get("port") or DEFAULT_PORT),
             str(get("name") or ""),
             os.path.expanduser(str(get("credentials") or "")),
             int(get("listen") or 0),
-            float(get("silence") or SILENCE),
+            float(get("silence") or DEFAULT_SILENCE),
         )
 
     def start_hint(self) -> str:
         """How to get an agent there."""
-        port = "" if self.port == PORT else f" --listen 0.0.0.0:{self.port}"
+        port = "" if self.port == DEFAULT_PORT else f" --listen 0.0.0.0:{self.port}"
         command = f"nosejobs-agent {self.name}.pem{port}"
         return f"start one there with `{command}`, or use ssh={self.address}"
 
@@ -229,15 +229,15 @@ def default_credentials() -> str:
 
 # -- our credentials ----------------------------------------------------------------
 
-_ISSUE = "`nosejobs ca issue --client NAME` on the machine with the authority"
+_ISSUE_HINT = "`nosejobs ca issue --client NAME` on the machine with the authority"
 
 
-def client_context(path: str) -> ssl.SSLContext:
+def make_client_context(path: str) -> ssl.SSLContext:
     """TLS 1.3 with the bundle at ``path``; raises CannotConnect."""
     _check_bundle(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    lists = [each for each in _lists(path) if os.path.exists(each)]
+    lists = [each for each in _crl_paths(path) if os.path.exists(each)]
     each = path
     try:
         context.load_cert_chain(path)
@@ -245,14 +245,14 @@ def client_context(path: str) -> ssl.SSLContext:
             context.load_verify_locations(each)
     except (OSError, ValueError) as error:
         what = "the credentials" if each == path else "the revocation list"
-        hint = _ISSUE if each == path else "`nosejobs ca crl --out FILE` writes it anew"
+        hint = _ISSUE_HINT if each == path else "`nosejobs ca crl --out FILE` writes it anew"
         raise CannotConnect(f"{what} {each} cannot be used: {error}", hint) from error
     if lists or "BEGIN X509 CRL" in Path(path).read_text(errors="replace"):
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 
 
-def _lists(path: str) -> list[str]:
+def _crl_paths(path: str) -> list[str]:
     """Where a newer revocation list may be than the one in the bundle."""
     folder = os.path.dirname(path)
     return [os.path.join(folder, "crl.pem"), os.path.join(folder, "ca", "crl.pem")]
@@ -263,72 +263,74 @@ def _check_bundle(path: str) -> None:
         mode = stat.S_IMODE(os.stat(path).st_mode)
         text = Path(path).read_text(errors="replace")
     except FileNotFoundError:
-        raise CannotConnect(f"no credentials: there is no {path}", _ISSUE) from None
+        raise CannotConnect(f"no credentials: there is no {path}", _ISSUE_HINT) from None
     except OSError as error:
-        raise CannotConnect(f"no credentials: {path}: {error.strerror}", _ISSUE) from error
+        raise CannotConnect(f"no credentials: {path}: {error.strerror}", _ISSUE_HINT) from error
     if mode & 0o037:
         cause = f"others may use the key in {path} (mode {mode:04o})"
         raise CannotConnect(cause, f"chmod 600 {path}")
     if "PRIVATE KEY-----" not in text or "BEGIN CERTIFICATE-----" not in text:
         cause = f"the credentials {path} hold no key with a certificate"
-        raise CannotConnect(cause, _ISSUE)
+        raise CannotConnect(cause, _ISSUE_HINT)
 
 
 # -- finding the agent --------------------------------------------------------------
 
 
-def _dial(target: _Target, context: ssl.SSLContext, deadline: float) -> TlsTransport:
-    sock = _connected(target, deadline)
-    tune(sock, target.silence)
+def _connect_to_agent(
+    target: _AgentTarget, context: ssl.SSLContext, deadline: float
+) -> TlsTransport:
+    sock = _open_socket(target, deadline)
+    configure_socket(sock, target.silence)
     transport = TlsTransport(sock, context, target.name)
     try:
-        while not transport.shake():
-            if not _ready(transport, deadline):
-                cause = f"{target.where} answers, but not with TLS within {TIMEOUT:g} s"
+        while not transport.continue_handshake():
+            if not _wait_until_ready(transport, deadline):
+                cause = f"{target.location} answers, but not with TLS within {CONNECT_TIMEOUT:g} s"
                 raise CannotConnect(cause, f"is it an agent? {target.start_hint()}")
     except OSError as error:
         transport.close()
-        raise _explained(error, target) from error
+        raise _explain_error(error, target) from error
     except BaseException:
         transport.close()
         raise
     return transport
 
 
-def _connected(target: _Target, deadline: float) -> socket.socket:
+def _open_socket(target: _AgentTarget, deadline: float) -> socket.socket:
     left = max(deadline - time.monotonic(), 0.1)
     try:
         return socket.create_connection((target.address, target.port), left)
     except (socket.gaierror, UnicodeError) as error:
-        cause = f"the name {target.address} is unknown ({_words(error)})"
+        cause = f"the name {target.address} is unknown ({_error_text(error)})"
         hint = f"check the spelling, or agent=ADDRESS//name={target.name}"
         raise CannotConnect(cause, hint) from error
     except TimeoutError as error:
-        cause = f"no answer from {target.where} within {TIMEOUT:g} s"
+        cause = f"no answer from {target.location} within {CONNECT_TIMEOUT:g} s"
         hint = f"is the host up, and the port open in its firewall? {target.start_hint()}"
         raise CannotConnect(cause, hint) from error
     except OSError as error:
-        cause = f"no agent at {target.where} ({_words(error)})"
+        cause = f"no agent at {target.location} ({_error_text(error)})"
         raise CannotConnect(cause, target.start_hint()) from error
 
 
-def _words(error: OSError | UnicodeError) -> str:
+def _error_text(error: OSError | UnicodeError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _ready(transport: TlsTransport, deadline: float) -> bool:
+def _wait_until_ready(transport: TlsTransport, deadline: float) -> bool:
     """Wait for the transport; False: time is up, also for one that sends a byte now and then."""
     poller = select.poll()
-    for descriptor, events in transport.polled():
+    for descriptor, events in transport.list_poll_events():
         poller.register(descriptor, events)
     left = deadline - time.monotonic()
     return left > 0 and bool(poller.poll(left * 1000))
 
 
-def _await_agent(target: _Target, context: ssl.SSLContext, deadline: float) -> TlsTransport:
+def _await_agent(target: _AgentTarget, context: ssl.SSLContext, deadline: float) -> TlsTransport:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listener(target.listen))
-        waiting = _Waiting(listener, target, context)
+        waiting = _IncomingConnections(listener, target, context)
         stack.callback(waiting.close)
         return waiting.run(deadline)
 
@@ -340,24 +342,24 @@ def _listener(port: int) -> socket.socket:
             ("", port), family=family, backlog=64, dualstack_ipv6=family == socket.AF_INET6
         )
     except OSError as error:
-        cause = f"cannot listen on port {port}: {_words(error)}"
+        cause = f"cannot listen on port {port}: {_error_text(error)}"
         raise CannotConnect(cause, "//listen=PORT with a free port for each host") from error
     listener.setblocking(False)
     return listener
 
 
-class _Waiting:
+class _IncomingConnections:
     """Those who have dialled in and have not yet shown who they are."""
 
     def __init__(
-        self, listener: socket.socket, target: _Target, context: ssl.SSLContext
+        self, listener: socket.socket, target: _AgentTarget, context: ssl.SSLContext
     ) -> None:
         self._listener = listener
         self._target = target
         self._context = context
         #: The oldest first.
-        self._strangers: dict[int, TlsTransport] = {}
-        self._refused = ""
+        self._pending_peers: dict[int, TlsTransport] = {}
+        self._last_refusal = ""
 
     def run(self, deadline: float) -> TlsTransport:
         """The agent that we want; raises CannotConnect."""
@@ -366,31 +368,31 @@ class _Waiting:
                 if descriptor == self._listener.fileno():
                     descriptor = self._accept()
                 # A new one is asked at once: it may have answered before we look again.
-                if descriptor in self._strangers and self._shake(descriptor):
-                    return self._strangers.pop(descriptor)
+                if descriptor in self._pending_peers and self._continue_handshake(descriptor):
+                    return self._pending_peers.pop(descriptor)
 
     def close(self) -> None:
         """Let go of all others."""
-        for transport in self._strangers.values():
+        for transport in self._pending_peers.values():
             transport.close()
 
     def _poll(self, deadline: float) -> Iterator[int]:
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
-        for transport in self._strangers.values():
-            for descriptor, events in transport.polled():
+        for transport in self._pending_peers.values():
+            for descriptor, events in transport.list_poll_events():
                 poller.register(descriptor, events)
         left = deadline - time.monotonic()
         ready = poller.poll(left * 1000) if left > 0 else []
         if not ready:
-            raise self._nobody()
+            raise self._make_timeout_error()
         return (descriptor for descriptor, _ in ready)
 
-    def _nobody(self) -> CannotConnect:
+    def _make_timeout_error(self) -> CannotConnect:
         target = self._target
         cause = f"{target.name} did not dial port {target.listen} within {LISTEN_TIMEOUT:g} s"
-        if self._refused:
-            cause += f"; somebody else did ({self._refused})"
+        if self._last_refusal:
+            cause += f"; somebody else did ({self._last_refusal})"
         command = f"nosejobs-agent {target.name}.pem --connect THIS-MACHINE:{target.listen}"
         return CannotConnect(cause, f"start its agent with `{command}`")
 
@@ -399,26 +401,26 @@ class _Waiting:
             sock, _ = self._listener.accept()
         except OSError:
             return -1
-        tune(sock, self._target.silence)
-        while len(self._strangers) >= _STRANGERS:
-            self._strangers.pop(next(iter(self._strangers))).close()
+        configure_socket(sock, self._target.silence)
+        while len(self._pending_peers) >= _MAX_PENDING_PEERS:
+            self._pending_peers.pop(next(iter(self._pending_peers))).close()
         transport = TlsTransport(sock, self._context, self._target.name)
-        self._strangers[transport.fileno()] = transport
+        self._pending_peers[transport.fileno()] = transport
         return transport.fileno()
 
-    def _shake(self, descriptor: int) -> bool:
+    def _continue_handshake(self, descriptor: int) -> bool:
         try:
-            return self._strangers[descriptor].shake()
+            return self._pending_peers[descriptor].continue_handshake()
         except OSError as error:
-            self._refused = _explained(error, self._target).cause
-            self._strangers.pop(descriptor).close()
+            self._last_refusal = _explain_error(error, self._target).cause
+            self._pending_peers.pop(descriptor).close()
             return False
 
 
 # -- the hello ----------------------------------------------------------------------
 
 
-def _greet(transport: TlsTransport, target: _Target, order: dict[str, str]) -> None:
+def _exchange_hello(transport: TlsTransport, target: _AgentTarget, order: dict[str, str]) -> None:
     hello = {"nosejobs": 1, **order, "silence": target.silence}
     line = memoryview(json.dumps(hello).encode() + b"\n")
     deadline = time.monotonic() + _ANSWER_TIMEOUT
@@ -427,20 +429,22 @@ def _greet(transport: TlsTransport, target: _Target, order: dict[str, str]) -> N
         while b"\n" not in answer:
             line = line[transport.write(line) :] if line else line
             data = transport.read()
-            if data == b"" or len(answer) > _ANSWER:
-                raise CannotConnect(f"the agent at {target.where} hung up", "see the agent's log")
+            if data == b"" or len(answer) > _MAX_ANSWER_BYTES:
+                raise CannotConnect(
+                    f"the agent at {target.location} hung up", "see the agent's log"
+                )
             answer += data or b""
-            if data is None and not _ready(transport, deadline):
-                cause = f"the agent at {target.where} started no interpreter in time"
+            if data is None and not _wait_until_ready(transport, deadline):
+                cause = f"the agent at {target.location} started no interpreter in time"
                 raise CannotConnect(cause, "see the agent's log; is the host overloaded?")
     except OSError as error:
-        raise _explained(error, target) from error
+        raise _explain_error(error, target) from error
     answer, _, rest = answer.partition(b"\n")
     transport.unread(rest)
     _check_answer(answer, target)
 
 
-def _check_answer(answer: bytes, target: _Target) -> None:
+def _check_answer(answer: bytes, target: _AgentTarget) -> None:
     try:
         said = json.loads(answer)
         problem = "" if said.get("ok") is True else str(said["error"])
@@ -451,7 +455,7 @@ def _check_answer(answer: bytes, target: _Target) -> None:
         hint = "see the agent's log, and its options"
         if "ython" in text:
             hint = "//python=/path/to/python3 in the host's spec"
-        raise CannotConnect(f"the agent at {target.where} says: {text}", hint)
+        raise CannotConnect(f"the agent at {target.location} says: {text}", hint)
 
 
 # -- what went wrong ----------------------------------------------------------------
@@ -468,33 +472,35 @@ _ALERTS: tuple[tuple[str, str], ...] = (
 )
 
 
-def _explained(error: OSError, target: _Target) -> CannotConnect:
+def _explain_error(error: OSError, target: _AgentTarget) -> CannotConnect:
     """An error of TLS or of the network in our words."""
     if isinstance(error, CannotConnect):
         return error
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _host_refused(error, target)
+        return _explain_host_certificate(error, target)
     reason = str(getattr(error, "reason", None) or "")
     if "ALERT" in reason:
         for word, cause in _ALERTS:
             if word in reason:
-                text = f"the agent at {target.where} refuses us: {cause} ({target.credentials})"
-                return CannotConnect(text, _ISSUE)
+                text = f"the agent at {target.location} refuses us: {cause} ({target.credentials})"
+                return CannotConnect(text, _ISSUE_HINT)
     if isinstance(error, ssl.SSLEOFError | ConnectionError):
         return CannotConnect(
-            f"{target.where} hung up during the handshake ({_words(error)})",
+            f"{target.location} hung up during the handshake ({_error_text(error)})",
             "see the agent's log; is it an agent, and not too busy?",
         )
     if isinstance(error, ssl.SSLError):
         words = reason.lower().replace("_", " ") or str(error)
-        cause = f"{target.where} does not speak TLS 1.3 as an agent does ({words})"
+        cause = f"{target.location} does not speak TLS 1.3 as an agent does ({words})"
         return CannotConnect(cause, f"is it an agent? {target.start_hint()}")
-    return CannotConnect(f"the connection to {target.where} is lost: {_words(error)}")
+    return CannotConnect(f"the connection to {target.location} is lost: {_error_text(error)}")
 
 
-def _host_refused(error: ssl.SSLCertVerificationError, target: _Target) -> CannotConnect:
+def _explain_host_certificate(
+    error: ssl.SSLCertVerificationError, target: _AgentTarget
+) -> CannotConnect:
     said = error.verify_message
-    at = f"the certificate of {target.where}"
+    at = f"the certificate of {target.location}"
     if re.search("ostname mismatch|IP address mismatch", said):
         hint = f"//name=NAME, the one that it was issued for, or `nosejobs ca issue {target.name}`"
         return CannotConnect(f"{at} is not for {target.name}: {said}", hint)

@@ -1,129 +1,60 @@
-"""The client of durable jobs: one host's queue, whatever happens to the connection.
+"""The client of durable jobs: requests to the queue of one host.
 
-Owns the requests, their repetition over a new connection where the old one broke, and packages
-that grow on this disk.  Must not know command lines.
+Responsible for what is requested and how the responses are read.  Must not know command lines.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import os
-import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import CannotOpen, HostError, HostLost, JobRefused, UsageError
-from ..hosts.heartbeat import backoff
-from ..hosts.spec import HostSpec
+from ..errors import JobRefused
 from ..remote.protocol.fields import InvalidField
 from ..remote.protocol.job import Content, JobConfig, JobTest, NewJob, is_uuid
 from ..remote.protocol.job_summary import JobSummary
 from ..shipping.tree_scan import SourceTree
 from ..shipping.upload import Uploaded
 from .log_position import LOG_START, LogChunk, LogMismatch, LogPosition
+from .package_download import download_package
+from .reconnecting_client import ReconnectingClient
 from .responses import (
-    Listing,
+    JobChanges,
+    JobListing,
+    JobReport,
     LogFacts,
-    News,
-    Report,
-    job_of,
-    limits_of,
-    listing_of,
-    log_facts_of,
-    news_of,
-    report_of,
+    parse_changes,
+    parse_job,
+    parse_limits,
+    parse_listing,
+    parse_log_facts,
+    parse_report,
 )
-from .session import TIMEOUT, Session
+from .session import HostSession
 
-#: Seconds that a request waits on the host for news, before it is asked again.
-_LOOK = 20.0
-#: How often a lost host is opened for one request; for one that waits anyway: two minutes and
-#: more, in which a machine boots.
-_TRIES, _TRIES_WAITING = 4, 10
-#: Bytes that are asked for at once.
-_PIECE = 1 << 20
+#: Seconds that a request waits on the host before it is repeated.
+_WAIT_SECONDS = 20.0
+#: Bytes of a log that are requested at once.
+_CHUNK_SIZE = 1 << 20
 
 T = TypeVar("T")
 
 
-# -- one host ---------------------------------------------------------------------
+class JobClient(ReconnectingClient):
+    """The job queue of one host.
 
+    Unless stated otherwise, every request raises :exc:`JobRefused` if the queue refuses it,
+    :exc:`HostOpenError` or :exc:`HostLost` if the host cannot be reached, and :exc:`HostError` if
+    the response makes no sense.
+    """
 
-class JobClient:
-    """The queue of one host; opens it when it is needed, and again when it was lost."""
+    def _call_for_job(self, job: str, request: str, /, **arguments: Any) -> JobSummary:
+        """Perform a request about ``job`` whose response is the summary of that job."""
+        return self._call(_parse_for_job(job, parse_job), request, job=job, **arguments)
 
-    def __init__(
-        self,
-        spec: HostSpec,
-        timeout: float = TIMEOUT,
-        say: Callable[[str], None] = lambda words: None,
-        open_session: Callable[[HostSpec, float], Session] = Session,
-        tries: int = 0,
-    ) -> None:
-        """``say``: told in words what takes long or went wrong and is tried again.
-
-        ``tries``: how often a lost host is opened for one request; 0: as it is worth it.
-        """
-        self.spec = spec
-        self._timeout = timeout
-        self._say = say
-        self._open = open_session
-        self._session: Session | None = None
-        self._tries = tries
-        #: Whether a new job may be at the host, even if nobody has said so.
-        self.may_have_handed_in = False
-        #: Interrupts so far, and up to which one ``news`` knows of them.
-        self._nudges = self._heard = 0
-        self._nudging = threading.Lock()
-
-    def __enter__(self) -> JobClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the connection, if there is one."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-    def _with_session(self, request: Callable[[Session], T], waits: bool = False) -> T:
-        """What can be asked again is asked again, over a new connection."""
-        opened = False
-        tries = self._tries or (_TRIES_WAITING if waits else _TRIES)
-        for number in range(tries):
-            try:
-                if self._session is None:
-                    self._session = self._open(self.spec, self._timeout)
-                opened = True
-                return request(self._session)
-            except (HostLost, CannotOpen) as error:
-                self.close()
-                # A host that was never there is not waited for.
-                if not opened or number == tries - 1:
-                    raise
-                self._say(f"{error}; opening it again")
-                time.sleep(backoff(number))
-            except HostError:
-                self.close()
-                raise
-        raise AssertionError("unreachable")
-
-    def _call(self, parse: Callable[[Any], T], request: str, /, **arguments: Any) -> T:
-        return self._with_session(lambda s: s.read(parse, s.call(request, **arguments)))
-
-    def _call_of(self, job: str, name: str, **arguments: Any) -> JobSummary:
-        """A request that is answered with the job of which it is."""
-        return self._call(_same(job, job_of), name, job=job, **arguments)
-
-    # -- handing in ---------------------------------------------------------------
+    # -- submitting ---------------------------------------------------------------
 
     def submit(
         self,
@@ -131,166 +62,169 @@ class JobClient:
         trees: Sequence[SourceTree] = (),
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> tuple[JobSummary, list[Uploaded]]:
-        """Upload what the host lacks of ``trees``, then submit the job; safe to repeat."""
+        """Upload what the host lacks of ``trees``, then submit ``job``; safe to repeat.
 
-        def request(session: Session) -> tuple[JobSummary, list[Uploaded]]:
+        Returns the job as the host has it, and what was uploaded of each tree.
+        """
+
+        def request(session: HostSession) -> tuple[JobSummary, list[Uploaded]]:
             uploaded = [session.upload(tree, progress) for tree in trees]
-            self.may_have_handed_in = True
-            answer = session.call("submit", job=_row(job))
-            return session.read(_same(job.id, job_of), answer), uploaded
+            self.may_have_submitted = True
+            answer = session.call("submit", job=_encode_job(job))
+            return session.parse_response(_parse_for_job(job.id, parse_job), answer), uploaded
 
         return self._with_session(request)
 
     def rerun(
         self, job: str, id: str, tests: Sequence[str], failed: bool, secret: str = ""
     ) -> JobSummary:
-        """A new job ``id``: some tests of ``job`` again, with the same contents and config.
+        """Submit a new job ``id`` that runs tests of ``job`` again; nothing is uploaded.
 
-        ``secret``: what its notification is signed with; the host has forgotten that of ``job``.
+        ``tests``: names, folders or patterns; empty: all.  ``failed``: only those that failed or
+        did not end.  ``secret`` signs its notification; the host does not keep that of ``job``.
         """
 
-        def request(session: Session) -> JobSummary:
-            self.may_have_handed_in = True
+        def request(session: HostSession) -> JobSummary:
+            self.may_have_submitted = True
             answer = session.call(
                 "rerun", job=job, id=id, tests=tests, failed=failed, secret=secret
             )
-            return session.read(_same(id, job_of), answer)
+            return session.parse_response(_parse_for_job(id, parse_job), answer)
 
         return self._with_session(request)
 
-    # -- looking ------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------
 
-    def jobs(self, states: Sequence[str] = (), label: str = "", limit: int = 100) -> Listing:
-        """The newest jobs."""
-        return self._call(listing_of, "jobs", states=states, label=label, limit=limit)
+    def list_jobs(
+        self, states: Sequence[str] = (), label: str = "", limit: int = 100
+    ) -> JobListing:
+        """Return the newest jobs, at most ``limit``, in one of ``states`` and with ``label``.
 
-    def job(self, job: str) -> Report:
-        """All that is known of one job, by its UUID or the beginning of it."""
+        No states or an empty label match every job.
+        """
+        return self._call(parse_listing, "jobs", states=states, label=label, limit=limit)
 
-        def parse(value: Any) -> Report:
-            report = report_of(value)
+    def get_job(self, job: str) -> JobReport:
+        """Return the details of the job whose UUID is ``job`` or begins with it."""
+
+        def parse(value: Any) -> JobReport:
+            report = parse_report(value)
             if not report.job.id.startswith(job):
-                raise InvalidField(f"job {report.job.id} where {job} was asked for")
+                raise InvalidField(f"job {report.job.id} where {job} was requested")
             return report
 
         return self._call(parse, "job", job=job)
 
-    def find(self, job: str) -> str:
-        """The UUID that begins so."""
-        return job if is_uuid(job) else self.job(job).job.id
+    def find_id(self, job: str) -> str:
+        """Return the UUID that begins with ``job``."""
+        return job if is_uuid(job) else self.get_job(job).job.id
 
     def wait(self, job: str) -> JobSummary:
-        """The job, once it has ended and can be harvested."""
-        trouble = ""
+        """Wait until the job has ended and can be harvested; return it."""
+        shown_reason = ""
         while True:
-            found = self._with_session(
-                lambda s: s.read(_same(job, job_of), s.call("package", job=job, seconds=_LOOK)),
+            summary = self._with_session(
+                lambda s: s.parse_response(
+                    _parse_for_job(job, parse_job),
+                    s.call("package", job=job, seconds=_WAIT_SECONDS),
+                ),
                 waits=True,
             )
-            if found.is_done:
-                return found
-            if found.trouble not in ("", trouble):
-                self._say(f"{self.spec.id}: job {job}: {found.trouble}")
-            trouble = found.trouble
+            if summary.is_done:
+                return summary
+            if summary.waiting_reason not in ("", shown_reason):
+                self._show_message(f"{self.spec.id}: job {job}: {summary.waiting_reason}")
+            shown_reason = summary.waiting_reason
 
     def open(self) -> Mapping[str, Any]:
-        """Open the host, if it is not; what it says of itself."""
+        """Open the host unless it is open; return its description of itself."""
         return self._with_session(lambda session: session.facts)
 
-    def news(
-        self, seen: Mapping[str, str], seconds: float = _LOOK, no_worker: str | None = None
-    ) -> News:
-        """Jobs whose state is not the one that was seen of them, as soon as there is one.
+    def await_changes(
+        self,
+        seen: Mapping[str, str],
+        seconds: float = _WAIT_SECONDS,
+        worker_error: str | None = None,
+    ) -> JobChanges:
+        """Wait for jobs whose state differs from the state in ``seen``, and return them.
 
-        ``seen``: states by UUID; "gone": the host has no such job; anything else: never seen.
-        Empty when the time is over, and at once when somebody interrupts, also if that was
-        after the last call had ended.  ``no_worker``: what was said of why nobody runs them;
-        other words are news, too.
+        ``seen``: state by UUID; ``"gone"`` if the host did not have the job; any other text for a
+        job whose state is not known.  ``worker_error``: the last error of the host's worker;
+        another one ends the wait, too; None: errors do not.
+
+        Returns no jobs after ``seconds``, and at once after :meth:`interrupt`, also if that was
+        called since the last wait ended.
         """
-        heard = self._heard
+        seen_interrupts = self._interrupts_seen
 
-        def parse(value: Any) -> News:
-            found = news_of(value)
-            if not seen.keys() >= {*found.gone, *(job.id for job in found.jobs)}:
-                raise InvalidField("news of a job that was not asked for")
-            return found
+        def parse(value: Any) -> JobChanges:
+            changes = parse_changes(value)
+            if not seen.keys() >= {*changes.gone, *(job.id for job in changes.jobs)}:
+                raise InvalidField("a change of a job that was not requested")
+            return changes
 
-        def request(session: Session) -> News:
-            # Whoever nudges after this look finds the session, and the desk compares numbers.
-            if self._nudges > heard:
-                return News(no_worker=no_worker or "")
-            wait = {"seconds": seconds, "nudged": heard, "no_worker": no_worker}
-            return session.read(parse, session.call("news", seen=dict(seen), **wait))
+        def request(session: HostSession) -> JobChanges:
+            # A later interrupt finds the session; the host compares the numbers.
+            if self._interrupts > seen_interrupts:
+                return JobChanges(worker_error=worker_error or "")
+            wait = {"seconds": seconds, "wakes": seen_interrupts, "worker_error": worker_error}
+            return session.parse_response(parse, session.call("changes", seen=dict(seen), **wait))
 
-        found = self._with_session(request)
-        self._heard = self._nudges
-        return found
+        changes = self._with_session(request)
+        self._interrupts_seen = self._interrupts
+        return changes
 
-    def interrupt(self) -> None:
-        """End ``news``, the one that waits or the next one; from any thread."""
-        with self._nudging:
-            self._nudges += 1
-            session = self._session
-            if session is not None:
-                session.nudge(self._nudges)
-
-    def abort(self) -> None:
-        """From any thread: what is asked now ends with HostLost."""
-        session = self._session
-        if session is not None:
-            session.abort()
-
-    def log(
+    def read_log(
         self, job: str, start: LogPosition = LOG_START, follow: bool = False, attempt: int = 0
     ) -> Iterator[LogChunk]:
         """Yield the log of an attempt (0: the last one) from ``start`` on.
 
-        ``follow``: go on as it grows, and with the logs of later attempts, until the job has
-        ended.  A connection that breaks is opened again; raises :exc:`LogMismatch` if the log is
-        another one then.
+        With ``follow``, continue as the log grows, and with the logs of later attempts, until the
+        job has ended.  Raises :exc:`LogMismatch` if the log is not the one that was read before.
         """
         position = start if start.attempt else LogPosition(attempt)
         seen: list[Any] | None = None
         while True:
-            found, data = self._log(job, position, seen, follow)
-            seen = found.mark
+            facts, data = self._fetch_log(job, position, seen, follow)
+            seen = facts.mark
             position = LogPosition(
-                found.attempt, position.offset + len(data), zlib.crc32(data, position.crc)
+                facts.attempt, position.offset + len(data), zlib.crc32(data, position.crc)
             )
-            more = bool(data) or (follow and not found.is_end)
+            more = bool(data) or (follow and not facts.is_end)
             yield LogChunk(position, data, not more)
             if not more:
                 return
-            if follow and found.over and not data and found.attempt < found.attempts:
-                position = LogPosition(found.attempt + 1)
+            if follow and facts.is_attempt_over and not data and facts.attempt < facts.attempts:
+                position = LogPosition(facts.attempt + 1)
 
-    def _log(
+    def _fetch_log(
         self, job: str, position: LogPosition, seen: Any, follow: bool
     ) -> tuple[LogFacts, bytes]:
-        def request(session: Session) -> tuple[LogFacts, bytes]:
+        def request(session: HostSession) -> tuple[LogFacts, bytes]:
             value, data = session.fetch(
                 "log", job=job, attempt=position.attempt, offset=position.offset,
-                seconds=_LOOK if follow else 0.0, seen=seen, size=_PIECE,
+                seconds=_WAIT_SECONDS if follow else 0.0, seen=seen, size=_CHUNK_SIZE,
             )  # fmt: skip
-            found = session.read(log_facts_of, value)
-            if len(data) > _PIECE or (position.attempt and found.attempt != position.attempt):
-                raise session.odd("another piece of a log than was asked for")
-            return found, data
+            facts = session.parse_response(parse_log_facts, value)
+            if len(data) > _CHUNK_SIZE or (position.attempt and facts.attempt != position.attempt):
+                raise session.reject_response("another piece of a log than was requested")
+            return facts, data
 
         try:
-            found, data = self._with_session(request, waits=follow)
+            facts, data = self._with_session(request, waits=follow)
         except JobRefused as error:
             if error.kind == "differs":
                 raise self._log_mismatch(job, position, str(error)) from error
             raise
-        if position.offset and found.crc != position.crc:
-            raise self._log_mismatch(job, position, "the bytes before are others")
-        return found, data
+        if position.offset and facts.crc != position.crc:
+            raise self._log_mismatch(job, position, "the bytes before differ")
+        return facts, data
 
-    def _log_mismatch(self, job: str, position: LogPosition, why: str) -> LogMismatch:
-        words = f"the log of job {job}, attempt {position.attempt}, is not the one of which "
-        words += f"{position.offset} bytes were read before ({why})"
-        return LogMismatch(self.spec.id, words, f"nosejobs job logs {job}, from its beginning")
+    def _log_mismatch(self, job: str, position: LogPosition, reason: str) -> LogMismatch:
+        message = f"the log of job {job}, attempt {position.attempt}, is not the one of which "
+        message += f"{position.offset} bytes were read before ({reason})"
+        hint = f"nosejobs job logs {job}, to read it from the beginning"
+        return LogMismatch(self.spec.id, message, hint)
 
     # -- the package --------------------------------------------------------------
 
@@ -302,160 +236,70 @@ class JobClient:
         progress: Callable[[int, int], None] = lambda done, total: None,
         known: JobSummary | None = None,
     ) -> JobSummary:
-        """The package of a job that has ended, whole and with the digest that the host says.
+        """Download the package of a job that has ended; return the job.
 
-        Into ``path``, by ``path.part``, which goes on where it was left.  ``verify``: raises
-        for a package that is none; then nothing of it stays.  ``known``: what the host has said
-        of the job since it ended.
+        The package goes to ``path`` (see :func:`~.package_download.download_package`, also for
+        ``verify`` and what is raised).  ``known`` is a summary that the host has sent since the
+        job ended.  Raises :exc:`JobRefused` if there is no package yet.
         """
-        found = known or self._call_of(job, "package", seconds=0.0)
-        if not found.is_done or not found.package:
-            words = f"job {found.id} is {found.state}: there is no package yet"
-            hint = f"nosejobs job harvest --wait {found.id}"
-            raise JobRefused(self.spec.id, "state", words, hint)
-        if path.exists() and _digest(path) == found.package:
-            verify(path)
-            return found
-        with _part(path) as (part, name):
-            self._fetch(found, part, path, progress)
-            try:
-                verify(name)
-            except BaseException:
-                part.truncate(0)
-                raise
-            os.replace(name, path)
-        return found
+        summary = known or self._call_for_job(job, "package", seconds=0.0)
+        if not summary.is_done or not summary.package_digest:
+            message = f"job {summary.id} is {summary.state}: there is no package yet"
+            hint = f"nosejobs job harvest --wait {summary.id}"
+            raise JobRefused(self.spec.id, "state", message, hint)
+        read_piece = partial(self._read_package, summary.id)
+        download_package(self.spec.id, summary, path, read_piece, verify, progress)
+        return summary
 
-    def _fetch(
-        self, job: JobSummary, part: Any, path: Path, progress: Callable[[int, int], None]
-    ) -> None:
-        resumed = seen = _begun(part, job.size)
-        _refuse_without_room(path, job.size - seen.size)
-        while True:
-            while seen.size < job.size:
-                data = self._piece(job, seen.size)
-                part.write(data)
-                seen = seen.add(data)
-                progress(seen.size, job.size)
-            if seen.hash.hexdigest() == job.package:
-                part.flush()
-                os.fsync(part.fileno())
-                return
-            part.truncate(0)
-            part.seek(0)
-            if not resumed.size:
-                words = f"the package of job {job.id} does not have the digest that it names"
-                raise HostError(self.spec.id, words, "harvest it again; nothing was acknowledged")
-            # What was there before is of another package.
-            resumed = seen = _Seen(0, hashlib.sha256())
-
-    def _piece(self, job: JobSummary, offset: int) -> bytes:
-        size = min(_PIECE, job.size - offset)
-
-        def request(session: Session) -> bytes:
-            _, data = session.fetch("fetch", job=job.id, offset=offset, size=size)
-            if len(data) > size or not data:
-                raise session.odd(f"{len(data)} bytes of a package where {size} are asked for")
+    def _read_package(self, job: str, offset: int, size: int) -> bytes:
+        def request(session: HostSession) -> bytes:
+            _, data = session.fetch("fetch", job=job, offset=offset, size=size)
+            if not 0 < len(data) <= size:
+                message = f"{len(data)} bytes of a package where {size} were requested"
+                raise session.reject_response(message)
             return data
 
         return self._with_session(request)
 
     def acknowledge(self, job: str, digest: str) -> JobSummary:
-        """The package is safe here: the host may let it go."""
-        return self._call_of(job, "acknowledge", digest=digest)
+        """Tell the host that the package with this digest is safe here, which may remove it."""
+        return self._call_for_job(job, "acknowledge", digest=digest)
 
     # -- changing -----------------------------------------------------------------
 
     def cancel(self, job: str) -> JobSummary:
-        """The job is to end; what has run of it comes as a package like any other."""
-        return self._call_of(job, "cancel")
+        """Cancel a job; what has run of it can be harvested."""
+        return self._call_for_job(job, "cancel")
 
     def forget(self, job: str, force: bool = False) -> JobSummary:
-        """Nothing of the job stays on the host."""
-        return self._call_of(job, "forget", force=force)
+        """Remove a job from the host; ``force``: also if it has not been harvested."""
+        return self._call_for_job(job, "forget", force=force)
 
-    def limits(self) -> Mapping[str, int]:
-        """What the host's queue is bounded by."""
-        return self._call(limits_of, "limits")
+    def get_limits(self) -> Mapping[str, int]:
+        """Return the limits of the host's queue by name."""
+        return self._call(parse_limits, "limits")
 
     def set_limit(self, name: str, value: int) -> Mapping[str, int]:
-        """The same, after one has been changed."""
-        return self._call(limits_of, "limit", name=name, value=value)
+        """Change a limit; return all of them."""
+        return self._call(parse_limits, "limit", name=name, value=value)
 
 
-def _same(job: str, parse: Callable[[Any], JobSummary]) -> Callable[[Any], JobSummary]:
+def _parse_for_job(job: str, parse: Callable[[Any], JobSummary]) -> Callable[[Any], JobSummary]:
     def check(value: Any) -> JobSummary:
-        found = parse(value)
-        if found.id != job:
-            raise InvalidField(f"job {found.id} where {job} was asked for")
-        return found
+        summary = parse(value)
+        if summary.id != job:
+            raise InvalidField(f"job {summary.id} where {job} was requested")
+        return summary
 
     return check
 
 
-def _row(job: NewJob) -> dict[str, Any]:
-    """As it travels."""
+def _encode_job(job: NewJob) -> dict[str, Any]:
+    """Return a job as JSON values."""
     return {**job._asdict(), "config": job.config._asdict()}
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What has come of a package."""
-
-    size: int
-    hash: Any
-
-    def add(self, data: bytes) -> _Seen:
-        self.hash.update(data)
-        return _Seen(self.size + len(data), self.hash)
-
-
-def _begun(part: Any, size: int) -> _Seen:
-    """What an earlier harvest has left; nothing if it is of a larger package."""
-    if os.fstat(part.fileno()).st_size > size:
-        part.truncate(0)
-    seen = _Seen(0, hashlib.sha256())
-    part.seek(0)
-    while data := part.read(_PIECE):
-        seen = seen.add(data)
-    return seen
-
-
-@contextlib.contextmanager
-def _part(path: Path) -> Iterator[tuple[Any, Path]]:
-    """The file in which a package grows, ours alone."""
-    name = path.with_name(f"{path.name}.part")
-    try:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise UsageError(f"cannot write {name}: {error.strerror}") from error
-    with open(descriptor, "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"{name}: another harvest is at it") from error
-        try:
-            yield file, name
-        finally:
-            # What is complete has been renamed; an empty one is of no use.
-            with contextlib.suppress(OSError):
-                if not name.stat().st_size:
-                    name.unlink()
-
-
-def _refuse_without_room(path: Path, size: int) -> None:
-    found = os.statvfs(path.parent)
-    room = found.f_bavail * found.f_frsize
-    if size > room:
-        raise UsageError(f"{path}: the package needs {size} bytes more, the disk has {room}")
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def new_job(
+def make_job(
     id: str,
     tests: Content,
     build: Content | None,
@@ -465,7 +309,7 @@ def new_job(
     labels: Sequence[str] = (),
     priority: int = 0,
 ) -> NewJob:
-    """A job whose tests are numbered in their order."""
+    """Return a job; its tests (``cases``) are numbered in their order."""
     numbered = (
         case._replace(test=case.test._replace(id=number)) for number, case in enumerate(cases)
     )

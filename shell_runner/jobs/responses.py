@@ -1,7 +1,8 @@
-"""What a host says of its jobs, as frozen values; of which nothing is believed.
+"""Parsers of a host's responses about its jobs.
 
-Pure: makes values of JSON.  Every text of them is safe to be shown, every number is one, and
-what cannot be is an InvalidField.
+Pure: JSON values in, frozen dataclasses out.  A host is not trusted: strings lose their control
+characters, numbers and digests are checked, and an impossible value raises
+:exc:`~shell_runner.remote.protocol.fields.InvalidField`.
 """
 
 from __future__ import annotations
@@ -12,219 +13,241 @@ from typing import Any
 
 from ..remote.protocol.fields import MAX_ITEMS, Fields, InvalidField, is_digest
 from ..remote.protocol.job import ARCHIVE, TREE, Content, JobConfig, is_uuid
-from ..remote.protocol.job_summary import STATES, JobSummary, parse_summary
+from ..remote.protocol.job_summary import JOB_STATES, JobSummary, parse_summary
 from ..remote.protocol.model import OUTCOMES, Test, execution_from_row
 from ..remote.protocol.verdict import judge
 from ..text import to_single_line
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One start of a job."""
+class AttemptReport:
+    """One attempt at a job."""
 
     id: str
+    #: Counted from 1.
     number: int
-    step: str
+    phase: str
     detail: str
-    began: float
-    ended: float | None
+    #: Seconds since the epoch, by the host's clock.
+    started_at: float
+    #: None while the attempt goes on.
+    ended_at: float | None
 
 
 @dataclass(frozen=True)
 class FailedTest:
-    """A test that has failed, and why in a few words."""
+    """A test that failed, and why."""
 
     nodeid: str
     outcome: str
-    words: str
+    #: One line.
+    message: str
 
 
 @dataclass(frozen=True)
-class Untold:
-    """A notification that was not delivered yet."""
+class PendingNotification:
+    """A notification that has not been delivered yet."""
 
-    tries: int
-    #: Until the next one.
+    #: The number of delivery attempts so far.
+    attempts: int
+    #: Seconds until the next attempt.
     seconds: float
-    #: Why the last one was in vain; empty before the first.
-    trouble: str
+    #: Why the last attempt failed; empty before the first one.
+    error: str
 
 
 @dataclass(frozen=True)
-class Report:
-    """What is known of one job."""
+class JobReport:
+    """All details of one job."""
 
     job: JobSummary
-    #: Jobs before it in the queue.
-    ahead: int
-    attempts: tuple[Attempt, ...]
-    #: The first of the tests that have failed, and how many there are.
+    #: The number of jobs before it in the queue.
+    jobs_ahead: int
+    attempts: tuple[AttemptReport, ...]
+    #: The first failed tests; ``failed_count`` counts all of them.
     failed: tuple[FailedTest, ...]
-    failures: int
+    failed_count: int
     config: Mapping[str, Any]
     build: Content | None
     tests: Content | None
-    #: Why no worker could be started; empty if one is there or not needed.
-    no_worker: str = ""
-    #: The folder on the host in which its workspace is kept; empty: it is not.
+    #: Why no worker could be started; empty if one runs or none is needed.
+    worker_error: str = ""
+    #: The folder of its workspace on the host; empty if the workspace is not kept.
     workspace: str = ""
-    #: The notification, if it was not delivered yet.
-    untold: Untold | None = None
+    #: The notification, if it has not been delivered yet.
+    pending_notification: PendingNotification | None = None
 
 
 @dataclass(frozen=True)
-class Listing:
-    """Jobs of a host, newest first, and how many it has in each state."""
+class JobListing:
+    """The jobs of a host, newest first, and their number by state."""
 
     jobs: tuple[JobSummary, ...]
     counts: Mapping[str, int]
-    no_worker: str = ""
+    worker_error: str = ""
 
 
-def _fields(values: Any) -> Fields:
+def _make_fields(values: Any) -> Fields:
     return Fields(values, to_single_line)
 
 
-def _word(value: Any) -> str:
+def _parse_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise InvalidField(f"{value!r:.50} where a text is")
+        raise InvalidField(f"expected a string, got {value!r:.50}")
     return to_single_line(value)
 
 
-def job_of(values: Any) -> JobSummary:
-    """Return what a list shows of a job."""
+def parse_job(values: Any) -> JobSummary:
+    """Return the summary of a job; raises :exc:`InvalidField`."""
     return parse_summary(values, to_single_line)
 
 
-def _attempt(values: Any) -> Attempt:
-    found = _fields(values)
-    if not is_uuid(found["id"]):
-        raise InvalidField(f"attempt {found['id']!r:.50}")
-    return Attempt(
-        found["id"], found.whole("number"), found.text("step"), found.text("detail"),
-        found.number("began"), found.date("ended"),
-    )  # fmt: skip
+def _parse_attempt(values: Any) -> AttemptReport:
+    fields = _make_fields(values)
+    if not is_uuid(fields["id"]):
+        raise InvalidField(f"attempt {fields['id']!r:.50}")
+    return AttemptReport(
+        id=fields["id"],
+        number=fields.integer("number"),
+        phase=fields.text("phase"),
+        detail=fields.text("detail"),
+        started_at=fields.number("started_at"),
+        ended_at=fields.timestamp("ended_at"),
+    )
 
 
-def _failed(row: Any) -> FailedTest:
+def _parse_failed_test(row: Any) -> FailedTest:
     if not isinstance(row, list) or len(row) != 4 or row[1] not in OUTCOMES:
         raise InvalidField(f"a failed test {row!r:.50}")
-    words = ""
+    message = ""
     if row[3] is not None:
         try:
-            words = judge(Test(*row[2]), execution_from_row(row[3])).words
+            message = judge(Test(*row[2]), execution_from_row(row[3])).message
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidField(str(error)) from error
-    return FailedTest(_word(row[0]), row[1], to_single_line(words))
+    return FailedTest(_parse_text(row[0]), row[1], to_single_line(message))
 
 
-def _content(row: Any) -> Content | None:
+def _parse_content(row: Any) -> Content | None:
     if row is None:
         return None
     if not isinstance(row, list) or len(row) != 4 or not is_digest(row[1]):
         raise InvalidField(f"contents {row!r:.50}")
     if row[0] not in (TREE, ARCHIVE) or type(row[2]) is not int:
         raise InvalidField(f"contents {row!r:.50}")
-    return Content(row[0], row[1], row[2], _word(row[3]))
+    return Content(row[0], row[1], row[2], _parse_text(row[3]))
 
 
-def _config(values: Any) -> dict[str, Any]:
-    """To be shown only: texts without control characters, and no secret."""
-    found = _fields(values)
-    known = [name for name in JobConfig._fields if name != "secret"]
-    return {name: _shown(found[name]) for name in known}
+def _parse_config(values: Any) -> dict[str, Any]:
+    """Return a configuration that is safe to show: no control characters and no secret."""
+    fields = _make_fields(values)
+    names = [name for name in JobConfig._fields if name != "secret"]
+    return {name: _sanitize(fields[name]) for name in names}
 
 
-def _shown(value: Any, depth: int = 0) -> Any:
+def _sanitize(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return to_single_line(value, 4000)
     if isinstance(value, list) and len(value) <= MAX_ITEMS and depth < 3:
-        return [_shown(each, depth + 1) for each in value]
+        return [_sanitize(each, depth + 1) for each in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
     raise InvalidField(f"config {value!r:.50}")
 
 
-def report_of(values: Any) -> Report:
-    """What is known of one job."""
-    found, failed = _fields(values), _fields(values).table("failed")
-    return Report(
-        job=job_of(values),
-        ahead=found.whole("ahead"),
-        attempts=tuple(map(_attempt, found.items("tried"))),
-        failed=tuple(map(_failed, failed.items("first"))),
-        failures=failed.whole("count"),
-        config=_config(found["config"]),
-        build=_content(found["build"]),
-        tests=_content(found["contents"]),
-        no_worker=found.text("no_worker"),
-        workspace=found.text("workspace", 4096) if found["workspace"] is not None else "",
-        untold=None if found["untold"] is None else _untold(found["untold"]),
+def parse_report(values: Any) -> JobReport:
+    """Return all details of one job; raises :exc:`InvalidField`."""
+    fields, failed = _make_fields(values), _make_fields(values).table("failed")
+    return JobReport(
+        job=parse_job(values),
+        jobs_ahead=fields.integer("jobs_ahead"),
+        attempts=tuple(map(_parse_attempt, fields.items("attempt_reports"))),
+        failed=tuple(map(_parse_failed_test, failed.items("first"))),
+        failed_count=failed.integer("count"),
+        config=_parse_config(fields["config"]),
+        build=_parse_content(fields["build"]),
+        tests=_parse_content(fields["contents"]),
+        worker_error=fields.text("worker_error"),
+        workspace=fields.text("workspace", 4096) if fields["workspace"] is not None else "",
+        pending_notification=_parse_notification(fields["pending_notification"]),
     )
 
 
-def _untold(values: Any) -> Untold:
-    found = _fields(values)
-    return Untold(found.whole("tries"), found.number("seconds"), found.text("trouble"))
+def _parse_notification(values: Any) -> PendingNotification | None:
+    if values is None:
+        return None
+    fields = _make_fields(values)
+    return PendingNotification(
+        fields.integer("attempts"), fields.number("seconds"), fields.text("error")
+    )
 
 
-def listing_of(values: Any) -> Listing:
-    """A list of jobs."""
-    found = _fields(values)
-    jobs = tuple(map(job_of, found.items("jobs")))
-    return Listing(jobs, found.counts("counts", frozenset(STATES)), found.text("no_worker"))
+def parse_listing(values: Any) -> JobListing:
+    """Return a list of jobs; raises :exc:`InvalidField`."""
+    fields = _make_fields(values)
+    jobs = tuple(map(parse_job, fields.items("jobs")))
+    counts = fields.counts("counts", frozenset(JOB_STATES))
+    return JobListing(jobs, counts, fields.text("worker_error"))
 
 
 @dataclass(frozen=True)
-class News:
-    """Jobs whose state is another one than was seen, and UUIDs of those that are not there."""
+class JobChanges:
+    """Jobs whose state differs from the one the client knew."""
 
     jobs: tuple[JobSummary, ...] = ()
+    #: UUIDs of jobs that the host does not have.
     gone: tuple[str, ...] = ()
-    no_worker: str = ""
+    worker_error: str = ""
 
 
-def news_of(values: Any) -> News:
-    """What a wait for news is answered with."""
-    found = _fields(values)
-    jobs = tuple(map(job_of, found.items("jobs")))
-    return News(jobs, found.texts("gone"), found.text("no_worker"))
+def parse_changes(values: Any) -> JobChanges:
+    """Return the answer to a wait for changes; raises :exc:`InvalidField`."""
+    fields = _make_fields(values)
+    jobs = tuple(map(parse_job, fields.items("jobs")))
+    return JobChanges(jobs, fields.strings("gone"), fields.text("worker_error"))
 
 
-def facts_of(values: Any) -> dict[str, Any]:
-    """What a host says of itself in answer to hello, to be shown."""
-    found = _fields(values)["host"]
-    if not isinstance(found, dict) or len(found) > 100:
+def parse_facts(values: Any) -> dict[str, Any]:
+    """Return a host's description of itself (its answer to ``hello``), safe to show."""
+    facts = _make_fields(values)["host"]
+    if not isinstance(facts, dict) or len(facts) > 100:
         return {}
-    return {to_single_line(str(name), 100): _shown(value) for name, value in found.items()}
+    return {to_single_line(str(name), 100): _sanitize(value) for name, value in facts.items()}
 
 
-def limits_of(value: Any) -> dict[str, int]:
-    """Bounds by name."""
-    found = _fields(value)
-    return {to_single_line(str(name), 100): found.whole(name) for name in found.names(100)}
+def parse_limits(value: Any) -> dict[str, int]:
+    """Return the limits of a host's queue by name; raises :exc:`InvalidField`."""
+    fields = _make_fields(value)
+    return {to_single_line(str(name), 100): fields.integer(name) for name in fields.keys(100)}
 
 
 @dataclass(frozen=True)
 class LogFacts:
-    """What a host says of a log beside its bytes."""
+    """A host's description of a log, beside the bytes of the log."""
 
+    #: Identifies the state of the job that the client has seen; sent back as it came.
     mark: list[Any]
     attempt: int
+    #: The number of attempts so far.
     attempts: int
-    #: This attempt writes no more.
-    over: bool
+    #: Whether this attempt writes no more.
+    is_attempt_over: bool
+    #: CRC-32 of the bytes before the requested position.
     crc: int
-    #: The job has ended.
+    #: Whether the job has ended.
     is_end: bool
 
 
-def log_facts_of(value: Any) -> LogFacts:
-    """What comes with a piece of a log."""
-    found = _fields(value)
-    mark = found.items("mark", 10)
-    attempt, attempts, over = found.whole("attempt"), found.whole("attempts"), found.flag("over")
-    ended = over and attempt >= attempts and bool(found.text("how"))
+def parse_log_facts(value: Any) -> LogFacts:
+    """Return what a host says of a piece of a log; raises :exc:`InvalidField`."""
+    fields = _make_fields(value)
+    attempt, attempts = fields.integer("attempt"), fields.integer("attempts")
+    is_attempt_over = fields.flag("is_attempt_over")
     return LogFacts(
-        [_shown(each) for each in mark], attempt, attempts, over, found.whole("crc"), ended
+        mark=[_sanitize(item) for item in fields.items("mark", 10)],
+        attempt=attempt,
+        attempts=attempts,
+        is_attempt_over=is_attempt_over,
+        crc=fields.integer("crc"),
+        is_end=is_attempt_over and attempt >= attempts and bool(fields.text("end_reason")),
     )

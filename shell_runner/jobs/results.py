@@ -1,7 +1,8 @@
-"""What a result package says: verified, judged, written as files that people and CI read.
+"""The result of a job: its package is verified, judged, and written as files for people and CI.
 
-Owns the way from a package to outcomes, an exit status, a folder and JUnit XML.  Nothing in a
-package is believed: ``remote.package`` has verified its bytes, values are checked here.
+Responsible for the way from a package to outcomes, an exit status, a folder and JUnit XML.  A
+package is not trusted: ``remote.jobs.package_reader`` verifies its bytes, and this module its
+values.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from ..remote.protocol.model import (
     Test,
 )
 from ..remote.protocol.verdict import judge
-from ..reporting.artifact_files import named
-from ..reporting.report_text import whole
+from ..reporting.artifact_files import format_folder
+from ..reporting.report_text import format_stream
 from ..text import to_single_line
 from .client import JobClient
 from .responses import FailedTest
 
-#: Exit statuses, those of pytest: of a job whose tests all ran, and of one that had no chance.
+#: Exit statuses, as of pytest: all tests passed, some failed, some could not be run.
 PASSED_STATUS, FAILED_STATUS, INFRASTRUCTURE_STATUS = 0, 1, 6
-#: How a job may have ended, and the least that its harvest exits with.
-_STATUS = {
+#: The minimum exit status of a harvest, by the end reason of the job.
+_EXIT_STATUS_BY_END_REASON = {
     "completed": PASSED_STATUS,
-    # A build that cannot be installed has failed, and so have tests that take too long.
+    # A build that cannot be installed has failed, and so have tests that took too long.
     "install-failed": FAILED_STATUS,
     "timed-out": FAILED_STATUS,
     "refused": INFRASTRUCTURE_STATUS,
@@ -51,19 +52,19 @@ _STATUS = {
 
 
 @dataclass(frozen=True)
-class Harvested:
-    """What a job came to."""
+class HarvestResult:
+    """The result of a job."""
 
-    #: How it ended, and what a person needs to know of that.
-    how: str
+    #: How the job ended, and the explanation for people.
+    end_reason: str
     detail: str
-    #: Tests by outcome, as judged here.
+    #: The number of tests by outcome, as judged here.
     outcomes: dict[str, int]
     failed: tuple[FailedTest, ...]
-    #: Those that passed after they had failed.
+    #: Names of tests that passed after they had failed.
     flaky: tuple[str, ...]
-    #: What a command that is about this job exits with.
-    status: int
+    #: The exit status of a command about this job.
+    exit_status: int
 
 
 def harvest(
@@ -73,197 +74,217 @@ def harvest(
     into: Path | None,
     junitxml: Path | None,
     progress: Callable[[int, int], None],
-) -> tuple[JobSummary, Harvested]:
-    """Bring the package to ``path``, and make of it what is asked for; nothing is acknowledged."""
-    check_places(path, into, junitxml)
+) -> tuple[JobSummary, HarvestResult]:
+    """Download the package of a job to ``path`` and write its files; acknowledge nothing.
+
+    ``into`` (a folder to extract into) and ``junitxml`` (a file) are optional.  Raises
+    :exc:`UsageError` for a target that cannot be written, and :exc:`HostError` for an invalid
+    package.
+    """
+    check_targets(path, into, junitxml)
     with ExitStack() as stack:
         verified: list[Package] = []
 
         def verify(part: Path) -> None:
-            # It stays open, for to open it is to read all of it; it only gets another name.
+            # It stays open, since opening reads all of it; later it only gets another name.
             package = stack.enter_context(open_package(str(part)))
-            _check(package, job)
+            _check_package(package, job)
             verified.append(package)
 
         try:
-            found = client.download(job, path, verify, progress)
-            return found, _use(verified[-1], client.spec.id, into, junitxml)
-        except (BadPackage, _BadManifest) as error:
-            raise _refused(client, job, error) from error
+            summary = client.download(job, path, verify, progress)
+            return summary, _write_results(verified[-1], client.spec.id, into, junitxml)
+        except (BadPackage, _InvalidManifest) as error:
+            raise _make_package_error(client, job, error) from error
 
 
-def check_places(path: Path, into: Path | None, junitxml: Path | None) -> None:
-    """Raises UsageError for where nothing can be written; also before a job has ended."""
+def check_targets(path: Path, into: Path | None, junitxml: Path | None) -> None:
+    """Raise :exc:`UsageError` for a target that cannot be written, before a job is waited for."""
     if into is not None:
         _check_folder(into)
     for target in filter(None, (path, junitxml)):
         parent = target.absolute().parent
-        # What is extracted makes its folder, and the report is written after that.
+        # Extracting creates the folder, and the report is written after that.
         if target is junitxml and into is not None and parent == into.absolute():
             continue
         if not parent.is_dir():
-            raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
+            raise UsageError(f"cannot write {target}: the folder {target.parent} does not exist")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UsageError(f"cannot write {target}: {target.parent} is not writable")
-    # A package is renamed to its name, which would be the end of a device.
+    # The package replaces the file of this name, which must not be a device.
     if path.exists() and not path.is_file():
-        raise UsageError(f"cannot write {path}: it is there, and is no file")
+        raise UsageError(f"cannot write {path}: it exists and is not a regular file")
     if junitxml is not None and junitxml.is_dir():
         raise UsageError(f"cannot write {junitxml}: it is a folder")
 
 
 def _check_folder(into: Path) -> None:
     if into.is_dir() and any(into.iterdir()):
-        raise UsageError(f"{into} is not empty: nothing is extracted into it")
-    there = into.absolute()
-    while not os.path.lexists(there):
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot extract into {into}: {there} is no folder that can be written to")
+        raise UsageError(f"{into} is not empty; extract into a new or empty folder")
+    existing = into.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot extract into {into}: {existing} is not a writable folder")
 
 
-def _refused(client: JobClient, job: str, error: Exception) -> HostError:
-    words = f"the package of job {job} is refused: {to_single_line(str(error))}"
-    return HostError(client.spec.id, words, "look at the host; nothing was acknowledged")
+def _make_package_error(client: JobClient, job: str, error: Exception) -> HostError:
+    message = f"the package of job {job} is refused: {to_single_line(str(error))}"
+    return HostError(client.spec.id, message, "check the host; nothing was acknowledged")
 
 
-class _BadManifest(ValueError):
-    """What a manifest says cannot be."""
+class _InvalidManifest(ValueError):
+    """The manifest of a package has an impossible value."""
 
 
-def tests_of(package: Package, job: str) -> list[JobTest]:
-    """The tests of a package, if it is that of this job; raises BadPackage."""
+def read_tests(package: Package, job: str) -> list[JobTest]:
+    """Return the tests of the package of ``job``.
+
+    Raises :exc:`BadPackage` if it is of another job or its manifest is invalid.
+    """
     try:
         _check_job(package, job)
-        return _tests(package.manifest)
-    except _BadManifest as error:
+        return _parse_tests(package.manifest)
+    except _InvalidManifest as error:
         raise BadPackage(MANIFEST, str(error)) from error
 
 
 def _check_job(package: Package, job: str) -> None:
     manifest = package.manifest
     if not isinstance(manifest.get("job"), dict) or manifest["job"].get("id") != job:
-        raise _BadManifest("it is of another job")
+        raise _InvalidManifest("it belongs to another job")
 
 
-def _check(package: Package, job: str) -> None:
-    """It is that of this job, and each of its tests has a row."""
+def _check_package(package: Package, job: str) -> None:
+    """Raise :exc:`_InvalidManifest` unless it is of ``job`` and has a row for each test."""
     _check_job(package, job)
-    tests = _tests(package.manifest)
-    seen = {number for number, _, _ in package.executions()}
-    if seen != set(range(len(tests))):
-        words = f"it has {len(tests)} tests, and says what happened to {len(seen)}"
-        raise _BadManifest(words)
+    tests = _parse_tests(package.manifest)
+    numbers = {number for number, _, _ in package.read_executions()}
+    if numbers != set(range(len(tests))):
+        message = f"it has {len(tests)} tests, but executions of {len(numbers)}"
+        raise _InvalidManifest(message)
 
 
-def _tests(manifest: dict[str, Any]) -> list[JobTest]:
+def _parse_tests(manifest: dict[str, Any]) -> list[JobTest]:
     rows = manifest.get("tests")
     if not isinstance(rows, list):
-        raise _BadManifest("it names no tests")
-    found = []
+        raise _InvalidManifest("it has no list of tests")
+    tests = []
     for number, row in enumerate(rows):
         try:
             case = JobTest(*row[: len(JobTest._fields)])
-            test = Test(*map(_frozen, case.test[: len(Test._fields)]))
-            case = case._replace(test=test, properties=_frozen(case.properties))
+            test = Test(*map(_to_tuples, case.test[: len(Test._fields)]))
+            case = case._replace(test=test, properties=_to_tuples(case.properties))
         except (TypeError, ValueError, KeyError) as error:
-            raise _BadManifest(f"its test {number} cannot be read: {error}") from error
-        texts = (case.nodeid, case.unmet, test.path, test.format, test.leftovers, *test.argv)
-        pairs = all(len(pair) == 2 and _are_texts(pair) for pair in case.properties)
-        sound = isinstance(test.timeout, (int, float)) and isinstance(
+            raise _InvalidManifest(f"its test {number} cannot be read: {error}") from error
+        texts = (case.nodeid, case.unmet, test.path, test.output_format, test.leftovers, *test.argv)
+        are_pairs = all(len(pair) == 2 and _are_texts(pair) for pair in case.properties)
+        are_numbers = isinstance(test.timeout, (int, float)) and isinstance(
             case.retries, (int, type(None))
         )
-        if test.id != number or not (_are_texts(texts) and pairs and sound):
-            raise _BadManifest(f"its test {number} cannot be read")
-        found.append(case)
-    return found
+        if test.id != number or not (_are_texts(texts) and are_pairs and are_numbers):
+            raise _InvalidManifest(f"its test {number} cannot be read")
+        tests.append(case)
+    return tests
 
 
 def _are_texts(values: Sequence[Any]) -> bool:
     return all(isinstance(each, str) for each in values)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _to_tuples(value: Any) -> Any:
+    return tuple(map(_to_tuples, value)) if isinstance(value, list) else value
 
 
-def _use(package: Package, host: str, into: Path | None, junitxml: Path | None) -> Harvested:
-    tests = _tests(package.manifest)
+def _write_results(
+    package: Package, host: str, into: Path | None, junitxml: Path | None
+) -> HarvestResult:
+    tests = _parse_tests(package.manifest)
     executions: dict[int, list[Execution]] = {}
-    for number, _, execution in package.executions():
+    for number, _, execution in package.read_executions():
         executions.setdefault(number, []).append(execution)
     if into is not None:
         package.extract(str(into))
     if junitxml is not None:
         from ..reporting import junit  # its parser takes a while to load
 
-        telling = _telling(junit, package.manifest, into, _install(package))
-        junit.write(junitxml, "pytest", host, tests, executions, telling)
-    return _judged(package.manifest, tests, executions)
+        telling = _make_telling(junit, package.manifest, into, _read_install_output(package))
+        junit.write_junit(junitxml, "pytest", host, tests, executions, telling)
+    return _judge_tests(package.manifest, tests, executions)
 
 
-def _telling(junit: Any, manifest: dict[str, Any], into: Path | None, install: str) -> Any:
-    """What a live run would have known: how often a test may run again, and where files are."""
+def _make_telling(junit: Any, manifest: dict[str, Any], into: Path | None, install: str) -> Any:
+    """Return what a report needs beside the executions, such as where artifacts are."""
     config = manifest.get("config")
     retries = config.get("retries") if isinstance(config, dict) else 0
-    telling = junit.Telling(
-        retries=retries if type(retries) is int else 0, instead=_began(manifest), err=install
+    telling = junit.ReportOptions(
+        retries=retries if type(retries) is int else 0,
+        instead=_find_start_time(manifest),
+        err=install,
     )
-    return telling if into is None else replace(telling, files=_files(manifest, into))
+    return (
+        telling if into is None else replace(telling, files=_make_artifact_finder(manifest, into))
+    )
 
 
-def _began(manifest: dict[str, Any]) -> float:
-    """When the attempt began, else when the job was handed in; for a report without any test."""
+def _find_start_time(manifest: dict[str, Any]) -> float:
+    """Return when the attempt began, else when the job was submitted (seconds since the epoch)."""
     for table, key in (("attempt", "began"), ("job", "submitted")):
         values = manifest.get(table)
-        found = values.get(key) if isinstance(values, dict) else None
-        if isinstance(found, (int, float)) and not isinstance(found, bool):
-            return float(found)
+        seconds = values.get(key) if isinstance(values, dict) else None
+        if isinstance(seconds, (int, float)) and not isinstance(seconds, bool):
+            return float(seconds)
     return 0.0
 
 
-def _install(package: Package) -> str:
-    """What the install command has printed, if it failed: it is why no test has run."""
+def _read_install_output(package: Package) -> str:
+    """Return the output of the install command if it failed, which is why no test has run."""
     if package.manifest.get("how") != "install-failed":
         return ""
-    execution = package.install()
-    return "" if execution is None else whole(execution.out) + whole(execution.err)
+    execution = package.read_install()
+    return (
+        ""
+        if execution is None
+        else format_stream(execution.stdout) + format_stream(execution.stderr)
+    )
 
 
-def _files(manifest: dict[str, Any], into: Path) -> Callable[[JobTest, Execution], list[str]]:
-    """Where the artefacts of an execution have been extracted to."""
-    there = {member["name"] for member in manifest["members"]}
+def _make_artifact_finder(
+    manifest: dict[str, Any], into: Path
+) -> Callable[[JobTest, Execution], list[str]]:
+    """Return a function that lists where the artefacts of an execution were extracted to."""
+    members = {member["name"] for member in manifest["members"]}
 
-    def found(case: JobTest, execution: Execution) -> list[str]:
+    def list_artifacts(case: JobTest, execution: Execution) -> list[str]:
         folder = f"artefacts/{outputs_name(case.test.id, execution.attempt)}"
         # A row may claim any name.
-        names = [name for name, _ in execution.artefacts if f"{folder}/{name}" in there]
-        shown = named(into / folder, Path.cwd())
+        names = [name for name, _ in execution.artefacts if f"{folder}/{name}" in members]
+        shown = format_folder(into / folder, Path.cwd())
         return [str(shown / name) for name in names]
 
-    return found
+    return list_artifacts
 
 
-def _judged(
+def _judge_tests(
     manifest: dict[str, Any], tests: Sequence[JobTest], executions: dict[int, list[Execution]]
-) -> Harvested:
-    how = to_single_line(str(manifest.get("how")))
-    status = _STATUS.get(how, INFRASTRUCTURE_STATUS)
+) -> HarvestResult:
+    end_reason = to_single_line(str(manifest.get("how")))
+    status = _EXIT_STATUS_BY_END_REASON.get(end_reason, INFRASTRUCTURE_STATUS)
     outcomes: dict[str, int] = {}
     failed, flaky = [], []
     for case in tests:
         last = executions[case.test.id][-1]
         result = judge(case.test, last)
         # As in a live run: what a host cannot run is skipped.
-        outcome = SKIPPED if last.problem == Problem.UNMET else result.outcome
+        outcome = SKIPPED if last.problem == Problem.UNMET_REQUIREMENT else result.outcome
         assert outcome in OUTCOMES
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if outcome == PASSED and len(executions[case.test.id]) > 1:
             flaky.append(to_single_line(case.nodeid))
         if outcome in (FAILED, ERROR):
-            lost = result.infrastructure and how == "completed"
+            lost = result.infrastructure and end_reason == "completed"
             status = max(status, INFRASTRUCTURE_STATUS if lost else FAILED_STATUS)
-            words = to_single_line(result.words)
-            failed.append(FailedTest(to_single_line(case.nodeid), outcome, words))
+            message = to_single_line(result.message)
+            failed.append(FailedTest(to_single_line(case.nodeid), outcome, message))
     detail = to_single_line(str(manifest.get("detail")))
-    return Harvested(how, detail, outcomes, tuple(failed), tuple(flaky), status)
+    return HarvestResult(end_reason, detail, outcomes, tuple(failed), tuple(flaky), status)

@@ -1,6 +1,6 @@
-"""A conversation with the desk of a host: one request, one answer.
+"""A session with the job queue of one host: one request, one response.
 
-Owns the connection and the watch over it.  Must not know what requests mean.
+Responsible for the connection and for noticing that it is lost.  Must not know what requests mean.
 """
 
 from __future__ import annotations
@@ -12,189 +12,210 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import HostError, HostLost, JobRefused
-from ..hosts.frame_guard import LIMIT
+from ..hosts.frame_guard import MAX_PAYLOAD_BYTES
 from ..hosts.gateway import Gateway
-from ..hosts.heartbeat import Pulse, Sign
+from ..hosts.heartbeat import HostHealth, SilenceMonitor
 from ..hosts.spec import HostSpec
 from ..remote.protocol import frames
 from ..remote.protocol.fields import InvalidField
 from ..shipping.tree_scan import SourceTree
 from ..shipping.upload import Uploaded, upload
 from ..text import to_single_line
-from .responses import facts_of
+from .responses import parse_facts
 
-#: The session that is asked for, and the version of what is spoken in it.
-SESSION, PROTOCOL = "jobs", 1
+#: The name of the session on the host, and the version of its protocol.
+SESSION_NAME, PROTOCOL_VERSION = "jobs", 1
 #: Seconds of silence after which a host is lost.
-TIMEOUT = 10.0
-#: Seconds that a host may be at one request, its signs of life coming.
-_PATIENCE = 600.0
-#: Bytes that a host may have sent before they are read.
-_UNREAD = 2 * LIMIT
-#: A sign of life.
-_PONG = b'J[["pong",'
+HOST_TIMEOUT = 10.0
+#: Maximum seconds for one request while the host answers pings.
+_REQUEST_TIMEOUT = 600.0
+#: Maximum bytes that a host may have sent before they are read.
+_MAX_UNREAD_BYTES = 2 * MAX_PAYLOAD_BYTES
+#: The beginning of the answer to a ping, which is a frame of its own.
+_PONG_PREFIX = b'J[["pong",'
 
 T = TypeVar("T")
 
 
-class Session:
-    """A conversation with the desk of one host: one request at a time."""
+class HostSession:
+    """A session with the job queue of one host, one request at a time.
+
+    Requests raise :exc:`HostLost` if the connection ends, and :exc:`HostError` if the host sends
+    what the protocol does not allow.
+    """
 
     def __init__(
         self,
         spec: HostSpec,
-        timeout: float = TIMEOUT,
+        timeout: float = HOST_TIMEOUT,
         cancel: threading.Event | None = None,
     ) -> None:
-        """Open the host; raises CannotOpen, also soon after ``cancel`` has been set.
+        """Open the host.
 
-        ``timeout``: seconds of silence to put up with.
+        ``timeout``: seconds of silence after which the host is lost.  Raises
+        :exc:`HostOpenError` if it cannot be opened, also soon after ``cancel`` was set.
         """
         self.host = spec.id
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._came = self._taken = 0
-        self._ended = threading.Event()
-        #: Why the connection was given up by us.
-        self._verdict = ""
+        self._bytes_received = self._bytes_processed = 0
+        self._has_ended = threading.Event()
+        #: Why this side has given the connection up; empty if it has not.
+        self._give_up_reason = ""
         self._gateway = Gateway(
-            spec, self._receive, cancel=cancel, silence=timeout * 1.5, session=SESSION
+            spec, self._on_frame, cancel=cancel, silence=timeout * 1.5, session=SESSION_NAME
         )
-        self._pulse = Pulse(timeout, time.monotonic())
-        threading.Thread(target=self._listen, daemon=True, name=f"pulse {spec.id}").start()
+        self._monitor = SilenceMonitor(timeout, time.monotonic())
+        threading.Thread(
+            target=self._monitor_host, daemon=True, name=f"heartbeat {spec.id}"
+        ).start()
         try:
-            #: What the host says of itself, to be shown.
-            self.facts = self.read(facts_of, self.call("hello", protocol=PROTOCOL))
+            #: The host's description of itself, safe to show.
+            self.facts = self.parse_response(
+                parse_facts, self.call("hello", protocol=PROTOCOL_VERSION)
+            )
         except BaseException:
             self.close()
             raise
 
-    def _receive(self, frame: bytes | None) -> None:
-        """Called in the gateway's thread: only enqueues."""
+    def _on_frame(self, frame: bytes | None) -> None:
+        """Enqueue a frame, or the end of the connection; called in the gateway's thread."""
         if frame is None:
-            self._ended.set()
-        elif frame.startswith(_PONG):
+            self._has_ended.set()
+        elif frame.startswith(_PONG_PREFIX):
             return
         else:
-            self._came += len(frame)
-            if self._came - self._taken > _UNREAD:
-                self._give_up("sent more than it was asked for")
+            self._bytes_received += len(frame)
+            if self._bytes_received - self._bytes_processed > _MAX_UNREAD_BYTES:
+                self._give_up("sent more than was requested")
                 return
         self._answers.put(frame)
 
-    def _listen(self) -> None:
-        """A host that is stopped, or a network that drops all, says nothing."""
-        while not self._ended.wait(self._pulse.interval):
-            sign = self._pulse.look(time.monotonic(), self._gateway.heard)
-            if sign is Sign.ASK:
+    def _monitor_host(self) -> None:
+        """Give up a host that is silent: stopped, or behind a network that drops everything."""
+        while not self._has_ended.wait(self._monitor.interval):
+            health = self._monitor.check(time.monotonic(), self._gateway.last_heard)
+            if health is HostHealth.PING_DUE:
                 self._gateway.ping()
-            elif sign is Sign.LOST:
-                self._give_up(f"has not answered for {self._pulse.limit:g} s")
+            elif health is HostHealth.LOST:
+                self._give_up(f"has not answered for {self._monitor.limit:g} s")
 
-    def _give_up(self, why: str) -> None:
-        self._verdict = why
-        self._ended.set()
+    def _give_up(self, reason: str) -> None:
+        self._give_up_reason = reason
+        self._has_ended.set()
         self._gateway.kill()
         self._answers.put(None)
 
-    def _lost(self) -> HostLost:
-        words = self._verdict or to_single_line(self._gateway.epitaph()) or "the connection ended"
-        return HostLost(self.host, words)
+    def _make_lost_error(self) -> HostLost:
+        reason = self._give_up_reason or to_single_line(self._gateway.close_reason())
+        return HostLost(self.host, reason or "the connection ended")
 
-    def odd(self, error: object) -> HostError:
-        """What to raise for a host that is not to be believed: nothing more is asked of it."""
-        self._give_up("says odd things")
-        return HostError(self.host, f"says odd things: {to_single_line(str(error))}")
+    def reject_response(self, error: object) -> HostError:
+        """Close the connection because of an invalid response; return the error to raise."""
+        self._give_up("sent an invalid response")
+        return HostError(self.host, f"sent an invalid response: {to_single_line(str(error))}")
 
-    def _next(self) -> list[Any] | frames.Blob:
-        """The next message that is more than a sign of life."""
+    def _await_message(self) -> list[Any] | frames.Blob:
+        """Wait for the next message that is not a mere sign of life."""
         while True:
             try:
-                frame = self._answers.get(timeout=_PATIENCE)
+                frame = self._answers.get(timeout=_REQUEST_TIMEOUT)
             except queue.Empty:
-                raise HostLost(self.host, f"has been at it for {_PATIENCE:g} s") from None
+                raise HostLost(
+                    self.host, f"has not finished a request within {_REQUEST_TIMEOUT:g} s"
+                ) from None
             if frame is None:
                 self._answers.put(None)
-                raise self._lost()
-            self._taken += len(frame)
+                raise self._make_lost_error()
+            self._bytes_processed += len(frame)
             try:
-                found = frames.unpack(frame)
+                content = frames.unpack_frame(frame)
             except ValueError as error:
-                raise self.odd(error) from error
-            if isinstance(found, tuple):
-                return found
-            if found == [["took"]]:
+                raise self.reject_response(error) from error
+            if isinstance(content, tuple):
+                return content
+            if content == [["received"]]:
                 continue
-            if len(found) != 1:
-                raise self.odd(f"{len(found)} answers to one request")
-            if found[0][0] == "trouble":
-                words = to_single_line(" ".join(map(str, found[0][1:])))
-                raise HostError(self.host, words)
-            return found[0]
+            if len(content) != 1:
+                raise self.reject_response(f"{len(content)} responses to one request")
+            (message,) = content
+            if message[0] == "error":
+                raise HostError(self.host, to_single_line(" ".join(map(str, message[1:]))))
+            return message
 
     def _send(self, frame: bytes) -> None:
         try:
             self._gateway.send(frame)
         except OSError as error:
-            raise self._lost() from error
+            raise self._make_lost_error() from error
 
-    def _ask(self, name: str, arguments: Mapping[str, Any]) -> tuple[Any, bytes | None]:
-        self._send(frames.pack([["call", name, dict(arguments)]]))
-        found = self._next()
+    def _request(self, name: str, arguments: Mapping[str, Any]) -> tuple[Any, bytes | None]:
+        self._send(frames.pack_messages([["call", name, dict(arguments)]]))
+        response = self._await_message()
         body: bytes | None = None
-        if isinstance(found, tuple):
-            found, body = found
-        if isinstance(found, list) and len(found) == 2 and found[0] == "answer":
-            return found[1], body
-        if isinstance(found, list) and len(found) == 3 and found[0] == "refused":
-            kind, message = (to_single_line(str(part)) for part in found[1:])
+        if isinstance(response, tuple):
+            response, body = response
+        if isinstance(response, list) and len(response) == 2 and response[0] == "answer":
+            return response[1], body
+        if isinstance(response, list) and len(response) == 3 and response[0] == "refused":
+            kind, message = (to_single_line(str(part)) for part in response[1:])
             raise JobRefused(self.host, kind, message)
-        raise self.odd(f"no answer: {str(found)[:50]!r}")
+        raise self.reject_response(f"not an answer: {str(response)[:50]!r}")
 
     def call(self, request: str, /, **arguments: Any) -> Any:
-        """The answer to one request; JobRefused, HostLost, or HostError for nonsense."""
-        value, body = self._ask(request, arguments)
+        """Perform a request; return the JSON value of the answer.
+
+        Raises :exc:`JobRefused` if the host refuses it.
+        """
+        value, body = self._request(request, arguments)
         if body is not None:
-            raise self.odd("bytes that nobody asked for")
+            raise self.reject_response("bytes that were not requested")
         return value
 
     def fetch(self, request: str, /, **arguments: Any) -> tuple[Any, bytes]:
-        """The same for a request that is answered with bytes."""
-        value, body = self._ask(request, arguments)
+        """Perform a request that is answered with a JSON value and bytes; see :meth:`call`."""
+        value, body = self._request(request, arguments)
         if body is None:
-            raise self.odd("no bytes where some were asked for")
+            raise self.reject_response("no bytes where some were requested")
         return value, body
 
-    def nudge(self, number: int) -> None:
-        """End what waits for news on the host, from any thread; who is sending does not wait."""
-        self._gateway.send_if_room(frames.pack([["nudge", number]]), patience=0.2)
+    def wake(self, number: int) -> None:
+        """End a wait for changes on the host; may be called in any thread.
+
+        ``number`` grows with each call.  Does nothing if another thread is sending, which ends the
+        wait, too.
+        """
+        self._gateway.send_if_room(frames.pack_messages([["wake", number]]), timeout=0.2)
 
     def abort(self) -> None:
-        """From any thread: whatever is asked now ends with HostLost."""
+        """End the current request with :exc:`HostLost`; may be called in any thread."""
         self._give_up("was closed")
 
-    def read(self, parse: Callable[[Any], T], value: Any) -> T:
-        """What ``parse`` makes of a value; HostError for what cannot be."""
+    def parse_response(self, parse: Callable[[Any], T], value: Any) -> T:
+        """Return ``parse(value)``; raise :exc:`HostError` if it raises :exc:`InvalidField`."""
         try:
             return parse(value)
         except InvalidField as error:
-            raise self.odd(error) from error
+            raise self.reject_response(error) from error
 
     def upload(self, tree: SourceTree, progress: Callable[[int, int], None]) -> Uploaded:
-        """All contents of a tree are on the host, and stay until the session's next job is in."""
+        """Upload a tree; the host keeps it until the session has submitted its next job.
+
+        ``progress`` receives the bytes done and their total.
+        """
 
         def wait(name: str) -> list[Any]:
-            found = self._next()
-            if isinstance(found, tuple) or found[0] != name:
-                raise self.odd(f"{str(found)[:50]!r} where {name!r} is expected")
-            return found[1:]
+            message = self._await_message()
+            if isinstance(message, tuple) or message[0] != name:
+                raise self.reject_response(f"expected {name!r}, got {str(message)[:50]!r}")
+            return message[1:]
 
         try:
             return upload(tree, self._send, wait, progress)
         except ValueError as error:
-            raise self.odd(error) from error
+            raise self.reject_response(error) from error
 
     def close(self) -> None:
-        """End the connection."""
-        self._ended.set()
-        self._gateway.send_if_room(frames.pack([["stop"]]), patience=0.2)
+        """Close the connection."""
+        self._has_ended.set()
+        self._gateway.send_if_room(frames.pack_messages([["stop"]]), timeout=0.2)
         self._gateway.close()

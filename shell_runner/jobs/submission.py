@@ -1,7 +1,7 @@
-"""From a description to a job: which tests it has, and what has to be on the host for it.
+"""The preparation of a job: which tests it has, and which files the host needs for it.
 
-Owns the choice of what travels: of tests what a live run would ship, of a build all of it.
-Reads the disk; knows no gateways.
+Of the tests' folder the files are sent that a live run would ship, of a build all files.  Reads
+the disk; must not know gateways.
 """
 
 from __future__ import annotations
@@ -11,114 +11,128 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..collection.plan import Plan, plan
+from ..collection.plan import Plan, make_plan
 from ..errors import UsageError
 from ..hosts.spec import HostSpec
 from ..remote import formats
-from ..remote.archives.extract import BadArchive, look, unpack
+from ..remote.archives.extract import BadArchive, check_archive, extract_archive
 from ..remote.protocol.job import ARCHIVE, TREE, Content, JobTest, NewJob
 from ..shipping import tree_scan, upload
 from ..shipping.tree_scan import Selection, SourceTree
 from ..text import shorten_list, strip_control_chars
-from .client import new_job
-from .jobfile import Description
+from .client import make_job
+from .jobfile import JobDescription
 
-#: Broken tests, and files that stay, that are named.
-_NAMED = 20
+#: Maximum number of invalid tests, or of files that are not sent, that are listed.
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that is ready to be handed in."""
+    """A job that is ready to be submitted."""
 
     job: NewJob
-    #: What has to be on the host first.
+    #: Trees that must be uploaded before the job is submitted.
     trees: tuple[SourceTree, ...]
-    #: What a person should know of what stays here.
+    #: Files that are not sent, each with the reason.
     notes: tuple[str, ...] = ()
 
 
-def prepare(wanted: Description, spec: HostSpec, id: str) -> Submission:
-    """All that can be wrong is found here, before a host hears of it; raises UsageError."""
-    found = _plan(wanted, spec)
-    if wanted.build is not None and not wanted.build.is_dir():
-        _look(wanted.build)
+def prepare_submission(description: JobDescription, spec: HostSpec, id: str) -> Submission:
+    """Check a job and find its tests and files, before the host is contacted.
+
+    Raises :exc:`UsageError` for anything that is wrong with the description, the tests or the
+    build.
+    """
+    found = _plan_tests(description, spec)
+    if description.build is not None and not description.build.is_dir():
+        _check_archive(description.build)
     paths = [case.test.path for case in found.tests]
-    selection = Selection(wanted.include, wanted.exclude)
-    tests = _tree(wanted.tests, paths, selection, whole=False)
-    build = None if wanted.build is None else _tree(wanted.build, (), Selection(), whole=True)
-    config = wanted.config._replace(
-        slots=wanted.config.slots or spec.slots,
-        formats=tuple((module.NAME, "") for module in formats.builtin()),
+    selection = Selection(description.include, description.exclude)
+    tests = _scan_tree(description.tests, paths, selection, all_files=False)
+    build = (
+        None
+        if description.build is None
+        else _scan_tree(description.build, (), Selection(), all_files=True)
     )
-    job = new_job(
+    config = description.config._replace(
+        slots=description.config.slots or spec.slots,
+        formats=tuple((module.NAME, "") for module in formats.load_builtin_formats()),
+    )
+    job = make_job(
         id,
-        _content(wanted.tests, tests),
-        _content(wanted.build, build) if wanted.build and build else None,
+        _describe_content(description.tests, tests),
+        _describe_content(description.build, build) if description.build and build else None,
         config,
         found.tests,
-        wanted.name,
-        wanted.labels,
-        wanted.priority,
+        description.name,
+        description.labels,
+        description.priority,
     )
     trees = tuple(tree for tree in (build, tests) if tree is not None)
-    left = [words for tree in trees for words in tree.left]
-    return Submission(job, trees, tuple(shorten_list(left, _NAMED)))
+    skipped = [reason for tree in trees for reason in tree.skipped]
+    return Submission(job, trees, tuple(shorten_list(skipped, _MAX_LISTED)))
 
 
-def _plan(wanted: Description, spec: HostSpec) -> Plan:
-    if wanted.tests.is_dir():
-        return _planned(wanted.tests, wanted, spec)
+def _plan_tests(description: JobDescription, spec: HostSpec) -> Plan:
+    if description.tests.is_dir():
+        return _plan_folder(description.tests, description, spec)
     with tempfile.TemporaryDirectory(prefix="nosejobs-plan-") as folder:
         try:
-            unpack(str(wanted.tests), folder)
+            extract_archive(str(description.tests), folder)
         except BadArchive as error:
-            raise UsageError(f"{wanted.tests}: {strip_control_chars(str(error))}") from error
+            raise UsageError(f"{description.tests}: {strip_control_chars(str(error))}") from error
         except OSError as error:
-            raise UsageError(f"{wanted.tests}: {error.strerror or error}") from error
-        return _planned(Path(folder), wanted, spec)
+            raise UsageError(f"{description.tests}: {error.strerror or error}") from error
+        return _plan_folder(Path(folder), description, spec)
 
 
-def _look(archive: Path) -> None:
+def _check_archive(archive: Path) -> None:
     try:
-        look(str(archive), archive.name)
+        check_archive(str(archive), archive.name)
     except BadArchive as error:
         raise UsageError(f"{archive}: {strip_control_chars(str(error))}") from error
     except OSError as error:
         raise UsageError(f"{archive}: {error.strerror or error}") from error
 
 
-def _planned(root: Path, wanted: Description, spec: HostSpec) -> Plan:
-    found = plan(
-        root, wanted.select, labels=frozenset(spec.labels), host=spec.id, timeout=wanted.timeout
+def _plan_folder(root: Path, description: JobDescription, spec: HostSpec) -> Plan:
+    found = make_plan(
+        root,
+        description.select,
+        labels=frozenset(spec.labels),
+        host=spec.id,
+        timeout=description.timeout,
     )
-    if found.broken:
-        words = "\n  ".join(shorten_list(found.broken, _NAMED))
-        raise UsageError(f"{wanted.tests}: these look like tests and cannot run:\n  {words}")
+    if found.invalid_tests:
+        words = "\n  ".join(shorten_list(found.invalid_tests, _MAX_LISTED))
+        raise UsageError(f"{description.tests}: these tests cannot run:\n  {words}")
     if not found.tests:
-        hint = "; Python files stay pytest's" if found.left_out else ""
-        raise UsageError(f"{wanted.tests}: no tests were found{hint}\n  try: docs/collection.md")
-    _check_unique(wanted.tests, found.tests)
+        hint = "; Python tests are run by pytest itself" if found.python_tests else ""
+        raise UsageError(f"{description.tests}: no tests were found{hint}\n  try: docs/collection.md")
+    _check_unique(description.tests, found.tests)
     return found
 
 
 def _check_unique(path: Path, tests: Sequence[JobTest]) -> None:
-    seen: set[str] = set()
+    names: set[str] = set()
     for test in tests:
-        if test.nodeid in seen:
-            raise UsageError(f"{path}: two tests are called {test.nodeid}")
-        seen.add(test.nodeid)
+        if test.nodeid in names:
+            raise UsageError(f"{path}: two tests have the name {test.nodeid}")
+        names.add(test.nodeid)
 
 
-def _tree(path: Path, tests: Sequence[str], selection: Selection, whole: bool) -> SourceTree:
+def _scan_tree(
+    path: Path, tests: Sequence[str], selection: Selection, all_files: bool
+) -> SourceTree:
     if path.is_dir():
-        return tree_scan.scan(path, tests, selection, whole=whole)
-    return tree_scan.archive(path)
+        return tree_scan.scan(path, tests, selection, all_files=all_files)
+    return tree_scan.scan_archive(path)
 
 
-def _content(path: Path, tree: SourceTree) -> Content:
+def _describe_content(path: Path, tree: SourceTree) -> Content:
     if path.is_dir():
-        digest, size = upload.named(tree)
+        digest, size = upload.identify_tree(tree)
         return Content(TREE, digest, size, path.resolve().name)
     (entry,) = tree.entries
     return Content(ARCHIVE, entry.digest, entry.size, path.name)

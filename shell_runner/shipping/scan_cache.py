@@ -20,69 +20,71 @@ from typing import Any
 from ..remote.files.blob_store import cache_folder
 
 #: Size, mtime, ctime (both in ns), inode, mode.
-Look = tuple[int, int, int, int, int]
+FileStamp = tuple[int, int, int, int, int]
 #: Digest by path and look.
-Known = dict[str, tuple[Look, str]]
+KnownDigests = dict[str, tuple[FileStamp, str]]
 
-_VERSION = 1
+_FORMAT_VERSION = 1
 #: Nanoseconds before a scan in which a change makes a file too young to be remembered.
-_RACY = 2 * 10**9
+_RACY_PERIOD = 2 * 10**9
 #: Seconds after which what is known of a tree that nobody scans is removed.
-_OLD = 30 * 86_400.0
+_MAX_UNUSED_AGE = 30 * 86_400.0
 
 
-def look(found: os.stat_result) -> Look:
+def make_stamp(found: os.stat_result) -> FileStamp:
     """What changes when a file does."""
     return (
         found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode,
     )  # fmt: skip
 
 
-def load(root: Path) -> Known:
+def load(root: Path) -> KnownDigests:
     """What is known of the tree at ``root``; nothing if the file cannot be read."""
     try:
-        data = json.loads(_path(root).read_bytes())
-        if data["version"] != _VERSION:
+        data = json.loads(_cache_path(root).read_bytes())
+        if data["version"] != _FORMAT_VERSION:
             return {}
         return {path: ((s, m, c, i, o), d) for path, (s, m, c, i, o, d) in data["files"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
-def save(root: Path, files: Mapping[str, tuple[Look, str]], began: int) -> None:
+def save(root: Path, files: Mapping[str, tuple[FileStamp, str]], began: int) -> None:
     """Remember a scan that began at this time (ns); trouble with the disk is no trouble here."""
     rows = {
         path: (*seen, digest)
         for path, (seen, digest) in files.items()
-        if max(seen[1], seen[2]) < began - _RACY
+        if max(seen[1], seen[2]) < began - _RACY_PERIOD
     }
     with contextlib.suppress(OSError):
-        _replace(_path(root), {"version": _VERSION, "root": os.fspath(root), "files": rows})
-        _sweep(_folder())
+        _write_atomically(
+            _cache_path(root), {"version": _FORMAT_VERSION, "root": os.fspath(root), "files": rows}
+        )
+        _remove_unused(_cache_folder())
 
 
-def touch(root: Path) -> None:
+def mark_used(root: Path) -> None:
     """What is known is in use, though nothing has changed."""
     with contextlib.suppress(OSError):
-        os.utime(_path(root))
+        os.utime(_cache_path(root))
 
 
-def forget(root: Path) -> None:
+def invalidate(root: Path) -> None:
     """What is known has proved wrong."""
     with contextlib.suppress(OSError):
-        _path(root).unlink()
+        _cache_path(root).unlink()
 
 
-def _folder() -> Path:
+def _cache_folder() -> Path:
     return Path(cache_folder(), "scan")
 
 
-def _path(root: Path) -> Path:
+def _cache_path(root: Path) -> Path:
     name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()
-    return _folder() / f"{name[:32]}.json"
+    return _cache_folder() / f"{name[:32]}.json"
 
 
-def _replace(path: Path, data: Any) -> None:
+def _write_atomically(path: Path, data: Any) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".json")
     try:
@@ -94,8 +96,8 @@ def _replace(path: Path, data: Any) -> None:
         raise
 
 
-def _sweep(folder: Path) -> None:
-    before = time.time() - _OLD
+def _remove_unused(folder: Path) -> None:
+    before = time.time() - _MAX_UNUSED_AGE
     old: Iterable[os.DirEntry[str]] = list(os.scandir(folder))
     for entry in old:
         if entry.stat(follow_symlinks=False).st_mtime < before:

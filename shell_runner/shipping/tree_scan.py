@@ -21,20 +21,20 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..remote.files.copy_tree import IGNORED_FOLDERS
-from ..remote.files.manifest import FILE, LINK, BadEntry, Entry, check
+from ..remote.files.manifest import FILE, LINK, BadManifestEntry, ManifestEntry, validate_entry
 from . import scan_cache
 
 #: Never shipped unless a pattern of the user names them.
-SECRETS = (
+SECRET_PATTERNS = (
     ".env", ".env.*", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",
     "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", ".pgpass", ".htpasswd",
     ".npmrc", ".pypirc", "credentials", "credentials.json", ".git-credentials", "*.kdbx",
     "*.gpg", "*.asc",
 )  # fmt: skip
 #: Bytes from which on a file is hashed in a thread of its own.
-_LARGE = 1 << 20
+_LARGE_FILE_SIZE = 1 << 20
 #: Bytes of a file that is read at once.
-_SMALL = 1 << 16
+_FIRST_READ_SIZE = 1 << 16
 #: Bytes that are read at once of a larger one.
 _CHUNK_SIZE = 1 << 20
 
@@ -59,9 +59,9 @@ class SourceTree:
     """A tree as it is shipped: its files and links, sorted by path."""
 
     root: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[ManifestEntry, ...]
     #: Files that are not shipped although they are part of the tree, each with the reason.
-    left: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -74,7 +74,7 @@ def scan(
     tests: Iterable[str],
     selection: Selection = Selection(),
     progress: Progress = ignore_progress,
-    whole: bool = False,
+    all_files: bool = False,
 ) -> SourceTree:
     """Return the tree at ``root`` as it is shipped.
 
@@ -82,15 +82,18 @@ def scan(
     tree: neither git nor the usual ignored folders are considered.  Raises :exc:`UsageError` for a
     file that cannot be read.
     """
-    listed = None if whole else _git_files(root)
-    paths = set(_walk(root, () if whole else IGNORED_FOLDERS) if listed is None else listed)
-    named = set(_included(root, selection.include))
-    is_secret, is_excluded = _matcher(SECRETS, re.IGNORECASE), _matcher(selection.exclude)
+    listed = None if all_files else _list_git_files(root)
+    paths = set(_walk(root, () if all_files else IGNORED_FOLDERS) if listed is None else listed)
+    named = set(_find_included(root, selection.include))
+    is_secret, is_excluded = (
+        _make_matcher(SECRET_PATTERNS, re.IGNORECASE),
+        _make_matcher(selection.exclude),
+    )
     secrets = {path for path in paths - named if is_secret(path)}
     wanted = (paths | named) - secrets
     wanted = {path for path in wanted if not is_excluded(path)} | set(tests)
-    found = _entries(root, sorted(wanted), named, progress)
-    entries = tuple(each for each in found if isinstance(each, Entry))
+    found = _read_entries(root, sorted(wanted), named, progress)
+    entries = tuple(each for each in found if isinstance(each, ManifestEntry))
     left = [f"{path}: looks like a secret" for path in sorted(secrets)]
     return SourceTree(root, entries, (*left, *(each for each in found if isinstance(each, str))))
 
@@ -104,20 +107,21 @@ def scan_all(root: Path) -> SourceTree:
     """
     prefix = os.path.join(root, "")
     return SourceTree(
-        root, tuple(check(_read_entry(prefix + path, path)) for path in sorted(_walk(root, ())))
+        root,
+        tuple(validate_entry(_read_entry(prefix + path, path)) for path in sorted(_walk(root, ()))),
     )
 
 
-def _read_entry(full: str, path: str) -> Entry:
+def _read_entry(full: str, path: str) -> ManifestEntry:
     attributes = os.lstat(full)
     if stat.S_ISLNK(attributes.st_mode):
-        return Entry(path, LINK, 0, os.readlink(full))
+        return ManifestEntry(path, LINK, 0, os.readlink(full))
     with open(full, "rb", buffering=0) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Entry(path, FILE, stat.S_IMODE(attributes.st_mode), digest, attributes.st_size)
+    return ManifestEntry(path, FILE, stat.S_IMODE(attributes.st_mode), digest, attributes.st_size)
 
 
-def archive(path: Path) -> SourceTree:
+def scan_archive(path: Path) -> SourceTree:
     """Return an archive as a tree of one file.
 
     Raises :exc:`UsageError` if it is not a file, or cannot be read.
@@ -125,14 +129,18 @@ def archive(path: Path) -> SourceTree:
     try:
         found = os.stat(path)
     except OSError as error:
-        raise _cannot_ship(os.fspath(path), error) from error
+        raise _make_shipping_error(os.fspath(path), error) from error
     if not stat.S_ISREG(found.st_mode):
         raise UsageError(f"cannot ship {path}: neither a folder nor a file")
-    digest, size = _digest(os.fspath(path), _Count(found.st_size, ignore_progress)) or ("", 0)
-    return SourceTree(path.parent, (check(Entry(path.name, FILE, 0o644, digest, size)),))
+    digest, size = _hash_file(
+        os.fspath(path), _HashingProgress(found.st_size, ignore_progress)
+    ) or ("", 0)
+    return SourceTree(
+        path.parent, (validate_entry(ManifestEntry(path.name, FILE, 0o644, digest, size)),)
+    )
 
 
-def _git_files(root: Path) -> list[str] | None:
+def _list_git_files(root: Path) -> list[str] | None:
     """Return the paths that git tracks or would track below ``root``; None if git cannot tell."""
     command = ["git", "-C", os.fspath(root), "ls-files", "-z", "-co", "--exclude-standard"]
     try:
@@ -151,14 +159,14 @@ def _walk(root: Path, ignored: Container[str] = IGNORED_FOLDERS) -> Iterator[str
             yield os.path.join(folder, name)[start:]
 
 
-def _included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
+def _find_included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
     """Yield the paths that the user names, also those in folders that are ignored otherwise."""
     if patterns:
-        is_included = _matcher(patterns)
+        is_included = _make_matcher(patterns)
         yield from (path for path in _walk(root, (".git",)) if is_included(path))
 
 
-def _matcher(patterns: Sequence[str], flags: int = 0) -> Callable[[str], bool]:
+def _make_matcher(patterns: Sequence[str], flags: int = 0) -> Callable[[str], bool]:
     """Return a predicate: does a path match one of the patterns, which are like .gitignore's?
 
     A pattern without a slash, except a trailing one, applies to any part of the path; another
@@ -166,66 +174,73 @@ def _matcher(patterns: Sequence[str], flags: int = 0) -> Callable[[str], bool]:
     """
     plain = [pattern.removesuffix("/") for pattern in patterns if "/" not in pattern[:-1]]
     rooted = [pattern.removeprefix("./").strip("/") for pattern in patterns if "/" in pattern[:-1]]
-    is_part, is_path = _compiled(plain, flags), _compiled(rooted, flags)
+    is_part, is_path = _compile_patterns(plain, flags), _compile_patterns(rooted, flags)
 
     def matches(path: str) -> bool:
         parts = path.split("/")
-        return any(map(is_part, parts)) or (bool(rooted) and any(map(is_path, _heads(parts))))
+        return any(map(is_part, parts)) or (
+            bool(rooted) and any(map(is_path, _leading_paths(parts)))
+        )
 
     return matches if patterns else lambda path: False
 
 
-def _heads(parts: Sequence[str]) -> Iterator[str]:
+def _leading_paths(parts: Sequence[str]) -> Iterator[str]:
     """Yield ``a``, ``a/b``, ``a/b/c``."""
     return itertools.accumulate(parts, "{}/{}".format)
 
 
-def _compiled(patterns: Sequence[str], flags: int) -> Callable[[str], re.Match[str] | None]:
+def _compile_patterns(patterns: Sequence[str], flags: int) -> Callable[[str], re.Match[str] | None]:
     return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)", flags).match
 
 
 #: A link, the reason why a file is not shipped, None for what is not a file, or a file's ``stat``.
-_Found = Entry | str | os.stat_result | None
+_Examined = ManifestEntry | str | os.stat_result | None
 
 
-def _entries(
+def _read_entries(
     root: Path, paths: list[str], named: set[str], progress: Progress
-) -> list[Entry | str | None]:
+) -> list[ManifestEntry | str | None]:
     """Return entries, reasons why files are not shipped, and None for what is not a file."""
     began, prefix = time.time_ns(), os.path.join(root, "")
-    found = {path: _find(root, prefix + path, path, path in named) for path in paths}
+    found = {path: _examine(root, prefix + path, path, path in named) for path in paths}
     files = {path: each for path, each in found.items() if isinstance(each, os.stat_result)}
-    read = _read(root, files, progress, began)
-    return [_entry(path, each, read) for path, each in found.items()]
+    read = _find_digests(root, files, progress, began)
+    return [_make_entry(path, each, read) for path, each in found.items()]
 
 
-def _read(
+def _find_digests(
     root: Path, files: Mapping[str, os.stat_result], progress: Progress, began: int
 ) -> dict[str, tuple[str, int]]:
     """Return digest and size of each file; read only those changed since the last scan."""
-    known, looks = scan_cache.load(root), {path: scan_cache.look(found) for path, found in files.items()}
+    known, looks = (
+        scan_cache.load(root),
+        {path: scan_cache.make_stamp(found) for path, found in files.items()},
+    )
     seen = {path: known[path] for path, now in looks.items() if known.get(path, [0])[0] == now}
     read = {path: (digest, now[0]) for path, (now, digest) in seen.items()}
     fresh = {path: found for path, found in files.items() if path not in seen}
-    for path, digest, size in _digests(os.path.join(root, ""), fresh, progress):
+    for path, digest, size in _hash_files(os.path.join(root, ""), fresh, progress):
         seen[path], read[path] = (looks[path], digest), (digest, size)
     if fresh or len(seen) < len(known):
         scan_cache.save(root, seen, began)
     else:
-        scan_cache.touch(root)
+        scan_cache.mark_used(root)
     return read
 
 
-def _entry(path: str, found: _Found, read: Mapping[str, tuple[str, int]]) -> Entry | str | None:
+def _make_entry(
+    path: str, found: _Examined, read: Mapping[str, tuple[str, int]]
+) -> ManifestEntry | str | None:
     if not isinstance(found, os.stat_result):
         return found
     if path not in read:
         return None  # it is gone again
     digest, size = read[path]
-    return check(Entry(path, FILE, stat.S_IMODE(found.st_mode), digest, size))
+    return validate_entry(ManifestEntry(path, FILE, stat.S_IMODE(found.st_mode), digest, size))
 
 
-def _find(root: Path, full: str, path: str, named: bool) -> _Found:
+def _examine(root: Path, full: str, path: str, named: bool) -> _Examined:
     """Examine one path.
 
     Returns None for what is not a file (a submodule, a socket, or gone), and the reason, as a
@@ -234,27 +249,27 @@ def _find(root: Path, full: str, path: str, named: bool) -> _Found:
     try:
         found = os.lstat(full)
         if stat.S_ISLNK(found.st_mode):
-            link = Entry(path, LINK, 0, os.readlink(full))
+            link = ManifestEntry(path, LINK, 0, os.readlink(full))
             if _is_inside(root, full, link):
                 return link
             # A link out of the tree would dangle there: its target goes instead.
             found = os.stat(full)
             if stat.S_ISDIR(found.st_mode):
                 return f"{path}: a link to a folder outside of the tree"
-            if not named and _matcher(SECRETS, re.IGNORECASE)(os.path.realpath(full)):
+            if not named and _make_matcher(SECRET_PATTERNS, re.IGNORECASE)(os.path.realpath(full)):
                 return f"{path}: a link to what looks like a secret"
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _cannot_ship(full, error) from error
+        raise _make_shipping_error(full, error) from error
     return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _cannot_ship(full: str, error: OSError) -> UsageError:
+def _make_shipping_error(full: str, error: OSError) -> UsageError:
     return UsageError(f"cannot ship {full}: {error.strerror}")
 
 
-class _Count:
+class _HashingProgress:
     """Bytes read so far by several threads; without a lock it is approximate."""
 
     def __init__(self, total: int, progress: Progress) -> None:
@@ -265,22 +280,22 @@ class _Count:
         self._progress(self.done, self._total)
 
 
-def _digests(
+def _hash_files(
     prefix: str, files: Mapping[str, os.stat_result], progress: Progress
 ) -> Iterator[tuple[str, str, int]]:
     """Yield path, digest and size of each file.
 
     Large files are hashed in threads, since hashing releases the GIL; small ones one by one.
     """
-    count = _Count(sum(found.st_size for found in files.values()), progress)
+    count = _HashingProgress(sum(found.st_size for found in files.values()), progress)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         large = {
-            path: pool.submit(_digest, prefix + path, count)
+            path: pool.submit(_hash_file, prefix + path, count)
             for path, found in files.items()
-            if found.st_size >= _LARGE
+            if found.st_size >= _LARGE_FILE_SIZE
         }
         for number, path in enumerate(path for path in files if path not in large):
-            digest = _digest(prefix + path, count)
+            digest = _hash_file(prefix + path, count)
             if digest is not None:
                 yield path, *digest
             if number % 256 == 255:
@@ -293,14 +308,14 @@ def _digests(
                 yield path, *digest
 
 
-def _digest(full: str, count: _Count) -> tuple[str, int] | None:
+def _hash_file(full: str, count: _HashingProgress) -> tuple[str, int] | None:
     """Return the SHA-256 in hex and the number of bytes it covers; None if the file is gone."""
     try:
         with open(full, "rb", buffering=0) as file:
-            data = file.read(_SMALL) or b""
+            data = file.read(_FIRST_READ_SIZE) or b""
             seen, size = hashlib.sha256(data), len(data)
             count.done += size
-            while size >= _SMALL and data:
+            while size >= _FIRST_READ_SIZE and data:
                 data = file.read(_CHUNK_SIZE) or b""
                 seen.update(data)
                 size += len(data)
@@ -308,13 +323,13 @@ def _digest(full: str, count: _Count) -> tuple[str, int] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _cannot_ship(full, error) from error
+        raise _make_shipping_error(full, error) from error
     return seen.hexdigest(), size
 
 
-def _is_inside(root: Path, full: str, link: Entry) -> bool:
+def _is_inside(root: Path, full: str, link: ManifestEntry) -> bool:
     try:
-        check(link)
-    except BadEntry:
+        validate_entry(link)
+    except BadManifestEntry:
         return False
     return Path(os.path.realpath(full)).is_relative_to(os.path.realpath(root))

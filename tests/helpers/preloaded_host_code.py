@@ -45,9 +45,9 @@ def _link(source: str, target: str) -> None:
 
 def cache(folder: Path) -> None:
     """Into a host's cache folder (XDG_CACHE_HOME)."""
-    put(folder / "nosejobs" / "code" / gateway.code()[0])
+    put(folder / "nosejobs" / "code" / gateway.pack_host_code()[0])
 
 
 def queue(folder: Path) -> None:
     """Into the folder of a host's queue."""
-    put(folder / "code" / gateway.code()[0])
+    put(folder / "code" / gateway.pack_host_code()[0])

@@ -170,7 +170,7 @@ def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -
     done = run("submit", "--tests", "tests", "test_a.sh", "--wait")
     assert "popen: no --host was given" in done.stderr
     nowhere = HostSpec("nowhere.invalid", "ssh", 0, "nowhere.invalid")
-    submitted_jobs.add(submitted_jobs.Record(str(uuid.uuid4()), nowhere, time.time()))
+    submitted_jobs.add(submitted_jobs.SubmittedJob(str(uuid.uuid4()), nowhere, time.time()))
     done = run("list")
     assert done.returncode == 6
     assert re.search(rf"^popen +{id[:8]} ", done.stdout, re.MULTILINE)
@@ -178,7 +178,7 @@ def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -
     assert "nowhere.invalid" in done.stderr.splitlines()[-1]
     found = json.loads(run("list", "--json").stdout)
     assert [each["host"] for each in found["jobs"]] == ["popen", "popen"]
-    assert list(found["trouble"]) == ["nowhere.invalid"]
+    assert list(found["errors"]) == ["nowhere.invalid"]
 
 
 def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder: Path) -> None:
@@ -209,7 +209,7 @@ def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) 
     done = run("harvest", id, "--wait", "--json", "--no-ack")
     assert done.returncode == 6, done.stdout
     found = json.loads(done.stdout)
-    assert (found["how"], found["acknowledged"], found["exit"]) == ("cancelled", False, 6)
+    assert (found["end_reason"], found["acknowledged"], found["exit_status"]) == ("cancelled", False, 6)
     assert f"nosejobs job rerun {id[:8]} --failed" in run("show", id).stdout
     again = run("rerun", id, "--failed")
     assert ": 1 test of job" in again.stderr, "test_a has passed"
@@ -257,7 +257,7 @@ def test_a_variable_names_the_usual_host(
         (["submit", "--host", "popen", "--tests", "tests", "--out", "x"], "need --wait"),
         (
             ["submit", "--host", "popen", "--tests", "tests", "--build", "tests/test_a.sh"],
-            "test_a.sh is no zip, and no tar",
+            "test_a.sh is not a zip or tar archive",
         ),
         (["show", "zz"], "'zz' is no job"),
         (["show", "abcd1234"], "no job abcd1234 is on record here; name its host with --host"),
@@ -303,12 +303,12 @@ def test_a_job_that_never_left_is_not_on_record(run: Run, tests: Path) -> None:
     done = run("submit", "--host", "agent=127.0.0.1:1", "--tests", "tests")
     assert done.returncode in (2, 6)
     assert "may have arrived" not in done.stderr
-    assert submitted_jobs.everything() == []
+    assert submitted_jobs.list_all() == []
 
 
 def test_a_job_of_a_host_that_is_gone_can_be_dropped(run: Run, tests: Path) -> None:
     id, nowhere = str(uuid.uuid4()), HostSpec("gone", "ssh", 0, "me@nowhere.invalid")
-    submitted_jobs.add(submitted_jobs.Record(id, nowhere, time.time()))
+    submitted_jobs.add(submitted_jobs.SubmittedJob(id, nowhere, time.time()))
     done = run("forget", id[:8])
     assert done.returncode == 6
     assert f"nosejobs job forget {id[:8]} --force" in done.stderr
@@ -316,13 +316,13 @@ def test_a_job_of_a_host_that_is_gone_can_be_dropped(run: Run, tests: Path) -> N
     done = run("forget", id[:8], "--force")
     assert done.returncode == 0, done.stderr
     assert "no more on record here" in done.stdout
-    assert submitted_jobs.everything() == []
+    assert submitted_jobs.list_all() == []
 
 
 def test_hosts_on_record_are_named_so_that_they_can_be_typed(run: Run, tests: Path) -> None:
     submitted(run)
     there = HostSpec("there", "popen", 1)
-    submitted_jobs.add(submitted_jobs.Record(str(uuid.uuid4()), there, time.time()))
+    submitted_jobs.add(submitted_jobs.SubmittedJob(str(uuid.uuid4()), there, time.time()))
     done = run("limits")
     assert done.returncode == 2
     assert "\n  --host popen\n  --host popen//id=there\n" in done.stderr

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.hosts.spec import parse
+from shell_runner.hosts.spec import parse_specs
 from shell_runner.jobs.client import JobClient
 from shell_runner.remote.files import state_dirs
 from shell_runner.remote.jobs.queue import Queue
@@ -290,7 +290,7 @@ def _harvest(machine: Machine, job: str) -> str:
 def _harvest_again(machine: Machine, job: str) -> str:
     """Once more, as a program does it; the digest."""
     out = machine.folder / "2.zip"
-    with JobClient(parse([machine.spec], {})[0]) as client:
+    with JobClient(parse_specs([machine.spec], {})[0]) as client:
         client.download(job, out, lambda path: None)
     return hashlib.sha256(out.read_bytes()).hexdigest()
 

@@ -24,10 +24,10 @@ from click.testing import CliRunner
 from shell_runner.cli.main import main
 from shell_runner.jobs import submission
 from shell_runner.jobs.client import JobClient
-from shell_runner.remote.jobs import paths, queue
+from shell_runner.remote.jobs import paths, queue, queue_folder
 from shell_runner.remote.protocol.job import JobConfig
 from tests.helpers import job_hosts
-from tests.helpers.archive_bytes import Zip, file, folder, hard_link, header, link, sparse, tar
+from tests.helpers.archive_bytes import ZipBuilder, file, folder, hard_link, tar_header, link, sparse, tar
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -75,28 +75,28 @@ BUILDS: dict[str, tuple[bytes, str, str]] = {
     "path-traversal": (tar(file(b"../../victim", b"x")), "../../victim", "leads out"),
     "absolute-name": (tar(file(b"/tmp/nosejobs-victim", b"x")), "/tmp/nosejobs-victim", "absolute"),
     "symlink-out": (tar(link(b"l", b"../../victim")), "l", "out of the folder"),
-    "through-a-symlink": (tar(link(b"l", b"."), file(b"l/x")), "l/x", "a link is where"),
+    "through-a-symlink": (tar(link(b"l", b"."), file(b"l/x")), "l/x", "its folder is a link"),
     "hard-link-out": (tar(hard_link(b"h", b"../../victim")), "h", "leads out"),
-    "device": (tar(header(b"null", b"3")), "null", "character device"),
-    "FIFO": (tar(header(b"pipe", b"6")), "pipe", "FIFO"),
+    "device": (tar(tar_header(b"null", b"3")), "null", "character device"),
+    "FIFO": (tar(tar_header(b"pipe", b"6")), "pipe", "FIFO"),
     "duplicate-name": (tar(folder(b"d/"), file(b"d/a"), file(b"d/a")), "d/a", "twice"),
-    "zip-path-traversal": (Zip().add(b"../victim").whole(), "../victim", "leads out"),
+    "zip-path-traversal": (ZipBuilder().add(b"../victim").to_bytes(), "../victim", "leads out"),
     "zip-symlink-out": (
-        Zip().add(b"l", b"../../victim", mode=0o120777).whole(), "l", "out of the folder",
+        ZipBuilder().add(b"l", b"../../victim", mode=0o120777).to_bytes(), "l", "out of the folder",
     ),
-    "zip-duplicate-name": (Zip().add(b"a").add(b"a").whole(), "a", "twice"),
+    "zip-duplicate-name": (ZipBuilder().add(b"a").add(b"a").to_bytes(), "a", "twice"),
     "bomb": (
-        tar(header(b"b", size=b"\x80" + ((64 << 30) + 1).to_bytes(11, "big"))),
-        "b", "bytes of files, and 68719476736 is the limit",
+        tar(tar_header(b"b", size=b"\x80" + ((64 << 30) + 1).to_bytes(11, "big"))),
+        "b", "bytes; the limit is 68719476736",
     ),
     "sparse": (
-        tar(header(b"s", b"S", 0, sparse=sparse(real=(1 << 33) - 1))), "s", "without --sparse",
+        tar(tar_header(b"s", b"S", 0, sparse=sparse(real=(1 << 33) - 1))), "s", "without --sparse",
     ),
     "zip-bomb": (
-        Zip().add(b"b", b"boom" * 4096, method=8, size=0xFFFFFFF0).whole(), "b", "it says",
+        ZipBuilder().add(b"b", b"boom" * 4096, method=8, size=0xFFFFFFF0).to_bytes(), "b", "it claims",
     ),
-    "wrong-digest": (Zip().add(b"a", b"data", crc=1).whole(), "a", "CRC"),
-    "no-archive": (b"#!/bin/sh\nrm -rf /\n" * 99, "", "is no zip, and no tar"),
+    "wrong-digest": (ZipBuilder().add(b"a", b"data", crc=1).to_bytes(), "a", "CRC"),
+    "no-archive": (b"#!/bin/sh\nrm -rf /\n" * 99, "", "is not a zip or tar archive"),
 }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_a_hostile_build_is_refused_by_name(
 ) -> None:
     """Each of them by itself, on the host: no job stops the next one."""
     # As by a client that does not read what it sends, which ours does.
-    monkeypatch.setattr(submission, "_look", lambda archive: None)
+    monkeypatch.setattr(submission, "_check_archive", lambda archive: None)
     jobs = {}
     with JobClient(job_hosts.POPEN) as client:
         for name, (data, _, _) in BUILDS.items():
@@ -114,7 +114,7 @@ def test_a_hostile_build_is_refused_by_name(
             jobs[name] = str(uuid.uuid4())
             config = JobConfig(keep_workspace="always")
             ready = job_hosts.prepare(
-                job_hosts.Description(user.tests, path, config=config), job_hosts.POPEN, jobs[name]
+                job_hosts.JobDescription(user.tests, path, config=config), job_hosts.POPEN, jobs[name]
             )
             client.submit(ready.job, ready.trees)
             if name == "path-traversal":
@@ -122,14 +122,14 @@ def test_a_hostile_build_is_refused_by_name(
     sound = user.submit()
     user.job("harvest", "--wait", sound)
     for name, (_, member, why) in BUILDS.items():
-        with queue.Queue(queue.folder()) as there:
+        with queue.Queue(queue_folder.find_queue_folder()) as there:
             row = there.find(jobs[name])
             (attempt,) = there.attempts(row.number)
-        assert str(row.how) == "refused", name
+        assert str(row.end_reason) == "refused", name
         assert row.detail.startswith("the build cannot be unpacked: "), name
         assert why in row.detail, (name, row.detail)
         assert repr(member) in row.detail or not member, (name, row.detail)
-        work = Path(paths.work(queue.folder(), attempt.id))
+        work = Path(paths.workspace_path(queue_folder.find_queue_folder(), attempt.id))
         assert os.listdir(work / "build") == [], name
         assert os.listdir(work / "tests") == [], name
     new = {path for path in user.files() - before if "/work/" not in path}
@@ -169,7 +169,7 @@ class Forger:
         user.job("harvest", "--wait", "--no-ack", self.job)
         (user.here / f"{self.job}.zip").unlink()
         job_hosts.await_worker()
-        self.path = Path(paths.package(queue.folder(), self.job))
+        self.path = Path(paths.package_path(queue_folder.find_queue_folder(), self.job))
         self.sound = self.path.read_bytes()
         self.members = members(self.path)
 
@@ -181,7 +181,7 @@ class Forger:
             len(data) if size < 0 else size,
             self.job,
         )
-        with closing(sqlite3.connect(Path(queue.folder()) / "queue.db")) as db, db:
+        with closing(sqlite3.connect(Path(queue_folder.find_queue_folder()) / "queue.db")) as db, db:
             db.execute("UPDATE job SET package = ?, size = ? WHERE id = ?", values)
 
     def forged(self, **changes: Any) -> bytes:
@@ -195,10 +195,10 @@ class Forger:
             {"name": name.decode(), "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data, _ in every
         ]
-        made = Zip()
+        made = ZipBuilder()
         for name, data, lies in every:
             made.add(name, data, **lies)
-        return made.add(b"manifest.json", json.dumps(manifest).encode()).whole()
+        return made.add(b"manifest.json", json.dumps(manifest).encode()).to_bytes()
 
     def assert_refused(self, *words: str) -> None:
         """By name; nothing of it stays here, and the host hears nothing of a harvest."""
@@ -211,7 +211,7 @@ class Forger:
         assert "nothing was acknowledged" in err
         assert self.user.files() == before
         assert os.listdir(self.user.here) == []
-        with queue.Queue(queue.folder()) as there:
+        with queue.Queue(queue_folder.find_queue_folder()) as there:
             assert str(there.find(self.job).state) == "ready"
 
 
@@ -245,7 +245,7 @@ def test_a_hostile_package_is_refused_by_name(user: User) -> None:
     forger.assert_refused("it has 1 tests, and says what happened to 0")
     other = {**json.loads(forger.members["manifest.json"])["job"], "id": str(uuid.uuid4())}
     forger.lie(forger.forged(manifest={"job": other}))
-    forger.assert_refused("it is of another job")
+    forger.assert_refused("it belongs to another job")
     forger.lie(struct.pack("<4s", b"PK\3\4") + os.urandom(999))
     forger.assert_refused(f"the package of job {job} is refused: ")
     # The truth is still believed afterwards.
@@ -261,7 +261,7 @@ def test_a_package_of_another_size_is_refused(user: User) -> None:
     forger.assert_refused("does not have the digest that it names")
     forger.lie(forger.sound[:-100], size=len(forger.sound))
     _, err = user.job("harvest", forger.job, status=6)
-    assert "0 bytes of a package where 100 are asked for" in err
+    assert "0 bytes of a package where 100 were requested" in err
     forger.lie(forger.sound, size=1 << 50)
     _, err = user.job("harvest", forger.job, status=2)
     assert "the package needs" in err

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from shell_runner.cli.job_output import format_attempt
-from shell_runner.jobs.responses import Attempt
+from shell_runner.jobs.responses import AttemptReport
 from shell_runner.remote.jobs import paths
 from shell_runner.remote.jobs.queue import JobRow, Queue
 from shell_runner.remote.processes import process_identity
@@ -32,8 +32,8 @@ from shell_runner.remote.protocol.model import Execution
 from shell_runner.remote.sessions.job_session import JobSession
 from tests.helpers import job_hosts
 from tests.helpers.namespace_host import CHECKOUT, PATIENCE, Machine, bundles
-from tests.helpers.queue_host import Host, Receiver
-from tests.helpers.small_filesystem import Disk
+from tests.helpers.queue_host import QueueHost, WebhookReceiver
+from tests.helpers.small_filesystem import SmallFilesystem
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -49,15 +49,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    found = Disk(tmp_path / "host" / "state", DISK)
+def disk(tmp_path: Path) -> Iterator[SmallFilesystem]:
+    found = SmallFilesystem(tmp_path / "host" / "state", DISK)
     yield found
     with contextlib.suppress(subprocess.CalledProcessError):
         found.unmount()
 
 
 @pytest.fixture
-def machine(tmp_path: Path, fleet: Path, disk: Disk) -> Iterator[Machine]:
+def machine(tmp_path: Path, fleet: Path, disk: SmallFilesystem) -> Iterator[Machine]:
     """A host with a small disk for its state, and its user."""
     (tmp_path / "host").mkdir()
     made = Machine(tmp_path / "host", fleet)
@@ -99,7 +99,7 @@ def about(machine: Machine, job: str) -> dict[str, str]:
 
 
 def outcomes(machine: Machine, job: str, status: int = 0) -> dict[str, int]:
-    """Harvested, as programs see it."""
+    """HarvestResult, as programs see it."""
     found = json.loads(machine.job("harvest", "--wait", "--json", job, status=status))
     return dict(found["outcomes"])
 
@@ -107,7 +107,7 @@ def outcomes(machine: Machine, job: str, status: int = 0) -> dict[str, int]:
 # -- a full disk ----------------------------------------------------------------------
 
 
-def test_full_disk_while_packaging(machine: Machine, disk: Disk) -> None:
+def test_full_disk_while_packaging(machine: Machine, disk: SmallFilesystem) -> None:
     noise = "head -c 3000000 /dev/urandom > $TEST_UNDECLARED_OUTPUTS_DIR/noise"
     job = machine.submit("--tests", tree(machine, test_a=noise, test_b=gate(machine)))
     done = "SELECT count(*) FROM execution"
@@ -122,14 +122,14 @@ def test_full_disk_while_packaging(machine: Machine, disk: Disk) -> None:
     assert said["tests"] == "2: 2 passed"
     assert "mend what is said above" in said["next"]
     assert not list((machine.jobs / "packages").glob("*.zip"))
-    disk.empty()
+    disk.clear()
     assert outcomes(machine, job) == {"passed": 2}
     assert about(machine, job)["state"] == "completed, harvested"
     # No test ran twice for it.
     assert machine.rows("SELECT count(*) FROM attempt") == [(1,)]
 
 
-def test_full_disk_while_executions_are_written_and_at_submit(machine: Machine, disk: Disk) -> None:
+def test_full_disk_while_executions_are_written_and_at_submit(machine: Machine, disk: SmallFilesystem) -> None:
     tests = tree(machine, test_a="echo a", test_b=f"{gate(machine)}; echo b >&2; exit 3")
     job = machine.submit("--tests", tests)
     waiting = machine.submit("--tests", tests)
@@ -146,7 +146,7 @@ def test_full_disk_while_executions_are_written_and_at_submit(machine: Machine, 
     assert f"{machine.jobs}: No space left on device; make room there" in words
     assert machine.rows("SELECT count(*) FROM job") == [(2,)]
     assert machine.state(waiting) == "queued"
-    disk.empty()
+    disk.clear()
     assert outcomes(machine, job, status=1) == {"failed": 1, "passed": 1}
     assert outcomes(machine, waiting, status=1) == {"failed": 1, "passed": 1}
     assert outcomes(machine, machine.submit("--tests", tests), 1) == {"failed": 1, "passed": 1}
@@ -154,7 +154,7 @@ def test_full_disk_while_executions_are_written_and_at_submit(machine: Machine, 
     assert "test_b.sh: failed" in log.read_text()
 
 
-def test_a_job_that_needs_more_than_the_disk_has(machine: Machine, disk: Disk) -> None:
+def test_a_job_that_needs_more_than_the_disk_has(machine: Machine, disk: SmallFilesystem) -> None:
     """The next one has all the room again; nobody has to clean up."""
     tests = tree(machine, test_a="true")
     build = machine.folder / "build"
@@ -177,31 +177,31 @@ def test_a_job_that_needs_more_than_the_disk_has(machine: Machine, disk: Disk) -
     assert os.listdir(machine.jobs / "work") == []
 
 
-def test_a_disk_that_was_always_full(machine: Machine, disk: Disk) -> None:
+def test_a_disk_that_was_always_full(machine: Machine, disk: SmallFilesystem) -> None:
     disk.fill()
     tests = tree(machine, test_a="true")
     for command in (("submit", "--tests", tests), ("list",)):
         assert "No space left on device; make room there" in refused(machine, *command)
-    disk.empty()
+    disk.clear()
     assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
 
 
 # -- a disk that cannot be written to ---------------------------------------------------
 
 
-def test_read_only_state(machine: Machine, disk: Disk) -> None:
+def test_read_only_state(machine: Machine, disk: SmallFilesystem) -> None:
     tests = tree(machine, test_a="true")
     job = machine.submit("--tests", tests)
     machine.wait_for("its end", lambda: machine.state(job) == "ready")
     machine.wait_for("the worker's leaving", lambda: not machine.strangers())
-    disk.allow_writing(False)
+    disk.set_writable(False)
     for command in (("submit", "--tests", tests), ("list",), ("harvest", job)):
         words = refused(machine, *command)
         assert str(machine.jobs) in words
         assert "Read-only file system" in words
-    disk.allow_writing(True)
+    disk.set_writable(True)
     assert outcomes(machine, job) == {"passed": 1}
-    disk.allow_writing(False)
+    disk.set_writable(False)
     machine.power_off()
     machine.boot()  # an agent comes up all the same
     assert "Read-only file system" in refused(machine, "list")
@@ -302,9 +302,9 @@ def test_a_queue_of_a_newer_schema(machine: Machine) -> None:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+def host(tmp_path: Path) -> Iterator[QueueHost]:
     """A queue with real workers."""
-    with Host(tmp_path / "jobs") as made:
+    with QueueHost(tmp_path / "jobs") as made:
         yield made
 
 
@@ -314,7 +314,7 @@ def changed(name: str, more: str) -> dict[str, bytes]:
     return {name: text + more.encode()}
 
 
-def test_two_versions_of_the_code(host: Host) -> None:
+def test_two_versions_of_the_code(host: QueueHost) -> None:
     """Each job is run by its own, in order, by one worker; two that are started make no more."""
     newer = "\n_old = facts\ndef facts(): return _old()._replace(note='newer')\n"
     other = host.install(changed("protocol/host_facts.py", newer))
@@ -330,7 +330,7 @@ def test_two_versions_of_the_code(host: Host) -> None:
     assert len({each[0].identity for each in attempts}) == 1
 
 
-def test_clock_set_back(host: Host, tmp_path: Path) -> None:
+def test_clock_set_back(host: QueueHost, tmp_path: Path) -> None:
     """By an hour, while a test runs and somebody is still to be told of an earlier job."""
     earlier = f"""
 import os as _os
@@ -338,7 +338,7 @@ _time = time.time
 time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
 """
     code = host.install(changed("jobs/worker.py", earlier))
-    receiver = Receiver([500, 500, 500])
+    receiver = WebhookReceiver([500, 500, 500])
     try:
         first = host.submit({"t": "true"}, code=code, notify=receiver.url)
         script = f"echo here >{host.door.path}; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done"
@@ -361,15 +361,15 @@ time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
         assert len(host.attempts(job)) == 1
     began, ended = (getattr(host.attempts(second)[0], name) for name in ("began", "ended"))
     assert ended < began
-    assert "took 0.0 s" in format_attempt(Attempt("", 1, "ended", "", began, ended))
+    assert "took 0.0 s" in format_attempt(AttemptReport("", 1, "ended", "", began, ended))
 
 
-def postpone(host: Host, seconds: float) -> None:
+def postpone(host: QueueHost, seconds: float) -> None:
     """Whoever could not be told is to be told then."""
     deadline = time.monotonic() + PATIENCE
     statement = "UPDATE outbox SET due = ? WHERE tries > 0"
     while time.monotonic() < deadline:
-        with host.queue() as queue, queue._db.writing() as db:
+        with host.queue() as queue, queue._db.write_transaction() as db:
             if db.execute(statement, (time.time() + seconds,)).rowcount:
                 return
     raise AssertionError("nobody was tried to be told")
@@ -380,12 +380,12 @@ def postpone(host: Host, seconds: float) -> None:
 
 def test_ten_thousand_jobs(tmp_path: Path) -> None:
     """To hand in one more, and to list: by the desk's clock, with what it does for both."""
-    with Host(tmp_path / "jobs") as host:
+    with QueueHost(tmp_path / "jobs") as host:
         first = host.submit({"a": "true", "b": "true"})
         with host.queue() as queue:
-            queue.enter(process_identity.own(), host.code, time.time())  # nobody else is started
+            queue.register_worker(process_identity.identify_self(), host.code, time.time())  # nobody else is started
             many(queue, first, 10_000)
-        desk = JobSession(None, host.folder, paths.code(host.folder, host.code))
+        desk = JobSession(None, host.folder, paths.code_path(host.folder, host.code))
         submits, lists = [], []
         for number in range(60):
             new = {**as_sent(host, first), "id": str(uuid.uuid4()), "name": f"job {number}"}
@@ -399,7 +399,7 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
 
 def many(queue: Queue, job: JobRow, count: int) -> None:
     """The same job, many times over, in one transaction."""
-    with queue._db.writing() as db:
+    with queue._db.write_transaction() as db:
         columns = "code, submitted, count, state, name, labels, priority, build, tests, config"
         for _ in range(count):
             db.execute(
@@ -413,10 +413,10 @@ def many(queue: Queue, job: JobRow, count: int) -> None:
         )
 
 
-def as_sent(host: Host, job: JobRow) -> dict[str, Any]:
+def as_sent(host: QueueHost, job: JobRow) -> dict[str, Any]:
     """What a client says of a job."""
     with host.queue() as queue:
-        cases = queue.tests(job.number)
+        cases = queue.get_tests(job.number)
     return {
         "tests": job.tests, "build": None, "config": job.config._asdict(), "cases": cases,
         "labels": [], "priority": 0,
@@ -458,7 +458,7 @@ def test_a_sparse_build(tmp_path: Path) -> None:
             memory = submit_and_harvest(tmp_path, what)
             with zipfile.ZipFile(tmp_path / f"{what.name}.zip") as package:
                 row = json.loads(package.read("executions.jsonl"))[2]
-            size, blocks, end, _, most, _ = Execution(*row).out[0].split()
+            size, blocks, end, _, most, _ = Execution(*row).stdout[0].split()
             assert (int(size), end) == (LARGE, "end"), what
             assert int(blocks) * 512 < LITTLE_DISK, what
             assert max(memory, int(most) << 10) < LITTLE_MEMORY, (what, memory, most)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shell_runner.hosts.fleet import Ended, Event, Fleet, Host, Ready, Said
+from shell_runner.hosts.fleet import HostEnded, Event, Fleet, Host, HostReady, FrameReceived
 from shell_runner.hosts.gateway import Gateway
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.remote.execution.slot_process import SlotProcess
@@ -23,7 +23,7 @@ from shell_runner.remote.processes import process_tree as processes
 from shell_runner.remote.protocol.model import Setup, Test
 from shell_runner.remote.sessions.live_session import LiveSession
 from shell_runner.shipping.tree_scan import SourceTree, scan
-from tests.helpers.single_host_run import Bench
+from tests.helpers.single_host_run import HostRun
 
 LIMIT = 1.0
 
@@ -33,7 +33,7 @@ class Elsewhere(HostSpec):
     """This machine, to which the tree is brought as to any other."""
 
     @property
-    def in_place(self) -> bool:
+    def is_in_place(self) -> bool:
         return False
 
 
@@ -78,22 +78,22 @@ def test_a_host_that_dies_or_stops_is_lost_and_can_be_opened_again(
     number: signal.Signals, words: str, tmp_path: Path
 ) -> None:
     with One(tmp_path, HERE) as one:
-        one.event(Ready)
+        one.event(HostReady)
         lost, pid = one.host, interpreter(one.host)
         begin = time.monotonic()
         os.kill(pid, number)
-        ended = one.event(Ended)
+        ended = one.event(HostEnded)
         assert time.monotonic() - begin < LIMIT + 4
-        assert (ended.host, ended.error.cause, ended.may_return) == (lost, words, True)
+        assert (ended.host, ended.error.cause, ended.can_reopen) == (lost, words, True)
         new = one.fleet.reopen(lost)
-        assert one.event(Ready).host is new is one.host
+        assert one.event(HostReady).host is new is one.host
         assert time.monotonic() - begin < 10
         assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_a_silent_host_that_answers_is_kept(tmp_path: Path) -> None:
     with One(tmp_path, HERE) as one:
-        one.event(Ready)
+        one.event(HostReady)
         with pytest.raises(queue.Empty):
             one.fleet.events.get(timeout=2 * LIMIT)
 
@@ -102,15 +102,15 @@ def test_an_interpreter_that_stops_while_the_tree_is_brought_is_noticed(tmp_path
     with One(tmp_path, Elsewhere("there", "popen", 1)) as one:
         gateway = await_gateway(one.host)
         deadline = time.monotonic() + 20
-        while not gateway.has_spoken and time.monotonic() < deadline:
+        while not gateway.has_answered and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(interpreter(one.host), signal.SIGSTOP)
         begin = time.monotonic()
-        one.fleet.give_tree(big_tree(tmp_path))
-        ended = one.event(Ended)
+        one.fleet.provide_tree(big_tree(tmp_path))
+        ended = one.event(HostEnded)
         assert time.monotonic() - begin < LIMIT + 4
         assert ended.error.cause == "has not answered for 1 s"
-        assert not ended.may_return
+        assert not ended.can_reopen
 
 
 def await_gateway(host: Host) -> Gateway:
@@ -131,15 +131,15 @@ def test_a_host_that_waits_long_for_the_tree_lives(tmp_path: Path) -> None:
     with One(tmp_path, Elsewhere("there", "popen", 1)) as one:
         with pytest.raises(queue.Empty):
             one.fleet.events.get(timeout=2 * LIMIT)
-        one.fleet.give_tree(scan(tmp_path, []))
-        one.event(Ready)
+        one.fleet.provide_tree(scan(tmp_path, []))
+        one.event(HostReady)
 
 
 def test_attempts_to_come_back_do_not_delay_the_end(tmp_path: Path) -> None:
     with One(tmp_path, HERE) as one:
-        one.event(Ready)
+        one.event(HostReady)
         os.kill(interpreter(one.host), signal.SIGKILL)
-        host: Any = one.event(Ended).host
+        host: Any = one.event(HostEnded).host
         for _ in range(3):  # the next one is four seconds away
             host = one.fleet.reopen(host)
         begin = time.monotonic()
@@ -188,7 +188,7 @@ def test_a_main_thread_that_does_not_come_back_is_told_by_silence(session: LiveS
 
 
 def test_a_host_beats_while_it_unpacks_and_not_longer(session: LiveSession) -> None:
-    session._beat(0.05)
+    session._keep_alive(0.05)
     for _ in range(3):  # of a main thread that does nothing else
         assert session.channel.sent.get(timeout=5) == [["pong", 0]]
     session._is_open.set()
@@ -203,17 +203,17 @@ def test_each_byte_of_a_large_frame_is_a_sign_of_life() -> None:
     read, write = os.pipe()
     pipe: Any = SimpleNamespace(infile=os.fdopen(read, "rb"))
     gateway: Any = object.__new__(Gateway)
-    gateway._gateway, gateway.heard = SimpleNamespace(_io=pipe), 0.0
-    gateway._listen_for_bytes()
+    gateway._gateway, gateway.last_heard = SimpleNamespace(_io=pipe), 0.0
+    gateway._track_received_bytes()
     with pipe.infile:
         found: list[bytes] = []
         thread = threading.Thread(target=lambda: found.append(pipe.read(600_000)))
         thread.start()
         os.write(write, b"x" * 10)
         deadline = time.monotonic() + 5
-        while not gateway.heard and time.monotonic() < deadline:
+        while not gateway.last_heard and time.monotonic() < deadline:
             time.sleep(0.005)
-        assert gateway.heard
+        assert gateway.last_heard
         assert not found
         with open(write, "wb") as file:
             file.write(b"y" * 600_000)
@@ -232,14 +232,14 @@ def slot(tmp_path: Path) -> Any:
     (tmp_path / "test_a").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "test_a").chmod(0o755)
     made = SlotProcess(0, Setup(str(tmp_path), grace=0.2), str(tmp_path / "0"))
-    made.give([Test(1, "test_a", timeout=300.0)])
+    made.assign([Test(1, "test_a", timeout=300.0)])
     answers, _ = made.read()
     assert answers[0].kind == "running"
     yield made
     made.process.kill()
-    for pid in processes.Lister(made.process.pid)():
+    for pid in processes.DescendantLister(made.process.pid)():
         os.kill(pid, signal.SIGKILL)
-    made.bury()
+    made.reap()
 
 
 def test_a_slot_that_does_nothing_is_killed_ten_seconds_behind_the_deadline(slot: Any) -> None:
@@ -264,9 +264,9 @@ def test_a_slot_that_works_has_a_minute(slot: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_slot_that_is_stopped_goes_on(tmp_path: Path) -> None:
-    with Bench(tmp_path) as bench:
+    with HostRun(tmp_path) as bench:
         found = bench.run("#!/bin/sh\nkill -STOP $PPID; sleep 0.1\n")
-    assert found.exit == 0
+    assert found.exit_status == 0
 
 
 # -- tests that are given back ----------------------------------------------------
@@ -274,12 +274,12 @@ def test_a_slot_that_is_stopped_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("estimate", [None, 0.001], ids=["in the host", "in the slot"])
 def test_what_has_not_been_started_is_given_back(estimate: float | None, tmp_path: Path) -> None:
-    with Bench(tmp_path) as bench:
-        first = bench.test("#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.02; done\n", estimate=0.001)
-        rest = [bench.test("#!/bin/sh\ntouch ran.$$\n", estimate=estimate) for _ in range(6)]
+    with HostRun(tmp_path) as bench:
+        first = bench.new_test("#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.02; done\n", estimate=0.001)
+        rest = [bench.new_test("#!/bin/sh\ntouch ran.$$\n", estimate=estimate) for _ in range(6)]
         bench.start(first, *rest)
         assert message(bench)[0] == "running"
-        bench.host.take_back([first.id, *(test.id for test in rest[2:]), 77])
+        bench.host.request_return([first.id, *(test.id for test in rest[2:]), 77])
         back = message(bench)
         (tmp_path / "go").touch()
         done = bench.finish(3)
@@ -288,11 +288,11 @@ def test_what_has_not_been_started_is_given_back(estimate: float | None, tmp_pat
     assert len(list(tmp_path.glob("ran.*"))) == 2
 
 
-def message(bench: Bench) -> list[Any]:
+def message(bench: HostRun) -> list[Any]:
     """The next one."""
     event: Event = bench.fleet.events.get(timeout=20)
-    if isinstance(event, Ended):
+    if isinstance(event, HostEnded):
         raise event.error
-    assert isinstance(event, Said)
-    (found,) = event.host.messages(event.frame)
+    assert isinstance(event, FrameReceived)
+    (found,) = event.host.unpack_messages(event.frame)
     return found

@@ -11,43 +11,43 @@ from pathlib import Path
 import pytest
 
 from shell_runner.config import HostEntry
-from shell_runner.errors import CannotOpen
+from shell_runner.errors import HostOpenError
 from shell_runner.hosts import spec as hosts
-from shell_runner.hosts.fleet import Fleet, Ready
+from shell_runner.hosts.fleet import Fleet, HostReady
 from shell_runner.hosts.gateway import Gateway
 from shell_runner.remote.protocol import frames as wire
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import Setup
 from shell_runner.shipping.tree_scan import scan
 from shell_runner.shipping.upload import ship
-from tests.helpers.single_host_run import Bench, gone, write
+from tests.helpers.single_host_run import HostRun, wait_until_gone, write_program
 from tests.helpers.sshd import Sshd
 from tests.integration.shell_runner.test_old_pythons import interpreters, versions
 
 SH = "#!/bin/sh\n"
 
 
-def refusal(root: Path, spec: str) -> CannotOpen:
+def refusal(root: Path, spec: str) -> HostOpenError:
     """Open a host that cannot be opened; the error."""
-    with pytest.raises(CannotOpen) as caught, Bench(root, spec):
+    with pytest.raises(HostOpenError) as caught, HostRun(root, spec):
         pass
     return caught.value
 
 
 def test_programs_run_over_there(sshd: Sshd, tmp_path: Path) -> None:
-    write(tmp_path / "data" / "x.txt", "shipped\n", 0o644)
+    write_program(tmp_path / "data" / "x.txt", "shipped\n", 0o644)
     (tmp_path / "link").symlink_to("data/x.txt")
     programs = {"test_a": f"{SH}pwd; cat link data/x.txt; exit 3", "d/test_b": f"{SH}cat ../link"}
     for name, text in programs.items():
-        write(tmp_path / name, text)
-    with Bench(tmp_path, sshd.spec(slots=2)) as bench:
-        test = bench.test(SH)
+        write_program(tmp_path / name, text)
+    with HostRun(tmp_path, sshd.spec(slots=2)) as bench:
+        test = bench.new_test(SH)
         there = bench.host.facts.root
         first = bench.run_test(test._replace(path="test_a"))
         second = bench.run_test(test._replace(path="d/test_b"))
-    assert (first.exit, second.exit) == (3, 0)
-    assert first.out.text == f"{there}\nshipped\nshipped\n"
-    assert second.out.text == "shipped\n"
+    assert (first.exit_status, second.exit_status) == (3, 0)
+    assert first.stdout.text == f"{there}\nshipped\nshipped\n"
+    assert second.stdout.text == "shipped\n"
     assert there.startswith(f"{sshd.folder}/tmp/")
     assert not os.path.exists(there)
 
@@ -55,10 +55,10 @@ def test_programs_run_over_there(sshd: Sshd, tmp_path: Path) -> None:
 def test_a_cold_host_gets_all_and_a_warm_one_nothing(sshd: Sshd, tmp_path: Path) -> None:
     shutil.rmtree(sshd.cache, ignore_errors=True)
     for number in range(5):
-        write(tmp_path / f"test_{number}", f"{SH}exit {number}\n# {tmp_path}")
+        write_program(tmp_path / f"test_{number}", f"{SH}exit {number}\n# {tmp_path}")
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     for files, bytes_ in ((5, size), (0, 0)):
-        with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+        with HostRun(tmp_path, sshd.spec(slots=1)) as bench:
             assert (bench.host.shipped.files, bench.host.shipped.bytes) == (files, bytes_)
     codes = list((sshd.cache / "nosejobs" / "code").iterdir())
     assert len(codes) == 1
@@ -66,14 +66,14 @@ def test_a_cold_host_gets_all_and_a_warm_one_nothing(sshd: Sshd, tmp_path: Path)
 
 def test_a_changed_file_is_sent_alone(sshd: Sshd, tmp_path: Path) -> None:
     for number in range(5):
-        write(tmp_path / f"test_{number}", f"{SH}exit {number}\n# {tmp_path}")
-    with Bench(tmp_path, sshd.spec(slots=1)):
+        write_program(tmp_path / f"test_{number}", f"{SH}exit {number}\n# {tmp_path}")
+    with HostRun(tmp_path, sshd.spec(slots=1)):
         pass
-    write(tmp_path / "test_3", f"{SH}exit 33")
-    with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+    write_program(tmp_path / "test_3", f"{SH}exit 33")
+    with HostRun(tmp_path, sshd.spec(slots=1)) as bench:
         assert (bench.host.shipped.files, bench.host.shipped.bytes) == (1, len(f"{SH}exit 33"))
-        found = bench.run_test(bench.test(SH)._replace(path="test_3"))
-    assert found.exit == 33
+        found = bench.run_test(bench.new_test(SH)._replace(path="test_3"))
+    assert found.exit_status == 33
 
 
 class _Broken(Exception):
@@ -83,7 +83,7 @@ class _Broken(Exception):
 def _ship_in_part(root: Path, spec: str, frames: int) -> None:
     """Send some frames of file contents, then be gone."""
     answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    (parsed,) = hosts.parse([spec], {})
+    (parsed,) = hosts.parse_specs([spec], {})
     gateway = Gateway(parsed, answers.put)
     left = [frames]
 
@@ -97,8 +97,8 @@ def _ship_in_part(root: Path, spec: str, frames: int) -> None:
         while True:
             frame = answers.get(timeout=30)
             assert frame is not None
-            for message in wire.unpack(frame):
-                if message[0] != "took":
+            for message in wire.unpack_frame(frame):
+                if message[0] != "received":
                     assert message[0] == name
                     return list(message[1:])
 
@@ -120,35 +120,35 @@ def _await_pieces(folder: Path, size: int) -> None:
 def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) -> None:
     shutil.rmtree(sshd.cache, ignore_errors=True)  # what others have broken off waits there
     data = random.Random(str(tmp_path)).randbytes(6 << 20)
-    write(tmp_path / "large", data)
-    write(tmp_path / "test_a", f"{SH}sha256sum large")
+    write_program(tmp_path / "large", data)
+    write_program(tmp_path / "test_a", f"{SH}sha256sum large")
     # The manifest comes first, in two frames; the small file waits for the large one.
     _ship_in_part(tmp_path, sshd.spec(slots=1), 2 + 4)
     _await_pieces(sshd.cache / "nosejobs" / "blobs", 4 << 20)
-    with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+    with HostRun(tmp_path, sshd.spec(slots=1)) as bench:
         sent = (tmp_path / "test_a").stat().st_size
         assert bench.host.shipped.bytes == sent + (2 << 20)
-        found = bench.run_test(bench.test(SH)._replace(path="test_a"))
-    assert found.out.text.split()[0] == hashlib.sha256(data).hexdigest()
+        found = bench.run_test(bench.new_test(SH)._replace(path="test_a"))
+    assert found.stdout.text.split()[0] == hashlib.sha256(data).hexdigest()
     assert list((sshd.cache / "nosejobs" / "blobs").glob("*.partial")) == []
 
 
 def test_controllers_that_bring_the_same_at_once_do_not_meet(sshd: Sshd, tmp_path: Path) -> None:
     shutil.rmtree(sshd.cache, ignore_errors=True)
     data = random.Random(str(tmp_path)).randbytes(8 << 20)
-    write(tmp_path / "large", data)
-    write(tmp_path / "test_a", f"{SH}sha256sum large")
-    benches = [Bench(tmp_path, sshd.spec(slots=1)) for _ in range(3)]
+    write_program(tmp_path / "large", data)
+    write_program(tmp_path / "test_a", f"{SH}sha256sum large")
+    benches = [HostRun(tmp_path, sshd.spec(slots=1)) for _ in range(3)]
     tree = scan(tmp_path, [])
     for bench in benches:
         bench.fleet.open()
     for bench in benches:
-        bench.fleet.give_tree(tree)
+        bench.fleet.provide_tree(tree)
     try:
         for bench in benches:
-            assert isinstance(bench.fleet.events.get(timeout=60), Ready)
+            assert isinstance(bench.fleet.events.get(timeout=60), HostReady)
             found = bench.run_test(model.Test(1, "test_a", timeout=30.0))
-            assert found.out.text.split()[0] == hashlib.sha256(data).hexdigest()
+            assert found.stdout.text.split()[0] == hashlib.sha256(data).hexdigest()
     finally:
         for bench in benches:
             bench.fleet.close()
@@ -158,13 +158,13 @@ def test_controllers_that_bring_the_same_at_once_do_not_meet(sshd: Sshd, tmp_pat
 
 def test_a_host_keeps_what_it_may(sshd: Sshd, tmp_path: Path) -> None:
     shutil.rmtree(sshd.cache, ignore_errors=True)
-    write(tmp_path / "test_a", SH)
+    write_program(tmp_path / "test_a", SH)
     entries = {"there": HostEntry("there", sshd.spec(slots=1), cache=0)}
-    fleet = Fleet(hosts.parse(["there"], entries), Setup(str(tmp_path)))
+    fleet = Fleet(hosts.parse_specs(["there"], entries), Setup(str(tmp_path)))
     fleet.open()
-    fleet.give_tree(scan(tmp_path, []))
+    fleet.provide_tree(scan(tmp_path, []))
     try:
-        assert isinstance(fleet.events.get(timeout=60), Ready)
+        assert isinstance(fleet.events.get(timeout=60), HostReady)
         deadline = time.monotonic() + 20
         while list((sshd.cache / "nosejobs" / "blobs").glob("*/*")):
             assert time.monotonic() < deadline
@@ -174,13 +174,13 @@ def test_a_host_keeps_what_it_may(sshd: Sshd, tmp_path: Path) -> None:
 
 
 def test_code_that_others_can_write_to_is_not_run(sshd: Sshd, tmp_path: Path) -> None:
-    with Bench(tmp_path, sshd.spec(slots=1)):
+    with HostRun(tmp_path, sshd.spec(slots=1)):
         pass
     (code,) = (sshd.cache / "nosejobs" / "code").iterdir()
-    write(code / "nosejobs_host" / "serve.py", "raise SystemExit('spoilt')")
+    write_program(code / "nosejobs_host" / "serve.py", "raise SystemExit('spoilt')")
     code.chmod(0o777)
     try:
-        with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+        with HostRun(tmp_path, sshd.spec(slots=1)) as bench:
             assert bench.host.facts.cores
     finally:
         shutil.rmtree(code)
@@ -189,11 +189,11 @@ def test_code_that_others_can_write_to_is_not_run(sshd: Sshd, tmp_path: Path) ->
 
 
 def test_nothing_stays_behind_over_there(sshd: Sshd, tmp_path: Path) -> None:
-    write(tmp_path / "test_a", f"{SH}setsid sleep 60 & sleep 61")
-    with Bench(tmp_path, sshd.spec(slots=1)) as bench:
+    write_program(tmp_path / "test_a", f"{SH}setsid sleep 60 & sleep 61")
+    with HostRun(tmp_path, sshd.spec(slots=1)) as bench:
         root = bench.host.facts.root
-        bench.start(bench.test(SH)._replace(path="test_a"))
-    assert gone(root, 3)
+        bench.start(bench.new_test(SH)._replace(path="test_a"))
+    assert wait_until_gone(root, 3)
     assert list((sshd.folder / "tmp").iterdir()) == []
 
 
@@ -238,14 +238,14 @@ def test_a_python_that_is_too_old_is_named(
 def test_the_oldest_python_does_over_there(
     sshd: Sshd, tmp_path: Path, version: tuple[int, int]
 ) -> None:
-    write(tmp_path / "test_a", f"{SH}echo hello; exit 4")
-    with Bench(tmp_path, sshd.spec(python=interpreters()[version], slots=1)) as bench:
-        found = bench.run_test(bench.test(SH)._replace(path="test_a"))
-    assert (found.exit, found.out.text) == (4, "hello\n")
+    write_program(tmp_path / "test_a", f"{SH}echo hello; exit 4")
+    with HostRun(tmp_path, sshd.spec(python=interpreters()[version], slots=1)) as bench:
+        found = bench.run_test(bench.new_test(SH)._replace(path="test_a"))
+    assert (found.exit_status, found.stdout.text) == (4, "hello\n")
 
 
 def test_no_file_of_complaints_stays_here(sshd: Sshd, tmp_path: Path, scratch: Path) -> None:
     refusal(tmp_path, sshd.spec("closed"))
-    with Bench(tmp_path, sshd.spec(slots=1)):
+    with HostRun(tmp_path, sshd.spec(slots=1)):
         pass
     assert list((scratch / "tmp").glob("nosejobs-ssh-*")) == []

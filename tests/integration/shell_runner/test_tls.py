@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from shell_runner.hosts import tls
-from shell_runner.remote.agent.credentials import server_context
+from shell_runner.remote.agent.credentials import create_server_context
 from tests.helpers.agent_processes import Authority
 
 Talk = Callable[[ssl.SSLSocket], None]
@@ -32,7 +32,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @contextmanager
 def fake_agent(authority: Authority, talk: Talk) -> Iterator[dict[str, object]]:
     """Something with the certificate of an agent; the settings to reach it."""
-    context = server_context(str(authority.folder / "localhost.pem"), [])
+    context = create_server_context(str(authority.folder / "localhost.pem"), [])
 
     def serve() -> None:
         with suppress(OSError), server.accept()[0] as plain:
@@ -85,7 +85,7 @@ def read(transport: tls.TlsTransport) -> bytes:
 
 def wait(transport: tls.TlsTransport, seconds: float) -> bool:
     poller = select.poll()
-    for descriptor, events in transport.polled():
+    for descriptor, events in transport.list_poll_events():
         poller.register(descriptor, events)
     return bool(poller.poll(seconds * 1000))
 
@@ -108,9 +108,9 @@ def test_the_hello_says_what_to_run(authority: Authority) -> None:
 def test_bytes_behind_the_answer_are_not_lost(authority: Authority) -> None:
     with fake_agent(authority, saying(b'{"ok": true}\nfirst\nwords')) as settings:
         transport = tls.connect(settings, "")
-        assert transport.pending()
+        assert transport.has_pending()
         assert read(transport) == b"first\nwords"
-        assert not transport.pending()
+        assert not transport.has_pending()
         assert transport.read() is None
         transport.close()
 
@@ -151,7 +151,7 @@ def test_one_that_dribbles_is_ended_in_time(
 def test_one_that_never_speaks_is_ended_in_time(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "TIMEOUT", 0.3)
+    monkeypatch.setattr(tls, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         settings = {
             "address": "127.0.0.1", "port": server.getsockname()[1],
@@ -178,11 +178,11 @@ def test_one_that_does_not_read_blocks_writing_but_not_us(authority: Authority) 
         while count := transport.write(chunk):
             total += count
         assert total < 64 << 20
-        assert transport.polled()[0][1] & select.POLLOUT
+        assert transport.list_poll_events()[0][1] & select.POLLOUT
         assert transport.read() is None
         release.set()
         # What it took reaches the other end by read() alone.
-        while transport.polled()[0][1] & select.POLLOUT:
+        while transport.list_poll_events()[0][1] & select.POLLOUT:
             assert wait(transport, 10)
             assert transport.read() in (None, b"")
         while transport.read() is None:
@@ -193,7 +193,7 @@ def test_one_that_does_not_read_blocks_writing_but_not_us(authority: Authority) 
 
 def test_a_complaint_is_two_lines_for_the_file_of_complaints() -> None:
     error = tls.CannotConnect("no\nagent", "start one")
-    assert error.complaint() == "nosejobs-cannot: no agent\nnosejobs-try: start one\n"
+    assert error.format_for_error_file() == "nosejobs-cannot: no agent\nnosejobs-try: start one\n"
     assert str(error) == "no\nagent\n  try: start one"
 
 

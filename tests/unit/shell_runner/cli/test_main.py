@@ -100,7 +100,7 @@ def test_the_agent_as_one_file(run, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
     assert path.read_bytes() == (tmp_path / "again.pyz").read_bytes()
     with zipfile.ZipFile(path) as archive:
-        assert "nosejobs_host/agent.py" in archive.namelist()
+        assert "nosejobs_host/agent/main.py" in archive.namelist()
         assert archive.testzip() is None
 
 
@@ -119,7 +119,7 @@ def test_other_packages_add_commands(run, monkeypatch: pytest.MonkeyPatch) -> No
         bad = False
 
     other = Other()
-    monkeypatch.setattr(cli, "_others", lambda: other)
+    monkeypatch.setattr(cli, "_find_entry_points", lambda: other)
     assert {"ca", "job", "other"} <= set(run("--help").output.split())
     assert run("other").output == "hello\n"
     other.bad = True

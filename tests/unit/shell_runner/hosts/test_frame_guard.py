@@ -8,7 +8,7 @@ from execnet.gateway_base import Message, dumps_internal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.hosts.frame_guard import Guard, Hostile
+from shell_runner.hosts.frame_guard import FrameGuard, ProtocolViolation
 
 
 def frame(code: int, channel: int = 1, payload: bytes = b"") -> bytes:
@@ -31,12 +31,12 @@ END = frame(Message.GATEWAY_TERMINATE, 0)
 
 def test_what_a_sound_host_sends_passes_unchanged() -> None:
     stream = b"1" + b"".join(GOOD) + END
-    assert Guard().feed(stream) == stream
+    assert FrameGuard().feed(stream) == stream
 
 
 @given(st.lists(st.integers(1, 60_000), max_size=20))
 def test_pieces_make_no_difference(cuts: list[int]) -> None:
-    stream, guard, passed = b"1" + b"".join(GOOD) + END, Guard(), b""
+    stream, guard, passed = b"1" + b"".join(GOOD) + END, FrameGuard(), b""
     while stream:
         cut = cuts.pop() if cuts else len(stream)
         passed += guard.feed(stream[:cut])
@@ -46,9 +46,9 @@ def test_pieces_make_no_difference(cuts: list[int]) -> None:
 
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_pass_or_are_refused_by_name(noise: bytes, started: bool) -> None:
-    guard = Guard()
+    guard = FrameGuard()
     passed = b""
-    with contextlib.suppress(Hostile):
+    with contextlib.suppress(ProtocolViolation):
         passed = guard.feed((b"1" if started else b"") + noise)
     assert passed == ((b"1" if started else b"") + noise)[: len(passed)]
 
@@ -81,27 +81,27 @@ def test_any_bytes_pass_or_are_refused_by_name(noise: bytes, started: bool) -> N
     ],
 )
 def test_a_trick_ends_the_host(stream: bytes, words: str) -> None:
-    guard = Guard()
+    guard = FrameGuard()
     assert guard.feed(b"1") == b"1"
-    with pytest.raises(Hostile, match=words):
+    with pytest.raises(ProtocolViolation, match=words):
         guard.feed(stream)
 
 
 def test_a_shell_that_prints_is_named() -> None:
-    with pytest.raises(Hostile, match=r"Welcome!.*login shell"):
-        Guard().feed(b"Welcome!\x1b[2J\n1")
+    with pytest.raises(ProtocolViolation, match=r"Welcome!.*login shell"):
+        FrameGuard().feed(b"Welcome!\x1b[2J\n1")
 
 
 def test_errors_are_capped_and_cannot_drive_a_terminal() -> None:
     text = "\x1b[2J\x1b]0;title\x07" + "x" * 50_000 + "the end"
-    passed = Guard().feed(b"1" + frame(Message.CHANNEL_CLOSE_ERROR, 1, dumps_internal(text)))
+    passed = FrameGuard().feed(b"1" + frame(Message.CHANNEL_CLOSE_ERROR, 1, dumps_internal(text)))
     assert len(passed) < 5000
     assert b"\x1b" not in passed
     assert passed.endswith(b"the endQ")
 
 
 def test_a_large_message_streams_through() -> None:
-    guard, body = Guard(), bytes(10 << 20)
+    guard, body = FrameGuard(), bytes(10 << 20)
     stream = b"1" + data(body)
     passed = 0
     for start in range(0, len(stream), 1 << 16):
@@ -111,9 +111,9 @@ def test_a_large_message_streams_through() -> None:
 
 
 def test_a_larger_message_than_allowed_is_refused_at_its_head() -> None:
-    with pytest.raises(Hostile, match="at most 10"):
-        Guard(10).feed(b"1" + data(bytes(11))[:9])
+    with pytest.raises(ProtocolViolation, match="at most 10"):
+        FrameGuard(10).feed(b"1" + data(bytes(11))[:9])
 
 
 def test_nothing_follows_the_good_bye() -> None:
-    assert Guard().feed(b"1" + END + b"\xff" * 100) == b"1" + END
+    assert FrameGuard().feed(b"1" + END + b"\xff" * 100) == b"1" + END

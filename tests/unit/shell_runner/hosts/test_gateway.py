@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from shell_runner.config import HostEntry
-from shell_runner.errors import CannotOpen
+from shell_runner.errors import HostOpenError
 from shell_runner.hosts import gateway as gateways
 from shell_runner.hosts import tls
-from shell_runner.hosts.spec import parse
+from shell_runner.hosts.spec import parse_specs
 
 
 def settings(spec: str) -> dict[str, str | int]:
-    return gateways.proxy_settings(parse([spec], {})[0])
+    return gateways.make_proxy_settings(parse_specs([spec], {})[0])
 
 
 def test_the_proxy_is_told_what_a_kind_needs() -> None:
@@ -35,16 +35,16 @@ class Said:
         return self._text
 
 
-def explained(spec: str, said: str, monkeypatch: pytest.MonkeyPatch) -> CannotOpen:
-    (parsed,) = parse([spec], {"web1": HostEntry("web1", "popen")})
+def explained(spec: str, said: str, monkeypatch: pytest.MonkeyPatch) -> HostOpenError:
+    (parsed,) = parse_specs([spec], {"web1": HostEntry("web1", "popen")})
     gateway = gateways.Gateway.__new__(gateways.Gateway)
     monkeypatch.setattr(gateway, "spec", parsed, raising=False)
     monkeypatch.setattr(gateway, "_errors", Said(said), raising=False)
-    return gateway._explain(None)
+    return gateway._explain_failure(None)
 
 
 def test_a_complaint_of_tls_is_shown_with_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = tls.CannotConnect("no agent at h:7422", "start one {there}").complaint()
+    said = tls.CannotConnect("no agent at h:7422", "start one {there}").format_for_error_file()
     error = explained("agent=h", f"nosejobs-pid: 1\n{said}", monkeypatch)
     assert str(error) == "host h: no agent at h:7422\n  try: start one {there}"
 
@@ -53,6 +53,8 @@ def test_a_bare_name_that_is_not_reached_may_have_been_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = tls.CannotConnect("the name wbe1 is unknown", "check the spelling").complaint()
+    said = tls.CannotConnect(
+        "the name wbe1 is unknown", "check the spelling"
+    ).format_for_error_file()
     error = explained("wbe1", said, monkeypatch)
     assert error.hint == "check the spelling; did you mean 'web1' of nosejobs.toml?"

@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from shell_runner.hosts import proxy
-from tests.helpers.single_host_run import write
+from tests.helpers.single_host_run import write_program
 
 PLAIN = {"kind": "ssh", "address": "me@h", "python": "", "ssh_config": "", "errors": ""}
 
 
 def test_ssh_never_asks_and_notices_a_dead_network() -> None:
-    command = proxy.ssh_command(PLAIN, "x")
+    command = proxy.make_ssh_command(PLAIN, "x")
     assert command[0] == "ssh"
     for option in ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5"):
         assert command[command.index(option) - 1] == "-o"
@@ -32,24 +32,24 @@ def test_ssh_never_asks_and_notices_a_dead_network() -> None:
     ],
 )
 def test_addresses_may_hold_arguments(changes: dict[str, str], expected: list[str]) -> None:
-    command = proxy.ssh_command({**PLAIN, **changes}, "x")
+    command = proxy.make_ssh_command({**PLAIN, **changes}, "x")
     assert command[-1 - len(expected) : -1] == expected
 
 
 @pytest.mark.parametrize("code", ["print(1 + 1)", "print('2'); '\"'"])
 def test_the_remote_command_survives_a_shell(code: str) -> None:
-    remote = proxy.ssh_command({**PLAIN, "python": sys.executable}, code)[-1]
+    remote = proxy.make_ssh_command({**PLAIN, "python": sys.executable}, code)[-1]
     done = subprocess.run(["sh", "-c", remote], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n"
 
 
 def test_python3_is_what_runs_there_unless_told_otherwise() -> None:
-    assert proxy.ssh_command(PLAIN, "x")[-1].startswith("exec python3 -u -c ")
-    assert " python3.9 " in proxy.ssh_command({**PLAIN, "python": "python3.9"}, "x")[-1]
+    assert proxy.make_ssh_command(PLAIN, "x")[-1].startswith("exec python3 -u -c ")
+    assert " python3.9 " in proxy.make_ssh_command({**PLAIN, "python": "python3.9"}, "x")[-1]
 
 
 def test_settings_fit_in_a_spec() -> None:
-    word = proxy.encode({**PLAIN, "ssh_config": "/a//b c", "errors": "é?>"})
+    word = proxy.encode_settings({**PLAIN, "ssh_config": "/a//b c", "errors": "é?>"})
     assert not set(word) & set("/ +")
 
 
@@ -63,7 +63,7 @@ def run_proxy(folder: Path, path: str) -> tuple[subprocess.CompletedProcess[str]
 
 def start_proxy(folder: Path, path: str) -> subprocess.Popen[bytes]:
     (folder / "errors").touch()
-    settings = proxy.encode({**PLAIN, "errors": str(folder / "errors")})
+    settings = proxy.encode_settings({**PLAIN, "errors": str(folder / "errors")})
     command = [sys.executable, "-P", proxy.__file__, settings, "-u", "-c", "BOOT"]
     pipe = subprocess.PIPE
     env = {**os.environ, "PATH": path}
@@ -71,7 +71,7 @@ def start_proxy(folder: Path, path: str) -> subprocess.Popen[bytes]:
 
 
 def fake_ssh(folder: Path, code: str) -> None:
-    write(folder / "ssh", f"#!{sys.executable}\nimport json, os, sys\n{code}\n")
+    write_program(folder / "ssh", f"#!{sys.executable}\nimport json, os, sys\n{code}\n")
 
 
 def test_it_starts_ssh_with_its_complaints_in_the_file(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_it_starts_ssh_with_its_complaints_in_the_file(tmp_path: Path) -> None:
     fake_ssh(tmp_path, f"json.dump(sys.argv, open({str(told)!r}, 'w'))\nsys.stderr.write('oops')")
     done, errors = run_proxy(tmp_path, str(tmp_path))
     assert json.loads(told.read_text())[-1].endswith("BOOT'")
-    assert proxy.PID.match(errors)
+    assert proxy.PID_LINE.match(errors)
     assert errors.endswith("\noops")
     assert (done.stdout, done.stderr) == ("", "")
 
@@ -93,7 +93,7 @@ def test_what_the_host_says_passes_the_guard(tmp_path: Path) -> None:
 def test_a_hostile_host_is_ended_with_a_reason(tmp_path: Path) -> None:
     fake_ssh(tmp_path, "os.write(1, b'1' + bytes(9)); sys.stdin.read(); open('ended', 'w')")
     done, errors = run_proxy(tmp_path, str(tmp_path))
-    found = proxy.REASON.search(errors)
+    found = proxy.REASON_LINE.search(errors)
     assert found is not None
     assert "STATUS" in found[1]
     assert done.stdout in ("", "1")
@@ -119,7 +119,7 @@ def test_a_machine_without_ssh_is_told(tmp_path: Path) -> None:
 
 
 def test_a_proxy_that_nobody_waits_for_leaves_nothing(tmp_path: Path) -> None:
-    settings = proxy.encode({**PLAIN, "errors": str(tmp_path / "errors")})
+    settings = proxy.encode_settings({**PLAIN, "errors": str(tmp_path / "errors")})
     command = [sys.executable, proxy.__file__, settings, "-u", "-c", "pass"]
     done = subprocess.run(command, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")

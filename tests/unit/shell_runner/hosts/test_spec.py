@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from shell_runner.config import HostEntry
-from shell_runner.errors import BadSpec
+from shell_runner.errors import InvalidHostSpec
 from shell_runner.hosts import spec as hosts
-from shell_runner.hosts.spec import HostSpec, parse
-from shell_runner.remote.protocol.host_facts import cores
+from shell_runner.hosts.spec import HostSpec, parse_specs
+from shell_runner.remote.protocol.host_facts import count_cores
 
 INVENTORY = {
     "big": HostEntry("big", "ssh=me@big//python=python3.9", 8, ("gpu",)),
@@ -24,7 +24,7 @@ INVENTORY = {
         ("4*popen", HostSpec("popen", "popen", 4)),
         ("popen//slots=4", HostSpec("popen", "popen", 4)),
         ("popen//python=/p", HostSpec("popen", "popen", 1, python="/p")),
-        ("auto", HostSpec("popen", "popen", cores())),
+        ("auto", HostSpec("popen", "popen", count_cores())),
         ("ssh=h", HostSpec("h", "ssh", 0, "h")),
         ("ssh=me@h", HostSpec("me@h", "ssh", 0, "me@h")),
         ("ssh=-p 2200 me@h", HostSpec("me@h", "ssh", 0, "-p 2200 me@h")),
@@ -39,24 +39,36 @@ INVENTORY = {
         ("agent=::1", HostSpec("::1", "agent", 0, "::1", port=7422)),
         (
             "agent=10.0.0.1//name=web1//credentials=/c.pem//python=p",
-            HostSpec("web1", "agent", 0, "10.0.0.1", "p", port=7422, name="web1",
-                     credentials="/c.pem"),
+            HostSpec(
+                "web1", "agent", 0, "10.0.0.1", "p", port=7422, name="web1", credentials="/c.pem"
+            ),
         ),
         ("agent=h//listen=7423", HostSpec("h", "agent", 0, "h", port=7422, listen=7423)),
         ("web1", HostSpec("web1", "agent", 0, "web1", port=7422)),
-        ("web1.example.org:7000", HostSpec("web1.example.org:7000", "agent", 0,
-                                           "web1.example.org", port=7000)),
+        (
+            "web1.example.org:7000",
+            HostSpec("web1.example.org:7000", "agent", 0, "web1.example.org", port=7000),
+        ),
         ("4*web1//python=p", HostSpec("web1", "agent", 4, "web1", "p", port=7422)),
-        ("bgi", HostSpec("bgi", "agent", 0, "bgi", port=7422,
-                         instead="did you mean 'big' of nosejobs.toml?")),
+        (
+            "bgi",
+            HostSpec(
+                "bgi",
+                "agent",
+                0,
+                "bgi",
+                port=7422,
+                alternative="did you mean 'big' of nosejobs.toml?",
+            ),
+        ),
     ],
 )
 def test_specs(text: str, expected: HostSpec) -> None:
-    assert parse([text], INVENTORY) == [expected]
+    assert parse_specs([text], INVENTORY) == [expected]
 
 
 def test_options_and_commas_add_up_and_names_are_unique() -> None:
-    found = parse(["popen, 2*popen", "big", "popen"], INVENTORY)
+    found = parse_specs(["popen, 2*popen", "big", "popen"], INVENTORY)
     assert [spec.id for spec in found] == ["popen", "popen-2", "big", "popen-3"]
     assert [spec.slots for spec in found] == [1, 2, 8, 1]
 
@@ -94,19 +106,19 @@ def test_options_and_commas_add_up_and_names_are_unique() -> None:
     ],
 )
 def test_bad_specs_say_what_to_try(text: str, words: str) -> None:
-    with pytest.raises(BadSpec) as caught:
-        parse([text], INVENTORY)
+    with pytest.raises(InvalidHostSpec) as caught:
+        parse_specs([text], INVENTORY)
     assert words in str(caught.value)
 
 
 def test_an_inventory_entry_bounds_the_cache() -> None:
     entries = {"a": HostEntry("a", "ssh=a", cache=5), "b": HostEntry("b", "ssh=b")}
-    assert [spec.cache for spec in parse(["a", "b"], entries)] == [5, 4 << 30]
+    assert [spec.cache for spec in parse_specs(["a", "b"], entries)] == [5, 4 << 30]
 
 
 def test_an_inventory_entry_cannot_name_another() -> None:
-    with pytest.raises(BadSpec, match=r"\[hosts.a\].* has no kind"):
-        parse(["a"], {"a": HostEntry("a", "b"), "b": HostEntry("b", "popen")})
+    with pytest.raises(InvalidHostSpec, match=r"\[hosts.a\].* has no kind"):
+        parse_specs(["a"], {"a": HostEntry("a", "b"), "b": HostEntry("b", "popen")})
 
 
 def test_a_file_is_no_host_unless_it_is_said(
@@ -114,24 +126,24 @@ def test_a_file_is_no_host_unless_it_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").mkdir()
-    with pytest.raises(BadSpec, match="--nosejobs=auto tests, or agent=tests for a host"):
-        parse(["tests"], {})
-    assert parse(["agent=tests"], {})[0].address == "tests"
+    with pytest.raises(InvalidHostSpec, match="--nosejobs=auto tests, or agent=tests for a host"):
+        parse_specs(["tests"], {})
+    assert parse_specs(["agent=tests"], {})[0].address == "tests"
 
 
 def test_only_popen_uses_the_tree_in_place() -> None:
-    found = [spec.in_place for spec in parse(["popen", "ssh=h", "agent=h"], {})]
+    found = [spec.is_in_place for spec in parse_specs(["popen", "ssh=h", "agent=h"], {})]
     assert found == [True, False, False]
 
 
 def test_a_host_of_the_inventory_takes_options() -> None:
     known = {"web1": HostEntry("web1", "ssh=me@web1//python=python3.9", 2, ("docker",))}
-    (plain,) = parse(["web1"], known)
-    (more,) = parse(["4*web1//python=python3.8"], known)
+    (plain,) = parse_specs(["web1"], known)
+    (more,) = parse_specs(["4*web1//python=python3.8"], known)
     assert more == dataclasses.replace(plain, slots=4, python="python3.8")
     for bad in ("web1//agent=x", "web1//credentials=c", "2*web1//slots=3", "web1//slots=0"):
-        with pytest.raises(BadSpec):
-            parse([bad], known)
+        with pytest.raises(InvalidHostSpec):
+            parse_specs([bad], known)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +154,12 @@ def test_a_host_of_the_inventory_takes_options() -> None:
     ],
 )  # fmt: skip
 def test_a_host_is_written_as_it_can_be_typed(text: str) -> None:
-    (spec,) = hosts.parse([text], {})
-    assert hosts.parse([hosts.written(spec)], {}) == [spec]
+    (spec,) = hosts.parse_specs([text], {})
+    assert hosts.parse_specs([hosts.format_spec(spec)], {}) == [spec]
 
 
 def test_a_port_of_ssh_has_its_place_elsewhere() -> None:
-    with pytest.raises(BadSpec, match=r"no port behind a host\n  try: Port in ~/.ssh/config"):
-        hosts.parse(["ssh=root@127.0.0.1:1"], {})
+    with pytest.raises(
+        InvalidHostSpec, match=r"no port behind a host\n  try: Port in ~/.ssh/config"
+    ):
+        hosts.parse_specs(["ssh=root@127.0.0.1:1"], {})

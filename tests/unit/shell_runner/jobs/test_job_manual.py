@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shell_runner.remote.jobs import webhook
-from shell_runner.remote.jobs.states import STEPS, How, State
+from shell_runner.remote.jobs.states import RUNNING_PHASES, EndReason, State
 from shell_runner.remote.protocol.model import Execution
 
 TEXT = (Path(__file__).parents[4] / "docs" / "jobs.md").read_text()
@@ -18,7 +18,7 @@ def test_the_table_of_an_execution_is_its_fields() -> None:
     assert rows == [(str(place), name) for place, name in enumerate(Execution._fields)]
 
 
-@pytest.mark.parametrize("word", [*State, *How, *STEPS], ids=str)
+@pytest.mark.parametrize("word", [*State, *EndReason, *RUNNING_PHASES], ids=str)
 def test_each_state_is_explained(word: str) -> None:
     section = TEXT.partition("### States")[2].partition("\n## ")[0]
     assert f"`{word}`" in section
@@ -28,10 +28,10 @@ def test_the_receiver_of_the_manual_knows_what_is_genuine() -> None:
     code = TEXT.partition("<!-- verify.py -->\n```python\n")[2].partition("```")[0]
     found: dict[str, Any] = {}
     exec(code, found)
-    header = webhook.signature("sécret", b"{}")
+    header = webhook.sign("sécret", b"{}")
     assert found["is_genuine"](b"{}", header, "sécret")
     assert not found["is_genuine"](b"{} ", header, "sécret")
 
 
 def test_the_manual_says_how_often_an_address_is_tried() -> None:
-    assert f"{webhook.LONGEST:.0f} seconds, {webhook.TRIES} times in\nall" in TEXT
+    assert f"{webhook.MAX_RETRY_DELAY:.0f} seconds, {webhook.MAX_ATTEMPTS} times in\nall" in TEXT

@@ -7,9 +7,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from shell_runner.errors import BadConfig
-from shell_runner.jobs.jobfile import KEYS, Description, describe, read
-from shell_runner.remote.protocol.job import JobConfig, config_from
+from shell_runner.errors import InvalidConfig
+from shell_runner.jobs.jobfile import KEYS, JobDescription, describe_job, read_jobfile
+from shell_runner.remote.protocol.job import JobConfig, parse_config
 
 ROOT = Path(__file__).parents[4]
 
@@ -21,10 +21,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def job(folder: Path, text: str, **options: Any) -> Description:
+def job(folder: Path, text: str, **options: Any) -> JobDescription:
     path = folder / "job.toml"
     path.write_text(text)
-    return describe(path, options, {"SECRET": "s3", "NOSEJOBS_NOTIFY_SECRET": "usual"})
+    return describe_job(path, options, {"SECRET": "s3", "NOSEJOBS_NOTIFY_SECRET": "usual"})
 
 
 def test_all_of_it(folder: Path) -> None:
@@ -62,21 +62,21 @@ A = "1"
         "make install", 600.0, (("A", "1"),), ("CI_*",), 4, 7200.0, 1, 2, "failed", 0.5,
         64_000, 1 << 30, True, (), "https://example.org/hook", "s3",
     )  # fmt: skip
-    assert found == Description(
+    assert found == JobDescription(
         folder / "t", folder / "b", ("net/*",), 30.0, config, "nightly", ("a", "b"), -3,
         ("*.bin",), ("old/",),
     )  # fmt: skip
 
 
 def test_nothing_but_tests_is_a_job(folder: Path) -> None:
-    assert job(folder, 'tests = "t"') == Description(folder / "t")
+    assert job(folder, 'tests = "t"') == JobDescription(folder / "t")
 
 
 def test_json_says_the_same(folder: Path) -> None:
     path = folder / "job.json"
     path.write_text(json.dumps({"tests": "t", "environment": {"A": "1"}, "timeout": "1m"}))
     text = 'tests = "t"\ntimeout = 60\nenvironment = {A = "1"}'
-    assert describe(path, {}, {}) == job(folder, text)
+    assert describe_job(path, {}, {}) == job(folder, text)
 
 
 def test_options_win_and_lists_grow(folder: Path) -> None:
@@ -87,7 +87,7 @@ def test_options_win_and_lists_grow(folder: Path) -> None:
 
 
 def test_options_are_enough(folder: Path) -> None:
-    assert describe(None, {"tests": str(folder / "t")}, {}) == Description(folder / "t")
+    assert describe_job(None, {"tests": str(folder / "t")}, {}) == JobDescription(folder / "t")
 
 
 def test_the_usual_secret_needs_an_address(folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_usual_secret_needs_an_address(folder: Path) -> None:
         ("slots = -1", "slots must be a whole number, 0 to 1024, not -1"),
         ("slots = true", "slots must be a whole number, 0 to 1024, not true"),
         ("attempts = 0", "attempts must be a whole number, 1 to 100, not 0"),
-        ('timeout = "soon"', 'timeout must be a time above 0 and at most a year, as'),
+        ('timeout = "soon"', "timeout must be a time above 0 and at most a year, as"),
         ("timeout = 0", "timeout must be a time above 0"),
         ("timeout = nan", "timeout must be a time above 0 and at most a year"),
         ('job_timeout = "400d"', "job_timeout must be a time of 0 or more and at most a year"),
@@ -125,7 +125,7 @@ def test_the_usual_secret_needs_an_address(folder: Path) -> None:
 )
 def test_a_mistake_names_file_and_key(folder: Path, line: str, words: str) -> None:
     text = line if line.startswith(("test =", "slots = \n")) else f'tests = "t"\n{line}'
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         job(folder, text)
     assert words in str(caught.value)
     assert str(folder / "job.toml") in str(caught.value)
@@ -133,23 +133,23 @@ def test_a_mistake_names_file_and_key(folder: Path, line: str, words: str) -> No
 
 
 def test_a_mistake_in_an_option_names_it(folder: Path) -> None:
-    with pytest.raises(BadConfig, match="--job-timeout must be a time"):
-        describe(None, {"tests": str(folder / "t"), "job_timeout": "x"}, {})
-    with pytest.raises(BadConfig, match="--tests is missing"):
-        describe(None, {}, {})
+    with pytest.raises(InvalidConfig, match="--job-timeout must be a time"):
+        describe_job(None, {"tests": str(folder / "t"), "job_timeout": "x"}, {})
+    with pytest.raises(InvalidConfig, match="--tests is missing"):
+        describe_job(None, {}, {})
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"x"', "nul", "{" * 100_000])
 def test_json_that_is_no_job(folder: Path, text: str) -> None:
     path = folder / "job.json"
     path.write_text(text)
-    with pytest.raises(BadConfig, match=r"job\.json: "):
-        read(path)
+    with pytest.raises(InvalidConfig, match=r"job\.json: "):
+        read_jobfile(path)
 
 
 def test_a_file_that_is_not_there(folder: Path) -> None:
-    with pytest.raises(BadConfig, match=r"no\.toml: No such file"):
-        read(folder / "no.toml")
+    with pytest.raises(InvalidConfig, match=r"no\.toml: No such file"):
+        read_jobfile(folder / "no.toml")
 
 
 def test_every_key_of_a_hosts_config_can_be_written() -> None:
@@ -183,13 +183,13 @@ def test_the_schema_says_what_the_program_says(folder: Path, key: str, value: An
     path = folder / "job.json"
     path.write_text(json.dumps(values))
     try:
-        read(path)
+        read_jobfile(path)
         good = True
-    except BadConfig:
+    except InvalidConfig:
         good = False
     assert jsonschema.Draft202012Validator(schema).is_valid(values) is good
 
 
 def test_a_host_takes_what_was_checked(folder: Path) -> None:
     found = job(folder, 'tests = "t"\ngrace = 1\n[environment]\nA = "1"').config
-    assert config_from(json.loads(json.dumps(found._asdict()))) == found
+    assert parse_config(json.loads(json.dumps(found._asdict()))) == found

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shell_runner.errors import HostError, HostLost, JobRefused, UsageError
-from shell_runner.hosts.frame_guard import LIMIT
+from shell_runner.hosts.frame_guard import MAX_PAYLOAD_BYTES
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.jobs import session
 from shell_runner.jobs.client import JobClient
@@ -25,17 +25,19 @@ OTHER = "11234567-89ab-cdef-0123-456789abcdef"
 ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e\r"
 
 JOB: dict[str, Any] = {
-    "id": ID, "number": 1, "name": "n", "labels": ["l"], "priority": 0, "count": 1,
-    "state": "ready", "how": "completed", "detail": "", "cancelled": False, "trouble": "",
-    "submitted": 1.0, "ended": 2.0, "package": "a" * 64, "size": 3, "harvested": None,
-    "attempts": 1, "step": "ended", "outcomes": {"passed": 1},
+    "id": ID, "number": 1, "name": "n", "labels": ["l"], "priority": 0, "test_count": 1,
+    "state": "ready", "end_reason": "completed", "detail": "", "cancel_requested": False,
+    "waiting_reason": "", "submitted_at": 1.0, "ended_at": 2.0, "package_digest": "a" * 64,
+    "package_size": 3, "harvested_at": None, "attempts": 1, "phase": "ended",
+    "outcomes": {"passed": 1},
 }  # fmt: skip
 REPORT: dict[str, Any] = {
-    **JOB, "ahead": 0, "tried": [], "failed": {"count": 0, "first": []}, "config": {},
-    "build": None, "contents": ["tree", "a" * 64, 3, "t"], "no_worker": "",
+    **JOB, "jobs_ahead": 0, "attempt_reports": [], "failed": {"count": 0, "first": []}, "config": {},
+    "build": None, "contents": ["tree", "a" * 64, 3, "t"], "worker_error": "",
 }  # fmt: skip
 LOG: dict[str, Any] = {
-    "mark": ["running", 1, "testing"], "how": "", "attempt": 1, "attempts": 1, "over": False,
+    "mark": ["running", 1, "testing"], "end_reason": "", "attempt": 1, "attempts": 1,
+    "is_attempt_over": False,
     "offset": 0, "crc": 0, "size": 0,
 }  # fmt: skip
 
@@ -44,7 +46,7 @@ Answers = Callable[[str, dict[str, Any]], list[bytes]]
 
 
 def answer(value: Any) -> list[bytes]:
-    return [wire.pack([["answer", value]])]
+    return [wire.pack_messages([["answer", value]])]
 
 
 def blob(value: Any, body: bytes) -> list[bytes]:
@@ -55,29 +57,29 @@ class Pretended:
     """In place of a gateway: what is sent is answered at once, by a function."""
 
     answers: Answers
-    latency = heard = sending_since = 0.0
-    has_spoken = True
+    latency = last_heard = sending_since = 0.0
+    has_answered = True
 
     def __init__(self, spec: HostSpec, on_frame: Any, **_: Any) -> None:
         self._on_frame = on_frame
         self.killed = False
-        self.heard = time.monotonic() + 3600
+        self.last_heard = time.monotonic() + 3600
 
     def send(self, frame: bytes) -> None:
-        for message in wire.unpack(frame):
+        for message in wire.unpack_frame(frame):
             if message[0] != "call":
                 continue
             frames = answer({}) if message[1] == "hello" else type(self).answers(*message[1:])
             for each in frames:
                 self._on_frame(each)
 
-    def send_if_room(self, frame: bytes, patience: float) -> bool:
+    def send_if_room(self, frame: bytes, timeout: float) -> bool:
         return True
 
     def ping(self) -> None:
         pass
 
-    def epitaph(self) -> str:
+    def close_reason(self) -> str:
         return "the host hung up" + ESCAPE
 
     def kill(self) -> None:
@@ -90,7 +92,7 @@ class Pretended:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobClient]:
     monkeypatch.setattr(session, "Gateway", Pretended)
-    monkeypatch.setattr("shell_runner.jobs.client.backoff", lambda number: 0.0)
+    monkeypatch.setattr("shell_runner.jobs.reconnecting_client.backoff", lambda number: 0.0)
     with JobClient(HOST) as found:
         yield found
 
@@ -110,7 +112,7 @@ def assert_told(error: BaseException) -> None:
 
 def test_what_is_true_is_believed(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     lies(monkeypatch, lambda name, arguments: answer(REPORT))
-    found = client.job(ID)
+    found = client.get_job(ID)
     assert (found.job.id, found.job.outcomes, found.tests) == (
         ID, {"passed": 1}, ("tree", "a" * 64, 3, "t"),
     )  # fmt: skip
@@ -123,13 +125,13 @@ def test_what_is_true_is_believed(client: JobClient, monkeypatch: pytest.MonkeyP
         [b"J[[]]"],
         [b"J[3]"],
         [b"J" + b"[" * 100_000],
-        [wire.pack([["answer", {}], ["answer", {}]])],
-        [wire.pack([["answer"]])],
-        [wire.pack([["answer", {}, {}]])],
-        [wire.pack([["selfdestruct" + ESCAPE]])],
-        [wire.pack([["missing", [0]]])],
+        [wire.pack_messages([["answer", {}], ["answer", {}]])],
+        [wire.pack_messages([["answer"]])],
+        [wire.pack_messages([["answer", {}, {}]])],
+        [wire.pack_messages([["selfdestruct" + ESCAPE]])],
+        [wire.pack_messages([["missing", [0]]])],
         [wire.pack_blob("answer", b"")],
-        blob(REPORT, b"bytes that nobody asked for"),
+        blob(REPORT, b"bytes that were not requested"),
         answer(None),
         answer([]),
         answer("x" + ESCAPE),
@@ -141,7 +143,7 @@ def test_no_answer_is_an_error(
 ) -> None:
     lies(monkeypatch, lambda name, arguments: frames)
     with pytest.raises(HostError) as caught:
-        client.job(ID)
+        client.get_job(ID)
     assert_told(caught.value)
 
 
@@ -154,22 +156,22 @@ def test_no_answer_is_an_error(
         ("number", True),
         ("number", -1),
         ("number", 1e30),
-        ("count", "many"),
-        ("size", 1 << 70),
+        ("test_count", "many"),
+        ("package_size", 1 << 70),
         ("state", "won" + ESCAPE),
-        ("package", "../x"),
+        ("package_digest", "../x"),
         ("labels", "l"),
         ("labels", [3]),
         ("labels", ["x"] * 20_000),
-        ("cancelled", 1),
-        ("submitted", "yesterday"),
-        ("submitted", float("nan")),
-        ("submitted", float("inf")),
+        ("cancel_requested", 1),
+        ("submitted_at", "yesterday"),
+        ("submitted_at", float("nan")),
+        ("submitted_at", float("inf")),
         ("outcomes", {"won": 1}),
         ("outcomes", {"passed": -1}),
         ("outcomes", []),
-        ("tried", [{"id": "x"}]),
-        ("tried", {}),
+        ("attempt_reports", [{"id": "x"}]),
+        ("attempt_reports", {}),
         ("failed", {"count": 1, "first": [["n", "won", [0, "p"], None]]}),
         ("failed", {"count": 1, "first": [["n", "failed", [0, "p"], [0, "x"]]]}),
         ("failed", {"count": 1, "first": [["n", "failed", 3, list(range(8))]]}),
@@ -184,39 +186,41 @@ def test_odd_values_are_an_error(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
 ) -> None:
     lies(monkeypatch, lambda name, arguments: answer({**REPORT, key: value}))
-    with pytest.raises(HostError, match="says odd things") as caught:
-        client.job(ID)
+    with pytest.raises(HostError, match="sent an invalid response") as caught:
+        client.get_job(ID)
     assert_told(caught.value)
 
 
 def test_no_text_of_a_host_drives_a_terminal(
     client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = dict.fromkeys(("name", "how", "detail", "trouble", "step", "no_worker"), ESCAPE)
+    texts = dict.fromkeys(
+        ("name", "end_reason", "detail", "waiting_reason", "phase", "worker_error"), ESCAPE
+    )
     failed = {"count": 1, "first": [[ESCAPE, "failed", [0, "p"], None]]}
     config = {"install": ESCAPE, "environment": [["A", ESCAPE]], "secret": "told"}
     lie = {**REPORT, **texts, "labels": [ESCAPE], "failed": failed, "config": config}
     lies(monkeypatch, lambda name, arguments: answer(lie))
-    shown = client.job(ID)
+    shown = client.get_job(ID)
     words = [shown.job.name, shown.job.detail, *shown.job.labels, shown.failed[0].nodeid]
-    words += [shown.config["install"], shown.config["environment"][0][1], shown.no_worker]
+    words += [shown.config["install"], shown.config["environment"][0][1], shown.worker_error]
     assert all(word.isprintable() for word in words)
     assert "secret" not in shown.config
 
 
 def test_a_refusal_is_cleaned(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = wire.pack([["refused", "full" + ESCAPE, "no " + ESCAPE * 1000]])
+    frame = wire.pack_messages([["refused", "full" + ESCAPE, "no " + ESCAPE * 1000]])
     lies(monkeypatch, lambda name, arguments: [frame])
     with pytest.raises(JobRefused) as caught:
-        client.job(ID)
+        client.get_job(ID)
     assert_told(caught.value)
 
 
 def test_a_flood_ends_the_host(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = wire.pack([["took"]]) + b" " * (LIMIT // 2)
+    frame = wire.pack_messages([["received"]]) + b" " * (MAX_PAYLOAD_BYTES // 2)
     lies(monkeypatch, lambda name, arguments: [frame] * 8)
-    with pytest.raises(HostError, match="sent more than it was asked for"):
-        client.job(ID)
+    with pytest.raises(HostError, match="sent more than was requested"):
+        client.get_job(ID)
 
 
 def test_one_that_hangs_up_is_asked_again_a_few_times(
@@ -230,7 +234,7 @@ def test_one_that_hangs_up_is_asked_again_a_few_times(
 
     lies(monkeypatch, hang_up)
     with pytest.raises(HostLost) as caught:
-        client.job(ID)
+        client.get_job(ID)
     assert_told(caught.value)
     assert len(asked) == 4
 
@@ -240,7 +244,7 @@ def test_a_job_that_was_not_asked_for_is_not_acknowledged(
 ) -> None:
     lies(monkeypatch, lambda name, arguments: answer({**JOB, "id": OTHER}))
     for request in (client.cancel, client.forget, client.wait):
-        with pytest.raises(HostError, match=f"job {OTHER} where {ID} was asked for"):
+        with pytest.raises(HostError, match=f"job {OTHER} where {ID} was requested"):
             request(ID)
 
 
@@ -254,7 +258,7 @@ def test_a_job_that_was_not_asked_for_is_not_acknowledged(
         ({"mark": 3}, b"x"),
         ({"mark": [{}]}, b"x"),
         ({"crc": -1}, b"x"),
-        ({"over": "no"}, b"x"),
+        ({"is_attempt_over": "no"}, b"x"),
         ({}, b"x" * ((1 << 20) + 1)),
     ],
 )
@@ -263,7 +267,7 @@ def test_a_log_that_cannot_be_is_an_error(
 ) -> None:
     lies(monkeypatch, lambda name, arguments: blob({**LOG, **change}, body))
     with pytest.raises(HostError) as caught:
-        list(client.log(ID, LogPosition(1)))
+        list(client.read_log(ID, LogPosition(1)))
     assert_told(caught.value)
 
 
@@ -272,7 +276,7 @@ def test_a_log_that_cannot_be_is_an_error(
 
 def package(data: bytes, size: int | None = None, pieces: Any = None) -> Answers:
     digest = hashlib.sha256(data).hexdigest()
-    job = {**JOB, "package": digest, "size": len(data) if size is None else size, "digest": digest}
+    job = {**JOB, "package_digest": digest, "package_size": len(data) if size is None else size}
 
     def answers(name: str, arguments: dict[str, Any]) -> list[bytes]:
         if name == "fetch":
@@ -302,7 +306,7 @@ def test_pieces_of_a_package_have_the_size_that_was_asked_for(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pieces: bytes
 ) -> None:
     lies(monkeypatch, package(b"data", pieces=pieces))
-    with pytest.raises(HostError, match="bytes of a package where 4 are asked for"):
+    with pytest.raises(HostError, match="bytes of a package where 4 were requested"):
         download(client, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -311,7 +315,7 @@ def test_a_package_that_no_disk_could_hold_is_refused_before_it_comes(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lies(monkeypatch, package(b"data", size=1 << 60))
-    with pytest.raises(UsageError, match=r"the package needs \d+ bytes more, the disk has"):
+    with pytest.raises(UsageError, match=r"the package needs \d+ more bytes; \d+ are free"):
         download(client, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -331,29 +335,29 @@ def test_what_was_verified_alone_gets_its_name(
 def test_a_silent_host_is_lost(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes what it is sent, and never answers."""
     client = JobClient(HOST, timeout=0.2)
-    monkeypatch.setattr("shell_runner.jobs.client._TRIES", 1)
-    monkeypatch.setattr(Pretended, "heard", 0.0)
+    monkeypatch.setattr("shell_runner.jobs.reconnecting_client._MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(Pretended, "last_heard", 0.0)
 
     def answers(name: str, arguments: dict[str, Any]) -> list[bytes]:
         assert client._session is not None
-        client._session._gateway.heard = time.monotonic()  # now, and not again
+        client._session._gateway.last_heard = time.monotonic()  # now, and not again
         return []
 
     lies(monkeypatch, answers)
     began = threading.active_count()
     with pytest.raises(HostLost, match=r"has not answered for 0\.2 s"), client:
-        client.jobs()
+        client.list_jobs()
     assert threading.active_count() <= began + 1
 
 
-NEWS: dict[str, Any] = {"jobs": [], "gone": [], "no_worker": ""}
+NEWS: dict[str, Any] = {"jobs": [], "gone": [], "worker_error": ""}
 
 
 def test_news_that_are_true_are_believed(
     client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lies(monkeypatch, lambda name, values: answer({**NEWS, "jobs": [JOB], "gone": [OTHER]}))
-    found = client.news({ID: "running", OTHER: "running"})
+    found = client.await_changes({ID: "running", OTHER: "running"})
     assert ([job.state for job in found.jobs], found.gone) == (["ready"], (OTHER,))
 
 
@@ -373,6 +377,6 @@ def test_news_that_cannot_be_are_an_error(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
     lies(monkeypatch, lambda name, values: answer(value))
-    with pytest.raises(HostError, match="says odd things") as caught:
-        client.news({ID: "running"})
+    with pytest.raises(HostError, match="sent an invalid response") as caught:
+        client.await_changes({ID: "running"})
     assert_told(caught.value)

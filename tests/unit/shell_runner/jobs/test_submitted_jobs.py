@@ -9,7 +9,7 @@ import pytest
 from shell_runner.errors import UsageError
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.jobs import submitted_jobs
-from shell_runner.jobs.submitted_jobs import Record
+from shell_runner.jobs.submitted_jobs import SubmittedJob
 
 A = "aaaa1111-0000-4000-8000-000000000000"
 B = "aaaa2222-0000-4000-8000-000000000000"
@@ -24,22 +24,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_was_recorded_is_found_by_the_beginning_of_its_name() -> None:
     now = time.time()
-    submitted_jobs.add(Record(A, HOST, now, "night"))
-    submitted_jobs.add(Record(B, HOST, now + 1))
-    assert submitted_jobs.find("aaaa1") == Record(A, HOST, now, "night")
-    assert submitted_jobs.find(B) == Record(B, HOST, now + 1)
+    submitted_jobs.add(SubmittedJob(A, HOST, now, "night"))
+    submitted_jobs.add(SubmittedJob(B, HOST, now + 1))
+    assert submitted_jobs.find("aaaa1") == SubmittedJob(A, HOST, now, "night")
+    assert submitted_jobs.find(B) == SubmittedJob(B, HOST, now + 1)
     assert submitted_jobs.find("bbbb") is None
-    assert [record.id for record in submitted_jobs.everything()] == [B, A]
+    assert [record.id for record in submitted_jobs.list_all()] == [B, A]
     with pytest.raises(UsageError, match=f"several jobs begin with 'aaaa': {A}, {B}"):
         submitted_jobs.find("aaaa")
     submitted_jobs.remove(A)
     submitted_jobs.remove(A)
-    assert submitted_jobs.find("aaaa") == Record(B, HOST, now + 1)
+    assert submitted_jobs.find("aaaa") == SubmittedJob(B, HOST, now + 1)
 
 
 def test_nothing_is_recorded_at_first() -> None:
     assert submitted_jobs.find("aaaa") is None
-    assert submitted_jobs.everything() == []
+    assert submitted_jobs.list_all() == []
 
 
 def test_files_of_a_host_are_found_from_other_folders(
@@ -47,27 +47,29 @@ def test_files_of_a_host_are_found_from_other_folders(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.pem").write_text("")
-    submitted_jobs.add(Record(A, replace(HOST, credentials="my.pem"), time.time()))
+    submitted_jobs.add(SubmittedJob(A, replace(HOST, credentials="my.pem"), time.time()))
     found = submitted_jobs.find(A)
     assert found is not None
     assert found.host.credentials == str(tmp_path / "my.pem")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"host": {}, "date": 1, "name": ""}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"host": {}, "submitted_at": 1, "name": ""}', "\xff"]
+)
 def test_a_spoilt_record_is_none(folder: Path, text: str) -> None:
-    submitted_jobs.add(Record(A, HOST, 1.0))
+    submitted_jobs.add(SubmittedJob(A, HOST, 1.0))
     (folder / f"{A}.json").write_text(text)
     assert submitted_jobs.find(A) is None
-    assert submitted_jobs.everything() == []
+    assert submitted_jobs.list_all() == []
 
 
 def test_a_year_is_enough(folder: Path) -> None:
-    submitted_jobs.add(Record(A, HOST, time.time() - 400 * 86_400))
-    assert submitted_jobs.everything() == []
+    submitted_jobs.add(SubmittedJob(A, HOST, time.time() - 400 * 86_400))
+    assert submitted_jobs.list_all() == []
     assert list(folder.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "nosejobs").write_text("a file is in the way")
     with pytest.raises(UsageError, match=r"cannot write .*submitted"):
-        submitted_jobs.add(Record(A, HOST, 1.0))
+        submitted_jobs.add(SubmittedJob(A, HOST, 1.0))

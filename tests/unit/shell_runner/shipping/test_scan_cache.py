@@ -12,7 +12,7 @@ import pytest
 
 from shell_runner.shipping import scan_cache
 from shell_runner.shipping.tree_scan import SourceTree, scan
-from tests.helpers.single_host_run import write
+from tests.helpers.single_host_run import write_program
 
 Reads = Callable[[], list[str]]
 
@@ -29,7 +29,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "tree"
     for name in ("a", "d/b", "d/c"):
-        write(folder / name, name)
+        write_program(folder / name, name)
     settle(folder)
     monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() + 5 * 10**9)
     return folder
@@ -74,7 +74,7 @@ def test_a_second_scan_reads_no_contents(root: Path, reads: Reads) -> None:
 
 def test_a_changed_file_is_read_alone(root: Path, reads: Reads) -> None:
     before = digests(scan(root, []))
-    write(root / "d/b", "B")
+    write_program(root / "d/b", "B")
     reads()
     after = digests(scan(root, []))
     assert reads() == ["d/b"]
@@ -87,7 +87,7 @@ def test_a_young_file_is_read_again(
     scan(root, [])
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / "cache"))
-    scan_cache.forget(root)
+    scan_cache.invalidate(root)
     scan(root, [])  # by the true clock all of them were just made
     assert json.loads(kept(root).read_bytes())["files"] == {}
 
@@ -102,7 +102,7 @@ def test_a_change_that_keeps_size_and_mtime_is_seen(root: Path) -> None:
 
 def test_another_file_in_its_place_is_seen(root: Path) -> None:
     before = digests(scan(root, []))
-    write(root / "other", "A")
+    write_program(root / "other", "A")
     os.utime(root / "other", ns=(0, (root / "a").stat().st_mtime_ns))
     os.replace(root / "other", root / "a")
     assert digests(scan(root, []))["a"] != before["a"]
@@ -143,28 +143,28 @@ def test_a_spoilt_memory_is_no_memory(root: Path, reads: Reads, text: str) -> No
 def test_a_cache_that_cannot_be_written_does_no_harm(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(write(root.parent / "file", "")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(write_program(root.parent / "file", "")))
     assert len(scan(root, []).entries) == 3
 
 
 def test_trees_that_nobody_scans_are_forgotten(root: Path) -> None:
     scan(root, [])
     mine = kept(root)
-    old = write(mine.with_name("old.json"), "{}")
+    old = write_program(mine.with_name("old.json"), "{}")
     os.utime(old, (0, 0))
     os.utime(mine, (0, 0))
     scan(root, [])  # nothing has changed, and yet it is in use
     assert mine.stat().st_mtime > 1
-    write(root / "new", "")
+    write_program(root / "new", "")
     scan(root, [])
     assert kept(root) == mine
 
 
 def test_what_takes_long_is_told(root: Path) -> None:
-    write(root / "large", b"x" * (3 << 20))
+    write_program(root / "large", b"x" * (3 << 20))
     told: list[tuple[int, int]] = []
     for number in range(300):
-        write(root / f"n{number}", "1")
+        write_program(root / f"n{number}", "1")
     scan(root, [], progress=lambda done, total: told.append((done, total)))
     assert told
     assert {total for _, total in told} == {(3 << 20) + 300 + len("ad/bd/c")}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from shell_runner.errors import UsageError
-from shell_runner.remote.files.blob_store import Store
-from shell_runner.remote.files.manifest import FILE, LINK, Entry
+from shell_runner.remote.files.blob_store import BlobStore
+from shell_runner.remote.files.manifest import FILE, LINK, ManifestEntry
 from shell_runner.remote.protocol import compression, frames
 from shell_runner.shipping.tree_scan import Selection, SourceTree, scan
 from shell_runner.shipping.upload import ship
-from tests.helpers.single_host_run import write
+from tests.helpers.single_host_run import write_program
 
 
 def names(tree: SourceTree) -> list[str]:
@@ -28,7 +28,7 @@ def git(root: Path, *arguments: str) -> None:
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "tree"
     for name in ("test_a.sh", "data/x.txt", "build/out", ".venv/bin/python", "a/.env", "key.pem"):
-        write(folder / name, name)
+        write_program(folder / name, name)
     return folder
 
 
@@ -39,9 +39,9 @@ def test_without_git_all_but_the_usual_folders_and_secrets(root: Path) -> None:
 def test_with_git_what_it_tracks_and_would_track(root: Path) -> None:
     git(root, "init", "-q")
     (root / ".gitignore").write_text("build\ntest_i*\n.venv\n")
-    write(root / "tracked", "")
+    write_program(root / "tracked", "")
     git(root, "add", "tracked")
-    write(root / "test_ignored.sh", "")
+    write_program(root / "test_ignored.sh", "")
     expected = [".gitignore", "data/x.txt", "test_a.sh", "tracked"]
     assert names(scan(root, [])) == expected
     found = names(scan(root, ["test_ignored.sh"]))
@@ -67,16 +67,16 @@ def test_patterns_add_and_remove(
 
 
 def test_links_inside_stay_links_and_links_out_become_files(root: Path, tmp_path: Path) -> None:
-    write(tmp_path / "outside", "out", 0o750)
+    write_program(tmp_path / "outside", "out", 0o750)
     (root / "in").symlink_to("data/x.txt")
     (root / "out").symlink_to(tmp_path / "outside")
     (root / "folder").symlink_to("data")
     (root / "dangling").symlink_to("nothing")
     (root / "out_dangling").symlink_to("/no/such")
     found = {entry.path: entry for entry in scan(root, []).entries}
-    assert found["in"] == Entry("in", LINK, 0, "data/x.txt")
-    assert found["folder"] == Entry("folder", LINK, 0, "data")
-    assert found["dangling"] == Entry("dangling", LINK, 0, "nothing")
+    assert found["in"] == ManifestEntry("in", LINK, 0, "data/x.txt")
+    assert found["folder"] == ManifestEntry("folder", LINK, 0, "data")
+    assert found["dangling"] == ManifestEntry("dangling", LINK, 0, "nothing")
     assert (found["out"].kind, found["out"].mode, found["out"].size) == (FILE, 0o750, 3)
     assert "out_dangling" not in found
 
@@ -89,14 +89,14 @@ def test_a_file_that_git_knows_and_that_is_gone_is_left_out(root: Path) -> None:
 
 
 def test_a_path_that_leads_out_is_refused(root: Path) -> None:
-    write(root.parent / "test_out", "")
+    write_program(root.parent / "test_out", "")
     with pytest.raises((UsageError, ValueError), match="test_out"):
         scan(root, ["../test_out"])
 
 
 def test_a_log_that_grows_meanwhile_arrives_as_it_was(root: Path, tmp_path: Path) -> None:
-    write(root / "log", "first\n")
-    write(root / "large", b"x" * (3 << 20))
+    write_program(root / "log", "first\n")
+    write_program(root / "large", b"x" * (3 << 20))
     tree = scan(root, [])
     for name in ("log", "large"):
         with open(root / name, "a") as file:
@@ -109,7 +109,7 @@ def test_a_log_that_grows_meanwhile_arrives_as_it_was(root: Path, tmp_path: Path
 
 def test_a_file_that_changes_meanwhile_is_named(root: Path, tmp_path: Path) -> None:
     tree = scan(root, [])
-    write(root / "test_a.sh", "changed!")
+    write_program(root / "test_a.sh", "changed!")
     host = Host(tmp_path)
     with pytest.raises(UsageError, match=r"test_a\.sh was changed"):
         ship(tree, host.send, host.wait)
@@ -119,36 +119,36 @@ class Host:
     """The other end of an exchange, over a real store."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = Store(str(folder / "cache"))
+        self.store = BlobStore(str(folder / "cache"))
         self.root = folder / "there"
-        self.entries: list[Entry] = []
+        self.entries: list[ManifestEntry] = []
         #: Frames with contents of files, as they were sent.
         self.blobs: list[bytes] = []
         self.answers: dict[str, list[object]] = {}
 
     def send(self, frame: bytes) -> None:
-        found = frames.unpack(frame)
+        found = frames.unpack_frame(frame)
         if isinstance(found, tuple):
             self.blobs.append(frame)
             self._take(*found)
             return
         for name, *arguments in found:
             if name == "tree":
-                self.store.begin()
-                self.entries, parts = self.store.manifest(*arguments)
-                answer = (None, parts) if parts else self.store.missing(self.entries)
+                self.store.acquire()
+                self.entries, parts = self.store.read_manifest(*arguments)
+                answer = (None, parts) if parts else self.store.find_missing(self.entries)
                 self.answers["missing"] = [*answer]
             else:
                 self.root.mkdir()
-                self.store.unpack(self.entries, str(self.root))
+                self.store.create_tree(self.entries, str(self.root))
                 self.answers["unpacked"] = [str(self.root)]
 
     def _take(self, header: list[Any], body: bytes) -> None:
         kind, encoding, size, *rest = header
-        body = compression.decode(encoding, size, body)
+        body = compression.decode_body(encoding, size, body)
         if kind == "piece":
             digest, offset, last = rest
-            self.store.append(digest, offset, body, last)
+            self.store.append_piece(digest, offset, body, last)
             return
         for entry in (self.entries[number] for number in rest[0]):
             self.store.add(entry.digest, body[: entry.size])
@@ -159,9 +159,9 @@ class Host:
 
 
 def test_only_what_is_missing_is_sent(root: Path, tmp_path: Path) -> None:
-    write(root / "large", bytes(range(256)) * 10_000)
-    write(root / "empty", b"")
-    write(root / "same", "data/x.txt")
+    write_program(root / "large", bytes(range(256)) * 10_000)
+    write_program(root / "empty", b"")
+    write_program(root / "same", "data/x.txt")
     tree = scan(root, [])
     host = Host(tmp_path)
     shipped = ship(tree, host.send, host.wait)
@@ -170,7 +170,7 @@ def test_only_what_is_missing_is_sent(root: Path, tmp_path: Path) -> None:
         assert (host.root / entry.path).read_bytes() == (root / entry.path).read_bytes()
     again = Host(tmp_path)
     again.root = tmp_path / "again"
-    write(root / "new", "12345")
+    write_program(root / "new", "12345")
     shipped = ship(scan(root, []), again.send, again.wait)
     assert (shipped.files, shipped.bytes) == (1, 5)
     assert (again.root / "new").read_text() == "12345"
@@ -179,13 +179,13 @@ def test_only_what_is_missing_is_sent(root: Path, tmp_path: Path) -> None:
 def test_a_link_to_a_secret_or_to_a_folder_outside_stays_and_is_named(
     root: Path, tmp_path: Path
 ) -> None:
-    write(tmp_path / "id_rsa", "private")
+    write_program(tmp_path / "id_rsa", "private")
     (tmp_path / "folder").mkdir()
     (root / "innocent").symlink_to(tmp_path / "id_rsa")
     (root / "elsewhere").symlink_to(tmp_path / "folder")
     tree = scan(root, [])
     assert {"innocent", "elsewhere"}.isdisjoint(names(tree))
-    assert [left.split(":")[0] for left in tree.left] == [
+    assert [left.split(":")[0] for left in tree.skipped] == [
         "a/.env", "key.pem", "elsewhere", "innocent",
     ]  # fmt: skip
 
@@ -202,34 +202,34 @@ def test_a_tree_that_is_there_costs_one_short_message(root: Path, tmp_path: Path
     again.root = tmp_path / "again"
     warm = ship(tree, again.send, again.wait)
     assert (warm.files, warm.bytes, again.blobs) == (0, 0, [])
-    assert warm.wire < 150 < cold.wire
+    assert warm.wire_bytes < 150 < cold.wire_bytes
 
 
 def test_a_changed_file_leaves_most_of_the_manifest_as_it_was(root: Path, tmp_path: Path) -> None:
     for number in range(2000):
-        write(root / f"d/n{number}", str(number))
+        write_program(root / f"d/n{number}", str(number))
     host = Host(tmp_path)
     cold = ship(scan(root, []), host.send, host.wait)
-    write(root / "d/n1000", "changed")
-    write(root / "d/n10a", "new")
+    write_program(root / "d/n1000", "changed")
+    write_program(root / "d/n10a", "new")
     (root / "d/n5").unlink()
     again = Host(tmp_path)
     again.root = tmp_path / "again"
     warm = ship(scan(root, []), again.send, again.wait)
     assert (warm.files, warm.bytes) == (2, len("changednew"))
-    assert warm.wire < cold.wire / 2
+    assert warm.wire_bytes < cold.wire_bytes / 2
     assert sorted(path.name for path in (again.root / "d").iterdir()) == sorted(
         path.name for path in (root / "d").iterdir()
     )
 
 
 def test_contents_are_compressed_when_it_pays(root: Path, tmp_path: Path) -> None:
-    write(root / "text", b"a line of text\n" * 500_000)
-    write(root / "zeros", bytes(64 << 20))
+    write_program(root / "text", b"a line of text\n" * 500_000)
+    write_program(root / "zeros", bytes(64 << 20))
     host = Host(tmp_path)
     shipped = ship(scan(root, []), host.send, host.wait)
     assert shipped.bytes > 70 << 20
-    assert shipped.wire < 1 << 18
+    assert shipped.wire_bytes < 1 << 18
     assert (host.root / "text").read_bytes() == (root / "text").read_bytes()
     assert (host.root / "zeros").stat().st_size == 64 << 20
     assert (host.root / "zeros").stat().st_blocks * 512 < 1 << 20
@@ -237,7 +237,7 @@ def test_contents_are_compressed_when_it_pays(root: Path, tmp_path: Path) -> Non
 
 def test_many_small_files_share_a_frame(root: Path, tmp_path: Path) -> None:
     for number in range(500):
-        write(root / f"n{number}", str(number))
+        write_program(root / f"n{number}", str(number))
     host = Host(tmp_path)
     ship(scan(root, []), host.send, host.wait)
     assert len(host.blobs) < 10  # parts of the manifest, and all files
@@ -245,8 +245,8 @@ def test_many_small_files_share_a_frame(root: Path, tmp_path: Path) -> None:
 
 def test_frames_are_small(root: Path, tmp_path: Path) -> None:
     for number in range(5):
-        write(root / f"n{number}", random.Random(number).randbytes((1 << 20) - 1))
-    write(root / "large", random.Random(9).randbytes(5 << 20))
+        write_program(root / f"n{number}", random.Random(number).randbytes((1 << 20) - 1))
+    write_program(root / "large", random.Random(9).randbytes(5 << 20))
     host = Host(tmp_path)
     ship(scan(root, []), host.send, host.wait)
     assert max(map(len, host.blobs)) < (1 << 20) + 1000
@@ -254,11 +254,11 @@ def test_frames_are_small(root: Path, tmp_path: Path) -> None:
 
 def test_what_was_spoilt_between_two_connections_is_sent_anew(root: Path, tmp_path: Path) -> None:
     data = random.Random(1).randbytes(4 << 20)
-    write(root / "large", data)
+    write_program(root / "large", data)
     tree, host = scan(root, []), Host(tmp_path)
     (entry,) = (each for each in tree.entries if each.path == "large")
-    host.store.append(entry.digest, 0, bytes(3 << 20), False)
-    host.store.end()
+    host.store.append_piece(entry.digest, 0, bytes(3 << 20), False)
+    host.store.release()
     told: list[tuple[int, int]] = []
     progress = lambda done, total: told.append((done, total))  # noqa: E731
     shipped = ship(tree, host.send, host.wait, progress=progress)
@@ -269,18 +269,18 @@ def test_what_was_spoilt_between_two_connections_is_sent_anew(root: Path, tmp_pa
 
 
 def test_a_large_file_that_changes_meanwhile_is_named(root: Path, tmp_path: Path) -> None:
-    write(root / "large", b"x" * (3 << 20))
+    write_program(root / "large", b"x" * (3 << 20))
     tree = scan(root, [])
-    write(root / "large", b"y" * (3 << 20))
+    write_program(root / "large", b"y" * (3 << 20))
     host = Host(tmp_path)
     with pytest.raises(UsageError, match=r"large was changed"):
         ship(tree, host.send, host.wait)
 
 
 def test_a_large_file_that_becomes_shorter_is_named(root: Path, tmp_path: Path) -> None:
-    write(root / "large", b"x" * (3 << 20))
+    write_program(root / "large", b"x" * (3 << 20))
     tree = scan(root, [])
-    write(root / "large", b"x")
+    write_program(root / "large", b"x")
     host = Host(tmp_path)
     with pytest.raises(UsageError, match=r"large was changed"):
         ship(tree, host.send, host.wait)
@@ -312,19 +312,19 @@ def test_a_host_that_asks_for_nonsense_is_refused(
 
 @pytest.mark.parametrize("pattern", ["conf", "conf/", "/conf", "./conf", "conf/*", "c*f/x.txt"])
 def test_patterns_read_like_those_of_gitignore(tmp_path: Path, pattern: str) -> None:
-    write(tmp_path / "conf" / "x.txt", "x", 0o644)
-    write(tmp_path / "other" / "y.txt", "y", 0o644)
+    write_program(tmp_path / "conf" / "x.txt", "x", 0o644)
+    write_program(tmp_path / "other" / "y.txt", "y", 0o644)
     assert names(scan(tmp_path, [], Selection(exclude=(pattern,)))) == ["other/y.txt"]
 
 
 @pytest.mark.parametrize("pattern", ["a/conf", "/a/conf/", "other"])
 def test_a_pattern_from_the_root_is_for_nothing_deeper(tmp_path: Path, pattern: str) -> None:
-    write(tmp_path / "b" / "a" / "conf" / "x.txt", "x", 0o644)
+    write_program(tmp_path / "b" / "a" / "conf" / "x.txt", "x", 0o644)
     assert names(scan(tmp_path, [], Selection(exclude=(pattern,)))) == ["b/a/conf/x.txt"]
 
 
 def test_what_is_named_may_be_in_an_ignored_folder(tmp_path: Path) -> None:
-    write(tmp_path / "node_modules" / "m" / "i.js", "x", 0o644)
+    write_program(tmp_path / "node_modules" / "m" / "i.js", "x", 0o644)
     assert names(scan(tmp_path, [], Selection(include=("node_modules/m",)))) == [
         "node_modules/m/i.js"
     ]
@@ -332,5 +332,5 @@ def test_what_is_named_may_be_in_an_ignored_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [".Env", "A.PEM", "CREDENTIALS.json", ".git-credentials"])
 def test_secrets_are_known_in_any_case_of_letters(tmp_path: Path, name: str) -> None:
-    write(tmp_path / name, "x", 0o644)
+    write_program(tmp_path / name, "x", 0o644)
     assert names(scan(tmp_path, [], Selection())) == []

@@ -236,9 +236,9 @@ def state_after(table: Mapping[tuple[State, Event], State], state: State, event:
         return table[state, event]
     except KeyError:
         kind = type(state).__name__.removesuffix("State").lower()
-        words = f"a {kind} that is {state} cannot {event}"
-        known = sorted({str(each) for each, happens in table if happens == event})
-        raise InvalidTransition(f"{words}: it has to be {' or '.join(known)}") from None
+        message = f"a {kind} that is {state} cannot {event}"
+        states = sorted({str(old) for old, cause in table if cause == event})
+        raise InvalidTransition(f"{message}: it has to be {' or '.join(states)}") from None
 
 
 @dataclass(frozen=True)

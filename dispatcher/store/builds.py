@@ -47,8 +47,8 @@ def add(connection: Connection, change: int, at: float) -> int:
 
 def get(connection: Connection, build: int) -> model.Build | None:
     """Return a build by id; None if there is none."""
-    found = connection.execute(_GET, {"key": build}).first()
-    return statements.build_from_row(found) if found else None
+    row = connection.execute(_GET, {"key": build}).first()
+    return statements.build_from_row(row) if row else None
 
 
 def apply_event(connection: Connection, build: int, event: model.BuildEvent, **fields: Any) -> bool:
@@ -75,8 +75,8 @@ def find_reusable(connection: Connection, source: int, inputs: str) -> model.Bui
 
     Its ``reused_build``, if set, is the build that made the artifact.
     """
-    found = connection.execute(_REUSABLE, {"source": source, "inputs": inputs}).first()
-    return statements.build_from_row(found) if found else None
+    row = connection.execute(_REUSABLE, {"source": source, "inputs": inputs}).first()
+    return statements.build_from_row(row) if row else None
 
 
 def list_active_ids(connection: Connection) -> list[int]:

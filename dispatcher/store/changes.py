@@ -34,8 +34,7 @@ def ensure_source(connection: Connection, name: str, kind: str) -> int:
 
 def list_sources(connection: Connection) -> list[Source]:
     """Return all sources that were ever configured, by name."""
-    found = connection.execute(_SOURCES)
-    return [Source(*row) for row in found]
+    return [Source(*row) for row in connection.execute(_SOURCES)]
 
 
 def record_poll(connection: Connection, source: int, at: float, error: str = "") -> None:
@@ -76,5 +75,5 @@ def add(connection: Connection, change: model.Change) -> int:
 
 def get(connection: Connection, change: int) -> model.Change | None:
     """Return a change by id; None if there is none."""
-    found = connection.execute(_GET, {"key": change}).first()
-    return statements.change_from_row(found) if found else None
+    row = connection.execute(_GET, {"key": change}).first()
+    return statements.change_from_row(row) if row else None

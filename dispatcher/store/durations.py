@@ -28,12 +28,12 @@ def record(connection: Connection, source: int, stage: str, seconds: Mapping[str
     """
     for chunk in statements.split_into_chunks(seconds.items(), _ROWS_PER_STATEMENT):
         # Two names can become equal when they are escaped.
-        found = {escape_invalid_characters(nodeid): took for nodeid, took in chunk}
-        told = [
-            {"source": source, "stage": stage, "nodeid": nodeid, "seconds": took}
-            for nodeid, took in found.items()
+        escaped = {escape_invalid_characters(nodeid): duration for nodeid, duration in chunk}
+        rows = [
+            {"source": source, "stage": stage, "nodeid": nodeid, "seconds": duration}
+            for nodeid, duration in escaped.items()
         ]
-        connection.execute(_update_means(connection.dialect.name), told)
+        connection.execute(_update_means(connection.dialect.name), rows)
 
 
 @lru_cache
@@ -46,5 +46,5 @@ def _update_means(dialect: str) -> Any:
 
 def mean_seconds(connection: Connection, source: int, stage: str) -> dict[str, float]:
     """Return the mean duration in seconds of each known test of a stage, by node id."""
-    found = connection.execute(_MEANS, {"source": source, "stage": stage})
-    return {row[0]: row[1] for row in found}
+    rows = connection.execute(_MEANS, {"source": source, "stage": stage})
+    return {row[0]: row[1] for row in rows}

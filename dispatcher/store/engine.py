@@ -64,10 +64,10 @@ class ChangeSignal:
             self._count += 1
             self._condition.notify_all()
 
-    def wait(self, seen: int, timeout: float | None = None) -> int:
-        """Wait until the count exceeds ``seen``, or ``timeout`` seconds; return the count."""
+    def wait(self, count: int, timeout: float | None = None) -> int:
+        """Wait until the count exceeds ``count``, or ``timeout`` seconds; return the count."""
         with self._condition:
-            self._condition.wait_for(lambda: self._count > seen, timeout)
+            self._condition.wait_for(lambda: self._count > count, timeout)
             return self._count
 
 
@@ -179,7 +179,8 @@ def translate_errors(engine: Engine) -> Iterator[None]:
         raise StoreError(f"database {describe_location(engine)}: {error.orig}") from error
     except PoolTimeout as error:
         raise StoreError(
-            f"database {describe_location(engine)}: too many look at it at once"
+            f"database {describe_location(engine)}: too many open connections; none became free "
+            f"within {_WAIT_TIMEOUT} s"
         ) from error
 
 

@@ -34,8 +34,10 @@ def configure(connection: Connection, host: model.Host) -> None:
     statement = statements.insert_with_conflict_clause(connection.dialect.name, tables.host).values(
         **fields
     )
-    told = {name: fields[name] for name in ("spec", "labels", "slots", "pool")}
-    connection.execute(statement.on_conflict_do_update(index_elements=[_HOST.name], set_=told))
+    configuration = {name: fields[name] for name in ("spec", "labels", "slots", "pool")}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=[_HOST.name], set_=configuration)
+    )
 
 
 def delete_host(connection: Connection, name: str) -> bool:
@@ -46,14 +48,14 @@ def delete_host(connection: Connection, name: str) -> bool:
 def delete_unconfigured(connection: Connection, names: Collection[str]) -> list[str]:
     """Delete the static hosts that are not among ``names``.  Return their names."""
     where = (_HOST.pool == "", _HOST.name.not_in(sorted(names)))
-    found = connection.execute(delete(tables.host).where(*where).returning(_HOST.name))
-    return sorted(found.scalars())
+    names_deleted = connection.execute(delete(tables.host).where(*where).returning(_HOST.name))
+    return sorted(names_deleted.scalars())
 
 
 def get(connection: Connection, name: str) -> model.Host | None:
     """Return a host by name; None if there is none."""
-    found = connection.execute(_GET, {"key": name}).first()
-    return statements.host_from_row(found) if found else None
+    row = connection.execute(_GET, {"key": name}).first()
+    return statements.host_from_row(row) if row else None
 
 
 def list_all(connection: Connection) -> list[model.Host]:
@@ -130,11 +132,13 @@ def record_failure(
             _HOST.consecutive_failures
         )
     ).scalar()
-    words = quarantine_reason(count or 0, reason, limit)
-    if not words:
+    quarantine_for = quarantine_reason(count or 0, reason, limit)
+    if not quarantine_for:
         return False
     quarantined = model.HostState.QUARANTINED
-    return set_state(connection, name, quarantined, actor=model.POLICY, reason=words, at=at)
+    return set_state(
+        connection, name, quarantined, actor=model.POLICY, reason=quarantine_for, at=at
+    )
 
 
 def record_success(connection: Connection, name: str) -> None:

@@ -31,7 +31,7 @@ _LOST_ON_HOST = (
     .where(_JOB.state == model.JobState.LOST.value)
     .where(_JOB.host == bindparam("host"), _JOB.planned_at >= bindparam("since"))
     .order_by(_JOB.planned_at.desc(), _JOB.id)
-    .limit(bindparam("most"))
+    .limit(bindparam("limit"))
 )
 
 
@@ -49,8 +49,8 @@ def plan(connection: Connection, jobs: Sequence[model.Job]) -> list[str]:
 
 def get(connection: Connection, job: str) -> model.Job | None:
     """Return a job by UUID; None if there is none."""
-    found = connection.execute(_GET, {"key": job}).first()
-    return statements.job_from_row(found) if found else None
+    row = connection.execute(_GET, {"key": job}).first()
+    return statements.job_from_row(row) if row else None
 
 
 def list_by_run(connection: Connection, run: int) -> list[model.Job]:
@@ -60,10 +60,10 @@ def list_by_run(connection: Connection, run: int) -> list[model.Job]:
 
 def list_by_runs(connection: Connection, runs: Sequence[int]) -> list[model.Job]:
     """Return all jobs of several stage runs, by run, part and attempt."""
-    found: list[model.Job] = []
+    jobs: list[model.Job] = []
     for chunk in statements.split_into_chunks(sorted(runs)):
-        found += map(statements.job_from_row, connection.execute(_BY_RUNS, {"runs": chunk}))
-    return found
+        jobs += map(statements.job_from_row, connection.execute(_BY_RUNS, {"runs": chunk}))
+    return jobs
 
 
 def list_in_state(
@@ -72,10 +72,10 @@ def list_in_state(
     """Return the jobs in any of these states, of one host or of all, oldest first."""
     statement = _select_in_state(states)
     if host is None:
-        found = connection.execute(statement)
+        rows = connection.execute(statement)
     else:
-        found = connection.execute(_select_in_state_on_host(states), {"host": host})
-    return [statements.job_from_row(row) for row in found]
+        rows = connection.execute(_select_in_state_on_host(states), {"host": host})
+    return [statements.job_from_row(row) for row in rows]
 
 
 @lru_cache
@@ -122,5 +122,5 @@ def list_lost_on_host(
 
     ``since``: time after which they were planned.
     """
-    found = connection.execute(_LOST_ON_HOST, {"host": host, "since": since, "most": limit})
-    return [statements.job_from_row(row) for row in found]
+    rows = connection.execute(_LOST_ON_HOST, {"host": host, "since": since, "limit": limit})
+    return [statements.job_from_row(row) for row in rows]

@@ -12,8 +12,8 @@ _GET = select(_KEY_VALUE.value).where(_KEY_VALUE.name == bindparam("key"))
 
 def get(connection: Connection, name: str) -> bytes | None:
     """Return the value of a name; None if there is none."""
-    found: bytes | None = connection.execute(_GET, {"key": name}).scalar()
-    return found
+    value: bytes | None = connection.execute(_GET, {"key": name}).scalar()
+    return value
 
 
 def put(connection: Connection, name: str, value: bytes) -> None:

@@ -26,7 +26,7 @@ _COUNTS = (
 )
 _SUCCESSOR = (
     select(_JOB.id)
-    .where(_JOB.stage_run == bindparam("run"), _JOB.part == bindparam("of"))
+    .where(_JOB.stage_run == bindparam("run"), _JOB.part == bindparam("part"))
     .where(_JOB.attempt > bindparam("after"))
     .limit(1)
 )
@@ -42,9 +42,9 @@ class HarvestOutcome(StrEnum):
     #: The package had been recorded before: nothing has changed.
     REPEATED = "repeated"
     #: The job had been given up before: the rows are kept, but do not count for a verdict.
-    LATE = "evidence"
+    LATE = "late"
     #: Another package of this job had been recorded before: nothing is kept of this one.
-    DIFFERENT = "other"
+    DIFFERENT = "different"
 
 
 class ResultRow(NamedTuple):
@@ -135,23 +135,23 @@ def _record_in_job(connection: Connection, key: str, package: PackageInfo) -> Ha
     else:
         jobs.apply_event(connection, key, model.JobEvent.LOSE)
     statements.update_row(connection, tables.job, key, **fields)
-    words = f"job {key} of {job.host}: its package came after it was given up"
-    audit.write(connection, package.harvested_at, "harvest", words)
+    detail = f"job {key} of {job.host}: its package came after it was given up"
+    audit.write(connection, package.harvested_at, "harvest", detail)
     return HarvestOutcome.LATE
 
 
 def _repeat_outcome(connection: Connection, job: model.Job, package: PackageInfo) -> HarvestOutcome:
     if job.package_digest == package.digest:
         return HarvestOutcome.REPEATED
-    words = f"job {job.id} of {job.host}: {package.digest} instead of {job.package_digest}"
-    audit.write(connection, package.harvested_at, "another package", words)
+    detail = f"job {job.id} of {job.host}: {package.digest} instead of {job.package_digest}"
+    audit.write(connection, package.harvested_at, "another package", detail)
     return HarvestOutcome.DIFFERENT
 
 
 def _has_successor(connection: Connection, job: model.Job) -> bool:
     """Return whether the part has a newer attempt, so that this one no longer counts."""
-    told = {"run": job.stage_run, "of": job.part, "after": job.attempt}
-    return connection.execute(_SUCCESSOR, told).first() is not None
+    parameters = {"run": job.stage_run, "part": job.part, "after": job.attempt}
+    return connection.execute(_SUCCESSOR, parameters).first() is not None
 
 
 def _add_results(connection: Connection, job: str, results: Iterable[ResultRow]) -> _ResultIds:
@@ -162,17 +162,17 @@ def _add_results(connection: Connection, job: str, results: Iterable[ResultRow])
             number,
             escape_invalid_characters(nodeid),
             escape_invalid_characters(outcome),
-            escape_invalid_characters(words),
-            _finite_or_none(took) or 0.0,
+            escape_invalid_characters(message),
+            _finite_or_none(duration) or 0.0,
             *rest,
         )
-        for number, nodeid, outcome, words, took, *rest in results
+        for number, nodeid, outcome, message, duration, *rest in results
     )
     statements.insert_many(connection, tables.result, columns, cleaned)
     return _ResultIds((row[0], row[1]) for row in connection.execute(_RESULT_IDS, {"job": job}))
 
 
-def _add_cases(connection: Connection, keys: _ResultIds, found: Iterable[CaseRow]) -> None:
+def _add_cases(connection: Connection, keys: _ResultIds, cases: Iterable[CaseRow]) -> None:
     """Insert cases, possibly hundreds of thousands; known outcomes need no escaping."""
     columns = ("result", *CaseRow._fields[1:])
     cleaned = (
@@ -182,15 +182,15 @@ def _add_cases(connection: Connection, keys: _ResultIds, found: Iterable[CaseRow
             escape_invalid_characters(name),
             outcome if outcome in OUTCOMES else escape_invalid_characters(outcome),
             message and escape_invalid_characters(message),
-            took if took is None else _finite_or_none(took),
+            duration if duration is None else _finite_or_none(duration),
         )
-        for test, number, name, outcome, message, took in found
+        for test, number, name, outcome, message, duration in cases
     )
     statements.insert_many(connection, tables.case, columns, cleaned)
 
 
 def _add_measurements(
-    connection: Connection, keys: _ResultIds, found: Iterable[MeasurementRow]
+    connection: Connection, keys: _ResultIds, measurements: Iterable[MeasurementRow]
 ) -> None:
     """Insert the finite measurements; of two with the same name the last one counts."""
     last = {
@@ -198,7 +198,7 @@ def _add_measurements(
             float(value),
             escape_invalid_characters(unit),
         )
-        for test, case, name, value, unit in found
+        for test, case, name, value, unit in measurements
         if _finite_or_none(value) is not None
     }
     columns = ("result", "case_number", "name", "value", "unit")
@@ -222,15 +222,15 @@ def _finite_or_none(number: float | None) -> float | None:
 # -- reading ------------------------------------------------------------------------
 
 
-def count_outcomes(connection: Connection, found: Sequence[str]) -> dict[str, OutcomeCounts]:
+def count_outcomes(connection: Connection, job_ids: Sequence[str]) -> dict[str, OutcomeCounts]:
     """Return the outcome counts of the jobs that have results, by job id."""
-    seen: dict[str, dict[str, int]] = {}
-    for chunk in statements.split_into_chunks(found):
+    counts_by_job: dict[str, dict[str, int]] = {}
+    for chunk in statements.split_into_chunks(job_ids):
         for job, outcome, infrastructure, count in connection.execute(_COUNTS, {"jobs": chunk}):
-            each = seen.setdefault(job, dict.fromkeys(OutcomeCounts._fields, 0))
-            each[outcome if outcome in each else "error"] += count
-            each["infrastructure"] += count if infrastructure else 0
-    return {job: OutcomeCounts(**each) for job, each in seen.items()}
+            counts = counts_by_job.setdefault(job, dict.fromkeys(OutcomeCounts._fields, 0))
+            counts[outcome if outcome in counts else "error"] += count
+            counts["infrastructure"] += count if infrastructure else 0
+    return {job: OutcomeCounts(**counts) for job, counts in counts_by_job.items()}
 
 
 def list_by_job(

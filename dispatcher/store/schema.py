@@ -41,19 +41,19 @@ def migrate(engine: Engine, target: str = REVISIONS[-1]) -> Path | None:
 
 def _migrate(engine: Engine, target: str) -> Path | None:
     with engine.connect() as connection:
-        found = _read_revision(engine, connection)
-    if found == target:
+        revision = _read_revision(engine, connection)
+    if revision == target:
         return None
-    copy = _copy_database(engine, found) if found else None
+    copy = _copy_database(engine, revision) if revision else None
     with engine.connect() as connection:
         connection.detach()  # closed afterwards, because its pragmas differ from the other ones
         with connection.begin():
             begin_transaction(connection, writes=True, rebuilds=True)
             # Another process may have migrated the database while this one waited for the lock.
-            found = _read_revision(engine, connection)
-            if not found and target == REVISIONS[-1]:
+            revision = _read_revision(engine, connection)
+            if not revision and target == REVISIONS[-1]:
                 _create_schema(connection, target)
-            elif found != target:
+            elif revision != target:
                 upgrade(connection, target)
                 _check_references(engine, connection)
     return copy
@@ -77,14 +77,14 @@ def _read_revision(engine: Engine, connection: Connection) -> str:
             )
         return ""
     row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
-    found = str(row[0]) if row else ""
-    if found and found not in REVISIONS:
+    revision = str(row[0]) if row else ""
+    if revision and revision not in REVISIONS:
         raise StoreError(
-            f"database {describe_location(engine)} has schema {found}, which is newer than "
+            f"database {describe_location(engine)} has schema {revision}, which is newer than "
             f"{REVISIONS[-1]}, the newest schema that this version of nosejobs supports"
             "\n  try: a newer nosejobs, or the copy of the database from before the migration"
         )
-    return found
+    return revision
 
 
 def _copy_database(engine: Engine, revision: str) -> Path | None:

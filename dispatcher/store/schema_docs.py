@@ -68,21 +68,21 @@ def _render_table(table: Table) -> Iterator[str]:
 
 def _describe_column(column: Column[object]) -> str:
     """Return the comment of a column; for an enumeration of ``model``, its values."""
-    words = column.comment or ""
-    if not words.startswith("model."):
-        return words
-    return ", ".join(getattr(model, words.removeprefix("model.")))
+    comment = column.comment or ""
+    if not comment.startswith("model."):
+        return comment
+    return ", ".join(getattr(model, comment.removeprefix("model.")))
 
 
 def _describe_type(column: Column[object]) -> str:
     """Return the type of a column: whether it is a key, a reference, or can be null."""
-    words = [str(column.type).lower()]
+    parts = [str(column.type).lower()]
     if column.primary_key:
-        words.append("key")
-    words += [f"of {key.target_fullname}" for key in column.foreign_keys]
+        parts.append("key")
+    parts += [f"of {key.target_fullname}" for key in column.foreign_keys]
     if column.nullable:
-        words.append("or null")
-    return ", ".join(words)
+        parts.append("or null")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ def add(connection: Connection, run: model.StageRun) -> int | None:
 def next_number(connection: Connection, build: int, stage: str) -> int:
     """Return the number of the next run of a stage."""
     where = (_RUN.build == build, _RUN.stage == stage)
-    found = connection.execute(select(func.max(_RUN.number)).where(*where)).scalar()
-    return int(found or 0) + 1
+    highest = connection.execute(select(func.max(_RUN.number)).where(*where)).scalar()
+    return int(highest or 0) + 1
 
 
 def get(connection: Connection, run: int) -> model.StageRun | None:
     """Return a stage run by id; None if there is none."""
-    found = connection.execute(_GET, {"key": run}).first()
-    return statements.stage_run_from_row(found) if found else None
+    row = connection.execute(_GET, {"key": run}).first()
+    return statements.stage_run_from_row(row) if row else None
 
 
 def list_by_build(connection: Connection, build: int) -> list[model.StageRun]:

@@ -1,10 +1,9 @@
-"""Rows to values, and the one statement by which a row changes its state.
+"""Conversion of rows to values of ``model``, and the statements that all queries share.
 
-Owns what all queries share.  Must not know what a state means: the tables of ``model`` say
-which changes there are.
+This module must not know what a state means: the transition tables of ``model`` are arguments.
 
-A statement that is run again and again is made once: to make one, and to find out that it was
-compiled before, takes SQLAlchemy four times as long as SQLite takes to run it.
+Statements that run often are built once and cached: building one, and finding its compiled form,
+takes SQLAlchemy four times as long as SQLite takes to run it.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from .. import model
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
 
-#: Values of one statement: SQLite takes 32 766, PostgreSQL 65 535.
+#: Parameters or rows of one statement; SQLite allows 32 766 parameters, PostgreSQL 65 535.
 _MAX_VALUES = 10_000
 
 State = TypeVar("State", bound=StrEnum)
@@ -51,23 +50,23 @@ T = TypeVar("T")
 
 
 def change_from_row(row: Row[Any]) -> model.Change:
-    """A row of ``change``."""
+    """Return the change of a row of the table ``change``."""
     return model.Change(**row._mapping)
 
 
 def build_from_row(row: Row[Any]) -> model.Build:
-    """A row of ``build``."""
+    """Return the build of a row of the table ``build``."""
     return build_from_columns(row._mapping)
 
 
 def build_from_columns(row: Any) -> model.Build:
-    """The same of its columns."""
+    """Return the build of a mapping from column names of ``build`` to values."""
     state = model.BuildState(row["state"])
     return model.Build(**{**row, "state": state})
 
 
 def stage_run_from_row(row: Row[Any]) -> model.StageRun:
-    """A row of ``stage_run``."""
+    """Return the stage run of a row of the table ``stage_run``."""
     changed = {
         "state": model.StageState(row.state),
         "selected_tests": _tuple_or_none(row.selected_tests),
@@ -76,36 +75,36 @@ def stage_run_from_row(row: Row[Any]) -> model.StageRun:
 
 
 def job_from_row(row: Row[Any]) -> model.Job:
-    """A row of ``job``."""
+    """Return the job of a row of the table ``job``."""
     changed = {"state": model.JobState(row.state), "tests": _tuple_or_none(row.tests)}
     return model.Job(**{**row._mapping, **changed})
 
 
 def tag_from_row(row: Row[Any]) -> model.Tag:
-    """A row of ``tag``."""
+    """Return the tag of a row of the table ``tag``."""
     return model.Tag(**{**row._mapping, "jobs": tuple(row.jobs)})
 
 
 def decision_from_row(row: Row[Any]) -> model.Decision:
-    """A row of ``decision``."""
+    """Return the decision of a row of the table ``decision``."""
     kind = model.DecisionKind(row.kind)
     return model.Decision(**{**row._mapping, "kind": kind})
 
 
 def host_from_row(row: Row[Any]) -> model.Host:
-    """A row of ``host``."""
+    """Return the host of a row of the table ``host``."""
     changed: dict[str, Any] = {"state": model.HostState(row.state), "labels": tuple(row.labels)}
     changed["facts"] = row.facts or {}
     return model.Host(**{**row._mapping, **changed})
 
 
-def _tuple_or_none(found: Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if found is None else tuple(found)
+def _tuple_or_none(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
 
 
-def column_values(found: Any) -> dict[str, Any]:
-    """The columns of a value of ``model``; a number 0 is the database's to choose."""
-    fields = {name: _to_plain(getattr(found, name)) for name in found.__dataclass_fields__}
+def column_values(value: Any) -> dict[str, Any]:
+    """Return the columns of a value of ``model``; without ``id`` if the database must choose it."""
+    fields = {name: _to_plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if fields.get("id") == 0:
         del fields["id"]
     return fields
@@ -119,38 +118,42 @@ def _to_plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-# -- statements that are made once ----------------------------------------------------
+# -- statements -------------------------------------------------------------------------
 
 
 def select_by_key(table: Table) -> Select[Any]:
-    """The row whose primary key is ``key``."""
+    """Return a query of the row whose primary key is the parameter ``key``."""
     (column,) = table.primary_key
     return select(table).where(column == bindparam("key"))
 
 
 def is_in_states(column: Column[Any], states: Iterable[StrEnum]) -> ColumnElement[bool]:
-    """In one of these states, which are part of the statement: values would be filled in anew."""
+    """Return the condition that a column has one of these states.
+
+    The states are literals in the statement, because SQLAlchemy expands a list of parameters anew
+    at each execution.
+    """
     return column.in_([literal_column(f"'{state.value}'") for state in states])
 
 
 def apply_event(
     connection: Connection,
     table: Table,
-    changes: Mapping[tuple[State, Event], State],
+    transitions: Mapping[tuple[State, Event], State],
     key: int | str,
     event: Event,
     **fields: Any,
 ) -> bool:
-    """Compare and set: whether the row has changed.
+    """Change the state of a row by an event, and set the columns ``fields``: a compare-and-set.
 
-    False: it is there already with these words, or somebody else was faster, and it is in a
-    state in which the event cannot happen.  Then nothing of ``fields`` is written.
+    Return whether the row changed.  Nothing is written if the row is in a state in which
+    ``transitions`` do not permit the event, or has the new state and the values already.
     """
-    steps = tuple((before, to) for (before, happens), to in changes.items() if happens == event)
-    told = {"key": key, **{_parameter_name(name): value for name, value in fields.items()}}
+    steps = tuple((old, new) for (old, cause), new in transitions.items() if cause == event)
+    parameters = _update_parameters(key, fields)
     return any(
-        connection.execute(each, told).rowcount == 1
-        for each in _event_updates(table, steps, tuple(fields))
+        connection.execute(statement, parameters).rowcount == 1
+        for statement in _event_updates(table, steps, tuple(fields))
     )
 
 
@@ -158,38 +161,45 @@ def apply_event(
 def _event_updates(
     table: Table, steps: tuple[tuple[StrEnum, StrEnum], ...], names: tuple[str, ...]
 ) -> list[Update]:
-    """One for each state after the event; at most one of them finds the row."""
-    made = []
-    for after in dict.fromkeys(to for _, to in steps):
-        befores = [before for before, to in steps if to == after]
-        where = _is_applicable(table, befores, after, names)
-        made.append(_update(table, names).where(where).values(state=after.value))
-    return made
+    """Return an update for each new state; at most one of them matches the row.
+
+    ``steps``: old and new states; ``names``: further columns to set.
+    """
+    updates = []
+    for new in dict.fromkeys(new for _, new in steps):
+        old_states = [old for old, to in steps if to == new]
+        condition = _is_applicable(table, old_states, new, names)
+        updates.append(_update(table, names).where(condition).values(state=new.value))
+    return updates
 
 
 def _is_applicable(
-    table: Table, befores: Sequence[StrEnum], after: StrEnum, names: Iterable[str]
+    table: Table, old_states: Sequence[StrEnum], new: StrEnum, names: Iterable[str]
 ) -> ColumnElement[bool]:
-    """In one of these states; if it would stay in its own, something else has to be new."""
+    """Return the condition that a row has an old state; if that is ``new``, values must differ."""
     state = table.c.state
-    others = is_in_states(state, [before for before in befores if before != after])
-    if after not in befores:
-        return others
-    return others | (is_in_states(state, [after]) & _is_different(table, names))
+    is_other = is_in_states(state, [old for old in old_states if old != new])
+    if new not in old_states:
+        return is_other
+    return is_other | (is_in_states(state, [new]) & _is_different(table, names))
 
 
 def update_row(connection: Connection, table: Table, key: int | str, **fields: Any) -> bool:
-    """Set what does not change a row's state; whether the row is there."""
-    told = {"key": key, **{_parameter_name(name): value for name, value in fields.items()}}
-    return connection.execute(_update(table, tuple(fields)), told).rowcount == 1
+    """Set columns of a row.  Return whether the row exists."""
+    statement = _update(table, tuple(fields))
+    return connection.execute(statement, _update_parameters(key, fields)).rowcount == 1
 
 
 def update_row_if_different(
     connection: Connection, table: Table, key: int | str, **fields: Any
 ) -> bool:
-    """The same; whether something was another one before."""
-    told = {"key": key, **{_parameter_name(name): value for name, value in fields.items()}}
-    return connection.execute(_update_new(table, tuple(fields)), told).rowcount == 1
+    """Set columns of a row.  Return whether the row exists and any value differed."""
+    statement = _update_if_different(table, tuple(fields))
+    return connection.execute(statement, _update_parameters(key, fields)).rowcount == 1
+
+
+def _update_parameters(key: int | str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"key": key, **{_parameter_name(name): value for name, value in fields.items()}}
 
 
 @lru_cache(1000)
@@ -200,13 +210,15 @@ def _update(table: Table, names: tuple[str, ...]) -> Update:
 
 
 @lru_cache(1000)
-def _update_new(table: Table, names: tuple[str, ...]) -> Update:
+def _update_if_different(table: Table, names: tuple[str, ...]) -> Update:
     return _update(table, names).where(_is_different(table, names))
 
 
 def _is_different(table: Table, names: Iterable[str]) -> ColumnElement[bool]:
-    new = (table.c[name].is_distinct_from(_value_parameter(table, name)) for name in names)
-    return or_(false(), *new)
+    return or_(
+        false(),
+        *(table.c[name].is_distinct_from(_value_parameter(table, name)) for name in names),
+    )
 
 
 def _value_parameter(table: Table, name: str) -> BindParameter[Any]:
@@ -214,53 +226,52 @@ def _value_parameter(table: Table, name: str) -> BindParameter[Any]:
 
 
 def _parameter_name(name: str) -> str:
-    """SQLAlchemy keeps the names of columns for itself."""
+    """Return the name of a column's parameter; SQLAlchemy reserves the names of columns."""
     return f"to_{name}"
 
 
 @lru_cache
 def insert_with_conflict_clause(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """INSERT ... ON CONFLICT, which every database spells the same and SQLAlchemy does not."""
+    """Return an insert that can get an ON CONFLICT clause; SQLAlchemy has one for each dialect."""
     if dialect != "postgresql":
         return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql  # megabytes that few need
+    from sqlalchemy.dialects import postgresql  # needs megabytes, and few databases are PostgreSQL
 
     return postgresql.insert(table)
 
 
 def insert_row(connection: Connection, table: Table, fields: Mapping[str, Any]) -> int:
-    """Insert a row; its number."""
-    done = connection.execute(_insert(table), fields)
-    key = done.inserted_primary_key
+    """Insert a row, and return its id."""
+    key = connection.execute(_insert(table), fields).inserted_primary_key
     assert key is not None
     return int(key[0])
 
 
 def insert_if_absent(connection: Connection, table: Table, fields: Mapping[str, Any]) -> bool:
-    """Insert a row unless there is one with its key; whether it is new."""
-    return connection.execute(_insert_new(connection.dialect.name, table), fields).rowcount == 1
+    """Insert a row, unless it violates a unique constraint.  Return whether it was inserted."""
+    statement = _insert_if_absent(connection.dialect.name, table)
+    return connection.execute(statement, fields).rowcount == 1
 
 
 def insert_numbered_if_absent(
     connection: Connection, table: Table, fields: Mapping[str, Any]
 ) -> int | None:
-    """The same of a row whose number the database makes: that number."""
-    found: int | None = connection.execute(
-        _insert_numbered(connection.dialect.name, table), fields
-    ).scalar()
-    return found
+    """Insert a row, unless it violates a unique constraint.  Return its new id, or None."""
+    statement = _insert_numbered_if_absent(connection.dialect.name, table)
+    number: int | None = connection.execute(statement, fields).scalar()
+    return number
 
 
 def upsert_row(connection: Connection, table: Table, fields: Mapping[str, Any]) -> None:
-    """Insert a row, or make the one with its key the same."""
+    """Insert a row, or update the row with the same primary key."""
     connection.execute(_upsert(connection.dialect.name, table, tuple(fields)), fields)
 
 
 @lru_cache
 def _upsert(dialect: str, table: Table, names: tuple[str, ...]) -> Any:
     statement, key = insert_with_conflict_clause(dialect, table), list(table.primary_key)
-    told = {name: statement.excluded[name] for name in names if table.c[name] not in key}
-    return statement.on_conflict_do_update(index_elements=key, set_=told)
+    values = {name: statement.excluded[name] for name in names if table.c[name] not in key}
+    return statement.on_conflict_do_update(index_elements=key, set_=values)
 
 
 @lru_cache
@@ -269,19 +280,19 @@ def _insert(table: Table) -> Insert:
 
 
 @lru_cache
-def _insert_new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+def _insert_if_absent(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     return insert_with_conflict_clause(dialect, table).on_conflict_do_nothing()
 
 
 @lru_cache
-def _insert_numbered(dialect: str, table: Table) -> Any:
-    return _insert_new(dialect, table).returning(table.c.id)
+def _insert_numbered_if_absent(dialect: str, table: Table) -> Any:
+    return _insert_if_absent(dialect, table).returning(table.c.id)
 
 
-def split_into_chunks(found: Iterable[T], size: int = _MAX_VALUES) -> Iterator[list[T]]:
-    """In lists that fit into a statement."""
-    each = iter(found)
-    while chunk := list(islice(each, size)):
+def split_into_chunks(items: Iterable[T], size: int = _MAX_VALUES) -> Iterator[list[T]]:
+    """Yield lists of at most ``size`` items, each short enough for one statement."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
         yield chunk
 
 
@@ -289,26 +300,27 @@ def insert_many(
     connection: Connection,
     table: Table,
     columns: Sequence[str],
-    found: Iterable[tuple[Any, ...]],
+    rows: Iterable[tuple[Any, ...]],
 ) -> int:
-    """Insert rows by the hundred thousand; how many.  Texts are clean already.
+    """Insert rows, possibly hundreds of thousands, and return their number.
 
-    Where the driver takes tuples it gets them: that is more than twice as fast.
+    Texts must be escaped already (``tables.escape_invalid_characters``).  A driver with positional
+    parameters gets the tuples themselves, which is more than twice as fast.
     """
     compiled = _compile_insert(connection.dialect, table, tuple(columns))
     count = 0
-    for chunk in split_into_chunks(found):
+    for chunk in split_into_chunks(rows):
         if compiled.positiontup == list(columns):
             connection.exec_driver_sql(str(compiled), chunk)
         else:
-            names = [dict(zip(columns, row, strict=True)) for row in chunk]
-            connection.execute(insert(table), names)
+            mappings = [dict(zip(columns, row, strict=True)) for row in chunk]
+            connection.execute(insert(table), mappings)
         count += len(chunk)
     return count
 
 
 @lru_cache
 def _compile_insert(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> SQLCompiler:
-    found = _insert(table).compile(dialect=dialect, column_keys=list(columns))
-    assert isinstance(found, SQLCompiler)
-    return found
+    compiled = _insert(table).compile(dialect=dialect, column_keys=list(columns))
+    assert isinstance(compiled, SQLCompiler)
+    return compiled

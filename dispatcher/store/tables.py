@@ -64,6 +64,12 @@ METADATA = MetaData(
     }
 )
 
+
+def _text(name: str, comment: str) -> Column[str]:
+    """Return a text column that is empty by default."""
+    return Column(name, StorableText, nullable=False, server_default="", comment=comment)
+
+
 source = Table(
     "source",
     METADATA,
@@ -76,13 +82,7 @@ source = Table(
         comment="name in the dispatcher's settings",
     ),
     Column("kind", StorableText, nullable=False, comment="git or directory"),
-    Column(
-        "error",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="why the last poll failed; empty: it succeeded",
-    ),
+    _text("error", "why the last poll failed; empty: it succeeded"),
     Column("polled_at", Float, comment="when the source was polled last"),
     comment="A watched repository or directory. Its settings are in the dispatcher's file.",
 )
@@ -105,13 +105,7 @@ change = Table(
     Column(
         "revision", StorableText, nullable=False, comment="commit, or digest of a directory's tree"
     ),
-    Column(
-        "previous_revision",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="head of the branch before; empty: the branch is new",
-    ),
+    _text("previous_revision", "head of the branch before; empty: the branch is new"),
     Column(
         "forced",
         Boolean,
@@ -119,16 +113,8 @@ change = Table(
         server_default="0",
         comment="whether it is not a descendant of previous_revision",
     ),
-    Column(
-        "author", StorableText, nullable=False, server_default="", comment="author of the commit"
-    ),
-    Column(
-        "subject",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="first line of the commit message",
-    ),
+    _text("author", "author of the commit"),
+    _text("subject", "first line of the commit message"),
     Column("seen_at", Float, nullable=False, comment="when the dispatcher saw it first"),
     Index("ix_change_branch", "source", "branch"),
     comment="A revision seen in a source.",
@@ -146,35 +132,15 @@ build = Table(
         comment="change that is built",
     ),
     Column("state", StorableText, nullable=False, comment="model.BuildState"),
-    Column(
-        "detail",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="reason for the state, as text",
-    ),
-    Column(
-        "tree_digest", StorableText, nullable=False, server_default="", comment="digest of the tree"
-    ),
+    _text("detail", "reason for the state, as text"),
+    _text("tree_digest", "digest of the tree"),
     Column(
         "config",
         JSON(none_as_null=True),
         comment="validated nosejobs.toml of the revision; null: not read yet, or invalid",
     ),
-    Column(
-        "inputs_digest",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="digest of the build's inputs; equal inputs reuse an artifact",
-    ),
-    Column(
-        "artifact_digest",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="digest of the artifact",
-    ),
+    _text("inputs_digest", "digest of the build's inputs; equal inputs reuse an artifact"),
+    _text("artifact_digest", "digest of the artifact"),
     Column("artifact_size", Integer, nullable=False, server_default="0", comment="size in bytes"),
     Column(
         "reused_build",
@@ -204,33 +170,15 @@ stage_run = Table(
     Column("stage", StorableText, nullable=False, comment="name of the stage"),
     Column("number", Integer, nullable=False, comment="run of this stage, from 1"),
     Column("state", StorableText, nullable=False, comment="model.StageState"),
-    Column(
-        "detail",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="reason for the state, as text",
-    ),
-    Column(
-        "config_digest",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="digest of the stage's config",
-    ),
+    _text("detail", "reason for the state, as text"),
+    _text("config_digest", "digest of the stage's config"),
     Column(
         "selected_tests",
         JSON(none_as_null=True),
         comment="node ids, for a re-run of failed tests; null: all tests",
     ),
     Column("hosts_lost", Integer, nullable=False, server_default="0", comment="hosts lost so far"),
-    Column(
-        "requested_by",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="person who requested the run; empty: policy",
-    ),
+    _text("requested_by", "person who requested the run; empty: policy"),
     Column("started_at", Float, comment="when its first job was planned"),
     Column("ended_at", Float, comment="when it reached a final state"),
     UniqueConstraint("build", "stage", "number"),
@@ -249,28 +197,10 @@ job = Table(
     Column("part", Integer, nullable=False, comment="number of the host, shard or peer, from 0"),
     Column("attempt", Integer, nullable=False, comment="from 1; one more after a lost host"),
     Column("state", StorableText, nullable=False, comment="model.JobState"),
-    Column(
-        "end_reason",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="end reason that the host reported, such as completed or timed-out",
-    ),
-    Column(
-        "detail",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="reason for the state, as text",
-    ),
+    _text("end_reason", "end reason that the host reported, such as completed or timed-out"),
+    _text("detail", "reason for the state, as text"),
     Column("tests", JSON(none_as_null=True), comment="node ids of a shard; null: all tests"),
-    Column(
-        "package_digest",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="digest of the result package; empty: not harvested",
-    ),
+    _text("package_digest", "digest of the result package; empty: not harvested"),
     Column("planned_at", Float, nullable=False, comment="when this row was created"),
     Column("submitted_at", Float, comment="when the host accepted the job"),
     Column("harvested_at", Float, comment="when the result package was stored"),
@@ -325,13 +255,7 @@ case = Table(
         nullable=False,
         comment="an outcome of a result, xfailed or xpassed",
     ),
-    Column(
-        "message",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="why it failed or was skipped",
-    ),
+    _text("message", "why it failed or was skipped"),
     Column("duration", Float, comment="seconds; null: the program reported none"),
     sqlite_with_rowid=False,
     comment="A sub-result that a program named. Rows are stored in the order of their key.",
@@ -349,13 +273,7 @@ measurement = Table(
     Column("case_number", Integer, primary_key=True, comment="number of the case; -1: the test"),
     Column("name", StorableText, primary_key=True, comment="name that the program gave"),
     Column("value", Float, nullable=False, comment="measured number"),
-    Column(
-        "unit",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="unit that the program gave",
-    ),
+    _text("unit", "unit that the program gave"),
     Index("ix_measurement_name", "name"),
     sqlite_with_rowid=False,
     comment="A number that a test reported: a JUnit property or a TAP YAML value.",
@@ -386,13 +304,7 @@ tag = Table(
     Column("actor", StorableText, nullable=False, comment="policy, or the name of a person"),
     Column("granted_at", Float, nullable=False, comment="when the tag was granted"),
     Column("revoked_at", Float, comment="when the tag was revoked; null: it is valid"),
-    Column(
-        "revocation_reason",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="why it was revoked",
-    ),
+    _text("revocation_reason", "why it was revoked"),
     Column(
         "serial",
         Integer,
@@ -413,9 +325,7 @@ decision = Table(
     Column("stage", StorableText, primary_key=True, comment="name of the stage"),
     Column("kind", StorableText, nullable=False, comment="model.DecisionKind"),
     Column("actor", StorableText, nullable=False, comment="person who decided"),
-    Column(
-        "reason", StorableText, nullable=False, server_default="", comment="reason that was given"
-    ),
+    _text("reason", "reason that was given"),
     Column("decided_at", Float, nullable=False, comment="when it was decided"),
     comment="A person's decision on a stage of a build.",
 )
@@ -438,17 +348,9 @@ host = Table(
         server_default="0",
         comment="concurrent tests; 0: number of cores",
     ),
-    Column(
-        "pool",
-        StorableText,
-        nullable=False,
-        server_default="",
-        comment="pool that created the host; empty: a static host",
-    ),
+    _text("pool", "pool that created the host; empty: a static host"),
     Column("state", StorableText, nullable=False, comment="model.HostState"),
-    Column(
-        "reason", StorableText, nullable=False, server_default="", comment="reason for the state"
-    ),
+    _text("reason", "reason for the state"),
     Column(
         "consecutive_failures",
         Integer,
@@ -478,9 +380,7 @@ audit = Table(
     ),
     Column("action", StorableText, nullable=False, comment="what was done"),
     Column("build", Integer, comment="build that it was done to; null: none"),
-    Column(
-        "detail", StorableText, nullable=False, server_default="", comment="reason or circumstances"
-    ),
+    _text("detail", "reason or circumstances"),
     Index("ix_audit_build", "build"),
     comment="The log of who did what to what, for people.",
 )

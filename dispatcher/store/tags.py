@@ -24,12 +24,12 @@ def grant_tag(connection: Connection, tag: model.Tag, reason: str = "") -> int |
     """
     fields = statements.column_values(tag)
     fields["serial"] = 0
-    found = statements.insert_numbered_if_absent(connection, tables.tag, fields)
-    if found is not None:
+    number = statements.insert_numbered_if_absent(connection, tables.tag, fields)
+    if number is not None:
         audit.write(
             connection, tag.granted_at, f"tag {tag.stage}", reason, actor=tag.actor, build=tag.build
         )
-    return found
+    return number
 
 
 def revoke_tag(connection: Connection, tag: int, *, actor: str, reason: str, at: float) -> bool:
@@ -43,19 +43,19 @@ def revoke_tag(connection: Connection, tag: int, *, actor: str, reason: str, at:
         .where(*where)
         .values(revoked_at=at, revocation_reason=reason, serial=_TAG.id)
     )
-    found = connection.execute(statement.returning(_TAG.build, _TAG.stage)).first()
-    if found is None:
+    row = connection.execute(statement.returning(_TAG.build, _TAG.stage)).first()
+    if row is None:
         return False
-    audit.write(connection, at, f"revoke {found.stage}", reason, actor=actor, build=found.build)
+    audit.write(connection, at, f"revoke {row.stage}", reason, actor=actor, build=row.build)
     return True
 
 
 def list_by_builds(connection: Connection, builds: Sequence[int]) -> list[model.Tag]:
     """Return all tags of several builds, revoked ones too, in the order of their creation."""
-    found: list[model.Tag] = []
+    all_tags: list[model.Tag] = []
     for chunk in statements.split_into_chunks(sorted(builds)):
-        found += map(statements.tag_from_row, connection.execute(_BY_BUILDS, {"builds": chunk}))
-    return found
+        all_tags += map(statements.tag_from_row, connection.execute(_BY_BUILDS, {"builds": chunk}))
+    return all_tags
 
 
 def list_by_build(connection: Connection, build: int) -> list[model.Tag]:
@@ -75,10 +75,13 @@ def record_decision(connection: Connection, decision: model.Decision) -> bool:
     )
     if connection.execute(statement).rowcount != 1:
         return False
-    what = f"{decision.kind} {decision.stage}"
-    words = (decision.reason,)
     audit.write(
-        connection, decision.decided_at, what, *words, actor=decision.actor, build=decision.build
+        connection,
+        decision.decided_at,
+        f"{decision.kind} {decision.stage}",
+        decision.reason,
+        actor=decision.actor,
+        build=decision.build,
     )
     return True
 

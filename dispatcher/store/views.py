@@ -62,18 +62,18 @@ def list_builds(
     connection: Connection, conditions: BuildFilter = BuildFilter(), limit: int = 50
 ) -> list[BuildView]:
     """Return the newest matching builds, newest first, in three queries."""
-    found = connection.execute(
+    rows = connection.execute(
         _select_matching(conditions).order_by(_BUILD.id.desc()).limit(limit)
     ).all()
-    return _build_views(connection, found)
+    return _build_views(connection, rows)
 
 
 def get_build_detail(connection: Connection, number: int) -> BuildDetail | None:
     """Return a build with all its rows but results, in eight queries; None if there is none."""
-    found = connection.execute(_select_builds().where(_BUILD.id == number)).all()
-    if not found:
+    rows = connection.execute(_select_builds().where(_BUILD.id == number)).all()
+    if not rows:
         return None
-    (view,) = _build_views(connection, found)
+    (view,) = _build_views(connection, rows)
     its_jobs = jobs.list_by_runs(connection, [run.id for run in view.runs])
     return BuildDetail(
         view=view,
@@ -106,27 +106,27 @@ def _select_matching(conditions: BuildFilter) -> Select[Any]:
         "revision": _CHANGE.revision.startswith(conditions.revision or "", autoescape=True),
         "before": _BUILD.id < (conditions.before or 0),
     }
-    given = [name for name in expressions if getattr(conditions, name) is not None]
-    return _select_builds().where(*(expressions[name] for name in given))
+    set_names = [name for name in expressions if getattr(conditions, name) is not None]
+    return _select_builds().where(*(expressions[name] for name in set_names))
 
 
-def _build_views(connection: Connection, found: Sequence[Any]) -> list[BuildView]:
-    numbers = [row.build_id for row in found]
-    runs, given = defaultdict(list), defaultdict(list)
+def _build_views(connection: Connection, rows: Sequence[Any]) -> list[BuildView]:
+    numbers = [row.build_id for row in rows]
+    runs, valid_tags = defaultdict(list), defaultdict(list)
     for run in _list_runs(connection, numbers):
         runs[run.build].append(run)
     for tag in tags.list_by_builds(connection, numbers):
         if tag.is_valid:
-            given[tag.build].append(tag)
+            valid_tags[tag.build].append(tag)
     return [
         BuildView(
             source=row.source_name,
             change=model.Change(**_columns_with_prefix(row, "change_")),
             build=statements.build_from_columns(_columns_with_prefix(row, "build_")),
             runs=tuple(runs[row.build_id]),
-            tags=tuple(given[row.build_id]),
+            tags=tuple(valid_tags[row.build_id]),
         )
-        for row in found
+        for row in rows
     ]
 
 

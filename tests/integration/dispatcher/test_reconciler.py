@@ -430,7 +430,7 @@ def test_a_package_that_is_another_jobs_is_refused(bench: Bench) -> None:
     new, _ = bench.builder.prepare(job)
     other = new._replace(id="00000000-0000-4000-8000-000000000001")
     path = package_factories.write_job_package(bench.folder / "other.zip", other)
-    with pytest.raises(HostError, match=r"is refused: .*it is of another job"):
+    with pytest.raises(HostError, match=r"is refused: .*it belongs to another job"):
         bench.recorder.record(job, path)
     with bench.store.read() as connection:
         assert jobs.list_in_state(connection, JobState.PLANNED) == [job]

@@ -12,10 +12,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from shell_runner.config import NAME
+from shell_runner.config import CONFIG_FILE_NAME
 from shell_runner.errors import NosejobsError, UsageError
-from shell_runner.remote.archives.extract import BadArchive, unpack
-from shell_runner.remote.files.manifest import FILE, Entry
+from shell_runner.remote.archives.extract import BadArchive, extract_archive
+from shell_runner.remote.files.manifest import FILE, ManifestEntry
 from shell_runner.remote.jobs import paths
 from shell_runner.remote.jobs.package_format import BadPackage
 from shell_runner.remote.jobs.package_reader import Package
@@ -25,20 +25,27 @@ from shell_runner.shipping import tree_scan
 from shell_runner.text import to_single_line
 
 from ..configuration.pipeline import BuildConfig
-from ..configuration.settings import PART
+from ..configuration.settings import TEMPORARY_PREFIX
 from ..model import BUILD
 from .blob_store import Blob, BlobStore
 
-#: Bytes of an artifact.
+#: Maximum number of bytes of an artifact.
 MAX_ARTIFACT_BYTES = 8 << 30
-#: File that the build job leaves, and its exit status if the command left no output.
-_OUTPUT, _NOTHING = "output.tar", 113
-#: Date of all members, 1980: some programs that pack or install files accept no earlier one.
-_DATE = 315_532_800
+#: Name of the file with the packed output, among the artifacts of the build job.
+_OUTPUT = "output.tar"
+#: Exit status of the build job if the command succeeded and left no output.
+_NO_OUTPUT_STATUS = 113
+#: Modification time of all members, in seconds: 1980, since zip and some installers accept no
+#: earlier one.
+_MODIFIED_TIME = 315_532_800
 #: Runs the command ($1), then packs its output ($2) with modes and links.
 _SCRIPT = f"""
-/bin/sh -c "$1" build || {{ status=$?; [ $status = {_NOTHING} ] && status=1; exit $status; }}
-[ -e "./$2" ] || {{ echo "the build command has left no $2"; exit {_NOTHING}; }}
+/bin/sh -c "$1" build || {{
+    status=$?
+    [ $status = {_NO_OUTPUT_STATUS} ] && status=1
+    exit $status
+}}
+[ -e "./$2" ] || {{ echo "the build command has left no $2"; exit {_NO_OUTPUT_STATUS}; }}
 out=$TEST_UNDECLARED_OUTPUTS_DIR/{_OUTPUT} what=.
 if [ -d "./$2" ]; then
     cd "./$2" || exit 1
@@ -52,91 +59,98 @@ exec python3 -m tarfile -c "$out" "$what"
 
 
 class BuildFailed(NosejobsError):
-    """A build job left no usable artifact, and the tree is to blame."""
+    """A build job left no usable artifact because of the tree, not of its host."""
 
 
 def build_test(build: BuildConfig) -> JobTest:
-    """Return the build command as the only test of a job, run in the root of the tree."""
-    # The shell knows the file that is run as $3; it is there, as it has the command.
+    """Return the build command as the only test of a job; it runs in the root of the tree."""
+    # The file of a test is appended to its argv, so it is $3 here, where it is not needed.
     argv = ("/bin/sh", "-c", _SCRIPT, BUILD, build.command, build.output)
-    return JobTest(BUILD, Test(0, NAME, timeout=build.timeout, argv=argv, cwd="root"), retries=0)
+    return JobTest(
+        BUILD, Test(0, CONFIG_FILE_NAME, timeout=build.timeout, argv=argv, cwd="root"), retries=0
+    )
 
 
 def failure_reason(package: Package, build: BuildConfig) -> str:
-    """Return why a build command left nothing; empty if its result says enough."""
+    """Return why a build command left no output; empty if it failed, as its result says."""
     _, execution = _last_execution(package)
-    return f"it has left no {build.output}" if execution.exit == _NOTHING else ""
+    return f"it has left no {build.output}" if execution.exit_status == _NO_OUTPUT_STATUS else ""
 
 
 def _last_execution(package: Package) -> tuple[int, Execution]:
     """Return the number of the last attempt, and its execution."""
-    *_, (_, tries, execution) = package.executions()
-    return tries, execution
+    *_, (_, attempt, execution) = package.read_executions()
+    return attempt, execution
 
 
 def store_artifact(package: Package, build: BuildConfig, blobs: BlobStore) -> Blob:
     """Store the output of a build job as a tar; the same files make the same bytes.
 
-    Raises BuildFailed if the output cannot be an artifact.
+    Raises BuildFailed if the output is missing, empty, too large or not a valid tar.
     """
     member = f"artefacts/{paths.outputs_name(0, _last_execution(package)[0])}/{_OUTPUT}"
-    if member not in package.names():
+    if member not in package.list_members():
         raise BuildFailed(
-            f"{build.output} was not sent back: it is larger than {MAX_ARTIFACT_BYTES} bytes"
+            f"{build.output} is larger than {MAX_ARTIFACT_BYTES} bytes, so it was not sent"
         )
     blobs.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=PART, dir=blobs.folder) as name,
-        blobs.temporary_file() as part,
+        tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=blobs.folder) as name,
+        blobs.temporary_file() as packed,
     ):
         folder = Path(name, "files")
         folder.mkdir()
         with open(Path(name, _OUTPUT), "wb") as file:
-            file.writelines(package.pieces(member))
+            file.writelines(package.read_pieces(member))
         _unpack(Path(name, _OUTPUT), folder, build)
-        pack(folder, part)
-        return blobs.take(part)
+        pack_folder(folder, packed)
+        return blobs.take(packed)
 
 
 def _unpack(path: Path, folder: Path, build: BuildConfig) -> None:
+    """Unpack the output of a build; raise BuildFailed if it is invalid or empty."""
     try:
-        unpack(os.fspath(path), os.fspath(folder), build.output)
+        extract_archive(os.fspath(path), os.fspath(folder), build.output)
     except (BadArchive, BadPackage) as error:
-        raise BuildFailed(f"{build.output} cannot be kept: {to_single_line(str(error))}") from error
+        raise BuildFailed(
+            f"{build.output} cannot be stored: {to_single_line(str(error))}"
+        ) from error
     if not any(folder.iterdir()):
-        raise BuildFailed(f"{build.output} is empty: there is nothing to keep")
+        raise BuildFailed(f"{build.output} is empty")
 
 
-def pack(folder: Path, target: Path) -> None:
+def pack_folder(folder: Path, target: Path) -> None:
     """Pack a folder into a tar that depends only on names, modes and contents."""
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
         for path in sorted(folder.rglob("*"), key=os.fsencode):
-            _pack(archive, path, path.relative_to(folder).as_posix())
+            _add_member(archive, path, path.relative_to(folder).as_posix())
 
 
-def _pack(archive: tarfile.TarFile, path: Path, name: str) -> None:
-    found = path.lstat()
+def _add_member(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    status = path.lstat()
     member = tarfile.TarInfo(name)
-    member.mtime, member.mode = _DATE, 0o755 if found.st_mode & 0o111 else 0o644
-    if stat.S_ISLNK(found.st_mode):
+    member.mtime, member.mode = _MODIFIED_TIME, 0o755 if status.st_mode & 0o111 else 0o644
+    if stat.S_ISLNK(status.st_mode):
         member.type, member.linkname, member.mode = tarfile.SYMTYPE, os.readlink(path), 0o777
         archive.addfile(member)
-    elif stat.S_ISDIR(found.st_mode):
+    elif stat.S_ISDIR(status.st_mode):
         member.type, member.mode = tarfile.DIRTYPE, 0o755
         archive.addfile(member)
     else:
-        member.size = found.st_size
+        member.size = status.st_size
         with open(path, "rb") as file:
             archive.addfile(member, file)
 
 
-def artifact_tree(blobs: BlobStore, blob: Blob, name: str) -> tuple[Content, tree_scan.SourceTree]:
-    """Return a stored artifact as a job names it, and as it is shipped.
+def open_artifact(blobs: BlobStore, blob: Blob, name: str) -> tuple[Content, tree_scan.SourceTree]:
+    """Return a stored artifact as a job names it, and as a tree that can be shipped.
 
-    Raises UsageError if it is no longer stored.
+    ``name`` is the file name of the tar on the host.  Raises UsageError if it is no longer stored.
     """
     path = blobs.path(blob.digest)
     if not path.is_file():
-        raise UsageError(f"the artefact {blob.digest[:12]} is not here any more: build it again")
-    entry = Entry(path.name, FILE, 0o644, blob.digest, blob.size)
-    return Content(ARCHIVE, blob.digest, blob.size, name), tree_scan.SourceTree(path.parent, (entry,))
+        raise UsageError(f"the artifact {blob.digest[:12]} is no longer stored; build it again")
+    entry = ManifestEntry(path.name, FILE, 0o644, blob.digest, blob.size)
+    return Content(ARCHIVE, blob.digest, blob.size, name), tree_scan.SourceTree(
+        path.parent, (entry,)
+    )

@@ -1,4 +1,4 @@
-"""The configuration and the tests of a checkout, as its nosejobs.toml describes them.
+"""Read the configuration and the tests of a checkout from its nosejobs.toml.
 
 Must not know the database, nor when anything is built.
 """
@@ -11,90 +11,91 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shell_runner import config as tree_config
-from shell_runner.collection.metadata import check_tests
-from shell_runner.collection.plan import plan
-from shell_runner.config import NAME, load
-from shell_runner.errors import BadConfig, UsageError
+from shell_runner.collection.metadata import check_tests_tables
+from shell_runner.collection.plan import make_plan
+from shell_runner.config import CONFIG_FILE_NAME, load_config
+from shell_runner.errors import InvalidConfig, UsageError
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.text import to_single_line
-from shell_runner.toml_document import Document, read
+from shell_runner.toml_document import Document, parse_document
 
 from ..configuration import pipeline
 from ..configuration.pipeline import BuildConfig, Stage
 from .checkouts import Checkout
 
-#: Bytes of a nosejobs.toml that are read; its parser takes less.
-_CONFIG = 1 << 20
-#: Patterns of tests that it can speak of, each is compared with each test; and comparisons of
-#: files with patterns of inputs: some ten seconds.
-_PATTERNS, _COMPARED = 1000, 5_000_000
-#: Characters of what is wrong with it.
-_WORDS = 900
-#: Broken tests that are named.
-_NAMED = 20
+#: Bytes of a nosejobs.toml that are read; its parser accepts less.
+_MAX_CONFIG_BYTES = 1 << 20
+#: Patterns in [tests]; each is compared with each test.
+_MAX_TEST_PATTERNS = 1000
+#: Comparisons of a file with a pattern of ``build.inputs``; these take about ten seconds.
+_MAX_INPUT_COMPARISONS = 5_000_000
+#: Characters of an error in it.
+_MAX_ERROR_CHARS = 900
+#: Invalid tests that an error lists.
+_MAX_LISTED_TESTS = 20
 
 
 @dataclass(frozen=True)
-class Examined:
+class ExaminedTree:
     """The result of reading a tree: its configuration, or why that is invalid."""
 
-    #: Its digest, and the bytes of all its files.
-    tree: str
+    tree_digest: str
+    #: Bytes of all its files.
     size: int
-    config: pipeline.Tree | None = None
-    #: Key for reuse; empty: it is its own build.
-    inputs: str = ""
+    config: pipeline.PipelineConfig | None = None
+    #: Digest by which a build can be reused; empty: the tree is its own build.
+    inputs_digest: str = ""
     #: Why its configuration is invalid.
-    why: str = ""
+    error: str = ""
 
 
-def examine(checkout: Checkout) -> Examined:
+def examine(checkout: Checkout) -> ExaminedTree:
     """Read the configuration of a tree; an invalid one is a value, not an exception."""
     digest, size = checkout.content.digest, checkout.tree.size
     try:
-        document = read(NAME, _text(checkout.root / NAME))
-        found = understood(document, checkout.root)
-        if found.build:
-            _check_inputs(document, found.build, len(checkout.files))
+        document = parse_document(CONFIG_FILE_NAME, _read_config(checkout.root / CONFIG_FILE_NAME))
+        config = parse_pipeline(document, checkout.root)
+        if config.build:
+            _check_inputs(document, config.build, len(checkout.files))
     except UsageError as error:
-        return Examined(digest, size, why=plain(str(error), checkout))
-    inputs = pipeline.inputs_digest(found.build, checkout.files) if found.build else ""
-    return Examined(digest, size, found, inputs)
+        return ExaminedTree(digest, size, error=hide_checkout_path(str(error), checkout))
+    inputs = pipeline.inputs_digest(config.build, checkout.files) if config.build else ""
+    return ExaminedTree(digest, size, config, inputs)
 
 
-def understood(document: Document, root: Path) -> pipeline.Tree:
-    """Return what a tree's file says, after a check of all its tables.
+def parse_pipeline(document: Document, root: Path) -> pipeline.PipelineConfig:
+    """Check all tables of a tree's nosejobs.toml, and return its pipeline.
 
-    BadConfig names file, line and key.
+    ``root``: folder of the tree.  Raises InvalidConfig, which names file, line and key.
     """
-    found = pipeline.from_document(document)
+    config = pipeline.from_document(document)
     try:
-        tree = tree_config.from_document(document, root)
-        if len(tree.patterns) > _PATTERNS:
-            message = f"must be of at most {_PATTERNS} patterns, not {len(tree.patterns)}"
+        tree = tree_config.config_from_document(document, root)
+        if len(tree.patterns) > _MAX_TEST_PATTERNS:
+            message = f"must be of at most {_MAX_TEST_PATTERNS} patterns, not {len(tree.patterns)}"
             raise document.error(("tests",), message)
-        check_tests(tree)
+        check_tests_tables(tree)
     except UsageError as error:
-        # Their words are for who wrote the file, and may have all of a value in them.
-        raise BadConfig(to_single_line(str(error), _WORDS)) from None
-    return found
+        # Such a message is for the author of the file, and may quote a whole value.
+        raise InvalidConfig(to_single_line(str(error), _MAX_ERROR_CHARS)) from None
+    return config
 
 
 def _check_inputs(doc: Document, build: BuildConfig, files: int) -> None:
-    """Each pattern is compared with each file, on the machine of all."""
-    if len(build.inputs) * files > _COMPARED:
-        words = f"has {len(build.inputs)} patterns for {files} files, which are too many to compare"
-        raise doc.error(("build", "inputs"), f"{words}: name folders instead")
+    """Raise InvalidConfig if comparing all patterns with all files would take too long."""
+    if len(build.inputs) * files > _MAX_INPUT_COMPARISONS:
+        message = f"has {len(build.inputs)} patterns for {files} files, too many to compare"
+        raise doc.error(("build", "inputs"), f"{message}; name folders instead")
 
 
-def _text(path: Path) -> bytes:
+def _read_config(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(_CONFIG)
+            return file.read(_MAX_CONFIG_BYTES)
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise BadConfig(f"{NAME}: {error.strerror}") from error
+        raise InvalidConfig(f"{CONFIG_FILE_NAME}: {error.strerror}") from error
 
 
 def stage_tests(
@@ -102,31 +103,35 @@ def stage_tests(
 ) -> tuple[JobTest, ...]:
     """Return the tests of a stage, as a host with these labels gets them.
 
-    Raises UsageError if its names and markers select no test, or one that cannot run.
+    ``labels`` and ``host``: labels and name of that host.
+
+    Raises UsageError if the stage selects no test, an invalid test, or two tests with one id.
     """
-    found = plan(
+    selection = make_plan(
         checkout.root,
         stage.tests,
         labels=frozenset(labels),
         host=host,
-        # What is not said there is the word of [tests], if it has one.
+        # Without a timeout of the stage, the one of [tests] holds, if there is one.
         timeout=None if stage.timeout == Stage.timeout else stage.timeout,
         tags=stage.tags,
-        tree=load(checkout.root),
+        tree=load_config(checkout.root),
     )
-    if found.broken:
-        more = [f"and {len(found.broken) - _NAMED} more"] if len(found.broken) > _NAMED else []
-        words = "\n  ".join([*found.broken[:_NAMED], *more])
-        raise UsageError(f"these look like tests and cannot run:\n  {words}")
-    ids = [test.nodeid for test in found.tests]
+    if selection.invalid_tests:
+        lines = [*selection.invalid_tests[:_MAX_LISTED_TESTS]]
+        if len(selection.invalid_tests) > len(lines):
+            lines.append(f"and {len(selection.invalid_tests) - len(lines)} more")
+        message = "\n  ".join(lines)
+        raise UsageError(f"these files look like tests and cannot run:\n  {message}")
+    ids = [test.nodeid for test in selection.tests]
     if len(set(ids)) < len(ids):
-        twice = next(each for each in ids if ids.count(each) > 1)
-        raise UsageError(f"two tests are called {twice}")
-    return found.tests
+        duplicate = next(each for each in ids if ids.count(each) > 1)
+        raise UsageError(f"two tests have the id {duplicate}")
+    return selection.tests
 
 
-def plain(words: str, checkout: Checkout) -> str:
-    """Return a message without the path of the checkout on this disk."""
-    return words.replace(f"{checkout.root}{os.sep}", "").replace(
+def hide_checkout_path(message: str, checkout: Checkout) -> str:
+    """Return an error message without the path of the checkout on this disk."""
+    return message.replace(f"{checkout.root}{os.sep}", "").replace(
         os.fspath(checkout.root), "the tree"
     )

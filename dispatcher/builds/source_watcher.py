@@ -1,7 +1,7 @@
-"""One watched source: what is new there becomes changes and builds.
+"""The watcher of one source: it turns new revisions into changes and builds.
 
-Owns when a source is looked at, and that a move of a branch is seen once.  Must not know what a
-source is, nor what becomes of a build.
+Owns when a source is polled, and that a move of a branch is recorded once.  Must not know what
+kind of source it is, nor what becomes of a build.
 """
 
 from __future__ import annotations
@@ -28,95 +28,98 @@ from ..store import Store, audit, builds, changes, key_values
 from .checkouts import CheckoutCache
 
 _LOG = logging.getLogger(__name__)
-#: Seconds after which a look is noted though it has shown nothing.
-_NOTED = 30.0
+#: Seconds between two records of polls that found nothing new.
+_RECORD_INTERVAL = 30.0
 #: Seconds between two clean-ups of a source's mirror.
-TIDY_INTERVAL = 86_400.0
+CLEAN_UP_INTERVAL = 86_400.0
 
 
 @dataclass(frozen=True)
-class _New:
+class _MovedBranch:
     """A branch that has moved, and the changes to build."""
 
     move: Move
     changes: tuple[model.Change, ...]
 
 
-class Watch:
-    """Looks at one source, again and again, and whenever somebody pokes it."""
+class SourceWatcher:
+    """A loop that polls one source at its interval, and at once after ``poke``."""
 
     def __init__(
         self,
         store: Store,
-        wanted: settings.Source,
+        config: settings.Source,
         source: Source,
-        trees: CheckoutCache,
+        checkouts: CheckoutCache,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._wanted, self._source = store, wanted, source
-        self._trees, self._clock = trees, clock
+        self._store, self._config, self._source = store, config, source
+        self._checkouts, self._clock = checkouts, clock
         self._poked = threading.Event()
         self._closed = threading.Event()
-        self._noted = 0.0
-        #: Time of the last clean-up, by ``clock``; 0 until it is read from the database.
-        self._tidied = 0.0
-        self._tidied_key = f"tidied {wanted.name}"
-        self._told = ""
+        #: Monotonic time of the last poll that was written to the database.
+        self._recorded_at = 0.0
+        #: Time of the last clean-up by ``clock``; 0 until it is read from the database.
+        self._cleaned_up_at = 0.0
+        self._clean_up_key = f"clean_up {config.name}"
+        self._last_error = ""
 
     def run(self) -> None:
-        """Until ``close``."""
+        """Poll until ``close``."""
         failures = 0
         while not self._closed.is_set():
             self._poked.clear()
-            again = self._wanted.poll
+            delay = self._config.poll
             try:
-                again = min(again, self.look())
-                failures, self._told = 0, ""
+                delay = min(delay, self.poll())
+                failures, self._last_error = 0, ""
             except Exception as error:
-                self._tell(error)
-                # Whoever rang does not ring again because our disk was full.
-                again = min(again, backoff(failures))
+                self._log_error(error)
+                # A poke is not repeated, so the poll is, sooner than at the next interval.
+                delay = min(delay, backoff(failures))
                 failures += 1
             else:
-                self._tidy_if_due()
-            self._poked.wait(again)
+                self._clean_up_if_due()
+            self._poked.wait(delay)
 
-    def _tidy_if_due(self) -> None:
-        """Clean up the source's mirror once in ``TIDY_INTERVAL``; log errors."""
+    def _clean_up_if_due(self) -> None:
+        """Clean up the source's mirror once in ``CLEAN_UP_INTERVAL``; log errors."""
         now = self._clock()
-        if self._closed.is_set() or (self._tidied and now - self._tidied < TIDY_INTERVAL):
+        if self._closed.is_set() or (
+            self._cleaned_up_at and now - self._cleaned_up_at < CLEAN_UP_INTERVAL
+        ):
             return
         try:
-            if self._is_tidy_due(now):
-                self._source.tidy()
+            if self._is_clean_up_due(now):
+                self._source.clean_up()
         except Exception as error:
             trace = not isinstance(error, NosejobsError)
-            _LOG.error("source %s: clean-up failed: %s", self._wanted.name, error, exc_info=trace)
+            _LOG.error("source %s: clean-up failed: %s", self._config.name, error, exc_info=trace)
 
-    def _is_tidy_due(self, now: float) -> bool:
+    def _is_clean_up_due(self, now: float) -> bool:
         """Return whether to clean up now, by the time of the last clean-up in the database.
 
         ``now`` is stored before the clean-up begins, so that one that fails, or that ends the
         process, is not repeated before the next interval.
         """
         with self._store.read() as connection:
-            self._tidied = float(key_values.get(connection, self._tidied_key) or 0)
-        if not self._tidied or now - self._tidied < TIDY_INTERVAL:
+            self._cleaned_up_at = float(key_values.get(connection, self._clean_up_key) or 0)
+        if not self._cleaned_up_at or now - self._cleaned_up_at < CLEAN_UP_INTERVAL:
             return False
         with self._store.write(quiet=True) as connection:
-            key_values.put(connection, self._tidied_key, b"%f" % now)
-        self._tidied = now
+            key_values.put(connection, self._clean_up_key, b"%f" % now)
+        self._cleaned_up_at = now
         return True
 
-    def _tell(self, error: Exception) -> None:
-        """Once, and not again with each look, until it is another trouble."""
-        if self._told != str(error):
+    def _log_error(self, error: Exception) -> None:
+        """Log an error once, and not again with each poll until it is another one."""
+        if self._last_error != str(error):
             trace = not isinstance(error, NosejobsError)
-            _LOG.error("source %s: %s", self._wanted.name, error, exc_info=trace)
-        self._told = str(error)
+            _LOG.error("source %s: %s", self._config.name, error, exc_info=trace)
+        self._last_error = str(error)
 
     def poke(self) -> None:
-        """Look now."""
+        """Poll now."""
         self._poked.set()
 
     def close(self) -> None:
@@ -124,79 +127,89 @@ class Watch:
         self._closed.set()
         self._poked.set()
 
-    def look(self) -> float:
-        """Look once, and write what is new; seconds until it should be done again."""
-        key = self._key()
+    def poll(self) -> float:
+        """Poll once and write what is new; return the seconds until the next poll.
+
+        Raises SourceError if the source cannot be read.
+        """
+        source_id = self._ensure_source()
         with self._store.read() as connection:
-            before = changes.heads(connection, key)
+            before = changes.revisions_by_branch(connection, source_id)
         try:
             now = self._source.heads()
-            moves = policy.compare_heads(self._wanted, before, now)
-            found = [self._new(key, move) for move in moves.moved]
+            moves = policy.compare_heads(self._config, before, now)
+            moved = [self._examine_move(source_id, move) for move in moves.moved]
         except SourceError as error:
-            self._note(key, str(error))
+            self._record_poll(source_id, str(error))
             raise
-        if not found and not moves.gone:
-            self._note(key, moves.error)
-            return self._wanted.poll
-        return self._write(key, before, moves, found)
+        if not moved and not moves.gone:
+            self._record_poll(source_id, moves.error)
+            return self._config.poll
+        return self._write(source_id, before, moves, moved)
 
-    def _key(self) -> int:
+    def _ensure_source(self) -> int:
         with self._store.write() as connection:
-            return changes.source(connection, self._wanted.name, self._wanted.kind)
+            return changes.ensure_source(connection, self._config.name, self._config.kind)
 
-    def _note(self, key: int, trouble: str) -> None:
-        """When it was looked at; who waits hears of it if it is another trouble."""
+    def _record_poll(self, source_id: int, error: str) -> None:
+        """Write when the source was polled, and its error; wake waiting threads if that is new."""
         with self._store.read() as connection:
-            known = {each.id: each.trouble for each in changes.sources(connection)}
-        if known.get(key) == trouble and time.monotonic() - self._noted < _NOTED:
+            known = {each.id: each.error for each in changes.list_sources(connection)}
+        if (
+            known.get(source_id) == error
+            and time.monotonic() - self._recorded_at < _RECORD_INTERVAL
+        ):
             return
-        self._noted = time.monotonic()
-        with self._store.write(quiet=known.get(key) == trouble) as connection:
-            changes.looked(connection, key, self._clock(), trouble)
+        self._recorded_at = time.monotonic()
+        with self._store.write(quiet=known.get(source_id) == error) as connection:
+            changes.record_poll(connection, source_id, self._clock(), error)
 
-    def _new(self, key: int, move: Move) -> _New:
-        past = self._source.between(move.before, move.revision)
-        at = self._clock()
-        found = policy.changes_to_build(self._wanted, key, move, past.commits, past.forced, at)
-        if self._wanted.directory:
-            for change in found:  # it is gone as soon as somebody writes there
-                self._trees.get(self._wanted.name, change.revision)
-        return _New(move, found)
+    def _examine_move(self, source_id: int, move: Move) -> _MovedBranch:
+        """Return the changes to build of a branch that has moved."""
+        commits = self._source.commits_between(move.before, move.revision)
+        changes_to_build = policy.changes_to_build(
+            self._config, source_id, move, commits.commits, commits.forced, self._clock()
+        )
+        if self._config.directory:
+            for change in changes_to_build:  # the revision is gone at the next write to a file
+                self._checkouts.get(self._config.name, change.revision)
+        return _MovedBranch(move, changes_to_build)
 
     def _write(
-        self, key: int, before: dict[str, str], moves: Moves, found: Sequence[_New]
+        self, source_id: int, before: dict[str, str], moves: Moves, moved: Sequence[_MovedBranch]
     ) -> float:
-        """Heads, changes, builds, and what they make superfluous: one transaction."""
+        """Write heads, changes and builds, and supersede older builds, in one transaction."""
         at = self._clock()
         with self._store.write() as connection:
             if not before:  # a new mirror has nothing to clean up: its first interval begins
-                key_values.put(connection, self._tidied_key, b"%f" % at)
+                key_values.put(connection, self._clean_up_key, b"%f" % at)
             for branch in moves.gone:
-                if changes.move_head(connection, key, branch, before[branch], ""):
-                    self._supersede(connection, key, branch, gone=True)
-            for new in found:
-                self._add(connection, key, new, at)
-            changes.looked(connection, key, at, moves.error)
-        return self._wanted.poll
+                if changes.move_head(connection, source_id, branch, before[branch], ""):
+                    self._supersede(connection, source_id, branch, gone=True)
+            for branch_move in moved:
+                self._add(connection, source_id, branch_move, at)
+            changes.record_poll(connection, source_id, at, moves.error)
+        return self._config.poll
 
-    def _add(self, connection: Connection, key: int, new: _New, at: float) -> None:
-        move = new.move
-        if not changes.move_head(connection, key, move.branch, move.before, move.revision):
-            return  # somebody else was faster, and has written what comes of it
-        for change in new.changes:
+    def _add(self, connection: Connection, source_id: int, moved: _MovedBranch, at: float) -> None:
+        move = moved.move
+        if not changes.move_head(connection, source_id, move.branch, move.before, move.revision):
+            return  # another process was faster, and has written the changes
+        for change in moved.changes:
             build = builds.add(connection, changes.add(connection, change), at)
-            words = f"{change.revision[:12]} of {move.branch or self._wanted.name}"
+            subject = f"{change.revision[:12]} of {move.branch or self._config.name}"
             forced = ", history was rewritten" if change.forced else ""
-            audit.write(connection, at, f"change {words}{forced}", change.subject, build=build)
-        self._supersede(connection, key, move.branch)
+            audit.write(connection, at, f"change {subject}{forced}", change.subject, build=build)
+        self._supersede(connection, source_id, move.branch)
 
-    def _supersede(self, connection: Connection, key: int, branch: str, gone: bool = False) -> None:
+    def _supersede(
+        self, connection: Connection, source_id: int, branch: str, gone: bool = False
+    ) -> None:
         rows = [
             (build, change)
-            for build in builds.untouched(connection, key, branch)
+            for build in builds.list_new_on_branch(connection, source_id, branch)
             if (change := changes.get(connection, build.change))
         ]
-        for build, why in policy.superseded_builds(self._wanted, branch, rows, gone):
-            fields = {"detail": why, "ended": self._clock()}
-            builds.move(connection, build, BuildEvent.SUPERSEDE, **fields)
+        for build, reason in policy.superseded_builds(self._config, branch, rows, gone):
+            fields = {"detail": reason, "ended_at": self._clock()}
+            builds.apply_event(connection, build, BuildEvent.SUPERSEDE, **fields)

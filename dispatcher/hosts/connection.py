@@ -1,7 +1,7 @@
-"""The connection to one host: it does there what rows ask for, and writes what the host says.
+"""The connection to one host: a thread that brings its jobs from their rows to the host and back.
 
-Owns the conversation with one host, in one thread, and when a failed step is tried again.  Must
-not know policy, nor what a job is about.
+Owns all requests to one host, and when a failed step is tried again.  Must not know policy, nor
+what a job is about.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 
 from shell_runner.config import HostEntry
 from shell_runner.errors import (
-    CannotOpen,
     HostError,
     HostLost,
+    HostOpenError,
     JobRefused,
     NosejobsError,
     UsageError,
@@ -26,7 +26,7 @@ from shell_runner.hosts.gateway import OPEN_TIMEOUT
 from shell_runner.hosts.heartbeat import backoff
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.jobs.client import JobClient
-from shell_runner.jobs.session import Session
+from shell_runner.jobs.session import HostSession
 
 from ..model import HostState, Job, JobState
 from ..store import Store, StoreError, hosts, jobs
@@ -37,28 +37,24 @@ _LOG = logging.getLogger(__name__)
 _POLL_INTERVAL = 20.0
 #: Seconds between two updates of the time of the last answer in the host's row.
 _CONTACT_INTERVAL = 10.0
-#: Attempts at a step of a job that fails on the host.
+#: Attempts at a step of a job that fails on the host before the job is lost.
 _MAX_ATTEMPTS = 3
-#: Seconds between two of them.
-_ATTEMPT_DELAY = 1.0
 #: Seconds by which a busy machine may wake the thread too late.
 _MAX_OVERSLEEP = 2.0
-#: Seconds of conversation after which a connection counts as stable.
+#: Seconds after which a connection counts as stable.
 _STABLE_AFTER = 5.0
-#: Seconds until a full queue of the host, or an error of the dispatcher, is tried again.
-_RETRY_DELAY = 5.0
-#: Seconds for which a host that is back is asked about jobs that were given up.
+#: Age, in seconds, up to which the host is asked about jobs that were given up.
 _LOST_JOBS_AGE = 7 * 86_400.0
-#: Newest jobs that it is asked about.
+#: Maximum number of such jobs, the newest ones.
 _MAX_LOST_JOBS = 1000
-#: Seconds to wait at the end for what cannot be interrupted: the packing of a tree.
+#: Seconds to wait for the thread at the end: packing a tree cannot be interrupted.
 _CLOSE_TIMEOUT = 30.0
-#: Kinds of a refusal that may pass.
+#: Kinds of refused requests that may succeed if they are repeated.
 _TEMPORARY_KINDS = ("bad", "corrupt", "disk", "state")
 
 
 class HostConnection:
-    """The thread of one host."""
+    """A thread that keeps a connection to one host and does the steps of its jobs."""
 
     def __init__(
         self,
@@ -68,7 +64,7 @@ class HostConnection:
         timeouts: HostTimeouts,
         stops: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """``stops`` returns the ids of jobs that end though no row says so."""
+        """Start the thread.  ``stops`` returns the ids of jobs to stop though no row says so."""
         self.name, self.spec = steps.host, spec
         self._store, self._steps = store, steps
         self._timeouts, self._stops = timeouts, stops
@@ -93,7 +89,7 @@ class HostConnection:
             client.interrupt()
 
     def close(self, wait: bool = True) -> None:
-        """End the conversation at once; its work is continued from the rows."""
+        """Close the connection at once; the rows say what is to be done after the next start."""
         self._closed.set()
         client = self._client
         if client is not None:
@@ -108,7 +104,7 @@ class HostConnection:
         while not self._closed.is_set():
             began, contact = time.monotonic(), self._contact
             try:
-                self._converse()
+                self._serve()
                 continue
             except (HostError, JobRefused, UsageError) as error:
                 reason, is_theirs = str(error), True
@@ -117,9 +113,9 @@ class HostConnection:
                 reason, is_theirs = f"{type(error).__name__}: {error}", False
             if self._closed.is_set():
                 return
-            self._excuse_pause(began, was_open=self._contact > contact)
-            has_lasted = self._contact > contact and time.monotonic() - began > _STABLE_AFTER
-            failures = 1 if has_lasted else failures + 1
+            self._discount_pause(began, was_open=self._contact > contact)
+            was_stable = self._contact > contact and time.monotonic() - began > _STABLE_AFTER
+            failures = 1 if was_stable else failures + 1
             if is_theirs and (self._contact == contact or failures > 1):
                 with self._log_errors():
                     self._record_unreachable(reason)
@@ -130,11 +126,11 @@ class HostConnection:
         self._closed.wait(seconds)
         self._contact += max(time.monotonic() - before - seconds - _MAX_OVERSLEEP, 0.0)
 
-    def _excuse_pause(self, began: float, was_open: bool) -> None:
+    def _discount_pause(self, began: float, was_open: bool) -> None:
         """Do not count time in which this process was stopped (Ctrl-Z, suspend) as silence.
 
-        While a connection is open, silence is noticed in time by a process that runs; and no
-        attempt to open one takes longer than its timeout.
+        A running process notices in time that an open connection is silent, and no attempt to
+        open one takes longer than its timeout.  More time than that was a pause of this process.
         """
         now = time.monotonic()
         if was_open:
@@ -143,60 +139,65 @@ class HostConnection:
             self._contact += max(now - began - OPEN_TIMEOUT - _MAX_OVERSLEEP, 0.0)
 
     def _reopen_delay(self, failures: int) -> float:
-        """Return the seconds until a broken connection is opened again: none the first time."""
+        """Return the seconds until a broken connection is opened again: 0 after one failure."""
         if failures < 2:
             return 0.0
         left = self._contact + self._timeouts.lease - time.monotonic()
         return min(backoff(failures - 2), left if left > 0 else _POLL_INTERVAL)
 
-    def _converse(self) -> None:
-        """Hold one conversation; it ends with an error, or by ``close``."""
+    def _serve(self) -> None:
+        """Open a connection, and serve the host until ``close``.
+
+        Raises HostError or another exception if the connection or the store fails.
+        """
         self._steps.reset()
-        client = JobClient(self._parsed(), self._timeouts.silence, open_session=self._open, tries=1)
+        client = JobClient(
+            self._parse_spec(), self._timeouts.silence, open_session=self._open, tries=1
+        )
         with client:
             self._client = client
             try:
                 facts = client.open()
-                client.news({}, 0.0)  # a host is up only if its queue can be read
+                client.await_changes({}, 0.0)  # a host is up only if its queue can be read
                 self._record_contact(dict(facts))
                 while not self._closed.is_set():
-                    self._turn(client)
+                    self._exchange(client)
             finally:
                 self._client = None
 
-    def _parsed(self) -> HostSpec:
-        (spec,) = specs.parse([self.name], {self.name: HostEntry(self.name, self.spec)})
+    def _parse_spec(self) -> HostSpec:
+        (spec,) = specs.parse_specs([self.name], {self.name: HostEntry(self.name, self.spec)})
         return spec
 
-    def _open(self, spec: HostSpec, silence: float) -> Session:
-        return Session(spec, silence, cancel=self._closed)
+    def _open(self, spec: HostSpec, silence: float) -> HostSession:
+        return HostSession(spec, silence, cancel=self._closed)
 
-    def _turn(self, client: JobClient) -> None:
-        """Do all that can be done now; then wait for news of either side."""
+    def _exchange(self, client: JobClient) -> None:
+        """Do all steps that can be done now, then wait for changes of the rows or on the host."""
         work = self._read_work()
-        while self._do(client, work) and not self._closed.is_set():
+        while self._do_steps(client, work) and not self._closed.is_set():
             work = self._read_work()
         states = self._steps.watched_states(work)
-        changes = client.news(states, self._max_wait(), self._worker_error)
+        changes = client.await_changes(states, self._max_wait(), self._worker_error)
         self._record_contact()
         for report in changes.jobs:
             self._steps.add_report(report)
         for job_id in changes.gone:
-            self._steps.set_gone(job_id)
-        if changes.no_worker != self._worker_error:
-            self._show_worker_error(changes.no_worker)
+            self._steps.mark_gone(job_id)
+        if changes.worker_error != self._worker_error:
+            self._show_worker_error(changes.worker_error)
 
     def _show_worker_error(self, error: str) -> None:
-        """Show in the host's row why nothing runs the jobs that wait there; empty: it runs."""
+        """Show in the host's row why no worker runs the jobs there; empty: one runs."""
         self._worker_error = error
-        _LOG.warning("host %s: %s", self.name, error or "its worker is back")
+        _LOG.warning("host %s: %s", self.name, error or "its worker runs again")
         with self._store.write() as connection:
             host = hosts.get(connection, self.name)
             if host is not None and host.state is HostState.UP:
-                hosts.explain(connection, self.name, error)
+                hosts.set_reason(connection, self.name, error)
 
     def _max_wait(self) -> float:
-        """Return the seconds until the rows are read again although no other thread wakes us."""
+        """Return the seconds until the rows are read again if no other thread wakes this one."""
         now = time.monotonic()
         delays = [at - now for at in self._postponed.values() if at > now]
         return max(min([_POLL_INTERVAL, *delays]), 0.0)
@@ -207,24 +208,24 @@ class HostConnection:
         states = JobState.PLANNED, JobState.SUBMITTED, JobState.ENDED, JobState.HARVESTED
         since = time.time() - _LOST_JOBS_AGE
         with self._store.read() as connection:
-            rows = jobs.in_state(connection, *states, host=self.name)
-            stopped = jobs.stopped(connection).keys() | self._stops()
-            lost = jobs.lost_on(connection, self.name, since, _MAX_LOST_JOBS)
+            rows = jobs.list_in_state(connection, *states, host=self.name)
+            stopped = jobs.hosts_of_stopped_jobs(connection).keys() | self._stops()
+            lost = jobs.list_lost_on_host(connection, self.name, since, _MAX_LOST_JOBS)
         work = PendingWork(
             [job for job in rows if job.state is JobState.PLANNED],
             [job for job in rows if job.state in (JobState.SUBMITTED, JobState.ENDED)],
             [job for job in rows if job.state is JobState.HARVESTED],
             lost,
-            frozenset(job.id for job in rows if job.id in stopped and job.state.open),
+            frozenset(job.id for job in rows if job.id in stopped and job.state.is_open),
         )
         self._known = work.wakeup_keys
         self._forget_old_failures()
-        self._steps.set_uncertain(work.planned)
+        self._steps.mark_uncertain(work.planned)
         return work
 
     def _forget_old_failures(self) -> None:
-        """Forget failures of jobs that were not tried again when they could be: they are over."""
-        since = time.monotonic() - _RETRY_DELAY
+        """Forget failures of jobs that had no step when it could be tried again: they are over."""
+        since = time.monotonic() - self._timeouts.retry_delay
         self._postponed = {id: at for id, at in self._postponed.items() if at > since}
         self._failures = {id: self._failures[id] for id in self._failures.keys() & self._postponed}
 
@@ -235,7 +236,7 @@ class HostConnection:
             return
         self._written = self._contact
         with self._store.write(quiet=True) as connection:
-            has_changed = hosts.beat(connection, self.name, time.time(), facts)
+            has_changed = hosts.record_contact(connection, self.name, time.time(), facts)
         if has_changed:
             self._store.wake()
 
@@ -243,32 +244,32 @@ class HostConnection:
         """Write that the host does not answer; after the lease its jobs are lost."""
         silence = time.monotonic() - self._contact
         with self._store.write() as connection:
-            hosts.down(connection, self.name, shorten(reason))
+            hosts.mark_down(connection, self.name, shorten(reason))
         if silence < self._timeouts.lease:
             return
         work = self._read_work()
         detail = f"it has not answered for {silence:.0f} s: {reason}"
         for number, job in enumerate((*work.planned, *work.running)):
-            # It is one failure, however many jobs it had.
+            # The host has failed once, however many jobs it had.
             self._steps.lose(job, detail, blame=number == 0)
 
-    # -- what is to be done -------------------------------------------------------
+    # -- steps -------------------------------------------------------
 
-    def _do(self, client: JobClient, work: PendingWork) -> bool:
-        """Try each step once; return whether a row has changed by it."""
-        done = False
+    def _do_steps(self, client: JobClient, work: PendingWork) -> bool:
+        """Try each pending step once; return whether a row has changed."""
+        has_changed = False
         for job, step in self._steps.pending_actions(work):
             if self._closed.is_set():
                 return False
             if self._postponed.get(job.id, 0.0) <= time.monotonic():
-                done |= self._try(client, job, step)
-        return done
+                has_changed |= self._try_step(client, job, step)
+        return has_changed
 
-    def _try(self, client: JobClient, job: Job, step: Step) -> bool:
-        """Do one step of one job, whose failure does not concern other jobs."""
+    def _try_step(self, client: JobClient, job: Job, step: Step) -> bool:
+        """Do one step of one job; its failure does not affect other jobs."""
         try:
             done = step(client, job)
-        except (HostLost, CannotOpen):
+        except (HostLost, HostOpenError):
             raise
         except (HostError, JobRefused) as error:
             return self._record_failure(job, error)
@@ -279,38 +280,38 @@ class HostConnection:
             return False
         self._failures.pop(job.id, None)
         self._postponed.pop(job.id, None)
-        if job.detail and job.state.open:
+        if job.detail and job.state.is_open:
             self._explain(job, "")
         return done
 
     def _postpone(self, job: Job, error: Exception) -> None:
-        """Postpone a step that failed on our side, and say why in the row, until it succeeds."""
+        """Postpone a step that failed here; the job's row shows the reason until it succeeds."""
         trace = not isinstance(error, NosejobsError)
         _LOG.warning("host %s: job %s waits: %s", self.name, job.id, error, exc_info=trace)
-        self._postponed[job.id] = time.monotonic() + _RETRY_DELAY
+        self._postponed[job.id] = time.monotonic() + self._timeouts.retry_delay
         if isinstance(error, UsageError):
             with self._log_errors():
                 self._steps.invalidate(job)
-        if job.state.open:
+        if job.state.is_open:
             self._explain(job, shorten(f"{type(error).__name__}: {error}" if trace else str(error)))
 
     def _explain(self, job: Job, detail: str) -> None:
-        """Write why a job waits, unless it is the database that fails."""
+        """Write why a job waits, unless the database fails."""
         with suppress(StoreError), self._store.write() as connection:
-            jobs.describe(connection, job.id, detail)
+            jobs.set_detail(connection, job.id, detail)
 
     def _record_failure(self, job: Job, error: HostError | JobRefused) -> bool:
-        """Count a failure on the host: the step is tried again, or the job is lost."""
+        """Count a failure of a step on the host; the step is tried again, or the job is lost."""
         if isinstance(error, JobRefused) and error.kind == "full":
-            self._postponed[job.id] = time.monotonic() + _RETRY_DELAY
+            self._postponed[job.id] = time.monotonic() + self._timeouts.retry_delay
             return False
         self._failures[job.id] = self._failures.get(job.id, 0) + 1
-        self._postponed[job.id] = time.monotonic() + _ATTEMPT_DELAY
+        self._postponed[job.id] = time.monotonic() + self._timeouts.attempt_delay
         is_temporary = not isinstance(error, JobRefused) or error.kind in _TEMPORARY_KINDS
         if is_temporary and self._failures[job.id] < _MAX_ATTEMPTS:
             return False
         if job.state is JobState.LOST:
-            self._steps.set_gone(job.id)  # there is nothing to be had of it
+            self._steps.mark_gone(job.id)  # nothing of it can be fetched
             return False
         return self._steps.lose(job, str(error))
 

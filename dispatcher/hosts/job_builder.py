@@ -1,6 +1,6 @@
 """Build the job of a row: its tests, settings and environment, and the trees that it needs.
 
-A row makes the same job whenever it is prepared.  Must not know how a host is reached.
+A row results in the same job whenever it is prepared.  Must not know how a host is reached.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shell_runner.config import HostEntry
-from shell_runner.errors import BadSpec, NosejobsError, UsageError
+from shell_runner.errors import InvalidHostSpec, NosejobsError, UsageError
 from shell_runner.hosts import spec as specs
-from shell_runner.jobs.client import new_job
+from shell_runner.jobs.client import make_job
 from shell_runner.remote import formats
 from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, NewJob
 from shell_runner.shipping.tree_scan import SourceTree
@@ -31,16 +31,16 @@ from ..configuration.pipeline import Mode, Stage
 from ..store import Store, changes, durations, hosts, jobs, stage_runs
 from ..store import builds as build_rows
 
-#: All built-in formats of output.
-_FORMATS = tuple((module.NAME, "") for module in formats.builtin())
-#: An address that a host may report: it is put into the environment of others, between commas.
+#: Names of all built-in output formats, without options.
+_FORMATS = tuple((module.NAME, "") for module in formats.load_builtin_formats())
+#: Addresses that are accepted from a host: they are passed to other hosts, separated by commas.
 _ADDRESS = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
-#: Jobs whose fingerprints are remembered; others are prepared again to compare.
+#: Fingerprints that are kept; without its fingerprint a job is prepared again to compare it.
 _MAX_FINGERPRINTS = 10_000
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _JobRows:
     """The rows that a job depends on."""
 
     job: model.Job
@@ -49,17 +49,18 @@ class _Rows:
     change: model.Change
     source: str
     host: model.Host
-    #: Hosts of all parts that run at the same time, its own among them, in order.
+    #: Hosts of all parts of this attempt of the stage, its own among them, in order.
     peers: tuple[model.Host, ...] = ()
-    seconds: dict[str, float] | None = None
+    #: Seconds that each test usually takes, by node id.
+    durations: dict[str, float] | None = None
 
 
 class JobBuilder:
-    """Prepares the jobs of rows."""
+    """A builder of jobs from rows."""
 
-    def __init__(self, store: Store, trees: CheckoutCache, blobs: BlobStore) -> None:
-        self._store, self._trees, self._blobs = store, trees, blobs
-        #: Fingerprint of what its host was given, by job.
+    def __init__(self, store: Store, checkouts: CheckoutCache, blobs: BlobStore) -> None:
+        self._store, self._checkouts, self._blobs = store, checkouts, blobs
+        #: Fingerprint of the contents that a host was given, by job.
         self._fingerprints: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -68,7 +69,7 @@ class JobBuilder:
 
         Raises UsageError if the job cannot be run at all.
         """
-        new, trees = self._prepared(job)
+        new, trees = self._prepare(job)
         with self._lock:
             self._fingerprints[job.id] = job_fingerprint(
                 new.tests, new.build, [each.nodeid for each in new.cases]
@@ -77,40 +78,41 @@ class JobBuilder:
                 del self._fingerprints[next(iter(self._fingerprints))]
         return new, trees
 
-    def _prepared(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
-        rows = self._rows(job)
-        checkout = self._trees.get(rows.source, rows.change.revision, rows.build.tree_digest)
-        tree = pipeline.from_data(rows.build.config or {})
+    def _prepare(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
+        rows = self._read_rows(job)
+        checkout = self._checkouts.get(rows.source, rows.change.revision, rows.build.tree_digest)
+        config = pipeline.from_data(rows.build.config or {})
         if rows.run.stage == model.BUILD:
-            return _build_job(rows, tree, checkout)
-        stage = tree.stage(rows.run.stage)
+            return _make_build_job(rows, config, checkout)
+        stage = config.stage(rows.run.stage)
         if stage is None:
             raise UsageError(f"build {rows.build.id} has no stage {rows.run.stage}")
-        return self._stage_job(rows, tree, stage, checkout)
+        return self._make_stage_job(rows, config, stage, checkout)
 
-    def _rows(self, job: model.Job) -> _Rows:
+    def _read_rows(self, job: model.Job) -> _JobRows:
         with self._store.read() as connection:
             run = stage_runs.get(connection, job.stage_run)
             build = run and build_rows.get(connection, run.build)
             change = build and changes.get(connection, build.change)
             host = hosts.get(connection, job.host)
             if not (run and build and change and host):
-                raise UsageError(f"job {job.id}: its host {job.host} is not there any more")
-            names = {each.id: each.name for each in changes.sources(connection)}
-            others = [j for j in jobs.of_run(connection, run.id) if j.attempt == job.attempt]
-            known = {each.name: each for each in hosts.every(connection)}
+                reason = f"its host {job.host} or its build does not exist any more"
+                raise UsageError(f"job {job.id}: {reason}")
+            names = {each.id: each.name for each in changes.list_sources(connection)}
+            others = [j for j in jobs.list_by_run(connection, run.id) if j.attempt == job.attempt]
+            known = {each.name: each for each in hosts.list_all(connection)}
             peers = tuple(known[each.host] for each in others if each.host in known)
-            seconds = durations.known(connection, change.source, run.stage)
-        return _Rows(job, run, build, change, names[change.source], host, peers, seconds)
+            seconds = durations.mean_seconds(connection, change.source, run.stage)
+        return _JobRows(job, run, build, change, names[change.source], host, peers, seconds)
 
-    def _stage_job(
-        self, rows: _Rows, tree: pipeline.Tree, stage: Stage, checkout: Checkout
+    def _make_stage_job(
+        self, rows: _JobRows, config: pipeline.PipelineConfig, stage: Stage, checkout: Checkout
     ) -> tuple[NewJob, Sequence[SourceTree]]:
-        found = pipeline_files.stage_tests(checkout, stage, rows.host.labels, rows.host.name)
-        cases = chosen(found, rows.run.selected_tests, rows.job.tests)
+        tests = pipeline_files.stage_tests(checkout, stage, rows.host.labels, rows.host.name)
+        cases = select_tests(tests, rows.run.selected_tests, rows.job.tests)
         if not cases:
-            raise UsageError(f"{stage.name}: none of its tests is in the tree any more")
-        content, trees = self._contents(rows, tree, checkout)
+            raise UsageError(f"stage {stage.name}: none of the selected tests is in the tree")
+        content, trees = self._build_content(rows, config, checkout)
         settings = JobConfig(
             install=stage.install,
             environment=(*stage.environment, *_peer_environment(rows, stage)),
@@ -119,38 +121,38 @@ class JobBuilder:
             retries=stage.retries,
             formats=_FORMATS,
         )
-        cases = [_estimated(case, rows.seconds or {}) for case in cases]
-        job = new_job(
-            rows.job.id, checkout.content, content, settings, cases, _name(rows), (rows.source,)
+        cases = [_with_estimate(case, rows.durations or {}) for case in cases]
+        job = make_job(
+            rows.job.id, checkout.content, content, settings, cases, _job_name(rows), (rows.source,)
         )
         return job, trees
 
-    def _contents(
-        self, rows: _Rows, tree: pipeline.Tree, checkout: Checkout
+    def _build_content(
+        self, rows: _JobRows, config: pipeline.PipelineConfig, checkout: Checkout
     ) -> tuple[Content, Sequence[SourceTree]]:
-        """Return the build, and all trees that the host needs."""
-        if tree.build is None:
+        """Return the build to install, and all trees that the host needs."""
+        if config.build is None:
             return checkout.content, (checkout.tree,)
         blob = Blob(rows.build.artifact_digest, rows.build.artifact_size)
-        content, shipped = artifact.artifact_tree(self._blobs, blob, f"build-{rows.build.id}.tar")
-        return content, (shipped, checkout.tree)
+        content, tree = artifact.open_artifact(self._blobs, blob, f"build-{rows.build.id}.tar")
+        return content, (tree, checkout.tree)
 
     def invalidate(self, job: model.Job) -> None:
-        """Read all files of a job again, because what was shipped does not match its row.
+        """Read all files of a job again, because the shipped files did not match its row.
 
-        A checkout is written anew; a damaged artifact counts as missing from now on, and its
-        job says so.
+        A damaged checkout is written again.  A damaged artifact is treated as missing, so that
+        the next ``prepare`` raises UsageError.
         """
-        rows = self._rows(job)
-        self._trees.forget(rows.source, rows.change.revision)
-        if self._blobs.holds(rows.build.artifact_digest):
+        rows = self._read_rows(job)
+        self._checkouts.forget(rows.source, rows.change.revision)
+        if self._blobs.has(rows.build.artifact_digest):
             self._blobs.verify(rows.build.artifact_digest)
 
     def take_fingerprint(self, job: model.Job) -> str:
-        """Return the fingerprint of what the host of a job was given, and forget it.
+        """Return the fingerprint of a job as it was submitted, and forget it.
 
-        A job of an earlier process is prepared again.  Empty if that is impossible, because its
-        tree is gone: then there is nothing to compare with.
+        A job of an earlier process is prepared again.  The result is empty if that is impossible
+        because its tree is gone, so that there is nothing to compare with.
         """
         with suppress(NosejobsError):
             if job.id not in self._fingerprints:
@@ -159,52 +161,59 @@ class JobBuilder:
 
 
 def job_fingerprint(tests: Any, build: Any, nodeids: Sequence[str]) -> str:
-    """Return a digest of what a job is about.
+    """Return a digest of the contents and the tests of a job.
 
-    ``tests`` and ``build`` are the contents of a job, or of the manifest of its package.
+    ``tests`` and ``build`` are values of ``Content``, or their form in a manifest: a list whose
+    second element is the digest.
     """
-    both = (tests, build)
-    found = [each[1] if isinstance(each, (list, tuple)) and each[1:] else "" for each in both]
-    text = json.dumps([*found, *nodeids])
+    contents = (tests, build)
+    digests = [c[1] if isinstance(c, (list, tuple)) and c[1:] else "" for c in contents]
+    text = json.dumps([*digests, *nodeids])
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def chosen(
-    found: Sequence[JobTest], only: Sequence[str] | None, part: Sequence[str] | None
+def select_tests(
+    tests: Sequence[JobTest], selected: Sequence[str] | None, shard: Sequence[str] | None
 ) -> list[JobTest]:
-    """Select from a stage's tests those of a re-run (``only``) and of a shard, in its order."""
-    cases = {case.nodeid: case for case in found if only is None or case.nodeid in set(only)}
-    return list(cases.values()) if part is None else [cases[each] for each in part if each in cases]
+    """Select the tests of a job from those of its stage.
+
+    ``selected``: node ids of a re-run; ``shard``: node ids of the job, in its order.  None: all.
+    """
+    wanted = None if selected is None else set(selected)
+    cases = {case.nodeid: case for case in tests if wanted is None or case.nodeid in wanted}
+    if shard is None:
+        return list(cases.values())
+    return [cases[nodeid] for nodeid in shard if nodeid in cases]
 
 
-def _estimated(case: JobTest, seconds: dict[str, float]) -> JobTest:
+def _with_estimate(case: JobTest, seconds: dict[str, float]) -> JobTest:
     return case._replace(test=case.test._replace(estimate=seconds.get(case.nodeid)))
 
 
-def _build_job(
-    rows: _Rows, tree: pipeline.Tree, checkout: Checkout
+def _make_build_job(
+    rows: _JobRows, config: pipeline.PipelineConfig, checkout: Checkout
 ) -> tuple[NewJob, Sequence[SourceTree]]:
-    if tree.build is None:
+    if config.build is None:
         raise UsageError(f"build {rows.build.id} has no build command")
     settings = JobConfig(
-        environment=tree.build.environment,
+        environment=config.build.environment,
         slots=1,
         artefacts=artifact.MAX_ARTIFACT_BYTES,
         merge=True,
     )
-    case = artifact.build_test(tree.build)
-    job = new_job(
-        rows.job.id, checkout.content, None, settings, [case], _name(rows), (rows.source,)
+    case = artifact.build_test(config.build)
+    job = make_job(
+        rows.job.id, checkout.content, None, settings, [case], _job_name(rows), (rows.source,)
     )
     return job, (checkout.tree,)
 
 
-def _name(rows: _Rows) -> str:
+def _job_name(rows: _JobRows) -> str:
     return f"{rows.run.stage} of build {rows.build.id}"
 
 
-def _peer_environment(rows: _Rows, stage: Stage) -> tuple[tuple[str, str], ...]:
-    """Return the environment that tells a test of a group which peers it has."""
+def _peer_environment(rows: _JobRows, stage: Stage) -> tuple[tuple[str, str], ...]:
+    """Return the variables that tell a test of a ``together`` stage the addresses of its peers."""
     if stage.mode is not Mode.TOGETHER:
         return ()
     peers = ",".join(map(peer_address, rows.peers))
@@ -212,16 +221,19 @@ def _peer_environment(rows: _Rows, stage: Stage) -> tuple[tuple[str, str], ...]:
 
 
 def peer_address(host: model.Host) -> str:
-    """Return where other hosts reach a host: what it reports itself, else as we reach it."""
-    said = host.facts.get("address")
-    if isinstance(said, str) and _ADDRESS.fullmatch(said):
-        return said
+    """Return the address by which other hosts reach a host.
+
+    It is the one that the host reports, else the one in its spec.
+    """
+    reported = host.facts.get("address")
+    if isinstance(reported, str) and _ADDRESS.fullmatch(reported):
+        return reported
     try:
-        (spec,) = specs.parse([host.name], {host.name: HostEntry(host.name, host.spec)})
-    except BadSpec:
+        (spec,) = specs.parse_specs([host.name], {host.name: HostEntry(host.name, host.spec)})
+    except InvalidHostSpec:
         return host.name
     if spec.kind == "popen":
         return "127.0.0.1"
-    # ssh: options may follow.  Of an agent that dials out only its name is known.
-    words = spec.address.split()
-    return words[0].rpartition("@")[2] if words and not spec.listen else host.name
+    # An ssh address may have options.  For an agent that connects to us only the name is known.
+    parts = spec.address.split()
+    return parts[0].rpartition("@")[2] if parts and not spec.listen else host.name

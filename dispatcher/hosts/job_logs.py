@@ -1,6 +1,6 @@
-"""The log of a job, wherever it is by now: on its host, or in its package here.
+"""Read the log of a job from its host, or from its result package once that is stored here.
 
-Owns the way from one to the other.  Must not know who reads it.
+Owns the change from one to the other while a log is followed.  Must not know who reads it.
 """
 
 from __future__ import annotations
@@ -19,104 +19,112 @@ from shell_runner.remote.jobs.package_reader import open_package
 
 from ..model import Job, JobState
 from ..store import Store, hosts, jobs
+from .package_rows import LOG_MEMBER
 
-_MEMBER = "log.txt"
-_PIECE = 1 << 18
-#: Seconds after which who follows hears that there is nothing new.
-_LOOK = 15.0
-
-
-class NoLog(NosejobsError):
-    """There is no log of this job."""
+#: Bytes of a stored log that are returned at a time.
+_CHUNK_SIZE = 1 << 18
+#: Seconds between two empty chunks to a reader that waits for a job to be submitted.
+_KEEP_ALIVE_INTERVAL = 15.0
 
 
-class Logs:
-    """Reads logs of jobs; each reader has a connection of its own to the host."""
+class LogUnavailable(NosejobsError):
+    """The log of a job does not exist, or cannot be read."""
+
+
+class JobLogReader:
+    """A reader of the logs of jobs.  Each call of ``read`` has its own connection to the host."""
 
     def __init__(self, store: Store, packages: Callable[[str], Path | None]) -> None:
-        """``packages``: the file of a digest, if it is kept here."""
+        """``packages`` returns the file of a digest, or None if it is not stored."""
         self._store = store
         self._packages = packages
 
     def read(self, job: str, start: LogPosition, follow: bool) -> Generator[LogChunk, None, None]:
-        """From a place on, as ``jobs.JobClient.log`` has it; raises NoLog, HostError.
+        """Yield the log of a job in chunks, from ``start`` on.
 
-        ``follow``: as it grows; pieces without data say that there is nothing new.
+        ``follow``: wait for more until the job has ended; chunks without data mean that there is
+        nothing new.
+
+        Raises LogUnavailable if there is no log, HostError if the host fails, and LogMismatch if
+        the log is another one than the one that was read before ``start``.
         """
-        place = start
+        position = start
         while True:
-            seen = self._store.changed.now()
-            found = self._job(job)
-            if found.package_digest:
-                yield from self._stored(found, place)
+            seen = self._store.changed.count()
+            row = self._get_job(job)
+            if row.package_digest:
+                yield from self._read_stored(row, position)
                 return
-            if found.state is JobState.LOST:
-                raise NoLog(f"job {job}: host {found.host} was lost with its log: {found.detail}")
-            if found.state is not JobState.PLANNED:
+            if row.state is JobState.LOST:
+                reason = f"host {row.host} was lost with the log: {row.detail}"
+                raise LogUnavailable(f"job {job}: {reason}")
+            if row.state is not JobState.PLANNED:
                 break
             if not follow:
-                raise NoLog(f"job {job} has not been handed to {found.host} yet")
-            yield LogChunk(place, b"")
-            self._store.changed.wait(seen, _LOOK)
-        yield from self._at_host(found, place, follow)
+                raise LogUnavailable(f"job {job} has not been submitted to {row.host} yet")
+            yield LogChunk(position, b"")
+            self._store.changed.wait(seen, _KEEP_ALIVE_INTERVAL)
+        yield from self._read_from_host(row, position, follow)
 
-    def _job(self, job: str) -> Job:
+    def _get_job(self, job: str) -> Job:
         with self._store.read() as connection:
-            found = jobs.get(connection, job)
-        if found is None:
-            raise NoLog(f"there is no job {job}")
-        return found
+            row = jobs.get(connection, job)
+        if row is None:
+            raise LogUnavailable(f"there is no job {job}")
+        return row
 
-    def _at_host(self, job: Job, place: LogPosition, follow: bool) -> Iterator[LogChunk]:
-        """A host may forget its log as soon as the package is here: then it goes on here."""
+    def _read_from_host(self, job: Job, position: LogPosition, follow: bool) -> Iterator[LogChunk]:
+        """Read from the host, and continue from the package once the host has deleted the log."""
         try:
-            with JobClient(self._spec(job.host)) as client:
-                for piece in client.log(job.id, place, follow):
-                    yield piece
-                    place = piece.position
+            with JobClient(self._get_spec(job.host)) as client:
+                for chunk in client.read_log(job.id, position, follow):
+                    yield chunk
+                    position = chunk.position
         except (JobRefused, HostError) as error:
-            found = self._job(job.id)
-            if not found.package_digest or isinstance(error, LogMismatch):
+            row = self._get_job(job.id)
+            if not row.package_digest or isinstance(error, LogMismatch):
                 raise
-            yield from self._stored(found, place)
+            yield from self._read_stored(row, position)
 
-    def _spec(self, name: str) -> specs.HostSpec:
+    def _get_spec(self, name: str) -> specs.HostSpec:
         with self._store.read() as connection:
             host = hosts.get(connection, name)
         if host is None or not host.spec:
-            raise NoLog(f"host {name} is gone, and has taken the log with it")
-        return specs.parse([name], {name: HostEntry(name, host.spec)})[0]
+            raise LogUnavailable(f"host {name} does not exist any more, and the log was not stored")
+        return specs.parse_specs([name], {name: HostEntry(name, host.spec)})[0]
 
-    def _stored(self, job: Job, start: LogPosition) -> Iterator[LogChunk]:
+    def _read_stored(self, job: Job, start: LogPosition) -> Iterator[LogChunk]:
         path = self._packages(job.package_digest)
         if path is None or job.removed_at is not None:
-            raise NoLog(f"job {job.id}: its package was removed, because it is old")
+            raise LogUnavailable(
+                f"job {job.id}: its package was removed, as it is older than the retention time"
+            )
         try:
             with open_package(str(path)) as package:
-                attempt = max(_attempt(package.manifest), 1)
-                data = package.read(_MEMBER) if _MEMBER in package.names() else b""
+                attempt = max(_attempt_number(package.manifest), 1)
+                data = package.read(LOG_MEMBER) if LOG_MEMBER in package.list_members() else b""
         except (BadPackage, OSError) as error:
-            raise NoLog(f"job {job.id}: its package cannot be read: {error}") from error
-        yield from _pieces(job, data, attempt, start)
+            raise LogUnavailable(f"job {job.id}: its package cannot be read: {error}") from error
+        yield from _split_stored(job, data, attempt, start)
 
 
-def _attempt(manifest: dict[str, object]) -> int:
-    found = manifest.get("attempt")
-    number = found.get("number") if isinstance(found, dict) else found
+def _attempt_number(manifest: dict[str, object]) -> int:
+    attempt = manifest.get("attempt")
+    number = attempt.get("number") if isinstance(attempt, dict) else attempt
     return number if isinstance(number, int) else 1
 
 
-def _pieces(job: Job, data: bytes, attempt: int, start: LogPosition) -> Iterator[LogChunk]:
+def _split_stored(job: Job, data: bytes, attempt: int, start: LogPosition) -> Iterator[LogChunk]:
     offset, crc = 0, 0
-    # An older attempt was read before: this one is read from its beginning.
+    # If an older attempt was read before, this one is read from its beginning.
     if start.attempt == attempt:
         offset, crc = start.offset, zlib.crc32(data[: start.offset])
         if offset > len(data) or crc != start.crc:
-            words = f"the log of job {job.id} is not the one of which {offset} bytes were read"
-            raise LogMismatch(job.host, words, "read it from its beginning")
+            message = f"the log of job {job.id} is not the one of which {offset} bytes were read"
+            raise LogMismatch(job.host, message, "read it from its beginning")
     while True:
-        piece = data[offset : offset + _PIECE]
-        offset, crc = offset + len(piece), zlib.crc32(piece, crc)
-        yield LogChunk(LogPosition(attempt, offset, crc), piece, offset >= len(data))
+        chunk = data[offset : offset + _CHUNK_SIZE]
+        offset, crc = offset + len(chunk), zlib.crc32(chunk, crc)
+        yield LogChunk(LogPosition(attempt, offset, crc), chunk, offset >= len(data))
         if offset >= len(data):
             return

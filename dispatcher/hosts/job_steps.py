@@ -27,7 +27,7 @@ from ..model import Job, JobEvent, JobState, OutcomeCounts
 from ..policy import retry
 from ..store import Store, audit, hosts, jobs, results
 
-#: State of a job that the host does not have.
+#: State of a job that is not on the host.
 _GONE = "gone"
 #: Bytes of a package that is downloaded before a row could say that its job has ended.
 _SMALL_PACKAGE_BYTES = 1 << 20
@@ -41,12 +41,12 @@ Step = Callable[[JobClient, Job], bool]
 
 
 class Builder(Protocol):
-    """Makes the job of a row."""
+    """A builder of the jobs of rows."""
 
     def prepare(self, job: Job) -> tuple[NewJob, Sequence[SourceTree]]:
         """Return the job to submit, under the UUID of the row, and the trees that it needs.
 
-        Raises UsageError if it cannot be run at all.
+        Raises UsageError if the job cannot be run at all.
         """
 
     def invalidate(self, job: Job) -> None:
@@ -54,25 +54,29 @@ class Builder(Protocol):
 
 
 class Recorder(Protocol):
-    """Stores the packages of jobs."""
+    """A store of the packages of jobs."""
 
     def record(self, job: Job, package: Path) -> None:
         """Verify and store a package, with all its rows, in one transaction.
 
-        The file may be moved away.  Raises HostError if the package cannot be believed.
+        The file may be moved.  Raises HostError if the package is invalid.
         """
 
 
 @dataclass(frozen=True)
 class HostTimeouts:
-    """When a host, or the connection to it, is given up."""
+    """Times and limits for a host and the connection to it."""
 
     #: Seconds without an answer after which its jobs are lost.
     lease: float = 120.0
-    #: Infrastructure failures in a row that put it into quarantine.
+    #: Infrastructure failures in a row that put the host into quarantine.
     quarantine: int = 3
     #: Seconds of silence after which a connection is given up.
     silence: float = HOST_TIMEOUT
+    #: Seconds between two attempts at a step that failed on the host.
+    attempt_delay: float = 1.0
+    #: Seconds until a step is tried again that failed here, or because the host's queue is full.
+    retry_delay: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class PendingWork:
 
     @property
     def wakeup_keys(self) -> frozenset[str]:
-        """Return what the host's thread must learn at once."""
+        """The keys of the work that the host's thread must start at once."""
         return frozenset(job.id for job in self.planned) | stop_requests(self.stopped)
 
 
@@ -104,12 +108,12 @@ def stop_requests(job_ids: frozenset[str]) -> frozenset[str]:
 
 
 def shorten(text: str) -> str:
-    """Return an error as it is written to a row: bounded."""
+    """Return an error as it is written to a row, with at most ``_MAX_DETAIL_CHARS``."""
     return text if len(text) <= _MAX_DETAIL_CHARS else f"{text[:_MAX_DETAIL_CHARS]}..."
 
 
 class JobSteps:
-    """The jobs of one host: what it has reported of them, and the steps that they need."""
+    """The jobs of one host: their reported states, and the steps that they need."""
 
     def __init__(
         self,
@@ -120,18 +124,18 @@ class JobSteps:
         incoming: Path,
         timeouts: HostTimeouts,
     ) -> None:
-        """``incoming``: folder in which packages are downloaded."""
+        """``incoming``: folder into which packages are downloaded."""
         self.host = host
         self._store, self._builder, self._recorder = store, builder, recorder
         self._incoming, self._timeouts = incoming, timeouts
         self.reset()
 
     def reset(self) -> None:
-        """Forget what the host has said; a new conversation begins."""
+        """Forget all reports of the host, because a new connection begins."""
         #: State on the host by job, and its last report.
         self._states: dict[str, str] = {}
         self._reports: dict[str, JobSummary] = {}
-        #: Planned jobs that an earlier conversation may have submitted; None: not known yet.
+        #: Planned jobs that an earlier connection may have submitted; None: not known yet.
         self._uncertain: frozenset[str] | None = None
         self._cancelled: set[str] = set()
 
@@ -139,24 +143,27 @@ class JobSteps:
         """Read all files of a job again before it is submitted the next time."""
         self._builder.invalidate(job)
 
-    # -- what the host has said ---------------------------------------------------
+    # -- reports of the host ---------------------------------------------------
 
     def add_report(self, report: JobSummary) -> None:
-        """Remember what the host says of a job."""
+        """Remember the host's report of a job."""
         self._states[report.id] = report.state
         self._reports[report.id] = report
 
-    def set_gone(self, job_id: str) -> None:
-        """Remember that the host does not have a job."""
+    def mark_gone(self, job_id: str) -> None:
+        """Remember that a job is not on the host."""
         self._states[job_id] = _GONE
 
-    def set_uncertain(self, planned: Sequence[Job]) -> None:
-        """At the first look of a conversation, note which jobs may have been submitted before."""
+    def mark_uncertain(self, planned: Sequence[Job]) -> None:
+        """Remember which jobs an earlier connection may have submitted.
+
+        Only the first call after ``reset`` counts.
+        """
         if self._uncertain is None:
             self._uncertain = frozenset(job.id for job in planned)
 
     def watched_states(self, work: PendingWork) -> dict[str, str]:
-        """Return the last known state of each job to ask the host for; forget all others."""
+        """Return the last known state of each job of interest, and forget all other jobs."""
         uncertain = [job for job in work.planned if self._is_uncertain(job)]
         wanted = (*uncertain, *work.running, *work.lost)
         states = {job.id: self._states.get(job.id, "") for job in wanted}
@@ -168,24 +175,24 @@ class JobSteps:
     def _is_uncertain(self, job: Job) -> bool:
         return self._uncertain is not None and job.id in self._uncertain
 
-    def _may_be_there(self, job: Job) -> bool:
-        """Return whether the host has a job, or may have it."""
+    def _may_be_on_host(self, job: Job) -> bool:
+        """Return whether a job is on the host, or may be."""
         if self._is_uncertain(job) and job.id not in self._states:
             return True
         return self._states.get(job.id, _GONE) != _GONE
 
-    # -- what is to be done -------------------------------------------------------
+    # -- steps -------------------------------------------------------
 
     def pending_actions(self, work: PendingWork) -> Iterator[tuple[Job, Step]]:
-        """Yield what can be done now; first what lets the host work, last what can wait."""
+        """Yield the steps that can be done now; those that give the host work come first."""
         for job in work.planned:
-            if job.id in work.stopped and not self._may_be_there(job):
+            if job.id in work.stopped and not self._may_be_on_host(job):
                 yield job, self.withdraw
             elif not self._is_uncertain(job) or job.id in self._states:
                 yield job, self.submit
         for job in work.running:
             if self._states.get(job.id) == _GONE:
-                yield job, self.miss
+                yield job, self.lose_missing
             elif job.id in self._reports and self._reports[job.id].is_done:
                 yield job, self.harvest
             elif job.id in work.stopped:
@@ -193,11 +200,11 @@ class JobSteps:
         for job in work.harvested:
             yield job, self.acknowledge
         for job in work.lost:
-            if self._may_be_there(job):
-                yield job, self.clear_away
+            if self._may_be_on_host(job):
+                yield job, self.clean_up_lost
 
     def submit(self, client: JobClient, job: Job) -> bool:
-        """Submit a job, unless an earlier conversation has."""
+        """Submit a job, unless it is on the host already."""
         report = self._reports.get(job.id)
         if report is None:
             try:
@@ -210,14 +217,16 @@ class JobSteps:
 
     def withdraw(self, client: JobClient, job: Job) -> bool:
         """End a job that was never submitted."""
-        return self.lose(job, "it was stopped before it began", blame=False, end_reason="cancelled")
+        return self.lose(
+            job, "stopped before it was submitted", blame=False, end_reason="cancelled"
+        )
 
-    def miss(self, client: JobClient, job: Job) -> bool:
-        """End a job that the host does not have although it was submitted."""
-        return self.lose(job, "the host has no such job any more")
+    def lose_missing(self, client: JobClient, job: Job) -> bool:
+        """End a job that was submitted and is not on the host any more."""
+        return self.lose(job, "the host does not have this job any more")
 
     def cancel(self, client: JobClient, job: Job) -> bool:
-        """Ask the host to end a job, once in a conversation; its end is reported later."""
+        """Ask the host to end a job, once per connection; its end is reported later."""
         if job.id not in self._cancelled:
             self._cancelled.add(job.id)
             _request(lambda: client.cancel(job.id))
@@ -238,7 +247,7 @@ class JobSteps:
     def _download(self, client: JobClient, job: Job, report: JobSummary) -> None:
         """Download and record a package; remove what is left of the file."""
         path = self._incoming / f"{job.id}.zip"
-        self._check_room(path, report.package_size)
+        self._check_disk_space(path, report.package_size)
         client.download(job.id, path, lambda part: None, known=report)
         try:
             self._recorder.record(job, path)
@@ -247,13 +256,13 @@ class JobSteps:
             raise
         path.unlink(missing_ok=True)
 
-    def _check_room(self, path: Path, size: int) -> None:
-        """Raise NosejobsError if a package would fill the disk, which the database needs, too."""
+    def _check_disk_space(self, path: Path, size: int) -> None:
+        """Raise NosejobsError if a download would fill the disk, which the database needs too."""
         free = shutil.disk_usage(self._incoming).free
-        parts = (path, path.with_name(f"{path.name}.part"))
-        present = sum(part.stat().st_size for part in parts if part.exists())
-        if size - present + _DISK_MARGIN_BYTES > free:
-            reason = f"a package has {size} bytes, and {free} are free"
+        files = (path, path.with_name(f"{path.name}.part"))
+        downloaded = sum(file.stat().st_size for file in files if file.exists())
+        if size - downloaded + _DISK_MARGIN_BYTES > free:
+            reason = f"a package has {size} bytes, {free} bytes are free"
             raise NosejobsError(f"{self._incoming}: {os.strerror(errno.ENOSPC)}: {reason}")
 
     def acknowledge(self, client: JobClient, job: Job) -> bool:
@@ -275,10 +284,10 @@ class JobSteps:
             self._store.wake()
         return done
 
-    def clear_away(self, client: JobClient, job: Job) -> bool:
-        """Remove a job that was given up from a host that is back.
+    def clean_up_lost(self, client: JobClient, job: Job) -> bool:
+        """Remove a job that was given up from a host that answers again.
 
-        If it has ended its package is stored as evidence; otherwise it is canceled.
+        If the job has ended, its package is stored as evidence; otherwise it is canceled.
         """
         report = self._reports.get(job.id)
         if report is None:
@@ -289,15 +298,15 @@ class JobSteps:
             if not job.package_digest:
                 self._download(client, job, report)
             _request(lambda: client.acknowledge(job.id, report.package_digest))
-        self.set_gone(job.id)
+        self.mark_gone(job.id)
         return True
 
     # -- rows ---------------------------------------------------------------------
 
     def lose(self, job: Job, reason: str, *, blame: bool = True, end_reason: str = "") -> bool:
-        """Mark a job as lost: it will not end on this host.  Return whether it was open.
+        """Mark a job as lost, since it will not end on this host.  Return whether it was open.
 
-        ``blame``: count it as an infrastructure failure of the host.
+        ``blame``: count the loss as an infrastructure failure of the host.
         """
         now, detail = time.time(), shorten(reason)
         fields = {"detail": detail, **({"end_reason": end_reason} if end_reason else {})}
@@ -311,13 +320,13 @@ class JobSteps:
         return done
 
     def _record_progress(self, job: Job, event: JobEvent, **fields: object) -> bool:
-        """Write how far a job is, for people: no decision follows from it."""
+        """Write the progress of a job, for people only: no decision depends on it."""
         with self._store.write(decidable=False) as connection:
             return jobs.apply_event(connection, job.id, event, **fields)
 
 
 def _request(call: Callable[[], object]) -> None:
-    """Make a request; a host that does not know the job, or has done so, has fulfilled it."""
+    """Make a request; do not fail if the host has done it already, or does not know the job."""
     try:
         call()
     except JobRefused as error:

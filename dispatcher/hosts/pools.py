@@ -60,8 +60,8 @@ def _factory(pool: Pool, factories: Mapping[str, ProviderFactory]) -> ProviderFa
 
 def _count_jobs(connection: Connection) -> dict[str, int]:
     """Return by host the number of its open jobs, and of those that are to be acknowledged."""
-    counts = jobs.load(connection)
-    for job in jobs.in_state(connection, JobState.HARVESTED):
+    counts = jobs.count_open_by_host(connection)
+    for job in jobs.list_in_state(connection, JobState.HARVESTED):
         counts[job.host] = counts.get(job.host, 0) + 1
     return counts
 
@@ -115,7 +115,7 @@ class PoolManager:
     def request_hosts(self, unplaced: Iterable[Unplaced]) -> list[str]:
         """Write rows for the hosts that policy wants for ``unplaced``, and return their names."""
         with self._store.read() as connection:
-            rows = hosts.every(connection)
+            rows = hosts.list_all(connection)
         wanted = pool_scaling.grow(unplaced, self._settings.pools, rows)
         new = [self._new_row(self._pools[name]) for name in wanted]
         if new:
@@ -144,7 +144,7 @@ class PoolManager:
         for host in self._rows():
             if not self._remove(host) and host.pool in self._pools:
                 with self._store.write() as connection:
-                    hosts.down(connection, host.name, "the dispatcher was stopped")
+                    hosts.mark_down(connection, host.name, "the dispatcher was stopped")
         for provider in self._providers.values():
             self._log_errors("pools", provider.close)
 
@@ -152,7 +152,7 @@ class PoolManager:
 
     def _watch(self) -> None:
         while not self._closed.is_set():
-            seen = self._store.changed.now()
+            seen = self._store.changed.count()
             try:
                 delay = self.update()
             except Exception:
@@ -165,7 +165,7 @@ class PoolManager:
     def update(self) -> float:
         """Do once what each host of a pool needs; return the seconds until the next update."""
         with self._store.read() as connection:
-            rows = [host for host in hosts.every(connection) if host.pool]
+            rows = [host for host in hosts.list_all(connection) if host.pool]
             job_counts = _count_jobs(connection) if rows else {}
         delays = [_POLL_INTERVAL]
         if any(host.state is HostState.STARTING for host in rows):
@@ -178,7 +178,7 @@ class PoolManager:
 
     def _rows(self) -> list[Host]:
         with self._store.read() as connection:
-            return [host for host in hosts.every(connection) if host.pool]
+            return [host for host in hosts.list_all(connection) if host.pool]
 
     def _is_busy(self, name: str) -> bool:
         thread = self._workers.get(name)
@@ -283,9 +283,9 @@ class PoolManager:
         self._retries[host.name] = failures + 1, next_attempt
         reason = f"it cannot be brought up: {reason}"
         with self._store.write() as connection:
-            hosts.explain(connection, host.name, reason)
+            hosts.set_reason(connection, host.name, reason)
             limit = self._settings.quarantine
-            hosts.failed(connection, host.name, reason, most=limit, at=time.time())
+            hosts.record_failure(connection, host.name, reason, limit=limit, at=time.time())
 
     # -- ending -------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class PoolManager:
         with self._store.write() as connection:
             if _count_jobs(connection).get(host.name):
                 return False
-            if hosts.forget(connection, host.name):
+            if hosts.delete_host(connection, host.name):
                 audit.write(connection, time.time(), f"host {host.name} taken down", host.reason)
         self._idle_since.pop(host.name, None)
         self._started_at.pop(host.name, None)

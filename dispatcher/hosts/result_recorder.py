@@ -1,7 +1,7 @@
 """Store the result package of a job: the file by its digest, and its rows in one transaction.
 
 A package comes from a host and is not trusted: it must be about the tests and the build that the
-host was given.  Recording can be repeated: a package goes into the database once.
+host was given.  Recording can be repeated; the rows of a package are written once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .job_builder import JobBuilder, job_fingerprint
 
 
 class ResultRecorder:
-    """Verifies and stores the packages of jobs."""
+    """A recorder that verifies and stores the packages of jobs."""
 
     def __init__(
         self,
@@ -38,36 +38,37 @@ class ResultRecorder:
     def record(self, job: model.Job, package: Path) -> None:
         """Verify and store a package, with all its rows, in one transaction.
 
-        The file is moved away.  Raises HostError if the package cannot be believed.
+        The file is moved into the store.  Raises HostError if the package is invalid, or is about
+        other tests or another build than the job.
         """
-        with package_rows.opened(package, job.host, job.id) as opened:
+        with package_rows.open_verified(package, job.host, job.id) as opened:
             self._check(job, opened)
-            found = package_rows.read(opened, job.id)
+            found = package_rows.read_rows(opened, job.id)
         blob = self._blobs.take(package)
-        entry = results.PackageInfo(blob.digest, found.how, self._clock(), found.detail)
+        entry = results.PackageInfo(blob.digest, found.end_reason, self._clock(), found.detail)
         with self._store.write() as connection:
-            outcome = results.harvested(
+            outcome = results.record_package(
                 connection, job.id, entry, found.results, found.cases, found.measurements
             )
             if outcome is results.HarvestOutcome.NEW and found.durations:
-                _learn_durations(connection, job, found.durations)
+                _record_durations(connection, job, found.durations)
 
     def _check(self, job: model.Job, package: Package) -> None:
-        """Raise HostError if a tag would stand on other tests or another build."""
+        """Raise HostError if the package is about other tests or another build than the job."""
         if job.state is model.JobState.LOST:
-            return  # evidence, and no verdict
+            return  # the package is kept as evidence and gives no tag
         expected = self._builder.take_fingerprint(job)
         manifest = package.manifest
         nodeids = [row[0] for row in manifest["tests"]]
         contents = manifest.get("content"), manifest.get("build")
         if expected and expected != job_fingerprint(*contents, nodeids):
             reason = f"the package of job {job.id} is about other tests, or another build"
-            raise HostError(job.host, reason, "look at the host; nothing was acknowledged")
+            raise HostError(job.host, reason, "check the host; nothing was acknowledged")
 
 
-def _learn_durations(connection: Connection, job: model.Job, seconds: dict[str, float]) -> None:
+def _record_durations(connection: Connection, job: model.Job, seconds: dict[str, float]) -> None:
     run = stage_runs.get(connection, job.stage_run)
     build = run and build_rows.get(connection, run.build)
     change = build and changes.get(connection, build.change)
     if run and change:
-        durations.learn(connection, change.source, run.stage, seconds)
+        durations.record(connection, change.source, run.stage, seconds)

@@ -1,4 +1,4 @@
-"""A dispatcher's rows, real hosts, and work that tells nothing but how its packages ended."""
+"""A dispatcher's database and its connections to real hosts, without reconciler and policy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,49 +32,49 @@ from shell_runner.remote.protocol.job import NewJob
 from shell_runner.shipping.tree_scan import SourceTree
 from tests.helpers import job_hosts
 
-#: Seconds that anything may take on a machine with much to do.
-PATIENCE = 60.0
+#: Seconds to wait for any event, on a busy machine.
+WAIT_TIMEOUT = 60.0
 
 
 class FakeWork:
-    """Jobs of the tests in a folder; packages go into the database and are gone."""
+    """A builder of jobs from the tests in a folder, and a recorder that stores rows only."""
 
     def __init__(self, store: Store, tests: Path) -> None:
         self.store, self.tests = store, tests
-        #: UUIDs in the order in which they were prepared, and of packages that came.
+        #: Ids of jobs in the order in which they were prepared, and of recorded packages.
         self.prepared: list[str] = []
-        self.came: list[str] = []
-        #: Called first, to be late, to raise, to die.
+        self.recorded: list[str] = []
+        #: Called first, so that a test can delay, raise or kill.
         self.before_prepare: Callable[[Job], None] = lambda job: None
-        self.before_harvest: Callable[[Job], None] = lambda job: None
-        self.outcomes: list[results.Harvest] = []
+        self.before_record: Callable[[Job], None] = lambda job: None
+        self.outcomes: list[results.HarvestOutcome] = []
 
     def prepare(self, job: Job) -> tuple[NewJob, list[SourceTree]]:
-        """All tests of the folder."""
+        """Return a job of all tests in the folder."""
         self.prepared.append(job.id)
         self.before_prepare(job)
         ready = job_hosts.prepared(self.tests, job.id)
         return ready.job, list(ready.trees)
 
     def invalidate(self, job: Job) -> None:
-        """It is made anew each time."""
+        """Do nothing: each job is read from the files again."""
 
     def record(self, job: Job, package: Path) -> None:
-        """Rows of what it says."""
-        self.came.append(job.id)
-        self.before_harvest(job)
-        with open_package(str(package)) as found:
-            manifest = found.manifest
+        """Write the rows of a package."""
+        self.recorded.append(job.id)
+        self.before_record(job)
+        with open_package(str(package)) as opened:
+            manifest = opened.manifest
             rows = [
                 results.ResultRow(number, manifest["tests"][number][0], "passed", "", 0.1)
-                for number, _, _ in found.executions()
+                for number, _, _ in opened.read_executions()
             ]
         with zipfile.ZipFile(package) as archive:
             assert json.loads(archive.read("manifest.json"))["job"]["id"] == job.id
         digest = _digest(package)
-        told = results.Package(digest, manifest["how"], time.time())
+        entry = results.PackageInfo(digest, manifest["how"], time.time())
         with self.store.write() as connection:
-            self.outcomes.append(results.harvested(connection, job.id, told, rows))
+            self.outcomes.append(results.record_package(connection, job.id, entry, rows))
 
 
 def _digest(path: Path) -> str:
@@ -82,36 +83,42 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class Dispatcher:
-    """Rows and links, without anybody who decides."""
+class ConnectionHarness:
+    """A database and the connections to its hosts; the test decides what is planned."""
 
-    def __init__(self, folder: Path, tests: Path, **terms: Any) -> None:
+    def __init__(self, folder: Path, tests: Path, **timeouts: Any) -> None:
         folder.mkdir(exist_ok=True)
         self.settings = Settings(folder)
         self.store = open_store(folder / "dispatcher.db")
         self.work = FakeWork(self.store, tests)
-        self.terms = HostTimeouts(**terms)
-        self.links = self._links()
+        self.timeouts = HostTimeouts(**timeouts)
+        self.connections = self.new_connections()
         self._started = False
 
-    def _links(self) -> HostConnections:
-        return HostConnections(self.store, self.settings, self.work, self.work, self.terms)
+    def new_connections(self) -> HostConnections:
+        """Return connections that are not started, as a new process has them."""
+        return HostConnections(self.store, self.settings, self.work, self.work, self.timeouts)
+
+    def set_timeouts(self, **timeouts: Any) -> None:
+        """Replace timeouts; call it before ``start``."""
+        self.timeouts = replace(self.timeouts, **timeouts)
+        self.connections = self.new_connections()
 
     def start(self) -> Self:
-        """Open the hosts."""
+        """Connect to the hosts."""
         self._started = True
-        self.links.start()
+        self.connections.start()
         return self
 
     def restart(self) -> None:
-        """As after a stop: rows are all that is left."""
-        self.links.close()
-        self.links = self._links()
-        self.links.start()
+        """Replace the connections, as a new process does."""
+        self.connections.close()
+        self.connections = self.new_connections()
+        self.connections.start()
 
     def close(self) -> None:
-        """Nothing stays."""
-        self.links.close()
+        """Close connections and database."""
+        self.connections.close()
         self.store.close()
 
     def __enter__(self) -> Self:
@@ -123,94 +130,94 @@ class Dispatcher:
     # -- rows ---------------------------------------------------------------------
 
     def add_host(self, name: str, spec: str = "popen", **fields: Any) -> None:
-        """A host that nobody has seen yet."""
+        """Write the row of a host that has not answered yet."""
         fields = {"state": HostState.DOWN, **fields}
         with self.store.write() as connection:
             hosts.configure(connection, Host(name, spec, **fields))
 
     def add_run(self) -> int:
-        """A stage run of a build of its own, that may be placed."""
+        """Write a build and a stage run of it that can be placed, and return the run's id."""
         with self.store.write() as connection:
-            source = changes.source(connection, "here", "git")
+            source = changes.ensure_source(connection, "here", "git")
             change = changes.add(connection, Change(source, "main", uuid.uuid4().hex))
             build = builds.add(connection, change, 1.0)
-            builds.move(connection, build, BuildEvent.BEGIN)
+            builds.apply_event(connection, build, BuildEvent.BEGIN)
             run = stage_runs.add(connection, StageRun(0, build, "unit"))
             assert run is not None
-            stage_runs.move(connection, run, StageEvent.READY)
+            stage_runs.apply_event(connection, run, StageEvent.READY)
             return run
 
     def plan(self, *names: str, run: int = 0) -> list[str]:
-        """Jobs of a stage run on these hosts, in one transaction."""
+        """Plan a job on each of these hosts, all of one stage run, and return their ids."""
         run = run or self.add_run()
-        found = [
-            Job(str(uuid.uuid4()), run, name, part, planned=time.time())
+        rows = [
+            Job(str(uuid.uuid4()), run, name, part, planned_at=time.time())
             for part, name in enumerate(names)
         ]
         with self.store.write() as connection:
-            stage_runs.move(connection, run, StageEvent.PLACE, began=time.time())
-            return jobs.plan(connection, found)
+            stage_runs.apply_event(connection, run, StageEvent.PLACE, started_at=time.time())
+            return jobs.plan(connection, rows)
 
     def cancel(self, job: str) -> None:
-        """Cancel its stage run."""
+        """Cancel the stage run of a job."""
         with self.store.write() as connection:
             run = self.job(job).stage_run
-            assert stage_runs.move(connection, run, StageEvent.CANCEL)
+            assert stage_runs.apply_event(connection, run, StageEvent.CANCEL)
 
     def give_up(self, job: str) -> None:
-        """As after the lease."""
+        """Mark a job as lost, as after the lease."""
         with self.store.write() as connection:
-            assert jobs.move(connection, job, JobEvent.LOSE, detail="given up")
+            assert jobs.apply_event(connection, job, JobEvent.LOSE, detail="given up")
 
     def job(self, job: str) -> Job:
-        """Its row."""
+        """Return the row of a job."""
         with self.store.read() as connection:
-            found = jobs.get(connection, job)
-        assert found is not None
-        return found
+            row = jobs.get(connection, job)
+        assert row is not None
+        return row
 
     def host(self, name: str) -> Host:
-        """Its row."""
+        """Return the row of a host."""
         with self.store.read() as connection:
-            found = hosts.get(connection, name)
-        assert found is not None
-        return found
+            row = hosts.get(connection, name)
+        assert row is not None
+        return row
 
-    def until(self, what: Callable[[], bool], seconds: float = PATIENCE) -> None:
-        """Until rows are so; woken by each change."""
+    def wait_until(self, condition: Callable[[], bool], seconds: float = WAIT_TIMEOUT) -> None:
+        """Wait until ``condition`` is true; check it after each change of the rows."""
         deadline = time.monotonic() + seconds
         while True:
-            seen = self.store.changed.now()
-            if what():
+            seen = self.store.changed.count()
+            if condition():
                 return
             left = deadline - time.monotonic()
-            assert left > 0, "it does not come to that"
+            assert left > 0, "timeout"
             self.store.changed.wait(seen, min(left, 0.2))
 
-    def until_state(self, job: str, *states: JobState) -> Job:
-        """The job in one of these states."""
-        self.until(lambda: self.job(job).state in states)
+    def wait_for_state(self, job: str, *states: JobState) -> Job:
+        """Wait until a job is in one of these states, and return its row."""
+        self.wait_until(lambda: self.job(job).state in states)
         return self.job(job)
 
-    def until_host(self, name: str, state: HostState) -> Host:
-        """The host in that state."""
-        self.until(lambda: self.host(name).state is state)
+    def wait_for_host(self, name: str, state: HostState) -> Host:
+        """Wait until a host is in this state, and return its row."""
+        self.wait_until(lambda: self.host(name).state is state)
         return self.host(name)
 
 
-def threads() -> set[str]:
-    """Names of those that a link or a session leaves when it is not closed."""
+def connection_threads() -> set[str]:
+    """Return the names of the threads that a connection or session leaves if it is not closed."""
     names = {thread.name for thread in threading.enumerate()}
     return {name for name in names if name.startswith(("connection", "pulse", "open"))}
 
 
-def assert_no_threads(but: Collection[str] = ()) -> None:
-    """One that opened a host ends a moment after the process that it waits for was killed.
+def assert_no_threads(ignored: Collection[str] = ()) -> None:
+    """Check that no thread of a connection is left, except those in ``ignored``.
 
-    ``but``: those that are somebody else's.
+    A thread that opens a host ends a moment after the process that it waits for was killed.
     """
-    deadline = time.monotonic() + PATIENCE / 4
+    deadline = time.monotonic() + WAIT_TIMEOUT / 4
     for thread in threading.enumerate():
         if thread.name.startswith("open"):
             thread.join(max(deadline - time.monotonic(), 0.0))
-    assert threads() <= set(but)
+    assert connection_threads() <= set(ignored)

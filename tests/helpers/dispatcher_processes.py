@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-CHECKOUT = Path(__file__).parents[2]
-PATIENCE = 60.0
+REPOSITORY_ROOT = Path(__file__).parents[2]
+PROCESS_TIMEOUT = 60.0
 
 
-class Point(NamedTuple):
+class CrashPoint(NamedTuple):
     """Where a dispatcher dies."""
 
     module: str
@@ -48,35 +48,35 @@ class Point(NamedTuple):
     once: str = ""
 
 
-POINTS: Mapping[str, Point] = {
+CRASH_POINTS: Mapping[str, CrashPoint] = {
     # The build is job 1, the first stage is job 2.
-    "detecting": Point("dispatcher.builds.source_watcher", "Watch._supersede", after=False),
-    "detected": Point("dispatcher.builds.source_watcher", "Watch._write", after=True),
-    "tree-half": Point("dispatcher.sources.checkout", "check_links", after=False),
-    "build-planned": Point("dispatcher.hosts.job_steps", "JobSteps.submit", after=False),
-    "artefact-half": Point("dispatcher.builds.artifact", "pack", after=False),
-    "artefact": Point("dispatcher.builds.artifact", "store_artifact", after=True),
-    "built": Point("dispatcher.hosts.job_steps", "JobSteps.submit", after=False, call=2),
-    "handed-in": Point("shell_runner.jobs.client", "JobClient.submit", after=True, call=2),
-    "submitted": Point("dispatcher.hosts.job_steps", "JobSteps.submit", after=True, call=2),
-    "harvesting": Point("shell_runner.jobs.client", "JobClient._piece", after=False, call=3),
-    "downloaded": Point("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=False, call=2),
-    "stored": Point("dispatcher.builds.blob_store", "BlobStore.take", after=True, call=3),
-    "harvested": Point("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=True, call=2),
-    "acknowledged": Point("shell_runner.jobs.client", "JobClient.acknowledge", after=True, call=2),
-    "before-tag": Point("dispatcher.store.tags", "give_tag", after=False),
-    "tagging": Point("dispatcher.store.tags", "give_tag", after=True),
-    "tagged": Point(
+    "detecting": CrashPoint("dispatcher.builds.source_watcher", "SourceWatcher._supersede", after=False),
+    "detected": CrashPoint("dispatcher.builds.source_watcher", "SourceWatcher._write", after=True),
+    "tree-half": CrashPoint("dispatcher.sources.checkout", "check_links", after=False),
+    "build-planned": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=False),
+    "artefact-half": CrashPoint("dispatcher.builds.artifact", "pack_folder", after=False),
+    "artefact": CrashPoint("dispatcher.builds.artifact", "store_artifact", after=True),
+    "built": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=False, call=2),
+    "handed-in": CrashPoint("shell_runner.jobs.client", "JobClient.submit", after=True, call=2),
+    "submitted": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=True, call=2),
+    "harvesting": CrashPoint("shell_runner.jobs.client", "JobClient._piece", after=False, call=3),
+    "downloaded": CrashPoint("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=False, call=2),
+    "stored": CrashPoint("dispatcher.builds.blob_store", "BlobStore.take", after=True, call=3),
+    "harvested": CrashPoint("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=True, call=2),
+    "acknowledged": CrashPoint("shell_runner.jobs.client", "JobClient.acknowledge", after=True, call=2),
+    "before-tag": CrashPoint("dispatcher.store.tags", "give_tag", after=False),
+    "tagging": CrashPoint("dispatcher.store.tags", "give_tag", after=True),
+    "tagged": CrashPoint(
         "dispatcher.reconciler.reconciler", "Reconciler._run_pass", after=True, once="SELECT id FROM tag"
     ),
 }
 
 
 #: Also a point: ``before 7`` and ``after 7`` mean the seventh commit.
-_COMMIT = re.compile("(before|after) ([0-9]+)")
+_COMMIT_POINT = re.compile("(before|after) ([0-9]+)")
 
 
-def _install(point: Point, database: Path) -> None:
+def _install_crash_point(point: CrashPoint, database: Path) -> None:
     owner: Any = importlib.import_module(point.module)
     *classes, name = point.name.split(".")
     for each in classes:
@@ -90,14 +90,14 @@ def _install(point: Point, database: Path) -> None:
         calls += 1
         return calls == point.call
 
-    def die(original: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        found = original(*arguments, **named) if point.after else None
+    def die(original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        result = original(*arguments, **keywords) if point.after else None
         if counts():
-            _die()
-        return found if point.after else original(*arguments, **named)
+            _kill_self()
+        return result if point.after else original(*arguments, **keywords)
 
     wrapped = getattr(owner, name)
-    setattr(owner, name, lambda *arguments, **named: die(wrapped, *arguments, **named))
+    setattr(owner, name, lambda *arguments, **keywords: die(wrapped, *arguments, **keywords))
 
 
 def _install_at_commit(number: int, after: bool) -> None:
@@ -107,22 +107,22 @@ def _install_at_commit(number: int, after: bool) -> None:
     write, calls = engine.Store.write, itertools.count(1)
 
     @contextlib.contextmanager
-    def counted(self: engine.Store, **named: bool) -> Iterator[Connection]:
+    def counted(self: engine.Store, **keywords: bool) -> Iterator[Connection]:
         is_it = False
-        with write(self, **named) as connection:
-            before = engine.changes_of(connection)
+        with write(self, **keywords) as connection:
+            before = engine.count_changes(connection)
             yield connection
-            if engine.changes_of(connection) != before:
+            if engine.count_changes(connection) != before:
                 is_it = next(calls) == number
             if is_it and not after:
-                _die()
+                _kill_self()
         if is_it:
-            _die()
+            _kill_self()
 
     engine.Store.write = counted  # type: ignore[method-assign]
 
 
-def _die() -> None:
+def _kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
     signal.pause()
 
@@ -133,14 +133,14 @@ def _rows(database: Path, statement: str) -> list[Any]:
         return list(db.execute(statement))
 
 
-class Cradle:
+class ForkServer:
     """The process of which dispatchers are forked."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.dispatcher_processes"], cwd=CHECKOUT, text=True,
+            [sys.executable, "-m", "tests.helpers.dispatcher_processes"], cwd=REPOSITORY_ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY_ROOT)},
         )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -149,43 +149,43 @@ class Cradle:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def begin(self, folder: Path, environment: Mapping[str, str], point: str = "") -> Mortal:
+    def start_dispatcher(self, folder: Path, environment: Mapping[str, str], point: str = "") -> DispatcherProcess:
         """`nosejobs up` in a folder with a dispatcher.toml, whose words are in up.log there."""
-        return self.command(folder, environment, "up", out="up.log", point=point)
+        return self.start_command(folder, environment, "up", out="up.log", point=point)
 
-    def command(
+    def start_command(
         self,
         folder: Path,
         environment: Mapping[str, str],
-        *words: str,
+        *arguments: str,
         out: str,
         error: str = "",
         point: str = "",
-    ) -> Mortal:
+    ) -> DispatcherProcess:
         """Any command of `nosejobs`; ``out``, ``error``: files there that get what it writes."""
-        order = {
+        request = {
             "folder": str(folder), "environment": dict(environment), "point": point,
-            "words": words, "out": out, "error": error or out,
+            "words": arguments, "out": out, "error": error or out,
         }  # fmt: skip
         for name in (out, error):
             (folder / (name or out)).touch(0o600)
-        return Mortal(self._ask(order), self._ask)
+        return DispatcherProcess(self._request(request), self._request)
 
-    def _ask(self, order: Mapping[str, Any] | int) -> int:
+    def _request(self, request: Mapping[str, Any] | int) -> int:
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
 
-class Mortal:
+class DispatcherProcess:
     """One dispatcher, or another command."""
 
-    def __init__(self, pid: int, bury: Callable[[int], int]) -> None:
+    def __init__(self, pid: int, reap: Callable[[int], int]) -> None:
         """``bury``: waits for a dead one; its exit status, negative for a signal."""
         self.pid = pid
-        self._bury = bury
+        self._reap = reap
         self._descriptor = os.pidfd_open(pid)
 
     def send(self, number: int) -> None:
@@ -199,7 +199,7 @@ class Mortal:
 
     def wait(self) -> None:
         """Until it is dead."""
-        assert select.select([self._descriptor], [], [], PATIENCE)[0], "the dispatcher lives on"
+        assert select.select([self._descriptor], [], [], PROCESS_TIMEOUT)[0], "the dispatcher lives on"
 
     def kill(self) -> None:
         """As kill -9 does."""
@@ -216,18 +216,18 @@ class Mortal:
         """Whatever it does."""
         self.kill()
         os.close(self._descriptor)
-        self._bury(self.pid)
+        self._reap(self.pid)
 
-    def ended(self) -> int:
+    def wait_for_status(self) -> int:
         """Its exit status, once it has ended by itself."""
         self.wait()
         os.close(self._descriptor)
-        return self._bury(self.pid)
+        return self._reap(self.pid)
 
 
 def _main() -> None:
     # What a dispatcher loads when it needs it; alembic: to make a database.
-    import alembic.command  # noqa: F401
+    import alembic.start_command  # noqa: F401
     import click
     import dispatcher.cli.api_client
     import dispatcher.cli.log_viewer
@@ -245,32 +245,32 @@ def _main() -> None:
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
-        order = json.loads(line)
-        if isinstance(order, int):
-            print(os.waitstatus_to_exitcode(os.waitpid(order, 0)[1]), flush=True)
+        request = json.loads(line)
+        if isinstance(request, int):
+            print(os.waitstatus_to_exitcode(os.waitpid(request, 0)[1]), flush=True)
             continue
         child = os.fork()
         if not child:
-            _become(order)
-            click.Group("nosejobs", commands=list(dispatcher.cli.commands.ALL)).main(order["words"])
+            _enter_environment(request)
+            click.Group("nosejobs", commands=list(dispatcher.cli.commands.ALL_COMMANDS)).main(request["words"])
         print(child, flush=True)
 
 
-def _become(order: Mapping[str, Any]) -> None:
+def _enter_environment(request: Mapping[str, Any]) -> None:
     """As a shell would start it."""
     os.setsid()
-    os.chdir(order["folder"])
+    os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(order["environment"])
+    os.environ.update(request["environment"])
     tempfile.tempdir = None
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    for number, name in ((1, order["out"]), (2, order["error"])):
+    for number, name in ((1, request["out"]), (2, request["error"])):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
-    if match := _COMMIT.fullmatch(order["point"]):
+    if match := _COMMIT_POINT.fullmatch(request["point"]):
         _install_at_commit(int(match[2]), after=match[1] == "after")
-    elif order["point"]:
-        _install(POINTS[order["point"]], Path("data", "dispatcher.db").absolute())
+    elif request["point"]:
+        _install_crash_point(CRASH_POINTS[request["point"]], Path("data", "dispatcher.db").absolute())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Links: rows on one side, a real host on the other; whatever dies, each job ends once."""
+"""Connections between rows and a real host: whatever is killed, each job ends once."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from dispatcher.configuration.settings import Pool, Settings
-from dispatcher.hosts import connections as own
-from dispatcher.hosts.hookspecs import Raised
-from dispatcher.hosts.local_pool import Local
+from dispatcher.configuration.settings import Settings
+from dispatcher.hosts import connections as host_connections
 from dispatcher.model import HostState, JobEvent, JobState
 from dispatcher.store import hosts, jobs, results
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, UsageError
 from shell_runner.jobs.client import JobClient
-from shell_runner.remote.jobs import paths, queue
+from shell_runner.pools.local import LocalProvider
+from shell_runner.pools.provider import PoolOptions, RunningHost
+from shell_runner.remote.jobs import paths, queue, queue_folder
 from tests.helpers import job_hosts
 from tests.helpers.agent_processes import stopped
-from tests.helpers.connection_fixtures import Dispatcher, threads
+from tests.helpers.connection_fixtures import ConnectionHarness, connection_threads
 from tests.helpers.job_hosts import POPEN, script
 
 pytestmark = pytest.mark.timeout(120)
-POOL = Pool("pool")
+POOL = PoolOptions("pool")
 DONE, LOST = JobState.ACKNOWLEDGED, JobState.LOST
 
 
@@ -40,435 +40,448 @@ def tests(folder: Path) -> Path:
 
 
 @pytest.fixture
-def there(folder: Path, tests: Path) -> Iterator[Dispatcher]:
-    """One host, not yet opened."""
-    with Dispatcher(folder / "data", tests) as found:
-        found.add_host("h1")
-        yield found
+def harness(folder: Path, tests: Path) -> Iterator[ConnectionHarness]:
+    """One host, not yet open_gate."""
+    with ConnectionHarness(folder / "data", tests) as harness:
+        harness.add_host("h1")
+        yield harness
 
 
 @pytest.fixture
 def gate(folder: Path, tests: Path) -> Path:
-    """A test that waits until somebody writes there."""
+    """Return a FIFO; the test waits until something is written to it."""
     os.mkfifo(folder / "go")
     script(tests, "test_a.sh", f"read line < {folder}/go")
     return folder / "go"
 
 
 def state_on_host(job: str) -> str:
-    with queue.Queue(queue.folder()) as there:
-        return str(there.states([job])[job])
+    with queue.Queue(queue_folder.find_queue_folder()) as harness:
+        return str(harness.states([job])[job])
 
 
-def opened(there: Dispatcher, gate: Path) -> int:
-    """To write to a test that reads it: its host is at work, whatever becomes of us."""
-    found: list[int] = []
+def open_gate(harness: ConnectionHarness, gate: Path) -> int:
+    """Wait until the test reads its FIFO, and return a descriptor to write to it."""
+    descriptors: list[int] = []
 
     def is_read() -> bool:
         with suppress(OSError):
-            found.append(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
-        return bool(found)
+            descriptors.append(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(descriptors)
 
-    there.until(is_read)
-    return found[0]
-
-
-def files(there: Dispatcher) -> list[str]:
-    return os.listdir(there.settings.data / own.INCOMING)
+    harness.wait_until(is_read)
+    return descriptors[0]
 
 
-# -- the whole way -------------------------------------------------------------------
+def incoming_files(harness: ConnectionHarness) -> list[str]:
+    return os.listdir(harness.settings.data / host_connections.INCOMING)
 
 
-def test_a_planned_job_goes_all_the_way(there: Dispatcher) -> None:
-    there.start()
-    there.until_host("h1", HostState.UP)
-    (job,) = there.plan("h1")
-    found = there.until_state(job, DONE)
-    assert (found.how, len(found.package)) == ("completed", 64)
-    assert found.submitted
-    assert found.harvested
-    assert (there.work.prepared, there.work.came) == ([job], [job])
-    assert there.work.outcomes == [results.Harvest.NEW]
+# -- from planned to acknowledged ------------------------------------------------------
+
+
+def test_a_planned_job_is_submitted_harvested_and_acknowledged(harness: ConnectionHarness) -> None:
+    harness.start()
+    harness.wait_for_host("h1", HostState.UP)
+    (job,) = harness.plan("h1")
+    row = harness.wait_for_state(job, DONE)
+    assert (row.end_reason, len(row.package_digest)) == ("completed", 64)
+    assert row.submitted_at
+    assert row.harvested_at
+    assert (harness.work.prepared, harness.work.recorded) == ([job], [job])
+    assert harness.work.outcomes == [results.HarvestOutcome.NEW]
     assert state_on_host(job) == "harvested"
-    assert files(there) == []
-    host = there.host("h1")
-    assert (host.jobs, host.failures) == (1, 0)
-    assert host.seen
+    assert incoming_files(harness) == []
+    host = harness.host("h1")
+    assert (host.jobs_ended, host.consecutive_failures) == (1, 0)
+    assert host.last_seen_at
     assert host.facts["cores"]
 
 
-def test_a_host_is_down_until_it_has_answered(there: Dispatcher) -> None:
+def test_a_host_is_down_until_it_has_answered(harness: ConnectionHarness) -> None:
     entry = HostEntry("h2", "ssh=nobody@127.0.0.1//ssh_config=/nowhere", labels=("x",))
-    settings = Settings(there.settings.data, hosts={"h1": HostEntry("h1", "popen"), "h2": entry})
-    own.configure(there.store, settings)
-    assert there.host("h2").labels == ("x",)
-    assert {there.host(name).state for name in ("h1", "h2")} == {HostState.DOWN}
-    there.start()
-    there.until_host("h1", HostState.UP)
-    there.until(lambda: "not been opened" not in there.host("h2").reason)
-    assert there.host("h2").state is HostState.DOWN
+    settings = Settings(harness.settings.data, hosts={"h1": HostEntry("h1", "popen"), "h2": entry})
+    host_connections.configure(harness.store, settings)
+    assert harness.host("h2").labels == ("x",)
+    assert {harness.host(name).state for name in ("h1", "h2")} == {HostState.DOWN}
+    harness.start()
+    harness.wait_for_host("h1", HostState.UP)
+    harness.wait_until(lambda: "not been open_gate" not in harness.host("h2").reason)
+    assert harness.host("h2").state is HostState.DOWN
 
 
-def test_a_host_of_the_file_that_goes_takes_its_jobs_along(there: Dispatcher) -> None:
-    (job,) = there.plan("h1")
-    own.configure(there.store, Settings(there.settings.data))
-    there.start()
-    found = there.until_state(job, LOST)
-    assert found.detail == "the dispatcher has no such host any more"
+def test_the_jobs_of_a_host_that_is_removed_from_the_configuration_are_lost(
+    harness: ConnectionHarness,
+) -> None:
+    (job,) = harness.plan("h1")
+    host_connections.configure(harness.store, Settings(harness.settings.data))
+    harness.start()
+    row = harness.wait_for_state(job, LOST)
+    assert row.detail == "its host is not configured any more"
 
 
-def test_a_host_that_is_added_later_is_opened(there: Dispatcher, tests: Path) -> None:
-    there.start()
-    there.until_host("h1", HostState.UP)
-    there.add_host("h2")
-    there.until_host("h2", HostState.UP)
+def test_a_host_that_is_added_later_is_opened(harness: ConnectionHarness, tests: Path) -> None:
+    harness.start()
+    harness.wait_for_host("h1", HostState.UP)
+    harness.add_host("h2")
+    harness.wait_for_host("h2", HostState.UP)
 
 
-# -- what hosts refuse and forget -------------------------------------------------------
+# -- what hosts refuse and forget ------------------------------------------------------
 
 
-def test_a_job_that_cannot_be_prepared_is_lost_and_no_fault_of_the_host(there: Dispatcher) -> None:
+def test_a_job_that_cannot_be_prepared_is_lost_and_no_fault_of_the_host(
+    harness: ConnectionHarness,
+) -> None:
     def refuse(job: object) -> None:
         raise UsageError("no tests were found")
 
-    there.work.before_prepare = refuse
-    there.start()
-    (job,) = there.plan("h1")
-    assert there.until_state(job, LOST).detail == "no tests were found"
-    assert there.host("h1").failures == 0
+    harness.work.before_prepare = refuse
+    harness.start()
+    (job,) = harness.plan("h1")
+    assert harness.wait_for_state(job, LOST).detail == "no tests were found"
+    assert harness.host("h1").consecutive_failures == 0
 
 
-def test_a_job_that_the_host_refuses_is_lost_with_its_words(there: Dispatcher, tests: Path) -> None:
+def test_a_job_that_the_host_refuses_is_lost_with_its_words(
+    harness: ConnectionHarness, tests: Path
+) -> None:
     """It has a job of this UUID, and another one."""
-    (job,) = there.plan("h1")
+    (job,) = harness.plan("h1")
 
     def hand_in_another(_: object) -> None:
         with JobClient(POPEN) as client:
             job_hosts.submit(client, tests, job, retries=3)
 
-    there.work.before_prepare = hand_in_another
-    there.start()
-    found = there.until_state(job, LOST)
-    assert "is here already, and is another one" in found.detail
-    assert there.host("h1").failures == 1
+    harness.work.before_prepare = hand_in_another
+    harness.start()
+    row = harness.wait_for_state(job, LOST)
+    assert "is here already, and is another one" in row.detail
+    assert harness.host("h1").consecutive_failures == 1
 
 
-def test_a_full_queue_is_waited_for(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.hosts.connection._RETRY_DELAY", 0.1)
+def test_a_full_queue_is_waited_for(harness: ConnectionHarness) -> None:
+    harness.set_timeouts(retry_delay=0.1)
     with JobClient(POPEN) as client:
         client.set_limit("waiting", 0)
-        there.start()
-        (job,) = there.plan("h1")
-        there.until(lambda: len(there.work.prepared) > 2)
-        assert there.job(job).state is JobState.PLANNED
+        harness.start()
+        (job,) = harness.plan("h1")
+        harness.wait_until(lambda: len(harness.work.prepared) > 2)
+        assert harness.job(job).state is JobState.PLANNED
         client.set_limit("waiting", 10)
-    there.until_state(job, DONE)
+    harness.wait_for_state(job, DONE)
 
 
-def test_a_host_that_has_forgotten_a_job_loses_it(there: Dispatcher, gate: Path) -> None:
-    there.start()
-    (job,) = there.plan("h1")
-    there.until_state(job, JobState.SUBMITTED)
-    there.links.close()
+def test_a_host_that_has_forgotten_a_job_loses_it(harness: ConnectionHarness, gate: Path) -> None:
+    harness.start()
+    (job,) = harness.plan("h1")
+    harness.wait_for_state(job, JobState.SUBMITTED)
+    harness.connections.close()
     gate.write_text("\n")
     with JobClient(POPEN) as client:
         client.wait(job)
         client.forget(job, force=True)
-    there.links = there._links()
-    there.links.start()
-    assert there.until_state(job, LOST).detail == "the host has no such job any more"
+    harness.connections = harness.new_connections()
+    harness.connections.start()
+    assert harness.wait_for_state(job, LOST).detail == "the host does not have this job any more"
 
 
-def test_failures_in_a_row_are_a_quarantine(
-    there: Dispatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dispatcher.hosts.connection._ATTEMPT_DELAY", 0.01)
+def test_failures_in_a_row_are_a_quarantine(harness: ConnectionHarness) -> None:
+    harness.set_timeouts(attempt_delay=0.01)
 
     def refuse(_: object) -> None:
         raise HostError("h1", "its package is refused")
 
-    there.work.before_harvest = refuse
-    there.start()
-    for _ in range(there.terms.quarantine):
-        (job,) = there.plan("h1")
-        assert "its package is refused" in there.until_state(job, LOST).detail
-    host = there.host("h1")
+    harness.work.before_record = refuse
+    harness.start()
+    for _ in range(harness.timeouts.quarantine):
+        (job,) = harness.plan("h1")
+        assert "its package is refused" in harness.wait_for_state(job, LOST).detail
+    host = harness.host("h1")
     assert host.state is HostState.QUARANTINED
     assert "3 infrastructure failures in a row" in host.reason
-    # As evidence it is tried once more.
-    there.until(lambda: files(there) == [])
+    # The package is downloaded once more, as evidence.
+    harness.wait_until(lambda: incoming_files(harness) == [])
 
 
 # -- cancelling ------------------------------------------------------------------------
 
 
 def test_a_job_ends_when_its_stage_run_is_cancelled_or_its_peers_are_gone(
-    there: Dispatcher, gate: Path
+    harness: ConnectionHarness, gate: Path
 ) -> None:
-    there.start()
-    (job,) = there.plan("h1")
-    there.until(lambda: state_on_host(job) == "running")
-    there.cancel(job)
-    assert there.until_state(job, DONE).how == "cancelled"
-    assert there.host("h1").failures == 0
-    (peer,) = there.plan("h1")
-    there.until_state(peer, JobState.SUBMITTED)
-    there.links.stop([peer])
-    assert there.until_state(peer, DONE).how == "cancelled"
-    there.links.look()
-    assert not there.links._stops
+    harness.start()
+    (job,) = harness.plan("h1")
+    harness.wait_until(lambda: state_on_host(job) == "running")
+    harness.cancel(job)
+    assert harness.wait_for_state(job, DONE).end_reason == "cancelled"
+    assert harness.host("h1").consecutive_failures == 0
+    (peer,) = harness.plan("h1")
+    harness.wait_for_state(peer, JobState.SUBMITTED)
+    harness.connections.stop([peer])
+    assert harness.wait_for_state(peer, DONE).end_reason == "cancelled"
+    harness.connections.update()
+    assert not harness.connections._stopped_jobs
 
 
-def test_what_was_cancelled_before_it_was_handed_in_never_is(there: Dispatcher) -> None:
-    (job,) = there.plan("h1")
-    there.cancel(job)
-    there.start()
-    found = there.until_state(job, LOST)
-    assert (found.how, there.work.prepared) == ("cancelled", [])
+def test_a_job_that_was_cancelled_before_it_was_submitted_is_never_submitted(
+    harness: ConnectionHarness,
+) -> None:
+    (job,) = harness.plan("h1")
+    harness.cancel(job)
+    harness.start()
+    row = harness.wait_for_state(job, LOST)
+    assert (row.end_reason, harness.work.prepared) == ("cancelled", [])
     assert state_on_host(job) == "None"
-    assert there.host("h1").failures == 0
+    assert harness.host("h1").consecutive_failures == 0
 
 
-# -- whatever dies -----------------------------------------------------------------------
+# -- processes that are killed ---------------------------------------------------------
 
 
 def test_what_the_host_had_already_is_not_prepared_again_and_ends_if_it_was_given_up(
-    there: Dispatcher, tests: Path, gate: Path
+    harness: ConnectionHarness, tests: Path, gate: Path
 ) -> None:
     """The first was given up meanwhile; the answer to the submit of the second was lost."""
-    (lost,), (job,) = there.plan("h1"), there.plan("h1")
+    (lost,), (job,) = harness.plan("h1"), harness.plan("h1")
     with JobClient(POPEN) as client:
         for each in (lost, job):
             job_hosts.submit(client, tests, each)
-    there.until(lambda: state_on_host(lost) == "running")
-    there.give_up(lost)
-    there.start()
-    there.until_state(job, JobState.SUBMITTED)
-    there.until(lambda: state_on_host(lost) == "harvested")
-    assert there.work.outcomes == [results.Harvest.EVIDENCE]
-    assert there.job(lost).how == "cancelled"
+    harness.wait_until(lambda: state_on_host(lost) == "running")
+    harness.give_up(lost)
+    harness.start()
+    harness.wait_for_state(job, JobState.SUBMITTED)
+    harness.wait_until(lambda: state_on_host(lost) == "harvested")
+    assert harness.work.outcomes == [results.HarvestOutcome.LATE]
+    assert harness.job(lost).end_reason == "cancelled"
     gate.write_text("\n")
-    there.until_state(job, DONE)
-    assert there.work.prepared == []
+    harness.wait_for_state(job, DONE)
+    assert harness.work.prepared == []
 
 
-def test_a_desk_that_is_killed_is_opened_again_and_a_restart_finds_what_it_left(
-    there: Dispatcher, gate: Path
+def test_a_session_that_is_killed_is_opened_again_and_a_restart_continues_its_jobs(
+    harness: ConnectionHarness, gate: Path
 ) -> None:
-    there.start()
-    (job,) = there.plan("h1")
-    there.until_state(job, JobState.SUBMITTED)
+    harness.start()
+    (job,) = harness.plan("h1")
+    harness.wait_for_state(job, JobState.SUBMITTED)
     for pid in job_hosts.pids():
         os.kill(pid, signal.SIGKILL)
-    (second,) = there.plan("h1")
-    there.until_state(second, JobState.SUBMITTED)
-    there.restart()
+    (second,) = harness.plan("h1")
+    harness.wait_for_state(second, JobState.SUBMITTED)
+    harness.restart()
     with open(gate, "w") as go:
         for each in (job, second):
             go.write("\n")
             go.flush()
-            there.until_state(each, DONE)
-    assert there.work.prepared == [job, second]
+            harness.wait_for_state(each, DONE)
+    assert harness.work.prepared == [job, second]
 
 
-#: What became of a job that the host has ended: states of its row, or who has it here.
-PART = "a part of its package is here"
-SO_FAR: dict[str, tuple[JobEvent, ...]] = {
+#: Events of a job's row, by the state in which a dispatcher was killed.
+PARTIAL = "partly downloaded"
+EVENTS_BY_STATE: dict[str, tuple[JobEvent, ...]] = {
     "planned": (),
     "submitted": (JobEvent.ACCEPT,),
     "ended": (JobEvent.ACCEPT, JobEvent.END),
     "harvested": (JobEvent.ACCEPT,),
     "lost": (JobEvent.LOSE,),
-    PART: (JobEvent.ACCEPT,),
+    PARTIAL: (JobEvent.ACCEPT,),
 }
 
 
-def test_jobs_go_on_from_whatever_their_rows_say(there: Dispatcher, tests: Path) -> None:
-    """The host has done all of them; the dispatcher died before it wrote so."""
-    planned = {what: there.plan("h1")[0] for what in SO_FAR}
-    path = there.settings.data / "x.zip"
+def test_jobs_go_on_from_whatever_their_rows_say(harness: ConnectionHarness, tests: Path) -> None:
+    """The host has ended all jobs; the dispatcher was killed before it wrote that."""
+    planned = {what: harness.plan("h1")[0] for what in EVENTS_BY_STATE}
+    path = harness.settings.data / "x.zip"
     with JobClient(POPEN) as client:
         for job in planned.values():
             job_hosts.submit(client, tests, job)
         done = {what: client.wait(job) for what, job in planned.items()}
         client.download(planned["harvested"], path, lambda _: None)
-    for what, events in SO_FAR.items():
+    for what, events in EVENTS_BY_STATE.items():
         for event in events:
-            with there.store.write() as connection:
-                assert jobs.move(connection, planned[what], event)
-    there.work.record(there.job(planned["harvested"]), path)
-    assert all(there.job(job).state in (what, "submitted") for what, job in planned.items())
-    leave_half(there, planned[PART])
-    there.start()
+            with harness.store.write() as connection:
+                assert jobs.apply_event(connection, planned[what], event)
+    harness.work.record(harness.job(planned["harvested"]), path)
+    assert all(harness.job(job).state in (what, "submitted") for what, job in planned.items())
+    write_partial_download(harness, planned[PARTIAL])
+    harness.start()
     late = planned.pop("lost")
     for what, job in planned.items():
-        assert there.until_state(job, DONE).package == done[what].package
-    there.until(lambda: state_on_host(late) == "harvested")
+        assert harness.wait_for_state(job, DONE).package_digest == done[what].package_digest
+    harness.wait_until(lambda: state_on_host(late) == "harvested")
     assert {state_on_host(job) for job in planned.values()} == {"harvested"}
-    assert there.work.prepared == []
-    assert sorted(there.work.came) == sorted([*planned.values(), late])
-    assert there.host("h1").jobs == 5
-    # Of the one that was given up, the package is evidence only.
-    assert (there.job(late).state, there.job(late).package) == (LOST, done["lost"].package)
-    assert there.work.outcomes.count(results.Harvest.EVIDENCE) == 1
-    there.until(lambda: files(there) == [])
+    assert harness.work.prepared == []
+    assert sorted(harness.work.recorded) == sorted([*planned.values(), late])
+    assert harness.host("h1").jobs_ended == 5
+    # The package of the job that was given up is evidence only.
+    assert (harness.job(late).state, harness.job(late).package_digest) == (
+        LOST,
+        done["lost"].package_digest,
+    )
+    assert harness.work.outcomes.count(results.HarvestOutcome.LATE) == 1
+    harness.wait_until(lambda: incoming_files(harness) == [])
 
 
-def leave_half(there: Dispatcher, job: str) -> None:
-    """As a dispatcher that was killed while it downloaded; beside it what nobody wants."""
-    package = Path(paths.package(queue.folder(), job)).read_bytes()
-    incoming = there.settings.data / own.INCOMING
+def write_partial_download(harness: ConnectionHarness, job: str) -> None:
+    """Write what a dispatcher leaves that is killed in a download, and an unknown file."""
+    package = Path(paths.package_path(queue_folder.find_queue_folder(), job)).read_bytes()
+    incoming = harness.settings.data / host_connections.INCOMING
     incoming.mkdir()
     (incoming / f"{job}.zip.part").write_bytes(package[:100])
-    (incoming / f"{uuid.uuid4()}.zip").write_bytes(b"nobody's")
+    (incoming / f"{uuid.uuid4()}.zip").write_bytes(b"unknown")
 
 
-def test_trouble_of_ours_costs_no_job(there: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk, a bug: the step is tried again, and the host is not blamed."""
-    monkeypatch.setattr("dispatcher.hosts.connection._RETRY_DELAY", 0.1)
-    troubles = [OSError(28, "No space left on device"), ValueError("a bug")]
+def test_an_error_of_the_dispatcher_loses_no_job(harness: ConnectionHarness) -> None:
+    """A full disk or a bug: the step is tried again, and the host is not blamed."""
+    harness.set_timeouts(retry_delay=0.1)
+    errors = [OSError(28, "No space left on device"), ValueError("a bug")]
 
     def fail(_: object) -> None:
-        if troubles:
-            raise troubles.pop()
+        if errors:
+            raise errors.pop()
 
-    there.work.before_harvest = fail
-    there.start()
-    (job,) = there.plan("h1")
-    there.until_state(job, DONE)
-    assert len(there.work.came) == 3
-    assert there.host("h1").failures == 0
-
-
-# -- draining -------------------------------------------------------------------------------
+    harness.work.before_record = fail
+    harness.start()
+    (job,) = harness.plan("h1")
+    harness.wait_for_state(job, DONE)
+    assert len(harness.work.recorded) == 3
+    assert harness.host("h1").consecutive_failures == 0
 
 
-def test_jobs_planned_before_the_host_is_open_are_handed_in_and_a_drained_one_ends_them(
-    there: Dispatcher,
+# -- draining --------------------------------------------------------------------------
+
+
+def test_jobs_planned_before_the_host_is_connected_are_submitted_and_a_drained_host_ends_them(
+    harness: ConnectionHarness,
 ) -> None:
-    first, second = *there.plan("h1"), *there.plan("h1")
-    there.start()
-    there.until_host("h1", HostState.UP)
-    (third,) = there.plan("h1")
-    with there.store.write() as connection:
-        hosts.set_state(connection, "h1", HostState.DRAINING, who="ann", at=1.0)
+    first, second = *harness.plan("h1"), *harness.plan("h1")
+    harness.start()
+    harness.wait_for_host("h1", HostState.UP)
+    (third,) = harness.plan("h1")
+    with harness.store.write() as connection:
+        hosts.set_state(connection, "h1", HostState.DRAINING, actor="ann", at=1.0)
     for job in (first, second, third):
-        there.until_state(job, DONE)
-    host = there.host("h1")
-    assert (host.state, host.jobs) == (HostState.DRAINING, 3)
+        harness.wait_for_state(job, DONE)
+    host = harness.host("h1")
+    assert (host.state, host.jobs_ended) == (HostState.DRAINING, 3)
 
 
-# -- hosts that go and come back, behind a real agent -------------------------------------
-
-
-@pytest.fixture
-def agents(folder: Path) -> Iterator[Local]:
-    found = Local(folder / "agents")
-    yield found
-    for name in found.existing():
-        found.take_down(name, None)
+# -- hosts behind a real agent that are lost and come back -----------------------------
 
 
 @pytest.fixture
-def far(agents: Local, folder: Path, tests: Path) -> Iterator[tuple[Dispatcher, Raised]]:
-    """A host with an agent, and a dispatcher of little patience."""
-    with Dispatcher(folder / "data", tests, lease=0.5) as found:
-        raised = agents.bring_up("h1", POOL, None)
-        found.add_host("h1", raised.spec)
-        yield found, raised
+def agents(folder: Path) -> Iterator[LocalProvider]:
+    provider = LocalProvider(folder / "agents")
+    yield provider
+    for name in provider.existing():
+        provider.take_down(name, None)
+
+
+@pytest.fixture
+def far(
+    agents: LocalProvider, folder: Path, tests: Path
+) -> Iterator[tuple[ConnectionHarness, RunningHost]]:
+    """Yield a harness with a short lease, and its host, which has an agent."""
+    with ConnectionHarness(folder / "data", tests, lease=0.5) as harness:
+        running = agents.bring_up("h1", POOL, None)
+        harness.add_host("h1", running.spec)
+        yield harness, running
 
 
 def test_jobs_of_a_host_that_is_gone_for_longer_than_the_lease_are_lost_and_come_late(
-    far: tuple[Dispatcher, Raised], agents: Local, gate: Path
+    far: tuple[ConnectionHarness, RunningHost], agents: LocalProvider, gate: Path
 ) -> None:
-    there, raised = far
-    there.start()
-    there.until_host("h1", HostState.UP)
-    first, second = *there.plan("h1"), *there.plan("h1")
+    harness, running = far
+    harness.start()
+    harness.wait_for_host("h1", HostState.UP)
+    first, second = *harness.plan("h1"), *harness.plan("h1")
     for job in (first, second):
-        there.until_state(job, JobState.SUBMITTED)
-    pen = opened(there, gate)
-    os.kill(raised.handle["pid"], signal.SIGKILL)
+        harness.wait_for_state(job, JobState.SUBMITTED)
+    gate_descriptor = open_gate(harness, gate)
+    os.kill(running.handle["pid"], signal.SIGKILL)
     for job in (first, second):
-        assert "has not answered for" in there.until_state(job, LOST).detail
-    host = there.until_host("h1", HostState.DOWN)
+        assert "has not answered for" in harness.wait_for_state(job, LOST).detail
+    host = harness.wait_for_host("h1", HostState.DOWN)
     # It is one failure, however many jobs it had.
-    assert (host.failures, "Connection refused" in host.reason) == (1, True)
-    # Its worker goes on without an agent; both ends meet when there is one.
-    os.write(pen, b"\n")
-    again = agents.bring_up("h1", POOL, raised.handle)
-    there.add_host("h1", again.spec)
-    there.until_host("h1", HostState.UP)
-    os.write(pen, b"\n")
-    there.until(lambda: all(there.job(job).package for job in (first, second)))
-    os.close(pen)
-    assert {there.job(job).state for job in (first, second)} == {LOST}
-    assert set(there.work.outcomes) == {results.Harvest.EVIDENCE}
+    assert (host.consecutive_failures, "Connection refused" in host.reason) == (1, True)
+    # Its worker continues without an agent.
+    os.write(gate_descriptor, b"\n")
+    again = agents.bring_up("h1", POOL, running.handle)
+    harness.add_host("h1", again.spec)
+    harness.wait_for_host("h1", HostState.UP)
+    os.write(gate_descriptor, b"\n")
+    harness.wait_until(lambda: all(harness.job(job).package_digest for job in (first, second)))
+    os.close(gate_descriptor)
+    assert {harness.job(job).state for job in (first, second)} == {LOST}
+    assert set(harness.work.outcomes) == {results.HarvestOutcome.LATE}
 
 
-def test_time_in_which_we_were_stopped_is_no_silence_of_a_host(
-    agents: Local, folder: Path, tests: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+def test_time_in_which_the_dispatcher_was_stopped_does_not_count_as_silence(
+    agents: LocalProvider, folder: Path, tests: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its agent is away for a moment only, but after an hour of ours (Ctrl-Z)."""
+    """The agent is away for a moment, right after the dispatcher was stopped for an hour."""
     slept = 0.0
     clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + slept)
     monkeypatch.setattr("dispatcher.hosts.connection.time", clock)
-    with Dispatcher(folder / "data", tests, lease=60.0) as there:
-        raised = agents.bring_up("h1", POOL, None)
-        there.add_host("h1", raised.spec)
-        there.start()
-        (job,) = there.plan("h1")
-        there.until_state(job, JobState.SUBMITTED)
+    with ConnectionHarness(folder / "data", tests, lease=60.0) as harness:
+        running = agents.bring_up("h1", POOL, None)
+        harness.add_host("h1", running.spec)
+        harness.start()
+        (job,) = harness.plan("h1")
+        harness.wait_for_state(job, JobState.SUBMITTED)
         slept = 3600.0
-        os.kill(raised.handle["pid"], signal.SIGKILL)
-        there.until_host("h1", HostState.DOWN)
+        os.kill(running.handle["pid"], signal.SIGKILL)
+        harness.wait_for_host("h1", HostState.DOWN)
         gate.write_text("\n")
-        there.add_host("h1", agents.bring_up("h1", POOL, raised.handle).spec)
-        assert there.until_state(job, DONE, LOST).state is not LOST
+        harness.add_host("h1", agents.bring_up("h1", POOL, running.handle).spec)
+        assert harness.wait_for_state(job, DONE, LOST).state is not LOST
 
 
-def test_a_host_that_does_not_answer_does_not_hold_up_the_end(
-    far: tuple[Dispatcher, Raised],
+def test_a_host_that_does_not_answer_does_not_delay_close(
+    far: tuple[ConnectionHarness, RunningHost],
 ) -> None:
-    there, raised = far
-    with stopped(raised.handle["pid"]):
-        there.start()
-        there.until(lambda: "open h1" in threads())
+    harness, running = far
+    with stopped(running.handle["pid"]):
+        harness.start()
+        harness.wait_until(lambda: "open h1" in connection_threads())
         began = time.monotonic()
-        there.links.close()
+        harness.connections.close()
         assert time.monotonic() - began < 10
 
 
-def test_a_host_that_was_never_there_loses_its_jobs_after_the_lease(
+def test_a_host_that_never_answered_loses_its_jobs_after_the_lease(
     folder: Path, tests: Path
 ) -> None:
-    with Dispatcher(folder / "data", tests, lease=0.3) as there:
-        there.add_host("h1", "agent=127.0.0.1:1//credentials=/nowhere.pem", state=HostState.UP)
-        (job,) = there.plan("h1")
-        there.start()
-        assert "/nowhere.pem" in there.until_state(job, LOST).detail
-        assert there.host("h1").state is HostState.DOWN
+    with ConnectionHarness(folder / "data", tests, lease=0.3) as harness:
+        harness.add_host("h1", "agent=127.0.0.1:1//credentials=/nowhere.pem", state=HostState.UP)
+        (job,) = harness.plan("h1")
+        harness.start()
+        assert "/nowhere.pem" in harness.wait_for_state(job, LOST).detail
+        assert harness.host("h1").state is HostState.DOWN
 
 
-def test_a_spec_that_cannot_be_is_a_host_that_is_down(folder: Path, tests: Path) -> None:
-    with Dispatcher(folder / "data", tests) as there:
-        there.add_host("h1", "popen//no=such")
-        there.start()
-        there.until(lambda: "unknown option 'no'" in there.host("h1").reason)
+def test_a_host_with_an_invalid_spec_is_down(folder: Path, tests: Path) -> None:
+    with ConnectionHarness(folder / "data", tests) as harness:
+        harness.add_host("h1", "popen//no=such")
+        harness.start()
+        harness.wait_until(lambda: "unknown option 'no'" in harness.host("h1").reason)
 
 
-def test_jobs_that_nobody_runs_say_so_at_their_host(
-    far: tuple[Dispatcher, Raised], monkeypatch: pytest.MonkeyPatch
+def test_a_host_without_a_worker_says_so_in_its_row(
+    far: tuple[ConnectionHarness, RunningHost], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The agent's FIFO is away: a worker cannot be started behind it."""
-    there, _ = far
-    there.start()
-    there.until_host("h1", HostState.UP)
-    (door,) = (there.settings.data.parent / "agents").glob("hosts/h1/state/nosejobs/**/agent.fifo")
-    door.rename(door.with_name("shut"))
-    (job,) = there.plan("h1")
-    there.until(lambda: "agent does not answer" in there.host("h1").reason)
-    door.with_name("shut").rename(door)
-    there.until_state(job, DONE)
-    there.until(lambda: not there.host("h1").reason)
+    """Without the agent's FIFO no worker can be started."""
+    harness, _ = far
+    harness.start()
+    harness.wait_for_host("h1", HostState.UP)
+    (fifo,) = (harness.settings.data.parent / "agents").glob(
+        "hosts/h1/state/nosejobs/**/agent.fifo"
+    )
+    fifo.rename(fifo.with_name("shut"))
+    (job,) = harness.plan("h1")
+    harness.wait_until(lambda: "agent does not answer" in harness.host("h1").reason)
+    fifo.with_name("shut").rename(fifo)
+    harness.wait_for_state(job, DONE)
+    harness.wait_until(lambda: not harness.host("h1").reason)

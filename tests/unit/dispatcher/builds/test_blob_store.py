@@ -27,7 +27,7 @@ def test_a_file_is_moved_to_where_its_digest_says(blobs: BlobStore, tmp_path: Pa
     kept = blobs.take(path)
     assert kept == (hashlib.sha256(b"package").hexdigest(), 7)
     assert not path.exists()
-    assert blobs.holds(kept.digest)
+    assert blobs.has(kept.digest)
     assert blobs.path(kept.digest).read_bytes() == b"package"
     assert blobs.path(kept.digest).stat().st_mode & 0o777 == 0o600
 
@@ -51,12 +51,12 @@ def test_what_nobody_refers_to_goes_once_it_is_old(blobs: BlobStore) -> None:
     for digest in (old, referred):
         os.utime(blobs.path(digest), (1.0, 1.0))
     assert blobs.sweep({referred}) == [old]
-    assert [blobs.holds(digest) for digest in (old, young, referred)] == [False, True, True]
+    assert [blobs.has(digest) for digest in (old, young, referred)] == [False, True, True]
 
 
 @pytest.mark.parametrize("digest", ["", "..", "a" * 63, "../" + "a" * 61])
 def test_only_digests_are_names(blobs: BlobStore, digest: str) -> None:
-    assert not blobs.holds(digest)
+    assert not blobs.has(digest)
     with pytest.raises(ValueError, match="not a digest"):
         blobs.path(digest)
 

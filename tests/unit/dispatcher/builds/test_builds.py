@@ -42,13 +42,18 @@ def test_all_of_a_tree_is_shipped(tree: Path) -> None:
     assert paths == [".env", "link", "tests/test_a.sh", "tests/test_b.sh"]
     assert found.files["link"] == "120000 tests/test_b.sh"
     assert found.files["tests/test_a.sh"].startswith("100755 ")
-    assert (found.content.digest, found.content.size) == upload.named(found.tree)
+    assert (found.content.digest, found.content.size) == upload.identify_tree(found.tree)
 
 
 def test_a_tree_without_a_config_has_no_stages(tree: Path) -> None:
     found = examine(scan_folder(tree, "here"))
     assert found.config
-    assert (found.config.build, found.config.stages, found.inputs, found.why) == (None, (), "", "")
+    assert (found.config.build, found.config.stages, found.inputs_digest, found.error) == (
+        None,
+        (),
+        "",
+        "",
+    )
 
 
 def test_the_key_for_reuse_is_of_the_inputs_only(tree: Path) -> None:
@@ -59,8 +64,8 @@ def test_the_key_for_reuse_is_of_the_inputs_only(tree: Path) -> None:
     second = examine(scan_folder(tree, "here"))
     (tree / "tests/test_a.sh").chmod(0o644)
     third = examine(scan_folder(tree, "here"))
-    assert first.inputs == second.inputs != third.inputs
-    assert len({first.tree, second.tree, third.tree}) == 3
+    assert first.inputs_digest == second.inputs_digest != third.inputs_digest
+    assert len({first.tree_digest, second.tree_digest, third.tree_digest}) == 3
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_a_config_that_cannot_be_understood_says_where(tree: Path, text: str, wo
     (tree / "nosejobs.toml").write_text(text)
     found = examine(scan_folder(tree, "here"))
     assert found.config is None
-    assert found.why.startswith(words)
+    assert found.error.startswith(words)
 
 
 def test_patterns_that_would_take_minutes_to_compare_are_refused(
@@ -87,13 +92,14 @@ def test_patterns_that_would_take_minutes_to_compare_are_refused(
     many = "".join(f"[tests.'t{number}']\nretries = 1\n" for number in range(1001))
     (tree / "nosejobs.toml").write_text(many)
     assert (
-        "tests must be of at most 1000 patterns, not 1001" in examine(scan_folder(tree, "here")).why
+        "tests must be of at most 1000 patterns, not 1001"
+        in examine(scan_folder(tree, "here")).error
     )
     text = "[build]\ncommand = 'x'\noutput = 'y'\ninputs = ['a', 'b', 'c']\n"
     (tree / "nosejobs.toml").write_text(text)
-    assert examine(scan_folder(tree, "here")).why == ""
-    monkeypatch.setattr(pipeline_files, "_COMPARED", 5)
-    why = examine(scan_folder(tree, "here")).why
+    assert examine(scan_folder(tree, "here")).error == ""
+    monkeypatch.setattr(pipeline_files, "_MAX_INPUT_COMPARISONS", 5)
+    why = examine(scan_folder(tree, "here")).error
     assert why.startswith("nosejobs.toml:4: build.inputs has 3 patterns for ")
 
 
@@ -104,7 +110,7 @@ def test_patterns_that_would_take_minutes_to_compare_are_refused(
 )
 def test_what_a_tree_says_of_tests_is_told_in_few_harmless_words(tree: Path, text: str) -> None:
     (tree / "nosejobs.toml").write_text(text)
-    why = examine(scan_folder(tree, "here")).why
+    why = examine(scan_folder(tree, "here")).error
     assert why.startswith("nosejobs.toml:2: ")
     assert len(why) < 1000
     assert why.isprintable()
@@ -183,9 +189,9 @@ def test_without_output_there_is_a_status_that_says_why(
 def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[BlobStore, package_rows.Package]:
     blobs = BlobStore(folder / "blobs")
     members = {} if data is None else {"artefacts/0/output.tar": data}
-    rows = [(0, 1, Execution(0, exit=exit))]
+    rows = [(0, 1, Execution(0, exit_status=exit))]
     test: list[JobTest] = [build_test(FULL)]
-    path = package_factories.write(folder / "p.zip", JOB, test, rows, members)
+    path = package_factories.write_package(folder / "p.zip", JOB, test, rows, members)
     return blobs, package_rows.open_package(str(path))
 
 
@@ -193,7 +199,7 @@ def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:
     found = []
     for name, files in (("a", {"x": b"1", "y/z": b"2"}), ("b", {"y/z": b"2", "x": b"1"})):
         (tmp_path / name).mkdir()
-        blobs, package = kept(tmp_path / name, package_factories.tar(files))
+        blobs, package = kept(tmp_path / name, package_factories.make_tar(files))
         with package:
             found.append(store_artifact(package, FULL, blobs))
         assert [path.name[:1] for path in blobs.folder.iterdir()] != ["."]
@@ -205,10 +211,10 @@ def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (None, "dist was not sent back"),
-        (package_factories.tar({}), "dist is empty"),
-        (package_factories.tar({"../x": b""}), "dist cannot be kept: .*x"),
-        (b"no tar", "dist cannot be kept: dist is no zip, and no tar"),
+        (None, "dist is larger than .*, so it was not sent"),
+        (package_factories.make_tar({}), "dist is empty"),
+        (package_factories.make_tar({"../x": b""}), "dist cannot be stored: .*x"),
+        (b"no tar", "dist cannot be stored: dist is not a zip or tar archive"),
     ],
 )
 def test_what_cannot_be_an_artefact_is_the_builds_failure(

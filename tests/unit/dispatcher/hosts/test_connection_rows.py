@@ -15,10 +15,10 @@ def test_jobs_of_a_run_that_is_over_are_stopped(store: Store) -> None:
             add_jobs(connection, one, "h1", "h2"),
             add_jobs(connection, two, "h1"),
         )
-        assert jobs.stopped(connection) == {}
-        assert jobs.move(connection, ended, JobEvent.LOSE)
-        assert stage_runs.move(connection, one, StageEvent.CANCEL)
-        assert jobs.stopped(connection) == {first: "h1"}
+        assert jobs.hosts_of_stopped_jobs(connection) == {}
+        assert jobs.apply_event(connection, ended, JobEvent.LOSE)
+        assert stage_runs.apply_event(connection, one, StageEvent.CANCEL)
+        assert jobs.hosts_of_stopped_jobs(connection) == {first: "h1"}
         assert jobs.get(connection, other) is not None
 
 
@@ -27,20 +27,20 @@ def test_lost_jobs_are_those_of_one_host_of_late_newest_first(store: Store) -> N
         run = add_run(connection, add_build(connection))
         found = add_jobs(connection, run, "h1", "h2", "h1")
         for job in found:
-            assert jobs.move(connection, job, JobEvent.LOSE)
-        lost = jobs.lost_on(connection, "h1", 0.0, 10)
+            assert jobs.apply_event(connection, job, JobEvent.LOSE)
+        lost = jobs.list_lost_on_host(connection, "h1", 0.0, 10)
         assert [job.id for job in lost] == [found[0], found[2]]
         assert {job.state for job in lost} == {JobState.LOST}
-        assert len(jobs.lost_on(connection, "h1", 0.0, 1)) == 1
-        assert jobs.lost_on(connection, "h1", 4.0, 10) == []
+        assert len(jobs.list_lost_on_host(connection, "h1", 0.0, 1)) == 1
+        assert jobs.list_lost_on_host(connection, "h1", 4.0, 10) == []
 
 
 def test_a_host_goes_down_once_and_for_each_new_reason(store: Store) -> None:
     with store.write() as connection:
         hosts.configure(connection, Host("h1", "popen"))
-        assert hosts.down(connection, "h1", "no route")
-        assert not hosts.down(connection, "h1", "no route")
-        assert hosts.down(connection, "h1", "refused")
+        assert hosts.mark_down(connection, "h1", "no route")
+        assert not hosts.mark_down(connection, "h1", "no route")
+        assert hosts.mark_down(connection, "h1", "refused")
         found = hosts.get(connection, "h1")
         assert found is not None
         assert (found.state, found.reason) == (HostState.DOWN, "refused")
@@ -53,11 +53,11 @@ KEPT = [HostState.DRAINING, HostState.QUARANTINED, HostState.STARTING]
 def test_silence_changes_nothing_of_what_was_decided(store: Store, state: HostState) -> None:
     with store.write() as connection:
         hosts.configure(connection, Host("h1", "popen", state=state, reason="why"))
-        assert not hosts.down(connection, "h1", "no route")
+        assert not hosts.mark_down(connection, "h1", "no route")
         found = hosts.get(connection, "h1")
         assert found is not None
         assert (found.state, found.reason) == (state, "why")
-        hosts.explain(connection, "h1", "other words")
+        hosts.set_reason(connection, "h1", "other words")
         found = hosts.get(connection, "h1")
         assert found is not None
         assert (found.state, found.reason) == (state, "other words")

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from dispatcher.hosts import package_rows
-from dispatcher.hosts.package_rows import number, numbers, read
+from dispatcher.hosts.package_rows import parse_number, read_measurements, read_rows
 from dispatcher.store.results import CaseRow, MeasurementRow, ResultRow
 from shell_runner.errors import HostError
 from shell_runner.remote.protocol.job import JobTest
-from shell_runner.remote.protocol.model import Case, Execution, Parsed, Problem
+from shell_runner.remote.protocol.model import Case, Execution, ParsedOutput, Problem
 from shell_runner.remote.protocol.model import Test as Program
 from tests.helpers import package_factories
 
@@ -17,22 +17,22 @@ JOB = "00000000-0000-4000-8000-000000000001"
 TESTS = [JobTest(f"test_{n}.sh", Program(n, f"test_{n}.sh")) for n in range(4)]
 
 
-def package(folder: Path, *executions: tuple[int, int, Execution]) -> package_rows.Found:
-    path = package_factories.write(folder / "p.zip", JOB, TESTS, executions)
-    with package_rows.opened(path, "h1", JOB) as opened:
-        return read(opened, JOB)
+def package(folder: Path, *executions: tuple[int, int, Execution]) -> package_rows.PackageRows:
+    path = package_factories.write_package(folder / "p.zip", JOB, TESTS, executions)
+    with package_rows.open_verified(path, "h1", JOB) as opened:
+        return read_rows(opened, JOB)
 
 
 def test_each_test_is_a_row_and_its_last_try_counts(tmp_path: Path) -> None:
     found = package(
         tmp_path,
-        (0, 1, Execution(0, exit=1, duration=9.0)),
-        (0, 2, Execution(0, 2, exit=0, duration=0.5)),
+        (0, 1, Execution(0, exit_status=1, duration=9.0)),
+        (0, 2, Execution(0, 2, exit_status=0, duration=0.5)),
         (1, 1, Execution(1, signal=11, duration=0.25)),
-        (2, 1, Execution(2, problem=Problem.UNMET, detail="requires docker")),
+        (2, 1, Execution(2, problem=Problem.UNMET_REQUIREMENT, detail="requires docker")),
         (3, 1, Execution(3, problem=Problem.HOST_LOST)),
     )
-    assert found.how == "completed"
+    assert found.end_reason == "completed"
     assert found.results == [
         ResultRow(0, "test_0.sh", "passed", "exit 0", 0.5, 2),
         ResultRow(1, "test_1.sh", "failed", "killed by SIGSEGV", 0.25),
@@ -47,9 +47,9 @@ def test_cases_and_their_numbers_are_rows(tmp_path: Path) -> None:
         Case("one", "passed", duration=0.5, group="speed"),
         Case("two", "failed", "boom\x1b[31m", details="rate: 3", properties=(("n", "4 ms"),)),
     ]
-    parsed = Parsed("junit", cases)
-    rest = [(n, 1, Execution(n, exit=0)) for n in (1, 2, 3)]
-    found = package(tmp_path, (0, 1, Execution(0, exit=1, parsed=parsed)), *rest)
+    parsed = ParsedOutput("junit", cases)
+    rest = [(n, 1, Execution(n, exit_status=0)) for n in (1, 2, 3)]
+    found = package(tmp_path, (0, 1, Execution(0, exit_status=1, parsed=parsed)), *rest)
     assert found.cases == [
         CaseRow(0, 0, "speed > one", "passed", "", 0.5),
         CaseRow(0, 1, "two", "failed", "boom"),
@@ -60,11 +60,11 @@ def test_cases_and_their_numbers_are_rows(tmp_path: Path) -> None:
 def test_of_cases_and_numbers_beyond_all_reason_the_first_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package_rows, "_CASES", 5)
-    monkeypatch.setattr(package_rows, "_ALL_NUMBERS", 3)
+    monkeypatch.setattr(package_rows, "_MAX_CASES", 5)
+    monkeypatch.setattr(package_rows, "_MAX_MEASUREMENTS", 3)
     cases = [Case(str(n), "passed", properties=(("a", "1"), ("b", "2"))) for n in range(3)]
-    parsed = Parsed("junit", [*cases, Case("red", "failed")])
-    rows = [(n, 1, Execution(n, exit=0, duration=-5.0, parsed=parsed)) for n in range(4)]
+    parsed = ParsedOutput("junit", [*cases, Case("red", "failed")])
+    rows = [(n, 1, Execution(n, exit_status=0, duration=-5.0, parsed=parsed)) for n in range(4)]
     found = package(tmp_path, *rows)
     assert [(row.test, row.name) for row in found.cases] == [
         (0, "0"), (0, "1"), (0, "2"), (0, "red"), (1, "0"),
@@ -73,28 +73,28 @@ def test_of_cases_and_numbers_beyond_all_reason_the_first_are_kept(
     # The verdict is made of all.
     assert [row.outcome for row in found.results] == ["failed"] * 4
     assert {row.duration for row in found.results} == {0.0}
-    assert found.detail == "the first 5 cases and 3 numbers are kept"
+    assert found.detail == "only the first 5 cases and 3 measurements are stored"
 
 
 @pytest.mark.parametrize("missing", range(4))
 def test_a_package_that_says_nothing_of_a_test_is_refused(tmp_path: Path, missing: int) -> None:
-    rows = [(n, 1, Execution(n, exit=0)) for n in range(4) if n != missing]
+    rows = [(n, 1, Execution(n, exit_status=0)) for n in range(4) if n != missing]
     with pytest.raises(HostError, match=f"test {missing} of 4"):
         package(tmp_path, *rows)
 
 
 def test_a_package_with_more_tests_than_it_has_is_refused(tmp_path: Path) -> None:
-    rows = [(n, 1, Execution(n, exit=0)) for n in range(5)]
+    rows = [(n, 1, Execution(n, exit_status=0)) for n in range(5)]
     with pytest.raises(HostError, match="is refused"):
         package(tmp_path, *rows)
 
 
 def test_the_end_of_a_log_is_safe_to_be_shown(tmp_path: Path) -> None:
     log = b"".join(b"build | line %d\n" % n for n in range(100)) + b"\x1b[31mred\xff\n"
-    rows = [(n, 1, Execution(n, exit=0)) for n in range(4)]
-    path = package_factories.write(tmp_path / "p.zip", JOB, TESTS, rows, {"log.txt": log})
-    with package_rows.opened(path, "h1", JOB) as opened:
-        lines = package_rows.tail(opened).splitlines()
+    rows = [(n, 1, Execution(n, exit_status=0)) for n in range(4)]
+    path = package_factories.write_package(tmp_path / "p.zip", JOB, TESTS, rows, {"log.txt": log})
+    with package_rows.open_verified(path, "h1", JOB) as opened:
+        lines = package_rows.log_tail(opened).splitlines()
     assert len(lines) == 20
     assert lines[-2:] == ["build | line 99", "red\N{REPLACEMENT CHARACTER}"]
 
@@ -119,7 +119,7 @@ def test_the_end_of_a_log_is_safe_to_be_shown(tmp_path: Path) -> None:
     ],
 )
 def test_a_number_is_one_with_a_unit_or_none(text: str, value: tuple[float, str] | None) -> None:
-    assert number(text) == value
+    assert parse_number(text) == value
 
 
 def test_numbers_of_yaml_are_named_by_their_place() -> None:
@@ -127,15 +127,15 @@ def test_numbers_of_yaml_are_named_by_their_place() -> None:
         "rate: 512.5 req/s  # mean\nlatency:\n  p50: 1 ms\n  p99: 3 ms\nmessage: none\n"
         "line: 12\nat:\n  column: 3\n- 5\nlist: [1, 2]\nsize: 7\nplain text, 3 of them: no\n"
     )
-    assert numbers(Case("x", "passed", details=details), "tap") == {
+    assert read_measurements(Case("x", "passed", details=details), "tap") == {
         "rate": (512.5, "req/s"),
         "latency.p50": (1.0, "ms"),
         "latency.p99": (3.0, "ms"),
         "size": (7.0, ""),
     }
-    assert numbers(Case("x", "passed", details=details), "junit") == {}
+    assert read_measurements(Case("x", "passed", details=details), "junit") == {}
 
 
 def test_numbers_of_one_case_are_bounded() -> None:
     details = "\n".join(f"n{each}: {each}" for each in range(10_000))
-    assert len(numbers(Case("x", "passed", details=details), "tap")) == 200
+    assert len(read_measurements(Case("x", "passed", details=details), "tap")) == 200

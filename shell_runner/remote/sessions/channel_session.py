@@ -1,8 +1,8 @@
-"""A client's frames on their way to the main thread of a session, and its answers.
+"""The base class of sessions: passes a client's frames to the main thread, and sends answers.
 
-Owns the channel: who enqueues, who wakes the main thread, pings, and how many frames of contents
-wait in memory.  Must not know what is asked.  Everything happens in the main thread; the channel's
-callback only enqueues, and answers pings: a busy main thread must not look like a dead host.
+Owns the channel, the queue of received frames, pings, and the limit on blobs in memory.  Must not
+know the messages.  All work happens in the main thread.  The channel's callback only enqueues
+frames and answers pings, so that a busy main thread does not look like a dead host.
 """
 
 import collections
@@ -12,127 +12,128 @@ import threading
 import traceback
 from typing import Any, Deque
 
-from ..files.upload_receiver import Intake
-from ..protocol.frames import pack, unpack
+from ..files.upload_receiver import UploadReceiver
+from ..protocol.frames import pack_messages, unpack_frame
 
-#: How the frame of a ping begins; it comes alone.
+#: Start of the frame of a ping, which holds no other message.
 _PING = b'J[["ping",'
-#: Frames of file contents that wait in memory; the next ones wait in the connection.
-_BLOBS = 8
+#: Maximum blob frames in memory; further ones wait in the connection.
+_MAX_QUEUED_BLOBS = 8
 
 
-class Conversation:
-    """One session's end of its channel; what is asked is for who inherits."""
+class ChannelSession:
+    """The host's end of a channel; subclasses handle the messages."""
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
         self.inbox: Deque[Any] = collections.deque()
-        #: Until it is told to stop; as long as there is somebody to tell.
+        #: ``running``: not stopped yet; ``connected``: the client can still receive messages.
         self.running = self.connected = True
-        self._blobs = threading.Semaphore(_BLOBS)
+        self._blob_slots = threading.Semaphore(_MAX_QUEUED_BLOBS)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
 
-    # -- what is different in each kind of session ------------------------------
+    # -- to be overridden --------------------------------------------------------
 
-    def command(self, name: str, *arguments: Any) -> None:
-        """Do what the client says."""
+    def handle_message(self, name: str, *arguments: Any) -> None:
+        """Handle a message of the client."""
         raise NotImplementedError
 
-    def contents(self) -> Intake:
-        """Who takes the contents that the client sends."""
+    def open_receiver(self) -> UploadReceiver:
+        """Return the receiver of the file contents that the client sends."""
         raise NotImplementedError
 
-    def say(self, *message: Any) -> None:
-        """Send a message."""
-        self.send(pack([list(message)]))
+    def send_message(self, *message: Any) -> None:
+        """Send a message: its name and its arguments."""
+        self.send_frame(pack_messages([list(message)]))
 
-    def hangs(self) -> bool:
-        """Whether the main thread is as good as lost, and pings are not to be answered."""
+    def is_hung(self) -> bool:
+        """Return whether the main thread is stuck, so that pings must not be answered."""
         return False
 
     # -- the channel ------------------------------------------------------------
 
-    def listen(self) -> None:
-        """From now on frames arrive."""
+    def start_receiving(self) -> None:
+        """Start to receive frames."""
         self.channel.setcallback(self._receive, endmarker=None)
 
-    def hush(self) -> None:
-        """The main thread is awake."""
+    def drain_wakeups(self) -> None:
+        """Clear the wake-up pipe: the main thread is awake."""
         try:
             os.read(self._wake_read, 4096)
         except BlockingIOError:
             pass
 
-    def end(self) -> None:
-        """Nobody takes frames any more: the receiving thread must not wait for ever."""
+    def stop_receiving(self) -> None:
+        """Stop handling frames; release the receiving thread if it waits to enqueue a blob."""
         self.running = False
-        self._blobs.release()
+        self._blob_slots.release()
 
     def close(self) -> None:
-        """For who goes on after a session: nobody may send to it any more."""
+        """Close the wake-up pipe; afterwards no frame may be received."""
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def send(self, frame: bytes) -> None:
-        """Send a frame; a client that is gone ends the session."""
+    def send_frame(self, frame: bytes) -> None:
+        """Send a frame; end the session if the client is gone."""
         try:
             self.channel.send(frame)
         except OSError:
             self.connected = self.running = False
 
-    def take_all(self) -> None:
-        """Do what has arrived."""
+    def handle_inbox(self) -> None:
+        """Handle all frames that have been received."""
         while self.inbox and self.running:
-            self._take(self.inbox.popleft())
+            self._handle_frame(self.inbox.popleft())
 
-    def pong(self, rest: bytes) -> None:
-        """Called in any thread; costs no credit, for it must come through."""
+    def send_pong(self, rest: bytes) -> None:
+        """Send a pong, at once and without credit; may be called in any thread."""
         try:
             self.channel.send(b'J[["pong",' + rest)
         except OSError:
-            pass  # the main thread will see it
+            pass  # the main thread will notice it
 
     def _receive(self, frame: Any) -> None:
-        """Called by the gateway's receiving thread."""
+        """Enqueue a frame; None: the end of the channel.  Runs in the gateway's thread."""
         if isinstance(frame, bytes) and frame.startswith(_PING):
-            if not self.hangs():
-                self.pong(frame[len(_PING) :])
+            if not self.is_hung():
+                self.send_pong(frame[len(_PING) :])
             return
         if frame is not None and frame[:1] == b"B":
-            self._blobs.acquire()
+            self._blob_slots.acquire()
             if not self.running:
-                self._blobs.release()
+                self._blob_slots.release()
         self.inbox.append(frame)
         try:
             os.write(self._wake_write, b"x")
         except BlockingIOError:
             pass
 
-    def _take(self, frame: Any) -> None:
+    def _handle_frame(self, frame: Any) -> None:
         if frame is None:
             self.connected = self.running = False
             return
-        found = unpack(frame)
-        if isinstance(found, tuple):
-            self.contents().take(*found)
-            self._blobs.release()
-            self.say("took")  # over a slow line, a ping would be behind all that is on its way
+        content = unpack_frame(frame)
+        if isinstance(content, tuple):
+            self.open_receiver().receive(*content)
+            self._blob_slots.release()
+            # A sign of life: on a slow network a ping would wait behind all contents in transit.
+            self.send_message("received")
             return
-        for name, *arguments in found:
-            self.command(name, *arguments)
+        for name, *arguments in content:
+            self.handle_message(name, *arguments)
 
 
-def leave_terminal() -> None:
-    """Ctrl-C in the client's terminal must reach the client alone."""
+def detach_from_terminal() -> None:
+    """Detach from the client's terminal, so that Ctrl-C there reaches the client alone."""
     try:
         os.setsid()
     except PermissionError:
-        pass  # leads a session already
+        pass  # this process leads a session already
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def report(channel: Any, error: BaseException) -> None:
-    """What ends a session that nobody has thought of."""
-    channel.send(pack([["trouble", "%r\n%s" % (error, traceback.format_exc())]]))
+def send_error(channel: Any, error: BaseException) -> None:
+    """Send an unexpected error, with its traceback, as the last message of a session."""
+    channel.send(pack_messages([["error", "%r\n%s" % (error, traceback.format_exc())]]))

@@ -1,4 +1,4 @@
-"""Acceptance of a job into the queue: what its row refers to is on the disk before the row is.
+"""Acceptance of a job into the queue: its contents and code reach the disk before its row.
 
 Must not know the channel, nor how jobs are run.
 """
@@ -6,36 +6,39 @@ Must not know the channel, nor how jobs are run.
 import ctypes
 import os
 import time
-from typing import Any, Optional, Sequence, Set
+from typing import Optional, Sequence, Set
 
-from ..files.blob_store import Store
-from ..jobs.queue import Queue, Refused
-from ..protocol.job import TREE, Content, NewJob, config_from
+from ..files.blob_store import BlobStore
+from ..jobs.queue import Queue, RequestRefused
+from ..jobs.rows import JobRow
+from ..protocol.job import TREE, Content, JobTest, NewJob, parse_config
 from . import job_validation
 from .worker_starter import WorkerStarter
 
 
-def accept(job: NewJob, folder: str, queue: Queue, store: Store, worker: WorkerStarter) -> Any:
+def accept(
+    job: NewJob, folder: str, queue: Queue, store: BlobStore, worker: WorkerStarter
+) -> JobRow:
     """Write contents and code to the disk first, then the row of the job; return the row.
 
-    Raises Refused if contents are missing, OSError for a full disk.
+    Raises RequestRefused if contents are missing, OSError for a full disk.
     """
-    store.begin()
+    store.acquire()
     for content in filter(None, (job.tests, job.build)):
         _check_content(store, content)
     is_new = worker.keep_code()
-    # Else all was on the disk before the row of the other job was.
-    if is_new or store.added or not queue.refers(job, worker.digest):
+    # Otherwise an earlier job has the same contents, and all of them were synced before its row.
+    if is_new or store.added_count or not queue.has_recent_reference(job, worker.digest):
         _sync(folder)
-        store.added = 0
+        store.added_count = 0
     row = queue.submit(job, worker.digest, time.time())
-    store.end()
+    store.release()
     return row
 
 
 def select_again(
-    row: Any,
-    cases: Sequence[Any],
+    row: JobRow,
+    cases: Sequence[JobTest],
     id: str,
     tests: Sequence[str],
     failed: Optional[Set[int]],
@@ -47,41 +50,41 @@ def select_again(
     numbers of the failed tests if these are to run again, else None.  With neither, all do.
     ``secret``: for its notification; that of the old job is gone once that was packaged.
 
-    Raises Refused if no test is left, or if the old job cannot be read.
+    Raises RequestRefused if no test is left, or if the old job cannot be read.
     """
     if row.unreadable or not all(case.test.path for case in cases):
-        raise Refused("state", "job %s cannot be read: submit it anew" % row.id)
-    wanted = set(job_validation.chosen(cases, tests))
+        raise RequestRefused("state", "job %s cannot be read: submit it again" % row.id)
+    wanted = set(job_validation.find_tests(cases, tests))
     if failed is not None:
         wanted |= failed
     elif not tests:
         wanted = set(range(len(cases)))
     if not wanted:
-        raise Refused("state", "no test of job %s has failed so far" % row.id)
+        raise RequestRefused("state", "no test of job %s has failed so far" % row.id)
     chosen = [cases[number] for number in sorted(wanted)]
     numbered = tuple(
         case._replace(test=case.test._replace(id=number)) for number, case in enumerate(chosen)
     )
-    config = config_from({"secret": secret})  # checks it
+    config = parse_config({"secret": secret})  # checks it
     config = row.config._replace(secret=config.secret if row.config.notify else "")
     new = NewJob(id, row.tests, row.build, config, numbered, row.name, row.labels, row.priority)
-    return job_validation.checked(new)
+    return job_validation.check_job(new)
 
 
-def _check_content(store: Store, content: Content) -> None:
-    """Raise Refused unless all of what the row is about to refer to is here."""
+def _check_content(store: BlobStore, content: Content) -> None:
+    """Raise RequestRefused unless all data of ``content`` is in the store."""
     if content.kind == TREE:
-        entries, parts = store.manifest(content.digest, content.size)
-        is_complete = not parts and not store.missing(entries)[0]
+        entries, parts = store.read_manifest(content.digest, content.size)
+        is_complete = not parts and not store.find_missing(entries)[0]
     else:
-        is_complete = store.holds(content.digest, content.size)
+        is_complete = store.has_blob(content.digest, content.size)
     if not is_complete:
         message = "the contents of %s are not on this host: send them again"
-        raise Refused("bad", message % (content.name or content.digest[:12]))
+        raise RequestRefused("bad", message % (content.name or content.digest[:12]))
 
 
 def _sync(folder: str) -> None:
-    """Make sure that all written to the file system of ``folder`` is on its disk."""
+    """Flush the file system of ``folder`` to its disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:

@@ -10,22 +10,23 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from ..files import disk_space
-from ..files.blob_store import Store
-from ..files.upload_receiver import Intake
-from ..jobs import change_signal, database, paths, queue, retention
-from ..protocol.frames import pack, pack_blob
-from ..protocol.host_facts import facts
-from ..protocol.job import BadJob, NewJob, without_secrets
+from ..files.blob_store import BlobStore
+from ..files.upload_receiver import UploadReceiver
+from ..jobs import change_signal, database, paths, queue, queue_folder, retention
+from ..jobs.rows import AttemptRow, JobRow
+from ..protocol.frames import pack_blob, pack_messages
+from ..protocol.host_facts import collect_host_facts
+from ..protocol.job import BadJob, NewJob, remove_secrets
 from ..protocol.job_summary import summarize
 from . import job_acceptance, job_validation, job_views
-from .channel_session import Conversation, leave_terminal, report
+from .channel_session import ChannelSession, detach_from_terminal, send_error
 from .job_log_reader import JobLogReader, Reply
 from .worker_starter import WorkerStarter
 
-#: What both ends understand; a client says which one it speaks.
-PROTOCOL = 1
-#: The state of a job that is not here.
-GONE = "gone"
+#: Version of the job protocol; a client sends the one that it speaks.
+PROTOCOL_VERSION = 1
+#: State that is reported for a job that this host does not have.
+GONE_STATE = "gone"
 #: Seconds between polls while a request waits for a package.
 _PACKAGE_POLL_INTERVAL = 0.2
 #: Seconds between polls for job changes when no change signal arrives; workers with older code
@@ -33,20 +34,23 @@ _PACKAGE_POLL_INTERVAL = 0.2
 _CHANGE_POLL_INTERVAL = 1.0
 #: Minimum seconds between two replies to a client that waits for changes.
 _MIN_REPLY_INTERVAL = 0.005
-#: Maximum seconds a request may block before it is answered that nothing has happened.
+#: Maximum seconds that a request may wait before it is answered without any change.
 _MAX_WAIT = 30.0
-#: Jobs whose changes one request may wait for.
+#: Maximum jobs whose changes one request may wait for.
 _MAX_WATCHED_JOBS = 10_000
-#: Jobs of one list.
+#: Maximum jobs in one list.
 _MAX_LISTED_JOBS = 1000
-#: Bytes of one piece of a log or a package.
+#: Maximum bytes of one piece of a log or a package.
 _MAX_PIECE_BYTES = 1 << 20
 
 
-class JobSession(Conversation):
-    """One session; ``code`` is the folder of the code that runs here, named by its digest.
+class JobSession(ChannelSession):
+    """A job session of one client.
 
-    Methods that answer a request raise :exc:`queue.Refused` if it is not possible.
+    ``folder``: the folder of the queue.  ``code``: the folder of the code that runs this session,
+    named by its digest.
+
+    Methods that answer a request raise :exc:`queue.RequestRefused` if it is impossible.
     """
 
     def __init__(self, channel: Any, folder: str, code: str) -> None:
@@ -55,21 +59,21 @@ class JobSession(Conversation):
         self._worker = WorkerStarter(folder, code)
         self._queue: Optional[queue.Queue] = None
         self._logs: Optional[JobLogReader] = None
-        self._intake: Optional[Intake] = None
-        #: Signals that the queue has changed; None: the client has not waited for that yet.
-        self._changes: Optional[change_signal.Bell] = None
-        #: How often the client has put an end to its waiting.
-        self._nudges = 0
+        self._receiver: Optional[UploadReceiver] = None
+        #: Receives change signals of the queue; None until the client first waits for changes.
+        self._changes: Optional[change_signal.ChangeListener] = None
+        #: Number of the client's last wake message; each ends a wait for changes.
+        self._wakes = 0
         self._poller = select.poll()
         self._poller.register(self._wake_read, select.POLLIN)
-        self._calls: Dict[str, Callable[..., Any]] = {
+        self._handlers: Dict[str, Callable[..., Any]] = {
             "hello": self._hello,
             "submit": self._submit,
             "rerun": self._rerun,
             "jobs": self._list_jobs,
             "job": self._show_job,
             "log": self._read_log,
-            "news": self._await_changes,
+            "changes": self._await_changes,
             "package": self._await_package,
             "fetch": self._read_package,
             "acknowledge": self._acknowledge,
@@ -82,115 +86,117 @@ class JobSession(Conversation):
     # -- the loop ---------------------------------------------------------------
 
     def serve(self) -> None:
-        """Answer until the client says to stop, or is gone."""
-        self.listen()
+        """Answer requests until the client stops the session or disconnects."""
+        self.start_receiving()
         try:
             while self.running:
                 self._wait(None)
-                self.take_all()
+                self.handle_inbox()
         finally:
-            self.end()
-            if self._intake is not None:
-                self._intake.store.end()
+            self.stop_receiving()
+            if self._receiver is not None:
+                self._receiver.store.release()
             if self._changes is not None:
                 self._changes.close()
         if self.connected:
-            self.say("bye")
+            self.send_message("bye")
 
     def _wait(self, seconds: Optional[float]) -> bool:
         """Wait for a message of the client; return whether there is one.
 
-        A change of the queue ends the waiting, too.
+        Also returns when the queue has changed.  ``seconds`` None: no limit.
         """
         if not self.inbox:
             self._poller.poll(None if seconds is None else seconds * 1000)
-        self.hush()
+        self.drain_wakeups()
         if self._changes is not None:
-            self._changes.hush()
+            self._changes.drain()
         return bool(self.inbox)
 
-    def command(self, name: str, *arguments: Any) -> None:
-        """Do what the client says; ValueError, which ends the session, for an unknown message."""
+    def handle_message(self, name: str, *arguments: Any) -> None:
+        """Handle a message; raise ValueError, which ends the session, if it is unknown."""
         if name == "stop":
             self.running = False
-        elif name == "nudge":
-            self._nudges = max(self._nudges, int(arguments[0]))
+        elif name == "wake":
+            self._wakes = max(self._wakes, int(arguments[0]))
         elif name == "tree":
-            self.say("missing", *self.contents().missing(*arguments))
+            self.send_message("missing", *self.open_receiver().find_missing(*arguments))
         elif name == "call":
             self._answer(*arguments)
         else:
-            raise ValueError("no message of a job session: %r" % name)
+            raise ValueError("unknown message of a job session: %r" % name)
 
     def _answer(self, name: str, arguments: Dict[str, Any]) -> None:
-        """Answer one request; if it fails, say why, so that the next one can be answered."""
+        """Answer one request; if it fails, answer why, so that the session can continue."""
         try:
-            if name not in self._calls:
-                raise queue.Refused("bad", "this host does not know the request %r" % name)
-            if database.untold(self.folder):
-                raise queue.Refused("corrupt", "")
-            answer = self._calls[name](**arguments)
-        except queue.Refused as error:
+            if name not in self._handlers:
+                raise queue.RequestRefused("bad", "unknown request %r" % name)
+            if database.read_notices(self.folder):
+                raise queue.RequestRefused("corrupt", "")
+            answer = self._handlers[name](**arguments)
+        except queue.RequestRefused as error:
             self._refuse(error)
         except job_validation.NoSuchTest as error:
-            self.say("refused", "unknown", str(error))
+            self.send_message("refused", "unknown", str(error))
         except (ArithmeticError, AttributeError, BadJob, KeyError, TypeError, ValueError) as error:
-            self.say("refused", "bad", "%s: %s" % (name, error))
+            self.send_message("refused", "bad", "%s: %s" % (name, error))
         except OSError as error:
-            self.say("refused", "disk", disk_space.words(error, self.folder))
+            self.send_message("refused", "disk", disk_space.describe_error(error, self.folder))
         else:
             if isinstance(answer, Reply):
-                self.send(pack_blob(["answer", answer.value], answer.body))
+                self.send_frame(pack_blob(["answer", answer.value], answer.body))
             else:
-                self.say("answer", answer)
+                self.send_message("answer", answer)
 
-    def _refuse(self, error: queue.Refused) -> None:
-        """Refuse a request.  One client is told that a queue was set aside, the next ones not."""
-        untold = database.untold(self.folder) if error.kind == "corrupt" else {}
-        self.say("refused", error.kind, " ".join(untold.values()) or error.words)
-        for path in untold:
+    def _refuse(self, error: queue.RequestRefused) -> None:
+        """Refuse a request.  The notices of a queue that was set aside go to one client only."""
+        notices = database.read_notices(self.folder) if error.kind == "corrupt" else {}
+        self.send_message("refused", error.kind, " ".join(notices.values()) or error.message)
+        for path in notices:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
-    # -- what a session needs ---------------------------------------------------
+    # -- opened on first use ----------------------------------------------------
 
     def _open_queue(self) -> "queue.Queue":
         if self._queue is None:
             self._queue = queue.Queue(self.folder)
         return self._queue
 
-    def contents(self) -> Intake:
-        """Return the receiver of this queue's contents, opened when the first of them come."""
-        if self._intake is None:
-            path = paths.contents(self.folder)
+    def open_receiver(self) -> UploadReceiver:
+        """Return the receiver of uploaded contents, opened on first use."""
+        if self._receiver is None:
+            path = paths.contents_path(self.folder)
             os.makedirs(path, mode=0o700, exist_ok=True)
-            self._intake = Intake(Store(path))
-        return self._intake
+            self._receiver = UploadReceiver(BlobStore(path))
+        return self._receiver
 
     # -- submitting -------------------------------------------------------------
 
     def _hello(self, protocol: int) -> Dict[str, Any]:
-        if protocol != PROTOCOL:
+        if protocol != PROTOCOL_VERSION:
             message = "this host speaks version %d of the job protocol, not %r"
-            raise queue.Refused("newer", message % (PROTOCOL, protocol))
-        return {"protocol": PROTOCOL, "host": facts()._asdict()}
+            raise queue.RequestRefused("newer", message % (PROTOCOL_VERSION, protocol))
+        return {"protocol": PROTOCOL_VERSION, "host": collect_host_facts()._asdict()}
 
     def _submit(self, job: Dict[str, Any]) -> Dict[str, Any]:
-        return self._accept(job_validation.new_job(job))
+        return self._accept(job_validation.parse_new_job(job))
 
     def _accept(self, job: NewJob) -> Dict[str, Any]:
-        store, there = self.contents().store, self._open_queue()
-        row = job_acceptance.accept(job, self.folder, there, store, self._worker)
-        self._worker.wake(there)
-        return self._summary(row)
+        store, jobs_queue = self.open_receiver().store, self._open_queue()
+        row = job_acceptance.accept(job, self.folder, jobs_queue, store, self._worker)
+        self._worker.wake(jobs_queue)
+        return self._make_summary(row)
 
     def _rerun(
         self, job: str, id: str, tests: Sequence[str] = (), failed: bool = False, secret: str = ""
     ) -> Dict[str, Any]:
-        there = self._open_queue()
-        row = there.find(job)
-        numbers = {number for number, _, _ in _failed_tests(there, row)} if failed else None
-        cases = there.tests(row.number)
+        jobs_queue = self._open_queue()
+        row = jobs_queue.find(job)
+        numbers = (
+            {number for number, _, _ in _find_failed_tests(jobs_queue, row)} if failed else None
+        )
+        cases = jobs_queue.get_tests(row.number)
         return self._accept(job_acceptance.select_again(row, cases, id, tests, numbers, secret))
 
     # -- showing ----------------------------------------------------------------
@@ -199,82 +205,92 @@ class JobSession(Conversation):
         self, states: Sequence[str] = (), label: str = "", limit: int = 100, before: int = 0
     ) -> Dict[str, Any]:
         self._worker.ensure_runs(self._open_queue())
-        rows = self._open_queue().jobs(
+        rows = self._open_queue().list_jobs(
             [queue.State(state) for state in states], label, min(limit, _MAX_LISTED_JOBS), before
         )
         return {
-            "jobs": [self._summary(row) for row in rows],
-            "counts": {str(state): n for state, n in self._open_queue().counts().items()},
-            "no_worker": self._worker.error,
+            "jobs": [self._make_summary(row) for row in rows],
+            "counts": {str(state): n for state, n in self._open_queue().count_jobs().items()},
+            "worker_error": self._worker.error,
         }
 
-    def _summary(self, row: Any) -> Dict[str, Any]:
-        there = self._open_queue()
-        attempts, outcomes = there.attempts(row.number), there.results(row)
-        return summarize(row, _error(row, self.folder), attempts, outcomes)._asdict()
+    def _make_summary(self, row: JobRow) -> Dict[str, Any]:
+        jobs_queue = self._open_queue()
+        attempts, outcomes = jobs_queue.get_attempts(row.number), jobs_queue.count_results(row)
+        return summarize(row, _find_waiting_reason(row, self.folder), attempts, outcomes)._asdict()
 
     def _show_job(self, job: str) -> Dict[str, Any]:
         self._worker.ensure_runs(self._open_queue())
-        there = self._open_queue()
-        row = there.find(job)
-        attempts, failed = there.attempts(row.number), _failed_tests(there, row)
-        cases = there.tests(row.number) if failed else []
+        jobs_queue = self._open_queue()
+        row = jobs_queue.find(job)
+        attempts, failed = jobs_queue.get_attempts(row.number), _find_failed_tests(jobs_queue, row)
+        cases = jobs_queue.get_tests(row.number) if failed else []
         return {
-            **self._summary(row),
-            "ahead": there.ahead(row),
-            "tried": [job_views.attempt(attempt) for attempt in attempts],
-            "failed": job_views.failures(failed, cases),
-            "untold": job_views.notification(there.untold(row), time.time()),
-            "config": without_secrets(row.config)._asdict(),
+            **self._make_summary(row),
+            "jobs_ahead": jobs_queue.count_ahead(row),
+            "attempt_reports": [job_views.make_attempt_view(attempt) for attempt in attempts],
+            "failed": job_views.make_failures_view(failed, cases),
+            "pending_notification": job_views.make_notification_view(
+                jobs_queue.notices(row), time.time()
+            ),
+            "config": remove_secrets(row.config)._asdict(),
             "build": row.build,
             "contents": row.tests,
-            "no_worker": self._worker.error,
-            "workspace": _workspace(attempts, self.folder),
+            "worker_error": self._worker.error,
+            "workspace": _find_workspace(attempts, self.folder),
         }
 
     # -- changes ----------------------------------------------------------------
 
     def _await_changes(
-        self, seen: Dict[str, str], seconds: float, nudged: int = 0, no_worker: Optional[str] = None
+        self,
+        seen: Dict[str, str],
+        seconds: float,
+        wakes: int = 0,
+        worker_error: Optional[str] = None,
     ) -> Dict[str, Any]:
-        """Return the jobs whose state is not the one that was ``seen`` ("gone": there is none).
+        """Return the jobs whose state differs from the ``seen`` one ("gone": no such job).
 
-        Wait for one such, or for another reason than ``no_worker`` why no worker runs them, until
-        the client has nudged more than ``nudged`` times.
+        Waits for up to ``seconds`` until there is one, until the reason why no worker runs differs
+        from ``worker_error``, or until the client's last wake message has a number above ``wakes``.
         """
         if len(seen) > _MAX_WATCHED_JOBS:
-            raise queue.Refused("bad", "news of %d jobs at most" % _MAX_WATCHED_JOBS)
+            raise queue.RequestRefused(
+                "bad", "at most %d jobs can be watched at once" % _MAX_WATCHED_JOBS
+            )
         deadline = time.monotonic() + min(seconds, _MAX_WAIT)
         self._listen_to_changes()
         self._worker.ensure_runs(self._open_queue())
         while True:
             changes = _find_changes(self._open_queue(), seen)
-            left = deadline - time.monotonic()
-            is_other = no_worker not in (None, self._worker.error)
-            if changes or is_other or left <= 0 or self._nudges > nudged or self.inbox:
-                return self._change_reply(changes)
-            # If no job is at work here, every change is signaled.
-            has_waiting = any(state in job_views.WAITING for state in seen.values())
+            seconds_left = deadline - time.monotonic()
+            is_other = worker_error not in (None, self._worker.error)
+            if changes or is_other or seconds_left <= 0 or self._wakes > wakes or self.inbox:
+                return self._make_change_reply(changes)
+            # Without unfinished jobs, every change is signaled.
+            has_waiting = any(state in job_views.UNFINISHED_STATES for state in seen.values())
             wait_started = time.monotonic()
-            if self._wait(min(left, _CHANGE_POLL_INTERVAL) if has_waiting else left):
-                return self._change_reply({})
+            if self._wait(
+                min(seconds_left, _CHANGE_POLL_INTERVAL) if has_waiting else seconds_left
+            ):
+                return self._make_change_reply({})
             _limit_reply_rate(wait_started)
             if has_waiting and time.monotonic() - wait_started >= _CHANGE_POLL_INTERVAL:
                 self._worker.ensure_runs(self._open_queue())
 
     def _listen_to_changes(self) -> None:
         if self._changes is None:
-            self._changes = change_signal.Bell(self.folder)
+            self._changes = change_signal.ChangeListener(self.folder)
             self._poller.register(self._changes.fileno(), select.POLLIN)
 
-    def _change_reply(self, changes: Dict[str, str]) -> Dict[str, Any]:
-        jobs, gone = [], [job for job, state in changes.items() if state == GONE]
+    def _make_change_reply(self, changes: Dict[str, str]) -> Dict[str, Any]:
+        jobs, gone = [], [job for job, state in changes.items() if state == GONE_STATE]
         for job in changes.keys() - set(gone):
             try:
-                jobs.append(self._summary(self._open_queue().find(job)))
-            except queue.Refused:
-                gone.append(job)  # forgotten meanwhile
-        return {"jobs": jobs, "gone": gone, "no_worker": self._worker.error}
+                jobs.append(self._make_summary(self._open_queue().find(job)))
+            except queue.RequestRefused:
+                gone.append(job)  # it was deleted meanwhile
+        return {"jobs": jobs, "gone": gone, "worker_error": self._worker.error}
 
     # -- logs and packages ------------------------------------------------------
 
@@ -293,51 +309,57 @@ class JobSession(Conversation):
         return self._logs.read(job, attempt, offset, size, min(seconds, _MAX_WAIT), seen)
 
     def _await_package(self, job: str, seconds: float = 0.0) -> Dict[str, Any]:
-        """Return size and digest of a job's package; wait for it for up to ``seconds``."""
+        """Return the summary of a job; wait for its package for up to ``seconds``."""
         deadline = time.monotonic() + min(seconds, _MAX_WAIT)
         self._worker.ensure_runs(self._open_queue())
         while True:
             row = self._open_queue().find(job)
-            is_over = row.package or time.monotonic() >= deadline
+            is_over = row.package_digest or time.monotonic() >= deadline
             if is_over or self._wait(_PACKAGE_POLL_INTERVAL):
-                return {**self._summary(row), "digest": row.package, "size": row.size}
+                return {
+                    **self._make_summary(row),
+                    "digest": row.package_digest,
+                    "size": row.package_size,
+                }
 
     def _read_package(self, job: str, offset: int, size: int = _MAX_PIECE_BYTES) -> Reply:
         row = self._open_queue().find(job)
-        if not row.package:
-            raise queue.Refused("state", "job %s is %s: it has no package" % (row.id, row.state))
-        with open(paths.package(self.folder, row.id), "rb") as file:
+        if not row.package_digest:
+            raise queue.RequestRefused(
+                "state", "job %s is %s: it has no package" % (row.id, row.state)
+            )
+        with open(paths.package_path(self.folder, row.id), "rb") as file:
             file.seek(max(offset, 0))
             return Reply({"offset": offset}, file.read(min(size, _MAX_PIECE_BYTES)))
 
     def _acknowledge(self, job: str, digest: str) -> Dict[str, Any]:
-        there = self._open_queue()
-        row = there.acknowledge(there.find(job), digest, time.time())
-        summary = self._summary(row)
-        retention.forget_overdue(there, self.folder)
+        jobs_queue = self._open_queue()
+        row = jobs_queue.acknowledge(jobs_queue.find(job), digest, time.time())
+        summary = self._make_summary(row)
+        retention.forget_overdue_jobs(jobs_queue, self.folder)
         return summary
 
     # -- changing ---------------------------------------------------------------
 
     def _cancel(self, job: str) -> Dict[str, Any]:
-        there = self._open_queue()
-        row = there.cancel(there.find(job), time.time())
-        self._worker.wake(there)
-        return self._summary(row)
+        jobs_queue = self._open_queue()
+        row = jobs_queue.cancel(jobs_queue.find(job), time.time())
+        self._worker.wake(jobs_queue)
+        return self._make_summary(row)
 
     def _forget(self, job: str, force: bool = False) -> Dict[str, Any]:
         row = self._open_queue().find(job)
-        summary = self._summary(row)
-        retention.forget(self._open_queue(), self.folder, row, force)
+        summary = self._make_summary(row)
+        retention.forget_job(self._open_queue(), self.folder, row, force)
         return summary
 
     def _list_limits(self) -> Dict[str, int]:
-        return {name: self._open_queue().setting(name) for name in queue.SETTINGS}
+        return {name: self._open_queue().get_setting(name) for name in queue.SETTINGS}
 
     def _set_limit(self, name: str, value: int) -> Dict[str, int]:
         if name not in queue.SETTINGS:
-            message = "no limit is called %r; there are %s" % (name, ", ".join(queue.SETTINGS))
-            raise queue.Refused("bad", message)
+            message = "unknown limit %r; use one of: %s" % (name, ", ".join(queue.SETTINGS))
+            raise queue.RequestRefused("bad", message)
         self._open_queue().set_setting(name, value)
         return self._list_limits()
 
@@ -349,46 +371,46 @@ def _limit_reply_rate(wait_started: float) -> None:
         time.sleep(_MIN_REPLY_INTERVAL - waited)
 
 
-def _failed_tests(there: queue.Queue, row: Any) -> List[job_views.FailedTest]:
-    last = there.attempts(row.number)[-1:]
-    return job_views.failed_tests(row, there.executions(last[0].id) if last else ())
+def _find_failed_tests(jobs_queue: queue.Queue, row: JobRow) -> List[job_views.FailedTest]:
+    last = jobs_queue.get_attempts(row.number)[-1:]
+    return job_views.list_failed_tests(row, jobs_queue.read_executions(last[0].id) if last else ())
 
 
-def _find_changes(there: queue.Queue, seen: Dict[str, str]) -> Dict[str, str]:
-    """Return the state now of the jobs that have another one than was ``seen``."""
-    states = there.states(seen)
-    now = {job: GONE if state is None else str(state) for job, state in states.items()}
+def _find_changes(jobs_queue: queue.Queue, seen: Dict[str, str]) -> Dict[str, str]:
+    """Return the current state of each job whose state differs from the ``seen`` one."""
+    states = jobs_queue.get_states(seen)
+    now = {job: GONE_STATE if state is None else str(state) for job, state in states.items()}
     return {job: state for job, state in now.items() if state != seen[job]}
 
 
-def _error(row: Any, folder: str) -> str:
-    """Return why a job does not get on; on a full disk no row can say so."""
-    if row.trouble or row.state not in job_views.WAITING:
-        return str(row.trouble)
+def _find_waiting_reason(row: JobRow, folder: str) -> str:
+    """Return why a job makes no progress, also on a full disk, when its row cannot name it."""
+    if row.waiting_reason or row.state not in job_views.UNFINISHED_STATES:
+        return str(row.waiting_reason)
     if row.unreadable:
         return "its row cannot be read: %s" % row.unreadable
-    return disk_space.shortage(folder)
+    return disk_space.describe_shortage(folder)
 
 
-def _workspace(attempts: Sequence[Any], folder: str) -> str:
-    """Return where the workspace of the last attempt is; empty if it is not kept."""
+def _find_workspace(attempts: Sequence[AttemptRow], folder: str) -> str:
+    """Return the path of the workspace of the last attempt; empty if it is not kept."""
     for attempt in attempts[-1:]:
-        if os.path.exists(paths.kept(folder, attempt.id)):
-            return paths.work(folder, attempt.id)
+        if os.path.exists(paths.kept_marker_path(folder, attempt.id)):
+            return paths.workspace_path(folder, attempt.id)
     return ""
 
 
 def main(channel: Any) -> None:
-    """Serve one client in the gateway's main thread."""
-    leave_terminal()
+    """Serve one client; runs in the gateway's main thread."""
+    detach_from_terminal()
     code = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     folder = ""
     try:
-        folder = queue.folder()
+        folder = queue_folder.find_queue_folder()
         JobSession(channel, folder, code).serve()
-    except queue.Refused as error:
-        channel.send(pack([["trouble", error.words]]))
+    except queue.RequestRefused as error:
+        channel.send(pack_messages([["error", error.message]]))
     except OSError as error:
-        channel.send(pack([["trouble", disk_space.words(error, folder)]]))
+        channel.send(pack_messages([["error", disk_space.describe_error(error, folder)]]))
     except Exception as error:
-        report(channel, error)
+        send_error(channel, error)

@@ -1,4 +1,4 @@
-"""The parts of the replies about a job, as a client shows them.
+"""Views of a job: the JSON values of the replies that a client shows.
 
 Pure functions of the rows of the queue.  Must not know the queue, the disk or the channel.
 """
@@ -6,74 +6,91 @@ Pure functions of the rows of the queue.  Must not know the queue, the disk or t
 import json
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ..jobs.package_builder import why_absent
-from ..jobs.queue import State
-from ..protocol.model import ERROR, FAILED, Stream, execution_from_row
+from ..jobs.package_builder import make_absent_execution
+from ..jobs.rows import AttemptRow, JobRow
+from ..jobs.states import State
+from ..protocol.job import JobTest
+from ..protocol.model import ERROR, FAILED, CapturedStream, execution_from_row
 
-#: States of jobs that are to get on.
-WAITING = (State.QUEUED, State.RUNNING, State.PACKAGING)
+#: States of jobs that a worker still has to process.
+UNFINISHED_STATES = (State.QUEUED, State.RUNNING, State.PACKAGING)
+#: Maximum characters of an error in a reply.
 _MAX_MESSAGE_CHARS = 2000
-#: Failed tests that a reply names.
-_MAX_NAMED_TESTS = 50
-#: Characters of an Execution's row that is shown with a failed test.
+#: Maximum failed tests in a reply.
+_MAX_FAILED_TESTS = 50
+#: Maximum characters of the row of an Execution that is sent with a failed test.
 _MAX_ROW_CHARS = 1 << 16
 
-#: Number, outcome and row of a test that has failed.
+#: Number, outcome and Execution row (JSON) of a failed test.
 FailedTest = Tuple[int, str, str]
 
 
-def attempt(row: Any) -> Dict[str, Any]:
-    """Return what a person wants to know of an attempt."""
-    shown = ("id", "number", "detail", "began", "ended")
-    return {**{name: getattr(row, name) for name in shown}, "step": str(row.step)}
+def make_attempt_view(row: AttemptRow) -> Dict[str, Any]:
+    """Return the view of an attempt."""
+    return {
+        "id": row.id,
+        "number": row.number,
+        "phase": str(row.phase),
+        "detail": row.detail,
+        "started_at": row.started_at,
+        "ended_at": row.ended_at,
+    }
 
 
-def notification(pending: Optional[Tuple[int, float, str]], now: float) -> Optional[Dict[str, Any]]:
-    """Return the state of a notification that did not arrive yet; None if there is none.
+def make_notification_view(
+    pending: Optional[Tuple[int, float, str]], now: float
+) -> Optional[Dict[str, Any]]:
+    """Return the view of a notification that has not been delivered; None if there is none.
 
-    ``pending``: how often it was tried, when it is due, and why it failed.  The reply has the
-    seconds that are left by the clock of this host, as the client has its own.
+    ``pending``: attempts so far, Unix timestamp of the next one, and error of the last one.  The
+    view has the seconds until the next attempt, since the client's clock may differ.
     """
     if pending is None:
         return None
-    tries, due, error = pending
-    seconds = max(due - now, 0.0)
-    return {"tries": tries, "seconds": seconds, "trouble": error[:_MAX_MESSAGE_CHARS]}
+    attempts, due_at, error = pending
+    seconds = max(due_at - now, 0.0)
+    return {"attempts": attempts, "seconds": seconds, "error": error[:_MAX_MESSAGE_CHARS]}
 
 
-def failed_tests(row: Any, executions: Iterable[Any]) -> List[FailedTest]:
-    """Return the tests of a job that have failed in its last attempt, in their order.
+def list_failed_tests(row: JobRow, executions: Iterable[Any]) -> List[FailedTest]:
+    """Return the failed tests of the last attempt of a job, ordered by number.
 
-    ``executions``: the rows of that attempt.  Once the job has ended, tests that did not run
-    have failed, too, as in the package.
+    ``executions``: the rows of that attempt.  Once the job has ended, tests that did not run count
+    as failed, as in the package.
     """
     last: Dict[int, FailedTest] = {}
     for test, _, outcome, text in executions:
         last[test] = (test, outcome, text)
-    for test in range(row.count) if row.how else ():
+    for test in range(row.test_count) if row.end_reason else ():
         if test not in last:
-            last[test] = (test, ERROR, json.dumps(why_absent(test, row.how, row.detail)))
+            last[test] = (
+                test,
+                ERROR,
+                json.dumps(make_absent_execution(test, row.end_reason, row.detail)),
+            )
     return [last[test] for test in sorted(last) if last[test][1] in (FAILED, ERROR)]
 
 
-def failures(failed: Sequence[FailedTest], cases: Sequence[Any]) -> Dict[str, Any]:
-    """Return the first failed tests with what is needed to say why; without their output.
+def make_failures_view(failed: Sequence[FailedTest], cases: Sequence[JobTest]) -> Dict[str, Any]:
+    """Return the number of failed tests, and the first of them with the facts to explain them.
 
-    ``cases``: all tests of the job, by their numbers.
+    ``cases``: all tests of the job, by number.  The output of the tests is left out.
     """
     rows = [
-        [cases[test].nodeid, outcome, cases[test].test, _without_output(text)]
-        for test, outcome, text in failed[:_MAX_NAMED_TESTS]
+        [cases[test].nodeid, outcome, cases[test].test, _remove_output(text)]
+        for test, outcome, text in failed[:_MAX_FAILED_TESTS]
     ]
     return {"count": len(failed), "first": rows}
 
 
-def _without_output(text: str) -> Any:
-    """Return the row of an Execution without what the test has written; None if it is long."""
+def _remove_output(text: str) -> Any:
+    """Return the row of an Execution without the test's output; None if it is too long."""
     if len(text) > 8 * _MAX_ROW_CHARS:
         return None
     try:
-        execution = execution_from_row(json.loads(text))._replace(out=Stream(), err=Stream())
+        execution = execution_from_row(json.loads(text))._replace(
+            stdout=CapturedStream(), stderr=CapturedStream()
+        )
     except ValueError:
         return None
     return execution if len(json.dumps(execution)) <= _MAX_ROW_CHARS else None

@@ -1,8 +1,8 @@
-"""A live session: what a host does while a controller is connected.
+"""A live session: runs tests for a connected controller.
 
-Owns the commands of the channel, the credit for what is sent, the signs of life and the folder of
-the session.  Must not know how tests are run, verdicts, or other sessions.  Everything but signs
-of life happens in the main thread.
+Owns the commands of the controller, the credit for sent bytes, keepalive messages and the folder of
+the session.  Must not know how tests are run, verdicts, or other sessions.  Everything except
+keepalive messages happens in the main thread.
 """
 
 import json
@@ -12,45 +12,44 @@ import time
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
 from ..execution import host_resources
-from ..execution.artifacts import Piece
+from ..execution.artifacts import ArtifactPiece
 from ..execution.slot import setup_from_row
 from ..execution.slot_pool import SlotPool, SlotStartError
-from ..files import blob_store, cache_eviction, session_dirs
-from ..files import remove_tree as place
-from ..files.upload_receiver import Intake
+from ..files import blob_store, cache_eviction, remove_tree, session_dirs
+from ..files.upload_receiver import UploadReceiver
 from ..processes import process_tree
-from ..protocol.frames import CREDIT, pack_blob, pack_encoded
-from ..protocol.host_facts import cores, facts
+from ..protocol.frames import CREDIT_BYTES, pack_blob, pack_encoded_messages
+from ..protocol.host_facts import collect_host_facts, count_cores
 from ..protocol.model import Setup, Test
-from .channel_session import Conversation, leave_terminal, report
+from .channel_session import ChannelSession, detach_from_terminal, send_error
 
-#: Seconds that the main thread may be busy with one thing before pings are no longer answered.
+#: Seconds for which the main thread may be busy before pings are no longer answered.
 _HANG_TIMEOUT = 60.0
-#: An encoder for many messages: json.dumps would make one for each.
+#: Encodes a message; json.dumps would create an encoder for each one.
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class LiveSession(Conversation):
-    """One session on this host, and the listener of its slot pool."""
+class LiveSession(ChannelSession):
+    """A session of one controller, and the listener of its slot pool."""
 
     def __init__(self, channel: Any) -> None:
         super().__init__(channel)
         self.outbox: List[bytes] = []
-        self.credit = CREDIT
+        self.credit = CREDIT_BYTES
         self.setup: Optional[Setup] = None
-        self.folder, self._lock = session_dirs.work_folder()
+        self.folder, self._lock = session_dirs.create_session_folder()
         self.pool = SlotPool(self, self.folder, self._wake_read)
-        self.intake: Optional[Intake] = None
-        #: Set once the session is open, or over.
+        self.receiver: Optional[UploadReceiver] = None
+        #: Set once the session is open or has ended.
         self._is_open = threading.Event()
-        #: When the main thread began what it does, by the monotonic clock; 0 while it waits.
+        #: When the main thread last woke up, by the monotonic clock; 0 while it waits.
         self._busy_since = 0.0
         self._commands: Dict[str, Callable[..., None]] = {
             "open": self._open,
             "run": self._run,
             "stop": self._stop,
             "credit": self._add_credit,
-            "beat": self._beat,
+            "keepalive": self._keep_alive,
             "return": self._return,
             "tree": self._answer_missing,
             "unpack": self._unpack,
@@ -59,115 +58,121 @@ class LiveSession(Conversation):
     # -- the loop ---------------------------------------------------------------
 
     def serve(self) -> None:
-        """Run the session until the controller stops it or is gone."""
-        self.listen()
+        """Run the session until the controller stops it or disconnects."""
+        self.start_receiving()
         try:
             while self.running:
-                self._turn()
+                self._run_once()
         finally:
             self._is_open.set()
-            self.end()
+            self.stop_receiving()
             self.pool.close()
-            if self.intake is not None:
-                self.intake.store.end()
+            if self.receiver is not None:
+                self.receiver.store.release()
             os.chdir("/")
-            place.remove_tree(self.folder)
+            remove_tree.remove_tree(self.folder)
         if self.connected:
-            super().say("bye")
+            super().send_message("bye")
 
     def close(self) -> None:
-        """Release the session; nothing may be sent to it any more."""
+        """Release all resources; afterwards no frame may be received."""
         super().close()
         os.close(self._lock)
 
-    def hangs(self) -> bool:
-        """Return whether the main thread does not come back, perhaps from a dead disk."""
+    def is_hung(self) -> bool:
+        """Return whether the main thread is stuck, for example in I/O of a dead disk."""
         since = self._busy_since
         return self.setup is not None and since > 0 and time.monotonic() - since > _HANG_TIMEOUT
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
         self._busy_since = 0.0
         events = self.pool.wait()
         self._busy_since = time.monotonic()
-        self.hush()
-        self.take_all()
+        self.drain_wakeups()
+        self.handle_inbox()
         try:
             self.pool.process(events)
         except SlotStartError as error:
-            self._give_up(str(error))
+            self._fail(str(error))
             self.flush()
 
-    def command(self, name: str, *arguments: Any) -> None:
-        """Do what the controller says."""
+    def handle_message(self, name: str, *arguments: Any) -> None:
+        """Handle a command of the controller."""
         self._commands[name](*arguments)
 
     def flush(self) -> None:
-        """Send the messages that have been queued, in one frame."""
+        """Send the queued messages in one frame."""
         if self.outbox and self.connected:
-            frame = pack_encoded(self.outbox)
+            frame = pack_encoded_messages(self.outbox)
             self.outbox = []
-            self.send(frame)
+            self.send_frame(frame)
 
-    def send(self, frame: bytes) -> None:
-        """Send a frame, which costs credit; without credit the pool is paused."""
+    def send_frame(self, frame: bytes) -> None:
+        """Send a frame, which costs credit; pause the pool when the credit is used up."""
         before = self.credit
         self.credit -= len(frame)
         if before > 0 >= self.credit:
             self.pool.pause()
-        super().send(frame)
+        super().send_frame(frame)
 
-    def say(self, *message: Any) -> None:
+    def send_message(self, *message: Any) -> None:
         """Queue a message for the controller."""
         self.outbox.append(_ENCODE(message).encode("ascii"))
 
-    def _give_up(self, message: str) -> None:
-        self.say("trouble", message)
+    def _fail(self, message: str) -> None:
+        self.send_message("error", message)
         self.running = False
 
-    # -- what the pool reports ----------------------------------------------------
+    # -- events of the pool -----------------------------------------------------
 
     def on_running(self, test: Test, slot: int) -> None:
-        """Queue the message that a test has been started."""
-        self.say("running", test.id, slot)
+        """Queue the message that a test has started."""
+        self.send_message("running", test.id, slot)
 
     def on_output(self, test: Test, line: str) -> None:
         """Queue a line of output."""
-        self.say("line", test.id, line)
+        self.send_message("line", test.id, line)
 
-    def on_artifact(self, test: Test, piece: Piece) -> None:
-        """Send a piece of a file at once: it costs credit, and no memory."""
+    def on_artifact(self, test: Test, piece: ArtifactPiece) -> None:
+        """Send a piece of a file at once, so that it does not stay in memory."""
         header = ["artefact", test.id, test.attempt, piece.path, piece.is_last]
-        self.send(pack_blob(header, piece.data))
+        self.send_frame(pack_blob(header, piece.data))
 
     def on_result(self, test: Test, row: bytes) -> None:
-        """Queue a result; its row is JSON already."""
+        """Queue a result; ``row`` is its JSON."""
         self.outbox.append(b'["done",' + row + b"]")
 
     def on_returned(self, numbers: List[int]) -> None:
-        """Queue the message that tests will not be started here."""
-        self.say("returned", numbers)
+        """Queue the message that tests are returned and will not be started here."""
+        self.send_message("returned", numbers)
 
-    def on_waiting(self, refusal: host_resources.Refusal) -> None:
-        """Queue the message that tests wait for what other runs hold."""
-        self.say("waiting", *refusal)
+    def on_waiting(self, refusal: host_resources.UnavailableResource) -> None:
+        """Queue the message that tests wait for a resource that another run holds."""
+        self.send_message("waiting", *refusal)
 
     # -- commands ---------------------------------------------------------------
 
     def _open(self, row: List[Any]) -> None:
-        self.credit = CREDIT  # the controller has taken what was sent before
+        self.credit = CREDIT_BYTES  # the controller has processed everything sent before
         self.pool.resume()
         setup = setup_from_row(row)
-        setup = setup._replace(slots=setup.slots or cores(), root=setup.root or self._root)
+        setup = setup._replace(slots=setup.slots or count_cores(), root=setup.root or self._root)
         self.setup = setup
         try:
-            resources = host_resources.shared() if setup.shared else host_resources.Capacity()
+            resources = (
+                host_resources.open_shared_resources()
+                if setup.shared_resources
+                else host_resources.HostResources()
+            )
         except OSError as error:
-            self._give_up(str(error))
+            self._fail(str(error))
             return
         self.pool.start(setup, resources)
         self._is_open.set()
-        found = facts()._replace(slots=setup.slots, root=setup.root, note=resources.note)
-        self.say("ready", found._asdict())
+        host_facts = collect_host_facts()._replace(
+            slots=setup.slots, root=setup.root, note=resources.note
+        )
+        self.send_message("ready", host_facts._asdict())
 
     def _run(self, rows: List[List[Any]]) -> None:
         self.pool.add(Test(*row) for row in rows)
@@ -181,21 +186,24 @@ class LiveSession(Conversation):
         if before <= 0 < self.credit:
             self.pool.resume()
 
-    def _beat(self, seconds: float) -> None:
-        """Give signs of life until the session is open: a ping may wait behind the tree."""
+    def _keep_alive(self, seconds: float) -> None:
+        """Send a pong every ``seconds`` until the session is open.
 
-        def beat() -> None:
-            self.pong(b"0]]")
+        Until then a ping of the controller may wait behind the upload of the tree.
+        """
+
+        def send_pongs() -> None:
+            self.send_pong(b"0]]")
             while not self._is_open.wait(seconds):
-                self.pong(b"0]]")
+                self.send_pong(b"0]]")
 
-        threading.Thread(target=beat, daemon=True).start()
+        threading.Thread(target=send_pongs, daemon=True).start()
 
     def _return(self, numbers: Iterable[int]) -> None:
-        """Give tests back that have not been started; the results of the others follow."""
+        """Return tests that have not been started; the results of the others follow."""
         returned = self.pool.withdraw(numbers)
         if returned:
-            self.say("returned", returned)
+            self.send_message("returned", returned)
 
     # -- the tree ---------------------------------------------------------------
 
@@ -203,32 +211,32 @@ class LiveSession(Conversation):
     def _root(self) -> str:
         return os.path.join(self.folder, "tree")
 
-    def contents(self) -> Intake:
-        """Return the host's cache, which is opened when the first contents come."""
-        if self.intake is None:
-            self.intake = Intake(blob_store.Store(blob_store.cache_folder()))
-        return self.intake
+    def open_receiver(self) -> UploadReceiver:
+        """Return the receiver into the host's cache, opened on first use."""
+        if self.receiver is None:
+            self.receiver = UploadReceiver(blob_store.BlobStore(blob_store.cache_folder()))
+        return self.receiver
 
     def _answer_missing(self, digest: str, size: int) -> None:
-        """Ask for what this host lacks of the tree with this manifest."""
-        self.say("missing", *self.contents().missing(digest, size))
+        """Answer which contents this host lacks of the tree with this manifest."""
+        self.send_message("missing", *self.open_receiver().find_missing(digest, size))
 
     def _unpack(self, limit: int) -> None:
         os.mkdir(self._root, 0o755)
-        intake = self.contents()
-        there = intake.store
-        there.unpack(intake.entries, self._root)
-        there.end()
-        intake.entries = []
-        self.say("unpacked", self._root)
-        cache_eviction.start(there.cache, limit, there.added)
+        receiver = self.open_receiver()
+        store = receiver.store
+        store.create_tree(receiver.entries, self._root)
+        store.release()
+        receiver.entries = []
+        self.send_message("unpacked", self._root)
+        cache_eviction.start_eviction(store.cache_folder, limit, store.added_count)
 
 
 def main(channel: Any) -> None:
-    """Serve one controller in the gateway's main thread."""
-    leave_terminal()
+    """Serve one controller; runs in the gateway's main thread."""
+    detach_from_terminal()
     process_tree.become_subreaper()
     try:
         LiveSession(channel).serve()
     except Exception as error:
-        report(channel, error)
+        send_error(channel, error)

@@ -26,7 +26,7 @@ def values() -> Any:
 
 
 def test_a_sound_job_is_taken_as_it_was_said() -> None:
-    found = job_validation.new_job(values())
+    found = job_validation.parse_new_job(values())
     assert found.cases[0] == JobTest("a/t\udcff.sh", FULL, 2, "", (("p", "q"),))
 
 
@@ -56,8 +56,8 @@ def test_more_tests_than_a_package_can_name_are_refused() -> None:
     nodeid, test, *rest = job["cases"][0]
     test[HostTest._fields.index("argv")] = ["," * 500_000]
     job["cases"] = [[nodeid, [number, *test[1:]], *rest] for number in range(5)]
-    with pytest.raises(BadJob, match="of its 5 tests is too much for one job"):
-        job_validation.new_job(job)
+    with pytest.raises(BadJob, match="of its 5 tests are too large for one job"):
+        job_validation.parse_new_job(job)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_what_cannot_be_run_is_refused_by_its_name(
     job = values()
     change(job)
     with pytest.raises(BadJob, match=words):
-        job_validation.new_job(job)
+        job_validation.parse_new_job(job)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote.execution.artifacts import Piece
-from shell_runner.remote.execution.host_resources import LOCK, Refusal
+from shell_runner.remote.execution.artifacts import ArtifactPiece
+from shell_runner.remote.execution.host_resources import LOCK, UnavailableResource
 from shell_runner.remote.execution.slot_pool import SlotStartError
 from shell_runner.remote.files import remove_tree as place
 from shell_runner.remote.protocol import compression
@@ -25,14 +25,14 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSessio
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = LiveSession(None)
     yield made
-    if made.intake is not None:
-        made.intake.store.end()
+    if made.receiver is not None:
+        made.receiver.store.release()
     made.close()
     place.remove_tree(made.folder)
 
 
 def piece(data: bytes, offset: int, last: bool, digest: str) -> bytes:
-    encoding, body = compression.encode(data)
+    encoding, body = compression.encode_body(data)
     return wire.pack_blob(["piece", encoding, len(data), digest, offset, last], body)
 
 
@@ -44,20 +44,20 @@ def test_pieces_wait_in_the_connection_not_in_memory(host: LiveSession) -> None:
     sending.start()
     most = 0
     deadline = time.monotonic() + 20
-    while not host.contents().store.holds(digest, 30_000):
+    while not host.open_receiver().store.has_blob(digest, 30_000):
         assert time.monotonic() < deadline
-        if len(host.inbox) < channel_session._BLOBS and sending.is_alive():
+        if len(host.inbox) < channel_session._MAX_QUEUED_BLOBS and sending.is_alive():
             time.sleep(0.001)  # it fills up, and no further
             continue
         most = max(most, len(host.inbox))
-        host._take(host.inbox.popleft())
+        host._handle_frame(host.inbox.popleft())
     sending.join(10)
-    assert most == channel_session._BLOBS
+    assert most == channel_session._MAX_QUEUED_BLOBS
 
 
 def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: LiveSession) -> None:
     host.running = False
-    host._blobs.release()
+    host._blob_slots.release()
     frames: list[Any] = [piece(b"1", 0, True, "0" * 64)] * 30
     sending = threading.Thread(
         target=lambda: [host._receive(frame) for frame in [*frames, None]], daemon=True
@@ -68,19 +68,19 @@ def test_who_sends_does_not_wait_for_a_host_that_has_ended(host: LiveSession) ->
 
 
 def test_a_bomb_is_refused(host: LiveSession) -> None:
-    _, body = compression.encode(b"a" * (1 << 20))
+    _, body = compression.encode_body(b"a" * (1 << 20))
     bomb = wire.pack_blob(["piece", compression.DEFLATED, 1 << 10, "0" * 64, 0, True], body)
     host._receive(bomb)
     with pytest.raises(ValueError, match="more than the 1024 bytes"):
-        host._take(host.inbox.popleft())
+        host._handle_frame(host.inbox.popleft())
 
 
 def test_each_piece_is_a_sign_of_life(host: LiveSession) -> None:
     digest = hashlib.sha256(b"12").hexdigest()
     for frame in (piece(b"1", 0, False, digest), piece(b"2", 1, True, digest)):
         host._receive(frame)
-        host._take(host.inbox.popleft())
-    assert host.outbox == [b'["took"]'] * 2
+        host._handle_frame(host.inbox.popleft())
+    assert host.outbox == [b'["received"]'] * 2
 
 
 class Channel:
@@ -124,32 +124,32 @@ def pool(host: LiveSession) -> Pool:
 
 @pytest.mark.usefixtures("channel")
 def test_without_credit_the_pool_pauses(host: LiveSession, pool: Pool) -> None:
-    host.send(bytes(wire.CREDIT - 1))
+    host.send_frame(bytes(wire.CREDIT_BYTES - 1))
     assert pool.calls == []
-    host.send(bytes(10))
-    host.send(bytes(10))
+    host.send_frame(bytes(10))
+    host.send_frame(bytes(10))
     assert pool.calls == ["pause"]
-    host.command("credit", 19)
+    host.handle_message("credit", 19)
     assert pool.calls == ["pause"], "it still owes"
-    host.command("credit", 1)
-    host.command("credit", 1)
+    host.handle_message("credit", 1)
+    host.handle_message("credit", 1)
     assert pool.calls == ["pause", "resume"]
 
 
 @pytest.mark.usefixtures("channel")
 def test_a_session_opens_with_full_credit(host: LiveSession, pool: Pool) -> None:
-    host.send(bytes(wire.CREDIT + 1))  # of what is missing of a large tree
-    host.command("open", list(Setup("/")))
-    assert host.credit == wire.CREDIT
+    host.send_frame(bytes(wire.CREDIT_BYTES + 1))  # of what is missing of a large tree
+    host.handle_message("open", list(Setup("/")))
+    assert host.credit == wire.CREDIT_BYTES
     assert pool.calls == ["pause", "resume", "start"]
 
 
 def test_a_piece_of_an_artefact_is_sent_at_once(host: LiveSession, channel: Channel) -> None:
-    host.on_artifact(Test(7, "x", attempt=2), Piece("a/b", b"data", True))
-    assert [wire.unpack(frame) for frame in channel.sent] == [
+    host.on_artifact(Test(7, "x", attempt=2), ArtifactPiece("a/b", b"data", True))
+    assert [wire.unpack_frame(frame) for frame in channel.sent] == [
         (["artefact", 7, 2, "a/b", True], b"data")
     ]
-    assert host.credit == wire.CREDIT - len(channel.sent[0])
+    assert host.credit == wire.CREDIT_BYTES - len(channel.sent[0])
 
 
 def test_reports_are_sent_in_one_frame(host: LiveSession, channel: Channel) -> None:
@@ -158,11 +158,11 @@ def test_reports_are_sent_in_one_frame(host: LiveSession, channel: Channel) -> N
     host.on_output(test, "\udcff")
     host.on_result(test, b"[7,1]")
     host.on_returned([8, 9])
-    host.on_waiting(Refusal(LOCK, "gpu"))
+    host.on_waiting(UnavailableResource(LOCK, "gpu"))
     assert channel.sent == []
     host.flush()
     host.flush()
-    assert [wire.unpack(frame) for frame in channel.sent] == [
+    assert [wire.unpack_frame(frame) for frame in channel.sent] == [
         [
             ["running", 7, 1],
             ["line", 7, "\udcff"],
@@ -182,8 +182,8 @@ def test_slots_that_cannot_start_end_the_session(
     monkeypatch.setattr(host.pool, "wait", list)
     monkeypatch.setattr(host.pool, "process", fail)
     host.on_result(Test(7, "x"), b"[7,1]")
-    host._turn()
-    assert [wire.unpack(frame) for frame in channel.sent] == [
-        [["done", [7, 1]], ["trouble", "a slot cannot be started: exit 1"]]
+    host._run_once()
+    assert [wire.unpack_frame(frame) for frame in channel.sent] == [
+        [["done", [7, 1]], ["error", "a slot cannot be started: exit 1"]]
     ]
     assert not host.running

@@ -59,10 +59,10 @@ class ByteSource:
 class DecompressedSource(ByteSource):
     """The bytes of a compressed file; consecutive streams count as one."""
 
-    def __init__(self, file: BinaryIO, max_bytes: int, start: Callable[[], Any]) -> None:
+    def __init__(self, file: BinaryIO, max_bytes: int, new_decompressor: Callable[[], Any]) -> None:
         super().__init__(file, max_bytes)
-        self._new_decompressor = start
-        self._decompressor = start()
+        self._new_decompressor = new_decompressor
+        self._decompressor = new_decompressor()
         self._pending_input = b""
         #: A stream has ended: the file may end here, or another stream may start.
         self._is_between_streams = False
@@ -91,17 +91,15 @@ class DecompressedSource(ByteSource):
 
     def _decompress(self, count: int) -> bytes:
         """Return some bytes; none if more input is needed or a stream has ended."""
-        at_end = not self._pending_input
+        is_at_end = not self._pending_input
         try:
             data = self._decompress_step(count)
         except Exception as error:  # zlib.error, OSError of bz2, LZMAError
             raise BadArchive("", "it cannot be decompressed: %s" % error) from None
         if self._decompressor.eof:
-            self._pending_input, self._is_between_streams = (
-                self._decompressor.unused_data + self._pending_input,
-                True,
-            )
-        elif at_end and not data:
+            self._pending_input = self._decompressor.unused_data + self._pending_input
+            self._is_between_streams = True
+        elif is_at_end and not data:
             raise BadArchive("", "unexpected end of compressed data: it was truncated")
         return data
 
@@ -112,8 +110,8 @@ class DecompressedSource(ByteSource):
             # At the end of a stream both unused_data and unconsumed_tail have the rest.
             self._pending_input = b"" if decompressor.eof else decompressor.unconsumed_tail
         elif decompressor.needs_input:
-            given, self._pending_input = self._pending_input, b""
-            data = decompressor.decompress(given, count)
+            data_in, self._pending_input = self._pending_input, b""
+            data = decompressor.decompress(data_in, count)
         else:  # bz2 and lzma keep unused input themselves
             data = decompressor.decompress(b"", count)
         return data
@@ -151,10 +149,10 @@ def open_source(file: BinaryIO, max_bytes: int) -> ByteSource:
     """
     head = file.read(8)
     file.seek(0)
-    for magic, start in _DECOMPRESSORS.items():
+    for magic, new_decompressor in _DECOMPRESSORS.items():
         if head.startswith(magic):
             try:
-                return DecompressedSource(file, max_bytes, start)
+                return DecompressedSource(file, max_bytes, new_decompressor)
             except ImportError as error:
                 message = "this host's Python cannot decompress it: %s" % error
                 raise BadArchive("", message) from None
@@ -162,7 +160,7 @@ def open_source(file: BinaryIO, max_bytes: int) -> ByteSource:
 
 
 class MemberDecompressor:
-    """The compressed contents of one member of a zip archive: deflate or bzip2."""
+    """Decompresses one member of a zip archive: deflate or bzip2."""
 
     def __init__(self, bzip2: bool = False) -> None:
         self._decompressor: Any = _new_bzip2() if bzip2 else zlib.decompressobj(-15)

@@ -14,7 +14,7 @@ from .decompress import open_source
 from .extraction_directory import ExtractionDirectory, FileAttributes
 from .limits import BadArchive, ExtractionBudget, Limits, decode_name
 
-__all__ = ["BadArchive", "Limits", "ExtractionSummary", "check_archive", "extract_archive"]
+__all__ = ["BadArchive", "ExtractionSummary", "Limits", "check_archive", "extract_archive"]
 
 DEFAULT_LIMITS = Limits()
 #: First bytes of unsupported formats, for the error message.
@@ -98,28 +98,28 @@ def _extract(
 
 def _describe_unsupported(name: str, head: bytes) -> str:
     """Return the message for a file that is not a supported archive."""
-    kinds = [words for magic, words in _UNSUPPORTED_FORMATS.items() if head.startswith(magic)]
-    found = " (it is %s)" % kinds[0] if kinds else ""
+    formats = [text for magic, text in _UNSUPPORTED_FORMATS.items() if head.startswith(magic)]
+    actual = " (it is %s)" % formats[0] if formats else ""
     message = "%s is not a zip or tar archive%s; use zip, or tar (plain, gzip, bzip2 or xz)"
-    return message % (name or "the file", found)
+    return message % (name or "the file", actual)
 
 
-# Tar
+# -- tar -----------------------------------------------------------------------
 
 
 def _read_tar(
-    file: BinaryIO, limits: Limits, words: str
+    file: BinaryIO, limits: Limits, unsupported: str
 ) -> Iterator[Tuple[tar_reader.TarMember, Iterator[bytes]]]:
     source = open_source(file, limits.size)
     if not tar_reader.is_tar(source):
-        raise BadArchive("", words)
+        raise BadArchive("", unsupported)
     return tar_reader.TarReader(source, limits).members()
 
 
 def _extract_tar(
-    file: BinaryIO, directory: ExtractionDirectory, budget: ExtractionBudget, words: str
+    file: BinaryIO, directory: ExtractionDirectory, budget: ExtractionBudget, unsupported: str
 ) -> None:
-    for member, pieces in _read_tar(file, budget.limits, words):
+    for member, pieces in _read_tar(file, budget.limits, unsupported):
         attributes = FileAttributes(member.mode, member.modified)
         if member.kind == tar_reader.FOLDER:
             directory.add_folder(member.name, attributes)
@@ -131,7 +131,7 @@ def _extract_tar(
             directory.add_file(member.name, attributes, member.size, pieces)
 
 
-# Zip
+# -- zip -----------------------------------------------------------------------
 
 
 def _extract_zip(file: BinaryIO, directory: ExtractionDirectory, budget: ExtractionBudget) -> None:
@@ -195,7 +195,7 @@ def _read_target(archive: zip_reader.ZipReader, entry: zip_reader.ZipEntry) -> b
 
 def _modification_time(entry: zip_reader.ZipEntry) -> float:
     """Return the modification time; the format has no time zone, so UTC is assumed."""
-    day, time = entry.date
-    year, month = (day >> 9) + 1980, max(1, min(12, day >> 5 & 15))
+    date, time = entry.date
+    year, month = (date >> 9) + 1980, max(1, min(12, date >> 5 & 15))
     clock = (time >> 11, time >> 5 & 63, (time & 31) * 2)
-    return float(calendar.timegm((year, month, max(1, day & 31)) + clock))
+    return float(calendar.timegm((year, month, max(1, date & 31)) + clock))

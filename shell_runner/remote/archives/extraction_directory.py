@@ -30,7 +30,6 @@ _MAX_LINK_STEPS = 10_000_000
 #: The latest valid modification time, in seconds since the epoch; later ones become 0.
 _MAX_MTIME = float(1 << 34)
 _LINK_LEADS_OUT = "the link leads out of the folder: to %r"
-_LINK_LEADS_OUT = "the link leads out of the folder: to %r"
 #: Errors that are the fault of the archive and not of the host, and their messages.
 _ERROR_MESSAGES = {
     errno.EEXIST: "the archive contains this name twice",
@@ -171,15 +170,15 @@ class ExtractionDirectory:
         try:
             parts = split_name(target, self._budget)
         except BadArchive as error:
-            message = "a hard link to %r: %s" % (decode_name(target), error.why)
+            message = "a hard link to %r: %s" % (decode_name(target), error.reason)
             raise BadArchive(decode_name(name), message) from None
-        known = parts and b"/".join(parts[:-1]) in self._folders
+        is_in_known_folder = parts and b"/".join(parts[:-1]) in self._folders
         source = os.path.join(self._root, *parts)
         try:
             mode = os.lstat(source).st_mode
         except OSError:
             mode = 0
-        if not known or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        if not is_in_known_folder or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             message = "a hard link to what is not in the archive before it: %r" % decode_name(
                 target
             )

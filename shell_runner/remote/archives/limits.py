@@ -14,20 +14,18 @@ _MAX_SHOWN_CHARS = 200
 
 
 class BadArchive(Exception):
-    """An archive is refused because of ``why``; ``member`` is its invalid member, or empty."""
+    """An archive is refused because of ``reason``; ``member`` is its invalid member, or empty."""
 
-    def __init__(self, member: str, why: str) -> None:
-        super().__init__(member, why)
+    def __init__(self, member: str, reason: str) -> None:
+        super().__init__(member, reason)
         self.member = member
-        self.why = why
+        self.reason = reason
 
     def __str__(self) -> str:
-        name = (
-            self.member
-            if len(self.member) <= _MAX_SHOWN_CHARS
-            else self.member[:_MAX_SHOWN_CHARS] + "..."
-        )
-        return "%r: %s" % (name, self.why) if name else self.why
+        name = self.member
+        if len(name) > _MAX_SHOWN_CHARS:
+            name = name[:_MAX_SHOWN_CHARS] + "..."
+        return "%r: %s" % (name, self.reason) if name else self.reason
 
 
 class Limits(NamedTuple):

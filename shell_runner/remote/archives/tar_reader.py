@@ -94,12 +94,12 @@ class TarReader:
         """
         return self._add_member_name(self._read_members())
 
-    def _add_member_name(self, found: "Iterator[_T]") -> "Iterator[_T]":
+    def _add_member_name(self, items: "Iterator[_T]") -> "Iterator[_T]":
         """Add the name of the last member to a BadArchive that has none."""
         try:
-            yield from found
+            yield from items
         except BadArchive as error:
-            raise BadArchive(error.member or self._last_name, error.why) from None
+            raise BadArchive(error.member or self._last_name, error.reason) from None
 
     def _read_members(self) -> Iterator[Tuple[TarMember, Iterator[bytes]]]:
         headers = _ExtendedHeaders()
@@ -166,40 +166,40 @@ class TarReader:
         pax = headers.pax or {}
         _check_not_sparse(name, kind, pax)
         size = _parse_decimal(pax["size"]) if "size" in pax else _parse_number(block[124:136])
-        what = _MEMBER_KINDS[kind]
-        if what == FILE and name.endswith(b"/"):
-            what = FOLDER
-        if what != FILE and size:
+        member_kind = _MEMBER_KINDS[kind]
+        if member_kind == FILE and name.endswith(b"/"):
+            member_kind = FOLDER
+        if member_kind != FILE and size:
             message = "a %s with contents, which programs interpret differently"
-            raise BadArchive(decode_name(name), message % what)
+            raise BadArchive(decode_name(name), message % member_kind)
         modified = (
             _parse_time(pax["mtime"]) if "mtime" in pax else float(_parse_signed(block[136:148]))
         )
         target = _parse_target(block, headers)
         mode = _parse_number(block[100:108]) & 0o7777
-        return TarMember(name, what, mode, modified, size, target)
+        return TarMember(name, member_kind, mode, modified, size, target)
 
     def _read_contents(self, member: TarMember) -> Iterator[bytes]:
-        left = member.size
-        while left:
-            data = self._source.read_exactly(min(PIECE_BYTES, left))
+        remaining = member.size
+        while remaining:
+            data = self._source.read_exactly(min(PIECE_BYTES, remaining))
             yield data
-            left -= len(data)
+            remaining -= len(data)
         self._source.read_exactly(_round_up(member.size) - member.size)
 
 
 def _check_not_sparse(name: bytes, kind: bytes, pax: Dict[str, bytes]) -> None:
     """Raise BadArchive for a sparse file in any of the formats of GNU tar."""
     if kind == _OLD_SPARSE_TYPE:
-        form = "the old GNU format"
+        sparse_format = "the old GNU format"
     elif not any(key.startswith(_PAX_SPARSE_PREFIX) for key in pax):
         return
     elif _PAX_SPARSE_PREFIX + "major" in pax:
-        form = "pax format 1.0"
+        sparse_format = "pax format 1.0"
     else:
-        form = "pax format 0.%d" % (_PAX_SPARSE_PREFIX + "map" in pax)
+        sparse_format = "pax format 0.%d" % (_PAX_SPARSE_PREFIX + "map" in pax)
     raise BadArchive(
-        decode_name(name), "a sparse file in %s of GNU tar: pack without --sparse" % form
+        decode_name(name), "a sparse file in %s of GNU tar: pack without --sparse" % sparse_format
     )
 
 
@@ -210,12 +210,12 @@ def _round_up(size: int) -> int:
 def _verify_checksum(block: bytes) -> None:
     """Raise BadArchive if the checksum of a header is wrong; old programs sum signed bytes."""
     try:
-        said = _parse_number(block[148:156])
+        checksum = _parse_number(block[148:156])
     except BadArchive:
-        said = -1
+        checksum = -1
     rest = block[:148] + b" " * 8 + block[156:]
     total = sum(rest)
-    if said not in (total, total - 256 * sum(byte > 127 for byte in rest)):
+    if checksum not in (total, total - 256 * sum(byte > 127 for byte in rest)):
         raise BadArchive("", "invalid header: wrong checksum")
 
 
@@ -259,28 +259,28 @@ def _parse_time(text: bytes) -> float:
 
 def _parse_name(block: bytes, headers: _ExtendedHeaders) -> bytes:
     pax = headers.pax or {}
-    said = pax.get("GNU.sparse.name") or pax.get("path")
-    if said is not None and headers.name is not None:
-        raise BadArchive(decode_name(said), "two extended headers give it different names")
-    if said is not None or headers.name is not None:
-        return said if said is not None else (headers.name or b"")
+    value = pax.get("GNU.sparse.name") or pax.get("path")
+    if value is not None and headers.name is not None:
+        raise BadArchive(decode_name(value), "two extended headers give it different names")
+    if value is not None or headers.name is not None:
+        return value if value is not None else (headers.name or b"")
     name = block[:100].split(b"\0")[0]
     prefix = block[345:500].split(b"\0")[0] if block[257:263] == b"ustar\0" else b""
     return prefix + b"/" + name if prefix else name
 
 
 def _parse_target(block: bytes, headers: _ExtendedHeaders) -> bytes:
-    said = (headers.pax or {}).get("linkpath")
-    if said is not None and headers.target is not None:
-        raise BadArchive(decode_name(said), "two extended headers give it different targets")
-    if said is not None:
-        return said
+    value = (headers.pax or {}).get("linkpath")
+    if value is not None and headers.target is not None:
+        raise BadArchive(decode_name(value), "two extended headers give it different targets")
+    if value is not None:
+        return value
     return headers.target if headers.target is not None else block[157:257].split(b"\0")[0]
 
 
 def _parse_records(data: bytes) -> Dict[str, bytes]:
     """Return the records ``LENGTH KEY=VALUE`` of a pax header, without those of empty value."""
-    found: Dict[str, bytes] = {}
+    records: Dict[str, bytes] = {}
     at = 0
     while at < len(data):
         space = data.find(b" ", at, at + _MAX_DIGITS)
@@ -291,9 +291,9 @@ def _parse_records(data: bytes) -> Dict[str, bytes]:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals:
             raise BadArchive("", "invalid extended header")
-        found[decode_name(key)] = value
+        records[decode_name(key)] = value
         at = end
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in records.items() if value}
 
 
 def _check_global_header(records: Dict[str, bytes]) -> None:

@@ -37,7 +37,6 @@ END_RECORD = struct.Struct("<4s4H2LH")
 _ZIP64_END_RECORD = struct.Struct("<4sQ2H2L4Q")
 _ZIP64_LOCATOR = struct.Struct("<4sLQL")
 _WRONG_OFFSET = "its directory is not at the offset that it claims"
-_WRONG_OFFSET = "its directory is not at the offset that it claims"
 LOCAL_MAGIC, CENTRAL_MAGIC, END_MAGIC = b"PK\3\4", b"PK\1\2", b"PK\5\6"
 ZIP64_END_MAGIC, ZIP64_LOCATOR_MAGIC = b"PK\6\6", b"PK\6\7"
 
@@ -70,11 +69,13 @@ class ZipEntry(NamedTuple):
 
 
 class _CentralDirectory(NamedTuple):
-    at: int
+    """The position of the central directory."""
+
+    offset: int
     size: int
     members: int
     #: ``members`` is the exact count, not only its lower 16 bits.
-    exact: bool
+    is_count_exact: bool
 
 
 class ZipReader:
@@ -89,30 +90,27 @@ class ZipReader:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
         self._central_directory = self._find_directory()
-        most = members * (CENTRAL_HEADER.size + 64) + names
-        if self._central_directory.members > members or self._central_directory.size > most:
+        max_size = members * (CENTRAL_HEADER.size + 64) + names
+        if self._central_directory.members > members or self._central_directory.size > max_size:
             raise BadArchive("", "more than %d members" % members)
 
     def entries(self) -> Iterator[ZipEntry]:
         """Yield all members in the order of the central directory.  Raises BadArchive."""
-        at, end, count = (
-            self._central_directory.at,
-            self._central_directory.at + self._central_directory.size,
-            0,
-        )
+        directory, count = self._central_directory, 0
+        at, end = directory.offset, directory.offset + directory.size
         while at < end:
             entry, at = self._read_entry(at, end)
             count += 1
             yield entry
-        said = self._central_directory.members
-        if count != said and (self._central_directory.exact or count & _MAX16 != said):
-            raise BadArchive("", "its directory claims %d members and has %d" % (said, count))
+        claimed = directory.members
+        if count != claimed and (directory.is_count_exact or count & _MAX16 != claimed):
+            raise BadArchive("", "its directory claims %d members and has %d" % (claimed, count))
 
     def verify(self) -> None:
         """Raise BadArchive if local headers disagree with the directory or contents overlap."""
         spans: List[int] = []
         for entry in self.entries():
-            begin = self._find_data(entry)
+            begin = self._find_contents(entry)
             # One integer for begin and end saves memory: there may be a million members.
             spans.append(entry.header_offset << 64 | (begin + entry.compressed_size))
         spans.sort()
@@ -130,7 +128,7 @@ class ZipReader:
         """
         crc = total = 0
         try:
-            for piece in self._decompressed(entry):
+            for piece in self._read_decompressed(entry):
                 total += len(piece)
                 if total > entry.size:
                     raise ValueError("it has more than the %d bytes that it claims" % entry.size)
@@ -144,8 +142,8 @@ class ZipReader:
         if crc != entry.crc:
             raise BadArchive(decode_name(entry.name), "its contents are corrupt: wrong CRC")
 
-    def _decompressed(self, entry: ZipEntry) -> Iterator[bytes]:
-        begin = self._find_data(entry)
+    def _read_decompressed(self, entry: ZipEntry) -> Iterator[bytes]:
+        begin = self._find_contents(entry)
         chunks = self._read_chunks(begin, entry.compressed_size)
         if entry.method == STORED:
             return chunks
@@ -164,9 +162,8 @@ class ZipReader:
         tail = self._read_at(max(0, self._size - END_RECORD.size - _MAX16), 0, to_end=True)
         at = tail.rfind(END_MAGIC)
         while at >= 0:
-            if len(tail) - at >= END_RECORD.size and at + END_RECORD.size + END_RECORD.unpack_from(
-                tail, at
-            )[7] == len(tail):
+            end = at + END_RECORD.size
+            if end <= len(tail) and end + END_RECORD.unpack_from(tail, at)[7] == len(tail):
                 return self._read_directory(self._size - len(tail) + at)
             at = tail.rfind(END_MAGIC, 0, at)
         raise BadArchive("", "a zip archive without its directory: it was truncated")
@@ -174,18 +171,18 @@ class ZipReader:
     def _read_directory(self, end: int) -> _CentralDirectory:
         row = END_RECORD.unpack(self._read_at(end, END_RECORD.size))
         disk, first, here, count, size, at = row[1:7]
-        exact, stop = count == _MAX16, end
+        is_exact, stop = count == _MAX16, end
         is_full = _MAX16 in (disk, first, here, count) or _MAX32 in (size, at)
         # Python's zipfile writes zip64 fields from 2 GiB on, other programs only from 4 GiB on.
         if is_full or at + size != end:
-            found = self._read_zip64_directory(end)
-            if found and (is_full or found[0] == row[1:7]):
-                (disk, first, here, count, size, at), stop, exact = found[0], found[1], True
+            zip64 = self._read_zip64_directory(end)
+            if zip64 and (is_full or zip64[0] == row[1:7]):
+                (disk, first, here, count, size, at), stop, is_exact = zip64[0], zip64[1], True
         if disk or first or here != count:
             raise BadArchive("", "it is a part of a zip archive of several volumes")
         if at + size != stop:
             raise BadArchive("", _WRONG_OFFSET)
-        return _CentralDirectory(at, size, count, exact)
+        return _CentralDirectory(at, size, count, is_exact)
 
     def _read_zip64_directory(self, end: int) -> "Optional[Tuple[Tuple[int, ...], int]]":
         if end < _ZIP64_LOCATOR.size:
@@ -212,8 +209,8 @@ class ZipReader:
             raise BadArchive("", "its directory is truncated")
         row = CENTRAL_HEADER.unpack(self._read_at(at, CENTRAL_HEADER.size))
         name_size, extra_size, comment_size = row[12:15]
-        done = at + CENTRAL_HEADER.size + name_size + extra_size + comment_size
-        if row[0] != CENTRAL_MAGIC or done > end:
+        entry_end = at + CENTRAL_HEADER.size + name_size + extra_size + comment_size
+        if row[0] != CENTRAL_MAGIC or entry_end > end:
             raise BadArchive("", "its directory is invalid")
         rest = self._read_at(at + CENTRAL_HEADER.size, name_size + extra_size)
         raw, extra = rest[:name_size], rest[name_size:]
@@ -222,31 +219,31 @@ class ZipReader:
             raw, row[5], row[6], row[9], packed, size, begin, row[2], row[17], (row[8], row[7])
         )
         _check_entry(entry)
-        return entry, done
+        return entry, entry_end
 
     # -- local headers and contents -----------------------------------------------
 
-    def _find_data(self, entry: ZipEntry) -> int:
+    def _find_contents(self, entry: ZipEntry) -> int:
         """Return the offset of the contents; raises BadArchive if the headers disagree."""
         name = decode_name(entry.name)
-        if entry.header_offset + LOCAL_HEADER.size > self._central_directory.at:
+        if entry.header_offset + LOCAL_HEADER.size > self._central_directory.offset:
             raise BadArchive(name, "its header is not in the archive")
         row = LOCAL_HEADER.unpack(self._read_at(entry.header_offset, LOCAL_HEADER.size))
         begin: int = entry.header_offset + LOCAL_HEADER.size + row[9] + row[10]
         if row[0] != LOCAL_MAGIC:
             raise BadArchive(name, "its header is invalid")
-        if begin + entry.compressed_size > self._central_directory.at:
+        if begin + entry.compressed_size > self._central_directory.offset:
             raise BadArchive(name, "its contents are not in the archive")
         rest = self._read_at(entry.header_offset + LOCAL_HEADER.size, row[9] + row[10])
-        said = _resolve_zip64(rest[: row[9]], rest[row[9] :], [row[8], row[7]])
-        facts = ((row[6], entry.crc), (said[0], entry.size), (said[1], entry.compressed_size))
-        later = row[2] & _SIZES_FOLLOW
-        good = all(here == there or (later and not here) for here, there in facts)
+        sizes = _resolve_zip64(rest[: row[9]], rest[row[9] :], [row[8], row[7]])
+        pairs = ((row[6], entry.crc), (sizes[0], entry.size), (sizes[1], entry.compressed_size))
+        sizes_follow = row[2] & _SIZES_FOLLOW
+        agree = all(local == central or (sizes_follow and not local) for local, central in pairs)
         if (
             rest[: row[9]] != entry.raw_name
             or row[3] != entry.method
             or row[2] & _UNSUPPORTED_FLAGS
-            or not good
+            or not agree
         ):
             raise BadArchive(name, "its header and the directory disagree")
         return int(begin)
@@ -289,15 +286,15 @@ def _resolve_zip64(raw: bytes, extra: bytes, values: List[int]) -> List[int]:
 
 
 def _read_zip64_field(raw: bytes, field: bytes, values: List[int]) -> List[int]:
-    found, at = [], 0
+    resolved, at = [], 0
     for value in values:
         if value == _MAX32:
             if at + 8 > len(field):
                 raise BadArchive(decode_name(raw), "its zip64 field is too short")
             value = int.from_bytes(field[at : at + 8], "little")
             at += 8
-        found.append(value)
-    return found
+        resolved.append(value)
+    return resolved
 
 
 def is_utf8(raw: bytes) -> bool:

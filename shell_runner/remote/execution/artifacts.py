@@ -24,29 +24,29 @@ class SelectedArtifacts(NamedTuple):
 def select_artifacts(folder: str, limit: int) -> SelectedArtifacts:
     """Select regular files below ``folder`` in order of name, up to ``limit`` bytes in total."""
     files: List[Tuple[str, int]] = []
-    left = total = 0
+    omitted_count = total = 0
     if os.path.islink(folder):  # the test has replaced its directory by a link
         return SelectedArtifacts((), 0)
     for path, size in _list_regular_files(folder):
         if total + size > limit or len(files) >= _MAX_FILES:
-            left += 1
+            omitted_count += 1
             continue
         total += size
         files.append((path, size))
-    return SelectedArtifacts(tuple(files), left)
+    return SelectedArtifacts(tuple(files), omitted_count)
 
 
 def _list_regular_files(folder: str) -> Iterator[Tuple[str, int]]:
-    for here, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            path = os.path.join(here, name)
+            path = os.path.join(parent, name)
             try:
-                found = os.lstat(path)
+                status = os.lstat(path)
             except OSError:
                 continue
-            if stat.S_ISREG(found.st_mode):
-                yield os.path.relpath(path, folder), found.st_size
+            if stat.S_ISREG(status.st_mode):
+                yield os.path.relpath(path, folder), status.st_size
 
 
 class ArtifactPiece(NamedTuple):
@@ -71,11 +71,11 @@ def read_pieces(folder: str, files: Iterable[Tuple[str, int]]) -> Iterator[Artif
         except OSError:
             continue
         with open(descriptor, "rb") as file:
-            left = size
+            remaining = size
             while True:
-                data = file.read(min(_MAX_PIECE_BYTES, left))
-                left -= len(data)
-                last = not data or left == 0
-                yield ArtifactPiece(path, data, last)
-                if last:
+                data = file.read(min(_MAX_PIECE_BYTES, remaining))
+                remaining -= len(data)
+                is_last = not data or remaining == 0
+                yield ArtifactPiece(path, data, is_last)
+                if is_last:
                     break

@@ -5,7 +5,10 @@ names that start with TEST_ are those of Bazel ("Test encyclopedia").
 """
 
 import fnmatch
+import os
 from typing import Dict, Iterable, Mapping
+
+from ..protocol.model import Setup, Test
 
 #: Patterns of the variables that every test gets from its host.
 PASSED_VARIABLES = (
@@ -39,13 +42,43 @@ def filter_environment(host: Mapping[str, str], patterns: Iterable[str]) -> Dict
 
     A value of LC_CTYPE that Python has set for itself is removed.
     """
-    wanted = tuple(patterns)
-    found = {
+    patterns = tuple(patterns)
+    variables = {
         name: value
         for name, value in host.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     }
-    found.setdefault("PATH", _DEFAULT_PATH)
-    if found.get("LC_CTYPE") in _COERCED_CTYPES and not (host.get("LC_ALL") or host.get("LANG")):
-        del found["LC_CTYPE"]
-    return found
+    variables.setdefault("PATH", _DEFAULT_PATH)
+    if variables.get("LC_CTYPE") in _COERCED_CTYPES and not (
+        host.get("LC_ALL") or host.get("LANG")
+    ):
+        del variables["LC_CTYPE"]
+    return variables
+
+
+def build_session_environment(host: Mapping[str, str], setup: Setup) -> Dict[str, str]:
+    """Return the variables that all tests of a session have."""
+    env = filter_environment(host, PASSED_VARIABLES + setup.pass_env)
+    env["TEST_SRCDIR"] = setup.root
+    env.update(setup.env)
+    return env
+
+
+def build_test_environment(
+    session: Mapping[str, str], host: Mapping[str, str], test: Test, scratch: Mapping[str, str]
+) -> Dict[str, str]:
+    """Return the variables of a test.
+
+    ``session``: those of all tests; ``scratch``: the private directories ``tmp``, ``home`` and
+    ``out`` by name.  Variables that the test itself sets take precedence.
+    """
+    env = dict(session)
+    if test.pass_env:
+        env.update(filter_environment(host, test.pass_env), PATH=env["PATH"])
+    env["TMPDIR"] = env["TEST_TMPDIR"] = scratch["tmp"]
+    env["TEST_UNDECLARED_OUTPUTS_DIR"] = out = scratch["out"]
+    env["XML_OUTPUT_FILE"] = out + "/test.xml"
+    env["GTEST_OUTPUT"] = "xml:" + out + "/test.xml"
+    env["HOME"] = os.path.expanduser("~") if test.home == "keep" else scratch["home"]
+    env.update(test.env)
+    return env

@@ -53,7 +53,7 @@ class HostLock:
     def __init__(self, path: str) -> None:
         self.is_held = False
         #: An attempt to acquire the lock has failed since the last ``finish_round``.
-        self.was_refused = False
+        self.has_failed = False
         self._lock_fd = _open_lock_file(path + ".lock")
         self._next_fd = _open_lock_file(path + ".next")
         self._is_next = False
@@ -68,9 +68,9 @@ class HostLock:
         if self.is_held:
             return True
         self._is_next = self._is_next or _try_flock(self._next_fd, fcntl.LOCK_EX)
-        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self.was_refused = not (self._is_next and _try_flock(self._lock_fd, how))
-        if self.was_refused:
+        mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self.has_failed = not (self._is_next and _try_flock(self._lock_fd, mode))
+        if self.has_failed:
             return False
         self.is_held, self._is_wanted = True, False
         self._held_since = self._checked_at = time.monotonic()
@@ -95,10 +95,10 @@ class HostLock:
 
     def finish_round(self) -> bool:
         """Return whether this run waits for the lock; if not, give up its place in the queue."""
-        refused, self.was_refused = self.was_refused, False
-        if not refused:
+        has_failed, self.has_failed = self.has_failed, False
+        if not has_failed:
             self._release_next()
-        return refused
+        return has_failed
 
     def _release_next(self) -> None:
         if self._is_next:
@@ -124,11 +124,11 @@ class HostResources:
         return slots[0] if slots else None
 
     def acquire_for_test(
-        self, test: int, slots: Sequence[int], locks: Collection[str], alone: bool
+        self, test: int, slots: Sequence[int], locks: Collection[str], serial: bool
     ) -> Optional[int]:
         """Acquire the locks of a test, then one of these slots; None if that is impossible now.
 
-        For a serial test (``alone``) the caller passes no slots while another of its tests runs.
+        For a serial test (``serial``) the caller passes no slots while another of its tests runs.
         Locks that were acquired are kept for the next attempt.
         """
         return slots[0] if slots else None
@@ -177,12 +177,12 @@ class SharedHostResources(HostResources):
         return next((number for number in slots if self._acquire_slot_lock(number)), None)
 
     def acquire_for_test(
-        self, test: int, slots: Sequence[int], locks: Collection[str], alone: bool
+        self, test: int, slots: Sequence[int], locks: Collection[str], serial: bool
     ) -> Optional[int]:
         for name in sorted(locks):
             if not self._acquire_named_lock(name, test):
                 return None
-        if not alone:
+        if not serial:
             return self.acquire_slot(slots)
         if not slots or self._exclusive_test is not None:
             return None
@@ -263,9 +263,9 @@ class SharedHostResources(HostResources):
         self._lock_owners[name] = test
         return True
 
-    def _note_unavailable(self, refusal: UnavailableResource) -> None:
+    def _note_unavailable(self, resource: UnavailableResource) -> None:
         """Remember the first unavailable resource of a round, which is the one reported."""
-        self._first_unavailable = self._first_unavailable or refusal
+        self._first_unavailable = self._first_unavailable or resource
 
 
 def open_shared_resources() -> SharedHostResources:
@@ -300,9 +300,9 @@ def _check_locking(folder: str) -> None:
         os.close(descriptor)
 
 
-def _try_flock(descriptor: int, how: int) -> bool:
+def _try_flock(descriptor: int, mode: int) -> bool:
     try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

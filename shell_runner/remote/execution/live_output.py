@@ -38,14 +38,14 @@ class LineSplitter:
         *pieces, last = _split_long_line(lines.pop())
         if last:
             self._unfinished[fd] = last
-        whole = [_decode_line(piece) for line in lines for piece in _split_long_line(line)]
-        return self._add_drop_notice(whole + [_decode_line(piece) for piece in pieces])
+        complete = [_decode_line(piece) for line in lines for piece in _split_long_line(line)]
+        return self._add_drop_notice(complete + [_decode_line(piece) for piece in pieces])
 
     def _drop(self, fd: int, data: bytes) -> None:
         self._dropped_count += data.count(b"\n")
-        begun = self._unfinished.pop(fd, None) is not None or fd in self._cut_streams
+        is_mid_line = self._unfinished.pop(fd, None) is not None or fd in self._cut_streams
         self._cut_streams.discard(fd)
-        if not data.endswith(b"\n") and (data or begun):
+        if not data.endswith(b"\n") and (data or is_mid_line):
             self._cut_streams.add(fd)
 
     def _exceeds_rate(self, size: int) -> bool:

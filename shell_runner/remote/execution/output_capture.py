@@ -12,13 +12,13 @@ _MAX_FILE_BYTES = 64 << 20
 
 
 class OutputCapture:
-    """Keeps up to ``keep`` bytes of a stream: half from the start, half from the end.
+    """Keeps up to ``limit`` bytes of a stream: half from the start, half from the end.
 
     With a ``path``, longer output is also written to that file, up to 64 MiB.
     """
 
-    def __init__(self, keep: int, path: str = "") -> None:
-        self._half = max(keep // 2, 1)
+    def __init__(self, limit: int, path: str = "") -> None:
+        self._half = max(limit // 2, 1)
         self._head = bytearray()
         self._tail = bytearray()
         self._path = path
@@ -66,8 +66,8 @@ class OutputCapture:
         tail = self._tail[-self._half :]
         head = self._head.decode("utf-8", "surrogateescape")
         if len(self._head) + len(tail) == self.total:
-            whole = (self._head + tail).decode("utf-8", "surrogateescape")
-            return CapturedStream(whole, self.total)
+            text = (self._head + tail).decode("utf-8", "surrogateescape")
+            return CapturedStream(text, self.total)
         return CapturedStream(head + tail.decode("utf-8", "surrogateescape"), self.total, len(head))
 
 

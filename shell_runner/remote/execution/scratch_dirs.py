@@ -53,12 +53,12 @@ class ScratchDirectories:
 
     def _is_unchanged(self, name: str) -> bool:
         try:
-            now = os.lstat(self.paths[name])
+            status = os.lstat(self.paths[name])
         except OSError:
             return False
-        return now.st_mtime_ns == _UNCHANGED_MTIME_NS and _fingerprint(
-            now
-        ) == self._fingerprints.get(name)
+        if status.st_mtime_ns != _UNCHANGED_MTIME_NS:
+            return False
+        return _fingerprint(status) == self._fingerprints.get(name)
 
     def _recreate(self, name: str) -> None:
         self._fingerprints.pop(name, None)
@@ -74,5 +74,5 @@ class ScratchDirectories:
         self._fingerprints[name] = _fingerprint(os.lstat(path))
 
 
-def _fingerprint(now: os.stat_result) -> _Fingerprint:
-    return now.st_ino, now.st_mode, now.st_nlink, now.st_ctime_ns
+def _fingerprint(status: os.stat_result) -> _Fingerprint:
+    return status.st_ino, status.st_mode, status.st_nlink, status.st_ctime_ns

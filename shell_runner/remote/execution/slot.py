@@ -27,9 +27,9 @@ from ..files.session_dirs import remove_if_last_slot
 from ..formats.output_parser import OutputParser, SessionFormats
 from ..processes import process_tree
 from ..protocol.frames import FrameDecoder, frame_encoded_message, frame_message
-from ..protocol.model import Execution, Problem, Setup, Test
+from ..protocol.model import Execution, ParsedOutput, Problem, Setup, Test
 from .artifacts import select_artifacts
-from .environment import PASSED_VARIABLES, filter_environment
+from .environment import build_session_environment, build_test_environment
 from .live_output import LineSplitter
 from .output_capture import OutputCapture
 from .scratch_dirs import ScratchDirectories
@@ -60,6 +60,8 @@ _F_SETPIPE_SZ = 1031
 
 
 class _Pipe(NamedTuple):
+    """The descriptors of a pipe."""
+
     read: int
     write: int
 
@@ -67,15 +69,42 @@ class _Pipe(NamedTuple):
 class _RunningTest:
     """The state of the running test."""
 
-    def __init__(self, test: Test, keep: int, readers: OutputParser, files: Dict[str, str]) -> None:
+    def __init__(
+        self, test: Test, output_limit: int, parser: OutputParser, overflow_files: Dict[str, str]
+    ) -> None:
         self.test = test
         self.pid = 0
-        self.readers = readers
+        self.parser = parser
+        #: Wait status and resource usage of the program; None while it runs.
         self.status: Optional[int] = None
         self.usage: Optional[resource.struct_rusage] = None
         self.timed_out = False
-        self.out = OutputCapture(keep, files.get("out", ""))
-        self.err = OutputCapture(keep, files.get("err", ""))
+        #: Wall clock time of the start, and the duration in seconds.
+        self.started = self.duration = 0.0
+        self.out = OutputCapture(output_limit, overflow_files.get("out", ""))
+        self.err = OutputCapture(output_limit, overflow_files.get("err", ""))
+
+    def to_execution(
+        self, slot: int, is_stopping: bool, leftovers: List[str], parsed: Optional[ParsedOutput]
+    ) -> Execution:
+        """Return the Execution of an ended test; ``parsed`` are the cases that it named."""
+        test, status, usage = self.test, self.status, self.usage
+        is_canceled = not self.timed_out and (status is None or is_stopping)
+        exit_status = (
+            os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
+        )
+        signaled = status is not None and os.WIFSIGNALED(status)
+        return Execution(
+            test.id, test.attempt, slot, self.started, self.duration,
+            exit_status=exit_status,
+            signal=os.WTERMSIG(status) if status is not None and signaled else None,
+            timed_out=self.timed_out,
+            problem=Problem.CANCELED if is_canceled else "",
+            stdout=self.out.to_stream(), stderr=self.err.to_stream(), leftovers=tuple(leftovers),
+            max_rss=usage.ru_maxrss if usage else 0,
+            cpu_seconds=usage.ru_utime + usage.ru_stime if usage else 0.0,
+            parsed=parsed,
+        )  # fmt: skip
 
 
 class ControlClosed(Exception):
@@ -92,19 +121,19 @@ class Slot:
         self.scratch = ScratchDirectories(base, ("tmp", "home", "out"))
         self.formats = SessionFormats(setup.formats)
         self._line_splitter = LineSplitter()
-        self.environment = self._base_environment()
+        self.environment = build_session_environment(os.environ, setup)
         self.queue: Deque[Test] = collections.deque()
         self.is_stopping = False
         self.is_broken = False
-        self._unframer = FrameDecoder()
+        self._frame_decoder = FrameDecoder()
         self._running: Optional[_RunningTest] = None
         self._poller = select.poll()
         #: Polls the output pipes only.
         self._output_poller = select.poll()
         self._is_childless = True
         self._limits = _read_limits()
-        self._out_pipe = self._open_pipe()
-        self._err_pipe = self._out_pipe if setup.merge_output else self._open_pipe()
+        self._out_pipe = self._open_output_pipe()
+        self._err_pipe = self._out_pipe if setup.merge_output else self._open_output_pipe()
         self._wake_fd = self._watch_children()
         self._poller.register(control, select.POLLIN)
 
@@ -112,30 +141,32 @@ class Slot:
 
     def run(self, test: Test) -> Execution:
         """Run one test to its end and return its Execution."""
-        readers = self.formats.new_parser(test.output_format)
+        parser = self.formats.new_parser(test.output_format)
         run = self._running = _RunningTest(
-            test, self.setup.output_limit, readers, self._overflow_files()
+            test, self.setup.output_limit, parser, self._overflow_files()
         )
-        wall, begin = time.time(), time.monotonic()
+        run.started, begin = time.time(), time.monotonic()
         try:
             root = self._prepare_directories(test)
             # Restart the clock: removing the files of an earlier test is not this test's time.
-            wall, begin = time.time(), time.monotonic()
+            run.started, begin = time.time(), time.monotonic()
             self._start_program(test, root, run)
-        except ProgramStartError as why:
+        except ProgramStartError as error:
             return Execution(
-                test.id, test.attempt, self.number, wall, time.monotonic() - begin,
-                problem=why.problem, detail=why.detail,
+                test.id, test.attempt, self.number, run.started, time.monotonic() - begin,
+                problem=error.problem, detail=error.detail,
             )  # fmt: skip
         self._wait_for_exit(test, run, begin)
-        duration = time.monotonic() - begin
+        run.duration = time.monotonic() - begin
         leftovers = self._kill_leftovers(run)
         self._drain_output()
         for line in self._line_splitter.flush() if self.setup.live_output else ():
             self.control.sendall(frame_message(["line", test.id, line]))
         if test.isolation == "copy":
             remove_tree(root)
-        return self._set_artifacts_aside(self._execution(test, run, wall, duration, leftovers), run)
+        parsed = parser.close(self.scratch.paths["out"], self.scratch.list_entries("out"))
+        execution = run.to_execution(self.number, self.is_stopping, leftovers, parsed)
+        return self._set_artifacts_aside(execution, run)
 
     def _set_artifacts_aside(self, execution: Execution, run: _RunningTest) -> Execution:
         """Move the artifacts of the test to a folder from which the slot pool sends them."""
@@ -143,12 +174,14 @@ class Slot:
         run.err.close()
         if not self.setup.artefacts_limit or not self.scratch.list_entries("out"):
             return execution
-        chosen = select_artifacts(self.scratch.paths["out"], self.setup.artefacts_limit)
-        if chosen.files:
-            kept = "%s-kept-%d-%d" % (self.scratch.base, execution.id, execution.attempt)
-            os.rename(self.scratch.paths["out"], kept)
-            self.control.sendall(frame_message(["kept", execution.id, kept, chosen.files]))
-        return execution._replace(artefacts=chosen.files, artefacts_omitted=chosen.omitted_count)
+        selected = select_artifacts(self.scratch.paths["out"], self.setup.artefacts_limit)
+        if selected.files:
+            folder = "%s-artifacts-%d-%d" % (self.scratch.base, execution.id, execution.attempt)
+            os.rename(self.scratch.paths["out"], folder)
+            self.control.sendall(frame_message(["artifacts", execution.id, folder, selected.files]))
+        return execution._replace(
+            artefacts=selected.files, artefacts_omitted=selected.omitted_count
+        )
 
     def _overflow_files(self) -> Dict[str, str]:
         """Return the files for output beyond the kept size; empty if no artifacts are wanted."""
@@ -181,15 +214,13 @@ class Slot:
             raise ProgramStartError(Problem.NO_SUCH_FILE, path) from None
         except OSError as error:
             raise ProgramStartError(Problem.NOT_STARTED, str(error)) from None
-        env = self._environment_of(test)
+        scratch = self.scratch.paths
+        env = build_test_environment(self.environment, os.environ, test, scratch)
         if test.isolation == "copy":
             env["TEST_SRCDIR"] = root
         self._is_childless = False
-        run.pid = start_program(
-            path,
-            test.argv,
-            SpawnContext(env, self._out_pipe.write, self._err_pipe.write, test.limits),
-        )
+        context = SpawnContext(env, self._out_pipe.write, self._err_pipe.write, test.limits)
+        run.pid = start_program(path, test.argv, context)
 
     def _wait_for_exit(self, test: Test, run: _RunningTest, begin: float) -> None:
         """Wait until the program exits, its timeout is over, or the slot is told to stop."""
@@ -198,11 +229,11 @@ class Slot:
         if run.status is None and not self.is_stopping:
             self._report_running(test)
         while run.status is None and not self.is_stopping:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 run.timed_out = True
                 return
-            self._poll_once(min(left, 1.0))
+            self._poll_once(min(remaining, 1.0))
 
     def _report_running(self, test: Test) -> None:
         """Report that the test is running, unless that could block and delay the timeout."""
@@ -219,45 +250,27 @@ class Slot:
             self._poll_until_childless(_CHILD_EXIT_TIMEOUT)
         if self._is_childless:
             return []
-        found = self._freeze_processes()
-        names = process_tree.read_names(found) if run.status is not None else []
-        self._kill_processes(found, _STOP_GRACE if self.is_stopping else self.setup.grace)
+        pids = self._freeze_processes()
+        names = process_tree.read_names(pids) if run.status is not None else []
+        self._kill_processes(pids, _STOP_GRACE if self.is_stopping else self.setup.grace)
         return names
 
     def _freeze_processes(self) -> List[int]:
         return process_tree.freeze(process_tree.DescendantLister(os.getpid()), self._reap_children)
 
-    def _kill_processes(self, found: List[int], grace: float) -> None:
+    def _kill_processes(self, pids: List[int], grace: float) -> None:
         """Send SIGTERM to the stopped processes, wait ``grace`` seconds, then send SIGKILL.
 
         SIGKILL is repeated until wait(2) finds no child.  If that fails, the slot is broken.
         """
-        process_tree.send_signal(found, signal.SIGTERM)
-        process_tree.send_signal(found, signal.SIGCONT)
+        process_tree.send_signal(pids, signal.SIGTERM)
+        process_tree.send_signal(pids, signal.SIGCONT)
         self._poll_until_childless(grace)
         deadline = time.monotonic() + _KILL_TIMEOUT
         while not self._is_childless and time.monotonic() < deadline:
             process_tree.signal_groups(self._freeze_processes(), signal.SIGKILL)
             self._poll_until_childless(0.05)
         self.is_broken = not self._is_childless
-
-    def _execution(
-        self, test: Test, run: _RunningTest, wall: float, duration: float, leftovers: List[str]
-    ) -> Execution:
-        status = run.status
-        cancelled = status is None or (self.is_stopping and not run.timed_out)
-        usage = run.usage
-        return Execution(
-            test.id, test.attempt, self.number, wall, duration,
-            exit_status=os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None,
-            signal=os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None,
-            timed_out=run.timed_out,
-            problem=Problem.CANCELED if cancelled and not run.timed_out else "",
-            stdout=run.out.to_stream(), stderr=run.err.to_stream(), leftovers=tuple(leftovers),
-            max_rss=usage.ru_maxrss if usage else 0,
-            cpu_seconds=usage.ru_utime + usage.ru_stime if usage else 0.0,
-            parsed=run.readers.close(self.scratch.paths["out"], self.scratch.list_entries("out")),
-        )  # fmt: skip
 
     # -- waiting ----------------------------------------------------------------
 
@@ -299,7 +312,7 @@ class Slot:
     def _store_output(self, run: _RunningTest, fd: int, data: bytes) -> None:
         if fd == self._out_pipe.read:
             run.out.add(data)
-            run.readers.feed(data)
+            run.parser.feed(data)
         else:
             run.err.add(data)
         if self.setup.live_output:
@@ -355,7 +368,7 @@ class Slot:
         if not data:
             self.is_stopping = True
             raise ControlClosed()
-        for text in self._unframer.feed(data):
+        for text in self._frame_decoder.feed(data):
             message: List[Any] = json.loads(text.decode("ascii"))
             if message[0] == "run":
                 self.queue.extend(Test(*row) for row in message[1])
@@ -364,34 +377,29 @@ class Slot:
             elif message[0] == "stop":
                 self.is_stopping = True
 
-    def _return_tests(self, answer: str, numbers: List[int]) -> None:
+    def _return_tests(self, kind: str, numbers: List[int]) -> None:
         """Give back those of these tests that have not been started.
 
-        Does nothing if the answer could block.
+        ``kind`` is that of the message to send.  Does nothing if sending could block.
         """
         if not select.select([], [self.control], [], 0)[1]:
             return
-        back = [test.id for test in self.queue if test.id in numbers]
-        self.queue = collections.deque(test for test in self.queue if test.id not in back)
-        self.control.sendall(frame_message([answer, back]))
+        returned = [test.id for test in self.queue if test.id in numbers]
+        self.queue = collections.deque(test for test in self.queue if test.id not in returned)
+        self.control.sendall(frame_message([kind, returned]))
 
     def abandon(self) -> None:
         """Kill the running test without grace, since its result has no receiver."""
         self._reap_children()
         if not self._is_childless:
             process_tree.signal_groups(self._freeze_processes(), signal.SIGKILL)
-            try:
-                self._kill_orphaned()
-            except ControlClosed:
-                pass
-
-    def _kill_orphaned(self) -> None:
-        self._poller.unregister(self.control)
-        self._kill_processes([], 0.0)
+            self._poller.unregister(self.control)
+            self._kill_processes([], 0.0)
 
     # -- setting up -------------------------------------------------------------
 
-    def _open_pipe(self) -> _Pipe:
+    def _open_output_pipe(self) -> _Pipe:
+        """Create an output pipe that can hold as much as one read, and poll it."""
         pipe = _Pipe(*os.pipe())
         os.set_blocking(pipe.read, False)
         try:
@@ -403,6 +411,7 @@ class Slot:
         return pipe
 
     def _watch_children(self) -> int:
+        """Make SIGCHLD wake the poller; return the descriptor that becomes readable."""
         read, write = os.pipe()
         os.set_blocking(read, False)
         os.set_blocking(write, False)
@@ -410,27 +419,6 @@ class Slot:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._poller.register(read, select.POLLIN)
         return read
-
-    def _base_environment(self) -> Dict[str, str]:
-        env = filter_environment(os.environ, PASSED_VARIABLES + self.setup.pass_env)
-        env["TEST_SRCDIR"] = self.setup.root
-        env.update(self.setup.env)
-        return env
-
-    def _environment_of(self, test: Test) -> Dict[str, str]:
-        env = self.environment.copy()
-        if test.pass_env:
-            env.update(filter_environment(os.environ, test.pass_env), PATH=env["PATH"])
-        env["TMPDIR"] = env["TEST_TMPDIR"] = self.scratch.paths["tmp"]
-        env["TEST_UNDECLARED_OUTPUTS_DIR"] = out = self.scratch.paths["out"]
-        env["XML_OUTPUT_FILE"] = out + "/test.xml"
-        env["GTEST_OUTPUT"] = "xml:" + out + "/test.xml"
-        if test.home == "keep":
-            env["HOME"] = os.path.expanduser("~")
-        else:
-            env["HOME"] = self.scratch.paths["home"]
-        env.update(test.env)
-        return env
 
 
 def _read_limits() -> List[Tuple[int, int]]:
@@ -448,6 +436,7 @@ def _disable_core_files() -> None:
 
 
 def _start_session() -> None:
+    """Prepare the process for running tests: own session, subreaper, umask, limits, signals."""
     try:
         os.setsid()
     except PermissionError:
@@ -487,12 +476,12 @@ def main(argv: Sequence[str]) -> None:
 
 def _read_setup(control: socket.socket) -> Optional[Setup]:
     """Return the Setup, the first message; None if the socket is closed before it arrives."""
-    unframer = FrameDecoder()
+    decoder = FrameDecoder()
     while True:
         data = control.recv(1)
         if not data:
             return None
-        for text in unframer.feed(data):
+        for text in decoder.feed(data):
             return setup_from_row(json.loads(text.decode("ascii")))
 
 

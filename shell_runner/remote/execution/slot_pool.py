@@ -13,7 +13,7 @@ import socket
 import time
 from typing import Any, Deque, Dict, Iterable, List, Optional, Protocol, Set, Tuple
 
-from ..files import remove_tree as place
+from ..files.remove_tree import remove_tree
 from ..processes import process_tree
 from ..protocol.frames import encode_json
 from ..protocol.model import Execution, Problem, Setup, Test
@@ -70,7 +70,7 @@ class SlotPoolListener(Protocol):
     def on_returned(self, numbers: List[int]) -> None:
         """Handle that a slot has given these tests back after :meth:`SlotPool.withdraw`."""
 
-    def on_waiting(self, refusal: host_resources.UnavailableResource) -> None:
+    def on_waiting(self, resource: host_resources.UnavailableResource) -> None:
         """Handle that no test can be started because another run holds a resource."""
 
     def flush(self) -> None:
@@ -282,7 +282,7 @@ class SlotPool:
     def _slots_with_room(self) -> Dict[int, SlotProcess]:
         """Return the slots that can take tests by their numbers, the least loaded first."""
         rated = [(len(slot.assigned) > 0, slot.load, slot) for slot in self._slots.values()]
-        rated.sort(key=lambda row: row[:2])
+        rated.sort(key=lambda entry: entry[:2])
         return {
             slot.number: slot
             for busy, load, slot in rated
@@ -291,14 +291,14 @@ class SlotPool:
 
     def _report_waiting(self) -> None:
         """Tell the listener if the run makes no progress because of another run."""
-        refusal, now = self._resources.unavailable, time.monotonic()
-        if refusal is None or (refusal.kind == host_resources.SLOTS and self._busy_slots()):
+        unavailable, now = self._resources.unavailable, time.monotonic()
+        if unavailable is None or (unavailable.kind == host_resources.SLOTS and self._busy_slots()):
             self._stuck_since = 0.0
             return
         self._stuck_since = self._stuck_since or now
         if now >= max(self._stuck_since + _WAITING_DELAY, self._next_report):
             self._next_report = now + _WAITING_REPEAT_INTERVAL
-            self._listener.on_waiting(refusal)
+            self._listener.on_waiting(unavailable)
 
     def _requeue(self, tests: Iterable[Test]) -> None:
         """Put tests that have not been started at the front of the queue."""
@@ -334,27 +334,27 @@ class SlotPool:
 
     def _read_slot(self, fd: int) -> None:
         slot = self._slots[fd]
-        answers, is_alive = slot.read()
-        for answer in answers:
-            self._handle_answer(slot, answer)
+        messages, is_alive = slot.read()
+        for message in messages:
+            self._handle_message(slot, message)
         self._requeue(slot.recalled)
         slot.recalled = []
         if not is_alive:
             self._replace_slot(fd, slot)
 
-    def _handle_answer(self, slot: SlotProcess, answer: SlotMessage) -> None:
-        if answer.kind == "done":
+    def _handle_message(self, slot: SlotProcess, message: SlotMessage) -> None:
+        if message.kind == "done":
             self._failed_starts = 0
-            self._handle_result(answer.test, answer.row)
-        elif answer.kind == "line":
-            self._listener.on_output(answer.test, answer.values[1])
-        elif answer.kind == "kept":
-            _, folder, files = answer.values
-            self._uploads[answer.test.id] = _ArtifactUpload(answer.test, folder, files)
-        elif answer.kind == "returned":
-            self._listener.on_returned(answer.values[0])
+            self._handle_result(message.test, message.row)
+        elif message.kind == "line":
+            self._listener.on_output(message.test, message.values[1])
+        elif message.kind == "artifacts":
+            _, folder, files = message.values
+            self._uploads[message.test.id] = _ArtifactUpload(message.test, folder, files)
+        elif message.kind == "returned":
+            self._listener.on_returned(message.values[0])
         else:
-            self._listener.on_running(answer.test, slot.number)
+            self._listener.on_running(message.test, slot.number)
 
     def _handle_result(self, test: Test, row: bytes) -> None:
         """Report a result, after the artifacts of its test."""
@@ -404,16 +404,16 @@ class SlotPool:
 
     def _send_artifacts(self) -> None:
         """Send pieces of the artifacts of ended tests, until the owner pauses the pool."""
-        left = _MAX_ARTIFACT_BYTES_PER_TURN
+        remaining = _MAX_ARTIFACT_BYTES_PER_TURN
         for number, upload in list(self._uploads.items()):
-            while upload.row and left > 0 and not self._is_paused:
+            while upload.row and remaining > 0 and not self._is_paused:
                 piece = next(upload.pieces, None)
                 if piece is None:
                     del self._uploads[number]
-                    place.remove_tree(upload.folder)
+                    remove_tree(upload.folder)
                     self._listener.on_result(upload.test, upload.row)
                     break
-                left -= len(piece.data)
+                remaining -= len(piece.data)
                 self._listener.on_artifact(upload.test, piece)
 
 

@@ -35,6 +35,7 @@ _EXIT_TIMEOUT = 5.0
 
 
 def _spawn_slot(arguments: Tuple[str, ...]) -> "subprocess.Popen[bytes]":
+    """Start a slot in a new interpreter; the second argument is the socket that it inherits."""
     return subprocess.Popen(
         entry_point.build_command("slot", *arguments),
         stdin=subprocess.DEVNULL,
@@ -49,12 +50,12 @@ class ForkedProcess:
     Implements the methods of ``subprocess.Popen`` that a slot needs.
     """
 
-    def __init__(self, arguments: Tuple[str, ...], place: str) -> None:
+    def __init__(self, arguments: Tuple[str, ...], folder: str) -> None:
         sys.stderr.flush()
         self._status: Optional[int] = None
         self.pid = os.fork()
         if self.pid == 0:
-            _run_slot_and_exit(arguments, place)
+            _run_slot_and_exit(arguments, folder)
 
     def wait(self, timeout: float) -> int:
         """Return the exit status, or the negative signal number.
@@ -89,7 +90,7 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def _run_slot_and_exit(arguments: Tuple[str, ...], place: str) -> None:
+def _run_slot_and_exit(arguments: Tuple[str, ...], folder: str) -> None:
     """Run the slot in the child process and exit; never returns.
 
     Only the memory of the parent remains: other open files are closed.
@@ -101,7 +102,7 @@ def _run_slot_and_exit(arguments: Tuple[str, ...], place: str) -> None:
         _close_other_descriptors(int(arguments[1]))
         # /proc shows the environment of the parent for a fork, so the slots of an attempt are
         # recognized by their working directory.
-        os.chdir(place)
+        os.chdir(folder)
         slot.main(arguments)
         status = 0
     except BaseException:
@@ -111,16 +112,16 @@ def _run_slot_and_exit(arguments: Tuple[str, ...], place: str) -> None:
         os._exit(status)
 
 
-def _close_other_descriptors(keep: int) -> None:
-    """Close all descriptors but the standard ones and ``keep``; programs must not inherit them."""
+def _close_other_descriptors(kept: int) -> None:
+    """Close all descriptors but the standard ones and ``kept``; programs must not inherit them."""
     try:
-        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
-        numbers = list(range(os.sysconf("SC_OPEN_MAX")))
-    for number in numbers:
-        if number > 2 and number != keep:
+        descriptors = list(range(os.sysconf("SC_OPEN_MAX")))
+    for descriptor in descriptors:
+        if descriptor > 2 and descriptor != kept:
             with contextlib.suppress(OSError):
-                os.close(number)
+                os.close(descriptor)
 
 
 class SlotMessage(NamedTuple):
@@ -161,11 +162,11 @@ class SlotProcess:
         #: CPU time of the slot in clock ticks, and the monotonic time at which it last changed.
         self._cpu_ticks = -1
         self._idle_since = 0.0
-        self._unframer = FrameDecoder()
-        self.socket, theirs = socket.socketpair()
-        with theirs:
+        self._frame_decoder = FrameDecoder()
+        self.socket, slot_socket = socket.socketpair()
+        with slot_socket:
             # The arguments of ``slot.main``.
-            arguments = (str(number), str(theirs.fileno()), base)
+            arguments = (str(number), str(slot_socket.fileno()), base)
             self.process: "Union[ForkedProcess, subprocess.Popen[bytes]]" = (
                 ForkedProcess(arguments, setup.root) if forked else _spawn_slot(arguments)
             )
@@ -219,8 +220,8 @@ class SlotProcess:
             data = self.socket.recv(1 << 18)
         except (ConnectionResetError, BrokenPipeError):
             data = b""
-        answers = [self._parse_message(text) for text in self._unframer.feed(data)]
-        return [answer for answer in answers if answer], bool(data)
+        messages = [self._parse_message(text) for text in self._frame_decoder.feed(data)]
+        return [message for message in messages if message], bool(data)
 
     def _parse_message(self, text: bytes) -> Optional[SlotMessage]:
         self.active_since = time.monotonic()
@@ -241,39 +242,36 @@ class SlotProcess:
 
         Recalled tests stay on this host; returned ones are reported to the controller.
         """
-        back = [test for test in self.assigned if test.id in numbers]
+        returned = [test for test in self.assigned if test.id in numbers]
         self.assigned = deque(test for test in self.assigned if test.id not in numbers)
-        if name == "returned" and back:
+        if name == "returned" and returned:
             return SlotMessage(name, _NO_TEST, [numbers])
         if name == "recalled":
-            self.recalled += back
+            self.recalled += returned
         return None
 
     def check_liveness(self, now: float) -> None:
         """Continue a slot that its test has stopped; kill one that no longer responds."""
         if not self.assigned:
             return
-        late = now - self.active_since - self.assigned[0].timeout - self._grace
-        stopped = process_tree.is_stopped(self.process.pid)
-        if late > self._kill_delay(stopped, now):
-            self._kill_reason = "stopped from outside" if stopped else "no answer from the slot"
-            self._kill_reason += ", %.0f s after the deadline" % late
+        delay = now - self.active_since - self.assigned[0].timeout - self._grace
+        is_stopped = process_tree.is_stopped(self.process.pid)
+        if delay > self._kill_delay(is_stopped, now):
+            self._kill_reason = "stopped from outside" if is_stopped else "no answer from the slot"
+            self._kill_reason += ", %.0f s after the deadline" % delay
             self.process.kill()
-        elif stopped:
+        elif is_stopped:
             self.process.send_signal(signal.SIGCONT)
 
-    def _kill_delay(self, stopped: bool, now: float) -> float:
+    def _kill_delay(self, is_stopped: bool, now: float) -> float:
         """Return the seconds after the deadline at which the slot is killed."""
-        if stopped:
+        if is_stopped:
             return _STOPPED_SLOT_TIMEOUT
-        spent = process_tree.read_cpu_ticks(self.process.pid)
-        if spent != self._cpu_ticks:
-            self._cpu_ticks, self._idle_since = spent, now
-        return (
-            _IDLE_SLOT_TIMEOUT
-            if now - self._idle_since >= _IDLE_SLOT_TIMEOUT
-            else _BUSY_SLOT_TIMEOUT
-        )
+        ticks = process_tree.read_cpu_ticks(self.process.pid)
+        if ticks != self._cpu_ticks:
+            self._cpu_ticks, self._idle_since = ticks, now
+        is_idle = now - self._idle_since >= _IDLE_SLOT_TIMEOUT
+        return _IDLE_SLOT_TIMEOUT if is_idle else _BUSY_SLOT_TIMEOUT
 
     def wait_until_dead(self) -> None:
         """Wait until the process is dead.

@@ -160,10 +160,10 @@ def _prepare_child(limits: Tuple[Tuple[str, int], ...]) -> None:
     for name, value in dict(limits).items():  # the last value for a name wins
         number = getattr(resource, "RLIMIT_" + name.upper())
         _, hard = resource.getrlimit(number)
-        least = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
         # At the hard limit of CPU time the kernel sends SIGKILL: let SIGXCPU come first.
-        spare = 1 if name == "cpu" and least == value != hard else 0
-        resource.setrlimit(number, (least, least + spare))
+        margin = 1 if name == "cpu" and soft == value != hard else 0
+        resource.setrlimit(number, (soft, soft + margin))
 
 
 def explain_start_error(path: str, error: OSError) -> ProgramStartError:

@@ -76,12 +76,12 @@ class BlobStore:
         """Return whether a file is complete in the cache, and mark it as used."""
         path = self.path(digest)
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             return False
-        if found.st_size != size:
+        if status.st_size != size:
             return False  # the machine crashed before the whole file was on the disk
-        if abs(time.time() - found.st_mtime) > _USE_UPDATE_INTERVAL:
+        if abs(time.time() - status.st_mtime) > _USE_UPDATE_INTERVAL:
             os.utime(path)
         return True
 
@@ -100,11 +100,11 @@ class BlobStore:
                 seen.add(entry.digest)
                 if not self.has_blob(entry.digest, entry.size):
                     numbers.append(number)
-        began = set(os.listdir(self.folder)) if numbers else set()
+        names = set(os.listdir(self.folder)) if numbers else set()
         offsets = [
             (number, self._resume_offset(entries[number]))
             for number in numbers
-            if entries[number].digest + PARTIAL_SUFFIX in began
+            if entries[number].digest + PARTIAL_SUFFIX in names
         ]
         return numbers, [(number, offset) for number, offset in offsets if offset]
 
@@ -137,15 +137,15 @@ class BlobStore:
         os.replace(temporary, path)
         self.added_count += 1
 
-    def append_piece(self, digest: str, offset: int, data: bytes, last: bool) -> bool:
+    def append_piece(self, digest: str, offset: int, data: bytes, is_last: bool) -> bool:
         """Add a piece of a large file.
 
-        Return False if the file is complete (``last``) and does not have the digest; it is
+        Return False if the file is complete (``is_last``) and does not have the digest; it is
         removed then.
         """
         partial = self._open_partial_file(digest)
         partial.append(offset, data)
-        if not last:
+        if not is_last:
             return True
         del self._partial_files[digest]
         path = self.path(digest)
@@ -180,13 +180,13 @@ class BlobStore:
 
         Raises CorruptCache, and removes the file, if a small file does not have its digest.
         """
-        made: Set[str] = set()
+        created: Set[str] = set()
         for entry in entries:
             path = root + "/" + entry.path
             folder = path.rpartition("/")[0]
-            if folder not in made:
+            if folder not in created:
                 os.makedirs(folder, exist_ok=True)
-                made.add(folder)
+                created.add(folder)
             if entry.kind == LINK:
                 os.symlink(entry.digest, path)
             else:

@@ -81,13 +81,13 @@ def evict_to_limit(
 
 
 def _remove_oldest(files: List[Tuple[float, int, str]], limit: int) -> int:
-    left = sum(size for _, size, _ in files)
+    total = sum(size for _, size, _ in files)
     removed = 0
     for used, size, path in files:
-        if left <= limit and used > 0:
+        if total <= limit and used > 0:
             break
         os.unlink(path)
-        left -= size
+        total -= size
         removed += 1
     return removed
 
@@ -100,13 +100,13 @@ def _list_files(folder: str) -> Iterator[Tuple[float, int, str]]:
     for entry in _scan_folder(folder):
         if entry.is_dir(follow_symlinks=False):
             for file in _scan_folder(entry.path):
-                found = file.stat(follow_symlinks=False)
-                used = 0.0 if "." in file.name else found.st_mtime
-                yield used, found.st_blocks * 512, file.path
+                status = file.stat(follow_symlinks=False)
+                used = 0.0 if "." in file.name else status.st_mtime
+                yield used, status.st_blocks * 512, file.path
         else:
-            found = entry.stat(follow_symlinks=False)
-            private = entry.name.count(".") != 1
-            yield 0.0 if private else found.st_mtime, found.st_blocks * 512, entry.path
+            status = entry.stat(follow_symlinks=False)
+            is_temporary = entry.name.count(".") != 1
+            yield 0.0 if is_temporary else status.st_mtime, status.st_blocks * 512, entry.path
 
 
 def _scan_folder(folder: str) -> "List[os.DirEntry[str]]":
@@ -115,11 +115,11 @@ def _scan_folder(folder: str) -> "List[os.DirEntry[str]]":
 
 
 def _remove_old_code(folder: str) -> None:
-    before = time.time() - _MAX_CODE_AGE
+    oldest_kept = time.time() - _MAX_CODE_AGE
     try:
         entries = _scan_folder(folder)
     except OSError:
         return
     for entry in entries:
-        if entry.stat(follow_symlinks=False).st_mtime < before:
+        if entry.stat(follow_symlinks=False).st_mtime < oldest_kept:
             shutil.rmtree(entry.path, ignore_errors=True)

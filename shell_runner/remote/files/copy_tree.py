@@ -38,22 +38,25 @@ def copy_tree(source: str, target: str) -> None:
 
 
 def _copy_entry(entry: "os.DirEntry[str]", target: str) -> None:
-    found = entry.stat(follow_symlinks=False)
-    if stat.S_ISDIR(found.st_mode):
+    status = entry.stat(follow_symlinks=False)
+    if stat.S_ISDIR(status.st_mode):
         if entry.name not in IGNORED_FOLDERS:
             copy_tree(entry.path, target)
-    elif stat.S_ISLNK(found.st_mode):
+    elif stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(entry.path), target)
-    elif stat.S_ISREG(found.st_mode):
+    elif stat.S_ISREG(status.st_mode):
         _copy_file(entry.path, target)
-        _copy_attributes(found, target)
-    elif stat.S_ISFIFO(found.st_mode):
+        _copy_attributes(status, target)
+    elif stat.S_ISFIFO(status.st_mode):
         os.mkfifo(target)
 
 
 def _copy_file(source: str, target: str) -> None:
-    with open(source, "rb", buffering=0) as read, open(target, "xb", buffering=0) as write:
-        copy_contents(read.fileno(), write.fileno())
+    with (
+        open(source, "rb", buffering=0) as source_file,
+        open(target, "xb", buffering=0) as target_file,
+    ):
+        copy_contents(source_file.fileno(), target_file.fileno())
 
 
 def copy_contents(read: int, write: int) -> None:
@@ -110,7 +113,7 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _copy_attributes(found: os.stat_result, target: str) -> None:
+def _copy_attributes(status: os.stat_result, target: str) -> None:
     """Copy mode and times; make(1) and similar tools must not rebuild in a copy."""
-    os.chmod(target, stat.S_IMODE(found.st_mode))
-    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

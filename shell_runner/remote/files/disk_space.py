@@ -18,19 +18,19 @@ def describe_error(error: OSError, folder: str) -> str:
         return "%s: %s; make room there" % (error.filename or folder, os.strerror(error.errno))
     if error.strerror is None:
         return str(error)
-    place = error.filename or folder
-    return "%s: %s" % (place, error.strerror) if place else error.strerror
+    path = error.filename or folder
+    return "%s: %s" % (path, error.strerror) if path else error.strerror
 
 
 def describe_shortage(folder: str) -> str:
     """Return a message if the disk of ``folder`` is full; empty if it has room."""
     try:
-        found = os.statvfs(folder)
+        status = os.statvfs(folder)
     except OSError:
         return ""
-    free = found.f_bavail * found.f_frsize
+    free = status.f_bavail * status.f_frsize
     if free < _MIN_FREE_BYTES:
         return "the disk of %s is full (%d bytes are free); make room there" % (folder, free)
-    if found.f_files and not found.f_favail:
-        return "the disk of %s has no room for more files; make some" % folder
+    if status.f_files and not status.f_favail:
+        return "the disk of %s has no free inodes; remove some files" % folder
     return ""

@@ -22,8 +22,6 @@ class PartialFile:
         self.digest = digest
         self.path, self._descriptor = _open_locked(folder, digest)
         self.offset = os.fstat(self._descriptor).st_size
-        #: Some of it came over an earlier connection.
-        self.resumed = self.offset > 0
         self._hasher: "Optional[hashlib._Hash]" = None
 
     def truncate(self, size: int) -> None:
@@ -45,12 +43,12 @@ class PartialFile:
         if offset > self.offset:
             raise ValueError("a piece begins at %d instead of %d" % (offset, self.offset))
         self.truncate(offset)
-        seen = self._current_hasher()
+        hasher = self._current_hasher()
         end = offset + len(data)
         _write_sparse(self._descriptor, data, offset)
         if os.fstat(self._descriptor).st_size < end:
             os.ftruncate(self._descriptor, end)
-        seen.update(data)
+        hasher.update(data)
         self.offset = end
 
     def finish(self, target: str) -> bool:
@@ -74,22 +72,21 @@ class PartialFile:
 
     def close(self) -> None:
         """Keep the file for another connection, but remove a private one, which none can find."""
-        if os.path.basename(self.path) != self.digest + PARTIAL_SUFFIX and os.path.exists(
-            self.path
-        ):
+        is_private = os.path.basename(self.path) != self.digest + PARTIAL_SUFFIX
+        if is_private and os.path.exists(self.path):
             os.unlink(self.path)
         os.close(self._descriptor)
 
     def _current_hasher(self) -> "hashlib._Hash":
         if self._hasher is None:
             self._hasher = hashlib.sha256()
-            at = 0
-            while at < self.offset:
-                data = os.pread(self._descriptor, min(1 << 20, self.offset - at), at)
+            position = 0
+            while position < self.offset:
+                data = os.pread(self._descriptor, min(1 << 20, self.offset - position), position)
                 if not data:
                     raise ValueError("%s has become shorter" % self.path)
                 self._hasher.update(data)
-                at += len(data)
+                position += len(data)
         return self._hasher
 
 
@@ -125,6 +122,6 @@ def _write_sparse(descriptor: int, data: bytes, offset: int) -> None:
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
-        done = os.pwrite(descriptor, view, offset)
-        view = view[done:]
-        offset += done
+        written = os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        offset += written

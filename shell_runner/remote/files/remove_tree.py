@@ -66,8 +66,8 @@ def _list_mounts_below(path: str) -> List[str]:
     return [name for name in names if name == path or name.startswith(path + "/")]
 
 
-def _decode_octal(found: "re.Match[bytes]") -> bytes:
-    return bytes([int(found[1], 8)])
+def _decode_octal(match: "re.Match[bytes]") -> bytes:
+    return bytes([int(match[1], 8)])
 
 
 def _clear_inode_flags(path: str) -> None:
@@ -75,17 +75,19 @@ def _clear_inode_flags(path: str) -> None:
     for folder, _, files in os.walk(path):
         for name in (folder, *(os.path.join(folder, file) for file in files)):
             try:
-                found = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+                descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             except OSError:
                 continue
             try:
-                (flags,) = struct.unpack_from("i", fcntl.ioctl(found, _GETFLAGS, b"\0" * 8))
+                (flags,) = struct.unpack_from("i", fcntl.ioctl(descriptor, _GETFLAGS, b"\0" * 8))
                 if flags & _REMOVAL_FORBIDDEN:
-                    fcntl.ioctl(found, _SETFLAGS, struct.pack("q", flags & ~_REMOVAL_FORBIDDEN))
+                    fcntl.ioctl(
+                        descriptor, _SETFLAGS, struct.pack("q", flags & ~_REMOVAL_FORBIDDEN)
+                    )
             except OSError:
                 pass
             finally:
-                os.close(found)
+                os.close(descriptor)
 
 
 def _remove_with_shutil(path: str) -> None:
@@ -97,10 +99,10 @@ def _remove_with_shutil(path: str) -> None:
 
 def _add_permissions_and_retry(function: Callable[..., Any], path: str, _: Any) -> None:
     """Add permissions to the directories that caused an error, and try again."""
-    for each in (os.path.dirname(path), path):
+    for folder in (os.path.dirname(path), path):
         try:
-            if stat.S_ISDIR(os.lstat(each).st_mode):
-                os.chmod(each, 0o700)
+            if stat.S_ISDIR(os.lstat(folder).st_mode):
+                os.chmod(folder, 0o700)
         except OSError:
             pass
     try:

@@ -25,11 +25,11 @@ def create_session_folder() -> "tuple[str, int]":
     remove_dead_sessions()
     parent = tempfile.gettempdir()
     # Rename it only once it is locked: another session may be removing folders of dead sessions.
-    nameless = tempfile.mkdtemp(prefix="." + _PREFIX, dir=parent)
-    descriptor = os.open(os.path.join(nameless, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    temporary = tempfile.mkdtemp(prefix="." + _PREFIX, dir=parent)
+    descriptor = os.open(os.path.join(temporary, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    folder = os.path.join(parent, os.path.basename(nameless)[1:])
-    os.rename(nameless, folder)
+    folder = os.path.join(parent, os.path.basename(temporary)[1:])
+    os.rename(temporary, folder)
     return folder, descriptor
 
 
@@ -47,10 +47,10 @@ def remove_if_last_slot(folder: str) -> None:
     Called by each slot after it has removed its own directory.
     """
     try:
-        parts = os.listdir(folder)
+        entries = os.listdir(folder)
     except OSError:
         return
-    if not any(name.isdigit() for name in parts):
+    if not any(name.isdigit() for name in entries):
         _remove_if_unlocked(folder, _OWNER_EXIT_TIMEOUT)
 
 

@@ -43,8 +43,8 @@ def ensure_private_folder(folder: str) -> None:
     Raises OSError if it belongs to another user or is not a directory.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    found = os.lstat(folder)
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+    status = os.lstat(folder)
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
         raise OSError(errno.EPERM, "belongs to another user", folder)
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if stat.S_IMODE(status.st_mode) & 0o077:
         os.chmod(folder, 0o700)

@@ -27,7 +27,16 @@ from shell_runner.jobs.client import JobClient
 from shell_runner.remote.jobs import paths, queue, queue_folder
 from shell_runner.remote.protocol.job import JobConfig
 from tests.helpers import job_hosts
-from tests.helpers.archive_bytes import ZipBuilder, file, folder, hard_link, tar_header, link, sparse, tar
+from tests.helpers.archive_bytes import (
+    ZipBuilder,
+    file,
+    folder,
+    hard_link,
+    tar_header,
+    link,
+    sparse,
+    tar,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -114,7 +123,9 @@ def test_a_hostile_build_is_refused_by_name(
             jobs[name] = str(uuid.uuid4())
             config = JobConfig(keep_workspace="always")
             ready = job_hosts.prepare(
-                job_hosts.JobDescription(user.tests, path, config=config), job_hosts.POPEN, jobs[name]
+                job_hosts.JobDescription(user.tests, path, config=config),
+                job_hosts.POPEN,
+                jobs[name],
             )
             client.submit(ready.job, ready.trees)
             if name == "path-traversal":
@@ -181,7 +192,10 @@ class Forger:
             len(data) if size < 0 else size,
             self.job,
         )
-        with closing(sqlite3.connect(Path(queue_folder.find_queue_folder()) / "queue.db")) as db, db:
+        with (
+            closing(sqlite3.connect(Path(queue_folder.find_queue_folder()) / "queue.db")) as db,
+            db,
+        ):
             db.execute("UPDATE job SET package = ?, size = ? WHERE id = ?", values)
 
     def forged(self, **changes: Any) -> bytes:

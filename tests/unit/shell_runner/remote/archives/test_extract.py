@@ -17,7 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.archives.extract import BadArchive, ExtractionSummary, check_archive, extract_archive
+from shell_runner.remote.archives.extract import (
+    BadArchive,
+    ExtractionSummary,
+    check_archive,
+    extract_archive,
+)
 from tests.helpers.archive_bytes import (
     ZipBuilder,
     file,
@@ -140,8 +145,8 @@ def test_a_sparse_archive_is_refused_with_advice(options: str, form: str, field:
     with pytest.raises(BadArchive) as refusal:
         field.unpack()
     assert refusal.value.member == "disk"
-    assert form in refusal.value.why
-    assert "pack without --sparse" in refusal.value.why
+    assert form in refusal.value.reason
+    assert "pack without --sparse" in refusal.value.reason
     assert list(field.target.iterdir()) == []
 
 
@@ -202,7 +207,9 @@ def test_a_zip_of_unix_keeps_links_and_who_may_execute(field: Field) -> None:
 
 
 def test_a_zip_of_windows_has_usual_modes(field: Field) -> None:
-    field.unpack(ZipBuilder().add(b"a/", system=0, mode=0).add(b"a/x", system=0, mode=0o777).to_bytes())
+    field.unpack(
+        ZipBuilder().add(b"a/", system=0, mode=0).add(b"a/x", system=0, mode=0o777).to_bytes()
+    )
     assert (field.mode("a"), field.mode("a/x")) == (0o755, 0o644)
 
 
@@ -251,7 +258,9 @@ def test_members_of_a_zip_may_stand_in_another_order(field: Field) -> None:
     assert field.path("a").read_bytes() == b"1"
 
 
-@pytest.mark.parametrize("data", [tar(), ZipBuilder().to_bytes(), bytes(10240)], ids=["tar", "zip", "GNU"])
+@pytest.mark.parametrize(
+    "data", [tar(), ZipBuilder().to_bytes(), bytes(10240)], ids=["tar", "zip", "GNU"]
+)
 def test_an_archive_may_be_empty(data: bytes, field: Field) -> None:
     assert field.unpack(data) == (0, 0, 0)
 

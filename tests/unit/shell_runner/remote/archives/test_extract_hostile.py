@@ -319,14 +319,14 @@ def test_a_hostile_tar_is_refused_by_name(case: str, yard: Yard) -> None:
     data, member, words = TARS[case]
     # A smaller bound than usual: what is refused for its size must not depend on the size.
     found = yard.refuse(data, Limits(size=1 << 35))
-    assert (found.member, words in found.why) == (member, True), found
+    assert (found.member, words in found.reason) == (member, True), found
 
 
 @pytest.mark.parametrize("case", ZIPS)
 def test_a_hostile_zip_is_refused_by_name(case: str, yard: Yard) -> None:
     data, member, words = ZIPS[case]
     found = yard.refuse(data)
-    assert (found.member, words in found.why) == (member, True), found
+    assert (found.member, words in found.reason) == (member, True), found
 
 
 @pytest.mark.parametrize("case", NEITHER)
@@ -345,27 +345,27 @@ class TestCompressed:
         whole = bytearray(pack(tar(file(b"x", b"data"))))
         at = {gzip.compress: -8, bz2.compress: -4, lzma.compress: -30}[pack]
         whole[at] ^= 0x40
-        assert "decompressed" in yard.refuse(bytes(whole)).why
+        assert "decompressed" in yard.refuse(bytes(whole)).reason
 
     def test_garbage_behind_is_refused(self, pack: Pack, yard: Yard) -> None:
-        assert "decompressed" in yard.refuse(pack(tar(file(b"x"))) + b"garbage" * 9).why
+        assert "decompressed" in yard.refuse(pack(tar(file(b"x"))) + b"garbage" * 9).reason
 
     def test_a_bomb_is_stopped(self, pack: Pack, yard: Yard) -> None:
         bomb = pack(tar(file(b"x", b"boom" * (1 << 19))))
         found = yard.refuse(bomb, Limits(base_disk_bytes=1 << 20, ratio=20))
-        assert (found.member, "of the disk" in found.why) == ("x", True)
+        assert (found.member, "of the disk" in found.reason) == ("x", True)
 
 
 def test_a_bomb_of_deflate_is_stopped(yard: Yard) -> None:
     bomb = ZipBuilder().add(b"fine").add(b"x", b"boom" * (1 << 20), method=8).to_bytes()
     found = yard.refuse(bomb, Limits(base_disk_bytes=1 << 20, ratio=20))
-    assert (found.member, "of the disk" in found.why) == ("x", True)
+    assert (found.member, "of the disk" in found.reason) == ("x", True)
 
 
 def test_many_small_files_count_as_the_blocks_that_they_take(yard: Yard) -> None:
     members = [file(b"%d" % n, b"x") for n in range(300)]
     found = yard.refuse(gzip.compress(tar(*members)), Limits(base_disk_bytes=1 << 20, ratio=1))
-    assert "of the disk" in found.why
+    assert "of the disk" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -380,29 +380,29 @@ def test_many_small_files_count_as_the_blocks_that_they_take(yard: Yard) -> None
     ids=["files", "folders", "links", "folders of one file", "folders of one file in a zip"],
 )
 def test_members_are_bounded(data: bytes, yard: Yard) -> None:
-    assert "more than 10 members" in yard.refuse(data, Limits(members=10)).why
+    assert "more than 10 members" in yard.refuse(data, Limits(members=10)).reason
 
 
 def test_members_of_a_zip_are_bounded_by_what_its_directory_says(yard: Yard) -> None:
     data = ZipBuilder().add(b"x").to_bytes(count=60_000, here=60_000)
-    assert "more than 10 members" in yard.refuse(data, Limits(members=10)).why
+    assert "more than 10 members" in yard.refuse(data, Limits(members=10)).reason
 
 
 def test_names_are_bounded_in_all(yard: Yard) -> None:
     members = [link(b"%d" % n, b"x" * 90) for n in range(20)]
-    assert "bytes of names" in yard.refuse(tar(*members), Limits(total_name_bytes=1000)).why
+    assert "bytes of names" in yard.refuse(tar(*members), Limits(total_name_bytes=1000)).reason
 
 
 @pytest.mark.parametrize("tail", [b"", bytes(1 << 20)], ids=["files", "padding"])
 def test_bytes_of_files_are_bounded_holes_too(tail: bytes, yard: Yard) -> None:
     data = tar(*[file(b"%d" % n, bytes(60_000)) for n in range(1 if tail else 5)]) + tail
-    assert "limit" in yard.refuse(gzip.compress(data), Limits(size=200_000)).why
+    assert "limit" in yard.refuse(gzip.compress(data), Limits(size=200_000)).reason
 
 
 def test_a_maze_of_links_is_refused(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shell_runner.remote.archives.extraction_directory._MAX_LINK_STEPS", 500)
     chain = [link(b"%d" % n, b"./" * 20 + b"%d" % (n + 1)) for n in range(40)]
-    assert "too complex" in yard.refuse(tar(*chain)).why
+    assert "too complex" in yard.refuse(tar(*chain)).reason
 
 
 def test_an_extended_header_is_not_read_if_it_is_too_large(yard: Yard) -> None:
@@ -422,7 +422,7 @@ def test_an_xz_that_wants_a_huge_dictionary_is_refused(yard: Yard) -> None:
     assert data[13:16] == b"\0\x21\x01"
     data[16] = 40  # 4 GiB
     data[20:24] = struct.pack("<L", zlib.crc32(bytes(data[12:20])))
-    assert "emory" in yard.refuse(bytes(data)).why
+    assert "emory" in yard.refuse(bytes(data)).reason
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(yard: Yard) -> None:
@@ -455,7 +455,11 @@ SOUND = [
     tar(folder(b"a/"), file(b"a/b", b"data" * 300), link(b"a/l", b"b"), hard_link(b"h", b"a/b")),
     tar(pax(record(b"path", b"long/name"), record(b"size", b"4")), file(b"x", b"data")),
     gzip.compress(tar(file(b"a/b", b"data" * 300))),
-    ZipBuilder().add(b"a/").add(b"a/b", b"data" * 300, method=8).add(b"l", b"a", mode=0o120777).to_bytes(),
+    ZipBuilder()
+    .add(b"a/")
+    .add(b"a/b", b"data" * 300, method=8)
+    .add(b"l", b"a", mode=0o120777)
+    .to_bytes(),
 ]
 
 

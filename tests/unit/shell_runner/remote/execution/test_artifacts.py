@@ -49,7 +49,9 @@ def test_no_link_no_pipe_no_socket(tmp_path: Path) -> None:
 def test_the_limit_is_for_all_files_together(tmp_path: Path) -> None:
     for name, size in (("a", 60), ("b", 60), ("c", 40), ("d", 0), ("e", 1)):
         (tmp_path / name).write_bytes(b"x" * size)
-    assert select_artifacts(str(tmp_path), 100) == SelectedArtifacts((("a", 60), ("c", 40), ("d", 0)), 2)
+    assert select_artifacts(str(tmp_path), 100) == SelectedArtifacts(
+        (("a", 60), ("c", 40), ("d", 0)), 2
+    )
 
 
 def test_very_many_files_are_counted_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +63,16 @@ def test_very_many_files_are_counted_only(tmp_path: Path, monkeypatch: pytest.Mo
     assert chosen.omitted_count == 2
 
 
-@pytest.mark.parametrize("size", [0, 1, artifacts._MAX_PIECE_BYTES - 1, artifacts._MAX_PIECE_BYTES, artifacts._MAX_PIECE_BYTES * 2 + 1])
+@pytest.mark.parametrize(
+    "size",
+    [
+        0,
+        1,
+        artifacts._MAX_PIECE_BYTES - 1,
+        artifacts._MAX_PIECE_BYTES,
+        artifacts._MAX_PIECE_BYTES * 2 + 1,
+    ],
+)
 def test_sizes_around_a_piece(tmp_path: Path, size: int) -> None:
     body = os.urandom(size)
     (tmp_path / "a").write_bytes(body)

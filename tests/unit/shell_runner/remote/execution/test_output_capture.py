@@ -24,7 +24,9 @@ def test_what_fits_is_whole_and_what_does_not_keeps_both_ends(
     else:
         assert len(kept) == keep
         assert kept == whole[: keep // 2] + whole[-keep // 2 :]
-        assert found.text[: found.cut_index].encode("utf-8", "surrogateescape") == whole[: keep // 2]
+        assert (
+            found.text[: found.cut_index].encode("utf-8", "surrogateescape") == whole[: keep // 2]
+        )
 
 
 def test_nothing_is_an_empty_stream() -> None:

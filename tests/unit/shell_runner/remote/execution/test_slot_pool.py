@@ -136,7 +136,9 @@ class FakeResources(HostResources):
         return None if self.unavailable else super().acquire_slot(slots)
 
     def acquire_for_test(self, test: int, slots: Any, locks: Any, alone: bool) -> int | None:
-        return None if self.held & set(locks) else super().acquire_for_test(test, slots, locks, alone)
+        return (
+            None if self.held & set(locks) else super().acquire_for_test(test, slots, locks, alone)
+        )
 
     def release_test(self, test: int) -> None:
         self.ended.append(test)
@@ -325,7 +327,7 @@ def leave_artifacts(fixture: PoolFixture, folder: Path, *sizes: int) -> None:
         (folder / str(number)).write_bytes(b"x" * size)
     files = [[str(number), size] for number, size in enumerate(sizes)]
     slot = fixture.slots[0]
-    slot.say(SlotMessage("kept", slot.assigned[0], [slot.assigned[0].id, str(folder), files]))
+    slot.say(SlotMessage("artifacts", slot.assigned[0], [slot.assigned[0].id, str(folder), files]))
     slot.finish()
 
 
@@ -399,7 +401,9 @@ def test_in_a_pause_no_artifact_is_passed_on(
     assert fixture.turn() == [("result", 1, 0)]
 
 
-def test_a_slot_that_dies_in_a_pause_is_replaced_by_one_that_is_not_read(fixture: PoolFixture) -> None:
+def test_a_slot_that_dies_in_a_pause_is_replaced_by_one_that_is_not_read(
+    fixture: PoolFixture,
+) -> None:
     fixture.start(1)
     fixture.add(1, 2)
     fixture.turn()
@@ -432,7 +436,7 @@ def test_what_a_dead_slot_had_kept_is_not_passed_on(fixture: PoolFixture, tmp_pa
     fixture.add(1)
     fixture.turn()
     slot = fixture.slots[0]
-    slot.say(SlotMessage("kept", slot.assigned[0], [1, str(tmp_path), []]))
+    slot.say(SlotMessage("artifacts", slot.assigned[0], [1, str(tmp_path), []]))
     fixture.turn()
     slot.die()
     assert fixture.turn() == [("result", 1, Problem.SLOT_DIED)]

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.execution.spawn import ProgramStartError, SpawnContext, is_binary, parse_shebang, start_program
+from shell_runner.remote.execution.spawn import (
+    ProgramStartError,
+    SpawnContext,
+    is_binary,
+    parse_shebang,
+    start_program,
+)
 from shell_runner.remote.protocol.model import Problem
 from tests.helpers.single_host_run import write_program
 

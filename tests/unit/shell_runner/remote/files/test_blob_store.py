@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.files.blob_store import BlobStore
-from shell_runner.remote.files.manifest import FILE, LINK, BadManifestEntry, ManifestEntry, validate_entry
+from shell_runner.remote.files.manifest import (
+    FILE,
+    LINK,
+    BadManifestEntry,
+    ManifestEntry,
+    validate_entry,
+)
 from shell_runner.remote.files.session_dirs import remove_if_last_slot, create_session_folder
 from shell_runner.remote.protocol import frames
 
@@ -82,7 +88,11 @@ def test_trees_are_unpacked_with_modes_and_links(store: BlobStore, tmp_path: Pat
     store.add(digest(b"1"), b"1")
     root = tmp_path / "tree"
     root.mkdir()
-    entries = [file("d/e/a", b"1", 0o4755), file("b", b"1", 0o600), ManifestEntry("d/l", LINK, 0, "e/a")]
+    entries = [
+        file("d/e/a", b"1", 0o4755),
+        file("b", b"1", 0o600),
+        ManifestEntry("d/l", LINK, 0, "e/a"),
+    ]
     store.create_tree(entries, str(root))
     assert (root / "d/l").read_bytes() == b"1"
     assert os.readlink(root / "d/l") == "e/a"
@@ -266,7 +276,9 @@ def test_a_manifest_is_a_file_of_its_own(store: BlobStore) -> None:
     ("rows", "words"),
     [([ManifestEntry("l", LINK, 0, "../a")], "leads out"), ([file("../a", b"")], "leads out")],
 )
-def test_a_manifest_cannot_lead_out(store: BlobStore, rows: list[ManifestEntry], words: str) -> None:
+def test_a_manifest_cannot_lead_out(
+    store: BlobStore, rows: list[ManifestEntry], words: str
+) -> None:
     part = frames.encode_json(rows)
     index = frames.encode_json([[digest(part), len(part)]])
     for data in (part, index):

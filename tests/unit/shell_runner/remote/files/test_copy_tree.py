@@ -27,7 +27,16 @@ def copied(tmp_path: Path, data: bytes) -> Path:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"1", b"x" * LARGE_FILE_BYTES, NOISE, HOLE, HOLE + NOISE, NOISE + HOLE, HOLE + b"1" + HOLE],
+    [
+        b"",
+        b"1",
+        b"x" * LARGE_FILE_BYTES,
+        NOISE,
+        HOLE,
+        HOLE + NOISE,
+        NOISE + HOLE,
+        HOLE + b"1" + HOLE,
+    ],
     ids=["empty", "small", "large", "noise", "hole", "hole first", "hole last", "in between"],
 )
 def test_contents_are_the_same(tmp_path: Path, data: bytes) -> None:

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import HostError
-from ..hosts.fleet import HOST_TIMEOUT, Ended, Fleet, Host, Ready, Said
+from ..hosts.fleet import HOST_TIMEOUT, HostEnded, Fleet, Host, HostReady, FrameReceived
 from ..remote.execution import host_resources
 from ..remote.protocol.model import Execution, Problem, Test, execution_from_row
-from ..remote.protocol.verdict import is_worth_another
-from ..reporting.report_text import unmet_words
+from ..remote.protocol.verdict import is_retryable
+from ..reporting.report_text import unmet_message
 from ..text import to_single_line
 from .commands import Command, GiveUp, RequirementUnmet, Return, Send
 from .events import (
     ControllerCrashed,
     Finished,
-    HostLost,
+    HostDisconnected,
     Line,
     Loss,
     RunEvent,
@@ -167,16 +167,18 @@ class RunController(threading.Thread):
     # -- what hosts send ----------------------------------------------------------
 
     def _handle(self, event: Any) -> None:
-        if isinstance(event, (Ready, Said, Ended)) and not self._is_current(event.host):
+        if isinstance(event, (HostReady, FrameReceived, HostEnded)) and not self._is_current(
+            event.host
+        ):
             return  # of a connection that has been given up
-        if isinstance(event, Ready):
+        if isinstance(event, HostReady):
             for loss in self.losses:
                 loss.is_back |= loss.error.host == event.host.id
             self._perform(self._scheduler.add_host(event.host.id, event.slots, event.latency))
-        elif isinstance(event, Said):
+        elif isinstance(event, FrameReceived):
             self._handle_frame(event.host, event.frame)
-        elif isinstance(event, Ended):
-            self._lose(event.host, event.error, event.may_return)
+        elif isinstance(event, HostEnded):
+            self._lose(event.host, event.error, event.can_reopen)
 
     def _is_current(self, host: Host) -> bool:
         return self._hosts.get(host.id) is host and host.id in self._expected
@@ -187,7 +189,7 @@ class RunController(threading.Thread):
         self._progress_times[host.id] = time.monotonic()
         events: list[RunEvent] = []
         try:
-            for message in host.messages(frame):
+            for message in host.unpack_messages(frame):
                 events += self._handle_message(host, message)
         except (ValueError, TypeError, LookupError, OSError, ArithmeticError) as error:
             invalid = HostError(host.id, f"sent garbage: {to_single_line(str(error))}")
@@ -220,7 +222,7 @@ class RunController(threading.Thread):
             self._perform(self._scheduler.requeue(host.id, [int(each) for each in message[1]]))
         elif message[0] == "waiting":
             yield Waiting(host.id, _waiting_reason(message[1], to_single_line(str(message[2]))))
-        elif message[0] == "trouble":
+        elif message[0] == "error":
             self._lose(host, HostError(host.id, to_single_line(str(message[1]))))
         elif message[0] != "bye":
             raise ValueError(f"unknown message {message[0]!r}")
@@ -257,15 +259,15 @@ class RunController(threading.Thread):
         if attempts == 1:
             return False
         test = self._tests[execution.id]
-        return test.attempt < attempts and is_worth_another(test, execution)
+        return test.attempt < attempts and is_retryable(test, execution)
 
     # -- lost hosts ---------------------------------------------------------------
 
-    def _lose(self, host: Host, error: HostError, may_return: bool = False) -> None:
+    def _lose(self, host: Host, error: HostError, can_reopen: bool = False) -> None:
         if not self._is_current(host):
             return
         self._record_loss(host, error)
-        successor = self._fleet.reopen(host) if may_return else None
+        successor = self._fleet.reopen(host) if can_reopen else None
         if successor is None:
             self._expected.discard(host.id)
         else:
@@ -282,7 +284,7 @@ class RunController(threading.Thread):
             return
         loss = Loss(error)
         self.losses.append(loss)
-        self.results.put([HostLost(error)])
+        self.results.put([HostDisconnected(error)])
         for number in self._scheduler.assigned_tests(host.id):
             self._unmoved[number] = loss
             if self._discard_artifacts is not None:
@@ -330,8 +332,10 @@ class RunController(threading.Thread):
 
     def _finish_unmet(self, command: RequirementUnmet) -> Finished:
         labels = self._scheduler.required_labels(command.test)
-        detail = unmet_words(labels, command.missing, sorted(self._expected))
-        return Finished(Execution(command.test, problem=Problem.UNMET, detail=detail), "")
+        detail = unmet_message(labels, command.missing, sorted(self._expected))
+        return Finished(
+            Execution(command.test, problem=Problem.UNMET_REQUIREMENT, detail=detail), ""
+        )
 
 
 def _waiting_reason(kind: str, name: str) -> str:

@@ -60,7 +60,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class HostLost:
+class HostDisconnected:
     """A host was lost; it may be connected again later."""
 
     error: HostError
@@ -73,7 +73,7 @@ class ControllerCrashed:
     error: BaseException
 
 
-RunEvent = Finished | Running | Line | Waiting | HostLost
+RunEvent = Finished | Running | Line | Waiting | HostDisconnected
 
 
 @dataclass
@@ -94,7 +94,7 @@ class RunListener(Protocol):
     def on_finished(self, event: Finished) -> None:
         """Report a test that has ended, or an attempt that another one follows."""
 
-    def on_progress(self, event: Running | Line | Waiting | HostLost) -> None:
+    def on_progress(self, event: Running | Line | Waiting | HostDisconnected) -> None:
         """Show an event that does not end a test."""
 
     def on_tick(self) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..collection.metadata import HOST_LOCK, Metadata, locks_of_host
+from ..collection.metadata import HOST_LOCK_PREFIX, Metadata, host_locks
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ NO_REQUIREMENTS = Requirements()
 def read_requirements(metadata: Metadata) -> Requirements:
     """Return the part of a test's metadata that matters for scheduling."""
     return Requirements(
-        locks=frozenset(name for name in metadata.locks if not name.startswith(HOST_LOCK)),
-        host_locks=frozenset(locks_of_host(metadata)),
+        locks=frozenset(name for name in metadata.locks if not name.startswith(HOST_LOCK_PREFIX)),
+        host_locks=frozenset(host_locks(metadata)),
         serial=metadata.serial,
         labels=frozenset(metadata.requires),
     )

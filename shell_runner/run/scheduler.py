@@ -15,13 +15,13 @@ would hold them without running.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from .commands import Command, GiveUp, RequirementUnmet, Return, Send
 from .duration_estimator import DurationEstimator
 from .host_state import HostState
+from .makespan_plan import choose_test
 from .requirement_queue import RequirementGroup, RequirementQueue
 from .requirements import Requirements
 
@@ -33,10 +33,6 @@ _MAX_PREFETCH_PER_SLOT = 32
 #: Seconds below which a test that was on a lost host is never sent ahead beside another such
 #: test: of many short tests, the one that kills hosts could not be told apart.
 _SHORT_TEST_SECONDS = 1.0
-#: Maximum number of tests times hosts for which a plan is made.
-_MAX_PLAN_SIZE = 4096
-#: Hosts whose speeds differ by less than this factor are treated as equally fast.
-_EQUAL_SPEED_FACTOR = 1.1
 #: Maximum number of times that one test is requested back from a host.
 _MAX_RETURN_REQUESTS = 2
 
@@ -129,15 +125,15 @@ class Scheduler:
                 self._enqueue(test)
         return self.fill_all()
 
-    def remove_host(self, host: str, may_return: bool = False) -> list[Command]:
+    def remove_host(self, host: str, can_reopen: bool = False) -> list[Command]:
         """Note that a host is lost: its tests go elsewhere, or are given up.
 
-        ``may_return``: tests that require its labels wait for it.
+        ``can_reopen``: tests that require its labels wait for it.
         """
         state = self._hosts.pop(host, None)
         labels = self._expected.get(host, frozenset())
         commands: list[Command] = []
-        if not may_return:
+        if not can_reopen:
             self._expected.pop(host, None)
             if state is not None:
                 self._lost[host] = labels
@@ -258,7 +254,7 @@ class Scheduler:
                     break
                 test = self._constrained.take(group, state)
             elif self._pending and self._has_room_for_test(state, self._pending[-1]):
-                index = self._choose_pending(host)
+                index = choose_test(host, self._pending, self._hosts, self._durations, self._now)
                 if index is None:
                     self.is_holding_back = True
                     break
@@ -315,56 +311,6 @@ class Scheduler:
         return not is_short or self._lost_with.keys().isdisjoint(host.assigned)
 
     # -- near the end -------------------------------------------------------------
-
-    def _choose_pending(self, host: str) -> int | None:
-        """Return the index of the pending test that ``host`` gets next.
-
-        None: the other hosts end all of them sooner.
-        """
-        is_small = len(self._pending) * len(self._hosts) <= _MAX_PLAN_SIZE
-        if not is_small or len(self._hosts) < 2 or not self._hosts[host].free_slots:
-            return -1
-        speeds = {name: self.speed_factor(name) for name in self._hosts}
-        if max(speeds.values()) < min(speeds.values()) * _EQUAL_SPEED_FACTOR:
-            return -1
-        return self._plan(host, speeds)
-
-    def _plan(self, host: str, speeds: Mapping[str, float]) -> int | None:
-        """Assign the longest test first to the host that ends it soonest.
-
-        Returns the index of the first test for which that is ``host``, now.
-        """
-        ends = {name: self._slot_ends(state, speeds[name]) for name, state in self._hosts.items()}
-        hosts = [name for name, state in self._hosts.items() if not state.has_serial_test]
-        for index in range(len(self._pending) - 1, -1, -1):
-            seconds = self._expected_seconds(self._pending[index])
-            best = min(
-                hosts, key=lambda name: (ends[name][0] + seconds * speeds[name], name != host)
-            )
-            if best == host and ends[host][0] <= self._now:
-                return index
-            heapq.heapreplace(ends[best], ends[best][0] + seconds * speeds[best])
-        return None
-
-    def _slot_ends(self, host: HostState, speed: float) -> list[float]:
-        """Return a heap of the times at which the slots of ``host`` become free.
-
-        A test that is late is assumed to take as long again as it has taken.
-        """
-        ends = [self._now] * host.free_slots
-        for test, started in host.running.items():
-            end = started + self._expected_seconds(test) * speed
-            late = self._now - end
-            ends.append(end if late <= 0 else self._now + (self._now - started))
-        ends += [math.inf] * (not ends)
-        heapq.heapify(ends)
-        for test in host.queued:
-            heapq.heapreplace(ends, ends[0] + self._expected_seconds(test) * speed)
-        return ends
-
-    def _expected_seconds(self, test: int) -> float:
-        estimate = self.estimate(test)
-        return 1.0 if estimate is None else estimate
 
     def _rebalance(self) -> list[Command]:
         """Request queued tests back, as many as other hosts have free slots for."""

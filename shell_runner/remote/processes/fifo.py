@@ -16,7 +16,7 @@ def write(path: str, data: bytes) -> bool:
     try:
         os.write(descriptor, data)
     except BlockingIOError:
-        pass  # the reader has not read what was written before: it wakes up in any case
+        pass  # the reader has unread data, so it will wake up
     except BrokenPipeError:
         return False
     finally:
@@ -27,7 +27,7 @@ def write(path: str, data: bytes) -> bool:
 def open_fifo(path: str) -> int:
     """Create a FIFO if there is none; return a descriptor to read from without blocking.
 
-    The descriptor never reaches end of file.  Anything else at ``path`` is replaced.
+    The descriptor never reaches end of file.  Any other file at ``path`` is replaced.
     """
     try:
         os.mkfifo(path, 0o600)
@@ -35,12 +35,12 @@ def open_fifo(path: str) -> int:
         if not stat.S_ISFIFO(os.lstat(path).st_mode):
             os.unlink(path)
             os.mkfifo(path, 0o600)
-    # Open for writing too: else it would be at its end whenever no process writes.
+    # Open for writing, too: otherwise the FIFO is at end of file while no other process writes.
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def drain(descriptor: int) -> bytes:
-    """Return what was written, up to 64 KiB; empty if nothing was."""
+    """Return the written bytes, at most 64 KiB; empty if there are none."""
     try:
         return os.read(descriptor, 1 << 16)
     except BlockingIOError:

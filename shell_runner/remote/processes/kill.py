@@ -1,4 +1,4 @@
-"""Kills and reaps processes below this one.
+"""Killing and reaping of the descendants of this process.
 
 Must not know what they are.
 """
@@ -15,16 +15,19 @@ from . import process_tree
 _KILL_TIMEOUT = 5.0
 
 
-def kill_all(lister: process_tree.Lister, seconds: float = _KILL_TIMEOUT) -> bool:
-    """Kill the processes that ``lister`` lists until none is left; return False if some stay."""
+def kill_all(lister: process_tree.DescendantLister, seconds: float = _KILL_TIMEOUT) -> bool:
+    """Kill the processes of ``lister`` until none is left; return False if some are left.
+
+    ``seconds``: time limit.
+    """
     deadline = time.monotonic() + seconds
     while True:
-        reap(lister.apart)
+        reap(lister.unrelated_pids)
         alive = [pid for pid in lister() if not process_tree.is_dead(pid)]
         if not alive or time.monotonic() > deadline:
             return not alive
-        frozen = process_tree.freeze(lister, functools.partial(reap, lister.apart))
-        process_tree.send_groups(frozen, signal.SIGKILL)
+        frozen = process_tree.freeze(lister, functools.partial(reap, lister.unrelated_pids))
+        process_tree.signal_groups(frozen, signal.SIGKILL)
         time.sleep(0.002)
 
 
@@ -32,7 +35,7 @@ def reap(unrelated_pids: FrozenSet[int] = frozenset()) -> List[int]:
     """Reap dead children, except ``unrelated_pids``; return the process ids."""
     if not unrelated_pids:
         return _reap_any()
-    children = process_tree.children(os.getpid())
+    children = process_tree.list_children(os.getpid())
     dead = [pid for pid in children if pid not in unrelated_pids and process_tree.is_dead(pid)]
     for pid in dead:
         try:

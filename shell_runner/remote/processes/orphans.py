@@ -1,10 +1,9 @@
-"""What is left of an attempt whose worker is dead: find it, stop it, kill it.
+"""Orphans: finds, stops and kills the processes of an attempt whose worker is dead.
 
-Owns the search for processes that belong to nobody any more.  Must not know the queue.  All that
-runs for an attempt has its name in the environment; what a test has started with another
-environment is found as a child, or as a member of the session, of one that has it, or by its
-working directory.  What has none of these is not found, nor what forks and ends faster than /proc
-can be read: that is killed by its slot, which notices the death of those above it.
+Must not know the queue.  Every process of an attempt has its id in the environment.  Processes that
+a test has started with another environment are found as descendants or session members of one that
+has it, or by their working directory.  Other processes are not found, nor those that fork and exit
+faster than /proc can be read; their slot kills them when it notices the death of its parent.
 """
 
 import contextlib
@@ -15,116 +14,119 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from . import process_tree
 
-#: The variable that every process of an attempt has.
-MARKER = "NOSEJOBS_ATTEMPT"
-#: Seconds after which what cannot be killed is left to the kernel.
-_UNKILLABLE = 10.0
-#: Looks after which what still moves is killed as it is.
-_ROUNDS = 100
-#: States of /proc/PID/stat in which a process starts nothing more, and those of dead ones.
-_STILL, _DEAD = frozenset("TtZXx"), frozenset("ZXx")
+#: Environment variable with the id of the attempt, set for each of its processes.
+ATTEMPT_VARIABLE = "NOSEJOBS_ATTEMPT"
+#: Seconds after which processes that cannot be killed are left to the kernel.
+_KILL_TIMEOUT = 10.0
+#: Maximum searches while processes are stopped; then they are killed even if some still run.
+_MAX_FREEZE_ROUNDS = 100
+#: States of /proc/PID/stat of processes that cannot fork any more, and those of dead ones.
+_STOPPED_STATES, _DEAD_STATES = frozenset("TtZXx"), frozenset("ZXx")
 
 
 class Process(NamedTuple):
-    """One process, as /proc has it; ``pid`` and ``start`` together are nobody else's."""
+    """A process as shown by /proc; ``pid`` and ``start_ticks`` together are unique per boot."""
 
     pid: int
-    start: str
+    start_ticks: str
     state: str
-    parent: int
-    group: int
-    session: int
-    #: It has a terminal, and so belongs to a person.
-    terminal: bool
+    parent_pid: int
+    group_id: int
+    session_id: int
+    #: Whether it has a controlling terminal, so that it belongs to a person.
+    has_terminal: bool
 
 
-class Search:
-    """For the processes of one attempt, over and over while they are stopped and killed."""
+class OrphanSearch:
+    """A repeated search for the processes of one attempt while they are stopped and killed."""
 
     def __init__(self, attempt: str, workspace: str = "") -> None:
         self._attempt = attempt
         self._workspace = os.path.realpath(workspace) if workspace else ""
-        #: Process groups in which there is nobody else.
+        #: Process groups that contain no other processes.
         self.groups: Set[int] = set()
 
-    def look(self) -> List[Process]:
-        """Those that live, but not this one nor those above it."""
+    def find(self) -> List[Process]:
+        """Return the living processes of the attempt, except this process and its ancestors."""
         table, marked, inside = self._read()
-        spared = _above(table, os.getpid())
-        marked -= spared
-        sessions = {table[pid].session for pid in marked}
-        lost = {number for number in sessions if _is_lost(table, number, marked, spared)}
-        found = {pid for pid, each in table.items() if each.session in lost}
-        found |= marked | (inside - spared)
-        found = _with_children(table, found) - spared
-        self.groups |= {table[pid].group for pid in found}
-        self.groups -= {each.group for pid, each in table.items() if pid not in found} | {0, 1}
-        return [table[pid] for pid in sorted(found)]
+        ancestors = _list_ancestors(table, os.getpid())
+        marked -= ancestors
+        sessions = {table[pid].session_id for pid in marked}
+        orphaned = {number for number in sessions if _is_orphaned(table, number, marked, ancestors)}
+        pids = {pid for pid, process in table.items() if process.session_id in orphaned}
+        pids |= marked | (inside - ancestors)
+        pids = _add_descendants(table, pids) - ancestors
+        self.groups |= {table[pid].group_id for pid in pids}
+        self.groups -= {process.group_id for pid, process in table.items() if pid not in pids}
+        self.groups -= {0, 1}
+        return [table[pid] for pid in sorted(pids)]
 
     def _read(self) -> Tuple[Dict[int, Process], Set[int], Set[int]]:
-        """All processes, those marked, and those that work in the workspace.
+        """Return all processes by pid, those with the marker, and those that work in the workspace.
 
-        Latest first, for some live a moment only.  Where somebody works says nothing of the
-        others in its session.
+        The newest are read first, since some live for a moment only.  A working directory says
+        nothing about other members of the session.
         """
         table: Dict[int, Process] = {}
         marked: Set[int] = set()
         inside: Set[int] = set()
-        for pid in sorted(_pids(), reverse=True):
+        for pid in sorted(_list_pids(), reverse=True):
             is_marked = _is_marked(pid, self._attempt)
-            found = process(pid)
-            if found is None or found.state in _DEAD:
+            process = read_process(pid)
+            if process is None or process.state in _DEAD_STATES:
                 continue
-            table[pid] = found
+            table[pid] = process
             if is_marked:
                 marked.add(pid)
-            elif _is_inside(found, self._workspace):
+            elif _is_inside(process, self._workspace):
                 inside.add(pid)
         return table, marked, inside
 
 
-def find(attempt: str, workspace: str = "") -> List[Process]:
-    """The living processes of ``attempt``, but not this one nor those above it."""
-    return Search(attempt, workspace).look()
+def find_orphans(attempt: str, workspace: str = "") -> List[Process]:
+    """Return the living processes of ``attempt``, except this process and its ancestors."""
+    return OrphanSearch(attempt, workspace).find()
 
 
-def kill(attempt: str, workspace: str = "", seconds: float = _UNKILLABLE) -> List[int]:
-    """Kill all that is left of ``attempt``; the process ids of what would not die."""
+def kill_orphans(attempt: str, workspace: str = "", seconds: float = _KILL_TIMEOUT) -> List[int]:
+    """Kill all processes of ``attempt``; return the ids of those alive after ``seconds``."""
     deadline = time.monotonic() + seconds
-    search = Search(attempt, workspace)
+    search = OrphanSearch(attempt, workspace)
     while True:
-        found = _freeze(search)
-        if not found or time.monotonic() > deadline:
-            return [each.pid for each in found]
-        _send(search, found, signal.SIGKILL)
-        _await_end(found, deadline)
+        processes = _freeze(search)
+        if not processes or time.monotonic() > deadline:
+            return [process.pid for process in processes]
+        _send_signals(search, processes, signal.SIGKILL)
+        _wait_until_dead(processes, deadline)
 
 
-def _is_lost(table: Dict[int, Process], session: int, marked: Set[int], spared: Set[int]) -> bool:
-    """Whether a session with a marked member is the attempt's: not that of a person who looks."""
-    if session <= 1 or any(table[pid].session == session for pid in spared if pid in table):
+def _is_orphaned(
+    table: Dict[int, Process], session: int, marked: Set[int], ancestors: Set[int]
+) -> bool:
+    """Return whether a session with a marked member belongs to the attempt, not to a person."""
+    if session <= 1 or any(table[pid].session_id == session for pid in ancestors if pid in table):
         return False
     leader = table.get(session)
-    return leader is None or session in marked or not leader.terminal
+    return leader is None or session in marked or not leader.has_terminal
 
 
-def _with_children(table: Dict[int, Process], found: Set[int]) -> Set[int]:
+def _add_descendants(table: Dict[int, Process], pids: Set[int]) -> Set[int]:
     below: Dict[int, List[int]] = {}
-    for each in table.values():
-        below.setdefault(each.parent, []).append(each.pid)
-    level = list(found)
+    for process in table.values():
+        below.setdefault(process.parent_pid, []).append(process.pid)
+    level = list(pids)
     while level:
-        level = [pid for parent in level for pid in below.get(parent, ()) if pid not in found]
-        found.update(level)
-    return found
+        level = [pid for parent in level for pid in below.get(parent, ()) if pid not in pids]
+        pids.update(level)
+    return pids
 
 
-def _above(table: Dict[int, Process], pid: int) -> Set[int]:
-    found: Set[int] = set()
-    while pid not in found:
-        found.add(pid)
-        pid = table[pid].parent if pid in table else 0
-    return found
+def _list_ancestors(table: Dict[int, Process], pid: int) -> Set[int]:
+    pids: Set[int] = set()
+    while pid not in pids:
+        pids.add(pid)
+        pid = table[pid].parent_pid if pid in table else 0
+    return pids
 
 
 def _is_marked(pid: int, attempt: str) -> bool:
@@ -132,67 +134,70 @@ def _is_marked(pid: int, attempt: str) -> bool:
         with open("%s/%d/environ" % (process_tree.PROC, pid), "rb") as file:
             variables = file.read().split(b"\0")
     except OSError:
-        return False  # it is gone, or another user's
-    return ("%s=%s" % (MARKER, attempt)).encode("ascii", "replace") in variables
+        return False  # it has exited, or belongs to another user
+    return ("%s=%s" % (ATTEMPT_VARIABLE, attempt)).encode("ascii", "replace") in variables
 
 
-def _is_inside(found: Process, folder: str) -> bool:
-    """Whether it works there, and is not a person's shell."""
+def _is_inside(process: Process, folder: str) -> bool:
+    """Return whether a process works in ``folder`` and has no terminal, unlike a person's shell."""
     if not folder:
         return False
     try:
-        place = os.readlink("%s/%d/cwd" % (process_tree.PROC, found.pid))
+        working_directory = os.readlink("%s/%d/cwd" % (process_tree.PROC, process.pid))
     except OSError:
         return False
-    return not found.terminal and (place + "/").startswith(folder + "/")
+    return not process.has_terminal and (working_directory + "/").startswith(folder + "/")
 
 
-def _pids() -> List[int]:
+def _list_pids() -> List[int]:
     try:
         return [int(name) for name in os.listdir(process_tree.PROC) if name.isdigit()]
     except OSError:
-        return []  # no Linux: what is left cannot be found
+        return []  # not Linux: orphans cannot be processes
 
 
-def process(pid: int) -> Optional[Process]:
-    """What /proc tells of it; None if it is gone."""
-    fields = process_tree.stat(pid)
+def read_process(pid: int) -> Optional[Process]:
+    """Return the process as shown by /proc; None if it has exited."""
+    fields = process_tree.read_stat(pid)
     if len(fields) < 20:
         return None
     parent, group, session = map(int, fields[1:4])
     return Process(pid, fields[19], fields[0], parent, group, session, fields[4] != "0")
 
 
-def _freeze(search: Search) -> List[Process]:
-    """Stop all that is found until nothing new appears: a stopped process cannot fork."""
+def _freeze(search: OrphanSearch) -> List[Process]:
+    """Stop processes until no new one appears (a stopped process cannot fork); return all."""
     stopped: Set[Tuple[int, str]] = set()
-    for _ in range(_ROUNDS):
-        found = search.look()
-        fresh = [each for each in found if (each.pid, each.start) not in stopped]
-        _send(search, fresh, signal.SIGSTOP)
-        stopped.update((each.pid, each.start) for each in fresh)
-        if not fresh and all(each.state in _STILL for each in found):
-            return found
+    for _ in range(_MAX_FREEZE_ROUNDS):
+        processes = search.find()
+        new = [
+            process for process in processes if (process.pid, process.start_ticks) not in stopped
+        ]
+        _send_signals(search, new, signal.SIGSTOP)
+        stopped.update((process.pid, process.start_ticks) for process in new)
+        if not new and all(process.state in _STOPPED_STATES for process in processes):
+            return processes
         time.sleep(0.001)
-    return found
+    return processes
 
 
-def _send(search: Search, targets: List[Process], number: int) -> None:
-    """To each, and to its group, in which a fork cannot slip through."""
-    for group in {each.group for each in targets} & search.groups:
+def _send_signals(search: OrphanSearch, targets: List[Process], number: int) -> None:
+    """Send a signal to each process and to its group, so that a fork cannot escape."""
+    for group in {process.group_id for process in targets} & search.groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
-    for each in targets:
+    for process in targets:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            _signal(each, number)
+            _send_signal(process, number)
 
 
-def _signal(target: Process, number: int) -> None:
-    """To that very process: one that has got its number since is not meant."""
-    # Since Python 3.9 and Linux 5.3.
-    pin, send = getattr(os, "pidfd_open", None), getattr(signal, "pidfd_send_signal", None)
+def _send_signal(target: Process, number: int) -> None:
+    """Send a signal to a process, but not to a later one with the same process id."""
+    # Available since Python 3.9 and Linux 5.3.
+    open_pidfd = getattr(os, "pidfd_open", None)
+    send_to_pidfd = getattr(signal, "pidfd_send_signal", None)
     try:
-        descriptor = pin(target.pid) if pin else -1
+        descriptor = open_pidfd(target.pid) if open_pidfd else -1
     except ProcessLookupError:
         return
     except OSError:
@@ -200,24 +205,28 @@ def _signal(target: Process, number: int) -> None:
     try:
         if not _is_same(target):
             return
-        if descriptor < 0 or send is None:
+        if descriptor < 0 or send_to_pidfd is None:
             os.kill(target.pid, number)
         else:
-            send(descriptor, number)
+            send_to_pidfd(descriptor, number)
     finally:
         if descriptor >= 0:
             os.close(descriptor)
 
 
 def _is_same(target: Process) -> bool:
-    now = process(target.pid)
-    return now is not None and now.start == target.start
+    current = read_process(target.pid)
+    return current is not None and current.start_ticks == target.start_ticks
 
 
-def _await_end(targets: Iterable[Process], deadline: float) -> None:
-    for each in targets:
+def _wait_until_dead(targets: Iterable[Process], deadline: float) -> None:
+    for process in targets:
         while time.monotonic() < deadline:
-            now = process(each.pid)
-            if now is None or now.start != each.start or now.state in _DEAD:
+            current = read_process(process.pid)
+            if (
+                current is None
+                or current.start_ticks != process.start_ticks
+                or current.state in _DEAD_STATES
+            ):
                 break
             time.sleep(0.001)

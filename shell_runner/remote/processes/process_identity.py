@@ -1,7 +1,7 @@
-"""Which process is meant: a number, when it started, and since which boot.
+"""Identities of processes: process id, start time and boot id.
 
-Owns the reading of /proc for that.  Must not know what processes do.  A process id alone is
-given to another process sooner or later, and after a reboot soon.
+Must not know what processes do.  A process id alone is reused sooner or later, and soon after a
+reboot.
 """
 
 import os
@@ -10,14 +10,14 @@ from typing import Optional
 from ..protocol.job import Identity
 from . import process_tree
 
-#: States of a process that has ended.
-_DEAD = frozenset("ZXx")
-#: Fields of /proc/PID/stat behind the name: the state, and ticks from boot to start (field 22).
-_STATE, _START = 0, 19
+#: States of /proc/PID/stat of a process that has ended.
+_DEAD_STATES = frozenset("ZXx")
+#: Indexes in the fields of /proc/PID/stat after the name: state, and start in ticks since boot.
+_STATE_INDEX, _START_INDEX = 0, 19
 
 
-def boot() -> str:
-    """The name of this boot of this machine; empty where the system has none."""
+def read_boot_id() -> str:
+    """Return the id of this machine's current boot; empty if the system has none."""
     try:
         with open(process_tree.PROC + "/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -25,18 +25,18 @@ def boot() -> str:
         return ""
 
 
-def of(pid: int) -> Optional[Identity]:
-    """The process that has this number now; None if there is none that lives."""
-    fields = process_tree.stat(pid)
-    if len(fields) <= _START:
+def identify(pid: int) -> Optional[Identity]:
+    """Return the identity of the living process ``pid``; None if there is none."""
+    fields = process_tree.read_stat(pid)
+    if len(fields) <= _START_INDEX:
         return _without_proc(pid)
-    if fields[_STATE] in _DEAD:
+    if fields[_STATE_INDEX] in _DEAD_STATES:
         return None
-    return Identity(pid, fields[_START], boot())
+    return Identity(pid, fields[_START_INDEX], read_boot_id())
 
 
 def _without_proc(pid: int) -> Optional[Identity]:
-    """Elsewhere than on Linux a number is all that can be had cheaply."""
+    """Return an identity with the process id alone, on systems other than Linux."""
     if os.path.isdir(process_tree.PROC + "/self"):
         return None
     try:
@@ -48,13 +48,13 @@ def _without_proc(pid: int) -> Optional[Identity]:
     return Identity(pid, "", "")
 
 
-def own() -> Identity:
-    """This process."""
-    found = of(os.getpid())
-    assert found is not None
-    return found
+def identify_self() -> Identity:
+    """Return the identity of this process."""
+    identity = identify(os.getpid())
+    assert identity is not None
+    return identity
 
 
 def is_alive(identity: Identity) -> bool:
-    """Whether that very process lives."""
-    return identity.pid > 0 and of(identity.pid) == identity
+    """Return whether exactly this process is alive."""
+    return identity.pid > 0 and identify(identity.pid) == identity

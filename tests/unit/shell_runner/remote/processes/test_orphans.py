@@ -1,4 +1,4 @@
-"""What is left of an attempt is found and killed, and nothing else."""
+"""Orphans of an attempt are found and killed, and no other processes."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 
 from shell_runner.remote.processes import orphans
 
-#: Starts what its arguments say, tells the process id, and ends.
+#: Starts a child as its arguments say, prints its process id, and exits at the end of input.
 PARENT = """
 import os, subprocess, sys
 env = {} if sys.argv[1] == "clean" else None
@@ -21,7 +21,7 @@ child = subprocess.Popen(["sleep", "1000"], env=env, start_new_session=sys.argv[
 print(child.pid, flush=True)
 sys.stdin.read()
 """
-#: Starts others, in sessions of their own, while it is looked for.
+#: Starts processes in sessions of their own while the search runs.
 STORM = """
 import os, time
 print(os.getpid(), flush=True)
@@ -35,7 +35,7 @@ time.sleep(1000)
 
 
 class Attempt:
-    """Processes of one attempt."""
+    """The processes of one attempt."""
 
     def __init__(self, folder: Path) -> None:
         self.id = str(uuid.uuid4())
@@ -43,22 +43,21 @@ class Attempt:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, code: str, *arguments: str) -> int:
-        """A marked process in a session of its own; the number that it tells."""
+        """Start a marked process in its own session; return the number that it prints."""
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, text=True,
-            stdout=subprocess.PIPE, env={**os.environ, orphans.MARKER: self.id},
+            stdout=subprocess.PIPE, env={**os.environ, orphans.ATTEMPT_VARIABLE: self.id},
             start_new_session=True,
         )  # fmt: skip
         self.processes.append(process)
         assert process.stdout is not None
-        self.told = int(process.stdout.readline())
-        return self.told
+        return int(process.stdout.readline())
 
     def find(self) -> set[int]:
-        return {each.pid for each in orphans.find(self.id, str(self.folder))}
+        return {process.pid for process in orphans.find_orphans(self.id, str(self.folder))}
 
     def end(self) -> None:
-        orphans.kill(self.id, str(self.folder))
+        orphans.kill_orphans(self.id, str(self.folder))
         for process in self.processes:
             process.kill()
             process.communicate()
@@ -78,16 +77,16 @@ def test_children_are_found_whatever_their_environment(
 ) -> None:
     child = attempt.start(PARENT, environment, session, "/")
     assert attempt.find() == {child, attempt.processes[0].pid}
-    assert orphans.kill(attempt.id) == []
+    assert orphans.kill_orphans(attempt.id) == []
     assert attempt.find() == set()
-    assert orphans.process(child) is None or orphans.process(child).state == "Z"  # type: ignore[union-attr]
+    assert orphans.read_process(child) is None or orphans.read_process(child).state == "Z"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("environment", "session", "inside"),
     [("marked", "apart", False), ("marked", "same", False), ("clean", "apart", True)],
 )
-def test_orphans_are_found_by_what_they_have(
+def test_orphans_are_found_by_marker_or_working_directory(
     attempt: Attempt, environment: str, session: str, inside: bool
 ) -> None:
     child = attempt.start(PARENT, environment, session, str(attempt.folder) if inside else "/")
@@ -102,13 +101,13 @@ def test_members_of_a_marked_session_are_found_without_their_parent(attempt: Att
     assert attempt.find() == {child, leader.pid}
 
 
-def test_what_forks_all_the_time_is_caught(attempt: Attempt) -> None:
+def test_processes_that_fork_all_the_time_are_killed(attempt: Attempt) -> None:
     attempt.start(STORM)
-    assert orphans.kill(attempt.id) == []
+    assert orphans.kill_orphans(attempt.id) == []
     assert attempt.find() == set()
 
 
-def test_where_somebody_works_says_nothing_of_others_in_its_session(
+def test_a_working_directory_says_nothing_of_others_in_the_session(
     attempt: Attempt, tmp_path: Path
 ) -> None:
     other = Attempt(tmp_path / "other")
@@ -119,13 +118,13 @@ def test_where_somebody_works_says_nothing_of_others_in_its_session(
         other.end()
 
 
-def test_others_are_spared(attempt: Attempt, tmp_path: Path) -> None:
-    """Another attempt, and whoever has started us, though they have the name, too."""
+def test_other_processes_are_spared(attempt: Attempt, tmp_path: Path) -> None:
+    """Another attempt and our ancestors, although the latter have the marker, too."""
     other = Attempt(tmp_path / "other")
     try:
         child = other.start(PARENT, "marked", "same", "/")
-        code = "import sys; from shell_runner.remote import remains\n"
-        code += "print(len(remains.kill(sys.argv[1])))"
+        code = "import sys; from shell_runner.remote.processes import orphans\n"
+        code += "print(len(orphans.kill_orphans(sys.argv[1])))"
         assert attempt.start(code, attempt.id) == 0
         assert attempt.processes[0].wait(20) == 0
         assert other.find() == {child, other.processes[0].pid}

@@ -1,4 +1,4 @@
-"""Finding the processes below a process."""
+"""Listing of the descendants of a process."""
 
 import os
 import subprocess
@@ -11,13 +11,13 @@ from shell_runner.remote.processes import process_tree
 
 @pytest.fixture
 def family() -> Iterator[subprocess.Popen[bytes]]:
-    """A shell with a child, which has said that it is there."""
+    """Return a shell with a running child."""
     script = "sleep 60 & echo $!; wait"
     with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE) as shell:
         assert shell.stdout is not None
         vars(shell)["child"] = int(shell.stdout.readline())
         yield shell
-        process_tree.send([vars(shell)["child"], shell.pid], 9)
+        process_tree.send_signal([vars(shell)["child"], shell.pid], 9)
 
 
 @pytest.mark.parametrize("way", ["children", "scan", "ps"])
@@ -30,12 +30,12 @@ def test_children_are_found_whatever_the_system_offers(
         return
     if way == "ps":
         monkeypatch.setattr(process_tree, "PROC", "/nowhere")
-    assert process_tree.children(family.pid) == [child]
-    assert child in process_tree.descendants(os.getpid())
+    assert process_tree.list_children(family.pid) == [child]
+    assert child in process_tree.list_descendants(os.getpid())
 
 
-def test_a_process_that_is_gone_has_no_children() -> None:
+def test_an_ended_process_has_no_children() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert process_tree.children(gone.pid) == []
-    assert process_tree.names([gone.pid]) == []
+    assert process_tree.list_children(gone.pid) == []
+    assert process_tree.read_names([gone.pid]) == []

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from shell_runner.hosts import gateway
-from shell_runner.remote.files.blob_store import Store
-from shell_runner.remote.files.manifest import FILE, Entry
+from shell_runner.remote.files.blob_store import BlobStore
+from shell_runner.remote.files.manifest import FILE, ManifestEntry
 from shell_runner.remote.jobs import paths, worker_launcher
 from shell_runner.remote.jobs.queue import JobRow, Queue, State
 from shell_runner.remote.processes import orphans, process_identity, process_tree
@@ -31,10 +31,10 @@ from shell_runner.remote.protocol.model import Execution, Test, execution_from_r
 from tests.helpers import preloaded_host_code
 
 #: Seconds that anything may take on a machine with much to do.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
-class Doorway:
+class ScriptFifo:
     """A FIFO through which scripts tell where they are, so that nobody has to guess."""
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class Doorway:
 
     def line(self) -> str:
         """The next line that somebody wrote."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while "\n" not in self._text:
             ready = select.select([self._descriptor], [], [], deadline - time.monotonic())[0]
             assert ready, "nobody came"
@@ -58,25 +58,25 @@ class Doorway:
         os.close(self._descriptor)
 
 
-class Host:
+class QueueHost:
     """Like the folder of a host's queue, with the code of this checkout."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
         folder.mkdir(mode=0o700)
         self.code = self.install()
-        self.store = Store(paths.contents(self.folder))
-        self.door = Doorway(folder.parent / "doorway")
+        self.store = BlobStore(paths.contents_path(self.folder))
+        self.door = ScriptFifo(folder.parent / "doorway")
         self._workers: list[subprocess.Popen[bytes]] = []
         with self.queue() as queue:
             queue.set_setting("linger", 0)
 
     def install(self, change: Mapping[str, bytes] | None = None) -> str:
         """The code below ``code``, with some files changed; its digest."""
-        digest, _ = gateway.code()
+        digest, _ = gateway.pack_host_code()
         if change:
             digest = hashlib.sha256(digest.encode() + repr(change).encode()).hexdigest()
-        place = Path(paths.code(self.folder, digest))
+        place = Path(paths.code_path(self.folder, digest))
         preloaded_host_code.put(place)
         for name, text in (change or {}).items():
             path = place / "nosejobs_host" / name
@@ -98,10 +98,10 @@ class Host:
         entries = []
         for path, text in sorted(files.items()):
             digest, size = self._add(text.encode())
-            entries.append(Entry(path, FILE, 0o755, digest, size))
+            entries.append(ManifestEntry(path, FILE, 0o755, digest, size))
         return self.entries(entries)
 
-    def entries(self, entries: list[Entry]) -> Content:
+    def entries(self, entries: list[ManifestEntry]) -> Content:
         """A tree of files that are there."""
         part = self._add(json.dumps(entries).encode())
         return Content(TREE, *self._add(json.dumps([part]).encode()))
@@ -148,19 +148,19 @@ class Host:
     def attempts(self, job: JobRow) -> list[Any]:
         """All of its starts."""
         with self.queue() as queue:
-            return queue.attempts(job.number)
+            return queue.get_attempts(job.number)
 
     def cancel(self, job: JobRow) -> None:
         """As the desk does it."""
         with self.queue() as queue:
             queue.cancel(job, time.time())
-        worker_launcher.ring(self.folder)
+        worker_launcher.wake_worker(self.folder)
 
     # -- workers ------------------------------------------------------------------
 
     def worker(self, python: str = sys.executable) -> subprocess.Popen[bytes]:
         """A worker, as a child of the test."""
-        command = [python, *worker_launcher.command("worker", self.folder, self.code)[1:]]
+        command = [python, *worker_launcher.build_command("worker", self.folder, self.code)[1:]]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -170,17 +170,17 @@ class Host:
     def drain(self) -> None:
         """A worker does all that there is to do."""
         process = self.worker()
-        assert process.wait(PATIENCE) == 0, self.log()
+        assert process.wait(TIMEOUT) == 0, self.log()
 
     def runner(self, worker: subprocess.Popen[bytes]) -> int:
         """The process of the job that runs; there are no others while nobody is told."""
-        found = process_tree.children(worker.pid)
+        found = process_tree.list_children(worker.pid)
         assert len(found) == 1
         return found[0]
 
     def log(self) -> str:
         """What workers said."""
-        path = Path(self.folder) / worker_launcher.LOG
+        path = Path(self.folder) / worker_launcher.LOG_NAME
         return path.read_text() if path.exists() else ""
 
     # -- packages -----------------------------------------------------------------
@@ -188,15 +188,22 @@ class Host:
     def package(self, job: JobRow) -> Package:
         """The package of a job that is ready."""
         row = self.find(job)
-        assert row.state == State.READY, f"{row.state} {row.trouble}\n{self.log()}"
-        data = Path(paths.package(self.folder, job.id)).read_bytes()
-        assert (hashlib.sha256(data).hexdigest(), len(data)) == (row.package, row.size)
+        assert row.state == State.READY, f"{row.state} {row.waiting_reason}\n{self.log()}"
+        data = Path(paths.package_path(self.folder, job.id)).read_bytes()
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (
+            row.package_digest,
+            row.package_size,
+        )
         return Package(data)
 
     def leftovers(self, job: JobRow) -> list[orphans.Process]:
         """Processes of any attempt."""
         rows = self.attempts(job)
-        return [p for row in rows for p in orphans.find(row.id, paths.work(self.folder, row.id))]
+        return [
+            p
+            for row in rows
+            for p in orphans.find_orphans(row.id, paths.workspace_path(self.folder, row.id))
+        ]
 
     def close(self) -> None:
         """No worker stays, and nothing of theirs."""
@@ -205,9 +212,9 @@ class Host:
                 process.kill()
                 process.wait()
         with contextlib.suppress(Exception), self.queue() as queue:
-            for job in queue.jobs():
-                for attempt in queue.attempts(job.number):
-                    orphans.kill(attempt.id, paths.work(self.folder, attempt.id))
+            for job in queue.list_jobs():
+                for attempt in queue.get_attempts(job.number):
+                    orphans.kill_orphans(attempt.id, paths.workspace_path(self.folder, attempt.id))
         self.door.close()
 
     def __enter__(self) -> Self:
@@ -236,7 +243,7 @@ class Package:
     def exits(self) -> dict[str, int | None]:
         """The exit status of each test by its name; of the last try."""
         names = [row[0] for row in self.manifest["tests"]]
-        return {names[number]: each.exit for (number, _), each in self.executions().items()}
+        return {names[number]: each.exit_status for (number, _), each in self.executions().items()}
 
     @property
     def log(self) -> str:
@@ -244,7 +251,7 @@ class Package:
         return self.files["log.txt"].decode()
 
 
-class Receiver:
+class WebhookReceiver:
     """An HTTP server on loopback that answers as it is told, then with 204."""
 
     def __init__(self, answers: list[int]) -> None:
@@ -276,7 +283,7 @@ class Receiver:
 
 def is_dead(pid: int) -> bool:
     """Gone, or a zombie of a process that is none of ours."""
-    return process_identity.of(pid) is None
+    return process_identity.identify(pid) is None
 
 
 def kill(pid: int) -> None:

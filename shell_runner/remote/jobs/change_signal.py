@@ -1,8 +1,8 @@
-"""Wakes the sessions that wait for something new in a host's queue.
+"""Signals from changes of a host's queue to the sessions that wait for them.
 
-Owns the folder ``bells``: a FIFO of each session that listens, and nothing else.  Must not know
-what has changed: who hears a bell looks at the queue, and looks now and then in any case, as a
-worker with older code rings nobody.
+Responsible for the folder ``listeners``, which contains one FIFO per listening session. The signal
+says nothing about the change: a session reads the queue when it is woken, and polls it in any case,
+since workers with older code send no signals.
 """
 
 import contextlib
@@ -11,42 +11,42 @@ import uuid
 
 from ..processes import fifo
 
-_FOLDER = "bells"
+_FOLDER_NAME = "listeners"
 
 
-class Bell:
-    """That of one session: readable once something in the queue has changed."""
+class ChangeListener:
+    """The FIFO of one session, which becomes readable after a change of the queue."""
 
     def __init__(self, folder: str) -> None:
-        place = os.path.join(folder, _FOLDER)
-        os.makedirs(place, mode=0o700, exist_ok=True)
+        listeners = os.path.join(folder, _FOLDER_NAME)
+        os.makedirs(listeners, mode=0o700, exist_ok=True)
         name = str(uuid.uuid4())
-        # Who rings removes a FIFO that nobody reads: it gets its name when somebody does.
-        self._path = os.path.join(place, name)
-        self._descriptor = fifo.open_fifo(os.path.join(place, "." + name))
-        os.rename(os.path.join(place, "." + name), self._path)
+        # Signalers remove a FIFO without a reader: it gets its name once it has one.
+        self._path = os.path.join(listeners, name)
+        self._descriptor = fifo.open_fifo(os.path.join(listeners, "." + name))
+        os.rename(os.path.join(listeners, "." + name), self._path)
 
     def fileno(self) -> int:
-        """To be polled."""
+        """Return the descriptor, for ``poll``."""
         return self._descriptor
 
-    def hush(self) -> None:
-        """What was rung is heard."""
+    def drain(self) -> None:
+        """Discard the signals received so far."""
         fifo.drain(self._descriptor)
 
     def close(self) -> None:
-        """Nobody listens any more."""
+        """Remove the FIFO and close it."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         os.close(self._descriptor)
 
 
-def ring(folder: str) -> None:
-    """Wake all who listen; FIFOs of dead sessions go.  Never fails: it is a hint."""
-    place = os.path.join(folder, _FOLDER)
+def notify_listeners(folder: str) -> None:
+    """Wake all listening sessions and remove the FIFOs of dead ones; never raises OSError."""
+    listeners = os.path.join(folder, _FOLDER_NAME)
     with contextlib.suppress(OSError):
-        for name in os.listdir(place):
-            path = os.path.join(place, name)
+        for name in os.listdir(listeners):
+            path = os.path.join(listeners, name)
             if not name.startswith(".") and not fifo.write(path, b"!"):
                 with contextlib.suppress(OSError):
                     os.unlink(path)

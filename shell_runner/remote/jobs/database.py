@@ -1,10 +1,10 @@
-"""The file of a host's queue: open it, change it in transactions, set a damaged one aside.
+"""The SQLite file of a host's queue: opens it, runs transactions, and sets a damaged file aside.
 
-Owns the SQLite file, its schema's version and the lock beside it.  Must not know jobs.
+Responsible for the file, the version of its schema and the lock beside it. Must not know jobs.
 
-Whoever uses the file holds ``queue.lock`` shared; who makes it, or sets it aside, holds it
-alone.  So nobody writes into a file that is being set aside, and whoever still has it open
-afterwards sees that the file of this name is another one.
+Every use of the file holds ``queue.lock`` shared; creating the file or setting it aside holds the
+lock exclusively. So no process writes into a file that is being set aside, and a process that still
+has it open notices afterwards that the path names another file.
 """
 
 import contextlib
@@ -20,27 +20,28 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from . import change_signal
 from .rows import BadRow
 
-NAME = "queue.db"
-_LOCK = "queue.lock"
-#: How the name of a file that was set aside begins, and that of what is to be said of it ends.
-_ASIDE, _NOTICE = NAME + ".corrupt-", ".notice"
-#: Of the schema; ``queue.sql`` says what may be different in the next one.
-VERSION = 1
-#: Row values, and a connection that closes without removing the log of another file that has
-#: its name by then. The oldest of the systems with Python 3.8: Ubuntu 18.04.
-_NEEDED = (3, 22, 0)
-#: Seconds to wait for others.
-_PATIENCE = 30.0
+DATABASE_NAME = "queue.db"
+_LOCK_NAME = "queue.lock"
+#: The prefix of a damaged file's new name, and the suffix of the notice about it.
+_SET_ASIDE_PREFIX, _NOTICE_SUFFIX = DATABASE_NAME + ".corrupt-", ".notice"
+#: Version of the schema; ``queue.sql`` says what a new version may change.
+SCHEMA_VERSION = 1
+#: Needed for row values, and for connections that, when closed, do not remove the log of another
+#: file that has taken their name.  It is the version of Ubuntu 18.04, the oldest system with
+#: Python 3.8.
+_MIN_SQLITE_VERSION = (3, 22, 0)
+#: Seconds to wait for the locks of other processes.
+_BUSY_TIMEOUT = 30.0
 _TABLES = {"setting", "job", "test", "attempt", "execution", "outbox", "worker"}
-#: Bytes that the write-ahead log keeps of the disk once it is empty.
-_LOG = 32 << 20
-#: Bytes of it that the worker moves into the file, so that nobody who waits for an answer has to;
-#: pages from which on anybody does: there may be no worker.
-_MUCH, _MOST = 2 << 20, 8000
-#: Pages that are given back at once.
-_PAGES = 4096
-#: Why a file cannot be opened, if it is its place that is wrong.
-_REFUSALS = (
+#: Bytes that the write-ahead log keeps on the disk once it is empty.
+_MAX_EMPTY_LOG_BYTES = 32 << 20
+#: Bytes of the log beyond which the worker copies it into the file, so that no client has to
+#: wait for that; and pages beyond which any process does, as there may be no worker.
+_CHECKPOINT_LOG_BYTES, _AUTO_CHECKPOINT_PAGES = 2 << 20, 8000
+#: Pages that are returned to the disk at once.
+_MAX_RELEASED_PAGES = 4096
+#: Errors of a path that cannot hold the file.
+_UNUSABLE_PATH_ERRORS = (
     errno.EACCES,
     errno.EISDIR,
     errno.ELOOP,
@@ -51,65 +52,68 @@ _REFUSALS = (
 )
 
 
-class Refused(Exception):
-    """The queue does not do it; ``kind`` is for programs, ``words`` are for people."""
+class RequestRefused(Exception):
+    """The queue refuses a request; ``kind`` is for programs, ``message`` for people."""
 
-    def __init__(self, kind: str, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
         #: unknown, ambiguous, full, state, newer, read-only, corrupt, differs or bad.
         self.kind = kind
-        self.words = words
+        self.message = message
 
 
-def untold(folder: str) -> Dict[str, str]:
-    """What was set aside and nobody outside has heard of: words, by the file that has them.
+def read_notices(folder: str) -> Dict[str, str]:
+    """Return the messages about damaged files in ``folder``, by the path of the notice.
 
-    Whoever tells somebody removes the file.
+    A notice stays until the caller has delivered its message and removes the file.
     """
-    found: Dict[str, str] = {}
+    notices: Dict[str, str] = {}
     for name in sorted(os.listdir(folder)):
-        if name.startswith(_ASIDE) and name.endswith(_NOTICE):
+        if name.startswith(_SET_ASIDE_PREFIX) and name.endswith(_NOTICE_SUFFIX):
             path = os.path.join(folder, name)
             with open(path, encoding="utf-8", errors="replace") as file:
-                found[path] = file.read() or _said("damaged", path[: -len(_NOTICE)], folder)
-    return found
+                target = path[: -len(_NOTICE_SUFFIX)]
+                notices[path] = file.read() or _set_aside_message("damaged", target, folder)
+    return notices
 
 
-def _said(why: str, place: str, folder: str) -> str:
-    words = "%s was %s and has been set aside as %s; contents and packages are kept in %s,"
-    words += " jobs that were in it have to be submitted again"
-    return words % (os.path.join(folder, NAME), why, place, folder)
+def _set_aside_message(problem: str, target: str, folder: str) -> str:
+    message = "%s was %s and has been renamed to %s; contents and packages stay in %s, the jobs"
+    message += " that were in it must be submitted again"
+    return message % (os.path.join(folder, DATABASE_NAME), problem, target, folder)
 
 
-class _Damaged(Exception):
-    """This is no database, or none of ours."""
+class _FileDamaged(Exception):
+    """The file is not an SQLite database, or not a queue."""
 
 
-class _Removed(Exception):
-    """The file of this name is another one than ours, or none."""
+class _FileReplaced(Exception):
+    """The path names another file than the one that is open, or none."""
 
 
 class Database:
-    """One process's connection to the file.
+    """The connection of one process to the file.
 
-    SQLite cannot bear a fork: a child that opens the same file believes that it has the locks
-    of its parent.  So a fork closes the connection, and both open one when they need it.
+    SQLite does not support a fork with an open connection: a child that opens the same file
+    believes that it holds the locks of its parent. So a fork closes the connection, and both
+    processes open one of their own when they need it.
     """
 
     def __init__(self, folder: str) -> None:
-        self.path = os.path.join(folder, NAME)
+        self.path = os.path.join(folder, DATABASE_NAME)
         self._folder = folder
         self._db: Optional[sqlite3.Connection] = None
         self._lock = -1
         self._inode = 0
-        if sqlite3.sqlite_version_info < _NEEDED:
-            words = "SQLite >= %d.%d.%d is needed for jobs" % _NEEDED
-            raise Refused("bad", "%s, this Python has %s" % (words, sqlite3.sqlite_version))
+        if sqlite3.sqlite_version_info < _MIN_SQLITE_VERSION:
+            message = "jobs need SQLite >= %d.%d.%d" % _MIN_SQLITE_VERSION
+            message += ", this Python has %s" % sqlite3.sqlite_version
+            raise RequestRefused("bad", message)
         self._open()
-        _OPEN.add(self)
+        _OPEN_DATABASES.add(self)
 
     def close(self) -> None:
-        """Nothing is lost without it; whoever asks again opens it again."""
+        """Close the connection; the next use opens it again."""
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -117,37 +121,43 @@ class Database:
             os.close(self._lock)
             self._lock = -1
 
-    def size(self) -> int:
-        """Bytes of the file."""
+    def get_size(self) -> int:
+        """Return the size of the file in bytes."""
         return os.stat(self.path).st_size
 
     # -- use ------------------------------------------------------------------------
 
-    def rows(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
-        """All rows of a question."""
-        with self.reading() as db:
+    def query(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
+        """Return all rows that ``statement`` selects."""
+        with self.read_transaction() as db:
             return db.execute(statement, values).fetchall()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Ask; Refused or OSError in words for what goes wrong with the file."""
+    def read_transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection for reading.
+
+        Raises :exc:`RequestRefused` if the file is damaged, replaced, of a newer version or not
+        writable, and :exc:`OSError` if the disk is full or broken, or the file is locked for too
+        long.
+        """
         if self._db is None:
             self._open()
-        with self._in_words(), self._held(fcntl.LOCK_SH):
-            self._require_place()
+        with self._translated_errors(), self._hold_lock(fcntl.LOCK_SH):
+            self._check_file_unchanged()
             assert self._db is not None
             yield self._db
 
     @contextlib.contextmanager
-    def writing(self, rings: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction: on the disk when this ends, or never happened.
+    def write_transaction(self, notify: bool = False) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in one transaction, which is on the disk when the block ends.
 
-        ``rings``: whoever waits for news is woken then.
+        An exception rolls it back. With ``notify``, sessions that wait for changes are woken after
+        the commit. Raises what ``read_transaction`` raises.
         """
-        with self.reading() as db:
+        with self.read_transaction() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
-                self._require_version(db)
+                self._check_version(db)
                 yield db
                 db.execute("COMMIT")
             except BaseException:
@@ -155,41 +165,45 @@ class Database:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
                 raise
-        if rings:
-            change_signal.ring(self._folder)
+        if notify:
+            change_signal.notify_listeners(self._folder)
 
-    def shrink(self) -> None:
-        """Give back to the disk what is free in the file, up to a bound."""
-        # It can wait: for others, or for room on the disk.
-        with contextlib.suppress(OSError), self.reading() as db:
+    def release_free_pages(self) -> None:
+        """Return up to ``_MAX_RELEASED_PAGES`` unused pages of the file to the disk."""
+        # It is not urgent: others may hold the lock, or the disk may be full.
+        with contextlib.suppress(OSError), self.read_transaction() as db:
             # A script runs to its end; a statement without rows ends after one page.
-            db.executescript("PRAGMA incremental_vacuum(%d)" % _PAGES)
+            db.executescript("PRAGMA incremental_vacuum(%d)" % _MAX_RELEASED_PAGES)
 
-    def tidy(self) -> None:
-        """Move the log into the file, if it is long; whoever writes meanwhile does not wait."""
+    def checkpoint(self) -> None:
+        """Copy a long write-ahead log into the file; concurrent writers do not have to wait."""
         with contextlib.suppress(OSError):
-            if os.path.getsize(self.path + "-wal") > _MUCH:
-                with self.reading() as db:
+            if os.path.getsize(self.path + "-wal") > _CHECKPOINT_LOG_BYTES:
+                with self.read_transaction() as db:
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
-    def wipe(self) -> None:
-        """Nothing that was overwritten stays in the log, unless somebody reads just now.
+    def truncate_log(self) -> None:
+        """Remove overwritten data from the write-ahead log, unless another process reads it now.
 
-        Then it goes with the log: whoever closes the file last removes it.
+        In that case the data goes with the log, which the last process that closes the file
+        removes.
         """
-        with contextlib.suppress(OSError), self.reading() as db:
+        with contextlib.suppress(OSError), self.read_transaction() as db:
             db.execute("PRAGMA busy_timeout = 0")
             try:
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
-                db.execute("PRAGMA busy_timeout = %d" % (_PATIENCE * 1000))
+                db.execute("PRAGMA busy_timeout = %d" % (_BUSY_TIMEOUT * 1000))
 
     def check(self) -> None:
-        """Read all of it; a damaged file is set aside, and Refused says so."""
-        with self.reading() as db:
-            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise _Damaged(found)
+        """Read the whole file.
+
+        Raises :exc:`RequestRefused` if it is damaged; it has been set aside then.
+        """
+        with self.read_transaction() as db:
+            result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if result != "ok":
+                raise _FileDamaged(result)
 
     # -- opening --------------------------------------------------------------------
 
@@ -197,60 +211,62 @@ class Database:
         self.close()
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._lock = os.open(os.path.join(self._folder, _LOCK), flags, 0o600)
-            with self._in_words():
-                with self._held(fcntl.LOCK_SH):
-                    ready = self._has_bytes() and self._connect()
-                if not ready:
-                    with self._held(fcntl.LOCK_EX):
-                        self._make()
+            self._lock = os.open(os.path.join(self._folder, _LOCK_NAME), flags, 0o600)
+            with self._translated_errors():
+                with self._hold_lock(fcntl.LOCK_SH):
+                    is_ready = self._has_bytes() and self._connect()
+                if not is_ready:
+                    with self._hold_lock(fcntl.LOCK_EX):
+                        self._create()
         except BaseException as error:
             self.close()
-            if isinstance(error, OSError) and error.errno in _REFUSALS:
-                raise self._read_only(error.strerror or str(error)) from error
+            if isinstance(error, OSError) and error.errno in _UNUSABLE_PATH_ERRORS:
+                raise self._refuse_read_only(error.strerror or str(error)) from error
             raise
 
     def _has_bytes(self) -> bool:
-        return os.path.exists(self.path) and self.size() > 0
+        return os.path.exists(self.path) and self.get_size() > 0
 
     def _connect(self) -> bool:
-        """Whether a file with a schema is there; it is open now."""
+        """Open the file; return whether it has a schema."""
         if self._db is not None:
             self._db.close()
         self._inode = os.stat(self.path).st_ino
-        db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+        db = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT, isolation_level=None)
         self._db = db
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
-        # What was deleted, a secret say, does not stay in pages that are free.
+        # Deleted data, such as a secret, must not stay in free pages.
         db.execute("PRAGMA secure_delete = ON")
-        db.execute("PRAGMA journal_size_limit = %d" % _LOG)
-        db.execute("PRAGMA wal_autocheckpoint = %d" % _MOST)
-        if not self._require_version(db):
+        db.execute("PRAGMA journal_size_limit = %d" % _MAX_EMPTY_LOG_BYTES)
+        db.execute("PRAGMA wal_autocheckpoint = %d" % _AUTO_CHECKPOINT_PAGES)
+        if not self._check_version(db):
             return False
-        found = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-        if not found >= _TABLES:
-            raise _Damaged("it has no table %s" % ", ".join(sorted(_TABLES - found)))
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        if not tables >= _TABLES:
+            raise _FileDamaged("it has no table %s" % ", ".join(sorted(_TABLES - tables)))
         return True
 
-    def _make(self) -> None:
-        """Make the file, or give an empty one the schema, unless somebody was faster."""
-        # SQLite gives the files beside it the mode of this one.
+    def _create(self) -> None:
+        """Create the file, or write the schema into an empty one, unless another process was
+        faster.
+        """
+        # SQLite gives its other files the mode of this one.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         is_new = not os.path.lexists(self.path)
         os.close(os.open(self.path, flags, 0o600))
         self._inode = os.stat(self.path).st_ino
-        if not is_new and not self._has_bytes() and self._has_past():
-            raise _Damaged("it is empty, but there have been jobs")
+        if not is_new and not self._has_bytes() and self._had_jobs():
+            raise _FileDamaged("it is empty, but there have been jobs")
         if self._connect():
             return
         assert self._db is not None
         if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise _Damaged("it is the database of something else")
+            raise _FileDamaged("it is the database of another program")
         self._write_schema(self._db)
 
-    def _has_past(self) -> bool:
-        """What an empty file would not have beside it."""
+    def _had_jobs(self) -> bool:
+        """Return whether files beside an empty database show that it contained jobs."""
         with contextlib.suppress(FileNotFoundError):
             if os.path.getsize(self.path + "-wal"):
                 return True
@@ -259,130 +275,140 @@ class Database:
         return False
 
     def _write_schema(self, db: sqlite3.Connection) -> None:
-        # So that what jobs leave in the file can be given back to the disk.
+        # Lets free pages be returned to the disk.
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         source = pkgutil.get_data(__package__, "queue.sql")
         assert source is not None
         script = "BEGIN IMMEDIATE;\n%s\nPRAGMA user_version = %d;\nCOMMIT;"
         # If it fails, the connection is closed, which rolls back.
-        db.executescript(script % (source.decode("ascii"), VERSION))
+        db.executescript(script % (source.decode("ascii"), SCHEMA_VERSION))
 
-    def _require_version(self, db: sqlite3.Connection) -> bool:
-        """Whether it has a schema; Refused if that is newer than what we know."""
-        found: int = db.execute("PRAGMA user_version").fetchone()[0]
-        if found > VERSION:
-            words = "%s has version %d of the schema, this nosejobs knows %d: use a newer one"
-            raise Refused("newer", words % (self.path, found, VERSION))
-        return found == VERSION
+    def _check_version(self, db: sqlite3.Connection) -> bool:
+        """Return whether the file has a schema; raise RequestRefused if its version is newer than
+        ours.
+        """
+        version: int = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            message = (
+                "%s has schema version %d, this nosejobs supports up to %d; use a newer nosejobs"
+            )
+            raise RequestRefused("newer", message % (self.path, version, SCHEMA_VERSION))
+        return version == SCHEMA_VERSION
 
-    def _require_place(self) -> None:
+    def _check_file_unchanged(self) -> None:
         try:
-            found = os.stat(self.path).st_ino
+            inode = os.stat(self.path).st_ino
         except FileNotFoundError:
-            found = 0
-        if found != self._inode:
-            raise _Removed
+            inode = 0
+        if inode != self._inode:
+            raise _FileReplaced
 
     @contextlib.contextmanager
-    def _held(self, how: int) -> Iterator[None]:
-        fcntl.flock(self._lock, how)
+    def _hold_lock(self, operation: int) -> Iterator[None]:
+        fcntl.flock(self._lock, operation)
         try:
             yield
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    # -- trouble --------------------------------------------------------------------
+    # -- errors ---------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _in_words(self) -> Iterator[None]:
-        """Errors of SQLite's become what they mean for a person."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Translate SQLite's errors into RequestRefused and OSError."""
         try:
             yield
-        except _Removed:
+        except _FileReplaced:
             self.close()
-            words = "%s was set aside or removed meanwhile" % self.path
-            raise Refused("corrupt", words) from None
-        except (sqlite3.Error, BadRow, _Damaged) as error:
-            raise self._trouble(error) from error
+            message = "%s was set aside or removed meanwhile" % self.path
+            raise RequestRefused("corrupt", message) from None
+        except (sqlite3.Error, BadRow, _FileDamaged) as error:
+            raise self._translate_error(error) from error
 
-    def _trouble(self, error: Exception) -> Exception:
-        """A damaged file is set aside."""
-        words = str(error)
+    def _translate_error(self, error: Exception) -> Exception:
+        """Return the exception that reports ``error``; a damaged file is set aside."""
+        message = str(error)
         if isinstance(error, BadRow):
-            return self._odd(words)
+            return self._refuse_content(message)
         # Only SQLITE_CORRUPT and SQLITE_NOTADB are of this very class (Modules/_sqlite/util.c);
         # Python 3.8 knows no error codes.
-        if type(error) is sqlite3.DatabaseError or isinstance(error, _Damaged):
-            return self._set_aside(words)
+        if type(error) is sqlite3.DatabaseError or isinstance(error, _FileDamaged):
+            return self._set_aside(message)
         if not isinstance(error, sqlite3.OperationalError):
             return error
-        if "no such " in words or "has no column" in words:
-            return self._odd(words)
-        if "readonly" in words or "unable to open" in words:
-            return self._read_only(words)
-        number = errno.ENOSPC if "full" in words else errno.EIO
-        if "locked" in words:
+        if "no such " in message or "has no column" in message:
+            return self._refuse_content(message)
+        if "readonly" in message or "unable to open" in message:
+            return self._refuse_read_only(message)
+        number = errno.ENOSPC if "full" in message else errno.EIO
+        if "locked" in message:
             number = errno.EBUSY
-        return OSError(number, "the queue of jobs cannot be used (%s)" % words, self.path)
+        return OSError(number, "the queue of jobs cannot be used (%s)" % message, self.path)
 
-    def _odd(self, words: str) -> Exception:
-        """What is written there is not what we write: damage, or the fault of a program."""
+    def _refuse_content(self, reason: str) -> Exception:
+        """Return the refusal of a row that this version cannot parse: damage, or the error of a
+        program.
+        """
         try:
             self.check()
-        except Refused as refused:
+        except RequestRefused as refused:
             return refused
-        said = "%s cannot be understood (%s); it is sound as a file, and was left as it is"
-        return Refused("corrupt", said % (self.path, words))
+        message = "%s has invalid content (%s); the file is intact and was not changed"
+        return RequestRefused("corrupt", message % (self.path, reason))
 
-    def _read_only(self, words: str) -> Refused:
-        return Refused("read-only", "%s cannot be written to (%s)" % (self.path, words))
+    def _refuse_read_only(self, reason: str) -> RequestRefused:
+        return RequestRefused("read-only", "%s cannot be written to (%s)" % (self.path, reason))
 
-    def _set_aside(self, words: str) -> Refused:
-        """Rename the file and what SQLite has beside it; contents and packages stay."""
-        with self._held(fcntl.LOCK_EX):
+    def _set_aside(self, reason: str) -> RequestRefused:
+        """Rename the file and its log; contents and packages stay."""
+        with self._hold_lock(fcntl.LOCK_EX):
             if self._db is not None:
                 self._db.close()
                 self._db = None
             try:
-                self._require_place()
-                place = self._rename()
-                said = _said("damaged (%s)" % words, place, self._folder)
-                _leave_notice(place, said)
-            except _Removed:
-                said = "%s was damaged (%s), and set aside by another process" % (self.path, words)
+                self._check_file_unchanged()
+                target = self._rename_files()
+                message = _set_aside_message("damaged (%s)" % reason, target, self._folder)
+                _write_notice(target, message)
+            except _FileReplaced:
+                message = "%s was damaged (%s) and has been set aside by another process"
+                message %= (self.path, reason)
             except OSError as error:
-                said = "%s is damaged (%s) and cannot be set aside (%s)"
-                said %= (self.path, words, error.strerror)
-        return Refused("corrupt", said)
+                message = "%s is damaged (%s) and cannot be set aside (%s)"
+                message %= (self.path, reason, error.strerror)
+        return RequestRefused("corrupt", message)
 
-    def _rename(self) -> str:
-        name = _ASIDE + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    def _rename_files(self) -> str:
+        name = _SET_ASIDE_PREFIX + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         stem = os.path.join(self._folder, name)
-        place, number = stem, 1
-        while os.path.lexists(place):
-            place, number = "%s.%d" % (stem, number), number + 1
-        # The database last: one that is found without its log is still damaged, and a new
-        # one that finds an old log would take it for its own.
+        target, number = stem, 1
+        while os.path.lexists(target):
+            target, number = "%s.%d" % (stem, number), number + 1
+        # The database comes last: without its log it is still damaged, but a new database would
+        # take an old log for its own.
         for suffix in ("-shm", "-wal", ""):
             with contextlib.suppress(FileNotFoundError):
-                os.rename(self.path + suffix, place + suffix)
-        return place
+                os.rename(self.path + suffix, target + suffix)
+        return target
 
-def _leave_notice(place: str, words: str) -> None:
-    """A worker may be the one who finds it; people have to hear of it all the same."""
-    # On a full disk an empty file says so, too.
-    with contextlib.suppress(OSError), open(place + _NOTICE, "w", encoding="utf-8") as file:
-        file.write(words)
+
+def _write_notice(target: str, message: str) -> None:
+    """Write a message for the next client, since a worker, which has no reader, may detect the
+    damage.
+    """
+    # On a full disk the empty file remains, which is a notice, too.
+    with contextlib.suppress(OSError), open(target + _NOTICE_SUFFIX, "w", encoding="utf-8") as file:
+        file.write(message)
 
 
 def _close_all() -> None:
-    for database in list(_OPEN):
-        # Another thread's is not touched; its child will not know of it.
+    for database in list(_OPEN_DATABASES):
+        # The connection of another thread cannot be closed; the child does not use it.
         with contextlib.suppress(sqlite3.ProgrammingError):
             database.close()
 
 
-#: What a fork closes.
-_OPEN: "weakref.WeakSet[Database]" = weakref.WeakSet()
+#: The databases that a fork closes.
+_OPEN_DATABASES: "weakref.WeakSet[Database]" = weakref.WeakSet()
 os.register_at_fork(before=_close_all)

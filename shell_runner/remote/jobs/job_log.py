@@ -1,6 +1,6 @@
-"""The log of one attempt at a job, which people read.
+"""The log of one attempt at a job, for people.
 
-Owns the file and its bound.  Must not know the queue or what is run.
+Responsible for the file and its maximum size. Must not know the queue or what is run.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ _MAX_LOG_BYTES = 256 << 20
 
 
 class JobLog:
-    """Lines of the install command, of the tests, and of the runner itself."""
+    """Log of the install command, the tests and the job runner."""
 
     def __init__(self, path: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,11 +45,11 @@ class JobLog:
             self._is_torn = True
 
     def note(self, message: str) -> None:
-        """Append a message of the runner."""
+        """Append a message of the job runner."""
         self.write("nosejobs", message.splitlines() or [""])
 
     def close(self) -> None:
-        """Write all of it to the disk, and close the file."""
+        """Sync the file to the disk and close it."""
         with contextlib.suppress(OSError):
             os.fsync(self._descriptor)
         os.close(self._descriptor)

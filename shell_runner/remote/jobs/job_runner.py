@@ -1,7 +1,7 @@
 """One attempt at one job, in a process of its own: unpack, install, run the tests.
 
-Owns the workspace of the attempt and the rows of what happened in it.  Must not know other jobs,
-or what wakes the queue.  Programs are run by a slot pool, as those of a live session are.
+Responsible for the attempt's workspace and the rows of its executions. Must not know other jobs or
+how the worker schedules them. Programs run in a slot pool, as those of a live session do.
 """
 
 import contextlib
@@ -16,41 +16,47 @@ from ..archives import extract
 from ..execution import host_resources
 from ..execution.slot_pool import SlotStartError
 from ..files import blob_store, disk_space
-from ..files import remove_tree as place
+from ..files.remove_tree import remove_tree
 from ..processes import orphans
-from ..protocol.host_facts import cores, facts
+from ..protocol.host_facts import collect_host_facts, count_cores
 from ..protocol.job import ARCHIVE, Content, JobTest
 from ..protocol.model import Execution, Problem, Setup, Test
-from ..protocol.verdict import exit_words, is_worth_another, judge, seconds, signal_name
-from . import paths as layout
+from ..protocol.verdict import (
+    format_exit_status,
+    format_seconds,
+    format_signal,
+    is_retryable,
+    judge,
+)
+from . import paths
 from .job_log import JobLog
 from .pool_run import PoolRun, TestOutcome
-from .queue import AttemptRow, How, JobRow, Queue, Step
+from .queue import AttemptPhase, AttemptRow, EndReason, JobRow, Queue
 
 #: Slots at most, whatever a job wants.
-_SLOTS = 512
+_MAX_SLOTS = 512
 #: Seconds that a timer can be set to.
-_LONGEST = 1e8
+_MAX_TIMER_SECONDS = 1e8
 #: Bytes of a stream that are kept at most: a row of two has to fit into a package.
-_KEEP = 8 << 20
+_MAX_KEPT_OUTPUT_BYTES = 8 << 20
 #: Seconds between two attempts to write to a full disk.
-_FULL = 1.0
+_FULL_DISK_RETRY_DELAY = 1.0
 #: The parts of a workspace.
-_PARTS = ("build", "tests", "prefix", "outputs")
+_WORKSPACE_FOLDERS = ("build", "tests", "prefix", "outputs")
 #: Where a host without PATH looks for programs.
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class AttemptFailed(Exception):
-    """The attempt cannot go on, and no test is to blame."""
+    """The attempt cannot continue, and no test is the cause."""
 
 
 class JobRejected(Exception):
-    """The job cannot be run as it is: its contents cannot be unpacked, or its tests not read."""
+    """The job cannot run: its contents cannot be unpacked, or its tests cannot be read."""
 
 
-class _Stopped(Exception):
-    """The job was cancelled, or its time is over, while nothing ran."""
+class _JobStopped(Exception):
+    """The job was canceled, or its time limit was reached, while no program ran."""
 
 
 class JobRunner:
@@ -62,165 +68,175 @@ class JobRunner:
         self._job = job
         self._config = job.config
         self._attempt = attempt
-        self._work = layout.work(folder, attempt.id)
-        self._cases: List[JobTest] = queue.tests(job.number)
-        self._log = JobLog(layout.log(folder, attempt.id))
+        self._workspace = paths.workspace_path(folder, attempt.id)
+        self._tests: List[JobTest] = queue.get_tests(job.number)
+        self._log = JobLog(paths.log_path(folder, attempt.id))
         self._pool_run: Optional[PoolRun] = None
         self._may_raise = False
-        self._end: Optional[How] = None
+        self._end_reason: Optional[EndReason] = None
         #: Nothing more runs in the workspace.
         self._is_over = False
 
     def run(self) -> None:
-        """From unpacking to the word how it ended.  Raises AttemptFailed."""
-        os.environ[orphans.MARKER] = self._attempt.id
-        self._listen()
+        """Run the attempt, from unpacking to recording why it ended.
+
+        Raises :exc:`AttemptFailed` if it cannot continue.
+        """
+        os.environ[orphans.ATTEMPT_VARIABLE] = self._attempt.id
+        self._install_signal_handlers()
         try:
             how, detail = self._run()
-        except _Stopped:
-            how, detail = self._stopped()
+        except _JobStopped:
+            how, detail = self._stop_result()
         except JobRejected as error:
-            how, detail = How.REFUSED, str(error)
+            how, detail = EndReason.REFUSED, str(error)
         except OSError as error:
-            if error.errno in disk_space.FULL:
-                self._drop()  # else no attempt at any job would have room
-            raise AttemptFailed(disk_space.words(error, self._work)) from error
+            if error.errno in disk_space.FULL_DISK_ERRNOS:
+                self._free_workspace()  # else no attempt at any job would have room
+            raise AttemptFailed(disk_space.describe_error(error, self._workspace)) from error
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._is_over = True
         self._log.note("%s%s" % (how, ": " + detail if detail else ""))
         self._log.close()
-        _on_disk(self._work)
+        _sync_outputs(self._workspace)
         now = time.time()
         self._persist(lambda: self._queue.finish(self._attempt.id, how, detail, now))
 
-    def _run(self) -> Tuple[How, str]:
+    def _run(self) -> Tuple[EndReason, str]:
         self._log.note("attempt %d of job %s" % (self._attempt.number, self._job.id))
-        _refuse_unreadable(self._cases)
-        self._make_room()
-        self._step(Step.UNPACKING)
+        _check_tests_readable(self._tests)
+        self._create_workspace()
+        self._set_phase(AttemptPhase.UNPACKING)
         with self._interruptible():
             self._unpack(self._job.build, "build")
             self._unpack(self._job.tests, "tests")
         if self._config.install:
-            self._step(Step.INSTALLING)
+            self._set_phase(AttemptPhase.INSTALLING)
             words = self._install()
-            self._check()
+            self._raise_if_stopped()
             if words:
-                return How.INSTALL_FAILED, words
-        self._step(Step.TESTING)
-        self._test()
-        return self._stopped() if self._end else (How.COMPLETED, "")
+                return EndReason.INSTALL_FAILED, words
+        self._set_phase(AttemptPhase.TESTING)
+        self._run_tests()
+        return self._stop_result() if self._end_reason else (EndReason.COMPLETED, "")
 
     # -- the end, before its time -------------------------------------------------
 
-    def _listen(self) -> None:
-        """SIGUSR1: it was cancelled, perhaps before we listened.  SIGALRM: its time is over."""
-        signal.signal(signal.SIGUSR1, lambda *_: self._stop(How.CANCELLED))
-        signal.signal(signal.SIGALRM, lambda *_: self._stop(How.TIMED_OUT))
+    def _install_signal_handlers(self) -> None:
+        """Handle SIGUSR1 (cancel) and SIGALRM (time limit); notice a cancel that came before."""
+        signal.signal(signal.SIGUSR1, lambda *_: self._stop(EndReason.CANCELLED))
+        signal.signal(signal.SIGALRM, lambda *_: self._stop(EndReason.TIMED_OUT))
         if self._config.timeout:
-            signal.setitimer(signal.ITIMER_REAL, min(self._config.timeout, _LONGEST))
-        if self._queue.is_cancelled(self._job.number):
-            self._end = How.CANCELLED
+            signal.setitimer(signal.ITIMER_REAL, min(self._config.timeout, _MAX_TIMER_SECONDS))
+        if self._queue.is_cancel_requested(self._job.number):
+            self._end_reason = EndReason.CANCELLED
 
-    def _stop(self, how: How) -> None:
-        """End the job; called by a signal handler, between any two steps of this process."""
-        self._end = self._end or how
+    def _stop(self, how: EndReason) -> None:
+        """End the job; called by a signal handler, at any point of this process."""
+        self._end_reason = self._end_reason or how
         if self._pool_run is not None:
             self._pool_run.stop()
         elif self._may_raise:
             self._may_raise = False
-            raise _Stopped()
+            raise _JobStopped()
 
-    def _check(self) -> None:
-        if self._end:
-            raise _Stopped()
+    def _raise_if_stopped(self) -> None:
+        if self._end_reason:
+            raise _JobStopped()
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """What can be left at any point, as its workspace goes anyway."""
+        """Allow signals to raise in a block that may stop anywhere: its workspace is removed."""
         self._may_raise = True
         try:
-            self._check()
+            self._raise_if_stopped()
             yield
         finally:
             self._may_raise = False
 
-    def _stopped(self) -> Tuple[How, str]:
-        if self._end == How.TIMED_OUT:
-            return How.TIMED_OUT, "after %s" % seconds(self._config.timeout)
-        return How.CANCELLED, ""
+    def _stop_result(self) -> Tuple[EndReason, str]:
+        if self._end_reason == EndReason.TIMED_OUT:
+            return EndReason.TIMED_OUT, "after %s" % format_seconds(self._config.timeout)
+        return EndReason.CANCELLED, ""
 
     # -- rows ---------------------------------------------------------------------
 
-    def _step(self, step: Step) -> None:
-        self._check()
-        self._persist(lambda: self._queue.step(self._attempt.id, step))
+    def _set_phase(self, step: AttemptPhase) -> None:
+        self._raise_if_stopped()
+        self._persist(lambda: self._queue.set_phase(self._attempt.id, step))
 
     def _persist(self, write: Callable[[], object]) -> None:
-        """A full disk is waited for: what has happened must not be lost."""
+        """Call ``write`` until it succeeds: wait for a full disk, since no result may be lost."""
         while True:
             try:
                 write()
                 return
             except OSError as error:
-                if error.errno not in (*disk_space.FULL, errno.EBUSY):
-                    raise AttemptFailed(disk_space.words(error, self._folder)) from error
-                if self._is_over and error.errno in disk_space.FULL and self._drop():
+                if error.errno not in (*disk_space.FULL_DISK_ERRNOS, errno.EBUSY):
+                    raise AttemptFailed(disk_space.describe_error(error, self._folder)) from error
+                if (
+                    self._is_over
+                    and error.errno in disk_space.FULL_DISK_ERRNOS
+                    and self._free_workspace()
+                ):
                     self._log.note("its workspace is removed: the disk is full")
                     continue
-                self._log.note("waits: %s" % disk_space.words(error, self._folder))
-                time.sleep(_FULL)
+                self._log.note("waits: %s" % disk_space.describe_error(error, self._folder))
+                time.sleep(_FULL_DISK_RETRY_DELAY)
 
-    def _drop(self) -> bool:
-        """Give back what the job itself has taken of a full disk; whether there was something."""
-        paths = [os.path.join(self._work, part) for part in _PARTS if part != "outputs"]
-        found = any(os.path.isdir(path) and os.listdir(path) for path in paths)
-        for path in paths:
-            place.remove_tree(path)
-        return found
+    def _free_workspace(self) -> bool:
+        """Remove what the job itself put on a full disk; return whether there was anything."""
+        folders = [os.path.join(self._workspace, name) for name in _WORKSPACE_FOLDERS]
+        folders.remove(os.path.join(self._workspace, "outputs"))
+        has_files = any(os.path.isdir(folder) and os.listdir(folder) for folder in folders)
+        for folder in folders:
+            remove_tree(folder)
+        return has_files
 
     # -- the workspace ------------------------------------------------------------
 
-    def _make_room(self) -> None:
-        for part in _PARTS:
-            os.makedirs(os.path.join(self._work, part), mode=0o700, exist_ok=True)
-        path = layout.host(self._folder, self._attempt.id)
-        with open(path, "w", opener=_private) as file:
-            json.dump(facts()._asdict(), file)
+    def _create_workspace(self) -> None:
+        for part in _WORKSPACE_FOLDERS:
+            os.makedirs(os.path.join(self._workspace, part), mode=0o700, exist_ok=True)
+        path = paths.host_facts_path(self._folder, self._attempt.id)
+        with open(path, "w", opener=_open_private) as file:
+            json.dump(collect_host_facts()._asdict(), file)
 
     def _unpack(self, content: Optional[Content], part: str) -> None:
-        """Raises JobRejected, which names what is at fault."""
+        """Unpack a content into folder ``part``; raises JobRejected, which names the cause."""
         if content is None:
             return
-        target = os.path.join(self._work, part)
-        there = blob_store.Store(layout.contents(self._folder))
-        there.begin()
+        target = os.path.join(self._workspace, part)
+        there = blob_store.BlobStore(paths.contents_path(self._folder))
+        there.acquire()
         try:
-            self._fill(there, content, target)
+            self._unpack_content(there, content, target)
         except (ValueError, extract.BadArchive) as error:
             raise JobRejected("the %s cannot be unpacked: %s" % (part, error)) from error
         finally:
-            there.end()
+            there.release()
 
-    def _fill(self, there: blob_store.Store, content: Content, target: str) -> None:
-        if not there.holds(content.digest, content.size):
+    def _unpack_content(self, there: blob_store.BlobStore, content: Content, target: str) -> None:
+        if not there.has_blob(content.digest, content.size):
             raise ValueError("%s is not on this host any more" % content.digest[:12])
         if content.kind == ARCHIVE:
-            extract.unpack(there.path(content.digest), target, content.name)
+            extract.extract_archive(there.path(content.digest), target, content.name)
             return
-        entries, missing = there.manifest(content.digest, content.size)
-        lacking = [] if missing else there.missing(entries)[0]
+        entries, missing = there.read_manifest(content.digest, content.size)
+        lacking = [] if missing else there.find_missing(entries)[0]
         if missing or lacking:
             raise ValueError("parts of %s are not on this host any more" % content.digest[:12])
-        there.unpack(entries, target)
+        there.create_tree(entries, target)
 
     # -- programs -----------------------------------------------------------------
 
     def _install(self) -> str:
-        """Run the install command as a test is run; what was wrong, or nothing."""
-        script = os.path.join(self._work, "install.sh")
-        with open(script, "w", opener=_private, encoding="utf-8", errors="surrogateescape") as file:
+        """Run the install command as a test is run; return the error, empty on success."""
+        script = os.path.join(self._workspace, "install.sh")
+        with open(
+            script, "w", opener=_open_private, encoding="utf-8", errors="surrogateescape"
+        ) as file:
             file.write(self._config.install + "\n")
         self._log.note("installs")
         test = Test(
@@ -228,8 +244,10 @@ class JobRunner:
             cwd="root",
         )  # fmt: skip
         # Without a build it prepares the tests.
-        setup = self._setup(os.path.join(self._work, "build" if self._job.build else "tests"))
-        setup = setup._replace(slots=1, artefacts=0, formats=())
+        setup = self._make_setup(
+            os.path.join(self._workspace, "build" if self._job.build else "tests")
+        )
+        setup = setup._replace(slots=1, artefacts_limit=0, formats=())
         outcomes: List[TestOutcome] = []
 
         def take(batch: List[TestOutcome]) -> List[Test]:
@@ -240,34 +258,37 @@ class JobRunner:
         if not outcomes:
             return "it was stopped"
         outcome = outcomes[0]
-        words = install_words(test, outcome.execution)
+        words = explain_install_failure(test, outcome.execution)
         self._is_over = bool(words)
-        self._persist(lambda: self._queue.installed(self._attempt.id, outcome.row))
+        self._persist(lambda: self._queue.record_install(self._attempt.id, outcome.row))
         if outcome.execution.problem == Problem.SLOT_DIED:
-            raise AttemptFailed("while it installed, " + judge(test, outcome.execution).words)
+            raise AttemptFailed("while it installed, " + judge(test, outcome.execution).message)
         return words
 
-    def _setup(self, root: str) -> Setup:
+    def _make_setup(self, root: str) -> Setup:
         config = self._config
         return Setup(
-            root, slots=min(config.slots, _SLOTS), grace=config.grace,
-            keep=min(config.keep_output, _KEEP),
-            pass_env=config.pass_env, env=self._environment(), merge=config.merge,
-            formats=config.formats, artefacts=config.artefacts, live=True, shared=True,
+            root, slots=min(config.slots, _MAX_SLOTS), grace=config.grace,
+            output_limit=min(config.keep_output, _MAX_KEPT_OUTPUT_BYTES),
+            pass_env=config.pass_env, env=self._make_environment(), merge_output=config.merge,
+            formats=config.formats, artefacts_limit=config.artefacts,
+            live_output=True, shared_resources=True,
         )  # fmt: skip
 
-    def _environment(self) -> Tuple[Tuple[str, str], ...]:
+    def _make_environment(self) -> Tuple[Tuple[str, str], ...]:
         env = dict(self._config.environment)
-        prefix = os.path.join(self._work, "prefix")
-        env["PATH"] = prefix + "/bin:" + (env.get("PATH") or os.environ.get("PATH") or _PATH)
+        prefix = os.path.join(self._workspace, "prefix")
+        env["PATH"] = (
+            prefix + "/bin:" + (env.get("PATH") or os.environ.get("PATH") or _DEFAULT_PATH)
+        )
         env["NOSEJOBS_JOB"] = self._job.id
-        env[orphans.MARKER] = self._attempt.id
-        env["NOSEJOBS_BUILD"] = os.path.join(self._work, "build")
+        env[orphans.ATTEMPT_VARIABLE] = self._attempt.id
+        env["NOSEJOBS_BUILD"] = os.path.join(self._workspace, "build")
         env["NOSEJOBS_PREFIX"] = prefix
         return tuple(env.items())
 
-    def _outputs(self, test: int, number: int) -> str:
-        return layout.outputs(self._folder, self._attempt.id, test, number)
+    def _outputs_path(self, test: int, number: int) -> str:
+        return paths.outputs_path(self._folder, self._attempt.id, test, number)
 
     def _run_pool(
         self,
@@ -277,34 +298,34 @@ class JobRunner:
         on_lines: Callable[[int, List[str]], None],
     ) -> None:
         """Run tests in a slot pool, until all have ended or the job is to end."""
-        run = PoolRun(setup, tests, self._outputs, on_outcomes, on_lines, self._log.note)
+        run = PoolRun(setup, tests, self._outputs_path, on_outcomes, on_lines, self._log.note)
         self._pool_run = run
         try:
-            self._check()
-            run.run(_shared_resources())
+            self._raise_if_stopped()
+            run.run(_open_shared_resources())
         except SlotStartError as error:
             raise AttemptFailed(str(error)) from error
-        except _Stopped:
+        except _JobStopped:
             pass
         finally:
             self._pool_run = None
 
     # -- the tests ----------------------------------------------------------------
 
-    def _test(self) -> None:
-        self._record([_unmet(n, case) for n, case in enumerate(self._cases) if case.unmet])
-        able = [(n, case) for n, case in enumerate(self._cases) if not case.unmet]
+    def _run_tests(self) -> None:
+        self._record([_unmet_outcome(n, case) for n, case in enumerate(self._tests) if case.unmet])
+        able = [(n, case) for n, case in enumerate(self._tests) if not case.unmet]
         tests = [case.test._replace(id=number, attempt=1) for number, case in able]
         if not tests:
             return
-        tests.sort(key=_longest_first)
-        setup = self._setup(os.path.join(self._work, "tests"))
+        tests.sort(key=_start_order_key)
+        setup = self._make_setup(os.path.join(self._workspace, "tests"))
         # What is never given a test takes time and memory, too.
-        setup = setup._replace(slots=min(setup.slots or cores(), len(tests)))
+        setup = setup._replace(slots=min(setup.slots or count_cores(), len(tests)))
         self._run_pool(setup, tests, self._take_outcomes, self._take_lines)
 
     def _take_lines(self, number: int, lines: List[str]) -> None:
-        self._log.write(self._cases[number].nodeid, lines)
+        self._log.write(self._tests[number].nodeid, lines)
 
     def _take_outcomes(self, outcomes: List[TestOutcome]) -> List[Test]:
         self._record(outcomes)
@@ -312,39 +333,39 @@ class JobRunner:
         return [test._replace(attempt=test.attempt + 1) for test in again]
 
     def _record(self, outcomes: List[TestOutcome]) -> None:
-        """Write all that came at once in one transaction."""
+        """Record a batch of outcomes in one transaction, and log them."""
         if not outcomes:
             return
         rows = [(each.test.id, each.test.attempt, each.outcome, each.row) for each in outcomes]
-        self._persist(lambda: self._queue.record(self._attempt.id, rows))
+        self._persist(lambda: self._queue.record_executions(self._attempt.id, rows))
         for outcome in outcomes:
             result = judge(outcome.test, outcome.execution)
-            words = "%s (%s)" % (result.outcome, result.words)
-            name = self._cases[outcome.test.id].nodeid.replace("\n", "?")
+            words = "%s (%s)" % (result.outcome, result.message)
+            name = self._tests[outcome.test.id].nodeid.replace("\n", "?")
             self._log.note("%s: %s" % (name, words))
 
     def _runs_again(self, outcome: TestOutcome) -> bool:
-        """Return whether the test itself has failed and has a try left, as in a live run."""
-        case = self._cases[outcome.test.id]
+        """Return whether the test itself failed and may run again, as in a live run."""
+        case = self._tests[outcome.test.id]
         retries = self._config.retries if case.retries is None else case.retries
-        if self._end or outcome.test.attempt > retries:
+        if self._end_reason or outcome.test.attempt > retries:
             return False
-        return is_worth_another(outcome.test, outcome.execution)
+        return is_retryable(outcome.test, outcome.execution)
 
 
-def install_words(test: Test, execution: Execution) -> str:
-    """What went wrong with an install command; empty if nothing: only its status counts."""
+def explain_install_failure(test: Test, execution: Execution) -> str:
+    """Return the error of an install command; empty on success. Only its exit status counts."""
     if execution.problem:
-        return judge(test, execution).words
+        return judge(test, execution).message
     if execution.timed_out:
-        return "timed out after %s" % seconds(test.timeout)
+        return "timed out after %s" % format_seconds(test.timeout)
     if execution.signal is not None:
-        return "killed by %s" % signal_name(execution.signal)
-    return exit_words(execution.exit) if execution.exit else ""
+        return "killed by %s" % format_signal(execution.signal)
+    return format_exit_status(execution.exit_status) if execution.exit_status else ""
 
 
-def _refuse_unreadable(cases: List[JobTest]) -> None:
-    """Some of the tests are no answer to who has asked for all."""
+def _check_tests_readable(cases: List[JobTest]) -> None:
+    """Raise JobRejected if any test cannot be read: a partial run would not answer the request."""
     for case in cases:
         if not case.test.path:
             raise JobRejected(
@@ -352,30 +373,30 @@ def _refuse_unreadable(cases: List[JobTest]) -> None:
             )
 
 
-def _longest_first(test: Test) -> Tuple[bool, bool, float]:
-    """Those alone on the host, then those of which nothing is known, then by their time."""
+def _start_order_key(test: Test) -> Tuple[bool, bool, float]:
+    """Return the sort key of a test: serial ones first, then unknown durations, then the longest."""
     return not test.serial, test.estimate is not None, -(test.estimate or 0.0)
 
 
-def _shared_resources() -> host_resources.Capacity:
+def _open_shared_resources() -> host_resources.HostResources:
     try:
-        return host_resources.shared()
+        return host_resources.open_shared_resources()
     except OSError as error:
         raise AttemptFailed(str(error)) from error
 
 
-def _unmet(number: int, case: JobTest) -> TestOutcome:
+def _unmet_outcome(number: int, case: JobTest) -> TestOutcome:
     test = case.test._replace(id=number, attempt=1)
-    execution = Execution(number, problem=Problem.UNMET, detail=case.unmet)
+    execution = Execution(number, problem=Problem.UNMET_REQUIREMENT, detail=case.unmet)
     return TestOutcome(test, execution, json.dumps(execution, separators=(",", ":")))
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def _on_disk(folder: str) -> None:
-    """What tests left goes into the package: the same also if the machine dies now."""
+def _sync_outputs(folder: str) -> None:
+    """Sync artifacts to the disk, so that the package is the same even if the machine dies now."""
     for here, _, names in os.walk(os.path.join(folder, "outputs")):
         for name in names:
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""The result package of a job, made of its rows and of what its last attempt left on the disk.
+"""The content of a job's result package, from its rows and the files of its last attempt.
 
-Owns what is in a package.  Must not know how it is written, or who runs tests.  The same rows make
-the same package, however often it is made.
+Must not know how a package is written, or how tests are run. The same rows make the same package,
+however often it is built.
 """
 
 import json
@@ -9,14 +9,22 @@ import os
 import stat
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
-from ..files import remove_tree as place
-from ..protocol.job import JobTest, without_secrets
+from ..files.remove_tree import remove_tree
+from ..protocol.job import JobTest, remove_secrets
 from ..protocol.model import Execution, Problem, Test
 from . import package_writer, paths
-from .package_format import EXECUTIONS, INSTALL, LIMITS, BadPackage, Member, execution_line, is_name
-from .queue import AttemptRow, How, JobRow, Queue
+from .package_format import (
+    EXECUTIONS,
+    INSTALL,
+    LIMITS,
+    BadPackage,
+    Member,
+    encode_execution_line,
+    is_member_name,
+)
+from .queue import AttemptRow, EndReason, JobRow, Queue
 
-__all__ = ["BadPackage", "pack", "why_absent"]
+__all__ = ["BadPackage", "build_package", "make_absent_execution"]
 
 #: Number of a test, its try, its outcome, the row of its Execution.
 _Row = Tuple[int, int, str, str]
@@ -24,39 +32,47 @@ _Row = Tuple[int, int, str, str]
 
 #: Bytes of artefacts in one package, their number, and bytes of their names: less than what
 #: whoever reads it would take, as rows and logs are in it, too.
-_BYTES, _FILES, _NAMES = LIMITS.size // 2, 200_000, 16 << 20
+_MAX_ARTIFACT_BYTES, _MAX_ARTIFACT_FILES, _MAX_ARTIFACT_NAME_BYTES = (
+    LIMITS.size // 2,
+    200_000,
+    16 << 20,
+)
 
 
-def pack(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
-    """Write the package; its SHA-256 and its bytes.  OSError says why that is not possible.
+def build_package(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
+    """Build the package of ``job``; return its SHA-256 in hex and its size in bytes.
 
-    BadPackage and ValueError: it never will be, as its rows are; see ``pack_little``.
+    Raises :exc:`OSError` if it cannot be written now, and BadPackage or :exc:`ValueError` if these
+    rows can never make a package; see :func:`build_error_package`.
     """
-    spool = paths.package(folder, job.id) + ".spool"
-    place.remove_tree(spool)
+    spool = paths.package_path(folder, job.id) + ".spool"
+    remove_tree(spool)
     os.mkdir(spool, 0o700)
     try:
-        return _Gathering(queue, folder, job, spool).write()
+        return _PackageBuilder(queue, folder, job, spool).write()
     finally:
-        place.remove_tree(spool)
+        remove_tree(spool)
 
 
-def pack_little(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, int]:
-    """A package that says only why there is no other: each test is an error of ours."""
-    last = queue.attempts(job.number)[-1:]
-    cases = enumerate(queue.tests(job.number))
+def build_error_package(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, int]:
+    """Build a package that says only why the results cannot be packed: each test is an error.
+
+    Returns its SHA-256 in hex and its size in bytes.
+    """
+    last = queue.get_attempts(job.number)[-1:]
+    cases = enumerate(queue.get_tests(job.number))
     tests = [JobTest(each.nodeid, Test(number, each.test.path)) for number, each in cases]
     words = "what came of it cannot be packed: %s" % why
     lines = []
     for number in range(len(tests)):
         row = Execution(number, problem=Problem.NOT_RUN, detail=words)
         text = json.dumps(row, separators=(",", ":"))
-        lines.append(execution_line(number, 1, text))
+        lines.append(encode_execution_line(number, 1, text))
     manifest = {
         "job": {"id": job.id, "name": job.name},
-        "how": str(job.how),
+        "how": str(job.end_reason),
         "detail": words,
-        "attempt": _attempt(last[0]) if last else None,
+        "attempt": _encode_attempt(last[0]) if last else None,
         "attempts": [],
         "config": {},
         "build": job.build,
@@ -65,36 +81,38 @@ def pack_little(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, 
         "tests": tests,
     }
     member = Member(EXECUTIONS, b"".join(lines), None)
-    return package_writer.write(paths.package(folder, job.id), manifest, [member])
+    return package_writer.write_package(paths.package_path(folder, job.id), manifest, [member])
 
 
-class _Gathering:
+class _PackageBuilder:
+    """The manifest and the members of one package."""
+
     def __init__(self, queue: Queue, folder: str, job: JobRow, spool: str) -> None:
         self._queue = queue
         self._folder = folder
         self._job = job
         self._spool = spool
-        self._tests: List[JobTest] = queue.tests(job.number)
-        attempts: List[AttemptRow] = queue.attempts(job.number)
+        self._tests: List[JobTest] = queue.get_tests(job.number)
+        attempts: List[AttemptRow] = queue.get_attempts(job.number)
         self._older, self._last = attempts[:-1], attempts[-1] if attempts else None
 
     def write(self) -> Tuple[str, int]:
-        path = paths.package(self._folder, self._job.id)
-        return package_writer.write(path, self._manifest(), self._members())
+        path = paths.package_path(self._folder, self._job.id)
+        return package_writer.write_package(path, self._manifest(), self._members())
 
     def _manifest(self) -> Dict[str, Any]:
         job, last = self._job, self._last
-        config = without_secrets(job.config)._asdict()
+        config = remove_secrets(job.config)._asdict()
         del config["secret"]
         return {
             "job": {
                 "id": job.id, "name": job.name, "labels": list(job.labels),
-                "priority": job.priority, "code": job.code, "submitted": job.submitted,
+                "priority": job.priority, "code": job.code, "submitted": job.submitted_at,
             },
-            "how": str(job.how),
+            "how": str(job.end_reason),
             "detail": job.detail,
-            "attempt": None if last is None else _attempt(last),
-            "attempts": [_attempt(each) for each in self._older],
+            "attempt": None if last is None else _encode_attempt(last),
+            "attempts": [_encode_attempt(each) for each in self._older],
             "config": config,
             "build": job.build,
             "content": job.tests,
@@ -104,7 +122,7 @@ class _Gathering:
 
     def _host(self, attempt: AttemptRow) -> Optional[Dict[str, Any]]:
         try:
-            with open(paths.host(self._folder, attempt.id), "rb") as file:
+            with open(paths.host_facts_path(self._folder, attempt.id), "rb") as file:
                 found: Dict[str, Any] = json.loads(file.read().decode("utf-8"))
             return found
         except (OSError, ValueError):
@@ -117,25 +135,25 @@ class _Gathering:
             yield from self._artefacts(self._last)
         for attempt in self._older:
             folder = "attempts/%d/" % attempt.number
-            rows = self._queue.executions(attempt.id)
+            rows = self._queue.read_executions(attempt.id)
             yield self._rows(folder + EXECUTIONS, rows)
             yield from self._evidence(attempt, folder)
 
     def _executions(self) -> Member:
-        """All of the last attempt, and why there is nothing of the other tests."""
-        rows = self._queue.executions(self._last.id) if self._last is not None else iter(())
-        return self._rows(EXECUTIONS, _completed(self._job, self._tests, rows))
+        """Return the executions of the last attempt, and an error for each test without one."""
+        rows = self._queue.read_executions(self._last.id) if self._last is not None else iter(())
+        return self._rows(EXECUTIONS, _fill_gaps(self._job, self._tests, rows))
 
     def _rows(self, name: str, rows: Iterable[_Row]) -> Member:
         path = os.path.join(self._spool, name.replace("/", "-"))
         with open(path, "wb") as file:
-            file.writelines(execution_line(each[0], each[1], each[3]) for each in rows)
+            file.writelines(encode_execution_line(each[0], each[1], each[3]) for each in rows)
         return Member(name, None, path)
 
     def _evidence(self, attempt: AttemptRow, folder: str) -> Iterator[Member]:
         if attempt.install:
             yield Member(folder + INSTALL, attempt.install.encode("ascii"), None)
-        log = paths.log(self._folder, attempt.id)
+        log = paths.log_path(self._folder, attempt.id)
         if os.path.exists(log):
             yield Member(folder + "log.txt", None, log)
 
@@ -144,32 +162,36 @@ class _Gathering:
         files = total = names = 0
         for member, path, size in self._named_files(attempt):
             files, total, names = files + 1, total + size, names + len(member)
-            if files > _FILES or total > _BYTES or names > _NAMES:
+            if (
+                files > _MAX_ARTIFACT_FILES
+                or total > _MAX_ARTIFACT_BYTES
+                or names > _MAX_ARTIFACT_NAME_BYTES
+            ):
                 return
             yield Member(member, None, path)
 
     def _named_files(self, attempt: AttemptRow) -> Iterator[Tuple[str, str, int]]:
-        for number, count, _, text in self._queue.executions(attempt.id):
-            folder = paths.outputs(self._folder, attempt.id, number, count)
+        for number, count, _, text in self._queue.read_executions(attempt.id):
+            folder = paths.outputs_path(self._folder, attempt.id, number, count)
             for name, size in Execution(*json.loads(text)).artefacts:
                 path = os.path.join(folder, name)
                 member = "artefacts/%s/%s" % (paths.outputs_name(number, count), name)
-                if _is_whole(path, size) and is_name(member):
+                if _is_complete(path, size) and is_member_name(member):
                     yield member, path, size
 
 
-def _completed(job: JobRow, tests: List[JobTest], rows: Iterable[_Row]) -> Iterator[_Row]:
-    """Rows in order of test and try; a test without one gets one that says why."""
+def _fill_gaps(job: JobRow, tests: List[JobTest], rows: Iterable[_Row]) -> Iterator[_Row]:
+    """Yield rows in order of test and attempt; a test without a row gets one that says why."""
     expected = 0
     for row in rows:
-        yield from (_absent(job, number) for number in range(expected, row[0]))
+        yield from (_absent_row(job, number) for number in range(expected, row[0]))
         expected = row[0] + 1
         yield row
-    yield from (_absent(job, number) for number in range(expected, len(tests)))
+    yield from (_absent_row(job, number) for number in range(expected, len(tests)))
 
 
-def _absent(job: JobRow, number: int) -> _Row:
-    execution = why_absent(number, job.how, job.detail)
+def _absent_row(job: JobRow, number: int) -> _Row:
+    execution = make_absent_execution(number, job.end_reason, job.detail)
     return number, 1, "error", json.dumps(execution, separators=(",", ":"))
 
 
@@ -177,32 +199,32 @@ def _absent(job: JobRow, number: int) -> _Row:
 _IN_LOG = "; its output, if it had begun, is in log.txt"
 
 
-def why_absent(number: int, how: Optional[How], detail: str) -> Execution:
-    """The Execution of a test that did not come to its end, in a job that ended so."""
+def make_absent_execution(number: int, how: Optional[EndReason], detail: str) -> Execution:
+    """Return the Execution of a test that did not run to its end, by the end reason of its job."""
     behind = ": " + detail if detail else ""
-    if how == How.INSTALL_FAILED:
+    if how == EndReason.INSTALL_FAILED:
         return Execution(
             number, problem=Problem.NOT_RUN, detail="the install command failed" + behind
         )
-    if how == How.REFUSED:
+    if how == EndReason.REFUSED:
         return Execution(number, problem=Problem.NOT_RUN, detail=detail)
-    if how == How.CANCELLED:
+    if how == EndReason.CANCELLED:
         words = "with its job" + behind + _IN_LOG
-        return Execution(number, problem=Problem.CANCELLED, detail=words)
-    if how == How.TIMED_OUT:
+        return Execution(number, problem=Problem.CANCELED, detail=words)
+    if how == EndReason.TIMED_OUT:
         words = "the time of its job was over" + behind + _IN_LOG
-        return Execution(number, problem=Problem.CANCELLED, detail=words)
+        return Execution(number, problem=Problem.CANCELED, detail=words)
     return Execution(number, problem=Problem.HOST_LOST, detail=detail)
 
 
-def _attempt(attempt: AttemptRow) -> Dict[str, Any]:
+def _encode_attempt(attempt: AttemptRow) -> Dict[str, Any]:
     return {
         "id": attempt.id, "number": attempt.number, "detail": attempt.detail,
-        "began": attempt.began, "ended": attempt.ended,
+        "began": attempt.started_at, "ended": attempt.ended_at,
     }  # fmt: skip
 
 
-def _is_whole(path: str, size: int) -> bool:
+def _is_complete(path: str, size: int) -> bool:
     try:
         found = os.lstat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""The format of the result package: its names, its limits, and the refusal of what breaks them.
+"""The format of the result package: names, limits, and the error for a violation.
 
 Must not know how a package is written or read, or what a job is.
 """
@@ -6,8 +6,8 @@ Must not know how a package is written or read, or what a job is.
 from typing import Dict, NamedTuple, Optional
 
 from ..archives import limits
-from ..archives.extraction_directory import parts_of
-from ..archives.limits import Account, BadArchive
+from ..archives.extraction_directory import split_name
+from ..archives.limits import BadArchive, ExtractionBudget
 
 #: Version of the format; a reader refuses those that it does not know.
 FORMAT = 1
@@ -46,29 +46,30 @@ class Member(NamedTuple):
 
 
 class BadPackage(Exception):
-    """A package is refused: ``member`` is to blame (empty: all of it), and ``why``."""
+    """A package is refused because of ``member`` (empty: the whole package), for ``reason``."""
 
-    def __init__(self, member: str, why: str) -> None:
-        super().__init__(member, why)
+    def __init__(self, member: str, reason: str) -> None:
+        super().__init__(member, reason)
         self.member = member
-        self.why = why
+        self.reason = reason
 
     def __str__(self) -> str:
-        return str(BadArchive(self.member, self.why))
+        return str(BadArchive(self.member, self.reason))
 
 
-def is_name(name: str) -> bool:
+def is_member_name(name: str) -> bool:
     """Return whether a member can have this name."""
     try:
-        return bool(Names().add(name))
+        return bool(MemberNames().add(name))
     except BadPackage:
         return False
 
 
-def fits(text: str, share: int = 1) -> bool:
-    """Return whether a reader takes this JSON as a row, or as one of ``share`` parts of a manifest.
+def is_readable_size(text: str, share: int = 1) -> bool:
+    """Return whether a reader accepts this JSON as a row, or as one of ``share`` parts of a
+    manifest.
 
-    There is room left for what is around it.
+    Some room is left for the JSON around it.
     """
     size, values = (LIMITS.row, LIMITS.values) if share == 1 else (LIMITS.manifest, LIMITS.values)
     count = text.count(",") + text.count("[") + text.count("{")
@@ -76,31 +77,31 @@ def fits(text: str, share: int = 1) -> bool:
 
 
 def count_values(text: bytes) -> int:
-    """Return the number of values in some JSON, or more."""
+    """Return the number of values in some JSON text; never too few."""
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
-def execution_line(test: int, number: int, row: str) -> bytes:
+def encode_execution_line(test: int, number: int, row: str) -> bytes:
     """Return a line of ``executions.jsonl``; ``row`` is the JSON of an Execution."""
     return b"[%d, %d, %s]\n" % (test, number, row.encode("utf-8"))
 
 
-class Names:
-    """Names of members, each there once, and none of them a folder of another."""
+class MemberNames:
+    """The names of the members: all are different, and none is a folder of another."""
 
     def __init__(self) -> None:
         self._seen: Dict[str, None] = {}
-        self._account = Account(limits.Limits(depth=4096), 0)
+        self._account = ExtractionBudget(limits.Limits(depth=4096), 0)
 
     def add(self, name: str) -> bytes:
         """Add a name and return it as bytes; raise BadPackage if no member can have it."""
         try:
             raw = name.encode("utf-8", "surrogateescape")
-            parts = parts_of(raw, self._account)
+            parts = split_name(raw, self._account)
         except UnicodeEncodeError:
             raise BadPackage(name, "its name is no text of a file system") from None
         except BadArchive as error:
-            raise BadPackage(error.member, error.why) from None
+            raise BadPackage(error.member, error.reason) from None
         if b"/".join(parts) != raw:
             raise BadPackage(name, "its name could be written in another way")
         if name in self._seen:

@@ -1,7 +1,6 @@
-"""Reading of the result package: nothing of it is believed before all of it was verified.
+"""The reader of result packages; it trusts no member before the whole package was verified.
 
-Owns what a reader must have seen before it believes any member.  Must not know queues, jobs or
-hosts.
+Must not know queues, jobs or hosts.
 """
 
 import hashlib
@@ -12,8 +11,8 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from ..archives import limits as archive
 from ..archives import zip_reader
-from ..archives.extraction_directory import Landing, Looks
-from ..archives.limits import Account, BadArchive
+from ..archives.extraction_directory import ExtractionDirectory, FileAttributes
+from ..archives.limits import BadArchive, ExtractionBudget
 from ..protocol.model import Execution, execution_from_row
 from .package_format import (
     EXECUTIONS,
@@ -23,39 +22,39 @@ from .package_format import (
     MANIFEST,
     BadPackage,
     Limits,
-    Names,
+    MemberNames,
     count_values,
 )
 
 
 def open_package(path: str, limits: Limits = LIMITS) -> "Package":
-    """The package in the file ``path``, after all of it was verified; raises BadPackage."""
+    """Open the package ``path`` after verifying all of it; raises :exc:`BadPackage`."""
     file = open(path, "rb")
     try:
         return Package(file, limits)
     except BadArchive as error:
         file.close()
-        raise BadPackage(error.member, error.why) from None
+        raise BadPackage(error.member, error.reason) from None
     except BaseException:
         file.close()
         raise
 
 
 class Package:
-    """A package of which every byte has been compared with its manifest."""
+    """A package whose every byte was compared with its manifest."""
 
     def __init__(self, file: BinaryIO, limits: Limits) -> None:
         self._file = file
         self._limits = limits
         bounds = archive.Limits(limits.members, limits.size, limits.ratio, limits.free)
         self._bounds = bounds
-        self._zip = zip_reader.Zip(file, limits.members, bounds.names)
-        self._entries = self._directory()
+        self._zip = zip_reader.ZipReader(file, limits.members, bounds.total_name_bytes)
+        self._entries = self._read_directory()
         #: What its ``manifest.json`` says.
         self.manifest = self._read_manifest()
-        self._digests = self._compare()
+        self._digests = self._compare_with_manifest()
         for name in self._digests:
-            for _ in self._pieces(name):
+            for _ in self._read_verified(name):
                 pass
 
     def __enter__(self) -> "Package":
@@ -65,34 +64,34 @@ class Package:
         self.close()
 
     def close(self) -> None:
-        """No member can be read any more."""
+        """Close the file; no member can be read after that."""
         self._file.close()
 
-    def names(self) -> List[str]:
-        """Members, in their order, without the manifest."""
+    def list_members(self) -> List[str]:
+        """Return the names of all members but the manifest, in their order."""
         return [name for name in self._entries if name != MANIFEST]
 
-    def size(self, name: str) -> int:
-        """Bytes of a member."""
-        return self._entry(name).size
+    def get_size(self, name: str) -> int:
+        """Return the size of a member in bytes."""
+        return self._get_entry(name).size
 
     def read(self, name: str) -> bytes:
-        """All of one member."""
-        if self._entry(name).size > self._limits.read:
+        """Return the content of a member of at most ``Limits.read`` bytes; raises BadPackage."""
+        if self._get_entry(name).size > self._limits.read:
             words = "%d bytes are too many to read at once; extract the package"
-            raise BadPackage(name, words % self._entry(name).size)
-        return b"".join(self._pieces(name))
+            raise BadPackage(name, words % self._get_entry(name).size)
+        return b"".join(self._read_verified(name))
 
-    def pieces(self, name: str) -> Iterator[bytes]:
-        """All of one member, however large it is."""
-        return self._pieces(name)
+    def read_pieces(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a member of any size in pieces."""
+        return self._read_verified(name)
 
-    def executions(self, name: str = EXECUTIONS) -> Iterator[Tuple[int, int, Execution]]:
-        """Test, try and what happened, in this order; raises BadPackage."""
+    def read_executions(self, name: str = EXECUTIONS) -> Iterator[Tuple[int, int, Execution]]:
+        """Yield number of the test, attempt and Execution, in this order; raises BadPackage."""
         last = (-1, 0)
-        for number, line in enumerate(self._lines(name), 1):
+        for number, line in enumerate(self._read_lines(name), 1):
             try:
-                found = _execution(_parse(line, self._limits))
+                found = _parse_execution_row(_parse_json(line, self._limits))
             except ValueError as error:
                 raise BadPackage(name, "line %d: %s" % (number, error)) from None
             if found[:2] <= last:
@@ -101,49 +100,57 @@ class Package:
             last = found[:2]
             yield found
 
-    def install(self, name: str = INSTALL) -> Optional[Execution]:
-        """What happened to the install command; None if there was none."""
+    def read_install(self, name: str = INSTALL) -> Optional[Execution]:
+        """Return the Execution of the install command; None if there was none."""
         if name not in self._entries:
             return None
         try:
-            return _restored(_parse(self.read(name), self._limits))
+            return _parse_execution(_parse_json(self.read(name), self._limits))
         except ValueError as error:
             raise BadPackage(name, str(error)) from None
 
     def extract(self, folder: str) -> None:
-        """All members as files below ``folder``, which is empty or is made.
+        """Extract all members below ``folder``, which must be empty or is created.
 
-        Raises BadPackage, or OSError (a full disk); nothing of the package is left then.
+        Raises BadPackage, or OSError (for example for a full disk); nothing of the package is left
+        then.
         """
         made = not os.path.isdir(folder)
         os.makedirs(folder, exist_ok=True)
         if os.listdir(folder):
             raise FileExistsError("%s is not empty: nothing is extracted into it" % folder)
         try:
-            self._land(folder)
+            self._extract_members(folder)
         except BaseException:
             if made:
                 os.rmdir(folder)
             raise
 
-    def _land(self, folder: str) -> None:
-        landing = Landing(folder, Account(self._bounds, os.fstat(self._file.fileno()).st_size))
+    def _extract_members(self, folder: str) -> None:
+        landing = ExtractionDirectory(
+            folder, ExtractionBudget(self._bounds, os.fstat(self._file.fileno()).st_size)
+        )
         try:
             for name, entry in self._entries.items():
-                landing.file(entry.raw, Looks(0o644, 0.0), entry.size, self._pieces(name))
+                landing.add_file(
+                    entry.raw_name,
+                    FileAttributes(0o644, 0.0),
+                    entry.size,
+                    self._read_verified(name),
+                )
             landing.finish()
         except BadArchive as error:
-            landing.sweep()
-            raise BadPackage(error.member, error.why) from None
+            landing.remove_all()
+            raise BadPackage(error.member, error.reason) from None
         except BaseException:
-            landing.sweep()
+            landing.remove_all()
             raise
 
-    def _directory(self) -> Dict[str, zip_reader.Entry]:
-        """Entries by name, once no number in them can be a lie that costs anything."""
-        names, found, total = Names(), {}, 0
+    def _read_directory(self) -> Dict[str, zip_reader.ZipEntry]:
+        """Return the entries by name, after checking all numbers that could cost time or memory."""
+        names, found, total = MemberNames(), {}, 0
         for entry in self._zip.entries():
-            name = archive.show(entry.raw)
+            name = archive.decode_name(entry.raw_name)
             names.add(name)
             total += entry.size
             if total > self._limits.size:
@@ -152,7 +159,7 @@ class Package:
                 raise BadPackage(name, "it is no regular file")
             found[name] = entry
         names.check_folders()
-        self._zip.check()
+        self._zip.verify()
         return found
 
     def _read_manifest(self) -> Dict[str, Any]:
@@ -162,7 +169,7 @@ class Package:
         if entry.size > self._limits.manifest:
             raise BadPackage(MANIFEST, "more than %d bytes" % self._limits.manifest)
         try:
-            found = _parse(b"".join(self._zip.contents(entry)), self._limits)
+            found = _parse_json(b"".join(self._zip.read_contents(entry)), self._limits)
         except ValueError as error:
             raise BadPackage(MANIFEST, str(error)) from None
         if not isinstance(found, dict) or not isinstance(found.get("members"), list):
@@ -172,11 +179,11 @@ class Package:
             raise BadPackage(MANIFEST, words % (found.get("format"), FORMAT))
         return found
 
-    def _compare(self) -> Dict[str, str]:
-        """Digests by name; the members are those of the manifest, with their sizes."""
+    def _compare_with_manifest(self) -> Dict[str, str]:
+        """Return digests by name; names and sizes of members must be those of the manifest."""
         digests: Dict[str, str] = {}
         for row in self.manifest["members"]:
-            name, size, digest = _member_row(row)
+            name, size, digest = _parse_member_row(row)
             if name in digests or name == MANIFEST:
                 raise BadPackage(name, "the manifest names it twice")
             if name not in self._entries:
@@ -190,28 +197,28 @@ class Package:
                 raise BadPackage(name, "the manifest does not name it")
         return digests
 
-    def _entry(self, name: str) -> zip_reader.Entry:
+    def _get_entry(self, name: str) -> zip_reader.ZipEntry:
         try:
             return self._entries[name]
         except KeyError:
             raise BadPackage(name, "there is no such member") from None
 
-    def _pieces(self, name: str) -> Iterator[bytes]:
-        """Contents; the file may have changed since it was opened, so they are verified anew."""
+    def _read_verified(self, name: str) -> Iterator[bytes]:
+        """Yield a member's content and verify it again: the file may have changed meanwhile."""
         seen = hashlib.sha256()
         try:
-            for piece in self._zip.contents(self._entry(name)):
+            for piece in self._zip.read_contents(self._get_entry(name)):
                 seen.update(piece)
                 yield piece
         except BadArchive as error:
-            raise BadPackage(error.member, error.why) from None
+            raise BadPackage(error.member, error.reason) from None
         if name != MANIFEST and seen.hexdigest() != self._digests[name]:
             raise BadPackage(name, "its SHA-256 is not that of the manifest")
 
-    def _lines(self, name: str) -> Iterator[bytes]:
+    def _read_lines(self, name: str) -> Iterator[bytes]:
         rest: List[bytes] = []
         size = 0
-        for piece in self._pieces(name):
+        for piece in self._read_verified(name):
             *whole, last = piece.split(b"\n")
             for line in whole:
                 yield b"".join([*rest, line])
@@ -224,7 +231,7 @@ class Package:
             raise BadPackage(name, "its last line has no end")
 
 
-def _member_row(row: Any) -> Tuple[str, int, str]:
+def _parse_member_row(row: Any) -> Tuple[str, int, str]:
     if not isinstance(row, dict):
         raise BadPackage(MANIFEST, "a member that is no table: %r" % str(row)[:80])
     name, size, digest = row.get("name"), row.get("size"), row.get("sha256")
@@ -234,45 +241,48 @@ def _member_row(row: Any) -> Tuple[str, int, str]:
     return str(name), size, str(digest)
 
 
-def _parse(text: bytes, limits: Limits) -> Any:
-    """JSON of strangers; ValueError for what costs too much, and for numbers that are none."""
+def _parse_json(text: bytes, limits: Limits) -> Any:
+    """Parse untrusted JSON; ValueError for too many values, deep nesting or invalid numbers."""
     if count_values(text) > limits.values:
         raise ValueError("more than %d values" % limits.values)
     try:
         return json.loads(
-            text.decode("utf-8"), parse_int=_integer, parse_float=_real, parse_constant=_constant
+            text.decode("utf-8"),
+            parse_int=_parse_integer,
+            parse_float=_parse_real,
+            parse_constant=_refuse_constant,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def _integer(text: str) -> int:
+def _parse_integer(text: str) -> int:
     if len(text) > 20:
         raise ValueError("a number of %d digits" % len(text))
     return int(text)
 
 
-def _real(text: str) -> float:
+def _parse_real(text: str) -> float:
     value = float(text) if len(text) < 400 else float("inf")
     if value in (float("inf"), float("-inf")):
         raise ValueError("a number that is too large: %s" % text[:40])
     return value
 
 
-def _constant(text: str) -> float:
+def _refuse_constant(text: str) -> float:
     raise ValueError("a number that is none: %s" % text)
 
 
-def _execution(row: Any) -> Tuple[int, int, Execution]:
+def _parse_execution_row(row: Any) -> Tuple[int, int, Execution]:
     if not isinstance(row, list) or len(row) != 3:
         raise ValueError("not [test, try, execution]")
     test, number, values = row
     if type(test) is not int or type(number) is not int or test < 0 or number < 1:
         raise ValueError("no test and try: %r, %r" % (str(test)[:40], str(number)[:40]))
-    return test, number, _restored(values)
+    return test, number, _parse_execution(values)
 
 
-def _restored(values: Any) -> Execution:
+def _parse_execution(values: Any) -> Execution:
     if not isinstance(values, list):
         raise ValueError("not an execution: %r" % str(values)[:80])
     try:

@@ -1,6 +1,6 @@
-"""Writing of the result package: the same manifest and members make the same bytes.
+"""The writer of result packages: the same manifest and members make the same bytes.
 
-Owns which bytes they make.  Must not know queues, jobs or hosts.
+Must not know queues, jobs or hosts.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ import zlib
 from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from ..archives.extraction_directory import is_zeros
-from ..archives.limits import PIECE
+from ..archives.limits import PIECE_BYTES
 from ..archives.zip_reader import UTF8, is_utf8
-from .package_format import FORMAT, LIMITS, MANIFEST, BadPackage, Member, Names, count_values
+from .package_format import FORMAT, LIMITS, MANIFEST, BadPackage, Member, MemberNames, count_values
 
 #: Nothing in a package depends on clocks: this is the first date of zip.
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -29,13 +29,15 @@ _MAX_RATIO = 200
 _ZIP64_SIZE = 0x7FF00000
 
 
-def write(path: str, manifest: Dict[str, Any], members: Iterable[Member]) -> Tuple[str, int]:
-    """Make the package ``path``; return its SHA-256 in hex, and its bytes.
+def write_package(
+    path: str, manifest: Dict[str, Any], members: Iterable[Member]
+) -> Tuple[str, int]:
+    """Write the package ``path``; return its SHA-256 in hex and its size in bytes.
 
-    The same manifest and members, in the same order, make the same bytes.  It is there
-    whole or not at all.  ``manifest`` gets ``format`` and ``members``.
+    The same manifest and members, in the same order, make the same bytes. The file exists
+    completely or not at all. ``manifest`` gets ``format`` and ``members``.
 
-    Raises BadPackage for members that no reader would take, OSError for a full disk.
+    Raises BadPackage for members that no reader would accept, OSError for a full disk.
     """
     part = path + ".part"
     try:
@@ -78,17 +80,17 @@ def _sync_folder(folder: str) -> None:
 
 
 class _HoleFile(io.BufferedRandom):
-    """A file in which pieces of zeros become holes; something else must follow them."""
+    """A file in which pieces of zeros become holes; other data must follow them."""
 
     def write(self, data: Any) -> int:
-        if len(data) == PIECE and is_zeros(data):
-            self.seek(PIECE, os.SEEK_CUR)
-            return PIECE
+        if len(data) == PIECE_BYTES and is_zeros(data):
+            self.seek(PIECE_BYTES, os.SEEK_CUR)
+            return PIECE_BYTES
         return super().write(data)
 
 
 class _Info(zipfile.ZipInfo):
-    """A member whose header says nothing but its name, sizes and CRC."""
+    """A member whose header contains only its name, sizes and CRC."""
 
     def __init__(self, raw: bytes, method: int) -> None:
         super().__init__(raw.decode("utf-8", "surrogateescape"), _DATE)
@@ -104,12 +106,12 @@ class _Info(zipfile.ZipInfo):
 
 
 class _Writer:
-    """The members of one package."""
+    """The writer of the members of one package."""
 
     def __init__(self, file: BinaryIO, archive: zipfile.ZipFile) -> None:
         self._file = file
         self._archive = archive
-        self._names = Names()
+        self._names = MemberNames()
         #: What the manifest says of them.
         self._rows: List[Dict[str, Any]] = []
 
@@ -163,7 +165,7 @@ class _Writer:
 
 
 class _Contents:
-    """Bytes of a member, which can be read twice."""
+    """The content of a member, which can be read twice."""
 
     def __init__(self, member: Member) -> None:
         if (member.data is None) == (member.path is None):
@@ -188,22 +190,24 @@ class _Contents:
             self._file.close()
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield what was there when it was opened, and nothing that was added later."""
+        """Yield the bytes that the member had when it was opened, and nothing that was appended
+        later.
+        """
         if self._file is None:
             data = memoryview(self._member.data or b"")
-            for at in range(0, len(data), PIECE):
-                yield bytes(data[at : at + PIECE])
+            for at in range(0, len(data), PIECE_BYTES):
+                yield bytes(data[at : at + PIECE_BYTES])
             return
         self._file.seek(0)
         left = self.size
         while left:
-            piece = self._file.read(min(PIECE, left))
+            piece = self._file.read(min(PIECE_BYTES, left))
             if not piece:
                 return
             left -= len(piece)
             yield piece
 
     def is_compressible(self) -> bool:
-        """Return whether it shrinks: what is compressed already does not."""
+        """Return whether compression shrinks the member, unlike data that is compressed already."""
         sample = next(self.pieces(), b"")
         return len(zlib.compress(sample, 1)) < 0.9 * len(sample)

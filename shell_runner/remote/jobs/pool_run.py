@@ -1,7 +1,7 @@
 """One run of a job's programs in a slot pool: its install command, or its tests.
 
-Owns the pool and its folder, collects what came of each program, and writes the files that
-programs leave into the workspace.  Must not know the queue, retries or the log.
+Responsible for the pool and its folder, collects the outcome of each program, and writes the
+artifacts of programs into the workspace. Must not know the queue, retries or the log.
 """
 
 import contextlib
@@ -12,12 +12,20 @@ import time
 from typing import Callable, List, NamedTuple, Optional, Set, Tuple
 
 from ..execution import host_resources
-from ..execution.artifacts import Piece
+from ..execution.artifacts import ArtifactPiece
 from ..execution.slot_pool import SlotPool
 from ..files import disk_space, manifest, session_dirs
-from ..files import remove_tree as place
 from ..files.copy_tree import write_all
-from ..protocol.model import SKIPPED, Execution, Problem, Setup, Stream, Test, execution_from_row
+from ..files.remove_tree import remove_tree
+from ..protocol.model import (
+    SKIPPED,
+    CapturedStream,
+    Execution,
+    Problem,
+    Setup,
+    Test,
+    execution_from_row,
+)
 from ..protocol.verdict import judge
 from . import package_format
 
@@ -28,7 +36,7 @@ _FULL_DISK_RETRY_DELAY = 1.0
 
 
 class TestOutcome(NamedTuple):
-    """What came of one try of a test."""
+    """The outcome of one attempt at a test."""
 
     test: Test
     execution: Execution
@@ -37,9 +45,11 @@ class TestOutcome(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """The outcome as this host judges it: for lists, and to decide about another try."""
+        """Return the outcome as this host judges it: for lists, and to decide about another
+        attempt.
+        """
         # As in a live run: a test whose requirements the host does not meet is skipped.
-        if self.execution.problem == Problem.UNMET:
+        if self.execution.problem == Problem.UNMET_REQUIREMENT:
             return SKIPPED
         return judge(self.test, self.execution).outcome
 
@@ -49,7 +59,7 @@ TestOutcome.__test__ = False  # type: ignore[attr-defined]
 
 
 class ArtifactWriter:
-    """Writes the files that tests leave, each below the folder of its test and attempt."""
+    """Writes the artifacts of tests, each below the folder of its test and attempt."""
 
     def __init__(
         self,
@@ -57,23 +67,23 @@ class ArtifactWriter:
         on_note: Callable[[str], None],
         is_stopped: Callable[[], bool],
     ) -> None:
-        """``folder`` maps the number and the attempt of a test to its folder.
+        """Prepare writing.
 
-        ``on_note`` takes a line for people.  Once ``is_stopped`` returns True, a full disk is no
-        longer waited for.
+        ``folder`` maps the number and the attempt of a test to its folder. ``on_note`` takes a
+        message for the log. Once ``is_stopped`` returns True, a full disk is no longer waited for.
         """
         self._folder = folder
         self._on_note = on_note
         self._is_stopped = is_stopped
         self._begun: Set[str] = set()
 
-    def write(self, test: Test, piece: Piece) -> None:
+    def write(self, test: Test, piece: ArtifactPiece) -> None:
         """Append a piece to its file.
 
-        Raises BadEntry if the path leads out of the folder of the test; a file that cannot be
-        written is noted only.
+        Raises BadEntry if the path leads out of the test's folder. If the file cannot be written,
+        the error is only noted.
         """
-        manifest.check(manifest.Entry(piece.path, manifest.FILE, 0, "0" * 64))
+        manifest.validate_entry(manifest.ManifestEntry(piece.path, manifest.FILE, 0, "0" * 64))
         target = os.path.join(self._folder(test.id, test.attempt), piece.path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         flags |= os.O_APPEND if target in self._begun else os.O_TRUNC
@@ -100,7 +110,7 @@ class ArtifactWriter:
                 return
             except OSError as error:
                 os.ftruncate(descriptor, size)
-                if error.errno not in disk_space.FULL or self._is_stopped():
+                if error.errno not in disk_space.FULL_DISK_ERRNOS or self._is_stopped():
                     raise
                 time.sleep(_FULL_DISK_RETRY_DELAY)
 
@@ -120,10 +130,11 @@ class PoolRun:
         on_lines: Callable[[int, List[str]], None],
         on_note: Callable[[str], None],
     ) -> None:
-        """``on_outcomes`` takes what came of tests, in batches, and returns those to run again.
+        """Prepare a run.
 
-        ``on_lines`` takes consecutive lines of one test, and ``on_note`` a line for people.
-        ``output_folder`` maps the number and the attempt of a test to the folder of its files.
+        ``on_outcomes`` takes batches of outcomes and returns the tests to run again. ``on_lines``
+        takes consecutive lines of one test, ``on_note`` a message for the log. ``output_folder``
+        maps the number and the attempt of a test to the folder of its artifacts.
         """
         self._setup = setup
         self._tests = tests
@@ -139,12 +150,12 @@ class PoolRun:
         self._wake_write: Optional[int] = None
         self.is_stopped = False
 
-    def run(self, resources: host_resources.Capacity) -> None:
+    def run(self, resources: host_resources.HostResources) -> None:
         """Run all tests, unless stopped; ``resources`` are closed at the end.
 
         Raises SlotStartError if slots cannot be started.
         """
-        folder, lock = session_dirs.work_folder()
+        folder, lock = session_dirs.create_session_folder()
         wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         pool = self._pool = SlotPool(self, folder, wake_read, forks=True)
@@ -159,13 +170,13 @@ class PoolRun:
         finally:
             pool.close()
             os.chdir("/")
-            place.remove_tree(folder)
+            remove_tree(folder)
             wake_write, self._wake_write = self._wake_write, None  # a signal may call stop now
             for descriptor in (wake_read, wake_write, lock):
                 os.close(descriptor)
 
     def stop(self) -> None:
-        """End what runs; start nothing more.  May be called by a signal handler."""
+        """End all running tests and start no more; may be called by a signal handler."""
         self.is_stopped = True
         if self._wake_write is not None:
             with contextlib.suppress(BlockingIOError):
@@ -183,12 +194,12 @@ class PoolRun:
         """Collect a line until the next flush."""
         self._lines.append((test.id, line))
 
-    def on_artifact(self, test: Test, piece: Piece) -> None:
+    def on_artifact(self, test: Test, piece: ArtifactPiece) -> None:
         """Write a piece of a file at once."""
         self._artifacts.write(test, piece)
 
     def on_result(self, test: Test, row: bytes) -> None:
-        """Collect a result until the next flush; each try counts once."""
+        """Collect a result until the next flush; each attempt counts once."""
         values = json.loads(row.decode("ascii"))
         if test.id not in self._open or values[:2] != [test.id, self._open[test.id].attempt]:
             return
@@ -198,10 +209,10 @@ class PoolRun:
         except ValueError as error:
             detail = "it sent %s" % error
             execution = Execution(test.id, test.attempt, problem=Problem.SLOT_DIED, detail=detail)
-        self._outcomes.append(TestOutcome(test, *fitting(execution)))
+        self._outcomes.append(TestOutcome(test, *shorten_to_fit(execution)))
 
-    def on_waiting(self, refusal: host_resources.Refusal) -> None:
-        """Note that tests wait for what other runs hold."""
+    def on_waiting(self, refusal: host_resources.UnavailableResource) -> None:
+        """Note that tests wait for resources that other runs hold."""
         self._flush_lines()
         self._on_note("waits for %s that other runs have" % " ".join(refusal).strip())
 
@@ -224,35 +235,37 @@ class PoolRun:
             self._on_lines(number, [line for _, line in group])
 
 
-def fitting(execution: Execution) -> Tuple[Execution, str]:
-    """Shorten an execution until a package can hold it; return it and its row.
+def shorten_to_fit(execution: Execution) -> Tuple[Execution, str]:
+    """Shorten an execution until a package can hold it; return it and its JSON.
 
-    A row that no reader of packages takes would cost the job its other results.
+    A row that readers of packages refuse would cost the job its other results.
     """
-    row = _row(execution)
-    if not package_format.fits(row) and execution.parsed is not None:
+    row = _encode_row(execution)
+    if not package_format.is_readable_size(row) and execution.parsed is not None:
         words = "%d results are more than a package can hold; none is kept"
         problem = words % len(execution.parsed.cases)
         parsed = execution.parsed._replace(cases=[], problem=problem)
         execution = execution._replace(parsed=parsed)
-        row = _row(execution)
-    if not package_format.fits(row):
-        execution = execution._replace(out=_shortened(execution.out), err=_shortened(execution.err))
-        row = _row(execution)
+        row = _encode_row(execution)
+    if not package_format.is_readable_size(row):
+        execution = execution._replace(
+            stdout=_shorten_stream(execution.stdout), stderr=_shorten_stream(execution.stderr)
+        )
+        row = _encode_row(execution)
     return execution, row
 
 
-def _row(execution: Execution) -> str:
+def _encode_row(execution: Execution) -> str:
     return json.dumps(execution, separators=(",", ":"))
 
 
-def _shortened(stream: Stream) -> Stream:
-    """Return the two ends of a stream that is long."""
-    text, middle = stream.text, stream.cut_at
+def _shorten_stream(stream: CapturedStream) -> CapturedStream:
+    """Return the stream with at most ``_MAX_END_CHARS`` characters of each end."""
+    text, middle = stream.text, stream.cut_index
     if len(text) <= 2 * _MAX_END_CHARS:
         return stream
     if middle < 0:
         middle = len(text) // 2
     head = text[: min(middle, _MAX_END_CHARS)]
     tail = text[max(middle, len(text) - _MAX_END_CHARS) :]
-    return stream._replace(text=head + tail, cut_at=len(head))
+    return stream._replace(text=head + tail, cut_index=len(head))

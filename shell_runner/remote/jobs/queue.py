@@ -1,628 +1,367 @@
-"""The durable queue of a host: its jobs, their attempts, what happened, who is to be told.
+"""The durable queue of a host: its jobs, attempts, executions and pending notifications.
 
-Owns every change of a job, as ``states.STATES`` has them: each is one transaction, can be
-repeated, and depends on no clock (dates are arguments, and for people).  Must not know
-processes, files of jobs, or how anything is run.
+Responsible for every change of a job, as ``states.TRANSITIONS`` allows: each is one transaction,
+can be repeated, and depends on no clock (times are arguments and informative only). Must not know
+processes, the files of jobs, or how anything is run.
 """
 
 import json
 import os
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
-from ..execution import host_resources
-from ..files import state_dirs
-from ..protocol.job import Identity, JobTest, NewJob, is_uuid
-from ..protocol.model import ERROR
+from ..protocol.job import MAX_PRIORITY, Identity, NewJob, is_uuid
 from . import rows, sql, states
-from .database import NAME, Database, Refused
+from .database import RequestRefused
+from .queue_reader import (
+    MAX_INTEGER,
+    SETTINGS,
+    ExecutionRow,
+    QueueReader,
+    count,
+    count_results,
+    get_default,
+)
 from .rows import AttemptRow, JobRow, OutboxRow, WorkerRow
-from .states import STATES, Event, How, State, Step
+from .states import TRANSITIONS, AttemptPhase, EndReason, Event, State
 
 __all__ = [
     "SETTINGS",
-    "STATES",
+    "TRANSITIONS",
+    "AttemptPhase",
     "AttemptRow",
+    "EndReason",
     "Event",
-    "How",
     "JobRow",
     "OutboxRow",
     "Queue",
-    "Refused",
+    "RequestRefused",
     "State",
-    "Step",
     "WorkerRow",
-    "folder",
 ]
 
-#: What a host bounds, unless it was told otherwise.
-SETTINGS: Dict[str, int] = {
-    # Jobs that wait.
-    "waiting": 20_000,
-    # Bytes of packages that were harvested.
-    "kept_bytes": 4 << 30,
-    # Bytes of builds and tests that no job refers to.
-    "contents_bytes": 10 << 30,
-    # 1: packages that nobody has harvested may go, too.
-    "drop_unharvested": 0,
-    # Seconds that a worker waits for more jobs before it leaves.
-    "linger": 5,
-}
-#: Characters by which a job may be called.
-_SHORTEST = 4
-#: What is after all characters of UUIDs.
-_AFTER = "g"
-#: More than any number or date.
-_MOST = (1 << 63) - 1
-#: No priority of a person's is beyond.
-_PRIORITY = 1_000_000
-
-#: Bytes of a file that is read in a quarter of a second.
-_SMALL = 64 << 20
-
-#: Number of a test, its try, the outcome, the row of its Execution.
-Record = Tuple[int, int, str, str]
+#: Bytes of a file that is checked in a quarter of a second, and so always when a worker starts.
+_ALWAYS_CHECKED_BYTES = 64 << 20
 
 
-def folder() -> str:
-    """Where this host's jobs are: made, and nobody else's; OSError if that cannot be."""
-    for base in state_dirs.folders():
-        found = os.path.join(state_dirs.host_folder(base), "jobs")
-        # Jobs that are there must not vanish behind an empty queue elsewhere.
-        if os.path.lexists(os.path.join(found, NAME)):
-            return found
-    troubles: List[str] = []
-    for base in state_dirs.folders():
-        try:
-            return _made(base)
-        except OSError as error:
-            troubles.append("%s: %s" % (base, error.strerror or error))
-    raise OSError("no folder can hold the jobs of this host: %s" % "; ".join(troubles))
+class Queue(QueueReader):
+    """The queue in a folder, as one process sees it; not thread-safe.
 
-
-def _made(base: str) -> str:
-    state_dirs.make_private(base)
-    host_resources.Shared(state_dirs.host_folder(base)).close()
-    found = os.path.join(state_dirs.host_folder(base), "jobs")
-    state_dirs.make_private(found)
-    _sync(found, os.path.dirname(base))
-    return found
-
-
-def _sync(folder: str, top: str) -> None:
-    """What is in the queue survives a loss of power; so must the folders that it is in."""
-    while True:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if folder in (top, os.path.dirname(folder)):
-            return
-        folder = os.path.dirname(folder)
-
-
-class Queue:
-    """The queue in a folder, as one process sees it; not for two threads.
-
-    Everything raises Refused for what cannot be, and OSError if the disk is full or broken.
+    Every method raises :exc:`RequestRefused` for an impossible request and :exc:`OSError` if the
+    disk is full or broken. Arguments ``now`` are seconds since the epoch.
     """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._db = Database(folder)
-
-    def close(self) -> None:
-        """Nothing is lost without it."""
-        self._db.close()
-
-    def __enter__(self) -> "Queue":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- jobs -----------------------------------------------------------------------
 
     def submit(self, job: NewJob, code: str, now: float) -> JobRow:
-        """Queue it; said again with the same values, the answer is the same."""
-        _check(job)
-        values, tests = rows.job_columns(job), rows.test_columns(job)
-        with self._db.writing() as db:
+        """Add ``job`` to the queue and return its row; ``code`` is the digest of the code that runs
+        it.
+
+        Submitting the same values again returns the same row. Raises RequestRefused of kind ``bad``
+        (invalid values), ``differs`` (another job has this UUID) or ``full``.
+        """
+        _check_new_job(job)
+        values, tests = rows.encode_job(job), rows.encode_tests(job)
+        with self._db.write_transaction() as db:
             known = db.execute(sql.JOB_BY_ID, (job.id,)).fetchone()
             if known is not None:
-                found = rows.job_row(known)
-                self._require_same(db, found, values, tests)
-                return found
-            self._require_room(db)
+                existing = rows.parse_job_row(known)
+                self._check_same(db, existing, values, tests)
+                return existing
+            self._check_room(db)
             head = (job.id, code, now, len(tests))
             number = db.execute(sql.INSERT_JOB, head + values).lastrowid
             assert number is not None
             db.executemany(sql.INSERT_TEST, ((number, *test) for test in tests))
-            return self._job(db, number)
-
-    def refers(self, job: NewJob, code: str) -> bool:
-        """Whether one of the last jobs has the same contents and code, which then are here."""
-        _, _, _, build, tests, _ = rows.job_columns(job)
-        with self._db.reading() as db:
-            return bool(_count(db, sql.REFERS, code, build, tests))
-
-    def find(self, text: str) -> JobRow:
-        """The job of this UUID, or of the only one that begins with this text."""
-        text = rows.clean(text.lower())
-        if len(text) < _SHORTEST:
-            words = "%r is too short: at least %d characters of a job's UUID are needed"
-            raise Refused("bad", words % (text, _SHORTEST))
-        with self._db.reading() as db:
-            found = db.execute(sql.JOBS_BY_PREFIX, (text, text + _AFTER))
-            jobs = [rows.job_row(columns) for columns in found]
-        if not jobs:
-            raise Refused("unknown", "no job of this host is called %r" % text)
-        if len(jobs) > 1:
-            some = ", ".join(job.id for job in jobs)
-            raise Refused("ambiguous", "%r may be more than one job: %s" % (text, some))
-        return jobs[0]
-
-    def jobs(
-        self, states: Sequence[State] = (), label: str = "", limit: int = 100, before: int = 0
-    ) -> List[JobRow]:
-        """Those in one of the states that have the label, the newest first.
-
-        ``before``: the number of the last one that was seen, to go on from there.
-        """
-        part = rows.label_text(label) if label else ""
-        rest = (before or _MOST, part, max(limit, 0))
-        with self._db.reading() as db:
-            if not states:
-                return [rows.job_row(row) for row in db.execute(sql.JOBS, rest)]
-            found = [
-                rows.job_row(row)
-                for state in set(states)
-                for row in db.execute(sql.JOBS_IN_STATE, (str(state), *rest))
-            ]
-        return sorted(found, key=lambda job: -job.number)[:limit]
-
-    def counts(self) -> Dict[State, int]:
-        """How many are in each state."""
-        found = dict(self._db.rows(sql.COUNTS))
-        return {state: found.get(str(state), 0) for state in State}
-
-    def states(self, jobs: Iterable[str]) -> Dict[str, Optional[State]]:
-        """By UUID; None: no such job is here."""
-        with self._db.reading() as db:
-            found = {job: db.execute(sql.STATE_BY_ID, (job,)).fetchone() for job in jobs}
-        return {job: State(row[0]) if row else None for job, row in found.items()}
-
-    def ahead(self, job: JobRow) -> int:
-        """How many have to end before this one starts."""
-        if job.state != State.QUEUED:
-            return 0
-        with self._db.reading() as db:
-            higher = _count(db, sql.AHEAD_BY_PRIORITY, job.priority)
-            older = _count(db, sql.AHEAD_BY_NUMBER, job.priority, job.number)
-            return higher + older + _count(db, sql.COUNT_IN_STATE, str(State.RUNNING))
+            return self._get_job(db, number)
 
     def cancel(self, job: JobRow, now: float) -> JobRow:
-        """End it: at once if it waits; a running one is asked for its end."""
-        with self._db.writing(rings=True) as db:
-            job = self._job(db, job.number)
-            if job.cancelled:
+        """Cancel a job: a queued one ends at once, a running one is requested to end."""
+        with self._db.write_transaction(notify=True) as db:
+            job = self._get_job(db, job.number)
+            if job.cancel_requested:
                 return job
-            db.execute(sql.SET_CANCELLED, (self._allowed(job, Event.CANCEL),))
+            db.execute(sql.SET_CANCEL_REQUESTED, (self._check_event(job, Event.CANCEL),))
             if job.state == State.QUEUED:
-                self._end(db, job, How.CANCELLED, "while it waited", now)
-            return self._job(db, job.number)
+                self._end_job(db, job, EndReason.CANCELLED, "while it waited", now)
+            return self._get_job(db, job.number)
 
-    def is_cancelled(self, number: int) -> bool:
-        """Whether somebody has asked for the end of this job; also if it is gone."""
-        found = self._db.rows(sql.IS_CANCELLED, (number,))
-        return not found or bool(found[0][0])
+    def set_waiting_reason(self, number: int, message: str) -> None:
+        """Record why a job makes no progress, for people; an empty ``message`` clears it."""
+        with self._db.write_transaction() as db:
+            db.execute(sql.SET_WAITING_REASON, (rows.escape_surrogates(message), number))
 
-    def trouble(self, number: int, words: str) -> None:
-        """Why it does not get on, for people; empty: it does."""
-        with self._db.writing() as db:
-            db.execute(sql.SET_TROUBLE, (rows.clean(words), number))
-
-    def packaging(self) -> List[JobRow]:
-        """Those whose package is to be made, the oldest first."""
-        with self._db.reading() as db:
-            found = db.execute(sql.JOBS_OLDEST, (str(State.PACKAGING),))
-            return [rows.job_row(row) for row in found]
-
-    def packaged(self, number: int, digest: str, size: int, now: float) -> JobRow:
-        """Its package is on the disk; whoever wants to be told will be."""
-        with self._db.writing(rings=True) as db:
-            job = self._job(db, number)
-            if job.state in (State.READY, State.HARVESTED) and job.package == digest:
+    def record_package(self, number: int, digest: str, size: int, now: float) -> JobRow:
+        """Record that the package is on the disk, and queue the job's notification."""
+        with self._db.write_transaction(notify=True) as db:
+            job = self._get_job(db, number)
+            if job.state in (State.READY, State.HARVESTED) and job.package_digest == digest:
                 return job
-            self._allowed(job, Event.PACKAGED)
+            self._check_event(job, Event.PACKAGED)
             db.execute(sql.SET_PACKAGE, (str(State.READY), digest, size, number))
             db.execute(sql.SET_ATTEMPT_PACKAGED, (number,))
-            job = self._job(db, number)
+            job = self._get_job(db, number)
             if job.config.notify:
-                body = _body(job, _results(db, job), now)
-                told = (job.id, job.config.notify, job.config.secret, body)
-                db.execute(sql.INSERT_OUTBOX, told)
+                body = _encode_notification(job, count_results(db, job), now)
+                notification = (job.id, job.config.notify, job.config.secret, body)
+                db.execute(sql.INSERT_OUTBOX, notification)
             if job.config.secret:
                 config = db.execute(sql.JOB_VALUES, (number,)).fetchone()[-1]
-                db.execute(sql.SET_CONFIG, (rows.without_secret(config), number))
-            return self._job(db, number)
+                db.execute(sql.SET_CONFIG, (rows.remove_secret(config), number))
+            return self._get_job(db, number)
 
     def acknowledge(self, job: JobRow, digest: str, now: float) -> JobRow:
-        """Somebody has the package of this digest."""
-        with self._db.writing(rings=True) as db:
-            job = self._job(db, job.number)
-            self._allowed(job, Event.ACKNOWLEDGE)
-            if digest != job.package:
-                words = "job %s: its package is %s, not %s: harvest it again"
-                raise Refused("differs", words % (job.id, job.package, digest))
+        """Record that a client has received the package of this digest."""
+        with self._db.write_transaction(notify=True) as db:
+            job = self._get_job(db, job.number)
+            self._check_event(job, Event.ACKNOWLEDGE)
+            if digest != job.package_digest:
+                message = "job %s: its package is %s, not %s; harvest it again"
+                raise RequestRefused("differs", message % (job.id, job.package_digest, digest))
             if job.state == State.READY:
                 db.execute(sql.SET_HARVESTED, (str(State.HARVESTED), now, job.number))
-            return self._job(db, job.number)
+            return self._get_job(db, job.number)
 
     def forget(self, job: JobRow, force: bool = False) -> JobRow:
-        """Let it go, with all rows; its files are the caller's. What it was."""
-        with self._db.writing(rings=True) as db:
-            job = self._forgettable(db, job, force)
+        """Delete a job with all its rows, and return its last row; the caller removes its files
+        first.
+
+        ``force``: also if no client has harvested it.
+        """
+        with self._db.write_transaction(notify=True) as db:
+            job = self._get_forgettable(db, job, force)
             db.execute(sql.DELETE_JOB, (job.number,))
-        self._db.shrink()
+        self._db.release_free_pages()
         return job
 
-    def require_forgettable(self, job: JobRow, force: bool = False) -> None:
-        """Refused for what ``forget`` refuses; what may be forgotten now may be later, too."""
-        with self._db.reading() as db:
-            self._forgettable(db, job, force)
-
-    def _forgettable(self, db: Any, job: JobRow, force: bool) -> JobRow:
-        job = self._job(db, job.number)
-        self._allowed(job, Event.FORGET)
-        if job.state != State.HARVESTED and not force:
-            words = "job %s: nobody has harvested its package: harvest it first, or use --force"
-            raise Refused("state", words % job.id)
-        return job
-
-    def overdue(self) -> List[JobRow]:
-        """Those that the bound of kept packages lets go: harvested ones first, then by age."""
-        kept, losable = self.setting("kept_bytes"), [State.HARVESTED]
-        if self.setting("drop_unharvested"):
-            losable.append(State.READY)
-        numbers = []
-        with self._db.reading() as db:
-            total = sum(_count(db, sql.BYTES_IN_STATE, str(state)) for state in losable)
-            over = total - kept
-            for state in losable:
-                for number, size in db.execute(sql.SIZES_IN_STATE, (str(state),)):
-                    if over <= 0:
-                        break
-                    over -= size
-                    numbers.append(number)
-            return [self._job(db, number) for number in numbers]
-
-    def referred(self) -> Set[Tuple[str, str, int]]:
-        """Kind, digest and size of all contents that jobs refer to."""
-        found: Set[Tuple[str, str, int]] = set()
-        with self._db.reading() as db:
-            for build, tests in db.execute(sql.CONTENTS):
-                found.update(content[:3] for content in rows.contents(build, tests))
-        return found
-
-    # -- tests, attempts, executions --------------------------------------------------
-
-    def tests(self, number: int) -> List[JobTest]:
-        """The tests of a job; the id of each is its place among them."""
-        with self._db.reading() as db:
-            return [rows.job_test(*row) for row in db.execute(sql.TESTS, (number,))]
-
-    def attempts(self, number: int) -> List[AttemptRow]:
-        """The starts of a job, the last one last."""
-        with self._db.reading() as db:
-            return [rows.attempt_row(row) for row in db.execute(sql.ATTEMPTS, (number,))]
-
-    def executions(self, attempt_id: str) -> Iterator[Record]:
-        """What happened in an attempt, by test and try; a few at a time are in memory."""
-        place = (-1, -1)
-        while True:
-            found = self._db.rows(sql.EXECUTIONS, (attempt_id, *place))
-            if not found:
-                return
-            for test, number, outcome, row in found:
-                yield test, number, outcome, row
-                place = (test, number)
-
-    def outcomes(self, attempt_id: str) -> Dict[str, int]:
-        """How many tests came to what, by the last try of each."""
-        return dict(self._db.rows(sql.OUTCOMES, (attempt_id,)))
-
-    def results(self, job: JobRow) -> Dict[str, int]:
-        """The same of its last attempt; once it has ended, what did not run is an error."""
-        with self._db.reading() as db:
-            return _results(db, job)
-
-    def next_code(self) -> str:
-        """The digest of the code that the next queued job wants; empty: none waits."""
-        found = self._db.rows(sql.NEXT)
-        return str(found[0][1]) if found else ""
+    # -- attempts and executions ------------------------------------------------------
 
     def claim(
-        self, identity: Identity, code: str, attempt_id: str, now: float
+        self, worker: Identity, code: str, attempt_id: str, now: float
     ) -> Optional[Tuple[JobRow, AttemptRow]]:
-        """Start the next job; None if there is none, or if it wants other code."""
-        with self._db.writing(rings=True) as db:
+        """Start the next job for ``worker``, as attempt ``attempt_id``.
+
+        Returns None if no job is queued, or if the next one needs other code than ``code``.
+        Claiming again with the same ``attempt_id`` returns the same rows.
+        """
+        with self._db.write_transaction(notify=True) as db:
             known = db.execute(sql.ATTEMPT, (attempt_id,)).fetchone()
             if known is not None:
-                return self._claimed(db, rows.attempt_row(known))
-            found = db.execute(sql.NEXT).fetchone()
-            if found is None or found[1] != code:
+                return self._get_claimed(db, rows.parse_attempt_row(known))
+            next_job = db.execute(sql.NEXT_JOB).fetchone()
+            if next_job is None or next_job[1] != code:
                 return None
-            job = self._job(db, found[0])
-            self._move(db, job, Event.CLAIM, State.RUNNING)
-            count = _count(db, sql.LAST_NUMBER, job.number) + 1
-            step = str(Step.UNPACKING)
-            values = (attempt_id, job.number, count, step, *identity, now)
+            job = self._get_job(db, next_job[0])
+            self._set_state(db, job, Event.CLAIM, State.RUNNING)
+            number = count(db, sql.LAST_ATTEMPT_NUMBER, job.number) + 1
+            phase = str(AttemptPhase.UNPACKING)
+            values = (attempt_id, job.number, number, phase, *worker, now)
             db.execute(sql.INSERT_ATTEMPT, values)
-            return self._job(db, job.number), self._attempt(db, attempt_id)
+            return self._get_job(db, job.number), self._get_attempt(db, attempt_id)
 
-    def step(self, attempt_id: str, step: Step) -> None:
-        """An attempt that runs has come to its next step."""
-        with self._db.writing() as db:
-            attempt = self._attempt(db, attempt_id)
-            if attempt.step == step:
+    def set_phase(self, attempt_id: str, phase: AttemptPhase) -> None:
+        """Record that a running attempt has reached its next phase."""
+        with self._db.write_transaction() as db:
+            attempt = self._get_attempt(db, attempt_id)
+            if attempt.phase == phase:
                 return
-            if not states.is_onward(attempt.step, step):
-                raise _out_of_step(attempt, "go on to %s" % step)
-            db.execute(sql.SET_STEP, (str(step), attempt_id))
+            if not states.is_phase_advance(attempt.phase, phase):
+                raise _wrong_phase(attempt, "continue with %s" % phase)
+            db.execute(sql.SET_PHASE, (str(phase), attempt_id))
 
-    def installed(self, attempt_id: str, row_text: str) -> None:
-        """What happened to the install command."""
-        with self._db.writing() as db:
-            self._require_running(db, attempt_id)
+    def record_install(self, attempt_id: str, row_text: str) -> None:
+        """Record the JSON of the Execution of the install command."""
+        with self._db.write_transaction() as db:
+            self._check_running(db, attempt_id)
             db.execute(sql.SET_INSTALL, (row_text, attempt_id))
 
-    def record(self, attempt_id: str, records: Iterable[Record]) -> None:
-        """What happened to tests; what is there already stays as it is."""
-        with self._db.writing() as db:
-            self._require_running(db, attempt_id)
+    def record_executions(self, attempt_id: str, records: Iterable[ExecutionRow]) -> None:
+        """Record executions of tests; rows that exist already stay as they are."""
+        with self._db.write_transaction() as db:
+            self._check_running(db, attempt_id)
             values = ((attempt_id, *record) for record in records)
             db.executemany(sql.INSERT_EXECUTION, values)
 
-    def finish(self, attempt_id: str, how: How, detail: str, now: float) -> None:
-        """The attempt and its job have ended; the package is to be made."""
-        with self._db.writing(rings=True) as db:
-            attempt = self._attempt(db, attempt_id)
-            job = self._job(db, attempt.job)
-            if attempt.step in (Step.PACKAGING, Step.ENDED) and job.how == how:
+    def finish(self, attempt_id: str, end_reason: EndReason, detail: str, now: float) -> None:
+        """End a running attempt and its job, whose package is to be built next."""
+        with self._db.write_transaction(notify=True) as db:
+            attempt = self._get_attempt(db, attempt_id)
+            job = self._get_job(db, attempt.job)
+            if (
+                attempt.phase in (AttemptPhase.PACKAGING, AttemptPhase.ENDED)
+                and job.end_reason == end_reason
+            ):
                 return
-            self._require_running(db, attempt_id)
-            self._allowed(job, Event.FINISH)
-            self._end(db, job, how, detail, now)
-            values = (str(Step.PACKAGING), rows.clean(detail), now, attempt_id)
+            self._check_running(db, attempt_id)
+            self._check_event(job, Event.FINISH)
+            self._end_job(db, job, end_reason, detail, now)
+            values = (str(AttemptPhase.PACKAGING), rows.escape_surrogates(detail), now, attempt_id)
             db.execute(sql.SET_ATTEMPT_END, values)
 
     def lose(self, attempt_id: str, detail: str, now: float) -> State:
-        """Its worker or host died. Where the job is now: in its old place, or to be packaged.
+        """Record that the worker or the host of an attempt died, and return the job's new state.
 
-        An attempt that died while it was packaged is not lost: all facts are rows.
+        The job is queued again in its old place, or ends if it has no attempt left. An attempt that
+        died while its package was being built is not lost, since all facts are rows.
         """
-        with self._db.writing(rings=True) as db:
-            attempt = self._attempt(db, attempt_id)
-            job = self._job(db, attempt.job)
-            if attempt.step not in states.STEPS:
+        with self._db.write_transaction(notify=True) as db:
+            attempt = self._get_attempt(db, attempt_id)
+            job = self._get_job(db, attempt.job)
+            if attempt.phase not in states.RUNNING_PHASES:
                 return job.state
-            self._allowed(job, Event.LOSE)
-            values = (str(Step.LOST), rows.clean(detail), now, attempt_id)
+            self._check_event(job, Event.LOSE)
+            values = (str(AttemptPhase.LOST), rows.escape_surrogates(detail), now, attempt_id)
             db.execute(sql.SET_ATTEMPT_END, values)
-            after = states.after_loss(attempt.number, job.config.attempts, job.cancelled)
-            if after == State.PACKAGING:
-                how = How.CANCELLED if job.cancelled else How.GAVE_UP
-                self._end(db, job, how, detail, now)
+            new_state = states.state_after_loss(
+                attempt.number, job.config.attempts, job.cancel_requested
+            )
+            if new_state == State.PACKAGING:
+                end_reason = EndReason.CANCELLED if job.cancel_requested else EndReason.GAVE_UP
+                self._end_job(db, job, end_reason, detail, now)
             else:
-                self._move(db, job, Event.LOSE, after)
-            return after
+                self._set_state(db, job, Event.LOSE, new_state)
+            return new_state
 
-    def stale(self, identity: Identity) -> List[AttemptRow]:
-        """Attempts that have not ended and are another worker's.
+    # -- worker, notifications, settings ----------------------------------------------
 
-        Those that were being packaged, too: something of theirs may still be at work.
+    def register_worker(self, worker: Identity, code: str, now: float) -> None:
+        """Register the calling process as the worker; a damaged file is detected here at the
+        latest.
         """
-        with self._db.reading() as db:
-            found = [
-                rows.attempt_row(row)
-                for state in (State.RUNNING, State.PACKAGING)
-                for row in db.execute(sql.ATTEMPTS_OF_STATE, (str(state),))
-            ]
-        return [attempt for attempt in found if attempt.identity != identity]
-
-    # -- the worker -----------------------------------------------------------------
-
-    def enter(self, identity: Identity, code: str, now: float) -> None:
-        """This process is the worker now; a damaged file is found here at the latest."""
-        # A large file takes a while, which is worth it after a crash only.
-        if self.worker() is not None or self._db.size() <= _SMALL:
+        # Checking a large file takes a while, which only a crash justifies.
+        if self.get_worker() is not None or self._db.get_size() <= _ALWAYS_CHECKED_BYTES:
             self._db.check()
-        with self._db.writing() as db:
-            db.execute(sql.SET_WORKER, (*identity, code, now))
+        with self._db.write_transaction() as db:
+            db.execute(sql.SET_WORKER, (*worker, code, now))
 
-    def worker(self) -> Optional[WorkerRow]:
-        """Who was last at work, and has not left; it may be dead."""
-        found = self._db.rows(sql.WORKER)
-        return rows.worker_row(found[0]) if found else None
+    def deregister_if_idle(self, worker: Identity) -> bool:
+        """Delete the worker's row if no job is unfinished and no notification is pending.
 
-    def leave_if_idle(self, identity: Identity) -> bool:
-        """Whether nothing is to be done, so that this worker is none any more."""
-        with self._db.writing() as db:
-            if any(_count(db, sql.COUNT_IN_STATE, str(state)) for state in states.UNFINISHED):
+        Runs in one write transaction, so that a job submitted at the same moment either keeps the
+        worker or finds none registered and starts one.
+
+        Returns whether the row was deleted; the worker must exit if it was.
+        """
+        with self._db.write_transaction() as db:
+            if any(count(db, sql.COUNT_IN_STATE, str(state)) for state in states.UNFINISHED_STATES):
                 return False
-            if _count(db, sql.HAS_OUTBOX):
+            if count(db, sql.HAS_OUTBOX):
                 return False
-            db.execute(sql.DELETE_WORKER, identity)
+            db.execute(sql.DELETE_WORKER, worker)
             return True
 
-    def tidy(self) -> None:
-        """What the worker does so that nobody else has to; may take a moment."""
-        self._db.tidy()
+    def checkpoint(self) -> None:
+        """Copy a long write-ahead log into the file, so that no client has to wait for that."""
+        self._db.checkpoint()
 
-    # -- the outbox -----------------------------------------------------------------
-
-    def due(self, now: float, longest: float) -> List[OutboxRow]:
-        """Who is to be told now; the clock was set back if it is ``longest`` from now."""
-        found = self._db.rows(sql.DUE, (now, now + longest))
-        return [OutboxRow(*row) for row in found]
-
-    def next_due(self) -> Optional[float]:
-        """The first date of the outbox; None if it is empty."""
-        found: Optional[float] = self._db.rows(sql.NEXT_DUE)[0][0]
-        return found
-
-    def untold(self, job: JobRow) -> Optional[Tuple[int, float, str]]:
-        """Tries, date of the next one and trouble, if somebody is still to be told of its end."""
-        found = self._db.rows(sql.OUTBOX_OF_JOB, (job.id,))
-        return found[0] if found else None
-
-    def delivered(self, number: int) -> None:
-        """They know; nothing of the secret stays."""
-        with self._db.writing() as db:
+    def remove_notification(self, number: int) -> None:
+        """Delete a notification that was delivered, and every trace of its secret."""
+        with self._db.write_transaction() as db:
             db.execute(sql.DELETE_OUTBOX, (number,))
-        self._db.wipe()
+        self._db.truncate_log()
 
-    def failed(self, number: int, words: str, due: float) -> None:
-        """They could not be told; try again at that date."""
-        with self._db.writing() as db:
-            db.execute(sql.SET_FAILED, (rows.clean(words), due, number))
+    def record_delivery_failure(self, number: int, error: str, due: float) -> None:
+        """Record a failed delivery; the next attempt is due at ``due``."""
+        with self._db.write_transaction() as db:
+            db.execute(sql.SET_DELIVERY_FAILURE, (rows.escape_surrogates(error), due, number))
 
-    def give_up(self, number: int) -> None:
-        """They will not be told; the job says so."""
-        with self._db.writing() as db:
-            db.execute(sql.TROUBLE_OF_OUTBOX, (number,))
+    def abandon_notification(self, number: int) -> None:
+        """Delete a notification that could not be delivered, and record its error with the job."""
+        with self._db.write_transaction() as db:
+            db.execute(sql.COPY_ERROR_TO_JOB, (number,))
             db.execute(sql.DELETE_OUTBOX, (number,))
-        self._db.wipe()
-
-    # -- settings -------------------------------------------------------------------
-
-    def setting(self, name: str) -> int:
-        """What the host bounds."""
-        default = _default(name)
-        found = self._db.rows(sql.SETTING, (name,))
-        return int(found[0][0]) if found else default
+        self._db.truncate_log()
 
     def set_setting(self, name: str, value: int) -> None:
-        """Bound it otherwise from now on."""
-        _default(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-            raise Refused("bad", "%s cannot be %r" % (name, value))
-        with self._db.writing() as db:
+        """Change a limit of the host; raises RequestRefused for an unknown name or an invalid
+        value.
+        """
+        get_default(name)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_INTEGER:
+            raise RequestRefused(
+                "bad", "%s must be an integer from 0 to %d, not %r" % (name, MAX_INTEGER, value)
+            )
+        with self._db.write_transaction() as db:
             db.execute(sql.SET_SETTING, (name, value))
 
     # -- within a transaction ---------------------------------------------------------
 
-    def _job(self, db: Any, number: int) -> JobRow:
-        found = db.execute(sql.JOB_BY_NUMBER, (number,)).fetchone()
-        if found is None:
-            raise Refused("unknown", "job number %d is gone" % number)
-        return rows.job_row(found)
-
-    def _attempt(self, db: Any, attempt_id: str) -> AttemptRow:
-        found = db.execute(sql.ATTEMPT, (attempt_id,)).fetchone()
-        if found is None:
-            raise Refused("unknown", "there is no attempt %s" % attempt_id)
-        return rows.attempt_row(found)
-
-    def _allowed(self, job: JobRow, event: Event) -> int:
-        """The number of the job, if its state knows this event."""
-        if not states.allows(job.state, event):
-            ended = " (%s)" % job.how if job.how else ""
-            words = "job %s is %s%s: %s is not possible"
-            raise Refused("state", words % (job.id, job.state, ended, event))
-        return job.number
-
-    def _move(self, db: Any, job: JobRow, event: Event, state: State) -> None:
-        assert state in STATES[job.state, event]
+    def _set_state(self, db: Any, job: JobRow, event: Event, state: State) -> None:
+        assert state in TRANSITIONS[job.state, event]
         db.execute(sql.SET_STATE, (str(state), job.number))
 
-    def _end(self, db: Any, job: JobRow, how: How, detail: str, now: float) -> None:
-        values = (str(State.PACKAGING), str(how), rows.clean(detail), now, job.number)
+    def _end_job(
+        self, db: Any, job: JobRow, end_reason: EndReason, detail: str, now: float
+    ) -> None:
+        values = (
+            str(State.PACKAGING),
+            str(end_reason),
+            rows.escape_surrogates(detail),
+            now,
+            job.number,
+        )
         db.execute(sql.SET_END, values)
 
-    def _require_running(self, db: Any, attempt_id: str) -> None:
-        attempt = self._attempt(db, attempt_id)
-        if attempt.step not in states.STEPS:
-            raise _out_of_step(attempt, "have results")
+    def _check_running(self, db: Any, attempt_id: str) -> None:
+        attempt = self._get_attempt(db, attempt_id)
+        if attempt.phase not in states.RUNNING_PHASES:
+            raise _wrong_phase(attempt, "have results")
 
-    def _claimed(self, db: Any, attempt: AttemptRow) -> Tuple[JobRow, AttemptRow]:
-        if attempt.step not in states.STEPS:
-            raise _out_of_step(attempt, "start")
-        return self._job(db, attempt.job), attempt
+    def _get_claimed(self, db: Any, attempt: AttemptRow) -> Tuple[JobRow, AttemptRow]:
+        if attempt.phase not in states.RUNNING_PHASES:
+            raise _wrong_phase(attempt, "start")
+        return self._get_job(db, attempt.job), attempt
 
-    def _require_same(
+    def _check_same(
         self, db: Any, job: JobRow, values: Tuple[Any, ...], tests: List[Tuple[int, str]]
     ) -> None:
-        # A job that has ended has no secret any more.
-        ours = (values, (*values[:-1], rows.without_secret(values[-1])))
-        same = db.execute(sql.JOB_VALUES, (job.number,)).fetchone() in ours
+        # The secret of an ended job was removed.
+        expected = (values, (*values[:-1], rows.remove_secret(values[-1])))
+        same = db.execute(sql.JOB_VALUES, (job.number,)).fetchone() in expected
         if not same or db.execute(sql.TESTS, (job.number,)).fetchall() != tests:
-            raise Refused("differs", "job %s is here already, and is another one" % job.id)
+            raise RequestRefused(
+                "differs", "another job with the UUID %s was submitted before" % job.id
+            )
 
-    def _require_room(self, db: Any) -> None:
-        found = db.execute(sql.SETTING, ("waiting",)).fetchone()
-        bound = found[0] if found else SETTINGS["waiting"]
-        if _count(db, sql.COUNT_IN_STATE, str(State.QUEUED)) >= bound:
-            words = "%d jobs wait already, the bound of this host (setting: waiting)"
-            raise Refused("full", words % bound)
-
-
-def _count(db: Any, statement: str, *values: object) -> int:
-    return int(db.execute(statement, values).fetchone()[0])
+    def _check_room(self, db: Any) -> None:
+        value = db.execute(sql.SETTING, ("waiting",)).fetchone()
+        limit = value[0] if value else SETTINGS["waiting"]
+        if count(db, sql.COUNT_IN_STATE, str(State.QUEUED)) >= limit:
+            message = "%d jobs wait already, the limit of this host (setting: waiting)"
+            raise RequestRefused("full", message % limit)
 
 
-def _default(name: str) -> int:
-    if name not in SETTINGS:
-        words = "there is no setting %r: there are %s" % (name, ", ".join(SETTINGS))
-        raise Refused("bad", words)
-    return SETTINGS[name]
+def _wrong_phase(attempt: AttemptRow, action: str) -> RequestRefused:
+    """Return the refusal of an action that is impossible in the phase of ``attempt``."""
+    message = "attempt %s is %s: it cannot %s" % (attempt.id, attempt.phase, action)
+    return RequestRefused("state", message)
 
 
-def _out_of_step(attempt: AttemptRow, what: str) -> Refused:
-    words = "attempt %s is %s: it cannot %s" % (attempt.id, attempt.step, what)
-    return Refused("state", words)
-
-
-def _check(job: NewJob) -> None:
-    """Refused for what no row may have."""
+def _check_new_job(job: NewJob) -> None:
+    """Raise RequestRefused for values that no row may have."""
     if not is_uuid(job.id):
-        raise Refused("bad", "%r is no UUID of a job" % (job.id,))
-    whole = isinstance(job.priority, int) and not isinstance(job.priority, bool)
-    if not whole or not -_PRIORITY <= job.priority <= _PRIORITY:
-        words = "the priority of a job is a whole number up to %d, not %r"
-        raise Refused("bad", words % (_PRIORITY, job.priority))
+        raise RequestRefused("bad", "%r is not a UUID" % (job.id,))
+    is_whole = isinstance(job.priority, int) and not isinstance(job.priority, bool)
+    if not is_whole or not -MAX_PRIORITY <= job.priority <= MAX_PRIORITY:
+        message = "the priority of a job must be an integer from -%d to %d, not %r"
+        raise RequestRefused("bad", message % (MAX_PRIORITY, MAX_PRIORITY, job.priority))
 
 
-def _results(db: Any, job: JobRow) -> Dict[str, int]:
-    """How many tests came to what, as the package has it: each test is accounted for."""
-    attempts = db.execute(sql.ATTEMPTS, (job.number,)).fetchall()
-    last = rows.attempt_row(attempts[-1]).id if attempts else ""
-    found = dict(db.execute(sql.OUTCOMES, (last,)))
-    absent = job.count - sum(found.values())
-    if job.how and absent > 0:
-        found[ERROR] = found.get(ERROR, 0) + absent
-    return found
-
-
-def _body(job: JobRow, outcomes: Dict[str, int], now: float) -> str:
-    """What is told: enough to ask this host, and that a run that has failed does not look green."""
+def _encode_notification(job: JobRow, outcomes: Dict[str, int], now: float) -> str:
+    """Return the JSON body of a notification; a failed job must not look as if all tests passed."""
     return json.dumps(
         {
             "id": job.id,
-            # As it was called at first.
-            "job": job.id,
             "name": job.name,
             "labels": job.labels,
             "host": os.uname().nodename,
             "state": job.state,
-            "how": job.how,
+            "end_reason": job.end_reason,
             "detail": job.detail,
-            "tests": job.count,
+            "test_count": job.test_count,
             "outcomes": outcomes,
-            "package": job.package,
-            "size": job.size,
-            "ended": job.ended,
-            "packaged": now,
+            "package_digest": job.package_digest,
+            "package_size": job.package_size,
+            "ended_at": job.ended_at,
+            "packaged_at": now,
         }
     )

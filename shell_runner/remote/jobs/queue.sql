@@ -1,46 +1,46 @@
 -- The queue of a host.  Version 1.
 --
 -- This schema only grows: a new version adds tables, columns with a default, and indexes.
--- What an older version wrote can always be read; a newer one is refused by its number
--- (PRAGMA user_version).
+-- A new version reads whatever an older one wrote; a version that is newer than the program
+-- (PRAGMA user_version) is refused by its number.
 
--- What the host has been told to bound: see queue.SETTINGS for names and defaults.
+-- Limits that were set for this host; queue.SETTINGS has their names and defaults.
 CREATE TABLE setting (
     name    TEXT PRIMARY KEY,
     value   INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- A job is (build, tests, config).  `number` gives the order among equals.
+-- A job is (build, tests, config).  `number` gives the order among equal priorities.
 CREATE TABLE job (
-    number      INTEGER PRIMARY KEY AUTOINCREMENT,
-    id          TEXT NOT NULL UNIQUE,       -- UUID, made by who submits
-    name        TEXT NOT NULL,              -- for people
-    labels      TEXT NOT NULL,              -- JSON: list of texts
-    priority    INTEGER NOT NULL,           -- higher ones first
-    code        TEXT NOT NULL,              -- digest of the zip that runs it
-    build       TEXT NOT NULL,              -- JSON: Content, or null
-    tests       TEXT NOT NULL,              -- JSON: Content
-    config      TEXT NOT NULL,              -- JSON: JobConfig as it was sent
-    count       INTEGER NOT NULL,           -- tests that it has
-    state       TEXT NOT NULL,              -- queue.State
-    how         TEXT NOT NULL DEFAULT '',   -- queue.How, once it has ended
-    detail      TEXT NOT NULL DEFAULT '',   -- what a person needs to know of that
-    cancelled   INTEGER NOT NULL DEFAULT 0, -- somebody has asked for its end
-    trouble     TEXT NOT NULL DEFAULT '',   -- why it does not get on (disk full), if it does not
-    submitted   REAL NOT NULL,              -- dates are seconds since the epoch, for people
-    ended       REAL,
-    package     TEXT NOT NULL DEFAULT '',   -- SHA-256 of its package
-    size        INTEGER NOT NULL DEFAULT 0, -- bytes of its package
-    harvested   REAL                        -- when the package was acknowledged
+    number              INTEGER PRIMARY KEY AUTOINCREMENT,
+    id                  TEXT NOT NULL UNIQUE,       -- UUID, made by the submitting client
+    name                TEXT NOT NULL,              -- for people
+    labels              TEXT NOT NULL,              -- JSON: list of texts
+    priority            INTEGER NOT NULL,           -- higher ones first
+    code                TEXT NOT NULL,              -- digest of the zip that runs it
+    build               TEXT NOT NULL,              -- JSON: Content, or null
+    tests               TEXT NOT NULL,              -- JSON: Content
+    config              TEXT NOT NULL,              -- JSON: JobConfig as submitted
+    test_count          INTEGER NOT NULL,
+    state               TEXT NOT NULL,              -- states.State
+    end_reason          TEXT NOT NULL DEFAULT '',   -- states.EndReason, once it has ended
+    detail              TEXT NOT NULL DEFAULT '',   -- the end reason, for people
+    cancel_requested    INTEGER NOT NULL DEFAULT 0, -- 1: a client has canceled it
+    waiting_reason      TEXT NOT NULL DEFAULT '',   -- why it makes no progress (disk full), if so
+    submitted_at        REAL NOT NULL,              -- times: seconds since the epoch, for people
+    ended_at            REAL,
+    package_digest      TEXT NOT NULL DEFAULT '',   -- SHA-256 of its package
+    package_size        INTEGER NOT NULL DEFAULT 0, -- bytes of its package
+    harvested_at        REAL                        -- when the package was acknowledged
 );
 
--- What waits, in its order.
+-- Queued jobs in their order.
 CREATE INDEX job_waiting ON job (state, priority DESC, number);
 
--- What is listed by its state, and what the packages take of the disk.
-CREATE INDEX job_listed ON job (state, number, size);
+-- Lists of jobs by state, and the size of packages.
+CREATE INDEX job_listed ON job (state, number, package_size);
 
--- The tests of a job, by their place in it.
+-- The tests of a job, by position.
 CREATE TABLE test (
     job         INTEGER NOT NULL REFERENCES job ON DELETE CASCADE,
     number      INTEGER NOT NULL,
@@ -53,47 +53,47 @@ CREATE TABLE attempt (
     id          TEXT PRIMARY KEY,           -- UUID; the marker in the environment of its processes
     job         INTEGER NOT NULL REFERENCES job ON DELETE CASCADE,
     number      INTEGER NOT NULL,           -- from 1
-    step        TEXT NOT NULL,              -- queue.Step
+    phase       TEXT NOT NULL,              -- states.AttemptPhase
     detail      TEXT NOT NULL DEFAULT '',
-    pid         INTEGER NOT NULL,           -- the worker: all three, or it is somebody else
-    start       TEXT NOT NULL,              -- clock ticks between boot and its start
-    boot        TEXT NOT NULL,
-    began       REAL NOT NULL,
-    ended       REAL,
+    pid         INTEGER NOT NULL,           -- the worker: pid, start_ticks and boot_id identify it
+    start_ticks TEXT NOT NULL,              -- clock ticks between boot and its start
+    boot_id     TEXT NOT NULL,
+    started_at  REAL NOT NULL,
+    ended_at    REAL,
     install     TEXT,                       -- JSON: model.Execution of the install command
     UNIQUE (job, number)
 );
 
--- What happened, test by test; `try` counts from 1 within the attempt.
+-- The executions of tests; `test_attempt` counts from 1 within the job's attempt.
 CREATE TABLE execution (
-    attempt     TEXT NOT NULL REFERENCES attempt ON DELETE CASCADE,
-    test        INTEGER NOT NULL,
-    try         INTEGER NOT NULL,
-    outcome     TEXT NOT NULL,              -- as the host judged it, for lists; no verdict
-    row         TEXT NOT NULL,              -- JSON: model.Execution
-    PRIMARY KEY (attempt, test, try)
+    attempt         TEXT NOT NULL REFERENCES attempt ON DELETE CASCADE,
+    test            INTEGER NOT NULL,
+    test_attempt    INTEGER NOT NULL,
+    outcome         TEXT NOT NULL,          -- as the host judged it, for lists; not the verdict
+    row             TEXT NOT NULL,          -- JSON: model.Execution
+    PRIMARY KEY (attempt, test, test_attempt)
 );
 
--- Who is to be told that a job has ended.
+-- Notifications of ended jobs that are not delivered yet.
 CREATE TABLE outbox (
     number      INTEGER PRIMARY KEY,
     job         TEXT NOT NULL,              -- UUID; the row outlives its job
     url         TEXT NOT NULL,
     secret      TEXT NOT NULL,
     body        TEXT NOT NULL,              -- JSON
-    tries       INTEGER NOT NULL DEFAULT 0,
-    due         REAL NOT NULL DEFAULT 0,
-    trouble     TEXT NOT NULL DEFAULT ''
+    attempts    INTEGER NOT NULL DEFAULT 0,
+    due_at      REAL NOT NULL DEFAULT 0,
+    error       TEXT NOT NULL DEFAULT ''    -- of the last attempt
 );
 
-CREATE INDEX outbox_due ON outbox (due);
+CREATE INDEX outbox_due ON outbox (due_at);
 
--- The worker that is at work, if there is one.
+-- The registered worker, if there is one.
 CREATE TABLE worker (
-    one         INTEGER PRIMARY KEY CHECK (one = 1),
-    pid         INTEGER NOT NULL,
-    start       TEXT NOT NULL,
-    boot        TEXT NOT NULL,
-    code        TEXT NOT NULL,
-    since       REAL NOT NULL
+    singleton       INTEGER PRIMARY KEY CHECK (singleton = 1),
+    pid             INTEGER NOT NULL,
+    start_ticks     TEXT NOT NULL,
+    boot_id         TEXT NOT NULL,
+    code            TEXT NOT NULL,
+    registered_at   REAL NOT NULL
 );

@@ -1,10 +1,10 @@
 """The rows of a host's queue, as values.
 
-Pure: makes values of columns and columns of values.  Two versions share a queue, so what a
-newer one adds to the end of a value is dropped; what is missing has its default.
+Pure: converts columns to values and values to columns. Two versions of nosejobs may share a queue:
+fields that a newer version appended to a value are dropped, and missing fields get their defaults.
 
-A row of which only the state can be read is a job still: it must be possible to list it, to end
-it and to forget it.  It says what is wrong with it, and nobody runs it.
+A job row of which only the state can be read is still a job: it must be possible to list it, to end
+it and to forget it. Its ``unreadable`` says what is wrong with it, and it is never run.
 """
 
 import json
@@ -22,25 +22,25 @@ from typing import (
 )  # fmt: skip
 
 from ..protocol.fields import freeze
-from ..protocol.job import ARCHIVE, Content, Identity, JobConfig, JobTest, NewJob, config_from
+from ..protocol.job import ARCHIVE, Content, Identity, JobConfig, JobTest, NewJob, parse_config
 from ..protocol.model import Test
-from .states import How, State, Step
+from .states import AttemptPhase, EndReason, State
 
-#: In place of contents that nobody can name.
-_NOTHING = Content(ARCHIVE, "0" * 64, 0, "unreadable")
-#: What reading a value raises that is none.
-_ODD = (TypeError, ValueError, AttributeError, IndexError)
+#: Replaces contents that cannot be read.
+_UNREADABLE_CONTENT = Content(ARCHIVE, "0" * 64, 0, "unreadable")
+#: Exceptions that parsing an invalid value raises.
+_PARSE_ERRORS = (TypeError, ValueError, AttributeError, IndexError)
 T = TypeVar("T")
 
 
 class BadRow(Exception):
-    """A row cannot be what it should be: the file is damaged."""
+    """A row cannot be parsed: the file is damaged."""
 
 
 class JobRow(NamedTuple):
     """A job in the queue."""
 
-    #: Its place among those of the same priority.
+    #: The order among jobs of the same priority.
     number: int
     id: str
     name: str
@@ -51,21 +51,20 @@ class JobRow(NamedTuple):
     build: Optional[Content]
     tests: Content
     config: JobConfig
-    #: Tests that it has.
-    count: int  # type: ignore[assignment] # nobody counts columns
+    test_count: int
     state: State
     #: None until it has ended.
-    how: Optional[How]
+    end_reason: Optional[EndReason]
     detail: str
-    cancelled: bool
-    trouble: str
-    submitted: float
-    ended: Optional[float]
-    #: SHA-256 and bytes of its package, once there is one.
-    package: str
-    size: int
-    harvested: Optional[float]
-    #: What of the row cannot be read, and why; empty: all of it can.
+    cancel_requested: bool
+    waiting_reason: str
+    submitted_at: float
+    ended_at: Optional[float]
+    #: SHA-256 and size in bytes of its package; empty and 0 while there is none.
+    package_digest: str
+    package_size: int
+    harvested_at: Optional[float]
+    #: The columns that cannot be read, with the errors; empty: all can be read.
     unreadable: str = ""
 
 
@@ -76,172 +75,182 @@ class AttemptRow(NamedTuple):
     #: Number of the job.
     job: int
     number: int
-    step: Step
+    phase: AttemptPhase
     detail: str
-    #: The worker.
-    identity: Identity
-    began: float
-    #: When its run ended; its package may still be in the making.
-    ended: Optional[float]
-    #: Row of the Execution of the install command.
+    #: The worker that runs it.
+    worker: Identity
+    started_at: float
+    #: When its run ended; its package may not be built yet.
+    ended_at: Optional[float]
+    #: JSON of the Execution of the install command; None if it did not run.
     install: Optional[str]
 
 
 class WorkerRow(NamedTuple):
-    """The worker that was last seen at work."""
+    """The worker that registered last and has not deregistered; it may be dead."""
 
     identity: Identity
     code: str
-    since: float
+    registered_at: float
 
 
 class OutboxRow(NamedTuple):
-    """Somebody to be told of a job's end."""
+    """A notification of the end of a job that is still to be delivered."""
 
     number: int
-    #: UUID.
+    #: UUID of the job.
     job: str
     url: str
     secret: str
     body: str
-    tries: int
-    due: float
-    trouble: str
+    attempts: int
+    due_at: float
+    error: str
 
 
-def job_row(columns: Sequence[Any]) -> JobRow:
-    """Of the columns of table ``job``."""
+def parse_job_row(columns: Sequence[Any]) -> JobRow:
+    """Return the job of the columns of table ``job``.
+
+    Raises :exc:`BadRow` if its state cannot be read. Any other column that cannot be read is
+    replaced by a default and named in ``unreadable``.
+    """
     try:
-        found = JobRow(*columns)
-        state = State(found.state)
+        row = JobRow(*columns)
+        state = State(row.state)
     except (TypeError, ValueError) as error:
-        raise BadRow("a job cannot be read: %s" % error) from error
-    odd: List[str] = []
+        raise BadRow("invalid row of a job: %s" % error) from error
+    errors: List[str] = []
 
-    def read(column: str, parse: Callable[[Any], T], instead: T) -> T:
+    def read(column: str, parse: Callable[[Any], T], default: T) -> T:
         try:
-            return parse(getattr(found, column))
-        except _ODD as error:
-            odd.append("%s: %s" % (column, error))
-            return instead
+            return parse(getattr(row, column))
+        except _PARSE_ERRORS as error:
+            errors.append("%s: %s" % (column, error))
+            return default
 
-    found = found._replace(
-        labels=read("labels", _labels, ()),
-        build=read("build", _content, None),
-        tests=read("tests", _required, _NOTHING),
-        config=read("config", _config, JobConfig()),
+    row = row._replace(
+        labels=read("labels", _parse_labels, ()),
+        build=read("build", _parse_content, None),
+        tests=read("tests", _parse_required_content, _UNREADABLE_CONTENT),
+        config=read("config", _parse_config, JobConfig()),
         state=state,
-        how=read("how", lambda how: How(how) if how else None, None),
-        cancelled=bool(found.cancelled),
+        end_reason=read("end_reason", lambda text: EndReason(text) if text else None, None),
+        cancel_requested=bool(row.cancel_requested),
     )
-    return found._replace(unreadable="; ".join(odd))
+    return row._replace(unreadable="; ".join(errors))
 
 
-def attempt_row(columns: Sequence[Any]) -> AttemptRow:
-    """Of the columns of table ``attempt``."""
+def parse_attempt_row(columns: Sequence[Any]) -> AttemptRow:
+    """Return the attempt of the columns of table ``attempt``.
+
+    Raises :exc:`BadRow` if the number of columns is wrong.
+    """
     try:
-        key, job, number, step, detail, pid, start, boot, began, ended, install = columns
+        id, job, number, text, detail, pid, start, boot, started_at, ended_at, install = columns
     except (TypeError, ValueError) as error:
-        raise BadRow("an attempt cannot be read: %s" % error) from error
+        raise BadRow("invalid row of an attempt: %s" % error) from error
     try:
-        known = Step(step)
+        phase = AttemptPhase(text)
     except ValueError:
-        # Whatever it was at: it can be lost, and the job goes on.
-        known = Step.TESTING if ended is None else Step.LOST
+        # An attempt in an unknown phase can still be lost, so that its job continues.
+        phase = AttemptPhase.TESTING if ended_at is None else AttemptPhase.LOST
     worker = Identity(pid, start, boot)
-    return AttemptRow(key, job, number, known, detail, worker, began, ended, install)
+    return AttemptRow(id, job, number, phase, detail, worker, started_at, ended_at, install)
 
 
-def worker_row(columns: Sequence[Any]) -> WorkerRow:
-    """Of the columns of table ``worker`` without its key."""
-    pid, start, boot, code, since = columns
-    return WorkerRow(Identity(pid, start, boot), code, since)
+def parse_worker_row(columns: Sequence[Any]) -> WorkerRow:
+    """Return the worker of the columns of table ``worker`` without ``singleton``."""
+    pid, start, boot, code, registered_at = columns
+    return WorkerRow(Identity(pid, start, boot), code, registered_at)
 
 
-def job_test(number: int, text: str) -> JobTest:
-    """Of column ``test.row``; without a path if it cannot be read, and with the reason."""
+def parse_job_test(number: int, text: str) -> JobTest:
+    """Return the test of column ``test.row``.
+
+    A test that cannot be read has no path, and its property ``unreadable`` gives the error.
+    """
     try:
-        found = JobTest(*json.loads(text)[: len(JobTest._fields)])
-        test: List[Any] = [freeze(value) for value in found.test[: len(Test._fields)]]
-        return found._replace(test=Test(*test), properties=freeze(found.properties))
-    except _ODD as error:
-        why = (("unreadable", clean(str(error))),)
-        return JobTest("unreadable-%d" % number, Test(number, ""), properties=why)
+        job_test = JobTest(*json.loads(text)[: len(JobTest._fields)])
+        test: List[Any] = [freeze(value) for value in job_test.test[: len(Test._fields)]]
+        return job_test._replace(test=Test(*test), properties=freeze(job_test.properties))
+    except _PARSE_ERRORS as error:
+        properties = (("unreadable", escape_surrogates(str(error))),)
+        return JobTest("unreadable-%d" % number, Test(number, ""), properties=properties)
 
 
-def job_columns(job: NewJob) -> Tuple[Any, ...]:
-    """What it is, from ``name`` to ``config``, without its code and state."""
+def encode_job(job: NewJob) -> Tuple[Any, ...]:
+    """Return the columns of a job from ``name`` to ``config``, without its code and state."""
     return (
-        clean(job.name),
-        # Each on a line of its own, see ``label_text``.
+        escape_surrogates(job.name),
+        # One label a line, see ``encode_label``.
         json.dumps(job.labels, indent=0),
         job.priority,
-        _text(job.build),
-        _text(job.tests),
-        _text(job.config._asdict()),
+        _encode_json(job.build),
+        _encode_json(job.tests),
+        _encode_json(job.config._asdict()),
     )
 
 
-def without_secret(config: str) -> str:
-    """Column ``config`` without what its notification is signed with; all else as it was."""
-    return _text({**json.loads(config), "secret": ""})
+def remove_secret(config: str) -> str:
+    """Return column ``config`` without the key that signs the notification."""
+    return _encode_json({**json.loads(config), "secret": ""})
 
 
-def test_columns(job: NewJob) -> List[Tuple[int, str]]:
-    """Its tests, numbered by their place."""
+def encode_tests(job: NewJob) -> List[Tuple[int, str]]:
+    """Return the rows of a job's tests: their numbers, by position, and their JSON."""
     return [
-        (number, _text(case._replace(test=case.test._replace(id=number))))
+        (number, _encode_json(case._replace(test=case.test._replace(id=number))))
         for number, case in enumerate(job.cases)
     ]
 
 
-def label_text(label: str) -> str:
-    """What a list of labels that has this one has in its text, and no other list."""
+def encode_label(label: str) -> str:
+    """Return the text that column ``labels`` contains if and only if the job has this label."""
     # In JSON text a raw newline is never part of a string.
     return "\n%s" % json.dumps(label)
 
 
-def clean(text: str) -> str:
-    """Bytes that are no text, in words: SQLite takes none."""
+def escape_surrogates(text: str) -> str:
+    """Return ``text`` with undecodable bytes as escapes, since SQLite stores only valid text."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _text(value: Any) -> str:
+def _encode_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def contents(*texts: str) -> Iterator[Content]:
-    """Those that are named in columns ``build`` and ``tests``, as far as they can be read."""
+def parse_contents(*texts: str) -> Iterator[Content]:
+    """Yield the contents in columns ``build`` and ``tests``; skip those that cannot be read."""
     for text in texts:
         try:
-            found = _content(text)
-        except _ODD:
+            content = _parse_content(text)
+        except _PARSE_ERRORS:
             continue
-        if found is not None:
-            yield found
+        if content is not None:
+            yield content
 
 
-def _labels(text: str) -> Tuple[str, ...]:
+def _parse_labels(text: str) -> Tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-def _content(text: str) -> Optional[Content]:
+def _parse_content(text: str) -> Optional[Content]:
     value = json.loads(text)
     if value is None:
         return None
-    found = Content(*value[: len(Content._fields)])
-    if not isinstance(found.digest, str) or type(found.size) is not int:
-        raise ValueError("no contents: %r" % (found,))
-    return found
+    content = Content(*value[: len(Content._fields)])
+    if not isinstance(content.digest, str) or type(content.size) is not int:
+        raise ValueError("invalid contents: %r" % (content,))
+    return content
 
 
-def _required(text: str) -> Content:
-    found = _content(text)
-    if found is None:
-        raise ValueError("none")
-    return found
+def _parse_required_content(text: str) -> Content:
+    content = _parse_content(text)
+    if content is None:
+        raise ValueError("missing")
+    return content
 
 
-def _config(text: str) -> JobConfig:
+def _parse_config(text: str) -> JobConfig:
     values: Dict[str, Any] = json.loads(text)
-    return config_from({key: values[key] for key in JobConfig._fields if key in values})
+    return parse_config({key: values[key] for key in JobConfig._fields if key in values})

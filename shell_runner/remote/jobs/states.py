@@ -1,36 +1,36 @@
-"""The states of a durable job and of its attempts, and every change that they know.
+"""The states of durable jobs and of their attempts, and every transition between them.
 
-Pure: a table and questions to it.  ``queue`` performs what the table allows, and refuses
-the rest.  A value that is added here is one that older versions cannot read: it needs a new
-``database.VERSION``.
+Pure: a table and predicates on it. ``queue`` performs the transitions that the table allows and
+refuses all others. Older versions cannot read a value that is added here, so that a new value needs
+a new ``database.SCHEMA_VERSION``.
 """
 
 from enum import Enum
 from typing import Dict, Tuple
 
 
-class _Text(str, Enum):
-    """Its value is what rows and people see."""
+class _TextEnum(str, Enum):
+    """An enumeration whose members print as their values, which rows and messages contain."""
 
     def __str__(self) -> str:
         return str(self.value)
 
 
-class State(_Text):
-    """Where a job is."""
+class State(_TextEnum):
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
-    #: It has ended, or never ran: all facts are rows, the package is to be made of them.
+    #: It has ended, or was canceled before it ran; its package is to be built from its rows.
     PACKAGING = "packaging"
-    #: The package waits for somebody.
+    #: Its package can be harvested.
     READY = "ready"
-    #: Somebody has it.
+    #: A client has its package.
     HARVESTED = "harvested"
 
 
-class Event(_Text):
-    """What happens to a job."""
+class Event(_TextEnum):
+    """An event that changes the state of a job."""
 
     CLAIM = "claim"
     CANCEL = "cancel"
@@ -41,21 +41,21 @@ class Event(_Text):
     FORGET = "forget"
 
 
-class How(_Text):
-    """How a job ended."""
+class EndReason(_TextEnum):
+    """The reason why a job ended."""
 
     COMPLETED = "completed"
     INSTALL_FAILED = "install-failed"
-    #: Its contents cannot be unpacked.
+    #: Its contents cannot be unpacked, or its row cannot be read.
     REFUSED = "refused"
     CANCELLED = "cancelled"
     TIMED_OUT = "timed-out"
-    #: Its last attempt was lost.
+    #: Its last allowed attempt was lost.
     GAVE_UP = "gave-up"
 
 
-class Step(_Text):
-    """Where an attempt is."""
+class AttemptPhase(_TextEnum):
+    """The phase that an attempt has reached."""
 
     UNPACKING = "unpacking"
     INSTALLING = "installing"
@@ -65,11 +65,11 @@ class Step(_Text):
     LOST = "lost"
 
 
-#: What may come of an event; an empty answer: the job is gone.  Nothing else is done to a job.
-STATES: Dict[Tuple[State, Event], Tuple[State, ...]] = {
+#: The states that an event may lead to; empty: the job is deleted.  Any other event is refused.
+TRANSITIONS: Dict[Tuple[State, Event], Tuple[State, ...]] = {
     (State.QUEUED, Event.CLAIM): (State.RUNNING,),
     (State.QUEUED, Event.CANCEL): (State.PACKAGING,),
-    # Only asked for: it ends by its own ``finish``, or ``lose``.
+    # Only a request: the job ends by ``finish`` or ``lose``.
     (State.RUNNING, Event.CANCEL): (State.RUNNING,),
     (State.RUNNING, Event.FINISH): (State.PACKAGING,),
     (State.RUNNING, Event.LOSE): (State.QUEUED, State.PACKAGING),
@@ -80,23 +80,25 @@ STATES: Dict[Tuple[State, Event], Tuple[State, ...]] = {
     (State.HARVESTED, Event.FORGET): (),
 }
 
-#: Those that give a worker something to do.
-UNFINISHED = (State.QUEUED, State.RUNNING, State.PACKAGING)
-#: The steps of an attempt that runs, in their order; some are left out.
-STEPS = (Step.UNPACKING, Step.INSTALLING, Step.TESTING)
+#: States of jobs that need a worker.
+UNFINISHED_STATES = (State.QUEUED, State.RUNNING, State.PACKAGING)
+#: The phases of a running attempt, in their order; some may be skipped.
+RUNNING_PHASES = (AttemptPhase.UNPACKING, AttemptPhase.INSTALLING, AttemptPhase.TESTING)
 
 
-def allows(state: State, event: Event) -> bool:
-    """Whether the table has an answer."""
-    return (state, event) in STATES
+def is_allowed(state: State, event: Event) -> bool:
+    """Return whether ``event`` is possible in ``state``."""
+    return (state, event) in TRANSITIONS
 
 
-def is_onward(before: Step, after: Step) -> bool:
-    """An attempt that runs goes on, or says again where it is."""
-    return before in STEPS and after in STEPS and STEPS.index(before) <= STEPS.index(after)
+def is_phase_advance(current: AttemptPhase, new: AttemptPhase) -> bool:
+    """Return whether a running attempt may go from ``current`` to ``new``, or repeat a phase."""
+    if current not in RUNNING_PHASES or new not in RUNNING_PHASES:
+        return False
+    return RUNNING_PHASES.index(current) <= RUNNING_PHASES.index(new)
 
 
-def after_loss(attempts: int, allowed: int, cancelled: bool) -> State:
-    """Where a job goes whose attempt number ``attempts`` was lost."""
-    ends = cancelled or attempts >= allowed
+def state_after_loss(attempts: int, max_attempts: int, cancel_requested: bool) -> State:
+    """Return the next state of a job whose attempt number ``attempts`` was lost."""
+    ends = cancel_requested or attempts >= max_attempts
     return State.PACKAGING if ends else State.QUEUED

@@ -1,7 +1,6 @@
-"""Tells one address that a job has ended: one POST, and when to try again.
+"""Delivery of a notification: one signed HTTP POST, and the delay before the next attempt.
 
-Owns HTTP and the signature.  Must not know the queue.  The POST is a hint: who gets it asks the
-host, and believes that.
+Must not know the queue. The POST is a hint: the receiver asks the host and believes its answer.
 """
 
 import hashlib
@@ -11,44 +10,45 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-#: Seconds that connecting, sending and answering may take each.
-TIMEOUT = 10.0
-#: How often an address is tried.
-TRIES = 12
-#: Seconds between two tries at most.
-LONGEST = 300.0
-SIGNATURE = "X-Nosejobs-Signature"
+#: Seconds that connecting, sending and the response may take each.
+POST_TIMEOUT = 10.0
+#: Number of delivery attempts.
+MAX_ATTEMPTS = 12
+#: Maximum seconds between two delivery attempts.
+MAX_RETRY_DELAY = 300.0
+#: Name of the header with the signature.
+SIGNATURE_HEADER = "X-Nosejobs-Signature"
 
 
-def backoff(tries: int) -> float:
-    """Seconds until the next try, after so many in vain."""
-    return float(min(2 ** min(max(tries - 1, 0), 16), LONGEST))
+def compute_retry_delay(attempts: int) -> float:
+    """Return the seconds to wait after ``attempts`` failed attempts."""
+    return float(min(2 ** min(max(attempts - 1, 0), 16), MAX_RETRY_DELAY))
 
 
-def signature(secret: str, body: bytes) -> str:
-    """What the receiver computes too, and compares."""
+def sign(secret: str, body: bytes) -> str:
+    """Return the value of the signature header: the HMAC-SHA256 of ``body``."""
     key = secret.encode("utf-8", "surrogatepass")
     return "sha256=" + hmac.new(key, body, hashlib.sha256).hexdigest()
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Where a job's owner did not say it may go, nothing goes."""
+class _RedirectRefuser(urllib.request.HTTPRedirectHandler):
+    """A handler that follows no redirect: the owner of the job named one address only."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
 def post(url: str, secret: str, body: str) -> str:
-    """Deliver it; empty if that has succeeded, else what was wrong."""
+    """Send ``body``; return an empty text on success, else the error."""
     if not url.lower().startswith(("http://", "https://")):
         return "not an http:// or https:// address"
     data = body.encode("utf-8", "surrogatepass")
     headers = {"Content-Type": "application/json", "User-Agent": "nosejobs"}
     if secret:
-        headers[SIGNATURE] = signature(secret, data)
+        headers[SIGNATURE_HEADER] = sign(secret, data)
     try:
         request = urllib.request.Request(url, data, headers, method="POST")
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT):
+        with urllib.request.build_opener(_RedirectRefuser).open(request, timeout=POST_TIMEOUT):
             return ""
     except urllib.error.HTTPError as error:
         with error:

@@ -1,12 +1,11 @@
-"""The process that drains a host's queue: detached, alone, gone when there is nothing to do.
+"""The process that drains a host's queue: detached, the only one, and gone when the queue is empty.
 
-Owns the order of things: which job is next, who runs it, what happens when that dies.  Must not
-know tests.  It does nothing itself that can take long or go wrong: a job has a process of its own
-(``runner``), and so has each POST (``notify``).  All that must not be lost is a row of the queue.
+Responsible for the order of work: which job is next, which process runs it, and what happens when
+that process dies.  Must not know tests.  The worker itself does nothing that can take long or
+fail: each job and each POST has a process of its own (``worker_children``), and everything that
+must not be lost is a row of the queue.
 """
 
-import contextlib
-import ctypes
 import errno
 import os
 import select
@@ -20,272 +19,289 @@ from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 from ..files import disk_space, session_dirs
 from ..processes import fifo, kill, orphans, process_identity, process_tree
 from ..protocol.job import Identity
-from ..protocol.verdict import exit_words, signal_name
-from . import job_runner, package_builder, paths, retention, webhook, worker_launcher, worker_lock
-from .queue import AttemptRow, How, JobRow, OutboxRow, Queue, Refused, State, Step
+from ..protocol.verdict import format_exit_status
+from . import paths, retention, webhook, worker_children, worker_launcher, worker_lock
+from .queue import (
+    AttemptPhase,
+    AttemptRow,
+    EndReason,
+    JobRow,
+    OutboxRow,
+    Queue,
+    RequestRefused,
+    State,
+)
+from .worker_children import describe_status, find_state, log
 
-#: Seconds between two looks at the queue though nobody rings.
-_LOOK = 30.0
+#: Seconds between two polls of the queue if no signal arrives.
+_FALLBACK_POLL_INTERVAL = 30.0
 _NEVER = float("inf")
-#: Seconds until a package is tried again that could not be made.
-_AGAIN = 30.0
-#: Bytes of the log after which it is begun anew.
-_LONG = 4 << 20
-#: Seconds between two looks at all contents of the host, which may be many.
-_SWEEP = 60.0
-#: POSTs on their way at the same time.
-_COURIERS = 4
-#: Seconds that a POST may take in all.
-_POST = 60
-#: Seconds that a runner has to end, beside the grace of its tests, once it should.
-_OVERTIME = 60.0
+#: Seconds until a package that could not be built is tried again.
+_PACKAGE_RETRY_DELAY = 30.0
+#: Seconds between two checks of all contents of the host, which may be many.
+_CONTENTS_EVICTION_INTERVAL = 60.0
+#: Maximum number of concurrent POSTs.
+_MAX_WEBHOOKS = 4
+#: Seconds that a job's process may take to end after its time limit or a cancel, in addition to
+#: the grace period of its tests.
+_RUNNER_END_TIMEOUT = 60.0
 #: Seconds between two attempts to write to a full disk.
-_FULL = 1.0
-#: What passes: the disk is full, or somebody holds the queue.
-_PASSES = (errno.ENOSPC, errno.EDQUOT, errno.EBUSY)
-_PR_SET_PDEATHSIG = 1
-#: What a child's exit status says: all is written; try again later.
-_FINE, _LATER = 0, 3
+_FULL_DISK_RETRY_DELAY = 1.0
+#: Errors that pass: the disk is full, or another process holds the queue.
+_TEMPORARY_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EBUSY)
 
 
-class _Work(NamedTuple):
-    """What the one child that works is at."""
+class _JobProcess(NamedTuple):
+    """The child process that runs or packages a job."""
 
     pid: int
     job: JobRow
-    #: None: only its package is made.
+    #: None: it only builds the package.
     attempt: Optional[AttemptRow]
 
 
 class Worker:
-    """The one worker of a queue; holds its lock."""
+    """The only worker of a queue; holds its lock."""
 
     def __init__(self, folder: str, code: str, lock: int) -> None:
+        """``code`` is the digest of the running code, ``lock`` the descriptor of the lock."""
         self._folder = folder
         self._code = code
         self._lock = lock
-        self._me: Identity = process_identity.own()
-        for made in (paths.work(folder), paths.logs(folder), paths.packages(folder)):
-            os.makedirs(made, mode=0o700, exist_ok=True)
+        self._identity: Identity = process_identity.identify_self()
+        for path in (
+            paths.workspace_path(folder),
+            paths.logs_path(folder),
+            paths.packages_path(folder),
+        ):
+            os.makedirs(path, mode=0o700, exist_ok=True)
         self._queue = Queue(folder)
-        self._work: Optional[_Work] = None
-        #: Work that has ended, and how, until the queue knows it.
-        self._ended: Optional[Tuple[_Work, str]] = None
-        #: When a runner that should have ended long before is killed, and whether it was.
-        self._deadline, self._is_late = _NEVER, False
-        #: POSTs on their way: by process id the row's number.
-        self._couriers: Dict[int, OutboxRow] = {}
-        #: Jobs whose package could not be made, and when it is tried again.
+        self._job_process: Optional[_JobProcess] = None
+        #: An ended process that the queue does not know of yet, and how it ended.
+        self._ended_process: Optional[Tuple[_JobProcess, str]] = None
+        #: When an overdue job process is killed (monotonic), and whether it was.
+        self._deadline, self._was_killed = _NEVER, False
+        #: The notifications that are being delivered, by process id.
+        self._webhooks: Dict[int, OutboxRow] = {}
+        #: When to build packages again that could not be built (monotonic), by number of the job.
         self._postponed: Dict[int, float] = {}
-        self._died: Dict[int, int] = {}
-        #: When all contents are looked at again.
-        self._next_sweep = 0.0
-        #: The disk was full when a job was to be started.
-        self._full = False
-        #: When the last work ended; 0: there was none yet.
+        #: How often the package of a job could not be built, by number of the job.
+        self._package_failures: Dict[int, int] = {}
+        #: When all contents are checked next (monotonic).
+        self._next_eviction = 0.0
+        #: Whether the disk was full when a job was to be started.
+        self._is_disk_full = False
+        #: When the last job process ended (monotonic); 0: there was none yet.
         self._idle_since = 0.0
-        #: Until when it waits for more though there is nothing to do.
-        self._stays_until = 0.0
-        self._bell = fifo.open_fifo(os.path.join(folder, worker_launcher.WORKER_FIFO))
-        self._wake, self._wake_write = os.pipe()
+        #: Until when an idle worker waits for more jobs (monotonic).
+        self._linger_until = 0.0
+        self._fifo = fifo.open_fifo(os.path.join(folder, worker_launcher.WORKER_FIFO))
+        self._wake_read, self._wake_write = os.pipe()
         self._poller = select.poll()
-        for descriptor in (self._bell, self._wake):
+        for descriptor in (self._fifo, self._wake_read):
             self._poller.register(descriptor, select.POLLIN)
-        _hear_children(self._wake, self._wake_write)
+        _install_child_signal(self._wake_read, self._wake_write)
 
     def run(self) -> None:
-        """Until queue and outbox are empty."""
-        self._queue.enter(self._me, self._code, time.time())
+        """Work until the queue and the outbox are empty."""
+        self._queue.register_worker(self._identity, self._code, time.time())
         self._recover()
-        while self._go_on():
+        while self._run_turn():
             pass
         self._queue.close()
 
-    def _go_on(self) -> bool:
-        """A full disk is no reason to die: what runs would die with us."""
+    def _run_turn(self) -> bool:
+        """Do one turn, and wait if the disk is full: exiting would end the running job."""
         try:
-            return self._turn()
+            return self._do_turn()
         except OSError as error:
-            if error.errno not in _PASSES:
+            if error.errno not in _TEMPORARY_ERRORS:
                 raise
-            _say("waits: %s" % error)
-            time.sleep(_FULL)
+            log("waits: %s" % error)
+            time.sleep(_FULL_DISK_RETRY_DELAY)
             return True
 
-    def _turn(self) -> bool:
-        """One look at everything; False when there is nothing more to do."""
+    def _do_turn(self) -> bool:
+        """Do everything that can be done now; return False when nothing is left to do."""
         self._reap()
-        self._settle()
-        self._queue.tidy()
-        self._send_couriers()
-        self._end_late()
-        if self._work is None:
+        self._record_end()
+        self._queue.checkpoint()
+        self._start_webhooks()
+        self._kill_overdue_process()
+        if self._job_process is None:
             if self._start_next():
                 return True
-            if self._may_leave() and self._queue.leave_if_idle(self._me):
+            if self._may_leave() and self._queue.deregister_if_idle(self._identity):
                 return False
         self._wait()
         return True
 
     def _may_leave(self) -> bool:
-        """The next job of a burst shall not wait for another worker to come up."""
-        lingers = self._queue.setting("linger") if self._idle_since else 0
-        self._stays_until = self._idle_since + lingers
-        return not self._couriers and time.monotonic() >= self._stays_until
+        """Return whether it need not linger: the next job of a burst shall find a worker."""
+        linger = self._queue.get_setting("linger") if self._idle_since else 0
+        self._linger_until = self._idle_since + linger
+        return not self._webhooks and time.monotonic() >= self._linger_until
 
-    # -- what dead ones left ------------------------------------------------------
+    # -- recovery from dead workers -------------------------------------------------
 
     def _recover(self) -> None:
-        worker_lock.await_runner(self._folder)
-        for attempt in self._queue.stale(self._me):
-            stubborn = orphans.kill(attempt.id, paths.work(self._folder, attempt.id))
-            if stubborn:
-                _say("attempt %s: cannot kill %s" % (attempt.id, stubborn))
-            if attempt.step != Step.PACKAGING:
+        worker_lock.wait_for_runner(self._folder)
+        for attempt in self._queue.list_stale_attempts(self._identity):
+            workspace = paths.workspace_path(self._folder, attempt.id)
+            survivors = orphans.kill_orphans(attempt.id, workspace)
+            if survivors:
+                log("attempt %s: cannot kill %s" % (attempt.id, survivors))
+            if attempt.phase != AttemptPhase.PACKAGING:
                 self._lose(attempt, "its worker died")
-        retention.sweep(self._queue, self._folder)
-        retention.sweep_code(self._queue, self._folder, self._code)
-        session_dirs.sweep()
+        retention.remove_unused_workspaces(self._queue, self._folder)
+        retention.remove_unused_code(self._queue, self._folder, self._code)
+        session_dirs.remove_dead_sessions()
 
-    def _lose(self, attempt: AttemptRow, words: str) -> None:
-        _say("attempt %s is lost: %s" % (attempt.id, words))
-        self._queue.lose(attempt.id, words, time.time())
+    def _lose(self, attempt: AttemptRow, reason: str) -> None:
+        log("attempt %s is lost: %s" % (attempt.id, reason))
+        self._queue.lose(attempt.id, reason, time.time())
 
-    # -- work ---------------------------------------------------------------------
+    # -- jobs -----------------------------------------------------------------------
 
     def _start_next(self) -> bool:
-        """Something is at work now."""
+        """Start or refuse the next job, or build a package; return False if nothing is to do."""
         now = time.monotonic()
-        for job in self._queue.packaging():
+        for job in self._queue.list_packaging():
             if self._postponed.get(job.number, 0.0) <= now:
                 self._start(job, None)
                 return True
-        code = self._queue.next_code()
-        if not code or self._is_full():
+        code = self._queue.get_next_code()
+        if not code or self._check_disk_full():
             return False
-        if code != self._code and not self._lacks(code):
-            self._become(code)
+        if code != self._code and not self._get_code_error(code):
+            self._replace_code(code)
         return self._claim(code)
 
-    def _is_full(self) -> bool:
-        """Nothing is started on a full disk: all jobs that wait would fail, one by one."""
-        words = disk_space.shortage(self._folder)
-        if words and not self._full:
-            _say("waits: %s" % words)
-        self._full = bool(words)
-        return self._full
+    def _check_disk_full(self) -> bool:
+        """Return whether the disk is full: all waiting jobs would fail, one by one."""
+        shortage = disk_space.describe_shortage(self._folder)
+        if shortage and not self._is_disk_full:
+            log("waits: %s" % shortage)
+        self._is_disk_full = bool(shortage)
+        return self._is_disk_full
 
     def _claim(self, code: str) -> bool:
-        """The next job is ours, also one that nobody can run: it ends with words."""
-        claimed = self._queue.claim(self._me, code, str(uuid.uuid4()), time.time())
+        """Claim the next job and start it; one that cannot run ends as refused, with the reason."""
+        claimed = self._queue.claim(self._identity, code, str(uuid.uuid4()), time.time())
         if claimed is None:
             return False
         job, attempt = claimed
-        words = job.unreadable and "its row cannot be read: %s" % job.unreadable
+        reason = job.unreadable and "its row cannot be read: %s" % job.unreadable
         if code != self._code:
-            words = "the code that runs it is not on this host: %s" % self._lacks(code)
-        if words:
-            self._queue.finish(attempt.id, How.REFUSED, words, time.time())
+            reason = "the code that runs it is not on this host: %s" % self._get_code_error(code)
+        if reason:
+            self._queue.finish(attempt.id, EndReason.REFUSED, reason, time.time())
         else:
             self._start(job, attempt)
         return True
 
-    def _lacks(self, code: str) -> str:
-        """Why that code cannot be run; empty if it can."""
+    def _get_code_error(self, code: str) -> str:
+        """Return why the code of this digest cannot run; empty if it can."""
         try:
-            worker_launcher.command("worker", self._folder, code)
-        except worker_launcher.CannotStart as error:
+            worker_launcher.build_command("worker", self._folder, code)
+        except worker_launcher.WorkerStartError as error:
             return str(error.strerror)
         return ""
 
-    def _become(self, code: str) -> None:
-        """Other code takes over: the same process, that holds the lock."""
+    def _replace_code(self, code: str) -> None:
+        """Continue as a worker with other code, in this process and with its lock."""
         self._queue.close()
-        lock = worker_lock.lock_argument(self._lock)
-        command = worker_launcher.command("worker", self._folder, code, lock)
+        lock = worker_lock.make_lock_argument(self._lock)
+        command = worker_launcher.build_command("worker", self._folder, code, lock)
         signal.set_wakeup_fd(-1)
         os.execv(command[0], command)
 
     def _start(self, job: JobRow, attempt: Optional[AttemptRow]) -> None:
         folder, now = self._folder, time.monotonic()
-        sweeps = now >= self._next_sweep
-        if sweeps:
-            self._next_sweep = now + _SWEEP
-        pid = self._fork(lambda: _work(folder, job, attempt, sweeps))
-        self._work = _Work(pid, job, attempt)
-        self._deadline, self._is_late = _NEVER, False
+        evicts_contents = now >= self._next_eviction
+        if evicts_contents:
+            self._next_eviction = now + _CONTENTS_EVICTION_INTERVAL
+        pid = self._fork(lambda: worker_children.run_job(folder, job, attempt, evicts_contents))
+        self._job_process = _JobProcess(pid, job, attempt)
+        self._deadline, self._was_killed = _NEVER, False
         if attempt is not None and job.config.timeout:
-            self._bound(job, job.config.timeout)
+            self._set_deadline(job, job.config.timeout)
 
-    def _bound(self, job: JobRow, seconds: float) -> None:
-        """Its runner has to end by itself in that time, and a while."""
-        late = time.monotonic() + seconds + job.config.grace + _OVERTIME
-        self._deadline = min(self._deadline, late)
+    def _set_deadline(self, job: JobRow, seconds: float) -> None:
+        """Kill the job's process if it has not ended by itself some time after ``seconds``."""
+        deadline = time.monotonic() + seconds + job.config.grace + _RUNNER_END_TIMEOUT
+        self._deadline = min(self._deadline, deadline)
 
-    def _end_late(self) -> None:
-        """Neither its time nor a cancel has ended it: it hangs, or somebody has stopped it."""
-        if self._work is None or time.monotonic() < self._deadline:
+    def _kill_overdue_process(self) -> None:
+        """Kill a job process that neither its time limit nor a cancel has ended."""
+        if self._job_process is None or time.monotonic() < self._deadline:
             return
         self._deadline = _NEVER
-        if _state(self._queue, self._work.job) == State.RUNNING:
-            self._is_late = True
-            os.kill(self._work.pid, signal.SIGKILL)
+        if find_state(self._queue, self._job_process.job) == State.RUNNING:
+            self._was_killed = True
+            os.kill(self._job_process.pid, signal.SIGKILL)
 
-    def _end_work(self, work: _Work, status: int) -> None:
-        """The child has ended: nothing of it may stay."""
-        self._work, self._ended = None, (work, _how(status))
+    def _on_job_process_ended(self, process: _JobProcess, status: int) -> None:
+        """Remember how the job's process ended, and kill all that it left."""
+        self._job_process, self._ended_process = None, (process, describe_status(status))
         self._idle_since = time.monotonic()
-        kill.kill_all(process_tree.Lister(os.getpid(), apart=self._couriers))
+        kill.kill_all(process_tree.DescendantLister(os.getpid(), unrelated_pids=self._webhooks))
 
-    def _settle(self) -> None:
-        """What the child that has ended did not write is lost."""
-        if self._ended is None:
+    def _record_end(self) -> None:
+        """Record what the ended job process did not record itself."""
+        if self._ended_process is None:
             return
-        work, how = self._ended
-        state = _state(self._queue, work.job)
-        if state == State.RUNNING and work.attempt is not None:
-            if self._is_late and not self._queue.is_cancelled(work.job.number):
-                words = "its runner did not end by itself"
-                self._queue.finish(work.attempt.id, How.TIMED_OUT, words, time.time())
+        (_, job, attempt), ending = self._ended_process
+        state = find_state(self._queue, job)
+        if state == State.RUNNING and attempt is not None:
+            if self._was_killed and not self._queue.is_cancel_requested(job.number):
+                detail = "its runner did not end by itself"
+                self._queue.finish(attempt.id, EndReason.TIMED_OUT, detail, time.time())
             else:
-                self._lose(work.attempt, "its runner %s" % how)
+                self._lose(attempt, "its runner %s" % ending)
         elif state == State.PACKAGING:
-            self._postpone(work.job, how)
-        self._ended = None
+            self._postpone_package(job, ending)
+        self._ended_process = None
 
-    def _postpone(self, job: JobRow, how: str) -> None:
-        """Death may have come from outside: once more at once.  A full disk is not cured so."""
-        _say("job %s: its package is not made: %s" % (job.id, how))
-        self._died[job.number] = self._died.get(job.number, 0) + 1
-        if self._died[job.number] > 1 or how == exit_words(_LATER):
-            self._postponed[job.number] = time.monotonic() + _AGAIN
+    def _postpone_package(self, job: JobRow, ending: str) -> None:
+        """Retry a package at once after the first death of its process, otherwise later.
 
-    # -- the outbox ---------------------------------------------------------------
+        The death may have come from outside.  A full disk needs time.
+        """
+        log("job %s: its package is not made: %s" % (job.id, ending))
+        failures = self._package_failures.get(job.number, 0) + 1
+        self._package_failures[job.number] = failures
+        if failures > 1 or ending == format_exit_status(worker_children.RETRY_STATUS):
+            self._postponed[job.number] = time.monotonic() + _PACKAGE_RETRY_DELAY
 
-    def _send_couriers(self) -> None:
-        for row in self._queue.due(time.time(), webhook.LONGEST):
-            if len(self._couriers) >= _COURIERS:
+    # -- notifications --------------------------------------------------------------
+
+    def _start_webhooks(self) -> None:
+        for row in self._queue.list_due_notifications(time.time(), webhook.MAX_RETRY_DELAY):
+            if len(self._webhooks) >= _MAX_WEBHOOKS:
                 return
-            if row.number not in {each.number for each in self._couriers.values()}:
-                self._couriers[self._fork_courier(row)] = row
+            if row.number not in {each.number for each in self._webhooks.values()}:
+                self._webhooks[self._fork_webhook(row)] = row
 
-    def _fork_courier(self, row: OutboxRow) -> int:
+    def _fork_webhook(self, row: OutboxRow) -> int:
         folder = self._folder
-        return self._fork(lambda: _deliver(folder, row))
+        return self._fork(lambda: worker_children.deliver_notification(folder, row))
 
-    def _end_courier(self, row: OutboxRow, status: int) -> None:
-        if status != 0:  # else it has written itself what came of it
-            _write_failure(self._queue, row, "the courier %s" % _how(status))
+    def _on_webhook_ended(self, row: OutboxRow, status: int) -> None:
+        if status != 0:  # otherwise the process has recorded the result itself
+            error = "the webhook process %s" % describe_status(status)
+            worker_children.record_delivery_failure(self._queue, row, error)
 
-    # -- processes ----------------------------------------------------------------
+    # -- processes and signals ------------------------------------------------------
 
     def _fork(self, work: Callable[[], int]) -> int:
-        """A child that dies with us."""
+        """Run ``work`` in a child that dies with this process; return its process id."""
         sys.stderr.flush()
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _be_child(parent, (self._lock, self._bell, self._wake, self._wake_write), work)
+            descriptors = (self._lock, self._fifo, self._wake_read, self._wake_write)
+            worker_children.run_child(parent, descriptors, work)
         return pid
 
     def _reap(self) -> None:
@@ -296,142 +312,48 @@ class Worker:
                 return
             if pid == 0:
                 return
-            if self._work is not None and pid == self._work.pid:
-                self._end_work(self._work, status)
-            elif pid in self._couriers:
-                self._end_courier(self._couriers.pop(pid), status)
+            if self._job_process is not None and pid == self._job_process.pid:
+                self._on_job_process_ended(self._job_process, status)
+            elif pid in self._webhooks:
+                self._on_webhook_ended(self._webhooks.pop(pid), status)
 
     def _wait(self) -> None:
-        """For the end of a child, the bell, or a date."""
-        events = self._poller.poll(self._patience() * 1000)
-        heard = {descriptor for descriptor, _ in events}
-        if self._wake in heard:
-            _drain(self._wake)
-        if self._bell in heard:
-            fifo.drain(self._bell)
+        """Wait for the end of a child, a signal through the FIFO, or the next due time."""
+        events = self._poller.poll(self._compute_poll_timeout() * 1000)
+        ready = {descriptor for descriptor, _ in events}
+        if self._wake_read in ready:
+            _drain_pipe(self._wake_read)
+        if self._fifo in ready:
+            fifo.drain(self._fifo)
             self._postponed.clear()
-            self._cancel()
+            self._forward_cancel()
 
-    def _cancel(self) -> None:
-        """The runner is a child that has not been reaped: its number is its own."""
-        work = self._work
-        if work is not None and self._queue.is_cancelled(work.job.number):
-            self._bound(work.job, 0.0)
-            # A test can stop its runner, which would not hear of it.
+    def _forward_cancel(self) -> None:
+        """Signal a cancel to the job's process, which is not reaped: its id is still its own."""
+        process = self._job_process
+        if process is not None and self._queue.is_cancel_requested(process.job.number):
+            self._set_deadline(process.job, 0.0)
+            # A test may have stopped the process, which could not handle the signal.
             for number in (signal.SIGCONT, signal.SIGUSR1):
-                os.kill(work.pid, number)
+                os.kill(process.pid, number)
 
-    def _patience(self) -> float:
-        left = [_FULL if self._full else _LOOK, self._deadline - time.monotonic()]
-        if self._work is None:  # else its end is heard, and nothing is begun before
-            left += [at - time.monotonic() for at in self._postponed.values()]
-            stays = self._stays_until - time.monotonic()
-            left += [stays] if stays > 0 else []
-        due = self._queue.next_due()
-        if due is not None:
-            # Rows on their way are due, too: the end of their couriers will be heard.
-            left.append(max(due - time.time(), 1.0 if self._couriers else 0.0))
-        return max(min(left), 0.0)
-
-
-# -- in the children ----------------------------------------------------------------
-
-
-def _be_child(parent: int, inherited: Tuple[int, ...], work: Callable[[], int]) -> None:
-    """What a fork needs to be a process of its own; never returns."""
-    status = 1
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)  # it died before we asked for its death
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for descriptor in inherited:
-            os.close(descriptor)
-        os.setsid()
-        process_tree.become_subreaper()
-        status = work()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+    def _compute_poll_timeout(self) -> float:
+        now = time.monotonic()
+        interval = _FULL_DISK_RETRY_DELAY if self._is_disk_full else _FALLBACK_POLL_INTERVAL
+        timeouts = [interval, self._deadline - now]
+        if self._job_process is None:  # otherwise its end wakes the worker
+            timeouts += [retry_at - now for retry_at in self._postponed.values()]
+            linger = self._linger_until - now
+            timeouts += [linger] if linger > 0 else []
+        due_at = self._queue.get_next_due()
+        if due_at is not None:
+            # Notifications that are being delivered are due, too: the end of a process wakes.
+            timeouts.append(max(due_at - time.time(), 1.0 if self._webhooks else 0.0))
+        return max(min(timeouts), 0.0)
 
 
-def _work(folder: str, job: JobRow, attempt: Optional[AttemptRow], sweeps: bool) -> int:
-    """Run a job, if it has not been, and make its package; ``sweeps``: and look at all contents."""
-    worker_lock.lock_runner(folder)
-    queue = Queue(folder)
-    if attempt is not None:
-        try:
-            job_runner.JobRunner(folder, queue, job, attempt).run()
-        except job_runner.AttemptFailed as error:
-            _say("job %s: %s" % (job.id, error))
-            queue.lose(attempt.id, str(error), time.time())
-    if _state(queue, job) != State.PACKAGING:
-        return _FINE
-    status = _package(queue, folder, queue.find(job.id))
-    if sweeps and status == _FINE:
-        retention.sweep_contents(queue, folder)
-    return status
-
-
-def _package(queue: Queue, folder: str, job: JobRow) -> int:
-    attempts = queue.attempts(job.number)
-    stays = retention.is_kept(queue, job, attempts)
-    try:
-        digest, size = _packed(queue, folder, job)
-        queue.packaged(job.number, digest, size, time.time())
-    except Exception as error:
-        if not isinstance(error, (OSError, package_builder.BadPackage)):
-            traceback.print_exc()
-        why = disk_space.words(error, folder) if isinstance(error, OSError) else error
-        words = "its package cannot be made: %s" % why
-        _say("job %s: %s" % (job.id, words))
-        # A disk that is full takes no row, either: whoever looks sees that it is full.
-        with contextlib.suppress(OSError):
-            queue.trouble(job.number, words)
-        return _LATER
-    # From here on somebody may have harvested and forgotten it.
-    retention.clear_workspaces(folder, job, attempts, stays)
-    retention.forget_overdue(queue, folder)
-    return _FINE
-
-
-def _packed(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
-    """A job whose rows make no package must not be here for ever."""
-    try:
-        return package_builder.pack(queue, folder, job)
-    except (package_builder.BadPackage, TypeError, ValueError) as error:
-        _say("job %s: %s" % (job.id, error))
-        return package_builder.pack_little(queue, folder, job, str(error))
-
-
-def _deliver(folder: str, row: OutboxRow) -> int:
-    """One POST, and the row of what came of it."""
-    signal.alarm(_POST)
-    words = webhook.post(row.url, row.secret, row.body)
-    signal.alarm(0)
-    with Queue(folder) as queue:
-        if words:
-            _write_failure(queue, row, words)
-        else:
-            queue.delivered(row.number)
-    return 0
-
-
-def _write_failure(queue: Queue, row: OutboxRow, words: str) -> None:
-    tries = row.tries + 1
-    queue.failed(row.number, words, time.time() + webhook.backoff(tries))
-    if tries >= webhook.TRIES:
-        _say("job %s: nobody at %s could be told: %s" % (row.job, row.url, words))
-        queue.give_up(row.number)
-
-
-# -- coming and going ---------------------------------------------------------------
-
-
-def _hear_children(read: int, write: int) -> None:
+def _install_child_signal(read: int, write: int) -> None:
+    """Make the end of a child write a byte to the pipe."""
     for descriptor in (read, write):
         os.set_blocking(descriptor, False)
     # Only a handler, even an empty one, makes the signal reach the pipe.
@@ -439,46 +361,22 @@ def _hear_children(read: int, write: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
 
 
-def _drain(descriptor: int) -> None:
+def _drain_pipe(descriptor: int) -> None:
     try:
         os.read(descriptor, 4096)
     except BlockingIOError:
         pass
 
 
-def _how(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return "was killed by %s" % signal_name(os.WTERMSIG(status))
-    return exit_words(os.WEXITSTATUS(status))
-
-
-def _say(words: str) -> None:
-    """A line of the worker's log, which is begun anew when it is long."""
-    if os.fstat(2).st_size > _LONG:
-        os.ftruncate(2, 0)
-    sys.stderr.write("%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), words))
-    sys.stderr.flush()
-
-
-def _state(queue: Queue, job: JobRow) -> Optional[State]:
-    """None: it is forgotten."""
-    try:
-        return queue.find(job.id).state
-    except Refused as refused:
-        if refused.kind != "unknown":
-            raise
-        return None
-
-
 def _detach() -> None:
-    """Out of whoever started us, as far as that was not done."""
+    """Detach from the session and the signals of the starting process, where still necessary."""
     try:
         os.setsid()
     except PermissionError:
         pass  # leads a session already
     os.chdir("/")
     os.umask(0o077)
-    for name in (orphans.MARKER, worker_launcher.BEHIND):
+    for name in (orphans.ATTEMPT_VARIABLE, worker_launcher.UNDER_AGENT_VARIABLE):
         os.environ.pop(name, None)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -488,42 +386,46 @@ def _detach() -> None:
 def launch(argv: Sequence[str]) -> None:
     """Run a worker in a process that does not end with the caller's.
 
-    ``argv`` is the queue's folder and the digest of the code.  Code that cannot be run here has
-    failed before: all of it is imported by now, and the caller waits for this process.
+    ``argv`` contains the queue's folder and the digest of the code.  All code is imported by now:
+    code that cannot run here has failed before, while the caller was waiting for this process.
     """
     folder, code = argv[0], argv[1]
-    worker_launcher.log_to(folder)
+    worker_launcher.redirect_output_to_log(folder)
     if os.fork():
         os._exit(0)
     try:
         os.setsid()
-        scope = worker_launcher.scope_command()
+        scope = worker_launcher.find_scope_command()
         if scope:
-            os.execvp(scope[0], scope + worker_launcher.command("worker", folder, code))
+            os.execvp(scope[0], scope + worker_launcher.build_command("worker", folder, code))
         main((folder, code))
     finally:
         os._exit(1)
 
 
 def main(argv: Sequence[str]) -> None:
-    """The worker process: its folder, the digest of its code, perhaps a lock that it has."""
+    """Run the worker process.
+
+    ``argv`` contains the queue's folder, the digest of the code, and perhaps the argument with
+    the lock of the code before (see ``worker_lock.make_lock_argument``).
+    """
     folder, code, *rest = argv
-    worker_launcher.log_to(folder)
+    worker_launcher.redirect_output_to_log(folder)
     _detach()
     status = 1
     try:
-        lock = worker_lock.inherited(rest)
+        lock = worker_lock.parse_lock_argument(rest)
         if lock is None:
-            lock = worker_lock.acquire(folder)
+            lock = worker_lock.acquire_worker_lock(folder)
         if lock is not None:
             Worker(folder, code, lock).run()
         status = 0
-    except Refused as refused:
-        _say(refused.words)
+    except RequestRefused as refused:
+        log(refused.message)
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        # Of a queue that was set aside no other worker knows which processes are its jobs'.
-        kill.kill_all(process_tree.Lister(os.getpid()))
+        # No other worker knows which processes belong to jobs of a queue that was set aside.
+        kill.kill_all(process_tree.DescendantLister(os.getpid()))
         os._exit(status)

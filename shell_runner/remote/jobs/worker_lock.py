@@ -1,4 +1,4 @@
-"""The locks of a queue's folder: one worker and one runner at a time.
+"""The locks of a queue's folder, which allow one worker and one job process at a time.
 
 Must not know jobs.
 """
@@ -13,18 +13,18 @@ from .queue import Queue
 
 _WORKER_LOCK = "worker.lock"
 _RUNNER_LOCK = "runner.lock"
-#: In front of the lock's descriptor, among the arguments of code that replaces the worker's.
+#: Prefix of the argument that passes the lock's descriptor to the code that replaces the worker's.
 _LOCK_ARGUMENT = "lock="
-#: Seconds that a worker which is leaving, or coming, may take to do so.
+#: Seconds that a worker may take to exit or to register.
 _LOCK_TIMEOUT = 10.0
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-def acquire(folder: str) -> Optional[int]:
-    """Take the worker's lock; return its descriptor, or None if another worker lives.
+def acquire_worker_lock(folder: str) -> Optional[int]:
+    """Take the worker's lock; return its descriptor, or None if another worker is alive.
 
-    One that has said that it leaves holds the lock for a moment more, and one that has just come
-    has not said so yet.
+    A worker that has deregistered holds the lock a moment longer, and one that has just started is
+    not registered yet.
     """
     deadline = time.monotonic() + _LOCK_TIMEOUT
     while True:
@@ -39,20 +39,20 @@ def acquire(folder: str) -> Optional[int]:
 def _has_live_worker(folder: str) -> bool:
     queue = Queue(folder)
     try:
-        row = queue.worker()
+        row = queue.get_worker()
     finally:
         queue.close()
     return row is not None and process_identity.is_alive(row.identity)
 
 
-def lock_argument(descriptor: int) -> str:
-    """Return the argument that hands the worker's lock over to code that replaces the worker's."""
+def make_lock_argument(descriptor: int) -> str:
+    """Return the argument that passes the worker's lock to the code that replaces the worker's."""
     os.set_inheritable(descriptor, True)
     return "%s%d" % (_LOCK_ARGUMENT, descriptor)
 
 
-def inherited(arguments: Iterable[str]) -> Optional[int]:
-    """Return the lock that the code before this one handed over, if there is one."""
+def parse_lock_argument(arguments: Iterable[str]) -> Optional[int]:
+    """Return the descriptor of the lock that the previous code passed in ``arguments``, or None."""
     for argument in arguments:
         if argument.startswith(_LOCK_ARGUMENT):
             descriptor = int(argument[len(_LOCK_ARGUMENT) :])
@@ -61,17 +61,17 @@ def inherited(arguments: Iterable[str]) -> Optional[int]:
     return None
 
 
-def lock_runner(folder: str) -> None:
+def acquire_runner_lock(folder: str) -> None:
     """Take the runner's lock until this process ends.
 
-    The runner of a dead worker may be in the kernel still, which kills it.
+    Waits for the runner of a dead worker, which the kernel may still be killing.
     """
     descriptor = os.open(os.path.join(folder, _RUNNER_LOCK), _LOCK_FLAGS, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def await_runner(folder: str) -> None:
-    """Wait until the runner of a dead worker is dead too: the kernel kills it a moment later."""
+def wait_for_runner(folder: str) -> None:
+    """Wait until the runner of a dead worker is dead too, for at most ``_LOCK_TIMEOUT`` seconds."""
     deadline = time.monotonic() + _LOCK_TIMEOUT
     while time.monotonic() < deadline:
         lock = _try_lock(os.path.join(folder, _RUNNER_LOCK))

@@ -121,9 +121,9 @@ class Identity(NamedTuple):
 
     pid: int
     #: Clock ticks between boot and its start (proc(5), /proc/PID/stat, field 22).
-    start: str
+    start_ticks: str
     #: /proc/sys/kernel/random/boot_id.
-    boot: str
+    boot_id: str
 
 
 def is_uuid(text: object) -> bool:

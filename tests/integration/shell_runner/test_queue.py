@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.jobs.queue import Queue, Refused, State
-from tests.helpers.queue_factories import CODE, WORKER, claimed, submitted
+from shell_runner.remote.jobs.queue import Queue, RequestRefused, State
+from tests.helpers.queue_factories import CODE, WORKER, claim_job, submit_job
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,8 +26,8 @@ from tests.queued import *
 queue = Queue(sys.argv[1])
 sys.stdin.readline()
 for _ in range(int(sys.argv[2])):
-    print("submitted", submitted(queue, count=1).id)
-    print("claimed", claimed(queue)[0].id)
+    print("submitted", submit_job(queue, count=1).id)
+    print("claimed", claim_job(queue)[0].id)
 """
 #: Submits for ever, and says what was answered; every third job has a long life already.
 SUBMIT = """\
@@ -36,13 +36,13 @@ from tests.queued import *
 queue = Queue(sys.argv[1])
 while True:
     for state in (State.QUEUED, State.QUEUED, State.READY):
-        job = submitted(queue, count=20, priority=9 * (state == State.READY))
+        job = submit_job(queue, count=20, priority=9 * (state == State.READY))
         print(job.id, flush=True)
         if state == State.READY:
-            attempt = claimed(queue)[1].id
-            queue.record(attempt, [(n, 1, "passed", "x" * 1000) for n in range(20)])
+            attempt = claim_job(queue)[1].id
+            queue.record_executions(attempt, [(n, 1, "passed", "x" * 1000) for n in range(20)])
             queue.finish(attempt, How.COMPLETED, "", 1.0)
-            queue.forget(queue.packaged(job.number, "d", 1, 1.0), True)
+            queue.forget(queue.record_package(job.number, "d", 1, 1.0), True)
             print(job.id, flush=True)
 """
 #: Opens a queue that nobody has made yet, together with others.
@@ -50,7 +50,7 @@ OPEN = """\
 import sys
 from tests.queued import *
 sys.stdin.readline()
-print("submitted", submitted(Queue(sys.argv[1])).id)
+print("submitted", submit_job(Queue(sys.argv[1])).id)
 """
 
 
@@ -88,19 +88,19 @@ def said(process: "subprocess.Popen[str]", word: str, lines: str) -> list[str]:
 
 def test_no_job_is_claimed_twice(tmp_path: Path, programs: Programs) -> None:
     with Queue(str(tmp_path)) as queue:
-        waiting = [submitted(queue).id for _ in range(5)]
+        waiting = [submit_job(queue).id for _ in range(5)]
     started = [programs.start(CLAIM, tmp_path, 40) for _ in range(4)]
     heard = [(process, process.communicate("\n", timeout=60)[0]) for process in started]
     submits = [each for process, lines in heard for each in said(process, "submitted", lines)]
     claims = Counter(each for process, lines in heard for each in said(process, "claimed", lines))
     assert len(submits) == sum(claims.values()) == 160
     assert set(claims.values()) == {1}
-    # The oldest first: what nobody has claimed are the last ones.
+    # The oldest first: what nobody has claim_job are the last ones.
     with Queue(str(tmp_path)) as queue:
-        left = [job.id for job in queue.jobs([State.QUEUED])]
+        left = [job.id for job in queue.list_jobs([State.QUEUED])]
         assert len(left) == 5
         assert set(claims) | set(left) == {*submits, *waiting}
-        assert all(len(queue.attempts(number)) == 1 for number in range(1, 161))
+        assert all(len(queue.get_attempts(number)) == 1 for number in range(1, 161))
 
 
 def test_a_queue_is_made_once_by_many(tmp_path: Path, programs: Programs) -> None:
@@ -112,7 +112,7 @@ def test_a_queue_is_made_once_by_many(tmp_path: Path, programs: Programs) -> Non
     heard = [(process, process.communicate(timeout=60)[0]) for process in started]
     submits = [each for process, lines in heard for each in said(process, "submitted", lines)]
     with Queue(str(tmp_path)) as queue:
-        assert {job.id for job in queue.jobs()} == set(submits)
+        assert {job.id for job in queue.list_jobs()} == set(submits)
         assert len(submits) == 6
 
 
@@ -127,14 +127,14 @@ def test_what_was_answered_is_there_after_kill(
     heard += process.stdout.read().split()
     assert process.wait() == -signal.SIGKILL
     with Queue(str(tmp_path)) as queue:
-        queue.enter(WORKER, CODE, 1.0)
-        there = {job.id: job for job in queue.jobs(limit=1000)}
+        queue.register_worker(WORKER, CODE, 1.0)
+        there = {job.id: job for job in queue.list_jobs(limit=1000)}
         gone = {each for each, count in Counter(heard).items() if count == 2}
         # One may have been on its way, or out, when there was nobody to answer.
         assert set(heard) - gone <= set(there) | set(heard[-1:])
         assert len(set(there) - set(heard)) <= 1
         assert not gone & set(there)
-        assert all(len(queue.tests(job.number)) == 20 for job in there.values())
+        assert all(len(queue.get_tests(job.number)) == 20 for job in there.values())
         assert all(queue.find(each[:13]).id == each for each in there)
     other = sqlite3.connect(tmp_path / "queue.db")
     assert other.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -149,10 +149,10 @@ def test_others_go_on_beside_one_that_was_killed(tmp_path: Path, programs: Progr
         ours = []
         for _ in range(20):
             process.stdout.readline()
-            ours.append(submitted(queue).id)
+            ours.append(submit_job(queue).id)
         process.kill()
-        ours.append(submitted(queue).id)
-        assert {job.id for job in queue.jobs(limit=1000)} >= set(ours)
+        ours.append(submit_job(queue).id)
+        assert {job.id for job in queue.list_jobs(limit=1000)} >= set(ours)
         queue._db.check()
 
 
@@ -168,8 +168,8 @@ def refusal_of_nobody(folder: Path) -> str:
             if os.getuid() == 0:
                 os.setuid(pwd.getpwnam("nobody").pw_uid)
             Queue(str(folder))
-        except Refused as refused:
-            os.write(writer, f"{refused.kind} {refused.words}".encode())
+        except RequestRefused as refused:
+            os.write(writer, f"{refused.kind} {refused.message}".encode())
         finally:
             os._exit(0)
     os.close(writer)
@@ -194,7 +194,7 @@ def test_a_read_only_folder_is_refused_with_its_path(foreign: Path, there: bool)
     jobs.mkdir()
     if there:
         with Queue(str(jobs)) as queue:
-            submitted(queue)
+            submit_job(queue)
         for path in jobs.iterdir():
             path.chmod(0o444)
     jobs.chmod(0o555)
@@ -205,7 +205,7 @@ def test_a_read_only_folder_is_refused_with_its_path(foreign: Path, there: bool)
         path.chmod(0o600)
     if there:
         with Queue(str(jobs)) as queue:
-            assert claimed(queue)
+            assert claim_job(queue)
 
 
 def test_no_queue_is_made_where_the_file_system_is_full(tmp_path: Path) -> None:
@@ -224,4 +224,4 @@ def test_no_queue_is_made_where_the_file_system_is_full(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout == f"{tmp_path}/queue.db\n", done.stderr
     with Queue(str(tmp_path)) as queue:
-        assert queue.find(submitted(queue).id)
+        assert queue.find(submit_job(queue).id)

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.files.manifest import FILE, Entry
+from shell_runner.remote.files.manifest import FILE, ManifestEntry
 from shell_runner.remote.jobs import paths, webhook, worker_launcher
-from shell_runner.remote.jobs.queue import How, JobRow, State, Step
+from shell_runner.remote.jobs.queue import AttemptPhase, EndReason, JobRow, State
 from shell_runner.remote.processes import process_tree as processes
 from shell_runner.remote.protocol.model import Problem
-from tests.helpers.queue_host import PATIENCE, Host, Receiver, is_dead, kill
+from tests.helpers.queue_host import TIMEOUT, QueueHost, WebhookReceiver, is_dead, kill
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    with Host(tmp_path / "jobs") as made:
+def host(tmp_path: Path) -> Iterator[QueueHost]:
+    with QueueHost(tmp_path / "jobs") as made:
         yield made
 
 
@@ -42,7 +42,7 @@ def zipped(files: dict[str, str]) -> bytes:
 
 def eventually(true: Callable[[], object]) -> None:
     """For what only the kernel or another process can tell."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -51,31 +51,31 @@ def eventually(true: Callable[[], object]) -> None:
 # -- jobs that end by themselves
 
 
-def test_a_job_is_run_and_packed(host: Host) -> None:
+def test_a_job_is_run_and_packed(host: QueueHost) -> None:
     job = host.submit({"test_a": "echo hello", "test_b": "exit 3", "test_c": "exit 77"})
     host.drain()
     package = host.package(job)
     assert package.exits() == {"test_a": 0, "test_b": 3, "test_c": 77}
-    assert package.executions()[0, 1].out.text == "hello\n"
+    assert package.executions()[0, 1].stdout.text == "hello\n"
     assert "test_a | hello\n" in package.log
     assert package.manifest["how"] == "completed"
     assert "secret" not in package.manifest["config"]
-    assert os.listdir(paths.work(host.folder)) == []
+    assert os.listdir(paths.workspace_path(host.folder)) == []
     assert host.leftovers(job) == []
     with host.queue() as queue:
-        assert queue.worker() is None
-        attempt = queue.attempts(job.number)[0]
-        assert queue.outcomes(attempt.id) == {"passed": 1, "failed": 1, "skipped": 1}
+        assert queue.get_worker() is None
+        attempt = queue.get_attempts(job.number)[0]
+        assert queue.count_outcomes(attempt.id) == {"passed": 1, "failed": 1, "skipped": 1}
 
 
-def test_jobs_run_by_priority_then_by_age(host: Host) -> None:
+def test_jobs_run_by_priority_then_by_age(host: QueueHost) -> None:
     door = host.door.path
     jobs = [host.submit({"t": f"echo {n} >{door}"}, priority=int(n == 2)) for n in range(4)]
     host.drain()
     assert [host.door.line() for _ in jobs] == ["2", "0", "1", "3"]
 
 
-def test_tests_use_what_the_install_command_has_made(host: Host) -> None:
+def test_tests_use_what_the_install_command_has_made(host: QueueHost) -> None:
     build = host.tree({"lib/words": "built\n"})
     job = host.submit(
         {
@@ -95,7 +95,7 @@ def test_tests_use_what_the_install_command_has_made(host: Host) -> None:
     )
     host.drain()
     package = host.package(job)
-    said = [package.executions()[number, 1].out.text for number in range(3)]
+    said = [package.executions()[number, 1].stdout.text for number in range(3)]
     attempt = host.attempts(job)[0]
     assert said == ["tool blue\n", "built\nbuilt\n", f"{job.id} {attempt.id} blue\n"]
     assert "install | installed\n" in package.log
@@ -111,47 +111,49 @@ def test_tests_use_what_the_install_command_has_made(host: Host) -> None:
     ],
 )
 def test_no_test_runs_on_a_build_that_cannot_be_installed(
-    host: Host, install: str, words: str
+    host: QueueHost, install: str, words: str
 ) -> None:
     job = host.submit({"test_a": "true", "test_b": "true"}, install=install, install_timeout=0.3)
     host.drain()
     found = host.find(job)
-    assert (found.how, found.detail) == (How.INSTALL_FAILED, words)
+    assert (found.end_reason, found.detail) == (EndReason.INSTALL_FAILED, words)
     executions = host.package(job).executions()
     assert {each.problem for each in executions.values()} == {Problem.NOT_RUN}
     assert executions[1, 1].detail == f"the install command failed: {words}"
 
 
-def test_archives_are_unpacked(host: Host) -> None:
+def test_archives_are_unpacked(host: QueueHost) -> None:
     build = host.archive(zipped({"bin/answer": "#!/bin/sh\necho 42\n"}))
     job = host.submit({"test_a": '"$NOSEJOBS_BUILD/bin/answer"'}, build=build)
     host.drain()
-    assert host.package(job).executions()[0, 1].out.text == "42\n"
+    assert host.package(job).executions()[0, 1].stdout.text == "42\n"
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"nothing", "it.bin is no zip"), (zipped({"../../out": ""}), "out")],
+    [(b"nothing", "it.bin is not a zip"), (zipped({"../../out": ""}), "out")],
     ids=["no-archive", "escape"],
 )
-def test_a_build_that_cannot_be_unpacked_is_refused(host: Host, data: bytes, words: str) -> None:
+def test_a_build_that_cannot_be_unpacked_is_refused(
+    host: QueueHost, data: bytes, words: str
+) -> None:
     job = host.submit({"test_a": "true"}, build=host.archive(data, "it.bin"))
     host.drain()
     found = host.find(job)
-    assert found.how == How.REFUSED
+    assert found.end_reason == EndReason.REFUSED
     assert found.detail.startswith("the build cannot be unpacked: ")
     assert words in found.detail
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
 
 
-def test_contents_that_are_gone_refuse_the_job(host: Host) -> None:
+def test_contents_that_are_gone_refuse_the_job(host: QueueHost) -> None:
     job = host.submit({"test_a": "true"})
     os.unlink(host.store.path(job.tests.digest))
     host.drain()
     assert "is not on this host any more" in host.find(job).detail
 
 
-def test_a_failed_test_runs_again(host: Host) -> None:
+def test_a_failed_test_runs_again(host: QueueHost) -> None:
     again = 'test "$(cat n 2>/dev/null)" = 11 || { printf 1 >>n; exit 1; }'
     job = host.submit(
         {"a/test": again, "b/test": again, "c/test": "exit 77"},
@@ -160,28 +162,28 @@ def test_a_failed_test_runs_again(host: Host) -> None:
     )
     host.drain()
     executions = host.package(job).executions()
-    exits = {key: each.exit for key, each in executions.items()}
+    exits = {key: each.exit_status for key, each in executions.items()}
     assert exits == {(0, 1): 1, (0, 2): 1, (0, 3): 0, (1, 1): 1, (1, 2): 1, (2, 1): 77}
     assert executions[0, 3].attempt == 3
 
 
-def test_what_the_host_lacks_is_not_run(host: Host) -> None:
+def test_what_the_host_lacks_is_not_run(host: QueueHost) -> None:
     words = "requires docker"
     job = host.submit({"test_a": "true", "test_b": "true"}, tests={"test_a": {"unmet": words}})
     host.drain()
     executions = host.package(job).executions()
-    assert (executions[0, 1].problem, executions[0, 1].detail) == (Problem.UNMET, words)
-    assert executions[1, 1].exit == 0
+    assert (executions[0, 1].problem, executions[0, 1].detail) == (Problem.UNMET_REQUIREMENT, words)
+    assert executions[1, 1].exit_status == 0
 
 
-def test_a_job_may_have_no_tests(host: Host) -> None:
+def test_a_job_may_have_no_tests(host: QueueHost) -> None:
     job = host.submit({}, install="echo it is there")
     host.drain()
-    assert host.find(job).how == How.COMPLETED
+    assert host.find(job).end_reason == EndReason.COMPLETED
     assert host.package(job).executions() == {}
 
 
-def test_longest_tests_run_first_and_serial_ones_before(host: Host) -> None:
+def test_longest_tests_run_first_and_serial_ones_before(host: QueueHost) -> None:
     door = host.door.path
     names = ["short", "long", "unknown", "alone"]
     tests = {
@@ -194,7 +196,7 @@ def test_longest_tests_run_first_and_serial_ones_before(host: Host) -> None:
     assert [host.door.line() for _ in names] == ["alone", "unknown", "long", "short"]
 
 
-def test_artefacts_of_each_try_are_in_the_package(host: Host) -> None:
+def test_artefacts_of_each_try_are_in_the_package(host: QueueHost) -> None:
     script = """
         cd "$TEST_UNDECLARED_OUTPUTS_DIR"
         mkdir deep; echo one >deep/file; head -c 600000 /dev/zero >large; ln -s /etc/passwd link
@@ -220,85 +222,94 @@ def test_artefacts_of_each_try_are_in_the_package(host: Host) -> None:
     ],
 )
 def test_a_workspace_stays_if_the_job_wants_it(
-    host: Host, keep: str, script: str, stays: bool
+    host: QueueHost, keep: str, script: str, stays: bool
 ) -> None:
     job = host.submit({"test_a": script}, keep_workspace=keep)
     host.drain()
     attempt = host.attempts(job)[0].id
-    assert os.path.exists(paths.work(host.folder, attempt) + "/tests/test_a") == stays
+    assert os.path.exists(paths.workspace_path(host.folder, attempt) + "/tests/test_a") == stays
     host.drain()  # a later worker cleans up what nobody wants
-    assert os.path.exists(paths.work(host.folder, attempt)) == stays
+    assert os.path.exists(paths.workspace_path(host.folder, attempt)) == stays
     with host.queue() as queue:
         queue.forget(queue.find(job.id), force=True)
     host.drain()
-    assert os.listdir(paths.work(host.folder)) == []
+    assert os.listdir(paths.workspace_path(host.folder)) == []
 
 
 # -- jobs that are ended
 
 
-def test_a_job_can_be_cancelled_before_it_runs(host: Host) -> None:
+def test_a_job_can_be_cancelled_before_it_runs(host: QueueHost) -> None:
     job = host.submit({"test_a": "true"})
     host.cancel(job)
     host.drain()
-    assert host.find(job).how == How.CANCELLED
+    assert host.find(job).end_reason == EndReason.CANCELLED
     assert host.attempts(job) == []
-    assert host.package(job).executions()[0, 1].problem == Problem.CANCELLED
+    assert host.package(job).executions()[0, 1].problem == Problem.CANCELED
 
 
 @pytest.mark.parametrize("part", ["test", "install"])
-def test_a_job_that_runs_can_be_cancelled(host: Host, part: str) -> None:
+def test_a_job_that_runs_can_be_cancelled(host: QueueHost, part: str) -> None:
     words = f"setsid sleep 1000 & echo here >{host.door.path}; sleep 1000"
     script, install = (words, "") if part == "test" else ("true", words)
     job = host.submit({"test_a": script, "test_b": "true"}, install=install, slots=1)
     process = host.worker()
     assert host.door.line() == "here"
     host.cancel(job)
-    assert process.wait(PATIENCE) == 0
-    assert host.find(job).how == How.CANCELLED
+    assert process.wait(TIMEOUT) == 0
+    assert host.find(job).end_reason == EndReason.CANCELLED
     executions = host.package(job).executions()
-    assert {each.problem for each in executions.values()} == {Problem.CANCELLED}
+    assert {each.problem for each in executions.values()} == {Problem.CANCELED}
     assert host.leftovers(job) == []
 
 
-def test_the_time_of_a_job_is_bounded(host: Host) -> None:
+def test_the_time_of_a_job_is_bounded(host: QueueHost) -> None:
     job = host.submit({"test_a": "true", "test_b": "sleep 1000"}, timeout=1.0)
     host.drain()
     found = host.find(job)
-    assert (found.how, found.detail) == (How.TIMED_OUT, "after 1 s")
+    assert (found.end_reason, found.detail) == (EndReason.TIMED_OUT, "after 1 s")
     executions = host.package(job).executions()
-    assert executions[0, 1].exit == 0
-    assert executions[1, 1].problem == Problem.CANCELLED
+    assert executions[0, 1].exit_status == 0
+    assert executions[1, 1].problem == Problem.CANCELED
 
 
-def test_a_stopped_runner_can_be_cancelled(host: Host) -> None:
+def test_a_stopped_runner_can_be_cancelled(host: QueueHost) -> None:
     job = host.submit({"test_a": f"echo here >{host.door.path}; sleep 1000"})
     worker = host.worker()
     assert host.door.line() == "here"
     os.kill(host.runner(worker), signal.SIGSTOP)
     host.cancel(job)
-    assert worker.wait(PATIENCE) == 0
-    assert host.find(job).how == How.CANCELLED
+    assert worker.wait(TIMEOUT) == 0
+    assert host.find(job).end_reason == EndReason.CANCELLED
     assert host.leftovers(job) == []
 
 
-def impatient(host: Host) -> str:
+def impatient(host: QueueHost) -> str:
     """Code that soon kills a runner which should have ended."""
     words = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
-    assert words.count(b"_OVERTIME = 60.0") == 1
-    return host.install({"jobs/worker.py": words.replace(b"_OVERTIME = 60.0", b"_OVERTIME = 0.2")})
+    assert words.count(b"_RUNNER_END_TIMEOUT = 60.0") == 1
+    return host.install(
+        {
+            "jobs/worker.py": words.replace(
+                b"_RUNNER_END_TIMEOUT = 60.0", b"_RUNNER_END_TIMEOUT = 0.2"
+            )
+        }
+    )
 
 
-def test_a_runner_that_outlives_its_time_is_killed(host: Host) -> None:
+def test_a_runner_that_outlives_its_time_is_killed(host: QueueHost) -> None:
     script = f"echo here >{host.door.path}; sleep 1000"
     job = host.submit({"test_a": script}, code=impatient(host), timeout=1.0)
     worker = host.worker()
     assert host.door.line() == "here"
     os.kill(host.runner(worker), signal.SIGSTOP)
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
     found = host.find(job)
-    assert (found.how, found.detail) == (How.TIMED_OUT, "its runner did not end by itself")
-    assert host.package(job).executions()[0, 1].problem == Problem.CANCELLED
+    assert (found.end_reason, found.detail) == (
+        EndReason.TIMED_OUT,
+        "its runner did not end by itself",
+    )
+    assert host.package(job).executions()[0, 1].problem == Problem.CANCELED
     assert len(host.attempts(job)) == 1
     assert host.leftovers(job) == []
 
@@ -317,11 +328,11 @@ def hard_to_find(door: Path) -> str:
     """
 
 
-def caught(host: Host) -> list[int]:
+def caught(host: QueueHost) -> list[int]:
     return [int(host.door.line()) for _ in range(3)]
 
 
-def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: Host) -> None:
+def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: QueueHost) -> None:
     scripts = {"test_a": "true", "test_b": hard_to_find(host.door.path), "test_c": "true"}
     tests = {name: {"estimate": 9.0 - number} for number, name in enumerate(scripts)}
     job = host.submit(scripts, slots=1, tests=tests)
@@ -334,23 +345,23 @@ def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: Host) -> None:
     host.drain()
     assert all(map(is_dead, [*pids, runner]))
     first, second = host.attempts(job)
-    assert (first.step, first.detail) == (Step.LOST, "its worker died")
-    assert second.step == Step.ENDED
+    assert (first.step, first.detail) == (AttemptPhase.LOST, "its worker died")
+    assert second.step == AttemptPhase.ENDED
     package = host.package(job)
     assert package.exits() == {"test_a": 0, "test_b": 0, "test_c": 0}
     assert package.manifest["attempt"]["number"] == 2
     assert list(package.executions("attempts/1/executions.jsonl")) == [(0, 1)]
     assert "attempts/1/log.txt" in package.files
-    assert os.listdir(paths.work(host.folder)) == []
+    assert os.listdir(paths.workspace_path(host.folder)) == []
 
 
-def test_nobody_but_a_new_worker_kills_what_slots_have_left(host: Host) -> None:
+def test_nobody_but_a_new_worker_kills_what_slots_have_left(host: QueueHost) -> None:
     """Worker, runner and slots all die at once, as the kernel may choose when memory is short."""
     job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1)
     worker = host.worker()
     pids = caught(host)
     runner = host.runner(worker)
-    above = [worker.pid, runner, *processes.children(runner)]
+    above = [worker.pid, runner, *processes.list_children(runner)]
     assert len(above) == 3
     for pid in above:
         os.kill(pid, signal.SIGSTOP)
@@ -364,25 +375,25 @@ def test_nobody_but_a_new_worker_kills_what_slots_have_left(host: Host) -> None:
     assert host.package(job).manifest["attempt"]["number"] == 2
 
 
-def test_a_killed_runner_costs_an_attempt_and_no_worker(host: Host) -> None:
+def test_a_killed_runner_costs_an_attempt_and_no_worker(host: QueueHost) -> None:
     job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1)
     worker = host.worker()
     pids = caught(host)
     Path(host.folder, "again").touch()
     kill(host.runner(worker))
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
     assert all(map(is_dead, pids))
     first, _ = host.attempts(job)
     assert first.detail == "its runner was killed by SIGKILL"
     assert host.package(job).exits() == {"test_a": 0}
 
 
-def test_a_job_that_kills_its_runner_gives_up(host: Host) -> None:
+def test_a_job_that_kills_its_runner_gives_up(host: QueueHost) -> None:
     script = "kill -9 $(awk '{print $4}' /proc/$(awk '{print $4}' /proc/$$/stat)/stat); sleep 9"
     job = host.submit({"test_a": script, "test_b": "true"}, slots=1, attempts=2)
     other = host.submit({"test_a": "true"})
     host.drain()
-    assert host.find(job).how == How.GAVE_UP
+    assert host.find(job).end_reason == EndReason.GAVE_UP
     assert len(host.attempts(job)) == 2
     executions = host.package(job).executions()
     assert executions[0, 1].problem == Problem.HOST_LOST
@@ -390,20 +401,20 @@ def test_a_job_that_kills_its_runner_gives_up(host: Host) -> None:
     assert host.package(other).exits() == {"test_a": 0}
 
 
-def test_a_killed_slot_costs_the_test_that_it_ran(host: Host) -> None:
+def test_a_killed_slot_costs_the_test_that_it_ran(host: QueueHost) -> None:
     job = host.submit(
         {"test_a": f"echo $PPID >{host.door.path}; sleep 1000", "test_b": "true"}, slots=1
     )
     worker = host.worker()
     kill(int(host.door.line()))
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
     executions = host.package(job).executions()
     assert executions[0, 1].problem == Problem.SLOT_DIED
-    assert executions[1, 1].exit == 0
+    assert executions[1, 1].exit_status == 0
     assert len(host.attempts(job)) == 1
 
 
-def slow_to_unpack(host: Host) -> tuple[JobRow, Callable[[], int]]:
+def slow_to_unpack(host: QueueHost) -> tuple[JobRow, Callable[[], int]]:
     """A job whose build comes through a pipe; what waits until its runner reads that."""
     job = host.submit({"test_a": "true"}, build=host.archive(b""))
     assert job.build is not None
@@ -413,7 +424,7 @@ def slow_to_unpack(host: Host) -> tuple[JobRow, Callable[[], int]]:
     return job, lambda: os.open(path, os.O_WRONLY)
 
 
-def test_a_worker_killed_while_unpacking_costs_an_attempt(host: Host) -> None:
+def test_a_worker_killed_while_unpacking_costs_an_attempt(host: QueueHost) -> None:
     job, reached = slow_to_unpack(host)
     worker = host.worker()
     pipe = reached()
@@ -424,28 +435,28 @@ def test_a_worker_killed_while_unpacking_costs_an_attempt(host: Host) -> None:
     os.unlink(path)
     Path(path).write_bytes(b"")
     host.drain()
-    assert [row.step for row in host.attempts(job)] == [Step.LOST, Step.ENDED]
-    assert host.find(job).how == How.REFUSED, "nothing is no archive"
-    assert os.listdir(paths.work(host.folder)) == []
+    assert [row.step for row in host.attempts(job)] == [AttemptPhase.LOST, AttemptPhase.ENDED]
+    assert host.find(job).end_reason == EndReason.REFUSED, "nothing is no archive"
+    assert os.listdir(paths.workspace_path(host.folder)) == []
 
 
-def test_a_job_can_be_cancelled_while_it_is_unpacked(host: Host) -> None:
+def test_a_job_can_be_cancelled_while_it_is_unpacked(host: QueueHost) -> None:
     job, reached = slow_to_unpack(host)
     worker = host.worker()
     pipe = reached()
     host.cancel(job)
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
     os.close(pipe)
-    assert host.find(job).how == How.CANCELLED
-    assert host.package(job).executions()[0, 1].problem == Problem.CANCELLED
+    assert host.find(job).end_reason == EndReason.CANCELLED
+    assert host.package(job).executions()[0, 1].problem == Problem.CANCELED
 
 
-def test_a_worker_killed_while_packing_costs_nothing(host: Host) -> None:
+def test_a_worker_killed_while_packing_costs_nothing(host: QueueHost) -> None:
     job = host.submit({"test_a": "exit 4"})
-    blocked = Path(paths.package(host.folder, job.id) + ".part")
+    blocked = Path(paths.package_path(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
     worker = host.worker()
-    eventually(lambda: host.find(job).trouble)
+    eventually(lambda: host.find(job).waiting_reason)
     worker.kill()
     worker.wait()
     blocked.rmdir()
@@ -454,92 +465,98 @@ def test_a_worker_killed_while_packing_costs_nothing(host: Host) -> None:
     assert len(host.attempts(job)) == 1
 
 
-def test_a_package_in_the_making_is_made_again(host: Host) -> None:
+def test_a_package_in_the_making_is_made_again(host: QueueHost) -> None:
     """By the next worker, of the same rows: it is the same, and no test runs again."""
     scripts = {
         f"test_{n}": 'echo 1 >"$TEST_UNDECLARED_OUTPUTS_DIR/a"; exit $RANDOM' for n in range(5)
     }
     job = host.submit(scripts, install="echo x", keep_workspace="always")
     host.drain()
-    before = host.find(job).package
-    path = paths.package(host.folder, job.id)
+    before = host.find(job).package_digest
+    path = paths.package_path(host.folder, job.id)
     os.unlink(path)
-    with host.queue() as queue, queue._db.writing() as db:
+    with host.queue() as queue, queue._db.write_transaction() as db:
         db.execute("UPDATE job SET state = 'packaging', package = ''")
         db.execute("UPDATE attempt SET step = 'packaging', pid = 1")
     host.drain()
-    assert host.find(job).package == before
+    assert host.find(job).package_digest == before
     assert len(host.attempts(job)) == 1
 
 
 # -- troubles
 
 
-def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: Host) -> None:
+def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: QueueHost) -> None:
     job = host.submit({"test_a": "exit 4"})
-    blocked = Path(paths.package(host.folder, job.id) + ".part")
+    blocked = Path(paths.package_path(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
     worker = host.worker()
     other = host.submit({"test_a": f"echo done >{host.door.path}"})
-    worker_launcher.ring(host.folder)
+    worker_launcher.wake_worker(host.folder)
     assert host.door.line() == "done"
     eventually(lambda: host.find(other).state == State.READY)
     found = host.find(job)
     assert found.state == State.PACKAGING
-    assert "its package cannot be made" in found.trouble
+    assert "its package cannot be made" in found.waiting_reason
     blocked.rmdir()
-    worker_launcher.ring(host.folder)
-    assert worker.wait(PATIENCE) == 0
+    worker_launcher.wake_worker(host.folder)
+    assert worker.wait(TIMEOUT) == 0
     assert host.package(job).exits() == {"test_a": 4}
-    assert host.find(job).trouble == ""
+    assert host.find(job).waiting_reason == ""
 
 
-def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: Host) -> None:
+def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: QueueHost) -> None:
     words = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
-    assert words.count(b"_AGAIN = 30.0") == 1
-    host.code = host.install({"jobs/worker.py": words.replace(b"_AGAIN = 30.0", b"_AGAIN = 0.01")})
+    assert words.count(b"_PACKAGE_RETRY_DELAY = 30.0") == 1
+    host.code = host.install(
+        {
+            "jobs/worker.py": words.replace(
+                b"_PACKAGE_RETRY_DELAY = 30.0", b"_PACKAGE_RETRY_DELAY = 0.01"
+            )
+        }
+    )
     job = host.submit({"test_a": "true"})
-    blocked = Path(paths.package(host.folder, job.id) + ".part")
+    blocked = Path(paths.package_path(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
     other = host.submit({"test_a": f"echo here >{host.door.path}; sleep 1"})
     worker = host.worker()
     assert host.door.line() == "here"
     before = ticks(worker.pid)
-    eventually(lambda: host.find(other).how == How.COMPLETED)
+    eventually(lambda: host.find(other).end_reason == EndReason.COMPLETED)
     assert ticks(worker.pid) - before < 30
     blocked.rmdir()
-    worker_launcher.ring(host.folder)
-    assert worker.wait(PATIENCE) == 0
+    worker_launcher.wake_worker(host.folder)
+    assert worker.wait(TIMEOUT) == 0
 
 
 def ticks(pid: int) -> int:
     """Hundredths of a second of processor time, its own."""
-    user, system = processes.stat(pid)[11:13]
+    user, system = processes.read_stat(pid)[11:13]
     return int(user) + int(system)
 
 
-def test_of_two_workers_one_leaves(host: Host) -> None:
+def test_of_two_workers_one_leaves(host: QueueHost) -> None:
     job = host.submit({"test_a": f"echo here >{host.door.path}; cat {host.door.path}.go"})
     os.mkfifo(f"{host.door.path}.go")
     workers = [host.worker(), host.worker(), host.worker()]
     assert host.door.line() == "here"
     eventually(lambda: sum(each.poll() is None for each in workers) == 1)
     Path(f"{host.door.path}.go").write_text("")
-    assert [each.wait(PATIENCE) for each in workers] == [0, 0, 0]
+    assert [each.wait(TIMEOUT) for each in workers] == [0, 0, 0]
     assert len(host.attempts(job)) == 1
 
 
-def test_a_worker_that_comes_while_another_leaves_finds_what_was_submitted(host: Host) -> None:
+def test_a_worker_that_comes_while_another_leaves_finds_what_was_submitted(host: QueueHost) -> None:
     jobs = []
     for _ in range(4):
         jobs.append(host.submit({"test_a": "true"}))
-        worker_launcher.ring(host.folder)
+        worker_launcher.wake_worker(host.folder)
         host.worker()
         eventually(lambda: host.find(jobs[-1]).state == State.READY)
     assert all(len(host.attempts(job)) == 1 for job in jobs)
 
 
-def test_code_of_another_version_takes_over(host: Host) -> None:
+def test_code_of_another_version_takes_over(host: QueueHost) -> None:
     """The same process goes on, with the lock; nobody else comes in between."""
     words = Path(worker_launcher.__file__).with_name("webhook.py").read_bytes()
     other = host.install({"jobs/webhook.py": words + b"# changed\n"})
@@ -548,18 +565,18 @@ def test_code_of_another_version_takes_over(host: Host) -> None:
         for code in (host.code, other, host.code)
     ]
     worker = host.worker()
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
     assert [host.door.line() for _ in jobs] == [job.id for job in jobs]
     assert {row.identity.pid for job in jobs for row in host.attempts(job)} == {worker.pid}
     assert all(host.package(job).manifest["job"]["code"] == job.code for job in jobs)
 
 
-def test_a_job_whose_code_is_gone_is_refused(host: Host) -> None:
+def test_a_job_whose_code_is_gone_is_refused(host: QueueHost) -> None:
     job = host.submit({"test_a": "true"}, code="0" * 64)
     after = host.submit({"test_a": "true"})
     host.drain()
     found = host.find(job)
-    assert found.how == How.REFUSED
+    assert found.end_reason == EndReason.REFUSED
     assert "the code that runs it is not on this host" in found.detail
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
     assert host.package(after).exits() == {"test_a": 0}
@@ -573,15 +590,15 @@ def test_a_job_whose_code_is_gone_is_refused(host: Host) -> None:
     ],
 )
 def test_a_job_that_cannot_be_read_is_refused_and_holds_up_nobody(
-    host: Host, table: str, change: str, words: str
+    host: QueueHost, table: str, change: str, words: str
 ) -> None:
     job = host.submit({"test_a": "true"})
-    with host.queue() as queue, queue._db.writing() as db:
+    with host.queue() as queue, queue._db.write_transaction() as db:
         db.execute(f"UPDATE {table} SET {change}")
     after = host.submit({"test_a": "true"})
     host.drain()
     found = host.find(job)
-    assert (found.how, found.state) == (How.REFUSED, State.READY)
+    assert (found.end_reason, found.state) == (EndReason.REFUSED, State.READY)
     assert found.detail.startswith(words)
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
     assert host.package(after).exits() == {"test_a": 0}
@@ -590,8 +607,8 @@ def test_a_job_that_cannot_be_read_is_refused_and_holds_up_nobody(
 # -- who is told, and what goes
 
 
-def test_whoever_wants_to_know_is_told_until_they_hear(host: Host) -> None:
-    receiver = Receiver([500, 503])
+def test_whoever_wants_to_know_is_told_until_they_hear(host: QueueHost) -> None:
+    receiver = WebhookReceiver([500, 503])
     try:
         job = host.submit({"test_a": "true"}, notify=receiver.url, secret="s3cret")
         host.drain()
@@ -602,14 +619,14 @@ def test_whoever_wants_to_know_is_told_until_they_hear(host: Host) -> None:
     assert len(bodies) == 1, "the same words each time"
     told = json.loads(bodies.pop())
     assert (told["job"], told["how"]) == (job.id, "completed")
-    assert told["package"] == host.find(job).package
-    wanted = webhook.signature("s3cret", receiver.got[2][2])
+    assert told["package"] == host.find(job).package_digest
+    wanted = webhook.sign("s3cret", receiver.got[2][2])
     assert receiver.got[2][1]["X-Nosejobs-Signature"] == wanted
     with host.queue() as queue:
-        assert queue.next_due() is None
+        assert queue.get_next_due() is None
 
 
-def test_who_does_not_answer_holds_up_no_job(host: Host) -> None:
+def test_who_does_not_answer_holds_up_no_job(host: QueueHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         first = host.submit({"test_a": "true"}, notify=url)
@@ -623,7 +640,7 @@ def test_who_does_not_answer_holds_up_no_job(host: Host) -> None:
         worker.wait()
 
 
-def test_nothing_stays_in_the_folder_for_temporary_files(host: Host) -> None:
+def test_nothing_stays_in_the_folder_for_temporary_files(host: QueueHost) -> None:
     before = set(os.listdir(tempfile.gettempdir()))
     job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1, install="true")
     worker = host.worker()
@@ -637,7 +654,7 @@ def test_nothing_stays_in_the_folder_for_temporary_files(host: Host) -> None:
     assert set(os.listdir(tempfile.gettempdir())) == before
 
 
-def test_a_sparse_build_stays_sparse(host: Host) -> None:
+def test_a_sparse_build_stays_sparse(host: QueueHost) -> None:
     """As a tree; its bytes are many, its blocks are few."""
     large = 256 << 20
     seen = hashlib.sha256()
@@ -648,16 +665,16 @@ def test_a_sparse_build_stays_sparse(host: Host) -> None:
     path.parent.mkdir()
     with open(path, "wb") as file:
         file.truncate(large)
-    build = host.entries([Entry("image", FILE, 0o644, digest, large)])
+    build = host.entries([ManifestEntry("image", FILE, 0o644, digest, large)])
     job = host.submit({"test_a": 'du -k "$NOSEJOBS_BUILD/image"'}, build=build)
     host.drain()
-    said = host.package(job).executions()[0, 1].out.text
+    said = host.package(job).executions()[0, 1].stdout.text
     assert int(said.split()[0]) < 1024
 
 
-def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: Host) -> None:
+def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: QueueHost) -> None:
     job = host.submit({"test_a": "true", "test_b": "true"})
-    with host.queue() as queue, queue._db.writing() as db:
+    with host.queue() as queue, queue._db.write_transaction() as db:
         # As a version that checked less may have taken it.
         db.execute("UPDATE test SET row = replace(row, '30.0', 'NaN') WHERE number = 0")
     host.drain()
@@ -666,14 +683,14 @@ def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: Host) -> None
     assert "cannot be packed" in package.manifest["detail"]
 
 
-def test_code_that_cannot_be_run_is_told_to_who_starts_it(host: Host) -> None:
+def test_code_that_cannot_be_run_is_told_to_who_starts_it(host: QueueHost) -> None:
     code = host.install({"jobs/worker.py": b"import nothing_of_this_name\n"})
-    with pytest.raises(worker_launcher.CannotStart, match=r"worker\.log"):
-        worker_launcher.start(host.folder, code)
+    with pytest.raises(worker_launcher.WorkerStartError, match=r"worker\.log"):
+        worker_launcher.start_worker(host.folder, code)
     assert "nothing_of_this_name" in host.log()
 
 
-def test_a_job_is_run_by_its_own_code_whatever_its_files_are_called(host: Host) -> None:
+def test_a_job_is_run_by_its_own_code_whatever_its_files_are_called(host: QueueHost) -> None:
     """A worker of one version becomes one of another by the stable name alone."""
     remote = Path(worker_launcher.__file__).parents[1]
     entry = (remote / "__main__.py").read_bytes()
@@ -681,29 +698,30 @@ def test_a_job_is_run_by_its_own_code_whatever_its_files_are_called(host: Host) 
     code = host.install(
         {
             "__main__.py": entry.replace(b'"jobs.worker:main"', b'"jobs.renamed_worker:main"'),
-            "jobs/renamed_worker.py": (remote / "jobs" / "worker.py").read_bytes() + b"_say('renamed')\n",
+            "jobs/renamed_worker.py": (remote / "jobs" / "worker.py").read_bytes()
+            + b"_say('renamed')\n",
             "jobs/worker.py": b"raise ImportError('its name is another one')\n",
         }
     )
     job = host.submit({"test_a": "echo other"}, code=code)
     host.drain()
-    assert host.package(job).executions()[0, 1].out.text == "other\n"
+    assert host.package(job).executions()[0, 1].stdout.text == "other\n"
     assert "renamed" in host.log()
     assert "its name is another one" not in host.log()
 
 
 def test_a_launched_worker_lives_on_without_its_launcher(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    host: QueueHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     job = host.submit({"test_a": "echo launched"})
-    worker_launcher.start(host.folder, host.code)
+    worker_launcher.start_worker(host.folder, host.code)
     eventually(lambda: host.find(job).state == State.READY)
-    assert host.package(job).executions()[0, 1].out.text == "launched\n"
+    assert host.package(job).executions()[0, 1].stdout.text == "launched\n"
     with host.queue() as queue:
-        eventually(lambda: queue.worker() is None)
+        eventually(lambda: queue.get_worker() is None)
 
 
-def test_code_that_is_not_here_cannot_be_started(host: Host) -> None:
-    with pytest.raises(worker_launcher.CannotStart, match="the code 0123456789ab is not in"):
-        worker_launcher.start(host.folder, "0123456789abcdef")
+def test_code_that_is_not_here_cannot_be_started(host: QueueHost) -> None:
+    with pytest.raises(worker_launcher.WorkerStartError, match="the code 0123456789ab is not in"):
+        worker_launcher.start_worker(host.folder, "0123456789abcdef")

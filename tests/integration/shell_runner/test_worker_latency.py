@@ -14,23 +14,23 @@ from shell_runner.remote.processes import process_tree
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.job import JobTest, NewJob
 from shell_runner.remote.sessions import job_acceptance, job_session
-from tests.helpers.queue_host import PATIENCE, Host
+from tests.helpers.queue_host import TIMEOUT, QueueHost
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    with Host(tmp_path / "jobs") as made:
+def host(tmp_path: Path) -> Iterator[QueueHost]:
+    with QueueHost(tmp_path / "jobs") as made:
         yield made
 
 
-def linger(host: Host, seconds: int) -> None:
+def linger(host: QueueHost, seconds: int) -> None:
     with host.queue() as queue:
         queue.set_setting("linger", seconds)
-    worker_launcher.ring(host.folder)
+    worker_launcher.wake_worker(host.folder)
 
 
-def await_ready(host: Host, job: JobRow) -> None:
-    deadline = time.monotonic() + PATIENCE
+def await_ready(host: QueueHost, job: JobRow) -> None:
+    deadline = time.monotonic() + TIMEOUT
     while host.find(job).state != State.READY:
         assert time.monotonic() < deadline, host.log()
         time.sleep(0.005)
@@ -39,31 +39,31 @@ def await_ready(host: Host, job: JobRow) -> None:
 # -- the worker stays for a while
 
 
-def test_a_worker_that_has_worked_takes_the_next_job_too(host: Host) -> None:
+def test_a_worker_that_has_worked_takes_the_next_job_too(host: QueueHost) -> None:
     linger(host, 1000)
     first = host.submit({"test_a": "true"})
     worker = host.worker()
     await_ready(host, first)
     second = host.submit({"test_a": "true"})
-    worker_launcher.ring(host.folder)
+    worker_launcher.wake_worker(host.folder)
     await_ready(host, second)
     assert {host.attempts(job)[0].identity.pid for job in (first, second)} == {worker.pid}
     assert worker.poll() is None
     linger(host, 0)
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
     with host.queue() as queue:
-        assert queue.worker() is None
+        assert queue.get_worker() is None
 
 
-def test_a_worker_leaves_by_itself_once_it_has_lingered(host: Host) -> None:
+def test_a_worker_leaves_by_itself_once_it_has_lingered(host: QueueHost) -> None:
     linger(host, 1)
     job = host.submit({"test_a": "true"})
     worker = host.worker()
     await_ready(host, job)
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
 
 
-def test_a_worker_that_is_not_needed_does_not_stay(host: Host) -> None:
+def test_a_worker_that_is_not_needed_does_not_stay(host: QueueHost) -> None:
     linger(host, 1000)
     host.drain()
 
@@ -71,30 +71,30 @@ def test_a_worker_that_is_not_needed_does_not_stay(host: Host) -> None:
 # -- slots are forks
 
 
-def test_a_job_has_no_more_slots_than_tests(host: Host) -> None:
+def test_a_job_has_no_more_slots_than_tests(host: QueueHost) -> None:
     script = f"echo here >{host.door.path}; read x <$NOSEJOBS_BUILD/../go"
     job = host.submit({"test_a": script}, slots=8, install="mkfifo ../go")
     worker = host.worker()
     assert host.door.line() == "here"
-    assert len(process_tree.children(host.runner(worker))) == 1
+    assert len(process_tree.list_children(host.runner(worker))) == 1
     (attempt,) = host.attempts(job)
-    Path(paths.work(host.folder, attempt.id), "go").write_text("\n")
-    assert worker.wait(PATIENCE) == 0
+    Path(paths.workspace_path(host.folder, attempt.id), "go").write_text("\n")
+    assert worker.wait(TIMEOUT) == 0
     assert host.package(job).exits() == {"test_a": 0}
 
 
-def test_a_slot_is_known_as_its_attempts(host: Host) -> None:
+def test_a_slot_is_known_as_its_attempts(host: QueueHost) -> None:
     """Its environment looks like the worker's, which has no attempt."""
     job = host.submit({"test_a": f"echo $PPID >{host.door.path}; sleep 1000"}, slots=1)
     worker = host.worker()
     slot = int(host.door.line())
-    assert process_tree.children(host.runner(worker)) == [slot]
+    assert process_tree.list_children(host.runner(worker)) == [slot]
     assert slot in {each.pid for each in host.leftovers(job)}
     host.cancel(job)
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
 
 
-def test_a_slot_has_no_file_of_who_forked_it(host: Host) -> None:
+def test_a_slot_has_no_file_of_who_forked_it(host: QueueHost) -> None:
     """Else locks would be held, and deaths hidden, for as long as a test runs."""
     job = host.submit({f"test_{n}": f"echo $PPID >{host.door.path}; sleep 1000" for n in "ab"})
     worker = host.worker()
@@ -104,17 +104,19 @@ def test_a_slot_has_no_file_of_who_forked_it(host: Host) -> None:
         assert not [name for name in files if host.folder in name and not name.endswith(".log")]
         assert sum(name.startswith("socket:") for name in files) == 1
     host.cancel(job)
-    assert worker.wait(PATIENCE) == 0
+    assert worker.wait(TIMEOUT) == 0
 
 
 # -- what is on the disk already
 
 
-def test_contents_are_written_to_the_disk_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contents_are_written_to_the_disk_once(
+    host: QueueHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[str] = []
     monkeypatch.setattr(job_acceptance, "_sync", synced.append)
     monkeypatch.setattr(worker_launcher, "start", lambda *_: None)
-    there = job_session.JobSession(None, host.folder, paths.code(host.folder, host.code))
+    there = job_session.JobSession(None, host.folder, paths.code_path(host.folder, host.code))
     tests, other = host.tree({"test_a": "true"}), host.tree({"test_a": "false"})
 
     def submit(number: int, **changes: object) -> int:
@@ -129,6 +131,6 @@ def test_contents_are_written_to_the_disk_once(host: Host, monkeypatch: pytest.M
     assert submit(4, build=other) == 1
     assert submit(5, build=other) == submit(6) == 0
     # What this session has brought is new, even if others have the same.
-    there.contents().store.add(tests.digest, Path(host.store.path(tests.digest)).read_bytes())
+    there.open_receiver().store.add(tests.digest, Path(host.store.path(tests.digest)).read_bytes())
     assert submit(7) == 1
     assert submit(8) == 0

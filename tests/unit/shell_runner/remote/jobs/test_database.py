@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.jobs import database
-from shell_runner.remote.jobs.queue import Queue, Refused, State
-from tests.helpers.queue_factories import CODE, WORKER, content, new_job, submitted
+from shell_runner.remote.jobs.queue import Queue, RequestRefused, State
+from tests.helpers.queue_factories import CODE, WORKER, make_content, make_job, submit_job
 
 PAGE = 4096
 #: What SQLite has beside a file.
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """With a queue of some jobs, that nobody uses, and what belongs to jobs."""
     with Queue(str(tmp_path)) as queue:
         for number in range(50):
-            submitted(queue, name=str(number), tests=content("a"))
+            submit_job(queue, name=str(number), tests=make_content("a"))
     for name in ("contents", "packages"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "one").write_text(name)
@@ -32,13 +32,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def used(queue: Queue) -> None:
     """Everything that a worker, and whoever looks, does first."""
-    queue.enter(WORKER, CODE, 1.0)
-    submitted(queue)
-    queue.jobs()
+    queue.register_worker(WORKER, CODE, 1.0)
+    submit_job(queue)
+    queue.list_jobs()
 
 
-def refusal(folder: Path, use: Callable[[Queue], None] = used) -> Refused:
-    with pytest.raises(Refused) as caught, Queue(str(folder)) as queue:
+def refusal(folder: Path, use: Callable[[Queue], None] = used) -> RequestRefused:
+    with pytest.raises(RequestRefused) as caught, Queue(str(folder)) as queue:
         use(queue)
     return caught.value
 
@@ -102,41 +102,41 @@ def test_a_damaged_file_is_set_aside(folder: Path, damage: Callable[[Path], None
     found = refusal(folder)
     (place,) = set_aside(folder)
     assert found.kind == "corrupt"
-    assert f"{path} was damaged" in found.words
-    assert f"has been set aside as {place}; contents and packages are kept" in found.words
+    assert f"{path} was damaged" in found.message
+    assert f"has been renamed to {place}; contents and packages stay" in found.message
     assert place.read_bytes()[: len(before)] == before
     assert (folder / "contents" / "one").read_text() == "contents"
     assert (folder / "packages" / "one").read_text() == "packages"
     with Queue(str(folder)) as queue:
         used(queue)
-        assert sum(queue.counts().values()) == 1
+        assert sum(queue.count_jobs().values()) == 1
 
 
 @pytest.mark.parametrize("damage", [truncated, zeroed, overwritten])
 def test_damage_is_found_in_use(folder: Path, damage: Callable[[Path], None]) -> None:
     def use(queue: Queue) -> None:
-        queue._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        queue._db.query("PRAGMA wal_checkpoint(TRUNCATE)")
         damage(folder / "queue.db")
-        queue._db.rows("PRAGMA cache_size = 1")
+        queue._db.query("PRAGMA cache_size = 1")
         for job in range(1, 51):
-            queue.tests(job)
-            queue.is_cancelled(job)
-        queue.jobs(limit=1000)
+            queue.get_tests(job)
+            queue.is_cancel_requested(job)
+        queue.list_jobs(limit=1000)
 
     assert refusal(folder, use).kind == "corrupt"
     assert len(set_aside(folder)) == 1
     with Queue(str(folder)) as queue:
-        assert queue.jobs() == []
+        assert queue.list_jobs() == []
 
 
 def test_the_queue_goes_on_with_a_new_file(folder: Path) -> None:
     with Queue(str(folder)) as queue:
         queue._db.close()
         garbled(folder / "queue.db")
-        with pytest.raises(Refused, match="damaged"):
-            queue.jobs()
-        job = submitted(queue)
-        assert queue.jobs() == [job]
+        with pytest.raises(RequestRefused, match="damaged"):
+            queue.list_jobs()
+        job = submit_job(queue)
+        assert queue.list_jobs() == [job]
 
 
 def test_two_files_that_are_set_aside_at_once_have_two_names(folder: Path) -> None:
@@ -152,21 +152,21 @@ def test_the_log_goes_with_the_file(folder: Path) -> None:
     """A new file that found it would take it for its own."""
     garbled(folder / "queue.db")
     (folder / "queue.db-wal").write_bytes(b"log")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         Queue(str(folder))
     (place,) = set_aside(folder)
-    assert str(place) in caught.value.words
+    assert str(place) in caught.value.message
     assert not (folder / "queue.db-wal").exists()
 
 
 def test_nobody_writes_into_what_was_set_aside(folder: Path) -> None:
     with Queue(str(folder)) as late, Queue(str(folder)) as other:
         late.jobs()
-        with pytest.raises(Refused), other._db.reading():
+        with pytest.raises(RequestRefused), other._db.read_transaction():
             raise sqlite3.DatabaseError("database disk image is malformed")
-        job = submitted(other)
-        with pytest.raises(Refused, match="set aside or removed meanwhile") as caught:
-            submitted(late)
+        job = submit_job(other)
+        with pytest.raises(RequestRefused, match="set aside or removed meanwhile") as caught:
+            submit_job(late)
         assert caught.value.kind == "corrupt"
         assert late.jobs() == [job]
 
@@ -174,28 +174,28 @@ def test_nobody_writes_into_what_was_set_aside(folder: Path) -> None:
 def test_who_leaves_a_file_that_was_set_aside_takes_no_log_along(folder: Path) -> None:
     late, other = Queue(str(folder)), Queue(str(folder))
     late.jobs()
-    with pytest.raises(Refused), other._db.reading():
+    with pytest.raises(RequestRefused), other._db.read_transaction():
         raise sqlite3.DatabaseError("database disk image is malformed")
-    job = submitted(other)
+    job = submit_job(other)
     late.close()
     assert (folder / "queue.db-wal").stat().st_size > 0
     with Queue(str(folder)) as third:
-        assert third.jobs() == other.jobs() == [job]
+        assert third.jobs() == other.list_jobs() == [job]
     other.close()
 
 
 def test_a_removed_file_is_an_error_and_no_crash(folder: Path) -> None:
     with Queue(str(folder)) as queue:
         (folder / "queue.db").unlink()
-        with pytest.raises(Refused, match="removed meanwhile"):
-            submitted(queue)
+        with pytest.raises(RequestRefused, match="removed meanwhile"):
+            submit_job(queue)
 
 
 def test_a_database_of_something_else_is_set_aside(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "queue.db")
     other.execute("CREATE TABLE theirs (x)")
     other.close()
-    assert "the database of something else" in refusal(tmp_path).words
+    assert "the database of another program" in refusal(tmp_path).message
     assert len(set_aside(tmp_path)) == 1
 
 
@@ -203,7 +203,7 @@ def test_a_queue_without_a_table_is_set_aside(folder: Path) -> None:
     other = sqlite3.connect(folder / "queue.db")
     other.execute("DROP TABLE outbox")
     other.close()
-    assert "it has no table outbox" in refusal(folder).words
+    assert "it has no table outbox" in refusal(folder).message
     assert len(set_aside(folder)) == 1
 
 
@@ -219,13 +219,13 @@ def test_a_large_file_is_read_after_a_crash_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks: list[object] = []
-    monkeypatch.setattr("shell_runner.remote.jobs.queue._SMALL", 0)
+    monkeypatch.setattr("shell_runner.remote.jobs.queue._ALWAYS_CHECKED_BYTES", 0)
     monkeypatch.setattr(database.Database, "check", lambda self: checks.append(self))
     with Queue(str(folder)) as queue:
-        queue.enter(WORKER, CODE, 1.0)
+        queue.register_worker(WORKER, CODE, 1.0)
         assert len(checks) == 0
         # It has never left.
-        queue.enter(WORKER, CODE, 1.0)
+        queue.register_worker(WORKER, CODE, 1.0)
         assert len(checks) == 1
 
 
@@ -243,15 +243,15 @@ def test_a_newer_schema_is_refused_by_its_number(folder: Path) -> None:
     made_newer(folder)
     found = refusal(folder)
     assert found.kind == "newer"
-    assert f"{folder}/queue.db has version 7 of the schema, this nosejobs knows 1" in found.words
+    assert f"{folder}/queue.db has schema version 7, this nosejobs supports up to 1" in found.message
     assert set_aside(folder) == []
 
 
 def test_a_schema_that_becomes_newer_is_not_written_to(folder: Path) -> None:
     with Queue(str(folder)) as queue:
-        job = queue.jobs(limit=1)[0]
+        job = queue.list_jobs(limit=1)[0]
         made_newer(folder)
-        with pytest.raises(Refused, match="version 7") as caught:
+        with pytest.raises(RequestRefused, match="version 7") as caught:
             queue.cancel(job, 1.0)
         assert caught.value.kind == "newer"
         assert queue.find(job.id) == job
@@ -259,7 +259,7 @@ def test_a_schema_that_becomes_newer_is_not_written_to(folder: Path) -> None:
 
 def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 7, 17))
-    with pytest.raises(Refused, match=r"SQLite >= 3\.22\.0 is needed"):
+    with pytest.raises(RequestRefused, match=r"jobs need SQLite >= 3\.22\.0"):
         Queue(str(tmp_path))
 
 
@@ -268,24 +268,24 @@ def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_full_disk_is_an_error_that_says_so(folder: Path) -> None:
     with Queue(str(folder)) as queue:
-        before = queue.counts()
-        (pages,) = queue._db.rows("PRAGMA page_count")[0]
-        queue._db.rows(f"PRAGMA max_page_count = {pages}")
+        before = queue.count_jobs()
+        (pages,) = queue._db.query("PRAGMA page_count")[0]
+        queue._db.query(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OSError, match=r"queue of jobs cannot be used .*full") as caught:
-            queue.submit(new_job(500), CODE, 1.0)
+            queue.submit(make_job(500), CODE, 1.0)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, f"{folder}/queue.db")
-        assert queue.counts() == before
-        queue._db.rows(f"PRAGMA max_page_count = {pages * 10}")
-        submitted(queue)
+        assert queue.count_jobs() == before
+        queue._db.query(f"PRAGMA max_page_count = {pages * 10}")
+        submit_job(queue)
 
 
 def test_who_waits_too_long_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT", 0.0)
     with Queue(str(folder)) as queue, Queue(str(folder)) as other:
-        with other._db.writing(), pytest.raises(OSError, match="locked") as caught:
-            submitted(queue)
+        with other._db.write_transaction(), pytest.raises(OSError, match="locked") as caught:
+            submit_job(queue)
         assert caught.value.errno == errno.EBUSY
-        submitted(queue)
+        submit_job(queue)
 
 
 def test_a_folder_that_is_none_is_refused_with_its_path(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_folder_that_is_none_is_refused_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "taken" / "queue.db").mkdir()
     for name in ("missing", "file", "taken"):
         with pytest.raises(
-            Refused, match=f"{tmp_path}/{name}/queue.db cannot be written"
+            RequestRefused, match=f"{tmp_path}/{name}/queue.db cannot be written"
         ) as caught:
             Queue(str(tmp_path / name))
         assert caught.value.kind == "read-only"
@@ -302,14 +302,14 @@ def test_a_folder_that_is_none_is_refused_with_its_path(tmp_path: Path) -> None:
 
 def test_what_jobs_leave_in_the_file_goes_back_to_the_disk(tmp_path: Path) -> None:
     with Queue(str(tmp_path)) as queue:
-        job = queue.submit(new_job(20_000), CODE, 1.0)
+        job = queue.submit(make_job(20_000), CODE, 1.0)
         queue.cancel(job, 1.0)
-        queue.packaged(job.number, "d", 1, 1.0)
-        queue._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-        before = queue._db.size()
+        queue.record_package(job.number, "d", 1, 1.0)
+        queue._db.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        before = queue._db.get_size()
         queue.forget(job, force=True)
-        queue._db.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-        assert queue._db.size() < before / 4
+        queue._db.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert queue._db.get_size() < before / 4
 
 
 # -- processes ------------------------------------------------------------------------
@@ -317,16 +317,16 @@ def test_what_jobs_leave_in_the_file_goes_back_to_the_disk(tmp_path: Path) -> No
 
 def test_a_fork_carries_no_connection_along(folder: Path) -> None:
     with Queue(str(folder)) as queue:
-        before = queue.counts()[State.QUEUED]
+        before = queue.count_jobs()[State.QUEUED]
         child = os.fork()
         if not child:
             try:
-                submitted(queue)
+                submit_job(queue)
                 queue.close()
             finally:
-                os._exit(0 if queue.jobs(limit=1)[0].name == "" else 1)
+                os._exit(0 if queue.list_jobs(limit=1)[0].name == "" else 1)
         assert queue._db._db is None
-        submitted(queue)
+        submit_job(queue)
         assert os.waitpid(child, 0)[1] == 0
-        assert queue.counts()[State.QUEUED] == before + 2
+        assert queue.count_jobs()[State.QUEUED] == before + 2
     assert not (folder / "queue.db-wal").exists()

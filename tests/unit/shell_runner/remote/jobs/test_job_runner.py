@@ -17,7 +17,7 @@ from shell_runner.remote.protocol.model import Execution, Problem, Setup
 def job() -> Any:
     """A runner that has a log and nothing else."""
     made: Any = object.__new__(JobRunner)
-    made._end = made._pool_run = None
+    made._end_reason = made._pool_run = None
     made._log = SimpleNamespace(note=lambda _: None)
     return made
 

@@ -19,16 +19,22 @@ from shell_runner.remote.jobs.package_format import (
     BadPackage,
     Limits,
     Member,
-    execution_line,
+    encode_execution_line,
 )
 from shell_runner.remote.jobs.package_reader import Package, open_package
-from shell_runner.remote.jobs.package_writer import write
-from shell_runner.remote.protocol.model import Case, Execution, Parsed, Stream, execution_from_row
-from tests.helpers.archive_bytes import Zip
+from shell_runner.remote.jobs.package_writer import write_package
+from shell_runner.remote.protocol.model import (
+    CapturedStream,
+    Case,
+    Execution,
+    ParsedOutput,
+    execution_from_row,
+)
+from tests.helpers.archive_bytes import ZipBuilder
 
 MADE = Execution(
-    3, exit=1, out=Stream("out\udcff\0", 5), leftovers=("sh",), artefacts=(("a/b", 4),),
-    parsed=Parsed("tap", [Case("one", "passed", duration=0.5, properties=(("k", "v"),))]),
+    3, exit_status=1, stdout=CapturedStream("out\udcff\0", 5), leftovers=("sh",), artefacts=(("a/b", 4),),
+    parsed=ParsedOutput("tap", [Case("one", "passed", duration=0.5, properties=(("k", "v"),))]),
 )  # fmt: skip
 #: As it is after its journey: lists of properties are lists.
 RUN = execution_from_row(json.loads(json.dumps(MADE)))
@@ -36,17 +42,18 @@ ODD = ["artefacts/1/ü ☃", "artefacts/1/\udcff", "artefacts/1/a\\b", "artefact
 
 
 def line(test: int, number: int = 1, run: Execution = RUN) -> bytes:
-    return execution_line(test, number, json.dumps(run))
+    return encode_execution_line(test, number, json.dumps(run))
 
 
-class Desk:
+class PackageFile:
+    """A package to write, forge and open."""
     def __init__(self, root: Path) -> None:
         self.root = root
         self.path = root / "job.zip"
         self.target = root / "target"
 
     def write(self, *members: Member, **manifest: Any) -> tuple[str, int]:
-        return write(str(self.path), manifest or {"job": "id"}, members)
+        return write_package(str(self.path), manifest or {"job": "id"}, members)
 
     def open(self, limits: Limits = LIMITS) -> Package:
         return open_package(str(self.path), limits)
@@ -54,7 +61,7 @@ class Desk:
     def forge(
         self, members: dict[bytes, bytes], manifest: Any = None, **lies: dict[str, Any]
     ) -> None:
-        """A package with a manifest that fits, or with any other one."""
+        """Write a package with a matching manifest, or with the given one."""
         if manifest is None:
             rows = [
                 {"name": name.decode("utf-8", "surrogateescape"), "size": len(data),
@@ -63,10 +70,10 @@ class Desk:
             ]  # fmt: skip
             manifest = {"format": 1, "members": rows}
         text = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
-        made = Zip()
+        made = ZipBuilder()
         for name, data in members.items():
             made.add(name, data, **lies.get(name.decode("utf-8", "replace"), {}))
-        self.path.write_bytes(made.add(b"manifest.json", text).whole())
+        self.path.write_bytes(made.add(b"manifest.json", text).to_bytes())
 
     def refuse(self, limits: Limits = LIMITS) -> BadPackage:
         with pytest.raises(BadPackage) as raised:
@@ -75,8 +82,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def package_file(tmp_path: Path) -> PackageFile:
+    return PackageFile(tmp_path)
 
 
 def row(name: str = "x", data: bytes = b"abc", **lies: Any) -> dict[str, Any]:
@@ -86,54 +93,54 @@ def row(name: str = "x", data: bytes = b"abc", **lies: Any) -> dict[str, Any]:
 # Writing
 
 
-def test_what_is_written_is_read(desk: Desk) -> None:
-    (desk.root / "file").write_bytes(os.urandom(200_000) + bytes(300_000))
+def test_what_is_written_is_read(package_file: PackageFile) -> None:
+    (package_file.root / "file").write_bytes(os.urandom(200_000) + bytes(300_000))
     members = [
         Member("executions.jsonl", line(0) + line(1) + line(1, 2)),
         Member("log.txt", b"log " * 50_000), Member("empty", b""), *(Member(o, b"1") for o in ODD),
-        Member("artefacts/2/file", path=str(desk.root / "file")),
+        Member("artefacts/2/file", path=str(package_file.root / "file")),
     ]  # fmt: skip
-    digest, size = desk.write(*members, job="id", tests=[1, 2])
-    data = desk.path.read_bytes()
+    digest, size = package_file.write(*members, job="id", tests=[1, 2])
+    data = package_file.path.read_bytes()
     assert (hashlib.sha256(data).hexdigest(), len(data)) == (digest, size)
-    with desk.open() as found:
-        assert found.names() == [member.name for member in members]
+    with package_file.open() as found:
+        assert found.list_members() == [member.name for member in members]
         assert (found.manifest["job"], found.manifest["tests"]) == ("id", [1, 2])
         assert found.read("log.txt") == b"log " * 50_000
-        assert found.read("artefacts/2/file") == (desk.root / "file").read_bytes()
-        assert list(found.executions()) == [(0, 1, RUN), (1, 1, RUN), (1, 2, RUN)]
+        assert found.read("artefacts/2/file") == (package_file.root / "file").read_bytes()
+        assert list(found.read_executions()) == [(0, 1, RUN), (1, 1, RUN), (1, 2, RUN)]
 
 
-def test_the_manifest_tells_size_and_digest_of_all_others(desk: Desk) -> None:
-    desk.write(Member("x", b"abc"), Member("y", b""))
-    assert desk.open().manifest["members"] == [row(), row("y", b"")]
+def test_the_manifest_tells_size_and_digest_of_all_others(package_file: PackageFile) -> None:
+    package_file.write(Member("x", b"abc"), Member("y", b""))
+    assert package_file.open().manifest["members"] == [row(), row("y", b"")]
 
 
-def test_the_same_members_make_the_same_bytes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_members_make_the_same_bytes(package_file: PackageFile, monkeypatch: pytest.MonkeyPatch) -> None:
     members = [Member("x", b"abc" * 9999), Member("y", os.urandom(9999))]
-    first = desk.write(*members, b=1, a={"d": 1, "c": 2})
+    first = package_file.write(*members, b=1, a={"d": 1, "c": 2})
     monkeypatch.setattr("time.time", lambda: 0.0)
     os.umask(os.umask(0o077))
-    assert desk.write(*members, a={"c": 2, "d": 1}, b=1) == first
+    assert package_file.write(*members, a={"c": 2, "d": 1}, b=1) == first
 
 
-def test_the_bytes_are_those_of_every_python(desk: Desk) -> None:
+def test_the_bytes_are_those_of_every_python(package_file: PackageFile) -> None:
     """Of stored members, at least; what deflate makes is up to the host's zlib."""
-    desk.write(Member("x", b"abc"), Member("ü", b"\0\1\2"))
-    with zipfile.ZipFile(desk.path) as archive:
+    package_file.write(Member("x", b"abc"), Member("ü", b"\0\1\2"))
+    with zipfile.ZipFile(package_file.path) as archive:
         infos = [info for info in archive.infolist() if info.filename != "manifest.json"]
     assert {info.compress_type for info in infos} == {zipfile.ZIP_STORED}
     assert {info.date_time for info in infos} == {(1980, 1, 1, 0, 0, 0)}
     assert {info.create_system for info in infos} == {3}
-    assert desk.path.read_bytes()[:35] == (
+    assert package_file.path.read_bytes()[:35] == (
         b"PK\3\4\x14\0\0\0\0\0\0\0\x21\0" + zlib.crc32(b"abc").to_bytes(4, "little")
         + b"\3\0\0\0\3\0\0\0\1\0\0\0xabc\x50"[:17]
     )  # fmt: skip
 
 
-def test_others_can_read_it(desk: Desk) -> None:
-    desk.write(Member("x", b"abc" * 999), Member("ü/y", b""), Member("\udcff", b""))
-    with zipfile.ZipFile(desk.path) as archive:
+def test_others_can_read_it(package_file: PackageFile) -> None:
+    package_file.write(Member("x", b"abc" * 999), Member("ü/y", b""), Member("\udcff", b""))
+    with zipfile.ZipFile(package_file.path) as archive:
         assert archive.testzip() is None
         assert archive.read("x") == b"abc" * 999
         assert archive.namelist()[:2] == ["x", "ü/y"]
@@ -141,56 +148,56 @@ def test_others_can_read_it(desk: Desk) -> None:
 
 
 def test_members_beyond_4_gib_have_the_fields_of_zip64(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    package_file: PackageFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package_writer, "_ZIP64_SIZE", 1000)
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
-    desk.write(Member("small", b"1"), Member("x", b"abc" * 999), Member("y", os.urandom(2000)))
-    with zipfile.ZipFile(desk.path) as archive:
+    package_file.write(Member("small", b"1"), Member("x", b"abc" * 999), Member("y", os.urandom(2000)))
+    with zipfile.ZipFile(package_file.path) as archive:
         assert archive.testzip() is None
         assert archive.getinfo("x").file_size == 2997
-    assert desk.open().read("x") == b"abc" * 999
+    assert package_file.open().read("x") == b"abc" * 999
 
 
 @pytest.mark.parametrize("count", [0xFFFE, 0x10001])
-def test_more_members_than_16_bits_can_count(count: int, desk: Desk) -> None:
+def test_more_members_than_16_bits_can_count(count: int, package_file: PackageFile) -> None:
     """With the manifest, the first are just as many as can be counted."""
     names = [f"{number}" for number in range(count)]
-    desk.write(*(Member(name, b"") for name in names))
-    assert desk.path.read_bytes()[-14:-10] == b"\xff" * 4
-    with zipfile.ZipFile(desk.path) as archive:
+    package_file.write(*(Member(name, b"") for name in names))
+    assert package_file.path.read_bytes()[-14:-10] == b"\xff" * 4
+    with zipfile.ZipFile(package_file.path) as archive:
         assert archive.namelist() == [*names, "manifest.json"]
-    assert desk.open().names() == names
+    assert package_file.open().list_members() == names
 
 
-def test_what_compresses_too_well_is_stored_and_takes_no_room(desk: Desk) -> None:
-    desk.write(Member("zeros", bytes(8 << 20)), Member("ys", b"y\n" * 99_999))
-    with zipfile.ZipFile(desk.path) as archive:
+def test_what_compresses_too_well_is_stored_and_takes_no_room(package_file: PackageFile) -> None:
+    package_file.write(Member("zeros", bytes(8 << 20)), Member("ys", b"y\n" * 99_999))
+    with zipfile.ZipFile(package_file.path) as archive:
         assert archive.getinfo("zeros").compress_type == zipfile.ZIP_STORED
-    assert desk.path.stat().st_blocks * 512 < 1 << 20
-    assert desk.open(Limits(free=0)).read("zeros") == bytes(8 << 20)
+    assert package_file.path.stat().st_blocks * 512 < 1 << 20
+    assert package_file.open(Limits(free=0)).read("zeros") == bytes(8 << 20)
 
 
-def test_a_package_is_there_whole_or_not_at_all(desk: Desk) -> None:
+def test_a_package_is_there_whole_or_not_at_all(package_file: PackageFile) -> None:
     def members() -> Iterator[Member]:
         yield Member("x", b"abc")
-        assert not desk.path.exists()
+        assert not package_file.path.exists()
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write(str(desk.path), {}, members())
-    assert list(desk.root.iterdir()) == []
+        write_package(str(package_file.path), {}, members())
+    assert list(package_file.root.iterdir()) == []
 
 
-def test_what_a_dead_writer_left_is_in_nobodys_way(desk: Desk) -> None:
-    (desk.root / "job.zip.part").write_bytes(b"garbage" * 9999)
-    desk.write(Member("x", b"abc"))
-    assert desk.open().read("x") == b"abc"
-    assert [path.name for path in desk.root.iterdir()] == ["job.zip"]
+def test_what_a_dead_writer_left_is_in_nobodys_way(package_file: PackageFile) -> None:
+    (package_file.root / "job.zip.part").write_bytes(b"garbage" * 9999)
+    package_file.write(Member("x", b"abc"))
+    assert package_file.open().read("x") == b"abc"
+    assert [path.name for path in package_file.root.iterdir()] == ["job.zip"]
 
 
 def test_file_and_folder_are_on_the_disk_before_it_has_its_name(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    package_file: PackageFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
     sync, replace = os.fsync, os.replace
@@ -201,8 +208,8 @@ def test_file_and_folder_are_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", lambda fd: note(os.readlink(f"/proc/self/fd/{fd}"), sync, fd))
     monkeypatch.setattr(os, "replace", lambda a, b: note("replace", replace, a, b))
-    desk.write(Member("x", b"abc"))
-    assert done == [f"{desk.path}.part", "replace", str(desk.root)]
+    package_file.write(Member("x", b"abc"))
+    assert done == [f"{package_file.path}.part", "replace", str(package_file.root)]
 
 
 @pytest.mark.parametrize(
@@ -210,46 +217,46 @@ def test_file_and_folder_are_on_the_disk_before_it_has_its_name(
     ["", "/x", "../x", "a/../x", "./x", "a//x", "x/", ".", "x\0", "\ud800", "n" * 256,
      "manifest.json", "twice"],
 )  # fmt: skip
-def test_a_member_with_no_good_name_is_not_written(name: str, desk: Desk) -> None:
+def test_a_member_with_no_good_name_is_not_written(name: str, package_file: PackageFile) -> None:
     with pytest.raises(BadPackage, match=r"\S"):
-        desk.write(Member("twice", b""), Member(name, b""))
-    assert list(desk.root.iterdir()) == []
+        package_file.write(Member("twice", b""), Member(name, b""))
+    assert list(package_file.root.iterdir()) == []
 
 
-def test_a_file_that_grows_or_is_a_link_does_no_harm(desk: Desk) -> None:
-    os.symlink("/etc/passwd", desk.root / "link")
+def test_a_file_that_grows_or_is_a_link_does_no_harm(package_file: PackageFile) -> None:
+    os.symlink("/etc/passwd", package_file.root / "link")
     with pytest.raises(OSError, match="symbolic link"):
-        desk.write(Member("x", path=str(desk.root / "link")))
-    os.mkfifo(desk.root / "fifo")
+        package_file.write(Member("x", path=str(package_file.root / "link")))
+    os.mkfifo(package_file.root / "fifo")
     with pytest.raises(BadPackage, match="is no file"):
-        desk.write(Member("x", path=str(desk.root / "fifo")))
+        package_file.write(Member("x", path=str(package_file.root / "fifo")))
 
 
 # Reading
 
 
-def test_extracting_gives_all_members_as_files(desk: Desk) -> None:
-    desk.write(Member("log.txt", b"log"), *(Member(name, b"1") for name in ODD))
-    desk.open().extract(str(desk.target))
-    found = {str(p.relative_to(desk.target)) for p in desk.target.rglob("*") if p.is_file()}
+def test_extracting_gives_all_members_as_files(package_file: PackageFile) -> None:
+    package_file.write(Member("log.txt", b"log"), *(Member(name, b"1") for name in ODD))
+    package_file.open().extract(str(package_file.target))
+    found = {str(p.relative_to(package_file.target)) for p in package_file.target.rglob("*") if p.is_file()}
     assert found == {"log.txt", "manifest.json", *ODD}
-    assert (desk.target / "log.txt").read_bytes() == b"log"
+    assert (package_file.target / "log.txt").read_bytes() == b"log"
 
 
-def test_extracting_replaces_nothing(desk: Desk) -> None:
-    desk.target.mkdir()
-    (desk.target / "mine").touch()
-    desk.write(Member("x", b"abc"))
+def test_extracting_replaces_nothing(package_file: PackageFile) -> None:
+    package_file.target.mkdir()
+    (package_file.target / "mine").touch()
+    package_file.write(Member("x", b"abc"))
     with pytest.raises(FileExistsError, match="not empty"):
-        desk.open().extract(str(desk.target))
-    assert [path.name for path in desk.target.iterdir()] == ["mine"]
+        package_file.open().extract(str(package_file.target))
+    assert [path.name for path in package_file.target.iterdir()] == ["mine"]
 
 
-def test_a_bomb_is_not_extracted(desk: Desk) -> None:
-    desk.forge({b"x": b"fine", b"y": b"boom" * 500_000}, None, y={"method": 8})
-    with desk.open(Limits(free=1 << 20)) as found, pytest.raises(BadPackage, match="of the disk"):
-        found.extract(str(desk.target))
-    assert not desk.target.exists()
+def test_a_bomb_is_not_extracted(package_file: PackageFile) -> None:
+    package_file.forge({b"x": b"fine", b"y": b"boom" * 500_000}, None, y={"method": 8})
+    with package_file.open(Limits(free=1 << 20)) as found, pytest.raises(BadPackage, match="of the disk"):
+        found.extract(str(package_file.target))
+    assert not package_file.target.exists()
 
 
 NAMES = {
@@ -260,10 +267,10 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_leads_elsewhere_is_refused(name: bytes, desk: Desk) -> None:
-    desk.forge({name: b"abc"})
-    found = desk.refuse()
-    assert (found.member, NAMES[name] in found.why) == (name.decode(), True), found
+def test_a_name_that_leads_elsewhere_is_refused(name: bytes, package_file: PackageFile) -> None:
+    package_file.forge({name: b"abc"})
+    found = package_file.refuse()
+    assert (found.member, NAMES[name] in found.reason) == (name.decode(), True), found
 
 
 BOTH = {b"x": b"abc", b"y": b"def"}
@@ -302,63 +309,63 @@ MANIFESTS: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("case", MANIFESTS)
-def test_a_manifest_that_lies_is_refused(case: str, desk: Desk) -> None:
+def test_a_manifest_that_lies_is_refused(case: str, package_file: PackageFile) -> None:
     manifest, member, words = MANIFESTS[case]
-    desk.forge(BOTH, manifest)
-    found = desk.refuse()
-    assert (found.member, words in found.why) == (member, True), found
+    package_file.forge(BOTH, manifest)
+    found = package_file.refuse()
+    assert (found.member, words in found.reason) == (member, True), found
 
 
-def test_a_package_without_a_manifest_is_refused(desk: Desk) -> None:
-    desk.path.write_bytes(Zip().add(b"x").whole())
-    assert "manifest.json" in desk.refuse().why
+def test_a_package_without_a_manifest_is_refused(package_file: PackageFile) -> None:
+    package_file.path.write_bytes(ZipBuilder().add(b"x").to_bytes())
+    assert "manifest.json" in package_file.refuse().reason
 
 
-def test_a_manifest_too_large_is_not_read(desk: Desk) -> None:
-    desk.path.write_bytes(Zip().add(b"manifest.json", b" " * 5000, method=8).whole())
-    assert "4000 bytes" in desk.refuse(Limits(manifest=4000)).why
+def test_a_manifest_too_large_is_not_read(package_file: PackageFile) -> None:
+    package_file.path.write_bytes(ZipBuilder().add(b"manifest.json", b" " * 5000, method=8).to_bytes())
+    assert "4000 bytes" in package_file.refuse(Limits(manifest=4000)).reason
 
 
-def test_sizes_are_added_up_before_anything_is_inflated(desk: Desk) -> None:
-    made = Zip()
+def test_sizes_are_added_up_before_anything_is_inflated(package_file: PackageFile) -> None:
+    made = ZipBuilder()
     for name in (b"x", b"y"):
         made.add(name, b"", method=8, size=1 << 31)
-    desk.path.write_bytes(made.add(b"manifest.json", b"{}").whole())
-    found = desk.refuse(Limits(size=3 << 30))
-    assert (found.member, "in all" in found.why) == ("y", True)
+    package_file.path.write_bytes(made.add(b"manifest.json", b"{}").to_bytes())
+    found = package_file.refuse(Limits(size=3 << 30))
+    assert (found.member, "in all" in found.reason) == ("y", True)
 
 
 @pytest.mark.parametrize("mode", [0o120777, 0o040755, 0o010644, 0o020644])
-def test_a_member_that_is_no_file_is_refused(mode: int, desk: Desk) -> None:
-    desk.forge({b"x": b"../victim"}, None, x={"mode": mode})
-    assert "regular" in desk.refuse().why
+def test_a_member_that_is_no_file_is_refused(mode: int, package_file: PackageFile) -> None:
+    package_file.forge({b"x": b"../victim"}, None, x={"mode": mode})
+    assert "regular" in package_file.refuse().reason
 
 
-def test_a_file_that_is_a_folder_too_is_refused(desk: Desk) -> None:
-    desk.forge({b"a!": b"", b"a/b/c": b"", b"a-": b"", b"a": b""})
-    assert desk.refuse().member == "a"
+def test_a_file_that_is_a_folder_too_is_refused(package_file: PackageFile) -> None:
+    package_file.forge({b"a!": b"", b"a/b/c": b"", b"a-": b"", b"a": b""})
+    assert package_file.refuse().member == "a"
 
 
 @pytest.mark.parametrize("lie", [{"local_name": b"y"}, {"crc": 1}, {"flags": 1}, {"method": 99}])
-def test_a_zip_that_lies_is_refused(lie: dict[str, Any], desk: Desk) -> None:
-    desk.forge({b"x": b"abc"}, None, x=lie)
-    assert desk.refuse().member == "x"
+def test_a_zip_that_lies_is_refused(lie: dict[str, Any], package_file: PackageFile) -> None:
+    package_file.forge({b"x": b"abc"}, None, x=lie)
+    assert package_file.refuse().member == "x"
 
 
-def test_contents_that_change_after_the_look_are_not_returned(desk: Desk) -> None:
-    desk.write(Member("x", os.urandom(100_000)))
-    found = desk.open()
-    data = bytearray(desk.path.read_bytes())
+def test_contents_that_change_after_the_look_are_not_returned(package_file: PackageFile) -> None:
+    package_file.write(Member("x", os.urandom(100_000)))
+    found = package_file.open()
+    data = bytearray(package_file.path.read_bytes())
     data[50_000] ^= 1
-    desk.path.write_bytes(data)
+    package_file.path.write_bytes(data)
     with pytest.raises(BadPackage, match="CRC"):
         found.read("x")
 
 
-def test_a_large_member_is_not_read_at_once(desk: Desk) -> None:
-    desk.write(Member("x", b"abc"))
+def test_a_large_member_is_not_read_at_once(package_file: PackageFile) -> None:
+    package_file.write(Member("x", b"abc"))
     with pytest.raises(BadPackage, match="extract"):
-        desk.open(Limits(read=2)).read("x")
+        package_file.open(Limits(read=2)).read("x")
 
 
 LINES = {
@@ -370,31 +377,31 @@ LINES = {
     "no stream": b'[1,1,[1,1,1,1,1,1,1,false,"","",5]]\n',
     "twice": line(1) + line(1), "out of order": line(2) + line(1), "deep": b"[" * 99_999 + b"\n",
     "text of a list": b'[1,1,[1,1,1,1,1,1,1,false,"","",[[],1,-1]]]\n',
-    "outcome": line(1, 1, RUN._replace(parsed=Parsed("tap", [Case("x", "perfect")]))),
+    "outcome": line(1, 1, RUN._replace(parsed=ParsedOutput("tap", [Case("x", "perfect")]))),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", LINES)
-def test_executions_that_are_none_are_refused(case: str, desk: Desk) -> None:
-    desk.write(Member("executions.jsonl", LINES[case]))
+def test_executions_that_are_none_are_refused(case: str, package_file: PackageFile) -> None:
+    package_file.write(Member("executions.jsonl", LINES[case]))
     with pytest.raises(BadPackage, match=r"\S") as raised:
-        list(desk.open().executions())
+        list(package_file.open().read_executions())
     assert raised.value.member == "executions.jsonl"
 
 
-def test_a_line_is_bounded(desk: Desk) -> None:
-    desk.write(Member("executions.jsonl", b"[" + b" " * 200_000))
+def test_a_line_is_bounded(package_file: PackageFile) -> None:
+    package_file.write(Member("executions.jsonl", b"[" + b" " * 200_000))
     with pytest.raises(BadPackage, match="a line of more than"):
-        list(desk.open(Limits(row=100_000)).executions())
+        list(package_file.open(Limits(row=100_000)).read_executions())
 
 
-def test_the_install_command_has_an_execution_or_none(desk: Desk) -> None:
-    desk.write(Member("install.json", json.dumps(RUN).encode()), Member("bad.json", b"[1]x"))
-    found = desk.open()
-    assert found.install() == RUN
-    assert found.install("attempts/1/install.json") is None
+def test_the_install_command_has_an_execution_or_none(package_file: PackageFile) -> None:
+    package_file.write(Member("install.json", json.dumps(RUN).encode()), Member("bad.json", b"[1]x"))
+    found = package_file.open()
+    assert found.read_install() == RUN
+    assert found.read_install("attempts/1/install.json") is None
     with pytest.raises(BadPackage):
-        found.install("bad.json")
+        found.read_install("bad.json")
 
 
 VALUES = st.recursive(
@@ -411,25 +418,25 @@ def test_any_row_is_an_execution_or_is_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         values[data.draw(st.integers(0, len(values) - 1))] = data.draw(VALUES)
     try:
-        found = package_reader._restored(json.loads(json.dumps(values)))
+        found = package_reader._parse_execution(json.loads(json.dumps(values)))
     except ValueError:
         return
     assert isinstance(found, Execution)
-    assert isinstance(found.out.text, str)
+    assert isinstance(found.stdout.text, str)
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    desk = Desk(tmp_path_factory.mktemp("sound"))
-    desk.write(Member("executions.jsonl", line(0)), Member("a/log", b"log " * 200))
-    desk.path.rename(desk.root / "sound.zip")
-    return desk
+def sound(tmp_path_factory: pytest.TempPathFactory) -> PackageFile:
+    package_file = PackageFile(tmp_path_factory.mktemp("sound"))
+    package_file.write(Member("executions.jsonl", line(0)), Member("a/log", b"log " * 200))
+    package_file.path.rename(package_file.root / "sound.zip")
+    return package_file
 
 
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(changes=st.lists(st.tuples(st.integers(0, 5000), st.binary(max_size=3)), min_size=1))
 def test_a_mutated_package_is_sound_or_refused(
-    changes: list[tuple[int, bytes]], sound: Desk
+    changes: list[tuple[int, bytes]], sound: PackageFile
 ) -> None:
     data = bytearray((sound.root / "sound.zip").read_bytes())
     for at, new in changes:
@@ -438,7 +445,7 @@ def test_a_mutated_package_is_sound_or_refused(
     sound.path.write_bytes(data)
     try:
         with sound.open() as found:
-            assert {name: found.read(name) for name in found.names()} == {
+            assert {name: found.read(name) for name in found.list_members()} == {
                 "executions.jsonl": line(0), "a/log": b"log " * 200,
             }  # fmt: skip
             found.extract(str(sound.target))
@@ -450,7 +457,7 @@ def test_a_mutated_package_is_sound_or_refused(
     sound.target.rmdir()
 
 
-def test_any_bytes_are_refused(desk: Desk) -> None:
+def test_any_bytes_are_refused(package_file: PackageFile) -> None:
     for data in (b"", b"PK\3\4", b"PK\5\6" + bytes(17), os.urandom(3000)):
-        desk.path.write_bytes(data)
-        desk.refuse()
+        package_file.path.write_bytes(data)
+        package_file.refuse()

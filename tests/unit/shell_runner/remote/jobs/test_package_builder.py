@@ -5,16 +5,16 @@ import json
 import pytest
 
 from shell_runner.remote.jobs.package_builder import _IN_LOG as IN_LOG
-from shell_runner.remote.jobs.package_builder import _completed, why_absent
-from shell_runner.remote.jobs.queue import How, JobRow, State
+from shell_runner.remote.jobs.package_builder import _fill_gaps, make_absent_execution
+from shell_runner.remote.jobs.queue import EndReason, JobRow, State
 from shell_runner.remote.protocol import model
-from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, without_secrets
+from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, remove_secrets
 from shell_runner.remote.protocol.model import Execution, Problem
 from shell_runner.remote.protocol.verdict import judge
 
 JOB = JobRow(
     1, "", "", (), 0, "", None, Content("tree", "", 0), JobConfig(), 4, State.PACKAGING,
-    How.GAVE_UP, "the reason", False, "", 0.0, None, "", 0, None,
+    EndReason.GAVE_UP, "the reason", False, "", 0.0, None, "", 0, None,
 )  # fmt: skip
 TESTS = [JobTest(name, model.Test(number, name)) for number, name in enumerate("abcd")]
 
@@ -32,7 +32,7 @@ TESTS = [JobTest(name, model.Test(number, name)) for number, name in enumerate("
 )
 def test_what_has_no_execution_gets_one_in_its_place(there: list[tuple[int, int]]) -> None:
     rows = [(number, count, "passed", "there") for number, count in there]
-    found = list(_completed(JOB, TESTS, iter(rows)))
+    found = list(_fill_gaps(JOB, TESTS, iter(rows)))
     keys = [row[:2] for row in found]
     assert keys == sorted(keys)
     assert {number for number, _ in keys} == {0, 1, 2, 3}
@@ -47,22 +47,22 @@ def test_what_has_no_execution_gets_one_in_its_place(there: list[tuple[int, int]
 @pytest.mark.parametrize(
     ("how", "problem", "words"),
     [
-        (How.INSTALL_FAILED, Problem.NOT_RUN, "not run: the install command failed: exit 3"),
-        (How.REFUSED, Problem.NOT_RUN, "not run: exit 3"),
-        (How.CANCELLED, Problem.CANCELLED, "cancelled: with its job: exit 3" + IN_LOG),
+        (EndReason.INSTALL_FAILED, Problem.NOT_RUN, "not run: the install command failed: exit 3"),
+        (EndReason.REFUSED, Problem.NOT_RUN, "not run: exit 3"),
+        (EndReason.CANCELLED, Problem.CANCELED, "canceled: with its job: exit 3" + IN_LOG),
         (
-            How.TIMED_OUT,
-            Problem.CANCELLED,
-            "cancelled: the time of its job was over: exit 3" + IN_LOG,
+            EndReason.TIMED_OUT,
+            Problem.CANCELED,
+            "canceled: the time of its job was over: exit 3" + IN_LOG,
         ),
-        (How.GAVE_UP, Problem.HOST_LOST, "host lost: exit 3"),
+        (EndReason.GAVE_UP, Problem.HOST_LOST, "host lost: exit 3"),
     ],
 )
-def test_each_end_of_a_job_has_its_words(how: How, problem: str, words: str) -> None:
-    execution = why_absent(2, how, "exit 3")
+def test_each_end_of_a_job_has_its_words(how: EndReason, problem: str, words: str) -> None:
+    execution = make_absent_execution(2, how, "exit 3")
     result = judge(TESTS[2].test, execution)
     assert (execution.id, execution.problem) == (2, problem)
-    assert (result.outcome, result.words) == ("error", words)
+    assert (result.outcome, result.message) == ("error", words)
     assert result.infrastructure == (problem != Problem.NOT_RUN)
 
 
@@ -76,7 +76,7 @@ def test_each_end_of_a_job_has_its_words(how: How, problem: str, words: str) -> 
 )
 def test_a_package_holds_no_secrets_of_its_job(url: str) -> None:
     config = JobConfig(environment=(("A", "T0KEN"),), notify=url, secret="T0KEN")
-    shown = without_secrets(config)
+    shown = remove_secrets(config)
     assert "T0KEN" not in repr(shown)
     assert "word" not in repr(shown)
     assert shown.environment == (("A", "..."),)

@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote.execution.artifacts import Piece
-from shell_runner.remote.execution.host_resources import LOCK, SLOTS, Capacity, Refusal
+from shell_runner.remote.execution.artifacts import ArtifactPiece
+from shell_runner.remote.execution.host_resources import (
+    LOCK,
+    SLOTS,
+    HostResources,
+    UnavailableResource,
+)
 from shell_runner.remote.execution.slot_pool import SlotStartError
-from shell_runner.remote.files.manifest import BadEntry
+from shell_runner.remote.files.manifest import BadManifestEntry
 from shell_runner.remote.jobs import package_format, package_reader, pool_run
 from shell_runner.remote.jobs.pool_run import PoolRun, TestOutcome
 from shell_runner.remote.protocol import model, verdict
-from shell_runner.remote.protocol.frames import encode
+from shell_runner.remote.protocol.frames import encode_json
 from shell_runner.remote.protocol.model import Execution, Problem, Setup, Test
 
 
@@ -48,7 +53,7 @@ class Pool:
 
 
 def report(run: PoolRun, execution: Execution) -> None:
-    run.on_result(Test(execution.id, "x"), encode(execution))
+    run.on_result(Test(execution.id, "x"), encode_json(execution))
 
 
 class Run:
@@ -72,7 +77,9 @@ class Run:
     def _take(self, outcomes: list[TestOutcome]) -> list[Test]:
         self.outcomes += outcomes
         self.batches.append(len(outcomes))
-        again = [each.test for each in outcomes if each.execution.exit and each.test.attempt == 1]
+        again = [
+            each.test for each in outcomes if each.execution.exit_status and each.test.attempt == 1
+        ]
         return [test._replace(attempt=2) for test in again]
 
     def report(self, *executions: Execution) -> None:
@@ -93,7 +100,7 @@ def pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
 
     def make(*arguments: Any, **keywords: Any) -> Pool:
         made.append(Pool(*arguments, **keywords))
-        made[0].reports = [[Execution(0, exit=0)], [], [Execution(1, exit=0)], []]
+        made[0].reports = [[Execution(0, exit_status=0)], [], [Execution(1, exit_status=0)], []]
         return made[0]
 
     monkeypatch.setattr(pool_run, "SlotPool", make)
@@ -103,7 +110,7 @@ def pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
 
 
 def test_a_run_lasts_until_the_last_result(run: Run, pools: list[Pool]) -> None:
-    run.run.run(Capacity())
+    run.run.run(HostResources())
     assert pools[0].calls == ["start", "add", "close"]
     assert [test.path for test in pools[0].added] == ["test_0", "test_1"]
     assert pools[0].turns == 3
@@ -112,13 +119,13 @@ def test_a_run_lasts_until_the_last_result(run: Run, pools: list[Pool]) -> None:
 
 def test_a_stop_before_the_start_starts_nothing(run: Run, pools: list[Pool]) -> None:
     run.run.stop()
-    run.run.run(Capacity())
+    run.run.run(HostResources())
     assert pools[0].calls == ["close"]
 
 
 def test_a_stop_ends_the_run(run: Run, pools: list[Pool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pool, "wait", lambda pool: run.run.stop() or [])
-    run.run.run(Capacity())
+    run.run.run(HostResources())
     assert pools[0].turns == 1
     assert [each.test.id for each in run.outcomes] == [0]
     run.run.stop()  # a signal may still come
@@ -132,45 +139,47 @@ def test_slots_that_cannot_start_end_the_run(
 
     monkeypatch.setattr(Pool, "process", fail)
     with pytest.raises(SlotStartError, match="a slot cannot be started"):
-        run.run.run(Capacity())
+        run.run.run(HostResources())
     assert pools[0].calls == ["start", "add", "close"]
     assert list(run.folder.iterdir()) == []
 
 
 def test_the_run_is_over_with_the_last_result(run: Run) -> None:
-    run.report(Execution(0, exit=0))
+    run.report(Execution(0, exit_status=0))
     assert not run.run.is_stopped
-    run.report(Execution(1, exit=0))
+    run.report(Execution(1, exit_status=0))
     assert run.run.is_stopped
 
 
 def test_results_that_come_together_are_one_batch(run: Run) -> None:
     run.report()
-    run.report(Execution(0, exit=0), Execution(1, exit=0))
+    run.report(Execution(0, exit_status=0), Execution(1, exit_status=0))
     assert run.batches == [2]
 
 
 def test_an_answer_counts_once(run: Run) -> None:
-    run.report(Execution(0, exit=0), Execution(7, exit=0), Execution(0, exit=2))
-    run.report(Execution(0, exit=1), Execution(1, attempt=2, exit=0))
-    assert [(each.test.id, each.execution.exit) for each in run.outcomes] == [(0, 0)]
+    run.report(
+        Execution(0, exit_status=0), Execution(7, exit_status=0), Execution(0, exit_status=2)
+    )
+    run.report(Execution(0, exit_status=1), Execution(1, attempt=2, exit_status=0))
+    assert [(each.test.id, each.execution.exit_status) for each in run.outcomes] == [(0, 0)]
 
 
 def test_a_test_that_runs_again_is_awaited(run: Run, pools: list[Pool]) -> None:
     run.run._pool = pool = Pool(run.run)  # type: ignore[assignment]
-    run.report(Execution(0, exit=1), Execution(1, exit=0))
+    run.report(Execution(0, exit_status=1), Execution(1, exit_status=0))
     assert [test[:2] for test in pool.added] == [(0, "test_0")]
-    run.report(Execution(0, attempt=1, exit=0))
+    run.report(Execution(0, attempt=1, exit_status=0))
     assert len(run.outcomes) == 2, "the first try is over"
     assert not run.run.is_stopped
-    run.report(Execution(0, attempt=2, exit=1))
+    run.report(Execution(0, attempt=2, exit_status=1))
     assert run.run.is_stopped
 
 
 def test_what_is_no_execution_is_an_error_of_the_slot(run: Run) -> None:
-    row = json.loads(json.dumps(Execution(0, exit=0)))
+    row = json.loads(json.dumps(Execution(0, exit_status=0)))
     row[11] = ["out", 1, 99]
-    run.run.on_result(Test(0, "x"), encode(row))
+    run.run.on_result(Test(0, "x"), encode_json(row))
     run.run.flush()
     assert run.outcomes[0].execution.problem == Problem.SLOT_DIED
     assert run.outcomes[0].outcome == "error"
@@ -189,49 +198,64 @@ def test_lines_of_one_test_are_passed_on_together_and_before_its_result(run: Run
 @pytest.mark.parametrize(
     ("refusal", "words"),
     [
-        (Refusal(LOCK, "gpu"), "waits for lock gpu that other runs have"),
-        (Refusal(SLOTS), "waits for slots that other runs have"),
+        (UnavailableResource(LOCK, "gpu"), "waits for lock gpu that other runs have"),
+        (UnavailableResource(SLOTS), "waits for slots that other runs have"),
     ],
 )
-def test_people_hear_what_a_job_waits_for(run: Run, refusal: Refusal, words: str) -> None:
+def test_people_hear_what_a_job_waits_for(
+    run: Run, refusal: UnavailableResource, words: str
+) -> None:
     run.run.on_waiting(refusal)
     assert run.notes == [words]
 
 
 def many_cases() -> Execution:
     cases = [model.Case("", "passed")] * 1_000_000
-    return Execution(0, exit=0, parsed=model.Parsed("tap", cases))
+    return Execution(0, exit_status=0, parsed=model.ParsedOutput("tap", cases))
 
 
 @pytest.mark.parametrize(
     ("execution", "words"),
     [
         (many_cases(), "1000000 results are more than a package can hold; none is kept"),
-        (Execution(0, exit=1, out=model.Stream("[1,2],\n" * 1_000_000, 7_000_000)), "exit 1"),
-        (Execution(0, exit=1, err=model.Stream("," * 8_000_000, 9_000_000, 500_000)), "exit 1"),
+        (
+            Execution(
+                0, exit_status=1, stdout=model.CapturedStream("[1,2],\n" * 1_000_000, 7_000_000)
+            ),
+            "exit 1",
+        ),
+        (
+            Execution(
+                0, exit_status=1, stderr=model.CapturedStream("," * 8_000_000, 9_000_000, 500_000)
+            ),
+            "exit 1",
+        ),
     ],
 )
 def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) -> None:
-    found, text = pool_run.fitting(execution)
-    restored = package_reader._restored(package_reader._parse(text.encode(), package_format.LIMITS))
+    found, text = pool_run.shorten_to_fit(execution)
+    restored = package_reader._parse_execution(package_reader._parse_json(text.encode(), package_format.LIMITS))
     assert restored == found
-    assert (found.exit, found.out.total) == (execution.exit, execution.out.total)
-    assert verdict.judge(Test(0, "test_a"), found).words == words
-    for now, before in ((found.out, execution.out), (found.err, execution.err)):
+    assert (found.exit_status, found.stdout.total_bytes) == (
+        execution.exit_status,
+        execution.stdout.total_bytes,
+    )
+    assert verdict.judge(Test(0, "test_a"), found).message == words
+    for now, before in ((found.stdout, execution.stdout), (found.stderr, execution.stderr)):
         if now != before:
-            assert before.text.startswith(now.text[: now.cut_at])
-            assert before.text.endswith(now.text[now.cut_at :])
+            assert before.text.startswith(now.text[: now.cut_index])
+            assert before.text.endswith(now.text[now.cut_index :])
             assert len(now.text) == 512 << 10
 
 
 def test_what_a_package_can_hold_stays_as_it_is() -> None:
-    streams = [model.Stream("\0" * n, n) for n in (1 << 20, 8 << 20)]
-    execution = Execution(0, exit=0, out=streams[0], err=streams[1])
-    assert pool_run.fitting(execution)[0] is execution
+    streams = [model.CapturedStream("\0" * n, n) for n in (1 << 20, 8 << 20)]
+    execution = Execution(0, exit_status=0, stdout=streams[0], stderr=streams[1])
+    assert pool_run.shorten_to_fit(execution)[0] is execution
 
 
 def piece(run: Run, path: str, data: bytes, is_last: bool = True) -> None:
-    run.run.on_artifact(Test(0, "x"), Piece(path, data, is_last))
+    run.run.on_artifact(Test(0, "x"), ArtifactPiece(path, data, is_last))
 
 
 def test_artefacts_come_in_pieces(run: Run) -> None:
@@ -242,7 +266,7 @@ def test_artefacts_come_in_pieces(run: Run) -> None:
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "", "a//b", "a\0b"])
 def test_no_artefact_leads_out_of_its_folder(run: Run, path: str) -> None:
-    with pytest.raises(BadEntry):
+    with pytest.raises(BadManifestEntry):
         piece(run, path, b"x")
     assert list(run.folder.rglob("*")) == []
 

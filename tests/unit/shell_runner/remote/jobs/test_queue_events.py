@@ -8,13 +8,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shell_runner.remote.jobs.queue import STATES, Event, How, JobRow, Queue, Refused, State, Step
+from shell_runner.remote.jobs.queue import (
+    TRANSITIONS,
+    AttemptPhase,
+    EndReason,
+    Event,
+    JobRow,
+    Queue,
+    RequestRefused,
+    State,
+)
 from shell_runner.remote.protocol.job import Identity, JobConfig
-from tests.helpers.queue_factories import CODE, name, new_job
+from tests.helpers.queue_factories import CODE, make_job, make_uuid
 
 PICK = st.integers(0, 100)
 #: Of an attempt that may still say something.
-LIVING = (Step.UNPACKING, Step.INSTALLING, Step.TESTING)
+LIVING = (AttemptPhase.UNPACKING, AttemptPhase.INSTALLING, AttemptPhase.TESTING)
 #: What has an end.
 ENDED = (State.PACKAGING, State.READY, State.HARVESTED)
 
@@ -39,7 +48,7 @@ class Host(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.queue = Queue(self.folder.name)
         # A disk is not what is tried here.
-        self.queue._db.rows("PRAGMA synchronous = OFF")
+        self.queue._db.query("PRAGMA synchronous = OFF")
         self.worker = Identity(1, "1", "boot")
         self.seen: dict[str, Seen] = {}
         self.attempts: list[tuple[str, str]] = []
@@ -56,11 +65,11 @@ class Host(RuleBasedStateMachine):
         """What an event did; the table must have it."""
         seen = self.seen[job.id]
         before = seen.state
-        after = next((each.state for each in self.queue.jobs() if each.id == job.id), None)
+        after = next((each.state for each in self.queue.list_jobs() if each.id == job.id), None)
         if not did:
             assert after == before
             return before
-        allowed = STATES[before, event]
+        allowed = TRANSITIONS[before, event]
         assert after in allowed or (not allowed and after is None), (before, event, after)
         if after is None:
             del self.seen[job.id]
@@ -73,7 +82,7 @@ class Host(RuleBasedStateMachine):
     @rule(priority=st.integers(-1, 1), allowed=st.integers(1, 3), told=st.booleans())
     def submit(self, priority: int, allowed: int, told: bool) -> None:
         config = JobConfig(attempts=allowed, notify="http://n" if told else "")
-        job = new_job(1, config=config, priority=priority)
+        job = make_job(1, config=config, priority=priority)
         row = self.queue.submit(job, CODE, 1.0)
         assert self.queue.submit(job, CODE, 2.0) == row
         self.seen[job.id] = Seen(row.number, priority, allowed)
@@ -81,7 +90,7 @@ class Host(RuleBasedStateMachine):
     @rule()
     def claim(self) -> None:
         waiting = [each for each in self.seen.values() if each.state == State.QUEUED]
-        attempt = name()
+        attempt = make_uuid()
         found = self.queue.claim(self.worker, CODE, attempt, 1.0)
         assert (found is None) == (not waiting)
         if found is None:
@@ -99,14 +108,17 @@ class Host(RuleBasedStateMachine):
     def record(self, pick: int, test: int) -> None:
         attempt, job = self.attempts[pick % len(self.attempts)]
         alive = self.alive(attempt, job)
-        before = len(list(self.queue.executions(attempt)))
-        assert self.tried(lambda: self.queue.record(attempt, [(test, 1, "passed", "{}")])) == alive
-        after = len(list(self.queue.executions(attempt)))
+        before = len(list(self.queue.read_executions(attempt)))
+        assert (
+            self.tried(lambda: self.queue.record_executions(attempt, [(test, 1, "passed", "{}")]))
+            == alive
+        )
+        after = len(list(self.queue.read_executions(attempt)))
         assert (after in (before, before + 1)) if alive else after == before
 
     @precondition(lambda self: self.attempts)
-    @rule(pick=PICK, how=st.sampled_from(How))
-    def finish(self, pick: int, how: How) -> None:
+    @rule(pick=PICK, how=st.sampled_from(EndReason))
+    def finish(self, pick: int, how: EndReason) -> None:
         attempt, job = self.attempts[pick % len(self.attempts)]
         alive = self.alive(attempt, job)
         did = self.tried(lambda: self.queue.finish(attempt, how, "", 1.0))
@@ -126,7 +138,7 @@ class Host(RuleBasedStateMachine):
             row = self.queue.find(job)
             after = self.happens(row, Event.LOSE, alive)
             seen = self.seen[job]
-            if alive and not row.cancelled:
+            if alive and not row.cancel_requested:
                 used_up = len(seen.attempts) >= seen.allowed
                 assert after == (State.PACKAGING if used_up else State.QUEUED)
 
@@ -134,10 +146,10 @@ class Host(RuleBasedStateMachine):
     def restart(self) -> None:
         """The machine comes back: the next worker finds what the last one left."""
         self.queue.close()
-        self.worker = self.worker._replace(boot=self.worker.boot + "'")
-        self.queue.enter(self.worker, CODE, 1.0)
-        for attempt in self.queue.stale(self.worker):
-            row = next(each for each in self.queue.jobs() if each.number == attempt.job)
+        self.worker = self.worker._replace(boot=self.worker.boot_id + "'")
+        self.queue.register_worker(self.worker, CODE, 1.0)
+        for attempt in self.queue.list_stale_attempts(self.worker):
+            row = next(each for each in self.queue.list_jobs() if each.number == attempt.job)
             self.queue.lose(attempt.id, "restart", 1.0)
             self.happens(row, Event.LOSE, row.state == State.RUNNING)
         assert not any(each.state == State.RUNNING for each in self.seen.values())
@@ -146,7 +158,7 @@ class Host(RuleBasedStateMachine):
     @rule(pick=PICK)
     def package(self, pick: int) -> None:
         job = self.job(pick)
-        did = self.tried(lambda: self.queue.packaged(job.number, job.id, 1, 1.0))
+        did = self.tried(lambda: self.queue.record_package(job.number, job.id, 1, 1.0))
         assert did == (job.state in ENDED)
         changes = job.state == State.PACKAGING
         self.happens(job, Event.PACKAGED, changes)
@@ -157,8 +169,8 @@ class Host(RuleBasedStateMachine):
     def cancel(self, pick: int) -> None:
         job = self.job(pick)
         did = self.tried(lambda: self.queue.cancel(job, 1.0))
-        assert did == (job.cancelled or job.state in (State.QUEUED, State.RUNNING))
-        self.happens(job, Event.CANCEL, did and not job.cancelled)
+        assert did == (job.cancel_requested or job.state in (State.QUEUED, State.RUNNING))
+        self.happens(job, Event.CANCEL, did and not job.cancel_requested)
 
     @precondition(lambda self: self.seen)
     @rule(pick=PICK, right=st.booleans())
@@ -179,7 +191,7 @@ class Host(RuleBasedStateMachine):
     def tried(self, say: Callable[[], object]) -> bool:
         try:
             say()
-        except Refused as refused:
+        except RequestRefused as refused:
             if refused.kind not in ("state", "differs", "unknown"):
                 raise
             return False
@@ -193,31 +205,33 @@ class Host(RuleBasedStateMachine):
 
     @invariant()
     def no_job_is_lost(self) -> None:
-        found = {job.id: job.state for job in self.queue.jobs(limit=1000)}
+        found = {job.id: job.state for job in self.queue.list_jobs(limit=1000)}
         assert found == {key: seen.state for key, seen in self.seen.items()}
         counts = dict.fromkeys(State, 0)
         for state in found.values():
             counts[state] += 1
-        assert self.queue.counts() == counts
+        assert self.queue.count_jobs() == counts
 
     @invariant()
     def no_job_has_two_living_attempts(self) -> None:
-        for job in self.queue.jobs(limit=1000):
-            attempts = self.queue.attempts(job.number)
+        for job in self.queue.list_jobs(limit=1000):
+            attempts = self.queue.get_attempts(job.number)
             assert [each.id for each in attempts] == self.seen[job.id].attempts
-            living = [each for each in attempts if each.step in LIVING]
+            living = [each for each in attempts if each.phase in LIVING]
             assert len(living) == (job.state == State.RUNNING)
             assert living == attempts[len(attempts) - len(living) :]
 
     @invariant()
     def an_end_has_a_reason_and_no_other_state_has(self) -> None:
-        for job in self.queue.jobs(limit=1000):
-            assert (job.how is not None) == (job.ended is not None) == (job.state in ENDED)
-            assert bool(job.package) == (job.state in (State.READY, State.HARVESTED))
+        for job in self.queue.list_jobs(limit=1000):
+            assert (
+                (job.end_reason is not None) == (job.ended_at is not None) == (job.state in ENDED)
+            )
+            assert bool(job.package_digest) == (job.state in (State.READY, State.HARVESTED))
 
     @invariant()
     def everybody_is_told_once(self) -> None:
-        assert len(self.queue.due(1.0, 300.0)) == min(self.told, 100)
+        assert len(self.queue.list_due_notifications(1.0, 300.0)) == min(self.told, 100)
 
 
 Host.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

@@ -13,12 +13,12 @@ ALL = {name: text for name, text in vars(sql).items() if name.isupper() and name
 SCANS = {
     "JOBS": "SCAN job",  # newest first, until enough are found
     "COUNTS": "SCAN job USING COVERING INDEX",  # the index alone
-    "REFERS": "SCAN",  # the last hundred
+    "HAS_RECENT_REFERENCE": "SCAN",  # the last hundred
     "CONTENTS": "SCAN job",  # when contents are swept
     "NEXT_DUE": "SEARCH outbox USING COVERING INDEX outbox_due",  # its first entry
     "OUTBOX_OF_JOB": "SCAN outbox",  # few: those that were not told yet
     "HAS_OUTBOX": "SCAN outbox",  # its first entry
-    "DUE": "SCAN (subquery",  # what the subqueries found
+    "DUE_NOTIFICATIONS": "SCAN (subquery",  # what the subqueries found
     "WORKER": "SCAN worker",  # one row
     "DELETE_WORKER": "SCAN worker",
 }
@@ -58,16 +58,16 @@ def test_a_statement_reads_what_it_needs_and_no_more(
 @pytest.mark.parametrize(
     ("name", "index"),
     [
-        ("NEXT", "INDEX job_waiting (state=?)"),
+        ("NEXT_JOB", "INDEX job_waiting (state=?)"),
         ("AHEAD_BY_NUMBER", "COVERING INDEX job_waiting"),
         ("AHEAD_BY_PRIORITY", "COVERING INDEX job_waiting"),
         ("COUNT_IN_STATE", "COVERING INDEX"),
         ("BYTES_IN_STATE", "COVERING INDEX job_listed"),
         ("SIZES_IN_STATE", "COVERING INDEX job_listed"),
         ("JOBS_IN_STATE", "INDEX job_listed (state=? AND number<?)"),
-        ("DUE", "COMPOUND QUERY"),
+        ("DUE_NOTIFICATIONS", "COMPOUND QUERY"),
         ("JOBS_BY_PREFIX", "(id>? AND id<?)"),
-        ("EXECUTIONS", "(attempt=? AND (test,try)>(?,?))"),
+        ("EXECUTIONS", "(attempt=? AND (test,test_attempt)>(?,?))"),
     ],
 )
 def test_the_frequent_ones_use_the_index_made_for_them(

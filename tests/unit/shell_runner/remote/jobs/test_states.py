@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.jobs import states
-from shell_runner.remote.jobs.states import STATES, Event, State, Step, after_loss, is_onward
+from shell_runner.remote.jobs.states import (
+    TRANSITIONS,
+    AttemptPhase,
+    Event,
+    State,
+    is_phase_advance,
+    state_after_loss,
+)
 
 DESIGN = Path(__file__).parents[5] / "docs" / "design" / "0004-jobs.md"
 
@@ -25,47 +32,51 @@ def documented() -> dict[tuple[State, Event], tuple[State, ...]]:
 
 
 def test_the_design_has_the_same_table() -> None:
-    assert documented() == STATES
+    assert documented() == TRANSITIONS
 
 
 def test_every_state_is_left_and_every_event_is_known() -> None:
-    assert {state for state, _ in STATES} == set(State)
-    assert {event for _, event in STATES} == set(Event)
+    assert {state for state, _ in TRANSITIONS} == set(State)
+    assert {event for _, event in TRANSITIONS} == set(Event)
 
 
 def test_all_states_come_from_the_first_one() -> None:
     seen, new = set(), {State.QUEUED}
     while new:
         seen |= new
-        new = {end for (start, _), ends in STATES.items() if start in seen for end in ends} - seen
+        new = {
+            end for (start, _), ends in TRANSITIONS.items() if start in seen for end in ends
+        } - seen
     assert seen == set(State)
 
 
 def test_only_what_the_table_has_is_allowed() -> None:
     for pair in product(State, Event):
-        assert states.allows(*pair) == (pair in STATES)
+        assert states.is_allowed(*pair) == (pair in TRANSITIONS)
 
 
 def test_a_state_looks_like_its_value() -> None:
-    assert f"{State.QUEUED} {Step.LOST!s}" == "queued lost"
+    assert f"{State.QUEUED} {AttemptPhase.LOST!s}" == "queued lost"
     assert "%s" % State.QUEUED == State.QUEUED == "queued"
 
 
 @pytest.mark.parametrize(
     ("before", "after", "good"),
     [
-        (Step.UNPACKING, Step.INSTALLING, True),
-        (Step.UNPACKING, Step.TESTING, True),
-        (Step.TESTING, Step.TESTING, True),
-        (Step.TESTING, Step.INSTALLING, False),
-        (Step.TESTING, Step.ENDED, False),
-        (Step.TESTING, Step.LOST, False),
-        (Step.LOST, Step.TESTING, False),
-        (Step.PACKAGING, Step.TESTING, False),
+        (AttemptPhase.UNPACKING, AttemptPhase.INSTALLING, True),
+        (AttemptPhase.UNPACKING, AttemptPhase.TESTING, True),
+        (AttemptPhase.TESTING, AttemptPhase.TESTING, True),
+        (AttemptPhase.TESTING, AttemptPhase.INSTALLING, False),
+        (AttemptPhase.TESTING, AttemptPhase.ENDED, False),
+        (AttemptPhase.TESTING, AttemptPhase.LOST, False),
+        (AttemptPhase.LOST, AttemptPhase.TESTING, False),
+        (AttemptPhase.PACKAGING, AttemptPhase.TESTING, False),
     ],
 )
-def test_an_attempt_goes_on_and_never_back(before: Step, after: Step, good: bool) -> None:
-    assert is_onward(before, after) is good
+def test_an_attempt_goes_on_and_never_back(
+    before: AttemptPhase, after: AttemptPhase, good: bool
+) -> None:
+    assert is_phase_advance(before, after) is good
 
 
 @pytest.mark.parametrize(
@@ -82,5 +93,5 @@ def test_an_attempt_goes_on_and_never_back(before: Step, after: Step, good: bool
 def test_a_lost_job_starts_again_until_it_may_not(
     attempts: int, allowed: int, cancelled: bool, state: State
 ) -> None:
-    assert after_loss(attempts, allowed, cancelled) == state
-    assert state in STATES[State.RUNNING, Event.LOSE]
+    assert state_after_loss(attempts, allowed, cancelled) == state
+    assert state in TRANSITIONS[State.RUNNING, Event.LOSE]

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from shell_runner.remote.jobs import webhook
-from tests.helpers.queue_host import Receiver
+from tests.helpers.queue_host import WebhookReceiver
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver([])
+def receiver() -> Iterator[WebhookReceiver]:
+    made = WebhookReceiver([])
     yield made
     made.close()
 
 
-def test_a_post_is_signed(receiver: Receiver) -> None:
+def test_a_post_is_signed(receiver: WebhookReceiver) -> None:
     assert webhook.post(receiver.url, "sécret", '{"job": "é"}') == ""
     ((path, headers, body),) = receiver.got
     assert (path, body) == ("/hook", '{"job": "é"}'.encode())
@@ -26,14 +26,14 @@ def test_a_post_is_signed(receiver: Receiver) -> None:
     assert headers["X-Nosejobs-Signature"] == f"sha256={wanted}"
 
 
-def test_without_a_secret_nothing_is_signed(receiver: Receiver) -> None:
+def test_without_a_secret_nothing_is_signed(receiver: WebhookReceiver) -> None:
     assert webhook.post(receiver.url, "", "{}") == ""
     assert "X-Nosejobs-Signature" not in receiver.got[0][1]
 
 
 @pytest.mark.parametrize("status", [302, 307, 404, 500])
 def test_anything_but_a_yes_is_trouble(status: int) -> None:
-    receiver = Receiver([status])
+    receiver = WebhookReceiver([status])
     try:
         assert str(status) in webhook.post(receiver.url, "", "{}")
         assert len(receiver.got) == 1, "a redirect was followed"
@@ -49,4 +49,12 @@ def test_what_cannot_be_reached_is_said(url: str) -> None:
 
 
 def test_backoff_doubles_up_to_five_minutes() -> None:
-    assert [webhook.backoff(n) for n in (1, 2, 3, 9, 10, 12, 10**9)] == [1, 2, 4, 256, 300, 300, 300]
+    assert [webhook.compute_retry_delay(n) for n in (1, 2, 3, 9, 10, 12, 10**9)] == [
+        1,
+        2,
+        4,
+        256,
+        300,
+        300,
+        300,
+    ]

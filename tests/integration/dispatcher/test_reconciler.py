@@ -1,4 +1,4 @@
-"""The loop without hosts: packages are made here, and it is killed wherever it can be."""
+"""The reconciler without hosts: tests write the packages, and kill it at each commit."""
 
 from __future__ import annotations
 
@@ -55,150 +55,159 @@ from tests.helpers.running_dispatcher import BUILD, stage_toml
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Raised instead of a commit, as if the process had been killed."""
 
 
 class FakeSource:
-    """A folder whose revisions are counted."""
+    """A directory source whose revision the test sets."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.revision = folder, "1" * 40
 
     def heads(self) -> dict[str, str]:
-        """One branch."""
+        """Return the one branch."""
         return {"main": self.revision}
 
-    def between(self, before: str, revision: str) -> CommitRange:
-        """One commit."""
+    def commits_between(self, before: str, revision: str) -> CommitRange:
+        """Return one commit."""
         return CommitRange((Commit(revision, "ann", "more"),))
 
     def checkout(self, revision: str, folder: Path) -> None:
-        """A copy."""
+        """Copy the folder."""
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(self.folder, f"{folder}.part")
             Path(f"{folder}.part").rename(folder)
 
 
-class Checked(Reconciler):
-    """What it remembers of the last look is what the rows say, at each look."""
+class CheckedReconciler(Reconciler):
+    """A reconciler that checks in each pass that the rows it remembers are current."""
 
     def _read_rows(
         self, connection: Connection, marks: Mapping[int, set[Any]], touched: Set[int]
     ) -> list[BuildRows]:
-        found = super()._read_rows(connection, marks, touched)
-        assert found == build_rows.read_rows(connection, marks.keys() | touched)
+        rows = super()._read_rows(connection, marks, touched)
+        assert rows == build_rows.read_rows(connection, marks.keys() | touched)
         assert sorted(marks) == builds.list_active_ids(connection)
-        return found
+        return rows
 
 
-class Bench:
-    """A dispatcher that is stepped by hand, and may be killed at any commit."""
+class SteppedDispatcher:
+    """A dispatcher that the test steps, and can kill at any commit."""
 
     def __init__(
         self, folder: Path, source: FakeSource, empty: Path, engine: Engine | None = None
     ) -> None:
-        """``engine``: of a database that was there before, for the statements that it knows."""
+        """Create the database; reuse an ``engine``, because it has compiled the statements."""
         self.folder, self.source = folder, source
         folder.mkdir()
         shutil.copy(empty, folder / "dispatcher.db")
         self.settings = Settings(folder, sources=(Source("here", git="unused"),))
         self.store: Store
         self.engine = engine or open_engine(folder / "dispatcher.db")
-        self.begin()
+        self.start()
         with self.store.write() as connection:
             for name in ("h1", "h2"):
                 hosts.configure(connection, Host(name, "popen", state=HostState.UP))
 
-    def begin(self) -> None:
-        """A new process: rows and files are all that is left."""
+    def start(self) -> None:
+        """Start a new process, which has only the rows and files of the last one."""
         self.store = Store(self.engine)
         self.trees = CheckoutCache(self.folder / "trees", {"here": self.source})
         self.blobs = BlobStore(self.folder / "blobs")
         self.builder = JobBuilder(self.store, self.trees, self.blobs)
         self.recorder = ResultRecorder(self.store, self.blobs, self.builder)
-        self.told = PassResult()
-        self.loop = Checked(self.store, self.settings, self.trees, self.blobs, self._tell)
-        self.watch = SourceWatcher(self.store, self.settings.sources[0], self.source, self.trees)
+        self.last_result = PassResult()
+        self.reconciler = CheckedReconciler(
+            self.store, self.settings, self.trees, self.blobs, self._keep_result
+        )
+        self.watcher = SourceWatcher(self.store, self.settings.sources[0], self.source, self.trees)
 
-    def _tell(self, result: PassResult) -> None:
-        self.told = result
+    def _keep_result(self, result: PassResult) -> None:
+        self.last_result = result
 
-    def look(self) -> None:
-        """At the source, then at all rows."""
-        self.watch.poll()
-        self.loop.step()
+    def poll_and_step(self) -> None:
+        """Poll the source, then run passes until nothing changes."""
+        self.watcher.poll()
+        self.reconciler.step()
 
-    def planned(self) -> list[Job]:
-        """Jobs that no host has heard of."""
+    def planned_jobs(self) -> list[Job]:
+        """Return the jobs that were not submitted, by stage run and part."""
         with self.store.read() as connection:
-            found = jobs.list_in_state(connection, JobState.PLANNED)
-        return sorted(found, key=lambda job: (job.stage_run, job.part))
+            planned = jobs.list_in_state(connection, JobState.PLANNED)
+        return sorted(planned, key=lambda job: (job.stage_run, job.part))
 
-    def end(self, job: Job, exit: int = 0, how: str = "completed") -> None:
-        """As if a host had run it."""
+    def complete_job(self, job: Job, exit: int = 0, end_reason: str = "completed") -> None:
+        """Record a package of the job, as if a host had run it."""
         new, _ = self.builder.prepare(job)
-        path = package_factories.write_job_package(self.folder / f"{job.id}.zip", new, exit, how)
+        path = package_factories.write_job_package(
+            self.folder / f"{job.id}.zip", new, exit, end_reason
+        )
         self.recorder.record(job, path)
 
-    def lose(self, job: Job) -> None:
-        """As if its host was gone for too long."""
+    def lose_job(self, job: Job) -> None:
+        """Give up the job, as if its host had been unreachable for too long."""
         with self.store.write() as connection:
             assert jobs.apply_event(connection, job.id, JobEvent.LOSE, detail="no answer")
             hosts.mark_down(connection, job.host, "no answer")
 
-    def run(self) -> None:
-        """Until nothing is left to be done."""
-        self.look()
-        while found := self.planned():
-            for job in found:
-                self.end(job)
-            self.loop.step()
+    def run_to_end(self) -> None:
+        """Complete all jobs until none is left."""
+        self.poll_and_step()
+        while planned := self.planned_jobs():
+            for job in planned:
+                self.complete_job(job)
+            self.reconciler.step()
 
-    def detail(self, build: int = 1) -> BuildDetail:
-        """All of a build."""
+    def build_detail(self, build: int = 1) -> BuildDetail:
+        """Return a build with all its rows."""
         with self.store.read() as connection:
-            found = views.get_build_detail(connection, build)
-        assert found is not None
-        return found
+            detail = views.get_build_detail(connection, build)
+        assert detail is not None
+        return detail
 
-    def states(self, build: int = 1) -> dict[str, str]:
-        """The newest run of each stage."""
-        return {run.stage: str(run.state) for run in self.detail(build).view.runs}
+    def run_states(self, build: int = 1) -> dict[str, str]:
+        """Return the state of the newest run of each stage."""
+        return {run.stage: str(run.state) for run in self.build_detail(build).view.runs}
 
-    def details(self, build: int = 1) -> dict[str, str]:
-        """And their words."""
-        return {run.stage: run.detail for run in self.detail(build).view.runs}
+    def run_details(self, build: int = 1) -> dict[str, str]:
+        """Return the detail of the newest run of each stage."""
+        return {run.stage: run.detail for run in self.build_detail(build).view.runs}
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> FakeSource:
-    found = FakeSource(tmp_path / "tree")
+    fake = FakeSource(tmp_path / "tree")
     for name in ("test_a.sh", "test_b.sh", "test_c.sh"):
-        job_hosts.script(found.folder / "tests/unit", name)
-    job_hosts.script(found.folder / "tests/smoke", "test_it.sh")
+        job_hosts.write_script(fake.folder / "tests/unit", name)
+    job_hosts.write_script(fake.folder / "tests/smoke", "test_it.sh")
     config = BUILD + stage_toml("unit", "hosts = 2", 'mode = "shard"') + stage_toml("smoke")
-    (found.folder / "nosejobs.toml").write_text(config + '[levels]\ngood = ["unit", "smoke"]\n')
-    return found
+    (fake.folder / "nosejobs.toml").write_text(config + '[levels]\ngood = ["unit", "smoke"]\n')
+    return fake
 
 
 @pytest.fixture
-def bench(tmp_path: Path, source: FakeSource, empty: Path) -> Iterator[Bench]:
-    found = Bench(tmp_path / "data", source, empty)
-    yield found
-    found.store.close()
+def dispatcher(tmp_path: Path, source: FakeSource, empty: Path) -> Iterator[SteppedDispatcher]:
+    stepped = SteppedDispatcher(tmp_path / "data", source, empty)
+    yield stepped
+    stepped.store.close()
 
 
-def config(bench: Bench, *texts: str) -> None:
-    (bench.source.folder / "nosejobs.toml").write_text("".join(texts))
+def write_config(dispatcher: SteppedDispatcher, *texts: str) -> None:
+    (dispatcher.source.folder / "nosejobs.toml").write_text("".join(texts))
 
 
 # -- killed ---------------------------------------------------------------------------
 
 
 @contextmanager
-def killed_at(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[list[int]]:
-    """Killed when all but the commit of a transaction is done: files are there, rows are not."""
+def kill_at(
+    dispatcher: SteppedDispatcher, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> Iterator[list[int]]:
+    """Kill the process before a commit: files were written, rows were not.
+
+    ``moment``: number of the transaction.  Yields the number of transactions so far.
+    """
     count = [0]
     write = Store.write
 
@@ -221,24 +230,24 @@ def killed_at(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: int) -> Ite
 def test_killed_at_any_commit_it_comes_to_the_same_end(
     tmp_path: Path, source: FakeSource, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends, moment, count, engine = set(), 0, [1], None
+    outcomes, moment, count, engine = set(), 0, [1], None
     while moment <= count[0]:
-        bench = Bench(tmp_path / "data", source, empty, engine)
-        engine = bench.engine
-        with killed_at(bench, monkeypatch, moment) as count:
+        dispatcher = SteppedDispatcher(tmp_path / "data", source, empty, engine)
+        engine = dispatcher.engine
+        with kill_at(dispatcher, monkeypatch, moment) as count:
             try:
-                bench.run()
+                dispatcher.run_to_end()
             except Killed:
-                bench.store.close()
-                bench.begin()
-                bench.run()
-        ends.add(_end(bench))
-        bench.store.close()
-        shutil.rmtree(bench.folder)
+                dispatcher.store.close()
+                dispatcher.start()
+                dispatcher.run_to_end()
+        outcomes.add(_final_rows(dispatcher))
+        dispatcher.store.close()
+        shutil.rmtree(dispatcher.folder)
         moment += 1
     assert moment > 10
-    assert len(ends) == 1
-    ((level, runs, planned, tags, rows),) = ends
+    assert len(outcomes) == 1
+    ((level, runs, planned, tags, rows),) = outcomes
     assert level == "good"
     assert runs == (("build", 1, "passed"), ("unit", 1, "passed"), ("smoke", 1, "passed"))
     assert planned == (("build", 0, 1), ("smoke", 0, 1), ("unit", 0, 1), ("unit", 1, 1))
@@ -246,283 +255,294 @@ def test_killed_at_any_commit_it_comes_to_the_same_end(
     assert rows == 5
 
 
-def _end(bench: Bench) -> tuple[object, ...]:
-    found = bench.detail()
-    stages = {run.id: run.stage for run in found.view.runs}
-    with bench.store.read() as connection:
-        rows = sum(len(results.list_by_job(connection, job.id)) for job in found.jobs)
+def _final_rows(dispatcher: SteppedDispatcher) -> tuple[object, ...]:
+    detail = dispatcher.build_detail()
+    stages = {run.id: run.stage for run in detail.view.runs}
+    with dispatcher.store.read() as connection:
+        rows = sum(len(results.list_by_job(connection, job.id)) for job in detail.jobs)
     return (
-        found.view.build.level,
-        tuple((run.stage, run.number, str(run.state)) for run in found.view.runs),
-        tuple(sorted((stages[job.stage_run], job.part, job.attempt) for job in found.jobs)),
-        tuple((tag.stage, len(tag.jobs)) for tag in found.tags),
+        detail.view.build.level,
+        tuple((run.stage, run.number, str(run.state)) for run in detail.view.runs),
+        tuple(sorted((stages[job.stage_run], job.part, job.attempt) for job in detail.jobs)),
+        tuple((tag.stage, len(tag.jobs)) for tag in detail.tags),
         rows,
     )
 
 
-def test_a_step_that_is_made_again_writes_nothing(bench: Bench) -> None:
-    bench.look()
-    before = _dump(bench)
+def test_a_step_that_is_made_again_writes_nothing(dispatcher: SteppedDispatcher) -> None:
+    dispatcher.poll_and_step()
+    before = _dump(dispatcher)
     for _ in range(2):
-        bench.loop.step()
-        bench.watch.poll()
-        bench.loop.step()
-        bench.store.close()
-        bench.begin()
-        bench.loop.step()
-    assert _dump(bench) == before
-    assert len(bench.planned()) == 1
+        dispatcher.reconciler.step()
+        dispatcher.watcher.poll()
+        dispatcher.reconciler.step()
+        dispatcher.store.close()
+        dispatcher.start()
+        dispatcher.reconciler.step()
+    assert _dump(dispatcher) == before
+    assert len(dispatcher.planned_jobs()) == 1
 
 
-def _dump(bench: Bench) -> list[str]:
-    """All of the database, but for when a source was looked at."""
-    with closing(sqlite3.connect(bench.folder / "dispatcher.db")) as connection:
+def _dump(dispatcher: SteppedDispatcher) -> list[str]:
+    """Return the contents of the database, except the times of polls."""
+    with closing(sqlite3.connect(dispatcher.folder / "dispatcher.db")) as connection:
         return [row for row in connection.iterdump() if not row.startswith('INSERT INTO "source"')]
 
 
 # -- hosts ----------------------------------------------------------------------------
 
 
-def test_a_tag_that_changes_nothing_else_is_remembered(bench: Bench) -> None:
-    config(bench, stage_toml("unit", "needs = []"), stage_toml("smoke", "needs = []"))
-    bench.look()
-    runs = {run.stage: run for run in bench.detail().view.runs}
-    with bench.store.write() as connection:
+def test_a_tag_that_changes_nothing_else_is_remembered(dispatcher: SteppedDispatcher) -> None:
+    write_config(dispatcher, stage_toml("unit", "needs = []"), stage_toml("smoke", "needs = []"))
+    dispatcher.poll_and_step()
+    runs = {run.stage: run for run in dispatcher.build_detail().view.runs}
+    with dispatcher.store.write() as connection:
         assert stage_runs.apply_event(connection, runs["smoke"].id, StageEvent.PASS)
-    bench.loop.step()
-    bench.loop.step()
-    assert [tag.stage for tag in bench.detail().tags] == ["smoke"]
+    dispatcher.reconciler.step()
+    dispatcher.reconciler.step()
+    assert [tag.stage for tag in dispatcher.build_detail().tags] == ["smoke"]
 
 
-def test_why_a_job_does_not_go_on_is_what_its_stage_says(bench: Bench) -> None:
-    bench.look()
-    (job,) = bench.planned()
-    for words, told in (("no room", "waiting: h1: no room"), ("", "")):
-        with bench.store.write() as connection:
-            assert jobs.set_detail(connection, job.id, words)
-        bench.loop.step()
-        assert bench.details()["build"] == told
+def test_a_stage_run_shows_why_its_job_waits(dispatcher: SteppedDispatcher) -> None:
+    dispatcher.poll_and_step()
+    (job,) = dispatcher.planned_jobs()
+    for reason, detail in (("no room", "waiting: h1: no room"), ("", "")):
+        with dispatcher.store.write() as connection:
+            assert jobs.set_detail(connection, job.id, reason)
+        dispatcher.reconciler.step()
+        assert dispatcher.run_details()["build"] == detail
 
 
-def test_a_lost_part_goes_again_on_another_host_and_a_late_package_is_evidence(
-    bench: Bench,
+def test_a_lost_part_runs_again_on_another_host_and_its_late_package_does_not_count(
+    dispatcher: SteppedDispatcher,
 ) -> None:
-    bench.look()
-    (build,) = bench.planned()
-    bench.end(build)
-    bench.loop.step()
-    first, second = bench.planned()
-    bench.lose(first)
-    bench.loop.step()
-    assert bench.planned() == [second]
-    assert bench.details()["unit"].startswith(
+    dispatcher.poll_and_step()
+    (build,) = dispatcher.planned_jobs()
+    dispatcher.complete_job(build)
+    dispatcher.reconciler.step()
+    first, second = dispatcher.planned_jobs()
+    dispatcher.lose_job(first)
+    dispatcher.reconciler.step()
+    assert dispatcher.planned_jobs() == [second]
+    assert dispatcher.run_details()["unit"].startswith(
         "running again: h1 was lost: no answer; waiting: 1 host;"
     )
-    before = _dump(bench)
-    bench.loop.step()
-    assert _dump(bench) == before
-    with bench.store.write() as connection:
+    before = _dump(dispatcher)
+    dispatcher.reconciler.step()
+    assert _dump(dispatcher) == before
+    with dispatcher.store.write() as connection:
         hosts.configure(connection, Host("h3", "popen"))
-    bench.loop.step()
-    (again,) = [job for job in bench.planned() if job.id != second.id]
+    dispatcher.reconciler.step()
+    (again,) = [job for job in dispatcher.planned_jobs() if job.id != second.id]
     assert (again.host, again.part, again.attempt, again.tests) == ("h3", 0, 2, first.tests)
-    bench.end(first)
+    dispatcher.complete_job(first)
     for job in (second, again):
-        bench.end(job)
-    bench.loop.step()
-    assert bench.states()["unit"] == "passed"
-    with bench.store.read() as connection:
+        dispatcher.complete_job(job)
+    dispatcher.reconciler.step()
+    assert dispatcher.run_states()["unit"] == "passed"
+    with dispatcher.store.read() as connection:
         late = jobs.get(connection, first.id)
     assert late
     assert (late.state, len(late.package_digest)) == (JobState.LOST, 64)
-    (tag,) = bench.detail().tags
+    (tag,) = dispatcher.build_detail().tags
     assert set(tag.jobs) == {second.id, again.id}
-    run = next(run for run in bench.detail().view.runs if run.stage == "unit")
+    run = next(run for run in dispatcher.build_detail().view.runs if run.stage == "unit")
     assert run.hosts_lost == 1
 
 
-def test_peers_of_a_lost_one_are_told_to_end_and_all_go_again(bench: Bench) -> None:
-    config(bench, stage_toml("unit", "hosts = 2", 'mode = "together"'))
-    bench.look()
-    first, second = bench.planned()
-    new, _ = bench.builder.prepare(second)
-    told = dict(new.config.environment)
-    assert (told["NOSEJOBS_PEERS"], told["NOSEJOBS_PEER"]) == ("127.0.0.1,127.0.0.1", "1")
-    bench.lose(first)
-    bench.loop.step()
-    assert bench.told.stop == {second.id}
-    bench.end(second, how="cancelled")
-    with bench.store.write() as connection:
+def test_peers_of_a_lost_job_are_stopped_and_all_run_again(dispatcher: SteppedDispatcher) -> None:
+    write_config(dispatcher, stage_toml("unit", "hosts = 2", 'mode = "together"'))
+    dispatcher.poll_and_step()
+    first, second = dispatcher.planned_jobs()
+    new, _ = dispatcher.builder.prepare(second)
+    environment = dict(new.config.environment)
+    assert (environment["NOSEJOBS_PEERS"], environment["NOSEJOBS_PEER"]) == (
+        "127.0.0.1,127.0.0.1",
+        "1",
+    )
+    dispatcher.lose_job(first)
+    dispatcher.reconciler.step()
+    assert dispatcher.last_result.stop == {second.id}
+    dispatcher.complete_job(second, end_reason="cancelled")
+    with dispatcher.store.write() as connection:
         hosts.record_contact(connection, "h1", 2.0)
-    bench.loop.step()
-    assert [(job.part, job.attempt) for job in bench.planned()] == [(0, 2), (1, 2)]
-    assert bench.told.stop == set()
+    dispatcher.reconciler.step()
+    assert [(job.part, job.attempt) for job in dispatcher.planned_jobs()] == [(0, 2), (1, 2)]
+    assert dispatcher.last_result.stop == set()
 
 
-def test_a_stage_waits_for_hosts_and_says_for_which(bench: Bench) -> None:
-    config(bench, stage_toml("unit", 'labels = ["gpu"]'))
-    bench.look()
-    assert bench.states() == {"unit": "placing"}
-    assert bench.details()["unit"].startswith("1 host with label gpu; none fits")
-    assert [(each.missing, each.labels) for each in bench.told.unplaced] == [(1, ("gpu",))]
-    with bench.store.write() as connection:
+def test_a_stage_that_waits_for_hosts_names_what_it_needs(dispatcher: SteppedDispatcher) -> None:
+    write_config(dispatcher, stage_toml("unit", 'labels = ["gpu"]'))
+    dispatcher.poll_and_step()
+    assert dispatcher.run_states() == {"unit": "placing"}
+    assert dispatcher.run_details()["unit"].startswith("1 host with label gpu; none fits")
+    assert [(each.missing, each.labels) for each in dispatcher.last_result.unplaced] == [
+        (1, ("gpu",))
+    ]
+    with dispatcher.store.write() as connection:
         hosts.configure(connection, Host("h3", "popen", ("gpu",)))
-    bench.loop.step()
-    assert [job.host for job in bench.planned()] == ["h3"]
-    assert bench.details() == {"unit": ""}
+    dispatcher.reconciler.step()
+    assert [job.host for job in dispatcher.planned_jobs()] == ["h3"]
+    assert dispatcher.run_details() == {"unit": ""}
 
 
-def test_a_build_command_is_lost_once_then_given_up(bench: Bench) -> None:
-    bench.look()
+def test_a_build_command_is_lost_once_then_given_up(dispatcher: SteppedDispatcher) -> None:
+    dispatcher.poll_and_step()
     for attempt in (1, 2):
-        (job,) = bench.planned()
+        (job,) = dispatcher.planned_jobs()
         assert (job.attempt, job.host) == (attempt, f"h{attempt}")
-        bench.lose(job)
-        bench.loop.step()
-    found = bench.detail().view
-    assert found.build.state is BuildState.FAILED
-    assert found.build.detail.endswith("was lost: no answer; it was run again 1 time")
-    assert [str(run.state) for run in found.runs] == ["error"]
+        dispatcher.lose_job(job)
+        dispatcher.reconciler.step()
+    view = dispatcher.build_detail().view
+    assert view.build.state is BuildState.FAILED
+    assert view.build.detail.endswith("was lost: no answer; it was run again 1 time")
+    assert [str(run.state) for run in view.runs] == ["error"]
 
 
-# -- bursts, cancelling, building again ------------------------------------------------
+# -- bursts, canceling, building again ------------------------------------------------
 
 
-def test_newer_changes_come_first_while_hosts_are_busy(bench: Bench) -> None:
-    config(bench, stage_toml("unit"))
+def test_newer_changes_supersede_new_builds_while_hosts_are_busy(
+    dispatcher: SteppedDispatcher,
+) -> None:
+    write_config(dispatcher, stage_toml("unit"))
     for number in "12345678":
-        bench.source.revision = number * 40
-        bench.look()
-    states = {number: bench.detail(number).view.build.state for number in range(1, 9)}
+        dispatcher.source.revision = number * 40
+        dispatcher.poll_and_step()
+    states = {number: dispatcher.build_detail(number).view.build.state for number in range(1, 9)}
     begun = [number for number, state in states.items() if state is BuildState.BUILT]
     assert begun == [1, 2, 3, 4]
     assert [states[number] for number in (5, 6, 7)] == [BuildState.SUPERSEDED] * 3
     assert states[8] is BuildState.NEW
-    bench.run()
-    assert bench.states(8) == {"unit": "passed"}
+    dispatcher.run_to_end()
+    assert dispatcher.run_states(8) == {"unit": "passed"}
 
 
 def test_a_cancelled_build_command_is_a_failed_build_that_can_be_built_again(
-    bench: Bench,
+    dispatcher: SteppedDispatcher,
 ) -> None:
-    bench.look()
-    (run,) = bench.detail().view.runs
-    with bench.store.write() as connection:
+    dispatcher.poll_and_step()
+    (run,) = dispatcher.build_detail().view.runs
+    with dispatcher.store.write() as connection:
         fields = {"detail": "cancelled by ann", "ended_at": 2.0}
         assert stage_runs.apply_event(connection, run.id, StageEvent.CANCEL, **fields)
-    bench.loop.step()
-    found = bench.detail().view.build
-    assert (found.state, found.detail) == (BuildState.FAILED, "cancelled by ann")
-    with bench.store.write() as connection:
+    dispatcher.reconciler.step()
+    build = dispatcher.build_detail().view.build
+    assert (build.state, build.detail) == (BuildState.FAILED, "cancelled by ann")
+    with dispatcher.store.write() as connection:
         assert builds.apply_event(connection, 1, BuildEvent.BEGIN, ended_at=None)
         again = type(run)(0, 1, "build", 2, state=StageState.PLACING)
         assert stage_runs.add(connection, again)
-    bench.run()
-    assert bench.detail().view.build.level == "good"
+    dispatcher.run_to_end()
+    assert dispatcher.build_detail().view.build.level == "good"
 
 
 # -- packages and trees ---------------------------------------------------------------
 
 
-def test_a_package_that_is_another_jobs_is_refused(bench: Bench) -> None:
-    bench.look()
-    (job,) = bench.planned()
-    new, _ = bench.builder.prepare(job)
+def test_a_package_that_is_another_jobs_is_refused(dispatcher: SteppedDispatcher) -> None:
+    dispatcher.poll_and_step()
+    (job,) = dispatcher.planned_jobs()
+    new, _ = dispatcher.builder.prepare(job)
     other = new._replace(id="00000000-0000-4000-8000-000000000001")
-    path = package_factories.write_job_package(bench.folder / "other.zip", other)
+    path = package_factories.write_job_package(dispatcher.folder / "other.zip", other)
     with pytest.raises(HostError, match=r"is refused: .*it belongs to another job"):
-        bench.recorder.record(job, path)
-    with bench.store.read() as connection:
+        dispatcher.recorder.record(job, path)
+    with dispatcher.store.read() as connection:
         assert jobs.list_in_state(connection, JobState.PLANNED) == [job]
         assert results.list_by_job(connection, job.id) == []
 
 
 @pytest.mark.parametrize("begins", [False, True])
-def test_a_package_of_other_tests_or_another_build_is_refused(bench: Bench, begins: bool) -> None:
-    """Of its job, as it says; also if another process has handed that in."""
-    bench.look()
-    bench.end(bench.planned()[0])
-    bench.loop.step()
-    job = bench.planned()[0]
-    new, _ = bench.builder.prepare(job)
+def test_a_package_of_other_tests_or_another_build_is_refused(
+    dispatcher: SteppedDispatcher, begins: bool
+) -> None:
+    """The package names its job; ``begins``: another process submitted the job."""
+    dispatcher.poll_and_step()
+    dispatcher.complete_job(dispatcher.planned_jobs()[0])
+    dispatcher.reconciler.step()
+    job = dispatcher.planned_jobs()[0]
+    new, _ = dispatcher.builder.prepare(job)
     assert new.build is not None
     (case, *rest) = new.cases
-    liars = (
+    contradictions = (
         new._replace(cases=()),
         new._replace(cases=(case._replace(nodeid="tests/unit/test_z.sh"), *rest)),
         new._replace(build=new.build._replace(digest="0" * 64)),
         new._replace(tests=new.tests._replace(digest="0" * 64)),
     )
     if begins:
-        bench.begin()
-    for number, other in enumerate(liars):
-        path = package_factories.write_job_package(bench.folder / f"{number}.zip", other)
+        dispatcher.start()
+    for number, other in enumerate(contradictions):
+        path = package_factories.write_job_package(dispatcher.folder / f"{number}.zip", other)
         with pytest.raises(HostError, match="is about other tests, or another build"):
-            bench.recorder.record(job, path)
-    assert not bench.detail().tags
-    bench.end(job)
+            dispatcher.recorder.record(job, path)
+    assert not dispatcher.build_detail().tags
+    dispatcher.complete_job(job)
 
 
-def test_a_package_that_comes_twice_counts_once(bench: Bench) -> None:
-    bench.look()
-    (job,) = bench.planned()
-    bench.end(job)
-    bench.end(job)
-    with bench.store.read() as connection:
+def test_a_package_that_comes_twice_counts_once(dispatcher: SteppedDispatcher) -> None:
+    dispatcher.poll_and_step()
+    (job,) = dispatcher.planned_jobs()
+    dispatcher.complete_job(job)
+    dispatcher.complete_job(job)
+    with dispatcher.store.read() as connection:
         assert len(results.list_by_job(connection, job.id)) == 1
 
 
-def test_a_tree_that_a_dead_machine_left_is_made_anew(bench: Bench) -> None:
-    bench.look()
-    revision = bench.source.revision
-    (bench.trees.path("here", revision) / "app").write_bytes(b"")
-    bench.begin()
-    (job,) = bench.planned()
-    new, _ = bench.builder.prepare(job)
-    assert new.tests.digest == bench.detail().view.build.tree_digest
+def test_a_tree_left_incomplete_by_a_crash_is_written_again(dispatcher: SteppedDispatcher) -> None:
+    dispatcher.poll_and_step()
+    revision = dispatcher.source.revision
+    (dispatcher.trees.path("here", revision) / "app").write_bytes(b"")
+    dispatcher.start()
+    (job,) = dispatcher.planned_jobs()
+    new, _ = dispatcher.builder.prepare(job)
+    assert new.tests.digest == dispatcher.build_detail().view.build.tree_digest
 
 
-def test_trouble_that_passes_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_with_a_temporary_error_is_retried(
+    dispatcher: SteppedDispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = OSError(28, "No space left on device")
 
     def checkout(revision: str, folder: Path) -> None:
         raise full
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench.source, "checkout", checkout)
-        bench.watch.poll()
-        bench.loop.step()
-    found = bench.detail().view.build
-    assert (found.state, found.detail) == (
+        patch.setattr(dispatcher.source, "checkout", checkout)
+        dispatcher.watcher.poll()
+        dispatcher.reconciler.step()
+    build = dispatcher.build_detail().view.build
+    assert (build.state, build.detail) == (
         BuildState.NEW,
         "waiting: OSError: [Errno 28] No space left on device",
     )
     monkeypatch.setattr("dispatcher.reconciler.background_tasks.time.monotonic", lambda: 1e12)
-    bench.loop.step()
-    assert bench.detail().view.build.state is BuildState.BUILDING
+    dispatcher.reconciler.step()
+    assert dispatcher.build_detail().view.build.state is BuildState.BUILDING
 
 
-def test_what_is_asked_twice_is_found_out_once() -> None:
-    tasks, found = BackgroundTasks(lambda: None), []
+def test_a_task_that_is_requested_twice_runs_once() -> None:
+    tasks, calls = BackgroundTasks(lambda: None), []
     for _ in range(2):
-        assert tasks.request("a", lambda: found.append(1) or "there") is None
+        assert tasks.request("a", lambda: calls.append(1) or "there") is None
     assert tasks.run_requested() == 1
     assert tasks.request("a", lambda: "else") == "there"
-    assert (tasks.run_requested(), found) == (0, [1])
+    assert (tasks.run_requested(), calls) == (0, [1])
 
 
-def test_a_build_of_a_tree_that_nobody_can_have_ends_as_often_as_it_is_asked_for(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+def test_a_build_of_a_tree_that_cannot_be_written_fails_each_time_it_is_requested(
+    dispatcher: SteppedDispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(revision: str, folder: Path) -> None:
         raise SourceError("the link x leads out of the tree")
 
-    monkeypatch.setattr(bench.source, "checkout", refuse)
-    bench.look()
-    with bench.store.write() as connection:
+    monkeypatch.setattr(dispatcher.source, "checkout", refuse)
+    dispatcher.poll_and_step()
+    with dispatcher.store.write() as connection:
         actions.rerun(connection, 1, "build", actions.Attribution("ann"))
-    bench.loop.step()
-    assert bench.detail().view.build.state is BuildState.FAILED
-    assert bench.states() == {"build": "failed"}
-    with bench.store.read() as connection:
+    dispatcher.reconciler.step()
+    assert dispatcher.build_detail().view.build.state is BuildState.FAILED
+    assert dispatcher.run_states() == {"build": "failed"}
+    with dispatcher.store.read() as connection:
         assert builds.list_active_ids(connection) == []

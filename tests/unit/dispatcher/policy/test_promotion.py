@@ -1,4 +1,4 @@
-"""From tags to levels, and what each stage does next."""
+"""The promotion policy: levels from tags, and the next step of each stage."""
 
 import random
 from collections.abc import Iterable
@@ -49,44 +49,44 @@ CHAIN = PipelineConfig(
 BUILT = BuildState.BUILT
 
 
-def performed(facts: Facts, doing: Plan) -> Facts:
-    """The rows after the plan, as the store writes them."""
-    reasons = {each.tag: each.reason for each in doing.revoke}
+def perform(facts: Facts, steps: Plan) -> Facts:
+    """Return the rows after a plan, as the store writes them."""
+    reasons = {each.tag: each.reason for each in steps.revoke}
     tags = [
         replace(tag, revoked_at=1.0, revocation_reason=reasons[tag.id], serial=tag.id)
         if tag.id in reasons
         else tag
         for tag in facts.tags
     ]
-    for each in doing.grant:
+    for grant in steps.grant:
         number = 1 + max((tag.id for tag in tags), default=0)
-        tags.append(Tag(number, 1, "d", each.stage, each.config_digest, each.run))
+        tags.append(Tag(number, 1, "d", grant.stage, grant.config_digest, grant.run))
     runs = {run.id: run for run in facts.runs}
-    for move in doing.move:
+    for move in steps.move:
         run = runs[move.run]
         assert state_after(STAGE_TRANSITIONS, run.state, move.event) is move.state
         runs[run.id] = replace(run, state=move.state, detail=move.detail)
-    for new in doing.begin:
+    for new in steps.begin:
         number = 1 + max(runs, default=0)
         runs[number] = StageRun(number, 1, new.stage, 1, new.state, new.detail, new.config_digest)
-    rooms = [(tag.stage, tag.config_digest, tag.serial) for tag in tags]
-    assert len(set(rooms)) == len(rooms), "the row of a tag would be refused"
+    keys = [(tag.stage, tag.config_digest, tag.serial) for tag in tags]
+    assert len(set(keys)) == len(keys), "the row of a tag would violate a unique constraint"
     return replace(facts, tags=tuple(tags), runs=tuple(runs.values()))
 
 
-def settled(facts: Facts) -> Facts:
-    """After one plan there is nothing left to do."""
-    facts = performed(facts, plan(facts))
-    left = plan(facts)
-    assert left == Plan(left.level)
+def settle(facts: Facts) -> Facts:
+    """Perform a plan, and check that nothing is left to do."""
+    facts = perform(facts, plan(facts))
+    remaining = plan(facts)
+    assert remaining == Plan(remaining.level)
     return facts
 
 
-def ended(facts: Facts, name: str, state: StageState) -> Facts:
-    """The newest run of the stage has come to its end."""
+def end_run(facts: Facts, name: str, state: StageState) -> Facts:
+    """Let the newest run of a stage end in a state."""
     newest = latest(facts, name)
     runs = (replace(run, state=state) if run is newest else run for run in facts.runs)
-    return settled(replace(facts, runs=tuple(runs)))
+    return settle(replace(facts, runs=tuple(runs)))
 
 
 def rerun(facts: Facts, name: str, only: tuple[str, ...] | None = None) -> Facts:
@@ -95,17 +95,17 @@ def rerun(facts: Facts, name: str, only: tuple[str, ...] | None = None) -> Facts
     run = StageRun(
         number, 1, name, before + 1, StageState.WAITING, selected_tests=only, requested_by="ann"
     )
-    return settled(replace(facts, runs=(*facts.runs, run)))
+    return settle(replace(facts, runs=(*facts.runs, run)))
 
 
-def revoked(facts: Facts, name: str) -> Facts:
+def revoke(facts: Facts, name: str) -> Facts:
     tags = (
         replace(tag, revoked_at=9.0, revocation_reason="a leak", serial=tag.id)
         if tag.stage == name and tag.is_valid
         else tag
         for tag in facts.tags
     )
-    return settled(replace(facts, tags=tuple(tags)))
+    return settle(replace(facts, tags=tuple(tags)))
 
 
 def latest(facts: Facts, name: str) -> StageRun:
@@ -117,7 +117,7 @@ def states(facts: Facts) -> str:
 
 
 def start(tree: PipelineConfig = CHAIN, *decisions: Decision) -> Facts:
-    return settled(Facts(BUILT, tree, decisions=decisions))
+    return settle(Facts(BUILT, tree, decisions=decisions))
 
 
 def test_from_goop_to_ship() -> None:
@@ -125,55 +125,55 @@ def test_from_goop_to_ship() -> None:
     for stage in SIX.stages:
         assert latest(facts, stage.name).state is StageState.PLACING
         levels.append(plan(facts).level)
-        facts = ended(facts, stage.name, StageState.PASSED)
+        facts = end_run(facts, stage.name, StageState.PASSED)
     assert levels == ["goop", "goop", "goop", "published", "published", "published"]
     assert plan(facts).level == "ship"
     assert [tag.stage for tag in facts.tags] == [stage.name for stage in SIX.stages]
 
 
 @pytest.mark.parametrize("state", [state for state in BuildState if state is not BUILT])
-def test_nothing_begins_without_an_artefact(state: BuildState) -> None:
+def test_nothing_begins_without_an_artifact(state: BuildState) -> None:
     assert plan(Facts(state, SIX)) == Plan("goop")
 
 
 def test_a_new_tag_triggers_what_waits_in_the_same_plan() -> None:
     facts = start()
     runs = (replace(facts.runs[0], state=StageState.PASSED), *facts.runs[1:])
-    doing = plan(replace(facts, runs=runs))
-    assert [(each.stage, each.run) for each in doing.grant] == [("a", facts.runs[0].id)]
-    assert (doing.move[0].run, doing.move[0].state) == (2, StageState.PLACING)
-    assert doing.level == "low"
+    steps = plan(replace(facts, runs=runs))
+    assert [(each.stage, each.run) for each in steps.grant] == [("a", facts.runs[0].id)]
+    assert (steps.move[0].run, steps.move[0].state) == (2, StageState.PLACING)
+    assert steps.level == "low"
 
 
 @pytest.mark.parametrize(
-    ("state", "words"),
+    ("state", "detail"),
     [
         (StageState.FAILED, "needs a, which failed (run 1)"),
         (StageState.ERROR, "needs a, which could not be run (run 1)"),
         (StageState.CANCELLED, "needs a, which was cancelled (run 1)"),
     ],
 )
-def test_what_has_not_passed_blocks_what_needs_it(state: StageState, words: str) -> None:
-    facts = ended(start(), "a", state)
+def test_what_has_not_passed_blocks_what_needs_it(state: StageState, detail: str) -> None:
+    facts = end_run(start(), "a", state)
     assert states(facts) == f"{state} blocked blocked"
-    assert latest(facts, "b").detail == words
+    assert latest(facts, "b").detail == detail
     assert latest(facts, "c").detail == "needs b, which is blocked"
 
 
 def test_a_rerun_that_passes_unblocks() -> None:
-    facts = ended(start(), "a", StageState.FAILED)
+    facts = end_run(start(), "a", StageState.FAILED)
     facts = rerun(facts, "a")
     assert states(facts) == "placing waiting waiting"
-    facts = ended(facts, "a", StageState.PASSED)
+    facts = end_run(facts, "a", StageState.PASSED)
     assert states(facts) == "passed placing waiting"
     assert [(tag.stage_run, tag.is_valid) for tag in facts.tags] == [(4, True)]
 
 
 def test_a_rerun_that_fails_overrules_the_tag() -> None:
-    facts = ended(start(), "a", StageState.PASSED)
+    facts = end_run(start(), "a", StageState.PASSED)
     facts = rerun(facts, "a")
     assert plan(facts).level == "low", "a run on its way proves nothing"
-    facts = ended(facts, "a", StageState.FAILED)
+    facts = end_run(facts, "a", StageState.FAILED)
     assert plan(facts).level == "goop"
     assert [tag.revocation_reason for tag in facts.tags] == ["overruled: run 2 of a failed"]
     assert states(facts) == "failed blocked blocked"
@@ -181,20 +181,20 @@ def test_a_rerun_that_fails_overrules_the_tag() -> None:
 
 @pytest.mark.parametrize("state", [StageState.ERROR, StageState.CANCELLED])
 def test_a_rerun_without_a_verdict_leaves_the_tag(state: StageState) -> None:
-    facts = ended(rerun(ended(start(), "a", StageState.PASSED), "a"), "a", state)
+    facts = end_run(rerun(end_run(start(), "a", StageState.PASSED), "a"), "a", state)
     assert plan(facts).level == "low"
     assert latest(facts, "b").state is StageState.PLACING
 
 
 def test_a_rerun_that_passes_has_the_tag() -> None:
-    facts = ended(rerun(ended(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
+    facts = end_run(rerun(end_run(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
     assert [(tag.stage_run, tag.is_valid) for tag in facts.tags] == [(1, False), (4, True)]
     assert plan(facts).level == "low"
 
 
 def test_a_rerun_of_failed_tests_stands_on_the_full_run() -> None:
-    facts = ended(start(), "a", StageState.FAILED)
-    facts = ended(rerun(facts, "a", ("t1", "t2")), "a", StageState.FAILED)
+    facts = end_run(start(), "a", StageState.FAILED)
+    facts = end_run(rerun(facts, "a", ("t1", "t2")), "a", StageState.FAILED)
     facts = rerun(facts, "a", ("t2",))
     newest = latest(facts, "a")
     runs = [replace(run, state=StageState.PASSED) if run is newest else run for run in facts.runs]
@@ -203,8 +203,8 @@ def test_a_rerun_of_failed_tests_stands_on_the_full_run() -> None:
 
 
 def test_some_tests_are_no_stage() -> None:
-    facts = ended(start(), "a", StageState.ERROR)
-    facts = ended(rerun(facts, "a", ("t1",)), "a", StageState.PASSED)
+    facts = end_run(start(), "a", StageState.ERROR)
+    facts = end_run(rerun(facts, "a", ("t1",)), "a", StageState.PASSED)
     assert facts.tags == ()
     assert latest(facts, "b").detail.endswith("which has passed in parts only: run all of it again")
 
@@ -212,45 +212,45 @@ def test_some_tests_are_no_stage() -> None:
 def test_a_revoked_tag_takes_what_depends_on_it_along_and_runs_nothing() -> None:
     facts = start()
     for name in "abc":
-        facts = ended(facts, name, StageState.PASSED)
+        facts = end_run(facts, name, StageState.PASSED)
     assert plan(facts).level == "high"
-    facts = revoked(facts, "a")
+    facts = revoke(facts, "a")
     assert plan(facts).level == "goop"
     assert counting_stages(facts.tree, facts.tags) == frozenset()
     assert states(facts) == "passed passed passed"
-    facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
+    facts = end_run(rerun(facts, "a"), "a", StageState.PASSED)
     assert plan(facts).level == "high", "b and c have not run again"
     assert len(facts.runs) == 4
 
 
 def test_what_had_not_begun_waits_for_a_revoked_tag_by_name() -> None:
-    facts = revoked(ended(start(), "a", StageState.PASSED), "a")
+    facts = revoke(end_run(start(), "a", StageState.PASSED), "a")
     assert states(facts) == "passed waiting waiting"
     assert latest(facts, "b").detail == "needs a, whose tag was revoked: a leak"
-    facts = ended(start(), "a", StageState.PASSED)
-    facts = revoked(ended(facts, "b", StageState.PASSED), "a")
+    facts = end_run(start(), "a", StageState.PASSED)
+    facts = revoke(end_run(facts, "b", StageState.PASSED), "a")
     assert latest(facts, "c").detail == (
         "needs b, whose tag does not count before those of what it needs"
     )
 
 
 def test_a_revoked_tag_stays_revoked_until_another_run_passes() -> None:
-    facts = ended(rerun(ended(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
-    facts = revoked(facts, "a")
+    facts = end_run(rerun(end_run(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
+    facts = revoke(facts, "a")
     assert not any(tag.is_valid for tag in facts.tags)
-    facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
+    facts = end_run(rerun(facts, "a"), "a", StageState.PASSED)
     assert [tag.is_valid for tag in facts.tags] == [False, False, True]
 
 
 def test_a_tag_by_hand_counts_and_is_nobody_elses_to_revoke() -> None:
-    facts = ended(start(), "a", StageState.FAILED)
+    facts = end_run(start(), "a", StageState.FAILED)
     by_hand = Tag(1, 1, "d", "a", "", actor="ann")
-    facts = settled(replace(facts, tags=(by_hand,)))
+    facts = settle(replace(facts, tags=(by_hand,)))
     assert plan(facts).level == "low"
     assert states(facts) == "failed placing waiting"
-    facts = ended(rerun(facts, "a"), "a", StageState.FAILED)
+    facts = end_run(rerun(facts, "a"), "a", StageState.FAILED)
     assert facts.tags == (by_hand,)
-    facts = ended(rerun(facts, "a"), "a", StageState.PASSED)
+    facts = end_run(rerun(facts, "a"), "a", StageState.PASSED)
     assert [tag.is_valid for tag in facts.tags] == [True, True]
 
 
@@ -275,15 +275,15 @@ GATED = PipelineConfig(None, (Stage("a"), Stage("b", needs=("a",), gate=Gate.MAN
 def test_a_gate_asks_only_when_all_else_is_met() -> None:
     facts = start(GATED)
     assert states(facts) == "placing waiting"
-    facts = ended(facts, "a", StageState.PASSED)
+    facts = end_run(facts, "a", StageState.PASSED)
     assert states(facts) == "passed gated"
     approved = Decision(1, "b", DecisionKind.APPROVED, "ann")
-    assert states(settled(replace(facts, decisions=(approved,)))) == "passed placing"
+    assert states(settle(replace(facts, decisions=(approved,)))) == "passed placing"
 
 
 def test_an_approval_in_advance_opens_the_gate() -> None:
     facts = start(GATED, Decision(1, "b", DecisionKind.APPROVED, "ann"))
-    assert states(ended(facts, "a", StageState.PASSED)) == "passed placing"
+    assert states(end_run(facts, "a", StageState.PASSED)) == "passed placing"
 
 
 def test_a_hold_comes_first_and_an_approval_ends_it() -> None:
@@ -292,14 +292,14 @@ def test_a_hold_comes_first_and_an_approval_ends_it() -> None:
     assert latest(facts, "a").detail == "held by bob: the lab moves"
     assert latest(facts, "b").detail == "needs a, which is held"
     approved = Decision(1, "a", DecisionKind.APPROVED, "bob")
-    assert states(settled(replace(facts, decisions=(approved,)))) == "placing waiting waiting"
+    assert states(settle(replace(facts, decisions=(approved,)))) == "placing waiting waiting"
 
 
 def test_stages_without_needs_run_side_by_side() -> None:
     tree = PipelineConfig(None, (Stage("a"), Stage("b"), Stage("c", needs=("a", "b"))), ())
-    facts = ended(start(tree), "b", StageState.PASSED)
+    facts = end_run(start(tree), "b", StageState.PASSED)
     assert states(facts) == "placing passed waiting"
-    assert states(ended(facts, "a", StageState.FAILED)) == "failed passed blocked"
+    assert states(end_run(facts, "a", StageState.FAILED)) == "failed passed blocked"
 
 
 def test_what_placement_says_of_a_stage_is_left_alone() -> None:
@@ -311,7 +311,7 @@ def test_what_placement_says_of_a_stage_is_left_alone() -> None:
 def test_a_run_behind_a_newer_one_is_cancelled() -> None:
     facts = start()
     late = replace(facts.runs[0], id=9, number=2)
-    facts = settled(replace(facts, runs=(*facts.runs, late)))
+    facts = settle(replace(facts, runs=(*facts.runs, late)))
     assert [run.state for run in facts.runs if run.stage == "a"] == ["cancelled", "placing"]
 
 
@@ -321,7 +321,7 @@ def test_why_a_stage_cannot_be_run_again() -> None:
     assert rerun_error(facts, "a") == "run 1 of a is placing: it has not run yet"
     failed = replace(facts, state=BuildState.FAILED)
     assert "the build is failed" in rerun_error(failed, "a")
-    facts = ended(facts, "a", StageState.ERROR)
+    facts = end_run(facts, "a", StageState.ERROR)
     assert rerun_error(facts, "a") == ""
     assert rerun_error(facts, "a", failed_only=True).endswith("run all of it again")
 
@@ -347,44 +347,44 @@ def trees(draw: st.DrawFn) -> PipelineConfig:
 
 
 def any_tags(tree: PipelineConfig, random: random.Random) -> list[Tag]:
-    """Of no run that there is; each stage has one at most that is valid, by hand or not."""
-    found = []
+    """Return tags of unknown runs and by hand; each stage has one valid tag at most."""
+    tags = []
     for number, stage in enumerate([*tree.stages, *tree.stages], 1):
         if random.random() < 0.5:
             by_hand = random.random() < 0.3
-            tag = a_tag(number, stage, None if by_hand else 77)
+            tag = make_tag(number, stage, None if by_hand else 77)
             gone = number > len(tree.stages) or random.random() < 0.3
-            found.append(gone_tag(tag) if gone else tag)
-    return found
+            tags.append(revoke_tag(tag) if gone else tag)
+    return tags
 
 
 def tags_of_runs(
     tree: PipelineConfig, random: random.Random, runs: Iterable[StageRun]
 ) -> list[Tag]:
-    """As the dispatcher gives them: for a run that passed, once; one at a time is valid."""
-    found = []
+    """Return tags as the dispatcher grants them: one for a passed run, one valid at a time."""
+    tags = []
     for stage in tree.stages:
         for by_hand in (False, True):
             passed = [r.id for r in runs if (r.stage, r.state) == (stage.name, StageState.PASSED)]
             made = [None] if by_hand else passed
             for run in random.sample(made, random.randint(0, len(made))):
-                found = [gone_tag(t) if t.stage == stage.name and t.stage_run else t for t in found]
-                tag = a_tag(len(found) + 1, stage, run)
-                found.append(gone_tag(tag) if random.random() < 0.3 else tag)
-    return found
+                tags = [revoke_tag(t) if t.stage == stage.name and t.stage_run else t for t in tags]
+                tag = make_tag(len(tags) + 1, stage, run)
+                tags.append(revoke_tag(tag) if random.random() < 0.3 else tag)
+    return tags
 
 
-def a_tag(number: int, stage: Stage, run: int | None) -> Tag:
+def make_tag(number: int, stage: Stage, run: int | None) -> Tag:
     return Tag(number, 1, "d", stage.name, "" if run is None else stage_digest(stage), run)
 
 
-def gone_tag(tag: Tag) -> Tag:
+def revoke_tag(tag: Tag) -> Tag:
     return replace(tag, revoked_at=2.0, serial=tag.id)
 
 
 @st.composite
 def situations(draw: st.DrawFn) -> Facts:
-    """Rows in any state, also such as no history leads to."""
+    """Draw rows in any state, including combinations that no history leads to."""
     tree = draw(trees())
     random = draw(st.randoms(use_true_random=False))
     runs = []
@@ -404,19 +404,19 @@ def situations(draw: st.DrawFn) -> Facts:
 
 @given(situations())
 def test_a_plan_that_was_performed_leaves_nothing_to_do(facts: Facts) -> None:
-    settled(facts)
+    settle(facts)
 
 
 @given(situations(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(facts: Facts, random: random.Random) -> None:
-    def shuffled(rows: tuple[object, ...]) -> tuple[object, ...]:
+    def shuffle(rows: tuple[object, ...]) -> tuple[object, ...]:
         return tuple(random.sample(rows, len(rows)))
 
     other = replace(
         facts,
-        runs=shuffled(facts.runs),
-        tags=shuffled(facts.tags),
-        decisions=shuffled(facts.decisions),
+        runs=shuffle(facts.runs),
+        tags=shuffle(facts.tags),
+        decisions=shuffle(facts.decisions),
     )
     mine, theirs = plan(facts), plan(other)
     assert set(mine.move) == set(theirs.move)
@@ -425,14 +425,14 @@ def test_the_order_of_rows_does_not_matter(facts: Facts, random: random.Random) 
 
 @given(situations())
 def test_every_stage_ends_or_waits_for_something_that_has_a_name(facts: Facts) -> None:
-    facts = settled(facts)
-    who = {each.stage: each.actor for each in facts.decisions}
+    facts = settle(facts)
+    actors = {each.stage: each.actor for each in facts.decisions}
     for stage in facts.tree.stages:
         run = latest(facts, stage.name)
         if run.state in (StageState.WAITING, StageState.BLOCKED):
             assert any(f"needs {need}, " in run.detail for need in stage.needs)
         elif run.state is StageState.HELD:
-            assert who[stage.name] in run.detail
+            assert actors[stage.name] in run.detail
         elif run.state is StageState.GATED:
             assert "approval" in run.detail
         else:
@@ -441,8 +441,8 @@ def test_every_stage_ends_or_waits_for_something_that_has_a_name(facts: Facts) -
 
 @given(situations())
 def test_something_is_always_on_its_way_or_asks_for_somebody(facts: Facts) -> None:
-    """No stage waits in a circle, or for what has silently come to its end."""
-    facts = settled(facts)
+    """No stage waits in a cycle, or for a stage that has ended without a reason."""
+    facts = settle(facts)
     now = {stage.name: latest(facts, stage.name) for stage in facts.tree.stages}
     moving = (StageState.PLACING, StageState.RUNNING, StageState.HELD, StageState.GATED)
     for stage in facts.tree.stages:
@@ -467,12 +467,12 @@ def test_levels_are_monotone_in_tags(tree: PipelineConfig, random: random.Random
 
 @given(situations(), st.randoms(use_true_random=False))
 def test_a_tag_more_never_stops_a_stage(facts: Facts, random: random.Random) -> None:
-    facts = settled(facts)
+    facts = settle(facts)
     stage = random.choice(facts.tree.stages).name
     tags = [tag for tag in facts.tags if tag.is_valid and tag.stage_run is None]
     assume(stage not in {tag.stage for tag in tags})
     more = Tag(99, 1, "d", stage, "", actor="ann")
-    with_more = settled(replace(facts, tags=(*facts.tags, more)))
+    with_more = settle(replace(facts, tags=(*facts.tags, more)))
     rank = [StageState.BLOCKED, StageState.WAITING, StageState.GATED, StageState.PLACING]
     for each in facts.tree.stages:
         before, now = latest(facts, each.name).state, latest(with_more, each.name).state
@@ -493,31 +493,31 @@ def test_the_order_in_which_stages_end_does_not_matter(
         for stage in tree.stages
     }
     approved = [Decision(1, stage.name, DecisionKind.APPROVED, "ann") for stage in tree.stages]
-    found = set()
+    outcomes = set()
     for _ in range(3):
         facts = start(tree, *approved)
         while ready := [run for run in facts.runs if run.state is StageState.PLACING]:
             run = data.draw(st.sampled_from(ready))
-            facts = ended(facts, run.stage, fate[run.stage])
+            facts = end_run(facts, run.stage, fate[run.stage])
         assert all(run.state.is_final or run.state is StageState.BLOCKED for run in facts.runs)
-        found.add((states(facts), plan(facts).level))
+        outcomes.add((states(facts), plan(facts).level))
         assert len(facts.tags) == states(facts).split().count("passed")
-    assert len(found) == 1
+    assert len(outcomes) == 1
 
 
 def test_many_stages_that_need_many_take_no_time() -> None:
-    """Two hundred stages, each needing all before it; a chain as long."""
+    """Two hundred stages that each need all before them, and a chain of the same length."""
     names = [f"s{number}" for number in range(200)]
     dense = [Stage(name, needs=tuple(names[:number])) for number, name in enumerate(names)]
     chain = [Stage(name, needs=tuple(names[max(n - 1, 0) : n])) for n, name in enumerate(names)]
     for stages in (dense, chain):
         facts = start(PipelineConfig(None, tuple(stages), ()))
         assert states(facts).split().count("waiting") == 199
-        assert states(ended(facts, "s0", StageState.FAILED)).split().count("blocked") == 199
+        assert states(end_run(facts, "s0", StageState.FAILED)).split().count("blocked") == 199
 
 
 def test_the_reason_of_a_revocation_names_the_run() -> None:
-    facts = rerun(ended(start(), "a", StageState.PASSED), "a")
+    facts = rerun(end_run(start(), "a", StageState.PASSED), "a")
     runs = tuple(replace(r, state=StageState.FAILED) if r.number == 2 else r for r in facts.runs)
     assert plan(replace(facts, runs=runs)).revoke == (
         TagRevocation(1, "overruled: run 2 of a failed"),
@@ -539,7 +539,7 @@ def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
 
 
 def test_of_hundreds_of_needs_some_are_named() -> None:
-    """A row would cut the words, and policy would have them to write for ever."""
+    """A longer detail would be cut in its row, and so be written again in each pass."""
     names = [f"{'s' * 60}{number}" for number in range(199)]
     first = tuple(Stage(name, gate=Gate.MANUAL) for name in names)
     facts = start(PipelineConfig(None, (*first, Stage("last", needs=tuple(names)))))
@@ -552,68 +552,68 @@ def test_of_hundreds_of_needs_some_are_named() -> None:
 _ENDED = {
     "pass": StageState.PASSED, "fail": StageState.FAILED, "error": StageState.ERROR,
 }  # fmt: skip
-#: Some of them oftener: most of what happens is that stages run and pass.
-_DEEDS = (
+#: Actions in proportion to how often they happen: mostly, stages run and pass.
+_ACTIONS = (
     *("begin", "pass", "fail", "rerun", "rerun failed") * 4,
     *("error", "cancel", "hold", "approve", "approve", "tag", "revoke"),
 )
 
 
-class Told:
-    """What has happened to stages, as a person would tell it: no runs, no rows of tags."""
+class ExpectedState:
+    """A model of the promotion rules by stage, without runs and rows of tags."""
 
     def __init__(self, tree: PipelineConfig) -> None:
         self.tree = tree
         self.earned: dict[str, bool] = {}
         self.by_hand: set[str] = set()
-        self.said: dict[str, str] = {}
+        self.decided: dict[str, str] = {}
 
-    def note(self, deed: str, name: str) -> None:
-        """Something has been done."""
-        if deed in ("pass", "fail", "revoke"):
-            self.earned[name] = deed == "pass"
-        if deed in ("hold", "approve"):
-            self.said[name] = deed
-        if deed == "tag":
+    def record(self, action: str, name: str) -> None:
+        """Record an action on a stage."""
+        if action in ("pass", "fail", "revoke"):
+            self.earned[name] = action == "pass"
+        if action in ("hold", "approve"):
+            self.decided[name] = action
+        if action == "tag":
             self.by_hand.add(name)
-        if deed == "revoke":
+        if action == "revoke":
             self.by_hand.discard(name)
 
     def counting(self) -> set[str]:
-        found = set(self.by_hand)
+        counting = set(self.by_hand)
         for _ in self.tree.stages:
             earned = (stage for stage in self.tree.stages if self.earned.get(stage.name))
-            found |= {stage.name for stage in earned if found.issuperset(stage.needs)}
-        return found
+            counting |= {stage.name for stage in earned if counting.issuperset(stage.needs)}
+        return counting
 
     def may_run(self, stage: Stage) -> bool:
-        said = self.said.get(stage.name)
-        is_open = stage.gate is Gate.NONE or said == "approve"
-        return said != "hold" and is_open and self.counting().issuperset(stage.needs)
+        decision = self.decided.get(stage.name)
+        is_open = stage.gate is Gate.NONE or decision == "approve"
+        return decision != "hold" and is_open and self.counting().issuperset(stage.needs)
 
 
-def _done(facts: Facts, deed: str, name: str) -> Facts | None:
-    """The rows after a deed; None: it makes no sense now."""
+def _perform_action(facts: Facts, action: str, name: str) -> Facts | None:
+    """Return the rows after an action; None if it is not possible now."""
     run = latest(facts, name)
     valid = [tag for tag in facts.tags if tag.is_valid and tag.stage == name]
-    if deed == "begin" and run.state is StageState.PLACING:
+    if action == "begin" and run.state is StageState.PLACING:
         return _with_state(facts, run, StageState.RUNNING)
-    if deed in _ENDED and run.state is StageState.RUNNING:
-        return _with_state(facts, run, _ENDED[deed])
-    if deed == "cancel" and not run.state.is_final:
+    if action in _ENDED and run.state is StageState.RUNNING:
+        return _with_state(facts, run, _ENDED[action])
+    if action == "cancel" and not run.state.is_final:
         return _with_state(facts, run, StageState.CANCELLED)
-    if deed.startswith("rerun") and not rerun_error(facts, name, deed != "rerun"):
-        only = ("t",) if deed != "rerun" else None
+    if action.startswith("rerun") and not rerun_error(facts, name, action != "rerun"):
+        only = ("t",) if action != "rerun" else None
         again = StageRun(len(facts.runs) + 1, 1, name, run.number + 1, selected_tests=only)
         return replace(facts, runs=(*facts.runs, again))
-    if deed in ("hold", "approve"):
-        kind = DecisionKind.HELD if deed == "hold" else DecisionKind.APPROVED
+    if action in ("hold", "approve"):
+        kind = DecisionKind.HELD if action == "hold" else DecisionKind.APPROVED
         others = (each for each in facts.decisions if each.stage != name)
         return replace(facts, decisions=(*others, Decision(1, name, kind, "ann")))
-    if deed == "tag" and None not in {tag.stage_run for tag in valid}:
+    if action == "tag" and None not in {tag.stage_run for tag in valid}:
         return replace(facts, tags=(*facts.tags, Tag(len(facts.tags) + 1, 1, "d", name, "")))
-    if deed == "revoke" and valid:
-        return replace(facts, tags=tuple(gone_tag(t) if t in valid else t for t in facts.tags))
+    if action == "revoke" and valid:
+        return replace(facts, tags=tuple(revoke_tag(t) if t in valid else t for t in facts.tags))
     return None
 
 
@@ -624,21 +624,25 @@ def _with_state(facts: Facts, run: StageRun, state: StageState) -> Facts:
 
 @settings(max_examples=20)
 @given(trees(), st.randoms(use_true_random=False))
-def test_whatever_happens_in_whatever_order_tags_and_levels_are_what_is_told_of_them(
+def test_whatever_happens_in_whatever_order_tags_and_levels_are_as_the_model_says(
     tree: PipelineConfig, random: random.Random
 ) -> None:
-    facts, told = start(tree), Told(tree)
+    facts, expected = start(tree), ExpectedState(tree)
     names = [stage.name for stage in tree.stages][:3]
     for _ in range(25):
-        ideas = [(deed, name, _done(facts, deed, name)) for deed in _DEEDS for name in names]
-        deed, name, rows = random.choice([each for each in ideas if each[2] is not None])
+        possibilities = [
+            (action, name, _perform_action(facts, action, name))
+            for action in _ACTIONS
+            for name in names
+        ]
+        action, name, rows = random.choice([each for each in possibilities if each[2] is not None])
         assert rows is not None
-        facts = settled(rows)
-        told.note(deed, name)
-        assert counting_stages(tree, facts.tags) == told.counting()
-        reached = takewhile(lambda each: told.counting().issuperset(each.stages), tree.levels)
+        facts = settle(rows)
+        expected.record(action, name)
+        assert counting_stages(tree, facts.tags) == expected.counting()
+        reached = takewhile(lambda each: expected.counting().issuperset(each.stages), tree.levels)
         assert plan(facts).level == ["goop", *(each.name for each in reached)][-1]
         for stage in tree.stages:
             state = latest(facts, stage.name).state
-            # What may run is never blocked, and what may not is never given to a host.
-            assert not state.is_idle or (state is StageState.PLACING) == told.may_run(stage)
+            # A stage that may run is never blocked; one that may not run is never placed.
+            assert not state.is_idle or (state is StageState.PLACING) == expected.may_run(stage)

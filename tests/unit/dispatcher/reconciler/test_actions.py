@@ -1,4 +1,4 @@
-"""What people may do when, and that it is one word in the audit."""
+"""Actions of people: when they are possible, and that each writes one audit entry."""
 
 import pytest
 from sqlalchemy import Connection
@@ -34,8 +34,8 @@ published = ["unit", "smoke", "performance"]
 ANN = Attribution("ann", "to see", 9.0)
 
 
-def built(connection: Connection, *events: BuildEvent) -> int:
-    """A build of that tree, after some events."""
+def add_configured_build(connection: Connection, *events: BuildEvent) -> int:
+    """Add a build of the tree, apply events to it, and return its id."""
     build = add_build(connection)
     builds.update_fields(connection, build, config=pipeline.parse(TREE).data, inputs_digest="i1")
     for event in events or (BuildEvent.BEGIN, BuildEvent.FINISH):
@@ -49,8 +49,8 @@ def add_run(connection: Connection, build: int, stage: str = "unit") -> int:
     return run
 
 
-def failed(connection: Connection, build: int, *names: str) -> int:
-    """A run of unit in which these tests have failed."""
+def add_failed_run(connection: Connection, build: int, *names: str) -> int:
+    """Add a failed run of unit with these failed tests, and return its id."""
     run = add_run(connection, build)
     (job,) = add_jobs(connection, run, "h1")
     rows = [ResultRow(number, name, "failed", "exit 1", 1.0) for number, name in enumerate(names)]
@@ -60,24 +60,24 @@ def failed(connection: Connection, build: int, *names: str) -> int:
     return run
 
 
-def last(connection: Connection) -> audit.AuditEntry:
+def last_entry(connection: Connection) -> audit.AuditEntry:
     return audit.list_entries(connection, limit=1)[0]
 
 
 def test_an_approval_takes_the_place_of_a_hold(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection)
+        build = add_configured_build(connection)
         assert actions.hold(connection, build, "unit", ANN)
         assert not actions.hold(connection, build, "unit", ANN)
         assert actions.approve(connection, build, "unit", ANN)
         (decision,) = tags.list_decisions(connection, build)
         assert (decision.kind, decision.actor) == ("approved", "ann")
-        assert last(connection)[1:] == (9.0, "ann", "approved unit", build, "to see")
+        assert last_entry(connection)[1:] == (9.0, "ann", "approved unit", build, "to see")
 
 
-def test_what_is_not_there_is_named_with_what_is(store: Store) -> None:
+def test_an_unknown_name_is_an_error_that_suggests_a_known_one(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection)
+        build = add_configured_build(connection)
         with pytest.raises(Unknown, match=r"no stage 'smok'; did you mean 'smoke'\?"):
             actions.approve(connection, build, "smok", ANN)
         with pytest.raises(Unknown, match="there is no build 77"):
@@ -96,28 +96,28 @@ def test_a_build_without_a_config_has_no_stages(store: Store) -> None:
             actions.hold(connection, build, "unit", ANN)
 
 
-def test_a_level_may_want_a_tag_that_only_a_person_can_give(store: Store) -> None:
+def test_a_level_may_require_a_tag_that_only_a_person_can_give(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection)
+        build = add_configured_build(connection)
         assert actions.tag(connection, build, "performance", ANN)
         assert not actions.tag(connection, build, "performance", ANN)
         (tag,) = tags.list_by_build(connection, build)
         assert (tag.actor, tag.stage_run, tag.config_digest) == ("ann", None, "")
-        assert last(connection)[2:] == ("ann", "tag performance", build, "to see")
+        assert last_entry(connection)[2:] == ("ann", "tag performance", build, "to see")
         with pytest.raises(Unknown, match="no stage 'odd'"):
             actions.tag(connection, build, "odd", ANN)
 
 
 def test_what_is_not_built_cannot_be_tagged(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection, BuildEvent.BEGIN)
+        build = add_configured_build(connection, BuildEvent.BEGIN)
         with pytest.raises(Refused, match="is building: it has no artifact that could pass"):
             actions.tag(connection, build, "unit", ANN)
 
 
 def test_all_tags_of_a_stage_are_revoked_and_stay(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection)
+        build = add_configured_build(connection)
         actions.tag(connection, build, "unit", ANN)
         assert actions.revoke(connection, build, "unit", Attribution("bob", "no", 10.0)) == 1
         (tag,) = tags.list_by_build(connection, build)
@@ -129,12 +129,12 @@ def test_all_tags_of_a_stage_are_revoked_and_stay(store: Store) -> None:
 
 def test_failed_tests_run_again_alone(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection)
-        failed(connection, build, "b", "a")
+        build = add_configured_build(connection)
+        add_failed_run(connection, build, "b", "a")
         run = actions.rerun(connection, build, "unit", ANN, failed_only=True)
         assert (run.number, run.selected_tests, run.requested_by) == (2, ("a", "b"), "ann")
         assert stage_runs.get(connection, run.id) == run
-        assert last(connection).detail == "run 2 of 2 tests: to see"
+        assert last_entry(connection).detail == "run 2 of 2 tests: to see"
         with pytest.raises(Refused, match="run 2 of unit is waiting: it has not run yet"):
             actions.rerun(connection, build, "unit", ANN)
 
@@ -143,16 +143,16 @@ def test_failed_tests_run_again_alone(store: Store) -> None:
 def test_what_was_lost_beside_a_failure_runs_again_with_it(
     store: Store, shard: tuple[str, ...] | None
 ) -> None:
-    """A tag would stand on tests of which nobody knows anything."""
+    """Otherwise a tag would rest on tests without a result."""
     with store.write() as connection:
-        build = built(connection)
-        run = failed(connection, build, "a")
+        build = add_configured_build(connection)
+        run = add_failed_run(connection, build, "a")
         job = Job(uuid(7), run, "h2", part=1, tests=shard)
         assert jobs.plan(connection, [job])
         assert jobs.apply_event(connection, job.id, JobEvent.LOSE, detail="no answer")
         if shard:
-            found = actions.rerun(connection, build, "unit", ANN, failed_only=True)
-            assert found.selected_tests == ("a", "c", "d")
+            again = actions.rerun(connection, build, "unit", ANN, failed_only=True)
+            assert again.selected_tests == ("a", "c", "d")
         else:
             with pytest.raises(Refused, match="nothing is known of its tests on h2: run all"):
                 actions.rerun(connection, build, "unit", ANN, failed_only=True)
@@ -160,10 +160,10 @@ def test_what_was_lost_beside_a_failure_runs_again_with_it(
 
 def test_there_must_be_tests_that_failed(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection)
+        build = add_configured_build(connection)
         with pytest.raises(Refused, match="no run of unit has finished"):
             actions.rerun(connection, build, "unit", ANN, failed_only=True)
-        failed(connection, build)
+        add_failed_run(connection, build)
         with pytest.raises(Refused, match="names no failed test: run all of it again"):
             actions.rerun(connection, build, "unit", ANN, failed_only=True)
         assert actions.rerun(connection, build, "unit", ANN).selected_tests is None
@@ -171,35 +171,35 @@ def test_there_must_be_tests_that_failed(store: Store) -> None:
 
 def test_only_a_failed_build_is_made_again(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection, BuildEvent.BEGIN)
+        build = add_configured_build(connection, BuildEvent.BEGIN)
         add_run(connection, build, "build")
         with pytest.raises(Refused, match="is building: only one that failed is built again"):
             actions.rerun(connection, build, "build", ANN)
         builds.apply_event(connection, build, BuildEvent.FAIL, detail="no", ended_at=3.0)
         run = actions.rerun(connection, build, "build", ANN)
         assert (run.stage, run.number, run.state) == ("build", 2, StageState.PLACING)
-        found = builds.get(connection, build)
-        assert found is not None
-        assert (found.state, found.detail, found.ended_at) == (BuildState.BUILDING, "", None)
+        row = builds.get(connection, build)
+        assert row is not None
+        assert (row.state, row.detail, row.ended_at) == (BuildState.BUILDING, "", None)
 
 
 def test_a_stage_is_cancelled_once(store: Store) -> None:
     with store.write() as connection:
-        build = built(connection)
+        build = add_configured_build(connection)
         run = add_run(connection, build)
         other = add_run(connection, build, "smoke")
-        (done,) = actions.cancel(connection, build, ANN, "unit")
-        assert done.id == run
-        found = stage_runs.get(connection, run)
-        assert found is not None
-        assert (found.state, found.detail) == (StageState.CANCELLED, "cancelled by ann: to see")
+        (canceled,) = actions.cancel(connection, build, ANN, "unit")
+        assert canceled.id == run
+        row = stage_runs.get(connection, run)
+        assert row is not None
+        assert (row.state, row.detail) == (StageState.CANCELLED, "cancelled by ann: to see")
         with pytest.raises(Refused, match="unit of build 1 has ended: there is nothing to cancel"):
             actions.cancel(connection, build, ANN, "unit")
         assert [each.id for each in actions.cancel(connection, build, ANN)] == [other]
 
 
 @pytest.mark.parametrize("events", [(), (BuildEvent.BEGIN,)])
-def test_a_build_that_is_cancelled_gets_no_artefact(
+def test_a_build_that_is_cancelled_gets_no_artifact(
     store: Store, events: tuple[BuildEvent, ...]
 ) -> None:
     with store.write() as connection:
@@ -207,10 +207,10 @@ def test_a_build_that_is_cancelled_gets_no_artefact(
         for event in events:
             builds.apply_event(connection, build, event)
         actions.cancel(connection, build, ANN)
-        found = builds.get(connection, build)
-        assert found is not None
-        assert (found.state, found.detail) == (BuildState.FAILED, "cancelled by ann: to see")
-        assert last(connection).action == "cancel"
+        row = builds.get(connection, build)
+        assert row is not None
+        assert (row.state, row.detail) == (BuildState.FAILED, "cancelled by ann: to see")
+        assert last_entry(connection).action == "cancel"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_build_that_is_cancelled_gets_no_artefact(
         (HostState.QUARANTINED, actions.drain, None),
     ],
 )
-def test_hosts_change_by_a_word(
+def test_people_change_the_state_of_hosts(
     store: Store, before: HostState, action: object, after: HostState | None
 ) -> None:
     assert callable(action)
@@ -238,6 +238,6 @@ def test_hosts_change_by_a_word(
             return
         assert action(connection, "h1", ANN)
         assert not action(connection, "h1", ANN)
-        found = hosts.get(connection, "h1")
-        assert found is not None
-        assert (found.state, found.reason) == (after, "to see")
+        host = hosts.get(connection, "h1")
+        assert host is not None
+        assert (host.state, host.reason) == (after, "to see")

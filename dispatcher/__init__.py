@@ -1,5 +1,5 @@
-"""Builds, stages, tags and promotion, layered on durable jobs.
+"""Builds, stages, tags and promotion, on top of durable jobs.
 
-This package owns what happens between a commit and a build that is ready to
-ship.  It runs nothing itself: jobs go to hosts through ``shell_runner``.
+This package is responsible for everything between a commit and a build that is ready to ship.  It
+runs no programs of builds itself: it submits jobs to hosts through ``shell_runner``.
 """

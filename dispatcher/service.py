@@ -1,6 +1,6 @@
-"""The dispatcher as a whole: its threads, and the folder that is its alone.
+"""The parts of a dispatcher, their threads, and the data folder.
 
-Owns what is started and ended, in which order.  Must not know what any part does.
+Responsible for the order in which parts start and stop.  Must not know what a part does.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from .store import Store, build_rows, check_integrity, open_engine, open_store, 
 _LOG = logging.getLogger(__name__)
 DATABASE_NAME, LOCK_NAME = "dispatcher.db", "dispatcher.lock"
 MIRRORS_NAME, BLOBS_NAME = "mirrors", "blobs"
-#: Bytes of a database that is read at each start; a larger one only after a kill.
+#: Maximum bytes of a database that is checked at each start; a larger one only after a kill.
 _MAX_CHECKED_BYTES = 64 << 20
-#: Seconds between two looks for what is old.
+#: Seconds between two removals of old data.
 _UPKEEP_INTERVAL = 3600.0
-#: Seconds for what cannot be broken off: git that fetches.  It is killed with the process.
+#: Seconds to wait at the stop for a thread that cannot be interrupted, as during `git fetch`.
 _THREAD_STOP_TIMEOUT = 30.0
-#: Checkouts that stay beside those in use: the newest ones.
+#: Number of newest checkouts that are kept besides those in use.
 _KEPT_CHECKOUTS = 20
 
 
 class DataFolderInUse(NosejobsError):
-    """Another dispatcher works with this folder."""
+    """Another dispatcher uses the data folder."""
 
 
 class Service:
-    """All of it but its faces."""
+    """A dispatcher without its API."""
 
     def __init__(
         self,
@@ -54,9 +54,10 @@ class Service:
         timeouts: HostTimeouts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take the folder, and bring its database to the schema of this program; Busy, StoreError.
+        """Lock the data folder, and migrate its database to the schema of this program.
 
-        Nothing is started before ``start``; what is open is closed by ``stop``.
+        No thread runs before ``start``; ``stop`` closes everything.  Raises ``DataFolderInUse``,
+        ``StoreError``, or ``UsageError`` if the database is missing.
         """
         self.settings = settings
         self._clock = clock
@@ -103,7 +104,7 @@ class Service:
         self.stop()
 
     def start(self) -> None:
-        """Everything that works by itself."""
+        """Start all threads."""
         self._recover()
         configure(self.store, self.settings)
         self.pools.start()
@@ -117,7 +118,7 @@ class Service:
             thread.start()
 
     def _recover(self) -> None:
-        """What the last one was writing when it was killed; the folder is ours alone."""
+        """Remove files that a killed dispatcher was writing."""
         for partial_copy in self.settings.data.glob(f"{DATABASE_NAME}.schema-*.part-*"):
             partial_copy.unlink(missing_ok=True)
         open_sources.recover(self.settings.data / MIRRORS_NAME)
@@ -125,7 +126,7 @@ class Service:
         self.blobs.recover()
 
     def stop(self) -> None:
-        """No thread stays, nor a child; how it goes on, rows say."""
+        """Stop all threads and child processes; the rows say what is to be done next."""
         self._stopping.set()
         for watcher in self.watchers.values():
             watcher.close()
@@ -140,10 +141,10 @@ class Service:
             self._lock = -1
 
     def poke(self, source: str) -> None:
-        """Look at a source now; UsageError if there is no such one."""
+        """Poll a source now.  Raises ``UsageError`` if it does not exist."""
         if source not in self.watchers:
             known = ", ".join(sorted(self.watchers)) or "none"
-            raise UsageError(f"there is no source {source!r}; there are: {known}")
+            raise UsageError(f"there is no source {source!r}; known sources: {known}")
         self.watchers[source].poke()
 
     def _handle_pass_result(self, result: PassResult) -> None:
@@ -159,11 +160,11 @@ class Service:
             try:
                 self.remove_old_data()
             except Exception:
-                _LOG.exception("what is old cannot be removed")
+                _LOG.exception("old data cannot be removed")
             self._stopping.wait(_UPKEEP_INTERVAL)
 
     def remove_old_data(self) -> None:
-        """Forget what is old, by the rules of the dispatcher's file."""
+        """Remove old builds, blobs and checkouts by the retention rules of the settings."""
         rules, now = self.settings.retention, self._clock()
         with self.store.write() as connection:
             for build in retention.list_expired_builds(
@@ -172,22 +173,26 @@ class Service:
                 retention.remove_results(connection, build, now)
         with self.store.read() as connection:
             referenced_digests = retention.list_referenced_digests(connection)
-            kept_trees_keys = build_rows.kept_trees(connection, _KEPT_CHECKOUTS)
+            kept_checkouts = build_rows.kept_trees(connection, _KEPT_CHECKOUTS)
         self.blobs.sweep(referenced_digests)
-        self.trees.sweep(kept_trees_keys)
+        self.trees.sweep(kept_checkouts)
 
 
 def _open_store(settings: Settings) -> Store:
-    """The database, sound; UsageError if it is gone and what belongs to it is not."""
+    """Open and check the database.
+
+    Raises ``UsageError`` if it is missing or empty although there are blobs of it.
+    """
     path, blobs = settings.data / DATABASE_NAME, settings.data / BLOBS_NAME
     size = path.stat().st_size if path.exists() else 0
     if not size and next(blobs.glob("??/*"), None):
-        message = f"{path} is {'empty' if path.exists() else 'gone'}, and {blobs} has files of it"
-        raise UsageError(f"{message}\n  try: your last copy; to begin anew, move {blobs} away")
+        problem = "empty" if path.exists() else "missing"
+        hint = f"restore a copy of it; to start from scratch, move {blobs} away"
+        raise UsageError(f"{path} is {problem}, but {blobs} has files of it\n  try: {hint}")
     if size:
         engine = open_engine(path)
         try:
-            # Whoever was killed has left its address.
+            # A dispatcher that was killed has left its address file.
             if size <= _MAX_CHECKED_BYTES or (settings.data / ADDRESS_FILE).exists():
                 check_integrity(engine)
         finally:
@@ -196,7 +201,10 @@ def _open_store(settings: Settings) -> Store:
 
 
 def _lock_data_folder(settings: Settings) -> int:
-    """The folder is ours while this descriptor is open; the kernel lets go if we die."""
+    """Return a descriptor that locks the data folder while it is open.
+
+    The kernel releases the lock if the process dies.  Raises ``DataFolderInUse``.
+    """
     path = settings.data / LOCK_NAME
     try:
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -208,8 +216,10 @@ def _lock_data_folder(settings: Settings) -> int:
     except OSError as error:
         process_id = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
-        message = f"another dispatcher{f' (process {process_id})' if who else ''} works with {settings.data}"
-        raise DataFolderInUse(f"{message}\n  try: end it, or another [dispatcher] data") from error
+        process = f" (process {process_id})" if process_id else ""
+        message = f"another dispatcher{process} uses {settings.data}"
+        hint = "stop it, or set another data folder in [dispatcher] data"
+        raise DataFolderInUse(f"{message}\n  try: {hint}") from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor

@@ -1,6 +1,6 @@
-"""``nosejobs up``: the dispatcher and its API in one process, from start to Ctrl-C.
+"""The implementation of ``nosejobs up``: a dispatcher and its API in one process.
 
-Owns the order in which they begin and end, the signals, and the file that says where it answers.
+Responsible for the order of start and stop, for signals, and for the file with the URL of the API.
 """
 
 from __future__ import annotations
@@ -20,64 +20,67 @@ from types import FrameType
 
 from shell_runner.text import strip_control_chars
 
-from .configuration.settings import ADDRESS, Settings
+from .configuration.settings import ADDRESS_FILE, Settings
 from .service import Service
 from .store import Store, key_values
-from .web.app import Server, create
+from .web.app import Server, create_app
 
-#: Under which the store keeps what notifications of hosts are signed with.
-SECRET = "notify.secret"
+#: Key of the secret with which hosts sign notifications, in the table ``key_value``.
+NOTIFY_SECRET_KEY = "notify.secret"
 #: Signals that stop the dispatcher.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: Of glibc's mallopt: M_ARENA_MAX.
-_ARENAS = -8
+#: Parameter M_ARENA_MAX of glibc's ``mallopt``.
+_M_ARENA_MAX = -8
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> None:
-    """Until SIGINT or SIGTERM."""
-    _log()
-    settle()
-    with stop_signals() as wait_for_signal, running(settings) as server:
+    """Run a dispatcher until SIGINT or SIGTERM."""
+    _configure_logging()
+    tune_process()
+    with stop_signals() as wait_for_signal, run_service(settings) as server:
         say(f"nosejobs dispatcher: {server.url}, data in {settings.data}")
-        say("next: nosejobs builds, nosejobs hosts; Ctrl-C ends it, and up goes on where it was")
+        say("next: nosejobs builds, nosejobs hosts; Ctrl-C stops the dispatcher")
         wait_for_signal()
-        say("the dispatcher ends; jobs on hosts go on, and the next one harvests them")
+        say("stopping; Ctrl-C again ends the process at once")
+    say("stopped; running jobs continue and are harvested after the next start")
 
 
-def settle() -> None:
-    """What a process that runs for long, and whose threads mostly wait, is better off with."""
-    # Rows by the hundred thousand have no cycles: to look for some took half of the time.
+def tune_process() -> None:
+    """Tune the garbage collector and the heap for a long-running process with waiting threads."""
+    # Hundreds of thousands of rows have no cycles; the search for cycles took half of the time.
     gc.set_threshold(10_000, 10, 10)
-    # One heap for all threads: what each had left free was lost to the others.
+    # With one heap for all threads, any thread can use memory that another one has freed.
     with contextlib.suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL(None).mallopt(_ARENAS, 1)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-class _Clean(logging.Formatter):
-    """Words of hosts and of git are in there: they cannot drive the terminal."""
+class _CleanFormatter(logging.Formatter):
+    """A formatter that removes control characters, since messages quote hosts and git."""
 
     def format(self, record: logging.LogRecord) -> str:
         return strip_control_chars(super().format(record))
 
 
-def _log() -> None:
-    """What goes wrong behind the scenes, on standard error."""
+def _configure_logging() -> None:
+    """Log warnings and errors to standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Clean("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(
+        _CleanFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[Server]:
-    """A dispatcher and its API."""
+def run_service(settings: Settings) -> Iterator[Server]:
+    """Run a dispatcher and its API."""
     service = Service(settings)
     try:
-        app = create(service, partial(_package, service), notify_secret(service.store))
+        app = create_app(service, partial(_find_package, service), notify_secret(service.store))
         server = Server(app, settings.address, settings.port)
         try:
             service.start()
             server.start()
-            with _noted(settings.data / ADDRESS, server.url):
+            with _publish_url(settings.data / ADDRESS_FILE, server.url):
                 yield server
         finally:
             server.stop()
@@ -85,23 +88,23 @@ def running(settings: Settings) -> Iterator[Server]:
         service.stop()
 
 
-def _package(service: Service, digest: str) -> Path | None:
-    return service.blobs.path(digest) if service.blobs.holds(digest) else None
+def _find_package(service: Service, digest: str) -> Path | None:
+    return service.blobs.path(digest) if service.blobs.has(digest) else None
 
 
 def notify_secret(store: Store) -> str:
-    """Made at the first start."""
+    """Return the secret with which hosts sign notifications; create it at the first start."""
     with store.write() as connection:
-        found = key_values.get(connection, SECRET)
-        if found is None:
-            found = secrets.token_hex(32).encode()
-            key_values.put(connection, SECRET, found)
-    return found.decode()
+        secret = key_values.get(connection, NOTIFY_SECRET_KEY)
+        if secret is None:
+            secret = secrets.token_hex(32).encode()
+            key_values.put(connection, NOTIFY_SECRET_KEY, secret)
+    return secret.decode()
 
 
 @contextmanager
-def _noted(path: Path, url: str) -> Iterator[None]:
-    """Where it answers, for the command line; not there when nobody does."""
+def _publish_url(path: Path, url: str) -> Iterator[None]:
+    """Write the URL of the API to a file for the commands; remove it at the end."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(f"{url}\n")
     os.replace(part, path)

@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from shell_runner.cli.console import put, put_json, say
+from shell_runner.cli.console import print_json, print_message, print_result
 
 from .common import (
     Command,
+    actor_name,
+    actor_option,
     api_client,
     build_argument,
     build_number,
     json_option,
-    print_answer,
+    print_action_result,
     reason_option,
     report_errors,
     required_reason_option,
     stage_argument,
     url_option,
-    user_name,
-    who_option,
 )
 
 if TYPE_CHECKING:
-    from .api_client import Client
+    from .api_client import ApiClient
 
 
-def _post(client: Client, as_json: bool, where: str, **body: Any) -> None:
-    print_answer(client.post(where, **body), as_json)
+def _post(client: ApiClient, as_json: bool, url_path: str, **body: Any) -> None:
+    print_action_result(client.post(url_path, **body), as_json)
 
 
 class StageRequest(NamedTuple):
@@ -40,119 +40,138 @@ class StageRequest(NamedTuple):
     url: str | None
     build: str
     stage: str
-    who: str | None
+    actor: str | None
     reason: str
     as_json: bool
 
     def post(self, action: str, **body: Any) -> Any:
-        """Request an action; return the answer."""
-        from . import api_client as asking
+        """Request an action; return the result."""
+        from .api_client import build_path
 
         client = api_client(self.url)
-        where = asking.path(
+        url_path = build_path(
             "builds", build_number(client, self.build), "stages", self.stage, action
         )
-        return client.post(where, who=user_name(self.who), reason=self.reason, **body)
+        return client.post(url_path, actor=actor_name(self.actor), reason=self.reason, **body)
 
-    def act(self, action: str) -> None:
-        """Request an action, and print the answer."""
-        print_answer(self.post(action), self.as_json)
+    def print_result_of(self, action: str) -> None:
+        """Request an action, and print the result."""
+        print_action_result(self.post(action), self.as_json)
 
 
 def _stage_options(
-    why: Callable[[Any], Any],
+    reason: Callable[[Any], Any],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the arguments and options of all commands for a stage."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
-        def gather(**given: Any) -> None:
-            asked = StageRequest(*(given.pop(name) for name in StageRequest._fields))
-            command(asked, **given)
+        def run(**given: Any) -> None:
+            request = StageRequest(*(given.pop(name) for name in StageRequest._fields))
+            command(request, **given)
 
-        for option in (url_option, json_option, who_option, why, stage_argument, build_argument):
-            gather = option(gather)
-        return gather
+        for option in (
+            url_option,
+            json_option,
+            actor_option,
+            reason,
+            stage_argument,
+            build_argument,
+        ):
+            run = option(run)
+        return run
 
     return decorate
 
 
-@click.command(cls=Command)
+@click.command("tag", cls=Command)
 @_stage_options(required_reason_option)
-@click.option("--revoke", is_flag=True, help="Revoke its tags instead, as untag does.")
-def tag(asked: StageRequest, revoke: bool) -> None:
-    """Tag BUILD by hand: it counts as having passed STAGE."""
-    asked.act("revoke" if revoke else "tag")
+@click.option("--revoke", is_flag=True, help="Revoke the tags instead, as untag does.")
+def tag_stage(request: StageRequest, revoke: bool) -> None:
+    """Tag BUILD by hand, as if it had passed STAGE."""
+    request.print_result_of("revoke" if revoke else "tag")
 
 
-@click.command(cls=Command)
+@click.command("untag", cls=Command)
 @_stage_options(required_reason_option)
-def untag(asked: StageRequest) -> None:
-    """Revoke the tags of STAGE; they stay on record."""
-    asked.act("revoke")
+def revoke_tags(request: StageRequest) -> None:
+    """Revoke the tags of STAGE; they stay in the database."""
+    request.print_result_of("revoke")
 
 
-@click.command(cls=Command)
+@click.command("approve", cls=Command)
 @_stage_options(reason_option)
-def approve(asked: StageRequest) -> None:
-    """Let STAGE run: opens its gate, or ends a hold."""
-    asked.act("approve")
+def approve_stage(request: StageRequest) -> None:
+    """Let STAGE run: open its gate, or end a hold."""
+    request.print_result_of("approve")
 
 
-@click.command(cls=Command)
+@click.command("hold", cls=Command)
 @_stage_options(reason_option)
-def hold(asked: StageRequest) -> None:
-    """Keep STAGE from running until somebody approves it."""
-    asked.act("hold")
+def hold_stage(request: StageRequest) -> None:
+    """Keep STAGE from running until it is approved."""
+    request.print_result_of("hold")
 
 
-@click.command(cls=Command)
+@click.command("rerun", cls=Command)
 @_stage_options(reason_option)
-@click.option("--failed", is_flag=True, help="Only the tests that failed.")
-def rerun(asked: StageRequest, failed: bool) -> None:
-    """Run STAGE again, or only its tests that failed.
+@click.option("--failed", is_flag=True, help="Run only the tests that failed.")
+def rerun_stage(request: StageRequest, failed: bool) -> None:
+    """Run STAGE again, or only its failed tests.
 
-    STAGE build is the build command.
+    The stage named build is the build command.
     """
-    found = asked.post("rerun", failed=failed)
-    if asked.as_json:
-        put_json(found)
+    found = request.post("rerun", failed_only=failed)
+    if request.as_json:
+        print_json(found)
         return
-    some = f", {found['only']} tests" if found["only"] is not None else ""
-    put(f"run {found['number']} of {found['stage']}{some}")
+    some = (
+        f", {found['selected_test_count']} tests"
+        if found["selected_test_count"] is not None
+        else ""
+    )
+    print_result(f"run {found['number']} of {found['stage']}{some}")
 
 
-@click.command(cls=Command)
+@click.command("cancel", cls=Command)
 @build_argument
 @click.argument("stage", metavar="[STAGE]", required=False)
 @reason_option
-@who_option
+@actor_option
 @json_option
 @url_option
-def cancel(
-    build: str, stage: str | None, reason: str, who: str | None, as_json: bool, url: str | None
+def cancel_runs(
+    build: str, stage: str | None, reason: str, actor: str | None, as_json: bool, url: str | None
 ) -> None:
-    """End the run of STAGE, or all that is to come of BUILD."""
-    from . import api_client as asking
+    """Cancel STAGE, or all stages of BUILD that have not ended."""
+    from .api_client import build_path
 
     client = api_client(url)
     number = build_number(client, build)
     parts = ("builds", number, "stages", stage) if stage else ("builds", number)
-    _post(client, as_json, asking.path(*parts, "cancel"), who=user_name(who), reason=reason)
+    _post(
+        client,
+        as_json,
+        build_path(*parts, "cancel"),
+        actor=actor_name(actor),
+        reason=reason,
+    )
 
 
-@click.command(cls=Command)
+@click.command("poke", cls=Command)
 @click.argument("source")
 @reason_option
-@who_option
+@actor_option
 @json_option
 @url_option
-def poke(source: str, reason: str, who: str | None, as_json: bool, url: str | None) -> None:
-    """Let the dispatcher look at SOURCE now; for hooks of repositories."""
-    from . import api_client as asking
+def poke_source(
+    source: str, reason: str, actor: str | None, as_json: bool, url: str | None
+) -> None:
+    """Let the dispatcher poll SOURCE now; for repository hooks."""
+    from .api_client import build_path
 
-    where = asking.path("poke", source)
-    _post(api_client(url), as_json, where, who=user_name(who), reason=reason)
+    url_path = build_path("poke", source)
+    _post(api_client(url), as_json, url_path, actor=actor_name(actor), reason=reason)
 
 
 class _HostsGroup(click.Group):
@@ -167,44 +186,49 @@ class _HostsGroup(click.Group):
 @json_option
 @url_option
 @click.pass_context
-def hosts_(ctx: click.Context, as_json: bool, url: str | None) -> None:
-    """Show the hosts; drain one, or let it work again."""
+def list_hosts(ctx: click.Context, as_json: bool, url: str | None) -> None:
+    """List the hosts; drain, quarantine or resume one."""
     ctx.obj = (as_json, url)
     if ctx.invoked_subcommand is None:
-        _list_hosts(as_json, url)
+        _print_hosts(as_json, url)
 
 
-def _list_hosts(as_json: bool, url: str | None) -> None:
+def _print_hosts(as_json: bool, url: str | None) -> None:
     found = api_client(url).get("/hosts")
     if as_json:
-        put_json(found)
+        print_json(found)
         return
     from . import tables
 
     if found:
-        tables.show(tables.hosts(found))
+        tables.print_table(tables.format_hosts(found))
     else:
-        say("no hosts")
+        print_message("there are no hosts")
 
 
-def _host_command(name: str, words: str) -> None:
-    @hosts_.command(name, help=words)
+def _host_command(name: str, help_text: str) -> None:
+    @list_hosts.command(name, help=help_text)
     @click.argument("host", metavar="HOST")
     @reason_option
-    @who_option
+    @actor_option
     @json_option
     @url_option
     @click.pass_obj
-    def act(
-        told: tuple[bool, str | None], host: str, reason: str, who: str | None, as_json: bool,
-        url: str | None,
+    def run_host_action(
+        group_options: tuple[bool, str | None], host: str, reason: str, actor: str | None,
+        as_json: bool, url: str | None,
     ) -> None:  # fmt: skip
-        from . import api_client as asking
+        from .api_client import build_path
 
-        client, where = api_client(url or told[1]), asking.path("hosts", host, name)
-        _post(client, as_json or told[0], where, who=user_name(who), reason=reason)
+        client = api_client(url or group_options[1])
+        url_path = build_path("hosts", host, name)
+        _post(client, as_json or group_options[0], url_path, actor=actor_name(actor), reason=reason)
 
 
-_host_command("drain", "HOST ends what it has, and gets nothing new; one of a pool goes.")
-_host_command("quarantine", "As drain, for trouble that somebody has to look at.")
+_host_command(
+    "drain", "HOST finishes its jobs and gets no new ones; a host of a pool is then removed."
+)
+_host_command(
+    "quarantine", "HOST gets no new jobs until it is resumed, for example to look into a problem."
+)
 _host_command("resume", "HOST gets jobs again.")

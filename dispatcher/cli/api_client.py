@@ -1,6 +1,6 @@
-"""The client of the API: where it is, one request, and what an answer that is none means.
+"""A client of the dispatcher's API: its URL, requests, and errors.
 
-Owns addresses and statuses.  Must not know commands, nor how answers are shown.
+Must not know commands, nor how responses are shown.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from shell_runner.text import strip_control_chars
 
 from ..configuration import settings
 
-ROOT = "/api/v1"
-VARIABLE = "NOSEJOBS_URL"
-#: Seconds that a connection, and an answer, may take.
-_TIMEOUT = (5.0, 60.0)
-#: Bytes of a line of events; a piece of a log is a line.
-_LONGEST = 16 << 20
-#: Seconds that one look waits for news.
-WAIT = 25.0
-#: Seconds between two requests to a dispatcher that is being started again.
-_PATIENCE = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
+API_ROOT = "/api/v1"
+URL_VARIABLE = "NOSEJOBS_URL"
+#: Seconds that a connection and a response may take.
+_REQUEST_TIMEOUTS = (5.0, 60.0)
+#: Maximum bytes of a line of server-sent events; a chunk of a log is one line.
+_MAX_EVENT_LINE_BYTES = 16 << 20
+#: Seconds that one request waits for a change.
+MAX_WAIT_SECONDS = 25.0
+#: Seconds between two requests to a dispatcher that is being restarted.
+_RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 
 T = TypeVar("T")
 
 
-class Refused(NosejobsError):
-    """The dispatcher says no."""
+class RequestRefused(NosejobsError):
+    """The dispatcher has rejected a request."""
 
 
-class Unreachable(NosejobsError):
+class DispatcherUnreachable(NosejobsError):
     """No dispatcher answers."""
 
 
-class Event(NamedTuple):
+class ServerSentEvent(NamedTuple):
     """A server-sent event."""
 
     name: str
@@ -51,156 +51,168 @@ class Event(NamedTuple):
     id: str = ""
 
 
-def address(given: str | None, folder: Path) -> str:
-    """The one that is given, else that of the dispatcher whose file is here, else the usual."""
-    found = given or os.environ.get(VARIABLE) or _noted(folder)
-    found = found or f"http://127.0.0.1:{settings.PORT}"
-    if not found.startswith(("http://", "https://")):
-        raise Refused(
-            f"{strip_control_chars(found)} is no address\n  try: http://127.0.0.1:{settings.PORT}"
+def find_url(given: str | None, folder: Path) -> str:
+    """Return the URL of the dispatcher.
+
+    It is ``given``, else ``$NOSEJOBS_URL``, else that of the dispatcher whose settings are in
+    ``folder`` or above, else the default.  Raises ``RequestRefused`` if it is not a URL.
+    """
+    url = given or os.environ.get(URL_VARIABLE) or _read_noted_url(folder)
+    url = url or f"http://127.0.0.1:{settings.DEFAULT_PORT}"
+    if not url.startswith(("http://", "https://")):
+        raise RequestRefused(
+            f"{strip_control_chars(url)} is not a URL\n  try: http://127.0.0.1:{settings.DEFAULT_PORT}"
         )
-    return found.rstrip("/")
+    return url.rstrip("/")
 
 
-def _noted(folder: Path) -> str:
-    """What ``nosejobs up`` has written, for whoever is in its folder or below."""
+def _read_noted_url(folder: Path) -> str:
+    """Return the URL that ``nosejobs up`` has written for this folder or one above; or nothing."""
     for each in (folder, *folder.parents):
-        path = each / settings.NAME
+        path = each / settings.FILE_NAME
         if path.is_file():
             data = settings.parse(path.read_bytes(), each, str(path)).data
-            return noted(data)
+            return read_url(data)
     return ""
 
 
-def noted(data: Path) -> str:
-    """The address in a data folder; empty: no dispatcher has it."""
+def read_url(data: Path) -> str:
+    """Return the URL in a data folder; empty if no dispatcher uses the folder."""
     try:
-        return (data / settings.ADDRESS).read_text("utf-8", "replace").strip()
+        return (data / settings.ADDRESS_FILE).read_text("utf-8", "replace").strip()
     except OSError:
         return ""
 
 
-class Client:
-    """Speaks with one dispatcher."""
+class ApiClient:
+    """A connection to the API of one dispatcher."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._session = requests.Session()
-        # It is on this machine: no proxy has a part in it.
+        # The dispatcher is on this machine: ignore proxies of the environment.
         self._session.trust_env = False
 
     def get(self, path: str, **parameters: Any) -> Any:
-        """What is there now."""
-        return _json(self._send("GET", path, params=parameters))
+        """Return the current value."""
+        return _parse_json(self._send("GET", path, params=parameters))
 
-    def news(self, path: str, tag: str, **parameters: Any) -> tuple[Any, str]:
-        """What is there as soon as it is something else than ``tag``, and its tag.
+    def wait_for_change(self, path: str, etag: str, **parameters: Any) -> tuple[Any, str]:
+        """Return the value as soon as its ETag differs from ``etag``, and its ETag.
 
-        None if that takes too long: ask again.
+        The value is None if it has not changed within ``MAX_WAIT_SECONDS``.
         """
-        headers = {"If-None-Match": tag} if tag else {}
-        given = {**parameters, "wait": WAIT} if tag else parameters
-        found = self._send("GET", path, params=given, headers=headers)
-        tag = found.headers.get("ETag", tag)
-        return (None if found.status_code == 304 else _json(found)), tag
+        headers = {"If-None-Match": etag} if etag else {}
+        query = {**parameters, "wait": MAX_WAIT_SECONDS} if etag else parameters
+        response = self._send("GET", path, params=query, headers=headers)
+        etag = response.headers.get("ETag", etag)
+        return (None if response.status_code == 304 else _parse_json(response)), etag
 
-    def text(self, path: str) -> Iterator[bytes]:
-        """Bytes as they come."""
-        found = self._send("GET", path, stream=True)
+    def stream_bytes(self, path: str) -> Iterator[bytes]:
+        """Yield bytes as they arrive."""
+        response = self._send("GET", path, stream=True)
         try:
-            with found:
-                yield from found.iter_content(chunk_size=1 << 16)
+            with response:
+                yield from response.iter_content(chunk_size=1 << 16)
         except requests.RequestException as error:
-            raise self._gone(error) from error
+            raise self._unreachable_error(error) from error
 
     def post(self, path: str, **body: Any) -> Any:
-        """Do something."""
-        return _json(self._send("POST", path, json=body))
+        """Request an action; return its result."""
+        return _parse_json(self._send("POST", path, json=body))
 
-    def events(self, path: str, place: str = "") -> Iterator[Event]:
-        """What is said of a log that grows; over when the dispatcher says so, or is gone."""
-        parameters = {"from": place} if place else {}
-        found = self._send("GET", path, params=parameters, stream=True)
+    def stream_events(self, path: str, position: str = "") -> Iterator[ServerSentEvent]:
+        """Yield the events of a growing log, until the dispatcher ends them or is gone."""
+        parameters = {"offset": position} if position else {}
+        response = self._send("GET", path, params=parameters, stream=True)
         try:
-            with found:
-                yield from _events(_lines(found.iter_content(chunk_size=None)))
+            with response:
+                yield from _parse_events(_split_lines(response.iter_content(chunk_size=None)))
         except requests.RequestException as error:
-            raise self._gone(error) from error
+            raise self._unreachable_error(error) from error
 
     def _send(self, method: str, path: str, **more: Any) -> requests.Response:
         try:
-            found = self._session.request(
-                method, f"{self.url}{ROOT}{path}", timeout=_TIMEOUT, allow_redirects=False, **more
+            response = self._session.request(
+                method,
+                f"{self.url}{API_ROOT}{path}",
+                timeout=_REQUEST_TIMEOUTS,
+                allow_redirects=False,
+                **more,
             )
         except requests.RequestException as error:
-            raise self._gone(error) from error
-        if found.status_code >= 400:
-            _raise(found, self.url)
-        return found
+            raise self._unreachable_error(error) from error
+        if response.status_code >= 400:
+            _raise_problem(response, self.url)
+        return response
 
-    def _gone(self, error: Exception) -> Unreachable:
-        hint = f"nosejobs up, or say where it is: --url, {VARIABLE}"
-        where = _shown(self.url)
-        return Unreachable(f"no dispatcher answers at {where} ({_why(error)})\n  try: {hint}")
+    def _unreachable_error(self, error: Exception) -> DispatcherUnreachable:
+        hint = f"start it with nosejobs up, or give its URL: --url, {URL_VARIABLE}"
+        where = _hide_credentials(self.url)
+        return DispatcherUnreachable(
+            f"no dispatcher answers at {where} ({_describe_connection_error(error)})\n  try: {hint}"
+        )
 
 
-def patient(call: Callable[[], T], say: Callable[[str], None]) -> T:
-    """A dispatcher that was there comes back: it is asked again for a while."""
-    for wait in _PATIENCE:
+def retry_until_reachable(call: Callable[[], T], say: Callable[[str], None]) -> T:
+    """Return the result of ``call``; repeat it for half a minute if no dispatcher answers."""
+    for delay in _RETRY_DELAYS:
         try:
             return call()
-        except Unreachable as error:
-            if wait == _PATIENCE[0]:
-                say(f"{str(error).splitlines()[0]}; asking again")
-            time.sleep(wait)
+        except DispatcherUnreachable as error:
+            if delay == _RETRY_DELAYS[0]:
+                say(f"{str(error).splitlines()[0]}; trying again")
+            time.sleep(delay)
     return call()
 
 
-def path(*parts: object) -> str:
-    """Parts of a path, whatever stands in them."""
+def build_path(*parts: object) -> str:
+    """Return a URL path with all parts quoted."""
     return "".join(f"/{quote(str(part), safe='')}" for part in parts)
 
 
-def _shown(url: str) -> str:
-    """An address without who asks, and their password."""
+def _hide_credentials(url: str) -> str:
+    """Return a URL without user name and password."""
     return re.sub(r"//[^/]*@", "//", url)
 
 
-def _why(error: Exception) -> str:
+def _describe_connection_error(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
-        return "it takes too long"
-    return "the connection is refused or ended"
+        return "timeout"
+    return "connection refused or closed"
 
 
-def _json(found: requests.Response) -> Any:
+def _parse_json(response: requests.Response) -> Any:
     try:
-        return found.json()
+        return response.json()
     except (ValueError, RecursionError) as error:
-        words = f"what answers at {_shown(found.url)} is no dispatcher of nosejobs"
-        raise Unreachable(words) from error
+        message = f"what answers at {_hide_credentials(response.url)} is not a nosejobs dispatcher"
+        raise DispatcherUnreachable(message) from error
 
 
-def _raise(found: requests.Response, url: str) -> None:
-    """A problem in the dispatcher's own words."""
+def _raise_problem(response: requests.Response, url: str) -> None:
+    """Raise the exception for a response with an error status."""
     try:
-        detail = found.json()["detail"]
+        detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        detail = f"what answers at {_shown(url)} is no dispatcher of nosejobs ({found.status_code})"
-        raise Unreachable(detail) from None
-    words = strip_control_chars(str(detail))
-    raise Unreachable(words) if found.status_code >= 500 else Refused(words)
+        detail = f"what answers at {_hide_credentials(url)} is not a nosejobs dispatcher"
+        raise DispatcherUnreachable(f"{detail} (status {response.status_code})") from None
+    message = strip_control_chars(str(detail))
+    raise DispatcherUnreachable(message) if response.status_code >= 500 else RequestRefused(message)
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _split_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     pending = b""
     for chunk in chunks:
         *lines, pending = (pending + chunk).split(b"\n")
-        if len(pending) > _LONGEST:
-            raise Unreachable(f"what answers has sent a line of more than {_LONGEST} bytes")
+        if len(pending) > _MAX_EVENT_LINE_BYTES:
+            raise DispatcherUnreachable(
+                f"the response has a line of more than {_MAX_EVENT_LINE_BYTES} bytes"
+            )
         yield from lines
 
 
-def _events(lines: Iterator[bytes]) -> Iterator[Event]:
+def _parse_events(lines: Iterator[bytes]) -> Iterator[ServerSentEvent]:
     fields: Mapping[str, str] = {}
     for line in lines:
         name, _, value = line.decode("utf-8", "replace").partition(": ")
@@ -208,7 +220,7 @@ def _events(lines: Iterator[bytes]) -> Iterator[Event]:
             fields = {**fields, name: value}
         elif not line and "data" in fields:
             data = json.loads(fields["data"])
-            yield Event(fields.get("event", ""), data, fields.get("id", ""))
+            yield ServerSentEvent(fields.get("event", ""), data, fields.get("id", ""))
             fields = {}
         else:
             fields = {}

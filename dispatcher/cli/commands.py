@@ -1,9 +1,9 @@
 """The commands of the dispatcher: ``nosejobs up|check|builds|show|...``.
 
-Owns their words, what goes to which stream, and exit statuses: 0 all is well, 1 the build that was
-waited for has not passed, 2 refused or not understood, 6 infrastructure.  All but ``up`` and
-``check`` speak with a running dispatcher through its API.  Standard output is for programs, all
-else goes to standard error.  Loads nothing at its top that a help text can do without.
+Responsible for messages, streams, and exit statuses: 0 success, 1 the build that the command waited
+for has not passed, 2 invalid or rejected, 6 infrastructure.  All but ``up`` and ``check`` use the
+API of a running dispatcher.  Results go to standard output, messages to standard error.  Modules
+that a help text does not need are imported in functions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shell_runner.cli.console import CliError, put, put_json, say
+from shell_runner.cli.console import CliError, print_json, print_message, print_result
 
-from .acting import approve, cancel, hold, hosts_, poke, rerun, tag, untag
+from .acting import (
+    approve_stage,
+    cancel_runs,
+    hold_stage,
+    list_hosts,
+    poke_source,
+    rerun_stage,
+    revoke_tags,
+    tag_stage,
+)
 from .common import (
     INFRASTRUCTURE,
     Command,
@@ -31,245 +40,271 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from .api_client import Client
+    from .api_client import ApiClient
 
-#: Exit status of a build that has not passed.
+#: Exit status if the build has not passed.
 NOT_PASSED = 1
-#: Bytes of a file that are read; its parser takes less.
+#: Maximum bytes that are read of a file; its parser accepts fewer.
 _MAX_FILE_BYTES = 1 << 20
 
 
-@click.command(cls=Command)
+@click.command("up", cls=Command)
 @click.option(
     "--config",
     "file",
     type=click.Path(path_type=Path),
     default=Path("dispatcher.toml"),
     show_default=True,
-    help="The dispatcher's file.",
+    help="Settings of the dispatcher.",
 )
-def up(file: Path) -> None:
-    """Run a dispatcher, until Ctrl-C.
+def run_dispatcher(file: Path) -> None:
+    """Run a dispatcher until Ctrl-C.
 
-    It can be killed at any moment; the next one goes on where it was.
+    It may be killed at any time; the next one continues its work.
     """
     if not file.exists():
-        words = f"there is no {file}\n  try: write one, which names what is watched and its hosts"
-        raise CliError(f"{words}; or --config FILE")
+        message = f"there is no {file}\n  try: write one with [sources.NAME] and [hosts.NAME]"
+        raise CliError(f"{message}; or --config FILE")
     from ..configuration import settings
 
-    found = _settings(file)
-    for line in settings.explain(found):
+    parsed = _parse_settings(file)
+    for line in settings.explain(parsed):
         if line.startswith("warning"):
-            say(line)
+            print_message(line)
     try:
-        from .. import up as running
+        from .. import up as dispatcher_up
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("dispatcher", "shell_runner"):
             raise
         hint = "pip install 'pytest-nosejobs[dispatcher]'"
-        words = f"this command needs the package {error.name}"
-        raise CliError(f"{words}\n  try: {hint}") from error
-    running.run(found, say)
-    # All is closed: nobody waits until the interpreter has looked for cycles in what it loaded.
+        message = f"this command needs the package {error.name}"
+        raise CliError(f"{message}\n  try: {hint}") from error
+    dispatcher_up.run(parsed, print_message)
+    # Everything is closed; the exit need not wait for a garbage collection of all modules.
     gc.freeze()
 
 
-def _settings(file: Path) -> Any:
+def _parse_settings(file: Path) -> Any:
     from ..configuration import settings
 
-    return settings.parse(_read(file), file.absolute().parent, str(file))
+    return settings.parse(_read_file(file), file.absolute().parent, str(file))
 
 
-def _read(file: Path) -> bytes:
+def _read_file(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
             return opened.read(_MAX_FILE_BYTES)
     except OSError as error:
-        raise CliError(f"{file} cannot be read: {error.strerror}") from error
+        raise CliError(f"cannot read {file}: {error.strerror}") from error
 
 
-@click.command(cls=Command)
-@click.argument("where", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("."))
+@click.command("check", cls=Command)
+@click.argument("path", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("."))
 @json_option
-def check(where: Path, as_json: bool) -> None:
-    """Check nosejobs.toml and dispatcher.toml, and explain them.
+def check_config(path: Path, as_json: bool) -> None:
+    """Check nosejobs.toml and dispatcher.toml in DIR, and explain them.
 
-    Those in DIR, or here.  Exits 2 if one of them cannot be understood.
+    DIR is the current directory by default.  Exits with 2 if one of the files is invalid.
     """
-    from shell_runner.config import NAME as TREE
+    from shell_runner.config import CONFIG_FILE_NAME
 
     from ..configuration import settings
 
-    kinds = {TREE: _explain_tree, settings.NAME: _explain_settings}
-    paths = [where / name for name in kinds] if where.is_dir() else [where]
-    found = {str(each): kinds[each.name](each) for each in paths if each.name in kinds}
-    found = {file: lines for file, lines in found.items() if lines}
-    if not found:
-        raise CliError(f"there is no {TREE} and no {settings.NAME} in {where}")
+    kinds = {CONFIG_FILE_NAME: _explain_pipeline, settings.FILE_NAME: _explain_settings}
+    files = [path / name for name in kinds] if path.is_dir() else [path]
+    explained = {str(file): kinds[file.name](file) for file in files if file.name in kinds}
+    explained = {file: lines for file, lines in explained.items() if lines}
+    if not explained:
+        raise CliError(f"there is no {CONFIG_FILE_NAME} and no {settings.FILE_NAME} in {path}")
     if as_json:
-        put_json(found)
+        print_json(explained)
         return
-    for file, lines in found.items():
-        put(f"{file}: understood")
+    for file, lines in explained.items():
+        print_result(f"{file}: valid")
         for line in lines:
-            put(f"  {line}")
+            print_result(f"  {line}")
 
 
-def _explain_tree(file: Path) -> list[str]:
-    from shell_runner.toml_document import read
+def _explain_pipeline(file: Path) -> list[str]:
+    from shell_runner.toml_document import parse_document
 
-    from ..builds.pipeline_files import understood
+    from ..builds.pipeline_files import parse_pipeline
     from ..configuration import pipeline
 
     if not file.is_file():
         return []
-    document = read(str(file), _read(file))
-    return pipeline.explain(understood(document, file.parent))
+    document = parse_document(str(file), _read_file(file))
+    return pipeline.explain(parse_pipeline(document, file.parent))
 
 
 def _explain_settings(file: Path) -> list[str]:
     from ..configuration import settings
 
-    return settings.explain(_settings(file)) if file.is_file() else []
+    return settings.explain(_parse_settings(file)) if file.is_file() else []
 
 
 @click.command("builds", cls=Command)
-@click.option("--source", metavar="NAME", help="Of one source.")
-@click.option("--branch", metavar="NAME", help="Of one branch.")
-@click.option("--level", metavar="NAME", help="Those that have it: goop, published, ship, ...")
+@click.option("--source", metavar="NAME", help="Only builds of this source.")
+@click.option("--branch", metavar="NAME", help="Only builds of this branch.")
+@click.option(
+    "--level", metavar="NAME", help="Only builds with this level: goop, published, ship, ..."
+)
 @click.option(
     "--state",
     metavar="STATE",
-    help="new, building, built, failed, invalid or superseded: whether there is an artefact.",
+    help="Only builds in this state: new, building, built, failed, invalid or superseded.",
 )
 @click.option(
     "--limit",
-    "most",
     metavar="N",
     type=click.IntRange(1, 500),
     default=20,
     show_default=True,
-    help="So many.",
+    help="Maximum number of builds.",
 )
-@click.option("--before", metavar="N", type=click.IntRange(1), help="Older than build N.")
+@click.option(
+    "--before", metavar="N", type=click.IntRange(1), help="Only builds older than build N."
+)
 @json_option
 @url_option
-def builds_(as_json: bool, url: str | None, **wanted: Any) -> None:
-    """Show builds, the newest first; and what is wrong with sources."""
-    given = {key: value for key, value in wanted.items() if value is not None}
+def list_builds(as_json: bool, url: str | None, **filters: Any) -> None:
+    """List builds, the newest first, and errors of sources."""
+    parameters = {key: value for key, value in filters.items() if value is not None}
     client = api_client(url)
-    found = client.get("/builds", **given)
+    found = client.get("/builds", **parameters)
     if as_json:
-        put_json(found)
+        print_json(found)
         return
     from . import tables
 
     if found:
-        tables.show(tables.builds(found))
+        tables.print_table(tables.format_builds(found))
     else:
-        say("no such builds" if given.keys() - {"most"} else "no builds")
+        print_message(
+            "no builds match" if parameters.keys() - {"limit"} else "there are no builds yet"
+        )
     for source in client.get("/sources"):
-        if source["trouble"]:
-            say(f"source {source['name']}: {source['trouble']}")
+        if source["error"]:
+            print_message(f"source {source['name']}: {source['error']}")
 
 
-@click.command(cls=Command)
+@click.command("show", cls=Command)
 @build_argument
-@click.option("-f", "--follow", is_flag=True, help="Say what changes, until nothing more comes.")
-@click.option("--wait", is_flag=True, help="Until nothing more comes; exits 1 if not all passed.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Print changes until the build has ended or waits for a person.",
+)
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait until the build has ended or waits for a person.",
+)
 @json_option
 @url_option
-def show(build: str, follow: bool, wait: bool, as_json: bool, url: str | None) -> None:
-    """Show a build: stages, what failed and why, numbers, next steps.
+def show_build(build: str, follow: bool, wait: bool, as_json: bool, url: str | None) -> None:
+    """Show a build: stages, failures, measurements, next steps.
 
-    --wait and -f wait also for the build of a revision that was pushed just now.  They exit 0
-    if all stages have passed, 1 if not, 6 for infrastructure.
+    --wait and -f also wait for the build of a revision that was just pushed.  They exit with 0
+    if all stages have passed, 1 if not, 6 for an infrastructure error.
     """
     client = api_client(url)
     number = build_number(client, build, soon=wait or follow)
     if wait or follow:
-        found = _waited(client, number, _teller() if follow else lambda found: None)
+        found = _wait_for_build_end(
+            client, number, _change_printer() if follow else lambda found: None
+        )
     else:
         found = client.get(f"/builds/{number}")
     if as_json:
-        put_json(found)
+        print_json(found)
     else:
-        _show(found)
+        _print_build(found)
     if wait or follow:
         status = {"passed": 0, "error": INFRASTRUCTURE}.get(found["outcome"], NOT_PASSED)
         click.get_current_context().exit(status)
 
 
-def _show(found: Any) -> None:
+def _print_build(found: Any) -> None:
     from . import tables
 
-    for line in tables.lines(tables.about(found)):
+    for line in tables.format_lines(tables.format_build_header(found)):
         click.echo(line)
     if found["stages"]:
         click.echo()
-        tables.show(tables.stages(found))
+        tables.print_table(tables.format_stages(found))
         click.echo()
-    for line in tables.lines(tables.below(found)):
+    for line in tables.format_lines(tables.format_build_footer(found)):
         click.echo(line)
 
 
-def _waited(client: Client, number: int, tell: Callable[[Any], None]) -> Any:
-    """The build, once nothing more comes by itself."""
-    from .api_client import patient
+def _wait_for_build_end(client: ApiClient, number: int, tell: Callable[[Any], None]) -> Any:
+    """Return the build once it cannot change without a person."""
+    from .api_client import retry_until_reachable
 
-    found, tag = client.news(f"/builds/{number}", "")
+    found, etag = client.wait_for_change(f"/builds/{number}", "")
     tell(found)
     while found["outcome"] == "going":
-        news, tag = patient(partial(client.news, f"/builds/{number}", tag), say)
-        if news is not None:
-            found = news
+        changed, etag = retry_until_reachable(
+            partial(client.wait_for_change, f"/builds/{number}", etag), print_message
+        )
+        if changed is not None:
+            found = changed
             tell(found)
     return found
 
 
-def _teller() -> Callable[[Any], None]:
-    """Says what is new, a line each."""
-    said: set[str] = set()
+def _change_printer() -> Callable[[Any], None]:
+    """Return a function that prints each status line of a build once."""
+    printed: set[str] = set()
 
     def tell(found: Any) -> None:
-        for line in _news(found):
-            if line not in said:
-                said.add(line)
-                say(line)
+        for line in _format_status_lines(found):
+            if line not in printed:
+                printed.add(line)
+                print_message(line)
 
     return tell
 
 
-def _news(found: Any) -> Iterator[str]:
+def _format_status_lines(found: Any) -> Iterator[str]:
     from . import tables
 
     if found["state"] != "built":
-        yield f"build {found['number']}: {found['words']}"
+        yield f"build {found['number']}: {found['message']}"
     for run in found["runs"]:
         if run["state"] not in ("waiting", "blocked"):
-            yield tables.news(run)
+            yield tables.format_run_status(run)
     if found["level"] != "goop":
         yield f"level: {found['level']}"
 
 
-@click.command(cls=Command)
+@click.command("logs", cls=Command)
 @build_argument
 @stage_argument
-@click.option("-f", "--follow", is_flag=True, help="As it grows, until the stage has ended.")
-@click.option("--run", "number", metavar="N", type=click.IntRange(1), help="Default: the last.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the stage has ended.")
+@click.option(
+    "--run",
+    "number",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Run of the stage; default: the newest.",
+)
 @url_option
-def logs(build: str, stage: str, follow: bool, number: int | None, url: str | None) -> None:
-    """Print what the install command and the tests of STAGE print.
+def show_logs(build: str, stage: str, follow: bool, number: int | None, url: str | None) -> None:
+    """Print the output of the install command and the tests of STAGE.
 
-    Lines of a stage with several hosts begin with the name of the host.
+    If the stage runs on several hosts, each line starts with the name of the host.
     """
     from . import log_viewer
 
     client = api_client(url)
-    log_viewer.logs(client, build_number(client, build), stage, number, follow, say)
+    log_viewer.print_logs(client, build_number(client, build), stage, number, follow, print_message)
 
 
-ALL: Iterable[click.Command] = (
-    up, check, builds_, show, tag, untag, approve, hold, rerun, cancel, hosts_, logs, poke,
+#: The commands in the order of documentation.
+ALL_COMMANDS: Iterable[click.Command] = (
+    run_dispatcher, check_config, list_builds, show_build, tag_stage, revoke_tags, approve_stage,
+    hold_stage, rerun_stage, cancel_runs, list_hosts, show_logs, poke_source,
 )  # fmt: skip

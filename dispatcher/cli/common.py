@@ -1,6 +1,6 @@
 """The options, arguments, errors and exit statuses that all commands of the dispatcher share.
 
-Loads nothing at its top that a help text can do without.
+Modules that a help text does not need are imported in functions.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shell_runner.cli.console import CliError, put, put_json, say
+from shell_runner.cli.console import CliError, print_json, print_message, print_result
 from shell_runner.errors import NosejobsError
 from shell_runner.text import strip_control_chars
 
 if TYPE_CHECKING:
-    from .api_client import Client
+    from .api_client import ApiClient
 
 #: Exit statuses; 130 and 141 are those of a shell for SIGINT and SIGPIPE.
 INFRASTRUCTURE, INTERRUPTED, OUTPUT_CLOSED = 6, 130, 141
-#: Exceptions that an answer raises if it does not have the shape of a dispatcher's.
+#: Exceptions that are raised if a response does not have the shape of a dispatcher's.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-#: Key of a click context whose command reads answers of a server.
-_CONNECTED = "nosejobs.asked"
+#: Key of a click context whose command reads responses of a server.
+_HAS_CLIENT = "nosejobs.has_client"
 #: Seconds to wait for the build of a pushed commit: by default, sources are polled every 30 s.
 _MAX_BUILD_WAIT = 60.0
 #: Minimum length of the beginning of a revision that names a build.
@@ -39,20 +39,24 @@ _MIN_REVISION_CHARS = 4
 url_option = click.option(
     "--url",
     metavar="URL",
-    help="The dispatcher's; default: $NOSEJOBS_URL, else what the dispatcher.toml here says.",
+    help="URL of the dispatcher; default: $NOSEJOBS_URL, else from dispatcher.toml here.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
-who_option = click.option("--who", metavar="NAME", help="Who does it; default: you.")
-reason_option = click.option("--reason", metavar="WORDS", default="", help="Why, for the record.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+actor_option = click.option(
+    "--actor", metavar="NAME", help="Name for the audit log; default: your user name."
+)
+reason_option = click.option(
+    "--reason", metavar="TEXT", default="", help="Reason for the audit log."
+)
 required_reason_option = click.option(
-    "--reason", metavar="WORDS", required=True, help="Why, for the record."
+    "--reason", metavar="TEXT", required=True, help="Reason for the audit log."
 )
 build_argument = click.argument("build", metavar="BUILD")
 stage_argument = click.argument("stage", metavar="STAGE")
 
 
 class DispatcherUnavailable(CliError):
-    """The dispatcher cannot be reached, or answers like another program."""
+    """The dispatcher cannot be reached, or its response is malformed."""
 
     exit_code = INFRASTRUCTURE
 
@@ -66,25 +70,29 @@ def report_errors(ctx: click.Context, call: Callable[[click.Context], Any]) -> A
     try:
         return call(ctx)
     except NosejobsError as error:
-        kind = DispatcherUnavailable if type(error).__name__ == "Unreachable" else CliError
+        is_unreachable = type(error).__name__ == "DispatcherUnreachable"
+        kind = DispatcherUnavailable if is_unreachable else CliError
         raise kind(strip_control_chars(str(error))) from error
     except _MALFORMED as error:
-        if _CONNECTED not in ctx.meta:
+        if _HAS_CLIENT not in ctx.meta:
             raise
         raise DispatcherUnavailable(_malformed_message(error)) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         ctx.exit(OUTPUT_CLOSED)
     except KeyboardInterrupt:
-        say("interrupted; the dispatcher goes on")
+        print_message("interrupted; the dispatcher continues")
         ctx.exit(INTERRUPTED)
 
 
 def _malformed_message(error: Exception) -> str:
-    """Return the message for a malformed answer; exit status 1 would be that of a failed build."""
-    what = strip_control_chars(f"{type(error).__name__}: {error}"[:200])
-    words = f"what the dispatcher has answered cannot be understood ({what})"
-    return f"{words}\n  is it another program, or another version? try: --url"
+    """Return the message for a malformed response.
+
+    The exit status of an unhandled exception, 1, would be that of a failed build.
+    """
+    error_text = strip_control_chars(f"{type(error).__name__}: {error}"[:200])
+    message = f"the response of the dispatcher is malformed ({error_text})"
+    return f"{message}\n  is it another program or version? try: --url"
 
 
 class Command(click.Command):
@@ -93,33 +101,33 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         if any(each.name == "build" for each in self.params):
-            self.epilog = "BUILD is its number, the beginning of its revision, or latest."
+            self.epilog = "BUILD is a number, the beginning of a revision, or latest."
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         return report_errors(ctx, super().invoke)
 
 
-def api_client(url: str | None) -> Client:
+def api_client(url: str | None) -> ApiClient:
     """Return a client of the dispatcher at ``url``, or at its default address."""
-    from . import api_client as asking
+    from .api_client import ApiClient, find_url
 
-    found = asking.Client(asking.address(url, Path.cwd()))
-    click.get_current_context().meta[_CONNECTED] = True
-    return found
+    client = ApiClient(find_url(url, Path.cwd()))
+    click.get_current_context().meta[_HAS_CLIENT] = True
+    return client
 
 
-def user_name(who: str | None) -> str:
+def actor_name(actor: str | None) -> str:
     """Return ``who``, or the name of the user who runs the command."""
-    if who:
-        return who
+    if actor:
+        return actor
     try:
         return getpass.getuser()
     except (OSError, KeyError):
         return str(os.getuid())
 
 
-def build_number(client: Client, text: str, soon: bool = False) -> int:
+def build_number(client: ApiClient, text: str, soon: bool = False) -> int:
     """Return the number of a build: ``text`` is that, the beginning of a revision, or ``latest``.
 
     ``soon``: wait up to a minute for the build of a revision that was just pushed.
@@ -127,37 +135,37 @@ def build_number(client: Client, text: str, soon: bool = False) -> int:
     if re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
     if text == "latest":
-        found = client.get("/builds", most=1)
+        found = client.get("/builds", limit=1)
     elif re.fullmatch(rf"[0-9a-f]{{{_MIN_REVISION_CHARS},64}}", text):
-        found = client.get("/builds", most=1, revision=text)
+        found = client.get("/builds", limit=1, revision=text)
         if soon and not found:
             found = _wait_for_build(client, text)
     else:
-        words = "write its number, 4 or more characters of its revision, or latest"
-        raise click.UsageError(f"{text!r} is no build: {words}")
+        hint = "give a build number, 4 or more characters of its revision, or latest"
+        raise click.UsageError(f"{text!r} is not a build; {hint}")
     if not found:
         raise CliError(f"there is no build {text}\n  try: nosejobs builds")
     return int(found[0]["number"])
 
 
-def _wait_for_build(client: Client, revision: str) -> Any:
+def _wait_for_build(client: ApiClient, revision: str) -> Any:
     """Return a list with the build of a revision, once it exists; empty if it does not come."""
-    from .api_client import patient
+    from .api_client import retry_until_reachable
 
-    say(f"there is no build of {revision} yet; waits for one, up to {_MAX_BUILD_WAIT:.0f} s")
+    print_message(f"no build of {revision} yet; waiting for it up to {_MAX_BUILD_WAIT:.0f} s")
     deadline = time.monotonic() + _MAX_BUILD_WAIT
     found: Any = []
-    tag = ""
+    etag = ""
     while not found and time.monotonic() < deadline:
-        ask = partial(client.news, "/builds", tag, most=1, revision=revision)
-        news, tag = patient(ask, say)
-        found = news or []
+        ask = partial(client.wait_for_change, "/builds", etag, limit=1, revision=revision)
+        changed, etag = retry_until_reachable(ask, print_message)
+        found = changed or []
     return found
 
 
-def print_answer(answer: Any, as_json: bool) -> None:
-    """Print the answer to an action."""
+def print_action_result(result: Any, as_json: bool) -> None:
+    """Print the result of an action."""
     if as_json:
-        put_json(answer)
+        print_json(result)
     else:
-        put(answer["words"])
+        print_result(result["message"])

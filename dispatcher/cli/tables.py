@@ -1,7 +1,7 @@
-"""How builds, stages and hosts look in a terminal.
+"""Tables and texts about builds, stages and hosts for a terminal.
 
-Owns tables and words.  Takes what the API answers.  Whatever comes from commits, hosts and tests
-is cleaned here, in every cell and every line.
+The values are responses of the API.  Control characters of texts from commits, hosts and tests are
+removed here, in every cell and every line.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ _STYLES = {
     "cancelled": "yellow", "superseded": "dim", "up": "green", "down": "red",
     "quarantined": "red", "draining": "yellow",
 }  # fmt: skip
-#: What a run that has passed says, and the column of its tests says better.
-_COUNTED = re.compile(r"[0-9]+ tests?")
-#: Failed tests, and numbers, that are shown of a stage.
-_MOST = 20
-_WIDE = 160
+#: The detail of a run that has passed; the column of its tests has the same information.
+_TEST_COUNT_DETAIL = re.compile(r"[0-9]+ tests?")
+#: Maximum number of failed tests, and of measurements, that are shown.
+_MAX_LISTED_ROWS = 20
+#: Width in characters if standard output is not a terminal.
+_PIPE_WIDTH = 160
 
 Cell = tuple[str, str]
 Row = Sequence[str | Cell]
-Values = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def builds(found: Sequence[Values]) -> Table:
-    """One line a build."""
+def format_builds(found: Sequence[JsonObject]) -> Table:
+    """Return a table with a row for each build."""
     titles = ("build", "source", "revision", "subject", "level", "tags", "now", "age")
-    return _table(titles, map(_build, found))
+    return _table(titles, map(_build_row, found))
 
 
-def _build(each: Values) -> Row:
+def _build_row(each: JsonObject) -> Row:
     change, stages = each["change"], [s for s in each["stages"] if s["name"] != "build"]
     tagged = sum(stage["tagged"] for stage in stages)
     return (
@@ -53,41 +54,47 @@ def _build(each: Values) -> Row:
         to_single_line(change["subject"], 60),
         each["level"],
         f"{tagged}/{len(stages)}" if stages else "",
-        (each["words"], _STYLES.get(each["outcome"], "")),
-        format_age(time.time() - each["began"]),
+        (each["message"], _STYLES.get(each["outcome"], "")),
+        format_age(time.time() - each["created_at"]),
     )
 
 
-def hosts(found: Sequence[Values]) -> Table:
-    """One line a host."""
+def format_hosts(found: Sequence[JsonObject]) -> Table:
+    """Return a table with a row for each host."""
     titles = ("host", "state", "labels", "jobs", "ended", "seen", "spec", "because")
-    return _table(titles, map(_host, found))
+    return _table(titles, map(_host_row, found))
 
 
-def _host(each: Values) -> Row:
+def _host_row(each: JsonObject) -> Row:
     return (
         f"{each['name']} ({each['pool']})" if each["pool"] else each["name"],
         (each["state"], _STYLES.get(each["state"], "")),
         ", ".join(each["labels"]),
-        str(each["open"]),
-        str(each["jobs"]),
-        f"{format_age(time.time() - each['seen'])} ago" if each["seen"] else "never",
-        # How a pool reaches its own is its business, and long; --json has it.
+        str(each["open_jobs"]),
+        str(each["jobs_ended"]),
+        f"{format_age(time.time() - each['last_seen_at'])} ago"
+        if each["last_seen_at"]
+        else "never",
+        # The spec of a host of a pool is long and not useful here; --json has it.
         "" if each["pool"] else each["spec"],
         each["reason"],
     )
 
 
-def stages(found: Values) -> Table:
-    """One line a stage of a build."""
+def _format_time_since(timestamp: float) -> str:
+    return f"{format_age(time.time() - timestamp)} ago"
+
+
+def format_stages(found: JsonObject) -> Table:
+    """Return a table with a row for each stage of a build."""
     titles = ("stage", "tag", "state", "tests", "took", "hosts", "because")
     tagged = {stage["name"]: stage["tagged"] for stage in found["stages"]}
-    return _table(titles, (_stage(each, found["jobs"], tagged) for each in found["stages"]))
+    return _table(titles, (_stage_row(each, found["jobs"], tagged) for each in found["stages"]))
 
 
-def _stage(stage: Values, jobs: Iterable[Values], tagged: Mapping[str, bool]) -> Row:
+def _stage_row(stage: JsonObject, jobs: Iterable[JsonObject], tagged: Mapping[str, bool]) -> Row:
     run = stage["run"]
-    its = latest(job for job in jobs if run and is_of(job, run))
+    its = latest_attempts(job for job in jobs if run and is_part_of_run(job, run))
     names = list(dict.fromkeys(job["host"] for job in its))
     state = run["state"] if run else ""
     again = f" (run {run['number']})" if run and run["number"] > 1 else ""
@@ -95,130 +102,133 @@ def _stage(stage: Values, jobs: Iterable[Values], tagged: Mapping[str, bool]) ->
         stage["name"],
         ("yes", "green") if stage["tagged"] else "",
         (f"{state}{again}", _STYLES.get(state, "")),
-        # The build command is no test, though its job has it as one.
-        "" if stage["name"] == "build" else _tests(its),
-        took(run) if run else "",
+        # The job of the build command has the command as its test.
+        "" if stage["name"] == "build" else _format_counts(its),
+        format_run_duration(run) if run else "",
         ", ".join(names),
-        to_single_line(_because(stage, names, tagged), 200),
+        to_single_line(_format_reason(stage, names, tagged), 200),
     )
 
 
-def _because(stage: Values, hosts: Sequence[str], tagged: Mapping[str, bool]) -> str:
-    """Why it is so; a host that has a column of its own is not said twice."""
+def _format_reason(stage: JsonObject, hosts: Sequence[str], tagged: Mapping[str, bool]) -> str:
+    """Return the reason for the state of a stage, without a host that another column shows."""
     run = stage["run"]
     if run is None:
         return ""
     if run["state"] == "passed" and stage["name"] != "build" and not stage["tagged"]:
         missing = [name for name in stage["needs"] if not tagged.get(name, True)]
         return f"no tag: {', '.join(missing)} has none" if missing else "its tag was revoked"
-    detail = "" if _COUNTED.fullmatch(run["detail"]) else str(run["detail"])
+    detail = "" if _TEST_COUNT_DETAIL.fullmatch(run["detail"]) else str(run["detail"])
     return detail.removeprefix(f"{hosts[0]}: ") if len(hosts) == 1 else detail
 
 
-def news(run: Values) -> str:
-    """Where a run stands, in a line for whoever follows it."""
+def format_run_status(run: JsonObject) -> str:
+    """Return the state of a run as one line, for a user who follows it."""
     again = f" (run {run['number']})" if run["number"] > 1 else ""
     state, detail = run["state"], run["detail"]
     if state == "placing":
-        # Which hosts are busy changes often: `show` says it.  That none fits does not.
+        # Which hosts are busy changes often, and `show` has it.  That no host fits does not change.
         lasting = "none fits; " in detail and " is starting" not in detail
-        return f"{run['stage']}{again}: waits for hosts{f': {detail}' if lasting else ''}"
-    words = f"{state}: {detail}" if detail and not detail.startswith(state) else detail or state
-    return f"{run['stage']}{again}: {words}"
+        return f"{run['stage']}{again}: waiting for hosts{f': {detail}' if lasting else ''}"
+    message = f"{state}: {detail}" if detail and not detail.startswith(state) else detail or state
+    return f"{run['stage']}{again}: {message}"
 
 
-def is_of(job: Values, run: Values) -> bool:
-    """A job is a part of a run."""
-    return bool(job["stage"] == run["stage"] and job["run"] == run["number"])
+def is_part_of_run(job: JsonObject, run: JsonObject) -> bool:
+    """Return whether a job is part of a run."""
+    return bool(job["stage"] == run["stage"] and job["run_number"] == run["number"])
 
 
-def latest(jobs: Iterable[Values]) -> list[Values]:
-    """The last attempt at each part."""
-    found: dict[int, Values] = {}
+def latest_attempts(jobs: Iterable[JsonObject]) -> list[JsonObject]:
+    """Return the newest attempt at each part."""
+    found: dict[int, JsonObject] = {}
     for job in jobs:
         if job["part"] not in found or found[job["part"]]["attempt"] < job["attempt"]:
             found[job["part"]] = job
     return [found[part] for part in sorted(found)]
 
 
-def _tests(jobs: Iterable[Values]) -> str:
+def _format_counts(jobs: Iterable[JsonObject]) -> str:
     counts = [job["counts"] for job in jobs if job["counts"]]
-    words = []
+    message = []
     for name in ("passed", "failed", "error", "skipped"):
         number = sum(each[name] for each in counts)
         if number:
-            words.append(f"{number} {name}")
-    return ", ".join(words)
+            message.append(f"{number} {name}")
+    return ", ".join(message)
 
 
-def took(run: Values) -> str:
-    """How long a run took, or takes."""
-    if run["began"] is None:
+def format_run_duration(run: JsonObject) -> str:
+    """Return the duration of a run so far."""
+    if run["started_at"] is None:
         return ""
-    return f"{max((run['ended'] or time.time()) - run['began'], 0.0):.1f} s"
+    return f"{max((run['ended_at'] or time.time()) - run['started_at'], 0.0):.1f} s"
 
 
-def about(found: Values) -> Iterator[tuple[str, str]]:
-    """What stands above the stages: name and words."""
+def format_build_header(found: JsonObject) -> Iterator[tuple[str, str]]:
+    """Yield the lines above the stages: name and text."""
     change = found["change"]
     where = f"{change['source']}, {change['branch']}" if change["branch"] else change["source"]
     yield "build", f"{found['number']} of {where}"
-    said = f" {change['subject']}" if change["subject"] else ""
+    subject = f" {change['subject']}" if change["subject"] else ""
     by = f" ({change['author']})" if change["author"] else ""
     forced = ", history was rewritten" if change["forced"] else ""
-    yield "revision", f"{change['revision'][:12]}{said}{by}{forced}"
+    yield "revision", f"{change['revision'][:12]}{subject}{by}{forced}"
     yield "level", found["level"]
-    yield "now", found["words"]
-    # Of a build that is built it is about the artefact, not about what came of its stages.
+    yield "now", found["message"]
+    # The detail of a build with an artifact concerns the artifact, not its stages.
     detail = found["detail"]
     if detail and found["state"] != "built":
         yield "because", detail
-    if found["digest"]:
+    if found["artifact_digest"]:
         why = f"; {detail}" if detail and found["state"] == "built" else ""
-        yield "artefact", f"{format_size(found['size'])}, {found['digest'][:12]}{why}"
-    if found["removed"]:
-        yield "removed", f"results and artefact, {format_age(time.time() - found['removed'])} ago"
-    for words in found["warnings"]:
-        yield "warning", words
+        size = format_size(found["artifact_size"])
+        yield "artifact", f"{size}, {found['artifact_digest'][:12]}{why}"
+    if found["removed_at"]:
+        yield "removed", f"results and artifact, {_format_time_since(found['removed_at'])}"
+    for message in found["warnings"]:
+        yield "warning", message
 
 
-def below(found: Values) -> Iterator[tuple[str, str]]:
-    """What stands under the stages."""
+def format_build_footer(found: JsonObject) -> Iterator[tuple[str, str]]:
+    """Yield the lines below the stages: name and text."""
     jobs = {job["id"]: job for job in found["jobs"]}
-    for each in found["failures"][:_MOST]:
+    for each in found["failures"][:_MAX_LISTED_ROWS]:
         job = jobs[each["job"]]
-        words = f"{each['outcome'].upper()} {each['nodeid']} - {each['words']}"
-        yield job["stage"], f"{words} (on {job['host']})"
-    if len(found["failures"]) > _MOST:
-        yield "", f"and {len(found['failures']) - _MOST} more"
-    for each in found["measurements"][:_MOST]:
+        message = f"{each['outcome'].upper()} {each['nodeid']} - {each['message']}"
+        yield job["stage"], f"{message} (on {job['host']})"
+    if len(found["failures"]) > _MAX_LISTED_ROWS:
+        yield "", f"and {len(found['failures']) - _MAX_LISTED_ROWS} more"
+    for each in found["measurements"][:_MAX_LISTED_ROWS]:
         unit = f" {each['unit']}" if each["unit"] else ""
         yield each["stage"], f"{each['name']} = {each['value']:.12g}{unit} ({each['nodeid']})"
-    yield from dict.fromkeys(_told_of(each) for each in found["tags"] if _is_special(each))
-    over = {s["name"] for s in found["stages"] if s["run"] and s["run"]["ended"] is not None}
+    yield from dict.fromkeys(
+        _format_tag(each) for each in found["tags"] if _is_manual_or_revoked(each)
+    )
+    over = {s["name"] for s in found["stages"] if s["run"] and s["run"]["ended_at"] is not None}
     for each in found["decisions"]:
         later = ", from its next run on" if each["kind"] == "held" and each["stage"] in over else ""
         why = f": {each['reason']}" if each["reason"] else ""
-        yield each["kind"], f"{each['stage']} by {each['who']}{later}{why}"
-    hint = next_step(found)
+        yield each["kind"], f"{each['stage']} by {each['actor']}{later}{why}"
+    hint = suggest_next_step(found)
     if hint:
         yield "next", hint
 
 
-def _is_special(tag: Values) -> bool:
-    return tag["run"] is None or tag["revoked"] is not None
+def _is_manual_or_revoked(tag: JsonObject) -> bool:
+    return tag["run_number"] is None or tag["revoked_at"] is not None
 
 
-def _told_of(tag: Values) -> tuple[str, str]:
-    if tag["revoked"] is None:
-        return "by hand", f"tagged {tag['stage']} by {tag['who']}"
-    return "revoked", f"tag {tag['stage']}: {tag['reason']}"
+def _format_tag(tag: JsonObject) -> tuple[str, str]:
+    if tag["revoked_at"] is None:
+        return "by hand", f"tagged {tag['stage']} by {tag['actor']}"
+    return "revoked", f"tag {tag['stage']}: {tag['revocation_reason']}"
 
 
-def next_step(found: Values) -> str:
-    """What a person can do."""
+def suggest_next_step(found: JsonObject) -> str:
+    """Return the command that a person may want to run next; empty if there is none."""
     number = found["number"]
-    for state, words in (
+    for state, message in (
         ("failed", "nosejobs logs {0} {1}; nosejobs rerun {0} {1} --failed"),
         ("error", "nosejobs rerun {0} {1}"),
         ("gated", "nosejobs approve {0} {1}"),
@@ -228,20 +238,20 @@ def next_step(found: Values) -> str:
     ):
         for stage in found["stages"]:
             if stage["run"] and stage["run"]["state"] == state:
-                return words.format(number, stage["name"])
+                return message.format(number, stage["name"])
     return ""
 
 
-def lines(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Name and words, cleaned; further lines of the words stand below the first."""
-    for name, words in pairs:
-        for number, line in enumerate(strip_control_chars(words).splitlines()):
+def format_lines(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield lines without control characters; further lines of a text are indented."""
+    for name, message in pairs:
+        for number, line in enumerate(strip_control_chars(message).splitlines()):
             yield f"{to_single_line('' if number else name, 60):9} {line[:2000]}"
 
 
-def show(table: Table) -> None:
-    """To standard output, without wrapping to a width that nobody has."""
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+def print_table(table: Table) -> None:
+    """Print a table to standard output; wrap it only if that is a terminal."""
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
@@ -249,8 +259,8 @@ def show(table: Table) -> None:
 
 
 def _table(titles: Sequence[str], rows: Iterable[Row]) -> Table:
-    """Without the columns in which nothing stands."""
-    texts = [[_text(cell) for cell in row] for row in rows]
+    """Return a table without the columns that are empty."""
+    texts = [[_to_text(cell) for cell in row] for row in rows]
     used = [number for number in range(len(titles)) if any(row[number].plain for row in texts)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number in used:
@@ -262,7 +272,7 @@ def _table(titles: Sequence[str], rows: Iterable[Row]) -> Table:
     return table
 
 
-def _text(cell: str | Cell) -> Text:
-    words, style = (cell, "") if isinstance(cell, str) else cell
-    # A hint of an error stands on a line of its own; in a table there is one.
-    return Text(to_single_line(re.sub(r"\n\s*", "; ", words), 300), style=style)
+def _to_text(cell: str | Cell) -> Text:
+    message, style = (cell, "") if isinstance(cell, str) else cell
+    # The hint of an error is on a second line; a cell has one line.
+    return Text(to_single_line(re.sub(r"\n\s*", "; ", message), 300), style=style)

@@ -16,19 +16,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shell_runner import validators
-from shell_runner.config import HOST_KEYS, HostEntry, host_entry
-from shell_runner.errors import BadConfig, BadSpec
+from shell_runner.config import HOST_VALIDATORS, HostEntry, parse_host_entry
+from shell_runner.errors import InvalidConfig, InvalidHostSpec
 from shell_runner.hosts import spec as specs
 from shell_runner.pools.provider import PoolOptions
-from shell_runner.toml_document import Document, read
+from shell_runner.toml_document import Document, parse_document
 from shell_runner.validators import InvalidSecret, InvalidValue, Validator
 
-NAME = "dispatcher.toml"
-PORT = 7433
+FILE_NAME = "dispatcher.toml"
+DEFAULT_PORT = 7433
 #: In the data folder, where a running dispatcher answers.
-ADDRESS = "url"
+ADDRESS_FILE = "url"
 #: How that begins there which is not whole yet.
-PART = ".part-"
+TEMPORARY_PREFIX = ".part-"
 _TOP = ("dispatcher", "sources", "hosts", "pools", "retention")
 
 
@@ -104,7 +104,7 @@ class Settings:
     data: Path
     address: str = "127.0.0.1"
     #: 0: any that is free.
-    port: int = PORT
+    port: int = DEFAULT_PORT
     #: Seconds between two looks at a source that says nothing else.
     poll: float = 30.0
     #: Seconds without an answer after which the jobs of a host are lost.
@@ -119,12 +119,12 @@ class Settings:
     retention: Retention = Retention()
 
 
-def parse(text: str | bytes, folder: Path, name: str = NAME) -> Settings:
+def parse(text: str | bytes, folder: Path, name: str = FILE_NAME) -> Settings:
     """The checked settings of a text; ``folder`` is where relative paths begin.
 
-    BadConfig names file, line and key.
+    InvalidConfig names file, line and key.
     """
-    doc = read(name, text)
+    doc = parse_document(name, text)
     doc.check_keys((), _TOP)
     own = doc.check_table(("dispatcher",), _OWN)
     address, port = own.pop("listen", (Settings.address, Settings.port))
@@ -145,11 +145,11 @@ def _listen(value: Any) -> tuple[str, int]:
     """An address of this machine alone, until requests have to say who they are."""
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
-        raise InvalidValue(f'an address and a port, as "127.0.0.1:{PORT}" or "[::1]:{PORT}"')
+        raise InvalidValue(f'an address and a port, as "127.0.0.1:{DEFAULT_PORT}" or "[::1]:{DEFAULT_PORT}"')
     host = host.removeprefix("[").removesuffix("]")
     if host != "localhost" and not _is_loopback(host):
         raise InvalidValue(
-            "an address of loopback (127.0.0.1, [::1]): nobody is asked who they are yet"
+            "a loopback address (127.0.0.1 or [::1]): the API has no authentication yet"
         )
     return host, int(port)
 
@@ -233,17 +233,17 @@ def _is_path(address: str) -> bool:
 # -- hosts and pools -------------------------------------------------------------------------
 
 
-_HOST = {**HOST_KEYS, "labels": validators.list_of(validators.label, "labels")}
+_HOST = {**HOST_VALIDATORS, "labels": validators.list_of(validators.label, "labels")}
 
 
 def _host(doc: Document, name: str) -> HostEntry:
     path = ("hosts", name)
     doc.check_name(path, {})
-    entry = host_entry(doc, name, _HOST)
+    entry = parse_host_entry(doc, name, _HOST)
     try:
-        specs.parse([name], {name: entry})
-    except BadSpec as error:
-        raise BadConfig(doc.message([*path, "spec"], f"cannot be used: {error}")) from None
+        specs.parse_specs([name], {name: entry})
+    except InvalidHostSpec as error:
+        raise InvalidConfig(doc.format_error([*path, "spec"], f"cannot be used: {error}")) from None
     return entry
 
 

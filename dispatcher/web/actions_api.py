@@ -1,6 +1,6 @@
-"""The routes by which people and hooks act on builds, stages, hosts and sources.
+"""The routes of actions of people and repository hooks on builds, stages, hosts and sources.
 
-What an action does is in ``actions``.
+``reconciler.actions`` defines what an action does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 
-from shell_runner.remote.jobs.webhook import SIGNATURE, signature
+from shell_runner.remote.jobs.webhook import SIGNATURE_HEADER, sign
 from shell_runner.remote.protocol.job import is_uuid
 from shell_runner.text import to_single_line
 
@@ -23,108 +23,121 @@ from ..reconciler import actions
 from ..store import StoreError, audit
 from . import schemas
 from .errors import NotFound
-from .parameters import PROBLEMS, ROOT, HostName, RowNumber, ShortName, context_of
+from .parameters import PROBLEM_RESPONSES, ROOT, HostName, RowNumber, ShortName, context_of
 
-routes = APIRouter(prefix=ROOT, responses=PROBLEMS)
+routes = APIRouter(prefix=ROOT, responses=PROBLEM_RESPONSES)
 
 
 def _perform(
     request: Request,
-    asked: schemas.Action | schemas.Reasoned,
-    do: Callable[[Connection, actions.By], Any],
+    action: schemas.ActionRequest | schemas.ReasonRequest,
+    do: Callable[[Connection, actions.Attribution], Any],
 ) -> Any:
     """Perform an action in one transaction, whose commit wakes waiting threads."""
-    by = actions.By(asked.who, asked.reason, time.time())
+    by = actions.Attribution(action.actor, action.reason, time.time())
     with context_of(request).store.write() as connection:
         return do(connection, by)
 
 
-def _done(changed: bool, words: str, before: str) -> schemas.Done:
-    return schemas.Done(changed=changed, words=words if changed else before)
+def _action_result(changed: bool, message: str, before: str) -> schemas.ActionResult:
+    return schemas.ActionResult(changed=changed, message=message if changed else before)
 
 
 @routes.post("/builds/{build}/stages/{stage}/approve")
-def approve(
-    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Action
-) -> schemas.Done:
+def approve_stage(
+    request: Request, build: RowNumber, stage: ShortName, action: schemas.ActionRequest
+) -> schemas.ActionResult:
     """Let a stage run: open its gate, or end a hold."""
-    new = _perform(request, asked, lambda c, by: actions.approve(c, build, stage, by))
+    new = _perform(request, action, lambda c, by: actions.approve(c, build, stage, by))
     what = f"{stage} of build {build}"
-    return _done(new, f"{what} is approved", f"{what} was approved before")
+    return _action_result(new, f"{what} is approved", f"{what} was approved before")
 
 
 @routes.post("/builds/{build}/stages/{stage}/hold")
-def hold(
-    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Action
-) -> schemas.Done:
+def hold_stage(
+    request: Request, build: RowNumber, stage: ShortName, action: schemas.ActionRequest
+) -> schemas.ActionResult:
     """Keep a stage from running until it is approved."""
-    new = _perform(request, asked, lambda c, by: actions.hold(c, build, stage, by))
+    new = _perform(request, action, lambda c, by: actions.hold(c, build, stage, by))
     what = f"{stage} of build {build}"
-    return _done(new, f"{what} is held", f"{what} was held before")
+    return _action_result(new, f"{what} is held", f"{what} was held before")
 
 
 @routes.post("/builds/{build}/stages/{stage}/tag")
-def tag(
-    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Reasoned
-) -> schemas.Done:
+def tag_stage(
+    request: Request, build: RowNumber, stage: ShortName, action: schemas.ReasonRequest
+) -> schemas.ActionResult:
     """Tag a build by hand."""
-    new = _perform(request, asked, lambda c, by: actions.tag(c, build, stage, by))
+    new = _perform(request, action, lambda c, by: actions.tag(c, build, stage, by))
     what = f"build {build} is tagged {stage}"
-    return _done(new, f"{what} by hand", f"{what} by hand already")
+    return _action_result(new, f"{what} by hand", f"{what} by hand already")
 
 
 @routes.post("/builds/{build}/stages/{stage}/revoke")
-def revoke(
-    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Reasoned
-) -> schemas.Done:
+def revoke_tags(
+    request: Request, build: RowNumber, stage: ShortName, action: schemas.ReasonRequest
+) -> schemas.ActionResult:
     """Revoke the tags of a stage; they stay, with the reason."""
-    count = _perform(request, asked, lambda c, by: actions.revoke(c, build, stage, by))
+    count = _perform(request, action, lambda c, by: actions.revoke(c, build, stage, by))
     many = f"{count} tags" if count > 1 else "the tag"
-    return _done(count > 0, f"{many} {stage} of build {build} revoked", "")
+    return _action_result(count > 0, f"{many} {stage} of build {build} revoked", "")
 
 
 @routes.post("/builds/{build}/stages/{stage}/rerun", status_code=201)
-def rerun(
-    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Rerun
-) -> schemas.Run:
+def rerun_stage(
+    request: Request, build: RowNumber, stage: ShortName, action: schemas.RerunRequest
+) -> schemas.StageRun:
     """Run a stage again, or those of its tests that failed."""
-    run = _perform(request, asked, lambda c, by: actions.rerun(c, build, stage, by, asked.failed))
-    return schemas.run_of(run)
+    run = _perform(
+        request, action, lambda c, by: actions.rerun(c, build, stage, by, action.failed_only)
+    )
+    return schemas.to_stage_run(run)
 
 
 @routes.post("/builds/{build}/stages/{stage}/cancel")
 def cancel_stage(
-    request: Request, build: RowNumber, stage: ShortName, asked: schemas.Action
-) -> schemas.Done:
-    """End the run of a stage."""
-    _perform(request, asked, lambda c, by: actions.cancel(c, build, by, stage))
-    return schemas.Done(changed=True, words=f"{stage} of build {build} is cancelled")
+    request: Request, build: RowNumber, stage: ShortName, action: schemas.ActionRequest
+) -> schemas.ActionResult:
+    """Cancel the run of a stage."""
+    _perform(request, action, lambda c, by: actions.cancel(c, build, by, stage))
+    return schemas.ActionResult(changed=True, message=f"{stage} of build {build} is canceled")
 
 
 @routes.post("/builds/{build}/cancel")
-def cancel_build(request: Request, build: RowNumber, asked: schemas.Action) -> schemas.Done:
-    """End all that is to come of a build."""
-    found = _perform(request, asked, lambda c, by: actions.cancel(c, build, by))
-    names = ", ".join(run.stage for run in found)
-    return schemas.Done(changed=True, words=f"build {build} is cancelled{names and f': {names}'}")
+def cancel_build(
+    request: Request, build: RowNumber, action: schemas.ActionRequest
+) -> schemas.ActionResult:
+    """Cancel all stages of a build that have not ended."""
+    runs = _perform(request, action, lambda c, by: actions.cancel(c, build, by))
+    names = ", ".join(run.stage for run in runs)
+    return schemas.ActionResult(
+        changed=True, message=f"build {build} is canceled{names and f': {names}'}"
+    )
 
 
-#: Function of each action on a host, and what the host then does.
+#: Function of each action on a host, and the effect on the host.
 _HOST_ACTIONS = {
-    "drain": (actions.drain, "ends what it has, and gets nothing new"),
-    "quarantine": (actions.quarantine, "gets nothing new until it is resumed"),
+    "drain": (actions.drain, "is draining: it finishes its jobs and gets no new ones"),
+    "quarantine": (actions.quarantine, "is quarantined: it gets no new jobs until it is resumed"),
     "resume": (actions.resume, "gets jobs again"),
 }
 
 
-def _host_action(name: str) -> Callable[..., schemas.Done]:
-    function, words = _HOST_ACTIONS[name]
+def _host_action(name: str) -> Callable[..., schemas.ActionResult]:
+    function, message = _HOST_ACTIONS[name]
 
-    def act(request: Request, host: HostName, asked: schemas.Action) -> schemas.Done:
-        new = _perform(request, asked, lambda c, by: function(c, host, by))
-        return _done(new, f"host {host} {words}", f"host {host} is in that state already")
+    def act(
+        request: Request, host: HostName, action: schemas.ActionRequest
+    ) -> schemas.ActionResult:
+        new = _perform(request, action, lambda c, by: function(c, host, by))
+        return _action_result(
+            new, f"host {host} {message}", f"host {host} is in that state already"
+        )
 
-    act.__name__, act.__doc__ = f"{name}_host", f"A host {words}."
+    act.__name__, act.__doc__ = (
+        f"{name}_host",
+        f"{name.capitalize()} a host: afterwards it {message}.",
+    )
     return act
 
 
@@ -133,8 +146,10 @@ for _name in _HOST_ACTIONS:
 
 
 @routes.post("/poke/{source}", status_code=202)
-def poke(request: Request, source: ShortName, asked: schemas.Rung | None = None) -> schemas.Done:
-    """Poll a source now; for hooks of repositories.  The body may be left out."""
+def poke_source(
+    request: Request, source: ShortName, action: schemas.PollRequest | None = None
+) -> schemas.ActionResult:
+    """Poll a source now; for repository hooks.  The body may be left out."""
     context = context_of(request)
     service = context.service
     names = [each.name for each in service.settings.sources]
@@ -142,43 +157,44 @@ def poke(request: Request, source: ShortName, asked: schemas.Rung | None = None)
         hint = actions.suggested(source, names, "there is none in the dispatcher's file")
         raise NotFound(f"there is no source {source!r}{hint}")
     service.poke(source)  # first: the build of a commit does not wait for the audit log
-    who, why = (asked.who, asked.reason) if asked else ("", "")
-    told = ": ".join(filter(None, [f"from {_caller(request)}", why]))
-    words = f"{source} is looked at"
+    actor, reason = (action.actor, action.reason) if action else ("", "")
+    detail = ": ".join(filter(None, [f"from {_caller(request)}", reason]))
+    message = f"polling {source} now"
     try:
         with context.store.write(quiet=True) as connection:
-            audit.write(connection, time.time(), f"poke {source}", told, who=who)
+            audit.write(connection, time.time(), f"poke {source}", detail, actor=actor)
     except StoreError as error:
-        words = f"{words}; the audit does not have it: {error}"
-    return schemas.Done(changed=True, words=words)
+        message = f"{message}; no entry in the audit log: {error}"
+    return schemas.ActionResult(changed=True, message=message)
 
 
 def _caller(request: Request) -> str:
     """Return the address of the client and the program that it says it is."""
     program = to_single_line(request.headers.get("user-agent", ""), 100)
-    address = request.client.host if request.client else "an address that is not known"
+    address = request.client.host if request.client else "unknown address"
     return f"{address}, {program}" if program else address
 
 
 @routes.post("/notify", status_code=202)
-async def notify(request: Request) -> schemas.Done:
+async def receive_notification(request: Request) -> schemas.ActionResult:
     """Accept a host's hint that a job has ended, so that the host is asked sooner.
 
     The hint is signed as by ``nosejobs job submit --notify``; the job's row does not change.
     """
     context = context_of(request)
     body = await request.body()
-    given = request.headers.get(SIGNATURE, "")
-    wanted = signature(context.secret, body)
-    if not hmac.compare_digest(given.encode("latin-1"), wanted.encode()):
+    given_signature = request.headers.get(SIGNATURE_HEADER, "")
+    wanted_signature = sign(context.secret, body)
+    if not hmac.compare_digest(given_signature.encode("latin-1"), wanted_signature.encode()):
         raise HTTPException(
             403, "the notification is not signed with the secret of this dispatcher"
         )
     try:
-        told = json.loads(body)
+        notification = json.loads(body)
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict) or not is_uuid(told.get("job")):
+        notification = None
+    if not isinstance(notification, dict) or not is_uuid(notification.get("id")):
         raise HTTPException(422, "the notification names no job")
     context.store.wake()
-    return schemas.Done(changed=False, words=f"job {told['job']} is looked at")
+    message = f"asking the host of job {notification['id']} now"
+    return schemas.ActionResult(changed=False, message=message)

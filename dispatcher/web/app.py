@@ -1,6 +1,6 @@
-"""The web server: one application, on one address of this machine, in one thread.
+"""The web server: one application on one loopback address, in one thread.
 
-Owns when it begins and ends.  Must not know what its routes do.
+Responsible for its start and stop.  Must not know what the routes do.
 """
 
 from __future__ import annotations
@@ -20,53 +20,55 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from shell_runner import __version__
 from shell_runner.errors import NosejobsError
 
-from ..hosts.job_logs import Logs
+from ..hosts.job_logs import JobLogReader
 from . import actions_api, api, logs_api
 from .errors import add_errors
 from .parameters import Context, Service
-from .request_guard import Door, is_local
+from .request_guard import NOT_LOOPBACK, RequestGuard, is_loopback
 
 _DESCRIPTION = """\
-What the dispatcher of nosejobs has, and what people do to it.  For this machine alone.  Dates are
-seconds since the epoch.  Errors are problems (RFC 9457) whose detail is for people.  What changes
-something needs Content-Type: application/json, or the header X-Nosejobs.\
+The REST API of the nosejobs dispatcher.  It can be reached from its own machine only.  Times are
+seconds since the epoch.  Errors are problems (RFC 9457) whose detail is for people.  Requests that
+change something need Content-Type: application/json, or the header X-Nosejobs.\
 """
-#: Seconds that open requests have at the end.
-_GRACE = 3
-
-
-#: Seconds that the head of a request may take; who only holds a connection takes others' place.
-_PATIENCE = 10.0
+#: Seconds that open requests may take after the stop of the server.
+_SHUTDOWN_TIMEOUT = 3
+#: Seconds that the head of a request may take: an idle connection uses the place of another one.
+_REQUEST_HEAD_TIMEOUT = 10.0
 
 
 class CannotListen(NosejobsError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
 
-def create(service: Service, packages: Callable[[str], Path | None], secret: str) -> FastAPI:
-    """The application behind its door."""
-    context = Context(service, Logs(service.store, packages), secret)
+def create_app(service: Service, packages: Callable[[str], Path | None], secret: str) -> FastAPI:
+    """Return the application, behind its request guard.
+
+    ``packages`` returns the path of a result package by its digest, or None if it was removed.
+    ``secret`` is the key with which hosts sign notifications.
+    """
+    context = Context(service, JobLogReader(service.store, packages), secret)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        context.news.begin()
+        context.change_notifier.start()
         yield
-        context.news.end()
-        context.streams.end()
+        context.change_notifier.stop()
+        context.log_streams.stop()
 
-    app = bare(lifespan)
+    app = create_routes(lifespan)
     app.state.context = context
-    app.add_middleware(Door)
+    app.add_middleware(RequestGuard)
     return app
 
 
-def bare(lifespan: Any = None) -> FastAPI:
-    """Routes and errors, for who only wants to know them."""
+def create_routes(lifespan: Any = None) -> FastAPI:
+    """Return an application that only has the routes and error handlers."""
     app = FastAPI(
         title="nosejobs dispatcher",
         version=__version__,
         description=_DESCRIPTION,
-        docs_url=None,  # it would load scripts from elsewhere
+        docs_url=None,  # it would load scripts from another site
         redoc_url=None,
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
@@ -78,22 +80,22 @@ def bare(lifespan: Any = None) -> FastAPI:
 
 
 class Server:
-    """Serves an application from a thread of its own."""
+    """A server that runs an application in its own thread."""
 
     def __init__(self, app: FastAPI, address: str, port: int) -> None:
-        """Listens at once; port 0: any that is free."""
+        """Listen at once, on any free port if ``port`` is 0.  Raises ``CannotListen``."""
         self._app = app
         self._socket = _listen(address, port)
-        self._server = _Server(
+        self._server = _UvicornServer(
             uvicorn.Config(
                 app,
                 log_level="error",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=_GRACE,
+                timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
                 limit_concurrency=500,
                 h11_max_incomplete_event_size=64 << 10,
-                http=_Protocol,
+                http=_TimedProtocol,
                 ws="none",
             )
         )
@@ -101,19 +103,19 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return the URL of the server."""
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Start to answer requests; return once that has begun."""
         self._thread.start()
-        self._server.ready.wait()
+        self._server.has_started.wait()
 
     def stop(self) -> None:
-        """Answer those who wait, and end; the port is free."""
+        """Answer the requests that wait, stop, and free the port."""
         if self._thread.is_alive():
-            self._server.end(self._app.state.context)
+            self._server.request_stop(self._app.state.context)
             self._thread.join()
         self._socket.close()
 
@@ -121,90 +123,94 @@ class Server:
         try:
             self._server.run(sockets=[self._socket])
         finally:
-            self._server.ready.set()
+            self._server.has_started.set()
 
 
-class _Protocol(H11Protocol):
-    """The same parser whatever else is installed; who asks nothing is not waited for."""
+class _TimedProtocol(H11Protocol):
+    """The h11 parser, even if others are installed; it closes idle connections."""
 
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Somebody is there."""
+        """Start the timer of a new connection."""
         super().connection_made(transport)
-        self._watch()
+        self._update_timer()
 
     def data_received(self, data: bytes) -> None:
-        """A piece of a request, or all of it."""
+        """Parse data, and stop the timer once a request is complete."""
         super().data_received(data)
-        self._watch()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
-        """There may be another request on this connection."""
+        """Start the timer for the next request on the same connection."""
         super().on_response_complete()
-        self._watch()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody is there any more."""
+        """Stop the timer."""
         super().connection_lost(exc)
-        self._rest()
+        self._cancel_timer()
 
-    def _watch(self) -> None:
+    def _update_timer(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._rest()
+            self._cancel_timer()
         elif self._timer is None and not self.transport.is_closing():
-            self._timer = self.loop.call_later(_PATIENCE, self.transport.close)
+            self._timer = self.loop.call_later(_REQUEST_HEAD_TIMEOUT, self.transport.close)
 
-    def _rest(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
-class _Server(uvicorn.Server):
-    """Says when it is ready, and ends from another thread."""
+class _UvicornServer(uvicorn.Server):
+    """A server that signals that it has started, and that other threads can stop."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.ready = threading.Event()
+        self.has_started = threading.Event()
         self._own_loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does it, and then say so."""
+        """Start as uvicorn does, and signal it."""
         await super().startup(sockets)
         self._own_loop = asyncio.get_running_loop()
-        self.ready.set()
+        self.has_started.set()
 
-    def end(self, context: Context) -> None:
-        """Who waits is answered first, or the grace would be waited for."""
-        context.news.end()
+    def request_stop(self, context: Context) -> None:
+        """Stop the server.
+
+        Requests that wait are answered first; else the stop would take ``_SHUTDOWN_TIMEOUT``.
+        """
+        context.change_notifier.stop()
         if self._own_loop is not None:
-            self._own_loop.call_soon_threadsafe(context.streams.end)
+            self._own_loop.call_soon_threadsafe(context.log_streams.stop)
         self.should_exit = True
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    """On loopback, and nowhere else."""
-    if not is_local(address):
-        words = f"{address} is not an address of this machine alone (127.0.0.1, [::1])"
-        raise CannotListen(f"{words}: nobody is asked who they are yet")
+    """Return a listening socket on a loopback address.  Raises ``CannotListen``."""
+    if not is_loopback(address):
+        raise CannotListen(f"{address} is {NOT_LOOPBACK}")
     try:
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, where = found[0]
-        if not is_local(str(where[0])):
-            raise CannotListen(f"{address} is {where[0]} here, which others reach")
-        made = socket.socket(family, kind, protocol)
+        addresses = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, socket_address = addresses[0]
+        if not is_loopback(str(socket_address[0])):
+            raise CannotListen(
+                f"{address} resolves to {socket_address[0]}, which is {NOT_LOOPBACK}"
+            )
+        server_socket = socket.socket(family, kind, protocol)
         try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(where)
-            made.listen(256)
+            server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server_socket.bind(socket_address)
+            server_socket.listen(256)
         except BaseException:
-            made.close()
+            server_socket.close()
             raise
     except OSError as error:
-        hint = "another one runs there? try: listen = in dispatcher.toml"
+        hint = "is another dispatcher running? try: set listen in dispatcher.toml"
         raise CannotListen(
             f"cannot listen on {address}, port {port}: {error.strerror} ({hint})"
         ) from error
-    made.setblocking(False)
-    return made
+    server_socket.setblocking(False)
+    return server_socket

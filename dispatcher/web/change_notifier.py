@@ -1,6 +1,6 @@
-"""Waiting for rows to change, for any number of clients, by one thread.
+"""Waiting for changes of rows: one thread serves any number of waiting requests.
 
-A route that waits holds no thread: it awaits here.  Must not know what has changed.
+A request that waits needs no thread of its own.  Must not know what has changed.
 """
 
 from __future__ import annotations
@@ -13,50 +13,50 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from ..store import Changed
+from ..store import ChangeSignal
 
 T = TypeVar("T")
-#: Seconds between a commit and the look that it causes.
-_TOGETHER = 0.02
+#: Seconds between a commit and the read that it causes; commits come in bursts.
+_COALESCE_DELAY = 0.02
 
 
-class News:
-    """Carries the store's signals from its condition into an event loop."""
+class ChangeNotifier:
+    """Forwards the signals of the store to an event loop."""
 
-    def __init__(self, changed: Changed) -> None:
+    def __init__(self, changed: ChangeSignal) -> None:
         self._changed = changed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._next: asyncio.Future[None] | None = None
         self._thread: threading.Thread | None = None
-        self._ended = False
+        self._is_stopped = False
 
-    def begin(self) -> None:
-        """From now on, in the running loop."""
+    def start(self) -> None:
+        """Start to forward signals to the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._next = self._loop.create_future()
         self._thread = threading.Thread(target=self._listen, name="web-news", daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
-        """Whoever waits is answered now; from any thread."""
-        self._ended = True
+    def stop(self) -> None:
+        """End all waits now; may be called from any thread."""
+        self._is_stopped = True
         self._changed.signal()
         if self._thread is not None:
             self._thread.join()
-            self._call(self._wake)
+            self._call_in_loop(self._wake)
 
     @property
     def ended(self) -> bool:
-        """There is nothing to wait for any more."""
-        return self._ended
+        """Return whether ``stop`` was called."""
+        return self._is_stopped
 
     def _listen(self) -> None:
-        seen = self._changed.now()
-        while not self._ended:
+        seen = self._changed.count()
+        while not self._is_stopped:
             seen = self._changed.wait(seen)
-            self._call(self._wake)
+            self._call_in_loop(self._wake)
 
-    def _call(self, function: Callable[[], None]) -> None:
+    def _call_in_loop(self, function: Callable[[], None]) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 self._loop.call_soon_threadsafe(function)
@@ -66,15 +66,16 @@ class News:
             self._next.set_result(None)
             self._next = self._loop.create_future()
 
-    async def until(self, look: Callable[[], T], enough: Callable[[T], bool], seconds: float) -> T:
-        """What ``look`` finds, as soon as it is enough or the time is over."""
+    async def wait_until(
+        self, read: Callable[[], T], is_enough: Callable[[T], bool], seconds: float
+    ) -> T:
+        """Return the value of ``read``, as soon as ``is_enough`` accepts it or the time is over."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
-            signal = self._next  # before the look: nothing is missed in between
-            found = await run_in_threadpool(look)
+            signal = self._next  # before the read, so that no signal in between is missed
+            value = await run_in_threadpool(read)
             left = deadline - asyncio.get_running_loop().time()
-            if enough(found) or left <= 0 or self._ended or signal is None:
-                return found
+            if is_enough(value) or left <= 0 or self._is_stopped or signal is None:
+                return value
             await asyncio.wait([signal], timeout=left)
-            # Commits come in bursts; one look is enough for what comes together.
-            await asyncio.sleep(min(_TOGETHER, left))
+            await asyncio.sleep(min(_COALESCE_DELAY, left))

@@ -1,6 +1,6 @@
-"""Logs that are followed: each has a thread, so there is a bound on how many there are.
+"""Logs that clients follow, as server-sent events.
 
-Owns their number, their end, and what goes over the wire.  Must not know where logs come from.
+Each followed log has a thread, so their number is limited.  Must not know where logs come from.
 """
 
 from __future__ import annotations
@@ -15,70 +15,75 @@ from collections.abc import AsyncGenerator, Generator
 from shell_runner.errors import NosejobsError
 from shell_runner.jobs.log_position import LogChunk
 
-#: Logs that are followed at the same time.
-MOST = 32
-#: Logs that are read at the same time: fewer than there are threads for all that is asked, so that
-#: hosts that do not answer keep nobody from asking for something else.
-READ = 16
-#: Pieces that a reader is ahead of who it reads for.
-_AHEAD = 4
+#: Maximum number of logs that are followed at the same time.
+MAX_FOLLOWED_LOGS = 32
+#: Maximum number of logs that are read at the same time: fewer than there are threads for
+#: requests, so that hosts that do not answer do not block other requests.
+MAX_READ_LOGS = 16
+#: Maximum number of chunks that a thread has read and the client has not received.
+_MAX_QUEUED_CHUNKS = 4
 
 
-class TooMany(NosejobsError):
-    """More logs are read than this dispatcher has threads for; try again later."""
+class TooManyReaders(NosejobsError):
+    """Too many logs are being read; try again later."""
 
 
-class Streams:
+class LogStreams:
     """All logs that are being followed."""
 
     def __init__(self) -> None:
-        self._free = threading.Semaphore(MOST)
-        self._unread = threading.Semaphore(READ)
-        self._readers: set[_Reader] = set()
-        self._ended = False
+        self._free_slots = threading.Semaphore(MAX_FOLLOWED_LOGS)
+        self._read_slots = threading.Semaphore(MAX_READ_LOGS)
+        self._readers: set[_ReaderThread] = set()
+        self._is_stopped = False
 
-    def end(self) -> None:
-        """No log is followed any further; in the loop."""
-        self._ended = True
+    def stop(self) -> None:
+        """Stop to follow logs; to be called in the event loop."""
+        self._is_stopped = True
         for reader in tuple(self._readers):
             reader.stop()
 
-    def counted(self, pieces: Generator[LogChunk, None, None]) -> Generator[LogChunk, None, None]:
-        """The same pieces, if not too many others are read; TooMany instead of the first."""
-        if not self._unread.acquire(blocking=False):
-            raise TooMany
-        try:
-            with contextlib.closing(pieces):
-                yield from pieces
-        finally:
-            self._unread.release()
+    def limit_readers(
+        self, chunks: Generator[LogChunk, None, None]
+    ) -> Generator[LogChunk, None, None]:
+        """Yield the same chunks.
 
-    async def events(self, pieces: Generator[LogChunk, None, None]) -> AsyncGenerator[bytes, None]:
-        """Server-sent events."""
+        Raises ``TooManyReaders`` instead of the first one if too many other logs are read.
+        """
+        if not self._read_slots.acquire(blocking=False):
+            raise TooManyReaders
+        try:
+            with contextlib.closing(chunks):
+                yield from chunks
+        finally:
+            self._read_slots.release()
+
+    async def events(self, chunks: Generator[LogChunk, None, None]) -> AsyncGenerator[bytes, None]:
+        """Yield server-sent events; an error ends them with an event ``failure``."""
         decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        # Whoever follows knows that there is somebody, before there is a log.
+        # The client learns that the connection works before there is a log.
         yield b": here\n\n"
         try:
-            async with contextlib.aclosing(self._read(pieces)) as found:
-                async for piece in found:
-                    text = decoder.decode(piece.data, piece.is_end)
+            async with contextlib.aclosing(self._read(chunks)) as found:
+                async for chunk in found:
+                    text = decoder.decode(chunk.data, chunk.is_end)
                     yield (
-                        _event("log", {"text": text}, str(piece.position))
+                        _format_event("log", {"text": text}, str(chunk.position))
                         if text
                         else b": still\n\n"
                     )
         except NosejobsError as error:
-            yield _event("trouble", {"detail": str(error)})
+            yield _format_event("failure", {"detail": str(error)})
             return
-        if not self._ended:
-            yield _event("end", {})
+        if not self._is_stopped:
+            yield _format_event("end", {})
 
     async def _read(
-        self, pieces: Generator[LogChunk, None, None]
+        self, chunks: Generator[LogChunk, None, None]
     ) -> AsyncGenerator[LogChunk, None]:
-        if self._ended or not self._free.acquire(blocking=False):
-            raise TooMany
-        reader = _Reader(pieces, asyncio.get_running_loop(), self._free)
+        if self._is_stopped or not self._free_slots.acquire(blocking=False):
+            raise TooManyReaders
+        reader = _ReaderThread(chunks, asyncio.get_running_loop(), self._free_slots)
         self._readers.add(reader)
         try:
             reader.start()
@@ -91,39 +96,41 @@ class Streams:
             reader.stop()
 
 
-class _Reader(threading.Thread):
-    """Reads one log.  A thread that waits for a host ends when that has answered."""
+class _ReaderThread(threading.Thread):
+    """A thread that reads one log.  While it waits for a host, it cannot be stopped."""
 
     def __init__(
         self,
-        pieces: Generator[LogChunk, None, None],
+        chunks: Generator[LogChunk, None, None],
         loop: asyncio.AbstractEventLoop,
-        free: threading.Semaphore,
+        free_slots: threading.Semaphore,
     ) -> None:
         super().__init__(name="web-log", daemon=True)
-        self.queue: asyncio.Queue[LogChunk | NosejobsError | None] = asyncio.Queue(_AHEAD)
-        self._pieces, self._loop, self._free = pieces, loop, free
-        self._stopped = False
+        self.queue: asyncio.Queue[LogChunk | NosejobsError | None] = asyncio.Queue(
+            _MAX_QUEUED_CHUNKS
+        )
+        self._chunks, self._loop, self._free_slots = chunks, loop, free_slots
+        self._is_stopped = False
 
     def stop(self) -> None:
-        """Nobody reads any more; in the loop."""
-        self._stopped = True
+        """Stop reading; to be called in the event loop."""
+        self._is_stopped = True
         while not self.queue.empty():
             self.queue.get_nowait()
         self.queue.put_nowait(None)
 
     def run(self) -> None:
-        """To the end, or until it is stopped."""
+        """Read to the end, or until ``stop`` is called."""
         try:
-            with contextlib.closing(self._pieces):
+            with contextlib.closing(self._chunks):
                 self._run()
         finally:
-            self._free.release()
+            self._free_slots.release()
 
     def _run(self) -> None:
         try:
-            for piece in self._pieces:
-                if not self._put(piece):
+            for chunk in self._chunks:
+                if not self._put(chunk):
                     return
             self._put(None)
         except NosejobsError as error:
@@ -132,8 +139,8 @@ class _Reader(threading.Thread):
             self._put(NosejobsError(f"the log cannot be read: {type(error).__name__}: {error}"))
 
     def _put(self, found: LogChunk | NosejobsError | None) -> bool:
-        """Once there is room for it; False: nobody waits for it."""
-        if self._stopped:
+        """Put a chunk into the queue once it has room; return False if the client is gone."""
+        if self._is_stopped:
             return False
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             put = self.queue.put(found)
@@ -141,11 +148,11 @@ class _Reader(threading.Thread):
                 asyncio.run_coroutine_threadsafe(put, self._loop).result()
             finally:
                 put.close()
-            return not self._stopped
+            return not self._is_stopped
         return False
 
 
-def _event(name: str, values: dict[str, str], place: str = "") -> bytes:
-    """JSON has no line ends, so that a text cannot make an event of its own."""
-    head = f"id: {place}\n" if place else ""
+def _format_event(name: str, values: dict[str, str], position: str = "") -> bytes:
+    """Return the bytes of an event.  JSON has no line ends, so a text cannot contain an event."""
+    head = f"id: {position}\n" if position else ""
     return f"{head}event: {name}\ndata: {json.dumps(values)}\n\n".encode()

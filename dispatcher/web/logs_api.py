@@ -1,4 +1,4 @@
-"""The routes of logs: as bytes so far, or as server-sent events while they grow."""
+"""The routes of logs: the bytes so far, or server-sent events while a log grows."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from shell_runner.remote.protocol.job import is_uuid
 from .. import model
 from ..store import jobs
 from .errors import NotFound
-from .parameters import PROBLEMS, ROOT, Context, JobId, context_of
+from .parameters import PROBLEM_RESPONSES, ROOT, Context, JobId, context_of
 
-routes = APIRouter(prefix=ROOT, responses=PROBLEMS)
+routes = APIRouter(prefix=ROOT, responses=PROBLEM_RESPONSES)
 
-LogStart = Annotated[
+LogOffset = Annotated[
     str | None,
-    Query(alias="from", max_length=60, description="A place: ATTEMPT:BYTES:CRC-32."),
+    Query(max_length=60, description="Position in the log: ATTEMPT:BYTES:CRC-32."),
 ]
 
 
 def find_job(connection: Connection, job: str) -> model.Job:
     """Return a job by its UUID; raises NotFound."""
-    found = jobs.get(connection, job) if is_uuid(job) else None
-    if found is None:
+    row = jobs.get(connection, job) if is_uuid(job) else None
+    if row is None:
         raise NotFound(f"there is no job {job}")
-    return found
+    return row
 
 
 @routes.get(
@@ -39,13 +39,15 @@ def find_job(connection: Connection, job: str) -> model.Job:
     responses={200: {"content": {"text/plain": {}}}},
 )
 def job_log(request: Request, job: JobId) -> Response:
-    """Send everything that the install command and the tests have printed so far, as bytes."""
+    """Send the output of the install command and the tests so far, as bytes."""
     context = context_of(request)
-    pieces = context.streams.counted(context.logs.read(_known(context, job), LogPosition(), False))
+    chunks = context.log_streams.limit_readers(
+        context.logs.read(_existing_job(context, job), LogPosition(), False)
+    )
     # An error before the first piece still gets a status of its own.
-    whole = chain([next(pieces)], pieces)
+    all_chunks = chain([next(chunks)], chunks)
     kind = "text/plain; charset=utf-8"
-    return StreamingResponse((piece.data for piece in whole), media_type=kind)
+    return StreamingResponse((chunk.data for chunk in all_chunks), media_type=kind)
 
 
 @routes.get(
@@ -53,19 +55,20 @@ def job_log(request: Request, job: JobId) -> Response:
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}},
 )
-def job_log_events(request: Request, job: JobId, start: LogStart = None) -> Response:
+def job_log_events(request: Request, job: JobId, offset: LogOffset = None) -> Response:
     """Send the log as it grows, as server-sent events, until the job has ended.
 
-    Event ``log``: {"text"}; its id is the position after it, for ``from`` or Last-Event-ID.
-    Event ``trouble``: {"detail"}; the log ends too early.  Event ``end``: the log is complete.
+    Event ``log``: {"text"}; its id is the position after it, for ``offset`` or Last-Event-ID.
+    Event ``failure``: {"detail"}; the log cannot be read to its end.
+    Event ``end``: the log is complete.
     """
     context = context_of(request)
-    text = start or request.headers.get("last-event-id", "")
-    place = parse_log_position(text[:60]) if text else LogPosition()
-    pieces = context.logs.read(_known(context, job), place, True)
-    return StreamingResponse(context.streams.events(pieces), media_type="text/event-stream")
+    text = offset or request.headers.get("last-event-id", "")
+    position = parse_log_position(text[:60]) if text else LogPosition()
+    chunks = context.logs.read(_existing_job(context, job), position, True)
+    return StreamingResponse(context.log_streams.events(chunks), media_type="text/event-stream")
 
 
-def _known(context: Context, job: str) -> str:
+def _existing_job(context: Context, job: str) -> str:
     with context.store.read() as connection:
         return find_job(connection, job).id

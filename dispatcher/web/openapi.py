@@ -1,19 +1,19 @@
-"""``python -m dispatcher.web.openapi > docs/openapi.json``: the API as a document."""
+"""The OpenAPI document of the API: ``python -m dispatcher.web.openapi > docs/openapi.json``."""
 
 from __future__ import annotations
 
 import json
 
-from .app import bare
+from .app import create_routes
 
 
-def text() -> str:
-    """The document, always in the same order."""
-    found = bare().openapi()
-    # It describes version 1 of the API, in whatever version of the program.
-    found["info"]["version"] = "1"
-    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+def document_text() -> str:
+    """Return the document as JSON with sorted keys."""
+    document = create_routes().openapi()
+    # The document describes version 1 of the API, whatever the version of the program is.
+    document["info"]["version"] = "1"
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":
-    print(text(), end="")
+    print(document_text(), end="")

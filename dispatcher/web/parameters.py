@@ -8,17 +8,17 @@ from typing import Annotated, Any, Protocol
 from fastapi import Path, Query, Request
 
 from ..configuration.settings import Settings
-from ..hosts.job_logs import Logs
+from ..hosts.job_logs import JobLogReader
 from ..store import Store
 from . import schemas
-from .change_notifier import News
-from .log_streams import Streams
+from .change_notifier import ChangeNotifier
+from .log_streams import LogStreams
 
 ROOT = "/api/v1"
-#: Maximum seconds that a request may wait for another answer.
+#: Maximum seconds that a request may wait for a change.
 MAX_WAIT = 60.0
-#: Rows of a list.
-MAX_ROWS = 500
+#: Maximum number of rows of a list.
+MAX_LISTED_ROWS = 500
 #: A number that the database can store.
 RowNumber = Annotated[int, Path(ge=1, le=(1 << 62))]
 ShortName = Annotated[
@@ -26,24 +26,32 @@ ShortName = Annotated[
 ]
 HostName = Annotated[str, Path(min_length=1, max_length=200)]
 JobId = Annotated[str, Path(min_length=36, max_length=36, pattern=r"^[0-9a-f-]{36}$")]
-Before = Annotated[int | None, Query(ge=1, le=(1 << 62), description="For the next page.")]
-Limit = Annotated[int, Query(ge=1, le=MAX_ROWS)]
+Before = Annotated[
+    int | None,
+    Query(ge=1, le=(1 << 62), description="Only rows with a smaller number: the next page."),
+]
+Limit = Annotated[int, Query(ge=1, le=MAX_LISTED_ROWS)]
 WaitSeconds = Annotated[
-    float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for another answer than ETag.")
+    float,
+    Query(
+        ge=0,
+        le=MAX_WAIT,
+        description="Seconds to wait for a response that If-None-Match does not name.",
+    ),
 ]
 FilterText = Annotated[str | None, Query(min_length=1, max_length=300)]
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Problem, "description": words}
-    for status, words in (
-        (403, "A page of another origin could have sent this."),
-        (404, "There is no such thing."),
-        (409, "The present state does not allow that."),
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.Problem, "description": description}
+    for status, description in (
+        (403, "A page of another origin could have sent the request."),
+        (404, "The URL names something that does not exist."),
+        (409, "The present state does not allow the action."),
         (422, "A parameter is invalid."),
     )
 }
-CONDITIONAL = {
-    **PROBLEMS,
-    304: {"description": "The answer has not changed within the time to wait."},
+CONDITIONAL_RESPONSES = {
+    **PROBLEM_RESPONSES,
+    304: {"description": "Nothing has changed within the time to wait."},
 }
 
 
@@ -60,18 +68,18 @@ class Service(Protocol):
 class Context:
     """The objects that all routes share."""
 
-    def __init__(self, service: Service, logs: Logs, secret: str) -> None:
+    def __init__(self, service: Service, logs: JobLogReader, secret: str) -> None:
         """``secret`` is the key with which hosts sign their notifications."""
         self.service = service
         self.store = service.store
         self.logs = logs
         self.secret = secret
-        self.news = News(service.store.changed)
-        self.streams = Streams()
-        self.began = time.time()
+        self.change_notifier = ChangeNotifier(service.store.changed)
+        self.log_streams = LogStreams()
+        self.started_at = time.time()
 
 
 def context_of(request: Request) -> Context:
     """Return the context of the application that got a request."""
-    found: Context = request.app.state.context
-    return found
+    context: Context = request.app.state.context
+    return context

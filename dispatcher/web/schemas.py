@@ -1,8 +1,8 @@
-"""What the API takes and answers: the shapes, and how rows become them.
+"""The schemas of requests and responses of the API, and their construction from rows.
 
-Owns names that programs of others rely on: they are only ever added to.  Must not know HTTP.
-Dates are seconds since the epoch; texts of hosts and of commits are as they came, so whoever
-shows them cleans them.
+Other programs rely on the names of fields: fields may be added, never renamed or removed.  Must
+not depend on HTTP.  Times are seconds since the epoch.  Texts of hosts and commits are unchanged:
+a program that shows them must remove control characters.
 """
 
 from __future__ import annotations
@@ -14,183 +14,186 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .. import model
 from ..configuration import settings
-from ..configuration.pipeline import Gate, Stage, Tree, from_data
+from ..configuration.pipeline import Gate, PipelineConfig, Stage, from_data
 from ..policy import build_status, promotion
 from ..store import audit, changes, results, views
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class _Asked(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# -- what is asked for --------------------------------------------------------------
+# -- requests -----------------------------------------------------------------------
 
 
-def _line(text: str) -> str:
+def _single_line(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must be one line without control characters")
     return text.strip()
 
 
-def _person(text: str) -> str:
+def _actor(text: str) -> str:
     if not text.strip() or text.strip() == model.POLICY:
-        raise ValueError("must be the name of whoever asks")
-    return _line(text)
+        raise ValueError(f"must be the name of a person, and not {model.POLICY!r}")
+    return _single_line(text)
 
 
-def _said(text: str) -> str:
+def _reason(text: str) -> str:
     if not text.strip():
-        raise ValueError("must say why")
-    return _line(text)
+        raise ValueError("must not be empty")
+    return _single_line(text)
 
 
-Who = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_person)]
-Words = Annotated[str, Field(max_length=1000), AfterValidator(_line)]
-Reason = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_said)]
+ActorName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_actor)]
+OptionalReason = Annotated[str, Field(max_length=1000), AfterValidator(_single_line)]
+RequiredReason = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_reason)]
 
 
-class Action(_Asked):
-    """Who does it, and why if they want to say."""
+class ActionRequest(_Request):
+    """An action of a person, with an optional reason."""
 
-    who: Who
-    reason: Words = ""
-
-
-class Rung(_Asked):
-    """Who rings, and why; hooks of repositories need not say."""
-
-    who: Who = ""
-    reason: Words = ""
+    actor: ActorName
+    reason: OptionalReason = ""
 
 
-class Reasoned(_Asked):
-    """Who does it, and why."""
+class PollRequest(_Request):
+    """A request to poll a source; a repository hook need not say who pushed, nor why."""
 
-    who: Who
-    reason: Reason
-
-
-class Rerun(Action):
-    """Which tests run again."""
-
-    #: Only those that failed.
-    failed: bool = False
+    actor: ActorName = ""
+    reason: OptionalReason = ""
 
 
-# -- what is answered ---------------------------------------------------------------
+class ReasonRequest(_Request):
+    """An action of a person that needs a reason."""
+
+    actor: ActorName
+    reason: RequiredReason
 
 
-class Problem(_Answer):
+class RerunRequest(ActionRequest):
+    """A request to run a stage again."""
+
+    #: Run only the tests that failed.
+    failed_only: bool = False
+
+
+# -- responses ----------------------------------------------------------------------
+
+
+class Problem(_Response):
     """An error (RFC 9457)."""
 
     type: str = "about:blank"
     title: str
     status: int
-    #: What happened, and what to do.
+    #: What happened and what to do, for people.
     detail: str
 
 
-class Done(_Answer):
-    """What came of an action."""
+class ActionResult(_Response):
+    """The result of an action."""
 
-    #: False: it was so before.
+    #: False if the action had no effect, because the state was the requested one already.
     changed: bool
-    words: str
+    message: str
 
 
-class Source(_Answer):
-    """A watched tree."""
+class Source(_Response):
+    """A watched repository or directory."""
 
     name: str
     kind: str
-    #: Address of the repository, or the folder; empty: it is watched no more.
-    where: str
+    #: URL of the repository, or path of the directory; empty if it is not watched any more.
+    location: str
     branches: list[str]
-    trouble: str
-    looked: float | None
+    error: str
+    polled_at: float | None
     #: Revision by branch.
     heads: dict[str, str]
 
 
-class Status(_Answer):
-    """The dispatcher itself."""
+class Status(_Response):
+    """The state of the dispatcher."""
 
     version: str
-    began: float
+    started_at: float
     sources: list[Source]
-    #: By state.
+    #: Number of hosts by state.
     hosts: dict[str, int]
-    #: Numbers of builds that something can still come of.
-    active: list[int]
+    #: Numbers of builds that can still change.
+    active_builds: list[int]
 
 
-class Change(_Answer):
-    """A revision that was seen."""
+class Change(_Response):
+    """A newly seen revision of a source."""
 
     source: str
     branch: str
     revision: str
-    before: str
+    previous_revision: str
     forced: bool
     author: str
     subject: str
-    seen: float
+    seen_at: float
 
 
-class Run(_Answer):
-    """One go at a stage."""
+class StageRun(_Response):
+    """One run of a stage."""
 
     id: int
     stage: str
     number: int
     state: str
     detail: str
-    #: How many tests, of a run of some; null: all.
-    only: int | None
-    who: str
-    began: float | None
-    ended: float | None
+    #: Number of tests if only some of the stage were selected; null: all tests.
+    selected_test_count: int | None
+    requested_by: str
+    started_at: float | None
+    ended_at: float | None
 
 
-class StageNow(_Answer):
-    """A stage of a build: its tag, and its newest run."""
+class StageStatus(_Response):
+    """A stage of a build: its tag and its newest run."""
 
     name: str
     needs: list[str]
     manual: bool
-    #: It has a tag that counts.
+    #: Whether the stage has a tag that counts.
     tagged: bool
-    run: Run | None
+    run: StageRun | None
 
 
-class Build(_Answer):
-    """A build as lists show it."""
+class Build(_Response):
+    """A build as in lists."""
 
     number: int
     change: Change
     state: str
     detail: str
     level: str
-    #: going, passed, stopped, failed, error, superseded.
+    #: One of going, passed, stopped, failed, error, superseded.
     outcome: str
-    #: The same for people.
-    words: str
-    digest: str
-    size: int
-    reused: int | None
-    began: float
-    ended: float | None
-    removed: float | None
-    #: In the order of its config.
-    stages: list[StageNow]
+    #: The outcome in words.
+    message: str
+    artifact_digest: str
+    #: Bytes.
+    artifact_size: int
+    #: Number of the build whose artifact is reused.
+    reused_build: int | None
+    created_at: float
+    ended_at: float | None
+    #: When its results and its artifact were removed.
+    removed_at: float | None
+    #: In the order of the configuration.
+    stages: list[StageStatus]
 
 
-class Counts(_Answer):
-    """Tests by outcome."""
+class Counts(_Response):
+    """Number of tests by outcome."""
 
     passed: int
     failed: int
@@ -198,103 +201,107 @@ class Counts(_Answer):
     error: int
 
 
-class Job(_Answer):
+class Job(_Response):
     """A durable job on a host."""
 
     id: str
     build: int
     stage: str
-    run: int
+    #: Number of the run of the stage.
+    run_number: int
     host: str
     part: int
     attempt: int
     state: str
-    how: str
+    end_reason: str
     detail: str
-    package: str
-    planned: float
-    submitted: float | None
-    harvested: float | None
-    #: Null: no results yet.
+    package_digest: str
+    planned_at: float
+    submitted_at: float | None
+    harvested_at: float | None
+    #: Null: there are no results yet.
     counts: Counts | None
 
 
-class Tag(_Answer):
-    """A tag that was given."""
+class Tag(_Response):
+    """A tag of a build."""
 
     stage: str
-    digest: str
-    #: Number of the stage run; null: by hand.
-    run: int | None
+    artifact_digest: str
+    #: Number of the run of the stage; null: the tag was given by hand.
+    run_number: int | None
     jobs: list[str]
-    who: str
-    given: float
-    revoked: float | None
-    reason: str
+    actor: str
+    granted_at: float
+    revoked_at: float | None
+    revocation_reason: str
+    #: False if it was revoked, or if a stage that it needs has no tag that counts.
     counts: bool
 
 
-class Decision(_Answer):
-    """What a person said of a stage."""
+class Decision(_Response):
+    """An approval or a hold of a stage."""
 
     stage: str
     kind: str
-    who: str
+    actor: str
     reason: str
-    given: float
+    decided_at: float
 
 
-class Entry(_Answer):
-    """Something that has happened."""
+class AuditEntry(_Response):
+    """An entry of the audit log."""
 
     id: int
-    at: float
-    who: str
-    what: str
+    recorded_at: float
+    actor: str
+    action: str
     build: int | None
     detail: str
 
 
-class Result(_Answer):
-    """The outcome of a test."""
+class Result(_Response):
+    """The result of a test."""
 
     job: str
     number: int
     nodeid: str
     outcome: str
-    words: str
+    message: str
+    #: Seconds.
     duration: float
-    tries: int
+    attempts: int
     infrastructure: bool
 
 
-class Case(_Answer):
+class Case(_Response):
     """A sub-result that a program named."""
 
     number: int
     name: str
     outcome: str
     message: str
+    #: Seconds.
     duration: float | None
 
 
-class Measurement(_Answer):
+class Measurement(_Response):
     """A number that a test reported."""
 
     job: str
     stage: str
     nodeid: str
-    #: Null: of the test itself.
+    #: Number of the case; null: the test itself reported it.
     case: int | None
     name: str
     value: float
     unit: str
 
 
-class Detail(Build):
-    """All of a build but its results."""
+class BuildDetail(Build):
+    """A build with everything but its test results."""
 
-    runs: list[Run]
+    runs: list[StageRun]
     jobs: list[Job]
     tags: list[Tag]
     decisions: list[Decision]
@@ -302,11 +309,11 @@ class Detail(Build):
     failures: list[Result]
     measurements: list[Measurement]
     warnings: list[str]
-    #: Newest first.
-    audit: list[Entry]
+    #: Newest entry first.
+    audit: list[AuditEntry]
 
 
-class Host(_Answer):
+class Host(_Response):
     """A host."""
 
     name: str
@@ -316,55 +323,60 @@ class Host(_Answer):
     pool: str
     state: str
     reason: str
-    failures: int
-    #: That it has ended.
-    jobs: int
-    #: Open ones.
-    open: int
-    seen: float | None
+    consecutive_failures: int
+    #: Number of jobs that have ended on it.
+    jobs_ended: int
+    #: Number of jobs that have not ended.
+    open_jobs: int
+    last_seen_at: float | None
 
 
-# -- rows to answers ----------------------------------------------------------------
+# -- rows to responses ---------------------------------------------------------------
 
 
-def source_of(row: changes.Source, heads: dict[str, str], wanted: settings.Source | None) -> Source:
-    """A source that is, or was, in the dispatcher's file."""
-    where = (wanted.git or wanted.directory) if wanted else ""
+def to_source(row: changes.Source, heads: dict[str, str], wanted: settings.Source | None) -> Source:
+    """Return a source; ``wanted`` is None if it is not in the dispatcher's file any more."""
+    location = (wanted.git or wanted.directory) if wanted else ""
     branches = list(wanted.branches) if wanted and wanted.git else []
     return Source(
-        name=row.name, kind=row.kind, where=where, branches=branches,
-        trouble=row.trouble, looked=row.looked, heads=heads,
+        name=row.name, kind=row.kind, location=location, branches=branches,
+        error=row.error, polled_at=row.polled_at, heads=heads,
     )  # fmt: skip
 
 
-def tree_of(build: model.Build) -> Tree:
-    """The config of a build; an empty one while it is not known."""
-    return Tree(levels=()) if build.config is None else from_data(build.config)
+def pipeline_of(build: model.Build) -> PipelineConfig:
+    """Return the pipeline of a build; an empty one until its nosejobs.toml was read."""
+    return PipelineConfig(levels=()) if build.config is None else from_data(build.config)
 
 
-def build_of(view: views.BuildView, where: build_status.BuildStatus | None = None) -> Build:
-    """As a list has it; ``where`` if that is known better than by its rows."""
-    build, tree = view.build, tree_of(view.build)
+def to_build(view: views.BuildView, status: build_status.BuildStatus | None = None) -> Build:
+    """Return a build as in lists.
+
+    ``status`` is its status if the caller knows more rows than the view has.
+    """
+    build, tree = view.build, pipeline_of(view.build)
     counting = promotion.counting_stages(tree, view.tags)
-    found = where or build_status.status_of(build, view.runs, counting)
+    current = status or build_status.status_of(build, view.runs, counting)
     return Build(
-        number=build.id, change=_change(view), state=build.state, detail=build.detail,
-        level=build.level, outcome=found.outcome, words=found.message, digest=build.digest,
-        size=build.size, reused=build.reused, began=build.began, ended=build.ended,
-        removed=build.removed, stages=_stages(view, tree),
+        number=build.id, change=_to_change(view), state=build.state, detail=build.detail,
+        level=build.level, outcome=current.outcome, message=current.message,
+        artifact_digest=build.artifact_digest, artifact_size=build.artifact_size,
+        reused_build=build.reused_build, created_at=build.created_at, ended_at=build.ended_at,
+        removed_at=build.removed_at, stages=_to_stages(view, tree),
     )  # fmt: skip
 
 
-def _change(view: views.BuildView) -> Change:
+def _to_change(view: views.BuildView) -> Change:
     change = view.change
     return Change(
-        source=view.source, branch=change.branch, revision=change.revision, before=change.before,
-        forced=change.forced, author=change.author, subject=change.subject, seen=change.seen,
+        source=view.source, branch=change.branch, revision=change.revision,
+        previous_revision=change.previous_revision, forced=change.forced, author=change.author,
+        subject=change.subject, seen_at=change.seen_at,
     )  # fmt: skip
 
 
-def _stages(view: views.BuildView, tree: Tree) -> list[StageNow]:
-    """The build command first, if there was one; stages that only have a tag by hand last."""
+def _to_stages(view: views.BuildView, tree: PipelineConfig) -> list[StageStatus]:
+    """Return the stages: the build command first; stages that only have a tag by hand last."""
     last = build_status.newest_runs(view.runs)
     counting = promotion.counting_stages(tree, view.tags)
     known = [Stage(model.BUILD)] if model.BUILD in last else []
@@ -372,87 +384,93 @@ def _stages(view: views.BuildView, tree: Tree) -> list[StageNow]:
     names = {stage.name for stage in known}
     known += [Stage(name) for name in sorted(counting - names)]
     return [
-        StageNow(
+        StageStatus(
             name=stage.name,
             needs=list(stage.needs),
             manual=stage.gate is Gate.MANUAL,
             tagged=stage.name in counting,
-            run=run_of(last[stage.name]) if stage.name in last else None,
+            run=to_stage_run(last[stage.name]) if stage.name in last else None,
         )
         for stage in known
     ]
 
 
-def run_of(run: model.StageRun) -> Run:
-    """One go at a stage."""
-    only = None if run.only is None else len(run.only)
-    return Run(
+def to_stage_run(run: model.StageRun) -> StageRun:
+    """Return a run of a stage."""
+    count = None if run.selected_tests is None else len(run.selected_tests)
+    return StageRun(
         id=run.id, stage=run.stage, number=run.number, state=run.state, detail=run.detail,
-        only=only, who=run.who, began=run.began, ended=run.ended,
+        selected_test_count=count, requested_by=run.requested_by, started_at=run.started_at,
+        ended_at=run.ended_at,
     )  # fmt: skip
 
 
-def job_of(job: model.Job, run: model.StageRun, counts: model.OutcomeCounts | None) -> Job:
-    """A job and what it is a part of."""
-    told = None
+def to_job(job: model.Job, run: model.StageRun, counts: model.OutcomeCounts | None) -> Job:
+    """Return a job of a run of a stage, with the counts of its results if there are some."""
+    outcomes = None
     if counts is not None:
-        told = Counts(**{name: getattr(counts, name) for name in Counts.model_fields})
+        outcomes = Counts(**{name: getattr(counts, name) for name in Counts.model_fields})
     return Job(
-        id=job.id, build=run.build, stage=run.stage, run=run.number, host=job.host, part=job.part,
-        attempt=job.attempt, state=job.state, how=job.how, detail=job.detail, package=job.package,
-        planned=job.planned, submitted=job.submitted, harvested=job.harvested, counts=told,
+        id=job.id, build=run.build, stage=run.stage, run_number=run.number, host=job.host,
+        part=job.part, attempt=job.attempt, state=job.state, end_reason=job.end_reason,
+        detail=job.detail, package_digest=job.package_digest, planned_at=job.planned_at,
+        submitted_at=job.submitted_at, harvested_at=job.harvested_at, counts=outcomes,
     )  # fmt: skip
 
 
-def result_of(job: str, row: results.ResultRow) -> Result:
-    """A row of a package."""
+def to_result(job: str, row: results.ResultRow) -> Result:
+    """Return the result of a test of ``job``."""
     return Result(job=job, **row._asdict())
 
 
-def host_of(host: model.Host, load: int) -> Host:
-    """A host, without the pool's own words for it."""
+def to_host(host: model.Host, load: int) -> Host:
+    """Return a host without the handle of its pool; ``load`` is its number of open jobs."""
     return Host(
         name=host.name, spec=host.spec, labels=list(host.labels), slots=host.slots, pool=host.pool,
-        state=host.state, reason=host.reason, failures=host.failures, jobs=host.jobs, open=load,
-        seen=host.seen,
+        state=host.state, reason=host.reason, consecutive_failures=host.consecutive_failures,
+        jobs_ended=host.jobs_ended, open_jobs=load, last_seen_at=host.last_seen_at,
     )  # fmt: skip
 
 
-def detail_of(
-    found: views.BuildDetail,
+def to_build_detail(
+    rows: views.BuildDetail,
     failures: Sequence[Result],
     measurements: Sequence[Measurement],
-) -> Detail:
-    """All of a build."""
-    build, runs = found.view.build, {run.id: run for run in found.view.runs}
-    tree = tree_of(build)
-    facts = promotion.Facts(build.state, tree, found.view.runs, found.tags, found.decisions)
-    counting = promotion.counting_stages(tree, found.tags)
-    short = build_of(found.view, build_status.settled_status(build, facts))
-    return Detail(
-        **dict(short),
-        runs=[run_of(run) for run in found.view.runs],
-        jobs=[job_of(job, runs[job.stage_run], found.counts.get(job.id)) for job in found.jobs],
-        tags=[_tag(tag, runs, tag.valid and tag.stage in counting) for tag in found.tags],
+) -> BuildDetail:
+    """Return a build with its runs, jobs, tags, decisions and audit entries."""
+    build, runs = rows.view.build, {run.id: run for run in rows.view.runs}
+    tree = pipeline_of(build)
+    facts = promotion.Facts(build.state, tree, rows.view.runs, rows.tags, rows.decisions)
+    counting = promotion.counting_stages(tree, rows.tags)
+    summary = to_build(rows.view, build_status.settled_status(build, facts))
+    return BuildDetail(
+        **dict(summary),
+        runs=[to_stage_run(run) for run in rows.view.runs],
+        jobs=[to_job(job, runs[job.stage_run], rows.counts.get(job.id)) for job in rows.jobs],
+        tags=[_to_tag(tag, runs, tag.is_valid and tag.stage in counting) for tag in rows.tags],
         decisions=[
-            Decision(stage=d.stage, kind=d.kind, who=d.who, reason=d.reason, given=d.given)
-            for d in found.decisions
+            Decision(
+                stage=d.stage, kind=d.kind, actor=d.actor, reason=d.reason, decided_at=d.decided_at
+            )
+            for d in rows.decisions
         ],
         failures=list(failures),
         measurements=list(measurements),
         warnings=list(tree.warnings),
-        audit=[entry_of(entry) for entry in found.audit],
+        audit=[to_audit_entry(entry) for entry in rows.audit],
     )
 
 
-def _tag(tag: model.Tag, runs: dict[int, model.StageRun], counts: bool) -> Tag:
+def _to_tag(tag: model.Tag, runs: dict[int, model.StageRun], counts: bool) -> Tag:
     run = runs.get(tag.stage_run or 0)
     return Tag(
-        stage=tag.stage, digest=tag.digest, run=run.number if run else None, jobs=list(tag.jobs),
-        who=tag.who, given=tag.given, revoked=tag.revoked, reason=tag.reason, counts=counts,
+        stage=tag.stage, artifact_digest=tag.artifact_digest,
+        run_number=run.number if run else None, jobs=list(tag.jobs), actor=tag.actor,
+        granted_at=tag.granted_at, revoked_at=tag.revoked_at,
+        revocation_reason=tag.revocation_reason, counts=counts,
     )  # fmt: skip
 
 
-def entry_of(entry: audit.Entry) -> Entry:
-    """A row of the audit."""
-    return Entry(**entry._asdict())
+def to_audit_entry(entry: audit.AuditEntry) -> AuditEntry:
+    """Return an entry of the audit log."""
+    return AuditEntry(**entry._asdict())

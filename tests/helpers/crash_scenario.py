@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.dispatcher_processes import ForkServer, DispatcherProcess
-from tests.helpers.namespace_host import Machine
+from tests.helpers.dispatcher_processes import DispatcherProcess, ForkServer
+from tests.helpers.namespace_host import NamespaceHost
 from tests.helpers.running_dispatcher import SampleRepository
 
 #: Seconds that anything may take on a machine with much to do.
@@ -102,7 +102,9 @@ class Scenario:
         if not self.data.exists():
             self.data.mkdir(mode=0o700)
             self.create_database()
-        self._dispatchers.append(self._fork_server.start_dispatcher(self.folder, environment(**more), point))
+        self._dispatchers.append(
+            self._fork_server.start_dispatcher(self.folder, environment(**more), point)
+        )
         return self._dispatchers[-1]
 
     def create_database(self) -> None:
@@ -118,7 +120,9 @@ class Scenario:
 
     def wait_until_up(self) -> None:
         """The last one answers: from then on it ends as it should when it is asked to."""
-        self.wait_until("its address", lambda: self._url_file_version() not in (self._previous_url_file, (0, 0)))
+        self.wait_until(
+            "its address", lambda: self._url_file_version() not in (self._previous_url_file, (0, 0))
+        )
 
     def close(self) -> None:
         """None is left."""
@@ -151,7 +155,9 @@ class Scenario:
         """Look until it is so."""
         deadline = time.monotonic() + SCENARIO_TIMEOUT
         while not condition():
-            assert time.monotonic() < deadline, f"waited in vain for {what}\n{self._describe_state()}"
+            assert time.monotonic() < deadline, (
+                f"waited in vain for {what}\n{self._describe_state()}"
+            )
             time.sleep(_POLL_INTERVAL)
 
     def _describe_state(self) -> str:
@@ -185,7 +191,9 @@ class Scenario:
 
         ``packages``: of lost jobs that came late, and are evidence.
         """
-        assert self.rows("SELECT state, level, reused_build FROM build") == [("built", "ship", None)]
+        assert self.rows("SELECT state, level, reused_build FROM build") == [
+            ("built", "ship", None)
+        ]
         runs = self.rows("SELECT stage, number, state FROM stage_run ORDER BY id")
         assert runs == [(stage, 1, "passed") for stage in ("build", "unit", "smoke")]
         self._check_tags()
@@ -194,9 +202,7 @@ class Scenario:
             gone = lost.get(stage, 0)
             rows = self.jobs(stage)
             states = ["lost"] * gone + ["acknowledged"]
-            assert [(attempt, state) for _, attempt, state, _ in rows] == list(
-                enumerate(states, 1)
-            )
+            assert [(attempt, state) for _, attempt, state, _ in rows] == list(enumerate(states, 1))
             late += sum(bool(package) for _, _, state, package in rows if state == "lost")
         assert late == packages
         results = "SELECT count(*) FROM result GROUP BY job"
@@ -207,7 +213,9 @@ class Scenario:
         """Each once, on the job that counts."""
         tags = self.rows("SELECT stage, actor, revoked_at FROM tag ORDER BY id")
         assert tags == [("unit", "policy", None), ("smoke", "policy", None)]
-        told = self.rows("SELECT action FROM audit WHERE action LIKE 'tag %' OR action LIKE 'level %'")
+        told = self.rows(
+            "SELECT action FROM audit WHERE action LIKE 'tag %' OR action LIKE 'level %'"
+        )
         assert told == [("tag unit",), ("tag smoke",), ("level ship",)]
         assert len(self.rows("SELECT id FROM audit WHERE action LIKE 'change %'")) == 1
 
@@ -252,9 +260,9 @@ def check_queue(state: Path) -> None:
         assert _rows(queue, "SELECT count(*) FROM worker") == [(0,)]
 
 
-def wait_until_quiet(machine: Machine) -> None:
+def wait_until_quiet(machine: NamespaceHost) -> None:
     """Nothing runs there but its agent."""
-    machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+    machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
 
 
 def wait_until_gone(folder: Path) -> None:

@@ -50,7 +50,9 @@ class CrashPoint(NamedTuple):
 
 CRASH_POINTS: Mapping[str, CrashPoint] = {
     # The build is job 1, the first stage is job 2.
-    "detecting": CrashPoint("dispatcher.builds.source_watcher", "SourceWatcher._supersede", after=False),
+    "detecting": CrashPoint(
+        "dispatcher.builds.source_watcher", "SourceWatcher._supersede", after=False
+    ),
     "detected": CrashPoint("dispatcher.builds.source_watcher", "SourceWatcher._write", after=True),
     "tree-half": CrashPoint("dispatcher.sources.checkout", "check_links", after=False),
     "build-planned": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=False),
@@ -60,14 +62,23 @@ CRASH_POINTS: Mapping[str, CrashPoint] = {
     "handed-in": CrashPoint("shell_runner.jobs.client", "JobClient.submit", after=True, call=2),
     "submitted": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=True, call=2),
     "harvesting": CrashPoint("shell_runner.jobs.client", "JobClient._piece", after=False, call=3),
-    "downloaded": CrashPoint("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=False, call=2),
+    "downloaded": CrashPoint(
+        "dispatcher.hosts.result_recorder", "ResultRecorder.record", after=False, call=2
+    ),
     "stored": CrashPoint("dispatcher.builds.blob_store", "BlobStore.take", after=True, call=3),
-    "harvested": CrashPoint("dispatcher.hosts.result_recorder", "ResultRecorder.record", after=True, call=2),
-    "acknowledged": CrashPoint("shell_runner.jobs.client", "JobClient.acknowledge", after=True, call=2),
+    "harvested": CrashPoint(
+        "dispatcher.hosts.result_recorder", "ResultRecorder.record", after=True, call=2
+    ),
+    "acknowledged": CrashPoint(
+        "shell_runner.jobs.client", "JobClient.acknowledge", after=True, call=2
+    ),
     "before-tag": CrashPoint("dispatcher.store.tags", "give_tag", after=False),
     "tagging": CrashPoint("dispatcher.store.tags", "give_tag", after=True),
     "tagged": CrashPoint(
-        "dispatcher.reconciler.reconciler", "Reconciler._run_pass", after=True, once="SELECT id FROM tag"
+        "dispatcher.reconciler.reconciler",
+        "Reconciler._run_pass",
+        after=True,
+        once="SELECT id FROM tag",
     ),
 }
 
@@ -149,7 +160,9 @@ class ForkServer:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def start_dispatcher(self, folder: Path, environment: Mapping[str, str], point: str = "") -> DispatcherProcess:
+    def start_dispatcher(
+        self, folder: Path, environment: Mapping[str, str], point: str = ""
+    ) -> DispatcherProcess:
         """`nosejobs up` in a folder with a dispatcher.toml, whose words are in up.log there."""
         return self.start_command(folder, environment, "up", out="up.log", point=point)
 
@@ -199,7 +212,9 @@ class DispatcherProcess:
 
     def wait(self) -> None:
         """Until it is dead."""
-        assert select.select([self._descriptor], [], [], PROCESS_TIMEOUT)[0], "the dispatcher lives on"
+        assert select.select([self._descriptor], [], [], PROCESS_TIMEOUT)[0], (
+            "the dispatcher lives on"
+        )
 
     def kill(self) -> None:
         """As kill -9 does."""
@@ -229,17 +244,17 @@ def _main() -> None:
     # What a dispatcher loads when it needs it; alembic: to make a database.
     import alembic.start_command  # noqa: F401
     import click
-    import dispatcher.cli.api_client
-    import dispatcher.cli.log_viewer
-    import dispatcher.up
-    import dispatcher.cli.tables
-    import shell_runner.hosts.ca  # noqa: F401
     import uvicorn.lifespan.on
     import uvicorn.loops.auto
     import uvicorn.protocols.http.auto
     import uvicorn.protocols.websockets.auto  # noqa: F401
 
+    import dispatcher.cli.api_client
     import dispatcher.cli.commands
+    import dispatcher.cli.log_viewer
+    import dispatcher.cli.tables
+    import dispatcher.up
+    import shell_runner.hosts.ca  # noqa: F401
 
     # What is here is not looked at again by each: a page that is not touched is not copied.
     gc.collect()
@@ -252,7 +267,9 @@ def _main() -> None:
         child = os.fork()
         if not child:
             _enter_environment(request)
-            click.Group("nosejobs", commands=list(dispatcher.cli.commands.ALL_COMMANDS)).main(request["words"])
+            click.Group("nosejobs", commands=list(dispatcher.cli.commands.ALL_COMMANDS)).main(
+                request["words"]
+            )
         print(child, flush=True)
 
 
@@ -270,7 +287,9 @@ def _enter_environment(request: Mapping[str, Any]) -> None:
     if match := _COMMIT_POINT.fullmatch(request["point"]):
         _install_at_commit(int(match[2]), after=match[1] == "after")
     elif request["point"]:
-        _install_crash_point(CRASH_POINTS[request["point"]], Path("data", "dispatcher.db").absolute())
+        _install_crash_point(
+            CRASH_POINTS[request["point"]], Path("data", "dispatcher.db").absolute()
+        )
 
 
 if __name__ == "__main__":

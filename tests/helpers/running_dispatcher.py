@@ -18,17 +18,17 @@ from tests.helpers import job_hosts
 from tests.integration.dispatcher.repository import Repository
 
 #: Seconds that anything may take on a machine with much to do.
-PATIENCE = 90.0
+STATE_TIMEOUT = 90.0
 BUILD = '[build]\ncommand = "mkdir dist && cp app dist/"\noutput = "dist"\n'
 HOSTS = '[hosts.h1]\nspec = "popen"\n'
 
 
-def stage(name: str, *lines: str) -> str:
+def stage_toml(name: str, *lines: str) -> str:
     """A stage of the tests in its own folder."""
     return "\n".join([f"[stages.{name}]", f'tests = ["tests/{name}"]', *lines, ""])
 
 
-class Tree(Repository):
+class SampleRepository(Repository):
     """A repository that is built and tested."""
 
     def __init__(self, path: Path, config: str = "", stages: tuple[str, ...] = ()) -> None:
@@ -36,7 +36,7 @@ class Tree(Repository):
         for name in stages:
             self.test(name)
         self.program("app", "echo the app")
-        self.config(config + "".join(map(stage, stages)))
+        self.config(config + "".join(map(stage_toml, stages)))
 
     def config(self, text: str) -> None:
         """Its nosejobs.toml."""
@@ -44,24 +44,24 @@ class Tree(Repository):
 
     def program(self, name: str, text: str) -> Path:
         """A script."""
-        return job_hosts.script(self.path, name, text)
+        return job_hosts.write_script(self.path, name, text)
 
     def test(self, stage: str, text: str = "exit 0", name: str = "test_it.sh") -> Path:
         """One of a stage."""
         return self.program(f"tests/{stage}/{name}", text)
 
 
-class Pushed(Tree):
+class SharedRepository(SampleRepository):
     """One that several tests have in turn, and whose commits are told to who watches it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.told: Callable[[], None] = lambda: None
+        self.on_commit: Callable[[], None] = lambda: None
 
     def commit(self, subject: str = "more", **files: str) -> str:
         """And whoever is to know of it does."""
         revision = super().commit(subject, **files)
-        self.told()
+        self.on_commit()
         return revision
 
     def clear(self) -> None:
@@ -70,18 +70,18 @@ class Pushed(Tree):
         self.program("app", "echo the app")
 
 
-def all_six(path: Path) -> Tree:
+def six_stage_repository(path: Path) -> SampleRepository:
     """One whose stages are those of the usual levels."""
-    return Tree(path, BUILD, SHIP)
+    return SampleRepository(path, BUILD, SHIP)
 
 
-def settings_of(folder: Path, tree: Path, hosts: str = HOSTS, more: str = "") -> Settings:
+def make_settings(folder: Path, tree: Path, hosts: str = HOSTS, more: str = "") -> Settings:
     """The dispatcher's own file; nothing is polled within a test."""
     own = f'[dispatcher]\ndata = "data"\npoll = "1h"\n{more}\n[sources.here]\ngit = "{tree}"\n'
     return parse(own + hosts, folder)
 
 
-class Whole:
+class RunningDispatcher:
     """A service in this process, and what its rows say."""
 
     def __init__(self, settings: Settings, **terms: Any) -> None:
@@ -102,51 +102,53 @@ class Whole:
     def find(self, revision: str) -> BuildDetail | None:
         """The build of a revision."""
         with self.store.read() as connection:
-            found = views.builds(connection, views.Filter(revision=revision))
-            return views.build(connection, found[0].build.id) if found else None
+            found = views.list_builds(connection, views.BuildFilter(revision=revision))
+            return views.get_build_detail(connection, found[0].build.id) if found else None
 
-    def until(self, revision: str, what: Callable[[BuildDetail], bool]) -> BuildDetail:
+    def wait_until(self, revision: str, what: Callable[[BuildDetail], bool]) -> BuildDetail:
         """Until the rows of a build are so; woken by each change."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STATE_TIMEOUT
         while True:
-            seen = self.store.changed.now()
+            seen = self.store.changed.count()
             found = self.find(revision)
             if found is not None and what(found):
                 return found
             left = deadline - time.monotonic()
-            assert left > 0, f"it does not come to that: {found and states(found)}"
+            assert left > 0, f"it does not come to that: {found and newest_states(found)}"
             self.store.changed.wait(seen, min(left, 5.0))
 
-    def until_level(self, revision: str, level: str) -> BuildDetail:
+    def wait_for_level(self, revision: str, level: str) -> BuildDetail:
         """The build once it has a level."""
-        return self.until(revision, lambda found: found.view.build.level == level)
+        return self.wait_until(revision, lambda found: found.view.build.level == level)
 
-    def until_build(self, revision: str, state: BuildState) -> BuildDetail:
+    def wait_for_build(self, revision: str, state: BuildState) -> BuildDetail:
         """The build once it is so."""
-        return self.until(revision, lambda found: found.view.build.state is state)
+        return self.wait_until(revision, lambda found: found.view.build.state is state)
 
-    def until_run(self, revision: str, stage: str, state: StageState, number: int = 1) -> StageRun:
+    def wait_for_run(
+        self, revision: str, stage: str, state: StageState, number: int = 1
+    ) -> StageRun:
         """A stage run once it is so."""
 
         def is_so(found: BuildDetail) -> bool:
             return (stage, number, state) in [(r.stage, r.number, r.state) for r in found.view.runs]
 
-        found = self.until(revision, is_so)
+        found = self.wait_until(revision, is_so)
         return next(r for r in found.view.runs if (r.stage, r.number) == (stage, number))
 
     def jobs(self, run: StageRun) -> list[Job]:
         """All attempts at it."""
         with self.store.read() as connection:
-            return jobs.of_run(connection, run.id)
+            return jobs.list_by_run(connection, run.id)
 
-    def again(self, build: int, stage: str, only: tuple[str, ...] | None = None) -> None:
+    def add_rerun(self, build: int, stage: str, only: tuple[str, ...] | None = None) -> None:
         """Somebody wants another run."""
         with self.store.write() as connection:
             number = stage_runs.next_number(connection, build, stage)
-            run = StageRun(0, build, stage, number, only=only, who="ann")
+            run = StageRun(0, build, stage, number, selected_tests=only, requested_by="ann")
             assert stage_runs.add(connection, run)
 
 
-def states(found: BuildDetail) -> dict[str, str]:
+def newest_states(found: BuildDetail) -> dict[str, str]:
     """The newest run of each stage."""
     return {run.stage: str(run.state) for run in found.view.runs}

@@ -30,7 +30,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def scenario(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iterator[Scenario]:
     """Everything is there but the dispatcher; at the end no process is left."""
-    with job_hosts.state(tmp_path):
+    with job_hosts.isolate_state(tmp_path):
         found = Scenario(tmp_path, fork_server, empty_database)
         found.write_settings()
         yield found

@@ -19,7 +19,7 @@ from shell_runner.remote.jobs.queue import Queue
 from tests.helpers import job_hosts
 from tests.helpers.crash_scenario import Scenario, wait_until_quiet, check_queue
 from tests.helpers.dispatcher_processes import CRASH_POINTS, DispatcherProcess
-from tests.helpers.namespace_host import GO_ON, KILL, STOP, Machine, bundles
+from tests.helpers.namespace_host import CONTINUE, KILL, STOP, NamespaceHost, issue_bundles
 from tests.helpers.small_filesystem import SmallFilesystem
 
 pytestmark = pytest.mark.timeout(150)
@@ -63,20 +63,20 @@ def test_killed_while_a_stage_runs(scenario: Scenario) -> None:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Certificates."""
-    with bundles(tmp_path_factory.mktemp("fleet")) as folder:
+    with issue_bundles(tmp_path_factory.mktemp("fleet")) as folder:
         yield folder
 
 
 @pytest.fixture
-def far(tmp_path: Path, fleet: Path) -> Iterator[Machine]:
+def far(tmp_path: Path, fleet: Path) -> Iterator[NamespaceHost]:
     """A host with an agent, which is preferred; its processes are its own."""
     folder = tmp_path / "far"
     folder.mkdir()
-    with Machine(folder, fleet) as found:
+    with NamespaceHost(folder, fleet) as found:
         yield found
 
 
-def hosts(far: Machine, also_here: bool = True) -> str:
+def hosts(far: NamespaceHost, also_here: bool = True) -> str:
     """The build is made there, so that its first stage goes there, too."""
     here = '[hosts.here]\nspec = "popen"\n' if also_here else ""
     return f'[hosts.far]\nspec = "{far.spec}"\nlabels = ["build"]\n{here}'
@@ -89,7 +89,7 @@ def until_it_runs_there(scenario: Scenario) -> None:
     assert scenario.jobs("unit")[0][0] == "far"
 
 
-def end(scenario: Scenario, dispatcher: DispatcherProcess, far: Machine) -> None:
+def end(scenario: Scenario, dispatcher: DispatcherProcess, far: NamespaceHost) -> None:
     """All of its jobs have ended and it knows that we do; nothing of us is left anywhere."""
     far.wait_for("the end of its jobs", lambda: _states(far) == {"harvested"})
     dispatcher.stop()
@@ -99,33 +99,33 @@ def end(scenario: Scenario, dispatcher: DispatcherProcess, far: Machine) -> None
     check_queue(far.folder / "state")
 
 
-def _states(far: Machine) -> set[str]:
-    return {row[0] for row in far.rows("SELECT state FROM job")}
+def _states(far: NamespaceHost) -> set[str]:
+    return {row[0] for row in far.query("SELECT state FROM job")}
 
 
-def do_not_linger(far: Machine) -> None:
+def do_not_linger(far: NamespaceHost) -> None:
     """A worker that has nothing to do leaves."""
-    with Queue(str(far.jobs)) as queue:
+    with Queue(str(far.queue_folder)) as queue:
         queue.set_setting("linger", 0)
-    worker_launcher.wake_worker(str(far.jobs))
+    worker_launcher.wake_worker(str(far.queue_folder))
 
 
 def test_agent_and_worker_of_a_host_are_killed_while_a_stage_runs(
-    scenario: Scenario, far: Machine
+    scenario: Scenario, far: NamespaceHost
 ) -> None:
     scenario.write_settings(hosts(far, also_here=False))
     scenario.commit(slow=True)
     dispatcher = scenario.start_dispatcher()
     until_it_runs_there(scenario)
-    assert far.send(far.worker, KILL)
-    assert far.send(far._agent, KILL)
+    assert far.send_signal(far.worker_pid, KILL)
+    assert far.send_signal(far._agent, KILL)
     scenario.go_file.touch()
-    far.agent()
+    far.start_agent()
     scenario.wait_until_shipped()
     end(scenario, dispatcher, far)
     scenario.check()
     (job,) = set(scenario.ran_jobs("unit"))
-    assert far.rows(
+    assert far.query(
         "SELECT attempt.number, step FROM attempt JOIN job ON job.number = attempt.job "
         "WHERE job.id = ? ORDER BY attempt.number",
         job,
@@ -137,11 +137,13 @@ LEASE = 'lease = "3s"'
 
 def until_lost(scenario: Scenario) -> None:
     """The lease is over, and the stage has another job, elsewhere."""
-    scenario.wait_until("the loss", lambda: [job[2] for job in scenario.jobs("unit")][:1] == ["lost"])
+    scenario.wait_until(
+        "the loss", lambda: [job[2] for job in scenario.jobs("unit")][:1] == ["lost"]
+    )
     scenario.wait_until("another one", lambda: len(scenario.jobs("unit")) == 2)
 
 
-def test_a_host_is_gone_for_longer_than_the_lease(scenario: Scenario, far: Machine) -> None:
+def test_a_host_is_gone_for_longer_than_the_lease(scenario: Scenario, far: NamespaceHost) -> None:
     scenario.write_settings(hosts(far), LEASE)
     scenario.commit(slow=True)
     dispatcher = scenario.start_dispatcher()
@@ -153,12 +155,14 @@ def test_a_host_is_gone_for_longer_than_the_lease(scenario: Scenario, far: Machi
     assert [job[0] for job in scenario.jobs("unit")] == ["far", "here"]
     far.boot()
     end(scenario, dispatcher, far)
-    evidence = len(scenario.rows("SELECT id FROM job WHERE state = 'lost' AND package_digest != ''"))
+    evidence = len(
+        scenario.rows("SELECT id FROM job WHERE state = 'lost' AND package_digest != ''")
+    )
     scenario.check(lost={"unit": 1}, packages=evidence)
 
 
 def test_a_partition_for_longer_than_the_lease_and_a_late_result(
-    scenario: Scenario, far: Machine
+    scenario: Scenario, far: NamespaceHost
 ) -> None:
     scenario.write_settings(hosts(far), LEASE)
     scenario.commit(slow=True)
@@ -168,10 +172,10 @@ def test_a_partition_for_longer_than_the_lease_and_a_late_result(
     doors = cut(far)
     until_lost(scenario)
     scenario.go_file.touch()
-    far.wait_for("its result", lambda: far.state(old[0]) == "ready")
+    far.wait_for("its result", lambda: far.get_state(old[0]) == "ready")
     scenario.wait_until_shipped()
     for pid in doors:
-        far.send(pid, GO_ON)
+        far.send_signal(pid, CONTINUE)
     end(scenario, dispatcher, far)
     scenario.check(lost={"unit": 1}, packages=1)
     assert [job[0] for job in scenario.jobs("unit")] == ["far", "here"]
@@ -179,15 +183,15 @@ def test_a_partition_for_longer_than_the_lease_and_a_late_result(
     assert "after it was given up" in str(scenario.rows("SELECT detail, action FROM audit"))
 
 
-def cut(far: Machine) -> list[int]:
+def cut(far: NamespaceHost) -> list[int]:
     """Nothing of it answers; what it works at goes on."""
-    parents = {pid: parent for pid, parent, _ in far.processes()}
-    works = {far.worker}
+    parents = {pid: parent for pid, parent, _ in far.list_processes()}
+    works = {far.worker_pid}
     while more := {pid for pid, parent in parents.items() if parent in works} - works:
         works |= more
     doors = [pid for pid in parents if pid not in works]
     for pid in doors:
-        far.send(pid, STOP)
+        far.send_signal(pid, STOP)
     return doors
 
 
@@ -213,7 +217,9 @@ def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesyst
     scenario.wait_until("its row", lambda: scenario.jobs("unit")[0][2] == "submitted")
     disk.create_database()
     scenario.go_file.touch()
-    scenario.wait_until("words of that", lambda: "No space" in scenario.log or "disk" in scenario.log)
+    scenario.wait_until(
+        "words of that", lambda: "No space" in scenario.log or "disk" in scenario.log
+    )
     assert scenario.level == "goop"
     disk.empty_database()
     scenario.wait_until_shipped()

@@ -135,7 +135,9 @@ def test_what_the_dispatcher_has_in_its_environment_is_nowhere(scenario: Scenari
     """Not in rows, logs, packages, answers; not on its hosts, nor in what tests print."""
     secret = secrets.token_hex(20)
     scenario.commit(extra="env; set; cat /proc/self/environ; echo the-end-of-it")
-    dispatcher = scenario.start_dispatcher(DEPLOY_TOKEN=secret, NOSEJOBS_TOKEN=secret, GIT_ASKPASS_TOKEN=secret)
+    dispatcher = scenario.start_dispatcher(
+        DEPLOY_TOKEN=secret, NOSEJOBS_TOKEN=secret, GIT_ASKPASS_TOKEN=secret
+    )
     client = client_of(scenario)
     scenario.wait_until_shipped()
     answers = _everything(client, scenario)

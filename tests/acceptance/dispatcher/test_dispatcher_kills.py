@@ -62,13 +62,15 @@ def test_killed_again_and_again(scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_at_each_commit(when: str, tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> None:
+def test_killed_at_each_commit(
+    when: str, tmp_path: Path, fork_server: ForkServer, empty_database: Path
+) -> None:
     """Of every sixth, a build each; of each with NOSEJOBS_SWEEP=1, which takes minutes."""
     step = int(os.environ.get("NOSEJOBS_SWEEP", "6"))
     for moment in range(1 if when == "before" else min(4, step), 200, step):
         folder = tmp_path / str(moment)
         folder.mkdir()
-        with job_hosts.state(folder):
+        with job_hosts.isolate_state(folder):
             scenario = Scenario(folder, fork_server, empty_database)
             scenario.write_settings()
             scenario.commit()
@@ -139,17 +141,17 @@ class Fleet(Scenario):
         assert sorted(found) == sorted(
             (stage, part, 1, "acknowledged") for stage in STAGES for part in (0, 1)
         )
-        told = self.rows("SELECT action FROM audit WHERE action LIKE 'tag %' OR action LIKE 'level %'")
-        assert Counter(told) == Counter(
-            [*((f"tag {stage}",) for stage in STAGES), ("level ship",)]
+        told = self.rows(
+            "SELECT action FROM audit WHERE action LIKE 'tag %' OR action LIKE 'level %'"
         )
+        assert Counter(told) == Counter([*((f"tag {stage}",) for stage in STAGES), ("level ship",)])
         ran = Counter(self.record.read_text().splitlines())
         assert (len(ran), max(ran.values())) == (6, 1), ran
 
 
 @pytest.fixture
 def fleet(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iterator[Fleet]:
-    with job_hosts.state(tmp_path):
+    with job_hosts.isolate_state(tmp_path):
         found = Fleet(tmp_path, fork_server, empty_database)
         found.write_settings(POOL)
         yield found

@@ -25,7 +25,13 @@ from shell_runner.errors import NosejobsError
 from shell_runner.remote.jobs import queue, queue_folder
 from tests.helpers import job_hosts
 from tests.helpers.connection_fixtures import assert_no_threads
-from tests.helpers.running_dispatcher import BUILD, SampleRepository, RunningDispatcher, make_settings, stage_toml
+from tests.helpers.running_dispatcher import (
+    BUILD,
+    SampleRepository,
+    RunningDispatcher,
+    make_settings,
+    stage_toml,
+)
 from tests.helpers.small_filesystem import SmallFilesystem
 
 pytestmark = pytest.mark.timeout(120)
@@ -35,7 +41,7 @@ DONE = JobState.ACKNOWLEDGED
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    with job_hosts.state(tmp_path):
+    with job_hosts.isolate_state(tmp_path):
         yield tmp_path
     assert_no_threads()
 
@@ -108,7 +114,11 @@ def trouble(dispatcher: RunningDispatcher) -> str:
 
 
 def test_disk_full_while_the_mirror_fetches(
-    disk: SmallFilesystem, data: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher], hasty: None
+    disk: SmallFilesystem,
+    data: Path,
+    tree: SampleRepository,
+    start: Callable[..., RunningDispatcher],
+    hasty: None,
 ) -> None:
     config = (tree.path / "nosejobs.toml").read_text()
     tree.config(stage_toml("unit", 'gate = "manual"'))
@@ -130,7 +140,12 @@ def test_disk_full_while_the_mirror_fetches(
 
 
 def test_disk_full_while_a_build_is_stored(
-    disk: SmallFilesystem, data: Path, folder: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher], hasty: None
+    disk: SmallFilesystem,
+    data: Path,
+    folder: Path,
+    tree: SampleRepository,
+    start: Callable[..., RunningDispatcher],
+    hasty: None,
 ) -> None:
     """No room for its package; then there is, and none to make the artefact of it."""
     noise = f"head -c 3000000 /dev/urandom > noise; echo > {folder}/begun"
@@ -162,7 +177,11 @@ def wait_until(what: Callable[[], object]) -> None:
 
 
 def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
-    disk: SmallFilesystem, data: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher], hasty: None
+    disk: SmallFilesystem,
+    data: Path,
+    tree: SampleRepository,
+    start: Callable[..., RunningDispatcher],
+    hasty: None,
 ) -> None:
     """The source is read when there is room for its objects alone."""
     (tree.path / "zeros").write_bytes(bytes(4 << 20))
@@ -300,7 +319,9 @@ def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
     assert f"the artifact {artefact[:12]} is no longer stored; build it again" in run.detail
     assert path.with_name(f"{path.name}.damaged").is_file()
     with dispatcher.store.read() as connection:
-        assert [(host.consecutive_failures, host.state) for host in hosts.list_all(connection)] == [(0, "up")]
+        assert [(host.consecutive_failures, host.state) for host in hosts.list_all(connection)] == [
+            (0, "up")
+        ]
     tree.config(inputs + stage_toml("unit") + LEVELS)
     second = tree.commit()
     dispatcher.poke()

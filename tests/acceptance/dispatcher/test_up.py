@@ -42,7 +42,9 @@ class Shell:
         """One that runs on; ``name``: of its files."""
         found = {key: text for key, text in environment().items() if key != "NOSEJOBS_URL"}
         out, error = f"{name}.out", f"{name}.err"
-        self._running.append(self._fork_server.start_command(self.folder, found, *words, out=out, error=error))
+        self._running.append(
+            self._fork_server.start_command(self.folder, found, *words, out=out, error=error)
+        )
         return self._running[-1]
 
     def start_dispatcher(self, name: str) -> DispatcherProcess:

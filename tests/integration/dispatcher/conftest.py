@@ -8,42 +8,44 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import job_hosts
-from tests.helpers.connection_fixtures import assert_no_threads, threads
-from tests.helpers.running_dispatcher import Pushed, Whole, settings_of
+from tests.helpers.connection_fixtures import assert_no_threads, connection_threads
+from tests.helpers.running_dispatcher import RunningDispatcher, SharedRepository, make_settings
 
 from . import api_server
-from .api_server import Served
+from .api_server import RunningApi
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    before = threads()
-    with job_hosts.state(tmp_path):
+    before = connection_threads()
+    with job_hosts.isolate_state(tmp_path):
         yield tmp_path
     assert_no_threads(before)
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Whole, Pushed]]:
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[RunningDispatcher, SharedRepository]]:
     """One dispatcher with one host, for all tests that need no other; and what it watches."""
     folder = tmp_path_factory.mktemp("running")
-    with job_hosts.state(folder):
-        tree = Pushed(folder / "tree")
+    with job_hosts.isolate_state(folder):
+        tree = SharedRepository(folder / "tree")
         tree.commit()
-        with Whole(settings_of(folder, tree.path)) as whole:
-            tree.told = whole.poke
-            yield whole, tree
+        with RunningDispatcher(make_settings(folder, tree.path)) as dispatcher:
+            tree.on_commit = dispatcher.poke
+            yield dispatcher, tree
     assert_no_threads()
 
 
 @pytest.fixture
-def whole(running: tuple[Whole, Pushed]) -> Whole:
+def dispatcher(running: tuple[RunningDispatcher, SharedRepository]) -> RunningDispatcher:
     """The dispatcher that runs."""
     return running[0]
 
 
 @pytest.fixture
-def main(running: tuple[Whole, Pushed]) -> Pushed:
+def repository(running: tuple[RunningDispatcher, SharedRepository]) -> SharedRepository:
     """Its repository, in which nothing is left of the test before."""
     running[1].clear()
     return running[1]
@@ -52,10 +54,10 @@ def main(running: tuple[Whole, Pushed]) -> Pushed:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database, to be copied: migrating takes a while."""
-    return api_server.database(tmp_path_factory.mktemp("empty"))
+    return api_server.create_database(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture
-def served(tmp_path: Path, empty: Path) -> Iterator[Served]:
-    with api_server.serving(tmp_path, empty) as found:
+def api(tmp_path: Path, empty: Path) -> Iterator[RunningApi]:
+    with api_server.run_api(tmp_path, empty) as found:
         yield found

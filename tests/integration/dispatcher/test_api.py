@@ -14,49 +14,49 @@ import pytest
 import requests
 
 from dispatcher.store import audit, tags
-from dispatcher.web.app import CannotListen, Server, create
-from shell_runner.remote.jobs.webhook import SIGNATURE, signature
+from dispatcher.web.app import CannotListen, Server, create_app
+from shell_runner.remote.jobs.webhook import SIGNATURE_HEADER, sign
 
 from . import api_server
-from .api_server import SECRET, Served
+from .api_server import SECRET, RunningApi
 
-WHO = {"who": "ann", "reason": "because"}
+ACTOR = {"actor": "ann", "reason": "because"}
 
 
 @pytest.fixture
-def build(served: Served) -> int:
-    """One whose unit has passed, and whose audit has failed."""
-    return fill(served)
+def build(api: RunningApi) -> int:
+    """A build whose stage unit has passed and whose stage audit has failed."""
+    return add_rows(api)
 
 
-def fill(served: Served) -> int:
-    """A build, its number, and a host."""
-    with served.store.write() as connection:
+def add_rows(api: RunningApi) -> int:
+    """Add a host and a build; return the number of the build."""
+    with api.store.write() as connection:
         number = api_server.add_build(connection)
-        api_server.finish(connection, number, "unit")
-        api_server.finish(connection, number, "audit", failed="tests/test_b.sh")
+        api_server.finish_stage(connection, number, "unit")
+        api_server.finish_stage(connection, number, "audit", failed="tests/test_b.sh")
         api_server.add_host(connection)
     return number
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> Iterator[Served]:
-    """With the same build, number 1, for those who change nothing."""
-    with api_server.serving(tmp_path_factory.mktemp("shared"), empty) as found:
-        assert fill(found) == 1
+def shared(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> Iterator[RunningApi]:
+    """An API with the same build, number 1, for tests that change nothing."""
+    with api_server.run_api(tmp_path_factory.mktemp("shared"), empty) as found:
+        assert add_rows(found) == 1
         yield found
 
 
-def get(served: Served, path: str, **more: Any) -> requests.Response:
-    return requests.get(f"{served.url}/api/v1{path}", timeout=20, **more)
+def get(api: RunningApi, path: str, **more: Any) -> requests.Response:
+    return requests.get(f"{api.url}/api/v1{path}", timeout=20, **more)
 
 
-def post(served: Served, path: str, body: Any = WHO) -> requests.Response:
-    return requests.post(f"{served.url}/api/v1{path}", json=body, timeout=20)
+def post(api: RunningApi, path: str, body: Any = ACTOR) -> requests.Response:
+    return requests.post(f"{api.url}/api/v1{path}", json=body, timeout=20)
 
 
 def detail(answer: requests.Response, status: int) -> str:
-    """Of a problem."""
+    """Return the detail of a problem, after checking its form."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     found = answer.json()
@@ -64,10 +64,10 @@ def detail(answer: requests.Response, status: int) -> str:
     return str(found["detail"])
 
 
-# -- looking ------------------------------------------------------------------------
+# -- reading ------------------------------------------------------------------------
 
 
-def test_a_build_is_shown_with_all_that_is_known_of_it(shared: Served) -> None:
+def test_a_build_is_shown_with_all_details(shared: RunningApi) -> None:
     found = get(shared, "/builds/1").json()
     assert found["change"]["subject"] == "more"
     stages = {stage["name"]: stage for stage in found["stages"]}
@@ -82,17 +82,17 @@ def test_a_build_is_shown_with_all_that_is_known_of_it(shared: Served) -> None:
     assert [(each["passed"], each["failed"]) for each in counts] == [(1, 0), (1, 1)]
 
 
-def test_a_list_has_pages_and_filters(served: Served, build: int) -> None:
-    with served.store.write() as connection:
+def test_a_list_has_pages_and_filters(api: RunningApi, build: int) -> None:
+    with api.store.write() as connection:
         other = api_server.add_build(connection, "ef01" * 10)
-    assert [each["number"] for each in get(served, "/builds").json()] == [other, build]
-    assert [b["number"] for b in get(served, f"/builds?before={other}").json()] == [build]
-    assert [b["number"] for b in get(served, "/builds?revision=ef01").json()] == [other]
-    assert get(served, "/builds?branch=none").json() == []
-    assert len(get(served, "/builds?most=1").json()) == 1
+    assert [each["number"] for each in get(api, "/builds").json()] == [other, build]
+    assert [b["number"] for b in get(api, f"/builds?before={other}").json()] == [build]
+    assert [b["number"] for b in get(api, "/builds?revision=ef01").json()] == [other]
+    assert get(api, "/builds?branch=none").json() == []
+    assert len(get(api, "/builds?limit=1").json()) == 1
 
 
-def test_results_and_cases_of_a_job(shared: Served) -> None:
+def test_results_and_cases_of_a_job(shared: RunningApi) -> None:
     (job,) = get(shared, "/builds/1/stages/audit/jobs").json()
     assert get(shared, f"/jobs/{job['id']}").json() == job
     found = get(shared, f"/jobs/{job['id']}/results").json()
@@ -103,27 +103,27 @@ def test_results_and_cases_of_a_job(shared: Served) -> None:
     assert (case["name"], case["outcome"]) == ("adds", "passed")
 
 
-def test_hosts_status_and_audit(shared: Served) -> None:
+def test_hosts_status_and_audit(shared: RunningApi) -> None:
     (host,) = get(shared, "/hosts").json()
-    assert (host["name"], host["state"], host["open"]) == ("h1", "up", 0)
+    assert (host["name"], host["state"], host["open_jobs"]) == ("h1", "up", 0)
     found = get(shared, "/status").json()
     assert found["hosts"] == {"up": 1}
-    assert found["active"] == [1]
-    assert [each["where"] for each in found["sources"]] == ["/srv/app.git"]
+    assert found["active_builds"] == [1]
+    assert [each["location"] for each in found["sources"]] == ["/srv/app.git"]
     assert {each["build"] for each in get(shared, "/audit").json()} == {1}
 
 
-def test_who_waits_is_answered_by_a_commit(served: Served, build: int) -> None:
-    first = get(served, f"/builds/{build}")
+def test_a_waiting_request_is_answered_after_a_commit(api: RunningApi, build: int) -> None:
+    first = get(api, f"/builds/{build}")
     tag = {"If-None-Match": first.headers["ETag"]}
-    assert get(served, f"/builds/{build}", headers=tag).status_code == 304
+    assert get(api, f"/builds/{build}", headers=tag).status_code == 304
     answers: list[requests.Response] = []
     asked = threading.Thread(
-        target=lambda: answers.append(get(served, f"/builds/{build}?wait=20", headers=tag))
+        target=lambda: answers.append(get(api, f"/builds/{build}?wait=20", headers=tag))
     )
     began = time.monotonic()
     asked.start()
-    post(served, f"/builds/{build}/stages/smoke/approve")
+    post(api, f"/builds/{build}/stages/smoke/approve")
     asked.join()
     assert time.monotonic() - began < 10
     assert answers[0].status_code == 200
@@ -131,117 +131,117 @@ def test_who_waits_is_answered_by_a_commit(served: Served, build: int) -> None:
     assert answers[0].headers["ETag"] != first.headers["ETag"]
 
 
-def test_many_who_wait_keep_nobody_from_asking(served: Served, build: int) -> None:
-    tag = get(served, f"/builds/{build}").headers["ETag"]
+def test_many_waiting_requests_do_not_block_others(api: RunningApi, build: int) -> None:
+    tag = get(api, f"/builds/{build}").headers["ETag"]
     waiting = []
     for _ in range(60):  # more than there are threads
-        connection = http.client.HTTPConnection(served.url[7:], timeout=20)
+        connection = http.client.HTTPConnection(api.url[7:], timeout=20)
         connection.request("GET", f"/api/v1/builds/{build}?wait=30", headers={"If-None-Match": tag})
         waiting.append(connection)
     began = time.monotonic()
-    assert get(served, "/hosts").ok
-    post(served, f"/builds/{build}/stages/smoke/hold")
+    assert get(api, "/hosts").ok
+    post(api, f"/builds/{build}/stages/smoke/hold")
     assert {connection.getresponse().status for connection in waiting} == {200}
     assert time.monotonic() - began < 15
     for connection in waiting:
         connection.close()
 
 
-def test_the_end_does_not_wait_for_who_waits(served: Served, build: int) -> None:
-    tag = get(served, "/hosts").headers["ETag"]
-    connection = http.client.HTTPConnection(served.url[7:], timeout=20)
+def test_the_stop_does_not_wait_for_waiting_requests(api: RunningApi, build: int) -> None:
+    tag = get(api, "/hosts").headers["ETag"]
+    connection = http.client.HTTPConnection(api.url[7:], timeout=20)
     connection.request("GET", "/api/v1/hosts?wait=60", headers={"If-None-Match": tag})
-    assert get(served, "/hosts").ok  # it waits by now
+    assert get(api, "/hosts").ok  # it waits by now
     began = time.monotonic()
-    served.server.stop()
+    api.server.stop()
     assert time.monotonic() - began < 2.5
     connection.close()
 
 
-# -- acting -------------------------------------------------------------------------
+# -- actions -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("action", "words"),
+    ("action", "message"),
     [
         ("stages/smoke/approve", "smoke of build 1 is approved"),
         ("stages/smoke/hold", "smoke of build 1 is held"),
         ("stages/smoke/tag", "build 1 is tagged smoke by hand"),
         ("stages/unit/revoke", "the tag unit of build 1 revoked"),
-        ("stages/smoke/cancel", "smoke of build 1 is cancelled"),
-        ("cancel", "build 1 is cancelled: smoke, regression"),
+        ("stages/smoke/cancel", "smoke of build 1 is canceled"),
+        ("cancel", "build 1 is canceled: smoke, regression"),
     ],
 )
-def test_actions_are_audited(served: Served, build: int, action: str, words: str) -> None:
-    answer = post(served, f"/builds/{build}/{action}")
+def test_actions_are_audited(api: RunningApi, build: int, action: str, message: str) -> None:
+    answer = post(api, f"/builds/{build}/{action}")
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {"changed": True, "words": words}
-    with served.store.read() as connection:
-        last = audit.entries(connection, build=build, most=1)[0]
-    assert (last.who, last.build) == ("ann", build)
+    assert answer.json() == {"changed": True, "message": message}
+    with api.store.read() as connection:
+        last = audit.list_entries(connection, build=build, limit=1)[0]
+    assert (last.actor, last.build) == ("ann", build)
     assert "because" in last.detail
 
 
-def test_said_twice_is_done_once(served: Served, build: int) -> None:
-    assert post(served, f"/builds/{build}/stages/smoke/tag").json()["changed"]
-    again = post(served, f"/builds/{build}/stages/smoke/tag").json()
-    assert again == {"changed": False, "words": "build 1 is tagged smoke by hand already"}
-    with served.store.read() as connection:
-        found = [tag for tag in tags.of_build(connection, build) if tag.stage == "smoke"]
+def test_a_repeated_action_has_no_effect(api: RunningApi, build: int) -> None:
+    assert post(api, f"/builds/{build}/stages/smoke/tag").json()["changed"]
+    again = post(api, f"/builds/{build}/stages/smoke/tag").json()
+    assert again == {"changed": False, "message": "build 1 is tagged smoke by hand already"}
+    with api.store.read() as connection:
+        found = [tag for tag in tags.list_by_build(connection, build) if tag.stage == "smoke"]
     assert len(found) == 1
 
 
-def test_a_rerun_can_be_of_failed_tests_only(served: Served, build: int) -> None:
-    answer = post(served, f"/builds/{build}/stages/audit/rerun", {**WHO, "failed": True})
+def test_a_rerun_can_be_of_failed_tests_only(api: RunningApi, build: int) -> None:
+    answer = post(api, f"/builds/{build}/stages/audit/rerun", {**ACTOR, "failed_only": True})
     assert answer.status_code == 201
-    assert (answer.json()["number"], answer.json()["only"]) == (2, 1)
-    again = post(served, f"/builds/{build}/stages/audit/rerun")
+    assert (answer.json()["number"], answer.json()["selected_test_count"]) == (2, 1)
+    again = post(api, f"/builds/{build}/stages/audit/rerun")
     assert "run 2 of audit is waiting: it has not run yet" in detail(again, 409)
 
 
-def test_hosts_are_drained_and_resumed(served: Served, build: int) -> None:
-    assert post(served, "/hosts/h1/drain").json()["changed"]
-    (host,) = get(served, "/hosts").json()
+def test_hosts_are_drained_and_resumed(api: RunningApi, build: int) -> None:
+    assert post(api, "/hosts/h1/drain").json()["changed"]
+    (host,) = get(api, "/hosts").json()
     assert (host["state"], host["reason"]) == ("draining", "because")
-    assert not post(served, "/hosts/h1/drain").json()["changed"]
-    assert post(served, "/hosts/h1/resume").json()["changed"]
-    assert get(served, "/hosts").json()[0]["state"] == "up"
-    assert "there is no host 'h2'" in detail(post(served, "/hosts/h2/drain"), 404)
+    assert not post(api, "/hosts/h1/drain").json()["changed"]
+    assert post(api, "/hosts/h1/resume").json()["changed"]
+    assert get(api, "/hosts").json()[0]["state"] == "up"
+    assert "there is no host 'h2'" in detail(post(api, "/hosts/h2/drain"), 404)
 
 
-def test_the_doorbell_needs_no_body(served: Served) -> None:
-    url = f"{served.url}/api/v1/poke/app"
+def test_a_poll_request_needs_no_body(api: RunningApi) -> None:
+    url = f"{api.url}/api/v1/poke/app"
     assert requests.post(url, headers={"X-Nosejobs": "1"}, timeout=20).status_code == 202
-    assert served.service.poked == ["app"]
-    assert "did you mean 'app'?" in detail(post(served, "/poke/ap"), 404)
-    assert post(served, "/poke/app").status_code == 202
-    assert post(served, "/poke/app", {}).status_code == 202
-    rung = [each for each in get(served, "/audit").json() if each["what"] == "poke app"]
-    empty, named, nameless = rung
-    assert (nameless["who"], named["who"], empty["who"]) == ("", "ann", "")
-    assert nameless["detail"].startswith("from 127.0.0.1, python-requests/")
+    assert api.service.poked == ["app"]
+    assert "did you mean 'app'?" in detail(post(api, "/poke/ap"), 404)
+    assert post(api, "/poke/app").status_code == 202
+    assert post(api, "/poke/app", {}).status_code == 202
+    rung = [each for each in get(api, "/audit").json() if each["action"] == "poke app"]
+    empty, named, unnamed = rung
+    assert (unnamed["actor"], named["actor"], empty["actor"]) == ("", "ann", "")
+    assert unnamed["detail"].startswith("from 127.0.0.1, python-requests/")
     assert named["detail"].endswith(": because")
 
 
-def test_a_notification_is_a_hint_with_a_signature(served: Served, build: int) -> None:
-    (job,) = get(served, f"/builds/{build}/stages/unit/jobs").json()
-    body = json.dumps({"job": job["id"], "how": "completed"}).encode()
+def test_a_notification_is_a_hint_with_a_signature(api: RunningApi, build: int) -> None:
+    (job,) = get(api, f"/builds/{build}/stages/unit/jobs").json()
+    body = json.dumps({"id": job["id"], "end_reason": "completed"}).encode()
 
     def notify(data: bytes, secret: str) -> requests.Response:
-        headers = {"Content-Type": "application/json", SIGNATURE: signature(secret, data)}
-        url = f"{served.url}/api/v1/notify"
+        headers = {"Content-Type": "application/json", SIGNATURE_HEADER: sign(secret, data)}
+        url = f"{api.url}/api/v1/notify"
         return requests.post(url, data=data, headers=headers, timeout=20)
 
-    before = served.store.changed.now()
+    before = api.store.changed.count()
     assert "not signed" in detail(notify(body, "other"), 403)
-    assert served.store.changed.now() == before
+    assert api.store.changed.count() == before
     assert notify(body, SECRET).status_code == 202
-    assert served.store.changed.now() > before
-    assert "names no job" in detail(notify(b'{"job": 7}', SECRET), 422)
+    assert api.store.changed.count() > before
+    assert "names no job" in detail(notify(b'{"id": 7}', SECRET), 422)
     assert "names no job" in detail(notify(b"[" * 50_000, SECRET), 422)
 
 
-# -- what makes no sense ------------------------------------------------------------
+# -- invalid requests ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -251,25 +251,27 @@ def test_a_notification_is_a_hint_with_a_signature(served: Served, build: int) -
         ("/builds/0", 422, "build: "),
         ("/builds/x", 422, "build: "),
         ("/builds/99999999999999999999999", 422, "build: "),
-        ("/builds?most=100000", 422, "most: "),
+        ("/builds?limit=100000", 422, "limit: "),
         ("/builds?state=odd", 422, "state: "),
         ("/builds/1/stages/unitt/jobs", 404, "did you mean 'unit'?"),
-        ("/builds/1/stages/unit/jobs?run=9", 404, "there is no run 9 of unit"),
+        ("/builds/1/stages/unit/jobs?run_number=9", 404, "there is no run 9 of unit"),
         ("/jobs/00000000-0000-4000-8000-999999999999", 404, "there is no job"),
         ("/jobs/zz", 422, "job: "),
         (
-            "/jobs/00000000-0000-4000-8000-000000000100/log/events?from=1:2",
+            "/jobs/00000000-0000-4000-8000-000000000100/log/events?offset=1:2",
             422,
-            "no place in a log",
+            "is not a position in a log",
         ),
-        ("/nowhere", 404, "there is no /api/v1/nowhere here"),
-        ("/builds/%2e%2e/%2e%2e/etc/passwd", 404, "here"),
-        ("/builds/1/stages/..%2f..%2fetc/jobs", 404, "here"),
+        ("/nowhere", 404, "unknown path /api/v1/nowhere"),
+        ("/builds/%2e%2e/%2e%2e/etc/passwd", 404, "unknown path"),
+        ("/builds/1/stages/..%2f..%2fetc/jobs", 404, "unknown path"),
         ("/builds/1/stages/%00/jobs", 422, "stage: "),
         ("/builds?source=%1b%5b31m%00", 200, ""),
     ],
 )
-def test_odd_requests_get_words(shared: Served, path: str, status: int, words: str) -> None:
+def test_invalid_requests_get_a_message(
+    shared: RunningApi, path: str, status: int, words: str
+) -> None:
     answer = get(shared, path)
     if status == 200:
         assert answer.json() == []
@@ -282,26 +284,26 @@ def test_odd_requests_get_words(shared: Served, path: str, status: int, words: s
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({}, "who: Field required"),
-        ({"who": "policy"}, "who: must be the name of whoever asks"),
-        ({"who": "a\x1b[31m"}, "who: must be one line"),
-        ({"who": "ann", "reason": "x" * 2000}, "reason: "),
-        ({"who": "ann", "more": 1}, "more: "),
+        ({}, "actor: Field required"),
+        ({"actor": "policy"}, "actor: must be the name of a person"),
+        ({"actor": "a\x1b[31m"}, "actor: must be one line"),
+        ({"actor": "ann", "reason": "x" * 2000}, "reason: "),
+        ({"actor": "ann", "more": 1}, "more: "),
         ([1], "body: "),
         ("x", "body: "),
     ],
 )
-def test_bodies_are_checked(shared: Served, body: Any, words: str) -> None:
+def test_bodies_are_checked(shared: RunningApi, body: Any, words: str) -> None:
     answer = post(shared, "/builds/1/stages/smoke/approve", body)
     assert words in detail(answer, 422)
 
 
-def test_what_needs_a_reason_needs_words(shared: Served) -> None:
-    answer = post(shared, "/builds/1/stages/smoke/tag", {"who": "ann", "reason": "  "})
-    assert "reason: must say why" in detail(answer, 422)
+def test_a_required_reason_must_not_be_blank(shared: RunningApi) -> None:
+    answer = post(shared, "/builds/1/stages/smoke/tag", {"actor": "ann", "reason": "  "})
+    assert "reason: must not be empty" in detail(answer, 422)
 
 
-def test_json_that_is_none_is_named(shared: Served) -> None:
+def test_invalid_json_is_reported(shared: RunningApi) -> None:
     url = f"{shared.url}/api/v1/builds/1/cancel"
     headers = {"Content-Type": "application/json"}
     for data in (b"{", b"\xff", b"[" * 60_000):
@@ -310,12 +312,12 @@ def test_json_that_is_none_is_named(shared: Served) -> None:
         assert answer.status_code in (400, 422)
 
 
-# -- pages of strangers, and worse --------------------------------------------------
+# -- pages of other sites, hostile input --------------------------------------------------
 
 
-def raw(served: Served, text: bytes, end: bool = False) -> bytes:
-    """All that is answered to some bytes; a connection that is reset ends the answer too."""
-    host, _, port = served.url[7:].rpartition(":")
+def raw(api: RunningApi, text: bytes, end: bool = False) -> bytes:
+    """Return the response to some bytes; a reset of the connection ends it, too."""
+    host, _, port = api.url[7:].rpartition(":")
     found = b""
     with socket.create_connection((host, int(port)), 20) as connection, suppress(OSError):
         connection.sendall(text)
@@ -348,12 +350,14 @@ def status(answer: bytes) -> int:
         (b"", 421),
     ],
 )
-def test_only_names_of_this_machine_are_answered(shared: Served, host: bytes, wanted: int) -> None:
+def test_only_host_names_of_this_machine_are_accepted(
+    shared: RunningApi, host: bytes, wanted: int
+) -> None:
     text = b"GET /api/v1/hosts HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % host
     assert status(raw(shared, text)) == wanted
 
 
-def test_two_names_are_one_too_many(shared: Served) -> None:
+def test_exactly_one_host_header_is_required(shared: RunningApi) -> None:
     text = b"GET /api/v1/hosts HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
     assert status(raw(shared, text)) == 400
     assert status(raw(shared, b"GET /api/v1/hosts HTTP/1.0\r\n\r\n")) == 400
@@ -373,25 +377,27 @@ def test_two_names_are_one_too_many(shared: Served) -> None:
         {"X-Nosejobs": "1", "Origin": "https://localhost"},
     ],
 )
-def test_a_page_of_a_stranger_changes_nothing(shared: Served, headers: dict[str, str]) -> None:
+def test_a_page_of_another_site_changes_nothing(
+    shared: RunningApi, headers: dict[str, str]
+) -> None:
     url = f"{shared.url}/api/v1/builds/1/cancel"
-    answer = requests.post(url, data=json.dumps(WHO), headers=headers, timeout=20)
+    answer = requests.post(url, data=json.dumps(ACTOR), headers=headers, timeout=20)
     assert detail(answer, 403)
     assert "access-control-allow-origin" not in answer.headers
     with shared.store.read() as connection:
-        assert audit.entries(connection, most=1)[0].what != "cancel"
+        assert audit.list_entries(connection, limit=1)[0].action != "cancel"
 
 
-def test_a_preflight_is_not_granted(shared: Served) -> None:
+def test_a_preflight_is_not_granted(shared: RunningApi) -> None:
     headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     answer = requests.options(f"{shared.url}/api/v1/poke/app", headers=headers, timeout=20)
     assert answer.status_code == 403
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
-def test_a_page_of_ours_may(served: Served) -> None:
-    headers = {"Origin": served.url, "X-Nosejobs": "1", "Sec-Fetch-Site": "same-origin"}
-    answer = requests.post(f"{served.url}/api/v1/poke/app", headers=headers, timeout=20)
+def test_a_page_of_the_dispatcher_may_act(api: RunningApi) -> None:
+    headers = {"Origin": api.url, "X-Nosejobs": "1", "Sec-Fetch-Site": "same-origin"}
+    answer = requests.post(f"{api.url}/api/v1/poke/app", headers=headers, timeout=20)
     assert answer.status_code == 202
 
 
@@ -399,44 +405,42 @@ def test_a_page_of_ours_may(served: Served) -> None:
     "head",
     [b"Content-Length: 99999999", b"Content-Length: 9" + b"9" * 40, b"Transfer-Encoding: chunked"],
 )
-def test_huge_bodies_are_refused_unread(shared: Served, head: bytes) -> None:
+def test_huge_bodies_are_refused_unread(shared: RunningApi, head: bytes) -> None:
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     text = b"POST /api/v1/poke/app HTTP/1.1\r\nHost: localhost\r\nX-Nosejobs: 1\r\n%s\r\n\r\n"
     answer = raw(shared, text % head + (chunk * 2 if b"chunked" in head else b""))
-    # Who goes on sending may find the connection reset before the answer.
+    # A client that continues to send may find the connection reset before the response.
     assert not answer or status(answer) in (400, 413)
     assert shared.service.poked == []
     assert get(shared, "/hosts").ok
 
 
-def test_noise_hurts_nobody(shared: Served) -> None:
+def test_garbage_does_not_stop_the_server(shared: RunningApi) -> None:
     for text in (b"\0" * 1000, b"GET / HTTP/9\r\n\r\n", b"GET " + b"/" * 200_000, b"\x16\x03\x01"):
         raw(shared, text, end=True)
     assert get(shared, "/hosts").ok
 
 
-def test_who_asks_nothing_is_not_waited_for(
-    shared: Served, monkeypatch: pytest.MonkeyPatch
+def test_a_connection_without_a_request_is_closed(
+    shared: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or 500 of them would be all that are served."""
-    monkeypatch.setattr("dispatcher.web.app._PATIENCE", 0.1)
-    where = shared.url[7:].split(":")
-    for said in (b"", b"GET / HT", b"GET /api/v1/hosts HTTP/1.1\r\nHost: localhost\r\n\r\nGET"):
-        with socket.create_connection((where[0], int(where[1])), timeout=20) as connection:
-            connection.sendall(said)
+    """Else 500 of them would block all others."""
+    monkeypatch.setattr("dispatcher.web.app._REQUEST_HEAD_TIMEOUT", 0.1)
+    host, port = shared.url[7:].split(":")
+    for data in (b"", b"GET / HT", b"GET /api/v1/hosts HTTP/1.1\r\nHost: localhost\r\n\r\nGET"):
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(data)
             while connection.recv(1 << 16):
-                pass  # the answer, then the end, which a connection that is kept would not have
+                pass  # the response, then the end, which a kept connection would not have
 
 
-def test_who_waits_for_an_answer_may_be_silent(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dispatcher.web.app._PATIENCE", 0.05)
-    tag = {"If-None-Match": get(served, "/hosts").headers["ETag"]}
-    assert get(served, "/hosts?wait=0.3", headers=tag).status_code == 304
+def test_a_waiting_request_is_not_closed(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.web.app._REQUEST_HEAD_TIMEOUT", 0.05)
+    tag = {"If-None-Match": get(api, "/hosts").headers["ETag"]}
+    assert get(api, "/hosts?wait=0.3", headers=tag).status_code == 304
 
 
-def test_answers_cannot_be_framed_or_kept(shared: Served) -> None:
+def test_responses_cannot_be_framed_or_cached(shared: RunningApi) -> None:
     found = get(shared, "/hosts").headers
     assert found["cache-control"] == "no-store"
     assert found["x-content-type-options"] == "nosniff"
@@ -445,24 +449,26 @@ def test_answers_cannot_be_framed_or_kept(shared: Served) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
-def test_other_addresses_are_refused_with_words(shared: Served, address: str) -> None:
-    app = create(shared.service, shared.service.package, SECRET)
-    with pytest.raises(CannotListen, match="nobody is asked who they are yet"):
+def test_other_addresses_are_refused(shared: RunningApi, address: str) -> None:
+    app = create_app(shared.service, shared.service.package, SECRET)
+    with pytest.raises(CannotListen, match="not a loopback address; without authentication"):
         Server(app, address, 0)
 
 
-def test_a_name_that_leads_elsewhere_is_refused(
-    shared: Served, monkeypatch: pytest.MonkeyPatch
+def test_a_name_that_resolves_to_another_machine_is_refused(
+    shared: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
-    app = create(shared.service, shared.service.package, SECRET)
-    with pytest.raises(CannotListen, match=r"localhost is 192\.0\.2\.1 here, which others reach"):
+    app = create_app(shared.service, shared.service.package, SECRET)
+    with pytest.raises(
+        CannotListen, match=r"localhost resolves to 192\.0\.2\.1, which is not a loopback"
+    ):
         Server(app, "localhost", 0)
 
 
-def test_an_address_that_is_taken_is_named(shared: Served) -> None:
-    app = create(shared.service, shared.service.package, SECRET)
+def test_an_address_that_is_taken_is_named(shared: RunningApi) -> None:
+    app = create_app(shared.service, shared.service.package, SECRET)
     port = int(shared.url.rpartition(":")[2])
     with pytest.raises(CannotListen, match=f"port {port}: Address already in use"):
         Server(app, "127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""The commands, as scripts and people use them, against a real API."""
+"""The commands of the dispatcher against a real API."""
 
 import json
 import os
@@ -22,24 +22,24 @@ from click.testing import CliRunner, Result
 from dispatcher import model
 from dispatcher.cli import commands as cli
 from dispatcher.cli import common, log_viewer
-from dispatcher.cli.api_client import Client
+from dispatcher.cli.api_client import ApiClient
 from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote.jobs.package_format import Member
-from shell_runner.remote.jobs.package_writer import write
+from shell_runner.remote.jobs.package_writer import write_package
 
 from . import api_server
-from .api_server import Served
+from .api_server import RunningApi
 
 ROOT = Path(__file__).parents[3]
-COMMANDS = click.Group("nosejobs", commands=list(cli.ALL))
+COMMANDS = click.Group("nosejobs", commands=list(cli.ALL_COMMANDS))
 Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A command against the API that is served."""
-    monkeypatch.setenv("NOSEJOBS_URL", served.url)
+def run(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A function that runs a command against the API."""
+    monkeypatch.setenv("NOSEJOBS_URL", api.url)
     monkeypatch.setenv("LOGNAME", "ann")
     return invoke
 
@@ -48,22 +48,22 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(COMMANDS, list(arguments))
 
 
-def add(served: Served, **change: Any) -> int:
-    with served.store.write() as connection:
+def add(api: RunningApi, **change: Any) -> int:
+    with api.store.write() as connection:
         return api_server.add_build(connection, **change)
 
 
 @pytest.fixture(scope="module")
-def liar() -> Iterator[tuple[str, list[bytes]]]:
-    """Something else that answers, and what it says."""
-    said = [b""]
+def fake_server() -> Iterator[tuple[str, list[bytes]]]:
+    """Another HTTP server: its URL, and a list with its response."""
+    responses = [b""]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header("Content-Length", str(len(said[0])))
+            self.send_header("Content-Length", str(len(responses[0])))
             self.end_headers()
-            self.wfile.write(said[0])
+            self.wfile.write(responses[0])
 
         do_POST = do_GET
 
@@ -71,38 +71,38 @@ def liar() -> Iterator[tuple[str, list[bytes]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        yield f"http://127.0.0.1:{server.server_port}", said
+        yield f"http://127.0.0.1:{server.server_port}", responses
         server.shutdown()
 
 
-# -- looking ------------------------------------------------------------------------
+# -- reading ------------------------------------------------------------------------
 
 
-def test_builds_are_a_table_or_json(served: Served, run: Run) -> None:
-    assert run("builds").stderr == "no builds\n"
-    add(served, subject="make it fast")
+def test_builds_are_printed_as_table_or_json(api: RunningApi, run: Run) -> None:
+    assert run("builds").stderr == "there are no builds yet\n"
+    add(api, subject="make it fast")
     done = run("builds")
     assert done.exit_code == 0
     assert "make it fast" in done.stdout
     (found,) = json.loads(run("builds", "--json").stdout)
     assert found["number"] == 1
     assert json.loads(run("builds", "--json", "--level", "ship").stdout) == []
-    assert run("builds", "--level", "ship").stderr == "no such builds\n"
+    assert run("builds", "--level", "ship").stderr == "no builds match\n"
 
 
-def test_a_source_that_cannot_be_read_is_no_silence(served: Served, run: Run) -> None:
-    with served.store.write() as connection:
-        key = changes.source(connection, "app", "git")
-        changes.looked(connection, key, time.time(), "/srv/app.git cannot be read: gone")
+def test_errors_of_sources_are_shown_with_builds(api: RunningApi, run: Run) -> None:
+    with api.store.write() as connection:
+        key = changes.ensure_source(connection, "app", "git")
+        changes.record_poll(connection, key, time.time(), "/srv/app.git cannot be read: gone")
     done = run("builds")
-    assert done.stderr == "no builds\nsource app: /srv/app.git cannot be read: gone\n"
+    assert done.stderr == "there are no builds yet\nsource app: /srv/app.git cannot be read: gone\n"
     assert run("builds", "--json").output == "[]\n"
 
 
-def test_show_says_why_and_what_to_do(served: Served, run: Run) -> None:
-    build = add(served)
-    with served.store.write() as connection:
-        api_server.finish(connection, build, "unit", failed="tests/test_b.sh")
+def test_show_names_reasons_and_the_next_step(api: RunningApi, run: Run) -> None:
+    build = add(api)
+    with api.store.write() as connection:
+        api_server.finish_stage(connection, build, "unit", failed="tests/test_b.sh")
     done = run("show", str(build))
     assert done.exit_code == 0
     for words in (
@@ -113,16 +113,16 @@ def test_show_says_why_and_what_to_do(served: Served, run: Run) -> None:
 
 
 @pytest.mark.parametrize("text", ["1", "abcd", "abcd" * 10, "latest"])
-def test_a_build_has_several_names(served: Served, run: Run, text: str) -> None:
-    add(served)
+def test_a_build_has_several_names(api: RunningApi, run: Run, text: str) -> None:
+    add(api)
     assert json.loads(run("show", text, "--json").stdout)["number"] == 1
 
 
-def test_what_strangers_wrote_cannot_drive_the_terminal(served: Served, run: Run) -> None:
+def test_text_of_commits_and_hosts_cannot_control_the_terminal(api: RunningApi, run: Run) -> None:
     evil = "\x1b]0;gone\x07\x1b[2Jok\nbuild 9\r\u202e"
-    build = add(served, subject=evil, author=evil)
-    with served.store.write() as connection:
-        api_server.finish(connection, build, "unit", failed=f"tests/{evil}.sh")
+    build = add(api, subject=evil, author=evil)
+    with api.store.write() as connection:
+        api_server.finish_stage(connection, build, "unit", failed=f"tests/{evil}.sh")
         api_server.add_host(connection, f"h{evil}", reason=evil)
     for command in (["builds"], ["show", "1"], ["hosts"]):
         done = run(*command)
@@ -132,11 +132,11 @@ def test_what_strangers_wrote_cannot_drive_the_terminal(served: Served, run: Run
         assert run(*command, "--json").stdout.isascii()
 
 
-# -- acting -------------------------------------------------------------------------
+# -- actions -------------------------------------------------------------------------
 
 
-def test_people_act_under_their_name(served: Served, run: Run) -> None:
-    build = add(served)
+def test_actions_are_recorded_with_the_name_of_the_user(api: RunningApi, run: Run) -> None:
+    build = add(api)
     for arguments, words in (
         (["hold", "1", "unit"], "unit of build 1 is held"),
         (["approve", "1", "unit", "--reason", "it is fine"], "unit of build 1 is approved"),
@@ -144,20 +144,20 @@ def test_people_act_under_their_name(served: Served, run: Run) -> None:
         (["untag", "1", "unit", "--reason", "not so"], "the tag unit of build 1 revoked"),
         (["tag", "1", "unit", "--reason", "seen"], "build 1 is tagged unit by hand"),
         (["tag", "1", "unit", "--revoke", "--reason", "no"], "the tag unit of build 1 revoked"),
-        (["cancel", "1", "unit"], "unit of build 1 is cancelled"),
-        (["rerun", "1", "unit", "--who", "bob"], "run 2 of unit"),
-        (["cancel", "1"], "build 1 is cancelled: smoke, regression, audit, unit"),
-        (["poke", "app"], "app is looked at"),
+        (["cancel", "1", "unit"], "unit of build 1 is canceled"),
+        (["rerun", "1", "unit", "--actor", "bob"], "run 2 of unit"),
+        (["cancel", "1"], "build 1 is canceled: smoke, regression, audit, unit"),
+        (["poke", "app"], "polling app now"),
     ):
         done = run(*arguments)
         assert (done.exit_code, done.stdout) == (0, f"{words}\n"), done.output
     found = json.loads(run("show", str(build), "--json").stdout)["audit"]
-    assert {entry["who"] for entry in found} == {"ann", "bob"}
-    assert served.service.poked == ["app"]
+    assert {entry["actor"] for entry in found} == {"ann", "bob"}
+    assert api.service.poked == ["app"]
 
 
-def test_hosts_are_drained_and_resumed(served: Served, run: Run) -> None:
-    with served.store.write() as connection:
+def test_hosts_are_drained_and_resumed(api: RunningApi, run: Run) -> None:
+    with api.store.write() as connection:
         api_server.add_host(connection)
     assert run("hosts", "drain", "h1", "--reason", "new disk").exit_code == 0
     done = run("hosts")
@@ -167,7 +167,7 @@ def test_hosts_are_drained_and_resumed(served: Served, run: Run) -> None:
     done = run("hosts", "--json", "quarantine", "h1")
     assert json.loads(done.stdout)["changed"] is True
     done = run("hosts", "resume", "h1", "--json")
-    assert json.loads(done.stdout)["words"] == "host h1 gets jobs again"
+    assert json.loads(done.stdout)["message"] == "host h1 gets jobs again"
 
 
 @pytest.mark.parametrize(
@@ -175,29 +175,29 @@ def test_hosts_are_drained_and_resumed(served: Served, run: Run) -> None:
     [
         (["show", "7"], "there is no build 7"),
         (["show", "beef"], "there is no build beef"),
-        (["show", "no"], "'no' is no build: write its number"),
+        (["show", "no"], "'no' is not a build; give a build number"),
         (["tag", "1", "unit"], "Missing option '--reason'"),
         (["approve", "1", "unti"], "did you mean 'unit'?"),
-        (["approve", "1", "../../x"], "there is no"),
+        (["approve", "1", "../../x"], "unknown path"),
         (["rerun", "1", "smoke"], "run 1 of smoke is waiting: it has not run yet"),
         (["hosts", "drain", "h\x1b[31m9"], "there is no host 'h\\x1b[31m9'; there is none yet"),
         (["poke", "nix"], "there is no source 'nix'"),
         (["builds", "--state", "odd"], "state: "),
-        (["logs", "1", "unit"], "unit of build 1 has not been given to a host yet: it is"),
-        (["builds", "--url", "file:///etc/passwd"], "is no address"),
+        (["logs", "1", "unit"], "unit of build 1 has no job on a host yet: it is"),
+        (["builds", "--url", "file:///etc/passwd"], "is not a URL"),
     ],
 )
-def test_what_cannot_be_exits_2_with_words(
-    served: Served, run: Run, arguments: list[str], words: str
+def test_invalid_requests_exit_2_with_a_message(
+    api: RunningApi, run: Run, arguments: list[str], words: str
 ) -> None:
-    add(served)
+    add(api)
     done = run(*arguments)
     assert done.exit_code == 2
     assert words in done.stderr
     assert done.stdout == ""
 
 
-def test_nobody_there_exits_6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_dispatcher_exits_6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -207,8 +207,8 @@ def test_nobody_there_exits_6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "nosejobs up" in done.stderr
 
 
-def test_a_password_in_an_address_is_not_shown(liar: tuple[str, list[bytes]]) -> None:
-    url, liar[1][:] = liar[0].replace("//", "//ann:hunter2@"), [b"<html>"]
+def test_a_password_in_an_address_is_not_shown(fake_server: tuple[str, list[bytes]]) -> None:
+    url, fake_server[1][:] = fake_server[0].replace("//", "//ann:hunter2@"), [b"<html>"]
     for where in (url, "http://ann:hunter2@127.0.0.1:1"):
         done = invoke("builds", "--url", where)
         assert done.exit_code == 6
@@ -216,13 +216,13 @@ def test_a_password_in_an_address_is_not_shown(liar: tuple[str, list[bytes]]) ->
         assert "hunter2" not in done.stderr
 
 
-def test_where_it_is_stands_in_its_data(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_url_is_read_from_the_data_folder(
+    api: RunningApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NOSEJOBS_URL", raising=False)
     (tmp_path / "dispatcher.toml").write_text('[dispatcher]\ndata = "data"\n')
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "url").write_text(f"{served.url}\n")
+    (tmp_path / "data" / "url").write_text(f"{api.url}\n")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     assert invoke("hosts", "--json").stdout == "[]\n"
@@ -233,23 +233,21 @@ def test_where_it_is_stands_in_its_data(
     [b"null", b"7", b"[7]", b"{}", b'[{"number": NaN}]', b'{"outcome": "x"}', b"[" * 100_000],
     ids=lambda answer: str(answer[:20]),
 )
-def test_what_is_no_dispatcher_says_nothing_of_a_build(
-    liar: tuple[str, list[bytes]], answer: bytes
-) -> None:
-    url, liar[1][:] = liar[0], [answer]
+def test_a_malformed_response_exits_6(fake_server: tuple[str, list[bytes]], answer: bytes) -> None:
+    url, fake_server[1][:] = fake_server[0], [answer]
     for words in (["show", "1"], ["show", "1", "--wait"], ["rerun", "1", "unit"], ["poke", "x"]):
         done = invoke(*words, "--url", url)
         assert done.exit_code == 6, (words, done.output)
-        assert done.stderr.startswith("Error: what "), done.stderr
+        assert done.stderr.startswith(("Error: what ", "Error: the response ")), done.stderr
         assert done.stdout == ""
 
 
-def test_who_reads_no_further_is_told_from_a_build_that_failed(served: Served) -> None:
-    with served.store.write() as connection:
+def test_a_closed_pipe_has_its_own_exit_status(api: RunningApi) -> None:
+    with api.store.write() as connection:
         api_server.add_host(connection)
     reader, writer = os.pipe()
     os.close(reader)
-    words = [sys.executable, "-m", "dispatcher", "hosts", "--url", served.url]
+    words = [sys.executable, "-m", "dispatcher", "hosts", "--url", api.url]
     with os.fdopen(writer, "wb") as pipe:
         done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, timeout=30)
     assert (done.returncode, done.stderr) == (common.OUTPUT_CLOSED, b"")
@@ -261,40 +259,40 @@ def test_who_reads_no_further_is_told_from_a_build_that_failed(served: Served) -
 @pytest.mark.parametrize(
     ("event", "status"), [(StageEvent.PASS, 0), (StageEvent.FAIL, 1), (StageEvent.GIVE_UP, 6)]
 )
-def test_who_waits_exits_by_what_the_build_came_to(
-    served: Served, run: Run, event: StageEvent, status: int
+def test_wait_exits_with_the_status_of_the_build(
+    api: RunningApi, run: Run, event: StageEvent, status: int
 ) -> None:
     tree = '[stages.unit]\n[levels]\npublished = ["unit", "smoke"]\n'
-    with served.store.write() as connection:
+    with api.store.write() as connection:
         build = api_server.add_build(connection, tree=tree)
-        number = api_server.run_of(connection, build, "unit").id
-        api_server.begin(connection, build, "unit", "h1")
+        number = api_server.newest_run(connection, build, "unit").id
+        api_server.start_stage(connection, build, "unit", "h1")
     done: list[Result] = []
     waiting = threading.Thread(target=lambda: done.append(run("show", str(build), "--wait")))
     waiting.start()
-    while served.store.changed.now() == 0:
+    while api.store.changed.count() == 0:
         time.sleep(0.01)
-    with served.store.write() as connection:
+    with api.store.write() as connection:
         if event is StageEvent.PASS:
-            stage_runs.move(connection, number, event, ended=time.time())
-            found = api_server.run_of(connection, build, "unit")
-            api_server.give(connection, build, found, "u1")
+            stage_runs.apply_event(connection, number, event, ended_at=time.time())
+            found = api_server.newest_run(connection, build, "unit")
+            api_server.add_tag(connection, build, found, "u1")
         else:
-            stage_runs.move(connection, number, event, detail="gone", ended=time.time())
+            stage_runs.apply_event(connection, number, event, detail="gone", ended_at=time.time())
     waiting.join(20)
     assert done[0].exit_code == status, done[0].output
 
 
-def test_who_has_pushed_just_now_waits_for_the_build(
-    served: Served, run: Run, monkeypatch: pytest.MonkeyPatch
+def test_wait_waits_for_the_build_of_a_pushed_revision(
+    api: RunningApi, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: queue.Queue[str] = queue.Queue()
-    monkeypatch.setattr(common, "say", said.put)
+    monkeypatch.setattr(common, "print_message", said.put)
     done: list[Result] = []
     thread = threading.Thread(target=lambda: done.append(run("show", "--wait", "abcdabcd")))
     thread.start()
-    assert said.get(timeout=20).startswith("there is no build of abcdabcd yet; waits for one")
-    add(served, tree="")
+    assert said.get(timeout=20).startswith("no build of abcdabcd yet; waiting for it")
+    add(api, tree="")
     thread.join(20)
     assert (done[0].exit_code, said.qsize()) == (0, 0), done[0].output
     assert "build     1 of app" in done[0].stdout
@@ -306,102 +304,102 @@ def test_who_has_pushed_just_now_waits_for_the_build(
 # -- logs ---------------------------------------------------------------------------
 
 
-def stored(served: Served, build: int, *logs: bytes) -> list[str]:
+def stored(api: RunningApi, build: int, *logs: bytes) -> list[str]:
     """A stage that has passed on a host for each log, with packages here."""
     names = [f"h{number}" for number, _ in enumerate(logs, 1)]
-    with served.store.write() as connection:
-        found = api_server.begin(connection, build, "unit", *names)
+    with api.store.write() as connection:
+        found = api_server.start_stage(connection, build, "unit", *names)
         for job, log in zip(found, logs, strict=True):
-            path = served.service.settings.data / f"p-{job[-3:]}"
+            path = api.service.settings.data / f"p-{job[-3:]}"
             manifest = {"attempt": {"number": 1}}
-            write(str(path), manifest, [Member("log.txt", log)])
-            api_server.harvest(connection, job, path.name)
-        run = api_server.run_of(connection, build, "unit")
-        stage_runs.move(connection, run.id, StageEvent.PASS, ended=time.time())
+            write_package(str(path), manifest, [Member("log.txt", log)])
+            api_server.harvest_job(connection, job, path.name)
+        run = api_server.newest_run(connection, build, "unit")
+        stage_runs.apply_event(connection, run.id, StageEvent.PASS, ended_at=time.time())
     return found
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_without_a_log_it_says_why(served: Served, run: Run, follow: list[str]) -> None:
-    with served.store.write() as connection:
-        source = changes.source(connection, "app", "git")
-        change = model.Change(source, "main", "abcd" * 10, seen=1.0)
+def test_a_missing_log_is_explained(api: RunningApi, run: Run, follow: list[str]) -> None:
+    with api.store.write() as connection:
+        source = changes.ensure_source(connection, "app", "git")
+        change = model.Change(source, "main", "abcd" * 10, seen_at=1.0)
         build = builds.add(connection, changes.add(connection, change), 1.0)
         why = "nosejobs.toml:3: no"
-        assert builds.move(connection, build, BuildEvent.REJECT, detail=why, ended=1.0)
+        assert builds.apply_event(connection, build, BuildEvent.REJECT, detail=why, ended_at=1.0)
     done = run("logs", *follow, "1", "unit")
     assert done.exit_code == 2
     assert why in done.stderr
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_a_log_is_printed_from_its_package(served: Served, run: Run, follow: list[str]) -> None:
-    build = add(served)
+def test_a_log_is_printed_from_its_package(api: RunningApi, run: Run, follow: list[str]) -> None:
+    build = add(api)
     big = b"x" * 300_000 + b"\n"
-    stored(served, build, b"a.sh | \x1b[31mred\xff \xe2\x82\xac\n" + big)
+    stored(api, build, b"a.sh | \x1b[31mred\xff \xe2\x82\xac\n" + big)
     done = run("logs", *follow, str(build), "unit")
     assert done.exit_code == 0, done.output
     assert done.stdout == "a.sh | red\\xff €\n" + big.decode()
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_lines_of_several_hosts_say_whose_they_are(
-    served: Served, run: Run, follow: list[str]
+def test_lines_of_several_hosts_start_with_the_host(
+    api: RunningApi, run: Run, follow: list[str]
 ) -> None:
-    build = add(served)
-    stored(served, build, b"one\ntwo\n", b"three")
+    build = add(api)
+    stored(api, build, b"one\ntwo\n", b"three")
     done = run("logs", *follow, str(build), "unit")
     assert sorted(done.stdout.splitlines()) == ["h1 | one", "h1 | two", "h2 | three"]
 
 
-def test_a_log_that_was_removed_is_named(served: Served, run: Run) -> None:
-    build = add(served)
-    (job,) = stored(served, build, b"one\n")
-    (served.service.settings.data / f"p-{job[-3:]}").unlink()
+def test_a_removed_log_is_reported(api: RunningApi, run: Run) -> None:
+    build = add(api)
+    (job,) = stored(api, build, b"one\n")
+    (api.service.settings.data / f"p-{job[-3:]}").unlink()
     done = run("logs", str(build), "unit")
     assert done.exit_code == 2
-    assert "its package was removed, because it is old" in done.stderr
+    assert "its package was removed, as it is older" in done.stderr
     done = run("logs", "-f", str(build), "unit")
     assert done.exit_code == 2
     assert done.stderr.count("was removed") == 1
 
 
-def test_who_follows_waits_for_the_job(served: Served, run: Run) -> None:
-    build = add(served)
-    with served.store.write() as connection:
-        number = api_server.run_of(connection, build, "unit").id
-        stage_runs.move(connection, number, StageEvent.READY)
-        stage_runs.move(connection, number, StageEvent.PLACE, began=1.0)
-        jobs.plan(connection, [Job(api_server.uuid(5), number, "h1", planned=1.0)])
+def test_following_waits_for_the_job(api: RunningApi, run: Run) -> None:
+    build = add(api)
+    with api.store.write() as connection:
+        number = api_server.newest_run(connection, build, "unit").id
+        stage_runs.apply_event(connection, number, StageEvent.READY)
+        stage_runs.apply_event(connection, number, StageEvent.PLACE, started_at=1.0)
+        jobs.plan(connection, [Job(api_server.uuid(5), number, "h1", planned_at=1.0)])
     done: list[Result] = []
     thread = threading.Thread(target=lambda: done.append(run("logs", "-f", "1", "unit")))
     thread.start()
-    path = served.service.settings.data / "p5"
-    write(str(path), {"attempt": {"number": 1}}, [Member("log.txt", b"now\n")])
-    with served.store.write() as connection:
-        api_server.harvest(connection, api_server.uuid(5), "p5")
-        stage_runs.move(connection, number, StageEvent.PASS, ended=2.0)
+    path = api.service.settings.data / "p5"
+    write_package(str(path), {"attempt": {"number": 1}}, [Member("log.txt", b"now\n")])
+    with api.store.write() as connection:
+        api_server.harvest_job(connection, api_server.uuid(5), "p5")
+        stage_runs.apply_event(connection, number, StageEvent.PASS, ended_at=2.0)
     thread.join(20)
     assert (done[0].exit_code, done[0].stdout) == (0, "now\n"), done[0].output
 
 
-def test_who_follows_what_is_held_hears_how_to_end_that(served: Served) -> None:
-    build = add(served)
-    with served.store.write() as connection:
-        number = api_server.run_of(connection, build, "unit").id
-        stage_runs.move(connection, number, StageEvent.HOLD, detail="held by ann")
+def test_following_a_held_stage_suggests_approval(api: RunningApi) -> None:
+    build = add(api)
+    with api.store.write() as connection:
+        number = api_server.newest_run(connection, build, "unit").id
+        stage_runs.apply_event(connection, number, StageEvent.HOLD, detail="held by ann")
     said: queue.Queue[str] = queue.Queue()
-    asked = (Client(served.url), build, "unit", None, True, said.put)
-    thread = threading.Thread(target=log_viewer.logs, args=asked)
+    asked = (ApiClient(api.url), build, "unit", None, True, said.put)
+    thread = threading.Thread(target=log_viewer.print_logs, args=asked)
     thread.start()
     assert said.get(timeout=20) == "unit: held by ann\n  next: nosejobs approve 1 unit"
-    with served.store.write() as connection:
-        stage_runs.move(connection, number, StageEvent.CANCEL, ended=2.0)
+    with api.store.write() as connection:
+        stage_runs.apply_event(connection, number, StageEvent.CANCEL, ended_at=2.0)
     thread.join(20)
     assert not thread.is_alive()
 
 
-# -- what needs no dispatcher -------------------------------------------------------
+# -- without a dispatcher -----------------------------------------------------------
 
 
 def test_check_explains_both_files(tmp_path: Path) -> None:
@@ -426,7 +424,7 @@ def test_check_names_file_line_and_key(tmp_path: Path, name: str) -> None:
         assert f"{name}:2: unknown key 'odd'" in done.stderr
 
 
-def test_check_refuses_what_would_make_a_build_invalid(tmp_path: Path) -> None:
+def test_check_finds_what_would_make_a_build_invalid(tmp_path: Path) -> None:
     path = tmp_path / "nosejobs.toml"
     path.write_text('[stages.unit]\n[tests]\ntimeout = "x"\n')
     done = invoke("check", str(tmp_path))
@@ -434,18 +432,19 @@ def test_check_refuses_what_would_make_a_build_invalid(tmp_path: Path) -> None:
     assert f"{path}:3: [tests]: timeout: must be" in done.stderr
 
 
-def test_up_names_what_is_wrong_with_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_up_reports_errors_of_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "there is no dispatcher.toml" in invoke("up").stderr
     (tmp_path / "dispatcher.toml").write_text('[dispatcher]\nlisten = "0.0.0.0:80"\n')
     done = invoke("up")
     assert done.exit_code == 2
-    assert "dispatcher.toml:2: dispatcher.listen must be an address of loopback" in done.stderr
+    assert (
+        "dispatcher.toml:2: dispatcher.listen must be a loopback address"
+        in done.stderr
+    )
 
 
-def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_names_the_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dispatcher.toml").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "dispatcher.up", raising=False)
@@ -459,16 +458,16 @@ def test_up_without_its_extra_says_which(tmp_path: Path, monkeypatch: pytest.Mon
     assert "pip install 'pytest-nosejobs[dispatcher]'" in done.stderr
 
 
-def test_help_fits_a_terminal_and_says_what_a_build_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_a_terminal_and_explains_build(monkeypatch: pytest.MonkeyPatch) -> None:
     from shell_runner.cli.main import main
 
     monkeypatch.setenv("COLUMNS", "80")
-    every = click.Group("nosejobs", commands=[*cli.ALL, *main.commands.values()])
+    every = click.Group("nosejobs", commands=[*cli.ALL_COMMANDS, *main.commands.values()])
     listed = CliRunner().invoke(every, ["--help"]).output.partition("Commands:")[2]
     assert len(listed.splitlines()) > len(COMMANDS.commands)
     assert "..." not in listed
     for name in ("show", "logs", "approve", "cancel", "rerun"):
-        assert "BUILD is its number" in invoke(name, "--help").output
+        assert "BUILD is a number" in invoke(name, "--help").output
 
 
 def test_every_command_is_an_entry_point() -> None:
@@ -478,4 +477,4 @@ def test_every_command_is_an_entry_point() -> None:
     for name, place in points.items():
         module, _, attribute = place.partition(":")
         found[name] = getattr(import_module(module), attribute)
-    assert found == {command.name: command for command in cli.ALL}
+    assert found == {command.name: command for command in cli.ALL_COMMANDS}

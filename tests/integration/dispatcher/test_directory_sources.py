@@ -12,7 +12,7 @@ from dispatcher.sources.directory_source import DirectorySource, tree_digest
 from dispatcher.sources.git_command import SourceError
 from dispatcher.sources.git_source import GitSource
 from dispatcher.sources.open_sources import open_source
-from shell_runner.remote.files.manifest import Entry
+from shell_runner.remote.files.manifest import ManifestEntry
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_the_revision_is_that_of_names_modes_and_contents(here: Path) -> None:
 
 
 def test_names_cannot_be_mistaken_for_others() -> None:
-    def entry(path: str, digest: str) -> Entry:
-        return Entry(path, "link", 0, digest)
+    def entry(path: str, digest: str) -> ManifestEntry:
+        return ManifestEntry(path, "link", 0, digest)
 
     assert tree_digest([entry("ab", "c")]) != tree_digest([entry("a", "bc")])
     assert tree_digest([entry("a\udcff", "b")]) == tree_digest([entry("a\udcff", "b")])
@@ -64,10 +64,10 @@ def test_what_changed_is_known_of_trees_that_were_seen(here: Path) -> None:
     (here / "a").write_text("2")
     (here / "new").write_text("")
     second = revision(source)
-    (commit,) = source.between(first, second).commits
+    (commit,) = source.commits_between(first, second).commits
     assert commit.paths == ("a", "new")
-    assert DirectorySource(here).between(first, second).commits[0].paths is None
-    assert source.between("", second).commits[0].paths is None
+    assert DirectorySource(here).commits_between(first, second).commits[0].paths is None
+    assert source.commits_between("", second).commits[0].paths is None
 
 
 def test_a_checkout_is_a_copy(here: Path, tmp_path: Path) -> None:

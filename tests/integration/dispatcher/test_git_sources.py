@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from dispatcher.builds.source_watcher import TIDY_INTERVAL
+from dispatcher.builds.source_watcher import CLEAN_UP_INTERVAL
 from dispatcher.configuration.settings import Settings, Source
 from dispatcher.policy.change_detection import Commit
 from dispatcher.service import Service
 from dispatcher.sources import checkout, git_source
 from dispatcher.sources import git_command as git_module
-from dispatcher.sources.git_command import SourceError, shown
+from dispatcher.sources.git_command import SourceError, hide_password
 from dispatcher.sources.git_source import GitSource
 from dispatcher.sources.source import CommitRange
 from dispatcher.store import key_values
@@ -94,9 +94,9 @@ def test_a_rewritten_branch_is_forced(source: GitSource, there: Repository) -> N
     third = there.commit("three", a="3")
     assert source.heads() == {"main": third}
     three = Commit(third, "Ann", "three")
-    assert source.between(second, third) == CommitRange((three,), forced=True)
-    assert source.between(second, first).forced  # back to where it was
-    assert not source.between(first, third).forced
+    assert source.commits_between(second, third) == CommitRange((three,), forced=True)
+    assert source.commits_between(second, first).forced  # back to where it was
+    assert not source.commits_between(first, third).forced
 
 
 def test_a_repository_that_was_made_anew_is_followed(source: GitSource, there: Repository) -> None:
@@ -109,8 +109,8 @@ def test_a_repository_that_was_made_anew_is_followed(source: GitSource, there: R
     new = again.commit("new", b="1")
     again.git("branch", "topic/more")  # "topic" is a folder of refs now
     assert source.heads() == {"main": new, "topic/more": new}
-    assert source.between(old, new).forced
-    assert source.between("0" * 40, new).forced  # one that never was
+    assert source.commits_between(old, new).forced
+    assert source.commits_between("0" * 40, new).forced  # one that never was
 
 
 def test_a_repository_with_longer_names_is_followed(source: GitSource, there: Repository) -> None:
@@ -164,14 +164,14 @@ def test_what_lies_between_is_told_oldest_first(source: GitSource, there: Reposi
     there.git("mv", "b", "c")
     third = there.commit("three")
     source.heads()
-    past = source.between(first, third)
+    past = source.commits_between(first, third)
     assert past == CommitRange(
         (
             Commit(second, "Ann", "two", ("a",)),
             Commit(third, "Ann", "three", ("b", "c")),
         )
     )
-    assert source.between("", third) == CommitRange((Commit(third, "Ann", "three"),))
+    assert source.commits_between("", third) == CommitRange((Commit(third, "Ann", "three"),))
 
 
 def test_a_merge_is_one_commit_with_all_its_paths(source: GitSource, there: Repository) -> None:
@@ -183,7 +183,7 @@ def test_a_merge_is_one_commit_with_all_its_paths(source: GitSource, there: Repo
     there.git("merge", "-q", "--no-ff", "-m", "merge", "side")
     merged = there.git("rev-parse", "HEAD")
     source.heads()
-    (commit,) = source.between(first, merged).commits
+    (commit,) = source.commits_between(first, merged).commits
     assert (commit.subject, commit.paths) == ("merge", ("b", "c"))
 
 
@@ -192,12 +192,12 @@ def test_long_histories_are_bounded(
 ) -> None:
     found = [there.commit(f"c{number}", **{f"f{number}": "x"}) for number in range(6)]
     source.heads()
-    monkeypatch.setattr(git_source, "_COMMITS", 2)
-    past = source.between(found[0], found[-1])
+    monkeypatch.setattr(git_source, "_MAX_COMMITS", 2)
+    past = source.commits_between(found[0], found[-1])
     assert [each.revision for each in past.commits] == found[-2:]
     # The paths of what is left out count for the first one that is told.
     assert past.commits[0].paths == ("f1", "f2", "f3", "f4")
-    monkeypatch.setattr(git_source, "_PATHS", 10)
+    monkeypatch.setattr(git_source, "_MAX_HISTORY_BYTES", 10)
 
 
 def test_names_are_told_so_that_people_can_read_them(source: GitSource, there: Repository) -> None:
@@ -206,7 +206,7 @@ def test_names_are_told_so_that_people_can_read_them(source: GitSource, there: R
     Path(os.fsdecode(os.path.join(os.fsencode(there.path), name))).write_text("x")
     second = there.commit("\x1b[31mred\x1b[0m " + "x" * 5000)
     source.heads()
-    (commit,) = source.between(first, second).commits
+    (commit,) = source.commits_between(first, second).commits
     assert commit.paths == (os.fsdecode(name),)
     assert commit.subject.startswith(r"\x1b[31mred")
     assert len(commit.subject) < 400
@@ -260,7 +260,7 @@ def test_a_revision_that_was_rewritten_can_still_be_had(
     source.heads()
     there.git("reset", "-q", "--hard", first)
     source.heads()
-    source.tidy()
+    source.clean_up()
     source.checkout(second, tmp_path / "tree")
     assert files(tmp_path / "tree") == {"a": "2"}
 
@@ -289,7 +289,7 @@ def test_a_running_dispatcher_packs_its_mirrors(there: Repository, tmp_path: Pat
         wait_until(is_watched)
         assert len(loose()) == 75
         used = sum(path.stat().st_blocks for path in mirror.rglob("*"))
-        now[0] += TIDY_INTERVAL
+        now[0] += CLEAN_UP_INTERVAL
         wait_until(lambda: any(mirror.glob("objects/pack/*.pack")))
     assert not loose()  # the end of the dispatcher waits for git
     assert sum(path.stat().st_blocks for path in mirror.rglob("*")) < used / 2
@@ -311,7 +311,7 @@ def test_a_clean_up_that_fails_leaves_no_half_pack(
 
     monkeypatch.setattr(source, "_run", fail)
     with pytest.raises(SourceError, match=r"here\.git cannot be packed: git gc: no end"):
-        source.tidy()
+        source.clean_up()
     assert not half.exists()
 
 
@@ -343,9 +343,9 @@ def test_nothing_of_a_tree_is_run(
     marker.unlink(missing_ok=True)  # making it has run its own hooks
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
     assert source.heads() == {"main": second}
-    assert source.between(first, second).commits[0].paths == ("a",)
+    assert source.commits_between(first, second).commits[0].paths == ("a",)
     source.checkout(second, tmp_path / "tree")
-    source.tidy()
+    source.clean_up()
     assert files(tmp_path / "tree")["text"] == "$Id$\nline\n"
     assert files(tmp_path / "tree")["a"] == "2"
     assert not marker.exists()
@@ -437,7 +437,7 @@ def test_links_that_lead_through_many_others_cost_little(
     there.git("fast-import", "--quiet", feed=_COMMIT + b"".join(chain))
     revision = source.heads()["main"]
     source.checkout(revision, tmp_path / "tree")
-    monkeypatch.setattr(checkout, "_MAX_STEPS", 1000)
+    monkeypatch.setattr(checkout, "_MAX_LINK_STEPS", 1000)
     with pytest.raises(SourceError, match="its links lead through too many others"):
         source.checkout(revision, tmp_path / "other")
 
@@ -448,15 +448,15 @@ def test_names_and_subjects_of_any_size_keep_nobody_from_building(
     first = there.commit(a="1")
     subject = "\u0301" * 50_000  # without any width, so that git does not shorten it
     author = {"GIT_AUTHOR_NAME": "A" * 100_000}
-    monkeypatch.setattr(git_source, "_PATHS", 1 << 16)
+    monkeypatch.setattr(git_source, "_MAX_HISTORY_BYTES", 1 << 16)
     monkeypatch.setattr(repository, "ENVIRONMENT", {**repository.ENVIRONMENT, **author})
     second = there.commit(a="2")
     source.heads()
-    (commit,) = source.between(first, second).commits
+    (commit,) = source.commits_between(first, second).commits
     assert (commit.author[:2], commit.subject, commit.paths) == ("AA", "more", ("a",))
     third = there.commit(subject, a="3")
     source.heads()
-    (commit,) = source.between(second, third).commits
+    (commit,) = source.commits_between(second, third).commits
     assert (commit.revision, commit.author, commit.subject) == (third, "", "")
 
 
@@ -476,12 +476,12 @@ def test_trees_are_bounded(
     revision = there.git("commit-tree", "-m", "bomb", tree)
     there.git("update-ref", "refs/heads/main", revision)
     source.heads()
-    monkeypatch.setattr(git_source, "_FILES", 1 << 20)
+    monkeypatch.setattr(git_source, "_MAX_FILE_LIST_BYTES", 1 << 20)
     with pytest.raises(SourceError, match="more than 1048576 bytes"):
         source.checkout(revision, tmp_path / "tree")
     small = there.commit(a="12345")
     source.heads()
-    for name in ("_ENTRIES", "_BYTES"):
+    for name in ("_MAX_TREE_ENTRIES", "_MAX_TREE_BYTES"):
         with monkeypatch.context() as patch:
             patch.setattr(git_source, name, 0)
             with pytest.raises(SourceError, match="too large"):
@@ -595,8 +595,8 @@ def test_nobody_is_asked_for_a_password(
 
 
 def test_a_password_is_not_shown() -> None:
-    assert shown("https://ann:hunter2@example.org/x") == "https://ann:***@example.org/x"
-    assert shown("git@example.org:x") == "git@example.org:x"
+    assert hide_password("https://ann:hunter2@example.org/x") == "https://ann:***@example.org/x"
+    assert hide_password("git@example.org:x") == "git@example.org:x"
 
 
 def test_a_helper_that_stays_behind_does_not_hang_git(
@@ -712,4 +712,4 @@ def test_a_full_disk_leaves_nothing(
 
 def test_output_is_bounded() -> None:
     with pytest.raises(SourceError, match="more than 3 bytes"):
-        git_module.git("--version", most=3)
+        git_module.run_git("--version", max_bytes=3)

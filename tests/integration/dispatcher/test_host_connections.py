@@ -24,9 +24,9 @@ from shell_runner.pools.local import LocalProvider
 from shell_runner.pools.provider import PoolOptions, RunningHost
 from shell_runner.remote.jobs import paths, queue, queue_folder
 from tests.helpers import job_hosts
-from tests.helpers.agent_processes import stopped
+from tests.helpers.agent_processes import pause_process
 from tests.helpers.connection_fixtures import ConnectionHarness, connection_threads
-from tests.helpers.job_hosts import POPEN, script
+from tests.helpers.job_hosts import POPEN, write_script
 
 pytestmark = pytest.mark.timeout(120)
 POOL = PoolOptions("pool")
@@ -35,7 +35,7 @@ DONE, LOST = JobState.ACKNOWLEDGED, JobState.LOST
 
 @pytest.fixture
 def tests(folder: Path) -> Path:
-    script(folder / "tests", "test_a.sh", "exit 0")
+    write_script(folder / "tests", "test_a.sh", "exit 0")
     return folder / "tests"
 
 
@@ -51,7 +51,7 @@ def harness(folder: Path, tests: Path) -> Iterator[ConnectionHarness]:
 def gate(folder: Path, tests: Path) -> Path:
     """Return a FIFO; the test waits until something is written to it."""
     os.mkfifo(folder / "go")
-    script(tests, "test_a.sh", f"read line < {folder}/go")
+    write_script(tests, "test_a.sh", f"read line < {folder}/go")
     return folder / "go"
 
 
@@ -151,7 +151,7 @@ def test_a_job_that_the_host_refuses_is_lost_with_its_words(
 
     def hand_in_another(_: object) -> None:
         with JobClient(POPEN) as client:
-            job_hosts.submit(client, tests, job, retries=3)
+            job_hosts.submit_job(client, tests, job, retries=3)
 
     harness.work.before_prepare = hand_in_another
     harness.start()
@@ -246,7 +246,7 @@ def test_what_the_host_had_already_is_not_prepared_again_and_ends_if_it_was_give
     (lost,), (job,) = harness.plan("h1"), harness.plan("h1")
     with JobClient(POPEN) as client:
         for each in (lost, job):
-            job_hosts.submit(client, tests, each)
+            job_hosts.submit_job(client, tests, each)
     harness.wait_until(lambda: state_on_host(lost) == "running")
     harness.give_up(lost)
     harness.start()
@@ -265,7 +265,7 @@ def test_a_session_that_is_killed_is_opened_again_and_a_restart_continues_its_jo
     harness.start()
     (job,) = harness.plan("h1")
     harness.wait_for_state(job, JobState.SUBMITTED)
-    for pid in job_hosts.pids():
+    for pid in job_hosts.list_interpreter_pids():
         os.kill(pid, signal.SIGKILL)
     (second,) = harness.plan("h1")
     harness.wait_for_state(second, JobState.SUBMITTED)
@@ -296,7 +296,7 @@ def test_jobs_go_on_from_whatever_their_rows_say(harness: ConnectionHarness, tes
     path = harness.settings.data / "x.zip"
     with JobClient(POPEN) as client:
         for job in planned.values():
-            job_hosts.submit(client, tests, job)
+            job_hosts.submit_job(client, tests, job)
         done = {what: client.wait(job) for what, job in planned.items()}
         client.download(planned["harvested"], path, lambda _: None)
     for what, events in EVENTS_BY_STATE.items():
@@ -443,7 +443,7 @@ def test_a_host_that_does_not_answer_does_not_delay_close(
     far: tuple[ConnectionHarness, RunningHost],
 ) -> None:
     harness, running = far
-    with stopped(running.handle["pid"]):
+    with pause_process(running.handle["pid"]):
         harness.start()
         harness.wait_until(lambda: "open h1" in connection_threads())
         began = time.monotonic()

@@ -25,7 +25,7 @@ from shell_runner.pools.provider import ProviderFactory
 from shell_runner.remote.processes import orphans
 from tests.helpers.connection_fixtures import ConnectionHarness
 from tests.helpers.fake_pool import FakeProvider, no_machines_error
-from tests.helpers.job_hosts import script
+from tests.helpers.job_hosts import write_script
 
 pytestmark = pytest.mark.timeout(120)
 UNPLACED = [Unplaced(1, "it waits for a host", 1)]
@@ -35,7 +35,7 @@ class PoolHarness(ConnectionHarness):
     """A database, connections, and one pool."""
 
     def __init__(self, folder: Path, pool: Pool) -> None:
-        script(folder / "tests", "test_a.sh")
+        write_script(folder / "tests", "test_a.sh")
         super().__init__(folder / "data", folder / "tests")
         #: Fake providers in the order in which managers made them.
         self.providers: list[FakeProvider] = []
@@ -257,7 +257,7 @@ def test_a_plugin_adds_a_kind(folder: Path) -> None:
 def start_job(harness: PoolHarness, folder: Path) -> tuple[str, str]:
     """Start a host, and a job on it that waits for the FIFO ``go``; return name and job id."""
     os.mkfifo(folder / "go")
-    script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
+    write_script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
     harness.manager.start()
     harness.start()
     name = request_host(harness)

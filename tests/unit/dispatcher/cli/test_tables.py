@@ -1,4 +1,4 @@
-"""What people see of builds, stages and hosts."""
+"""Tables and texts about builds, stages and hosts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from dispatcher.cli import tables
 def run(stage: str = "unit", state: str = "passed", detail: str = "", number: int = 1) -> Any:
     return {
         "stage": stage, "number": number, "state": state, "detail": detail,
-        "began": 1.0, "ended": 2.5,
+        "started_at": 1.0, "ended_at": 2.5,
     }  # fmt: skip
 
 
@@ -20,7 +20,7 @@ def stage(name: str, of: Any, tagged: bool = True, *needs: str) -> Any:
 
 def job(host: str, part: int = 0, name: str = "unit", **counts: int) -> Any:
     return {
-        "stage": name, "run": 1, "part": part, "attempt": 1, "host": host,
+        "stage": name, "run_number": 1, "part": part, "attempt": 1, "host": host,
         "counts": dict.fromkeys(("passed", "failed", "error", "skipped"), 0) | counts,
     }  # fmt: skip
 
@@ -30,82 +30,91 @@ def build(**parts: Any) -> Any:
     return {"number": 1, **{name: [] for name in names}, **parts}
 
 
-def printed(table: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    tables.show(table)
+def print_lines(table: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    tables.print_table(table)
     return capsys.readouterr().out.splitlines()
 
 
-def test_nothing_empty_takes_place(capsys: pytest.CaptureFixture[str]) -> None:
-    """Columns in which nothing stands, and blanks behind a line."""
+def test_empty_columns_and_trailing_blanks_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither are shown."""
     stages = [stage("unit", run()), stage("a-long-name", run("a-long-name", "blocked"), False)]
-    lines = printed(tables.stages({"stages": stages, "jobs": []}), capsys)
+    lines = print_lines(tables.format_stages({"stages": stages, "jobs": []}), capsys)
     assert lines[0].split() == ["stage", "tag", "state", "took"]
     assert lines == [line.rstrip() for line in lines]
 
 
-def test_a_host_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_host_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     failed = stage("unit", run(state="failed", detail="h1: 1 test failed"), False)
     one = {"stages": [failed], "jobs": [job("h1", failed=1)]}
-    assert printed(tables.stages(one), capsys)[1].endswith("h1     1 test failed")
+    assert print_lines(tables.format_stages(one), capsys)[1].endswith("h1     1 test failed")
     two = {"stages": [failed], "jobs": [job("h1", failed=1), job("h2", 1, passed=1)]}
-    assert printed(tables.stages(two), capsys)[1].endswith("h1, h2  h1: 1 test failed")
+    assert print_lines(tables.format_stages(two), capsys)[1].endswith("h1, h2  h1: 1 test failed")
 
 
 def test_the_build_command_is_no_test(capsys: pytest.CaptureFixture[str]) -> None:
     found = {"stages": [stage("build", run("build"))], "jobs": [job("h1", 0, "build", passed=1)]}
-    assert "1 passed" not in "".join(printed(tables.stages(found), capsys))
+    assert "1 passed" not in "".join(print_lines(tables.format_stages(found), capsys))
 
 
-def test_why_a_stage_that_passed_has_no_tag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_passed_stage_without_tag_has_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
     stages = [
         stage("unit", run(detail="2 tests"), False),
         stage("smoke", run("smoke", detail="1 test"), False, "unit"),
         stage("audit", run("audit", detail="3 tests")),
     ]
-    lines = printed(tables.stages({"stages": stages, "jobs": []}), capsys)
+    lines = print_lines(tables.format_stages({"stages": stages, "jobs": []}), capsys)
     assert [line.split("1.5 s")[1].strip() for line in lines[1:]] == [
         "its tag was revoked", "no tag: unit has none", "",
     ]  # fmt: skip
 
 
-def test_a_hosts_pool_stands_for_its_address(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pool_replaces_the_spec_of_its_hosts(capsys: pytest.CaptureFixture[str]) -> None:
     host = {
-        "name": "h1", "pool": "", "state": "down", "labels": [], "open": 0, "jobs": 3,
-        "seen": None, "spec": "ssh=h1", "reason": "Connection refused\n  try: is sshd running?",
+        "name": "h1", "pool": "", "state": "down", "labels": [], "open_jobs": 0,
+        "jobs_ended": 3, "last_seen_at": None, "spec": "ssh=h1", "reason": "Connection refused\n  try: is sshd running?",
     }  # fmt: skip
-    (_, line) = printed(tables.hosts([host]), capsys)
+    (_, line) = print_lines(tables.format_hosts([host]), capsys)
     assert line.endswith("never  ssh=h1  Connection refused; try: is sshd running?")
     made = {**host, "name": "here-1", "pool": "here", "spec": "agent=127.0.0.1:1//x=y"}
-    lines = printed(tables.hosts([made]), capsys)
+    lines = print_lines(tables.format_hosts([made]), capsys)
     assert lines[1].startswith("here-1 (here)")
     assert "agent=" not in "".join(lines)
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "text"),
     [(8_010_140.0, "8010140"), (0.1, "0.1"), (1234567.25, "1234567.25"), (1e30, "1e+30")],
 )
-def test_numbers_keep_their_digits(value: float, words: str) -> None:
+def test_numbers_keep_their_digits(value: float, text: str) -> None:
     number = {"stage": "perf", "name": "rate", "value": value, "unit": "", "nodeid": "t"}
-    assert list(tables.below(build(measurements=[number]))) == [("perf", f"rate = {words} (t)")]
+    assert list(tables.format_build_footer(build(measurements=[number]))) == [
+        ("perf", f"rate = {text} (t)")
+    ]
 
 
-def test_a_revocation_is_told_once() -> None:
-    tag = {"run": 1, "revoked": 5.0, "stage": "unit", "reason": "flaky", "who": "ann"}
-    found = build(tags=[tag, {**tag, "run": None}])
-    assert list(tables.below(found)) == [("revoked", "tag unit: flaky")]
+def test_a_revocation_is_shown_once() -> None:
+    tag = {
+        "run_number": 1, "revoked_at": 5.0, "stage": "unit", "revocation_reason": "flaky",
+        "actor": "ann",
+    }  # fmt: skip
+    found = build(tags=[tag, {**tag, "run_number": None}])
+    assert list(tables.format_build_footer(found)) == [("revoked", "tag unit: flaky")]
 
 
-def test_what_people_decided_is_told() -> None:
-    def said(stage: str, kind: str, reason: str = "") -> Any:
-        return {"stage": stage, "kind": kind, "who": "ann", "reason": reason}
+def test_decisions_are_shown() -> None:
+    def decision(stage: str, kind: str, reason: str = "") -> Any:
+        return {"stage": stage, "kind": kind, "actor": "ann", "reason": reason}
 
-    waits = stage("smoke", {**run("smoke", "waiting"), "ended": None}, False)
+    waits = stage("smoke", {**run("smoke", "waiting"), "ended_at": None}, False)
     found = build(
         stages=[stage("unit", run()), waits],
-        decisions=[said("unit", "held", "no"), said("smoke", "held"), said("x", "approved", "ok")],
+        decisions=[
+            decision("unit", "held", "no"),
+            decision("smoke", "held"),
+            decision("x", "approved", "ok"),
+        ],
     )
-    assert list(tables.below(found)) == [
+    assert list(tables.format_build_footer(found)) == [
         ("held", "unit by ann, from its next run on: no"),
         ("held", "smoke by ann"),
         ("approved", "x by ann: ok"),
@@ -113,20 +122,20 @@ def test_what_people_decided_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "detail", "words"),
+    ("state", "detail", "line"),
     [
         ("failed", "1 test failed", "unit: failed: 1 test failed"),
         ("held", "held by ann", "unit: held by ann"),
         ("running", "", "unit: running"),
-        ("placing", "1 host; 1 fits: h1; h1 has 2 jobs", "unit: waits for hosts"),
-        ("placing", "1 host; none fits", "unit: waits for hosts"),
+        ("placing", "1 host; 1 fits: h1; h1 has 2 jobs", "unit: waiting for hosts"),
+        ("placing", "1 host; none fits", "unit: waiting for hosts"),
         ("placing", "1 host; none fits; h2 is starting (it is brought up)",
-         "unit: waits for hosts"),
+         "unit: waiting for hosts"),
         ("placing", "1 host with label gpu; none fits; h1 has no label gpu",
-         "unit: waits for hosts: 1 host with label gpu; none fits; h1 has no label gpu"),
+         "unit: waiting for hosts: 1 host with label gpu; none fits; h1 has no label gpu"),
     ],
 )  # fmt: skip
-def test_a_line_says_where_a_run_stands_and_what_lasts(
-    state: str, detail: str, words: str
+def test_the_status_line_of_a_run_has_lasting_details_only(
+    state: str, detail: str, line: str
 ) -> None:
-    assert tables.news(run(state=state, detail=detail)) == words
+    assert tables.format_run_status(run(state=state, detail=detail)) == line

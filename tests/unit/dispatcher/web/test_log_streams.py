@@ -1,27 +1,27 @@
-"""Readers of logs are counted: each holds a thread while its host says nothing."""
+"""The number of logs that are read at the same time is limited: each occupies a thread."""
 
 from collections.abc import Generator
 
 import pytest
 
 from dispatcher.web import log_streams
-from dispatcher.web.log_streams import Streams, TooMany
+from dispatcher.web.log_streams import LogStreams, TooManyReaders
 from shell_runner.jobs.log_position import LogChunk, LogPosition
 
 
-def pieces() -> Generator[LogChunk, None, None]:
+def log_chunks() -> Generator[LogChunk, None, None]:
     yield LogChunk(LogPosition(), b"one")
     yield LogChunk(LogPosition(), b"two", True)
 
 
-def test_so_many_logs_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_streams, "READ", 1)
-    found = Streams()
-    first = found.counted(pieces())
+def test_the_number_of_logs_that_are_read_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_streams, "MAX_READ_LOGS", 1)
+    streams = LogStreams()
+    first = streams.limit_readers(log_chunks())
     assert next(first).data == b"one"
-    with pytest.raises(TooMany):
-        next(found.counted(pieces()))
-    # Whoever reads no further makes room.
+    with pytest.raises(TooManyReaders):
+        next(streams.limit_readers(log_chunks()))
+    # A closed reader makes room for another one.
     first.close()
-    assert [piece.data for piece in found.counted(pieces())] == [b"one", b"two"]
-    assert next(found.counted(pieces())).data == b"one"
+    assert [chunk.data for chunk in streams.limit_readers(log_chunks())] == [b"one", b"two"]
+    assert next(streams.limit_readers(log_chunks())).data == b"one"

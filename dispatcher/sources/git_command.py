@@ -1,8 +1,8 @@
-"""One git command, so that no repository and no server can hang it or make it run anything.
+"""Run git so that no repository and no server can hang it or make it run a program.
 
-Owns the environment, the bounds and the words of git's failures.  Must not know mirrors or
-sources.  Addresses are the operator's; everything behind them is a stranger's: refs, names,
-contents, what a server says.  Credentials stay git's: its helpers and ssh are asked, nobody else.
+Owns git's environment, limits and error messages.  Must not know mirrors or sources.  Addresses
+come from the operator and are trusted; refs, names, contents and messages of servers are not.
+Credentials come from git's own helpers and from ssh.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from typing import IO, Any
 from shell_runner.errors import NosejobsError
 from shell_runner.text import to_single_line
 
-#: Bytes of output that are read, unless told otherwise.
-MOST = 64 << 20
-#: Bytes of git's last words.
-_WORDS = 1 << 13
-#: Ways to a repository; ``ext::`` and helpers run what an address says.  ``file`` comes last.
-_TRANSPORTS = ("https", "http", "ssh", "git", "file")
-#: Our own repositories run no hook, no program and no upkeep of their own.
-_SETTINGS = (
+#: Bytes of output that are read by default.
+MAX_OUTPUT_BYTES = 64 << 20
+#: Bytes of the end of git's error output that are kept.
+_MAX_ERROR_BYTES = 1 << 13
+#: Transports that git may use.  ``ext::`` and remote helpers are not among them: they run programs
+#: that an address names.  ``file``, the last one, is for local addresses only.
+_ALLOWED_TRANSPORTS = ("https", "http", "ssh", "git", "file")
+#: Settings with which git runs no hook, no other program and no maintenance.
+_GIT_SETTINGS = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.attributesFile=/dev/null",
@@ -43,8 +44,8 @@ _SETTINGS = (
     "http.lowSpeedLimit=1",
     "http.lowSpeedTime=60",
 )
-#: Variables by which somebody else's git points at its own repository, or asks a person.
-_STRANGE = frozenset(
+#: Variables that point git to another repository, or make it ask a person.
+_REMOVED_VARIABLES = frozenset(
     [
         "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR",
         "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_GRAFT_FILE",
@@ -53,11 +54,11 @@ _STRANGE = frozenset(
         "GIT_QUARANTINE_PATH", "GIT_PROTOCOL_FROM_USER", "SSH_ASKPASS", "DISPLAY",
     ]
 )  # fmt: skip
-#: Lines of git that say nothing of the reason.
+#: Beginnings of lines of git's error output that do not contain the reason.
 _ADVICE = ("hint:", "Please make sure", "and the repository exists", "warning: redirecting")
 _REVISION = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_LOCAL = re.compile(r"file://|(?![a-zA-Z0-9_.@\[\]-]*:)")
-_HELPER = re.compile(r"[a-zA-Z0-9+.-]+::")
+_LOCAL_ADDRESS = re.compile(r"file://|(?![a-zA-Z0-9_.@\[\]-]*:)")
+_HELPER_PREFIX = re.compile(r"[a-zA-Z0-9+.-]+::")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")
 
@@ -67,77 +68,86 @@ class SourceError(NosejobsError):
 
 
 def is_revision(text: str) -> bool:
-    """Whether it is the full name of a commit, and nothing else that git understands."""
+    """Return whether a text is the full hash of a commit, and nothing else that git accepts."""
     return _REVISION.fullmatch(text) is not None
 
 
 def check_address(address: str) -> str:
-    """The address of a repository, if git may be given it; SourceError says why not."""
+    """Return the address of a repository; raise SourceError if it is invalid or not allowed."""
     scheme = _SCHEME.match(address)
     if not address or address.startswith("-") or not address.isprintable():
-        raise SourceError(f"{shown(address)!r} is no address of a repository")
-    if _HELPER.match(address) or (scheme and scheme[1].lower() not in _TRANSPORTS):
-        known = ", ".join(_TRANSPORTS)
-        raise SourceError(f"{shown(address)}: this way to a repository is not used, but {known}")
+        raise SourceError(f"{hide_password(address)!r} is not the address of a repository")
+    if _HELPER_PREFIX.match(address) or (scheme and scheme[1].lower() not in _ALLOWED_TRANSPORTS):
+        reason = f"transport not allowed; use one of {', '.join(_ALLOWED_TRANSPORTS)}"
+        raise SourceError(f"{hide_password(address)}: {reason}")
     return address
 
 
-def shown(address: str) -> str:
-    """An address without its password."""
+def hide_password(address: str) -> str:
+    """Return a text in which the passwords of URLs are replaced by ``***``."""
     return _PASSWORD.sub(r"\1:***@", address)
 
 
-def git(
+def run_git(
     *arguments: str,
     repository: Path | None = None,
     address: str = "",
     timeout: float = 60.0,
-    most: int = MOST,
-    feed: bytes = b"",
-    good: tuple[int, ...] = (0,),
+    max_bytes: int = MAX_OUTPUT_BYTES,
+    stdin: bytes = b"",
 ) -> bytes:
-    """What a git command prints; SourceError if it fails, prints too much or takes too long."""
-    what = f"git {arguments[0]}"
-    with started(arguments, repository, address, feed) as process:
+    """Run a git command, and return its output.
+
+    ``repository``: the git directory, if the command needs one.  ``address``: the address that
+    the command connects to.  ``timeout``: seconds.  ``max_bytes``: limit of the output.
+    ``stdin``: its input.
+
+    Raises SourceError if the command fails, prints too much or takes too long.
+    """
+    command = f"git {arguments[0]}"
+    with start_git(arguments, repository, address, stdin) as process:
         try:
-            out, words = _exchange(process, time.monotonic() + timeout, most)
+            output, errors = _communicate(process, time.monotonic() + timeout, max_bytes)
         except TimeoutError:
-            raise SourceError(f"{what}: no end after {timeout:g} s") from None
+            raise SourceError(f"{command}: timeout after {timeout:g} s") from None
         except OverflowError:
-            raise SourceError(f"{what}: more than {most} bytes") from None
-    if process.returncode not in good:
-        raise SourceError(f"{what}: {_reason(words, process.returncode)}")
-    return bytes(out)
+            raise SourceError(f"{command}: more than {max_bytes} bytes") from None
+    if process.returncode != 0:
+        raise SourceError(f"{command}: {_extract_reason(errors, process.returncode)}")
+    return bytes(output)
 
 
 @contextlib.contextmanager
-def started(
-    arguments: tuple[str, ...], repository: Path | None, address: str = "", feed: bytes = b""
+def start_git(
+    arguments: tuple[str, ...], repository: Path | None, address: str = "", stdin: bytes = b""
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A git process of its own session: nothing of it can ask a terminal, or outlive this."""
-    command = ["git", *(part for each in _SETTINGS for part in ("-c", each))]
+    """Start git in a session of its own, so that it has no terminal, and kill all of it at the end.
+
+    Raises SourceError if git cannot be started.
+    """
+    command = ["git", *(part for each in _GIT_SETTINGS for part in ("-c", each))]
     if repository is not None:
         command.append(f"--git-dir={repository}")
-    with tempfile.TemporaryFile() as told:
-        told.write(feed)
-        told.seek(0)
+    with tempfile.TemporaryFile() as stdin_file:
+        stdin_file.write(stdin)
+        stdin_file.seek(0)
         try:
             process = subprocess.Popen(
                 [*command, *arguments],
-                stdin=told,
+                stdin=stdin_file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=environment(os.environ, address),
+                env=git_environment(os.environ, address),
                 start_new_session=True,
             )
         except OSError as error:
             raise SourceError(f"git cannot be started: {error.strerror}") from error
-    with _ended(process):
+    with _kill_at_end(process):
         yield process
 
 
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _kill_at_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -150,14 +160,18 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
                 stream.close()
 
 
-def environment(ours: Mapping[str, str], address: str = "") -> dict[str, str]:
-    """What git gets: no other repository, no prompt, the allowed transports, plain words."""
+def git_environment(variables: Mapping[str, str], address: str = "") -> dict[str, str]:
+    """Return the environment of a git process that connects to ``address``, or to none.
+
+    It is ``variables`` without those that name other repositories; prompts are off, only allowed
+    transports are on, and messages are in English.
+    """
     kept = {
         name: value
-        for name, value in ours.items()
-        if name not in _STRANGE and not name.startswith("GIT_TRACE")
+        for name, value in variables.items()
+        if name not in _REMOVED_VARIABLES and not name.startswith("GIT_TRACE")
     }
-    allowed = _TRANSPORTS if _LOCAL.match(address) else _TRANSPORTS[:-1]
+    allowed = _ALLOWED_TRANSPORTS if _LOCAL_ADDRESS.match(address) else _ALLOWED_TRANSPORTS[:-1]
     return {
         **kept,
         "GIT_ALLOW_PROTOCOL": ":".join(allowed),
@@ -171,63 +185,64 @@ def environment(ours: Mapping[str, str], address: str = "") -> dict[str, str]:
     }
 
 
-def _exchange(
-    process: subprocess.Popen[bytes], deadline: float, most: int
+def _communicate(
+    process: subprocess.Popen[bytes], deadline: float, max_bytes: int
 ) -> tuple[bytearray, bytes]:
-    """Output, and the last words; OverflowError, TimeoutError.
+    """Return the output of a process and the end of its error output.
 
-    The end is that of the process: ssh may leave one behind that keeps its error output.
+    Reading ends with the process, since ssh may leave a process that keeps the error output open.
+    Raises OverflowError for too much output, and TimeoutError at ``deadline`` (monotonic).
     """
-    out, words = bytearray(), bytearray()
+    output, errors = bytearray(), bytearray()
     assert process.stdout
     assert process.stderr
     with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ, out)
-        selector.register(process.stderr, selectors.EVENT_READ, words)
+        selector.register(process.stdout, selectors.EVENT_READ, output)
+        selector.register(process.stderr, selectors.EVENT_READ, errors)
         while process.stdout.fileno() in {key.fd for key in selector.get_map().values()}:
             ready = selector.select(deadline - time.monotonic())
             if not ready or time.monotonic() > deadline:
                 raise TimeoutError
             for key, _ in ready:
-                _take(selector, key)
-            if len(out) > most:
+                _read_chunk(selector, key)
+            if len(output) > max_bytes:
                 raise OverflowError
-            del words[:-_WORDS]
+            del errors[:-_MAX_ERROR_BYTES]
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise TimeoutError from None
-    return out, bytes(words + _rest(process.stderr))[-_WORDS:]
+    return output, bytes(errors + _read_available(process.stderr))[-_MAX_ERROR_BYTES:]
 
 
-def _take(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-    piece = os.read(key.fd, 1 << 16)
-    if piece:
-        key.data.extend(piece)
+def _read_chunk(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
+    chunk = os.read(key.fd, 1 << 16)
+    if chunk:
+        key.data.extend(chunk)
     else:
         selector.unregister(key.fileobj)
 
 
-def _rest(stream: IO[bytes]) -> bytes:
-    """What can be read without waiting."""
+def _read_available(stream: IO[bytes]) -> bytes:
+    """Return the bytes that can be read without waiting."""
     os.set_blocking(stream.fileno(), False)
     try:
-        return os.read(stream.fileno(), _WORDS)
+        return os.read(stream.fileno(), _MAX_ERROR_BYTES)
     except BlockingIOError:
         return b""
 
 
-def _reason(words: bytes, status: int) -> str:
-    """Git's own reason, in one line that cannot drive a terminal, without a password."""
-    lines = words.decode("utf-8", "replace").splitlines()
+def _extract_reason(errors: bytes, status: int) -> str:
+    """Return git's reason for a failure as one printable line without passwords."""
+    lines = errors.decode("utf-8", "replace").splitlines()
     chosen = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines[-3:]
-    # What another program of git's said (ssh) is the reason more often than what git makes of it.
+    # A line of another program (ssh) explains more than the line of git that follows from it.
     others = [line for line in lines if line not in chosen and not line.startswith(_ADVICE)]
     text = to_single_line(" ".join([*others[-2:], *chosen[:3]]), 500)
-    return shown(text) or f"it ended with status {status}"
+    return hide_password(text) or f"exit status {status}"
 
 
-def last_words(process: subprocess.Popen[Any]) -> str:
-    """Why a process that was read from directly has failed."""
+def failure_reason(process: subprocess.Popen[Any]) -> str:
+    """Wait for a failed process, and return the reason."""
     stream = process.stderr
-    return _reason(_rest(stream) if stream else b"", process.wait())
+    return _extract_reason(_read_available(stream) if stream else b"", process.wait())

@@ -1,4 +1,4 @@
-"""The interface of a watched tree, and the commits between two of its revisions."""
+"""The interface of a watched source, and the commits between two of its revisions."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ..policy.change_detection import Commit
 class CommitRange(NamedTuple):
     """The commits from one revision to another."""
 
-    #: Oldest first; the last one is where the branch stands.
+    #: Oldest first; the last one is the newer revision.
     commits: tuple[Commit, ...]
-    #: The newer revision does not descend from the older one.
+    #: Whether the newer revision does not descend from the older one.
     forced: bool = False
 
 
 class Source(Protocol):
-    """A watched tree.  Each method may raise SourceError; the source is polled again later."""
+    """A watched source.  Each method may raise SourceError; the source is polled again later."""
 
     def heads(self) -> dict[str, str]:
-        """Return the present revision of each branch; all of them can be checked out then."""
+        """Return the present revision by branch; each can then be checked out."""
 
-    def between(self, before: str, revision: str) -> CommitRange:
+    def commits_between(self, before: str, revision: str) -> CommitRange:
         """Return the commits from ``before`` to ``revision``.
 
         If ``before`` is empty the branch is new, and only its last commit is returned.
         """
 
     def checkout(self, revision: str, folder: Path) -> None:
-        """Make a folder with the files of a revision, all or none; one that is there stays."""
+        """Create ``folder`` with all files of a revision; leave it alone if it exists."""
 
-    def tidy(self) -> None:
-        """Free the disk space of what is no longer needed; may take minutes."""
+    def clean_up(self) -> None:
+        """Free the disk space of data that is no longer needed; may take minutes."""

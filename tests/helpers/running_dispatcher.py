@@ -1,4 +1,4 @@
-"""A whole dispatcher but for its faces: a real repository, real hosts on this machine."""
+"""A dispatcher without API in this process, with a real repository and real hosts."""
 
 from __future__ import annotations
 
@@ -15,74 +15,74 @@ from dispatcher.service import Service
 from dispatcher.store import jobs, stage_runs, views
 from dispatcher.store.views import BuildDetail
 from tests.helpers import job_hosts
-from tests.integration.dispatcher.repository import Repository
+from tests.helpers.git_repository import Repository
 
-#: Seconds that anything may take on a machine with much to do.
+#: Seconds that a step may take on a busy machine.
 STATE_TIMEOUT = 90.0
 BUILD = '[build]\ncommand = "mkdir dist && cp app dist/"\noutput = "dist"\n'
 HOSTS = '[hosts.h1]\nspec = "popen"\n'
 
 
 def stage_toml(name: str, *lines: str) -> str:
-    """A stage of the tests in its own folder."""
+    """Return the configuration of a stage with the tests in the folder of its name."""
     return "\n".join([f"[stages.{name}]", f'tests = ["tests/{name}"]', *lines, ""])
 
 
 class SampleRepository(Repository):
-    """A repository that is built and tested."""
+    """A repository with a program, a build command and tests."""
 
     def __init__(self, path: Path, config: str = "", stages: tuple[str, ...] = ()) -> None:
         super().__init__(path)
         for name in stages:
-            self.test(name)
-        self.program("app", "echo the app")
-        self.config(config + "".join(map(stage_toml, stages)))
+            self.write_test(name)
+        self.write_script("app", "echo the app")
+        self.write_config(config + "".join(map(stage_toml, stages)))
 
-    def config(self, text: str) -> None:
-        """Its nosejobs.toml."""
+    def write_config(self, text: str) -> None:
+        """Write nosejobs.toml."""
         (self.path / "nosejobs.toml").write_text(text)
 
-    def program(self, name: str, text: str) -> Path:
-        """A script."""
+    def write_script(self, name: str, text: str) -> Path:
+        """Write a script; return its path."""
         return job_hosts.write_script(self.path, name, text)
 
-    def test(self, stage: str, text: str = "exit 0", name: str = "test_it.sh") -> Path:
-        """One of a stage."""
-        return self.program(f"tests/{stage}/{name}", text)
+    def write_test(self, stage: str, text: str = "exit 0", name: str = "test_it.sh") -> Path:
+        """Write a test of a stage; return its path."""
+        return self.write_script(f"tests/{stage}/{name}", text)
 
 
 class SharedRepository(SampleRepository):
-    """One that several tests have in turn, and whose commits are told to who watches it."""
+    """A repository that several tests use in turn; a callback is told of each commit."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.on_commit: Callable[[], None] = lambda: None
 
     def commit(self, subject: str = "more", **files: str) -> str:
-        """And whoever is to know of it does."""
+        """Commit, and call ``on_commit``."""
         revision = super().commit(subject, **files)
         self.on_commit()
         return revision
 
     def clear(self) -> None:
-        """As it was made: commits stay, files do not."""
+        """Remove all files but the program; commits stay."""
         self.git("rm", "-rfq", "--ignore-unmatch", ".")
-        self.program("app", "echo the app")
+        self.write_script("app", "echo the app")
 
 
 def six_stage_repository(path: Path) -> SampleRepository:
-    """One whose stages are those of the usual levels."""
+    """Return a repository with the stages of the default levels."""
     return SampleRepository(path, BUILD, SHIP)
 
 
 def make_settings(folder: Path, tree: Path, hosts: str = HOSTS, more: str = "") -> Settings:
-    """The dispatcher's own file; nothing is polled within a test."""
+    """Return settings of a dispatcher; sources are not polled within a test."""
     own = f'[dispatcher]\ndata = "data"\npoll = "1h"\n{more}\n[sources.here]\ngit = "{tree}"\n'
     return parse(own + hosts, folder)
 
 
 class RunningDispatcher:
-    """A service in this process, and what its rows say."""
+    """A service in this process, and queries of its rows."""
 
     def __init__(self, settings: Settings, **terms: Any) -> None:
         self.service = Service(settings, HostTimeouts(**terms))
@@ -96,17 +96,17 @@ class RunningDispatcher:
         self.service.stop()
 
     def poke(self) -> None:
-        """Somebody has pushed."""
+        """Let the dispatcher poll the source."""
         self.service.poke("here")
 
     def find(self, revision: str) -> BuildDetail | None:
-        """The build of a revision."""
+        """Return the build of a revision, or None."""
         with self.store.read() as connection:
             found = views.list_builds(connection, views.BuildFilter(revision=revision))
             return views.get_build_detail(connection, found[0].build.id) if found else None
 
     def wait_until(self, revision: str, what: Callable[[BuildDetail], bool]) -> BuildDetail:
-        """Until the rows of a build are so; woken by each change."""
+        """Return the build of a revision once ``what`` is true for it; checked at each change."""
         deadline = time.monotonic() + STATE_TIMEOUT
         while True:
             seen = self.store.changed.count()
@@ -114,21 +114,21 @@ class RunningDispatcher:
             if found is not None and what(found):
                 return found
             left = deadline - time.monotonic()
-            assert left > 0, f"it does not come to that: {found and newest_states(found)}"
+            assert left > 0, f"timeout: {found and newest_states(found)}"
             self.store.changed.wait(seen, min(left, 5.0))
 
     def wait_for_level(self, revision: str, level: str) -> BuildDetail:
-        """The build once it has a level."""
+        """Return the build once it has a level."""
         return self.wait_until(revision, lambda found: found.view.build.level == level)
 
     def wait_for_build(self, revision: str, state: BuildState) -> BuildDetail:
-        """The build once it is so."""
+        """Return the build once it has a state."""
         return self.wait_until(revision, lambda found: found.view.build.state is state)
 
     def wait_for_run(
         self, revision: str, stage: str, state: StageState, number: int = 1
     ) -> StageRun:
-        """A stage run once it is so."""
+        """Return a stage run once it has a state."""
 
         def is_so(found: BuildDetail) -> bool:
             return (stage, number, state) in [(r.stage, r.number, r.state) for r in found.view.runs]
@@ -137,12 +137,12 @@ class RunningDispatcher:
         return next(r for r in found.view.runs if (r.stage, r.number) == (stage, number))
 
     def jobs(self, run: StageRun) -> list[Job]:
-        """All attempts at it."""
+        """Return all jobs of a stage run."""
         with self.store.read() as connection:
             return jobs.list_by_run(connection, run.id)
 
     def add_rerun(self, build: int, stage: str, only: tuple[str, ...] | None = None) -> None:
-        """Somebody wants another run."""
+        """Add another run of a stage."""
         with self.store.write() as connection:
             number = stage_runs.next_number(connection, build, stage)
             run = StageRun(0, build, stage, number, selected_tests=only, requested_by="ann")
@@ -150,5 +150,5 @@ class RunningDispatcher:
 
 
 def newest_states(found: BuildDetail) -> dict[str, str]:
-    """The newest run of each stage."""
+    """Return the state of the newest run of each stage."""
     return {run.stage: str(run.state) for run in found.view.runs}

@@ -30,7 +30,7 @@ def revision(source: DirectorySource) -> str:
     return found
 
 
-def test_the_revision_is_that_of_names_modes_and_contents(here: Path) -> None:
+def test_the_revision_depends_on_names_modes_and_contents(here: Path) -> None:
     source = DirectorySource(here)
     found = [revision(source)]
     assert revision(source) == found[0]
@@ -58,7 +58,7 @@ def test_names_cannot_be_mistaken_for_others() -> None:
     assert tree_digest([one, two]) == tree_digest([two, one])
 
 
-def test_what_changed_is_known_of_trees_that_were_seen(here: Path) -> None:
+def test_changed_paths_are_known_for_trees_that_were_scanned(here: Path) -> None:
     source = DirectorySource(here)
     first = revision(source)
     (here / "a").write_text("2")
@@ -83,16 +83,16 @@ def test_a_checkout_is_a_copy(here: Path, tmp_path: Path) -> None:
     assert [each.name for each in target.parent.iterdir()] == ["x"]
 
 
-def test_a_checkout_of_what_is_gone_is_trouble(here: Path, tmp_path: Path) -> None:
+def test_a_checkout_of_an_old_revision_is_an_error(here: Path, tmp_path: Path) -> None:
     source = DirectorySource(here)
     found = revision(source)
     (here / "a").write_text("2")
-    with pytest.raises(SourceError, match="has changed meanwhile"):
+    with pytest.raises(SourceError, match="has changed; the revision does not exist any more"):
         source.checkout(found, tmp_path / "tree")
     assert not (tmp_path / "tree").exists()
 
 
-def test_a_file_that_changes_while_it_is_copied_is_trouble(
+def test_a_file_that_changes_while_it_is_copied_is_an_error(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = DirectorySource(here)
@@ -119,7 +119,7 @@ def test_a_link_to_a_file_outside_becomes_that_file(here: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "file"])
-def test_a_directory_that_cannot_be_read_is_trouble(tmp_path: Path, harm: str) -> None:
+def test_a_directory_that_cannot_be_read_is_an_error(tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "here"
     if harm == "empty":
         folder.mkdir()
@@ -129,13 +129,13 @@ def test_a_directory_that_cannot_be_read_is_trouble(tmp_path: Path, harm: str) -
         DirectorySource(folder).heads()
 
 
-def test_secrets_are_no_part_of_it(here: Path, tmp_path: Path) -> None:
+def test_secrets_are_left_out(here: Path, tmp_path: Path) -> None:
     before = revision(DirectorySource(here))
     (here / "id_rsa").write_text(hashlib.sha256(b"x").hexdigest())
     assert revision(DirectorySource(here)) == before
 
 
-def test_sources_are_opened_as_the_file_says(here: Path, tmp_path: Path) -> None:
+def test_sources_are_opened_by_their_configuration(here: Path, tmp_path: Path) -> None:
     opened = open_source(settings.Source("a", directory=str(here)), tmp_path / "m")
     assert isinstance(opened, DirectorySource)
     opened = open_source(settings.Source("b", git="https://example.org/x"), tmp_path / "m")

@@ -25,9 +25,8 @@ from dispatcher.sources.git_command import SourceError, hide_password
 from dispatcher.sources.git_source import GitSource
 from dispatcher.sources.source import CommitRange
 from dispatcher.store import key_values
-
-from . import repository
-from .repository import Repository
+from tests.helpers import git_repository
+from tests.helpers.git_repository import Repository
 
 
 @pytest.fixture(autouse=True)
@@ -37,17 +36,17 @@ def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Repository:
+def repo(tmp_path: Path) -> Repository:
     return Repository(tmp_path / "there")
 
 
 @pytest.fixture
-def source(there: Repository, tmp_path: Path) -> GitSource:
-    return GitSource(str(there.path), tmp_path / "mirrors" / "here.git", timeout=20)
+def source(repo: Repository, tmp_path: Path) -> GitSource:
+    return GitSource(str(repo.path), tmp_path / "mirrors" / "here.git", timeout=20)
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Contents by path; of a link its target."""
+    """Return contents by path; for a link, its target."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -60,23 +59,23 @@ def files(folder: Path) -> dict[str, str]:
     return found
 
 
-# -- heads --------------------------------------------------------------------------
+# -- heads ----------------------------------------------------------------------------
 
 
-def test_heads_follow_the_repository(source: GitSource, there: Repository) -> None:
+def test_heads_follow_the_repository(source: GitSource, repo: Repository) -> None:
     assert source.heads() == {}
-    first = there.commit(a="1")
+    first = repo.commit(a="1")
     assert source.heads() == {"main": first}
-    there.git("checkout", "-q", "-b", "next")
-    second = there.commit(a="2")
+    repo.git("checkout", "-q", "-b", "next")
+    second = repo.commit(a="2")
     assert source.heads() == {"main": first, "next": second}
-    there.git("checkout", "-q", "main")
-    there.git("branch", "-q", "-D", "next")
+    repo.git("checkout", "-q", "main")
+    repo.git("branch", "-q", "-D", "next")
     assert source.heads() == {"main": first}
 
 
-def test_nothing_is_fetched_if_nothing_has_changed(source: GitSource, there: Repository) -> None:
-    there.commit(a="1")
+def test_nothing_is_fetched_if_nothing_has_changed(source: GitSource, repo: Repository) -> None:
+    repo.commit(a="1")
     before = source.heads()
 
     def looks() -> dict[Path, int]:
@@ -87,11 +86,11 @@ def test_nothing_is_fetched_if_nothing_has_changed(source: GitSource, there: Rep
     assert looks() == found
 
 
-def test_a_rewritten_branch_is_forced(source: GitSource, there: Repository) -> None:
-    first, second = there.commit("one", a="1"), there.commit("two", a="2")
+def test_a_rewritten_branch_is_forced(source: GitSource, repo: Repository) -> None:
+    first, second = repo.commit("one", a="1"), repo.commit("two", a="2")
     source.heads()
-    there.git("reset", "-q", "--hard", first)
-    third = there.commit("three", a="3")
+    repo.git("reset", "-q", "--hard", first)
+    third = repo.commit("three", a="3")
     assert source.heads() == {"main": third}
     three = Commit(third, "Ann", "three")
     assert source.commits_between(second, third) == CommitRange((three,), forced=True)
@@ -99,12 +98,14 @@ def test_a_rewritten_branch_is_forced(source: GitSource, there: Repository) -> N
     assert not source.commits_between(first, third).forced
 
 
-def test_a_repository_that_was_made_anew_is_followed(source: GitSource, there: Repository) -> None:
-    old = there.commit("old", a="1")
-    there.git("branch", "topic")
+def test_a_repository_that_was_created_again_is_followed(
+    source: GitSource, repo: Repository
+) -> None:
+    old = repo.commit("old", a="1")
+    repo.git("branch", "topic")
     source.heads()
-    shutil.rmtree(there.path)
-    again = Repository(there.path)
+    shutil.rmtree(repo.path)
+    again = Repository(repo.path)
     assert source.heads() == {}
     new = again.commit("new", b="1")
     again.git("branch", "topic/more")  # "topic" is a folder of refs now
@@ -113,10 +114,12 @@ def test_a_repository_that_was_made_anew_is_followed(source: GitSource, there: R
     assert source.commits_between("0" * 40, new).forced  # one that never was
 
 
-def test_a_repository_with_longer_names_is_followed(source: GitSource, there: Repository) -> None:
+def test_a_repository_with_another_hash_function_is_followed(
+    source: GitSource, repo: Repository
+) -> None:
     source.heads()  # empty: the mirror is an ordinary one
-    shutil.rmtree(there.path)
-    again = Repository(there.path, "--object-format=sha256")
+    shutil.rmtree(repo.path)
+    again = Repository(repo.path, "--object-format=sha256")
     revision = again.commit(a="1")
     assert len(revision) == 64
     assert source.heads() == {"main": revision}
@@ -133,21 +136,21 @@ def test_a_repository_with_longer_names_is_followed(source: GitSource, there: Re
         ("refs/heads/a\u202eb".encode(), r"a\u202eb"),
     ],
 )
-def test_branches_have_any_name(
-    source: GitSource, there: Repository, ref: bytes, branch: str
+def test_branches_can_have_any_name(
+    source: GitSource, repo: Repository, ref: bytes, branch: str
 ) -> None:
-    revision = there.commit(a="1")
-    there.git("update-ref", ref, revision)
+    revision = repo.commit(a="1")
+    repo.git("update-ref", ref, revision)
     assert source.heads() == {"main": revision, branch: revision}
-    there.git("update-ref", "-d", ref)
+    repo.git("update-ref", "-d", ref)
     assert source.heads() == {"main": revision}
 
 
-def test_only_branches_are_taken(source: GitSource, there: Repository) -> None:
-    first, second = there.commit(a="1"), there.commit(a="evil")
+def test_only_branches_are_fetched(source: GitSource, repo: Repository) -> None:
+    first, second = repo.commit(a="1"), repo.commit(a="evil")
     for ref in ("refs/tags/v1", "refs/notes/x", f"refs/replace/{first}", "refs/pull/1/head"):
-        there.git("update-ref", ref, second)
-    there.git("reset", "-q", "--hard", first)
+        repo.git("update-ref", ref, second)
+    repo.git("reset", "-q", "--hard", first)
     assert source.heads() == {"main": first}
     known = subprocess.run(
         ["git", f"--git-dir={source.mirror}", "for-each-ref"], capture_output=True, text=True
@@ -155,14 +158,14 @@ def test_only_branches_are_taken(source: GitSource, there: Repository) -> None:
     assert known.stdout.split() == [first, "commit", "refs/heads/main"]
 
 
-# -- history ------------------------------------------------------------------------
+# -- history --------------------------------------------------------------------------
 
 
-def test_what_lies_between_is_told_oldest_first(source: GitSource, there: Repository) -> None:
-    first = there.commit("one", a="1", b="1")
-    second = there.commit("two", a="2")
-    there.git("mv", "b", "c")
-    third = there.commit("three")
+def test_commits_are_listed_oldest_first(source: GitSource, repo: Repository) -> None:
+    first = repo.commit("one", a="1", b="1")
+    second = repo.commit("two", a="2")
+    repo.git("mv", "b", "c")
+    third = repo.commit("three")
     source.heads()
     past = source.commits_between(first, third)
     assert past == CommitRange(
@@ -174,37 +177,37 @@ def test_what_lies_between_is_told_oldest_first(source: GitSource, there: Reposi
     assert source.commits_between("", third) == CommitRange((Commit(third, "Ann", "three"),))
 
 
-def test_a_merge_is_one_commit_with_all_its_paths(source: GitSource, there: Repository) -> None:
-    first = there.commit("one", a="1")
-    there.git("checkout", "-q", "-b", "side")
-    there.commit("side one", b="1")
-    there.commit("side two", c="1")
-    there.git("checkout", "-q", "main")
-    there.git("merge", "-q", "--no-ff", "-m", "merge", "side")
-    merged = there.git("rev-parse", "HEAD")
+def test_a_merge_is_one_commit_with_all_its_paths(source: GitSource, repo: Repository) -> None:
+    first = repo.commit("one", a="1")
+    repo.git("checkout", "-q", "-b", "side")
+    repo.commit("side one", b="1")
+    repo.commit("side two", c="1")
+    repo.git("checkout", "-q", "main")
+    repo.git("merge", "-q", "--no-ff", "-m", "merge", "side")
+    merged = repo.git("rev-parse", "HEAD")
     source.heads()
     (commit,) = source.commits_between(first, merged).commits
     assert (commit.subject, commit.paths) == ("merge", ("b", "c"))
 
 
 def test_long_histories_are_bounded(
-    source: GitSource, there: Repository, monkeypatch: pytest.MonkeyPatch
+    source: GitSource, repo: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [there.commit(f"c{number}", **{f"f{number}": "x"}) for number in range(6)]
+    found = [repo.commit(f"c{number}", **{f"f{number}": "x"}) for number in range(6)]
     source.heads()
     monkeypatch.setattr(git_source, "_MAX_COMMITS", 2)
     past = source.commits_between(found[0], found[-1])
     assert [each.revision for each in past.commits] == found[-2:]
-    # The paths of what is left out count for the first one that is told.
+    # The paths of commits that are left out count for the first one in the list.
     assert past.commits[0].paths == ("f1", "f2", "f3", "f4")
     monkeypatch.setattr(git_source, "_MAX_HISTORY_BYTES", 10)
 
 
-def test_names_are_told_so_that_people_can_read_them(source: GitSource, there: Repository) -> None:
-    first = there.commit(a="1")
+def test_names_are_printable(source: GitSource, repo: Repository) -> None:
+    first = repo.commit(a="1")
     name = b"b\xff\n-d"
-    Path(os.fsdecode(os.path.join(os.fsencode(there.path), name))).write_text("x")
-    second = there.commit("\x1b[31mred\x1b[0m " + "x" * 5000)
+    Path(os.fsdecode(os.path.join(os.fsencode(repo.path), name))).write_text("x")
+    second = repo.commit("\x1b[31mred\x1b[0m " + "x" * 5000)
     source.heads()
     (commit,) = source.commits_between(first, second).commits
     assert commit.paths == (os.fsdecode(name),)
@@ -213,23 +216,23 @@ def test_names_are_told_so_that_people_can_read_them(source: GitSource, there: R
     assert commit.revision == second
 
 
-# -- files --------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------
 
 
-def test_a_checkout_is_what_was_committed(
-    source: GitSource, there: Repository, tmp_path: Path
+def test_a_checkout_has_the_committed_files(
+    source: GitSource, repo: Repository, tmp_path: Path
 ) -> None:
-    script = there.path / "deep" / "er" / "script"
+    script = repo.path / "deep" / "er" / "script"
     script.parent.mkdir(parents=True)
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     odd = os.fsdecode(b"-o\xff\n\"'$(id)")
-    (there.path / odd).write_bytes(b"\0\xff\r\n")
-    (there.path / "link").symlink_to("deep/er/script")
-    (there.path / "deep" / "up").symlink_to("../link")
-    (there.path / "dangling").symlink_to("nowhere")
-    first = there.commit("one", a="1", empty="")
-    second = there.commit("two", a="2")
+    (repo.path / odd).write_bytes(b"\0\xff\r\n")
+    (repo.path / "link").symlink_to("deep/er/script")
+    (repo.path / "deep" / "up").symlink_to("../link")
+    (repo.path / "dangling").symlink_to("nowhere")
+    first = repo.commit("one", a="1", empty="")
+    second = repo.commit("two", a="2")
     source.heads()
     target = tmp_path / "trees" / first
     source.checkout(first, target)
@@ -252,22 +255,22 @@ def test_a_checkout_is_what_was_committed(
     assert sorted(each.name for each in target.parent.iterdir()) == sorted([first, "second"])
 
 
-def test_a_revision_that_was_rewritten_can_still_be_had(
-    source: GitSource, there: Repository, tmp_path: Path
+def test_a_revision_that_was_rewritten_can_still_be_checked_out(
+    source: GitSource, repo: Repository, tmp_path: Path
 ) -> None:
-    first = there.commit(a="1")
-    second = there.commit(a="2")
+    first = repo.commit(a="1")
+    second = repo.commit(a="2")
     source.heads()
-    there.git("reset", "-q", "--hard", first)
+    repo.git("reset", "-q", "--hard", first)
     source.heads()
     source.clean_up()
     source.checkout(second, tmp_path / "tree")
     assert files(tmp_path / "tree") == {"a": "2"}
 
 
-def test_a_running_dispatcher_packs_its_mirrors(there: Repository, tmp_path: Path) -> None:
+def test_a_running_dispatcher_packs_its_mirrors(repo: Repository, tmp_path: Path) -> None:
     for number in range(25):
-        there.commit(a=f"{number}\n" * 100)
+        repo.commit(a=f"{number}\n" * 100)
     mirror, now = tmp_path / "data" / "mirrors" / "here.git", [1_000_000_000.0]
 
     def loose() -> list[Path]:
@@ -279,12 +282,12 @@ def test_a_running_dispatcher_packs_its_mirrors(there: Repository, tmp_path: Pat
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    wanted = Settings(tmp_path / "data", sources=(Source("here", git=str(there.path), poll=0.05),))
+    wanted = Settings(tmp_path / "data", sources=(Source("here", git=str(repo.path), poll=0.05),))
     with Service(wanted, clock=lambda: now[0]) as service:
 
         def is_watched() -> bool:
             with service.store.read() as connection:
-                return key_values.get(connection, "tidied here") is not None
+                return key_values.get(connection, "clean_up here") is not None
 
         wait_until(is_watched)
         assert len(loose()) == 75
@@ -295,10 +298,10 @@ def test_a_running_dispatcher_packs_its_mirrors(there: Repository, tmp_path: Pat
     assert sum(path.stat().st_blocks for path in mirror.rglob("*")) < used / 2
 
 
-def test_a_clean_up_that_fails_leaves_no_half_pack(
-    source: GitSource, there: Repository, monkeypatch: pytest.MonkeyPatch
+def test_a_clean_up_that_fails_leaves_no_unfinished_pack(
+    source: GitSource, repo: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there.commit(a="1")
+    repo.commit(a="1")
     source.heads()
     half = source.mirror / "objects" / "pack" / "tmp_pack_x"
     half.write_bytes(b"PACK")
@@ -315,8 +318,8 @@ def test_a_clean_up_that_fails_leaves_no_half_pack(
     assert not half.exists()
 
 
-def test_nothing_of_a_tree_is_run(
-    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nothing_in_a_tree_is_executed(
+    source: GitSource, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = tmp_path / "marker"
     evil = f"echo x >> {marker}; cat"
@@ -328,18 +331,18 @@ def test_nothing_of_a_tree_is_run(
         f"[init]\n\ttemplateDir = {tmp_path}/template\n[core]\n\thooksPath = {tmp_path}/hooks\n"
         "[protocol]\n\tallow = always\n[submodule]\n\trecurse = true\n"
     )
-    hooks = [tmp_path / "template" / "hooks", tmp_path / "hooks", there.path / ".git" / "hooks"]
+    hooks = [tmp_path / "template" / "hooks", tmp_path / "hooks", repo.path / ".git" / "hooks"]
     for folder in hooks:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("post-checkout", "reference-transaction", "post-update", "pre-auto-gc"):
             (folder / name).write_text(f"#!/bin/sh\necho {name} >> {marker}\n")
             (folder / name).chmod(0o755)
-    (there.path / "text").write_text("$Id$\nline\n")
-    (there.path / ".gitattributes").write_text(
+    (repo.path / "text").write_text("$Id$\nline\n")
+    (repo.path / ".gitattributes").write_text(
         "* filter=evil diff=evil\ntext ident eol=crlf\na export-ignore\n"
     )
-    first = there.commit("one", a="1")
-    second = there.commit("two", a="2")
+    first = repo.commit("one", a="1")
+    second = repo.commit("two", a="2")
     marker.unlink(missing_ok=True)  # making it has run its own hooks
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
     assert source.heads() == {"main": second}
@@ -351,11 +354,11 @@ def test_nothing_of_a_tree_is_run(
     assert not marker.exists()
 
 
-def test_submodules_are_empty_folders(source: GitSource, there: Repository, tmp_path: Path) -> None:
+def test_submodules_are_empty_folders(source: GitSource, repo: Repository, tmp_path: Path) -> None:
     other = Repository(tmp_path / "other")
     inner = other.commit(secret="x").encode()
     modules = f'[submodule "sub"]\n\tpath = sub\n\turl = {other.path}\n\tupdate = !id\n'.encode()
-    revision = there.tree(
+    revision = repo.commit_entries(
         ("100644", "blob", b".gitmodules", modules), ("160000", "commit", b"sub", inner)
     )
     source.heads()
@@ -387,15 +390,15 @@ LINK, FILE = "120000", "100644"
     ],
     ids=str,
 )
-def test_trees_that_lead_out_are_refused(
+def test_entries_that_lead_out_of_the_tree_are_refused(
     source: GitSource,
-    there: Repository,
+    repo: Repository,
     tmp_path: Path,
     entries: list[tuple[str, str, bytes, bytes]],
 ) -> None:
-    good = there.commit(a="1")
-    revision = there.tree(*entries)
-    there.git("update-ref", "refs/heads/good", good)
+    good = repo.commit(a="1")
+    revision = repo.commit_entries(*entries)
+    repo.git("update-ref", "refs/heads/good", good)
     with contextlib.suppress(SourceError):  # git itself refuses to fetch some of them
         source.heads()
     before = sorted(tmp_path.rglob("*"))
@@ -405,12 +408,12 @@ def test_trees_that_lead_out_are_refused(
 
 
 def test_a_link_that_leads_out_through_another_is_refused(
-    source: GitSource, there: Repository, tmp_path: Path
+    source: GitSource, repo: Repository, tmp_path: Path
 ) -> None:
-    (there.path / "a" / "b").mkdir(parents=True)
-    (there.path / "a" / "b" / "top").symlink_to("../..")
-    (there.path / "a" / "b" / "out").symlink_to("top/../outside")
-    revision = there.commit()
+    (repo.path / "a" / "b").mkdir(parents=True)
+    (repo.path / "a" / "b" / "top").symlink_to("../..")
+    (repo.path / "a" / "b" / "out").symlink_to("top/../outside")
+    revision = repo.commit()
     (tmp_path / "outside").write_text("secret")
     source.heads()
     with pytest.raises(SourceError, match=r"link a/b/out leads out of the tree"):
@@ -418,23 +421,23 @@ def test_a_link_that_leads_out_through_another_is_refused(
     assert not (tmp_path / "tree").exists()
 
 
-def test_folders_are_nested_as_deep_as_others_can_remove_them(
-    source: GitSource, there: Repository, tmp_path: Path
+def test_the_depth_of_folders_is_limited(
+    source: GitSource, repo: Repository, tmp_path: Path
 ) -> None:
     paths = [b"M 644 inline %sf\ndata 0\n" % (b"z/" * depth) for depth in range(257)]
-    there.git("fast-import", "--quiet", feed=_COMMIT + b"".join(paths))
+    repo.git("fast-import", "--quiet", stdin=_COMMIT + b"".join(paths))
     revision = source.heads()["main"]
     with pytest.raises(SourceError, match="more than 256 folders deep"):
         source.checkout(revision, tmp_path / "tree")
     assert not (tmp_path / "tree").exists()
 
 
-def test_links_that_lead_through_many_others_cost_little(
-    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_links_that_lead_through_many_others_are_limited(
+    source: GitSource, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No kernel follows them; neither are they followed for ever here."""
+    """The kernel does not follow such a chain; here the number of steps is limited."""
     chain = [b"M 120000 inline l%04d\ndata 5\nl%04d\n" % (n + 1, n) for n in range(60)]
-    there.git("fast-import", "--quiet", feed=_COMMIT + b"".join(chain))
+    repo.git("fast-import", "--quiet", stdin=_COMMIT + b"".join(chain))
     revision = source.heads()["main"]
     source.checkout(revision, tmp_path / "tree")
     monkeypatch.setattr(checkout, "_MAX_LINK_STEPS", 1000)
@@ -442,19 +445,19 @@ def test_links_that_lead_through_many_others_cost_little(
         source.checkout(revision, tmp_path / "other")
 
 
-def test_names_and_subjects_of_any_size_keep_nobody_from_building(
-    source: GitSource, there: Repository, monkeypatch: pytest.MonkeyPatch
+def test_names_and_subjects_of_any_size_do_not_stop_a_source(
+    source: GitSource, repo: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = there.commit(a="1")
+    first = repo.commit(a="1")
     subject = "\u0301" * 50_000  # without any width, so that git does not shorten it
     author = {"GIT_AUTHOR_NAME": "A" * 100_000}
     monkeypatch.setattr(git_source, "_MAX_HISTORY_BYTES", 1 << 16)
-    monkeypatch.setattr(repository, "ENVIRONMENT", {**repository.ENVIRONMENT, **author})
-    second = there.commit(a="2")
+    monkeypatch.setattr(git_repository, "ENVIRONMENT", {**git_repository.ENVIRONMENT, **author})
+    second = repo.commit(a="2")
     source.heads()
     (commit,) = source.commits_between(first, second).commits
     assert (commit.author[:2], commit.subject, commit.paths) == ("AA", "more", ("a",))
-    third = there.commit(subject, a="3")
+    third = repo.commit(subject, a="3")
     source.heads()
     (commit,) = source.commits_between(second, third).commits
     assert (commit.revision, commit.author, commit.subject) == (third, "", "")
@@ -464,22 +467,22 @@ def test_names_and_subjects_of_any_size_keep_nobody_from_building(
 _COMMIT = b"commit refs/heads/main\ncommitter A <a@b> 0 +0000\ndata 0\n"
 
 
-def test_trees_are_bounded(
-    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_size_of_trees_is_limited(
+    source: GitSource, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few objects are a tree of millions of files: nothing is written of it."""
-    revision = there.tree((FILE, "blob", b"f", b"x"))
-    tree = there.git("rev-parse", f"{revision}^{{tree}}")
+    """A few objects can be a tree of millions of files; nothing of it is written."""
+    revision = repo.commit_entries((FILE, "blob", b"f", b"x"))
+    tree = repo.git("rev-parse", f"{revision}^{{tree}}")
     for _ in range(6):
         rows = b"".join(b"40000 %d\0" % each + bytes.fromhex(tree) for each in range(10))
-        tree = there.git("hash-object", "-w", "--literally", "--stdin", "-t", "tree", feed=rows)
-    revision = there.git("commit-tree", "-m", "bomb", tree)
-    there.git("update-ref", "refs/heads/main", revision)
+        tree = repo.git("hash-object", "-w", "--literally", "--stdin", "-t", "tree", stdin=rows)
+    revision = repo.git("commit-tree", "-m", "bomb", tree)
+    repo.git("update-ref", "refs/heads/main", revision)
     source.heads()
     monkeypatch.setattr(git_source, "_MAX_FILE_LIST_BYTES", 1 << 20)
     with pytest.raises(SourceError, match="more than 1048576 bytes"):
         source.checkout(revision, tmp_path / "tree")
-    small = there.commit(a="12345")
+    small = repo.commit(a="12345")
     source.heads()
     for name in ("_MAX_TREE_ENTRIES", "_MAX_TREE_BYTES"):
         with monkeypatch.context() as patch:
@@ -491,16 +494,16 @@ def test_trees_are_bounded(
 
 @pytest.mark.parametrize("revision", ["", "HEAD", "main", "--all", "a" * 39, "A" * 40, "a" * 40])
 def test_only_revisions_are_checked_out(
-    source: GitSource, there: Repository, tmp_path: Path, revision: str
+    source: GitSource, repo: Repository, tmp_path: Path, revision: str
 ) -> None:
-    there.commit(a="1")
+    repo.commit(a="1")
     source.heads()
     with pytest.raises(SourceError):
         source.checkout(revision, tmp_path / "tree")
     assert not (tmp_path / "tree").exists()
 
 
-# -- trouble ------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -518,7 +521,7 @@ def test_only_revisions_are_checked_out(
         "/a\0b",
     ],
 )
-def test_addresses_that_run_something_are_refused(address: str, tmp_path: Path) -> None:
+def test_addresses_that_run_a_program_are_refused(address: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         GitSource(address.replace("MARKER", str(tmp_path / "marker")), tmp_path / "m.git")
     assert not (tmp_path / "marker").exists()
@@ -532,25 +535,23 @@ def test_a_host_cannot_be_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.rglob("marker"))
 
 
-def test_a_repository_that_is_away_is_trouble_with_words(
-    source: GitSource, there: Repository
-) -> None:
-    revision = there.commit(a="1")
+def test_an_error_names_the_repository_and_the_reason(source: GitSource, repo: Repository) -> None:
+    revision = repo.commit(a="1")
     assert source.heads() == {"main": revision}
-    away = there.path.rename(there.path.with_name("away"))
+    away = repo.path.rename(repo.path.with_name("away"))
     with pytest.raises(
         SourceError, match=r"there cannot be read: git ls-remote: .*not appear to be"
     ):
         source.heads()
-    away.rename(there.path)
+    away.rename(repo.path)
     assert source.heads() == {"main": revision}
 
 
-def test_a_server_that_never_answers_is_trouble(tmp_path: Path) -> None:
+def test_a_server_that_never_answers_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"git://127.0.0.1:{server.getsockname()[1]}/x"
         began = time.monotonic()
-        with pytest.raises(SourceError, match=r"no end after 0\.5 s"):
+        with pytest.raises(SourceError, match=r"timeout after 0\.5 s"):
             GitSource(address, tmp_path / "m.git", timeout=0.5).heads()
         assert time.monotonic() - began < 10
         connection, _ = server.accept()
@@ -562,7 +563,7 @@ def test_a_server_that_never_answers_is_trouble(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Wants a password."""
+    """Yield the address of an HTTP server that requires a password."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -582,7 +583,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("who", ["", "ann:hunter2@"])
-def test_nobody_is_asked_for_a_password(
+def test_git_never_asks_for_a_password(
     server: str, tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_ASKPASS", "/bin/cat")
@@ -599,11 +600,11 @@ def test_a_password_is_not_shown() -> None:
     assert hide_password("git@example.org:x") == "git@example.org:x"
 
 
-def test_a_helper_that_stays_behind_does_not_hang_git(
-    there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_helper_that_keeps_running_does_not_hang_git(
+    repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As ssh does with ControlPersist: it keeps the error output."""
-    revision = there.commit(a="1")
+    """Like ssh with ControlPersist, the helper keeps the error output open."""
+    revision = repo.commit(a="1")
     pid = tmp_path / "pid"
     ssh = tmp_path / "ssh"
     ssh.write_text(
@@ -612,7 +613,7 @@ def test_a_helper_that_stays_behind_does_not_hang_git(
     ssh.chmod(0o755)
     monkeypatch.setenv("GIT_SSH", str(ssh))
     monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
-    source = GitSource(f"ssh://host{there.path}", tmp_path / "m.git", timeout=15)
+    source = GitSource(f"ssh://host{repo.path}", tmp_path / "m.git", timeout=15)
     began = time.monotonic()
     try:
         assert source.heads() == {"main": revision}
@@ -621,8 +622,8 @@ def test_a_helper_that_stays_behind_does_not_hang_git(
         subprocess.run(["kill", pid.read_text().strip()], check=False)
 
 
-def test_words_of_a_server_cannot_drive_a_terminal(
-    there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_messages_of_a_server_cannot_control_a_terminal(
+    repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ssh = tmp_path / "ssh"
     ssh.write_text("#!/bin/sh\nprintf '\\033[2Jgone\\007 https://a:hunter2@h/\\n' >&2\nexit 1\n")
@@ -636,10 +637,10 @@ def test_words_of_a_server_cannot_drive_a_terminal(
     assert "hunter2" not in str(caught.value)
 
 
-def test_somebody_elses_variables_do_not_matter(
-    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_variables_of_another_git_have_no_effect(
+    source: GitSource, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    revision = there.commit(a="1")
+    revision = repo.commit(a="1")
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"):
         monkeypatch.setenv(name, str(tmp_path / "nowhere"))
     assert source.heads() == {"main": revision}
@@ -647,13 +648,13 @@ def test_somebody_elses_variables_do_not_matter(
     assert files(tmp_path / "tree") == {"a": "1"}
 
 
-# -- our mirror ---------------------------------------------------------------------
+# -- the mirror -----------------------------------------------------------------------
 
 
-def test_lock_files_of_a_killed_git_are_removed(source: GitSource, there: Repository) -> None:
-    there.commit(a="1")
+def test_lock_files_of_a_killed_git_are_removed(source: GitSource, repo: Repository) -> None:
+    repo.commit(a="1")
     source.heads()
-    second = there.commit(a="2")
+    second = repo.commit(a="2")
     lock = source.mirror / "refs" / "heads" / "main.lock"
     lock.touch()
     with pytest.raises(SourceError, match=r"cannot be fetched: .*lock"):
@@ -683,22 +684,22 @@ def break_all(mirror: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [break_objects, break_config, break_head, break_all])
-def test_a_broken_mirror_is_made_anew(
-    source: GitSource, there: Repository, tmp_path: Path, harm: object
+def test_a_broken_mirror_is_replaced(
+    source: GitSource, repo: Repository, tmp_path: Path, harm: object
 ) -> None:
-    there.commit(a="1")
+    repo.commit(a="1")
     source.heads()
     harm(source.mirror)
-    second = there.commit(a="2")
+    second = repo.commit(a="2")
     assert source.heads() == {"main": second}
     source.checkout(second, tmp_path / "tree")
     assert files(tmp_path / "tree") == {"a": "2"}
 
 
-def test_a_full_disk_leaves_nothing(
-    source: GitSource, there: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_leaves_no_files(
+    source: GitSource, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    revision = there.commit(a="1", b="2")
+    revision = repo.commit(a="1", b="2")
     source.heads()
 
     def full(*args: object) -> None:
@@ -710,6 +711,6 @@ def test_a_full_disk_leaves_nothing(
     assert list((tmp_path / "trees").iterdir()) == []
 
 
-def test_output_is_bounded() -> None:
+def test_output_is_limited() -> None:
     with pytest.raises(SourceError, match="more than 3 bytes"):
         git_module.run_git("--version", max_bytes=3)

@@ -1,10 +1,10 @@
-"""Real repositories for tests of sources."""
+"""Real git repositories for tests of sources."""
 
 import os
 import subprocess
 from pathlib import Path
 
-#: Nothing of the user's configuration, a name, a fixed date.
+#: Variables for git: no configuration of the user, a fixed author, and a fixed date.
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
     "HOME": "/nonexistent",
@@ -20,40 +20,43 @@ ENVIRONMENT = {
 
 
 class Repository:
-    """A repository with a work tree."""
+    """A repository with a work commit_entries."""
 
     def __init__(self, path: Path, *options: str) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         self.git("init", "-q", "-b", "main", *options)
 
-    def git(self, *arguments: str | bytes, feed: bytes = b"") -> str:
-        """What git says."""
-        done = subprocess.run(
-            ["git", *arguments], cwd=self.path, env=ENVIRONMENT, input=feed, capture_output=True
+    def git(self, *arguments: str | bytes, stdin: bytes = b"") -> str:
+        """Run git in the repository, and return its output."""
+        process = subprocess.run(
+            ["git", *arguments], cwd=self.path, env=ENVIRONMENT, input=stdin, capture_output=True
         )
-        assert done.returncode == 0, done.stderr.decode(errors="replace")
-        return done.stdout.decode("utf-8", "surrogateescape").strip()
+        assert process.returncode == 0, process.stderr.decode(errors="replace")
+        return process.stdout.decode("utf-8", "surrogateescape").strip()
 
     def commit(self, subject: str = "more", **files: str) -> str:
-        """Write files, commit everything; the revision."""
+        """Write ``files`` (text by name), commit everything, and return the revision."""
         for name, text in files.items():
             (self.path / name).write_text(text)
         self.git("add", "-A")
         self.git("commit", "-q", "--allow-empty", "--allow-empty-message", "-m", subject)
         return self.git("rev-parse", "HEAD")
 
-    def tree(self, *entries: tuple[str, str, bytes, bytes]) -> str:
-        """A commit, on main, of entries that no sane git would write: mode, kind, name, data."""
+    def commit_entries(self, *entries: tuple[str, str, bytes, bytes]) -> str:
+        """Commit entries that git itself would not write, on main, and return the revision.
+
+        Each entry has mode, kind, name and data; the data of a commit is its revision.
+        """
         rows = b""
         for mode, kind, name, data in entries:
             is_commit = kind == "commit"
-            digest = data.decode() if is_commit else self.git(*_LITERALLY, kind, feed=data)
+            digest = data.decode() if is_commit else self.git(*_HASH_OBJECT, kind, stdin=data)
             rows += b"%s %s\0" % (mode.encode(), name) + bytes.fromhex(digest)
-        tree = self.git(*_LITERALLY, "tree", feed=rows)
+        tree = self.git(*_HASH_OBJECT, "tree", stdin=rows)
         revision = self.git("commit-tree", "-m", "odd", tree)
         self.git("update-ref", "refs/heads/main", revision)
         return revision
 
 
-_LITERALLY = ("hash-object", "-w", "--literally", "--stdin", "-t")
+_HASH_OBJECT = ("hash-object", "-w", "--literally", "--stdin", "-t")

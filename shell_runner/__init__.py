@@ -1,7 +1,7 @@
-"""How one program becomes one result, on any host.
+"""The engine that runs programs as tests, locally and on hosts.
 
-This package owns discovery, metadata, hosts, gateways and shipping.  It knows
-nothing of pytest and nothing of builds or stages.
+Finds tests, reads their metadata, opens hosts, ships files, runs tests and jobs, and writes
+reports.  This package must not know pytest, builds or stages.
 """
 
 __version__ = "0.1.0"

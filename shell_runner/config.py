@@ -1,6 +1,7 @@
 """``nosejobs.toml`` at the root of a tree: its tables, and hosts by name.
 
-Owns the tables' names and the keys of ``[hosts.NAME]``; ``metadata`` owns those of ``[tests]``.
+Defines the names of the tables and the keys of ``[hosts.NAME]``; ``metadata`` defines those of
+``[tests]``.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from .validators import Validator, line, list_of, matching, size, whole
 if TYPE_CHECKING:
     from .toml_document import Document
 
+#: Name of the file.
 CONFIG_FILE_NAME = "nosejobs.toml"
-#: All tables of the file; the dispatcher reads the last three.
+#: Names of all tables of the file; the dispatcher reads the last three.
 TABLE_NAMES = ("tests", "hosts", "build", "stages", "levels")
-#: Slots of one host: each is a process, and runs others.
+#: Maximum slots of one host; each is a process that runs other processes.
 MAX_SLOTS = 1024
-#: The keys of ``[hosts.NAME]``, of the dispatcher's file as well.
+#: Validators by key of ``[hosts.NAME]``, also for the dispatcher's file.
 HOST_VALIDATORS: Mapping[str, Validator] = {
     "spec": line(),
     "slots": whole(1, MAX_SLOTS),
@@ -32,39 +34,43 @@ HOST_VALIDATORS: Mapping[str, Validator] = {
 
 @dataclass(frozen=True)
 class HostEntry:
-    """One ``[hosts.NAME]``."""
+    """The entry of one host, ``[hosts.NAME]``."""
 
     name: str
+    #: Host spec, such as ``ssh=user@host``.
     spec: str
+    #: Number of tests that run at the same time; None: the number of cores.
     slots: int | None = None
+    #: Labels that tests can require.
     labels: tuple[str, ...] = ()
-    #: Bytes of files that the host keeps for later runs.
+    #: Maximum bytes of the host's file cache; None: the default.
     cache: int | None = None
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a tree says of its tests and hosts."""
+    """The configuration of a tree: its tests and hosts."""
 
+    #: Root of the tree.
     root: Path
     hosts: Mapping[str, HostEntry] = field(default_factory=dict)
     #: Metadata by pattern, in the order of the file; later patterns win.
     patterns: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     #: Metadata for all tests.
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    #: Where all of it was read; None without a file.
+    #: The parsed file; None if there is none.
     document: Document | None = None
 
     @property
     def path(self) -> Path:
-        """The file, whether it exists or not."""
+        """Return the path of the file, which need not exist."""
         return self.root / CONFIG_FILE_NAME
 
 
 def load_config(root: Path) -> Config:
     """Return the config of the tree at ``root``; an empty one without a file.
 
-    Raises BadConfig that names file, line and key.
+    Raises InvalidConfig, which names file, line and key.
     """
     path = root / CONFIG_FILE_NAME
     try:
@@ -73,14 +79,14 @@ def load_config(root: Path) -> Config:
         return Config(root)
     except OSError as error:
         raise InvalidConfig(f"{path}: {error.strerror}") from error
-    # Most trees have no such file: their runs do not load what reads it.
+    # Most trees have no such file, and their runs need not load the parser.
     from .toml_document import MAX_OWN_FILE_CHARS, parse_document
 
     return config_from_document(parse_document(str(path), text, MAX_OWN_FILE_CHARS), root)
 
 
 def config_from_document(document: Document, root: Path) -> Config:
-    """Return what a nosejobs.toml contains for a run; raises BadConfig."""
+    """Return the configuration that a document holds for a run; raises InvalidConfig."""
     document.check_keys((), TABLE_NAMES)
     tests = document.table(["tests"])
     return Config(
@@ -95,13 +101,13 @@ def config_from_document(document: Document, root: Path) -> Config:
 def parse_host_entry(
     document: Document, name: str, validators: Mapping[str, Validator] = HOST_VALIDATORS
 ) -> HostEntry:
-    """Return one ``[hosts.NAME]``; raises BadConfig."""
+    """Return the entry of one host; raises InvalidConfig."""
     values = document.check_table(("hosts", name), validators)
     return HostEntry(name, **{"spec": f"ssh={name}", **values})
 
 
 def find_root(start: Path) -> Path | None:
-    """The nearest folder at or above ``start`` with a nosejobs.toml."""
+    """Return the nearest folder at or above ``start`` with a nosejobs.toml, or None."""
     for folder in (start, *start.parents):
         if (folder / CONFIG_FILE_NAME).is_file():
             return folder

@@ -1,35 +1,35 @@
-"""Infrastructure errors: trouble with a host or with our own input, never with a test.
+"""Errors of the infrastructure or of the input, never of a test.
 
-The docstring of a class is its default message.  Each names what happened, where,
-and what to do.
+A message says what happened, where, and what to do.  The docstring of a class is its default
+message.
 """
 
 
 class NosejobsError(Exception):
-    """Something went wrong."""
+    """An error occurred."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
 
 
 class UsageError(NosejobsError):
-    """The input cannot be used as it is."""
+    """The input is invalid."""
 
 
 class InvalidHostSpec(UsageError):
-    """A host spec cannot be understood."""
+    """A host spec is invalid."""
 
 
 class InvalidMetadata(UsageError):
-    """The metadata of a test cannot be understood."""
+    """The metadata of a test is invalid."""
 
 
 class InvalidConfig(UsageError):
-    """nosejobs.toml cannot be understood."""
+    """A nosejobs.toml is invalid."""
 
 
 class HostError(NosejobsError):
-    """A host cannot do its part."""
+    """A host failed."""
 
     def __init__(self, host: str, cause: str, hint: str = "") -> None:
         self.host = host
@@ -43,11 +43,11 @@ class HostOpenError(HostError):
 
 
 class HostLost(HostError):
-    """A host was lost while it had work."""
+    """A host was lost while it ran tests."""
 
 
 class JobRefused(NosejobsError):
-    """A host's queue refuses a request."""
+    """A host's queue refused a request."""
 
     def __init__(self, host: str, kind: str, message: str, hint: str = "") -> None:
         self.host = host

@@ -1,8 +1,8 @@
 """Functions that make text safe to show, quote, truncate or count.
 
 Everything here is pure: text in, text out.  Hosts, repositories and tests may print anything;
-what a person, a terminal or an XML file receives goes through one of these functions.  This
-module must not import anything of ours.
+text for a person, a terminal or an XML file goes through one of these functions.  This module
+must not import another module of this package.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def strip_control_chars(text: str) -> str:
     visible as Python escapes.
     """
     if text.isprintable():
-        return text  # most are; an escape is not
+        return text  # the common case; an escape is not printable
     text = _ESCAPES.sub("", text)
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
@@ -93,9 +93,9 @@ _VISIBLE = _VisibleForms()
 
 
 def quote_command(*words: str) -> str:
-    """Return a command as a person can type it in a shell.
+    """Return a command as typed in a shell.
 
-    A word that holds what cannot be typed is quoted as ``$'...'`` (bash, zsh, ksh).
+    A word with unprintable characters is quoted as ``$'...'`` (bash, zsh, ksh).
     """
     return " ".join(
         shlex.quote(word) if word.isprintable() else _quote_ansi_c(word) for word in words

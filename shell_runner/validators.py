@@ -1,7 +1,7 @@
 """Validators: each checks one value of a configuration and returns it in the form that is kept.
 
-Pure.  Must not know keys or files.  A validator takes what TOML, JSON or an option gave; it
-raises InvalidValue with a text that continues "must be".
+Pure.  This module must not know keys or files.  A validator takes a value of TOML, JSON or an
+option; it raises InvalidValue with a message that completes "must be".
 """
 
 from __future__ import annotations
@@ -12,50 +12,51 @@ from typing import Any
 
 Validator = Callable[[Any], Any]
 
-# Patterns are texts: a run that checks no value compiles none of them.
+# Patterns are strings: a run that checks no value compiles none of them.
 
-#: A name becomes a tag, a part of a path, the value of a variable, a word of a command line.
+#: A name is used as a tag, in paths, variables and command lines.
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?"
 NAME_RULE = "1 to 64 letters, digits, '-', '_' and '.'; none of these first, no '-' or '.' last"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,254}"
 _DURATION = r"(\d{1,12}(?:\.\d{1,6})?) ?(s|min|m|h|d)?"
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _SIZE = r"(\d{1,15}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?))?B?"
-#: Seconds of the longest duration.
+#: Maximum seconds of a duration.
 YEAR = 366 * 86_400.0
-#: Bytes that no disk has.
+#: Exclusive upper bound of a size in bytes.
 _MAX_SIZE = 1 << 60
-#: Entries of a list or a table; characters of a line, of a command, of a variable's value.
+#: Maximum entries of a list or table, characters of a line, and characters of a command.
 MAX_ITEMS, MAX_LINE_CHARS, MAX_TEXT_CHARS = 1000, 1000, 65_536
-#: Characters of the longest argument or variable that Linux takes (MAX_ARG_STRLEN).
+#: Maximum characters of an argument or a variable on Linux (MAX_ARG_STRLEN).
 MAX_ARGUMENT_CHARS = 1 << 17
-#: Characters of a key or of a value that an error shows.
+#: Maximum characters of a key or a value in an error message.
 MAX_SHOWN_CHARS = 60
 
 
 class InvalidValue(ValueError):
-    """A value is not what its key allows; the text says what is allowed."""
+    """A value is not allowed for its key; the message completes "must be"."""
 
-    #: An error may show the value beside the text.
+    #: An error may show the value beside the message.
     is_value_shown = True
 
 
 class InvalidSecret(InvalidValue):
-    """A value that may be secret is not allowed; the text shows the part that is at fault."""
+    """A value that may be secret is not allowed; the message shows only the invalid part."""
 
     is_value_shown = False
 
 
 def check(validator: Validator, value: Any, error: Callable[[str], Exception]) -> Any:
-    """Return what ``validator`` keeps of ``value``.
+    """Return ``value`` in the form that ``validator`` returns.
 
-    Raises what ``error`` makes of a message such as "must be true or false, not 3".
+    If it is invalid, raises the exception that ``error`` returns for a message such as
+    "must be true or false, not 3".
     """
     try:
         return validator(value)
     except InvalidValue as invalid:
-        found = f", not {format_value(value)}" if invalid.is_value_shown else ""
-        raise error(f"must be {invalid}{found}") from None
+        suffix = f", not {format_value(value)}" if invalid.is_value_shown else ""
+        raise error(f"must be {invalid}{suffix}") from None
 
 
 # -- texts -----------------------------------------------------------------------------------
@@ -254,19 +255,19 @@ def format_value(value: Any) -> str:
 
 
 def format_key(key: str) -> str:
-    """Return a key as TOML has it, quoted if need be, short and safe for a terminal."""
+    """Return a key as in TOML, quoted if need be, short and safe for a terminal."""
     is_bare = re.fullmatch(r"[A-Za-z0-9_-]+", key) and len(key) <= MAX_SHOWN_CHARS
     return key if is_bare else shorten(repr(key[:200]))
 
 
 def shorten(content: str, maximum: int = MAX_SHOWN_CHARS) -> str:
-    """Return the text, cut to so many characters."""
+    """Return the text, cut to ``maximum`` characters."""
     return content if len(content) <= maximum else f"{content[: maximum - 3]}..."
 
 
 def format_suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?``, or the list of what is known."""
-    import difflib  # which only a mistake needs
+    """Return ``; did you mean 'x'?``, or the list of known words."""
+    import difflib  # needed for errors only
 
     names = sorted(known)
     close = difflib.get_close_matches(word[:MAX_SHOWN_CHARS], names, 1)

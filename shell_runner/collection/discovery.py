@@ -1,7 +1,6 @@
 """Rules that say which files are tests and how each is run.
 
-Pure: names, modes and first bytes come as arguments.  The rules are those of the
-page "collection" of the manual.
+Pure: names, modes and first bytes are arguments.  docs/collection.md describes the rules.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 
 from ..remote.execution.spawn import is_binary
 
-#: File name patterns of tests, unless the user gives others.
+#: Default patterns of the file names of tests.
 DEFAULT_PATTERNS = ("test_*", "*_test", "*.t", "*.bats")
 
-#: Suffixes of programs that are text.
+#: Suffixes of programs that are scripts.
 SCRIPT_SUFFIXES = frozenset(
     [
         ".sh", ".bash", ".zsh", ".ksh", ".mksh", ".dash", ".ash", ".fish", ".csh", ".tcsh",
@@ -28,32 +27,32 @@ SCRIPT_SUFFIXES = frozenset(
         ".t", ".bats",
     ]
 )  # fmt: skip
-#: Suffixes of tests whose exec bit does not matter, and what runs one without a shebang.
-_RUN_ANYWAY: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("bats", "--tap")}
+#: Suffixes of tests that need no exec bit, and the command that runs one without a shebang.
+_DEFAULT_COMMANDS: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("bats", "--tap")}
 
-#: Bytes of a file that are looked at.
+#: Bytes at the start of a file that are read.
 HEAD_BYTES = 4096
-_NEVER = re.compile(r"helper|fixture", re.IGNORECASE)
-_PYTHON = frozenset([".py", ".pyc", ".pyi", ".pyx", ".pyw"])
+_EXCLUDED_NAMES = re.compile(r"helper|fixture", re.IGNORECASE)
+_PYTHON_SUFFIXES = frozenset([".py", ".pyc", ".pyi", ".pyx", ".pyw"])
 
 
 class FileKind(enum.Enum):
-    """What a file is to us."""
+    """The kind of a file, as collection sees it."""
 
     TEST = enum.auto()
-    #: Looks like a test and cannot be run: an error that the user sees.
+    #: It looks like a test and cannot be run, which is a collection error.
     INVALID = enum.auto()
     OTHER = enum.auto()
 
 
 @dataclass(frozen=True)
 class Classification:
-    """What became of one file."""
+    """The kind of one file, and the command in front of its path."""
 
     kind: FileKind
-    #: What is put in front of the path to run it.
+    #: Interpreter and options in front of the path.
     argv: tuple[str, ...] = ()
-    #: For BROKEN: why.
+    #: For INVALID: the reason, for people.
     reason: str = ""
 
 
@@ -62,80 +61,87 @@ OTHER = Classification(FileKind.OTHER)
 
 @dataclass(frozen=True)
 class CandidateFile:
-    """A regular file as the rules see it."""
+    """The properties of a regular file that the rules need."""
 
     name: str
     executable: bool
+    #: Its first bytes, at most HEAD_BYTES.
     head: bytes
 
     @property
     def suffix(self) -> str:
-        """``.sh`` of ``test_a.sh``; empty without one."""
-        return _suffix(self.name)
+        """Return ``.sh`` for ``test_a.sh``; empty for a name without a suffix."""
+        return _get_suffix(self.name)
 
 
-def _suffix(name: str) -> str:
+def _get_suffix(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
     return dot + suffix if dot and stem else ""
 
 
 def can_be_test(name: str, patterns: Sequence[str] = DEFAULT_PATTERNS) -> bool:
-    """By its name alone; cheap, for the many files that are none."""
-    suffix = _suffix(name)
-    if suffix in _PYTHON:
+    """Return whether the name is that of a test; cheap, for the many files that are not."""
+    suffix = _get_suffix(name)
+    if suffix in _PYTHON_SUFFIXES:
         return False
-    whole, stems = _compiled(tuple(patterns))
-    if not (whole.match(name) or _is_script(name, suffix, stems)):
+    full_names, stems = _compile_patterns(tuple(patterns))
+    if not (full_names.match(name) or _is_script_name(name, suffix, stems)):
         return False
-    return not _NEVER.search(name)
+    return not _EXCLUDED_NAMES.search(name)
 
 
-def _is_script(name: str, suffix: str, stems: re.Pattern[str]) -> bool:
+def _is_script_name(name: str, suffix: str, stems: re.Pattern[str]) -> bool:
     if suffix and suffix not in SCRIPT_SUFFIXES:
         return False
     return bool(stems.match(name.removesuffix(suffix) if suffix else name))
 
 
 @functools.cache
-def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Patterns of whole names, and those of names without a script's suffix."""
-    found = [
-        [fnmatch.translate(each) for each in patterns if ("." in each) == whole]
-        for whole in (True, False)
+def _compile_patterns(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return two regular expressions: of full names, and of names without a script suffix.
+
+    A pattern with a dot is for the full name.
+    """
+    translated = [
+        [fnmatch.translate(each) for each in patterns if ("." in each) == has_dot]
+        for has_dot in (True, False)
     ]
-    whole, stems = (re.compile("|".join(each) or r"(?!)") for each in found)
-    return whole, stems
+    full_names, stems = (re.compile("|".join(each) or r"(?!)") for each in translated)
+    return full_names, stems
 
 
-def classify(file: CandidateFile, named: bool = False) -> Classification:
-    """What ``file`` is, its name being that of a test, or the user having named it."""
-    if file.suffix in _RUN_ANYWAY and file.name != file.suffix:
-        return _run_anyway(file)
+def classify(file: CandidateFile, is_explicit: bool = False) -> Classification:
+    """Classify a file that has the name of a test, or that the user named (``is_explicit``)."""
+    if file.suffix in _DEFAULT_COMMANDS and file.name != file.suffix:
+        return _classify_interpreted(file)
     if file.executable:
         return Classification(FileKind.TEST)
-    if named:
-        return Classification(FileKind.INVALID, reason=_why_not(file))
+    if is_explicit:
+        return Classification(FileKind.INVALID, reason=_reason_not_runnable(file))
     if file.head.startswith(b"#!") and (not file.suffix or file.suffix in SCRIPT_SUFFIXES):
-        return Classification(FileKind.INVALID, reason=_why_not(file))
+        return Classification(FileKind.INVALID, reason=_reason_not_runnable(file))
     return OTHER
 
 
-def _run_anyway(file: CandidateFile) -> Classification:
-    """``.bats`` always by bats; ``.t`` by itself, by its shebang, or by perl, as prove(1) does."""
+def _classify_interpreted(file: CandidateFile) -> Classification:
+    """Classify ``.bats``, which bats runs, and ``.t``, which runs as with prove(1).
+
+    A ``.t`` runs by itself if it is executable, else by its shebang, else by perl.
+    """
     if file.suffix == ".bats":
-        return Classification(FileKind.TEST, _RUN_ANYWAY[".bats"])
+        return Classification(FileKind.TEST, _DEFAULT_COMMANDS[".bats"])
     if file.executable and (file.head.startswith(b"#!") or is_binary(file.head)):
         return Classification(FileKind.TEST)
     line = file.head.split(b"\n", 1)[0]
     if line.startswith(b"#!"):
         return Classification(FileKind.TEST, tuple(line[2:].decode("utf-8", "replace").split()))
-    return Classification(FileKind.TEST, _RUN_ANYWAY[".t"])
+    return Classification(FileKind.TEST, _DEFAULT_COMMANDS[".t"])
 
 
-def _why_not(file: CandidateFile) -> str:
+def _reason_not_runnable(file: CandidateFile) -> str:
     if file.head.startswith(b"#!") or is_binary(file.head):
         return f"not executable: chmod +x {shlex.quote(file.name)}"
     return (
-        "it cannot be run: neither executable nor with a shebang "
+        "not runnable: neither executable nor with a shebang "
         f"(put #!/bin/sh on its first line and chmod +x {shlex.quote(file.name)})"
     )

@@ -1,6 +1,6 @@
 """Metadata of tests: the keys, and the comments and tables from which they are read.
 
-Pure: the head of a file and the tables of nosejobs.toml come as arguments.
+Pure: the head of a file and the tables of nosejobs.toml are arguments.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ..validators import (
     check,
     duration,
     format_key,
+    format_suggestion,
     list_of,
     matching,
     one_of,
-    format_suggestion,
     variables,
     whole,
 )
@@ -34,58 +34,59 @@ from ..validators import (
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a test says of itself, or a pattern says of it."""
+    """Settings of a test, from its comment, from nosejobs.toml and from the ini file."""
 
-    #: Seconds; None: the default of the run.
+    #: Seconds until the test is stopped; None: the default of the run.
     timeout: float | None = None
+    #: Markers of the test.
     tags: tuple[str, ...] = ()
-    #: ``dir`` or ``root``.
+    #: Working directory: ``dir``, the program's own, or ``root``, the root of the tree.
     cwd: str = "dir"
-    #: ``private`` or ``keep``.
+    #: ``private``: an empty HOME; ``keep``: the HOME of the host's user.
     home: str = "private"
-    #: Variables that are passed on from the host.
+    #: Names of environment variables that are passed on from the host; ``*`` allowed.
     pass_env: tuple[str, ...] = ()
-    #: Variables that are set.
+    #: Environment variables: pairs of name and value.
     env: tuple[tuple[str, str], ...] = ()
-    #: Names of which one test at a time has each: over all hosts, or per host (``host:NAME``).
+    #: Names of locks that one test at a time holds: on all hosts, or per host (``host:NAME``).
     locks: tuple[str, ...] = ()
-    #: Alone on its host.
+    #: No other test runs on the host at the same time.
     serial: bool = False
-    #: Labels that its host must have.
+    #: Labels that the host must have.
     requires: tuple[str, ...] = ()
-    #: How often it may run again after a failure; None: as the run says.
+    #: Maximum reruns after a failure; None: the default of the run.
     retries: int | None = None
-    #: How often it runs; None: as the run says.
+    #: Number of runs; None: the default of the run.
     repeat: int | None = None
-    #: ``warn``, ``fail`` or ``ignore``.
+    #: Effect of processes that outlive the program: ``warn``, ``fail`` or ``ignore``.
     leftovers: str = "warn"
-    #: Resource limits by name.
+    #: Resource limits: pairs of name and value, in the unit of setrlimit(2).
     limits: tuple[tuple[str, int], ...] = ()
-    #: ``shared`` or ``copy``.
+    #: Tree of files: ``shared`` with the session, or a private ``copy``.
     isolation: str = "shared"
 
 
-# -- values: a comment has texts only, with commas in lists; a table has values of TOML --------
+# -- values: those of a comment are strings, with commas in lists; a table has TOML values -----
 
 _FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 
 
-def _words(pattern: str, noun: str, plural: str) -> Validator:
-    """Accept a list, or a text with commas."""
+def _word_list(pattern: str, noun: str, plural: str) -> Validator:
+    """Return a validator that accepts a list, or a string with commas."""
     validate = list_of(matching(pattern, noun), plural)
 
     def split(value: Any) -> tuple[str, ...]:
         words = value.split(",") if isinstance(value, str) else value
         if isinstance(words, list):
             words = [word.strip() if isinstance(word, str) else word for word in words]
-        found: tuple[str, ...] = validate(words)
-        return found
+        checked: tuple[str, ...] = validate(words)
+        return checked
 
     return split
 
 
 def _seconds(value: Any) -> float:
-    """Accept what ``float`` reads, too."""
+    """Accept a duration, also in any form that ``float`` parses."""
     try:
         number = float(value) if isinstance(value, str) else value
     except ValueError:
@@ -112,8 +113,8 @@ def _count(minimum: int, maximum: int) -> Validator:
     return from_text
 
 
-def _pairs_of(value: Any, separator: str, equals: str, noun: str) -> dict[str, Any]:
-    """Return a table, or a text of pairs as one; numbers and dates of a table become texts."""
+def _parse_table(value: Any, separator: str, equals: str, noun: str) -> dict[str, Any]:
+    """Return a table, or the table of a string of pairs; scalar values become strings."""
     if isinstance(value, str):
         return dict(part.partition(equals)[::2] for part in re.split(separator, value))
     if not isinstance(value, dict):
@@ -122,40 +123,40 @@ def _pairs_of(value: Any, separator: str, equals: str, noun: str) -> dict[str, A
 
 
 def _is_scalar(value: Any) -> bool:
-    """Return whether it has a short text; Python converts no number of 5000 digits."""
+    """Return whether ``value`` is a scalar with a short text; Python refuses 5000 digits."""
     is_huge = isinstance(value, int) and abs(value) >= 1 << 64
     return not (is_huge or isinstance(value, (dict, list)))
 
 
 def _variables(value: Any) -> tuple[tuple[str, str], ...]:
     """Accept ``A=1,B=2``, or a table."""
-    table = _pairs_of(value, ",", "=", "a table of variables")
-    found: tuple[tuple[str, str], ...] = variables()(table)
-    return found
+    table = _parse_table(value, ",", "=", "a table of variables")
+    checked: tuple[tuple[str, str], ...] = variables()(table)
+    return checked
 
 
-#: Resource limits that a test may be given; the seconds and counts have no unit.
-LIMITS = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+#: Names of the resource limits that a test may have, as in RLIMIT_NAME.
+LIMIT_NAMES = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
+_UNIT_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def _limits(value: Any) -> tuple[tuple[str, int], ...]:
     """Accept ``as:2g+nofile:256``, or a table."""
     value = value.strip() if isinstance(value, str) else value
-    table = _pairs_of(value, r"[+\s]+", ":", "like as:2g+nofile:256")
+    table = _parse_table(value, r"[+\s]+", ":", "like as:2g+nofile:256")
     return tuple((name, _limit(name, item)) for name, item in table.items())
 
 
 def _limit(name: str, value: Any) -> int:
-    if name not in LIMITS:
-        raise InvalidValue(
-            f"of known limits; {format_key(name)} is not one{format_suggestion(name, LIMITS)}"
-        )
+    if name not in LIMIT_NAMES:
+        hint = format_suggestion(name, LIMIT_NAMES)
+        raise InvalidValue(f"a table of known limits; {format_key(name)} is not one{hint}")
     pattern = r"(\d{1,12})([kmgtKMGT]?)"
     match = re.fullmatch(pattern, value, re.ASCII) if isinstance(value, str) else None
     if match is None:
-        raise InvalidValue(f"of numbers, perhaps with k, m, g or t; {name} is not")
-    return int(match[1]) * _UNITS[match[2].lower()]
+        message = f"a table of numbers, optionally with k, m, g or t; {name} is not one"
+        raise InvalidValue(message)
+    return int(match[1]) * _UNIT_FACTORS[match[2].lower()]
 
 
 # -- keys ----------------------------------------------------------------------------------
@@ -163,34 +164,37 @@ def _limit(name: str, value: Any) -> int:
 
 @dataclass(frozen=True)
 class _Key:
-    """One key of metadata."""
+    """One key of the metadata."""
 
+    #: Field of Metadata that holds the value.
     field: str
     validator: Validator
-    #: Values of several sources add up, instead of the last one winning.
+    #: Values of several sources are added; otherwise the last one wins.
     adds: bool = False
 
 
-#: Keys that mean "yes" without a value.
-_SWITCHES = ("serial",)
-#: How the name of a lock begins that each host has for itself.
+#: Keys whose value is "yes" if none is given.
+_KEYS_WITHOUT_VALUE = ("serial",)
+#: Prefix of the names of locks that exist once per host.
 HOST_LOCK_PREFIX = "host:"
-#: A name of a lock or a label: no ``+`` and no comma, which separate them.
-_NAME = r"\w[\w.-]*"
-_WORD = r"[^\W\d][\w.*:-]*"
+#: Name of a lock or a label; ``+`` and comma are separators.
+_NAME_PATTERN = r"\w[\w.-]*"
+_WORD_PATTERN = r"[^\W\d][\w.*:-]*"
 
 _KEYS: Mapping[str, _Key] = {
     "timeout": _Key("timeout", _seconds),
-    "tags": _Key("tags", _words(_WORD, "a word", "words"), adds=True),
+    "tags": _Key("tags", _word_list(_WORD_PATTERN, "a word", "words"), adds=True),
     "cwd": _Key("cwd", one_of("dir", "root")),
     "home": _Key("home", one_of("private", "keep")),
-    "pass": _Key("pass_env", _words(_WORD, "a word", "words"), adds=True),
+    "pass": _Key("pass_env", _word_list(_WORD_PATTERN, "a word", "words"), adds=True),
     "env": _Key("env", _variables, adds=True),
     "lock": _Key(
-        "locks", _words(f"({HOST_LOCK_PREFIX})?{_NAME}", "the name of a lock", "names"), adds=True
+        "locks",
+        _word_list(f"({HOST_LOCK_PREFIX})?{_NAME_PATTERN}", "the name of a lock", "names"),
+        adds=True,
     ),
     "serial": _Key("serial", _flag),
-    "requires": _Key("requires", _words(_NAME, "a label", "names"), adds=True),
+    "requires": _Key("requires", _word_list(_NAME_PATTERN, "a label", "names"), adds=True),
     "retries": _Key("retries", _count(0, 100)),
     "repeat": _Key("repeat", _count(1, 10_000)),
     "leftovers": _Key("leftovers", one_of("warn", "fail", "ignore")),
@@ -204,7 +208,10 @@ def _error(file: str, line: int | str, key: str, message: str) -> InvalidMetadat
 
 
 def apply_values(base: Metadata, values: Mapping[str, Any], file: str, line: int | str) -> Metadata:
-    """Return ``base`` with ``values`` on top; BadMetadata names file, line and key."""
+    """Return ``base`` updated with ``values``.
+
+    Raises InvalidMetadata, which names file, line and key.
+    """
     changes: dict[str, Any] = {}
     for name, value in values.items():
         error = partial(_error, file, line, name)
@@ -220,26 +227,27 @@ def apply_values(base: Metadata, values: Mapping[str, Any], file: str, line: int
 
 
 def resolve_metadata(base: Metadata, tree: Config, name: str, head: bytes) -> Metadata:
-    """Return ``base`` with the patterns of nosejobs.toml and the file's own comment on top.
+    """Return ``base`` updated with matching patterns of nosejobs.toml and with the comment.
 
-    Raises BadMetadata.
+    ``name``: path relative to the root.  ``head``: first bytes of the file.  Raises
+    InvalidMetadata.
     """
     for pattern, values in tree.patterns:
-        if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(_base(name), pattern):
+        if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(_file_name(name), pattern):
             base = apply_values(base, values, str(tree.path), f"[tests.{pattern!r}]")
     return read_metadata(base, name, head)
 
 
 def resolve_defaults(base: Metadata, tree: Config) -> Metadata:
-    """Return ``base`` with what nosejobs.toml says of all tests on top; raises BadMetadata."""
+    """Return ``base`` updated with ``[tests]`` of nosejobs.toml; raises InvalidMetadata."""
     check_tests_tables(tree)
     return apply_values(base, tree.defaults, str(tree.path), "[tests]")
 
 
 def check_tests_tables(tree: Config) -> None:
-    """Check ``[tests]`` key by key, and patterns that match no test as well.
+    """Check ``[tests]`` and all of its patterns, also those that match no test.
 
-    Raises BadMetadata that names file, line, pattern and key.
+    Raises InvalidMetadata, which names file, line, pattern and key.
     """
     document = tree.document
     if document is None:
@@ -253,79 +261,88 @@ def check_tests_tables(tree: Config) -> None:
             apply_values(Metadata(), {key: value}, document.name, where)
 
 
-def _base(name: str) -> str:
+def _file_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
 def make_test(
-    number: int, path: str, argv: tuple[str, ...], said: Metadata, timeout: float, spoken: str = ""
+    number: int,
+    path: str,
+    argv: tuple[str, ...],
+    metadata: Metadata,
+    timeout: float,
+    output_format: str = "",
 ) -> Test:
-    """What a host needs to know of a test; ``spoken``: the format that it is known to speak."""
+    """Return the Test that a host runs.
+
+    ``number``: its number in the session.  ``timeout``: seconds.  ``output_format``: the format
+    that the program always writes, or empty.
+    """
     return Test(
         id=number,
         path=path,
         timeout=timeout,
         argv=argv,
-        cwd=said.cwd,
-        home=said.home,
-        env=said.env,
-        pass_env=said.pass_env,
-        output_format=spoken,
-        leftovers=said.leftovers,
-        limits=said.limits,
-        isolation=said.isolation,
-        locks=host_locks(said),
-        serial=said.serial,
+        cwd=metadata.cwd,
+        home=metadata.home,
+        env=metadata.env,
+        pass_env=metadata.pass_env,
+        output_format=output_format,
+        leftovers=metadata.leftovers,
+        limits=metadata.limits,
+        isolation=metadata.isolation,
+        locks=host_locks(metadata),
+        serial=metadata.serial,
     )
 
 
 def host_locks(metadata: Metadata) -> tuple[str, ...]:
-    """Return the names of the ``host:`` locks, as the host knows them."""
-    found = (name for name in metadata.locks if name.startswith(HOST_LOCK_PREFIX))
-    return tuple(sorted(name.removeprefix(HOST_LOCK_PREFIX) for name in found))
+    """Return the names of the ``host:`` locks, without the prefix."""
+    names = (name for name in metadata.locks if name.startswith(HOST_LOCK_PREFIX))
+    return tuple(sorted(name.removeprefix(HOST_LOCK_PREFIX) for name in names))
 
 
 _COMMENT = re.compile(r"\s*(?:#|//|--|;|%|\"|/?\*)+\s*(.*)")
-_OURS = re.compile(r"nosejobs:\s*(.*)")
-_FORGOTTEN = re.compile(r"nosejobs?\s*:?\s+[a-z-]+=")
-_BATS = re.compile(r"bats\s+(?:test|file)_tags=(.*)")
+_METADATA = re.compile(r"nosejobs:\s*(.*)")
+_MISSING_COLON = re.compile(r"nosejobs?\s*:?\s+[a-z-]+=")
+_BATS_TAGS = re.compile(r"bats\s+(?:test|file)_tags=(.*)")
 
 
-def comments(head: bytes) -> Iterable[tuple[int, str]]:
-    """Yield the lines of the leading comment, numbered from 1, without their marks."""
+def iterate_comments(head: bytes) -> Iterable[tuple[int, str]]:
+    """Yield the lines of the leading comment, numbered from 1, without comment marks."""
     for number, line in enumerate(head.decode("utf-8", "replace").splitlines(), 1):
-        found = _COMMENT.match(line)
-        if found:
-            yield number, found[1]
+        match = _COMMENT.match(line)
+        if match:
+            yield number, match[1]
         elif line.strip():
             return
 
 
 def read_metadata(base: Metadata, file: str, head: bytes) -> Metadata:
-    """Return ``base`` with the leading comment's keys on top; raises BadMetadata."""
+    """Return ``base`` updated with the keys of the leading comment; raises InvalidMetadata."""
     if b"nosejob" in head and not is_binary(head):
-        for number, text in comments(head):
-            found = _OURS.match(text)
-            if not found and _FORGOTTEN.match(text):
-                raise _error(file, number, "nosejobs", "is written # nosejobs: key=value")
-            if found:
-                base = apply_values(base, _pairs(file, number, found[1]), file, number)
+        for number, text in iterate_comments(head):
+            match = _METADATA.match(text)
+            if not match and _MISSING_COLON.match(text):
+                raise _error(file, number, "nosejobs", "must be written as # nosejobs: key=value")
+            if match:
+                base = apply_values(base, _parse_pairs(file, number, match[1]), file, number)
     if b"bats " in head and file.endswith(".bats"):
-        base = _bats_tags(base, file, head)
+        base = _apply_bats_tags(base, file, head)
     return base
 
 
-def _bats_tags(base: Metadata, file: str, head: bytes) -> Metadata:
+def _apply_bats_tags(base: Metadata, file: str, head: bytes) -> Metadata:
     for number, line in enumerate(head.decode("utf-8", "replace").splitlines(), 1):
         comment = _COMMENT.match(line)
-        found = _BATS.match(comment[1]) if comment else None
-        if found:
-            tags = ",".join(part.strip() for part in found[1].split(",") if part.strip())
+        match = _BATS_TAGS.match(comment[1]) if comment else None
+        if match:
+            tags = ",".join(part.strip() for part in match[1].split(",") if part.strip())
             base = apply_values(base, {"tags": tags}, file, number)
     return base
 
 
-def _pairs(file: str, line: int, text: str) -> dict[str, str]:
+def _parse_pairs(file: str, line: int, text: str) -> dict[str, str]:
     try:
         words = shlex.split(text.removesuffix("*/"), comments=True)
     except ValueError as error:
@@ -334,7 +351,7 @@ def _pairs(file: str, line: int, text: str) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            if key in _KEYS and key not in _SWITCHES:
+            if key in _KEYS and key not in _KEYS_WITHOUT_VALUE:
                 message = f"needs a value: {key}=..., with no spaces around ="
                 raise _error(file, line, key, message)
             value = "yes"

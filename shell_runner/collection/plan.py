@@ -1,8 +1,8 @@
-"""The tests of a tree: which files are tests, and what is to be known of each.
+"""The tests of a tree: the files that are tests, and their metadata.
 
-Owns the reading of files and folders during collection, for whoever collects: pytest
-asks for one file after the other, a job for a whole tree.  The rules for a file are
-``discovery``'s; those for folders are pytest's own, with its defaults.
+Reads files and folders during collection: pytest asks for one file after the other, a job for a
+whole tree.  ``discovery`` holds the rules for a file; those for folders are pytest's own, with its
+defaults.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from . import discovery
 from .discovery import DEFAULT_PATTERNS, CandidateFile, FileKind
 from .metadata import Metadata, make_test, resolve_defaults, resolve_metadata
 
-#: Seconds until a test is stopped of which nobody says anything else.
+#: Seconds until a test is stopped, unless it or the run sets another limit.
 DEFAULT_TIMEOUT = 600.0
 
-#: Names of folders that pytest does not enter (its ini value ``norecursedirs``).
-_NOT_ENTERED = (
+#: Names of folders that pytest does not enter (default of its ini option ``norecursedirs``).
+_NORECURSEDIRS = (
     "*.egg", ".*", "_darcs", "build", "CVS", "dist", "node_modules", "venv", "{arch}",
     "__pycache__",
 )  # fmt: skip
-_IGNORED = re.compile("|".join(fnmatch.translate(each) for each in _NOT_ENTERED))
-#: What tells that a folder is a virtual environment.
-_VENV = ("pyvenv.cfg", "conda-meta/history")
-#: Python files that pytest takes (its ini value ``python_files``).
+_IGNORED_FOLDER = re.compile("|".join(fnmatch.translate(each) for each in _NORECURSEDIRS))
+#: Files that mark a folder as a virtual environment.
+_VENV_FILES = ("pyvenv.cfg", "conda-meta/history")
+#: Python files that pytest collects (default of its ini option ``python_files``).
 _PYTHON_TESTS = ("test_*.py", "*_test.py")
 
 _REPEAT = re.compile(r"repeat-[0-9]+-of-[0-9]+")
 _GLOB = re.compile(r"[*?[]")
-#: Names that are searched for one that was meant, and those that are told if none was.
-_SEARCHED = 2000
-_NAMED = 5
+#: Names that are searched for a similar one, and names that an error lists if there is none.
+_MAX_SEARCHED_NAMES = 2000
+_MAX_LISTED_NAMES = 5
 
 
 # -- one file ---------------------------------------------------------------------
@@ -56,19 +56,20 @@ _NAMED = 5
 class Program:
     """A file that is a test."""
 
-    #: Its path relative to the root, as people, caches and reports know it.
+    #: Its path relative to the root, with unprintable characters escaped.
     nodeid: str
+    #: Interpreter and options in front of its path.
     argv: tuple[str, ...]
     metadata: Metadata
-    #: How often it runs.
+    #: Number of times that it runs.
     runs: int = 1
 
     def run_nodeid(self, number: int) -> str:
-        """That of one run, from 1; the program's own if there is only one."""
+        """Return the node id of a run; ``number``: from 1.  A single run has the program's own."""
         return self.nodeid if self.runs == 1 else f"{self.nodeid}::repeat-{number}-of-{self.runs}"
 
     def run_properties(self, number: int) -> tuple[tuple[str, str], ...]:
-        """JUnit's properties of one run, beside those of every test."""
+        """Return the additional JUnit properties of a run; ``number``: from 1."""
         return () if self.runs == 1 else (("repeat", f"{number} of {self.runs}"),)
 
 
@@ -76,61 +77,66 @@ class Program:
 class InvalidTest:
     """A file that looks like a test and cannot be one."""
 
-    #: Names the file.
+    #: Names the file and the reason.
     message: str
 
 
 @dataclass(frozen=True)
 class CollectionRules:
-    """What makes a file a test, and what is said of it by others than itself."""
+    """The rules by which files become programs."""
 
     tree: Config
     patterns: tuple[str, ...] = DEFAULT_PATTERNS
-    #: Of all tests; what nosejobs.toml says of all is in it already.
+    #: Metadata of all tests, including ``[tests]`` of nosejobs.toml.
     defaults: Metadata = Metadata()
-    #: How often each runs; None: as its metadata says.
+    #: Number of times that each test runs; None: as in its metadata.
     repeat: int | None = None
 
-    def classify(self, path: str, name: str, named: bool) -> Program | InvalidTest | None:
-        """What ``path`` is, ``name`` relative to the root; ``named``: by the user."""
-        # Texts, not Paths: to make those for each of thousands would cost more than the rest.
-        if not named and not discovery.can_be_test(os.path.basename(path), self.patterns):
+    def classify(self, path: str, name: str, is_explicit: bool) -> Program | InvalidTest | None:
+        """Classify the file at ``path``; return None if it is not a test.
+
+        ``name``: path relative to the root.  ``is_explicit``: the user named the file.
+        """
+        # Strings, not Paths: creating a Path for each of thousands would cost more than the rest.
+        if not is_explicit and not discovery.can_be_test(os.path.basename(path), self.patterns):
             return None
         file = None if os.path.splitext(path)[1] == ".py" else read_file(path)
-        found = discovery.classify(file, named) if file else discovery.OTHER
-        if found.kind is FileKind.INVALID:
-            return InvalidTest(f"{escape_unprintable(name)}: {found.reason}")
-        if found.kind is FileKind.OTHER or file is None:
+        result = discovery.classify(file, is_explicit) if file else discovery.OTHER
+        if result.kind is FileKind.INVALID:
+            return InvalidTest(f"{escape_unprintable(name)}: {result.reason}")
+        if result.kind is FileKind.OTHER or file is None:
             return None
         try:
-            said = resolve_metadata(self.defaults, self.tree, name, file.head)
+            metadata = resolve_metadata(self.defaults, self.tree, name, file.head)
         except NosejobsError as error:
             return InvalidTest(str(error))
-        return Program(escape_unprintable(name), found.argv, said, self.repeat or said.repeat or 1)
+        return Program(
+            escape_unprintable(name), result.argv, metadata, self.repeat or metadata.repeat or 1
+        )
 
 
 def read_file(path: str) -> CandidateFile | None:
-    """A regular file's name, exec bit and first bytes; None if it is none."""
+    """Return name, exec bit and first bytes of a regular file; None for anything else."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except PermissionError:
-        return _unreadable(Path(path))
+        return _stat_unreadable(Path(path))
     except OSError:
         return None
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             return None
         head = os.read(descriptor, discovery.HEAD_BYTES)
     finally:
         os.close(descriptor)
-    return CandidateFile(os.path.basename(path), bool(found.st_mode & 0o111), head)
+    return CandidateFile(os.path.basename(path), bool(status.st_mode & 0o111), head)
 
 
-def _unreadable(path: Path) -> CandidateFile | None:
-    """A program may be executable without being readable."""
-    found = path.stat()
-    return CandidateFile(path.name, bool(found.st_mode & 0o111), b"") if path.is_file() else None
+def _stat_unreadable(path: Path) -> CandidateFile | None:
+    """Return a regular file that cannot be read; it may still be executable."""
+    status = path.stat()
+    return CandidateFile(path.name, bool(status.st_mode & 0o111), b"") if path.is_file() else None
 
 
 # -- a tree -----------------------------------------------------------------------
@@ -140,11 +146,11 @@ def _unreadable(path: Path) -> CandidateFile | None:
 class Plan:
     """The tests of a tree."""
 
-    #: In the order in which pytest would collect them; each has its place for its number.
+    #: In the order in which pytest would collect them; the index of each is its number.
     tests: tuple[JobTest, ...]
-    #: What looks like a test and cannot be one, in words.
+    #: Messages about files that look like tests and cannot be run.
     invalid_tests: tuple[str, ...] = ()
-    #: Python files that pytest would take; they stay its own.
+    #: Python files that pytest would collect; jobs do not run them.
     python_tests: tuple[str, ...] = ()
 
 
@@ -162,45 +168,48 @@ def make_plan(
     formats_by_suffix: Mapping[str, str] | None = None,
     tree: Config | None = None,
 ) -> Plan:
-    """The tests below ``root``, or those that ``names`` are; raises UsageError.
+    """Return the plan of the tests below ``root``, or of those that ``names`` select.
 
-    ``names``: files, folders, patterns, or ids of tests, relative to the root.
-    ``labels``: those of the host; ``tags``: only tests that have one of them.
-    ``timeout``, ``repeat``, ``defaults``: as pytest's command line and ini have them;
-    ``spoken``: by suffix, the formats that programs are known to speak.  ``tree``: what
-    nosejobs.toml says, if not the one in the root or the nearest above it.
+    ``names``: files, folders, patterns, or node ids, relative to the root.  ``labels``: labels of
+    the host.  ``tags``: only tests that have one of them.  ``timeout`` (seconds), ``repeat``,
+    ``defaults``: as on pytest's command line and in its ini file.  ``formats_by_suffix``: formats
+    that programs with a suffix always write; None: the built-in ones.  ``tree``: configuration, if
+    not that of the nosejobs.toml in the root or the nearest above it.
+
+    Raises UsageError for a name that selects nothing, and for a tag that no test has.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder, so there are no tests in it")
+        raise UsageError(f"{root}: no such folder")
     tree = load_config(find_root(root) or root) if tree is None else tree
     base = resolve_defaults(defaults or Metadata(), tree)
-    # What the tree says of all tests is weaker than the word of who asks.
+    # The limit of the run takes precedence over that of the tree for all tests.
     limit = timeout or base.timeout or DEFAULT_TIMEOUT
     rules = CollectionRules(tree, tuple(patterns), replace(base, timeout=None), repeat)
-    found = _Walk(root, rules).find(names)
-    chosen = _with_tags(found.runs, tags)
-    formats_of = _spoken() if formats_by_suffix is None else formats_by_suffix
+    selection = _TreeWalker(root, rules).find(names)
+    chosen = _select_by_tags(selection.runs, tags)
+    formats_of = _builtin_formats_by_suffix() if formats_by_suffix is None else formats_by_suffix
     tests = tuple(
-        _job_test(number, run, limit, formats_of, labels, host) for number, run in enumerate(chosen)
+        _make_job_test(number, run, limit, formats_of, labels, host)
+        for number, run in enumerate(chosen)
     )
-    return Plan(tests, tuple(found.broken), tuple(found.left_out))
+    return Plan(tests, tuple(selection.invalid_tests), tuple(selection.python_tests))
 
 
-def _spoken() -> dict[str, str]:
-    """By suffix, the formats that come with us."""
-    found: dict[str, str] = {}
+def _builtin_formats_by_suffix() -> dict[str, str]:
+    """Return the names of the built-in formats by the suffix of programs."""
+    by_suffix: dict[str, str] = {}
     for module in formats.load_builtin_formats():
         for suffix in formats.get_suffixes(module):
-            found.setdefault(suffix, module.NAME)
-    return found
+            by_suffix.setdefault(suffix, module.NAME)
+    return by_suffix
 
 
 @dataclass(frozen=True)
 class _Run:
     """One run of a program."""
 
-    #: Its path relative to the root, as the file system has it.
+    #: Path of the program relative to the root, as in the file system.
     path: str
     program: Program
     number: int = 1
@@ -210,26 +219,33 @@ class _Run:
         return self.program.run_nodeid(self.number)
 
 
-def _job_test(
+def _make_job_test(
     number: int,
     run: _Run,
     timeout: float,
-    spoken: Mapping[str, str],
+    formats_by_suffix: Mapping[str, str],
     labels: frozenset[str],
     host: str,
 ) -> JobTest:
-    said = run.program.metadata
+    metadata = run.program.metadata
     suffix = Path(run.path).suffix
     test = make_test(
-        number, run.path, run.program.argv, said, said.timeout or timeout, spoken.get(suffix, "")
+        number,
+        run.path,
+        run.program.argv,
+        metadata,
+        metadata.timeout or timeout,
+        formats_by_suffix.get(suffix, ""),
     )
-    unmet, missing = "", sorted(set(said.requires) - labels)
+    unmet, missing = "", sorted(set(metadata.requires) - labels)
     if missing:
-        unmet = unmet_message(sorted(said.requires), missing, [host] if host else [])
-    return JobTest(run.nodeid, test, said.retries, unmet, run.program.run_properties(run.number))
+        unmet = unmet_message(sorted(metadata.requires), missing, [host] if host else [])
+    return JobTest(
+        run.nodeid, test, metadata.retries, unmet, run.program.run_properties(run.number)
+    )
 
 
-def _with_tags(runs: Sequence[_Run], tags: Sequence[str]) -> Sequence[_Run]:
+def _select_by_tags(runs: Sequence[_Run], tags: Sequence[str]) -> Sequence[_Run]:
     if not tags:
         return runs
     known = {tag for run in runs for tag in run.program.metadata.tags}
@@ -244,39 +260,39 @@ def _with_tags(runs: Sequence[_Run], tags: Sequence[str]) -> Sequence[_Run]:
 
 
 @dataclass(frozen=True)
-class _Python:
-    """A file that pytest takes."""
+class _PythonFile:
+    """A Python file that pytest collects."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file of the tree that is of interest."""
+    """A file of the tree that is a test, looks like one, or belongs to pytest."""
 
-    #: Relative to the root, as the file system has it.
+    #: Path relative to the root, as in the file system.
     path: str
-    found: Program | InvalidTest | _Python
+    content: Program | InvalidTest | _PythonFile
 
     @property
     def runs(self) -> list[_Run]:
-        if not isinstance(self.found, Program):
+        if not isinstance(self.content, Program):
             return []
-        return [_Run(self.path, self.found, number + 1) for number in range(self.found.runs)]
+        return [_Run(self.path, self.content, number + 1) for number in range(self.content.runs)]
 
 
-class _Found:
-    """What has been found so far; each thing once, in the order of its first mention."""
+class _Selection:
+    """The files selected so far, each once, in the order of their first mention."""
 
     def __init__(self) -> None:
         self._runs: dict[tuple[str, int], _Run] = {}
-        self._broken: dict[str, None] = {}
-        self._left_out: dict[str, None] = {}
+        self._invalid_tests: dict[str, None] = {}
+        self._python_tests: dict[str, None] = {}
 
     def add(self, entry: _Entry, only: str = "") -> None:
-        """``only``: the id of one run."""
-        if isinstance(entry.found, InvalidTest):
-            self._broken[entry.found.message] = None
-        elif isinstance(entry.found, _Python):
-            self._left_out[entry.path] = None
+        """Add a file; ``only``: the node id of the one run to add, or empty."""
+        if isinstance(entry.content, InvalidTest):
+            self._invalid_tests[entry.content.message] = None
+        elif isinstance(entry.content, _PythonFile):
+            self._python_tests[entry.path] = None
         for run in entry.runs:
             if only in ("", run.nodeid):
                 self._runs.setdefault((run.path, run.number), run)
@@ -286,104 +302,115 @@ class _Found:
         return list(self._runs.values())
 
     @property
-    def broken(self) -> list[str]:
-        return list(self._broken)
+    def invalid_tests(self) -> list[str]:
+        return list(self._invalid_tests)
 
     @property
-    def left_out(self) -> list[str]:
-        return [escape_unprintable(path) for path in self._left_out]
+    def python_tests(self) -> list[str]:
+        return [escape_unprintable(path) for path in self._python_tests]
 
 
-class _Walk:
-    """Finds what is meant by names in one tree."""
+class _TreeWalker:
+    """Finds the tests of one tree that names select."""
 
     def __init__(self, root: Path, rules: CollectionRules) -> None:
         self._root = root
         self._rules = rules
-        self._found = _Found()
+        self._selection = _Selection()
 
-    def find(self, names: Sequence[str]) -> _Found:
-        """What ``names`` mean; all of the tree without any.  Raises UsageError."""
+    def find(self, names: Sequence[str]) -> _Selection:
+        """Return the files that ``names`` select; all files of the tree if there are none.
+
+        Raises UsageError for a name that selects nothing.
+        """
         for name in names:
-            self._take(name)
+            self._add_name(name)
         if not names:
-            for entry in self._below(""):
-                self._found.add(entry)
-        return self._found
+            for entry in self._iterate_tests(""):
+                self._selection.add(entry)
+        return self._selection
 
     @functools.cached_property
-    def _all(self) -> list[_Entry]:
-        """For patterns, ids and suggestions; most runs need none of them."""
-        return list(self._below(""))
+    def _all_entries(self) -> list[_Entry]:
+        """All files of the tree, for patterns, ids and suggestions; most runs need none of them."""
+        return list(self._iterate_tests(""))
 
-    def _take(self, name: str) -> None:
-        path = self._inside(name)
+    def _add_name(self, name: str) -> None:
+        path = self._relative_path(name)
         full = self._root / path
-        if _is(os.path.isdir, full):
-            self._take_all(name, list(self._below(path)))
+        if _check_path(os.path.isdir, full):
+            self._add_entries(name, list(self._iterate_tests(path)))
             return
-        for head, rest in _heads(path):
-            if _is(os.path.lexists, self._root / head):
-                self._take_file(name, head, rest)
+        for head, rest in _iterate_prefixes(path):
+            if _check_path(os.path.lexists, self._root / head):
+                self._add_file(name, head, rest)
                 return
-        self._take_all(name, self._matching(name, path))
+        self._add_entries(name, self._find_matching(name, path))
 
-    def _inside(self, name: str) -> str:
-        """Relative to the root; ``""`` is the root itself."""
+    def _relative_path(self, name: str) -> str:
+        """Return the path relative to the root, ``""`` for the root; raises UsageError outside."""
         full = os.path.normpath(os.path.join(self._root, name))
         path = os.path.relpath(full, self._root)
         if path == os.pardir or path.startswith(os.pardir + os.sep) or "\0" in path:
             raise UsageError(
                 f"{escape_unprintable(name)} is outside of the tree of tests ({self._root}); "
-                "name what is in it, or another folder for the tests"
+                "name a path in it, or use another folder for the tests"
             )
         return "" if path == os.curdir else path
 
-    def _take_file(self, name: str, path: str, rest: str) -> None:
+    def _add_file(self, name: str, path: str, rest: str) -> None:
         if path.endswith(".py"):
-            raise UsageError(f"{escape_unprintable(name)}: Python tests stay pytest's")
-        found = self._rules.classify(str(self._root / path), path, named=True)
-        if found is None:
+            raise UsageError(f"{escape_unprintable(name)}: Python tests run with pytest only")
+        program = self._rules.classify(str(self._root / path), path, is_explicit=True)
+        if program is None:
             raise UsageError(f"{escape_unprintable(name)}: neither a regular file nor a folder")
-        entry = _Entry(path, found)
+        entry = _Entry(path, program)
         only = ""
-        if isinstance(found, Program) and _REPEAT.fullmatch(rest):
-            only = f"{found.nodeid}::{rest}"
+        if isinstance(program, Program) and _REPEAT.fullmatch(rest):
+            only = f"{program.nodeid}::{rest}"
             ids = [run.nodeid for run in entry.runs]
             if only not in ids:
-                raise UsageError(f"{escape_unprintable(name)}: no such run{format_suggestion(only, ids)}")
-        self._found.add(entry, only)
+                raise UsageError(
+                    f"{escape_unprintable(name)}: no such run{format_suggestion(only, ids)}"
+                )
+        self._selection.add(entry, only)
 
-    def _take_all(self, name: str, entries: Sequence[_Entry]) -> None:
+    def _add_entries(self, name: str, entries: Sequence[_Entry]) -> None:
         for entry in entries:
-            self._found.add(entry)
-        if all(isinstance(entry.found, _Python) for entry in entries):
-            why = "only Python tests, which stay pytest's" if entries else self._nothing(name)
+            self._selection.add(entry)
+        if all(isinstance(entry.content, _PythonFile) for entry in entries):
+            why = (
+                "only Python tests, which run with pytest only"
+                if entries
+                else self._no_match_reason(name)
+            )
             raise UsageError(f"{escape_unprintable(name)}: {why}")
 
-    def _nothing(self, name: str) -> str:
-        if _is(os.path.isdir, self._root / name):
-            return f"no test is in this folder (names of tests: {', '.join(self._rules.patterns)})"
-        paths = {escape_unprintable(entry.path) for entry in self._all}
-        folders = {folder for path in paths for folder in _folders(path)}
-        words = "no test matches" if _GLOB.search(name) else "no such file or folder"
-        return words + _meant(name, sorted(paths | folders))
+    def _no_match_reason(self, name: str) -> str:
+        if _check_path(os.path.isdir, self._root / name):
+            return f"no tests in this folder (patterns of names: {', '.join(self._rules.patterns)})"
+        paths = {escape_unprintable(entry.path) for entry in self._all_entries}
+        folders = {folder for path in paths for folder in _iterate_parents(path)}
+        reason = "no test matches" if _GLOB.search(name) else "no such file or folder"
+        return reason + _suggest_test(name, sorted(paths | folders))
 
-    def _matching(self, name: str, path: str) -> list[_Entry]:
-        """Tests whose path or name fits a pattern, or that have this id."""
-        fits = [re.compile(fnmatch.translate(each)).match for each in (path, _anywhere(path))]
-        found = []
-        for entry in self._all:
+    def _find_matching(self, name: str, path: str) -> list[_Entry]:
+        """Return the tests whose path or name matches the pattern, or that have this node id."""
+        fits = [
+            re.compile(fnmatch.translate(each)).match for each in (path, _drop_double_star(path))
+        ]
+        entries = []
+        for entry in self._all_entries:
             names = (entry.path, os.path.basename(entry.path))
-            is_meant = isinstance(entry.found, Program) and entry.found.nodeid == name
+            is_meant = isinstance(entry.content, Program) and entry.content.nodeid == name
             if is_meant or any(fit(each) for fit in fits for each in names):
-                found.append(entry)
-        return found
+                entries.append(entry)
+        return entries
 
-    def _below(self, folder: str) -> Iterator[_Entry]:
-        """In pytest's order: by name, a folder's tests in its place."""
+    def _iterate_tests(self, folder: str) -> Iterator[_Entry]:
+        """Yield the entries below a folder in pytest's order: by name, folders among files."""
         above = [_identity(self._root / folder)]
-        levels = [self._list(folder)]
+        levels = [self._iterate_folder(folder)]
         while levels:
             item = next(levels[-1], None)
             if item is None:
@@ -393,15 +420,15 @@ class _Walk:
                 yield item
             else:
                 identity = _identity(self._root / item)
-                if identity not in above:  # a link to where it is itself
+                if identity not in above:  # not a link to one of its parents
                     above.append(identity)
-                    levels.append(self._list(item))
+                    levels.append(self._iterate_folder(item))
 
-    def _list(self, folder: str) -> Iterator[_Entry | str]:
-        """What is of interest in a folder; folders in it as texts."""
+    def _iterate_folder(self, folder: str) -> Iterator[_Entry | str]:
+        """Yield the entries of a folder; its subfolders as strings."""
         try:
-            with os.scandir(self._root / folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(self._root / folder) as iterator:
+                entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError as error:
             why = f"{escape_unprintable(folder) or '.'}: cannot be read: {error.strerror}"
             yield _Entry(folder, InvalidTest(why))
@@ -412,32 +439,32 @@ class _Walk:
                 if not _is_ignored(entry):
                     yield path
             else:
-                found_here = self._look(entry.name, path)
-                if found_here is not None:
-                    yield _Entry(path, found_here)
+                content = self._classify(entry.name, path)
+                if content is not None:
+                    yield _Entry(path, content)
 
-    def _look(self, name: str, path: str) -> Program | InvalidTest | _Python | None:
+    def _classify(self, name: str, path: str) -> Program | InvalidTest | _PythonFile | None:
         if name.endswith(".py"):
-            taken = any(fnmatch.fnmatchcase(name, each) for each in _PYTHON_TESTS)
-            return _Python() if taken else None
+            is_collected = any(fnmatch.fnmatchcase(name, each) for each in _PYTHON_TESTS)
+            return _PythonFile() if is_collected else None
         if not discovery.can_be_test(name, self._rules.patterns):
             return None  # most files, and the path of each would cost more than this
-        return self._rules.classify(str(self._root / path), path, named=False)
+        return self._rules.classify(str(self._root / path), path, is_explicit=False)
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
-    """The test that was meant; a list of all would be no help."""
+def _suggest_test(name: str, known: Sequence[str]) -> str:
+    """Return a hint with the most similar name, or with a few of those that exist."""
     if not known:
-        return "; there is no test in this tree"
-    close = difflib.get_close_matches(name, known[:_SEARCHED], 1)
+        return "; there are no tests in this tree"
+    close = difflib.get_close_matches(name, known[:_MAX_SEARCHED_NAMES], 1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    more = f", and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
-    return f"; there are {', '.join(known[:_NAMED])}{more}"
+    more = f", and {len(known) - _MAX_LISTED_NAMES} more" if len(known) > _MAX_LISTED_NAMES else ""
+    return f"; there are {', '.join(known[:_MAX_LISTED_NAMES])}{more}"
 
 
-def _heads(path: str) -> Iterator[tuple[str, str]]:
-    """A path, and what it may be the id of a case or a run of: the longest first."""
+def _iterate_prefixes(path: str) -> Iterator[tuple[str, str]]:
+    """Yield the splits of a path at ``::``, the longest prefix first: (path, id of case or run)."""
     yield path, ""
     at = path.rfind("::")
     while at > 0:
@@ -445,18 +472,18 @@ def _heads(path: str) -> Iterator[tuple[str, str]]:
         at = path.rfind("::", 0, at)
 
 
-def _folders(path: str) -> Iterator[str]:
+def _iterate_parents(path: str) -> Iterator[str]:
     while "/" in path:
         path = path.rpartition("/")[0]
         yield path
 
 
-def _anywhere(pattern: str) -> str:
-    """``**/x`` is also the x of no folder."""
+def _drop_double_star(pattern: str) -> str:
+    """Return the pattern without ``**/``, which also matches no folder at all."""
     return pattern.replace("**/", "")
 
 
-def _is(test: Callable[[Path], bool], path: Path) -> bool:
+def _check_path(test: Callable[[Path], bool], path: Path) -> bool:
     try:
         return test(path)
     except (OSError, ValueError):
@@ -465,10 +492,10 @@ def _is(test: Callable[[Path], bool], path: Path) -> bool:
 
 def _identity(path: Path) -> tuple[int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return (0, 0)
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -479,6 +506,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_ignored(entry: os.DirEntry[str]) -> bool:
-    if _IGNORED.match(entry.name):
+    if _IGNORED_FOLDER.match(entry.name):
         return True
-    return any(_is(os.path.isfile, Path(entry.path, each)) for each in _VENV)
+    return any(_check_path(os.path.isfile, Path(entry.path, each)) for each in _VENV_FILES)

@@ -1,8 +1,8 @@
-"""JUnit XML of tests that have run somewhere: that which pytest writes of a live run.
+"""JUnit XML of executions, equal to the report that pytest writes of a live run.
 
-Owns the elements and their order, which are those of pytest's writer with its defaults
-(its family xunit2, no captured output) and of our additions to it.  The texts are those
-of ``words``.  Must not know pytest, nor how a test came to run.
+Defines the elements and their order, which are those of pytest's writer with its defaults (its
+family xunit2, no captured output) and of our additions to it.  The texts come from
+``report_text``.  This module must not know pytest, nor how a test came to run.
 """
 
 from __future__ import annotations
@@ -42,52 +42,54 @@ from ..remote.protocol.model import (
     Problem,
 )
 from ..remote.protocol.verdict import is_reported_by_cases, judge
-from ..text import pluralize, make_readable, quote_command
+from ..text import make_readable, pluralize, quote_command
 from . import report_text
 from .report_text import FailureContext
 
-#: Characters of the attribute ``message``; the text of the element has all.
-_MESSAGE = 500
-#: The problem of a test of which nothing is known.
+#: Characters of the attribute ``message``; the text of the element holds the whole message.
+_MAX_MESSAGE_CHARS = 500
+#: The problem of a test without a record.
 _NO_RECORD = "not run"
 
 
 def format_command(test: JobTest) -> str:
-    """How it is executed, as a person would type it in its folder."""
+    """Return the command that executes the test, as typed in the test's directory."""
     return quote_command(*test.test.argv, f"./{test.test.path.rpartition('/')[2]}")
 
 
-def _path_of(test: JobTest) -> str:
+def _get_path(test: JobTest) -> str:
     return test.test.path
 
 
-def _nothing(test: JobTest, execution: Execution) -> Sequence[str]:
+def _list_no_files(test: JobTest, execution: Execution) -> Sequence[str]:
     return ()
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What depends on who tells of the tests, and to whom."""
+    """The parts of a report that depend on its writer and its readers."""
 
+    #: Returns the command that executes a test.
     command: Callable[[JobTest], str] = format_command
-    #: One line that runs a test again.
+    #: Returns the command that reruns a test, in one line.
     rerun_command: Callable[[JobTest], str] = format_command
-    #: Where the artefacts of one execution are now.
-    files: Callable[[JobTest, Execution], Sequence[str]] = _nothing
-    #: Where the program is; stands in the text of a skip.
-    source: Callable[[JobTest], str] = _path_of
-    #: How often a test that has no number of its own may run again.
+    #: Returns the paths of the artefacts of one execution.
+    files: Callable[[JobTest, Execution], Sequence[str]] = _list_no_files
+    #: Returns the path of the program for the text of a skip.
+    source: Callable[[JobTest], str] = _get_path
+    #: Reruns of a failed test that sets no number of its own.
     retries: int = 0
-    #: ``skip`` or ``error``: what a test is that its host could not run.
+    #: Outcome of a test whose requirements its host does not meet: ``skip`` or ``error``.
     requires: str = "skip"
-    #: Seconds since the epoch, and how long all of it took; None: by the executions.
+    #: Start of the run in seconds since the epoch; None: the start of the first execution.
     started_at: float | None = None
+    #: Duration of the run in seconds; None: up to the end of the last execution.
     duration: float | None = None
-    #: The same if no test has begun.
+    #: Start of the run in seconds since the epoch if no test has started.
     fallback_started_at: float = 0.0
-    #: What stands beside all testcases.
+    #: Text of the suite's ``system-err``.
     system_err: str = ""
-    #: Name of the machine in the attributes of the suite; empty: this one, as pytest has it.
+    #: The suite's attribute ``hostname``; empty: the name of this machine, as in pytest.
     hostname: str = ""
 
 
@@ -101,24 +103,28 @@ def write_junit(
 ) -> None:
     """Write the testcases of ``tests``, in their order, as one suite called ``name``.
 
-    ``host``: what reports call the host.  ``executions``: by number of the test, one for
-    each try; the last one decides.
+    ``target``: a path, whose folder is created, or a binary file.  ``host``: the host's name in
+    the report.  ``executions``: by number of the test, one for each attempt; the last one decides.
+    Raises OSError if the file cannot be written.
     """
     suite = TestSuite(make_readable(name))
     cases: list[TestCase] = []
-    began, ended = [], []
+    started_times, end_times = [], []
     for test in tests:
-        tries = executions.get(test.test.id) or [_no_record(test)]
-        cases += _Teller(test, tries, host, options).testcases()
-        began += [each.started_at for each in tries if each.started_at]
-        ended += [each.started_at + each.duration for each in tries if each.started_at]
+        attempts = executions.get(test.test.id) or [_missing_execution(test)]
+        cases += _TestcaseBuilder(test, attempts, host, options).build_all()
+        started_times += [each.started_at for each in attempts if each.started_at]
+        end_times += [each.started_at + each.duration for each in attempts if each.started_at]
     suite.add_testcases(cases)  # one by one would be quadratic
     if options.system_err:
         _append(suite, SystemErr(make_readable(options.system_err)))
-    started = min(began, default=options.fallback_started_at) if options.started_at is None else options.started_at
-    took = max(ended, default=started) - started if options.duration is None else options.duration
-    suite.time = round(max(took, 0.0), 3)
-    suite.timestamp = _timestamp(started)
+    started_at, duration = options.started_at, options.duration
+    if started_at is None:
+        started_at = min(started_times, default=options.fallback_started_at)
+    if duration is None:
+        duration = max(end_times, default=started_at) - started_at
+    suite.time = round(max(duration, 0.0), 3)
+    suite.timestamp = _format_timestamp(started_at)
     suite.hostname = make_readable(options.hostname or platform.node())
     root = JUnitXml("pytest tests")
     _append(root, suite)
@@ -130,73 +136,76 @@ def write_junit(
         root.write(file)
 
 
-def _no_record(test: JobTest) -> Execution:
-    words = "there is no record of what became of it"
-    return Execution(test.test.id, problem=_NO_RECORD, detail=words)
+def _missing_execution(test: JobTest) -> Execution:
+    return Execution(test.test.id, problem=_NO_RECORD, detail="there is no record of its execution")
 
 
-def _timestamp(seconds: float) -> str:
-    """A host may have any clock."""
+def _format_timestamp(seconds: float) -> str:
+    """Return an ISO 8601 time; the epoch for a time of a host that cannot be represented."""
     try:
         return datetime.datetime.fromtimestamp(seconds, datetime.UTC).astimezone().isoformat()
     except (ValueError, OverflowError, OSError):
         return datetime.datetime.fromtimestamp(0, datetime.UTC).isoformat()
 
 
-class _Teller:
-    """Makes the testcases of one test."""
+class _TestcaseBuilder:
+    """Builds the testcases of one test."""
 
     def __init__(
-        self, test: JobTest, tries: Sequence[Execution], host: str, telling: ReportOptions
+        self, test: JobTest, attempts: Sequence[Execution], host: str, options: ReportOptions
     ) -> None:
         self._test = test
-        self._execution = tries[-1]
-        self._earlier = tries[:-1]
-        # Where a test could not run is not where it has run.
+        self._execution = attempts[-1]
+        self._earlier = attempts[:-1]
+        # A host that could not run the test is not named as its host.
         self._host = "" if self._execution.problem == Problem.UNMET_REQUIREMENT else host
-        self._telling = telling
-        self._files = self._files_of(self._execution)
-        retries = telling.retries if test.retries is None else test.retries
+        self._options = options
+        self._files = self._get_files(self._execution)
+        retries = options.retries if test.retries is None else test.retries
         result = judge(test.test, self._execution)
         self._flaky = ""
         if self._earlier and result.outcome == PASSED:
             self._flaky = report_text.flaky_message(len(self._earlier), 1 + retries)
 
-    def testcases(self) -> Iterator[TestCase]:
-        """One for each case that the program named, and its own if they do not tell all."""
+    def build_all(self) -> Iterator[TestCase]:
+        """Yield a testcase for each case, and one for the program if the cases do not show all."""
         execution = self._execution
-        if execution.problem == Problem.UNMET_REQUIREMENT and self._telling.requires == "skip":
-            yield self._unmet()
+        if execution.problem == Problem.UNMET_REQUIREMENT and self._options.requires == "skip":
+            yield self._build_unmet()
             return
         cases = execution.parsed.cases if execution.parsed else ()
-        # Earlier tries are told of once, behind the first verdict.
-        earlier = [self._attempt(each) for each in self._earlier]
-        rest = report_text.unclaimed_duration(execution, cases)
-        files, output = self._files, True
+        # Earlier attempts are reported once, behind the first result.
+        earlier = [self._attempt_element(each) for each in self._earlier]
+        unclaimed = report_text.unclaimed_duration(execution, cases)
+        files, with_output = self._files, True
         for case, names in report_text.name_cases(cases):
-            made = self._start(names, rest + (case.duration or 0.0), case)
-            self._end(made, files, self._result_of_case(case, output), earlier)
-            output = output and case.outcome not in (FAILED, ERROR)  # once is enough
-            yield made
-            earlier, files, rest = [], (), 0.0
+            element = self._start_testcase(names, unclaimed + (case.duration or 0.0), case)
+            self._finish_testcase(
+                element, files, self._case_result_element(case, with_output), earlier
+            )
+            with_output = with_output and case.outcome not in (FAILED, ERROR)  # shown once
+            yield element
+            earlier, files, unclaimed = [], (), 0.0
         if not is_reported_by_cases(self._test.test, execution):
-            made = self._start(None, execution.duration)
-            self._end(made, self._files, self._result(), earlier)
-            yield made
+            element = self._start_testcase(None, execution.duration)
+            self._finish_testcase(element, self._files, self._result_element(), earlier)
+            yield element
 
-    def _unmet(self) -> TestCase:
-        made = self._start(None, 0.0)
-        self._end(made, (), self._skipped(make_readable(self._execution.detail)), ())
-        return made
+    def _build_unmet(self) -> TestCase:
+        element = self._start_testcase(None, 0.0)
+        self._finish_testcase(
+            element, (), self._skipped_element(make_readable(self._execution.detail)), ()
+        )
+        return element
 
-    def _start(
+    def _start_testcase(
         self,
         names: tuple[str, str] | None,
-        took: float,
+        duration: float,
         case: Case | None = None,
     ) -> TestCase:
         classname, name = report_text.junit_names(self._test.nodeid, names)
-        made = TestCase(name, classname, round(took, 3))
+        element = TestCase(name, classname, round(duration, 3))
         properties: list[tuple[str, object]] = [*self._test.properties]
         if self._flaky:
             properties.append(("flaky", self._flaky))
@@ -205,100 +214,109 @@ class _Teller:
         if case is not None:
             properties += report_text.case_properties(case)
         if properties:
-            _append(made, _properties(properties))
-        return made
+            _append(element, _properties_element(properties))
+        return element
 
-    def _end(
+    def _finish_testcase(
         self,
-        made: TestCase,
+        element: TestCase,
         files: Sequence[str],
         result: Result | None,
         earlier: Sequence[Result],
     ) -> None:
         if files:
-            _append(made, SystemOut(report_text.format_attachments(files)))
-        _append(made, *([] if result is None else [result]), *earlier)
+            _append(element, SystemOut(report_text.format_attachments(files)))
+        _append(element, *([] if result is None else [result]), *earlier)
 
-    def _result(self) -> Result | None:
+    def _result_element(self) -> Result | None:
         outcome = judge(self._test.test, self._execution).outcome
         if outcome == PASSED:
             return None
         if outcome == SKIPPED:
-            return self._skipped(report_text.skip_reason(self._execution))
-        failure = report_text.describe_failure(self._test.test, self._execution, self._place(self._execution))
+            return self._skipped_element(report_text.skip_reason(self._execution))
+        failure = report_text.describe_failure(
+            self._test.test, self._execution, self._failure_context(self._execution)
+        )
         if outcome != ERROR:
-            return _filled(Failure(), failure.message, str(failure))
-        return _filled(Error(), f'failed on setup with "{failure.message}"', str(failure))
+            return _fill(Failure(), failure.message, str(failure))
+        return _fill(Error(), f'failed on setup with "{failure.message}"', str(failure))
 
-    def _result_of_case(self, case: Case, output: bool) -> Result | None:
+    def _case_result_element(self, case: Case, with_output: bool) -> Result | None:
         if case.outcome == SKIPPED:
-            return self._skipped(report_text.case_skip_reason(case))
+            return self._skipped_element(report_text.case_skip_reason(case))
         if case.outcome == XFAILED:
             expected = Skipped(type_="pytest.xfail")
             expected.message = make_readable(case.message)
             return expected
         if case.outcome not in (FAILED, ERROR):
             return None
-        place = self._place(self._execution)
-        failure = report_text.describe_case_failure(case, self._execution, place, output)
-        return _filled(Failure(), failure.message, str(failure))
+        context = self._failure_context(self._execution)
+        failure = report_text.describe_case_failure(case, self._execution, context, with_output)
+        return _fill(Failure(), failure.message, str(failure))
 
-    def _skipped(self, reason: str) -> Result:
-        made = Skipped(type_="pytest.skip")
-        made.message = reason
-        made.text = make_readable(f"{self._telling.source(self._test)}:1: {reason}")
-        return made
+    def _skipped_element(self, reason: str) -> Result:
+        element = Skipped(type_="pytest.skip")
+        element.message = reason
+        element.text = make_readable(f"{self._options.source(self._test)}:1: {reason}")
+        return element
 
-    def _attempt(self, execution: Execution) -> Result:
-        """A try that another one followed."""
+    def _attempt_element(self, execution: Execution) -> Result:
+        """Return the element of an attempt that was followed by another one."""
         result = judge(self._test.test, execution)
-        failure = report_text.describe_failure(self._test.test, execution, self._place(execution))
+        failure = report_text.describe_failure(
+            self._test.test, execution, self._failure_context(execution)
+        )
         kinds = (FlakyFailure, FlakyError) if self._flaky else (RerunFailure, RerunError)
-        made: Result = kinds[result.outcome == ERROR](type_=result.outcome)
-        made.message = make_readable(result.message)
-        made.text = make_readable(str(failure))
-        return made
+        element: Result = kinds[result.outcome == ERROR](type_=result.outcome)
+        element.message = make_readable(result.message)
+        element.text = make_readable(str(failure))
+        return element
 
-    def _place(self, execution: Execution) -> FailureContext:
-        test, telling = self._test, self._telling
-        files = self._files_of(execution)
-        return FailureContext(test.nodeid, telling.command(test), telling.rerun_command(test), self._host, files)
+    def _failure_context(self, execution: Execution) -> FailureContext:
+        test, options = self._test, self._options
+        files = self._get_files(execution)
+        return FailureContext(
+            test.nodeid, options.command(test), options.rerun_command(test), self._host, files
+        )
 
-    def _files_of(self, execution: Execution) -> Sequence[str]:
-        return self._telling.files(self._test, execution) if execution.artefacts else ()
-
-
-def _properties(values: Sequence[tuple[str, object]]) -> Element:
-    made: Any = Properties
-    found: Element = made()
-    _append(found, *(Property(make_readable(name), make_readable(str(value))) for name, value in values))
-    return found
+    def _get_files(self, execution: Execution) -> Sequence[str]:
+        return self._options.files(self._test, execution) if execution.artefacts else ()
 
 
-def _filled(made: Result, message: str, text: str) -> Result:
-    made.message, made.text = _short(message), text
-    return made
+def _properties_element(values: Sequence[tuple[str, object]]) -> Element:
+    make_element: Any = Properties  # junitparser's constructor has no types
+    element: Element = make_element()
+    for name, value in values:
+        _append(element, Property(make_readable(name), make_readable(str(value))))
+    return element
+
+
+def _fill(element: Result, message: str, text: str) -> Result:
+    element.message, element.text = _shorten(message), text
+    return element
 
 
 def _append(parent: Any, *children: Element) -> None:
-    """junitparser has types for what it gives, but not for this."""
+    """Append elements; junitparser's types do not declare this."""
     parent.extend(children)
 
 
-def _short(message: str) -> str:
-    """As pytest 9.2 has it: whole lines while they fit, and what has more of them."""
+def _shorten(message: str) -> str:
+    """Shorten a message as pytest 9.2 does: whole lines while they fit, and a note."""
     lines = message.splitlines() or [""]
     kept: list[str] = []
     size = 0
     for line in lines:
-        if kept and size + len(line) + 1 > _MESSAGE:
+        if kept and size + len(line) + 1 > _MAX_MESSAGE_CHARS:
             break
         kept.append(line)
         size += len(line) + 1
     shown = "\n".join(kept)
-    is_cut = len(shown) > _MESSAGE
+    is_cut = len(shown) > _MAX_MESSAGE_CHARS
     more = len(lines) - len(kept)
     if not (more or is_cut):
         return message
     note = f"+{more} more {pluralize('line', more)}" if more else "truncated"
-    return f"{shown[:_MESSAGE] + '...' if is_cut else shown}\n[{note}; full report in element text]"
+    if is_cut:
+        shown = shown[:_MAX_MESSAGE_CHARS] + "..."
+    return f"{shown}\n[{note}; full report in element text]"

@@ -1,7 +1,7 @@
-"""What people and JUnit XML are told of a test, whoever tells it.
+"""Texts about results, for people and for JUnit XML: failures, names, properties.
 
-Pure: values in, texts out.  Owns what a person reads of a failure, and the names and
-properties of testcases.  Must not know pytest, nor XML beyond what it cannot hold.
+Pure: values in, texts out.  This module must not know pytest, nor XML beyond the characters that
+XML cannot hold.
 """
 
 from __future__ import annotations
@@ -9,35 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..remote.protocol.model import Case, Execution, CapturedStream, Test
-from ..remote.protocol.verdict import judge, format_leftovers
+from ..remote.protocol.model import CapturedStream, Case, Execution, Test
+from ..remote.protocol.verdict import format_leftovers, judge
 from ..text import format_count, make_readable
 
-#: Lines of each stream that a failure shows.
-_LINES = 50
+#: Last lines of each stream that a failure shows.
+_MAX_LINES = 50
 #: Characters of one line that a failure shows.
-_WIDTH = 2000
+_MAX_LINE_CHARS = 2000
 #: Artefacts that a failure names.
-_FILES = 10
+_MAX_FILES = 10
 
 # -- output -----------------------------------------------------------------------
 
 
 def format_stream(stream: CapturedStream) -> str:
-    """All that was kept of a stream, with a line where bytes are missing."""
+    """Return all that was kept of a stream, with a line where bytes are missing."""
     if stream.cut_index < 0:
         return make_readable(stream.text)
     kept = len(stream.text.encode("utf-8", "surrogateescape"))
     gap = f"\n[... {stream.total_bytes - kept:,} bytes are not shown ...]\n"
-    return make_readable(stream.text[: stream.cut_index]) + gap + make_readable(stream.text[stream.cut_index :])
+    return (
+        make_readable(stream.text[: stream.cut_index])
+        + gap
+        + make_readable(stream.text[stream.cut_index :])
+    )
 
 
 def format_tail(stream: CapturedStream) -> str:
-    """The last lines of a stream."""
+    """Return the last lines of a stream."""
     text = stream.text if stream.cut_index < 0 else stream.text[stream.cut_index :]
-    text = text[-_LINES * _WIDTH :]
+    text = text[-_MAX_LINES * _MAX_LINE_CHARS :]
     lines = text.splitlines(keepends=True)
-    shown = [_shorten(line) for line in lines[-_LINES:]]
+    shown = [_shorten(line) for line in lines[-_MAX_LINES:]]
     before = len(lines) - len(shown)
     if stream.cut_index >= 0 or len(text) < len(stream.text):
         note = f"[... the end of {stream.total_bytes:,} bytes ...]\n"
@@ -47,12 +51,12 @@ def format_tail(stream: CapturedStream) -> str:
 
 
 def _shorten(line: str) -> str:
-    if len(line) <= _WIDTH:
+    if len(line) <= _MAX_LINE_CHARS:
         return line
-    return f"[... {len(line) - _WIDTH:,} characters ...]{line[-_WIDTH:]}"
+    return f"[... {len(line) - _MAX_LINE_CHARS:,} characters ...]{line[-_MAX_LINE_CHARS:]}"
 
 
-def _tails(execution: Execution) -> str:
+def _format_tails(execution: Execution) -> str:
     parts = []
     for name, stream in (("stdout", execution.stdout), ("stderr", execution.stderr)):
         if stream.total_bytes:
@@ -65,107 +69,115 @@ def _tails(execution: Execution) -> str:
 
 @dataclass(frozen=True)
 class FailureContext:
-    """What a text names that depends on who tells it, and where the test ran."""
+    """The parts of a failure text that depend on its writer and on the host of the test."""
 
     nodeid: str
-    #: How it was executed, as a person would type it in its folder.
+    #: Command that executes the test, as typed in the test's directory.
     command: str
-    #: One line that runs it again.
+    #: Command that reruns the test, in one line.
     rerun_command: str
-    #: Empty: not told.
+    #: Name of the host; empty: not shown.
     host: str = ""
-    #: Where its artefacts are now.
+    #: Paths of the artefacts.
     files: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What is told of a test, or a case, that did not pass."""
+    """The description of a test, or a case, that did not pass."""
 
+    #: The first line is the message.
     lines: Sequence[str]
-    #: The ends of its output, with headings; may be empty.
+    #: The last lines of its output, with headings; may be empty.
     output: str = ""
 
     @property
     def message(self) -> str:
-        """What a person needs to know first."""
+        """Return the first line."""
         return self.lines[0]
 
     def __str__(self) -> str:
         return "\n".join([*self.lines, self.output]).rstrip("\n")
 
 
-def describe_failure(test: Test, execution: Execution, place: FailureContext) -> Failure:
-    """Of a program that did not pass."""
-    lines = [judge(test, execution).message, "", *_where(execution, place)]
+def describe_failure(test: Test, execution: Execution, context: FailureContext) -> Failure:
+    """Return the description of a program that did not pass."""
+    lines = [judge(test, execution).message, "", *_context_lines(execution, context)]
     if not (execution.stdout.total_bytes or execution.stderr.total_bytes) and not execution.problem:
         lines.append("output   none")
-    return Failure([make_readable(line) for line in lines], _tails(execution))
+    return Failure([make_readable(line) for line in lines], _format_tails(execution))
 
 
-def describe_case_failure(case: Case, execution: Execution, place: FailureContext, output: bool) -> Failure:
-    """Of a case that failed; ``output``: with that of its program."""
+def describe_case_failure(
+    case: Case, execution: Execution, context: FailureContext, with_output: bool
+) -> Failure:
+    """Return the description of a case that failed.
+
+    ``with_output``: include the last lines of the program's output.
+    """
     first = make_readable(case.message).strip().split("\n")[0] or "not ok"
     lines = [first, ""]
     details = make_readable(case.details).rstrip("\n")
     if details and details != first:
         lines += [*details.split("\n"), ""]
-    lines += [make_readable(line) for line in _where(execution, place)]
-    return Failure(lines, _tails(execution) if output else "")
+    lines += [make_readable(line) for line in _context_lines(execution, context)]
+    return Failure(lines, _format_tails(execution) if with_output else "")
 
 
-def _where(execution: Execution, place: FailureContext) -> list[str]:
-    lines = [f"command  {place.command}"]
-    if place.host:
-        lines.append(f"host     {place.host}, slot {execution.slot}")
+def _context_lines(execution: Execution, context: FailureContext) -> list[str]:
+    lines = [f"command  {context.command}"]
+    if context.host:
+        lines.append(f"host     {context.host}, slot {execution.slot}")
     lines.append(f"took     {execution.duration:.2f} s")
     if execution.leftovers:
         lines.append(f"left     {format_leftovers(execution.leftovers)}")
-    lines += _wrote(execution, place)
-    lines.append(f"again    {place.rerun_command}")
+    lines += _artefact_lines(execution, context)
+    lines.append(f"rerun    {context.rerun_command}")
     return lines
 
 
-def _wrote(execution: Execution, place: FailureContext) -> list[str]:
-    """The first of its artefacts; how many, if they are in no place yet."""
+def _artefact_lines(execution: Execution, context: FailureContext) -> list[str]:
+    """Return the lines that list artefacts, or count them if their paths are not known."""
     count = len(execution.artefacts)
-    left = f", {execution.artefacts_omitted} over the limit" if execution.artefacts_omitted else ""
-    if not place.files and count:
-        return [f"wrote    {format_count(count, 'file')}{left}"]
-    lines = [f"wrote    {path}" for path in place.files[:_FILES]]
-    more = max(count - _FILES, 0)
-    return [*lines, f"         and {more} more{left}"] if more or left else lines
+    omitted = (
+        f", {execution.artefacts_omitted} over the limit" if execution.artefacts_omitted else ""
+    )
+    if not context.files and count:
+        return [f"wrote    {format_count(count, 'file')}{omitted}"]
+    lines = [f"wrote    {path}" for path in context.files[:_MAX_FILES]]
+    more = max(count - _MAX_FILES, 0)
+    return [*lines, f"         and {more} more{omitted}"] if more or omitted else lines
 
 
 def skip_reason(execution: Execution) -> str:
-    """What the output said, else the last line of a skipping program, else its exit."""
+    """Return the reason of a skip: from TAP, else the last line of output, else the exit status."""
     parsed = execution.parsed
     if parsed is not None and parsed.skip_all:
         return make_readable(parsed.skip_all)
     for stream in (execution.stdout, execution.stderr):
-        lines = make_readable(stream.text[-_WIDTH:]).strip().splitlines()
+        lines = make_readable(stream.text[-_MAX_LINE_CHARS:]).strip().splitlines()
         if lines:
             return lines[-1].strip()
     return "exit 77"
 
 
 def case_skip_reason(case: Case) -> str:
-    """Why a program skipped one of its cases."""
+    """Return the reason why a program skipped one of its cases."""
     return make_readable(case.message) or "no reason given"
 
 
 def unmet_message(labels: Sequence[str], missing: Sequence[str], hosts: Sequence[str]) -> str:
-    """``requires docker: no host of this run has it (hosts: a, b)``."""
+    """Return ``requires docker: no host of this run has it (hosts: a, b)``."""
     if len(labels) == 1:
-        what = "it"
+        lacking = "it"
     else:
-        what = ", ".join(missing) if len(missing) < len(labels) else "all of them"
-    where = f" (hosts: {', '.join(hosts)})" if hosts else ""
-    return f"requires {', '.join(labels)}: no host of this run has {what}{where}"
+        lacking = ", ".join(missing) if len(missing) < len(labels) else "all of them"
+    suffix = f" (hosts: {', '.join(hosts)})" if hosts else ""
+    return f"requires {', '.join(labels)}: no host of this run has {lacking}{suffix}"
 
 
 def flaky_message(earlier: int, attempts: int) -> str:
-    """Of a test that has passed after ``earlier`` failures."""
+    """Return ``passed on attempt 2 of 3`` for a test that passed after ``earlier`` failures."""
     return f"passed on attempt {earlier + 1} of {attempts}"
 
 
@@ -173,58 +185,58 @@ def flaky_message(earlier: int, attempts: int) -> str:
 
 
 def execution_properties(execution: Execution, host: str) -> list[tuple[str, object]]:
-    """JUnit's properties of one test."""
-    found: list[tuple[str, object]] = [
+    """Return the JUnit properties of an execution on ``host``."""
+    properties: list[tuple[str, object]] = [
         ("host", host),
         ("slot", execution.slot),
         ("attempt", execution.attempt),
     ]
     if execution.exit_status is not None:
-        found.append(("exit_status", execution.exit_status))
+        properties.append(("exit_status", execution.exit_status))
     if execution.signal is not None:
-        found.append(("signal", execution.signal))
+        properties.append(("signal", execution.signal))
     if execution.leftovers:
-        found.append(("leftovers", make_readable(format_leftovers(execution.leftovers))))
-    return found
+        properties.append(("leftovers", make_readable(format_leftovers(execution.leftovers))))
+    return properties
 
 
 def case_properties(case: Case) -> list[tuple[str, str]]:
-    """Those that a program gave one of its cases."""
+    """Return the JUnit properties that a program gave one of its cases."""
     return [(make_readable(key), make_readable(text)) for key, text in case.properties]
 
 
 def name_cases(cases: Sequence[Case]) -> Iterator[tuple[Case, tuple[str, str]]]:
-    """The cases of a program, each with a group and a name that no other of them has."""
+    """Yield the cases of a program, each with a unique pair of group and name."""
     seen: dict[tuple[str, str], int] = {}
     for case in cases:
         yield case, _unique(_names(case), seen)
 
 
 def _names(case: Case) -> tuple[str, str]:
-    """Group and name of a case, each in one line."""
+    """Return group and name of a case, each in one line."""
     group, name = (" ".join(make_readable(text).split()) for text in (case.group, case.name))
     return group, name or "(nameless)"
 
 
 def _unique(names: tuple[str, str], seen: dict[tuple[str, str], int]) -> tuple[str, str]:
-    """The second ``a`` is ``a #2``, or the next that is free."""
-    group, name = found = names
-    while found in seen:
+    """Return unique names: the second ``a`` becomes ``a #2``, or the next free number."""
+    group, name = unique = names
+    while unique in seen:
         seen[names] += 1
-        found = (group, f"{name} #{seen[names]}")
-    seen[found] = 1
-    return found
+        unique = (group, f"{name} #{seen[names]}")
+    seen[unique] = 1
+    return unique
 
 
 def unclaimed_duration(execution: Execution, cases: Sequence[Case]) -> float:
-    """Seconds of a program that none of its cases claims."""
+    """Return the seconds of a program that are not part of the durations of its cases."""
     return max(execution.duration - sum(case.duration or 0.0 for case in cases), 0.0)
 
 
 def junit_names(nodeid: str, case: tuple[str, str] | None = None) -> tuple[str, str]:
-    """Class and name: ``tests/net/test_ping.sh`` is ``test_ping.sh`` of ``tests.net``.
+    """Return class and name: ``tests.net``, ``test_ping.sh`` for ``tests/net/test_ping.sh``.
 
-    A case (its group and name) is of the class of its program.
+    The class of a case (``case``: its group and name) is its program and its group.
     """
     folder, _, name = nodeid.rpartition("/")
     if case:
@@ -234,10 +246,10 @@ def junit_names(nodeid: str, case: tuple[str, str] | None = None) -> tuple[str, 
 
 
 def format_attachments(files: Sequence[str]) -> str:
-    """The convention that GitLab and the attachments plugin of Jenkins read."""
+    """Return the attachment lines that GitLab and the attachments plugin of Jenkins read."""
     return "\n".join(f"[[ATTACHMENT|{_one_line(path)}]]" for path in files)
 
 
 def _one_line(path: str) -> str:
-    """A name with a line break cannot be attached, but must not fake another entry."""
+    """Escape line breaks: such a file cannot be attached, and must not add another entry."""
     return make_readable(path).replace("\n", "\\n").replace("\t", "\\t")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Lines of a failure that depend on the load of a host, or on who tells of it.
-LINES = ("took", "again")
+LINES = ("took", "rerun")
 #: Properties that depend on which slot was free.
 PROPERTIES = ("slot",)
 

@@ -1,33 +1,35 @@
-"""Contents of files as they travel: compressed when it pays, nothing at all for zeros.
+"""Encodings of file contents in frames: compressed if that pays, empty for zeros.
 
-Owns the encodings and their bounds.  Must not know files.
+Defines the encodings and their limits.  This module must not know files.
 """
 
 import zlib
 from typing import Tuple
 
+#: Names of the encodings.
 PLAIN, DEFLATED, ZEROS = "", "zlib", "zeros"
 
-#: Bytes of contents that one frame may hold, however small it is on the wire.
+#: Maximum bytes of contents in one frame, before compression.
 MAX_BODY_BYTES = 16 << 20
-#: Bytes that show whether the rest is worth compressing.
-_SAMPLE = 1 << 16
+#: Bytes that are compressed first, to see whether the rest is worth it.
+_SAMPLE_BYTES = 1 << 16
 
 
 def encode_body(data: bytes) -> Tuple[str, bytes]:
-    """The name of an encoding, and ``data`` in it."""
+    """Return the name of an encoding, and ``data`` in this encoding."""
     if data[:1] == b"\0" and data == bytes(len(data)):
         return ZEROS, b""
-    sample = zlib.compress(data[:_SAMPLE], 1)
-    if len(sample) > 0.9 * min(len(data), _SAMPLE):
+    sample = zlib.compress(data[:_SAMPLE_BYTES], 1)
+    if len(sample) > 0.9 * min(len(data), _SAMPLE_BYTES):
         return PLAIN, data
-    return DEFLATED, sample if len(data) <= _SAMPLE else zlib.compress(data, 1)
+    return DEFLATED, sample if len(data) <= _SAMPLE_BYTES else zlib.compress(data, 1)
 
 
 def decode_body(encoding: str, size: int, body: bytes) -> bytes:
-    """What was encoded: exactly ``size`` bytes; ValueError for anything else.
+    """Return the decoded contents, which have exactly ``size`` bytes.
 
-    A frame cannot make more of itself than it announces, nor announce more than MOST.
+    Raises ValueError for an unknown encoding, an invalid body, or a size above MAX_BODY_BYTES.
+    No more than ``size`` bytes are decompressed.
     """
     if not 0 <= size <= MAX_BODY_BYTES:
         raise ValueError("a frame announces %r bytes, more than %d" % (size, MAX_BODY_BYTES))
@@ -36,7 +38,7 @@ def decode_body(encoding: str, size: int, body: bytes) -> bytes:
     if encoding == DEFLATED:
         body = _inflate(size, body)
     elif encoding != PLAIN:
-        raise ValueError("a frame is encoded as %r, which nobody knows" % encoding)
+        raise ValueError("a frame has the unknown encoding %r" % encoding)
     if len(body) != size:
         raise ValueError("a frame announces %d bytes and holds %d" % (size, len(body)))
     return body

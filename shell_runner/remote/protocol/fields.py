@@ -1,6 +1,7 @@
-"""Checks of JSON values that came over a wire: each field has a type and a bound.
+"""Checks of JSON values that a peer sent: each field has a type and a limit.
 
-Pure.  Must not know what the values mean.  Slots do not load it; what they need is in ``model``.
+Pure.  This module must not know what the values mean.  Slots do not load it; the checks that they
+need are in ``model``.
 """
 
 import re
@@ -8,23 +9,23 @@ from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, T
 
 from .model import MAX_NUMBER, are_strings, is_number
 
-#: Whole numbers are below it, so that a database and every reader of JSON can hold them.
+#: Exclusive upper bound of integers, so that SQLite and every JSON parser can hold them.
 MAX_INTEGER = 1 << 62
-#: Items of a list.
+#: Maximum number of items of a list.
 MAX_ITEMS = 10_000
-#: Characters of a text that is shown.
+#: Maximum characters of a text that is shown to people.
 MAX_TEXT_CHARS = 1000
 
 
 class InvalidField(ValueError):
-    """A value cannot be what its field holds; the message names the field."""
+    """A value is invalid for its field; the message names the field."""
 
 
 # -- predicates --------------------------------------------------------------------
 
 
 def is_text(value: Any) -> bool:
-    """Return whether it can be an argument, a variable, or part of a path.
+    """Return whether ``value`` can be an argument, a variable, or part of a path.
 
     Undecodable bytes are surrogates.
     """
@@ -37,17 +38,17 @@ def is_text(value: Any) -> bool:
 
 
 def is_flag(value: Any) -> bool:
-    """Return whether it is true or false."""
+    """Return whether ``value`` is true or false."""
     return isinstance(value, bool)
 
 
 def is_integer(value: Any) -> bool:
-    """Return whether it is a number without fraction, of any size."""
+    """Return whether ``value`` is an integer of any size."""
     return type(value) is int
 
 
 def is_digest(value: Any) -> bool:
-    """Return whether it is a SHA-256 in hexadecimal digits."""
+    """Return whether ``value`` is a SHA-256 digest in hexadecimal digits."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
@@ -55,28 +56,28 @@ def is_digest(value: Any) -> bool:
 
 
 class Check(NamedTuple):
-    """A predicate, and what an error says that a value must be."""
+    """A predicate, and a description of valid values that completes "must be"."""
 
     expected: str
     is_valid: Callable[[Any], bool]
 
 
-TEXT = Check("a text without NUL", is_text)
+TEXT = Check("a string without NUL", is_text)
 FLAG = Check("true or false", is_flag)
-INTEGER = Check("a whole number", is_integer)
+INTEGER = Check("an integer", is_integer)
 NUMBER = Check("a number of 0 or more", is_number)
-NON_NEGATIVE_INTEGER = Check("a whole number of 0 or more", lambda value: is_integer(value) and is_number(value))
+NON_NEGATIVE_INTEGER = Check(
+    "an integer of 0 or more", lambda value: is_integer(value) and is_number(value)
+)
 
 
 def optional(check: Check) -> Check:
-    """Return a check that takes null, too."""
-    return Check(
-        check.expected + " or null", lambda value: value is None or check.is_valid(value)
-    )
+    """Return a check that also accepts null."""
+    return Check(check.expected + " or null", lambda value: value is None or check.is_valid(value))
 
 
 def list_of(check: Check) -> Check:
-    """Return a check of lists and tuples."""
+    """Return a check of lists whose items ``check`` accepts."""
     return Check(
         "a list, each " + check.expected,
         lambda value: isinstance(value, (list, tuple)) and all(map(check.is_valid, value)),
@@ -84,17 +85,17 @@ def list_of(check: Check) -> Check:
 
 
 def pairs_of(check: Check) -> Check:
-    """Return a check of pairs of a text and a value."""
+    """Return a check of lists of pairs: a string, and a value that ``check`` accepts."""
 
     def is_pair(value: Any) -> bool:
         is_two = isinstance(value, (list, tuple)) and len(value) == 2
         return is_two and is_text(value[0]) and check.is_valid(value[1])
 
-    return list_of(Check("a pair of a text and " + check.expected, is_pair))
+    return list_of(Check("a pair of a string and " + check.expected, is_pair))
 
 
 def check_fields(values: Dict[str, Any], checks: Dict[str, Check]) -> None:
-    """Check the values by name; raises InvalidField for the first that is wrong."""
+    """Check the values by name; raises InvalidField for the first invalid one."""
     for name, check in checks.items():
         if name in values and not check.is_valid(values[name]):
             message = "%s must be %s, not %.200r" % (name, check.expected, values[name])
@@ -102,41 +103,41 @@ def check_fields(values: Dict[str, Any], checks: Dict[str, Check]) -> None:
 
 
 def freeze(value: Any) -> Any:
-    """Return lists of JSON, and those inside of them, as tuples."""
+    """Return ``value`` with all lists in it, at any depth, as tuples."""
     return tuple(map(freeze, value)) if isinstance(value, list) else value
 
 
-# -- an object of which nothing is believed ----------------------------------------
+# -- objects from an untrusted peer ------------------------------------------------
 
 
-def _keep(text: str, maximum: int) -> str:
+def _truncate(text: str, maximum: int) -> str:
     return text[:maximum]
 
 
 class Fields:
-    """The values of a JSON object; each method raises InvalidField for what cannot be.
+    """The values of a JSON object; each method raises InvalidField for an invalid value.
 
-    ``clean``: makes a text safe to be shown, with at most so many characters.
+    ``sanitize``: makes a text safe to show, cut to a number of characters.
     """
 
-    def __init__(self, values: Any, clean: Callable[[str, int], str] = _keep) -> None:
+    def __init__(self, values: Any, sanitize: Callable[[str, int], str] = _truncate) -> None:
         if not isinstance(values, dict):
-            raise InvalidField("no table")
+            raise InvalidField("not an object")
         self._values = values
-        self._clean = clean
+        self._sanitize = sanitize
 
     def __getitem__(self, key: str) -> Any:
         return self._values.get(key)
 
-    def keys(self, maximum: int = MAX_ITEMS) -> List[str]:
-        """Return the keys."""
+    def list_keys(self, maximum: int = MAX_ITEMS) -> List[str]:
+        """Return the keys; raises InvalidField for more than ``maximum``."""
         if len(self._values) > maximum:
             raise InvalidField("more than %d keys" % maximum)
         return list(self._values)
 
     def table(self, key: str) -> "Fields":
-        """Return an object inside of this one."""
-        return Fields(self[key], self._clean)
+        """Return the object under ``key``."""
+        return Fields(self[key], self._sanitize)
 
     def _checked(self, key: str, is_valid: bool) -> Any:
         if not is_valid:
@@ -144,49 +145,49 @@ class Fields:
         return self[key]
 
     def text(self, key: str, maximum: int = MAX_TEXT_CHARS) -> str:
-        """Return a text that is safe to be shown."""
-        return self._clean(self._checked(key, isinstance(self[key], str)), maximum)
+        """Return the string under ``key``, safe to show."""
+        return self._sanitize(self._checked(key, isinstance(self[key], str)), maximum)
 
     def integer(self, key: str, minimum: int = 0) -> int:
-        """Return a number without fraction."""
+        """Return the integer under ``key``, of at least ``minimum``."""
         value = self[key]
         number: int = self._checked(key, type(value) is int and minimum <= value < MAX_INTEGER)
         return number
 
     def number(self, key: str) -> float:
-        """Return a finite number."""
+        """Return the finite number under ``key``."""
         return float(self._checked(key, is_number(self[key], -MAX_NUMBER)))
 
     def timestamp(self, key: str) -> Optional[float]:
-        """Return a point in time, or None."""
+        """Return the seconds since the epoch under ``key``, or None."""
         return None if self[key] is None else self.number(key)
 
     def flag(self, key: str) -> bool:
-        """Return true or false."""
+        """Return the boolean under ``key``."""
         return bool(self._checked(key, is_flag(self[key])))
 
     def digest(self, key: str) -> str:
-        """Return a SHA-256, or an empty text."""
+        """Return the SHA-256 digest under ``key``, or an empty text."""
         return str(self._checked(key, self[key] == "" or is_digest(self[key])))
 
     def items(self, key: str, maximum: int = MAX_ITEMS) -> List[Any]:
-        """Return a list."""
+        """Return the list under ``key``."""
         value = self[key]
         if not isinstance(value, list) or len(value) > maximum:
-            raise InvalidField("%s is no list, or too long" % key)
+            raise InvalidField("%s is not a list, or too long" % key)
         return value
 
     def strings(self, key: str) -> Tuple[str, ...]:
-        """Return a list of texts that are safe to be shown."""
+        """Return the list of strings under ``key``, safe to show."""
         values = self.items(key)
         if not are_strings(values):
-            raise InvalidField("%s has something else than texts" % key)
-        return tuple(self._clean(value, MAX_TEXT_CHARS) for value in values)
+            raise InvalidField("%s holds a value that is not a string" % key)
+        return tuple(self._sanitize(value, MAX_TEXT_CHARS) for value in values)
 
     def counts(self, key: str, names: FrozenSet[str]) -> Dict[str, int]:
-        """Return numbers by name, of these names alone."""
+        """Return the integers under ``key`` by name; raises InvalidField for other ``names``."""
         table = self.table(key)
-        for name in table.keys():
+        for name in table.list_keys():
             if name not in names:
                 raise InvalidField("%s %.50r" % (key, name))
-        return {name: table.integer(name) for name in table.keys()}
+        return {name: table.integer(name) for name in table.list_keys()}

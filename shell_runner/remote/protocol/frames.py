@@ -1,99 +1,101 @@
-"""How messages become bytes: between controller and host, and between host and slot.
+"""Frames: the bytes of messages between controller and host, and between host and slot.
 
-Owns framing only.  Must not know what a message means, nor who carries it.
+This module must not know what a message means, nor what transports it.
 
-On the channel a frame is one ``bytes``: ``J`` and a JSON array of messages, or
-``B``, the length of a JSON header, the header and raw bytes (file contents).  On a
-slot's socket a frame is its length and a JSON message.  JSON, not pickle or
-marshal: what a host sends must not be able to hurt who reads it.
+On the channel a frame is one ``bytes``: ``J`` and a JSON array of messages, or ``B``, the length
+of a JSON header, the header and raw bytes (file contents).  On a slot's socket a frame is its
+length and a JSON message.  The encoding is JSON, not pickle or marshal, because a host is not
+trusted: decoding must be safe for any input.
 """
 
 import json
 import struct
 from typing import Any, Iterator, List, Tuple, Union
 
+#: A list that begins with the message's name.
 Message = List[Any]
+#: A JSON header and raw bytes.
 Blob = Tuple[Any, bytes]
 
 _LENGTH = struct.Struct(">I")
 #: Bytes that a host may send before the controller gives more credit.
 CREDIT_BYTES = 1 << 23
-#: Values of one frame; those of a hundred thousand cases are a third of it.
-_VALUES = 3_000_000
+#: Maximum number of values in one frame; a hundred thousand cases have a third of that.
+_MAX_FRAME_VALUES = 3_000_000
 
 
 def pack_messages(messages: List[Message]) -> bytes:
-    """A frame of several messages."""
+    """Return a frame of several messages."""
     return b"J" + json.dumps(messages, separators=(",", ":")).encode("ascii")
 
 
 def encode_json(value: Any) -> bytes:
-    """The JSON of a value."""
+    """Return a value as compact JSON."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def pack_encoded_messages(messages: List[bytes]) -> bytes:
-    """A frame of messages that are JSON already."""
+    """Return a frame of messages that are JSON already."""
     return b"J[" + b",".join(messages) + b"]"
 
 
 def pack_blob(header: Any, body: bytes) -> bytes:
-    """A frame of a JSON header and raw bytes."""
+    """Return a frame of a JSON header and raw bytes."""
     head = json.dumps(header, separators=(",", ":")).encode("ascii")
     return b"B" + _LENGTH.pack(len(head)) + head + body
 
 
 def unpack_frame(frame: bytes) -> Union[List[Message], Blob]:
-    """The messages of a frame, or the (header, bytes) of a blob.
+    """Return the messages of a ``J`` frame, or header and bytes of a ``B`` frame.
 
-    Raises ValueError for anything else.
+    Raises ValueError for an invalid frame.
     """
     kind = frame[:1]
     if kind == b"J":
-        return _messages(_loads(frame[1:]))
+        return _check_messages(_decode_json(frame[1:]))
     if kind == b"B" and len(frame) >= 5:
         end = 5 + int(_LENGTH.unpack_from(frame, 1)[0])
-        return _loads(frame[5:end]), frame[end:]
-    raise ValueError("not a frame of nosejobs: %r" % frame[:20])
+        return _decode_json(frame[5:end]), frame[end:]
+    raise ValueError("not a nosejobs frame: %r" % frame[:20])
 
 
-def _loads(text: bytes) -> Any:
-    """Nothing that costs a hundred times its size: brackets nested or strung together."""
-    if text.count(b",") > _VALUES:
-        raise ValueError("a frame holds more than %d values" % _VALUES)
+def _decode_json(text: bytes) -> Any:
+    """Decode JSON; raises ValueError for input whose values need far more memory than its bytes."""
+    if text.count(b",") > _MAX_FRAME_VALUES:
+        raise ValueError("a frame holds more than %d values" % _MAX_FRAME_VALUES)
     try:
         return json.loads(text.decode("ascii"))
     except RecursionError:
         raise ValueError("a frame is nested too deeply") from None
 
 
-def _messages(value: Any) -> List[Message]:
+def _check_messages(value: Any) -> List[Message]:
     if not isinstance(value, list):
-        raise ValueError("a frame holds a list of messages")
+        raise ValueError("a frame must hold a list of messages")
     for message in value:
         if not (isinstance(message, list) and message and isinstance(message[0], str)):
-            raise ValueError("a message is a list that opens with its name")
+            raise ValueError("a message must be a list that begins with its name")
     return value
 
 
 def frame_message(message: Any) -> bytes:
-    """One message for a slot's socket."""
+    """Return the frame of one message for a slot's socket."""
     return frame_encoded_message(json.dumps(message, separators=(",", ":")).encode("ascii"))
 
 
 def frame_encoded_message(text: bytes) -> bytes:
-    """One message that is JSON already, for a slot's socket."""
+    """Return the frame, for a slot's socket, of one message that is JSON already."""
     return _LENGTH.pack(len(text)) + text
 
 
 class FrameDecoder:
-    """Takes bytes as they come, gives the frames that are complete."""
+    """Splits the bytes of a slot's socket into frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The frames that ``data`` completes, each without its length."""
+        """Yield the frames that ``data`` completes, each without its length."""
         buffer = self._buffer
         buffer += data
         start = 0

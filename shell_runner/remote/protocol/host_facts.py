@@ -1,6 +1,6 @@
-"""What the machine that this runs on says of itself, be it a host or the controller.
+"""Facts about the machine that this code runs on, a host or the controller.
 
-Owns the asking.  Must not know sessions or slots.
+This module must not know sessions or slots.
 """
 
 import os
@@ -10,7 +10,7 @@ from .model import HostFacts
 
 
 def count_cores() -> int:
-    """Processors that this process may use."""
+    """Return the number of CPUs that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
@@ -18,7 +18,7 @@ def count_cores() -> int:
 
 
 def collect_host_facts() -> HostFacts:
-    """What this host says of itself."""
+    """Return the facts about this machine."""
     system = os.uname()
     return HostFacts(
         name=system.nodename,

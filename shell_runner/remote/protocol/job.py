@@ -9,9 +9,9 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from .fields import (
     FLAG,
+    NON_NEGATIVE_INTEGER,
     NUMBER,
     TEXT,
-    NON_NEGATIVE_INTEGER,
     Check,
     InvalidField,
     check_fields,

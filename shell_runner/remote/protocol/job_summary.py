@@ -9,7 +9,7 @@ from .fields import Fields, InvalidField
 from .job import is_uuid
 from .model import ERROR, FAILED, OUTCOMES
 
-JOB_STATES = ("queued", "running", "packaging", "ready", "harvested_at")
+JOB_STATES = ("queued", "running", "packaging", "ready", "harvested")
 #: States of an ended job that has a package.
 PACKAGED_STATES = frozenset(["ready", "harvested"])
 #: Maximum length of ``detail`` and ``waiting_reason`` in characters.

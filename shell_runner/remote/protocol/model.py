@@ -1,14 +1,14 @@
 """The frozen values that travel between a controller and its hosts.
 
-Owns their shape and nothing else: no I/O, no clock, no judgement.  Every value
-is a named tuple of plain JSON values, so ``Test(*json.loads(text))`` restores
-it; new fields go to the end and have a default.
+Every value is a named tuple of plain JSON values, so ``Test(*json.loads(text))`` restores it; new
+fields go to the end and have a default.  This module performs no I/O, reads no clock and judges
+nothing.
 """
 
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-#: What a Case or a Result can be.  ``xfailed`` and ``xpassed`` are the outcomes
-#: of a test point marked TODO (TAP 14, "TODO tests").
+#: Outcomes of a Case or a Result.  ``xfailed`` and ``xpassed`` are those of a test point
+#: marked TODO (TAP 14, "TODO tests").
 PASSED = "passed"
 FAILED = "failed"
 SKIPPED = "skipped"
@@ -22,110 +22,116 @@ class Case(NamedTuple):
     """A sub-result that a program named in its output."""
 
     name: str
+    #: One of OUTCOMES.
     outcome: str
+    #: The reason of a failure or a skip, in one line.
     message: str = ""
-    #: Longer text: diagnostics, a traceback.
+    #: Longer text, such as diagnostics or a traceback.
     details: str = ""
-    #: Seconds, or None when the program did not say.
+    #: Seconds, or None if the program did not report a duration.
     duration: Optional[float] = None
-    #: Groups of the case, outermost first, joined with " > ".
+    #: Names of the groups around the case, outermost first, joined with " > ".
     group: str = ""
+    #: Pairs of name and value, as in JUnit's ``properties``.
     properties: Tuple[Tuple[str, str], ...] = ()
 
 
 class ParsedOutput(NamedTuple):
-    """What a reader understood of a program's output."""
+    """The cases that a reader found in a program's output."""
 
+    #: Name of the format; several are joined with ``+``.
     format: str
     cases: List[Case]
-    #: Why the output cannot be trusted as it stands ("planned 5, saw 3");
-    #: empty when all is well.
+    #: The reason why the output cannot be trusted ("planned 5, saw 3"), or empty.
     problem: str = ""
-    #: The program said that all of it was skipped, and why.
+    #: The reason if the program skipped all of its tests (TAP's ``1..0``), else None.
     skip_all: Optional[str] = None
 
 
 class Test(NamedTuple):
-    """One program to run, as a host needs to know it."""
+    """One program to run: everything that a host needs to run it."""
 
     #: Number of the test within its session.
     id: int
-    #: Relative to the root of the tree, with ``/``; undecodable bytes are surrogates.
+    #: Path of the program relative to the root of the tree, with ``/``; undecodable bytes are
+    #: surrogates (``surrogateescape``).
     path: str
     #: Seconds until the test is stopped.
     timeout: float = 600.0
-    #: What runs the file, put in front of its path; empty: the file itself is executed.
+    #: Interpreter and options in front of the path; empty: the file itself is executed.
     argv: Tuple[str, ...] = ()
-    #: ``dir``: starts in its own directory; ``root``: in the root of the tree.
+    #: ``dir``: it starts in its own directory; ``root``: in the root of the tree.
     cwd: str = "dir"
-    #: ``private``: a fresh HOME; ``keep``: the HOME of the host's user.
+    #: ``private``: an empty HOME; ``keep``: the HOME of the host's user.
     home: str = "private"
-    #: Variables for this test only.
+    #: Environment variables of this test: pairs of name and value.
     env: Tuple[Tuple[str, str], ...] = ()
-    #: Names of variables (``*`` allowed) that are passed on from the host.
+    #: Names of environment variables (``*`` allowed) that are passed on from the host.
     pass_env: Tuple[str, ...] = ()
-    #: Seconds that it is expected to take; None when nothing is known.
+    #: Expected duration in seconds; None: unknown.
     estimate: Optional[float] = None
+    #: Number of the attempt at the test, from 1.
     attempt: int = 1
-    #: The format that it is known to speak; empty: whatever its output turns out to be.
+    #: Name of the format that the program always writes; empty: detected from its output.
     output_format: str = ""
-    #: What processes come to that outlive the program: ``warn``, ``fail`` or ``ignore``.
+    #: Effect of processes that outlive the program: ``warn``, ``fail`` or ``ignore``.
     leftovers: str = "warn"
-    #: Resource limits of the program: their names, as in RLIMIT_NAME, and values.
+    #: Resource limits: pairs of name (``cpu`` for RLIMIT_CPU) and value, in the unit of
+    #: setrlimit(2).
     limits: Tuple[Tuple[str, int], ...] = ()
-    #: ``shared``: runs in the tree of the session; ``copy``: in a private copy of it.
+    #: ``shared``: it runs in the tree of the session; ``copy``: in a private copy of the tree.
     isolation: str = "shared"
-    #: Locks of the host that it needs.
+    #: Names of the host's locks that the test holds while it runs.
     locks: Tuple[str, ...] = ()
-    #: Nothing else runs on the host meanwhile.
+    #: No other test runs on the host at the same time.
     serial: bool = False
 
 
-#: No class of tests, whatever its name says to pytest.
+#: Tells pytest not to collect this class because of its name.
 Test.__test__ = False  # type: ignore[attr-defined]
 
 
 class Setup(NamedTuple):
-    """What all tests of a session share on a host."""
+    """The settings that all tests of a session share on a host."""
 
     #: Absolute path of the tree on that host.
     root: str
-    #: Programs that run at the same time; 0: as many as the host has cores.
+    #: Number of programs that run at the same time; 0: the number of the host's cores.
     slots: int = 1
     #: Seconds between SIGTERM and SIGKILL.
     grace: float = 2.0
-    #: Bytes of each output stream that are kept, half from its start, half from its end.
+    #: Bytes kept of each output stream, half from its start, half from its end.
     output_limit: int = 1 << 20
-    #: Names of variables (``*`` allowed) that are passed on from the host.
+    #: Names of environment variables (``*`` allowed) that are passed on from the host.
     pass_env: Tuple[str, ...] = ()
-    #: Variables for every test.
+    #: Environment variables of every test: pairs of name and value.
     env: Tuple[Tuple[str, str], ...] = ()
-    #: One pipe for standard output and error: exact order, no telling them apart.
+    #: Use one pipe for stdout and stderr: the order is exact, but the two are not distinguished.
     merge_output: bool = False
-    #: Formats of output, in the order in which they are asked: name and source; the
-    #: source of a built-in one is empty.
+    #: Output formats in the order in which they are tried: pairs of name and source code; the
+    #: source of a built-in format is empty.
     formats: Tuple[Tuple[str, str], ...] = ()
-    #: Bytes that one test may send back from its outputs directory; 0: nothing is sent.
+    #: Maximum bytes that one test may send from its outputs directory; 0: nothing is sent.
     artefacts_limit: int = 0
-    #: Send lines of output while the test runs.
+    #: Send lines of output while a test runs.
     live_output: bool = False
-    #: Slots and locks are those of the host, which other runs use too.
+    #: Use the slots and locks that all runs on the host share.
     shared_resources: bool = False
 
 
 class CapturedStream(NamedTuple):
-    """What was kept of one output stream."""
+    """The part of one output stream that was kept."""
 
-    #: Undecodable bytes are surrogates (``surrogateescape``).
+    #: Decoded as UTF-8; undecodable bytes are surrogates (``surrogateescape``).
     text: str = ""
-    #: Bytes that the program wrote.
+    #: Number of bytes that the program wrote.
     total_bytes: int = 0
-    #: Where in ``text`` bytes are missing, or -1 when it is complete.
+    #: Index in ``text`` at which bytes are missing, or -1 if it is complete.
     cut_index: int = -1
 
 
 class Problem:
-    """Why a test came to no end of its own; the kinds that ``Execution.problem`` has."""
+    """The values of ``Execution.problem``: reasons why a test did not end by itself."""
 
     NO_INTERPRETER = "no-interpreter"
     FOREIGN_BINARY = "foreign-binary"
@@ -134,43 +140,49 @@ class Problem:
     NOT_STARTED = "not-started"
     SLOT_DIED = "slot-died"
     HOST_LOST = "host-lost"
-    CANCELED = "cancelled"
+    CANCELED = "canceled"
     UNMET_REQUIREMENT = "unmet-requirement"
-    #: What had to succeed before it has not: the job's install command, its unpacking.
+    #: A step before the test failed, such as the job's install command.
     NOT_RUN = "not-run"
 
 
 class Execution(NamedTuple):
-    """What happened to one test on one host: facts, and no judgement."""
+    """The facts about one attempt at a test on one host, without a verdict."""
 
+    #: The number of the test, as in Test.id.
     id: int
+    #: Number of the attempt, from 1.
     attempt: int = 1
+    #: Number of the slot that ran it.
     slot: int = 0
     #: Seconds since the epoch, by the host's clock.
     started_at: float = 0.0
-    #: Seconds, by a clock that nobody sets.
+    #: Seconds, by the host's monotonic clock.
     duration: float = 0.0
-    #: Exit status, or None when a signal ended it or it never ran.
+    #: Exit status, or None if a signal ended the program or it never ran.
     exit_status: Optional[int] = None
+    #: Number of the signal that ended the program, or None.
     signal: Optional[int] = None
+    #: Stopped at its time limit.
     timed_out: bool = False
-    #: One of Problem, or empty.
+    #: One of the values of Problem, or empty.
     problem: str = ""
-    #: What a person needs to know of the problem.
+    #: The problem in words, for people.
     detail: str = ""
+    #: With Setup.merge_output, stdout holds both streams.
     stdout: CapturedStream = CapturedStream()
     stderr: CapturedStream = CapturedStream()
     #: Names of processes that outlived the program and were killed.
     leftovers: Tuple[str, ...] = ()
-    #: Peak resident memory of the program and the children it waited for, KiB.
+    #: Peak resident memory in KiB of the program and the children it waited for.
     max_rss: int = 0
-    #: Processor seconds of the program and the children it waited for.
+    #: CPU seconds of the program and the children it waited for.
     cpu_seconds: float = 0.0
-    #: What its output said, if it was in one of the formats.
+    #: The cases that its output named, or None if it was in none of the formats.
     parsed: Optional[ParsedOutput] = None
-    #: Files that were sent back: path below the outputs directory, and bytes.
+    #: Files that were sent: pairs of path below the outputs directory and size in bytes.
     artefacts: Tuple[Tuple[str, int], ...] = ()
-    #: Files that were not sent, because of the bound.
+    #: Number of files that were not sent because of Setup.artefacts_limit.
     artefacts_omitted: int = 0
 
 
@@ -179,25 +191,23 @@ class Result(NamedTuple):
 
     #: ``passed``, ``failed``, ``skipped`` or ``error``.
     outcome: str
-    #: A few words: "exit 3", "killed by SIGSEGV", "timed out after 5 s".
+    #: The reason in a few words: "exit 3", "killed by SIGSEGV", "timed out after 5 s".
     message: str
-    #: Infrastructure, not the test, is to blame.
+    #: The cause is the infrastructure, not the test.
     infrastructure: bool = False
 
 
 def execution_from_row(row: List[Any]) -> Execution:
-    """Restore an Execution from its JSON row; ValueError if it cannot be one."""
+    """Restore an Execution from its JSON row; raises ValueError if the row is invalid."""
     try:
-        found = Execution(*row)
-        out, err = CapturedStream(*found.stdout), CapturedStream(*found.stderr)
-        rows: Any = found.parsed
-        parsed = None if rows is None else parsed_output_from_row(rows)
-        execution = found._replace(
-            out=out,
-            err=err,
-            leftovers=tuple(found.leftovers),
-            parsed=parsed,
-            artefacts=tuple((path, size) for path, size in found.artefacts),
+        raw = Execution(*row)
+        parsed_row: Any = raw.parsed
+        execution = raw._replace(
+            stdout=CapturedStream(*raw.stdout),
+            stderr=CapturedStream(*raw.stderr),
+            leftovers=tuple(raw.leftovers),
+            parsed=None if parsed_row is None else parsed_output_from_row(parsed_row),
+            artefacts=tuple((path, size) for path, size in raw.artefacts),
         )
         _check_fields(execution)
     except TypeError as error:
@@ -205,29 +215,36 @@ def execution_from_row(row: List[Any]) -> Execution:
     return execution
 
 
-def _check_fields(found: Execution) -> None:
-    """ValueError or TypeError for what would only fail, or mislead, those who judge and report."""
-    numbers: List[Any] = [*found[:5], found.max_rss, found.cpu_seconds, found.artefacts_omitted]
-    texts: List[Any] = [found.problem, found.detail, *found.leftovers]
-    for stream in (found.stdout, found.stderr):
+def _check_fields(execution: Execution) -> None:
+    """Raise ValueError or TypeError for a field that would mislead or break judge and reports."""
+    numbers: List[Any] = [
+        *execution[:5],
+        execution.max_rss,
+        execution.cpu_seconds,
+        execution.artefacts_omitted,
+    ]
+    texts: List[Any] = [execution.problem, execution.detail, *execution.leftovers]
+    for stream in (execution.stdout, execution.stderr):
         texts.append(stream.text)
         numbers += stream[1:]
         _check_stream(stream)
-    for path, size in found.artefacts:
+    for path, size in execution.artefacts:
         texts.append(path)
         numbers.append(size)
     if not are_numbers(numbers):
-        raise ValueError("not an execution: a number that cannot be")
+        raise ValueError("not an execution: a number is out of range")
     if not are_strings(texts):
-        raise ValueError("not an execution: something else than text")
-    if not all(isinstance(code, (int, type(None))) for code in (found.exit_status, found.signal)):
-        raise ValueError("not an execution: no exit status")
+        raise ValueError("not an execution: a value is not a string")
+    if not all(
+        isinstance(code, (int, type(None))) for code in (execution.exit_status, execution.signal)
+    ):
+        raise ValueError("not an execution: the exit status or signal is not an integer")
 
 
 def _check_stream(stream: CapturedStream) -> None:
-    """A place inside the text, and text that stands for bytes."""
+    """Raise ValueError unless the text stands for bytes and the cut is inside of it."""
     if not isinstance(stream.text, str):
-        raise ValueError("not an execution: something else than text")
+        raise ValueError("not an execution: a value is not a string")
     if not (isinstance(stream.cut_index, int) and -1 <= stream.cut_index <= len(stream.text)):
         raise ValueError("not an execution: output cut at %r" % (stream.cut_index,))
     if not stream.text.isascii():
@@ -235,73 +252,78 @@ def _check_stream(stream: CapturedStream) -> None:
 
 
 def parsed_output_from_row(row: Any) -> ParsedOutput:
-    """Restore a Parsed, of which a plug-in's reader or a host says that it is one.
+    """Restore a ParsedOutput from the row that a host or a plug-in's reader returned.
 
-    ValueError if it is not: a case with an outcome that nobody knows must not count as
-    one that has passed.
+    Raises ValueError if it is invalid: a case with an unknown outcome must not count as passed.
     """
     try:
-        found = ParsedOutput(*row)
-        cases = [_case(row) for row in found.cases]
-        texts = [found.format, found.problem, found.skip_all or ""]
+        parsed = ParsedOutput(*row)
+        cases = [_case_from_row(row) for row in parsed.cases]
+        texts = [parsed.format, parsed.problem, parsed.skip_all or ""]
         for name, outcome, message, details, duration, group, properties in cases:
             if outcome not in OUTCOMES:
                 raise ValueError("a case has the outcome %r" % (outcome,))
             if duration is not None and not is_number(duration):
-                raise ValueError("a case took %r seconds" % (duration,))
+                raise ValueError("a case has the duration %r" % (duration,))
             texts += (name, message, details, group)
             for key, value in properties:
                 texts += (key, value)
     except TypeError as error:
-        raise ValueError("not what was read of an output: %s" % error) from None
+        raise ValueError("not a parsed output: %s" % error) from None
     if not are_strings(texts):
-        raise ValueError("a case holds something else than text")
-    return found._replace(cases=cases)
+        raise ValueError("a value of a case is not a string")
+    return parsed._replace(cases=cases)
 
 
-def _case(row: Any) -> Case:
+def _case_from_row(row: Any) -> Case:
     case = Case(*row)
     if not case.properties:
         return case
     return case._replace(properties=tuple((key, value) for key, value in case.properties))
 
 
-#: No number of seconds or bytes of ours comes near; infinity and NaN are not below it.
+#: Exclusive upper bound of every number of seconds or bytes; it excludes infinity and NaN.
 MAX_NUMBER = 1e12
 
 
 def is_number(value: Any, minimum: float = 0) -> bool:
-    """Return whether it is a number from ``minimum`` on that something can have."""
-    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_one and minimum <= value < MAX_NUMBER
+    """Return whether ``value`` is a number of at least ``minimum`` and below MAX_NUMBER."""
+    has_type = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return has_type and minimum <= value < MAX_NUMBER
 
 
 def are_numbers(values: Iterable[Any]) -> bool:
-    """Return whether all are finite numbers."""
+    """Return whether all values are numbers between -MAX_NUMBER and MAX_NUMBER."""
     return all(is_number(value, -MAX_NUMBER) for value in values)
 
 
 def are_strings(values: Iterable[Any]) -> bool:
-    """Return whether all are texts; fast for the many values of a result."""
+    """Return whether all values are strings; fast for the many values of a result."""
     return all(issubclass(kind, str) for kind in set(map(type, values)))
 
 
 def host_facts_from_json(values: Dict[str, Any]) -> "HostFacts":
-    """Restore HostFacts from JSON, ignoring what a newer host adds."""
+    """Restore HostFacts from a JSON object, ignoring fields that a newer host adds."""
     known = {key: values[key] for key in HostFacts._fields if key in values}
     return HostFacts(**known)
 
 
 class HostFacts(NamedTuple):
-    """What a host says of itself."""
+    """The description that a host gives of itself."""
 
+    #: Its host name, as uname(2) returns it.
     name: str
+    #: Operating system and release.
     system: str
+    #: Hardware, such as ``x86_64``.
     machine: str
+    #: Version of its Python.
     python: str
+    #: Number of CPUs that its processes may use.
     cores: int
+    #: Number of tests that it runs at the same time.
     slots: int = 0
-    #: Where the host keeps the tree of this session.
+    #: Directory in which the host keeps the tree of this session.
     root: str = ""
-    #: What a person should know of it.
+    #: A remark for people, or empty.
     note: str = ""

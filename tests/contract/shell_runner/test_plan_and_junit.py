@@ -245,7 +245,9 @@ def test_same_where_nothing_can_run_is_an_error(tmp_path: Path) -> None:
     run_pytest(live, "--nosejobs=popen", "--junitxml=../live.xml")
     tests = make_plan(live, host="popen").tests
     executions = {
-        test.test.id: [Execution(test.test.id, problem=Problem.UNMET_REQUIREMENT, detail=test.unmet)]
+        test.test.id: [
+            Execution(test.test.id, problem=Problem.UNMET_REQUIREMENT, detail=test.unmet)
+        ]
         for test in tests
     }
     telling = junit.ReportOptions(requires="error")

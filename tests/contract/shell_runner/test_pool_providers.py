@@ -177,10 +177,10 @@ def test_a_host_runs_a_job(kind: Kind, provider: Provider, tmp_path: Path) -> No
         return
     host = provider.bring_up(NAME, POOL, None)
     (spec,) = specs.parse_specs([NAME], {NAME: HostEntry(NAME, host.spec)})
-    job_hosts.script(tmp_path / "tests", "test_a.sh")
+    job_hosts.write_script(tmp_path / "tests", "test_a.sh")
     job = str(uuid.uuid4())
     with JobClient(spec) as client:
-        job_hosts.submit(client, tmp_path / "tests", job)
+        job_hosts.submit_job(client, tmp_path / "tests", job)
         assert client.wait(job).outcomes == {"passed": 1}
 
 

@@ -80,7 +80,7 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, words: str) -> None
 
 def test_undecodable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "nosejobs.toml").write_bytes(b"# \xff\n")
-    with pytest.raises(InvalidConfig, match=":1: this is not UTF-8"):
+    with pytest.raises(InvalidConfig, match=":1: not UTF-8"):
         load_config(tmp_path)
 
 

@@ -8,10 +8,10 @@ import pytest
 from shell_runner.text import (
     format_count,
     make_readable,
+    quote_command,
     shorten_list,
     strip_control_chars,
     to_single_line,
-    quote_command,
 )
 
 
@@ -47,7 +47,10 @@ def test_a_command_can_be_typed_whatever_its_bytes(tmp_path: Path) -> None:
     for name in ("plain", "a b", "it's", "a\nb", "\udcff", "\t\udc80'\\x"):
         (tmp_path / name).write_text("#!/bin/sh\necho ran\n")
         done = subprocess.run(
-            ["bash", "-c", f"sh {quote_command('./' + name)}"], cwd=tmp_path, capture_output=True, text=True
+            ["bash", "-c", f"sh {quote_command('./' + name)}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
         )
         assert done.stdout == "ran\n", name
         assert quote_command(name).isprintable()

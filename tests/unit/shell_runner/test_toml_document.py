@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shell_runner.errors import InvalidConfig
-from shell_runner.toml_document import DEEPEST, MAX_CHARS, Path, key_lines, parse_document
+from shell_runner.toml_document import MAX_DEPTH, MAX_CHARS, Path, parse_document
 
 TEXT = (
     '''\
@@ -69,12 +69,12 @@ def keys(value: Any, path: Path = ()) -> set[Path]:
 
 
 def test_lines_of_keys() -> None:
-    assert key_lines(TEXT) == WHERE
+    assert parse_document("f", TEXT).lines == WHERE
     assert keys(tomllib.loads(TEXT)) == set(WHERE)
 
 
 def test_lines_are_those_of_an_editor_with_any_line_ends() -> None:
-    assert key_lines(TEXT.replace("\n", "\r\n")) == WHERE
+    assert parse_document("f", TEXT.replace("\n", "\r\n")).lines == WHERE
 
 
 WORDS = st.text(st.sampled_from("ab.=[]{}#,'\"\\ \t\n-1é\u2028"), max_size=6)
@@ -155,11 +155,11 @@ def test_what_tomllib_takes_is_understood(text: str) -> None:
         ("a = [\n1,\n", "f:3: Invalid value"),
         ("a = '\x00'", "f:1: Found invalid character '\\x00'"),
         ("\na = " + "9" * 5000 + "\nb = 1\n", "f:2: a number has too many digits"),
-        ("x = 1\na = " + "[" * 100_000, f"f:2: a key or a value is nested more than {DEEPEST}"),
+        ("x = 1\na = " + "[" * 100_000, f"f:2: a key or a value is nested more than {MAX_DEPTH}"),
         ("a = " + "{b=" * 80_000, "f:1: a key or a value is nested more than"),
         (".".join("a" * 100_000) + " = 1", "f:1: a key or a value is nested more than"),
         ("[" + ".".join("a" * 100_000) + "]", "f:1: a key or a value is nested more than"),
-        ("a" * (MAX_CHARS + 1), "f: it is too large"),
+        ("a" * (MAX_CHARS + 1), "f: too large"),
         ("\ufeff= 1", "f:1: Invalid statement"),
     ],
     ids=no_id,
@@ -173,7 +173,7 @@ def test_a_text_that_is_no_toml_is_refused_by_line(text: str, words: str) -> Non
 
 
 def test_bytes_that_are_no_text_are_refused_by_line() -> None:
-    with pytest.raises(InvalidConfig, match=r"^f:3: this is not UTF-8"):
+    with pytest.raises(InvalidConfig, match=r"^f:3: not UTF-8"):
         parse_document("f", b"a = 1\n# \xc3\xa9\n# \xff\n")
     assert parse_document("f", "# é\na = 'é'".encode()).data == {"a": "é"}
 

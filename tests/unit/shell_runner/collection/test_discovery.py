@@ -1,8 +1,8 @@
-"""Which files are tests, and how they are run."""
+"""The rules by which files are tests, and the commands that run them."""
 
 import pytest
 
-from shell_runner.collection.discovery import CandidateFile, FileKind, classify, can_be_test
+from shell_runner.collection.discovery import CandidateFile, FileKind, can_be_test, classify
 
 SH = b"#!/bin/sh\n"
 
@@ -14,7 +14,7 @@ SH = b"#!/bin/sh\n"
         "a.t", "00-load.t", "a.bats", "test_a.t", "test_.sh", "a.b_test.sh", "test_a b.sh",
     ],
 )  # fmt: skip
-def test_names_of_tests(name: str) -> None:
+def test_names_that_can_be_tests(name: str) -> None:
     assert can_be_test(name)
 
 
@@ -28,7 +28,7 @@ def test_names_of_tests(name: str) -> None:
         "test_fixture.sh", "fixtures_test", "test_fixture.t", "bats_helper.bats",
     ],
 )  # fmt: skip
-def test_names_of_others(name: str) -> None:
+def test_names_that_cannot_be_tests(name: str) -> None:
     assert not can_be_test(name)
 
 
@@ -72,18 +72,18 @@ TABLE: list[tuple[str, bool, bytes, FileKind, tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("name", "executable", "head", "kind", "argv"), TABLE)
-def test_classes(
+def test_name_mode_and_content_decide_the_kind(
     name: str, executable: bool, head: bytes, kind: FileKind, argv: tuple[str, ...]
 ) -> None:
-    found = classify(CandidateFile(name, executable, head))
-    assert (found.kind, found.argv) == (kind, argv)
-    assert bool(found.reason) is (kind is FileKind.INVALID)
+    result = classify(CandidateFile(name, executable, head))
+    assert (result.kind, result.argv) == (kind, argv)
+    assert bool(result.reason) is (kind is FileKind.INVALID)
 
 
 @pytest.mark.parametrize(("name", "head"), [("run", SH), ("run.sh", b"exit\n"), ("notes.md", b"")])
-def test_a_named_file_is_taken_or_says_why_not(name: str, head: bytes) -> None:
-    assert classify(CandidateFile(name, True, head), named=True).kind is FileKind.TEST
-    refused = classify(CandidateFile(name, False, head), named=True)
+def test_a_named_file_is_a_test_or_gives_the_reason(name: str, head: bytes) -> None:
+    assert classify(CandidateFile(name, True, head), is_explicit=True).kind is FileKind.TEST
+    refused = classify(CandidateFile(name, False, head), is_explicit=True)
     assert refused.kind is FileKind.INVALID
     assert f"chmod +x {name}" in refused.reason
 

@@ -1,11 +1,11 @@
-"""Metadata of tests: what is read from comments and tables, and how mistakes are reported."""
+"""Metadata of tests: values in comments and tables, and error messages."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shell_runner.collection.metadata import Metadata, apply_values, resolve_defaults, read_metadata
+from shell_runner.collection.metadata import Metadata, apply_values, read_metadata, resolve_defaults
 from shell_runner.config import load_config
 from shell_runner.errors import InvalidMetadata
 
@@ -35,7 +35,7 @@ def test_the_leading_comment_is_read(comment: str, expected: Metadata) -> None:
 
 
 @pytest.mark.parametrize(
-    ("comment", "line", "key", "words"),
+    ("comment", "line", "key", "message"),
     [
         ("# nosejobs: timout=3", 2, "timout", "did you mean 'timeout'?"),
         ("# nosejobs: colour=red", 2, "colour", "known: "),
@@ -54,12 +54,12 @@ def test_the_leading_comment_is_read(comment: str, expected: Metadata) -> None:
     ],
 )
 def test_bad_metadata_names_file_line_and_key(
-    comment: str, line: int, key: str, words: str
+    comment: str, line: int, key: str, message: str
 ) -> None:
     with pytest.raises(InvalidMetadata) as caught:
         read_metadata(Metadata(), "d/test_a.sh", f"#!/bin/sh\n{comment}\n".encode())
     assert str(caught.value).startswith(f"d/test_a.sh:{line}: {key}: ")
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_binaries_have_no_comments() -> None:
@@ -134,7 +134,7 @@ def test_values_of_comments_and_tables(key: str, value: Any, expected: Metadata)
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "value",
 )
-def test_what_is_allowed_is_named(key: str, value: Any, message: str) -> None:
+def test_an_error_names_the_allowed_values(key: str, value: Any, message: str) -> None:
     with pytest.raises(InvalidMetadata) as caught:
         apply_values(Metadata(), {key: value}, "f", 1)
     assert message in str(caught.value)

@@ -28,20 +28,20 @@ def script(path: Path, metadata: str = "", mode: int = 0o755) -> None:
     write_program(path, f"#!/bin/sh\n# nosejobs: {metadata}\n" if metadata else "#!/bin/sh\n", mode)
 
 
-def ids(found: Plan) -> list[str]:
-    return [test.nodeid for test in found.tests]
+def ids(plan: Plan) -> list[str]:
+    return [test.nodeid for test in plan.tests]
 
 
 X = ["db/test_x.t::repeat-1-of-2", "db/test_x.t::repeat-2-of-2"]
 NET = ["net/deep/test_dns", "net/test_ping.sh"]
 
 
-def test_all_of_a_tree(tree: Path) -> None:
-    found = make_plan(tree)
-    assert ids(found) == [*X, *NET, "test_a.sh"]
-    assert [test.test.id for test in found.tests] == [0, 1, 2, 3, 4]
-    assert [test.test.path for test in found.tests[:2]] == ["db/test_x.t"] * 2
-    assert (found.invalid_tests, found.python_tests) == ((), ("py/test_py.py",))
+def test_without_names_all_tests_are_selected(tree: Path) -> None:
+    plan = make_plan(tree)
+    assert ids(plan) == [*X, *NET, "test_a.sh"]
+    assert [test.test.id for test in plan.tests] == [0, 1, 2, 3, 4]
+    assert [test.test.path for test in plan.tests[:2]] == ["db/test_x.t"] * 2
+    assert (plan.invalid_tests, plan.python_tests) == ((), ("py/test_py.py",))
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_all_of_a_tree(tree: Path) -> None:
         (["test_a.sh::a case :: of it"], ["test_a.sh"]),
     ],
 )
-def test_names(tree: Path, names: list[str], expected: list[str]) -> None:
-    found = make_plan(tree, names)
-    assert ids(found) == expected
-    assert [test.test.id for test in found.tests] == list(range(len(expected)))
+def test_names_select_tests(tree: Path, names: list[str], expected: list[str]) -> None:
+    plan = make_plan(tree, names)
+    assert ids(plan) == expected
+    assert [test.test.id for test in plan.tests] == list(range(len(expected)))
 
 
 def test_absolute_names_are_of_the_tree_too(tree: Path) -> None:
@@ -73,16 +73,16 @@ def test_absolute_names_are_of_the_tree_too(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
         ("net/test_pin.sh", "no such file or folder; did you mean 'net/test_ping.sh'?"),
         ("nett", "no such file or folder; did you mean 'net'?"),
         ("qqqq", "no such file or folder; there are db, db/test_x.t, net, net/deep, "),
         ("*.bats", "no test matches; there are db, db/test_x.t, net"),
-        ("*.py", "only Python tests, which stay pytest's"),
-        ("py", "only Python tests, which stay pytest's"),
-        ("py/test_py.py", "Python tests stay pytest's"),
-        ("data", "no test is in this folder (names of tests: test_*, *_test, *.t, *.bats)"),
+        ("*.py", "only Python tests, which run with pytest only"),
+        ("py", "only Python tests, which run with pytest only"),
+        ("py/test_py.py", "Python tests run with pytest only"),
+        ("data", "no tests in this folder (patterns of names: test_*, *_test, *.t, *.bats)"),
         ("db/test_x.t::repeat-3-of-2", "no such run; did you mean"),
         ("../tree2/test_a.sh", "outside of the tree of tests"),
         ("/etc/passwd", "outside of the tree of tests"),
@@ -92,38 +92,38 @@ def test_absolute_names_are_of_the_tree_too(tree: Path) -> None:
         ("link", "neither a regular file nor a folder"),
     ],
 )
-def test_a_name_that_means_nothing_is_an_error(tree: Path, name: str, words: str) -> None:
+def test_a_name_that_selects_nothing_is_an_error(tree: Path, name: str, message: str) -> None:
     (tree / "link").symlink_to("nowhere")
     with pytest.raises(UsageError) as caught:
         make_plan(tree, ["net", name])
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
 
-def test_a_named_file_that_cannot_run_is_broken(tree: Path) -> None:
-    found = make_plan(tree, ["data/x.json", "test_a.sh"])
-    assert ids(found) == ["test_a.sh"]
-    (words,) = found.invalid_tests
-    assert words.startswith("data/x.json: it cannot be run: neither executable nor ")
+def test_a_named_file_that_cannot_run_is_invalid(tree: Path) -> None:
+    plan = make_plan(tree, ["data/x.json", "test_a.sh"])
+    assert ids(plan) == ["test_a.sh"]
+    (message,) = plan.invalid_tests
+    assert message.startswith("data/x.json: not runnable: neither executable nor ")
 
 
-def test_what_looks_like_a_test_and_is_none_is_told_once(tree: Path) -> None:
+def test_an_invalid_test_is_reported_once(tree: Path) -> None:
     script(tree / "net/test_b.sh", mode=0o644)
     script(tree / "net/test_c.sh", "timeout=never")
-    found = make_plan(tree, ["net", "net/test_b.sh", "net/*"])
-    assert ids(found) == NET
-    assert found.invalid_tests == (
+    plan = make_plan(tree, ["net", "net/test_b.sh", "net/*"])
+    assert ids(plan) == NET
+    assert plan.invalid_tests == (
         "net/test_b.sh: not executable: chmod +x test_b.sh",
         "net/test_c.sh:2: timeout: must be a time above 0, "
-        "as 90, \"90s\", \"10m\", \"2h\" or \"7d\", not 'never'",
+        'as 90, "90s", "10m", "2h" or "7d", not \'never\'',
     )
 
 
 def test_tags_choose_any_of_them(tree: Path) -> None:
     assert ids(make_plan(tree, tags=["slow"])) == ["net/test_ping.sh"]
-    found = make_plan(tree, tags=["slow", "net"])
-    assert ids(found) == NET
-    assert [test.test.id for test in found.tests] == [0, 1]
+    plan = make_plan(tree, tags=["slow", "net"])
+    assert ids(plan) == NET
+    assert [test.test.id for test in plan.tests] == [0, 1]
 
 
 def test_a_tag_that_no_test_has_is_an_error(tree: Path) -> None:
@@ -133,23 +133,23 @@ def test_a_tag_that_no_test_has_is_an_error(tree: Path) -> None:
         make_plan(tree, ["test_a.sh"], tags=["net"])
 
 
-def test_what_a_host_lacks_is_told_with_the_words_of_a_live_run(tree: Path) -> None:
+def test_an_unmet_requirement_has_the_message_of_a_live_run(tree: Path) -> None:
     def unmet(*labels: str, host: str = "") -> str:
         (test,) = make_plan(tree, ["net/deep"], labels=frozenset(labels), host=host).tests
         return test.unmet
 
-    words = "requires docker, gpu: no host of this run has "
-    assert unmet() == f"{words}all of them"
-    assert unmet("gpu", host="lab") == f"{words}docker (hosts: lab)"
+    message = "requires docker, gpu: no host of this run has "
+    assert unmet() == f"{message}all of them"
+    assert unmet("gpu", host="lab") == f"{message}docker (hosts: lab)"
     assert unmet("gpu", "docker", "more", host="lab") == ""
 
 
 def test_retries_and_properties_are_those_of_the_test(tree: Path) -> None:
-    found = {test.nodeid: test for test in make_plan(tree).tests}
-    assert found["net/deep/test_dns"].retries == 2
-    assert found["test_a.sh"].retries is None
-    assert found[X[1]].properties == (("repeat", "2 of 2"),)
-    assert found["test_a.sh"].properties == ()
+    plan = {test.nodeid: test for test in make_plan(tree).tests}
+    assert plan["net/deep/test_dns"].retries == 2
+    assert plan["test_a.sh"].retries is None
+    assert plan[X[1]].properties == (("repeat", "2 of 2"),)
+    assert plan["test_a.sh"].properties == ()
 
 
 def test_repeat_of_the_run_is_stronger_than_that_of_a_test(tree: Path) -> None:
@@ -166,7 +166,9 @@ def test_repeat_of_the_run_is_stronger_than_that_of_a_test(tree: Path) -> None:
         ('[tests]\ntimeout = 7\n[tests."*.sh"]\ntimeout = 8', 9.0, 8.0),
     ],
 )
-def test_timeouts(tree: Path, toml: str, timeout: float | None, expected: float) -> None:
+def test_the_timeout_of_a_test_takes_precedence(
+    tree: Path, toml: str, timeout: float | None, expected: float
+) -> None:
     write_program(tree / "nosejobs.toml", toml, 0o644)
     (test,) = make_plan(tree, ["test_a.sh"], timeout=timeout).tests
     assert test.test.timeout == expected
@@ -175,11 +177,17 @@ def test_timeouts(tree: Path, toml: str, timeout: float | None, expected: float)
 
 
 def test_defaults_patterns_and_comments_add_up(tree: Path) -> None:
-    write_program(tree / "nosejobs.toml", '[tests]\ntags = ["b"]\n[tests."net/*"]\ncwd = "root"\n', 0o644)
-    (test,) = make_plan(tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=["a"]).tests
+    write_program(
+        tree / "nosejobs.toml", '[tests]\ntags = ["b"]\n[tests."net/*"]\ncwd = "root"\n', 0o644
+    )
+    (test,) = make_plan(
+        tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=["a"]
+    ).tests
     assert test.test.cwd == "root"
     for tag in ("a", "b", "net"):
-        assert make_plan(tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=[tag]).tests
+        assert make_plan(
+            tree, ["net/test_ping.sh"], defaults=Metadata(tags=("a",)), tags=[tag]
+        ).tests
 
 
 def test_nosejobs_toml_is_that_of_the_root_or_the_nearest_above(tree: Path) -> None:
@@ -198,9 +206,12 @@ def test_a_bad_nosejobs_toml_is_an_error_at_once(tree: Path) -> None:
         make_plan(tree)
 
 
-def test_formats_are_told_by_suffix(tree: Path) -> None:
+def test_formats_are_chosen_by_suffix(tree: Path) -> None:
     assert make_plan(tree, ["db"]).tests[0].test.output_format == "tap"
-    assert make_plan(tree, ["db"], formats_by_suffix={".t": "mine"}).tests[0].test.output_format == "mine"
+    assert (
+        make_plan(tree, ["db"], formats_by_suffix={".t": "mine"}).tests[0].test.output_format
+        == "mine"
+    )
     assert make_plan(tree, ["test_a.sh"]).tests[0].test.output_format == ""
 
 
@@ -208,7 +219,7 @@ def test_patterns_of_the_user_replace_ours(tree: Path) -> None:
     assert ids(make_plan(tree, patterns=["tool"])) == ["net/tool.sh"]
 
 
-def test_links_to_where_they_are_are_not_followed(tree: Path) -> None:
+def test_links_to_a_parent_folder_are_not_followed(tree: Path) -> None:
     (tree / "net/loop").symlink_to("..")
     (tree / "net/deep/self").symlink_to(".")
     assert ids(make_plan(tree, ["net"]))[-2:] == ["net/loop/test_a.sh", "net/test_ping.sh"]
@@ -217,13 +228,13 @@ def test_links_to_where_they_are_are_not_followed(tree: Path) -> None:
 
 def test_an_empty_tree_has_no_tests(tmp_path: Path) -> None:
     assert make_plan(tmp_path) == Plan(())
-    with pytest.raises(UsageError, match="there is no test in this tree"):
+    with pytest.raises(UsageError, match="there are no tests in this tree"):
         make_plan(tmp_path, ["x"])
     with pytest.raises(UsageError, match="no such folder"):
         make_plan(tmp_path / "none")
 
 
-def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     script(tmp_path / "test_\udcff")
     (test,) = make_plan(tmp_path).tests
     assert (test.nodeid, test.test.path) == ("test_\\xff", "test_\udcff")

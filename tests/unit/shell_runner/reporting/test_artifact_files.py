@@ -1,4 +1,4 @@
-"""What a host says of its files is checked."""
+"""Files that a host sends are checked before they are written."""
 
 from pathlib import Path
 
@@ -17,14 +17,16 @@ def artefacts(tmp_path: Path) -> ArtifactFiles:
     "path",
     ["", "/etc", "../x", "a/../../x", "a/..", ".", "a//b", "a/", "a\0b", "\ud800", 7, None, ["a"]],
 )
-def test_tricks_with_paths_are_refused(artefacts: ArtifactFiles, tmp_path: Path, path: str) -> None:
+def test_paths_that_leave_the_folder_are_refused(
+    artefacts: ArtifactFiles, tmp_path: Path, path: str
+) -> None:
     folder = artefacts.get_folder("test_a", 1)
     with pytest.raises(ValueError):  # noqa: PT011
         artefacts.add(folder, path, b"x")
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == []
 
 
-def test_pieces_become_one_file(artefacts: ArtifactFiles) -> None:
+def test_chunks_become_one_file(artefacts: ArtifactFiles) -> None:
     folder = artefacts.get_folder("sub/test_a", 1)
     artefacts.add(folder, "x/y", b"one ")
     artefacts.add(folder, "z", b"")
@@ -33,7 +35,7 @@ def test_pieces_become_one_file(artefacts: ArtifactFiles) -> None:
     assert (artefacts.folder / "sub/test_a/z").read_bytes() == b""
 
 
-def test_only_what_has_come_counts_as_received(artefacts: ArtifactFiles) -> None:
+def test_only_files_that_were_sent_count_as_received(artefacts: ArtifactFiles) -> None:
     folder = artefacts.get_folder("t", 1)
     artefacts.add(folder, "a", b"x")
     assert artefacts.has_received(folder, "a")
@@ -69,7 +71,7 @@ def test_node_ids_stay_inside(artefacts: ArtifactFiles) -> None:
         assert artefacts.get_folder(nodeid, 1).is_relative_to(artefacts.folder)
 
 
-def test_an_earlier_run_is_forgotten_but_no_link_is_followed(tmp_path: Path) -> None:
+def test_files_of_an_earlier_run_are_removed_but_no_link_is_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("x")
@@ -92,7 +94,7 @@ def test_the_folder_may_not_hold_the_tests(tmp_path: Path) -> None:
     ArtifactFiles(tree / "art", 100, tree)
 
 
-def test_trouble_of_this_machine_is_remembered(artefacts: ArtifactFiles) -> None:
+def test_write_errors_of_this_machine_are_recorded(artefacts: ArtifactFiles) -> None:
     (artefacts.folder / "t").write_text("in the way")
     artefacts.add(artefacts.get_folder("t", 1), "a", b"x")
     assert list(artefacts.write_errors.values()) == ["File exists"]

@@ -1,4 +1,4 @@
-"""What a person reads of a result."""
+"""Texts about results, for people."""
 
 import xml.etree.ElementTree as ET
 
@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from shell_runner.remote.execution.output_capture import OutputCapture
 from shell_runner.remote.protocol import model
-from shell_runner.remote.protocol.model import Execution, CapturedStream
+from shell_runner.remote.protocol.model import CapturedStream, Execution
 from shell_runner.remote.protocol.verdict import format_leftovers
 from shell_runner.reporting.report_text import (
     FailureContext,
     describe_failure,
     execution_properties,
-    skip_reason,
-    format_tail,
     format_stream,
+    format_tail,
+    skip_reason,
 )
 
 
@@ -35,7 +35,7 @@ def test_any_output_is_readable_and_fits_into_xml(data: bytes, keep: int) -> Non
         assert (ET.fromstring(ET.tostring(element)).text or "") == text
 
 
-def test_a_cut_is_told_with_its_size() -> None:
+def test_a_cut_shows_how_many_bytes_are_missing() -> None:
     assert format_stream(stream(b"a" * 10 + b"b" * 2000 + b"c" * 10, 20)) == (
         "a" * 10 + "\n[... 2,000 bytes are not shown ...]\n" + "c" * 10
     )
@@ -82,7 +82,9 @@ def test_leftovers_are_named(names: tuple[str, ...], words: str) -> None:
     ],
 )
 def test_a_skipped_program_says_why_in_its_last_line(out: bytes, err: bytes, reason: str) -> None:
-    assert skip_reason(Execution(1, exit_status=77, stdout=stream(out), stderr=stream(err))) == reason
+    assert (
+        skip_reason(Execution(1, exit_status=77, stdout=stream(out), stderr=stream(err))) == reason
+    )
 
 
 def test_properties_are_facts() -> None:
@@ -116,4 +118,4 @@ def test_a_failure_says_what_was_written_and_where_it_is(
     place = FailureContext("test_a", "./test_a", "test_a", files=files)
     found = describe_failure(model.Test(1, "test_a"), execution, place)
     took = next(number for number, line in enumerate(found.lines) if line.startswith("took"))
-    assert list(found.lines[took + 1 :]) == [*words, "again    test_a", "output   none"]
+    assert list(found.lines[took + 1 :]) == [*words, "rerun    test_a", "output   none"]

@@ -1,4 +1,4 @@
-"""Contents as they travel: small when that pays, and never more than announced."""
+"""Encodings of file contents: small if that pays, never larger than announced."""
 
 import random
 import zlib
@@ -7,20 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shell_runner.remote.protocol.compression import DEFLATED, MAX_BODY_BYTES, PLAIN, ZEROS, decode_body, encode_body
+from shell_runner.remote.protocol.compression import (
+    DEFLATED,
+    MAX_BODY_BYTES,
+    PLAIN,
+    ZEROS,
+    decode_body,
+    encode_body,
+)
 
 NOISE = random.Random(1).randbytes(1 << 20)
 
 
 @given(st.binary() | st.integers(0, 1 << 18).map(lambda n: b"ab" * n) | st.just(bytes(1 << 18)))
-def test_what_is_encoded_comes_back(data: bytes) -> None:
+def test_encoded_data_decode_to_the_same(data: bytes) -> None:
     encoding, body = encode_body(data)
     assert decode_body(encoding, len(data), body) == data
     assert len(body) <= len(data)
 
 
 @pytest.mark.parametrize(
-    ("data", "encoding", "most"),
+    ("data", "encoding", "max_bytes"),
     [
         (b"line of text\n" * 90_000, DEFLATED, 20_000),
         (NOISE, PLAIN, len(NOISE)),
@@ -31,14 +38,14 @@ def test_what_is_encoded_comes_back(data: bytes) -> None:
     ],
     ids=["text", "noise", "zeros", "nearly zeros", "noise at first", "nothing"],
 )
-def test_an_encoding_is_chosen_by_the_beginning(data: bytes, encoding: str, most: int) -> None:
-    found, body = encode_body(data)
-    assert found == encoding
-    assert len(body) <= most
+def test_an_encoding_is_chosen_by_the_beginning(data: bytes, encoding: str, max_bytes: int) -> None:
+    chosen, body = encode_body(data)
+    assert chosen == encoding
+    assert len(body) <= max_bytes
 
 
 @pytest.mark.parametrize(
-    ("encoding", "size", "body", "words"),
+    ("encoding", "size", "body", "message"),
     [
         (DEFLATED, 1000, zlib.compress(bytes(1001)), "more than the 1000"),
         (DEFLATED, 1000, zlib.compress(bytes(1 << 30)), "more than the 1000"),
@@ -52,6 +59,8 @@ def test_an_encoding_is_chosen_by_the_beginning(data: bytes, encoding: str, most
         ("brotli", 1, b"1", "'brotli'"),
     ],
 )
-def test_bombs_and_nonsense_are_refused(encoding: str, size: int, body: bytes, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_bombs_and_nonsense_are_refused(
+    encoding: str, size: int, body: bytes, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         decode_body(encoding, size, body)

@@ -1,4 +1,4 @@
-"""Messages and bytes."""
+"""Frames of messages."""
 
 import contextlib
 import json
@@ -10,79 +10,78 @@ from hypothesis import strategies as st
 
 from shell_runner.remote.protocol.frames import (
     FrameDecoder,
-    frame_message,
     frame_encoded_message,
-    pack_messages,
+    frame_message,
     pack_blob,
     pack_encoded_messages,
+    pack_messages,
     unpack_frame,
 )
 from shell_runner.remote.protocol.model import (
+    CapturedStream,
     Case,
     Execution,
     ParsedOutput,
-    CapturedStream,
     execution_from_row,
     host_facts_from_json,
 )
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5
-)
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
 MESSAGES = st.lists(st.builds(lambda name, rest: [name, *rest], st.text(), st.lists(VALUES)))
 
 
 @given(MESSAGES)
-def test_messages_come_back(messages: list[list[Any]]) -> None:
+def test_messages_survive_a_frame(messages: list[list[Any]]) -> None:
     assert unpack_frame(pack_messages(messages)) == messages
     encoded = [json.dumps(message).encode() for message in messages]
     assert unpack_frame(pack_encoded_messages(encoded)) == messages
 
 
 @given(VALUES, st.binary())
-def test_blobs_come_back(header: Any, body: bytes) -> None:
+def test_blobs_survive_a_frame(header: Any, body: bytes) -> None:
     assert unpack_frame(pack_blob(header, body)) == (header, body)
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "frame",
     [
         b"", b"X", b"J", b"J{}", b"J1", b"J[1]", b"J[[]]", b"J[[1]]", b"J[[\"a\"]", b"J\xff",
         b"B", b"B\0\0", b"B\0\0\0\x01{", b"B\xff\xff\xff\xff1x",
     ],
 )  # fmt: skip
-def test_garbage_is_a_value_error(bad: bytes) -> None:
+def test_garbage_is_a_value_error(frame: bytes) -> None:
     with pytest.raises(ValueError, match=r"\S"):
-        unpack_frame(bad)
+        unpack_frame(frame)
 
 
 @given(st.binary(max_size=64))
-def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         unpack_frame(data)
 
 
 @given(st.lists(VALUES), st.data())
-def test_frames_come_out_however_they_are_cut(values: list[Any], data: st.DataObject) -> None:
-    whole = b"".join(frame_message(value) for value in values)
-    unframer, found, start = FrameDecoder(), [], 0
-    while start < len(whole):
-        end = data.draw(st.integers(start + 1, len(whole)))
-        found += [json.loads(text) for text in unframer.feed(whole[start:end])]
+def test_frames_are_decoded_from_chunks_of_any_size(values: list[Any], data: st.DataObject) -> None:
+    data_sent = b"".join(frame_message(value) for value in values)
+    decoder, values_decoded, start = FrameDecoder(), [], 0
+    while start < len(data_sent):
+        end = data.draw(st.integers(start + 1, len(data_sent)))
+        values_decoded += [json.loads(text) for text in decoder.feed(data_sent[start:end])]
         start = end
-    assert found == values
+    assert values_decoded == values
 
 
 def test_a_frame_is_its_length_and_its_text() -> None:
     assert frame_message([1]) == frame_encoded_message(b"[1]") == b"\0\0\0\x03[1]"
 
 
-ODD_OUTPUT = [*Execution(3)._replace(out=CapturedStream(7))]  # type: ignore[arg-type]
+ODD_OUTPUT = [*Execution(3)._replace(stdout=CapturedStream(7))]  # type: ignore[arg-type]
 
 
-def test_executions_come_back() -> None:
+def test_executions_survive_json() -> None:
     execution = Execution(
-        3, exit_status=1, stdout=CapturedStream("\udcff", 1), stderr=CapturedStream("ab", 9, 1), leftovers=("sleep",),
+        3, exit_status=1, stdout=CapturedStream("\udcff", 1), stderr=CapturedStream("ab", 9, 1),
+        leftovers=("sleep",),
         parsed=ParsedOutput("tap", [Case("a", "passed", properties=(("k", "v"),))]),
     )  # fmt: skip
     assert execution_from_row(json.loads(json.dumps(execution))) == execution
@@ -96,6 +95,6 @@ def test_broken_executions_are_value_errors(row: Any) -> None:
         execution_from_row(row)
 
 
-def test_facts_of_a_newer_host_are_understood() -> None:
+def test_unknown_facts_of_a_newer_host_are_ignored() -> None:
     known = {"name": "n", "system": "s", "machine": "m", "python": "3", "cores": 2}
     assert host_facts_from_json({**known, "moon": "full"}).cores == 2

@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 
-from shell_runner.hosts.frame_guard import clean_line
 from shell_runner.remote.jobs.rows import AttemptRow, JobRow
-from shell_runner.remote.jobs.states import EndReason, State, AttemptPhase
+from shell_runner.remote.jobs.states import AttemptPhase, EndReason, State
 from shell_runner.remote.protocol.fields import InvalidField
 from shell_runner.remote.protocol.job import Identity, JobConfig
-from shell_runner.remote.protocol.job_summary import PACKAGED_STATES, JOB_STATES, parse_summary, summarize
+from shell_runner.remote.protocol.job_summary import (
+    JOB_STATES,
+    PACKAGED_STATES,
+    parse_summary,
+    summarize,
+)
+from shell_runner.text import to_single_line
 from tests.helpers import queue_factories
 
 ID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -29,12 +34,16 @@ def sent() -> Any:
 
 
 def test_a_client_reads_what_a_host_has_made() -> None:
-    found = parse_summary(sent(), clean_line)
+    found = parse_summary(sent(), to_single_line)
     assert found.labels == ("a", "b")
     assert (found.state, found.end_reason, found.phase, found.attempts) == (
         "ready", "completed", "ended", 1,
     )  # fmt: skip
-    assert (found.waiting_reason, found.cancel_requested, found.package_digest) == ("no room", True, "a" * 64)
+    assert (found.waiting_reason, found.cancel_requested, found.package_digest) == (
+        "no room",
+        True,
+        "a" * 64,
+    )
     assert (found.is_done, found.failed) == (True, 2)
     assert len(found.detail) < 1010
 
@@ -47,11 +56,12 @@ def test_the_states_are_those_of_the_queue() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("id", "x"), ("state", "gone"), ("package", "A" * 64), ("package", None), ("size", -1),
-        ("count", True), ("priority", -(1 << 40)), ("submitted", float("nan")),
-        ("outcomes", {"won": 1}), ("labels", "ab"), ("name", None), ("cancelled", 0),
+        ("id", "x"), ("state", "gone"), ("package_digest", "A" * 64), ("package_digest", None),
+        ("package_size", -1),
+        ("test_count", True), ("priority", -(1 << 40)), ("submitted_at", float("nan")),
+        ("outcomes", {"won": 1}), ("labels", "ab"), ("name", None), ("cancel_requested", 0),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused(key: str, value: Any) -> None:
     with pytest.raises(InvalidField):
-        parse_summary({**sent(), key: value}, clean_line)
+        parse_summary({**sent(), key: value}, to_single_line)

@@ -1,4 +1,4 @@
-"""The one judge."""
+"""The verdict on an execution."""
 
 import signal
 
@@ -6,35 +6,42 @@ import pytest
 
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import ERROR, FAILED, PASSED, SKIPPED, Execution, Problem
-from shell_runner.remote.protocol.verdict import format_exit_status, is_retryable, judge, format_signal
+from shell_runner.remote.protocol.verdict import (
+    format_exit_status,
+    format_signal,
+    is_retryable,
+    judge,
+)
 
 TEST = model.Test(1, "test_a", timeout=5.0)
 
 
 @pytest.mark.parametrize(
-    ("facts", "outcome", "words"),
+    ("facts", "outcome", "message"),
     [
-        ({"exit": 0}, PASSED, "exit 0"),
-        ({"exit": 77}, SKIPPED, "exit 77"),
-        ({"exit": 99}, ERROR, "exit 99"),
-        ({"exit": 1}, FAILED, "exit 1"),
-        ({"exit": 3}, FAILED, "exit 3"),
-        ({"exit": 139}, FAILED, "exit 139 (128 + SIGSEGV)"),
-        ({"exit": 255}, FAILED, "exit 255"),
+        ({"exit_status": 0}, PASSED, "exit 0"),
+        ({"exit_status": 77}, SKIPPED, "exit 77"),
+        ({"exit_status": 99}, ERROR, "exit 99"),
+        ({"exit_status": 1}, FAILED, "exit 1"),
+        ({"exit_status": 3}, FAILED, "exit 3"),
+        ({"exit_status": 139}, FAILED, "exit 139 (128 + SIGSEGV)"),
+        ({"exit_status": 255}, FAILED, "exit 255"),
         ({"signal": 11}, FAILED, "killed by SIGSEGV"),
         ({"signal": 9}, FAILED, "killed by SIGKILL"),
         ({"timed_out": True, "signal": 15}, FAILED, "timed out after 5 s"),
-        ({"timed_out": True, "exit": 0}, FAILED, "timed out after 5 s"),
-        ({"timed_out": True, "exit": 77}, FAILED, "timed out after 5 s"),
+        ({"timed_out": True, "exit_status": 0}, FAILED, "timed out after 5 s"),
+        ({"timed_out": True, "exit_status": 77}, FAILED, "timed out after 5 s"),
     ],
 )
-def test_ends(facts: dict[str, object], outcome: str, words: str) -> None:
-    found = judge(TEST, Execution(1, **facts))  # type: ignore[arg-type]
-    assert (found.outcome, found.message, found.infrastructure) == (outcome, words, False)
+def test_the_end_of_a_program_decides_its_outcome(
+    facts: dict[str, object], outcome: str, message: str
+) -> None:
+    result = judge(TEST, Execution(1, **facts))  # type: ignore[arg-type]
+    assert (result.outcome, result.message, result.infrastructure) == (outcome, message, False)
 
 
 @pytest.mark.parametrize(
-    ("problem", "words", "infrastructure"),
+    ("problem", "message", "infrastructure"),
     [
         (Problem.NO_INTERPRETER, "missing interpreter", False),
         (Problem.FOREIGN_BINARY, "built for another machine", False),
@@ -43,27 +50,27 @@ def test_ends(facts: dict[str, object], outcome: str, words: str) -> None:
         (Problem.NOT_STARTED, "could not be started", False),
         (Problem.SLOT_DIED, "its slot died", True),
         (Problem.HOST_LOST, "host lost", True),
-        (Problem.CANCELED, "cancelled", True),
+        (Problem.CANCELED, "canceled", True),
         ("of-a-newer-host", "of-a-newer-host", False),
     ],
 )
-def test_problems_are_errors_and_tell_whose(
-    problem: str, words: str, infrastructure: bool
+def test_problems_are_errors_of_the_test_or_of_the_infrastructure(
+    problem: str, message: str, infrastructure: bool
 ) -> None:
-    found = judge(TEST, Execution(1, exit_status=0, problem=problem, detail="x"))
-    assert (found.outcome, found.message) == (ERROR, f"{words}: x")
-    assert found.infrastructure is infrastructure
+    result = judge(TEST, Execution(1, exit_status=0, problem=problem, detail="x"))
+    assert (result.outcome, result.message) == (ERROR, f"{message}: x")
+    assert result.infrastructure is infrastructure
 
 
-def test_every_problem_has_words() -> None:
+def test_every_problem_has_a_message() -> None:
     for name, problem in vars(Problem).items():
         if name.isupper():
             assert "-" not in judge(TEST, Execution(1, problem=problem)).message
 
 
 def test_no_end_at_all_is_never_green() -> None:
-    found = judge(TEST, Execution(1))
-    assert (found.outcome, found.infrastructure) == (ERROR, True)
+    result = judge(TEST, Execution(1))
+    assert (result.outcome, result.infrastructure) == (ERROR, True)
 
 
 def test_exit_zero_alone_passes() -> None:
@@ -81,21 +88,21 @@ def test_signals_without_a_name_keep_their_number() -> None:
     assert format_signal(signal.SIGRTMIN + 3) == f"signal {signal.SIGRTMIN + 3}"
 
 
-@pytest.mark.parametrize(("timeout", "words"), [(0.25, "0.25 s"), (600.0, "600 s"), (5, "5 s")])
-def test_timeouts_are_told_in_seconds(timeout: float, words: str) -> None:
-    found = judge(TEST._replace(timeout=timeout), Execution(1, timed_out=True))
-    assert found.message == f"timed out after {words}"
+@pytest.mark.parametrize(("timeout", "message"), [(0.25, "0.25 s"), (600.0, "600 s"), (5, "5 s")])
+def test_timeouts_are_reported_in_seconds(timeout: float, message: str) -> None:
+    result = judge(TEST._replace(timeout=timeout), Execution(1, timed_out=True))
+    assert result.message == f"timed out after {message}"
 
 
 @pytest.mark.parametrize(
-    ("facts", "again"),
+    ("facts", "retryable"),
     [
-        ({"exit": 0}, False),
-        ({"exit": 77}, False),
-        ({"exit": 1}, True),
-        ({"exit": 99}, True),
+        ({"exit_status": 0}, False),
+        ({"exit_status": 77}, False),
+        ({"exit_status": 1}, True),
+        ({"exit_status": 99}, True),
         ({"signal": 11}, True),
-        ({"timed_out": True, "exit": 0}, True),
+        ({"timed_out": True, "exit_status": 0}, True),
         ({"problem": Problem.FOREIGN_BINARY}, True),
         ({"problem": Problem.SLOT_DIED}, False),
         ({"problem": Problem.HOST_LOST}, False),
@@ -103,7 +110,7 @@ def test_timeouts_are_told_in_seconds(timeout: float, words: str) -> None:
         ({}, False),
     ],
 )
-def test_only_a_test_that_has_failed_itself_is_worth_another_try(
-    facts: dict[str, object], again: bool
+def test_only_a_test_that_failed_itself_is_retryable(
+    facts: dict[str, object], retryable: bool
 ) -> None:
-    assert is_retryable(TEST, Execution(1, **facts)) is again  # type: ignore[arg-type]
+    assert is_retryable(TEST, Execution(1, **facts)) is retryable  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def parsed(*outcomes: str, problem: str = "", skip_all: str | None = None) -> Pa
 
 
 @pytest.mark.parametrize(
-    ("found", "status", "outcome", "words"),
+    ("output", "status", "outcome", "message"),
     [
         (parsed(PASSED), 0, PASSED, "1 case"),
         (parsed(PASSED, XFAILED, XPASSED, SKIPPED), 0, PASSED, "4 cases"),
@@ -56,36 +56,38 @@ def parsed(*outcomes: str, problem: str = "", skip_all: str | None = None) -> Pa
         (parsed(PASSED), None, ERROR, "ended without an exit status"),
     ],
 )
-def test_table(found: ParsedOutput, status: int | None, outcome: str, words: str) -> None:
-    result = judge(TEST, Execution(0, exit_status=status, parsed=found))
-    assert (result.outcome, result.message) == (outcome, words)
+def test_cases_and_exit_status_decide_together(
+    output: ParsedOutput, status: int | None, outcome: str, message: str
+) -> None:
+    result = judge(TEST, Execution(0, exit_status=status, parsed=output))
+    assert (result.outcome, result.message) == (outcome, message)
 
 
-def test_signals_time_and_trouble_stand_above_cases() -> None:
+def test_signals_timeouts_and_problems_take_precedence_over_cases() -> None:
     green = Execution(0, exit_status=0, parsed=parsed(PASSED))
     assert judge(TEST, green).outcome == PASSED
-    for changes, words in (
-        ({"exit": None, "signal": 11}, "killed by SIGSEGV"),
+    for changes, message in (
+        ({"exit_status": None, "signal": 11}, "killed by SIGSEGV"),
         ({"timed_out": True}, "timed out after 5 s"),
         ({"problem": Problem.SLOT_DIED}, "its slot died"),
     ):
         execution = green._replace(**changes)  # type: ignore[arg-type]
         result = judge(TEST, execution)
         assert result.outcome in (FAILED, ERROR)
-        assert result.message == words
+        assert result.message == message
         assert not is_reported_by_cases(TEST, execution)
 
 
 STATUSES = (0, 1, 77, 99, 255, None)
 
 
-def test_whatever_is_not_told_by_cases_gets_a_report_of_its_own() -> None:
+def test_a_verdict_that_cases_do_not_show_gets_a_report_of_its_own() -> None:
     """A red verdict is seen in a case, or the program has its own report."""
     for count in range(3):
         for outcomes in itertools.product(sorted(OUTCOMES), repeat=count):
             for status, problem in itertools.product(STATUSES, ("", "cut")):
-                found = parsed(*outcomes, problem=problem)
-                execution = Execution(0, exit_status=status, parsed=found)
+                output = parsed(*outcomes, problem=problem)
+                execution = Execution(0, exit_status=status, parsed=output)
                 red = judge(TEST, execution).outcome in (FAILED, ERROR)
                 seen = {FAILED, ERROR} & set(outcomes)
                 assert red or not seen

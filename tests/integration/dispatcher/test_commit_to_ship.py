@@ -1,6 +1,6 @@
-"""From a commit to ship, on real hosts: what each build comes to, and what it says of it.
+"""From a commit to ship, on real hosts: the states and details that builds come to.
 
-What becomes of them when somebody dies is in ``test_dispatcher_failure``.
+Crashes of hosts and of the dispatcher are tested in ``test_dispatcher_failure``.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from tests.helpers.running_dispatcher import (
 pytestmark = pytest.mark.timeout(180)
 
 
-# -- all is well ---------------------------------------------------------------------
+# -- success ---------------------------------------------------------------------
 
 
 def test_a_commit_goes_through_all_six_stages_to_ship(folder: Path) -> None:
     tree = six_stage_repository(folder / "six")
-    tree.test("unit", 'test "$($NOSEJOBS_BUILD/app)" = "the app"')
+    tree.write_test("unit", 'test "$($NOSEJOBS_BUILD/app)" = "the app"')
     revision = tree.commit("first")
     with RunningDispatcher(make_settings(folder, tree.path)) as dispatcher:
-        found = dispatcher.wait_for_level(revision, "ship")
-    build = found.view.build
-    assert newest_states(found) == dict.fromkeys([COMMAND, *SHIP], "passed")
-    assert (build.state, build.detail, found.view.change.subject) == ("built", "", "first")
-    assert [tag.stage for tag in found.tags] == list(SHIP)
-    assert {tag.artifact_digest for tag in found.tags} == {build.artifact_digest}
-    by_run = {run.id: run.stage for run in found.view.runs}
-    assert [tag.jobs for tag in found.tags] == [
-        (job.id,) for job in found.jobs if by_run[job.stage_run] != COMMAND
+        detail = dispatcher.wait_for_level(revision, "ship")
+    build = detail.view.build
+    assert newest_states(detail) == dict.fromkeys([COMMAND, *SHIP], "passed")
+    assert (build.state, build.detail, detail.view.change.subject) == ("built", "", "first")
+    assert [tag.stage for tag in detail.tags] == list(SHIP)
+    assert {tag.artifact_digest for tag in detail.tags} == {build.artifact_digest}
+    by_run = {run.id: run.stage for run in detail.view.runs}
+    assert [tag.jobs for tag in detail.tags] == [
+        (job.id,) for job in detail.jobs if by_run[job.stage_run] != COMMAND
     ]
-    assert {job.state for job in found.jobs} <= {JobState.HARVESTED, JobState.ACKNOWLEDGED}
+    assert {job.state for job in detail.jobs} <= {JobState.HARVESTED, JobState.ACKNOWLEDGED}
     with tarfile.open(dispatcher.service.blobs.path(build.artifact_digest)) as archive:
         assert archive.getnames() == ["app"]
         assert archive.getmember("app").mode == 0o755
@@ -55,18 +55,18 @@ def test_a_commit_goes_through_all_six_stages_to_ship(folder: Path) -> None:
 def test_a_tree_without_a_build_command_is_its_own_build(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config(stage_toml("unit"))
-    repository.test("unit", 'cmp "$NOSEJOBS_BUILD/app" ../../app')
+    repository.write_config(stage_toml("unit"))
+    repository.write_test("unit", 'cmp "$NOSEJOBS_BUILD/app" ../../app')
     revision = repository.commit()
-    found = dispatcher.wait_for_run(revision, "unit", StageState.PASSED)
-    assert found.detail == "1 test"
+    run = dispatcher.wait_for_run(revision, "unit", StageState.PASSED)
+    assert run.detail == "1 test"
 
 
 def test_numbers_of_a_performance_test_are_rows(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config(stage_toml("performance"))
-    repository.test(
+    repository.write_config(stage_toml("performance"))
+    repository.write_test(
         "performance",
         "printf 'TAP version 14\\n1..1\\nok 1 - speed\\n  ---\\n  rate: 512.5 req/s\\n"
         "  latency:\\n    p99: 3e-3 s\\n  host: here\\n  ...\\n'",
@@ -89,83 +89,83 @@ def test_numbers_of_a_performance_test_are_rows(
 def test_the_same_inputs_are_not_built_again(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config(BUILD.replace("output", 'inputs = ["app"]\noutput') + stage_toml("unit"))
-    repository.test("unit")
+    repository.write_config(BUILD.replace("output", 'inputs = ["app"]\noutput') + stage_toml("unit"))
+    repository.write_test("unit")
     first = repository.commit()
     dispatcher.wait_for_run(first, "unit", StageState.PASSED)
     second = repository.commit(README="of no importance")
     dispatcher.wait_for_run(second, "unit", StageState.PASSED)
-    made, found = dispatcher.find(first), dispatcher.find(second)
-    assert made
-    assert found
-    assert found.view.build.artifact_digest == made.view.build.artifact_digest
-    assert found.view.build.reused_build == made.view.build.id
-    assert newest_states(found) == {"unit": "passed"}
+    first_detail, detail = dispatcher.find(first), dispatcher.find(second)
+    assert first_detail
+    assert detail
+    assert detail.view.build.artifact_digest == first_detail.view.build.artifact_digest
+    assert detail.view.build.reused_build == first_detail.view.build.id
+    assert newest_states(detail) == {"unit": "passed"}
 
 
-# -- what goes wrong ------------------------------------------------------------------
+# -- failures ------------------------------------------------------------------
 
 
 def test_a_failing_stage_blocks_what_needs_it_and_says_why(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config(stage_toml("unit") + stage_toml("smoke") + stage_toml("regression"))
+    repository.write_config(stage_toml("unit") + stage_toml("smoke") + stage_toml("regression"))
     for name in ("unit", "smoke", "regression"):
-        repository.test(name, "exit 3" if name == "smoke" else "exit 0")
+        repository.write_test(name, "exit 3" if name == "smoke" else "exit 0")
     revision = repository.commit()
     blocked = dispatcher.wait_for_run(revision, "regression", StageState.BLOCKED)
-    found = dispatcher.find(revision)
-    assert found
-    assert newest_states(found) == {"unit": "passed", "smoke": "failed", "regression": "blocked"}
-    details = {run.stage: run.detail for run in found.view.runs}
+    detail = dispatcher.find(revision)
+    assert detail
+    assert newest_states(detail) == {"unit": "passed", "smoke": "failed", "regression": "blocked"}
+    details = {run.stage: run.detail for run in detail.view.runs}
     assert details["smoke"] == "h1: 1 test failed"
     assert blocked.detail == "needs smoke, which failed (run 1)"
-    assert [tag.stage for tag in found.tags] == ["unit"]
+    assert [tag.stage for tag in detail.tags] == ["unit"]
 
 
 def test_a_build_that_fails_says_why(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config(
+    repository.write_config(
         '[build]\ncommand = "echo no compiler; exit 3"\noutput = "dist"\n' + stage_toml("unit")
     )
-    repository.test("unit")
-    found = dispatcher.wait_for_build(repository.commit(), BuildState.FAILED)
-    head, *log = found.view.build.detail.splitlines()
+    repository.write_test("unit")
+    detail = dispatcher.wait_for_build(repository.commit(), BuildState.FAILED)
+    head, *log = detail.view.build.detail.splitlines()
     assert head == "the build command failed: exit 3"
     assert "build | no compiler" in log
-    assert newest_states(found) == {COMMAND: "failed"}
+    assert newest_states(detail) == {COMMAND: "failed"}
 
 
 def test_an_invalid_config_is_an_invalid_build(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config("[stages.unit]\nlabel = ['x']\n")
-    found = dispatcher.wait_for_build(repository.commit(), BuildState.INVALID)
-    words = "nosejobs.toml:2: unknown key 'stages.unit.label'"
-    assert found.view.build.detail.startswith(words), found.view.build.detail
-    assert found.view.runs == ()
+    repository.write_config("[stages.unit]\nlabel = ['x']\n")
+    detail = dispatcher.wait_for_build(repository.commit(), BuildState.INVALID)
+    message = "nosejobs.toml:2: unknown key 'stages.unit.label'"
+    assert detail.view.build.detail.startswith(message), detail.view.build.detail
+    assert detail.view.runs == ()
 
 
 def test_a_stage_whose_tests_are_not_there_fails_without_a_job(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config('[stages.unit]\ntests = ["tests/uni"]\n')
-    repository.test("unit")
+    repository.write_config('[stages.unit]\ntests = ["tests/uni"]\n')
+    repository.write_test("unit")
     run = dispatcher.wait_for_run(repository.commit(), "unit", StageState.FAILED)
     assert run.detail == "tests/uni: no such file or folder; did you mean 'tests/unit'?"
     assert dispatcher.jobs(run) == []
 
 
-# -- again, and by hand ---------------------------------------------------------------
+# -- re-runs, and actions of people ---------------------------------------------------------------
 
 
 def test_only_what_failed_runs_again_and_the_tag_stands_on_both_runs(
     tmp_path: Path, repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config(stage_toml("unit"))
-    repository.test("unit")
-    repository.test("unit", f"test -e {tmp_path}/mended", "test_other.sh")
+    repository.write_config(stage_toml("unit"))
+    repository.write_test("unit")
+    repository.write_test("unit", f"test -e {tmp_path}/mended", "test_other.sh")
     revision = repository.commit()
     failed = dispatcher.wait_for_run(revision, "unit", StageState.FAILED)
     with dispatcher.store.read() as connection:
@@ -174,8 +174,8 @@ def test_only_what_failed_runs_again_and_the_tag_stands_on_both_runs(
     (tmp_path / "mended").touch()
     dispatcher.add_rerun(failed.build, "unit", only)
     passed = dispatcher.wait_for_run(revision, "unit", StageState.PASSED, 2)
-    found = dispatcher.wait_until(revision, lambda found: bool(found.tags))
-    assert found.tags[0].jobs == tuple(
+    detail = dispatcher.wait_until(revision, lambda detail: bool(detail.tags))
+    assert detail.tags[0].jobs == tuple(
         job.id for r in (failed, passed) for job in dispatcher.jobs(r)
     )
     (job,) = dispatcher.jobs(passed)
@@ -186,8 +186,8 @@ def test_only_what_failed_runs_again_and_the_tag_stands_on_both_runs(
 def test_a_gate_opens_by_an_approval(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config(stage_toml("unit", 'gate = "manual"'))
-    repository.test("unit")
+    repository.write_config(stage_toml("unit", 'gate = "manual"'))
+    repository.write_test("unit")
     revision = repository.commit()
     run = dispatcher.wait_for_run(revision, "unit", StageState.GATED)
     assert (run.detail, dispatcher.jobs(run)) == ("an approval is needed", [])
@@ -200,14 +200,14 @@ def test_a_gate_opens_by_an_approval(
 def test_the_level_follows_a_revoked_tag(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.config(stage_toml("unit") + '[levels]\ngood = ["unit"]\n')
-    repository.test("unit")
+    repository.write_config(stage_toml("unit") + '[levels]\ngood = ["unit"]\n')
+    repository.write_test("unit")
     revision = repository.commit()
     (tag,) = dispatcher.wait_for_level(revision, "good").tags
     with dispatcher.store.write() as connection:
         assert tags.revoke_tag(connection, tag.id, actor="ann", reason="it was luck", at=1.0)
-    found = dispatcher.wait_for_level(revision, "goop")
-    assert newest_states(found) == {"unit": "passed"}
+    detail = dispatcher.wait_for_level(revision, "goop")
+    assert newest_states(detail) == {"unit": "passed"}
 
 
 # -- several hosts --------------------------------------------------------------------
@@ -217,14 +217,14 @@ TWO = '[hosts.h1]\nspec = "popen"\n[hosts.h2]\nspec = "popen"\n'
 
 def test_each_host_runs_all_and_shards_share(folder: Path) -> None:
     tree = SampleRepository(folder / "tree")
-    tree.config(
+    tree.write_config(
         stage_toml("each", "hosts = 2")
         + stage_toml("shard", "hosts = 3", 'mode = "shard"')
         + stage_toml("both", "hosts = 2", 'mode = "together"').replace("tests/both", "tests/each")
     )
     for name in ("test_a.sh", "test_b.sh", "test_c.sh"):
-        tree.test("shard", "exit 0", name)
-    tree.test("each", 'echo "peers $NOSEJOBS_PEERS me $NOSEJOBS_PEER"')
+        tree.write_test("shard", "exit 0", name)
+    tree.write_test("each", 'echo "peers $NOSEJOBS_PEERS me $NOSEJOBS_PEER"')
     revision = tree.commit()
     hosts = TWO + '[hosts.h3]\nspec = "popen"\n'
     with RunningDispatcher(make_settings(folder, tree.path, hosts)) as dispatcher:

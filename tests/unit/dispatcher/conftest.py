@@ -1,4 +1,4 @@
-"""A database of a test's own."""
+"""Fixtures: a database for each test."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from dispatcher.store import Store, open_engine, open_store
 
 @pytest.fixture(scope="session")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the schema and nothing else: migrating takes longer than a copy."""
+    """Return the path of an empty database; to copy it is faster than to create one."""
     path = tmp_path_factory.mktemp("empty") / "dispatcher.db"
     open_store(path).close()
     return path
@@ -19,7 +19,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, empty: Path) -> Iterator[Store]:
-    """An empty database."""
+    """Open an empty database."""
     path = tmp_path / "dispatcher.db"
     shutil.copy(empty, path)
     opened = Store(open_engine(path))

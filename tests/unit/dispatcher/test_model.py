@@ -1,4 +1,4 @@
-"""States change by the tables and in no other way; values have the fields of their rows."""
+"""States change only by the transition tables; values have the fields of their rows."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize(("table", "states", "events"), ALL)
-def test_what_the_table_does_not_name_is_refused(
+def test_a_transition_that_is_not_in_the_table_is_refused(
     table: Mapping[Any, Any], states: type[StrEnum], events: type[StrEnum]
 ) -> None:
     for state, event in product(states, events):
@@ -61,14 +61,12 @@ def test_every_state_but_the_first_can_be_reached(
     assert {event for _, event in table} == set(events)
 
 
-def test_a_stage_run_that_is_over_stays_so() -> None:
-    ends = {
-        state for state in StageState if not any(state == each for each, _ in STAGE_TRANSITIONS)
-    }
+def test_a_final_state_of_a_stage_run_has_no_transition() -> None:
+    ends = {state for state in StageState if not any(state == old for old, _ in STAGE_TRANSITIONS)}
     assert ends == {state for state in StageState if state.is_final}
 
 
-def test_an_idle_stage_run_goes_wherever_policy_says() -> None:
+def test_an_idle_stage_run_can_come_to_any_idle_state() -> None:
     assert set(IDLE_EVENTS) == {state for state in StageState if state.is_idle}
     for state, (to, event) in product(IDLE_EVENTS, IDLE_EVENTS.items()):
         assert state_after(STAGE_TRANSITIONS, state, event) is to
@@ -87,4 +85,4 @@ def test_the_end_of_a_job_counts_once() -> None:
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value_has_the_fields_of_its_row(name: str) -> None:
     columns = {column.name for column in tables.METADATA.tables[name].columns}
-    assert {each.name for each in dataclasses.fields(VALUES[name])} == columns
+    assert {field.name for field in dataclasses.fields(VALUES[name])} == columns

@@ -1,4 +1,4 @@
-"""The next actions for a build: from a new change to tags, in values only."""
+"""The next actions for a build: from a new change to tags."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ def passed(*jobs: Job, failed: int = 0) -> tuple[tuple[str, OutcomeCounts], ...]
     return tuple((each.id, OutcomeCounts(2, failed)) for each in jobs)
 
 
-def decided(
+def decide_actions(
     rows: BuildRows,
     results: Mapping[Task, TaskResult] | None = None,
     pipeline: PipelineConfig = PIPELINE,
     **more: Any,
 ) -> list[Action]:
-    """All actions, but for the requests of results."""
+    """Return all actions except requests of results."""
     actions = decide(rows, pipeline, results or {}, NOW, **more)
     return [action for action in actions if not isinstance(action, StartTask)]
 
@@ -134,12 +134,12 @@ def requests(actions: Sequence[Action]) -> list[RequestHosts]:
 
 def test_a_new_build_is_examined_first() -> None:
     assert tasks(rows(NEW)) == [ExamineTree(1, "app", "r1")]
-    assert decided(rows(NEW)) == []
+    assert decide_actions(rows(NEW)) == []
 
 
 def test_an_examined_build_gets_a_run_of_its_build_command_and_requests_a_host() -> None:
     task = examine_task(rows(NEW))
-    *others, request = decided(rows(NEW), {task: EXAMINED})
+    *others, request = decide_actions(rows(NEW), {task: EXAMINED})
     run = StageRun(0, 1, BUILD, state=S.PLACING, config_digest="inputs")
     assert others == [
         DiscardResult(task),
@@ -156,7 +156,7 @@ def test_an_examined_build_gets_a_run_of_its_build_command_and_requests_a_host()
 
 def test_a_tree_without_a_build_command_is_its_own_artifact_and_its_stages_begin() -> None:
     examined = ExaminedTree("tree", 5, PLAIN)
-    actions = decided(rows(NEW), {examine_task(rows(NEW)): examined})
+    actions = decide_actions(rows(NEW), {examine_task(rows(NEW)): examined})
     reuse = MoveBuild(1, BuildEvent.REUSE, artifact_digest="tree", artifact_size=5, ended_at=NOW)
     assert reuse in actions
     states = {each.run.stage: each.run.state for each in actions if isinstance(each, AddRun)}
@@ -172,7 +172,7 @@ def test_a_tree_without_a_build_command_is_its_own_artifact_and_its_stages_begin
 )
 def test_the_artifact_of_the_same_inputs_is_taken_over(other: Build, origin: int) -> None:
     results = {examine_task(rows(NEW)): EXAMINED}
-    actions = decided(rows(NEW), results, reusable=other)
+    actions = decide_actions(rows(NEW), results, reusable=other)
     detail = f"its inputs are those of build {origin}"
     assert MoveBuild(1, BuildEvent.REUSE, detail, "d4", 3, origin, NOW) in actions
     assert {each.run.stage for each in actions if isinstance(each, AddRun)} == {"unit", "smoke"}
@@ -185,20 +185,20 @@ def test_the_artifact_of_the_same_inputs_is_taken_over(other: Build, origin: int
         (ExaminedTree("tree", 5, error="unknown key"), BuildEvent.REJECT, "unknown key"),
     ],
 )
-def test_a_tree_that_is_of_no_use_ends_the_build(
+def test_an_unusable_tree_ends_the_build(
     result: TaskResult, event: BuildEvent, detail: str
 ) -> None:
-    actions = decided(rows(NEW), {examine_task(rows(NEW)): result})
+    actions = decide_actions(rows(NEW), {examine_task(rows(NEW)): result})
     assert actions[0] == DiscardResult(examine_task(rows(NEW)))
     assert actions[-1] == MoveBuild(1, event, detail, ended_at=NOW)
     assert requests(actions) == []
 
 
-def test_a_build_that_is_built_again_ends_together_with_the_run_that_was_asked_for() -> None:
+def test_a_build_that_is_built_again_ends_together_with_the_run_that_was_requested() -> None:
     again = run(BUILD, S.PLACING, 2)
     before = rows(replace(NEW, state=BuildState.BUILDING), again)
     result = ExaminedTree("tree", 5, error="unknown key")
-    assert decided(before, {examine_task(before): result}, PipelineConfig())[-2:] == [
+    assert decide_actions(before, {examine_task(before): result}, PipelineConfig())[-2:] == [
         MoveRun(key_of(again), StageEvent.FAIL, "unknown key", NOW),
         MoveBuild(1, BuildEvent.FAIL, "unknown key", ended_at=NOW),
     ]
@@ -207,7 +207,7 @@ def test_a_build_that_is_built_again_ends_together_with_the_run_that_was_asked_f
 def test_an_error_that_may_pass_is_a_detail_and_changes_no_state() -> None:
     task = examine_task(rows(NEW))
     waiting = replace(NEW, detail="waiting: disk full")
-    assert decided(rows(NEW), {task: TEMPORARY}) == [SetBuildDetail(1, waiting.detail)]
+    assert decide_actions(rows(NEW), {task: TEMPORARY}) == [SetBuildDetail(1, waiting.detail)]
     # The result is requested again in each pass: the task runs once its time has come.
     assert decide(rows(waiting), PIPELINE, {task: TEMPORARY}, NOW) == [StartTask(task)]
 
@@ -231,8 +231,8 @@ def artifact_task(before: BuildRows) -> ExtractArtifact:
 def test_a_command_that_has_ended_ends_its_run_only_with_the_artifact() -> None:
     before = build_rows(JobState.HARVESTED)
     assert tasks(before)[0] == artifact_task(before)
-    assert decided(before) == []
-    move_run, move_build, *_ = decided(before, {artifact_task(before): ARTIFACT})
+    assert decide_actions(before) == []
+    move_run, move_build, *_ = decide_actions(before, {artifact_task(before): ARTIFACT})
     assert move_run == MoveRun(RunKey(1, BUILD, 1), StageEvent.PASS, "", NOW)
     assert move_build == MoveBuild(1, BuildEvent.FINISH, "", "digest", 9, ended_at=NOW)
 
@@ -240,7 +240,7 @@ def test_a_command_that_has_ended_ends_its_run_only_with_the_artifact() -> None:
 def test_stages_begin_in_the_pass_that_finishes_the_build() -> None:
     before = build_rows(JobState.HARVESTED)
     results = {artifact_task(before): ARTIFACT, list_task(before, "unit"): TESTS}
-    actions = decided(before, results)
+    actions = decide_actions(before, results)
     assert [each.run.stage for each in actions if isinstance(each, AddRun)] == ["unit", "smoke"]
     (request,) = requests(actions)
     assert (request.run.stage, request.run.id) == ("unit", 0)
@@ -249,7 +249,7 @@ def test_stages_begin_in_the_pass_that_finishes_the_build() -> None:
 def test_a_command_that_failed_fails_the_build_with_the_log() -> None:
     before = build_rows(JobState.HARVESTED)
     failure = TaskFailure("exit 3\nno compiler")
-    assert decided(before, {artifact_task(before): failure}) == [
+    assert decide_actions(before, {artifact_task(before): failure}) == [
         MoveRun(RunKey(1, BUILD, 1), StageEvent.FAIL, "exit 3", NOW),
         MoveBuild(
             1, BuildEvent.FAIL, "the build command failed: exit 3\nno compiler", ended_at=NOW
@@ -259,18 +259,18 @@ def test_a_command_that_failed_fails_the_build_with_the_log() -> None:
 
 def test_an_artifact_that_cannot_be_stored_now_is_waited_for() -> None:
     before = build_rows(JobState.HARVESTED)
-    actions = decided(before, {artifact_task(before): TEMPORARY})
+    actions = decide_actions(before, {artifact_task(before): TEMPORARY})
     assert actions == [SetBuildDetail(1, "waiting: disk full")]
 
 
 def test_a_lost_build_job_runs_again_on_another_host_and_then_fails_the_build() -> None:
     before = build_rows(JobState.LOST, detail="no answer")
-    (request,) = requests(decided(before))
+    (request,) = requests(decide_actions(before))
     assert request.parts == (PlannedPart(0, 2),)
     assert request.placement.avoid == {"h0"}
     assert (request.reason, request.hosts_lost) == ("running again: h0 was lost: no answer", 1)
     detail = "h0 was lost: no answer; it was run again 1 time"
-    assert decided(build_rows(JobState.LOST, attempt=2, detail="no answer")) == [
+    assert decide_actions(build_rows(JobState.LOST, attempt=2, detail="no answer")) == [
         MoveRun(RunKey(1, BUILD, 1), StageEvent.GIVE_UP, detail, NOW),
         MoveBuild(1, BuildEvent.FAIL, detail, ended_at=NOW),
     ]
@@ -282,7 +282,7 @@ def test_a_lost_build_job_runs_again_on_another_host_and_then_fails_the_build() 
 )
 def test_a_cancelled_command_fails_the_build(detail: str, expected: str) -> None:
     before = rows(BUILDING, run(BUILD, S.CANCELLED, detail=detail))
-    assert decided(before) == [MoveBuild(1, BuildEvent.FAIL, expected, ended_at=NOW)]
+    assert decide_actions(before) == [MoveBuild(1, BuildEvent.FAIL, expected, ended_at=NOW)]
 
 
 @pytest.mark.parametrize(
@@ -294,12 +294,12 @@ def test_a_cancelled_command_fails_the_build(detail: str, expected: str) -> None
         ("said by somebody else", "", None),
     ],
 )
-def test_a_run_says_why_its_open_jobs_wait(
+def test_a_run_shows_why_its_open_jobs_wait(
     run_detail: str, job_detail: str, expected: str | None
 ) -> None:
     running = run(BUILD, S.RUNNING, detail=run_detail)
     open_job = job(running, JobState.SUBMITTED, detail=job_detail)
-    actions = decided(rows(BUILDING, running, jobs=[open_job]))
+    actions = decide_actions(rows(BUILDING, running, jobs=[open_job]))
     wanted = [] if expected is None else [SetRunDetail(key_of(running), expected)]
     assert actions == wanted
 
@@ -316,7 +316,7 @@ def placing(stage: str = "unit", **more: Any) -> BuildRows:
 def test_a_sharded_stage_asks_for_no_more_hosts_than_it_has_tests() -> None:
     before = placing()
     for tests, count in ((TESTS, 2), (TESTS[:1], 1)):
-        (request,) = requests(decided(before, {list_task(before, "unit"): tests}))
+        (request,) = requests(decide_actions(before, {list_task(before, "unit"): tests}))
         assert (request.placement.count, request.parts) == (count, ())
         assert request.split == Split(7, "unit", tests)
 
@@ -326,7 +326,7 @@ def test_any_other_stage_gets_a_part_for_each_of_its_hosts(mode: str) -> None:
     pipeline = parse(f'[stages.unit]\nhosts = 3\nmode = "{mode}"\n' + SMOKE)
     before = placing()
     results = {list_task(before, "unit", pipeline): TESTS}
-    (request,) = requests(decided(before, results, pipeline))
+    (request,) = requests(decide_actions(before, results, pipeline))
     assert request.parts == tuple(map(PlannedPart, range(3)))
     assert (request.placement.count, request.placement.contents) == (3, {"digest"})
 
@@ -348,7 +348,7 @@ def test_a_run_that_cannot_begin_ends_without_a_job(
 ) -> None:
     before = placing(selected_tests=only)
     task = list_task(before, "unit")
-    actions = decided(before, {task: result}, settled=before)
+    actions = decide_actions(before, {task: result}, settled=before)
     assert actions == [
         RepeatPass(),
         DiscardResult(task),
@@ -361,9 +361,9 @@ def test_tests_that_cannot_be_listed_now_are_a_detail_that_is_written_once() -> 
     results = {list_task(before, "unit"): TEMPORARY}
     detail = "waiting: disk full"
     move = MoveRun(RunKey(1, "unit", 1), StageEvent.READY, detail)
-    assert decided(before, results, settled=before) == [move]
+    assert decide_actions(before, results, settled=before) == [move]
     written = placing(detail=detail)
-    assert decided(written, results, settled=written) == []
+    assert decide_actions(written, results, settled=written) == []
 
 
 def running_unit(*states: JobState, attempt: int = 1, failed: int = 0, **more: Any) -> BuildRows:
@@ -380,7 +380,7 @@ DONE, OPEN, LOST = JobState.HARVESTED, JobState.SUBMITTED, JobState.LOST
 def test_a_stage_that_passed_gives_its_tag_and_the_next_one_begins_in_the_same_pass() -> None:
     before = running_unit(DONE, DONE)
     results = {list_task(before, "smoke"): TESTS}
-    actions = decided(before, results)
+    actions = decide_actions(before, results)
     assert actions[0] == MoveRun(RunKey(1, "unit", 1), StageEvent.PASS, "4 tests", NOW)
     (tag,) = [each for each in actions if isinstance(each, GrantTag)]
     assert (tag.stage, tag.run, tag.runs) == ("unit", 21, (21,))
@@ -389,7 +389,7 @@ def test_a_stage_that_passed_gives_its_tag_and_the_next_one_begins_in_the_same_p
 
 
 def test_a_stage_that_failed_blocks_the_next_one() -> None:
-    actions = decided(running_unit(DONE, DONE, failed=1))
+    actions = decide_actions(running_unit(DONE, DONE, failed=1))
     detail = "h0: 1 test failed; h1: 1 test failed"
     assert actions == [
         MoveRun(RunKey(1, "unit", 1), StageEvent.FAIL, detail, NOW),
@@ -399,7 +399,7 @@ def test_a_stage_that_failed_blocks_the_next_one() -> None:
 
 def test_a_lost_part_requests_a_host_that_has_no_other_part() -> None:
     before = running_unit(OPEN, LOST, tests=("test_a",))
-    (request,) = requests(decided(before))
+    (request,) = requests(decide_actions(before))
     assert request.parts == (PlannedPart(1, 2, ("test_a",)),)
     assert (request.placement.taken, request.placement.avoid) == ({"h0"}, {"h1"})
     assert (request.placement.count, request.hosts_lost) == (1, 1)
@@ -407,11 +407,11 @@ def test_a_lost_part_requests_a_host_that_has_no_other_part() -> None:
 
 def test_peers_of_a_lost_host_are_stopped_and_then_all_run_again() -> None:
     pipeline = parse('[stages.unit]\nhosts = 2\nmode = "together"\n' + SMOKE)
-    actions = decided(running_unit(OPEN, LOST), pipeline=pipeline)
+    actions = decide_actions(running_unit(OPEN, LOST), pipeline=pipeline)
     assert actions[0] == StopJob("j0-1")
     before = running_unit(DONE, LOST)
     results = {list_task(before, "unit", pipeline): TESTS}
-    actions = decided(before, results, pipeline)
+    actions = decide_actions(before, results, pipeline)
     assert actions[0] == MoveRun(
         RunKey(1, "unit", 1), StageEvent.PLACE_AGAIN, "running again: h1 was lost"
     )
@@ -424,24 +424,24 @@ def test_a_revoked_tag_takes_the_level_with_it() -> None:
     pipeline = parse("[stages.unit]\n[levels]\ngood = ['unit']\n")
     tag = Tag(1, 1, "digest", "unit", "", None, actor="ann")
     before = rows(replace(BUILT, level="good"), run("unit", S.FAILED), tags=(tag,))
-    assert decided(before, pipeline=pipeline) == []
+    assert decide_actions(before, pipeline=pipeline) == []
     gone = replace(before, tags=(replace(tag, revoked_at=1.0),))
-    assert decided(gone, pipeline=pipeline) == [SetLevel(1, "goop")]
+    assert decide_actions(gone, pipeline=pipeline) == [SetLevel(1, "goop")]
 
 
 def test_a_tag_that_a_later_run_overrules_is_revoked() -> None:
     pipeline = parse("[stages.unit]\n")
     first, second = run("unit", S.PASSED), run("unit", S.FAILED, 2)
     tag = Tag(5, 1, "digest", "unit", "any", first.id)
-    actions = decided(rows(BUILT, first, second, tags=(tag,)), pipeline=pipeline)
+    actions = decide_actions(rows(BUILT, first, second, tags=(tag,)), pipeline=pipeline)
     assert actions == [RevokeTag(5, "overruled: run 2 of unit failed")]
 
 
-def test_rows_that_are_as_they_were_are_not_promoted_again() -> None:
+def test_unchanged_rows_are_not_promoted_again() -> None:
     before = rows(BUILT)
-    assert [type(each) for each in decided(before)] == [AddRun, AddRun]
-    assert decided(before, settled=before) == []
-    assert decided(before, settled=rows(BUILDING)) == decided(before)
+    assert [type(each) for each in decide_actions(before)] == [AddRun, AddRun]
+    assert decide_actions(before, settled=before) == []
+    assert decide_actions(before, settled=rows(BUILDING)) == decide_actions(before)
 
 
 def test_requests_come_in_the_order_of_the_runs() -> None:
@@ -449,8 +449,8 @@ def test_requests_come_in_the_order_of_the_runs() -> None:
     unit, smoke = run("unit", S.PLACING), run("smoke", S.RUNNING)
     before = rows(BUILT, unit, smoke, jobs=[job(smoke, LOST)])
     results = {list_task(before, "unit", pipeline): TESTS}
-    found = requests(decided(before, results, pipeline))
-    assert [each.run.stage for each in found] == ["unit", "smoke"]
+    host_requests = requests(decide_actions(before, results, pipeline))
+    assert [each.run.stage for each in host_requests] == ["unit", "smoke"]
 
 
 # -- tasks -----------------------------------------------------------------------------------
@@ -482,7 +482,7 @@ def test_nothing_happens_to_a_build_that_has_ended(state: BuildState) -> None:
 def test_details_are_cut() -> None:
     before = build_rows(JobState.HARVESTED)
     failure = TaskFailure("x" * 9000)
-    for action in decided(before, {artifact_task(before): failure}):
+    for action in decide_actions(before, {artifact_task(before): failure}):
         assert isinstance(action, (MoveRun, MoveBuild))
         assert action.detail
         assert len(action.detail) == 8004
@@ -491,8 +491,8 @@ def test_details_are_cut() -> None:
 # -- all together ------------------------------------------------------------------------------
 
 
-def performed(before: BuildRows, actions: Sequence[Action]) -> BuildRows:
-    """The rows after the actions, as the store writes them; jobs go to any host."""
+def perform(before: BuildRows, actions: Sequence[Action]) -> BuildRows:
+    """Return the rows after the actions, as the store writes them; jobs get any host."""
     build, runs = before.build, {key_of(each): each for each in before.runs}
     jobs, tags = list(before.jobs), list(before.tags)
     for action in actions:
@@ -549,24 +549,24 @@ def performed(before: BuildRows, actions: Sequence[Action]) -> BuildRows:
 
 
 def results_for(actions: Sequence[Action]) -> dict[Task, TaskResult]:
-    """A result for each task that is requested."""
-    found: dict[Task, TaskResult] = {}
+    """Return a result for each task that is requested."""
+    results: dict[Task, TaskResult] = {}
     for action in actions:
         if isinstance(action, StartTask):
             task = action.task
             if isinstance(task, ExamineTree):
-                found[task] = EXAMINED
+                results[task] = EXAMINED
             else:
-                found[task] = TESTS if isinstance(task, ListTests) else ARTIFACT
-    return found
+                results[task] = TESTS if isinstance(task, ListTests) else ARTIFACT
+    return results
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_whatever_happens_a_build_comes_to_an_end_at_which_nothing_is_left(
+def test_every_build_ends_with_nothing_left_to_do(
     data: st.DataObject,
 ) -> None:
-    """Jobs pass, fail or are lost in any order; and no decision is made twice."""
+    """Jobs pass, fail or are lost in any order; no decision is made twice."""
     current, results = rows(NEW), dict[Task, TaskResult]()
     counts: dict[str, OutcomeCounts] = {}
     for _ in range(60):
@@ -577,7 +577,7 @@ def test_whatever_happens_a_build_comes_to_an_end_at_which_nothing_is_left(
             isinstance(action, (*ROW_CHANGES, RequestHosts)) for action in actions
         )
         results |= new_results
-        current = performed(current, actions)
+        current = perform(current, actions)
         open_jobs = [each for each in current.jobs if each.state.is_open]
         if open_jobs:
             ended = data.draw(st.sampled_from(open_jobs))
@@ -592,7 +592,7 @@ def test_whatever_happens_a_build_comes_to_an_end_at_which_nothing_is_left(
         elif is_settled:
             break
     else:
-        pytest.fail("it goes on for ever")
+        pytest.fail("the build does not end")
     final = current.build.state
     assert final in (BuildState.BUILT, BuildState.FAILED)
     states = {each.stage: each.state for each in current.runs}

@@ -1,4 +1,4 @@
-"""A build in one word."""
+"""The status of a build: its outcome and a message."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def runs(**states: StageState) -> list[StageRun]:
 
 
 @pytest.mark.parametrize(
-    ("states", "outcome", "words"),
+    ("states", "outcome", "message"),
     [
         ({}, Outcome.PASSED, "built; it has no stages"),
         ({"unit": S.PASSED}, Outcome.PASSED, "passed"),
@@ -39,9 +39,9 @@ def runs(**states: StageState) -> list[StageRun]:
     ],
 )
 def test_the_stage_that_matters_most_is_named(
-    states: dict[str, StageState], outcome: Outcome, words: str
+    states: dict[str, StageState], outcome: Outcome, message: str
 ) -> None:
-    assert build_status.status_of(BUILT, runs(**states)) == (outcome, words)
+    assert build_status.status_of(BUILT, runs(**states)) == (outcome, message)
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,15 @@ def test_the_stage_that_matters_most_is_named(
         (BuildState.SUPERSEDED, Outcome.SUPERSEDED),
     ],
 )
-def test_without_an_artefact_no_stage_counts(state: BuildState, outcome: Outcome) -> None:
-    found = build_status.status_of(Build(1, 1, state), runs(unit=S.PASSED))
-    assert found.outcome is outcome
-    assert found.is_final is (outcome is not Outcome.IN_PROGRESS)
+def test_without_an_artifact_no_stage_counts(state: BuildState, outcome: Outcome) -> None:
+    status = build_status.status_of(Build(1, 1, state), runs(unit=S.PASSED))
+    assert status.outcome is outcome
+    assert status.is_final is (outcome is not Outcome.IN_PROGRESS)
 
 
 def test_a_build_command_that_could_not_be_run_is_no_fault_of_the_tree() -> None:
-    found = build_status.status_of(Build(1, 1, BuildState.FAILED), runs(build=S.ERROR))
-    assert found.outcome is Outcome.ERROR
+    status = build_status.status_of(Build(1, 1, BuildState.FAILED), runs(build=S.ERROR))
+    assert status.outcome is Outcome.ERROR
 
 
 def test_the_last_run_of_a_stage_counts() -> None:
@@ -72,7 +72,7 @@ def test_the_last_run_of_a_stage_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "tagged", "outcome", "words"),
+    ("state", "tagged", "outcome", "message"),
     [
         (S.PASSED, False, Outcome.STOPPED, "unit has no tag that counts"),  # it was revoked
         (S.FAILED, True, Outcome.PASSED, "passed"),  # by hand
@@ -82,11 +82,11 @@ def test_the_last_run_of_a_stage_counts() -> None:
     ],
 )
 def test_a_tag_is_the_last_word_on_what_has_ended(
-    state: StageState, tagged: bool, outcome: Outcome, words: str
+    state: StageState, tagged: bool, outcome: Outcome, message: str
 ) -> None:
     counting = ["unit", "smoke"] if tagged else ["smoke"]
-    found = build_status.status_of(BUILT, runs(unit=state, smoke=S.PASSED), counting)
-    assert found == (outcome, words)
+    status = build_status.status_of(BUILT, runs(unit=state, smoke=S.PASSED), counting)
+    assert status == (outcome, message)
 
 
 def test_a_build_with_a_revoked_tag_has_not_passed() -> None:
@@ -100,9 +100,9 @@ def test_a_build_with_a_revoked_tag_has_not_passed() -> None:
     )
 
 
-def test_what_policy_has_still_to_write_comes_by_itself() -> None:
+def test_what_policy_will_write_makes_a_build_not_final() -> None:
     tree = pipeline.parse("[stages.unit]\n[stages.smoke]\n")
-    found = runs(unit=S.PASSED, smoke=S.WAITING)
-    assert build_status.status_of(BUILT, found).is_final
-    facts = Facts(BuildState.BUILT, tree, tuple(found))
+    stage_runs = runs(unit=S.PASSED, smoke=S.WAITING)
+    assert build_status.status_of(BUILT, stage_runs).is_final
+    facts = Facts(BuildState.BUILT, tree, tuple(stage_runs))
     assert build_status.settled_status(BUILT, facts).outcome is Outcome.IN_PROGRESS

@@ -1,4 +1,4 @@
-"""From where branches stood, and stand, to what is built."""
+"""Change detection: from the old and new heads of branches to the changes to build."""
 
 from dataclasses import replace
 
@@ -28,15 +28,15 @@ COMMITS = [
 ]
 
 
-def revisions(found: tuple[Change, ...]) -> list[tuple[str, str]]:
-    return [(change.previous_revision, change.revision) for change in found]
+def revisions(changes: tuple[Change, ...]) -> list[tuple[str, str]]:
+    return [(change.previous_revision, change.revision) for change in changes]
 
 
-def test_the_first_look_builds_heads_not_history() -> None:
-    found = compare_heads(GIT, {}, {"release/1": "r", "main": "d", "feature": "f"})
-    assert found.moved == (Move("main", "", "d"), Move("release/1", "", "r"))
+def test_the_first_poll_builds_heads_not_history() -> None:
+    comparison = compare_heads(GIT, {}, {"release/1": "r", "main": "d", "feature": "f"})
+    assert comparison.moved == (Move("main", "", "d"), Move("release/1", "", "r"))
     for source in (GIT, EVERY, PATHS):
-        assert revisions(changes_to_build(source, 1, found.moved[0], COMMITS)) == [("", "d")]
+        assert revisions(changes_to_build(source, 1, comparison.moved[0], COMMITS)) == [("", "d")]
 
 
 def test_only_branches_that_moved() -> None:
@@ -53,7 +53,7 @@ def test_a_branch_that_is_gone_or_not_wanted_any_more_is_forgotten() -> None:
     )
 
 
-def test_why_nothing_will_ever_be_built() -> None:
+def test_a_source_without_a_matching_branch_has_an_error() -> None:
     assert compare_heads(GIT, {}, {}).error == "the repository is empty: there is no branch yet"
     there = {f"f{number}": "x" for number in range(9)}
     assert compare_heads(GIT, {}, there).error == (
@@ -74,9 +74,9 @@ def test_the_newest_of_a_burst() -> None:
 
 
 def test_every_commit_of_a_burst() -> None:
-    found = changes_to_build(EVERY, 1, MOVE, COMMITS)
-    assert revisions(found) == [("a", "b"), ("b", "c"), ("c", "d")]
-    assert [change.author for change in found] == ["ann", "bob", "cyd"]
+    changes = changes_to_build(EVERY, 1, MOVE, COMMITS)
+    assert revisions(changes) == [("a", "b"), ("b", "c"), ("c", "d")]
+    assert [change.author for change in changes] == ["ann", "bob", "cyd"]
 
 
 def test_only_commits_that_touch_the_paths() -> None:
@@ -105,7 +105,7 @@ def test_paths_that_are_not_known_may_be_any() -> None:
 
 
 @pytest.mark.parametrize("source", [GIT, EVERY, PATHS])
-def test_a_force_push_is_one_change_with_the_word(source: Source) -> None:
+def test_a_force_push_is_one_change_marked_as_forced(source: Source) -> None:
     (change,) = changes_to_build(source, 1, MOVE, COMMITS, forced=True)
     assert (change.previous_revision, change.revision, change.forced) == ("a", "d", True)
 
@@ -136,12 +136,12 @@ def test_a_newer_change_comes_first() -> None:
     assert superseded_builds(GIT, "main", []) == ()
 
 
-def test_what_has_begun_goes_on() -> None:
+def test_a_build_that_has_begun_is_not_superseded() -> None:
     begun = [state for state in BuildState if state is not NEW]
     assert superseded_builds(GIT, "main", builds(*begun, NEW)) == ()
 
 
-def test_a_deleted_branch_takes_what_has_not_begun_along() -> None:
+def test_a_deleted_branch_supersedes_its_new_builds() -> None:
     ours = builds(BUILDING, NEW)
     assert superseded_builds(GIT, "main", ours, gone=True) == ((12, "its branch was deleted"),)
     assert superseded_builds(EVERY, "main", ours, gone=True) == ()
@@ -151,13 +151,13 @@ HEADS = st.dictionaries(st.sampled_from(["main", "release/1", "x"]), st.sampled_
 
 
 @given(HEADS, HEADS)
-def test_a_look_settles(before: dict[str, str], now: dict[str, str]) -> None:
-    found = compare_heads(GIT, before, now)
-    heads = {name: head for name, head in before.items() if name not in found.gone}
-    heads |= {move.branch: move.revision for move in found.moved}
+def test_comparing_again_finds_nothing(before: dict[str, str], now: dict[str, str]) -> None:
+    comparison = compare_heads(GIT, before, now)
+    heads = {name: head for name, head in before.items() if name not in comparison.gone}
+    heads |= {move.branch: move.revision for move in comparison.moved}
     again = compare_heads(GIT, heads, now)
     assert (again.moved, again.gone) == ((), ())
-    assert bool(heads) != bool(found.error)
+    assert bool(heads) != bool(comparison.error)
 
 
 @given(
@@ -170,11 +170,12 @@ def test_changes_are_a_chain_to_where_the_branch_stands(
 ) -> None:
     commits = [Commit(f"r{number}", paths=each) for number, each in enumerate(paths)]
     move = Move("main", "a", commits[-1].revision if commits else "z")
-    found = changes_to_build(source, 1, move, commits, forced)
-    assert [change.previous_revision for change in found] == ["a", *(c.revision for c in found)][
-        : len(found)
-    ]
-    if found and source.bursts == "newest":
-        assert found[-1].revision == move.revision
+    changes = changes_to_build(source, 1, move, commits, forced)
+    assert [change.previous_revision for change in changes] == [
+        "a",
+        *(c.revision for c in changes),
+    ][: len(changes)]
+    if changes and source.bursts == "newest":
+        assert changes[-1].revision == move.revision
     if not source.paths:
-        assert found[-1].revision == move.revision
+        assert changes[-1].revision == move.revision

@@ -1,4 +1,4 @@
-"""Which hosts run a stage, what it waits for, and who runs which tests."""
+"""Placement: the hosts of a stage, the reason why it waits, and the shards of its tests."""
 
 import random
 from collections import Counter
@@ -47,33 +47,33 @@ def hosts(request: PlacementRequest, *loads: HostLoad) -> tuple[str, ...]:
     return answer.hosts
 
 
-def words(request: PlacementRequest, *loads: HostLoad) -> str:
+def reason_of(request: PlacementRequest, *loads: HostLoad) -> str:
     answer = placed(request, *loads)
     assert isinstance(answer, Unplaced), answer
     return answer.reason
 
 
-def test_what_it_waits_for_in_words() -> None:
+def test_a_request_that_waits_says_for_what() -> None:
     request = PlacementRequest(1, "smoke of build 7", GPU, 2)
     down = at("h2", GPU, HostState.QUARANTINED, reason="3 infrastructure failures in a row")
     others = [at("h3", ("linux",)), at("h4", GPU, jobs=2), at("h5"), at("h6", GPU, HostState.DOWN)]
-    assert words(request, at("h1", GPU), down, *others) == (
+    assert reason_of(request, at("h1", GPU), down, *others) == (
         "2 hosts with labels linux, gpu; 2 fit: h1, h4; "
         "h2 is quarantined (3 infrastructure failures in a row); h4 has 2 jobs; h6 is down; "
         "h3 has no label gpu; h5 has no labels linux, gpu"
     )
-    assert words(request, at("h1", GPU), down).startswith(
+    assert reason_of(request, at("h1", GPU), down).startswith(
         "2 hosts with labels linux, gpu; 1 fits: h1; h2 is quarantined"
     )
-    assert words(PlacementRequest(1, "a")) == "1 host; none fits"
-    assert words(PlacementRequest(1, "a", ("x",)), *(at(f"h{n}") for n in range(20))).endswith(
+    assert reason_of(PlacementRequest(1, "a")) == "1 host; none fits"
+    assert reason_of(PlacementRequest(1, "a", ("x",)), *(at(f"h{n}") for n in range(20))).endswith(
         "; and 12 more"
     )
 
 
 @pytest.mark.parametrize("state", [state for state in HostState if state is not HostState.UP])
 def test_only_a_host_that_is_up_is_taken(state: HostState) -> None:
-    assert f"h1 is {state}" in words(PlacementRequest(1, "a"), at("h1", state=state))
+    assert f"h1 is {state}" in reason_of(PlacementRequest(1, "a"), at("h1", state=state))
 
 
 def test_the_least_busy_host_first_then_what_it_has_cached() -> None:
@@ -91,12 +91,12 @@ def test_a_host_that_was_lost_before_comes_last() -> None:
 
 def test_parts_are_on_different_hosts() -> None:
     assert hosts(PlacementRequest(1, "a", count=2), at("h1"), at("h2", jobs=1)) == ("h1", "h2")
-    assert "h1 has another part of it" in words(
+    assert "h1 has another part of it" in reason_of(
         PlacementRequest(1, "a", taken=frozenset(["h1"])), at("h1")
     )
 
 
-def test_jobs_that_were_given_in_the_same_look_count() -> None:
+def test_jobs_that_were_given_in_the_same_pass_count() -> None:
     loads = [at("h1"), at("h2")]
     answers = place([PlacementRequest(number, "a") for number in range(5)], loads, 2)
     assert [each.hosts[0] for each in answers if isinstance(each, Placed)] == [
@@ -105,9 +105,9 @@ def test_jobs_that_were_given_in_the_same_look_count() -> None:
     assert isinstance(answers[4], Unplaced)
 
 
-def test_together_wants_idle_hosts() -> None:
+def test_together_requires_idle_hosts() -> None:
     request = PlacementRequest(1, "a", count=2, mode=Mode.TOGETHER)
-    assert "h2 has 1 job" in words(request, at("h1"), at("h2", jobs=1))
+    assert "h2 has 1 job" in reason_of(request, at("h1"), at("h2", jobs=1))
     assert hosts(request, at("h1"), at("h2")) == ("h1", "h2")
 
 
@@ -119,7 +119,7 @@ def test_two_stages_that_work_together_get_all_or_nothing_in_order() -> None:
     assert "h1 has 1 job" in second.reason
 
 
-def test_younger_stages_do_not_slip_in_for_ever() -> None:
+def test_younger_stages_do_not_overtake_for_ever() -> None:
     together = PlacementRequest(1, "resilience of build 7", count=2, mode=Mode.TOGETHER)
     loads = [at("h1"), at("h2", jobs=1), at("h3", jobs=1)]
     _, later = place([together, PlacementRequest(2, "unit of build 8")], loads, 2)
@@ -129,14 +129,14 @@ def test_younger_stages_do_not_slip_in_for_ever() -> None:
     assert "h1 is reserved for resilience of build 7" in later.reason
 
 
-def test_hosts_are_kept_for_the_oldest_only() -> None:
+def test_hosts_are_reserved_for_the_oldest_only() -> None:
     requests = [PlacementRequest(n, f"stage {n}", count=2, mode=Mode.TOGETHER) for n in (1, 2)]
     answers = place([*requests, PlacementRequest(3, "c")], [at("h1", jobs=1), at("h2", jobs=1)], 2)
     assert isinstance(answers[2], Unplaced)
     assert answers[2].reason.count("is reserved for stage 1") == 2
 
 
-def test_nothing_is_kept_for_what_cannot_be() -> None:
+def test_nothing_is_reserved_for_an_impossible_request() -> None:
     together = PlacementRequest(1, "a", count=3, mode=Mode.TOGETHER)
     _, later = place([together, PlacementRequest(2, "b")], [at("h1"), at("h2")], 2)
     assert isinstance(later, Placed)
@@ -157,7 +157,7 @@ def test_a_pool_learns_how_many_hosts_are_missing() -> None:
     assert busy.missing == 1
 
 
-def test_wishes_of_a_config() -> None:
+def test_a_request_has_the_needs_of_its_stage() -> None:
     tree = parse(
         "[build]\ncommand='x'\noutput='y'\nlabels=['arm']\n"
         "[stages.a]\nlabels=['gpu']\nhosts=2\nmode='together'\n"
@@ -174,26 +174,28 @@ LABELS = st.lists(st.sampled_from(["linux", "gpu", "arm"]), unique=True).map(tup
 
 
 @st.composite
-def grounds(draw: st.DrawFn) -> list[HostLoad]:
-    found = []
+def host_loads(draw: st.DrawFn) -> list[HostLoad]:
+    loads = []
     for number in range(draw(st.integers(0, 6))):
         state = draw(st.sampled_from([*HostState, HostState.UP, HostState.UP, HostState.UP]))
-        found.append(at(f"h{number}", draw(LABELS), state, draw(st.integers(0, 3))))
-    return found
+        loads.append(at(f"h{number}", draw(LABELS), state, draw(st.integers(0, 3))))
+    return loads
 
 
 @st.composite
-def wants(draw: st.DrawFn) -> list[PlacementRequest]:
-    found = []
+def placement_requests(draw: st.DrawFn) -> list[PlacementRequest]:
+    requests = []
     for number in range(draw(st.integers(1, 8))):
         mode = draw(st.sampled_from(list(Mode)))
         count = draw(st.integers(2 if mode is Mode.TOGETHER else 1, 4))
         taken = draw(st.frozensets(st.sampled_from(["h0", "h1"]), max_size=1))
-        found.append(PlacementRequest(number, f"w{number}", draw(LABELS), count, mode, taken=taken))
-    return found
+        requests.append(
+            PlacementRequest(number, f"w{number}", draw(LABELS), count, mode, taken=taken)
+        )
+    return requests
 
 
-@given(wants(), grounds(), st.integers(1, 3))
+@given(placement_requests(), host_loads(), st.integers(1, 3))
 def test_no_host_has_too_much_and_no_label_is_ignored(
     requests: list[PlacementRequest], loads: list[HostLoad], depth: int
 ) -> None:
@@ -214,7 +216,7 @@ def test_no_host_has_too_much_and_no_label_is_ignored(
         jobs.update(answer.hosts)
 
 
-@given(wants(), grounds(), st.randoms(use_true_random=False))
+@given(placement_requests(), host_loads(), st.randoms(use_true_random=False))
 def test_the_order_of_hosts_does_not_matter(
     requests: list[PlacementRequest], loads: list[HostLoad], random: random.Random
 ) -> None:
@@ -222,11 +224,11 @@ def test_the_order_of_hosts_does_not_matter(
     assert place(requests, others, 2) == place(requests, loads, 2)
 
 
-@given(wants(), grounds(), st.integers(1, 3))
+@given(placement_requests(), host_loads(), st.integers(1, 3))
 def test_whatever_can_be_placed_is_placed_in_the_end(
     requests: list[PlacementRequest], loads: list[HostLoad], depth: int
 ) -> None:
-    """Jobs end one after the other: nobody waits for ever but for hosts that are not there."""
+    """Jobs end one after the other; only a request for hosts that do not exist waits for ever."""
     loads = [replace(each, jobs=0) for each in loads]
     waiting = list(requests)
     for _ in range(len(requests)):
@@ -255,14 +257,14 @@ HISTORIES = st.dictionaries(st.integers(0, 200).map("t{}".format), SECONDS, max_
 def test_shards_are_a_partition_that_ends_at_about_the_same_time(
     history: dict[str, float], count: int
 ) -> None:
-    found = shards(history, history, count)
-    assert sorted(test for shard in found for test in shard) == sorted(history)
-    assert all(found)
-    assert len(found) == min(count, len(history))
-    if found:
-        bound = sum(history.values()) / len(found)
+    parts = shards(history, history, count)
+    assert sorted(test for shard in parts for test in shard) == sorted(history)
+    assert all(parts)
+    assert len(parts) == min(count, len(history))
+    if parts:
+        bound = sum(history.values()) / len(parts)
         longest = max(history.values())
-        assert max(sum(history[test] for test in shard) for shard in found) <= (
+        assert max(sum(history[test] for test in shard) for shard in parts) <= (
             bound + longest + 1e-6
         )
 
@@ -285,5 +287,5 @@ def test_longest_first_and_the_mean_for_what_is_unknown() -> None:
 
 
 def test_tests_that_take_no_time_are_split_too() -> None:
-    found = shards("abcdef", dict.fromkeys("abcdef", 0.0), 3)
-    assert [len(shard) for shard in found] == [2, 2, 2]
+    parts = shards("abcdef", dict.fromkeys("abcdef", 0.0), 3)
+    assert [len(shard) for shard in parts] == [2, 2, 2]

@@ -1,4 +1,4 @@
-"""When pools bring hosts up and take them down."""
+"""Pool scaling: pools bring hosts up and take them down."""
 
 import pytest
 
@@ -11,17 +11,17 @@ ARM = Pool("arm", labels=("arm", "linux"), max_hosts=2)
 ANY = Pool("any", labels=("linux",), max_hosts=3)
 
 
-def waits(missing: int, *labels: str) -> Unplaced:
-    return Unplaced(1, "words", missing, labels)
+def unplaced(missing: int, *labels: str) -> Unplaced:
+    return Unplaced(1, "reason", missing, labels)
 
 
 def test_a_pool_with_the_labels_grows() -> None:
-    assert grow([waits(1, "arm")], [ANY, ARM], []) == ("arm",)
-    assert grow([waits(0, "arm"), waits(1, "gpu")], [ANY, ARM], []) == ()
+    assert grow([unplaced(1, "arm")], [ANY, ARM], []) == ("arm",)
+    assert grow([unplaced(0, "arm"), unplaced(1, "gpu")], [ANY, ARM], []) == ()
 
 
 @pytest.mark.parametrize(
-    ("labels", "pools", "words"),
+    ("labels", "pools", "reason"),
     [
         (["arm"], [ANY, ARM], ""),
         ([], [ANY], ""),
@@ -31,22 +31,22 @@ def test_a_pool_with_the_labels_grows() -> None:
         (["gpu"], [ANY] * 5, "; ".join(["pool any has no label gpu"] * 4) + "; ..."),
     ],
 )
-def test_pools_that_cannot_help_say_why(labels: list[str], pools: list[Pool], words: str) -> None:
-    assert no_pool_reason(waits(1, *labels), pools) == words
+def test_pools_that_cannot_help_say_why(labels: list[str], pools: list[Pool], reason: str) -> None:
+    assert no_pool_reason(unplaced(1, *labels), pools) == reason
 
 
-def test_no_pool_grows_beyond_its_most() -> None:
-    assert grow([waits(9, "linux")], [ARM, ANY], []) == ("arm", "arm", "any", "any", "any")
+def test_no_pool_grows_beyond_its_maximum() -> None:
+    assert grow([unplaced(9, "linux")], [ARM, ANY], []) == ("arm", "arm", "any", "any", "any")
     broken = Host("p1", "x", pool="arm", state=HostState.QUARANTINED)
-    assert grow([waits(9, "arm")], [ARM], [broken]) == ("arm",)
+    assert grow([unplaced(9, "arm")], [ARM], [broken]) == ("arm",)
 
 
 def test_what_one_stage_gets_the_next_does_not() -> None:
-    assert grow([waits(2, "arm"), waits(1, "arm")], [ARM], []) == ("arm", "arm")
+    assert grow([unplaced(2, "arm"), unplaced(1, "arm")], [ARM], []) == ("arm", "arm")
 
 
 @pytest.mark.parametrize(
-    ("pool", "jobs", "open_jobs", "idle", "words"),
+    ("pool", "jobs", "open_jobs", "idle", "reason"),
     [
         (Pool("p", idle_timeout=60), 5, 0, 59.9, ""),
         (Pool("p", idle_timeout=60), 5, 0, 60.0, "it was idle for 60 s"),
@@ -56,7 +56,8 @@ def test_what_one_stage_gets_the_next_does_not() -> None:
         (Pool("p", max_jobs=1), 1, 0, 0.0, "it was given 1 job"),
     ],
 )
-def test_a_host_goes_down(pool: Pool, jobs: int, open_jobs: int, idle: float, words: str) -> None:
+def test_a_host_is_retired(pool: Pool, jobs: int, open_jobs: int, idle: float, reason: str) -> None:
     assert (
-        retirement_reason(Host("h", "x", pool="p", jobs_ended=jobs), pool, open_jobs, idle) == words
+        retirement_reason(Host("h", "x", pool="p", jobs_ended=jobs), pool, open_jobs, idle)
+        == reason
     )

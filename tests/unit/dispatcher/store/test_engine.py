@@ -1,4 +1,4 @@
-"""Transactions: all or nothing, one writer at a time, and those who wait are woken."""
+"""Transactions: atomic, one writer at a time, and waiting threads are woken."""
 
 import os
 import sqlite3
@@ -33,7 +33,7 @@ def test_a_write_is_all_or_nothing(store: Store) -> None:
         assert key_values.get(connection, "a") is None
 
 
-def test_a_reader_sees_one_moment(store: Store) -> None:
+def test_a_reader_sees_a_snapshot(store: Store) -> None:
     with store.write() as connection:
         key_values.put(connection, "a", b"1")
     with store.read() as reader:
@@ -57,46 +57,46 @@ def test_connections_are_safe(store: Store, pragma: str, value: object) -> None:
         assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
 
 
-def test_a_write_wakes_those_who_wait(store: Store) -> None:
-    seen, woken = store.changed.count(), threading.Event()
+def test_a_write_wakes_waiting_threads(store: Store) -> None:
+    count, woken = store.changed.count(), threading.Event()
 
     def wait() -> None:
-        if store.changed.wait(seen, 20) > seen:
+        if store.changed.wait(count, 20) > count:
             woken.set()
 
     waiters = [threading.Thread(target=wait) for _ in range(3)]
-    for each in waiters:
-        each.start()
+    for waiter in waiters:
+        waiter.start()
     with store.write() as connection:
         key_values.put(connection, "a", b"1")
-        assert store.changed.count() == seen  # not before the commit
-    for each in waiters:
-        each.join(20)
+        assert store.changed.count() == count  # not before the commit
+    for waiter in waiters:
+        waiter.join(20)
     assert woken.is_set()
-    assert store.changed.count() == seen + 1
+    assert store.changed.count() == count + 1
 
 
 def test_a_write_before_the_wait_is_not_missed(store: Store) -> None:
-    seen = store.changed.count()
+    count = store.changed.count()
     with store.write() as connection:
         key_values.put(connection, "a", b"1")
-    assert store.changed.wait(seen, 0) == seen + 1
+    assert store.changed.wait(count, 0) == count + 1
 
 
-def test_a_row_whose_number_is_asked_for_wakes_too(store: Store) -> None:
+def test_an_insert_that_returns_its_id_wakes_too(store: Store) -> None:
     with store.write() as connection:
         build = add_build(connection)
-    seen = store.changed.count()
+    count = store.changed.count()
     with store.write() as connection:
         assert stage_runs.add(connection, StageRun(0, build, "unit"))
-    assert store.changed.count() == seen + 1
+    assert store.changed.count() == count + 1
     with store.write() as connection:
         assert stage_runs.add(connection, StageRun(0, build, "unit")) is None
-    assert store.changed.count() == seen + 1
+    assert store.changed.count() == count + 1
 
 
 def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
-    seen = store.changed.count()
+    count = store.changed.count()
     with store.write() as connection:
         assert not stage_runs.update_fields(connection, 99, detail="no such run")
     with store.write(quiet=True) as connection:
@@ -104,10 +104,10 @@ def test_a_write_that_changes_nothing_wakes_nobody(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
         key_values.put(connection, "a", b"1")
         raise ZeroDivisionError
-    assert store.changed.count() == seen
+    assert store.changed.count() == count
 
 
-def test_what_nothing_follows_from_wakes_only_who_shows_rows(store: Store) -> None:
+def test_a_write_that_makes_no_decision_possible_wakes_only_displays(store: Store) -> None:
     shown, decided = store.changed.count(), store.due.count()
     with store.write(decidable=False) as connection:
         key_values.put(connection, "a", b"1")
@@ -117,7 +117,7 @@ def test_what_nothing_follows_from_wakes_only_who_shows_rows(store: Store) -> No
     assert (store.changed.count(), store.due.count()) == (shown + 2, decided + 1)
 
 
-def test_a_write_within_a_write_is_a_mistake_that_says_so(store: Store) -> None:
+def test_a_nested_write_is_an_error(store: Store) -> None:
     with store.write() as connection:
         with pytest.raises(RuntimeError, match="in a write already"), store.write():
             pass
@@ -146,10 +146,10 @@ def test_threads_lose_no_update(store: Store) -> None:
                 key_values.put(connection, "count", str(now + 1).encode())
 
     threads = [threading.Thread(target=count) for _ in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     with store.read() as connection:
         assert key_values.get(connection, "count") == b"160"
 
@@ -168,7 +168,7 @@ def test_the_file_is_the_users_own(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_trouble_names_the_file(tmp_path: Path) -> None:
+def test_errors_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "no.db"
     path.write_bytes(b"this is no database, but long enough to be looked at" * 100)
     with pytest.raises(StoreError, match=r"no\.db.*not a database"):
@@ -177,7 +177,7 @@ def test_trouble_names_the_file(tmp_path: Path) -> None:
         open_engine("/dev/null/x/y.db")
 
 
-def test_a_full_disk_is_trouble_and_changes_nothing(store: Store) -> None:
+def test_a_full_disk_is_an_error_and_changes_nothing(store: Store) -> None:
     with store.read() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     with pytest.raises(StoreError, match="full"), store.write() as connection:  # noqa: PT012
@@ -190,11 +190,13 @@ def test_a_full_disk_is_trouble_and_changes_nothing(store: Store) -> None:
         audit.write(connection, 1.0, "there is room again")
 
 
-def test_a_file_that_is_locked_by_others_says_so(store: Store, tmp_path: Path) -> None:
+def test_a_file_locked_by_another_process_is_an_error(store: Store, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "dispatcher.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with store.read() as connection:
-            assert key_values.get(connection, "a") is None  # readers do not care
+            assert (
+                key_values.get(connection, "a") is None
+            )  # a lock of a writer does not block readers
         with store.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA busy_timeout = 20")
             connection.rollback()

@@ -1,4 +1,4 @@
-"""A package goes into the database once, and only the one that counts makes a verdict."""
+"""Each package is recorded once, and only those of current attempts count."""
 
 import math
 
@@ -44,16 +44,16 @@ def test_a_package_becomes_rows(store: Store) -> None:
     with store.write() as connection:
         _, run, job = add_all(connection)
         assert harvest(connection, job) is HarvestOutcome.NEW
-        found = jobs.get(connection, job)
-        assert found is not None
-        assert (found.state, found.package_digest, found.end_reason) == (
+        row = jobs.get(connection, job)
+        assert row is not None
+        assert (row.state, row.package_digest, row.end_reason) == (
             JobState.HARVESTED,
             "p1",
             "completed",
         )
-        told = results.list_by_job(connection, job)
-        assert [each.number for each in told] == [0, 1, 7]
-        assert told[1] == RESULTS[1]._replace(nodeid=r"tests/b\xff")
+        rows = results.list_by_job(connection, job)
+        assert [each.number for each in rows] == [0, 1, 7]
+        assert rows[1] == RESULTS[1]._replace(nodeid=r"tests/b\xff")
         assert results.list_by_job(connection, job, ["passed"]) == RESULTS[:1]
         assert results.list_by_job(connection, job, limit=1) == RESULTS[:1]
         one, two = results.list_cases(connection, job, 1)
@@ -77,7 +77,7 @@ def test_the_same_package_again_does_nothing(store: Store) -> None:
         assert len(results.list_cases(connection, job, 1)) == 2
 
 
-def test_another_package_of_the_same_job_is_put_on_record_only(store: Store) -> None:
+def test_another_package_of_the_same_job_is_only_audited(store: Store) -> None:
     with store.write() as connection:
         _, _, job = add_all(connection)
         harvest(connection, job)
@@ -87,15 +87,15 @@ def test_another_package_of_the_same_job_is_put_on_record_only(store: Store) -> 
         assert "p2 instead of p1" in audit.list_entries(connection)[0].detail
 
 
-def test_a_late_package_is_evidence_and_no_verdict(store: Store) -> None:
+def test_a_late_package_is_kept_but_does_not_count(store: Store) -> None:
     with store.write() as connection:
         _, run, job = add_all(connection)
         give_up(connection, run, job)
         assert harvest(connection, job) is HarvestOutcome.LATE
         assert harvest(connection, job) is HarvestOutcome.REPEATED
-        found = jobs.get(connection, job)
-        assert found is not None
-        assert (found.state, found.package_digest) == (JobState.LOST, "p1")
+        row = jobs.get(connection, job)
+        assert row is not None
+        assert (row.state, row.package_digest) == (JobState.LOST, "p1")
         assert len(results.list_by_job(connection, job)) == 3
         assert results.list_failed_tests(connection, run) == []
 
@@ -123,19 +123,19 @@ def test_an_unknown_job_is_refused(store: Store) -> None:
         harvest(connection, uuid(5))
 
 
-def test_rows_that_belong_to_nothing_leave_nothing(store: Store) -> None:
+def test_a_case_without_a_result_rolls_all_back(store: Store) -> None:
     with store.write() as connection:
         _, _, job = add_all(connection)
     with pytest.raises(ValueError, match="test 3"), store.write() as connection:
         record_package(connection, job, PACKAGE, RESULTS, [CaseRow(3, 0, "x", "passed")])
     with store.read() as connection:
-        found = jobs.get(connection, job)
-        assert found is not None
-        assert (found.state, found.package_digest) == (JobState.SUBMITTED, "")
+        row = jobs.get(connection, job)
+        assert row is not None
+        assert (row.state, row.package_digest) == (JobState.SUBMITTED, "")
         assert results.list_by_job(connection, job) == []
 
 
-def test_retention_takes_the_results_and_the_word_of_them_stays(store: Store) -> None:
+def test_retention_removes_results_and_keeps_the_package_digest(store: Store) -> None:
     with store.write() as connection:
         build, _, job = add_all(connection)
         harvest(connection, job)

@@ -1,4 +1,4 @@
-"""Each step is done once: whoever repeats it, or comes late, is told so."""
+"""Queries and updates: each step is performed once, and a repeated or late one says so."""
 
 from dataclasses import replace
 from itertools import product
@@ -41,7 +41,7 @@ from dispatcher.store import (
 
 from ..row_factories import add_all, add_build, add_built, add_jobs, add_run, give_up, uuid
 
-ODD = ["b\udcffd", "a\0b", "\ud800", "Ünïcödé", "x" * 100_000, ""]
+ODD_TEXTS = ["b\udcffd", "a\0b", "\ud800", "Ünïcödé", "x" * 100_000, ""]
 
 
 # -- sources and changes ------------------------------------------------------------
@@ -69,20 +69,20 @@ def test_a_head_moves_once(store: Store) -> None:
         assert changes.revisions_by_branch(connection, source) == {}
 
 
-@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("text", ODD_TEXTS)
 def test_no_text_stops_a_transaction(store: Store, text: str) -> None:
     with store.write() as connection:
         source = changes.ensure_source(connection, "a", "git")
         change = changes.add(connection, Change(source, text, "r", author=text, subject=text))
-        found = changes.get(connection, change)
-        assert found is not None
-        assert found.author == found.subject == tables.escape_invalid_characters(text)
-        assert tables.escape_invalid_characters(found.branch) == found.branch
+        row = changes.get(connection, change)
+        assert row is not None
+        assert row.author == row.subject == tables.escape_invalid_characters(text)
+        assert tables.escape_invalid_characters(row.branch) == row.branch
 
 
-def test_clean_text_says_which_bytes_there_were() -> None:
-    cleaned = [tables.escape_invalid_characters(text) for text in ODD[:4]]
-    assert cleaned == [r"b\xffd", r"a\x00b", r"\ud800", "Ünïcödé"]
+def test_escaped_text_shows_the_invalid_bytes() -> None:
+    escaped = [tables.escape_invalid_characters(text) for text in ODD_TEXTS[:4]]
+    assert escaped == [r"b\xffd", r"a\x00b", r"\ud800", "Ünïcödé"]
 
 
 # -- compare and set ----------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_rows_change_by_the_tables_only(store: Store) -> None:
                 assert repeated == again, (name, state, happens)
 
 
-def test_new_words_for_the_same_state_are_a_change(store: Store) -> None:
+def test_a_new_detail_of_the_same_state_is_a_change(store: Store) -> None:
     with store.write() as connection:
         run = add_run(connection, add_build(connection))
         assert stage_runs.apply_event(connection, run, StageEvent.READY, detail="no host has gpu")
@@ -140,9 +140,9 @@ def test_builds_come_back_as_they_are(store: Store) -> None:
         builds.update_fields(
             connection, number, tree_digest="t", config={"stages": {}}, inputs_digest="i"
         )
-        found = builds.get(connection, number)
-        assert found is not None
-        assert (found.state, found.config, found.level) == (BuildState.NEW, {"stages": {}}, "goop")
+        row = builds.get(connection, number)
+        assert row is not None
+        assert (row.state, row.config, row.level) == (BuildState.NEW, {"stages": {}}, "goop")
         assert builds.get(connection, 99) is None
         assert builds.set_level(connection, number, "published")
         assert not builds.set_level(connection, number, "published")
@@ -154,9 +154,9 @@ def test_only_what_was_built_here_and_is_still_there_is_reused(store: Store) -> 
         source = changes.ensure_source(connection, "here", "git")
         elsewhere = changes.ensure_source(connection, "elsewhere", "git")
         add_build(connection)
-        found = builds.find_reusable(connection, source, "same")
-        assert found is not None
-        assert found.id == first
+        row = builds.find_reusable(connection, source, "same")
+        assert row is not None
+        assert row.id == first
         assert builds.find_reusable(connection, elsewhere, "same") is None
         assert builds.find_reusable(connection, source, "other") is None
         assert builds.find_reusable(connection, source, "") is None
@@ -164,7 +164,7 @@ def test_only_what_was_built_here_and_is_still_there_is_reused(store: Store) -> 
         assert builds.find_reusable(connection, source, "same") is None
 
 
-def test_active_builds_are_those_that_can_get_on(store: Store) -> None:
+def test_active_builds_are_those_that_can_still_change(store: Store) -> None:
     with store.write() as connection:
         new = add_build(connection)
         failed = add_build(connection)
@@ -181,7 +181,7 @@ def test_active_builds_are_those_that_can_get_on(store: Store) -> None:
 # -- stage runs and jobs ------------------------------------------------------------
 
 
-def test_a_go_at_a_stage_is_added_once(store: Store) -> None:
+def test_a_run_of_a_stage_is_added_once(store: Store) -> None:
     with store.write() as connection:
         build = add_build(connection)
         only = ("a::b", "ü")
@@ -190,9 +190,9 @@ def test_a_go_at_a_stage_is_added_once(store: Store) -> None:
         assert stage_runs.add(connection, StageRun(0, build, "unit", 1)) is None
         assert stage_runs.next_number(connection, build, "unit") == 2
         second = add_run(connection, build, "unit", 2)
-        found = stage_runs.list_by_build(connection, build)
-        assert [each.id for each in found] == [first, second]
-        assert [each.selected_tests for each in found] == [only, None]
+        rows = stage_runs.list_by_build(connection, build)
+        assert [each.id for each in rows] == [first, second]
+        assert [each.selected_tests for each in rows] == [only, None]
 
 
 def test_a_part_has_one_job_an_attempt(store: Store) -> None:
@@ -223,7 +223,7 @@ def test_a_tag_is_given_once_revoked_once_and_given_again(store: Store) -> None:
         assert tags.grant_tag(connection, tag) is None
         assert tags.revoke_tag(connection, first, actor="ann", reason="flaky", at=6.0)
         assert not tags.revoke_tag(connection, first, actor="bob", reason="me too", at=7.0)
-        assert tags.grant_tag(connection, tag) is None  # not behind her back
+        assert tags.grant_tag(connection, tag) is None  # what a person revoked stays revoked
         again = add_run(connection, build, number=2)
         second = tags.grant_tag(connection, replace(tag, stage_run=again))
         old, new = tags.list_by_build(connection, build)
@@ -234,12 +234,14 @@ def test_a_tag_is_given_once_revoked_once_and_given_again(store: Store) -> None:
             first,
         )
         assert (new.id, new.is_valid, new.jobs) == (second, True, (job,))
-        told = [(each.actor, each.action, each.detail) for each in audit.list_entries(connection)]
+        entries = [
+            (each.actor, each.action, each.detail) for each in audit.list_entries(connection)
+        ]
     given, revoked = ("policy", "tag unit", ""), ("ann", "revoke unit", "flaky")
-    assert told == [given, revoked, given]
+    assert entries == [given, revoked, given]
 
 
-def test_the_last_word_counts(store: Store) -> None:
+def test_the_last_decision_counts(store: Store) -> None:
     with store.write() as connection:
         build = add_build(connection)
         held = Decision(build, "unit", DecisionKind.HELD, "ann", "wait", 1.0)
@@ -257,14 +259,14 @@ def test_the_last_word_counts(store: Store) -> None:
 # -- hosts --------------------------------------------------------------------------
 
 
-def test_what_is_known_of_a_host_survives_its_configuration(store: Store) -> None:
+def test_the_state_of_a_host_survives_its_configuration(store: Store) -> None:
     host = Host("h1", "ssh=h1", ("linux",))
     with store.write() as connection:
         hosts.configure(connection, host)
         hosts.record_contact(connection, "h1", 5.0, {"cores": 2})
         hosts.configure(connection, Host("h1", "ssh=other", ("gpu",), 3))
-        found = hosts.get(connection, "h1")
-        assert found == Host("h1", "ssh=other", ("gpu",), 3, last_seen_at=5.0, facts={"cores": 2})
+        row = hosts.get(connection, "h1")
+        assert row == Host("h1", "ssh=other", ("gpu",), 3, last_seen_at=5.0, facts={"cores": 2})
         hosts.configure(connection, Host("p1", "popen", pool="local", state=HostState.STARTING))
         assert hosts.delete_unconfigured(connection, ["h2"]) == ["h1"]
         assert [each.name for each in hosts.list_all(connection)] == ["p1"]
@@ -283,9 +285,9 @@ def test_a_host_goes_down_and_comes_back(store: Store) -> None:
         hosts.set_state(connection, "h1", HostState.DRAINING, actor="ann", at=4.0)
         assert not hosts.mark_down(connection, "h1", "no route")
         assert not hosts.record_contact(connection, "h1", 5.0)
-        found = hosts.get(connection, "h1")
-        assert found is not None
-        assert found.state is HostState.DRAINING
+        row = hosts.get(connection, "h1")
+        assert row is not None
+        assert row.state is HostState.DRAINING
 
 
 def test_failures_in_a_row_quarantine_a_host(store: Store) -> None:
@@ -297,32 +299,32 @@ def test_failures_in_a_row_quarantine_a_host(store: Store) -> None:
         hosts.record_success(connection, "h1")
         done = [hosts.record_failure(connection, "h1", "disk full", **fail) for _ in range(4)]
         assert done == [False, False, True, False]
-        found = hosts.get(connection, "h1")
-        assert found is not None
-        assert (found.state, found.jobs_ended) == (HostState.QUARANTINED, 1)
-        assert found.reason == "3 infrastructure failures in a row; the last one: disk full"
+        row = hosts.get(connection, "h1")
+        assert row is not None
+        assert (row.state, row.jobs_ended) == (HostState.QUARANTINED, 1)
+        assert row.reason == "3 infrastructure failures in a row; the last one: disk full"
         assert hosts.set_state(connection, "h1", HostState.UP, actor="ann", at=2.0)
-        found = hosts.get(connection, "h1")
-        assert found is not None
-        assert (found.consecutive_failures, found.reason) == (0, "")
+        row = hosts.get(connection, "h1")
+        assert row is not None
+        assert (row.consecutive_failures, row.reason) == (0, "")
 
 
-# -- durations, notes ---------------------------------------------------------------
+# -- durations, key-value pairs ---------------------------------------------------------------
 
 
 def test_durations_move_with_what_is_measured(store: Store) -> None:
     with store.write() as connection:
         durations.record(connection, 1, "unit", {"a": 10.0, "b\udcff": 1.0})
         durations.record(connection, 1, "unit", {"a": 20.0})
-        found = durations.mean_seconds(connection, 1, "unit")
-        assert found == {"a": pytest.approx(13.0), r"b\xff": 1.0}
+        means = durations.mean_seconds(connection, 1, "unit")
+        assert means == {"a": pytest.approx(13.0), r"b\xff": 1.0}
         assert durations.mean_seconds(connection, 1, "smoke") == {}
         many = {f"t{number}": 1.0 for number in range(2500)}
         durations.record(connection, 2, "unit", many)
         assert durations.mean_seconds(connection, 2, "unit") == many
 
 
-def test_notes_are_kept_by_name(store: Store) -> None:
+def test_values_are_kept_by_name(store: Store) -> None:
     with store.write() as connection:
         assert key_values.get(connection, "a") is None
         key_values.put(connection, "a", b"1")
@@ -330,21 +332,21 @@ def test_notes_are_kept_by_name(store: Store) -> None:
         assert key_values.get(connection, "a") == b"2"
 
 
-# -- listing ------------------------------------------------------------------------
+# -- views ------------------------------------------------------------------------
 
 
 def count_queries(store: Store, run: object) -> int:
-    seen: list[str] = []
+    queries: list[str] = []
 
-    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
-        seen.append(statement)
+    def record(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        queries.append(statement)
 
-    event.listen(store.engine, "before_cursor_execute", note)
+    event.listen(store.engine, "before_cursor_execute", record)
     try:
         run()
     finally:
-        event.remove(store.engine, "before_cursor_execute", note)
-    return sum(statement.startswith("SELECT") for statement in seen)
+        event.remove(store.engine, "before_cursor_execute", record)
+    return sum(statement.startswith("SELECT") for statement in queries)
 
 
 def test_a_list_takes_three_queries_however_long_it_is(store: Store) -> None:
@@ -354,13 +356,13 @@ def test_a_list_takes_three_queries_however_long_it_is(store: Store) -> None:
             run = add_run(connection, build)
             tags.grant_tag(connection, Tag(0, build, f"d{number}", "unit", "c", run))
 
-    def look() -> None:
+    def read() -> None:
         with store.read() as connection:
-            found = views.list_builds(connection)
-        assert [each.build.id for each in found] == list(range(30, 0, -1))
-        assert {(len(each.runs), len(each.tags)) for each in found} == {(1, 1)}
+            rows = views.list_builds(connection)
+        assert [each.build.id for each in rows] == list(range(30, 0, -1))
+        assert {(len(each.runs), len(each.tags)) for each in rows} == {(1, 1)}
 
-    assert count_queries(store, look) == 3
+    assert count_queries(store, read) == 3
 
 
 def test_lists_are_filtered_and_go_on(store: Store) -> None:
@@ -369,9 +371,9 @@ def test_lists_are_filtered_and_go_on(store: Store) -> None:
             add_build(connection, f"rev{number}%", "main" if number % 2 else "next")
         builds.set_level(connection, 4, "ship")
 
-        def numbers(most: int = 50, **fields: object) -> list[int]:
-            wanted = views.BuildFilter(**fields)
-            return [each.build.id for each in views.list_builds(connection, wanted, most)]
+        def numbers(limit: int = 50, **fields: object) -> list[int]:
+            conditions = views.BuildFilter(**fields)
+            return [each.build.id for each in views.list_builds(connection, conditions, limit)]
 
         assert numbers(branch="main") == [6, 4, 2]
         assert numbers(level="ship") == [4]
@@ -383,21 +385,21 @@ def test_lists_are_filtered_and_go_on(store: Store) -> None:
         assert numbers(2, before=5) == [4, 3]
 
 
-def test_a_build_is_shown_whole(store: Store) -> None:
+def test_a_build_is_read_with_all_its_rows(store: Store) -> None:
     with store.write() as connection:
         build, run, job = add_all(connection)
         give_up(connection, run, job)
         add_jobs(connection, run, "h2", attempt=2)
 
-    def look() -> None:
+    def read() -> None:
         with store.read() as connection:
-            found = views.get_build_detail(connection, build)
+            detail = views.get_build_detail(connection, build)
             assert views.get_build_detail(connection, 99) is None
-        assert found is not None
-        assert [each.host for each in found.jobs] == ["h1", "h2"]
-        assert found.view.change.revision == "abc"
+        assert detail is not None
+        assert [each.host for each in detail.jobs] == ["h1", "h2"]
+        assert detail.view.change.revision == "abc"
 
-    assert count_queries(store, look) <= 10
+    assert count_queries(store, read) <= 10
 
 
 # -- retention ----------------------------------------------------------------------
@@ -408,8 +410,8 @@ def test_old_results_go_and_builds_stay(store: Store) -> None:
         old = [add_built(connection, f"d{number}", "i") for number in range(5)]
         builds.set_level(connection, old[0], "ship")
         add_run(connection, old[1])
-        found = retention.list_expired_builds(connection, before=9.0, keep=1, levels=["ship"])
-        assert found == old[2:4]
+        expired = retention.list_expired_builds(connection, before=9.0, keep=1, levels=["ship"])
+        assert expired == old[2:4]
         assert retention.list_expired_builds(connection, before=0.5, keep=0) == []
         assert retention.remove_results(connection, old[2], 9.0)
         assert not retention.remove_results(connection, old[2], 9.0)

@@ -1,4 +1,4 @@
-"""The schema is the one of the tables, comes by migrations, and is never guessed."""
+"""The schema is that of the tables, and changes only by migrations."""
 
 import re
 import sqlite3
@@ -27,10 +27,10 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def statements(engine: Engine) -> dict[str, Any]:
-    """What the database says of itself; clauses in any order."""
+    """Return the SQL of each table and index, with its clauses sorted."""
     with engine.connect() as connection:
-        found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all()
-    return {name: sorted(re.split(r",?\s+", sql or "")) for name, sql in found}
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all()
+    return {name: sorted(re.split(r",?\s+", sql or "")) for name, sql in rows}
 
 
 def version(engine: Engine) -> list[Any]:
@@ -42,7 +42,7 @@ def version(engine: Engine) -> list[Any]:
 
 @pytest.fixture
 def migrated(tmp_path: Path) -> Iterator[Engine]:
-    """A database that began empty, and went through all migrations."""
+    """Return an empty database after all migrations."""
     opened = open_engine(tmp_path / "migrated.db")
     with opened.begin() as connection:
         schema.upgrade(connection, REVISIONS[-1])
@@ -67,8 +67,8 @@ def test_every_migration_is_known_in_its_order() -> None:
     config = Config()
     config.set_main_option("script_location", str(FOLDER))
     scripts = ScriptDirectory.from_config(config)
-    found = [each.revision for each in scripts.walk_revisions()]
-    assert tuple(reversed(found)) == REVISIONS
+    rows = [each.revision for each in scripts.walk_revisions()]
+    assert tuple(reversed(rows)) == REVISIONS
 
 
 def test_a_second_start_does_nothing(engine: Engine, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_newer_schema_is_refused_by_name(engine: Engine) -> None:
     assert statements(engine) == before
 
 
-def test_somebody_elses_database_is_refused(engine: Engine) -> None:
+def test_a_database_of_another_program_is_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE recipes (name TEXT)")
     with pytest.raises(
@@ -104,13 +104,13 @@ import sqlalchemy as sa
 revision, down_revision = "0002", "0001"
 def upgrade():
     with op.batch_alter_table("source", recreate="always") as batch:
-        batch.add_column(sa.Column("colour", sa.Text(), server_default="grey"))
+        batch.add_column(sa.Column("color", sa.Text(), server_default="grey"))
 """
 
 
 @pytest.fixture
 def second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A migration that replaces a table to which others refer."""
+    """Add a migration that replaces a table to which others refer."""
     folder = tmp_path / "migrations"
     (folder / "versions").mkdir(parents=True)
     for name in ("env.py", "versions/v0001_first.py"):
@@ -131,7 +131,7 @@ def test_an_older_schema_is_copied_then_changed(
     copy = migrate(engine, "0002")
     assert copy == tmp_path / "dispatcher.db.schema-0001"
     with engine.connect() as connection:
-        assert connection.exec_driver_sql("SELECT colour FROM source").scalar() == "grey"
+        assert connection.exec_driver_sql("SELECT color FROM source").scalar() == "grey"
         assert connection.exec_driver_sql("SELECT revision FROM head").scalar() == "abc"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     with closing(sqlite3.connect(copy)) as old:
@@ -140,17 +140,17 @@ def test_an_older_schema_is_copied_then_changed(
 
 
 @pytest.mark.parametrize(
-    "trouble", ['raise RuntimeError("half way")', 'op.execute("DELETE FROM source")']
+    "failing_statement", ['raise RuntimeError("half way")', 'op.execute("DELETE FROM source")']
 )
 def test_a_migration_that_fails_leaves_the_old_schema(
-    engine: Engine, second: Path, trouble: str
+    engine: Engine, second: Path, failing_statement: str
 ) -> None:
     migrate(engine, "0001")
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO source (id, name, kind) VALUES (1, 'a', 'git')")
         connection.exec_driver_sql("INSERT INTO head VALUES (1, 'main', 'abc')")
     before = statements(engine)
-    (second / "versions" / "v0002_second.py").write_text(f"{SECOND}    {trouble}\n")
+    (second / "versions" / "v0002_second.py").write_text(f"{SECOND}    {failing_statement}\n")
     with pytest.raises((RuntimeError, StoreError), match=r"half way|rows of head"):
         migrate(engine, "0002")
     assert statements(engine) == before

@@ -13,7 +13,7 @@ def test_the_document_is_made_of_the_tables() -> None:
     assert DOCUMENT.read_text() == schema_docs.render()
 
 
-def test_every_table_and_column_says_what_it_means() -> None:
+def test_every_table_and_column_has_a_comment() -> None:
     assert all(table.comment for table in METADATA.tables.values())
     columns = [column for table in METADATA.tables.values() for column in table.columns]
     assert [str(column) for column in columns if not column.comment] == []

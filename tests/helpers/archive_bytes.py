@@ -1,4 +1,4 @@
-"""Archives, byte by byte, as no sound program would write them."""
+"""Builders of archives, including invalid ones that no program would write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END = bytes(2 * BLOCK)
 
 
 def tar_header(name: bytes, kind: bytes = b"0", size: int | bytes = 0, **more: bytes) -> bytes:
-    """A tar header with a right sum; ``more`` goes where its name says."""
+    """Return a tar header with a valid checksum; ``more`` sets other fields by name."""
     fields = {
         "name": (0, name[:100]),
         "mode": (100, more.get("mode", b"0000644\0")),
@@ -36,30 +36,37 @@ def tar_header(name: bytes, kind: bytes = b"0", size: int | bytes = 0, **more: b
 
 
 def padded(data: bytes) -> bytes:
+    """Pad contents to whole blocks."""
     return data + bytes(-len(data) % BLOCK)
 
 
 def file(name: bytes, data: bytes = b"", **more: bytes) -> bytes:
+    """Return a regular file of a tar archive."""
     return tar_header(name, size=len(data), **more) + padded(data)
 
 
 def folder(name: bytes, **more: bytes) -> bytes:
+    """Return a folder of a tar archive."""
     return tar_header(name, b"5", **more)
 
 
 def link(name: bytes, target: bytes) -> bytes:
+    """Return a symbolic link of a tar archive."""
     return tar_header(name, b"2", target=target)
 
 
 def hard_link(name: bytes, target: bytes) -> bytes:
+    """Return a hard link of a tar archive."""
     return tar_header(name, b"1", target=target)
 
 
 def long_name(data: bytes, kind: bytes = b"L") -> bytes:
+    """Return a GNU header with the long name of the next member."""
     return tar_header(b"././@LongLink", kind, len(data)) + padded(data)
 
 
 def record(key: bytes, value: bytes) -> bytes:
+    """Return one record of a pax header."""
     rest = b" " + key + b"=" + value + b"\n"
     size = len(rest) + 1
     while len(b"%d" % size) + len(rest) != size:
@@ -68,71 +75,78 @@ def record(key: bytes, value: bytes) -> bytes:
 
 
 def pax(*records: bytes, kind: bytes = b"x") -> bytes:
+    """Return a pax header for the next member."""
     data = b"".join(records)
     return tar_header(b"pax", kind, len(data)) + padded(data)
 
 
 def tar(*members: bytes) -> bytes:
+    """Return a tar archive of these members."""
     return b"".join(members) + END
 
 
 def sparse(*pieces: tuple[int, int], real: int, more: bytes = b"\0") -> bytes:
-    """The fields of an old GNU header that tell where data is."""
+    """Return the fields of an old GNU header that describe the data of a sparse file."""
     rows = b"".join(b"%011o\0%011o\0" % piece for piece in pieces)
     return rows.ljust(96, b"\0") + more + b"%011o\0" % real
 
 
 class ZipBuilder:
-    """A zip archive of which every field can lie."""
+    """Builds a zip archive in which every field can be wrong."""
 
     def __init__(self) -> None:
         self.data = b""
         self.rows: list[bytes] = []
         self.ends: dict[str, int] = {}
 
-    def add(self, name: bytes, data: bytes = b"", **lies: Any) -> ZipBuilder:
-        """``local_X``: X in the local header; else X in the directory, and there too."""
-        method = lies.get("method", 0)
+    def add(self, name: bytes, data: bytes = b"", **wrong: Any) -> ZipBuilder:
+        """Add a member.
+
+        ``wrong`` sets fields by name in the directory and the local header; with the prefix
+        ``local_`` only in the local header.
+        """
+        method = wrong.get("method", 0)
         deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
-        packed = lies.get("packed_data", data)
-        if method == 8 and "packed_data" not in lies:
+        packed = wrong.get("packed_data", data)
+        if method == 8 and "packed_data" not in wrong:
             packed = deflater.compress(data) + deflater.flush()
-        facts: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "name": name, "flags": 0, "method": method, "crc": zlib.crc32(data),
             "packed": len(packed), "size": len(data), "at": len(self.data),
             "mode": 0o100644, "system": 3, "extra": b"", "disk": 0,
         }  # fmt: skip
-        there = {key: lies.get(key, value) for key, value in facts.items()}
-        here = {key: lies.get("local_" + key, value) for key, value in there.items()}
+        central = {key: wrong.get(key, value) for key, value in fields.items()}
+        local = {key: wrong.get("local_" + key, value) for key, value in central.items()}
         self.rows.append(
             struct.pack(
-                "<4s4B4H3L5H2L", b"PK\1\2", 20, there["system"], 20, 0, there["flags"],
-                there["method"], 0, 0x21, there["crc"], there["packed"], there["size"],
-                len(there["name"]), len(there["extra"]), 0, there["disk"], 0,
-                there["mode"] << 16, there["at"],
+                "<4s4B4H3L5H2L", b"PK\1\2", 20, central["system"], 20, 0, central["flags"],
+                central["method"], 0, 0x21, central["crc"], central["packed"], central["size"],
+                len(central["name"]), len(central["extra"]), 0, central["disk"], 0,
+                central["mode"] << 16, central["at"],
             )
-            + there["name"] + there["extra"]
+            + central["name"] + central["extra"]
         )  # fmt: skip
-        if not lies.get("no_data"):
+        if not wrong.get("no_data"):
             self.data += struct.pack(
-                "<4s5H3L2H", b"PK\3\4", 20, here["flags"], here["method"], 0, 0x21, here["crc"],
-                here["packed"], here["size"], len(here["name"]), len(here["extra"]),
+                "<4s5H3L2H", b"PK\3\4", 20, local["flags"], local["method"], 0, 0x21, local["crc"],
+                local["packed"], local["size"], len(local["name"]), len(local["extra"]),
             )  # fmt: skip
-            self.data += here["name"] + here["extra"] + packed
+            self.data += local["name"] + local["extra"] + packed
         return self
 
-    def to_bytes(self, tail: bytes = b"", **lies: int) -> bytes:
+    def to_bytes(self, tail: bytes = b"", **wrong: int) -> bytes:
+        """Return the archive; ``wrong`` sets fields of the end record by name."""
         directory = b"".join(self.rows)
         end = {
             "disk": 0, "first": 0, "here": len(self.rows), "count": len(self.rows),
             "size": len(directory), "at": len(self.data), "comment": len(tail),
         }  # fmt: skip
-        end.update(lies)
+        end.update(wrong)
         return self.data + directory + struct.pack("<4s4H2LH", b"PK\5\6", *end.values()) + tail
 
 
 def python_tar(mode: str, build: Callable[[tarfile.TarFile], None], **options: Any) -> bytes:
-    """An archive by ``tarfile``."""
+    """Return an archive that ``tarfile`` writes."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode=mode, **options) as archive:  # type: ignore[call-overload]
         build(archive)
@@ -140,7 +154,7 @@ def python_tar(mode: str, build: Callable[[tarfile.TarFile], None], **options: A
 
 
 def python_zip(files: Iterable[tuple[str | zipfile.ZipInfo, bytes]], method: int = 8) -> bytes:
-    """An archive by ``zipfile``."""
+    """Return an archive that ``zipfile`` writes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive:
         for name, data in files:

@@ -1,4 +1,4 @@
-"""Runs programs on one host through a Fleet, as the plugin does, without pytest."""
+"""Runs programs on one host through a Fleet, like the pytest plugin but without pytest."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from shell_runner.hosts import spec as hosts
-from shell_runner.hosts.fleet import HostEnded, Fleet, HostReady, FrameReceived
+from shell_runner.hosts.fleet import Fleet, FrameReceived, HostEnded, HostReady
 from shell_runner.remote.protocol.model import Execution, Result, Setup, Test, execution_from_row
 from shell_runner.remote.protocol.verdict import judge
 from shell_runner.shipping.tree_scan import scan
 
 
 class HostRun:
-    """A host, and a tree at ``root`` of which it runs programs."""
+    """A run on one host with the programs of the tree ``root``."""
 
     def __init__(self, root: Path, spec: str = "popen", **setup: Any) -> None:
         self.root = root
@@ -40,24 +40,24 @@ class HostRun:
         self.fleet.close()
 
     def write(self, name: str, text: str | bytes, mode: int = 0o755) -> str:
-        """A program in the tree; its path there."""
+        """Write a program; return its path relative to the tree."""
         return write_program(self.root / name, text, mode).relative_to(self.root).as_posix()
 
     def new_test(self, script: str | bytes, **fields: Any) -> Test:
-        """A test of a new program with this text."""
+        """Write a program with this text and return a Test of it."""
         self._count += 1
         name = self.write(f"test_{self._count}", script)
         return Test(self._count, name, **{"timeout": 30.0, **fields})
 
     def start(self, *tests: Test) -> None:
-        """Send tests."""
+        """Send tests to the host."""
         self.fleet.hosts[0].run_tests(tests)
 
     def finish(self, count: int) -> dict[int, Execution]:
-        """The next ``count`` executions, by number of the test."""
-        found: dict[int, Execution] = {}
+        """Return the next ``count`` executions by the numbers of their tests."""
+        executions: dict[int, Execution] = {}
         deadline = time.monotonic() + 60
-        while len(found) < count:
+        while len(executions) < count:
             event = self.fleet.events.get(timeout=max(deadline - time.monotonic(), 0.01))
             if isinstance(event, HostEnded):
                 raise event.error
@@ -66,26 +66,26 @@ class HostRun:
                     assert message[0] in ("done", "running", "waiting"), message
                     if message[0] == "done":
                         execution = execution_from_row(message[1])
-                        found[execution.id] = execution
-        return found
+                        executions[execution.id] = execution
+        return executions
 
     def run(self, script: str | bytes, **fields: Any) -> Execution:
-        """Run one program to its end."""
+        """Run one program and return its Execution."""
         return self.run_test(self.new_test(script, **fields))
 
     def run_test(self, test: Test) -> Execution:
-        """Run one test to its end."""
+        """Run one test and return its Execution."""
         self.start(test)
         return self.finish(1)[test.id]
 
     def judge(self, script: str | bytes, **fields: Any) -> Result:
-        """Run one program; the verdict."""
+        """Run one program and return the verdict."""
         test = self.new_test(script, **fields)
         return judge(test, self.run_test(test))
 
 
 def write_program(path: Path, text: str | bytes, mode: int = 0o755) -> Path:
-    """A file with that mode, its folders made."""
+    """Write a file with this mode and create its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     path.chmod(mode)
@@ -93,22 +93,22 @@ def write_program(path: Path, text: str | bytes, mode: int = 0o755) -> Path:
 
 
 def find_processes(marker: str) -> list[int]:
-    """Who runs with ``marker`` in its arguments or environment."""
-    found = []
+    """Return the ids of processes with ``marker`` in their arguments or environment."""
+    pids = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             for name in ("cmdline", "environ"):
                 try:
                     if marker.encode() in (folder / name).read_bytes():
-                        found.append(int(folder.name))
+                        pids.append(int(folder.name))
                         break
                 except OSError:
                     continue
-    return found
+    return pids
 
 
 def wait_until_gone(marker: str, seconds: float) -> bool:
-    """Whether nobody with ``marker`` is left within that time."""
+    """Wait until no process with ``marker`` is left; return False after ``seconds``."""
     deadline = time.monotonic() + seconds
     while find_processes(marker):
         if time.monotonic() > deadline:

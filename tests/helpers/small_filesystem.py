@@ -1,4 +1,4 @@
-"""A small file system, to be full."""
+"""A small file system that tests can fill."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ import pytest
 
 
 class SmallFilesystem:
-    """A small file system; what is done to it is seen by all that use it."""
+    """A small tmpfs at ``folder``, which all processes see."""
 
     def __init__(self, folder: Path, size: str) -> None:
-        """``size``: as mount takes it."""
+        """Prepare a file system of this ``size``, in the syntax of mount(8)."""
         self.folder, self._size = folder, size
         self._ballast = folder / "ballast"
 
     def mount(self) -> None:
-        """Skips where that is not allowed."""
+        """Mount it; skip the test if that is not permitted."""
         command = ["mount", "-t", "tmpfs", "-o", f"size={self._size},mode=700", "none", self.folder]
         if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a small file system needs mount(8), as root has it")
+            pytest.skip("mounting a small file system requires root")
 
     def unmount(self) -> None:
-        """It is gone when nobody uses it any more."""
+        """Unmount it as soon as no process uses it."""
         subprocess.run(["umount", "--lazy", self.folder], check=True)
 
-    def set_writable(self, how: bool) -> None:
-        """Or not."""
-        words = f"remount,{'rw' if how else 'ro'}"
-        subprocess.run(["mount", "-o", words, self.folder], check=True)
+    def set_writable(self, is_writable: bool) -> None:
+        """Remount it writable or read-only."""
+        options = f"remount,{'rw' if is_writable else 'ro'}"
+        subprocess.run(["mount", "-o", options, self.folder], check=True)
 
     @property
     def free_bytes(self) -> int:
-        """Bytes."""
-        found = os.statvfs(self.folder)
-        return found.f_bavail * found.f_frsize
+        """The number of free bytes."""
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize
 
     def fill(self, leave: int = 0) -> None:
-        """Until there is only so much room."""
+        """Fill it until only ``leave`` bytes are free."""
         with open(self._ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):
             while self.free_bytes > leave:
                 file.write(bytes(min(self.free_bytes - leave, 1 << 20)))
 
     def clear(self) -> None:
-        """There is room again."""
+        """Remove what ``fill`` has written."""
         self._ballast.unlink()

@@ -1,1 +1,1 @@
-"""Programs that hurt who runs them, and what has to come of each."""
+"""Programs that harm the process that runs them, and the expected results."""

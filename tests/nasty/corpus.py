@@ -1,8 +1,8 @@
-"""The table of nasty programs: what each is, and what has to come of it.
+"""The table of nasty programs and their expected results.
 
-Owns the expectations and the laying out of the programs as a tree of tests.  Who runs
-the tree, and how, is not its matter: the suite runs it through the plugin, the
-benchmark runs it through other runners, too.
+Responsible for the expectations and for writing the programs to a tree of tests.  Must not depend
+on how the tree is run: the test suite runs it through the plugin, the benchmark also through other
+test runners.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from shell_runner.text import escape_unprintable
 
 PROGRAMS = Path(__file__).parent / "programs"
-#: Where a run puts its temporary files: in memory, if that is possible.
+#: The folder for temporary files of a run: in memory if possible.
 TMP = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
@@ -28,50 +28,50 @@ PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
 
 @dataclass(frozen=True)
 class NastyProgram:
-    """One program under one name."""
+    """One program, its name in the tree and its expected result."""
 
-    #: In ``programs``.
+    #: File name in ``programs``.
     file: str
     outcome: str
-    #: Part of the words that a person reads first.
+    #: Expected part of the failure message.
     message: str = ""
-    #: Part of the output that is shown.
+    #: Expected part of the output.
     output: str = ""
-    #: Part of the ``leftovers`` property; empty: nothing may be left behind.
+    #: Expected part of the ``leftovers`` property; empty: no process may be left.
     leftovers: str = ""
     timeout: float = 20.0
-    #: Takes seconds, or much memory, disk or processor.
+    #: Needs seconds, or much memory, disk or CPU time.
     heavy: bool = False
-    #: Programs, and what one may do, without which it cannot be tried.
+    #: Commands and permissions that it requires.
     needs: tuple[str, ...] = ()
-    #: The name that it gets, when that is the point; may have folders.
+    #: Path in the tree if that is what is tested; may contain folders.
     name: str | bytes = ""
-    #: Tried on the runners that we are compared with.
+    #: Also run by the benchmark with other test runners.
     compared: bool = False
 
     @property
     def path(self) -> str:
-        """Where it lies in the tree; undecodable bytes are surrogates."""
+        """The path in the tree; undecodable bytes are surrogates."""
         if self.name:
             return os.fsdecode(self.name)
         stem, _, suffix = self.file.rpartition(".")
-        if suffix in ("py", "c"):  # Python files are pytest's own, C is compiled
+        if suffix in ("py", "c"):  # pytest collects Python files itself; C is compiled
             return f"test_{stem}"
         return f"test_{self.file}"
 
     @property
     def id(self) -> str:
-        """The name that reports show."""
+        """The name in reports."""
         return escape_unprintable(self.path)
 
 
-_LATE = "timed out after 0.5 s"
+_TIMED_OUT = "timed out after 0.5 s"
 _CC = ("cc",)
 
 
 def expect_timeout(file: str, **more: object) -> NastyProgram:
-    """One that is stopped when its time is over."""
-    return NastyProgram(file, FAILED, _LATE, timeout=0.5, **more)  # type: ignore[arg-type]
+    """Return a program that is stopped after its timeout of 0.5 seconds."""
+    return NastyProgram(file, FAILED, _TIMED_OUT, timeout=0.5, **more)  # type: ignore[arg-type]
 
 
 PROCESSES = (
@@ -90,7 +90,9 @@ PROCESSES = (
     NastyProgram("stop_child.sh", PASSED, leftovers="sleep"),
     NastyProgram("stop_slot.sh", FAILED, "exit 3", compared=True),
     NastyProgram("signal_slot.sh", PASSED, output="still here", compared=True),
-    NastyProgram("trace_slot.c", ERROR, "stopped from outside", timeout=0.5, needs=("cc", "ptrace")),
+    NastyProgram(
+        "trace_slot.c", ERROR, "stopped from outside", timeout=0.5, needs=("cc", "ptrace")
+    ),
     NastyProgram("kill_slot.sh", ERROR, "its slot died: killed by SIGKILL", compared=True),
     NastyProgram("kill_others.py", PASSED),
     expect_timeout("fork_storm.pl", compared=True),
@@ -131,7 +133,7 @@ OUTPUT = (
     NastyProgram("closed_pipe.sh", PASSED, output="yes ended with 141", compared=True),
 )
 
-#: In a run of their own, where memory is measured.
+#: Programs that run separately, with their memory measured.
 FLOODS = (
     NastyProgram("flood.sh", PASSED, output="the end", heavy=True, timeout=60.0, compared=True),
     NastyProgram("long_line.sh", PASSED, output="the end", heavy=True, timeout=60.0, compared=True),
@@ -141,7 +143,9 @@ FILES = (
     NastyProgram("empty", PASSED),
     NastyProgram("no_shebang.sh", PASSED, output="by the shell", compared=True),
     NastyProgram("crlf.sh", ERROR, "the line ends in a CR", compared=True),
-    NastyProgram("no_interpreter.sh", ERROR, "/no/such/interpreter is not installed", compared=True),
+    NastyProgram(
+        "no_interpreter.sh", ERROR, "/no/such/interpreter is not installed", compared=True
+    ),
     NastyProgram("interpreter_folder.sh", ERROR, "permission denied"),
     NastyProgram("interpreter_arguments.sh", FAILED, "exit 1"),
     NastyProgram("env_split.sh", PASSED),
@@ -197,45 +201,46 @@ _NAMES: tuple[str | bytes, ...] = (
 NAMES = tuple(NastyProgram("named.sh", PASSED, output="no matter", name=name) for name in _NAMES)
 
 
-def _exit(status: int) -> NastyProgram:
+def _expect_exit(status: int) -> NastyProgram:
     outcome = {0: PASSED, 77: SKIPPED, 99: ERROR}.get(status, FAILED)
-    words = "" if outcome in (PASSED, SKIPPED) else f"exit {status}"
-    return NastyProgram("exit.sh", outcome, words, name=f"exits/test_exit_{status}.sh")
+    message = "" if outcome in (PASSED, SKIPPED) else f"exit {status}"
+    return NastyProgram("exit.sh", outcome, message, name=f"exits/test_exit_{status}.sh")
 
 
-#: What a signal does whose default is not to end: nothing, or (20 to 22) nothing in an
-#: orphaned group.
-_HARMLESS = frozenset([17, 18, 20, 21, 22, 23, 28])
+#: Signals that do not end a process by default, or (20 to 22) not in an orphaned group.
+_HARMLESS_SIGNALS = frozenset([17, 18, 20, 21, 22, 23, 28])
 
 
-def _signal(number: int) -> NastyProgram:
+def _expect_signal(number: int) -> NastyProgram:
     name = f"signals/test_{number}"
-    if number in _HARMLESS:
+    if number in _HARMLESS_SIGNALS:
         return NastyProgram("signal.py", PASSED, name=name)
-    words = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    return NastyProgram("signal.py", FAILED, f"killed by {words}", name=name)
+    description = (
+        signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    )
+    return NastyProgram("signal.py", FAILED, f"killed by {description}", name=name)
 
 
-EXITS = tuple(_exit(status) for status in (0, 1, 2, 77, 99, 125, 126, 127, 128, 130, 255))
-SIGNALS = tuple(_signal(number) for number in (*range(1, 19), *range(20, 32), 34, 40, 64))
+EXITS = tuple(_expect_exit(status) for status in (0, 1, 2, 77, 99, 125, 126, 127, 128, 130, 255))
+SIGNALS = tuple(_expect_signal(number) for number in (*range(1, 19), *range(20, 32), 34, 40, 64))
 
-#: All that share a run.  The files come first: storms are hard on the neighbours.
+#: Programs that share a run.  Files come first, since fork storms slow down the others.
 TOGETHER = (*FILES, *NAMES, *EXITS, *SIGNALS, *OUTPUT, *PROCESSES)
-#: Kills its host; in a run of its own.
+#: Kills its host, and so runs separately.
 KILL_HOST = NastyProgram("kill_host.sh", ERROR, "host")
-#: Fills the temporary file system, which is a small one of its own.
+#: Fills the temporary file system, which is a small one for this purpose.
 FULL = NastyProgram("full_tmp.sh", PASSED, output="no room left", needs=("mount",))
 
 
 _PYTHON = f"#!{os.path.realpath(sys.executable)} -IS".encode()
 
 
-def filter_runnable(cases: Iterable[NastyProgram]) -> list[NastyProgram]:
-    """Those for which all is here that they need."""
-    return [case for case in cases if all(_is_here(name) for name in case.needs)]
+def filter_runnable(programs: Iterable[NastyProgram]) -> list[NastyProgram]:
+    """Return the programs whose requirements this machine meets."""
+    return [program for program in programs if all(_is_available(name) for name in program.needs)]
 
 
-#: Shell commands that succeed where something may be done.
+#: Shell commands that succeed if something is permitted.
 _PROBES = {
     "mount": "unshare --mount true",
     "pidns": "unshare --pid --fork true",
@@ -246,35 +251,35 @@ _PROBES = {
 
 
 @functools.cache
-def _is_here(name: str) -> bool:
+def _is_available(name: str) -> bool:
     if name not in _PROBES:
         return shutil.which(name) is not None
     env = {**os.environ, **({"TMPDIR": TMP} if TMP else {})}
-    done = subprocess.run(["sh", "-c", _PROBES[name]], env=env, capture_output=True, check=False)
-    return done.returncode == 0
+    result = subprocess.run(["sh", "-c", _PROBES[name]], env=env, capture_output=True, check=False)
+    return result.returncode == 0
 
 
-def write_tree(root: Path, cases: Iterable[NastyProgram]) -> None:
-    """The tree of these cases below ``root``, with the deadlines in its nosejobs.toml."""
+def write_tree(root: Path, programs: Iterable[NastyProgram]) -> None:
+    """Write the tree of these programs below ``root``, with their timeouts in nosejobs.toml."""
     lines = []
-    for case in cases:
-        _install(case, root / case.path)
-        if case.timeout != NastyProgram.timeout:
-            lines.append(f'[tests."{case.path}"]\ntimeout = {case.timeout}\n')
+    for program in programs:
+        _install(program, root / program.path)
+        if program.timeout != NastyProgram.timeout:
+            lines.append(f'[tests."{program.path}"]\ntimeout = {program.timeout}\n')
     (root / "nosejobs.toml").write_text("".join(lines))
 
 
-def _install(case: NastyProgram, path: Path) -> None:
+def _install(program: NastyProgram, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = PROGRAMS / case.file
+    source = PROGRAMS / program.file
     if source.suffix == ".c":
         subprocess.run(["cc", "-O1", "-w", "-pthread", "-o", path, source], check=True)
         return
     text = source.read_bytes()
-    # The interpreter itself: a wrapper on PATH may take a second to find it.
+    # Name the interpreter itself: a wrapper on PATH may take a second to find it.
     path.write_bytes(text.replace(b"#!/usr/bin/env python3", _PYTHON, 1))
-    path.chmod(0o4755 if "setuid" in case.path else 0o755)
-    if case.file == "modify_tree.sh":
+    path.chmod(0o4755 if "setuid" in program.path else 0o755)
+    if program.file == "modify_tree.sh":
         (path.parent / "neighbour").write_text("moved by the test\n")
-    if case.file == "read_only.sh":
+    if program.file == "read_only.sh":
         path.parent.chmod(0o555)

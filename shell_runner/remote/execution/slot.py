@@ -132,9 +132,10 @@ class Slot:
         self._output_poller = select.poll()
         self._is_childless = True
         self._limits = _read_limits()
-        self._out_pipe = self._open_output_pipe()
-        self._err_pipe = self._out_pipe if setup.merge_output else self._open_output_pipe()
-        self._wake_fd = self._watch_children()
+        pollers = (self._poller, self._output_poller)
+        self._out_pipe = _open_output_pipe(*pollers)
+        self._err_pipe = self._out_pipe if setup.merge_output else _open_output_pipe(*pollers)
+        self._wake_fd = _watch_children(self._poller)
         self._poller.register(control, select.POLLIN)
 
     # -- one test ---------------------------------------------------------------
@@ -396,29 +397,29 @@ class Slot:
             self._poller.unregister(self.control)
             self._kill_processes([], 0.0)
 
-    # -- setting up -------------------------------------------------------------
 
-    def _open_output_pipe(self) -> _Pipe:
-        """Create an output pipe that can hold as much as one read, and poll it."""
-        pipe = _Pipe(*os.pipe())
-        os.set_blocking(pipe.read, False)
-        try:
-            fcntl.fcntl(pipe.write, _F_SETPIPE_SZ, _READ_BYTES)
-        except OSError:
-            pass  # not Linux, or the user is at the kernel's limit: the default size suffices
-        for poller in (self._poller, self._output_poller):
-            poller.register(pipe.read, select.POLLIN)
-        return pipe
+def _open_output_pipe(*pollers: "select.poll") -> _Pipe:
+    """Create an output pipe that can hold as much as one read, and let ``pollers`` watch it."""
+    pipe = _Pipe(*os.pipe())
+    os.set_blocking(pipe.read, False)
+    try:
+        fcntl.fcntl(pipe.write, _F_SETPIPE_SZ, _READ_BYTES)
+    except OSError:
+        pass  # not Linux, or the user is at the kernel's limit: the default size suffices
+    for poller in pollers:
+        poller.register(pipe.read, select.POLLIN)
+    return pipe
 
-    def _watch_children(self) -> int:
-        """Make SIGCHLD wake the poller; return the descriptor that becomes readable."""
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        os.set_blocking(write, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        self._poller.register(read, select.POLLIN)
-        return read
+
+def _watch_children(poller: "select.poll") -> int:
+    """Make SIGCHLD wake ``poller``; return the descriptor that becomes readable."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    poller.register(read, select.POLLIN)
+    return read
 
 
 def _read_limits() -> List[Tuple[int, int]]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Closes every descriptor, and fails later.
+# Closes every descriptor and fails later.
 import os
 import time
 

@@ -1,3 +1,3 @@
 #!/bin/sh
-# Leaves a mount of its own folder in TMPDIR: what is bound must not be removed.
+# Leaves a bind mount of its own folder in TMPDIR: the source of the mount must not be removed.
 mkdir "$TMPDIR/here" && mount --bind . "$TMPDIR/here" || exit 77

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Gets standard output as it should be.
+# Checks that standard output is blocking again after another test.
 import os
 
 assert os.get_blocking(1)

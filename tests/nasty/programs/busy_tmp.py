@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Leaves behind what makes files in TMPDIR all the time.
+# Leaves a process that creates files in TMPDIR all the time.
 import os
 
 if os.fork() == 0:

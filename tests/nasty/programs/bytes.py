@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Bytes that are no text, text that is no XML, and XML that is not meant.
+# Writes bytes that are not text, text that is not valid in XML, and XML markup.
 import os
 
 os.write(1, b"NUL \x00 BEL \x07 ESC \x1b[31mred\x1b[0m \x1b]0;title\x07 CR \r BS \x08 DEL \x7f\n")

@@ -1,4 +1,4 @@
-/* A process that is never there: it forks and ends, forks and ends. */
+/* Forks and exits in an endless chain, so that no process lives long. */
 #include <unistd.h>
 int main(void) {
     if (fork()) { usleep(50000); _exit(0); }

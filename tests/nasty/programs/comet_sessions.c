@@ -1,4 +1,4 @@
-/* The same, each generation in a session of its own. */
+/* Forks and exits in an endless chain, each process in its own session. */
 #include <unistd.h>
 int main(void) {
     if (fork()) { usleep(50000); _exit(0); }

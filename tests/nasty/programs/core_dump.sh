@@ -1,4 +1,4 @@
 #!/bin/sh
-# Dumps core, in a folder that is removed.
+# Dumps core in TMPDIR, which is removed afterwards.
 cd "$TMPDIR" && ulimit -c unlimited
 kill -SEGV $$

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# A daemon as the books have it: two forks and a session of its own.
+# Leaves a daemon: two forks and its own session.
 import os
 import time
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env perl
-# Twenty daemons.
+# Leaves twenty daemons.
 use POSIX "setsid";
 for (1 .. 20) {
     next if fork;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# A folder in a folder, 3000 times.
+# Creates 3000 nested folders.
 import os
 
 os.chdir(os.environ["TMPDIR"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Has three descriptors open, and the one that lists them.
+# Checks that it has only three open descriptors.
 import os
 
 found = sorted(map(int, os.listdir("/proc/self/fd")))

@@ -1,3 +1,3 @@
 #!/usr/bin/env -S FRUIT=pear sh
-# A shebang of env -S.
+# Has a shebang with env -S.
 test "$FRUIT" = pear

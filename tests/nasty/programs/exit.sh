@@ -1,4 +1,4 @@
 #!/bin/sh
-# Ends with the status that its name says.
+# Exits with the status in its name.
 set -- "$(basename "$0" .sh)"
 exit "${1##*_}"

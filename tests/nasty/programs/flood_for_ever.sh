@@ -1,3 +1,3 @@
 #!/bin/sh
-# Writes for ever: the deadline must come all the same.
+# Writes forever: the timeout must hold.
 exec yes

@@ -1,3 +1,3 @@
 #!/bin/sh
-# Leaves behind what writes for ever.
+# Leaves a process that writes forever.
 yes &

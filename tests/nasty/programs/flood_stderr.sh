@@ -1,4 +1,4 @@
 #!/bin/sh
-# Writes to both streams for ever.
+# Writes to both streams forever.
 yes out &
 exec yes err >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env perl
-# Up to 400 processes that fork as fast as they can, in groups and sessions of their own.
+# Runs up to 400 processes that fork as fast as possible, in their own groups and sessions.
 use POSIX qw(setsid setpgid);
 pipe(my $read, my $write);
 syswrite $write, "x" x 400;

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Fills the temporary file system, and says so while it is full.
+# Fills the temporary file system and writes output while it is full.
 head -c 64000000 /dev/zero >"$TMPDIR/fill" 2>/dev/null && exit 1
 echo "no room left"

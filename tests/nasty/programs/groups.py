@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Children that move between process groups, at a timeout.
+# Has children that move between process groups when the timeout is over.
 import os
 import time
 

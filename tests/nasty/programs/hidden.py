@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Leaves a process without environment, descriptors, session or folder of ours.
+# Leaves a process that shares no environment, descriptor, session or folder with the test.
 import os
 
 if os.fork() == 0:

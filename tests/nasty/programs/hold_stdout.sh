@@ -1,4 +1,4 @@
 #!/bin/sh
-# A background child holds standard output open for longer than anybody waits.
+# Leaves a background child that keeps standard output open.
 sleep 60 &
 echo started

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# A child with an environment of a megabyte.
+# Has a child with an environment of one megabyte.
 import os
 
 env = {f"V{number}": "x" * 100_000 for number in range(10)}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Ignores all signals that can be ignored, with others blocked, at a timeout.
+# Ignores or blocks all signals that it can when the timeout is over.
 import signal
 import time
 

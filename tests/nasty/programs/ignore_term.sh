@@ -1,4 +1,4 @@
 #!/bin/sh
-# Ignores SIGTERM, and so do its children.
+# Ignores SIGTERM, as do its children.
 trap '' TERM
 while :; do sleep 1; done

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Kills the parent of whoever runs it.
+# Kills the parent of its slot.
 set -- $(sed 's/.*) //' /proc/$PPID/stat)
 kill -9 $2
 sleep 60

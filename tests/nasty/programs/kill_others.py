@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Kills and stops every child of whoever runs it but itself.
+# Kills and stops all other children of its slot.
 import os
 import signal
 

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Kills whoever runs it, and lives on.
+# Kills its parent, the slot, and continues to run.
 kill -9 $PPID
 sleep 60

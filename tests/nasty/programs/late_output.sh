@@ -1,4 +1,4 @@
 #!/bin/sh
-# A background child writes a moment after its parent's end.
+# Has a background child that writes shortly after the parent has exited.
 (sleep 0.03; echo late) &
 echo early

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Goes away, and removes the ground under its feet.
+# Removes its working directory.
 mkdir "$TMPDIR/gone" && cd "$TMPDIR/gone" && rmdir "$TMPDIR/gone"
 echo "nowhere"

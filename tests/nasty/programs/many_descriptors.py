@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# A child with thousands of open descriptors is left behind.
+# Leaves a child with thousands of open descriptors.
 import os
 import resource
 import time

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# 100 000 files in TMPDIR.
+# Creates 100 000 files in TMPDIR.
 import os
 
 for folder in range(10):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes to itself, to its neighbours and to its folder.
+# Changes itself, other files and its folder.
 echo "# more" >>"$0"
 mkdir -p made/here && echo >made/here/file
 mv neighbour moved

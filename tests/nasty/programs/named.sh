@@ -1,3 +1,3 @@
 #!/bin/sh
-# The same few lines under names that are hard to bear.
+# Runs under names that are difficult to handle.
 echo "my name is no matter"

@@ -1,2 +1,2 @@
-# No shebang: text runs by the shell.
+# Has no shebang: text is run by the shell.
 echo "by the shell"

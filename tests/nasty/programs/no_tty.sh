@@ -1,3 +1,3 @@
 #!/bin/sh
-# There must be no terminal to ask for a password.
+# Checks that no terminal can be opened, for example to ask for a password.
 if (: </dev/tty) 2>/dev/null; then echo "a terminal"; exit 1; fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Makes its output non-blocking, which is the next test's output, too.
+# Makes its output non-blocking, which is also the output of the next test.
 import os
 
 assert os.get_blocking(1), "an earlier test left it non-blocking"

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Waits for ever behind a line without an end.
+# Waits forever after output without a line end.
 printf 'waiting for the database'
 sleep 60

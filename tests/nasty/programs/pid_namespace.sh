@@ -1,4 +1,4 @@
 #!/bin/sh
-# Leaves a process in a PID namespace of its own.
+# Leaves a process in its own PID namespace.
 unshare --pid --fork sh -c 'trap "" TERM; sleep 60' &
 sleep 0.1

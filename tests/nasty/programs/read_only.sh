@@ -1,3 +1,3 @@
 #!/bin/sh
-# Runs in a folder that cannot be written to.
+# Runs in a folder that is not writable.
 pwd

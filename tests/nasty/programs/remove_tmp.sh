@@ -1,3 +1,3 @@
 #!/bin/sh
-# Removes TMPDIR and HOME, and what they are in.
+# Removes TMPDIR, HOME and their parent folder.
 rm -rf "${TMPDIR%/*}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# A daemon that ignores SIGINT and answers SIGTERM with a new one of itself.
+# Leaves a daemon that ignores SIGINT and starts a copy of itself on SIGTERM.
 import os
 import signal
 import time

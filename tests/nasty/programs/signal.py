@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Ends by the signal that its name says.
+# Kills itself with the signal in its name.
 import os
 import re
 import signal

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Starts with no signal ignored or blocked.
+# Checks that it starts with no signal ignored or blocked.
 import signal
 
 assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])

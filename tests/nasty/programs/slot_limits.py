@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Takes away what whoever runs it may have.
+# Lowers the resource limits of its parent.
 import os
 import resource
 

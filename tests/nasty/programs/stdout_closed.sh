@@ -1,5 +1,5 @@
 #!/bin/sh
-# Closes its output early, and fails later.
+# Closes its output early and fails later.
 exec >&- 2>&-
 sleep 0.2
 exit 3

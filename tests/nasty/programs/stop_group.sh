@@ -1,4 +1,4 @@
 #!/bin/sh
-# Stops its whole group, a child included.
+# Stops its whole process group, including a child.
 sleep 60 &
 kill -STOP 0

@@ -1,3 +1,3 @@
 #!/bin/sh
-# Stops itself for ever.
+# Stops itself.
 kill -STOP $$

@@ -1,4 +1,4 @@
 #!/bin/sh
-# Stops whoever runs it.
+# Stops its parent.
 kill -STOP $PPID
 exit 3

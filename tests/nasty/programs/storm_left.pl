@@ -1,5 +1,5 @@
 #!/usr/bin/env perl
-# Leaves a storm of up to 300 processes behind.
+# Leaves up to 300 processes that fork all the time.
 use POSIX "setsid";
 pipe(my $read, my $write);
 syswrite $write, "x" x 300;

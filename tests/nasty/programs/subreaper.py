@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Inherits its own orphans, and leaves them.
+# Is a subreaper and leaves its orphans.
 import ctypes
 import os
 import time

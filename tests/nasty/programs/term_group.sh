@@ -1,4 +1,4 @@
 #!/bin/sh
-# Ends its whole group.
+# Terminates its whole process group.
 kill -TERM 0
 sleep 60

@@ -1,4 +1,4 @@
-/* The first thread has ended, another goes on: a zombie that lives. */
+/* Ends its first thread while another continues: a zombie that still runs. */
 #include <pthread.h>
 #include <unistd.h>
 static void *run(void *none) { for (;;) sleep(60); return none; }

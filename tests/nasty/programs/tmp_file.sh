@@ -1,3 +1,3 @@
 #!/bin/sh
-# Puts a file in the place of TMPDIR.
+# Replaces TMPDIR by a file.
 rm -rf "$TMPDIR" && echo >"$TMPDIR"

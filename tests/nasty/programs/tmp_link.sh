@@ -1,4 +1,4 @@
 #!/bin/sh
-# Puts a link to something precious in the place of TMPDIR.
+# Replaces TMPDIR by a link to a folder that must not be removed.
 mkdir "$HOME/precious" && touch "$HOME/precious/file"
 rm -rf "$TMPDIR" && ln -s /etc "$TMPDIR"

@@ -1,4 +1,4 @@
-/* Takes whoever runs it under a debugger, and sleeps. */
+/* Attaches a debugger to its parent and sleeps. */
 #include <sys/ptrace.h>
 #include <unistd.h>
 int main(void) {

@@ -1,4 +1,4 @@
-/* Leaves a tracer and a child that is stopped under it. */
+/* Leaves a tracer and a child that the tracer has stopped. */
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>

@@ -1,4 +1,4 @@
-/* A parent that waits in the kernel for a child that never ends. */
+/* Is blocked in the kernel by vfork(2), with a child that never ends. */
 #define _DEFAULT_SOURCE
 #include <unistd.h>
 int main(void) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Two processes that wake each other whenever one is stopped, at a timeout.
+# Has two processes that continue each other whenever one is stopped, when the timeout is over.
 import os
 import signal
 import time

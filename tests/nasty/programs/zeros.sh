@@ -1,5 +1,5 @@
 #!/bin/sh
-# Ten megabytes of NUL, and a failure.
+# Writes ten megabytes of NUL and fails.
 head -c 10000000 /dev/zero
 echo "the end"
 exit 1

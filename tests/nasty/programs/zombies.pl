@@ -1,4 +1,4 @@
 #!/usr/bin/env perl
-# Three hundred children that nobody waits for.
+# Has three hundred children that it never waits for.
 for (1 .. 300) { fork or exit }
 print "done\n";

@@ -1,4 +1,4 @@
 #!/usr/bin/env perl
-# The same, and their parent stays until it is stopped.
+# Has three hundred children that it never waits for, and runs until it is stopped.
 for (1 .. 300) { fork or exit }
 sleep 60;

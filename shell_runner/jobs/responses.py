@@ -218,7 +218,7 @@ def parse_facts(values: Any) -> dict[str, Any]:
 def parse_limits(value: Any) -> dict[str, int]:
     """Return the limits of a host's queue by name; raises :exc:`InvalidField`."""
     fields = _make_fields(value)
-    return {to_single_line(str(name), 100): fields.integer(name) for name in fields.keys(100)}
+    return {to_single_line(str(name), 100): fields.integer(name) for name in fields.list_keys(100)}
 
 
 @dataclass(frozen=True)

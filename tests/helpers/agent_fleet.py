@@ -1,4 +1,4 @@
-"""A fleet of real agents, each in a network namespace of its own, and pytest run over it."""
+"""A fleet of real agents, each in its own network namespace, and runs of pytest on it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from typing import Self
 
 import psutil
 
-from shell_runner.hosts.ca import Authority
-from tests.helpers.network_namespaces import Network
-from tests.helpers.single_host_run import write
+from shell_runner.hosts.ca import CertificateAuthority
+from tests.helpers.network_namespaces import NamespaceNetwork
+from tests.helpers.single_host_run import write_program
 
-#: Seconds after which whatever is waited for has failed.
-PATIENCE = 60.0
+#: Seconds after which any wait fails.
+TIMEOUT = 60.0
 
 
-class Fleet:
-    """``count`` agents, ``h1`` to ``hN``, and the credentials to reach them."""
+class AgentFleet:
+    """A fleet of ``count`` agents, ``h1`` to ``hN``, and the credentials to reach them."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
-        self.network = Network(count)
+        self.network = NamespaceNetwork(count)
         self.agents: dict[int, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         self.network.__enter__()
         now = datetime.datetime.now(datetime.UTC)
-        authority = Authority.create(self.folder / "ca", now)
+        authority = CertificateAuthority.create(self.folder / "ca", now)
         for number in range(1, len(self.network.addresses)):
             bundle = authority.issue_host(f"h{number}", (f"h{number}",), now)
-            write(self.folder / f"h{number}.pem", bundle, 0o600)
-        write(self.folder / "client.pem", authority.issue_client("laptop", now), 0o600)
+            write_program(self.folder / f"h{number}.pem", bundle, 0o600)
+        write_program(self.folder / "client.pem", authority.issue_client("laptop", now), 0o600)
         for number in range(1, len(self.network.addresses)):
             self.start(number)
         return self
@@ -49,7 +49,7 @@ class Fleet:
         self.network.__exit__(*arguments)
 
     def start(self, number: int) -> None:
-        """Start the agent of a host, which has a home of its own."""
+        """Start the agent of a host, with its own home."""
         home = self.folder / f"home{number}"
         (home / "tmp").mkdir(parents=True, exist_ok=True)
         ready = home / "port"
@@ -63,13 +63,13 @@ class Fleet:
         command += ["--listen", f"{self.network.addresses[number]}:7422", "--port-file", str(ready)]
         with open(home / "log", "ab") as log:
             self.agents[number] = subprocess.Popen(
-                self.network.inside(number, *command), env=env, stdin=subprocess.DEVNULL,
+                self.network.build_command(number, *command), env=env, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log,
             )  # fmt: skip
-        until(ready.exists, f"agent {number} listens")
+        wait_until(ready.exists, f"agent {number} listens")
 
     def stop(self, number: int) -> None:
-        """End an agent, and whatever a test has done to it."""
+        """Stop an agent, even if a test has stopped its process."""
         agent = self.agents.pop(number)
         agent.send_signal(signal.SIGCONT)
         agent.terminate()
@@ -79,8 +79,8 @@ class Fleet:
             agent.kill()
             agent.wait()
 
-    def specs(self, slots: int = 2, *numbers: int) -> str:
-        """The hosts for ``--nosejobs``."""
+    def make_host_specs(self, slots: int = 2, *numbers: int) -> str:
+        """Return the value of ``--nosejobs`` for the given hosts, by default all."""
         chosen = numbers or range(1, len(self.network.addresses))
         return ",".join(
             f"agent={self.network.addresses[number]}//name=h{number}//id=h{number}//slots={slots}"
@@ -90,21 +90,21 @@ class Fleet:
 
     # -- what runs on a host ----------------------------------------------------------
 
-    def processes(self, number: int) -> list[psutil.Process]:
-        """All below its agent."""
+    def list_processes(self, number: int) -> list[psutil.Process]:
+        """Return all descendants of the agent of a host."""
         return psutil.Process(self.agents[number].pid).children(recursive=True)
 
-    def interpreters(self, number: int) -> list[psutil.Process]:
-        """Those that serve a connection: the children of keepers."""
-        return [each for each in self.processes(number) if "-c" in _command(each)[:4]]
+    def list_interpreters(self, number: int) -> list[psutil.Process]:
+        """Return the interpreters of connections, which are children of supervisors."""
+        return [each for each in self.list_processes(number) if "-c" in _command(each)[:4]]
 
-    def slots(self, number: int) -> list[psutil.Process]:
-        """The children of interpreters."""
-        return [child for each in self.interpreters(number) for child in each.children()]
+    def list_slots(self, number: int) -> list[psutil.Process]:
+        """Return the slots, which are children of interpreters."""
+        return [child for each in self.list_interpreters(number) for child in each.children()]
 
 
-class Session:
-    """One pytest over the fleet."""
+class PytestRun:
+    """A run of pytest on the hosts of a fleet."""
 
     def __init__(self, root: Path, specs: str, *options: str) -> None:
         self.root = root
@@ -119,10 +119,10 @@ class Session:
         )  # fmt: skip
         self.output = ""
 
-    def end(self) -> int:
-        """Wait for it; the exit status."""
+    def wait(self) -> int:
+        """Wait for the end; return the exit status."""
         try:
-            self.output, _ = self.process.communicate(timeout=PATIENCE * 2)
+            self.output, _ = self.process.communicate(timeout=TIMEOUT * 2)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.output, _ = self.process.communicate()
@@ -130,7 +130,7 @@ class Session:
         return self.process.returncode
 
     def outcomes(self) -> dict[str, list[str]]:
-        """Of each testcase; more than one if it was reported more than once."""
+        """Return the outcomes of each testcase; more than one if it was reported repeatedly."""
         found: dict[str, list[str]] = {}
         for case in ET.parse(self.junit).iter("testcase"):
             marks = [each.tag for each in case if each.tag in ("failure", "error", "skipped")]
@@ -138,9 +138,9 @@ class Session:
         return found
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for it; AssertionError if it takes too long."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Wait until ``condition()`` is true; raise AssertionError after ``TIMEOUT``."""
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Real agents on loopback with certificates of a real authority; gone when closed."""
+"""Real agent processes on loopback with certificates of a real authority."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 from shell_runner.hosts import ca, tls
 
-#: What execnet gives to an interpreter that it starts.
+#: The code that execnet passes to an interpreter that it starts.
 BOOTSTRAP = "import sys;exec(eval(sys.stdin.readline()))"
-#: Answers each line with the value of the expression in it.
+#: Code that answers each line with the value of its expression.
 ECHO = "import os, sys, subprocess\nfor line in sys.stdin: print(eval(line), flush=True)"
 
 
-class Authority:
-    """A fleet's authority, and bundles by name, below ``folder``."""
+class FleetAuthority:
+    """A fleet's authority, which writes bundles by name into ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ca = ca.CertificateAuthority.create(folder / "ca", ca.utcnow())
         self.crl = self.ca.folder / "crl.pem"
 
-    def host(self, name: str = "localhost", *addresses: str, days: int = 365) -> Path:
-        """A host's bundle."""
-        given = addresses or ("127.0.0.1", "::1")
-        return self._write(name, self.ca.issue_host(name, given, ca.utcnow(), days))
+    def issue_host(self, name: str = "localhost", *addresses: str, days: int = 365) -> Path:
+        """Write the bundle of a host; return its path."""
+        names = addresses or ("127.0.0.1", "::1")
+        return self._write(name, self.ca.issue_host(name, names, ca.utcnow(), days))
 
-    def client(self, name: str = "laptop", days: int = 365) -> Path:
-        """A controller's bundle."""
+    def issue_client(self, name: str = "laptop", days: int = 365) -> Path:
+        """Write the bundle of a controller; return its path."""
         return self._write(name, self.ca.issue_client(name, ca.utcnow(), days))
 
     def revoke(self, name: str) -> None:
-        """Put all that ``name`` has on the list."""
+        """Revoke all certificates of ``name``."""
         self.ca.revoke(name, ca.utcnow())
 
     def _write(self, name: str, text: str) -> Path:
@@ -52,25 +51,25 @@ class Authority:
         return path
 
 
-class Agent:
-    """One agent process: ``log`` is what it says, line by line."""
+class AgentProcess:
+    """An agent process, whose log can be awaited line by line."""
 
     def __init__(self, bundle: Path, *options: object, command: tuple[str, ...] = ()) -> None:
-        """``command``: what runs it; else our own interpreter with the checkout's module."""
+        """Start the agent; ``command``: runs it, by default the module of this checkout."""
         self.bundle = bundle
         self.lines: list[str] = []
         self.port = 0
-        given = command or (sys.executable, "-m", "shell_runner.remote", "agent")
+        prefix = command or (sys.executable, "-m", "shell_runner.remote", "agent")
         listen = () if "--connect" in options else ("--listen", "127.0.0.1:0")
-        argv = [*given, str(bundle), *listen, *map(str, options)]
+        argv = [*prefix, str(bundle), *listen, *map(str, options)]
         self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         self._fresh: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def __enter__(self) -> Self:
-        found = self.expect(r"listening .*port=(\d+)|dialing ")
-        self.port = int(found[1] or 0)
+        match = self.expect(r"listening .*port=(\d+)|dialing ")
+        self.port = int(match[1] or 0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,14 +84,14 @@ class Agent:
         self._reader.join(20)
 
     def expect(self, pattern: str, seconds: float = 20.0) -> re.Match[str]:
-        """The first line from here on that matches; those before it are skipped."""
+        """Wait for the next log line that matches; drop the lines before it."""
         deadline = time.monotonic() + seconds
         while True:
             for number, line in enumerate(self.lines):
-                found = re.search(pattern, line)
-                if found:
+                match = re.search(pattern, line)
+                if match:
                     del self.lines[: number + 1]
-                    return found
+                    return match
             line = None
             with contextlib.suppress(queue.Empty):
                 line = self._fresh.get(timeout=max(deadline - time.monotonic(), 0))
@@ -107,25 +106,27 @@ class Agent:
                 self._fresh.put(line.rstrip("\n"))
         self._fresh.put(None)
 
-    def settings(self, credentials: Path, **changes: Any) -> dict[str, Any]:
-        """What the proxy would be told."""
+    def make_proxy_settings(self, credentials: Path, **changes: Any) -> dict[str, Any]:
+        """Return the settings of a proxy that connects to this agent."""
         return {
             "kind": "agent", "address": "localhost", "port": self.port,
             "credentials": str(credentials), **changes,
         }  # fmt: skip
 
-    def connect(self, credentials: Path, **changes: Any) -> Peer:
-        """An interpreter behind it that evaluates lines."""
-        return Peer(tls.connect(self.settings(credentials, **changes), BOOTSTRAP))
+    def connect(self, credentials: Path, **changes: Any) -> InterpreterClient:
+        """Connect to an interpreter of the agent that evaluates lines."""
+        return InterpreterClient(
+            tls.connect(self.make_proxy_settings(credentials, **changes), BOOTSTRAP)
+        )
 
     def kill(self) -> None:
-        """As kill -9 does."""
+        """Kill the agent by SIGKILL."""
         self.process.kill()
         self.process.wait()
 
 
-class Peer:
-    """Speaks with an interpreter through a transport: the smallest possible proxy."""
+class InterpreterClient:
+    """A minimal proxy: evaluates expressions in an interpreter of an agent."""
 
     def __init__(self, transport: tls.TlsTransport) -> None:
         self.transport = transport
@@ -139,7 +140,7 @@ class Peer:
         self.transport.close()
 
     def send(self, data: bytes) -> None:
-        """All of it."""
+        """Send all of ``data``."""
         left = memoryview(data)
         while left:
             taken = self.transport.write(left)
@@ -149,20 +150,20 @@ class Peer:
 
     def _wait(self, seconds: float) -> bool:
         poller = select.poll()
-        for descriptor, events in self.transport.polled():
+        for descriptor, events in self.transport.list_poll_events():
             poller.register(descriptor, events)
         return bool(poller.poll(seconds * 1000))
 
     def read(self, seconds: float = 20.0) -> bytes:
-        """Some bytes; none at the end."""
+        """Return some bytes; empty at the end of the connection."""
         while True:
             data = self.transport.read()
             if data is not None:
                 return data
             assert self._wait(seconds), "nothing came"
 
-    def ask(self, expression: str) -> str:
-        """The value of an expression over there."""
+    def evaluate(self, expression: str) -> str:
+        """Return the value of an expression in the interpreter, as text."""
         self.send(expression.encode() + b"\n")
         while b"\n" not in self._text:
             data = self.read()
@@ -171,8 +172,8 @@ class Peer:
         line, _, self._text = self._text.partition(b"\n")
         return line.decode()
 
-    def ended(self, seconds: float = 20.0) -> bool:
-        """Read to the end; False: there was none."""
+    def wait_for_end(self, seconds: float = 20.0) -> bool:
+        """Read to the end of the connection; return False if it did not end in time."""
         with contextlib.suppress(AssertionError):
             try:
                 while self.read(seconds):
@@ -182,24 +183,19 @@ class Peer:
             return True
         return False
 
-    def daemon(self, marker: str) -> int:
-        """Start a process over there that wants to stay: own session, deaf to SIGTERM."""
+    def start_daemon(self, marker: str) -> int:
+        """Start a process on the host in its own session that ignores SIGTERM; return its pid."""
         code = f"trap '' TERM HUP INT; : {marker}; sleep 300 & echo $$; while :; do wait; done"
         command = ["setsid", "sh", "-c", code]
-        return int(self.ask(f"int(subprocess.Popen({command}, stdout=-1).stdout.readline())"))
+        return int(self.evaluate(f"int(subprocess.Popen({command}, stdout=-1).stdout.readline())"))
 
 
 @contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process that does not run meanwhile."""
+def pause_process(pid: int) -> Iterator[None]:
+    """Stop a process by SIGSTOP inside the context."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-
-
-def ago(days: int) -> Any:
-    """A moment in the past."""
-    return ca.utcnow() - timedelta(days=days)

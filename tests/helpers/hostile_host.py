@@ -1,7 +1,7 @@
-"""A host that lies: speaks execnet's frames and our messages by hand, and plays one trick.
+"""A hostile host: speaks execnet's frames and our messages by hand, and plays one trick.
 
-Run in place of a host's Python: ``liar.py TRICK -u -c BOOTSTRAP``.  Standard library
-only, and nothing of ours: it must be able to say what our code never would.
+Run in place of a host's Python: ``hostile_host.py TRICK -u -c BOOTSTRAP``.  Uses the standard
+library alone, since it must send what our code never would.
 """
 
 import json
@@ -43,7 +43,7 @@ def say(*messages):
 
 
 def done(number, **changes):
-    """A passing execution, by the order of its fields."""
+    """Return the message of a passed execution, with changed fields."""
     row = {
         "id": number, "attempt": 1, "slot": 1, "started": time.time(), "duration": 0.01, "exit": 0,
         "signal": None, "timed_out": False, "problem": "", "detail": "", "out": ["", 0, -1],
@@ -55,7 +55,7 @@ def done(number, **changes):
 
 
 def listen():
-    """The messages of the controller, for ever."""
+    """Yield the messages of the controller, without end."""
     while True:
         code, _, length = struct.unpack("!bii", read(9))
         payload = read(length)
@@ -84,7 +84,7 @@ def facts():
 
 
 def on_test(number):
-    """What it does with its first test."""
+    """Play the trick when the first test arrives."""
     if TRICK == "reconfigure":
         frame(1, 0, b"@\0\0\0\2RRQ")
     elif TRICK == "exec":

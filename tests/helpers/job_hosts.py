@@ -1,4 +1,4 @@
-"""A host's queue behind a real desk on this machine, in state folders of a test's own."""
+"""Real job sessions with a queue on this machine, in state folders of a test."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import pytest
 
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.jobs.client import JobClient
-from shell_runner.jobs.jobfile import Description
-from shell_runner.jobs.submission import Submission, prepare
-from shell_runner.remote.jobs import paths, queue, worker_launcher
+from shell_runner.jobs.jobfile import JobDescription
+from shell_runner.jobs.submission import Submission, prepare_submission
+from shell_runner.remote.jobs import paths, queue, queue_folder, worker_launcher
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.job import JobConfig
 from shell_runner.remote.protocol.job_summary import JobSummary
 from tests.helpers import preloaded_host_code
 
-#: Seconds that anything may take on a machine with much to do.
-PATIENCE = 60.0
+#: Seconds after which any wait fails, on a busy machine.
+TIMEOUT = 60.0
 POPEN = HostSpec("popen", "popen", 1)
 
 
-def script(folder: Path, name: str, text: str = "exit 0") -> Path:
-    """A test."""
+def write_script(folder: Path, name: str, text: str = "exit 0") -> Path:
+    """Write an executable shell script; return its path."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -35,8 +35,8 @@ def script(folder: Path, name: str, text: str = "exit 0") -> Path:
     return path
 
 
-def pids() -> list[int]:
-    """Of the interpreters that answer for this process: its sshd and others are none of them."""
+def list_interpreter_pids() -> list[int]:
+    """Return the process ids of the interpreters that serve sessions of this process."""
     found = Path("/proc/self/task")
     below = [pid for task in found.iterdir() for pid in (task / "children").read_text().split()]
     return [int(pid) for pid in below if b"stdin.readline" in _command(pid)]
@@ -50,10 +50,10 @@ def _command(pid: str) -> bytes:
 
 
 @contextmanager
-def state(folder: Path) -> Iterator[Path]:
-    """State, cache and temporary files below ``folder``; no worker is left behind.
+def isolate_state(folder: Path) -> Iterator[Path]:
+    """Keep state, cache and temporary files below ``folder``; leave no worker behind.
 
-    The host was used before: it has the code.
+    The host has our code already, as if it had been used before.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("state", "cache", "tmp"):
@@ -63,7 +63,7 @@ def state(folder: Path) -> Iterator[Path]:
         patch.setenv("TMPDIR", str(folder / "tmp"))
         patch.delenv("NOSEJOBS_HOST", raising=False)
         preloaded_host_code.cache(folder / "cache")
-        preloaded_host_code.queue(Path(queue.folder()))
+        preloaded_host_code.queue(Path(queue_folder.find_queue_folder()))
         try:
             yield folder
         finally:
@@ -71,39 +71,40 @@ def state(folder: Path) -> Iterator[Path]:
 
 
 def await_worker(folder: str = "") -> None:
-    """The worker leaves when it has nothing to do; one that has is ended."""
-    with queue.Queue(folder or queue.folder()) as there:
-        there.set_setting("linger", 0)
-        found = there.worker()
-        counts = there.counts()
-        busy = any(counts[each] for each in list(queue.State)[:3]) or there.next_due() is not None
-    if found is None or not process_identity.is_alive(found.identity):
+    """Wait for an idle worker to exit; kill one that has work."""
+    with queue.Queue(folder or queue_folder.find_queue_folder()) as jobs_queue:
+        jobs_queue.set_setting("linger", 0)
+        worker = jobs_queue.get_worker()
+        counts = jobs_queue.count_jobs()
+        is_busy = any(counts[state] for state in list(queue.State)[:3])
+        is_busy = is_busy or jobs_queue.get_next_due() is not None
+    if worker is None or not process_identity.is_alive(worker.identity):
         return
-    worker_launcher.ring(folder or queue.folder())
-    descriptor = os.pidfd_open(found.identity.pid)
+    worker_launcher.wake_worker(folder or queue_folder.find_queue_folder())
+    descriptor = os.pidfd_open(worker.identity.pid)
     try:
-        if busy:
+        if is_busy:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        assert select.select([descriptor], [], [], PATIENCE)[0], "the worker does not leave"
+        assert select.select([descriptor], [], [], TIMEOUT)[0], "the worker does not exit"
     finally:
         os.close(descriptor)
 
 
-def prepared(tests: Path, id: str, **changes: object) -> Submission:
-    """A job of the tests in a folder."""
+def prepare_job(tests: Path, id: str, **changes: object) -> Submission:
+    """Return a submission of the tests in a folder."""
     config = JobConfig()._replace(**changes)
-    return prepare(Description(tests, config=config), POPEN, id)
+    return prepare_submission(JobDescription(tests, config=config), POPEN, id)
 
 
-def submit(client: JobClient, tests: Path, id: str, **changes: object) -> JobSummary:
-    """The same, handed in."""
-    ready = prepared(tests, id, **changes)
+def submit_job(client: JobClient, tests: Path, id: str, **changes: object) -> JobSummary:
+    """Submit the tests in a folder."""
+    ready = prepare_job(tests, id, **changes)
     return client.submit(ready.job, ready.trees)[0]
 
 
-def log_file(number: int = 1) -> Path:
-    """The log of the first job's attempt with this number."""
-    folder = queue.folder()
+def find_log_file(number: int = 1) -> Path:
+    """Return the path of the log of an attempt of the first job."""
+    folder = queue_folder.find_queue_folder()
     with queue.Queue(folder) as there:
-        (attempt,) = [a for a in there.attempts(1) if a.number == number]
-    return Path(paths.log(folder, attempt.id))
+        (attempt,) = [a for a in there.get_attempts(1) if a.number == number]
+    return Path(paths.log_path(folder, attempt.id))

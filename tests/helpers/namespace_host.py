@@ -1,8 +1,8 @@
-"""A whole host in a PID namespace: when its first process is killed, all of it dies at once.
+"""A host in a PID namespace: killing its first process kills all of it at once, like a power cut.
 
-As by a power cut.  The next start is another boot: process ids begin anew, and the boot id is
-another one (a file bound over the kernel's, in the namespace's own view of /proc).  Inside runs
-a real agent.  Needs root, or a kernel that gives namespaces to users.
+The next start is another boot: process ids start again, and the boot id differs (a file is mounted
+over the kernel's in the namespace's view of /proc).  A real agent runs inside.  Needs root, or a
+kernel that gives namespaces to users.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from shell_runner.remote.protocol.job import is_uuid
 from tests.helpers import preloaded_host_code
 
 CHECKOUT = Path(__file__).parents[2]
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
-#: The first process: starts what it is told to, reaps, answers; one JSON a line.
+#: Program of the first process: starts, kills and lists processes on request, one JSON a line.
 _INIT = r"""
 import json, os, signal, subprocess, sys
 boot = sys.argv[1]
@@ -49,18 +49,18 @@ def reap():
             os.waitpid(pid, os.WNOHANG)
 
 def processes():
-    found = []
+    rows = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or name == "1":
             continue
         try:
             stat = open("/proc/%s/stat" % name).read().rpartition(")")[2].split()
-            words = open("/proc/%s/cmdline" % name, "rb").read().decode("utf-8", "replace")
+            arguments = open("/proc/%s/cmdline" % name, "rb").read().decode("utf-8", "replace")
         except OSError:
             continue
         if stat[0] not in "ZX":
-            found.append([int(name), int(stat[1]), words.split("\0")])
-    return found
+            rows.append([int(name), int(stat[1]), arguments.split("\0")])
+    return rows
 
 def answer(order):
     if order[0] == "agent":
@@ -90,18 +90,20 @@ for line in sys.stdin:
 """
 
 
-class Machine:
-    """One host, and a user elsewhere who hands jobs to it with the command ``nosejobs job``."""
+class NamespaceHost:
+    """A host, and a user elsewhere who submits jobs to it by the command ``nosejobs job``."""
 
     def __init__(self, folder: Path, fleet: Path) -> None:
-        """``fleet``: bundles host.pem and client.pem."""
+        """Create the folders; ``fleet``: the folder with host.pem and client.pem."""
         self.folder = folder
         self.fleet = fleet
         for name in ("state", "cache", "tmp", "home", "user", "here"):
             (folder / name).mkdir(mode=0o700)
-        # It was used before.
+        # The host has our code already, as if it had been used before.
         preloaded_host_code.cache(folder / "cache")
-        preloaded_host_code.queue(Path(state_dirs.host_folder(str(folder / "state/nosejobs")), "jobs"))
+        preloaded_host_code.queue(
+            Path(state_dirs.host_folder(str(folder / "state/nosejobs")), "jobs")
+        )
         self._init: subprocess.Popen[str] | None = None
         self._agent = 0
         self.port = _free_port()
@@ -120,7 +122,7 @@ class Machine:
         self.power_off()
 
     def boot(self) -> None:
-        """Another boot of the same disk."""
+        """Boot the host again with the same disk."""
         boot = self.folder / "boot_id"
         boot.write_text(f"{uuid.uuid4()}\n")
         command = [
@@ -140,10 +142,10 @@ class Machine:
             self._answer()
         except ValueError:
             raise OSError("unshare failed") from None
-        self.agent()
+        self.start_agent()
 
     def power_off(self) -> None:
-        """Everything dies in the same moment."""
+        """Kill all processes of the host at the same moment."""
         if self._init is not None:
             self._init.kill()  # unshare; its child is killed with it, and all that has
             self._init.communicate()
@@ -151,8 +153,8 @@ class Machine:
             self._agent = 0
             _wait_for("its port to be free", lambda: _is_free(self.port))
 
-    def agent(self) -> None:
-        """Start the agent, unless it runs."""
+    def start_agent(self) -> None:
+        """Start the agent unless it runs."""
         command = [sys.executable, "-m", "shell_runner.remote", "agent"]
         command += [str(self.fleet / "host.pem"), "--listen", f"127.0.0.1:{self.port}"]
         self._agent = self._ask("agent", command, str(self.folder / "agent.log"))
@@ -172,112 +174,112 @@ class Machine:
 
     # -- its processes ------------------------------------------------------------
 
-    def processes(self) -> list[tuple[int, int, list[str]]]:
-        """Process id, parent and command of each, by its own numbers."""
-        return [(pid, parent, words) for pid, parent, words in self._ask("processes")]
+    def list_processes(self) -> list[tuple[int, int, list[str]]]:
+        """Return process id, parent and command of each process, as seen in the namespace."""
+        return [(pid, parent, arguments) for pid, parent, arguments in self._ask("processes")]
 
-    def send(self, pid: int, number: int) -> bool:
-        """A signal to one of its processes."""
+    def send_signal(self, pid: int, number: int) -> bool:
+        """Send a signal to a process of the host; return False if there is none."""
         return bool(self._ask("kill", pid, number))
 
     @property
-    def worker(self) -> int:
-        """The worker that is there."""
-        return int(self.rows("SELECT pid FROM worker")[0][0])
+    def worker_pid(self) -> int:
+        """The process id of the registered worker."""
+        return int(self.query("SELECT pid FROM worker")[0][0])
 
     @property
-    def runner(self) -> int:
-        """The worker's child that runs a job."""
-        worker = self.worker
-        found = [pid for pid, parent, _ in self.processes() if parent == worker]
-        assert len(found) == 1, self.processes()
-        return found[0]
+    def runner_pid(self) -> int:
+        """The process id of the worker's child that runs a job."""
+        worker = self.worker_pid
+        rows = [pid for pid, parent, _ in self.list_processes() if parent == worker]
+        assert len(rows) == 1, self.list_processes()
+        return rows[0]
 
     @property
-    def slot(self) -> int:
-        """A slot that has a child, or just one."""
-        processes = self.processes()
+    def slot_pid(self) -> int:
+        """The process id of a slot, of one with a child if there is one."""
+        processes = self.list_processes()
         parents = {parent for _, parent, _ in processes}
-        runner = self.runner
+        runner = self.runner_pid
         slots = [pid for pid, parent, _ in processes if parent == runner]
         assert slots, processes
         return next((pid for pid in slots if pid in parents), slots[0])
 
-    def strangers(self) -> list[list[str]]:
-        """What runs beside the agent."""
-        return [words for pid, _, words in self.processes() if pid != self._agent]
+    def list_other_processes(self) -> list[list[str]]:
+        """Return the commands of all processes except the agent."""
+        return [arguments for pid, _, arguments in self.list_processes() if pid != self._agent]
 
     # -- its queue ----------------------------------------------------------------
 
     @property
-    def jobs(self) -> Path:
+    def queue_folder(self) -> Path:
         """The folder of the queue."""
         return next((self.folder / "state/nosejobs/hosts").iterdir()) / "jobs"
 
-    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """What the queue says, read by somebody who writes nothing."""
-        path = f"file:{self.jobs / 'queue.db'}?mode=ro"
+    def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query on the queue, opened read-only."""
+        path = f"file:{self.queue_folder / 'queue.db'}?mode=ro"
         with contextlib.closing(sqlite3.connect(path, uri=True, timeout=10)) as db:
             return list(db.execute(statement, values))
 
-    def step(self, job: str) -> str:
-        """Where the last attempt of a job is; empty if it has none."""
-        found = self.rows(
-            "SELECT step FROM attempt JOIN job ON job.number = attempt.job WHERE job.id = ? "
+    def get_phase(self, job: str) -> str:
+        """Return the phase of the last attempt of a job; empty if it has none."""
+        rows = self.query(
+            "SELECT phase FROM attempt JOIN job ON job.number = attempt.job WHERE job.id = ? "
             "ORDER BY attempt.number DESC LIMIT 1",
             job,
         )
-        return str(found[0][0]) if found else ""
+        return str(rows[0][0]) if rows else ""
 
-    def state(self, job: str) -> str:
-        """The state of a job; empty if there is none."""
+    def get_state(self, job: str) -> str:
+        """Return the state of a job; empty if there is no such job."""
         try:
-            found = self.rows("SELECT state FROM job WHERE id = ?", job)
+            rows = self.query("SELECT state FROM job WHERE id = ?", job)
         except (sqlite3.OperationalError, StopIteration, FileNotFoundError):
             return ""
-        return str(found[0][0]) if found else ""
+        return str(rows[0][0]) if rows else ""
 
     # -- its user -----------------------------------------------------------------
 
     @property
     def environment(self) -> dict[str, str]:
-        """The user's."""
+        """The environment of the user's commands."""
         return {
             **os.environ, "XDG_STATE_HOME": str(self.folder / "user"),
             "XDG_CACHE_HOME": str(self.folder / "user"), "PYTHONPATH": str(CHECKOUT),
             "NOSEJOBS_HOST": self.spec,
         }  # fmt: skip
 
-    def begin(self, *words: object) -> subprocess.Popen[str]:
-        """A command ``nosejobs job`` that runs on."""
-        command = [sys.executable, "-m", "shell_runner.cli.main", "job", *map(str, words)]
+    def start_command(self, *arguments: object) -> subprocess.Popen[str]:
+        """Start a command ``nosejobs job``; return its process."""
+        command = [sys.executable, "-m", "shell_runner.cli.main", "job", *map(str, arguments)]
         return subprocess.Popen(
             command, env=self.environment, cwd=self.folder / "here", text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def job(self, *words: object, status: int = 0) -> str:
-        """A command ``nosejobs job``; what it prints."""
-        process = self.begin(*words)
-        out, err = process.communicate(timeout=PATIENCE)
-        assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{err}"
+    def run_command(self, *arguments: object, status: int = 0) -> str:
+        """Run a command ``nosejobs job``; return its standard output."""
+        process = self.start_command(*arguments)
+        out, err = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == status, f"{arguments}: {process.returncode}\n{out}\n{err}"
         return out
 
-    def submit(self, *words: object) -> str:
-        """The UUID of a new job."""
-        id = self.job("submit", *words).strip()
+    def submit(self, *arguments: object) -> str:
+        """Submit a job; return its UUID."""
+        id = self.run_command("submit", *arguments).strip()
         assert is_uuid(id)
         return id
 
     def wait_for(self, what: str, condition: Callable[[], object]) -> None:
-        """Look until it is so."""
-        _wait_for(what, condition, self.processes)
+        """Wait until ``condition()`` is true; ``what`` names it if it fails."""
+        _wait_for(what, condition, self.list_processes)
 
 
 def _wait_for(
     what: str, condition: Callable[[], object], explain: Callable[[], object] = str
 ) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}: {explain()}"
         time.sleep(0.002)
@@ -295,14 +297,14 @@ def _is_free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def bundles(folder: Path) -> Iterator[Path]:
-    """A fleet of one host and one user."""
-    authority = ca.Authority.create(folder / "ca", ca.utcnow())
+def issue_bundles(folder: Path) -> Iterator[Path]:
+    """Issue the bundles of one host and one user; yield their folder."""
+    authority = ca.CertificateAuthority.create(folder / "ca", ca.utcnow())
     now = ca.utcnow()
     host = authority.issue_host("localhost", ("127.0.0.1",), now)
-    ca.write_private(folder / "host.pem", host)
-    ca.write_private(folder / "client.pem", authority.issue_client("user", now))
+    ca.write_private_file(folder / "host.pem", host)
+    ca.write_private_file(folder / "client.pem", authority.issue_client("user", now))
     yield folder
 
 
-KILL, STOP, GO_ON = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
+KILL, STOP, CONTINUE = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT

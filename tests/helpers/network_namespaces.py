@@ -1,7 +1,7 @@
-"""Hosts as network namespaces, with a wire between them that can be cut, delayed and made lossy.
+"""Hosts as network namespaces whose links can be cut, delayed and made lossy.
 
-Each namespace has one TUN device; a thread here is the wire: it carries IP packets from
-device to device.  The kernel needs no module for that but ``tun``.
+Each namespace has a TUN device; a thread forwards IP packets from device to device.  The only
+kernel module needed is ``tun``.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ _MTU = 1500
 
 
 @dataclass
-class Wire:
-    """How one host is connected; may be changed at any time."""
+class Link:
+    """The link of one host; may be changed at any time."""
 
-    #: Seconds that a packet takes, each way.
+    #: Seconds that a packet takes in each direction.
     delay: float = 0.0
-    #: Part of the packets that never arrive.
+    #: Fraction of packets that are lost, from 0 to 1.
     loss: float = 0.0
-    #: Nothing arrives.
-    cut: bool = False
+    #: Whether all packets are lost.
+    is_cut: bool = False
 
 
-class Network:
-    """This namespace and ``count`` others: ``addresses[0]`` is ours."""
+class NamespaceNetwork:
+    """A network of this namespace and ``count`` others; ``addresses[0]`` is ours."""
 
     def __init__(self, count: int) -> None:
-        # One run beside another must not have the same names or addresses.
-        mark = os.getpid() % 60_000
-        prefix = f"10.{200 + mark // 250 % 50}.{mark % 250}"
+        # Runs at the same time must have different names and addresses.
+        unique = os.getpid() % 60_000
+        prefix = f"10.{200 + unique // 250 % 50}.{unique % 250}"
         self.addresses = [f"{prefix}.{number + 1}" for number in range(count + 1)]
-        self.names = [f"nj{mark}h{number}" for number in range(count + 1)]
-        self.wires = [Wire() for _ in range(count + 1)]
+        self.names = [f"nj{unique}h{number}" for number in range(count + 1)]
+        self.links = [Link() for _ in range(count + 1)]
         self._tuns: list[int] = []
-        self._stop, self._stopper = os.pipe()
-        self._thread = threading.Thread(target=self._carry, daemon=True)
+        self._stop, self._stop_writer = os.pipe()
+        self._thread = threading.Thread(target=self._forward, daemon=True)
         self._random = random.Random(7)
 
     def __enter__(self) -> Self:
@@ -64,13 +64,13 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._stopper)
+        os.close(self._stop_writer)
         self._thread.join()
         os.close(self._stop)
         self._remove()
 
-    def inside(self, number: int, *command: str) -> list[str]:
-        """The command, to be run in the namespace of host ``number`` (from 1)."""
+    def build_command(self, number: int, *command: str) -> list[str]:
+        """Return the command that runs ``command`` in the namespace of host ``number`` (from 1)."""
         return ["ip", "netns", "exec", self.names[number], *command]
 
     def _make(self, number: int) -> None:
@@ -78,14 +78,14 @@ class Network:
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._tuns.append(tun)
         fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH", name.encode(), _IFF_TUN | _IFF_NO_PI))
-        where: list[str] = []
+        namespace: list[str] = []
         if number:
             _ip("netns", "add", name)
             _ip("link", "set", name, "netns", name)
-            where = ["-n", name]
-            _ip(*where, "link", "set", "lo", "up")
-        _ip(*where, "addr", "add", f"{self.addresses[number]}/24", "dev", name)
-        _ip(*where, "link", "set", name, "mtu", str(_MTU), "up")
+            namespace = ["-n", name]
+            _ip(*namespace, "link", "set", "lo", "up")
+        _ip(*namespace, "addr", "add", f"{self.addresses[number]}/24", "dev", name)
+        _ip(*namespace, "link", "set", name, "mtu", str(_MTU), "up")
 
     def _remove(self) -> None:
         for tun in self._tuns:
@@ -94,37 +94,37 @@ class Network:
         for name in self.names[1:]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
-    # -- the wire -------------------------------------------------------------------
+    # -- forwarding ------------------------------------------------------------------
 
-    def _carry(self) -> None:
-        """Until the network is closed."""
+    def _forward(self) -> None:
+        """Forward packets until the network is closed."""
         poller = select.poll()
         poller.register(self._stop, select.POLLHUP)
         for tun in self._tuns:
             poller.register(tun, select.POLLIN)
-        late: list[tuple[float, int, int, bytes]] = []
+        delayed: list[tuple[float, int, int, bytes]] = []
         count = 0
         while True:
-            wait = max(late[0][0] - time.monotonic(), 0) * 1000 if late else None
+            wait = max(delayed[0][0] - time.monotonic(), 0) * 1000 if delayed else None
             for descriptor, _ in poller.poll(wait):
                 if descriptor == self._stop:
                     return
                 for packet in self._read(descriptor):
                     count += 1
-                    self._send(descriptor, packet, late, count)
-            while late and late[0][0] <= time.monotonic():
-                _, _, to, packet = heapq.heappop(late)
+                    self._send(descriptor, packet, delayed, count)
+            while delayed and delayed[0][0] <= time.monotonic():
+                _, _, to, packet = heapq.heappop(delayed)
                 self._write(to, packet)
 
     def _read(self, tun: int) -> list[bytes]:
-        found: list[bytes] = []
+        packets: list[bytes] = []
         with contextlib.suppress(OSError):
-            while len(found) < 64:
-                found.append(os.read(tun, _MTU + 100))
-        return found
+            while len(packets) < 64:
+                packets.append(os.read(tun, _MTU + 100))
+        return packets
 
     def _send(
-        self, source: int, packet: bytes, late: list[tuple[float, int, int, bytes]], count: int
+        self, source: int, packet: bytes, delayed: list[tuple[float, int, int, bytes]], count: int
     ) -> None:
         if len(packet) < 20 or packet[0] >> 4 != 4:
             return
@@ -132,12 +132,12 @@ class Network:
         if address not in self.addresses:
             return
         to = self.addresses.index(address)
-        ends = (self.wires[self._tuns.index(source)], self.wires[to])
-        if any(wire.cut or self._random.random() < wire.loss for wire in ends):
+        links = (self.links[self._tuns.index(source)], self.links[to])
+        if any(link.is_cut or self._random.random() < link.loss for link in links):
             return
-        delay = sum(wire.delay for wire in ends)
+        delay = sum(link.delay for link in links)
         if delay:
-            heapq.heappush(late, (time.monotonic() + delay, count, self._tuns[to], packet))
+            heapq.heappush(delayed, (time.monotonic() + delay, count, self._tuns[to], packet))
         else:
             self._write(self._tuns[to], packet)
 

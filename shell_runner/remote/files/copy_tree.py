@@ -52,11 +52,8 @@ def _copy_entry(entry: "os.DirEntry[str]", target: str) -> None:
 
 
 def _copy_file(source: str, target: str) -> None:
-    with (
-        open(source, "rb", buffering=0) as source_file,
-        open(target, "xb", buffering=0) as target_file,
-    ):
-        copy_contents(source_file.fileno(), target_file.fileno())
+    with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:
+        copy_contents(reader.fileno(), writer.fileno())
 
 
 def copy_contents(read: int, write: int) -> None:

@@ -231,7 +231,7 @@ class JobSession(ChannelSession):
             "attempt_reports": [job_views.make_attempt_view(attempt) for attempt in attempts],
             "failed": job_views.make_failures_view(failed, cases),
             "pending_notification": job_views.make_notification_view(
-                jobs_queue.notices(row), time.time()
+                jobs_queue.get_pending_notification(row), time.time()
             ),
             "config": remove_secrets(row.config)._asdict(),
             "build": row.build,

@@ -1,4 +1,4 @@
-"""News of jobs: a real desk, a real queue and a real worker; who waits is woken at once."""
+"""Changes of jobs wake a waiting client at once: a real session, queue and worker."""
 
 from __future__ import annotations
 
@@ -12,106 +12,106 @@ import pytest
 
 from shell_runner.errors import HostLost
 from shell_runner.jobs.client import JobClient
-from shell_runner.jobs.responses import News
-from shell_runner.remote.jobs import change_signal, queue
-from tests.helpers.job_hosts import POPEN, script, submit
+from shell_runner.jobs.responses import JobChanges
+from shell_runner.remote.jobs import change_signal, queue, queue_folder
+from tests.helpers.job_hosts import POPEN, submit_job, write_script
 
 pytestmark = pytest.mark.timeout(120)
-#: Far more than anything of these takes, far less than a look that nobody asked for.
-SOON = 10.0
+#: Seconds; far more than a wake-up takes, and less than the wait that it ends.
+WAKE_TIMEOUT = 10.0
 
 
-class Waiting(threading.Thread):
-    """Somebody who waits for news."""
+class WaitingClient(threading.Thread):
+    """A thread that waits for changes of jobs."""
 
     def __init__(self, client: JobClient, seen: dict[str, str]) -> None:
         super().__init__()
-        self.news: News | None = None
+        self.changes: JobChanges | None = None
         self.error: Exception | None = None
         self._client, self._seen = client, seen
         self.start()
 
     def run(self) -> None:
         try:
-            self.news = self._client.news(self._seen, 25.0)
+            self.changes = self._client.await_changes(self._seen, 25.0)
         except Exception as error:
             self.error = error
 
-    def done(self) -> None:
-        self.join(SOON)
-        assert not self.is_alive(), "nobody woke it"
+    def wait_for_end(self) -> None:
+        self.join(WAKE_TIMEOUT)
+        assert not self.is_alive(), "it was not woken"
 
 
-def until_done(client: JobClient, id: str) -> list[str]:
-    """States as they were told."""
+def wait_until_done(client: JobClient, id: str) -> list[str]:
+    """Wait until a job is done; return its states in the order of their arrival."""
     states, seen = [], {id: "queued"}
     while True:
-        for job in client.news(seen).jobs:
+        for job in client.await_changes(seen).jobs:
             states.append(job.state)
             seen[id] = job.state
             if job.is_done:
-                assert job.package
+                assert job.package_digest
                 return states
 
 
-def listeners() -> list[str]:
-    return os.listdir(Path(queue.folder()) / "bells")
+def list_listeners() -> list[str]:
+    return os.listdir(Path(queue_folder.find_queue_folder()) / "listeners")
 
 
-def test_each_state_of_a_job_is_told_until_its_package_is_there(
+def test_each_state_of_a_job_is_reported_until_its_package_is_ready(
     client: JobClient, folder: Path, id: str
 ) -> None:
-    script(folder / "tests", "test_a.sh")
-    submit(client, folder / "tests", id)
-    states = until_done(client, id)
+    write_script(folder / "tests", "test_a.sh")
+    submit_job(client, folder / "tests", id)
+    states = wait_until_done(client, id)
     assert states[-1] == "ready"
     assert set(states) <= {"running", "packaging", "ready"}
 
 
-def test_a_job_that_is_not_there_is_gone(client: JobClient, id: str) -> None:
-    assert client.news({id: "queued"}, 25.0) == News(gone=(id,))
-    began = time.monotonic()
-    assert client.news({id: "gone"}, 0.05) == News()
-    assert time.monotonic() - began < SOON
+def test_an_unknown_job_is_gone(client: JobClient, id: str) -> None:
+    assert client.await_changes({id: "queued"}, 25.0) == JobChanges(gone=(id,))
+    started_at = time.monotonic()
+    assert client.await_changes({id: "gone"}, 0.05) == JobChanges()
+    assert time.monotonic() - started_at < WAKE_TIMEOUT
 
 
-def test_the_end_is_known_soon_after_it_is_written(folder: Path, id: str) -> None:
-    """Half of what a look twenty times a second would come to: it is the bell that tells."""
+def test_the_end_is_reported_soon_after_it_is_written(folder: Path, id: str) -> None:
+    """The limit is half the interval of polling twenty times a second: a signal must wake it."""
     took = []
     os.mkfifo(folder / "go")
-    script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
-    with JobClient(POPEN) as client, queue.Queue(queue.folder()) as there:
+    write_script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
+    with JobClient(POPEN) as client, queue.Queue(queue_folder.find_queue_folder()) as there:
         for _ in range(5):
-            job = submit(client, folder / "tests", str(uuid.uuid4()))
+            job = submit_job(client, folder / "tests", str(uuid.uuid4()))
             seen = {job.id: job.state}
             while seen[job.id] != "running":
-                seen |= {each.id: each.state for each in client.news(seen).jobs}
-            waiting = Waiting(client, seen)
+                seen |= {each.id: each.state for each in client.await_changes(seen).jobs}
+            waiting = WaitingClient(client, seen)
             (folder / "go").write_text("\n")
-            waiting.done()
-            told = time.time()
-            ended = there.find(job.id).ended
+            waiting.wait_for_end()
+            reported = time.time()
+            ended = there.find(job.id).ended_at
             assert ended is not None
-            took.append(told - ended)
-            until_done(client, job.id)
+            took.append(reported - ended)
+            wait_until_done(client, job.id)
     assert min(took) < 0.02, took
 
 
 def test_an_interrupt_ends_the_wait_at_once(client: JobClient) -> None:
     client.open()
-    waiting = Waiting(client, {})
+    waiting = WaitingClient(client, {})
     client.interrupt()
-    waiting.done()
-    assert waiting.news == News()
+    waiting.wait_for_end()
+    assert waiting.changes == JobChanges()
 
 
 def test_an_interrupt_between_two_waits_ends_the_next_one(client: JobClient) -> None:
     client.interrupt()
-    Waiting(client, {}).done()
+    WaitingClient(client, {}).wait_for_end()
     # ... and that one alone.
-    began = time.monotonic()
-    client.news({}, 0.3)
-    assert time.monotonic() - began >= 0.3
+    started_at = time.monotonic()
+    client.await_changes({}, 0.3)
+    assert time.monotonic() - started_at >= 0.3
 
 
 def test_no_interrupt_is_missed_however_it_falls(client: JobClient) -> None:
@@ -120,65 +120,65 @@ def test_no_interrupt_is_missed_however_it_falls(client: JobClient) -> None:
 
     def wait() -> None:
         while not stop.is_set():
-            client.news({}, 25.0)
-            seen.append(told[0])
+            client.await_changes({}, 25.0)
+            seen.append(reported[0])
 
-    told = [0]
+    reported = [0]
     thread = threading.Thread(target=wait)
     thread.start()
     for number in range(1, 200):
-        told[0] = number
+        reported[0] = number
         client.interrupt()
         if number % 3:
             time.sleep(0.0003 * (number % 7))
-        deadline = time.monotonic() + SOON
+        deadline = time.monotonic() + WAKE_TIMEOUT
         while number % 10 == 0 and seen[-1:] != [number]:
-            assert time.monotonic() < deadline, "it was missed"
+            assert time.monotonic() < deadline, "the interrupt was missed"
             time.sleep(0.001)
     stop.set()
     client.interrupt()
-    thread.join(SOON)
+    thread.join(WAKE_TIMEOUT)
     assert not thread.is_alive()
 
 
-def test_an_abort_ends_what_is_asked(folder: Path) -> None:
-    with JobClient(POPEN, tries=1) as client:
+def test_an_abort_ends_the_request(folder: Path) -> None:
+    with JobClient(POPEN, max_attempts=1) as client:
         assert client.open()["cores"]
-        waiting = Waiting(client, {})
+        waiting = WaitingClient(client, {})
         client.abort()
-        waiting.done()
+        waiting.wait_for_end()
         assert isinstance(waiting.error, HostLost)
 
 
-def test_who_listens_leaves_nothing_and_a_dead_ones_bell_is_removed(
+def test_a_closed_listener_leaves_no_fifo_and_that_of_a_dead_one_is_removed(
     client: JobClient, folder: Path, id: str
 ) -> None:
-    client.news({}, 0.0)
-    assert len(listeners()) == 1
+    client.await_changes({}, 0.0)
+    assert len(list_listeners()) == 1
     client.close()
-    deadline = time.monotonic() + SOON
-    while listeners():
+    deadline = time.monotonic() + WAKE_TIMEOUT
+    while list_listeners():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    dead = change_signal.Bell(queue.folder())
+    dead = change_signal.ChangeListener(queue_folder.find_queue_folder())
     path = dead._path
     dead.close()
     os.mkfifo(path)
-    change_signal.ring(queue.folder())
-    assert not listeners()
+    change_signal.notify_listeners(queue_folder.find_queue_folder())
+    assert not list_listeners()
 
 
-def test_another_sessions_cancelling_is_news(client: JobClient, folder: Path, id: str) -> None:
+def test_a_cancel_by_another_session_is_reported(client: JobClient, folder: Path, id: str) -> None:
     os.mkfifo(folder / "go")
-    script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
-    job = submit(client, folder / "tests", id)
+    write_script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
+    job = submit_job(client, folder / "tests", id)
     seen = {id: job.state}
     while seen[id] != "running":
-        seen |= {each.id: each.state for each in client.news(seen).jobs}
-    waiting = Waiting(client, seen)
+        seen |= {each.id: each.state for each in client.await_changes(seen).jobs}
+    waiting = WaitingClient(client, seen)
     with JobClient(POPEN) as other:
         other.cancel(id)
-    waiting.done()
-    assert waiting.news is not None
-    assert [each.how for each in waiting.news.jobs] == ["cancelled"]
-    until_done(client, id)
+    waiting.wait_for_end()
+    assert waiting.changes is not None
+    assert [each.end_reason for each in waiting.changes.jobs] == ["cancelled"]
+    wait_until_done(client, id)

@@ -91,7 +91,7 @@ def read_rows(package: Package, job: str) -> PackageRows:
     """
     tests = read_tests(package, job)
     manifest = package.manifest
-    end_reason, detail = (to_single_line(str(manifest.get(key))) for key in ("how", "detail"))
+    end_reason, detail = (to_single_line(str(manifest.get(key))) for key in ("end_reason", "detail"))
     rows = PackageRows(end_reason, detail)
     for number, (last, attempts) in _last_executions(package, len(tests)):
         _add_result(rows, tests[number], number, last, attempts)

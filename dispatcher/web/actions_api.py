@@ -154,7 +154,7 @@ def poke_source(
     service = context.service
     names = [each.name for each in service.settings.sources]
     if source not in names:
-        hint = actions.suggested(source, names, "there is none in the dispatcher's file")
+        hint = actions.suggest(source, names, "there is none in the dispatcher's file")
         raise NotFound(f"there is no source {source!r}{hint}")
     service.poke(source)  # first: the build of a commit does not wait for the audit log
     actor, reason = (action.actor, action.reason) if action else ("", "")

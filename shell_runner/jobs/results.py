@@ -219,8 +219,8 @@ def _make_telling(junit: Any, manifest: dict[str, Any], into: Path | None, insta
     retries = config.get("retries") if isinstance(config, dict) else 0
     telling = junit.ReportOptions(
         retries=retries if type(retries) is int else 0,
-        instead=_find_start_time(manifest),
-        err=install,
+        fallback_started_at=_find_start_time(manifest),
+        system_err=install,
     )
     return (
         telling if into is None else replace(telling, files=_make_artifact_finder(manifest, into))
@@ -229,7 +229,7 @@ def _make_telling(junit: Any, manifest: dict[str, Any], into: Path | None, insta
 
 def _find_start_time(manifest: dict[str, Any]) -> float:
     """Return when the attempt began, else when the job was submitted (seconds since the epoch)."""
-    for table, key in (("attempt", "began"), ("job", "submitted")):
+    for table, key in (("attempt", "started_at"), ("job", "submitted_at")):
         values = manifest.get(table)
         seconds = values.get(key) if isinstance(values, dict) else None
         if isinstance(seconds, (int, float)) and not isinstance(seconds, bool):
@@ -239,7 +239,7 @@ def _find_start_time(manifest: dict[str, Any]) -> float:
 
 def _read_install_output(package: Package) -> str:
     """Return the output of the install command if it failed, which is why no test has run."""
-    if package.manifest.get("how") != "install-failed":
+    if package.manifest.get("end_reason") != "install-failed":
         return ""
     execution = package.read_install()
     return (
@@ -268,7 +268,7 @@ def _make_artifact_finder(
 def _judge_tests(
     manifest: dict[str, Any], tests: Sequence[JobTest], executions: dict[int, list[Execution]]
 ) -> HarvestResult:
-    end_reason = to_single_line(str(manifest.get("how")))
+    end_reason = to_single_line(str(manifest.get("end_reason")))
     status = _EXIT_STATUS_BY_END_REASON.get(end_reason, INFRASTRUCTURE_STATUS)
     outcomes: dict[str, int] = {}
     failed, flaky = [], []

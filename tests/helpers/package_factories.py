@@ -1,4 +1,4 @@
-"""Result packages as a host would make them, without a host."""
+"""Result packages as a host would build them, without a host."""
 
 from __future__ import annotations
 
@@ -20,39 +20,50 @@ def write_package(
     tests: Sequence[JobTest],
     executions: Sequence[tuple[int, int, Execution]],
     members: Mapping[str, bytes] | None = None,
-    how: str = "completed",
+    end_reason: str = "completed",
     **manifest: object,
 ) -> Path:
-    """A package; ``executions``: test, try and what happened."""
+    """Write a package; ``executions`` has number of the test, attempt and Execution of each row."""
     rows = b"".join(
         encode_execution_line(test, number, json.dumps(execution))
         for test, number, execution in executions
     )
-    found = [Member(EXECUTIONS, rows)]
-    found += [Member(name, data) for name, data in (members or {}).items()]
-    whole = {"job": {"id": job}, "how": how, "detail": "", "tests": list(tests), **manifest}
-    package_writer.write_package(str(path), whole, found)
+    all_members = [Member(EXECUTIONS, rows)]
+    all_members += [Member(name, data) for name, data in (members or {}).items()]
+    full_manifest = {
+        "job": {"id": job},
+        "end_reason": end_reason,
+        "detail": "",
+        "tests": list(tests),
+        **manifest,
+    }
+    package_writer.write_package(str(path), full_manifest, all_members)
     return path
 
 
-def write_job_package(path: Path, job: NewJob, exit: int = 0, how: str = "completed") -> Path:
-    """One in which all tests end so; a build command leaves a file called ``app``."""
+def write_job_package(
+    path: Path, job: NewJob, exit: int = 0, end_reason: str = "completed"
+) -> Path:
+    """Write a package in which all tests have the same exit status.
+
+    The build command leaves a file ``app``.
+    """
     executions = [
         (n, 1, Execution(n, exit_status=exit, duration=0.5)) for n in range(len(job.cases))
     ]
     members = {"log.txt": b"nosejobs | attempt 1\nbuild | all is well\n"}
     if [case.nodeid for case in job.cases] == ["build"]:
         members["artefacts/0/output.tar"] = make_tar({"app": b"the app\n"})
-    told = {"content": job.tests, "build": job.build}
-    return write_package(path, job.id, job.cases, executions, members, how, **told)
+    contents = {"content": job.tests, "build": job.build}
+    return write_package(path, job.id, job.cases, executions, members, end_reason, **contents)
 
 
 def make_tar(files: Mapping[str, bytes]) -> bytes:
-    """As make_tar(1) makes it of a folder."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
+    """Return a tar archive of a folder with these files, as tar(1) makes it."""
+    data_file = io.BytesIO()
+    with tarfile.open(fileobj=data_file, mode="w") as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(f"./{name}")
             member.size, member.mode = len(data), 0o755
             archive.addfile(member, io.BytesIO(data))
-    return made.getvalue()
+    return data_file.getvalue()

@@ -1,4 +1,4 @@
-"""A host's queue in a folder of its own, real workers that drain it, and no network."""
+"""A host's queue in a folder of its own and real workers that drain it, without a network."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from shell_runner.hosts import gateway
 from shell_runner.remote.files.blob_store import BlobStore
 from shell_runner.remote.files.manifest import FILE, ManifestEntry
 from shell_runner.remote.jobs import paths, worker_launcher
-from shell_runner.remote.jobs.queue import JobRow, Queue, State
+from shell_runner.remote.jobs.queue import AttemptRow, JobRow, Queue, State
 from shell_runner.remote.processes import orphans, process_identity, process_tree
 from shell_runner.remote.protocol.job import ARCHIVE, TREE, Content, JobConfig, JobTest, NewJob
 from shell_runner.remote.protocol.model import Execution, Test, execution_from_row
 from tests.helpers import preloaded_host_code
 
-#: Seconds that anything may take on a machine with much to do.
+#: Seconds that any step may take on a busy machine.
 TIMEOUT = 60.0
 
 
 class ScriptFifo:
-    """A FIFO through which scripts tell where they are, so that nobody has to guess."""
+    """A FIFO through which scripts report their progress, so that tests need no sleeps."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,43 +43,43 @@ class ScriptFifo:
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         self._text = ""
 
-    def line(self) -> str:
-        """The next line that somebody wrote."""
+    def read_line(self) -> str:
+        """Return the next line that a script wrote."""
         deadline = time.monotonic() + TIMEOUT
         while "\n" not in self._text:
             ready = select.select([self._descriptor], [], [], deadline - time.monotonic())[0]
-            assert ready, "nobody came"
+            assert ready, "no script wrote a line"
             self._text += os.read(self._descriptor, 4096).decode()
         line, _, self._text = self._text.partition("\n")
         return line
 
     def close(self) -> None:
-        """Nobody is awaited any more."""
+        """Close the FIFO."""
         os.close(self._descriptor)
 
 
 class QueueHost:
-    """Like the folder of a host's queue, with the code of this checkout."""
+    """The folder of a host's queue, with the code of this checkout."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
         folder.mkdir(mode=0o700)
         self.code = self.install()
         self.store = BlobStore(paths.contents_path(self.folder))
-        self.door = ScriptFifo(folder.parent / "doorway")
+        self.fifo = ScriptFifo(folder.parent / "script.fifo")
         self._workers: list[subprocess.Popen[bytes]] = []
         with self.queue() as queue:
             queue.set_setting("linger", 0)
 
     def install(self, change: Mapping[str, bytes] | None = None) -> str:
-        """The code below ``code``, with some files changed; its digest."""
+        """Put the code below ``code``, with some files changed; return its digest."""
         digest, _ = gateway.pack_host_code()
         if change:
             digest = hashlib.sha256(digest.encode() + repr(change).encode()).hexdigest()
-        place = Path(paths.code_path(self.folder, digest))
-        preloaded_host_code.put(place)
+        folder = Path(paths.code_path(self.folder, digest))
+        preloaded_host_code.put(folder)
         for name, text in (change or {}).items():
-            path = place / "nosejobs_host" / name
+            path = folder / "nosejobs_host" / name
             for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
                 compiled.unlink()
             path.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ class QueueHost:
         return digest, len(data)
 
     def tree(self, files: Mapping[str, str]) -> Content:
-        """Files of a tree, all of them executable."""
+        """Store a tree of executable files; return its Content."""
         entries = []
         for path, text in sorted(files.items()):
             digest, size = self._add(text.encode())
@@ -102,21 +102,21 @@ class QueueHost:
         return self.entries(entries)
 
     def entries(self, entries: list[ManifestEntry]) -> Content:
-        """A tree of files that are there."""
+        """Store a tree of files that are in the store; return its Content."""
         part = self._add(json.dumps(entries).encode())
         return Content(TREE, *self._add(json.dumps([part]).encode()))
 
     def archive(self, data: bytes, name: str = "build.zip") -> Content:
-        """A file that is to be unpacked."""
+        """Store an archive; return its Content."""
         return Content(ARCHIVE, *self._add(data), name)
 
     # -- jobs ---------------------------------------------------------------------
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[Queue]:
-        """As any process of this host has it."""
-        with Queue(self.folder) as found:
-            yield found
+        """Open the queue, as any process of this host does."""
+        with Queue(self.folder) as queue:
+            yield queue
 
     def submit(
         self,
@@ -128,30 +128,32 @@ class QueueHost:
         priority: int = 0,
         **config: Any,
     ) -> JobRow:
-        """A job of shell scripts; ``tests``: fields of Test or JobTest for some of them."""
+        """Submit a job of shell scripts; ``tests`` has fields of Test or JobTest for some of them."""
         texts = {name: f"#!/bin/sh\n{text}\n" for name, text in scripts.items()}
         cases = []
         for number, name in enumerate(scripts):
             fields = dict((tests or {}).get(name, {}))
-            beside = {key: fields.pop(key) for key in ("retries", "unmet") if key in fields}
-            cases.append(JobTest(name, Test(number, name, **{"timeout": 30.0, **fields}), **beside))
+            options = {key: fields.pop(key) for key in ("retries", "unmet") if key in fields}
+            cases.append(
+                JobTest(name, Test(number, name, **{"timeout": 30.0, **fields}), **options)
+            )
         settings = JobConfig(**{"slots": 2, "grace": 0.2, **config})
         new = NewJob(str(uuid.uuid4()), self.tree(texts), build, settings, tuple(cases))
         with self.queue() as queue:
             return queue.submit(new._replace(priority=priority), code or self.code, time.time())
 
     def find(self, job: JobRow) -> JobRow:
-        """What its row says now."""
+        """Return the current row of a job."""
         with self.queue() as queue:
             return queue.find(job.id)
 
-    def attempts(self, job: JobRow) -> list[Any]:
-        """All of its starts."""
+    def attempts(self, job: JobRow) -> list[AttemptRow]:
+        """Return all attempts of a job."""
         with self.queue() as queue:
             return queue.get_attempts(job.number)
 
     def cancel(self, job: JobRow) -> None:
-        """As the desk does it."""
+        """Cancel a job, as a job session does."""
         with self.queue() as queue:
             queue.cancel(job, time.time())
         worker_launcher.wake_worker(self.folder)
@@ -159,7 +161,7 @@ class QueueHost:
     # -- workers ------------------------------------------------------------------
 
     def worker(self, python: str = sys.executable) -> subprocess.Popen[bytes]:
-        """A worker, as a child of the test."""
+        """Start a worker as a child of the test."""
         command = [python, *worker_launcher.build_command("worker", self.folder, self.code)[1:]]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
@@ -168,25 +170,27 @@ class QueueHost:
         return process
 
     def drain(self) -> None:
-        """A worker does all that there is to do."""
+        """Let a worker do everything that is to be done."""
         process = self.worker()
         assert process.wait(TIMEOUT) == 0, self.log()
 
     def runner(self, worker: subprocess.Popen[bytes]) -> int:
-        """The process of the job that runs; there are no others while nobody is told."""
-        found = process_tree.list_children(worker.pid)
-        assert len(found) == 1
-        return found[0]
+        """Return the process id of the running job; a worker has no other children without
+        notifications.
+        """
+        children = process_tree.list_children(worker.pid)
+        assert len(children) == 1
+        return children[0]
 
     def log(self) -> str:
-        """What workers said."""
+        """Return the log of the workers."""
         path = Path(self.folder) / worker_launcher.LOG_NAME
         return path.read_text() if path.exists() else ""
 
     # -- packages -----------------------------------------------------------------
 
     def package(self, job: JobRow) -> Package:
-        """The package of a job that is ready."""
+        """Return the package of a job that is ready."""
         row = self.find(job)
         assert row.state == State.READY, f"{row.state} {row.waiting_reason}\n{self.log()}"
         data = Path(paths.package_path(self.folder, job.id)).read_bytes()
@@ -197,7 +201,7 @@ class QueueHost:
         return Package(data)
 
     def leftovers(self, job: JobRow) -> list[orphans.Process]:
-        """Processes of any attempt."""
+        """Return the processes of all attempts of a job."""
         rows = self.attempts(job)
         return [
             p
@@ -206,7 +210,7 @@ class QueueHost:
         ]
 
     def close(self) -> None:
-        """No worker stays, and nothing of theirs."""
+        """Kill the workers and all that they started."""
         for process in self._workers:
             if process.poll() is None:
                 process.kill()
@@ -215,7 +219,7 @@ class QueueHost:
             for job in queue.list_jobs():
                 for attempt in queue.get_attempts(job.number):
                     orphans.kill_orphans(attempt.id, paths.workspace_path(self.folder, attempt.id))
-        self.door.close()
+        self.fifo.close()
 
     def __enter__(self) -> Self:
         return self
@@ -225,7 +229,7 @@ class QueueHost:
 
 
 class Package:
-    """What is in one, read with no code of ours."""
+    """The content of a package, read without the code under test."""
 
     def __init__(self, data: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -233,26 +237,26 @@ class Package:
         self.manifest = json.loads(self.files["manifest.json"])
 
     def executions(self, name: str = "executions.jsonl") -> dict[tuple[int, int], Execution]:
-        """By test and try."""
+        """Return the executions by test and attempt."""
         rows = [json.loads(line) for line in self.files[name].splitlines()]
-        found = {(row[0], row[1]): execution_from_row(row[2]) for row in rows}
-        assert list(found) == sorted(found)
-        assert len(found) == len(rows)
-        return found
+        executions = {(row[0], row[1]): execution_from_row(row[2]) for row in rows}
+        assert list(executions) == sorted(executions)
+        assert len(executions) == len(rows)
+        return executions
 
     def exits(self) -> dict[str, int | None]:
-        """The exit status of each test by its name; of the last try."""
+        """Return the exit status of the last execution of each test, by name."""
         names = [row[0] for row in self.manifest["tests"]]
         return {names[number]: each.exit_status for (number, _), each in self.executions().items()}
 
     @property
     def log(self) -> str:
-        """Lines of the install command and of the tests."""
+        """Return the lines of the install command and of the tests."""
         return self.files["log.txt"].decode()
 
 
 class WebhookReceiver:
-    """An HTTP server on loopback that answers as it is told, then with 204."""
+    """An HTTP server on loopback that responds with the given statuses, then with 204."""
 
     def __init__(self, answers: list[int]) -> None:
         self.got: list[tuple[str, dict[str, str], bytes]] = []
@@ -275,17 +279,17 @@ class WebhookReceiver:
         self._thread.start()
 
     def close(self) -> None:
-        """No port stays open."""
+        """Stop the server and close its port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 def is_dead(pid: int) -> bool:
-    """Gone, or a zombie of a process that is none of ours."""
+    """Return whether a process is gone, or a zombie that is not a child of this process."""
     return process_identity.identify(pid) is None
 
 
 def kill(pid: int) -> None:
-    """As if by the kernel."""
+    """Kill a process with SIGKILL."""
     os.kill(pid, signal.SIGKILL)

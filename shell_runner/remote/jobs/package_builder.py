@@ -70,7 +70,7 @@ def build_error_package(queue: Queue, folder: str, job: JobRow, why: str) -> Tup
         lines.append(encode_execution_line(number, 1, text))
     manifest = {
         "job": {"id": job.id, "name": job.name},
-        "how": str(job.end_reason),
+        "end_reason": str(job.end_reason),
         "detail": words,
         "attempt": _encode_attempt(last[0]) if last else None,
         "attempts": [],
@@ -107,9 +107,9 @@ class _PackageBuilder:
         return {
             "job": {
                 "id": job.id, "name": job.name, "labels": list(job.labels),
-                "priority": job.priority, "code": job.code, "submitted": job.submitted_at,
+                "priority": job.priority, "code": job.code, "submitted_at": job.submitted_at,
             },
-            "how": str(job.end_reason),
+            "end_reason": str(job.end_reason),
             "detail": job.detail,
             "attempt": None if last is None else _encode_attempt(last),
             "attempts": [_encode_attempt(each) for each in self._older],
@@ -220,7 +220,7 @@ def make_absent_execution(number: int, how: Optional[EndReason], detail: str) ->
 def _encode_attempt(attempt: AttemptRow) -> Dict[str, Any]:
     return {
         "id": attempt.id, "number": attempt.number, "detail": attempt.detail,
-        "began": attempt.started_at, "ended": attempt.ended_at,
+        "started_at": attempt.started_at, "ended_at": attempt.ended_at,
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 #: Submits jobs and claims those of all, and says which; the folder and a number are given.
 CLAIM = """\
 import sys
-from tests.queued import *
+from tests.helpers.queue_factories import *
 queue = Queue(sys.argv[1])
 sys.stdin.readline()
 for _ in range(int(sys.argv[2])):
@@ -32,7 +32,7 @@ for _ in range(int(sys.argv[2])):
 #: Submits for ever, and says what was answered; every third job has a long life already.
 SUBMIT = """\
 import sys
-from tests.queued import *
+from tests.helpers.queue_factories import *
 queue = Queue(sys.argv[1])
 while True:
     for state in (State.QUEUED, State.QUEUED, State.READY):
@@ -41,14 +41,14 @@ while True:
         if state == State.READY:
             attempt = claim_job(queue)[1].id
             queue.record_executions(attempt, [(n, 1, "passed", "x" * 1000) for n in range(20)])
-            queue.finish(attempt, How.COMPLETED, "", 1.0)
+            queue.finish(attempt, EndReason.COMPLETED, "", 1.0)
             queue.forget(queue.record_package(job.number, "d", 1, 1.0), True)
             print(job.id, flush=True)
 """
 #: Opens a queue that nobody has made yet, together with others.
 OPEN = """\
 import sys
-from tests.queued import *
+from tests.helpers.queue_factories import *
 sys.stdin.readline()
 print("submitted", submit_job(Queue(sys.argv[1])).id)
 """
@@ -95,7 +95,7 @@ def test_no_job_is_claimed_twice(tmp_path: Path, programs: Programs) -> None:
     claims = Counter(each for process, lines in heard for each in said(process, "claimed", lines))
     assert len(submits) == sum(claims.values()) == 160
     assert set(claims.values()) == {1}
-    # The oldest first: what nobody has claim_job are the last ones.
+    # The oldest jobs were claimed first, so that the last ones are left.
     with Queue(str(tmp_path)) as queue:
         left = [job.id for job in queue.list_jobs([State.QUEUED])]
         assert len(left) == 5

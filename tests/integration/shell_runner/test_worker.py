@@ -58,7 +58,7 @@ def test_a_job_is_run_and_packed(host: QueueHost) -> None:
     assert package.exits() == {"test_a": 0, "test_b": 3, "test_c": 77}
     assert package.executions()[0, 1].stdout.text == "hello\n"
     assert "test_a | hello\n" in package.log
-    assert package.manifest["how"] == "completed"
+    assert package.manifest["end_reason"] == "completed"
     assert "secret" not in package.manifest["config"]
     assert os.listdir(paths.workspace_path(host.folder)) == []
     assert host.leftovers(job) == []
@@ -69,10 +69,10 @@ def test_a_job_is_run_and_packed(host: QueueHost) -> None:
 
 
 def test_jobs_run_by_priority_then_by_age(host: QueueHost) -> None:
-    door = host.door.path
-    jobs = [host.submit({"t": f"echo {n} >{door}"}, priority=int(n == 2)) for n in range(4)]
+    fifo = host.fifo.path
+    jobs = [host.submit({"t": f"echo {n} >{fifo}"}, priority=int(n == 2)) for n in range(4)]
     host.drain()
-    assert [host.door.line() for _ in jobs] == ["2", "0", "1", "3"]
+    assert [host.fifo.read_line() for _ in jobs] == ["2", "0", "1", "3"]
 
 
 def test_tests_use_what_the_install_command_has_made(host: QueueHost) -> None:
@@ -184,16 +184,16 @@ def test_a_job_may_have_no_tests(host: QueueHost) -> None:
 
 
 def test_longest_tests_run_first_and_serial_ones_before(host: QueueHost) -> None:
-    door = host.door.path
+    fifo = host.fifo.path
     names = ["short", "long", "unknown", "alone"]
     tests = {
         "short": {"estimate": 0.1},
         "long": {"estimate": 9.0},
         "alone": {"serial": True, "estimate": 0.1},
     }
-    host.submit({name: f"echo {name} >{door}" for name in names}, tests=tests, slots=1)
+    host.submit({name: f"echo {name} >{fifo}" for name in names}, tests=tests, slots=1)
     host.drain()
-    assert [host.door.line() for _ in names] == ["alone", "unknown", "long", "short"]
+    assert [host.fifo.read_line() for _ in names] == ["alone", "unknown", "long", "short"]
 
 
 def test_artefacts_of_each_try_are_in_the_package(host: QueueHost) -> None:
@@ -250,11 +250,11 @@ def test_a_job_can_be_cancelled_before_it_runs(host: QueueHost) -> None:
 
 @pytest.mark.parametrize("part", ["test", "install"])
 def test_a_job_that_runs_can_be_cancelled(host: QueueHost, part: str) -> None:
-    words = f"setsid sleep 1000 & echo here >{host.door.path}; sleep 1000"
+    words = f"setsid sleep 1000 & echo here >{host.fifo.path}; sleep 1000"
     script, install = (words, "") if part == "test" else ("true", words)
     job = host.submit({"test_a": script, "test_b": "true"}, install=install, slots=1)
     process = host.worker()
-    assert host.door.line() == "here"
+    assert host.fifo.read_line() == "here"
     host.cancel(job)
     assert process.wait(TIMEOUT) == 0
     assert host.find(job).end_reason == EndReason.CANCELLED
@@ -274,9 +274,9 @@ def test_the_time_of_a_job_is_bounded(host: QueueHost) -> None:
 
 
 def test_a_stopped_runner_can_be_cancelled(host: QueueHost) -> None:
-    job = host.submit({"test_a": f"echo here >{host.door.path}; sleep 1000"})
+    job = host.submit({"test_a": f"echo here >{host.fifo.path}; sleep 1000"})
     worker = host.worker()
-    assert host.door.line() == "here"
+    assert host.fifo.read_line() == "here"
     os.kill(host.runner(worker), signal.SIGSTOP)
     host.cancel(job)
     assert worker.wait(TIMEOUT) == 0
@@ -298,10 +298,10 @@ def impatient(host: QueueHost) -> str:
 
 
 def test_a_runner_that_outlives_its_time_is_killed(host: QueueHost) -> None:
-    script = f"echo here >{host.door.path}; sleep 1000"
+    script = f"echo here >{host.fifo.path}; sleep 1000"
     job = host.submit({"test_a": script}, code=impatient(host), timeout=1.0)
     worker = host.worker()
-    assert host.door.line() == "here"
+    assert host.fifo.read_line() == "here"
     os.kill(host.runner(worker), signal.SIGSTOP)
     assert worker.wait(TIMEOUT) == 0
     found = host.find(job)
@@ -317,23 +317,23 @@ def test_a_runner_that_outlives_its_time_is_killed(host: QueueHost) -> None:
 # -- processes that die
 
 
-def hard_to_find(door: Path) -> str:
+def hard_to_find(fifo: Path) -> str:
     """Leaves a process in another session, and one that knows nothing of the attempt."""
     return f"""
         test -e "$NOSEJOBS_BUILD/../../../again" && exit 0
-        setsid sh -c 'echo $$ >{door}; exec sleep 1000' &
-        env -i sh -c 'echo $$ >{door}; exec sleep 1000' &
-        echo $$ >{door}
+        setsid sh -c 'echo $$ >{fifo}; exec sleep 1000' &
+        env -i sh -c 'echo $$ >{fifo}; exec sleep 1000' &
+        echo $$ >{fifo}
         sleep 1000
     """
 
 
 def caught(host: QueueHost) -> list[int]:
-    return [int(host.door.line()) for _ in range(3)]
+    return [int(host.fifo.read_line()) for _ in range(3)]
 
 
 def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: QueueHost) -> None:
-    scripts = {"test_a": "true", "test_b": hard_to_find(host.door.path), "test_c": "true"}
+    scripts = {"test_a": "true", "test_b": hard_to_find(host.fifo.path), "test_c": "true"}
     tests = {name: {"estimate": 9.0 - number} for number, name in enumerate(scripts)}
     job = host.submit(scripts, slots=1, tests=tests)
     worker = host.worker()
@@ -345,8 +345,8 @@ def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: QueueHost) -> N
     host.drain()
     assert all(map(is_dead, [*pids, runner]))
     first, second = host.attempts(job)
-    assert (first.step, first.detail) == (AttemptPhase.LOST, "its worker died")
-    assert second.step == AttemptPhase.ENDED
+    assert (first.phase, first.detail) == (AttemptPhase.LOST, "its worker died")
+    assert second.phase == AttemptPhase.ENDED
     package = host.package(job)
     assert package.exits() == {"test_a": 0, "test_b": 0, "test_c": 0}
     assert package.manifest["attempt"]["number"] == 2
@@ -357,7 +357,7 @@ def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: QueueHost) -> N
 
 def test_nobody_but_a_new_worker_kills_what_slots_have_left(host: QueueHost) -> None:
     """Worker, runner and slots all die at once, as the kernel may choose when memory is short."""
-    job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1)
+    job = host.submit({"test_a": hard_to_find(host.fifo.path)}, slots=1)
     worker = host.worker()
     pids = caught(host)
     runner = host.runner(worker)
@@ -376,7 +376,7 @@ def test_nobody_but_a_new_worker_kills_what_slots_have_left(host: QueueHost) -> 
 
 
 def test_a_killed_runner_costs_an_attempt_and_no_worker(host: QueueHost) -> None:
-    job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1)
+    job = host.submit({"test_a": hard_to_find(host.fifo.path)}, slots=1)
     worker = host.worker()
     pids = caught(host)
     Path(host.folder, "again").touch()
@@ -403,10 +403,10 @@ def test_a_job_that_kills_its_runner_gives_up(host: QueueHost) -> None:
 
 def test_a_killed_slot_costs_the_test_that_it_ran(host: QueueHost) -> None:
     job = host.submit(
-        {"test_a": f"echo $PPID >{host.door.path}; sleep 1000", "test_b": "true"}, slots=1
+        {"test_a": f"echo $PPID >{host.fifo.path}; sleep 1000", "test_b": "true"}, slots=1
     )
     worker = host.worker()
-    kill(int(host.door.line()))
+    kill(int(host.fifo.read_line()))
     assert worker.wait(TIMEOUT) == 0
     executions = host.package(job).executions()
     assert executions[0, 1].problem == Problem.SLOT_DIED
@@ -435,7 +435,7 @@ def test_a_worker_killed_while_unpacking_costs_an_attempt(host: QueueHost) -> No
     os.unlink(path)
     Path(path).write_bytes(b"")
     host.drain()
-    assert [row.step for row in host.attempts(job)] == [AttemptPhase.LOST, AttemptPhase.ENDED]
+    assert [row.phase for row in host.attempts(job)] == [AttemptPhase.LOST, AttemptPhase.ENDED]
     assert host.find(job).end_reason == EndReason.REFUSED, "nothing is no archive"
     assert os.listdir(paths.workspace_path(host.folder)) == []
 
@@ -476,8 +476,8 @@ def test_a_package_in_the_making_is_made_again(host: QueueHost) -> None:
     path = paths.package_path(host.folder, job.id)
     os.unlink(path)
     with host.queue() as queue, queue._db.write_transaction() as db:
-        db.execute("UPDATE job SET state = 'packaging', package = ''")
-        db.execute("UPDATE attempt SET step = 'packaging', pid = 1")
+        db.execute("UPDATE job SET state = 'packaging', package_digest = ''")
+        db.execute("UPDATE attempt SET phase = 'packaging', pid = 1")
     host.drain()
     assert host.find(job).package_digest == before
     assert len(host.attempts(job)) == 1
@@ -491,9 +491,9 @@ def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: QueueH
     blocked = Path(paths.package_path(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
     worker = host.worker()
-    other = host.submit({"test_a": f"echo done >{host.door.path}"})
+    other = host.submit({"test_a": f"echo done >{host.fifo.path}"})
     worker_launcher.wake_worker(host.folder)
-    assert host.door.line() == "done"
+    assert host.fifo.read_line() == "done"
     eventually(lambda: host.find(other).state == State.READY)
     found = host.find(job)
     assert found.state == State.PACKAGING
@@ -518,9 +518,9 @@ def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: QueueHost) -
     job = host.submit({"test_a": "true"})
     blocked = Path(paths.package_path(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
-    other = host.submit({"test_a": f"echo here >{host.door.path}; sleep 1"})
+    other = host.submit({"test_a": f"echo here >{host.fifo.path}; sleep 1"})
     worker = host.worker()
-    assert host.door.line() == "here"
+    assert host.fifo.read_line() == "here"
     before = ticks(worker.pid)
     eventually(lambda: host.find(other).end_reason == EndReason.COMPLETED)
     assert ticks(worker.pid) - before < 30
@@ -536,12 +536,12 @@ def ticks(pid: int) -> int:
 
 
 def test_of_two_workers_one_leaves(host: QueueHost) -> None:
-    job = host.submit({"test_a": f"echo here >{host.door.path}; cat {host.door.path}.go"})
-    os.mkfifo(f"{host.door.path}.go")
+    job = host.submit({"test_a": f"echo here >{host.fifo.path}; cat {host.fifo.path}.go"})
+    os.mkfifo(f"{host.fifo.path}.go")
     workers = [host.worker(), host.worker(), host.worker()]
-    assert host.door.line() == "here"
+    assert host.fifo.read_line() == "here"
     eventually(lambda: sum(each.poll() is None for each in workers) == 1)
-    Path(f"{host.door.path}.go").write_text("")
+    Path(f"{host.fifo.path}.go").write_text("")
     assert [each.wait(TIMEOUT) for each in workers] == [0, 0, 0]
     assert len(host.attempts(job)) == 1
 
@@ -561,13 +561,13 @@ def test_code_of_another_version_takes_over(host: QueueHost) -> None:
     words = Path(worker_launcher.__file__).with_name("webhook.py").read_bytes()
     other = host.install({"jobs/webhook.py": words + b"# changed\n"})
     jobs = [
-        host.submit({"test_a": f"echo $NOSEJOBS_JOB >{host.door.path}"}, code=code)
+        host.submit({"test_a": f"echo $NOSEJOBS_JOB >{host.fifo.path}"}, code=code)
         for code in (host.code, other, host.code)
     ]
     worker = host.worker()
     assert worker.wait(TIMEOUT) == 0
-    assert [host.door.line() for _ in jobs] == [job.id for job in jobs]
-    assert {row.identity.pid for job in jobs for row in host.attempts(job)} == {worker.pid}
+    assert [host.fifo.read_line() for _ in jobs] == [job.id for job in jobs]
+    assert {row.worker.pid for job in jobs for row in host.attempts(job)} == {worker.pid}
     assert all(host.package(job).manifest["job"]["code"] == job.code for job in jobs)
 
 
@@ -618,8 +618,8 @@ def test_whoever_wants_to_know_is_told_until_they_hear(host: QueueHost) -> None:
     assert len(receiver.got) == 3
     assert len(bodies) == 1, "the same words each time"
     told = json.loads(bodies.pop())
-    assert (told["job"], told["how"]) == (job.id, "completed")
-    assert told["package"] == host.find(job).package_digest
+    assert (told["id"], told["end_reason"]) == (job.id, "completed")
+    assert told["package_digest"] == host.find(job).package_digest
     wanted = webhook.sign("s3cret", receiver.got[2][2])
     assert receiver.got[2][1]["X-Nosejobs-Signature"] == wanted
     with host.queue() as queue:
@@ -630,9 +630,9 @@ def test_who_does_not_answer_holds_up_no_job(host: QueueHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         first = host.submit({"test_a": "true"}, notify=url)
-        second = host.submit({"test_a": f"echo here >{host.door.path}"})
+        second = host.submit({"test_a": f"echo here >{host.fifo.path}"})
         worker = host.worker()
-        assert host.door.line() == "here"
+        assert host.fifo.read_line() == "here"
         eventually(lambda: host.find(second).state == State.READY)
         assert host.find(first).state == State.READY
         assert worker.poll() is None, "somebody is still to be told"
@@ -642,7 +642,7 @@ def test_who_does_not_answer_holds_up_no_job(host: QueueHost) -> None:
 
 def test_nothing_stays_in_the_folder_for_temporary_files(host: QueueHost) -> None:
     before = set(os.listdir(tempfile.gettempdir()))
-    job = host.submit({"test_a": hard_to_find(host.door.path)}, slots=1, install="true")
+    job = host.submit({"test_a": hard_to_find(host.fifo.path)}, slots=1, install="true")
     worker = host.worker()
     caught(host)
     kill(host.runner(worker))
@@ -699,7 +699,7 @@ def test_a_job_is_run_by_its_own_code_whatever_its_files_are_called(host: QueueH
         {
             "__main__.py": entry.replace(b'"jobs.worker:main"', b'"jobs.renamed_worker:main"'),
             "jobs/renamed_worker.py": (remote / "jobs" / "worker.py").read_bytes()
-            + b"_say('renamed')\n",
+            + b"log('renamed')\n",
             "jobs/worker.py": b"raise ImportError('its name is another one')\n",
         }
     )

@@ -47,7 +47,7 @@ def test_a_worker_that_has_worked_takes_the_next_job_too(host: QueueHost) -> Non
     second = host.submit({"test_a": "true"})
     worker_launcher.wake_worker(host.folder)
     await_ready(host, second)
-    assert {host.attempts(job)[0].identity.pid for job in (first, second)} == {worker.pid}
+    assert {host.attempts(job)[0].worker.pid for job in (first, second)} == {worker.pid}
     assert worker.poll() is None
     linger(host, 0)
     assert worker.wait(TIMEOUT) == 0
@@ -72,10 +72,10 @@ def test_a_worker_that_is_not_needed_does_not_stay(host: QueueHost) -> None:
 
 
 def test_a_job_has_no_more_slots_than_tests(host: QueueHost) -> None:
-    script = f"echo here >{host.door.path}; read x <$NOSEJOBS_BUILD/../go"
+    script = f"echo here >{host.fifo.path}; read x <$NOSEJOBS_BUILD/../go"
     job = host.submit({"test_a": script}, slots=8, install="mkfifo ../go")
     worker = host.worker()
-    assert host.door.line() == "here"
+    assert host.fifo.read_line() == "here"
     assert len(process_tree.list_children(host.runner(worker))) == 1
     (attempt,) = host.attempts(job)
     Path(paths.workspace_path(host.folder, attempt.id), "go").write_text("\n")
@@ -85,9 +85,9 @@ def test_a_job_has_no_more_slots_than_tests(host: QueueHost) -> None:
 
 def test_a_slot_is_known_as_its_attempts(host: QueueHost) -> None:
     """Its environment looks like the worker's, which has no attempt."""
-    job = host.submit({"test_a": f"echo $PPID >{host.door.path}; sleep 1000"}, slots=1)
+    job = host.submit({"test_a": f"echo $PPID >{host.fifo.path}; sleep 1000"}, slots=1)
     worker = host.worker()
-    slot = int(host.door.line())
+    slot = int(host.fifo.read_line())
     assert process_tree.list_children(host.runner(worker)) == [slot]
     assert slot in {each.pid for each in host.leftovers(job)}
     host.cancel(job)
@@ -96,9 +96,9 @@ def test_a_slot_is_known_as_its_attempts(host: QueueHost) -> None:
 
 def test_a_slot_has_no_file_of_who_forked_it(host: QueueHost) -> None:
     """Else locks would be held, and deaths hidden, for as long as a test runs."""
-    job = host.submit({f"test_{n}": f"echo $PPID >{host.door.path}; sleep 1000" for n in "ab"})
+    job = host.submit({f"test_{n}": f"echo $PPID >{host.fifo.path}; sleep 1000" for n in "ab"})
     worker = host.worker()
-    slots = [int(host.door.line()) for _ in "ab"]
+    slots = [int(host.fifo.read_line()) for _ in "ab"]
     for slot in slots:
         files = [str(path.readlink()) for path in Path(f"/proc/{slot}/fd").iterdir()]
         assert not [name for name in files if host.folder in name and not name.endswith(".log")]
@@ -115,7 +115,7 @@ def test_contents_are_written_to_the_disk_once(
 ) -> None:
     synced: list[str] = []
     monkeypatch.setattr(job_acceptance, "_sync", synced.append)
-    monkeypatch.setattr(worker_launcher, "start", lambda *_: None)
+    monkeypatch.setattr(worker_launcher, "start_worker", lambda *_: None)
     there = job_session.JobSession(None, host.folder, paths.code_path(host.folder, host.code))
     tests, other = host.tree({"test_a": "true"}), host.tree({"test_a": "false"})
 

@@ -161,26 +161,26 @@ def test_the_log_goes_with_the_file(folder: Path) -> None:
 
 def test_nobody_writes_into_what_was_set_aside(folder: Path) -> None:
     with Queue(str(folder)) as late, Queue(str(folder)) as other:
-        late.jobs()
+        late.list_jobs()
         with pytest.raises(RequestRefused), other._db.read_transaction():
             raise sqlite3.DatabaseError("database disk image is malformed")
         job = submit_job(other)
         with pytest.raises(RequestRefused, match="set aside or removed meanwhile") as caught:
             submit_job(late)
         assert caught.value.kind == "corrupt"
-        assert late.jobs() == [job]
+        assert late.list_jobs() == [job]
 
 
 def test_who_leaves_a_file_that_was_set_aside_takes_no_log_along(folder: Path) -> None:
     late, other = Queue(str(folder)), Queue(str(folder))
-    late.jobs()
+    late.list_jobs()
     with pytest.raises(RequestRefused), other._db.read_transaction():
         raise sqlite3.DatabaseError("database disk image is malformed")
     job = submit_job(other)
     late.close()
     assert (folder / "queue.db-wal").stat().st_size > 0
     with Queue(str(folder)) as third:
-        assert third.jobs() == other.list_jobs() == [job]
+        assert third.list_jobs() == other.list_jobs() == [job]
     other.close()
 
 
@@ -243,7 +243,9 @@ def test_a_newer_schema_is_refused_by_its_number(folder: Path) -> None:
     made_newer(folder)
     found = refusal(folder)
     assert found.kind == "newer"
-    assert f"{folder}/queue.db has schema version 7, this nosejobs supports up to 1" in found.message
+    assert (
+        f"{folder}/queue.db has schema version 7, this nosejobs supports up to 1" in found.message
+    )
     assert set_aside(folder) == []
 
 

@@ -47,6 +47,7 @@ def line(test: int, number: int = 1, run: Execution = RUN) -> bytes:
 
 class PackageFile:
     """A package to write, forge and open."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.path = root / "job.zip"
@@ -116,7 +117,9 @@ def test_the_manifest_tells_size_and_digest_of_all_others(package_file: PackageF
     assert package_file.open().manifest["members"] == [row(), row("y", b"")]
 
 
-def test_the_same_members_make_the_same_bytes(package_file: PackageFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_members_make_the_same_bytes(
+    package_file: PackageFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     members = [Member("x", b"abc" * 9999), Member("y", os.urandom(9999))]
     first = package_file.write(*members, b=1, a={"d": 1, "c": 2})
     monkeypatch.setattr("time.time", lambda: 0.0)
@@ -152,7 +155,9 @@ def test_members_beyond_4_gib_have_the_fields_of_zip64(
 ) -> None:
     monkeypatch.setattr(package_writer, "_ZIP64_SIZE", 1000)
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
-    package_file.write(Member("small", b"1"), Member("x", b"abc" * 999), Member("y", os.urandom(2000)))
+    package_file.write(
+        Member("small", b"1"), Member("x", b"abc" * 999), Member("y", os.urandom(2000))
+    )
     with zipfile.ZipFile(package_file.path) as archive:
         assert archive.testzip() is None
         assert archive.getinfo("x").file_size == 2997
@@ -238,7 +243,11 @@ def test_a_file_that_grows_or_is_a_link_does_no_harm(package_file: PackageFile) 
 def test_extracting_gives_all_members_as_files(package_file: PackageFile) -> None:
     package_file.write(Member("log.txt", b"log"), *(Member(name, b"1") for name in ODD))
     package_file.open().extract(str(package_file.target))
-    found = {str(p.relative_to(package_file.target)) for p in package_file.target.rglob("*") if p.is_file()}
+    found = {
+        str(p.relative_to(package_file.target))
+        for p in package_file.target.rglob("*")
+        if p.is_file()
+    }
     assert found == {"log.txt", "manifest.json", *ODD}
     assert (package_file.target / "log.txt").read_bytes() == b"log"
 
@@ -254,7 +263,10 @@ def test_extracting_replaces_nothing(package_file: PackageFile) -> None:
 
 def test_a_bomb_is_not_extracted(package_file: PackageFile) -> None:
     package_file.forge({b"x": b"fine", b"y": b"boom" * 500_000}, None, y={"method": 8})
-    with package_file.open(Limits(free=1 << 20)) as found, pytest.raises(BadPackage, match="of the disk"):
+    with (
+        package_file.open(Limits(free=1 << 20)) as found,
+        pytest.raises(BadPackage, match="of the disk"),
+    ):
         found.extract(str(package_file.target))
     assert not package_file.target.exists()
 
@@ -322,7 +334,9 @@ def test_a_package_without_a_manifest_is_refused(package_file: PackageFile) -> N
 
 
 def test_a_manifest_too_large_is_not_read(package_file: PackageFile) -> None:
-    package_file.path.write_bytes(ZipBuilder().add(b"manifest.json", b" " * 5000, method=8).to_bytes())
+    package_file.path.write_bytes(
+        ZipBuilder().add(b"manifest.json", b" " * 5000, method=8).to_bytes()
+    )
     assert "4000 bytes" in package_file.refuse(Limits(manifest=4000)).reason
 
 
@@ -396,7 +410,9 @@ def test_a_line_is_bounded(package_file: PackageFile) -> None:
 
 
 def test_the_install_command_has_an_execution_or_none(package_file: PackageFile) -> None:
-    package_file.write(Member("install.json", json.dumps(RUN).encode()), Member("bad.json", b"[1]x"))
+    package_file.write(
+        Member("install.json", json.dumps(RUN).encode()), Member("bad.json", b"[1]x")
+    )
     found = package_file.open()
     assert found.read_install() == RUN
     assert found.read_install("attempts/1/install.json") is None

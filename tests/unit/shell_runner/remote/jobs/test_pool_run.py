@@ -234,7 +234,9 @@ def many_cases() -> Execution:
 )
 def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) -> None:
     found, text = pool_run.shorten_to_fit(execution)
-    restored = package_reader._parse_execution(package_reader._parse_json(text.encode(), package_format.LIMITS))
+    restored = package_reader._parse_execution(
+        package_reader._parse_json(text.encode(), package_format.LIMITS)
+    )
     assert restored == found
     assert (found.exit_status, found.stdout.total_bytes) == (
         execution.exit_status,

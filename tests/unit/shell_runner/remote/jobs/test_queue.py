@@ -1,4 +1,4 @@
-"""The queue of a host: what is handed in, in which order it leaves, and what is expect_refusal."""
+"""The queue of a host: what is handed in, in which order it leaves, and what is refused."""
 
 import json
 from pathlib import Path
@@ -386,7 +386,7 @@ def test_contents_are_referred_to_until_the_last_job_is_forgotten(queue: Queue) 
 def test_settings_have_defaults_and_stay(queue: Queue) -> None:
     assert {each: queue.get_setting(each) for each in SETTINGS} == SETTINGS
     queue.set_setting("kept_bytes", 5)
-    with Queue(queue_folder.find_queue_folder) as other:
+    with Queue(queue.folder) as other:
         assert other.get_setting("kept_bytes") == 5
 
 
@@ -556,7 +556,7 @@ def test_a_long_log_is_moved_into_the_file_by_who_is_told_to(
 ) -> None:
     """The worker is; whoever waits for the answer to a submit never has to."""
     monkeypatch.setattr("shell_runner.remote.jobs.database._CHECKPOINT_LOG_BYTES", 1 << 16)
-    path = Path(queue_folder.find_queue_folder) / "queue.db"
+    path = Path(queue.folder) / "queue.db"
     before = path.stat().st_size
     for _ in range(20):
         submit_job(queue, count=100)

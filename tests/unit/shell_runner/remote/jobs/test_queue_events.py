@@ -146,7 +146,7 @@ class Host(RuleBasedStateMachine):
     def restart(self) -> None:
         """The machine comes back: the next worker finds what the last one left."""
         self.queue.close()
-        self.worker = self.worker._replace(boot=self.worker.boot_id + "'")
+        self.worker = self.worker._replace(boot_id=self.worker.boot_id + "'")
         self.queue.register_worker(self.worker, CODE, 1.0)
         for attempt in self.queue.list_stale_attempts(self.worker):
             row = next(each for each in self.queue.list_jobs() if each.number == attempt.job)

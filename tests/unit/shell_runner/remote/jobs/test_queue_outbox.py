@@ -32,10 +32,13 @@ def test_whoever_wants_to_be_told_is_told_once(queue: Queue) -> None:
         0,
     )
     body = json.loads(row.body)
-    told = {key: body[key] for key in ("job", "name", "labels", "state", "how", "package", "size")}
+    told = {
+        key: body[key]
+        for key in ("id", "name", "labels", "state", "end_reason", "package_digest", "package_size")
+    }
     assert told == {
-        "job": job.id, "name": "n", "labels": ["a"], "state": "ready", "how": "completed",
-        "package": "d", "size": 5,
+        "id": job.id, "name": "n", "labels": ["a"], "state": "ready", "end_reason": "completed",
+        "package_digest": "d", "package_size": 5,
     }  # fmt: skip
     assert "s3" not in row.body
 
@@ -46,7 +49,10 @@ def test_a_run_that_has_failed_does_not_look_green(queue: Queue) -> None:
     (attempt,) = queue.get_attempts(job.number)
     with queue._db.write_transaction() as db:
         db.execute("INSERT INTO execution VALUES (?, 0, 1, 'passed', '[0]')", (attempt.id,))
-        db.execute("UPDATE job SET test_count = 3, end_reason = 'timed-out' WHERE number = ?", (job.number,))
+        db.execute(
+            "UPDATE job SET test_count = 3, end_reason = 'timed-out' WHERE number = ?",
+            (job.number,),
+        )
     queue.record_package(job.number, "d", 5, 1.0)
     body = json.loads(due(queue, 1.0)[0].body)
     assert (body["id"], body["end_reason"], body["test_count"]) == (job.id, "timed-out", 3)
@@ -101,9 +107,7 @@ def test_who_cannot_be_told_is_named_at_the_job(queue: Queue) -> None:
     (row,) = due(queue, 1.0)
     queue.record_delivery_failure(row.number, "connection refused", 2.0)
     queue.abandon_notification(row.number)
-    assert (
-        queue.find(job.id).waiting_reason == "cannot notify http://n/: connection refused"
-    )
+    assert queue.find(job.id).waiting_reason == "cannot notify http://n/: connection refused"
     assert queue.get_next_due() is None
 
 

@@ -1,7 +1,7 @@
-"""The dispatcher's own file: where its data is, what it watches, which hosts it has.
+"""The dispatcher's own file, dispatcher.toml: its data, sources, hosts and pools.
 
-Owns the keys of dispatcher.toml, their checks and defaults.  The operator wrote it: it is trusted,
-its mistakes are explained.  Pure: text in, frozen values out; nothing is opened or looked up.
+Owns the keys of the file, their checks and defaults.  The operator writes it: it is trusted, and
+mistakes are explained.  Pure: it turns a text into frozen values, and opens nothing.
 """
 
 from __future__ import annotations
@@ -25,17 +25,21 @@ from shell_runner.validators import InvalidSecret, InvalidValue, Validator
 
 FILE_NAME = "dispatcher.toml"
 DEFAULT_PORT = 7433
-#: In the data folder, where a running dispatcher answers.
+#: Name of the file, in the data folder, with the URL of the running dispatcher.
 ADDRESS_FILE = "url"
-#: How that begins there which is not whole yet.
+#: Beginning of the names of files and folders, in the data folder, that are not complete yet.
 TEMPORARY_PREFIX = ".part-"
-_TOP = ("dispatcher", "sources", "hosts", "pools", "retention")
+_TABLES = ("dispatcher", "sources", "hosts", "pools", "retention")
 
 
-#: What servers take for a name and is a token: those of GitHub and GitLab, and what no person is
-#: called.
-_TOKEN = re.compile(r"(?:gh[a-z]_|github_pat_|gl[a-z]{1,5}-).*|(?=.*[0-9])[A-Za-z0-9_=-]{32,}")
-_QUERY = re.compile(r"(?:^|[&;])[^=&;]*(?:token|password|secret|key)[^=&;]*=", re.IGNORECASE)
+#: Tokens that servers accept instead of a user name: those of GitHub and GitLab, and long texts
+#: that are no name of a person.
+_TOKEN_AS_USER_NAME = re.compile(
+    r"(?:gh[a-z]_|github_pat_|gl[a-z]{1,5}-).*|(?=.*[0-9])[A-Za-z0-9_=-]{32,}"
+)
+_SECRET_IN_QUERY = re.compile(
+    r"(?:^|[&;])[^=&;]*(?:token|password|secret|key)[^=&;]*=", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,17 @@ class Source:
     """``[sources.NAME]``: a git repository, or a directory."""
 
     name: str
-    #: Address of a repository, as git takes it; empty: it is a directory.
+    #: Address of a repository, in any form that git accepts; empty for a directory.
     git: str = ""
     directory: str = ""
     #: Patterns of the branches that are built.
     branches: tuple[str, ...] = ("main", "master")
-    #: Only changes to such paths are built; empty: all.
+    #: Patterns of paths; only changes to matching paths are built.  Empty: all.
     paths: tuple[str, ...] = ()
-    #: ``newest``: of changes that have not begun only the last one of a branch; or ``every``.
+    #: ``newest``: a newer change of a branch supersedes those whose build has not begun; ``every``:
+    #: each change is built.
     bursts: str = "newest"
-    #: Seconds between two looks.
+    #: Seconds between two polls.
     poll: float = 30.0
 
     @property
@@ -86,32 +91,32 @@ class Pool:
 
 @dataclass(frozen=True)
 class Retention:
-    """``[retention]``: what of old builds stays; their rows always do."""
+    """``[retention]``: how long files of builds are kept.  Rows of builds are kept for ever."""
 
-    #: Seconds that artefacts and packages of a build are kept.
+    #: Seconds that artifacts and packages of a build are kept.
     age: float = 90 * 86_400.0
-    #: The newest builds of a source stay, however old they are.
+    #: Number of the newest builds of a source that are kept, however old they are.
     builds: int = 20
-    #: Builds with one of these levels stay.
+    #: Builds with one of these levels are kept.
     levels: tuple[str, ...] = ("ship",)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All of the file."""
+    """The contents of the file."""
 
     #: Folder of the database and of the blobs.
     data: Path
     address: str = "127.0.0.1"
-    #: 0: any that is free.
+    #: 0: any free port.
     port: int = DEFAULT_PORT
-    #: Seconds between two looks at a source that says nothing else.
+    #: Seconds between two polls of a source that has no interval of its own.
     poll: float = 30.0
     #: Seconds without an answer after which the jobs of a host are lost.
     lease: float = 120.0
     #: Infrastructure failures in a row that put a host into quarantine.
     quarantine: int = 3
-    #: Jobs that a host has at a time: one runs, the others are in its queue.
+    #: Maximum number of jobs on a host: one runs, the others are in its queue.
     queue: int = 2
     sources: tuple[Source, ...] = ()
     hosts: Mapping[str, HostEntry] = field(default_factory=dict)
@@ -120,32 +125,36 @@ class Settings:
 
 
 def parse(text: str | bytes, folder: Path, name: str = FILE_NAME) -> Settings:
-    """The checked settings of a text; ``folder`` is where relative paths begin.
+    """Return the checked settings of a text.
 
-    InvalidConfig names file, line and key.
+    ``folder``: folder to which relative paths refer.  ``name``: name of the file in errors.
+    Raises InvalidConfig, which names file, line and key.
     """
-    doc = parse_document(name, text)
-    doc.check_keys((), _TOP)
-    own = doc.check_table(("dispatcher",), _OWN)
+    document = parse_document(name, text)
+    document.check_keys((), _TABLES)
+    own = document.check_table(("dispatcher",), _DISPATCHER_KEYS)
     address, port = own.pop("listen", (Settings.address, Settings.port))
     poll = own.get("poll", Settings.poll)
     return Settings(
         folder / own.pop("data", "nosejobs-data"),
         address,
         port,
-        sources=tuple(_source(doc, each, folder, poll) for each in doc.table(["sources"])),
-        hosts={each: _host(doc, each) for each in doc.table(["hosts"])},
-        pools=tuple(_pool(doc, each) for each in doc.table(["pools"])),
-        retention=Retention(**doc.check_table(("retention",), _RETENTION)),
+        sources=tuple(
+            _read_source(document, each, folder, poll) for each in document.table(["sources"])
+        ),
+        hosts={each: _read_host(document, each) for each in document.table(["hosts"])},
+        pools=tuple(_read_pool(document, each) for each in document.table(["pools"])),
+        retention=Retention(**document.check_table(("retention",), _RETENTION_KEYS)),
         **own,
     )
 
 
-def _listen(value: Any) -> tuple[str, int]:
-    """An address of this machine alone, until requests have to say who they are."""
+def _read_listen_address(value: Any) -> tuple[str, int]:
+    """Return host and port of a loopback address; others need an API with authentication."""
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
-        raise InvalidValue(f'an address and a port, as "127.0.0.1:{DEFAULT_PORT}" or "[::1]:{DEFAULT_PORT}"')
+        examples = f'"127.0.0.1:{DEFAULT_PORT}" or "[::1]:{DEFAULT_PORT}"'
+        raise InvalidValue(f"an address and a port, as {examples}")
     host = host.removeprefix("[").removesuffix("]")
     if host != "localhost" and not _is_loopback(host):
         raise InvalidValue(
@@ -161,10 +170,10 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-_LINE = validators.line()
-_OWN: Mapping[str, Validator] = {
-    "data": _LINE,
-    "listen": _listen,
+_read_line = validators.line()
+_DISPATCHER_KEYS: Mapping[str, Validator] = {
+    "data": _read_line,
+    "listen": _read_listen_address,
     "poll": validators.duration(),
     "lease": validators.duration(),
     "quarantine": validators.whole(1, 1000),
@@ -175,15 +184,16 @@ _OWN: Mapping[str, Validator] = {
 # -- sources ---------------------------------------------------------------------------------
 
 
-def _repository(value: Any) -> str:
-    text: str = _LINE(value)
+def _read_git_address(value: Any) -> str:
+    """Return the address of a repository that contains no secret and runs no program."""
+    text: str = _read_line(value)
     if text.startswith("-"):
         raise InvalidValue("the address of a repository")
     if re.match(r"[A-Za-z0-9]+::", text):
         raise InvalidValue("an address without a helper program: 'name::' runs one")
     if "://" in text and _has_secret(text):
-        words = "a password or a token, which all would see; use git's credentials"
-        raise InvalidSecret(f"an address without {words}")
+        message = "a password or a token, which everybody would see; use git's credential helpers"
+        raise InvalidSecret(f"an address without {message}")
     return text
 
 
@@ -192,33 +202,35 @@ def _has_secret(url: str) -> bool:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        # A password with a slash makes a port of its beginning.
+        # If a password has a slash, the part before it is parsed as a port.
         raise InvalidSecret(
             "the address of a repository, with a number as its port, if any"
         ) from None
-    by_name = parts.scheme.lower() in ("http", "https") and _TOKEN.fullmatch(parts.username or "")
-    return parts.password is not None or bool(by_name or _QUERY.search(parts.query))
+    by_name = parts.scheme.lower() in ("http", "https") and _TOKEN_AS_USER_NAME.fullmatch(
+        parts.username or ""
+    )
+    return parts.password is not None or bool(by_name or _SECRET_IN_QUERY.search(parts.query))
 
 
-_SOURCE: Mapping[str, Validator] = {
-    "git": _repository,
-    "directory": _LINE,
-    "branches": validators.list_of(_LINE, "patterns of branches", 1),
+_SOURCE_KEYS: Mapping[str, Validator] = {
+    "git": _read_git_address,
+    "directory": _read_line,
+    "branches": validators.list_of(_read_line, "patterns of branches", 1),
     "paths": validators.list_of(validators.path_in_tree, "patterns of paths", 1),
     "bursts": validators.one_of("newest", "every"),
     "poll": validators.duration(),
 }
 
 
-def _source(doc: Document, name: str, folder: Path, poll: float) -> Source:
+def _read_source(document: Document, name: str, folder: Path, poll: float) -> Source:
     path = ("sources", name)
-    doc.check_name(path, {})
-    values = {"poll": poll, **doc.check_table(path, _SOURCE)}
+    document.check_name(path, {})
+    values = {"poll": poll, **document.check_table(path, _SOURCE_KEYS)}
     if ("git" in values) == ("directory" in values):
-        raise doc.error(path, "must have either git or directory")
+        raise document.error(path, "must have either git or directory")
     if "directory" in values:
         if "branches" in values:
-            raise doc.error([*path, "branches"], "is for git; a directory has none")
+            raise document.error([*path, "branches"], "is for git; a directory has no branches")
         values["directory"] = str(folder / values["directory"])
     elif _is_path(values["git"]):
         values["git"] = str(folder / values["git"])
@@ -226,28 +238,30 @@ def _source(doc: Document, name: str, folder: Path, poll: float) -> Source:
 
 
 def _is_path(address: str) -> bool:
-    """As git sees it: neither a URL nor ``host:path``."""
+    """Return whether git takes an address for a path: it is neither a URL nor ``host:path``."""
     return "://" not in address and ":" not in address.split("/")[0]
 
 
 # -- hosts and pools -------------------------------------------------------------------------
 
 
-_HOST = {**HOST_VALIDATORS, "labels": validators.list_of(validators.label, "labels")}
+_HOST_KEYS = {**HOST_VALIDATORS, "labels": validators.list_of(validators.label, "labels")}
 
 
-def _host(doc: Document, name: str) -> HostEntry:
+def _read_host(document: Document, name: str) -> HostEntry:
     path = ("hosts", name)
-    doc.check_name(path, {})
-    entry = parse_host_entry(doc, name, _HOST)
+    document.check_name(path, {})
+    entry = parse_host_entry(document, name, _HOST_KEYS)
     try:
         specs.parse_specs([name], {name: entry})
     except InvalidHostSpec as error:
-        raise InvalidConfig(doc.format_error([*path, "spec"], f"cannot be used: {error}")) from None
+        raise InvalidConfig(
+            document.format_error([*path, "spec"], f"cannot be used: {error}")
+        ) from None
     return entry
 
 
-def _options(value: Any) -> Mapping[str, Any]:
+def _read_options(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InvalidValue("a table")
     _check_plain(value)
@@ -255,36 +269,36 @@ def _options(value: Any) -> Mapping[str, Any]:
 
 
 def _check_plain(value: Any) -> None:
-    """What a row can keep as JSON.  (How deep it can be was checked before.)"""
+    """Raise InvalidValue if a value cannot be stored as JSON.  (Its depth was checked before.)"""
     if isinstance(value, (dict, list)):
-        for each in value.values() if isinstance(value, dict) else value:
-            _check_plain(each)
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_plain(item)
     elif isinstance(value, int) and abs(value) >= 1 << 63:
         raise InvalidValue("a table of texts and of numbers that are not that large")
-    elif not isinstance(value, (str, int, float)) or _endless(value):
+    elif not isinstance(value, (str, int, float)) or _is_infinite(value):
         raise InvalidValue("a table of texts, numbers, lists and tables; dates have to be texts")
 
 
-def _endless(value: str | float) -> bool:
+def _is_infinite(value: str | float) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-_POOL: Mapping[str, Validator] = {
+_POOL_KEYS: Mapping[str, Validator] = {
     "kind": validators.name,
     "labels": validators.list_of(validators.label, "labels"),
     "max_hosts": validators.whole(1, 1000),
     "idle_timeout": validators.duration(),
     "max_jobs": validators.whole(0, 1_000_000),
-    "options": _options,
+    "options": _read_options,
 }
 
 
-def _pool(doc: Document, name: str) -> Pool:
-    doc.check_name(("pools", name), {})
-    return Pool(name, **doc.check_table(("pools", name), _POOL))
+def _read_pool(document: Document, name: str) -> Pool:
+    document.check_name(("pools", name), {})
+    return Pool(name, **document.check_table(("pools", name), _POOL_KEYS))
 
 
-_RETENTION: Mapping[str, Validator] = {
+_RETENTION_KEYS: Mapping[str, Validator] = {
     "age": validators.duration(),
     "builds": validators.whole(0, 1_000_000),
     "levels": validators.list_of(validators.name, "names of levels"),
@@ -292,28 +306,30 @@ _RETENTION: Mapping[str, Validator] = {
 
 
 def explain(settings: Settings) -> list[str]:
-    """What the settings mean, line by line, and what of it is likely not meant."""
-    lines = [f"data in {settings.data}", f"answers on {settings.address}, port {settings.port}"]
+    """Return lines that explain the settings, and warnings about likely mistakes."""
+    lines = [f"data: {settings.data}", f"listens on {settings.address}, port {settings.port}"]
     lines += [_explain_source(each) for each in settings.sources]
     lines += [
-        f"host {each.name}: {each.spec}{_with(each.labels)}" for each in settings.hosts.values()
+        f"host {each.name}: {each.spec}{_format_labels(each.labels)}"
+        for each in settings.hosts.values()
     ]
     for pool in settings.pools:
-        lines.append(f"pool {pool.name}: up to {pool.max_hosts} of kind {pool.kind}{_with(pool.labels)}")
+        labels = _format_labels(pool.labels)
+        lines.append(f"pool {pool.name}: up to {pool.max_hosts} hosts of kind {pool.kind}{labels}")
     if not settings.sources:
-        lines.append("warning: no [sources.NAME]: there is nothing to watch")
+        lines.append("warning: no [sources.NAME]: nothing is watched")
     if not settings.hosts and not settings.pools:
         lines.append("warning: no [hosts.NAME] and no [pools.NAME]: every job will wait")
     return lines
 
 
 def _explain_source(source: Source) -> str:
-    where = f"git {source.git}, {', '.join(source.branches)}" if source.git else source.directory
+    location = f"git {source.git}, {', '.join(source.branches)}" if source.git else source.directory
     paths = f", changes to {', '.join(source.paths)}" if source.paths else ""
-    what = "commit" if source.git else "state"
-    which = f"every {what}" if source.bursts == "every" else f"the newest {what}"
-    return f"source {source.name}: {where}{paths}; {which}, a look every {source.poll:g} s"
+    noun = "commit" if source.git else "state"
+    changes = f"every {noun}" if source.bursts == "every" else f"the newest {noun}"
+    return f"source {source.name}: {location}{paths}; {changes}, polled every {source.poll:g} s"
 
 
-def _with(labels: tuple[str, ...]) -> str:
+def _format_labels(labels: tuple[str, ...]) -> str:
     return f" ({', '.join(labels)})" if labels else ""

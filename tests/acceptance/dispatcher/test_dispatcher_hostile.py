@@ -38,7 +38,7 @@ HOSTILE = {
     ),
     "control characters as such": (b"[stages.unit]\ninstall = '\x1b[2J\x07'\n", "2: "),
     "out of the tree": (b"[build]\ncommand = 'x'\noutput = '../../x'\n", "3: build.output must be"),
-    "in a circle": (b"[stages.a]\nneeds = ['a']\n", "2: stages.a.needs go in a circle"),
+    "in a circle": (b"[stages.a]\nneeds = ['a']\n", "2: stages.a.needs has a cycle"),
     "ours in the environment": (
         b"[stages.a.environment]\nNOSEJOBS_JOB = 'x'\n", "1: stages.a.environment must be"
     ),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dispatcher.configuration import pipeline, settings
-from dispatcher.hosts.package_rows import numbers
+from dispatcher.hosts.package_rows import read_measurements
 from shell_runner.remote.formats import tap
-from shell_runner.toml_document import LARGEST
+from shell_runner.toml_document import MAX_CHARS
 from shell_runner.validators import duration
 
 DOCS = Path(__file__).parents[4] / "docs"
@@ -30,7 +30,7 @@ def keys(heading: str) -> dict[str, str]:
 
 def test_the_example_of_a_tree() -> None:
     tree = pipeline.parse(example("nosejobs.toml"))
-    assert [stage.name for stage in tree.stages] == list(pipeline.SHIP)
+    assert [stage.name for stage in tree.stages] == list(pipeline.SHIP_STAGES)
     assert tree.warnings == ()
     assert tree.build is not None
     assert {stage.mode for stage in tree.stages} == set(pipeline.Mode)
@@ -82,11 +82,11 @@ def test_defaults_are_those_that_are_told(heading: str, value: type) -> None:
 
 def test_the_levels_that_are_meant_without_any() -> None:
     (found,) = re.findall(r"^    (published = .*\n    ship = .*)$", PAGE, re.MULTILINE)
-    assert pipeline.parse(f"[levels]\n{found}\n").levels == pipeline.LEVELS
+    assert pipeline.parse(f"[levels]\n{found}\n").levels == pipeline.DEFAULT_LEVELS
 
 
 def test_the_bounds_are_those_that_are_told() -> None:
-    assert f"{LARGEST >> 10} K characters" in PAGE
+    assert f"{MAX_CHARS >> 10} K characters" in PAGE
 
 
 def test_the_numbers_of_the_example() -> None:
@@ -95,6 +95,6 @@ def test_the_numbers_of_the_example() -> None:
     reader = tap.Reader()
     reader.feed(text.encode())
     (case,) = reader.close().cases
-    assert numbers(case, tap.NAME) == {
+    assert read_measurements(case, tap.NAME) == {
         "rate": (8_010_140.0, "words/s"), "memory.peak": (12.5, "MB"),
     }  # fmt: skip

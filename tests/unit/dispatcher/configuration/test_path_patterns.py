@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.configuration.path_patterns import matcher
+from dispatcher.configuration.path_patterns import compile_patterns
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,14 @@ from dispatcher.configuration.path_patterns import matcher
     ],
 )
 def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
-    matches = matcher([pattern])
+    matches = compile_patterns([pattern])
     assert [path for path in yes + no if matches(path)] == yes
 
 
 def test_any_of_several() -> None:
-    matches = matcher(["a", "b/*"])
+    matches = compile_patterns(["a", "b/*"])
     assert [path for path in ("a", "b/x", "c") if matches(path)] == ["a", "b/x"]
-    assert not matcher([])("a")
+    assert not compile_patterns([])("a")
 
 
 def slow(pattern: tuple[str, ...], parts: tuple[str, ...]) -> bool:
@@ -55,12 +55,12 @@ SOME = st.lists(st.sampled_from(["a", "b", "*", "**"]), min_size=1, max_size=7)
 @given(SOME, st.lists(st.sampled_from("ab"), min_size=1, max_size=7))
 def test_two_stars_stand_for_any_folders(pattern: list[str], path: list[str]) -> None:
     expected = slow((*pattern, "**"), tuple(path))
-    assert matcher(["/".join(pattern)])("/".join(path)) is expected
+    assert compile_patterns(["/".join(pattern)])("/".join(path)) is expected
 
 
 @pytest.mark.parametrize("pattern", ["**/a" * 200, "*a" * 400 + "b", "**/" * 400 + "b", "*" * 900])
 def test_no_pattern_is_slow(pattern: str) -> None:
-    matches = matcher([pattern])
+    matches = compile_patterns([pattern])
     began = time.process_time()
     for path in ("a/" * 150 + "c", "a" * 400 + "c", "a/" * 400 + "c"):
         matches(path)

@@ -9,22 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.configuration.pipeline import (
-    LEVELS,
-    SHIP,
+    DEFAULT_LEVELS,
+    SHIP_STAGES,
     BuildConfig,
     Gate,
     Level,
     Mode,
     Stage,
-    Tree,
+    PipelineConfig,
     explain,
-    from_data,
-    input_files,
+    from_json,
+    select_input_files,
     inputs_digest,
     parse,
     stage_digest,
 )
-from shell_runner.errors import BadConfig
+from shell_runner.errors import InvalidConfig
 
 FULL = """\
 [build]
@@ -91,7 +91,7 @@ def test_all_keys() -> None:
 
 def test_a_tree_that_says_nothing_is_its_own_build() -> None:
     found = parse("")
-    assert (found.build, found.stages, found.levels) == (None, (), LEVELS)
+    assert (found.build, found.stages, found.levels) == (None, (), DEFAULT_LEVELS)
     (warning,) = found.warnings
     assert "builds stay goop" in warning
 
@@ -103,16 +103,21 @@ def test_a_stage_needs_the_one_before_it() -> None:
 
 def test_levels_that_are_out_of_reach_are_a_warning() -> None:
     first, second = parse("\n[stages.unit]\n[stages.smoke]\n").warnings
-    assert first.startswith("nosejobs.toml:1: levels.published is out of reach but by hand: there")
-    hint = "; say in [levels] what it needs"
+    assert first.startswith(
+        "nosejobs.toml:1: levels.published can only be reached by tags given by hand: there"
+    )
+    hint = "; list its stages in [levels]"
     assert first.endswith(f"no stage regression{hint}")
     assert second.endswith(f"no stage regression, performance, scalability, resilience{hint}")
     (own,) = parse("[stages.unit]\n[levels]\nx = ['unit']\ny = ['smoke']").warnings
-    assert own == "nosejobs.toml:4: levels.y is out of reach but by hand: there is no stage smoke"
+    assert (
+        own
+        == "nosejobs.toml:4: levels.y can only be reached by tags given by hand: there is no stage smoke"
+    )
 
 
 def test_the_six_stages_are_no_warning() -> None:
-    assert parse("".join(f"[stages.{name}]\n" for name in SHIP)).warnings == ()
+    assert parse("".join(f"[stages.{name}]\n" for name in SHIP_STAGES)).warnings == ()
 
 
 MANY = "".join(f"[stages.s{number}]\n" for number in range(201))
@@ -134,26 +139,26 @@ MANY = "".join(f"[stages.s{number}]\n" for number in range(201))
         ("\nstages.a = 3", "2: stages.a must be a table, not 3"),
         ("levels = true", "1: levels must be a table, not true"),
         # names
-        ("[stages.'a/b']", "1: stages.'a/b' is no name for it: a name is 1 to 64 letters"),
-        ("[stages.'..']", "1: stages.'..' is no name for it"),
+        ("[stages.'a/b']", "1: stages.'a/b' has an invalid name: a name has 1 to 64 letters"),
+        ("[stages.'..']", "1: stages.'..' has an invalid name"),
         ("[stages.a..b]", "1: Invalid initial character"),
-        ("[stages.'a..b']", "1: stages.'a..b' is no name for it"),
-        ("[stages.-a]", "1: stages.-a is no name for it"),
-        ("[stages.'']", "1: stages.'' is no name for it"),
-        ('[stages."a\\n"]', "1: stages.'a\\n' is no name for it"),
-        ('[stages."\\u001b[2J"]', "1: stages.'\\x1b[2J' is no name for it"),
-        ('[stages."\\u202e"]', "1: stages.'\\u202e' is no name for it"),
+        ("[stages.'a..b']", "1: stages.'a..b' has an invalid name"),
+        ("[stages.-a]", "1: stages.-a has an invalid name"),
+        ("[stages.'']", "1: stages.'' has an invalid name"),
+        ('[stages."a\\n"]', "1: stages.'a\\n' has an invalid name"),
+        ('[stages."\\u001b[2J"]', "1: stages.'\\x1b[2J' has an invalid name"),
+        ('[stages."\\u202e"]', "1: stages.'\\u202e' has an invalid name"),
         ("[stages.é]", "1: Invalid initial character"),
         (f"[stages.{'a' * 65}]", "1: stages.'aaaaa"),
-        ("[stages.build]", "1: stages.build cannot be called so: the build command itself is"),
-        ("[levels]\ngoop = ['a']", "2: levels.goop cannot be called so: every build begins"),
-        ("[levels]\n'a b' = ['a']", "2: levels.'a b' is no name for it"),
+        ("[stages.build]", "1: stages.build has a reserved name: the stage of that name is t"),
+        ("[levels]\ngoop = ['a']", "2: levels.goop has a reserved name: every build starts"),
+        ("[levels]\n'a b' = ['a']", "2: levels.'a b' has an invalid name"),
         # needs and levels
         ("[stages.a]\n[stages.b]\nneeds=['aa']", "3: stages.b.needs names no stage: 'aa'; did you"),
-        ("[stages.a]\nneeds = ['a']", "2: stages.a.needs go in a circle: a needs a"),
+        ("[stages.a]\nneeds = ['a']", "2: stages.a.needs has a cycle: a needs a"),
         (
             "[stages.a]\nneeds=['b']\n[stages.b]\nneeds=['c']\n[stages.c]\nneeds=['a']\n",
-            "2: stages.a.needs go in a circle: a needs b needs c needs a",
+            "2: stages.a.needs has a cycle: a needs b needs c needs a",
         ),
         ("[stages.uni]\n[levels]\nx=['uny']", "3: levels.x names no stage: 'uny'; did you mean"),
         ("[levels]\nx = []", "2: levels.x must be a list of 1 to 1000 names of stages"),
@@ -205,7 +210,7 @@ MANY = "".join(f"[stages.s{number}]\n" for number in range(201))
     ids=lambda value: value[:40] if len(value) < 2000 else "large",
 )  # fmt: skip
 def test_mistakes_name_file_line_and_key(text: str, words: str) -> None:
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         parse(text)
     assert str(caught.value)[: len(words) + 14] == f"nosejobs.toml:{words}"
     assert str(caught.value).isprintable()
@@ -236,13 +241,13 @@ def test_whatever_is_written_is_refused_in_words_or_understood(data: st.DataObje
         lines.append(f"{key} = {toml(value)}")
     try:
         found = parse("\n".join(lines))
-    except BadConfig as error:
+    except InvalidConfig as error:
         words = [str(error)]
-        found = Tree()
+        found = PipelineConfig()
     else:
         words = explain(found)
     assert all(each.isprintable() for each in words)
-    assert from_data(json.loads(json.dumps(found.data))) == found
+    assert from_json(json.loads(json.dumps(found.as_json))) == found
 
 
 def toml(value: Any) -> str:
@@ -257,11 +262,11 @@ def toml(value: Any) -> str:
 
 def test_a_row_keeps_all_of_it() -> None:
     found = parse(FULL)
-    row = json.loads(json.dumps(found.data))
-    assert from_data(row) == found
-    assert from_data(parse("").data) == parse("")
+    row = json.loads(json.dumps(found.as_json))
+    assert from_json(row) == found
+    assert from_json(parse("").as_json) == parse("")
     row["stages"][0]["of_a_newer_version"] = 1
-    assert from_data(row) == found
+    assert from_json(row) == found
 
 
 @pytest.mark.parametrize("field", [each.name for each in dataclasses.fields(Stage)])
@@ -288,8 +293,8 @@ FILES = {"src/a.c": "100644 1", "src/x/b.c": "100755 2", "Makefile": "100644 3",
 
 def test_the_inputs_of_a_build() -> None:
     build = BuildConfig("make", "dist", ("src/**", "Makefile"))
-    assert input_files(build, FILES) == ["Makefile", "src/a.c", "src/x/b.c"]
-    assert input_files(BuildConfig("make", "dist"), FILES) == sorted(FILES)
+    assert select_input_files(build, FILES) == ["Makefile", "src/a.c", "src/x/b.c"]
+    assert select_input_files(BuildConfig("make", "dist"), FILES) == sorted(FILES)
     key = inputs_digest(build, FILES)
     assert key == inputs_digest(build, dict(reversed(FILES.items())))
     assert key == inputs_digest(build, {**FILES, "README": "5", "docs/x": "6"})
@@ -315,7 +320,7 @@ def test_other_inputs_make_another_build(change: dict[str, Any], files: dict[str
 
 def test_explained() -> None:
     assert explain(parse(FULL)) == [
-        "build: makes dist on a host with label linux, anew if one of these changes: "
+        "build: makes dist on a host with label linux, again if one of these changes: "
         "src/**, Makefile",
         "stage unit: needs the build only",
         "  tests/unit with tags fast or net, on 1 host",
@@ -328,7 +333,7 @@ def test_explained() -> None:
         "level good: goop, and tagged unit, smoke",
         "level best: good, and tagged lint, resilience",
     ]
-    assert explain(Tree())[0] == "build: none; the tree is its own build"
+    assert explain(PipelineConfig())[0] == "build: none; the tree is its own build"
     assert explain(parse(""))[-1].startswith("warning: nosejobs.toml: there are no [stages.NAME]")
 
 

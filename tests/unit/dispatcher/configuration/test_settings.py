@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.configuration.settings import Pool, Retention, Settings, Source, explain, parse
 from shell_runner.config import HostEntry
-from shell_runner.errors import BadConfig
+from shell_runner.errors import InvalidConfig
 
 HERE = Path("/etc/nosejobs")
 FULL = """\
@@ -83,8 +83,8 @@ def test_it_answers_on_loopback(listen: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[dispatcher]\nlisten='0.0.0.0:80'", "2: dispatcher.listen must be an address of loopba"),
-        ("[dispatcher]\nlisten='example.org:80'", "2: dispatcher.listen must be an address of loo"),
+        ("[dispatcher]\nlisten='0.0.0.0:80'", "2: dispatcher.listen must be a loopback address"),
+        ("[dispatcher]\nlisten='example.org:80'", "2: dispatcher.listen must be a loopback address"),
         ("[dispatcher]\nlisten='127.0.0.1'", "2: dispatcher.listen must be an address and a port"),
         ("[dispatcher]\nlisten='127.0.0.1:65536'", "2: dispatcher.listen must be an address and a"),
         ("[dispatcher]\nlisten=80", "2: dispatcher.listen must be an address and a port"),
@@ -101,7 +101,7 @@ def test_it_answers_on_loopback(listen: str) -> None:
         ("[sources.a]\ngit='x'\nbranches=[]", "3: sources.a.branches must be a list of 1 to 1000"),
         ("[sources.a]\ngit='x'\nbursts='all'", '3: sources.a.bursts must be "newest" or "every"'),
         ("[sources.a]\ngit='x'\npoll=0", "3: sources.a.poll must be a time above 0"),
-        ("[sources.'a b']\ngit='x'", "1: sources.'a b' is no name for it"),
+        ("[sources.'a b']\ngit='x'", "1: sources.'a b' has an invalid name"),
         ("[hosts.a]\nspec='sssh=b'", "2: hosts.a.spec cannot be used: host spec 'sssh=b': unknown"),
         ("[hosts.a]\nspec='b'", "2: hosts.a.spec cannot be used: "),
         ("[hosts.a]\nslots=2000", "2: hosts.a.slots must be a whole number, 1 to 1024, not 2000"),
@@ -117,13 +117,13 @@ def test_it_answers_on_loopback(listen: str) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_name_file_line_and_key(text: str, words: str) -> None:
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         parse(text, HERE)
     assert str(caught.value)[: len(words) + 16] == f"dispatcher.toml:{words}"
 
 
 def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
-    with pytest.raises(BadConfig, match="without a password") as caught:
+    with pytest.raises(InvalidConfig, match="without a password") as caught:
         parse("[sources.a]\ngit = 'https://me:hunter2@example.org/x'", HERE)
     assert "hunter2" not in str(caught.value)
     parse("[sources.a]\ngit = 'https://me@example.org/x'", HERE)
@@ -139,7 +139,7 @@ def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
     ],
 )
 def test_a_token_in_an_address_is_refused_and_not_shown(address: str) -> None:
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         parse(f"[sources.a]\ngit = '{address}'", HERE)
     assert str(caught.value).startswith("dispatcher.toml:2: sources.a.git must be ")
     assert "hunter2" not in str(caught.value)
@@ -159,19 +159,19 @@ def test_paths_of_repositories_begin_where_the_file_is(git: str, kept: str) -> N
 
 def test_explained() -> None:
     assert explain(parse(FULL, HERE)) == [
-        "data in /var/lib/nosejobs",
-        "answers on ::1, port 8000",
+        "data: /var/lib/nosejobs",
+        "listens on ::1, port 8000",
         "source app: git git@example.org:app.git, main, release/*, changes to src/**; "
-        "every commit, a look every 60 s",
+        "every commit, polled every 60 s",
         "source near: git /etc/nosejobs/../near.git, main, master; "
-        "the newest commit, a look every 5 s",
-        "source drop: /etc/nosejobs/drop; the newest state, a look every 60 s",
+        "the newest commit, polled every 5 s",
+        "source drop: /etc/nosejobs/drop; the newest state, polled every 60 s",
         "host big: ssh=ci@big (linux, gpu)",
         "host agent1: agent=agent1:7422",
         "host plain: ssh=plain",
-        "pool spare: up to 4 of kind local (linux)",
+        "pool spare: up to 4 hosts of kind local (linux)",
     ]
     assert [line for line in explain(parse("", HERE)) if "warning" in line] == [
-        "warning: no [sources.NAME]: there is nothing to watch",
+        "warning: no [sources.NAME]: nothing is watched",
         "warning: no [hosts.NAME] and no [pools.NAME]: every job will wait",
     ]

@@ -1,7 +1,7 @@
-"""A build on its way to ship, with a dispatcher that may die; and what must be so at the end.
+"""A scenario of a build on its way to ship, with dispatchers that may be killed.
 
-Owns what an operator has: a repository, a dispatcher.toml, a data folder, hosts.  Looks at rows as
-a stranger who writes nothing.
+Has what an operator has: a repository, a dispatcher.toml, a data folder, hosts.  Checks at the end
+that nothing shows the kills.  Reads the database without writing to it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tests.helpers.dispatcher_processes import DispatcherProcess, ForkServer
 from tests.helpers.namespace_host import NamespaceHost
 from tests.helpers.running_dispatcher import SampleRepository
 
-#: Seconds that anything may take on a machine with much to do.
+#: Seconds that a step may take on a busy machine.
 SCENARIO_TIMEOUT = 60.0
-#: Seconds between two looks: at what has a process in it, or a file.
+#: Seconds between two polls of files, rows and processes.
 _POLL_INTERVAL = 0.02
 PIPELINE_TOML = """
 [build]
@@ -37,7 +37,7 @@ tests = ["tests/smoke"]
 ship = ["unit", "smoke"]
 """
 _LOCAL_HOST = '[hosts.here]\nspec = "popen"\nlabels = ["build"]\n'
-#: What a process leaves that was killed in the middle of something.
+#: Parts of names of files that a killed process may leave.
 _TEMPORARY_NAMES = (".part", ".new-", ".tmp", "tmp_")
 
 
@@ -45,19 +45,19 @@ class Scenario:
     """One repository, one data folder, one dispatcher at a time."""
 
     def __init__(self, folder: Path, fork_server: ForkServer, empty_database: Path) -> None:
-        """``folder``: as ``desks.state`` makes it; the hosts of this machine live there.
+        """``folder`` was prepared by ``job_hosts.state``; hosts of this machine store data there.
 
-        ``empty``: a database to begin with.
+        ``empty_database`` is the path of a database with the schema and no rows.
         """
         self.folder, self._fork_server, self._empty_database = folder, fork_server, empty_database
         self.data = folder / "data"
-        #: Each command and each test writes here who it is.
+        #: File to which each command and each test appends job, attempt and stage.
         self.record = folder / "ran"
-        #: A test that waits has begun, and may go on.
+        #: Files that a slow test creates when it has started, and waits for.
         self.begun_file, self.go_file = folder / "begun", folder / "go"
         self.tree = SampleRepository(folder / "tree")
         self.write_config()
-        self.tree.program("app", "echo the app")
+        self.tree.write_script("app", "echo the app")
         self.revision = ""
         self._dispatchers: list[DispatcherProcess] = []
         self._previous_url_file = (0, 0)
@@ -65,15 +65,16 @@ class Scenario:
     # -- before -------------------------------------------------------------------
 
     def write_config(self) -> None:
-        """The tree's own file."""
-        self.tree.config(PIPELINE_TOML.format(ran=self.record))
+        """Write the nosejobs.toml of the repository."""
+        self.tree.write_config(PIPELINE_TOML.format(ran=self.record))
 
     def commit(self, *, slow: bool = False, noise: int = 0, extra: str = "") -> None:
-        """``slow``: the test of the first stage waits; ``noise``: bytes that it leaves.
+        """Commit a revision with a test for each stage.
 
-        ``extra``: what it does besides.
+        If ``slow``, the test of the first stage waits for ``go_file``.  ``noise`` is the number of
+        bytes of an output file of it, ``extra`` are further lines of its script.
         """
-        self.tree.test("smoke", self._line("smoke"))
+        self.tree.write_test("smoke", self._line("smoke"))
         lines = [self._line("unit"), extra]
         if noise:
             lines.append(f'head -c {noise} /dev/urandom > "$TEST_UNDECLARED_OUTPUTS_DIR/noise"')
@@ -82,14 +83,14 @@ class Scenario:
                 f"echo begun > {self.begun_file}",
                 f"while [ ! -e {self.go_file} ]; do sleep 0.02; done",
             ]
-        self.tree.test("unit", "\n".join(lines))
+        self.tree.write_test("unit", "\n".join(lines))
         self.revision = self.tree.commit()
 
     def _line(self, stage: str) -> str:
         return f'echo "$NOSEJOBS_JOB $NOSEJOBS_ATTEMPT {stage}" >> {self.record}'
 
     def write_settings(self, hosts: str = _LOCAL_HOST, more: str = "") -> None:
-        """The dispatcher's own file."""
+        """Write dispatcher.toml."""
         own = f'[dispatcher]\ndata = "data"\nlisten = "127.0.0.1:0"\npoll = "1h"\n{more}\n'
         source = f'[sources.here]\ngit = "{self.tree.path}"\n'
         (self.folder / "dispatcher.toml").write_text(own + source + hosts)
@@ -97,7 +98,7 @@ class Scenario:
     # -- dispatchers --------------------------------------------------------------
 
     def start_dispatcher(self, point: str = "", **more: str) -> DispatcherProcess:
-        """Another one, which dies at that point."""
+        """Start a dispatcher that kills itself at ``point``."""
         self._previous_url_file = self._url_file_version()
         if not self.data.exists():
             self.data.mkdir(mode=0o700)
@@ -108,43 +109,44 @@ class Scenario:
         return self._dispatchers[-1]
 
     def create_database(self) -> None:
-        """The data folder has a database that nobody has to make."""
+        """Put a copy of the empty database into the data folder."""
         shutil.copy(self._empty_database, self.data / "dispatcher.db")
 
     def _url_file_version(self) -> tuple[int, int]:
-        """Which file it is that says where a dispatcher answers; a killed one has left its own."""
+        """Return inode and time of the URL file, since a killed dispatcher leaves its own."""
         with contextlib.suppress(FileNotFoundError):
-            rows = (self.data / "url").stat()
-            return rows.st_ino, rows.st_mtime_ns
+            status = (self.data / "url").stat()
+            return status.st_ino, status.st_mtime_ns
         return 0, 0
 
     def wait_until_up(self) -> None:
-        """The last one answers: from then on it ends as it should when it is asked to."""
+        """Wait until the last dispatcher answers; from then on it handles signals."""
         self.wait_until(
-            "its address", lambda: self._url_file_version() not in (self._previous_url_file, (0, 0))
+            "the URL of the dispatcher",
+            lambda: self._url_file_version() not in (self._previous_url_file, (0, 0)),
         )
 
     def close(self) -> None:
-        """None is left."""
+        """Kill all dispatchers."""
         while self._dispatchers:
             self._dispatchers.pop().close()
 
     @property
     def log(self) -> str:
-        """What they said."""
+        """Return the output of all dispatchers."""
         return (self.folder / "up.log").read_text(errors="replace")
 
     # -- rows ---------------------------------------------------------------------
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Of the dispatcher's database, read by somebody who writes nothing."""
+        """Return the rows of a query on the dispatcher's database."""
         try:
             return _rows(self.data / "dispatcher.db", statement, *values)
-        except sqlite3.OperationalError:  # it is being made
+        except sqlite3.OperationalError:  # it is being created
             return []
 
     def jobs(self, stage: str) -> list[tuple[str, int, str, str]]:
-        """Host, attempt, state, package of each job of a stage, in order."""
+        """Return host, attempt, state and package of each job of a stage, by attempt."""
         return self.rows(  # type: ignore[return-value]
             "SELECT host, attempt, job.state, package_digest FROM job JOIN stage_run"
             " ON stage_run.id = job.stage_run WHERE stage = ? ORDER BY attempt",
@@ -152,44 +154,45 @@ class Scenario:
         )
 
     def wait_until(self, what: str, condition: Callable[[], object]) -> None:
-        """Look until it is so."""
+        """Poll until a condition is true."""
         deadline = time.monotonic() + SCENARIO_TIMEOUT
         while not condition():
             assert time.monotonic() < deadline, (
-                f"waited in vain for {what}\n{self._describe_state()}"
+                f"timeout while waiting for {what}\n{self._describe_state()}"
             )
             time.sleep(_POLL_INTERVAL)
 
     def _describe_state(self) -> str:
-        rows = [
+        tables = [
             self.rows("SELECT stage, number, state, detail FROM stage_run"),
             self.rows("SELECT stage_run, host, attempt, state, detail FROM job"),
             self.rows("SELECT name, state, reason FROM host"),
         ]
-        return "\n".join([*map(str, rows), self.log])
+        return "\n".join([*map(str, tables), self.log])
 
     @property
     def level(self) -> str:
-        """Of the build."""
+        """Return the level of the build."""
         rows = self.rows("SELECT level FROM build")
         return str(rows[0][0]) if rows else ""
 
     @property
     def is_done(self) -> bool:
-        """It is shipped, and all hosts know that their jobs are harvested."""
+        """Return whether the build has the level ship and all hosts know of the harvest."""
         open_ = "SELECT id FROM job WHERE state NOT IN ('acknowledged', 'lost')"
         return self.level == "ship" and not self.rows(open_)
 
     def wait_until_shipped(self) -> None:
-        """All is done, and all hosts know it."""
+        """Wait until ``is_done``."""
         self.wait_until("ship", lambda: self.is_done)
 
     # -- at the end ---------------------------------------------------------------
 
-    def check(self, lost: Mapping[str, int] = {}, packages: int = 0) -> None:
-        """Nobody could tell what happened, but for ``lost``: how many jobs of a stage.
+    def check_rows(self, lost: Mapping[str, int] = {}, packages: int = 0) -> None:
+        """Check that the rows are those of an undisturbed build.
 
-        ``packages``: of lost jobs that came late, and are evidence.
+        ``lost`` is the number of lost jobs by stage, ``packages`` the number of packages of lost
+        jobs that arrived late.
         """
         assert self.rows("SELECT state, level, reused_build FROM build") == [
             ("built", "ship", None)
@@ -210,17 +213,17 @@ class Scenario:
         self._check_record()
 
     def _check_tags(self) -> None:
-        """Each once, on the job that counts."""
+        """Check that each tag was granted once."""
         tags = self.rows("SELECT stage, actor, revoked_at FROM tag ORDER BY id")
         assert tags == [("unit", "policy", None), ("smoke", "policy", None)]
-        told = self.rows(
+        actions = self.rows(
             "SELECT action FROM audit WHERE action LIKE 'tag %' OR action LIKE 'level %'"
         )
-        assert told == [("tag unit",), ("tag smoke",), ("level ship",)]
+        assert actions == [("tag unit",), ("tag smoke",), ("level ship",)]
         assert len(self.rows("SELECT id FROM audit WHERE action LIKE 'change %'")) == 1
 
     def _check_record(self) -> None:
-        """What ran was a job that has a row, in an attempt of its own."""
+        """Check that each attempt ran once, and that each has a row."""
         ran = [line.split() for line in self.record.read_text().splitlines()]
         assert max(Counter(map(tuple, ran)).values()) == 1, ran
         stages = dict(
@@ -232,27 +235,26 @@ class Scenario:
         assert {stage for _, _, stage in ran} == {"build", "unit", "smoke"}
 
     def check_data(self) -> None:
-        """The dispatcher has left nothing that is half."""
-        rows = [str(each.relative_to(self.data)) for each in self.data.rglob("*")]
-        half = [each for each in rows if any(sign in each for sign in _TEMPORARY_NAMES)]
-        assert not half
+        """Check that the dispatcher has left no temporary files."""
+        names = [str(path.relative_to(self.data)) for path in self.data.rglob("*")]
+        assert not [name for name in names if any(part in name for part in _TEMPORARY_NAMES)]
         assert not list((self.data / "incoming").iterdir())
         assert not (self.data / "url").exists()
         assert not list((self.data / "mirrors").rglob("*.lock"))
 
     def ran_jobs(self, stage: str) -> list[str]:
-        """UUIDs of the jobs of a stage that ran, as often as they ran."""
-        words = (line.split() for line in self.record.read_text().splitlines())
-        return [job for job, _, name in words if name == stage]
+        """Return the UUIDs of jobs of a stage, once for each time that they ran."""
+        records = (line.split() for line in self.record.read_text().splitlines())
+        return [job for job, _, name in records if name == stage]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, with this checkout."""
+    """Return the environment of this process, with this repository in the Python path."""
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **more}
 
 
 def check_queue(state: Path) -> None:
-    """No host with its state there has a job that anybody waits for, nor a worker."""
+    """Check that no host with its data in ``state`` has an unharvested job or a worker."""
     queues = list(state.glob("nosejobs/hosts/*/jobs/queue.db"))
     assert queues
     for queue in queues:
@@ -261,12 +263,15 @@ def check_queue(state: Path) -> None:
 
 
 def wait_until_quiet(machine: NamespaceHost) -> None:
-    """Nothing runs there but its agent."""
+    """Wait until only the agent runs on a host."""
     machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
 
 
 def wait_until_gone(folder: Path) -> None:
-    """A gateway sees a moment later that its dispatcher was killed; then nobody is left."""
+    """Wait until no process of the scenario is left.
+
+    A gateway process notices a moment later that its dispatcher was killed.
+    """
     deadline = time.monotonic() + SCENARIO_TIMEOUT
     while left := _find_processes(folder):
         assert time.monotonic() < deadline, left
@@ -274,7 +279,7 @@ def wait_until_gone(folder: Path) -> None:
 
 
 def _find_processes(folder: Path) -> list[str]:
-    """Commands of processes whose environment names a folder."""
+    """Return the commands of processes whose environment names a folder."""
     rows = []
     for each in Path("/proc").iterdir():
         if not each.name.isdigit() or int(each.name) == os.getpid():

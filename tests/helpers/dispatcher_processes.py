@@ -1,11 +1,11 @@
-"""Dispatchers that are killed: `nosejobs up` in processes of their own, with a moment to die at.
+"""Processes that run `nosejobs up` or another command, and can kill themselves at a crash point.
 
-Each is the command itself, in a process that was forked from one that has imported the modules
-(they take longer than what is tested).  Other commands of a shell can be had the same way.
+Each is forked from a server process that has imported the modules, since the imports take longer
+than most tests.
 
-Steps that are too short to be seen from outside are points: a function of the dispatcher is wrapped
-in that process alone, and the process kills itself with SIGKILL before or after the call.  Nothing
-else differs from what an operator starts.
+A crash point is a step that is too short to be hit from outside: a function of the dispatcher is
+wrapped in that process, which kills itself with SIGKILL before or after the call.  Nothing else
+differs from the process that an operator starts.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ PROCESS_TIMEOUT = 60.0
 
 
 class CrashPoint(NamedTuple):
-    """Where a dispatcher dies."""
+    """A step at which a dispatcher kills itself."""
 
     module: str
     #: A function of the module, or a method of one of its classes.
     name: str
-    #: Before it is called, or after it has returned.
+    #: Whether the process dies after the call, or before it.
     after: bool
-    #: At the which-th call.
+    #: Number of the call.
     call: int = 1
-    #: Only once this statement finds a row; calls count from then on.
+    #: SQL query: calls are counted from the moment that it returns a row.
     once: str = ""
 
 
@@ -83,7 +83,7 @@ CRASH_POINTS: Mapping[str, CrashPoint] = {
 }
 
 
-#: Also a point: ``before 7`` and ``after 7`` mean the seventh commit.
+#: Further crash points: ``before 7`` and ``after 7`` mean the seventh commit.
 _COMMIT_POINT = re.compile("(before|after) ([0-9]+)")
 
 
@@ -112,7 +112,7 @@ def _install_crash_point(point: CrashPoint, database: Path) -> None:
 
 
 def _install_at_commit(number: int, after: bool) -> None:
-    """Right before or after the which-th commit that changes a row, whoever makes it."""
+    """Let this process die right before or after the commit ``number`` that changes a row."""
     from dispatcher.store import engine
 
     write, calls = engine.Store.write, itertools.count(1)
@@ -145,12 +145,12 @@ def _rows(database: Path, statement: str) -> list[Any]:
 
 
 class ForkServer:
-    """The process of which dispatchers are forked."""
+    """A process from which dispatchers are forked."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.dispatcher_processes"], cwd=REPOSITORY_ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "tests.helpers.dispatcher_processes"],
+            cwd=REPOSITORY_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY_ROOT)},
         )  # fmt: skip
 
@@ -163,7 +163,7 @@ class ForkServer:
     def start_dispatcher(
         self, folder: Path, environment: Mapping[str, str], point: str = ""
     ) -> DispatcherProcess:
-        """`nosejobs up` in a folder with a dispatcher.toml, whose words are in up.log there."""
+        """Run `nosejobs up` in a folder with a dispatcher.toml; its output is in up.log there."""
         return self.start_command(folder, environment, "up", out="up.log", point=point)
 
     def start_command(
@@ -175,10 +175,10 @@ class ForkServer:
         error: str = "",
         point: str = "",
     ) -> DispatcherProcess:
-        """Any command of `nosejobs`; ``out``, ``error``: files there that get what it writes."""
+        """Run a command of `nosejobs`; ``out`` and ``error`` are output files in ``folder``."""
         request = {
             "folder": str(folder), "environment": dict(environment), "point": point,
-            "words": arguments, "out": out, "error": error or out,
+            "arguments": arguments, "out": out, "error": error or out,
         }  # fmt: skip
         for name in (out, error):
             (folder / (name or out)).touch(0o600)
@@ -193,7 +193,7 @@ class ForkServer:
 
 
 class DispatcherProcess:
-    """One dispatcher, or another command."""
+    """A dispatcher, or another command, in its own process."""
 
     def __init__(self, pid: int, reap: Callable[[int], int]) -> None:
         """``bury``: waits for a dead one; its exit status, negative for a signal."""
@@ -202,47 +202,47 @@ class DispatcherProcess:
         self._descriptor = os.pidfd_open(pid)
 
     def send(self, number: int) -> None:
-        """A signal."""
+        """Send a signal."""
         signal.pidfd_send_signal(self._descriptor, number)
 
     @property
     def is_alive(self) -> bool:
-        """Not dead yet."""
+        """Return whether the process runs."""
         return not select.select([self._descriptor], [], [], 0)[0]
 
     def wait(self) -> None:
-        """Until it is dead."""
+        """Wait until the process has ended."""
         assert select.select([self._descriptor], [], [], PROCESS_TIMEOUT)[0], (
-            "the dispatcher lives on"
+            "the process has not ended in time"
         )
 
     def kill(self) -> None:
-        """As kill -9 does."""
+        """Kill the process as `kill -9` does."""
         if self.is_alive:
             self.send(signal.SIGKILL)
         self.wait()
 
     def stop(self) -> None:
-        """As Ctrl-C does."""
+        """Stop the process as Ctrl-C does."""
         self.send(signal.SIGINT)
         self.wait()
 
     def close(self) -> None:
-        """Whatever it does."""
+        """Kill the process, and release its resources."""
         self.kill()
         os.close(self._descriptor)
         self._reap(self.pid)
 
     def wait_for_status(self) -> int:
-        """Its exit status, once it has ended by itself."""
+        """Wait until the process has ended by itself; return its exit status."""
         self.wait()
         os.close(self._descriptor)
         return self._reap(self.pid)
 
 
 def _main() -> None:
-    # What a dispatcher loads when it needs it; alembic: to make a database.
-    import alembic.start_command  # noqa: F401
+    # Modules that a dispatcher imports when it needs them; alembic is for a new database.
+    import alembic.command  # noqa: F401
     import click
     import uvicorn.lifespan.on
     import uvicorn.loops.auto
@@ -256,7 +256,7 @@ def _main() -> None:
     import dispatcher.up
     import shell_runner.hosts.ca  # noqa: F401
 
-    # What is here is not looked at again by each: a page that is not touched is not copied.
+    # Garbage collections of children must not touch these objects: shared pages stay shared.
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
@@ -268,13 +268,13 @@ def _main() -> None:
         if not child:
             _enter_environment(request)
             click.Group("nosejobs", commands=list(dispatcher.cli.commands.ALL_COMMANDS)).main(
-                request["words"]
+                request["arguments"]
             )
         print(child, flush=True)
 
 
 def _enter_environment(request: Mapping[str, Any]) -> None:
-    """As a shell would start it."""
+    """Set up the process as a shell would do it."""
     os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()

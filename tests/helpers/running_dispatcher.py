@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from dispatcher.configuration.pipeline import SHIP
+from dispatcher.configuration.pipeline import SHIP_STAGES
 from dispatcher.configuration.settings import Settings, parse
 from dispatcher.hosts.job_steps import HostTimeouts
 from dispatcher.model import BuildState, Job, StageRun, StageState
@@ -72,7 +72,7 @@ class SharedRepository(SampleRepository):
 
 def six_stage_repository(path: Path) -> SampleRepository:
     """Return a repository with the stages of the default levels."""
-    return SampleRepository(path, BUILD, SHIP)
+    return SampleRepository(path, BUILD, SHIP_STAGES)
 
 
 def make_settings(folder: Path, tree: Path, hosts: str = HOSTS, more: str = "") -> Settings:

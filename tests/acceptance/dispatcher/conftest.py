@@ -1,4 +1,4 @@
-"""What an operator has: made anew for each test, and gone after it."""
+"""Fixtures of what an operator has; each test gets new ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.helpers.dispatcher_processes import ForkServer
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    with ForkServer() as found:
-        yield found
+    with ForkServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the schema and nothing else: migrating takes longer than a copy."""
+    """Return a database with the schema and no rows; a migration takes longer than a copy."""
     path = tmp_path_factory.mktemp("empty") / "dispatcher.db"
     open_store(path).close()
     return path
@@ -29,10 +29,10 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scenario(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iterator[Scenario]:
-    """Everything is there but the dispatcher; at the end no process is left."""
+    """Provide a scenario without a dispatcher; check that no process is left at the end."""
     with job_hosts.isolate_state(tmp_path):
-        found = Scenario(tmp_path, fork_server, empty_database)
-        found.write_settings()
-        yield found
-        found.close()
+        result = Scenario(tmp_path, fork_server, empty_database)
+        result.write_settings()
+        yield result
+        result.close()
     wait_until_gone(tmp_path)

@@ -17,7 +17,7 @@ import pytest
 from shell_runner.remote.jobs import worker_launcher
 from shell_runner.remote.jobs.queue import Queue
 from tests.helpers import job_hosts
-from tests.helpers.crash_scenario import Scenario, wait_until_quiet, check_queue
+from tests.helpers.crash_scenario import Scenario, check_queue, wait_until_quiet
 from tests.helpers.dispatcher_processes import CRASH_POINTS, DispatcherProcess
 from tests.helpers.namespace_host import CONTINUE, KILL, STOP, NamespaceHost, issue_bundles
 from tests.helpers.small_filesystem import SmallFilesystem
@@ -41,7 +41,7 @@ def test_killed(point: str, scenario: Scenario) -> None:
     scenario.start_dispatcher(point).wait()
     assert scenario.level in ("", "goop")
     finish(scenario)
-    scenario.check()
+    scenario.check_rows()
     assert [len(scenario.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
 
 
@@ -53,7 +53,7 @@ def test_killed_while_a_stage_runs(scenario: Scenario) -> None:
     first.kill()
     scenario.go_file.touch()
     finish(scenario)
-    scenario.check()
+    scenario.check_rows()
     assert len(scenario.ran_jobs("unit")) == 1
 
 
@@ -123,7 +123,7 @@ def test_agent_and_worker_of_a_host_are_killed_while_a_stage_runs(
     far.start_agent()
     scenario.wait_until_shipped()
     end(scenario, dispatcher, far)
-    scenario.check()
+    scenario.check_rows()
     (job,) = set(scenario.ran_jobs("unit"))
     assert far.query(
         "SELECT attempt.number, step FROM attempt JOIN job ON job.number = attempt.job "
@@ -158,7 +158,7 @@ def test_a_host_is_gone_for_longer_than_the_lease(scenario: Scenario, far: Names
     evidence = len(
         scenario.rows("SELECT id FROM job WHERE state = 'lost' AND package_digest != ''")
     )
-    scenario.check(lost={"unit": 1}, packages=evidence)
+    scenario.check_rows(lost={"unit": 1}, packages=evidence)
 
 
 def test_a_partition_for_longer_than_the_lease_and_a_late_result(
@@ -177,7 +177,7 @@ def test_a_partition_for_longer_than_the_lease_and_a_late_result(
     for pid in doors:
         far.send_signal(pid, CONTINUE)
     end(scenario, dispatcher, far)
-    scenario.check(lost={"unit": 1}, packages=1)
+    scenario.check_rows(lost={"unit": 1}, packages=1)
     assert [job[0] for job in scenario.jobs("unit")] == ["far", "here"]
     assert len(set(scenario.ran_jobs("unit"))) == 2
     assert "after it was given up" in str(scenario.rows("SELECT detail, action FROM audit"))
@@ -225,7 +225,7 @@ def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesyst
     scenario.wait_until_shipped()
     dispatcher.stop()
     scenario.check_data()
-    scenario.check()
+    scenario.check_rows()
     job_hosts.await_worker()
     check_queue(scenario.folder / "state")
     assert len(scenario.ran_jobs("unit")) == 1

@@ -1,6 +1,6 @@
-"""Dispatchers that are killed at each commit, or stopped, with hosts of a pool at work.
+"""Tests of dispatchers that are killed at each commit, or stopped, with hosts of a pool.
 
-As test_dispatcher_failure.py, and with its means; what is here is not a step that has a name.
+They use the helpers of test_dispatcher_failure.py, whose crash points are named steps.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pytest
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.job import Identity
 from tests.helpers import job_hosts
-from tests.helpers.crash_scenario import Scenario, wait_until_gone, check_queue
-from tests.helpers.dispatcher_processes import ForkServer, DispatcherProcess
+from tests.helpers.crash_scenario import Scenario, check_queue, wait_until_gone
+from tests.helpers.dispatcher_processes import DispatcherProcess, ForkServer
 
 pytestmark = pytest.mark.timeout(600)
-#: Each names two hosts: all at once, in shares, each all.
+#: Mode of each stage; each needs two hosts.
 STAGES = {"both": "together", "parts": "shard", "all": "each"}
 POOL = "[pools.here]\nmax_hosts = 2\n"
 
@@ -31,7 +31,7 @@ POOL = "[pools.here]\nmax_hosts = 2\n"
 
 
 def finish(scenario: Scenario) -> None:
-    """A dispatcher that nothing happens to; how it ends, and what it leaves."""
+    """Run an undisturbed dispatcher to the end; check the rows and what it leaves."""
     last = scenario.start_dispatcher()
     scenario.wait_until_shipped()
     scenario.wait_until_up()
@@ -39,18 +39,18 @@ def finish(scenario: Scenario) -> None:
     scenario.check_data()
     job_hosts.await_worker()
     check_queue(scenario.folder / "state")
-    scenario.check()
+    scenario.check_rows()
     assert [len(scenario.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
 
 
 def has_died(scenario: Scenario, dispatcher: DispatcherProcess) -> bool:
-    """Before it had nothing left to do."""
+    """Return whether the dispatcher has died before everything was done."""
     scenario.wait_until("the end", lambda: not dispatcher.is_alive or scenario.is_done)
     return not dispatcher.is_alive
 
 
 def test_killed_again_and_again(scenario: Scenario) -> None:
-    """None of them makes more than a few commits."""
+    """Each dispatcher makes only a few commits."""
     scenario.commit()
     for moment in range(100):
         when = "before" if moment % 2 else "after"
@@ -65,7 +65,7 @@ def test_killed_again_and_again(scenario: Scenario) -> None:
 def test_killed_at_each_commit(
     when: str, tmp_path: Path, fork_server: ForkServer, empty_database: Path
 ) -> None:
-    """Of every sixth, a build each; of each with NOSEJOBS_SWEEP=1, which takes minutes."""
+    """Every sixth commit, with a build for each; NOSEJOBS_SWEEP=1: all, in minutes."""
     step = int(os.environ.get("NOSEJOBS_SWEEP", "6"))
     for moment in range(1 if when == "before" else min(4, step), 200, step):
         folder = tmp_path / str(moment)
@@ -88,34 +88,35 @@ def test_killed_at_each_commit(
 
 
 class Fleet(Scenario):
-    """Stages of several hosts, which a pool brings up."""
+    """A scenario with stages on several hosts, which a pool brings up."""
 
     def write_config(self) -> None:
-        """Three stages without a build command."""
+        """Write three stages without a build command."""
         stages = "".join(
             f'[stages.{name}]\ntests = ["tests/{name}"]\nhosts = 2\nmode = "{mode}"\n'
             for name, mode in STAGES.items()
         )
-        self.tree.config(f"{stages}[levels]\nship = {list(STAGES)}\n")
+        self.tree.write_config(f"{stages}[levels]\nship = {list(STAGES)}\n")
 
     def write_tests(self, slow: str = "") -> None:
-        """Those of one stage wait until they may go on."""
+        """Write the tests; those of the stage ``slow`` wait for ``go_file``."""
         for stage in STAGES:
+            may_go_on = f"-e {self.go_file} -o -e {self.go_file}.$NOSEJOBS_JOB"
             wait = [
                 f"echo > {self.folder}/begun.$NOSEJOBS_JOB",
-                f"while [ ! -e {self.go_file} -a ! -e {self.go_file}.$NOSEJOBS_JOB ]; do sleep 0.02; done",
+                f"until [ {may_go_on} ]; do sleep 0.02; done",
             ]
             lines = [self._line(stage), *(wait if stage == slow else [])]
             for name in ("test_a.sh", "test_b.sh")[: 2 if stage == "parts" else 1]:
-                self.tree.test(stage, "\n".join(lines), name)
+                self.tree.write_test(stage, "\n".join(lines), name)
         self.revision = self.tree.commit()
 
     def begun_jobs(self) -> list[str]:
-        """Whose test has begun."""
+        """Return the UUIDs of jobs whose test has started."""
         return sorted(path.suffix[1:] for path in self.folder.glob("begun.*"))
 
     def agents(self) -> list[int]:
-        """Process ids of those that have a row, and live."""
+        """Return the process ids of running agents that have a row."""
         handles = self.rows("SELECT handle FROM host WHERE handle IS NOT NULL")
         found = [json.loads(text) for (text,) in handles]
         kept = [Identity(each["pid"], each["start"], each["boot"]) for each in found]
@@ -123,15 +124,15 @@ class Fleet(Scenario):
 
     @property
     def is_without_hosts(self) -> bool:
-        """Neither rows nor folders of them are left."""
+        """Return whether no row and no folder of a host is left."""
         return not self.rows("SELECT name FROM host") and not self.folders()
 
     def folders(self) -> list[str]:
-        """Of hosts that are there."""
+        """Return the names of the folders of hosts."""
         return os.listdir(self.data / "pools/local/hosts")
 
     def check_fleet(self) -> None:
-        """Each stage once, each part once, each tag once."""
+        """Check that each stage and each part ran once, and each tag was granted once."""
         runs = self.rows("SELECT stage, number, state FROM stage_run ORDER BY id")
         assert runs == [(stage, 1, "passed") for stage in STAGES]
         found = self.rows(
@@ -160,7 +161,7 @@ def fleet(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iter
 
 
 def close(fleet: Fleet, dispatcher: DispatcherProcess) -> None:
-    """It ends, and nothing of its pool is left."""
+    """Stop the dispatcher, and check that nothing of its pool is left."""
     fleet.wait_until_shipped()
     fleet.wait_until_up()
     fleet.check_fleet()
@@ -201,7 +202,7 @@ def test_killed_while_hosts_of_a_pool_come(moment: int, fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_while_hosts_of_a_pool_go(when: str, fleet: Fleet) -> None:
-    """At each of the last commits, of which the first ones drain them."""
+    """Killed at each of the last commits; the first ones of them drain the hosts."""
     fleet.write_tests()
     first = fleet.start_dispatcher()
     fleet.wait_until_shipped()
@@ -220,7 +221,7 @@ def test_killed_while_hosts_of_a_pool_go(when: str, fleet: Fleet) -> None:
 
 
 def test_stopped_for_longer_than_the_lease(fleet: Fleet) -> None:
-    """And an agent dies meanwhile: its host is missed from then on that we are awake."""
+    """An agent dies meanwhile; its host is missed from the time that the dispatcher continues."""
     fleet.write_settings(POOL, 'lease = "8s"')
     fleet.write_tests("both")
     dispatcher = fleet.start_dispatcher()

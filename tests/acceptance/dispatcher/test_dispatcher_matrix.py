@@ -27,8 +27,8 @@ from tests.helpers import job_hosts
 from tests.helpers.connection_fixtures import assert_no_threads
 from tests.helpers.running_dispatcher import (
     BUILD,
-    SampleRepository,
     RunningDispatcher,
+    SampleRepository,
     make_settings,
     stage_toml,
 )
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def tree(folder: Path) -> SampleRepository:
     found = SampleRepository(folder / "tree", BUILD, ("unit",))
-    found.config(BUILD + stage_toml("unit") + LEVELS)
+    found.write_config(BUILD + stage_toml("unit") + LEVELS)
     return found
 
 
@@ -121,11 +121,11 @@ def test_disk_full_while_the_mirror_fetches(
     hasty: None,
 ) -> None:
     config = (tree.path / "nosejobs.toml").read_text()
-    tree.config(stage_toml("unit", 'gate = "manual"'))
+    tree.write_config(stage_toml("unit", 'gate = "manual"'))
     first = tree.commit()
     dispatcher = start()
     dispatcher.until_run(first, "unit", StageState.GATED)
-    tree.config(config)
+    tree.write_config(config)
     (tree.path / "noise").write_bytes(os.urandom(1 << 20))
     second = tree.commit()
     disk.create_database(leave=512 << 10)
@@ -151,10 +151,10 @@ def test_disk_full_while_a_build_is_stored(
     noise = f"head -c 3000000 /dev/urandom > noise; echo > {folder}/begun"
     wait = f"while [ ! -e {folder}/go ]; do sleep 0.02; done"
     command = f'[build]\ncommand = "{noise}; {wait}"\noutput = "noise"\n'
-    tree.config(command + stage_toml("unit") + LEVELS)
+    tree.write_config(command + stage_toml("unit") + LEVELS)
     revision = tree.commit()
     dispatcher = start()
-    until(lambda: (folder / "begun").exists())
+    wait_until(lambda: (folder / "begun").exists())
     disk.create_database(leave=256 << 10)
     (folder / "go").touch()
     full = "No space left on device"
@@ -240,7 +240,7 @@ def test_what_a_killed_dispatcher_was_writing_goes_at_the_next_start(
 def stored(data: Path, folder: Path, tree: SampleRepository) -> Path:
     """The database of a dispatcher that ended, and a file that it refers to."""
     Service(make_settings(folder, tree.path)).stop()
-    BlobStore(data / "blobs").take(tree.program("result", "echo"))
+    BlobStore(data / "blobs").take(tree.write_script("result", "echo"))
     return data / DATABASE
 
 
@@ -306,7 +306,7 @@ def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
 ) -> None:
     inputs = BUILD + 'inputs = ["app"]\n'
     gated = stage_toml("unit", 'gate = "manual"', 'lost = "never"')
-    tree.config(inputs + gated + LEVELS)
+    tree.write_config(inputs + gated + LEVELS)
     first = tree.commit()
     dispatcher = start()
     build = dispatcher.until_run(first, "unit", StageState.GATED).build
@@ -322,7 +322,7 @@ def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
         assert [(host.consecutive_failures, host.state) for host in hosts.list_all(connection)] == [
             (0, "up")
         ]
-    tree.config(inputs + stage_toml("unit") + LEVELS)
+    tree.write_config(inputs + stage_toml("unit") + LEVELS)
     second = tree.commit()
     dispatcher.poke()
     shipped(dispatcher, second)  # though its inputs are those of the first one
@@ -345,10 +345,12 @@ def test_data_that_was_moved_and_a_clock_that_jumps(
     shutil.move(data, moved / "data")
     real, jump = time.time, -3600.0
     monkeypatch.setattr(time, "time", lambda: real() + jump)
-    tree.test("unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done")
+    tree.write_test(
+        "unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done"
+    )
     second = tree.commit()
     dispatcher = start(moved)
-    until((folder / "begun").exists)
+    wait_until((folder / "begun").exists)
     jump = 86_400.0
     (folder / "go").touch()
     shipped(dispatcher, second)
@@ -359,24 +361,26 @@ def test_two_dispatchers_on_one_host_and_one_that_was_lost(
     folder: Path, data: Path, tree: SampleRepository
 ) -> None:
     """Each has its own jobs; those of the lost one end, and stay until somebody looks."""
-    tree.test("unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done")
+    tree.write_test(
+        "unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done"
+    )
     lost = tree.commit()
     with RunningDispatcher(make_settings(folder, tree.path)) as first:
-        until((folder / "begun").exists)
+        wait_until((folder / "begun").exists)
         (orphan,) = first.jobs(first.until_run(lost, "unit", StageState.RUNNING))
     shutil.rmtree(data)
     (folder / "two").mkdir()
     other = SampleRepository(folder / "other", BUILD, ("unit",))
-    other.config(BUILD + stage_toml("unit") + LEVELS)
+    other.write_config(BUILD + stage_toml("unit") + LEVELS)
     revision = other.commit()
     with RunningDispatcher(make_settings(folder / "two", other.path)) as second:
         (folder / "go").touch()
         shipped(second, revision)
         second.wait_until(revision, lambda found: {job.state for job in found.jobs} == {DONE})
     with queue.Queue(queue_folder.find_queue_folder()) as there:
-        assert there.states([orphan.id]) == {orphan.id: "ready"}
-        assert there.counts()[queue.State.READY] == 1
-        assert there.counts()[queue.State.HARVESTED] == 3
+        assert there.get_states([orphan.id]) == {orphan.id: "ready"}
+        assert there.count_jobs()[queue.State.READY] == 1
+        assert there.count_jobs()[queue.State.HARVESTED] == 3
 
 
 # -- the manual ------------------------------------------------------------------------

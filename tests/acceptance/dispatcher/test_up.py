@@ -1,4 +1,4 @@
-"""``nosejobs up`` as a process: where it answers, one a folder, how it ends, logs as they come."""
+"""Tests of ``nosejobs up`` as a process: its URL, its lock, its end, and logs that grow."""
 
 import signal
 import time
@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from tests.helpers.crash_scenario import environment
-from tests.helpers.dispatcher_processes import ForkServer, DispatcherProcess
+from tests.helpers.dispatcher_processes import DispatcherProcess, ForkServer
 
 SETTINGS = """
 [dispatcher]
@@ -32,14 +32,14 @@ echo "the last line"
 
 
 class Shell:
-    """Commands in a folder; what they write is in files there."""
+    """Runs commands in a folder; their output is in files there."""
 
     def __init__(self, folder: Path, fork_server: ForkServer) -> None:
         self.folder, self._fork_server = folder, fork_server
         self._running: list[DispatcherProcess] = []
 
     def begin(self, *words: str, name: str) -> DispatcherProcess:
-        """One that runs on; ``name``: of its files."""
+        """Start a command; ``name`` is the name of its output files without suffix."""
         found = {key: text for key, text in environment().items() if key != "NOSEJOBS_URL"}
         out, error = f"{name}.out", f"{name}.err"
         self._running.append(
@@ -48,43 +48,43 @@ class Shell:
         return self._running[-1]
 
     def start_dispatcher(self, name: str) -> DispatcherProcess:
-        """A dispatcher, once it answers."""
+        """Start a dispatcher; return once it answers."""
         process = self.begin("up", name=name)
-        until(lambda: self.address.is_file() or not process.is_alive)
-        assert process.is_alive, self.said(name)
+        wait_until(lambda: self.address.is_file() or not process.is_alive)
+        assert process.is_alive, self.stderr(name)
         return process
 
     def run(self, *words: str, name: str) -> int:
-        """The exit status of one that ends."""
+        """Run a command; return its exit status."""
         return self.end(self.begin(*words, name=name))
 
     def end(self, process: DispatcherProcess) -> int:
-        """Its exit status, when it has ended."""
+        """Wait for a process; return its exit status."""
         self._running.remove(process)
         return process.wait_for_status()
 
     @property
     def address(self) -> Path:
-        """Where the dispatcher answers."""
+        """Return the path of the file with the URL of the dispatcher."""
         return self.folder / "data" / "url"
 
-    def said(self, name: str) -> str:
-        """On standard error."""
+    def stderr(self, name: str) -> str:
+        """Return the standard error of a command."""
         return (self.folder / f"{name}.err").read_text()
 
-    def wrote(self, name: str) -> str:
-        """On standard output."""
+    def stdout(self, name: str) -> str:
+        """Return the standard output of a command."""
         return (self.folder / f"{name}.out").read_text()
 
     def close(self) -> None:
-        """None is left."""
+        """Kill all processes."""
         for each in self._running:
             each.close()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A dispatcher's, with a tree of one test that waits for a file."""
+    """Return the folder of a dispatcher, with a tree of one test that waits for a file."""
     (tmp_path / "dispatcher.toml").write_text(SETTINGS)
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "nosejobs.toml").write_text(TREE)
@@ -99,7 +99,7 @@ def shell(folder: Path, fork_server: ForkServer) -> Iterator[Shell]:
     found = Shell(folder, fork_server)
     yield found
     found.close()
-    # An agent outlives a dispatcher that was killed: the next one takes it down.
+    # An agent survives a kill of its dispatcher; the next dispatcher would stop it.
     for each in psutil.process_iter(["cmdline"]):
         if any(str(folder) in word for word in each.info["cmdline"] or ()):
             each.kill()
@@ -117,12 +117,12 @@ def test_a_folder_has_one_dispatcher_until_ctrl_c(shell: Shell) -> None:
     url = shell.address.read_text().strip()
     assert requests.get(f"{url}/api/v1/status", timeout=20).ok
     assert shell.run("up", name="another") == 2
-    assert f"another dispatcher (process {up.pid}) works with" in shell.said("another")
+    assert f"another dispatcher (process {up.pid}) uses" in shell.stderr("another")
     up.send(signal.SIGINT)
     assert shell.end(up) == 0
-    words = shell.said("up")
-    assert f"nosejobs dispatcher: {url}, data in {shell.folder / 'data'}" in words
-    assert "Traceback" not in words
+    messages = shell.stderr("up")
+    assert f"nosejobs dispatcher: {url}, data in {shell.folder / 'data'}" in messages
+    assert "Traceback" not in messages
     assert not shell.address.exists()
     assert shell.run("builds", "--url", url, name="builds") == 6
 
@@ -130,9 +130,9 @@ def test_a_folder_has_one_dispatcher_until_ctrl_c(shell: Shell) -> None:
 def test_a_log_is_followed_through_a_kill_of_the_dispatcher(shell: Shell) -> None:
     up = shell.start_dispatcher("up")
     url = shell.address.read_text().strip()
-    until(lambda: requests.get(f"{url}/api/v1/builds", timeout=20).json())
+    wait_until(lambda: requests.get(f"{url}/api/v1/builds", timeout=20).json())
     follower = shell.begin("logs", "-f", "1", "unit", "--url", url, name="logs")
-    until(lambda: "the first line" in shell.wrote("logs"))
+    wait_until(lambda: "the first line" in shell.stdout("logs"))
     up.kill()
     shell.address.unlink()
     port = url.rpartition(":")[2]
@@ -141,7 +141,7 @@ def test_a_log_is_followed_through_a_kill_of_the_dispatcher(shell: Shell) -> Non
     again = shell.start_dispatcher("again")
     (shell.folder / "gate").touch()
     assert shell.end(follower) == 0
-    assert [shell.wrote("logs").count(f"the {each} line") for each in ("first", "last")] == [1, 1]
+    assert [shell.stdout("logs").count(f"the {each} line") for each in ("first", "last")] == [1, 1]
     assert shell.run("show", "1", "--wait", name="show") == 0
     again.send(signal.SIGINT)
     assert shell.end(again) == 0

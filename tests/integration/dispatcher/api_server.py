@@ -112,7 +112,7 @@ def add_build(
     number = changes.add(connection, model.Change(source, "main", revision, seen_at=now, **fields))
     build = builds.add(connection, number, now)
     parsed = pipeline.parse(tree)
-    builds.update_fields(connection, build, config=parsed.data, tree_digest="t1")
+    builds.update_fields(connection, build, config=parsed.as_json, tree_digest="t1")
     assert builds.apply_event(
         connection, build, BuildEvent.REUSE, artifact_digest="d1", artifact_size=1200, ended_at=now
     )

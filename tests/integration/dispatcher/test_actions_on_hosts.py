@@ -35,8 +35,8 @@ def test_a_stage_that_is_cancelled_ends_on_its_host_and_can_run_again(
     tmp_path: Path, repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
     gate = tmp_path / "gate"
-    repository.config(stage_toml("unit"))
-    repository.test("unit", f"until [ -e {gate} ]; do sleep 0.05; done")
+    repository.write_config(stage_toml("unit"))
+    repository.write_test("unit", f"until [ -e {gate} ]; do sleep 0.05; done")
     revision = repository.commit()
     run = dispatcher.wait_for_run(revision, "unit", StageState.RUNNING)
     dispatcher.wait_until(revision, handed_in)
@@ -58,8 +58,8 @@ def test_a_build_that_failed_is_made_again(
     tmp_path: Path, repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
     build = f'[build]\ncommand = "test -e {tmp_path}/mended && cp app dist"\noutput = "dist"\n'
-    repository.config(build + stage_toml("unit"))
-    repository.test("unit")
+    repository.write_config(build + stage_toml("unit"))
+    repository.write_test("unit")
     revision = repository.commit()
     failed = dispatcher.wait_for_build(revision, BuildState.FAILED)
     (tmp_path / "mended").touch()
@@ -77,8 +77,8 @@ def test_a_build_that_is_cancelled_while_it_is_made_has_no_stages(
     tmp_path: Path, repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
     wait = f"until [ -e {tmp_path}/gate ]; do sleep 0.05; done"
-    repository.config(f'[build]\ncommand = "{wait}"\noutput = "app"\n' + stage_toml("unit"))
-    repository.test("unit")
+    repository.write_config(f'[build]\ncommand = "{wait}"\noutput = "app"\n' + stage_toml("unit"))
+    repository.write_test("unit")
     revision = repository.commit()
     run = dispatcher.wait_for_run(revision, COMMAND, StageState.RUNNING)
     dispatcher.wait_until(revision, handed_in)

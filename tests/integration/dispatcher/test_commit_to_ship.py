@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.configuration.pipeline import SHIP
+from dispatcher.configuration.pipeline import SHIP_STAGES
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
 from dispatcher.store import durations, results, tags
@@ -38,9 +38,9 @@ def test_a_commit_goes_through_all_six_stages_to_ship(folder: Path) -> None:
     with RunningDispatcher(make_settings(folder, tree.path)) as dispatcher:
         detail = dispatcher.wait_for_level(revision, "ship")
     build = detail.view.build
-    assert newest_states(detail) == dict.fromkeys([COMMAND, *SHIP], "passed")
+    assert newest_states(detail) == dict.fromkeys([COMMAND, *SHIP_STAGES], "passed")
     assert (build.state, build.detail, detail.view.change.subject) == ("built", "", "first")
-    assert [tag.stage for tag in detail.tags] == list(SHIP)
+    assert [tag.stage for tag in detail.tags] == list(SHIP_STAGES)
     assert {tag.artifact_digest for tag in detail.tags} == {build.artifact_digest}
     by_run = {run.id: run.stage for run in detail.view.runs}
     assert [tag.jobs for tag in detail.tags] == [
@@ -89,7 +89,9 @@ def test_numbers_of_a_performance_test_are_rows(
 def test_the_same_inputs_are_not_built_again(
     repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
-    repository.write_config(BUILD.replace("output", 'inputs = ["app"]\noutput') + stage_toml("unit"))
+    repository.write_config(
+        BUILD.replace("output", 'inputs = ["app"]\noutput') + stage_toml("unit")
+    )
     repository.write_test("unit")
     first = repository.commit()
     dispatcher.wait_for_run(first, "unit", StageState.PASSED)

@@ -1,4 +1,4 @@
-"""JUnit XML as values that can be compared, whoever wrote it."""
+"""JUnit XML as values that can be compared, from any writer."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Lines of a failure that depend on the load of a host, or on who tells of it.
-LINES = ("took", "rerun")
-#: Properties that depend on which slot was free.
-PROPERTIES = ("slot",)
+#: First words of lines of a failure that depend on a host's load or on the writer.
+VARYING_LINES = ("took", "rerun")
+#: Properties that depend on the slot that was free.
+VARYING_PROPERTIES = ("slot",)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a testcase says, but for its times."""
+    """A testcase without its times."""
 
     #: Tag, attributes and text of each element, in their order.
     elements: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...]
     properties: tuple[tuple[str, str], ...]
-    #: Its attributes, but for class, name and time.
+    #: Its attributes except class, name and time.
     others: tuple[tuple[str, str], ...]
 
     @property
     def outcome(self) -> str:
-        """``passed``, or the element that says otherwise."""
+        """Return ``passed``, or the tag of the element that says otherwise."""
         tags = [tag for tag, _, _ in self.elements]
         return next((tag for tag in tags if tag in ("failure", "error", "skipped")), "passed")
 
 
-def cases(
+def read_testcases(
     path: Path,
     root: Path | None = None,
-    lines: Collection[str] = LINES,
-    properties: Collection[str] = PROPERTIES,
+    lines: Collection[str] = VARYING_LINES,
+    properties: Collection[str] = VARYING_PROPERTIES,
 ) -> dict[tuple[str, str], list[Row]]:
-    """By class and name; two testcases with the same are both there, in their order.
+    """Return the testcases by class and name, those with equal names in their order.
 
-    ``root``: a folder whose paths are told relative to it (who harvests a job knows no place of
-    its tests); ``lines``, ``properties``:
-    what is left out of them.
+    ``root``: a folder to remove from paths, which a harvested report does not know.  ``lines``,
+    ``properties``: first words of lines, and names of properties, to leave out.
     """
-    found: dict[tuple[str, str], list[Row]] = {}
+    cases: dict[tuple[str, str], list[Row]] = {}
     for case in ET.parse(path).iter("testcase"):
         key = case.attrib.pop("classname"), case.attrib.pop("name")
         case.attrib.pop("time")
@@ -56,8 +55,8 @@ def cases(
             ),
             tuple(sorted(case.attrib.items())),
         )
-        found.setdefault(key, []).append(row)
-    return found
+        cases.setdefault(key, []).append(row)
+    return cases
 
 
 def _element(
@@ -72,17 +71,17 @@ def _element(
     return element.tag, tuple(sorted(element.attrib.items())), text
 
 
-def times(path: Path) -> dict[tuple[str, str], list[float]]:
-    """Seconds of each testcase; ValueError for what is no number."""
-    found: dict[tuple[str, str], list[float]] = {}
+def read_durations(path: Path) -> dict[tuple[str, str], list[float]]:
+    """Return the seconds of each testcase; raises ValueError if a time is not a number."""
+    times: dict[tuple[str, str], list[float]] = {}
     for case in ET.parse(path).iter("testcase"):
         key = case.get("classname", ""), case.get("name", "")
-        found.setdefault(key, []).append(float(case.get("time", "none")))
-    return found
+        times.setdefault(key, []).append(float(case.get("time", "none")))
+    return times
 
 
-def suite(path: Path) -> dict[str, str]:
-    """The attributes of the one suite, and what holds it."""
+def read_suite(path: Path) -> dict[str, str]:
+    """Return the attributes of the only suite, and tag and name of its parent."""
     root = ET.parse(path).getroot()
-    (found,) = root
-    return {**found.attrib, "tag": found.tag, "in": root.tag, "of": root.get("name", "")}
+    (suite,) = root
+    return {**suite.attrib, "tag": suite.tag, "in": root.tag, "of": root.get("name", "")}

@@ -1,4 +1,4 @@
-"""A tree of tests, live with pytest and without it: the same tests, and the same JUnit XML."""
+"""A live run with pytest and a job report the same tests and the same JUnit XML."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from _pytest import junitxml
 from shell_runner.collection.plan import make_plan
 from shell_runner.remote.protocol.model import Execution, Problem
 from shell_runner.reporting import junit
-from tests.helpers import junit_compare as written
+from tests.helpers import junit_compare
 from tests.helpers.single_host_run import write_program
 
 HERE = Path(__file__).parents[3]
@@ -34,7 +34,7 @@ not</failure></testcase>
 <testcase name="off" classname="c"><skipped message="not here"/></testcase></testsuite>
 END
 """
-#: Longer than a message may be, where pytest has such a bound.
+#: Longer than the maximum of a message, if pytest has one.
 LONG = "word " * (200 if hasattr(junitxml, "shorten_message") else 20)
 
 TREE: dict[str, str | bytes] = {
@@ -111,14 +111,14 @@ retries = 0
 
 @dataclass
 class Both:
-    """The same tree twice: as pytest and as a job reports it."""
+    """Two copies of a tree: one that pytest runs, one that a job runs."""
 
     live: Path
     job: Path
 
 
 def make(root: Path) -> Path:
-    """The tree, with nothing in it that has run."""
+    """Create the tree of tests."""
     for name, text in TREE.items():
         if isinstance(text, str):
             text = f"#!/bin/sh\n{text}\n"
@@ -129,7 +129,7 @@ def make(root: Path) -> Path:
 
 
 def run_pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """As a user does, with no plugin but ours."""
+    """Run pytest with no plugin but ours."""
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-m", "pytest", "-p", "pytest_nosejobs.plugin", "-q"]
     return subprocess.run(
@@ -139,7 +139,7 @@ def run_pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_job(root: Path, folder: Path) -> None:
-    """As a user does; the host's state is below ``folder``."""
+    """Run a job as a user does; ``folder``: for the host's state."""
     file = folder / "job.toml"
     file.write_text('tests = "job"\ngrace = 0.2\nslots = 2\n')
     env = {**os.environ, "PYTHONPATH": str(HERE)}
@@ -169,13 +169,16 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     return Both(folder / "live", folder / "job")
 
 
-def rows(root: Path) -> dict[tuple[str, str], list[written.Row]]:
-    """Files by their names alone: a live run has a folder for each name, a job for each number."""
-    found = written.cases(root.with_suffix(".xml"), root)
+def rows(root: Path) -> dict[tuple[str, str], list[junit_compare.Row]]:
+    """Return the testcases with file names only.
+
+    A live run has a folder for each test name, a job one for each test number.
+    """
+    found = junit_compare.read_testcases(root.with_suffix(".xml"), root)
     return {key: [_without_folders(row) for row in made] for key, made in found.items()}
 
 
-def _without_folders(row: written.Row) -> written.Row:
+def _without_folders(row: junit_compare.Row) -> junit_compare.Row:
     def shorten(text: str) -> str:
         folder = r"\.\./out/(?:artefacts/\d+|(?:files|again|xml)/\w+?)(\.attempt-\d+)?/"
         return re.sub(folder, r"OUT\1/", text)
@@ -183,7 +186,7 @@ def _without_folders(row: written.Row) -> written.Row:
     return replace(row, elements=tuple((tag, at, shorten(text)) for tag, at, text in row.elements))
 
 
-def test_same_testcases(both: Both) -> None:
+def test_both_reports_have_the_same_testcases(both: Both) -> None:
     live, job = rows(both.live), rows(both.job)
     assert live.keys() == job.keys()
     for key, expected in live.items():
@@ -191,7 +194,7 @@ def test_same_testcases(both: Both) -> None:
 
 
 def test_the_tree_has_all_that_a_testcase_can_be(both: Both) -> None:
-    """Else the comparison would be of little."""
+    """Guarantee that the comparison covers every outcome."""
     made = [row for found in rows(both.live).values() for row in found]
     tags = {tag for row in made for tag, _, _ in row.elements}
     assert tags == {
@@ -214,8 +217,10 @@ def test_files_are_where_the_report_of_a_job_says(both: Both) -> None:
     assert len(found) > 10
 
 
-def test_same_suite(both: Both) -> None:
-    live, job = (written.suite(each.with_suffix(".xml")) for each in (both.live, both.job))
+def test_both_reports_have_the_same_suite(both: Both) -> None:
+    live, job = (
+        junit_compare.read_suite(each.with_suffix(".xml")) for each in (both.live, both.job)
+    )
     assert job.keys() == live.keys()
     assert (job.pop("hostname"), live.pop("hostname")) == (platform.node(), platform.node())
     assert abs(stamp(job.pop("timestamp")) - stamp(live.pop("timestamp"))) < 600
@@ -229,7 +234,9 @@ def stamp(text: str) -> float:
 
 
 def test_times_are_those_of_the_programs(both: Both) -> None:
-    live, job = (written.times(each.with_suffix(".xml")) for each in (both.live, both.job))
+    live, job = (
+        junit_compare.read_durations(each.with_suffix(".xml")) for each in (both.live, both.job)
+    )
     assert {key: len(each) for key, each in job.items()} == {
         key: len(each) for key, each in live.items()
     }
@@ -238,7 +245,7 @@ def test_times_are_those_of_the_programs(both: Both) -> None:
     assert job["needs", "test_docker"] == live["needs", "test_docker"] == [0.0]
 
 
-def test_same_where_nothing_can_run_is_an_error(tmp_path: Path) -> None:
+def test_both_reports_are_equal_if_unmet_requirements_are_errors(tmp_path: Path) -> None:
     live = tmp_path / "live"
     write_program(live / "test_a.sh", "#!/bin/sh\n# nosejobs: requires=docker repeat=2\n", 0o755)
     write_program(live / "pytest.ini", "[pytest]\nnosejobs_requires = error\n", 0o644)
@@ -250,10 +257,10 @@ def test_same_where_nothing_can_run_is_an_error(tmp_path: Path) -> None:
         ]
         for test in tests
     }
-    telling = junit.ReportOptions(requires="error")
-    junit.write_junit(tmp_path / "job.xml", "pytest", "popen", tests, executions, telling)
-    found = written.cases(tmp_path / "job.xml")
-    assert found == written.cases(tmp_path / "live.xml")
+    options = junit.ReportOptions(requires="error")
+    junit.write_junit(tmp_path / "job.xml", "pytest", "popen", tests, executions, options)
+    found = junit_compare.read_testcases(tmp_path / "job.xml")
+    assert found == junit_compare.read_testcases(tmp_path / "live.xml")
     assert [row.outcome for each in found.values() for row in each] == ["error", "error"]
 
 
@@ -290,13 +297,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def collected(root: Path, *names: str) -> tuple[list[str], str]:
-    """pytest's node ids of our tests, and all that it printed."""
+    """Return pytest's node ids of our tests, and its output."""
     done = run_pytest(root, "--collect-only", "--continue-on-collection-errors", *names)
     lines = done.stdout.split("\n\n")[0].splitlines()
     return [line for line in lines if ".py::" not in line], done.stdout
 
 
-def test_same_tests_in_the_same_order(files: Path) -> None:
+def test_plan_and_pytest_find_the_same_tests_in_the_same_order(files: Path) -> None:
     expected, printed = collected(files)
     found = make_plan(files)
     assert [test.nodeid for test in found.tests] == expected
@@ -319,7 +326,7 @@ def test_same_tests_in_the_same_order(files: Path) -> None:
         [".hid"], ["env/test_x.sh"],
     ],
 )  # fmt: skip
-def test_names_mean_what_they_mean_to_pytest(files: Path, names: list[str]) -> None:
+def test_names_select_the_same_tests_as_in_pytest(files: Path, names: list[str]) -> None:
     expected, printed = collected(files, *names)
     found = make_plan(files, names)
     expected = expected if found.tests else []  # its first words are those of errors
@@ -330,7 +337,7 @@ def test_names_mean_what_they_mean_to_pytest(files: Path, names: list[str]) -> N
 
 
 def test_the_tests_are_those_of_a_live_run(both: Both) -> None:
-    """What a host needs to know of each: asked of pytest's own collection."""
+    """The tests of a plan equal those of pytest's own collection."""
     script = both.live.parent / "ask.py"
     script.write_text(ASK)
     out = both.live.parent / "asked.json"

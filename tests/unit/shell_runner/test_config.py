@@ -1,4 +1,4 @@
-"""nosejobs.toml: its keys and their checking."""
+"""The keys of nosejobs.toml and their validation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Text that is safe to show, and commands that can be typed."""
+"""Text that is safe to show, and quoted commands."""
 
 import subprocess
 from pathlib import Path

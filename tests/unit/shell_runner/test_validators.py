@@ -1,4 +1,4 @@
-"""What validators keep, what they refuse, and what an error shows of a value."""
+"""Values that validators accept and refuse, and their error messages."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from shell_runner.validators import (
 
 
 def no_id(value: object) -> str:
-    """Values that are too large for the name of a test."""
+    """Return an empty id: the values are too large for the name of a test."""
     return "value"
 
 

@@ -268,7 +268,7 @@ class Build:
     state: BuildState = BuildState.NEW
     detail: str = ""
     tree_digest: str = ""
-    #: The validated config (``PipelineConfig.data``); None: not read yet, or invalid.
+    #: The validated config (``PipelineConfig.as_json``); None: not read yet, or invalid.
     config: Mapping[str, Any] | None = None
     #: Digest of the build's inputs; builds with equal inputs share an artifact.
     inputs_digest: str = ""

@@ -116,7 +116,7 @@ class PoolManager:
         """Write rows for the hosts that policy wants for ``unplaced``, and return their names."""
         with self._store.read() as connection:
             rows = hosts.list_all(connection)
-        wanted = pool_scaling.grow(unplaced, self._settings.pools, rows)
+        wanted = pool_scaling.choose_pools_to_grow(unplaced, self._settings.pools, rows)
         new = [self._new_row(self._pools[name]) for name in wanted]
         if new:
             with self._store.write() as connection:
@@ -294,7 +294,7 @@ class PoolManager:
         if host.state is not HostState.DRAINING:
             with self._store.write() as connection:
                 state, now = HostState.DRAINING, time.time()
-                hosts.set_state(connection, host.name, state, who=POLICY, reason=reason, at=now)
+                hosts.set_state(connection, host.name, state, actor=POLICY, reason=reason, at=now)
         elif not open_jobs:
             self._start_worker(host, lambda: self._remove(host))
 

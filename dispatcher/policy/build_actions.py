@@ -62,12 +62,12 @@ class ExtractArtifact:
     host: str
     #: Digest of the package.
     package_digest: str
-    #: How the job ended (``model.Job.how``).
+    #: End reason of the job (``model.Job.end_reason``).
     end_reason: str
     config: BuildConfig
 
 
-def examine_task(rows: BuildRows) -> ExamineTree:
+def make_examine_task(rows: BuildRows) -> ExamineTree:
     """Return the task that reads the tree of a build."""
     return ExamineTree(rows.build.id, rows.source, rows.change.revision)
 
@@ -125,7 +125,7 @@ class RunKey(NamedTuple):
     number: int
 
 
-def key_of(run: StageRun) -> RunKey:
+def make_run_key(run: StageRun) -> RunKey:
     """Return the name of a stage run."""
     return RunKey(run.build, run.stage, run.number)
 
@@ -238,7 +238,7 @@ class GrantTag:
     stage: str
     #: Digest of the stage's config.
     config_digest: str
-    #: Id of the stage run that gives the tag.
+    #: Id of the stage run that grants the tag.
     run: int
     #: Ids of the runs whose newest jobs count: this run, and those that it stands on.
     runs: tuple[int, ...]

@@ -41,7 +41,7 @@ from .build_actions import (
     TaskResult,
     TestsToSplit,
     cut_detail,
-    key_of,
+    make_run_key,
 )
 from .placement import PlacementRequest
 from .retry import newest_attempts
@@ -69,8 +69,8 @@ class BuildDraft:
         """Return all actions in their order; requests for hosts come last, oldest run first."""
         requests = self._requests
         if len(requests) > 1:
-            order = {key_of(run): number for number, run in enumerate(self.rows.runs)}
-            requests = sorted(requests, key=lambda request: order[key_of(request.run)])
+            order = {make_run_key(run): number for number, run in enumerate(self.rows.runs)}
+            requests = sorted(requests, key=lambda request: order[make_run_key(request.run)])
         return [*self._actions, *requests]
 
     def add(self, *actions: Action) -> None:
@@ -79,21 +79,21 @@ class BuildDraft:
 
     # -- tasks --------------------------------------------------------------------
 
-    def result_of(self, task: Task) -> TaskResult | None:
+    def request_result(self, task: Task) -> TaskResult | None:
         """Request the result of a task.  Return None if there is none yet."""
         self.add(StartTask(task))
         return self._results.get(task)
 
-    def list_task(self, stage: Stage) -> ListTests:
+    def make_list_task(self, stage: Stage) -> ListTests:
         """Return the task that collects the tests of a stage."""
         build = self.rows.build
         return ListTests(
             build.id, self.rows.source, self.rows.change.revision, build.tree_digest, stage
         )
 
-    def tests_of(self, stage: Stage) -> tuple[str, ...] | TaskFailure | None:
+    def request_tests(self, stage: Stage) -> tuple[str, ...] | TaskFailure | None:
         """Request the node ids of a stage's tests.  Return None if they are not known yet."""
-        result = self.result_of(self.list_task(stage))
+        result = self.request_result(self.make_list_task(stage))
         assert result is None or isinstance(result, (tuple, TaskFailure))
         return result
 
@@ -144,9 +144,9 @@ class BuildDraft:
         """Change the state of a stage run, and return the run after that."""
         state = state_after(STAGE_TRANSITIONS, run.state, event)
         ended = self._now if state.is_final else None
-        self.add(MoveRun(key_of(run), event, cut_detail(detail), ended))
+        self.add(MoveRun(make_run_key(run), event, cut_detail(detail), ended))
         moved = replace(run, state=state, detail=cut_detail(detail), ended_at=ended or run.ended_at)
-        runs = (moved if key_of(row) == key_of(run) else row for row in self.rows.runs)
+        runs = (moved if make_run_key(row) == make_run_key(run) else row for row in self.rows.runs)
         self.rows = replace(self.rows, runs=tuple(runs))
         return moved
 
@@ -157,7 +157,7 @@ class BuildDraft:
         hosts reported.  Once nothing waits, only a detail written here is cleared.
         """
         open_jobs = [
-            job for job in newest_attempts(self.jobs_of(run)) if job.state.is_open and job.detail
+            job for job in newest_attempts(self.list_jobs(run)) if job.state.is_open and job.detail
         ]
         reasons = [f"{job.host}: {job.detail}" for job in open_jobs]
         detail = step.detail or (f"{WAITING_FOR}{'; '.join(reasons)}" if reasons else "")
@@ -166,24 +166,24 @@ class BuildDraft:
 
     def _set_detail(self, run: StageRun, detail: str) -> None:
         if run.detail != cut_detail(detail):
-            self.add(SetRunDetail(key_of(run), cut_detail(detail)))
+            self.add(SetRunDetail(make_run_key(run), cut_detail(detail)))
 
-    def jobs_of(self, run: StageRun) -> list[Job]:
+    def list_jobs(self, run: StageRun) -> list[Job]:
         """Return all jobs of a stage run that is running or being placed."""
         return [job for job in self.rows.jobs if job.stage_run == run.id]
 
-    def parts_of(self, run: StageRun) -> list[retry.Part]:
+    def list_parts(self, run: StageRun) -> list[retry.Part]:
         """Return the newest attempt of each part of a stage run, with its counts."""
         counts, none = dict(self.rows.counts), OutcomeCounts()
-        jobs = newest_attempts(self.jobs_of(run))
-        return [retry.part_of(job, counts.get(job.id, none)) for job in jobs]
+        jobs = newest_attempts(self.list_jobs(run))
+        return [retry.make_part(job, counts.get(job.id, none)) for job in jobs]
 
     # -- requests for hosts -------------------------------------------------------
 
-    def placement_of(self, run: StageRun, stage: Stage, content: str) -> PlacementRequest:
+    def make_placement_request(self, run: StageRun, stage: Stage, content: str) -> PlacementRequest:
         """Return the hosts that all parts of a stage need; ``content``: digest of what it tests."""
-        key = key_of(run)
-        return placement.request_of(stage, key, f"{key.stage} of build {key.build}", [content])
+        key = make_run_key(run)
+        return placement.make_request(stage, key, f"{key.stage} of build {key.build}", [content])
 
     def request_hosts(
         self,
@@ -195,5 +195,5 @@ class BuildDraft:
         reason: str = "",
     ) -> None:
         """Request hosts for parts of a stage run, or for its shards."""
-        lost = sum(job.state is JobState.LOST for job in self.jobs_of(run))
+        lost = sum(job.state is JobState.LOST for job in self.list_jobs(run))
         self._requests.append(RequestHosts(run, request, tuple(parts), split, reason, lost))

@@ -53,8 +53,8 @@ from .build_actions import (
     TaskResult,
     TestsToSplit,
     cut_detail,
-    examine_task,
-    key_of,
+    make_examine_task,
+    make_run_key,
     next_attempt,
 )
 from .build_draft import BuildDraft
@@ -97,7 +97,7 @@ def _list_tests_ahead(draft: BuildDraft) -> None:
     running = {run.stage for run in draft.rows.runs if run.state is StageState.RUNNING}
     for stage in draft.pipeline.stages if running else ():
         if BUILD in running or not running.isdisjoint(stage.needs):
-            draft.tests_of(stage)
+            draft.request_tests(stage)
 
 
 class _CommandDecision:
@@ -129,8 +129,8 @@ class _CommandDecision:
     def _examine(self) -> PipelineConfig | None:
         """Record the tree and its config.  None: not yet, or the tree is of no use."""
         rows = self._draft.rows
-        task = examine_task(rows)
-        result = self._draft.result_of(task)
+        task = make_examine_task(rows)
+        result = self._draft.request_result(task)
         if result is None:
             return None
         if isinstance(result, TaskFailure) and result.retry_at is not None:
@@ -150,7 +150,7 @@ class _CommandDecision:
             rows.build,
             tree_digest=result.tree_digest,
             artifact_size=result.size,
-            config=result.config.data,
+            config=result.config.as_json,
             inputs_digest=result.inputs_digest,
             detail="",
         )
@@ -196,12 +196,12 @@ class _CommandDecision:
 
     def _continue_build_run(self, run: StageRun, command: config.BuildConfig) -> None:
         """Look at the one job of a build command."""
-        parts = self._draft.parts_of(run)
+        parts = self._draft.list_parts(run)
         step = retry.next_step(config.build_as_stage(command), parts)
         if step.event in (StageEvent.PASS, StageEvent.FAIL):
             job = parts[0].job
             task = ExtractArtifact(job.id, job.host, job.package_digest, job.end_reason, command)
-            self._finish_build(run, step.event, self._draft.result_of(task))
+            self._finish_build(run, step.event, self._draft.request_result(task))
         elif step.event is not None:
             self._draft.move_run(run, step.event, step.detail)
             self._draft.move_build(BuildEvent.FAIL, detail=step.detail)
@@ -230,11 +230,11 @@ class _CommandDecision:
     ) -> None:
         if run.state.is_idle and run.state is not StageState.PLACING:
             run = self._draft.move_run(run, StageEvent.READY, "")
-        jobs = self._draft.jobs_of(run)
+        jobs = self._draft.list_jobs(run)
         attempts = newest_attempts(jobs)
         attempt = attempts[0].attempt + 1 if attempts else 1
         stage, tree = config.build_as_stage(command), self._draft.rows.build.tree_digest
-        request = self._draft.placement_of(run, stage, tree)
+        request = self._draft.make_placement_request(run, stage, tree)
         request = replace(request, avoid=frozenset(job.host for job in jobs))
         self._draft.request_hosts(run, request, [PlannedPart(0, attempt)], reason=reason)
 
@@ -260,7 +260,7 @@ class _StageDecision:
             stage = self._draft.pipeline.stage(run.stage)
             if run.state is not StageState.RUNNING or stage is None:
                 continue
-            step = retry.next_step(stage, self._draft.parts_of(run))
+            step = retry.next_step(stage, self._draft.list_parts(run))
             self._draft.add(*map(StopJob, step.stop))
             if step.event is not None:
                 self._draft.move_run(run, step.event, step.detail)
@@ -274,27 +274,27 @@ class _StageDecision:
         rows = self._draft.rows
         state, pipeline = rows.build.state, self._draft.pipeline
         facts = promotion.Facts(state, pipeline, rows.runs, rows.tags, rows.decisions)
-        plan = promotion.plan(facts)
-        for revoke in plan.revoke:
-            self._draft.add(RevokeTag(revoke.tag, revoke.reason))
-        for give in plan.grant:
+        plan = promotion.make_plan(facts)
+        for revocation in plan.revocations:
+            self._draft.add(RevokeTag(revocation.tag, revocation.reason))
+        for grant in plan.grants:
             self._draft.add(
-                GrantTag(rows.build, give.stage, give.config_digest, give.run, give.runs)
+                GrantTag(rows.build, grant.stage, grant.config_digest, grant.run, grant.runs)
             )
-        for begin in plan.begin:
+        for new in plan.new_runs:
             fields = (
                 0,
                 rows.build.id,
-                begin.stage,
+                new.stage,
                 1,
-                begin.state,
-                begin.detail,
-                begin.config_digest,
+                new.state,
+                new.detail,
+                new.config_digest,
             )
             self._draft.add_run(StageRun(*fields))
         by_id = {run.id: run for run in rows.runs}
-        for move in plan.move:
-            self._draft.move_run(by_id[move.run], move.event, move.detail)
+        for change in plan.run_changes:
+            self._draft.move_run(by_id[change.run], change.event, change.detail)
         if plan.level != rows.build.level:
             self._draft.add(SetLevel(rows.build.id, plan.level))
 
@@ -302,7 +302,7 @@ class _StageDecision:
         """Request hosts for all parts of a run that has none, or end the run if it cannot begin."""
         stage = self._draft.pipeline.stage(run.stage)
         assert stage is not None
-        tests = self._draft.tests_of(stage)
+        tests = self._draft.request_tests(stage)
         if tests is None:
             return
         if isinstance(tests, TaskFailure):
@@ -312,8 +312,10 @@ class _StageDecision:
         if error := _selection_error(tests, selected):
             self._fail_to_begin(run, stage, error)
             return
-        request = self._draft.placement_of(run, stage, self._draft.rows.build.artifact_digest)
-        attempts = newest_attempts(self._draft.jobs_of(run))
+        request = self._draft.make_placement_request(
+            run, stage, self._draft.rows.build.artifact_digest
+        )
+        attempts = newest_attempts(self._draft.list_jobs(run))
         if attempts:
             lost = frozenset(job.host for job in attempts if job.state is JobState.LOST)
             request = replace(request, count=len(attempts), avoid=lost)
@@ -331,20 +333,20 @@ class _StageDecision:
         if error.retry_at is not None:
             detail = cut_detail(WAITING_FOR + error.message)
             if run.detail != detail:
-                self._draft.add(MoveRun(key_of(run), StageEvent.READY, detail))
+                self._draft.add(MoveRun(make_run_key(run), StageEvent.READY, detail))
             return
         self._draft.add(RepeatPass())
-        self._draft.add(DiscardResult(self._draft.list_task(stage)))
+        self._draft.add(DiscardResult(self._draft.make_list_task(stage)))
         event = StageEvent.FAIL if error.is_verdict else StageEvent.GIVE_UP
         self._draft.move_run(run, event, error.message)
 
     def _request_lost_parts(self, run: StageRun, stage: Stage, step: retry.Step) -> None:
         """Request hosts for the lost parts of a run, while its other parts go on."""
         again = set(step.again)
-        jobs = self._draft.jobs_of(run)
+        jobs = self._draft.list_jobs(run)
         attempts = newest_attempts(jobs)
         request = replace(
-            self._draft.placement_of(run, stage, self._draft.rows.build.artifact_digest),
+            self._draft.make_placement_request(run, stage, self._draft.rows.build.artifact_digest),
             count=len(again),
             taken=frozenset(job.host for job in attempts if job.part not in again),
             avoid=frozenset(job.host for job in jobs if job.part in again),
@@ -358,6 +360,6 @@ def _selection_error(tests: Collection[str], selected: Collection[str]) -> TaskF
     if not selected:
         return TaskFailure("its names and tags select no test", is_verdict=True)
     if not set(tests).issuperset(selected):
-        # A run of those that are left would give a tag that says more than is known.
+        # A run of those that are left would grant a tag for tests that did not run.
         return TaskFailure("the stage has no such tests: run all of it again")
     return None

@@ -77,7 +77,7 @@ def newest_runs(runs: Iterable[StageRun]) -> dict[str, StageRun]:
     return newest
 
 
-def status_of(
+def compute_status(
     build: Build, runs: Sequence[StageRun], counting: Collection[str] | None = None
 ) -> BuildStatus:
     """Return the status that the rows of a build show; the policy may have more to write.
@@ -117,9 +117,9 @@ def _format(template: str, names: Sequence[str]) -> str:
 
 def settled_status(build: Build, facts: promotion.Facts) -> BuildStatus:
     """Return the status of a build; it is going on while the policy has more to write."""
-    status = status_of(build, facts.runs, promotion.counting_stages(facts.tree, facts.tags))
-    plan = promotion.plan(facts)
-    if status.is_final and (plan.grant or plan.revoke or plan.begin or plan.move):
+    status = compute_status(build, facts.runs, promotion.counting_stages(facts.tree, facts.tags))
+    plan = promotion.make_plan(facts)
+    if status.is_final and (plan.grants or plan.revocations or plan.new_runs or plan.run_changes):
         return BuildStatus(Outcome.IN_PROGRESS, status.message)
     return status if plan.level == build.level else BuildStatus(Outcome.IN_PROGRESS, status.message)
 

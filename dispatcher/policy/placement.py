@@ -71,12 +71,12 @@ class Unplaced:
     labels: tuple[str, ...] = ()
 
 
-def request_of(
+def make_request(
     stage: Stage, id: Hashable, name: str, contents: Iterable[str] = ()
 ) -> PlacementRequest:
     """Return the hosts that a stage needs for all of its parts.
 
-    ``stage`` can be a build command (``config.build_stage``).
+    ``stage`` can be a build command (``pipeline.build_stage``).
     """
     count, mode = stage.hosts, stage.mode
     return PlacementRequest(id, name, stage.labels, count, mode, frozenset(contents))
@@ -141,14 +141,14 @@ class _Assignment:
             for name in self._choose(possible, request):
                 self._reserved[name] = request.name
 
-    def _promise(self, request: PlacementRequest, most: int) -> int:
+    def _promise(self, request: PlacementRequest, limit: int) -> int:
         """Promise starting hosts to this request and to no later one; return their number."""
         starting = [
             load.host.name
             for load in self._hosts
             if load.host.state is HostState.STARTING and not _missing_labels(load.host, request)
         ]
-        names = [name for name in starting if name not in self._promised][:most]
+        names = [name for name in starting if name not in self._promised][:limit]
         self._promised.update(names)
         return len(names)
 
@@ -203,7 +203,7 @@ def _missing_labels(host: Host, request: PlacementRequest) -> list[str]:
 # -- shards ----------------------------------------------------------------------------------
 
 
-def shards(
+def split_into_shards(
     tests: Iterable[str], durations: Mapping[str, float], count: int
 ) -> tuple[tuple[str, ...], ...]:
     """Split tests so that all shards end at about the same time; longest first in each.

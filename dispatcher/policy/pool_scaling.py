@@ -13,7 +13,7 @@ from .placement import Unplaced
 _MAX_NAMED_POOLS = 4
 
 
-def grow(
+def choose_pools_to_grow(
     unplaced: Iterable[Unplaced], pools: Sequence[Pool], hosts: Iterable[Host]
 ) -> tuple[str, ...]:
     """Return the pools that have to bring up a host, once for each host.

@@ -7,10 +7,10 @@ The rules, where they are not plain:
 
 - A tag *counts* while it is not revoked and the tags of all that its stage needs count.  So the
   revocation of a tag takes the level, and what depended on it, with it; nothing runs again unasked,
-  and a new tag brings it all back.  A tag that was given by hand counts by itself.
+  and a new tag restores it all.  A tag that was granted by hand counts by itself.
 - The last run that passed or failed is the verdict on a stage.  It takes the place of the tag of
   an earlier run; while it is on its way, or if it ends without a verdict (cancelled, error), that
-  tag stays.  Each run gives one tag at most, so what a person revokes stays revoked until another
+  tag stays.  Each run grants one tag at most, so what a person revokes stays revoked until another
   run has passed.  Tags by hand are revoked by hand.
 - A run of some tests only stands on the last full run below it, which must have got to its end.
 - A hold comes first, then what is blocked, what waits, and the gate, which asks only when all
@@ -101,29 +101,29 @@ class Plan:
     """All that has to be written, in one transaction."""
 
     level: str = GOOP
-    #: Performed before tags are given: a stage has one valid tag for a config.
-    revoke: tuple[TagRevocation, ...] = ()
-    grant: tuple[TagGrant, ...] = ()
-    begin: tuple[NewRun, ...] = ()
-    move: tuple[RunChange, ...] = ()
+    #: Performed before tags are granted: a stage has one valid tag for a config.
+    revocations: tuple[TagRevocation, ...] = ()
+    grants: tuple[TagGrant, ...] = ()
+    new_runs: tuple[NewRun, ...] = ()
+    run_changes: tuple[RunChange, ...] = ()
 
 
-def plan(facts: Facts) -> Plan:
+def make_plan(facts: Facts) -> Plan:
     """Return what has to be written for a build."""
     stages = _StageStates(facts)
-    give, revoke = tuple(stages.due_tags()), tuple(stages.stale_tags())
-    stages.apply(give, revoke)
+    grants, revocations = tuple(stages.due_tags()), tuple(stages.stale_tags())
+    stages.apply(grants, revocations)
     built = facts.state is BuildState.BUILT
     return Plan(
         stages.level(),
-        revoke,
-        give,
+        revocations,
+        grants,
         tuple(stages.new_runs()) if built else (),
         tuple(stages.run_changes()),
     )
 
 
-def level_of(tree: PipelineConfig, tags: Iterable[Tag]) -> str:
+def highest_level(tree: PipelineConfig, tags: Iterable[Tag]) -> str:
     """Return the highest level whose tags, and those of all levels below it, count."""
     return _highest_level(tree.levels, counting_stages(tree, tags))
 
@@ -219,7 +219,7 @@ class _StageStates:
     # -- tags --
 
     def due_tags(self) -> Iterator[TagGrant]:
-        """Yield a tag for each verdict that passed, unless its run has given a tag before."""
+        """Yield a tag for each verdict that passed, unless its run has granted a tag before."""
         tagged = {tag.stage_run for tag in self._all_tags if self._is_current(tag)}
         for stage in self._tree.stages:
             runs = verdict_runs(self._runs.get(stage.name, ()))
@@ -241,12 +241,12 @@ class _StageStates:
                     reason = f"overruled: run {verdict.number} of {tag.stage} {verdict.state}"
                     yield TagRevocation(tag.id, reason)
 
-    def apply(self, give: Iterable[TagGrant], revoke: Iterable[TagRevocation]) -> None:
+    def apply(self, grants: Iterable[TagGrant], revocations: Iterable[TagRevocation]) -> None:
         """Compute which tags will count, and the states of runs that have not begun."""
-        gone = {each.tag for each in revoke}
+        gone = {each.tag for each in revocations}
         valid = [tag for tag in self._all_tags if tag.is_valid and tag.id not in gone]
         self._by_hand = {tag.stage for tag in valid if tag.stage_run is None}
-        self._earned = {each.stage for each in give}
+        self._earned = {each.stage for each in grants}
         self._earned |= {tag.stage for tag in valid if self._is_current(tag)}
         self._counting = _counting_stages(self._tree.stages, self._by_hand, self._earned)
         for stage in _sorted_by_needs(self._tree.stages):

@@ -56,7 +56,7 @@ class Step:
     stop: tuple[str, ...] = ()
 
 
-def part_of(job: Job, counts: OutcomeCounts) -> Part:
+def make_part(job: Job, counts: OutcomeCounts) -> Part:
     """Return the part of the newest attempt ``job``, whose package has these counts."""
     failed = counts.failed + counts.error - counts.infrastructure
     tests = counts.passed + counts.failed + counts.skipped + counts.error

@@ -21,7 +21,7 @@ from .build_actions import (
     SetRunDetail,
     TestsToSplit,
     cut_detail,
-    key_of,
+    make_run_key,
 )
 from .placement import HostLoad, Unplaced
 
@@ -71,11 +71,11 @@ def _wait(request: RequestHosts, reason: str) -> list[Action]:
     run = request.run
     if run.state is StageState.RUNNING:
         detail = cut_detail(f"{request.reason}; {WAITING_FOR}{reason}")
-        return [] if run.detail == detail else [SetRunDetail(key_of(run), detail)]
+        return [] if run.detail == detail else [SetRunDetail(make_run_key(run), detail)]
     detail = cut_detail(reason)
     if run.state is StageState.PLACING and run.detail == detail:
         return []
-    return [MoveRun(key_of(run), StageEvent.READY, detail)]
+    return [MoveRun(make_run_key(run), StageEvent.READY, detail)]
 
 
 def _plan_jobs(request: RequestHosts, hosts: tuple[str, ...], now: float) -> PlanJobs:
@@ -88,5 +88,5 @@ def split_tests(
     split: TestsToSplit, durations: Mapping[str, float], count: int
 ) -> tuple[PlannedPart, ...]:
     """Return the shards of a stage run as parts; ``durations``: seconds by node id."""
-    shards = placement.shards(split.tests, durations, count)
+    shards = placement.split_into_shards(split.tests, durations, count)
     return tuple(PlannedPart(part, tests=tests) for part, tests in enumerate(shards))

@@ -17,7 +17,7 @@ from shell_runner.errors import NosejobsError
 from shell_runner.validators import format_suggestion
 
 from .. import model
-from ..configuration.pipeline import PipelineConfig, from_data, stage_digest
+from ..configuration.pipeline import PipelineConfig, from_json, stage_digest
 from ..model import (
     BUILD,
     BuildEvent,
@@ -32,11 +32,11 @@ from ..policy import promotion, retry
 from ..store import audit, builds, hosts, jobs, results, stage_runs, tags
 
 
-class Refused(NosejobsError):
+class ActionRefused(NosejobsError):
     """The action is not possible in the present state."""
 
 
-class Unknown(Refused):
+class UnknownName(ActionRefused):
     """The build, stage, tag or host does not exist."""
 
 
@@ -57,19 +57,19 @@ class Attribution:
 # -- rows -------------------------------------------------------------------------
 
 
-def build_of(connection: Connection, number: int) -> model.Build:
+def get_build(connection: Connection, number: int) -> model.Build:
     """Return a build.  Raises ``Unknown``."""
     build = builds.get(connection, number)
     if build is None:
-        raise Unknown(f"there is no build {number}\n  try: nosejobs builds")
+        raise UnknownName(f"there is no build {number}\n  try: nosejobs builds")
     return build
 
 
-def facts_of(connection: Connection, build: model.Build) -> promotion.Facts:
+def read_facts(connection: Connection, build: model.Build) -> promotion.Facts:
     """Return the rows of a build for the promotion policy; without a config it has no stages."""
     return promotion.Facts(
         build.state,
-        PipelineConfig() if build.config is None else from_data(build.config),
+        PipelineConfig() if build.config is None else from_json(build.config),
         tuple(stage_runs.list_by_build(connection, build.id)),
         tuple(tags.list_by_build(connection, build.id)),
         tuple(tags.list_decisions(connection, build.id)),
@@ -78,23 +78,23 @@ def facts_of(connection: Connection, build: model.Build) -> promotion.Facts:
 
 def _facts(connection: Connection, number: int) -> tuple[model.Build, promotion.Facts]:
     """Return a build whose config is known, and its rows.  Raises ``Refused``."""
-    build = build_of(connection, number)
+    build = get_build(connection, number)
     if build.config is None:
         reason = "its nosejobs.toml has not been read yet"
         if build.state is BuildState.INVALID:
             reason = f"invalid nosejobs.toml: {build.detail}"
-        raise Refused(f"build {number} is {build.state}: {reason}")
-    return build, facts_of(connection, build)
+        raise ActionRefused(f"build {number} is {build.state}: {reason}")
+    return build, read_facts(connection, build)
 
 
 def _check_stage(build: int, stage: str, known: Iterable[str]) -> None:
     names = list(known)
     if stage not in names:
-        hint = suggested(stage, names, "it has none yet")
-        raise Unknown(f"build {build} has no stage {stage!r}{hint}")
+        hint = suggest(stage, names, "it has none yet")
+        raise UnknownName(f"build {build} has no stage {stage!r}{hint}")
 
 
-def suggested(word: str, known: Iterable[str], none: str) -> str:
+def suggest(word: str, known: Iterable[str], none: str) -> str:
     """Return a hint at the known word that was meant; ``none``: the hint if no word is known."""
     names = list(known)
     return format_suggestion(word, names) if names else f"; {none}"
@@ -139,27 +139,27 @@ def tag(connection: Connection, number: int, stage: str, by: Attribution) -> boo
     known = [*_stage_names(facts.tree), *required]
     _check_stage(build.id, stage, dict.fromkeys(known))
     if build.state is not BuildState.BUILT:
-        raise Refused(f"build {number} is {build.state}: it has no artifact that could pass")
-    given = model.Tag(
+        raise ActionRefused(f"build {number} is {build.state}: it has no artifact that could pass")
+    new_tag = model.Tag(
         0, build.id, build.artifact_digest, stage, "", actor=by.actor, granted_at=by.at
     )
-    return tags.grant_tag(connection, given, by.reason) is not None
+    return tags.grant_tag(connection, new_tag, by.reason) is not None
 
 
 def revoke(connection: Connection, number: int, stage: str, by: Attribution) -> int:
     """Revoke all valid tags of a stage; return their number.  The rows stay, with the reason."""
-    build = build_of(connection, number)
+    build = get_build(connection, number)
     all_tags = tags.list_by_build(connection, build.id)
     of_stage = [tag for tag in all_tags if tag.stage == stage]
     if not of_stage:
         names = list(dict.fromkeys(tag.stage for tag in all_tags))
-        raise Unknown(
-            f"build {number} has no tag {stage!r}{suggested(stage, names, 'it has none')}"
+        raise UnknownName(
+            f"build {number} has no tag {stage!r}{suggest(stage, names, 'it has none')}"
         )
     valid = [tag for tag in of_stage if tag.is_valid]
     if not valid:
         last = of_stage[-1]
-        raise Refused(
+        raise ActionRefused(
             f"build {number}: the tag {stage} was revoked before: {last.revocation_reason}"
         )
     return sum(
@@ -179,12 +179,12 @@ def rerun(
     ``failed_only``: of its failed tests only.  The stage ``build`` is the build command.
     """
     if stage == BUILD:
-        return _rerun_build(connection, build_of(connection, number), by)
+        return _rerun_build(connection, get_build(connection, number), by)
     build, facts = _facts(connection, number)
     _check_stage(build.id, stage, _stage_names(facts.tree))
     error = promotion.rerun_error(facts, stage, failed_only)
     if error:
-        raise Refused(f"build {number}: {error}")
+        raise ActionRefused(f"build {number}: {error}")
     only = _failed_tests(connection, facts, stage) if failed_only else None
     config = facts.tree.stage(stage)
     assert config is not None
@@ -205,19 +205,21 @@ def _failed_tests(connection: Connection, facts: promotion.Facts, stage: str) ->
     failed = set(results.list_failed_tests(connection, verdict.id))
     if not failed:
         reason = f"run {verdict.number} of {stage} {verdict.state}, and names no failed test"
-        raise Refused(f"{reason}: run all of it again")
+        raise ActionRefused(f"{reason}: run all of it again")
     for job in retry.inconclusive_jobs(jobs.list_by_run(connection, verdict.id)):
         tests = job.tests if job.tests is not None else verdict.selected_tests
         if tests is None:
             reason = f"run {verdict.number} of {stage}: nothing is known of its tests on {job.host}"
-            raise Refused(f"{reason}: run all of it again")
+            raise ActionRefused(f"{reason}: run all of it again")
         failed.update(tests)
     return tuple(sorted(failed))
 
 
 def _rerun_build(connection: Connection, build: model.Build, by: Attribution) -> StageRun:
     if not builds.apply_event(connection, build.id, BuildEvent.BEGIN, detail="", ended_at=None):
-        raise Refused(f"build {build.id} is {build.state}: only one that failed is built again")
+        raise ActionRefused(
+            f"build {build.id} is {build.state}: only a failed build can be built again"
+        )
     run = StageRun(
         0,
         build.id,
@@ -247,7 +249,7 @@ def cancel(
 
     The connections of their hosts stop the jobs after the commit.
     """
-    build = build_of(connection, number)
+    build = get_build(connection, number)
     runs = stage_runs.list_by_build(connection, build.id)
     if stage is not None:
         _check_stage(build.id, stage, dict.fromkeys(run.stage for run in runs))
@@ -256,7 +258,7 @@ def cancel(
     was_open = stage is None and _cancel_build(connection, build, by)
     if not canceled and not was_open:
         what = f"{stage} of build {number}" if stage else f"build {number}"
-        raise Refused(f"{what} has ended: there is nothing to cancel")
+        raise ActionRefused(f"{what} has ended: there is nothing to cancel")
     names = ", ".join(f"{run.stage} {run.number}" for run in canceled)
     detail = f"{names}: {by.reason}" if by.reason and names else names or by.reason
     audit.write(connection, by.at, "cancel", detail, actor=by.actor, build=build.id)
@@ -307,12 +309,12 @@ def _set_state(connection: Connection, name: str, state: HostState, by: Attribut
     host = hosts.get(connection, name)
     if host is None:
         names = [known.name for known in hosts.list_all(connection)]
-        hint = suggested(name, names, "there is none yet")
-        raise Unknown(f"there is no host {name!r}{hint}\n  try: nosejobs hosts")
+        hint = suggest(name, names, "there is none yet")
+        raise UnknownName(f"there is no host {name!r}{hint}\n  try: nosejobs hosts")
     if host.state is state:
         return False
     if host.state not in _HOST_MOVES[state]:
-        raise Refused(_state_error(host, state))
+        raise ActionRefused(_state_error(host, state))
     return hosts.set_state(connection, name, state, actor=by.actor, reason=by.reason, at=by.at)
 
 

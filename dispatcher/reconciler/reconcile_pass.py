@@ -131,7 +131,7 @@ class ReconcilePass:
         known = self._previous.pipelines.get(build.id)
         # Most configs are the same object as in the last pass: then their content is not compared.
         if known is None or (known[0] is not build.config and known[0] != build.config):
-            known = build.config, pipeline.from_data(build.config or {})
+            known = build.config, pipeline.from_json(build.config or {})
         self.memory.pipelines[build.id] = known
         return known[1]
 
@@ -139,7 +139,7 @@ class ReconcilePass:
         """Return the build whose artifact a new build can take over."""
         if rows.build.state is not BuildState.NEW:
             return None
-        examined = self._results.get(build_actions.examine_task(rows))
+        examined = self._results.get(build_actions.make_examine_task(rows))
         if not isinstance(examined, ExaminedTree) or not examined.inputs_digest:
             return None
         found = builds.find_reusable(self._connection, rows.change.source, examined.inputs_digest)
@@ -186,7 +186,7 @@ class ActionWriter:
     def perform(self, actions: Sequence[Action], runs: Collection[model.StageRun] = ()) -> None:
         """Perform actions in their order; ``runs``: stage runs that they may name."""
         if not _NAMES_RUN.isdisjoint(map(type, actions)):
-            self._run_ids.update((build_actions.key_of(run), run.id) for run in runs)
+            self._run_ids.update((build_actions.make_run_key(run), run.id) for run in runs)
         for action in actions:
             _PERFORM[type(action)](self, action)
 
@@ -201,7 +201,7 @@ class ActionWriter:
     def _request_hosts(self, action: RequestHosts) -> None:
         self.requests.append(action)
         if action.run.id:
-            self._run_ids[build_actions.key_of(action.run)] = action.run.id
+            self._run_ids[build_actions.make_run_key(action.run)] = action.run.id
 
     def _stop_job(self, action: build_actions.StopJob) -> None:
         self._result.stop.add(action.job)
@@ -219,7 +219,7 @@ class ActionWriter:
         fields: dict[str, Any] = {"tree_digest": tree.tree_digest}
         if tree.config is not None:
             fields |= {
-                "config": tree.config.data,
+                "config": tree.config.as_json,
                 "inputs_digest": tree.inputs_digest,
                 "detail": "",
             }
@@ -267,7 +267,7 @@ class ActionWriter:
     def _add_run(self, action: build_actions.AddRun) -> None:
         number = stage_runs.add(self._connection, action.run)
         assert number is not None, "rows that were read in this transaction do not have the run"
-        self._run_ids[build_actions.key_of(action.run)] = number
+        self._run_ids[build_actions.make_run_key(action.run)] = number
 
     def _move_run(self, action: build_actions.MoveRun) -> None:
         fields: dict[str, object] = {"detail": action.detail}
@@ -281,7 +281,7 @@ class ActionWriter:
     def _plan_jobs(self, action: build_actions.PlanJobs) -> None:
         """Add the rows of jobs; the connections of their hosts see them."""
         request = action.request
-        run = self._run_ids[build_actions.key_of(request.run)]
+        run = self._run_ids[build_actions.make_run_key(request.run)]
         fields: dict[str, object] = {"hosts_lost": request.hosts_lost, "detail": action.detail}
         if action.started_at is None:
             stage_runs.update_fields(self._connection, run, **fields)

@@ -31,7 +31,7 @@ from .reconcile_pass import PassContext, PassMemory, PassResult, ReconcilePass
 
 _LOG = logging.getLogger(__name__)
 #: Name of the note that holds the id of the newest audit entry that a pass has seen.
-_AUDIT_NOTE = "reconciled"
+_AUDIT_KEY = "reconciled"
 #: Seconds between two passes although no row has been written.
 _FALLBACK_PASS_INTERVAL = 30.0
 #: Seconds until a pass that failed is repeated.
@@ -101,14 +101,14 @@ class Reconciler:
         with self._store.write() as connection:
             before = count_changes(connection)
             if self._audited < 0:
-                self._audited = int(key_values.get(connection, _AUDIT_NOTE) or 0)
+                self._audited = int(key_values.get(connection, _AUDIT_KEY) or 0)
             audited, touched = build_rows.audited_builds(connection, self._audited)
             marks = build_rows.change_marks(connection)
             current = ReconcilePass(connection, self._context, self._memory, self._clock())
             current.run(self._read_rows(connection, marks, touched))
             last = build_rows.audited_builds(connection, audited)[0]
             if last != self._audited:
-                key_values.put(connection, _AUDIT_NOTE, b"%d" % last)
+                key_values.put(connection, _AUDIT_KEY, b"%d" % last)
             current.result.wrote = count_changes(connection) != before
         self._audited, self._memory = last, current.memory
         self._memory.marks = marks

@@ -56,8 +56,8 @@ from dispatcher.policy.build_actions import (
     Task,
     TaskFailure,
     TaskResult,
-    examine_task,
-    key_of,
+    make_examine_task,
+    make_run_key,
 )
 from dispatcher.policy.build_actions import TestsToSplit as Split
 from dispatcher.policy.build_progress import decide
@@ -78,7 +78,11 @@ FINAL = TaskFailure("the link x leads out of the tree")
 TESTS = ("test_a", "test_b", "test_c")
 NEW = Build(1, 1)
 BUILDING = replace(
-    NEW, state=BuildState.BUILDING, tree_digest="tree", config=PIPELINE.data, inputs_digest="inputs"
+    NEW,
+    state=BuildState.BUILDING,
+    tree_digest="tree",
+    config=PIPELINE.as_json,
+    inputs_digest="inputs",
 )
 BUILT = replace(BUILDING, state=BuildState.BUILT, artifact_digest="digest", artifact_size=9)
 S = StageState
@@ -138,7 +142,7 @@ def test_a_new_build_is_examined_first() -> None:
 
 
 def test_an_examined_build_gets_a_run_of_its_build_command_and_requests_a_host() -> None:
-    task = examine_task(rows(NEW))
+    task = make_examine_task(rows(NEW))
     *others, request = decide_actions(rows(NEW), {task: EXAMINED})
     run = StageRun(0, 1, BUILD, state=S.PLACING, config_digest="inputs")
     assert others == [
@@ -156,7 +160,7 @@ def test_an_examined_build_gets_a_run_of_its_build_command_and_requests_a_host()
 
 def test_a_tree_without_a_build_command_is_its_own_artifact_and_its_stages_begin() -> None:
     examined = ExaminedTree("tree", 5, PLAIN)
-    actions = decide_actions(rows(NEW), {examine_task(rows(NEW)): examined})
+    actions = decide_actions(rows(NEW), {make_examine_task(rows(NEW)): examined})
     reuse = MoveBuild(1, BuildEvent.REUSE, artifact_digest="tree", artifact_size=5, ended_at=NOW)
     assert reuse in actions
     states = {each.run.stage: each.run.state for each in actions if isinstance(each, AddRun)}
@@ -171,7 +175,7 @@ def test_a_tree_without_a_build_command_is_its_own_artifact_and_its_stages_begin
     ],
 )
 def test_the_artifact_of_the_same_inputs_is_taken_over(other: Build, origin: int) -> None:
-    results = {examine_task(rows(NEW)): EXAMINED}
+    results = {make_examine_task(rows(NEW)): EXAMINED}
     actions = decide_actions(rows(NEW), results, reusable=other)
     detail = f"its inputs are those of build {origin}"
     assert MoveBuild(1, BuildEvent.REUSE, detail, "d4", 3, origin, NOW) in actions
@@ -188,8 +192,8 @@ def test_the_artifact_of_the_same_inputs_is_taken_over(other: Build, origin: int
 def test_an_unusable_tree_ends_the_build(
     result: TaskResult, event: BuildEvent, detail: str
 ) -> None:
-    actions = decide_actions(rows(NEW), {examine_task(rows(NEW)): result})
-    assert actions[0] == DiscardResult(examine_task(rows(NEW)))
+    actions = decide_actions(rows(NEW), {make_examine_task(rows(NEW)): result})
+    assert actions[0] == DiscardResult(make_examine_task(rows(NEW)))
     assert actions[-1] == MoveBuild(1, event, detail, ended_at=NOW)
     assert requests(actions) == []
 
@@ -198,14 +202,14 @@ def test_a_build_that_is_built_again_ends_together_with_the_run_that_was_request
     again = run(BUILD, S.PLACING, 2)
     before = rows(replace(NEW, state=BuildState.BUILDING), again)
     result = ExaminedTree("tree", 5, error="unknown key")
-    assert decide_actions(before, {examine_task(before): result}, PipelineConfig())[-2:] == [
-        MoveRun(key_of(again), StageEvent.FAIL, "unknown key", NOW),
+    assert decide_actions(before, {make_examine_task(before): result}, PipelineConfig())[-2:] == [
+        MoveRun(make_run_key(again), StageEvent.FAIL, "unknown key", NOW),
         MoveBuild(1, BuildEvent.FAIL, "unknown key", ended_at=NOW),
     ]
 
 
 def test_an_error_that_may_pass_is_a_detail_and_changes_no_state() -> None:
-    task = examine_task(rows(NEW))
+    task = make_examine_task(rows(NEW))
     waiting = replace(NEW, detail="waiting: disk full")
     assert decide_actions(rows(NEW), {task: TEMPORARY}) == [SetBuildDetail(1, waiting.detail)]
     # The result is requested again in each pass: the task runs once its time has come.
@@ -300,7 +304,7 @@ def test_a_run_shows_why_its_open_jobs_wait(
     running = run(BUILD, S.RUNNING, detail=run_detail)
     open_job = job(running, JobState.SUBMITTED, detail=job_detail)
     actions = decide_actions(rows(BUILDING, running, jobs=[open_job]))
-    wanted = [] if expected is None else [SetRunDetail(key_of(running), expected)]
+    wanted = [] if expected is None else [SetRunDetail(make_run_key(running), expected)]
     assert actions == wanted
 
 
@@ -493,12 +497,12 @@ def test_details_are_cut() -> None:
 
 def perform(before: BuildRows, actions: Sequence[Action]) -> BuildRows:
     """Return the rows after the actions, as the store writes them; jobs get any host."""
-    build, runs = before.build, {key_of(each): each for each in before.runs}
+    build, runs = before.build, {make_run_key(each): each for each in before.runs}
     jobs, tags = list(before.jobs), list(before.tags)
     for action in actions:
         match action:
             case RecordTree(tree=tree):
-                config = tree.config.data if tree.config else None
+                config = tree.config.as_json if tree.config else None
                 build = replace(
                     build,
                     tree_digest=tree.tree_digest,
@@ -511,8 +515,8 @@ def perform(before: BuildRows, actions: Sequence[Action]) -> BuildRows:
             case SetLevel(level=level):
                 build = replace(build, level=level)
             case AddRun(run=new):
-                assert key_of(new) not in runs
-                runs[key_of(new)] = replace(new, id=len(runs) + 1)
+                assert make_run_key(new) not in runs
+                runs[make_run_key(new)] = replace(new, id=len(runs) + 1)
             case MoveRun(run=key, event=event, detail=detail):
                 state = state_after(STAGE_TRANSITIONS, runs[key].state, event)
                 runs[key] = replace(runs[key], state=state, detail=detail)
@@ -526,7 +530,7 @@ def perform(before: BuildRows, actions: Sequence[Action]) -> BuildRows:
                 )
                 tags.append(replace(tag, stage_run=action.run))
             case RequestHosts():
-                key = key_of(action.run)
+                key = make_run_key(action.run)
                 if runs[key].state is S.PLACING:
                     state = state_after(STAGE_TRANSITIONS, S.PLACING, StageEvent.PLACE)
                     runs[key] = replace(runs[key], state=state, detail="")

@@ -41,7 +41,7 @@ def runs(**states: StageState) -> list[StageRun]:
 def test_the_stage_that_matters_most_is_named(
     states: dict[str, StageState], outcome: Outcome, message: str
 ) -> None:
-    assert build_status.status_of(BUILT, runs(**states)) == (outcome, message)
+    assert build_status.compute_status(BUILT, runs(**states)) == (outcome, message)
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,20 @@ def test_the_stage_that_matters_most_is_named(
     ],
 )
 def test_without_an_artifact_no_stage_counts(state: BuildState, outcome: Outcome) -> None:
-    status = build_status.status_of(Build(1, 1, state), runs(unit=S.PASSED))
+    status = build_status.compute_status(Build(1, 1, state), runs(unit=S.PASSED))
     assert status.outcome is outcome
     assert status.is_final is (outcome is not Outcome.IN_PROGRESS)
 
 
 def test_a_build_command_that_could_not_be_run_is_no_fault_of_the_tree() -> None:
-    status = build_status.status_of(Build(1, 1, BuildState.FAILED), runs(build=S.ERROR))
+    status = build_status.compute_status(Build(1, 1, BuildState.FAILED), runs(build=S.ERROR))
     assert status.outcome is Outcome.ERROR
 
 
 def test_the_last_run_of_a_stage_counts() -> None:
     first = StageRun(1, 1, "unit", 1, S.FAILED)
     again = StageRun(2, 1, "unit", 2, S.PASSED)
-    assert build_status.status_of(BUILT, [again, first]).outcome is Outcome.PASSED
+    assert build_status.compute_status(BUILT, [again, first]).outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_tag_is_the_last_word_on_what_has_ended(
     state: StageState, tagged: bool, outcome: Outcome, message: str
 ) -> None:
     counting = ["unit", "smoke"] if tagged else ["smoke"]
-    status = build_status.status_of(BUILT, runs(unit=state, smoke=S.PASSED), counting)
+    status = build_status.compute_status(BUILT, runs(unit=state, smoke=S.PASSED), counting)
     assert status == (outcome, message)
 
 
@@ -103,6 +103,6 @@ def test_a_build_with_a_revoked_tag_has_not_passed() -> None:
 def test_what_policy_will_write_makes_a_build_not_final() -> None:
     tree = pipeline.parse("[stages.unit]\n[stages.smoke]\n")
     stage_runs = runs(unit=S.PASSED, smoke=S.WAITING)
-    assert build_status.status_of(BUILT, stage_runs).is_final
+    assert build_status.compute_status(BUILT, stage_runs).is_final
     facts = Facts(BuildState.BUILT, tree, tuple(stage_runs))
     assert build_status.settled_status(BUILT, facts).outcome is Outcome.IN_PROGRESS

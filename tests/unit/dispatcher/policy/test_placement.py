@@ -15,9 +15,9 @@ from dispatcher.policy.placement import (
     Placed,
     PlacementRequest,
     Unplaced,
+    make_request,
     place,
-    request_of,
-    shards,
+    split_into_shards,
 )
 
 GPU = ("linux", "gpu")
@@ -163,10 +163,10 @@ def test_a_request_has_the_needs_of_its_stage() -> None:
         "[stages.a]\nlabels=['gpu']\nhosts=2\nmode='together'\n"
     )
     assert tree.build is not None
-    assert request_of(build_as_stage(tree.build), 1, "build 7", ["d"]) == PlacementRequest(
+    assert make_request(build_as_stage(tree.build), 1, "build 7", ["d"]) == PlacementRequest(
         1, "build 7", ("arm",), contents=frozenset(["d"])
     )
-    request = request_of(tree.stages[0], 2, "a of build 7")
+    request = make_request(tree.stages[0], 2, "a of build 7")
     assert request == PlacementRequest(2, "a of build 7", ("gpu",), 2, Mode.TOGETHER)
 
 
@@ -257,7 +257,7 @@ HISTORIES = st.dictionaries(st.integers(0, 200).map("t{}".format), SECONDS, max_
 def test_shards_are_a_partition_that_ends_at_about_the_same_time(
     history: dict[str, float], count: int
 ) -> None:
-    parts = shards(history, history, count)
+    parts = split_into_shards(history, history, count)
     assert sorted(test for shard in parts for test in shard) == sorted(history)
     assert all(parts)
     assert len(parts) == min(count, len(history))
@@ -274,18 +274,18 @@ def test_the_same_tests_make_the_same_shards(
     history: dict[str, float], count: int, random: random.Random
 ) -> None:
     tests = random.sample(list(history), len(history))
-    assert shards(tests, history, count) == shards(history, history, count)
+    assert split_into_shards(tests, history, count) == split_into_shards(history, history, count)
 
 
 def test_longest_first_and_the_mean_for_what_is_unknown() -> None:
     history = {"a": 8.0, "b": 1.0, "c": 3.0}
-    assert shards("abcx", history, 2) == (("a",), ("x", "c", "b"))
-    assert shards("abc", {}, 2) == (("a", "c"), ("b",))
-    assert shards("ab", {"a": float("nan"), "b": -1.0}, 1) == (("a", "b"),)
-    assert shards([], {}, 3) == ()
-    assert shards("aab", {}, 3) == (("a",), ("b",))
+    assert split_into_shards("abcx", history, 2) == (("a",), ("x", "c", "b"))
+    assert split_into_shards("abc", {}, 2) == (("a", "c"), ("b",))
+    assert split_into_shards("ab", {"a": float("nan"), "b": -1.0}, 1) == (("a", "b"),)
+    assert split_into_shards([], {}, 3) == ()
+    assert split_into_shards("aab", {}, 3) == (("a",), ("b",))
 
 
 def test_tests_that_take_no_time_are_split_too() -> None:
-    parts = shards("abcdef", dict.fromkeys("abcdef", 0.0), 3)
+    parts = split_into_shards("abcdef", dict.fromkeys("abcdef", 0.0), 3)
     assert [len(shard) for shard in parts] == [2, 2, 2]

@@ -5,7 +5,7 @@ import pytest
 from dispatcher.configuration.settings import Pool
 from dispatcher.model import Host, HostState
 from dispatcher.policy.placement import Unplaced
-from dispatcher.policy.pool_scaling import grow, no_pool_reason, retirement_reason
+from dispatcher.policy.pool_scaling import choose_pools_to_grow, no_pool_reason, retirement_reason
 
 ARM = Pool("arm", labels=("arm", "linux"), max_hosts=2)
 ANY = Pool("any", labels=("linux",), max_hosts=3)
@@ -16,8 +16,8 @@ def unplaced(missing: int, *labels: str) -> Unplaced:
 
 
 def test_a_pool_with_the_labels_grows() -> None:
-    assert grow([unplaced(1, "arm")], [ANY, ARM], []) == ("arm",)
-    assert grow([unplaced(0, "arm"), unplaced(1, "gpu")], [ANY, ARM], []) == ()
+    assert choose_pools_to_grow([unplaced(1, "arm")], [ANY, ARM], []) == ("arm",)
+    assert choose_pools_to_grow([unplaced(0, "arm"), unplaced(1, "gpu")], [ANY, ARM], []) == ()
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,24 @@ def test_pools_that_cannot_help_say_why(labels: list[str], pools: list[Pool], re
 
 
 def test_no_pool_grows_beyond_its_maximum() -> None:
-    assert grow([unplaced(9, "linux")], [ARM, ANY], []) == ("arm", "arm", "any", "any", "any")
+    pools = choose_pools_to_grow([unplaced(9, "linux")], [ARM, ANY], [])
+    assert pools == (
+        "arm",
+        "arm",
+        "any",
+        "any",
+        "any",
+    )
     broken = Host("p1", "x", pool="arm", state=HostState.QUARANTINED)
-    assert grow([unplaced(9, "arm")], [ARM], [broken]) == ("arm",)
+    assert choose_pools_to_grow([unplaced(9, "arm")], [ARM], [broken]) == ("arm",)
 
 
 def test_what_one_stage_gets_the_next_does_not() -> None:
-    assert grow([unplaced(2, "arm"), unplaced(1, "arm")], [ARM], []) == ("arm", "arm")
+    pools = choose_pools_to_grow([unplaced(2, "arm"), unplaced(1, "arm")], [ARM], [])
+    assert pools == (
+        "arm",
+        "arm",
+    )
 
 
 @pytest.mark.parametrize(

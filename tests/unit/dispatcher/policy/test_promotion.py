@@ -32,8 +32,8 @@ from dispatcher.policy.promotion import (
     Plan,
     TagRevocation,
     counting_stages,
-    level_of,
-    plan,
+    highest_level,
+    make_plan,
     rerun_error,
     verdict_runs,
 )
@@ -51,22 +51,22 @@ BUILT = BuildState.BUILT
 
 def perform(facts: Facts, steps: Plan) -> Facts:
     """Return the rows after a plan, as the store writes them."""
-    reasons = {each.tag: each.reason for each in steps.revoke}
+    reasons = {each.tag: each.reason for each in steps.revocations}
     tags = [
         replace(tag, revoked_at=1.0, revocation_reason=reasons[tag.id], serial=tag.id)
         if tag.id in reasons
         else tag
         for tag in facts.tags
     ]
-    for grant in steps.grant:
+    for grant in steps.grants:
         number = 1 + max((tag.id for tag in tags), default=0)
         tags.append(Tag(number, 1, "d", grant.stage, grant.config_digest, grant.run))
     runs = {run.id: run for run in facts.runs}
-    for move in steps.move:
+    for move in steps.run_changes:
         run = runs[move.run]
         assert state_after(STAGE_TRANSITIONS, run.state, move.event) is move.state
         runs[run.id] = replace(run, state=move.state, detail=move.detail)
-    for new in steps.begin:
+    for new in steps.new_runs:
         number = 1 + max(runs, default=0)
         runs[number] = StageRun(number, 1, new.stage, 1, new.state, new.detail, new.config_digest)
     keys = [(tag.stage, tag.config_digest, tag.serial) for tag in tags]
@@ -76,8 +76,8 @@ def perform(facts: Facts, steps: Plan) -> Facts:
 
 def settle(facts: Facts) -> Facts:
     """Perform a plan, and check that nothing is left to do."""
-    facts = perform(facts, plan(facts))
-    remaining = plan(facts)
+    facts = perform(facts, make_plan(facts))
+    remaining = make_plan(facts)
     assert remaining == Plan(remaining.level)
     return facts
 
@@ -124,24 +124,24 @@ def test_from_goop_to_ship() -> None:
     facts, levels = start(SIX), []
     for stage in SIX.stages:
         assert latest(facts, stage.name).state is StageState.PLACING
-        levels.append(plan(facts).level)
+        levels.append(make_plan(facts).level)
         facts = end_run(facts, stage.name, StageState.PASSED)
     assert levels == ["goop", "goop", "goop", "published", "published", "published"]
-    assert plan(facts).level == "ship"
+    assert make_plan(facts).level == "ship"
     assert [tag.stage for tag in facts.tags] == [stage.name for stage in SIX.stages]
 
 
 @pytest.mark.parametrize("state", [state for state in BuildState if state is not BUILT])
 def test_nothing_begins_without_an_artifact(state: BuildState) -> None:
-    assert plan(Facts(state, SIX)) == Plan("goop")
+    assert make_plan(Facts(state, SIX)) == Plan("goop")
 
 
 def test_a_new_tag_triggers_what_waits_in_the_same_plan() -> None:
     facts = start()
     runs = (replace(facts.runs[0], state=StageState.PASSED), *facts.runs[1:])
-    steps = plan(replace(facts, runs=runs))
-    assert [(each.stage, each.run) for each in steps.grant] == [("a", facts.runs[0].id)]
-    assert (steps.move[0].run, steps.move[0].state) == (2, StageState.PLACING)
+    steps = make_plan(replace(facts, runs=runs))
+    assert [(each.stage, each.run) for each in steps.grants] == [("a", facts.runs[0].id)]
+    assert (steps.run_changes[0].run, steps.run_changes[0].state) == (2, StageState.PLACING)
     assert steps.level == "low"
 
 
@@ -172,9 +172,9 @@ def test_a_rerun_that_passes_unblocks() -> None:
 def test_a_rerun_that_fails_overrules_the_tag() -> None:
     facts = end_run(start(), "a", StageState.PASSED)
     facts = rerun(facts, "a")
-    assert plan(facts).level == "low", "a run on its way proves nothing"
+    assert make_plan(facts).level == "low", "a run on its way proves nothing"
     facts = end_run(facts, "a", StageState.FAILED)
-    assert plan(facts).level == "goop"
+    assert make_plan(facts).level == "goop"
     assert [tag.revocation_reason for tag in facts.tags] == ["overruled: run 2 of a failed"]
     assert states(facts) == "failed blocked blocked"
 
@@ -182,14 +182,14 @@ def test_a_rerun_that_fails_overrules_the_tag() -> None:
 @pytest.mark.parametrize("state", [StageState.ERROR, StageState.CANCELLED])
 def test_a_rerun_without_a_verdict_leaves_the_tag(state: StageState) -> None:
     facts = end_run(rerun(end_run(start(), "a", StageState.PASSED), "a"), "a", state)
-    assert plan(facts).level == "low"
+    assert make_plan(facts).level == "low"
     assert latest(facts, "b").state is StageState.PLACING
 
 
 def test_a_rerun_that_passes_has_the_tag() -> None:
     facts = end_run(rerun(end_run(start(), "a", StageState.PASSED), "a"), "a", StageState.PASSED)
     assert [(tag.stage_run, tag.is_valid) for tag in facts.tags] == [(1, False), (4, True)]
-    assert plan(facts).level == "low"
+    assert make_plan(facts).level == "low"
 
 
 def test_a_rerun_of_failed_tests_stands_on_the_full_run() -> None:
@@ -198,7 +198,7 @@ def test_a_rerun_of_failed_tests_stands_on_the_full_run() -> None:
     facts = rerun(facts, "a", ("t2",))
     newest = latest(facts, "a")
     runs = [replace(run, state=StageState.PASSED) if run is newest else run for run in facts.runs]
-    (tag,) = plan(replace(facts, runs=tuple(runs))).grant
+    (tag,) = make_plan(replace(facts, runs=tuple(runs))).grants
     assert tag.runs == (1, 4, 5)
 
 
@@ -213,13 +213,13 @@ def test_a_revoked_tag_takes_what_depends_on_it_along_and_runs_nothing() -> None
     facts = start()
     for name in "abc":
         facts = end_run(facts, name, StageState.PASSED)
-    assert plan(facts).level == "high"
+    assert make_plan(facts).level == "high"
     facts = revoke(facts, "a")
-    assert plan(facts).level == "goop"
+    assert make_plan(facts).level == "goop"
     assert counting_stages(facts.tree, facts.tags) == frozenset()
     assert states(facts) == "passed passed passed"
     facts = end_run(rerun(facts, "a"), "a", StageState.PASSED)
-    assert plan(facts).level == "high", "b and c have not run again"
+    assert make_plan(facts).level == "high", "b and c have not run again"
     assert len(facts.runs) == 4
 
 
@@ -246,7 +246,7 @@ def test_a_tag_by_hand_counts_and_is_nobody_elses_to_revoke() -> None:
     facts = end_run(start(), "a", StageState.FAILED)
     by_hand = Tag(1, 1, "d", "a", "", actor="ann")
     facts = settle(replace(facts, tags=(by_hand,)))
-    assert plan(facts).level == "low"
+    assert make_plan(facts).level == "low"
     assert states(facts) == "failed placing waiting"
     facts = end_run(rerun(facts, "a"), "a", StageState.FAILED)
     assert facts.tags == (by_hand,)
@@ -256,8 +256,8 @@ def test_a_tag_by_hand_counts_and_is_nobody_elses_to_revoke() -> None:
 
 def test_a_tag_of_a_stage_written_otherwise_says_nothing() -> None:
     tag = Tag(1, 1, "d", "a", stage_digest(Stage("a", retries=1)), 1)
-    assert level_of(CHAIN, [tag]) == "goop"
-    assert level_of(CHAIN, [replace(tag, config_digest=stage_digest(Stage("a")))]) == "low"
+    assert highest_level(CHAIN, [tag]) == "goop"
+    assert highest_level(CHAIN, [replace(tag, config_digest=stage_digest(Stage("a")))]) == "low"
 
 
 def test_a_level_wants_the_levels_below_it() -> None:
@@ -265,8 +265,8 @@ def test_a_level_wants_the_levels_below_it() -> None:
         None, (Stage("a"), Stage("b")), (Level("low", ("a",)), Level("high", ("b",)))
     )
     b = Tag(1, 1, "d", "b", "")
-    assert level_of(tree, [b]) == "goop"
-    assert level_of(tree, [b, Tag(2, 1, "d", "a", "")]) == "high"
+    assert highest_level(tree, [b]) == "goop"
+    assert highest_level(tree, [b, Tag(2, 1, "d", "a", "")]) == "high"
 
 
 GATED = PipelineConfig(None, (Stage("a"), Stage("b", needs=("a",), gate=Gate.MANUAL)), ())
@@ -305,7 +305,7 @@ def test_stages_without_needs_run_side_by_side() -> None:
 def test_what_placement_says_of_a_stage_is_left_alone() -> None:
     facts = start()
     runs = (replace(facts.runs[0], detail="no host fits"), *facts.runs[1:])
-    assert plan(replace(facts, runs=runs)).move == ()
+    assert make_plan(replace(facts, runs=runs)).run_changes == ()
 
 
 def test_a_run_behind_a_newer_one_is_cancelled() -> None:
@@ -418,9 +418,9 @@ def test_the_order_of_rows_does_not_matter(facts: Facts, random: random.Random) 
         tags=shuffle(facts.tags),
         decisions=shuffle(facts.decisions),
     )
-    mine, theirs = plan(facts), plan(other)
-    assert set(mine.move) == set(theirs.move)
-    assert replace(mine, move=()) == replace(theirs, move=())
+    mine, theirs = make_plan(facts), make_plan(other)
+    assert set(mine.run_changes) == set(theirs.run_changes)
+    assert replace(mine, run_changes=()) == replace(theirs, run_changes=())
 
 
 @given(situations())
@@ -462,7 +462,7 @@ def test_levels_are_monotone_in_tags(tree: PipelineConfig, random: random.Random
     some = [tag for tag in tags if random.random() < 0.5]
     order = ["goop", *(each.name for each in tree.levels)]
     assert counting_stages(tree, some) <= counting_stages(tree, tags)
-    assert order.index(level_of(tree, some)) <= order.index(level_of(tree, tags))
+    assert order.index(highest_level(tree, some)) <= order.index(highest_level(tree, tags))
 
 
 @given(situations(), st.randoms(use_true_random=False))
@@ -481,7 +481,7 @@ def test_a_tag_more_never_stops_a_stage(facts: Facts, random: random.Random) -> 
         else:
             assert now is before
     order = ["goop", *(each.name for each in facts.tree.levels)]
-    assert order.index(plan(with_more).level) >= order.index(plan(facts).level)
+    assert order.index(make_plan(with_more).level) >= order.index(make_plan(facts).level)
 
 
 @given(trees(), st.data())
@@ -500,7 +500,7 @@ def test_the_order_in_which_stages_end_does_not_matter(
             run = data.draw(st.sampled_from(ready))
             facts = end_run(facts, run.stage, fate[run.stage])
         assert all(run.state.is_final or run.state is StageState.BLOCKED for run in facts.runs)
-        outcomes.add((states(facts), plan(facts).level))
+        outcomes.add((states(facts), make_plan(facts).level))
         assert len(facts.tags) == states(facts).split().count("passed")
     assert len(outcomes) == 1
 
@@ -519,7 +519,7 @@ def test_many_stages_that_need_many_take_no_time() -> None:
 def test_the_reason_of_a_revocation_names_the_run() -> None:
     facts = rerun(end_run(start(), "a", StageState.PASSED), "a")
     runs = tuple(replace(r, state=StageState.FAILED) if r.number == 2 else r for r in facts.runs)
-    assert plan(replace(facts, runs=runs)).revoke == (
+    assert make_plan(replace(facts, runs=runs)).revocations == (
         TagRevocation(1, "overruled: run 2 of a failed"),
     )
 
@@ -641,7 +641,7 @@ def test_whatever_happens_in_whatever_order_tags_and_levels_are_as_the_model_say
         expected.record(action, name)
         assert counting_stages(tree, facts.tags) == expected.counting()
         reached = takewhile(lambda each: expected.counting().issuperset(each.stages), tree.levels)
-        assert plan(facts).level == ["goop", *(each.name for each in reached)][-1]
+        assert make_plan(facts).level == ["goop", *(each.name for each in reached)][-1]
         for stage in tree.stages:
             state = latest(facts, stage.name).state
             # A stage that may run is never blocked; one that may not run is never placed.

@@ -16,7 +16,7 @@ from dispatcher.model import (
     StageState,
 )
 from dispatcher.reconciler import actions
-from dispatcher.reconciler.actions import Attribution, Refused, Unknown
+from dispatcher.reconciler.actions import ActionRefused, Attribution, UnknownName
 from dispatcher.store import Store, audit, builds, hosts, jobs, results, stage_runs, tags
 from dispatcher.store.results import PackageInfo, ResultRow
 
@@ -37,7 +37,7 @@ ANN = Attribution("ann", "to see", 9.0)
 def add_configured_build(connection: Connection, *events: BuildEvent) -> int:
     """Add a build of the tree, apply events to it, and return its id."""
     build = add_build(connection)
-    builds.update_fields(connection, build, config=pipeline.parse(TREE).data, inputs_digest="i1")
+    builds.update_fields(connection, build, config=pipeline.parse(TREE).as_json, inputs_digest="i1")
     for event in events or (BuildEvent.BEGIN, BuildEvent.FINISH):
         assert builds.apply_event(connection, build, event)
     return build
@@ -78,21 +78,21 @@ def test_an_approval_takes_the_place_of_a_hold(store: Store) -> None:
 def test_an_unknown_name_is_an_error_that_suggests_a_known_one(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection)
-        with pytest.raises(Unknown, match=r"no stage 'smok'; did you mean 'smoke'\?"):
+        with pytest.raises(UnknownName, match=r"no stage 'smok'; did you mean 'smoke'\?"):
             actions.approve(connection, build, "smok", ANN)
-        with pytest.raises(Unknown, match="there is no build 77"):
+        with pytest.raises(UnknownName, match="there is no build 77"):
             actions.cancel(connection, 77, ANN)
-        with pytest.raises(Unknown, match="has no tag 'unit'; it has none"):
+        with pytest.raises(UnknownName, match="has no tag 'unit'; it has none"):
             actions.revoke(connection, build, "unit", ANN)
 
 
 def test_a_build_without_a_config_has_no_stages(store: Store) -> None:
     with store.write() as connection:
         build = add_build(connection)
-        with pytest.raises(Refused, match="has not been read yet"):
+        with pytest.raises(ActionRefused, match="has not been read yet"):
             actions.approve(connection, build, "unit", ANN)
         builds.apply_event(connection, build, BuildEvent.REJECT, detail="nosejobs.toml:3: no")
-        with pytest.raises(Refused, match=r"invalid nosejobs\.toml: nosejobs\.toml:3: no"):
+        with pytest.raises(ActionRefused, match=r"invalid nosejobs\.toml: nosejobs\.toml:3: no"):
             actions.hold(connection, build, "unit", ANN)
 
 
@@ -104,14 +104,14 @@ def test_a_level_may_require_a_tag_that_only_a_person_can_give(store: Store) -> 
         (tag,) = tags.list_by_build(connection, build)
         assert (tag.actor, tag.stage_run, tag.config_digest) == ("ann", None, "")
         assert last_entry(connection)[2:] == ("ann", "tag performance", build, "to see")
-        with pytest.raises(Unknown, match="no stage 'odd'"):
+        with pytest.raises(UnknownName, match="no stage 'odd'"):
             actions.tag(connection, build, "odd", ANN)
 
 
 def test_what_is_not_built_cannot_be_tagged(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection, BuildEvent.BEGIN)
-        with pytest.raises(Refused, match="is building: it has no artifact that could pass"):
+        with pytest.raises(ActionRefused, match="is building: it has no artifact that could pass"):
             actions.tag(connection, build, "unit", ANN)
 
 
@@ -122,7 +122,7 @@ def test_all_tags_of_a_stage_are_revoked_and_stay(store: Store) -> None:
         assert actions.revoke(connection, build, "unit", Attribution("bob", "no", 10.0)) == 1
         (tag,) = tags.list_by_build(connection, build)
         assert (tag.is_valid, tag.revocation_reason) == (False, "no")
-        with pytest.raises(Refused, match="was revoked before: no"):
+        with pytest.raises(ActionRefused, match="was revoked before: no"):
             actions.revoke(connection, build, "unit", ANN)
         assert actions.tag(connection, build, "unit", ANN)
 
@@ -135,7 +135,7 @@ def test_failed_tests_run_again_alone(store: Store) -> None:
         assert (run.number, run.selected_tests, run.requested_by) == (2, ("a", "b"), "ann")
         assert stage_runs.get(connection, run.id) == run
         assert last_entry(connection).detail == "run 2 of 2 tests: to see"
-        with pytest.raises(Refused, match="run 2 of unit is waiting: it has not run yet"):
+        with pytest.raises(ActionRefused, match="run 2 of unit is waiting: it has not run yet"):
             actions.rerun(connection, build, "unit", ANN)
 
 
@@ -154,17 +154,17 @@ def test_what_was_lost_beside_a_failure_runs_again_with_it(
             again = actions.rerun(connection, build, "unit", ANN, failed_only=True)
             assert again.selected_tests == ("a", "c", "d")
         else:
-            with pytest.raises(Refused, match="nothing is known of its tests on h2: run all"):
+            with pytest.raises(ActionRefused, match="nothing is known of its tests on h2: run all"):
                 actions.rerun(connection, build, "unit", ANN, failed_only=True)
 
 
 def test_there_must_be_tests_that_failed(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection)
-        with pytest.raises(Refused, match="no run of unit has finished"):
+        with pytest.raises(ActionRefused, match="no run of unit has finished"):
             actions.rerun(connection, build, "unit", ANN, failed_only=True)
         add_failed_run(connection, build)
-        with pytest.raises(Refused, match="names no failed test: run all of it again"):
+        with pytest.raises(ActionRefused, match="names no failed test: run all of it again"):
             actions.rerun(connection, build, "unit", ANN, failed_only=True)
         assert actions.rerun(connection, build, "unit", ANN).selected_tests is None
 
@@ -173,7 +173,9 @@ def test_only_a_failed_build_is_made_again(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection, BuildEvent.BEGIN)
         add_run(connection, build, "build")
-        with pytest.raises(Refused, match="is building: only one that failed is built again"):
+        with pytest.raises(
+            ActionRefused, match="is building: only a failed build can be built again"
+        ):
             actions.rerun(connection, build, "build", ANN)
         builds.apply_event(connection, build, BuildEvent.FAIL, detail="no", ended_at=3.0)
         run = actions.rerun(connection, build, "build", ANN)
@@ -193,7 +195,9 @@ def test_a_stage_is_cancelled_once(store: Store) -> None:
         row = stage_runs.get(connection, run)
         assert row is not None
         assert (row.state, row.detail) == (StageState.CANCELLED, "cancelled by ann: to see")
-        with pytest.raises(Refused, match="unit of build 1 has ended: there is nothing to cancel"):
+        with pytest.raises(
+            ActionRefused, match="unit of build 1 has ended: there is nothing to cancel"
+        ):
             actions.cancel(connection, build, ANN, "unit")
         assert [each.id for each in actions.cancel(connection, build, ANN)] == [other]
 
@@ -233,7 +237,7 @@ def test_people_change_the_state_of_hosts(
     with store.write() as connection:
         hosts.configure(connection, Host("h1", "popen", state=before, reason="odd"))
         if after is None:
-            with pytest.raises(Refused, match=f"host h1 is {before}: odd"):
+            with pytest.raises(ActionRefused, match=f"host h1 is {before}: odd"):
                 action(connection, "h1", ANN)
             return
         assert action(connection, "h1", ANN)

@@ -59,7 +59,7 @@ CRASH_POINTS: Mapping[str, CrashPoint] = {
     "artefact-half": CrashPoint("dispatcher.builds.artifact", "pack_folder", after=False),
     "artefact": CrashPoint("dispatcher.builds.artifact", "store_artifact", after=True),
     "built": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=False, call=2),
-    "handed-in": CrashPoint("shell_runner.jobs.client", "JobClient.submit", after=True, call=2),
+    "unrecorded": CrashPoint("shell_runner.jobs.client", "JobClient.submit", after=True, call=2),
     "submitted": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=True, call=2),
     "harvesting": CrashPoint("shell_runner.jobs.client", "JobClient._piece", after=False, call=3),
     "downloaded": CrashPoint(

@@ -33,17 +33,17 @@ from .job_log import JobLog
 from .pool_run import PoolRun, TestOutcome
 from .queue import AttemptPhase, AttemptRow, EndReason, JobRow, Queue
 
-#: Slots at most, whatever a job wants.
+#: Maximum number of slots of a job.
 _MAX_SLOTS = 512
-#: Seconds that a timer can be set to.
+#: Maximum seconds of a timer.
 _MAX_TIMER_SECONDS = 1e8
-#: Bytes of a stream that are kept at most: a row of two has to fit into a package.
+#: Maximum bytes that are kept of a stream: a row with two streams must fit into a package.
 _MAX_KEPT_OUTPUT_BYTES = 8 << 20
 #: Seconds between two attempts to write to a full disk.
 _FULL_DISK_RETRY_DELAY = 1.0
-#: The parts of a workspace.
+#: The folders of a workspace.
 _WORKSPACE_FOLDERS = ("build", "tests", "prefix", "outputs")
-#: Where a host without PATH looks for programs.
+#: PATH of programs if the host has none.
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -74,7 +74,7 @@ class JobRunner:
         self._pool_run: Optional[PoolRun] = None
         self._may_raise = False
         self._end_reason: Optional[EndReason] = None
-        #: Nothing more runs in the workspace.
+        #: Whether no program runs in the workspace any more.
         self._is_over = False
 
     def run(self) -> None:
@@ -85,23 +85,23 @@ class JobRunner:
         os.environ[orphans.ATTEMPT_VARIABLE] = self._attempt.id
         self._install_signal_handlers()
         try:
-            how, detail = self._run()
+            end_reason, detail = self._run()
         except _JobStopped:
-            how, detail = self._stop_result()
+            end_reason, detail = self._stop_result()
         except JobRejected as error:
-            how, detail = EndReason.REFUSED, str(error)
+            end_reason, detail = EndReason.REFUSED, str(error)
         except OSError as error:
             if error.errno in disk_space.FULL_DISK_ERRNOS:
-                self._free_workspace()  # else no attempt at any job would have room
+                self._free_workspace()  # otherwise no attempt at any job would have room
             raise AttemptFailed(disk_space.describe_error(error, self._workspace)) from error
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._is_over = True
-        self._log.note("%s%s" % (how, ": " + detail if detail else ""))
+        self._log.note("%s%s" % (end_reason, ": " + detail if detail else ""))
         self._log.close()
         _sync_outputs(self._workspace)
         now = time.time()
-        self._persist(lambda: self._queue.finish(self._attempt.id, how, detail, now))
+        self._persist(lambda: self._queue.finish(self._attempt.id, end_reason, detail, now))
 
     def _run(self) -> Tuple[EndReason, str]:
         self._log.note("attempt %d of job %s" % (self._attempt.number, self._job.id))
@@ -113,10 +113,10 @@ class JobRunner:
             self._unpack(self._job.tests, "tests")
         if self._config.install:
             self._set_phase(AttemptPhase.INSTALLING)
-            words = self._install()
+            error = self._install()
             self._raise_if_stopped()
-            if words:
-                return EndReason.INSTALL_FAILED, words
+            if error:
+                return EndReason.INSTALL_FAILED, error
         self._set_phase(AttemptPhase.TESTING)
         self._run_tests()
         return self._stop_result() if self._end_reason else (EndReason.COMPLETED, "")
@@ -132,9 +132,9 @@ class JobRunner:
         if self._queue.is_cancel_requested(self._job.number):
             self._end_reason = EndReason.CANCELLED
 
-    def _stop(self, how: EndReason) -> None:
+    def _stop(self, end_reason: EndReason) -> None:
         """End the job; called by a signal handler, at any point of this process."""
-        self._end_reason = self._end_reason or how
+        self._end_reason = self._end_reason or end_reason
         if self._pool_run is not None:
             self._pool_run.stop()
         elif self._may_raise:
@@ -162,9 +162,9 @@ class JobRunner:
 
     # -- rows ---------------------------------------------------------------------
 
-    def _set_phase(self, step: AttemptPhase) -> None:
+    def _set_phase(self, phase: AttemptPhase) -> None:
         self._raise_if_stopped()
-        self._persist(lambda: self._queue.set_phase(self._attempt.id, step))
+        self._persist(lambda: self._queue.set_phase(self._attempt.id, phase))
 
     def _persist(self, write: Callable[[], object]) -> None:
         """Call ``write`` until it succeeds: wait for a full disk, since no result may be lost."""
@@ -208,26 +208,26 @@ class JobRunner:
         if content is None:
             return
         target = os.path.join(self._workspace, part)
-        there = blob_store.BlobStore(paths.contents_path(self._folder))
-        there.acquire()
+        store = blob_store.BlobStore(paths.contents_path(self._folder))
+        store.acquire()
         try:
-            self._unpack_content(there, content, target)
+            self._unpack_content(store, content, target)
         except (ValueError, extract.BadArchive) as error:
             raise JobRejected("the %s cannot be unpacked: %s" % (part, error)) from error
         finally:
-            there.release()
+            store.release()
 
-    def _unpack_content(self, there: blob_store.BlobStore, content: Content, target: str) -> None:
-        if not there.has_blob(content.digest, content.size):
+    def _unpack_content(self, store: blob_store.BlobStore, content: Content, target: str) -> None:
+        if not store.has_blob(content.digest, content.size):
             raise ValueError("%s is not on this host any more" % content.digest[:12])
         if content.kind == ARCHIVE:
-            extract.extract_archive(there.path(content.digest), target, content.name)
+            extract.extract_archive(store.path(content.digest), target, content.name)
             return
-        entries, missing = there.read_manifest(content.digest, content.size)
-        lacking = [] if missing else there.find_missing(entries)[0]
+        entries, missing = store.read_manifest(content.digest, content.size)
+        lacking = [] if missing else store.find_missing(entries)[0]
         if missing or lacking:
             raise ValueError("parts of %s are not on this host any more" % content.digest[:12])
-        there.create_tree(entries, target)
+        store.create_tree(entries, target)
 
     # -- programs -----------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class JobRunner:
             script, "w", opener=_open_private, encoding="utf-8", errors="surrogateescape"
         ) as file:
             file.write(self._config.install + "\n")
-        self._log.note("installs")
+        self._log.note("running the install command")
         test = Test(
             0, "../install.sh", timeout=self._config.install_timeout, argv=("/bin/sh", "-e"),
             cwd="root",
@@ -258,12 +258,12 @@ class JobRunner:
         if not outcomes:
             return "it was stopped"
         outcome = outcomes[0]
-        words = explain_install_failure(test, outcome.execution)
-        self._is_over = bool(words)
+        error = explain_install_failure(test, outcome.execution)
+        self._is_over = bool(error)
         self._persist(lambda: self._queue.record_install(self._attempt.id, outcome.row))
         if outcome.execution.problem == Problem.SLOT_DIED:
-            raise AttemptFailed("while it installed, " + judge(test, outcome.execution).message)
-        return words
+            raise AttemptFailed("during installation, " + judge(test, outcome.execution).message)
+        return error
 
     def _make_setup(self, root: str) -> Setup:
         config = self._config
@@ -314,13 +314,13 @@ class JobRunner:
 
     def _run_tests(self) -> None:
         self._record([_unmet_outcome(n, case) for n, case in enumerate(self._tests) if case.unmet])
-        able = [(n, case) for n, case in enumerate(self._tests) if not case.unmet]
-        tests = [case.test._replace(id=number, attempt=1) for number, case in able]
+        runnable = [(n, case) for n, case in enumerate(self._tests) if not case.unmet]
+        tests = [case.test._replace(id=number, attempt=1) for number, case in runnable]
         if not tests:
             return
         tests.sort(key=_start_order_key)
         setup = self._make_setup(os.path.join(self._workspace, "tests"))
-        # What is never given a test takes time and memory, too.
+        # Idle slots would cost time and memory, too.
         setup = setup._replace(slots=min(setup.slots or count_cores(), len(tests)))
         self._run_pool(setup, tests, self._take_outcomes, self._take_lines)
 
@@ -329,8 +329,8 @@ class JobRunner:
 
     def _take_outcomes(self, outcomes: List[TestOutcome]) -> List[Test]:
         self._record(outcomes)
-        again = [outcome.test for outcome in outcomes if self._runs_again(outcome)]
-        return [test._replace(attempt=test.attempt + 1) for test in again]
+        repeated = [outcome.test for outcome in outcomes if self._runs_again(outcome)]
+        return [test._replace(attempt=test.attempt + 1) for test in repeated]
 
     def _record(self, outcomes: List[TestOutcome]) -> None:
         """Record a batch of outcomes in one transaction, and log them."""
@@ -340,9 +340,9 @@ class JobRunner:
         self._persist(lambda: self._queue.record_executions(self._attempt.id, rows))
         for outcome in outcomes:
             result = judge(outcome.test, outcome.execution)
-            words = "%s (%s)" % (result.outcome, result.message)
+            message = "%s (%s)" % (result.outcome, result.message)
             name = self._tests[outcome.test.id].nodeid.replace("\n", "?")
-            self._log.note("%s: %s" % (name, words))
+            self._log.note("%s: %s" % (name, message))
 
     def _runs_again(self, outcome: TestOutcome) -> bool:
         """Return whether the test itself failed and may run again, as in a live run."""
@@ -374,7 +374,7 @@ def _check_tests_readable(cases: List[JobTest]) -> None:
 
 
 def _start_order_key(test: Test) -> Tuple[bool, bool, float]:
-    """Return the sort key of a test: serial ones first, then unknown durations, then the longest."""
+    """Return the sort key: serial tests first, then unknown durations, then the longest."""
     return not test.serial, test.estimate is not None, -(test.estimate or 0.0)
 
 
@@ -397,10 +397,10 @@ def _open_private(path: str, flags: int) -> int:
 
 def _sync_outputs(folder: str) -> None:
     """Sync artifacts to the disk, so that the package is the same even if the machine dies now."""
-    for here, _, names in os.walk(os.path.join(folder, "outputs")):
+    for parent, _, names in os.walk(os.path.join(folder, "outputs")):
         for name in names:
             with contextlib.suppress(OSError):
-                descriptor = os.open(os.path.join(here, name), os.O_RDONLY | os.O_NOFOLLOW)
+                descriptor = os.open(os.path.join(parent, name), os.O_RDONLY | os.O_NOFOLLOW)
                 try:
                     os.fsync(descriptor)
                 finally:

@@ -26,12 +26,12 @@ from .queue import AttemptRow, EndReason, JobRow, Queue
 
 __all__ = ["BadPackage", "build_package", "make_absent_execution"]
 
-#: Number of a test, its try, its outcome, the row of its Execution.
+#: Number of a test, its attempt, its outcome, the JSON of its Execution.
 _Row = Tuple[int, int, str, str]
 
 
-#: Bytes of artefacts in one package, their number, and bytes of their names: less than what
-#: whoever reads it would take, as rows and logs are in it, too.
+#: Limits of the artefacts in one package: their bytes, their number, and the bytes of their names.
+#: They are below the limits of a reader, as rows and logs need room, too.
 _MAX_ARTIFACT_BYTES, _MAX_ARTIFACT_FILES, _MAX_ARTIFACT_NAME_BYTES = (
     LIMITS.size // 2,
     200_000,
@@ -54,7 +54,7 @@ def build_package(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
         remove_tree(spool)
 
 
-def build_error_package(queue: Queue, folder: str, job: JobRow, why: str) -> Tuple[str, int]:
+def build_error_package(queue: Queue, folder: str, job: JobRow, reason: str) -> Tuple[str, int]:
     """Build a package that says only why the results cannot be packed: each test is an error.
 
     Returns its SHA-256 in hex and its size in bytes.
@@ -62,16 +62,16 @@ def build_error_package(queue: Queue, folder: str, job: JobRow, why: str) -> Tup
     last = queue.get_attempts(job.number)[-1:]
     cases = enumerate(queue.get_tests(job.number))
     tests = [JobTest(each.nodeid, Test(number, each.test.path)) for number, each in cases]
-    words = "what came of it cannot be packed: %s" % why
+    detail = "its results cannot be packed: %s" % reason
     lines = []
     for number in range(len(tests)):
-        row = Execution(number, problem=Problem.NOT_RUN, detail=words)
+        row = Execution(number, problem=Problem.NOT_RUN, detail=detail)
         text = json.dumps(row, separators=(",", ":"))
         lines.append(encode_execution_line(number, 1, text))
     manifest = {
         "job": {"id": job.id, "name": job.name},
         "end_reason": str(job.end_reason),
-        "detail": words,
+        "detail": detail,
         "attempt": _encode_attempt(last[0]) if last else None,
         "attempts": [],
         "config": {},
@@ -123,10 +123,10 @@ class _PackageBuilder:
     def _host(self, attempt: AttemptRow) -> Optional[Dict[str, Any]]:
         try:
             with open(paths.host_facts_path(self._folder, attempt.id), "rb") as file:
-                found: Dict[str, Any] = json.loads(file.read().decode("utf-8"))
-            return found
+                facts: Dict[str, Any] = json.loads(file.read().decode("utf-8"))
+            return facts
         except (OSError, ValueError):
-            return None  # lost with a machine that died; the rows are not
+            return None  # lost when the machine died, unlike the rows
 
     def _members(self) -> Iterator[Member]:
         yield self._executions()
@@ -195,25 +195,25 @@ def _absent_row(job: JobRow, number: int) -> _Row:
     return number, 1, "error", json.dumps(execution, separators=(",", ":"))
 
 
-#: A slot that is stopped sends the log what came, and no row.
-_IN_LOG = "; its output, if it had begun, is in log.txt"
+#: A slot that is stopped sends output to the log, but no Execution.
+_IN_LOG = "; if it had started, its output is in log.txt"
 
 
-def make_absent_execution(number: int, how: Optional[EndReason], detail: str) -> Execution:
+def make_absent_execution(number: int, end_reason: Optional[EndReason], detail: str) -> Execution:
     """Return the Execution of a test that did not run to its end, by the end reason of its job."""
-    behind = ": " + detail if detail else ""
-    if how == EndReason.INSTALL_FAILED:
+    suffix = ": " + detail if detail else ""
+    if end_reason == EndReason.INSTALL_FAILED:
         return Execution(
-            number, problem=Problem.NOT_RUN, detail="the install command failed" + behind
+            number, problem=Problem.NOT_RUN, detail="the install command failed" + suffix
         )
-    if how == EndReason.REFUSED:
+    if end_reason == EndReason.REFUSED:
         return Execution(number, problem=Problem.NOT_RUN, detail=detail)
-    if how == EndReason.CANCELLED:
-        words = "with its job" + behind + _IN_LOG
-        return Execution(number, problem=Problem.CANCELED, detail=words)
-    if how == EndReason.TIMED_OUT:
-        words = "the time of its job was over" + behind + _IN_LOG
-        return Execution(number, problem=Problem.CANCELED, detail=words)
+    if end_reason == EndReason.CANCELLED:
+        detail = "with its job" + suffix + _IN_LOG
+        return Execution(number, problem=Problem.CANCELED, detail=detail)
+    if end_reason == EndReason.TIMED_OUT:
+        detail = "its job reached its time limit" + suffix + _IN_LOG
+        return Execution(number, problem=Problem.CANCELED, detail=detail)
     return Execution(number, problem=Problem.HOST_LOST, detail=detail)
 
 
@@ -226,7 +226,7 @@ def _encode_attempt(attempt: AttemptRow) -> Dict[str, Any]:
 
 def _is_complete(path: str, size: int) -> bool:
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
+    return stat.S_ISREG(status.st_mode) and status.st_size == size

@@ -22,7 +22,7 @@ class Limits(NamedTuple):
     members: int = 250_000
     #: Bytes of all members.
     size: int = 64 << 30
-    #: Bytes on the disk for each byte of the package, and bytes that it may take anyway.
+    #: Maximum bytes on the disk for each byte of the package, beyond bytes that are always allowed.
     ratio: int = 250
     free: int = 256 << 20
     #: Bytes of the manifest, and of one row.
@@ -99,19 +99,19 @@ class MemberNames:
             raw = name.encode("utf-8", "surrogateescape")
             parts = split_name(raw, self._account)
         except UnicodeEncodeError:
-            raise BadPackage(name, "its name is no text of a file system") from None
+            raise BadPackage(name, "its name cannot be a file name") from None
         except BadArchive as error:
             raise BadPackage(error.member, error.reason) from None
         if b"/".join(parts) != raw:
-            raise BadPackage(name, "its name could be written in another way")
+            raise BadPackage(name, "its name is not in canonical form")
         if name in self._seen:
-            raise BadPackage(name, "this name is there twice")
+            raise BadPackage(name, "this name occurs twice")
         self._seen[name] = None
         return raw
 
     def check_folders(self) -> None:
         """Raise BadPackage if a member lies where the folder of another one would be."""
-        # What lies below a name comes right after it when "/" sorts before all else.
+        # Names below a folder follow it directly if "/" sorts before all other characters.
         last = "/"
         for name in sorted(self._seen, key=lambda name: name.replace("/", "\0")):
             if name.startswith(last + "/"):

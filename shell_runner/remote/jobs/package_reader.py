@@ -50,7 +50,7 @@ class Package:
         self._bounds = bounds
         self._zip = zip_reader.ZipReader(file, limits.members, bounds.total_name_bytes)
         self._entries = self._read_directory()
-        #: What its ``manifest.json`` says.
+        #: The content of ``manifest.json``.
         self.manifest = self._read_manifest()
         self._digests = self._compare_with_manifest()
         for name in self._digests:
@@ -78,8 +78,8 @@ class Package:
     def read(self, name: str) -> bytes:
         """Return the content of a member of at most ``Limits.read`` bytes; raises BadPackage."""
         if self._get_entry(name).size > self._limits.read:
-            words = "%d bytes are too many to read at once; extract the package"
-            raise BadPackage(name, words % self._get_entry(name).size)
+            message = "%d bytes are too many to read at once; extract the package"
+            raise BadPackage(name, message % self._get_entry(name).size)
         return b"".join(self._read_verified(name))
 
     def read_pieces(self, name: str) -> Iterator[bytes]:
@@ -91,14 +91,14 @@ class Package:
         last = (-1, 0)
         for number, line in enumerate(self._read_lines(name), 1):
             try:
-                found = _parse_execution_row(_parse_json(line, self._limits))
+                row = _parse_execution_row(_parse_json(line, self._limits))
             except ValueError as error:
                 raise BadPackage(name, "line %d: %s" % (number, error)) from None
-            if found[:2] <= last:
-                words = "line %d: try %d of test %d is out of order, or there twice"
-                raise BadPackage(name, words % (number, found[1], found[0]))
-            last = found[:2]
-            yield found
+            if row[:2] <= last:
+                message = "line %d: attempt %d of test %d is repeated or out of order"
+                raise BadPackage(name, message % (number, row[1], row[0]))
+            last = row[:2]
+            yield row
 
     def read_install(self, name: str = INSTALL) -> Optional[Execution]:
         """Return the Execution of the install command; None if there was none."""
@@ -148,19 +148,19 @@ class Package:
 
     def _read_directory(self) -> Dict[str, zip_reader.ZipEntry]:
         """Return the entries by name, after checking all numbers that could cost time or memory."""
-        names, found, total = MemberNames(), {}, 0
+        names, entries, total = MemberNames(), {}, 0
         for entry in self._zip.entries():
             name = archive.decode_name(entry.raw_name)
             names.add(name)
             total += entry.size
             if total > self._limits.size:
-                raise BadPackage(name, "more than %d bytes in all" % self._limits.size)
+                raise BadPackage(name, "more than %d bytes in total" % self._limits.size)
             if entry.attributes >> 16 and not stat.S_ISREG(entry.attributes >> 16):
-                raise BadPackage(name, "it is no regular file")
-            found[name] = entry
+                raise BadPackage(name, "not a regular file")
+            entries[name] = entry
         names.check_folders()
         self._zip.verify()
-        return found
+        return entries
 
     def _read_manifest(self) -> Dict[str, Any]:
         if MANIFEST not in self._entries:
@@ -169,15 +169,15 @@ class Package:
         if entry.size > self._limits.manifest:
             raise BadPackage(MANIFEST, "more than %d bytes" % self._limits.manifest)
         try:
-            found = _parse_json(b"".join(self._zip.read_contents(entry)), self._limits)
+            manifest = _parse_json(b"".join(self._zip.read_contents(entry)), self._limits)
         except ValueError as error:
             raise BadPackage(MANIFEST, str(error)) from None
-        if not isinstance(found, dict) or not isinstance(found.get("members"), list):
-            raise BadPackage(MANIFEST, "it does not say which members there are")
-        if found.get("format") != FORMAT:
-            words = "format %r; this version of nosejobs reads format %d"
-            raise BadPackage(MANIFEST, words % (found.get("format"), FORMAT))
-        return found
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("members"), list):
+            raise BadPackage(MANIFEST, "it has no list of members")
+        if manifest.get("format") != FORMAT:
+            message = "format %r; this version of nosejobs reads format %d"
+            raise BadPackage(MANIFEST, message % (manifest.get("format"), FORMAT))
+        return manifest
 
     def _compare_with_manifest(self) -> Dict[str, str]:
         """Return digests by name; names and sizes of members must be those of the manifest."""
@@ -187,10 +187,10 @@ class Package:
             if name in digests or name == MANIFEST:
                 raise BadPackage(name, "the manifest names it twice")
             if name not in self._entries:
-                raise BadPackage(name, "the manifest names it, and it is not there")
+                raise BadPackage(name, "the manifest names it, but it is missing")
             if self._entries[name].size != size:
-                words = "the manifest says %d bytes, and it has %d"
-                raise BadPackage(name, words % (size, self._entries[name].size))
+                message = "it has %d bytes, but the manifest says %d"
+                raise BadPackage(name, message % (self._entries[name].size, size))
             digests[name] = digest
         for name in self._entries:
             if name not in digests and name != MANIFEST:
@@ -201,7 +201,7 @@ class Package:
         try:
             return self._entries[name]
         except KeyError:
-            raise BadPackage(name, "there is no such member") from None
+            raise BadPackage(name, "unknown member") from None
 
     def _read_verified(self, name: str) -> Iterator[bytes]:
         """Yield a member's content and verify it again: the file may have changed meanwhile."""
@@ -213,14 +213,14 @@ class Package:
         except BadArchive as error:
             raise BadPackage(error.member, error.reason) from None
         if name != MANIFEST and seen.hexdigest() != self._digests[name]:
-            raise BadPackage(name, "its SHA-256 is not that of the manifest")
+            raise BadPackage(name, "its SHA-256 differs from that of the manifest")
 
     def _read_lines(self, name: str) -> Iterator[bytes]:
         rest: List[bytes] = []
         size = 0
         for piece in self._read_verified(name):
-            *whole, last = piece.split(b"\n")
-            for line in whole:
+            *lines, last = piece.split(b"\n")
+            for line in lines:
                 yield b"".join([*rest, line])
                 rest, size = [], 0
             rest.append(last)
@@ -233,7 +233,7 @@ class Package:
 
 def _parse_member_row(row: Any) -> Tuple[str, int, str]:
     if not isinstance(row, dict):
-        raise BadPackage(MANIFEST, "a member that is no table: %r" % str(row)[:80])
+        raise BadPackage(MANIFEST, "a member that is not an object: %r" % str(row)[:80])
     name, size, digest = row.get("name"), row.get("size"), row.get("sha256")
     texts = isinstance(name, str) and isinstance(digest, str)
     if not texts or not isinstance(size, int) or isinstance(size, bool) or size < 0:
@@ -270,15 +270,15 @@ def _parse_real(text: str) -> float:
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError("a number that is none: %s" % text)
+    raise ValueError("an invalid number: %s" % text)
 
 
 def _parse_execution_row(row: Any) -> Tuple[int, int, Execution]:
     if not isinstance(row, list) or len(row) != 3:
-        raise ValueError("not [test, try, execution]")
+        raise ValueError("not [test, attempt, execution]")
     test, number, values = row
     if type(test) is not int or type(number) is not int or test < 0 or number < 1:
-        raise ValueError("no test and try: %r, %r" % (str(test)[:40], str(number)[:40]))
+        raise ValueError("invalid test or attempt: %r, %r" % (str(test)[:40], str(number)[:40]))
     return test, number, _parse_execution(values)
 
 

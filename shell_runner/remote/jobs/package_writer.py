@@ -17,12 +17,12 @@ from ..archives.limits import PIECE_BYTES
 from ..archives.zip_reader import UTF8, is_utf8
 from .package_format import FORMAT, LIMITS, MANIFEST, BadPackage, Member, MemberNames, count_values
 
-#: Nothing in a package depends on clocks: this is the first date of zip.
+#: The first date that zip supports: nothing in a package depends on a clock.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MODE = stat.S_IFREG | 0o644
 _UNIX = 3
-#: More than what deflate makes of any member in a package: it is stored instead, so that
-#: the reader's bound on what a package inflates to stops nothing that we wrote.
+#: Maximum compression ratio of a member; others are stored, so that no package that is written
+#: here exceeds the reader's limit of the ratio.
 _MAX_RATIO = 200
 #: Bytes from which on a member has the fields of zip64.  zipfile wants to know before it writes
 #: whether more than 2 GiB will come, and deflate can add to a size.
@@ -112,13 +112,13 @@ class _Writer:
         self._file = file
         self._archive = archive
         self._names = MemberNames()
-        #: What the manifest says of them.
+        #: Their rows in the manifest.
         self._rows: List[Dict[str, Any]] = []
 
     def add(self, member: Member) -> None:
         """Write a member."""
         if member.name == MANIFEST:
-            raise BadPackage(member.name, "the manifest is written by itself")
+            raise BadPackage(member.name, "the manifest is written automatically")
         if len(self._rows) >= LIMITS.members - 1:
             raise BadPackage(member.name, "more than %d members" % LIMITS.members)
         self._add(member)
@@ -158,9 +158,7 @@ class _Writer:
         text = json.dumps(complete, sort_keys=True, allow_nan=False)
         data = text.encode("ascii")
         if len(data) > LIMITS.manifest or count_values(data) > LIMITS.values:
-            raise BadPackage(
-                MANIFEST, "more than who reads it would take: too many members or tests"
-            )
+            raise BadPackage(MANIFEST, "too large for readers: too many members or tests")
         self._add(Member(MANIFEST, data))
 
 
@@ -181,7 +179,7 @@ class _Contents:
             status = os.fstat(self._file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 self._file.close()
-                raise BadPackage(self._member.name, "%s is no file" % self._member.path)
+                raise BadPackage(self._member.name, "%s is not a file" % self._member.path)
             self.size = status.st_size
         return self
 

@@ -54,7 +54,7 @@ class TestOutcome(NamedTuple):
         return judge(self.test, self.execution).outcome
 
 
-#: No class of tests, whatever its name says to pytest.
+#: It is not a class of tests, whatever pytest concludes from its name.
 TestOutcome.__test__ = False  # type: ignore[attr-defined]
 
 
@@ -142,7 +142,7 @@ class PoolRun:
         self._on_lines = on_lines
         self._on_note = on_note
         self._artifacts = ArtifactWriter(output_folder, on_note, lambda: self.is_stopped)
-        #: By number, the tests of which no result has come.
+        #: Tests without a result so far, by number.
         self._open = {test.id: test for test in tests}
         self._lines: List[Tuple[int, str]] = []
         self._outcomes: List[TestOutcome] = []
@@ -214,7 +214,7 @@ class PoolRun:
     def on_waiting(self, refusal: host_resources.UnavailableResource) -> None:
         """Note that tests wait for resources that other runs hold."""
         self._flush_lines()
-        self._on_note("waits for %s that other runs have" % " ".join(refusal).strip())
+        self._on_note("waits for %s that other runs hold" % " ".join(refusal).strip())
 
     def flush(self) -> None:
         """Pass on what was collected, all outcomes at once; stop after the last one."""
@@ -222,10 +222,10 @@ class PoolRun:
         if not self._outcomes:
             return
         outcomes, self._outcomes = self._outcomes, []
-        again = self._on_outcomes(outcomes)
-        self._open.update((test.id, test) for test in again)
-        if again and self._pool is not None:
-            self._pool.add(again)
+        repeated = self._on_outcomes(outcomes)
+        self._open.update((test.id, test) for test in repeated)
+        if repeated and self._pool is not None:
+            self._pool.add(repeated)
         if not self._open:
             self.stop()
 
@@ -242,8 +242,8 @@ def shorten_to_fit(execution: Execution) -> Tuple[Execution, str]:
     """
     row = _encode_row(execution)
     if not package_format.is_readable_size(row) and execution.parsed is not None:
-        words = "%d results are more than a package can hold; none is kept"
-        problem = words % len(execution.parsed.cases)
+        message = "%d results are more than a package can hold; none is kept"
+        problem = message % len(execution.parsed.cases)
         parsed = execution.parsed._replace(cases=[], problem=problem)
         execution = execution._replace(parsed=parsed)
         row = _encode_row(execution)

@@ -53,7 +53,7 @@ def test_what_has_no_execution_gets_one_in_its_place(there: list[tuple[int, int]
         (
             EndReason.TIMED_OUT,
             Problem.CANCELED,
-            "canceled: the time of its job was over: exit 3" + IN_LOG,
+            "canceled: its job reached its time limit: exit 3" + IN_LOG,
         ),
         (EndReason.GAVE_UP, Problem.HOST_LOST, "host lost: exit 3"),
     ],

@@ -1,4 +1,4 @@
-"""The commands ``nosejobs ca``: the certificate authority of a fleet."""
+"""The commands ``nosejobs ca ...``, which manage the fleet's certificate authority."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _load_ca() -> Any:
-    """Return the module ``ca``; it needs the extra ``fleet``."""
+    """Return the module ``ca``; raise :exc:`CliError` unless the extra ``fleet`` is installed."""
     try:
         from ..hosts import ca
     except ImportError as error:
@@ -29,34 +29,40 @@ _folder = click.option(
     "--dir",
     "folder",
     type=click.Path(path_type=Path),
-    help="The authority's folder; default $NOSEJOBS_CA, else ~/.config/nosejobs/ca.",
+    help="Folder of the authority; default $NOSEJOBS_CA, else ~/.config/nosejobs/ca.",
 )
-_days = click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True)
+_days = click.option(
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Days of validity."
+)
 _force = click.option("--force", is_flag=True, help="Overwrite an existing file.")
 _out = click.option(
-    "--out", type=click.Path(path_type=Path), help="The bundle's file; default NAME.pem."
+    "--out", type=click.Path(path_type=Path), help="File for the bundle; default NAME.pem."
 )
 
 
 @click.group(cls=CommandGroup)
 def ca() -> None:
-    """The fleet's authority: who may speak with whom."""
+    """Manage the fleet's certificate authority."""
 
 
 @ca.command()
 @_folder
 def init(folder: Path | None) -> None:
-    """Make an authority."""
+    """Create a certificate authority."""
     module = _load_ca()
-    made = module.CertificateAuthority.create(folder or module.default_folder(), module.utcnow())
-    click.echo(f"authority in {made.folder}; keep ca.key to yourself, and a copy of the folder")
+    authority = module.CertificateAuthority.create(
+        folder or module.default_folder(), module.utcnow()
+    )
+    click.echo(
+        f"created an authority in {authority.folder}; keep ca.key secret, and back up the folder"
+    )
     click.echo("next: nosejobs ca issue HOST, and nosejobs ca issue --client NAME")
 
 
 @ca.command()
 @click.argument("name")
-@click.option("--client", is_flag=True, help="For a controller, not for a host.")
-@click.option("--address", multiple=True, help="A further name or address of the host.")
+@click.option("--client", is_flag=True, help="Issue for a client (a controller), not for a host.")
+@click.option("--address", multiple=True, help="Another name or address of the host. Repeatable.")
 @_out
 @_days
 @_force
@@ -73,7 +79,7 @@ def issue(
     """Issue a bundle (key, certificate, authority, revocation list) for NAME."""
     module = _load_ca()
     if client and address:
-        raise click.UsageError("--address is for hosts: a client has a name only")
+        raise click.UsageError("--address is for hosts only; a client has no address")
     authority = module.CertificateAuthority(folder or module.default_folder())
     path = out or _default_bundle_path(name, client)
     _refuse_to_overwrite(path, force)
@@ -83,9 +89,9 @@ def issue(
     else:
         text = authority.issue_host(name, address, now, days)
     _write_bundle(path, text, force)
-    click.echo(f"{path}: {'client' if client else 'host'} {name}, for {days} days")
+    click.echo(f"{path}: {'client' if client else 'host'} {name}, valid for {days} days")
     if not client:
-        click.echo(f"next: carry it to the host, and start there: nosejobs-agent {path.name}")
+        click.echo(f"next: copy it to the host and start there: nosejobs-agent {path.name}")
 
 
 def _default_bundle_path(name: str, client: bool) -> Path:
@@ -94,7 +100,7 @@ def _default_bundle_path(name: str, client: bool) -> Path:
 
 
 def _refuse_to_overwrite(path: Path, force: bool) -> None:
-    """Raise :exc:`CliError` before a certificate is issued that could not be written."""
+    """Raise :exc:`CliError` if a file exists, before a certificate is issued for it."""
     if path.exists() and not force:
         raise CliError(f"{path} exists\n  try: --force, or --out another file")
 
@@ -111,34 +117,38 @@ def _write_bundle(path: Path, text: str, force: bool) -> None:
 @_force
 @_folder
 def renew(name: str, out: Path | None, days: int, force: bool, folder: Path | None) -> None:
-    """Issue NAME anew with a new key; the old bundle works until it ends."""
+    """Issue a new bundle with a new key for NAME; the old one stays valid until it expires."""
     module = _load_ca()
     authority = module.CertificateAuthority(folder or module.default_folder())
     role = authority.find_newest(name).role
     path = out or _default_bundle_path(name, role == "client")
     _refuse_to_overwrite(path, force)
     _write_bundle(path, authority.renew(name, module.utcnow(), days), force)
-    click.echo(f"{path}: {role} {name}, for {days} days")
+    click.echo(f"{path}: {role} {name}, valid for {days} days")
 
 
 @ca.command()
 @click.argument("name")
 @_folder
 def revoke(name: str, folder: Path | None) -> None:
-    """Refuse all bundles of NAME from now on."""
+    """Revoke all certificates of NAME."""
     module = _load_ca()
     authority = module.CertificateAuthority(folder or module.default_folder())
     count = authority.revoke(name, module.utcnow())
     click.echo(f"{name}: {count} revoked")
-    click.echo(f"next: copy {authority.folder / 'crl.pem'} to each agent, beside its bundle (or as")
-    click.echo(f"      its --crl FILE); until then agents let {name} in")
+    click.echo(
+        f"next: copy {authority.folder / 'crl.pem'} to each agent, next to its bundle (or as"
+    )
+    click.echo(f"      its --crl FILE); until then agents accept {name}")
 
 
 @ca.command()
-@click.option("--out", type=click.Path(path_type=Path), help="A file; default: stdout.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Output file; default: standard output."
+)
 @_folder
 def crl(out: Path | None, folder: Path | None) -> None:
-    """Write the revocation list."""
+    """Write a new certificate revocation list."""
     module = _load_ca()
     text = module.CertificateAuthority(folder or module.default_folder()).update_crl(
         module.utcnow()
@@ -152,7 +162,7 @@ def crl(out: Path | None, folder: Path | None) -> None:
 @ca.command("list")
 @_folder
 def list_(folder: Path | None) -> None:
-    """Show what has been issued, and what ends soon."""
+    """List issued certificates and when they expire."""
     module = _load_ca()
     now = module.utcnow()
     rows = module.CertificateAuthority(folder or module.default_folder()).list_issued()
@@ -160,7 +170,7 @@ def list_(folder: Path | None) -> None:
         names = f" ({', '.join(row.addresses)})" if row.addresses else ""
         click.echo(f"{row.role:6} {row.name}{names}: {_format_validity(row, now)}")
     if not rows:
-        click.echo("nothing has been issued")
+        click.echo("no certificates have been issued")
 
 
 def _format_validity(row: IssuedCertificate, now: Any) -> str:
@@ -174,4 +184,4 @@ def _format_validity(row: IssuedCertificate, now: Any) -> str:
         return f"EXPIRED on {end}"
     if days < EXPIRY_WARNING_DAYS:
         return f"EXPIRES in {days} days, on {end}: nosejobs ca renew {row.name}"
-    return f"until {end}"
+    return f"valid until {end}"

@@ -1,6 +1,6 @@
-"""Output and errors of the command line, as all of its commands share them.
+"""Output and errors that all commands share.
 
-Lies below every command: must not import one.
+Must not import a command.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class CommandGroup(click.Group):
             raise CliError(str(error)) from error
 
 
-def print_message(words: str) -> None:
+def print_message(message: str) -> None:
     """Print a message for the user on standard error, without control characters."""
-    click.echo(strip_control_chars(words), err=True)
+    click.echo(strip_control_chars(message), err=True)
 
 
-def print_result(words: str) -> None:
+def print_result(text: str) -> None:
     """Print a result on standard output, without control characters."""
-    click.echo(strip_control_chars(words))
+    click.echo(strip_control_chars(text))
 
 
 def print_json(value: Any) -> None:
     """Print ``value`` as JSON on standard output.
 
-    It is ASCII, so that no text from a host or a repository can control a terminal.
+    The JSON is ASCII, so that no text of a host or a repository can control a terminal.
     """
     click.echo(json.dumps(value, indent=2))

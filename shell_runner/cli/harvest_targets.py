@@ -1,7 +1,7 @@
 """The files to which the result of a job is written, and the end of a job on the command line.
 
-Owns the options --out, --into and --junitxml, which several commands share, and what a harvest
-prints.
+Responsible for the options --out, --into and --junitxml, which several commands share, and for
+what a harvest prints.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def harvest_options(command: Callable[..., Any]) -> Callable[..., Any]:
     path = click.Path(path_type=Path)
     decorated: Callable[..., Any] = with_targets
     for option in (
-        click.option("--junitxml", type=path, help="JUnit XML of its tests."),
-        click.option("--into", type=path, help="Extract into this folder."),
-        click.option("--out", type=path, help="Default ./JOB.zip."),
+        click.option("--junitxml", type=path, help="Write a JUnit XML report to this file."),
+        click.option("--into", type=path, help="Extract the package into this folder."),
+        click.option("--out", type=path, help="Write the package to this file; default ./JOB.zip."),
     ):
         decorated = option(decorated)
     return decorated
@@ -97,7 +97,7 @@ def resume_hint(id: str, targets: HarvestTargets) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, HostOpenError, HostLost):
         command = ["nosejobs", "job", "harvest", "--wait", short_id(id)]
-        print_message(f"to go on: {shlex.join([*command, *targets.arguments()])}")
+        print_message(f"to continue: {shlex.join([*command, *targets.arguments()])}")
         raise
 
 
@@ -116,7 +116,7 @@ def finish(
     if follow:
         print_log(client, id, LOG_START, True, TextWriter(err=True), alone=False)
         client.wait(id)
-    from ..jobs import results  # packages and JUnit XML: not for commands that submit or show
+    from ..jobs import results  # loads packages and JUnit XML, which other commands do not need
 
     path = targets.package(id)
     try:
@@ -145,8 +145,9 @@ def _print_json(
     print_json(
         {
             "id": id, "job": id, "host": client.spec.id, "package": str(path),
-            "package_digest": job.package_digest, "package_size": job.package_size, "end_reason": harvested.end_reason,
-            "detail": harvested.detail, "outcomes": harvested.outcomes,
+            "package_digest": job.package_digest, "package_size": job.package_size,
+            "end_reason": harvested.end_reason, "detail": harvested.detail,
+            "outcomes": harvested.outcomes,
             "failed": [asdict(test) for test in harvested.failed], "flaky": list(harvested.flaky),
             "acknowledged": job.harvested_at is not None, "exit_status": harvested.exit_status,
         }
@@ -168,6 +169,6 @@ def _print_summary(
     )
     show(f"{path}: {harvested.end_reason}, {format_count(job.test_count, 'test')}: {counts}")
     if harvested.detail:
-        show(f"because   {format_reason(harvested.end_reason, harvested.detail)}")
+        show(f"reason    {format_reason(harvested.end_reason, harvested.detail)}")
     if not targets.acknowledge:
-        show("not acknowledged: the host keeps it")
+        show("not acknowledged: the host keeps the package")

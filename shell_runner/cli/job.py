@@ -1,8 +1,8 @@
 """The commands ``nosejobs job ...``: submit a job to a host, observe it, harvest it.
 
-Exit statuses: 0 success, 1 tests failed, 2 refused or invalid, 6 infrastructure.  Standard output
-is for programs (a UUID, a log, a table, JSON); all else goes to standard error.  The requests
-themselves belong to ``jobs``.
+Exit statuses: 0 success, 1 tests failed, 2 refused or invalid, 6 infrastructure, 130 interrupted,
+141 broken pipe.  Standard output has the result (a UUID, a log, a table, JSON); messages go to
+standard error.  The requests themselves are made by ``jobs``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from .job_output import (
     short_id,
 )
 
-#: Exit statuses.
+#: Exit statuses; 130 and 141 are those of a shell for SIGINT and SIGPIPE.
 INFRASTRUCTURE, INTERRUPTED, BROKEN_PIPE = 6, 130, 141
 
 
@@ -73,7 +73,7 @@ class _JobGroup(CommandGroup):
                 ctx.exit(BROKEN_PIPE)
             raise
         except KeyboardInterrupt:
-            print_message("interrupted; jobs that were handed in go on")
+            print_message("interrupted; submitted jobs continue")
             ctx.exit(INTERRUPTED)
 
 
@@ -86,17 +86,18 @@ def _is_host_error(error: BaseException | None) -> bool:
 
 @click.group(cls=_JobGroup)
 def job() -> None:
-    """Jobs that hosts run by themselves: hand in, walk away, harvest."""
+    """Submit jobs that hosts run on their own, and harvest the results."""
 
 
 _host = click.option(
     "--host",
     metavar="SPEC",
     envvar="NOSEJOBS_HOST",
-    help="A host as in pytest --nosejobs=SPEC; default: of a job, where it was handed in; else"
-    " $NOSEJOBS_HOST; else the only host that has jobs of yours (list: all of them).",
+    help="The host, as in pytest --nosejobs=SPEC. Default: the host that the job was submitted to,"
+    " else $NOSEJOBS_HOST, else the only host with jobs of yours (list: all hosts with jobs of"
+    " yours).",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 # -- submit -----------------------------------------------------------------------------
@@ -104,49 +105,69 @@ _json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 @job.command()
 @_host
-@click.option("--config", "file", type=click.Path(path_type=Path), help="The job's file.")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="A job file (TOML or JSON)."
+)
 @click.option("--tests", metavar="PATH", help="Folder or archive (zip, tar) of the tests.")
 @click.argument("select", nargs=-1)
 @click.option("--build", metavar="PATH", help="Folder or archive of the build.")
-@click.option("--install", metavar="COMMAND", help="Installs the build, in its folder.")
-@click.option("--install-timeout", metavar="SECONDS", help="Or 10m; default 10 minutes.")
+@click.option(
+    "--install", metavar="COMMAND", help="Command that installs the build, run in its folder."
+)
+@click.option(
+    "--install-timeout",
+    metavar="SECONDS",
+    help="Time limit of --install, such as 600 or 10m; default 10m.",
+)
 @click.option(
     "--env",
     multiple=True,
     metavar="NAME[=VALUE]",
-    help="For install and tests; without a value: as it is here. May be repeated.",
+    help="Variable for install command and tests; without a value: as set here. Repeatable.",
 )
 @click.option(
-    "--pass-env", multiple=True, metavar="NAME", help="Passed on from the host. May be repeated."
+    "--pass-env",
+    multiple=True,
+    metavar="NAME",
+    help="Variable to pass on from the host (* allowed). Repeatable.",
 )
 @click.option(
-    "--slots", type=int, metavar="NUMBER", help="Tests at a time; 0: as many as the host has cores."
+    "--slots",
+    type=int,
+    metavar="NUMBER",
+    help="Number of concurrent tests; 0: one per core of the host.",
 )
-@click.option("--timeout", metavar="SECONDS", help="Of a test that says nothing else; or 10m.")
+@click.option(
+    "--timeout", metavar="SECONDS", help="Default time limit of a test, such as 30 or 10m."
+)
 @click.option(
     "--job-timeout",
     metavar="SECONDS",
-    help="Of install and tests; what has not ended then is cancelled.",
+    help="Time limit of install and all tests; then the rest is canceled.",
 )
-@click.option(
-    "--retries", type=int, metavar="NUMBER", help="How often a test that failed runs again."
-)
+@click.option("--retries", type=int, metavar="NUMBER", help="How often a failed test is run again.")
 @click.option(
     "--attempts",
     type=int,
     metavar="NUMBER",
-    help="How often the job may start, after its host died.",
+    help="Maximum number of attempts if the host or its worker dies.",
 )
-@click.option("--priority", type=int, metavar="NUMBER", help="Higher ones run first.")
-@click.option("--name", metavar="NAME", help="For people.")
+@click.option("--priority", type=int, metavar="NUMBER", help="Jobs of a higher priority run first.")
+@click.option("--name", metavar="NAME", help="A name to show in lists.")
 @click.option(
-    "--label", "labels", multiple=True, metavar="LABEL", help="For list --label. May be repeated."
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="LABEL",
+    help="A label to select by with list --label. Repeatable.",
 )
 @click.option(
-    "--keep-workspace", type=click.Choice(KEEP_WORKSPACE_VALUES), help="show says where it is."
+    "--keep-workspace",
+    type=click.Choice(KEEP_WORKSPACE_VALUES),
+    help="Whether to keep the workspace on the host; show prints its path.",
 )
-@click.option("--notify", metavar="URL", help="Told when the job has ended.")
-@click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
+@click.option("--notify", metavar="URL", help="URL to notify when the job has ended.")
+@click.option("--wait", is_flag=True, help="Follow the log, harvest, and exit as pytest does.")
 @harvest_options
 @_json
 def submit(
@@ -158,9 +179,9 @@ def submit(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Hand a job to a host; prints its UUID.
+    """Submit a job to a host and print its UUID.
 
-    SELECT: names of tests, folders or patterns; default: all of --tests.
+    SELECT: names of tests, folders or patterns; default: all tests.
     """
     targets.require_wait(wait)
     options: dict[str, Any] = {
@@ -168,36 +189,34 @@ def submit(
     }
     if env:
         options["environment"] = dict(map(_parse_variable, env))
-    wanted = jobfile.describe_job(file, options, os.environ)
+    description = jobfile.describe_job(file, options, os.environ)
     spec = choose_host(host)
     if not host:
-        print_message(
-            f"{spec.id}: no --host was given; all jobs that you handed in are at this one"
-        )
+        print_message(f"{spec.id}: no --host given; using the only host with jobs of yours")
     elif is_host_from_environment():
-        print_message(f"{spec.id}: no --host was given; $NOSEJOBS_HOST names it")
-    from ..jobs import submission  # junit, plan and archives: not for a look
+        print_message(f"{spec.id}: no --host given; using $NOSEJOBS_HOST")
+    from ..jobs import submission  # loads plan and archives, which other commands do not need
 
     id = str(uuid.uuid4())
     if wait:
         targets.check(id)
-    ready = submission.prepare_submission(wanted, spec, id)
+    ready = submission.prepare_submission(description, spec, id)
     for note in ready.notes:
-        print_message(f"stays here: {note}")
+        print_message(f"not sent: {note}")
     with open_client(spec) as client:
         with _record_submission(
-            client, submitted_jobs.SubmittedJob(id, spec, time.time(), wanted.name)
+            client, submitted_jobs.SubmittedJob(id, spec, time.time(), description.name)
         ):
-            found, uploaded = client.submit(ready.job, ready.trees, report_progress("sent"))
+            summary, uploaded = client.submit(ready.job, ready.trees, report_progress("sent"))
         sent = sum(each.wire_bytes for each in uploaded)
-        count = format_count(found.test_count, "test")
-        print_message(f"{spec.id}: {count}, {format_size(sent)} sent, {format_state(found)}")
+        count = format_count(summary.test_count, "test")
+        print_message(f"{spec.id}: {count}, {format_size(sent)} sent, {format_state(summary)}")
         _finish_submission(client, id, targets, wait, as_json)
 
 
 @contextmanager
 def _record_submission(client: JobClient, record: submitted_jobs.SubmittedJob) -> Iterator[None]:
-    """Record a job while it is submitted; remove the record if it cannot have arrived."""
+    """Record a job while it is submitted; remove the record if it cannot have reached the host."""
     submitted_jobs.add(record)
     try:
         yield
@@ -205,7 +224,9 @@ def _record_submission(client: JobClient, record: submitted_jobs.SubmittedJob) -
         if isinstance(error, JobRefused) or not client.may_have_submitted:
             submitted_jobs.remove(record.id)
         else:
-            print_message(f"it may have arrived: nosejobs job show {short_id(record.id)}")
+            print_message(
+                f"it may have been submitted; to check: nosejobs job show {short_id(record.id)}"
+            )
         raise
 
 
@@ -213,7 +234,7 @@ def _parse_variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         if name not in os.environ:
-            raise UsageError(f"--env {text}: write NAME=VALUE; {name} is not set here, either")
+            raise UsageError(f"--env {text}: {name} is not set here; use NAME=VALUE")
         value = os.environ[name]
     return name, value
 
@@ -221,11 +242,11 @@ def _parse_variable(text: str) -> tuple[str, str]:
 def _finish_submission(
     client: JobClient, id: str, targets: HarvestTargets, wait: bool, as_json: bool
 ) -> None:
-    """Print the UUID of a submitted job; then wait for it, or say what can be done next."""
+    """Print the UUID of a submitted job; then wait for it, or suggest the next command."""
     if as_json and wait:
-        print_message(id)  # standard output is for the result, which has the UUID, too
+        print_message(id)  # standard output is for the result, which includes the UUID
     else:
-        # Alone on standard output, and at once: all that a script needs.
+        # The UUID is alone on standard output, and flushed at once, for scripts.
         click.echo(json.dumps({"id": id, "host": client.spec.id}) if as_json else id)
         sys.stdout.flush()
     if wait:
@@ -239,9 +260,14 @@ def _finish_submission(
 @job.command()
 @click.argument("id", metavar="JOB")
 @_host
-@click.option("--test", "tests", multiple=True, help="Name, folder or pattern. May be repeated.")
-@click.option("--failed", is_flag=True, help="Those that have failed or did not end.")
-@click.option("--wait", is_flag=True, help="Follow and harvest; exits as pytest does.")
+@click.option(
+    "--test",
+    "tests",
+    multiple=True,
+    help="Name, folder or pattern of tests to run; default: all. Repeatable.",
+)
+@click.option("--failed", is_flag=True, help="Run the tests that failed or did not end.")
+@click.option("--wait", is_flag=True, help="Follow the log, harvest, and exit as pytest does.")
 @harvest_options
 @_json
 def rerun(
@@ -253,9 +279,9 @@ def rerun(
     targets: HarvestTargets,
     as_json: bool,
 ) -> None:
-    """Run a job again, or some of its tests: a new job with the same contents.
+    """Run a job again, or some of its tests, as a new job with the same files.
 
-    Nothing is sent.
+    Nothing is uploaded.
     """
     targets.require_wait(wait)
     with open_job(id, host) as (client, full_id):
@@ -264,31 +290,36 @@ def rerun(
             targets.check(new)
         secret = os.environ.get(jobfile.SECRET_VARIABLE, "")
         with _record_submission(client, submitted_jobs.SubmittedJob(new, client.spec, time.time())):
-            found = client.rerun(full_id, new, tests, failed, secret)
-        count = format_count(found.test_count, "test")
+            summary = client.rerun(full_id, new, tests, failed, secret)
+        count = format_count(summary.test_count, "test")
         print_message(
-            f"{client.spec.id}: {count} of job {short_id(full_id)}, {format_state(found)}"
+            f"{client.spec.id}: {count} of job {short_id(full_id)}, {format_state(summary)}"
         )
         if not secret and client.get_job(new).config.get("notify"):
-            print_message(
-                f"its notification is not signed: {jobfile.SECRET_VARIABLE} is not set here"
-            )
+            print_message(f"the notification is not signed: {jobfile.SECRET_VARIABLE} is not set")
         _finish_submission(client, new, targets, wait, as_json)
 
 
-# -- looking ----------------------------------------------------------------------------
+# -- reading ----------------------------------------------------------------------------
 
 
 @job.command("list")
 @_host
 @click.option(
-    "--state", "states", multiple=True, type=click.Choice(JOB_STATES), help="May be repeated."
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(JOB_STATES),
+    help="Only jobs in this state. Repeatable.",
 )
-@click.option("--label", default="", metavar="LABEL", help="Only jobs that have it.")
+@click.option("--label", default="", metavar="LABEL", help="Only jobs with this label.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @_json
 def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_json: bool) -> None:
-    """Show the jobs of a host, the newest first; without --host of all that have jobs of yours."""
+    """List jobs, the newest first.
+
+    Without --host, those of all hosts with jobs of yours.
+    """
     known = {} if host else list_hosts_with_jobs()
     if len(known) > 1:
         ids = [spec.id for spec in known.values()]
@@ -297,44 +328,48 @@ def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_js
         return
     spec = choose_host(host)
     with open_client(spec) as client:
-        found = client.list_jobs(states, label, limit)
+        listing = client.list_jobs(states, label, limit)
     if as_json:
-        rows = [{**each._asdict(), "host": spec.id} for each in found.jobs]
-        print_json({"host": spec.id, "counts": found.counts, "jobs": rows, "errors": {}})
+        rows = [{**each._asdict(), "host": spec.id} for each in listing.jobs]
+        print_json({"host": spec.id, "counts": listing.counts, "jobs": rows, "errors": {}})
         return
-    if found.jobs:
-        print_table([(spec.id, each) for each in found.jobs])
-    print_summary(spec.id, found)
+    if listing.jobs:
+        print_table([(spec.id, each) for each in listing.jobs])
+    print_summary(spec.id, listing)
 
 
 def _list_all(
     specs: Mapping[str, HostSpec], states: Sequence[str], label: str, limit: int, as_json: bool
 ) -> None:
-    """List the jobs of several hosts; one that cannot be asked costs a line and the exit status."""
-    found: dict[str, JobListing] = {}
-    trouble: dict[str, str] = {}
+    """List the jobs of several hosts.
+
+    A host that cannot be reached is reported on a line, and the exit status is 6.
+    """
+    listings: dict[str, JobListing] = {}
+    errors: dict[str, str] = {}
     for name, spec in sorted(specs.items()):
         try:
             with closing(JobClient(spec, show_message=print_message, max_attempts=1)) as client:
-                found[name] = client.list_jobs(states, label, limit)
+                listings[name] = client.list_jobs(states, label, limit)
         except (HostError, JobRefused) as error:
-            trouble[name] = str(error).splitlines()[0]
-    jobs = [(name, each) for name, listing in found.items() for each in listing.jobs]
+            errors[name] = str(error).splitlines()[0]
+    jobs = [(name, each) for name, listing in listings.items() for each in listing.jobs]
     jobs = sorted(jobs, key=lambda pair: -pair[1].submitted_at)[:limit]
     if as_json:
         counts = {
-            state: sum(each.counts.get(state, 0) for each in found.values()) for state in JOB_STATES
+            state: sum(each.counts.get(state, 0) for each in listings.values())
+            for state in JOB_STATES
         }
         rows = [{**each._asdict(), "host": name} for name, each in jobs]
         print_json({"host": None, "counts": counts, "jobs": rows, "errors": errors})
     else:
         if jobs:
             print_table(jobs, several=True)
-        for name, listing in found.items():
+        for name, listing in listings.items():
             print_summary(name, listing)
-        for words in trouble.values():
-            print_message(words)
-    if trouble:
+        for message in errors.values():
+            print_message(message)
+    if errors:
         click.get_current_context().exit(INFRASTRUCTURE)
 
 
@@ -343,32 +378,39 @@ def _list_all(
 @_host
 @_json
 def show(id: str, host: str | None, as_json: bool) -> None:
-    """Show a job: where it is, what has failed, what to do next."""
+    """Show a job: its state, failed tests, and what to do next."""
     with open_job(id, host) as (client, full_id):
         report = client.get_job(full_id)
     if as_json:
         print_json({"host": client.spec.id, **asdict(report), "job": report.job._asdict()})
         return
-    for key, words in describe_job(report, client.spec):
-        print_result(f"{key:9} {words}")
+    for title, text in describe_job(report, client.spec):
+        print_result(f"{title:9} {text}")
 
 
 @job.command()
 @click.argument("id", metavar="JOB")
 @_host
-@click.option("-f", "--follow", is_flag=True, help="As it grows, until the job has ended.")
-@click.option("--attempt", type=click.IntRange(1), help="Default: the last one.")
-@click.option("--from", "start", metavar="PLACE", help="Go on where an earlier call has ended.")
-@click.option("--raw", is_flag=True, help="Bytes as they are, terminal escapes too.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the job has ended.")
+@click.option(
+    "--attempt", type=click.IntRange(1), help="Number of the attempt; default: the last one."
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="POSITION",
+    help="Continue at the position that an earlier call printed.",
+)
+@click.option("--raw", is_flag=True, help="Print unchanged bytes, including terminal escapes.")
 def logs(
     id: str, host: str | None, follow: bool, attempt: int | None, start: str | None, raw: bool
 ) -> None:
-    """Print what the install command and the tests print."""
-    place = parse_log_position(start) if start else LogPosition(attempt or 0)
+    """Print the output of the install command and the tests."""
+    position = parse_log_position(start) if start else LogPosition(attempt or 0)
     if start and attempt:
-        raise click.UsageError("--from names the attempt, too")
+        raise click.UsageError("--from includes the attempt; do not use --attempt with it")
     with open_job(id, host) as (client, full_id):
-        print_log(client, full_id, place, follow, write_raw if raw else TextWriter())
+        print_log(client, full_id, position, follow, write_raw if raw else TextWriter())
 
 
 # -- the end of a job -------------------------------------------------------------------
@@ -378,8 +420,8 @@ def logs(
 @click.argument("id", metavar="JOB")
 @_host
 @harvest_options
-@click.option("--no-ack", is_flag=True, help="The host keeps it as if nobody had it.")
-@click.option("--wait", is_flag=True, help="Until the job has ended.")
+@click.option("--no-ack", is_flag=True, help="Do not tell the host that the package was harvested.")
+@click.option("--wait", is_flag=True, help="Wait until the job has ended.")
 @_json
 def harvest(
     id: str,
@@ -389,9 +431,9 @@ def harvest(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Bring a job's result package here, verify it, and let the host know.
+    """Download the result package of a job, verify it, and acknowledge it.
 
-    Exits 0 if all tests passed, 1 if some failed, 6 if some could not be run.
+    Exits with 0 if all tests passed, 1 if some failed, 6 if some could not be run.
     """
     targets = replace(targets, acknowledge=not no_ack)
     with open_job(id, host) as (client, full_id), resume_hint(full_id, targets):
@@ -405,20 +447,21 @@ def harvest(
 @click.argument("id", metavar="JOB")
 @_host
 def cancel(id: str, host: str | None) -> None:
-    """End a job; what has run of it can be harvested."""
+    """Cancel a job; what has run of it can be harvested."""
     with open_job(id, host) as (client, full_id):
-        found = client.cancel(full_id)
-    print_result(f"{found.id}: {format_state(found)}")
+        summary = client.cancel(full_id)
+    print_result(f"{summary.id}: {format_state(summary)}")
 
 
 @job.command()
 @click.argument("id", metavar="JOB")
 @_host
-@click.option("--force", is_flag=True, help="Also if nobody has harvested it.")
+@click.option("--force", is_flag=True, help="Also if the job has not been harvested.")
 def forget(id: str, host: str | None, force: bool) -> None:
     """Remove a job and its package from its host.
 
-    With --force the record of it here, too, if its host cannot be reached or knows it no more.
+    With --force, also remove the local record if the host cannot be reached or does not have the
+    job.
     """
     with open_job(id, host) as (client, full_id):
         try:
@@ -429,12 +472,12 @@ def forget(id: str, host: str | None, force: bool) -> None:
                 raise
             if not force:
                 command = f"nosejobs job forget {short_id(full_id)} --force"
-                print_message(f"to drop what is on record here: {command}")
+                print_message(f"to remove the local record: {command}")
                 raise
             print_message(f"{error}")
             submitted_jobs.remove(full_id)
             print_result(
-                f"{full_id}: is no more on record here; if its host has it, it stays there"
+                f"{full_id}: the local record is removed; if the host has the job, it keeps it"
             )
             return
     submitted_jobs.remove(full_id)
@@ -446,26 +489,26 @@ def forget(id: str, host: str | None, force: bool) -> None:
 @_host
 @_json
 def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
-    """Show what a host's queue is bounded by, or change it."""
-    wanted = dict(map(_parse_limit, changes))
+    """Show the limits of a host's queue, or change them."""
+    new_values = dict(map(_parse_limit, changes))
     with open_client(choose_host(host)) as client:
-        found = client.get_limits()
-        for name, value in wanted.items():
-            found = client.set_limit(name, value)
+        limits_by_name = client.get_limits()
+        for name, value in new_values.items():
+            limits_by_name = client.set_limit(name, value)
     if as_json:
-        print_json(dict(found))
+        print_json(dict(limits_by_name))
         return
-    for name, value in found.items():
-        words = _LIMIT_DESCRIPTIONS.get(name, "")
-        print_result(f"{name:17} {_format_limit(name, value):>10}  {words}".rstrip())
+    for name, value in limits_by_name.items():
+        description = _LIMIT_DESCRIPTIONS.get(name, "")
+        print_result(f"{name:17} {_format_limit(name, value):>10}  {description}".rstrip())
 
 
 _LIMIT_DESCRIPTIONS: Mapping[str, str] = {
-    "waiting": "jobs that may wait",
-    "kept_bytes": "of packages that were harvested",
-    "contents_bytes": "of builds and tests that no job has",
-    "linger": "seconds that a worker waits for more jobs",
-    "drop_unharvested": "whether kept_bytes lets go of packages that nobody has harvested, too",
+    "waiting": "maximum number of queued jobs",
+    "kept_bytes": "bytes of packages kept after the harvest",
+    "contents_bytes": "bytes of builds and tests kept that no job uses",
+    "linger": "seconds that an idle worker waits for jobs",
+    "drop_unharvested": "whether kept_bytes also removes packages that were not harvested",
 }
 
 
@@ -473,7 +516,7 @@ _FLAG_VALUES = {"yes": 1, "no": 0, "true": 1, "false": 0, "1": 1, "0": 0}
 
 
 def _format_limit(name: str, value: int) -> str:
-    """Return the value of a limit; a size in the largest unit in which it is a whole number."""
+    """Return the value of a limit; a size has the largest unit that makes it a whole number."""
     if name == "drop_unharvested":
         return "yes" if value else "no"
     if not name.endswith("bytes"):
@@ -490,9 +533,9 @@ def _parse_limit(text: str) -> tuple[str, int]:
 
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"{text!r}: write NAME=VALUE, as in kept_bytes=8GiB")
+        raise UsageError(f"{text!r}: use NAME=VALUE, such as kept_bytes=8GiB")
     if name not in _LIMIT_DESCRIPTIONS:
-        raise UsageError(f"no limit is called {name!r}; there are {', '.join(_LIMIT_DESCRIPTIONS)}")
+        raise UsageError(f"unknown limit {name!r}; limits: {', '.join(_LIMIT_DESCRIPTIONS)}")
     if name == "drop_unharvested":
         return name, _require_limit(name, "yes or no", value, _FLAG_VALUES.get(value.lower()))
     if not name.endswith("bytes"):

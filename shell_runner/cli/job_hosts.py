@@ -1,4 +1,4 @@
-"""The choice of a host and of a job from what the user typed and what is on record here."""
+"""The choice of a host and of a job from what the user typed and from the local records."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _parse_host(text: str) -> HostSpec:
     inventory = load_config(root) if root else Config(Path.cwd())
     if text not in inventory.hosts and (known := _find_recorded_host(text)):
         return known
-    found = parse_specs([text], inventory.hosts)
-    if len(found) != 1:
-        raise UsageError(f"--host={text}: a job is at one host, not {len(found)}")
-    return found[0]
+    specs = parse_specs([text], inventory.hosts)
+    if len(specs) != 1:
+        raise UsageError(f"--host={text}: a job runs on one host, not {len(specs)}")
+    return specs[0]
 
 
 def list_hosts_with_jobs() -> Mapping[str, HostSpec]:
@@ -41,11 +41,11 @@ def _find_recorded_host(name: str) -> HostSpec | None:
     """Return the recorded host of this name; None for an unknown one, or for a spec."""
     if name in ("auto", "popen") or any(mark in name for mark in ("=", "//", "*", ",")):
         return None
-    found = {text: spec for text, spec in list_hosts_with_jobs().items() if spec.id == name}
-    if len(found) > 1:
-        texts = "\n  ".join(f"--host {shlex.quote(text)}" for text in sorted(found))
-        raise UsageError(f"--host={name}: there are jobs at several hosts of this name:\n  {texts}")
-    return next(iter(found.values()), None)
+    specs = {text: spec for text, spec in list_hosts_with_jobs().items() if spec.id == name}
+    if len(specs) > 1:
+        texts = "\n  ".join(f"--host {shlex.quote(text)}" for text in sorted(specs))
+        raise UsageError(f"--host={name}: several hosts with jobs have this name:\n  {texts}")
+    return next(iter(specs.values()), None)
 
 
 def choose_host(text: str | None, job: str = "") -> HostSpec:
@@ -60,21 +60,21 @@ def choose_host(text: str | None, job: str = "") -> HostSpec:
     if len(known) == 1:
         return next(iter(known.values()))
     if job:
-        raise UsageError(f"no job {job} is on record here; name its host with --host")
+        raise UsageError(f"no local record of job {job}; name its host with --host")
     texts = "".join(f"\n  --host {shlex.quote(text)}" for text in sorted(known))
-    names = f" There are jobs at{texts}" if known else ""
-    raise UsageError(f"which host?{names}\n  try: --host SPEC, or NOSEJOBS_HOST=SPEC")
+    names = f" There are jobs on{texts}" if known else ""
+    raise UsageError(f"no host given.{names}\n  try: --host SPEC, or NOSEJOBS_HOST=SPEC")
 
 
 def is_host_from_environment() -> bool:
-    """Return whether --host has its value from $NOSEJOBS_HOST."""
+    """Return whether --host has its value from ``$NOSEJOBS_HOST``."""
     source = click.get_current_context().get_parameter_source("host")
     return source is ParameterSource.ENVIRONMENT
 
 
 @contextmanager
 def open_client(spec: HostSpec) -> Iterator[JobClient]:
-    """Yield a client of a host; close it in the end."""
+    """Yield a client of a host; close it at the end."""
     client = JobClient(spec, show_message=print_message)
     try:
         yield client
@@ -91,10 +91,11 @@ def open_job(text: str, host: str | None) -> Iterator[tuple[JobClient, str]]:
     text = text.lower()
     if len(text) < submitted_jobs.MIN_ID_CHARS or not all(c in "0123456789abcdef-" for c in text):
         raise UsageError(
-            f"{text!r} is no job: write its UUID, or the first {submitted_jobs.MIN_ID_CHARS} or more of it"
+            f"{text!r} is not a job; give its UUID or at least its first"
+            f" {submitted_jobs.MIN_ID_CHARS} characters"
         )
     source = click.get_current_context().get_parameter_source("host")
-    # The variable names the usual host; the record of a job names the one that has it.
+    # The record of a job takes precedence over the variable, which names the usual host.
     record = None if source is ParameterSource.COMMANDLINE else submitted_jobs.find(text)
     with open_client(record.host if record else choose_host(host, text)) as client:
         yield client, record.id if record else client.find_id(text)

@@ -18,12 +18,12 @@ from .job_output import format_state, short_id
 
 
 def write_raw(data: bytes, is_end: bool) -> None:
-    """Write bytes to standard output as they are, terminal escapes too."""
+    """Write bytes to standard output unchanged, including terminal escapes."""
     _write(sys.stdout, data)
 
 
 def _write(stream: TextIO, data: bytes) -> None:
-    """Write all of ``data``; an unbuffered stream may take only a part of it at once."""
+    """Write all of ``data``; an unbuffered stream may take only a part of it at a time."""
     stream.flush()
     view = memoryview(data)
     while view:
@@ -32,7 +32,7 @@ def _write(stream: TextIO, data: bytes) -> None:
 
 
 class TextWriter:
-    """Writes bytes as they come, as text that cannot control a terminal."""
+    """A writer of bytes as text that cannot control a terminal."""
 
     def __init__(self, err: bool = False) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
@@ -46,7 +46,7 @@ class TextWriter:
 
 @contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """Delay Ctrl-C to the end of the block, so that position and output stay the same."""
+    """Delay Ctrl-C to the end of the block, so that position and output stay consistent."""
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
@@ -67,8 +67,8 @@ def print_log(
 ) -> None:
     """Print the log of a job; with ``follow`` until the job has ended.
 
-    ``show`` receives bytes, and whether they are the last ones.  Unless ``alone`` is false (the
-    caller does it), say what the job is waiting for, and how to go on after an interrupt.
+    ``show`` receives bytes, and whether they are the last ones.  If ``alone``, also print what a
+    queued job waits for, and how to continue after an interrupt.
     """
     start = position
     if follow and alone:
@@ -88,5 +88,5 @@ def print_log(
         raise
     except (KeyboardInterrupt, HostError):
         if position.attempt and alone:
-            print_message(f"to go on: nosejobs job logs -f {short_id(id)} --from {position}")
+            print_message(f"to continue: nosejobs job logs -f {short_id(id)} --from {position}")
         raise

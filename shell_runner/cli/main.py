@@ -1,6 +1,6 @@
-"""The command ``nosejobs``: its groups ``ca``, ``agent`` and ``job``; other packages add theirs.
+"""The command ``nosejobs`` with its groups ``ca``, ``agent`` and ``job``.
 
-A package adds a group by an entry point in ``nosejobs.commands``.  A group that takes long to
+Other packages add groups by entry points in ``nosejobs.commands``.  A group that takes long to
 import is imported when it is used.
 """
 
@@ -30,9 +30,9 @@ class _MainGroup(CommandGroup):
             from .job import job  # its imports take a while
 
             return job
-        found = super().get_command(ctx, name)
-        if found is not None or name not in _find_entry_points().names:
-            return found
+        command = super().get_command(ctx, name)
+        if command is not None or name not in _find_entry_points().names:
+            return command
         try:
             loaded = _find_entry_points()[name].load()
         except ImportError as error:
@@ -49,7 +49,7 @@ def _find_entry_points() -> Any:
 @click.group(cls=_MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nosejobs")
 def main() -> None:
-    """Runs shell tests on hosts: what is not done by pytest itself."""
+    """Run shell tests on hosts: jobs, agents and certificates."""
 
 
 main.add_command(ca)
@@ -60,20 +60,20 @@ main.add_command(ca)
 
 @main.group(cls=CommandGroup)
 def agent() -> None:
-    """Write the agent, by which hosts are reached, as one file.
+    """Create the agent, which accepts connections on a host.
 
-    nosejobs-agent is the agent itself, where this package is installed.
+    Where this package is installed, nosejobs-agent starts the agent.
     """
 
 
 @agent.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def zipapp(file: Path) -> None:
-    """Write the agent as a single FILE that needs nothing but Python >= 3.8."""
+    """Write the agent to FILE, a zipapp that needs only Python >= 3.8."""
     from ..hosts import agent_zipapp
 
     agent_zipapp.write(file)
-    click.echo(f"{file}: copy it to a host, and start it there: python3 {file.name} HOST.pem")
+    click.echo(f"{file}: copy it to a host and start it there: python3 {file.name} HOST.pem")
 
 
 if __name__ == "__main__":

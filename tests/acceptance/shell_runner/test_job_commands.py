@@ -24,7 +24,7 @@ from shell_runner.hosts.spec import HostSpec
 from shell_runner.jobs import submitted_jobs
 from shell_runner.jobs.client import JobClient
 from tests.helpers import job_hosts
-from tests.helpers.job_hosts import script
+from tests.helpers.job_hosts import write_script
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -40,7 +40,7 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    with job_hosts.state(tmp_path):
+    with job_hosts.isolate_state(tmp_path):
         yield tmp_path
 
 
@@ -70,8 +70,8 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def tests(folder: Path) -> Path:
-    script(folder / "tests", "test_a.sh", "echo hello $GREETING")
-    script(folder / "tests", "test_b.sh", "echo broken >&2; exit 3")
+    write_script(folder / "tests", "test_a.sh", "echo hello $GREETING")
+    write_script(folder / "tests", "test_b.sh", "echo broken >&2; exit 3")
     return folder / "tests"
 
 
@@ -120,7 +120,7 @@ def test_the_life_of_a_job(run: Run, tests: Path, folder: Path) -> None:
     done = run("logs", id[:8], "--from", "1:9:00000000")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--from 1:9:00000000" in done.stderr
-    assert "to go on" not in done.stderr
+    assert "to continue" not in done.stderr
 
     done = run("rerun", id[:8], "--test", "test_a.sh", "--wait")
     assert done.returncode == 0, done.stderr
@@ -146,7 +146,7 @@ def test_who_waits_exits_as_pytest_does(
 
 def test_who_waits_for_json_gets_the_verdict(run: Run, folder: Path) -> None:
     """As from harvest; a test that passed at its second try is named."""
-    script(folder / "tests", "test_a.sh", f"mkdir {folder}/tried && exit 1; exit 0")
+    write_script(folder / "tests", "test_a.sh", f"mkdir {folder}/tried && exit 1; exit 0")
     arguments = ["--tests", "tests", "--retries", "1", "--keep-workspace", "always"]
     done = run("submit", "--host", "popen", *arguments, "--wait", "--json")
     assert done.returncode == 0, done.stderr
@@ -168,7 +168,7 @@ def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -
     id = submitted(run, "test_a.sh")
     assert run("harvest", id, "--wait").returncode == 0
     done = run("submit", "--tests", "tests", "test_a.sh", "--wait")
-    assert "popen: no --host was given" in done.stderr
+    assert "popen: no --host given" in done.stderr
     nowhere = HostSpec("nowhere.invalid", "ssh", 0, "nowhere.invalid")
     submitted_jobs.add(submitted_jobs.SubmittedJob(str(uuid.uuid4()), nowhere, time.time()))
     done = run("list")
@@ -182,7 +182,7 @@ def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -
 
 
 def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder: Path) -> None:
-    script(folder / "build", "install", "echo cannot; exit 4")
+    write_script(folder / "build", "install", "echo cannot; exit 4")
     arguments = ["--tests", "tests", "--build", "build", "--install", "./install", "--wait"]
     arguments += ["--junitxml", "j.xml"]
     done = run("submit", "--host", "popen", *arguments)
@@ -192,7 +192,7 @@ def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder:
     (suite,) = ET.parse(folder / "j.xml").getroot()
     assert suite.findtext("system-err") == "cannot\n"
     assert abs(datetime.fromisoformat(suite.attrib["timestamp"]).timestamp() - time.time()) < 600
-    assert "because   the install command failed: exit 4" in done.stderr
+    assert "reason    the install command failed: exit 4" in done.stderr
     id = done.stdout.strip()
     assert re.search(r"install-failed, harvested +2 +0 +2 ", run("list").stdout)
     assert "tests     2: 2 error\n" in run("show", id).stdout
@@ -201,15 +201,19 @@ def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder:
 
 def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) -> None:
     os.mkfifo(folder / "gate")
-    script(tests, "test_b.sh", f"echo here >{folder}/gate; exec sleep 1000")
+    write_script(tests, "test_b.sh", f"echo here >{folder}/gate; exec sleep 1000")
     id = submitted(run)
     (folder / "gate").read_text()
     assert run("harvest", id).returncode == 2, "it has not ended"
-    assert "to be cancelled" in run("cancel", id).stdout
+    assert "to be canceled" in run("cancel", id).stdout
     done = run("harvest", id, "--wait", "--json", "--no-ack")
     assert done.returncode == 6, done.stdout
     found = json.loads(done.stdout)
-    assert (found["end_reason"], found["acknowledged"], found["exit_status"]) == ("cancelled", False, 6)
+    assert (found["end_reason"], found["acknowledged"], found["exit_status"]) == (
+        "cancelled",
+        False,
+        6,
+    )
     assert f"nosejobs job rerun {id[:8]} --failed" in run("show", id).stdout
     again = run("rerun", id, "--failed")
     assert ": 1 test of job" in again.stderr, "test_a has passed"
@@ -247,8 +251,8 @@ def test_a_variable_names_the_usual_host(
     ("arguments", "words"),
     [
         (["submit", "--host", "popen"], "--tests is missing"),
-        (["submit", "--tests", "tests"], "which host?"),
-        (["submit", "--host", "popen,popen", "--tests", "tests"], "a job is at one host, not 2"),
+        (["submit", "--tests", "tests"], "no host given"),
+        (["submit", "--host", "popen,popen", "--tests", "tests"], "a job runs on one host, not 2"),
         (["submit", "--host", "popen", "--tests", "no"], "--tests: no does not exist"),
         (["submit", "--host", "popen", "--tests", "tests", "--slots", "-1"], "--slots must be"),
         (["submit", "--host", "popen", "--tests", "tests", "nothing*"], "nothing*"),
@@ -259,12 +263,12 @@ def test_a_variable_names_the_usual_host(
             ["submit", "--host", "popen", "--tests", "tests", "--build", "tests/test_a.sh"],
             "test_a.sh is not a zip or tar archive",
         ),
-        (["show", "zz"], "'zz' is no job"),
-        (["show", "abcd1234"], "no job abcd1234 is on record here; name its host with --host"),
+        (["show", "zz"], "'zz' is not a job"),
+        (["show", "abcd1234"], "no local record of job abcd1234; name its host with --host"),
         (["submit", "--host", "ssh=me@h:22", "--tests", "tests"], "try: Port in ~/.ssh/config"),
         (
             ["submit", "--host", "popen", "--tests", "tests", "--wait", "--junitxml", "no/j.xml"],
-            "there is no folder no",
+            "the folder no does not exist",
         ),
         (
             [
@@ -281,12 +285,12 @@ def test_a_variable_names_the_usual_host(
         ),
         (["show", "abcd1234", "--host", "popen"], "no job of this host is called 'abcd1234'"),
         (["logs", "abcd1234", "--from", "x"], "'x' is not a position in a log"),
-        (["limits", "--host", "popen", "kept_bytes"], "write NAME=VALUE"),
+        (["limits", "--host", "popen", "kept_bytes"], "use NAME=VALUE"),
         (["limits", "--host", "popen", "waiting=2GiB"], "waiting must be a number of jobs, not"),
         (["limits", "--host", "popen", "linger=x"], "linger must be a whole number of seconds"),
         (["limits", "--host", "popen", "drop_unharvested=2"], "must be yes or no, not '2'"),
         (["limits", "--host", "popen", "kept_bytes=x"], "kept_bytes must be a size"),
-        (["limits", "--host", "popen", "kept=1"], "there are waiting, kept_bytes"),
+        (["limits", "--host", "popen", "kept=1"], "limits: waiting, kept_bytes"),
     ],
     ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",
 )
@@ -302,7 +306,7 @@ def test_a_mistake_is_told_and_exits_with_2(
 def test_a_job_that_never_left_is_not_on_record(run: Run, tests: Path) -> None:
     done = run("submit", "--host", "agent=127.0.0.1:1", "--tests", "tests")
     assert done.returncode in (2, 6)
-    assert "may have arrived" not in done.stderr
+    assert "may have been submitted" not in done.stderr
     assert submitted_jobs.list_all() == []
 
 
@@ -315,7 +319,7 @@ def test_a_job_of_a_host_that_is_gone_can_be_dropped(run: Run, tests: Path) -> N
     assert submitted_jobs.find(id)
     done = run("forget", id[:8], "--force")
     assert done.returncode == 0, done.stderr
-    assert "no more on record here" in done.stdout
+    assert "the local record is removed" in done.stdout
     assert submitted_jobs.list_all() == []
 
 
@@ -328,14 +332,14 @@ def test_hosts_on_record_are_named_so_that_they_can_be_typed(run: Run, tests: Pa
     assert "\n  --host popen\n  --host popen//id=there\n" in done.stderr
     assert "there: 1 " in run("list", "--host", "there").stderr
     done = run("show", "deadbeef")
-    assert "no job deadbeef is on record here; name its host with --host" in done.stderr
+    assert "no local record of job deadbeef; name its host with --host" in done.stderr
 
 
 def test_who_cannot_write_after_all_is_told_how_to_go_on(
     run: Run, tests: Path, folder: Path
 ) -> None:
     # The place is good when the job is handed in.
-    script(tests, "test_b.sh", f"mkdir {folder}/got {folder}/got/other")
+    write_script(tests, "test_b.sh", f"mkdir {folder}/got {folder}/got/other")
     arguments = ["--tests", "tests", "--wait", "--into", "got"]
     done = run("submit", "--host", "popen", *arguments)
     assert done.returncode == 2
@@ -348,10 +352,12 @@ def test_news_that_did_not_arrive_are_shown(run: Run, tests: Path) -> None:
     run("harvest", id, "--wait")
     # The first try is on its way, or the next one is awaited.
     shown = run("show", id).stdout
-    while "not told yet, " not in shown:
-        assert "notify    not told yet\n" in shown
+    while "not delivered yet, " not in shown:
+        assert "notify    not delivered yet\n" in shown
         shown = run("show", id).stdout
-    assert re.search(r"notify +not told yet, \d tr(y|ies): cannot be reached: .* in \d s\n", shown)
+    assert re.search(
+        r"notify +not delivered yet, \d attempts?: cannot be reached: .* in \d s\n", shown
+    )
 
 
 def test_it_is_a_command_of_the_shell(run: Run, tests: Path, folder: Path) -> None:
@@ -365,7 +371,7 @@ def test_it_is_a_command_of_the_shell(run: Run, tests: Path, folder: Path) -> No
 
 def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> None:
     os.mkfifo(folder / "gate")
-    script(tests, "test_b.sh", f"echo here; cat {folder}/gate; echo last")
+    write_script(tests, "test_b.sh", f"echo here; cat {folder}/gate; echo last")
     id = submitted(run)
     following = subprocess.Popen(
         command("logs", "-f", id), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -379,8 +385,8 @@ def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> N
         following.send_signal(signal.SIGINT)
         rest, said = following.communicate(timeout=60)
     assert following.returncode == 130
-    assert "interrupted; jobs that were handed in go on" in said
-    found = re.search(r"to go on: nosejobs job (logs -f \S+ --from \S+)", said)
+    assert "interrupted; submitted jobs continue" in said
+    found = re.search(r"to continue: nosejobs job (logs -f \S+ --from \S+)", said)
     assert found, said
     (folder / "gate").write_text("now\n")
     more = run(*found[1].split()).stdout
@@ -391,7 +397,7 @@ def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> N
 def test_who_stops_waiting_can_go_on(run: Run, tests: Path, folder: Path) -> None:
     """By one command, which comes to the same files, and says so itself."""
     os.mkfifo(folder / "gate")
-    script(tests, "test_b.sh", f"echo here; cat {folder}/gate")
+    write_script(tests, "test_b.sh", f"echo here; cat {folder}/gate")
     files = ["--out", "x y.zip", "--junitxml", "j.xml"]
     words = command("submit", "--host", "popen", "--tests", "tests", "--wait", *files)
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=folder) as waiting:
@@ -401,7 +407,7 @@ def test_who_stops_waiting_can_go_on(run: Run, tests: Path, folder: Path) -> Non
         waiting.send_signal(signal.SIGINT)
         _, said = waiting.communicate(timeout=60)
     assert waiting.returncode == 130
-    go_on = re.compile(r"^to go on: nosejobs job (.*)$", re.MULTILINE)
+    go_on = re.compile(r"^to continue: nosejobs job (.*)$", re.MULTILINE)
     (found,) = go_on.findall(said)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JobClient, "wait", interrupted)
@@ -420,7 +426,7 @@ def interrupted(*_: object) -> None:
 def test_a_reader_that_has_enough_is_no_trouble(run: Run, tests: Path, folder: Path) -> None:
     id = submitted(run, "test_a.sh")
     run("harvest", "--wait", id)
-    job_hosts.log_file().write_bytes(b"more than a pipe holds\n" * 20_000)
+    job_hosts.find_log_file().write_bytes(b"more than a pipe holds\n" * 20_000)
     line = " ".join(["exec 3>&1;", "{", *map(_quoted, command("logs", id)), "; echo $? >&3; }"])
     done = subprocess.run(["sh", "-c", f"{line} | head -1 >&2"], capture_output=True, text=True)
     assert (done.stdout, done.stderr.count("\n")) == ("141\n", 1)
@@ -431,7 +437,7 @@ def _quoted(text: str) -> str:
 
 
 def test_escapes_of_a_test_reach_no_terminal(run: Run, tests: Path) -> None:
-    script(tests, "test_a.sh", r"printf '\033[2Jx\r\n'")
+    write_script(tests, "test_a.sh", r"printf '\033[2Jx\r\n'")
     id = submitted(run, "test_a.sh")
     assert run("harvest", "--wait", id).returncode == 0
     shown = run("logs", id).stdout

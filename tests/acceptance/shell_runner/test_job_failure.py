@@ -24,7 +24,7 @@ from shell_runner.hosts.spec import parse_specs
 from shell_runner.jobs.client import JobClient
 from shell_runner.remote.files import state_dirs
 from shell_runner.remote.jobs.queue import Queue
-from tests.helpers.namespace_host import GO_ON, KILL, PATIENCE, STOP, Machine, bundles
+from tests.helpers.namespace_host import CONTINUE, KILL, TIMEOUT, STOP, NamespaceHost, issue_bundles
 
 STEPS = (
     "submitted", "unpacking", "installing", "testing", "packaging", "harvesting", "unacknowledged",
@@ -45,7 +45,7 @@ TESTS = 6
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Certificates."""
-    with bundles(tmp_path_factory.mktemp("fleet")) as folder:
+    with issue_bundles(tmp_path_factory.mktemp("fleet")) as folder:
         yield folder
 
 
@@ -62,9 +62,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, fleet: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path, fleet: Path) -> Iterator[NamespaceHost]:
     """A host that is up, and its user."""
-    with Machine(tmp_path, fleet) as found:
+    with NamespaceHost(tmp_path, fleet) as found:
         # Its worker leaves at once when there is nothing more to do: each test awaits that.
         folder = Path(state_dirs.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def machine(tmp_path: Path, fleet: Path) -> Iterator[Machine]:
 class Scene:
     """A job on its way to the step at which somebody is killed."""
 
-    machine: Machine
+    machine: NamespaceHost
     archive: Path
     victim: str
     step: str
@@ -103,7 +103,7 @@ class Scene:
                 lines.append(f"head -c {artefacts} /dev/urandom > {out}/noise")
             if slow and number == TESTS - 1:
                 # It ends by itself, whoever it is that kills it or does not.
-                lines += [f"(setsid sleep {PATIENCE} &)", f"echo begun > {self.folder}/begun"]
+                lines += [f"(setsid sleep {TIMEOUT} &)", f"echo begun > {self.folder}/begun"]
                 lines.append(_await(self.go))
             path = folder / f"test_{number}.sh"
             path.write_text("\n".join([*lines, "echo fine"]) + "\n")
@@ -132,7 +132,7 @@ class Scene:
         if self.step == "installing":
             begun = f"echo begun > {self.folder}/begun"
             words += ["--install", f"{begun}; {_await(self.go)}"]
-        self.client = self.machine.begin("submit", "--slots", 2, "--name", "scene", *words)
+        self.client = self.machine.start_command("submit", "--slots", 2, "--name", "scene", *words)
         return self._id()
 
     def _id(self) -> str:
@@ -141,7 +141,7 @@ class Scene:
 
         def look() -> bool:
             try:
-                found[:] = [row[0] for row in self.machine.rows(names)]
+                found[:] = [row[0] for row in self.machine.query(names)]
             except Exception:  # the queue is being made
                 found.clear()
             return bool(found)
@@ -158,7 +158,7 @@ class Scene:
     def _at_submitted(self) -> str:
         self.blocker()
         job = self.begin_job()
-        assert self.machine.state(job) == "queued"
+        assert self.machine.get_state(job) == "queued"
         return job
 
     def _at_unpacking(self) -> str:
@@ -170,10 +170,10 @@ class Scene:
     def _freeze(self, step: str, sign: str) -> str:
         """Stop the runner while it is in the middle of a step."""
         job = self.begin_job()
-        self.machine.wait_for(step, lambda: self.machine.step(job) == step)
-        self.machine.wait_for(sign, lambda: any(self.machine.jobs.glob(sign)))
-        assert self.machine.send(self.machine.runner, STOP)
-        assert self.machine.step(job) == step
+        self.machine.wait_for(step, lambda: self.machine.get_phase(job) == step)
+        self.machine.wait_for(sign, lambda: any(self.machine.queue_folder.glob(sign)))
+        assert self.machine.send_signal(self.machine.runner_pid, STOP)
+        assert self.machine.get_phase(job) == step
         return job
 
     def _at_installing(self) -> str:
@@ -182,21 +182,21 @@ class Scene:
     def _at_testing(self) -> str:
         job = self._begun()
         done = "SELECT count(*) FROM execution"
-        self.machine.wait_for("the others", lambda: self.machine.rows(done) == [(TESTS - 1,)])
+        self.machine.wait_for("the others", lambda: self.machine.query(done) == [(TESTS - 1,)])
         return job
 
     def _begun(self) -> str:
         job = self.begin_job()
         self.machine.wait_for("its begin", (self.folder / "begun").exists)
-        assert self.machine.step(job) == self.step
+        assert self.machine.get_phase(job) == self.step
         return job
 
     def _at_harvesting(self) -> str:
         job = self._ready()
-        self.client = self.machine.begin("harvest", job)
+        self.client = self.machine.start_command("harvest", job)
         self.machine.wait_for("the first bytes", lambda: self._size() > 0)
         self.client.send_signal(STOP)
-        size = self.machine.rows("SELECT size FROM job WHERE id = ?", job)[0][0]
+        size = self.machine.query("SELECT package_size FROM job WHERE id = ?", job)[0][0]
         assert 0 < self._size() < size
         return job
 
@@ -206,14 +206,14 @@ class Scene:
 
     def _at_unacknowledged(self) -> str:
         job = self._ready()
-        self.machine.job("harvest", job, "--no-ack")
-        assert self.machine.state(job) == "ready"
+        self.machine.run_command("harvest", job, "--no-ack")
+        assert self.machine.get_state(job) == "ready"
         return job
 
     def _ready(self) -> str:
         """The job is done, its submitter gone; another job keeps worker and slot busy."""
         job = self.begin_job()
-        self.machine.wait_for("the package", lambda: self.machine.state(job) == "ready")
+        self.machine.wait_for("the package", lambda: self.machine.get_state(job) == "ready")
         self._end_client()
         self.blocker()
         return job
@@ -238,19 +238,19 @@ class Scene:
             machine.power_off()
             machine.boot()
         else:
-            pid = {"worker": machine.worker, "agent": machine._agent, "slot": 0}[self.victim]
-            assert machine.send(pid or machine.slot, KILL)
+            pid = {"worker": machine.worker_pid, "agent": machine._agent, "slot": 0}[self.victim]
+            assert machine.send_signal(pid or machine.slot_pid, KILL)
 
     def proceed(self) -> None:
         """What waited goes on; whoever is missing is started, as an init system would."""
-        self.machine.agent()
+        self.machine.start_agent()
         self.go.touch()
-        for pid, _, words in self.machine.processes():
+        for pid, _, words in self.machine.list_processes():
             if any("worker" in word for word in words):
-                self.machine.send(pid, GO_ON)
+                self.machine.send_signal(pid, CONTINUE)
         if self.client is not None:
-            self.client.send_signal(GO_ON)
-            self.client.communicate(timeout=PATIENCE)
+            self.client.send_signal(CONTINUE)
+            self.client.communicate(timeout=TIMEOUT)
 
 
 def _await(path: Path) -> str:
@@ -258,7 +258,7 @@ def _await(path: Path) -> str:
 
 
 @pytest.mark.parametrize(("victim", "step"), CELLS, ids=lambda value: str(value))
-def test_kill(victim: str, step: str, machine: Machine, archive: Path) -> None:
+def test_kill(victim: str, step: str, machine: NamespaceHost, archive: Path) -> None:
     scene = Scene(machine, archive, victim, step)
     job = scene.prepare()
     scene.kill()
@@ -267,27 +267,27 @@ def test_kill(victim: str, step: str, machine: Machine, archive: Path) -> None:
     digests = [_harvest(machine, job), _harvest_again(machine, job)]
 
     # The same package, whoever asks and however often.
-    assert digests[0] == digests[1] == machine.rows("SELECT package FROM job WHERE id=?", job)[0][0]
-    assert machine.state(job) == "harvested"
+    assert digests[0] == digests[1] == machine.query("SELECT package_digest FROM job WHERE id=?", job)[0][0]
+    assert machine.get_state(job) == "harvested"
     _check_package(machine, job, victim, step)
     _check_record(scene)
     # No job is lost: the other one comes to its end as well.
-    machine.wait_for("the worker's leaving", lambda: not machine.strangers())
-    assert {row[0] for row in machine.rows("SELECT state FROM job")} <= {"ready", "harvested"}
-    assert machine.rows("SELECT count(*) FROM worker") == [(0,)]
+    machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
+    assert {row[0] for row in machine.query("SELECT state FROM job")} <= {"ready", "harvested"}
+    assert machine.query("SELECT count(*) FROM worker") == [(0,)]
 
 
-def _harvest(machine: Machine, job: str) -> str:
+def _harvest(machine: NamespaceHost, job: str) -> str:
     """As a user does it; the digest."""
     out = machine.folder / "1.zip"
-    process = machine.begin("harvest", job, "--wait", "--out", out)
-    _, err = process.communicate(timeout=PATIENCE)
+    process = machine.start_command("harvest", job, "--wait", "--out", out)
+    _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode in (0, 1, 6), err
     assert _is_sound(out)
     return hashlib.sha256(out.read_bytes()).hexdigest()
 
 
-def _harvest_again(machine: Machine, job: str) -> str:
+def _harvest_again(machine: NamespaceHost, job: str) -> str:
     """Once more, as a program does it; the digest."""
     out = machine.folder / "2.zip"
     with JobClient(parse_specs([machine.spec], {})[0]) as client:
@@ -300,21 +300,21 @@ def _is_sound(path: Path) -> bool:
         return archive.testzip() is None
 
 
-def _check_package(machine: Machine, job: str, victim: str, step: str) -> None:
+def _check_package(machine: NamespaceHost, job: str, victim: str, step: str) -> None:
     with zipfile.ZipFile(machine.folder / "1.zip") as archive:
         manifest = json.loads(archive.read("manifest.json"))
         rows = [json.loads(line) for line in archive.read("executions.jsonl").splitlines()]
     # Every test is accounted for.
     assert [row[0] for row in rows] == list(range(TESTS))
     assert len(manifest["tests"]) == TESTS
-    attempts = machine.rows(
-        "SELECT attempt.number, step FROM attempt JOIN job ON job.number = attempt.job "
+    attempts = machine.query(
+        "SELECT attempt.number, phase FROM attempt JOIN job ON job.number = attempt.job "
         "WHERE job.id = ? ORDER BY attempt.number",
         job,
     )
     lost = (victim, step) in LOST
     assert attempts == ([(1, "lost"), (2, "ended")] if lost else [(1, "ended")])
-    assert manifest["how"] == "completed"
+    assert manifest["end_reason"] == "completed"
     # A slot that dies takes the test along that it runs; that is no other test's fault.
     problems = [row[2][8] for row in rows if row[2][5] != 0]
     assert problems == (["slot-died"] if (victim, step) == ("slot", "testing") else [])
@@ -325,7 +325,7 @@ def _check_record(scene: Scene) -> None:
     ran = Counter(scene.recorded().splitlines())
     assert ran
     assert set(ran.values()) == {1}, ran
-    known = {row[0] for row in scene.machine.rows("SELECT id FROM attempt")}
+    known = {row[0] for row in scene.machine.query("SELECT id FROM attempt")}
     assert {line.split()[0] for line in ran} <= known
 
 

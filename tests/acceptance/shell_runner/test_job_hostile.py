@@ -49,7 +49,7 @@ class User:
         self.here = home / "here"
         self.here.mkdir()
         self.tests = home / "tests"
-        job_hosts.script(self.tests, "test_a.sh", "echo fine")
+        job_hosts.write_script(self.tests, "test_a.sh", "echo fine")
 
     def job(self, *words: object, status: int = 0) -> tuple[str, str]:
         """What the command prints on standard output, and on standard error."""
@@ -70,7 +70,7 @@ class User:
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
-    with job_hosts.state(tmp_path):
+    with job_hosts.isolate_state(tmp_path):
         found = User(tmp_path)
         monkeypatch.chdir(found.here)
         monkeypatch.setenv("NOSEJOBS_HOST", "popen")
@@ -135,7 +135,7 @@ def test_a_hostile_build_is_refused_by_name(
     for name, (_, member, why) in BUILDS.items():
         with queue.Queue(queue_folder.find_queue_folder()) as there:
             row = there.find(jobs[name])
-            (attempt,) = there.attempts(row.number)
+            (attempt,) = there.get_attempts(row.number)
         assert str(row.end_reason) == "refused", name
         assert row.detail.startswith("the build cannot be unpacked: "), name
         assert why in row.detail, (name, row.detail)
@@ -196,7 +196,7 @@ class Forger:
             closing(sqlite3.connect(Path(queue_folder.find_queue_folder()) / "queue.db")) as db,
             db,
         ):
-            db.execute("UPDATE job SET package = ?, size = ? WHERE id = ?", values)
+            db.execute("UPDATE job SET package_digest = ?, package_size = ? WHERE id = ?", values)
 
     def forged(self, **changes: Any) -> bytes:
         """A package of the same members, ``add``: and these, each with its lies."""

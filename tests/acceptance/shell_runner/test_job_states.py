@@ -31,7 +31,7 @@ from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.model import Execution
 from shell_runner.remote.sessions.job_session import JobSession
 from tests.helpers import job_hosts
-from tests.helpers.namespace_host import CHECKOUT, PATIENCE, Machine, bundles
+from tests.helpers.namespace_host import CHECKOUT, TIMEOUT, NamespaceHost, issue_bundles
 from tests.helpers.queue_host import QueueHost, WebhookReceiver
 from tests.helpers.small_filesystem import SmallFilesystem
 
@@ -44,7 +44,7 @@ DISK = 24 << 20
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Certificates."""
-    with bundles(tmp_path_factory.mktemp("fleet")) as folder:
+    with issue_bundles(tmp_path_factory.mktemp("fleet")) as folder:
         yield folder
 
 
@@ -57,16 +57,16 @@ def disk(tmp_path: Path) -> Iterator[SmallFilesystem]:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, fleet: Path, disk: SmallFilesystem) -> Iterator[Machine]:
+def machine(tmp_path: Path, fleet: Path, disk: SmallFilesystem) -> Iterator[NamespaceHost]:
     """A host with a small disk for its state, and its user."""
     (tmp_path / "host").mkdir()
-    made = Machine(tmp_path / "host", fleet)
+    made = NamespaceHost(tmp_path / "host", fleet)
     disk.mount()
     with made:
         yield made
 
 
-def tree(machine: Machine, **scripts: str) -> Path:
+def tree(machine: NamespaceHost, **scripts: str) -> Path:
     """A folder of tests, each called ``NAME.sh``."""
     folder = machine.folder / "tests"
     folder.mkdir(exist_ok=True)
@@ -77,84 +77,86 @@ def tree(machine: Machine, **scripts: str) -> Path:
     return folder
 
 
-def gate(machine: Machine) -> str:
+def gate(machine: NamespaceHost) -> str:
     """A script that waits until the test opens it."""
     here = machine.folder
     return f"echo begun > {here}/begun; while [ ! -e {here}/go ]; do sleep 0.02; done"
 
 
-def refused(machine: Machine, *words: object, status: int = 6) -> str:
+def refused(machine: NamespaceHost, *words: object, status: int = 6) -> str:
     """What a command says that comes to nothing."""
-    process = machine.begin(*words)
-    out, err = process.communicate(timeout=PATIENCE)
+    process = machine.start_command(*words)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{err}"
     assert "Traceback" not in err
     return err
 
 
-def about(machine: Machine, job: str) -> dict[str, str]:
+def about(machine: NamespaceHost, job: str) -> dict[str, str]:
     """What ``show`` says, by its first words."""
-    rows = (line.partition(" ") for line in machine.job("show", job).splitlines())
+    rows = (line.partition(" ") for line in machine.run_command("show", job).splitlines())
     return {key: words.strip() for key, _, words in rows if key}
 
 
-def outcomes(machine: Machine, job: str, status: int = 0) -> dict[str, int]:
+def outcomes(machine: NamespaceHost, job: str, status: int = 0) -> dict[str, int]:
     """HarvestResult, as programs see it."""
-    found = json.loads(machine.job("harvest", "--wait", "--json", job, status=status))
+    found = json.loads(machine.run_command("harvest", "--wait", "--json", job, status=status))
     return dict(found["outcomes"])
 
 
 # -- a full disk ----------------------------------------------------------------------
 
 
-def test_full_disk_while_packaging(machine: Machine, disk: SmallFilesystem) -> None:
+def test_full_disk_while_packaging(machine: NamespaceHost, disk: SmallFilesystem) -> None:
     noise = "head -c 3000000 /dev/urandom > $TEST_UNDECLARED_OUTPUTS_DIR/noise"
     job = machine.submit("--tests", tree(machine, test_a=noise, test_b=gate(machine)))
     done = "SELECT count(*) FROM execution"
-    machine.wait_for("the artefact", lambda: machine.rows(done) == [(1,)])
+    machine.wait_for("the artefact", lambda: machine.query(done) == [(1,)])
     disk.fill(leave=1 << 20)
     (machine.folder / "go").touch()
-    trouble = "SELECT trouble FROM job"
-    machine.wait_for("the trouble", lambda: machine.rows(trouble) != [("",)])
+    trouble = "SELECT waiting_reason FROM job"
+    machine.wait_for("the trouble", lambda: machine.query(trouble) != [("",)])
     said = about(machine, job)
     assert said["state"].startswith("completed, packaging: its package cannot be made: ")
-    assert f"{machine.jobs}: No space left on device; make room there" in said["state"]
+    assert f"{machine.queue_folder}: No space left on device; make room there" in said["state"]
     assert said["tests"] == "2: 2 passed"
     assert "mend what is said above" in said["next"]
-    assert not list((machine.jobs / "packages").glob("*.zip"))
+    assert not list((machine.queue_folder / "packages").glob("*.zip"))
     disk.clear()
     assert outcomes(machine, job) == {"passed": 2}
     assert about(machine, job)["state"] == "completed, harvested"
     # No test ran twice for it.
-    assert machine.rows("SELECT count(*) FROM attempt") == [(1,)]
+    assert machine.query("SELECT count(*) FROM attempt") == [(1,)]
 
 
-def test_full_disk_while_executions_are_written_and_at_submit(machine: Machine, disk: SmallFilesystem) -> None:
+def test_full_disk_while_executions_are_written_and_at_submit(
+    machine: NamespaceHost, disk: SmallFilesystem
+) -> None:
     tests = tree(machine, test_a="echo a", test_b=f"{gate(machine)}; echo b >&2; exit 3")
     job = machine.submit("--tests", tests)
     waiting = machine.submit("--tests", tests)
     machine.wait_for("the test", (machine.folder / "begun").exists)
     disk.fill()
     (machine.folder / "go").touch()
-    log = next((machine.jobs / "logs").glob("*.log"))
+    log = next((machine.queue_folder / "logs").glob("*.log"))
     said = about(machine, job)
-    assert f"the disk of {machine.jobs} is full" in said["state"]
+    assert f"the disk of {machine.queue_folder} is full" in said["state"]
     assert "mend what is said above" in said["next"]
     # Neither small jobs nor large ones are taken; the user is told why, and where.
     (tests / "data").write_bytes(os.urandom(1 << 20))
     words = refused(machine, "submit", "--tests", tests)
-    assert f"{machine.jobs}: No space left on device; make room there" in words
-    assert machine.rows("SELECT count(*) FROM job") == [(2,)]
-    assert machine.state(waiting) == "queued"
+    assert f"{machine.queue_folder}: No space left on device; make room there" in words
+    assert machine.query("SELECT count(*) FROM job") == [(2,)]
+    assert machine.get_state(waiting) == "queued"
     disk.clear()
     assert outcomes(machine, job, status=1) == {"failed": 1, "passed": 1}
     assert outcomes(machine, waiting, status=1) == {"failed": 1, "passed": 1}
     assert outcomes(machine, machine.submit("--tests", tests), 1) == {"failed": 1, "passed": 1}
-    assert machine.rows("SELECT count(*) FROM attempt") == [(3,)]
+    assert machine.query("SELECT count(*) FROM attempt") == [(3,)]
     assert "test_b.sh: failed" in log.read_text()
 
 
-def test_a_job_that_needs_more_than_the_disk_has(machine: Machine, disk: SmallFilesystem) -> None:
+def test_a_job_that_needs_more_than_the_disk_has(machine: NamespaceHost, disk: SmallFilesystem) -> None:
     """The next one has all the room again; nobody has to clean up."""
     tests = tree(machine, test_a="true")
     build = machine.folder / "build"
@@ -174,10 +176,10 @@ def test_a_job_that_needs_more_than_the_disk_has(machine: Machine, disk: SmallFi
     said = about(machine, unpacking)
     assert said["state"] == "gave-up, harvested"
     assert "No space left on device" in said["because"]
-    assert os.listdir(machine.jobs / "work") == []
+    assert os.listdir(machine.queue_folder / "work") == []
 
 
-def test_a_disk_that_was_always_full(machine: Machine, disk: SmallFilesystem) -> None:
+def test_a_disk_that_was_always_full(machine: NamespaceHost, disk: SmallFilesystem) -> None:
     disk.fill()
     tests = tree(machine, test_a="true")
     for command in (("submit", "--tests", tests), ("list",)):
@@ -189,15 +191,15 @@ def test_a_disk_that_was_always_full(machine: Machine, disk: SmallFilesystem) ->
 # -- a disk that cannot be written to ---------------------------------------------------
 
 
-def test_read_only_state(machine: Machine, disk: SmallFilesystem) -> None:
+def test_read_only_state(machine: NamespaceHost, disk: SmallFilesystem) -> None:
     tests = tree(machine, test_a="true")
     job = machine.submit("--tests", tests)
-    machine.wait_for("its end", lambda: machine.state(job) == "ready")
-    machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+    machine.wait_for("its end", lambda: machine.get_state(job) == "ready")
+    machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
     disk.set_writable(False)
     for command in (("submit", "--tests", tests), ("list",), ("harvest", job)):
         words = refused(machine, *command)
-        assert str(machine.jobs) in words
+        assert str(machine.queue_folder) in words
         assert "Read-only file system" in words
     disk.set_writable(True)
     assert outcomes(machine, job) == {"passed": 1}
@@ -229,60 +231,60 @@ def overwritten(path: Path) -> None:
         file.write(b"\xa5" * size)
 
 
-def test_a_damaged_queue(machine: Machine) -> None:
+def test_a_damaged_queue(machine: NamespaceHost) -> None:
     """Set aside whole; its user is told once, with its new name, and all goes on."""
     tests = tree(machine, test_a="true")
     for count, damage in enumerate((garbage, truncated, overwritten), 1):
         job = machine.submit("--tests", tests)
-        machine.wait_for("its end", lambda job=job: machine.state(job) == "ready")
-        machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+        machine.wait_for("its end", lambda job=job: machine.get_state(job) == "ready")
+        machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
         before = contents(machine)
-        damage(machine.jobs / "queue.db")
+        damage(machine.queue_folder / "queue.db")
         words = refused(machine, "list")
         (place,) = re.findall(r"set aside as (\S+);", words)
         assert "contents and packages are kept" in words
-        assert f"{machine.jobs}/queue.db was damaged" in words
+        assert f"{machine.queue_folder}/queue.db was damaged" in words
         assert Path(place).exists()
         assert len(set_aside(machine)) == count
         assert contents(machine) >= before
-        assert (machine.jobs / "packages" / f"{job}.zip").exists()
-    machine.job("list")  # once is enough
+        assert (machine.queue_folder / "packages" / f"{job}.zip").exists()
+    machine.run_command("list")  # once is enough
     assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
 
 
-def test_damage_that_a_worker_has_found_is_told_to_the_next_user(machine: Machine) -> None:
+def test_damage_that_a_worker_has_found_is_told_to_the_next_user(machine: NamespaceHost) -> None:
     """It dies, and takes along what it ran: of that job nobody knows any more."""
     tests = tree(machine, test_a=f"setsid sleep 1000 & {gate(machine)}")
     machine.submit("--tests", tests)
     machine.wait_for("the test", (machine.folder / "begun").exists)
-    garbage(machine.jobs / "queue.db")
-    garbage(machine.jobs / "queue.db-wal")
+    garbage(machine.queue_folder / "queue.db")
+    garbage(machine.queue_folder / "queue.db-wal")
     (machine.folder / "go").touch()
-    machine.wait_for("its leaving", lambda: not machine.strangers())
+    machine.wait_for("its leaving", lambda: not machine.list_other_processes())
     assert len(set_aside(machine)) == 1
     words = refused(machine, "submit", "--tests", tests)
     assert f"set aside as {set_aside(machine)[0]};" in words
     assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
 
 
-def set_aside(machine: Machine) -> list[Path]:
-    found = machine.jobs.glob("queue.db.corrupt-*")
+def set_aside(machine: NamespaceHost) -> list[Path]:
+    found = machine.queue_folder.glob("queue.db.corrupt-*")
     return [path for path in found if path.name.endswith("Z") or path.name[-2] == "."]
 
 
-def contents(machine: Machine) -> set[str]:
+def contents(machine: NamespaceHost) -> set[str]:
     """All that jobs brought or made, but logs and code."""
-    found = [*machine.jobs.glob("contents/**/*"), *machine.jobs.glob("packages/*")]
+    found = [*machine.queue_folder.glob("contents/**/*"), *machine.queue_folder.glob("packages/*")]
     return {str(path) for path in found}
 
 
-def test_a_queue_of_a_newer_schema(machine: Machine) -> None:
+def test_a_queue_of_a_newer_schema(machine: NamespaceHost) -> None:
     tests = tree(machine, test_a="true")
     machine.submit("--tests", tests)
-    machine.wait_for("the worker's leaving", lambda: not machine.strangers())
+    machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
 
     def set_version(number: int) -> None:
-        with contextlib.closing(sqlite3.connect(machine.jobs / "queue.db")) as db:
+        with contextlib.closing(sqlite3.connect(machine.queue_folder / "queue.db")) as db:
             db.execute(f"PRAGMA user_version = {number}")
 
     set_version(99)
@@ -318,16 +320,16 @@ def test_two_versions_of_the_code(host: QueueHost) -> None:
     """Each job is run by its own, in order, by one worker; two that are started make no more."""
     newer = "\n_old = facts\ndef facts(): return _old()._replace(note='newer')\n"
     other = host.install(changed("protocol/host_facts.py", newer))
-    script = f'echo "$NOSEJOBS_JOB" >{host.door.path}'
+    script = f'echo "$NOSEJOBS_JOB" >{host.fifo.path}'
     jobs = [host.submit({"t": script}, code=code) for code in (host.code, other) * 2]
     workers = [host.worker(), host.worker()]
-    assert [host.door.line() for _ in jobs] == [job.id for job in jobs]
-    assert [each.wait(PATIENCE) for each in workers] == [0, 0]
+    assert [host.fifo.read_line() for _ in jobs] == [job.id for job in jobs]
+    assert [each.wait(TIMEOUT) for each in workers] == [0, 0]
     notes = [host.package(job).manifest["host"]["note"] for job in jobs]
     assert notes == ["", "newer", "", "newer"]
     attempts = [host.attempts(job) for job in jobs]
     assert [len(each) for each in attempts] == [1, 1, 1, 1]
-    assert len({each[0].identity for each in attempts}) == 1
+    assert len({each[0].worker for each in attempts}) == 1
 
 
 def test_clock_set_back(host: QueueHost, tmp_path: Path) -> None:
@@ -341,15 +343,15 @@ time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
     receiver = WebhookReceiver([500, 500, 500])
     try:
         first = host.submit({"t": "true"}, code=code, notify=receiver.url)
-        script = f"echo here >{host.door.path}; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done"
+        script = f"echo here >{host.fifo.path}; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done"
         second = host.submit({"t": script, "u": "true"}, code=code, slots=1)
         third = host.submit({"t": "true"}, code=code)
         worker = host.worker()
-        assert host.door.line() == "here"
+        assert host.fifo.read_line() == "here"
         postpone(host, seconds=200)
         (tmp_path / "back").touch()
         (tmp_path / "go").touch()
-        assert worker.wait(PATIENCE) == 0
+        assert worker.wait(TIMEOUT) == 0
     finally:
         receiver.close()
     # Had the date been believed, they would have been told in an hour.
@@ -357,17 +359,17 @@ time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
     for job in (first, second, third):
         package = host.package(job)
         assert set(package.exits().values()) == {0}
-        assert all(0 <= each.duration < PATIENCE for each in package.executions().values())
+        assert all(0 <= each.duration < TIMEOUT for each in package.executions().values())
         assert len(host.attempts(job)) == 1
-    began, ended = (getattr(host.attempts(second)[0], name) for name in ("began", "ended"))
+    began, ended = (getattr(host.attempts(second)[0], name) for name in ("started_at", "ended_at"))
     assert ended < began
     assert "took 0.0 s" in format_attempt(AttemptReport("", 1, "ended", "", began, ended))
 
 
 def postpone(host: QueueHost, seconds: float) -> None:
     """Whoever could not be told is to be told then."""
-    deadline = time.monotonic() + PATIENCE
-    statement = "UPDATE outbox SET due = ? WHERE tries > 0"
+    deadline = time.monotonic() + TIMEOUT
+    statement = "UPDATE outbox SET due_at = ? WHERE attempts > 0"
     while time.monotonic() < deadline:
         with host.queue() as queue, queue._db.write_transaction() as db:
             if db.execute(statement, (time.time() + seconds,)).rowcount:
@@ -383,7 +385,9 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
     with QueueHost(tmp_path / "jobs") as host:
         first = host.submit({"a": "true", "b": "true"})
         with host.queue() as queue:
-            queue.register_worker(process_identity.identify_self(), host.code, time.time())  # nobody else is started
+            queue.register_worker(
+                process_identity.identify_self(), host.code, time.time()
+            )  # nobody else is started
             many(queue, first, 10_000)
         desk = JobSession(None, host.folder, paths.code_path(host.folder, host.code))
         submits, lists = [], []
@@ -400,7 +404,7 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
 def many(queue: Queue, job: JobRow, count: int) -> None:
     """The same job, many times over, in one transaction."""
     with queue._db.write_transaction() as db:
-        columns = "code, submitted, count, state, name, labels, priority, build, tests, config"
+        columns = "code, submitted_at, test_count, state, name, labels, priority, build, tests, config"
         for _ in range(count):
             db.execute(
                 f"INSERT INTO job (id, {columns}) SELECT ?, {columns} FROM job WHERE number = ?",
@@ -436,7 +440,7 @@ LARGE, LITTLE_DISK, LITTLE_MEMORY = 2 << 30, 64 << 20, 400 << 20
 
 def test_a_sparse_build(tmp_path: Path) -> None:
     """2 GiB as a folder, as a tar file with holes, and as a tar.gz: in little memory and disk."""
-    with job_hosts.state(tmp_path):
+    with job_hosts.isolate_state(tmp_path):
         build = tmp_path / "build"
         build.mkdir()
         with open(build / "image", "wb") as file:
@@ -453,7 +457,7 @@ def test_a_sparse_build(tmp_path: Path) -> None:
             'stat -c "%s %b" $NOSEJOBS_BUILD/image', 'tail -c 3 $NOSEJOBS_BUILD/image',
             f"grep VmHWM /proc/{runner}/status",
         ]  # fmt: skip
-        job_hosts.script(tmp_path / "tests", "test_a.sh", "; echo; ".join(lines))
+        job_hosts.write_script(tmp_path / "tests", "test_a.sh", "; echo; ".join(lines))
         for what in (build, tmp_path / "b.tar", tmp_path / "b.tgz"):
             memory = submit_and_harvest(tmp_path, what)
             with zipfile.ZipFile(tmp_path / f"{what.name}.zip") as package:

@@ -32,7 +32,7 @@ _LOST_WORDS = {"never": 0, "once": 1}
 
 
 class Mode(StrEnum):
-    """How a stage uses several hosts."""
+    """The way in which a stage uses several hosts."""
 
     #: Each host runs all tests.
     EACH = "each"

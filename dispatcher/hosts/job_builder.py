@@ -81,7 +81,7 @@ class JobBuilder:
     def _prepare(self, job: model.Job) -> tuple[NewJob, Sequence[SourceTree]]:
         rows = self._read_rows(job)
         checkout = self._checkouts.get(rows.source, rows.change.revision, rows.build.tree_digest)
-        config = pipeline.from_data(rows.build.config or {})
+        config = pipeline.from_json(rows.build.config or {})
         if rows.run.stage == model.BUILD:
             return _make_build_job(rows, config, checkout)
         stage = config.stage(rows.run.stage)

@@ -91,8 +91,8 @@ def read_rows(package: Package, job: str) -> PackageRows:
     """
     tests = read_tests(package, job)
     manifest = package.manifest
-    end_reason, detail = (to_single_line(str(manifest.get(key))) for key in ("end_reason", "detail"))
-    rows = PackageRows(end_reason, detail)
+    end_reason = to_single_line(str(manifest.get("end_reason")))
+    rows = PackageRows(end_reason, to_single_line(str(manifest.get("detail"))))
     for number, (last, attempts) in _last_executions(package, len(tests)):
         _add_result(rows, tests[number], number, last, attempts)
     if len(rows.cases) >= _MAX_CASES or len(rows.measurements) >= _MAX_MEASUREMENTS:

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import MAX_SLOTS
-from ..errors import CannotOpen, UsageError
+from ..errors import HostOpenError, UsageError
 from ..hosts import agent_zipapp
 from ..remote.agent import credentials
 from ..remote.files.remove_tree import remove_tree
 from ..remote.processes import orphans, process_identity
-from ..remote.protocol.host_facts import cores
+from ..remote.protocol.host_facts import count_cores
 from ..remote.protocol.job import Identity
-from ..validators import suggestion
+from ..validators import format_suggestion
 from .hookspecs import hookimpl
 from .provider import Handle, PoolOptions, ProviderFactory, RunningHost
 
@@ -70,7 +70,7 @@ class LocalProvider:
         for key in pool.options:
             if key not in _OPTIONS:
                 message = f"[pools.{pool.name}.options]: unknown key {key!r}"
-                raise UsageError(message + suggestion(key, _OPTIONS))
+                raise UsageError(message + format_suggestion(key, _OPTIONS))
         slots = pool.options.get("slots", 1)
         if type(slots) is not int or not 1 <= slots <= MAX_SLOTS:
             message = f"[pools.{pool.name}.options] slots must be a whole number, 1 to {MAX_SLOTS}"
@@ -79,7 +79,7 @@ class LocalProvider:
     def bring_up(self, name: str, pool: PoolOptions, handle: Handle | None) -> RunningHost:
         """Return an agent that listens; start it unless it is running.
 
-        Raises CannotOpen if it does not listen in time.
+        Raises HostOpenError if it does not listen in time.
         """
         self.check(pool)
         if handle is None:
@@ -91,7 +91,7 @@ class LocalProvider:
         client = self._folder / "client.pem"
         spec = f"agent=127.0.0.1:{handle['port']}//name={_CERTIFICATE_NAME}//credentials={client}"
         # All hosts of the pool together must not use more cores than there are.
-        default_slots = max(cores() // pool.max_hosts, 1)
+        default_slots = max(count_cores() // pool.max_hosts, 1)
         return RunningHost(spec, handle, pool.options.get("slots", default_slots))
 
     def is_alive(self, name: str, handle: Handle) -> bool:
@@ -127,12 +127,12 @@ class LocalProvider:
     def _kill(self, name: str) -> None:
         """Kill all processes that have a host's marker, or work below its folder.
 
-        Raises CannotOpen if some of them survive.
+        Raises HostOpenError if some of them survive.
         """
-        survivors = orphans.kill(name, os.fspath(self._hosts / name))
+        survivors = orphans.kill_orphans(name, os.fspath(self._hosts / name))
         self._reap_children()
         if survivors:
-            raise CannotOpen(name, f"cannot kill the processes {survivors} of this host")
+            raise HostOpenError(name, f"cannot kill the processes {survivors} of this host")
 
     def _reap_children(self) -> None:
         with self._lock:
@@ -156,20 +156,20 @@ class LocalProvider:
             )  # fmt: skip
         with self._lock:
             self._children.append(child)
-        identity = process_identity.of(child.pid)
+        identity = process_identity.identify(child.pid)
         port = self._wait_for_port(name, child, port_file)
         assert identity is not None
         return {
             "pid": identity.pid,
-            "start_ticks": identity.start,
-            "boot_id": identity.boot,
+            "start_ticks": identity.start_ticks,
+            "boot_id": identity.boot_id,
             "port": port,
         }
 
     def _wait_for_port(self, name: str, child: subprocess.Popen[bytes], path: Path) -> int:
         """Return the port from the file that the agent writes once it listens.
 
-        Raises CannotOpen, with the end of the agent's log, if it does not listen in time.
+        Raises HostOpenError, with the end of the agent's log, if it does not listen in time.
         """
         deadline = time.monotonic() + _START_TIMEOUT
         while child.poll() is None and time.monotonic() < deadline:
@@ -180,14 +180,14 @@ class LocalProvider:
             child.send_signal(signal.SIGKILL)
             child.wait()
         log = (path.parent / "agent.log").read_text(errors="replace")[-_MAX_LOG_CHARS:].strip()
-        raise CannotOpen(name, f"its agent does not start: {log or 'its log is empty'}")
+        raise HostOpenError(name, f"its agent does not start: {log or 'its log is empty'}")
 
     def _environment(self, name: str, folder: Path) -> dict[str, str]:
         """Return our environment without variables of nosejobs, and with the host's folders."""
         variables = {key: v for key, v in os.environ.items() if not key.startswith("NOSEJOBS_")}
         variables["XDG_STATE_HOME"] = os.fspath(folder / "state")
         variables["XDG_CACHE_HOME"] = os.fspath(folder / "cache")
-        return {**variables, orphans.MARKER: name}
+        return {**variables, orphans.ATTEMPT_VARIABLE: name}
 
     # -- files of all hosts --------------------------------------------------------
 
@@ -218,7 +218,7 @@ class LocalProvider:
             text = authority.issue_host(_CERTIFICATE_NAME, ["127.0.0.1"], now)
         else:
             text = authority.issue_client("dispatcher", now)
-        ca.write_private(path, text)
+        ca.write_private_file(path, text)
         return path
 
     def _open_authority(self) -> ca.Authority:
@@ -226,7 +226,7 @@ class LocalProvider:
 
         folder = self._folder / "ca"
         if (folder / "crl.pem").exists():
-            return ca.Authority(folder)
+            return ca.CertificateAuthority(folder)
         # An authority that was not finished has signed nothing.
         shutil.rmtree(folder, ignore_errors=True)
-        return ca.Authority.create(folder, ca.utcnow(), "nosejobs pool")
+        return ca.CertificateAuthority.create(folder, ca.utcnow(), "nosejobs pool")

@@ -53,7 +53,7 @@ class FakeWork:
         """Return a job of all tests in the folder."""
         self.prepared.append(job.id)
         self.before_prepare(job)
-        ready = job_hosts.prepared(self.tests, job.id)
+        ready = job_hosts.prepare_job(self.tests, job.id)
         return ready.job, list(ready.trees)
 
     def invalidate(self, job: Job) -> None:
@@ -72,7 +72,7 @@ class FakeWork:
         with zipfile.ZipFile(package) as archive:
             assert json.loads(archive.read("manifest.json"))["job"]["id"] == job.id
         digest = _digest(package)
-        entry = results.PackageInfo(digest, manifest["how"], time.time())
+        entry = results.PackageInfo(digest, manifest["end_reason"], time.time())
         with self.store.write() as connection:
             self.outcomes.append(results.record_package(connection, job.id, entry, rows))
 

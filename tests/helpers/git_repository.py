@@ -20,7 +20,7 @@ ENVIRONMENT = {
 
 
 class Repository:
-    """A repository with a work commit_entries."""
+    """A repository with a work tree, on the branch ``main``."""
 
     def __init__(self, path: Path, *options: str) -> None:
         self.path = path

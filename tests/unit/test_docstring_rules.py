@@ -48,6 +48,7 @@ def test_docstrings_start_with_a_verb_or_a_noun(path: Path) -> None:
 INTERFACES = [
     "shell_runner/__init__.py",
     "shell_runner/pools/hookspecs.py",
+    "shell_runner/pools/provider.py",
     "pytest_nosejobs/newhooks.py",
 ]
 

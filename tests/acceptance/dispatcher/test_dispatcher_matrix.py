@@ -59,12 +59,15 @@ def data(folder: Path) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path, tree: SampleRepository) -> Iterator[Callable[..., RunningDispatcher]]:
-    """Dispatchers that run until the end."""
+def start(
+    folder: Path, tree: SampleRepository, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., RunningDispatcher]]:
+    """Return a function that starts a dispatcher, which runs until the end of the test."""
+    timeouts = {"retry_delay": 0.1} if "fast_retries" in request.fixturenames else {}
     running: list[RunningDispatcher] = []
 
     def begin(where: Path = folder, of: SampleRepository = tree) -> RunningDispatcher:
-        running.append(RunningDispatcher(make_settings(where, of.path)))
+        running.append(RunningDispatcher(make_settings(where, of.path), **timeouts))
         return running[-1].__enter__()
 
     yield begin
@@ -73,10 +76,9 @@ def start(folder: Path, tree: SampleRepository) -> Iterator[Callable[..., Runnin
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for a disk is tried again at once."""
+def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat soon what failed because the disk was full; ``start`` does so for connections."""
     monkeypatch.setattr("dispatcher.builds.source_watcher.backoff", lambda failures: 0.1)
-    monkeypatch.setattr("dispatcher.hosts.connection._RETRY_DELAY", 0.1)
     monkeypatch.setattr("dispatcher.reconciler.background_tasks._TASK_RETRY_DELAY", 0.1)
     monkeypatch.setattr("dispatcher.reconciler.reconciler._FALLBACK_PASS_INTERVAL", 0.2)
 
@@ -118,7 +120,7 @@ def test_disk_full_while_the_mirror_fetches(
     data: Path,
     tree: SampleRepository,
     start: Callable[..., RunningDispatcher],
-    hasty: None,
+    fast_retries: None,
 ) -> None:
     config = (tree.path / "nosejobs.toml").read_text()
     tree.write_config(stage_toml("unit", 'gate = "manual"'))
@@ -145,7 +147,7 @@ def test_disk_full_while_a_build_is_stored(
     folder: Path,
     tree: SampleRepository,
     start: Callable[..., RunningDispatcher],
-    hasty: None,
+    fast_retries: None,
 ) -> None:
     """No room for its package; then there is, and none to make the artefact of it."""
     noise = f"head -c 3000000 /dev/urandom > noise; echo > {folder}/begun"
@@ -181,7 +183,7 @@ def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
     data: Path,
     tree: SampleRepository,
     start: Callable[..., RunningDispatcher],
-    hasty: None,
+    fast_retries: None,
 ) -> None:
     """The source is read when there is room for its objects alone."""
     (tree.path / "zeros").write_bytes(bytes(4 << 20))
@@ -302,7 +304,10 @@ def test_without_its_database_no_result_is_swept(
 
 
 def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
-    folder: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher], hasty: None
+    folder: Path,
+    tree: SampleRepository,
+    start: Callable[..., RunningDispatcher],
+    fast_retries: None,
 ) -> None:
     inputs = BUILD + 'inputs = ["app"]\n'
     gated = stage_toml("unit", 'gate = "manual"', 'lost = "never"')

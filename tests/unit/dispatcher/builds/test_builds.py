@@ -26,8 +26,9 @@ FULL = BuildConfig("make", "dist", inputs=("src/**",))
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    job_hosts.script(tmp_path / "tree", "tests/test_a.sh", "# nosejobs: tags=fast requires=docker")
-    job_hosts.script(tmp_path / "tree", "tests/test_b.sh")
+    comment = "# nosejobs: tags=fast requires=docker"
+    job_hosts.write_script(tmp_path / "tree", "tests/test_a.sh", comment)
+    job_hosts.write_script(tmp_path / "tree", "tests/test_b.sh")
     (tmp_path / "tree/.env").write_text("committed, so it belongs to the tree\n")
     (tmp_path / "tree/link").symlink_to("tests/test_b.sh")
     return tmp_path / "tree"

@@ -84,7 +84,7 @@ def test_it_answers_on_loopback(listen: str) -> None:
     ("text", "words"),
     [
         ("[dispatcher]\nlisten='0.0.0.0:80'", "2: dispatcher.listen must be a loopback address"),
-        ("[dispatcher]\nlisten='example.org:80'", "2: dispatcher.listen must be a loopback address"),
+        ("[dispatcher]\nlisten='example.org:80'", "2: dispatcher.listen must be a loopback"),
         ("[dispatcher]\nlisten='127.0.0.1'", "2: dispatcher.listen must be an address and a port"),
         ("[dispatcher]\nlisten='127.0.0.1:65536'", "2: dispatcher.listen must be an address and a"),
         ("[dispatcher]\nlisten=80", "2: dispatcher.listen must be an address and a port"),

@@ -82,12 +82,12 @@ class StageState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether no event can change the state."""
+        """Return whether no event can change the state."""
         return self in _OVER
 
     @property
     def is_idle(self) -> bool:
-        """Whether the run has not begun; then policy decides its state anew at each change."""
+        """Return whether the run has not begun; then policy decides its state at each change."""
         return self in _IDLE
 
 
@@ -167,7 +167,7 @@ class JobState(StrEnum):
 
     @property
     def is_open(self) -> bool:
-        """Whether the job takes a place on its host, and its stage run waits for it."""
+        """Return whether the job takes a place on its host, and its stage run waits for it."""
         return self in (JobState.PLANNED, JobState.SUBMITTED, JobState.ENDED)
 
 
@@ -357,7 +357,7 @@ class Tag:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the tag has not been revoked."""
+        """Return whether the tag has not been revoked."""
         return self.revoked_at is None
 
 

@@ -174,15 +174,15 @@ class _Assignment:
         return ""
 
     def _waiting_reason(self, request: PlacementRequest, matching: Sequence[HostLoad]) -> str:
-        needed = f"{format_count(request.count, 'host')}"
+        needed = f"needs {format_count(request.count, 'host')}"
         if request.labels:
             labels = ", ".join(request.labels)
             needed += f" with {pluralize('label', len(request.labels))} {labels}"
         names = ", ".join(load.host.name for load in matching[:_MAX_NAMED_HOSTS])
         more = ", ..." if len(matching) > _MAX_NAMED_HOSTS else ""
-        verb = "fits" if len(matching) < 2 else "fit"
-        fitting = f"{len(matching) or 'none'} {verb}" + (f": {names}{more}" if names else "")
-        return "; ".join([needed, fitting, *self._host_reasons(request)])
+        verb = "matches" if len(matching) < 2 else "match"
+        matches = f"{len(matching) or 'none'} {verb}" + (f": {names}{more}" if names else "")
+        return "; ".join([needed, matches, *self._host_reasons(request)])
 
     def _host_reasons(self, request: PlacementRequest) -> list[str]:
         """Return why each host cannot be had; those that lack labels come last."""

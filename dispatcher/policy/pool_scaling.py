@@ -33,7 +33,7 @@ def choose_pools_to_grow(
 
 
 def no_pool_reason(unplaced: Unplaced, pools: Sequence[Pool]) -> str:
-    """Return why no pool will ever bring up what fits; empty: one can, or there are no pools."""
+    """Return why no pool can bring up a matching host; empty: one can, or there are none."""
     labels = set(unplaced.labels)
     if not pools or any(labels <= set(pool.labels) for pool in pools):
         return ""

@@ -16,7 +16,7 @@ from shell_runner.text import format_count
 from ..configuration.pipeline import Mode, Stage
 from ..model import Job, JobState, OutcomeCounts, StageEvent
 
-#: Ends of a job on its host (``job.how``), beside "completed", that are the fault of the build.
+#: Ends of a job on its host (``job.end_reason``), beside "completed", that are the fault of the build.
 _BUILD_FAILURES = {
     "install-failed": "the install command failed",
     "timed-out": "it exceeded its time limit",

@@ -61,7 +61,7 @@ def list_referenced_digests(connection: Connection) -> set[str]:
     packages = select(_JOB.package_digest).where(
         _JOB.package_digest != "", _JOB.removed_at.is_(None)
     )
-    artefacts = select(_BUILD.artifact_digest).where(
+    artifacts = select(_BUILD.artifact_digest).where(
         _BUILD.artifact_digest != "", _BUILD.removed_at.is_(None)
     )
-    return set(connection.execute(packages.union(artefacts)).scalars())
+    return set(connection.execute(packages.union(artifacts)).scalars())

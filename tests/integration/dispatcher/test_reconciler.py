@@ -325,7 +325,7 @@ def test_a_lost_part_runs_again_on_another_host_and_its_late_package_does_not_co
     dispatcher.reconciler.step()
     assert dispatcher.planned_jobs() == [second]
     assert dispatcher.run_details()["unit"].startswith(
-        "running again: h1 was lost: no answer; waiting: 1 host;"
+        "running again: h1 was lost: no answer; waiting: needs 1 host;"
     )
     before = _dump(dispatcher)
     dispatcher.reconciler.step()
@@ -375,7 +375,7 @@ def test_a_stage_that_waits_for_hosts_names_what_it_needs(dispatcher: SteppedDis
     write_config(dispatcher, stage_toml("unit", 'labels = ["gpu"]'))
     dispatcher.poll_and_step()
     assert dispatcher.run_states() == {"unit": "placing"}
-    assert dispatcher.run_details()["unit"].startswith("1 host with label gpu; none fits")
+    assert dispatcher.run_details()["unit"].startswith("needs 1 host with label gpu; none matches")
     assert [(each.missing, each.labels) for each in dispatcher.last_result.unplaced] == [
         (1, ("gpu",))
     ]

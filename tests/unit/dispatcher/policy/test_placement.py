@@ -58,14 +58,14 @@ def test_a_request_that_waits_says_for_what() -> None:
     down = at("h2", GPU, HostState.QUARANTINED, reason="3 infrastructure failures in a row")
     others = [at("h3", ("linux",)), at("h4", GPU, jobs=2), at("h5"), at("h6", GPU, HostState.DOWN)]
     assert reason_of(request, at("h1", GPU), down, *others) == (
-        "2 hosts with labels linux, gpu; 2 fit: h1, h4; "
+        "needs 2 hosts with labels linux, gpu; 2 match: h1, h4; "
         "h2 is quarantined (3 infrastructure failures in a row); h4 has 2 jobs; h6 is down; "
         "h3 has no label gpu; h5 has no labels linux, gpu"
     )
     assert reason_of(request, at("h1", GPU), down).startswith(
-        "2 hosts with labels linux, gpu; 1 fits: h1; h2 is quarantined"
+        "needs 2 hosts with labels linux, gpu; 1 matches: h1; h2 is quarantined"
     )
-    assert reason_of(PlacementRequest(1, "a")) == "1 host; none fits"
+    assert reason_of(PlacementRequest(1, "a")) == "needs 1 host; none matches"
     assert reason_of(PlacementRequest(1, "a", ("x",)), *(at(f"h{n}") for n in range(20))).endswith(
         "; and 12 more"
     )

@@ -23,7 +23,7 @@ from dispatcher.policy.run_placement import free_places, may_begin, place_runs, 
 
 NOW = 1000.0
 KEY = RunKey(1, "unit", 1)
-NO_HOST = "1 host; none fits"
+NO_HOST = "needs 1 host; none matches"
 
 
 def load(name: str, jobs: int = 0, state: HostState = HostState.UP) -> HostLoad:
@@ -76,7 +76,7 @@ def test_pools_that_cannot_help_are_part_of_the_reason() -> None:
     wanted = RequestHosts(request().run, labelled)
     _, move = place_runs([wanted], [], 2, [Pool("any")], NOW)
     assert isinstance(move, MoveRun)
-    assert move.detail == "1 host with label gpu; none fits; pool any has no label gpu"
+    assert move.detail == "needs 1 host with label gpu; none matches; pool any has no label gpu"
 
 
 def test_older_requests_come_first() -> None:

@@ -1,4 +1,4 @@
-"""Which files of an outputs directory go back, and how."""
+"""Tests of the selection of artifacts and of reading them in pieces."""
 
 import json
 import os
@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.execution import artifacts
-from shell_runner.remote.execution.artifacts import SelectedArtifacts, select_artifacts, read_pieces
+from shell_runner.remote.execution.artifacts import SelectedArtifacts, read_pieces, select_artifacts
 
 
 def contents(folder: Path, chosen: SelectedArtifacts) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+    contents_by_path: dict[str, bytes] = {}
     ended = set()
     for path, body, last in read_pieces(str(folder), chosen.files):
         assert path not in ended
         assert len(body) <= artifacts._MAX_PIECE_BYTES
-        found[path] = found.get(path, b"") + body
+        contents_by_path[path] = contents_by_path.get(path, b"") + body
         if last:
             ended.add(path)
-    assert ended == set(found)
-    return found
+    assert ended == set(contents_by_path)
+    return contents_by_path
 
 
-def test_regular_files_in_order_of_name(tmp_path: Path) -> None:
+def test_regular_files_are_selected_in_order_of_name(tmp_path: Path) -> None:
     for name in ("b", "a", "sub/z", "sub/deep/y"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -32,7 +32,7 @@ def test_regular_files_in_order_of_name(tmp_path: Path) -> None:
     assert contents(tmp_path, chosen) == {path: path.encode() for path, _ in chosen.files}
 
 
-def test_no_link_no_pipe_no_socket(tmp_path: Path) -> None:
+def test_links_pipes_and_sockets_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/secret").write_text("x")
     folder = tmp_path / "out"
@@ -73,13 +73,13 @@ def test_very_many_files_are_counted_only(tmp_path: Path, monkeypatch: pytest.Mo
         artifacts._MAX_PIECE_BYTES * 2 + 1,
     ],
 )
-def test_sizes_around_a_piece(tmp_path: Path, size: int) -> None:
+def test_files_of_about_the_piece_size_are_complete(tmp_path: Path, size: int) -> None:
     body = os.urandom(size)
     (tmp_path / "a").write_bytes(body)
     assert contents(tmp_path, select_artifacts(str(tmp_path), 1 << 30)) == {"a": body}
 
 
-def test_what_changes_after_the_choice_does_no_harm(tmp_path: Path) -> None:
+def test_files_that_change_after_the_selection_are_handled(tmp_path: Path) -> None:
     for name in ("gone", "shorter", "longer", "link", "fifo"):
         (tmp_path / name).write_bytes(b"0123456789")
     chosen = select_artifacts(str(tmp_path), 1000)
@@ -89,12 +89,12 @@ def test_what_changes_after_the_choice_does_no_harm(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "shorter").write_bytes(b"01")
     (tmp_path / "longer").write_bytes(b"0123456789more")
-    found = contents(tmp_path, chosen)
-    assert found.pop("fifo", b"") == b""
-    assert found == {"shorter": b"01", "longer": b"0123456789"}
+    contents_by_path = contents(tmp_path, chosen)
+    assert contents_by_path.pop("fifo", b"") == b""
+    assert contents_by_path == {"shorter": b"01", "longer": b"0123456789"}
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\n\x1b")
     (tmp_path / name).write_text("x")
     chosen = select_artifacts(str(tmp_path), 10)

@@ -1,4 +1,4 @@
-"""Variables of a test."""
+"""Tests of the environment variables of a test."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from shell_runner.remote.execution.environment import PASSED_VARIABLES, filter_e
     "name",
     ["PATH", "LANG", "LC_ALL", "LC_X", "TZ", "USER", "LOGNAME", "SHELL", "http_proxy", "NO_PROXY"],
 )
-def test_passed_on(name: str) -> None:
+def test_these_variables_are_passed(name: str) -> None:
     assert filter_environment({name: "x"}, PASSED_VARIABLES)[name] == "x"
 
 
@@ -17,11 +17,11 @@ def test_passed_on(name: str) -> None:
     "name",
     ["HOME", "TMPDIR", "BASH_ENV", "ENV", "PYTHONPATH", "LD_PRELOAD", "LANGUAGE", "SECRET", "path"],
 )
-def test_not_passed_on(name: str) -> None:
+def test_these_variables_are_not_passed(name: str) -> None:
     assert name not in filter_environment({name: "x"}, PASSED_VARIABLES)
 
 
-def test_patterns_choose() -> None:
+def test_patterns_select_variables() -> None:
     host = {"MY_A": "1", "MY_B": "2", "OTHER": "3", "PATH": "/p"}
     assert filter_environment(host, ("MY_*", "PATH")) == {"MY_A": "1", "MY_B": "2", "PATH": "/p"}
 

@@ -1,4 +1,4 @@
-"""What runs on one host share, by the files of two and more of them in one folder."""
+"""Tests of the resources that several runs on one host share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from shell_runner.remote.execution.host_resources import (
     LOCK,
     SLOTS,
     HostResources,
-    UnavailableResource,
     SharedHostResources,
+    UnavailableResource,
 )
 from shell_runner.remote.files.state_dirs import encode_file_name
 
-#: Takes a slot, a lock and nothing else, says so, and lives on.
+#: A program that acquires a slot and a lock, reports that, and keeps running.
 HOLD = """\
 import sys, time
 from shell_runner.remote.execution.host_resources import SharedHostResources
@@ -33,7 +33,7 @@ assert run.acquire_for_test(1, [1], ["gpu"], False) == 1
 print("held", flush=True)
 time.sleep(60)
 """
-#: Many starts that wait for each other one after the other; a run that starves gives up.
+#: Number of rounds in which each run tries to start a test.
 ROUNDS = 60
 
 Open = Callable[[], SharedHostResources]
@@ -41,26 +41,26 @@ Open = Callable[[], SharedHostResources]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Open]:
-    """Another run on the host."""
-    made: list[SharedHostResources] = []
+    """A function that creates the resources of another run on the host."""
+    runs_made: list[SharedHostResources] = []
 
     def make() -> SharedHostResources:
-        made.append(SharedHostResources(str(tmp_path / "host")))
-        return made[-1]
+        runs_made.append(SharedHostResources(str(tmp_path / "host")))
+        return runs_made[-1]
 
     yield make
-    for each in made:
+    for each in runs_made:
         each.close()
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No run may keep what another one waits for."""
+def no_hold_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make runs release a resource as soon as another run waits for it."""
     monkeypatch.setattr(host_resources, "MIN_HOLD_TIME", 0.0)
     monkeypatch.setattr(host_resources, "POLL_INTERVAL", 0.0)
 
 
-def settled(one: SharedHostResources, *busy: int) -> UnavailableResource | None:
+def finish_round(one: SharedHostResources, *busy: int) -> UnavailableResource | None:
     one.finish_round(busy)
     return one.unavailable
 
@@ -68,7 +68,7 @@ def settled(one: SharedHostResources, *busy: int) -> UnavailableResource | None:
 # -- slots --------------------------------------------------------------------------
 
 
-def test_a_host_of_ones_own_has_always_room() -> None:
+def test_a_private_host_has_always_room() -> None:
     own = HostResources()
     assert own.acquire_slot([3, 1]) == own.acquire_for_test(1, [3], ["a"], True) == 3
     assert own.acquire_slot([]) is own.acquire_for_test(1, [], [], False) is None
@@ -81,9 +81,9 @@ def test_a_host_of_ones_own_has_always_room() -> None:
 def test_two_runs_never_use_one_slot_at_once(run: Open) -> None:
     one, two = run(), run()
     assert one.acquire_slot([0]) == 0
-    assert settled(one, 0) is None
+    assert finish_round(one, 0) is None
     assert two.acquire_slot([0]) is None
-    assert settled(two) == UnavailableResource(SLOTS)
+    assert finish_round(two) == UnavailableResource(SLOTS)
 
 
 def test_two_runs_use_no_more_than_the_larger_number_together(run: Open) -> None:
@@ -96,17 +96,17 @@ def test_the_first_slot_that_is_free_is_taken(run: Open) -> None:
     one, two = run(), run()
     assert one.acquire_slot([1]) == 1
     assert two.acquire_slot([1, 0]) == 0
-    assert settled(two, 0) == UnavailableResource(SLOTS)  # the other one is still wanted
+    assert finish_round(two, 0) == UnavailableResource(SLOTS)  # the other one is still wanted
 
 
-def test_what_is_not_busy_any_more_is_free_for_others(run: Open) -> None:
+def test_a_slot_that_is_not_busy_is_released(run: Open) -> None:
     one, two = run(), run()
     one.acquire_slot([0])
     one.finish_round([])
     assert two.acquire_slot([0]) == 0
 
 
-def test_a_run_keeps_its_slot_while_its_turn_lasts(
+def test_a_run_keeps_its_slot_for_the_minimum_hold_time(
     run: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_resources, "MIN_HOLD_TIME", 3600.0)
@@ -118,15 +118,15 @@ def test_a_run_keeps_its_slot_while_its_turn_lasts(
         two.finish_round([])
 
 
-@pytest.mark.usefixtures("hasty")
-def test_a_run_gives_a_slot_up_when_another_one_waits(run: Open) -> None:
+@pytest.mark.usefixtures("no_hold_time")
+def test_a_run_releases_a_slot_when_another_one_waits(run: Open) -> None:
     one, two = run(), run()
     assert one.acquire_slot([0]) == one.acquire_slot([0]) == 0
     one.finish_round([0])
     assert two.acquire_slot([0]) is None
     two.finish_round([])
     assert one.acquire_slot([0]) is None
-    assert settled(one, 0) == UnavailableResource(SLOTS)  # it is still busy
+    assert finish_round(one, 0) == UnavailableResource(SLOTS)  # it is still busy
     assert two.acquire_slot([0]) is None
     two.finish_round([])
     one.finish_round([])
@@ -135,8 +135,8 @@ def test_a_run_gives_a_slot_up_when_another_one_waits(run: Open) -> None:
     assert two.acquire_slot([0]) == 0
 
 
-@pytest.mark.usefixtures("hasty")
-def test_who_does_not_ask_any_more_is_not_waited_for(run: Open) -> None:
+@pytest.mark.usefixtures("no_hold_time")
+def test_a_run_that_no_longer_tries_does_not_block_others(run: Open) -> None:
     one, two = run(), run()
     one.acquire_slot([0])
     assert two.acquire_slot([0]) is None
@@ -147,9 +147,9 @@ def test_who_does_not_ask_any_more_is_not_waited_for(run: Open) -> None:
     assert one.acquire_slot([0]) == 0
 
 
-@pytest.mark.usefixtures("hasty")
+@pytest.mark.usefixtures("no_hold_time")
 @pytest.mark.parametrize("count", [2, 3])
-def test_every_run_has_its_turn(run: Open, count: int) -> None:
+def test_every_run_gets_its_share_of_a_slot(run: Open, count: int) -> None:
     runs = [run() for _ in range(count)]
     turns = [0] * count
     for _ in range(ROUNDS):
@@ -167,7 +167,7 @@ def test_a_lock_is_held_by_one_test_until_it_ends(run: Open) -> None:
     assert one.acquire_for_test(1, [0], ["gpu"], False) == 0
     one.finish_round([0])
     assert two.acquire_for_test(7, [1], ["gpu"], False) is None
-    assert settled(two) == UnavailableResource(LOCK, "gpu")
+    assert finish_round(two) == UnavailableResource(LOCK, "gpu")
     assert two.acquire_slot([1]) == 1  # others overtake it
     one.release_test(1)
     assert two.acquire_for_test(7, [2], ["gpu"], False) == 2
@@ -177,12 +177,12 @@ def test_a_run_does_not_take_its_own_lock_twice(run: Open) -> None:
     one = run()
     assert one.acquire_for_test(1, [0], ["gpu"], False) == 0
     assert one.acquire_for_test(2, [1], ["gpu"], False) is None
-    assert settled(one, 0) is None  # no other run is to blame
+    assert finish_round(one, 0) is None  # no other run is to blame
     one.release_test(1)
     assert one.acquire_for_test(2, [1], ["gpu"], False) == 1
 
 
-def test_a_lock_goes_to_who_waits_and_not_to_who_had_it(run: Open) -> None:
+def test_a_lock_goes_to_the_waiting_run_and_not_to_its_last_holder(run: Open) -> None:
     one, two = run(), run()
     one.acquire_for_test(1, [0], ["gpu"], False)
     assert two.acquire_for_test(1, [1], ["gpu"], False) is None
@@ -206,7 +206,7 @@ def test_a_lock_is_waited_for_while_no_slot_is_free(run: Open) -> None:
     assert two.acquire_for_test(1, [1], ["gpu"], False) == 1
 
 
-def test_tests_with_the_same_locks_do_not_wait_in_a_circle(run: Open) -> None:
+def test_tests_with_the_same_locks_do_not_deadlock(run: Open) -> None:
     one, two, three = run(), run(), run()
     three.acquire_for_test(1, [0], ["b"], False)
     wanted = {"one": (one, ["b", "a"]), "two": (two, ["a", "b"])}
@@ -221,16 +221,16 @@ def test_tests_with_the_same_locks_do_not_wait_in_a_circle(run: Open) -> None:
     assert not wanted
 
 
-# -- alone --------------------------------------------------------------------------
+# -- serial tests --------------------------------------------------------------------------
 
 
-def test_nothing_runs_beside_a_test_that_is_alone(run: Open) -> None:
+def test_nothing_runs_beside_a_serial_test(run: Open) -> None:
     one, two = run(), run()
     assert one.acquire_for_test(1, [0], [], True) == 0
     one.finish_round([0])
     assert one.acquire_slot([1]) is None
     assert two.acquire_slot([1]) is None
-    assert settled(two) == UnavailableResource(ALONE)
+    assert finish_round(two) == UnavailableResource(ALONE)
     assert two.acquire_for_test(1, [1], [], True) is None
     two.finish_round([])
     one.release_test(1)
@@ -238,13 +238,13 @@ def test_nothing_runs_beside_a_test_that_is_alone(run: Open) -> None:
     assert two.acquire_for_test(1, [1], [], True) == 1
 
 
-@pytest.mark.usefixtures("hasty")
-def test_a_test_that_must_be_alone_comes_before_what_others_have_waiting(run: Open) -> None:
+@pytest.mark.usefixtures("no_hold_time")
+def test_a_serial_test_starts_before_waiting_tests_of_others(run: Open) -> None:
     one, two, three = run(), run(), run()
     assert one.acquire_slot([0]) == 0
     one.finish_round([0])
     assert two.acquire_for_test(1, [0], [], True) is None
-    assert settled(two) == UnavailableResource(ALONE)
+    assert finish_round(two) == UnavailableResource(ALONE)
     assert one.acquire_slot([1]) is None
     assert three.acquire_slot([2]) is None
     one.finish_round([])
@@ -261,8 +261,8 @@ def test_a_test_that_must_be_alone_comes_before_what_others_have_waiting(run: Op
     assert three.acquire_slot([2]) == 2
 
 
-@pytest.mark.usefixtures("hasty")
-def test_a_run_that_waits_for_a_slot_does_not_stop_one_that_must_be_alone(run: Open) -> None:
+@pytest.mark.usefixtures("no_hold_time")
+def test_a_run_that_waits_for_a_slot_does_not_block_a_serial_test(run: Open) -> None:
     one, two, three = run(), run(), run()
     one.acquire_slot([0])
     assert two.acquire_slot([0]) is None  # is next for the slot
@@ -276,7 +276,7 @@ def test_a_run_that_waits_for_a_slot_does_not_stop_one_that_must_be_alone(run: O
 # -- processes ----------------------------------------------------------------------
 
 
-def test_what_a_killed_run_held_is_free(run: Open, tmp_path: Path) -> None:
+def test_locks_of_a_killed_run_are_released(run: Open, tmp_path: Path) -> None:
     one = run()
     command = [sys.executable, "-c", HOLD, str(tmp_path / "host")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
@@ -290,7 +290,7 @@ def test_what_a_killed_run_held_is_free(run: Open, tmp_path: Path) -> None:
     assert one.acquire_for_test(1, [1], ["gpu"], False) == 1
 
 
-def test_no_child_keeps_what_its_run_has_given_up(run: Open, tmp_path: Path) -> None:
+def test_child_processes_do_not_hold_released_locks(run: Open, tmp_path: Path) -> None:
     one, two = SharedHostResources(str(tmp_path / "host")), run()
     one.acquire_for_test(1, [0], ["gpu"], False)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as child:
@@ -310,7 +310,7 @@ def test_every_name_has_a_safe_file_of_its_own(names: list[str]) -> None:
     assert all("/" not in each and "\0" not in each and len(each) < 240 for each in files)
 
 
-def test_names_of_any_kind_are_locks(run: Open, tmp_path: Path) -> None:
+def test_any_text_can_name_a_lock(run: Open, tmp_path: Path) -> None:
     one, two = run(), run()
     for name in ("..", "a/../../b", "\udcff", "x" * 5000, " ", "-", "a\nb"):
         assert one.acquire_for_test(1, [0], [name], False) == 0
@@ -320,7 +320,7 @@ def test_names_of_any_kind_are_locks(run: Open, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "host").iterdir()} >= {"slots", "locks"}
 
 
-def test_locks_that_nobody_needs_cost_no_descriptors(run: Open) -> None:
+def test_unused_locks_cost_no_descriptors(run: Open) -> None:
     one = run()
     before = len(os.listdir("/proc/self/fd"))
     for number in range(50):
@@ -340,7 +340,7 @@ def test_the_state_of_a_host_is_private(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "nosejobs" / "hosts" / os.uname().nodename / "slots").is_dir()
 
 
-def test_without_a_home_the_state_is_with_temporary_files(
+def test_without_a_home_the_state_is_in_the_temporary_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -354,7 +354,7 @@ def test_without_a_home_the_state_is_with_temporary_files(
     assert "Not a directory" in one.note
 
 
-def test_a_folder_that_somebody_else_has_made_is_not_trusted(
+def test_a_folder_of_another_user_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Cutting output into lines while it comes."""
+"""Tests of the splitter for lines of running tests."""
 
 import pytest
 from hypothesis import given
@@ -19,12 +19,12 @@ text = st.lists(
 
 
 def lines_of(data: bytes, sizes: list[int]) -> list[str]:
-    lines, found = LineSplitter(), []
+    lines, output_lines = LineSplitter(), []
     while data:
         size = sizes.pop() if sizes else len(data)
-        found += lines.feed(1, data[:size])
+        output_lines += lines.feed(1, data[:size])
         data = data[size:]
-    return found + lines.flush()
+    return output_lines + lines.flush()
 
 
 @given(text, st.lists(st.integers(1, 5000), max_size=30))
@@ -34,9 +34,9 @@ def test_any_chunks_give_the_same_lines(data: bytes, sizes: list[int]) -> None:
 
 @given(text)
 def test_nothing_is_lost_or_too_long(data: bytes) -> None:
-    found = lines_of(data, [])
-    assert all(len(line) <= 4096 and "\n" not in line for line in found)
-    joined = "".join(found).encode("utf-8", "surrogateescape")
+    output_lines = lines_of(data, [])
+    assert all(len(line) <= 4096 and "\n" not in line for line in output_lines)
+    joined = "".join(output_lines).encode("utf-8", "surrogateescape")
     assert joined.replace(b"\r", b"") == data.replace(b"\n", b"").replace(b"\r", b"")
 
 
@@ -59,7 +59,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_flood_is_told_once_it_ebbs(clock: list[float]) -> None:
+def test_dropped_lines_are_counted_once_the_rate_falls(clock: list[float]) -> None:
     lines = LineSplitter()
     assert lines.feed(1, b"123456\n") == ["123456"]
     assert lines.feed(1, b"1\n2\n3\n") == []
@@ -68,7 +68,7 @@ def test_a_flood_is_told_once_it_ebbs(clock: list[float]) -> None:
     assert lines.feed(1, b"5\n") == [NOTE % 4, "5"]
 
 
-def test_a_line_is_shown_whole_or_not_at_all(clock: list[float]) -> None:
+def test_a_line_is_shown_completely_or_not_at_all(clock: list[float]) -> None:
     lines = LineSplitter()
     lines.feed(1, b"begun")  # and then 20 bytes more, which are too many
     assert lines.feed(1, b" over\nlost\nlost too") == []
@@ -77,7 +77,7 @@ def test_a_line_is_shown_whole_or_not_at_all(clock: list[float]) -> None:
     assert lines.feed(1, b"s\nok\n") == [NOTE % 3, "ok"]
 
 
-def test_a_flood_without_an_end_is_told_at_the_end(clock: list[float]) -> None:
+def test_lines_dropped_until_the_end_are_counted_at_the_end(clock: list[float]) -> None:
     lines = LineSplitter()
     assert lines.feed(1, b"x" * 20) == []
     assert lines.flush() == [NOTE % 1]

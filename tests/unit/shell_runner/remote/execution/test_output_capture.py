@@ -1,4 +1,4 @@
-"""Head and tail of a stream."""
+"""Tests of the capture of an output stream."""
 
 import pytest
 from hypothesis import given
@@ -9,27 +9,27 @@ from shell_runner.remote.protocol.model import CapturedStream
 
 
 @given(st.lists(st.binary(max_size=40), max_size=12), st.integers(2, 60).map(lambda n: n * 2))
-def test_what_fits_is_whole_and_what_does_not_keeps_both_ends(
+def test_short_output_is_complete_and_long_output_keeps_both_ends(
     pieces: list[bytes], keep: int
 ) -> None:
     capture = OutputCapture(keep)
     for piece in pieces:
         capture.add(piece)
     whole = b"".join(pieces)
-    found = capture.to_stream()
-    kept = found.text.encode("utf-8", "surrogateescape")
-    assert found.total_bytes == len(whole)
+    stream = capture.to_stream()
+    kept = stream.text.encode("utf-8", "surrogateescape")
+    assert stream.total_bytes == len(whole)
     if len(whole) <= keep:
-        assert (kept, found.cut_index) == (whole, -1)
+        assert (kept, stream.cut_index) == (whole, -1)
     else:
         assert len(kept) == keep
         assert kept == whole[: keep // 2] + whole[-keep // 2 :]
         assert (
-            found.text[: found.cut_index].encode("utf-8", "surrogateescape") == whole[: keep // 2]
+            stream.text[: stream.cut_index].encode("utf-8", "surrogateescape") == whole[: keep // 2]
         )
 
 
-def test_nothing_is_an_empty_stream() -> None:
+def test_no_output_is_an_empty_stream() -> None:
     assert OutputCapture(10).to_stream() == CapturedStream()
 
 
@@ -38,9 +38,9 @@ def test_memory_stays_bounded(keep: int) -> None:
     capture = OutputCapture(keep)
     for _ in range(1000):
         capture.add(b"0123456789")
-    found = capture.to_stream()
-    assert found.total_bytes == 10_000
-    assert len(found.text) == 2
+    stream = capture.to_stream()
+    assert stream.total_bytes == 10_000
+    assert len(stream.text) == 2
 
 
 def test_a_character_cut_by_a_read_is_whole() -> None:

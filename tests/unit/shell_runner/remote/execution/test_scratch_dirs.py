@@ -1,4 +1,4 @@
-"""Private directories: clean before each test, whatever the last one did."""
+"""Tests of the scratch directories, which are empty before each test."""
 
 import os
 from collections.abc import Callable
@@ -21,9 +21,9 @@ def spoil_by_file(path: Path) -> None:
 
 
 def spoil_by_file_and_old_times(path: Path) -> None:
-    found = path.stat()
+    status = path.stat()
     (path / "file").write_text("x")
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def spoil_by_mode(path: Path) -> None:
@@ -78,13 +78,13 @@ def test_directories_are_clean_again(
     assert Path("/usr/bin").is_dir()
 
 
-def test_an_untouched_directory_serves_again(directories: ScratchDirectories) -> None:
+def test_an_unchanged_directory_is_used_again(directories: ScratchDirectories) -> None:
     before = os.stat(directories.paths["tmp"]).st_ino
     directories.prepare()
     assert os.stat(directories.paths["tmp"]).st_ino == before
 
 
-def test_entries_tell_what_is_there(directories: ScratchDirectories) -> None:
+def test_entries_are_listed(directories: ScratchDirectories) -> None:
     assert directories.list_entries("home") == []
     (Path(directories.paths["home"]) / "x").touch()
     assert directories.list_entries("home") == ["x"]

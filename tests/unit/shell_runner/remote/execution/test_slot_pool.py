@@ -123,7 +123,7 @@ class RecordingListener:
 
 
 class FakeResources(HostResources):
-    """Those of a fixture on which something is refused, and what was asked of them."""
+    """Resources of which some are unavailable, with a record of the requests."""
 
     def __init__(self) -> None:
         self.ended: list[int] = []
@@ -196,7 +196,7 @@ def fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PoolFix
 # -- waiting tests ----------------------------------------------------------------
 
 
-def test_a_test_of_unknown_length_is_given_alone(fixture: PoolFixture) -> None:
+def test_a_test_of_unknown_duration_is_assigned_alone(fixture: PoolFixture) -> None:
     fixture.start(2)
     fixture.add(1, 2, 3)
     fixture.turn()
@@ -206,7 +206,7 @@ def test_a_test_of_unknown_length_is_given_alone(fixture: PoolFixture) -> None:
     assert [slot.batches for slot in fixture.slots] == [[[1]], [[2], [3]]]
 
 
-def test_tiny_tests_go_in_batches_that_are_bounded(fixture: PoolFixture) -> None:
+def test_tiny_tests_are_assigned_in_limited_batches(fixture: PoolFixture) -> None:
     fixture.start(2)
     fixture.add(*range(200), estimate=0.001)
     fixture.turn()
@@ -215,14 +215,14 @@ def test_tiny_tests_go_in_batches_that_are_bounded(fixture: PoolFixture) -> None
     assert fixture.slots[0].batches[0][0] == 0
 
 
-def test_a_few_tiny_tests_are_shared(fixture: PoolFixture) -> None:
+def test_a_few_tiny_tests_are_distributed(fixture: PoolFixture) -> None:
     fixture.start(2)
     fixture.add(*range(4), estimate=0.001)
     fixture.turn()
     assert all(slot.assigned for slot in fixture.slots)
 
 
-def test_tests_that_come_from_the_listener_are_given_out_without_another_event(
+def test_tests_added_by_the_listener_are_assigned_without_another_event(
     fixture: PoolFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fixture.start(1)
@@ -262,7 +262,7 @@ def test_a_test_that_waits_for_a_lock_does_not_stop_others(fixture: PoolFixture)
     assert fixture.slots[0].batches == [[2], [1]]
 
 
-def test_what_waits_is_withdrawn_and_slots_are_asked_for_the_rest(fixture: PoolFixture) -> None:
+def test_waiting_tests_are_withdrawn_and_slots_are_asked_for_the_rest(fixture: PoolFixture) -> None:
     fixture.start(1)
     fixture.add(*range(1, 40), estimate=0.001)
     fixture.turn()
@@ -275,7 +275,7 @@ def test_what_waits_is_withdrawn_and_slots_are_asked_for_the_rest(fixture: PoolF
     assert fixture.turn() == [("returned", [2])]
 
 
-def test_what_a_slot_has_given_back_comes_first(fixture: PoolFixture) -> None:
+def test_recalled_tests_are_assigned_first(fixture: PoolFixture) -> None:
     fixture.start(1)
     fixture.add(*range(1, 40), estimate=0.001)
     fixture.turn()
@@ -290,7 +290,7 @@ def test_what_a_slot_has_given_back_comes_first(fixture: PoolFixture) -> None:
     assert slot.batches[1][0] == 2
 
 
-def test_the_listener_hears_once_in_a_while_that_tests_wait(
+def test_the_listener_is_told_periodically_that_tests_wait(
     fixture: PoolFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -308,7 +308,7 @@ def test_the_listener_hears_once_in_a_while_that_tests_wait(
 # -- reports ----------------------------------------------------------------------
 
 
-def test_the_listener_hears_in_order_and_is_flushed_once_a_turn(fixture: PoolFixture) -> None:
+def test_events_are_reported_in_order_and_flushed_once_per_turn(fixture: PoolFixture) -> None:
     fixture.start(1)
     fixture.add(1)
     fixture.turn()
@@ -344,7 +344,7 @@ def test_artifacts_come_before_the_result(fixture: PoolFixture, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-def test_large_artifacts_do_not_keep_the_pool_from_its_slots(
+def test_large_artifacts_do_not_delay_reading_the_slots(
     fixture: PoolFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slot_pool, "_MAX_ARTIFACT_BYTES_PER_TURN", 10)
@@ -419,7 +419,7 @@ def test_a_slot_that_dies_in_a_pause_is_replaced_by_one_that_is_not_read(
 # -- dead slots -------------------------------------------------------------------
 
 
-def test_with_a_slot_dies_one_test_and_the_others_go_to_its_successor(fixture: PoolFixture) -> None:
+def test_a_dead_slot_loses_one_test_and_its_successor_gets_the_others(fixture: PoolFixture) -> None:
     fixture.start(1)
     fixture.add(*range(1, 40), estimate=0.001)
     fixture.turn()
@@ -431,7 +431,7 @@ def test_with_a_slot_dies_one_test_and_the_others_go_to_its_successor(fixture: P
     assert fixture.slots[1].batches[0][:2] == batch[1:3]
 
 
-def test_what_a_dead_slot_had_kept_is_not_passed_on(fixture: PoolFixture, tmp_path: Path) -> None:
+def test_artifacts_of_a_dead_slot_are_not_passed_on(fixture: PoolFixture, tmp_path: Path) -> None:
     fixture.start(1)
     fixture.add(1)
     fixture.turn()
@@ -442,7 +442,7 @@ def test_what_a_dead_slot_had_kept_is_not_passed_on(fixture: PoolFixture, tmp_pa
     assert fixture.turn() == [("result", 1, Problem.SLOT_DIED)]
 
 
-def test_a_slot_that_retires_loses_nothing(fixture: PoolFixture) -> None:
+def test_a_slot_that_retires_loses_no_test(fixture: PoolFixture) -> None:
     fixture.start(1)
     fixture.add(1)
     fixture.turn()
@@ -475,7 +475,7 @@ def test_a_finished_test_shows_that_slots_can_start(fixture: PoolFixture) -> Non
         fixture.turn()
 
 
-def test_the_end_frees_slots_and_resources(fixture: PoolFixture) -> None:
+def test_closing_releases_slots_and_resources(fixture: PoolFixture) -> None:
     fixture.start(2)
     fixture.pool.close()
     assert fixture.resources.is_closed

@@ -1,4 +1,4 @@
-"""Starting programs, and saying why one cannot be started."""
+"""Tests of starting programs and of the reasons why one cannot be started."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ ENV = {"PATH": os.defpath}
 
 
 def run(path: Path, argv: tuple[str, ...] = ()) -> int:
-    """Start, wait; the exit status."""
+    """Start a program, wait for it and return its exit status."""
     with open(os.devnull, "w") as null:
         pid = start_program(str(path), argv, SpawnContext(ENV, null.fileno(), null.fileno()))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -55,7 +55,7 @@ def test_programs_run(
         (b"#!/etc/passwd\n", 0o755, (), Problem.PERMISSION_DENIED, "interpreter is not executable"),
     ],
 )
-def test_causes_are_named(
+def test_the_cause_of_a_failed_start_is_named(
     tmp_path: Path, text: bytes, mode: int, argv: tuple[str, ...], problem: str, detail: str
 ) -> None:
     with pytest.raises(ProgramStartError) as caught:
@@ -65,7 +65,7 @@ def test_causes_are_named(
 
 
 @pytest.mark.parametrize("argv", [(), ("sh",)])
-def test_a_file_that_is_gone_is_named(tmp_path: Path, argv: tuple[str, ...]) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, argv: tuple[str, ...]) -> None:
     with pytest.raises(ProgramStartError) as caught:
         run(tmp_path / "test_gone", argv)
     assert caught.value.problem == Problem.NO_SUCH_FILE
@@ -76,7 +76,7 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path, argv: tuple[str, ...]) -> 
     ("head", "expected"),
     [(b"\x7fELF", True), (b"a\0b", True), (b"#!/bin/sh", False), (b"", False), (b"\xff", False)],
 )
-def test_binaries(head: bytes, expected: bool) -> None:
+def test_binaries_are_recognized(head: bytes, expected: bool) -> None:
     assert is_binary(head) is expected
 
 
@@ -84,5 +84,5 @@ def test_binaries(head: bytes, expected: bool) -> None:
     ("head", "expected"),
     [(b"#!/bin/sh\nx", "/bin/sh"), (b"#! /x -y\r\n", " /x -y\r"), (b"x", None), (b"#!", "")],
 )
-def test_shebangs(head: bytes, expected: str | None) -> None:
+def test_shebangs_are_parsed(head: bytes, expected: str | None) -> None:
     assert parse_shebang(head) == expected

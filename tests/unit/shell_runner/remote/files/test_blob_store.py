@@ -1,4 +1,4 @@
-"""Contents by digest, and trees made of them."""
+"""Tests of the blob store, its trees, partial files and session folders."""
 
 import fcntl
 import hashlib
@@ -17,7 +17,7 @@ from shell_runner.remote.files.manifest import (
     ManifestEntry,
     validate_entry,
 )
-from shell_runner.remote.files.session_dirs import remove_if_last_slot, create_session_folder
+from shell_runner.remote.files.session_dirs import create_session_folder, remove_if_last_slot
 from shell_runner.remote.protocol import frames
 
 
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> BlobStore:
         ManifestEntry("a/b/link", LINK, 0, "../../c/./d"), ManifestEntry("link", LINK, 0, "a/../b"),
     ],
 )  # fmt: skip
-def test_entries_inside_are_taken(entry: ManifestEntry) -> None:
+def test_entries_inside_the_tree_are_accepted(entry: ManifestEntry) -> None:
     assert validate_entry(entry) is entry
 
 
@@ -51,9 +51,10 @@ def test_entries_inside_are_taken(entry: ManifestEntry) -> None:
     [
         file("", b""), file("/a", b""), file("..", b""), file("../a", b""), file("a/../b", b""),
         file("a//b", b""), file("a/./b", b""), file("a/", b""), file("a\0b", b""),
-        ManifestEntry("a", LINK, 0, "/etc"), ManifestEntry("a", LINK, 0, ".."), ManifestEntry("a/b", LINK, 0, "../.."),
-        ManifestEntry("a", LINK, 0, "x/../../y"), ManifestEntry("a", LINK, 0, "b\0"),
-        ManifestEntry("a", "d", 0, ""), ManifestEntry("a", FILE, 0, "x"), ManifestEntry("a", FILE, 0, "../" * 21 + "x"),
+        ManifestEntry("a", LINK, 0, "/etc"), ManifestEntry("a", LINK, 0, ".."),
+        ManifestEntry("a/b", LINK, 0, "../.."), ManifestEntry("a", LINK, 0, "x/../../y"),
+        ManifestEntry("a", LINK, 0, "b\0"), ManifestEntry("a", "d", 0, ""),
+        ManifestEntry("a", FILE, 0, "x"), ManifestEntry("a", FILE, 0, "../" * 21 + "x"),
     ],
 )  # fmt: skip
 def test_entries_that_lead_out_are_refused(entry: ManifestEntry) -> None:
@@ -61,7 +62,7 @@ def test_entries_that_lead_out_are_refused(entry: ManifestEntry) -> None:
         validate_entry(entry)
 
 
-def test_what_was_added_is_not_missing(store: BlobStore) -> None:
+def test_added_files_are_not_missing(store: BlobStore) -> None:
     entries = [file("a", b"1"), file("b", b"1"), file("c", b"2"), ManifestEntry("l", LINK, 0, "a")]
     assert store.find_missing(entries) == ([0, 2], [])
     store.add(digest(b"1"), b"1")
@@ -110,7 +111,7 @@ def test_writing_to_a_tree_does_not_reach_the_cache(store: BlobStore, tmp_path: 
     assert (tmp_path / "two" / "a").read_bytes() == b"1"
 
 
-def test_folders_of_the_dead_are_swept_and_those_of_the_living_kept() -> None:
+def test_folders_of_dead_sessions_are_removed_and_others_kept() -> None:
     living, living_lock = create_session_folder()
     dead, dead_lock = create_session_folder()
     os.close(dead_lock)
@@ -127,7 +128,7 @@ def test_folders_of_the_dead_are_swept_and_those_of_the_living_kept() -> None:
         os.close(create_session_folder()[1])
 
 
-def test_the_last_slot_of_a_dead_host_removes_all(tmp_path: Path) -> None:
+def test_the_last_slot_of_a_dead_session_removes_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "nosejobs-x"
     (folder / "1").mkdir(parents=True)
     (folder / "lock").touch()
@@ -138,14 +139,14 @@ def test_the_last_slot_of_a_dead_host_removes_all(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_slot_that_came_up_while_another_swept_leaves_nothing(tmp_path: Path) -> None:
+def test_a_slot_that_starts_during_the_removal_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "nosejobs-x"
     folder.mkdir()  # made anew by it, without the lock that the other one removed
     remove_if_last_slot(str(folder))
     assert not folder.exists()
 
 
-def test_a_folder_of_somebody_else_stays(tmp_path: Path) -> None:
+def test_a_folder_without_a_lock_stays(tmp_path: Path) -> None:
     folder = tmp_path / "nosejobs-x"
     folder.mkdir()
     (folder / "theirs").touch()
@@ -153,7 +154,7 @@ def test_a_folder_of_somebody_else_stays(tmp_path: Path) -> None:
     assert (folder / "theirs").exists()
 
 
-def test_the_owner_may_take_a_moment_to_die(tmp_path: Path) -> None:
+def test_the_removal_waits_for_a_dying_owner(tmp_path: Path) -> None:
     folder = tmp_path / "nosejobs-x"
     folder.mkdir()
     lock = (folder / "lock").open("w")
@@ -172,7 +173,7 @@ def blocks(path: Path) -> int:
     return path.stat().st_blocks * 512
 
 
-def test_what_has_come_survives_the_connection(store: BlobStore) -> None:
+def test_received_bytes_outlast_the_connection(store: BlobStore) -> None:
     entry = file("a", LARGE)
     store.append_piece(entry.digest, 0, LARGE[: 1 << 20], False)
     store.release()
@@ -182,7 +183,7 @@ def test_what_has_come_survives_the_connection(store: BlobStore) -> None:
     assert again.find_missing([entry]) == ([], [])
 
 
-def test_a_partial_file_that_is_whole_wants_its_last_byte(store: BlobStore) -> None:
+def test_a_complete_partial_file_needs_its_last_byte_again(store: BlobStore) -> None:
     entry = file("a", LARGE)
     store.append_piece(entry.digest, 0, LARGE, False)
     store.release()
@@ -190,7 +191,7 @@ def test_a_partial_file_that_is_whole_wants_its_last_byte(store: BlobStore) -> N
     assert store.append_piece(entry.digest, len(LARGE) - 1, LARGE[-1:], True)
 
 
-def test_a_partial_file_that_was_spoilt_is_asked_for_anew(store: BlobStore) -> None:
+def test_a_corrupt_partial_file_is_requested_again(store: BlobStore) -> None:
     entry = file("a", LARGE)
     store.append_piece(entry.digest, 0, LARGE[: 1 << 20], False)
     store.release()
@@ -202,7 +203,7 @@ def test_a_partial_file_that_was_spoilt_is_asked_for_anew(store: BlobStore) -> N
     assert store.find_missing([entry]) == ([0], [])
 
 
-def test_a_piece_may_begin_anew_but_leave_no_gap(store: BlobStore) -> None:
+def test_a_piece_may_overlap_but_must_leave_no_gap(store: BlobStore) -> None:
     entry = file("a", LARGE)
     store.append_piece(entry.digest, 0, LARGE[: 2 << 20], False)
     with pytest.raises(ValueError, match=r"begins at 3145728 instead of 2097152"):
@@ -212,7 +213,7 @@ def test_a_piece_may_begin_anew_but_leave_no_gap(store: BlobStore) -> None:
     assert store.find_missing([entry]) == ([], [])
 
 
-def test_two_sessions_that_bring_the_same_do_not_meet(store: BlobStore) -> None:
+def test_two_sessions_with_the_same_file_do_not_conflict(store: BlobStore) -> None:
     entry, other = file("a", LARGE), BlobStore(os.path.dirname(store.folder))
     half = 1 << 20
     store.append_piece(entry.digest, 0, LARGE[:half], False)
@@ -224,18 +225,18 @@ def test_two_sessions_that_bring_the_same_do_not_meet(store: BlobStore) -> None:
     assert [path for path in Path(store.folder).iterdir() if path.is_file()] == []
 
 
-def test_a_session_that_gives_up_leaves_no_private_part(store: BlobStore) -> None:
+def test_an_aborted_session_leaves_no_private_partial_file(store: BlobStore) -> None:
     entry, other = file("a", LARGE), BlobStore(os.path.dirname(store.folder))
     for each in (store, other):
         each.append_piece(entry.digest, 0, LARGE[: 1 << 20], False)
     other.release()
     store.release()
-    found = [path.name for path in Path(store.folder).iterdir()]
-    assert found == [f"{entry.digest}.partial"]
+    names = [path.name for path in Path(store.folder).iterdir()]
+    assert names == [f"{entry.digest}.partial"]
 
 
-def test_a_file_of_another_size_is_not_there(store: BlobStore) -> None:
-    """Its machine died before all of it was on the disk."""
+def test_a_file_of_wrong_size_is_missing(store: BlobStore) -> None:
+    """The machine has crashed before the whole file was on the disk."""
     entry = file("a", b"123")
     store.add(entry.digest, b"123")
     path = Path(store.folder, entry.digest[:2], entry.digest[2:])
@@ -243,7 +244,7 @@ def test_a_file_of_another_size_is_not_there(store: BlobStore) -> None:
     assert store.find_missing([entry]) == ([0], [])
 
 
-def test_zeros_take_no_room(store: BlobStore, tmp_path: Path) -> None:
+def test_zeros_are_stored_as_holes(store: BlobStore, tmp_path: Path) -> None:
     hole = bytes(8 << 20)
     data = b"1" + hole + b"2" + hole
     entry = file("a", data)
@@ -258,7 +259,7 @@ def test_zeros_take_no_room(store: BlobStore, tmp_path: Path) -> None:
     assert blocks(root / "a") < 1 << 20
 
 
-def test_a_manifest_is_a_file_of_its_own(store: BlobStore) -> None:
+def test_a_manifest_is_stored_in_parts(store: BlobStore) -> None:
     entries = [file("a", b"1"), ManifestEntry("l", LINK, 0, "a")]
     parts = [frames.encode_json([entry]) for entry in entries]
     index = frames.encode_json([[digest(part), len(part)] for part in parts])
@@ -273,17 +274,17 @@ def test_a_manifest_is_a_file_of_its_own(store: BlobStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("rows", "message"),
     [([ManifestEntry("l", LINK, 0, "../a")], "leads out"), ([file("../a", b"")], "leads out")],
 )
 def test_a_manifest_cannot_lead_out(
-    store: BlobStore, rows: list[ManifestEntry], words: str
+    store: BlobStore, rows: list[ManifestEntry], message: str
 ) -> None:
     part = frames.encode_json(rows)
     index = frames.encode_json([[digest(part), len(part)]])
     for data in (part, index):
         store.add(digest(data), data)
-    with pytest.raises(BadManifestEntry, match=words):
+    with pytest.raises(BadManifestEntry, match=message):
         store.read_manifest(digest(index), len(index))
 
 

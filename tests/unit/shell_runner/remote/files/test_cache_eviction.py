@@ -1,4 +1,4 @@
-"""The bound of a host's cache, and who may not be disturbed by it."""
+"""Tests of the size limit of a cache and of its lock."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ def entry(number: int) -> ManifestEntry:
 
 
 def filled(cache: Path, count: int) -> BlobStore:
-    """A store of files of 1 MiB, the first one used longest ago."""
+    """Return a store with files of 1 MiB, of which the first is the least recently used."""
     store = BlobStore(str(cache))
     for number in range(1, count + 1):
         store.add(entry(number).digest, contents(number))
@@ -42,7 +42,7 @@ def left(store: BlobStore) -> list[int]:
     return [number for number in range(1, 10) if path_of(store, number).exists()]
 
 
-def test_the_least_used_go_until_the_rest_fits(tmp_path: Path) -> None:
+def test_the_least_recently_used_files_are_removed(tmp_path: Path) -> None:
     store = filled(tmp_path, 4)
     assert cache_eviction.evict_to_limit(str(tmp_path), 4 * MB + 4) == 0
     assert cache_eviction.evict_to_limit(str(tmp_path), 2 * MB + MB // 2) == 2
@@ -50,14 +50,14 @@ def test_the_least_used_go_until_the_rest_fits(tmp_path: Path) -> None:
     assert cache_eviction.evict_to_limit(str(tmp_path), 0) == 2
 
 
-def test_what_a_run_has_needed_counts_as_used(tmp_path: Path) -> None:
+def test_a_file_that_a_run_needs_counts_as_used(tmp_path: Path) -> None:
     store = filled(tmp_path, 3)
     assert store.find_missing([entry(1)]) == ([], [])
     cache_eviction.evict_to_limit(str(tmp_path), MB + MB // 2)
     assert left(store) == [1]
 
 
-def test_nothing_goes_while_a_session_needs_files(tmp_path: Path) -> None:
+def test_nothing_is_removed_while_a_session_needs_files(tmp_path: Path) -> None:
     store, others = filled(tmp_path, 3), BlobStore(str(tmp_path))
     store.acquire()
     others.acquire()
@@ -69,7 +69,7 @@ def test_nothing_goes_while_a_session_needs_files(tmp_path: Path) -> None:
 
 
 def test_a_session_that_begins_waits_for_the_removal(tmp_path: Path) -> None:
-    """Else it could find a file there that is gone a moment later."""
+    """Otherwise it could find a file that is removed a moment later."""
     store = filled(tmp_path, 1)
     seen: list[object] = []
     real = os.unlink
@@ -89,7 +89,7 @@ def test_a_session_that_begins_waits_for_the_removal(tmp_path: Path) -> None:
     assert seen == [str(path_of(store, 1))]
 
 
-def test_what_dead_sessions_left_goes_whatever_the_bound(tmp_path: Path) -> None:
+def test_files_of_dead_sessions_are_removed_below_the_limit_too(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
     path = path_of(store, 1)
     for junk in (path.with_name(f"{path.name}.123"), Path(store.folder, "d" * 64 + ".x.partial")):
@@ -109,7 +109,7 @@ def test_holes_do_not_count(tmp_path: Path) -> None:
     assert cache_eviction.evict_to_limit(str(tmp_path), 2 * MB) == 0
 
 
-def test_code_that_nobody_ran_for_a_month_goes(tmp_path: Path) -> None:
+def test_code_that_was_not_used_for_a_month_is_removed(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
     for name, days in (("old", 31), ("new", 29)):
         (tmp_path / "code" / name / "nosejobs_host").mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_code_that_nobody_ran_for_a_month_goes(tmp_path: Path) -> None:
     assert left(store) == [1]
 
 
-def test_a_cache_to_which_nothing_was_added_is_looked_at_once_a_day(tmp_path: Path) -> None:
+def test_a_cache_without_new_files_is_checked_once_a_day(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
     store.acquire()
     store.release()
@@ -131,5 +131,5 @@ def test_a_cache_to_which_nothing_was_added_is_looked_at_once_a_day(tmp_path: Pa
     assert not cache_eviction.is_eviction_due(str(tmp_path))
 
 
-def test_no_cache_is_no_trouble(tmp_path: Path) -> None:
+def test_a_missing_cache_is_ignored(tmp_path: Path) -> None:
     assert cache_eviction.evict_to_limit(str(tmp_path / "none"), 0) == 0

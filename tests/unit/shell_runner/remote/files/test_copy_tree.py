@@ -1,4 +1,4 @@
-"""Copies of contents: by reflink where that can be, with their holes in any case."""
+"""Tests of copying contents, with reflinks and holes."""
 
 import errno
 import fcntl
@@ -17,7 +17,7 @@ HOLE = bytes(4 << 20)
 
 
 def copied(tmp_path: Path, data: bytes) -> Path:
-    """A copy of a file with these contents."""
+    """Write a file with these contents and return a copy of it."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(data)
     with source.open("rb") as read, target.open("wb") as write:
@@ -53,8 +53,8 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     source.rename(tmp_path / "tree" / "file")
     copy_tree(str(tmp_path / "tree"), str(tmp_path / "copy"))
-    found = (tmp_path / "copy" / "file").stat()
-    assert (found.st_size, found.st_blocks * 512 < 1 << 20) == (1 << 30, True)
+    status = (tmp_path / "copy" / "file").stat()
+    assert (status.st_size, status.st_blocks * 512 < 1 << 20) == (1 << 30, True)
     with open(tmp_path / "copy" / "file", "rb") as file:
         assert file.read(2) == b"1\0"
         file.seek(1 << 29)
@@ -65,7 +65,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
 def test_a_large_file_shares_its_blocks_if_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, asked: int
 ) -> None:
-    """As a file system with reflinks would: what the call copies is not copied once more."""
+    """A file system with reflinks copies the contents itself; they are not copied again."""
     calls: list[int] = []
 
     def ioctl(write: Any, request: int, read: int) -> int:
@@ -74,9 +74,9 @@ def test_a_large_file_shares_its_blocks_if_it_can(
         return 0
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    found = copied(tmp_path, b"x" * size).read_bytes()
+    copy = copied(tmp_path, b"x" * size).read_bytes()
     assert calls == [copying._FICLONE] * asked
-    assert (found == b"cloned") == bool(asked)
+    assert (copy == b"cloned") == bool(asked)
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EXDEV, errno.ENOTTY, errno.EINVAL])

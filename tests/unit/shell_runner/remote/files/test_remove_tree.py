@@ -1,4 +1,4 @@
-"""Removal of trees that tests have made."""
+"""Tests of the removal of trees."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from shell_runner.remote.files.remove_tree import remove_tree
 
 
-def test_trees_deeper_than_recursion_go(tmp_path: Path) -> None:
+def test_trees_deeper_than_the_recursion_limit_are_removed(tmp_path: Path) -> None:
     top = tmp_path / "deep"
     top.mkdir()
     here = os.open(top, os.O_RDONLY)

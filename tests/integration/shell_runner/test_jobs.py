@@ -18,8 +18,7 @@ import pytest
 
 from shell_runner.errors import HostError, JobRefused, UsageError
 from shell_runner.hosts import spec as hosts
-from shell_runner.jobs import client as jobs
-from shell_runner.jobs import results, session
+from shell_runner.jobs import package_download, results, session
 from shell_runner.jobs.client import JobClient
 from shell_runner.jobs.jobfile import JobDescription
 from shell_runner.jobs.log_position import LogMismatch, LogPosition
@@ -51,19 +50,18 @@ def harvest_job(client: JobClient, id: str, path: Path) -> results.HarvestResult
 # -- submit and harvest -------------------------------------------------------------------
 
 
-def test_a_job_runs_and_is_harvest_job(
-    client: JobClient, tests: Path, id: str, folder: Path
-) -> None:
+def test_a_job_runs_and_is_harvested(client: JobClient, tests: Path, id: str, folder: Path) -> None:
     assert submit_job(client, tests, id).state in ("queued", "running")
     done = client.wait(id)
     assert (done.id, done.state, done.end_reason) == (id, "ready", "completed")
     assert (done.test_count, dict(done.outcomes)) == (2, {"passed": 1, "failed": 1})
     into, xml = folder / "into", folder / "j.xml"
-    found = results.harvest(client, id, folder / "x.zip", into, xml, lambda done, total: None)[1]
+    result = results.harvest(client, id, folder / "x.zip", into, xml, lambda done, total: None)[1]
     assert b"hello" in (into / "log.txt").read_bytes()
     assert 'name="test_b.sh"' in xml.read_text()
-    assert [(each.nodeid, each.words) for each in found.failed] == [("test_b.sh", "exit 3")]
-    assert (found.how, found.outcomes, found.status) == ("completed", {"passed": 1, "failed": 1}, 1)
+    assert [(test.nodeid, test.message) for test in result.failed] == [("test_b.sh", "exit 3")]
+    assert (result.end_reason, result.exit_status) == ("completed", 1)
+    assert result.outcomes == {"passed": 1, "failed": 1}
     assert client.acknowledge(id, done.package_digest).state == "harvested"
 
 
@@ -83,10 +81,10 @@ def test_a_report_names_the_reasons(client: JobClient, tests: Path, id: str) -> 
     )
     client.wait(id)
     report = client.get_job(id[:8])
-    assert [(t.nodeid, t.outcome, t.words) for t in report.failed] == [
+    assert [(test.nodeid, test.outcome, test.message) for test in report.failed] == [
         ("test_b.sh", "failed", "exit 3")
     ]
-    assert [(each.number, each.step) for each in report.attempts] == [(1, "ended")]
+    assert [(attempt.number, attempt.phase) for attempt in report.attempts] == [(1, "ended")]
     assert report.config["environment"] == [["A", "..."]]
     assert "geheim" not in repr(dataclasses.asdict(report))
     client.forget(id, force=True)  # and its pending notification with it
@@ -106,7 +104,7 @@ def test_a_repeated_submission_submits_once(client: JobClient, tests: Path, id: 
     first = submit_job(client, tests, id)
     client.close()  # as if the answer was lost
     assert submit_job(client, tests, id).number == first.number
-    with pytest.raises(JobRefused, match="is another one"):
+    with pytest.raises(JobRefused, match="another job with the UUID"):
         submit_job(client, tests, id, retries=1)
     assert len(client.list_jobs().jobs) == 1
 
@@ -155,8 +153,8 @@ def test_a_job_runs_from_archives(client: JobClient, tests: Path, id: str, folde
 def test_an_impossible_job_is_refused_by_the_client(tests: Path, id: str, folder: Path) -> None:
     (folder / "x.zip").write_bytes(b"PK\3\4 no zip at all")
     (folder / "empty").mkdir()
-    for path, words in (("x.zip", "x.zip: "), ("empty", "no tests were found")):
-        with pytest.raises(UsageError, match=words):
+    for path, message in (("x.zip", "x.zip: "), ("empty", "no tests were found")):
+        with pytest.raises(UsageError, match=message):
             prepare_job(folder / path, id)
     (tests / "test_c.sh").write_text("#!/bin/sh\n")
     with pytest.raises(UsageError, match=r"cannot run:\n  test_c\.sh: "):
@@ -199,18 +197,19 @@ def test_canceled_tests_are_accounted_for(
     (folder / "gate").read_text()
     assert client.cancel(id).cancel_requested
     assert client.wait(id).end_reason == "cancelled"
-    found = harvest_job(client, id, folder / "x.zip")
-    assert (found.outcomes["passed"], sum(found.outcomes.values()), found.status) == (1, 2, 6)
+    result = harvest_job(client, id, folder / "x.zip")
+    assert (result.outcomes["passed"], sum(result.outcomes.values())) == (1, 2)
+    assert result.exit_status == 6
 
 
 def test_nothing_is_left_of_a_forgotten_job(client: JobClient, tests: Path, id: str) -> None:
     submit_job(client, tests, id)
     client.wait(id)
     log = job_hosts.find_log_file()
-    with pytest.raises(JobRefused, match="nobody has harvested"):
+    with pytest.raises(JobRefused, match="its package is not harvested"):
         client.forget(id)
     client.forget(id, force=True)
-    with pytest.raises(JobRefused, match="no job of this host"):
+    with pytest.raises(JobRefused, match="this host has no job"):
         client.get_job(id)
     assert not log.exists()
     assert not Path(paths.package_path(queue_folder.find_queue_folder(), id)).exists()
@@ -238,7 +237,7 @@ def test_failed_tests_run_again_in_the_same_contents(
 def test_limits_belong_to_the_host(client: JobClient, tests: Path, id: str) -> None:
     assert client.get_limits() == queue.SETTINGS
     assert client.set_limit("waiting", 0)["waiting"] == 0
-    with pytest.raises(JobRefused, match="the bound of this host"):
+    with pytest.raises(JobRefused, match="the limit of this host"):
         submit_job(client, tests, id)
     with pytest.raises(JobRefused, match="use one of: waiting, kept_bytes"):
         client.set_limit("wating", 0)
@@ -331,9 +330,9 @@ def test_the_log_of_a_second_attempt_follows(
 def kill_worker_on_request(gate: Path) -> None:
     gate.read_text()
     with queue.Queue(queue_folder.find_queue_folder()) as there:
-        found = there.get_worker()
-    assert found is not None
-    os.kill(found.identity.pid, signal.SIGKILL)
+        worker = there.get_worker()
+    assert worker is not None
+    os.kill(worker.identity.pid, signal.SIGKILL)
     gate.read_text()
 
 
@@ -347,7 +346,7 @@ def test_a_harvest_can_be_repeated(client: JobClient, tests: Path, id: str, fold
     for _ in range(2):
         harvest_job(client, id, path)
         client.acknowledge(id, done.package_digest)
-        assert jobs._digest(path) == done.package_digest
+        assert package_download._compute_digest(path) == done.package_digest
     assert list(folder.glob("*.part")) == []
     with open_package(str(path)) as package:
         assert package.manifest["job"]["id"] == id
@@ -365,19 +364,19 @@ def test_a_harvest_continues_where_it_was_interrupted(
     part.write_bytes(
         {"half": data[:half], "other bytes": b"X" * half, "too many": data * 2, "all": data}[left]
     )
-    asked: list[int] = []
-    fetch = JobClient._piece
+    offsets: list[int] = []
+    fetch = JobClient._read_package
 
-    def piece(self: JobClient, job: jobs.Job, offset: int) -> bytes:
-        asked.append(offset)
-        return fetch(self, job, offset)
+    def read_package(self: JobClient, job: str, offset: int, size: int) -> bytes:
+        offsets.append(offset)
+        return fetch(self, job, offset, size)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JobClient, "_piece", piece)
+        patch.setattr(JobClient, "_read_package", read_package)
         harvest_job(client, id, folder / "x.zip")
     assert (folder / "x.zip").read_bytes() == data
-    assert asked == {"half": [half], "other bytes": [half, 0], "too many": [0], "all": []}[left]
-    assert jobs._digest(folder / "x.zip") == done.package_digest
+    assert offsets == {"half": [half], "other bytes": [half, 0], "too many": [0], "all": []}[left]
+    assert package_download._compute_digest(folder / "x.zip") == done.package_digest
 
 
 def test_a_damaged_package_is_not_acknowledged(
@@ -387,7 +386,7 @@ def test_a_damaged_package_is_not_acknowledged(
     client.wait(id)
     path = Path(paths.package_path(queue_folder.find_queue_folder(), id))
     path.write_bytes(path.read_bytes()[:-1] + b"X")
-    with pytest.raises(HostError, match="does not have the digest"):
+    with pytest.raises(HostError, match="does not match its digest"):
         harvest_job(client, id, folder / "x.zip")
     assert list(folder.glob("x.zip*")) == []
     with pytest.raises(JobRefused, match=r"its package is .* harvest it again"):
@@ -411,7 +410,7 @@ def test_a_job_that_has_not_ended_has_no_package(
 def test_a_package_replaces_only_files(client: JobClient, id: str, folder: Path, name: str) -> None:
     (folder / "folder").mkdir()
     os.mkfifo(folder / "fifo")
-    with pytest.raises(UsageError, match=f"{name}: it is there, and is no file"):
+    with pytest.raises(UsageError, match=f"{name}: it exists and is not a regular file"):
         harvest_job(client, id, folder / name)
 
 
@@ -475,9 +474,9 @@ def test_a_request_continues_a_stopped_worker(
 
 def test_a_client_of_another_protocol_is_refused(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "PROTOCOL", 99)
+        patch.setattr(session, "PROTOCOL_VERSION", 99)
         with pytest.raises(JobRefused, match="speaks version 1 of the job protocol, not 99"):
-            JobClient(POPEN).jobs()
+            JobClient(POPEN).list_jobs()
 
 
 # -- other hosts ---------------------------------------------------------------------
@@ -502,9 +501,9 @@ def test_a_job_outlives_an_ssh_login(own_sshd: Sshd, tests: Path, id: str, folde
     (folder / "gate").write_text("open\n")
     with JobClient(spec) as client:
         client.wait(id)
-        found = harvest_job(client, id, folder / "x.zip")
+        result = harvest_job(client, id, folder / "x.zip")
         client.forget(id, force=True)
-    assert found.outcomes == {"passed": 2}
+    assert result.outcomes == {"passed": 2}
     (jobs_folder,) = (sshd.folder / "home").glob(".local/state/nosejobs/hosts/*/jobs")
     job_hosts.await_worker(str(jobs_folder))
 
@@ -519,7 +518,7 @@ def test_a_job_runs_on_the_oldest_python(
         client.submit(ready.job, ready.trees)
         assert b"hello" in read(client, id, follow=True)
         client.wait(id)
-        assert client.get_job(id).failed[0].words == "exit 3"
+        assert client.get_job(id).failed[0].message == "exit 3"
         assert harvest_job(client, id, folder / "x.zip").outcomes == {"passed": 1, "failed": 1}
 
 

@@ -81,7 +81,11 @@ def test_a_version_that_is_too_old_is_refused(version: tuple[int, int], tmp_path
 #: An install command that hangs in the first of two attempts.
 INSTALL = """
 flag="$NOSEJOBS_BUILD/../../../again"
-test -e "$flag" || { touch "$flag"; echo here >"$NOSEJOBS_BUILD/../../../../script.fifo"; sleep 1000; }
+test -e "$flag" || {
+    touch "$flag"
+    echo here >"$NOSEJOBS_BUILD/../../../../script.fifo"
+    sleep 1000
+}
 echo x >"$NOSEJOBS_PREFIX/x"
 """
 #: A program that takes a job from its submission to its package, with the code for hosts.

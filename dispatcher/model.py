@@ -236,9 +236,11 @@ def state_after(table: Mapping[tuple[State, Event], State], state: State, event:
         return table[state, event]
     except KeyError:
         kind = type(state).__name__.removesuffix("State").lower()
-        message = f"a {kind} that is {state} cannot {event}"
         states = sorted({str(old) for old, cause in table if cause == event})
-        raise InvalidTransition(f"{message}: it has to be {' or '.join(states)}") from None
+        raise InvalidTransition(
+            f"a {kind} in state {state} does not accept '{event}'; "
+            f"expected state: {' or '.join(states)}"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def _record_in_job(connection: Connection, key: str, package: PackageInfo) -> Ha
     """Write the package into its job's row, unless the row has one."""
     job = jobs.get(connection, key)
     if job is None:
-        raise model.InvalidTransition(f"job {key}: there is no such job here")
+        raise model.InvalidTransition(f"there is no such job: {key}")
     if job.package_digest:
         return _repeat_outcome(connection, job, package)
     fields = {

@@ -378,14 +378,14 @@ class SlotPool:
         if slot.has_retired:
             self._requeue(slot.assigned)
         elif slot.assigned:
-            self._fail_first(slot, cause)
+            self._fail_running_test(slot, cause)
         elif not slot.finished_count:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise SlotStartError("a slot cannot be started: %s" % cause)
         self._start_slot(slot.number)
 
-    def _fail_first(self, slot: SlotProcess, cause: str) -> None:
+    def _fail_running_test(self, slot: SlotProcess, cause: str) -> None:
         """Report the test that was running in a slot that has died."""
         test = slot.assigned.popleft()
         self._uploads.pop(test.id, None)

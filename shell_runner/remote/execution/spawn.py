@@ -47,8 +47,8 @@ class SpawnContext(NamedTuple):
     """The environment, the output descriptors and the resource limits of a program."""
 
     env: Dict[str, str]
-    out: int
-    err: int
+    stdout_fd: int
+    stderr_fd: int
     #: Pairs of a resource limit's name (``nofile``) and its value.
     limits: Tuple[Tuple[str, int], ...] = ()
 
@@ -111,8 +111,8 @@ def _spawn_once(argv: List[str], context: SpawnContext) -> int:
         try:
             actions = [
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, context.out, 1),
-                (os.POSIX_SPAWN_DUP2, context.err, 2),
+                (os.POSIX_SPAWN_DUP2, context.stdout_fd, 1),
+                (os.POSIX_SPAWN_DUP2, context.stderr_fd, 2),
             ]
             return os.posix_spawn(
                 argv[0], argv, context.env, file_actions=actions, setsid=True,
@@ -137,7 +137,8 @@ def _spawn_by_fork(argv: List[str], context: SpawnContext) -> int:
     """Start a program with limits, or where posix_spawn cannot create a session."""
     try:
         child = subprocess.Popen(
-            argv, env=context.env, stdin=subprocess.DEVNULL, stdout=context.out, stderr=context.err,
+            argv, env=context.env, stdin=subprocess.DEVNULL,
+            stdout=context.stdout_fd, stderr=context.stderr_fd,
             start_new_session=True, preexec_fn=lambda: _prepare_child(context.limits),
         )  # fmt: skip
     except subprocess.SubprocessError as error:

@@ -131,11 +131,11 @@ class PytestRun:
 
     def outcomes(self) -> dict[str, list[str]]:
         """Return the outcomes of each testcase; more than one if it was reported repeatedly."""
-        found: dict[str, list[str]] = {}
+        outcomes: dict[str, list[str]] = {}
         for case in ET.parse(self.junit).iter("testcase"):
             marks = [each.tag for each in case if each.tag in ("failure", "error", "skipped")]
-            found.setdefault(case.get("name", ""), []).append("+".join(marks) or "passed")
-        return found
+            outcomes.setdefault(case.get("name", ""), []).append("+".join(marks) or "passed")
+        return outcomes
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

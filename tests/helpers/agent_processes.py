@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from shell_runner.hosts import ca, tls
+from shell_runner.hosts.tls_transport import TlsTransport
 
 #: The code that execnet passes to an interpreter that it starts.
 BOOTSTRAP = "import sys;exec(eval(sys.stdin.readline()))"
@@ -128,7 +129,7 @@ class AgentProcess:
 class InterpreterClient:
     """A minimal proxy: evaluates expressions in an interpreter of an agent."""
 
-    def __init__(self, transport: tls.TlsTransport) -> None:
+    def __init__(self, transport: TlsTransport) -> None:
         self.transport = transport
         self._text = b""
         self.send(repr(ECHO).encode() + b"\n")

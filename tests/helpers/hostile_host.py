@@ -30,31 +30,31 @@ def write(data):
         data = data[os.write(1, data) :]
 
 
-def frame(code, channel, payload):
+def send_frame(code, channel, payload):
     write(struct.pack("!bii", code, channel, len(payload)) + payload)
 
 
-def send(body):
-    frame(DATA, 1, b"A" + struct.pack("!i", len(body)) + body + b"Q")
+def send_bytes(body):
+    send_frame(DATA, 1, b"A" + struct.pack("!i", len(body)) + body + b"Q")
 
 
-def say(*messages):
-    send(b"J" + json.dumps(messages).encode("ascii"))
+def send_messages(*messages):
+    send_bytes(b"J" + json.dumps(messages).encode("ascii"))
 
 
-def done(number, **changes):
+def make_done(number, **changes):
     """Return the message of a passed execution, with changed fields."""
     row = {
-        "id": number, "attempt": 1, "slot": 1, "started": time.time(), "duration": 0.01, "exit": 0,
-        "signal": None, "timed_out": False, "problem": "", "detail": "", "out": ["", 0, -1],
-        "err": ["", 0, -1], "leftovers": [], "max_rss": 1, "cpu": 0.0, "parsed": None,
-        "artefacts": [], "artefacts_left": 0,
+        "id": number, "attempt": 1, "slot": 1, "started_at": time.time(), "duration": 0.01,
+        "exit_status": 0, "signal": None, "timed_out": False, "problem": "", "detail": "",
+        "stdout": ["", 0, -1], "stderr": ["", 0, -1], "leftovers": [], "max_rss": 1,
+        "cpu_seconds": 0.0, "parsed": None, "artefacts": [], "artefacts_omitted": 0,
     }  # fmt: skip
     row.update(changes)
     return ["done", list(row.values())]
 
 
-def listen():
+def receive_messages():
     """Yield the messages of the controller, without end."""
     while True:
         code, _, length = struct.unpack("!bii", read(9))
@@ -62,69 +62,73 @@ def listen():
         if code == TERMINATE:
             sys.exit(0)
         if code == EXEC:
-            send(b"")
+            send_bytes(b"")
         elif code == DATA:
             body = payload[5:-1]
             if body[:1] == b"J":
                 yield from json.loads(body[1:].decode())
             elif body[:1] != b"B":
-                send(b"have")  # the digest of our code
+                send_bytes(b"have")  # the digest of our code
 
 
-def facts():
-    found = {"name": "liar", "system": "Linux", "machine": "x", "python": "3.9", "cores": 1}
-    found.update({"slots": 1, "root": "/nowhere"})
+def make_facts():
+    facts = {"name": "liar", "system": "Linux", "machine": "x", "python": "3.9", "cores": 1}
+    facts.update({"slots": 1, "root": "/nowhere"})
     if TRICK == "escapes":
-        found.update({"name": ESCAPE, "system": ESCAPE, "python": ESCAPE})
+        facts.update({"name": ESCAPE, "system": ESCAPE, "python": ESCAPE})
     if TRICK == "many slots":
-        found["slots"] = 10**9
+        facts["slots"] = 10**9
     if TRICK == "no number of slots":
-        found["slots"] = "many"
-    return found
+        facts["slots"] = "many"
+    return facts
 
 
-def on_test(number):
+def play_trick(number):
     """Play the trick when the first test arrives."""
     if TRICK == "reconfigure":
-        frame(1, 0, b"@\0\0\0\2RRQ")
+        send_frame(1, 0, b"@\0\0\0\2RRQ")
     elif TRICK == "exec":
-        frame(EXEC, 1, b"N\0\0\0\1xQ")
+        send_frame(EXEC, 1, b"N\0\0\0\1xQ")
     elif TRICK == "huge list":
-        frame(DATA, 1, b"K\x7f\xff\xff\xffQ")
+        send_frame(DATA, 1, b"K\x7f\xff\xff\xffQ")
     elif TRICK == "huge frame":
         write(struct.pack("!bii", DATA, 1, 2**31 - 1) + bytes(1 << 16))
     elif TRICK == "error":
         text = ("RuntimeError: " + ESCAPE + "boom").encode()
-        frame(CLOSE_ERROR, 1, b"N" + struct.pack("!i", len(text)) + text + b"Q")
+        send_frame(CLOSE_ERROR, 1, b"N" + struct.pack("!i", len(text)) + text + b"Q")
     elif TRICK == "no json":
-        send(b"J" + b"{" * 100)
+        send_bytes(b"J" + b"{" * 100)
     elif TRICK == "deep json":
-        send(b"J" + b"[" * 5_000_000)
+        send_bytes(b"J" + b"[" * 5_000_000)
     elif TRICK == "wide json":
-        send(b"J[" + b"[]," * 5_000_000 + b"[]]")
+        send_bytes(b"J[" + b"[]," * 5_000_000 + b"[]]")
     elif TRICK == "no frame":
-        send(b"\xff\xfe")
+        send_bytes(b"\xff\xfe")
     elif TRICK == "never given":
-        say(done(number + 1000), done(-1), done(number))
+        send_messages(make_done(number + 1000), make_done(-1), make_done(number))
     elif TRICK == "twice":
-        say(done(number), done(number, exit=1), done(number, exit=1))
+        send_messages(
+            make_done(number), make_done(number, exit_status=1), make_done(number, exit_status=1)
+        )
     elif TRICK == "of no attempt":
-        say(done(number, attempt=7, exit=1), done(number))
+        send_messages(make_done(number, attempt=7, exit_status=1), make_done(number))
     elif TRICK == "odd types":
-        say(done(number, duration="long"))
+        send_messages(make_done(number, duration="long"))
     elif TRICK == "not a number":
-        say(done(number, duration=float("nan")))
+        send_messages(make_done(number, duration=float("nan")))
     elif TRICK == "path":
         send_blob(["artefact", number, 1, "../../../escaped", 0], b"x")
     elif TRICK == "absolute path":
         send_blob(["artefact", number, 1, "/tmp/nosejobs-escaped", 0], b"x")
     elif TRICK == "escapes":
-        say(["line", number, ESCAPE], done(number, problem="not-started", detail=ESCAPE))
+        send_messages(
+            ["line", number, ESCAPE], make_done(number, problem="not-started", detail=ESCAPE)
+        )
     elif TRICK == "flood":
         while True:
-            say(*[["running", number, 1]] * 1000)
+            send_messages(*[["running", number, 1]] * 1000)
     elif TRICK == "unknown":
-        say(["selfdestruct", number])
+        send_messages(["selfdestruct", number])
     elif TRICK == "half a frame":
         write(struct.pack("!bii", DATA, 1, 1000))
         os.close(1)
@@ -132,7 +136,7 @@ def on_test(number):
 
 def send_blob(header, body):
     head = json.dumps(header).encode("ascii")
-    send(b"B" + struct.pack(">I", len(head)) + head + body)
+    send_bytes(b"B" + struct.pack(">I", len(head)) + head + body)
 
 
 def main():
@@ -142,20 +146,20 @@ def main():
     while read(1) != b"\n":  # execnet's source
         pass
     write(b"1")
-    for message in listen():
+    for message in receive_messages():
         if message[0] == "tree":
-            say(["missing", [], []])
+            send_messages(["missing", [], []])
         elif message[0] == "unpack":
-            say(["unpacked", "/nowhere"])
+            send_messages(["unpacked", "/nowhere"])
         elif message[0] == "open":
-            say(["ready", facts()])
+            send_messages(["ready", make_facts()])
         elif message[0] == "ping":
-            say(["pong", *message[1:]])
+            send_messages(["pong", *message[1:]])
         elif message[0] == "run":
             for row in message[1]:
-                on_test(row[0])
+                play_trick(row[0])
         elif message[0] == "stop":
-            say(["bye"])
+            send_messages(["bye"])
             sys.exit(0)
 
 

@@ -37,9 +37,11 @@ def write_script(folder: Path, name: str, text: str = "exit 0") -> Path:
 
 def list_interpreter_pids() -> list[int]:
     """Return the process ids of the interpreters that serve sessions of this process."""
-    found = Path("/proc/self/task")
-    below = [pid for task in found.iterdir() for pid in (task / "children").read_text().split()]
-    return [int(pid) for pid in below if b"stdin.readline" in _command(pid)]
+    threads = Path("/proc/self/task")
+    children = [
+        pid for task in threads.iterdir() for pid in (task / "children").read_text().split()
+    ]
+    return [int(pid) for pid in children if b"stdin.readline" in _command(pid)]
 
 
 def _command(pid: str) -> bytes:
@@ -51,7 +53,7 @@ def _command(pid: str) -> bytes:
 
 @contextmanager
 def isolate_state(folder: Path) -> Iterator[Path]:
-    """Keep state, cache and temporary files below ``folder``; leave no worker behind.
+    """Keep state, cache and temporary files children ``folder``; leave no worker behind.
 
     The host has our code already, as if it had been used before.
     """

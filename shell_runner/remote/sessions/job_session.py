@@ -316,11 +316,7 @@ class JobSession(ChannelSession):
             row = self._open_queue().find(job)
             is_over = row.package_digest or time.monotonic() >= deadline
             if is_over or self._wait(_PACKAGE_POLL_INTERVAL):
-                return {
-                    **self._make_summary(row),
-                    "digest": row.package_digest,
-                    "size": row.package_size,
-                }
+                return self._make_summary(row)
 
     def _read_package(self, job: str, offset: int, size: int = _MAX_PIECE_BYTES) -> Reply:
         row = self._open_queue().find(job)

@@ -411,9 +411,9 @@ def test_our_own_credentials_are_checked(
 ) -> None:
     path = authority.issue_client("mine")
     change(path)  # type: ignore[operator]
-    said = get_refusal(shared, path)
-    assert message in said
-    assert "nosejobs ca issue --client" in said or "chmod 600" in said
+    error = get_refusal(shared, path)
+    assert message in error
+    assert "nosejobs ca issue --client" in error or "chmod 600" in error
 
 
 # -- processes are killed -----------------------------------------------------------

@@ -272,21 +272,21 @@ def test_a_log_is_followed_until_the_job_has_ended(
 def test_a_log_continues_over_a_new_connection(
     client: JobClient, tests: Path, id: str, folder: Path
 ) -> None:
-    said: list[str] = []
-    client._show_message = said.append
+    messages: list[str] = []
+    client._show_message = messages.append
     os.mkfifo(folder / "gate")
     write_script(tests, "test_b.sh", f"echo first; cat {folder}/gate; echo last")
     submit_job(client, tests, id)
     seen = b""
     for piece in client.read_log(id, follow=True):
         seen += piece.data
-        if b"first\n" in seen and not said:
+        if b"first\n" in seen and not messages:
             for pid in job_hosts.list_interpreter_pids():
                 os.kill(pid, signal.SIGKILL)
-            said.append("killed")
+            messages.append("killed")
             (folder / "gate").write_text("now\n")
     assert seen == job_hosts.find_log_file().read_bytes()
-    assert "reconnecting" in said[1]
+    assert "reconnecting" in messages[1]
 
 
 def test_another_log_is_a_mismatch(client: JobClient, tests: Path, id: str) -> None:

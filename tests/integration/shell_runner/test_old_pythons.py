@@ -23,13 +23,13 @@ _FOLDERS = [*os.get_exec_path(), "~/.pyenv/versions/*/bin", "/opt/python*/bin", 
 @cache
 def interpreters() -> dict[tuple[int, int], str]:
     """Return an interpreter of each other version, found in the usual folders."""
-    found: dict[tuple[int, int], str] = {}
+    paths: dict[tuple[int, int], str] = {}
     for pattern in _FOLDERS:
         for name in glob.glob(os.path.join(os.path.expanduser(pattern), "python[23].*")):
             version = _version(os.path.realpath(name)) if name[-1].isdigit() else None
             if version and version != sys.version_info[:2]:
-                found.setdefault(version, name)
-    return found
+                paths.setdefault(version, name)
+    return paths
 
 
 @cache
@@ -57,13 +57,13 @@ def test_a_host_works_under_another_version(version: tuple[int, int], tmp_path: 
     with HostRun(tmp_path, spec, grace=0.2) as bench:
         assert bench.host.facts.python.startswith("{}.{}.".format(*version))
         bench.run(f"{SH}mkdir -p $TMPDIR/a/b; chmod 0 $TMPDIR/a; touch $HOME/x")
-        found = bench.run(f"{SH}ls -A $TMPDIR $HOME; printf '\\377'; echo err >&2; exit 3")
-        assert (found.exit_status, found.stderr.text, found.stdout.text[-1]) == (
+        execution = bench.run(f"{SH}ls -A $TMPDIR $HOME; printf '\\377'; echo err >&2; exit 3")
+        assert (execution.exit_status, execution.stderr.text, execution.stdout.text[-1]) == (
             3,
             "err\n",
             "\udcff",
         )
-        assert len(found.stdout.text.split()) == 3
+        assert len(execution.stdout.text.split()) == 3
         assert bench.run(f"{SH}sleep 60 & exit 0").leftovers == ("sleep",)
         assert bench.run(f"{SH}sleep 60", timeout=0.2).timed_out
         assert bench.run("#!/no/such\n").problem == "no-interpreter"

@@ -28,6 +28,8 @@ _STYLES = {
 }  # fmt: skip
 #: The detail of a run that has passed; the column of its tests has the same information.
 _TEST_COUNT_DETAIL = re.compile(r"[0-9]+ tests?")
+#: The detail of a run that waits although no host is busy: only a person can change that.
+_NO_HOST_MATCHES = re.compile(r"none matches; |no host has the label")
 #: Maximum number of failed tests, and of measurements, that are shown.
 _MAX_LISTED_ROWS = 20
 #: Width in characters if standard output is not a terminal.
@@ -128,7 +130,7 @@ def format_run_status(run: JsonObject) -> str:
     state, detail = run["state"], run["detail"]
     if state == "placing":
         # Which hosts are busy changes often, and `show` has it.  That no host fits does not change.
-        lasting = "none fits; " in detail and " is starting" not in detail
+        lasting = _NO_HOST_MATCHES.search(detail) and " is starting" not in detail
         return f"{run['stage']}{again}: waiting for hosts{f': {detail}' if lasting else ''}"
     message = f"{state}: {detail}" if detail and not detail.startswith(state) else detail or state
     return f"{run['stage']}{again}: {message}"

@@ -1,1 +1,1 @@
-"""What people and programs speak with: a REST API, and later pages."""
+"""The REST API of the dispatcher."""

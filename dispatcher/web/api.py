@@ -157,12 +157,12 @@ def list_stage_jobs(
 def _find_stage_run(
     connection: Connection, build: int, stage: str, number: int | None
 ) -> model.StageRun:
-    row = actions.build_of(connection, build)
+    row = actions.get_build(connection, build)
     runs = stage_runs.list_by_build(connection, build)
     names = dict.fromkeys(run.stage for run in runs)
     if stage not in names:
         none = f"it is {row.state}: {row.detail}" if row.detail else "it has none yet"
-        hint = actions.suggested(stage, names, none)
+        hint = actions.suggest(stage, names, none)
         raise NotFound(f"build {build} has no stage {stage!r}{hint}")
     matching = [run for run in runs if run.stage == stage and number in (None, run.number)]
     if not matching:

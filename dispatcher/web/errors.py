@@ -29,9 +29,9 @@ class NotFound(NosejobsError):
 def add_errors(app: FastAPI) -> None:
     """Register a handler for every kind of error."""
     statuses: list[tuple[type[Exception], int]] = [
-        (NotFound, 404), (LogUnavailable, 404), (actions.Unknown, 404), (actions.Refused, 409),
-        (model.InvalidTransition, 409), (UsageError, 422), (JobRefused, 409), (HostError, 502),
-        (TooManyReaders, 503), (StoreError, 503),
+        (NotFound, 404), (LogUnavailable, 404), (actions.UnknownName, 404),
+        (actions.ActionRefused, 409), (model.InvalidTransition, 409), (JobRefused, 409),
+        (UsageError, 422), (HostError, 502), (TooManyReaders, 503), (StoreError, 503),
     ]  # fmt: skip
     for kind, status in statuses:
         app.add_exception_handler(kind, _handler(status))

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .. import model
 from ..configuration import settings
-from ..configuration.pipeline import Gate, PipelineConfig, Stage, from_data
+from ..configuration.pipeline import Gate, PipelineConfig, Stage, from_json
 from ..policy import build_status, promotion
 from ..store import audit, changes, results, views
 
@@ -346,7 +346,7 @@ def to_source(row: changes.Source, heads: dict[str, str], wanted: settings.Sourc
 
 def pipeline_of(build: model.Build) -> PipelineConfig:
     """Return the pipeline of a build; an empty one until its nosejobs.toml was read."""
-    return PipelineConfig(levels=()) if build.config is None else from_data(build.config)
+    return PipelineConfig(levels=()) if build.config is None else from_json(build.config)
 
 
 def to_build(view: views.BuildView, status: build_status.BuildStatus | None = None) -> Build:
@@ -356,7 +356,7 @@ def to_build(view: views.BuildView, status: build_status.BuildStatus | None = No
     """
     build, tree = view.build, pipeline_of(view.build)
     counting = promotion.counting_stages(tree, view.tags)
-    current = status or build_status.status_of(build, view.runs, counting)
+    current = status or build_status.compute_status(build, view.runs, counting)
     return Build(
         number=build.id, change=_to_change(view), state=build.state, detail=build.detail,
         level=build.level, outcome=current.outcome, message=current.message,

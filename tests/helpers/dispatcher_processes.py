@@ -61,7 +61,9 @@ CRASH_POINTS: Mapping[str, CrashPoint] = {
     "built": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=False, call=2),
     "unrecorded": CrashPoint("shell_runner.jobs.client", "JobClient.submit", after=True, call=2),
     "submitted": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=True, call=2),
-    "harvesting": CrashPoint("shell_runner.jobs.client", "JobClient._piece", after=False, call=3),
+    "harvesting": CrashPoint(
+        "shell_runner.jobs.client", "JobClient._read_package", after=False, call=3
+    ),
     "downloaded": CrashPoint(
         "dispatcher.hosts.result_recorder", "ResultRecorder.record", after=False, call=2
     ),
@@ -72,8 +74,8 @@ CRASH_POINTS: Mapping[str, CrashPoint] = {
     "acknowledged": CrashPoint(
         "shell_runner.jobs.client", "JobClient.acknowledge", after=True, call=2
     ),
-    "before-tag": CrashPoint("dispatcher.store.tags", "give_tag", after=False),
-    "tagging": CrashPoint("dispatcher.store.tags", "give_tag", after=True),
+    "before-tag": CrashPoint("dispatcher.store.tags", "grant_tag", after=False),
+    "tagging": CrashPoint("dispatcher.store.tags", "grant_tag", after=True),
     "tagged": CrashPoint(
         "dispatcher.reconciler.reconciler",
         "Reconciler._run_pass",

@@ -1,9 +1,9 @@
-"""Whoever fails, and whenever: the build comes to the same end, and all that happened is on record.
+"""Tests of kills of a dispatcher at each step: the build has the same end, and rows show them.
 
-One test a row of the table in docs/failure.md.  A real repository, the command `nosejobs up` in a
-process of its own, real hosts, kill -9.  Where a step can be seen from outside, it is held there
-and the dispatcher is killed by us.  Where it is too short for that, the process runs with one
-function wrapped, which kills it with SIGKILL (``tests.mortal.POINTS``): nothing else of it differs.
+There is a test for each row of the table in docs/failure.md, with a real repository, the command
+`nosejobs up` in its own process, real hosts, and kill -9.  If a step can be held from outside, the
+test kills the dispatcher there.  If it is too short, one function of the process is wrapped so that
+it kills the process (``dispatcher_processes.CRASH_POINTS``); nothing else differs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(150)
 
 
 def finish(scenario: Scenario) -> None:
-    """A dispatcher that nothing happens to; how it ends, and what it leaves."""
+    """Run an undisturbed dispatcher to the end; check the rows and what it leaves."""
     last = scenario.start_dispatcher()
     scenario.wait_until_shipped()
     last.stop()
@@ -62,14 +62,14 @@ def test_killed_while_a_stage_runs(scenario: Scenario) -> None:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Certificates."""
+    """Return a folder with the certificates of a fleet."""
     with issue_bundles(tmp_path_factory.mktemp("fleet")) as folder:
         yield folder
 
 
 @pytest.fixture
 def far(tmp_path: Path, fleet: Path) -> Iterator[NamespaceHost]:
-    """A host with an agent, which is preferred; its processes are its own."""
+    """Run a preferred host with an agent, in its own namespace of processes."""
     folder = tmp_path / "far"
     folder.mkdir()
     with NamespaceHost(folder, fleet) as found:
@@ -77,24 +77,24 @@ def far(tmp_path: Path, fleet: Path) -> Iterator[NamespaceHost]:
 
 
 def hosts(far: NamespaceHost, also_here: bool = True) -> str:
-    """The build is made there, so that its first stage goes there, too."""
+    """Return settings of hosts; the build runs on ``far``, so its first stage does, too."""
     here = '[hosts.here]\nspec = "popen"\n' if also_here else ""
     return f'[hosts.far]\nspec = "{far.spec}"\nlabels = ["build"]\n{here}'
 
 
-def until_it_runs_there(scenario: Scenario) -> None:
-    """The first stage, which waits."""
+def wait_until_running(scenario: Scenario) -> None:
+    """Wait until the test of the first stage has started."""
     scenario.wait_until("the test", scenario.begun_file.exists)
     scenario.wait_until("its row", lambda: scenario.jobs("unit")[0][2] == "submitted")
     assert scenario.jobs("unit")[0][0] == "far"
 
 
 def end(scenario: Scenario, dispatcher: DispatcherProcess, far: NamespaceHost) -> None:
-    """All of its jobs have ended and it knows that we do; nothing of us is left anywhere."""
+    """Stop the dispatcher once all jobs are acknowledged; check that nothing is left."""
     far.wait_for("the end of its jobs", lambda: _states(far) == {"harvested"})
     dispatcher.stop()
     scenario.check_data()
-    do_not_linger(far)
+    exit_when_idle(far)
     wait_until_quiet(far)
     check_queue(far.folder / "state")
 
@@ -103,8 +103,8 @@ def _states(far: NamespaceHost) -> set[str]:
     return {row[0] for row in far.query("SELECT state FROM job")}
 
 
-def do_not_linger(far: NamespaceHost) -> None:
-    """A worker that has nothing to do leaves."""
+def exit_when_idle(far: NamespaceHost) -> None:
+    """Let an idle worker exit at once."""
     with Queue(str(far.queue_folder)) as queue:
         queue.set_setting("linger", 0)
     worker_launcher.wake_worker(str(far.queue_folder))
@@ -116,7 +116,7 @@ def test_agent_and_worker_of_a_host_are_killed_while_a_stage_runs(
     scenario.write_settings(hosts(far, also_here=False))
     scenario.commit(slow=True)
     dispatcher = scenario.start_dispatcher()
-    until_it_runs_there(scenario)
+    wait_until_running(scenario)
     assert far.send_signal(far.worker_pid, KILL)
     assert far.send_signal(far._agent, KILL)
     scenario.go_file.touch()
@@ -135,8 +135,8 @@ def test_agent_and_worker_of_a_host_are_killed_while_a_stage_runs(
 LEASE = 'lease = "3s"'
 
 
-def until_lost(scenario: Scenario) -> None:
-    """The lease is over, and the stage has another job, elsewhere."""
+def wait_until_lost(scenario: Scenario) -> None:
+    """Wait until the lease is over and the stage has a job on another host."""
     scenario.wait_until(
         "the loss", lambda: [job[2] for job in scenario.jobs("unit")][:1] == ["lost"]
     )
@@ -147,9 +147,9 @@ def test_a_host_is_gone_for_longer_than_the_lease(scenario: Scenario, far: Names
     scenario.write_settings(hosts(far), LEASE)
     scenario.commit(slow=True)
     dispatcher = scenario.start_dispatcher()
-    until_it_runs_there(scenario)
+    wait_until_running(scenario)
     far.power_off()
-    until_lost(scenario)
+    wait_until_lost(scenario)
     scenario.go_file.touch()
     scenario.wait_until_shipped()
     assert [job[0] for job in scenario.jobs("unit")] == ["far", "here"]
@@ -167,10 +167,10 @@ def test_a_partition_for_longer_than_the_lease_and_a_late_result(
     scenario.write_settings(hosts(far), LEASE)
     scenario.commit(slow=True)
     dispatcher = scenario.start_dispatcher()
-    until_it_runs_there(scenario)
+    wait_until_running(scenario)
     old = scenario.ran_jobs("unit")
     doors = cut(far)
-    until_lost(scenario)
+    wait_until_lost(scenario)
     scenario.go_file.touch()
     far.wait_for("its result", lambda: far.get_state(old[0]) == "ready")
     scenario.wait_until_shipped()
@@ -184,7 +184,7 @@ def test_a_partition_for_longer_than_the_lease_and_a_late_result(
 
 
 def cut(far: NamespaceHost) -> list[int]:
-    """Nothing of it answers; what it works at goes on."""
+    """Stop the agent of a host, so that it does not answer while its jobs run."""
     parents = {pid: parent for pid, parent, _ in far.list_processes()}
     works = {far.worker_pid}
     while more := {pid for pid, parent in parents.items() if parent in works} - works:
@@ -200,7 +200,7 @@ def cut(far: NamespaceHost) -> list[int]:
 
 @pytest.fixture
 def disk(scenario: Scenario) -> Iterator[SmallFilesystem]:
-    """The data folder is on one."""
+    """Put the data folder on a small file system."""
     scenario.data.mkdir()
     found = SmallFilesystem(scenario.data, "12m")
     found.mount()
@@ -235,7 +235,7 @@ def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesyst
 
 
 def test_every_row_is_in_the_manual(request: pytest.FixtureRequest) -> None:
-    """The table in docs/failure.md names each test of this file, and nothing but them."""
+    """The table in docs/failure.md names exactly the tests of this file."""
     text = (Path(__file__).parents[3] / "docs" / "failure.md").read_text()
     part = text.partition("## The dispatcher: what fails, and when")[2].partition("\n## ")[0]
     linked = re.findall(rf'^\[(.+?)\]: .*/{Path(__file__).name} "(.+)"$', part, re.MULTILINE)

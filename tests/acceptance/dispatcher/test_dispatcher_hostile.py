@@ -1,6 +1,6 @@
-"""What strangers and secrets meet: whoever can push writes nosejobs.toml; nobody else reads ours.
+"""Tests of a hostile nosejobs.toml, and of secrets of the dispatcher.
 
-The command `nosejobs up` in a process of its own, a real repository, real hosts.
+They use the command `nosejobs up` in its own process, a real repository and real hosts.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def client_of(scenario: Scenario) -> api_client.Client:
-    """Once it answers."""
-    scenario.wait_until("an address", lambda: api_client.noted(scenario.data))
-    return api_client.Client(api_client.noted(scenario.data))
+def client_of(scenario: Scenario) -> api_client.ApiClient:
+    """Return a client of the dispatcher, once it answers."""
+    scenario.wait_until("the URL", lambda: api_client.read_url(scenario.data))
+    return api_client.ApiClient(api_client.read_url(scenario.data))
 
 
-def shown(client: api_client.Client, *words: object) -> str:
-    """What a command prints."""
-    command, *rest = map(str, words)
+def run_command(client: api_client.ApiClient, *arguments: object) -> str:
+    """Return the output of a command."""
+    command, *rest = map(str, arguments)
     found = CliRunner().invoke(COMMANDS[command], [*rest, "--url", client.url])
     assert found.exit_code == 0, found.output
     return found.output
@@ -69,29 +69,29 @@ def shown(client: api_client.Client, *words: object) -> str:
 def test_a_hostile_config_makes_its_build_invalid_and_says_where(scenario: Scenario) -> None:
     dispatcher = scenario.start_dispatcher()
     client = client_of(scenario)
-    for what, (text, words) in HOSTILE.items():
+    for what, (text, position) in HOSTILE.items():
         (scenario.tree.path / "nosejobs.toml").write_bytes(text)
         revision = scenario.tree.commit(what)
-        client.post("/poke/here", who="ann")
+        client.post("/poke/here", actor="ann")
         ended = "SELECT build.id, state, detail FROM build JOIN change ON change.id = build.change"
         ended += " WHERE revision = ? AND state != 'new'"
         scenario.wait_until(what, lambda: scenario.rows(ended, revision))  # noqa: B023
         ((number, state, detail),) = scenario.rows(ended, revision)
         assert state == "invalid", (what, detail)
-        assert detail.startswith(f"nosejobs.toml:{words}" if words else "nosejobs.toml"), what
+        assert detail.startswith(f"nosejobs.toml:{position}" if position else "nosejobs.toml"), what
         assert len(detail) < 1000, what
         assert _is_harmless(detail), (what, detail)
         # It is seen by all that look.
         assert client.get(f"/builds/{number}")["state"] == "invalid"
-        page = shown(client, "show", number)
+        page = run_command(client, "show", number)
         assert "has an invalid nosejobs.toml" in page, what
         assert f"because   {detail[:60]}" in page, what
         assert _is_harmless(page), (what, page)
     assert not scenario.rows("SELECT id FROM job")
-    assert _is_harmless(shown(client, "builds"))
+    assert _is_harmless(run_command(client, "builds"))
     assert _is_harmless(scenario.log)
     assert dispatcher.is_alive
-    _comes_to_ship(scenario, client)
+    _check_shipped(scenario, client)
     dispatcher.stop()
     scenario.check_data()
 
@@ -104,27 +104,29 @@ def test_a_config_that_is_a_link_reads_nothing_outside(scenario: Scenario, targe
     scenario.tree.commit()
     scenario.start_dispatcher()
     ended = "SELECT state, detail FROM build WHERE state != 'new'"
-    scenario.wait_until("its end", lambda: scenario.rows(ended) or _trouble(scenario))
-    words = str(scenario.rows(ended)) + _trouble(scenario)
-    assert "root:" not in words + scenario.log
+    scenario.wait_until(
+        "the end of the build", lambda: scenario.rows(ended) or _source_error(scenario)
+    )
+    messages = str(scenario.rows(ended)) + _source_error(scenario)
+    assert "root:" not in messages + scenario.log
     assert not scenario.rows("SELECT id FROM job")
 
 
-def _trouble(scenario: Scenario) -> str:
+def _source_error(scenario: Scenario) -> str:
     return "".join(f"{row[0]}" for row in scenario.rows("SELECT detail FROM build"))
 
 
 def _is_harmless(text: str) -> bool:
-    """Nothing that drives a terminal, or turns the order of letters around."""
+    """Return whether a text has no control characters, and none that change its direction."""
     return not any(
         unicodedata.category(each) in ("Cc", "Cf", "Cs") for each in text if each != "\n"
     )
 
 
-def _comes_to_ship(scenario: Scenario, client: api_client.Client) -> None:
+def _check_shipped(scenario: Scenario, client: api_client.ApiClient) -> None:
     scenario.write_config()
     scenario.commit()
-    client.post("/poke/here", who="ann")
+    client.post("/poke/here", actor="ann")
     scenario.wait_until("ship", lambda: scenario.rows("SELECT id FROM build WHERE level = 'ship'"))
 
 
@@ -132,7 +134,7 @@ def _comes_to_ship(scenario: Scenario, client: api_client.Client) -> None:
 
 
 def test_what_the_dispatcher_has_in_its_environment_is_nowhere(scenario: Scenario) -> None:
-    """Not in rows, logs, packages, answers; not on its hosts, nor in what tests print."""
+    """Neither in rows, logs, packages and responses, nor on hosts and in the output of tests."""
     secret = secrets.token_hex(20)
     scenario.commit(extra="env; set; cat /proc/self/environ; echo the-end-of-it")
     dispatcher = scenario.start_dispatcher(
@@ -168,8 +170,8 @@ def test_what_notifications_are_signed_with_is_in_the_database_alone(scenario: S
     assert not [path for path in holders if path.stat().st_mode & 0o77]
 
 
-def _everything(client: api_client.Client, scenario: Scenario) -> dict[str, str]:
-    """What commands and the API say of all there is."""
+def _everything(client: api_client.ApiClient, scenario: Scenario) -> dict[str, str]:
+    """Return the output of commands and all responses of the API."""
     found = {path: json.dumps(client.get(path)) for path in ("/status", "/sources", "/builds")}
     found |= {path: json.dumps(client.get(path)) for path in ("/hosts", "/audit", "/builds/1")}
     ids = [row[0] for row in scenario.rows("SELECT id FROM job")]
@@ -177,14 +179,14 @@ def _everything(client: api_client.Client, scenario: Scenario) -> dict[str, str]
     for id in ids:
         for path in (f"/jobs/{id}", f"/jobs/{id}/results", f"/jobs/{id}/results/0/cases"):
             found[path] = json.dumps(client.get(path))
-    found |= {name: shown(client, name) for name in ("builds", "hosts")}
-    found["show"] = shown(client, "show", 1) + shown(client, "show", 1, "--json")
-    found["log"] = shown(client, "logs", 1, "unit")
+    found |= {name: run_command(client, name) for name in ("builds", "hosts")}
+    found["show"] = run_command(client, "show", 1) + run_command(client, "show", 1, "--json")
+    found["log"] = run_command(client, "logs", 1, "unit")
     return found
 
 
 def _holders(folder: Path, secret: bytes) -> list[Path]:
-    """Files in which the bytes are, also in what is packed."""
+    """Return the files that contain the secret, also in compressed form."""
     return [path for path in folder.rglob("*") if path.is_file() and _holds(path, secret)]
 
 

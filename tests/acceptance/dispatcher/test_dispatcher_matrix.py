@@ -1,7 +1,7 @@
-"""The dispatcher's disk, database and clock in trouble; others on its hosts; killed at each commit.
+"""Tests of failures of disk, database and clock, and of two dispatchers on one host.
 
-One test a row of the table in docs/failure.md.  What is here takes a second: a whole dispatcher
-but for its faces, in this process, with real hosts, a real repository and a real full disk.
+There is a test for each row of the table in docs/failure.md.  They run a dispatcher without API in
+this process, with real hosts, a real repository and a disk that is really full.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dispatcher.reconciler.reconciler._FALLBACK_PASS_INTERVAL", 0.2)
 
 
-def shipped(dispatcher: RunningDispatcher, revision: str) -> None:
-    """It came to ship; each stage ran once, and each tag is there once."""
-    found = dispatcher.until_level(revision, "ship")
+def check_shipped(dispatcher: RunningDispatcher, revision: str) -> None:
+    """Check that a build has the level ship, and that stages and tags are there once."""
+    found = dispatcher.wait_for_level(revision, "ship")
     assert [(run.stage, run.number) for run in found.view.runs] == [("build", 1), ("unit", 1)]
     assert [job.attempt for job in found.jobs] == [1, 1]
     assert [tag.stage for tag in found.tags] == ["unit"]
@@ -103,13 +103,13 @@ def disk(data: Path) -> Iterator[SmallFilesystem]:
     found.unmount()
 
 
-def half(data: Path) -> list[str]:
-    """Names of files that nobody has finished."""
+def partial_files(data: Path) -> list[str]:
+    """Return the names of partial files."""
     signs = (".part", "tmp_")
     return [path.name for path in data.rglob("*") if any(sign in path.name for sign in signs)]
 
 
-def trouble(dispatcher: RunningDispatcher) -> str:
+def source_error(dispatcher: RunningDispatcher) -> str:
     with dispatcher.store.read() as connection:
         (found,) = changes.list_sources(connection)
     return found.error
@@ -126,19 +126,19 @@ def test_disk_full_while_the_mirror_fetches(
     tree.write_config(stage_toml("unit", 'gate = "manual"'))
     first = tree.commit()
     dispatcher = start()
-    dispatcher.until_run(first, "unit", StageState.GATED)
+    dispatcher.wait_for_run(first, "unit", StageState.GATED)
     tree.write_config(config)
     (tree.path / "noise").write_bytes(os.urandom(1 << 20))
     second = tree.commit()
     disk.create_database(leave=512 << 10)
     dispatcher.poke()
-    while "No space left on device" not in trouble(dispatcher):
+    while "No space left on device" not in source_error(dispatcher):
         dispatcher.store.changed.wait(dispatcher.store.changed.count(), 0.05)
     assert (data / MIRRORS / "here.git" / "refs").is_dir()
     disk.empty_database()
-    shipped(dispatcher, second)  # though nobody pokes again
-    assert trouble(dispatcher) == ""
-    assert half(data) == []
+    check_shipped(dispatcher, second)  # though nobody pokes again
+    assert source_error(dispatcher) == ""
+    assert partial_files(data) == []
 
 
 def test_disk_full_while_a_build_is_stored(
@@ -149,7 +149,7 @@ def test_disk_full_while_a_build_is_stored(
     start: Callable[..., RunningDispatcher],
     fast_retries: None,
 ) -> None:
-    """No room for its package; then there is, and none to make the artefact of it."""
+    """At first there is no room for the package, later none for the artifact."""
     noise = f"head -c 3000000 /dev/urandom > noise; echo > {folder}/begun"
     wait = f"while [ ! -e {folder}/go ]; do sleep 0.02; done"
     command = f'[build]\ncommand = "{noise}; {wait}"\noutput = "noise"\n'
@@ -167,8 +167,8 @@ def test_disk_full_while_a_build_is_stored(
     found = dispatcher.wait_until(revision, lambda found: "waiting: " in found.view.build.detail)
     assert full in found.view.build.detail
     disk.empty_database()
-    shipped(dispatcher, revision)
-    assert half(data) == []
+    check_shipped(dispatcher, revision)
+    assert partial_files(data) == []
 
 
 def wait_until(what: Callable[[], object]) -> None:
@@ -185,7 +185,7 @@ def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
     start: Callable[..., RunningDispatcher],
     fast_retries: None,
 ) -> None:
-    """The source is read when there is room for its objects alone."""
+    """The source is fetched when there is only room for its objects."""
     (tree.path / "zeros").write_bytes(bytes(4 << 20))
     revision = tree.commit()
     service = Service(make_settings(data.parent, tree.path))
@@ -200,8 +200,8 @@ def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
     with pytest.raises(StoreError, match="disk is full"):
         write_much(dispatcher)
     disk.empty_database()
-    shipped(dispatcher, revision)
-    assert half(data) == []
+    check_shipped(dispatcher, revision)
+    assert partial_files(data) == []
 
 
 def write_much(dispatcher: RunningDispatcher) -> None:
@@ -240,7 +240,7 @@ def test_what_a_killed_dispatcher_was_writing_goes_at_the_next_start(
 
 @pytest.fixture
 def stored(data: Path, folder: Path, tree: SampleRepository) -> Path:
-    """The database of a dispatcher that ended, and a file that it refers to."""
+    """Return the database of a stopped dispatcher, with a file that it refers to."""
     Service(make_settings(folder, tree.path)).stop()
     BlobStore(data / "blobs").take(tree.write_script("result", "echo"))
     return data / DATABASE
@@ -314,13 +314,13 @@ def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
     tree.write_config(inputs + gated + LEVELS)
     first = tree.commit()
     dispatcher = start()
-    build = dispatcher.until_run(first, "unit", StageState.GATED).build
+    build = dispatcher.wait_for_run(first, "unit", StageState.GATED).build
     artefact = dispatcher.find(first).view.build.artifact_digest  # type: ignore[union-attr]
     path = dispatcher.service.blobs.path(artefact)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with dispatcher.store.write() as connection:
         tags.record_decision(connection, Decision(build, "unit", DecisionKind.APPROVED, "ann", ""))
-    run = dispatcher.until_run(first, "unit", StageState.ERROR)
+    run = dispatcher.wait_for_run(first, "unit", StageState.ERROR)
     assert f"the artifact {artefact[:12]} is no longer stored; build it again" in run.detail
     assert path.with_name(f"{path.name}.damaged").is_file()
     with dispatcher.store.read() as connection:
@@ -330,7 +330,7 @@ def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
     tree.write_config(inputs + stage_toml("unit") + LEVELS)
     second = tree.commit()
     dispatcher.poke()
-    shipped(dispatcher, second)  # though its inputs are those of the first one
+    check_shipped(dispatcher, second)  # though its inputs are those of the first one
     assert dispatcher.service.blobs.verify(artefact)
 
 
@@ -341,10 +341,10 @@ def test_data_that_was_moved_and_a_clock_that_jumps(
     folder: Path, data: Path, tree: SampleRepository, start: Callable[..., RunningDispatcher],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Back by an hour while the next build waits for its test, then forward by a day."""
+    """The clock goes back an hour during the test of the next build, then forward a day."""
     first = tree.commit()
     with RunningDispatcher(make_settings(folder, tree.path)) as dispatcher:
-        shipped(dispatcher, first)
+        check_shipped(dispatcher, first)
     moved = folder / "elsewhere"
     moved.mkdir()
     shutil.move(data, moved / "data")
@@ -358,21 +358,21 @@ def test_data_that_was_moved_and_a_clock_that_jumps(
     wait_until((folder / "begun").exists)
     jump = 86_400.0
     (folder / "go").touch()
-    shipped(dispatcher, second)
+    check_shipped(dispatcher, second)
     assert dispatcher.find(first).view.build.level == "ship"  # type: ignore[union-attr]
 
 
 def test_two_dispatchers_on_one_host_and_one_that_was_lost(
     folder: Path, data: Path, tree: SampleRepository
 ) -> None:
-    """Each has its own jobs; those of the lost one end, and stay until somebody looks."""
+    """Each has its own jobs; those of the lost dispatcher end, and stay on the host."""
     tree.write_test(
         "unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done"
     )
     lost = tree.commit()
     with RunningDispatcher(make_settings(folder, tree.path)) as first:
         wait_until((folder / "begun").exists)
-        (orphan,) = first.jobs(first.until_run(lost, "unit", StageState.RUNNING))
+        (orphan,) = first.jobs(first.wait_for_run(lost, "unit", StageState.RUNNING))
     shutil.rmtree(data)
     (folder / "two").mkdir()
     other = SampleRepository(folder / "other", BUILD, ("unit",))
@@ -380,7 +380,7 @@ def test_two_dispatchers_on_one_host_and_one_that_was_lost(
     revision = other.commit()
     with RunningDispatcher(make_settings(folder / "two", other.path)) as second:
         (folder / "go").touch()
-        shipped(second, revision)
+        check_shipped(second, revision)
         second.wait_until(revision, lambda found: {job.state for job in found.jobs} == {DONE})
     with queue.Queue(queue_folder.find_queue_folder()) as there:
         assert there.get_states([orphan.id]) == {orphan.id: "ready"}
@@ -392,7 +392,7 @@ def test_two_dispatchers_on_one_host_and_one_that_was_lost(
 
 
 def test_every_row_is_in_the_manual(request: pytest.FixtureRequest) -> None:
-    """The table in docs/failure.md names each test of this file, and nothing but them."""
+    """The table in docs/failure.md names exactly the tests of this file."""
     text = (Path(__file__).parents[3] / "docs" / "failure.md").read_text()
     linked = set(re.findall(rf'^\[.+?\]: .*/{Path(__file__).name} "(.+)"$', text, re.MULTILINE))
     own = {name for name, each in globals().items() if name.startswith("test_") and callable(each)}

@@ -71,7 +71,8 @@ def test_a_passed_stage_without_tag_has_a_reason(capsys: pytest.CaptureFixture[s
 def test_the_pool_replaces_the_spec_of_its_hosts(capsys: pytest.CaptureFixture[str]) -> None:
     host = {
         "name": "h1", "pool": "", "state": "down", "labels": [], "open_jobs": 0,
-        "jobs_ended": 3, "last_seen_at": None, "spec": "ssh=h1", "reason": "Connection refused\n  try: is sshd running?",
+        "jobs_ended": 3, "last_seen_at": None, "spec": "ssh=h1",
+        "reason": "Connection refused\n  try: is sshd running?",
     }  # fmt: skip
     (_, line) = print_lines(tables.format_hosts([host]), capsys)
     assert line.endswith("never  ssh=h1  Connection refused; try: is sshd running?")
@@ -127,12 +128,12 @@ def test_decisions_are_shown() -> None:
         ("failed", "1 test failed", "unit: failed: 1 test failed"),
         ("held", "held by ann", "unit: held by ann"),
         ("running", "", "unit: running"),
-        ("placing", "1 host; 1 fits: h1; h1 has 2 jobs", "unit: waiting for hosts"),
-        ("placing", "1 host; none fits", "unit: waiting for hosts"),
-        ("placing", "1 host; none fits; h2 is starting (it is brought up)",
+        ("placing", "needs 1 host; 1 matches: h1; h1 has 2 jobs", "unit: waiting for hosts"),
+        ("placing", "needs 1 host; none matches", "unit: waiting for hosts"),
+        ("placing", "needs 1 host; none matches; h2 is starting (it is brought up)",
          "unit: waiting for hosts"),
-        ("placing", "1 host with label gpu; none fits; h1 has no label gpu",
-         "unit: waiting for hosts: 1 host with label gpu; none fits; h1 has no label gpu"),
+        ("placing", "needs 1 host with label gpu; none matches; h1 has no label gpu",
+         "unit: waiting for hosts: needs 1 host with label gpu; none matches; h1 has no label gpu"),
     ],
 )  # fmt: skip
 def test_the_status_line_of_a_run_has_lasting_details_only(

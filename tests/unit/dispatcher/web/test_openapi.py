@@ -37,7 +37,9 @@ def test_the_document_is_that_of_the_program() -> None:
 
 def test_every_operation_is_named_once_and_explained() -> None:
     methods = [
-        operation for path in json.loads(document_text())["paths"].values() for operation in path.values()
+        operation
+        for path in json.loads(document_text())["paths"].values()
+        for operation in path.values()
     ]  # fmt: skip
     names = [operation["operationId"] for operation in methods]
     assert len(set(names)) == len(names) > 20

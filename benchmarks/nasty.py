@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from shell_runner.remote.processes import process_tree  # noqa: E402
 from tests.nasty import corpus, process_watch  # noqa: E402
-from tests.nasty.corpus import Case  # noqa: E402
+from tests.nasty.corpus import NastyProgram  # noqa: E402
 
 NAME = "nasty"
 
@@ -58,18 +58,18 @@ class Outcome:
 # -- runners ----------------------------------------------------------------------
 
 
-def _seconds(case: Case) -> int:
+def _seconds(case: NastyProgram) -> int:
     """Return the time limit given to all runners, in whole seconds."""
     return max(round(min(case.timeout, 10.0 if case.heavy else 5.0)), 1)
 
 
-def _nosejobs(folder: Path, program: Path, case: Case) -> list[str]:
+def _nosejobs(folder: Path, program: Path, case: NastyProgram) -> list[str]:
     options = [f"--rootdir={folder}", "-p", "no:cacheprovider", "-o", "nosejobs_grace=0.3"]
     options.append(f"--nosejobs-timeout={_seconds(case)}")
     return [sys.executable, "-m", "pytest", "-q", "--nosejobs=popen", *options]
 
 
-def _lit(folder: Path, program: Path, case: Case) -> list[str]:
+def _lit(folder: Path, program: Path, case: NastyProgram) -> list[str]:
     (folder / "lit.cfg").write_text(
         "import lit.formats\nconfig.name = 'nasty'\nconfig.suffixes = ['.lit']\n"
         "config.test_format = lit.formats.ShTest()\n"
@@ -78,7 +78,7 @@ def _lit(folder: Path, program: Path, case: Case) -> list[str]:
     return [_beside("lit"), f"--timeout={_seconds(case)}", "-v", str(folder)]
 
 
-def _prove(folder: Path, program: Path, case: Case) -> list[str]:
+def _prove(folder: Path, program: Path, case: NastyProgram) -> list[str]:
     (folder / "one.t").write_text(
         f"#!/bin/sh\necho 1..1\nif {shlex.quote(str(program))}; "
         "then echo; echo 'ok 1'; else echo; echo 'not ok 1'; fi\n"
@@ -86,18 +86,18 @@ def _prove(folder: Path, program: Path, case: Case) -> list[str]:
     return ["prove", "--exec", "sh", str(folder / "one.t")]
 
 
-def _bats(folder: Path, program: Path, case: Case) -> list[str]:
+def _bats(folder: Path, program: Path, case: NastyProgram) -> list[str]:
     (folder / "one.bats").write_text(f"@test one {{\n  {shlex.quote(str(program))}\n}}\n")
     return ["env", f"BATS_TEST_TIMEOUT={_seconds(case)}", "bats", str(folder / "one.bats")]
 
 
-def _ctest(folder: Path, program: Path, case: Case) -> list[str]:
+def _ctest(folder: Path, program: Path, case: NastyProgram) -> list[str]:
     (folder / "CTestTestfile.cmake").write_text(f'add_test(one "{program}")\n')
     junit = ["--output-junit", str(folder / "ctest.xml")]
     return ["ctest", "--test-dir", str(folder), "--timeout", str(_seconds(case)), *junit]
 
 
-def _xdist(folder: Path, program: Path, case: Case) -> list[str]:
+def _xdist(folder: Path, program: Path, case: NastyProgram) -> list[str]:
     (folder / "test_one.py").write_text(
         "import subprocess\n\n\ndef test_one():\n"
         f"    subprocess.run([{str(program)!r}], check=True, timeout={_seconds(case)})\n"
@@ -107,7 +107,7 @@ def _xdist(folder: Path, program: Path, case: Case) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", *options, module]
 
 
-Runner = Callable[[Path, Path, Case], list[str]]
+Runner = Callable[[Path, Path, NastyProgram], list[str]]
 RUNNERS: Mapping[str, tuple[str, Runner]] = {
     _OURS: ("pytest", _nosejobs),
     "lit": ("lit", _lit),
@@ -133,12 +133,12 @@ def _has(name: str) -> bool:
 # -- one run ----------------------------------------------------------------------
 
 
-def run(name: str, case: Case, start: float = 0.0) -> Outcome:
+def run(name: str, case: NastyProgram, start: float = 0.0) -> Outcome:
     """Run one program under one runner in a contained process that starts in ``start``."""
     folder = Path(tempfile.mkdtemp(prefix="nasty-"))
     try:
         inside = folder / "tests"
-        corpus.lay_out(inside, [case])
+        corpus.write_tree(inside, [case])
         command = RUNNERS[name][1](inside, inside / case.path, case)
         (folder / "tmp").mkdir()
         return _contain(command, inside, folder / "tmp", case, start)
@@ -146,7 +146,9 @@ def run(name: str, case: Case, start: float = 0.0) -> Outcome:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _contain(command: Sequence[str], folder: Path, tmp: Path, case: Case, start: float) -> Outcome:
+def _contain(
+    command: Sequence[str], folder: Path, tmp: Path, case: NastyProgram, start: float
+) -> Outcome:
     """Run in a child that inherits all orphans, and kills what is left."""
     read, write = os.pipe()
     pid = os.fork()
@@ -167,7 +169,9 @@ def _contain(command: Sequence[str], folder: Path, tmp: Path, case: Case, start:
     return Outcome(*json.loads(text))
 
 
-def _watch(command: Sequence[str], folder: Path, tmp: Path, case: Case, start: float) -> list[Any]:
+def _watch(
+    command: Sequence[str], folder: Path, tmp: Path, case: NastyProgram, start: float
+) -> list[Any]:
     env = {**os.environ, "TMPDIR": str(tmp), "PYTHONPATH": str(ROOT)}
     begin = time.monotonic()
     with open(os.devnull, "r+b") as null:
@@ -175,10 +179,10 @@ def _watch(command: Sequence[str], folder: Path, tmp: Path, case: Case, start: f
             command, cwd=folder, env=env, stdin=null, stdout=null, stderr=null,
             start_new_session=True,
         )  # fmt: skip
-    hung, memory = False, process_watch.Memory()
+    hung, memory = False, process_watch.PeakMemory()
     patience = start + _PATIENCE * (2 if case.heavy else 1)
     try:
-        process_watch.measure(process, patience, memory)
+        process_watch.watch_until_exit(process, patience, memory)
     except TimeoutError:
         hung = True
     seconds = time.monotonic() - begin
@@ -193,16 +197,18 @@ def _watch(command: Sequence[str], folder: Path, tmp: Path, case: Case, start: f
 def _living() -> int:
     """Return the descendants that are not zombies, a moment after the end."""
     time.sleep(0.2)
-    return sum(not process_tree.is_dead(pid) for pid in process_tree.Lister(os.getpid())())
+    return sum(
+        not process_tree.is_dead(pid) for pid in process_tree.DescendantLister(os.getpid())()
+    )
 
 
 def _end_all() -> None:
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
-        found = process_tree.freeze(process_tree.Lister(os.getpid()), _reap)
+        found = process_tree.freeze(process_tree.DescendantLister(os.getpid()), _reap)
         if not found:
             return
-        process_tree.send_groups(found, signal.SIGKILL)
+        process_tree.signal_groups(found, signal.SIGKILL)
         time.sleep(0.01)
 
 
@@ -220,7 +226,7 @@ def _reap() -> None:
 
 def flood() -> dict[str, float]:
     """Return the peak memory of controller and host above idle, in MiB."""
-    idle = _parts(Case("late_output.sh", corpus.PASSED))
+    idle = _parts(NastyProgram("late_output.sh", corpus.PASSED))
     busy = _parts(corpus.FLOODS[0])
     return {
         f"flood_{part}_mb": round((getattr(busy, part) - getattr(idle, part)) / 1024, 1)
@@ -228,24 +234,24 @@ def flood() -> dict[str, float]:
     }
 
 
-def _parts(case: Case) -> process_watch.Memory:
+def _parts(case: NastyProgram) -> process_watch.PeakMemory:
     with tempfile.TemporaryDirectory(prefix="nasty-") as name:
-        corpus.lay_out(Path(name), [case])
+        corpus.write_tree(Path(name), [case])
         command = _nosejobs(Path(name), Path(), case)
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, cwd=name, env=env, stdout=subprocess.DEVNULL)
-        return process_watch.measure(process, 120.0)
+        return process_watch.watch_until_exit(process, 120.0)
 
 
 # -- all --------------------------------------------------------------------------
 
 
-def compared() -> list[Case]:
+def compared() -> list[NastyProgram]:
     """Return the cases of the table."""
-    return [case for case in corpus.possible(_all()) if case.compared]
+    return [case for case in corpus.filter_runnable(_all()) if case.compared]
 
 
-def _all() -> Iterable[Case]:
+def _all() -> Iterable[NastyProgram]:
     return (*corpus.PROCESSES, *corpus.OUTPUT, *corpus.FILES, *corpus.FLOODS)
 
 
@@ -269,7 +275,7 @@ _MEANINGS = {
 }
 
 
-def _meaning(case: Case) -> str:
+def _meaning(case: NastyProgram) -> str:
     """Return the comment at the head of the program, up to its first full stop."""
     for line in (corpus.PROGRAMS / case.file).read_text(errors="replace").splitlines():
         if line.startswith(("# ", "/* ")):
@@ -281,7 +287,7 @@ def write(path: Path) -> None:
     """Write the whole table, one line for each case."""
     names = [name for name in RUNNERS if _has(name)]
     memory = flood()
-    harmless = Case("named.sh", corpus.PASSED, name="test_harmless.sh")
+    harmless = NastyProgram("named.sh", corpus.PASSED, name="test_harmless.sh")
     starts = {name: run(name, harmless).seconds for name in names}
     light = [case for case in compared() if not case.heavy]
     heavy = [case for case in compared() if case.heavy]
@@ -292,14 +298,14 @@ def write(path: Path) -> None:
     path.write_text(_page(names, rows, memory))
 
 
-def _row(case: Case, starts: Mapping[str, float]) -> dict[str, Outcome]:
+def _row(case: NastyProgram, starts: Mapping[str, float]) -> dict[str, Outcome]:
     found = {name: run(name, case, start) for name, start in starts.items()}
     print(case.file, *map(str, found.values()), sep=" | ", flush=True)
     return found
 
 
 def _page(
-    names: Sequence[str], rows: Sequence[tuple[Case, Mapping[str, Outcome]]],
+    names: Sequence[str], rows: Sequence[tuple[NastyProgram, Mapping[str, Outcome]]],
     memory: Mapping[str, float],
 ) -> str:  # fmt: skip
     def total(name: str) -> str:
@@ -331,19 +337,22 @@ def _page(
 _INTRODUCTION = """\
 # Nasty programs
 
-What becomes of a program that hurts who runs it, here and under other runners. Written by
-`python benchmarks/nasty.py`; the programs are in `tests/nasty/programs`, and the test suite
-holds our column, here and on a gateway, together with many more.
+Results of programs that harm the process that runs them, under nosejobs and under other test
+runners. `python benchmarks/nasty.py` writes this page. The programs are in
+`tests/nasty/programs`; the test suite runs them and many more, locally and through a gateway, and
+checks the column of nosejobs.
 
-Each runner gets each program alone, on its default settings, with the deadline of the program
-where it knows one (prove does not). *right*: the runner says pass or fail as it should. *hung*:
-no end {patience:g} s after a harmless program would have ended (twice that for the floods). Then
-come seconds from start to end, the peak of the memory of all processes together, the program's
-own included, and the processes that were alive when the runner had ended, where it did. Measured
-on {cores} cores, {system}, Python {python}.
+Each runner runs each program alone, with its default settings and with the timeout of the program
+if the runner has timeouts (prove has none). *right*: the runner reports pass or fail as expected.
+*wrong*: it reports the opposite. *hung*:
+it has not ended {patience:g} s after a harmless program would have ended (twice that for the
+floods). The other values are the seconds from start to end, the peak memory of all processes
+together, including the program, and the number of processes that were still alive when the runner
+had ended. Measured on {cores} cores, {system}, Python {python}.
 
-Under a gigabyte of output, our controller peaks at {flood_controller_mb} MB above idle, the
-process that serves it at {flood_host_mb} MB, the slot that runs the program at {flood_slot_mb} MB.
+With a gigabyte of output, the controller of nosejobs peaks at {flood_controller_mb} MB above
+idle, the process that serves it at {flood_host_mb} MB, the slot that runs the program at
+{flood_slot_mb} MB.
 """
 
 

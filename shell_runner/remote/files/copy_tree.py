@@ -49,6 +49,7 @@ def _copy_entry(entry: "os.DirEntry[str]", target: str) -> None:
         _copy_attributes(status, target)
     elif stat.S_ISFIFO(status.st_mode):
         os.mkfifo(target)
+        _copy_attributes(status, target)
 
 
 def _copy_file(source: str, target: str) -> None:

@@ -13,12 +13,11 @@ from ..files import disk_space
 from ..files.blob_store import BlobStore
 from ..files.upload_receiver import UploadReceiver
 from ..jobs import change_signal, database, paths, queue, queue_folder, retention
-from ..jobs.rows import AttemptRow, JobRow
+from ..jobs.rows import JobRow
 from ..protocol.frames import pack_blob, pack_messages
 from ..protocol.host_facts import collect_host_facts
-from ..protocol.job import BadJob, NewJob, remove_secrets
-from ..protocol.job_summary import summarize
-from . import job_acceptance, job_validation, job_views
+from ..protocol.job import BadJob, NewJob
+from . import job_acceptance, job_details, job_validation, job_views
 from .channel_session import ChannelSession, detach_from_terminal, send_error
 from .job_log_reader import JobLogReader, Reply
 from .worker_starter import WorkerStarter
@@ -194,7 +193,9 @@ class JobSession(ChannelSession):
         jobs_queue = self._open_queue()
         row = jobs_queue.find(job)
         numbers = (
-            {number for number, _, _ in _find_failed_tests(jobs_queue, row)} if failed else None
+            {number for number, _, _ in job_details.find_failed_tests(jobs_queue, row)}
+            if failed
+            else None
         )
         cases = jobs_queue.get_tests(row.number)
         return self._accept(job_acceptance.select_again(row, cases, id, tests, numbers, secret))
@@ -215,30 +216,13 @@ class JobSession(ChannelSession):
         }
 
     def _make_summary(self, row: JobRow) -> Dict[str, Any]:
-        jobs_queue = self._open_queue()
-        attempts, outcomes = jobs_queue.get_attempts(row.number), jobs_queue.count_results(row)
-        return summarize(row, _find_waiting_reason(row, self.folder), attempts, outcomes)._asdict()
+        return job_details.summarize_job(self._open_queue(), row, self.folder)
 
     def _show_job(self, job: str) -> Dict[str, Any]:
         self._worker.ensure_runs(self._open_queue())
-        jobs_queue = self._open_queue()
-        row = jobs_queue.find(job)
-        attempts, failed = jobs_queue.get_attempts(row.number), _find_failed_tests(jobs_queue, row)
-        cases = jobs_queue.get_tests(row.number) if failed else []
-        return {
-            **self._make_summary(row),
-            "jobs_ahead": jobs_queue.count_ahead(row),
-            "attempt_reports": [job_views.make_attempt_view(attempt) for attempt in attempts],
-            "failed": job_views.make_failures_view(failed, cases),
-            "pending_notification": job_views.make_notification_view(
-                jobs_queue.get_pending_notification(row), time.time()
-            ),
-            "config": remove_secrets(row.config)._asdict(),
-            "build": row.build,
-            "contents": row.tests,
-            "worker_error": self._worker.error,
-            "workspace": _find_workspace(attempts, self.folder),
-        }
+        row = self._open_queue().find(job)
+        details = job_details.describe_job(self._open_queue(), row, self.folder, time.time())
+        return {**details, "worker_error": self._worker.error}
 
     # -- changes ----------------------------------------------------------------
 
@@ -367,33 +351,11 @@ def _limit_reply_rate(wait_started: float) -> None:
         time.sleep(_MIN_REPLY_INTERVAL - waited)
 
 
-def _find_failed_tests(jobs_queue: queue.Queue, row: JobRow) -> List[job_views.FailedTest]:
-    last = jobs_queue.get_attempts(row.number)[-1:]
-    return job_views.list_failed_tests(row, jobs_queue.read_executions(last[0].id) if last else ())
-
-
 def _find_changes(jobs_queue: queue.Queue, seen: Dict[str, str]) -> Dict[str, str]:
     """Return the current state of each job whose state differs from the ``seen`` one."""
     states = jobs_queue.get_states(seen)
     now = {job: GONE_STATE if state is None else str(state) for job, state in states.items()}
     return {job: state for job, state in now.items() if state != seen[job]}
-
-
-def _find_waiting_reason(row: JobRow, folder: str) -> str:
-    """Return why a job makes no progress, also on a full disk, when its row cannot name it."""
-    if row.waiting_reason or row.state not in job_views.UNFINISHED_STATES:
-        return str(row.waiting_reason)
-    if row.unreadable:
-        return "its row cannot be read: %s" % row.unreadable
-    return disk_space.describe_shortage(folder)
-
-
-def _find_workspace(attempts: Sequence[AttemptRow], folder: str) -> str:
-    """Return the path of the workspace of the last attempt; empty if it is not kept."""
-    for attempt in attempts[-1:]:
-        if os.path.exists(paths.kept_marker_path(folder, attempt.id)):
-            return paths.workspace_path(folder, attempt.id)
-    return ""
 
 
 def main(channel: Any) -> None:

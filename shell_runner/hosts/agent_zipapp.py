@@ -1,6 +1,6 @@
-"""The agent as one file that a bare Python >= 3.8 runs.
+"""The agent as a zipapp, one file that any Python >= 3.8 runs.
 
-Owns what is in the zipapp.  The file holds the modules of ``remote/`` and nothing else.
+The file contains the modules of ``remote/`` and nothing else.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from . import host_code
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
 
-#: Must parse on any Python, to say what is wrong with it.  All arguments are the agent's, but for
-#: those of ``entry_point.command``.
+#: The zipapp's ``__main__.py``.  It must parse on any Python, so that it can report one that is too
+#: old.  Its arguments are those of the agent, except for those of ``entry_point.command``.
 _MAIN_SOURCE = f"""\
 import sys
 
 if sys.version_info < (3, 8):
     sys.exit("nosejobs-agent: Python >= 3.8 is needed, this is " + sys.version.split()[0])
-words = sys.argv[2:]
+arguments = sys.argv[2:]
 if sys.argv[1:2] != ["{entry_point.ZIPAPP_OPTION}"]:
-    words = ["agent"] + sys.argv[1:]
+    arguments = ["agent"] + sys.argv[1:]
     for name in ("asyncio", "ctypes", "json", "select", "ssl", "subprocess"):
         try:
             __import__(name)
@@ -32,12 +32,12 @@ if sys.argv[1:2] != ["{entry_point.ZIPAPP_OPTION}"]:
             sys.exit("nosejobs-agent: this Python lacks a part of its standard library: " + name)
 from {entry_point.PACKAGE}.__main__ import main
 
-sys.exit(main(words))
+sys.exit(main(arguments))
 """
 
 
 def zipapp() -> bytes:
-    """The program; the same bytes for the same code."""
+    """Return the zipapp; the same code gives the same bytes."""
     buffer = io.BytesIO(_SHEBANG)
     buffer.seek(0, os.SEEK_END)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -52,7 +52,7 @@ def _add_file(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def write(path: Path) -> None:
-    """Write the program to ``path``, executable, whole or not at all."""
+    """Write the zipapp to ``path``, executable; a failure leaves ``path`` unchanged."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(zipapp())

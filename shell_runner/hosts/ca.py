@@ -1,7 +1,8 @@
-"""The fleet's authority: certificates for hosts and clients, in one folder of files.
+"""The certificate authority of a fleet: certificates for hosts and clients, in one folder of files.
 
-Owns the authority's key, what has been issued, and the revocation list.  Must not know
-hosts or TLS connections.  Needs `cryptography` (the extra ``fleet``).  No key is ever shown.
+Responsible for the key of the authority, the list of issued certificates, and the revocation list.
+Must not know hosts or TLS connections.  Needs ``cryptography`` (the extra ``fleet``).  No key is
+ever shown.
 """
 
 from __future__ import annotations
@@ -31,55 +32,59 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ..errors import UsageError
 from ..validators import format_suggestion
 
+#: Days of validity of the certificate of an authority, and of one that it issues.
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 365
-#: Clocks of a fleet differ: certificates are valid a little earlier.
+#: Certificates are valid this much earlier, since the clocks of a fleet differ.
 _CLOCK_SKEW = timedelta(hours=1)
-#: What a certificate of a role is good for: neither can act as the other.
+#: The extended key usage of each role; neither can act as the other.
 _KEY_PURPOSES = {"host": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
-#: The common name of a certificate has no room for more.
+#: Maximum characters of a common name (RFC 5280).
 _MAX_NAME_CHARS = 64
 
 
 class AuthorityError(UsageError):
-    """The authority cannot do that."""
+    """The authority cannot do what was requested."""
 
 
 @dataclass(frozen=True)
 class IssuedCertificate:
-    """One certificate, as ``issued.json`` has it."""
+    """One certificate, as recorded in ``issued.json``."""
 
     name: str
     #: ``host`` or ``client``.
     role: str
-    #: In hexadecimal.
+    #: The serial number in hexadecimal.
     serial: str
     addresses: tuple[str, ...]
     not_before: str
     not_after: str
-    #: When; empty if it has not been.
+    #: The time of its revocation (ISO 8601); empty if it is not revoked.
     revoked_at: str = ""
 
     def days_left(self, now: datetime) -> int:
-        """Whole days until it ends; negative if it has."""
+        """Return the whole days until it expires; negative if it has expired."""
         return (datetime.fromisoformat(self.not_after) - now) // timedelta(days=1)
 
 
 def default_folder() -> Path:
-    """``$NOSEJOBS_CA``, else ``ca`` in our folder of configuration."""
-    given = os.environ.get("NOSEJOBS_CA")
-    return Path(given) if given else config_folder() / "ca"
+    """Return ``$NOSEJOBS_CA``, else ``ca`` in the configuration folder."""
+    path = os.environ.get("NOSEJOBS_CA")
+    return Path(path) if path else config_folder() / "ca"
 
 
 def config_folder() -> Path:
-    """Where the files of a user are."""
+    """Return the folder of the user's configuration files."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "nosejobs"
 
 
 def write_private_file(path: Path, text: str, force: bool = True) -> None:
-    """A file of mode 0600, whole or not at all; an existing one only by ``force``."""
+    """Write a file of mode 0600 atomically.
+
+    Raises :exc:`AuthorityError` if it exists, unless ``force`` is true.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
@@ -100,45 +105,45 @@ def write_private_file(path: Path, text: str, force: bool = True) -> None:
 
 
 class CertificateAuthority:
-    """The files of an authority below ``folder``."""
+    """The certificate authority whose files are in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises AuthorityError unless there is one."""
+        """Load the authority; raise :exc:`AuthorityError` if there is none."""
         self.folder = folder
         try:
             self._certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
             key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
         except FileNotFoundError as error:
-            words = f"there is no authority in {folder}: {Path(error.filename).name} is missing"
-            raise AuthorityError(f"{words}\n  try: nosejobs ca init") from error
+            message = f"no authority in {folder}: {Path(error.filename).name} is missing"
+            raise AuthorityError(f"{message}\n  try: nosejobs ca init") from error
         except (OSError, ValueError, TypeError) as error:
-            raise AuthorityError(f"the authority in {folder} cannot be read: {error}") from error
+            raise AuthorityError(f"cannot read the authority in {folder}: {error}") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise AuthorityError(f"{folder / 'ca.key'}: not a key of ours")
+            raise AuthorityError(f"{folder / 'ca.key'}: not a key of an authority of nosejobs")
         self._key = key
 
     @classmethod
     def create(
         cls, folder: Path, now: datetime, name: str = "nosejobs fleet"
     ) -> CertificateAuthority:
-        """Make one; never where one is."""
+        """Create an authority; raise :exc:`AuthorityError` if there is one already."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _lock_folder(folder):
-            if any((folder / each).exists() for each in ("ca.key", "ca.pem", "issued.json")):
-                raise AuthorityError(f"there is an authority in {folder} already")
+            if any((folder / file).exists() for file in ("ca.key", "ca.pem", "issued.json")):
+                raise AuthorityError(f"{folder} already contains an authority")
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = _authority_certificate(key, name, now)
             write_private_file(folder / "issued.json", "[]\n")
             write_private_file(folder / "ca.key", _encode_key(key))
             write_private_file(folder / "ca.pem", _encode_certificate(certificate))
-            made = cls(folder)
-            made._write_crl((), now)
-        return made
+            authority = cls(folder)
+            authority._write_crl((), now)
+        return authority
 
     # -- what has been issued ---------------------------------------------------
 
     def list_issued(self) -> tuple[IssuedCertificate, ...]:
-        """All certificates, the oldest first."""
+        """Return all issued certificates, the oldest first."""
         path = self.folder / "issued.json"
         try:
             rows = json.loads(path.read_text())
@@ -146,17 +151,17 @@ class CertificateAuthority:
                 IssuedCertificate(**{**row, "addresses": tuple(row["addresses"])}) for row in rows
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise AuthorityError(f"{path} cannot be read: {error}") from error
+            raise AuthorityError(f"cannot read {path}: {error}") from error
 
     def find_newest(self, name: str) -> IssuedCertificate:
-        """The newest certificate of ``name``; raises AuthorityError."""
-        found = [each for each in self.list_issued() if each.name == name]
-        if not found:
-            words = format_suggestion(
+        """Return the newest certificate of ``name``; raise :exc:`AuthorityError` without one."""
+        certificates = [each for each in self.list_issued() if each.name == name]
+        if not certificates:
+            hint = format_suggestion(
                 name, {each.name for each in self.list_issued()} or {"nothing"}
             )
-            raise AuthorityError(f"nothing has been issued for {name!r}{words}")
-        return found[-1]
+            raise AuthorityError(f"no certificate was issued for {name!r}{hint}")
+        return certificates[-1]
 
     def _write_issued(self, rows: Sequence[IssuedCertificate]) -> None:
         text = json.dumps([asdict(row) for row in rows], indent=1)
@@ -167,20 +172,23 @@ class CertificateAuthority:
     def issue_host(
         self, name: str, addresses: Sequence[str], now: datetime, days: int = LEAF_DAYS
     ) -> str:
-        """The text of a bundle for a host; ``addresses``: its further names."""
-        for each in (name, *addresses):
-            if not _HOST_NAME.fullmatch(each) and not _is_address(each):
-                raise AuthorityError(f"{each!r} is not the name or the address of a host")
+        """Issue a certificate for a host; return its bundle as PEM text.
+
+        ``addresses``: other names or addresses of the host.
+        """
+        for address in (name, *addresses):
+            if not _HOST_NAME.fullmatch(address) and not _is_address(address):
+                raise AuthorityError(f"{address!r} is not a host name or an address")
         return self._issue(name, "host", tuple(addresses), now, days)
 
     def issue_client(self, name: str, now: datetime, days: int = LEAF_DAYS) -> str:
-        """The text of a bundle for a controller."""
+        """Issue a certificate for a client (a controller); return its bundle as PEM text."""
         if not _CLIENT_NAME.fullmatch(name):
-            raise AuthorityError(f"{name!r} is not a name for a client: use letters, digits, .@+-_")
+            raise AuthorityError(f"{name!r} is not a client name; use letters, digits, .@+-_")
         return self._issue(name, "client", (), now, days)
 
     def renew(self, name: str, now: datetime, days: int = LEAF_DAYS) -> str:
-        """A bundle with a new key for what ``name`` was; the old one stays valid until it ends."""
+        """Issue a new bundle with a new key; the old one stays valid until it expires."""
         old = self.find_newest(name)
         return self._issue(name, old.role, old.addresses, now, days)
 
@@ -189,13 +197,15 @@ class CertificateAuthority:
     ) -> str:
         if len(name) > _MAX_NAME_CHARS:
             raise AuthorityError(
-                f"{name!r} is too long: a name has {_MAX_NAME_CHARS} letters at most"
+                f"{name!r} is too long; a name has at most {_MAX_NAME_CHARS} characters"
             )
         with _lock_folder(self.folder):
             rows = self.list_issued()
             for row in rows:
                 if row.name == name and row.role != role:
-                    raise AuthorityError(f"{name!r} is a {row.role} already: use another name")
+                    raise AuthorityError(
+                        f"{name!r} is already the name of a {row.role}; use another name"
+                    )
             key = ec.generate_private_key(ec.SECP256R1())
             leaf = self._create_certificate(key, name, role, addresses, now, days)
             self._write_issued([*rows, _describe_certificate(leaf, name, role, addresses)])
@@ -242,19 +252,19 @@ class CertificateAuthority:
     # -- revoking ---------------------------------------------------------------
 
     def revoke(self, name: str, now: datetime) -> int:
-        """Put all certificates of ``name`` on the list; how many are new on it."""
+        """Revoke all certificates of ``name``; return how many were not revoked before."""
         self.find_newest(name)
         with _lock_folder(self.folder):
             rows = self.list_issued()
-            fresh = [row for row in rows if row.name == name and not row.revoked_at]
+            new = [row for row in rows if row.name == name and not row.revoked_at]
             moment = now.isoformat(timespec="seconds")
-            rows = tuple(replace(row, revoked_at=moment) if row in fresh else row for row in rows)
+            rows = tuple(replace(row, revoked_at=moment) if row in new else row for row in rows)
             self._write_issued(rows)
             self._write_crl(rows, now)
-        return len(fresh)
+        return len(new)
 
     def update_crl(self, now: datetime) -> str:
-        """The revocation list, written anew."""
+        """Write a new revocation list; return it as PEM text."""
         with _lock_folder(self.folder):
             self._write_crl(self.list_issued(), now)
             return (self.folder / "crl.pem").read_text()
@@ -264,14 +274,14 @@ class CertificateAuthority:
         moment, number = now - _CLOCK_SKEW, 1
         if path.exists():
             old = x509.load_pem_x509_crl(path.read_bytes())
-            # Of two lists the one with the later date counts: never two with the same.
+            # Of two lists the one with the later date counts, so that no two may have the same.
             moment = max(moment, old.last_update_utc + timedelta(seconds=1))
             number = old.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number + 1
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self._certificate.subject)
             .last_update(moment)
-            # Nobody sends fresh ones round: it is good until there is a newer one.
+            # Lists are not distributed regularly: one is valid until there is a newer one.
             .next_update(self._certificate.not_valid_after_utc)
             .add_extension(self._key_identifier(), critical=False)
             .add_extension(x509.CRLNumber(number), critical=False)
@@ -285,7 +295,7 @@ class CertificateAuthority:
 
 @contextlib.contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
-    """Two commands at a time would lose what one of them has issued."""
+    """Lock the folder: two concurrent commands would lose what one of them issued."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -368,5 +378,5 @@ def _encode_certificate(certificate: x509.Certificate) -> str:
 
 
 def utcnow() -> datetime:
-    """The time, as all functions here take it."""
+    """Return the current time, as the functions of this module expect it."""
     return datetime.now(UTC)

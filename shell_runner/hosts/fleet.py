@@ -1,9 +1,9 @@
-"""The hosts of a live run: opened side by side, given the tree, then tests.
+"""The hosts of a live run: opened concurrently, given the tree, then tests.
 
-Owns one thread a host until it is ready, the one queue in which all that hosts say
-arrives, and the thread that asks silent hosts whether they live.  A host that is opened
-again is another Host with the same name: what the old one still says is told apart by
-who says it.  Must not know schedules, pytest, or verdicts.
+Responsible for one thread per host until it is ready, the one queue in which all events of hosts
+arrive, and the thread that pings silent hosts.  A host that is opened again is another
+:class:`Host` with the same name, so that late events of the old one can be recognized.  Must not
+know schedules, pytest, or verdicts.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from .gateway import OPEN_TIMEOUT, Gateway
 from .heartbeat import HostHealth, SilenceMonitor, backoff
 from .spec import HostSpec
 
-#: Bytes that are processed before their credit goes back.
+#: Bytes that are processed before their credit is returned.
 _CREDIT_BATCH_SIZE = 1 << 20
-#: Bytes that a host may have sent before they are processed: what it may send without
-#: credit, and one message more.
+#: Maximum bytes that a host may have sent before they are processed: its credit and one message
+#: more.
 _MAX_UNREAD_BYTES = frames.CREDIT_BYTES + _CREDIT_BATCH_SIZE + MAX_PAYLOAD_BYTES
-#: What is said of a connection that ended without a word.
+#: The reason for a connection that ended without one.
 _CONNECTION_ENDED = "the connection ended"
-#: Characters of one thing that a host says of itself.
+#: Maximum characters of one fact about a host.
 _MAX_FACT_CHARS = 100
-#: How a sign of life begins; it comes as a frame of its own, and costs no credit.
+#: The beginning of the answer to a ping, which is a frame of its own and costs no credit.
 _PONG_PREFIX = b'J[["pong",'
 #: Seconds of silence after which a host is lost.
 HOST_TIMEOUT = 10.0
@@ -44,11 +44,11 @@ HOST_TIMEOUT = 10.0
 
 @dataclass(frozen=True)
 class HostReady:
-    """A host can take tests."""
+    """A host is ready for tests."""
 
     host: Host
     slots: int
-    #: Seconds there and back.
+    #: Seconds of one round trip.
     latency: float
 
 
@@ -62,17 +62,17 @@ class FrameReceived:
 
 @dataclass(frozen=True)
 class HostEnded:
-    """A host is gone, or never came."""
+    """A host was lost, or could not be opened."""
 
     host: Host
     error: HostError
-    #: It was there before, and may be once more.
+    #: Whether it may be opened again, since it was open before.
     can_reopen: bool = False
 
 
 @dataclass(frozen=True)
 class Wakeup:
-    """Nothing of a host: the reader of the queue is asked to look around."""
+    """The reader of the queue is woken up; no host has sent anything."""
 
 
 Event = HostReady | FrameReceived | HostEnded | Wakeup
@@ -94,7 +94,7 @@ class Host:
         self.facts: HostFacts | None = None
         self.shipped: Shipped | None = None
         self.error: HostError | None = None
-        #: While the tree goes there: bytes that have been sent, and of how many.
+        #: While the tree is sent: the bytes done and their total.
         self.shipping_progress: tuple[int, int] | None = None
         self._setup = setup
         self._events = events
@@ -107,16 +107,16 @@ class Host:
         self._closing = False
         self._error_lock = threading.Lock()
         self._credit_owed = 0
-        #: Bytes that have come, counted by the gateway's thread; those taken, by the reader.
+        #: Bytes received, counted by the gateway's thread, and processed, counted by the reader.
         self._bytes_received = self._bytes_processed = 0
         self._has_disconnected = threading.Event()
 
     # -- becoming ready, in a thread of its own -----------------------------------
 
     def prepare(self, tree: Callable[[], SourceTree]) -> None:
-        """Open, bring the tree, start the slots; ends in HostReady or HostEnded."""
+        """Open the host, send the tree and start the slots; emit HostReady or HostEnded."""
         try:
-            # The heartbeat is to say that a host is silent, not the kernel.
+            # The kernel's limit is longer, so that the heartbeat reports a silent host first.
             silence = self._monitor.limit * 1.5
             self._gateway = Gateway(self.spec, self._on_frame, self._cancel, silence)
             if self._cancel.is_set():
@@ -132,11 +132,11 @@ class Host:
             self.facts = self._check_facts(facts)
         except HostError as error:
             self._report_end(error)
-        except OSError as error:  # what failed over there says more than our failing to send
-            said = self._find_close_reason()
-            known = said != _CONNECTION_ENDED
+        except OSError as error:  # an error on the host explains more than the failure to send
+            reason = self._find_close_reason()
+            is_known = reason != _CONNECTION_ENDED
             self._report_end(
-                HostOpenError(self.id, said if known else f"{type(error).__name__}: {error}")
+                HostOpenError(self.id, reason if is_known else f"{type(error).__name__}: {error}")
             )
         except Exception as error:
             self._report_end(HostOpenError(self.id, f"{type(error).__name__}: {error}"))
@@ -152,34 +152,34 @@ class Host:
         self._gateway.send(frame)
 
     def _check_facts(self, values: Any) -> HostFacts:
-        """What a host says of itself is shown, and its slots are counted on."""
+        """Return the host's description of itself, checked and safe to show."""
         try:
             facts = host_facts_from_json(values)
             if type(facts.slots) is not int or not 0 < facts.slots <= MAX_SLOTS:
                 raise ValueError(f"{facts.slots!r} slots")
             if self.spec.slots and facts.slots != self.spec.slots:
-                raise ValueError(f"{facts.slots} slots, where {self.spec.slots} were asked for")
+                raise ValueError(f"{facts.slots} slots, where {self.spec.slots} were requested")
             return _sanitize_facts(facts)
         except (TypeError, ValueError, AttributeError) as error:
-            words = f"says odd things of itself: {to_single_line(str(error))}"
-            raise HostOpenError(self.id, words) from error
+            message = f"sent invalid facts about itself: {to_single_line(str(error))}"
+            raise HostOpenError(self.id, message) from error
 
     def _ship(self, tree: SourceTree) -> str:
-        """Bring the tree; where it is now."""
+        """Send the tree; return its root on the host."""
 
-        def tell(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             self.shipping_progress = (done, total)
 
         try:
             self.shipped = ship(
-                tree, self._send_tree_frame, self._await_message, self.spec.cache, tell
+                tree, self._send_tree_frame, self._await_message, self.spec.cache, report
             )
         finally:
             self.shipping_progress = None
         return self.shipped.root
 
     def _report_end(self, error: HostError, hostile: bool = False) -> None:
-        """A hostile host is not opened again."""
+        """Put HostEnded into the queue, once; a hostile host is not opened again."""
         with self._error_lock:
             if self.error is not None or self._closing:
                 return
@@ -187,33 +187,33 @@ class Host:
         self._events.put(HostEnded(self, error, self.was_opened and not hostile))
 
     def drop(self, error: HostError) -> None:
-        """What it says is not to be believed: end it at once."""
+        """End a host that violated the protocol, at once."""
         self._report_end(error, hostile=True)
         if self._gateway is not None:
             self._gateway.kill()
 
     @property
     def was_opened(self) -> bool:
-        """It has been open in this run, now or on an earlier connection."""
+        """Return whether it was open in this run, on this or an earlier connection."""
         return self._is_ready or self._reopened
 
     def check_liveness(self, now: float) -> None:
-        """Ask a host that is silent whether it lives; end one that has been for too long."""
+        """Ping a silent host; end one that has been silent or has blocked us for too long."""
         gateway = self._gateway
         if gateway is None or self._closing or self.error is not None:
             return
-        # Until our code runs there, an interpreter has to start, and the code to arrive.
+        # Until our code runs there, an interpreter must start and the code must arrive.
         limit = 0.0 if gateway.has_answered else OPEN_TIMEOUT
-        sign = self._monitor.check(now, gateway.last_heard, limit)
-        if sign is HostHealth.PING_DUE:
+        health = self._monitor.check(now, gateway.last_heard, limit)
+        if health is HostHealth.PING_DUE:
             gateway.ping()
-        elif sign is HostHealth.LOST:
+        elif health is HostHealth.LOST:
             seconds = max(self._monitor.limit, limit)
             self._report_end(HostError(self.id, f"has not answered for {seconds:g} s"))
             gateway.kill()
         elif self._is_ready and 0 < gateway.sending_since < now - self._monitor.limit:
-            # Whoever sends is blocked, and with it all other hosts.
-            self._report_end(HostError(self.id, f"has taken nothing for {self._monitor.limit:g} s"))
+            # The sending thread is blocked, and with it all other hosts.
+            self._report_end(HostError(self.id, f"has read nothing for {self._monitor.limit:g} s"))
             gateway.kill()
 
     def _await_message(self, name: str) -> list[Any]:
@@ -233,7 +233,7 @@ class Host:
         return message[1:]
 
     def _on_frame(self, frame: bytes | None) -> None:
-        """Called in the gateway's thread: only enqueues."""
+        """Enqueue a frame, or the end of the connection; called in the gateway's thread."""
         if frame is None:
             self._has_disconnected.set()
             self._answers.put(None)
@@ -241,11 +241,11 @@ class Host:
                 hostile = self._gateway is not None and self._gateway.was_ended_by_guard()
                 self._report_end(HostError(self.id, self._find_close_reason()), hostile)
         elif frame.startswith(_PONG_PREFIX):
-            pass  # that it came at all is what counts
+            pass  # the gateway has recorded that it arrived
         elif self._is_ready:
             self._bytes_received += len(frame)
             if self._bytes_received - self._bytes_processed > _MAX_UNREAD_BYTES:
-                self.drop(HostError(self.id, "sent more than it may without being asked"))
+                self.drop(HostError(self.id, "sent more than its credit allows"))
                 return
             self._events.put(FrameReceived(self, frame))
         else:
@@ -258,7 +258,7 @@ class Host:
     def _handle_answer(self, frame: bytes) -> None:
         self._bytes_received += len(frame)
         if self._bytes_received - self._bytes_processed > _MAX_UNREAD_BYTES:
-            self.drop(HostOpenError(self.id, "sent more than it may without being asked"))
+            self.drop(HostOpenError(self.id, "sent more than its credit allows"))
             return
         try:
             messages = list(self._decode(frame))
@@ -267,40 +267,43 @@ class Host:
         for message in messages:
             if message[0] == "received":
                 self._bytes_processed += len(frame)
-                continue  # a sign of life while files go there
-            # From here on the frames are those of the run.
+                continue  # a sign of life while files are sent
+            # All later frames belong to the run.
             self._is_ready = self._is_ready or message[0] == "ready"
             self._answers.put(message)
 
     def _decode(self, frame: bytes) -> Iterator[list[Any]]:
-        found = frames.unpack_frame(frame)
-        if isinstance(found, tuple):
-            raise ValueError("a host sends no blobs in a live run")
-        yield from found
+        content = frames.unpack_frame(frame)
+        if isinstance(content, tuple):
+            raise ValueError("a blob before the run has started")
+        yield from content
 
     # -- tests --------------------------------------------------------------------
 
     def run_tests(self, tests: Sequence[Test]) -> None:
-        """Send tests; a host that is gone says so by its HostEnded."""
+        """Send tests; a lost host is reported by HostEnded."""
         self._send_message("run", list(tests))
 
     def request_return(self, tests: Sequence[int]) -> None:
-        """Ask for tests that the host has not started; its answer names those."""
+        """Request the return of tests that the host has not started; its answer names them."""
         self._send_message("return", list(tests))
 
     def unpack_messages(self, frame: bytes) -> list[list[Any]]:
-        """The messages of a frame; its credit goes back.  ValueError for garbage."""
+        """Return the messages of a frame, and its credit to the host.
+
+        Raises :exc:`ValueError` for an invalid frame.
+        """
         self._credit_owed += len(frame)
         self._bytes_processed += len(frame)
         if self._credit_owed >= _CREDIT_BATCH_SIZE:
             self._send_message("credit", self._credit_owed)
             self._credit_owed = 0
-        found = frames.unpack_frame(frame)
-        if not isinstance(found, tuple):
-            return found
-        header, body = found
+        content = frames.unpack_frame(frame)
+        if not isinstance(content, tuple):
+            return content
+        header, body = content
         if not (isinstance(header, list) and header[:1] == ["artefact"]):
-            raise ValueError("a host sends no blobs but artefacts in a live run")
+            raise ValueError("a blob that is not an artefact")
         return [[*header, body]]
 
     def _send_message(self, *message: Any) -> None:
@@ -314,26 +317,26 @@ class Host:
     # -- the end ------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Ask the host to end what it runs."""
+        """Tell the host to stop its tests."""
         self._closing = True
         if self._gateway is not None:
             self._gateway.send_if_room(frames.pack_messages([["stop"]]), timeout=1.0)
 
     def close(self, timeout: float) -> None:
-        """Wait for the host's good-bye, then end the connection."""
+        """Wait up to ``timeout`` seconds for the host to disconnect, then close the connection."""
         self._cancel.set()
         if self._gateway is not None:
-            begin = time.monotonic()
+            started = time.monotonic()
             self._gateway.ping()
-            # One that has much to clear away does answer.
-            lives = self._has_disconnected.wait(timeout) or self._gateway.last_heard > begin
-            if self.error is not None or not lives:
-                self._gateway.kill()  # execnet's own good-bye could block
+            # A host that still cleans up answers the ping.
+            is_alive = self._has_disconnected.wait(timeout) or self._gateway.last_heard > started
+            if self.error is not None or not is_alive:
+                self._gateway.kill()  # execnet's own shutdown could block
             self._gateway.close()
 
 
 def _sanitize_facts(facts: HostFacts) -> HostFacts:
-    """They are shown on the user's terminal: no text of a host may drive it."""
+    """Return facts without control characters, since they are shown on a terminal."""
     return facts._replace(
         name=to_single_line(facts.name, _MAX_FACT_CHARS),
         system=to_single_line(facts.system, _MAX_FACT_CHARS),
@@ -349,7 +352,10 @@ class Fleet:
     def __init__(
         self, specs: Sequence[HostSpec], setup: Setup, timeout: float = HOST_TIMEOUT
     ) -> None:
-        """``timeout``: seconds of silence after which a host is lost."""
+        """Create the hosts without opening them.
+
+        ``timeout``: seconds of silence after which a host is lost.
+        """
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._setup = setup
         self._timeout = timeout
@@ -357,19 +363,19 @@ class Fleet:
         self._tree: SourceTree | None = None
         self._tree_known = threading.Event()
         self._threads: list[threading.Thread] = []
-        #: How often each has been opened again, by name.
+        #: How often each host was opened again, by its id.
         self._reopen_counts: dict[str, int] = {}
-        #: Guards ``hosts`` against a host that comes back while all are being closed.
+        #: Prevents that a host is opened again while all are closed.
         self._hosts_lock = threading.Lock()
         self._closed = threading.Event()
 
     @property
     def needs_tree(self) -> bool:
-        """Some host is not this machine."""
+        """Return whether some host does not use the tree in place."""
         return any(not host.spec.is_in_place for host in self.hosts)
 
     def open(self) -> None:
-        """Start opening all hosts; returns at once."""
+        """Start opening all hosts; return at once."""
         for host in self.hosts:
             thread = threading.Thread(
                 target=host.prepare, args=(self._await_tree,), daemon=True, name=f"host {host.id}"
@@ -385,26 +391,26 @@ class Fleet:
                 host.check_liveness(time.monotonic())
 
     def reopen(self, host: Host) -> Host | None:
-        """The Host that takes the place of a lost one; it becomes HostReady, or HostEnded, later.
+        """Replace a lost host by a new one, which is opened after a delay; return the new one.
 
-        None if all is being closed.
+        Returns None if the fleet is closed.
         """
         with self._hosts_lock:
             if self._closed.is_set():
                 return None
-            other = Host(host.spec, self._setup, self.events, self._timeout, reopened=True)
-            self.hosts[self.hosts.index(host)] = other
+            new_host = Host(host.spec, self._setup, self.events, self._timeout, reopened=True)
+            self.hosts[self.hosts.index(host)] = new_host
             attempt = self._reopen_counts.get(host.id, 0)
             self._reopen_counts[host.id] = attempt + 1
         thread = threading.Thread(
             target=self._reopen_after_delay,
-            args=(host, other, attempt),
+            args=(host, new_host, attempt),
             daemon=True,
             name=f"host {host.id}",
         )
         self._threads.append(thread)
         thread.start()
-        return other
+        return new_host
 
     def _reopen_after_delay(self, lost: Host, host: Host, attempt: int) -> None:
         lost.close(0.0)
@@ -412,7 +418,7 @@ class Fleet:
             host.prepare(self._await_tree)
 
     def provide_tree(self, tree: SourceTree) -> None:
-        """The tree is known: hosts that wait for it go on."""
+        """Provide the tree to the hosts that wait for it."""
         self._tree = tree
         self._tree_known.set()
 
@@ -423,15 +429,18 @@ class Fleet:
         return self._tree
 
     def opening_errors(self) -> list[HostError]:
-        """Hosts that could not be opened so far."""
+        """Return the errors of hosts that could not be opened so far."""
         return [host.error for host in self.hosts if host.error and not host.was_opened]
 
     def wake(self) -> None:
-        """Let the reader of the events look around."""
+        """Wake up the reader of the events."""
         self.events.put(Wakeup())
 
     def close(self, timeout: float = 5.0) -> None:
-        """End all hosts, side by side; nothing is left running on any of them."""
+        """Stop and close all hosts concurrently; nothing is left running on them.
+
+        ``timeout``: seconds that each host has to disconnect.
+        """
         with self._hosts_lock:
             self._closed.set()
         self._tree_known.set()

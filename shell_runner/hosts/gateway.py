@@ -1,7 +1,7 @@
-"""Open a host and speak with it: the seam to execnet, which nothing else imports.
+"""A gateway: one open connection to a host, on top of execnet, which no other module imports.
 
-Owns gateways, their channel, the shipping of code, and the credit of a host.  Must
-not know tests or verdicts.
+Responsible for opening the host, its channel, the transfer of our code, and the explanation of
+failures.  Must not know tests or verdicts.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ from ..text import strip_control_chars
 from . import host_code, proxy
 from .spec import HostSpec
 
-#: Seconds to open a host, the starting of its interpreter included.
+#: Seconds to open a host, including the start of its interpreter.
 OPEN_TIMEOUT = 30.0
 
-#: What a channel raises when its other end failed, is gone, or does not answer.
+#: Exceptions of a channel whose other end failed, is gone, or does not answer.
 _CHANNEL_ERRORS = (EOFError, OSError, execnet.RemoteError, execnet.TimeoutError)
 
-#: Called in a thread of execnet's for each frame; None: the connection has ended.
+#: Called in a thread of execnet for each frame, and with None when the connection has ended.
 OnFrame = Callable[[bytes | None], None]
 
-#: Asks a host whether it is there; any answer, and any other byte, will do.
+#: Asks a host for a sign of life; any byte of the host is one.
 _PING = frames.pack_messages([["ping", 0]])
-#: Bytes that are read at once.
+#: Maximum number of bytes that are read at once.
 _CHUNK_SIZE = 1 << 18
 
-#: What ssh and the host's shell say: the cause in our words, and what to try.
+#: Patterns of what ssh and the shell of the host print, each with a cause and a hint.
 _KNOWN_CAUSES: tuple[tuple[str, str, str], ...] = (
     (r"nosejobs-cannot: (.*)\nnosejobs-try: (.*)", "{0}", "{1}"),
     (r"nosejobs-needs-python: (.*)", "Python >= 3.8 is needed, {0}", "//python=python3.x"),
-    (r"nosejobs-no-ssh: (.*)", "ssh cannot be started: {0}", "install an ssh client"),
+    (r"nosejobs-no-ssh: (.*)", "cannot start ssh: {0}", "install an ssh client"),
     (
         r"(?:bash|sh|zsh|dash|ksh|fish)[^\n]*?:? ?([^\s:]+): (?:command )?not found",
-        "no {0} there",
+        "{0} not found on the host",
         "//python=/path/to/python3 in the host's spec, or install python3 there",
     ),
     (
         r"[‘'`\"]?([^\s:‘’'`\"]+)[’'\"]?: No such file or directory",
-        "no {0} there",
+        "{0} not found on the host",
         "//python=/path/to/python3 in the host's spec",
     ),
     (r"Permission denied \(([^)]*)\)", "key refused ({0})", "ssh-copy-id, or ssh-add your key"),
     (
         r"Could not resolve hostname ([^\s:]+)",
-        "the name {0} is unknown",
+        "unknown host name {0}",
         "check the spelling, or give the host an entry in ~/.ssh/config",
     ),
     (
         r"Host key verification failed",
-        "its host key is not known, or has changed",
-        "ssh to it once by hand and compare the fingerprint",
+        "its host key is unknown or has changed",
+        "connect once with ssh and compare the fingerprint",
     ),
     (r"(Connection refused|No route to host|Network is unreachable)", "{0}", "is sshd running?"),
     (r"(timed out|Operation timed out)", "{0}", "is the host up, and the port open?"),
@@ -79,11 +79,11 @@ _KNOWN_CAUSES: tuple[tuple[str, str, str], ...] = (
 
 @functools.cache
 def pack_host_code() -> tuple[str, bytes]:
-    """The zip of all that runs on a host, and its digest."""
+    """Return the SHA-256 digest and the bytes of the zip with the code for hosts."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, contents in host_code.files():
-            # A fixed date: the digest depends on the contents alone.
+            # The date is fixed, so that the digest depends on the contents alone.
             archive.writestr(zipfile.ZipInfo(name), contents)
     data = buffer.getvalue()
     return hashlib.sha256(data).hexdigest(), data
@@ -100,24 +100,27 @@ class Gateway:
         silence: float = 0.0,
         session: str = "live",
     ) -> None:
-        """Open the host; raises HostOpenError, also soon after ``cancel`` has been set.
+        """Open the host.
 
-        ``silence``: seconds of a dead network to put up with; 0: as the way to it has it.
+        Raises :exc:`HostOpenError` if it cannot be opened, also soon after ``cancel`` was set.
+
+        ``silence``: seconds without network after which the connection ends; 0: the default of the
+        transport.
         ``session``: a name in ``SESSIONS`` of ``remote/__main__.py``.
         """
         self.spec = spec
         self._session = session
         self._silence = silence
-        #: Seconds there and back, measured once.
+        #: Seconds of one round trip, measured once.
         self.latency = 0.0
-        #: When the last byte came, by the monotonic clock.
+        #: The time of the last byte of the host, by the monotonic clock.
         self.last_heard = time.monotonic()
-        #: Our own code has begun to answer there.
+        #: Whether our code on the host has answered.
         self.has_answered = False
         self._on_frame = on_frame
         self._cancel = cancel or threading.Event()
         self._send_lock = threading.Lock()
-        #: Since when somebody waits for the host to take a frame; 0: nobody.
+        #: Since when a thread has been blocked in sending a frame; 0: none is.
         self.sending_since = 0.0
         self._group = execnet.Group()
         self._errors = _ErrorFile() if spec.kind != "popen" else None
@@ -135,7 +138,7 @@ class Gateway:
     # -- opening ----------------------------------------------------------------
 
     def _open_gateway(self) -> execnet.Gateway:
-        """execnet waits for the interpreter without a limit: give it one."""
+        """Open the gateway with a time limit, which execnet itself does not have."""
         box: list[Any] = []
 
         def make() -> None:
@@ -164,7 +167,10 @@ class Gateway:
         return f"popen//execmodel=main_thread_only//python={python}"
 
     def _start_host_code(self) -> execnet.Channel:
-        """A round trip proves that the gateway lives: a failed bootstrap gives a dead one."""
+        """Start our code on the host.
+
+        The round trip also proves that the gateway works: a failed bootstrap leaves a dead one.
+        """
         try:
             channel = self._gateway.remote_exec(bootstrap)
             complaint = channel.receive(OPEN_TIMEOUT).decode("ascii")
@@ -210,7 +216,7 @@ class Gateway:
     # -- speaking ---------------------------------------------------------------
 
     def _track_received_bytes(self) -> None:
-        """execnet reads a frame in one go: the bytes of a large one are signs of life, too."""
+        """Record when bytes arrive: execnet reports only complete frames, which may be large."""
         source: Any = self._gateway._io
         read1 = source.infile.read1
 
@@ -233,7 +239,7 @@ class Gateway:
         self._on_frame(frame if isinstance(frame, bytes) else None)
 
     def send(self, frame: bytes) -> None:
-        """Send one frame; OSError if the host is gone."""
+        """Send one frame; raise :exc:`OSError` if the host is gone."""
         with self._send_lock:
             self.sending_since = time.monotonic()
             try:
@@ -242,11 +248,14 @@ class Gateway:
                 self.sending_since = 0.0
 
     def ping(self) -> None:
-        """Ask for a sign of life, unless that could block."""
+        """Request a sign of life, unless sending could block."""
         self.send_if_room(_PING)
 
     def send_if_room(self, frame: bytes, timeout: float = 0.0) -> bool:
-        """Send a small frame if nobody else is sending for that long, and nothing could block."""
+        """Send a small frame unless that could block; return whether it was sent.
+
+        ``timeout``: seconds to wait for another thread that is sending.
+        """
         if not self._send_lock.acquire(timeout=timeout):
             return False
         try:
@@ -254,13 +263,13 @@ class Gateway:
                 self._channel.send(frame)
                 return True
         except OSError:
-            pass  # its end is on its way
+            pass  # the end of the connection is reported elsewhere
         finally:
             self._send_lock.release()
         return False
 
     def has_room(self) -> bool:
-        """Whether a little can be sent without waiting for the host."""
+        """Return whether a small frame can be sent without waiting for the host."""
         pipe: Any = self._gateway._io
         poller = select.poll()
         try:
@@ -270,20 +279,20 @@ class Gateway:
         return any(event == select.POLLOUT for _, event in poller.poll(0))
 
     def kill(self) -> None:
-        """End the connection at once: whoever is blocked in it gets an error."""
+        """Kill the connection; a thread that is blocked in it gets an error."""
         pipe: Any = self._gateway._io
         pipe.kill()
 
     def send_messages(self, *messages: list[Any]) -> None:
-        """Send messages in one frame; OSError if the host is gone."""
+        """Send messages in one frame; raise :exc:`OSError` if the host is gone."""
         self.send(frames.pack_messages(list(messages)))
 
     def was_ended_by_guard(self) -> bool:
-        """The guard has ended the connection."""
+        """Return whether the frame guard ended the connection."""
         return bool(self._errors and proxy.VIOLATION_LINE in self._errors.read())
 
     def close_reason(self) -> str:
-        """Why the connection has ended, if that is known."""
+        """Return why the connection ended; empty if that is not known."""
         found = proxy.REASON_LINE.search(self._errors.read()) if self._errors else None
         if found:
             return strip_control_chars(found[1])
@@ -296,7 +305,7 @@ class Gateway:
         return ""
 
     def close(self, timeout: float = 3.0) -> None:
-        """End the connection and what is behind it; kill what does not end in time."""
+        """Close the connection; kill processes that have not ended after ``timeout`` seconds."""
         self._group.terminate(timeout)
         if self._errors:
             self._errors.kill_writer()
@@ -304,7 +313,7 @@ class Gateway:
 
 
 def make_proxy_settings(spec: HostSpec) -> dict[str, str | int]:
-    """What the proxy must know to reach a host."""
+    """Return the settings that the proxy needs to reach a host."""
     own = {
         "ssh": ("ssh_config",),
         "agent": ("port", "name", "credentials", "listen"),
@@ -314,12 +323,12 @@ def make_proxy_settings(spec: HostSpec) -> dict[str, str | int]:
 
 
 class _ErrorFile:
-    """Where the proxy, or its ssh, writes what it has to complain about."""
+    """The temporary file to which the proxy and its ssh write their errors."""
 
     def __init__(self) -> None:
         self._descriptor, self.path = tempfile.mkstemp(prefix="nosejobs-ssh-")
         self._closing = threading.Lock()
-        #: What was in it when it was closed.
+        #: Its content when it was closed.
         self._final_text = ""
 
     def read(self) -> str:
@@ -334,18 +343,18 @@ class _ErrorFile:
             return self._final_text
 
     def kill_writer(self) -> None:
-        """An ssh that hangs in its handshake is not yet a gateway that execnet could end."""
+        """Terminate the proxy: execnet cannot end an ssh that hangs in its handshake."""
         found = proxy.PID_LINE.search(self._read_all())
         if found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(found[1]), signal.SIGTERM)
 
     def unlink(self) -> None:
-        """Its writer has it open: it needs no name, which would outlive a killed controller."""
+        """Remove the name, which would outlive a killed controller; the writer has it open."""
         Path(self.path).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """May be called twice."""
+        """Remove and close the file; may be called twice."""
         self.unlink()
         self._read_all()
         with self._closing:

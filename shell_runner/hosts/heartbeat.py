@@ -1,18 +1,18 @@
-"""Whether a host still answers, and how long to wait before it is opened again.
+"""Detection of silent hosts, and the delay before a lost host is opened again.
 
-Pure: the time comes as an argument.  Must not know hosts, channels or threads.
+Pure: the time is an argument.  Must not know hosts, channels or threads.
 """
 
 from __future__ import annotations
 
 import enum
 
-#: Seconds before the first attempt to open a lost host again, and at most.
+#: Seconds before the first attempt to open a lost host again, and the maximum for later ones.
 _FIRST_REOPEN_DELAY, _MAX_REOPEN_DELAY = 1.0, 30.0
 
 
 class HostHealth(enum.Enum):
-    """What to make of a host's silence."""
+    """The judgement of a host's silence."""
 
     ALIVE = "fine"
     PING_DUE = "ask"
@@ -20,19 +20,22 @@ class HostHealth(enum.Enum):
 
 
 class SilenceMonitor:
-    """The silence of one host."""
+    """A monitor of the silence of one host."""
 
     def __init__(self, limit: float, now: float) -> None:
-        """``limit``: seconds of silence after which it is lost."""
+        """``limit``: seconds of silence after which the host is lost; ``now``: the current time."""
         self.limit = limit
         self._checked_at = self._awake_since = now
         self._pinged_at = now - limit
 
     def check(self, now: float, last_heard: float, limit: float = 0.0) -> HostHealth:
-        """``heard``: when it said something for the last time; ``limit``: a longer one, for now."""
+        """Judge the silence since ``last_heard``, when the last byte of the host arrived.
+
+        ``limit``: a longer limit for this check.  All times are seconds of one monotonic clock.
+        """
         limit = max(limit, self.limit)
         if now - self._checked_at > limit / 4:
-            # It was us who slept (Ctrl-Z, a suspended machine): no silence of the host's.
+            # This process was stopped (Ctrl-Z, a suspended machine): the host was not silent.
             self._awake_since = now
         self._checked_at = now
         silence = now - max(last_heard, self._awake_since)
@@ -45,10 +48,13 @@ class SilenceMonitor:
 
     @property
     def interval(self) -> float:
-        """Seconds between two looks: a small part of what tells us that we slept ourselves."""
+        """Return the seconds between two checks.
+
+        They are a small part of the gap that shows that this process was stopped.
+        """
         return min(max(self.limit / 20, 0.01), 0.5)
 
 
 def backoff(attempt: int) -> float:
-    """Seconds before the attempt with this number (from 0) to open a lost host again."""
+    """Return the seconds before attempt number ``attempt`` (from 0) to open a lost host again."""
     return min(_FIRST_REOPEN_DELAY * 2.0 ** min(attempt, 10), _MAX_REOPEN_DELAY)

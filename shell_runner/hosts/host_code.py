@@ -1,7 +1,4 @@
-"""The code that runs on hosts, as files of an archive.
-
-Owns which files these are and what they are called there.
-"""
+"""The code that runs on hosts, as files of an archive: which files, and their names there."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from ..remote.entry_point import PACKAGE
 
 
 def files() -> Iterator[tuple[str, bytes]]:
-    """Name and contents of each, always in the same order."""
+    """Yield the name and the contents of each file, always in the same order."""
     folder = Path(remote.__file__).parent
-    for path in sorted(each for each in folder.rglob("*") if each.suffix in (".py", ".sql")):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".sql")):
         yield f"{PACKAGE}/{path.relative_to(folder).as_posix()}", path.read_bytes()

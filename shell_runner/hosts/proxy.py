@@ -1,9 +1,9 @@
-"""The program between execnet and a host that is not popen.
+"""The proxy: the program between execnet and a host that is reached by ssh or an agent.
 
-execnet starts it in place of a Python interpreter, with ``-u -c BOOTSTRAP`` behind our
-own argument, and speaks to its stdin and stdout.  It has one thread and one poll loop:
-bytes from execnet go to the host unchanged, bytes from the host pass the guard.  Owns
-that loop and the command line of ssh; TLS is ``tls``'s.  It is run by its path.
+execnet starts it in place of a Python interpreter, with ``-u -c BOOTSTRAP`` after our own argument,
+and uses its stdin and stdout.  It has one thread and one poll loop: bytes from execnet go to the
+host unchanged, bytes from the host pass the frame guard.  Responsible for that loop and for the
+command line of ssh; TLS is in ``tls``.  It is run by its path.
 """
 
 from __future__ import annotations
@@ -39,49 +39,49 @@ _SSH_OPTIONS = (
     "ServerAliveCountMax=3",
 )
 
-#: Runs on the host in front of execnet's bootstrap; must parse on any Python.
+#: Code that runs on the host before execnet's bootstrap; must parse on any Python.
 _VERSION_CHECK = (
     "import sys; sys.version_info < (3, 8) and sys.exit("
     "'nosejobs-needs-python: this is Python ' + sys.version.split()[0]); "
 )
 
-#: The first line of the file of complaints.
+#: The first line of the error file.
 PID_LINE = re.compile(r"nosejobs-pid: (\d+)\n")
-#: What the guard or the connection ended for, in that file.
+#: The line of the error file that says why the connection ended.
 REASON_LINE = re.compile(r"nosejobs-reason: (.*)\n")
 
-#: Of the guard; in the same file.
+#: The line of the error file that says that the frame guard ended the connection.
 VIOLATION_LINE = "nosejobs-hostile\n"
 
 _CHUNK_SIZE = 1 << 16
-#: Bytes that are held in each direction.
+#: Maximum number of bytes that are buffered in each direction.
 _MAX_BUFFERED_BYTES = 1 << 20
-#: Seconds that a host gets to end by itself when the controller has said good-bye.
+#: Seconds in which a host may end on its own after the controller has closed its side.
 _GOODBYE_TIMEOUT = 3.0
 _PR_SET_PDEATHSIG = 1
 
 
 class Transport(Protocol):
-    """The way to a host; nothing in it blocks."""
+    """A connection to a host; no method blocks."""
 
     def list_poll_events(self) -> list[tuple[int, int]]:
-        """File descriptors, and the events of poll(2) that it waits for now."""
+        """Return file descriptors, and the events of poll(2) to wait for."""
 
     def read(self) -> bytes | None:
-        """Bytes of the host; empty: it has ended; None: nothing now."""
+        """Return bytes of the host; empty at the end; None if there are none now."""
 
     def write(self, data: memoryview) -> int:
-        """How many bytes were taken; 0 if it would block."""
+        """Return how many bytes were taken; 0 if it would block."""
 
     def has_pending(self) -> bool:
-        """Bytes can be read although poll(2) knows nothing of them."""
+        """Return whether bytes can be read that poll(2) does not report."""
 
     def close(self) -> bool | None:
-        """Say to the host that nothing more will come; True if it may still answer."""
+        """Tell the host that no more bytes follow; return whether it may still answer."""
 
 
 class PipeTransport:
-    """A program that leads to the host: its stdin and stdout."""
+    """The stdin and stdout of a program that connects to the host, such as ssh."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read = write, read
@@ -90,21 +90,21 @@ class PipeTransport:
         os.set_blocking(read, False)
 
     def list_poll_events(self) -> list[tuple[int, int]]:
-        """Always its output; its input while that is full."""
+        """Return its output, and its input while that is full."""
         waits = [(self._read, select.POLLIN)]
         if self._blocked and self._write >= 0:
             waits.append((self._write, select.POLLOUT))
         return waits
 
     def read(self) -> bytes | None:
-        """Empty at its end."""
+        """Return bytes; empty at the end; None if there are none now."""
         try:
             return os.read(self._read, _CHUNK_SIZE)
         except BlockingIOError:
             return None
 
     def write(self, data: memoryview) -> int:
-        """All is taken when it has ended: nobody reads it."""
+        """Return how many bytes were taken; all if the program has ended, as nothing reads them."""
         try:
             taken = os.write(self._write, data) if self._write >= 0 else len(data)
         except BlockingIOError:
@@ -115,11 +115,11 @@ class PipeTransport:
         return taken
 
     def has_pending(self) -> bool:
-        """poll(2) knows all."""
+        """Return False: poll(2) reports all bytes."""
         return False
 
     def close(self) -> bool:
-        """End of its input."""
+        """Close its input; it may still answer."""
         if self._write >= 0:
             os.close(self._write)
             self._write = -1
@@ -127,25 +127,25 @@ class PipeTransport:
 
 
 class ByteRelay:
-    """Moves bytes until one side ends."""
+    """A relay of bytes between execnet and a host, until one side ends."""
 
     def __init__(
         self, transport: Transport, guard: FrameGuard, read: int = 0, write: int = 1
     ) -> None:
-        """``read`` and ``write``: execnet's side."""
+        """``read`` and ``write``: file descriptors of the side of execnet."""
         self._transport = transport
         self._guard = guard
         self._read, self._write = read, write
         self._to_host = bytearray()
         self._to_execnet = bytearray()
         self._host_ended = False
-        #: When the controller said good-bye.
+        #: When the controller closed its side; 0: it has not.
         self._goodbye_at = 0.0
         os.set_blocking(read, False)
         os.set_blocking(write, False)
 
     def run(self) -> None:
-        """Raises ProtocolViolation, or OSError of the transport."""
+        """Relay; raise :exc:`ProtocolViolation`, or :exc:`OSError` of the transport."""
         while not self._is_finished():
             self._await_events()
             self._read_from_execnet()
@@ -160,7 +160,7 @@ class ByteRelay:
 
     def _await_events(self) -> None:
         poller = select.poll()
-        if not self._goodbye_at:  # also while there is no room: the controller may die
+        if not self._goodbye_at:  # also without room, as the controller may die
             poller.register(self._read, select.POLLIN if self._has_room() else 0)
         if self._to_execnet:
             poller.register(self._write, select.POLLOUT)
@@ -171,8 +171,10 @@ class ByteRelay:
             wanted = events if may_read else events & ~select.POLLIN
             if wanted:
                 poller.register(descriptor, wanted)
-        hurry = may_read and self._transport.has_pending()
-        for descriptor, event in poller.poll(0 if hurry else 200 if self._goodbye_at else None):
+        must_not_wait = may_read and self._transport.has_pending()
+        for descriptor, event in poller.poll(
+            0 if must_not_wait else 200 if self._goodbye_at else None
+        ):
             if descriptor == self._read and event & select.POLLHUP and not self._has_room():
                 self._goodbye_at = time.monotonic()
 
@@ -209,7 +211,7 @@ class ByteRelay:
             self._host_ended = not data
             self._to_execnet += self._guard.feed(data)
             if self._guard.error:
-                # Before execnet hears of it: what failed there is why the connection ends.
+                # Before execnet ends the connection because of it: it is the reason.
                 os.write(2, f"nosejobs-reason: {self._guard.error}\n".encode("utf-8", "replace"))
                 self._guard.error = ""
 
@@ -219,13 +221,13 @@ class ByteRelay:
                 taken = os.write(self._write, self._to_execnet)
             except BlockingIOError:
                 return
-            except BrokenPipeError:  # execnet reads no more: the good-bye follows
+            except BrokenPipeError:  # execnet reads no more, and its end of file follows
                 taken = len(self._to_execnet)
             del self._to_execnet[:taken]
 
 
 def make_ssh_command(settings: dict[str, Any], bootstrap: str) -> list[str]:
-    """The ssh that runs ``bootstrap`` with the host's Python."""
+    """Return the ssh command that runs ``bootstrap`` with the Python of the host."""
     argv = ["ssh", *_SSH_OPTIONS]
     if settings["ssh_config"]:
         argv += ["-F", settings["ssh_config"]]
@@ -235,7 +237,7 @@ def make_ssh_command(settings: dict[str, Any], bootstrap: str) -> list[str]:
 
 
 def encode_settings(settings: dict[str, Any]) -> str:
-    """One word without slashes or spaces: execnet's specs cannot hold them."""
+    """Encode settings without slashes and spaces, which the specs of execnet cannot contain."""
     return base64.urlsafe_b64encode(json.dumps(settings).encode()).decode("ascii")
 
 
@@ -246,7 +248,7 @@ def _open_transport(settings: dict[str, Any], bootstrap: str) -> Transport:
 
 
 def _connect_to_agent(settings: dict[str, Any], bootstrap: str) -> Transport:
-    from shell_runner.hosts import tls  # takes a while to import, and ssh does without
+    from shell_runner.hosts import tls  # slow to import, and not needed for ssh
 
     try:
         return tls.connect(settings, bootstrap)
@@ -267,7 +269,7 @@ def _start_ssh(command: list[str]) -> PipeTransport:
 
 
 def _exec_ssh(command: list[str], parent: int, its_input: int, its_output: int) -> NoReturn:
-    """ssh must not outlive us: whoever kills us means the connection."""
+    """Become ssh, which ends with its parent: a killed proxy means a closed connection."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -282,17 +284,17 @@ def _exec_ssh(command: list[str], parent: int, its_input: int, its_output: int) 
 
 
 def main(argv: list[str]) -> None:
-    """``argv``: the encoded settings, then what execnet gives to a Python."""
+    """Run the proxy; ``argv``: the encoded settings, then the arguments of execnet for a Python."""
     settings = json.loads(base64.urlsafe_b64decode(argv[0]))
     try:
         errors = os.open(settings["errors"], os.O_WRONLY | os.O_APPEND)
     except FileNotFoundError:
-        # Whoever wanted us has given up meanwhile; to make the file anew is to leave it for ever.
+        # The controller has given up; a new file would never be removed.
         raise SystemExit(1) from None
     os.dup2(errors, 2)
     os.write(2, b"nosejobs-pid: %d\n" % os.getpid())
     with contextlib.suppress(OSError):
-        # Ctrl-C in the controller's terminal must reach the controller alone.
+        # Ctrl-C in the terminal must reach only the controller.
         os.setsid()
     try:
         transport = _open_transport(settings, argv[argv.index("-c") + 1])
@@ -300,8 +302,8 @@ def main(argv: list[str]) -> None:
     except (ProtocolViolation, OSError) as error:
         if isinstance(error, ProtocolViolation):
             os.write(2, VIOLATION_LINE.encode())
-        words = " ".join(str(error).split())
-        os.write(2, f"nosejobs-reason: {words}\n".encode("utf-8", "replace"))
+        reason = " ".join(str(error).split())
+        os.write(2, f"nosejobs-reason: {reason}\n".encode("utf-8", "replace"))
         sys.exit(1)
 
 

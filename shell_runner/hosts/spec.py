@@ -1,8 +1,8 @@
-"""Host specs: what a user writes for a host, and what it means.
+"""Host specs: what users write for a host, and its meaning.
 
-Pure, but for one look at the disk to explain a mistake.  A spec is in execnet's style
-(``ssh=user@host//slots=8``), with two short forms: ``4*popen`` and ``auto``; a bare name is
-the inventory's, else that of a host with an agent.
+Pure, except that a file is looked up to explain a mistake.  A spec has execnet's style
+(``ssh=user@host//slots=8``), with two short forms: ``4*popen`` and ``auto``.  A bare name is that
+of a host of the inventory, else of a host with an agent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..validators import format_suggestion
 
 _KINDS = ("agent", "popen", "ssh")
 _COMMON_OPTIONS = ("slots", "python", "id", "labels")
-#: What only hosts of a kind can have.
+#: Options that only hosts of one kind have.
 _KIND_OPTIONS = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_config",)}
 _OPTIONS = (*_KINDS, *_COMMON_OPTIONS, *(each for own in _KIND_OPTIONS.values() for each in own))
 _SLOTS_PREFIX = re.compile(r"(\d+)\*(.+)", re.DOTALL)
@@ -33,47 +33,50 @@ _SLOTS_PREFIX = re.compile(r"(\d+)\*(.+)", re.DOTALL)
 class HostSpec:
     """One host of a run."""
 
-    #: Unique in the run; what reports call it.
+    #: The name in reports, unique in the run.
     id: str
-    #: ``popen``: this machine, in place; ``ssh`` and ``agent``: another, the tree is shipped.
+    #: ``popen``: this machine, tree in place; ``ssh`` and ``agent``: the tree is shipped.
     kind: str
-    #: Programs at a time; 0: as many as the host has cores.
+    #: The number of concurrent tests; 0: one per core of the host.
     slots: int
-    #: ``user@host`` and further arguments of ssh; name or address of an agent; empty for popen.
+    #: Arguments of ssh that end with ``user@host``; the address of an agent; empty for popen.
     address: str = ""
-    #: The interpreter there; empty: this one for popen, ``python3`` for ssh, an agent's own.
+    #: The interpreter on the host; empty: this one (popen), ``python3`` (ssh), the agent's own.
     python: str = ""
-    #: A file for ssh's -F.
+    #: The file for ``ssh -F``; empty: none.
     ssh_config: str = ""
     labels: tuple[str, ...] = ()
-    #: Bytes of files that it keeps for later runs.
+    #: Maximum bytes of files that the host keeps for later runs.
     cache: int = DEFAULT_LIMIT_BYTES
-    #: Where the agent listens.
+    #: The TCP port of the agent.
     port: int = 0
-    #: The name in the agent's certificate; empty: the address.
+    #: The name in the agent's certificate; empty: its address.
     name: str = ""
-    #: Our bundle for it; empty: the usual one.
+    #: The file of the client bundle; empty: the default one.
     credentials: str = ""
-    #: The agent dials out: listen for it on this port.
+    #: The port on which to wait for an agent that connects to us; 0: connect to the agent.
     listen: int = 0
-    #: What else a bare name may have been meant to be, for the error if it cannot be opened.
+    #: A hint what else a bare name may have meant, for the error if it cannot be opened.
     alternative: str = ""
 
     @property
     def is_in_place(self) -> bool:
-        """The tree is on this machine and is used where it is."""
+        """Return whether the host uses the tree on this machine in place."""
         return self.kind == "popen"
 
 
 def parse_specs(texts: Sequence[str], inventory: Mapping[str, HostEntry]) -> list[HostSpec]:
-    """The hosts of ``--nosejobs`` options, each perhaps a list with commas; raises InvalidHostSpec."""
+    """Return the hosts of ``--nosejobs`` values, each of which may be a list with commas.
+
+    ``inventory``: the ``[hosts]`` of nosejobs.toml by name.  Raises :exc:`InvalidHostSpec`.
+    """
     pieces = [piece.strip() for text in texts for piece in text.split(",")]
     if not any(pieces):
         raise InvalidHostSpec("--nosejobs needs a host: 2*popen, auto, ssh=user@host, or a name")
-    found: list[HostSpec] = []
+    specs: list[HostSpec] = []
     for piece in filter(None, pieces):
-        found.append(_make_id_unique(_parse_spec(piece, inventory), found))
-    return found
+        specs.append(_make_id_unique(_parse_spec(piece, inventory), specs))
+    return specs
 
 
 def _make_id_unique(spec: HostSpec, others: Sequence[HostSpec]) -> HostSpec:
@@ -105,7 +108,7 @@ def _parse_spec(text: str, inventory: Mapping[str, HostEntry]) -> HostSpec:
 def _interpret_bare_name(
     text: str, spec: str, options: dict[str, str], inventory: Mapping[str, HostEntry]
 ) -> tuple[dict[str, str], str]:
-    """The options of an agent with that name, and what else may have been meant."""
+    """Return the options of an agent with that name, and a hint what else was meant."""
     name = spec.split("//")[0]
     if not _is_name(name) or _find_similar(name, ("auto", "popen"), 0.7) or os.path.exists(name):
         raise InvalidHostSpec(_unknown_host_message(text, inventory))
@@ -142,8 +145,8 @@ def _split_slots(text: str) -> tuple[int, str]:
 def _from_inventory(entry: HostEntry) -> HostSpec:
     spec = _parse_spec(entry.spec, {})
     if spec.kind == "agent" and "agent=" not in entry.spec:
-        words = f"[hosts.{entry.name}] of nosejobs.toml: spec {entry.spec!r} has no kind"
-        raise InvalidHostSpec(f'{words}\n  try: spec = "agent={entry.spec}", or ssh={entry.spec}')
+        message = f"[hosts.{entry.name}] of nosejobs.toml: spec {entry.spec!r} has no kind"
+        raise InvalidHostSpec(f'{message}\n  try: spec = "agent={entry.spec}", or ssh={entry.spec}')
     if entry.slots is not None:
         spec = replace(spec, slots=entry.slots)
     if entry.cache is not None:
@@ -153,11 +156,11 @@ def _from_inventory(entry: HostEntry) -> HostSpec:
 
 
 def _override(text: str, spec: HostSpec, slots: int, more: str) -> HostSpec:
-    """A host of the inventory, for this run with other slots or options."""
+    """Return a host of the inventory with the slots and options that a spec adds."""
     options = _parse_options(more) if more else {}
     if options.keys() & set(_KINDS):
-        words = f"host spec {text!r}: {spec.id} is a host of nosejobs.toml"
-        raise InvalidHostSpec(f"{words}, which has its own spec; only options can be added")
+        message = f"host spec {text!r}: {spec.id} is a host of nosejobs.toml"
+        raise InvalidHostSpec(f"{message}, which has its own spec; only options can be added")
     _check_kind_options(text, spec.kind, options)
     if slots and "slots" in options:
         raise InvalidHostSpec(f"host spec {text!r}: give the slots once, by N* or by slots=")
@@ -190,21 +193,21 @@ def _parse_options(spec: str) -> dict[str, str]:
 
 
 def _unknown_host_message(text: str, inventory: Mapping[str, HostEntry]) -> str:
-    words = f"host {text!r} is not in [hosts] of nosejobs.toml"
+    message = f"host {text!r} is not in [hosts] of nosejobs.toml"
     if inventory:
-        words += format_suggestion(text, inventory)
+        message += format_suggestion(text, inventory)
     if os.path.exists(text):
-        words += f"\n  it is a file: --nosejobs needs hosts, as in --nosejobs=auto {text}"
-        return words + (f", or agent={text} for a host" if _is_name(text) else "")
+        message += f"\n  it is a file: --nosejobs needs hosts, as in --nosejobs=auto {text}"
+        return message + (f", or agent={text} for a host" if _is_name(text) else "")
     if not re.fullmatch(r"[A-Za-z][\w.@-]*", text) or _find_similar(text, ("auto", "popen"), 0.7):
-        return f"{words}\n  try: --nosejobs='4*popen', auto, or ssh=user@host//slots=4"
-    return f"{words}\n  try: --nosejobs=ssh={text}, or --nosejobs=auto for this machine"
+        return f"{message}\n  try: --nosejobs='4*popen', auto, or ssh=user@host//slots=4"
+    return f"{message}\n  try: --nosejobs=ssh={text}, or --nosejobs=auto for this machine"
 
 
 def _build_spec(text: str, options: Mapping[str, str], slots: int) -> HostSpec:
     kinds = [kind for kind in _KINDS if kind in options]
     if len(kinds) > 1:
-        raise InvalidHostSpec(f"host spec {text!r}: it is either {' or '.join(kinds)}")
+        raise InvalidHostSpec(f"host spec {text!r}: use only one of {', '.join(kinds)}")
     kind = kinds[0]
     _check_kind_options(text, kind, options)
     if "slots" in options:
@@ -235,8 +238,8 @@ def _complete_ssh(text: str, options: Mapping[str, str], spec: HostSpec) -> Host
     if not address.split():
         raise InvalidHostSpec(f"host spec {text!r}: ssh= needs an address, as in ssh=user@host")
     if re.fullmatch(r"[^:\[\]]+:\d+", address.split()[-1]):
-        words = f"host spec {text!r}: ssh takes no port behind a host"
-        raise InvalidHostSpec(f"{words}\n  try: Port in ~/.ssh/config, or in //ssh_config=FILE")
+        message = f"host spec {text!r}: ssh= does not take HOST:PORT"
+        raise InvalidHostSpec(f"{message}\n  try: Port in ~/.ssh/config, or in //ssh_config=FILE")
     name = spec.id or address.split()[-1]
     return replace(spec, id=name, address=address, ssh_config=options.get("ssh_config", ""))
 
@@ -255,7 +258,7 @@ def _complete_agent(text: str, options: Mapping[str, str], spec: HostSpec) -> Ho
 
 
 def format_spec(spec: HostSpec) -> str:
-    """What can be typed for it, in any folder."""
+    """Return the spec as a user can type it in any folder."""
     kind, values = spec.kind, [("python", spec.python)]
     if kind == "agent":
         address = f"[{spec.address}]" if ":" in spec.address else spec.address
@@ -298,7 +301,7 @@ def _parse_port(text: str, what: str, value: str) -> int:
 
 
 def _parse_labels(text: str, value: str | None) -> tuple[str, ...]:
-    """``docker+gpu``: a comma would end the spec."""
+    """Parse ``docker+gpu``; labels are not separated by commas, which end a spec."""
     if value is None:
         return ()
     labels = value.split("+")

@@ -1,8 +1,8 @@
-"""The controller's end of a connection to an agent: TLS in one thread, on one poll loop.
+"""The controller's side of a connection to an agent.
 
-Owns the dialling of an agent (or the waiting for one that dials out), the check of its
-name, the hello, and the words for what can go wrong.  Must not know execnet or frames.
-Imports next to nothing of ours: each connection has a proxy that starts anew.
+Responsible for connecting to an agent (or waiting for one that connects), the check of its name,
+the hello, and the explanation of errors.  Must not know execnet or frames.  Imports little, since
+every connection starts a new proxy.
 """
 
 from __future__ import annotations
@@ -21,23 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from ..remote.agent.tcp import DEFAULT_PORT, DEFAULT_SILENCE, configure_socket
-from ..remote.agent.tls_engine import TlsEngine
+from .tls_transport import TlsTransport
 
-#: Seconds to connect and continue_handshake hands; and to wait for an agent that dials out.
+#: Seconds for connection and handshake, and to wait for an agent that connects to us.
 CONNECT_TIMEOUT = 10.0
 LISTEN_TIMEOUT = 25.0
 #: Seconds for the agent to start an interpreter.
 _ANSWER_TIMEOUT = 25.0
+#: Maximum bytes of the answer to the hello.
 _MAX_ANSWER_BYTES = 1 << 14
-_CHUNK_SIZE = 1 << 18
-#: Encrypted bytes that may wait for the kernel.
-_MAX_UNSENT_BYTES = 1 << 18
-#: Unknown peers at a time, while we wait for an agent.
+#: Maximum number of unidentified peers while we wait for an agent.
 _MAX_PENDING_PEERS = 16
 
 
 class CannotConnect(Exception):
-    """An agent cannot be reached, does not accept us, or is not whom we want."""
+    """An agent cannot be reached, refuses us, or is not the one that was requested."""
 
     def __init__(self, cause: str, hint: str = "") -> None:
         self.cause = cause
@@ -45,134 +43,26 @@ class CannotConnect(Exception):
         super().__init__(cause + (f"\n  try: {hint}" if hint else ""))
 
     def format_for_error_file(self) -> str:
-        """Two lines for the file of complaints, as gateways.py reads them."""
+        """Return two lines for the error file, as ``gateway`` reads them."""
         one = " ".join(self.cause.split())
         return f"nosejobs-cannot: {one}\nnosejobs-try: {' '.join(self.hint.split())}\n"
-
-
-class TlsTransport:
-    """Decrypted bytes of one non-blocking socket, for one thread."""
-
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
-        self._sock = sock
-        self._state = TlsEngine(context, name=name)
-        self._tls, self._outgoing = self._state.tls, self._state.outgoing
-        #: Encrypted bytes that the kernel has not taken.
-        self._unsent = memoryview(b"")
-        self._has_more = False
-        self._has_ended = False
-        self._unread = b""
-
-    def fileno(self) -> int:
-        """The socket, for those who poll."""
-        return self._sock.fileno()
-
-    def list_poll_events(self) -> list[tuple[int, int]]:
-        """What it waits for; who cannot take more bytes now leaves POLLIN out."""
-        events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
-        return [(self._sock.fileno(), events)]
-
-    def has_pending(self) -> bool:
-        """Whether read() has more, or the end, without a poll."""
-        return self._has_more or self._has_ended or bool(self._unread)
-
-    def read(self) -> bytes | None:
-        """Some bytes; none at the end; None: nothing now.  Raises OSError.
-
-        Gives waiting bytes to the kernel too: call it for each event that poll reports.
-        """
-        self._flush()
-        if self._unread:
-            parts, self._unread = self._unread, b""
-            return parts
-        self._has_more = False
-        parts = self._decrypt()
-        while not parts and not self._has_ended:
-            try:
-                data = self._sock.recv(_CHUNK_SIZE)
-            except (BlockingIOError, InterruptedError):
-                break
-            self._state.feed(data)
-            parts = self._decrypt()
-        self._flush()
-        return parts if parts or self._has_ended else None
-
-    def _decrypt(self) -> bytes:
-        if self._has_ended:
-            return b""
-        parts, self._has_ended = self._state.decrypt(_CHUNK_SIZE)
-        self._has_more = len(parts) >= _CHUNK_SIZE and not self._has_ended
-        return parts
-
-    def unread(self, data: bytes) -> None:
-        """Bytes that the next read() shall have."""
-        self._unread = data + self._unread
-
-    def write(self, data: memoryview) -> int:
-        """How many bytes it took; 0: the kernel takes no more now.  Raises OSError."""
-        self._flush()
-        if len(self._unsent) + self._outgoing.pending > _MAX_UNSENT_BYTES or not data:
-            return 0
-        taken = self._tls.write(data[:_CHUNK_SIZE])
-        self._flush()
-        return taken
-
-    def _flush(self) -> None:
-        while True:
-            if not self._unsent:
-                if not self._outgoing.pending:
-                    return
-                self._unsent = memoryview(self._outgoing.read())
-            try:
-                sent = self._sock.send(self._unsent)
-            except (BlockingIOError, InterruptedError):
-                return
-            self._unsent = self._unsent[sent:]
-
-    def close(self) -> None:
-        """Say that this was all, if it can be said at once, and close."""
-        with contextlib.suppress(OSError):
-            with contextlib.suppress(ssl.SSLError):
-                self._tls.unwrap()
-            self._flush()
-        self._sock.close()
-
-    # -- opening ----------------------------------------------------------------
-
-    def continue_handshake(self) -> bool:
-        """One step of the handshake; whether it is over.  Raises OSError."""
-        try:
-            while True:
-                try:
-                    self._tls.do_handshake()
-                    self._flush()
-                    return True
-                except ssl.SSLWantReadError:
-                    self._flush()
-                    data = self._sock.recv(_CHUNK_SIZE)
-                self._state.feed(data)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except ssl.SSLError:
-            with contextlib.suppress(OSError):
-                self._flush()  # the host's log shall say why we went
-            raise
 
 
 # -- opening ------------------------------------------------------------------------
 
 
 def connect(settings: Mapping[str, Any], bootstrap: str) -> TlsTransport:
-    """An interpreter behind an agent that runs ``bootstrap``; raises CannotConnect.
+    """Connect to an agent and start an interpreter that runs ``bootstrap``.
 
-    ``settings``: ``address``, ``port``, ``name``, ``credentials``, ``listen`` and ``python``,
-    as hosts.py makes them; ``silence``: seconds of a dead network that both ends put up with.
+    ``settings``: ``address``, ``port``, ``name``, ``credentials``, ``listen`` and ``python`` of the
+    host's spec, and ``silence``, the seconds without network after which both ends give up.  Raises
+    :exc:`CannotConnect`.
     """
     target = _AgentTarget.from_settings(settings)
     try:
         context = make_client_context(target.credentials)
     except CannotConnect as error:
-        # Who has no fleet at all meant another way to the host.
+        # A user without any credentials probably meant ssh.
         raise CannotConnect(error.cause, f"{error.hint}; or use ssh={target.address}") from error
     deadline = time.monotonic() + (LISTEN_TIMEOUT if target.listen else CONNECT_TIMEOUT)
     if target.listen:
@@ -189,7 +79,7 @@ def connect(settings: Mapping[str, Any], bootstrap: str) -> TlsTransport:
 
 
 class _AgentTarget:
-    """Whom we want, and what we show."""
+    """The agent to connect to, and our credentials."""
 
     def __init__(
         self, address: str, port: int, name: str, credentials: str, listen: int, silence: float
@@ -215,14 +105,14 @@ class _AgentTarget:
         )
 
     def start_hint(self) -> str:
-        """How to get an agent there."""
+        """Return a hint how to start the agent."""
         port = "" if self.port == DEFAULT_PORT else f" --listen 0.0.0.0:{self.port}"
         command = f"nosejobs-agent {self.name}.pem{port}"
         return f"start one there with `{command}`, or use ssh={self.address}"
 
 
 def default_credentials() -> str:
-    """Where ``nosejobs ca issue --client`` puts its bundle."""
+    """Return the path to which ``nosejobs ca issue --client`` writes its bundle."""
     config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return os.path.join(config, "nosejobs", "client.pem")
 
@@ -233,7 +123,7 @@ _ISSUE_HINT = "`nosejobs ca issue --client NAME` on the machine with the authori
 
 
 def make_client_context(path: str) -> ssl.SSLContext:
-    """TLS 1.3 with the bundle at ``path``; raises CannotConnect."""
+    """Return a context for TLS 1.3 with the bundle at ``path``; raise :exc:`CannotConnect`."""
     _check_bundle(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -253,7 +143,7 @@ def make_client_context(path: str) -> ssl.SSLContext:
 
 
 def _crl_paths(path: str) -> list[str]:
-    """Where a newer revocation list may be than the one in the bundle."""
+    """Return paths where a newer revocation list than that of the bundle may be."""
     folder = os.path.dirname(path)
     return [os.path.join(folder, "crl.pem"), os.path.join(folder, "ca", "crl.pem")]
 
@@ -263,14 +153,14 @@ def _check_bundle(path: str) -> None:
         mode = stat.S_IMODE(os.stat(path).st_mode)
         text = Path(path).read_text(errors="replace")
     except FileNotFoundError:
-        raise CannotConnect(f"no credentials: there is no {path}", _ISSUE_HINT) from None
+        raise CannotConnect(f"no credentials: {path} does not exist", _ISSUE_HINT) from None
     except OSError as error:
         raise CannotConnect(f"no credentials: {path}: {error.strerror}", _ISSUE_HINT) from error
     if mode & 0o037:
-        cause = f"others may use the key in {path} (mode {mode:04o})"
+        cause = f"the key in {path} is accessible to others (mode {mode:04o})"
         raise CannotConnect(cause, f"chmod 600 {path}")
     if "PRIVATE KEY-----" not in text or "BEGIN CERTIFICATE-----" not in text:
-        cause = f"the credentials {path} hold no key with a certificate"
+        cause = f"the credentials {path} lack a key or a certificate"
         raise CannotConnect(cause, _ISSUE_HINT)
 
 
@@ -319,7 +209,7 @@ def _error_text(error: OSError | UnicodeError) -> str:
 
 
 def _wait_until_ready(transport: TlsTransport, deadline: float) -> bool:
-    """Wait for the transport; False: time is up, also for one that sends a byte now and then."""
+    """Wait for the transport; return False after the deadline, even if bytes keep arriving."""
     poller = select.poll()
     for descriptor, events in transport.list_poll_events():
         poller.register(descriptor, events)
@@ -349,7 +239,7 @@ def _listener(port: int) -> socket.socket:
 
 
 class _IncomingConnections:
-    """Those who have dialled in and have not yet shown who they are."""
+    """Connections of peers that have not been identified yet."""
 
     def __init__(
         self, listener: socket.socket, target: _AgentTarget, context: ssl.SSLContext
@@ -357,22 +247,22 @@ class _IncomingConnections:
         self._listener = listener
         self._target = target
         self._context = context
-        #: The oldest first.
+        #: By file descriptor, the oldest first.
         self._pending_peers: dict[int, TlsTransport] = {}
         self._last_refusal = ""
 
     def run(self, deadline: float) -> TlsTransport:
-        """The agent that we want; raises CannotConnect."""
+        """Return the connection of the requested agent; raise :exc:`CannotConnect`."""
         while True:
             for descriptor in self._poll(deadline):
                 if descriptor == self._listener.fileno():
                     descriptor = self._accept()
-                # A new one is asked at once: it may have answered before we look again.
+                # A new peer may have answered before the next poll.
                 if descriptor in self._pending_peers and self._continue_handshake(descriptor):
                     return self._pending_peers.pop(descriptor)
 
     def close(self) -> None:
-        """Let go of all others."""
+        """Close all other connections."""
         for transport in self._pending_peers.values():
             transport.close()
 
@@ -390,9 +280,9 @@ class _IncomingConnections:
 
     def _make_timeout_error(self) -> CannotConnect:
         target = self._target
-        cause = f"{target.name} did not dial port {target.listen} within {LISTEN_TIMEOUT:g} s"
+        cause = f"{target.name} did not connect to port {target.listen} within {LISTEN_TIMEOUT:g} s"
         if self._last_refusal:
-            cause += f"; somebody else did ({self._last_refusal})"
+            cause += f"; another peer did ({self._last_refusal})"
         command = f"nosejobs-agent {target.name}.pem --connect THIS-MACHINE:{target.listen}"
         return CannotConnect(cause, f"start its agent with `{command}`")
 
@@ -431,11 +321,11 @@ def _exchange_hello(transport: TlsTransport, target: _AgentTarget, order: dict[s
             data = transport.read()
             if data == b"" or len(answer) > _MAX_ANSWER_BYTES:
                 raise CannotConnect(
-                    f"the agent at {target.location} hung up", "see the agent's log"
+                    f"the agent at {target.location} closed the connection", "see the agent's log"
                 )
             answer += data or b""
             if data is None and not _wait_until_ready(transport, deadline):
-                cause = f"the agent at {target.location} started no interpreter in time"
+                cause = f"the agent at {target.location} did not start an interpreter in time"
                 raise CannotConnect(cause, "see the agent's log; is the host overloaded?")
     except OSError as error:
         raise _explain_error(error, target) from error
@@ -449,7 +339,7 @@ def _check_answer(answer: bytes, target: _AgentTarget) -> None:
         said = json.loads(answer)
         problem = "" if said.get("ok") is True else str(said["error"])
     except (ValueError, KeyError, AttributeError, RecursionError):
-        problem = "its answer cannot be understood"
+        problem = "its answer is invalid"
     if problem:
         text = "".join(c if c.isprintable() else "?" for c in problem[:500])
         hint = "see the agent's log, and its options"
@@ -460,20 +350,20 @@ def _check_answer(answer: bytes, target: _AgentTarget) -> None:
 
 # -- what went wrong ----------------------------------------------------------------
 
-#: Alerts of the agent about our certificate: cause and what to try.
+#: TLS alerts of the agent about our certificate, and the cause in words.
 _ALERTS: tuple[tuple[str, str], ...] = (
     ("CERTIFICATE_REVOKED", "our certificate has been revoked"),
     ("CERTIFICATE_EXPIRED", "our certificate has expired"),
-    ("UNKNOWN_CA", "our certificate is of another fleet"),
-    ("UNSUPPORTED_CERTIFICATE", "our certificate is not a client's"),
-    ("CERTIFICATE_REQUIRED", "it wants a certificate, and we have none"),
+    ("UNKNOWN_CA", "our certificate belongs to another fleet"),
+    ("UNSUPPORTED_CERTIFICATE", "our certificate is not for a client"),
+    ("CERTIFICATE_REQUIRED", "it requires a certificate, and we have none"),
     ("CERTIFICATE", "our certificate is refused"),
     ("DECRYPT_ERROR", "our certificate is refused"),
 )
 
 
 def _explain_error(error: OSError, target: _AgentTarget) -> CannotConnect:
-    """An error of TLS or of the network in our words."""
+    """Return the explanation of an error of TLS or of the network."""
     if isinstance(error, CannotConnect):
         return error
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -486,7 +376,7 @@ def _explain_error(error: OSError, target: _AgentTarget) -> CannotConnect:
                 return CannotConnect(text, _ISSUE_HINT)
     if isinstance(error, ssl.SSLEOFError | ConnectionError):
         return CannotConnect(
-            f"{target.location} hung up during the handshake ({_error_text(error)})",
+            f"{target.location} closed the connection during the handshake ({_error_text(error)})",
             "see the agent's log; is it an agent, and not too busy?",
         )
     if isinstance(error, ssl.SSLError):
@@ -504,14 +394,14 @@ def _explain_host_certificate(
     if re.search("ostname mismatch|IP address mismatch", said):
         hint = f"//name=NAME, the one that it was issued for, or `nosejobs ca issue {target.name}`"
         return CannotConnect(f"{at} is not for {target.name}: {said}", hint)
-    again = f"`nosejobs ca renew {target.name}`, and carry the bundle there"
+    again = f"`nosejobs ca renew {target.name}`, and copy the bundle to the host"
     if "expired" in said:
-        return CannotConnect(f"{at} is not valid any more: {said}", again)
+        return CannotConnect(f"{at} has expired: {said}", again)
     if "revoked" in said:
-        return CannotConnect(f"{at} has been revoked", f"if it shall be back: {again}")
+        return CannotConnect(f"{at} has been revoked", f"to accept it again: {again}")
     if "not yet valid" in said:
         return CannotConnect(f"{at} is {said}", "compare the clocks of both machines")
     if re.search("unable to get|self-signed|self signed|signature", said):
         hint = f"//credentials=FILE of its fleet, or `nosejobs ca issue {target.name}` in ours"
-        return CannotConnect(f"{at} is of another fleet: {said}", hint)
+        return CannotConnect(f"{at} belongs to another fleet: {said}", hint)
     return CannotConnect(f"{at} is refused: {said}", "see `nosejobs ca list`")

@@ -109,7 +109,8 @@ def _plan_folder(root: Path, description: JobDescription, spec: HostSpec) -> Pla
         raise UsageError(f"{description.tests}: these tests cannot run:\n  {words}")
     if not found.tests:
         hint = "; Python tests are run by pytest itself" if found.python_tests else ""
-        raise UsageError(f"{description.tests}: no tests were found{hint}\n  try: docs/collection.md")
+        message = f"{description.tests}: no tests were found{hint}"
+        raise UsageError(f"{message}\n  see docs/collection.md")
     _check_unique(description.tests, found.tests)
     return found
 

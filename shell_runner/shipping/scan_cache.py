@@ -1,8 +1,8 @@
-"""What earlier scans of a tree found: digests by what ``stat`` says of a file.
+"""The cache of earlier scans of a tree: digests of files by their ``stat``.
 
-Owns one small file for each tree in the controller's cache folder.  Must not know
-manifests.  A digest is only remembered if the file was left alone for a while before it
-was read: one that changes twice within the clock's grain looks the same to ``stat``.
+Responsible for one small file per tree in the controller's cache folder.  Must not know manifests.
+A digest is only stored if the file had not changed for a while before it was read: two changes
+within the resolution of the clock cannot be told apart by ``stat``.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ..remote.files.blob_store import cache_folder
 
 #: Size, mtime, ctime (both in ns), inode, mode.
 FileStamp = tuple[int, int, int, int, int]
-#: Digest by path and look.
+#: Stamp and digest by path.
 KnownDigests = dict[str, tuple[FileStamp, str]]
 
 _FORMAT_VERSION = 1
-#: Nanoseconds before a scan in which a change makes a file too young to be remembered.
+#: Nanoseconds before a scan; a file that changed in them is not stored.
 _RACY_PERIOD = 2 * 10**9
-#: Seconds after which what is known of a tree that nobody scans is removed.
+#: Seconds after which the cache of a tree that is not scanned any more is removed.
 _MAX_UNUSED_AGE = 30 * 86_400.0
 
 
 def make_stamp(found: os.stat_result) -> FileStamp:
-    """What changes when a file does."""
+    """Return the properties of a file of which at least one changes when the file does."""
     return (
         found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode,
     )  # fmt: skip
 
 
 def load(root: Path) -> KnownDigests:
-    """What is known of the tree at ``root``; nothing if the file cannot be read."""
+    """Return the stored digests of the tree at ``root``; none if they cannot be read."""
     try:
         data = json.loads(_cache_path(root).read_bytes())
         if data["version"] != _FORMAT_VERSION:
@@ -50,7 +50,7 @@ def load(root: Path) -> KnownDigests:
 
 
 def save(root: Path, files: Mapping[str, tuple[FileStamp, str]], began: int) -> None:
-    """Remember a scan that began at this time (ns); trouble with the disk is no trouble here."""
+    """Store the digests of a scan that began at ``began`` (ns); errors of the disk are ignored."""
     rows = {
         path: (*seen, digest)
         for path, (seen, digest) in files.items()
@@ -64,13 +64,13 @@ def save(root: Path, files: Mapping[str, tuple[FileStamp, str]], began: int) -> 
 
 
 def mark_used(root: Path) -> None:
-    """What is known is in use, though nothing has changed."""
+    """Mark the cache of a tree as used."""
     with contextlib.suppress(OSError):
         os.utime(_cache_path(root))
 
 
 def invalidate(root: Path) -> None:
-    """What is known has proved wrong."""
+    """Remove the cache of a tree, which has proved wrong."""
     with contextlib.suppress(OSError):
         _cache_path(root).unlink()
 

@@ -122,7 +122,7 @@ class _UploadExchange:
         return self._await("missing")
 
     def _send_manifest(self, answer: list[Any]) -> None:
-        """SendFrame parts of the manifest; the host stores them like files."""
+        """Send parts of the manifest; the host stores them like files."""
         try:
             parts = [self._manifest[number] for number in set(answer[1])]
         except (TypeError, IndexError) as error:
@@ -144,7 +144,7 @@ class _UploadExchange:
         self._send_frame(frames.pack_messages([list(message)]))
 
     def _send_frame(self, frame: bytes) -> None:
-        """SendFrame a frame; block while the connection is full, so that nothing piles up here."""
+        """Send a frame; block while the connection is full, so that nothing piles up here."""
         self._send(frame)
         self.wire_bytes += len(frame)
 
@@ -153,7 +153,7 @@ class _UploadExchange:
         self._send_frame(frames.pack_blob([kind, encoding, len(data), *more], body))
 
     def send_files(self, need: _MissingFiles) -> None:
-        """SendFrame the missing files: small ones share a frame, large ones go in pieces."""
+        """Send the missing files: small ones share a frame, large ones go in pieces."""
         self.total += need.size
         self._add_progress(0)
         numbers: list[int] = []
@@ -175,7 +175,7 @@ class _UploadExchange:
         self._add_progress(len(body))
 
     def _send_large_file(self, entry: ManifestEntry, offset: int) -> None:
-        """SendFrame a file up to its scanned size, even if it has grown; the host checks the digest."""
+        """Send a file up to its scanned size, even if it has grown; the host checks the digest."""
         with open(self.tree.root / entry.path, "rb", buffering=0) as file:
             file.seek(offset)
             while True:
@@ -242,7 +242,7 @@ def upload(
 
 
 def _send_missing(exchange: _UploadExchange) -> int:
-    """SendFrame the manifest and the missing contents; return the number of files sent."""
+    """Send the manifest and the missing contents; return the number of files sent."""
     need = exchange.request_missing()
     exchange.send_files(need)
     if need.has_large_files:

@@ -24,7 +24,7 @@ from shell_runner.hosts.spec import parse_specs
 from shell_runner.jobs.client import JobClient
 from shell_runner.remote.files import state_dirs
 from shell_runner.remote.jobs.queue import Queue
-from tests.helpers.namespace_host import CONTINUE, KILL, TIMEOUT, STOP, NamespaceHost, issue_bundles
+from tests.helpers.namespace_host import CONTINUE, KILL, STOP, TIMEOUT, NamespaceHost, issue_bundles
 
 STEPS = (
     "submitted", "unpacking", "installing", "testing", "packaging", "harvesting", "unacknowledged",
@@ -267,7 +267,11 @@ def test_kill(victim: str, step: str, machine: NamespaceHost, archive: Path) -> 
     digests = [_harvest(machine, job), _harvest_again(machine, job)]
 
     # The same package, whoever asks and however often.
-    assert digests[0] == digests[1] == machine.query("SELECT package_digest FROM job WHERE id=?", job)[0][0]
+    assert (
+        digests[0]
+        == digests[1]
+        == machine.query("SELECT package_digest FROM job WHERE id=?", job)[0][0]
+    )
     assert machine.get_state(job) == "harvested"
     _check_package(machine, job, victim, step)
     _check_record(scene)

@@ -32,10 +32,10 @@ from tests.helpers.archive_bytes import (
     file,
     folder,
     hard_link,
-    tar_header,
     link,
     sparse,
     tar,
+    tar_header,
 )
 
 pytestmark = pytest.mark.timeout(120)

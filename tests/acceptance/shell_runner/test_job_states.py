@@ -156,7 +156,9 @@ def test_full_disk_while_executions_are_written_and_at_submit(
     assert "test_b.sh: failed" in log.read_text()
 
 
-def test_a_job_that_needs_more_than_the_disk_has(machine: NamespaceHost, disk: SmallFilesystem) -> None:
+def test_a_job_that_needs_more_than_the_disk_has(
+    machine: NamespaceHost, disk: SmallFilesystem
+) -> None:
     """The next one has all the room again; nobody has to clean up."""
     tests = tree(machine, test_a="true")
     build = machine.folder / "build"
@@ -404,7 +406,9 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
 def many(queue: Queue, job: JobRow, count: int) -> None:
     """The same job, many times over, in one transaction."""
     with queue._db.write_transaction() as db:
-        columns = "code, submitted_at, test_count, state, name, labels, priority, build, tests, config"
+        columns = (
+            "code, submitted_at, test_count, state, name, labels, priority, build, tests, config"
+        )
         for _ in range(count):
             db.execute(
                 f"INSERT INTO job (id, {columns}) SELECT ?, {columns} FROM job WHERE number = ?",

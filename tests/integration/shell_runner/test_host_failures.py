@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shell_runner.hosts.fleet import HostEnded, Event, Fleet, Host, HostReady, FrameReceived
+from shell_runner.hosts.fleet import Event, Fleet, FrameReceived, Host, HostEnded, HostReady
 from shell_runner.hosts.gateway import Gateway
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.remote.execution.slot_process import SlotProcess
@@ -255,7 +255,7 @@ def test_a_slot_that_does_nothing_is_killed_ten_seconds_behind_the_deadline(slot
 def test_a_slot_that_works_has_a_minute(slot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     end = slot.since + 300 + 0.2
     ticks = iter(range(1000))
-    monkeypatch.setattr(processes, "ticks", lambda _: next(ticks))
+    monkeypatch.setattr(processes, "read_cpu_ticks", lambda _: next(ticks))
     for second in range(60):
         slot.look_after(end + second)
         assert not slot._fate
@@ -275,7 +275,9 @@ def test_a_slot_that_is_stopped_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("estimate", [None, 0.001], ids=["in the host", "in the slot"])
 def test_what_has_not_been_started_is_given_back(estimate: float | None, tmp_path: Path) -> None:
     with HostRun(tmp_path) as bench:
-        first = bench.new_test("#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.02; done\n", estimate=0.001)
+        first = bench.new_test(
+            "#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.02; done\n", estimate=0.001
+        )
         rest = [bench.new_test("#!/bin/sh\ntouch ran.$$\n", estimate=estimate) for _ in range(6)]
         bench.start(first, *rest)
         assert message(bench)[0] == "running"

@@ -203,8 +203,16 @@ def test_nothing_stays_behind_over_there(sshd: Sshd, tmp_path: Path) -> None:
         ("stranger", {}, ["key refused", "ssh-copy-id"]),
         ("nowhere", {}, ["no-such-host.invalid", "unknown", "spelling"]),
         ("closed", {}, ["Connection refused", "is sshd running?"]),
-        ("there", {"python": "no-such-python"}, ["no no-such-python there", "//python="]),
-        ("there", {"python": "/no/such/python"}, ["no /no/such/python there", "//python="]),
+        (
+            "there",
+            {"python": "no-such-python"},
+            ["no-such-python not found on the host", "//python="],
+        ),
+        (
+            "there",
+            {"python": "/no/such/python"},
+            ["/no/such/python not found on the host", "//python="],
+        ),
     ],
 )
 def test_a_host_that_cannot_be_opened_says_why_and_what_to_try(
@@ -222,7 +230,7 @@ def test_a_host_without_python3_says_so(tmp_path: Path) -> None:
     (tmp_path / "sshd").mkdir()
     with Sshd(tmp_path / "sshd", path=str(tmp_path / "empty")) as daemon:
         error = refusal(tmp_path / "tree", daemon.spec())
-    assert "no python3 there" in str(error)
+    assert "python3 not found on the host" in str(error)
     assert "install python3" in error.hint
 
 

@@ -15,22 +15,23 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from shell_runner.hosts import tls
+from shell_runner.hosts.tls_transport import TlsTransport
 from shell_runner.remote.agent.credentials import create_server_context
-from tests.helpers.agent_processes import Authority
+from tests.helpers.agent_processes import FleetAuthority
 
 Talk = Callable[[ssl.SSLSocket], None]
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    authority = Authority(tmp_path_factory.mktemp("fleet"))
-    authority.host()
-    authority.client()
+def authority(tmp_path_factory: pytest.TempPathFactory) -> FleetAuthority:
+    authority = FleetAuthority(tmp_path_factory.mktemp("fleet"))
+    authority.issue_host()
+    authority.issue_client()
     return authority
 
 
 @contextmanager
-def fake_agent(authority: Authority, talk: Talk) -> Iterator[dict[str, object]]:
+def fake_agent(authority: FleetAuthority, talk: Talk) -> Iterator[dict[str, object]]:
     """Something with the certificate of an agent; the settings to reach it."""
     context = create_server_context(str(authority.folder / "localhost.pem"), [])
 
@@ -68,14 +69,14 @@ def saying(answer: bytes) -> Talk:
     return talk
 
 
-def refusal(authority: Authority, talk: Talk) -> str:
+def refusal(authority: FleetAuthority, talk: Talk) -> str:
     """Connect in vain; what is said."""
     with fake_agent(authority, talk) as settings, pytest.raises(tls.CannotConnect) as caught:
         tls.connect(settings, "")
     return str(caught.value)
 
 
-def read(transport: tls.TlsTransport) -> bytes:
+def read(transport: TlsTransport) -> bytes:
     while True:
         data = transport.read()
         if data is not None:
@@ -83,14 +84,14 @@ def read(transport: tls.TlsTransport) -> bytes:
         wait(transport, 10)
 
 
-def wait(transport: tls.TlsTransport, seconds: float) -> bool:
+def wait(transport: TlsTransport, seconds: float) -> bool:
     poller = select.poll()
     for descriptor, events in transport.list_poll_events():
         poller.register(descriptor, events)
     return bool(poller.poll(seconds * 1000))
 
 
-def test_the_hello_says_what_to_run(authority: Authority) -> None:
+def test_the_hello_says_what_to_run(authority: FleetAuthority) -> None:
     heard: list[dict[str, object]] = []
 
     def talk(peer: ssl.SSLSocket) -> None:
@@ -105,7 +106,7 @@ def test_the_hello_says_what_to_run(authority: Authority) -> None:
     assert heard == [expected]
 
 
-def test_bytes_behind_the_answer_are_not_lost(authority: Authority) -> None:
+def test_bytes_behind_the_answer_are_not_lost(authority: FleetAuthority) -> None:
     with fake_agent(authority, saying(b'{"ok": true}\nfirst\nwords')) as settings:
         transport = tls.connect(settings, "")
         assert transport.has_pending()
@@ -118,24 +119,24 @@ def test_bytes_behind_the_answer_are_not_lost(authority: Authority) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"1\n", "cannot be understood"),
-        (b"[" * 9000 + b"\n", "cannot be understood"),
-        (b"\xff\n", "cannot be understood"),
+        (b"1\n", "is invalid"),
+        (b"[" * 9000 + b"\n", "is invalid"),
+        (b"\xff\n", "is invalid"),
         (b'{"error": "\\u001b[31m no \\n way"}\n', r"says: \?\[31m no \? way"),
-        (b"x" * 100_000, "hung up"),
+        (b"x" * 100_000, "closed the connection"),
     ],
 )
-def test_a_bad_answer_is_an_error(authority: Authority, answer: bytes, words: str) -> None:
+def test_a_bad_answer_is_an_error(authority: FleetAuthority, answer: bytes, words: str) -> None:
     assert re.search(words, error := refusal(authority, saying(answer)))
     assert "\x1b" not in error
 
 
-def test_one_that_hangs_up_is_an_error(authority: Authority) -> None:
-    assert "hung up" in refusal(authority, lambda peer: None)
+def test_one_that_hangs_up_is_an_error(authority: FleetAuthority) -> None:
+    assert "closed the connection" in refusal(authority, lambda peer: None)
 
 
 def test_one_that_dribbles_is_ended_in_time(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch
+    authority: FleetAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def talk(peer: ssl.SSLSocket) -> None:
         while True:
@@ -144,12 +145,12 @@ def test_one_that_dribbles_is_ended_in_time(
 
     monkeypatch.setattr(tls, "_ANSWER_TIMEOUT", 0.5)
     begin = time.monotonic()
-    assert "no interpreter in time" in refusal(authority, talk)
+    assert "not start an interpreter in time" in refusal(authority, talk)
     assert time.monotonic() - begin < 5
 
 
 def test_one_that_never_speaks_is_ended_in_time(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch
+    authority: FleetAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -161,7 +162,7 @@ def test_one_that_never_speaks_is_ended_in_time(
             tls.connect(settings, "")
 
 
-def test_one_that_does_not_read_blocks_writing_but_not_us(authority: Authority) -> None:
+def test_one_that_does_not_read_blocks_writing_but_not_us(authority: FleetAuthority) -> None:
     release = threading.Event()
     taken: list[int] = []
 
@@ -197,7 +198,7 @@ def test_a_complaint_is_two_lines_for_the_file_of_complaints() -> None:
     assert str(error) == "no\nagent\n  try: start one"
 
 
-def test_the_network_is_watched(authority: Authority) -> None:
+def test_the_network_is_watched(authority: FleetAuthority) -> None:
     with fake_agent(authority, saying(b'{"ok": true}\n')) as settings:
         transport = tls.connect({**settings, "silence": 30}, "")
         sock = transport._sock

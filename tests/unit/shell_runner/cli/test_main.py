@@ -52,7 +52,7 @@ def test_a_bundle_is_not_overwritten_and_nothing_is_issued_in_vain(run, tmp_path
 
 def test_list_revoke_and_crl(run, tmp_path: Path) -> None:
     run("ca", "init")
-    assert run("ca", "list").output == "nothing has been issued\n"
+    assert run("ca", "list").output == "no certificates have been issued\n"
     run("ca", "issue", "web1", "--address", "10.0.0.1")
     run("ca", "issue", "--client", "laptop", "--days", "10")
     assert "web1: 1 revoked" in run("ca", "revoke", "web1").output
@@ -78,7 +78,7 @@ def test_the_folder_is_chosen_by_option_and_variable(
 def test_errors_are_words_and_not_tracebacks(run) -> None:
     done = run("ca", "list")
     assert done.exit_code == 2
-    assert done.output.startswith("Error: there is no authority in ")
+    assert done.output.startswith("Error: no authority in ")
     assert "try: nosejobs ca init" in done.output
 
 

@@ -49,7 +49,7 @@ def test_the_roles_are_apart(authority: CertificateAuthority) -> None:
     client = leaf(authority.issue_client("me@laptop", NOW))
     assert usages(host) == [ExtendedKeyUsageOID.SERVER_AUTH]
     assert usages(client) == [ExtendedKeyUsageOID.CLIENT_AUTH]
-    with pytest.raises(AuthorityError, match="'web1' is a host already"):
+    with pytest.raises(AuthorityError, match="'web1' is already the name of a host"):
         authority.issue_client("web1", NOW)
 
 

@@ -71,13 +71,13 @@ def test_any_bytes_pass_or_are_refused_by_name(noise: bytes, started: bool) -> N
         (struct.pack("!bii", Message.CHANNEL_CLOSE_ERROR, 1, 1 << 30), "error text"),
         (struct.pack("!bii", Message.CHANNEL_CLOSE, 1, -9), "malformed"),
         # a list of 2**31 - 1 places: 6 bytes that cost a gigabyte
-        (frame(Message.CHANNEL_DATA, 1, b"K\x7f\xff\xff\xffQ"), "not one string"),
-        (frame(Message.CHANNEL_DATA, 1, dumps_internal("text")), "not one string"),
-        (frame(Message.CHANNEL_DATA, 1, dumps_internal([b"x"])), "not one string"),
-        (frame(Message.CHANNEL_DATA, 1, b"A\0\0\0\x05aQ"), "not one string"),
-        (frame(Message.CHANNEL_DATA, 1, b"A\0\0\0\x01aX"), "behind its end"),
-        (frame(Message.CHANNEL_CLOSE_ERROR, 1, dumps_internal(b"x")), "no text"),
-        (frame(Message.CHANNEL_CLOSE_ERROR, 1, b""), "no text"),
+        (frame(Message.CHANNEL_DATA, 1, b"K\x7f\xff\xff\xffQ"), "not a byte string"),
+        (frame(Message.CHANNEL_DATA, 1, dumps_internal("text")), "not a byte string"),
+        (frame(Message.CHANNEL_DATA, 1, dumps_internal([b"x"])), "not a byte string"),
+        (frame(Message.CHANNEL_DATA, 1, b"A\0\0\0\x05aQ"), "not a byte string"),
+        (frame(Message.CHANNEL_DATA, 1, b"A\0\0\0\x01aX"), "without an end mark"),
+        (frame(Message.CHANNEL_CLOSE_ERROR, 1, dumps_internal(b"x")), "not text"),
+        (frame(Message.CHANNEL_CLOSE_ERROR, 1, b""), "not text"),
     ],
 )
 def test_a_trick_ends_the_host(stream: bytes, words: str) -> None:

@@ -85,14 +85,14 @@ def test_options_and_commas_add_up_and_names_are_unique() -> None:
         ("popen//slots=1//slots=2", "given twice"),
         ("popen//slot=2", "unknown option 'slot'; did you mean 'slots'?"),
         ("ssh=", "needs an address"),
-        ("ssh=h//popen", "either popen or ssh"),
+        ("ssh=h//popen", "only one of popen, ssh"),
         ("poepn", "try: --nosejobs='4*popen'"),
         ("atuo", "auto"),
         ("2*poopen", "2*poopen"),
         ("4popen", "try: --nosejobs='4*popen'"),
         ("/", "it is a file"),
         ("me@h", "try: --nosejobs=ssh=me@h"),
-        ("ssh=h//agent=h", "either agent or ssh"),
+        ("ssh=h//agent=h", "only one of agent, ssh"),
         ("ssh=h//listen=1", "option 'listen' is for agent hosts"),
         ("agent=h//ssh_config=x", "option 'ssh_config' is for ssh hosts"),
         ("popen//credentials=x", "option 'credentials' is for agent hosts"),
@@ -160,6 +160,6 @@ def test_a_host_is_written_as_it_can_be_typed(text: str) -> None:
 
 def test_a_port_of_ssh_has_its_place_elsewhere() -> None:
     with pytest.raises(
-        InvalidHostSpec, match=r"no port behind a host\n  try: Port in ~/.ssh/config"
+        InvalidHostSpec, match=r"does not take HOST:PORT\n  try: Port in ~/.ssh/config"
     ):
         hosts.parse_specs(["ssh=root@127.0.0.1:1"], {})

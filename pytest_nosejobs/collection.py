@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from shell_runner.collection.plan import Broken, Program, Rules
-from shell_runner.text import printable
+from shell_runner.collection.programs import InvalidTest, Program, CollectionRules
+from shell_runner.text import escape_unprintable
 
 from .items import ItemRunner, ItemSettings, ShellItem
 
@@ -53,7 +53,7 @@ class Collection:
     """Makes the nodes of a session."""
 
     def __init__(
-        self, config: pytest.Config, rules: Rules, runner: ItemRunner, settings: ItemSettings
+        self, config: pytest.Config, rules: CollectionRules, runner: ItemRunner, settings: ItemSettings
     ) -> None:
         """``runner`` and ``settings`` are passed to the items."""
         self._config = config
@@ -73,9 +73,9 @@ class Collection:
 
     def _collect(self, path: str, parent: pytest.Collector, named: bool) -> Any:
         name = path.removeprefix(self._prefix).replace(os.sep, "/")
-        result = self._rules.look(path, name, named)
-        if isinstance(result, Broken):
-            return BrokenFile.create(parent, Path(path), result.why)
+        result = self._rules.classify(path, name, named)
+        if isinstance(result, InvalidTest):
+            return BrokenFile.create(parent, Path(path), result.message)
         return None if result is None else self._make_node(Path(path), parent, result)
 
     def _make_node(self, path: Path, parent: pytest.Collector, program: Program) -> Any:
@@ -87,14 +87,14 @@ class Collection:
             "program": program,
         }
         if program.runs == 1:
-            name = printable(path.name)
+            name = escape_unprintable(path.name)
             return ShellItem.from_parent(parent, name=name, nodeid=program.nodeid, **arguments)
 
         def make_item(parent: RepeatedFile, number: int) -> Any:
-            nodeid = program.nodeid_of(number)
+            nodeid = program.run_nodeid(number)
             name = nodeid.rpartition("::")[2]
             item = ShellItem.from_parent(parent, name=name, nodeid=nodeid, **arguments)
-            item.user_properties += program.properties_of(number)
+            item.user_properties += program.run_properties(number)
             return item
 
         repeated = RepeatedFile.from_parent(parent, path=path, nodeid=program.nodeid)

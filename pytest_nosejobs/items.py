@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 import pytest
 
-from shell_runner.collection.metadata import as_test
-from shell_runner.collection.plan import DEFAULT_TIMEOUT, Program
+from shell_runner.collection.metadata import make_test
+from shell_runner.collection.plan import DEFAULT_TIMEOUT
+from shell_runner.collection.programs import Program
 from shell_runner.errors import NosejobsError
 from shell_runner.remote.protocol.model import Execution, Result, Test
-from shell_runner.text import typed
+from shell_runner.text import quote_command
 
 from . import other_plugins
 from .failure_text import FailureText
@@ -41,7 +42,7 @@ class ShellFailure(bdb.BdbQuit):
     """
 
     def __init__(self, test: Test, execution: Execution, result: Result, text: FailureText) -> None:
-        super().__init__(result.words)
+        super().__init__(result.message)
         self.test = test
         self.execution = execution
         self.result = result
@@ -132,7 +133,7 @@ class ShellItem(pytest.Item):
         """Return what a host must know of the test; ``number`` becomes its id."""
         format_name = self._settings.formats.get(self.path.suffix, "")
         path, timeout = self._get_path_in_tree(), self._get_timeout()
-        return as_test(number, path, self.argv, self.metadata, timeout, format_name)
+        return make_test(number, path, self.argv, self.metadata, timeout, format_name)
 
     def _get_path_in_tree(self) -> str:
         """Return the path relative to the root.
@@ -172,7 +173,7 @@ class ShellItem(pytest.Item):
     @property
     def command(self) -> str:
         """Return the command that executes the test, as typed in its directory."""
-        return typed(*self.argv, f"./{self.path.name}")
+        return quote_command(*self.argv, f"./{self.path.name}")
 
     @property
     def rerun_command(self) -> str:
@@ -182,10 +183,10 @@ class ShellItem(pytest.Item):
         command = self.command
         if self.metadata.cwd == "root":
             folder = os.path.relpath(self._settings.root, start)
-            command = typed(*self.argv, f"./{os.path.relpath(self.path, self._settings.root)}")
+            command = quote_command(*self.argv, f"./{os.path.relpath(self.path, self._settings.root)}")
         variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.metadata.env)
         command = f"{variables} {command}".strip()
-        return command if folder == "." else f"cd {typed(folder)} && {command}"
+        return command if folder == "." else f"cd {quote_command(folder)} && {command}"
 
 
 def select_shell_items(items: Iterable[pytest.Item]) -> list[ShellItem]:

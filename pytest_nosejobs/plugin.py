@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.collection.plan import Rules
+from shell_runner.collection.programs import CollectionRules
 from shell_runner.errors import UsageError
 from shell_runner.remote import formats
 
@@ -59,7 +59,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_nosejobs_formats() -> list[ModuleType]:
     """Return the built-in formats, through the same hook as those of other plugins."""
-    return formats.builtin()
+    return formats.load_builtin_formats()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -103,7 +103,7 @@ class Plugin:
         self.remote_run: RemoteRun | None = None
         self.arguments = rewrite_arguments(config.args, config.invocation_params.dir)
         config.args[:] = self.arguments.args
-        rules = Rules(chosen.config, chosen.patterns, chosen.defaults, chosen.repeat)
+        rules = CollectionRules(chosen.config, chosen.patterns, chosen.defaults, chosen.repeat)
         settings = ItemSettings(chosen.root, chosen.timeout, output_formats.by_suffix)
         self._collection = Collection(config, rules, self.local_runner, settings)
         self._gc_tuning = GcTuning()
@@ -149,7 +149,7 @@ class Plugin:
         summary.write_flaky_tests(self.services.publisher.reruns.flaky)
         remote = self.remote_run
         if remote is not None and remote.has_run:
-            failed = remote.fleet.failed()
+            failed = remote.fleet.opening_errors()
             not_run = self._count_tests_not_run()
             summary.write_losses(remote.losses, failed, remote.nodeids, not_run)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.single_host_run import write
+from tests.helpers.single_host_run import write_program
 
 from .conftest import Project
 
 ROOT = Path(__file__).parents[3]
-SAMPLES = ROOT / "tests" / "unit" / "shell_runner" / "formats" / "samples"
+SAMPLES = ROOT / "tests" / "unit" / "shell_runner" / "remote" / "formats" / "samples"
 MODES = {"plain": (), "hosts": ("--nosejobs=2*popen",)}
 each_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -193,11 +193,11 @@ def told_in(folder: Path, *arguments: str) -> Told:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
     folder = tmp_path_factory.mktemp("programs")
-    write(folder / "pytest.ini", "[pytest]\nnosejobs_grace = 0.2\n", 0o644)
-    write(folder / "conftest.py", RECORDER, 0o644)
-    write(folder / "node.tap", (SAMPLES / "node.tap").read_bytes(), 0o644)
+    write_program(folder / "pytest.ini", "[pytest]\nnosejobs_grace = 0.2\n", 0o644)
+    write_program(folder / "conftest.py", RECORDER, 0o644)
+    write_program(folder / "node.tap", (SAMPLES / "node.tap").read_bytes(), 0o644)
     for name, (script, _) in PROGRAMS.items():
-        write(folder / name, f"#!/bin/sh\n{script}\n")
+        write_program(folder / name, f"#!/bin/sh\n{script}\n")
     return {mode: told_in(folder, "-v", *arguments) for mode, arguments in MODES.items()}
 
 
@@ -313,7 +313,7 @@ def test_streams_of_other_tools(project: Project, mode: str) -> None:
         ("test_go", "go-ok.json", 1), ("test_nobuild", "go-nobuild.json", 1),
         ("test_rust", "rust-mixed.json", 101), ("test_mixed", "mixed.subunit", 1),
     ):  # fmt: skip
-        write(project.root / sample, (SAMPLES / sample).read_bytes(), 0o644)
+        write_program(project.root / sample, (SAMPLES / sample).read_bytes(), 0o644)
         project.add(name, f"cat {sample}; exit {status}")
     told = told_in(project.root, *MODES[mode])
     go = told.of("test_go")
@@ -475,7 +475,7 @@ def test_the_reader_of_the_manual(project: Project, mode: str) -> None:
 
 
 READER = '''
-from shell_runner.remote.model import FAILED, PASSED, Case, Parsed
+from shell_runner.remote.protocol.model import FAILED, PASSED, Case, ParsedOutput
 
 NAME = "marks"
 
@@ -497,7 +497,7 @@ class Reader:
         lines = self.text.decode("utf-8", "replace").splitlines()
         if lines[:1] != ["MARKS"]:
             return None
-        return Parsed(NAME, [Case(x[1:], PASSED if x[0] == "+" else FAILED) for x in lines[1:]])
+        return ParsedOutput(NAME, [Case(x[1:], PASSED if x[0] == "+" else FAILED) for x in lines[1:]])
 '''
 HOOK = "import marks\n\ndef pytest_nosejobs_formats():\n    return [marks]\n"
 
@@ -522,7 +522,7 @@ def test_a_plug_ins_reader(project: Project, mode: str) -> None:
         ("return None", "1 / 0"),
         ("self.refused = False", "1 / 0"),
         ("FAILED)", "'broken')"),
-        ("Parsed(NAME, ", "Parsed(NAME, 1, "),
+        ("ParsedOutput(NAME, ", "ParsedOutput(NAME, 1, "),
         ("x[1:]", "x[1:].encode()"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``make demo-dispatcher``, but for the installation."""
+"""Tests of ``make demo-dispatcher`` without the installation."""
 
 import os
 import subprocess
@@ -29,12 +29,12 @@ def test_a_commit_comes_to_ship_and_a_bad_one_is_stopped(tmp_path: Path) -> None
         "unit", "smoke", "regression", "performance", "scalability", "resilience",
     ]  # fmt: skip
     assert list(tmp_path.iterdir()) == []
-    left = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if of(p, tmp_path)]
+    left = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if belongs_to_demo(p, tmp_path)]
     assert left == []
 
 
-def of(process: psutil.Process, folder: Path) -> bool:
-    """It belongs to the demo."""
+def belongs_to_demo(process: psutil.Process, folder: Path) -> bool:
+    """Return whether a process belongs to the demo."""
     return any(str(folder) in each for each in process.info["cmdline"] or ())
 
 

@@ -6,12 +6,12 @@ import threading
 import time
 
 from dispatcher.store import Store
-from dispatcher.up import _Clean, notify_secret, stop_signals
+from dispatcher.up import _CleanFormatter, notify_secret, stop_signals
 
 
 def test_a_log_of_strangers_words_cannot_drive_the_terminal() -> None:
     record = logging.LogRecord("x", logging.WARNING, "", 0, "h1: %s", ("\x1b]0;a\x07b\r",), None)
-    assert _Clean("%(message)s").format(record) == "h1: 0;a\\x07b\\r"
+    assert _CleanFormatter("%(message)s").format(record) == "h1: 0;a\\x07b\\r"
 
 
 def test_the_secret_of_notifications_is_made_once(store: Store) -> None:

@@ -152,7 +152,7 @@ class HostConnection:
         """
         self._steps.reset()
         client = JobClient(
-            self._parse_spec(), self._timeouts.silence, open_session=self._open, tries=1
+            self._parse_spec(), self._timeouts.silence, open_session=self._open, max_attempts=1
         )
         with client:
             self._client = client

@@ -77,7 +77,7 @@ class QueueHost:
         if change:
             digest = hashlib.sha256(digest.encode() + repr(change).encode()).hexdigest()
         folder = Path(paths.code_path(self.folder, digest))
-        preloaded_host_code.put(folder)
+        preloaded_host_code.install(folder)
         for name, text in (change or {}).items():
             path = folder / "nosejobs_host" / name
             for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
@@ -128,7 +128,7 @@ class QueueHost:
         priority: int = 0,
         **config: Any,
     ) -> JobRow:
-        """Submit a job of shell scripts; ``tests`` has fields of Test or JobTest for some of them."""
+        """Submit a job of shell scripts; ``tests`` has fields of Test or JobTest for some."""
         texts = {name: f"#!/bin/sh\n{text}\n" for name, text in scripts.items()}
         cases = []
         for number, name in enumerate(scripts):

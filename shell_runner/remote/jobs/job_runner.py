@@ -60,7 +60,7 @@ class _JobStopped(Exception):
 
 
 class JobRunner:
-    """One attempt at a job."""
+    """The runner of one attempt at a job."""
 
     def __init__(self, folder: str, queue: Queue, job: JobRow, attempt: AttemptRow) -> None:
         self._folder = folder

@@ -158,7 +158,7 @@ class _PackageBuilder:
             yield Member(folder + "log.txt", None, log)
 
     def _artefacts(self, attempt: AttemptRow) -> Iterator[Member]:
-        """What the rows name, and is there whole."""
+        """Yield the artefacts that the rows name and that are complete on the disk."""
         files = total = names = 0
         for member, path, size in self._named_files(attempt):
             files, total, names = files + 1, total + size, names + len(member)

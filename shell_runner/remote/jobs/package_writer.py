@@ -143,7 +143,7 @@ class _Writer:
         return info, digest.hexdigest()
 
     def _drop(self, info: _Info) -> None:
-        """Forget the member that was written last, so that the next one takes its place."""
+        """Remove the member that was written last, so that the next one takes its place."""
         archive: Any = self._archive  # its methods cannot do this
         archive.filelist.pop()
         del archive.NameToInfo[info.filename]

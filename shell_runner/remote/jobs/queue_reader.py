@@ -266,7 +266,9 @@ class QueueReader:
         return rows.parse_attempt_row(columns)
 
     def _check_event(self, job: JobRow, event: Event) -> int:
-        """The number of the job, if its state knows this event."""
+        """Return the number of the job; raise RequestRefused if ``event`` is impossible in its
+        state.
+        """
         if not states.is_allowed(job.state, event):
             ended = " (%s)" % job.end_reason if job.end_reason else ""
             message = "job %s is %s%s: %s is not possible"

@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """In this process, for an interpreter takes longer to start than most commands run."""
+    """Run commands in this process: an interpreter takes longer to start than most commands."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def call(*arguments: str, cwd: Path = folder) -> subprocess.CompletedProcess[str]:
@@ -129,7 +129,7 @@ def test_the_life_of_a_job(run: Run, tests: Path, folder: Path) -> None:
     assert run("forget", id).stdout == f"{id}: forgotten\n"
     done = run("show", id, "--host", "popen")
     assert done.returncode == 2
-    assert f"no job of this host is called '{id}'" in done.stderr
+    assert f"this host has no job '{id}'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_who_waits_exits_as_pytest_does(
 
 
 def test_who_waits_for_json_gets_the_verdict(run: Run, folder: Path) -> None:
-    """As from harvest; a test that passed at its second try is named."""
+    """The result is that of harvest; a test that passed in its second attempt is named."""
     write_script(folder / "tests", "test_a.sh", f"mkdir {folder}/tried && exit 1; exit 0")
     arguments = ["--tests", "tests", "--retries", "1", "--keep-workspace", "always"]
     done = run("submit", "--host", "popen", *arguments, "--wait", "--json")
@@ -164,7 +164,7 @@ def test_who_waits_for_json_gets_the_verdict(run: Run, folder: Path) -> None:
 
 
 def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -> None:
-    """One that cannot be reached costs a line; one that is the only one is taken, and named."""
+    """An unreachable host is reported on a line; the only host is used, and named."""
     id = submitted(run, "test_a.sh")
     assert run("harvest", id, "--wait").returncode == 0
     done = run("submit", "--tests", "tests", "test_a.sh", "--wait")
@@ -232,7 +232,7 @@ def test_a_jobs_file_and_the_inventory(run: Run, tests: Path, folder: Path) -> N
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
     done = run("show", found["id"], cwd=elsewhere)
-    assert "(filed)" in done.stdout, "where it is, is on record"
+    assert "(filed)" in done.stdout, "the host is recorded"
     assert run("harvest", found["id"], "--wait", "--out", "x.zip").returncode == 0
 
 
@@ -241,7 +241,7 @@ def test_a_variable_names_the_usual_host(
 ) -> None:
     id = submitted(run)
     monkeypatch.setenv("NOSEJOBS_HOST", "ssh=nobody@nowhere.invalid")
-    assert run("harvest", id, "--wait").returncode == 1, "of this job we know better"
+    assert run("harvest", id, "--wait").returncode == 1, "the record takes precedence"
     done = run("list")
     assert done.returncode == 6
     assert "nowhere.invalid" in done.stderr
@@ -283,7 +283,7 @@ def test_a_variable_names_the_usual_host(
             ],
             "cannot extract into",
         ),
-        (["show", "abcd1234", "--host", "popen"], "no job of this host is called 'abcd1234'"),
+        (["show", "abcd1234", "--host", "popen"], "this host has no job 'abcd1234'"),
         (["logs", "abcd1234", "--from", "x"], "'x' is not a position in a log"),
         (["limits", "--host", "popen", "kept_bytes"], "use NAME=VALUE"),
         (["limits", "--host", "popen", "waiting=2GiB"], "waiting must be a number of jobs, not"),
@@ -338,7 +338,7 @@ def test_hosts_on_record_are_named_so_that_they_can_be_typed(run: Run, tests: Pa
 def test_who_cannot_write_after_all_is_told_how_to_go_on(
     run: Run, tests: Path, folder: Path
 ) -> None:
-    # The place is good when the job is handed in.
+    # The target can be written when the job is submitted.
     write_script(tests, "test_b.sh", f"mkdir {folder}/got {folder}/got/other")
     arguments = ["--tests", "tests", "--wait", "--into", "got"]
     done = run("submit", "--host", "popen", *arguments)
@@ -395,7 +395,7 @@ def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> N
 
 
 def test_who_stops_waiting_can_go_on(run: Run, tests: Path, folder: Path) -> None:
-    """By one command, which comes to the same files, and says so itself."""
+    """One command continues, writes the same files, and prints itself again if interrupted."""
     os.mkfifo(folder / "gate")
     write_script(tests, "test_b.sh", f"echo here; cat {folder}/gate")
     files = ["--out", "x y.zip", "--junitxml", "j.xml"]

@@ -84,7 +84,7 @@ def gate(machine: NamespaceHost) -> str:
 
 
 def refused(machine: NamespaceHost, *words: object, status: int = 6) -> str:
-    """What a command says that comes to nothing."""
+    """Run a command that fails; return its message."""
     process = machine.start_command(*words)
     out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{err}"
@@ -93,7 +93,7 @@ def refused(machine: NamespaceHost, *words: object, status: int = 6) -> str:
 
 
 def about(machine: NamespaceHost, job: str) -> dict[str, str]:
-    """What ``show`` says, by its first words."""
+    """Return the lines of ``show`` by their titles."""
     rows = (line.partition(" ") for line in machine.run_command("show", job).splitlines())
     return {key: words.strip() for key, _, words in rows if key}
 
@@ -243,7 +243,7 @@ def test_a_damaged_queue(machine: NamespaceHost) -> None:
         before = contents(machine)
         damage(machine.queue_folder / "queue.db")
         words = refused(machine, "list")
-        (place,) = re.findall(r"set aside as (\S+);", words)
+        (place,) = re.findall(r"renamed to (\S+);", words)
         assert "contents and packages are kept" in words
         assert f"{machine.queue_folder}/queue.db was damaged" in words
         assert Path(place).exists()
@@ -265,7 +265,7 @@ def test_damage_that_a_worker_has_found_is_told_to_the_next_user(machine: Namesp
     machine.wait_for("its leaving", lambda: not machine.list_other_processes())
     assert len(set_aside(machine)) == 1
     words = refused(machine, "submit", "--tests", tests)
-    assert f"set aside as {set_aside(machine)[0]};" in words
+    assert f"renamed to {set_aside(machine)[0]};" in words
     assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
 
 
@@ -369,7 +369,7 @@ time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
 
 
 def postpone(host: QueueHost, seconds: float) -> None:
-    """Whoever could not be told is to be told then."""
+    """Notifications that could not be delivered are delivered then."""
     deadline = time.monotonic() + TIMEOUT
     statement = "UPDATE outbox SET due_at = ? WHERE attempts > 0"
     while time.monotonic() < deadline:
@@ -422,7 +422,7 @@ def many(queue: Queue, job: JobRow, count: int) -> None:
 
 
 def as_sent(host: QueueHost, job: JobRow) -> dict[str, Any]:
-    """What a client says of a job."""
+    """Return a job as a client submits it."""
     with host.queue() as queue:
         cases = queue.get_tests(job.number)
     return {
@@ -477,8 +477,8 @@ def test_a_sparse_build(tmp_path: Path) -> None:
 def submit_and_harvest(home: Path, build: Path) -> int:
     """Bytes of memory that the command, or the host's end of it, has had at most."""
     command = [
-        sys.executable, "-m", "shell_runner.cli.main", "job", "submit", "--host", "popen", "--tests",
-        home / "tests", "--build", build, "--wait", "--out", home / f"{build.name}.zip",
+        sys.executable, "-m", "shell_runner.cli.main", "job", "submit", "--host", "popen",
+        "--tests", home / "tests", "--build", build, "--wait", "--out", home / f"{build.name}.zip",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""A queue that several processes use at once, and that dies with them or not."""
+"""Tests of a queue that several processes use at once, some of which are killed."""
 
 import os
 import pwd
@@ -55,14 +55,14 @@ print("submitted", submit_job(Queue(sys.argv[1])).id)
 
 
 class Programs:
-    """Processes of ours, all of which have ended at the end."""
+    """Child processes, all of which are killed at the end of the test."""
 
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, program: str, *words: object) -> "subprocess.Popen[str]":
+    def start(self, program: str, *arguments: object) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, words)],
+            [sys.executable, "-c", program, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -81,7 +81,7 @@ def programs() -> Iterator[Programs]:
         process.communicate()
 
 
-def said(process: "subprocess.Popen[str]", word: str, lines: str) -> list[str]:
+def find_ids(process: "subprocess.Popen[str]", word: str, lines: str) -> list[str]:
     assert process.returncode == 0
     return [line.split()[1] for line in lines.splitlines() if line.startswith(word)]
 
@@ -90,9 +90,11 @@ def test_no_job_is_claimed_twice(tmp_path: Path, programs: Programs) -> None:
     with Queue(str(tmp_path)) as queue:
         waiting = [submit_job(queue).id for _ in range(5)]
     started = [programs.start(CLAIM, tmp_path, 40) for _ in range(4)]
-    heard = [(process, process.communicate("\n", timeout=60)[0]) for process in started]
-    submits = [each for process, lines in heard for each in said(process, "submitted", lines)]
-    claims = Counter(each for process, lines in heard for each in said(process, "claimed", lines))
+    outputs = [(process, process.communicate("\n", timeout=60)[0]) for process in started]
+    submits = [each for process, lines in outputs for each in find_ids(process, "submitted", lines)]
+    claims = Counter(
+        each for process, lines in outputs for each in find_ids(process, "claimed", lines)
+    )
     assert len(submits) == sum(claims.values()) == 160
     assert set(claims.values()) == {1}
     # The oldest jobs were claimed first, so that the last ones are left.
@@ -109,30 +111,30 @@ def test_a_queue_is_made_once_by_many(tmp_path: Path, programs: Programs) -> Non
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    heard = [(process, process.communicate(timeout=60)[0]) for process in started]
-    submits = [each for process, lines in heard for each in said(process, "submitted", lines)]
+    outputs = [(process, process.communicate(timeout=60)[0]) for process in started]
+    submits = [each for process, lines in outputs for each in find_ids(process, "submitted", lines)]
     with Queue(str(tmp_path)) as queue:
         assert {job.id for job in queue.list_jobs()} == set(submits)
         assert len(submits) == 6
 
 
 @pytest.mark.parametrize("lines", [1, 2, 7, 40, 111])
-def test_what_was_answered_is_there_after_kill(
+def test_acknowledged_submits_survive_a_kill(
     tmp_path: Path, programs: Programs, lines: int
 ) -> None:
     process = programs.start(SUBMIT, tmp_path)
     assert process.stdout is not None
-    heard = [process.stdout.readline().strip() for _ in range(lines)]
+    outputs = [process.stdout.readline().strip() for _ in range(lines)]
     process.send_signal(signal.SIGKILL)
-    heard += process.stdout.read().split()
+    outputs += process.stdout.read().split()
     assert process.wait() == -signal.SIGKILL
     with Queue(str(tmp_path)) as queue:
         queue.register_worker(WORKER, CODE, 1.0)
         there = {job.id: job for job in queue.list_jobs(limit=1000)}
-        gone = {each for each, count in Counter(heard).items() if count == 2}
+        gone = {each for each, count in Counter(outputs).items() if count == 2}
         # One may have been on its way, or out, when there was nobody to answer.
-        assert set(heard) - gone <= set(there) | set(heard[-1:])
-        assert len(set(there) - set(heard)) <= 1
+        assert set(outputs) - gone <= set(there) | set(outputs[-1:])
+        assert len(set(there) - set(outputs)) <= 1
         assert not gone & set(there)
         assert all(len(queue.get_tests(job.number)) == 20 for job in there.values())
         assert all(queue.find(each[:13]).id == each for each in there)
@@ -160,7 +162,7 @@ def test_others_go_on_beside_one_that_was_killed(tmp_path: Path, programs: Progr
 
 
 def refusal_of_nobody(folder: Path) -> str:
-    """What the queue says to a user who is not root, to whom nothing is read-only."""
+    """Return what the queue answers to a user who is not root, since root can write anywhere."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -174,14 +176,14 @@ def refusal_of_nobody(folder: Path) -> str:
             os._exit(0)
     os.close(writer)
     with open(reader) as file:
-        said = file.read()
+        message = file.read()
     os.waitpid(child, 0)
-    return said
+    return message
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Iterator[Path]:
-    """A folder that others can enter and read."""
+    """Make a folder that other users can enter and read."""
     folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="nosejobs-test-"))
     folder.chmod(0o755)
     yield folder
@@ -198,8 +200,8 @@ def test_a_read_only_folder_is_refused_with_its_path(foreign: Path, there: bool)
         for path in jobs.iterdir():
             path.chmod(0o444)
     jobs.chmod(0o555)
-    said = refusal_of_nobody(jobs)
-    assert said.startswith(f"read-only {jobs}/queue.db cannot be written to (")
+    message = refusal_of_nobody(jobs)
+    assert message.startswith(f"read-only {jobs}/queue.db cannot be written to (")
     jobs.chmod(0o700)
     for path in jobs.iterdir():
         path.chmod(0o600)
@@ -209,7 +211,7 @@ def test_a_read_only_folder_is_refused_with_its_path(foreign: Path, there: bool)
 
 
 def test_no_queue_is_made_where_the_file_system_is_full(tmp_path: Path) -> None:
-    """A limit of file sizes is what a test can have of a full disk without being root."""
+    """A limit of file sizes imitates a full disk for a test that is not root."""
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from shell_runner.remote.jobs.queue import Queue\n"

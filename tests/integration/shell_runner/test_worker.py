@@ -1,4 +1,4 @@
-"""A worker drains a queue: jobs end as they should, whatever dies meanwhile."""
+"""Tests of a worker that drains a queue: jobs end correctly, whichever process dies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def zipped(files: dict[str, str]) -> bytes:
 
 
 def eventually(true: Callable[[], object]) -> None:
-    """For what only the kernel or another process can tell."""
+    """Wait until a condition holds that only the kernel or another process can make true."""
     deadline = time.monotonic() + TIMEOUT
     while not true():
         assert time.monotonic() < deadline
@@ -75,7 +75,7 @@ def test_jobs_run_by_priority_then_by_age(host: QueueHost) -> None:
     assert [host.fifo.read_line() for _ in jobs] == ["2", "0", "1", "3"]
 
 
-def test_tests_use_what_the_install_command_has_made(host: QueueHost) -> None:
+def test_tests_use_files_that_the_install_command_made(host: QueueHost) -> None:
     build = host.tree({"lib/words": "built\n"})
     job = host.submit(
         {
@@ -103,7 +103,7 @@ def test_tests_use_what_the_install_command_has_made(host: QueueHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("install", "words"),
+    ("install", "message"),
     [
         ("echo broken; false; true", "exit 1"),
         ("sleep 60", "timed out after 0.3 s"),
@@ -111,15 +111,15 @@ def test_tests_use_what_the_install_command_has_made(host: QueueHost) -> None:
     ],
 )
 def test_no_test_runs_on_a_build_that_cannot_be_installed(
-    host: QueueHost, install: str, words: str
+    host: QueueHost, install: str, message: str
 ) -> None:
     job = host.submit({"test_a": "true", "test_b": "true"}, install=install, install_timeout=0.3)
     host.drain()
     found = host.find(job)
-    assert (found.end_reason, found.detail) == (EndReason.INSTALL_FAILED, words)
+    assert (found.end_reason, found.detail) == (EndReason.INSTALL_FAILED, message)
     executions = host.package(job).executions()
     assert {each.problem for each in executions.values()} == {Problem.NOT_RUN}
-    assert executions[1, 1].detail == f"the install command failed: {words}"
+    assert executions[1, 1].detail == f"the install command failed: {message}"
 
 
 def test_archives_are_unpacked(host: QueueHost) -> None:
@@ -130,19 +130,19 @@ def test_archives_are_unpacked(host: QueueHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [(b"nothing", "it.bin is not a zip"), (zipped({"../../out": ""}), "out")],
     ids=["no-archive", "escape"],
 )
 def test_a_build_that_cannot_be_unpacked_is_refused(
-    host: QueueHost, data: bytes, words: str
+    host: QueueHost, data: bytes, message: str
 ) -> None:
     job = host.submit({"test_a": "true"}, build=host.archive(data, "it.bin"))
     host.drain()
     found = host.find(job)
     assert found.end_reason == EndReason.REFUSED
     assert found.detail.startswith("the build cannot be unpacked: ")
-    assert words in found.detail
+    assert message in found.detail
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
 
 
@@ -167,12 +167,17 @@ def test_a_failed_test_runs_again(host: QueueHost) -> None:
     assert executions[0, 3].attempt == 3
 
 
-def test_what_the_host_lacks_is_not_run(host: QueueHost) -> None:
-    words = "requires docker"
-    job = host.submit({"test_a": "true", "test_b": "true"}, tests={"test_a": {"unmet": words}})
+def test_a_test_with_an_unmet_requirement_is_not_run(host: QueueHost) -> None:
+    requirement = "requires docker"
+    job = host.submit(
+        {"test_a": "true", "test_b": "true"}, tests={"test_a": {"unmet": requirement}}
+    )
     host.drain()
     executions = host.package(job).executions()
-    assert (executions[0, 1].problem, executions[0, 1].detail) == (Problem.UNMET_REQUIREMENT, words)
+    assert (executions[0, 1].problem, executions[0, 1].detail) == (
+        Problem.UNMET_REQUIREMENT,
+        requirement,
+    )
     assert executions[1, 1].exit_status == 0
 
 
@@ -250,8 +255,8 @@ def test_a_job_can_be_cancelled_before_it_runs(host: QueueHost) -> None:
 
 @pytest.mark.parametrize("part", ["test", "install"])
 def test_a_job_that_runs_can_be_cancelled(host: QueueHost, part: str) -> None:
-    words = f"setsid sleep 1000 & echo here >{host.fifo.path}; sleep 1000"
-    script, install = (words, "") if part == "test" else ("true", words)
+    command = f"setsid sleep 1000 & echo here >{host.fifo.path}; sleep 1000"
+    script, install = (command, "") if part == "test" else ("true", command)
     job = host.submit({"test_a": script, "test_b": "true"}, install=install, slots=1)
     process = host.worker()
     assert host.fifo.read_line() == "here"
@@ -285,12 +290,12 @@ def test_a_stopped_runner_can_be_cancelled(host: QueueHost) -> None:
 
 
 def impatient(host: QueueHost) -> str:
-    """Code that soon kills a runner which should have ended."""
-    words = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
-    assert words.count(b"_RUNNER_END_TIMEOUT = 60.0") == 1
+    """Install code that soon kills a runner that does not end."""
+    source = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
+    assert source.count(b"_RUNNER_END_TIMEOUT = 60.0") == 1
     return host.install(
         {
-            "jobs/worker.py": words.replace(
+            "jobs/worker.py": source.replace(
                 b"_RUNNER_END_TIMEOUT = 60.0", b"_RUNNER_END_TIMEOUT = 0.2"
             )
         }
@@ -318,7 +323,9 @@ def test_a_runner_that_outlives_its_time_is_killed(host: QueueHost) -> None:
 
 
 def hard_to_find(fifo: Path) -> str:
-    """Leaves a process in another session, and one that knows nothing of the attempt."""
+    """Return a script that leaves a process in another session, and one without the attempt's
+    marker.
+    """
     return f"""
         test -e "$NOSEJOBS_BUILD/../../../again" && exit 0
         setsid sh -c 'echo $$ >{fifo}; exec sleep 1000' &
@@ -332,7 +339,7 @@ def caught(host: QueueHost) -> list[int]:
     return [int(host.fifo.read_line()) for _ in range(3)]
 
 
-def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: QueueHost) -> None:
+def test_a_job_of_a_killed_worker_is_killed_and_runs_again(host: QueueHost) -> None:
     scripts = {"test_a": "true", "test_b": hard_to_find(host.fifo.path), "test_c": "true"}
     tests = {name: {"estimate": 9.0 - number} for number, name in enumerate(scripts)}
     job = host.submit(scripts, slots=1, tests=tests)
@@ -355,7 +362,7 @@ def test_what_a_killed_worker_ran_is_killed_and_runs_again(host: QueueHost) -> N
     assert os.listdir(paths.workspace_path(host.folder)) == []
 
 
-def test_nobody_but_a_new_worker_kills_what_slots_have_left(host: QueueHost) -> None:
+def test_a_new_worker_kills_processes_that_slots_have_left(host: QueueHost) -> None:
     """Worker, runner and slots all die at once, as the kernel may choose when memory is short."""
     job = host.submit({"test_a": hard_to_find(host.fifo.path)}, slots=1)
     worker = host.worker()
@@ -415,7 +422,7 @@ def test_a_killed_slot_costs_the_test_that_it_ran(host: QueueHost) -> None:
 
 
 def slow_to_unpack(host: QueueHost) -> tuple[JobRow, Callable[[], int]]:
-    """A job whose build comes through a pipe; what waits until its runner reads that."""
+    """Submit a job with a build from a pipe; also return a wait until the runner reads it."""
     job = host.submit({"test_a": "true"}, build=host.archive(b""))
     assert job.build is not None
     path = host.store.path(job.build.digest)
@@ -466,7 +473,7 @@ def test_a_worker_killed_while_packing_costs_nothing(host: QueueHost) -> None:
 
 
 def test_a_package_in_the_making_is_made_again(host: QueueHost) -> None:
-    """By the next worker, of the same rows: it is the same, and no test runs again."""
+    """The next worker builds the same package from the same rows, and runs no test again."""
     scripts = {
         f"test_{n}": 'echo 1 >"$TEST_UNDECLARED_OUTPUTS_DIR/a"; exit $RANDOM' for n in range(5)
     }
@@ -486,7 +493,7 @@ def test_a_package_in_the_making_is_made_again(host: QueueHost) -> None:
 # -- troubles
 
 
-def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: QueueHost) -> None:
+def test_a_package_that_cannot_be_written_waits_and_blocks_no_job(host: QueueHost) -> None:
     job = host.submit({"test_a": "exit 4"})
     blocked = Path(paths.package_path(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
@@ -506,11 +513,11 @@ def test_a_package_that_cannot_be_written_waits_and_holds_up_nobody(host: QueueH
 
 
 def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: QueueHost) -> None:
-    words = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
-    assert words.count(b"_PACKAGE_RETRY_DELAY = 30.0") == 1
+    source = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
+    assert source.count(b"_PACKAGE_RETRY_DELAY = 30.0") == 1
     host.code = host.install(
         {
-            "jobs/worker.py": words.replace(
+            "jobs/worker.py": source.replace(
                 b"_PACKAGE_RETRY_DELAY = 30.0", b"_PACKAGE_RETRY_DELAY = 0.01"
             )
         }
@@ -530,7 +537,7 @@ def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: QueueHost) -
 
 
 def ticks(pid: int) -> int:
-    """Hundredths of a second of processor time, its own."""
+    """Return the processor time of a process, without its children, in hundredths of a second."""
     user, system = processes.read_stat(pid)[11:13]
     return int(user) + int(system)
 
@@ -546,7 +553,7 @@ def test_of_two_workers_one_leaves(host: QueueHost) -> None:
     assert len(host.attempts(job)) == 1
 
 
-def test_a_worker_that_comes_while_another_leaves_finds_what_was_submitted(host: QueueHost) -> None:
+def test_a_worker_that_starts_while_another_exits_finds_submitted_jobs(host: QueueHost) -> None:
     jobs = []
     for _ in range(4):
         jobs.append(host.submit({"test_a": "true"}))
@@ -557,9 +564,9 @@ def test_a_worker_that_comes_while_another_leaves_finds_what_was_submitted(host:
 
 
 def test_code_of_another_version_takes_over(host: QueueHost) -> None:
-    """The same process goes on, with the lock; nobody else comes in between."""
-    words = Path(worker_launcher.__file__).with_name("webhook.py").read_bytes()
-    other = host.install({"jobs/webhook.py": words + b"# changed\n"})
+    """The same process continues with the lock, so that no other worker comes in between."""
+    source = Path(worker_launcher.__file__).with_name("webhook.py").read_bytes()
+    other = host.install({"jobs/webhook.py": source + b"# changed\n"})
     jobs = [
         host.submit({"test_a": f"echo $NOSEJOBS_JOB >{host.fifo.path}"}, code=code)
         for code in (host.code, other, host.code)
@@ -583,14 +590,14 @@ def test_a_job_whose_code_is_gone_is_refused(host: QueueHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "change", "words"),
+    ("table", "change", "message"),
     [
         ("job", "config = '{'", "its row cannot be read: config: "),
         ("test", "row = 'x'", "a test cannot be read: unreadable-0 ("),
     ],
 )
-def test_a_job_that_cannot_be_read_is_refused_and_holds_up_nobody(
-    host: QueueHost, table: str, change: str, words: str
+def test_a_job_that_cannot_be_read_is_refused_and_blocks_no_job(
+    host: QueueHost, table: str, change: str, message: str
 ) -> None:
     job = host.submit({"test_a": "true"})
     with host.queue() as queue, queue._db.write_transaction() as db:
@@ -599,15 +606,15 @@ def test_a_job_that_cannot_be_read_is_refused_and_holds_up_nobody(
     host.drain()
     found = host.find(job)
     assert (found.end_reason, found.state) == (EndReason.REFUSED, State.READY)
-    assert found.detail.startswith(words)
+    assert found.detail.startswith(message)
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
     assert host.package(after).exits() == {"test_a": 0}
 
 
-# -- who is told, and what goes
+# -- notifications and removal
 
 
-def test_whoever_wants_to_know_is_told_until_they_hear(host: QueueHost) -> None:
+def test_a_notification_is_sent_until_it_is_accepted(host: QueueHost) -> None:
     receiver = WebhookReceiver([500, 503])
     try:
         job = host.submit({"test_a": "true"}, notify=receiver.url, secret="s3cret")
@@ -616,17 +623,17 @@ def test_whoever_wants_to_know_is_told_until_they_hear(host: QueueHost) -> None:
         receiver.close()
     bodies = {body for _, _, body in receiver.got}
     assert len(receiver.got) == 3
-    assert len(bodies) == 1, "the same words each time"
-    told = json.loads(bodies.pop())
-    assert (told["id"], told["end_reason"]) == (job.id, "completed")
-    assert told["package_digest"] == host.find(job).package_digest
+    assert len(bodies) == 1, "the same message each time"
+    body = json.loads(bodies.pop())
+    assert (body["id"], body["end_reason"]) == (job.id, "completed")
+    assert body["package_digest"] == host.find(job).package_digest
     wanted = webhook.sign("s3cret", receiver.got[2][2])
     assert receiver.got[2][1]["X-Nosejobs-Signature"] == wanted
     with host.queue() as queue:
         assert queue.get_next_due() is None
 
 
-def test_who_does_not_answer_holds_up_no_job(host: QueueHost) -> None:
+def test_an_address_that_does_not_answer_blocks_no_job(host: QueueHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         first = host.submit({"test_a": "true"}, notify=url)
@@ -635,7 +642,7 @@ def test_who_does_not_answer_holds_up_no_job(host: QueueHost) -> None:
         assert host.fifo.read_line() == "here"
         eventually(lambda: host.find(second).state == State.READY)
         assert host.find(first).state == State.READY
-        assert worker.poll() is None, "somebody is still to be told"
+        assert worker.poll() is None, "a notification is still pending"
         worker.kill()
         worker.wait()
 
@@ -655,7 +662,7 @@ def test_nothing_stays_in_the_folder_for_temporary_files(host: QueueHost) -> Non
 
 
 def test_a_sparse_build_stays_sparse(host: QueueHost) -> None:
-    """As a tree; its bytes are many, its blocks are few."""
+    """The build is a tree with many bytes in few blocks."""
     large = 256 << 20
     seen = hashlib.sha256()
     for _ in range(large >> 20):
@@ -683,7 +690,7 @@ def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: QueueHost) ->
     assert "cannot be packed" in package.manifest["detail"]
 
 
-def test_code_that_cannot_be_run_is_told_to_who_starts_it(host: QueueHost) -> None:
+def test_code_that_cannot_run_is_an_error_of_the_starter(host: QueueHost) -> None:
     code = host.install({"jobs/worker.py": b"import nothing_of_this_name\n"})
     with pytest.raises(worker_launcher.WorkerStartError, match=r"worker\.log"):
         worker_launcher.start_worker(host.folder, code)

@@ -1,4 +1,4 @@
-"""What a worker does for the sake of speed, and what it may not cost."""
+"""Tests of what a worker does for speed, and of what that must not break."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_job_has_no_more_slots_than_tests(host: QueueHost) -> None:
 
 
 def test_a_slot_is_known_as_its_attempts(host: QueueHost) -> None:
-    """Its environment looks like the worker's, which has no attempt."""
+    """The environment of a slot looks like the worker's, which has no attempt."""
     job = host.submit({"test_a": f"echo $PPID >{host.fifo.path}; sleep 1000"}, slots=1)
     worker = host.worker()
     slot = int(host.fifo.read_line())
@@ -94,8 +94,8 @@ def test_a_slot_is_known_as_its_attempts(host: QueueHost) -> None:
     assert worker.wait(TIMEOUT) == 0
 
 
-def test_a_slot_has_no_file_of_who_forked_it(host: QueueHost) -> None:
-    """Else locks would be held, and deaths hidden, for as long as a test runs."""
+def test_a_slot_has_no_file_of_its_parent(host: QueueHost) -> None:
+    """Otherwise locks would be held, and deaths hidden, for as long as a test runs."""
     job = host.submit({f"test_{n}": f"echo $PPID >{host.fifo.path}; sleep 1000" for n in "ab"})
     worker = host.worker()
     slots = [int(host.fifo.read_line()) for _ in "ab"]

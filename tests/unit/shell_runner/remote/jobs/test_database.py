@@ -1,4 +1,4 @@
-"""The file of a queue, when it is damaged, newer, full, removed or somewhere else."""
+"""Tests of the file of a queue that is damaged, newer, full, removed or elsewhere."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ _BESIDE = ("-wal", "-shm")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """With a queue of some jobs, that nobody uses, and what belongs to jobs."""
+    """Make a folder with the queue of some jobs, which no process uses, and with files of jobs."""
     with Queue(str(tmp_path)) as queue:
         for number in range(50):
             submit_job(queue, name=str(number), tests=make_content("a"))
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def used(queue: Queue) -> None:
-    """Everything that a worker, and whoever looks, does first."""
+    """Use the queue as a worker and a client do first."""
     queue.register_worker(WORKER, CODE, 1.0)
     submit_job(queue)
     queue.list_jobs()
@@ -75,7 +75,7 @@ def emptied(path: Path) -> None:
 
 
 def zeroed(path: Path) -> None:
-    """A page in the middle of the jobs."""
+    """Zero a page in the middle of the table of jobs."""
     with path.open("r+b") as file:
         file.seek(find_page(path))
         file.write(bytes(PAGE))
@@ -88,7 +88,7 @@ def overwritten(path: Path) -> None:
 
 
 def find_page(path: Path) -> int:
-    """Where a page of the table of jobs begins."""
+    """Return the offset of a page of the table of jobs."""
     return path.read_bytes().index(b"install_timeout") // PAGE * PAGE
 
 
@@ -149,7 +149,7 @@ def test_two_files_that_are_set_aside_at_once_have_two_names(folder: Path) -> No
 
 
 def test_the_log_goes_with_the_file(folder: Path) -> None:
-    """A new file that found it would take it for its own."""
+    """A new file would take the old log for its own."""
     garbled(folder / "queue.db")
     (folder / "queue.db-wal").write_bytes(b"log")
     with pytest.raises(RequestRefused) as caught:
@@ -159,7 +159,7 @@ def test_the_log_goes_with_the_file(folder: Path) -> None:
     assert not (folder / "queue.db-wal").exists()
 
 
-def test_nobody_writes_into_what_was_set_aside(folder: Path) -> None:
+def test_no_process_writes_into_a_file_that_was_set_aside(folder: Path) -> None:
     with Queue(str(folder)) as late, Queue(str(folder)) as other:
         late.list_jobs()
         with pytest.raises(RequestRefused), other._db.read_transaction():
@@ -171,7 +171,7 @@ def test_nobody_writes_into_what_was_set_aside(folder: Path) -> None:
         assert late.list_jobs() == [job]
 
 
-def test_who_leaves_a_file_that_was_set_aside_takes_no_log_along(folder: Path) -> None:
+def test_closing_a_file_that_was_set_aside_keeps_the_new_log(folder: Path) -> None:
     late, other = Queue(str(folder)), Queue(str(folder))
     late.list_jobs()
     with pytest.raises(RequestRefused), other._db.read_transaction():
@@ -281,7 +281,9 @@ def test_a_full_disk_is_an_error_that_says_so(folder: Path) -> None:
         submit_job(queue)
 
 
-def test_who_waits_too_long_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_too_long_for_a_lock_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database, "_BUSY_TIMEOUT", 0.0)
     with Queue(str(folder)) as queue, Queue(str(folder)) as other:
         with other._db.write_transaction(), pytest.raises(OSError, match="locked") as caught:
@@ -302,7 +304,7 @@ def test_a_folder_that_is_none_is_refused_with_its_path(tmp_path: Path) -> None:
         assert caught.value.kind == "read-only"
 
 
-def test_what_jobs_leave_in_the_file_goes_back_to_the_disk(tmp_path: Path) -> None:
+def test_free_pages_are_returned_to_the_disk(tmp_path: Path) -> None:
     with Queue(str(tmp_path)) as queue:
         job = queue.submit(make_job(20_000), CODE, 1.0)
         queue.cancel(job, 1.0)

@@ -1,4 +1,4 @@
-"""The log of an attempt: what is a line, and how long it may get."""
+"""Tests of the log of an attempt: its lines and its maximum size."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How a runner judges an install command, and when an attempt has failed."""
+"""Tests of how a runner judges an install command, and when an attempt has failed."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from shell_runner.remote.protocol.model import Execution, Problem, Setup
 
 @pytest.fixture
 def job() -> Any:
-    """A runner that has a log and nothing else."""
+    """Make a runner with a log and nothing else."""
     made: Any = object.__new__(JobRunner)
     made._end_reason = made._pool_run = None
     made._log = SimpleNamespace(note=lambda _: None)
@@ -49,7 +49,7 @@ def test_a_host_without_locks_fails_the_attempt(job: Any, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("execution", "words"),
+    ("execution", "message"),
     [
         (Execution(0, exit_status=0), ""),
         (Execution(0, exit_status=77), "exit 77"),
@@ -58,5 +58,5 @@ def test_a_host_without_locks_fails_the_attempt(job: Any, monkeypatch: pytest.Mo
         (Execution(0, problem=Problem.SLOT_DIED, detail="x"), "its slot died: x"),
     ],
 )
-def test_only_zero_is_a_success_of_an_install_command(execution: Execution, words: str) -> None:
-    assert explain_install_failure(model.Test(0, "x", timeout=5.0), execution) == words
+def test_only_zero_is_a_success_of_an_install_command(execution: Execution, message: str) -> None:
+    assert explain_install_failure(model.Test(0, "x", timeout=5.0), execution) == message

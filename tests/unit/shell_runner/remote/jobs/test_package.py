@@ -1,4 +1,4 @@
-"""The result package: the same bytes for the same facts, and nothing believed by who reads it."""
+"""Tests of the result package: the same rows make the same bytes, and a reader trusts none."""
 
 import hashlib
 import json
@@ -33,7 +33,8 @@ from shell_runner.remote.protocol.model import (
 from tests.helpers.archive_bytes import ZipBuilder
 
 MADE = Execution(
-    3, exit_status=1, stdout=CapturedStream("out\udcff\0", 5), leftovers=("sh",), artefacts=(("a/b", 4),),
+    3, exit_status=1, stdout=CapturedStream("out\udcff\0", 5), leftovers=("sh",),
+    artefacts=(("a/b", 4),),
     parsed=ParsedOutput("tap", [Case("one", "passed", duration=0.5, properties=(("k", "v"),))]),
 )  # fmt: skip
 #: As it is after its journey: lists of properties are lists.
@@ -94,7 +95,7 @@ def row(name: str = "x", data: bytes = b"abc", **lies: Any) -> dict[str, Any]:
 # Writing
 
 
-def test_what_is_written_is_read(package_file: PackageFile) -> None:
+def test_a_written_package_can_be_read(package_file: PackageFile) -> None:
     (package_file.root / "file").write_bytes(os.urandom(200_000) + bytes(300_000))
     members = [
         Member("executions.jsonl", line(0) + line(1) + line(1, 2)),
@@ -128,7 +129,7 @@ def test_the_same_members_make_the_same_bytes(
 
 
 def test_the_bytes_are_those_of_every_python(package_file: PackageFile) -> None:
-    """Of stored members, at least; what deflate makes is up to the host's zlib."""
+    """This holds for stored members; the output of deflate depends on the host's zlib."""
     package_file.write(Member("x", b"abc"), Member("ü", b"\0\1\2"))
     with zipfile.ZipFile(package_file.path) as archive:
         infos = [info for info in archive.infolist() if info.filename != "manifest.json"]
@@ -166,7 +167,7 @@ def test_members_beyond_4_gib_have_the_fields_of_zip64(
 
 @pytest.mark.parametrize("count", [0xFFFE, 0x10001])
 def test_more_members_than_16_bits_can_count(count: int, package_file: PackageFile) -> None:
-    """With the manifest, the first are just as many as can be counted."""
+    """With the manifest, the first number is the largest that 16 bits can count."""
     names = [f"{number}" for number in range(count)]
     package_file.write(*(Member(name, b"") for name in names))
     assert package_file.path.read_bytes()[-14:-10] == b"\xff" * 4
@@ -175,7 +176,7 @@ def test_more_members_than_16_bits_can_count(count: int, package_file: PackageFi
     assert package_file.open().list_members() == names
 
 
-def test_what_compresses_too_well_is_stored_and_takes_no_room(package_file: PackageFile) -> None:
+def test_a_member_that_compresses_too_well_is_stored_with_holes(package_file: PackageFile) -> None:
     package_file.write(Member("zeros", bytes(8 << 20)), Member("ys", b"y\n" * 99_999))
     with zipfile.ZipFile(package_file.path) as archive:
         assert archive.getinfo("zeros").compress_type == zipfile.ZIP_STORED
@@ -183,7 +184,7 @@ def test_what_compresses_too_well_is_stored_and_takes_no_room(package_file: Pack
     assert package_file.open(Limits(free=0)).read("zeros") == bytes(8 << 20)
 
 
-def test_a_package_is_there_whole_or_not_at_all(package_file: PackageFile) -> None:
+def test_a_package_is_there_completely_or_not_at_all(package_file: PackageFile) -> None:
     def members() -> Iterator[Member]:
         yield Member("x", b"abc")
         assert not package_file.path.exists()
@@ -194,7 +195,7 @@ def test_a_package_is_there_whole_or_not_at_all(package_file: PackageFile) -> No
     assert list(package_file.root.iterdir()) == []
 
 
-def test_what_a_dead_writer_left_is_in_nobodys_way(package_file: PackageFile) -> None:
+def test_files_of_a_dead_writer_are_replaced(package_file: PackageFile) -> None:
     (package_file.root / "job.zip.part").write_bytes(b"garbage" * 9999)
     package_file.write(Member("x", b"abc"))
     assert package_file.open().read("x") == b"abc"
@@ -312,8 +313,8 @@ MANIFESTS: dict[str, tuple[Any, str, str]] = {
     "not UTF-8": (b"\xff", "manifest.json", ""),
     "deep": (b"[" * 200_000, "manifest.json", "deep"),
     "deep tables": (b'{"a":' * 200_000, "manifest.json", "deep"),
-    "infinite": (b'{"format": 1, "members": [], "x": Infinity}', "manifest.json", "none"),
-    "NaN": (b'{"format": 1, "members": [], "x": NaN}', "manifest.json", "none"),
+    "infinite": (b'{"format": 1, "members": [], "x": Infinity}', "manifest.json", "invalid number"),
+    "NaN": (b'{"format": 1, "members": [], "x": NaN}', "manifest.json", "invalid number"),
     "infinite, by digits": (b'{"x": 1e999}', "manifest.json", "too large"),
     "a number of many digits": (b'{"x": ' + b"9" * 5000 + b"}", "manifest.json", "digits"),
     "many values": (b"[" + b"[]," * 4_100_000 + b"1]", "manifest.json", "values"),
@@ -322,10 +323,10 @@ MANIFESTS: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("case", MANIFESTS)
 def test_a_manifest_that_lies_is_refused(case: str, package_file: PackageFile) -> None:
-    manifest, member, words = MANIFESTS[case]
+    manifest, member, message = MANIFESTS[case]
     package_file.forge(BOTH, manifest)
     found = package_file.refuse()
-    assert (found.member, words in found.reason) == (member, True), found
+    assert (found.member, message in found.reason) == (member, True), found
 
 
 def test_a_package_without_a_manifest_is_refused(package_file: PackageFile) -> None:

@@ -1,4 +1,4 @@
-"""Every test of a job is accounted for in its package."""
+"""Tests that a package accounts for every test of its job."""
 
 import json
 
@@ -30,7 +30,7 @@ TESTS = [JobTest(name, model.Test(number, name)) for number, name in enumerate("
         [(n, 1) for n in range(4)],
     ],
 )
-def test_what_has_no_execution_gets_one_in_its_place(there: list[tuple[int, int]]) -> None:
+def test_a_test_without_an_execution_gets_one_in_its_place(there: list[tuple[int, int]]) -> None:
     rows = [(number, count, "passed", "there") for number, count in there]
     found = list(_fill_gaps(JOB, TESTS, iter(rows)))
     keys = [row[:2] for row in found]
@@ -45,7 +45,7 @@ def test_what_has_no_execution_gets_one_in_its_place(there: list[tuple[int, int]
 
 
 @pytest.mark.parametrize(
-    ("how", "problem", "words"),
+    ("end_reason", "problem", "message"),
     [
         (EndReason.INSTALL_FAILED, Problem.NOT_RUN, "not run: the install command failed: exit 3"),
         (EndReason.REFUSED, Problem.NOT_RUN, "not run: exit 3"),
@@ -58,11 +58,11 @@ def test_what_has_no_execution_gets_one_in_its_place(there: list[tuple[int, int]
         (EndReason.GAVE_UP, Problem.HOST_LOST, "host lost: exit 3"),
     ],
 )
-def test_each_end_of_a_job_has_its_words(how: EndReason, problem: str, words: str) -> None:
-    execution = make_absent_execution(2, how, "exit 3")
+def test_each_end_reason_has_its_message(end_reason: EndReason, problem: str, message: str) -> None:
+    execution = make_absent_execution(2, end_reason, "exit 3")
     result = judge(TESTS[2].test, execution)
     assert (execution.id, execution.problem) == (2, problem)
-    assert (result.outcome, result.message) == ("error", words)
+    assert (result.outcome, result.message) == ("error", message)
     assert result.infrastructure == (problem != Problem.NOT_RUN)
 
 

@@ -1,4 +1,4 @@
-"""What the run of a job's tests does with what its slot pool reports."""
+"""Tests of how the run of a job's tests handles the reports of its slot pool."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ from shell_runner.remote.protocol.model import Execution, Problem, Setup, Test
 
 
 class Pool:
-    """In place of a slot pool: says in ``process`` what a test has put into ``reports``."""
+    """A fake slot pool: ``process`` reports what a test has put into ``reports``."""
 
     def __init__(self, listener: PoolRun, *_: Any, **__: Any) -> None:
         self.listener = listener
@@ -57,7 +57,7 @@ def report(run: PoolRun, execution: Execution) -> None:
 
 
 class Run:
-    """A PoolRun of two tests, and what it passes on."""
+    """A PoolRun of two tests that records what it passes on."""
 
     def __init__(self, folder: Path) -> None:
         self.outcomes: list[TestOutcome] = []
@@ -95,7 +95,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
-    """The pools that are made, all fake."""
+    """Replace slot pools by fakes, and return those that are made."""
     made: list[Pool] = []
 
     def make(*arguments: Any, **keywords: Any) -> Pool:
@@ -176,7 +176,7 @@ def test_a_test_that_runs_again_is_awaited(run: Run, pools: list[Pool]) -> None:
     assert run.run.is_stopped
 
 
-def test_what_is_no_execution_is_an_error_of_the_slot(run: Run) -> None:
+def test_an_invalid_execution_is_an_error_of_the_slot(run: Run) -> None:
     row = json.loads(json.dumps(Execution(0, exit_status=0)))
     row[11] = ["out", 1, 99]
     run.run.on_result(Test(0, "x"), encode_json(row))
@@ -196,17 +196,17 @@ def test_lines_of_one_test_are_passed_on_together_and_before_its_result(run: Run
 
 
 @pytest.mark.parametrize(
-    ("refusal", "words"),
+    ("refusal", "message"),
     [
-        (UnavailableResource(LOCK, "gpu"), "waits for lock gpu that other runs have"),
-        (UnavailableResource(SLOTS), "waits for slots that other runs have"),
+        (UnavailableResource(LOCK, "gpu"), "waits for lock gpu that other runs hold"),
+        (UnavailableResource(SLOTS), "waits for slots that other runs hold"),
     ],
 )
-def test_people_hear_what_a_job_waits_for(
-    run: Run, refusal: UnavailableResource, words: str
+def test_the_log_says_which_resource_a_job_waits_for(
+    run: Run, refusal: UnavailableResource, message: str
 ) -> None:
     run.run.on_waiting(refusal)
-    assert run.notes == [words]
+    assert run.notes == [message]
 
 
 def many_cases() -> Execution:
@@ -215,7 +215,7 @@ def many_cases() -> Execution:
 
 
 @pytest.mark.parametrize(
-    ("execution", "words"),
+    ("execution", "message"),
     [
         (many_cases(), "1000000 results are more than a package can hold; none is kept"),
         (
@@ -232,7 +232,9 @@ def many_cases() -> Execution:
         ),
     ],
 )
-def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) -> None:
+def test_an_execution_is_shortened_until_a_package_can_hold_it(
+    execution: Execution, message: str
+) -> None:
     found, text = pool_run.shorten_to_fit(execution)
     restored = package_reader._parse_execution(
         package_reader._parse_json(text.encode(), package_format.LIMITS)
@@ -242,7 +244,7 @@ def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) 
         execution.exit_status,
         execution.stdout.total_bytes,
     )
-    assert verdict.judge(Test(0, "test_a"), found).message == words
+    assert verdict.judge(Test(0, "test_a"), found).message == message
     for now, before in ((found.stdout, execution.stdout), (found.stderr, execution.stderr)):
         if now != before:
             assert before.text.startswith(now.text[: now.cut_index])
@@ -250,7 +252,7 @@ def test_what_no_package_can_hold_is_left_out(execution: Execution, words: str) 
             assert len(now.text) == 512 << 10
 
 
-def test_what_a_package_can_hold_stays_as_it_is() -> None:
+def test_an_execution_that_fits_stays_unchanged() -> None:
     streams = [model.CapturedStream("\0" * n, n) for n in (1 << 20, 8 << 20)]
     execution = Execution(0, exit_status=0, stdout=streams[0], stderr=streams[1])
     assert pool_run.shorten_to_fit(execution)[0] is execution

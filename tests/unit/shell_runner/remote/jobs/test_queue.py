@@ -1,4 +1,4 @@
-"""The queue of a host: what is handed in, in which order it leaves, and what is refused."""
+"""Tests of a host's queue: submission, order and refusals."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ from tests.helpers.queue_factories import (
 # -- submit -------------------------------------------------------------------------
 
 
-def test_a_job_comes_back_as_it_was_handed_in(queue: Queue) -> None:
+def test_a_job_comes_back_as_it_was_submitted(queue: Queue) -> None:
     config = JobConfig(
         install="./setup", environment=(("A", "1"),), pass_env=("B*",), notify="http://n", retries=2
     )
@@ -63,7 +63,7 @@ def test_tests_are_numbered_by_their_place(queue: Queue) -> None:
     ]  # fmt: skip
 
 
-def test_what_is_submitted_again_has_the_same_answer(queue: Queue) -> None:
+def test_a_repeated_submit_has_the_same_answer(queue: Queue) -> None:
     job = make_job(labels=("x",))
     first = queue.submit(job, CODE, 1.0)
     assert queue.submit(job, "other code", 2.0) == first
@@ -119,7 +119,7 @@ def test_a_full_queue_names_its_bound(queue: Queue) -> None:
     [{"id": "../../etc"}, {"id": ""}, {"id": make_uuid().upper()}, {"priority": 1 << 70},
      {"priority": 1.5}, {"priority": True}],
 )  # fmt: skip
-def test_what_no_row_may_have_is_refused(queue: Queue, values: dict[str, object]) -> None:
+def test_an_invalid_id_or_priority_is_refused(queue: Queue, values: dict[str, object]) -> None:
     with expect_refusal("bad"):
         submit_job(queue, **values)
     assert not queue.list_jobs()
@@ -150,7 +150,7 @@ def test_a_job_is_found_by_a_unique_beginning(queue: Queue) -> None:
         ("\udcff" * 4, "unknown"),
     ],
 )
-def test_what_is_not_found_is_refused(queue: Queue, text: str, kind: str) -> None:
+def test_a_job_that_is_not_found_is_refused(queue: Queue, text: str, kind: str) -> None:
     submit_job(queue, id="abce" + make_uuid()[4:])
     with expect_refusal(kind):
         queue.find(text)
@@ -249,7 +249,7 @@ def test_a_running_job_is_asked_for_its_end(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("state", [State.PACKAGING, State.READY, State.HARVESTED])
-def test_what_has_ended_cannot_be_cancelled(queue: Queue, state: State) -> None:
+def test_an_ended_job_cannot_be_cancelled(queue: Queue, state: State) -> None:
     job = bring_to_state(queue, state)
     with pytest.raises(RequestRefused, match=rf"is {state} \(completed\): cancel is not") as caught:
         queue.cancel(job, 9.0)
@@ -304,7 +304,7 @@ def test_a_harvested_job_is_forgotten_with_all_its_rows(queue: Queue) -> None:
     assert queue.is_cancel_requested(job.number)
 
 
-def test_what_nobody_has_harvested_is_forgotten_by_force_only(queue: Queue) -> None:
+def test_a_job_that_is_not_harvested_is_forgotten_by_force_only(queue: Queue) -> None:
     job = bring_to_state(queue, State.READY)
     with pytest.raises(RequestRefused, match="is not harvested") as caught:
         queue.forget(job)
@@ -314,7 +314,7 @@ def test_what_nobody_has_harvested_is_forgotten_by_force_only(queue: Queue) -> N
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.PACKAGING])
-def test_no_force_forgets_what_has_not_ended(queue: Queue, state: State) -> None:
+def test_no_force_forgets_a_job_that_has_not_ended(queue: Queue, state: State) -> None:
     job = bring_to_state(queue, state)
     with expect_refusal("state"):
         queue.forget(job, force=True)
@@ -357,7 +357,7 @@ def test_the_oldest_harvested_packages_go_first(queue: Queue) -> None:
     assert overdue(queue, 0) == numbers
 
 
-def test_what_is_not_harvested_never_goes_unless_told_so(queue: Queue) -> None:
+def test_unharvested_packages_stay_unless_a_setting_drops_them(queue: Queue) -> None:
     waiting = kept(queue, 100, 100, state=State.READY)
     harvested = kept(queue, 10)
     bring_to_state(queue, State.PACKAGING)
@@ -476,7 +476,7 @@ def changed(queue: Queue, column: str, value: object, table: str = "job") -> Non
         db.execute(f"UPDATE {table} SET {column} = ?", (value,))
 
 
-def test_what_a_newer_version_adds_to_a_row_is_left_out(queue: Queue) -> None:
+def test_fields_of_a_newer_version_are_ignored(queue: Queue) -> None:
     job = make_job(1)
     row = queue.submit(job, CODE, 1.0)
     changed(queue, "config", json.dumps({**job.config._asdict(), "new": 1}))
@@ -488,7 +488,7 @@ def test_what_a_newer_version_adds_to_a_row_is_left_out(queue: Queue) -> None:
     assert queue.get_tests(row.number) == list(job.cases)
 
 
-def test_what_an_older_version_left_out_has_its_default(queue: Queue) -> None:
+def test_fields_that_an_older_version_lacks_have_defaults(queue: Queue) -> None:
     job = make_job(1)
     row = queue.submit(job, CODE, 1.0)
     changed(queue, "config", "{}")
@@ -517,7 +517,7 @@ def test_a_row_of_no_state_is_an_error_that_harms_no_other(queue: Queue) -> None
 def test_a_row_that_cannot_be_read_can_be_ended_and_forgotten(
     queue: Queue, column: str, value: str
 ) -> None:
-    """It must not hold up what comes after it."""
+    """An unreadable row must not hold up the jobs after it."""
     job = submit_job(queue)
     changed(queue, column, value)
     good = submit_job(queue)
@@ -543,7 +543,7 @@ def test_a_test_that_cannot_be_read_has_no_path(queue: Queue) -> None:
     assert (odd.test.id, odd.test.path, odd.properties[0][0]) == (1, "", "unreadable")
 
 
-def test_an_attempt_at_an_unknown_step_can_be_lost(queue: Queue) -> None:
+def test_an_attempt_in_an_unknown_phase_can_be_lost(queue: Queue) -> None:
     job, attempt = submit_job(queue), claim_job(queue)[1]
     changed(queue, "phase", "dreaming", "attempt")
     assert [each.id for each in queue.list_stale_attempts(NEXT_WORKER)] == [attempt.id]
@@ -551,10 +551,10 @@ def test_an_attempt_at_an_unknown_step_can_be_lost(queue: Queue) -> None:
     assert queue.get_attempts(job.number)[0].phase == AttemptPhase.LOST
 
 
-def test_a_long_log_is_moved_into_the_file_by_who_is_told_to(
+def test_a_long_log_is_copied_into_the_file_on_request(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker is; whoever waits for the answer to a submit never has to."""
+    """The worker copies the log, so that no client has to wait for it."""
     monkeypatch.setattr("shell_runner.remote.jobs.database._CHECKPOINT_LOG_BYTES", 1 << 16)
     path = Path(queue.folder) / "queue.db"
     before = path.stat().st_size

@@ -1,4 +1,4 @@
-"""The starts of jobs: what they may say, what is lost, and what is kept of it."""
+"""Tests of attempts: their phases, their loss, and their executions."""
 
 from collections.abc import Iterator
 
@@ -36,7 +36,7 @@ def test_an_attempt_has_a_number_and_its_worker(queue: Queue) -> None:
     assert running == second
 
 
-def test_a_claim_can_be_said_again(queue: Queue) -> None:
+def test_a_claim_can_be_repeated(queue: Queue) -> None:
     submit_job(queue)
     submit_job(queue)
     attempt = make_uuid()
@@ -48,7 +48,7 @@ def test_a_claim_can_be_said_again(queue: Queue) -> None:
         queue.claim(WORKER, CODE, attempt, 4.0)
 
 
-def test_steps_go_on_and_can_be_said_again(queue: Queue) -> None:
+def test_phases_advance_and_can_be_repeated(queue: Queue) -> None:
     job = bring_to_state(queue, State.RUNNING)
     (attempt,) = queue.get_attempts(job.number)
     for step in (AttemptPhase.INSTALLING, AttemptPhase.TESTING, AttemptPhase.TESTING):
@@ -110,7 +110,7 @@ def test_attempts_are_used_up(queue: Queue) -> None:
     ]
 
 
-def test_a_loss_can_be_said_again(queue: Queue) -> None:
+def test_a_loss_can_be_repeated(queue: Queue) -> None:
     job = bring_to_state(queue, State.RUNNING)
     (first,) = queue.get_attempts(job.number)
     assert queue.lose(first.id, "a", 1.0) == queue.lose(first.id, "b", 2.0) == State.QUEUED
@@ -121,7 +121,7 @@ def test_a_loss_can_be_said_again(queue: Queue) -> None:
     assert queue.get_attempts(job.number)[1] == second
 
 
-def test_what_dies_while_it_is_packaged_is_packaged_again(queue: Queue) -> None:
+def test_an_attempt_that_dies_in_packaging_is_packaged_again(queue: Queue) -> None:
     job = bring_to_state(queue, State.PACKAGING)
     (attempt,) = queue.list_stale_attempts(NEXT_WORKER)
     assert queue.lose(attempt.id, "died", 9.0) == State.PACKAGING
@@ -129,7 +129,7 @@ def test_what_dies_while_it_is_packaged_is_packaged_again(queue: Queue) -> None:
     assert queue.get_attempts(job.number) == [attempt]
 
 
-def test_stale_is_what_another_worker_has_left(queue: Queue) -> None:
+def test_attempts_of_another_worker_are_stale(queue: Queue) -> None:
     bring_to_state(queue, State.READY)
     packaging = bring_to_state(queue, State.PACKAGING)
     running = bring_to_state(queue, State.RUNNING)
@@ -172,7 +172,7 @@ def test_executions_come_in_order_however_many(queue: Queue) -> None:
     assert queue.count_outcomes(attempt.id) == {"failed": 40, "passed": 1}
 
 
-def test_a_batch_is_recorded_as_a_whole_or_not(queue: Queue) -> None:
+def test_a_batch_is_recorded_completely_or_not_at_all(queue: Queue) -> None:
     job = bring_to_state(queue, State.RUNNING)
     (attempt,) = queue.get_attempts(job.number)
 

@@ -1,4 +1,4 @@
-"""Whatever happens to jobs, in whatever order: the table holds, and no job is lost."""
+"""Random events on jobs: the table of transitions holds, and no job is lost."""
 
 import tempfile
 from collections.abc import Callable
@@ -30,7 +30,7 @@ ENDED = (State.PACKAGING, State.READY, State.HARVESTED)
 
 @dataclass
 class Seen:
-    """What is known of a job without asking the queue."""
+    """The expected state of a job, known without asking the queue."""
 
     number: int
     priority: int
@@ -41,7 +41,7 @@ class Seen:
 
 
 class Host(RuleBasedStateMachine):
-    """A queue, and all who use it: some of them dead, late, or twice."""
+    """A queue and its users, some of which are dead, late, or act twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Host(RuleBasedStateMachine):
         self.worker = Identity(1, "1", "boot")
         self.seen: dict[str, Seen] = {}
         self.attempts: list[tuple[str, str]] = []
-        self.told = 0
+        self.notifications = 0
 
     def teardown(self) -> None:
         self.queue.close()
@@ -62,7 +62,7 @@ class Host(RuleBasedStateMachine):
         return self.queue.find(sorted(self.seen)[pick % len(self.seen)])
 
     def happens(self, job: JobRow, event: Event, did: bool) -> State | None:
-        """What an event did; the table must have it."""
+        """Return the state after an event, and check that the table allows it."""
         seen = self.seen[job.id]
         before = seen.state
         after = next((each.state for each in self.queue.list_jobs() if each.id == job.id), None)
@@ -79,9 +79,9 @@ class Host(RuleBasedStateMachine):
 
     # -- events ---------------------------------------------------------------------
 
-    @rule(priority=st.integers(-1, 1), allowed=st.integers(1, 3), told=st.booleans())
-    def submit(self, priority: int, allowed: int, told: bool) -> None:
-        config = JobConfig(attempts=allowed, notify="http://n" if told else "")
+    @rule(priority=st.integers(-1, 1), allowed=st.integers(1, 3), notifies=st.booleans())
+    def submit(self, priority: int, allowed: int, notifies: bool) -> None:
+        config = JobConfig(attempts=allowed, notify="http://n" if notifies else "")
         job = make_job(1, config=config, priority=priority)
         row = self.queue.submit(job, CODE, 1.0)
         assert self.queue.submit(job, CODE, 2.0) == row
@@ -144,7 +144,7 @@ class Host(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """The machine comes back: the next worker finds what the last one left."""
+        """Restart the machine: the next worker finds what the last one left."""
         self.queue.close()
         self.worker = self.worker._replace(boot_id=self.worker.boot_id + "'")
         self.queue.register_worker(self.worker, CODE, 1.0)
@@ -162,7 +162,7 @@ class Host(RuleBasedStateMachine):
         assert did == (job.state in ENDED)
         changes = job.state == State.PACKAGING
         self.happens(job, Event.PACKAGED, changes)
-        self.told += bool(changes and job.config.notify)
+        self.notifications += bool(changes and job.config.notify)
 
     @precondition(lambda self: self.seen)
     @rule(pick=PICK)
@@ -231,7 +231,7 @@ class Host(RuleBasedStateMachine):
 
     @invariant()
     def everybody_is_told_once(self) -> None:
-        assert len(self.queue.list_due_notifications(1.0, 300.0)) == min(self.told, 100)
+        assert len(self.queue.list_due_notifications(1.0, 300.0)) == min(self.notifications, 100)
 
 
 Host.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

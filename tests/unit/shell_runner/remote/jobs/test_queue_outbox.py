@@ -1,4 +1,4 @@
-"""Who is to be told that a job has ended, and when."""
+"""Tests of notifications: which jobs send them, and when."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def due(queue: Queue, now: float) -> list[OutboxRow]:
     return queue.list_due_notifications(now, LONGEST)
 
 
-def test_whoever_wants_to_be_told_is_told_once(queue: Queue) -> None:
+def test_a_job_with_an_address_sends_one_notification(queue: Queue) -> None:
     job = bring_to_state(queue, State.PACKAGING, config=CONFIG, name="n", labels=("a",))
     bring_to_state(queue, State.READY)
     assert (due(queue, 1.0), queue.get_next_due()) == ([], None)
@@ -32,11 +32,11 @@ def test_whoever_wants_to_be_told_is_told_once(queue: Queue) -> None:
         0,
     )
     body = json.loads(row.body)
-    told = {
+    content = {
         key: body[key]
         for key in ("id", "name", "labels", "state", "end_reason", "package_digest", "package_size")
     }
-    assert told == {
+    assert content == {
         "id": job.id, "name": "n", "labels": ["a"], "state": "ready", "end_reason": "completed",
         "package_digest": "d", "package_size": 5,
     }  # fmt: skip
@@ -44,7 +44,7 @@ def test_whoever_wants_to_be_told_is_told_once(queue: Queue) -> None:
 
 
 def test_a_run_that_has_failed_does_not_look_green(queue: Queue) -> None:
-    """What never ran is counted as in the package: as an error."""
+    """A test that never ran counts as an error, as in the package."""
     job = bring_to_state(queue, State.PACKAGING, config=CONFIG)
     (attempt,) = queue.get_attempts(job.number)
     with queue._db.write_transaction() as db:
@@ -60,12 +60,12 @@ def test_a_run_that_has_failed_does_not_look_green(queue: Queue) -> None:
     assert queue.count_results(queue.find(job.id)) == body["outcomes"]
 
 
-def test_a_job_without_an_address_tells_nobody(queue: Queue) -> None:
+def test_a_job_without_an_address_sends_no_notification(queue: Queue) -> None:
     bring_to_state(queue, State.READY)
     assert due(queue, 1.0) == []
 
 
-def test_what_failed_is_due_later(queue: Queue) -> None:
+def test_a_failed_delivery_is_due_later(queue: Queue) -> None:
     bring_to_state(queue, State.READY, config=CONFIG)
     (row,) = due(queue, 1000.0)
     queue.record_delivery_failure(row.number, "connection refused", 1010.0)
@@ -77,7 +77,7 @@ def test_what_failed_is_due_later(queue: Queue) -> None:
     assert (due(queue, 9999.0), queue.get_next_due()) == ([], None)
 
 
-def test_what_is_due_too_far_ahead_is_due_now(queue: Queue) -> None:
+def test_a_due_time_too_far_ahead_is_due_now(queue: Queue) -> None:
     bring_to_state(queue, State.READY, config=CONFIG)
     (row,) = due(queue, 10_000.0)
     queue.record_delivery_failure(row.number, "", 10_000.0 + LONGEST)
@@ -102,7 +102,7 @@ def test_a_full_outbox_keeps_the_worker(queue: Queue) -> None:
     assert queue.deregister_if_idle(WORKER)
 
 
-def test_who_cannot_be_told_is_named_at_the_job(queue: Queue) -> None:
+def test_an_undeliverable_notification_is_shown_at_the_job(queue: Queue) -> None:
     job = bring_to_state(queue, State.READY, config=CONFIG)
     (row,) = due(queue, 1.0)
     queue.record_delivery_failure(row.number, "connection refused", 2.0)
@@ -111,7 +111,7 @@ def test_who_cannot_be_told_is_named_at_the_job(queue: Queue) -> None:
     assert queue.get_next_due() is None
 
 
-def test_a_message_outlives_its_job(queue: Queue) -> None:
+def test_a_notification_outlives_its_job(queue: Queue) -> None:
     job = bring_to_state(queue, State.READY, config=CONFIG)
     queue.forget(job, force=True)
     (row,) = due(queue, 1.0)

@@ -1,4 +1,4 @@
-"""What SQLite does for each statement: ten thousand jobs make none of them slow."""
+"""Tests of the query plan of each statement: ten thousand jobs make none of them slow."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Conne
 def plan(database: sqlite3.Connection, statement: str) -> list[str]:
     values = (1,) * (1 if "?1" in statement else statement.count("?"))
     found = database.execute(f"EXPLAIN QUERY PLAN {statement}", values)
-    return [words for *_, words in found]
+    return [step for *_, step in found]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -48,11 +48,11 @@ def test_a_statement_reads_what_it_needs_and_no_more(
 ) -> None:
     steps = plan(database, ALL[name])
     # "SCAN TABLE job" before SQLite 3.36.
-    scans = [words.replace(" TABLE", "") for words in steps if words.startswith("SCAN")]
+    scans = [step.replace(" TABLE", "") for step in steps if step.startswith("SCAN")]
     allowed = SCANS.get(name, "SEARCH")
-    scans = [words for words in scans if words != "SCAN CONSTANT ROW"]
-    assert all(words.startswith(allowed) for words in scans), steps
-    assert name in SORTED or not any("TEMP B-TREE" in words for words in steps), steps
+    scans = [step for step in scans if step != "SCAN CONSTANT ROW"]
+    assert all(step.startswith(allowed) for step in scans), steps
+    assert name in SORTED or not any("TEMP B-TREE" in step for step in steps), steps
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_frequent_ones_use_the_index_made_for_them(
     assert index in plan(database, ALL[name])[0]
 
 
-def test_what_is_deleted_with_a_job_is_found_by_an_index(database: sqlite3.Connection) -> None:
+def test_rows_deleted_with_a_job_are_found_by_an_index(database: sqlite3.Connection) -> None:
     references = [
         (table, row[3])
         for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -84,5 +84,5 @@ def test_what_is_deleted_with_a_job_is_found_by_an_index(database: sqlite3.Conne
     ]
     assert len(references) == 3
     for table, column in references:
-        (words,) = plan(database, f"SELECT 1 FROM {table} WHERE {column} = ?")
-        assert words.startswith("SEARCH"), words
+        (step,) = plan(database, f"SELECT 1 FROM {table} WHERE {column} = ?")
+        assert step.startswith("SEARCH"), step

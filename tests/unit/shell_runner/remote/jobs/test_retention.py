@@ -1,4 +1,4 @@
-"""What a host lets go of, and what never."""
+"""Tests of what a host removes, and of what it never removes."""
 
 import errno
 import hashlib
@@ -25,7 +25,7 @@ def host(tmp_path: Path) -> Iterator[QueueHost]:
 
 
 def ended(host: QueueHost, *, harvested: bool = True, size: int = 1000) -> JobRow:
-    """A job that has run, with all the files of one."""
+    """Submit and run a job that leaves all kinds of files."""
     job = host.submit({"test_a": "true"})
     attempt = f"{job.number:08}-0000-0000-0000-000000000000"
     with host.queue() as queue:
@@ -54,7 +54,7 @@ def everything(host: QueueHost) -> set[str]:
     return {name for folder in folders for name in os.listdir(folder(host.folder))}
 
 
-def test_who_dies_while_it_forgets_leaves_nothing_that_nobody_knows(
+def test_a_death_while_forgetting_leaves_no_file_without_a_row(
     host: QueueHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = ended(host)
@@ -73,7 +73,7 @@ def test_who_dies_while_it_forgets_leaves_nothing_that_nobody_knows(
         assert queue.list_jobs() == []
 
 
-def test_what_may_not_be_forgotten_keeps_its_files(host: QueueHost) -> None:
+def test_a_job_that_may_not_be_forgotten_keeps_its_files(host: QueueHost) -> None:
     job = ended(host, harvested=False)
     before = everything(host)
     with host.queue() as queue, pytest.raises(RequestRefused, match="is not harvested"):
@@ -93,7 +93,7 @@ def test_the_oldest_harvested_packages_go_with_all_their_files(host: QueueHost) 
     assert len(names) == 2 * 5
 
 
-def test_a_workspace_that_nobody_keeps_is_swept(host: QueueHost) -> None:
+def test_a_workspace_that_is_not_kept_is_removed(host: QueueHost) -> None:
     kept = ended(host)
     attempt = host.attempts(kept)[0].id
     Path(paths.kept_marker_path(host.folder, attempt)).write_text(kept.id)

@@ -1,4 +1,4 @@
-"""The table of a job's states, and the one that people read."""
+"""Tests of the table of a job's states, and of the table in the design."""
 
 import re
 from itertools import product
@@ -20,7 +20,7 @@ DESIGN = Path(__file__).parents[5] / "docs" / "design" / "0004-jobs.md"
 
 
 def documented() -> dict[tuple[State, Event], tuple[State, ...]]:
-    """The table in the design: ``| from | event | to |``."""
+    """Return the table of the design: ``| from | event | to |``."""
     found = {}
     lines = re.findall(r"^\| ([a-z, ]+) \| (\w+) \| (.+) \|$", DESIGN.read_text(), re.M)
     for origins, event, ends in lines[1:]:
@@ -50,7 +50,7 @@ def test_all_states_come_from_the_first_one() -> None:
     assert seen == set(State)
 
 
-def test_only_what_the_table_has_is_allowed() -> None:
+def test_only_transitions_of_the_table_are_allowed() -> None:
     for pair in product(State, Event):
         assert states.is_allowed(*pair) == (pair in TRANSITIONS)
 

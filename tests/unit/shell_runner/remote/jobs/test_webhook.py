@@ -1,4 +1,4 @@
-"""One POST that says that a job has ended."""
+"""Tests of the POST that notifies of the end of a job."""
 
 import hashlib
 import hmac
@@ -44,7 +44,7 @@ def test_anything_but_a_yes_is_trouble(status: int) -> None:
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "http://127.0.0.1:1/", "http://[::1", "http://127.0.0.1:99999/"]
 )
-def test_what_cannot_be_reached_is_said(url: str) -> None:
+def test_an_unreachable_address_is_an_error(url: str) -> None:
     assert webhook.post(url, "s", "{}")
 
 

@@ -1,8 +1,7 @@
-"""Code of hosts as it is on one that was used before: unpacked, and compiled.
+"""The code for hosts, unpacked and compiled as on a host that was used before.
 
-A host of a test's own would unpack it and compile it again, which takes longer than what most
-tests are about.  All share the same files by links: whoever changes one writes a new one in its
-place.
+A new host of a test would unpack and compile the code again, which takes longer than most tests.
+All hosts share the same files by hard links; a program that changes a file replaces it.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from shell_runner.hosts import gateway, host_code
 
 
 @functools.cache
-def _compiled() -> Path:
-    """Once in a process."""
-    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+def _compile() -> Path:
+    """Return a folder with the compiled code, created once per process."""
+    folder = Path(tempfile.mkdtemp(prefix="host-code-"))
     for name, contents in host_code.files():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,25 +28,25 @@ def _compiled() -> Path:
     return folder
 
 
-def put(place: Path) -> None:
-    """Where the code of this checkout is to be; nobody else can write there."""
-    os.makedirs(place.parent, mode=0o700, exist_ok=True)
-    shutil.copytree(_compiled(), place, copy_function=_link)
+def install(folder: Path) -> None:
+    """Install the code into ``folder``, which only the user can write to."""
+    os.makedirs(folder.parent, mode=0o700, exist_ok=True)
+    shutil.copytree(_compile(), folder, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:
-    """As a copy, but cheaper, where that can be."""
+    """Create a hard link, or a copy where that is not possible."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
 
 
-def cache(folder: Path) -> None:
-    """Into a host's cache folder (XDG_CACHE_HOME)."""
-    put(folder / "nosejobs" / "code" / gateway.pack_host_code()[0])
+def install_in_cache(folder: Path) -> None:
+    """Install the code in the cache folder of a host (``XDG_CACHE_HOME``)."""
+    install(folder / "nosejobs" / "code" / gateway.pack_host_code()[0])
 
 
-def queue(folder: Path) -> None:
-    """Into the folder of a host's queue."""
-    put(folder / "code" / gateway.pack_host_code()[0])
+def install_in_queue(folder: Path) -> None:
+    """Install the code in the folder of the queue of a host."""
+    install(folder / "code" / gateway.pack_host_code()[0])

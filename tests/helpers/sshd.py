@@ -1,4 +1,4 @@
-"""A real sshd on loopback: own keys, own port, own everything; gone when it is closed."""
+"""A real sshd on loopback with its own keys, port and folders, stopped when it is closed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 
 
 class Sshd:
-    """One daemon below ``folder``; its client config and its world over there."""
+    """One daemon whose files are below ``folder``, and the ssh configuration to reach it."""
 
     def __init__(self, folder: Path, path: str | None = None) -> None:
-        """``path``: the PATH over there; else a bare Python's folder and the usual ones."""
+        """``path``: the PATH of remote commands; default: a bare Python and the usual folders."""
         self.folder = folder
         self.config = folder / "ssh_config"
         self.cache = folder / "cache"
@@ -41,13 +41,13 @@ class Sshd:
         return self
 
     def _start(self) -> None:
-        # As an init system starts it: nothing of a test is in its environment or its session.
+        # As from an init system: no environment or session of the test.
         environment = {"PATH": os.environ["PATH"]}
         self._process = subprocess.Popen(self._command, env=environment, start_new_session=True)
         self._await(self.folder / "log")
 
     def keep_up(self) -> None:
-        """Start it again if it is gone, as an init system does."""
+        """Start it again if it has ended, as an init system does."""
         if self._process is not None and self._process.poll() is not None:
             self._start()
 
@@ -114,13 +114,13 @@ class Sshd:
         raise RuntimeError(f"sshd does not listen: {log.read_text()}")
 
     def spec(self, name: str = "there", **options: object) -> str:
-        """A host spec for the daemon, under one of the names of the client config."""
+        """Return a host spec for the daemon; ``name`` is a host of the ssh configuration."""
         rest = "".join(f"//{key}={value}" for key, value in options.items())
         return f"ssh={name}//ssh_config={self.config}{rest}"
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Whoever is killed, and whenever: no job is lost, and all that happened is on record.
+"""Kills of every process at every step: no job is lost, and every attempt is recorded.
 
 One test a cell of the table in docs/failure.md.  Real processes, a real agent, kill -9, and
 a host that loses its power.
@@ -119,7 +119,7 @@ class Scene:
         return found
 
     def recorded(self) -> str:
-        """What ran, as a text."""
+        """Return the record of what ran."""
         return self.ran.read_text() if self.ran.exists() else ""
 
     def begin_job(self) -> str:
@@ -229,7 +229,7 @@ class Scene:
     # -- what happens -------------------------------------------------------------
 
     def kill(self) -> None:
-        """As kill -9 does, or a power cut."""
+        """Kill the victim as ``kill -9`` or a power cut does."""
         machine = self.machine
         if self.victim == "submitter":
             if self.client is not None:
@@ -242,7 +242,7 @@ class Scene:
             assert machine.send_signal(pid or machine.slot_pid, KILL)
 
     def proceed(self) -> None:
-        """What waited goes on; whoever is missing is started, as an init system would."""
+        """Let the waiting programs continue; start missing daemons as an init system does."""
         self.machine.start_agent()
         self.go.touch()
         for pid, _, words in self.machine.list_processes():
@@ -282,7 +282,7 @@ def test_kill(victim: str, step: str, machine: NamespaceHost, archive: Path) -> 
 
 
 def _harvest(machine: NamespaceHost, job: str) -> str:
-    """As a user does it; the digest."""
+    """Harvest as a user does; return the digest of the package."""
     out = machine.folder / "1.zip"
     process = machine.start_command("harvest", job, "--wait", "--out", out)
     _, err = process.communicate(timeout=TIMEOUT)
@@ -292,7 +292,7 @@ def _harvest(machine: NamespaceHost, job: str) -> str:
 
 
 def _harvest_again(machine: NamespaceHost, job: str) -> str:
-    """Once more, as a program does it; the digest."""
+    """Harvest again as a program does; return the digest of the package."""
     out = machine.folder / "2.zip"
     with JobClient(parse_specs([machine.spec], {})[0]) as client:
         client.download(job, out, lambda path: None)

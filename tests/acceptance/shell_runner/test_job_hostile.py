@@ -1,4 +1,4 @@
-"""Who lies, a sender or a host, is refused by name, and nothing is written where it must not be.
+"""Hostile senders and hosts: they are refused by name, and no file is written outside its folder.
 
 What each kind of lie does to one module is tested beside that module; here it comes all the way,
 from the command to the host's disk, and from the host's disk to the user's.
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class User:
-    """Who calls ``nosejobs job``, with this machine as the host."""
+    """A user of ``nosejobs job``, with this machine as the host."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -52,7 +52,7 @@ class User:
         job_hosts.write_script(self.tests, "test_a.sh", "echo fine")
 
     def job(self, *words: object, status: int = 0) -> tuple[str, str]:
-        """What the command prints on standard output, and on standard error."""
+        """Run a command; return its standard output and standard error."""
         done = CliRunner().invoke(main, ["job", *map(str, words)])
         assert done.exit_code == status, f"{words}: {done.exit_code}\n{done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
@@ -102,7 +102,9 @@ BUILDS: dict[str, tuple[bytes, str, str]] = {
         tar(tar_header(b"s", b"S", 0, sparse=sparse(real=(1 << 33) - 1))), "s", "without --sparse",
     ),
     "zip-bomb": (
-        ZipBuilder().add(b"b", b"boom" * 4096, method=8, size=0xFFFFFFF0).to_bytes(), "b", "it claims",
+        ZipBuilder().add(b"b", b"boom" * 4096, method=8, size=0xFFFFFFF0).to_bytes(),
+        "b",
+        "it claims",
     ),
     "wrong-digest": (ZipBuilder().add(b"a", b"data", crc=1).to_bytes(), "a", "CRC"),
     "no-archive": (b"#!/bin/sh\nrm -rf /\n" * 99, "", "is not a zip or tar archive"),
@@ -185,7 +187,7 @@ class Forger:
         self.members = members(self.path)
 
     def lie(self, data: bytes, digest: str = "", size: int = -1) -> None:
-        """What ``data`` is, or something else."""
+        """Return ``data``, or bytes in its place."""
         self.path.write_bytes(data)
         values = (
             digest or hashlib.sha256(data).hexdigest(),
@@ -235,7 +237,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 
 def test_a_hostile_package_is_refused_by_name(user: User) -> None:
-    """What a host hands out in place of a job's package."""
+    """Bytes that a host sends in place of the package of a job."""
     forger = Forger(user)
     sound, job = forger.sound, forger.job
     spoilt = bytearray(sound)

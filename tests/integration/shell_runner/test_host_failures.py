@@ -29,8 +29,8 @@ LIMIT = 1.0
 
 
 @dataclass(frozen=True)
-class Elsewhere(HostSpec):
-    """This machine, to which the tree is brought as to any other."""
+class RemoteSpec(HostSpec):
+    """This machine, to which the tree is sent as to a remote host."""
 
     @property
     def is_in_place(self) -> bool:
@@ -38,18 +38,18 @@ class Elsewhere(HostSpec):
 
 
 def interpreter(host: Host) -> int:
-    """The process behind the connection."""
+    """Return the process id of the interpreter behind the connection."""
     pipe: Any = host._gateway and host._gateway._gateway._io
     return int(pipe.popen.pid)
 
 
-class One:
-    """A fleet of one host, and its events."""
+class SingleHostFleet:
+    """A fleet of one host, with its events."""
 
     def __init__(self, root: Path, spec: HostSpec) -> None:
         self.fleet = Fleet([spec], Setup(str(root)), LIMIT)
 
-    def __enter__(self) -> One:
+    def __enter__(self) -> SingleHostFleet:
         self.fleet.open()
         return self
 
@@ -61,7 +61,7 @@ class One:
         return self.fleet.hosts[0]
 
     def event(self, kind: type) -> Any:
-        """The next event, which is of this kind."""
+        """Return the next event; fail unless it is of this kind."""
         found = self.fleet.events.get(timeout=30)
         assert isinstance(found, kind), getattr(found, "error", found)
         return found
@@ -77,37 +77,37 @@ HERE = HostSpec("here", "popen", 1)
 def test_a_host_that_dies_or_stops_is_lost_and_can_be_opened_again(
     number: signal.Signals, words: str, tmp_path: Path
 ) -> None:
-    with One(tmp_path, HERE) as one:
-        one.event(HostReady)
-        lost, pid = one.host, interpreter(one.host)
+    with SingleHostFleet(tmp_path, HERE) as single:
+        single.event(HostReady)
+        lost, pid = single.host, interpreter(single.host)
         begin = time.monotonic()
         os.kill(pid, number)
-        ended = one.event(HostEnded)
+        ended = single.event(HostEnded)
         assert time.monotonic() - begin < LIMIT + 4
         assert (ended.host, ended.error.cause, ended.can_reopen) == (lost, words, True)
-        new = one.fleet.reopen(lost)
-        assert one.event(HostReady).host is new is one.host
+        new = single.fleet.reopen(lost)
+        assert single.event(HostReady).host is new is single.host
         assert time.monotonic() - begin < 10
         assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_a_silent_host_that_answers_is_kept(tmp_path: Path) -> None:
-    with One(tmp_path, HERE) as one:
-        one.event(HostReady)
+    with SingleHostFleet(tmp_path, HERE) as single:
+        single.event(HostReady)
         with pytest.raises(queue.Empty):
-            one.fleet.events.get(timeout=2 * LIMIT)
+            single.fleet.events.get(timeout=2 * LIMIT)
 
 
 def test_an_interpreter_that_stops_while_the_tree_is_brought_is_noticed(tmp_path: Path) -> None:
-    with One(tmp_path, Elsewhere("there", "popen", 1)) as one:
-        gateway = await_gateway(one.host)
+    with SingleHostFleet(tmp_path, RemoteSpec("there", "popen", 1)) as single:
+        gateway = await_gateway(single.host)
         deadline = time.monotonic() + 20
         while not gateway.has_answered and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(interpreter(one.host), signal.SIGSTOP)
+        os.kill(interpreter(single.host), signal.SIGSTOP)
         begin = time.monotonic()
-        one.fleet.provide_tree(big_tree(tmp_path))
-        ended = one.event(HostEnded)
+        single.fleet.provide_tree(big_tree(tmp_path))
+        ended = single.event(HostEnded)
         assert time.monotonic() - begin < LIMIT + 4
         assert ended.error.cause == "has not answered for 1 s"
         assert not ended.can_reopen
@@ -122,33 +122,33 @@ def await_gateway(host: Host) -> Gateway:
 
 
 def big_tree(folder: Path) -> SourceTree:
-    """More than the pipe to a host holds."""
+    """Return a tree that is larger than the pipe to a host."""
     (folder / "big").write_bytes(os.urandom(1 << 20))
     return scan(folder, [])
 
 
 def test_a_host_that_waits_long_for_the_tree_lives(tmp_path: Path) -> None:
-    with One(tmp_path, Elsewhere("there", "popen", 1)) as one:
+    with SingleHostFleet(tmp_path, RemoteSpec("there", "popen", 1)) as single:
         with pytest.raises(queue.Empty):
-            one.fleet.events.get(timeout=2 * LIMIT)
-        one.fleet.provide_tree(scan(tmp_path, []))
-        one.event(HostReady)
+            single.fleet.events.get(timeout=2 * LIMIT)
+        single.fleet.provide_tree(scan(tmp_path, []))
+        single.event(HostReady)
 
 
 def test_attempts_to_come_back_do_not_delay_the_end(tmp_path: Path) -> None:
-    with One(tmp_path, HERE) as one:
-        one.event(HostReady)
-        os.kill(interpreter(one.host), signal.SIGKILL)
-        host: Any = one.event(HostEnded).host
+    with SingleHostFleet(tmp_path, HERE) as single:
+        single.event(HostReady)
+        os.kill(interpreter(single.host), signal.SIGKILL)
+        host: Any = single.event(HostEnded).host
         for _ in range(3):  # the next one is four seconds away
-            host = one.fleet.reopen(host)
+            host = single.fleet.reopen(host)
         begin = time.monotonic()
     assert time.monotonic() - begin < 3
-    assert one.fleet.reopen(host) is None
+    assert single.fleet.reopen(host) is None
 
 
 class Channel:
-    """The host's end, of which we see what is sent."""
+    """A channel that records what the host sends."""
 
     def __init__(self) -> None:
         self.sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -243,24 +243,24 @@ def slot(tmp_path: Path) -> Any:
 
 
 def test_a_slot_that_does_nothing_is_killed_ten_seconds_behind_the_deadline(slot: Any) -> None:
-    end = slot.since + 300 + 0.2
+    end = slot.active_since + 300 + 0.2
     for second in range(10):
-        slot.look_after(end + second)
-        assert not slot._fate
-    slot.look_after(end + 10.1)
-    slot.await_death()
-    assert slot.bury() == "no answer from the slot, 10 s after the deadline"
+        slot.check_liveness(end + second)
+        assert not slot._kill_reason
+    slot.check_liveness(end + 10.1)
+    slot.wait_until_dead()
+    assert slot.reap() == "no answer from the slot, 10 s after the deadline"
 
 
 def test_a_slot_that_works_has_a_minute(slot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    end = slot.since + 300 + 0.2
+    end = slot.active_since + 300 + 0.2
     ticks = iter(range(1000))
     monkeypatch.setattr(processes, "read_cpu_ticks", lambda _: next(ticks))
     for second in range(60):
-        slot.look_after(end + second)
-        assert not slot._fate
-    slot.look_after(end + 61)
-    assert slot._fate
+        slot.check_liveness(end + second)
+        assert not slot._kill_reason
+    slot.check_liveness(end + 61)
+    assert slot._kill_reason
 
 
 def test_a_slot_that_is_stopped_goes_on(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_what_has_not_been_started_is_given_back(estimate: float | None, tmp_pat
 
 
 def message(bench: HostRun) -> list[Any]:
-    """The next one."""
+    """Return the next message."""
     event: Event = bench.fleet.events.get(timeout=20)
     if isinstance(event, HostEnded):
         raise event.error

@@ -1,4 +1,4 @@
-"""Hosts by ssh: a real daemon, a bare Python, and what is said when something is wrong."""
+"""Hosts reached by ssh: a real daemon, a bare Python, and the messages for errors."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ SH = "#!/bin/sh\n"
 
 
 def refusal(root: Path, spec: str) -> HostOpenError:
-    """Open a host that cannot be opened; the error."""
+    """Open a host that cannot be opened; return the error."""
     with pytest.raises(HostOpenError) as caught, HostRun(root, spec):
         pass
     return caught.value
@@ -77,11 +77,11 @@ def test_a_changed_file_is_sent_alone(sshd: Sshd, tmp_path: Path) -> None:
 
 
 class _Broken(Exception):
-    """The connection ends in the middle of a file."""
+    """The connection is closed in the middle of a file."""
 
 
 def _ship_in_part(root: Path, spec: str, frames: int) -> None:
-    """Send some frames of file contents, then be gone."""
+    """Send some frames of file contents, then close the connection."""
     answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     (parsed,) = hosts.parse_specs([spec], {})
     gateway = Gateway(parsed, answers.put)
@@ -110,7 +110,7 @@ def _ship_in_part(root: Path, spec: str, frames: int) -> None:
 
 
 def _await_pieces(folder: Path, size: int) -> None:
-    """What was sent may be on its way still when the connection is given up here."""
+    """Wait for pieces that were sent just before the connection was closed."""
     deadline = time.monotonic() + 20
     while sum(path.stat().st_size for path in folder.glob("*.partial")) < size:
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""The controller's transport beside agents that are slow, broken or hostile."""
+"""The controller's TLS transport with agents that are slow, broken or hostile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> FleetAuthority:
 
 @contextmanager
 def fake_agent(authority: FleetAuthority, talk: Talk) -> Iterator[dict[str, object]]:
-    """Something with the certificate of an agent; the settings to reach it."""
+    """Run a server with the certificate of an agent; yield the settings to reach it."""
     context = create_server_context(str(authority.folder / "localhost.pem"), [])
 
     def serve() -> None:
@@ -57,8 +57,8 @@ def hello(peer: ssl.SSLSocket) -> dict[str, object]:
     return found
 
 
-def saying(answer: bytes) -> Talk:
-    """Greets with that, and then waits for the end."""
+def answering(answer: bytes) -> Talk:
+    """Return a server that sends ``answer`` and then waits for the end."""
 
     def talk(peer: ssl.SSLSocket) -> None:
         hello(peer)
@@ -70,7 +70,7 @@ def saying(answer: bytes) -> Talk:
 
 
 def refusal(authority: FleetAuthority, talk: Talk) -> str:
-    """Connect in vain; what is said."""
+    """Connect to an agent that cannot be used; return the error."""
     with fake_agent(authority, talk) as settings, pytest.raises(tls.CannotConnect) as caught:
         tls.connect(settings, "")
     return str(caught.value)
@@ -107,7 +107,7 @@ def test_the_hello_says_what_to_run(authority: FleetAuthority) -> None:
 
 
 def test_bytes_behind_the_answer_are_not_lost(authority: FleetAuthority) -> None:
-    with fake_agent(authority, saying(b'{"ok": true}\nfirst\nwords')) as settings:
+    with fake_agent(authority, answering(b'{"ok": true}\nfirst\nwords')) as settings:
         transport = tls.connect(settings, "")
         assert transport.has_pending()
         assert read(transport) == b"first\nwords"
@@ -127,7 +127,7 @@ def test_bytes_behind_the_answer_are_not_lost(authority: FleetAuthority) -> None
     ],
 )
 def test_a_bad_answer_is_an_error(authority: FleetAuthority, answer: bytes, words: str) -> None:
-    assert re.search(words, error := refusal(authority, saying(answer)))
+    assert re.search(words, error := refusal(authority, answering(answer)))
     assert "\x1b" not in error
 
 
@@ -192,14 +192,14 @@ def test_one_that_does_not_read_blocks_writing_but_not_us(authority: FleetAuthor
     assert sum(taken) == total
 
 
-def test_a_complaint_is_two_lines_for_the_file_of_complaints() -> None:
+def test_a_error_is_two_lines_for_the_file_of_errors() -> None:
     error = tls.CannotConnect("no\nagent", "start one")
     assert error.format_for_error_file() == "nosejobs-cannot: no agent\nnosejobs-try: start one\n"
     assert str(error) == "no\nagent\n  try: start one"
 
 
 def test_the_network_is_watched(authority: FleetAuthority) -> None:
-    with fake_agent(authority, saying(b'{"ok": true}\n')) as settings:
+    with fake_agent(authority, answering(b'{"ok": true}\n')) as settings:
         transport = tls.connect({**settings, "silence": 30}, "")
         sock = transport._sock
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

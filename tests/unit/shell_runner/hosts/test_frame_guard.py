@@ -1,4 +1,4 @@
-"""What passes of a host's bytes, and what ends it."""
+"""The frame guard: which bytes of a host pass, and which end the host."""
 
 import contextlib
 import struct

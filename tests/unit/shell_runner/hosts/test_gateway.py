@@ -1,4 +1,4 @@
-"""What the proxy is told, and what its complaints become."""
+"""The settings of the proxy, and the explanation of its errors."""
 
 from pathlib import Path
 

@@ -19,7 +19,8 @@ def watch(
 def test_a_silent_host_is_asked_each_quarter_and_lost_at_the_limit() -> None:
     found = watch(SilenceMonitor(10.0, 100.0), 100.0, 110.0, last_heard=100.0)
     assert found == [
-        (102.5, HostHealth.PING_DUE), (105.0, HostHealth.PING_DUE), (107.5, HostHealth.PING_DUE), (110.0, HostHealth.LOST),
+        (102.5, HostHealth.PING_DUE), (105.0, HostHealth.PING_DUE),
+        (107.5, HostHealth.PING_DUE), (110.0, HostHealth.LOST),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What docs/jobs.md says of formats is so."""
+"""The formats that docs/jobs.md describes are those of the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a job's file and options may say, and how a mistake is told."""
+"""Job files and options: what they may contain, and the errors for mistakes."""
 
 import json
 from pathlib import Path

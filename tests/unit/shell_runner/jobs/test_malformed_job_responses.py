@@ -1,4 +1,4 @@
-"""A desk that says what no sound one says: each lie ends in words, and reaches no terminal."""
+"""Malformed responses of a host: each is an error, and none reaches the terminal unchecked."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ JOB: dict[str, Any] = {
     "outcomes": {"passed": 1},
 }  # fmt: skip
 REPORT: dict[str, Any] = {
-    **JOB, "jobs_ahead": 0, "attempt_reports": [], "failed": {"count": 0, "first": []}, "config": {},
-    "build": None, "contents": ["tree", "a" * 64, 3, "t"], "worker_error": "",
+    **JOB, "jobs_ahead": 0, "attempt_reports": [], "failed": {"count": 0, "first": []},
+    "config": {}, "build": None, "contents": ["tree", "a" * 64, 3, "t"], "worker_error": "",
 }  # fmt: skip
 LOG: dict[str, Any] = {
     "mark": ["running", 1, "testing"], "end_reason": "", "attempt": 1, "attempts": 1,
@@ -41,7 +41,7 @@ LOG: dict[str, Any] = {
     "offset": 0, "crc": 0, "size": 0,
 }  # fmt: skip
 
-#: What a desk sends for a request.
+#: Returns the frames that a host sends for a request.
 Answers = Callable[[str, dict[str, Any]], list[bytes]]
 
 
@@ -53,8 +53,8 @@ def blob(value: Any, body: bytes) -> list[bytes]:
     return [wire.pack_blob(["answer", value], body)]
 
 
-class Pretended:
-    """In place of a gateway: what is sent is answered at once, by a function."""
+class FakeGateway:
+    """A fake gateway that answers each request at once with the result of a function."""
 
     answers: Answers
     latency = last_heard = sending_since = 0.0
@@ -91,18 +91,18 @@ class Pretended:
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobClient]:
-    monkeypatch.setattr(session, "Gateway", Pretended)
+    monkeypatch.setattr(session, "Gateway", FakeGateway)
     monkeypatch.setattr("shell_runner.jobs.reconnecting_client.backoff", lambda number: 0.0)
     with JobClient(HOST) as found:
         yield found
 
 
-def lies(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> None:
-    monkeypatch.setattr(Pretended, "answers", staticmethod(answers), raising=False)
+def set_answers(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> None:
+    monkeypatch.setattr(FakeGateway, "answers", staticmethod(answers), raising=False)
 
 
-def assert_told(error: BaseException) -> None:
-    """In words that name the host and can be shown."""
+def assert_message_is_safe(error: BaseException) -> None:
+    """Check that the message names the host and is safe to show."""
     words = str(error)
     assert words.startswith("host h1: ")
     assert "\x1b" not in words
@@ -111,7 +111,7 @@ def assert_told(error: BaseException) -> None:
 
 
 def test_what_is_true_is_believed(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    lies(monkeypatch, lambda name, arguments: answer(REPORT))
+    set_answers(monkeypatch, lambda name, arguments: answer(REPORT))
     found = client.get_job(ID)
     assert (found.job.id, found.job.outcomes, found.tests) == (
         ID, {"passed": 1}, ("tree", "a" * 64, 3, "t"),
@@ -141,10 +141,10 @@ def test_what_is_true_is_believed(client: JobClient, monkeypatch: pytest.MonkeyP
 def test_no_answer_is_an_error(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, frames: list[bytes]
 ) -> None:
-    lies(monkeypatch, lambda name, arguments: frames)
+    set_answers(monkeypatch, lambda name, arguments: frames)
     with pytest.raises(HostError) as caught:
         client.get_job(ID)
-    assert_told(caught.value)
+    assert_message_is_safe(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_no_answer_is_an_error(
 def test_odd_values_are_an_error(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
 ) -> None:
-    lies(monkeypatch, lambda name, arguments: answer({**REPORT, key: value}))
+    set_answers(monkeypatch, lambda name, arguments: answer({**REPORT, key: value}))
     with pytest.raises(HostError, match="sent an invalid response") as caught:
         client.get_job(ID)
-    assert_told(caught.value)
+    assert_message_is_safe(caught.value)
 
 
 def test_no_text_of_a_host_drives_a_terminal(
@@ -200,7 +200,7 @@ def test_no_text_of_a_host_drives_a_terminal(
     failed = {"count": 1, "first": [[ESCAPE, "failed", [0, "p"], None]]}
     config = {"install": ESCAPE, "environment": [["A", ESCAPE]], "secret": "told"}
     lie = {**REPORT, **texts, "labels": [ESCAPE], "failed": failed, "config": config}
-    lies(monkeypatch, lambda name, arguments: answer(lie))
+    set_answers(monkeypatch, lambda name, arguments: answer(lie))
     shown = client.get_job(ID)
     words = [shown.job.name, shown.job.detail, *shown.job.labels, shown.failed[0].nodeid]
     words += [shown.config["install"], shown.config["environment"][0][1], shown.worker_error]
@@ -210,15 +210,15 @@ def test_no_text_of_a_host_drives_a_terminal(
 
 def test_a_refusal_is_cleaned(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = wire.pack_messages([["refused", "full" + ESCAPE, "no " + ESCAPE * 1000]])
-    lies(monkeypatch, lambda name, arguments: [frame])
+    set_answers(monkeypatch, lambda name, arguments: [frame])
     with pytest.raises(JobRefused) as caught:
         client.get_job(ID)
-    assert_told(caught.value)
+    assert_message_is_safe(caught.value)
 
 
 def test_a_flood_ends_the_host(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = wire.pack_messages([["received"]]) + b" " * (MAX_PAYLOAD_BYTES // 2)
-    lies(monkeypatch, lambda name, arguments: [frame] * 8)
+    set_answers(monkeypatch, lambda name, arguments: [frame] * 8)
     with pytest.raises(HostError, match="sent more than was requested"):
         client.get_job(ID)
 
@@ -232,17 +232,17 @@ def test_one_that_hangs_up_is_asked_again_a_few_times(
         asked.append(name)
         return [None]
 
-    lies(monkeypatch, hang_up)
+    set_answers(monkeypatch, hang_up)
     with pytest.raises(HostLost) as caught:
         client.get_job(ID)
-    assert_told(caught.value)
+    assert_message_is_safe(caught.value)
     assert len(asked) == 4
 
 
 def test_a_job_that_was_not_asked_for_is_not_acknowledged(
     client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lies(monkeypatch, lambda name, arguments: answer({**JOB, "id": OTHER}))
+    set_answers(monkeypatch, lambda name, arguments: answer({**JOB, "id": OTHER}))
     for request in (client.cancel, client.forget, client.wait):
         with pytest.raises(HostError, match=f"job {OTHER} where {ID} was requested"):
             request(ID)
@@ -265,10 +265,10 @@ def test_a_job_that_was_not_asked_for_is_not_acknowledged(
 def test_a_log_that_cannot_be_is_an_error(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], body: bytes
 ) -> None:
-    lies(monkeypatch, lambda name, arguments: blob({**LOG, **change}, body))
+    set_answers(monkeypatch, lambda name, arguments: blob({**LOG, **change}, body))
     with pytest.raises(HostError) as caught:
         list(client.read_log(ID, LogPosition(1)))
-    assert_told(caught.value)
+    assert_message_is_safe(caught.value)
 
 
 # -- packages ------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_a_package_comes_whole(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = bytes(range(256)) * 9000
-    lies(monkeypatch, package(data))
+    set_answers(monkeypatch, package(data))
     assert download(client, tmp_path).read_bytes() == data
 
 
@@ -305,7 +305,7 @@ def test_a_package_comes_whole(
 def test_pieces_of_a_package_have_the_size_that_was_asked_for(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pieces: bytes
 ) -> None:
-    lies(monkeypatch, package(b"data", pieces=pieces))
+    set_answers(monkeypatch, package(b"data", pieces=pieces))
     with pytest.raises(HostError, match="bytes of a package where 4 were requested"):
         download(client, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -314,7 +314,7 @@ def test_pieces_of_a_package_have_the_size_that_was_asked_for(
 def test_a_package_that_no_disk_could_hold_is_refused_before_it_comes(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    lies(monkeypatch, package(b"data", size=1 << 60))
+    set_answers(monkeypatch, package(b"data", size=1 << 60))
     with pytest.raises(UsageError, match=r"the package needs \d+ more bytes; \d+ are free"):
         download(client, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -323,40 +323,42 @@ def test_a_package_that_no_disk_could_hold_is_refused_before_it_comes(
 def test_what_was_verified_alone_gets_its_name(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    lies(monkeypatch, package(b"no zip"))
+    set_answers(monkeypatch, package(b"no zip"))
     from shell_runner.jobs.results import harvest
 
     with pytest.raises(HostError, match="is refused") as caught:
         harvest(client, ID, tmp_path / "x.zip", None, None, lambda done, total: None)
-    assert_told(caught.value)
+    assert_message_is_safe(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_silent_host_is_lost(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes what it is sent, and never answers."""
+    """The host reads requests and never answers."""
     client = JobClient(HOST, timeout=0.2)
     monkeypatch.setattr("shell_runner.jobs.reconnecting_client._MAX_ATTEMPTS", 1)
-    monkeypatch.setattr(Pretended, "last_heard", 0.0)
+    monkeypatch.setattr(FakeGateway, "last_heard", 0.0)
 
     def answers(name: str, arguments: dict[str, Any]) -> list[bytes]:
         assert client._session is not None
         client._session._gateway.last_heard = time.monotonic()  # now, and not again
         return []
 
-    lies(monkeypatch, answers)
+    set_answers(monkeypatch, answers)
     began = threading.active_count()
     with pytest.raises(HostLost, match=r"has not answered for 0\.2 s"), client:
         client.list_jobs()
     assert threading.active_count() <= began + 1
 
 
-NEWS: dict[str, Any] = {"jobs": [], "gone": [], "worker_error": ""}
+CHANGES: dict[str, Any] = {"jobs": [], "gone": [], "worker_error": ""}
 
 
-def test_news_that_are_true_are_believed(
+def test_changes_that_are_true_are_believed(
     client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lies(monkeypatch, lambda name, values: answer({**NEWS, "jobs": [JOB], "gone": [OTHER]}))
+    set_answers(
+        monkeypatch, lambda name, values: answer({**CHANGES, "jobs": [JOB], "gone": [OTHER]})
+    )
     found = client.await_changes({ID: "running", OTHER: "running"})
     assert ([job.state for job in found.jobs], found.gone) == (["ready"], (OTHER,))
 
@@ -366,17 +368,17 @@ def test_news_that_are_true_are_believed(
     [
         None,
         {},
-        {**NEWS, "jobs": [{**JOB, "id": OTHER}]},
-        {**NEWS, "jobs": [{**JOB, "state": ESCAPE}]},
-        {**NEWS, "gone": [OTHER]},
-        {**NEWS, "gone": [1]},
-        {**NEWS, "gone": ["x"] * 10_001},
+        {**CHANGES, "jobs": [{**JOB, "id": OTHER}]},
+        {**CHANGES, "jobs": [{**JOB, "state": ESCAPE}]},
+        {**CHANGES, "gone": [OTHER]},
+        {**CHANGES, "gone": [1]},
+        {**CHANGES, "gone": ["x"] * 10_001},
     ],
 )
-def test_news_that_cannot_be_are_an_error(
+def test_changes_that_cannot_be_are_an_error(
     client: JobClient, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
-    lies(monkeypatch, lambda name, values: answer(value))
+    set_answers(monkeypatch, lambda name, values: answer(value))
     with pytest.raises(HostError, match="sent an invalid response") as caught:
         client.await_changes({ID: "running"})
-    assert_told(caught.value)
+    assert_message_is_safe(caught.value)

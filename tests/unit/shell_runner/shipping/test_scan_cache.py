@@ -1,4 +1,4 @@
-"""What is remembered of a scan, and when it is not believed."""
+"""The scan cache: what it stores, and when it is not used."""
 
 import builtins
 import json

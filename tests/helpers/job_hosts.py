@@ -64,8 +64,8 @@ def isolate_state(folder: Path) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("TMPDIR", str(folder / "tmp"))
         patch.delenv("NOSEJOBS_HOST", raising=False)
-        preloaded_host_code.cache(folder / "cache")
-        preloaded_host_code.queue(Path(queue_folder.find_queue_folder()))
+        preloaded_host_code.install_in_cache(folder / "cache")
+        preloaded_host_code.install_in_queue(Path(queue_folder.find_queue_folder()))
         try:
             yield folder
         finally:

@@ -100,8 +100,8 @@ class NamespaceHost:
         for name in ("state", "cache", "tmp", "home", "user", "here"):
             (folder / name).mkdir(mode=0o700)
         # The host has our code already, as if it had been used before.
-        preloaded_host_code.cache(folder / "cache")
-        preloaded_host_code.queue(
+        preloaded_host_code.install_in_cache(folder / "cache")
+        preloaded_host_code.install_in_queue(
             Path(state_dirs.host_folder(str(folder / "state/nosejobs")), "jobs")
         )
         self._init: subprocess.Popen[str] | None = None

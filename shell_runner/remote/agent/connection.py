@@ -1,4 +1,4 @@
-"""One connection of the agent: reads the hello, runs an interpreter and relays its bytes.
+"""The connection of a peer to the agent: reads the hello, runs an interpreter, relays its bytes.
 
 Owns everything between the end of the handshake and the end of the interpreter's processes.  Must
 not know listening or the limits of connections.

@@ -205,7 +205,7 @@ def test_a_certificate_of_another_fleet_is_refused_by_either_side(
     shared: AgentProcess, tmp_path: Path
 ) -> None:
     stranger = FleetAuthority(tmp_path).issue_client("stranger")
-    assert "is of another fleet" in get_refusal(shared, stranger)
+    assert "belongs to another fleet" in get_refusal(shared, stranger)
     shared.expect("refused .*our certificate: another authority")
     with pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca"):
         send_hello(shared, make_client_context(stranger))
@@ -226,7 +226,7 @@ def test_an_invalid_certificate_is_refused(
     message = {
         "expired": "our certificate has expired",
         "revoked": "our certificate has been revoked",
-        "host": "our certificate is not a client's",
+        "host": "our certificate is not for a client",
     }[kind]
     with AgentProcess(bundle, "--crl", authority.crl) as agent:
         assert message in get_refusal(agent, credentials)
@@ -401,9 +401,9 @@ def test_something_else_listens_there(client: Path, agent: AgentProcess) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.unlink(), "no credentials: there is no"),
-        (lambda path: path.chmod(0o644), "others may use the key"),
-        (lambda path: path.write_text(""), "hold no key"),
+        (lambda path: path.unlink(), "does not exist"),
+        (lambda path: path.chmod(0o644), "is accessible to others"),
+        (lambda path: path.write_text(""), "lack a key"),
     ],
 )
 def test_our_own_credentials_are_checked(
@@ -561,7 +561,7 @@ def test_only_the_expected_host_is_accepted(
         one.expect("waiting ")
         monkeypatch.setattr(tls, "LISTEN_TIMEOUT", 3.0)
         message = get_refusal(one, client, address="web2", listen=port)
-        assert "web2 did not dial" in message
+        assert "web2 did not connect" in message
         assert "the certificate of web2" in message
         assert "--connect" in message
         monkeypatch.undo()

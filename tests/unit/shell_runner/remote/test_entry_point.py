@@ -127,7 +127,9 @@ def test_the_agent_as_one_file_starts_programs(tmp_path: Path, empty: Path) -> N
     path = tmp_path / "agent.pyz"
     agent_zipapp.write(path)
     ask = f"import sys; sys.path.insert(0, {str(path)!r}); "
-    ask += f"from {entry_point.PACKAGE} import entry_point; print(entry_point.build_command('slot'))"
+    ask += (
+        f"from {entry_point.PACKAGE} import entry_point; print(entry_point.build_command('slot'))"
+    )
     command = [*PYTHON, str(path), entry_point.ZIPAPP_OPTION, "slot"]
     assert run([*PYTHON, "-c", ask], empty).stdout == f"{command}\n"
     assert run_slot(command, empty) == (0, "")

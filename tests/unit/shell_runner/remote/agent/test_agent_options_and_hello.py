@@ -58,7 +58,9 @@ def test_a_unit_escapes_what_systemd_would_expand(tmp_path, monkeypatch) -> None
     bundle = tmp_path / "50% of $HOME.pem"
     bundle.touch()
     (line,) = [
-        line for line in main.format_unit([str(bundle), "--print-unit"]).splitlines() if "Exec" in line
+        line
+        for line in main.format_unit([str(bundle), "--print-unit"]).splitlines()
+        if "Exec" in line
     ]
     assert line.endswith("50%% of $$HOME.pem'")
     assert "--print-unit" not in line

@@ -16,12 +16,12 @@ from shell_runner.text import format_count
 from ..configuration.pipeline import Mode, Stage
 from ..model import Job, JobState, OutcomeCounts, StageEvent
 
-#: Ends of a job on its host (``job.end_reason``), beside "completed", that are the fault of the build.
+#: Reasons (``job.end_reason``), by end reason of a job whose build is at fault.
 _BUILD_FAILURES = {
     "install-failed": "the install command failed",
     "timed-out": "it exceeded its time limit",
 }
-#: Ends that say nothing about the build.
+#: Reasons, by end reason of a job that says nothing about the build.
 _INFRASTRUCTURE_FAILURES = {
     "refused": "the host could not unpack the job",
     "gave-up": "the worker of the job was lost too often",

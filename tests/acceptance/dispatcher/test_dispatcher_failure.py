@@ -215,7 +215,7 @@ def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesyst
     dispatcher = scenario.start_dispatcher()
     scenario.wait_until("the test", scenario.begun_file.exists)
     scenario.wait_until("its row", lambda: scenario.jobs("unit")[0][2] == "submitted")
-    disk.create_database()
+    disk.fill()
     scenario.go_file.touch()
     scenario.wait_until(
         "words of that", lambda: "No space" in scenario.log or "disk" in scenario.log

@@ -19,7 +19,7 @@ import pytest
 
 from dispatcher.builds.blob_store import BlobStore
 from dispatcher.model import BuildState, Decision, DecisionKind, JobState, StageState
-from dispatcher.service import DATABASE, MIRRORS, Service
+from dispatcher.service import DATABASE_NAME, MIRRORS_NAME, Service
 from dispatcher.store import StoreError, builds, changes, hosts, tags
 from shell_runner.errors import NosejobsError
 from shell_runner.remote.jobs import queue, queue_folder
@@ -130,11 +130,11 @@ def test_disk_full_while_the_mirror_fetches(
     tree.write_config(config)
     (tree.path / "noise").write_bytes(os.urandom(1 << 20))
     second = tree.commit()
-    disk.create_database(leave=512 << 10)
+    disk.fill(leave=512 << 10)
     dispatcher.poke()
     while "No space left on device" not in source_error(dispatcher):
         dispatcher.store.changed.wait(dispatcher.store.changed.count(), 0.05)
-    assert (data / MIRRORS / "here.git" / "refs").is_dir()
+    assert (data / MIRRORS_NAME / "here.git" / "refs").is_dir()
     disk.empty_database()
     check_shipped(dispatcher, second)  # though nobody pokes again
     assert source_error(dispatcher) == ""
@@ -157,13 +157,13 @@ def test_disk_full_while_a_build_is_stored(
     revision = tree.commit()
     dispatcher = start()
     wait_until(lambda: (folder / "begun").exists())
-    disk.create_database(leave=256 << 10)
+    disk.fill(leave=256 << 10)
     (folder / "go").touch()
     full = "No space left on device"
     found = dispatcher.wait_until(revision, lambda found: full in found.view.runs[0].detail)
     assert found.view.runs[0].detail.startswith("waiting: h1: ")
     disk.empty_database()
-    disk.create_database(leave=5 << 20)
+    disk.fill(leave=5 << 20)
     found = dispatcher.wait_until(revision, lambda found: "waiting: " in found.view.build.detail)
     assert full in found.view.build.detail
     disk.empty_database()
@@ -190,13 +190,13 @@ def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
     revision = tree.commit()
     service = Service(make_settings(data.parent, tree.path))
     service.stop()
-    disk.create_database(leave=2 << 20)
+    disk.fill(leave=2 << 20)
     dispatcher = start()
     found = dispatcher.wait_until(revision, lambda found: bool(found.view.build.detail))
     words = f"waiting: revision {revision[:12]} cannot be written: No space left on device"
     assert found.view.build.state is BuildState.NEW
     assert found.view.build.detail.startswith(words)
-    disk.create_database()
+    disk.fill()
     with pytest.raises(StoreError, match="disk is full"):
         write_much(dispatcher)
     disk.empty_database()
@@ -213,9 +213,9 @@ def write_much(dispatcher: RunningDispatcher) -> None:
 def test_what_a_killed_dispatcher_was_writing_goes_at_the_next_start(
     data: Path, folder: Path, tree: SampleRepository
 ) -> None:
-    mirror = data / MIRRORS / "here.git"
+    mirror = data / MIRRORS_NAME / "here.git"
     left = [
-        data / f"{DATABASE}.schema-0001.part-123",
+        data / f"{DATABASE_NAME}.schema-0001.part-123",
         mirror / "packed-refs.lock",
         mirror / "refs/heads/feature/main.lock",
         mirror / "objects/pack/tmp_pack_abc",
@@ -243,7 +243,7 @@ def stored(data: Path, folder: Path, tree: SampleRepository) -> Path:
     """Return the database of a stopped dispatcher, with a file that it refers to."""
     Service(make_settings(folder, tree.path)).stop()
     BlobStore(data / "blobs").take(tree.write_script("result", "echo"))
-    return data / DATABASE
+    return data / DATABASE_NAME
 
 
 def refusal(folder: Path, tree: SampleRepository) -> str:
@@ -272,9 +272,9 @@ def test_a_damaged_database_is_refused_and_left_as_it_is(
 ) -> None:
     harm(stored)
     before = stored.read_bytes()
-    words = refusal(folder, tree)
-    assert words.startswith(f"database {stored} is damaged: ")
-    assert "try: restore a backup" in words
+    message = refusal(folder, tree)
+    assert message.startswith(f"database {stored} is damaged: ")
+    assert "try: restore a backup" in message
     assert stored.read_bytes() == before
 
 
@@ -293,8 +293,8 @@ def test_without_its_database_no_result_is_swept(
     harm(stored, *([b""] if harm is Path.write_bytes else []))
     (blob,) = (folder / "data/blobs").glob("??/*")
     os.utime(blob, (0, 0))
-    words = refusal(folder, tree)
-    assert f"and {folder}/data/blobs has files of it" in words
+    message = refusal(folder, tree)
+    assert f"but {folder}/data/blobs has files of it" in message
     (folder / "data/blobs").rename(folder / "old")
     Service(make_settings(folder, tree.path)).stop()
     assert len(list((folder / "old").glob("??/*"))) == 1

@@ -126,7 +126,7 @@ def test_collect_only_runs_nothing_and_opens_no_host(project: Project) -> None:
     ("name", "text", "error"),
     [
         ("test_a.sh", "# nosejobs: timout=3", "test_a.sh:2: timout: unknown key; did you mean"),
-        ("d/test_a.sh", "#\n# nosejobs: timeout=x", "d/test_a.sh:3: timeout: must be a number"),
+        ("d/test_a.sh", "#\n# nosejobs: timeout=x", "d/test_a.sh:3: timeout: must be a time above 0"),
         ("test_a.sh", "# nosejobs: tags=a;b", "test_a.sh:2: tags: "),
         ("test_a.sh", "# nosejob: timeout=3", "test_a.sh:2: nosejobs: must be written as # nosejobs: "),
         ("test_a.sh", "# nosejobs: timeout = 3", "test_a.sh:2: timeout: needs a value: "),
@@ -149,7 +149,7 @@ def test_bad_metadata_of_a_pattern_names_the_file_and_the_pattern(project: Proje
     project.add("test_a.sh")
     result = project.run()
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*nosejobs.toml:*test_[*]*timeout: must be a number*"])
+    result.stderr.fnmatch_lines(["*nosejobs.toml:*test_[*]*timeout: must be a time above 0*"])
 
 
 def test_a_pattern_that_matches_nothing_is_checked_too(project: Project) -> None:
@@ -164,7 +164,7 @@ def test_a_bad_config_is_a_usage_error(project: Project) -> None:
     project.file("nosejobs.toml", "[hosst]\n")
     result = project.run()
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*nosejobs.toml: unknown key 'hosst'; did you mean 'hosts'?*"])
+    result.stderr.fnmatch_lines(["*nosejobs.toml:1: unknown key 'hosst'; did you mean 'hosts'?*"])
 
 
 @pytest.mark.parametrize("ini", ["nosejobs_timeout = soon", "nosejobs_cwd = there"])

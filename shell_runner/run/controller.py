@@ -297,14 +297,14 @@ class RunController(threading.Thread):
             if isinstance(command, Send):
                 self._send(command)
             elif isinstance(command, Return):
-                self._hosts[command.host].take_back(command.tests)
+                self._hosts[command.host].request_return(command.tests)
             elif isinstance(command, RequirementUnmet):
                 self.results.put([self._finish_unmet(command)])
             else:
                 self.results.put([self._finish_given_up(command)])
 
     def _send(self, command: Send) -> None:
-        self._hosts[command.host].run([self._with_estimate(test) for test in command.tests])
+        self._hosts[command.host].run_tests([self._with_estimate(test) for test in command.tests])
         if self._unmoved:
             for test in command.tests:
                 loss = self._unmoved.pop(test, None)

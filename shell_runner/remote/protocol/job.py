@@ -134,13 +134,18 @@ def is_uuid(text: object) -> bool:
 #: The checks of the fields of a JobConfig.
 _CONFIG_CHECKS: Dict[str, Check] = {
     "install": TEXT, "install_timeout": NUMBER, "environment": pairs_of(TEXT),
-    "pass_env": list_of(TEXT), "slots": NON_NEGATIVE_INTEGER, "timeout": NUMBER, "retries": NON_NEGATIVE_INTEGER,
+    "pass_env": list_of(TEXT), "slots": NON_NEGATIVE_INTEGER, "timeout": NUMBER,
+    "retries": NON_NEGATIVE_INTEGER,
     "attempts": Check(
         "a whole number, 1 to %d" % MAX_ATTEMPTS,
         lambda value: is_integer(value) and 1 <= value <= MAX_ATTEMPTS,
     ),
-    "keep_workspace": Check("one of %s" % ", ".join(KEEP_WORKSPACE_VALUES), lambda value: value in KEEP_WORKSPACE_VALUES),
-    "grace": NUMBER, "keep_output": NON_NEGATIVE_INTEGER, "artefacts": NON_NEGATIVE_INTEGER, "merge": FLAG,
+    "keep_workspace": Check(
+        "one of %s" % ", ".join(KEEP_WORKSPACE_VALUES),
+        lambda value: value in KEEP_WORKSPACE_VALUES,
+    ),
+    "grace": NUMBER, "keep_output": NON_NEGATIVE_INTEGER, "artefacts": NON_NEGATIVE_INTEGER,
+    "merge": FLAG,
     "formats": pairs_of(TEXT),
     "notify": Check(
         "an http:// or https:// address",

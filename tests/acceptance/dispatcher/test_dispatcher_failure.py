@@ -126,7 +126,7 @@ def test_agent_and_worker_of_a_host_are_killed_while_a_stage_runs(
     scenario.check_rows()
     (job,) = set(scenario.ran_jobs("unit"))
     assert far.query(
-        "SELECT attempt.number, step FROM attempt JOIN job ON job.number = attempt.job "
+        "SELECT attempt.number, phase FROM attempt JOIN job ON job.number = attempt.job "
         "WHERE job.id = ? ORDER BY attempt.number",
         job,
     ) == [(1, "lost"), (2, "ended")]
@@ -221,7 +221,7 @@ def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesyst
         "words of that", lambda: "No space" in scenario.log or "disk" in scenario.log
     )
     assert scenario.level == "goop"
-    disk.empty_database()
+    disk.clear()
     scenario.wait_until_shipped()
     dispatcher.stop()
     scenario.check_data()

@@ -135,7 +135,7 @@ def test_disk_full_while_the_mirror_fetches(
     while "No space left on device" not in source_error(dispatcher):
         dispatcher.store.changed.wait(dispatcher.store.changed.count(), 0.05)
     assert (data / MIRRORS_NAME / "here.git" / "refs").is_dir()
-    disk.empty_database()
+    disk.clear()
     check_shipped(dispatcher, second)  # though nobody pokes again
     assert source_error(dispatcher) == ""
     assert partial_files(data) == []
@@ -162,11 +162,11 @@ def test_disk_full_while_a_build_is_stored(
     full = "No space left on device"
     found = dispatcher.wait_until(revision, lambda found: full in found.view.runs[0].detail)
     assert found.view.runs[0].detail.startswith("waiting: h1: ")
-    disk.empty_database()
+    disk.clear()
     disk.fill(leave=5 << 20)
     found = dispatcher.wait_until(revision, lambda found: "waiting: " in found.view.build.detail)
     assert full in found.view.build.detail
-    disk.empty_database()
+    disk.clear()
     check_shipped(dispatcher, revision)
     assert partial_files(data) == []
 
@@ -199,7 +199,7 @@ def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
     disk.fill()
     with pytest.raises(StoreError, match="disk is full"):
         write_much(dispatcher)
-    disk.empty_database()
+    disk.clear()
     check_shipped(dispatcher, revision)
     assert partial_files(data) == []
 

@@ -221,7 +221,7 @@ class LocalProvider:
         ca.write_private_file(path, text)
         return path
 
-    def _open_authority(self) -> ca.Authority:
+    def _open_authority(self) -> ca.CertificateAuthority:
         from ..hosts import ca
 
         folder = self._folder / "ca"

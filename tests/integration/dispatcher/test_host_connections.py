@@ -56,8 +56,8 @@ def gate(folder: Path, tests: Path) -> Path:
 
 
 def state_on_host(job: str) -> str:
-    with queue.Queue(queue_folder.find_queue_folder()) as harness:
-        return str(harness.states([job])[job])
+    with queue.Queue(queue_folder.find_queue_folder()) as host_queue:
+        return str(host_queue.get_states([job])[job])
 
 
 def open_gate(harness: ConnectionHarness, gate: Path) -> int:
@@ -74,7 +74,7 @@ def open_gate(harness: ConnectionHarness, gate: Path) -> int:
 
 
 def incoming_files(harness: ConnectionHarness) -> list[str]:
-    return os.listdir(harness.settings.data / host_connections.INCOMING)
+    return os.listdir(harness.settings.data / host_connections.INCOMING_FOLDER)
 
 
 # -- from planned to acknowledged ------------------------------------------------------
@@ -156,7 +156,7 @@ def test_a_job_that_the_host_refuses_is_lost_with_its_words(
     harness.work.before_prepare = hand_in_another
     harness.start()
     row = harness.wait_for_state(job, LOST)
-    assert "is here already, and is another one" in row.detail
+    assert "was submitted before" in row.detail
     assert harness.host("h1").consecutive_failures == 1
 
 
@@ -327,7 +327,7 @@ def test_jobs_go_on_from_whatever_their_rows_say(harness: ConnectionHarness, tes
 def write_partial_download(harness: ConnectionHarness, job: str) -> None:
     """Write what a dispatcher leaves that is killed in a download, and an unknown file."""
     package = Path(paths.package_path(queue_folder.find_queue_folder(), job)).read_bytes()
-    incoming = harness.settings.data / host_connections.INCOMING
+    incoming = harness.settings.data / host_connections.INCOMING_FOLDER
     incoming.mkdir()
     (incoming / f"{job}.zip.part").write_bytes(package[:100])
     (incoming / f"{uuid.uuid4()}.zip").write_bytes(b"unknown")

@@ -33,7 +33,7 @@ from shell_runner.hosts import gateway
 from shell_runner.hosts import spec as hosts
 from shell_runner.jobs import jobfile, submission  # noqa: E402
 from shell_runner.jobs.client import JobClient  # noqa: E402
-from shell_runner.remote.jobs import paths, queue, worker_launcher  # noqa: E402
+from shell_runner.remote.jobs import paths, queue, queue_folder, worker_launcher  # noqa: E402
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.sessions import job_session
 from tests.helpers.queue_host import QueueHost  # noqa: E402
@@ -58,7 +58,7 @@ _SUBMIT_NOTES = (
 )
 _OPEN_NOTES = (
     "The same without the start of the command. Open connection: one request and its answer, as "
-    "a dispatcher submits. QueueHost's part: what of it is done over there, by the desk.",
+    "a dispatcher submits. The host's part: the share that the job session takes.",
 )
 _DRAIN_NOTES = (
     "A worker is started with the full queue, and leaves when it is empty. Each job is unpacked "
@@ -238,10 +238,10 @@ def _ready(client: JobClient, tests: Path, **options: str) -> submission.Submiss
 
 def measure_host_part(rounds: int, count: int) -> list[Run]:
     """Measure the host's part of a submission: check contents, write the row, wake the worker."""
-    folder = queue.find_queue_folder()
+    folder = queue_folder.find_queue_folder()
     with queue.Queue(folder) as there:
-        last = there.jobs(limit=1)[0]
-        tests = there.tests(last.number)
+        last = there.list_jobs(limit=1)[0]
+        tests = there.get_tests(last.number)
     alone = job_session.JobSession(None, folder, paths.code_path(folder, last.code))
     row = {
         "tests": last.tests, "build": None, "config": last.config._asdict(), "cases": tests,
@@ -336,9 +336,9 @@ class QueueTemplate:
 
         def check() -> float:
             with queue.Queue(str(place)) as there:
-                counts = there.counts()
-                last = there.attempts(there.jobs(limit=1)[0].number)[-1]
-                passed = there.outcomes(last.id)
+                counts = there.count_jobs()
+                last = there.get_attempts(there.list_jobs(limit=1)[0].number)[-1]
+                passed = there.count_outcomes(last.id)
             if counts[queue.State.READY] != count or passed != {"passed": tests}:
                 words = (place / worker_launcher.LOG_NAME).read_text()[-2000:]
                 raise RunFailed(f"{name}: {counts}, {passed}\n{words}")
@@ -355,7 +355,7 @@ def _fill(folder: Path, count: int, tests: int) -> str:
         scripts = {f"test_{number}.sh": "true" for number in range(tests)}
         for _ in range(count):
             host.submit(scripts)
-        host.door.path.unlink()
+        host.fifo.path.unlink()
         # As on any host that has run a job before.
         compileall.compile_dir(paths.code_path(host.folder, host.code), quiet=1)
     return host.code
@@ -463,7 +463,7 @@ def _harvest(
             argv = [*COMMAND, "job", "harvest", "--host", spec, "--no-ack"]
             argv += ["--out", str(target), found]
             contenders.append(_copying(f"nosejobs job harvest, {name}", argv, target, size))
-            path = path or paths.package_path(queue.find_queue_folder(), found)
+            path = path or paths.package_path(queue_folder.find_queue_folder(), found)
             rates[f"open connection, {name}: MB/s"] = _downloaded(spec, found, target, rounds)
         assert path is not None
         argv = ["cp", path, str(target)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.protocol.model import Execution
-from shell_runner.reporting.artifact_files import Artefacts, named
+from shell_runner.reporting.artifact_files import ArtifactFiles, format_folder
 
 from .options import Options
 
@@ -19,33 +19,33 @@ class ArtifactReceiver:
     def __init__(self, config: pytest.Config, options: Options) -> None:
         """Create the folder.  Raise UsageError if that is impossible or unsafe."""
         self._start = config.invocation_params.dir
-        self._files: Artefacts | None = None
+        self._files: ArtifactFiles | None = None
         if options.artifacts is not None:
             trees = (options.root, config.rootpath)  # node ids are relative to the latter
-            self._files = Artefacts(options.artifacts, options.artifacts_limit, *trees)
+            self._files = ArtifactFiles(options.artifacts, options.artifacts_limit, *trees)
 
     @property
     def errors(self) -> Mapping[Path, str]:
         """Return the reasons for which files could not be written, by file."""
-        return self._files.troubles if self._files is not None else {}
+        return self._files.write_errors if self._files is not None else {}
 
     def receive(self, nodeid: str, attempt: int, path: str, data: bytes) -> None:
         """Append ``data`` to an artifact.  Raise ValueError for what a host must not send."""
         if self._files is None:
             raise ValueError("artifacts that were not requested")
-        self._files.add(self._files.folder_of(nodeid, attempt), path, data)
+        self._files.add(self._files.get_folder(nodeid, attempt), path, data)
 
     def discard(self, nodeid: str, attempt: int) -> None:
         """Forget what a lost host has sent of an attempt."""
         if self._files is not None:
-            self._files.void(self._files.folder_of(nodeid, attempt))
+            self._files.discard(self._files.get_folder(nodeid, attempt))
 
     def list_files(self, nodeid: str, execution: Execution) -> list[str]:
         """Return the paths of a test's artifacts, as seen from where pytest was started."""
         if self._files is None or not execution.artefacts:
             return []
-        folder = self._files.folder_of(nodeid, execution.attempt)
+        folder = self._files.get_folder(nodeid, execution.attempt)
         # Only files that have arrived: a host that names /etc/passwd must not have it attached.
-        paths = [path for path, _ in execution.artefacts if self._files.received(folder, path)]
-        shown = named(folder, self._start)
+        paths = [path for path, _ in execution.artefacts if self._files.has_received(folder, path)]
+        shown = format_folder(folder, self._start)
         return [str(shown / path) for path in paths]

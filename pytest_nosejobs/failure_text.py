@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shell_runner.reporting.report_text import Failure
-from shell_runner.text import readable
+from shell_runner.text import make_readable
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class FailureText:
 
     def __init__(self, failure: Failure, nodeid: str) -> None:
         self.failure = failure
-        self.reprcrash = Crash(failure.message, readable(nodeid))
+        self.reprcrash = Crash(failure.message, make_readable(nodeid))
 
     def toterminal(self, writer: Any) -> None:
         """Write the text to pytest's TerminalWriter; pytest adds the captured output."""

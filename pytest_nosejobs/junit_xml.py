@@ -23,7 +23,7 @@ def set_names(xml: Any, report: pytest.TestReport) -> None:
     Pytest takes the last ``::`` part of a node id for the name and would leave the class of a
     program empty, which viewers show as a nameless root.
     """
-    classname, name = report_text.in_junit(report.nosejobs_program, report.nosejobs_case)
+    classname, name = report_text.junit_names(report.nosejobs_program, report.nosejobs_case)
     reporter = xml.node_reporter(report)
     reporter.add_attribute("classname", classname)
     reporter.add_attribute("name", name)
@@ -33,7 +33,7 @@ def attach_files(xml: Any, report: pytest.TestReport) -> None:
     """Name the test's artifacts, for CI servers that show them."""
     if report.nosejobs_files:
         element = ElementTree.Element("system-out")
-        element.text = report_text.attachments(report.nosejobs_files)
+        element.text = report_text.format_attachments(report.nosejobs_files)
         xml.node_reporter(report).append(element)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shell_runner.remote.protocol.model import Execution, Test
-from shell_runner.remote.protocol.verdict import leftover_words
+from shell_runner.remote.protocol.verdict import format_leftovers
 
 
 class LeftoversWarning(pytest.PytestWarning):
@@ -29,7 +29,7 @@ def warn_of_leftovers(item: pytest.Item, test: Test, execution: Execution) -> Te
     """
     if not execution.leftovers or test.leftovers != "warn":
         return test
-    message = f"{item.nodeid}: left {leftover_words(execution.leftovers)}"
+    message = f"{item.nodeid}: left {format_leftovers(execution.leftovers)}"
     try:
         with _apply_filters(item):
             # Python shows a warning once for each file and line: the registry is a new one.

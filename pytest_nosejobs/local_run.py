@@ -12,7 +12,7 @@ from _pytest.runner import runtestprotocol
 
 from shell_runner import errors
 from shell_runner.errors import HostError
-from shell_runner.hosts.fleet import Ended, Fleet, Ready, Said
+from shell_runner.hosts.fleet import HostEnded, Fleet, HostReady, FrameReceived
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.remote.protocol.model import (
     PASSED,
@@ -23,8 +23,8 @@ from shell_runner.remote.protocol.model import (
     Test,
     execution_from_row,
 )
-from shell_runner.remote.protocol.verdict import is_worth_another, judge
-from shell_runner.reporting.report_text import skip_reason, unmet_words
+from shell_runner.remote.protocol.verdict import is_retryable, judge
+from shell_runner.reporting.report_text import skip_reason, unmet_message
 
 from . import reports, reruns
 from .items import ShellItem
@@ -56,12 +56,12 @@ class LocalRunner:
         missing = sorted(set(item.metadata.requires) - set(entry.labels if entry else ()))
         if not missing:
             return
-        reason = unmet_words(sorted(item.metadata.requires), missing, [LOCAL_HOST])
+        reason = unmet_message(sorted(item.metadata.requires), missing, [LOCAL_HOST])
         if options.requires == "skip":
             item.unmet_reason = reason
             pytest.skip(reason)
         test = item.make_test(0)
-        execution = Execution(0, problem=Problem.UNMET, detail=reason)
+        execution = Execution(0, problem=Problem.UNMET_REQUIREMENT, detail=reason)
         item.local_result = (test, execution)
         raise make_failure(self._services.make_context(item, test, execution, LOCAL_HOST))
 
@@ -76,7 +76,7 @@ class LocalRunner:
         for attempt in range(1, attempts + 1):
             test = item.make_test(0)._replace(attempt=attempt)
             execution = self._execute(test)
-            if attempt == attempts or not is_worth_another(test, execution):
+            if attempt == attempts or not is_retryable(test, execution):
                 break
             context = services.make_context(item, test, execution, LOCAL_HOST)
             item.rerun_reports.append(services.report_maker.make_attempt_report(context))
@@ -169,7 +169,7 @@ class LocalSlot:
         """Run one test to its end.  Raise HostError if this machine cannot."""
         fleet = self._open()
         try:
-            fleet.hosts[0].run([test])
+            fleet.hosts[0].run_tests([test])
             return self._wait(fleet)
         except BaseException:
             # After Ctrl-C, a timeout of another plugin or a lost host, the test must not go on.
@@ -187,19 +187,19 @@ class LocalSlot:
             self._fleet = Fleet([HostSpec(LOCAL_HOST, "popen", 1)], self._setup)
             self._fleet.open()
             event = self._fleet.events.get()
-            if isinstance(event, Ended):
+            if isinstance(event, HostEnded):
                 self.close()
                 raise event.error
-            assert isinstance(event, Ready)
+            assert isinstance(event, HostReady)
         return self._fleet
 
     def _wait(self, fleet: Fleet) -> Execution:
         while True:
             event = fleet.events.get()
-            if isinstance(event, Ended):
+            if isinstance(event, HostEnded):
                 raise errors.HostLost(LOCAL_HOST, event.error.cause)
-            if isinstance(event, Said):
-                for message in event.host.messages(event.frame):
+            if isinstance(event, FrameReceived):
+                for message in event.host.unpack_messages(event.frame):
                     if message[0] == "done":
                         return execution_from_row(message[1])
                     if message[0] == "artefact":
@@ -207,5 +207,5 @@ class LocalSlot:
                         self._receive_artifact(number, attempt, path, body)
                     if message[0] == "line":
                         self._show_line(message[1], LOCAL_HOST, message[2])
-                    if message[0] == "trouble":
+                    if message[0] == "error":
                         raise HostError(LOCAL_HOST, str(message[1]))

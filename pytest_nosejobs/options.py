@@ -15,9 +15,9 @@ from typing import IO
 import pytest
 
 from shell_runner.collection import discovery
-from shell_runner.collection.metadata import Metadata, apply, defaults_of
+from shell_runner.collection.metadata import Metadata, apply_values, resolve_defaults
 from shell_runner.collection.plan import DEFAULT_TIMEOUT
-from shell_runner.config import Config, find_root, load
+from shell_runner.config import Config, find_root, load_config
 from shell_runner.hosts import spec
 from shell_runner.hosts.fleet import HOST_TIMEOUT
 from shell_runner.remote.protocol.model import Setup
@@ -71,7 +71,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 #: Name, type, default and help text of each ini option.
 _INI_OPTIONS: tuple[tuple[str, str, object, str], ...] = (
-    ("nosejobs_patterns", "args", list(discovery.PATTERNS), "file name patterns of shell tests"),
+    ("nosejobs_patterns", "args", list(discovery.DEFAULT_PATTERNS), "file name patterns of shell tests"),
     ("nosejobs_timeout", "string", "", "seconds after which a shell test is stopped"),
     (
         "nosejobs_host_timeout", "string", "10",
@@ -157,11 +157,11 @@ class Options:
 def read_options(config: pytest.Config) -> Options:
     """Return the checked options.
 
-    Raises pytest.UsageError for an invalid value, BadConfig for an invalid nosejobs.toml and
-    BadMetadata for invalid metadata in the ini file.
+    Raises pytest.UsageError for an invalid value, InvalidConfig for an invalid nosejobs.toml and
+    InvalidMetadata for invalid metadata in the ini file.
     """
     root = _find_tree_root(config)
-    tree = load(find_root(root) or root)
+    tree = load_config(find_root(root) or root)
     defaults = _read_defaults(config, tree)
     if config.getoption("nosejobs_max_lost") < 1:
         raise pytest.UsageError("--nosejobs-max-lost must be at least 1")
@@ -199,7 +199,7 @@ def read_host_specs(config: pytest.Config, tree: Config) -> list[spec.HostSpec]:
     """Return the hosts of ``--nosejobs``; none in a worker of xdist.
 
     ``tree``: the nosejobs.toml that names hosts.  Raises pytest.UsageError if another option
-    excludes them, and BadSpec for an invalid spec.
+    excludes them, and InvalidHostSpec for an invalid spec.
     """
     specs = config.getoption("nosejobs_hosts")
     if not specs or hasattr(config, "workerinput"):
@@ -215,7 +215,7 @@ def read_host_specs(config: pytest.Config, tree: Config) -> list[spec.HostSpec]:
             "--stepwise and --nosejobs cannot be used at once: tests on hosts end in any "
             "order. Stop at a failure: -x. Run what failed again: --lf, or --ff first."
         )
-    return spec.parse(specs, tree.hosts)
+    return spec.parse_specs(specs, tree.hosts)
 
 
 def build_setup(config: pytest.Config, options: Options, formats: Mapping[str, str]) -> Setup:
@@ -227,12 +227,12 @@ def build_setup(config: pytest.Config, options: Options, formats: Mapping[str, s
         root=str(options.root),
         slots=0,
         grace=options.grace,
-        keep=options.output_limit,
+        output_limit=options.output_limit,
         pass_env=options.pass_env,
-        merge=options.merge_output,
+        merge_output=options.merge_output,
         formats=tuple(formats.items()),
-        artefacts=options.artifacts_limit if options.artifacts else 0,
-        live=config.getoption("capture", "fd") == "no",
+        artefacts_limit=options.artifacts_limit if options.artifacts else 0,
+        live_output=config.getoption("capture", "fd") == "no",
     )
 
 
@@ -313,5 +313,5 @@ def _read_defaults(config: pytest.Config, tree: Config) -> Metadata:
         if config.getini(f"nosejobs_{name}")
     }
     for name, value in values.items():
-        metadata = apply(metadata, {name: value}, str(config.inipath or "ini"), f"nosejobs_{name}")
-    return defaults_of(metadata, tree)
+        metadata = apply_values(metadata, {name: value}, str(config.inipath or "ini"), f"nosejobs_{name}")
+    return resolve_defaults(metadata, tree)

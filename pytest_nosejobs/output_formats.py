@@ -27,13 +27,13 @@ def load_formats(config: pytest.Config) -> OutputFormats:
     Raises what the hooks raise, AttributeError for a module without ``NAME``, and OSError or
     TypeError for one without source.
     """
-    builtin = {module.__name__ for module in formats.builtin()}
+    builtin = {module.__name__ for module in formats.load_builtin_formats()}
     sources: dict[str, str] = {}
     by_suffix: dict[str, str] = {}
     for modules in config.hook.pytest_nosejobs_formats(config=config):
         for module in modules:
             source = "" if module.__name__ in builtin else inspect.getsource(module)
             sources.setdefault(module.NAME, source)
-            for suffix in formats.suffixes(module):
+            for suffix in formats.get_suffixes(module):
                 by_suffix.setdefault(suffix, module.NAME)
     return OutputFormats(sources, by_suffix)

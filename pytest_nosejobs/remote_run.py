@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import pytest
 
 from shell_runner.errors import HostError, UsageError
-from shell_runner.hosts.fleet import Ended, Event, Fleet, Ready
+from shell_runner.hosts.fleet import HostEnded, Event, Fleet, HostReady
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.remote.protocol.model import Problem, Test
 from shell_runner.run.controller import RunController
 from shell_runner.run.events import (
     Finished,
-    HostLost,
+    HostDisconnected,
     Line,
     Loss,
     Running,
@@ -29,7 +29,7 @@ from shell_runner.run.events import (
 from shell_runner.run.requirements import read_requirements
 from shell_runner.run.scheduler import Scheduler
 from shell_runner.shipping import tree_scan
-from shell_runner.text import readable
+from shell_runner.text import make_readable
 
 from . import markers, progress_line, pytest_internals, reports, reruns
 from .gc_tuning import GcTuning
@@ -88,7 +88,7 @@ class RemoteRun:
 
     def check_hosts(self) -> None:
         """End the session if a host cannot be opened, unless the options allow it."""
-        failed = self.fleet.failed()
+        failed = self.fleet.opening_errors()
         if failed and not self._services.options.allow_missing:
             self._exit("a host cannot be opened", failed)
 
@@ -98,7 +98,7 @@ class RemoteRun:
         self._items = dict(enumerate(items))
         self._tests = {number: item.make_test(number) for number, item in self._items.items()}
         if fleet.needs_tree:
-            fleet.give_tree(self._scan_tree())
+            fleet.provide_tree(self._scan_tree())
         opened = self._wait_for_hosts()
         services.publisher.start_remote_run()
         skipped = self._report_marker_skips()
@@ -195,9 +195,9 @@ class RemoteRun:
             raise pytest.UsageError(str(error)) from error
         finally:
             line.end()
-        if tree.left and not terminal.is_quiet:
-            shown = "; ".join(readable(each) for each in tree.left[:_MAX_LISTED_PATHS])
-            more = len(tree.left) - _MAX_LISTED_PATHS
+        if tree.skipped and not terminal.is_quiet:
+            shown = "; ".join(make_readable(each) for each in tree.skipped[:_MAX_LISTED_PATHS])
+            more = len(tree.skipped) - _MAX_LISTED_PATHS
             shown += f"; and {more} more" if more > 0 else ""
             terminal.write_line(f"nosejobs: not shipped: {shown} (ini nosejobs_ship sends it)")
         return tree
@@ -214,12 +214,12 @@ class RemoteRun:
         names: set[str] = set()
         while len(names) < len(fleet.hosts):
             event = self._wait_for_event(line)
-            if isinstance(event, (Ready, Ended)):
+            if isinstance(event, (HostReady, HostEnded)):
                 opened.append(event)
                 names.add(event.host.id)
             self.check_hosts()
-        if not any(isinstance(event, Ready) for event in opened):
-            self._exit("no host could be opened", fleet.failed())
+        if not any(isinstance(event, HostReady) for event in opened):
+            self._exit("no host could be opened", fleet.opening_errors())
         self._services.terminal.show_hosts(fleet.hosts)
         return opened
 
@@ -230,7 +230,7 @@ class RemoteRun:
                 try:
                     return self.fleet.events.get(timeout=_PROGRESS_INTERVAL)
                 except queue.Empty:
-                    progress = {host.id: host.shipping for host in self.fleet.hosts}
+                    progress = {host.id: host.shipping_progress for host in self.fleet.hosts}
                     busy = {name: amount for name, amount in progress.items() if amount}
                     line.show(progress_line.describe_shipping(busy))
         finally:
@@ -261,13 +261,13 @@ class RemoteRun:
         view.draw_if_due()
         return _TICK_INTERVAL
 
-    def on_progress(self, event: Running | Line | Waiting | HostLost) -> None:
+    def on_progress(self, event: Running | Line | Waiting | HostDisconnected) -> None:
         """Show an event that does not end a test."""
         terminal = self._services.terminal
         if isinstance(event, Waiting):
             terminal.show_waiting(event)
             return
-        if isinstance(event, HostLost):
+        if isinstance(event, HostDisconnected):
             terminal.show_lost_host(event)
             return
         item = self._items.get(event.test)
@@ -276,7 +276,7 @@ class RemoteRun:
         if isinstance(event, Line):
             terminal.show_output_line(item.nodeid, event.host, event.text)
         elif terminal.view is not None:
-            terminal.view.set_running(event.host, event.slot, readable(item.nodeid))
+            terminal.view.set_running(event.host, event.slot, make_readable(item.nodeid))
 
     def on_finished(self, event: Finished) -> None:
         """Report a test that has ended, or an attempt that another one follows."""
@@ -292,7 +292,7 @@ class RemoteRun:
             item.user_properties.append(("lost_with", describe_losses(event.lost_with)))
         if item.earlier_attempts:
             reruns.add_flaky_property(item, test, execution, reruns.count_attempts(item))
-        if execution.problem == Problem.UNMET and services.options.requires == "skip":
+        if execution.problem == Problem.UNMET_REQUIREMENT and services.options.requires == "skip":
             skip_reports = reports.make_skip_reports(item, f"Skipped: {execution.detail}")
             publisher.publish_remote(item, skip_reports)
             return
@@ -304,7 +304,7 @@ class RemoteRun:
             services.durations.add(item.nodeid, execution.duration / event.speed_factor)
         view = services.terminal.view
         if view is not None:
-            view.set_finished(event.host, execution.slot, readable(item.nodeid))
+            view.set_finished(event.host, execution.slot, make_readable(item.nodeid))
         context = services.make_context(item, test, execution, event.host)
         made = services.report_maker.make_reports(context, publisher.skips_silent_hooks)
         publisher.publish_remote(item, made)

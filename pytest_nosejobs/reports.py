@@ -22,10 +22,10 @@ from shell_runner.remote.protocol.model import (
     Execution,
     Test,
 )
-from shell_runner.remote.protocol.verdict import is_told_by_cases, judge
+from shell_runner.remote.protocol.verdict import is_reported_by_cases, judge
 from shell_runner.reporting import report_text
-from shell_runner.reporting.report_text import Place, tail, whole
-from shell_runner.text import readable
+from shell_runner.reporting.report_text import FailureContext, format_tail, format_stream
+from shell_runner.text import make_readable
 
 from .failure_text import FailureText
 from .items import ShellItem
@@ -56,7 +56,7 @@ class ReportContext:
 
 def describe_failure(context: ReportContext) -> FailureText:
     """Return the text of a program that did not pass."""
-    failure = report_text.of_failure(context.test, context.execution, _make_place(context))
+    failure = report_text.describe_failure(context.test, context.execution, _make_place(context))
     return FailureText(failure, context.item.nodeid)
 
 
@@ -65,11 +65,11 @@ def make_sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
 
     ``short``: only the last lines of each stream, for a failure; otherwise all that was kept.
     """
-    show = tail if short else whole
+    show = format_tail if short else format_stream
     return [
         (f"Captured {name} call", show(stream))
-        for name, stream in (("stdout", execution.out), ("stderr", execution.err))
-        if stream.total
+        for name, stream in (("stdout", execution.stdout), ("stderr", execution.stderr))
+        if stream.total_bytes
     ]
 
 
@@ -81,7 +81,7 @@ def make_reports(context: ReportContext, skip_silent: bool = False) -> Iterator[
     execution = context.execution
     if execution.parsed is not None and execution.parsed.cases:
         yield from _make_case_reports(context, execution.parsed.cases)
-        if is_told_by_cases(context.test, execution):
+        if is_reported_by_cases(context.test, execution):
             return
     builder = _ReportBuilder(context.item, execution, context.host, context.files)
     verdict = _make_verdict_report(builder, context)
@@ -130,9 +130,9 @@ def _make_case_reports(
 ) -> Iterator[pytest.TestReport]:
     """Yield three reports for each case; time that no case claims is the first one's setup."""
     item, execution = context.item, context.execution
-    unclaimed = report_text.unclaimed(execution, cases)
+    unclaimed = report_text.unclaimed_duration(execution, cases)
     output: Sequence[tuple[str, str]] = make_sections(execution, short=True)
-    for number, (case, names) in enumerate(report_text.named_cases(cases)):
+    for number, (case, names) in enumerate(report_text.name_cases(cases)):
         files = () if number else context.files
         builder = _ReportBuilder(item, execution, context.host, files, case, names)
         yield builder.build("setup", "passed", duration=unclaimed)
@@ -152,7 +152,7 @@ def _make_case_report(
 ) -> pytest.TestReport:
     duration = case.duration or 0.0
     if case.outcome == SKIPPED:
-        reason = _locate_skip(context.item, f"Skipped: {report_text.skip_reason_of_case(case)}")
+        reason = _locate_skip(context.item, f"Skipped: {report_text.case_skip_reason(case)}")
         return builder.build("call", "skipped", reason, duration=duration)
     if case.outcome in (FAILED, ERROR):
         # The sections are for the terminal; JUnit XML has the output in the text.
@@ -161,18 +161,18 @@ def _make_case_report(
     outcome = "skipped" if case.outcome == XFAILED else "passed"
     report = builder.build("call", outcome, None, duration=duration)
     if case.outcome in (XFAILED, XPASSED):
-        report.wasxfail = f"reason: {readable(case.message)}"
+        report.wasxfail = f"reason: {make_readable(case.message)}"
     return report
 
 
 def _describe_case_failure(context: ReportContext, case: Case, with_output: bool) -> FailureText:
-    failure = report_text.of_case(case, context.execution, _make_place(context), with_output)
+    failure = report_text.describe_case_failure(case, context.execution, _make_place(context), with_output)
     return FailureText(failure, context.item.nodeid)
 
 
-def _make_place(context: ReportContext) -> Place:
+def _make_place(context: ReportContext) -> FailureContext:
     item = context.item
-    return Place(item.nodeid, item.command, item.rerun_command, context.host, context.files)
+    return FailureContext(item.nodeid, item.command, item.rerun_command, context.host, context.files)
 
 
 def _make_verdict_report(builder: _ReportBuilder, context: ReportContext) -> pytest.TestReport:
@@ -212,7 +212,7 @@ class _ReportBuilder:
         self._nodeid = nodeid
         self._location = (item.nodeid, None, f"./{nodeid}")
         self._keywords = item.get_report_keywords()
-        properties = report_text.properties(execution, host) if host else ()
+        properties = report_text.execution_properties(execution, host) if host else ()
         self._properties = [*item.user_properties, *properties]
         if case:
             self._properties += report_text.case_properties(case)
@@ -251,8 +251,8 @@ class _ReportBuilder:
             when,
             sections,
             duration,
-            execution.started,
-            execution.started + duration,
+            execution.started_at,
+            execution.started_at + duration,
             self._properties,
             **self._attributes,
         )

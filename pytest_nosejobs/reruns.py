@@ -12,8 +12,8 @@ import pytest
 
 from shell_runner.remote.protocol.model import PASSED, Execution, Test
 from shell_runner.remote.protocol.verdict import judge
-from shell_runner.reporting.report_text import flaky_words
-from shell_runner.text import readable
+from shell_runner.reporting.report_text import flaky_message
+from shell_runner.text import make_readable
 
 from . import junit_xml, markers, other_plugins
 from .items import ShellItem
@@ -34,10 +34,10 @@ def mark_as_rerun(
 ) -> pytest.TestReport:
     """Make ``report`` that of an attempt that another one follows, and note it in ``item``."""
     result = judge(test, execution)
-    text = readable(str(report.longrepr or ""))
+    text = make_readable(str(report.longrepr or ""))
     report.outcome = "rerun"  # type: ignore[assignment]
     report.rerun = len(item.earlier_attempts)  # type: ignore[attr-defined]
-    item.earlier_attempts.append((result.outcome, readable(result.words), text))
+    item.earlier_attempts.append((result.outcome, make_readable(result.message), text))
     return report
 
 
@@ -47,7 +47,7 @@ def add_flaky_property(item: ShellItem, test: Test, execution: Execution, attemp
     ``attempts``: the maximum number of attempts.
     """
     if item.earlier_attempts and judge(test, execution).outcome == PASSED:
-        text = flaky_words(len(item.earlier_attempts), attempts)
+        text = flaky_message(len(item.earlier_attempts), attempts)
         item.user_properties.append(("flaky", text))
 
 

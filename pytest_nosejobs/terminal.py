@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.text import readable
+from shell_runner.text import make_readable
 
 from . import pytest_internals
 from .options import wants_live_view
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shell_runner.errors import HostError
     from shell_runner.hosts.fleet import Host
     from shell_runner.hosts.spec import HostSpec
-    from shell_runner.run.events import HostLost, Loss, Waiting
+    from shell_runner.run.events import HostDisconnected, Loss, Waiting
 
     from .live_view import LiveView
 
@@ -80,7 +80,7 @@ class Terminal:
         self._next_waiting[event.host] = now + _WAITING_MESSAGE_INTERVAL
         self.show_message(f"{event.host}: waiting for {event.reason}")
 
-    def show_lost_host(self, event: HostLost) -> None:
+    def show_lost_host(self, event: HostDisconnected) -> None:
         """Show that a host was lost."""
         if self._view is not None:
             self._view.remove_host(event.error.host)
@@ -88,7 +88,7 @@ class Terminal:
 
     def show_output_line(self, nodeid: str, host: str, text: str) -> None:
         """Show a line of output of a running test."""
-        self.write_line(f"[{host}] {readable(nodeid)}: {readable(text)}")
+        self.write_line(f"[{host}] {make_readable(nodeid)}: {make_readable(text)}")
 
     def show_hosts(self, hosts: Sequence[Host]) -> None:
         """Show the hosts of the run, once all are open or have failed."""
@@ -164,7 +164,7 @@ class LiveViewStatus:
         category, _, _ = yield
         self._view.count(category)
         if report.failed:
-            name = readable(report.nodeid)
+            name = make_readable(report.nodeid)
             crash = getattr(report.longrepr, "reprcrash", None)  # other plugins may replace it
             message = crash.message if crash else ""
             self._view.print_line(f"{category.upper():6} {name} - {message}", "red")
@@ -183,7 +183,7 @@ def make_header(config: pytest.Config, specs: Sequence[HostSpec]) -> list[str]:
     if config.getoption("usepdb", False):
         lines.append(
             "nosejobs: --pdb stops in Python tests only; to debug a shell test, run the command "
-            "after 'again' in its failure by hand"
+            "after 'rerun' in its failure by hand"
         )
     return lines
 
@@ -195,10 +195,10 @@ def _make_expiry_warnings(specs: Sequence[HostSpec]) -> list[str]:
         return []
     # TLS takes a while to import.
     from shell_runner.hosts.tls import default_credentials
-    from shell_runner.remote.agent.credentials import expiry_warning
+    from shell_runner.remote.agent.credentials import describe_expiry
 
     paths = dict.fromkeys(spec.credentials or default_credentials() for spec in agents)
-    return [f"nosejobs: {warning}" for warning in map(expiry_warning, paths) if warning]
+    return [f"nosejobs: {warning}" for warning in map(describe_expiry, paths) if warning]
 
 
 def _describe_spec(spec: HostSpec) -> str:
@@ -244,7 +244,7 @@ class TerminalSummary:
         if errors:
             self._reporter.section("artifacts that could not be written", red=True)
             for path, reason in errors.items():
-                self._reporter.line(readable(f"{path}: {reason}"))
+                self._reporter.line(make_readable(f"{path}: {reason}"))
 
     def write_flaky_tests(self, flaky: Mapping[str, str]) -> None:
         """Write how each flaky test passed, by node id."""
@@ -288,6 +288,6 @@ class TerminalSummary:
         if self._is_verbose:
             for fate, tests in fates.items():
                 for number in tests:
-                    yield f"{readable(nodeids[number])} {fate}"
+                    yield f"{make_readable(nodeids[number])} {fate}"
         if loss.is_back:
             yield "connected again later"

@@ -59,6 +59,10 @@ def public_functions(path: Path) -> Iterator[ast.FunctionDef]:
             yield node
 
 
+def names_it(text: str, parameter: str) -> bool:
+    return f"``{parameter}``" in text or f":param {parameter}:" in text
+
+
 @pytest.mark.parametrize("file", INTERFACES)
 def test_the_public_interface_documents_parameters_and_errors(file: str) -> None:
     wrong = []
@@ -66,7 +70,7 @@ def test_the_public_interface_documents_parameters_and_errors(file: str) -> None
         text = ast.get_docstring(function) or ""
         names = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
         names += [each.arg for each in function.args.kwonlyargs]
-        missing = [name for name in names if name not in ("self", "cls") and f"``{name}``" not in text]
+        missing = [name for name in names if name not in ("self", "cls") and not names_it(text, name)]
         if missing or "aises" not in text:
             wrong.append(f"{function.name}: {', '.join(missing) or 'says nothing of errors'}")
     assert not wrong

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.single_host_run import write
+from tests.helpers.single_host_run import write_program
 
 SH = "#!/bin/sh\n"
 
@@ -30,11 +30,11 @@ class Project:
         """A file; a text without a shebang becomes a script of /bin/sh."""
         if isinstance(text, str) and not text.startswith("#!"):
             text = SH + text + "\n"
-        return write(self.root / name, text, mode)
+        return write_program(self.root / name, text, mode)
 
     def file(self, name: str, text: str) -> Path:
         """A plain file."""
-        return write(self.root / name, text, 0o644)
+        return write_program(self.root / name, text, 0o644)
 
     def run(self, *arguments: str) -> pytest.RunResult:
         """pytest as a process, with nothing on its stdin and no plugin but ours."""

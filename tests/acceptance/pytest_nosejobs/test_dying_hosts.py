@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.agent_fleet import Fleet, Session, until
-from tests.helpers.single_host_run import write
+from tests.helpers.agent_fleet import AgentFleet, PytestRun, wait_until
+from tests.helpers.single_host_run import write_program
 
 COUNT = 500
 #: Every tenth fails, and must fail whatever becomes of its first host.
@@ -21,34 +21,34 @@ FAILING = {number for number in range(COUNT) if number % 10 == 3}
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with Fleet(tmp_path_factory.mktemp("fleet"), 3) as made:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentFleet]:
+    with AgentFleet(tmp_path_factory.mktemp("fleet"), 3) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
-    write(root / "pytest.ini", "[pytest]\nnosejobs_host_timeout = 4\n", 0o644)
+    write_program(root / "pytest.ini", "[pytest]\nnosejobs_host_timeout = 4\n", 0o644)
     for number in range(COUNT):
         status = 5 if number in FAILING else 0
         script = root / f"d{number % 7}" / f"test_{number}.sh"
-        write(script, f"#!/bin/sh\nsleep 0.05\nexit {status}\n")
+        write_program(script, f"#!/bin/sh\nsleep 0.05\nexit {status}\n")
     return root
 
 
-def start(fleet: Fleet, tree: Path, *options: str, slots: int = 4) -> Session:
+def start(fleet: AgentFleet, tree: Path, *options: str, slots: int = 4) -> PytestRun:
     """A session that has got as far as running tests on all hosts."""
-    session = Session(tree, fleet.specs(slots), *options)
+    session = PytestRun(tree, fleet.make_host_specs(slots), *options)
     for number in fleet.agents:
-        until(lambda number=number: len(fleet.slots(number)) >= slots, f"slots of h{number}")
+        wait_until(lambda number=number: len(fleet.list_slots(number)) >= slots, f"slots of h{number}")
     time.sleep(0.3)
     return session
 
 
-def check(session: Session, lost: int = 0) -> None:
+def check(session: PytestRun, lost: int = 0) -> None:
     """Every test once; those that were lost too often (``lost`` at most) are errors."""
-    status = session.end()
+    status = session.wait()
     found = session.outcomes()
     assert len(found) == COUNT, session.output
     assert all(len(each) == 1 for each in found.values()), session.output
@@ -61,41 +61,41 @@ def check(session: Session, lost: int = 0) -> None:
     assert status == (6 if wrong else 1), session.output
 
 
-def mended(fleet: Fleet, number: int) -> None:
+def mended(fleet: AgentFleet, number: int) -> None:
     """As it was before, for the next test."""
-    fleet.network.wires[number].cut = False
+    fleet.network.links[number].is_cut = False
     if fleet.agents[number].poll() is not None:
         fleet.agents.pop(number)
         fleet.start(number)
 
 
-def kill_agent(fleet: Fleet) -> None:
+def kill_agent(fleet: AgentFleet) -> None:
     fleet.agents[1].kill()
     fleet.agents[1].wait()
 
 
-def kill_interpreter(fleet: Fleet) -> None:
-    fleet.interpreters(1)[0].kill()
+def kill_interpreter(fleet: AgentFleet) -> None:
+    fleet.list_interpreters(1)[0].kill()
 
 
-def stop_agent(fleet: Fleet) -> None:
+def stop_agent(fleet: AgentFleet) -> None:
     fleet.agents[1].send_signal(signal.SIGSTOP)
 
 
-def stop_interpreter(fleet: Fleet) -> None:
-    fleet.interpreters(1)[0].suspend()
+def stop_interpreter(fleet: AgentFleet) -> None:
+    fleet.list_interpreters(1)[0].suspend()
 
 
-def cut_for_good(fleet: Fleet) -> None:
-    fleet.network.wires[1].cut = True
+def cut_for_good(fleet: AgentFleet) -> None:
+    fleet.network.links[1].is_cut = True
 
 
 @pytest.mark.parametrize(
     "harm", [kill_agent, kill_interpreter, stop_agent, stop_interpreter, cut_for_good]
 )
-def test_a_lost_host_costs_no_test(fleet: Fleet, tree: Path, harm: Callable[[Fleet], None]) -> None:
+def test_a_lost_host_costs_no_test(fleet: AgentFleet, tree: Path, harm: Callable[[AgentFleet], None]) -> None:
     session = start(fleet, tree)
-    below = fleet.processes(1)
+    below = fleet.list_processes(1)
     harm(fleet)
     try:
         check(session)
@@ -106,34 +106,34 @@ def test_a_lost_host_costs_no_test(fleet: Fleet, tree: Path, harm: Callable[[Fle
                 process.resume()
         fleet.agents[1].send_signal(signal.SIGCONT)
         mended(fleet, 1)
-    until(lambda: not any(map(alive, below)), "what the lost host ran is gone")
+    wait_until(lambda: not any(map(alive, below)), "what the lost host ran is gone")
 
 
 def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def slot(fleet: Fleet) -> psutil.Process:
+def slot(fleet: AgentFleet) -> psutil.Process:
     """One of the second host's, which may come later than the first one's."""
-    until(lambda: bool(fleet.slots(1)), "the second host has slots")
-    return fleet.slots(1)[0]
+    wait_until(lambda: bool(fleet.list_slots(1)), "the second host has slots")
+    return fleet.list_slots(1)[0]
 
 
-def test_a_killed_slot_takes_one_test_with_it(fleet: Fleet, tree: Path) -> None:
+def test_a_killed_slot_takes_one_test_with_it(fleet: AgentFleet, tree: Path) -> None:
     session = start(fleet, tree)
     slot(fleet).kill()
     check(session, lost=1)
 
 
-def test_a_stopped_slot_is_noticed(fleet: Fleet, tree: Path) -> None:
+def test_a_stopped_slot_is_noticed(fleet: AgentFleet, tree: Path) -> None:
     session = start(fleet, tree, "--nosejobs-timeout=1")
     slot(fleet).suspend()
     check(session, lost=1)
 
 
-def test_five_seconds_without_a_network_are_survived(fleet: Fleet, tree: Path) -> None:
+def test_five_seconds_without_a_network_are_survived(fleet: AgentFleet, tree: Path) -> None:
     session = start(fleet, tree, "--nosejobs-host-timeout=10")
-    fleet.network.wires[1].cut = True
+    fleet.network.links[1].is_cut = True
     heal = threading.Timer(5.0, mended, (fleet, 1))
     heal.start()
     check(session)
@@ -141,28 +141,28 @@ def test_five_seconds_without_a_network_are_survived(fleet: Fleet, tree: Path) -
     assert "hosts lost" not in session.output
 
 
-def test_a_slow_and_lossy_network_changes_nothing(fleet: Fleet, tree: Path) -> None:
-    for wire in fleet.network.wires[1:]:
+def test_a_slow_and_lossy_network_changes_nothing(fleet: AgentFleet, tree: Path) -> None:
+    for wire in fleet.network.links[1:]:
         wire.delay, wire.loss = 0.1, 0.01
     try:
         check(start(fleet, tree))
     finally:
-        for wire in fleet.network.wires[1:]:
+        for wire in fleet.network.links[1:]:
             wire.delay = wire.loss = 0.0
 
 
-def test_two_controllers_share_the_hosts(fleet: Fleet, tree: Path) -> None:
-    first, second = (Session(tree, fleet.specs(4), "-p", "no:cacheprovider") for _ in range(2))
+def test_two_controllers_share_the_hosts(fleet: AgentFleet, tree: Path) -> None:
+    first, second = (PytestRun(tree, fleet.make_host_specs(4), "-p", "no:cacheprovider") for _ in range(2))
     check(first)
     check(second)
 
 
-def test_with_no_host_left_every_test_is_an_error(fleet: Fleet, tree: Path) -> None:
+def test_with_no_host_left_every_test_is_an_error(fleet: AgentFleet, tree: Path) -> None:
     session = start(fleet, tree)
     for number in fleet.agents:
         fleet.agents[number].kill()
     try:
-        assert session.end() == 6, session.output
+        assert session.wait() == 6, session.output
         found = session.outcomes()
         assert len(found) == COUNT
         assert all(len(each) == 1 for each in found.values())

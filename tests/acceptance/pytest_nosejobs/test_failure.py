@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.helpers.single_host_run import gone
+from tests.helpers.single_host_run import wait_until_gone
 from tests.helpers.sshd import Sshd
 
 from .conftest import Project
@@ -58,7 +58,7 @@ def test_all_tests_are_reported_once(
     shown = result.stdout.str()
     assert ("hosts lost" in shown) == bool(words)
     assert words in shown
-    assert gone(str(project.root), 5)
+    assert wait_until_gone(str(project.root), 5)
 
 
 def test_a_slot_that_dies_takes_one_test_with_it(project: Project) -> None:
@@ -118,7 +118,7 @@ def test_a_host_that_cannot_come_back_does_not_delay_the_others(project: Project
     assert result.parseoutcomes() == {"passed": 21}
     result.stdout.fnmatch_lines(["host [ab]: the connection ended"])
     result.stdout.no_fnmatch_line("*connected again*")
-    assert gone(str(project.root), 5)
+    assert wait_until_gone(str(project.root), 5)
 
 
 def test_a_host_over_ssh_that_stops_and_wakes_later_is_not_listened_to(
@@ -138,7 +138,7 @@ def test_a_host_over_ssh_that_stops_and_wakes_later_is_not_listened_to(
         ["*nosejobs: host far: has not answered for 1.5 s", "host far: has not answered*"]
     )
     result.stdout.fnmatch_lines(["*test_trouble - host lost: lost with far"])
-    assert gone(str(sshd.folder / "tmp" / "nosejobs-"), 10)
+    assert wait_until_gone(str(sshd.folder / "tmp" / "nosejobs-"), 10)
 
 
 def test_a_host_over_ssh_comes_back_with_its_tree(project: Project, sshd: Sshd) -> None:
@@ -183,7 +183,7 @@ def test_x_ends_all_hosts_at_once(project: Project) -> None:
     assert time.monotonic() - begin < 15
     assert result.ret == 1
     assert result.parseoutcomes()["failed"] == 1
-    assert gone(str(project.root), 3)
+    assert wait_until_gone(str(project.root), 3)
 
 
 def test_x_does_not_wait_for_a_host_that_has_stopped(project: Project) -> None:
@@ -193,7 +193,7 @@ def test_x_does_not_wait_for_a_host_that_has_stopped(project: Project) -> None:
     result = project.run("--nosejobs=popen//id=a,popen//id=b", "-x")
     assert time.monotonic() - begin < 30  # far below the timeout of a test
     assert result.ret == 1
-    assert gone(str(project.root), 5)
+    assert wait_until_gone(str(project.root), 5)
 
 
 @pytest.mark.parametrize("where", ["option", "ini"])

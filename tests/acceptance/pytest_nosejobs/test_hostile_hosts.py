@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.agent_processes import Agent, Authority
-from tests.helpers.single_host_run import write
+from tests.helpers.agent_processes import AgentProcess, FleetAuthority
+from tests.helpers.single_host_run import write_program
 from tests.helpers.sshd import Sshd
 
 from .conftest import Project
@@ -15,9 +15,9 @@ from .conftest import Project
 LIAR = Path(__file__).parents[2] / "helpers" / "hostile_host.py"
 #: What it plays, and what is said of the host.
 ENDED = {
-    "reconfigure": "sent a frame that no host may send: RECONFIGURE",
-    "exec": "sent a frame that no host may send: CHANNEL_EXEC",
-    "huge-list": "sent a message that is not one string of bytes",
+    "reconfigure": "sent a forbidden frame: RECONFIGURE",
+    "exec": "sent a forbidden frame: CHANNEL_EXEC",
+    "huge-list": "sent a message that is not a byte string",
     "huge-frame": "sent a message of 2147483647 bytes",
     "error": "boom",
     "no-json": "sent garbage",
@@ -42,7 +42,7 @@ _MEMORY = 300
 def hosts(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Eight tests, and an ssh that leads straight to a command."""
     ssh = '#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n'
-    write(project.root.parent / "bin" / "ssh", ssh)
+    write_program(project.root.parent / "bin" / "ssh", ssh)
     monkeypatch.setenv("PATH", f"{project.root.parent / 'bin'}:{os.environ['PATH']}")
     project.file(
         "conftest.py",
@@ -109,7 +109,7 @@ def test_a_real_ssh_is_guarded_too(project: Project, sshd: Sshd) -> None:
     spec = f"ssh=there//slots=1//ssh_config={sshd.config}//python={sys.executable} {LIAR}"
     done = project.run(f"--nosejobs={spec} huge-list,popen")
     done.assert_outcomes(passed=2)
-    assert "not one string of bytes" in done.stdout.str()
+    assert "not a byte string" in done.stdout.str()
 
 
 @pytest.mark.parametrize("trick", [*ENDED, *IGNORED])
@@ -117,11 +117,11 @@ def test_a_liar_behind_tls_is_guarded_too(hosts: Project, tmp_path: Path, trick:
     """The agent itself finds a Python there, and is as honest as it can be."""
     lies = f'exec {sys.executable} {LIAR} {trick} "$@"'
     honest = f'[ "$1" = -c ] && exec {sys.executable} "$@"'
-    python = write(tmp_path / "python", f"#!/bin/sh\n{honest}\n{lies}\n")
-    authority = Authority(tmp_path / "ca")
-    with Agent(authority.host()) as agent:
+    python = write_program(tmp_path / "python", f"#!/bin/sh\n{honest}\n{lies}\n")
+    authority = FleetAuthority(tmp_path / "ca")
+    with AgentProcess(authority.issue_host()) as agent:
         spec = f"agent=localhost:{agent.port}//id=liar//slots=1//python={python}"
-        spec += f"//credentials={authority.client()}"
+        spec += f"//credentials={authority.issue_client()}"
         done = hosts.run(f"--nosejobs={spec},popen")
     text = done.stdout.str()
     assert "\x1b" not in text

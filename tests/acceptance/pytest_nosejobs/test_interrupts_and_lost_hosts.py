@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.single_host_run import gone, processes
+from tests.helpers.single_host_run import wait_until_gone, find_processes
 from tests.helpers.sshd import Sshd
 
 from .conftest import Project
@@ -54,11 +54,11 @@ def test_ctrl_c_leaves_nothing_behind_on_any_host(
     try:
         await_files(project.root, "up.*", 4)
         there = [str(path) for path in (sshd.folder / "tmp").glob("nosejobs-*")]
-        assert len(processes(str(project.root))) > 4
+        assert len(find_processes(str(project.root))) > 4
         os.killpg(process.pid, signal.SIGINT)
         begin = time.monotonic()
         for marker in (str(project.root), *there):
-            assert gone(marker, 3 - (time.monotonic() - begin)), "something still runs"
+            assert wait_until_gone(marker, 3 - (time.monotonic() - begin)), "something still runs"
         output, _ = process.communicate(timeout=30)
     finally:
         process.kill()
@@ -74,7 +74,7 @@ def test_ctrl_c_leaves_nothing_behind_in_a_plain_run(project: Project) -> None:
     try:
         await_files(project.root, "up.*", 1)
         os.killpg(process.pid, signal.SIGINT)
-        assert gone(str(project.root), 3)
+        assert wait_until_gone(str(project.root), 3)
         process.communicate(timeout=30)
     finally:
         process.kill()
@@ -90,7 +90,7 @@ def test_a_controller_that_is_killed_leaves_nothing_behind(project: Project) -> 
     finally:
         process.kill()
         process.communicate(timeout=30)
-    assert gone(str(project.root), 10)
+    assert wait_until_gone(str(project.root), 10)
 
 
 def test_tests_of_a_lost_host_run_on_another(project: Project) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.nasty import corpus, process_watch
-from tests.nasty.corpus import Case
+from tests.nasty.corpus import NastyProgram
 
 ROOT = Path(__file__).parents[3]
 HERE: tuple[str, ...] = ()
@@ -35,14 +35,14 @@ class Found:
 class Run:
     """A pytest of its own over a tree of nasty programs."""
 
-    def __init__(self, folder: Path, cases: Iterable[Case], options: Iterable[str] = ()) -> None:
+    def __init__(self, folder: Path, cases: Iterable[NastyProgram], options: Iterable[str] = ()) -> None:
         self.marker = f"nasty-{uuid.uuid4().hex}"
         self.tree = folder / self.marker
         self.tree.mkdir(parents=True)
         self.xml = folder / f"{self.marker}.xml"
         self.tmp = Path(corpus.TMP or folder) / f"{self.marker}-tmp"
         self.tmp.mkdir()
-        corpus.lay_out(self.tree, cases)
+        corpus.write_tree(self.tree, cases)
         self.output = ""
         self._options = options
         self.process: subprocess.Popen[bytes] | None = None
@@ -89,20 +89,20 @@ class Run:
             found[f"{each.get('classname')}/{each.get('name')}"] = _found(each)
         return found
 
-    def of(self, case: Case) -> Found:
+    def of(self, case: NastyProgram) -> Found:
         """What came of one case."""
         return self.results()[_key(case)]
 
     def left(self) -> list[str]:
         """All that should not be there any more."""
-        processes = process_watch.left_behind(self.marker)
+        processes = process_watch.find_leftovers(self.marker)
         return [*processes, *map(str, self.tmp.glob("nosejobs-*"))]
 
     def remove(self) -> None:
         shutil.rmtree(self.tmp, ignore_errors=True)
 
 
-def _key(case: Case) -> str:
+def _key(case: NastyProgram) -> str:
     folder, _, name = case.id.rpartition("/")
     return f"{folder.replace('/', '.') or '.'}/{name}"
 
@@ -123,10 +123,10 @@ def _found(element: ET.Element) -> Found:
     return found
 
 
-def check(case: Case, found: Found) -> None:
+def check(case: NastyProgram, found: Found) -> None:
     """All that the table says of a case."""
     assert found.outcome == case.outcome, found.words
-    assert case.words in found.words
+    assert case.message in found.words
     assert case.output in found.output
     if case.leftovers:
         assert case.leftovers in found.properties.get("leftovers", "")
@@ -134,7 +134,7 @@ def check(case: Case, found: Found) -> None:
         assert "leftovers" not in found.properties
 
 
-TOGETHER = corpus.possible(corpus.TOGETHER)
+TOGETHER = corpus.filter_runnable(corpus.TOGETHER)
 #: Heavy ones run once: the slot is the same here and there.
 PLACES = {
     "here": (HERE, [case for case in TOGETHER if not case.heavy]),
@@ -169,7 +169,7 @@ def results(runs: dict[str, Run]) -> dict[str, dict[str, Found]]:
         for number, case in enumerate(cases)
     ],
 )
-def test_outcome(place: str, case: Case, results: dict[str, dict[str, Found]]) -> None:
+def test_outcome(place: str, case: NastyProgram, results: dict[str, dict[str, Found]]) -> None:
     check(case, results[place][_key(case)])
 
 
@@ -207,7 +207,7 @@ def test_leftovers_are_warned_of_once_a_test(place: str, runs: dict[str, Run]) -
         assert sum(f": {case.id}: left " in line for line in lines) == 1
 
 
-INNOCENT = Case("named.sh", corpus.PASSED, output="no matter", name="test_innocent.sh")
+INNOCENT = NastyProgram("named.sh", corpus.PASSED, output="no matter", name="test_innocent.sh")
 
 
 def test_a_killed_host_is_named_and_others_go_on(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_killed_host_is_named_and_others_go_on(tmp_path: Path) -> None:
 
 
 def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> None:
-    after = Case("named.sh", corpus.PASSED, output="no matter", name="test_z_after.sh")
+    after = NastyProgram("named.sh", corpus.PASSED, output="no matter", name="test_z_after.sh")
     run = Run(tmp_path, [corpus.KILL_HOST, INNOCENT, after]).start()
     assert run.finish() == 6, run.output
     for case in (corpus.KILL_HOST, INNOCENT, after):
@@ -234,10 +234,10 @@ def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> Non
     run.remove()
 
 
-@pytest.mark.skipif(not corpus.possible([corpus.FULL]), reason="needs root, to mount")
+@pytest.mark.skipif(not corpus.filter_runnable([corpus.FULL]), reason="needs root, to mount")
 @pytest.mark.parametrize("options", [HERE, GATEWAY], ids=["here", "gateway"])
 def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path: Path) -> None:
-    after = [Case("named.sh", corpus.PASSED, name=f"test_z_{number}.sh") for number in range(3)]
+    after = [NastyProgram("named.sh", corpus.PASSED, name=f"test_z_{number}.sh") for number in range(3)]
     cases = [corpus.FULL, *after]
     run = Run(tmp_path, cases, options)
     mount = f'mount -t tmpfs -o size=2m none {run.tmp} && exec "$@"'
@@ -254,7 +254,7 @@ def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path
 
 @pytest.mark.parametrize("mode", ["fail", "ignore"])
 def test_what_leftovers_come_to(mode: str, tmp_path: Path) -> None:
-    case = Case("hold_stdout.sh", corpus.PASSED)
+    case = NastyProgram("hold_stdout.sh", corpus.PASSED)
     run = Run(tmp_path, [case], [*GATEWAY, "-o", f"nosejobs_leftovers={mode}"]).start()
     run.finish()
     found = run.of(case)
@@ -266,7 +266,7 @@ def test_what_leftovers_come_to(mode: str, tmp_path: Path) -> None:
 
 
 def test_floods_take_little_memory(tmp_path: Path) -> None:
-    idle = _memory(tmp_path, [Case("late_output.sh", corpus.PASSED)])
+    idle = _memory(tmp_path, [NastyProgram("late_output.sh", corpus.PASSED)])
     flooded = _memory(tmp_path, corpus.FLOODS)
     limit = 64 << 10
     assert flooded.controller < idle.controller + limit
@@ -274,10 +274,10 @@ def test_floods_take_little_memory(tmp_path: Path) -> None:
     assert flooded.slot < idle.slot + limit
 
 
-def _memory(folder: Path, cases: Iterable[Case]) -> process_watch.Memory:
+def _memory(folder: Path, cases: Iterable[NastyProgram]) -> process_watch.PeakMemory:
     run = Run(folder, cases, ["--nosejobs=popen"]).start()
     assert run.process is not None
-    memory = process_watch.measure(run.process, 120.0)
+    memory = process_watch.watch_until_exit(run.process, 120.0)
     run.read_log()
     for case in cases:
         check(case, run.of(case))

@@ -86,7 +86,7 @@ def test_a_failure_shows_what_a_person_needs(project: Project) -> None:
                 "exit 3",
                 "command  ./test_x.sh",
                 "host     *",
-                "again    cd 'a dir' && A=b ./test_x.sh",
+                "rerun    cd 'a dir' && A=b ./test_x.sh",
                 "*50 lines before*",
                 "100",
                 "last words",

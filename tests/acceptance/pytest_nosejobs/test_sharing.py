@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.helpers.single_host_run import write
+from tests.helpers.single_host_run import write_program
 from tests.helpers.sshd import Sshd
 
 NOTE = "#!/bin/sh\n# nosejobs: {metadata}\necho + >> {log}\n{body}\necho - >> {log}\n"
@@ -37,7 +37,7 @@ def test_two_runs_share_a_host_and_the_second_says_that_it_waits(
         ("b/test_2", "lock=host:gpu", "sleep 0.05"),
         ("b/test_3", "serial", "sleep 0.05"),
     ):
-        write(tmp_path / name, NOTE.format(metadata=metadata, log=log, body=body))
+        write_program(tmp_path / name, NOTE.format(metadata=metadata, log=log, body=body))
     with start(tmp_path / "a", sshd.spec(slots=1)) as one:
         deadline = time.monotonic() + 20
         while not log.read_text():

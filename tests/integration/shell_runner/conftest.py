@@ -15,7 +15,7 @@ from tests.helpers.job_hosts import POPEN
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    with job_hosts.state(tmp_path):
+    with job_hosts.isolate_state(tmp_path):
         yield tmp_path
 
 

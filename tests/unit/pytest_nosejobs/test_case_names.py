@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_nosejobs import junit_xml
 from pytest_nosejobs.reports import ReportContext, make_reports
-from shell_runner.remote.protocol.model import PASSED, Case, Execution, Parsed, Test
+from shell_runner.remote.protocol.model import PASSED, Case, Execution, ParsedOutput, Test
 
 
 def reports_of(*cases: Case, nodeid: str = "sub/test_a.sh") -> list[Any]:
@@ -21,7 +21,7 @@ def reports_of(*cases: Case, nodeid: str = "sub/test_a.sh") -> list[Any]:
         get_report_keywords=dict,
         get_attempt_attributes=dict,
     )
-    execution = Execution(0, exit=0, duration=1.0, parsed=Parsed("tap", list(cases)))
+    execution = Execution(0, exit_status=0, duration=1.0, parsed=ParsedOutput("tap", list(cases)))
     return list(make_reports(ReportContext(item, Test(0, "p"), execution, "here")))
 
 

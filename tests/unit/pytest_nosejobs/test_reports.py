@@ -1,10 +1,10 @@
 """The reports that pytest gets of a result; the texts are tested with ``words``."""
 
 from pytest_nosejobs.reports import make_sections
-from shell_runner.remote.protocol.model import Execution, Stream
+from shell_runner.remote.protocol.model import Execution, CapturedStream
 
 
 def test_sections_of_silent_streams_are_left_out() -> None:
-    execution = Execution(1, out=Stream("hello", 5))
+    execution = Execution(1, stdout=CapturedStream("hello", 5))
     assert make_sections(execution, short=False) == [("Captured stdout call", "hello")]
     assert make_sections(Execution(1), short=True) == []

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from shell_runner.errors import HostError
-from shell_runner.hosts.fleet import Ended, Ready, Said
+from shell_runner.hosts.fleet import HostEnded, HostReady, FrameReceived
 from shell_runner.remote.protocol.model import Execution, Problem, Test
 from shell_runner.run.controller import RunController
-from shell_runner.run.events import ControllerCrashed, Finished, HostLost, Waiting, describe_losses
+from shell_runner.run.events import ControllerCrashed, Finished, HostDisconnected, Waiting, describe_losses
 from shell_runner.run.scheduler import Scheduler
 
 ROW = list(Execution(1))
@@ -24,8 +24,8 @@ class FakeHost:
     """The part of a host that the controller uses."""
 
     id: str
-    run: Callable[[Any], None]
-    messages: Callable[[Any], list[Any]]
+    run_tests: Callable[[Any], None]
+    unpack_messages: Callable[[Any], list[Any]]
     sent: list[Any] = dataclasses.field(default_factory=list)
     dropped: bool = False
 
@@ -66,7 +66,7 @@ def controller_with(message: Any) -> tuple[RunController, Any]:
         ["artefact", 7, 1, "a", True, b""],
         ["returned"], ["returned", 7], ["returned", [[]]],
         ["waiting"], ["waiting", "slots"], ["waiting", "for ever", ""], ["waiting", [], ""],
-        ["trouble"],
+        ["error"],
     ],
     ids=repr,
 )  # fmt: skip
@@ -74,7 +74,7 @@ def test_garbage_loses_the_host(message: list[Any]) -> None:
     controller, host = controller_with(message)
     controller._handle_frame(host, b"")
     assert [loss.error.host for loss in controller.losses] == ["evil"]
-    assert controller.results.get_nowait() == [HostLost(controller.losses[0].error)]
+    assert controller.results.get_nowait() == [HostDisconnected(controller.losses[0].error)]
     (news,) = controller.results.get_nowait() if not controller.results.empty() else (None,)
     assert not isinstance(news, ControllerCrashed)
     assert isinstance(news, Finished)
@@ -116,14 +116,14 @@ class Hosts:
         return self.host(host.id)
 
     def say(self, host: Any, *message: Any) -> None:
-        self.controller._handle(Said(host, list(message)))  # type: ignore[arg-type]
+        self.controller._handle(FrameReceived(host, list(message)))  # type: ignore[arg-type]
 
     def done(self, host: Any, test: int, attempt: int = 1, status: int = 0) -> None:
-        self.say(host, "done", list(Execution(test, attempt, exit=status)))
+        self.say(host, "done", list(Execution(test, attempt, exit_status=status)))
 
     def end(self, host: Any) -> Any:
         """Lose the host; return its successor."""
-        self.controller._handle(Ended(host, HostError(host.id, "gone"), may_return=True))
+        self.controller._handle(HostEnded(host, HostError(host.id, "gone"), can_reopen=True))
         return self.controller._hosts[host.id]
 
     def finished(self) -> list[tuple[int, int]]:
@@ -142,8 +142,8 @@ class Hosts:
 def test_an_answer_counts_once_and_only_from_who_was_asked() -> None:
     fleet = Hosts(3, "a", "b")
     a, b = fleet.hosts
-    fleet.controller._handle(Ready(a, 1, 0.0))
-    fleet.controller._handle(Ready(b, 1, 0.0))
+    fleet.controller._handle(HostReady(a, 1, 0.0))
+    fleet.controller._handle(HostReady(b, 1, 0.0))
     for host, test in ((b, 0), (a, 0), (a, 0), (a, 77), (a, 1), (b, 1)):
         fleet.done(host, test)
     assert fleet.finished() == [(0, 1), (1, 1)]
@@ -154,7 +154,7 @@ def test_an_answer_counts_once_and_only_from_who_was_asked() -> None:
 def test_an_answer_of_an_earlier_attempt_does_not_end_the_next_one() -> None:
     fleet = Hosts(1, "a", attempts=2)
     (a,) = fleet.hosts
-    fleet.controller._handle(Ready(a, 1, 0.0))
+    fleet.controller._handle(HostReady(a, 1, 0.0))
     for attempt in (1, 1, 2, 2):
         fleet.done(a, 0, attempt, status=1)
     assert fleet.finished() == [(0, 1), (0, 2)]
@@ -163,16 +163,16 @@ def test_an_answer_of_an_earlier_attempt_does_not_end_the_next_one() -> None:
 def test_what_the_old_connection_says_is_not_taken() -> None:
     fleet = Hosts(1, "a")
     (old,) = fleet.hosts
-    fleet.controller._handle(Ready(old, 1, 0.0))
+    fleet.controller._handle(HostReady(old, 1, 0.0))
     new = fleet.end(old)
-    fleet.controller._handle(Ready(new, 1, 0.0))
+    fleet.controller._handle(HostReady(new, 1, 0.0))
     assert [test.id for test in new.sent] == [0]
     fleet.done(old, 0)
     fleet.say(old, "artefact", 0, 1, "x", True, b"late")
-    fleet.say(old, "trouble", "late")
+    fleet.say(old, "error", "late")
     fleet.say(old, "nonsense of an old connection")
-    fleet.controller._handle(Ended(old, HostError("a", "again"), may_return=True))
-    fleet.controller._handle(Ready(old, 9, 0.0))
+    fleet.controller._handle(HostEnded(old, HostError("a", "again"), can_reopen=True))
+    fleet.controller._handle(HostReady(old, 9, 0.0))
     assert fleet.finished() == fleet.files == []
     fleet.say(new, "artefact", 0, 1, "x", True, b"")
     fleet.done(new, 0)
@@ -184,8 +184,8 @@ def test_what_the_old_connection_says_is_not_taken() -> None:
 def test_artefacts_of_a_lost_host_are_void_and_late_ones_are_dropped() -> None:
     fleet = Hosts(1, "a", "b")
     a, b = fleet.hosts
-    fleet.controller._handle(Ready(a, 1, 0.0))
-    fleet.controller._handle(Ready(b, 1, 0.0))
+    fleet.controller._handle(HostReady(a, 1, 0.0))
+    fleet.controller._handle(HostReady(b, 1, 0.0))
     fleet.say(b, "artefact", 0, 1, "x", True, b"")
     fleet.say(a, "artefact", 0, 2, "x", True, b"")
     assert fleet.files == []
@@ -197,11 +197,11 @@ def test_artefacts_of_a_lost_host_are_void_and_late_ones_are_dropped() -> None:
 def test_it_is_told_where_tests_went() -> None:
     fleet = Hosts(3, "a", "b", max_lost=2)
     a, b = fleet.hosts
-    fleet.controller._handle(Ready(a, 2, 0.0))
-    fleet.controller._handle(Ready(b, 1, 0.0))
+    fleet.controller._handle(HostReady(a, 2, 0.0))
+    fleet.controller._handle(HostReady(b, 1, 0.0))
     second = fleet.end(a)
     fleet.done(b, 2)
-    fleet.controller._handle(Ready(second, 1, 0.0))
+    fleet.controller._handle(HostReady(second, 1, 0.0))
     first, later = fleet.controller.losses[0], None
     assert first.moved == {"b": [0], "a": [1]}
     assert first.is_back
@@ -215,11 +215,11 @@ def test_it_is_told_where_tests_went() -> None:
 def test_a_failed_attempt_to_come_back_is_no_second_loss() -> None:
     fleet = Hosts(1, "a")
     (host,) = fleet.hosts
-    fleet.controller._handle(Ready(host, 1, 0.0))
+    fleet.controller._handle(HostReady(host, 1, 0.0))
     for _ in range(3):
         host = fleet.end(host)
     assert len(fleet.controller.losses) == 1
-    fleet.controller._handle(Ready(host, 1, 0.0))
+    fleet.controller._handle(HostReady(host, 1, 0.0))
     fleet.done(host, 0)
     assert fleet.finished() == [(0, 1)]
 
@@ -227,8 +227,8 @@ def test_a_failed_attempt_to_come_back_is_no_second_loss() -> None:
 def test_with_no_host_back_in_time_all_that_is_open_is_given_up() -> None:
     fleet = Hosts(3, "a")
     (host,) = fleet.hosts
-    fleet.events.put(Ready(host, 1, 0.0))
-    fleet.events.put(Ended(host, HostError("a", "gone"), may_return=True))
+    fleet.events.put(HostReady(host, 1, 0.0))
+    fleet.events.put(HostEnded(host, HostError("a", "gone"), can_reopen=True))
     begin = time.monotonic()
     fleet.controller.run()
     assert 0.3 <= time.monotonic() - begin < 5
@@ -238,9 +238,9 @@ def test_with_no_host_back_in_time_all_that_is_open_is_given_up() -> None:
 def test_what_is_done_in_a_frame_counts_though_the_rest_is_garbage() -> None:
     fleet = Hosts(2, "a", "b")
     a, b = fleet.hosts
-    a.messages = lambda _: [["done", list(Execution(0))], ["done", 7]]
-    fleet.controller._handle(Ready(a, 1, 0.0))
-    fleet.controller._handle(Ready(b, 1, 0.0))
+    a.unpack_messages = lambda _: [["done", list(Execution(0))], ["done", 7]]
+    fleet.controller._handle(HostReady(a, 1, 0.0))
+    fleet.controller._handle(HostReady(b, 1, 0.0))
     fleet.say(a, "")
     assert [loss.error.host for loss in fleet.controller.losses] == ["a"]
     assert (0, 1) in fleet.finished()

@@ -62,11 +62,11 @@ class World:
             self.there[host] = [test for test in self.there[host] if test not in back]
             self.take(self.scheduler.requeue(host, back))
 
-    def lose(self, host: str, may_return: bool) -> None:
+    def lose(self, host: str, can_reopen: bool) -> None:
         lost = self.there.pop(host)
         self.asked = [each for each in self.asked if each[0] != host]
         self.lost.update(lost)
-        self.take(self.scheduler.remove_host(host, may_return))
+        self.take(self.scheduler.remove_host(host, can_reopen))
         for test in lost:
             assert not self.scheduler.finish_test(host, test, 1.0), "a stale answer counts"
         self.scheduler.requeue(host, lost)
@@ -119,9 +119,9 @@ def test_whatever_happens_every_test_ends_once(
             world.ready(host)
         elif event < 0.15 and world.there:
             host = chance.choice(sorted(world.there))
-            may_return = len(world.there) == 1 or chance.random() < 0.7
-            world.lose(host, may_return)
-            if may_return:
+            can_reopen = len(world.there) == 1 or chance.random() < 0.7
+            world.lose(host, can_reopen)
+            if can_reopen:
                 away.add(host)
         elif event < 0.4 and world.asked:
             world.answer()
@@ -172,7 +172,7 @@ def test_a_host_that_comes_back_has_its_labels_and_the_tests_that_waited_for_it(
     world = World(scheduler, {"a": 1, "b": 1})
     world.ready("a")
     world.ready("b")
-    world.lose("a", may_return=True)
+    world.lose("a", can_reopen=True)
     assert scheduler.is_stuck
     assert not world.ended
     world.ready("a")
@@ -184,7 +184,7 @@ def test_a_test_for_labels_that_are_gone_says_whose_they_were() -> None:
     scheduler = Scheduler([0, 1], {}, requirements=needs, hosts={"a": ["gpu"], "b": []})
     scheduler.add_host("a", 1)
     scheduler.add_host("b", 1)
-    assert scheduler.remove_host("a", may_return=True) == []
+    assert scheduler.remove_host("a", can_reopen=True) == []
     given_up = scheduler.give_up_waiting()
     assert sorted(given_up, key=lambda each: len(each.labels)) == [
         GiveUp(0, ("a",)), GiveUp(1, ("a",), ("gpu",)),
@@ -195,7 +195,7 @@ def test_a_test_is_given_up_on_one_host_that_dies_again_and_again() -> None:
     scheduler = Scheduler([0], {})
     for _ in range(2):
         assert scheduler.add_host("a", 1) == [Send("a", (0,))]
-        given_up = scheduler.remove_host("a", may_return=True)
+        given_up = scheduler.remove_host("a", can_reopen=True)
     assert given_up == [GiveUp(0, ("a", "a"))]
 
 
@@ -203,7 +203,7 @@ def test_short_tests_that_saw_a_host_die_do_not_meet_again() -> None:
     scheduler = Scheduler(range(6), dict.fromkeys(range(6), 0.001))
     world = World(scheduler, {"a": 2, "b": 2})
     world.ready("a")
-    world.lose("a", may_return=False)
+    world.lose("a", can_reopen=False)
     world.ready("b")
     assert len(world.there["b"]) == 1
     world.done("b", 0, 0.001)
@@ -227,7 +227,7 @@ def test_speed_is_learned_from_the_history_and_outlives_the_connection() -> None
     for test in range(20):
         scheduler.finish_test("a", test, 3.0)
     assert 2.8 < scheduler.speed_factor("a") < 3.1
-    scheduler.remove_host("a", may_return=True)
+    scheduler.remove_host("a", can_reopen=True)
     scheduler.add_host("a", 30)
     assert scheduler.speed_factor("a") > 2.8
     assert scheduler.speed_factor("b") == 1.0

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import measure  # noqa: E402
 import ssh  # noqa: E402
-from measure import RunFailed, Contender, Run  # noqa: E402
+from measure import Contender, Run, RunFailed  # noqa: E402
 
 NAME = "fleet"
 _ONE = "popen, 1 test"

@@ -27,15 +27,15 @@ sys.path.insert(0, str(ROOT))
 import fleet  # noqa: E402
 import measure  # noqa: E402
 import ssh  # noqa: E402
-from measure import RunFailed, Contender, Run  # noqa: E402
+from measure import Contender, Run, RunFailed  # noqa: E402
 
-from shell_runner.hosts import gateway
-from shell_runner.hosts import spec as hosts
+from shell_runner.hosts import gateway  # noqa: E402
+from shell_runner.hosts import spec as hosts  # noqa: E402
 from shell_runner.jobs import jobfile, submission  # noqa: E402
 from shell_runner.jobs.client import JobClient  # noqa: E402
 from shell_runner.remote.jobs import paths, queue, queue_folder, worker_launcher  # noqa: E402
-from shell_runner.remote.processes import process_identity
-from shell_runner.remote.sessions import job_session
+from shell_runner.remote.processes import process_identity  # noqa: E402
+from shell_runner.remote.sessions import job_session  # noqa: E402
 from tests.helpers.queue_host import QueueHost  # noqa: E402
 
 NAME = "jobs"
@@ -449,7 +449,7 @@ def _harvest(
     body = f'head -c {size} /dev/urandom > "$TEST_UNDECLARED_OUTPUTS_DIR/noise"'
     tests = _script(folder / "tests", "test_noise.sh", body)
     file = folder / "job.toml"
-    file.write_text(f'tests = "{tests}"\nartefacts = {size * 2}\n')
+    file.write_text(f'tests = "{tests}"\nartifacts = {size * 2}\n')
     with contextlib.ExitStack() as stack:
         hosts_of = {"popen": "popen"}
         if rounds > 1 and measure.has_module("cryptography"):

@@ -34,7 +34,7 @@ import buildbot_master  # noqa: E402
 import fleet  # noqa: E402
 import jobs  # noqa: E402
 import measure  # noqa: E402
-from measure import RunFailed, Run  # noqa: E402
+from measure import Run, RunFailed  # noqa: E402
 
 #: The file cannot be called so: the package of that name would be hidden by it.
 NAME = "dispatcher"

@@ -16,7 +16,7 @@ from typing import Any
 
 import measure
 import ssh
-from measure import RunFailed, Contender, Run
+from measure import Contender, Run, RunFailed
 
 NAME = "shipping"
 _NOTES = (
@@ -143,7 +143,7 @@ def _once(tree: Path, spec: str, cache: str, stats: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = cache
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from shell_runner.hosts import spec as hosts
-    from shell_runner.hosts.fleet import HostEnded, Fleet
+    from shell_runner.hosts.fleet import Fleet, HostEnded
     from shell_runner.remote.protocol.model import Setup
     from shell_runner.shipping import tree_scan
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from measure import RunFailed, Contender, Run
+from measure import Contender, Run, RunFailed
 
 NAME = "skewed"
 _COUNT = 60

@@ -17,7 +17,7 @@ from typing import Any
 
 import measure
 import trivial
-from measure import RunFailed, Contender, Run
+from measure import Contender, Run, RunFailed
 
 NAME = "ssh"
 _BASE = "2*popen"

@@ -78,7 +78,7 @@ class StageState(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     ERROR = "error"
-    CANCELLED = "cancelled"
+    CANCELED = "canceled"
 
     @property
     def is_final(self) -> bool:
@@ -92,7 +92,7 @@ class StageState(StrEnum):
 
 
 _OVER = frozenset(
-    [StageState.PASSED, StageState.FAILED, StageState.ERROR, StageState.CANCELLED],
+    [StageState.PASSED, StageState.FAILED, StageState.ERROR, StageState.CANCELED],
 )
 _IDLE = frozenset(
     [
@@ -142,7 +142,7 @@ IDLE_EVENTS: Mapping[StageState, StageEvent] = {
 STAGE_TRANSITIONS: Mapping[tuple[StageState, StageEvent], StageState] = {
     # An idle run can come to any idle state, and to its own again with another detail.
     **{(state, event): to for state in _IDLE for to, event in IDLE_EVENTS.items()},
-    **{(state, StageEvent.CANCEL): StageState.CANCELLED for state in _IDLE},
+    **{(state, StageEvent.CANCEL): StageState.CANCELED for state in _IDLE},
     (StageState.PLACING, StageEvent.PLACE): StageState.RUNNING,
     # Its tests cannot be run on any host.
     (StageState.PLACING, StageEvent.FAIL): StageState.FAILED,
@@ -151,7 +151,7 @@ STAGE_TRANSITIONS: Mapping[tuple[StageState, StageEvent], StageState] = {
     (StageState.RUNNING, StageEvent.PASS): StageState.PASSED,
     (StageState.RUNNING, StageEvent.FAIL): StageState.FAILED,
     (StageState.RUNNING, StageEvent.GIVE_UP): StageState.ERROR,
-    (StageState.RUNNING, StageEvent.CANCEL): StageState.CANCELLED,
+    (StageState.RUNNING, StageEvent.CANCEL): StageState.CANCELED,
 }
 
 

@@ -42,10 +42,10 @@ class ArtifactReceiver:
 
     def list_files(self, nodeid: str, execution: Execution) -> list[str]:
         """Return the paths of a test's artifacts, as seen from where pytest was started."""
-        if self._files is None or not execution.artefacts:
+        if self._files is None or not execution.artifacts:
             return []
         folder = self._files.get_folder(nodeid, execution.attempt)
         # Only files that have arrived: a host that names /etc/passwd must not have it attached.
-        paths = [path for path, _ in execution.artefacts if self._files.has_received(folder, path)]
+        paths = [path for path, _ in execution.artifacts if self._files.has_received(folder, path)]
         shown = format_folder(folder, self._start)
         return [str(shown / path) for path in paths]

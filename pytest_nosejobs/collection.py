@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from shell_runner.collection.programs import InvalidTest, Program, CollectionRules
+from shell_runner.collection.programs import CollectionRules, InvalidTest, Program
 from shell_runner.text import escape_unprintable
 
 from .items import ItemRunner, ItemSettings, ShellItem
@@ -53,7 +53,11 @@ class Collection:
     """Makes the nodes of a session."""
 
     def __init__(
-        self, config: pytest.Config, rules: CollectionRules, runner: ItemRunner, settings: ItemSettings
+        self,
+        config: pytest.Config,
+        rules: CollectionRules,
+        runner: ItemRunner,
+        settings: ItemSettings,
     ) -> None:
         """``runner`` and ``settings`` are passed to the items."""
         self._config = config

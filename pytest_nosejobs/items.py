@@ -183,7 +183,9 @@ class ShellItem(pytest.Item):
         command = self.command
         if self.metadata.cwd == "root":
             folder = os.path.relpath(self._settings.root, start)
-            command = quote_command(*self.argv, f"./{os.path.relpath(self.path, self._settings.root)}")
+            command = quote_command(
+                *self.argv, f"./{os.path.relpath(self.path, self._settings.root)}"
+            )
         variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.metadata.env)
         command = f"{variables} {command}".strip()
         return command if folder == "." else f"cd {quote_command(folder)} && {command}"

@@ -12,7 +12,7 @@ from _pytest.runner import runtestprotocol
 
 from shell_runner import errors
 from shell_runner.errors import HostError
-from shell_runner.hosts.fleet import HostEnded, Fleet, HostReady, FrameReceived
+from shell_runner.hosts.fleet import Fleet, FrameReceived, HostEnded, HostReady
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.remote.protocol.model import (
     PASSED,
@@ -202,7 +202,7 @@ class LocalSlot:
                 for message in event.host.unpack_messages(event.frame):
                     if message[0] == "done":
                         return execution_from_row(message[1])
-                    if message[0] == "artefact":
+                    if message[0] == "artifact":
                         _, number, attempt, path, _, body = message
                         self._receive_artifact(number, attempt, path, body)
                     if message[0] == "line":

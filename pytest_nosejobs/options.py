@@ -71,7 +71,12 @@ def add_options(parser: pytest.Parser) -> None:
 
 #: Name, type, default and help text of each ini option.
 _INI_OPTIONS: tuple[tuple[str, str, object, str], ...] = (
-    ("nosejobs_patterns", "args", list(discovery.DEFAULT_PATTERNS), "file name patterns of shell tests"),
+    (
+        "nosejobs_patterns",
+        "args",
+        list(discovery.DEFAULT_PATTERNS),
+        "file name patterns of shell tests",
+    ),
     ("nosejobs_timeout", "string", "", "seconds after which a shell test is stopped"),
     (
         "nosejobs_host_timeout", "string", "10",
@@ -231,7 +236,7 @@ def build_setup(config: pytest.Config, options: Options, formats: Mapping[str, s
         pass_env=options.pass_env,
         merge_output=options.merge_output,
         formats=tuple(formats.items()),
-        artefacts_limit=options.artifacts_limit if options.artifacts else 0,
+        artifacts_limit=options.artifacts_limit if options.artifacts else 0,
         live_output=config.getoption("capture", "fd") == "no",
     )
 
@@ -313,5 +318,7 @@ def _read_defaults(config: pytest.Config, tree: Config) -> Metadata:
         if config.getini(f"nosejobs_{name}")
     }
     for name, value in values.items():
-        metadata = apply_values(metadata, {name: value}, str(config.inipath or "ini"), f"nosejobs_{name}")
+        metadata = apply_values(
+            metadata, {name: value}, str(config.inipath or "ini"), f"nosejobs_{name}"
+        )
     return resolve_defaults(metadata, tree)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pytest
 
 from shell_runner.errors import HostError, UsageError
-from shell_runner.hosts.fleet import HostEnded, Event, Fleet, HostReady
+from shell_runner.hosts.fleet import Event, Fleet, HostEnded, HostReady
 from shell_runner.hosts.spec import HostSpec
 from shell_runner.remote.protocol.model import Problem, Test
 from shell_runner.run.controller import RunController

@@ -24,7 +24,7 @@ from shell_runner.remote.protocol.model import (
 )
 from shell_runner.remote.protocol.verdict import is_reported_by_cases, judge
 from shell_runner.reporting import report_text
-from shell_runner.reporting.report_text import FailureContext, format_tail, format_stream
+from shell_runner.reporting.report_text import FailureContext, format_stream, format_tail
 from shell_runner.text import make_readable
 
 from .failure_text import FailureText
@@ -166,13 +166,17 @@ def _make_case_report(
 
 
 def _describe_case_failure(context: ReportContext, case: Case, with_output: bool) -> FailureText:
-    failure = report_text.describe_case_failure(case, context.execution, _make_place(context), with_output)
+    failure = report_text.describe_case_failure(
+        case, context.execution, _make_place(context), with_output
+    )
     return FailureText(failure, context.item.nodeid)
 
 
 def _make_place(context: ReportContext) -> FailureContext:
     item = context.item
-    return FailureContext(item.nodeid, item.command, item.rerun_command, context.host, context.files)
+    return FailureContext(
+        item.nodeid, item.command, item.rerun_command, context.host, context.files
+    )
 
 
 def _make_verdict_report(builder: _ReportBuilder, context: ReportContext) -> pytest.TestReport:

@@ -88,7 +88,7 @@ def store_artifact(package: Package, build: BuildConfig, blobs: BlobStore) -> Bl
 
     Raises BuildFailed if the output is missing, empty, too large or not a valid tar.
     """
-    member = f"artefacts/{paths.outputs_name(0, _last_execution(package)[0])}/{_OUTPUT}"
+    member = f"artifacts/{paths.outputs_name(0, _last_execution(package)[0])}/{_OUTPUT}"
     if member not in package.list_members():
         raise BuildFailed(
             f"{build.output} is larger than {MAX_ARTIFACT_BYTES} bytes, so it was not sent"

@@ -152,7 +152,7 @@ class LogFollower:
         for job in jobs:
             if job["id"] not in self._threads and job["state"] != "lost":
                 self._start_thread(job, many)
-        has_ended = run["state"] in ("passed", "failed", "error", "cancelled")
+        has_ended = run["state"] in ("passed", "failed", "error", "canceled")
         if not jobs and not has_ended:
             hint = f"\n  next: nosejobs approve {self._build} {self._stage}"
             self._say_once(

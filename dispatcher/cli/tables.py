@@ -23,7 +23,7 @@ from shell_runner.text import strip_control_chars, to_single_line
 _STYLES = {
     "passed": "green", "failed": "red", "error": "magenta", "going": "cyan", "running": "cyan",
     "stopped": "yellow", "gated": "yellow", "held": "yellow", "blocked": "yellow",
-    "cancelled": "yellow", "superseded": "dim", "up": "green", "down": "red",
+    "canceled": "yellow", "superseded": "dim", "up": "green", "down": "red",
     "quarantined": "red", "draining": "yellow",
 }  # fmt: skip
 #: The detail of a run that has passed; the column of its tests has the same information.
@@ -235,7 +235,7 @@ def suggest_next_step(found: JsonObject) -> str:
         ("error", "nosejobs rerun {0} {1}"),
         ("gated", "nosejobs approve {0} {1}"),
         ("held", "nosejobs approve {0} {1}"),
-        ("cancelled", "nosejobs rerun {0} {1}"),
+        ("canceled", "nosejobs rerun {0} {1}"),
         ("running", "nosejobs logs -f {0} {1}"),
     ):
         for stage in found["stages"]:

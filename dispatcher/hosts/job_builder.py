@@ -198,7 +198,7 @@ def _make_build_job(
     settings = JobConfig(
         environment=config.build.environment,
         slots=1,
-        artefacts=artifact.MAX_ARTIFACT_BYTES,
+        artifacts=artifact.MAX_ARTIFACT_BYTES,
         merge=True,
     )
     case = artifact.build_test(config.build)

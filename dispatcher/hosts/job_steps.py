@@ -137,7 +137,7 @@ class JobSteps:
         self._reports: dict[str, JobSummary] = {}
         #: Planned jobs that an earlier connection may have submitted; None: not known yet.
         self._uncertain: frozenset[str] | None = None
-        self._cancelled: set[str] = set()
+        self._canceled: set[str] = set()
 
     def invalidate(self, job: Job) -> None:
         """Read all files of a job again before it is submitted the next time."""
@@ -217,9 +217,7 @@ class JobSteps:
 
     def withdraw(self, client: JobClient, job: Job) -> bool:
         """End a job that was never submitted."""
-        return self.lose(
-            job, "stopped before it was submitted", blame=False, end_reason="cancelled"
-        )
+        return self.lose(job, "stopped before it was submitted", blame=False, end_reason="canceled")
 
     def lose_missing(self, client: JobClient, job: Job) -> bool:
         """End a job that was submitted and is not on the host any more."""
@@ -227,8 +225,8 @@ class JobSteps:
 
     def cancel(self, client: JobClient, job: Job) -> bool:
         """Ask the host to end a job, once per connection; its end is reported later."""
-        if job.id not in self._cancelled:
-            self._cancelled.add(job.id)
+        if job.id not in self._canceled:
+            self._canceled.add(job.id)
             _request(lambda: client.cancel(job.id))
         return False
 

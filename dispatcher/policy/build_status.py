@@ -57,7 +57,7 @@ _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.PLACING, Outcome.IN_PROGRESS, "{} wait{s} for a host"),
     (StageState.FAILED, Outcome.FAILED, "stopped at {}"),
     (StageState.ERROR, Outcome.ERROR, "{} could not be run"),
-    (StageState.CANCELLED, Outcome.STOPPED, "{} {was} cancelled"),
+    (StageState.CANCELED, Outcome.STOPPED, "{} {was} canceled"),
     (StageState.GATED, Outcome.STOPPED, "{} need{s} an approval"),
     (StageState.HELD, Outcome.STOPPED, "{} {is} held"),
     (None, Outcome.STOPPED, "{} {has} no tag that counts"),

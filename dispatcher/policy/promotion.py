@@ -9,7 +9,7 @@ The rules, where they are not plain:
   revocation of a tag takes the level, and what depended on it, with it; nothing runs again unasked,
   and a new tag restores it all.  A tag that was granted by hand counts by itself.
 - The last run that passed or failed is the verdict on a stage.  It takes the place of the tag of
-  an earlier run; while it is on its way, or if it ends without a verdict (cancelled, error), that
+  an earlier run; while it is on its way, or if it ends without a verdict (canceled, error), that
   tag stays.  Each run grants one tag at most, so what a person revokes stays revoked until another
   run has passed.  Tags by hand are revoked by hand.
 - A run of some tests only stands on the last full run below it, which must have got to its end.
@@ -279,7 +279,7 @@ class _StageStates:
     ) -> Iterator[RunChange]:
         if stage is None or not is_newest:
             reason = "a later run took its place" if stage else "the build has no such stage"
-            yield RunChange(run.id, StageEvent.CANCEL, StageState.CANCELLED, reason)
+            yield RunChange(run.id, StageEvent.CANCEL, StageState.CANCELED, reason)
             return
         state, detail = self._idle[stage.name]
         # The detail of a run that is being placed belongs to the placement.
@@ -344,7 +344,7 @@ class _StageStates:
 _ENDS = {
     StageState.FAILED: "failed",
     StageState.ERROR: "could not be run",
-    StageState.CANCELLED: "was cancelled",
+    StageState.CANCELED: "was canceled",
 }
 
 

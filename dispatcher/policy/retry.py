@@ -25,7 +25,7 @@ _BUILD_FAILURES = {
 _INFRASTRUCTURE_FAILURES = {
     "refused": "the host could not unpack the job",
     "gave-up": "the worker of the job was lost too often",
-    "cancelled": "the job was cancelled on its host",
+    "canceled": "the job was canceled on its host",
 }
 
 
@@ -106,7 +106,7 @@ def _step_together(
 ) -> Step:
     """End all peers if one is gone, and run all again: alone, no peer says anything."""
     # A peer that was stopped because of another one is not the cause.
-    causes = [infrastructure_reason(part) for part in lost if part.job.end_reason != "cancelled"]
+    causes = [infrastructure_reason(part) for part in lost if part.job.end_reason != "canceled"]
     missing = causes or [
         failure_reason(part) for part in parts if part.job.end_reason in _BUILD_FAILURES
     ]
@@ -175,7 +175,7 @@ def _spent(stage: Stage) -> str:
 def failing_hosts(parts: Iterable[Part]) -> tuple[str, ...]:
     """Return the hosts that the newest attempts show to be failing; not peers only stopped."""
     failing = (
-        part for part in parts if infrastructure_reason(part) and part.job.end_reason != "cancelled"
+        part for part in parts if infrastructure_reason(part) and part.job.end_reason != "canceled"
     )
     return tuple(dict.fromkeys(part.job.host for part in failing))
 

@@ -266,7 +266,7 @@ def cancel(
 
 
 def _cancel_run(connection: Connection, run: StageRun, by: Attribution) -> bool:
-    detail = f"cancelled by {by.description}"
+    detail = f"canceled by {by.description}"
     return stage_runs.apply_event(
         connection, run.id, StageEvent.CANCEL, detail=detail, ended_at=by.at
     )
@@ -276,7 +276,7 @@ def _cancel_build(connection: Connection, build: model.Build, by: Attribution) -
     """Fail a build that has no artifact yet.  Return whether it had none."""
     if build.state not in (BuildState.NEW, BuildState.BUILDING):
         return False
-    detail = f"cancelled by {by.description}"
+    detail = f"canceled by {by.description}"
     return builds.apply_event(connection, build.id, BuildEvent.FAIL, detail=detail, ended_at=by.at)
 
 

@@ -302,8 +302,8 @@ class Host:
         if not isinstance(content, tuple):
             return content
         header, body = content
-        if not (isinstance(header, list) and header[:1] == ["artefact"]):
-            raise ValueError("a blob that is not an artefact")
+        if not (isinstance(header, list) and header[:1] == ["artifact"]):
+            raise ValueError("a blob that is not an artifact")
         return [[*header, body]]
 
     def _send_message(self, *message: Any) -> None:

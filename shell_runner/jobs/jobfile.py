@@ -93,7 +93,7 @@ KEYS: Mapping[str, Validator] = {
     "keep_workspace": one_of(*KEEP_WORKSPACE_VALUES),
     "grace": duration(zero=True),
     "keep_output": size,
-    "artefacts": size,
+    "artifacts": size,
     "merge": flag,
     "notify": matching(r"https?://[^\s/]+\S*", "an http:// or https:// address"),
     "notify_secret_env": variable,

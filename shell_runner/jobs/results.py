@@ -46,7 +46,7 @@ _EXIT_STATUS_BY_END_REASON = {
     "install-failed": FAILED_STATUS,
     "timed-out": FAILED_STATUS,
     "refused": INFRASTRUCTURE_STATUS,
-    "cancelled": INFRASTRUCTURE_STATUS,
+    "canceled": INFRASTRUCTURE_STATUS,
     "gave-up": INFRASTRUCTURE_STATUS,
 }
 
@@ -252,13 +252,13 @@ def _read_install_output(package: Package) -> str:
 def _make_artifact_finder(
     manifest: dict[str, Any], into: Path
 ) -> Callable[[JobTest, Execution], list[str]]:
-    """Return a function that lists where the artefacts of an execution were extracted to."""
+    """Return a function that lists where the artifacts of an execution were extracted to."""
     members = {member["name"] for member in manifest["members"]}
 
     def list_artifacts(case: JobTest, execution: Execution) -> list[str]:
-        folder = f"artefacts/{outputs_name(case.test.id, execution.attempt)}"
+        folder = f"artifacts/{outputs_name(case.test.id, execution.attempt)}"
         # A row may claim any name.
-        names = [name for name, _ in execution.artefacts if f"{folder}/{name}" in members]
+        names = [name for name, _ in execution.artifacts if f"{folder}/{name}" in members]
         shown = format_folder(into / folder, Path.cwd())
         return [str(shown / name) for name in names]
 

@@ -33,11 +33,11 @@ class ArtifactFiles:
         #: Errors of this machine, by the file that could not be written.
         self.write_errors: dict[Path, str] = {}
         if any(tree.resolve().is_relative_to(folder.resolve()) for tree in trees):
-            raise UsageError(f"artefacts in {folder} could replace the tests; name another folder")
+            raise UsageError(f"artifacts in {folder} could replace the tests; name another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot write artefacts to {folder}: {error.strerror}") from error
+            raise UsageError(f"cannot write artifacts to {folder}: {error.strerror}") from error
 
     def get_folder(self, nodeid: str, attempt: int) -> Path:
         """Return ``DIR/tests/test_x.sh``, with ``.attempt-2`` for a second attempt."""
@@ -51,18 +51,18 @@ class ArtifactFiles:
         Raises ValueError for an invalid path, and for more files or bytes than allowed.
         """
         if not isinstance(path, str):
-            raise ValueError(f"the name of an artefact is not a string: {path!r}")
+            raise ValueError(f"the name of an artifact is not a string: {path!r}")
         validate_entry(ManifestEntry(path, FILE, 0, "0" * 64))
         if folder not in self._sizes:
             self._remove_old_files(folder)
         size = self._sizes[folder] = self._sizes.get(folder, 0) + len(data)
         if size > self._limit:
-            raise ValueError(f"the artefacts of a test have more than {self._limit} bytes")
+            raise ValueError(f"the artifacts of a test have more than {self._limit} bytes")
         target = folder / path
         if target not in self._started_files:
             self._counts[folder] = self._counts.get(folder, 0) + 1
             if self._counts[folder] > _MAX_FILES:
-                raise ValueError(f"the artefacts of a test are more than {_MAX_FILES} files")
+                raise ValueError(f"the artifacts of a test are more than {_MAX_FILES} files")
         if target not in self.write_errors:
             self._write(target, data)
 
@@ -96,7 +96,7 @@ class ArtifactFiles:
 
 
 def format_folder(folder: Path, here: Path) -> Path:
-    """Return a folder of artefacts as a report names it, usually relative to ``here``."""
+    """Return a folder of artifacts as a report names it, usually relative to ``here``."""
     # GitLab wants paths below the checkout, Jenkins absolute ones.
     if "JENKINS_URL" in os.environ:
         return folder.absolute()

@@ -73,7 +73,7 @@ class ReportOptions:
     command: Callable[[JobTest], str] = format_command
     #: Returns the command that reruns a test, in one line.
     rerun_command: Callable[[JobTest], str] = format_command
-    #: Returns the paths of the artefacts of one execution.
+    #: Returns the paths of the artifacts of one execution.
     files: Callable[[JobTest, Execution], Sequence[str]] = _list_no_files
     #: Returns the path of the program for the text of a skip.
     source: Callable[[JobTest], str] = _get_path
@@ -280,7 +280,7 @@ class _TestcaseBuilder:
         )
 
     def _get_files(self, execution: Execution) -> Sequence[str]:
-        return self._options.files(self._test, execution) if execution.artefacts else ()
+        return self._options.files(self._test, execution) if execution.artifacts else ()
 
 
 def _properties_element(values: Sequence[tuple[str, object]]) -> Element:

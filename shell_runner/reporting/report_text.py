@@ -17,7 +17,7 @@ from ..text import format_count, make_readable
 _MAX_LINES = 50
 #: Characters of one line that a failure shows.
 _MAX_LINE_CHARS = 2000
-#: Artefacts that a failure names.
+#: Artifacts that a failure names.
 _MAX_FILES = 10
 
 # -- output -----------------------------------------------------------------------
@@ -78,7 +78,7 @@ class FailureContext:
     rerun_command: str
     #: Name of the host; empty: not shown.
     host: str = ""
-    #: Paths of the artefacts.
+    #: Paths of the artifacts.
     files: Sequence[str] = ()
 
 
@@ -131,16 +131,16 @@ def _context_lines(execution: Execution, context: FailureContext) -> list[str]:
     lines.append(f"took     {execution.duration:.2f} s")
     if execution.leftovers:
         lines.append(f"left     {format_leftovers(execution.leftovers)}")
-    lines += _artefact_lines(execution, context)
+    lines += _artifact_lines(execution, context)
     lines.append(f"rerun    {context.rerun_command}")
     return lines
 
 
-def _artefact_lines(execution: Execution, context: FailureContext) -> list[str]:
-    """Return the lines that list artefacts, or count them if their paths are not known."""
-    count = len(execution.artefacts)
+def _artifact_lines(execution: Execution, context: FailureContext) -> list[str]:
+    """Return the lines that list artifacts, or count them if their paths are not known."""
+    count = len(execution.artifacts)
     omitted = (
-        f", {execution.artefacts_omitted} over the limit" if execution.artefacts_omitted else ""
+        f", {execution.artifacts_omitted} over the limit" if execution.artifacts_omitted else ""
     )
     if not context.files and count:
         return [f"wrote    {format_count(count, 'file')}{omitted}"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import HostError
-from ..hosts.fleet import HOST_TIMEOUT, HostEnded, Fleet, Host, HostReady, FrameReceived
+from ..hosts.fleet import HOST_TIMEOUT, Fleet, FrameReceived, Host, HostEnded, HostReady
 from ..remote.execution import host_resources
 from ..remote.protocol.model import Execution, Problem, Test, execution_from_row
 from ..remote.protocol.verdict import is_retryable
@@ -202,7 +202,7 @@ class RunController(threading.Thread):
             self.results.put(events)
 
     def _handle_message(self, host: Host, message: list[Any]) -> Iterator[RunEvent]:
-        if message[0] == "artefact":
+        if message[0] == "artifact":
             _, test, attempt, path, _, body = message
             if test not in self._tests:
                 raise ValueError("artifacts of an unknown test")

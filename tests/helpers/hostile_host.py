@@ -48,7 +48,7 @@ def make_done(number, **changes):
         "id": number, "attempt": 1, "slot": 1, "started_at": time.time(), "duration": 0.01,
         "exit_status": 0, "signal": None, "timed_out": False, "problem": "", "detail": "",
         "stdout": ["", 0, -1], "stderr": ["", 0, -1], "leftovers": [], "max_rss": 1,
-        "cpu_seconds": 0.0, "parsed": None, "artefacts": [], "artefacts_omitted": 0,
+        "cpu_seconds": 0.0, "parsed": None, "artifacts": [], "artifacts_omitted": 0,
     }  # fmt: skip
     row.update(changes)
     return ["done", list(row.values())]
@@ -117,9 +117,9 @@ def play_trick(number):
     elif TRICK == "not a number":
         send_messages(make_done(number, duration=float("nan")))
     elif TRICK == "path":
-        send_blob(["artefact", number, 1, "../../../escaped", 0], b"x")
+        send_blob(["artifact", number, 1, "../../../escaped", 0], b"x")
     elif TRICK == "absolute path":
-        send_blob(["artefact", number, 1, "/tmp/nosejobs-escaped", 0], b"x")
+        send_blob(["artifact", number, 1, "/tmp/nosejobs-escaped", 0], b"x")
     elif TRICK == "escapes":
         send_messages(
             ["line", number, ESCAPE], make_done(number, problem="not-started", detail=ESCAPE)

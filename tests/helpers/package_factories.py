@@ -53,7 +53,7 @@ def write_job_package(
     ]
     members = {"log.txt": b"nosejobs | attempt 1\nbuild | all is well\n"}
     if [case.nodeid for case in job.cases] == ["build"]:
-        members["artefacts/0/output.tar"] = make_tar({"app": b"the app\n"})
+        members["artifacts/0/output.tar"] = make_tar({"app": b"the app\n"})
     contents = {"content": job.tests, "build": job.build}
     return write_package(path, job.id, job.cases, executions, members, end_reason, **contents)
 

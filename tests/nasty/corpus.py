@@ -280,6 +280,6 @@ def _install(program: NastyProgram, path: Path) -> None:
     path.write_bytes(text.replace(b"#!/usr/bin/env python3", _PYTHON, 1))
     path.chmod(0o4755 if "setuid" in program.path else 0o755)
     if program.file == "modify_tree.sh":
-        (path.parent / "neighbour").write_text("moved by the test\n")
+        (path.parent / "neighbor").write_text("moved by the test\n")
     if program.file == "read_only.sh":
         path.parent.chmod(0o555)

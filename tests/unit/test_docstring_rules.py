@@ -70,7 +70,9 @@ def test_the_public_interface_documents_parameters_and_errors(file: str) -> None
         text = ast.get_docstring(function) or ""
         names = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
         names += [each.arg for each in function.args.kwonlyargs]
-        missing = [name for name in names if name not in ("self", "cls") and not names_it(text, name)]
+        missing = [
+            name for name in names if name not in ("self", "cls") and not names_it(text, name)
+        ]
         if missing or "aises" not in text:
             wrong.append(f"{function.name}: {', '.join(missing) or 'says nothing of errors'}")
     assert not wrong

@@ -236,12 +236,12 @@ def _has_failed(task: "asyncio.Task[None]") -> bool:
 async def _run_to_completion(work: Awaitable[None]) -> None:
     """Await ``work`` to its end, even if this task is canceled meanwhile."""
     task = asyncio.ensure_future(work)
-    cancelled: Optional[asyncio.CancelledError] = None
+    canceled: Optional[asyncio.CancelledError] = None
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
+            canceled = error
+    if canceled is not None:
+        raise canceled
     task.result()

@@ -173,20 +173,20 @@ class Slot:
         """Move the artifacts of the test to a folder from which the slot pool sends them."""
         run.out.close()
         run.err.close()
-        if not self.setup.artefacts_limit or not self.scratch.list_entries("out"):
+        if not self.setup.artifacts_limit or not self.scratch.list_entries("out"):
             return execution
-        selected = select_artifacts(self.scratch.paths["out"], self.setup.artefacts_limit)
+        selected = select_artifacts(self.scratch.paths["out"], self.setup.artifacts_limit)
         if selected.files:
             folder = "%s-artifacts-%d-%d" % (self.scratch.base, execution.id, execution.attempt)
             os.rename(self.scratch.paths["out"], folder)
             self.control.sendall(frame_message(["artifacts", execution.id, folder, selected.files]))
         return execution._replace(
-            artefacts=selected.files, artefacts_omitted=selected.omitted_count
+            artifacts=selected.files, artifacts_omitted=selected.omitted_count
         )
 
     def _overflow_files(self) -> Dict[str, str]:
         """Return the files for output beyond the kept size; empty if no artifacts are wanted."""
-        if not self.setup.artefacts_limit:
+        if not self.setup.artifacts_limit:
             return {}
         folder = self.scratch.paths["out"]
         return {"out": folder + "/stdout.txt", "err": folder + "/stderr.txt"}

@@ -125,12 +125,12 @@ class JobRunner:
 
     def _install_signal_handlers(self) -> None:
         """Handle SIGUSR1 (cancel) and SIGALRM (time limit); notice a cancel that came before."""
-        signal.signal(signal.SIGUSR1, lambda *_: self._stop(EndReason.CANCELLED))
+        signal.signal(signal.SIGUSR1, lambda *_: self._stop(EndReason.CANCELED))
         signal.signal(signal.SIGALRM, lambda *_: self._stop(EndReason.TIMED_OUT))
         if self._config.timeout:
             signal.setitimer(signal.ITIMER_REAL, min(self._config.timeout, _MAX_TIMER_SECONDS))
         if self._queue.is_cancel_requested(self._job.number):
-            self._end_reason = EndReason.CANCELLED
+            self._end_reason = EndReason.CANCELED
 
     def _stop(self, end_reason: EndReason) -> None:
         """End the job; called by a signal handler, at any point of this process."""
@@ -158,7 +158,7 @@ class JobRunner:
     def _stop_result(self) -> Tuple[EndReason, str]:
         if self._end_reason == EndReason.TIMED_OUT:
             return EndReason.TIMED_OUT, "after %s" % format_seconds(self._config.timeout)
-        return EndReason.CANCELLED, ""
+        return EndReason.CANCELED, ""
 
     # -- rows ---------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class JobRunner:
         setup = self._make_setup(
             os.path.join(self._workspace, "build" if self._job.build else "tests")
         )
-        setup = setup._replace(slots=1, artefacts_limit=0, formats=())
+        setup = setup._replace(slots=1, artifacts_limit=0, formats=())
         outcomes: List[TestOutcome] = []
 
         def take(batch: List[TestOutcome]) -> List[Test]:
@@ -271,7 +271,7 @@ class JobRunner:
             root, slots=min(config.slots, _MAX_SLOTS), grace=config.grace,
             output_limit=min(config.keep_output, _MAX_KEPT_OUTPUT_BYTES),
             pass_env=config.pass_env, env=self._make_environment(), merge_output=config.merge,
-            formats=config.formats, artefacts_limit=config.artefacts,
+            formats=config.formats, artifacts_limit=config.artifacts,
             live_output=True, shared_resources=True,
         )  # fmt: skip
 

@@ -30,7 +30,7 @@ __all__ = ["BadPackage", "build_package", "make_absent_execution"]
 _Row = Tuple[int, int, str, str]
 
 
-#: Limits of the artefacts in one package: their bytes, their number, and the bytes of their names.
+#: Limits of the artifacts in one package: their bytes, their number, and the bytes of their names.
 #: They are below the limits of a reader, as rows and logs need room, too.
 _MAX_ARTIFACT_BYTES, _MAX_ARTIFACT_FILES, _MAX_ARTIFACT_NAME_BYTES = (
     LIMITS.size // 2,
@@ -132,7 +132,7 @@ class _PackageBuilder:
         yield self._executions()
         if self._last is not None:
             yield from self._evidence(self._last, "")
-            yield from self._artefacts(self._last)
+            yield from self._artifacts(self._last)
         for attempt in self._older:
             folder = "attempts/%d/" % attempt.number
             rows = self._queue.read_executions(attempt.id)
@@ -157,8 +157,8 @@ class _PackageBuilder:
         if os.path.exists(log):
             yield Member(folder + "log.txt", None, log)
 
-    def _artefacts(self, attempt: AttemptRow) -> Iterator[Member]:
-        """Yield the artefacts that the rows name and that are complete on the disk."""
+    def _artifacts(self, attempt: AttemptRow) -> Iterator[Member]:
+        """Yield the artifacts that the rows name and that are complete on the disk."""
         files = total = names = 0
         for member, path, size in self._named_files(attempt):
             files, total, names = files + 1, total + size, names + len(member)
@@ -173,9 +173,9 @@ class _PackageBuilder:
     def _named_files(self, attempt: AttemptRow) -> Iterator[Tuple[str, str, int]]:
         for number, count, _, text in self._queue.read_executions(attempt.id):
             folder = paths.outputs_path(self._folder, attempt.id, number, count)
-            for name, size in Execution(*json.loads(text)).artefacts:
+            for name, size in Execution(*json.loads(text)).artifacts:
                 path = os.path.join(folder, name)
-                member = "artefacts/%s/%s" % (paths.outputs_name(number, count), name)
+                member = "artifacts/%s/%s" % (paths.outputs_name(number, count), name)
                 if _is_complete(path, size) and is_member_name(member):
                     yield member, path, size
 
@@ -208,7 +208,7 @@ def make_absent_execution(number: int, end_reason: Optional[EndReason], detail: 
         )
     if end_reason == EndReason.REFUSED:
         return Execution(number, problem=Problem.NOT_RUN, detail=detail)
-    if end_reason == EndReason.CANCELLED:
+    if end_reason == EndReason.CANCELED:
         detail = "with its job" + suffix + _IN_LOG
         return Execution(number, problem=Problem.CANCELED, detail=detail)
     if end_reason == EndReason.TIMED_OUT:

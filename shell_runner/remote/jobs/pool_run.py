@@ -115,7 +115,7 @@ class ArtifactWriter:
                 time.sleep(_FULL_DISK_RETRY_DELAY)
 
     def _note_failure(self, target: str, error: OSError) -> None:
-        self._on_note("artefact %s: %s" % (os.path.basename(target), error.strerror))
+        self._on_note("artifact %s: %s" % (os.path.basename(target), error.strerror))
 
 
 class PoolRun:

@@ -82,7 +82,7 @@ class Queue(QueueReader):
                 return job
             db.execute(sql.SET_CANCEL_REQUESTED, (self._check_event(job, Event.CANCEL),))
             if job.state == State.QUEUED:
-                self._end_job(db, job, EndReason.CANCELLED, "while it waited", now)
+                self._end_job(db, job, EndReason.CANCELED, "while it waited", now)
             return self._get_job(db, job.number)
 
     def set_waiting_reason(self, number: int, message: str) -> None:
@@ -215,7 +215,7 @@ class Queue(QueueReader):
                 attempt.number, job.config.attempts, job.cancel_requested
             )
             if new_state == State.PACKAGING:
-                end_reason = EndReason.CANCELLED if job.cancel_requested else EndReason.GAVE_UP
+                end_reason = EndReason.CANCELED if job.cancel_requested else EndReason.GAVE_UP
                 self._end_job(db, job, end_reason, detail, now)
             else:
                 self._set_state(db, job, Event.LOSE, new_state)

@@ -48,7 +48,7 @@ class EndReason(_TextEnum):
     INSTALL_FAILED = "install-failed"
     #: Its contents cannot be unpacked, or its row cannot be read.
     REFUSED = "refused"
-    CANCELLED = "cancelled"
+    CANCELED = "canceled"
     TIMED_OUT = "timed-out"
     #: Its last allowed attempt was lost.
     GAVE_UP = "gave-up"

@@ -77,8 +77,8 @@ class JobConfig(NamedTuple):
     grace: float = 2.0
     #: Maximum size of each kept output stream in bytes.
     keep_output: int = 1 << 20
-    #: Maximum size of one test's artefacts in bytes.
-    artefacts: int = 64 << 20
+    #: Maximum size of one test's artifacts in bytes.
+    artifacts: int = 64 << 20
     #: Whether a test's stdout and stderr share one pipe.
     merge: bool = False
     #: Output formats, as in ``model.Setup``.
@@ -144,7 +144,7 @@ _CONFIG_CHECKS: Dict[str, Check] = {
         "one of %s" % ", ".join(KEEP_WORKSPACE_VALUES),
         lambda value: value in KEEP_WORKSPACE_VALUES,
     ),
-    "grace": NUMBER, "keep_output": NON_NEGATIVE_INTEGER, "artefacts": NON_NEGATIVE_INTEGER,
+    "grace": NUMBER, "keep_output": NON_NEGATIVE_INTEGER, "artifacts": NON_NEGATIVE_INTEGER,
     "merge": FLAG,
     "formats": pairs_of(TEXT),
     "notify": Check(

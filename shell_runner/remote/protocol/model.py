@@ -112,7 +112,7 @@ class Setup(NamedTuple):
     #: source of a built-in format is empty.
     formats: Tuple[Tuple[str, str], ...] = ()
     #: Maximum bytes that one test may send from its outputs directory; 0: nothing is sent.
-    artefacts_limit: int = 0
+    artifacts_limit: int = 0
     #: Send lines of output while a test runs.
     live_output: bool = False
     #: Use the slots and locks that all runs on the host share.
@@ -181,9 +181,9 @@ class Execution(NamedTuple):
     #: The cases that its output named, or None if it was in none of the formats.
     parsed: Optional[ParsedOutput] = None
     #: Files that were sent: pairs of path below the outputs directory and size in bytes.
-    artefacts: Tuple[Tuple[str, int], ...] = ()
-    #: Number of files that were not sent because of Setup.artefacts_limit.
-    artefacts_omitted: int = 0
+    artifacts: Tuple[Tuple[str, int], ...] = ()
+    #: Number of files that were not sent because of Setup.artifacts_limit.
+    artifacts_omitted: int = 0
 
 
 class Result(NamedTuple):
@@ -207,7 +207,7 @@ def execution_from_row(row: List[Any]) -> Execution:
             stderr=CapturedStream(*raw.stderr),
             leftovers=tuple(raw.leftovers),
             parsed=None if parsed_row is None else parsed_output_from_row(parsed_row),
-            artefacts=tuple((path, size) for path, size in raw.artefacts),
+            artifacts=tuple((path, size) for path, size in raw.artifacts),
         )
         _check_fields(execution)
     except TypeError as error:
@@ -221,14 +221,14 @@ def _check_fields(execution: Execution) -> None:
         *execution[:5],
         execution.max_rss,
         execution.cpu_seconds,
-        execution.artefacts_omitted,
+        execution.artifacts_omitted,
     ]
     texts: List[Any] = [execution.problem, execution.detail, *execution.leftovers]
     for stream in (execution.stdout, execution.stderr):
         texts.append(stream.text)
         numbers += stream[1:]
         _check_stream(stream)
-    for path, size in execution.artefacts:
+    for path, size in execution.artifacts:
         texts.append(path)
         numbers.append(size)
     if not are_numbers(numbers):

@@ -135,7 +135,7 @@ class LiveSession(ChannelSession):
 
     def on_artifact(self, test: Test, piece: ArtifactPiece) -> None:
         """Send a piece of a file at once, so that it does not stay in memory."""
-        header = ["artefact", test.id, test.attempt, piece.path, piece.is_last]
+        header = ["artifact", test.id, test.attempt, piece.path, piece.is_last]
         self.send_frame(pack_blob(header, piece.data))
 
     def on_result(self, test: Test, row: bytes) -> None:

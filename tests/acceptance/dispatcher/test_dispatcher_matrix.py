@@ -303,7 +303,7 @@ def test_without_its_database_no_result_is_swept(
 # -- what it keeps ----------------------------------------------------------------------
 
 
-def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
+def test_a_damaged_artifact_is_no_fault_of_a_host_and_is_built_anew(
     folder: Path,
     tree: SampleRepository,
     start: Callable[..., RunningDispatcher],
@@ -315,13 +315,13 @@ def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
     first = tree.commit()
     dispatcher = start()
     build = dispatcher.wait_for_run(first, "unit", StageState.GATED).build
-    artefact = dispatcher.find(first).view.build.artifact_digest  # type: ignore[union-attr]
-    path = dispatcher.service.blobs.path(artefact)
+    artifact = dispatcher.find(first).view.build.artifact_digest  # type: ignore[union-attr]
+    path = dispatcher.service.blobs.path(artifact)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with dispatcher.store.write() as connection:
         tags.record_decision(connection, Decision(build, "unit", DecisionKind.APPROVED, "ann", ""))
     run = dispatcher.wait_for_run(first, "unit", StageState.ERROR)
-    assert f"the artifact {artefact[:12]} is no longer stored; build it again" in run.detail
+    assert f"the artifact {artifact[:12]} is no longer stored; build it again" in run.detail
     assert path.with_name(f"{path.name}.damaged").is_file()
     with dispatcher.store.read() as connection:
         assert [(host.consecutive_failures, host.state) for host in hosts.list_all(connection)] == [
@@ -331,7 +331,7 @@ def test_a_damaged_artefact_is_no_fault_of_a_host_and_is_built_anew(
     second = tree.commit()
     dispatcher.poke()
     check_shipped(dispatcher, second)  # though its inputs are those of the first one
-    assert dispatcher.service.blobs.verify(artefact)
+    assert dispatcher.service.blobs.verify(artifact)
 
 
 # -- where and when ---------------------------------------------------------------------

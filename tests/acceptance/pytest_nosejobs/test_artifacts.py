@@ -60,7 +60,7 @@ def test_nothing_but_regular_files(project: Project, mode: str) -> None:
     project.add("test_swap.sh", f'rmdir {OUT} && ln -s "$TEST_SRCDIR" {OUT}')
     project.add("test_gone.sh", f"rmdir {OUT}")
     project.add("test_file.sh", f"rmdir {OUT}; echo x >{OUT}")
-    project.add("test_after.sh", f"[ -z \"$(ls -A {OUT})\" ] && [ ! -L {OUT} ]")
+    project.add("test_after.sh", f'[ -z "$(ls -A {OUT})" ] && [ ! -L {OUT} ]')
     done = project.run("--nosejobs-artifacts=art", *MODES[mode])
     done.assert_outcomes(passed=5)
     assert files_below(project.root / "art") == {"test_links.sh/real"}
@@ -105,9 +105,7 @@ def test_of_endless_output_64_mib_are_kept(project: Project) -> None:
 @each_mode
 def test_reports_name_them(project: Project, mode: str) -> None:
     project.add("test_a.sh", f"cd {OUT}; echo a >a.txt; mkdir s; echo b >'s/<b>&.txt'; exit 1")
-    project.add(
-        "test_cases.sh", f"echo a >{OUT}/log; echo 1..2; echo ok 1 - a; echo not ok 2 - b"
-    )
+    project.add("test_cases.sh", f"echo a >{OUT}/log; echo 1..2; echo ok 1 - a; echo not ok 2 - b")
     project.add("test_line.sh", f"touch {OUT}/\"$(printf 'x\\n[[ATTACHMENT|y]]')\"")
     arguments = ("--nosejobs-artifacts=art", f"--junitxml={project.junit}", *MODES[mode])
 
@@ -145,7 +143,7 @@ def test_a_folder_that_cannot_be_made_is_refused(project: Project) -> None:
     project.file("taken", "")
     done = project.run("--nosejobs-artifacts=taken/art")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert "cannot write artefacts" in done.stderr.str()
+    assert "cannot write artifacts" in done.stderr.str()
 
 
 @each_mode

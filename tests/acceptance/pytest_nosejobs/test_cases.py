@@ -48,8 +48,9 @@ def junit(*cases: str, to: str = '"$XML_OUTPUT_FILE"', exit: int = 0) -> str:
     return f"cat >{to} <<'XML'\n{xml}\nXML\nexit {exit}"
 
 
-PASS, FAIL = "<testcase classname='c' name='good'/>", (
-    "<testcase classname='c' name='bad'><failure message='no'>text</failure></testcase>"
+PASS, FAIL = (
+    "<testcase classname='c' name='good'/>",
+    ("<testcase classname='c' name='bad'><failure message='no'>text</failure></testcase>"),
 )
 ALL_OUTCOMES = tap(
     "TAP version 14", "1..5", "ok 1 - fine", "not ok 2 - broken", "  ---", "  message: 'no two'",
@@ -497,7 +498,8 @@ class Reader:
         lines = self.text.decode("utf-8", "replace").splitlines()
         if lines[:1] != ["MARKS"]:
             return None
-        return ParsedOutput(NAME, [Case(x[1:], PASSED if x[0] == "+" else FAILED) for x in lines[1:]])
+        cases = [Case(x[1:], PASSED if x[0] == "+" else FAILED) for x in lines[1:]]
+        return ParsedOutput(NAME, cases)
 '''
 HOOK = "import marks\n\ndef pytest_nosejobs_formats():\n    return [marks]\n"
 

@@ -126,11 +126,23 @@ def test_collect_only_runs_nothing_and_opens_no_host(project: Project) -> None:
     ("name", "text", "error"),
     [
         ("test_a.sh", "# nosejobs: timout=3", "test_a.sh:2: timout: unknown key; did you mean"),
-        ("d/test_a.sh", "#\n# nosejobs: timeout=x", "d/test_a.sh:3: timeout: must be a time above 0"),
+        (
+            "d/test_a.sh",
+            "#\n# nosejobs: timeout=x",
+            "d/test_a.sh:3: timeout: must be a time above 0",
+        ),
         ("test_a.sh", "# nosejobs: tags=a;b", "test_a.sh:2: tags: "),
-        ("test_a.sh", "# nosejob: timeout=3", "test_a.sh:2: nosejobs: must be written as # nosejobs: "),
+        (
+            "test_a.sh",
+            "# nosejob: timeout=3",
+            "test_a.sh:2: nosejobs: must be written as # nosejobs: ",
+        ),
         ("test_a.sh", "# nosejobs: timeout = 3", "test_a.sh:2: timeout: needs a value: "),
-        ("test_a.sh", "# nosejobs timeout=3", "test_a.sh:2: nosejobs: must be written as # nosejobs: "),
+        (
+            "test_a.sh",
+            "# nosejobs timeout=3",
+            "test_a.sh:2: nosejobs: must be written as # nosejobs: ",
+        ),
     ],
 )
 def test_bad_metadata_is_a_collection_error(

@@ -41,7 +41,9 @@ def start(fleet: AgentFleet, tree: Path, *options: str, slots: int = 4) -> Pytes
     """A session that has got as far as running tests on all hosts."""
     session = PytestRun(tree, fleet.make_host_specs(slots), *options)
     for number in fleet.agents:
-        wait_until(lambda number=number: len(fleet.list_slots(number)) >= slots, f"slots of h{number}")
+        wait_until(
+            lambda number=number: len(fleet.list_slots(number)) >= slots, f"slots of h{number}"
+        )
     time.sleep(0.3)
     return session
 
@@ -93,7 +95,9 @@ def cut_for_good(fleet: AgentFleet) -> None:
 @pytest.mark.parametrize(
     "harm", [kill_agent, kill_interpreter, stop_agent, stop_interpreter, cut_for_good]
 )
-def test_a_lost_host_costs_no_test(fleet: AgentFleet, tree: Path, harm: Callable[[AgentFleet], None]) -> None:
+def test_a_lost_host_costs_no_test(
+    fleet: AgentFleet, tree: Path, harm: Callable[[AgentFleet], None]
+) -> None:
     session = start(fleet, tree)
     below = fleet.list_processes(1)
     harm(fleet)
@@ -152,7 +156,9 @@ def test_a_slow_and_lossy_network_changes_nothing(fleet: AgentFleet, tree: Path)
 
 
 def test_two_controllers_share_the_hosts(fleet: AgentFleet, tree: Path) -> None:
-    first, second = (PytestRun(tree, fleet.make_host_specs(4), "-p", "no:cacheprovider") for _ in range(2))
+    first, second = (
+        PytestRun(tree, fleet.make_host_specs(4), "-p", "no:cacheprovider") for _ in range(2)
+    )
     check(first)
     check(second)
 

@@ -68,7 +68,7 @@ def liar(trick: str) -> str:
 
 @pytest.mark.parametrize("trick", ENDED)
 def test_a_trick_ends_that_host_and_the_run_goes_on(hosts: Project, trick: str) -> None:
-    art = hosts.root.parent / "artefacts"
+    art = hosts.root.parent / "artifacts"
     options = (f"--nosejobs-artifacts={art}", f"--junitxml={hosts.junit}")
     done = hosts.run(f"--nosejobs={liar(trick)},popen", *options)
     text = done.stdout.str()

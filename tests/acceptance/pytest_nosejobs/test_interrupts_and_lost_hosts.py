@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.single_host_run import wait_until_gone, find_processes
+from tests.helpers.single_host_run import find_processes, wait_until_gone
 from tests.helpers.sshd import Sshd
 
 from .conftest import Project
@@ -107,7 +107,7 @@ def test_tests_of_a_lost_host_run_on_another(project: Project) -> None:
 def only_once(project: Project) -> str:
     """The spec of a host that cannot be opened a second time."""
     python = project.root / "python_once"
-    project.add(python.name, f"mkdir {project.root}/opened && exec {sys.executable} \"$@\"")
+    project.add(python.name, f'mkdir {project.root}/opened && exec {sys.executable} "$@"')
     return f"popen//python={python}"
 
 

@@ -11,9 +11,7 @@ HOSTS = "--nosejobs=2*popen"
 
 
 @pytest.mark.parametrize("hosts", [(), (HOSTS,)])
-def test_binary_garbage_parses_with_every_parser(
-    project: Project, hosts: tuple[str, ...]
-) -> None:
+def test_binary_garbage_parses_with_every_parser(project: Project, hosts: tuple[str, ...]) -> None:
     etree = pytest.importorskip("lxml.etree", reason="lxml is not installed")
     project.ini("junit_logging = all")
     garbage = bytes(range(256)) * 4 + "]]>&#0;\ufffe\ud800\x1b[31m".encode("utf-8", "surrogatepass")

@@ -35,7 +35,9 @@ class Found:
 class Run:
     """A pytest of its own over a tree of nasty programs."""
 
-    def __init__(self, folder: Path, cases: Iterable[NastyProgram], options: Iterable[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, cases: Iterable[NastyProgram], options: Iterable[str] = ()
+    ) -> None:
         self.marker = f"nasty-{uuid.uuid4().hex}"
         self.tree = folder / self.marker
         self.tree.mkdir(parents=True)
@@ -189,9 +191,7 @@ def test_reports_are_whole(place: str, runs: dict[str, Run]) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_bound_into_a_temporary_directory_stays(
-    place: str, runs: dict[str, Run]
-) -> None:
+def test_what_is_bound_into_a_temporary_directory_stays(place: str, runs: dict[str, Run]) -> None:
     case = next((case for case in TOGETHER if case.file == "bind_mount.sh"), None)
     if case is None:
         pytest.skip("needs root")
@@ -237,12 +237,14 @@ def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> Non
 @pytest.mark.skipif(not corpus.filter_runnable([corpus.FULL]), reason="needs root, to mount")
 @pytest.mark.parametrize("options", [HERE, GATEWAY], ids=["here", "gateway"])
 def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path: Path) -> None:
-    after = [NastyProgram("named.sh", corpus.PASSED, name=f"test_z_{number}.sh") for number in range(3)]
+    after = [
+        NastyProgram("named.sh", corpus.PASSED, name=f"test_z_{number}.sh") for number in range(3)
+    ]
     cases = [corpus.FULL, *after]
     run = Run(tmp_path, cases, options)
     mount = f'mount -t tmpfs -o size=2m none {run.tmp} && exec "$@"'
     done = run.start(["unshare", "--mount", "sh", "-c", mount, "sh"]).finish()
-    # A neighbour may find the disk full while it is.
+    # A neighbor may find the disk full while it is.
     if options == HERE:
         assert done == 0, run.output
         for case in cases:

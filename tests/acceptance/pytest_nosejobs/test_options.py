@@ -148,9 +148,7 @@ def test_timeouts_by_option_yield_to_metadata(project: Project) -> None:
         assert result.parseoutcomes() == {"passed": 1, "failed": 1}
 
 
-def test_variables_are_passed_on_by_ini(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_are_passed_on_by_ini(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_A", "1")
     monkeypatch.setenv("OTHER", "1")
     project.ini("nosejobs_pass_env = MY_*")

@@ -20,10 +20,10 @@ SCRIPTS: dict[str, str | bytes] = {
     "test_silent": "exit 1",
     "test_binary_output": "printf '\\000\\377\\033[31mred\\033[0m\\007'; exit 1",
     "test_leaves": "sleep 60 & exit 1",
-    "test_cwd": "[ -f ./test_pass ] && [ -f \"$TEST_SRCDIR/test_pass\" ] && cat data.txt",
-    "test_env": "# nosejobs: env=A=1,B=2\n[ \"$A$B\" = 12 ] && [ -z \"$PYTEST_CURRENT_TEST\" ]",
+    "test_cwd": '[ -f ./test_pass ] && [ -f "$TEST_SRCDIR/test_pass" ] && cat data.txt',
+    "test_env": '# nosejobs: env=A=1,B=2\n[ "$A$B" = 12 ] && [ -z "$PYTEST_CURRENT_TEST" ]',
     "test_vars": "env | cut -d= -f1 | grep -Ev '^(LANG|LC_|TZ|USER|LOGNAME|SHELL|.*_proxy)' | sort",
-    "test_tmp": "ls -A \"$TMPDIR\" \"$HOME\" | grep -v ^/; touch \"$TMPDIR/x\" \"$HOME/x\"; exit 0",
+    "test_tmp": 'ls -A "$TMPDIR" "$HOME" | grep -v ^/; touch "$TMPDIR/x" "$HOME/x"; exit 0',
     "test_umask": "umask; ulimit -c; tty; exit 1",
     "test_stdin": "cat; read x || exit 0; exit 1",
     "test_no_shebang": b"exit 5\n",
@@ -33,7 +33,7 @@ SCRIPTS: dict[str, str | bytes] = {
     "test_empty": b"",
     "test_many_lines": "seq 200; exit 1",
     "test_long_line": "head -c 9000 /dev/zero | tr '\\0' x; exit 1",
-    "test_<&>\".sh": "echo '<&>\"]]>'; exit 1",
+    'test_<&>".sh': "echo '<&>\"]]>'; exit 1",
     "test_plain.t": b"print 'ok 1 - x', chr(10), '1..1', chr(10); exit 2",
     "sub/a_test.sh": "# nosejobs: cwd=root\n[ -f test_pass ]",
 }
@@ -96,7 +96,7 @@ def test_a_failure_shows_what_a_person_needs(project: Project) -> None:
 
 
 @pytest.mark.parametrize("hosts", [(), ("--nosejobs=2*popen",)])
-def test_marks_of_a_conftest_are_honoured(project: Project, hosts: tuple[str, ...]) -> None:
+def test_marks_of_a_conftest_are_honored(project: Project, hosts: tuple[str, ...]) -> None:
     project.file(
         "conftest.py",
         "import pytest\n"

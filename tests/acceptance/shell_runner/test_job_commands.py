@@ -199,7 +199,7 @@ def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder:
     assert "2 tests of job" in run("rerun", id, "--failed", "--wait").stderr
 
 
-def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) -> None:
+def test_what_was_canceled_has_no_verdict(run: Run, tests: Path, folder: Path) -> None:
     os.mkfifo(folder / "gate")
     write_script(tests, "test_b.sh", f"echo here >{folder}/gate; exec sleep 1000")
     id = submitted(run)
@@ -210,7 +210,7 @@ def test_what_was_cancelled_has_no_verdict(run: Run, tests: Path, folder: Path) 
     assert done.returncode == 6, done.stdout
     found = json.loads(done.stdout)
     assert (found["end_reason"], found["acknowledged"], found["exit_status"]) == (
-        "cancelled",
+        "canceled",
         False,
         6,
     )

@@ -92,15 +92,15 @@ class Scene:
 
     # -- jobs ---------------------------------------------------------------------
 
-    def tree(self, name: str, slow: bool, artefacts: int) -> Path:
+    def tree(self, name: str, slow: bool, artifacts: int) -> Path:
         """Tests: each is on record, one waits if ``slow``, each leaves some bytes."""
         folder = self.folder / name
         folder.mkdir()
         for number in range(TESTS):
             lines = ["#!/bin/sh", f'echo "$NOSEJOBS_ATTEMPT test_{number}.sh" >> {self.ran}']
-            if artefacts:
+            if artifacts:
                 out = "$TEST_UNDECLARED_OUTPUTS_DIR"
-                lines.append(f"head -c {artefacts} /dev/urandom > {out}/noise")
+                lines.append(f"head -c {artifacts} /dev/urandom > {out}/noise")
             if slow and number == TESTS - 1:
                 # It ends by itself, whoever it is that kills it or does not.
                 lines += [f"(setsid sleep {TIMEOUT} &)", f"echo begun > {self.folder}/begun"]
@@ -113,7 +113,7 @@ class Scene:
     def blocker(self) -> str:
         """A job that keeps worker and slot busy until they may go on."""
         install = f'echo "$NOSEJOBS_ATTEMPT block" >> {self.ran}; {_await(self.go)}'
-        tests = self.tree("other", slow=False, artefacts=0)
+        tests = self.tree("other", slow=False, artifacts=0)
         found = self.machine.submit("--tests", tests, "--install", install, "--name", "blocker")
         self.machine.wait_for("the blocker", lambda: "block" in self.recorded())
         return found

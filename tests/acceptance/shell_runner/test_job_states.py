@@ -111,7 +111,7 @@ def test_full_disk_while_packaging(machine: NamespaceHost, disk: SmallFilesystem
     noise = "head -c 3000000 /dev/urandom > $TEST_UNDECLARED_OUTPUTS_DIR/noise"
     job = machine.submit("--tests", tree(machine, test_a=noise, test_b=gate(machine)))
     done = "SELECT count(*) FROM execution"
-    machine.wait_for("the artefact", lambda: machine.query(done) == [(1,)])
+    machine.wait_for("the artifact", lambda: machine.query(done) == [(1,)])
     disk.fill(leave=1 << 20)
     (machine.folder / "go").touch()
     trouble = "SELECT waiting_reason FROM job"

@@ -180,7 +180,7 @@ def rows(root: Path) -> dict[tuple[str, str], list[junit_compare.Row]]:
 
 def _without_folders(row: junit_compare.Row) -> junit_compare.Row:
     def shorten(text: str) -> str:
-        folder = r"\.\./out/(?:artefacts/\d+|(?:files|again|xml)/\w+?)(\.attempt-\d+)?/"
+        folder = r"\.\./out/(?:artifacts/\d+|(?:files|again|xml)/\w+?)(\.attempt-\d+)?/"
         return re.sub(folder, r"OUT\1/", text)
 
     return replace(row, elements=tuple((tag, at, shorten(text)) for tag, at, text in row.elements))

@@ -31,7 +31,7 @@ def handed_in(found: BuildDetail) -> bool:
     return all(job.state is not JobState.PLANNED for job in found.jobs)
 
 
-def test_a_stage_that_is_cancelled_ends_on_its_host_and_can_run_again(
+def test_a_stage_that_is_canceled_ends_on_its_host_and_can_run_again(
     tmp_path: Path, repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
     gate = tmp_path / "gate"
@@ -42,8 +42,8 @@ def test_a_stage_that_is_cancelled_ends_on_its_host_and_can_run_again(
     dispatcher.wait_until(revision, handed_in)
     with dispatcher.store.write() as connection:
         actions.cancel(connection, run.build, ann(), "unit")
-    cancelled = dispatcher.wait_for_run(revision, "unit", StageState.CANCELLED)
-    assert cancelled.detail == "cancelled by ann: to see"
+    canceled = dispatcher.wait_for_run(revision, "unit", StageState.CANCELED)
+    assert canceled.detail == "canceled by ann: to see"
     # The host is told, and what it has left is fetched all the same.
     dispatcher.wait_until(
         revision, lambda found: all(job.state is JobState.ACKNOWLEDGED for job in found.jobs)
@@ -73,7 +73,7 @@ def test_a_build_that_failed_is_made_again(
     ]  # fmt: skip
 
 
-def test_a_build_that_is_cancelled_while_it_is_made_has_no_stages(
+def test_a_build_that_is_canceled_while_it_is_made_has_no_stages(
     tmp_path: Path, repository: SharedRepository, dispatcher: RunningDispatcher
 ) -> None:
     wait = f"until [ -e {tmp_path}/gate ]; do sleep 0.05; done"
@@ -88,5 +88,5 @@ def test_a_build_that_is_cancelled_while_it_is_made_has_no_stages(
         revision, lambda found: all(job.state is JobState.ACKNOWLEDGED for job in found.jobs)
     )
     assert found.view.build.state is BuildState.FAILED
-    assert found.view.build.detail == "cancelled by ann: to see"
-    assert newest_states(found) == {COMMAND: "cancelled"}
+    assert found.view.build.detail == "canceled by ann: to see"
+    assert newest_states(found) == {COMMAND: "canceled"}

@@ -438,10 +438,7 @@ def test_up_reports_errors_of_its_settings(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "dispatcher.toml").write_text('[dispatcher]\nlisten = "0.0.0.0:80"\n')
     done = invoke("up")
     assert done.exit_code == 2
-    assert (
-        "dispatcher.toml:2: dispatcher.listen must be a loopback address"
-        in done.stderr
-    )
+    assert "dispatcher.toml:2: dispatcher.listen must be a loopback address" in done.stderr
 
 
 def test_up_names_the_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,34 +204,34 @@ def test_failures_in_a_row_are_a_quarantine(harness: ConnectionHarness) -> None:
     harness.wait_until(lambda: incoming_files(harness) == [])
 
 
-# -- cancelling ------------------------------------------------------------------------
+# -- canceling ------------------------------------------------------------------------
 
 
-def test_a_job_ends_when_its_stage_run_is_cancelled_or_its_peers_are_gone(
+def test_a_job_ends_when_its_stage_run_is_canceled_or_its_peers_are_gone(
     harness: ConnectionHarness, gate: Path
 ) -> None:
     harness.start()
     (job,) = harness.plan("h1")
     harness.wait_until(lambda: state_on_host(job) == "running")
     harness.cancel(job)
-    assert harness.wait_for_state(job, DONE).end_reason == "cancelled"
+    assert harness.wait_for_state(job, DONE).end_reason == "canceled"
     assert harness.host("h1").consecutive_failures == 0
     (peer,) = harness.plan("h1")
     harness.wait_for_state(peer, JobState.SUBMITTED)
     harness.connections.stop([peer])
-    assert harness.wait_for_state(peer, DONE).end_reason == "cancelled"
+    assert harness.wait_for_state(peer, DONE).end_reason == "canceled"
     harness.connections.update()
     assert not harness.connections._stopped_jobs
 
 
-def test_a_job_that_was_cancelled_before_it_was_submitted_is_never_submitted(
+def test_a_job_that_was_canceled_before_it_was_submitted_is_never_submitted(
     harness: ConnectionHarness,
 ) -> None:
     (job,) = harness.plan("h1")
     harness.cancel(job)
     harness.start()
     row = harness.wait_for_state(job, LOST)
-    assert (row.end_reason, harness.work.prepared) == ("cancelled", [])
+    assert (row.end_reason, harness.work.prepared) == ("canceled", [])
     assert state_on_host(job) == "None"
     assert harness.host("h1").consecutive_failures == 0
 
@@ -253,7 +253,7 @@ def test_what_the_host_had_already_is_not_prepared_again_and_ends_if_it_was_give
     harness.wait_for_state(job, JobState.SUBMITTED)
     harness.wait_until(lambda: state_on_host(lost) == "harvested")
     assert harness.work.outcomes == [results.HarvestOutcome.LATE]
-    assert harness.job(lost).end_reason == "cancelled"
+    assert harness.job(lost).end_reason == "canceled"
     gate.write_text("\n")
     harness.wait_for_state(job, DONE)
     assert harness.work.prepared == []

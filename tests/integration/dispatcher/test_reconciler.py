@@ -363,7 +363,7 @@ def test_peers_of_a_lost_job_are_stopped_and_all_run_again(dispatcher: SteppedDi
     dispatcher.lose_job(first)
     dispatcher.reconciler.step()
     assert dispatcher.last_result.stop == {second.id}
-    dispatcher.complete_job(second, end_reason="cancelled")
+    dispatcher.complete_job(second, end_reason="canceled")
     with dispatcher.store.write() as connection:
         hosts.record_contact(connection, "h1", 2.0)
     dispatcher.reconciler.step()
@@ -418,17 +418,17 @@ def test_newer_changes_supersede_new_builds_while_hosts_are_busy(
     assert dispatcher.run_states(8) == {"unit": "passed"}
 
 
-def test_a_cancelled_build_command_is_a_failed_build_that_can_be_built_again(
+def test_a_canceled_build_command_is_a_failed_build_that_can_be_built_again(
     dispatcher: SteppedDispatcher,
 ) -> None:
     dispatcher.poll_and_step()
     (run,) = dispatcher.build_detail().view.runs
     with dispatcher.store.write() as connection:
-        fields = {"detail": "cancelled by ann", "ended_at": 2.0}
+        fields = {"detail": "canceled by ann", "ended_at": 2.0}
         assert stage_runs.apply_event(connection, run.id, StageEvent.CANCEL, **fields)
     dispatcher.reconciler.step()
     build = dispatcher.build_detail().view.build
-    assert (build.state, build.detail) == (BuildState.FAILED, "cancelled by ann")
+    assert (build.state, build.detail) == (BuildState.FAILED, "canceled by ann")
     with dispatcher.store.write() as connection:
         assert builds.apply_event(connection, 1, BuildEvent.BEGIN, ended_at=None)
         again = type(run)(0, 1, "build", 2, state=StageState.PLACING)

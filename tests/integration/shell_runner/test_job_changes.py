@@ -180,5 +180,5 @@ def test_a_cancel_by_another_session_is_reported(client: JobClient, folder: Path
         other.cancel(id)
     waiting.wait_for_end()
     assert waiting.changes is not None
-    assert [each.end_reason for each in waiting.changes.jobs] == ["cancelled"]
+    assert [each.end_reason for each in waiting.changes.jobs] == ["canceled"]
     wait_until_done(client, id)

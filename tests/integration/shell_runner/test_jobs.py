@@ -196,7 +196,7 @@ def test_canceled_tests_are_accounted_for(
     submit_job(client, tests, id)
     (folder / "gate").read_text()
     assert client.cancel(id).cancel_requested
-    assert client.wait(id).end_reason == "cancelled"
+    assert client.wait(id).end_reason == "canceled"
     result = harvest_job(client, id, folder / "x.zip")
     assert (result.outcomes["passed"], sum(result.outcomes.values())) == (1, 2)
     assert result.exit_status == 6

@@ -201,7 +201,7 @@ def test_longest_tests_run_first_and_serial_ones_before(host: QueueHost) -> None
     assert [host.fifo.read_line() for _ in names] == ["alone", "unknown", "long", "short"]
 
 
-def test_artefacts_of_each_try_are_in_the_package(host: QueueHost) -> None:
+def test_artifacts_of_each_try_are_in_the_package(host: QueueHost) -> None:
     script = """
         cd "$TEST_UNDECLARED_OUTPUTS_DIR"
         mkdir deep; echo one >deep/file; head -c 600000 /dev/zero >large; ln -s /etc/passwd link
@@ -210,12 +210,12 @@ def test_artefacts_of_each_try_are_in_the_package(host: QueueHost) -> None:
     job = host.submit({"test_a": "true", "test_b": script}, retries=1)
     host.drain()
     files = host.package(job).files
-    assert {name for name in files if name.startswith("artefacts/")} == {
-        f"artefacts/{folder}/{name}"
+    assert {name for name in files if name.startswith("artifacts/")} == {
+        f"artifacts/{folder}/{name}"
         for folder in ("1", "1.attempt-2")
         for name in ("deep/file", "large")
     }
-    assert files["artefacts/1/large"] == bytes(600000)
+    assert files["artifacts/1/large"] == bytes(600000)
 
 
 @pytest.mark.parametrize(
@@ -244,17 +244,17 @@ def test_a_workspace_stays_if_the_job_wants_it(
 # -- jobs that are ended
 
 
-def test_a_job_can_be_cancelled_before_it_runs(host: QueueHost) -> None:
+def test_a_job_can_be_canceled_before_it_runs(host: QueueHost) -> None:
     job = host.submit({"test_a": "true"})
     host.cancel(job)
     host.drain()
-    assert host.find(job).end_reason == EndReason.CANCELLED
+    assert host.find(job).end_reason == EndReason.CANCELED
     assert host.attempts(job) == []
     assert host.package(job).executions()[0, 1].problem == Problem.CANCELED
 
 
 @pytest.mark.parametrize("part", ["test", "install"])
-def test_a_job_that_runs_can_be_cancelled(host: QueueHost, part: str) -> None:
+def test_a_job_that_runs_can_be_canceled(host: QueueHost, part: str) -> None:
     command = f"setsid sleep 1000 & echo here >{host.fifo.path}; sleep 1000"
     script, install = (command, "") if part == "test" else ("true", command)
     job = host.submit({"test_a": script, "test_b": "true"}, install=install, slots=1)
@@ -262,7 +262,7 @@ def test_a_job_that_runs_can_be_cancelled(host: QueueHost, part: str) -> None:
     assert host.fifo.read_line() == "here"
     host.cancel(job)
     assert process.wait(TIMEOUT) == 0
-    assert host.find(job).end_reason == EndReason.CANCELLED
+    assert host.find(job).end_reason == EndReason.CANCELED
     executions = host.package(job).executions()
     assert {each.problem for each in executions.values()} == {Problem.CANCELED}
     assert host.leftovers(job) == []
@@ -278,14 +278,14 @@ def test_the_time_of_a_job_is_bounded(host: QueueHost) -> None:
     assert executions[1, 1].problem == Problem.CANCELED
 
 
-def test_a_stopped_runner_can_be_cancelled(host: QueueHost) -> None:
+def test_a_stopped_runner_can_be_canceled(host: QueueHost) -> None:
     job = host.submit({"test_a": f"echo here >{host.fifo.path}; sleep 1000"})
     worker = host.worker()
     assert host.fifo.read_line() == "here"
     os.kill(host.runner(worker), signal.SIGSTOP)
     host.cancel(job)
     assert worker.wait(TIMEOUT) == 0
-    assert host.find(job).end_reason == EndReason.CANCELLED
+    assert host.find(job).end_reason == EndReason.CANCELED
     assert host.leftovers(job) == []
 
 
@@ -447,14 +447,14 @@ def test_a_worker_killed_while_unpacking_costs_an_attempt(host: QueueHost) -> No
     assert os.listdir(paths.workspace_path(host.folder)) == []
 
 
-def test_a_job_can_be_cancelled_while_it_is_unpacked(host: QueueHost) -> None:
+def test_a_job_can_be_canceled_while_it_is_unpacked(host: QueueHost) -> None:
     job, reached = slow_to_unpack(host)
     worker = host.worker()
     pipe = reached()
     host.cancel(job)
     assert worker.wait(TIMEOUT) == 0
     os.close(pipe)
-    assert host.find(job).end_reason == EndReason.CANCELLED
+    assert host.find(job).end_reason == EndReason.CANCELED
     assert host.package(job).executions()[0, 1].problem == Problem.CANCELED
 
 

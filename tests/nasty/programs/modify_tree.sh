@@ -2,4 +2,4 @@
 # Changes itself, other files and its folder.
 echo "# more" >>"$0"
 mkdir -p made/here && echo >made/here/file
-mv neighbour moved
+mv neighbor moved

@@ -1,7 +1,7 @@
 """The reports that pytest gets of a result; the texts are tested with ``words``."""
 
 from pytest_nosejobs.reports import make_sections
-from shell_runner.remote.protocol.model import Execution, CapturedStream
+from shell_runner.remote.protocol.model import CapturedStream, Execution
 
 
 def test_sections_of_silent_streams_are_left_out() -> None:

@@ -1,4 +1,4 @@
-"""Trees and artefacts: what a tree says, what its build command leaves, the same tar each time."""
+"""Trees and artifacts: what a tree says, what its build command leaves, the same tar each time."""
 
 import os
 import subprocess
@@ -184,19 +184,19 @@ def test_without_output_there_is_a_status_that_says_why(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-# -- artefacts ------------------------------------------------------------------------
+# -- artifacts ------------------------------------------------------------------------
 
 
 def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[BlobStore, package_rows.Package]:
     blobs = BlobStore(folder / "blobs")
-    members = {} if data is None else {"artefacts/0/output.tar": data}
+    members = {} if data is None else {"artifacts/0/output.tar": data}
     rows = [(0, 1, Execution(0, exit_status=exit))]
     test: list[JobTest] = [build_test(FULL)]
     path = package_factories.write_package(folder / "p.zip", JOB, test, rows, members)
     return blobs, package_rows.open_package(str(path))
 
 
-def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:
+def test_the_same_files_make_the_same_artifact(tmp_path: Path) -> None:
     found = []
     for name, files in (("a", {"x": b"1", "y/z": b"2"}), ("b", {"y/z": b"2", "x": b"1"})):
         (tmp_path / name).mkdir()
@@ -218,7 +218,7 @@ def test_the_same_files_make_the_same_artefact(tmp_path: Path) -> None:
         (b"no tar", "dist cannot be stored: dist is not a zip or tar archive"),
     ],
 )
-def test_what_cannot_be_an_artefact_is_the_builds_failure(
+def test_what_cannot_be_an_artifact_is_the_builds_failure(
     tmp_path: Path, data: bytes | None, words: str
 ) -> None:
     blobs, package = kept(tmp_path, data)

@@ -282,10 +282,10 @@ def test_a_lost_build_job_runs_again_on_another_host_and_then_fails_the_build() 
 
 @pytest.mark.parametrize(
     ("detail", "expected"),
-    [("cancelled by ann", "cancelled by ann"), ("", "its build command was cancelled")],
+    [("canceled by ann", "canceled by ann"), ("", "its build command was canceled")],
 )
-def test_a_cancelled_command_fails_the_build(detail: str, expected: str) -> None:
-    before = rows(BUILDING, run(BUILD, S.CANCELLED, detail=detail))
+def test_a_canceled_command_fails_the_build(detail: str, expected: str) -> None:
+    before = rows(BUILDING, run(BUILD, S.CANCELED, detail=detail))
     assert decide_actions(before) == [MoveBuild(1, BuildEvent.FAIL, expected, ended_at=NOW)]
 
 

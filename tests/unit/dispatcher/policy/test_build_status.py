@@ -32,9 +32,9 @@ def runs(**states: StageState) -> list[StageRun]:
         ({"unit": S.ERROR}, Outcome.ERROR, "unit could not be run"),
         ({"unit": S.GATED, "smoke": S.WAITING}, Outcome.STOPPED, "unit needs an approval"),
         ({"unit": S.HELD}, Outcome.STOPPED, "unit is held"),
-        ({"unit": S.CANCELLED, "smoke": S.BLOCKED}, Outcome.STOPPED, "unit was cancelled"),
+        ({"unit": S.CANCELED, "smoke": S.BLOCKED}, Outcome.STOPPED, "unit was canceled"),
         ({"a": S.HELD, "b": S.HELD}, Outcome.STOPPED, "a and b are held"),
-        (dict.fromkeys("abcde", S.CANCELLED), Outcome.STOPPED, "a, b and 3 more were cancelled"),
+        (dict.fromkeys("abcde", S.CANCELED), Outcome.STOPPED, "a, b and 3 more were canceled"),
         (dict.fromkeys("abcd", S.PLACING), Outcome.IN_PROGRESS, "a, b and 2 more wait for a host"),
     ],
 )
@@ -76,7 +76,7 @@ def test_the_last_run_of_a_stage_counts() -> None:
     [
         (S.PASSED, False, Outcome.STOPPED, "unit has no tag that counts"),  # it was revoked
         (S.FAILED, True, Outcome.PASSED, "passed"),  # by hand
-        (S.CANCELLED, True, Outcome.PASSED, "passed"),  # another run, and the tag stays
+        (S.CANCELED, True, Outcome.PASSED, "passed"),  # another run, and the tag stays
         (S.RUNNING, True, Outcome.IN_PROGRESS, "runs unit"),
         (S.FAILED, False, Outcome.FAILED, "stopped at unit"),
     ],

@@ -150,7 +150,7 @@ def test_a_new_tag_triggers_what_waits_in_the_same_plan() -> None:
     [
         (StageState.FAILED, "needs a, which failed (run 1)"),
         (StageState.ERROR, "needs a, which could not be run (run 1)"),
-        (StageState.CANCELLED, "needs a, which was cancelled (run 1)"),
+        (StageState.CANCELED, "needs a, which was canceled (run 1)"),
     ],
 )
 def test_what_has_not_passed_blocks_what_needs_it(state: StageState, detail: str) -> None:
@@ -179,7 +179,7 @@ def test_a_rerun_that_fails_overrules_the_tag() -> None:
     assert states(facts) == "failed blocked blocked"
 
 
-@pytest.mark.parametrize("state", [StageState.ERROR, StageState.CANCELLED])
+@pytest.mark.parametrize("state", [StageState.ERROR, StageState.CANCELED])
 def test_a_rerun_without_a_verdict_leaves_the_tag(state: StageState) -> None:
     facts = end_run(rerun(end_run(start(), "a", StageState.PASSED), "a"), "a", state)
     assert make_plan(facts).level == "low"
@@ -312,7 +312,7 @@ def test_a_run_behind_a_newer_one_is_cancelled() -> None:
     facts = start()
     late = replace(facts.runs[0], id=9, number=2)
     facts = settle(replace(facts, runs=(*facts.runs, late)))
-    assert [run.state for run in facts.runs if run.stage == "a"] == ["cancelled", "placing"]
+    assert [run.state for run in facts.runs if run.stage == "a"] == ["canceled", "placing"]
 
 
 def test_why_a_stage_cannot_be_run_again() -> None:
@@ -531,7 +531,7 @@ def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
             (1, StageState.PASSED, None),
             (2, StageState.FAILED, None),
             (3, StageState.PASSED, ("t",)),
-            (4, StageState.CANCELLED, None),
+            (4, StageState.CANCELED, None),
         ]
     ]
     for order in (runs, runs[::-1]):
@@ -601,7 +601,7 @@ def _perform_action(facts: Facts, action: str, name: str) -> Facts | None:
     if action in _ENDED and run.state is StageState.RUNNING:
         return _with_state(facts, run, _ENDED[action])
     if action == "cancel" and not run.state.is_final:
-        return _with_state(facts, run, StageState.CANCELLED)
+        return _with_state(facts, run, StageState.CANCELED)
     if action.startswith("rerun") and not rerun_error(facts, name, action != "rerun"):
         only = ("t",) if action != "rerun" else None
         again = StageRun(len(facts.runs) + 1, 1, name, run.number + 1, selected_tests=only)

@@ -109,11 +109,11 @@ def test_a_lost_peer_ends_the_others_and_all_go_again() -> None:
     assert next_step(TOGETHER, [part(0, RUNNING), lost]) == Step(
         None, "stopping its peers: h1 was lost", stop=("j0",)
     )
-    for peer in (part(0, end_reason="cancelled"), part(0), part(0, failed=3)):
+    for peer in (part(0, end_reason="canceled"), part(0), part(0, failed=3)):
         step = next_step(TOGETHER, [peer, lost])
         assert step == Step(StageEvent.PLACE_AGAIN, "running again: h1 was lost", (0, 1))
     step = next_step(
-        TOGETHER, [part(0, end_reason="cancelled", attempt=2), part(1, LOST, attempt=2)]
+        TOGETHER, [part(0, end_reason="canceled", attempt=2), part(1, LOST, attempt=2)]
     )
     assert step.event is StageEvent.GIVE_UP
 
@@ -121,7 +121,7 @@ def test_a_lost_peer_ends_the_others_and_all_go_again() -> None:
 def test_a_peer_that_cannot_be_installed_ends_the_others() -> None:
     broken = part(1, end_reason="install-failed")
     assert next_step(TOGETHER, [part(0, RUNNING), broken]).stop == ("j0",)
-    step = next_step(TOGETHER, [part(0, end_reason="cancelled"), broken])
+    step = next_step(TOGETHER, [part(0, end_reason="canceled"), broken])
     assert step == Step(StageEvent.FAIL, "h1: the install command failed")
 
 
@@ -131,7 +131,7 @@ def test_peers_that_pass_or_fail_are_no_trouble() -> None:
     assert next_step(TOGETHER, [part(0), part(1)]).event is StageEvent.PASS
 
 
-END_REASONS = ["completed", "install-failed", "timed-out", "refused", "gave-up", "cancelled", "new"]
+END_REASONS = ["completed", "install-failed", "timed-out", "refused", "gave-up", "canceled", "new"]
 
 
 @given(
@@ -179,7 +179,7 @@ def test_every_run_comes_to_an_end_or_is_waited_for(
 def test_only_failing_hosts_are_blamed() -> None:
     parts = [
         part(0, failed=1), part(1, LOST), part(2, infrastructure=1),
-        part(3, end_reason="cancelled"), part(4, end_reason="install-failed"), part(5, RUNNING),
+        part(3, end_reason="canceled"), part(4, end_reason="install-failed"), part(5, RUNNING),
         part(6, end_reason="refused"),
     ]  # fmt: skip
     assert failing_hosts(parts) == ("h1", "h2", "h6")

@@ -72,8 +72,8 @@ def test_a_run_without_hosts_says_why_it_waits_and_is_written_once(
 
 
 def test_pools_that_cannot_help_are_part_of_the_reason() -> None:
-    labelled = PlacementRequest(1, "unit of build 1", ("gpu",))
-    wanted = RequestHosts(request().run, labelled)
+    labeled = PlacementRequest(1, "unit of build 1", ("gpu",))
+    wanted = RequestHosts(request().run, labeled)
     _, move = place_runs([wanted], [], 2, [Pool("any")], NOW)
     assert isinstance(move, MoveRun)
     assert move.detail == "needs 1 host with label gpu; none matches; pool any has no label gpu"

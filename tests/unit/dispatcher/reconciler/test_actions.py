@@ -185,7 +185,7 @@ def test_only_a_failed_build_is_made_again(store: Store) -> None:
         assert (row.state, row.detail, row.ended_at) == (BuildState.BUILDING, "", None)
 
 
-def test_a_stage_is_cancelled_once(store: Store) -> None:
+def test_a_stage_is_canceled_once(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection)
         run = add_run(connection, build)
@@ -194,7 +194,7 @@ def test_a_stage_is_cancelled_once(store: Store) -> None:
         assert canceled.id == run
         row = stage_runs.get(connection, run)
         assert row is not None
-        assert (row.state, row.detail) == (StageState.CANCELLED, "cancelled by ann: to see")
+        assert (row.state, row.detail) == (StageState.CANCELED, "canceled by ann: to see")
         with pytest.raises(
             ActionRefused, match="unit of build 1 has ended: there is nothing to cancel"
         ):
@@ -203,7 +203,7 @@ def test_a_stage_is_cancelled_once(store: Store) -> None:
 
 
 @pytest.mark.parametrize("events", [(), (BuildEvent.BEGIN,)])
-def test_a_build_that_is_cancelled_gets_no_artifact(
+def test_a_build_that_is_canceled_gets_no_artifact(
     store: Store, events: tuple[BuildEvent, ...]
 ) -> None:
     with store.write() as connection:
@@ -213,7 +213,7 @@ def test_a_build_that_is_cancelled_gets_no_artifact(
         actions.cancel(connection, build, ANN)
         row = builds.get(connection, build)
         assert row is not None
-        assert (row.state, row.detail) == (BuildState.FAILED, "cancelled by ann: to see")
+        assert (row.state, row.detail) == (BuildState.FAILED, "canceled by ann: to see")
         assert last_entry(connection).action == "cancel"
 
 

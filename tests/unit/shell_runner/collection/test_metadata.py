@@ -38,7 +38,7 @@ def test_the_leading_comment_is_read(comment: str, expected: Metadata) -> None:
     ("comment", "line", "key", "message"),
     [
         ("# nosejobs: timout=3", 2, "timout", "did you mean 'timeout'?"),
-        ("# nosejobs: colour=red", 2, "colour", "known: "),
+        ("# nosejobs: color=red", 2, "color", "known: "),
         ("# nosejobs: timeout=soon", 2, "timeout", "'soon'"),
         ("# nosejobs: timeout=0", 2, "timeout", "above 0"),
         ("# nosejobs: timeout=-1", 2, "timeout", "above 0"),

@@ -50,7 +50,7 @@ attempts = 2
 keep_workspace = "failed"
 grace = 0.5
 keep_output = "64 kB"
-artefacts = "1GiB"
+artifacts = "1GiB"
 merge = true
 notify = "https://example.org/hook"
 notify_secret_env = "SECRET"
@@ -99,7 +99,7 @@ def test_the_usual_secret_needs_an_address(folder: Path) -> None:
     ("line", "words"),
     [
         ('test = "t"', "unknown key 'test'; did you mean 'tests'?"),
-        ("colour = 1", "unknown key 'colour'; known: artefacts, attempts"),
+        ("color = 1", "unknown key 'color'; known: artifacts, attempts"),
         ("slots = -1", "slots must be a whole number, 0 to 1024, not -1"),
         ("slots = true", "slots must be a whole number, 0 to 1024, not true"),
         ("attempts = 0", "attempts must be a whole number, 1 to 100, not 0"),
@@ -116,7 +116,7 @@ def test_the_usual_secret_needs_an_address(folder: Path) -> None:
         ('pass_env = ["A B"]', "pass_env must be a list of names of variables"),
         ('notify = "ftp://x"', "notify must be an http:// or https:// address"),
         ('notify_secret_env = "$X"', "notify_secret_env must be the name of a variable"),
-        ('artefacts = "much"', 'artefacts must be a size as "4GiB"'),
+        ('artifacts = "much"', 'artifacts must be a size as "4GiB"'),
         ('merge = "no"', "merge must be true or false, not 'no'"),
         ('build = "nowhere"', "nowhere does not exist"),
         ('notify_secret_env = "UNSET"\nnotify = "http://h/"', "the variable UNSET is not set"),
@@ -170,9 +170,9 @@ SAMPLES: list[tuple[str, Any]] = [
     ("pass_env", ["-"]), ("slots", 1025), ("slots", 0), ("timeout", "1.5h"), ("timeout", "1w"),
     ("job_timeout", 0), ("job_timeout", 10**9), ("grace", -1), ("attempts", 0), ("merge", 1),
     ("merge", False), ("keep_workspace", "always"), ("keep_workspace", "x"),
-    ("keep_output", "1 KiB"), ("keep_output", -1), ("artefacts", "1 XB"), ("artefacts", 3),
+    ("keep_output", "1 KiB"), ("keep_output", -1), ("artifacts", "1 XB"), ("artifacts", 3),
     ("notify", "https://h"), ("notify", "h"), ("notify_secret_env", "A"),
-    ("notify_secret_env", "9"), ("colour", 1),
+    ("notify_secret_env", "9"), ("color", 1),
 ]  # fmt: skip
 
 

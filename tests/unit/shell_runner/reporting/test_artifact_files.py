@@ -9,7 +9,7 @@ from shell_runner.reporting.artifact_files import ArtifactFiles
 
 
 @pytest.fixture
-def artefacts(tmp_path: Path) -> ArtifactFiles:
+def artifacts(tmp_path: Path) -> ArtifactFiles:
     return ArtifactFiles(tmp_path / "art", 100, tmp_path / "tree")
 
 
@@ -18,57 +18,57 @@ def artefacts(tmp_path: Path) -> ArtifactFiles:
     ["", "/etc", "../x", "a/../../x", "a/..", ".", "a//b", "a/", "a\0b", "\ud800", 7, None, ["a"]],
 )
 def test_paths_that_leave_the_folder_are_refused(
-    artefacts: ArtifactFiles, tmp_path: Path, path: str
+    artifacts: ArtifactFiles, tmp_path: Path, path: str
 ) -> None:
-    folder = artefacts.get_folder("test_a", 1)
+    folder = artifacts.get_folder("test_a", 1)
     with pytest.raises(ValueError):  # noqa: PT011
-        artefacts.add(folder, path, b"x")
+        artifacts.add(folder, path, b"x")
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == []
 
 
-def test_chunks_become_one_file(artefacts: ArtifactFiles) -> None:
-    folder = artefacts.get_folder("sub/test_a", 1)
-    artefacts.add(folder, "x/y", b"one ")
-    artefacts.add(folder, "z", b"")
-    artefacts.add(folder, "x/y", b"two")
-    assert (artefacts.folder / "sub/test_a/x/y").read_bytes() == b"one two"
-    assert (artefacts.folder / "sub/test_a/z").read_bytes() == b""
+def test_chunks_become_one_file(artifacts: ArtifactFiles) -> None:
+    folder = artifacts.get_folder("sub/test_a", 1)
+    artifacts.add(folder, "x/y", b"one ")
+    artifacts.add(folder, "z", b"")
+    artifacts.add(folder, "x/y", b"two")
+    assert (artifacts.folder / "sub/test_a/x/y").read_bytes() == b"one two"
+    assert (artifacts.folder / "sub/test_a/z").read_bytes() == b""
 
 
-def test_only_files_that_were_sent_count_as_received(artefacts: ArtifactFiles) -> None:
-    folder = artefacts.get_folder("t", 1)
-    artefacts.add(folder, "a", b"x")
-    assert artefacts.has_received(folder, "a")
+def test_only_files_that_were_sent_count_as_received(artifacts: ArtifactFiles) -> None:
+    folder = artifacts.get_folder("t", 1)
+    artifacts.add(folder, "a", b"x")
+    assert artifacts.has_received(folder, "a")
     for path in ("b", "../t/a", "/etc/passwd", "../../../etc/passwd", "", 7, None):
-        assert not artefacts.has_received(folder, path)  # type: ignore[arg-type]
-    (artefacts.folder / "u").touch()
-    artefacts.add(artefacts.get_folder("u", 1), "a", b"x")
-    assert not artefacts.has_received(artefacts.get_folder("u", 1), "a")
+        assert not artifacts.has_received(folder, path)  # type: ignore[arg-type]
+    (artifacts.folder / "u").touch()
+    artifacts.add(artifacts.get_folder("u", 1), "a", b"x")
+    assert not artifacts.has_received(artifacts.get_folder("u", 1), "a")
 
 
-def test_more_than_the_limit_is_refused(artefacts: ArtifactFiles) -> None:
-    folder = artefacts.get_folder("test_a", 1)
-    artefacts.add(folder, "a", b"x" * 60)
+def test_more_than_the_limit_is_refused(artifacts: ArtifactFiles) -> None:
+    folder = artifacts.get_folder("test_a", 1)
+    artifacts.add(folder, "a", b"x" * 60)
     with pytest.raises(ValueError, match="than 100 bytes"):
-        artefacts.add(folder, "b", b"x" * 60)
-    artefacts.add(artefacts.get_folder("test_b", 1), "b", b"x" * 60)
+        artifacts.add(folder, "b", b"x" * 60)
+    artifacts.add(artifacts.get_folder("test_b", 1), "b", b"x" * 60)
 
 
-def test_attempts_have_folders_of_their_own(artefacts: ArtifactFiles) -> None:
+def test_attempts_have_folders_of_their_own(artifacts: ArtifactFiles) -> None:
     for attempt in (1, 2):
-        artefacts.add(artefacts.get_folder("t", attempt), "a", b"%d" % attempt)
-    assert (artefacts.folder / "t/a").read_bytes() == b"1"
-    assert (artefacts.folder / "t.attempt-2/a").read_bytes() == b"2"
+        artifacts.add(artifacts.get_folder("t", attempt), "a", b"%d" % attempt)
+    assert (artifacts.folder / "t/a").read_bytes() == b"1"
+    assert (artifacts.folder / "t.attempt-2/a").read_bytes() == b"2"
 
 
-def test_an_attempt_that_is_a_path_is_refused(artefacts: ArtifactFiles) -> None:
+def test_an_attempt_that_is_a_path_is_refused(artifacts: ArtifactFiles) -> None:
     with pytest.raises(ValueError, match="name"):
-        artefacts.get_folder("t", "/../../x")  # type: ignore[arg-type]
+        artifacts.get_folder("t", "/../../x")  # type: ignore[arg-type]
 
 
-def test_node_ids_stay_inside(artefacts: ArtifactFiles) -> None:
+def test_node_ids_stay_inside(artifacts: ArtifactFiles) -> None:
     for nodeid in ("../../x", "/x", "a/../../x", "./x"):
-        assert artefacts.get_folder(nodeid, 1).is_relative_to(artefacts.folder)
+        assert artifacts.get_folder(nodeid, 1).is_relative_to(artifacts.folder)
 
 
 def test_files_of_an_earlier_run_are_removed_but_no_link_is_followed(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_files_of_an_earlier_run_are_removed_but_no_link_is_followed(tmp_path: P
     (art / "t").mkdir(parents=True)
     (art / "t/old").write_text("x")
     (art / "link").symlink_to(precious)
-    artefacts = ArtifactFiles(art, 100)
-    artefacts.add(artefacts.get_folder("t", 1), "new", b"")
-    artefacts.add(artefacts.get_folder("link", 1), "new", b"")
+    artifacts = ArtifactFiles(art, 100)
+    artifacts.add(artifacts.get_folder("t", 1), "new", b"")
+    artifacts.add(artifacts.get_folder("link", 1), "new", b"")
     assert [path.name for path in (art / "t").iterdir()] == ["new"]
     assert (precious / "file").exists()
 
@@ -94,7 +94,7 @@ def test_the_folder_may_not_hold_the_tests(tmp_path: Path) -> None:
     ArtifactFiles(tree / "art", 100, tree)
 
 
-def test_write_errors_of_this_machine_are_recorded(artefacts: ArtifactFiles) -> None:
-    (artefacts.folder / "t").write_text("in the way")
-    artefacts.add(artefacts.get_folder("t", 1), "a", b"x")
-    assert list(artefacts.write_errors.values()) == ["File exists"]
+def test_write_errors_of_this_machine_are_recorded(artifacts: ArtifactFiles) -> None:
+    (artifacts.folder / "t").write_text("in the way")
+    artifacts.add(artifacts.get_folder("t", 1), "a", b"x")
+    assert list(artifacts.write_errors.values()) == ["File exists"]

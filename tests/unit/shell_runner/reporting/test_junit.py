@@ -70,7 +70,7 @@ def test_well_formed_for_any_bytes(a: str, b: str, c: str, status: int, raw: byt
     for parsed in (None, ParsedOutput("tap", cases), ParsedOutput("tap", [], a, b)):
         execution = Execution(
             0, exit_status=status, stdout=output, stderr=output, parsed=parsed, leftovers=(a,),
-            artefacts=((a, 1),),
+            artifacts=((a, 1),),
         )  # fmt: skip
         test = JobTest(a or "x", Test(0, b), properties=((a, b),))
         reports = make_testcases(
@@ -147,7 +147,7 @@ def test_earlier_attempts_and_files_are_reported_once() -> None:
     parsed = ParsedOutput("tap", [Case("a", PASSED), Case("b", FAILED)])
     attempts = [
         Execution(0, 1, exit_status=1),
-        Execution(0, 2, exit_status=1, parsed=parsed, artefacts=(("f", 1),)),
+        Execution(0, 2, exit_status=1, parsed=parsed, artifacts=(("f", 1),)),
     ]
     first, second = make_testcases(*attempts, files=lambda *_: ["out/f"])
     assert outcome(first) == ("system-out", "rerunFailure")

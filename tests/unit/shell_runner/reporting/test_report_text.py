@@ -113,8 +113,8 @@ def test_properties_are_facts() -> None:
 def test_a_failure_says_what_was_written_and_where_it_is(
     count: int, left: int, files: tuple[str, ...], words: list[str]
 ) -> None:
-    artefacts = tuple((str(number), 1) for number in range(count))
-    execution = Execution(1, exit_status=1, artefacts=artefacts, artefacts_omitted=left)
+    artifacts = tuple((str(number), 1) for number in range(count))
+    execution = Execution(1, exit_status=1, artifacts=artifacts, artifacts_omitted=left)
     place = FailureContext("test_a", "./test_a", "test_a", files=files)
     found = describe_failure(model.Test(1, "test_a"), execution, place)
     took = next(number for number, line in enumerate(found.lines) if line.startswith("took"))

@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 
 from shell_runner.errors import HostError
-from shell_runner.hosts.fleet import HostEnded, HostReady, FrameReceived
+from shell_runner.hosts.fleet import FrameReceived, HostEnded, HostReady
 from shell_runner.remote.protocol.model import Execution, Problem, Test
 from shell_runner.run.controller import RunController
-from shell_runner.run.events import ControllerCrashed, Finished, HostDisconnected, Waiting, describe_losses
+from shell_runner.run.events import (
+    ControllerCrashed,
+    Finished,
+    HostDisconnected,
+    Waiting,
+    describe_losses,
+)
 from shell_runner.run.scheduler import Scheduler
 
 ROW = list(Execution(1))
@@ -37,11 +43,11 @@ def controller_with(message: Any) -> tuple[RunController, Any]:
     host: Any = FakeHost("evil", lambda _: None, lambda _: [message])
     fleet: Any = SimpleNamespace(hosts=[host])
 
-    def artefact(test: int, attempt: int, path: str, body: bytes) -> None:
+    def artifact(test: int, attempt: int, path: str, body: bytes) -> None:
         if test not in {1: None} or not isinstance(body, bytes):
             raise ValueError("not asked for")
 
-    controller = RunController(fleet, [Test(1, "t")], Scheduler([1], {}), artefact)
+    controller = RunController(fleet, [Test(1, "t")], Scheduler([1], {}), artifact)
     controller._perform(controller._scheduler.add_host("evil", 1))
     return controller, host
 
@@ -62,8 +68,8 @@ def controller_with(message: Any) -> tuple[RunController, Any]:
         ["done", [*ROW[:15], None, [7]]],
         ["line"], ["line", []], ["line", "x", 1], ["line", 1],
         ["running", {}], ["running", 1], ["running", 1, None],
-        ["artefact"], ["artefact", []], ["artefact", [], 1, "a", True, b""],
-        ["artefact", 7, 1, "a", True, b""],
+        ["artifact"], ["artifact", []], ["artifact", [], 1, "a", True, b""],
+        ["artifact", 7, 1, "a", True, b""],
         ["returned"], ["returned", 7], ["returned", [[]]],
         ["waiting"], ["waiting", "slots"], ["waiting", "for ever", ""], ["waiting", [], ""],
         ["error"],
@@ -168,26 +174,26 @@ def test_what_the_old_connection_says_is_not_taken() -> None:
     fleet.controller._handle(HostReady(new, 1, 0.0))
     assert [test.id for test in new.sent] == [0]
     fleet.done(old, 0)
-    fleet.say(old, "artefact", 0, 1, "x", True, b"late")
+    fleet.say(old, "artifact", 0, 1, "x", True, b"late")
     fleet.say(old, "error", "late")
     fleet.say(old, "nonsense of an old connection")
     fleet.controller._handle(HostEnded(old, HostError("a", "again"), can_reopen=True))
     fleet.controller._handle(HostReady(old, 9, 0.0))
     assert fleet.finished() == fleet.files == []
-    fleet.say(new, "artefact", 0, 1, "x", True, b"")
+    fleet.say(new, "artifact", 0, 1, "x", True, b"")
     fleet.done(new, 0)
     assert fleet.files == [(0, 1, "x")]
     assert fleet.finished() == [(0, 1)]
     assert len(fleet.controller.losses) == 1
 
 
-def test_artefacts_of_a_lost_host_are_void_and_late_ones_are_dropped() -> None:
+def test_artifacts_of_a_lost_host_are_void_and_late_ones_are_dropped() -> None:
     fleet = Hosts(1, "a", "b")
     a, b = fleet.hosts
     fleet.controller._handle(HostReady(a, 1, 0.0))
     fleet.controller._handle(HostReady(b, 1, 0.0))
-    fleet.say(b, "artefact", 0, 1, "x", True, b"")
-    fleet.say(a, "artefact", 0, 2, "x", True, b"")
+    fleet.say(b, "artifact", 0, 1, "x", True, b"")
+    fleet.say(a, "artifact", 0, 2, "x", True, b"")
     assert fleet.files == []
     assert not fleet.controller.losses
     fleet.end(a)

@@ -210,7 +210,7 @@ def test_short_tests_that_saw_a_host_die_do_not_meet_again() -> None:
     assert world.there["b"] == [1]
 
 
-def test_neighbours_stand_in_for_history() -> None:
+def test_neighbors_stand_in_for_history() -> None:
     scheduler = Scheduler(range(5), {0: 2.0, 1: 4.0}, folders={0: "x", 1: "x", 2: "x", 3: "y"})
     assert scheduler.estimate(2) == 3.0
     assert scheduler.estimate(3) is None

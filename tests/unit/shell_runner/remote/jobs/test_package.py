@@ -34,12 +34,12 @@ from tests.helpers.archive_bytes import ZipBuilder
 
 MADE = Execution(
     3, exit_status=1, stdout=CapturedStream("out\udcff\0", 5), leftovers=("sh",),
-    artefacts=(("a/b", 4),),
+    artifacts=(("a/b", 4),),
     parsed=ParsedOutput("tap", [Case("one", "passed", duration=0.5, properties=(("k", "v"),))]),
 )  # fmt: skip
 #: As it is after its journey: lists of properties are lists.
 RUN = execution_from_row(json.loads(json.dumps(MADE)))
-ODD = ["artefacts/1/ü ☃", "artefacts/1/\udcff", "artefacts/1/a\\b", "artefacts/1/C:x\n\x1b", "-"]
+ODD = ["artifacts/1/ü ☃", "artifacts/1/\udcff", "artifacts/1/a\\b", "artifacts/1/C:x\n\x1b", "-"]
 
 
 def line(test: int, number: int = 1, run: Execution = RUN) -> bytes:
@@ -100,7 +100,7 @@ def test_a_written_package_can_be_read(package_file: PackageFile) -> None:
     members = [
         Member("executions.jsonl", line(0) + line(1) + line(1, 2)),
         Member("log.txt", b"log " * 50_000), Member("empty", b""), *(Member(o, b"1") for o in ODD),
-        Member("artefacts/2/file", path=str(package_file.root / "file")),
+        Member("artifacts/2/file", path=str(package_file.root / "file")),
     ]  # fmt: skip
     digest, size = package_file.write(*members, job="id", tests=[1, 2])
     data = package_file.path.read_bytes()
@@ -109,7 +109,7 @@ def test_a_written_package_can_be_read(package_file: PackageFile) -> None:
         assert found.list_members() == [member.name for member in members]
         assert (found.manifest["job"], found.manifest["tests"]) == ("id", [1, 2])
         assert found.read("log.txt") == b"log " * 50_000
-        assert found.read("artefacts/2/file") == (package_file.root / "file").read_bytes()
+        assert found.read("artifacts/2/file") == (package_file.root / "file").read_bytes()
         assert list(found.read_executions()) == [(0, 1, RUN), (1, 1, RUN), (1, 2, RUN)]
 
 

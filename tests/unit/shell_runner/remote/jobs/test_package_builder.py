@@ -49,7 +49,7 @@ def test_a_test_without_an_execution_gets_one_in_its_place(there: list[tuple[int
     [
         (EndReason.INSTALL_FAILED, Problem.NOT_RUN, "not run: the install command failed: exit 3"),
         (EndReason.REFUSED, Problem.NOT_RUN, "not run: exit 3"),
-        (EndReason.CANCELLED, Problem.CANCELED, "canceled: with its job: exit 3" + IN_LOG),
+        (EndReason.CANCELED, Problem.CANCELED, "canceled: with its job: exit 3" + IN_LOG),
         (
             EndReason.TIMED_OUT,
             Problem.CANCELED,

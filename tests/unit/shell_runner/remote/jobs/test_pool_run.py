@@ -262,14 +262,14 @@ def piece(run: Run, path: str, data: bytes, is_last: bool = True) -> None:
     run.run.on_artifact(Test(0, "x"), ArtifactPiece(path, data, is_last))
 
 
-def test_artefacts_come_in_pieces(run: Run) -> None:
+def test_artifacts_come_in_pieces(run: Run) -> None:
     for data, is_last in ((b"one ", False), (b"two", True)):
         piece(run, "deep/er/file", data, is_last)
     assert (run.folder / "0.1/deep/er/file").read_bytes() == b"one two"
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "", "a//b", "a\0b"])
-def test_no_artefact_leads_out_of_its_folder(run: Run, path: str) -> None:
+def test_no_artifact_leads_out_of_its_folder(run: Run, path: str) -> None:
     with pytest.raises(BadManifestEntry):
         piece(run, path, b"x")
     assert list(run.folder.rglob("*")) == []
@@ -280,4 +280,4 @@ def test_no_link_is_written_through(run: Run) -> None:
     (run.folder / "0.1/link").symlink_to(run.folder / "target")
     piece(run, "link", b"x")
     assert not (run.folder / "target").exists()
-    assert run.notes[0].startswith("artefact link: ")
+    assert run.notes[0].startswith("artifact link: ")

@@ -224,11 +224,11 @@ def test_the_next_job_wants_its_own_code(queue: Queue) -> None:
 # -- cancel, acknowledge, forget ------------------------------------------------------
 
 
-def test_a_waiting_job_is_cancelled_at_once(queue: Queue) -> None:
+def test_a_waiting_job_is_canceled_at_once(queue: Queue) -> None:
     job = queue.cancel(submit_job(queue), 9.0)
     assert (job.state, job.end_reason, job.cancel_requested, job.ended_at) == (
         State.PACKAGING,
-        EndReason.CANCELLED,
+        EndReason.CANCELED,
         True,
         9.0,
     )
@@ -244,12 +244,12 @@ def test_a_running_job_is_asked_for_its_end(queue: Queue) -> None:
     assert queue.cancel(job, 1.0).state == State.RUNNING
     assert queue.cancel(job, 2.0).cancel_requested
     assert queue.is_cancel_requested(job.number)
-    queue.finish(attempt.id, EndReason.CANCELLED, "", 3.0)
-    assert queue.find(job.id).end_reason == EndReason.CANCELLED
+    queue.finish(attempt.id, EndReason.CANCELED, "", 3.0)
+    assert queue.find(job.id).end_reason == EndReason.CANCELED
 
 
 @pytest.mark.parametrize("state", [State.PACKAGING, State.READY, State.HARVESTED])
-def test_an_ended_job_cannot_be_cancelled(queue: Queue, state: State) -> None:
+def test_an_ended_job_cannot_be_canceled(queue: Queue, state: State) -> None:
     job = bring_to_state(queue, state)
     with pytest.raises(RequestRefused, match=rf"is {state} \(completed\): cancel is not") as caught:
         queue.cancel(job, 9.0)
@@ -258,12 +258,12 @@ def test_an_ended_job_cannot_be_cancelled(queue: Queue, state: State) -> None:
     assert not queue.is_cancel_requested(job.number)
 
 
-def test_a_cancelled_job_that_is_lost_does_not_start_again(queue: Queue) -> None:
+def test_a_canceled_job_that_is_lost_does_not_start_again(queue: Queue) -> None:
     submit_job(queue)
     job, attempt = claim_job(queue)
     queue.cancel(job, 1.0)
     assert queue.lose(attempt.id, "died", 2.0) == State.PACKAGING
-    assert queue.find(job.id).end_reason == EndReason.CANCELLED
+    assert queue.find(job.id).end_reason == EndReason.CANCELED
 
 
 def test_a_package_is_acknowledged_by_its_digest(queue: Queue) -> None:

@@ -80,7 +80,7 @@ def test_an_attempt_goes_on_and_never_back(
 
 
 @pytest.mark.parametrize(
-    ("attempts", "allowed", "cancelled", "state"),
+    ("attempts", "allowed", "canceled", "state"),
     [
         (1, 3, False, State.QUEUED),
         (2, 3, False, State.QUEUED),
@@ -91,7 +91,7 @@ def test_an_attempt_goes_on_and_never_back(
     ],
 )
 def test_a_lost_job_starts_again_until_it_may_not(
-    attempts: int, allowed: int, cancelled: bool, state: State
+    attempts: int, allowed: int, canceled: bool, state: State
 ) -> None:
-    assert state_after_loss(attempts, allowed, cancelled) == state
+    assert state_after_loss(attempts, allowed, canceled) == state
     assert state in TRANSITIONS[State.RUNNING, Event.LOSE]

@@ -144,10 +144,10 @@ def test_a_session_opens_with_full_credit(host: LiveSession, pool: Pool) -> None
     assert pool.calls == ["pause", "resume", "start"]
 
 
-def test_a_piece_of_an_artefact_is_sent_at_once(host: LiveSession, channel: Channel) -> None:
+def test_a_piece_of_an_artifact_is_sent_at_once(host: LiveSession, channel: Channel) -> None:
     host.on_artifact(Test(7, "x", attempt=2), ArtifactPiece("a/b", b"data", True))
     assert [wire.unpack_frame(frame) for frame in channel.sent] == [
-        (["artefact", 7, 2, "a/b", True], b"data")
+        (["artifact", 7, 2, "a/b", True], b"data")
     ]
     assert host.credit == wire.CREDIT_BYTES - len(channel.sent[0])
 

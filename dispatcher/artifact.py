@@ -139,4 +139,5 @@ def artifact_tree(blobs: BlobStore, blob: Blob, name: str) -> tuple[Content, tre
     if not path.is_file():
         raise UsageError(f"the artefact {blob.digest[:12]} is not here any more: build it again")
     entry = Entry(path.name, FILE, 0o644, blob.digest, blob.size)
-    return Content(ARCHIVE, blob.digest, blob.size, name), tree_scan.SourceTree(path.parent, (entry,))
+    tree = tree_scan.SourceTree(path.parent, (entry,))
+    return Content(ARCHIVE, blob.digest, blob.size, name), tree

@@ -137,7 +137,9 @@ def finish(
         click.get_current_context().exit(harvested.status)
 
 
-def _print_json(client: JobClient, id: str, path: Path, job: JobSummary, harvested: Harvested) -> None:
+def _print_json(
+    client: JobClient, id: str, path: Path, job: JobSummary, harvested: Harvested
+) -> None:
     put_json(
         {
             "id": id, "job": id, "host": client.spec.id, "package": str(path),

@@ -185,4 +185,5 @@ def quarantine_reason(failures: int, last_error: str, limit: int) -> str:
     """
     if failures < limit:
         return ""
-    return f"{format_count(failures, 'infrastructure failure')} in a row; the last one: {last_error}"
+    count = format_count(failures, "infrastructure failure")
+    return f"{count} in a row; the last one: {last_error}"

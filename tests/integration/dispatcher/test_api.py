@@ -260,7 +260,7 @@ def test_a_notification_is_a_hint_with_a_signature(served: Served, build: int) -
         (
             "/jobs/00000000-0000-4000-8000-000000000100/log/events?from=1:2",
             422,
-            "no place in a log",
+            "not a position in a log",
         ),
         ("/nowhere", 404, "there is no /api/v1/nowhere here"),
         ("/builds/%2e%2e/%2e%2e/etc/passwd", 404, "here"),

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from shell_runner.guard import clean_line
 from shell_runner.remote.fields import InvalidField
 from shell_runner.remote.job import Identity, JobConfig
 from shell_runner.remote.job_summary import DONE, STATES, parse_summary, summarize
 from shell_runner.remote.rows import AttemptRow, JobRow
 from shell_runner.remote.states import How, State, Step
+from shell_runner.text import to_single_line
 from tests import queued
 
 ID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -29,7 +29,7 @@ def sent() -> Any:
 
 
 def test_a_client_reads_what_a_host_has_made() -> None:
-    found = parse_summary(sent(), clean_line)
+    found = parse_summary(sent(), to_single_line)
     assert found.labels == ("a", "b")
     assert (found.state, found.how, found.step, found.attempts) == (
         "ready", "completed", "ended", 1,
@@ -54,4 +54,4 @@ def test_the_states_are_those_of_the_queue() -> None:
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused(key: str, value: Any) -> None:
     with pytest.raises(InvalidField):
-        parse_summary({**sent(), key: value}, clean_line)
+        parse_summary({**sent(), key: value}, to_single_line)

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shell_runner.cli.console import CliError, print_json, print_message, print_result
+from shell_runner.cli.console import (
+    INFRASTRUCTURE,
+    CliError,
+    print_json,
+    print_message,
+    print_result,
+)
 
 from .acting import (
     approve_stage,
@@ -29,7 +35,6 @@ from .acting import (
     tag_stage,
 )
 from .common import (
-    INFRASTRUCTURE,
     Command,
     api_client,
     build_argument,

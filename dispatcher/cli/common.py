@@ -18,15 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shell_runner.cli.console import CliError, print_json, print_message, print_result
+from shell_runner.cli.console import (
+    INFRASTRUCTURE,
+    INTERRUPTED,
+    OUTPUT_CLOSED,
+    CliError,
+    print_json,
+    print_message,
+    print_result,
+)
 from shell_runner.errors import NosejobsError
 from shell_runner.text import strip_control_chars
 
 if TYPE_CHECKING:
     from .api_client import ApiClient
 
-#: Exit statuses; 130 and 141 are those of a shell for SIGINT and SIGPIPE.
-INFRASTRUCTURE, INTERRUPTED, OUTPUT_CLOSED = 6, 130, 141
 #: Exceptions that are raised if a response does not have the shape of a dispatcher's.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 #: Key of a click context whose command reads responses of a server.

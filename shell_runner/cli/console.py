@@ -13,6 +13,9 @@ import click
 from ..errors import NosejobsError
 from ..text import strip_control_chars
 
+#: Exit statuses: an infrastructure failure; and those of a shell for SIGINT and SIGPIPE.
+INFRASTRUCTURE, INTERRUPTED, OUTPUT_CLOSED = 6, 130, 141
+
 
 class CliError(click.ClickException):
     """An error that ends a command: its message on standard error, and exit status 2."""

@@ -29,9 +29,10 @@ from ..jobs.responses import JobListing
 from ..remote.protocol.job import KEEP_WORKSPACE_VALUES
 from ..remote.protocol.job_summary import JOB_STATES
 from ..text import format_count
-from .console import CliError, CommandGroup, print_json, print_message, print_result
+from .console import INFRASTRUCTURE, print_json, print_message, print_result
 from .formatting import format_size
 from .harvest_targets import HarvestTargets, finish, harvest_options, resume_hint
+from .job_group import JobGroup
 from .job_hosts import (
     choose_host,
     is_host_from_environment,
@@ -49,42 +50,8 @@ from .job_output import (
     short_id,
 )
 
-#: Exit statuses; 130 and 141 are those of a shell for SIGINT and SIGPIPE.
-INFRASTRUCTURE, INTERRUPTED, BROKEN_PIPE = 6, 130, 141
 
-
-class HostCliError(CliError):
-    """A host failed, or the connection to it."""
-
-    exit_code = INFRASTRUCTURE
-
-
-class _JobGroup(CommandGroup):
-    """The group of commands; its exit status tells a failed host from a mistake of the user."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except CliError as error:
-            if _is_host_error(error.__cause__):
-                raise HostCliError(error.message) from error.__cause__
-            if isinstance(error.__cause__, BrokenPipeError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                ctx.exit(BROKEN_PIPE)
-            raise
-        except KeyboardInterrupt:
-            print_message("interrupted; submitted jobs continue")
-            ctx.exit(INTERRUPTED)
-
-
-def _is_host_error(error: BaseException | None) -> bool:
-    """Return whether the host caused the error, and not the request."""
-    if isinstance(error, JobRefused):
-        return error.kind in ("disk", "read-only", "corrupt")
-    return isinstance(error, HostError)
-
-
-@click.group(cls=_JobGroup)
+@click.group(cls=JobGroup)
 def job() -> None:
     """Submit jobs that hosts run on their own, and harvest the results."""
 
@@ -490,7 +457,9 @@ def forget(id: str, host: str | None, force: bool) -> None:
 @_json
 def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
     """Show the limits of a host's queue, or change them."""
-    new_values = dict(map(_parse_limit, changes))
+    from .job_limits import LIMIT_DESCRIPTIONS, format_limit, parse_limit
+
+    new_values = dict(map(parse_limit, changes))
     with open_client(choose_host(host)) as client:
         limits_by_name = client.get_limits()
         for name, value in new_values.items():
@@ -499,58 +468,5 @@ def limits(changes: Sequence[str], host: str | None, as_json: bool) -> None:
         print_json(dict(limits_by_name))
         return
     for name, value in limits_by_name.items():
-        description = _LIMIT_DESCRIPTIONS.get(name, "")
-        print_result(f"{name:17} {_format_limit(name, value):>10}  {description}".rstrip())
-
-
-_LIMIT_DESCRIPTIONS: Mapping[str, str] = {
-    "waiting": "maximum number of queued jobs",
-    "kept_bytes": "bytes of packages kept after the harvest",
-    "contents_bytes": "bytes of builds and tests kept that no job uses",
-    "linger": "seconds that an idle worker waits for jobs",
-    "drop_unharvested": "whether kept_bytes also removes packages that were not harvested",
-}
-
-
-_FLAG_VALUES = {"yes": 1, "no": 0, "true": 1, "false": 0, "1": 1, "0": 0}
-
-
-def _format_limit(name: str, value: int) -> str:
-    """Return the value of a limit; a size has the largest unit that makes it a whole number."""
-    if name == "drop_unharvested":
-        return "yes" if value else "no"
-    if not name.endswith("bytes"):
-        return str(value)
-    for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "k")):
-        for base, unit in ((1024, letter.upper() + "iB"), (1000, letter + "B")):
-            if value and not value % base**power:
-                return f"{value // base**power} {unit}"
-    return f"{value} bytes"
-
-
-def _parse_limit(text: str) -> tuple[str, int]:
-    from ..validators import check, size
-
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"{text!r}: use NAME=VALUE, such as kept_bytes=8GiB")
-    if name not in _LIMIT_DESCRIPTIONS:
-        raise UsageError(f"unknown limit {name!r}; limits: {', '.join(_LIMIT_DESCRIPTIONS)}")
-    if name == "drop_unharvested":
-        return name, _require_limit(name, "yes or no", value, _FLAG_VALUES.get(value.lower()))
-    if not name.endswith("bytes"):
-        unit = "a number of jobs" if name == "waiting" else "a whole number of seconds"
-        sound = value.isascii() and value.isdecimal() and len(value) < 18
-        return name, _require_limit(name, unit, value, int(value) if sound else None)
-    number: int = check(
-        size,
-        int(value) if value.isdecimal() else value,
-        lambda message: UsageError(f"{name} {message}"),
-    )
-    return name, number
-
-
-def _require_limit(name: str, unit: str, text: str, value: int | None) -> int:
-    if value is None:
-        raise UsageError(f"{name} must be {unit}, not {text!r}")
-    return value
+        description = LIMIT_DESCRIPTIONS.get(name, "")
+        print_result(f"{name:17} {format_limit(name, value):>10}  {description}".rstrip())

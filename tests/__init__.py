@@ -1,1 +1,1 @@
-"""The tests of all packages; folders mirror the rooms."""
+"""The tests of all packages; the folders mirror those of the source."""

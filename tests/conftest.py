@@ -1,4 +1,4 @@
-"""What all tests share: folders of their own, and a real sshd for those that want one."""
+"""Fixtures for all tests: private state folders, and a real sshd."""
 
 import signal
 import tempfile
@@ -12,7 +12,7 @@ from tests.helpers.sshd import Sshd
 
 pytest_plugins = ("pytester",)
 
-# A shared machine is no clock; and nothing is written into the checkout.
+# Durations on a shared machine vary too much for a deadline; a database would be in the checkout.
 hypothesis.settings.register_profile("suite", deadline=None, database=None, max_examples=60)
 hypothesis.settings.load_profile("suite")
 
@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True, scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches and temporary files of whatever runs here; the user's own stay untouched."""
+    """Redirect caches, state and temporary files, so that those of the user stay untouched."""
     folder = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("cache", "state", "tmp"):
@@ -46,6 +46,6 @@ def _sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture
 def sshd(_sshd: Sshd) -> Sshd:
-    """A daemon on loopback, where ``python3`` is a bare one without our packages."""
+    """Return an sshd on loopback whose ``python3`` does not have the packages of this project."""
     _sshd.keep_up()
     return _sshd

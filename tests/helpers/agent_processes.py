@@ -56,7 +56,7 @@ class AgentProcess:
     """An agent process, whose log can be awaited line by line."""
 
     def __init__(self, bundle: Path, *options: object, command: tuple[str, ...] = ()) -> None:
-        """Start the agent; ``command``: runs it, by default the module of this checkout."""
+        """Start the agent by ``command``, by default by the module of this checkout."""
         self.bundle = bundle
         self.lines: list[str] = []
         self.port = 0

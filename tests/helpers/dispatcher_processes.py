@@ -198,7 +198,7 @@ class DispatcherProcess:
     """A dispatcher, or another command, in its own process."""
 
     def __init__(self, pid: int, reap: Callable[[int], int]) -> None:
-        """``bury``: waits for a dead one; its exit status, negative for a signal."""
+        """``bury`` waits for the process and returns its exit status, negative for a signal."""
         self.pid = pid
         self._reap = reap
         self._descriptor = os.pidfd_open(pid)

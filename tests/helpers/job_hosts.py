@@ -53,7 +53,7 @@ def _command(pid: str) -> bytes:
 
 @contextmanager
 def isolate_state(folder: Path) -> Iterator[Path]:
-    """Keep state, cache and temporary files children ``folder``; leave no worker behind.
+    """Keep state, cache and temporary files below ``folder``; leave no worker behind.
 
     The host has our code already, as if it had been used before.
     """

@@ -1,4 +1,4 @@
-"""JUnit XML as values that can be compared, from any writer."""
+"""A reader of JUnit XML from any writer, as values that can be compared."""
 
 from __future__ import annotations
 

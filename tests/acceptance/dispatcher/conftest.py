@@ -1,4 +1,4 @@
-"""Fixtures of what an operator has; each test gets new ones."""
+"""Fixtures for tests of a dispatcher as an operator runs it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.helpers.crash_scenario import Scenario
 pytestmark = pytest.mark.timeout(150)
 
 COMMANDS = {str(each.name): each for each in commands.ALL}
-#: What is written, and what is said of it, from its beginning.
+#: Invalid contents of nosejobs.toml, and the beginning of the message for each.
 HOSTILE = {
     "no key": (b"\n[stages.unit]\ntest = ['x']\n", "3: unknown key 'stages.unit.test'"),
     "no toml": (b"[stages.unit]\nhosts = = 1\n", "2: "),
@@ -81,7 +81,7 @@ def test_a_hostile_config_makes_its_build_invalid_and_says_where(scenario: Scena
         assert detail.startswith(f"nosejobs.toml:{position}" if position else "nosejobs.toml"), what
         assert len(detail) < 1000, what
         assert _is_harmless(detail), (what, detail)
-        # It is seen by all that look.
+        # All views show the error.
         assert client.get(f"/builds/{number}")["state"] == "invalid"
         page = run_command(client, "show", number)
         assert "has an invalid nosejobs.toml" in page, what
@@ -134,7 +134,7 @@ def _check_shipped(scenario: Scenario, client: api_client.ApiClient) -> None:
 
 
 def test_what_the_dispatcher_has_in_its_environment_is_nowhere(scenario: Scenario) -> None:
-    """Neither in rows, logs, packages and responses, nor on hosts and in the output of tests."""
+    """The secret is in no row, log, package and response, on no host and in no output of a test."""
     secret = secrets.token_hex(20)
     scenario.commit(extra="env; set; cat /proc/self/environ; echo the-end-of-it")
     dispatcher = scenario.start_dispatcher(

@@ -65,7 +65,7 @@ def test_killed_again_and_again(scenario: Scenario) -> None:
 def test_killed_at_each_commit(
     when: str, tmp_path: Path, fork_server: ForkServer, empty_database: Path
 ) -> None:
-    """Every sixth commit, with a build for each; NOSEJOBS_SWEEP=1: all, in minutes."""
+    """The default step is 6; NOSEJOBS_SWEEP=1 tests a kill at each commit, which takes minutes."""
     step = int(os.environ.get("NOSEJOBS_SWEEP", "6"))
     for moment in range(1 if when == "before" else min(4, step), 200, step):
         folder = tmp_path / str(moment)
@@ -202,7 +202,7 @@ def test_killed_while_hosts_of_a_pool_come(moment: int, fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_while_hosts_of_a_pool_go(when: str, fleet: Fleet) -> None:
-    """Killed at each of the last commits; the first ones of them drain the hosts."""
+    """The dispatcher is killed at each of the last commits, of which the first drain the hosts."""
     fleet.write_tests()
     first = fleet.start_dispatcher()
     fleet.wait_until_shipped()

@@ -77,7 +77,7 @@ def start(
 
 @pytest.fixture
 def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeat soon what failed because the disk was full; ``start`` does so for connections."""
+    """Shorten the delays before retries on a full disk; ``start`` does so for connections."""
     monkeypatch.setattr("dispatcher.builds.source_watcher.backoff", lambda failures: 0.1)
     monkeypatch.setattr("dispatcher.reconciler.background_tasks._TASK_RETRY_DELAY", 0.1)
     monkeypatch.setattr("dispatcher.reconciler.reconciler._FALLBACK_PASS_INTERVAL", 0.2)
@@ -365,7 +365,7 @@ def test_data_that_was_moved_and_a_clock_that_jumps(
 def test_two_dispatchers_on_one_host_and_one_that_was_lost(
     folder: Path, data: Path, tree: SampleRepository
 ) -> None:
-    """Each has its own jobs; those of the lost dispatcher end, and stay on the host."""
+    """Each dispatcher has its own jobs; those of the lost one end, and stay on the host."""
     tree.write_test(
         "unit", f"echo > {folder}/begun; while [ ! -e {folder}/go ]; do sleep 0.02; done"
     )

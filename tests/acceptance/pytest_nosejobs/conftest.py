@@ -1,4 +1,4 @@
-"""A project of scripts, and pytest run over it as a user runs it."""
+"""A project of scripts, and runs of pytest in it as a user runs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SH = "#!/bin/sh\n"
 
 
 class Project:
-    """A folder with an ini file; pytest runs in it as a process of its own."""
+    """A folder with an ini file, in which pytest runs as a separate process."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
@@ -23,38 +23,38 @@ class Project:
         self.ini("")
 
     def ini(self, text: str) -> None:
-        """The ini file, below its section."""
+        """Write pytest.ini with these lines."""
         (self.root / "pytest.ini").write_text(f"[pytest]\n{text}\n")
 
     def add(self, name: str, text: str | bytes = "", mode: int = 0o755) -> Path:
-        """A file; a text without a shebang becomes a script of /bin/sh."""
+        """Write a test program; a text without a shebang becomes a script of /bin/sh."""
         if isinstance(text, str) and not text.startswith("#!"):
             text = SH + text + "\n"
         return write_program(self.root / name, text, mode)
 
     def file(self, name: str, text: str) -> Path:
-        """A plain file."""
+        """Write a file that is not executable."""
         return write_program(self.root / name, text, 0o644)
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        """pytest as a process, with nothing on its stdin and no plugin but ours."""
+        """Run pytest as a process, without input and without plugins except this one."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
             ours = ("-p", "pytest_nosejobs.plugin")
             return self.pytester.runpytest_subprocess(*ours, *arguments, timeout=120)
 
     def run_with_all_plugins(self, *arguments: str) -> pytest.RunResult:
-        """pytest as a user has it, with whatever plugins are installed."""
+        """Run pytest as a process, with all plugins that are installed."""
         return self.pytester.runpytest_subprocess(*arguments, timeout=120)
 
     def collected(self, *arguments: str) -> list[str]:
-        """The node ids that ``--collect-only -q`` prints."""
+        """Return the node ids that ``--collect-only -q`` prints."""
         found = self.run("--collect-only", "-q", *arguments)
         lines = found.outlines
         return lines[: lines.index("")] if "" in lines else lines
 
     def cases(self, *arguments: str) -> tuple[int, dict[str, Case]]:
-        """Run with JUnit XML; the exit status, and the cases by name."""
+        """Run with JUnit XML; return the exit status, and the testcases by name."""
         self.junit.unlink(missing_ok=True)
         done = self.run(f"--junitxml={self.junit}", *arguments)
         cases = [Case(element) for element in ET.parse(self.junit).iter("testcase")]
@@ -79,7 +79,7 @@ class Case:
         }
 
     def facts(self) -> tuple[str, ...]:
-        """What must not depend on where it ran."""
+        """Return the values that must not depend on the host that ran the test."""
         text = re.sub(r"(?m)^(host|took) .*\n", "", self.text)
         return (*self.id, self.outcome, self.message, text, self.out)
 
@@ -90,5 +90,5 @@ def project(pytester: pytest.Pytester) -> Project:
 
 
 def outcomes(result: pytest.RunResult) -> dict[str, int]:
-    """The counts of the last line."""
+    """Return the counts of outcomes in the summary line."""
     return result.parseoutcomes()

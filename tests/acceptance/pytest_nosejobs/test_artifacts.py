@@ -1,4 +1,4 @@
-"""What a test writes to its outputs directory comes back, and nothing else does."""
+"""Tests of artifacts: the files in a test's outputs directory are collected, and no others."""
 
 from __future__ import annotations
 

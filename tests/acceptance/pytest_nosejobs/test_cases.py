@@ -1,4 +1,4 @@
-"""Programs whose output names cases: what pytest makes of them, here and on a host."""
+"""Tests of programs whose output names cases, in plain runs and on a host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLES = ROOT / "tests" / "unit" / "shell_runner" / "remote" / "formats" / "sam
 MODES = {"plain": (), "hosts": ("--nosejobs=2*popen",)}
 each_mode = pytest.mark.parametrize("mode", MODES)
 
-#: Writes what pytest was told, so that no test has to read it off the terminal.
+#: Writes each report to a file, so that no test has to parse the terminal output.
 RECORDER = """
 import json
 
@@ -57,7 +57,7 @@ ALL_OUTCOMES = tap(
     "  ...", "ok 3 - left # SKIP no net", "not ok 4 - known # TODO later", "ok 5 - new # TODO now",
 )  # fmt: skip
 
-#: name -> script, and what pytest must be told: by case, "" for the program itself.
+#: Script and expected outcomes by program; outcomes are by case, "" for the program itself.
 PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
     "test_outcomes": (
         ALL_OUTCOMES,
@@ -149,16 +149,16 @@ PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
 
 @dataclass
 class Told:
-    """What came of one run over all programs."""
+    """The results of one run of pytest over all programs."""
 
     status: int
     terminal: str
     junit: dict[tuple[str, str], str]
-    #: node id -> outcome and words.
+    #: Outcome and message by node id.
     reports: dict[str, tuple[str, str]]
 
     def of(self, program: str) -> dict[str, str]:
-        """Outcomes of the cases of a program; "" is the program itself."""
+        """Return the outcomes of a program's cases by name; "" is the program itself."""
         prefix = f"{program}::"
         found = {name: outcome for name, (outcome, _) in self.reports.items()}
         return {
@@ -308,7 +308,7 @@ def test_bats(project: Project, mode: str) -> None:
 
 @each_mode
 def test_streams_of_other_tools(project: Project, mode: str) -> None:
-    """Recorded from go test -json, cargo test (libtest) and subunit."""
+    """The streams were recorded from go test -json, cargo test (libtest) and subunit."""
     project.file("conftest.py", RECORDER)
     for name, sample, status in (
         ("test_go", "go-ok.json", 1), ("test_nobuild", "go-nobuild.json", 1),
@@ -336,7 +336,7 @@ def test_streams_of_other_tools(project: Project, mode: str) -> None:
 
 @pytest.fixture
 def three(project: Project) -> Project:
-    """A program with a red case, one with a green one, one without any."""
+    """Add a program with failed cases, one with a passed case, and one without cases."""
     project.add("test_a", tap("1..3", "ok 1 - x", "not ok 2 - y::z [1]", "not ok 3 - w"))
     project.add("test_b", tap("1..1", "ok 1 - x"))
     project.add("test_c", "exit 0")
@@ -349,7 +349,7 @@ def test_last_failed_reruns_the_program_until_it_passes(three: Project, mode: st
     three.run("--lf", *MODES[mode]).assert_outcomes(failed=2, passed=1)
     three.add("test_a", tap("1..2", "ok 1 - x", "ok 2 - y::z [1]"))
     three.run("--lf", *MODES[mode]).assert_outcomes(passed=2)
-    # Nothing is known to fail: all run.
+    # No failure is recorded, so all programs run.
     three.run("--lf", *MODES[mode]).assert_outcomes(passed=4)
 
 
@@ -446,7 +446,7 @@ def test_workers_of_xdist_send_cases_too(three: Project) -> None:
 
 # -- formats of plug-ins --------------------------------------------------------------------
 
-#: The page of the manual, with its reader of 20 lines.
+#: The page of the manual, which contains an example of a reader in 20 lines.
 PAGE = (ROOT / "docs" / "outputs.md").read_text()
 
 

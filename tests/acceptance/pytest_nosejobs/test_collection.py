@@ -1,4 +1,4 @@
-"""Which files become tests, in a user's hands."""
+"""Tests of collection: which files become tests, and the messages for those that cannot."""
 
 import shutil
 

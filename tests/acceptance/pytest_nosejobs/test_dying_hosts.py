@@ -16,7 +16,7 @@ from tests.helpers.agent_fleet import AgentFleet, PytestRun, wait_until
 from tests.helpers.single_host_run import write_program
 
 COUNT = 500
-#: Every tenth fails, and must fail whatever becomes of its first host.
+#: Numbers of tests that fail; they must fail on another host, too, if the first one is lost.
 FAILING = {number for number in range(COUNT) if number % 10 == 3}
 
 
@@ -38,7 +38,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(fleet: AgentFleet, tree: Path, *options: str, slots: int = 4) -> PytestRun:
-    """A session that has got as far as running tests on all hosts."""
+    """Start a run of pytest; return it once tests run on all hosts."""
     session = PytestRun(tree, fleet.make_host_specs(slots), *options)
     for number in fleet.agents:
         wait_until(
@@ -49,7 +49,7 @@ def start(fleet: AgentFleet, tree: Path, *options: str, slots: int = 4) -> Pytes
 
 
 def check(session: PytestRun, lost: int = 0) -> None:
-    """Every test once; those that were lost too often (``lost`` at most) are errors."""
+    """Check that each test is reported once; up to ``lost`` tests may be errors."""
     status = session.wait()
     found = session.outcomes()
     assert len(found) == COUNT, session.output
@@ -64,7 +64,7 @@ def check(session: PytestRun, lost: int = 0) -> None:
 
 
 def mended(fleet: AgentFleet, number: int) -> None:
-    """As it was before, for the next test."""
+    """Restore network and agent of a host for the next test."""
     fleet.network.links[number].is_cut = False
     if fleet.agents[number].poll() is not None:
         fleet.agents.pop(number)
@@ -118,7 +118,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def slot(fleet: AgentFleet) -> psutil.Process:
-    """One of the second host's, which may come later than the first one's."""
+    """Return a slot of the second host; wait until it has one."""
     wait_until(lambda: bool(fleet.list_slots(1)), "the second host has slots")
     return fleet.list_slots(1)[0]
 

@@ -1,4 +1,4 @@
-"""Runs in which hosts die, stop, and come back: each test is reported exactly once."""
+"""Tests of hosts that die, stop or return during a run: each test is reported exactly once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.helpers.sshd import Sshd
 from .conftest import Project
 
 COUNT = 200
-#: To whom a signal goes, as seen from a test: its slot, and the interpreter behind that.
+#: Shell code that sets ``victim`` to the process id of the test's slot, or of its interpreter.
 SLOT = "victim=$PPID"
 HOST = "read -r _ _ _ victim _ </proc/$PPID/stat"
 
 
 def trouble(name: str, victim: str, number: str, once: bool = True) -> str:
-    """A test that sends a signal in its first run, or in each."""
+    """Return a script that sends a signal in its first run, or in each if not ``once``."""
     guard = f'mkdir "$TEST_SRCDIR/{name}" 2>/dev/null || exit 0\n' if once else ""
     return f"{guard}{victim}\nkill -{number} $victim\nsleep 60"
 
@@ -42,7 +42,7 @@ def test_all_tests_are_reported_once(
     victim: str, number: str, words: str, project: Project
 ) -> None:
     fill(project)
-    # In the slot it is stopped a moment; the test ends.
+    # The stopped slot is continued after a moment, and the test ends.
     text = trouble("one", victim, number).replace("60", "0.1" if not words else "60")
     project.add("test_trouble", text)
     begin = time.monotonic()
@@ -109,7 +109,7 @@ def test_a_host_that_cannot_come_back_does_not_delay_the_others(project: Project
     for name in "ab":
         python = project.root / f"python_{name}"
         specs.append(f"popen//id={name}//python={python}")
-        # The second time it does not say a word, until nobody listens any more.
+        # When it is started again, it sends nothing until its connection is closed.
         project.add(python.name, f'mkdir $0.up || exec cat\nexec {sys.executable} "$@"')
     begin = time.monotonic()
     result = project.run(f"--nosejobs={','.join(specs)}")
@@ -125,7 +125,7 @@ def test_a_host_over_ssh_that_stops_and_wakes_later_is_not_listened_to(
     project: Project, sshd: Sshd
 ) -> None:
     fill(project, 20)
-    # The interpreter wakes when its connection is gone, and ends all that is there.
+    # The interpreter continues after its connection is closed, and ends all processes.
     wake = trouble("one", HOST, "STOP").replace("sleep 60", "sleep 3; kill -CONT $victim; sleep 60")
     project.add("test_trouble", f"# nosejobs: requires=far\n{wake}")
     result = project.run(

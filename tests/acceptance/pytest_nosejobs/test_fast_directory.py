@@ -1,4 +1,4 @@
-"""A run on hosts walks folders its own way, and finds what pytest's own walk finds."""
+"""Tests of the collection in runs on hosts, which finds the same tests as that of pytest."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def pytest_collection_finish(session):
     found = [item.parent for item in session.items if item.nodeid.endswith(".sh")]
     print("quick:", {isinstance(each, Dir) and is_fast(each) for each in found})
 """
-#: Each has a say in what becomes of files.
+#: Options that change which files are collected.
 _OTHERS = {
     "a list": "collect_ignore = ['sub/test_b.sh']",
     "patterns": "collect_ignore_glob = ['*_b.sh']",

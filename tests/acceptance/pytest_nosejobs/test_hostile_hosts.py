@@ -1,4 +1,4 @@
-"""A host that lies costs the run that host, and nothing else."""
+"""Tests of hostile hosts: a run loses such a host, and nothing else."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from tests.helpers.sshd import Sshd
 from .conftest import Project
 
 LIAR = Path(__file__).parents[2] / "helpers" / "hostile_host.py"
-#: What it plays, and what is said of the host.
+#: Message about the host by the trick that it plays.
 ENDED = {
     "reconfigure": "sent a forbidden frame: RECONFIGURE",
     "exec": "sent a forbidden frame: CHANNEL_EXEC",
@@ -32,21 +32,21 @@ ENDED = {
     "unknown": "sent garbage",
     "half-a-frame": "the connection ended",
 }
-#: These lie about tests only: what they say of their own is taken, the rest is not.
+#: Tricks with messages about other tests, which are ignored; those about its own are accepted.
 IGNORED = ("never-given", "twice", "of-no-attempt", "escapes")
-#: MiB that the controller may have at its peak.
+#: MiB of memory that the controller may use at its peak.
 _MEMORY = 300
 
 
 @pytest.fixture
 def hosts(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Eight tests, and an ssh that leads straight to a command."""
+    """Add eight tests, and an ssh that runs its command on this machine."""
     ssh = '#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n'
     write_program(project.root.parent / "bin" / "ssh", ssh)
     monkeypatch.setenv("PATH", f"{project.root.parent / 'bin'}:{os.environ['PATH']}")
     project.file(
         "conftest.py",
-        # Not ru_maxrss, which begins with that of the process that started it.
+        # Not ru_maxrss, which includes that of the process that started it.
         "def pytest_unconfigure():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    print('\\npeak', next(line.split()[1] for line in lines if 'VmHWM' in line))\n",
@@ -57,7 +57,7 @@ def hosts(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def peak(done: pytest.RunResult) -> float:
-    """MiB of the controller, by its own word."""
+    """Return the peak memory of the controller in MiB, as it reports it."""
     (line,) = [line for line in done.outlines if line.startswith("peak ")]
     return int(line.split()[1]) / 1024
 
@@ -114,7 +114,7 @@ def test_a_real_ssh_is_guarded_too(project: Project, sshd: Sshd) -> None:
 
 @pytest.mark.parametrize("trick", [*ENDED, *IGNORED])
 def test_a_liar_behind_tls_is_guarded_too(hosts: Project, tmp_path: Path, trick: str) -> None:
-    """The agent itself finds a Python there, and is as honest as it can be."""
+    """The agent is honest; the Python that it starts for connections is hostile."""
     lies = f'exec {sys.executable} {LIAR} {trick} "$@"'
     honest = f'[ "$1" = -c ] && exec {sys.executable} "$@"'
     python = write_program(tmp_path / "python", f"#!/bin/sh\n{honest}\n{lies}\n")

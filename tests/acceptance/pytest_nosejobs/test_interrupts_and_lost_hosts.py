@@ -1,4 +1,4 @@
-"""Interrupted runs, lost hosts, and what the exit status says of them."""
+"""Tests of interrupted runs and lost hosts, and of the exit status."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.helpers.sshd import Sshd
 
 from .conftest import Project
 
-#: Kills the gateway that its slot hangs on, once.
+#: Kills the gateway process of its slot when it runs for the first time.
 KILLER = """
 mkdir "$TEST_SRCDIR/once" 2>/dev/null || exit 0
 read -r _ _ _ gateway _ </proc/$PPID/stat
@@ -24,7 +24,7 @@ sleep 60
 
 
 def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
-    """pytest in a process group of its own, as a shell starts it."""
+    """Start pytest in its own process group, as a shell does."""
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", "-p", "pytest_nosejobs.plugin", *arguments],
         cwd=project.root,
@@ -105,7 +105,7 @@ def test_tests_of_a_lost_host_run_on_another(project: Project) -> None:
 
 
 def only_once(project: Project) -> str:
-    """The spec of a host that cannot be opened a second time."""
+    """Return the spec of a host that cannot be opened a second time."""
     python = project.root / "python_once"
     project.add(python.name, f'mkdir {project.root}/opened && exec {sys.executable} "$@"')
     return f"popen//python={python}"

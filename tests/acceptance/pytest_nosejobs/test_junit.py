@@ -1,4 +1,4 @@
-"""JUnit XML is well-formed whatever a program prints, and holds the facts."""
+"""Tests of JUnit XML: it is well-formed whatever a program prints, and complete."""
 
 import xml.etree.ElementTree as ET
 

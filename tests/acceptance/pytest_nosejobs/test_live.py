@@ -1,4 +1,4 @@
-"""``-s`` streams lines; the view shows slots on a terminal; elsewhere pytest's progress serves."""
+"""Tests of live output: ``-s`` streams lines, and a terminal shows what each slot runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOST = {"plain": "here", "hosts": "popen"}
 
 
 def on_a_terminal(project: Project, *arguments: str, **variables: str) -> tuple[int, str]:
-    """pytest on a pty; its exit status and all that it wrote."""
+    """Run pytest on a pseudo-terminal; return its exit status and output."""
     environment = {key: value for key, value in os.environ.items() if key != "CI"}
     environment |= {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables}
@@ -79,7 +79,7 @@ def test_lines_come_while_the_test_runs(project: Project, mode: str) -> None:
 
 
 def test_four_slots_tear_no_line(project: Project) -> None:
-    """Each of the tests writes its lines in small bits, on both streams."""
+    """Each test writes its lines in small pieces, on both streams."""
     script = """
         for i in $(seq 150); do
             printf '<%s ' "$NAME"; printf '%s ' "$i"; printf 'xxxxxxxxxx\\200>\\n'

@@ -1,4 +1,4 @@
-"""Every nasty program has the right outcome, here and on a gateway, and leaves nothing."""
+"""Tests of nasty programs: each has the right outcome in both modes and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GATEWAY = ("--nosejobs=2*popen",)
 
 @dataclass
 class Found:
-    """What JUnit says of one test."""
+    """The content of one testcase of JUnit XML."""
 
     outcome: str = corpus.PASSED
     words: str = ""
@@ -33,7 +33,7 @@ class Found:
 
 
 class Run:
-    """A pytest of its own over a tree of nasty programs."""
+    """A run of pytest over a tree of nasty programs."""
 
     def __init__(
         self, folder: Path, cases: Iterable[NastyProgram], options: Iterable[str] = ()
@@ -50,7 +50,7 @@ class Run:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, before: Iterable[str] = ()) -> Run:
-        """Start it; ``before`` is what becomes the interpreter in the end."""
+        """Start the run; ``before`` is a command that executes the interpreter."""
         ini = {
             "nosejobs_grace": "0.3",
             "nosejobs_pass_env": "NASTY_MARKER",
@@ -73,7 +73,7 @@ class Run:
         return self
 
     def finish(self, timeout: float = 120.0) -> int:
-        """Wait for its end; the exit status."""
+        """Wait for the end of the run; return its exit status."""
         assert self.process is not None
         status = self.process.wait(timeout)
         self.read_log()
@@ -85,18 +85,18 @@ class Run:
         self.log.close()
 
     def results(self) -> dict[str, Found]:
-        """By ``class/name``, where the class is the folder."""
+        """Return the testcases by ``class/name``, where the class is the folder."""
         found = {}
         for each in ET.parse(self.xml).iter("testcase"):
             found[f"{each.get('classname')}/{each.get('name')}"] = _found(each)
         return found
 
     def of(self, case: NastyProgram) -> Found:
-        """What came of one case."""
+        """Return the testcase of one program."""
         return self.results()[_key(case)]
 
     def left(self) -> list[str]:
-        """All that should not be there any more."""
+        """Return processes and temporary folders that are left."""
         processes = process_watch.find_leftovers(self.marker)
         return [*processes, *map(str, self.tmp.glob("nosejobs-*"))]
 
@@ -126,7 +126,7 @@ def _found(element: ET.Element) -> Found:
 
 
 def check(case: NastyProgram, found: Found) -> None:
-    """All that the table says of a case."""
+    """Check a testcase against all expectations of the table."""
     assert found.outcome == case.outcome, found.words
     assert case.message in found.words
     assert case.output in found.output
@@ -137,7 +137,7 @@ def check(case: NastyProgram, found: Found) -> None:
 
 
 TOGETHER = corpus.filter_runnable(corpus.TOGETHER)
-#: Heavy ones run once: the slot is the same here and there.
+#: Heavy programs run in one place only, since both use the same slot code.
 PLACES = {
     "here": (HERE, [case for case in TOGETHER if not case.heavy]),
     "gateway": (GATEWAY, TOGETHER),
@@ -146,7 +146,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterable[dict[str, Run]]:
-    """Both runs, at the same time."""
+    """Yield a run for each place; both have run at the same time."""
     folder = tmp_path_factory.mktemp("nasty")
     found = {name: Run(folder, cases, options) for name, (options, cases) in PLACES.items()}
     for run in found.values():
@@ -244,7 +244,7 @@ def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path
     run = Run(tmp_path, cases, options)
     mount = f'mount -t tmpfs -o size=2m none {run.tmp} && exec "$@"'
     done = run.start(["unshare", "--mount", "sh", "-c", mount, "sh"]).finish()
-    # A neighbor may find the disk full while it is.
+    # Another test may fail because the disk is full at that moment.
     if options == HERE:
         assert done == 0, run.output
         for case in cases:

@@ -1,4 +1,4 @@
-"""pytest's own options behave as a pytest user expects."""
+"""Tests of pytest's own options, which behave as its users expect."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A failure that runs again: the same to the letter here and on hosts."""
+"""Tests of retries: the reports are identical in plain runs and on hosts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 HERE_AND_THERE = pytest.mark.parametrize("args", [(), ("--nosejobs=2*popen",)])
 
-#: Passes at the third run.
+#: Fails twice and passes when it runs for the third time.
 THIRD = "echo x >> $0.runs; echo run; [ $(wc -l < $0.runs) -ge 3 ]"
 
 

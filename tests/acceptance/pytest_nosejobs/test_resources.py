@@ -1,4 +1,4 @@
-"""Locks, serial tests, labels and repeats, as a user sees them."""
+"""Tests of locks, serial tests, labels and repeats, as a user sees them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-#: Fails if a second one runs meanwhile in the same folder.
+#: Fails if another such test runs in the same folder at the same time.
 ALONE = "mkdir {0}.taken || exit 1; sleep 0.05; rmdir {0}.taken"
 
 
@@ -39,7 +39,7 @@ def test_the_check_itself_would_notice(pytester: pytest.Pytester) -> None:
 
 
 def test_a_lock_of_a_host_is_one_on_each(pytester: pytest.Pytester) -> None:
-    """Each of the two waits for the other, which only another host can be running."""
+    """Each of two tests waits for the other one; both pass only on different hosts."""
     wait = "n=0; while [ ! -e {0} ] && [ $n -lt 400 ]; do sleep 0.05; n=$((n+1)); done; "
     for mine, other in (("a", "b"), ("b", "a")):
         body = f"touch {mine}; {wait.format(other)}[ -e {other} ]"
@@ -121,12 +121,12 @@ def test_a_missing_host_is_no_host_of_the_run(pytester: pytest.Pytester) -> None
 
 
 def test_a_lost_host_takes_its_labels_with_it(pytester: pytest.Pytester) -> None:
-    """Not a skip: the run could have done it."""
+    """Tests that only the lost host could run are errors; they are not skipped."""
     kill = "kill -9 $(ps -o ppid= -p $PPID)"
     script(pytester, "test_a.sh", "requires=docker", kill)
     script(pytester, "test_b.sh", "requires=docker")
     script(pytester, "test_c.sh", "tags=x")
-    # The second time it does not open.
+    # The host cannot be opened a second time.
     script(pytester, "once", "tags=x", f'mkdir $0.up && exec {sys.executable} "$@"')
     b = f"popen//labels=docker//id=b//python={pytester.path}/once"
     result = run(pytester, f"--nosejobs=popen//id=a,{b}", "--nosejobs-host-timeout=1")

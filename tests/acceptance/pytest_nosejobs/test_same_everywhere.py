@@ -1,4 +1,4 @@
-"""A test has the same outcome here and on hosts, to the letter."""
+"""Tests that results are identical in plain runs and on hosts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two runs on one host over ssh: they share its slots, and say when they wait."""
+"""Tests of two runs on one host over ssh: they share its slots, and report when they wait."""
 
 from __future__ import annotations
 

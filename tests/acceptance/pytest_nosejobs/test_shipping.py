@@ -1,4 +1,4 @@
-"""What a user sees of a tree on its way to a host."""
+"""Tests of the messages about shipping a tree to a host."""
 
 import re
 import shutil
@@ -23,8 +23,8 @@ contents.encode = slow
 """
 
 
-def words_of(project: Project, spec: str) -> str:
-    """The end of the host's line in the header."""
+def read_header_end(project: Project, spec: str) -> str:
+    """Run the tests on a host; return the end of its line in the header."""
     done = project.run(f"--nosejobs={spec}", "tree")
     assert done.ret == 0
     (line,) = [line for line in done.outlines if line.startswith("nosejobs: there: 1 slot, Py")]
@@ -39,10 +39,10 @@ def test_the_header_says_what_was_shipped(project: Project, sshd: Sshd) -> None:
     project.add("tree/test_b.sh", "cat data.txt")
     data = project.file("tree/data.txt", "one")
     total = sum(path.stat().st_size for path in data.parent.iterdir())
-    assert words_of(project, spec) == f"shipped 3 files ({total} bytes)"
-    assert words_of(project, spec) == "all files of the tree are there already"
+    assert read_header_end(project, spec) == f"shipped 3 files ({total} bytes)"
+    assert read_header_end(project, spec) == "all files of the tree are there already"
     data.write_text("three")
-    assert words_of(project, spec) == "shipped 1 file (5 bytes)"
+    assert read_header_end(project, spec) == "shipped 1 file (5 bytes)"
 
 
 def test_what_takes_long_is_told_a_line_at_a_time(project: Project, sshd: Sshd) -> None:

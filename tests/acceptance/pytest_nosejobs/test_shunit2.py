@@ -1,4 +1,4 @@
-"""Real input: the examples of the package shunit2, unmodified."""
+"""Tests with the unmodified examples of the package shunit2."""
 
 import os
 import re
@@ -18,7 +18,7 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*_test.sh"))
 
 
 def assertions(text: str) -> tuple[int, int]:
-    """Failed assertions and tests, as shunit2 tells them."""
+    """Return the numbers of failed assertions and of tests in the output of shunit2."""
     text = re.sub(r"\\x1b\[[0-9;]*m|\x1b\[[0-9;]*m", "", text)
     ran = re.search(r"Ran (\d+) tests?", text)
     return len(re.findall(r"^ASSERT:", text, re.MULTILINE)), int(ran[1]) if ran else -1
@@ -37,7 +37,7 @@ def examples(project: Project) -> Project:
 
 
 def by_hand(project: Project) -> dict[str, tuple[int, tuple[int, int]]]:
-    """What each script comes to in its folder."""
+    """Run each script without pytest; return exit status and counts by name."""
     found = {}
     for name in SCRIPTS:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""pytest-timeout's settings hold for shell tests, and its alarm stays silent."""
+"""Tests of the settings of pytest-timeout, which hold for shell tests; its alarm is not used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
 
 
 def timed_out(result: pytest.RunResult, seconds: str) -> None:
-    """By the host, with the test's output; nothing of pytest-timeout's own doing."""
+    """Check that the host has stopped the test, with its output, and not pytest-timeout."""
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f"timed out after {seconds} s", "started"])
     result.stdout.no_fnmatch_line("*Timeout*")

@@ -1,4 +1,4 @@
-"""``nosejobs job ...`` as a person or a script calls it, against this machine."""
+"""Tests of the commands ``nosejobs job ...``, with this machine as the host."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run commands in this process: an interpreter takes longer to start than most commands."""
+    """Return a function that runs a command in this process, which is faster than a new process."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def call(*arguments: str, cwd: Path = folder) -> subprocess.CompletedProcess[str]:
@@ -145,7 +145,7 @@ def test_who_waits_exits_as_pytest_does(
 
 
 def test_who_waits_for_json_gets_the_verdict(run: Run, folder: Path) -> None:
-    """The result is that of harvest; a test that passed in its second attempt is named."""
+    """The result equals that of harvest; a test that passed in its second attempt is named."""
     write_script(folder / "tests", "test_a.sh", f"mkdir {folder}/tried && exit 1; exit 0")
     arguments = ["--tests", "tests", "--retries", "1", "--keep-workspace", "always"]
     done = run("submit", "--host", "popen", *arguments, "--wait", "--json")
@@ -395,7 +395,7 @@ def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> N
 
 
 def test_who_stops_waiting_can_go_on(run: Run, tests: Path, folder: Path) -> None:
-    """One command continues, writes the same files, and prints itself again if interrupted."""
+    """The printed command continues, writes the same files, and is printed again if interrupted."""
     os.mkfifo(folder / "gate")
     write_script(tests, "test_b.sh", f"echo here; cat {folder}/gate")
     files = ["--out", "x y.zip", "--junitxml", "j.xml"]

@@ -1,7 +1,7 @@
-"""Kills of every process at every step: no job is lost, and every attempt is recorded.
+"""Tests of kills of every process at every step: no job is lost, and every attempt is recorded.
 
-One test a cell of the table in docs/failure.md.  Real processes, a real agent, kill -9, and
-a host that loses its power.
+There is a test for each cell of the table in docs/failure.md, with a real agent, kill -9, and
+a host whose power is cut.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ STEPS = (
     "submitted", "unpacking", "installing", "testing", "packaging", "harvesting", "unacknowledged",
 )  # fmt: skip
 VICTIMS = ("submitter", "worker", "agent", "slot", "reboot")
-#: No slot is there while the build is unpacked, nor while the package is made.
+#: Cells without such a process: there is no slot during unpacking and packaging.
 NOBODY = {("slot", "unpacking"), ("slot", "packaging")}
-#: Cells in which the job's own attempt dies; another one follows.
+#: Cells in which the attempt of the job is lost, and another one follows.
 LOST = {
     (victim, step)
     for victim in ("worker", "reboot")
@@ -44,14 +44,14 @@ TESTS = 6
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Certificates."""
+    """Yield a folder with the certificates of a fleet."""
     with issue_bundles(tmp_path_factory.mktemp("fleet")) as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build that takes a moment to unpack."""
+    """Return an archive that takes a moment to unpack."""
     path = tmp_path_factory.mktemp("build") / "build.tar"
     with tarfile.open(path, "w") as tar:
         for number in range(6000):
@@ -63,9 +63,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def machine(tmp_path: Path, fleet: Path) -> Iterator[NamespaceHost]:
-    """A host that is up, and its user."""
+    """Yield a running host, and its user."""
     with NamespaceHost(tmp_path, fleet) as found:
-        # Its worker leaves at once when there is nothing more to do: each test awaits that.
+        # An idle worker exits at once; each test waits for that.
         folder = Path(state_dirs.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with Queue(str(folder)) as queue:
@@ -75,7 +75,7 @@ def machine(tmp_path: Path, fleet: Path) -> Iterator[NamespaceHost]:
 
 @dataclass
 class Scene:
-    """A job on its way to the step at which somebody is killed."""
+    """A job that is brought to the step at which a process is killed."""
 
     machine: NamespaceHost
     archive: Path
@@ -84,16 +84,18 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.folder = self.machine.folder
-        #: Each test and each install command writes here who it is; outside of all workspaces.
+        #: File outside of all workspaces to which each test and install command appends its name.
         self.ran = self.folder / "ran"
-        #: What waits on the host waits for this file.
+        #: File for which waiting programs of the host wait.
         self.go = self.folder / "go"
         self.client: subprocess.Popen[str] | None = None
 
     # -- jobs ---------------------------------------------------------------------
 
     def tree(self, name: str, slow: bool, artifacts: int) -> Path:
-        """Tests: each is on record, one waits if ``slow``, each leaves some bytes."""
+        """Write tests that record that they ran and leave artifacts; the last one waits if
+        ``slow``.
+        """
         folder = self.folder / name
         folder.mkdir()
         for number in range(TESTS):
@@ -102,7 +104,7 @@ class Scene:
                 out = "$TEST_UNDECLARED_OUTPUTS_DIR"
                 lines.append(f"head -c {artifacts} /dev/urandom > {out}/noise")
             if slow and number == TESTS - 1:
-                # It ends by itself, whoever it is that kills it or does not.
+                # The process ends by itself if it is not killed.
                 lines += [f"(setsid sleep {TIMEOUT} &)", f"echo begun > {self.folder}/begun"]
                 lines.append(_await(self.go))
             path = folder / f"test_{number}.sh"
@@ -111,7 +113,7 @@ class Scene:
         return folder
 
     def blocker(self) -> str:
-        """A job that keeps worker and slot busy until they may go on."""
+        """Submit a job that keeps worker and slot busy until ``go`` exists; return its UUID."""
         install = f'echo "$NOSEJOBS_ATTEMPT block" >> {self.ran}; {_await(self.go)}'
         tests = self.tree("other", slow=False, artifacts=0)
         found = self.machine.submit("--tests", tests, "--install", install, "--name", "blocker")
@@ -123,7 +125,7 @@ class Scene:
         return self.ran.read_text() if self.ran.exists() else ""
 
     def begin_job(self) -> str:
-        """The job of the test, handed in by a command that stays; its UUID."""
+        """Submit the job of the test by a command that waits for its end; return its UUID."""
         slow = self.step == "testing"
         noise = 3 << 20 if self.step in ("packaging", "harvesting") else 1000
         words: list[object] = ["--tests", self.tree("tests", slow, noise), "--wait"]
@@ -152,7 +154,7 @@ class Scene:
     # -- bringing it to its step --------------------------------------------------
 
     def prepare(self) -> str:
-        """The job is at its step, and stays there until ``proceed``."""
+        """Bring the job to its step, where it stays until ``proceed``; return its UUID."""
         return getattr(self, f"_at_{self.step}")()  # type: ignore[no-any-return]
 
     def _at_submitted(self) -> str:
@@ -211,7 +213,7 @@ class Scene:
         return job
 
     def _ready(self) -> str:
-        """The job is done, its submitter gone; another job keeps worker and slot busy."""
+        """Complete the job, end its client, and keep worker and slot busy by another job."""
         job = self.begin_job()
         self.machine.wait_for("the package", lambda: self.machine.get_state(job) == "ready")
         self._end_client()
@@ -263,10 +265,10 @@ def test_kill(victim: str, step: str, machine: NamespaceHost, archive: Path) -> 
     job = scene.prepare()
     scene.kill()
     scene.proceed()
-    # Who asks starts the worker, if none is alive.
+    # The request starts a worker if none is alive.
     digests = [_harvest(machine, job), _harvest_again(machine, job)]
 
-    # The same package, whoever asks and however often.
+    # Each download has the same package.
     assert (
         digests[0]
         == digests[1]
@@ -275,7 +277,7 @@ def test_kill(victim: str, step: str, machine: NamespaceHost, archive: Path) -> 
     assert machine.get_state(job) == "harvested"
     _check_package(machine, job, victim, step)
     _check_record(scene)
-    # No job is lost: the other one comes to its end as well.
+    # No job is lost: the other one is completed, too.
     machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
     assert {row[0] for row in machine.query("SELECT state FROM job")} <= {"ready", "harvested"}
     assert machine.query("SELECT count(*) FROM worker") == [(0,)]
@@ -319,13 +321,13 @@ def _check_package(machine: NamespaceHost, job: str, victim: str, step: str) -> 
     lost = (victim, step) in LOST
     assert attempts == ([(1, "lost"), (2, "ended")] if lost else [(1, "ended")])
     assert manifest["end_reason"] == "completed"
-    # A slot that dies takes the test along that it runs; that is no other test's fault.
+    # A killed slot is an error of the test that it was running, and of no other test.
     problems = [row[2][8] for row in rows if row[2][5] != 0]
     assert problems == (["slot-died"] if (victim, step) == ("slot", "testing") else [])
 
 
 def _check_record(scene: Scene) -> None:
-    """Nothing ran twice but in another attempt, and each attempt is on record."""
+    """Check that nothing ran twice in one attempt, and that the queue has each attempt."""
     ran = Counter(scene.recorded().splitlines())
     assert ran
     assert set(ran.values()) == {1}, ran

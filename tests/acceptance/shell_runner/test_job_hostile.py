@@ -1,7 +1,7 @@
-"""Hostile senders and hosts: they are refused by name, and no file is written outside its folder.
+"""Tests of hostile archives, from the command to the host's disk, and of hostile packages.
 
-What each kind of lie does to one module is tested beside that module; here it comes all the way,
-from the command to the host's disk, and from the host's disk to the user's.
+Each is refused by name, and no file is written outside its folder.  The unit tests of the modules
+cover each kind of invalid archive in detail.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class User:
         return done.stdout, done.stderr
 
     def submit(self, *words: object) -> str:
-        """The UUID of a new job of the tests."""
+        """Submit the tests; return the UUID of the job."""
         return self.job("submit", "--tests", self.tests, *words)[0].strip()
 
     def files(self) -> set[str]:
-        """All that there is, but for what the queue and its worker keep to themselves."""
+        """Return the paths of all files except those of the queue and its worker."""
         found = {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
         return {path for path in found if "/jobs/" not in path or "/work/" in path}
 
@@ -79,7 +79,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
 
 # -- archives ---------------------------------------------------------------------------
 
-#: A build that is none: the archive, the member at fault, and why.
+#: Invalid builds by name: the archive, the invalid member, and a part of the error message.
 BUILDS: dict[str, tuple[bytes, str, str]] = {
     "path-traversal": (tar(file(b"../../victim", b"x")), "../../victim", "leads out"),
     "absolute-name": (tar(file(b"/tmp/nosejobs-victim", b"x")), "/tmp/nosejobs-victim", "absolute"),
@@ -114,8 +114,8 @@ BUILDS: dict[str, tuple[bytes, str, str]] = {
 def test_a_hostile_build_is_refused_by_name(
     user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of them by itself, on the host: no job stops the next one."""
-    # As by a client that does not read what it sends, which ours does.
+    """The host refuses each build by itself, and none prevents the next job from running."""
+    # Another client may send an archive without checking it.
     monkeypatch.setattr(submission, "_check_archive", lambda archive: None)
     jobs = {}
     with JobClient(job_hosts.POPEN) as client:
@@ -162,7 +162,7 @@ def test_what_a_refused_build_says(user: User, tmp_path: Path) -> None:
 
 
 def test_hostile_tests_do_not_leave_their_sender(user: User, tmp_path: Path) -> None:
-    """Which tests there are is looked up here: in an archive that is unpacked by the same rules."""
+    """The client unpacks the archive to list its tests, by the same rules as a host."""
     path = tmp_path / "tests.tar"
     path.write_bytes(BUILDS["path-traversal"][0])
     _, err = user.job("submit", "--tests", path, status=2)
@@ -174,7 +174,7 @@ def test_hostile_tests_do_not_leave_their_sender(user: User, tmp_path: Path) -> 
 
 
 class Forger:
-    """A host that hands out another package than it should; its queue says the same."""
+    """A host that sends a forged package, of which its queue has digest and size."""
 
     def __init__(self, user: User) -> None:
         self.user = user
@@ -187,7 +187,9 @@ class Forger:
         self.members = members(self.path)
 
     def lie(self, data: bytes, digest: str = "", size: int = -1) -> None:
-        """Return ``data``, or bytes in its place."""
+        """Replace the package by ``data``, with this digest and size in the queue, by default the
+        true ones.
+        """
         self.path.write_bytes(data)
         values = (
             digest or hashlib.sha256(data).hexdigest(),
@@ -201,7 +203,9 @@ class Forger:
             db.execute("UPDATE job SET package_digest = ?, package_size = ? WHERE id = ?", values)
 
     def forged(self, **changes: Any) -> bytes:
-        """A package of the same members, ``add``: and these, each with its lies."""
+        """Return a package with changes: ``manifest`` fields, members ``instead``, and members to
+        ``add``.
+        """
         rows = dict(self.members)
         manifest = {**json.loads(rows.pop("manifest.json")), **changes.get("manifest", {})}
         rows.update(changes.get("instead", {}))
@@ -217,7 +221,9 @@ class Forger:
         return made.add(b"manifest.json", json.dumps(manifest).encode()).to_bytes()
 
     def assert_refused(self, *words: str) -> None:
-        """By name; nothing of it stays here, and the host hears nothing of a harvest."""
+        """Check that the package is refused with these texts, leaves no file, and is not
+        acknowledged.
+        """
         before = self.user.files()
         into = self.user.here / "into"
         command = ("harvest", self.job, "--into", into, "--junitxml", self.user.here / "r.xml")
@@ -237,7 +243,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 
 def test_a_hostile_package_is_refused_by_name(user: User) -> None:
-    """Bytes that a host sends in place of the package of a job."""
+    """A host sends other bytes in place of the package of a job."""
     forger = Forger(user)
     sound, job = forger.sound, forger.job
     spoilt = bytearray(sound)
@@ -264,14 +270,14 @@ def test_a_hostile_package_is_refused_by_name(user: User) -> None:
     forger.assert_refused("it belongs to another job")
     forger.lie(struct.pack("<4s", b"PK\3\4") + os.urandom(999))
     forger.assert_refused(f"the package of job {job} is refused: ")
-    # The truth is still believed afterwards.
+    # The true package is still accepted afterwards.
     forger.lie(sound)
     assert "1 passed" in user.job("harvest", job)[0]
     assert not Path("/tmp/nosejobs-victim").exists()
 
 
 def test_a_package_of_another_size_is_refused(user: User) -> None:
-    """One that goes on for ever costs no more than was said, one that ends early is no package."""
+    """Bytes after the announced size are not read, and a package that ends early is refused."""
     forger = Forger(user)
     forger.lie(forger.sound + b"x" * 4096, size=len(forger.sound))
     forger.assert_refused("does not have the digest that it names")

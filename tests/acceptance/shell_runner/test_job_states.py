@@ -1,7 +1,8 @@
-"""The states in which a host can be found, as its user meets them.
+"""Tests of the states in which a user may find a host.
 
-One row of the table in docs/failure.md each: a disk that is full or read-only, a queue file that is
-damaged or newer, two versions and a clock that is set back, many jobs, builds with holes.
+There is a test for each row of the table in docs/failure.md: a disk that is full or read-only, a
+queue file that is damaged or newer, two versions, a clock that is set back, many jobs, and sparse
+builds.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DISK = 24 << 20
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Certificates."""
+    """Yield a folder with the certificates of a fleet."""
     with issue_bundles(tmp_path_factory.mktemp("fleet")) as folder:
         yield folder
 
@@ -58,7 +59,7 @@ def disk(tmp_path: Path) -> Iterator[SmallFilesystem]:
 
 @pytest.fixture
 def machine(tmp_path: Path, fleet: Path, disk: SmallFilesystem) -> Iterator[NamespaceHost]:
-    """A host with a small disk for its state, and its user."""
+    """Yield a running host with a small disk for its state, and its user."""
     (tmp_path / "host").mkdir()
     made = NamespaceHost(tmp_path / "host", fleet)
     disk.mount()
@@ -67,7 +68,7 @@ def machine(tmp_path: Path, fleet: Path, disk: SmallFilesystem) -> Iterator[Name
 
 
 def tree(machine: NamespaceHost, **scripts: str) -> Path:
-    """A folder of tests, each called ``NAME.sh``."""
+    """Write the tests ``NAME.sh``; return their folder."""
     folder = machine.folder / "tests"
     folder.mkdir(exist_ok=True)
     for name, text in scripts.items():
@@ -78,7 +79,7 @@ def tree(machine: NamespaceHost, **scripts: str) -> Path:
 
 
 def gate(machine: NamespaceHost) -> str:
-    """A script that waits until the test opens it."""
+    """Return a script that creates the file ``begun`` and waits until ``go`` exists."""
     here = machine.folder
     return f"echo begun > {here}/begun; while [ ! -e {here}/go ]; do sleep 0.02; done"
 
@@ -99,7 +100,7 @@ def about(machine: NamespaceHost, job: str) -> dict[str, str]:
 
 
 def outcomes(machine: NamespaceHost, job: str, status: int = 0) -> dict[str, int]:
-    """HarvestResult, as programs see it."""
+    """Harvest a job; return the counts of outcomes in the JSON output."""
     found = json.loads(machine.run_command("harvest", "--wait", "--json", job, status=status))
     return dict(found["outcomes"])
 
@@ -125,7 +126,7 @@ def test_full_disk_while_packaging(machine: NamespaceHost, disk: SmallFilesystem
     disk.clear()
     assert outcomes(machine, job) == {"passed": 2}
     assert about(machine, job)["state"] == "completed, harvested"
-    # No test ran twice for it.
+    # The full disk did not make any test run twice.
     assert machine.query("SELECT count(*) FROM attempt") == [(1,)]
 
 
@@ -142,7 +143,7 @@ def test_full_disk_while_executions_are_written_and_at_submit(
     said = about(machine, job)
     assert f"the disk of {machine.queue_folder} is full" in said["state"]
     assert "mend what is said above" in said["next"]
-    # Neither small jobs nor large ones are taken; the user is told why, and where.
+    # Neither small jobs nor large ones are accepted; the message names reason and folder.
     (tests / "data").write_bytes(os.urandom(1 << 20))
     words = refused(machine, "submit", "--tests", tests)
     assert f"{machine.queue_folder}: No space left on device; make room there" in words
@@ -159,7 +160,7 @@ def test_full_disk_while_executions_are_written_and_at_submit(
 def test_a_job_that_needs_more_than_the_disk_has(
     machine: NamespaceHost, disk: SmallFilesystem
 ) -> None:
-    """The next one has all the room again; nobody has to clean up."""
+    """The space is free again for the next job, without a manual clean-up."""
     tests = tree(machine, test_a="true")
     build = machine.folder / "build"
     build.mkdir()
@@ -223,7 +224,7 @@ def truncated(path: Path) -> None:
 
 
 def overwritten(path: Path) -> None:
-    """One page, of the table of jobs."""
+    """Overwrite one page of the table of jobs."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'job'").fetchone()
         (size,) = db.execute("PRAGMA page_size").fetchone()
@@ -234,7 +235,7 @@ def overwritten(path: Path) -> None:
 
 
 def test_a_damaged_queue(machine: NamespaceHost) -> None:
-    """Set aside whole; its user is told once, with its new name, and all goes on."""
+    """The file is renamed, one command reports its new name, and the queue can be used again."""
     tests = tree(machine, test_a="true")
     for count, damage in enumerate((garbage, truncated, overwritten), 1):
         job = machine.submit("--tests", tests)
@@ -255,7 +256,7 @@ def test_a_damaged_queue(machine: NamespaceHost) -> None:
 
 
 def test_damage_that_a_worker_has_found_is_told_to_the_next_user(machine: NamespaceHost) -> None:
-    """It dies, and takes along what it ran: of that job nobody knows any more."""
+    """The worker exits and kills the test; the job is not in the new queue."""
     tests = tree(machine, test_a=f"setsid sleep 1000 & {gate(machine)}")
     machine.submit("--tests", tests)
     machine.wait_for("the test", (machine.folder / "begun").exists)
@@ -275,7 +276,7 @@ def set_aside(machine: NamespaceHost) -> list[Path]:
 
 
 def contents(machine: NamespaceHost) -> set[str]:
-    """All that jobs brought or made, but logs and code."""
+    """Return the paths of contents and packages of all jobs."""
     found = [*machine.queue_folder.glob("contents/**/*"), *machine.queue_folder.glob("packages/*")]
     return {str(path) for path in found}
 
@@ -307,19 +308,19 @@ def test_a_queue_of_a_newer_schema(machine: NamespaceHost) -> None:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[QueueHost]:
-    """A queue with real workers."""
+    """Yield a queue with real workers."""
     with QueueHost(tmp_path / "jobs") as made:
         yield made
 
 
 def changed(name: str, more: str) -> dict[str, bytes]:
-    """A module of the host's code with something at its end."""
+    """Return a module of the host's code with ``more`` appended, by its name."""
     text = (Path(paths.__file__).parents[1] / name).read_bytes()
     return {name: text + more.encode()}
 
 
 def test_two_versions_of_the_code(host: QueueHost) -> None:
-    """Each job is run by its own, in order, by one worker; two that are started make no more."""
+    """One worker runs the jobs in order, each by its own version, even if two are started."""
     newer = "\n_old = facts\ndef facts(): return _old()._replace(note='newer')\n"
     other = host.install(changed("protocol/host_facts.py", newer))
     script = f'echo "$NOSEJOBS_JOB" >{host.fifo.path}'
@@ -335,7 +336,7 @@ def test_two_versions_of_the_code(host: QueueHost) -> None:
 
 
 def test_clock_set_back(host: QueueHost, tmp_path: Path) -> None:
-    """By an hour, while a test runs and somebody is still to be told of an earlier job."""
+    """The clock goes back an hour while a test runs and a notification of a job is pending."""
     earlier = f"""
 import os as _os
 _time = time.time
@@ -356,7 +357,7 @@ time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
         assert worker.wait(TIMEOUT) == 0
     finally:
         receiver.close()
-    # Had the date been believed, they would have been told in an hour.
+    # With the time of the clock the notifications would wait for an hour.
     assert receiver.got
     for job in (first, second, third):
         package = host.package(job)
@@ -369,7 +370,7 @@ time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
 
 
 def postpone(host: QueueHost, seconds: float) -> None:
-    """Notifications that could not be delivered are delivered then."""
+    """Set the due time of notifications that failed to ``seconds`` from now."""
     deadline = time.monotonic() + TIMEOUT
     statement = "UPDATE outbox SET due_at = ? WHERE attempts > 0"
     while time.monotonic() < deadline:
@@ -383,7 +384,7 @@ def postpone(host: QueueHost, seconds: float) -> None:
 
 
 def test_ten_thousand_jobs(tmp_path: Path) -> None:
-    """To hand in one more, and to list: by the desk's clock, with what it does for both."""
+    """Submitting another job and listing jobs take less than 50 ms each."""
     with QueueHost(tmp_path / "jobs") as host:
         first = host.submit({"a": "true", "b": "true"})
         with host.queue() as queue:
@@ -404,7 +405,7 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
 
 
 def many(queue: Queue, job: JobRow, count: int) -> None:
-    """The same job, many times over, in one transaction."""
+    """Insert ``count`` copies of a job in one transaction."""
     with queue._db.write_transaction() as db:
         columns = (
             "code, submitted_at, test_count, state, name, labels, priority, build, tests, config"
@@ -432,18 +433,18 @@ def as_sent(host: QueueHost, job: JobRow) -> dict[str, Any]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """That it takes."""
+    """Return the seconds that a call takes."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
-#: Bytes of a file that has nearly nothing in it; what moving and unpacking it may take.
+#: Bytes of a sparse file, and of disk and memory that shipping and unpacking it may use.
 LARGE, LITTLE_DISK, LITTLE_MEMORY = 2 << 30, 64 << 20, 400 << 20
 
 
 def test_a_sparse_build(tmp_path: Path) -> None:
-    """2 GiB as a folder, as a tar file with holes, and as a tar.gz: in little memory and disk."""
+    """A build of 2 GiB with holes needs little memory and disk, as folder, tar file and tar.gz."""
     with job_hosts.isolate_state(tmp_path):
         build = tmp_path / "build"
         build.mkdir()
@@ -455,7 +456,7 @@ def test_a_sparse_build(tmp_path: Path) -> None:
         with_holes = f"{packed} | cp --sparse=always /dev/stdin {tmp_path}/b.tar"
         for command in (with_holes, f"{packed} | gzip -1 > {tmp_path}/b.tgz"):
             subprocess.run(command, shell=True, check=True)
-        # What the runner has had at most: the slot's parent, which has unpacked the build.
+        # Peak memory of the runner, which is the slot's parent and has unpacked the build.
         runner = "$(awk '{print $4}' /proc/$PPID/stat)"
         lines = [
             'stat -c "%s %b" $NOSEJOBS_BUILD/image', 'tail -c 3 $NOSEJOBS_BUILD/image',
@@ -475,7 +476,7 @@ def test_a_sparse_build(tmp_path: Path) -> None:
 
 
 def submit_and_harvest(home: Path, build: Path) -> int:
-    """Bytes of memory that the command, or the host's end of it, has had at most."""
+    """Submit and harvest; return the peak memory in bytes of the command and its children."""
     command = [
         sys.executable, "-m", "shell_runner.cli.main", "job", "submit", "--host", "popen",
         "--tests", home / "tests", "--build", build, "--wait", "--out", home / f"{build.name}.zip",
@@ -492,7 +493,7 @@ def submit_and_harvest(home: Path, build: Path) -> int:
 
 
 def test_a_python_without_sqlite(tmp_path: Path) -> None:
-    """Some are built so; live runs are possible there."""
+    """Some Python interpreters are built without it; only live runs are possible there."""
     (tmp_path / "lame").mkdir()
     (tmp_path / "lame" / "sqlite3.py").write_text("raise ImportError('_sqlite3')\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/lame:{CHECKOUT}"}
@@ -509,7 +510,7 @@ def test_a_python_without_sqlite(tmp_path: Path) -> None:
 
 
 def test_every_state_in_the_manual_has_its_test() -> None:
-    """The table in docs/failure.md names tests that are there, and all of this file."""
+    """The table in docs/failure.md names only tests that exist, and all tests of this file."""
     docs = CHECKOUT / "docs"
     text = (docs / "failure.md").read_text()
     links = re.findall(r'^\[([\w-]+)\]: (\S+) "(\w+)"$', text, re.MULTILINE)

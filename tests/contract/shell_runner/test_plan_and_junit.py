@@ -1,4 +1,4 @@
-"""A live run with pytest and a job report the same tests and the same JUnit XML."""
+"""Tests that a live run with pytest and a job report the same tests and the same JUnit XML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.single_host_run import write_program
 
 HERE = Path(__file__).parents[3]
 HOST = "lab"
-#: Passes at the third try.
+#: Fails twice and passes when it runs for the third time.
 THIRD = "echo x >> $0.runs; echo run; [ $(wc -l < $0.runs) -ge 3 ]"
 XML = """cat > "$XML_OUTPUT_FILE" <<'END'
 <testsuite name="s"><testcase name="fine" classname="c" time="0.25">
@@ -34,7 +34,7 @@ not</failure></testcase>
 <testcase name="off" classname="c"><skipped message="not here"/></testcase></testsuite>
 END
 """
-#: Longer than the maximum of a message, if pytest has one.
+#: Lines that are longer than a maximum that pytest may have for messages.
 LONG = "word " * (200 if hasattr(junitxml, "shorten_message") else 20)
 
 TREE: dict[str, str | bytes] = {
@@ -139,7 +139,7 @@ def run_pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_job(root: Path, folder: Path) -> None:
-    """Run a job as a user does; ``folder``: for the host's state."""
+    """Run a job as a user does; the host keeps its state in ``folder``."""
     file = folder / "job.toml"
     file.write_text('tests = "job"\ngrace = 0.2\nslots = 2\n')
     env = {**os.environ, "PYTHONPATH": str(HERE)}
@@ -212,7 +212,7 @@ def test_files_are_where_the_report_of_a_job_says(both: Both) -> None:
     text = both.job.with_suffix(".xml").read_text()
     found = re.findall(r"\[\[ATTACHMENT\|(.+?)\]\]", text)
     missing = [name for name in found if not (both.job / name).is_file()]
-    # A name of two lines is told in one.
+    # A name with a newline is printed on one line.
     assert [name.rpartition("/")[2] for name in missing] == [r"a\nb"]
     assert len(found) > 10
 

@@ -31,10 +31,10 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Kind(NamedTuple):
-    """A kind of pools."""
+    """A kind of pools with its provider."""
 
     factory: ProviderFactory
-    #: Ends a host without the provider.
+    #: Kills a host without the provider.
     kill: Callable[[str, Handle], None]
     #: Whether its hosts can run jobs.
     can_run_jobs: bool

@@ -1,4 +1,4 @@
-"""A folder of a test's own with a dispatcher in it, or its API alone; nothing of them is left."""
+"""Fixtures: a folder with a running dispatcher or its API; no thread or process may remain."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def running(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[RunningDispatcher, SharedRepository]]:
-    """One dispatcher with one host, for all tests that need no other; and what it watches."""
+    """Yield a dispatcher with one host, and its repository, shared by the tests of a module."""
     folder = tmp_path_factory.mktemp("running")
     with job_hosts.isolate_state(folder):
         tree = SharedRepository(folder / "tree")
@@ -40,20 +40,20 @@ def running(
 
 @pytest.fixture
 def dispatcher(running: tuple[RunningDispatcher, SharedRepository]) -> RunningDispatcher:
-    """The dispatcher that runs."""
+    """Return the shared dispatcher."""
     return running[0]
 
 
 @pytest.fixture
 def repository(running: tuple[RunningDispatcher, SharedRepository]) -> SharedRepository:
-    """Its repository, in which nothing is left of the test before."""
+    """Return the repository of the shared dispatcher, without the files of the previous test."""
     running[1].clear()
     return running[1]
 
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database, to be copied: migrating takes a while."""
+    """Return the path of an empty database; to copy it is faster than to create one."""
     return api_server.create_database(tmp_path_factory.mktemp("empty"))
 
 

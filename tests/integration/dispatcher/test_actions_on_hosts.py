@@ -1,4 +1,4 @@
-"""What people do, and what becomes of it on a host."""
+"""Tests of actions of users on a real host: cancel and rerun."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ann() -> Attribution:
 
 
 def handed_in(found: BuildDetail) -> bool:
-    """Its host has it: of one that is still here the host need not be told."""
+    """Return whether all jobs were submitted; only then must a host cancel them."""
     return all(job.state is not JobState.PLANNED for job in found.jobs)
 
 
@@ -44,7 +44,7 @@ def test_a_stage_that_is_canceled_ends_on_its_host_and_can_run_again(
         actions.cancel(connection, run.build, ann(), "unit")
     canceled = dispatcher.wait_for_run(revision, "unit", StageState.CANCELED)
     assert canceled.detail == "canceled by ann: to see"
-    # The host is told, and what it has left is fetched all the same.
+    # The host cancels the job, and its package is harvested all the same.
     dispatcher.wait_until(
         revision, lambda found: all(job.state is JobState.ACKNOWLEDGED for job in found.jobs)
     )

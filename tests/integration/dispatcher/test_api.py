@@ -1,4 +1,4 @@
-"""The API over a real database, through a real socket."""
+"""Tests of the API with a real database, through a real socket."""
 
 import http.client
 import json
@@ -25,7 +25,7 @@ ACTOR = {"actor": "ann", "reason": "because"}
 
 @pytest.fixture
 def build(api: RunningApi) -> int:
-    """A build whose stage unit has passed and whose stage audit has failed."""
+    """Add a build whose stage unit has passed and whose stage audit has failed."""
     return add_rows(api)
 
 
@@ -41,7 +41,7 @@ def add_rows(api: RunningApi) -> int:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> Iterator[RunningApi]:
-    """An API with the same build, number 1, for tests that change nothing."""
+    """Yield an API with build number 1, for tests that change nothing."""
     with api_server.run_api(tmp_path_factory.mktemp("shared"), empty) as found:
         assert add_rows(found) == 1
         yield found
@@ -424,7 +424,7 @@ def test_garbage_does_not_stop_the_server(shared: RunningApi) -> None:
 def test_a_connection_without_a_request_is_closed(
     shared: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else 500 of them would block all others."""
+    """A limit of time is needed: 500 such connections would block all others."""
     monkeypatch.setattr("dispatcher.web.app._REQUEST_HEAD_TIMEOUT", 0.1)
     host, port = shared.url[7:].split(":")
     for data in (b"", b"GET / HT", b"GET /api/v1/hosts HTTP/1.1\r\nHost: localhost\r\n\r\nGET"):

@@ -1,4 +1,4 @@
-"""The commands of the dispatcher against a real API."""
+"""Tests of the dispatcher's commands with a real API."""
 
 import json
 import os
@@ -38,7 +38,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A function that runs a command against the API."""
+    """Return a function that runs a command with the URL of the API."""
     monkeypatch.setenv("NOSEJOBS_URL", api.url)
     monkeypatch.setenv("LOGNAME", "ann")
     return invoke
@@ -55,7 +55,7 @@ def add(api: RunningApi, **change: Any) -> int:
 
 @pytest.fixture(scope="module")
 def fake_server() -> Iterator[tuple[str, list[bytes]]]:
-    """Another HTTP server: its URL, and a list with its response."""
+    """Yield the URL of an HTTP server that is no dispatcher, and a list that holds its response."""
     responses = [b""]
 
     class Handler(BaseHTTPRequestHandler):
@@ -305,7 +305,9 @@ def test_wait_waits_for_the_build_of_a_pushed_revision(
 
 
 def stored(api: RunningApi, build: int, *logs: bytes) -> list[str]:
-    """A stage that has passed on a host for each log, with packages here."""
+    """Add a passed stage with a host and a stored package for each log; return the UUIDs of its
+    jobs.
+    """
     names = [f"h{number}" for number, _ in enumerate(logs, 1)]
     with api.store.write() as connection:
         found = api_server.start_stage(connection, build, "unit", *names)

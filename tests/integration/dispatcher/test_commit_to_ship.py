@@ -1,4 +1,4 @@
-"""From a commit to ship, on real hosts: the states and details that builds come to.
+"""Tests of builds from a commit to ship, on real hosts: their states and details.
 
 Crashes of hosts and of the dispatcher are tested in ``test_dispatcher_failure``.
 """

@@ -1,4 +1,4 @@
-"""A directory stands where its files are: the revision is the digest of what is shipped."""
+"""Tests of directory sources, whose revision is the digest of the files that are shipped."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A repository is mirrored as it is, whatever is done to it, and nothing of it is run."""
+"""Tests of git sources: repositories are mirrored in any state, and none of their code is run."""
 
 import contextlib
 import os
@@ -46,7 +46,7 @@ def source(repo: Repository, tmp_path: Path) -> GitSource:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Return contents by path; for a link, its target."""
+    """Return the contents of files by path; for a link, its target."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -463,14 +463,14 @@ def test_names_and_subjects_of_any_size_do_not_stop_a_source(
     assert (commit.revision, commit.author, commit.subject) == (third, "", "")
 
 
-#: Of git fast-import.
+#: Input of git fast-import.
 _COMMIT = b"commit refs/heads/main\ncommitter A <a@b> 0 +0000\ndata 0\n"
 
 
 def test_the_size_of_trees_is_limited(
     source: GitSource, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few objects can be a tree of millions of files; nothing of it is written."""
+    """A few objects can describe millions of files; such a tree is refused before it is written."""
     revision = repo.commit_entries((FILE, "blob", b"f", b"x"))
     tree = repo.git("rev-parse", f"{revision}^{{tree}}")
     for _ in range(6):

@@ -1,4 +1,4 @@
-"""Connections between rows and a real host: whatever is killed, each job ends once."""
+"""Tests of connections to a real host: whatever is killed, each job ends once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tests(folder: Path) -> Path:
 
 @pytest.fixture
 def harness(folder: Path, tests: Path) -> Iterator[ConnectionHarness]:
-    """One host, not yet open_gate."""
+    """Yield a harness with one host, to which it is not connected yet."""
     with ConnectionHarness(folder / "data", tests) as harness:
         harness.add_host("h1")
         yield harness
@@ -146,7 +146,7 @@ def test_a_job_that_cannot_be_prepared_is_lost_and_no_fault_of_the_host(
 def test_a_job_that_the_host_refuses_is_lost_with_its_words(
     harness: ConnectionHarness, tests: Path
 ) -> None:
-    """It has a job of this UUID, and another one."""
+    """The host has a different job with the same UUID."""
     (job,) = harness.plan("h1")
 
     def hand_in_another(_: object) -> None:
@@ -242,7 +242,7 @@ def test_a_job_that_was_canceled_before_it_was_submitted_is_never_submitted(
 def test_what_the_host_had_already_is_not_prepared_again_and_ends_if_it_was_given_up(
     harness: ConnectionHarness, tests: Path, gate: Path
 ) -> None:
-    """The first was given up meanwhile; the answer to the submit of the second was lost."""
+    """The first job was given up meanwhile; the response to the second submission was lost."""
     (lost,), (job,) = harness.plan("h1"), harness.plan("h1")
     with JobClient(POPEN) as client:
         for each in (lost, job):
@@ -291,7 +291,7 @@ EVENTS_BY_STATE: dict[str, tuple[JobEvent, ...]] = {
 
 
 def test_jobs_go_on_from_whatever_their_rows_say(harness: ConnectionHarness, tests: Path) -> None:
-    """The host has ended all jobs; the dispatcher was killed before it wrote that."""
+    """The host has ended all jobs; the dispatcher was killed before it recorded that."""
     planned = {what: harness.plan("h1")[0] for what in EVENTS_BY_STATE}
     path = harness.settings.data / "x.zip"
     with JobClient(POPEN) as client:
@@ -334,7 +334,7 @@ def write_partial_download(harness: ConnectionHarness, job: str) -> None:
 
 
 def test_an_error_of_the_dispatcher_loses_no_job(harness: ConnectionHarness) -> None:
-    """A full disk or a bug: the step is tried again, and the host is not blamed."""
+    """After a full disk or a bug the step is repeated; the host has no failure."""
     harness.set_timeouts(retry_delay=0.1)
     errors = [OSError(28, "No space left on device"), ValueError("a bug")]
 
@@ -404,7 +404,7 @@ def test_jobs_of_a_host_that_is_gone_for_longer_than_the_lease_are_lost_and_come
     for job in (first, second):
         assert "has not answered for" in harness.wait_for_state(job, LOST).detail
     host = harness.wait_for_host("h1", HostState.DOWN)
-    # It is one failure, however many jobs it had.
+    # The loss of the host is one failure, however many jobs were on it.
     assert (host.consecutive_failures, "Connection refused" in host.reason) == (1, True)
     # Its worker continues without an agent.
     os.write(gate_descriptor, b"\n")

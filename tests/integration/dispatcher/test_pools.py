@@ -1,4 +1,4 @@
-"""Hosts of pools are started when they are wanted, end when idle, and are found after a kill."""
+"""Tests of hosts of pools: they start on demand, end when idle, and are found after a kill."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class PoolHarness(ConnectionHarness):
         for name in self.names():
             with self.store.write() as connection:
                 hosts.delete_host(connection, name)
-        # Hosts that close has left have no row now.
+        # Hosts that ``close`` has not taken down have no row now.
         self.manager = self.new_manager()
         self.manager._sweep()
         self.manager.close()
@@ -187,7 +187,7 @@ def test_an_idle_host_is_taken_down(make: Callable[..., PoolHarness]) -> None:
 
 
 def test_a_host_is_not_idle_while_another_one_starts(make: Callable[..., PoolHarness]) -> None:
-    """A stage on two hosts gets both; else the first would always end before the last starts."""
+    """A stage gets both of its hosts; otherwise the first would end before the last starts."""
     harness = make(kind="fake", idle_timeout=0.01, max_hosts=2)
     first, second = harness.manager.request_hosts([Unplaced(1, "it waits for two hosts", 2)])
     for name, state in ((first, HostState.UP), (second, HostState.STARTING)):
@@ -272,7 +272,7 @@ def test_a_job_runs_on_a_host_that_is_started_for_it(make: Callable[..., PoolHar
     harness.manager.start()
     harness.start()
     name = request_host(harness)
-    # Planned before the host can be idle.
+    # The job is planned before the host can become idle.
     (job,) = harness.plan(name)
     assert harness.wait_for_state(job, JobState.ACKNOWLEDGED).end_reason == "completed"
     harness.wait_until(lambda: not harness.names())
@@ -308,7 +308,7 @@ def test_neither_a_killed_agent_nor_a_restart_loses_a_job(
 def test_a_host_that_a_killed_dispatcher_has_left_is_found_again(
     make: Callable[..., PoolHarness],
 ) -> None:
-    """The row and the process are left.  (``test_up`` kills a dispatcher.)"""
+    """The row and the process remain after the kill.  (``test_up`` kills a real dispatcher.)"""
     harness = make()
     host = load_providers()["local"](harness.settings.data / "pools/local").bring_up(
         "p-1", harness.pool.provider_options, None

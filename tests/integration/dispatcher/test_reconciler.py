@@ -1,4 +1,4 @@
-"""The reconciler without hosts: tests write the packages, and kill it at each commit."""
+"""Tests of the reconciler without hosts: they write the packages, and kill it at each commit."""
 
 from __future__ import annotations
 

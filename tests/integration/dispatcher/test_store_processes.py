@@ -1,4 +1,4 @@
-"""Several processes on one database: no update is lost, nothing is done twice."""
+"""Tests of several processes on one database: no update is lost, and none is made twice."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A client of a host's queue, in state folders of a test's own."""
+"""Fixtures: a client of a host's queue, in private state folders."""
 
 from __future__ import annotations
 

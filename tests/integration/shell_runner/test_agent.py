@@ -1,4 +1,4 @@
-"""The agent: which peers it admits and refuses, and that no process is left behind."""
+"""Tests of the agent: which peers it accepts, and that it leaves no process behind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def bundle(authority: FleetAuthority) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(bundle: Path) -> Iterator[AgentProcess]:
-    """An agent that several tests share."""
+    """Yield an agent that several tests share."""
     with AgentProcess(bundle, "--handshake-timeout", "1") as agent:
         yield agent
 

@@ -1,4 +1,4 @@
-"""Hosts that fall silent, die, and come back; slots that do not answer; tests given back."""
+"""Tests of hosts that are silent, die or return, of unresponsive slots, and of returned tests."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_main_thread_that_does_not_come_back_is_told_by_silence(session: LiveS
     session._receive(b'J[["ping",2]]')
     session._busy_since = 0.0
     session._receive(b'J[["ping",3]]')
-    # To unpack may take its time; to wait for slots is no work.
+    # Unpacking may take long; waiting for slots does not count as work.
     assert [session.channel.sent.get(timeout=1) for _ in range(2)] == [[["pong", 1]], [["pong", 3]]]
 
 

@@ -1,4 +1,4 @@
-"""Changes of jobs wake a waiting client at once: a real session, queue and worker."""
+"""Tests that changes of jobs wake a waiting client at once, with a real queue and worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shell_runner.remote.jobs import change_signal, queue, queue_folder
 from tests.helpers.job_hosts import POPEN, submit_job, write_script
 
 pytestmark = pytest.mark.timeout(120)
-#: Seconds; far more than a wake-up takes, and less than the wait that it ends.
+#: Seconds that are far more than a wake-up takes, and less than the wait that it ends.
 WAKE_TIMEOUT = 10.0
 
 

@@ -1,4 +1,4 @@
-"""The client of jobs with a real session, queue and worker on this machine."""
+"""Tests of the client of jobs with a real session, queue and worker on this machine."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_an_impossible_job_is_refused_by_the_client(tests: Path, id: str, folder
 
 
 def test_a_build_is_sent_unfiltered(tests: Path, id: str, folder: Path) -> None:
-    """Most builds are ignored by git, and some have folders that a source tree would not ship."""
+    """Builds may contain files that git ignores and folders that a source tree does not ship."""
     build = folder / "build"
     (build / "venv").mkdir(parents=True)
     (build / "venv" / "x").write_text("")
@@ -484,7 +484,7 @@ def test_a_client_of_another_protocol_is_refused(folder: Path) -> None:
 
 @pytest.fixture
 def own_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """A server of one test: no other test uses its processes."""
+    """Yield an sshd whose processes no other test uses."""
     with Sshd(tmp_path_factory.mktemp("sshd")) as daemon:
         yield daemon
 

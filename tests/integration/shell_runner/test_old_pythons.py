@@ -1,4 +1,4 @@
-"""The code for hosts runs under every older interpreter that is installed."""
+"""Tests that the code for hosts runs with every other Python version that is installed."""
 
 import glob
 import io

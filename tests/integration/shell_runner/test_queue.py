@@ -19,7 +19,7 @@ from tests.helpers.queue_factories import CODE, WORKER, claim_job, submit_job
 
 ROOT = Path(__file__).parents[3]
 
-#: Submits jobs and claims those of all, and says which; the folder and a number are given.
+#: Submits jobs, claims any job, and prints both; the arguments are the folder and a number.
 CLAIM = """\
 import sys
 from tests.helpers.queue_factories import *
@@ -29,7 +29,7 @@ for _ in range(int(sys.argv[2])):
     print("submitted", submit_job(queue, count=1).id)
     print("claimed", claim_job(queue)[0].id)
 """
-#: Submits for ever, and says what was answered; every third job has a long life already.
+#: Submits jobs until it is killed and prints their ids; every third job is run and forgotten.
 SUBMIT = """\
 import sys
 from tests.helpers.queue_factories import *
@@ -45,7 +45,7 @@ while True:
             queue.forget(queue.record_package(job.number, "d", 1, 1.0), True)
             print(job.id, flush=True)
 """
-#: Opens a queue that nobody has made yet, together with others.
+#: Opens a queue that does not exist yet, at the same time as other processes.
 OPEN = """\
 import sys
 from tests.helpers.queue_factories import *

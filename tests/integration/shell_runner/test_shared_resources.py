@@ -146,7 +146,7 @@ def test_a_batch_of_short_tests_is_a_turn_too(host: SharedHost) -> None:
 
 
 def test_tests_that_take_longer_than_expected_are_no_turn_together(host: SharedHost) -> None:
-    """They were assigned to the slot in one batch, as tests of a millisecond are."""
+    """The tests were assigned to the slot in one batch, as tests of a millisecond are."""
     with host.new_run(1) as one, host.new_run(1) as two:
         slow = host.tests(one, 8, seconds=0.3, estimate=0.001)
         one.start(*slow)

@@ -92,7 +92,7 @@ NewClient = Callable[..., SlotClient]
 
 @pytest.fixture
 def new_client(tmp_path: Path) -> Iterator[NewClient]:
-    """A function that starts a slot, which is ended after the test."""
+    """Return a function that starts a slot, which is ended after the test."""
     clients: list[SlotClient] = []
 
     def make(before: str = "", **setup: Any) -> SlotClient:

@@ -1,4 +1,4 @@
-"""Hosts reached by ssh: a real daemon, a bare Python, and the messages for errors."""
+"""Tests of hosts that are reached by ssh: a real daemon, a bare Python, and error messages."""
 
 import hashlib
 import os
@@ -77,7 +77,7 @@ def test_a_changed_file_is_sent_alone(sshd: Sshd, tmp_path: Path) -> None:
 
 
 class _Broken(Exception):
-    """The connection is closed in the middle of a file."""
+    """Raised when the connection is closed in the middle of a file."""
 
 
 def _ship_in_part(root: Path, spec: str, frames: int) -> None:

@@ -1,4 +1,4 @@
-"""The controller's TLS transport with agents that are slow, broken or hostile."""
+"""Tests of the controller's TLS transport with agents that are slow, broken or hostile."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_one_that_does_not_read_blocks_writing_but_not_us(authority: FleetAuthor
         assert transport.list_poll_events()[0][1] & select.POLLOUT
         assert transport.read() is None
         release.set()
-        # What it took reaches the other end by read() alone.
+        # Calls of read() alone send the remaining data to the peer.
         while transport.list_poll_events()[0][1] & select.POLLOUT:
             assert wait(transport, 10)
             assert transport.read() in (None, b"")

@@ -682,7 +682,7 @@ def test_a_sparse_build_stays_sparse(host: QueueHost) -> None:
 def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: QueueHost) -> None:
     job = host.submit({"test_a": "true", "test_b": "true"})
     with host.queue() as queue, queue._db.write_transaction() as db:
-        # As a version that checked less may have taken it.
+        # An older version with fewer checks may have accepted such a job.
         db.execute("UPDATE test SET row = replace(row, '30.0', 'NaN') WHERE number = 0")
     host.drain()
     package = host.package(job)

@@ -84,7 +84,7 @@ def test_a_job_has_no_more_slots_than_tests(host: QueueHost) -> None:
 
 
 def test_a_slot_is_known_as_its_attempts(host: QueueHost) -> None:
-    """The environment of a slot looks like the worker's, which has no attempt."""
+    """The environment of a slot in /proc is that of the worker, which does not name an attempt."""
     job = host.submit({"test_a": f"echo $PPID >{host.fifo.path}; sleep 1000"}, slots=1)
     worker = host.worker()
     slot = int(host.fifo.read_line())
@@ -95,7 +95,7 @@ def test_a_slot_is_known_as_its_attempts(host: QueueHost) -> None:
 
 
 def test_a_slot_has_no_file_of_its_parent(host: QueueHost) -> None:
-    """Otherwise locks would be held, and deaths hidden, for as long as a test runs."""
+    """An inherited file would keep locks, and hide the end of its owner, while a test runs."""
     job = host.submit({f"test_{n}": f"echo $PPID >{host.fifo.path}; sleep 1000" for n in "ab"})
     worker = host.worker()
     slots = [int(host.fifo.read_line()) for _ in "ab"]
@@ -130,7 +130,7 @@ def test_contents_are_written_to_the_disk_once(
     assert submit(2) == submit(3) == 0
     assert submit(4, build=other) == 1
     assert submit(5, build=other) == submit(6) == 0
-    # What this session has brought is new, even if others have the same.
+    # Contents that this session has sent count as new, even if other jobs have the same.
     there.open_receiver().store.add(tests.digest, Path(host.store.path(tests.digest)).read_bytes())
     assert submit(7) == 1
     assert submit(8) == 0

@@ -1,4 +1,4 @@
-"""States change only by the transition tables; values have the fields of their rows."""
+"""Tests of the model: transitions of states, and values that have the fields of their rows."""
 
 import dataclasses
 from collections.abc import Mapping

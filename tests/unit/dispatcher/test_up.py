@@ -1,4 +1,4 @@
-"""What is said on standard error while a dispatcher runs."""
+"""Tests of a dispatcher's log, notification secret and signals."""
 
 import logging
 import signal
@@ -21,7 +21,7 @@ def test_the_secret_of_notifications_is_made_once(store: Store) -> None:
 
 
 def test_a_signal_is_noticed_whichever_thread_receives_it() -> None:
-    """As one that arrives right before the main thread waits, it does not interrupt the wait."""
+    """A signal to another thread does not interrupt the main thread, but must end its wait."""
 
     def interrupt() -> None:
         time.sleep(0.1)  # the main thread waits by then

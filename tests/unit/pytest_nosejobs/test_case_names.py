@@ -1,4 +1,4 @@
-"""Names of cases in node ids and in JUnit XML."""
+"""Tests of names of cases in node ids and in JUnit XML."""
 
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace

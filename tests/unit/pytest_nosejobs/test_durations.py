@@ -1,4 +1,4 @@
-"""The history of durations."""
+"""Tests of the history of durations."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The settings of the garbage collector are restored."""
+"""Tests that the settings of the garbage collector are restored."""
 
 import gc
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Rewriting of arguments that pytest cannot parse."""
+"""Tests of the rewriting of arguments that pytest cannot parse."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""When the progress line is written, and how."""
+"""Tests of the progress line: its times and its texts."""
 
 import io
 import time

@@ -1,4 +1,4 @@
-"""The reports that pytest gets of a result; the texts are tested with ``words``."""
+"""Tests of the sections in pytest reports; their texts are tested in test_report_text.py."""
 
 from pytest_nosejobs.reports import make_sections
 from shell_runner.remote.protocol.model import CapturedStream, Execution

@@ -1,4 +1,4 @@
-"""A queue of a test's own."""
+"""Fixture: an empty queue for each test."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The keys of nosejobs.toml and their validation."""
+"""Tests of the keys of nosejobs.toml and their validation."""
 
 from pathlib import Path
 

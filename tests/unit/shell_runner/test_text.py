@@ -1,4 +1,4 @@
-"""Text that is safe to show, and quoted commands."""
+"""Tests of text that is safe to show, and of quoted commands."""
 
 import subprocess
 from pathlib import Path

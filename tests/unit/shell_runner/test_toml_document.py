@@ -1,4 +1,4 @@
-"""Documents from untrusted TOML: limits, and the line of each key."""
+"""Tests of documents from untrusted TOML: limits, and the line of each key."""
 
 import contextlib
 import time

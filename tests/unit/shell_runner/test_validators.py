@@ -1,4 +1,4 @@
-"""Values that validators accept and refuse, and their error messages."""
+"""Tests of values that validators accept and refuse, and of their error messages."""
 
 from typing import Any
 

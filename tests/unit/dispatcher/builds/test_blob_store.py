@@ -1,4 +1,4 @@
-"""Files are kept by their digest: whole, once, and as long as a row refers to them."""
+"""Tests of the blob store: files are complete, stored once, and kept while a row refers to them."""
 
 import hashlib
 import os

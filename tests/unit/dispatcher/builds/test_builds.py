@@ -1,4 +1,4 @@
-"""Trees and artifacts: what a tree says, what its build command leaves, the same tar each time."""
+"""Tests of the configuration of a tree, and of artifacts, whose tar files are reproducible."""
 
 import os
 import subprocess
@@ -146,7 +146,7 @@ def test_tests_that_cannot_run_are_named(tree: Path) -> None:
 
 
 def run(tree: Path, command: str, output: str, outputs: Path) -> "subprocess.CompletedProcess[str]":
-    """As a slot runs it."""
+    """Run a build command as a slot does."""
     test = build_test(BuildConfig(command, output)).test
     outputs.mkdir()
     environment = {"PATH": os.environ["PATH"], "TEST_UNDECLARED_OUTPUTS_DIR": str(outputs)}

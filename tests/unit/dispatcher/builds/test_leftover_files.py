@@ -1,4 +1,4 @@
-"""What is half belongs to who writes it; after a death it belongs to nobody."""
+"""Tests of partial files: upkeep keeps them, and the next start removes them."""
 
 import os
 from pathlib import Path

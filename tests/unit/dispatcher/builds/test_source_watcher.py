@@ -1,4 +1,4 @@
-"""The watcher of a source: clean-ups of its mirror, and the log of its errors."""
+"""Tests of the watcher of a source: clean-ups of its mirror, and the log of its errors."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class FakeSource:
 
 
 def read_first(store: Store, at: float) -> None:
-    """Write what the first poll of a source that has branches writes."""
+    """Record the first poll of a source that has branches."""
     with store.write() as connection:
         key_values.put(connection, "clean_up app", b"%f" % at)
 

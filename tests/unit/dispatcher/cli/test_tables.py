@@ -1,4 +1,4 @@
-"""Tables and texts about builds, stages and hosts."""
+"""Tests of the tables and texts about builds, stages and hosts."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def print_lines(table: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_empty_columns_and_trailing_blanks_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither are shown."""
+    """A column without values is not shown, nor are blanks at the end of a line."""
     stages = [stage("unit", run()), stage("a-long-name", run("a-long-name", "blocked"), False)]
     lines = print_lines(tables.format_stages({"stages": stages, "jobs": []}), capsys)
     assert lines[0].split() == ["stage", "tag", "state", "took"]

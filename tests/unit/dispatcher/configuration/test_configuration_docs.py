@@ -1,4 +1,4 @@
-"""The page on both files tells the truth: its examples are read, and no key is missing."""
+"""Tests of the page about both configuration files: its examples are valid, its keys complete."""
 
 import dataclasses
 import re
@@ -22,7 +22,7 @@ def example(name: str) -> str:
 
 
 def keys(heading: str) -> dict[str, str]:
-    """Default by key, of the table below the heading."""
+    """Return the default by key in the table below a heading."""
     (section,) = re.findall(rf"### `\[{heading}\]`\n(.*?)(?=\n##)", PAGE, re.DOTALL)
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*?) ?\|$", section, re.MULTILINE)
     return dict(rows)

@@ -1,4 +1,4 @@
-"""Patterns of paths."""
+"""Tests of patterns of paths."""
 
 import time
 
@@ -40,7 +40,7 @@ def test_any_of_several() -> None:
 
 
 def slow(pattern: tuple[str, ...], parts: tuple[str, ...]) -> bool:
-    """What a pattern means, with all ways tried."""
+    """Return whether a path matches a pattern, by a slow search of all possibilities."""
     if not pattern:
         return not parts
     if pattern[0] == "**":

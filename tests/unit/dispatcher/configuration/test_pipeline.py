@@ -1,4 +1,4 @@
-"""[build], [stages] and [levels] of a tree that anybody may have pushed."""
+"""Tests of [build], [stages] and [levels] in nosejobs.toml, which may be hostile."""
 
 import dataclasses
 import json
@@ -281,7 +281,7 @@ def test_the_digest_of_a_stage_is_that_of_every_key(field: str) -> None:
 
 
 def test_the_digest_of_a_stage_lasts() -> None:
-    """Tags in databases hold it; a new key with a default has to leave it as it is."""
+    """Tags in databases contain the digest, so a new key with a default must not change it."""
     expected = "1d4ac7483d07bbdd2fe26c6133fbd6cc7fb5dcbd8b370b4e6d5e5b93fd52254e"
     assert stage_digest(Stage("unit", tests=("tests/unit",))) == expected
 

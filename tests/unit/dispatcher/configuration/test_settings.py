@@ -1,4 +1,4 @@
-"""The dispatcher's own file."""
+"""Tests of dispatcher.toml."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What links ask the database, and how a host's trouble is written."""
+"""Tests of the queries of host connections, and of how they record failures of a host."""
 
 import pytest
 

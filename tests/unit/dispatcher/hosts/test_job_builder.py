@@ -1,4 +1,4 @@
-"""What hosts that work together are told of each other."""
+"""Tests of the addresses that the hosts of one stage run get of each other."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from dispatcher.model import Host
         ("ssh=ci@big.example.org -p 22", "", "big.example.org"),
         ("popen", "10.0.0.7", "10.0.0.7"),
         ("popen", "fe80::1%eth0", "fe80::1%eth0"),
-        # It stands in the environment of the others, between commas.
+        # The other hosts get a list of addresses that are separated by commas.
         ("popen", "10.0.0.7,10.0.0.8", "127.0.0.1"),
         ("popen", "a\0b", "127.0.0.1"),
         ("popen", "$(id)\n", "127.0.0.1"),

@@ -1,4 +1,4 @@
-"""Packages become rows: outcomes, cases, and the numbers in what a program said."""
+"""Tests of the rows that a package becomes: outcomes, cases, and numbers in output."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def test_of_cases_and_numbers_beyond_all_reason_the_first_are_kept(
         (0, "0"), (0, "1"), (0, "2"), (0, "red"), (1, "0"),
     ]  # fmt: skip
     assert [(row.case, row.name) for row in found.measurements] == [(0, "a"), (0, "b"), (1, "a")]
-    # The verdict is made of all.
+    # The verdict counts all cases, also those without a row.
     assert [row.outcome for row in found.results] == ["failed"] * 4
     assert {row.duration for row in found.results} == {0.0}
     assert found.detail == "only the first 5 cases and 3 measurements are stored"

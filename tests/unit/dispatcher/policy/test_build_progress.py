@@ -1,4 +1,4 @@
-"""The next actions for a build: from a new change to tags."""
+"""Tests of the next actions for a build, from a new change to tags."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ UNIT = '[stages.unit]\nhosts = 2\nmode = "shard"\n'
 SMOKE = "[stages.smoke]\n"
 LEVELS = '[levels]\ngood = ["unit", "smoke"]\n'
 PIPELINE = parse(COMMAND + UNIT + SMOKE + LEVELS)
-#: A tree that is its own build.
+#: A tree without a build command, which is its own artifact.
 PLAIN = parse(UNIT + SMOKE + LEVELS)
 CHANGE = Change(7, "main", "r1", id=1)
 EXAMINED = ExaminedTree("tree", 5, PIPELINE, "inputs")

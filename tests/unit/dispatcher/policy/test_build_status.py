@@ -1,4 +1,4 @@
-"""The status of a build: its outcome and a message."""
+"""Tests of the status of a build: its outcome and a message."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def runs(**states: StageState) -> list[StageRun]:
         ({"unit": S.PASSED}, Outcome.PASSED, "passed"),
         ({"unit": S.PASSED, "smoke": S.RUNNING}, Outcome.IN_PROGRESS, "runs smoke"),
         ({"unit": S.FAILED, "smoke": S.BLOCKED}, Outcome.FAILED, "stopped at unit"),
-        # As long as something runs there is hope of more.
+        # While a stage runs, the build may still reach a higher level.
         ({"unit": S.FAILED, "audit": S.RUNNING}, Outcome.IN_PROGRESS, "runs audit"),
         ({"unit": S.PLACING}, Outcome.IN_PROGRESS, "unit waits for a host"),
         ({"unit": S.ERROR}, Outcome.ERROR, "unit could not be run"),

@@ -1,4 +1,4 @@
-"""Change detection: from the old and new heads of branches to the changes to build."""
+"""Tests of change detection, from old and new heads of branches to changes to build."""
 
 from dataclasses import replace
 

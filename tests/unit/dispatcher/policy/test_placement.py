@@ -1,4 +1,4 @@
-"""Placement: the hosts of a stage, the reason why it waits, and the shards of its tests."""
+"""Tests of placement: the hosts of a stage, the reason to wait, and the shards of its tests."""
 
 import random
 from collections import Counter
@@ -228,7 +228,7 @@ def test_the_order_of_hosts_does_not_matter(
 def test_whatever_can_be_placed_is_placed_in_the_end(
     requests: list[PlacementRequest], loads: list[HostLoad], depth: int
 ) -> None:
-    """Jobs end one after the other; only a request for hosts that do not exist waits for ever."""
+    """Jobs end one after the other; only a request for hosts that do not exist waits forever."""
     loads = [replace(each, jobs=0) for each in loads]
     waiting = list(requests)
     for _ in range(len(requests)):

@@ -1,4 +1,4 @@
-"""Pool scaling: pools bring hosts up and take them down."""
+"""Tests of pool scaling: when pools bring hosts up and take them down."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The promotion policy: levels from tags, and the next step of each stage."""
+"""Tests of the promotion policy: levels from tags, and the next step of each stage."""
 
 import random
 from collections.abc import Iterable
@@ -83,7 +83,7 @@ def settle(facts: Facts) -> Facts:
 
 
 def end_run(facts: Facts, name: str, state: StageState) -> Facts:
-    """Let the newest run of a stage end in a state."""
+    """Return the rows after the newest run of a stage has ended in a state."""
     newest = latest(facts, name)
     runs = (replace(run, state=state) if run is newest else run for run in facts.runs)
     return settle(replace(facts, runs=tuple(runs)))
@@ -506,7 +506,7 @@ def test_the_order_in_which_stages_end_does_not_matter(
 
 
 def test_many_stages_that_need_many_take_no_time() -> None:
-    """Two hundred stages that each need all before them, and a chain of the same length."""
+    """The plan is fast for 200 stages that each need all before them, and for a chain of 200."""
     names = [f"s{number}" for number in range(200)]
     dense = [Stage(name, needs=tuple(names[:number])) for number, name in enumerate(names)]
     chain = [Stage(name, needs=tuple(names[max(n - 1, 0) : n])) for n, name in enumerate(names)]
@@ -539,7 +539,7 @@ def test_the_verdict_is_the_newest_in_whatever_order_runs_come() -> None:
 
 
 def test_of_hundreds_of_needs_some_are_named() -> None:
-    """A longer detail would be cut in its row, and so be written again in each pass."""
+    """A longer detail would be truncated in its row, and so be written again in each pass."""
     names = [f"{'s' * 60}{number}" for number in range(199)]
     first = tuple(Stage(name, gate=Gate.MANUAL) for name in names)
     facts = start(PipelineConfig(None, (*first, Stage("last", needs=tuple(names)))))

@@ -1,4 +1,4 @@
-"""Modules that decide have no clock, no I/O and no random numbers, and import none that have."""
+"""Tests that policy modules use no clock, no I/O and no random numbers, not even indirectly."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The retry policy: the next step of a stage run by its jobs, and quarantine of hosts."""
+"""Tests of the retry policy: the next step of a stage run by its jobs, and quarantine of hosts."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Hosts for the stage runs of all builds, or the reasons why they wait."""
+"""Tests of hosts for the stage runs of all builds, or the reasons why they wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Actions of people: when they are possible, and that each writes one audit entry."""
+"""Tests of actions of users: when they are possible, and that each writes one audit entry."""
 
 import pytest
 from sqlalchemy import Connection
@@ -143,7 +143,7 @@ def test_failed_tests_run_again_alone(store: Store) -> None:
 def test_what_was_lost_beside_a_failure_runs_again_with_it(
     store: Store, shard: tuple[str, ...] | None
 ) -> None:
-    """Otherwise a tag would rest on tests without a result."""
+    """Otherwise a stage could get its tag although tests have no result."""
     with store.write() as connection:
         build = add_configured_build(connection)
         run = add_failed_run(connection, build, "a")

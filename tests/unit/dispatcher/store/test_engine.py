@@ -1,4 +1,4 @@
-"""Transactions: atomic, one writer at a time, and waiting threads are woken."""
+"""Tests of transactions: atomic, one writer at a time, and waiting threads are woken."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""Each package is recorded once, and only those of current attempts count."""
+"""Tests of the rows of packages: each is recorded once, and only current attempts count."""
 
 import math
 

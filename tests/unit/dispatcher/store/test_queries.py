@@ -1,4 +1,4 @@
-"""Queries and updates: each step is performed once, and a repeated or late one says so."""
+"""Tests of queries and updates: each step is performed once; a repeated or late one is reported."""
 
 from dataclasses import replace
 from itertools import product
@@ -113,7 +113,7 @@ def test_rows_change_by_the_tables_only(store: Store) -> None:
             assert done == (after is not None), (name, state, happens)
             assert row.state == (after or state).value
             assert row.detail == ("new" if done else "")
-            # The same again: nothing, unless it is a way back to where it was.
+            # A repeated event changes nothing, unless the new state has a transition for it.
             if done and after is not None:
                 again = (after, happens) in by and by[after, happens] != after
                 repeated = move(connection, keys[name], happens, detail="new")

@@ -1,4 +1,4 @@
-"""The schema is that of the tables, and changes only by migrations."""
+"""Tests of the schema: the migrations create exactly the tables of the code."""
 
 import re
 import sqlite3

@@ -1,4 +1,4 @@
-"""The schema is documented: each table, each column, and the query works."""
+"""Tests of the page about the schema: it has all tables and columns, and a valid query."""
 
 import re
 from pathlib import Path

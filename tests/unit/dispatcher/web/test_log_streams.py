@@ -1,4 +1,4 @@
-"""The number of logs that are read at the same time is limited: each occupies a thread."""
+"""Tests of the limit of logs that are read at the same time, since each occupies a thread."""
 
 from collections.abc import Generator
 

@@ -1,4 +1,4 @@
-"""docs/openapi.json describes the API."""
+"""Tests that docs/openapi.json describes the API."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ REGENERATE = "generate it again: python -m dispatcher.web.openapi > docs/openapi
 
 
 def extract_contract(document: dict[str, Any]) -> dict[str, Any]:
-    """Return what client programs rely on; the rest depends on versions of libraries."""
+    """Return the part on which clients rely; the rest depends on versions of libraries."""
     found: dict[str, Any] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

@@ -1,4 +1,4 @@
-"""The command line: what it prints, writes and refuses."""
+"""Tests of the command line: what it prints, writes and refuses."""
 
 import stat
 import subprocess

@@ -1,4 +1,4 @@
-"""The rules by which files are tests, and the commands that run them."""
+"""Tests of the rules by which files are tests, and of the commands that run them."""
 
 import pytest
 

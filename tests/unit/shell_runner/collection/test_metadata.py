@@ -1,4 +1,4 @@
-"""Metadata of tests: values in comments and tables, and error messages."""
+"""Tests of the metadata of tests: values in comments and tables, and error messages."""
 
 from pathlib import Path
 from typing import Any

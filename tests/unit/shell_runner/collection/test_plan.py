@@ -1,4 +1,4 @@
-"""The tests of a tree, without pytest."""
+"""Tests of the plan of a tree's tests, which is made without pytest."""
 
 from pathlib import Path
 

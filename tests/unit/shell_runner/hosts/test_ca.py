@@ -1,4 +1,4 @@
-"""The authority: what it issues, what it refuses, and how it keeps its files."""
+"""Tests of the certificate authority: what it issues and refuses, and how it stores its files."""
 
 import stat
 import subprocess
@@ -117,7 +117,7 @@ def test_revocation_is_by_name_and_takes_all_of_it(authority: CertificateAuthori
     assert authority.revoke("web1", NOW) == 0
     wanted = {row.serial for row in authority.list_issued() if row.name == "web1"}
     assert revoked((authority.folder / "crl.pem").read_text()) == wanted
-    # What is issued later is good again, and its bundle knows of the revoked ones.
+    # A certificate that is issued later is valid, and its bundle lists the revoked ones.
     again = authority.issue_host("web1", [], NOW)
     assert revoked(again[again.index("-----BEGIN X509 CRL") :]) == wanted
     assert not authority.find_newest("web1").revoked_at
@@ -200,7 +200,7 @@ def test_the_end_of_a_certificate_is_warned_of(
 
 
 def test_a_certificate_after_2050_is_read(authority: CertificateAuthority, tmp_path: Path) -> None:
-    # From then on certificates write their dates in another form.
+    # Certificates write dates from 2050 on in another format (RFC 5280).
     late = datetime(2060, 1, 1, tzinfo=UTC)
     made = CertificateAuthority.create(tmp_path / "late", late)
     assert read_expiry(str(made.folder / "ca.pem")) == (late + timedelta(3650)).timestamp()

@@ -1,4 +1,4 @@
-"""The frame guard: which bytes of a host pass, and which end the host."""
+"""Tests of the frame guard: which bytes of a host pass, and which end its connection."""
 
 import contextlib
 import struct
@@ -70,7 +70,7 @@ def test_any_bytes_pass_or_are_refused_by_name(noise: bytes, started: bool) -> N
         (struct.pack("!bii", Message.CHANNEL_DATA, 1, 1 << 30), "bytes; at most"),
         (struct.pack("!bii", Message.CHANNEL_CLOSE_ERROR, 1, 1 << 30), "error text"),
         (struct.pack("!bii", Message.CHANNEL_CLOSE, 1, -9), "malformed"),
-        # a list of 2**31 - 1 places: 6 bytes that cost a gigabyte
+        # a list of 2**31 - 1 elements: 6 bytes that would need gigabytes of memory
         (frame(Message.CHANNEL_DATA, 1, b"K\x7f\xff\xff\xffQ"), "not a byte string"),
         (frame(Message.CHANNEL_DATA, 1, dumps_internal("text")), "not a byte string"),
         (frame(Message.CHANNEL_DATA, 1, dumps_internal([b"x"])), "not a byte string"),

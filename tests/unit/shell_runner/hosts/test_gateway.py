@@ -1,4 +1,4 @@
-"""The settings of the proxy, and the explanation of its errors."""
+"""Tests of the settings of the proxy, and of the explanation of its errors."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_the_proxy_is_told_what_a_kind_needs() -> None:
 
 
 class Said:
-    """A file of complaints with this text."""
+    """A file of error messages with a given text."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-"""Silence: who is asked, who is lost, and when it was us who slept."""
+"""Tests of the silence of hosts: when they are pinged or lost, and pauses of the controller."""
 
 from shell_runner.hosts.heartbeat import HostHealth, SilenceMonitor, backoff
 
@@ -6,7 +6,7 @@ from shell_runner.hosts.heartbeat import HostHealth, SilenceMonitor, backoff
 def watch(
     monitor: SilenceMonitor, begin: float, end: float, last_heard: float
 ) -> list[tuple[float, HostHealth]]:
-    """All looks with another result than "fine"."""
+    """Return the time and result of each check from ``begin`` to ``end`` that is not ALIVE."""
     found, now = [], begin
     while now <= end:
         health = monitor.check(now, last_heard)

@@ -1,4 +1,4 @@
-"""The command line of ssh."""
+"""Tests of the proxy that runs ssh, and of the command line of ssh."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_settings_fit_in_a_spec() -> None:
 
 
 def run_proxy(folder: Path, path: str) -> tuple[subprocess.CompletedProcess[str], str]:
-    """Run the program as execnet does; what became of it, and the file of complaints."""
+    """Run the proxy as execnet does; return its result, and the text of the file of errors."""
     process = start_proxy(folder, path)
     out, err = process.communicate(timeout=30)
     done = subprocess.CompletedProcess([], process.returncode, out.decode(), err.decode())
@@ -101,7 +101,7 @@ def test_a_hostile_host_is_ended_with_a_reason(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_proxy_is_the_end_of_ssh(tmp_path: Path) -> None:
-    """Even of one that does not read: it would hold the connection for ever."""
+    """An ssh that does not read its input would hold the connection forever."""
     fake_ssh(tmp_path, "import time; os.write(1, b'1'); time.sleep(100)")
     process = start_proxy(tmp_path, str(tmp_path))
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Host specs."""
+"""Tests of host specs."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The formats that docs/jobs.md describes are those of the code."""
+"""Tests that docs/jobs.md describes the formats of the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Job files and options: what they may contain, and the errors for mistakes."""
+"""Tests of job files and options: what they may contain, and the errors for mistakes."""
 
 import json
 from pathlib import Path
@@ -153,7 +153,7 @@ def test_a_file_that_is_not_there(folder: Path) -> None:
 
 
 def test_every_key_of_a_hosts_config_can_be_written() -> None:
-    """But for what the client fills in."""
+    """The client sets the values of ``secret`` and ``formats`` itself."""
     written = {"job_timeout" if key == "timeout" else key for key in JobConfig._fields}
     assert written - {"secret", "formats"} <= set(KEYS)
 

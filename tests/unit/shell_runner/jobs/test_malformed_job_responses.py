@@ -1,4 +1,4 @@
-"""Malformed responses of a host: each is an error, and none reaches the terminal unchecked."""
+"""Tests of malformed responses of a host: each is an error, and is safe to show on a terminal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LOG: dict[str, Any] = {
     "offset": 0, "crc": 0, "size": 0,
 }  # fmt: skip
 
-#: Returns the frames that a host sends for a request.
+#: A function that returns the frames that a host sends for a request.
 Answers = Callable[[str, dict[str, Any]], list[bytes]]
 
 

@@ -1,4 +1,4 @@
-"""Which job is at which host."""
+"""Tests of the client's record of submitted jobs and their hosts."""
 
 import time
 from dataclasses import replace

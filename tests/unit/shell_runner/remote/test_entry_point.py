@@ -1,4 +1,4 @@
-"""The stable entry point that starts programs and sessions, also for code of other versions."""
+"""Tests of the stable entry point, which starts programs of this and of other versions."""
 
 from __future__ import annotations
 

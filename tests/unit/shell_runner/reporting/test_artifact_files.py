@@ -1,4 +1,4 @@
-"""Files that a host sends are checked before they are written."""
+"""Tests that files that a host sends are checked before they are written."""
 
 from pathlib import Path
 

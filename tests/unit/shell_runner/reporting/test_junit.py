@@ -1,4 +1,4 @@
-"""JUnit XML of executions; a contract test compares it with pytest's."""
+"""Tests of JUnit XML of executions; a contract test compares it with pytest's."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""Texts about results, for people."""
+"""Tests of the texts about results."""
 
 import xml.etree.ElementTree as ET
 

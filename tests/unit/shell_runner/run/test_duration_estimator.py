@@ -1,4 +1,4 @@
-"""Estimates of durations and of the speed of hosts."""
+"""Tests of estimates of durations and of the speed of hosts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Messages that hosts must not send: invalid, repeated and late ones; and lost hosts."""
+"""Tests of invalid, repeated and late messages of hosts, and of lost hosts."""
 
 import dataclasses
 import queue
@@ -128,7 +128,7 @@ class Hosts:
         self.say(host, "done", list(Execution(test, attempt, exit_status=status)))
 
     def end(self, host: Any) -> Any:
-        """Lose the host; return its successor."""
+        """Lose the host; return the host that replaces it."""
         self.controller._handle(HostEnded(host, HostError(host.id, "gone"), can_reopen=True))
         return self.controller._hosts[host.id]
 

@@ -1,4 +1,4 @@
-"""Rules of the scheduler that hold for any hosts, losses and durations."""
+"""Tests of the scheduler's rules for any hosts, losses and durations."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Each test ends exactly once, and soon, although hosts come and go and tests are moved."""
+"""Tests that each test ends exactly once, although hosts come and go and tests are moved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shell_runner.run.scheduler import Scheduler
 
 
 class World:
-    """Hosts that obey, and whose answers take a while."""
+    """Hosts that follow the scheduler's commands, with delayed answers."""
 
     def __init__(self, scheduler: Scheduler, slots: dict[str, int]) -> None:
         self.scheduler = scheduler

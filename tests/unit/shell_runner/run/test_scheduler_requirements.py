@@ -1,4 +1,4 @@
-"""The rules of locks, serial tests and labels hold in every sequence of events."""
+"""Tests that the rules of locks, serial tests and labels hold in every sequence of events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEEDS = st.builds(
 
 
 class World:
-    """Hosts that obey, with a check of each command against the rules."""
+    """Hosts that follow the scheduler's commands, and check each against the rules."""
 
     def __init__(
         self, scheduler: Scheduler, needs: dict[int, Requirements], labels: dict[str, set[str]]
@@ -189,7 +189,7 @@ def test_a_lock_is_not_starved_by_tiny_tests_that_are_sent_ahead():
     given = sent(scheduler.add_host("a", 2))
     order = []
     while given:
-        # The locked one takes its slot for longer than the tiny ones.
+        # The tiny tests end first.
         test = next((each for each in given if each >= 3), given[0])
         if test >= 3 and min(given) < 3 and len(order) % 50 == 49:
             test = min(given)

@@ -1,4 +1,4 @@
-"""The scan cache: what it stores, and when it is not used."""
+"""Tests of the scan cache: what it stores, and when it is not used."""
 
 import builtins
 import json
@@ -25,7 +25,7 @@ def settle(root: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tree that was left alone for a while; ctime cannot be set back, so its bound is moved."""
+    """Return a tree of old files; since ctime cannot be set back, the clock is set forward."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "tree"
     for name in ("a", "d/b", "d/c"):
@@ -37,7 +37,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reads(root: Path, monkeypatch: pytest.MonkeyPatch) -> Reads:
-    """Which files of the tree were opened since the last call."""
+    """Return a function that returns the files of the tree that were opened since its last call."""
     opened: list[str] = []
     real = builtins.open
 

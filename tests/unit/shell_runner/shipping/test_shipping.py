@@ -1,4 +1,4 @@
-"""Which files go to a host, and sending those that it lacks."""
+"""Tests of which files a host needs, and of sending those that it lacks."""
 
 import random
 import subprocess
@@ -116,7 +116,7 @@ def test_a_file_that_changes_meanwhile_is_named(root: Path, tmp_path: Path) -> N
 
 
 class Host:
-    """The other end of an exchange, over a real store."""
+    """The host's end of the transfer, with a real store."""
 
     def __init__(self, folder: Path) -> None:
         self.store = BlobStore(str(folder / "cache"))

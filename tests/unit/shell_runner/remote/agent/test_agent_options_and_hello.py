@@ -1,4 +1,4 @@
-"""The agent's parsing of its command line and of a peer's hello."""
+"""Tests of how the agent parses its command line and a peer's hello."""
 
 import argparse
 import json

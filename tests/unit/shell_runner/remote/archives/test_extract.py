@@ -209,7 +209,7 @@ def test_archives_of_git_are_extracted_unchanged(
 
 
 def without(data: bytes, part: str) -> bytes:
-    """A zip archive without the members that have ``part`` in their name."""
+    """Return a zip archive without the members that have ``part`` in their name."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
         for info in old.infolist():
@@ -340,7 +340,7 @@ def test_memory_does_not_grow_with_a_file(
     tracemalloc.start()
     try:
         fixture.unpack()
-        # The dictionary of xz takes 8 MiB.
+        # The dictionary of xz needs 8 MiB.
         assert tracemalloc.get_traced_memory()[1] < 12 << 20
     finally:
         tracemalloc.stop()

@@ -41,7 +41,7 @@ Open = Callable[[], SharedHostResources]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Open]:
-    """A function that creates the resources of another run on the host."""
+    """Return a function that creates the resources of another run on the host."""
     runs_made: list[SharedHostResources] = []
 
     def make() -> SharedHostResources:

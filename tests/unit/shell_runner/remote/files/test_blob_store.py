@@ -236,7 +236,7 @@ def test_an_aborted_session_leaves_no_private_partial_file(store: BlobStore) -> 
 
 
 def test_a_file_of_wrong_size_is_missing(store: BlobStore) -> None:
-    """The machine has crashed before the whole file was on the disk."""
+    """The machine may have crashed before the whole file was on the disk."""
     entry = file("a", b"123")
     store.add(entry.digest, b"123")
     path = Path(store.folder, entry.digest[:2], entry.digest[2:])

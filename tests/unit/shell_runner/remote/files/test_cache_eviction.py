@@ -69,7 +69,7 @@ def test_nothing_is_removed_while_a_session_needs_files(tmp_path: Path) -> None:
 
 
 def test_a_session_that_begins_waits_for_the_removal(tmp_path: Path) -> None:
-    """Otherwise it could find a file that is removed a moment later."""
+    """Otherwise the session could find a file that is removed a moment later."""
     store = filled(tmp_path, 1)
     seen: list[object] = []
     real = os.unlink

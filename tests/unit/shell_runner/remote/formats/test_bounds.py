@@ -1,4 +1,4 @@
-"""Limits on what readers keep of endless output."""
+"""Tests of the limits on what readers keep of endless output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_lines_depend_on_the_bytes_and_not_on_the_chunks(data, size, limit):
     pieces = data.split(b"\n")
     cut = [piece[:limit] for piece in (pieces if pieces[-1] else pieces[:-1])]
     expected = [line.decode("utf-8", "replace").replace("\r", "\n").split("\n") for line in cut]
-    # A CR at the end of a kept line ends nothing that its newline does not.
+    # Empty lines are ignored: a CR before the newline adds one.
     assert [line for line in split_lines(data, size, limit) if line] == [
         line for lines in expected for line in lines if line
     ]

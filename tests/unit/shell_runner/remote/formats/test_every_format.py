@@ -1,4 +1,4 @@
-"""Guarantees of every format for any bytes."""
+"""Tests of the guarantees of every format for any bytes."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_damaged_stream_raises_nothing(sample, tmp_path):
             assert read(module, data, size=13, forced=True) == parsed
 
 
-# A stream of several suites that is cut between them cannot be told from a whole one.
+# A stream of several suites that is cut between two of them looks complete, so it is left out.
 ONE_SUITE = [path for path in SAMPLES if path.suffix == ".json" and "mixed" not in path.name]
 
 
@@ -145,6 +145,6 @@ def test_a_json_stream_that_is_cut_is_never_green(sample):
     data = sample.read_bytes()
     for at in range(len(data) // 10, len(data) - 2, max(1, len(data) // 40)):
         parsed = read(module, data[:at])
-        # Before its first line is whole, nothing tells what it is.
+        # Before the first line is complete, the format is unknown.
         has_error = parsed is None or [case for case in parsed.cases if case.outcome == ERROR]
         assert has_error or parsed.problem

@@ -1,4 +1,4 @@
-"""The cases that the JSON of go test and of libtest gives."""
+"""Tests of the cases in the JSON output of go test and of libtest."""
 
 from __future__ import annotations
 

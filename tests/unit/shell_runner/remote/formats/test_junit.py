@@ -1,4 +1,4 @@
-"""The cases that the dialects of JUnit XML give."""
+"""Tests of the cases in the dialects of JUnit XML."""
 
 from __future__ import annotations
 

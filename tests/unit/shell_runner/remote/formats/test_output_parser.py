@@ -1,4 +1,4 @@
-"""The choice of readers for an output, and the sum of what they return."""
+"""Tests of the choice of readers for an output, and of the sum of their results."""
 
 import inspect
 import json
@@ -44,7 +44,7 @@ def test_output_of_a_known_format_must_be_of_that_format(tmp_path: Path) -> None
         parsed = read(output, tmp_path, output_format="tap")
         assert parsed
         assert parsed.problem
-    # And no other reader is asked.
+    # No other reader is used.
     parsed = read(b'{"Action":"pass","Package":"p"}\n', tmp_path, output_format="tap")
     assert parsed
     assert parsed.format == "tap"

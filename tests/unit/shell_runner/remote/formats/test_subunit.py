@@ -1,4 +1,4 @@
-"""The cases that a stream of subunit packets gives."""
+"""Tests of the cases in a stream of subunit packets."""
 
 from __future__ import annotations
 

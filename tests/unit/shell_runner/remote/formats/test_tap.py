@@ -1,4 +1,4 @@
-"""The rules of TAP, one by one."""
+"""Tests of the rules of TAP, one by one."""
 
 from __future__ import annotations
 

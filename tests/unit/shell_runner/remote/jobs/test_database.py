@@ -14,7 +14,7 @@ from shell_runner.remote.jobs.queue import Queue, RequestRefused, State
 from tests.helpers.queue_factories import CODE, WORKER, make_content, make_job, submit_job
 
 PAGE = 4096
-#: What SQLite has beside a file.
+#: Suffixes of the files that SQLite creates beside a database.
 _BESIDE = ("-wal", "-shm")
 
 
@@ -149,7 +149,7 @@ def test_two_files_that_are_set_aside_at_once_have_two_names(folder: Path) -> No
 
 
 def test_the_log_goes_with_the_file(folder: Path) -> None:
-    """A new file would take the old log for its own."""
+    """SQLite would apply the old write-ahead log to a new file."""
     garbled(folder / "queue.db")
     (folder / "queue.db-wal").write_bytes(b"log")
     with pytest.raises(RequestRefused) as caught:
@@ -224,7 +224,7 @@ def test_a_large_file_is_read_after_a_crash_only(
     with Queue(str(folder)) as queue:
         queue.register_worker(WORKER, CODE, 1.0)
         assert len(checks) == 0
-        # It has never left.
+        # The worker was not deregistered, so it may have crashed.
         queue.register_worker(WORKER, CODE, 1.0)
         assert len(checks) == 1
 

@@ -37,7 +37,7 @@ MADE = Execution(
     artifacts=(("a/b", 4),),
     parsed=ParsedOutput("tap", [Case("one", "passed", duration=0.5, properties=(("k", "v"),))]),
 )  # fmt: skip
-#: As it is after its journey: lists of properties are lists.
+#: The same execution after its way through JSON.
 RUN = execution_from_row(json.loads(json.dumps(MADE)))
 ODD = ["artifacts/1/ü ☃", "artifacts/1/\udcff", "artifacts/1/a\\b", "artifacts/1/C:x\n\x1b", "-"]
 

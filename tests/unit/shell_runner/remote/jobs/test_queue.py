@@ -338,7 +338,7 @@ def kept(queue: Queue, *sizes: int, state: State = State.HARVESTED) -> list[int]
         queue.finish(attempt.id, EndReason.COMPLETED, "", 1.0)
         queue.record_package(job.number, "d", size, 1.0)
         if state == State.HARVESTED:
-            # The clock runs backwards: dates do not count.
+            # The clock runs backwards: the order of jobs counts, not the time.
             queue.acknowledge(job, "d", 1000.0 - job.number)
         numbers.append(job.number)
     return numbers

@@ -115,7 +115,7 @@ def test_a_loss_can_be_repeated(queue: Queue) -> None:
     (first,) = queue.get_attempts(job.number)
     assert queue.lose(first.id, "a", 1.0) == queue.lose(first.id, "b", 2.0) == State.QUEUED
     _, second = claim_job(queue)
-    # Said of the first one, it is not said of the second.
+    # The loss of the first attempt does not change the second.
     assert queue.lose(first.id, "c", 3.0) == State.RUNNING
     assert queue.get_attempts(job.number)[0].detail == "a"
     assert queue.get_attempts(job.number)[1] == second
@@ -166,7 +166,7 @@ def test_executions_come_in_order_however_many(queue: Queue) -> None:
     queue.record_executions(attempt.id, reversed(records))
     found = queue.read_executions(attempt.id)
     assert next(found) == records[0]
-    # Nothing is kept open between two of them.
+    # The queue can be written to between two rows.
     queue.record_executions(attempt.id, [(40, 1, "passed", "{}")])
     assert list(found) == [*records[1:], (40, 1, "passed", "{}")]
     assert queue.count_outcomes(attempt.id) == {"failed": 40, "passed": 1}

@@ -1,4 +1,4 @@
-"""Random events on jobs: the table of transitions holds, and no job is lost."""
+"""Tests with random events on jobs: the table of transitions holds, and no job is lost."""
 
 import tempfile
 from collections.abc import Callable
@@ -22,9 +22,9 @@ from shell_runner.remote.protocol.job import Identity, JobConfig
 from tests.helpers.queue_factories import CODE, make_job, make_uuid
 
 PICK = st.integers(0, 100)
-#: Of an attempt that may still say something.
+#: Phases of an attempt that is not over.
 LIVING = (AttemptPhase.UNPACKING, AttemptPhase.INSTALLING, AttemptPhase.TESTING)
-#: What has an end.
+#: States of a job whose tests are over.
 ENDED = (State.PACKAGING, State.READY, State.HARVESTED)
 
 
@@ -47,7 +47,7 @@ class Host(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.queue = Queue(self.folder.name)
-        # A disk is not what is tried here.
+        # Without waiting for the disk the test is faster.
         self.queue._db.query("PRAGMA synchronous = OFF")
         self.worker = Identity(1, "1", "boot")
         self.seen: dict[str, Seen] = {}
@@ -122,7 +122,7 @@ class Host(RuleBasedStateMachine):
         attempt, job = self.attempts[pick % len(self.attempts)]
         alive = self.alive(attempt, job)
         did = self.tried(lambda: self.queue.finish(attempt, how, "", 1.0))
-        # Said again, it is heard and changes nothing.
+        # A repeated call is accepted and changes nothing.
         assert did or not alive
         if job in self.seen:
             self.happens(self.queue.find(job), Event.FINISH, alive)

@@ -82,7 +82,7 @@ def test_a_due_time_too_far_ahead_is_due_now(queue: Queue) -> None:
     (row,) = due(queue, 10_000.0)
     queue.record_delivery_failure(row.number, "", 10_000.0 + LONGEST)
     assert due(queue, 10_000.0) == []
-    # Somebody sets the clock back an hour.
+    # The clock is set back an hour.
     assert [each.number for each in due(queue, 10_000.0 - 3600)] == [row.number]
 
 

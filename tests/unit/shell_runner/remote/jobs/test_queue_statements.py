@@ -9,7 +9,7 @@ from shell_runner.remote.jobs import sql
 from shell_runner.remote.jobs.queue import Queue
 
 ALL = {name: text for name, text in vars(sql).items() if name.isupper() and name[0] != "_"}
-#: What they read from one end to the other, and why that is no harm.
+#: Statements that scan a table, and what they scan; the comment says why that is acceptable.
 SCANS = {
     "JOBS": "SCAN job",  # newest first, until enough are found
     "COUNTS": "SCAN job USING COVERING INDEX",  # the index alone
@@ -22,7 +22,7 @@ SCANS = {
     "WORKER": "SCAN worker",  # one row
     "DELETE_WORKER": "SCAN worker",
 }
-#: What is sorted: a few, of one job or at one time.
+#: Statements that sort their rows, which are few.
 SORTED = {"CONTENTS", "OUTCOMES"}
 
 

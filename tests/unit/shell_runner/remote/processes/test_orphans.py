@@ -1,4 +1,4 @@
-"""Orphans of an attempt are found and killed, and no other processes."""
+"""Tests that orphans of an attempt are found and killed, and no other processes."""
 
 import os
 import signal
@@ -119,7 +119,7 @@ def test_a_working_directory_says_nothing_of_others_in_the_session(
 
 
 def test_other_processes_are_spared(attempt: Attempt, tmp_path: Path) -> None:
-    """Another attempt and our ancestors, although the latter have the marker, too."""
+    """Processes of another attempt and ancestors are spared, although ancestors have the marker."""
     other = Attempt(tmp_path / "other")
     try:
         child = other.start(PARENT, "marked", "same", "/")

@@ -1,4 +1,4 @@
-"""A process is identified by its process id, its start time and the boot."""
+"""Tests of the identity of a process: process id, start time and boot."""
 
 import os
 import subprocess

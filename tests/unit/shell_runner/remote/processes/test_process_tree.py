@@ -1,4 +1,4 @@
-"""Listing of the descendants of a process."""
+"""Tests of the list of a process's descendants."""
 
 import os
 import subprocess

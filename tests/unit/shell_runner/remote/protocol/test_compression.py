@@ -1,4 +1,4 @@
-"""Encodings of file contents: small if that pays, never larger than announced."""
+"""Tests of encodings of file contents: compressed if useful, never larger than announced."""
 
 import random
 import zlib

@@ -1,4 +1,4 @@
-"""Frames of messages."""
+"""Tests of frames of messages."""
 
 import contextlib
 import json

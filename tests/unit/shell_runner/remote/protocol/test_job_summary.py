@@ -1,4 +1,4 @@
-"""The summary of a job: what a host makes of its rows is what a client reads."""
+"""Tests of the summary of a job: a client reads what a host has written."""
 
 from __future__ import annotations
 

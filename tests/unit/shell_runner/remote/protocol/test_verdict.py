@@ -1,4 +1,4 @@
-"""The verdict on an execution."""
+"""Tests of the verdict on an execution."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""The verdict on programs whose output named cases: a table."""
+"""Tests of the verdict on programs whose output names cases."""
 
 import itertools
 
@@ -82,7 +82,7 @@ STATUSES = (0, 1, 77, 99, 255, None)
 
 
 def test_a_verdict_that_cases_do_not_show_gets_a_report_of_its_own() -> None:
-    """A red verdict is seen in a case, or the program has its own report."""
+    """A failed verdict is visible in a case, or the program gets a report of its own."""
     for count in range(3):
         for outcomes in itertools.product(sorted(OUTCOMES), repeat=count):
             for status, problem in itertools.product(STATUSES, ("", "cut")):

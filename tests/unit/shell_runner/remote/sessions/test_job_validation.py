@@ -1,4 +1,4 @@
-"""What a client says of a job: what could not be run or packed is refused while it listens."""
+"""Tests of the validation of a new job: one that cannot be run or packed is refused at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_more_tests_than_a_package_can_name_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        # No package holds a number that is none: the job would never end.
+        # NaN cannot be written to a package, so the job would never end.
         (of_test("timeout", float("nan")), "timeout"),
         (of_test("timeout", -5), "timeout"),
         (of_test("timeout", True), "timeout"),

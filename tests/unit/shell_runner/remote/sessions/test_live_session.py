@@ -1,4 +1,4 @@
-"""What a host does with what its controller sends."""
+"""Tests of how a host handles the messages of its controller."""
 
 import hashlib
 import threading
@@ -84,7 +84,7 @@ def test_each_piece_is_a_sign_of_life(host: LiveSession) -> None:
 
 
 class Channel:
-    """Keeps what is sent."""
+    """A channel that records the frames that are sent."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -94,7 +94,7 @@ class Channel:
 
 
 class Pool:
-    """Keeps what a session asks of its pool."""
+    """A slot pool that records the calls of a session."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []

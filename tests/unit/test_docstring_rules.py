@@ -1,7 +1,7 @@
-"""Docstrings start as STYLE asks, and the public interface documents itself.
+"""Tests of the first words of docstrings, and of the documentation of the public interface.
 
 A docstring that starts with a function word ("What ...", "Of one that ...") is a fragment that a
-reader has to decode.  The rule holds for the packages, the benchmarks and the tests' helpers.
+reader has to decode.  The rule holds for the packages, the benchmarks and the tests.
 """
 
 import ast
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("dispatcher", "pytest_nosejobs", "shell_runner", "benchmarks", "tests/helpers")
+FOLDERS = ("dispatcher", "pytest_nosejobs", "shell_runner", "benchmarks", "tests")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 FUNCTION_WORDS = {
     "As", "How", "It", "Of", "Those", "What", "Where", "Who", "Whoever", "Why",

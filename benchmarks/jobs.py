@@ -33,7 +33,7 @@ from shell_runner.hosts import gateway  # noqa: E402
 from shell_runner.hosts import spec as hosts  # noqa: E402
 from shell_runner.jobs import jobfile, submission  # noqa: E402
 from shell_runner.jobs.client import JobClient  # noqa: E402
-from shell_runner.remote.jobs import paths, queue, queue_folder, worker_launcher  # noqa: E402
+from shell_runner.remote.jobs import paths, queue, queue_location, worker_launcher  # noqa: E402
 from shell_runner.remote.processes import process_identity  # noqa: E402
 from shell_runner.remote.sessions import job_session  # noqa: E402
 from tests.helpers.queue_host import QueueHost  # noqa: E402
@@ -238,7 +238,7 @@ def _ready(client: JobClient, tests: Path, **options: str) -> submission.Submiss
 
 def measure_host_part(rounds: int, count: int) -> list[Run]:
     """Measure the host's part of a submission: check contents, write the row, wake the worker."""
-    folder = queue_folder.find_queue_folder()
+    folder = queue_location.find_queue_folder()
     with queue.Queue(folder) as there:
         last = there.list_jobs(limit=1)[0]
         tests = there.get_tests(last.number)
@@ -463,7 +463,7 @@ def _harvest(
             argv = [*COMMAND, "job", "harvest", "--host", spec, "--no-ack"]
             argv += ["--out", str(target), found]
             contenders.append(_copying(f"nosejobs job harvest, {name}", argv, target, size))
-            path = path or paths.package_path(queue_folder.find_queue_folder(), found)
+            path = path or paths.package_path(queue_location.find_queue_folder(), found)
             rates[f"open connection, {name}: MB/s"] = _downloaded(spec, found, target, rounds)
         assert path is not None
         argv = ["cp", path, str(target)]

@@ -15,18 +15,25 @@ from collections.abc import Callable, Mapping
 from shell_runner.errors import NosejobsError, UsageError
 
 from .builds.blob_store import BlobStore
-from .builds.checkouts import CheckoutCache
+from .builds.checkout_cache import CheckoutCache
 from .builds.source_watcher import SourceWatcher
 from .configuration.settings import ADDRESS_FILE, Settings
 from .hosts.connections import HostConnections, configure
 from .hosts.job_builder import JobBuilder
 from .hosts.job_steps import HostTimeouts
-from .hosts.pools import PoolManager
+from .hosts.pool_manager import PoolManager
 from .hosts.result_recorder import ResultRecorder
 from .reconciler.reconcile_pass import PassResult
 from .reconciler.reconciler import Reconciler
-from .sources import open_sources
-from .store import Store, build_rows, check_integrity, open_engine, open_store, retention
+from .sources import source_factory
+from .store import (
+    Store,
+    build_snapshots,
+    check_integrity,
+    open_engine,
+    open_store,
+    result_retention,
+)
 
 _LOG = logging.getLogger(__name__)
 DATABASE_NAME, LOCK_NAME = "dispatcher.db", "dispatcher.lock"
@@ -79,7 +86,7 @@ class Service:
     def _create_parts(self, settings: Settings, timeouts: HostTimeouts | None) -> None:
         clock = self._clock
         self.sources = {
-            each.name: open_sources.open_source(each, settings.data / MIRRORS_NAME)
+            each.name: source_factory.open_source(each, settings.data / MIRRORS_NAME)
             for each in settings.sources
         }
         self.trees = CheckoutCache(settings.data / "trees", self.sources)
@@ -121,7 +128,7 @@ class Service:
         """Remove files that a killed dispatcher was writing."""
         for partial_copy in self.settings.data.glob(f"{DATABASE_NAME}.schema-*.part-*"):
             partial_copy.unlink(missing_ok=True)
-        open_sources.recover(self.settings.data / MIRRORS_NAME)
+        source_factory.recover(self.settings.data / MIRRORS_NAME)
         self.trees.recover()
         self.blobs.recover()
 
@@ -167,13 +174,13 @@ class Service:
         """Remove old builds, blobs and checkouts by the retention rules of the settings."""
         rules, now = self.settings.retention, self._clock()
         with self.store.write() as connection:
-            for build in retention.list_expired_builds(
+            for build in result_retention.list_expired_builds(
                 connection, before=now - rules.age, keep=rules.builds, levels=rules.levels
             ):
-                retention.remove_results(connection, build, now)
+                result_retention.remove_results(connection, build, now)
         with self.store.read() as connection:
-            referenced_digests = retention.list_referenced_digests(connection)
-            kept_checkouts = build_rows.kept_trees(connection, _KEPT_CHECKOUTS)
+            referenced_digests = result_retention.list_referenced_digests(connection)
+            kept_checkouts = build_snapshots.kept_trees(connection, _KEPT_CHECKOUTS)
         self.blobs.sweep(referenced_digests)
         self.trees.sweep(kept_checkouts)
 

@@ -23,7 +23,7 @@ from shell_runner.text import strip_control_chars
 from .configuration.settings import ADDRESS_FILE, Settings
 from .service import Service
 from .store import Store, key_values
-from .web.app import Server, create_app
+from .web.server import Server, create_app
 
 #: Key of the secret with which hosts sign notifications, in the table ``key_value``.
 NOTIFY_SECRET_KEY = "notify.secret"

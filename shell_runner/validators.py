@@ -40,6 +40,12 @@ class InvalidValue(ValueError):
     is_value_shown = True
 
 
+class InvalidItem(InvalidValue):
+    """An item of a list is not allowed; the message shows that item already."""
+
+    is_value_shown = False
+
+
 class InvalidSecret(InvalidValue):
     """A value that may be secret is not allowed; the message shows only the invalid part."""
 
@@ -212,7 +218,7 @@ def list_of(
                 kept[validator(item)] = None
             except InvalidValue as invalid:
                 message = f"a list of {noun}; {format_value(item)} is not {invalid}"
-                raise InvalidValue(message) from None
+                raise InvalidItem(message) from None
         return tuple(kept)
 
     return validate

@@ -20,12 +20,12 @@ from shell_runner.hosts.heartbeat import backoff
 from .. import model
 from ..configuration import settings
 from ..model import BuildEvent
-from ..policy import change_detection as policy
-from ..policy.change_detection import Move, Moves
+from ..policy import revision_selection as policy
+from ..policy.revision_selection import Move, Moves
 from ..sources.git_command import SourceError
 from ..sources.source import Source
 from ..store import Store, audit, builds, changes, key_values
-from .checkouts import CheckoutCache
+from .checkout_cache import CheckoutCache
 
 _LOG = logging.getLogger(__name__)
 #: Seconds between two records of polls that found nothing new.

@@ -24,7 +24,7 @@ from shell_runner.cli.console import (
     print_result,
 )
 
-from .acting import (
+from .action_commands import (
     approve_stage,
     cancel_runs,
     hold_stage,
@@ -133,7 +133,7 @@ def check_config(path: Path, as_json: bool) -> None:
 def _explain_pipeline(file: Path) -> list[str]:
     from shell_runner.toml_document import parse_document
 
-    from ..builds.pipeline_files import parse_pipeline
+    from ..builds.checkout_reader import parse_pipeline
     from ..configuration import pipeline
 
     if not file.is_file():
@@ -302,10 +302,10 @@ def show_logs(build: str, stage: str, follow: bool, number: int | None, url: str
 
     If the stage runs on several hosts, each line starts with the name of the host.
     """
-    from . import log_viewer
+    from . import stage_log
 
     client = api_client(url)
-    log_viewer.print_logs(client, build_number(client, build), stage, number, follow, print_message)
+    stage_log.print_logs(client, build_number(client, build), stage, number, follow, print_message)
 
 
 #: The commands in the order of documentation.

@@ -22,7 +22,7 @@ from shell_runner.toml_document import Document, parse_document
 from shell_runner.validators import Validator, format_suggestion
 
 from ..model import BUILD, GOOP
-from .path_patterns import compile_patterns
+from .glob_patterns import compile_patterns
 
 #: Stages of the default levels.
 PUBLISHED_STAGES = ("unit", "smoke", "regression")

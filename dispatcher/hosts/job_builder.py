@@ -23,9 +23,9 @@ from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, NewJob
 from shell_runner.shipping.tree_scan import SourceTree
 
 from .. import model
-from ..builds import artifact, pipeline_files
+from ..builds import build_artifact, checkout_reader
 from ..builds.blob_store import Blob, BlobStore
-from ..builds.checkouts import Checkout, CheckoutCache
+from ..builds.checkout_cache import Checkout, CheckoutCache
 from ..configuration import pipeline
 from ..configuration.pipeline import Mode, Stage
 from ..store import Store, changes, durations, hosts, jobs, stage_runs
@@ -108,7 +108,7 @@ class JobBuilder:
     def _make_stage_job(
         self, rows: _JobRows, config: pipeline.PipelineConfig, stage: Stage, checkout: Checkout
     ) -> tuple[NewJob, Sequence[SourceTree]]:
-        tests = pipeline_files.stage_tests(checkout, stage, rows.host.labels, rows.host.name)
+        tests = checkout_reader.stage_tests(checkout, stage, rows.host.labels, rows.host.name)
         cases = select_tests(tests, rows.run.selected_tests, rows.job.tests)
         if not cases:
             raise UsageError(f"stage {stage.name}: none of the selected tests is in the tree")
@@ -134,7 +134,9 @@ class JobBuilder:
         if config.build is None:
             return checkout.content, (checkout.tree,)
         blob = Blob(rows.build.artifact_digest, rows.build.artifact_size)
-        content, tree = artifact.open_artifact(self._blobs, blob, f"build-{rows.build.id}.tar")
+        content, tree = build_artifact.open_artifact(
+            self._blobs, blob, f"build-{rows.build.id}.tar"
+        )
         return content, (tree, checkout.tree)
 
     def invalidate(self, job: model.Job) -> None:
@@ -198,10 +200,10 @@ def _make_build_job(
     settings = JobConfig(
         environment=config.build.environment,
         slots=1,
-        artifacts=artifact.MAX_ARTIFACT_BYTES,
+        artifacts=build_artifact.MAX_ARTIFACT_BYTES,
         merge=True,
     )
-    case = artifact.build_test(config.build)
+    case = build_artifact.build_test(config.build)
     job = make_job(
         rows.job.id, checkout.content, None, settings, [case], _job_name(rows), (rows.source,)
     )

@@ -14,8 +14,8 @@ from shell_runner.errors import HostError, JobRefused, NosejobsError
 from shell_runner.hosts import spec as specs
 from shell_runner.jobs.client import JobClient
 from shell_runner.jobs.log_position import LogChunk, LogMismatch, LogPosition
-from shell_runner.remote.jobs.package_format import BadPackage
-from shell_runner.remote.jobs.package_reader import open_package
+from shell_runner.remote.jobs.result_package_format import BadPackage
+from shell_runner.remote.jobs.result_package_reader import open_package
 
 from ..model import Job, JobState
 from ..store import Store, hosts, jobs

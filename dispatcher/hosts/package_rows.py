@@ -18,8 +18,8 @@ from pathlib import Path
 
 from shell_runner.errors import HostError
 from shell_runner.jobs.results import read_tests
-from shell_runner.remote.jobs.package_format import EXECUTIONS, BadPackage
-from shell_runner.remote.jobs.package_reader import Package, open_package
+from shell_runner.remote.jobs.result_package_format import EXECUTIONS, BadPackage
+from shell_runner.remote.jobs.result_package_reader import Package, open_package
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import SKIPPED, Case, Execution, ParsedOutput, Problem
 from shell_runner.remote.protocol.verdict import judge

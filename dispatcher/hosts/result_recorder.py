@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from shell_runner.errors import HostError
-from shell_runner.remote.jobs.package_reader import Package
+from shell_runner.remote.jobs.result_package_reader import Package
 
 from .. import model
 from ..builds.blob_store import BlobStore

@@ -1,7 +1,7 @@
 """The next actions for a build and its stage runs.
 
 Pure: rows and results of tasks in, actions out, which the reconciler performs.  Hosts are given to
-the requests of all builds together, by ``run_placement``.
+the requests of all builds together, by ``placement_actions``.
 
 The rules, where they are not plain:
 
@@ -33,7 +33,7 @@ from ..model import (
     StageState,
 )
 from . import promotion, retry
-from .build_actions import (
+from .action_types import (
     WAITING_FOR,
     Action,
     Artifact,
@@ -57,8 +57,8 @@ from .build_actions import (
     make_run_key,
     next_attempt,
 )
-from .build_draft import BuildDraft
 from .retry import newest_attempts
+from .unit_of_work import BuildDraft
 
 
 def decide(

@@ -16,7 +16,7 @@ from typing import Any
 
 from shell_runner.errors import NosejobsError
 
-from ..policy.build_actions import TaskFailure
+from ..policy.action_types import TaskFailure
 
 _LOG = logging.getLogger(__name__)
 #: Results that are kept.

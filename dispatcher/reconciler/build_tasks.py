@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from shell_runner.errors import UsageError
 
-from ..builds import artifact, pipeline_files
-from ..builds.artifact import BuildFailed
+from ..builds import build_artifact, checkout_reader
 from ..builds.blob_store import BlobStore
-from ..builds.checkouts import CheckoutCache
+from ..builds.build_artifact import BuildFailed
+from ..builds.checkout_cache import CheckoutCache
 from ..hosts import package_rows
-from ..policy.build_actions import (
+from ..policy.action_types import (
     Artifact,
     ExaminedTree,
     ExamineTree,
@@ -43,7 +43,7 @@ class BuildTasks:
         return self._extract(task)
 
     def _examine(self, task: ExamineTree) -> ExaminedTree:
-        found = pipeline_files.examine(self._trees.get(task.source, task.revision))
+        found = checkout_reader.examine(self._trees.get(task.source, task.revision))
         return ExaminedTree(
             found.tree_digest, found.size, found.config, found.inputs_digest, found.error
         )
@@ -51,10 +51,10 @@ class BuildTasks:
     def _list_tests(self, task: ListTests) -> tuple[str, ...] | TaskFailure:
         checkout = self._trees.get(task.source, task.revision, task.tree_digest)
         try:
-            return tuple(test.nodeid for test in pipeline_files.stage_tests(checkout, task.stage))
+            return tuple(test.nodeid for test in checkout_reader.stage_tests(checkout, task.stage))
         except UsageError as error:
             return TaskFailure(
-                pipeline_files.hide_checkout_path(str(error), checkout), is_verdict=True
+                checkout_reader.hide_checkout_path(str(error), checkout), is_verdict=True
             )
 
     def _extract(self, task: ExtractArtifact) -> Artifact | TaskFailure:
@@ -64,10 +64,10 @@ class BuildTasks:
             (result,) = package_rows.read_rows(package, task.job).results
             if task.end_reason == "completed" and result.outcome == "passed":
                 try:
-                    kept = artifact.store_artifact(package, task.config, self._blobs)
+                    kept = build_artifact.store_artifact(package, task.config, self._blobs)
                 except BuildFailed as error:
                     return TaskFailure(str(error))
                 return Artifact(kept.digest, kept.size)
-            reason = artifact.failure_reason(package, task.config) or result.message
+            reason = build_artifact.failure_reason(package, task.config) or result.message
             log = package_rows.log_tail(package)
             return TaskFailure("\n".join(filter(None, [reason, log])))

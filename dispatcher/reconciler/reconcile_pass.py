@@ -20,15 +20,15 @@ from ..configuration import pipeline
 from ..configuration.pipeline import PipelineConfig
 from ..configuration.settings import Settings
 from ..model import Build, BuildRows, BuildState
-from ..policy import build_actions, build_progress, run_placement
-from ..policy.build_actions import Action, ExaminedTree, RequestHosts, RunKey, Task
+from ..policy import action_types, build_progress, placement_actions
+from ..policy.action_types import Action, ExaminedTree, RequestHosts, RunKey, Task
 from ..policy.placement import HostLoad, Unplaced
 from ..policy.retry import newest_attempts
-from ..store import audit, build_rows, builds, durations, hosts, jobs, stage_runs, tags
+from ..store import audit, build_snapshots, builds, durations, hosts, jobs, stage_runs, tags
 from .background_tasks import BackgroundTasks
 
 _STATES_WITH_CONFIG = (BuildState.BUILDING, BuildState.BUILT)
-_ROW_CHANGES = frozenset(build_actions.ROW_CHANGES)
+_ROW_CHANGES = frozenset(action_types.ROW_CHANGES)
 
 
 @dataclass
@@ -99,11 +99,11 @@ class ReconcilePass:
     def _begin(self, new: Iterable[BuildRows]) -> None:
         unlimited = {each.name for each in self._settings.sources if each.bursts == "every"}
         requests = self._writer.requests
-        places = run_placement.free_places(self._hosts, self._settings.queue)
+        places = placement_actions.free_places(self._hosts, self._settings.queue)
         places -= sum(request.placement.count for request in requests)
         for rows in new:
             is_idle = not (self._has_open_jobs or requests)
-            if run_placement.may_begin(rows.source in unlimited, places, is_idle):
+            if placement_actions.may_begin(rows.source in unlimited, places, is_idle):
                 self._advance(rows)
                 places -= 1
             else:
@@ -139,7 +139,7 @@ class ReconcilePass:
         """Return the build whose artifact a new build can take over."""
         if rows.build.state is not BuildState.NEW:
             return None
-        examined = self._results.get(build_actions.make_examine_task(rows))
+        examined = self._results.get(action_types.make_examine_task(rows))
         if not isinstance(examined, ExaminedTree) or not examined.inputs_digest:
             return None
         found = builds.find_reusable(self._connection, rows.change.source, examined.inputs_digest)
@@ -147,7 +147,7 @@ class ReconcilePass:
 
     def _place(self) -> None:
         requests = sorted(self._writer.requests, key=lambda request: request.run.build)
-        actions = run_placement.place_runs(
+        actions = placement_actions.place_runs(
             requests,
             self._hosts_with_contents(requests),
             self._settings.queue,
@@ -162,7 +162,7 @@ class ReconcilePass:
             return self._hosts
         contents = {request.run.build: request.placement.contents for request in requests}
         cached: dict[str, set[str]] = {}
-        for build, names in build_rows.hosts_of_builds(self._connection, contents).items():
+        for build, names in build_snapshots.hosts_of_builds(self._connection, contents).items():
             for name in names:
                 cached.setdefault(name, set()).update(contents[build])
         return [
@@ -186,35 +186,35 @@ class ActionWriter:
     def perform(self, actions: Sequence[Action], runs: Collection[model.StageRun] = ()) -> None:
         """Perform actions in their order; ``runs``: stage runs that they may name."""
         if not _NAMES_RUN.isdisjoint(map(type, actions)):
-            self._run_ids.update((build_actions.make_run_key(run), run.id) for run in runs)
+            self._run_ids.update((action_types.make_run_key(run), run.id) for run in runs)
         for action in actions:
             _PERFORM[type(action)](self, action)
 
     # -- tasks and work for others ------------------------------------------------
 
-    def _start_task(self, action: build_actions.StartTask) -> None:
+    def _start_task(self, action: action_types.StartTask) -> None:
         self._context.tasks.request(action.task, partial(self._context.run_task, action.task))
 
-    def _discard_result(self, action: build_actions.DiscardResult) -> None:
+    def _discard_result(self, action: action_types.DiscardResult) -> None:
         self._context.tasks.discard(action.task)
 
     def _request_hosts(self, action: RequestHosts) -> None:
         self.requests.append(action)
         if action.run.id:
-            self._run_ids[build_actions.make_run_key(action.run)] = action.run.id
+            self._run_ids[action_types.make_run_key(action.run)] = action.run.id
 
-    def _stop_job(self, action: build_actions.StopJob) -> None:
+    def _stop_job(self, action: action_types.StopJob) -> None:
         self._result.stop.add(action.job)
 
-    def _notify_pool_shortage(self, action: build_actions.NotifyPoolShortage) -> None:
+    def _notify_pool_shortage(self, action: action_types.NotifyPoolShortage) -> None:
         self._result.unplaced.append(action.unplaced)
 
-    def _repeat_pass(self, action: build_actions.RepeatPass) -> None:
+    def _repeat_pass(self, action: action_types.RepeatPass) -> None:
         self._result.repeat = True
 
     # -- builds -------------------------------------------------------------------
 
-    def _record_tree(self, action: build_actions.RecordTree) -> None:
+    def _record_tree(self, action: action_types.RecordTree) -> None:
         tree = action.tree
         fields: dict[str, Any] = {"tree_digest": tree.tree_digest}
         if tree.config is not None:
@@ -225,7 +225,7 @@ class ActionWriter:
             }
         builds.update_fields(self._connection, action.build, **fields)
 
-    def _move_build(self, action: build_actions.MoveBuild) -> None:
+    def _move_build(self, action: action_types.MoveBuild) -> None:
         if not builds.apply_event(self._connection, action.build, action.event, **action.fields()):
             return
         build = builds.get(self._connection, action.build)
@@ -233,20 +233,20 @@ class ActionWriter:
         detail = build.detail.partition("\n")[0]
         audit.write(self._connection, self._now, f"build {build.state}", detail, build=build.id)
 
-    def _set_build_detail(self, action: build_actions.SetBuildDetail) -> None:
+    def _set_build_detail(self, action: action_types.SetBuildDetail) -> None:
         builds.update_fields(self._connection, action.build, detail=action.detail)
 
-    def _set_level(self, action: build_actions.SetLevel) -> None:
+    def _set_level(self, action: action_types.SetLevel) -> None:
         if builds.set_level(self._connection, action.build, action.level):
             what = f"level {action.level}"
             audit.write(self._connection, self._now, what, build=action.build)
 
-    def _revoke_tag(self, action: build_actions.RevokeTag) -> None:
+    def _revoke_tag(self, action: action_types.RevokeTag) -> None:
         tags.revoke_tag(
             self._connection, action.tag, actor=model.POLICY, reason=action.reason, at=self._now
         )
 
-    def _give_tag(self, action: build_actions.GrantTag) -> None:
+    def _give_tag(self, action: action_types.GrantTag) -> None:
         by_run: dict[int, list[model.Job]] = {}
         for job in jobs.list_by_runs(self._connection, action.runs):
             by_run.setdefault(job.stage_run, []).append(job)
@@ -264,24 +264,24 @@ class ActionWriter:
 
     # -- stage runs ---------------------------------------------------------------
 
-    def _add_run(self, action: build_actions.AddRun) -> None:
+    def _add_run(self, action: action_types.AddRun) -> None:
         number = stage_runs.add(self._connection, action.run)
         assert number is not None, "rows that were read in this transaction do not have the run"
-        self._run_ids[build_actions.make_run_key(action.run)] = number
+        self._run_ids[action_types.make_run_key(action.run)] = number
 
-    def _move_run(self, action: build_actions.MoveRun) -> None:
+    def _move_run(self, action: action_types.MoveRun) -> None:
         fields: dict[str, object] = {"detail": action.detail}
         if action.ended_at is not None:
             fields["ended_at"] = action.ended_at
         stage_runs.apply_event(self._connection, self._run_ids[action.run], action.event, **fields)
 
-    def _set_run_detail(self, action: build_actions.SetRunDetail) -> None:
+    def _set_run_detail(self, action: action_types.SetRunDetail) -> None:
         stage_runs.update_fields(self._connection, self._run_ids[action.run], detail=action.detail)
 
-    def _plan_jobs(self, action: build_actions.PlanJobs) -> None:
+    def _plan_jobs(self, action: action_types.PlanJobs) -> None:
         """Add the rows of jobs; the connections of their hosts see them."""
         request = action.request
-        run = self._run_ids[build_actions.make_run_key(request.run)]
+        run = self._run_ids[action_types.make_run_key(request.run)]
         fields: dict[str, object] = {"hosts_lost": request.hosts_lost, "detail": action.detail}
         if action.started_at is None:
             stage_runs.update_fields(self._connection, run, **fields)
@@ -303,32 +303,32 @@ class ActionWriter:
         ]
         jobs.plan(self._connection, planned)
 
-    def _parts(self, request: RequestHosts) -> Sequence[build_actions.PlannedPart]:
+    def _parts(self, request: RequestHosts) -> Sequence[action_types.PlannedPart]:
         split = request.split
         if split is None:
             return request.parts
         seconds = durations.mean_seconds(self._connection, split.source, split.stage)
-        return run_placement.split_tests(split, seconds, request.placement.count)
+        return placement_actions.split_tests(split, seconds, request.placement.count)
 
 
 #: Actions that name a stage run by its key.
-_NAMES_RUN = frozenset([build_actions.MoveRun, build_actions.SetRunDetail])
+_NAMES_RUN = frozenset([action_types.MoveRun, action_types.SetRunDetail])
 
 _PERFORM: Mapping[type, Callable[[ActionWriter, Any], None]] = {
-    build_actions.StartTask: ActionWriter._start_task,
-    build_actions.DiscardResult: ActionWriter._discard_result,
-    build_actions.RecordTree: ActionWriter._record_tree,
-    build_actions.MoveBuild: ActionWriter._move_build,
-    build_actions.SetBuildDetail: ActionWriter._set_build_detail,
-    build_actions.SetLevel: ActionWriter._set_level,
-    build_actions.AddRun: ActionWriter._add_run,
-    build_actions.MoveRun: ActionWriter._move_run,
-    build_actions.SetRunDetail: ActionWriter._set_run_detail,
-    build_actions.RevokeTag: ActionWriter._revoke_tag,
-    build_actions.GrantTag: ActionWriter._give_tag,
-    build_actions.RequestHosts: ActionWriter._request_hosts,
-    build_actions.PlanJobs: ActionWriter._plan_jobs,
-    build_actions.StopJob: ActionWriter._stop_job,
-    build_actions.NotifyPoolShortage: ActionWriter._notify_pool_shortage,
-    build_actions.RepeatPass: ActionWriter._repeat_pass,
+    action_types.StartTask: ActionWriter._start_task,
+    action_types.DiscardResult: ActionWriter._discard_result,
+    action_types.RecordTree: ActionWriter._record_tree,
+    action_types.MoveBuild: ActionWriter._move_build,
+    action_types.SetBuildDetail: ActionWriter._set_build_detail,
+    action_types.SetLevel: ActionWriter._set_level,
+    action_types.AddRun: ActionWriter._add_run,
+    action_types.MoveRun: ActionWriter._move_run,
+    action_types.SetRunDetail: ActionWriter._set_run_detail,
+    action_types.RevokeTag: ActionWriter._revoke_tag,
+    action_types.GrantTag: ActionWriter._give_tag,
+    action_types.RequestHosts: ActionWriter._request_hosts,
+    action_types.PlanJobs: ActionWriter._plan_jobs,
+    action_types.StopJob: ActionWriter._stop_job,
+    action_types.NotifyPoolShortage: ActionWriter._notify_pool_shortage,
+    action_types.RepeatPass: ActionWriter._repeat_pass,
 }

@@ -20,10 +20,10 @@ from sqlalchemy import Connection
 from shell_runner.errors import NosejobsError
 
 from ..builds.blob_store import BlobStore
-from ..builds.checkouts import CheckoutCache
+from ..builds.checkout_cache import CheckoutCache
 from ..configuration.settings import Settings
 from ..model import BuildRows
-from ..store import Store, build_rows, key_values
+from ..store import Store, build_snapshots, key_values
 from ..store.engine import count_changes
 from .background_tasks import BackgroundTasks
 from .build_tasks import BuildTasks
@@ -102,11 +102,11 @@ class Reconciler:
             before = count_changes(connection)
             if self._audited < 0:
                 self._audited = int(key_values.get(connection, _AUDIT_KEY) or 0)
-            audited, touched = build_rows.audited_builds(connection, self._audited)
-            marks = build_rows.change_marks(connection)
+            audited, touched = build_snapshots.audited_builds(connection, self._audited)
+            marks = build_snapshots.change_marks(connection)
             current = ReconcilePass(connection, self._context, self._memory, self._clock())
             current.run(self._read_rows(connection, marks, touched))
-            last = build_rows.audited_builds(connection, audited)[0]
+            last = build_snapshots.audited_builds(connection, audited)[0]
             if last != self._audited:
                 key_values.put(connection, _AUDIT_KEY, b"%d" % last)
             current.result.wrote = count_changes(connection) != before
@@ -128,5 +128,5 @@ class Reconciler:
             for build, mark in marks.items()
             if build in settled and build not in touched and self._memory.marks.get(build) == mark
         }
-        changed = build_rows.read_rows(connection, (marks.keys() | touched) - same.keys())
+        changed = build_snapshots.read_rows(connection, (marks.keys() | touched) - same.keys())
         return sorted([*same.values(), *changed], key=lambda rows: rows.build.id)

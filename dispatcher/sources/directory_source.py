@@ -16,7 +16,7 @@ from shell_runner.remote.files.manifest import FILE, LINK, BadManifestEntry, Man
 from shell_runner.shipping import tree_scan
 from shell_runner.text import escape_unprintable
 
-from ..policy.change_detection import Commit
+from ..policy.revision_selection import Commit
 from .checkout import CHUNK_SIZE, check_links, write_atomically, write_file, write_link
 from .git_command import SourceError
 from .source import CommitRange

@@ -22,7 +22,7 @@ from typing import IO
 from shell_runner.text import escape_unprintable
 
 from ..configuration.settings import TEMPORARY_PREFIX
-from ..policy.change_detection import Commit
+from ..policy.revision_selection import Commit
 from .checkout import (
     CHUNK_SIZE,
     MAX_LINE_CHARS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ..policy.change_detection import Commit
+from ..policy.revision_selection import Commit
 
 
 class CommitRange(NamedTuple):

@@ -1,6 +1,6 @@
 """The dispatcher's database: one engine, its tables, and typed functions on a connection.
 
-There is a module for each table; ``views`` serves the API and the pages, ``retention`` removes old
+There is a module for each table; ``api_queries`` serves the API, ``result_retention`` removes old
 results.  Functions take a connection of ``Store.read()`` or ``Store.write()``, and the time as an
 argument: no module here reads a clock.
 """

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
-from . import statements, tables
+from . import row_mapping, tables
 
 _AUDIT = tables.audit.c
 
@@ -33,7 +33,7 @@ def write(
 ) -> None:
     """Add an entry; ``actor`` is empty for the dispatcher itself, ``at`` is the time of it."""
     fields = {"recorded_at": at, "actor": actor, "action": action, "build": build, "detail": detail}
-    statements.insert_row(connection, tables.audit, fields)
+    row_mapping.insert_row(connection, tables.audit, fields)
 
 
 def list_entries(

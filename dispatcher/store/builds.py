@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select
 
 from .. import model
-from . import statements, tables
+from . import row_mapping, tables
 
 _BUILD, _RUN, _CHANGE = tables.build.c, tables.stage_run.c, tables.change.c
 #: States of stage runs that can still change without a person.
@@ -18,12 +18,12 @@ _ACTIVE_RUN_STATES = tuple(
 )
 _OPEN_STATES = (model.BuildState.NEW, model.BuildState.BUILDING)
 
-_GET = statements.select_by_key(tables.build)
+_GET = row_mapping.select_by_key(tables.build)
 #: Selects the ids of builds that can still change without a person.
 ACTIVE = (
     select(_BUILD.id)
-    .where(statements.is_in_states(_BUILD.state, _OPEN_STATES))
-    .union(select(_RUN.build).where(statements.is_in_states(_RUN.state, _ACTIVE_RUN_STATES)))
+    .where(row_mapping.is_in_states(_BUILD.state, _OPEN_STATES))
+    .union(select(_RUN.build).where(row_mapping.is_in_states(_RUN.state, _ACTIVE_RUN_STATES)))
 )
 _REUSABLE = (
     select(tables.build)
@@ -40,7 +40,7 @@ _REUSABLE = (
 def add(connection: Connection, change: int, at: float) -> int:
     """Add the build of a change, created at ``at``, and return its id."""
     new = model.BuildState.NEW.value
-    return statements.insert_row(
+    return row_mapping.insert_row(
         connection, tables.build, {"change": change, "state": new, "created_at": at}
     )
 
@@ -48,12 +48,12 @@ def add(connection: Connection, change: int, at: float) -> int:
 def get(connection: Connection, build: int) -> model.Build | None:
     """Return a build by id; None if there is none."""
     row = connection.execute(_GET, {"key": build}).first()
-    return statements.build_from_row(row) if row else None
+    return row_mapping.build_from_row(row) if row else None
 
 
 def apply_event(connection: Connection, build: int, event: model.BuildEvent, **fields: Any) -> bool:
     """Apply an event to a build and set columns; see ``statements.apply_event``."""
-    return statements.apply_event(
+    return row_mapping.apply_event(
         connection, tables.build, model.BUILD_TRANSITIONS, build, event, **fields
     )
 
@@ -62,12 +62,12 @@ def update_fields(connection: Connection, build: int, **fields: Any) -> bool:
     """Set the tree digest, config, inputs digest or detail.  Return whether the build exists."""
     unknown = fields.keys() - {"tree_digest", "config", "inputs_digest", "detail"}
     assert not unknown, unknown
-    return statements.update_row(connection, tables.build, build, **fields)
+    return row_mapping.update_row(connection, tables.build, build, **fields)
 
 
 def set_level(connection: Connection, build: int, level: str) -> bool:
     """Set the level of a build.  Return whether it changed."""
-    return statements.update_row_if_different(connection, tables.build, build, level=level)
+    return row_mapping.update_row_if_different(connection, tables.build, build, level=level)
 
 
 def find_reusable(connection: Connection, source: int, inputs: str) -> model.Build | None:
@@ -76,7 +76,7 @@ def find_reusable(connection: Connection, source: int, inputs: str) -> model.Bui
     Its ``reused_build``, if set, is the build that made the artifact.
     """
     row = connection.execute(_REUSABLE, {"source": source, "inputs": inputs}).first()
-    return statements.build_from_row(row) if row else None
+    return row_mapping.build_from_row(row) if row else None
 
 
 def list_active_ids(connection: Connection) -> list[int]:
@@ -99,4 +99,4 @@ def list_new_on_branch(connection: Connection, source: int, branch: str) -> list
         .where(_CHANGE.source == source, _CHANGE.branch == branch)
         .order_by(_BUILD.id)
     )
-    return [statements.build_from_row(row) for row in connection.execute(statement)]
+    return [row_mapping.build_from_row(row) for row in connection.execute(statement)]

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, select, update
 
 from .. import model
-from . import statements, tables
+from . import row_mapping, tables
 
 _SOURCE, _HEAD = tables.source.c, tables.head.c
-_GET = statements.select_by_key(tables.change)
+_GET = row_mapping.select_by_key(tables.change)
 _SOURCES = select(tables.source).order_by(_SOURCE.name)
 
 
@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 def ensure_source(connection: Connection, name: str, kind: str) -> int:
     """Return the id of a configured source; add the source if it is new."""
-    statements.insert_if_absent(connection, tables.source, {"name": name, "kind": kind})
+    row_mapping.insert_if_absent(connection, tables.source, {"name": name, "kind": kind})
     where = _SOURCE.name == name
     connection.execute(update(tables.source).where(where, _SOURCE.kind != kind).values(kind=kind))
     return int(connection.execute(select(_SOURCE.id).where(where)).scalar_one())
@@ -60,7 +60,7 @@ def move_head(
     """
     if not expected:
         row = {"source": source, "branch": branch, "revision": revision}
-        return statements.insert_if_absent(connection, tables.head, row)
+        return row_mapping.insert_if_absent(connection, tables.head, row)
     where = (_HEAD.source == source, _HEAD.branch == branch, _HEAD.revision == expected)
     if not revision:
         return connection.execute(delete(tables.head).where(*where)).rowcount == 1
@@ -70,10 +70,10 @@ def move_head(
 
 def add(connection: Connection, change: model.Change) -> int:
     """Add a change, and return its id."""
-    return statements.insert_row(connection, tables.change, statements.column_values(change))
+    return row_mapping.insert_row(connection, tables.change, row_mapping.column_values(change))
 
 
 def get(connection: Connection, change: int) -> model.Change | None:
     """Return a change by id; None if there is none."""
     row = connection.execute(_GET, {"key": change}).first()
-    return statements.change_from_row(row) if row else None
+    return row_mapping.change_from_row(row) if row else None

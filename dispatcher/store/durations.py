@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
-from . import statements, tables
+from . import row_mapping, tables
 from .tables import escape_invalid_characters
 
 _DURATION = tables.duration.c
@@ -26,7 +26,7 @@ def record(connection: Connection, source: int, stage: str, seconds: Mapping[str
 
     Must be called once for each harvested package.
     """
-    for chunk in statements.split_into_chunks(seconds.items(), _ROWS_PER_STATEMENT):
+    for chunk in row_mapping.split_into_chunks(seconds.items(), _ROWS_PER_STATEMENT):
         # Two names can become equal when they are escaped.
         escaped = {escape_invalid_characters(nodeid): duration for nodeid, duration in chunk}
         rows = [
@@ -38,7 +38,7 @@ def record(connection: Connection, source: int, stage: str, seconds: Mapping[str
 
 @lru_cache
 def _update_means(dialect: str) -> Any:
-    statement = statements.insert_with_conflict_clause(dialect, tables.duration)
+    statement = row_mapping.insert_with_conflict_clause(dialect, tables.duration)
     mean = _DURATION.seconds * (1 - _WEIGHT) + statement.excluded.seconds * _WEIGHT
     key = list(tables.duration.primary_key)
     return statement.on_conflict_do_update(index_elements=key, set_={"seconds": mean})

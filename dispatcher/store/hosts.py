@@ -9,10 +9,10 @@ from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from .. import model
 from ..policy.retry import quarantine_reason
-from . import audit, statements, tables
+from . import audit, row_mapping, tables
 
 _HOST = tables.host.c
-_GET = statements.select_by_key(tables.host)
+_GET = row_mapping.select_by_key(tables.host)
 _ALL = select(tables.host).order_by(_HOST.name)
 _RECORD_SUCCESS = (
     update(tables.host)
@@ -30,10 +30,10 @@ _STATES_KEPT_IN_SILENCE = (
 
 def configure(connection: Connection, host: model.Host) -> None:
     """Add a host of the settings or of a pool; of a known host update the configuration only."""
-    fields = statements.column_values(host)
-    statement = statements.insert_with_conflict_clause(connection.dialect.name, tables.host).values(
-        **fields
-    )
+    fields = row_mapping.column_values(host)
+    statement = row_mapping.insert_with_conflict_clause(
+        connection.dialect.name, tables.host
+    ).values(**fields)
     configuration = {name: fields[name] for name in ("spec", "labels", "slots", "pool")}
     connection.execute(
         statement.on_conflict_do_update(index_elements=[_HOST.name], set_=configuration)
@@ -55,12 +55,12 @@ def delete_unconfigured(connection: Connection, names: Collection[str]) -> list[
 def get(connection: Connection, name: str) -> model.Host | None:
     """Return a host by name; None if there is none."""
     row = connection.execute(_GET, {"key": name}).first()
-    return statements.host_from_row(row) if row else None
+    return row_mapping.host_from_row(row) if row else None
 
 
 def list_all(connection: Connection) -> list[model.Host]:
     """Return all hosts, by name."""
-    return [statements.host_from_row(row) for row in connection.execute(_ALL)]
+    return [row_mapping.host_from_row(row) for row in connection.execute(_ALL)]
 
 
 def record_contact(

@@ -9,17 +9,17 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from .. import model
-from . import statements, tables
+from . import row_mapping, tables
 
 _JOB = tables.job.c
-_OPEN = statements.is_in_states(_JOB.state, [state for state in model.JobState if state.is_open])
+_OPEN = row_mapping.is_in_states(_JOB.state, [state for state in model.JobState if state.is_open])
 _FINAL_RUN_STATES = [state for state in model.StageState if state.is_final]
-_GET = statements.select_by_key(tables.job)
+_GET = row_mapping.select_by_key(tables.job)
 _OPEN_COUNTS = select(_JOB.host, func.count()).where(_OPEN).group_by(_JOB.host)
 _STOPPED_JOBS = (
     select(_JOB.id, _JOB.host)
     .join(tables.stage_run, tables.stage_run.c.id == _JOB.stage_run)
-    .where(_OPEN, statements.is_in_states(tables.stage_run.c.state, _FINAL_RUN_STATES))
+    .where(_OPEN, row_mapping.is_in_states(tables.stage_run.c.state, _FINAL_RUN_STATES))
 )
 _BY_RUNS = (
     select(tables.job)
@@ -43,14 +43,14 @@ def plan(connection: Connection, jobs: Sequence[model.Job]) -> list[str]:
     return [
         job.id
         for job in jobs
-        if statements.insert_if_absent(connection, tables.job, statements.column_values(job))
+        if row_mapping.insert_if_absent(connection, tables.job, row_mapping.column_values(job))
     ]
 
 
 def get(connection: Connection, job: str) -> model.Job | None:
     """Return a job by UUID; None if there is none."""
     row = connection.execute(_GET, {"key": job}).first()
-    return statements.job_from_row(row) if row else None
+    return row_mapping.job_from_row(row) if row else None
 
 
 def list_by_run(connection: Connection, run: int) -> list[model.Job]:
@@ -61,8 +61,8 @@ def list_by_run(connection: Connection, run: int) -> list[model.Job]:
 def list_by_runs(connection: Connection, runs: Sequence[int]) -> list[model.Job]:
     """Return all jobs of several stage runs, by run, part and attempt."""
     jobs: list[model.Job] = []
-    for chunk in statements.split_into_chunks(sorted(runs)):
-        jobs += map(statements.job_from_row, connection.execute(_BY_RUNS, {"runs": chunk}))
+    for chunk in row_mapping.split_into_chunks(sorted(runs)):
+        jobs += map(row_mapping.job_from_row, connection.execute(_BY_RUNS, {"runs": chunk}))
     return jobs
 
 
@@ -75,12 +75,12 @@ def list_in_state(
         rows = connection.execute(statement)
     else:
         rows = connection.execute(_select_in_state_on_host(states), {"host": host})
-    return [statements.job_from_row(row) for row in rows]
+    return [row_mapping.job_from_row(row) for row in rows]
 
 
 @lru_cache
 def _select_in_state(states: tuple[model.JobState, ...]) -> Select[Any]:
-    chosen = select(tables.job).where(statements.is_in_states(_JOB.state, states))
+    chosen = select(tables.job).where(row_mapping.is_in_states(_JOB.state, states))
     return chosen.order_by(_JOB.planned_at, _JOB.id)
 
 
@@ -96,7 +96,7 @@ def count_open_by_host(connection: Connection) -> dict[str, int]:
 
 def apply_event(connection: Connection, job: str, event: model.JobEvent, **fields: Any) -> bool:
     """Apply an event to a job and set columns; see ``statements.apply_event``."""
-    return statements.apply_event(
+    return row_mapping.apply_event(
         connection, tables.job, model.JOB_TRANSITIONS, job, event, **fields
     )
 
@@ -123,4 +123,4 @@ def list_lost_on_host(
     ``since``: time after which they were planned.
     """
     rows = connection.execute(_LOST_ON_HOST, {"host": host, "since": since, "limit": limit})
-    return [statements.job_from_row(row) for row in rows]
+    return [row_mapping.job_from_row(row) for row in rows]

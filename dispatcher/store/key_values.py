@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, select
 
-from . import statements, tables
+from . import row_mapping, tables
 
 _KEY_VALUE = tables.key_value.c
 _GET = select(_KEY_VALUE.value).where(_KEY_VALUE.name == bindparam("key"))
@@ -18,4 +18,4 @@ def get(connection: Connection, name: str) -> bytes | None:
 
 def put(connection: Connection, name: str, value: bytes) -> None:
     """Set the value of a name."""
-    statements.upsert_row(connection, tables.key_value, {"name": name, "value": value})
+    row_mapping.upsert_row(connection, tables.key_value, {"name": name, "value": value})

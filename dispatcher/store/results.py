@@ -13,7 +13,7 @@ from shell_runner.remote.protocol.model import OUTCOMES
 
 from .. import model
 from ..model import OutcomeCounts
-from . import audit, jobs, statements, tables
+from . import audit, jobs, row_mapping, tables
 from .tables import escape_invalid_characters
 
 _JOB, _RUN = tables.job.c, tables.stage_run.c
@@ -134,7 +134,7 @@ def _record_in_job(connection: Connection, key: str, package: PackageInfo) -> Ha
             return HarvestOutcome.NEW
     else:
         jobs.apply_event(connection, key, model.JobEvent.LOSE)
-    statements.update_row(connection, tables.job, key, **fields)
+    row_mapping.update_row(connection, tables.job, key, **fields)
     detail = f"job {key} of {job.host}: its package came after it was given up"
     audit.write(connection, package.harvested_at, "harvest", detail)
     return HarvestOutcome.LATE
@@ -168,7 +168,7 @@ def _add_results(connection: Connection, job: str, results: Iterable[ResultRow])
         )
         for number, nodeid, outcome, message, duration, *rest in results
     )
-    statements.insert_many(connection, tables.result, columns, cleaned)
+    row_mapping.insert_many(connection, tables.result, columns, cleaned)
     return _ResultIds((row[0], row[1]) for row in connection.execute(_RESULT_IDS, {"job": job}))
 
 
@@ -186,7 +186,7 @@ def _add_cases(connection: Connection, keys: _ResultIds, cases: Iterable[CaseRow
         )
         for test, number, name, outcome, message, duration in cases
     )
-    statements.insert_many(connection, tables.case, columns, cleaned)
+    row_mapping.insert_many(connection, tables.case, columns, cleaned)
 
 
 def _add_measurements(
@@ -202,7 +202,7 @@ def _add_measurements(
         if _finite_or_none(value) is not None
     }
     columns = ("result", "case_number", "name", "value", "unit")
-    statements.insert_many(
+    row_mapping.insert_many(
         connection, tables.measurement, columns, ((*k, *v) for k, v in last.items())
     )
 
@@ -225,7 +225,7 @@ def _finite_or_none(number: float | None) -> float | None:
 def count_outcomes(connection: Connection, job_ids: Sequence[str]) -> dict[str, OutcomeCounts]:
     """Return the outcome counts of the jobs that have results, by job id."""
     counts_by_job: dict[str, dict[str, int]] = {}
-    for chunk in statements.split_into_chunks(job_ids):
+    for chunk in row_mapping.split_into_chunks(job_ids):
         for job, outcome, infrastructure, count in connection.execute(_COUNTS, {"jobs": chunk}):
             counts = counts_by_job.setdefault(job, dict.fromkeys(OutcomeCounts._fields, 0))
             counts[outcome if outcome in counts else "error"] += count

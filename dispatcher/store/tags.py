@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, select, update
 
 from .. import model
-from . import audit, statements, tables
+from . import audit, row_mapping, tables
 
 _TAG, _DECISION = tables.tag.c, tables.decision.c
 _BY_BUILDS = (
@@ -22,9 +22,9 @@ def grant_tag(connection: Connection, tag: model.Tag, reason: str = "") -> int |
     A tag that replaces another one can be granted only after that one was revoked.  ``reason`` is
     for the audit log, if a person grants the tag by hand.
     """
-    fields = statements.column_values(tag)
+    fields = row_mapping.column_values(tag)
     fields["serial"] = 0
-    number = statements.insert_numbered_if_absent(connection, tables.tag, fields)
+    number = row_mapping.insert_numbered_if_absent(connection, tables.tag, fields)
     if number is not None:
         audit.write(
             connection, tag.granted_at, f"tag {tag.stage}", reason, actor=tag.actor, build=tag.build
@@ -53,8 +53,8 @@ def revoke_tag(connection: Connection, tag: int, *, actor: str, reason: str, at:
 def list_by_builds(connection: Connection, builds: Sequence[int]) -> list[model.Tag]:
     """Return all tags of several builds, revoked ones too, in the order of their creation."""
     all_tags: list[model.Tag] = []
-    for chunk in statements.split_into_chunks(sorted(builds)):
-        all_tags += map(statements.tag_from_row, connection.execute(_BY_BUILDS, {"builds": chunk}))
+    for chunk in row_mapping.split_into_chunks(sorted(builds)):
+        all_tags += map(row_mapping.tag_from_row, connection.execute(_BY_BUILDS, {"builds": chunk}))
     return all_tags
 
 
@@ -65,8 +65,8 @@ def list_by_build(connection: Connection, build: int) -> list[model.Tag]:
 
 def record_decision(connection: Connection, decision: model.Decision) -> bool:
     """Record a decision in place of the previous one on this stage.  Return whether it is new."""
-    fields = statements.column_values(decision)
-    statement = statements.insert_with_conflict_clause(
+    fields = row_mapping.column_values(decision)
+    statement = row_mapping.insert_with_conflict_clause(
         connection.dialect.name, tables.decision
     ).values(**fields)
     key = [_DECISION.build, _DECISION.stage]
@@ -89,4 +89,4 @@ def record_decision(connection: Connection, decision: model.Decision) -> bool:
 def list_decisions(connection: Connection, build: int) -> list[model.Decision]:
     """Return the last decision on each stage of a build, by stage."""
     statement = select(tables.decision).where(_DECISION.build == build).order_by(_DECISION.stage)
-    return [statements.decision_from_row(row) for row in connection.execute(statement)]
+    return [row_mapping.decision_from_row(row) for row in connection.execute(statement)]

@@ -19,7 +19,7 @@ from shell_runner.remote.jobs.webhook import SIGNATURE_HEADER, sign
 from shell_runner.remote.protocol.job import is_uuid
 from shell_runner.text import to_single_line
 
-from ..reconciler import actions
+from ..reconciler import user_actions
 from ..store import StoreError, audit
 from . import schemas
 from .errors import NotFound
@@ -31,10 +31,10 @@ routes = APIRouter(prefix=ROOT, responses=PROBLEM_RESPONSES)
 def _perform(
     request: Request,
     action: schemas.ActionRequest | schemas.ReasonRequest,
-    do: Callable[[Connection, actions.Attribution], Any],
+    do: Callable[[Connection, user_actions.Attribution], Any],
 ) -> Any:
     """Perform an action in one transaction, whose commit wakes waiting threads."""
-    by = actions.Attribution(action.actor, action.reason, time.time())
+    by = user_actions.Attribution(action.actor, action.reason, time.time())
     with context_of(request).store.write() as connection:
         return do(connection, by)
 
@@ -48,7 +48,7 @@ def approve_stage(
     request: Request, build: RowNumber, stage: ShortName, action: schemas.ActionRequest
 ) -> schemas.ActionResult:
     """Let a stage run: open its gate, or end a hold."""
-    new = _perform(request, action, lambda c, by: actions.approve(c, build, stage, by))
+    new = _perform(request, action, lambda c, by: user_actions.approve(c, build, stage, by))
     what = f"{stage} of build {build}"
     return _action_result(new, f"{what} is approved", f"{what} was approved before")
 
@@ -58,7 +58,7 @@ def hold_stage(
     request: Request, build: RowNumber, stage: ShortName, action: schemas.ActionRequest
 ) -> schemas.ActionResult:
     """Keep a stage from running until it is approved."""
-    new = _perform(request, action, lambda c, by: actions.hold(c, build, stage, by))
+    new = _perform(request, action, lambda c, by: user_actions.hold(c, build, stage, by))
     what = f"{stage} of build {build}"
     return _action_result(new, f"{what} is held", f"{what} was held before")
 
@@ -68,7 +68,7 @@ def tag_stage(
     request: Request, build: RowNumber, stage: ShortName, action: schemas.ReasonRequest
 ) -> schemas.ActionResult:
     """Tag a build by hand."""
-    new = _perform(request, action, lambda c, by: actions.tag(c, build, stage, by))
+    new = _perform(request, action, lambda c, by: user_actions.tag(c, build, stage, by))
     what = f"build {build} is tagged {stage}"
     return _action_result(new, f"{what} by hand", f"{what} by hand already")
 
@@ -78,7 +78,7 @@ def revoke_tags(
     request: Request, build: RowNumber, stage: ShortName, action: schemas.ReasonRequest
 ) -> schemas.ActionResult:
     """Revoke the tags of a stage; they stay, with the reason."""
-    count = _perform(request, action, lambda c, by: actions.revoke(c, build, stage, by))
+    count = _perform(request, action, lambda c, by: user_actions.revoke(c, build, stage, by))
     many = f"{count} tags" if count > 1 else "the tag"
     return _action_result(count > 0, f"{many} {stage} of build {build} revoked", "")
 
@@ -89,7 +89,7 @@ def rerun_stage(
 ) -> schemas.StageRun:
     """Run a stage again, or those of its tests that failed."""
     run = _perform(
-        request, action, lambda c, by: actions.rerun(c, build, stage, by, action.failed_only)
+        request, action, lambda c, by: user_actions.rerun(c, build, stage, by, action.failed_only)
     )
     return schemas.to_stage_run(run)
 
@@ -99,7 +99,7 @@ def cancel_stage(
     request: Request, build: RowNumber, stage: ShortName, action: schemas.ActionRequest
 ) -> schemas.ActionResult:
     """Cancel the run of a stage."""
-    _perform(request, action, lambda c, by: actions.cancel(c, build, by, stage))
+    _perform(request, action, lambda c, by: user_actions.cancel(c, build, by, stage))
     return schemas.ActionResult(changed=True, message=f"{stage} of build {build} is canceled")
 
 
@@ -108,7 +108,7 @@ def cancel_build(
     request: Request, build: RowNumber, action: schemas.ActionRequest
 ) -> schemas.ActionResult:
     """Cancel all stages of a build that have not ended."""
-    runs = _perform(request, action, lambda c, by: actions.cancel(c, build, by))
+    runs = _perform(request, action, lambda c, by: user_actions.cancel(c, build, by))
     names = ", ".join(run.stage for run in runs)
     return schemas.ActionResult(
         changed=True, message=f"build {build} is canceled{names and f': {names}'}"
@@ -117,9 +117,12 @@ def cancel_build(
 
 #: Function of each action on a host, and the effect on the host.
 _HOST_ACTIONS = {
-    "drain": (actions.drain, "is draining: it finishes its jobs and gets no new ones"),
-    "quarantine": (actions.quarantine, "is quarantined: it gets no new jobs until it is resumed"),
-    "resume": (actions.resume, "gets jobs again"),
+    "drain": (user_actions.drain, "is draining: it finishes its jobs and gets no new ones"),
+    "quarantine": (
+        user_actions.quarantine,
+        "is quarantined: it gets no new jobs until it is resumed",
+    ),
+    "resume": (user_actions.resume, "gets jobs again"),
 }
 
 
@@ -154,7 +157,7 @@ def poke_source(
     service = context.service
     names = [each.name for each in service.settings.sources]
     if source not in names:
-        hint = actions.suggest(source, names, "there is none in the dispatcher's file")
+        hint = user_actions.suggest(source, names, "there is none in the dispatcher's file")
         raise NotFound(f"there is no source {source!r}{hint}")
     service.poke(source)  # first: the build of a commit does not wait for the audit log
     actor, reason = (action.actor, action.reason) if action else ("", "")

@@ -16,7 +16,7 @@ from shell_runner.text import to_single_line
 
 from .. import model
 from ..hosts.job_logs import LogUnavailable
-from ..reconciler import actions
+from ..reconciler import user_actions
 from ..store import StoreError
 from .log_streams import TooManyReaders
 from .request_guard import PROBLEM_MEDIA_TYPE, problem
@@ -29,8 +29,8 @@ class NotFound(NosejobsError):
 def add_errors(app: FastAPI) -> None:
     """Register a handler for every kind of error."""
     statuses: list[tuple[type[Exception], int]] = [
-        (NotFound, 404), (LogUnavailable, 404), (actions.UnknownName, 404),
-        (actions.ActionRefused, 409), (model.InvalidTransition, 409), (JobRefused, 409),
+        (NotFound, 404), (LogUnavailable, 404), (user_actions.UnknownName, 404),
+        (user_actions.ActionRefused, 409), (model.InvalidTransition, 409), (JobRefused, 409),
         (UsageError, 422), (HostError, 502), (TooManyReaders, 503), (StoreError, 503),
     ]  # fmt: skip
     for kind, status in statuses:

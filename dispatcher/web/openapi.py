@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .app import create_routes
+from .server import create_routes
 
 
 def document_text() -> str:

@@ -16,7 +16,7 @@ from .. import model
 from ..configuration import settings
 from ..configuration.pipeline import Gate, PipelineConfig, Stage, from_json
 from ..policy import build_status, promotion
-from ..store import audit, changes, results, views
+from ..store import api_queries, audit, changes, results
 
 
 class _Response(BaseModel):
@@ -349,7 +349,7 @@ def pipeline_of(build: model.Build) -> PipelineConfig:
     return PipelineConfig(levels=()) if build.config is None else from_json(build.config)
 
 
-def to_build(view: views.BuildView, status: build_status.BuildStatus | None = None) -> Build:
+def to_build(view: api_queries.BuildView, status: build_status.BuildStatus | None = None) -> Build:
     """Return a build as in lists.
 
     ``status`` is its status if the caller knows more rows than the view has.
@@ -366,7 +366,7 @@ def to_build(view: views.BuildView, status: build_status.BuildStatus | None = No
     )  # fmt: skip
 
 
-def _to_change(view: views.BuildView) -> Change:
+def _to_change(view: api_queries.BuildView) -> Change:
     change = view.change
     return Change(
         source=view.source, branch=change.branch, revision=change.revision,
@@ -375,7 +375,7 @@ def _to_change(view: views.BuildView) -> Change:
     )  # fmt: skip
 
 
-def _to_stages(view: views.BuildView, tree: PipelineConfig) -> list[StageStatus]:
+def _to_stages(view: api_queries.BuildView, tree: PipelineConfig) -> list[StageStatus]:
     """Return the stages: the build command first; stages that only have a tag by hand last."""
     last = build_status.newest_runs(view.runs)
     counting = promotion.counting_stages(tree, view.tags)
@@ -433,7 +433,7 @@ def to_host(host: model.Host, load: int) -> Host:
 
 
 def to_build_detail(
-    rows: views.BuildDetail,
+    rows: api_queries.BuildDetail,
     failures: Sequence[Result],
     measurements: Sequence[Measurement],
 ) -> BuildDetail:

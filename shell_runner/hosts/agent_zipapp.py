@@ -10,27 +10,27 @@ import os
 import zipfile
 from pathlib import Path
 
-from ..remote import entry_point
+from ..remote import command_lines
 from . import host_code
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
 
 #: The zipapp's ``__main__.py``.  It must parse on any Python, so that it can report one that is too
-#: old.  Its arguments are those of the agent, except for those of ``entry_point.command``.
+#: old.  Its arguments are those of the agent, except for those of ``command_lines.build_command``.
 _MAIN_SOURCE = f"""\
 import sys
 
 if sys.version_info < (3, 8):
     sys.exit("nosejobs-agent: Python >= 3.8 is needed, this is " + sys.version.split()[0])
 arguments = sys.argv[2:]
-if sys.argv[1:2] != ["{entry_point.ZIPAPP_OPTION}"]:
+if sys.argv[1:2] != ["{command_lines.ZIPAPP_OPTION}"]:
     arguments = ["agent"] + sys.argv[1:]
     for name in ("asyncio", "ctypes", "json", "select", "ssl", "subprocess"):
         try:
             __import__(name)
         except ImportError:
             sys.exit("nosejobs-agent: this Python lacks a part of its standard library: " + name)
-from {entry_point.PACKAGE}.__main__ import main
+from {command_lines.PACKAGE}.__main__ import main
 
 sys.exit(main(arguments))
 """

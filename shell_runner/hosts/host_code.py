@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import remote
-from ..remote.entry_point import PACKAGE
+from ..remote.command_lines import PACKAGE
 
 
 def files() -> Iterator[tuple[str, bytes]]:

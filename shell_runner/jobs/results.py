@@ -1,8 +1,7 @@
 """The result of a job: its package is verified, judged, and written as files for people and CI.
 
 Responsible for the way from a package to outcomes, an exit status, a folder and JUnit XML.  A
-package is not trusted: ``remote.jobs.package_reader`` verifies its bytes, and this module its
-values.
+package is not trusted: ``result_package_reader`` verifies its bytes, and this module its values.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HostError, UsageError
-from ..remote.jobs.package_format import MANIFEST, BadPackage
-from ..remote.jobs.package_reader import Package, open_package
 from ..remote.jobs.paths import outputs_name
+from ..remote.jobs.result_package_format import MANIFEST, BadPackage
+from ..remote.jobs.result_package_reader import Package, open_package
 from ..remote.protocol.job import JobTest
 from ..remote.protocol.job_summary import JobSummary
 from ..remote.protocol.model import (

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional
 #: Module and function of each program; the function takes the list of its arguments.
 PROGRAMS = {
     "agent": "agent.main:main",
-    "interpreter-supervisor": "agent.interpreter_supervisor:main",
+    "interpreter-shim": "agent.interpreter_shim:main",
     "launch-worker": "jobs.worker:launch",
     "slot": "execution.slot:main",
     "worker": "jobs.worker:main",

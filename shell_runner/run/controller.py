@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import HostError
 from ..hosts.fleet import HOST_TIMEOUT, Fleet, FrameReceived, Host, HostEnded, HostReady
-from ..remote.execution import host_resources
+from ..remote.execution import resource_locks
 from ..remote.protocol.model import Execution, Problem, Test, execution_from_row
 from ..remote.protocol.verdict import is_retryable
 from ..reporting.report_text import unmet_message
@@ -345,9 +345,9 @@ def _waiting_reason(kind: str, name: str) -> str:
     ValueError for an unknown kind.
     """
     reasons = {
-        host_resources.SLOTS: "slots that another run uses",
-        host_resources.LOCK: f"the lock {name}, which another run holds",
-        host_resources.ALONE: "another run: a test that must be alone",
+        resource_locks.SLOTS: "slots that another run uses",
+        resource_locks.LOCK: f"the lock {name}, which another run holds",
+        resource_locks.ALONE: "another run: a test that must be alone",
     }
     if kind not in reasons:
         raise ValueError(f"waits for {kind!r}")

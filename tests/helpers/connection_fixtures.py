@@ -27,7 +27,7 @@ from dispatcher.model import (
     StageRun,
 )
 from dispatcher.store import Store, builds, changes, hosts, jobs, open_store, results, stage_runs
-from shell_runner.remote.jobs.package_reader import open_package
+from shell_runner.remote.jobs.result_package_reader import open_package
 from shell_runner.remote.protocol.job import NewJob
 from shell_runner.shipping.tree_scan import SourceTree
 from tests.helpers import job_hosts
@@ -187,12 +187,12 @@ class ConnectionHarness:
         """Wait until ``condition`` is true; check it after each change of the rows."""
         deadline = time.monotonic() + seconds
         while True:
-            seen = self.store.changed.count()
+            change_count = self.store.changed.count()
             if condition():
                 return
             left = deadline - time.monotonic()
             assert left > 0, "timeout"
-            self.store.changed.wait(seen, min(left, 0.2))
+            self.store.changed.wait(change_count, min(left, 0.2))
 
     def wait_for_state(self, job: str, *states: JobState) -> Job:
         """Wait until a job is in one of these states, and return its row."""

@@ -281,12 +281,12 @@ def wait_until_gone(folder: Path) -> None:
 def _find_processes(folder: Path) -> list[str]:
     """Return the commands of processes whose environment names a folder."""
     rows = []
-    for each in Path("/proc").iterdir():
-        if not each.name.isdigit() or int(each.name) == os.getpid():
+    for process_folder in Path("/proc").iterdir():
+        if not process_folder.name.isdigit() or int(process_folder.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if os.fsencode(folder) in (each / "environ").read_bytes():
-                rows.append((each / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            if os.fsencode(folder) in (process_folder / "environ").read_bytes():
+                rows.append((process_folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return rows
 
 

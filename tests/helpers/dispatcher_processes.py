@@ -56,8 +56,8 @@ CRASH_POINTS: Mapping[str, CrashPoint] = {
     "detected": CrashPoint("dispatcher.builds.source_watcher", "SourceWatcher._write", after=True),
     "tree-half": CrashPoint("dispatcher.sources.checkout", "check_links", after=False),
     "build-planned": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=False),
-    "artifact-half": CrashPoint("dispatcher.builds.artifact", "pack_folder", after=False),
-    "artifact": CrashPoint("dispatcher.builds.artifact", "store_artifact", after=True),
+    "artifact-half": CrashPoint("dispatcher.builds.build_artifact", "pack_folder", after=False),
+    "artifact": CrashPoint("dispatcher.builds.build_artifact", "store_artifact", after=True),
     "built": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=False, call=2),
     "unrecorded": CrashPoint("shell_runner.jobs.client", "JobClient.submit", after=True, call=2),
     "submitted": CrashPoint("dispatcher.hosts.job_steps", "JobSteps.submit", after=True, call=2),
@@ -253,7 +253,7 @@ def _main() -> None:
 
     import dispatcher.cli.api_client
     import dispatcher.cli.commands
-    import dispatcher.cli.log_viewer
+    import dispatcher.cli.stage_log
     import dispatcher.cli.tables
     import dispatcher.up
     import shell_runner.hosts.ca  # noqa: F401

@@ -15,7 +15,7 @@ from shell_runner.hosts.spec import HostSpec
 from shell_runner.jobs.client import JobClient
 from shell_runner.jobs.jobfile import JobDescription
 from shell_runner.jobs.submission import Submission, prepare_submission
-from shell_runner.remote.jobs import paths, queue, queue_folder, worker_launcher
+from shell_runner.remote.jobs import paths, queue, queue_location, worker_launcher
 from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.job import JobConfig
 from shell_runner.remote.protocol.job_summary import JobSummary
@@ -65,7 +65,7 @@ def isolate_state(folder: Path) -> Iterator[Path]:
         patch.setenv("TMPDIR", str(folder / "tmp"))
         patch.delenv("NOSEJOBS_HOST", raising=False)
         preloaded_host_code.install_in_cache(folder / "cache")
-        preloaded_host_code.install_in_queue(Path(queue_folder.find_queue_folder()))
+        preloaded_host_code.install_in_queue(Path(queue_location.find_queue_folder()))
         try:
             yield folder
         finally:
@@ -74,7 +74,7 @@ def isolate_state(folder: Path) -> Iterator[Path]:
 
 def await_worker(folder: str = "") -> None:
     """Wait for an idle worker to exit; kill one that has work."""
-    with queue.Queue(folder or queue_folder.find_queue_folder()) as jobs_queue:
+    with queue.Queue(folder or queue_location.find_queue_folder()) as jobs_queue:
         jobs_queue.set_setting("linger", 0)
         worker = jobs_queue.get_worker()
         counts = jobs_queue.count_jobs()
@@ -82,7 +82,7 @@ def await_worker(folder: str = "") -> None:
         is_busy = is_busy or jobs_queue.get_next_due() is not None
     if worker is None or not process_identity.is_alive(worker.identity):
         return
-    worker_launcher.wake_worker(folder or queue_folder.find_queue_folder())
+    worker_launcher.wake_worker(folder or queue_location.find_queue_folder())
     descriptor = os.pidfd_open(worker.identity.pid)
     try:
         if is_busy:
@@ -106,7 +106,7 @@ def submit_job(client: JobClient, tests: Path, id: str, **changes: object) -> Jo
 
 def find_log_file(number: int = 1) -> Path:
     """Return the path of the log of an attempt of the first job."""
-    folder = queue_folder.find_queue_folder()
+    folder = queue_location.find_queue_folder()
     with queue.Queue(folder) as there:
         (attempt,) = [a for a in there.get_attempts(1) if a.number == number]
     return Path(paths.log_path(folder, attempt.id))

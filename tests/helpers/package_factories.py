@@ -8,8 +8,8 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shell_runner.remote.jobs import package_writer
-from shell_runner.remote.jobs.package_format import EXECUTIONS, Member, encode_execution_line
+from shell_runner.remote.jobs import result_package_writer
+from shell_runner.remote.jobs.result_package_format import EXECUTIONS, Member, encode_execution_line
 from shell_runner.remote.protocol.job import JobTest, NewJob
 from shell_runner.remote.protocol.model import Execution
 
@@ -37,7 +37,7 @@ def write_package(
         "tests": list(tests),
         **manifest,
     }
-    package_writer.write_package(str(path), full_manifest, all_members)
+    result_package_writer.write_package(str(path), full_manifest, all_members)
     return path
 
 

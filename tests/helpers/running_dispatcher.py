@@ -12,8 +12,8 @@ from dispatcher.configuration.settings import Settings, parse
 from dispatcher.hosts.job_steps import HostTimeouts
 from dispatcher.model import BuildState, Job, StageRun, StageState
 from dispatcher.service import Service
-from dispatcher.store import jobs, stage_runs, views
-from dispatcher.store.views import BuildDetail
+from dispatcher.store import api_queries, jobs, stage_runs
+from dispatcher.store.api_queries import BuildDetail
 from tests.helpers import job_hosts
 from tests.helpers.git_repository import Repository
 
@@ -102,20 +102,20 @@ class RunningDispatcher:
     def find(self, revision: str) -> BuildDetail | None:
         """Return the build of a revision, or None."""
         with self.store.read() as connection:
-            found = views.list_builds(connection, views.BuildFilter(revision=revision))
-            return views.get_build_detail(connection, found[0].build.id) if found else None
+            builds = api_queries.list_builds(connection, api_queries.BuildFilter(revision=revision))
+            return api_queries.get_build_detail(connection, builds[0].build.id) if builds else None
 
     def wait_until(self, revision: str, what: Callable[[BuildDetail], bool]) -> BuildDetail:
         """Return the build of a revision once ``what`` is true for it; checked at each change."""
         deadline = time.monotonic() + STATE_TIMEOUT
         while True:
-            seen = self.store.changed.count()
-            found = self.find(revision)
-            if found is not None and what(found):
-                return found
+            change_count = self.store.changed.count()
+            build = self.find(revision)
+            if build is not None and what(build):
+                return build
             left = deadline - time.monotonic()
-            assert left > 0, f"timeout: {found and newest_states(found)}"
-            self.store.changed.wait(seen, min(left, 5.0))
+            assert left > 0, f"timeout: {build and newest_states(build)}"
+            self.store.changed.wait(change_count, min(left, 5.0))
 
     def wait_for_level(self, revision: str, level: str) -> BuildDetail:
         """Return the build once it has a level."""
@@ -130,11 +130,11 @@ class RunningDispatcher:
     ) -> StageRun:
         """Return a stage run once it has a state."""
 
-        def is_so(found: BuildDetail) -> bool:
-            return (stage, number, state) in [(r.stage, r.number, r.state) for r in found.view.runs]
+        def is_so(build: BuildDetail) -> bool:
+            return (stage, number, state) in [(r.stage, r.number, r.state) for r in build.view.runs]
 
-        found = self.wait_until(revision, is_so)
-        return next(r for r in found.view.runs if (r.stage, r.number) == (stage, number))
+        build = self.wait_until(revision, is_so)
+        return next(r for r in build.view.runs if (r.stage, r.number) == (stage, number))
 
     def jobs(self, run: StageRun) -> list[Job]:
         """Return all jobs of a stage run."""

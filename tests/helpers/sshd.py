@@ -18,7 +18,7 @@ class Sshd:
     """One daemon whose files are below ``folder``, and the ssh configuration to reach it."""
 
     def __init__(self, folder: Path, path: str | None = None) -> None:
-        """``path`` is the PATH of remote commands, by default a bare Python and the usual folders."""
+        """``path`` is the PATH of remote commands, by default a bare Python and usual folders."""
         self.folder = folder
         self.config = folder / "ssh_config"
         self.cache = folder / "cache"

@@ -12,9 +12,9 @@ import socket
 import subprocess
 from typing import Any, Awaitable, Dict, Optional, Set
 
-from .. import entry_point
-from ..processes import kill, process_tree
-from . import interpreter_supervisor
+from .. import command_lines
+from ..processes import descendant_reaper, process_tree
+from . import interpreter_shim
 from .tcp import DEFAULT_SILENCE, configure_socket
 from .tls_stream import TlsStream
 
@@ -23,9 +23,9 @@ PROTOCOL_VERSION = 1
 _MAX_HELLO_BYTES = 1 << 16
 #: Maximum bytes of one receive from the interpreter.
 _CHUNK_SIZE = 1 << 16
-#: Seconds for a supervisor to start its interpreter.
+#: Seconds for a shim to start its interpreter.
 _START_TIMEOUT = 20.0
-#: Seconds for a supervisor to end its process tree; then it is killed, and the tree by the agent.
+#: Seconds for a shim to end its process tree; then it is killed, and the tree by the agent.
 _STOP_TIMEOUT = 12.0
 #: Seconds for the last output of an interpreter to reach the controller.
 _FINAL_OUTPUT_TIMEOUT = 20.0
@@ -58,10 +58,10 @@ def parse_hello(line: bytes) -> Dict[str, Any]:
 
 
 class SupervisedInterpreter:
-    """A supervisor process, its control socket, and our end of the interpreter's streams."""
+    """A shim process, its control socket, and our end of the interpreter's streams."""
 
-    #: Process ids of all running supervisors and of the worker of durable jobs.  Any other child of
-    #: the agent is an orphan whose supervisor was killed.
+    #: Process ids of all running shims and of the worker of durable jobs.  Any other child of
+    #: the agent is an orphan whose shim was killed.
     running_pids: "Set[int]" = set()
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class SupervisedInterpreter:
         self.data, stdio = socket.socketpair()
         self._control, control = socket.socketpair()
         with stdio, control:
-            self._process = _spawn_supervisor(stdio, control)
+            self._process = _spawn_shim(stdio, control)
         self.running_pids.add(self._process.pid)
         for sock in (self.data, self._control):
             sock.setblocking(False)
@@ -88,10 +88,10 @@ class SupervisedInterpreter:
             raise PeerRefused(error)
 
     async def wait_until_ended(self) -> bool:
-        """Wait for the end of the supervisor; return whether it ended normally."""
+        """Wait for the end of the shim; return whether it ended normally."""
         while await self._loop.sock_recv(self._control, 1):
             pass
-        # The socket is closed by the supervisor's exit, so this does not block.
+        # The socket is closed by the shim's exit, so this does not block.
         return self._process.wait() == 0
 
     def begin_shutdown(self) -> None:
@@ -118,12 +118,14 @@ class SupervisedInterpreter:
 
 
 def kill_adopted_processes() -> None:
-    """Kill processes that the agent has inherited from a supervisor that was killed."""
-    kill.kill_all(process_tree.DescendantLister(os.getpid(), SupervisedInterpreter.running_pids))
+    """Kill processes that the agent has inherited from a shim that was killed."""
+    descendant_reaper.kill_all(
+        process_tree.DescendantLister(os.getpid(), SupervisedInterpreter.running_pids)
+    )
 
 
-def _spawn_supervisor(stdio: socket.socket, control: socket.socket) -> "subprocess.Popen[bytes]":
-    command = entry_point.build_command("interpreter-supervisor", str(control.fileno()))
+def _spawn_shim(stdio: socket.socket, control: socket.socket) -> "subprocess.Popen[bytes]":
+    command = command_lines.build_command("interpreter-shim", str(control.fileno()))
     return subprocess.Popen(
         command,
         stdin=stdio.fileno(),
@@ -190,11 +192,9 @@ class Connection:
             reason = _describe_end(upstream, downstream)
             interpreter.begin_shutdown()
             if ended.done() and not ended.result():
-                return "the supervisor was killed"
+                return "the shim was killed"
             if not _has_failed(downstream):
-                limit = (
-                    _FINAL_OUTPUT_TIMEOUT if ended.done() else interpreter_supervisor.GRACE_PERIOD
-                )
+                limit = _FINAL_OUTPUT_TIMEOUT if ended.done() else interpreter_shim.GRACE_PERIOD
                 await asyncio.wait([downstream], timeout=limit)
             return reason
         finally:

@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import List, Optional, Tuple
 
-from .. import entry_point
+from .. import command_lines
 from ..jobs import worker_launcher
 from ..processes import process_tree
 from .connection import SupervisedInterpreter
@@ -160,7 +160,7 @@ def _quote_for_systemd(word: str) -> str:
 def _build_own_command() -> List[str]:
     script = os.path.abspath(sys.argv[0])
     if os.path.basename(script) == "__main__.py" or not os.path.isfile(script):
-        return entry_point.build_command("agent")
+        return command_lines.build_command("agent")
     return [sys.executable, script]
 
 
@@ -199,10 +199,10 @@ def _write_port(path: str, port: int) -> None:
 def _create_worker_supervisor() -> Optional[WorkerSupervisor]:
     """Return the supervisor of the worker; log a line and return None if jobs cannot run here."""
     try:
-        from ..jobs import queue_folder  # needs sqlite3, which a stripped Python lacks
+        from ..jobs import queue_location  # needs sqlite3, which a stripped Python lacks
 
         return WorkerSupervisor(
-            queue_folder.find_queue_folder(), SupervisedInterpreter.running_pids
+            queue_location.find_queue_folder(), SupervisedInterpreter.running_pids
         )
     except (ImportError, OSError) as error:
         log("error", reason="durable jobs are not available: %s" % error)

@@ -17,9 +17,9 @@ from ..files.remove_tree import remove_tree
 from ..processes import process_tree
 from ..protocol.frames import encode_json
 from ..protocol.model import Execution, Problem, Setup, Test
-from . import host_resources
+from . import resource_locks
 from .artifacts import ArtifactPiece, read_pieces
-from .slot_process import SlotMessage, SlotProcess
+from .slot_handle import SlotHandle, SlotMessage
 
 #: Maximum seconds of estimated work, and maximum number of tests, that a slot holds in advance.
 _MAX_QUEUED_SECONDS = 0.05
@@ -70,7 +70,7 @@ class SlotPoolListener(Protocol):
     def on_returned(self, numbers: List[int]) -> None:
         """Handle that a slot has given these tests back after :meth:`SlotPool.withdraw`."""
 
-    def on_waiting(self, resource: host_resources.UnavailableResource) -> None:
+    def on_waiting(self, resource: resource_locks.UnavailableResource) -> None:
         """Handle that no test can be started because another run holds a resource."""
 
     def flush(self) -> None:
@@ -145,9 +145,9 @@ class SlotPool:
         self._folder = folder
         self._forks = forks
         self._setup = Setup("/")
-        self._resources = host_resources.HostResources()
+        self._resources = resource_locks.HostResources()
         #: The slots by the descriptors of their sockets.
-        self._slots: Dict[int, SlotProcess] = {}
+        self._slots: Dict[int, SlotHandle] = {}
         self._waiting = _WaitingTests()
         #: Tests were added since the last assignment.
         self._has_new_tests = False
@@ -161,7 +161,7 @@ class SlotPool:
 
     # -- for its owner ------------------------------------------------------------
 
-    def start(self, setup: Setup, resources: host_resources.HostResources) -> None:
+    def start(self, setup: Setup, resources: resource_locks.HostResources) -> None:
         """Start ``setup.slots`` slots; ``resources`` are closed by :meth:`close`."""
         self._setup = setup
         self._resources = resources
@@ -239,7 +239,7 @@ class SlotPool:
         if self._has_new_tests or self._has_artifacts_to_send():
             return 0
         if self._resources.unavailable:
-            return host_resources.POLL_INTERVAL * 1000
+            return resource_locks.POLL_INTERVAL * 1000
         return _SLOT_CHECK_INTERVAL * 1000 if self._busy_slots() else None
 
     # -- assigning tests to slots -------------------------------------------------
@@ -279,7 +279,7 @@ class SlotPool:
                 return False
         return True
 
-    def _slots_with_room(self) -> Dict[int, SlotProcess]:
+    def _slots_with_room(self) -> Dict[int, SlotHandle]:
         """Return the slots that can take tests by their numbers, the least loaded first."""
         rated = [(len(slot.assigned) > 0, slot.load, slot) for slot in self._slots.values()]
         rated.sort(key=lambda entry: entry[:2])
@@ -292,7 +292,7 @@ class SlotPool:
     def _report_waiting(self) -> None:
         """Tell the listener if the run makes no progress because of another run."""
         unavailable, now = self._resources.unavailable, time.monotonic()
-        if unavailable is None or (unavailable.kind == host_resources.SLOTS and self._busy_slots()):
+        if unavailable is None or (unavailable.kind == resource_locks.SLOTS and self._busy_slots()):
             self._stuck_since = 0.0
             return
         self._stuck_since = self._stuck_since or now
@@ -320,7 +320,7 @@ class SlotPool:
 
     def _start_slot(self, number: int) -> None:
         base = os.path.join(self._folder, str(number))
-        slot = SlotProcess(number, self._setup, base, self._forks)
+        slot = SlotHandle(number, self._setup, base, self._forks)
         self._slots[slot.socket.fileno()] = slot
         self._poller.register(slot.socket, 0 if self._is_paused else select.POLLIN)
 
@@ -342,7 +342,7 @@ class SlotPool:
         if not is_alive:
             self._replace_slot(fd, slot)
 
-    def _handle_message(self, slot: SlotProcess, message: SlotMessage) -> None:
+    def _handle_message(self, slot: SlotHandle, message: SlotMessage) -> None:
         if message.kind == "done":
             self._failed_starts = 0
             self._handle_result(message.test, message.row)
@@ -365,7 +365,7 @@ class SlotPool:
         else:
             upload.row = row
 
-    def _replace_slot(self, fd: int, slot: SlotProcess) -> None:
+    def _replace_slot(self, fd: int, slot: SlotHandle) -> None:
         """Start a new slot for one that has died.
 
         Its running test gets a result that says so; its other tests are queued again.
@@ -385,7 +385,7 @@ class SlotPool:
                 raise SlotStartError("a slot cannot be started: %s" % cause)
         self._start_slot(slot.number)
 
-    def _fail_running_test(self, slot: SlotProcess, cause: str) -> None:
+    def _fail_running_test(self, slot: SlotHandle, cause: str) -> None:
         """Report the test that was running in a slot that has died."""
         test = slot.assigned.popleft()
         self._uploads.pop(test.id, None)
@@ -422,7 +422,7 @@ def _is_constrained(test: Test) -> bool:
     return bool(test.locks) or test.serial
 
 
-def _kill_orphans(slots: Iterable[SlotProcess]) -> None:
+def _kill_orphans(slots: Iterable[SlotHandle]) -> None:
     """Kill the processes that dead slots have left, which are children of this process now."""
     pids = [slot.process.pid for slot in slots]
     deadline = time.monotonic() + _ORPHAN_TIMEOUT

@@ -13,9 +13,9 @@ import time
 from typing import Callable, Iterator, List, Optional, Tuple
 
 from ..archives import extract
-from ..execution import host_resources
+from ..execution import resource_locks
 from ..execution.slot_pool import SlotStartError
-from ..files import blob_store, disk_space
+from ..files import blob_store, filesystem_errors
 from ..files.remove_tree import remove_tree
 from ..processes import orphans
 from ..protocol.host_facts import collect_host_facts, count_cores
@@ -91,9 +91,9 @@ class JobRunner:
         except JobRejected as error:
             end_reason, detail = EndReason.REFUSED, str(error)
         except OSError as error:
-            if error.errno in disk_space.FULL_DISK_ERRNOS:
+            if error.errno in filesystem_errors.FULL_DISK_ERRNOS:
                 self._free_workspace()  # otherwise no attempt at any job would have room
-            raise AttemptFailed(disk_space.describe_error(error, self._workspace)) from error
+            raise AttemptFailed(filesystem_errors.describe_error(error, self._workspace)) from error
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._is_over = True
@@ -173,16 +173,18 @@ class JobRunner:
                 write()
                 return
             except OSError as error:
-                if error.errno not in (*disk_space.FULL_DISK_ERRNOS, errno.EBUSY):
-                    raise AttemptFailed(disk_space.describe_error(error, self._folder)) from error
+                if error.errno not in (*filesystem_errors.FULL_DISK_ERRNOS, errno.EBUSY):
+                    raise AttemptFailed(
+                        filesystem_errors.describe_error(error, self._folder)
+                    ) from error
                 if (
                     self._is_over
-                    and error.errno in disk_space.FULL_DISK_ERRNOS
+                    and error.errno in filesystem_errors.FULL_DISK_ERRNOS
                     and self._free_workspace()
                 ):
                     self._log.note("its workspace is removed: the disk is full")
                     continue
-                self._log.note("waits: %s" % disk_space.describe_error(error, self._folder))
+                self._log.note("waits: %s" % filesystem_errors.describe_error(error, self._folder))
                 time.sleep(_FULL_DISK_RETRY_DELAY)
 
     def _free_workspace(self) -> bool:
@@ -378,9 +380,9 @@ def _start_order_key(test: Test) -> Tuple[bool, bool, float]:
     return not test.serial, test.estimate is not None, -(test.estimate or 0.0)
 
 
-def _open_shared_resources() -> host_resources.HostResources:
+def _open_shared_resources() -> resource_locks.HostResources:
     try:
-        return host_resources.open_shared_resources()
+        return resource_locks.open_shared_resources()
     except OSError as error:
         raise AttemptFailed(str(error)) from error
 

@@ -11,10 +11,10 @@ import os
 import time
 from typing import Callable, List, NamedTuple, Optional, Set, Tuple
 
-from ..execution import host_resources
+from ..execution import resource_locks
 from ..execution.artifacts import ArtifactPiece
 from ..execution.slot_pool import SlotPool
-from ..files import disk_space, manifest, session_dirs
+from ..files import filesystem_errors, manifest, session_dirs
 from ..files.copy_tree import write_all
 from ..files.remove_tree import remove_tree
 from ..protocol.model import (
@@ -27,7 +27,7 @@ from ..protocol.model import (
     execution_from_row,
 )
 from ..protocol.verdict import judge
-from . import package_format
+from . import result_package_format
 
 #: Characters of each end of a stream in a row that would be too long.
 _MAX_END_CHARS = 256 << 10
@@ -110,7 +110,7 @@ class ArtifactWriter:
                 return
             except OSError as error:
                 os.ftruncate(descriptor, size)
-                if error.errno not in disk_space.FULL_DISK_ERRNOS or self._is_stopped():
+                if error.errno not in filesystem_errors.FULL_DISK_ERRNOS or self._is_stopped():
                     raise
                 time.sleep(_FULL_DISK_RETRY_DELAY)
 
@@ -150,7 +150,7 @@ class PoolRun:
         self._wake_write: Optional[int] = None
         self.is_stopped = False
 
-    def run(self, resources: host_resources.HostResources) -> None:
+    def run(self, resources: resource_locks.HostResources) -> None:
         """Run all tests, unless stopped; ``resources`` are closed at the end.
 
         Raises SlotStartError if slots cannot be started.
@@ -211,7 +211,7 @@ class PoolRun:
             execution = Execution(test.id, test.attempt, problem=Problem.SLOT_DIED, detail=detail)
         self._outcomes.append(TestOutcome(test, *shorten_to_fit(execution)))
 
-    def on_waiting(self, refusal: host_resources.UnavailableResource) -> None:
+    def on_waiting(self, refusal: resource_locks.UnavailableResource) -> None:
         """Note that tests wait for resources that other runs hold."""
         self._flush_lines()
         self._on_note("waits for %s that other runs hold" % " ".join(refusal).strip())
@@ -241,13 +241,13 @@ def shorten_to_fit(execution: Execution) -> Tuple[Execution, str]:
     A row that readers of packages refuse would cost the job its other results.
     """
     row = _encode_row(execution)
-    if not package_format.is_readable_size(row) and execution.parsed is not None:
+    if not result_package_format.is_readable_size(row) and execution.parsed is not None:
         message = "%d results are more than a package can hold; none is kept"
         problem = message % len(execution.parsed.cases)
         parsed = execution.parsed._replace(cases=[], problem=problem)
         execution = execution._replace(parsed=parsed)
         row = _encode_row(execution)
-    if not package_format.is_readable_size(row):
+    if not result_package_format.is_readable_size(row):
         execution = execution._replace(
             stdout=_shorten_stream(execution.stdout), stderr=_shorten_stream(execution.stderr)
         )

@@ -2,7 +2,7 @@
 
 Responsible for the order of work: which job is next, which process runs it, and what happens when
 that process dies.  Must not know tests.  The worker itself does nothing that can take long or
-fail: each job and each POST has a process of its own (``worker_children``), and everything that
+fail: each job and each POST has a process of its own (``worker_tasks``), and everything that
 must not be lost is a row of the queue.
 """
 
@@ -16,11 +16,11 @@ import traceback
 import uuid
 from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
-from ..files import disk_space, session_dirs
-from ..processes import fifo, kill, orphans, process_identity, process_tree
+from ..files import filesystem_errors, session_dirs
+from ..processes import descendant_reaper, fifo, orphans, process_identity, process_tree
 from ..protocol.job import Identity
 from ..protocol.verdict import format_exit_status
-from . import paths, retention, webhook, worker_children, worker_launcher, worker_lock
+from . import file_cleanup, paths, webhook, worker_launcher, worker_lock, worker_tasks
 from .queue import (
     AttemptPhase,
     AttemptRow,
@@ -31,7 +31,7 @@ from .queue import (
     RequestRefused,
     State,
 )
-from .worker_children import describe_status, find_state, log
+from .worker_tasks import describe_status, find_state, log
 
 #: Seconds between two polls of the queue if no signal arrives.
 _FALLBACK_POLL_INTERVAL = 30.0
@@ -153,8 +153,8 @@ class Worker:
                 log("attempt %s: cannot kill %s" % (attempt.id, survivors))
             if attempt.phase != AttemptPhase.PACKAGING:
                 self._lose(attempt, "its worker died")
-        retention.remove_unused_workspaces(self._queue, self._folder)
-        retention.remove_unused_code(self._queue, self._folder, self._code)
+        file_cleanup.remove_unused_workspaces(self._queue, self._folder)
+        file_cleanup.remove_unused_code(self._queue, self._folder, self._code)
         session_dirs.remove_dead_sessions()
 
     def _lose(self, attempt: AttemptRow, reason: str) -> None:
@@ -179,7 +179,7 @@ class Worker:
 
     def _check_disk_full(self) -> bool:
         """Return whether the disk is full: all waiting jobs would fail, one by one."""
-        shortage = disk_space.describe_shortage(self._folder)
+        shortage = filesystem_errors.describe_shortage(self._folder)
         if shortage and not self._is_disk_full:
             log("waits: %s" % shortage)
         self._is_disk_full = bool(shortage)
@@ -221,7 +221,7 @@ class Worker:
         evicts_contents = now >= self._next_eviction
         if evicts_contents:
             self._next_eviction = now + _CONTENTS_EVICTION_INTERVAL
-        pid = self._fork(lambda: worker_children.run_job(folder, job, attempt, evicts_contents))
+        pid = self._fork(lambda: worker_tasks.run_job(folder, job, attempt, evicts_contents))
         self._job_process = _JobProcess(pid, job, attempt)
         self._deadline, self._was_killed = _NEVER, False
         if attempt is not None and job.config.timeout:
@@ -245,7 +245,9 @@ class Worker:
         """Remember how the job's process ended, and kill all that it left."""
         self._job_process, self._ended_process = None, (process, describe_status(status))
         self._idle_since = time.monotonic()
-        kill.kill_all(process_tree.DescendantLister(os.getpid(), unrelated_pids=self._webhooks))
+        descendant_reaper.kill_all(
+            process_tree.DescendantLister(os.getpid(), unrelated_pids=self._webhooks)
+        )
 
     def _record_end(self) -> None:
         """Record what the ended job process did not record itself."""
@@ -271,7 +273,7 @@ class Worker:
         log("job %s: its package is not made: %s" % (job.id, ending))
         failures = self._package_failures.get(job.number, 0) + 1
         self._package_failures[job.number] = failures
-        if failures > 1 or ending == format_exit_status(worker_children.RETRY_STATUS):
+        if failures > 1 or ending == format_exit_status(worker_tasks.RETRY_STATUS):
             self._postponed[job.number] = time.monotonic() + _PACKAGE_RETRY_DELAY
 
     # -- notifications --------------------------------------------------------------
@@ -285,12 +287,12 @@ class Worker:
 
     def _fork_webhook(self, row: OutboxRow) -> int:
         folder = self._folder
-        return self._fork(lambda: worker_children.deliver_notification(folder, row))
+        return self._fork(lambda: worker_tasks.deliver_notification(folder, row))
 
     def _on_webhook_ended(self, row: OutboxRow, status: int) -> None:
         if status != 0:  # otherwise the process has recorded the result itself
             error = "the webhook process %s" % describe_status(status)
-            worker_children.record_delivery_failure(self._queue, row, error)
+            worker_tasks.record_delivery_failure(self._queue, row, error)
 
     # -- processes and signals ------------------------------------------------------
 
@@ -301,7 +303,7 @@ class Worker:
         pid = os.fork()
         if pid == 0:
             descriptors = (self._lock, self._fifo, self._wake_read, self._wake_write)
-            worker_children.run_child(parent, descriptors, work)
+            worker_tasks.run_child(parent, descriptors, work)
         return pid
 
     def _reap(self) -> None:
@@ -427,5 +429,5 @@ def main(argv: Sequence[str]) -> None:
     finally:
         sys.stderr.flush()
         # No other worker knows which processes belong to jobs of a queue that was set aside.
-        kill.kill_all(process_tree.DescendantLister(os.getpid()))
+        descendant_reaper.kill_all(process_tree.DescendantLister(os.getpid()))
         os._exit(status)

@@ -10,7 +10,7 @@ import os
 import subprocess
 from typing import List
 
-from .. import entry_point
+from .. import command_lines
 from ..processes import fifo
 
 WORKER_FIFO = "worker.fifo"
@@ -65,7 +65,7 @@ def build_command(name: str, folder: str, code: str, *arguments: str) -> List[st
     """
     path = os.path.join(folder, "code", code)
     try:
-        return entry_point.build_command_for(path, name, folder, code, *arguments)
+        return command_lines.build_command_for(path, name, folder, code, *arguments)
     except OSError as error:
         message = "the code %s is not in %s" % (code[:12], path)
         raise WorkerStartError(errno.ENOENT, message) from error

@@ -6,13 +6,13 @@ Must not know the channel.
 import os
 from typing import Any, Dict, List, Sequence
 
-from ..files import disk_space
+from ..files import filesystem_errors
 from ..jobs import paths
 from ..jobs.queue import Queue
 from ..jobs.rows import AttemptRow, JobRow
 from ..protocol.job import remove_secrets
 from ..protocol.job_summary import summarize
-from . import job_views
+from . import job_serialization
 
 
 def summarize_job(jobs_queue: Queue, row: JobRow, folder: str) -> Dict[str, Any]:
@@ -29,9 +29,9 @@ def describe_job(jobs_queue: Queue, row: JobRow, folder: str, now: float) -> Dic
     return {
         **summarize_job(jobs_queue, row, folder),
         "jobs_ahead": jobs_queue.count_ahead(row),
-        "attempt_reports": [job_views.make_attempt_view(attempt) for attempt in attempts],
-        "failed": job_views.make_failures_view(failed, cases),
-        "pending_notification": job_views.make_notification_view(pending, now),
+        "attempt_reports": [job_serialization.make_attempt_view(attempt) for attempt in attempts],
+        "failed": job_serialization.make_failures_view(failed, cases),
+        "pending_notification": job_serialization.make_notification_view(pending, now),
         "config": remove_secrets(row.config)._asdict(),
         "build": row.build,
         "contents": row.tests,
@@ -39,19 +39,21 @@ def describe_job(jobs_queue: Queue, row: JobRow, folder: str, now: float) -> Dic
     }
 
 
-def find_failed_tests(jobs_queue: Queue, row: JobRow) -> List[job_views.FailedTest]:
+def find_failed_tests(jobs_queue: Queue, row: JobRow) -> List[job_serialization.FailedTest]:
     """Return the failed tests of the last attempt of a job."""
     last = jobs_queue.get_attempts(row.number)[-1:]
-    return job_views.list_failed_tests(row, jobs_queue.read_executions(last[0].id) if last else ())
+    return job_serialization.list_failed_tests(
+        row, jobs_queue.read_executions(last[0].id) if last else ()
+    )
 
 
 def _find_waiting_reason(row: JobRow, folder: str) -> str:
     """Return why a job makes no progress, also on a full disk, when its row cannot name it."""
-    if row.waiting_reason or row.state not in job_views.UNFINISHED_STATES:
+    if row.waiting_reason or row.state not in job_serialization.UNFINISHED_STATES:
         return str(row.waiting_reason)
     if row.unreadable:
         return "its row cannot be read: %s" % row.unreadable
-    return disk_space.describe_shortage(folder)
+    return filesystem_errors.describe_shortage(folder)
 
 
 def _find_workspace(attempts: Sequence[AttemptRow], folder: str) -> str:

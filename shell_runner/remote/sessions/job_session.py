@@ -9,15 +9,15 @@ import select
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from ..files import disk_space
+from ..files import filesystem_errors
 from ..files.blob_store import BlobStore
 from ..files.upload_receiver import UploadReceiver
-from ..jobs import change_signal, database, paths, queue, queue_folder, retention
+from ..jobs import change_signal, database, file_cleanup, paths, queue, queue_location
 from ..jobs.rows import JobRow
 from ..protocol.frames import pack_blob, pack_messages
 from ..protocol.host_facts import collect_host_facts
 from ..protocol.job import BadJob, NewJob
-from . import job_acceptance, job_details, job_validation, job_views
+from . import job_acceptance, job_details, job_serialization, job_validation
 from .channel_session import ChannelSession, detach_from_terminal, send_error
 from .job_log_reader import JobLogReader, Reply
 from .worker_starter import WorkerStarter
@@ -140,7 +140,9 @@ class JobSession(ChannelSession):
         except (ArithmeticError, AttributeError, BadJob, KeyError, TypeError, ValueError) as error:
             self.send_message("refused", "bad", "%s: %s" % (name, error))
         except OSError as error:
-            self.send_message("refused", "disk", disk_space.describe_error(error, self.folder))
+            self.send_message(
+                "refused", "disk", filesystem_errors.describe_error(error, self.folder)
+            )
         else:
             if isinstance(answer, Reply):
                 self.send_frame(pack_blob(["answer", answer.value], answer.body))
@@ -252,7 +254,9 @@ class JobSession(ChannelSession):
             if changes or is_other or seconds_left <= 0 or self._wakes > wakes or self.inbox:
                 return self._make_change_reply(changes)
             # Without unfinished jobs, every change is signaled.
-            has_waiting = any(state in job_views.UNFINISHED_STATES for state in seen.values())
+            has_waiting = any(
+                state in job_serialization.UNFINISHED_STATES for state in seen.values()
+            )
             wait_started = time.monotonic()
             if self._wait(
                 min(seconds_left, _CHANGE_POLL_INTERVAL) if has_waiting else seconds_left
@@ -316,7 +320,7 @@ class JobSession(ChannelSession):
         jobs_queue = self._open_queue()
         row = jobs_queue.acknowledge(jobs_queue.find(job), digest, time.time())
         summary = self._make_summary(row)
-        retention.forget_overdue_jobs(jobs_queue, self.folder)
+        file_cleanup.forget_overdue_jobs(jobs_queue, self.folder)
         return summary
 
     # -- changing ---------------------------------------------------------------
@@ -330,7 +334,7 @@ class JobSession(ChannelSession):
     def _forget(self, job: str, force: bool = False) -> Dict[str, Any]:
         row = self._open_queue().find(job)
         summary = self._make_summary(row)
-        retention.forget_job(self._open_queue(), self.folder, row, force)
+        file_cleanup.forget_job(self._open_queue(), self.folder, row, force)
         return summary
 
     def _list_limits(self) -> Dict[str, int]:
@@ -364,11 +368,11 @@ def main(channel: Any) -> None:
     code = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     folder = ""
     try:
-        folder = queue_folder.find_queue_folder()
+        folder = queue_location.find_queue_folder()
         JobSession(channel, folder, code).serve()
     except queue.RequestRefused as error:
         channel.send(pack_messages([["error", error.message]]))
     except OSError as error:
-        channel.send(pack_messages([["error", disk_space.describe_error(error, folder)]]))
+        channel.send(pack_messages([["error", filesystem_errors.describe_error(error, folder)]]))
     except Exception as error:
         send_error(channel, error)

@@ -9,7 +9,7 @@ import json
 from typing import Any, Dict, List, Sequence
 
 from ..files.manifest import is_digest
-from ..jobs.package_format import is_readable_size
+from ..jobs.result_package_format import is_readable_size
 from ..protocol.fields import (
     FLAG,
     INTEGER,

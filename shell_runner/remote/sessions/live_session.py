@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
-from ..execution import host_resources
+from ..execution import resource_locks
 from ..execution.artifacts import ArtifactPiece
 from ..execution.slot import setup_from_row
 from ..execution.slot_pool import SlotPool, SlotStartError
@@ -146,7 +146,7 @@ class LiveSession(ChannelSession):
         """Queue the message that tests are returned and will not be started here."""
         self.send_message("returned", numbers)
 
-    def on_waiting(self, refusal: host_resources.UnavailableResource) -> None:
+    def on_waiting(self, refusal: resource_locks.UnavailableResource) -> None:
         """Queue the message that tests wait for a resource that another run holds."""
         self.send_message("waiting", *refusal)
 
@@ -160,9 +160,9 @@ class LiveSession(ChannelSession):
         self.setup = setup
         try:
             resources = (
-                host_resources.open_shared_resources()
+                resource_locks.open_shared_resources()
                 if setup.shared_resources
-                else host_resources.HostResources()
+                else resource_locks.HostResources()
             )
         except OSError as error:
             self._fail(str(error))

@@ -12,7 +12,7 @@ from ..files.manifest import is_digest
 from ..jobs import paths, worker_launcher
 from ..jobs.queue import Queue, RequestRefused, State
 from ..processes import process_identity, process_tree
-from .job_views import UNFINISHED_STATES
+from .job_serialization import UNFINISHED_STATES
 
 
 class WorkerStarter:

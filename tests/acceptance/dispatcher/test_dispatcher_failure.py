@@ -72,8 +72,8 @@ def far(tmp_path: Path, fleet: Path) -> Iterator[NamespaceHost]:
     """Run a preferred host with an agent, in its own namespace of processes."""
     folder = tmp_path / "far"
     folder.mkdir()
-    with NamespaceHost(folder, fleet) as found:
-        yield found
+    with NamespaceHost(folder, fleet) as host:
+        yield host
 
 
 def hosts(far: NamespaceHost, also_here: bool = True) -> str:
@@ -202,12 +202,12 @@ def cut(far: NamespaceHost) -> list[int]:
 def disk(scenario: Scenario) -> Iterator[SmallFilesystem]:
     """Put the data folder on a small file system."""
     scenario.data.mkdir()
-    found = SmallFilesystem(scenario.data, "12m")
-    found.mount()
+    filesystem = SmallFilesystem(scenario.data, "12m")
+    filesystem.mount()
     scenario.create_database()
-    yield found
+    yield filesystem
     scenario.close()
-    found.unmount()
+    filesystem.unmount()
 
 
 def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesystem) -> None:
@@ -237,7 +237,7 @@ def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesyst
 def test_every_row_is_in_the_manual(request: pytest.FixtureRequest) -> None:
     """The table in docs/failure.md names exactly the tests of this file."""
     text = (Path(__file__).parents[3] / "docs" / "failure.md").read_text()
-    part = text.partition("## The dispatcher: what fails, and when")[2].partition("\n## ")[0]
+    part = text.partition("## The dispatcher: killed at each step")[2].partition("\n## ")[0]
     linked = re.findall(rf'^\[(.+?)\]: .*/{Path(__file__).name} "(.+)"$', part, re.MULTILINE)
     assert set(re.findall(r"\| \[(.+?)\] \|", part)) == {name for name, _ in linked}
     own = {name for name, each in globals().items() if name.startswith("test_") and callable(each)}

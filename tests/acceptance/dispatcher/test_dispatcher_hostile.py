@@ -19,7 +19,7 @@ from tests.helpers.crash_scenario import Scenario
 
 pytestmark = pytest.mark.timeout(150)
 
-COMMANDS = {str(each.name): each for each in commands.ALL}
+COMMANDS = {str(each.name): each for each in commands.ALL_COMMANDS}
 #: Invalid contents of nosejobs.toml, and the beginning of the message for each.
 HOSTILE = {
     "no key": (b"\n[stages.unit]\ntest = ['x']\n", "3: unknown key 'stages.unit.test'"),
@@ -52,7 +52,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def client_of(scenario: Scenario) -> api_client.ApiClient:
+def connect(scenario: Scenario) -> api_client.ApiClient:
     """Return a client of the dispatcher, once it answers."""
     scenario.wait_until("the URL", lambda: api_client.read_url(scenario.data))
     return api_client.ApiClient(api_client.read_url(scenario.data))
@@ -61,14 +61,14 @@ def client_of(scenario: Scenario) -> api_client.ApiClient:
 def run_command(client: api_client.ApiClient, *arguments: object) -> str:
     """Return the output of a command."""
     command, *rest = map(str, arguments)
-    found = CliRunner().invoke(COMMANDS[command], [*rest, "--url", client.url])
-    assert found.exit_code == 0, found.output
-    return found.output
+    result = CliRunner().invoke(COMMANDS[command], [*rest, "--url", client.url])
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def test_a_hostile_config_makes_its_build_invalid_and_says_where(scenario: Scenario) -> None:
     dispatcher = scenario.start_dispatcher()
-    client = client_of(scenario)
+    client = connect(scenario)
     for what, (text, position) in HOSTILE.items():
         (scenario.tree.path / "nosejobs.toml").write_bytes(text)
         revision = scenario.tree.commit(what)
@@ -140,12 +140,12 @@ def test_what_the_dispatcher_has_in_its_environment_is_nowhere(scenario: Scenari
     dispatcher = scenario.start_dispatcher(
         DEPLOY_TOKEN=secret, NOSEJOBS_TOKEN=secret, GIT_ASKPASS_TOKEN=secret
     )
-    client = client_of(scenario)
+    client = connect(scenario)
     scenario.wait_until_shipped()
-    answers = _everything(client, scenario)
+    answers = _collect_output(client, scenario)
     assert "the-end-of-it" in answers["log"]
-    for each, text in answers.items():
-        assert secret not in text, each
+    for place, text in answers.items():
+        assert secret not in text, place
     dispatcher.stop()
     assert secret not in scenario.log
     for folder in ("data", "state", "cache", "tmp"):
@@ -155,11 +155,11 @@ def test_what_the_dispatcher_has_in_its_environment_is_nowhere(scenario: Scenari
 def test_what_notifications_are_signed_with_is_in_the_database_alone(scenario: Scenario) -> None:
     scenario.commit()
     dispatcher = scenario.start_dispatcher()
-    client = client_of(scenario)
+    client = connect(scenario)
     scenario.wait_until_shipped()
     ((secret,),) = scenario.rows("SELECT value FROM key_value WHERE name = 'notify.secret'")
-    for each, text in _everything(client, scenario).items():
-        assert secret.decode() not in text, each
+    for place, text in _collect_output(client, scenario).items():
+        assert secret.decode() not in text, place
     dispatcher.stop()
     assert secret.decode() not in scenario.log
     for folder in ("state", "cache", "tmp"):
@@ -170,19 +170,19 @@ def test_what_notifications_are_signed_with_is_in_the_database_alone(scenario: S
     assert not [path for path in holders if path.stat().st_mode & 0o77]
 
 
-def _everything(client: api_client.ApiClient, scenario: Scenario) -> dict[str, str]:
+def _collect_output(client: api_client.ApiClient, scenario: Scenario) -> dict[str, str]:
     """Return the output of commands and all responses of the API."""
-    found = {path: json.dumps(client.get(path)) for path in ("/status", "/sources", "/builds")}
-    found |= {path: json.dumps(client.get(path)) for path in ("/hosts", "/audit", "/builds/1")}
+    output = {path: json.dumps(client.get(path)) for path in ("/status", "/sources", "/builds")}
+    output |= {path: json.dumps(client.get(path)) for path in ("/hosts", "/audit", "/builds/1")}
     ids = [row[0] for row in scenario.rows("SELECT id FROM job")]
     assert len(ids) == 3
     for id in ids:
         for path in (f"/jobs/{id}", f"/jobs/{id}/results", f"/jobs/{id}/results/0/cases"):
-            found[path] = json.dumps(client.get(path))
-    found |= {name: run_command(client, name) for name in ("builds", "hosts")}
-    found["show"] = run_command(client, "show", 1) + run_command(client, "show", 1, "--json")
-    found["log"] = run_command(client, "logs", 1, "unit")
-    return found
+            output[path] = json.dumps(client.get(path))
+    output |= {name: run_command(client, name) for name in ("builds", "hosts")}
+    output["show"] = run_command(client, "show", 1) + run_command(client, "show", 1, "--json")
+    output["log"] = run_command(client, "logs", 1, "unit")
+    return output
 
 
 def _holders(folder: Path, secret: bytes) -> list[Path]:

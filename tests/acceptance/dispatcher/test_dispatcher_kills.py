@@ -118,8 +118,8 @@ class Fleet(Scenario):
     def agents(self) -> list[int]:
         """Return the process ids of running agents that have a row."""
         handles = self.rows("SELECT handle FROM host WHERE handle IS NOT NULL")
-        found = [json.loads(text) for (text,) in handles]
-        kept = [Identity(each["pid"], each["start"], each["boot"]) for each in found]
+        identities = [json.loads(text) for (text,) in handles]
+        kept = [Identity(each["pid"], each["start_ticks"], each["boot_id"]) for each in identities]
         return sorted(each.pid for each in kept if process_identity.is_alive(each))
 
     @property
@@ -135,17 +135,19 @@ class Fleet(Scenario):
         """Check that each stage and each part ran once, and each tag was granted once."""
         runs = self.rows("SELECT stage, number, state FROM stage_run ORDER BY id")
         assert runs == [(stage, 1, "passed") for stage in STAGES]
-        found = self.rows(
+        job_rows = self.rows(
             "SELECT stage, part, attempt, job.state FROM job JOIN stage_run"
             " ON stage_run.id = job.stage_run"
         )
-        assert sorted(found) == sorted(
+        assert sorted(job_rows) == sorted(
             (stage, part, 1, "acknowledged") for stage in STAGES for part in (0, 1)
         )
-        told = self.rows(
+        tag_rows = self.rows(
             "SELECT action FROM audit WHERE action LIKE 'tag %' OR action LIKE 'level %'"
         )
-        assert Counter(told) == Counter([*((f"tag {stage}",) for stage in STAGES), ("level ship",)])
+        assert Counter(tag_rows) == Counter(
+            [*((f"tag {stage}",) for stage in STAGES), ("level ship",)]
+        )
         ran = Counter(self.record.read_text().splitlines())
         assert (len(ran), max(ran.values())) == (6, 1), ran
 
@@ -153,10 +155,10 @@ class Fleet(Scenario):
 @pytest.fixture
 def fleet(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iterator[Fleet]:
     with job_hosts.isolate_state(tmp_path):
-        found = Fleet(tmp_path, fork_server, empty_database)
-        found.write_settings(POOL)
-        yield found
-        found.close()
+        scenario = Fleet(tmp_path, fork_server, empty_database)
+        scenario.write_settings(POOL)
+        yield scenario
+        scenario.close()
     wait_until_gone(tmp_path)
 
 

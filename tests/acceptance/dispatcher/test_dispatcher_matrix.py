@@ -22,7 +22,7 @@ from dispatcher.model import BuildState, Decision, DecisionKind, JobState, Stage
 from dispatcher.service import DATABASE_NAME, MIRRORS_NAME, Service
 from dispatcher.store import StoreError, builds, changes, hosts, tags
 from shell_runner.errors import NosejobsError
-from shell_runner.remote.jobs import queue, queue_folder
+from shell_runner.remote.jobs import queue, queue_location
 from tests.helpers import job_hosts
 from tests.helpers.connection_fixtures import assert_no_threads
 from tests.helpers.running_dispatcher import (
@@ -48,9 +48,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def tree(folder: Path) -> SampleRepository:
-    found = SampleRepository(folder / "tree", BUILD, ("unit",))
-    found.write_config(BUILD + stage_toml("unit") + LEVELS)
-    return found
+    repository = SampleRepository(folder / "tree", BUILD, ("unit",))
+    repository.write_config(BUILD + stage_toml("unit") + LEVELS)
+    return repository
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def start(
         return running[-1].__enter__()
 
     yield begin
-    for each in running:
-        each.service.stop()
+    for dispatcher in running:
+        dispatcher.service.stop()
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_shipped(dispatcher: RunningDispatcher, revision: str) -> None:
     """Check that a build has the level ship, and that stages and tags are there once."""
-    found = dispatcher.wait_for_level(revision, "ship")
-    assert [(run.stage, run.number) for run in found.view.runs] == [("build", 1), ("unit", 1)]
-    assert [job.attempt for job in found.jobs] == [1, 1]
-    assert [tag.stage for tag in found.tags] == ["unit"]
+    build = dispatcher.wait_for_level(revision, "ship")
+    assert [(run.stage, run.number) for run in build.view.runs] == [("build", 1), ("unit", 1)]
+    assert [job.attempt for job in build.jobs] == [1, 1]
+    assert [tag.stage for tag in build.tags] == ["unit"]
 
 
 # -- a full disk ------------------------------------------------------------------------
@@ -97,10 +97,10 @@ def check_shipped(dispatcher: RunningDispatcher, revision: str) -> None:
 @pytest.fixture
 def disk(data: Path) -> Iterator[SmallFilesystem]:
     data.mkdir()
-    found = SmallFilesystem(data, "16m")
-    found.mount()
-    yield found
-    found.unmount()
+    filesystem = SmallFilesystem(data, "16m")
+    filesystem.mount()
+    yield filesystem
+    filesystem.unmount()
 
 
 def partial_files(data: Path) -> list[str]:
@@ -111,8 +111,8 @@ def partial_files(data: Path) -> list[str]:
 
 def source_error(dispatcher: RunningDispatcher) -> str:
     with dispatcher.store.read() as connection:
-        (found,) = changes.list_sources(connection)
-    return found.error
+        (source,) = changes.list_sources(connection)
+    return source.error
 
 
 def test_disk_full_while_the_mirror_fetches(
@@ -160,12 +160,12 @@ def test_disk_full_while_a_build_is_stored(
     disk.fill(leave=256 << 10)
     (folder / "go").touch()
     full = "No space left on device"
-    found = dispatcher.wait_until(revision, lambda found: full in found.view.runs[0].detail)
-    assert found.view.runs[0].detail.startswith("waiting: h1: ")
+    build = dispatcher.wait_until(revision, lambda build: full in build.view.runs[0].detail)
+    assert build.view.runs[0].detail.startswith("waiting: h1: ")
     disk.clear()
     disk.fill(leave=5 << 20)
-    found = dispatcher.wait_until(revision, lambda found: "waiting: " in found.view.build.detail)
-    assert full in found.view.build.detail
+    build = dispatcher.wait_until(revision, lambda build: "waiting: " in build.view.build.detail)
+    assert full in build.view.build.detail
     disk.clear()
     check_shipped(dispatcher, revision)
     assert partial_files(data) == []
@@ -192,10 +192,10 @@ def test_disk_full_while_a_tree_is_written_and_while_the_database_commits(
     service.stop()
     disk.fill(leave=2 << 20)
     dispatcher = start()
-    found = dispatcher.wait_until(revision, lambda found: bool(found.view.build.detail))
-    words = f"waiting: revision {revision[:12]} cannot be written: No space left on device"
-    assert found.view.build.state is BuildState.NEW
-    assert found.view.build.detail.startswith(words)
+    build = dispatcher.wait_until(revision, lambda build: bool(build.view.build.detail))
+    message = f"waiting: revision {revision[:12]} cannot be written: No space left on device"
+    assert build.view.build.state is BuildState.NEW
+    assert build.view.build.detail.startswith(message)
     disk.fill()
     with pytest.raises(StoreError, match="disk is full"):
         write_much(dispatcher)
@@ -247,9 +247,9 @@ def stored(data: Path, folder: Path, tree: SampleRepository) -> Path:
 
 
 def refusal(folder: Path, tree: SampleRepository) -> str:
-    with pytest.raises(NosejobsError) as found:
+    with pytest.raises(NosejobsError) as raised:
         Service(make_settings(folder, tree.path))
-    return str(found.value)
+    return str(raised.value)
 
 
 def _garbage(path: Path) -> None:
@@ -382,7 +382,7 @@ def test_two_dispatchers_on_one_host_and_one_that_was_lost(
         (folder / "go").touch()
         check_shipped(second, revision)
         second.wait_until(revision, lambda found: {job.state for job in found.jobs} == {DONE})
-    with queue.Queue(queue_folder.find_queue_folder()) as there:
+    with queue.Queue(queue_location.find_queue_folder()) as there:
         assert there.get_states([orphan.id]) == {orphan.id: "ready"}
         assert there.count_jobs()[queue.State.READY] == 1
         assert there.count_jobs()[queue.State.HARVESTED] == 3

@@ -40,10 +40,10 @@ class Shell:
 
     def begin(self, *words: str, name: str) -> DispatcherProcess:
         """Start a command; ``name`` is the name of its output files without suffix."""
-        found = {key: text for key, text in environment().items() if key != "NOSEJOBS_URL"}
+        variables = {key: text for key, text in environment().items() if key != "NOSEJOBS_URL"}
         out, error = f"{name}.out", f"{name}.err"
         self._running.append(
-            self._fork_server.start_command(self.folder, found, *words, out=out, error=error)
+            self._fork_server.start_command(self.folder, variables, *words, out=out, error=error)
         )
         return self._running[-1]
 
@@ -78,8 +78,8 @@ class Shell:
 
     def close(self) -> None:
         """Kill all processes."""
-        for each in self._running:
-            each.close()
+        for process in self._running:
+            process.close()
 
 
 @pytest.fixture
@@ -100,9 +100,9 @@ def shell(folder: Path, fork_server: ForkServer) -> Iterator[Shell]:
     yield found
     found.close()
     # An agent survives a kill of its dispatcher; the next dispatcher would stop it.
-    for each in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in word for word in each.info["cmdline"] or ()):
-            each.kill()
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(folder) in word for word in process.info["cmdline"] or ()):
+            process.kill()
 
 
 def wait_until(ready: Callable[[], object], seconds: float = 40.0) -> None:

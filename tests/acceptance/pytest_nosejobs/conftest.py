@@ -47,10 +47,10 @@ class Project:
         """Run pytest as a process, with all plugins that are installed."""
         return self.pytester.runpytest_subprocess(*arguments, timeout=120)
 
-    def collected(self, *arguments: str) -> list[str]:
+    def collect(self, *arguments: str) -> list[str]:
         """Return the node ids that ``--collect-only -q`` prints."""
-        found = self.run("--collect-only", "-q", *arguments)
-        lines = found.outlines
+        result = self.run("--collect-only", "-q", *arguments)
+        lines = result.outlines
         return lines[: lines.index("")] if "" in lines else lines
 
     def cases(self, *arguments: str) -> tuple[int, dict[str, Case]]:

@@ -43,8 +43,8 @@ def test_files_come_back_whole(project: Project, mode: str) -> None:
         "sub/test_a.sh/big.bin", "sub/test_a.sh/x/y/z", "sub/test_a.sh/empty",
         "sub/test_a.sh/a b", "test_b.sh/b.txt",
     }  # fmt: skip
-    found = (art / "sub/test_a.sh/big.bin").read_bytes()
-    assert hashlib.sha256(found).digest() == hashlib.sha256(body).digest()
+    content = (art / "sub/test_a.sh/big.bin").read_bytes()
+    assert hashlib.sha256(content).digest() == hashlib.sha256(body).digest()
     assert (art / "sub/test_a.sh/empty").read_bytes() == b""
 
 
@@ -119,11 +119,11 @@ def test_reports_name_them(project: Project, mode: str) -> None:
 
     done = project.run(*arguments)
     assert "wrote    art/test_a.sh/a.txt" in done.stdout.str()
-    found = attached()
-    assert found["test_a.sh"] == ["art/test_a.sh/a.txt", "art/test_a.sh/s/<b>&.txt"]
-    assert found["a"] == ["art/test_cases.sh/log"]
-    assert found["b"] == []
-    assert len(found["test_line.sh"]) == 1
+    attachments = attached()
+    assert attachments["test_a.sh"] == ["art/test_a.sh/a.txt", "art/test_a.sh/s/<b>&.txt"]
+    assert attachments["a"] == ["art/test_cases.sh/log"]
+    assert attachments["b"] == []
+    assert len(attachments["test_line.sh"]) == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JENKINS_URL", "https://ci.example.org/")
         project.run(*arguments)

@@ -148,7 +148,7 @@ PROGRAMS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 @dataclass
-class Told:
+class RunResult:
     """The results of one run of pytest over all programs."""
 
     status: int
@@ -157,61 +157,63 @@ class Told:
     #: Outcome and message by node id.
     reports: dict[str, tuple[str, str]]
 
-    def of(self, program: str) -> dict[str, str]:
+    def outcomes_of(self, program: str) -> dict[str, str]:
         """Return the outcomes of a program's cases by name; "" is the program itself."""
         prefix = f"{program}::"
-        found = {name: outcome for name, (outcome, _) in self.reports.items()}
+        all_outcomes = {name: outcome for name, (outcome, _) in self.reports.items()}
         return {
             name.removeprefix(prefix) if name != program else "": outcome
-            for name, outcome in found.items()
+            for name, outcome in all_outcomes.items()
             if name == program or name.startswith(prefix)
         }
 
 
-def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "pytest_nosejobs.plugin", *arguments]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
 
-def told_in(folder: Path, *arguments: str) -> Told:
+def run_programs(folder: Path, *arguments: str) -> RunResult:
     log = folder / "told.jsonl"
     log.unlink(missing_ok=True)
-    done = pytest_in(folder, "--junitxml=junit.xml", *arguments)
+    done = run_pytest(folder, "--junitxml=junit.xml", *arguments)
     assert log.exists(), done.stdout + done.stderr
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert len({row[0] for row in rows}) == len(rows)
-    found = {}
+    testcases = {}
     for element in ET.parse(folder / "junit.xml").iter("testcase"):
         marks = [each.tag for each in element if each.tag in ("failure", "error", "skipped")]
-        found[element.get("classname", ""), element.get("name", "")] = "+".join(marks) or "passed"
-    reports = {name: (outcome, words) for name, outcome, words in rows}
-    assert len(found) == len(reports)
-    return Told(done.returncode, done.stdout, found, reports)
+        testcases[element.get("classname", ""), element.get("name", "")] = (
+            "+".join(marks) or "passed"
+        )
+    reports = {name: (outcome, message) for name, outcome, message in rows}
+    assert len(testcases) == len(reports)
+    return RunResult(done.returncode, done.stdout, testcases, reports)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunResult]:
     folder = tmp_path_factory.mktemp("programs")
     write_program(folder / "pytest.ini", "[pytest]\nnosejobs_grace = 0.2\n", 0o644)
     write_program(folder / "conftest.py", RECORDER, 0o644)
     write_program(folder / "node.tap", (SAMPLES / "node.tap").read_bytes(), 0o644)
     for name, (script, _) in PROGRAMS.items():
         write_program(folder / name, f"#!/bin/sh\n{script}\n")
-    return {mode: told_in(folder, "-v", *arguments) for mode, arguments in MODES.items()}
+    return {mode: run_programs(folder, "-v", *arguments) for mode, arguments in MODES.items()}
 
 
 @each_mode
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_outcome(runs: dict[str, Told], mode: str, program: str) -> None:
-    assert runs[mode].of(program) == PROGRAMS[program][1]
+def test_outcome(runs: dict[str, RunResult], mode: str, program: str) -> None:
+    assert runs[mode].outcomes_of(program) == PROGRAMS[program][1]
 
 
 @each_mode
-def test_words(runs: dict[str, Told], mode: str) -> None:
+def test_words(runs: dict[str, RunResult], mode: str) -> None:
     reports = runs[mode].reports
-    for nodeid, words in {
+    for nodeid, message in {
         "test_outcomes::broken": "no two",
         "test_outcomes::left": "Skipped: no net",
         "test_green_exit_1": "exit 1, though none of 1 case failed",
@@ -223,24 +225,24 @@ def test_words(runs: dict[str, Told], mode: str) -> None:
         "test_doctype": "DOCTYPE",
         "test_xml::c > bad": "no",
     }.items():
-        assert words in reports[nodeid][1], nodeid
+        assert message in reports[nodeid][1], nodeid
 
 
 @each_mode
-def test_junit_has_a_testcase_for_each_case(runs: dict[str, Told], mode: str) -> None:
-    found = runs[mode].junit
-    assert found["test_outcomes", "fine"] == "passed"
-    assert found["test_outcomes", "broken"] == "failure"
-    assert found["test_outcomes", "known"] == "skipped"
-    assert found["test_hidden.sub", "deep"] == "failure"
-    assert found["test_xml.c", "good"] == "passed"
-    assert found["test_short", "a"] == "passed"
-    assert found[".", "test_short"] == "error"
-    assert found["test_same_names", "a #3"] == "failure"
+def test_junit_has_a_testcase_for_each_case(runs: dict[str, RunResult], mode: str) -> None:
+    testcases = runs[mode].junit
+    assert testcases["test_outcomes", "fine"] == "passed"
+    assert testcases["test_outcomes", "broken"] == "failure"
+    assert testcases["test_outcomes", "known"] == "skipped"
+    assert testcases["test_hidden.sub", "deep"] == "failure"
+    assert testcases["test_xml.c", "good"] == "passed"
+    assert testcases["test_short", "a"] == "passed"
+    assert testcases[".", "test_short"] == "error"
+    assert testcases["test_same_names", "a #3"] == "failure"
 
 
 @each_mode
-def test_terminal_shows_each_case(runs: dict[str, Told], mode: str) -> None:
+def test_terminal_shows_each_case(runs: dict[str, RunResult], mode: str) -> None:
     text = runs[mode].terminal
     assert re.search(r"(?m)^test_outcomes::fine PASSED", text)
     assert re.search(r"(?m)^test_outcomes::known XFAIL", text)
@@ -249,14 +251,14 @@ def test_terminal_shows_each_case(runs: dict[str, Told], mode: str) -> None:
 
 
 @each_mode
-def test_percentages_count_programs(runs: dict[str, Told], mode: str) -> None:
+def test_percentages_count_programs(runs: dict[str, RunResult], mode: str) -> None:
     shown = [int(each) for each in re.findall(r"\[ *(\d+)%\]", runs[mode].terminal)]
     assert shown == sorted(shown)
     assert shown[-1] == 100
     assert shown.count(100) <= 3  # the cases of the last program
 
 
-def test_both_ways_tell_the_same(runs: dict[str, Told]) -> None:
+def test_both_ways_tell_the_same(runs: dict[str, RunResult]) -> None:
     def outcomes(mode: str) -> dict[str, str]:
         return {name: outcome for name, (outcome, _) in runs[mode].reports.items()}
 
@@ -288,13 +290,13 @@ def test_perl(project: Project, mode: str) -> None:
     project.file("conftest.py", RECORDER)
     project.file("more.t", PERL)
     project.file("many.t", PERL_77)
-    told = told_in(project.root, *MODES[mode])
-    assert told.of("more.t") == {
+    result = run_programs(project.root, *MODES[mode])
+    assert result.outcomes_of("more.t") == {
         "sum": "passed", "deep > inner": "passed", "deep > wrong": "failed",
         "todo": "xfailed", "test 4": "skipped",
     }  # fmt: skip
-    assert set(told.of("many.t").values()) == {"failed"}
-    assert len(told.of("many.t")) == 77
+    assert set(result.outcomes_of("many.t").values()) == {"failed"}
+    assert len(result.outcomes_of("many.t")) == 77
 
 
 @pytest.mark.skipif(not shutil.which("bats"), reason="no bats")
@@ -302,8 +304,12 @@ def test_perl(project: Project, mode: str) -> None:
 def test_bats(project: Project, mode: str) -> None:
     project.file("conftest.py", RECORDER)
     project.file("real.bats", BATS)
-    told = told_in(project.root, *MODES[mode])
-    assert told.of("real.bats") == {"adds": "passed", "fails": "failed", "skips": "skipped"}
+    result = run_programs(project.root, *MODES[mode])
+    assert result.outcomes_of("real.bats") == {
+        "adds": "passed",
+        "fails": "failed",
+        "skips": "skipped",
+    }
 
 
 @each_mode
@@ -316,17 +322,17 @@ def test_streams_of_other_tools(project: Project, mode: str) -> None:
     ):  # fmt: skip
         write_program(project.root / sample, (SAMPLES / sample).read_bytes(), 0o644)
         project.add(name, f"cat {sample}; exit {status}")
-    told = told_in(project.root, *MODES[mode])
-    go = told.of("test_go")
+    result = run_programs(project.root, *MODES[mode])
+    go = result.outcomes_of("test_go")
     assert go["example.com/m/ok > TestOne"] == "passed"
     assert go["example.com/m/ok > TestSub > b/c"] == "failed"
     assert "" not in go
-    assert list(told.of("test_nobuild").values()) == ["failed"]
-    assert told.of("test_rust") == {
+    assert list(result.outcomes_of("test_nobuild").values()) == ["failed"]
+    assert result.outcomes_of("test_rust") == {
         "tests::adds": "passed", "tests::fails": "failed", "tests::ignored": "skipped",
         "tests::panics": "passed",
     }  # fmt: skip
-    mixed = told.of("test_mixed")
+    mixed = result.outcomes_of("test_mixed")
     assert "" not in mixed
     assert {"passed", "failed", "skipped"} <= set(mixed.values())
 
@@ -417,31 +423,31 @@ def test_properties_stand_once(project: Project, mode: str) -> None:
 @pytest.mark.parametrize(("mode", "count"), [("plain", 10_000), ("hosts", 20_000)])
 def test_very_many_cases(project: Project, mode: str, count: int) -> None:
     project.add("test_many", f"echo 1..{count}; seq {count} | sed 's/^/ok /; 7777s/ok/not ok/'")
-    done = pytest_in(project.root, "-q", *MODES[mode])
+    done = run_pytest(project.root, "-q", *MODES[mode])
     assert f"1 failed, {count - 1} passed" in done.stdout
 
 
 def test_workers_of_xdist_send_cases_too(three: Project) -> None:
     pytest.importorskip("xdist")
     three.file("conftest.py", RECORDER)
-    plain = told_in(three.root)
+    plain = run_programs(three.root)
     xdist = ("-p", "xdist", "-n", "2")
     (three.root / "told.jsonl").unlink()
     three.file("conftest.py", "")
-    done = pytest_in(three.root, "-v", "--junitxml=junit.xml", *xdist)
+    done = run_pytest(three.root, "-v", "--junitxml=junit.xml", *xdist)
     assert "2 failed, 3 passed" in done.stdout
     assert "test_a::y::z [1]" in done.stdout
-    found = {
+    testcases = {
         (each.get("classname", ""), each.get("name", ""))
         for each in ET.parse(three.root / "junit.xml").iter("testcase")
     }
-    assert found == set(plain.junit)
+    assert testcases == set(plain.junit)
     shown = [int(each) for each in re.findall(r"\[ *(\d+)%\]", done.stdout)]
     assert max(shown) == 100
-    assert "2 failed, 1 passed" in pytest_in(three.root, "--lf", *xdist).stdout
+    assert "2 failed, 1 passed" in run_pytest(three.root, "--lf", *xdist).stdout
     three.add("test_a", tap("1..1", "ok 1 - x"))
-    assert "1 passed" in pytest_in(three.root, "--lf", *xdist).stdout
-    assert "3 passed" in pytest_in(three.root, "--lf", *xdist).stdout
+    assert "1 passed" in run_pytest(three.root, "--lf", *xdist).stdout
+    assert "3 passed" in run_pytest(three.root, "--lf", *xdist).stdout
 
 
 # -- formats of plug-ins --------------------------------------------------------------------
@@ -451,9 +457,9 @@ PAGE = (ROOT / "docs" / "outputs.md").read_text()
 
 
 def from_manual(name: str) -> str:
-    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found
-    return found[1]
+    match = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    assert match
+    return match[1]
 
 
 @each_mode
@@ -468,11 +474,11 @@ def test_the_reader_of_the_manual(project: Project, mode: str) -> None:
     project.add("test_b.exp", "echo nothing")
     project.add("test_c.sh", "echo PASS: not asked")
     project.add("test_d.sh", tap("1..1", "ok 1 - still"))
-    told = told_in(project.root, *MODES[mode])
-    assert told.of("test_a.exp") == {"a b": "passed", "c": "failed", "d": "xfailed"}
-    assert told.of("test_b.exp") == {"": "failed setup"}
-    assert told.of("test_c.sh") == {"": "passed"}
-    assert told.of("test_d.sh") == {"still": "passed"}
+    result = run_programs(project.root, *MODES[mode])
+    assert result.outcomes_of("test_a.exp") == {"a b": "passed", "c": "failed", "d": "xfailed"}
+    assert result.outcomes_of("test_b.exp") == {"": "failed setup"}
+    assert result.outcomes_of("test_c.sh") == {"": "passed"}
+    assert result.outcomes_of("test_d.sh") == {"still": "passed"}
 
 
 READER = '''
@@ -511,9 +517,9 @@ def test_a_plug_ins_reader(project: Project, mode: str) -> None:
     project.file("conftest.py", HOOK + RECORDER)
     project.add("test_marks", "printf 'MARKS\\n+good\\n-bad\\n'")
     project.add("test_tap", tap("1..1", "ok 1 - still"))
-    told = told_in(project.root, *MODES[mode])
-    assert told.of("test_marks") == {"good": "passed", "bad": "failed"}
-    assert told.of("test_tap") == {"still": "passed"}
+    result = run_programs(project.root, *MODES[mode])
+    assert result.outcomes_of("test_marks") == {"good": "passed", "bad": "failed"}
+    assert result.outcomes_of("test_tap") == {"still": "passed"}
 
 
 @each_mode
@@ -537,11 +543,11 @@ def test_a_reader_that_fails_is_the_error_of_its_test(
     project.file("conftest.py", HOOK + RECORDER)
     project.add("test_marks", "printf 'MARKS\\n-bad\\n'" if old != "return None" else "echo hi")
     project.add("test_silent", "exit 0")
-    told = told_in(project.root, *MODES[mode])
-    outcome, words = told.reports["test_marks"]
+    result = run_programs(project.root, *MODES[mode])
+    outcome, message = result.reports["test_marks"]
     assert outcome == "failed setup"
-    assert words.startswith("the reader of its output failed: ")
-    assert told.of("test_silent") == {"": "passed"}
+    assert message.startswith("the reader of its output failed: ")
+    assert result.outcomes_of("test_silent") == {"": "passed"}
 
 
 @each_mode
@@ -552,7 +558,7 @@ def test_a_reader_that_cannot_be_loaded_on_the_host(project: Project, mode: str)
     project.file("conftest.py", HOOK + RECORDER)
     project.add("test_says", "echo hi")
     project.add("test_silent", "exit 0")
-    told = told_in(project.root, *MODES[mode])
-    assert "only_here" in told.reports["test_says"][1]
-    assert told.of("test_says") == {"": "failed setup"}
-    assert told.of("test_silent") == {"": "passed"}
+    result = run_programs(project.root, *MODES[mode])
+    assert "only_here" in result.reports["test_says"][1]
+    assert result.outcomes_of("test_says") == {"": "failed setup"}
+    assert result.outcomes_of("test_silent") == {"": "passed"}

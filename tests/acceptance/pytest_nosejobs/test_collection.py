@@ -18,21 +18,21 @@ def test_names_decide_and_data_helpers_and_folders_do_not_count(project: Project
         project.add(name)
     (project.root / "test_folder").mkdir()
     (project.root / "test_folder.sh").mkdir()
-    assert sorted(project.collected()) == sorted(tests)
+    assert sorted(project.collect()) == sorted(tests)
 
 
 def test_python_files_stay_pytests(project: Project) -> None:
     project.add("test_py.py", "#!/usr/bin/env python3\ndef test_one(): pass\n")
     project.add("test_sh.sh")
-    assert project.collected() == ["test_py.py::test_one", "test_sh.sh"]
-    assert project.collected("test_py.py") == ["test_py.py::test_one"]
+    assert project.collect() == ["test_py.py::test_one", "test_sh.sh"]
+    assert project.collect("test_py.py") == ["test_py.py::test_one"]
 
 
 def test_links_to_programs_are_tests_and_dangling_ones_are_not(project: Project) -> None:
     project.add("bin/tool")
     (project.root / "test_link").symlink_to("bin/tool")
     (project.root / "test_dangling").symlink_to("nothing")
-    assert project.collected() == ["test_link"]
+    assert project.collect() == ["test_link"]
 
 
 def test_a_script_without_its_exec_bit_is_a_visible_error(project: Project) -> None:
@@ -47,7 +47,7 @@ def test_text_without_exec_bit_and_shebang_is_data(project: Project) -> None:
     project.file("test_notes.sh", "echo")
     project.file("test_notes", "#!/bin/sh\n")
     project.add("test_good.sh")
-    assert project.collected() == ["test_good.sh"]
+    assert project.collect() == ["test_good.sh"]
 
 
 def test_t_and_bats_files_run_as_prove_and_bats_run_them(project: Project) -> None:
@@ -80,7 +80,7 @@ def test_patterns_by_ini(project: Project) -> None:
     project.ini("nosejobs_patterns = check_* *.check")
     for name in ("check_a.sh", "b.check", "test_c.sh"):
         project.add(name)
-    assert project.collected() == ["b.check", "check_a.sh"]
+    assert project.collect() == ["b.check", "check_a.sh"]
 
 
 NAMES = [
@@ -92,10 +92,10 @@ NAMES = [
 def test_ids_can_be_pasted_back(project: Project) -> None:
     for name in NAMES:
         project.add(name)
-    ids = project.collected()
+    ids = project.collect()
     assert sorted(ids) == sorted(NAMES)
     for node in ids:
-        assert project.collected(node) == [node]
+        assert project.collect(node) == [node]
     assert project.run("--nosejobs=2*popen", *ids).parseoutcomes() == {"passed": len(NAMES)}
 
 

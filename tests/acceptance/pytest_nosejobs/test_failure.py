@@ -18,7 +18,7 @@ SLOT = "victim=$PPID"
 HOST = "read -r _ _ _ victim _ </proc/$PPID/stat"
 
 
-def trouble(name: str, victim: str, number: str, once: bool = True) -> str:
+def make_signal_script(name: str, victim: str, number: str, once: bool = True) -> str:
     """Return a script that sends a signal in its first run, or in each if not ``once``."""
     guard = f'mkdir "$TEST_SRCDIR/{name}" 2>/dev/null || exit 0\n' if once else ""
     return f"{guard}{victim}\nkill -{number} $victim\nsleep 60"
@@ -43,7 +43,7 @@ def test_all_tests_are_reported_once(
 ) -> None:
     fill(project)
     # The stopped slot is continued after a moment, and the test ends.
-    text = trouble("one", victim, number).replace("60", "0.1" if not words else "60")
+    text = make_signal_script("one", victim, number).replace("60", "0.1" if not words else "60")
     project.add("test_trouble", text)
     begin = time.monotonic()
     result = project.run(
@@ -63,7 +63,7 @@ def test_all_tests_are_reported_once(
 
 def test_a_slot_that_dies_takes_one_test_with_it(project: Project) -> None:
     fill(project)
-    project.add("test_trouble", trouble("one", SLOT, "KILL"))
+    project.add("test_trouble", make_signal_script("one", SLOT, "KILL"))
     status, cases = project.cases("--nosejobs=2*popen//id=a,2*popen//id=b")
     assert status == 1
     assert len(cases) == COUNT + 1
@@ -74,7 +74,7 @@ def test_a_slot_that_dies_takes_one_test_with_it(project: Project) -> None:
 
 def test_a_single_host_comes_back_and_ends_the_run(project: Project) -> None:
     fill(project, 20)
-    project.add("test_trouble", trouble("one", HOST, "KILL"))
+    project.add("test_trouble", make_signal_script("one", HOST, "KILL"))
     result = project.run("--nosejobs=2*popen//id=a", "-v", f"--junitxml={project.junit}")
     assert result.ret == 0
     assert result.parseoutcomes() == {"passed": 21}
@@ -91,7 +91,7 @@ def test_a_test_that_takes_its_host_down_each_time_is_an_error_that_says_so(
     project: Project,
 ) -> None:
     fill(project, 20)
-    project.add("test_trouble", trouble("", HOST, "KILL", once=False))
+    project.add("test_trouble", make_signal_script("", HOST, "KILL", once=False))
     status, cases = project.cases("--nosejobs=2*popen//id=a,2*popen//id=b")
     assert status == 6
     assert len(cases) == 21
@@ -104,7 +104,7 @@ def test_a_test_that_takes_its_host_down_each_time_is_an_error_that_says_so(
 
 def test_a_host_that_cannot_come_back_does_not_delay_the_others(project: Project) -> None:
     fill(project, 20)
-    project.add("test_trouble", trouble("one", HOST, "KILL"))
+    project.add("test_trouble", make_signal_script("one", HOST, "KILL"))
     specs = []
     for name in "ab":
         python = project.root / f"python_{name}"
@@ -126,7 +126,9 @@ def test_a_host_over_ssh_that_stops_and_wakes_later_is_not_listened_to(
 ) -> None:
     fill(project, 20)
     # The interpreter continues after its connection is closed, and ends all processes.
-    wake = trouble("one", HOST, "STOP").replace("sleep 60", "sleep 3; kill -CONT $victim; sleep 60")
+    wake = make_signal_script("one", HOST, "STOP").replace(
+        "sleep 60", "sleep 3; kill -CONT $victim; sleep 60"
+    )
     project.add("test_trouble", f"# nosejobs: requires=far\n{wake}")
     result = project.run(
         f"--nosejobs={sshd.spec(slots=1)}//id=far//labels=far,popen//id=near", "-v",
@@ -142,7 +144,9 @@ def test_a_host_over_ssh_that_stops_and_wakes_later_is_not_listened_to(
 
 
 def test_a_host_over_ssh_comes_back_with_its_tree(project: Project, sshd: Sshd) -> None:
-    project.add("test_trouble", trouble("one", HOST, "KILL").replace("$TEST_SRCDIR", "$PLACE"))
+    project.add(
+        "test_trouble", make_signal_script("one", HOST, "KILL").replace("$TEST_SRCDIR", "$PLACE")
+    )
     project.ini("nosejobs_pass_env = PLACE")
     project.add("data", "echo fine")
     project.add("test_data", "[ $(./data) = fine ]")
@@ -187,7 +191,7 @@ def test_x_ends_all_hosts_at_once(project: Project) -> None:
 
 
 def test_x_does_not_wait_for_a_host_that_has_stopped(project: Project) -> None:
-    project.add("test_stop", trouble("one", HOST, "STOP"))
+    project.add("test_stop", make_signal_script("one", HOST, "STOP"))
     project.add("test_fails", "while [ ! -d one ]; do sleep 0.02; done; exit 1")
     begin = time.monotonic()
     result = project.run("--nosejobs=popen//id=a,popen//id=b", "-x")

@@ -61,15 +61,15 @@ def _tree(project: Project) -> None:
 
 
 def _same(project: Project, *arguments: str) -> list[str]:
-    here = project.collected(*arguments)
-    assert project.collected(_HOST, *arguments) == here
+    here = project.collect(*arguments)
+    assert project.collect(_HOST, *arguments) == here
     return here
 
 
 def test_all_files_are_found_in_the_same_order(project: Project) -> None:
-    found = _same(project)
-    assert {"sub/test_py.py::test_py", "linked/test_c", "package/test_d.sh"} < set(found)
-    assert not any("env/" in each or "build/" in each for each in found)
+    paths = _same(project)
+    assert {"sub/test_py.py::test_py", "linked/test_c", "package/test_d.sh"} < set(paths)
+    assert not any("env/" in each or "build/" in each for each in paths)
     trees = [project.run("--collect-only", *host).outlines for host in ((), (_HOST,))]
     here, there = ([line for line in tree if "<" in line] for tree in trees)
     assert here == there
@@ -88,21 +88,21 @@ def test_all_files_are_found_in_the_same_order(project: Project) -> None:
 def test_options_choose_the_same(
     project: Project, arguments: tuple[str, ...], gone: str, come: str
 ) -> None:
-    found = _same(project, *arguments)
-    assert gone not in found
-    assert any(each.startswith(come) for each in found)
+    paths = _same(project, *arguments)
+    assert gone not in paths
+    assert any(each.startswith(come) for each in paths)
 
 
 @pytest.mark.parametrize("name", _OTHERS)
 def test_who_else_has_a_say_is_asked(project: Project, name: str) -> None:
     project.file("conftest.py", _OTHERS[name])
-    found = _same(project)
+    paths = _same(project)
     if name in ("files", "folders"):
         other = "sub/test_b.sh::other" if name == "files" else "sub/test_b.sh"
-        assert other in found
-        assert name == "files" or found.index(other) < found.index("sub/test_a.sh")
+        assert other in paths
+        assert name == "files" or paths.index(other) < paths.index("sub/test_a.sh")
     else:
-        assert "sub/test_b.sh" not in found
+        assert "sub/test_b.sh" not in paths
 
 
 def test_with_nobody_else_the_quick_way_is_taken(project: Project) -> None:

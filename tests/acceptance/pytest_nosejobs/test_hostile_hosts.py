@@ -56,13 +56,13 @@ def hosts(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def peak(done: pytest.RunResult) -> float:
+def read_peak_memory(done: pytest.RunResult) -> float:
     """Return the peak memory of the controller in MiB, as it reports it."""
     (line,) = [line for line in done.outlines if line.startswith("peak ")]
     return int(line.split()[1]) / 1024
 
 
-def liar(trick: str) -> str:
+def make_hostile_spec(trick: str) -> str:
     return f"ssh=liar//slots=1//python={sys.executable} {LIAR} {trick}"
 
 
@@ -70,14 +70,14 @@ def liar(trick: str) -> str:
 def test_a_trick_ends_that_host_and_the_run_goes_on(hosts: Project, trick: str) -> None:
     art = hosts.root.parent / "artifacts"
     options = (f"--nosejobs-artifacts={art}", f"--junitxml={hosts.junit}")
-    done = hosts.run(f"--nosejobs={liar(trick)},popen", *options)
+    done = hosts.run(f"--nosejobs={make_hostile_spec(trick)},popen", *options)
     text = done.stdout.str()
     assert "8 passed" in text
     assert done.ret == 0
     assert hosts.junit.read_text().count('name="host" value="popen"') == 8
     assert "\x1b" not in text
     assert ENDED[trick] in text
-    assert peak(done) < _MEMORY
+    assert read_peak_memory(done) < _MEMORY
     assert not list(hosts.root.parent.rglob("escaped"))
 
 
@@ -85,7 +85,7 @@ def test_a_trick_ends_that_host_and_the_run_goes_on(hosts: Project, trick: str) 
 def test_lies_about_other_tests_change_nothing(hosts: Project, trick: str) -> None:
     for number in range(8, 500):
         hosts.add(f"test_{number:03}.sh")
-    ret, cases = hosts.cases(f"--nosejobs={liar(trick)},2*popen")
+    ret, cases = hosts.cases(f"--nosejobs={make_hostile_spec(trick)},2*popen")
     assert len(cases) == 500
     wrong = {"escapes": "error"}.get(trick)
     assert {case.outcome for case in cases.values()} <= {"passed", wrong}
@@ -95,7 +95,7 @@ def test_lies_about_other_tests_change_nothing(hosts: Project, trick: str) -> No
 
 @pytest.mark.parametrize("trick", ["prints", "no-number-of-slots", "many-slots"])
 def test_a_host_that_lies_from_the_start_is_refused(hosts: Project, trick: str) -> None:
-    done = hosts.run(f"--nosejobs={liar(trick)},popen", "--nosejobs-allow-missing")
+    done = hosts.run(f"--nosejobs={make_hostile_spec(trick)},popen", "--nosejobs-allow-missing")
     assert done.ret == 0
     text = done.stdout.str()
     assert "\x1b" not in text

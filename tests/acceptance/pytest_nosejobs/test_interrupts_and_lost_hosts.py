@@ -104,7 +104,7 @@ def test_tests_of_a_lost_host_run_on_another(project: Project) -> None:
     assert "could not be run" not in result.stdout.str()
 
 
-def only_once(project: Project) -> str:
+def make_single_use_spec(project: Project) -> str:
     """Return the spec of a host that cannot be opened a second time."""
     python = project.root / "python_once"
     project.add(python.name, f'mkdir {project.root}/opened && exec {sys.executable} "$@"')
@@ -117,13 +117,15 @@ def test_without_a_host_left_every_test_is_an_error_and_none_is_missing(project:
     for number in range(10):
         project.add(f"test_x{number}")
     begin = time.monotonic()
-    status, cases = project.cases(f"--nosejobs={only_once(project)}", "--nosejobs-host-timeout=2")
+    status, cases = project.cases(
+        f"--nosejobs={make_single_use_spec(project)}", "--nosejobs-host-timeout=2"
+    )
     assert time.monotonic() - begin < 10
     assert status == 6
     assert len(cases) == 12
-    found = {name for name, case in cases.items() if case.outcome == "passed"}
-    assert "test_0_good" in found
-    lost = [case for name, case in cases.items() if name not in found]
+    passed = {name for name, case in cases.items() if case.outcome == "passed"}
+    assert "test_0_good" in passed
+    lost = [case for name, case in cases.items() if name not in passed]
     assert {case.outcome for case in lost} == {"error"}
     assert all("host lost" in case.message for case in lost)
     assert all("no host came back within 2 s" in case.message for case in lost)

@@ -22,8 +22,8 @@ def test_binary_garbage_parses_with_every_parser(project: Project, hosts: tuple[
     project.run(f"--junitxml={project.junit}", *hosts)
     names = [f"test_{number}" for number in range(4)]
     for parse in (ET.parse, etree.parse):
-        found = parse(str(project.junit)).getroot().iter("testcase")
-        assert sorted(case.get("name") for case in found) == names
+        testcases = parse(str(project.junit)).getroot().iter("testcase")
+        assert sorted(case.get("name") for case in testcases) == names
     suites = junitparser.JUnitXml.fromfile(str(project.junit))
     assert sorted(case.name for suite in suites for case in suite) == names
     assert all("\\x00\\x01\\x02" in case.system_out for suite in suites for case in suite)
@@ -37,9 +37,13 @@ def test_properties_say_where_and_how(project: Project) -> None:
     _, cases = project.cases(HOSTS)
     assert cases["test_one"].properties == {}
     for name, exits in {"test_pass": "0", "test_fail": "3"}.items():
-        found = cases[name].properties
-        assert (found["host"], found["attempt"], found["exit_status"]) == ("popen", "1", exits)
-        assert found["slot"] in ("0", "1")
+        properties = cases[name].properties
+        assert (properties["host"], properties["attempt"], properties["exit_status"]) == (
+            "popen",
+            "1",
+            exits,
+        )
+        assert properties["slot"] in ("0", "1")
     assert cases["test_kill"].properties["signal"] == "9"
     assert "exit_status" not in cases["test_kill"].properties
     assert "sleep" in cases["test_pass"].properties["leftovers"]

@@ -18,7 +18,7 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 HOST = {"plain": "here", "hosts": "popen"}
 
 
-def on_a_terminal(project: Project, *arguments: str, **variables: str) -> tuple[int, str]:
+def run_on_terminal(project: Project, *arguments: str, **variables: str) -> tuple[int, str]:
     """Run pytest on a pseudo-terminal; return its exit status and output."""
     environment = {key: value for key, value in os.environ.items() if key != "CI"}
     environment |= {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
@@ -70,12 +70,12 @@ def test_lines_come_while_the_test_runs(project: Project, mode: str) -> None:
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1"},
     ) as process:  # fmt: skip
         assert process.stdout
-        seen = {}
+        seconds_by_word = {}
         for line in process.stdout:
             for word in ("early", "late"):
                 if line.rstrip().endswith(f": {word}"):
-                    seen[word] = time.monotonic() - begin
-    assert seen["late"] - seen["early"] > 1.5
+                    seconds_by_word[word] = time.monotonic() - begin
+    assert seconds_by_word["late"] - seconds_by_word["early"] > 1.5
 
 
 def test_four_slots_tear_no_line(project: Project) -> None:
@@ -94,9 +94,9 @@ def test_four_slots_tear_no_line(project: Project) -> None:
     lines = [line.lstrip(".") for line in done.outlines if "<test" in line]
     pattern = re.compile(r"\[popen\] (\w+): <(\w+) (\d+) (xxxxxxxxxx\\x80|err)>")
     for line in lines:
-        found = pattern.fullmatch(line)
-        assert found, line
-        assert found[1] == found[2]
+        match = pattern.fullmatch(line)
+        assert match, line
+        assert match[1] == match[2]
     assert len(lines) == 8 * 150 * 2
 
 
@@ -149,7 +149,7 @@ def slow(project: Project) -> Project:
 
 
 def test_a_terminal_shows_slots(slow: Project) -> None:
-    status, text = on_a_terminal(slow, "--nosejobs=2*popen")
+    status, text = run_on_terminal(slow, "--nosejobs=2*popen")
     assert status == 1
     assert re.search(r"popen/[01]\S*\s+\S*\d\.\d s\S*\s+\S*test_slow", text)
     assert re.search(r"FAILED +test_slower - exit 1", text)
@@ -186,7 +186,7 @@ def test_no_view_by_itself(
 ) -> None:
     project.add("test_a", "sleep 0.5")
     project.add("test_b", "sleep 0.5")
-    status, text = on_a_terminal(project, "--nosejobs=2*popen", *arguments, **variables)
+    status, text = run_on_terminal(project, "--nosejobs=2*popen", *arguments, **variables)
     assert status == 0
     assert not re.search(r"popen/\d", text)
     assert "2/2" not in text

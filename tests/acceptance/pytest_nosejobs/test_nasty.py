@@ -23,11 +23,11 @@ GATEWAY = ("--nosejobs=2*popen",)
 
 
 @dataclass
-class Found:
+class Testcase:
     """The content of one testcase of JUnit XML."""
 
     outcome: str = corpus.PASSED
-    words: str = ""
+    message: str = ""
     output: str = ""
     properties: dict[str, str] = field(default_factory=dict)
 
@@ -84,18 +84,18 @@ class Run:
         self.output = self.log.read().decode(errors="replace")
         self.log.close()
 
-    def results(self) -> dict[str, Found]:
+    def results(self) -> dict[str, Testcase]:
         """Return the testcases by ``class/name``, where the class is the folder."""
-        found = {}
-        for each in ET.parse(self.xml).iter("testcase"):
-            found[f"{each.get('classname')}/{each.get('name')}"] = _found(each)
-        return found
+        testcases = {}
+        for element in ET.parse(self.xml).iter("testcase"):
+            testcases[f"{element.get('classname')}/{element.get('name')}"] = _read_testcase(element)
+        return testcases
 
-    def of(self, case: NastyProgram) -> Found:
+    def get_testcase(self, case: NastyProgram) -> Testcase:
         """Return the testcase of one program."""
         return self.results()[_key(case)]
 
-    def left(self) -> list[str]:
+    def list_leftovers(self) -> list[str]:
         """Return processes and temporary folders that are left."""
         processes = process_watch.find_leftovers(self.marker)
         return [*processes, *map(str, self.tmp.glob("nosejobs-*"))]
@@ -109,26 +109,26 @@ def _key(case: NastyProgram) -> str:
     return f"{folder.replace('/', '.') or '.'}/{name}"
 
 
-def _found(element: ET.Element) -> Found:
-    found = Found()
+def _read_testcase(element: ET.Element) -> Testcase:
+    testcase = Testcase()
     for tag, outcome in (
         ("failure", corpus.FAILED), ("error", corpus.ERROR), ("skipped", corpus.SKIPPED),
     ):  # fmt: skip
-        trouble = element.find(tag)
-        if trouble is not None:
-            found.outcome = outcome
-            found.words = f"{trouble.get('message')}\n{trouble.text}"
+        problem = element.find(tag)
+        if problem is not None:
+            testcase.outcome = outcome
+            testcase.message = f"{problem.get('message')}\n{problem.text}"
     streams = [element.find("system-out"), element.find("system-err")]
-    found.output = "".join(each.text or "" for each in streams if each is not None)
+    testcase.output = "".join(each.text or "" for each in streams if each is not None)
     for each in element.iter("property"):
-        found.properties[each.get("name", "")] = each.get("value", "")
-    return found
+        testcase.properties[each.get("name", "")] = each.get("value", "")
+    return testcase
 
 
-def check(case: NastyProgram, found: Found) -> None:
+def check(case: NastyProgram, found: Testcase) -> None:
     """Check a testcase against all expectations of the table."""
-    assert found.outcome == case.outcome, found.words
-    assert case.message in found.words
+    assert found.outcome == case.outcome, found.message
+    assert case.message in found.message
     assert case.output in found.output
     if case.leftovers:
         assert case.leftovers in found.properties.get("leftovers", "")
@@ -148,18 +148,18 @@ PLACES = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterable[dict[str, Run]]:
     """Yield a run for each place; both have run at the same time."""
     folder = tmp_path_factory.mktemp("nasty")
-    found = {name: Run(folder, cases, options) for name, (options, cases) in PLACES.items()}
-    for run in found.values():
+    runs_by_place = {name: Run(folder, cases, options) for name, (options, cases) in PLACES.items()}
+    for run in runs_by_place.values():
         run.start()
-    for run in found.values():
+    for run in runs_by_place.values():
         run.finish()
-    yield found
-    for run in found.values():
+    yield runs_by_place
+    for run in runs_by_place.values():
         run.remove()
 
 
 @pytest.fixture(scope="module")
-def results(runs: dict[str, Run]) -> dict[str, dict[str, Found]]:
+def results(runs: dict[str, Run]) -> dict[str, dict[str, Testcase]]:
     return {name: run.results() for name, run in runs.items()}
 
 
@@ -171,13 +171,13 @@ def results(runs: dict[str, Run]) -> dict[str, dict[str, Found]]:
         for number, case in enumerate(cases)
     ],
 )
-def test_outcome(place: str, case: NastyProgram, results: dict[str, dict[str, Found]]) -> None:
+def test_outcome(place: str, case: NastyProgram, results: dict[str, dict[str, Testcase]]) -> None:
     check(case, results[place][_key(case)])
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_is_left_behind(place: str, runs: dict[str, Run]) -> None:
-    assert runs[place].left() == []
+    assert runs[place].list_leftovers() == []
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -214,13 +214,13 @@ def test_a_killed_host_is_named_and_others_go_on(tmp_path: Path) -> None:
     specs = "popen//id=one,popen//id=two,popen//id=three"
     run = Run(tmp_path, [corpus.KILL_HOST, INNOCENT], [f"--nosejobs={specs}"]).start()
     assert run.finish() == 6, run.output
-    found = run.of(corpus.KILL_HOST)
-    check(corpus.KILL_HOST, found)
+    testcase = run.get_testcase(corpus.KILL_HOST)
+    check(corpus.KILL_HOST, testcase)
     lost = [name for name in ("one", "two", "three") if f"host {name}:" in run.output]
     assert len(lost) == 2
-    assert all(name in found.words for name in lost)
-    check(INNOCENT, run.of(INNOCENT))
-    assert run.left() == []
+    assert all(name in testcase.message for name in lost)
+    check(INNOCENT, run.get_testcase(INNOCENT))
+    assert run.list_leftovers() == []
     run.remove()
 
 
@@ -229,8 +229,8 @@ def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> Non
     run = Run(tmp_path, [corpus.KILL_HOST, INNOCENT, after]).start()
     assert run.finish() == 6, run.output
     for case in (corpus.KILL_HOST, INNOCENT, after):
-        check(case, run.of(case))
-    assert run.left() == []
+        check(case, run.get_testcase(case))
+    assert run.list_leftovers() == []
     run.remove()
 
 
@@ -248,9 +248,9 @@ def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path
     if options == HERE:
         assert done == 0, run.output
         for case in cases:
-            check(case, run.of(case))
-    check(corpus.FULL, run.of(corpus.FULL))
-    assert run.left() == []
+            check(case, run.get_testcase(case))
+    check(corpus.FULL, run.get_testcase(corpus.FULL))
+    assert run.list_leftovers() == []
     run.remove()
 
 
@@ -259,10 +259,10 @@ def test_what_leftovers_come_to(mode: str, tmp_path: Path) -> None:
     case = NastyProgram("hold_stdout.sh", corpus.PASSED)
     run = Run(tmp_path, [case], [*GATEWAY, "-o", f"nosejobs_leftovers={mode}"]).start()
     run.finish()
-    found = run.of(case)
-    assert found.outcome == (corpus.FAILED if mode == "fail" else corpus.PASSED)
-    assert ("left 1 process, killed: sleep" in found.words) == (mode == "fail")
-    assert found.properties["leftovers"] == "1 process, killed: sleep"
+    testcase = run.get_testcase(case)
+    assert testcase.outcome == (corpus.FAILED if mode == "fail" else corpus.PASSED)
+    assert ("left 1 process, killed: sleep" in testcase.message) == (mode == "fail")
+    assert testcase.properties["leftovers"] == "1 process, killed: sleep"
     assert "LeftoversWarning" not in run.output
     run.remove()
 
@@ -282,7 +282,7 @@ def _memory(folder: Path, cases: Iterable[NastyProgram]) -> process_watch.PeakMe
     memory = process_watch.watch_until_exit(run.process, 120.0)
     run.read_log()
     for case in cases:
-        check(case, run.of(case))
-    assert run.left() == []
+        check(case, run.get_testcase(case))
+    assert run.list_leftovers() == []
     run.remove()
     return memory

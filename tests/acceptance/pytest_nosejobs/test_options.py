@@ -88,7 +88,7 @@ def test_pdb_is_explained_and_does_not_hang(project: Project) -> None:
         result = project.run("--pdb", *hosts)
         assert result.parseoutcomes() == {"failed": 1}
         assert "(Pdb)" not in result.stdout.str()
-    result.stdout.fnmatch_lines(["*--pdb stops in Python tests only*again*"])
+    result.stdout.fnmatch_lines(["*--pdb stops in Python tests only*rerun*"])
 
 
 def test_python_items_run_beside_with_fixtures_set_up_once(project: Project) -> None:

@@ -132,19 +132,19 @@ def test_a_makereport_wrapper_sees_the_same_reports(project: Project) -> None:
     )
     for name, text in {"test_a": "", "test_b": "exit 1", "test_c": "exit 77"}.items():
         project.add(name, text)
-    seen = []
+    reports = []
     for hosts in ((), ("--nosejobs=2*popen",)):
         _, cases = project.cases(*hosts)
         assert {case.properties["seen"] for case in cases.values()} == {"yes"}
         path = Path(project.root, "seen")
-        seen.append(sorted(path.read_text().splitlines()))
+        reports.append(sorted(path.read_text().splitlines()))
         path.unlink()
-    calls = [[line for line in lines if " call " in line] for lines in seen]
+    calls = [[line for line in lines if " call " in line] for lines in reports]
     assert [line.rsplit(" ", 1)[0] for line in calls[0]] == [
         "test_a call passed",
         "test_b call failed",
         "test_c call skipped",
     ]
-    assert [line.rsplit(" ", 1)[0] for line in seen[1]] == [
-        line.rsplit(" ", 1)[0] for line in seen[0]
+    assert [line.rsplit(" ", 1)[0] for line in reports[1]] == [
+        line.rsplit(" ", 1)[0] for line in reports[0]
     ]

@@ -45,13 +45,13 @@ def test_two_runs_share_a_host_and_the_second_says_that_it_waits(
             time.sleep(0.02)
         with start(tmp_path / "b", sshd.spec(slots=1)) as two:
             assert two.stdout is not None
-            said = next((line for line in two.stdout if "waiting for " in line), "")
+            waiting_line = next((line for line in two.stdout if "waiting for " in line), "")
             meanwhile = log.read_text()
             go.touch()
             rest = two.communicate(timeout=60)[0]
         first = one.communicate(timeout=60)[0]
-    assert meanwhile == "+\n", f"{first}\n{said}{rest}"
+    assert meanwhile == "+\n", f"{first}\n{waiting_line}{rest}"
     assert "1 passed" in first
-    assert said.startswith("nosejobs: there: waiting for ")
+    assert waiting_line.startswith("nosejobs: there: waiting for ")
     assert "3 passed" in rest
     assert log.read_text().split() == ["+", "-"] * 4

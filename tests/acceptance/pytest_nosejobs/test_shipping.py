@@ -9,17 +9,17 @@ from tests.helpers.sshd import Sshd
 SLOW = """
 import time
 from pytest_nosejobs import progress_line
-from shell_runner.remote import contents
+from shell_runner.remote.protocol import compression
 
 progress_line._FIRST_DELAY = 0.0
 progress_line._PLAIN_INTERVAL = 0.0
-encode = contents.encode
+encode_body = compression.encode_body
 
 def slow(data):
     time.sleep(0.7)
-    return encode(data)
+    return encode_body(data)
 
-contents.encode = slow
+compression.encode_body = slow
 """
 
 

@@ -17,7 +17,7 @@ PROGRAM = Path("/usr/share/shunit2/shunit2")
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*_test.sh"))
 
 
-def assertions(text: str) -> tuple[int, int]:
+def count_assertions(text: str) -> tuple[int, int]:
     """Return the numbers of failed assertions and of tests in the output of shunit2."""
     text = re.sub(r"\\x1b\[[0-9;]*m|\x1b\[[0-9;]*m", "", text)
     ran = re.search(r"Ran (\d+) tests?", text)
@@ -36,9 +36,9 @@ def examples(project: Project) -> Project:
     return project
 
 
-def by_hand(project: Project) -> dict[str, tuple[int, tuple[int, int]]]:
+def run_without_pytest(project: Project) -> dict[str, tuple[int, tuple[int, int]]]:
     """Run each script without pytest; return exit status and counts by name."""
-    found = {}
+    results = {}
     for name in SCRIPTS:
         done = subprocess.run(
             [f"./{name}"],
@@ -48,15 +48,15 @@ def by_hand(project: Project) -> dict[str, tuple[int, tuple[int, int]]]:
             capture_output=True,
             text=True,
         )
-        found[name] = done.returncode, assertions(done.stdout)
-    return found
+        results[name] = done.returncode, count_assertions(done.stdout)
+    return results
 
 
 @pytest.mark.parametrize("kind", ["here", "popen", "ssh"])
 def test_statuses_and_assertions_are_those_by_hand(
     examples: Project, kind: str, sshd: Sshd
 ) -> None:
-    expected = by_hand(examples)
+    expected = run_without_pytest(examples)
     assert sorted(status for status, _ in expected.values()) == [0] * 5 + [1] * 2
     hosts = {
         "here": (),
@@ -66,9 +66,9 @@ def test_statuses_and_assertions_are_those_by_hand(
     (examples.root / "pytest.ini").rename(examples.root / "copy" / "pytest.ini")
     _, cases = examples.cases(*hosts[kind], "--rootdir=copy", "-c", "copy/pytest.ini", "copy")
     assert sorted(cases) == SCRIPTS
-    found = {
-        name: (int(case.properties["exit_status"]), assertions(case.out))
+    results = {
+        name: (int(case.properties["exit_status"]), count_assertions(case.out))
         for name, case in cases.items()
     }
-    assert found == expected
+    assert results == expected
     assert sorted(case.outcome for case in cases.values()) == ["failure"] * 2 + ["passed"] * 5

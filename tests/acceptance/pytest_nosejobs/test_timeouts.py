@@ -20,7 +20,7 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=120)
 
 
-def timed_out(result: pytest.RunResult, seconds: str) -> None:
+def check_timed_out(result: pytest.RunResult, seconds: str) -> None:
     """Check that the host has stopped the test, with its output, and not pytest-timeout."""
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f"timed out after {seconds} s", "started"])
@@ -32,14 +32,14 @@ def timed_out(result: pytest.RunResult, seconds: str) -> None:
 @pytest.mark.parametrize("method", ["signal", "thread"])
 def test_option(pytester: pytest.Pytester, args: tuple, method: str) -> None:
     script(pytester, "test_a.sh", HANGS)
-    timed_out(run(pytester, "--timeout=0.5", f"--timeout-method={method}", *args), "0.5")
+    check_timed_out(run(pytester, "--timeout=0.5", f"--timeout-method={method}", *args), "0.5")
 
 
 @HERE_AND_THERE
 def test_ini(pytester: pytest.Pytester, args: tuple) -> None:
     script(pytester, "test_a.sh", HANGS)
     pytester.makeini("[pytest]\ntimeout = 0.5\ntimeout_func_only = true\n")
-    timed_out(run(pytester, *args), "0.5")
+    check_timed_out(run(pytester, *args), "0.5")
 
 
 @HERE_AND_THERE
@@ -50,7 +50,7 @@ def test_mark_is_stronger_than_the_option(pytester: pytest.Pytester, args: tuple
         "def pytest_collection_modifyitems(items):\n"
         "    items[0].add_marker(pytest.mark.timeout(0.5))\n"
     )
-    timed_out(run(pytester, "--timeout=200", *args), "0.5")
+    check_timed_out(run(pytester, "--timeout=200", *args), "0.5")
 
 
 @HERE_AND_THERE
@@ -61,7 +61,7 @@ def test_our_own_settings_are_stronger(pytester: pytest.Pytester, args: tuple, o
     if ours == "ini":
         pytester.makeini("[pytest]\nnosejobs_timeout = 0.5\n")
     option = ["--nosejobs-timeout=0.5"] if ours == "option" else []
-    timed_out(run(pytester, "--timeout=200", *option, *args), "0.5")
+    check_timed_out(run(pytester, "--timeout=200", *option, *args), "0.5")
 
 
 def test_a_longer_timeout_of_ours_is_not_cut_short(pytester: pytest.Pytester) -> None:

@@ -150,16 +150,16 @@ def test_who_waits_for_json_gets_the_verdict(run: Run, folder: Path) -> None:
     arguments = ["--tests", "tests", "--retries", "1", "--keep-workspace", "always"]
     done = run("submit", "--host", "popen", *arguments, "--wait", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["id"] in done.stderr.splitlines()
-    assert (found["outcomes"], found["flaky"]) == ({"passed": 1}, ["test_a.sh"])
-    again = json.loads(run("harvest", found["id"], "--json").stdout)
-    assert again == found
-    said = run("harvest", found["id"]).stdout
-    assert said.endswith("1 test: 1 passed (1 flaky: test_a.sh)\n")
-    shown = dict(line.split(None, 1) for line in run("show", found["id"]).stdout.splitlines())
+    result = json.loads(done.stdout)
+    assert result["id"] in done.stderr.splitlines()
+    assert (result["outcomes"], result["flaky"]) == ({"passed": 1}, ["test_a.sh"])
+    again = json.loads(run("harvest", result["id"], "--json").stdout)
+    assert again == result
+    output = run("harvest", result["id"]).stdout
+    assert output.endswith("1 test: 1 passed (1 flaky: test_a.sh)\n")
+    shown = dict(line.split(None, 1) for line in run("show", result["id"]).stdout.splitlines())
     assert (Path(shown["workspace"]) / "tests" / "test_a.sh").is_file()
-    assert run("forget", found["id"]).returncode == 0
+    assert run("forget", result["id"]).returncode == 0
     assert not Path(shown["workspace"]).exists()
 
 
@@ -176,9 +176,9 @@ def test_a_list_is_of_all_hosts_on_record(run: Run, tests: Path, folder: Path) -
     assert re.search(rf"^popen +{id[:8]} ", done.stdout, re.MULTILINE)
     assert "popen: 2 harvested" in done.stderr
     assert "nowhere.invalid" in done.stderr.splitlines()[-1]
-    found = json.loads(run("list", "--json").stdout)
-    assert [each["host"] for each in found["jobs"]] == ["popen", "popen"]
-    assert list(found["errors"]) == ["nowhere.invalid"]
+    listing = json.loads(run("list", "--json").stdout)
+    assert [each["host"] for each in listing["jobs"]] == ["popen", "popen"]
+    assert list(listing["errors"]) == ["nowhere.invalid"]
 
 
 def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder: Path) -> None:
@@ -208,8 +208,8 @@ def test_what_was_canceled_has_no_verdict(run: Run, tests: Path, folder: Path) -
     assert "to be canceled" in run("cancel", id).stdout
     done = run("harvest", id, "--wait", "--json", "--no-ack")
     assert done.returncode == 6, done.stdout
-    found = json.loads(done.stdout)
-    assert (found["end_reason"], found["acknowledged"], found["exit_status"]) == (
+    result = json.loads(done.stdout)
+    assert (result["end_reason"], result["acknowledged"], result["exit_status"]) == (
         "canceled",
         False,
         6,
@@ -227,13 +227,13 @@ def test_a_jobs_file_and_the_inventory(run: Run, tests: Path, folder: Path) -> N
     (folder / "job.toml").write_text('tests = "tests"\nselect = ["test_a.sh"]\nname = "filed"\n')
     done = run("submit", "--host", "mine", "--config", "job.toml", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["host"] == "mine"
+    result = json.loads(done.stdout)
+    assert result["host"] == "mine"
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    done = run("show", found["id"], cwd=elsewhere)
+    done = run("show", result["id"], cwd=elsewhere)
     assert "(filed)" in done.stdout, "the host is recorded"
-    assert run("harvest", found["id"], "--wait", "--out", "x.zip").returncode == 0
+    assert run("harvest", result["id"], "--wait", "--out", "x.zip").returncode == 0
 
 
 def test_a_variable_names_the_usual_host(
@@ -379,18 +379,18 @@ def test_who_stops_following_can_go_on(run: Run, tests: Path, folder: Path) -> N
     assert following.stdout is not None
     assert following.stderr is not None
     with following:
-        seen = ""
-        while "here" not in seen:
-            seen += following.stdout.readline()
+        log = ""
+        while "here" not in log:
+            log += following.stdout.readline()
         following.send_signal(signal.SIGINT)
-        rest, said = following.communicate(timeout=60)
+        rest, message = following.communicate(timeout=60)
     assert following.returncode == 130
-    assert "interrupted; submitted jobs continue" in said
-    found = re.search(r"to continue: nosejobs job (logs -f \S+ --from \S+)", said)
-    assert found, said
+    assert "interrupted; submitted jobs continue" in message
+    match = re.search(r"to continue: nosejobs job (logs -f \S+ --from \S+)", message)
+    assert match, message
     (folder / "gate").write_text("now\n")
-    more = run(*found[1].split()).stdout
-    assert seen + rest + more == run("logs", id).stdout
+    more = run(*match[1].split()).stdout
+    assert log + rest + more == run("logs", id).stdout
     assert "test_b.sh | last\n" in more
 
 
@@ -399,22 +399,22 @@ def test_who_stops_waiting_can_go_on(run: Run, tests: Path, folder: Path) -> Non
     os.mkfifo(folder / "gate")
     write_script(tests, "test_b.sh", f"echo here; cat {folder}/gate")
     files = ["--out", "x y.zip", "--junitxml", "j.xml"]
-    words = command("submit", "--host", "popen", "--tests", "tests", "--wait", *files)
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=folder) as waiting:
+    arguments = command("submit", "--host", "popen", "--tests", "tests", "--wait", *files)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=folder) as waiting:
         assert waiting.stderr is not None
         while "here" not in waiting.stderr.readline():
             pass
         waiting.send_signal(signal.SIGINT)
-        _, said = waiting.communicate(timeout=60)
+        _, message = waiting.communicate(timeout=60)
     assert waiting.returncode == 130
     go_on = re.compile(r"^to continue: nosejobs job (.*)$", re.MULTILINE)
-    (found,) = go_on.findall(said)
+    (next_command,) = go_on.findall(message)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JobClient, "wait", interrupted)
-        done = run(*shlex.split(found))
-    assert (done.returncode, go_on.findall(done.stderr)) == (130, [found])
+        done = run(*shlex.split(next_command))
+    assert (done.returncode, go_on.findall(done.stderr)) == (130, [next_command])
     (folder / "gate").write_text("now\n")
-    assert run(*shlex.split(found)).returncode == 0
+    assert run(*shlex.split(next_command)).returncode == 0
     assert (folder / "x y.zip").is_file()
     assert (folder / "j.xml").is_file()
 

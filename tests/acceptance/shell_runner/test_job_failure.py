@@ -64,13 +64,13 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def machine(tmp_path: Path, fleet: Path) -> Iterator[NamespaceHost]:
     """Yield a running host, and its user."""
-    with NamespaceHost(tmp_path, fleet) as found:
+    with NamespaceHost(tmp_path, fleet) as host:
         # An idle worker exits at once; each test waits for that.
         folder = Path(state_dirs.host_folder(str(tmp_path / "state" / "nosejobs"))) / "jobs"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with Queue(str(folder)) as queue:
             queue.set_setting("linger", 0)
-        yield found
+        yield host
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Scene:
 
     # -- jobs ---------------------------------------------------------------------
 
-    def tree(self, name: str, slow: bool, artifacts: int) -> Path:
+    def write_tests(self, name: str, slow: bool, artifacts: int) -> Path:
         """Write tests that record that they ran and leave artifacts; the last one waits if
         ``slow``.
         """
@@ -112,15 +112,15 @@ class Scene:
             path.chmod(0o755)
         return folder
 
-    def blocker(self) -> str:
+    def submit_blocker(self) -> str:
         """Submit a job that keeps worker and slot busy until ``go`` exists; return its UUID."""
         install = f'echo "$NOSEJOBS_ATTEMPT block" >> {self.ran}; {_await(self.go)}'
-        tests = self.tree("other", slow=False, artifacts=0)
-        found = self.machine.submit("--tests", tests, "--install", install, "--name", "blocker")
-        self.machine.wait_for("the blocker", lambda: "block" in self.recorded())
-        return found
+        tests = self.write_tests("other", slow=False, artifacts=0)
+        job = self.machine.submit("--tests", tests, "--install", install, "--name", "blocker")
+        self.machine.wait_for("the blocker", lambda: "block" in self.read_record())
+        return job
 
-    def recorded(self) -> str:
+    def read_record(self) -> str:
         """Return the record of what ran."""
         return self.ran.read_text() if self.ran.exists() else ""
 
@@ -128,28 +128,30 @@ class Scene:
         """Submit the job of the test by a command that waits for its end; return its UUID."""
         slow = self.step == "testing"
         noise = 3 << 20 if self.step in ("packaging", "harvesting") else 1000
-        words: list[object] = ["--tests", self.tree("tests", slow, noise), "--wait"]
+        arguments: list[object] = ["--tests", self.write_tests("tests", slow, noise), "--wait"]
         if self.step == "unpacking":
-            words += ["--build", self.archive]
+            arguments += ["--build", self.archive]
         if self.step == "installing":
             begun = f"echo begun > {self.folder}/begun"
-            words += ["--install", f"{begun}; {_await(self.go)}"]
-        self.client = self.machine.start_command("submit", "--slots", 2, "--name", "scene", *words)
+            arguments += ["--install", f"{begun}; {_await(self.go)}"]
+        self.client = self.machine.start_command(
+            "submit", "--slots", 2, "--name", "scene", *arguments
+        )
         return self._id()
 
     def _id(self) -> str:
         names = "SELECT id FROM job WHERE name = 'scene'"
-        found: list[str] = []
+        ids: list[str] = []
 
         def look() -> bool:
             try:
-                found[:] = [row[0] for row in self.machine.query(names)]
+                ids[:] = [row[0] for row in self.machine.query(names)]
             except Exception:  # the queue is being made
-                found.clear()
-            return bool(found)
+                ids.clear()
+            return bool(ids)
 
         self.machine.wait_for("the job", look)
-        return found[0]
+        return ids[0]
 
     # -- bringing it to its step --------------------------------------------------
 
@@ -158,7 +160,7 @@ class Scene:
         return getattr(self, f"_at_{self.step}")()  # type: ignore[no-any-return]
 
     def _at_submitted(self) -> str:
-        self.blocker()
+        self.submit_blocker()
         job = self.begin_job()
         assert self.machine.get_state(job) == "queued"
         return job
@@ -179,22 +181,22 @@ class Scene:
         return job
 
     def _at_installing(self) -> str:
-        return self._begun()
+        return self._wait_for_begin()
 
     def _at_testing(self) -> str:
-        job = self._begun()
+        job = self._wait_for_begin()
         done = "SELECT count(*) FROM execution"
         self.machine.wait_for("the others", lambda: self.machine.query(done) == [(TESTS - 1,)])
         return job
 
-    def _begun(self) -> str:
+    def _wait_for_begin(self) -> str:
         job = self.begin_job()
         self.machine.wait_for("its begin", (self.folder / "begun").exists)
         assert self.machine.get_phase(job) == self.step
         return job
 
     def _at_harvesting(self) -> str:
-        job = self._ready()
+        job = self._complete_job()
         self.client = self.machine.start_command("harvest", job)
         self.machine.wait_for("the first bytes", lambda: self._size() > 0)
         self.client.send_signal(STOP)
@@ -207,17 +209,17 @@ class Scene:
         return max((path.stat().st_size for path in here.glob("*.part")), default=0)
 
     def _at_unacknowledged(self) -> str:
-        job = self._ready()
+        job = self._complete_job()
         self.machine.run_command("harvest", job, "--no-ack")
         assert self.machine.get_state(job) == "ready"
         return job
 
-    def _ready(self) -> str:
+    def _complete_job(self) -> str:
         """Complete the job, end its client, and keep worker and slot busy by another job."""
         job = self.begin_job()
         self.machine.wait_for("the package", lambda: self.machine.get_state(job) == "ready")
         self._end_client()
-        self.blocker()
+        self.submit_blocker()
         return job
 
     def _end_client(self) -> None:
@@ -247,8 +249,8 @@ class Scene:
         """Let the waiting programs continue; start missing daemons as an init system does."""
         self.machine.start_agent()
         self.go.touch()
-        for pid, _, words in self.machine.list_processes():
-            if any("worker" in word for word in words):
+        for pid, _, arguments in self.machine.list_processes():
+            if any("worker" in word for word in arguments):
                 self.machine.send_signal(pid, CONTINUE)
         if self.client is not None:
             self.client.send_signal(CONTINUE)
@@ -328,7 +330,7 @@ def _check_package(machine: NamespaceHost, job: str, victim: str, step: str) -> 
 
 def _check_record(scene: Scene) -> None:
     """Check that nothing ran twice in one attempt, and that the queue has each attempt."""
-    ran = Counter(scene.recorded().splitlines())
+    ran = Counter(scene.read_record().splitlines())
     assert ran
     assert set(ran.values()) == {1}, ran
     known = {row[0] for row in scene.machine.query("SELECT id FROM attempt")}

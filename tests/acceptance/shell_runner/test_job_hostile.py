@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from shell_runner.cli.main import main
 from shell_runner.jobs import submission
 from shell_runner.jobs.client import JobClient
-from shell_runner.remote.jobs import paths, queue, queue_folder
+from shell_runner.remote.jobs import paths, queue, queue_location
 from shell_runner.remote.protocol.job import JobConfig
 from tests.helpers import job_hosts
 from tests.helpers.archive_bytes import (
@@ -62,19 +62,19 @@ class User:
         """Submit the tests; return the UUID of the job."""
         return self.job("submit", "--tests", self.tests, *words)[0].strip()
 
-    def files(self) -> set[str]:
+    def list_files(self) -> set[str]:
         """Return the paths of all files except those of the queue and its worker."""
-        found = {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
-        return {path for path in found if "/jobs/" not in path or "/work/" in path}
+        paths_below = {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
+        return {path for path in paths_below if "/jobs/" not in path or "/work/" in path}
 
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
     with job_hosts.isolate_state(tmp_path):
-        found = User(tmp_path)
-        monkeypatch.chdir(found.here)
+        new_user = User(tmp_path)
+        monkeypatch.chdir(new_user.here)
         monkeypatch.setenv("NOSEJOBS_HOST", "popen")
-        yield found
+        yield new_user
 
 
 # -- archives ---------------------------------------------------------------------------
@@ -131,21 +131,21 @@ def test_a_hostile_build_is_refused_by_name(
             )
             client.submit(ready.job, ready.trees)
             if name == "path-traversal":
-                before = user.files()
+                before = user.list_files()
     sound = user.submit()
     user.job("harvest", "--wait", sound)
     for name, (_, member, why) in BUILDS.items():
-        with queue.Queue(queue_folder.find_queue_folder()) as there:
+        with queue.Queue(queue_location.find_queue_folder()) as there:
             row = there.find(jobs[name])
             (attempt,) = there.get_attempts(row.number)
         assert str(row.end_reason) == "refused", name
         assert row.detail.startswith("the build cannot be unpacked: "), name
         assert why in row.detail, (name, row.detail)
         assert repr(member) in row.detail or not member, (name, row.detail)
-        work = Path(paths.workspace_path(queue_folder.find_queue_folder(), attempt.id))
+        work = Path(paths.workspace_path(queue_location.find_queue_folder(), attempt.id))
         assert os.listdir(work / "build") == [], name
         assert os.listdir(work / "tests") == [], name
-    new = {path for path in user.files() - before if "/work/" not in path}
+    new = {path for path in user.list_files() - before if "/work/" not in path}
     assert {path for path in new if "victim" in path} == set()
     assert not Path("/tmp/nosejobs-victim").exists()
 
@@ -155,9 +155,9 @@ def test_what_a_refused_build_says(user: User, tmp_path: Path) -> None:
     path.write_bytes(BUILDS["symlink-out"][0])
     job = user.submit("--build", path)
     out, _ = user.job("harvest", "--wait", job, "--junitxml", "r.xml", status=6)
-    words = "the build cannot be unpacked: 'l': "
-    assert f"ERROR test_a.sh - {words}" in out or words in out
-    assert words in user.job("show", job)[0]
+    message = "the build cannot be unpacked: 'l': "
+    assert f"ERROR test_a.sh - {message}" in out or message in out
+    assert message in user.job("show", job)[0]
     assert "<error" in (user.here / "r.xml").read_text()
 
 
@@ -182,11 +182,11 @@ class Forger:
         user.job("harvest", "--wait", "--no-ack", self.job)
         (user.here / f"{self.job}.zip").unlink()
         job_hosts.await_worker()
-        self.path = Path(paths.package_path(queue_folder.find_queue_folder(), self.job))
+        self.path = Path(paths.package_path(queue_location.find_queue_folder(), self.job))
         self.sound = self.path.read_bytes()
-        self.members = members(self.path)
+        self.members = read_members(self.path)
 
-    def lie(self, data: bytes, digest: str = "", size: int = -1) -> None:
+    def replace_package(self, data: bytes, digest: str = "", size: int = -1) -> None:
         """Replace the package by ``data``, with this digest and size in the queue, by default the
         true ones.
         """
@@ -197,12 +197,12 @@ class Forger:
             self.job,
         )
         with (
-            closing(sqlite3.connect(Path(queue_folder.find_queue_folder()) / "queue.db")) as db,
+            closing(sqlite3.connect(Path(queue_location.find_queue_folder()) / "queue.db")) as db,
             db,
         ):
             db.execute("UPDATE job SET package_digest = ?, package_size = ? WHERE id = ?", values)
 
-    def forged(self, **changes: Any) -> bytes:
+    def forge(self, **changes: Any) -> bytes:
         """Return a package with changes: ``manifest`` fields, members ``instead``, and members to
         ``add``.
         """
@@ -224,20 +224,20 @@ class Forger:
         """Check that the package is refused with these texts, leaves no file, and is not
         acknowledged.
         """
-        before = self.user.files()
+        before = self.user.list_files()
         into = self.user.here / "into"
         command = ("harvest", self.job, "--into", into, "--junitxml", self.user.here / "r.xml")
         _, err = self.user.job(*command, status=6)
-        for each in words:
-            assert each in err, err
+        for word in words:
+            assert word in err, err
         assert "nothing was acknowledged" in err
-        assert self.user.files() == before
+        assert self.user.list_files() == before
         assert os.listdir(self.user.here) == []
-        with queue.Queue(queue_folder.find_queue_folder()) as there:
+        with queue.Queue(queue_location.find_queue_folder()) as there:
             assert str(there.find(self.job).state) == "ready"
 
 
-def members(path: Path) -> dict[str, bytes]:
+def read_members(path: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -249,29 +249,31 @@ def test_a_hostile_package_is_refused_by_name(user: User) -> None:
     spoilt = bytearray(sound)
     spoilt[len(sound) // 2] ^= 1
 
-    forger.lie(bytes(spoilt), hashlib.sha256(sound).hexdigest())
+    forger.replace_package(bytes(spoilt), hashlib.sha256(sound).hexdigest())
     forger.assert_refused("does not have the digest that it names")
-    forger.lie(bytes(spoilt))
+    forger.replace_package(bytes(spoilt))
     forger.assert_refused(f"the package of job {job} is refused: ")
-    forger.lie(forger.forged(add=[(b"../../victim", b"x", {})]))
+    forger.replace_package(forger.forge(add=[(b"../../victim", b"x", {})]))
     forger.assert_refused("is refused: '../../victim': ", "leads out")
-    forger.lie(forger.forged(add=[(b"/tmp/nosejobs-victim", b"x", {})]))
+    forger.replace_package(forger.forge(add=[(b"/tmp/nosejobs-victim", b"x", {})]))
     forger.assert_refused("is refused: '/tmp/nosejobs-victim': ", "absolute")
-    forger.lie(forger.forged(add=[(b"log.txt", b"x", {})]))
+    forger.replace_package(forger.forge(add=[(b"log.txt", b"x", {})]))
     forger.assert_refused("is refused: 'log.txt': ", "twice")
-    forger.lie(forger.forged(add=[(b"link", b"/etc/passwd", {"mode": 0o120777})]))
+    forger.replace_package(forger.forge(add=[(b"link", b"/etc/passwd", {"mode": 0o120777})]))
     forger.assert_refused("is refused: 'link': ", "regular")
-    forger.lie(forger.forged(add=[(b"b", b"boom" * 9, {"method": 8, "size": 0xFFFFFFF0})]))
+    forger.replace_package(
+        forger.forge(add=[(b"b", b"boom" * 9, {"method": 8, "size": 0xFFFFFFF0})])
+    )
     forger.assert_refused("is refused: 'b': ")
-    forger.lie(forger.forged(instead={"executions.jsonl": b""}))
+    forger.replace_package(forger.forge(instead={"executions.jsonl": b""}))
     forger.assert_refused("it has 1 tests, and says what happened to 0")
     other = {**json.loads(forger.members["manifest.json"])["job"], "id": str(uuid.uuid4())}
-    forger.lie(forger.forged(manifest={"job": other}))
+    forger.replace_package(forger.forge(manifest={"job": other}))
     forger.assert_refused("it belongs to another job")
-    forger.lie(struct.pack("<4s", b"PK\3\4") + os.urandom(999))
+    forger.replace_package(struct.pack("<4s", b"PK\3\4") + os.urandom(999))
     forger.assert_refused(f"the package of job {job} is refused: ")
     # The true package is still accepted afterwards.
-    forger.lie(sound)
+    forger.replace_package(sound)
     assert "1 passed" in user.job("harvest", job)[0]
     assert not Path("/tmp/nosejobs-victim").exists()
 
@@ -279,12 +281,12 @@ def test_a_hostile_package_is_refused_by_name(user: User) -> None:
 def test_a_package_of_another_size_is_refused(user: User) -> None:
     """Bytes after the announced size are not read, and a package that ends early is refused."""
     forger = Forger(user)
-    forger.lie(forger.sound + b"x" * 4096, size=len(forger.sound))
+    forger.replace_package(forger.sound + b"x" * 4096, size=len(forger.sound))
     forger.assert_refused("does not have the digest that it names")
-    forger.lie(forger.sound[:-100], size=len(forger.sound))
+    forger.replace_package(forger.sound[:-100], size=len(forger.sound))
     _, err = user.job("harvest", forger.job, status=6)
     assert "0 bytes of a package where 100 were requested" in err
-    forger.lie(forger.sound, size=1 << 50)
+    forger.replace_package(forger.sound, size=1 << 50)
     _, err = user.job("harvest", forger.job, status=2)
     assert "the package needs" in err
     assert not (user.here / f"{forger.job}.zip").exists()

@@ -51,10 +51,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallFilesystem]:
-    found = SmallFilesystem(tmp_path / "host" / "state", DISK)
-    yield found
+    filesystem = SmallFilesystem(tmp_path / "host" / "state", DISK)
+    yield filesystem
     with contextlib.suppress(subprocess.CalledProcessError):
-        found.unmount()
+        filesystem.unmount()
 
 
 @pytest.fixture
@@ -78,13 +78,13 @@ def tree(machine: NamespaceHost, **scripts: str) -> Path:
     return folder
 
 
-def gate(machine: NamespaceHost) -> str:
+def make_gate_script(machine: NamespaceHost) -> str:
     """Return a script that creates the file ``begun`` and waits until ``go`` exists."""
     here = machine.folder
     return f"echo begun > {here}/begun; while [ ! -e {here}/go ]; do sleep 0.02; done"
 
 
-def refused(machine: NamespaceHost, *words: object, status: int = 6) -> str:
+def run_refused(machine: NamespaceHost, *words: object, status: int = 6) -> str:
     """Run a command that fails; return its message."""
     process = machine.start_command(*words)
     out, err = process.communicate(timeout=TIMEOUT)
@@ -93,16 +93,16 @@ def refused(machine: NamespaceHost, *words: object, status: int = 6) -> str:
     return err
 
 
-def about(machine: NamespaceHost, job: str) -> dict[str, str]:
+def show_job(machine: NamespaceHost, job: str) -> dict[str, str]:
     """Return the lines of ``show`` by their titles."""
     rows = (line.partition(" ") for line in machine.run_command("show", job).splitlines())
     return {key: words.strip() for key, _, words in rows if key}
 
 
-def outcomes(machine: NamespaceHost, job: str, status: int = 0) -> dict[str, int]:
+def harvest_outcomes(machine: NamespaceHost, job: str, status: int = 0) -> dict[str, int]:
     """Harvest a job; return the counts of outcomes in the JSON output."""
-    found = json.loads(machine.run_command("harvest", "--wait", "--json", job, status=status))
-    return dict(found["outcomes"])
+    result = json.loads(machine.run_command("harvest", "--wait", "--json", job, status=status))
+    return dict(result["outcomes"])
 
 
 # -- a full disk ----------------------------------------------------------------------
@@ -110,22 +110,22 @@ def outcomes(machine: NamespaceHost, job: str, status: int = 0) -> dict[str, int
 
 def test_full_disk_while_packaging(machine: NamespaceHost, disk: SmallFilesystem) -> None:
     noise = "head -c 3000000 /dev/urandom > $TEST_UNDECLARED_OUTPUTS_DIR/noise"
-    job = machine.submit("--tests", tree(machine, test_a=noise, test_b=gate(machine)))
+    job = machine.submit("--tests", tree(machine, test_a=noise, test_b=make_gate_script(machine)))
     done = "SELECT count(*) FROM execution"
     machine.wait_for("the artifact", lambda: machine.query(done) == [(1,)])
     disk.fill(leave=1 << 20)
     (machine.folder / "go").touch()
-    trouble = "SELECT waiting_reason FROM job"
-    machine.wait_for("the trouble", lambda: machine.query(trouble) != [("",)])
-    said = about(machine, job)
-    assert said["state"].startswith("completed, packaging: its package cannot be made: ")
-    assert f"{machine.queue_folder}: No space left on device; make room there" in said["state"]
-    assert said["tests"] == "2: 2 passed"
-    assert "mend what is said above" in said["next"]
+    waiting_reason = "SELECT waiting_reason FROM job"
+    machine.wait_for("the trouble", lambda: machine.query(waiting_reason) != [("",)])
+    shown = show_job(machine, job)
+    assert shown["state"].startswith("completed, packaging: its package cannot be made: ")
+    assert f"{machine.queue_folder}: No space left on device; make room there" in shown["state"]
+    assert shown["tests"] == "2: 2 passed"
+    assert "mend what is said above" in shown["next"]
     assert not list((machine.queue_folder / "packages").glob("*.zip"))
     disk.clear()
-    assert outcomes(machine, job) == {"passed": 2}
-    assert about(machine, job)["state"] == "completed, harvested"
+    assert harvest_outcomes(machine, job) == {"passed": 2}
+    assert show_job(machine, job)["state"] == "completed, harvested"
     # The full disk did not make any test run twice.
     assert machine.query("SELECT count(*) FROM attempt") == [(1,)]
 
@@ -133,26 +133,31 @@ def test_full_disk_while_packaging(machine: NamespaceHost, disk: SmallFilesystem
 def test_full_disk_while_executions_are_written_and_at_submit(
     machine: NamespaceHost, disk: SmallFilesystem
 ) -> None:
-    tests = tree(machine, test_a="echo a", test_b=f"{gate(machine)}; echo b >&2; exit 3")
+    tests = tree(
+        machine, test_a="echo a", test_b=f"{make_gate_script(machine)}; echo b >&2; exit 3"
+    )
     job = machine.submit("--tests", tests)
     waiting = machine.submit("--tests", tests)
     machine.wait_for("the test", (machine.folder / "begun").exists)
     disk.fill()
     (machine.folder / "go").touch()
     log = next((machine.queue_folder / "logs").glob("*.log"))
-    said = about(machine, job)
-    assert f"the disk of {machine.queue_folder} is full" in said["state"]
-    assert "mend what is said above" in said["next"]
+    shown = show_job(machine, job)
+    assert f"the disk of {machine.queue_folder} is full" in shown["state"]
+    assert "mend what is said above" in shown["next"]
     # Neither small jobs nor large ones are accepted; the message names reason and folder.
     (tests / "data").write_bytes(os.urandom(1 << 20))
-    words = refused(machine, "submit", "--tests", tests)
-    assert f"{machine.queue_folder}: No space left on device; make room there" in words
+    message = run_refused(machine, "submit", "--tests", tests)
+    assert f"{machine.queue_folder}: No space left on device; make room there" in message
     assert machine.query("SELECT count(*) FROM job") == [(2,)]
     assert machine.get_state(waiting) == "queued"
     disk.clear()
-    assert outcomes(machine, job, status=1) == {"failed": 1, "passed": 1}
-    assert outcomes(machine, waiting, status=1) == {"failed": 1, "passed": 1}
-    assert outcomes(machine, machine.submit("--tests", tests), 1) == {"failed": 1, "passed": 1}
+    assert harvest_outcomes(machine, job, status=1) == {"failed": 1, "passed": 1}
+    assert harvest_outcomes(machine, waiting, status=1) == {"failed": 1, "passed": 1}
+    assert harvest_outcomes(machine, machine.submit("--tests", tests), 1) == {
+        "failed": 1,
+        "passed": 1,
+    }
     assert machine.query("SELECT count(*) FROM attempt") == [(3,)]
     assert "test_b.sh: failed" in log.read_text()
 
@@ -168,17 +173,17 @@ def test_a_job_that_needs_more_than_the_disk_has(
     installing = machine.submit("--tests", tests, "--install", f"head -c {2 * DISK} /dev/zero >x")
     unpacking = machine.submit("--tests", tests, "--build", build, "--attempts", 2)
     after = machine.submit("--tests", tests)
-    assert outcomes(machine, after) == {"passed": 1}
-    assert outcomes(machine, installing, status=1) == {"error": 1}
-    said = about(machine, installing)
-    assert (said["state"], said["because"]) == (
+    assert harvest_outcomes(machine, after) == {"passed": 1}
+    assert harvest_outcomes(machine, installing, status=1) == {"error": 1}
+    shown = show_job(machine, installing)
+    assert (shown["state"], shown["because"]) == (
         "install-failed, harvested",
         "the install command failed: exit 1",
     )
-    assert outcomes(machine, unpacking, status=6) == {"error": 1}
-    said = about(machine, unpacking)
-    assert said["state"] == "gave-up, harvested"
-    assert "No space left on device" in said["because"]
+    assert harvest_outcomes(machine, unpacking, status=6) == {"error": 1}
+    shown = show_job(machine, unpacking)
+    assert shown["state"] == "gave-up, harvested"
+    assert "No space left on device" in shown["because"]
     assert os.listdir(machine.queue_folder / "work") == []
 
 
@@ -186,9 +191,9 @@ def test_a_disk_that_was_always_full(machine: NamespaceHost, disk: SmallFilesyst
     disk.fill()
     tests = tree(machine, test_a="true")
     for command in (("submit", "--tests", tests), ("list",)):
-        assert "No space left on device; make room there" in refused(machine, *command)
+        assert "No space left on device; make room there" in run_refused(machine, *command)
     disk.clear()
-    assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
+    assert harvest_outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
 
 
 # -- a disk that cannot be written to ---------------------------------------------------
@@ -201,29 +206,29 @@ def test_read_only_state(machine: NamespaceHost, disk: SmallFilesystem) -> None:
     machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
     disk.set_writable(False)
     for command in (("submit", "--tests", tests), ("list",), ("harvest", job)):
-        words = refused(machine, *command)
-        assert str(machine.queue_folder) in words
-        assert "Read-only file system" in words
+        message = run_refused(machine, *command)
+        assert str(machine.queue_folder) in message
+        assert "Read-only file system" in message
     disk.set_writable(True)
-    assert outcomes(machine, job) == {"passed": 1}
+    assert harvest_outcomes(machine, job) == {"passed": 1}
     disk.set_writable(False)
     machine.power_off()
     machine.boot()  # an agent comes up all the same
-    assert "Read-only file system" in refused(machine, "list")
+    assert "Read-only file system" in run_refused(machine, "list")
 
 
 # -- a queue file that is none ------------------------------------------------------------
 
 
-def garbage(path: Path) -> None:
+def write_garbage(path: Path) -> None:
     path.write_bytes(os.urandom(path.stat().st_size))
 
 
-def truncated(path: Path) -> None:
+def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-def overwritten(path: Path) -> None:
+def overwrite_page(path: Path) -> None:
     """Overwrite one page of the table of jobs."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'job'").fetchone()
@@ -237,48 +242,48 @@ def overwritten(path: Path) -> None:
 def test_a_damaged_queue(machine: NamespaceHost) -> None:
     """The file is renamed, one command reports its new name, and the queue can be used again."""
     tests = tree(machine, test_a="true")
-    for count, damage in enumerate((garbage, truncated, overwritten), 1):
+    for count, damage in enumerate((write_garbage, truncate, overwrite_page), 1):
         job = machine.submit("--tests", tests)
         machine.wait_for("its end", lambda job=job: machine.get_state(job) == "ready")
         machine.wait_for("the worker's leaving", lambda: not machine.list_other_processes())
-        before = contents(machine)
+        before = list_contents(machine)
         damage(machine.queue_folder / "queue.db")
-        words = refused(machine, "list")
-        (place,) = re.findall(r"renamed to (\S+);", words)
-        assert "contents and packages are kept" in words
-        assert f"{machine.queue_folder}/queue.db was damaged" in words
+        message = run_refused(machine, "list")
+        (place,) = re.findall(r"renamed to (\S+);", message)
+        assert "contents and packages are kept" in message
+        assert f"{machine.queue_folder}/queue.db was damaged" in message
         assert Path(place).exists()
-        assert len(set_aside(machine)) == count
-        assert contents(machine) >= before
+        assert len(list_damaged_files(machine)) == count
+        assert list_contents(machine) >= before
         assert (machine.queue_folder / "packages" / f"{job}.zip").exists()
     machine.run_command("list")  # once is enough
-    assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
+    assert harvest_outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
 
 
 def test_damage_that_a_worker_has_found_is_told_to_the_next_user(machine: NamespaceHost) -> None:
     """The worker exits and kills the test; the job is not in the new queue."""
-    tests = tree(machine, test_a=f"setsid sleep 1000 & {gate(machine)}")
+    tests = tree(machine, test_a=f"setsid sleep 1000 & {make_gate_script(machine)}")
     machine.submit("--tests", tests)
     machine.wait_for("the test", (machine.folder / "begun").exists)
-    garbage(machine.queue_folder / "queue.db")
-    garbage(machine.queue_folder / "queue.db-wal")
+    write_garbage(machine.queue_folder / "queue.db")
+    write_garbage(machine.queue_folder / "queue.db-wal")
     (machine.folder / "go").touch()
     machine.wait_for("its leaving", lambda: not machine.list_other_processes())
-    assert len(set_aside(machine)) == 1
-    words = refused(machine, "submit", "--tests", tests)
-    assert f"renamed to {set_aside(machine)[0]};" in words
-    assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
+    assert len(list_damaged_files(machine)) == 1
+    message = run_refused(machine, "submit", "--tests", tests)
+    assert f"renamed to {list_damaged_files(machine)[0]};" in message
+    assert harvest_outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
 
 
-def set_aside(machine: NamespaceHost) -> list[Path]:
-    found = machine.queue_folder.glob("queue.db.corrupt-*")
-    return [path for path in found if path.name.endswith("Z") or path.name[-2] == "."]
+def list_damaged_files(machine: NamespaceHost) -> list[Path]:
+    files = machine.queue_folder.glob("queue.db.corrupt-*")
+    return [path for path in files if path.name.endswith("Z") or path.name[-2] == "."]
 
 
-def contents(machine: NamespaceHost) -> set[str]:
+def list_contents(machine: NamespaceHost) -> set[str]:
     """Return the paths of contents and packages of all jobs."""
-    found = [*machine.queue_folder.glob("contents/**/*"), *machine.queue_folder.glob("packages/*")]
-    return {str(path) for path in found}
+    files = [*machine.queue_folder.glob("contents/**/*"), *machine.queue_folder.glob("packages/*")]
+    return {str(path) for path in files}
 
 
 def test_a_queue_of_a_newer_schema(machine: NamespaceHost) -> None:
@@ -292,15 +297,15 @@ def test_a_queue_of_a_newer_schema(machine: NamespaceHost) -> None:
 
     set_version(99)
     for command in (("submit", "--tests", tests), ("list",)):
-        words = refused(machine, *command, status=2)
-        assert "queue.db has version 99 of the schema, this nosejobs knows 1" in words
-        assert "use a newer one" in words
+        message = run_refused(machine, *command, status=2)
+        assert "queue.db has version 99 of the schema, this nosejobs knows 1" in message
+        assert "use a newer one" in message
     machine.power_off()
     machine.boot()
-    assert "version 99" in refused(machine, "list", status=2)
-    assert not set_aside(machine)
+    assert "version 99" in run_refused(machine, "list", status=2)
+    assert not list_damaged_files(machine)
     set_version(1)
-    assert outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
+    assert harvest_outcomes(machine, machine.submit("--tests", tests)) == {"passed": 1}
 
 
 # -- two of one kind, and a clock --------------------------------------------------------
@@ -313,7 +318,7 @@ def host(tmp_path: Path) -> Iterator[QueueHost]:
         yield made
 
 
-def changed(name: str, more: str) -> dict[str, bytes]:
+def extend_module(name: str, more: str) -> dict[str, bytes]:
     """Return a module of the host's code with ``more`` appended, by its name."""
     text = (Path(paths.__file__).parents[1] / name).read_bytes()
     return {name: text + more.encode()}
@@ -322,7 +327,7 @@ def changed(name: str, more: str) -> dict[str, bytes]:
 def test_two_versions_of_the_code(host: QueueHost) -> None:
     """One worker runs the jobs in order, each by its own version, even if two are started."""
     newer = "\n_old = facts\ndef facts(): return _old()._replace(note='newer')\n"
-    other = host.install(changed("protocol/host_facts.py", newer))
+    other = host.install(extend_module("protocol/host_facts.py", newer))
     script = f'echo "$NOSEJOBS_JOB" >{host.fifo.path}'
     jobs = [host.submit({"t": script}, code=code) for code in (host.code, other) * 2]
     workers = [host.worker(), host.worker()]
@@ -342,7 +347,7 @@ import os as _os
 _time = time.time
 time.time = lambda: _time() - 3600 * _os.path.exists({str(tmp_path / "back")!r})
 """
-    code = host.install(changed("jobs/worker.py", earlier))
+    code = host.install(extend_module("jobs/worker.py", earlier))
     receiver = WebhookReceiver([500, 500, 500])
     try:
         first = host.submit({"t": "true"}, code=code, notify=receiver.url)
@@ -391,20 +396,20 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
             queue.register_worker(
                 process_identity.identify_self(), host.code, time.time()
             )  # nobody else is started
-            many(queue, first, 10_000)
+            insert_copies(queue, first, 10_000)
         desk = JobSession(None, host.folder, paths.code_path(host.folder, host.code))
         submits, lists = [], []
         for number in range(60):
-            new = {**as_sent(host, first), "id": str(uuid.uuid4()), "name": f"job {number}"}
-            submits.append(seconds(lambda new=new: desk._calls["submit"](job=new)))
-            lists.append(seconds(lambda: desk._calls["jobs"](limit=50)))
+            new = {**make_submission(host, first), "id": str(uuid.uuid4()), "name": f"job {number}"}
+            submits.append(measure_seconds(lambda new=new: desk._calls["submit"](job=new)))
+            lists.append(measure_seconds(lambda: desk._calls["jobs"](limit=50)))
         assert desk._calls["jobs"]()["counts"]["queued"] == 10_061
         for name, times in (("submit", submits), ("list", lists)):
             print(name, *(f"{1000 * each:.1f}" for each in sorted(times)), "ms")
             assert statistics.median(times) < 0.05, name
 
 
-def many(queue: Queue, job: JobRow, count: int) -> None:
+def insert_copies(queue: Queue, job: JobRow, count: int) -> None:
     """Insert ``count`` copies of a job in one transaction."""
     with queue._db.write_transaction() as db:
         columns = (
@@ -422,7 +427,7 @@ def many(queue: Queue, job: JobRow, count: int) -> None:
         )
 
 
-def as_sent(host: QueueHost, job: JobRow) -> dict[str, Any]:
+def make_submission(host: QueueHost, job: JobRow) -> dict[str, Any]:
     """Return a job as a client submits it."""
     with host.queue() as queue:
         cases = queue.get_tests(job.number)
@@ -432,7 +437,7 @@ def as_sent(host: QueueHost, job: JobRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def seconds(work: Callable[[], object]) -> float:
+def measure_seconds(work: Callable[[], object]) -> float:
     """Return the seconds that a call takes."""
     begin = time.perf_counter()
     work()

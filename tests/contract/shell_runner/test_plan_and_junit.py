@@ -174,8 +174,8 @@ def rows(root: Path) -> dict[tuple[str, str], list[junit_compare.Row]]:
 
     A live run has a folder for each test name, a job one for each test number.
     """
-    found = junit_compare.read_testcases(root.with_suffix(".xml"), root)
-    return {key: [_without_folders(row) for row in made] for key, made in found.items()}
+    testcases = junit_compare.read_testcases(root.with_suffix(".xml"), root)
+    return {key: [_without_folders(row) for row in made] for key, made in testcases.items()}
 
 
 def _without_folders(row: junit_compare.Row) -> junit_compare.Row:
@@ -210,11 +210,11 @@ def test_the_tree_has_all_that_a_testcase_can_be(both: Both) -> None:
 
 def test_files_are_where_the_report_of_a_job_says(both: Both) -> None:
     text = both.job.with_suffix(".xml").read_text()
-    found = re.findall(r"\[\[ATTACHMENT\|(.+?)\]\]", text)
-    missing = [name for name in found if not (both.job / name).is_file()]
+    names = re.findall(r"\[\[ATTACHMENT\|(.+?)\]\]", text)
+    missing = [name for name in names if not (both.job / name).is_file()]
     # A name with a newline is printed on one line.
     assert [name.rpartition("/")[2] for name in missing] == [r"a\nb"]
-    assert len(found) > 10
+    assert len(names) > 10
 
 
 def test_both_reports_have_the_same_suite(both: Both) -> None:
@@ -259,9 +259,9 @@ def test_both_reports_are_equal_if_unmet_requirements_are_errors(tmp_path: Path)
     }
     options = junit.ReportOptions(requires="error")
     junit.write_junit(tmp_path / "job.xml", "pytest", "popen", tests, executions, options)
-    found = junit_compare.read_testcases(tmp_path / "job.xml")
-    assert found == junit_compare.read_testcases(tmp_path / "live.xml")
-    assert [row.outcome for each in found.values() for row in each] == ["error", "error"]
+    testcases = junit_compare.read_testcases(tmp_path / "job.xml")
+    assert testcases == junit_compare.read_testcases(tmp_path / "live.xml")
+    assert [row.outcome for each in testcases.values() for row in each] == ["error", "error"]
 
 
 # -- collection -------------------------------------------------------------------
@@ -305,16 +305,16 @@ def collected(root: Path, *names: str) -> tuple[list[str], str]:
 
 def test_plan_and_pytest_find_the_same_tests_in_the_same_order(files: Path) -> None:
     expected, printed = collected(files)
-    found = make_plan(files)
-    assert [test.nodeid for test in found.tests] == expected
-    assert [test.test.id for test in found.tests] == list(range(len(expected)))
+    plan = make_plan(files)
+    assert [test.nodeid for test in plan.tests] == expected
+    assert [test.test.id for test in plan.tests] == list(range(len(expected)))
     assert "linked/test_b.sh" in expected
     assert "twice/test_r::repeat-3-of-3" in expected
     assert not [each for each in expected if "test_x" in each and "::" not in each]
-    assert len(found.invalid_tests) == 2
-    for words in found.invalid_tests:
-        assert words in printed
-    assert found.python_tests == ("py_test.py", "test_py.py")
+    assert len(plan.invalid_tests) == 2
+    for message in plan.invalid_tests:
+        assert message in printed
+    assert plan.python_tests == ("py_test.py", "test_py.py")
 
 
 @pytest.mark.parametrize(
@@ -328,12 +328,12 @@ def test_plan_and_pytest_find_the_same_tests_in_the_same_order(files: Path) -> N
 )  # fmt: skip
 def test_names_select_the_same_tests_as_in_pytest(files: Path, names: list[str]) -> None:
     expected, printed = collected(files, *names)
-    found = make_plan(files, names)
-    expected = expected if found.tests else []  # its first words are those of errors
-    assert [test.nodeid for test in found.tests] == expected
-    assert found.tests or found.invalid_tests
-    for words in found.invalid_tests:
-        assert words in printed
+    plan = make_plan(files, names)
+    expected = expected if plan.tests else []  # its first words are those of errors
+    assert [test.nodeid for test in plan.tests] == expected
+    assert plan.tests or plan.invalid_tests
+    for message in plan.invalid_tests:
+        assert message in printed
 
 
 def test_the_tests_are_those_of_a_live_run(both: Both) -> None:
@@ -346,9 +346,9 @@ def test_the_tests_are_those_of_a_live_run(both: Both) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "pytest_nosejobs.plugin", "-p", "ask"]
     subprocess.run([*command, "-q", "--collect-only"], cwd=both.job, env=env, timeout=60,
                    capture_output=True, check=True)  # fmt: skip
-    asked = json.loads(out.read_text())
-    found = [[test.nodeid, test.test, test.retries] for test in make_plan(both.job).tests]
-    assert json.loads(json.dumps(found)) == asked
+    sent = json.loads(out.read_text())
+    planned = [[test.nodeid, test.test, test.retries] for test in make_plan(both.job).tests]
+    assert json.loads(json.dumps(planned)) == sent
 
 
 ASK = """

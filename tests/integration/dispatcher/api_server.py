@@ -25,7 +25,7 @@ from dispatcher.store import (
     tags,
 )
 from dispatcher.store.results import CaseRow, MeasurementRow, PackageInfo, ResultRow
-from dispatcher.web.app import Server, create_app
+from dispatcher.web.server import Server, create_app
 
 SECRET = "s" * 64
 TREE = """

@@ -59,5 +59,5 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def api(tmp_path: Path, empty: Path) -> Iterator[RunningApi]:
-    with api_server.run_api(tmp_path, empty) as found:
-        yield found
+    with api_server.run_api(tmp_path, empty) as running_api:
+        yield running_api

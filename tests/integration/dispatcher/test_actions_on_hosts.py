@@ -9,9 +9,9 @@ import pytest
 
 from dispatcher.model import BUILD as COMMAND
 from dispatcher.model import BuildState, JobState, StageState
-from dispatcher.reconciler import actions
-from dispatcher.reconciler.actions import Attribution
-from dispatcher.store.views import BuildDetail
+from dispatcher.reconciler import user_actions
+from dispatcher.reconciler.user_actions import Attribution
+from dispatcher.store.api_queries import BuildDetail
 from tests.helpers.running_dispatcher import (
     RunningDispatcher,
     SharedRepository,
@@ -26,9 +26,9 @@ def ann() -> Attribution:
     return Attribution("ann", "to see", time.time())
 
 
-def handed_in(found: BuildDetail) -> bool:
+def are_jobs_submitted(build: BuildDetail) -> bool:
     """Return whether all jobs were submitted; only then must a host cancel them."""
-    return all(job.state is not JobState.PLANNED for job in found.jobs)
+    return all(job.state is not JobState.PLANNED for job in build.jobs)
 
 
 def test_a_stage_that_is_canceled_ends_on_its_host_and_can_run_again(
@@ -39,18 +39,18 @@ def test_a_stage_that_is_canceled_ends_on_its_host_and_can_run_again(
     repository.write_test("unit", f"until [ -e {gate} ]; do sleep 0.05; done")
     revision = repository.commit()
     run = dispatcher.wait_for_run(revision, "unit", StageState.RUNNING)
-    dispatcher.wait_until(revision, handed_in)
+    dispatcher.wait_until(revision, are_jobs_submitted)
     with dispatcher.store.write() as connection:
-        actions.cancel(connection, run.build, ann(), "unit")
+        user_actions.cancel(connection, run.build, ann(), "unit")
     canceled = dispatcher.wait_for_run(revision, "unit", StageState.CANCELED)
     assert canceled.detail == "canceled by ann: to see"
     # The host cancels the job, and its package is harvested all the same.
     dispatcher.wait_until(
-        revision, lambda found: all(job.state is JobState.ACKNOWLEDGED for job in found.jobs)
+        revision, lambda build: all(job.state is JobState.ACKNOWLEDGED for job in build.jobs)
     )
     gate.touch()
     with dispatcher.store.write() as connection:
-        actions.rerun(connection, run.build, "unit", ann())
+        user_actions.rerun(connection, run.build, "unit", ann())
     assert dispatcher.wait_for_run(revision, "unit", StageState.PASSED, 2).requested_by == "ann"
 
 
@@ -64,11 +64,11 @@ def test_a_build_that_failed_is_made_again(
     failed = dispatcher.wait_for_build(revision, BuildState.FAILED)
     (tmp_path / "mended").touch()
     with dispatcher.store.write() as connection:
-        actions.rerun(connection, failed.view.build.id, COMMAND, ann())
+        user_actions.rerun(connection, failed.view.build.id, COMMAND, ann())
     dispatcher.wait_for_run(revision, "unit", StageState.PASSED)
-    found = dispatcher.find(revision)
-    assert found
-    assert [(run.stage, run.number, run.state) for run in found.view.runs] == [
+    failed_build = dispatcher.find(revision)
+    assert failed_build
+    assert [(run.stage, run.number, run.state) for run in failed_build.view.runs] == [
         (COMMAND, 1, "failed"), (COMMAND, 2, "passed"), ("unit", 1, "passed"),
     ]  # fmt: skip
 
@@ -81,12 +81,12 @@ def test_a_build_that_is_canceled_while_it_is_made_has_no_stages(
     repository.write_test("unit")
     revision = repository.commit()
     run = dispatcher.wait_for_run(revision, COMMAND, StageState.RUNNING)
-    dispatcher.wait_until(revision, handed_in)
+    dispatcher.wait_until(revision, are_jobs_submitted)
     with dispatcher.store.write() as connection:
-        actions.cancel(connection, run.build, ann())
-    found = dispatcher.wait_until(
-        revision, lambda found: all(job.state is JobState.ACKNOWLEDGED for job in found.jobs)
+        user_actions.cancel(connection, run.build, ann())
+    canceled_build = dispatcher.wait_until(
+        revision, lambda build: all(job.state is JobState.ACKNOWLEDGED for job in build.jobs)
     )
-    assert found.view.build.state is BuildState.FAILED
-    assert found.view.build.detail == "canceled by ann: to see"
-    assert newest_states(found) == {COMMAND: "canceled"}
+    assert canceled_build.view.build.state is BuildState.FAILED
+    assert canceled_build.view.build.detail == "canceled by ann: to see"
+    assert newest_states(canceled_build) == {COMMAND: "canceled"}

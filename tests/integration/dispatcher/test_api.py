@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from dispatcher.store import audit, tags
-from dispatcher.web.app import CannotListen, Server, create_app
+from dispatcher.web.server import CannotListen, Server, create_app
 from shell_runner.remote.jobs.webhook import SIGNATURE_HEADER, sign
 
 from . import api_server
@@ -42,9 +42,9 @@ def add_rows(api: RunningApi) -> int:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> Iterator[RunningApi]:
     """Yield an API with build number 1, for tests that change nothing."""
-    with api_server.run_api(tmp_path_factory.mktemp("shared"), empty) as found:
-        assert add_rows(found) == 1
-        yield found
+    with api_server.run_api(tmp_path_factory.mktemp("shared"), empty) as running_api:
+        assert add_rows(running_api) == 1
+        yield running_api
 
 
 def get(api: RunningApi, path: str, **more: Any) -> requests.Response:
@@ -59,26 +59,26 @@ def detail(answer: requests.Response, status: int) -> str:
     """Return the detail of a problem, after checking its form."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    found = answer.json()
-    assert found["status"] == status
-    return str(found["detail"])
+    problem = answer.json()
+    assert problem["status"] == status
+    return str(problem["detail"])
 
 
 # -- reading ------------------------------------------------------------------------
 
 
 def test_a_build_is_shown_with_all_details(shared: RunningApi) -> None:
-    found = get(shared, "/builds/1").json()
-    assert found["change"]["subject"] == "more"
-    stages = {stage["name"]: stage for stage in found["stages"]}
+    shown = get(shared, "/builds/1").json()
+    assert shown["change"]["subject"] == "more"
+    stages = {stage["name"]: stage for stage in shown["stages"]}
     assert list(stages) == ["unit", "smoke", "regression", "audit"]
     assert (stages["unit"]["tagged"], stages["audit"]["tagged"]) == (True, False)
     assert stages["smoke"]["manual"]
     assert stages["audit"]["run"]["detail"] == "1 of 2 tests failed"
-    assert [each["nodeid"] for each in found["failures"]] == ["tests/test_b.sh"]
-    numbers = [(each["stage"], each["name"], each["value"]) for each in found["measurements"]]
+    assert [each["nodeid"] for each in shown["failures"]] == ["tests/test_b.sh"]
+    numbers = [(each["stage"], each["name"], each["value"]) for each in shown["measurements"]]
     assert numbers == [("unit", "rate", 1234.5), ("audit", "rate", 1234.5)]
-    counts = [job["counts"] for job in found["jobs"]]
+    counts = [job["counts"] for job in shown["jobs"]]
     assert [(each["passed"], each["failed"]) for each in counts] == [(1, 0), (1, 1)]
 
 
@@ -95,8 +95,8 @@ def test_a_list_has_pages_and_filters(api: RunningApi, build: int) -> None:
 def test_results_and_cases_of_a_job(shared: RunningApi) -> None:
     (job,) = get(shared, "/builds/1/stages/audit/jobs").json()
     assert get(shared, f"/jobs/{job['id']}").json() == job
-    found = get(shared, f"/jobs/{job['id']}/results").json()
-    assert [each["outcome"] for each in found] == ["passed", "failed"]
+    results = get(shared, f"/jobs/{job['id']}/results").json()
+    assert [each["outcome"] for each in results] == ["passed", "failed"]
     failed = get(shared, f"/jobs/{job['id']}/results?outcome=failed").json()
     assert [each["number"] for each in failed] == [1]
     (case,) = get(shared, f"/jobs/{job['id']}/results/0/cases").json()
@@ -106,10 +106,10 @@ def test_results_and_cases_of_a_job(shared: RunningApi) -> None:
 def test_hosts_status_and_audit(shared: RunningApi) -> None:
     (host,) = get(shared, "/hosts").json()
     assert (host["name"], host["state"], host["open_jobs"]) == ("h1", "up", 0)
-    found = get(shared, "/status").json()
-    assert found["hosts"] == {"up": 1}
-    assert found["active_builds"] == [1]
-    assert [each["location"] for each in found["sources"]] == ["/srv/app.git"]
+    shown = get(shared, "/status").json()
+    assert shown["hosts"] == {"up": 1}
+    assert shown["active_builds"] == [1]
+    assert [each["location"] for each in shown["sources"]] == ["/srv/app.git"]
     assert {each["build"] for each in get(shared, "/audit").json()} == {1}
 
 
@@ -118,13 +118,13 @@ def test_a_waiting_request_is_answered_after_a_commit(api: RunningApi, build: in
     tag = {"If-None-Match": first.headers["ETag"]}
     assert get(api, f"/builds/{build}", headers=tag).status_code == 304
     answers: list[requests.Response] = []
-    asked = threading.Thread(
+    requester = threading.Thread(
         target=lambda: answers.append(get(api, f"/builds/{build}?wait=20", headers=tag))
     )
     began = time.monotonic()
-    asked.start()
+    requester.start()
     post(api, f"/builds/{build}/stages/smoke/approve")
-    asked.join()
+    requester.join()
     assert time.monotonic() - began < 10
     assert answers[0].status_code == 200
     assert [each["kind"] for each in answers[0].json()["decisions"]] == ["approved"]
@@ -187,8 +187,8 @@ def test_a_repeated_action_has_no_effect(api: RunningApi, build: int) -> None:
     again = post(api, f"/builds/{build}/stages/smoke/tag").json()
     assert again == {"changed": False, "message": "build 1 is tagged smoke by hand already"}
     with api.store.read() as connection:
-        found = [tag for tag in tags.list_by_build(connection, build) if tag.stage == "smoke"]
-    assert len(found) == 1
+        smoke_tags = [tag for tag in tags.list_by_build(connection, build) if tag.stage == "smoke"]
+    assert len(smoke_tags) == 1
 
 
 def test_a_rerun_can_be_of_failed_tests_only(api: RunningApi, build: int) -> None:
@@ -276,9 +276,9 @@ def test_invalid_requests_get_a_message(
     if status == 200:
         assert answer.json() == []
     else:
-        found = detail(answer, status)
-        assert words in found
-        assert found.isprintable() or "\n" in found
+        message = detail(answer, status)
+        assert words in message
+        assert message.isprintable() or "\n" in message
 
 
 @pytest.mark.parametrize(
@@ -315,17 +315,17 @@ def test_invalid_json_is_reported(shared: RunningApi) -> None:
 # -- pages of other sites, hostile input --------------------------------------------------
 
 
-def raw(api: RunningApi, text: bytes, end: bool = False) -> bytes:
+def send_raw(api: RunningApi, text: bytes, end: bool = False) -> bytes:
     """Return the response to some bytes; a reset of the connection ends it, too."""
     host, _, port = api.url[7:].rpartition(":")
-    found = b""
+    response = b""
     with socket.create_connection((host, int(port)), 20) as connection, suppress(OSError):
         connection.sendall(text)
         if end:
             connection.shutdown(socket.SHUT_WR)
         while data := connection.recv(65_536):
-            found += data
-    return found
+            response += data
+    return response
 
 
 def status(answer: bytes) -> int:
@@ -354,13 +354,13 @@ def test_only_host_names_of_this_machine_are_accepted(
     shared: RunningApi, host: bytes, wanted: int
 ) -> None:
     text = b"GET /api/v1/hosts HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % host
-    assert status(raw(shared, text)) == wanted
+    assert status(send_raw(shared, text)) == wanted
 
 
 def test_exactly_one_host_header_is_required(shared: RunningApi) -> None:
     text = b"GET /api/v1/hosts HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
-    assert status(raw(shared, text)) == 400
-    assert status(raw(shared, b"GET /api/v1/hosts HTTP/1.0\r\n\r\n")) == 400
+    assert status(send_raw(shared, text)) == 400
+    assert status(send_raw(shared, b"GET /api/v1/hosts HTTP/1.0\r\n\r\n")) == 400
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_a_page_of_the_dispatcher_may_act(api: RunningApi) -> None:
 def test_huge_bodies_are_refused_unread(shared: RunningApi, head: bytes) -> None:
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     text = b"POST /api/v1/poke/app HTTP/1.1\r\nHost: localhost\r\nX-Nosejobs: 1\r\n%s\r\n\r\n"
-    answer = raw(shared, text % head + (chunk * 2 if b"chunked" in head else b""))
+    answer = send_raw(shared, text % head + (chunk * 2 if b"chunked" in head else b""))
     # A client that continues to send may find the connection reset before the response.
     assert not answer or status(answer) in (400, 413)
     assert shared.service.poked == []
@@ -417,7 +417,7 @@ def test_huge_bodies_are_refused_unread(shared: RunningApi, head: bytes) -> None
 
 def test_garbage_does_not_stop_the_server(shared: RunningApi) -> None:
     for text in (b"\0" * 1000, b"GET / HTTP/9\r\n\r\n", b"GET " + b"/" * 200_000, b"\x16\x03\x01"):
-        raw(shared, text, end=True)
+        send_raw(shared, text, end=True)
     assert get(shared, "/hosts").ok
 
 
@@ -425,7 +425,7 @@ def test_a_connection_without_a_request_is_closed(
     shared: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit of time is needed: 500 such connections would block all others."""
-    monkeypatch.setattr("dispatcher.web.app._REQUEST_HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr("dispatcher.web.server._REQUEST_HEAD_TIMEOUT", 0.1)
     host, port = shared.url[7:].split(":")
     for data in (b"", b"GET / HT", b"GET /api/v1/hosts HTTP/1.1\r\nHost: localhost\r\n\r\nGET"):
         with socket.create_connection((host, int(port)), timeout=20) as connection:
@@ -435,17 +435,17 @@ def test_a_connection_without_a_request_is_closed(
 
 
 def test_a_waiting_request_is_not_closed(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.web.app._REQUEST_HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr("dispatcher.web.server._REQUEST_HEAD_TIMEOUT", 0.05)
     tag = {"If-None-Match": get(api, "/hosts").headers["ETag"]}
     assert get(api, "/hosts?wait=0.3", headers=tag).status_code == 304
 
 
 def test_responses_cannot_be_framed_or_cached(shared: RunningApi) -> None:
-    found = get(shared, "/hosts").headers
-    assert found["cache-control"] == "no-store"
-    assert found["x-content-type-options"] == "nosniff"
-    assert "frame-ancestors 'none'" in found["content-security-policy"]
-    assert "server" not in found
+    headers = get(shared, "/hosts").headers
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "server" not in headers
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])

@@ -21,12 +21,12 @@ from click.testing import CliRunner, Result
 
 from dispatcher import model
 from dispatcher.cli import commands as cli
-from dispatcher.cli import common, log_viewer
+from dispatcher.cli import common, stage_log
 from dispatcher.cli.api_client import ApiClient
 from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
-from shell_runner.remote.jobs.package_format import Member
-from shell_runner.remote.jobs.package_writer import write_package
+from shell_runner.remote.jobs.result_package_format import Member
+from shell_runner.remote.jobs.result_package_writer import write_package
 
 from . import api_server
 from .api_server import RunningApi
@@ -84,8 +84,8 @@ def test_builds_are_printed_as_table_or_json(api: RunningApi, run: Run) -> None:
     done = run("builds")
     assert done.exit_code == 0
     assert "make it fast" in done.stdout
-    (found,) = json.loads(run("builds", "--json").stdout)
-    assert found["number"] == 1
+    (row,) = json.loads(run("builds", "--json").stdout)
+    assert row["number"] == 1
     assert json.loads(run("builds", "--json", "--level", "ship").stdout) == []
     assert run("builds", "--level", "ship").stderr == "no builds match\n"
 
@@ -105,11 +105,11 @@ def test_show_names_reasons_and_the_next_step(api: RunningApi, run: Run) -> None
         api_server.finish_stage(connection, build, "unit", failed="tests/test_b.sh")
     done = run("show", str(build))
     assert done.exit_code == 0
-    for words in (
+    for text in (
         "stopped at unit", "FAILED tests/test_b.sh - exit 3 (on h1)", "rate = 1234.5 1/s",
         "nosejobs rerun 1 unit --failed",
     ):  # fmt: skip
-        assert words in done.stdout
+        assert text in done.stdout
 
 
 @pytest.mark.parametrize("text", ["1", "abcd", "abcd" * 10, "latest"])
@@ -137,7 +137,7 @@ def test_text_of_commits_and_hosts_cannot_control_the_terminal(api: RunningApi, 
 
 def test_actions_are_recorded_with_the_name_of_the_user(api: RunningApi, run: Run) -> None:
     build = add(api)
-    for arguments, words in (
+    for arguments, message in (
         (["hold", "1", "unit"], "unit of build 1 is held"),
         (["approve", "1", "unit", "--reason", "it is fine"], "unit of build 1 is approved"),
         (["tag", "1", "unit", "--reason", "seen"], "build 1 is tagged unit by hand"),
@@ -150,9 +150,9 @@ def test_actions_are_recorded_with_the_name_of_the_user(api: RunningApi, run: Ru
         (["poke", "app"], "polling app now"),
     ):
         done = run(*arguments)
-        assert (done.exit_code, done.stdout) == (0, f"{words}\n"), done.output
-    found = json.loads(run("show", str(build), "--json").stdout)["audit"]
-    assert {entry["actor"] for entry in found} == {"ann", "bob"}
+        assert (done.exit_code, done.stdout) == (0, f"{message}\n"), done.output
+    audit = json.loads(run("show", str(build), "--json").stdout)["audit"]
+    assert {entry["actor"] for entry in audit} == {"ann", "bob"}
     assert api.service.poked == ["app"]
 
 
@@ -235,9 +235,14 @@ def test_the_url_is_read_from_the_data_folder(
 )
 def test_a_malformed_response_exits_6(fake_server: tuple[str, list[bytes]], answer: bytes) -> None:
     url, fake_server[1][:] = fake_server[0], [answer]
-    for words in (["show", "1"], ["show", "1", "--wait"], ["rerun", "1", "unit"], ["poke", "x"]):
-        done = invoke(*words, "--url", url)
-        assert done.exit_code == 6, (words, done.output)
+    for arguments in (
+        ["show", "1"],
+        ["show", "1", "--wait"],
+        ["rerun", "1", "unit"],
+        ["poke", "x"],
+    ):
+        done = invoke(*arguments, "--url", url)
+        assert done.exit_code == 6, (arguments, done.output)
         assert done.stderr.startswith(("Error: what ", "Error: the response ")), done.stderr
         assert done.stdout == ""
 
@@ -247,9 +252,9 @@ def test_a_closed_pipe_has_its_own_exit_status(api: RunningApi) -> None:
         api_server.add_host(connection)
     reader, writer = os.pipe()
     os.close(reader)
-    words = [sys.executable, "-m", "dispatcher", "hosts", "--url", api.url]
+    command = [sys.executable, "-m", "dispatcher", "hosts", "--url", api.url]
     with os.fdopen(writer, "wb") as pipe:
-        done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, timeout=30)
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=30)
     assert (done.returncode, done.stderr) == (common.OUTPUT_CLOSED, b"")
 
 
@@ -275,8 +280,8 @@ def test_wait_exits_with_the_status_of_the_build(
     with api.store.write() as connection:
         if event is StageEvent.PASS:
             stage_runs.apply_event(connection, number, event, ended_at=time.time())
-            found = api_server.newest_run(connection, build, "unit")
-            api_server.add_tag(connection, build, found, "u1")
+            stage_run = api_server.newest_run(connection, build, "unit")
+            api_server.add_tag(connection, build, stage_run, "u1")
         else:
             stage_runs.apply_event(connection, number, event, detail="gone", ended_at=time.time())
     waiting.join(20)
@@ -286,15 +291,15 @@ def test_wait_exits_with_the_status_of_the_build(
 def test_wait_waits_for_the_build_of_a_pushed_revision(
     api: RunningApi, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: queue.Queue[str] = queue.Queue()
-    monkeypatch.setattr(common, "print_message", said.put)
+    messages: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(common, "print_message", messages.put)
     done: list[Result] = []
     thread = threading.Thread(target=lambda: done.append(run("show", "--wait", "abcdabcd")))
     thread.start()
-    assert said.get(timeout=20).startswith("no build of abcdabcd yet; waiting for it")
+    assert messages.get(timeout=20).startswith("no build of abcdabcd yet; waiting for it")
     add(api, tree="")
     thread.join(20)
-    assert (done[0].exit_code, said.qsize()) == (0, 0), done[0].output
+    assert (done[0].exit_code, messages.qsize()) == (0, 0), done[0].output
     assert "build     1 of app" in done[0].stdout
     monkeypatch.setattr(common, "_MAX_BUILD_WAIT", 0.0)
     late = run("show", "-f", "beef")
@@ -304,21 +309,21 @@ def test_wait_waits_for_the_build_of_a_pushed_revision(
 # -- logs ---------------------------------------------------------------------------
 
 
-def stored(api: RunningApi, build: int, *logs: bytes) -> list[str]:
+def add_stored_logs(api: RunningApi, build: int, *logs: bytes) -> list[str]:
     """Add a passed stage with a host and a stored package for each log; return the UUIDs of its
     jobs.
     """
     names = [f"h{number}" for number, _ in enumerate(logs, 1)]
     with api.store.write() as connection:
-        found = api_server.start_stage(connection, build, "unit", *names)
-        for job, log in zip(found, logs, strict=True):
+        job_ids = api_server.start_stage(connection, build, "unit", *names)
+        for job, log in zip(job_ids, logs, strict=True):
             path = api.service.settings.data / f"p-{job[-3:]}"
             manifest = {"attempt": {"number": 1}}
             write_package(str(path), manifest, [Member("log.txt", log)])
             api_server.harvest_job(connection, job, path.name)
         run = api_server.newest_run(connection, build, "unit")
         stage_runs.apply_event(connection, run.id, StageEvent.PASS, ended_at=time.time())
-    return found
+    return job_ids
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
@@ -338,7 +343,7 @@ def test_a_missing_log_is_explained(api: RunningApi, run: Run, follow: list[str]
 def test_a_log_is_printed_from_its_package(api: RunningApi, run: Run, follow: list[str]) -> None:
     build = add(api)
     big = b"x" * 300_000 + b"\n"
-    stored(api, build, b"a.sh | \x1b[31mred\xff \xe2\x82\xac\n" + big)
+    add_stored_logs(api, build, b"a.sh | \x1b[31mred\xff \xe2\x82\xac\n" + big)
     done = run("logs", *follow, str(build), "unit")
     assert done.exit_code == 0, done.output
     assert done.stdout == "a.sh | red\\xff €\n" + big.decode()
@@ -349,14 +354,14 @@ def test_lines_of_several_hosts_start_with_the_host(
     api: RunningApi, run: Run, follow: list[str]
 ) -> None:
     build = add(api)
-    stored(api, build, b"one\ntwo\n", b"three")
+    add_stored_logs(api, build, b"one\ntwo\n", b"three")
     done = run("logs", *follow, str(build), "unit")
     assert sorted(done.stdout.splitlines()) == ["h1 | one", "h1 | two", "h2 | three"]
 
 
 def test_a_removed_log_is_reported(api: RunningApi, run: Run) -> None:
     build = add(api)
-    (job,) = stored(api, build, b"one\n")
+    (job,) = add_stored_logs(api, build, b"one\n")
     (api.service.settings.data / f"p-{job[-3:]}").unlink()
     done = run("logs", str(build), "unit")
     assert done.exit_code == 2
@@ -390,11 +395,11 @@ def test_following_a_held_stage_suggests_approval(api: RunningApi) -> None:
     with api.store.write() as connection:
         number = api_server.newest_run(connection, build, "unit").id
         stage_runs.apply_event(connection, number, StageEvent.HOLD, detail="held by ann")
-    said: queue.Queue[str] = queue.Queue()
-    asked = (ApiClient(api.url), build, "unit", None, True, said.put)
-    thread = threading.Thread(target=log_viewer.print_logs, args=asked)
+    messages: queue.Queue[str] = queue.Queue()
+    arguments = (ApiClient(api.url), build, "unit", None, True, messages.put)
+    thread = threading.Thread(target=stage_log.print_logs, args=arguments)
     thread.start()
-    assert said.get(timeout=20) == "unit: held by ann\n  next: nosejobs approve 1 unit"
+    assert messages.get(timeout=20) == "unit: held by ann\n  next: nosejobs approve 1 unit"
     with api.store.write() as connection:
         stage_runs.apply_event(connection, number, StageEvent.CANCEL, ended_at=2.0)
     thread.join(20)
@@ -412,8 +417,8 @@ def test_check_explains_both_files(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "stage smoke: needs unit, and an approval" in done.stdout
     assert "source app: git /srv/app.git" in done.stdout
-    found = json.loads(invoke("check", str(tmp_path), "--json").stdout)
-    assert [Path(name).name for name in found] == ["nosejobs.toml", "dispatcher.toml"]
+    explained = json.loads(invoke("check", str(tmp_path), "--json").stdout)
+    assert [Path(name).name for name in explained] == ["nosejobs.toml", "dispatcher.toml"]
 
 
 @pytest.mark.parametrize("name", ["nosejobs.toml", "dispatcher.toml"])
@@ -449,7 +454,7 @@ def test_up_names_the_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delitem(sys.modules, "dispatcher.up", raising=False)
     monkeypatch.delattr("dispatcher.up", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "dispatcher.web.app")
+    monkeypatch.delitem(sys.modules, "dispatcher.web.server")
     done = invoke("up")
     assert done.exit_code == 2
     assert "warning: no [hosts.NAME] and no [pools.NAME]: every job will wait" in done.stderr
@@ -472,8 +477,8 @@ def test_help_fits_a_terminal_and_explains_build(monkeypatch: pytest.MonkeyPatch
 def test_every_command_is_an_entry_point() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     points = project["entry-points"]["nosejobs.commands"]
-    found = {}
+    entry_points = {}
     for name, place in points.items():
         module, _, attribute = place.partition(":")
-        found[name] = getattr(import_module(module), attribute)
-    assert found == {command.name: command for command in cli.ALL_COMMANDS}
+        entry_points[name] = getattr(import_module(module), attribute)
+    assert entry_points == {command.name: command for command in cli.ALL_COMMANDS}

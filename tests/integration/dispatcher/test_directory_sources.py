@@ -11,7 +11,7 @@ from dispatcher.sources import directory_source
 from dispatcher.sources.directory_source import DirectorySource, tree_digest
 from dispatcher.sources.git_command import SourceError
 from dispatcher.sources.git_source import GitSource
-from dispatcher.sources.open_sources import open_source
+from dispatcher.sources.source_factory import open_source
 from shell_runner.remote.files.manifest import ManifestEntry
 
 
@@ -26,26 +26,26 @@ def here(tmp_path: Path) -> Path:
 
 
 def revision(source: DirectorySource) -> str:
-    (found,) = source.heads().values()
-    return found
+    (head,) = source.heads().values()
+    return head
 
 
 def test_the_revision_depends_on_names_modes_and_contents(here: Path) -> None:
     source = DirectorySource(here)
-    found = [revision(source)]
-    assert revision(source) == found[0]
+    revisions = [revision(source)]
+    assert revision(source) == revisions[0]
     os.utime(here / "a", (1, 1))
-    assert revision(source) == found[0]
+    assert revision(source) == revisions[0]
     (here / "a").write_text("2")
-    found.append(revision(source))
+    revisions.append(revision(source))
     (here / "a").chmod(0o755)
-    found.append(revision(source))
+    revisions.append(revision(source))
     (here / "a").rename(here / "c")
-    found.append(revision(source))
+    revisions.append(revision(source))
     (here / "link").unlink()
     (here / "link").symlink_to("c")
-    found.append(revision(source))
-    assert len(set(found)) == 5
+    revisions.append(revision(source))
+    assert len(set(revisions)) == 5
 
 
 def test_names_cannot_be_mistaken_for_others() -> None:
@@ -75,9 +75,9 @@ def test_a_checkout_is_a_copy(here: Path, tmp_path: Path) -> None:
     (here / os.fsdecode(b"o\xff")).write_bytes(b"\0")
     source = DirectorySource(here)
     target = tmp_path / "trees" / "x"
-    found = revision(source)
-    source.checkout(found, target)
-    assert revision(DirectorySource(target)) == found
+    head = revision(source)
+    source.checkout(head, target)
+    assert revision(DirectorySource(target)) == head
     assert (target / "a").stat().st_mode & 0o7777 == 0o750
     assert os.readlink(target / "link") == "sub/b"
     assert [each.name for each in target.parent.iterdir()] == ["x"]
@@ -85,10 +85,10 @@ def test_a_checkout_is_a_copy(here: Path, tmp_path: Path) -> None:
 
 def test_a_checkout_of_an_old_revision_is_an_error(here: Path, tmp_path: Path) -> None:
     source = DirectorySource(here)
-    found = revision(source)
+    head = revision(source)
     (here / "a").write_text("2")
     with pytest.raises(SourceError, match="has changed; the revision does not exist any more"):
-        source.checkout(found, tmp_path / "tree")
+        source.checkout(head, tmp_path / "tree")
     assert not (tmp_path / "tree").exists()
 
 
@@ -96,7 +96,7 @@ def test_a_file_that_changes_while_it_is_copied_is_an_error(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = DirectorySource(here)
-    found = revision(source)
+    head = revision(source)
     real = directory_source.write_file
 
     def meddle(root: bytes, path: bytes, *rest: object) -> None:
@@ -105,7 +105,7 @@ def test_a_file_that_changes_while_it_is_copied_is_an_error(
 
     monkeypatch.setattr(directory_source, "write_file", meddle)
     with pytest.raises(SourceError, match="sub/b has changed while it was copied"):
-        source.checkout(found, tmp_path / "trees" / "x")
+        source.checkout(head, tmp_path / "trees" / "x")
     assert list((tmp_path / "trees").iterdir()) == []
 
 

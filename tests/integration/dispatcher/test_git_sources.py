@@ -17,7 +17,7 @@ import pytest
 
 from dispatcher.builds.source_watcher import CLEAN_UP_INTERVAL
 from dispatcher.configuration.settings import Settings, Source
-from dispatcher.policy.change_detection import Commit
+from dispatcher.policy.revision_selection import Commit
 from dispatcher.service import Service
 from dispatcher.sources import checkout, git_source
 from dispatcher.sources import git_command as git_module
@@ -47,16 +47,16 @@ def source(repo: Repository, tmp_path: Path) -> GitSource:
 
 def files(folder: Path) -> dict[str, str]:
     """Return the contents of files by path; for a link, its target."""
-    found = {}
+    contents = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            found[name] = f"-> {os.readlink(path)}"
+            contents[name] = f"-> {os.readlink(path)}"
         elif path.is_file():
-            found[name] = path.read_bytes().decode("utf-8", "surrogateescape")
+            contents[name] = path.read_bytes().decode("utf-8", "surrogateescape")
         elif not any(path.iterdir()):
-            found[name] = "(empty)"
-    return found
+            contents[name] = "(empty)"
+    return contents
 
 
 # -- heads ----------------------------------------------------------------------------
@@ -81,9 +81,9 @@ def test_nothing_is_fetched_if_nothing_has_changed(source: GitSource, repo: Repo
     def looks() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in source.mirror.rglob("*")}
 
-    found = looks()
+    times_before = looks()
     assert source.heads() == before
-    assert looks() == found
+    assert looks() == times_before
 
 
 def test_a_rewritten_branch_is_forced(source: GitSource, repo: Repository) -> None:
@@ -193,11 +193,11 @@ def test_a_merge_is_one_commit_with_all_its_paths(source: GitSource, repo: Repos
 def test_long_histories_are_bounded(
     source: GitSource, repo: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [repo.commit(f"c{number}", **{f"f{number}": "x"}) for number in range(6)]
+    revisions = [repo.commit(f"c{number}", **{f"f{number}": "x"}) for number in range(6)]
     source.heads()
     monkeypatch.setattr(git_source, "_MAX_COMMITS", 2)
-    past = source.commits_between(found[0], found[-1])
-    assert [each.revision for each in past.commits] == found[-2:]
+    past = source.commits_between(revisions[0], revisions[-1])
+    assert [each.revision for each in past.commits] == revisions[-2:]
     # The paths of commits that are left out count for the first one in the list.
     assert past.commits[0].paths == ("f1", "f2", "f3", "f4")
     monkeypatch.setattr(git_source, "_MAX_HISTORY_BYTES", 10)
@@ -303,8 +303,8 @@ def test_a_clean_up_that_fails_leaves_no_unfinished_pack(
 ) -> None:
     repo.commit(a="1")
     source.heads()
-    half = source.mirror / "objects" / "pack" / "tmp_pack_x"
-    half.write_bytes(b"PACK")
+    unfinished_pack = source.mirror / "objects" / "pack" / "tmp_pack_x"
+    unfinished_pack.write_bytes(b"PACK")
     run = source._run
 
     def fail(*arguments: str, **options: Any) -> bytes:
@@ -315,7 +315,7 @@ def test_a_clean_up_that_fails_leaves_no_unfinished_pack(
     monkeypatch.setattr(source, "_run", fail)
     with pytest.raises(SourceError, match=r"here\.git cannot be packed: git gc: no end"):
         source.clean_up()
-    assert not half.exists()
+    assert not unfinished_pack.exists()
 
 
 def test_nothing_in_a_tree_is_executed(

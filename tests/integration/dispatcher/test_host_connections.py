@@ -22,7 +22,7 @@ from shell_runner.errors import HostError, UsageError
 from shell_runner.jobs.client import JobClient
 from shell_runner.pools.local import LocalProvider
 from shell_runner.pools.provider import PoolOptions, RunningHost
-from shell_runner.remote.jobs import paths, queue, queue_folder
+from shell_runner.remote.jobs import paths, queue, queue_location
 from tests.helpers import job_hosts
 from tests.helpers.agent_processes import pause_process
 from tests.helpers.connection_fixtures import ConnectionHarness, connection_threads
@@ -56,7 +56,7 @@ def gate(folder: Path, tests: Path) -> Path:
 
 
 def state_on_host(job: str) -> str:
-    with queue.Queue(queue_folder.find_queue_folder()) as host_queue:
+    with queue.Queue(queue_location.find_queue_folder()) as host_queue:
         return str(host_queue.get_states([job])[job])
 
 
@@ -245,8 +245,8 @@ def test_what_the_host_had_already_is_not_prepared_again_and_ends_if_it_was_give
     """The first job was given up meanwhile; the response to the second submission was lost."""
     (lost,), (job,) = harness.plan("h1"), harness.plan("h1")
     with JobClient(POPEN) as client:
-        for each in (lost, job):
-            job_hosts.submit_job(client, tests, each)
+        for id in (lost, job):
+            job_hosts.submit_job(client, tests, id)
     harness.wait_until(lambda: state_on_host(lost) == "running")
     harness.give_up(lost)
     harness.start()
@@ -326,7 +326,7 @@ def test_jobs_go_on_from_whatever_their_rows_say(harness: ConnectionHarness, tes
 
 def write_partial_download(harness: ConnectionHarness, job: str) -> None:
     """Write what a dispatcher leaves that is killed in a download, and an unknown file."""
-    package = Path(paths.package_path(queue_folder.find_queue_folder(), job)).read_bytes()
+    package = Path(paths.package_path(queue_location.find_queue_folder(), job)).read_bytes()
     incoming = harness.settings.data / host_connections.INCOMING_FOLDER
     incoming.mkdir()
     (incoming / f"{job}.zip.part").write_bytes(package[:100])

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from dispatcher.configuration.settings import Pool, Settings
-from dispatcher.hosts import pools
-from dispatcher.hosts.pools import PoolManager
+from dispatcher.hosts import pool_manager
+from dispatcher.hosts.pool_manager import PoolManager
 from dispatcher.model import Host, HostState, JobState
 from dispatcher.policy.placement import Unplaced
 from dispatcher.store import hosts
@@ -237,7 +237,7 @@ def test_kinds_and_options_are_checked_by_name(folder: Path) -> None:
         (Pool("p", options={"slots": 0}), "slots must be"),
     ):
         with pytest.raises(UsageError, match=message):
-            pools.check(Settings(folder, pools=(pool,)))
+            pool_manager.check(Settings(folder, pools=(pool,)))
 
 
 def test_a_plugin_adds_a_kind(folder: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_plugin_adds_a_kind(folder: Path) -> None:
 
     factories = load_providers(Plugin())
     assert factories["fake"] is FakeProvider
-    pools.check(Settings(folder, pools=(Pool("p", kind="fake"),)), factories)
+    pool_manager.check(Settings(folder, pools=(Pool("p", kind="fake"),)), factories)
 
 
 # -- agents on this machine ---------------------------------------------------------------

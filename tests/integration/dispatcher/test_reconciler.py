@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from dispatcher.builds.blob_store import BlobStore
-from dispatcher.builds.checkouts import CheckoutCache
+from dispatcher.builds.checkout_cache import CheckoutCache
 from dispatcher.builds.source_watcher import SourceWatcher
 from dispatcher.configuration.settings import Settings, Source
 from dispatcher.hosts.job_builder import JobBuilder
@@ -30,8 +30,8 @@ from dispatcher.model import (
     StageEvent,
     StageState,
 )
-from dispatcher.policy.change_detection import Commit
-from dispatcher.reconciler import actions
+from dispatcher.policy.revision_selection import Commit
+from dispatcher.reconciler import user_actions
 from dispatcher.reconciler.background_tasks import BackgroundTasks
 from dispatcher.reconciler.reconcile_pass import PassResult
 from dispatcher.reconciler.reconciler import Reconciler
@@ -39,16 +39,16 @@ from dispatcher.sources.git_command import SourceError
 from dispatcher.sources.source import CommitRange
 from dispatcher.store import (
     Store,
-    build_rows,
+    api_queries,
+    build_snapshots,
     builds,
     hosts,
     jobs,
     open_engine,
     results,
     stage_runs,
-    views,
 )
-from dispatcher.store.views import BuildDetail
+from dispatcher.store.api_queries import BuildDetail
 from shell_runner.errors import HostError
 from tests.helpers import job_hosts, package_factories
 from tests.helpers.running_dispatcher import BUILD, stage_toml
@@ -87,7 +87,7 @@ class CheckedReconciler(Reconciler):
         self, connection: Connection, marks: Mapping[int, set[Any]], touched: Set[int]
     ) -> list[BuildRows]:
         rows = super()._read_rows(connection, marks, touched)
-        assert rows == build_rows.read_rows(connection, marks.keys() | touched)
+        assert rows == build_snapshots.read_rows(connection, marks.keys() | touched)
         assert sorted(marks) == builds.list_active_ids(connection)
         return rows
 
@@ -162,7 +162,7 @@ class SteppedDispatcher:
     def build_detail(self, build: int = 1) -> BuildDetail:
         """Return a build with all its rows."""
         with self.store.read() as connection:
-            detail = views.get_build_detail(connection, build)
+            detail = api_queries.get_build_detail(connection, build)
         assert detail is not None
         return detail
 
@@ -540,7 +540,7 @@ def test_a_build_of_a_tree_that_cannot_be_written_fails_each_time_it_is_requeste
     monkeypatch.setattr(dispatcher.source, "checkout", refuse)
     dispatcher.poll_and_step()
     with dispatcher.store.write() as connection:
-        actions.rerun(connection, 1, "build", actions.Attribution("ann"))
+        user_actions.rerun(connection, 1, "build", user_actions.Attribution("ann"))
     dispatcher.reconciler.step()
     assert dispatcher.build_detail().view.build.state is BuildState.FAILED
     assert dispatcher.run_states() == {"build": "failed"}

@@ -21,8 +21,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def client(folder: Path) -> Iterator[JobClient]:
-    with JobClient(POPEN) as found:
-        yield found
+    with JobClient(POPEN) as job_client:
+        yield job_client
 
 
 @pytest.fixture

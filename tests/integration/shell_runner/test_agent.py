@@ -447,7 +447,7 @@ def test_no_process_is_left_behind(
             os.kill(pids[killed], signal.SIGKILL)
         assert wait_until_gone(marker, 8)
         below = [pids["supervisor"], pids["interpreter"], daemon]
-        assert all_gone(below, 3)
+        assert wait_for_exit(below, 3)
         if killed in ("agent", "SIGTERM"):
             assert other.wait_for_end(5)
         else:
@@ -456,7 +456,7 @@ def test_no_process_is_left_behind(
         assert agent.process.wait(10) == 0
 
 
-def all_gone(pids: list[int], seconds: float) -> bool:
+def wait_for_exit(pids: list[int], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while any(psutil.pid_exists(pid) for pid in pids):
         if time.monotonic() > deadline:
@@ -471,7 +471,7 @@ def test_a_stopped_tree_is_killed_too(agent: AgentProcess, client: Path) -> None
         with pause_process(pids["interpreter"]):
             peer.transport.close()
             agent.expect("close ")
-        assert all_gone([pids["interpreter"], pids["supervisor"]], 1)
+        assert wait_for_exit([pids["interpreter"], pids["supervisor"]], 1)
 
 
 def test_a_connection_that_is_reset_is_closed(

@@ -18,7 +18,7 @@ import pytest
 from shell_runner.hosts.fleet import Event, Fleet, FrameReceived, Host, HostEnded, HostReady
 from shell_runner.hosts.gateway import Gateway
 from shell_runner.hosts.spec import HostSpec
-from shell_runner.remote.execution.slot_process import SlotProcess
+from shell_runner.remote.execution.slot_handle import SlotHandle
 from shell_runner.remote.processes import process_tree as processes
 from shell_runner.remote.protocol.model import Setup, Test
 from shell_runner.remote.sessions.live_session import LiveSession
@@ -62,9 +62,9 @@ class SingleHostFleet:
 
     def event(self, kind: type) -> Any:
         """Return the next event; fail unless it is of this kind."""
-        found = self.fleet.events.get(timeout=30)
-        assert isinstance(found, kind), getattr(found, "error", found)
-        return found
+        received = self.fleet.events.get(timeout=30)
+        assert isinstance(received, kind), getattr(received, "error", received)
+        return received
 
 
 HERE = HostSpec("here", "popen", 1)
@@ -206,19 +206,19 @@ def test_each_byte_of_a_large_frame_is_a_sign_of_life() -> None:
     gateway._gateway, gateway.last_heard = SimpleNamespace(_io=pipe), 0.0
     gateway._track_received_bytes()
     with pipe.infile:
-        found: list[bytes] = []
-        thread = threading.Thread(target=lambda: found.append(pipe.read(600_000)))
+        frames: list[bytes] = []
+        thread = threading.Thread(target=lambda: frames.append(pipe.read(600_000)))
         thread.start()
         os.write(write, b"x" * 10)
         deadline = time.monotonic() + 5
         while not gateway.last_heard and time.monotonic() < deadline:
             time.sleep(0.005)
         assert gateway.last_heard
-        assert not found
+        assert not frames
         with open(write, "wb") as file:
             file.write(b"y" * 600_000)
         thread.join(5)
-        assert found == [b"x" * 10 + b"y" * 599_990]
+        assert frames == [b"x" * 10 + b"y" * 599_990]
         assert pipe.read(10) == b"y" * 10
         with pytest.raises(EOFError):
             pipe.read(1)
@@ -231,7 +231,7 @@ def test_each_byte_of_a_large_frame_is_a_sign_of_life() -> None:
 def slot(tmp_path: Path) -> Any:
     (tmp_path / "test_a").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "test_a").chmod(0o755)
-    made = SlotProcess(0, Setup(str(tmp_path), grace=0.2), str(tmp_path / "0"))
+    made = SlotHandle(0, Setup(str(tmp_path), grace=0.2), str(tmp_path / "0"))
     made.assign([Test(1, "test_a", timeout=300.0)])
     answers, _ = made.read()
     assert answers[0].kind == "running"
@@ -265,8 +265,8 @@ def test_a_slot_that_works_has_a_minute(slot: Any, monkeypatch: pytest.MonkeyPat
 
 def test_a_slot_that_is_stopped_goes_on(tmp_path: Path) -> None:
     with HostRun(tmp_path) as bench:
-        found = bench.run("#!/bin/sh\nkill -STOP $PPID; sleep 0.1\n")
-    assert found.exit_status == 0
+        execution = bench.run("#!/bin/sh\nkill -STOP $PPID; sleep 0.1\n")
+    assert execution.exit_status == 0
 
 
 # -- tests that are given back ----------------------------------------------------
@@ -296,5 +296,5 @@ def message(bench: HostRun) -> list[Any]:
     if isinstance(event, HostEnded):
         raise event.error
     assert isinstance(event, FrameReceived)
-    (found,) = event.host.unpack_messages(event.frame)
-    return found
+    (unpacked,) = event.host.unpack_messages(event.frame)
+    return unpacked

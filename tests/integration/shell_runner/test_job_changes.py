@@ -13,7 +13,7 @@ import pytest
 from shell_runner.errors import HostLost
 from shell_runner.jobs.client import JobClient
 from shell_runner.jobs.responses import JobChanges
-from shell_runner.remote.jobs import change_signal, queue, queue_folder
+from shell_runner.remote.jobs import change_signal, queue, queue_location
 from tests.helpers.job_hosts import POPEN, submit_job, write_script
 
 pytestmark = pytest.mark.timeout(120)
@@ -44,18 +44,18 @@ class WaitingClient(threading.Thread):
 
 def wait_until_done(client: JobClient, id: str) -> list[str]:
     """Wait until a job is done; return its states in the order of their arrival."""
-    states, seen = [], {id: "queued"}
+    states, states_by_id = [], {id: "queued"}
     while True:
-        for job in client.await_changes(seen).jobs:
+        for job in client.await_changes(states_by_id).jobs:
             states.append(job.state)
-            seen[id] = job.state
+            states_by_id[id] = job.state
             if job.is_done:
                 assert job.package_digest
                 return states
 
 
 def list_listeners() -> list[str]:
-    return os.listdir(Path(queue_folder.find_queue_folder()) / "listeners")
+    return os.listdir(Path(queue_location.find_queue_folder()) / "listeners")
 
 
 def test_each_state_of_a_job_is_reported_until_its_package_is_ready(
@@ -80,13 +80,15 @@ def test_the_end_is_reported_soon_after_it_is_written(folder: Path, id: str) -> 
     took = []
     os.mkfifo(folder / "go")
     write_script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
-    with JobClient(POPEN) as client, queue.Queue(queue_folder.find_queue_folder()) as there:
+    with JobClient(POPEN) as client, queue.Queue(queue_location.find_queue_folder()) as there:
         for _ in range(5):
             job = submit_job(client, folder / "tests", str(uuid.uuid4()))
-            seen = {job.id: job.state}
-            while seen[job.id] != "running":
-                seen |= {each.id: each.state for each in client.await_changes(seen).jobs}
-            waiting = WaitingClient(client, seen)
+            states_by_id = {job.id: job.state}
+            while states_by_id[job.id] != "running":
+                states_by_id |= {
+                    each.id: each.state for each in client.await_changes(states_by_id).jobs
+                }
+            waiting = WaitingClient(client, states_by_id)
             (folder / "go").write_text("\n")
             waiting.wait_for_end()
             reported = time.time()
@@ -116,12 +118,12 @@ def test_an_interrupt_between_two_waits_ends_the_next_one(client: JobClient) -> 
 
 def test_no_interrupt_is_missed_however_it_falls(client: JobClient) -> None:
     stop = threading.Event()
-    seen: list[int] = []
+    received: list[int] = []
 
     def wait() -> None:
         while not stop.is_set():
             client.await_changes({}, 25.0)
-            seen.append(reported[0])
+            received.append(reported[0])
 
     reported = [0]
     thread = threading.Thread(target=wait)
@@ -132,7 +134,7 @@ def test_no_interrupt_is_missed_however_it_falls(client: JobClient) -> None:
         if number % 3:
             time.sleep(0.0003 * (number % 7))
         deadline = time.monotonic() + WAKE_TIMEOUT
-        while number % 10 == 0 and seen[-1:] != [number]:
+        while number % 10 == 0 and received[-1:] != [number]:
             assert time.monotonic() < deadline, "the interrupt was missed"
             time.sleep(0.001)
     stop.set()
@@ -160,11 +162,11 @@ def test_a_closed_listener_leaves_no_fifo_and_that_of_a_dead_one_is_removed(
     while list_listeners():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    dead = change_signal.ChangeListener(queue_folder.find_queue_folder())
+    dead = change_signal.ChangeListener(queue_location.find_queue_folder())
     path = dead._path
     dead.close()
     os.mkfifo(path)
-    change_signal.notify_listeners(queue_folder.find_queue_folder())
+    change_signal.notify_listeners(queue_location.find_queue_folder())
     assert not list_listeners()
 
 
@@ -172,10 +174,10 @@ def test_a_cancel_by_another_session_is_reported(client: JobClient, folder: Path
     os.mkfifo(folder / "go")
     write_script(folder / "tests", "test_a.sh", f"read line < {folder}/go")
     job = submit_job(client, folder / "tests", id)
-    seen = {id: job.state}
-    while seen[id] != "running":
-        seen |= {each.id: each.state for each in client.await_changes(seen).jobs}
-    waiting = WaitingClient(client, seen)
+    states_by_id = {id: job.state}
+    while states_by_id[id] != "running":
+        states_by_id |= {each.id: each.state for each in client.await_changes(states_by_id).jobs}
+    waiting = WaitingClient(client, states_by_id)
     with JobClient(POPEN) as other:
         other.cancel(id)
     waiting.wait_for_end()

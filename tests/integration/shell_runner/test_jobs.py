@@ -24,8 +24,8 @@ from shell_runner.jobs.jobfile import JobDescription
 from shell_runner.jobs.log_position import LogMismatch, LogPosition
 from shell_runner.jobs.session import HostSession
 from shell_runner.jobs.submission import prepare_submission
-from shell_runner.remote.jobs import paths, queue, queue_folder
-from shell_runner.remote.jobs.package_reader import open_package
+from shell_runner.remote.jobs import paths, queue, queue_location
+from shell_runner.remote.jobs.result_package_reader import open_package
 from shell_runner.remote.protocol.job import Content
 from tests.helpers import job_hosts
 from tests.helpers.job_hosts import POPEN, prepare_job, submit_job, write_script
@@ -212,7 +212,7 @@ def test_nothing_is_left_of_a_forgotten_job(client: JobClient, tests: Path, id: 
     with pytest.raises(JobRefused, match="this host has no job"):
         client.get_job(id)
     assert not log.exists()
-    assert not Path(paths.package_path(queue_folder.find_queue_folder(), id)).exists()
+    assert not Path(paths.package_path(queue_location.find_queue_folder(), id)).exists()
 
 
 def test_failed_tests_run_again_in_the_same_contents(
@@ -256,17 +256,17 @@ def test_a_log_is_followed_until_the_job_has_ended(
     os.mkfifo(folder / "gate")
     write_script(tests, "test_b.sh", f"echo first; cat {folder}/gate; echo last")
     submit_job(client, tests, id)
-    seen = b""
+    log = b""
     opened = False
     for piece in client.read_log(id, follow=True):
-        seen += piece.data
-        assert piece.position == LogPosition(piece.position.attempt, len(seen), zlib.crc32(seen))
-        if b"first\n" in seen and not opened:
-            assert b"last" not in seen
+        log += piece.data
+        assert piece.position == LogPosition(piece.position.attempt, len(log), zlib.crc32(log))
+        if b"first\n" in log and not opened:
+            assert b"last" not in log
             (folder / "gate").write_text("now\n")
             opened = True
-    assert b"test_b.sh | last\n" in seen
-    assert seen == job_hosts.find_log_file().read_bytes()
+    assert b"test_b.sh | last\n" in log
+    assert log == job_hosts.find_log_file().read_bytes()
 
 
 def test_a_log_continues_over_a_new_connection(
@@ -277,33 +277,33 @@ def test_a_log_continues_over_a_new_connection(
     os.mkfifo(folder / "gate")
     write_script(tests, "test_b.sh", f"echo first; cat {folder}/gate; echo last")
     submit_job(client, tests, id)
-    seen = b""
+    log = b""
     for piece in client.read_log(id, follow=True):
-        seen += piece.data
-        if b"first\n" in seen and not messages:
+        log += piece.data
+        if b"first\n" in log and not messages:
             for pid in job_hosts.list_interpreter_pids():
                 os.kill(pid, signal.SIGKILL)
             messages.append("killed")
             (folder / "gate").write_text("now\n")
-    assert seen == job_hosts.find_log_file().read_bytes()
+    assert log == job_hosts.find_log_file().read_bytes()
     assert "reconnecting" in messages[1]
 
 
 def test_another_log_is_a_mismatch(client: JobClient, tests: Path, id: str) -> None:
     submit_job(client, tests, id)
     client.wait(id)
-    whole = read(client, id)
-    half = LogPosition(1, 20, zlib.crc32(whole[:20]))
-    assert read(client, id, half) == whole[20:]
+    log_data = read(client, id)
+    position = LogPosition(1, 20, zlib.crc32(log_data[:20]))
+    assert read(client, id, position) == log_data[20:]
     log = job_hosts.find_log_file()
-    log.write_bytes(b"X" + whole[1:])
+    log.write_bytes(b"X" + log_data[1:])
     with pytest.raises(LogMismatch, match=r"20 bytes were read before \(the bytes before differ\)"):
-        read(client, id, half)
-    log.write_bytes(whole[:10])
+        read(client, id, position)
+    log.write_bytes(log_data[:10])
     with pytest.raises(LogMismatch, match="the log has 10 bytes, less than the 20 read before"):
-        read(client, id, half)
+        read(client, id, position)
     log.unlink()
-    assert read(client, id, half) == whole[20:]  # from the package
+    assert read(client, id, position) == log_data[20:]  # from the package
     with pytest.raises(JobRefused, match="has 1 attempt; there is no attempt 2"):
         read(client, id, LogPosition(2))
 
@@ -316,20 +316,20 @@ def test_the_log_of_a_second_attempt_follows(
         tests, "test_b.sh", f"echo here; echo $NOSEJOBS_ATTEMPT >{folder}/gate; sleep 1000"
     )
     submit_job(client, tests, id, attempts=2)
-    seen: dict[int, bytes] = {}
+    logs: dict[int, bytes] = {}
     waiting = threading.Thread(target=kill_worker_on_request, args=(folder / "gate",))
     waiting.start()
     for piece in client.read_log(id, follow=True):
-        seen[piece.position.attempt] = seen.get(piece.position.attempt, b"") + piece.data
-        if b"here" in seen.get(2, b"") and waiting.is_alive() is False:
+        logs[piece.position.attempt] = logs.get(piece.position.attempt, b"") + piece.data
+        if b"here" in logs.get(2, b"") and waiting.is_alive() is False:
             client.cancel(id)
-    assert seen[1] == job_hosts.find_log_file(1).read_bytes()
-    assert seen[2] == job_hosts.find_log_file(2).read_bytes()
+    assert logs[1] == job_hosts.find_log_file(1).read_bytes()
+    assert logs[2] == job_hosts.find_log_file(2).read_bytes()
 
 
 def kill_worker_on_request(gate: Path) -> None:
     gate.read_text()
-    with queue.Queue(queue_folder.find_queue_folder()) as there:
+    with queue.Queue(queue_location.find_queue_folder()) as there:
         worker = there.get_worker()
     assert worker is not None
     os.kill(worker.identity.pid, signal.SIGKILL)
@@ -358,7 +358,7 @@ def test_a_harvest_continues_where_it_was_interrupted(
 ) -> None:
     submit_job(client, tests, id)
     done = client.wait(id)
-    data = Path(paths.package_path(queue_folder.find_queue_folder(), id)).read_bytes()
+    data = Path(paths.package_path(queue_location.find_queue_folder(), id)).read_bytes()
     part = folder / "x.zip.part"
     half = len(data) // 2
     part.write_bytes(
@@ -384,7 +384,7 @@ def test_a_damaged_package_is_not_acknowledged(
 ) -> None:
     submit_job(client, tests, id)
     client.wait(id)
-    path = Path(paths.package_path(queue_folder.find_queue_folder(), id))
+    path = Path(paths.package_path(queue_location.find_queue_folder(), id))
     path.write_bytes(path.read_bytes()[:-1] + b"X")
     with pytest.raises(HostError, match="does not match its digest"):
         harvest_job(client, id, folder / "x.zip")
@@ -431,7 +431,7 @@ def test_a_stopped_host_is_lost(tests: Path, folder: Path) -> None:
 
 
 def test_a_queue_that_cannot_be_written_is_named(client: JobClient, tests: Path, id: str) -> None:
-    folder = Path(queue_folder.find_queue_folder())
+    folder = Path(queue_location.find_queue_folder())
     (folder / "queue.db").write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(JobRefused, match=r"queue\.db\.corrupt-"):
         client.list_jobs()
@@ -446,7 +446,7 @@ def test_a_job_whose_code_is_missing_does_not_block_others(
     client.wait(id)
     job_hosts.await_worker()
     lost, after = str(uuid.uuid4()), str(uuid.uuid4())
-    with queue.Queue(queue_folder.find_queue_folder()) as there:
+    with queue.Queue(queue_location.find_queue_folder()) as there:
         there.submit(prepare_job(tests, lost).job, "0" * 64, 0.0)
     submit_job(client, tests, after)
     assert client.wait(lost).end_reason == "refused"
@@ -464,7 +464,7 @@ def test_a_request_continues_a_stopped_worker(
     submit_job(client, tests, id)
     assert (folder / "gate").read_text() == "here\n"
     after = client.rerun(after, str(uuid.uuid4()), ["test_b.sh"], False).id
-    with queue.Queue(queue_folder.find_queue_folder()) as there:
+    with queue.Queue(queue_location.find_queue_folder()) as there:
         worker = there.get_worker()
     assert worker is not None
     os.kill(worker.identity.pid, signal.SIGSTOP)

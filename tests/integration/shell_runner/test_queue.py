@@ -161,7 +161,7 @@ def test_others_go_on_beside_one_that_was_killed(tmp_path: Path, programs: Progr
 # -- a folder that cannot be written to -------------------------------------------------
 
 
-def refusal_of_nobody(folder: Path) -> str:
+def open_as_other_user(folder: Path) -> str:
     """Return what the queue answers to a user who is not root, since root can write anywhere."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -200,7 +200,7 @@ def test_a_read_only_folder_is_refused_with_its_path(foreign: Path, there: bool)
         for path in jobs.iterdir():
             path.chmod(0o444)
     jobs.chmod(0o555)
-    message = refusal_of_nobody(jobs)
+    message = open_as_other_user(jobs)
     assert message.startswith(f"read-only {jobs}/queue.db cannot be written to (")
     jobs.chmod(0o700)
     for path in jobs.iterdir():

@@ -13,7 +13,7 @@ import pytest
 
 from shell_runner.errors import HostOpenError
 from shell_runner.hosts.fleet import FrameReceived
-from shell_runner.remote.execution import host_resources
+from shell_runner.remote.execution import resource_locks
 from shell_runner.remote.protocol.model import Execution, Test
 from tests.helpers.single_host_run import HostRun
 
@@ -245,7 +245,7 @@ def test_a_run_that_waits_says_so(host: SharedHost) -> None:
         two.start(*host.tests(two, 1))
         event = two.fleet.events.get(timeout=20)
         assert isinstance(event, FrameReceived)
-        assert event.host.unpack_messages(event.frame) == [["waiting", host_resources.SLOTS, ""]]
+        assert event.host.unpack_messages(event.frame) == [["waiting", resource_locks.SLOTS, ""]]
         assert 4.5 < time.monotonic() - begin < 10
 
 

@@ -72,8 +72,8 @@ def test_a_changed_file_is_sent_alone(sshd: Sshd, tmp_path: Path) -> None:
     write_program(tmp_path / "test_3", f"{SH}exit 33")
     with HostRun(tmp_path, sshd.spec(slots=1)) as bench:
         assert (bench.host.shipped.files, bench.host.shipped.bytes) == (1, len(f"{SH}exit 33"))
-        found = bench.run_test(bench.new_test(SH)._replace(path="test_3"))
-    assert found.exit_status == 33
+        execution = bench.run_test(bench.new_test(SH)._replace(path="test_3"))
+    assert execution.exit_status == 33
 
 
 class _Broken(Exception):
@@ -128,8 +128,8 @@ def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) 
     with HostRun(tmp_path, sshd.spec(slots=1)) as bench:
         sent = (tmp_path / "test_a").stat().st_size
         assert bench.host.shipped.bytes == sent + (2 << 20)
-        found = bench.run_test(bench.new_test(SH)._replace(path="test_a"))
-    assert found.stdout.text.split()[0] == hashlib.sha256(data).hexdigest()
+        execution = bench.run_test(bench.new_test(SH)._replace(path="test_a"))
+    assert execution.stdout.text.split()[0] == hashlib.sha256(data).hexdigest()
     assert list((sshd.cache / "nosejobs" / "blobs").glob("*.partial")) == []
 
 
@@ -147,8 +147,8 @@ def test_controllers_that_bring_the_same_at_once_do_not_meet(sshd: Sshd, tmp_pat
     try:
         for bench in benches:
             assert isinstance(bench.fleet.events.get(timeout=60), HostReady)
-            found = bench.run_test(model.Test(1, "test_a", timeout=30.0))
-            assert found.stdout.text.split()[0] == hashlib.sha256(data).hexdigest()
+            execution = bench.run_test(model.Test(1, "test_a", timeout=30.0))
+            assert execution.stdout.text.split()[0] == hashlib.sha256(data).hexdigest()
     finally:
         for bench in benches:
             bench.fleet.close()
@@ -220,8 +220,8 @@ def test_a_host_that_cannot_be_opened_says_why_and_what_to_try(
 ) -> None:
     error = refusal(tmp_path, sshd.spec(name, **options))
     assert error.host == name
-    for each in [*words, "try: "]:
-        assert each in str(error)
+    for text in [*words, "try: "]:
+        assert text in str(error)
 
 
 def test_a_host_without_python3_says_so(tmp_path: Path) -> None:
@@ -248,8 +248,8 @@ def test_the_oldest_python_does_over_there(
 ) -> None:
     write_program(tmp_path / "test_a", f"{SH}echo hello; exit 4")
     with HostRun(tmp_path, sshd.spec(python=interpreters()[version], slots=1)) as bench:
-        found = bench.run_test(bench.new_test(SH)._replace(path="test_a"))
-    assert (found.exit_status, found.stdout.text) == (4, "hello\n")
+        execution = bench.run_test(bench.new_test(SH)._replace(path="test_a"))
+    assert (execution.exit_status, execution.stdout.text) == (4, "hello\n")
 
 
 def test_no_file_of_complaints_stays_here(sshd: Sshd, tmp_path: Path, scratch: Path) -> None:

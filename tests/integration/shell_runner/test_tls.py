@@ -52,12 +52,12 @@ def fake_agent(authority: FleetAuthority, talk: Talk) -> Iterator[dict[str, obje
 
 def hello(peer: ssl.SSLSocket) -> dict[str, object]:
     with peer.makefile("rb") as lines:
-        found = json.loads(lines.readline())
-    assert isinstance(found, dict)
-    return found
+        message = json.loads(lines.readline())
+    assert isinstance(message, dict)
+    return message
 
 
-def answering(answer: bytes) -> Talk:
+def make_answer(answer: bytes) -> Talk:
     """Return a server that sends ``answer`` and then waits for the end."""
 
     def talk(peer: ssl.SSLSocket) -> None:
@@ -92,10 +92,10 @@ def wait(transport: TlsTransport, seconds: float) -> bool:
 
 
 def test_the_hello_says_what_to_run(authority: FleetAuthority) -> None:
-    heard: list[dict[str, object]] = []
+    received: list[dict[str, object]] = []
 
     def talk(peer: ssl.SSLSocket) -> None:
-        heard.append(hello(peer))
+        received.append(hello(peer))
         peer.sendall(b'{"ok": true}\n')
 
     with fake_agent(authority, talk) as settings:
@@ -103,11 +103,11 @@ def test_the_hello_says_what_to_run(authority: FleetAuthority) -> None:
         assert read(transport) == b""
         transport.close()
     expected = {"nosejobs": 1, "python": "python3.9", "bootstrap": "print(1)", "silence": 15.0}
-    assert heard == [expected]
+    assert received == [expected]
 
 
 def test_bytes_behind_the_answer_are_not_lost(authority: FleetAuthority) -> None:
-    with fake_agent(authority, answering(b'{"ok": true}\nfirst\nwords')) as settings:
+    with fake_agent(authority, make_answer(b'{"ok": true}\nfirst\nwords')) as settings:
         transport = tls.connect(settings, "")
         assert transport.has_pending()
         assert read(transport) == b"first\nwords"
@@ -127,7 +127,7 @@ def test_bytes_behind_the_answer_are_not_lost(authority: FleetAuthority) -> None
     ],
 )
 def test_a_bad_answer_is_an_error(authority: FleetAuthority, answer: bytes, words: str) -> None:
-    assert re.search(words, error := refusal(authority, answering(answer)))
+    assert re.search(words, error := refusal(authority, make_answer(answer)))
     assert "\x1b" not in error
 
 
@@ -199,7 +199,7 @@ def test_a_error_is_two_lines_for_the_file_of_errors() -> None:
 
 
 def test_the_network_is_watched(authority: FleetAuthority) -> None:
-    with fake_agent(authority, answering(b'{"ok": true}\n')) as settings:
+    with fake_agent(authority, make_answer(b'{"ok": true}\n')) as settings:
         transport = tls.connect({**settings, "silence": 30}, "")
         sock = transport._sock
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

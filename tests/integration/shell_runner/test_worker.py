@@ -30,7 +30,7 @@ def host(tmp_path: Path) -> Iterator[QueueHost]:
         yield made
 
 
-def zipped(files: dict[str, str]) -> bytes:
+def make_zip(files: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in files.items():
@@ -40,7 +40,7 @@ def zipped(files: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def eventually(true: Callable[[], object]) -> None:
+def wait_until(true: Callable[[], object]) -> None:
     """Wait until a condition holds that only the kernel or another process can make true."""
     deadline = time.monotonic() + TIMEOUT
     while not true():
@@ -95,9 +95,9 @@ def test_tests_use_files_that_the_install_command_made(host: QueueHost) -> None:
     )
     host.drain()
     package = host.package(job)
-    said = [package.executions()[number, 1].stdout.text for number in range(3)]
+    outputs = [package.executions()[number, 1].stdout.text for number in range(3)]
     attempt = host.attempts(job)[0]
-    assert said == ["tool blue\n", "built\nbuilt\n", f"{job.id} {attempt.id} blue\n"]
+    assert outputs == ["tool blue\n", "built\nbuilt\n", f"{job.id} {attempt.id} blue\n"]
     assert "install | installed\n" in package.log
     assert "install.json" in package.files
 
@@ -115,15 +115,15 @@ def test_no_test_runs_on_a_build_that_cannot_be_installed(
 ) -> None:
     job = host.submit({"test_a": "true", "test_b": "true"}, install=install, install_timeout=0.3)
     host.drain()
-    found = host.find(job)
-    assert (found.end_reason, found.detail) == (EndReason.INSTALL_FAILED, message)
+    row = host.find(job)
+    assert (row.end_reason, row.detail) == (EndReason.INSTALL_FAILED, message)
     executions = host.package(job).executions()
     assert {each.problem for each in executions.values()} == {Problem.NOT_RUN}
     assert executions[1, 1].detail == f"the install command failed: {message}"
 
 
 def test_archives_are_unpacked(host: QueueHost) -> None:
-    build = host.archive(zipped({"bin/answer": "#!/bin/sh\necho 42\n"}))
+    build = host.archive(make_zip({"bin/answer": "#!/bin/sh\necho 42\n"}))
     job = host.submit({"test_a": '"$NOSEJOBS_BUILD/bin/answer"'}, build=build)
     host.drain()
     assert host.package(job).executions()[0, 1].stdout.text == "42\n"
@@ -131,7 +131,7 @@ def test_archives_are_unpacked(host: QueueHost) -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"nothing", "it.bin is not a zip"), (zipped({"../../out": ""}), "out")],
+    [(b"nothing", "it.bin is not a zip"), (make_zip({"../../out": ""}), "out")],
     ids=["no-archive", "escape"],
 )
 def test_a_build_that_cannot_be_unpacked_is_refused(
@@ -139,10 +139,10 @@ def test_a_build_that_cannot_be_unpacked_is_refused(
 ) -> None:
     job = host.submit({"test_a": "true"}, build=host.archive(data, "it.bin"))
     host.drain()
-    found = host.find(job)
-    assert found.end_reason == EndReason.REFUSED
-    assert found.detail.startswith("the build cannot be unpacked: ")
-    assert message in found.detail
+    row = host.find(job)
+    assert row.end_reason == EndReason.REFUSED
+    assert row.detail.startswith("the build cannot be unpacked: ")
+    assert message in row.detail
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
 
 
@@ -271,8 +271,8 @@ def test_a_job_that_runs_can_be_canceled(host: QueueHost, part: str) -> None:
 def test_the_time_of_a_job_is_bounded(host: QueueHost) -> None:
     job = host.submit({"test_a": "true", "test_b": "sleep 1000"}, timeout=1.0)
     host.drain()
-    found = host.find(job)
-    assert (found.end_reason, found.detail) == (EndReason.TIMED_OUT, "after 1 s")
+    row = host.find(job)
+    assert (row.end_reason, row.detail) == (EndReason.TIMED_OUT, "after 1 s")
     executions = host.package(job).executions()
     assert executions[0, 1].exit_status == 0
     assert executions[1, 1].problem == Problem.CANCELED
@@ -289,7 +289,7 @@ def test_a_stopped_runner_can_be_canceled(host: QueueHost) -> None:
     assert host.leftovers(job) == []
 
 
-def impatient(host: QueueHost) -> str:
+def install_impatient_code(host: QueueHost) -> str:
     """Install code that soon kills a runner that does not end."""
     source = Path(worker_launcher.__file__).with_name("worker.py").read_bytes()
     assert source.count(b"_RUNNER_END_TIMEOUT = 60.0") == 1
@@ -304,13 +304,13 @@ def impatient(host: QueueHost) -> str:
 
 def test_a_runner_that_outlives_its_time_is_killed(host: QueueHost) -> None:
     script = f"echo here >{host.fifo.path}; sleep 1000"
-    job = host.submit({"test_a": script}, code=impatient(host), timeout=1.0)
+    job = host.submit({"test_a": script}, code=install_impatient_code(host), timeout=1.0)
     worker = host.worker()
     assert host.fifo.read_line() == "here"
     os.kill(host.runner(worker), signal.SIGSTOP)
     assert worker.wait(TIMEOUT) == 0
-    found = host.find(job)
-    assert (found.end_reason, found.detail) == (
+    row = host.find(job)
+    assert (row.end_reason, row.detail) == (
         EndReason.TIMED_OUT,
         "its runner did not end by itself",
     )
@@ -322,7 +322,7 @@ def test_a_runner_that_outlives_its_time_is_killed(host: QueueHost) -> None:
 # -- processes that die
 
 
-def hard_to_find(fifo: Path) -> str:
+def make_escaping_script(fifo: Path) -> str:
     """Return a script that leaves a process in another session, and one without the attempt's
     marker.
     """
@@ -335,16 +335,16 @@ def hard_to_find(fifo: Path) -> str:
     """
 
 
-def caught(host: QueueHost) -> list[int]:
+def read_pids(host: QueueHost) -> list[int]:
     return [int(host.fifo.read_line()) for _ in range(3)]
 
 
 def test_a_job_of_a_killed_worker_is_killed_and_runs_again(host: QueueHost) -> None:
-    scripts = {"test_a": "true", "test_b": hard_to_find(host.fifo.path), "test_c": "true"}
+    scripts = {"test_a": "true", "test_b": make_escaping_script(host.fifo.path), "test_c": "true"}
     tests = {name: {"estimate": 9.0 - number} for number, name in enumerate(scripts)}
     job = host.submit(scripts, slots=1, tests=tests)
     worker = host.worker()
-    pids = caught(host)
+    pids = read_pids(host)
     runner = host.runner(worker)
     worker.kill()
     worker.wait()
@@ -364,9 +364,9 @@ def test_a_job_of_a_killed_worker_is_killed_and_runs_again(host: QueueHost) -> N
 
 def test_a_new_worker_kills_processes_that_slots_have_left(host: QueueHost) -> None:
     """Worker, runner and slots all die at once, as the kernel may choose when memory is short."""
-    job = host.submit({"test_a": hard_to_find(host.fifo.path)}, slots=1)
+    job = host.submit({"test_a": make_escaping_script(host.fifo.path)}, slots=1)
     worker = host.worker()
-    pids = caught(host)
+    pids = read_pids(host)
     runner = host.runner(worker)
     above = [worker.pid, runner, *processes.list_children(runner)]
     assert len(above) == 3
@@ -383,9 +383,9 @@ def test_a_new_worker_kills_processes_that_slots_have_left(host: QueueHost) -> N
 
 
 def test_a_killed_runner_costs_an_attempt_and_no_worker(host: QueueHost) -> None:
-    job = host.submit({"test_a": hard_to_find(host.fifo.path)}, slots=1)
+    job = host.submit({"test_a": make_escaping_script(host.fifo.path)}, slots=1)
     worker = host.worker()
-    pids = caught(host)
+    pids = read_pids(host)
     Path(host.folder, "again").touch()
     kill(host.runner(worker))
     assert worker.wait(TIMEOUT) == 0
@@ -421,7 +421,7 @@ def test_a_killed_slot_costs_the_test_that_it_ran(host: QueueHost) -> None:
     assert len(host.attempts(job)) == 1
 
 
-def slow_to_unpack(host: QueueHost) -> tuple[JobRow, Callable[[], int]]:
+def submit_slow_build(host: QueueHost) -> tuple[JobRow, Callable[[], int]]:
     """Submit a job with a build from a pipe; also return a wait until the runner reads it."""
     job = host.submit({"test_a": "true"}, build=host.archive(b""))
     assert job.build is not None
@@ -432,7 +432,7 @@ def slow_to_unpack(host: QueueHost) -> tuple[JobRow, Callable[[], int]]:
 
 
 def test_a_worker_killed_while_unpacking_costs_an_attempt(host: QueueHost) -> None:
-    job, reached = slow_to_unpack(host)
+    job, reached = submit_slow_build(host)
     worker = host.worker()
     pipe = reached()
     worker.kill()
@@ -448,7 +448,7 @@ def test_a_worker_killed_while_unpacking_costs_an_attempt(host: QueueHost) -> No
 
 
 def test_a_job_can_be_canceled_while_it_is_unpacked(host: QueueHost) -> None:
-    job, reached = slow_to_unpack(host)
+    job, reached = submit_slow_build(host)
     worker = host.worker()
     pipe = reached()
     host.cancel(job)
@@ -463,7 +463,7 @@ def test_a_worker_killed_while_packing_costs_nothing(host: QueueHost) -> None:
     blocked = Path(paths.package_path(host.folder, job.id) + ".part")
     blocked.mkdir(parents=True)
     worker = host.worker()
-    eventually(lambda: host.find(job).waiting_reason)
+    wait_until(lambda: host.find(job).waiting_reason)
     worker.kill()
     worker.wait()
     blocked.rmdir()
@@ -501,10 +501,10 @@ def test_a_package_that_cannot_be_written_waits_and_blocks_no_job(host: QueueHos
     other = host.submit({"test_a": f"echo done >{host.fifo.path}"})
     worker_launcher.wake_worker(host.folder)
     assert host.fifo.read_line() == "done"
-    eventually(lambda: host.find(other).state == State.READY)
-    found = host.find(job)
-    assert found.state == State.PACKAGING
-    assert "its package cannot be made" in found.waiting_reason
+    wait_until(lambda: host.find(other).state == State.READY)
+    row = host.find(job)
+    assert row.state == State.PACKAGING
+    assert "its package cannot be made" in row.waiting_reason
     blocked.rmdir()
     worker_launcher.wake_worker(host.folder)
     assert worker.wait(TIMEOUT) == 0
@@ -528,15 +528,15 @@ def test_a_worker_sleeps_while_a_package_waits_and_a_job_runs(host: QueueHost) -
     other = host.submit({"test_a": f"echo here >{host.fifo.path}; sleep 1"})
     worker = host.worker()
     assert host.fifo.read_line() == "here"
-    before = ticks(worker.pid)
-    eventually(lambda: host.find(other).end_reason == EndReason.COMPLETED)
-    assert ticks(worker.pid) - before < 30
+    before = read_cpu_ticks(worker.pid)
+    wait_until(lambda: host.find(other).end_reason == EndReason.COMPLETED)
+    assert read_cpu_ticks(worker.pid) - before < 30
     blocked.rmdir()
     worker_launcher.wake_worker(host.folder)
     assert worker.wait(TIMEOUT) == 0
 
 
-def ticks(pid: int) -> int:
+def read_cpu_ticks(pid: int) -> int:
     """Return the processor time of a process, without its children, in hundredths of a second."""
     user, system = processes.read_stat(pid)[11:13]
     return int(user) + int(system)
@@ -547,7 +547,7 @@ def test_of_two_workers_one_leaves(host: QueueHost) -> None:
     os.mkfifo(f"{host.fifo.path}.go")
     workers = [host.worker(), host.worker(), host.worker()]
     assert host.fifo.read_line() == "here"
-    eventually(lambda: sum(each.poll() is None for each in workers) == 1)
+    wait_until(lambda: sum(each.poll() is None for each in workers) == 1)
     Path(f"{host.fifo.path}.go").write_text("")
     assert [each.wait(TIMEOUT) for each in workers] == [0, 0, 0]
     assert len(host.attempts(job)) == 1
@@ -559,7 +559,7 @@ def test_a_worker_that_starts_while_another_exits_finds_submitted_jobs(host: Que
         jobs.append(host.submit({"test_a": "true"}))
         worker_launcher.wake_worker(host.folder)
         host.worker()
-        eventually(lambda: host.find(jobs[-1]).state == State.READY)
+        wait_until(lambda: host.find(jobs[-1]).state == State.READY)
     assert all(len(host.attempts(job)) == 1 for job in jobs)
 
 
@@ -582,9 +582,9 @@ def test_a_job_whose_code_is_gone_is_refused(host: QueueHost) -> None:
     job = host.submit({"test_a": "true"}, code="0" * 64)
     after = host.submit({"test_a": "true"})
     host.drain()
-    found = host.find(job)
-    assert found.end_reason == EndReason.REFUSED
-    assert "the code that runs it is not on this host" in found.detail
+    row = host.find(job)
+    assert row.end_reason == EndReason.REFUSED
+    assert "the code that runs it is not on this host" in row.detail
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
     assert host.package(after).exits() == {"test_a": 0}
 
@@ -604,9 +604,9 @@ def test_a_job_that_cannot_be_read_is_refused_and_blocks_no_job(
         db.execute(f"UPDATE {table} SET {change}")
     after = host.submit({"test_a": "true"})
     host.drain()
-    found = host.find(job)
-    assert (found.end_reason, found.state) == (EndReason.REFUSED, State.READY)
-    assert found.detail.startswith(message)
+    row = host.find(job)
+    assert (row.end_reason, row.state) == (EndReason.REFUSED, State.READY)
+    assert row.detail.startswith(message)
     assert host.package(job).executions()[0, 1].problem == Problem.NOT_RUN
     assert host.package(after).exits() == {"test_a": 0}
 
@@ -640,7 +640,7 @@ def test_an_address_that_does_not_answer_blocks_no_job(host: QueueHost) -> None:
         second = host.submit({"test_a": f"echo here >{host.fifo.path}"})
         worker = host.worker()
         assert host.fifo.read_line() == "here"
-        eventually(lambda: host.find(second).state == State.READY)
+        wait_until(lambda: host.find(second).state == State.READY)
         assert host.find(first).state == State.READY
         assert worker.poll() is None, "a notification is still pending"
         worker.kill()
@@ -649,9 +649,9 @@ def test_an_address_that_does_not_answer_blocks_no_job(host: QueueHost) -> None:
 
 def test_nothing_stays_in_the_folder_for_temporary_files(host: QueueHost) -> None:
     before = set(os.listdir(tempfile.gettempdir()))
-    job = host.submit({"test_a": hard_to_find(host.fifo.path)}, slots=1, install="true")
+    job = host.submit({"test_a": make_escaping_script(host.fifo.path)}, slots=1, install="true")
     worker = host.worker()
-    caught(host)
+    read_pids(host)
     kill(host.runner(worker))
     worker.kill()
     worker.wait()
@@ -664,10 +664,10 @@ def test_nothing_stays_in_the_folder_for_temporary_files(host: QueueHost) -> Non
 def test_a_sparse_build_stays_sparse(host: QueueHost) -> None:
     """The build is a tree with many bytes in few blocks."""
     large = 256 << 20
-    seen = hashlib.sha256()
+    checksum = hashlib.sha256()
     for _ in range(large >> 20):
-        seen.update(bytes(1 << 20))
-    digest = seen.hexdigest()
+        checksum.update(bytes(1 << 20))
+    digest = checksum.hexdigest()
     path = Path(host.store.path(digest))
     path.parent.mkdir()
     with open(path, "wb") as file:
@@ -675,8 +675,8 @@ def test_a_sparse_build_stays_sparse(host: QueueHost) -> None:
     build = host.entries([ManifestEntry("image", FILE, 0o644, digest, large)])
     job = host.submit({"test_a": 'du -k "$NOSEJOBS_BUILD/image"'}, build=build)
     host.drain()
-    said = host.package(job).executions()[0, 1].stdout.text
-    assert int(said.split()[0]) < 1024
+    output = host.package(job).executions()[0, 1].stdout.text
+    assert int(output.split()[0]) < 1024
 
 
 def test_a_job_that_no_package_can_hold_ends_with_the_reason(host: QueueHost) -> None:
@@ -723,10 +723,10 @@ def test_a_launched_worker_lives_on_without_its_launcher(
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     job = host.submit({"test_a": "echo launched"})
     worker_launcher.start_worker(host.folder, host.code)
-    eventually(lambda: host.find(job).state == State.READY)
+    wait_until(lambda: host.find(job).state == State.READY)
     assert host.package(job).executions()[0, 1].stdout.text == "launched\n"
     with host.queue() as queue:
-        eventually(lambda: queue.get_worker() is None)
+        wait_until(lambda: queue.get_worker() is None)
 
 
 def test_code_that_is_not_here_cannot_be_started(host: QueueHost) -> None:

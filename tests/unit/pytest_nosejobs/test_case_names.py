@@ -54,10 +54,10 @@ def test_the_group_comes_first() -> None:
 
 @given(st.lists(st.sampled_from(["a", "a #2", "a #3", "a #2 #2", ""]), min_size=1, max_size=12))
 def test_no_two_cases_share_a_name(names: list[str]) -> None:
-    found = ids_of(*names)
-    assert len(set(found)) == len(names)
+    ids = ids_of(*names)
+    assert len(set(ids)) == len(names)
     for name in names:
-        assert (name or "(nameless)") in found
+        assert (name or "(nameless)") in ids
 
 
 def test_each_case_has_three_reports_and_time_is_not_lost() -> None:
@@ -79,12 +79,12 @@ def test_each_case_has_three_reports_and_time_is_not_lost() -> None:
 def test_names_in_junit(
     nodeid: str, case: tuple[str, str] | None, expected: tuple[str, str]
 ) -> None:
-    found = {}
-    reporter = SimpleNamespace(add_attribute=found.__setitem__)
+    attributes = {}
+    reporter = SimpleNamespace(add_attribute=attributes.__setitem__)
     xml = SimpleNamespace(node_reporter=lambda _: reporter)
     made: Any = SimpleNamespace(nosejobs_program=nodeid, nosejobs_case=case)
     junit_xml.set_names(xml, made)
-    assert (found["classname"], found["name"]) == expected
+    assert (attributes["classname"], attributes["name"]) == expected
 
 
 def test_attachments_are_lines_of_their_own() -> None:

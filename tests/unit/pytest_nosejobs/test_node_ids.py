@@ -34,9 +34,9 @@ def base(tmp_path: Path) -> Path:
     ],
 )
 def test_one_argument(base: Path, arg: str, seen: str) -> None:
-    found = rewrite_arguments([arg], base)
-    assert found.args == [seen]
-    assert not found.only
+    rewritten = rewrite_arguments([arg], base)
+    assert rewritten.args == [seen]
+    assert not rewritten.only
 
 
 def test_absolute_paths_are_read_like_others(base: Path) -> None:
@@ -45,17 +45,17 @@ def test_absolute_paths_are_read_like_others(base: Path) -> None:
 
 @pytest.mark.parametrize("arg", ["test_b::c", "test_b::c::case", "test_b::c::x::y"])
 def test_a_name_that_pytest_would_split_is_asked_for_by_its_folder(base: Path, arg: str) -> None:
-    found = rewrite_arguments([arg], base)
-    assert found.args == [str(base)]
-    assert [name for name in FILES if not found.ignores(base / name)] == [
+    rewritten = rewrite_arguments([arg], base)
+    assert rewritten.args == [str(base)]
+    assert [name for name in FILES if not rewritten.ignores(base / name)] == [
         "test_b::c", "sub/test_e", "sub/test_f::[x].sh",
     ]  # fmt: skip
-    assert found.ignores(base / "sub")  # and so what is in it
+    assert rewritten.ignores(base / "sub")  # and so what is in it
 
 
 def test_several_of_one_folder(base: Path) -> None:
-    found = rewrite_arguments(["test_b::c", "test_d[1].sh::x", "test_a", "sub/test_e"], base)
-    wanted = [name for name in [*FILES, "sub"] if not found.ignores(base / name)]
+    rewritten = rewrite_arguments(["test_b::c", "test_d[1].sh::x", "test_a", "sub/test_e"], base)
+    wanted = [name for name in [*FILES, "sub"] if not rewritten.ignores(base / name)]
     assert wanted == [
         "test_a", "test_b::c", "test_d[1].sh", "sub/test_e", "sub/test_f::[x].sh", "sub",
     ]  # fmt: skip
@@ -63,10 +63,10 @@ def test_several_of_one_folder(base: Path) -> None:
 
 @pytest.mark.parametrize("whole", [".", "sub", "sub/", "./sub/../sub"])
 def test_a_folder_that_is_asked_for_as_well_is_wanted_whole(base: Path, whole: str) -> None:
-    found = rewrite_arguments([whole, "sub/test_f::[x].sh"], base)
-    assert not any(found.ignores(base / name) for name in FILES)
+    rewritten = rewrite_arguments([whole, "sub/test_f::[x].sh"], base)
+    assert not any(rewritten.ignores(base / name) for name in FILES)
 
 
 def test_an_iterator_will_do(base: Path) -> None:
-    found = rewrite_arguments(iter(["sub", "sub/test_f::[x].sh"]), base)
-    assert not found.ignores(base / "sub/test_e")
+    rewritten = rewrite_arguments(iter(["sub", "sub/test_f::[x].sh"]), base)
+    assert not rewritten.ignores(base / "sub/test_e")

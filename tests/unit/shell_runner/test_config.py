@@ -43,9 +43,9 @@ def test_the_cache_of_a_host_has_a_size(tmp_path: Path, text: str, size: int) ->
 
 def test_tests_are_defaults_and_patterns_in_order(tmp_path: Path) -> None:
     text = '[tests]\ntimeout = 9\n[tests."slow_*"]\ntimeout = 90\n[tests."a/*"]\ntags = ["a"]\n'
-    found = load_text(tmp_path, text)
-    assert found.defaults == {"timeout": 9}
-    assert found.patterns == (("slow_*", {"timeout": 90}), ("a/*", {"tags": ["a"]}))
+    config = load_text(tmp_path, text)
+    assert config.defaults == {"timeout": 9}
+    assert config.patterns == (("slow_*", {"timeout": 90}), ("a/*", {"tags": ["a"]}))
 
 
 def test_tables_of_other_parts_are_left_alone(tmp_path: Path) -> None:

@@ -201,5 +201,5 @@ def test_a_text_as_large_as_it_may_be_takes_linear_time(text: str) -> None:
 
 def test_a_missing_key_has_the_line_of_its_table() -> None:
     doc = parse_document("f", "\n[a]\nb.c = 1\n")
-    found = [doc.line(path) for path in (["a", "x"], ["a", "b", "c"], ["a", "b", "z"], ["q"], [])]
-    assert found == [2, 3, 3, 1, 1]
+    lines = [doc.line(path) for path in (["a", "x"], ["a", "b", "c"], ["a", "b", "z"], ["q"], [])]
+    assert lines == [2, 3, 3, 1, 1]

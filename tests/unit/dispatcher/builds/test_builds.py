@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.builds import pipeline_files
-from dispatcher.builds.artifact import BuildFailed, build_test, failure_reason, store_artifact
+from dispatcher.builds import checkout_reader
 from dispatcher.builds.blob_store import BlobStore
-from dispatcher.builds.checkouts import scan_folder
-from dispatcher.builds.pipeline_files import examine, stage_tests
+from dispatcher.builds.build_artifact import BuildFailed, build_test, failure_reason, store_artifact
+from dispatcher.builds.checkout_cache import scan_folder
+from dispatcher.builds.checkout_reader import examine, stage_tests
 from dispatcher.configuration.pipeline import BuildConfig, Stage
 from dispatcher.hosts import package_rows
 from shell_runner.errors import UsageError
@@ -38,18 +38,23 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_all_of_a_tree_is_shipped(tree: Path) -> None:
-    found = scan_folder(tree, "here")
-    paths = [entry.path for entry in found.tree.entries]
+    checkout = scan_folder(tree, "here")
+    paths = [entry.path for entry in checkout.tree.entries]
     assert paths == [".env", "link", "tests/test_a.sh", "tests/test_b.sh"]
-    assert found.files["link"] == "120000 tests/test_b.sh"
-    assert found.files["tests/test_a.sh"].startswith("100755 ")
-    assert (found.content.digest, found.content.size) == upload.identify_tree(found.tree)
+    assert checkout.files["link"] == "120000 tests/test_b.sh"
+    assert checkout.files["tests/test_a.sh"].startswith("100755 ")
+    assert (checkout.content.digest, checkout.content.size) == upload.identify_tree(checkout.tree)
 
 
 def test_a_tree_without_a_config_has_no_stages(tree: Path) -> None:
-    found = examine(scan_folder(tree, "here"))
-    assert found.config
-    assert (found.config.build, found.config.stages, found.inputs_digest, found.error) == (
+    examined = examine(scan_folder(tree, "here"))
+    assert examined.config
+    assert (
+        examined.config.build,
+        examined.config.stages,
+        examined.inputs_digest,
+        examined.error,
+    ) == (
         None,
         (),
         "",
@@ -82,9 +87,9 @@ def test_the_key_for_reuse_is_of_the_inputs_only(tree: Path) -> None:
 )
 def test_a_config_that_cannot_be_understood_says_where(tree: Path, text: str, words: str) -> None:
     (tree / "nosejobs.toml").write_text(text)
-    found = examine(scan_folder(tree, "here"))
-    assert found.config is None
-    assert found.error.startswith(words)
+    examined = examine(scan_folder(tree, "here"))
+    assert examined.config is None
+    assert examined.error.startswith(words)
 
 
 def test_patterns_that_would_take_minutes_to_compare_are_refused(
@@ -99,7 +104,7 @@ def test_patterns_that_would_take_minutes_to_compare_are_refused(
     text = "[build]\ncommand = 'x'\noutput = 'y'\ninputs = ['a', 'b', 'c']\n"
     (tree / "nosejobs.toml").write_text(text)
     assert examine(scan_folder(tree, "here")).error == ""
-    monkeypatch.setattr(pipeline_files, "_MAX_INPUT_COMPARISONS", 5)
+    monkeypatch.setattr(checkout_reader, "_MAX_INPUT_COMPARISONS", 5)
     why = examine(scan_folder(tree, "here")).error
     assert why.startswith("nosejobs.toml:4: build.inputs has 3 patterns for ")
 
@@ -197,15 +202,15 @@ def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[BlobStore, pa
 
 
 def test_the_same_files_make_the_same_artifact(tmp_path: Path) -> None:
-    found = []
+    artifacts = []
     for name, files in (("a", {"x": b"1", "y/z": b"2"}), ("b", {"y/z": b"2", "x": b"1"})):
         (tmp_path / name).mkdir()
         blobs, package = kept(tmp_path / name, package_factories.make_tar(files))
         with package:
-            found.append(store_artifact(package, FULL, blobs))
+            artifacts.append(store_artifact(package, FULL, blobs))
         assert [path.name[:1] for path in blobs.folder.iterdir()] != ["."]
-    assert found[0] == found[1]
-    with tarfile.open(blobs.path(found[0].digest)) as archive:
+    assert artifacts[0] == artifacts[1]
+    with tarfile.open(blobs.path(artifacts[0].digest)) as archive:
         assert archive.getnames() == ["x", "y", "y/z"]
 
 
@@ -228,9 +233,9 @@ def test_what_cannot_be_an_artifact_is_the_builds_failure(
 
 
 def test_a_command_that_left_nothing_is_told_from_one_that_failed(tmp_path: Path) -> None:
-    words = []
+    reasons = []
     for status in (113, 3):
         _, package = kept(tmp_path, None, status)
         with package:
-            words.append(failure_reason(package, FULL))
-    assert words == ["it has left no dist", ""]
+            reasons.append(failure_reason(package, FULL))
+    assert reasons == ["it has left no dist", ""]

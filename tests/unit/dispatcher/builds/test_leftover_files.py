@@ -4,15 +4,15 @@ import os
 from pathlib import Path
 
 from dispatcher.builds.blob_store import BlobStore
-from dispatcher.builds.checkouts import CheckoutCache
-from dispatcher.sources import open_sources
+from dispatcher.builds.checkout_cache import CheckoutCache
+from dispatcher.sources import source_factory
 
 
 def test_upkeep_leaves_what_is_being_written(tmp_path: Path) -> None:
     tree, blob = tmp_path / "trees" / "app" / ".part-x", tmp_path / "blobs" / ".part-y"
-    for each in (tree, blob):
-        each.mkdir(parents=True)
-        os.utime(each, (0, 0))
+    for folder in (tree, blob):
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, 0))
     CheckoutCache(tmp_path / "trees", {}).sweep([])
     assert BlobStore(tmp_path / "blobs").sweep([]) == []
     assert tree.is_dir()
@@ -20,23 +20,25 @@ def test_upkeep_leaves_what_is_being_written(tmp_path: Path) -> None:
 
 
 def test_a_start_removes_what_a_dead_one_was_writing_and_nothing_else(tmp_path: Path) -> None:
-    half = [tmp_path / name for name in ("trees/app/.part-x", "blobs/.part-y", "mirrors/.part-z")]
-    whole = [tmp_path / name for name in ("trees/app/abc", "blobs/ab", "mirrors/app.git")]
-    for each in (*half, *whole):
-        each.mkdir(parents=True)
-        (each / "file").touch()
+    partial = [
+        tmp_path / name for name in ("trees/app/.part-x", "blobs/.part-y", "mirrors/.part-z")
+    ]
+    complete = [tmp_path / name for name in ("trees/app/abc", "blobs/ab", "mirrors/app.git")]
+    for folder in (*partial, *complete):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
     (tmp_path / "blobs" / ".part-file").touch()
     CheckoutCache(tmp_path / "trees", {}).recover()
     BlobStore(tmp_path / "blobs").recover()
-    open_sources.recover(tmp_path / "mirrors")
+    source_factory.recover(tmp_path / "mirrors")
     left = {path for path in tmp_path.glob("*/**/") if path.parent != tmp_path}
-    assert left >= set(whole)
-    assert not left & set(half)
+    assert left >= set(complete)
+    assert not left & set(partial)
     assert not list(tmp_path.rglob(".part-*"))
 
 
 def test_a_data_folder_without_anything_is_fine(tmp_path: Path) -> None:
     CheckoutCache(tmp_path / "trees", {}).recover()
     BlobStore(tmp_path / "blobs").recover()
-    open_sources.recover(tmp_path / "mirrors")
+    source_factory.recover(tmp_path / "mirrors")
     assert not list(tmp_path.iterdir())

@@ -52,8 +52,8 @@ def test_a_host_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_build_command_is_no_test(capsys: pytest.CaptureFixture[str]) -> None:
-    found = {"stages": [stage("build", run("build"))], "jobs": [job("h1", 0, "build", passed=1)]}
-    assert "1 passed" not in "".join(print_lines(tables.format_stages(found), capsys))
+    detail = {"stages": [stage("build", run("build"))], "jobs": [job("h1", 0, "build", passed=1)]}
+    assert "1 passed" not in "".join(print_lines(tables.format_stages(detail), capsys))
 
 
 def test_a_passed_stage_without_tag_has_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,8 +98,8 @@ def test_a_revocation_is_shown_once() -> None:
         "run_number": 1, "revoked_at": 5.0, "stage": "unit", "revocation_reason": "flaky",
         "actor": "ann",
     }  # fmt: skip
-    found = build(tags=[tag, {**tag, "run_number": None}])
-    assert list(tables.format_build_footer(found)) == [("revoked", "tag unit: flaky")]
+    detail = build(tags=[tag, {**tag, "run_number": None}])
+    assert list(tables.format_build_footer(detail)) == [("revoked", "tag unit: flaky")]
 
 
 def test_decisions_are_shown() -> None:
@@ -107,7 +107,7 @@ def test_decisions_are_shown() -> None:
         return {"stage": stage, "kind": kind, "actor": "ann", "reason": reason}
 
     waits = stage("smoke", {**run("smoke", "waiting"), "ended_at": None}, False)
-    found = build(
+    detail = build(
         stages=[stage("unit", run()), waits],
         decisions=[
             decision("unit", "held", "no"),
@@ -115,7 +115,7 @@ def test_decisions_are_shown() -> None:
             decision("x", "approved", "ok"),
         ],
     )
-    assert list(tables.format_build_footer(found)) == [
+    assert list(tables.format_build_footer(detail)) == [
         ("held", "unit by ann, from its next run on: no"),
         ("held", "smoke by ann"),
         ("approved", "x by ann: ok"),

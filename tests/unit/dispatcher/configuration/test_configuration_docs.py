@@ -17,8 +17,8 @@ PAGE = (DOCS / "dispatcher-config.md").read_text("utf-8")
 
 
 def example(name: str) -> str:
-    (found,) = re.findall(rf"```toml\n(# {name}\n.*?)```", PAGE, re.DOTALL)
-    return str(found)
+    (text,) = re.findall(rf"```toml\n(# {name}\n.*?)```", PAGE, re.DOTALL)
+    return str(text)
 
 
 def keys(heading: str) -> dict[str, str]:
@@ -37,10 +37,10 @@ def test_the_example_of_a_tree() -> None:
 
 
 def test_the_example_of_the_dispatcher() -> None:
-    found = settings.parse(example("dispatcher.toml"), Path("/"))
-    assert settings.parse("", Path("/var/lib")).port == found.port
-    assert [source.kind for source in found.sources] == ["git", "directory"]
-    assert not [line for line in settings.explain(found) if line.startswith("warning")]
+    parsed = settings.parse(example("dispatcher.toml"), Path("/"))
+    assert settings.parse("", Path("/var/lib")).port == parsed.port
+    assert [source.kind for source in parsed.sources] == ["git", "directory"]
+    assert not [line for line in settings.explain(parsed) if line.startswith("warning")]
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ SIMPLE = [
 
 @pytest.mark.parametrize(("heading", "value"), SIMPLE)
 def test_defaults_are_those_that_are_told(heading: str, value: type) -> None:
-    said = {key: text.strip('`" ') for key, text in keys(heading).items()}
+    documented = {key: text.strip('`" ') for key, text in keys(heading).items()}
     checked = 0
     for each in dataclasses.fields(value):  # type: ignore[arg-type]
-        text = said.get(each.name, "")
+        text = documented.get(each.name, "")
         if isinstance(each.default, (int, float)) and text not in ("once", ""):
             seconds = duration()(text) if text.endswith("d") else float(text)
             assert seconds == each.default, each.name
@@ -81,8 +81,8 @@ def test_defaults_are_those_that_are_told(heading: str, value: type) -> None:
 
 
 def test_the_levels_that_are_meant_without_any() -> None:
-    (found,) = re.findall(r"^    (published = .*\n    ship = .*)$", PAGE, re.MULTILINE)
-    assert pipeline.parse(f"[levels]\n{found}\n").levels == pipeline.DEFAULT_LEVELS
+    (levels,) = re.findall(r"^    (published = .*\n    ship = .*)$", PAGE, re.MULTILINE)
+    assert pipeline.parse(f"[levels]\n{levels}\n").levels == pipeline.DEFAULT_LEVELS
 
 
 def test_the_bounds_are_those_that_are_told() -> None:

@@ -72,12 +72,12 @@ spec = "is not read here"
 
 
 def test_all_keys() -> None:
-    found = parse(FULL)
-    assert found.build == BuildConfig(
+    pipeline = parse(FULL)
+    assert pipeline.build == BuildConfig(
         "make dist\nmake check", "dist", ("src/**", "Makefile"), 600.0, ("linux",),
         (("A", "1"), ("B", "2")),
     )  # fmt: skip
-    assert found.stages == (
+    assert pipeline.stages == (
         Stage("unit", ("tests/unit",), ("fast", "net"), "tar xf dist.tar",
               environment=(("LANG", "C"),)),
         Stage("smoke", labels=("linux", "gpu"), hosts=3, mode=Mode.SHARD, needs=("unit",),
@@ -85,20 +85,23 @@ def test_all_keys() -> None:
         Stage("lint", lost=5),
         Stage("resilience", needs=("unit", "lint"), hosts=2, mode=Mode.TOGETHER, gate=Gate.MANUAL),
     )  # fmt: skip
-    assert found.levels == (Level("good", ("unit", "smoke")), Level("best", ("lint", "resilience")))
-    assert found.warnings == ()
+    assert pipeline.levels == (
+        Level("good", ("unit", "smoke")),
+        Level("best", ("lint", "resilience")),
+    )
+    assert pipeline.warnings == ()
 
 
 def test_a_tree_that_says_nothing_is_its_own_build() -> None:
-    found = parse("")
-    assert (found.build, found.stages, found.levels) == (None, (), DEFAULT_LEVELS)
-    (warning,) = found.warnings
+    pipeline = parse("")
+    assert (pipeline.build, pipeline.stages, pipeline.levels) == (None, (), DEFAULT_LEVELS)
+    (warning,) = pipeline.warnings
     assert "builds stay goop" in warning
 
 
 def test_a_stage_needs_the_one_before_it() -> None:
-    found = parse("[stages.a]\n[stages.b]\n[stages.c]\nneeds = []\n[stages.d]\n")
-    assert [stage.needs for stage in found.stages] == [(), ("a",), (), ("c",)]
+    pipeline = parse("[stages.a]\n[stages.b]\n[stages.c]\nneeds = []\n[stages.d]\n")
+    assert [stage.needs for stage in pipeline.stages] == [(), ("a",), (), ("c",)]
 
 
 def test_levels_that_are_out_of_reach_are_a_warning() -> None:
@@ -238,14 +241,14 @@ def test_whatever_is_written_is_refused_in_words_or_understood(data: st.DataObje
     for key, value in data.draw(st.dictionaries(fields, JUNK)).items():
         lines.append(f"{key} = {toml(value)}")
     try:
-        found = parse("\n".join(lines))
+        pipeline = parse("\n".join(lines))
     except InvalidConfig as error:
-        words = [str(error)]
-        found = PipelineConfig()
+        messages = [str(error)]
+        pipeline = PipelineConfig()
     else:
-        words = explain(found)
-    assert all(each.isprintable() for each in words)
-    assert from_json(json.loads(json.dumps(found.as_json))) == found
+        messages = explain(pipeline)
+    assert all(each.isprintable() for each in messages)
+    assert from_json(json.loads(json.dumps(pipeline.as_json))) == pipeline
 
 
 def toml(value: Any) -> str:
@@ -259,12 +262,12 @@ def toml(value: Any) -> str:
 
 
 def test_a_row_keeps_all_of_it() -> None:
-    found = parse(FULL)
-    row = json.loads(json.dumps(found.as_json))
-    assert from_json(row) == found
+    pipeline = parse(FULL)
+    row = json.loads(json.dumps(pipeline.as_json))
+    assert from_json(row) == pipeline
     assert from_json(parse("").as_json) == parse("")
     row["stages"][0]["of_a_newer_version"] = 1
-    assert from_json(row) == found
+    assert from_json(row) == pipeline
 
 
 @pytest.mark.parametrize("field", [each.name for each in dataclasses.fields(Stage)])

@@ -25,11 +25,11 @@ def test_jobs_of_a_run_that_is_over_are_stopped(store: Store) -> None:
 def test_lost_jobs_are_those_of_one_host_of_late_newest_first(store: Store) -> None:
     with store.write() as connection:
         run = add_run(connection, add_build(connection))
-        found = add_jobs(connection, run, "h1", "h2", "h1")
-        for job in found:
+        job_ids = add_jobs(connection, run, "h1", "h2", "h1")
+        for job in job_ids:
             assert jobs.apply_event(connection, job, JobEvent.LOSE)
         lost = jobs.list_lost_on_host(connection, "h1", 0.0, 10)
-        assert [job.id for job in lost] == [found[0], found[2]]
+        assert [job.id for job in lost] == [job_ids[0], job_ids[2]]
         assert {job.state for job in lost} == {JobState.LOST}
         assert len(jobs.list_lost_on_host(connection, "h1", 0.0, 1)) == 1
         assert jobs.list_lost_on_host(connection, "h1", 4.0, 10) == []
@@ -41,9 +41,9 @@ def test_a_host_goes_down_once_and_for_each_new_reason(store: Store) -> None:
         assert hosts.mark_down(connection, "h1", "no route")
         assert not hosts.mark_down(connection, "h1", "no route")
         assert hosts.mark_down(connection, "h1", "refused")
-        found = hosts.get(connection, "h1")
-        assert found is not None
-        assert (found.state, found.reason) == (HostState.DOWN, "refused")
+        host = hosts.get(connection, "h1")
+        assert host is not None
+        assert (host.state, host.reason) == (HostState.DOWN, "refused")
 
 
 KEPT = [HostState.DRAINING, HostState.QUARANTINED, HostState.STARTING]
@@ -54,10 +54,10 @@ def test_silence_changes_nothing_of_what_was_decided(store: Store, state: HostSt
     with store.write() as connection:
         hosts.configure(connection, Host("h1", "popen", state=state, reason="why"))
         assert not hosts.mark_down(connection, "h1", "no route")
-        found = hosts.get(connection, "h1")
-        assert found is not None
-        assert (found.state, found.reason) == (state, "why")
+        host = hosts.get(connection, "h1")
+        assert host is not None
+        assert (host.state, host.reason) == (state, "why")
         hosts.set_reason(connection, "h1", "other words")
-        found = hosts.get(connection, "h1")
-        assert found is not None
-        assert (found.state, found.reason) == (state, "other words")
+        host = hosts.get(connection, "h1")
+        assert host is not None
+        assert (host.state, host.reason) == (state, "other words")

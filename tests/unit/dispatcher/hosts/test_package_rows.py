@@ -24,7 +24,7 @@ def package(folder: Path, *executions: tuple[int, int, Execution]) -> package_ro
 
 
 def test_each_test_is_a_row_and_its_last_try_counts(tmp_path: Path) -> None:
-    found = package(
+    stored = package(
         tmp_path,
         (0, 1, Execution(0, exit_status=1, duration=9.0)),
         (0, 2, Execution(0, 2, exit_status=0, duration=0.5)),
@@ -32,14 +32,14 @@ def test_each_test_is_a_row_and_its_last_try_counts(tmp_path: Path) -> None:
         (2, 1, Execution(2, problem=Problem.UNMET_REQUIREMENT, detail="requires docker")),
         (3, 1, Execution(3, problem=Problem.HOST_LOST)),
     )
-    assert found.end_reason == "completed"
-    assert found.results == [
+    assert stored.end_reason == "completed"
+    assert stored.results == [
         ResultRow(0, "test_0.sh", "passed", "exit 0", 0.5, 2),
         ResultRow(1, "test_1.sh", "failed", "killed by SIGSEGV", 0.25),
         ResultRow(2, "test_2.sh", "skipped", "not run: requires docker", 0.0),
         ResultRow(3, "test_3.sh", "error", "host lost", 0.0, 1, True),
     ]
-    assert found.durations == {"test_0.sh": 0.5}
+    assert stored.durations == {"test_0.sh": 0.5}
 
 
 def test_cases_and_their_numbers_are_rows(tmp_path: Path) -> None:
@@ -49,12 +49,12 @@ def test_cases_and_their_numbers_are_rows(tmp_path: Path) -> None:
     ]
     parsed = ParsedOutput("junit", cases)
     rest = [(n, 1, Execution(n, exit_status=0)) for n in (1, 2, 3)]
-    found = package(tmp_path, (0, 1, Execution(0, exit_status=1, parsed=parsed)), *rest)
-    assert found.cases == [
+    rows = package(tmp_path, (0, 1, Execution(0, exit_status=1, parsed=parsed)), *rest)
+    assert rows.cases == [
         CaseRow(0, 0, "speed > one", "passed", "", 0.5),
         CaseRow(0, 1, "two", "failed", "boom"),
     ]
-    assert found.measurements == [MeasurementRow(0, 1, "n", 4.0, "ms")]
+    assert rows.measurements == [MeasurementRow(0, 1, "n", 4.0, "ms")]
 
 
 def test_of_cases_and_numbers_beyond_all_reason_the_first_are_kept(
@@ -65,15 +65,15 @@ def test_of_cases_and_numbers_beyond_all_reason_the_first_are_kept(
     cases = [Case(str(n), "passed", properties=(("a", "1"), ("b", "2"))) for n in range(3)]
     parsed = ParsedOutput("junit", [*cases, Case("red", "failed")])
     rows = [(n, 1, Execution(n, exit_status=0, duration=-5.0, parsed=parsed)) for n in range(4)]
-    found = package(tmp_path, *rows)
-    assert [(row.test, row.name) for row in found.cases] == [
+    stored = package(tmp_path, *rows)
+    assert [(row.test, row.name) for row in stored.cases] == [
         (0, "0"), (0, "1"), (0, "2"), (0, "red"), (1, "0"),
     ]  # fmt: skip
-    assert [(row.case, row.name) for row in found.measurements] == [(0, "a"), (0, "b"), (1, "a")]
+    assert [(row.case, row.name) for row in stored.measurements] == [(0, "a"), (0, "b"), (1, "a")]
     # The verdict counts all cases, also those without a row.
-    assert [row.outcome for row in found.results] == ["failed"] * 4
-    assert {row.duration for row in found.results} == {0.0}
-    assert found.detail == "only the first 5 cases and 3 measurements are stored"
+    assert [row.outcome for row in stored.results] == ["failed"] * 4
+    assert {row.duration for row in stored.results} == {0.0}
+    assert stored.detail == "only the first 5 cases and 3 measurements are stored"
 
 
 @pytest.mark.parametrize("missing", range(4))

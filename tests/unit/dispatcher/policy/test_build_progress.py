@@ -29,7 +29,7 @@ from dispatcher.model import (
     Tag,
     state_after,
 )
-from dispatcher.policy.build_actions import (
+from dispatcher.policy.action_types import (
     ROW_CHANGES,
     Action,
     AddRun,
@@ -59,7 +59,7 @@ from dispatcher.policy.build_actions import (
     make_examine_task,
     make_run_key,
 )
-from dispatcher.policy.build_actions import TestsToSplit as Split
+from dispatcher.policy.action_types import TestsToSplit as Split
 from dispatcher.policy.build_progress import decide
 
 NOW = 1000.0
@@ -98,8 +98,8 @@ def run(stage: str, state: StageState, number: int = 1, id: int = 0, **more: Any
 
 
 def job(run: StageRun, state: JobState, part: int = 0, attempt: int = 1, **more: Any) -> Job:
-    how = "" if state.is_open or state is JobState.LOST else "completed"
-    fields = {"end_reason": how, "package_digest": how and f"package-{part}", **more}
+    end_reason = "" if state.is_open or state is JobState.LOST else "completed"
+    fields = {"end_reason": end_reason, "package_digest": end_reason and f"package-{part}", **more}
     return Job(f"j{part}-{attempt}", run.id, f"h{part}", part, attempt, state, **fields)
 
 
@@ -587,8 +587,8 @@ def test_every_build_ends_with_nothing_left_to_do(
             ended = data.draw(st.sampled_from(open_jobs))
             state = data.draw(st.sampled_from([DONE, DONE, DONE, LOST]))
             failed = data.draw(st.sampled_from([0, 0, 0, 1]))
-            how = "completed" if state is DONE else ""
-            new = replace(ended, state=state, end_reason=how, package_digest=how)
+            end_reason = "completed" if state is DONE else ""
+            new = replace(ended, state=state, end_reason=end_reason, package_digest=end_reason)
             counts[new.id] = OutcomeCounts(2, failed if state is DONE else 0)
             jobs = tuple(new if each is ended else each for each in current.jobs)
             harvested = tuple((each.id, counts[each.id]) for each in jobs if each.package_digest)

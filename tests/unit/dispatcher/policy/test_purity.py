@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[4]
 #: Modules of values: rows and configuration.
 VALUES = [
-    "dispatcher.model", "dispatcher.configuration.path_patterns",
+    "dispatcher.model", "dispatcher.configuration.glob_patterns",
     "dispatcher.configuration.pipeline", "dispatcher.configuration.settings",
 ]  # fmt: skip
 #: Modules with which both packages read configuration.

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection
 
 from dispatcher.model import InvalidTransition, JobEvent, JobState, OutcomeCounts
-from dispatcher.store import Store, audit, jobs, results, retention
+from dispatcher.store import Store, audit, jobs, result_retention, results
 from dispatcher.store.results import (
     CaseRow,
     HarvestOutcome,
@@ -139,9 +139,9 @@ def test_retention_removes_results_and_keeps_the_package_digest(store: Store) ->
     with store.write() as connection:
         build, _, job = add_all(connection)
         harvest(connection, job)
-        assert "p1" in retention.list_referenced_digests(connection)
-        retention.remove_results(connection, build, 10.0)
-        assert "p1" not in retention.list_referenced_digests(connection)
+        assert "p1" in result_retention.list_referenced_digests(connection)
+        result_retention.remove_results(connection, build, 10.0)
+        assert "p1" not in result_retention.list_referenced_digests(connection)
         left = "SELECT (SELECT count(*) FROM result), (SELECT count(*) FROM case_result)"
         assert connection.exec_driver_sql(left).one() == (0, 0)
         assert harvest(connection, job) is HarvestOutcome.REPEATED

@@ -25,6 +25,7 @@ from dispatcher.model import (
 )
 from dispatcher.store import (
     Store,
+    api_queries,
     audit,
     builds,
     changes,
@@ -32,11 +33,10 @@ from dispatcher.store import (
     hosts,
     jobs,
     key_values,
-    retention,
+    result_retention,
     stage_runs,
     tables,
     tags,
-    views,
 )
 
 from ..row_factories import add_all, add_build, add_built, add_jobs, add_run, give_up, uuid
@@ -160,7 +160,7 @@ def test_only_what_was_built_here_and_is_still_there_is_reused(store: Store) -> 
         assert builds.find_reusable(connection, elsewhere, "same") is None
         assert builds.find_reusable(connection, source, "other") is None
         assert builds.find_reusable(connection, source, "") is None
-        retention.remove_results(connection, first, 9.0)
+        result_retention.remove_results(connection, first, 9.0)
         assert builds.find_reusable(connection, source, "same") is None
 
 
@@ -358,7 +358,7 @@ def test_a_list_takes_three_queries_however_long_it_is(store: Store) -> None:
 
     def read() -> None:
         with store.read() as connection:
-            rows = views.list_builds(connection)
+            rows = api_queries.list_builds(connection)
         assert [each.build.id for each in rows] == list(range(30, 0, -1))
         assert {(len(each.runs), len(each.tags)) for each in rows} == {(1, 1)}
 
@@ -372,8 +372,10 @@ def test_lists_are_filtered_and_go_on(store: Store) -> None:
         builds.set_level(connection, 4, "ship")
 
         def numbers(limit: int = 50, **fields: object) -> list[int]:
-            conditions = views.BuildFilter(**fields)
-            return [each.build.id for each in views.list_builds(connection, conditions, limit)]
+            conditions = api_queries.BuildFilter(**fields)
+            return [
+                each.build.id for each in api_queries.list_builds(connection, conditions, limit)
+            ]
 
         assert numbers(branch="main") == [6, 4, 2]
         assert numbers(level="ship") == [4]
@@ -393,8 +395,8 @@ def test_a_build_is_read_with_all_its_rows(store: Store) -> None:
 
     def read() -> None:
         with store.read() as connection:
-            detail = views.get_build_detail(connection, build)
-            assert views.get_build_detail(connection, 99) is None
+            detail = api_queries.get_build_detail(connection, build)
+            assert api_queries.get_build_detail(connection, 99) is None
         assert detail is not None
         assert [each.host for each in detail.jobs] == ["h1", "h2"]
         assert detail.view.change.revision == "abc"
@@ -410,13 +412,15 @@ def test_old_results_go_and_builds_stay(store: Store) -> None:
         old = [add_built(connection, f"d{number}", "i") for number in range(5)]
         builds.set_level(connection, old[0], "ship")
         add_run(connection, old[1])
-        expired = retention.list_expired_builds(connection, before=9.0, keep=1, levels=["ship"])
+        expired = result_retention.list_expired_builds(
+            connection, before=9.0, keep=1, levels=["ship"]
+        )
         assert expired == old[2:4]
-        assert retention.list_expired_builds(connection, before=0.5, keep=0) == []
-        assert retention.remove_results(connection, old[2], 9.0)
-        assert not retention.remove_results(connection, old[2], 9.0)
-        assert retention.list_expired_builds(connection, before=9.0, keep=1, levels=["ship"]) == [
-            old[3]
-        ]
-        assert retention.list_referenced_digests(connection) == {"d0", "d1", "d3", "d4"}
+        assert result_retention.list_expired_builds(connection, before=0.5, keep=0) == []
+        assert result_retention.remove_results(connection, old[2], 9.0)
+        assert not result_retention.remove_results(connection, old[2], 9.0)
+        assert result_retention.list_expired_builds(
+            connection, before=9.0, keep=1, levels=["ship"]
+        ) == [old[3]]
+        assert result_retention.list_referenced_digests(connection) == {"d0", "d1", "d3", "d4"}
         assert builds.get(connection, old[2]) is not None

@@ -12,27 +12,27 @@ REGENERATE = "generate it again: python -m dispatcher.web.openapi > docs/openapi
 
 def extract_contract(document: dict[str, Any]) -> dict[str, Any]:
     """Return the part on which clients rely; the rest depends on versions of libraries."""
-    found: dict[str, Any] = {}
+    contract: dict[str, Any] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             parameters = [
                 (p["in"], p["name"], p["required"]) for p in operation.get("parameters", [])
             ]
             body = json.dumps(operation.get("requestBody", {}), sort_keys=True)
-            found[f"{method} {path}"] = (
+            contract[f"{method} {path}"] = (
                 operation["operationId"], sorted(parameters), sorted(operation["responses"]), body
             )  # fmt: skip
     for name, schema in document["components"]["schemas"].items():
-        found[name] = (sorted(schema.get("properties", {})), sorted(schema.get("required", [])))
-    return found
+        contract[name] = (sorted(schema.get("properties", {})), sorted(schema.get("required", [])))
+    return contract
 
 
 def test_the_document_is_that_of_the_program() -> None:
-    wanted, found = (
+    wanted, documented = (
         extract_contract(json.loads(document_text())),
         extract_contract(json.loads(FILE.read_text())),
     )
-    assert found == wanted, REGENERATE
+    assert documented == wanted, REGENERATE
 
 
 def test_every_operation_is_named_once_and_explained() -> None:

@@ -27,8 +27,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_trust_in_three_commands(run, tmp_path: Path) -> None:
-    for words in (["init"], ["issue", "web1"], ["issue", "--client", "laptop"]):
-        done = run("ca", *words)
+    for arguments in (["init"], ["issue", "web1"], ["issue", "--client", "laptop"]):
+        done = run("ca", *arguments)
         assert done.exit_code == 0, done.output
     for path in (tmp_path / "web1.pem", tmp_path / "config" / "nosejobs" / "client.pem"):
         assert "PRIVATE KEY" in path.read_text()
@@ -40,8 +40,8 @@ def test_a_bundle_is_not_overwritten_and_nothing_is_issued_in_vain(run, tmp_path
     run("ca", "init")
     run("ca", "issue", "web1")
     before = (tmp_path / "web1.pem").read_text()
-    for words in (["issue", "web1"], ["renew", "web1"]):
-        done = run("ca", *words)
+    for arguments in (["issue", "web1"], ["renew", "web1"]):
+        done = run("ca", *arguments)
         assert done.exit_code == 2
         assert "web1.pem exists\n  try: --force, or --out another file" in done.output
     assert (tmp_path / "web1.pem").read_text() == before

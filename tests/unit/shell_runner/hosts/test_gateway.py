@@ -25,7 +25,7 @@ def test_the_proxy_is_told_what_a_kind_needs() -> None:
     }  # fmt: skip
 
 
-class Said:
+class ErrorFile:
     """A file of error messages with a given text."""
 
     def __init__(self, text: str) -> None:
@@ -35,17 +35,17 @@ class Said:
         return self._text
 
 
-def explained(spec: str, said: str, monkeypatch: pytest.MonkeyPatch) -> HostOpenError:
+def explain(spec: str, said: str, monkeypatch: pytest.MonkeyPatch) -> HostOpenError:
     (parsed,) = parse_specs([spec], {"web1": HostEntry("web1", "popen")})
     gateway = gateways.Gateway.__new__(gateways.Gateway)
     monkeypatch.setattr(gateway, "spec", parsed, raising=False)
-    monkeypatch.setattr(gateway, "_errors", Said(said), raising=False)
+    monkeypatch.setattr(gateway, "_errors", ErrorFile(said), raising=False)
     return gateway._explain_failure(None)
 
 
 def test_a_complaint_of_tls_is_shown_with_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = tls.CannotConnect("no agent at h:7422", "start one {there}").format_for_error_file()
-    error = explained("agent=h", f"nosejobs-pid: 1\n{said}", monkeypatch)
+    text = tls.CannotConnect("no agent at h:7422", "start one {there}").format_for_error_file()
+    error = explain("agent=h", f"nosejobs-pid: 1\n{text}", monkeypatch)
     assert str(error) == "host h: no agent at h:7422\n  try: start one {there}"
 
 
@@ -53,8 +53,8 @@ def test_a_bare_name_that_is_not_reached_may_have_been_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = tls.CannotConnect(
+    text = tls.CannotConnect(
         "the name wbe1 is unknown", "check the spelling"
     ).format_for_error_file()
-    error = explained("wbe1", said, monkeypatch)
+    error = explain("wbe1", text, monkeypatch)
     assert error.hint == "check the spelling; did you mean 'web1' of nosejobs.toml?"

@@ -7,18 +7,18 @@ def watch(
     monitor: SilenceMonitor, begin: float, end: float, last_heard: float
 ) -> list[tuple[float, HostHealth]]:
     """Return the time and result of each check from ``begin`` to ``end`` that is not ALIVE."""
-    found, now = [], begin
+    checks, now = [], begin
     while now <= end:
         health = monitor.check(now, last_heard)
         if health is not HostHealth.ALIVE:
-            found.append((round(now, 3), health))
+            checks.append((round(now, 3), health))
         now += monitor.interval
-    return found
+    return checks
 
 
 def test_a_silent_host_is_asked_each_quarter_and_lost_at_the_limit() -> None:
-    found = watch(SilenceMonitor(10.0, 100.0), 100.0, 110.0, last_heard=100.0)
-    assert found == [
+    checks = watch(SilenceMonitor(10.0, 100.0), 100.0, 110.0, last_heard=100.0)
+    assert checks == [
         (102.5, HostHealth.PING_DUE), (105.0, HostHealth.PING_DUE),
         (107.5, HostHealth.PING_DUE), (110.0, HostHealth.LOST),
     ]  # fmt: skip

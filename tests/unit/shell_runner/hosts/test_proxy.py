@@ -75,10 +75,10 @@ def fake_ssh(folder: Path, code: str) -> None:
 
 
 def test_it_starts_ssh_with_its_complaints_in_the_file(tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    fake_ssh(tmp_path, f"json.dump(sys.argv, open({str(told)!r}, 'w'))\nsys.stderr.write('oops')")
+    argv = tmp_path / "told"
+    fake_ssh(tmp_path, f"json.dump(sys.argv, open({str(argv)!r}, 'w'))\nsys.stderr.write('oops')")
     done, errors = run_proxy(tmp_path, str(tmp_path))
-    assert json.loads(told.read_text())[-1].endswith("BOOT'")
+    assert json.loads(argv.read_text())[-1].endswith("BOOT'")
     assert proxy.PID_LINE.match(errors)
     assert errors.endswith("\noops")
     assert (done.stdout, done.stderr) == ("", "")
@@ -93,9 +93,9 @@ def test_what_the_host_says_passes_the_guard(tmp_path: Path) -> None:
 def test_a_hostile_host_is_ended_with_a_reason(tmp_path: Path) -> None:
     fake_ssh(tmp_path, "os.write(1, b'1' + bytes(9)); sys.stdin.read(); open('ended', 'w')")
     done, errors = run_proxy(tmp_path, str(tmp_path))
-    found = proxy.REASON_LINE.search(errors)
-    assert found is not None
-    assert "STATUS" in found[1]
+    match = proxy.REASON_LINE.search(errors)
+    assert match is not None
+    assert "STATUS" in match[1]
     assert done.stdout in ("", "1")
     assert done.returncode == 1
 

@@ -68,9 +68,9 @@ def test_specs(text: str, expected: HostSpec) -> None:
 
 
 def test_options_and_commas_add_up_and_names_are_unique() -> None:
-    found = parse_specs(["popen, 2*popen", "big", "popen"], INVENTORY)
-    assert [spec.id for spec in found] == ["popen", "popen-2", "big", "popen-3"]
-    assert [spec.slots for spec in found] == [1, 2, 8, 1]
+    specs = parse_specs(["popen, 2*popen", "big", "popen"], INVENTORY)
+    assert [spec.id for spec in specs] == ["popen", "popen-2", "big", "popen-3"]
+    assert [spec.slots for spec in specs] == [1, 2, 8, 1]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_a_file_is_no_host_unless_it_is_said(
 
 
 def test_only_popen_uses_the_tree_in_place() -> None:
-    found = [spec.is_in_place for spec in parse_specs(["popen", "ssh=h", "agent=h"], {})]
-    assert found == [True, False, False]
+    in_place = [spec.is_in_place for spec in parse_specs(["popen", "ssh=h", "agent=h"], {})]
+    assert in_place == [True, False, False]
 
 
 def test_a_host_of_the_inventory_takes_options() -> None:

@@ -26,11 +26,11 @@ def test_each_state_is_explained(word: str) -> None:
 
 def test_the_receiver_of_the_manual_knows_what_is_genuine() -> None:
     code = TEXT.partition("<!-- verify.py -->\n```python\n")[2].partition("```")[0]
-    found: dict[str, Any] = {}
-    exec(code, found)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
     header = webhook.sign("sécret", b"{}")
-    assert found["is_genuine"](b"{}", header, "sécret")
-    assert not found["is_genuine"](b"{} ", header, "sécret")
+    assert namespace["is_genuine"](b"{}", header, "sécret")
+    assert not namespace["is_genuine"](b"{} ", header, "sécret")
 
 
 def test_the_manual_says_how_often_an_address_is_tried() -> None:

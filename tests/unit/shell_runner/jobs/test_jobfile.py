@@ -28,7 +28,7 @@ def job(folder: Path, text: str, **options: Any) -> JobDescription:
 
 
 def test_all_of_it(folder: Path) -> None:
-    found = job(
+    description = job(
         folder,
         """
 tests = "t"
@@ -62,7 +62,7 @@ A = "1"
         "make install", 600.0, (("A", "1"),), ("CI_*",), 4, 7200.0, 1, 2, "failed", 0.5,
         64_000, 1 << 30, True, (), "https://example.org/hook", "s3",
     )  # fmt: skip
-    assert found == JobDescription(
+    assert description == JobDescription(
         folder / "t", folder / "b", ("net/*",), 30.0, config, "nightly", ("a", "b"), -3,
         ("*.bin",), ("old/",),
     )  # fmt: skip
@@ -81,9 +81,9 @@ def test_json_says_the_same(folder: Path) -> None:
 
 def test_options_win_and_lists_grow(folder: Path) -> None:
     text = 'tests = "t"\nname = "a"\nlabels = ["x"]\nenvironment = {A = "1", B = "1"}'
-    found = job(folder, text, name="b", labels=("y",), environment={"B": "2"}, job_timeout="1m")
-    assert (found.name, found.labels, found.config.timeout) == ("b", ("x", "y"), 60.0)
-    assert found.config.environment == (("A", "1"), ("B", "2"))
+    parsed = job(folder, text, name="b", labels=("y",), environment={"B": "2"}, job_timeout="1m")
+    assert (parsed.name, parsed.labels, parsed.config.timeout) == ("b", ("x", "y"), 60.0)
+    assert parsed.config.environment == (("A", "1"), ("B", "2"))
 
 
 def test_options_are_enough(folder: Path) -> None:
@@ -191,5 +191,5 @@ def test_the_schema_says_what_the_program_says(folder: Path, key: str, value: An
 
 
 def test_a_host_takes_what_was_checked(folder: Path) -> None:
-    found = job(folder, 'tests = "t"\ngrace = 1\n[environment]\nA = "1"').config
-    assert parse_config(json.loads(json.dumps(found._asdict()))) == found
+    config = job(folder, 'tests = "t"\ngrace = 1\n[environment]\nA = "1"').config
+    assert parse_config(json.loads(json.dumps(config._asdict()))) == config

@@ -70,8 +70,8 @@ class FakeGateway:
             if message[0] != "call":
                 continue
             frames = answer({}) if message[1] == "hello" else type(self).answers(*message[1:])
-            for each in frames:
-                self._on_frame(each)
+            for response in frames:
+                self._on_frame(response)
 
     def send_if_room(self, frame: bytes, timeout: float) -> bool:
         return True
@@ -93,8 +93,8 @@ class FakeGateway:
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobClient]:
     monkeypatch.setattr(session, "Gateway", FakeGateway)
     monkeypatch.setattr("shell_runner.jobs.reconnecting_client.backoff", lambda number: 0.0)
-    with JobClient(HOST) as found:
-        yield found
+    with JobClient(HOST) as job_client:
+        yield job_client
 
 
 def set_answers(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> None:
@@ -103,17 +103,17 @@ def set_answers(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> None:
 
 def assert_message_is_safe(error: BaseException) -> None:
     """Check that the message names the host and is safe to show."""
-    words = str(error)
-    assert words.startswith("host h1: ")
-    assert "\x1b" not in words
-    assert "\r" not in words
-    assert len(words) < 2000
+    message = str(error)
+    assert message.startswith("host h1: ")
+    assert "\x1b" not in message
+    assert "\r" not in message
+    assert len(message) < 2000
 
 
 def test_what_is_true_is_believed(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
     set_answers(monkeypatch, lambda name, arguments: answer(REPORT))
-    found = client.get_job(ID)
-    assert (found.job.id, found.job.outcomes, found.tests) == (
+    report = client.get_job(ID)
+    assert (report.job.id, report.job.outcomes, report.tests) == (
         ID, {"passed": 1}, ("tree", "a" * 64, 3, "t"),
     )  # fmt: skip
 
@@ -202,9 +202,9 @@ def test_no_text_of_a_host_drives_a_terminal(
     lie = {**REPORT, **texts, "labels": [ESCAPE], "failed": failed, "config": config}
     set_answers(monkeypatch, lambda name, arguments: answer(lie))
     shown = client.get_job(ID)
-    words = [shown.job.name, shown.job.detail, *shown.job.labels, shown.failed[0].nodeid]
-    words += [shown.config["install"], shown.config["environment"][0][1], shown.worker_error]
-    assert all(word.isprintable() for word in words)
+    shown_texts = [shown.job.name, shown.job.detail, *shown.job.labels, shown.failed[0].nodeid]
+    shown_texts += [shown.config["install"], shown.config["environment"][0][1], shown.worker_error]
+    assert all(word.isprintable() for word in shown_texts)
     assert "secret" not in shown.config
 
 
@@ -226,17 +226,17 @@ def test_a_flood_ends_the_host(client: JobClient, monkeypatch: pytest.MonkeyPatc
 def test_one_that_hangs_up_is_asked_again_a_few_times(
     client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    requests = []
 
     def hang_up(name: str, arguments: dict[str, Any]) -> list[Any]:
-        asked.append(name)
+        requests.append(name)
         return [None]
 
     set_answers(monkeypatch, hang_up)
     with pytest.raises(HostLost) as caught:
         client.get_job(ID)
     assert_message_is_safe(caught.value)
-    assert len(asked) == 4
+    assert len(requests) == 4
 
 
 def test_a_job_that_was_not_asked_for_is_not_acknowledged(
@@ -359,8 +359,8 @@ def test_changes_that_are_true_are_believed(
     set_answers(
         monkeypatch, lambda name, values: answer({**CHANGES, "jobs": [JOB], "gone": [OTHER]})
     )
-    found = client.await_changes({ID: "running", OTHER: "running"})
-    assert ([job.state for job in found.jobs], found.gone) == (["ready"], (OTHER,))
+    changes = client.await_changes({ID: "running", OTHER: "running"})
+    assert ([job.state for job in changes.jobs], changes.gone) == (["ready"], (OTHER,))
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,9 @@ def test_files_of_a_host_are_found_from_other_folders(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.pem").write_text("")
     submitted_jobs.add(SubmittedJob(A, replace(HOST, credentials="my.pem"), time.time()))
-    found = submitted_jobs.find(A)
-    assert found is not None
-    assert found.host.credentials == str(tmp_path / "my.pem")
+    submitted = submitted_jobs.find(A)
+    assert submitted is not None
+    assert submitted.host.credentials == str(tmp_path / "my.pem")
 
 
 @pytest.mark.parametrize(

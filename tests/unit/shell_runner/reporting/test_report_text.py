@@ -49,15 +49,15 @@ def test_a_tail_is_the_last_50_lines() -> None:
 
 
 def test_a_tail_of_a_cut_stream_has_nothing_of_its_head() -> None:
-    found = format_tail(stream(b"head" * 10 + b"x" * 1000 + b"\nend\n", 80))
-    assert found.startswith("[... the end of 1,045 bytes ...]\n")
-    assert found.endswith("\nend\n")
-    assert "head" not in found
+    tail = format_tail(stream(b"head" * 10 + b"x" * 1000 + b"\nend\n", 80))
+    assert tail.startswith("[... the end of 1,045 bytes ...]\n")
+    assert tail.endswith("\nend\n")
+    assert "head" not in tail
 
 
 def test_long_lines_are_shortened() -> None:
-    found = format_tail(stream(b"x" * 5000 + b"\nend\n"))
-    assert found == f"[... 3,001 characters ...]{'x' * 1999}\nend\n"
+    tail = format_tail(stream(b"x" * 5000 + b"\nend\n"))
+    assert tail == f"[... 3,001 characters ...]{'x' * 1999}\nend\n"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,6 @@ def test_a_failure_says_what_was_written_and_where_it_is(
     artifacts = tuple((str(number), 1) for number in range(count))
     execution = Execution(1, exit_status=1, artifacts=artifacts, artifacts_omitted=left)
     place = FailureContext("test_a", "./test_a", "test_a", files=files)
-    found = describe_failure(model.Test(1, "test_a"), execution, place)
-    took = next(number for number, line in enumerate(found.lines) if line.startswith("took"))
-    assert list(found.lines[took + 1 :]) == [*words, "rerun    test_a", "output   none"]
+    text = describe_failure(model.Test(1, "test_a"), execution, place)
+    took = next(number for number, line in enumerate(text.lines) if line.startswith("took"))
+    assert list(text.lines[took + 1 :]) == [*words, "rerun    test_a", "output   none"]

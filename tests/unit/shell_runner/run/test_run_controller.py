@@ -133,16 +133,16 @@ class Hosts:
         return self.controller._hosts[host.id]
 
     def finished(self) -> list[tuple[int, int]]:
-        found = []
+        results = []
         while not self.controller.results.empty():
             batch = self.controller.results.get()
             assert isinstance(batch, list)
-            found += [
+            results += [
                 (each.execution.id, each.execution.attempt)
                 for each in batch
                 if isinstance(each, Finished)
             ]
-        return found
+        return results
 
 
 def test_an_answer_counts_once_and_only_from_who_was_asked() -> None:

@@ -49,9 +49,9 @@ def reads(root: Path, monkeypatch: pytest.MonkeyPatch) -> Reads:
     monkeypatch.setattr(builtins, "open", spy)
 
     def since() -> list[str]:
-        found = sorted(opened)
+        names = sorted(opened)
         opened.clear()
-        return found
+        return names
 
     return since
 
@@ -94,9 +94,9 @@ def test_a_young_file_is_read_again(
 
 def test_a_change_that_keeps_size_and_mtime_is_seen(root: Path) -> None:
     before = digests(scan(root, []))
-    found = (root / "a").stat()
+    status = (root / "a").stat()
     (root / "a").write_text("A")
-    os.utime(root / "a", ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.utime(root / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert digests(scan(root, []))["a"] != before["a"]
 
 
@@ -162,9 +162,9 @@ def test_trees_that_nobody_scans_are_forgotten(root: Path) -> None:
 
 def test_what_takes_long_is_told(root: Path) -> None:
     write_program(root / "large", b"x" * (3 << 20))
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     for number in range(300):
         write_program(root / f"n{number}", "1")
-    scan(root, [], progress=lambda done, total: told.append((done, total)))
-    assert told
-    assert {total for _, total in told} == {(3 << 20) + 300 + len("ad/bd/c")}
+    scan(root, [], progress=lambda done, total: reported.append((done, total)))
+    assert reported
+    assert {total for _, total in reported} == {(3 << 20) + 300 + len("ad/bd/c")}

@@ -44,8 +44,8 @@ def test_with_git_what_it_tracks_and_would_track(root: Path) -> None:
     write_program(root / "test_ignored.sh", "")
     expected = [".gitignore", "data/x.txt", "test_a.sh", "tracked"]
     assert names(scan(root, [])) == expected
-    found = names(scan(root, ["test_ignored.sh"]))
-    assert found == sorted([*expected, "test_ignored.sh"])
+    shipped = names(scan(root, ["test_ignored.sh"]))
+    assert shipped == sorted([*expected, "test_ignored.sh"])
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_links_inside_stay_links_and_links_out_become_files(root: Path, tmp_path
     (root / "folder").symlink_to("data")
     (root / "dangling").symlink_to("nothing")
     (root / "out_dangling").symlink_to("/no/such")
-    found = {entry.path: entry for entry in scan(root, []).entries}
-    assert found["in"] == ManifestEntry("in", LINK, 0, "data/x.txt")
-    assert found["folder"] == ManifestEntry("folder", LINK, 0, "data")
-    assert found["dangling"] == ManifestEntry("dangling", LINK, 0, "nothing")
-    assert (found["out"].kind, found["out"].mode, found["out"].size) == (FILE, 0o750, 3)
-    assert "out_dangling" not in found
+    entries = {entry.path: entry for entry in scan(root, []).entries}
+    assert entries["in"] == ManifestEntry("in", LINK, 0, "data/x.txt")
+    assert entries["folder"] == ManifestEntry("folder", LINK, 0, "data")
+    assert entries["dangling"] == ManifestEntry("dangling", LINK, 0, "nothing")
+    assert (entries["out"].kind, entries["out"].mode, entries["out"].size) == (FILE, 0o750, 3)
+    assert "out_dangling" not in entries
 
 
 def test_a_file_that_git_knows_and_that_is_gone_is_left_out(root: Path) -> None:
@@ -127,12 +127,12 @@ class Host:
         self.answers: dict[str, list[object]] = {}
 
     def send(self, frame: bytes) -> None:
-        found = frames.unpack_frame(frame)
-        if isinstance(found, tuple):
+        content = frames.unpack_frame(frame)
+        if isinstance(content, tuple):
             self.blobs.append(frame)
-            self._take(*found)
+            self._take(*content)
             return
-        for name, *arguments in found:
+        for name, *arguments in content:
             if name == "tree":
                 self.store.acquire()
                 self.entries, parts = self.store.read_manifest(*arguments)
@@ -259,13 +259,13 @@ def test_what_was_spoilt_between_two_connections_is_sent_anew(root: Path, tmp_pa
     (entry,) = (each for each in tree.entries if each.path == "large")
     host.store.append_piece(entry.digest, 0, bytes(3 << 20), False)
     host.store.release()
-    told: list[tuple[int, int]] = []
-    progress = lambda done, total: told.append((done, total))  # noqa: E731
+    reported: list[tuple[int, int]] = []
+    progress = lambda done, total: reported.append((done, total))  # noqa: E731
     shipped = ship(tree, host.send, host.wait, progress=progress)
     assert (host.root / "large").read_bytes() == data
     assert shipped.bytes == tree.size - (3 << 20) + len(data)
-    assert told == sorted(told)
-    assert told[-1][0] == told[-1][1] == shipped.bytes
+    assert reported == sorted(reported)
+    assert reported[-1][0] == reported[-1][1] == shipped.bytes
 
 
 def test_a_large_file_that_changes_meanwhile_is_named(root: Path, tmp_path: Path) -> None:

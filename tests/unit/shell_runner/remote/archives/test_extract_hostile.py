@@ -352,15 +352,15 @@ def test_a_file_that_is_not_an_archive_is_refused(case: str, sandbox: Sandbox) -
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 class TestCompressed:
     def test_a_truncated_archive_is_refused(self, pack: Pack, sandbox: Sandbox) -> None:
-        whole = pack(tar(file(b"x", os.urandom(5000))))
-        for size in (9, len(whole) // 2, len(whole) - 1):
-            sandbox.refuse(whole[:size])
+        packed = pack(tar(file(b"x", os.urandom(5000))))
+        for size in (9, len(packed) // 2, len(packed) - 1):
+            sandbox.refuse(packed[:size])
 
     def test_a_wrong_checksum_at_the_end_is_refused(self, pack: Pack, sandbox: Sandbox) -> None:
-        whole = bytearray(pack(tar(file(b"x", b"data"))))
+        packed = bytearray(pack(tar(file(b"x", b"data"))))
         at = {gzip.compress: -8, bz2.compress: -4, lzma.compress: -30}[pack]
-        whole[at] ^= 0x40
-        assert "decompressed" in sandbox.refuse(bytes(whole)).reason
+        packed[at] ^= 0x40
+        assert "decompressed" in sandbox.refuse(bytes(packed)).reason
 
     def test_garbage_behind_is_refused(self, pack: Pack, sandbox: Sandbox) -> None:
         assert "decompressed" in sandbox.refuse(pack(tar(file(b"x"))) + b"garbage" * 9).reason

@@ -15,17 +15,17 @@ def test_short_output_is_complete_and_long_output_keeps_both_ends(
     capture = OutputCapture(keep)
     for piece in pieces:
         capture.add(piece)
-    whole = b"".join(pieces)
+    data = b"".join(pieces)
     stream = capture.to_stream()
     kept = stream.text.encode("utf-8", "surrogateescape")
-    assert stream.total_bytes == len(whole)
-    if len(whole) <= keep:
-        assert (kept, stream.cut_index) == (whole, -1)
+    assert stream.total_bytes == len(data)
+    if len(data) <= keep:
+        assert (kept, stream.cut_index) == (data, -1)
     else:
         assert len(kept) == keep
-        assert kept == whole[: keep // 2] + whole[-keep // 2 :]
+        assert kept == data[: keep // 2] + data[-keep // 2 :]
         assert (
-            stream.text[: stream.cut_index].encode("utf-8", "surrogateescape") == whole[: keep // 2]
+            stream.text[: stream.cut_index].encode("utf-8", "surrogateescape") == data[: keep // 2]
         )
 
 

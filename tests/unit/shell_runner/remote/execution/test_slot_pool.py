@@ -14,9 +14,9 @@ import pytest
 
 from shell_runner.remote.execution import slot_pool
 from shell_runner.remote.execution.artifacts import ArtifactPiece
-from shell_runner.remote.execution.host_resources import SLOTS, HostResources, UnavailableResource
+from shell_runner.remote.execution.resource_locks import SLOTS, HostResources, UnavailableResource
+from shell_runner.remote.execution.slot_handle import SlotMessage
 from shell_runner.remote.execution.slot_pool import SlotPool, SlotStartError
-from shell_runner.remote.execution.slot_process import SlotMessage
 from shell_runner.remote.protocol.model import Execution, Problem, Setup, Test
 
 NO_TEST = Test(-1, "")
@@ -184,7 +184,7 @@ def fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PoolFix
         fixture.slots.append(FakeSlot(*arguments))
         return fixture.slots[-1]
 
-    monkeypatch.setattr(slot_pool, "SlotProcess", make)
+    monkeypatch.setattr(slot_pool, "SlotHandle", make)
     monkeypatch.setattr(slot_pool, "_GATHER_DELAY", 0.0)
     monkeypatch.setattr(slot_pool, "_kill_orphans", list)  # not children of the test process
     yield fixture

@@ -219,16 +219,16 @@ def test_two_sessions_with_the_same_file_do_not_conflict(store: BlobStore) -> No
     store.append_piece(entry.digest, 0, LARGE[:half], False)
     assert other.find_missing([entry]) == ([0], [])  # what the first one has is not for the other
     other.append_piece(entry.digest, 0, LARGE[:half], False)
-    for each in (store, other):
-        assert each.append_piece(entry.digest, half, LARGE[half:], True)
-        assert each.find_missing([entry]) == ([], [])
+    for session_store in (store, other):
+        assert session_store.append_piece(entry.digest, half, LARGE[half:], True)
+        assert session_store.find_missing([entry]) == ([], [])
     assert [path for path in Path(store.folder).iterdir() if path.is_file()] == []
 
 
 def test_an_aborted_session_leaves_no_private_partial_file(store: BlobStore) -> None:
     entry, other = file("a", LARGE), BlobStore(os.path.dirname(store.folder))
-    for each in (store, other):
-        each.append_piece(entry.digest, 0, LARGE[: 1 << 20], False)
+    for session_store in (store, other):
+        session_store.append_piece(entry.digest, 0, LARGE[: 1 << 20], False)
     other.release()
     store.release()
     names = [path.name for path in Path(store.folder).iterdir()]
@@ -263,14 +263,14 @@ def test_a_manifest_is_stored_in_parts(store: BlobStore) -> None:
     entries = [file("a", b"1"), ManifestEntry("l", LINK, 0, "a")]
     parts = [frames.encode_json([entry]) for entry in entries]
     index = frames.encode_json([[digest(part), len(part)] for part in parts])
-    whole = digest(index), len(index)
-    assert store.read_manifest(*whole) == ([], [0])
+    manifest = digest(index), len(index)
+    assert store.read_manifest(*manifest) == ([], [0])
     store.add(digest(index), index)
-    assert store.read_manifest(*whole) == ([], [1, 2])
+    assert store.read_manifest(*manifest) == ([], [1, 2])
     store.add(digest(parts[0]), parts[0])
-    assert store.read_manifest(*whole) == ([], [2])
+    assert store.read_manifest(*manifest) == ([], [2])
     store.add(digest(parts[1]), parts[1])
-    assert store.read_manifest(*whole) == (entries, [])
+    assert store.read_manifest(*manifest) == (entries, [])
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_nothing_is_removed_while_a_session_needs_files(tmp_path: Path) -> None:
 def test_a_session_that_begins_waits_for_the_removal(tmp_path: Path) -> None:
     """Otherwise the session could find a file that is removed a moment later."""
     store = filled(tmp_path, 1)
-    seen: list[object] = []
+    removed: list[object] = []
     real = os.unlink
 
     def unlink(path: str) -> None:
@@ -80,13 +80,13 @@ def test_a_session_that_begins_waits_for_the_removal(tmp_path: Path) -> None:
                 os.open(tmp_path / "blobs.lock", os.O_RDWR),
                 cache_eviction.fcntl.LOCK_SH | cache_eviction.fcntl.LOCK_NB,
             )
-        seen.append(path)
+        removed.append(path)
         real(path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "unlink", unlink)
         cache_eviction.evict_to_limit(str(tmp_path), 0)
-    assert seen == [str(path_of(store, 1))]
+    assert removed == [str(path_of(store, 1))]
 
 
 def test_files_of_dead_sessions_are_removed_below_the_limit_too(tmp_path: Path) -> None:

@@ -107,12 +107,12 @@ def mutated(data, random_):
     data = bytearray(data)
     for _ in range(random_.randint(1, 6)):
         at = random_.randrange(len(data) or 1)
-        how = random_.randrange(4)
-        if how == 0:
+        kind = random_.randrange(4)
+        if kind == 0:
             data[at : at + 1] = bytes([random_.randrange(256)])
-        elif how == 1:
+        elif kind == 1:
             del data[at : at + random_.randint(1, 40)]
-        elif how == 2:
+        elif kind == 2:
             data[at:at] = data[at : at + random_.randint(1, 40)]
         else:
             del data[at:]

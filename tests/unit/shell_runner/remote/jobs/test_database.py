@@ -99,11 +99,11 @@ def test_a_damaged_file_is_set_aside(folder: Path, damage: Callable[[Path], None
     path = folder / "queue.db"
     damage(path)
     before = path.read_bytes()
-    found = refusal(folder)
+    refused = refusal(folder)
     (place,) = set_aside(folder)
-    assert found.kind == "corrupt"
-    assert f"{path} was damaged" in found.message
-    assert f"has been renamed to {place}; contents and packages stay" in found.message
+    assert refused.kind == "corrupt"
+    assert f"{path} was damaged" in refused.message
+    assert f"has been renamed to {place}; contents and packages stay" in refused.message
     assert place.read_bytes()[: len(before)] == before
     assert (folder / "contents" / "one").read_text() == "contents"
     assert (folder / "packages" / "one").read_text() == "packages"
@@ -241,10 +241,10 @@ def made_newer(folder: Path) -> None:
 
 def test_a_newer_schema_is_refused_by_its_number(folder: Path) -> None:
     made_newer(folder)
-    found = refusal(folder)
-    assert found.kind == "newer"
+    refused = refusal(folder)
+    assert refused.kind == "newer"
     assert (
-        f"{folder}/queue.db has schema version 7, this nosejobs supports up to 1" in found.message
+        f"{folder}/queue.db has schema version 7, this nosejobs supports up to 1" in refused.message
     )
     assert set_aside(folder) == []
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shell_runner.remote.execution import host_resources
+from shell_runner.remote.execution import resource_locks
 from shell_runner.remote.execution.slot_pool import SlotStartError
 from shell_runner.remote.jobs import pool_run
 from shell_runner.remote.jobs.job_runner import AttemptFailed, JobRunner, explain_install_failure
@@ -32,7 +32,7 @@ def test_slots_that_cannot_start_fail_the_attempt(
     def fail(*_: Any) -> None:
         raise SlotStartError("a slot cannot be started: exit 1")
 
-    monkeypatch.setattr(host_resources, "open_shared_resources", host_resources.HostResources)
+    monkeypatch.setattr(resource_locks, "open_shared_resources", resource_locks.HostResources)
     monkeypatch.setattr(pool_run.PoolRun, "run", fail)
     with pytest.raises(AttemptFailed, match=r"^a slot cannot be started: exit 1$"):
         run_pool(job)
@@ -43,7 +43,7 @@ def test_a_host_without_locks_fails_the_attempt(job: Any, monkeypatch: pytest.Mo
     def fail() -> None:
         raise OSError("no folder can hold the locks of this host")
 
-    monkeypatch.setattr(host_resources, "open_shared_resources", fail)
+    monkeypatch.setattr(resource_locks, "open_shared_resources", fail)
     with pytest.raises(AttemptFailed, match="no folder can hold the locks"):
         run_pool(job)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shell_runner.remote.execution.artifacts import ArtifactPiece
-from shell_runner.remote.execution.host_resources import (
+from shell_runner.remote.execution.resource_locks import (
     LOCK,
     SLOTS,
     HostResources,
@@ -15,7 +15,7 @@ from shell_runner.remote.execution.host_resources import (
 )
 from shell_runner.remote.execution.slot_pool import SlotStartError
 from shell_runner.remote.files.manifest import BadManifestEntry
-from shell_runner.remote.jobs import package_format, package_reader, pool_run
+from shell_runner.remote.jobs import pool_run, result_package_format, result_package_reader
 from shell_runner.remote.jobs.pool_run import PoolRun, TestOutcome
 from shell_runner.remote.protocol import model, verdict
 from shell_runner.remote.protocol.frames import encode_json
@@ -235,17 +235,17 @@ def many_cases() -> Execution:
 def test_an_execution_is_shortened_until_a_package_can_hold_it(
     execution: Execution, message: str
 ) -> None:
-    found, text = pool_run.shorten_to_fit(execution)
-    restored = package_reader._parse_execution(
-        package_reader._parse_json(text.encode(), package_format.LIMITS)
+    shortened, text = pool_run.shorten_to_fit(execution)
+    restored = result_package_reader._parse_execution(
+        result_package_reader._parse_json(text.encode(), result_package_format.LIMITS)
     )
-    assert restored == found
-    assert (found.exit_status, found.stdout.total_bytes) == (
+    assert restored == shortened
+    assert (shortened.exit_status, shortened.stdout.total_bytes) == (
         execution.exit_status,
         execution.stdout.total_bytes,
     )
-    assert verdict.judge(Test(0, "test_a"), found).message == message
-    for now, before in ((found.stdout, execution.stdout), (found.stderr, execution.stderr)):
+    assert verdict.judge(Test(0, "test_a"), shortened).message == message
+    for now, before in ((shortened.stdout, execution.stdout), (shortened.stderr, execution.stderr)):
         if now != before:
             assert before.text.startswith(now.text[: now.cut_index])
             assert before.text.endswith(now.text[now.cut_index :])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.execution import host_resources
+from shell_runner.remote.execution import resource_locks
 from shell_runner.remote.files import state_dirs
-from shell_runner.remote.jobs import queue_folder
+from shell_runner.remote.jobs import queue_location
 from shell_runner.remote.jobs.queue import (
     SETTINGS,
     AttemptPhase,
@@ -215,9 +215,9 @@ def test_the_next_job_wants_its_own_code(queue: Queue) -> None:
     queue.submit(make_job(), CODE, 1.0)
     assert queue.get_next_code() == "old"
     assert queue.claim(WORKER, CODE, make_uuid(), 1.0) is None
-    found = queue.claim(WORKER, "old", make_uuid(), 1.0)
-    assert found is not None
-    assert found[0].id == old.id
+    claimed = queue.claim(WORKER, "old", make_uuid(), 1.0)
+    assert claimed is not None
+    assert claimed[0].id == old.id
     assert queue.get_next_code() == CODE
 
 
@@ -404,9 +404,9 @@ def test_there_is_one_worker(queue: Queue) -> None:
     assert queue.get_worker() is None
     queue.register_worker(WORKER, CODE, 1.0)
     queue.register_worker(NEXT_WORKER, "new", 2.0)
-    found = queue.get_worker()
-    assert found is not None
-    assert (found.identity, found.code, found.registered_at) == (NEXT_WORKER, "new", 2.0)
+    worker = queue.get_worker()
+    assert worker is not None
+    assert (worker.identity, worker.code, worker.registered_at) == (NEXT_WORKER, "new", 2.0)
 
 
 @pytest.mark.parametrize("state", State)
@@ -431,14 +431,14 @@ def test_jobs_are_beside_the_slots_of_the_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    folder = Path(queue_folder.find_queue_folder())
-    host_resources.open_shared_resources().close()
+    folder = Path(queue_location.find_queue_folder())
+    resource_locks.open_shared_resources().close()
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {"jobs", "slots"} <= {path.name for path in folder.parent.iterdir()}
     with Queue(str(folder)) as queue:
         submit_job(queue)
-        found = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
-    assert found == dict.fromkeys(["queue.db", "queue.db-wal", "queue.db-shm", "queue.lock"], 0o600)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == dict.fromkeys(["queue.db", "queue.db-wal", "queue.db-shm", "queue.lock"], 0o600)
 
 
 def test_jobs_that_are_there_do_not_vanish_behind_a_better_folder(
@@ -448,13 +448,13 @@ def test_jobs_that_are_there_do_not_vanish_behind_a_better_folder(
     bad.write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(bad))
     monkeypatch.setattr(state_dirs.tempfile, "tempdir", str(tmp_path))
-    folder = queue_folder.find_queue_folder()
+    folder = queue_location.find_queue_folder()
     assert folder.startswith(f"{tmp_path}/.nosejobs-state-")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "good"))
-    assert queue_folder.find_queue_folder().startswith(f"{tmp_path}/good/")
+    assert queue_location.find_queue_folder().startswith(f"{tmp_path}/good/")
     with Queue(folder):
         pass
-    assert queue_folder.find_queue_folder() == folder
+    assert queue_location.find_queue_folder() == folder
 
 
 def test_no_folder_for_jobs_is_an_error_with_the_reasons(
@@ -465,7 +465,7 @@ def test_no_folder_for_jobs_is_an_error_with_the_reasons(
     monkeypatch.setenv("XDG_STATE_HOME", str(bad))
     monkeypatch.setattr(state_dirs.tempfile, "tempdir", str(bad))
     with pytest.raises(OSError, match=r"jobs of this host: .*file.*Not a directory; .*file"):
-        queue_folder.find_queue_folder()
+        queue_location.find_queue_folder()
 
 
 # -- rows of other versions -----------------------------------------------------------
@@ -521,10 +521,10 @@ def test_a_row_that_cannot_be_read_can_be_ended_and_forgotten(
     job = submit_job(queue)
     changed(queue, column, value)
     good = submit_job(queue)
-    found, attempt = claim_job(queue)
-    assert found.id == job.id
-    assert found.unreadable.startswith(f"{column}: ")
-    queue.finish(attempt.id, EndReason.REFUSED, found.unreadable, 3.0)
+    claimed, attempt = claim_job(queue)
+    assert claimed.id == job.id
+    assert claimed.unreadable.startswith(f"{column}: ")
+    queue.finish(attempt.id, EndReason.REFUSED, claimed.unreadable, 3.0)
     assert [each.id for each in queue.list_packaging()] == [job.id]
     assert [each.id for each in queue.list_jobs()] == [good.id, job.id]
     assert queue.get_referenced_contents() >= {good.tests[:3]}

@@ -97,13 +97,13 @@ def test_attempts_are_used_up(queue: Queue) -> None:
     job = submit_job(queue, config=JobConfig(attempts=2))
     ends = [queue.lose(claim_job(queue)[1].id, "power", 3.0) for _ in range(2)]
     assert ends == [State.QUEUED, State.PACKAGING]
-    found = queue.find(job.id)
-    assert (found.state, found.end_reason, found.detail) == (
+    row = queue.find(job.id)
+    assert (row.state, row.end_reason, row.detail) == (
         State.PACKAGING,
         EndReason.GAVE_UP,
         "power",
     )
-    assert queue.record_package(found.number, "d", 1, 4.0).state == State.READY
+    assert queue.record_package(row.number, "d", 1, 4.0).state == State.READY
     assert [each.phase for each in queue.get_attempts(job.number)] == [
         AttemptPhase.LOST,
         AttemptPhase.LOST,
@@ -164,11 +164,11 @@ def test_executions_come_in_order_however_many(queue: Queue) -> None:
     (attempt,) = queue.get_attempts(job.number)
     records = [(test, number, "failed", "{}") for test in range(40) for number in (1, 2, 3)]
     queue.record_executions(attempt.id, reversed(records))
-    found = queue.read_executions(attempt.id)
-    assert next(found) == records[0]
+    executions = queue.read_executions(attempt.id)
+    assert next(executions) == records[0]
     # The queue can be written to between two rows.
     queue.record_executions(attempt.id, [(40, 1, "passed", "{}")])
-    assert list(found) == [*records[1:], (40, 1, "passed", "{}")]
+    assert list(executions) == [*records[1:], (40, 1, "passed", "{}")]
     assert queue.count_outcomes(attempt.id) == {"failed": 40, "passed": 1}
 
 

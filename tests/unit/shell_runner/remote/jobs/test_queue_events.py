@@ -29,7 +29,7 @@ ENDED = (State.PACKAGING, State.READY, State.HARVESTED)
 
 
 @dataclass
-class Seen:
+class ExpectedJob:
     """The expected state of a job, known without asking the queue."""
 
     number: int
@@ -50,7 +50,7 @@ class Host(RuleBasedStateMachine):
         # Without waiting for the disk the test is faster.
         self.queue._db.query("PRAGMA synchronous = OFF")
         self.worker = Identity(1, "1", "boot")
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, ExpectedJob] = {}
         self.attempts: list[tuple[str, str]] = []
         self.notifications = 0
 
@@ -61,10 +61,10 @@ class Host(RuleBasedStateMachine):
     def job(self, pick: int) -> JobRow:
         return self.queue.find(sorted(self.seen)[pick % len(self.seen)])
 
-    def happens(self, job: JobRow, event: Event, did: bool) -> State | None:
+    def check_event(self, job: JobRow, event: Event, did: bool) -> State | None:
         """Return the state after an event, and check that the table allows it."""
-        seen = self.seen[job.id]
-        before = seen.state
+        expected = self.seen[job.id]
+        before = expected.state
         after = next((each.state for each in self.queue.list_jobs() if each.id == job.id), None)
         if not did:
             assert after == before
@@ -74,7 +74,7 @@ class Host(RuleBasedStateMachine):
         if after is None:
             del self.seen[job.id]
         else:
-            seen.state = after
+            expected.state = after
         return after
 
     # -- events ---------------------------------------------------------------------
@@ -85,23 +85,23 @@ class Host(RuleBasedStateMachine):
         job = make_job(1, config=config, priority=priority)
         row = self.queue.submit(job, CODE, 1.0)
         assert self.queue.submit(job, CODE, 2.0) == row
-        self.seen[job.id] = Seen(row.number, priority, allowed)
+        self.seen[job.id] = ExpectedJob(row.number, priority, allowed)
 
     @rule()
     def claim(self) -> None:
         waiting = [each for each in self.seen.values() if each.state == State.QUEUED]
         attempt = make_uuid()
-        found = self.queue.claim(self.worker, CODE, attempt, 1.0)
-        assert (found is None) == (not waiting)
-        if found is None:
+        claimed = self.queue.claim(self.worker, CODE, attempt, 1.0)
+        assert (claimed is None) == (not waiting)
+        if claimed is None:
             return
-        job, row = found
+        job, row = claimed
         first = min(waiting, key=lambda each: (-each.priority, each.number))
         assert job.number == first.number
         first.attempts.append(attempt)
         assert row.number == len(first.attempts) <= first.allowed
         self.attempts.append((attempt, job.id))
-        assert self.happens(job, Event.CLAIM, True) == State.RUNNING
+        assert self.check_event(job, Event.CLAIM, True) == State.RUNNING
 
     @precondition(lambda self: self.attempts)
     @rule(pick=PICK, test=st.integers(0, 3))
@@ -125,7 +125,7 @@ class Host(RuleBasedStateMachine):
         # A repeated call is accepted and changes nothing.
         assert did or not alive
         if job in self.seen:
-            self.happens(self.queue.find(job), Event.FINISH, alive)
+            self.check_event(self.queue.find(job), Event.FINISH, alive)
 
     @precondition(lambda self: self.attempts)
     @rule(pick=PICK)
@@ -136,10 +136,10 @@ class Host(RuleBasedStateMachine):
         assert did == (job in self.seen)
         if did:
             row = self.queue.find(job)
-            after = self.happens(row, Event.LOSE, alive)
-            seen = self.seen[job]
+            after = self.check_event(row, Event.LOSE, alive)
+            expected = self.seen[job]
             if alive and not row.cancel_requested:
-                used_up = len(seen.attempts) >= seen.allowed
+                used_up = len(expected.attempts) >= expected.allowed
                 assert after == (State.PACKAGING if used_up else State.QUEUED)
 
     @rule()
@@ -151,7 +151,7 @@ class Host(RuleBasedStateMachine):
         for attempt in self.queue.list_stale_attempts(self.worker):
             row = next(each for each in self.queue.list_jobs() if each.number == attempt.job)
             self.queue.lose(attempt.id, "restart", 1.0)
-            self.happens(row, Event.LOSE, row.state == State.RUNNING)
+            self.check_event(row, Event.LOSE, row.state == State.RUNNING)
         assert not any(each.state == State.RUNNING for each in self.seen.values())
 
     @precondition(lambda self: self.seen)
@@ -161,7 +161,7 @@ class Host(RuleBasedStateMachine):
         did = self.tried(lambda: self.queue.record_package(job.number, job.id, 1, 1.0))
         assert did == (job.state in ENDED)
         changes = job.state == State.PACKAGING
-        self.happens(job, Event.PACKAGED, changes)
+        self.check_event(job, Event.PACKAGED, changes)
         self.notifications += bool(changes and job.config.notify)
 
     @precondition(lambda self: self.seen)
@@ -170,7 +170,7 @@ class Host(RuleBasedStateMachine):
         job = self.job(pick)
         did = self.tried(lambda: self.queue.cancel(job, 1.0))
         assert did == (job.cancel_requested or job.state in (State.QUEUED, State.RUNNING))
-        self.happens(job, Event.CANCEL, did and not job.cancel_requested)
+        self.check_event(job, Event.CANCEL, did and not job.cancel_requested)
 
     @precondition(lambda self: self.seen)
     @rule(pick=PICK, right=st.booleans())
@@ -178,7 +178,7 @@ class Host(RuleBasedStateMachine):
         job = self.job(pick)
         did = self.tried(lambda: self.queue.acknowledge(job, job.id if right else "", 1.0))
         assert did == (right and job.state in (State.READY, State.HARVESTED))
-        self.happens(job, Event.ACKNOWLEDGE, did)
+        self.check_event(job, Event.ACKNOWLEDGE, did)
 
     @precondition(lambda self: self.seen)
     @rule(pick=PICK, force=st.booleans())
@@ -186,7 +186,7 @@ class Host(RuleBasedStateMachine):
         job = self.job(pick)
         did = self.tried(lambda: self.queue.forget(job, force))
         assert did == (job.state == State.HARVESTED or (force and job.state == State.READY))
-        self.happens(job, Event.FORGET, did)
+        self.check_event(job, Event.FORGET, did)
 
     def tried(self, say: Callable[[], object]) -> bool:
         try:
@@ -198,17 +198,19 @@ class Host(RuleBasedStateMachine):
         return True
 
     def alive(self, attempt: str, job: str) -> bool:
-        seen = self.seen.get(job)
-        return bool(seen and seen.state == State.RUNNING and seen.attempts[-1] == attempt)
+        expected = self.seen.get(job)
+        return bool(
+            expected and expected.state == State.RUNNING and expected.attempts[-1] == attempt
+        )
 
     # -- what always holds ------------------------------------------------------------
 
     @invariant()
     def no_job_is_lost(self) -> None:
-        found = {job.id: job.state for job in self.queue.list_jobs(limit=1000)}
-        assert found == {key: seen.state for key, seen in self.seen.items()}
+        states = {job.id: job.state for job in self.queue.list_jobs(limit=1000)}
+        assert states == {key: seen.state for key, seen in self.seen.items()}
         counts = dict.fromkeys(State, 0)
-        for state in found.values():
+        for state in states.values():
             counts[state] += 1
         assert self.queue.count_jobs() == counts
 

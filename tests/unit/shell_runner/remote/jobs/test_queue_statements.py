@@ -36,17 +36,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Conne
     connection.close()
 
 
-def plan(database: sqlite3.Connection, statement: str) -> list[str]:
+def explain(database: sqlite3.Connection, statement: str) -> list[str]:
     values = (1,) * (1 if "?1" in statement else statement.count("?"))
-    found = database.execute(f"EXPLAIN QUERY PLAN {statement}", values)
-    return [step for *_, step in found]
+    steps = database.execute(f"EXPLAIN QUERY PLAN {statement}", values)
+    return [step for *_, step in steps]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_statement_reads_what_it_needs_and_no_more(
     database: sqlite3.Connection, name: str
 ) -> None:
-    steps = plan(database, ALL[name])
+    steps = explain(database, ALL[name])
     # "SCAN TABLE job" before SQLite 3.36.
     scans = [step.replace(" TABLE", "") for step in steps if step.startswith("SCAN")]
     allowed = SCANS.get(name, "SEARCH")
@@ -73,7 +73,7 @@ def test_a_statement_reads_what_it_needs_and_no_more(
 def test_the_frequent_ones_use_the_index_made_for_them(
     database: sqlite3.Connection, name: str, index: str
 ) -> None:
-    assert index in plan(database, ALL[name])[0]
+    assert index in explain(database, ALL[name])[0]
 
 
 def test_rows_deleted_with_a_job_are_found_by_an_index(database: sqlite3.Connection) -> None:
@@ -84,5 +84,5 @@ def test_rows_deleted_with_a_job_are_found_by_an_index(database: sqlite3.Connect
     ]
     assert len(references) == 3
     for table, column in references:
-        (step,) = plan(database, f"SELECT 1 FROM {table} WHERE {column} = ?")
+        (step,) = explain(database, f"SELECT 1 FROM {table} WHERE {column} = ?")
         assert step.startswith("SEARCH"), step

@@ -21,14 +21,14 @@ DESIGN = Path(__file__).parents[5] / "docs" / "design" / "0004-jobs.md"
 
 def documented() -> dict[tuple[State, Event], tuple[State, ...]]:
     """Return the table of the design: ``| from | event | to |``."""
-    found = {}
+    rows = {}
     lines = re.findall(r"^\| ([a-z, ]+) \| (\w+) \| (.+) \|$", DESIGN.read_text(), re.M)
     for origins, event, ends in lines[1:]:
         plain = re.sub(r" \(.*?\)", "", ends)
         to = tuple(State(end) for end in plain.split(", ") if end != "gone")
         for origin in origins.split(", "):
-            found[State(origin), Event(event)] = to
-    return found
+            rows[State(origin), Event(event)] = to
+    return rows
 
 
 def test_the_design_has_the_same_table() -> None:
@@ -41,13 +41,13 @@ def test_every_state_is_left_and_every_event_is_known() -> None:
 
 
 def test_all_states_come_from_the_first_one() -> None:
-    seen, new = set(), {State.QUEUED}
+    reached, new = set(), {State.QUEUED}
     while new:
-        seen |= new
+        reached |= new
         new = {
-            end for (start, _), ends in TRANSITIONS.items() if start in seen for end in ends
-        } - seen
-    assert seen == set(State)
+            end for (start, _), ends in TRANSITIONS.items() if start in reached for end in ends
+        } - reached
+    assert reached == set(State)
 
 
 def test_only_transitions_of_the_table_are_allowed() -> None:

@@ -34,18 +34,18 @@ def sent() -> Any:
 
 
 def test_a_client_reads_what_a_host_has_made() -> None:
-    found = parse_summary(sent(), to_single_line)
-    assert found.labels == ("a", "b")
-    assert (found.state, found.end_reason, found.phase, found.attempts) == (
+    summary = parse_summary(sent(), to_single_line)
+    assert summary.labels == ("a", "b")
+    assert (summary.state, summary.end_reason, summary.phase, summary.attempts) == (
         "ready", "completed", "ended", 1,
     )  # fmt: skip
-    assert (found.waiting_reason, found.cancel_requested, found.package_digest) == (
+    assert (summary.waiting_reason, summary.cancel_requested, summary.package_digest) == (
         "no room",
         True,
         "a" * 64,
     )
-    assert (found.is_done, found.failed) == (True, 2)
-    assert len(found.detail) < 1010
+    assert (summary.is_done, summary.failed) == (True, 2)
+    assert len(summary.detail) < 1010
 
 
 def test_the_states_are_those_of_the_queue() -> None:

@@ -89,9 +89,9 @@ def test_a_verdict_that_cases_do_not_show_gets_a_report_of_its_own() -> None:
                 output = parsed(*outcomes, problem=problem)
                 execution = Execution(0, exit_status=status, parsed=output)
                 red = judge(TEST, execution).outcome in (FAILED, ERROR)
-                seen = {FAILED, ERROR} & set(outcomes)
-                assert red or not seen
+                visible = {FAILED, ERROR} & set(outcomes)
+                assert red or not visible
                 if is_reported_by_cases(TEST, execution):
-                    assert bool(seen) == red
+                    assert bool(visible) == red
                 if status or problem:
                     assert judge(TEST, execution).outcome != PASSED

@@ -26,25 +26,25 @@ def values() -> Any:
 
 
 def test_a_sound_job_is_taken_as_it_was_said() -> None:
-    found = job_validation.parse_new_job(values())
-    assert found.cases[0] == JobTest("a/t\udcff.sh", FULL, 2, "", (("p", "q"),))
+    job = job_validation.parse_new_job(values())
+    assert job.cases[0] == JobTest("a/t\udcff.sh", FULL, 2, "", (("p", "q"),))
 
 
-def of_test(name: str, value: Any) -> Callable[[Any], None]:
+def change_test(name: str, value: Any) -> Callable[[Any], None]:
     def change(job: Any) -> None:
         job["cases"][0][1][HostTest._fields.index(name)] = value
 
     return change
 
 
-def of_case(name: str, value: Any) -> Callable[[Any], None]:
+def change_case(name: str, value: Any) -> Callable[[Any], None]:
     def change(job: Any) -> None:
         job["cases"][0][JobTest._fields.index(name)] = value
 
     return change
 
 
-def of_config(name: str, value: Any) -> Callable[[Any], None]:
+def change_config(name: str, value: Any) -> Callable[[Any], None]:
     def change(job: Any) -> None:
         job["config"][name] = value
 
@@ -64,25 +64,25 @@ def test_more_tests_than_a_package_can_name_are_refused() -> None:
     ("change", "words"),
     [
         # NaN cannot be written to a package, so the job would never end.
-        (of_test("timeout", float("nan")), "timeout"),
-        (of_test("timeout", -5), "timeout"),
-        (of_test("timeout", True), "timeout"),
-        (of_test("estimate", "x"), "estimate"),
-        (of_test("estimate", float("inf")), "estimate"),
-        (of_test("path", 5), "path"),
-        (of_test("argv", "sh"), "argv"),
-        (of_test("env", [["A", "b\0"]]), "env"),
-        (of_test("env", [["A"]]), "env"),
-        (of_test("limits", [["NOFILE", "x"]]), "limits"),
-        (of_test("locks", [1]), "locks"),
-        (of_test("serial", 1), "serial"),
-        (of_case("nodeid", 5), "nodeid"),
-        (of_case("nodeid", "\ud800"), "nodeid"),
-        (of_case("retries", "x"), "retries"),
-        (of_case("unmet", 3), "unmet"),
-        (of_case("properties", [[1, 2]]), "properties"),
-        (of_config("install", "echo \ud800"), "install"),
-        (of_config("environment", [["A", "\ud800"]]), "environment"),
+        (change_test("timeout", float("nan")), "timeout"),
+        (change_test("timeout", -5), "timeout"),
+        (change_test("timeout", True), "timeout"),
+        (change_test("estimate", "x"), "estimate"),
+        (change_test("estimate", float("inf")), "estimate"),
+        (change_test("path", 5), "path"),
+        (change_test("argv", "sh"), "argv"),
+        (change_test("env", [["A", "b\0"]]), "env"),
+        (change_test("env", [["A"]]), "env"),
+        (change_test("limits", [["NOFILE", "x"]]), "limits"),
+        (change_test("locks", [1]), "locks"),
+        (change_test("serial", 1), "serial"),
+        (change_case("nodeid", 5), "nodeid"),
+        (change_case("nodeid", "\ud800"), "nodeid"),
+        (change_case("retries", "x"), "retries"),
+        (change_case("unmet", 3), "unmet"),
+        (change_case("properties", [[1, 2]]), "properties"),
+        (change_config("install", "echo \ud800"), "install"),
+        (change_config("environment", [["A", "\ud800"]]), "environment"),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_its_name(

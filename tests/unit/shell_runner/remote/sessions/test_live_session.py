@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shell_runner.remote.execution.artifacts import ArtifactPiece
-from shell_runner.remote.execution.host_resources import LOCK, UnavailableResource
+from shell_runner.remote.execution.resource_locks import LOCK, UnavailableResource
 from shell_runner.remote.execution.slot_pool import SlotStartError
 from shell_runner.remote.files import remove_tree as place
 from shell_runner.remote.protocol import compression

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from shell_runner.remote.jobs.package_builder import _IN_LOG as IN_LOG
-from shell_runner.remote.jobs.package_builder import _fill_gaps, make_absent_execution
 from shell_runner.remote.jobs.queue import EndReason, JobRow, State
+from shell_runner.remote.jobs.result_package_content import _IN_LOG as IN_LOG
+from shell_runner.remote.jobs.result_package_content import _fill_gaps, make_absent_execution
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, remove_secrets
 from shell_runner.remote.protocol.model import Execution, Problem

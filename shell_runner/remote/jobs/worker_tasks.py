@@ -13,10 +13,10 @@ import time
 import traceback
 from typing import Callable, Optional, Tuple
 
-from ..files import disk_space
+from ..files import filesystem_errors
 from ..processes import process_tree
 from ..protocol.verdict import format_exit_status, format_signal
-from . import job_runner, package_builder, retention, webhook, worker_lock
+from . import file_cleanup, job_runner, result_package_content, webhook, worker_lock
 from .queue import AttemptRow, JobRow, OutboxRow, Queue, RequestRefused, State
 
 #: Bytes of the worker's log after which it is truncated.
@@ -69,20 +69,22 @@ def run_job(folder: str, job: JobRow, attempt: Optional[AttemptRow], evicts_cont
         return DONE_STATUS
     status = _package_job(queue, folder, queue.find(job.id))
     if evicts_contents and status == DONE_STATUS:
-        retention.evict_contents(queue, folder)
+        file_cleanup.evict_contents(queue, folder)
     return status
 
 
 def _package_job(queue: Queue, folder: str, job: JobRow) -> int:
     attempts = queue.get_attempts(job.number)
-    keep_last = retention.is_workspace_kept(queue, job, attempts)
+    keep_last = file_cleanup.is_workspace_kept(queue, job, attempts)
     try:
         digest, size = _build_package(queue, folder, job)
         queue.record_package(job.number, digest, size, time.time())
     except Exception as error:
-        if not isinstance(error, (OSError, package_builder.BadPackage)):
+        if not isinstance(error, (OSError, result_package_content.BadPackage)):
             traceback.print_exc()
-        reason = disk_space.describe_error(error, folder) if isinstance(error, OSError) else error
+        reason = (
+            filesystem_errors.describe_error(error, folder) if isinstance(error, OSError) else error
+        )
         message = "its package cannot be made: %s" % reason
         log("job %s: %s" % (job.id, message))
         # A full disk takes no row either; clients see then that it is full.
@@ -90,8 +92,8 @@ def _package_job(queue: Queue, folder: str, job: JobRow) -> int:
             queue.set_waiting_reason(job.number, message)
         return RETRY_STATUS
     # From here on a client may have harvested and forgotten the job.
-    retention.remove_workspaces(folder, job, attempts, keep_last)
-    retention.forget_overdue_jobs(queue, folder)
+    file_cleanup.remove_workspaces(folder, job, attempts, keep_last)
+    file_cleanup.forget_overdue_jobs(queue, folder)
     return DONE_STATUS
 
 
@@ -101,10 +103,10 @@ def _build_package(queue: Queue, folder: str, job: JobRow) -> Tuple[str, int]:
     Otherwise a job whose rows make no package would stay in the queue for ever.
     """
     try:
-        return package_builder.build_package(queue, folder, job)
-    except (package_builder.BadPackage, TypeError, ValueError) as error:
+        return result_package_content.build_package(queue, folder, job)
+    except (result_package_content.BadPackage, TypeError, ValueError) as error:
         log("job %s: %s" % (job.id, error))
-        return package_builder.build_error_package(queue, folder, job, str(error))
+        return result_package_content.build_error_package(queue, folder, job, str(error))
 
 
 def deliver_notification(folder: str, row: OutboxRow) -> int:

@@ -17,7 +17,7 @@ import traceback
 from collections import deque
 from typing import Any, Deque, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .. import entry_point
+from .. import command_lines
 from ..processes import process_tree
 from ..protocol import verdict
 from ..protocol.frames import FrameDecoder, frame_message
@@ -37,7 +37,7 @@ _EXIT_TIMEOUT = 5.0
 def _spawn_slot(arguments: Tuple[str, ...]) -> "subprocess.Popen[bytes]":
     """Start a slot in a new interpreter; the second argument is the socket that it inherits."""
     return subprocess.Popen(
-        entry_point.build_command("slot", *arguments),
+        command_lines.build_command("slot", *arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[int(arguments[1])],
@@ -139,7 +139,7 @@ class SlotMessage(NamedTuple):
 _NO_TEST = Test(-1, "")
 
 
-class SlotProcess:
+class SlotHandle:
     """One slot process and the tests that are assigned to it."""
 
     def __init__(self, number: int, setup: Setup, base: str, forked: bool = False) -> None:

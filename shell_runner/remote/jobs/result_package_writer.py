@@ -15,7 +15,15 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tupl
 from ..archives.extraction_directory import is_zeros
 from ..archives.limits import PIECE_BYTES
 from ..archives.zip_reader import UTF8, is_utf8
-from .package_format import FORMAT, LIMITS, MANIFEST, BadPackage, Member, MemberNames, count_values
+from .result_package_format import (
+    FORMAT,
+    LIMITS,
+    MANIFEST,
+    BadPackage,
+    Member,
+    MemberNames,
+    count_values,
+)
 
 #: The first date that zip supports: nothing in a package depends on a clock.
 _DATE = (1980, 1, 1, 0, 0, 0)

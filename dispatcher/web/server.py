@@ -21,7 +21,7 @@ from shell_runner import __version__
 from shell_runner.errors import NosejobsError
 
 from ..hosts.job_logs import JobLogReader
-from . import actions_api, api, logs_api
+from . import actions_api, logs_api, read_api
 from .errors import add_errors
 from .parameters import Context, Service
 from .request_guard import NOT_LOOPBACK, RequestGuard, is_loopback
@@ -73,7 +73,7 @@ def create_routes(lifespan: Any = None) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (api, logs_api, actions_api):
+    for module in (read_api, logs_api, actions_api):
         app.include_router(module.routes)
     add_errors(app)
     return app

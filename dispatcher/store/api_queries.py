@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from .. import model
-from . import audit, jobs, results, statements, tables, tags
+from . import audit, jobs, results, row_mapping, tables, tags
 
 _SOURCE, _CHANGE, _BUILD = tables.source.c, tables.change.c, tables.build.c
 _RUN = tables.stage_run.c
@@ -122,7 +122,7 @@ def _build_views(connection: Connection, rows: Sequence[Any]) -> list[BuildView]
         BuildView(
             source=row.source_name,
             change=model.Change(**_columns_with_prefix(row, "change_")),
-            build=statements.build_from_columns(_columns_with_prefix(row, "build_")),
+            build=row_mapping.build_from_columns(_columns_with_prefix(row, "build_")),
             runs=tuple(runs[row.build_id]),
             tags=tuple(valid_tags[row.build_id]),
         )
@@ -131,9 +131,9 @@ def _build_views(connection: Connection, rows: Sequence[Any]) -> list[BuildView]
 
 
 def _list_runs(connection: Connection, numbers: Iterable[int]) -> Iterable[model.StageRun]:
-    for chunk in statements.split_into_chunks(numbers):
+    for chunk in row_mapping.split_into_chunks(numbers):
         statement = select(tables.stage_run).where(_RUN.build.in_(chunk)).order_by(_RUN.id)
-        yield from map(statements.stage_run_from_row, connection.execute(statement))
+        yield from map(row_mapping.stage_run_from_row, connection.execute(statement))
 
 
 def _columns_with_prefix(row: Any, prefix: str) -> dict[str, Any]:

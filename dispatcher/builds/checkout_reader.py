@@ -21,7 +21,7 @@ from shell_runner.toml_document import Document, parse_document
 
 from ..configuration import pipeline
 from ..configuration.pipeline import BuildConfig, Stage
-from .checkouts import Checkout
+from .checkout_cache import Checkout
 
 #: Bytes of a nosejobs.toml that are read; its parser accepts less.
 _MAX_CONFIG_BYTES = 1 << 20

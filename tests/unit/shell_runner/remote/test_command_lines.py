@@ -14,7 +14,7 @@ import pytest
 
 from shell_runner import remote
 from shell_runner.hosts import agent_zipapp, gateway
-from shell_runner.remote import entry_point
+from shell_runner.remote import command_lines
 
 ENTRY = importlib.import_module("shell_runner.remote.__main__")
 SOURCE = Path(remote.__file__).parent
@@ -26,7 +26,7 @@ def unpacked(tmp_path: Path) -> Path:
     """Return the package, unpacked as on a host."""
     folder = tmp_path / "code"
     zipfile.ZipFile(io.BytesIO(gateway.pack_host_code()[1])).extractall(folder)
-    return folder / entry_point.PACKAGE
+    return folder / command_lines.PACKAGE
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_every_session_can_be_loaded(name: str) -> None:
 
 
 def test_the_names_are_those_that_other_versions_use() -> None:
-    programs = {"agent", "interpreter-supervisor", "launch-worker", "slot", "worker"}
+    programs = {"agent", "interpreter-shim", "launch-worker", "slot", "worker"}
     assert set(ENTRY.PROGRAMS) == programs
     assert set(ENTRY.SESSIONS) == {"jobs", "live"}
 
@@ -111,29 +111,28 @@ def test_an_unknown_session_is_refused(name: str) -> None:
 
 
 def test_the_command_runs_the_code_of_this_process(empty: Path) -> None:
-    command = entry_point.build_command("slot")
+    command = command_lines.build_command("slot")
     assert command == [*PYTHON, str(SOURCE / "__main__.py"), "slot"]
     assert run_slot(command, empty) == (0, "")
 
 
 def test_the_command_of_other_code(unpacked: Path, empty: Path) -> None:
-    command = entry_point.build_command_for(str(unpacked.parent), "slot")
+    command = command_lines.build_command_for(str(unpacked.parent), "slot")
     assert command == [*PYTHON, str(unpacked / "__main__.py"), "slot"]
     with pytest.raises(FileNotFoundError):
-        entry_point.build_command_for(str(empty), "slot")
+        command_lines.build_command_for(str(empty), "slot")
 
 
 def test_the_agent_as_one_file_starts_programs(tmp_path: Path, empty: Path) -> None:
     path = tmp_path / "agent.pyz"
     agent_zipapp.write(path)
     ask = f"import sys; sys.path.insert(0, {str(path)!r}); "
-    ask += (
-        f"from {entry_point.PACKAGE} import entry_point; print(entry_point.build_command('slot'))"
-    )
-    command = [*PYTHON, str(path), entry_point.ZIPAPP_OPTION, "slot"]
+    ask += f"from {command_lines.PACKAGE} import command_lines as lines; "
+    ask += "print(lines.build_command('slot'))"
+    command = [*PYTHON, str(path), command_lines.ZIPAPP_OPTION, "slot"]
     assert run([*PYTHON, "-c", ask], empty).stdout == f"{command}\n"
     assert run_slot(command, empty) == (0, "")
-    done = run([*PYTHON, str(path)], empty, entry_point.ZIPAPP_OPTION, "nothing")
+    done = run([*PYTHON, str(path)], empty, command_lines.ZIPAPP_OPTION, "nothing")
     assert (done.returncode, done.stderr[:26]) == (2, "nosejobs: unknown program ")
     # Without the option all arguments are the agent's, also the name of a program.
     done = run([str(path)], empty, "slot")
@@ -148,7 +147,7 @@ def test_no_module_is_loaded_that_the_slot_does_not_need(unpacked: Path, empty: 
     assert "nosejobs_host.processes.process_tree" in loaded
     ours = {name.partition(".")[2] for name in loaded if name.startswith("nosejobs_host.")}
     unneeded = {
-        "agent.main", "execution.slot_pool", "execution.slot_process", "jobs.queue", "jobs.worker",
+        "agent.main", "execution.slot_pool", "execution.slot_handle", "jobs.queue", "jobs.worker",
         "jobs.worker_launcher", "sessions.job_session", "sessions.live_session",
     }  # fmt: skip
     assert ours.isdisjoint(unneeded)

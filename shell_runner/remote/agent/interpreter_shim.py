@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from ..processes import kill, process_tree
+from ..processes import descendant_reaper, process_tree
 
 #: Seconds that an interpreter gets to exit by itself after the end of its connection.
 GRACE_PERIOD = 2.0
@@ -29,8 +29,8 @@ class InterpreterStartError(Exception):
     """An error: the interpreter cannot be started."""
 
 
-class InterpreterSupervisor:
-    """The supervisor of one interpreter, which runs while the other end of ``control`` is open."""
+class InterpreterShim:
+    """The shim of one interpreter, which runs while the other end of ``control`` is open."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -56,7 +56,7 @@ class InterpreterSupervisor:
         self._send_answer({"ok": True})
         if self._wait_for_exit(None):
             self._wait_for_exit(GRACE_PERIOD)
-        kill.kill_all(process_tree.DescendantLister(os.getpid()))
+        descendant_reaper.kill_all(process_tree.DescendantLister(os.getpid()))
 
     def _read_request(self) -> Optional[Dict[str, Any]]:
         text = b""
@@ -93,7 +93,7 @@ class InterpreterSupervisor:
         return False
 
     def _has_ended(self) -> bool:
-        if self._pid in kill.reap():
+        if self._pid in descendant_reaper.reap():
             self._pid = 0
         return self._pid == 0
 
@@ -163,12 +163,12 @@ def _close_stdio() -> None:
 
 
 def main(argv: List[str]) -> None:
-    """Run the supervisor process; ``argv``: the descriptor of its end of the control socket."""
+    """Run the shim process; ``argv``: the descriptor of its end of the control socket."""
     descriptor = int(argv[0])
     os.set_inheritable(descriptor, False)
     process_tree.become_subreaper()
     for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as control:
-        InterpreterSupervisor(control).run()
+        InterpreterShim(control).run()
     os._exit(0)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..configuration.settings import Pool
 from ..model import HostState, StageEvent, StageState
 from . import placement, pool_scaling
-from .build_actions import (
+from .action_types import (
     WAITING_FOR,
     Action,
     MoveRun,

@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.configuration.settings import Pool
 from dispatcher.model import Host, HostState, StageEvent, StageRun, StageState
-from dispatcher.policy.build_actions import (
+from dispatcher.policy.action_types import (
     MoveRun,
     NotifyPoolShortage,
     PlanJobs,
@@ -17,9 +17,9 @@ from dispatcher.policy.build_actions import (
     RunKey,
     SetRunDetail,
 )
-from dispatcher.policy.build_actions import TestsToSplit as Split
+from dispatcher.policy.action_types import TestsToSplit as Split
 from dispatcher.policy.placement import HostLoad, PlacementRequest, Unplaced
-from dispatcher.policy.run_placement import free_places, may_begin, place_runs, split_tests
+from dispatcher.policy.placement_actions import free_places, may_begin, place_runs, split_tests
 
 NOW = 1000.0
 KEY = RunKey(1, "unit", 1)

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shell_runner.remote.jobs import package_reader, package_writer
-from shell_runner.remote.jobs.package_format import (
+from shell_runner.remote.jobs import result_package_reader, result_package_writer
+from shell_runner.remote.jobs.result_package_format import (
     LIMITS,
     BadPackage,
     Limits,
     Member,
     encode_execution_line,
 )
-from shell_runner.remote.jobs.package_reader import Package, open_package
-from shell_runner.remote.jobs.package_writer import write_package
+from shell_runner.remote.jobs.result_package_reader import Package, open_package
+from shell_runner.remote.jobs.result_package_writer import write_package
 from shell_runner.remote.protocol.model import (
     CapturedStream,
     Case,
@@ -154,7 +154,7 @@ def test_others_can_read_it(package_file: PackageFile) -> None:
 def test_members_beyond_4_gib_have_the_fields_of_zip64(
     package_file: PackageFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package_writer, "_ZIP64_SIZE", 1000)
+    monkeypatch.setattr(result_package_writer, "_ZIP64_SIZE", 1000)
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
     package_file.write(
         Member("small", b"1"), Member("x", b"abc" * 999), Member("y", os.urandom(2000))
@@ -435,7 +435,7 @@ def test_any_row_is_an_execution_or_is_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         values[data.draw(st.integers(0, len(values) - 1))] = data.draw(VALUES)
     try:
-        found = package_reader._parse_execution(json.loads(json.dumps(values)))
+        found = result_package_reader._parse_execution(json.loads(json.dumps(values)))
     except ValueError:
         return
     assert isinstance(found, Execution)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.configuration.path_patterns import compile_patterns
+from dispatcher.configuration.glob_patterns import compile_patterns
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def test_any_of_several() -> None:
     assert not compile_patterns([])("a")
 
 
-def slow(pattern: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+def matches_slowly(pattern: tuple[str, ...], parts: tuple[str, ...]) -> bool:
     """Return whether a path matches a pattern, by a slow search of all possibilities."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
-        return any(slow(pattern[1:], parts[at:]) for at in range(len(parts) + 1))
+        return any(matches_slowly(pattern[1:], parts[at:]) for at in range(len(parts) + 1))
     fits = bool(parts) and pattern[0] in ("*", parts[0])
-    return fits and slow(pattern[1:], parts[1:])
+    return fits and matches_slowly(pattern[1:], parts[1:])
 
 
 SOME = st.lists(st.sampled_from(["a", "b", "*", "**"]), min_size=1, max_size=7)
@@ -54,7 +54,7 @@ SOME = st.lists(st.sampled_from(["a", "b", "*", "**"]), min_size=1, max_size=7)
 
 @given(SOME, st.lists(st.sampled_from("ab"), min_size=1, max_size=7))
 def test_two_stars_stand_for_any_folders(pattern: list[str], path: list[str]) -> None:
-    expected = slow((*pattern, "**"), tuple(path))
+    expected = matches_slowly((*pattern, "**"), tuple(path))
     assert compile_patterns(["/".join(pattern)])("/".join(path)) is expected
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shell_runner.remote.execution import host_resources
-from shell_runner.remote.execution.host_resources import (
+from shell_runner.remote.execution import resource_locks
+from shell_runner.remote.execution.resource_locks import (
     ALONE,
     LOCK,
     SLOTS,
@@ -26,7 +26,7 @@ from shell_runner.remote.files.state_dirs import encode_file_name
 #: A program that acquires a slot and a lock, reports that, and keeps running.
 HOLD = """\
 import sys, time
-from shell_runner.remote.execution.host_resources import SharedHostResources
+from shell_runner.remote.execution.resource_locks import SharedHostResources
 run = SharedHostResources(sys.argv[1])
 assert run.acquire_slot([0]) == 0
 assert run.acquire_for_test(1, [1], ["gpu"], False) == 1
@@ -56,8 +56,8 @@ def run(tmp_path: Path) -> Iterator[Open]:
 @pytest.fixture
 def no_hold_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make runs release a resource as soon as another run waits for it."""
-    monkeypatch.setattr(host_resources, "MIN_HOLD_TIME", 0.0)
-    monkeypatch.setattr(host_resources, "POLL_INTERVAL", 0.0)
+    monkeypatch.setattr(resource_locks, "MIN_HOLD_TIME", 0.0)
+    monkeypatch.setattr(resource_locks, "POLL_INTERVAL", 0.0)
 
 
 def finish_round(one: SharedHostResources, *busy: int) -> UnavailableResource | None:
@@ -109,7 +109,7 @@ def test_a_slot_that_is_not_busy_is_released(run: Open) -> None:
 def test_a_run_keeps_its_slot_for_the_minimum_hold_time(
     run: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_resources, "MIN_HOLD_TIME", 3600.0)
+    monkeypatch.setattr(resource_locks, "MIN_HOLD_TIME", 3600.0)
     one, two = run(), run()
     for _ in range(3):
         assert one.acquire_slot([0]) == 0
@@ -333,7 +333,7 @@ def test_unused_locks_cost_no_descriptors(run: Open) -> None:
 def test_the_state_of_a_host_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     (tmp_path / "nosejobs").mkdir(0o755)
-    one = host_resources.open_shared_resources()
+    one = resource_locks.open_shared_resources()
     one.close()
     assert one.note == ""
     assert (tmp_path / "nosejobs").stat().st_mode & 0o777 == 0o700
@@ -346,7 +346,7 @@ def test_without_a_home_the_state_is_in_the_temporary_directory(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    one = host_resources.open_shared_resources()
+    one = resource_locks.open_shared_resources()
     one.close()
     folder = tmp_path / f".nosejobs-state-{os.getuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -362,4 +362,4 @@ def test_a_folder_of_another_user_is_not_trusted(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / f".nosejobs-state-{os.getuid()}").symlink_to(tmp_path)
     with pytest.raises(OSError, match="no folder can hold the locks of this host"):
-        host_resources.open_shared_resources()
+        resource_locks.open_shared_resources()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dispatcher.configuration.settings import Source
 from dispatcher.model import Build, BuildState, Change
-from dispatcher.policy.change_detection import (
+from dispatcher.policy.revision_selection import (
     Commit,
     Move,
     Moves,

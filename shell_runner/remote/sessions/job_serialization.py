@@ -6,7 +6,7 @@ Pure functions of the rows of the queue.  Must not know the queue, the disk or t
 import json
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ..jobs.package_builder import make_absent_execution
+from ..jobs.result_package_content import make_absent_execution
 from ..jobs.rows import AttemptRow, JobRow
 from ..jobs.states import State
 from ..protocol.job import JobTest

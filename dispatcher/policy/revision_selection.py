@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..configuration.path_patterns import compile_patterns
+from ..configuration.glob_patterns import compile_patterns
 from ..configuration.settings import Source
 from ..model import Build, BuildState, Change
 

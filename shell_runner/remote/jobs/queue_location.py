@@ -6,7 +6,7 @@ Must not know what is in the queue.
 import os
 from typing import List
 
-from ..execution import host_resources
+from ..execution import resource_locks
 from ..files import state_dirs
 from .database import DATABASE_NAME
 
@@ -32,7 +32,7 @@ def find_queue_folder() -> str:
 
 def _create_queue_folder(base: str) -> str:
     state_dirs.ensure_private_folder(base)
-    host_resources.SharedHostResources(state_dirs.host_folder(base)).close()
+    resource_locks.SharedHostResources(state_dirs.host_folder(base)).close()
     folder = os.path.join(state_dirs.host_folder(base), "jobs")
     state_dirs.ensure_private_folder(folder)
     _sync_folders(folder, os.path.dirname(base))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner.remote.files import cache_eviction
-from shell_runner.remote.jobs import paths, retention
+from shell_runner.remote.jobs import file_cleanup, paths
 from shell_runner.remote.jobs.queue import EndReason, JobRow, RequestRefused
 from shell_runner.remote.protocol.job import Identity
 from tests.helpers.queue_host import QueueHost
@@ -65,11 +65,11 @@ def test_a_death_while_forgetting_leaves_no_file_without_a_row(
     with host.queue() as queue:
         monkeypatch.setattr(queue, "forget", die)
         with pytest.raises(OSError, match="full"):
-            retention.forget_job(queue, host.folder, job, force=False)
+            file_cleanup.forget_job(queue, host.folder, job, force=False)
         assert everything(host) == set()
         assert [each.id for each in queue.list_jobs()] == [job.id]
         monkeypatch.undo()
-        retention.forget_job(queue, host.folder, job, force=False)
+        file_cleanup.forget_job(queue, host.folder, job, force=False)
         assert queue.list_jobs() == []
 
 
@@ -77,7 +77,7 @@ def test_a_job_that_may_not_be_forgotten_keeps_its_files(host: QueueHost) -> Non
     job = ended(host, harvested=False)
     before = everything(host)
     with host.queue() as queue, pytest.raises(RequestRefused, match="is not harvested"):
-        retention.forget_job(queue, host.folder, job, force=False)
+        file_cleanup.forget_job(queue, host.folder, job, force=False)
     assert everything(host) == before
 
 
@@ -85,7 +85,7 @@ def test_the_oldest_harvested_packages_go_with_all_their_files(host: QueueHost) 
     jobs = [ended(host), ended(host, harvested=False), ended(host), ended(host)]
     with host.queue() as queue:
         queue.set_setting("kept_bytes", 1500)
-        retention.forget_overdue_jobs(queue, host.folder)
+        file_cleanup.forget_overdue_jobs(queue, host.folder)
         left = {job.id for job in queue.list_jobs()}
     assert left == {jobs[1].id, jobs[3].id}
     names = everything(host)
@@ -103,7 +103,7 @@ def test_a_workspace_that_is_not_kept_is_removed(host: QueueHost) -> None:
         "ffffffff-0000-0000-0000-000000000000"
     )
     with host.queue() as queue:
-        retention.remove_unused_workspaces(queue, host.folder)
+        file_cleanup.remove_unused_workspaces(queue, host.folder)
     assert set(os.listdir(paths.workspace_path(host.folder))) == {attempt, f"{attempt}.kept"}
 
 
@@ -129,11 +129,11 @@ def test_contents_that_jobs_need_are_never_swept(host: QueueHost) -> None:
     old, new = add(host, b"1" * 5000, 900), add(host, b"2" * 5000, 10)
     with host.queue() as queue:
         queue.set_setting("contents_bytes", 8192)
-        assert retention.evict_contents(queue, host.folder) == 1
+        assert file_cleanup.evict_contents(queue, host.folder) == 1
         assert blobs(host) == needed | {new}
         assert old not in blobs(host)
         queue.set_setting("contents_bytes", 0)
-        retention.evict_contents(queue, host.folder)
+        file_cleanup.evict_contents(queue, host.folder)
     assert blobs(host) == needed
 
 
@@ -142,10 +142,10 @@ def test_contents_are_not_swept_while_some_arrive(host: QueueHost) -> None:
     host.store.acquire()
     with host.queue() as queue:
         queue.set_setting("contents_bytes", 0)
-        assert retention.evict_contents(queue, host.folder) == 0
+        assert file_cleanup.evict_contents(queue, host.folder) == 0
         host.store.release()
         assert blobs(host) == {digest}
-        assert retention.evict_contents(queue, host.folder) == 1
+        assert file_cleanup.evict_contents(queue, host.folder) == 1
 
 
 def test_old_code_goes_unless_a_job_waits_for_it(host: QueueHost) -> None:
@@ -156,5 +156,5 @@ def test_old_code_goes_unless_a_job_waits_for_it(host: QueueHost) -> None:
     with host.queue() as queue:
         for _ in range(3):
             host.submit({}, code=wanted)
-        retention.remove_unused_code(queue, host.folder, host.code)
+        file_cleanup.remove_unused_code(queue, host.folder, host.code)
     assert set(os.listdir(paths.code_path(host.folder))) == {wanted, fresh, host.code}

@@ -17,8 +17,8 @@ from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.remote.archives.extract import BadArchive, extract_archive
 from shell_runner.remote.files.manifest import FILE, ManifestEntry
 from shell_runner.remote.jobs import paths
-from shell_runner.remote.jobs.package_format import BadPackage
-from shell_runner.remote.jobs.package_reader import Package
+from shell_runner.remote.jobs.result_package_format import BadPackage
+from shell_runner.remote.jobs.result_package_reader import Package
 from shell_runner.remote.protocol.job import ARCHIVE, Content, JobTest
 from shell_runner.remote.protocol.model import Execution, Test
 from shell_runner.shipping import tree_scan

@@ -14,7 +14,7 @@ from ..archives import zip_reader
 from ..archives.extraction_directory import ExtractionDirectory, FileAttributes
 from ..archives.limits import BadArchive, ExtractionBudget
 from ..protocol.model import Execution, execution_from_row
-from .package_format import (
+from .result_package_format import (
     EXECUTIONS,
     FORMAT,
     INSTALL,

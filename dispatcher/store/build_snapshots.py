@@ -10,7 +10,7 @@ from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
 from .. import model
 from ..model import BuildRows
-from . import jobs, results, statements, tables, tags
+from . import jobs, results, row_mapping, tables, tags
 from .builds import ACTIVE, list_active_ids
 
 _BUILD, _CHANGE, _SOURCE = tables.build.c, tables.change.c, tables.source.c
@@ -38,7 +38,7 @@ _MARKS = (
     .select_from(
         tables.build.outerjoin(tables.stage_run, _RUN.build == _BUILD.id).outerjoin(
             tables.job,
-            (_JOB.stage_run == _RUN.id) & statements.is_in_states(_RUN.state, _STATES_WITH_JOBS),
+            (_JOB.stage_run == _RUN.id) & row_mapping.is_in_states(_RUN.state, _STATES_WITH_JOBS),
         )
     )
     .where(_BUILD.id.in_(ACTIVE))
@@ -66,8 +66,8 @@ def change_marks(connection: Connection) -> dict[int, set[Any]]:
 
 def read_rows(connection: Connection, builds: Collection[int]) -> list[BuildRows]:
     """Return the rows of some builds, oldest build first, in seven queries."""
-    runs = _by_build(connection, builds, _RUNS, statements.stage_run_from_row)
-    decisions = _by_build(connection, builds, _DECISIONS, statements.decision_from_row)
+    runs = _by_build(connection, builds, _RUNS, row_mapping.stage_run_from_row)
+    decisions = _by_build(connection, builds, _DECISIONS, row_mapping.decision_from_row)
     tags_by_build: dict[int, list[model.Tag]] = defaultdict(list)
     for tag in tags.list_by_builds(connection, list(builds)):
         tags_by_build[tag.build].append(tag)
@@ -107,10 +107,10 @@ def _heads(
     change_columns, build_columns = _CHANGE.keys(), _BUILD.keys()
     end = 1 + len(change_columns)
     heads = []
-    for chunk in statements.split_into_chunks(sorted(builds)):
+    for chunk in row_mapping.split_into_chunks(sorted(builds)):
         for row in connection.execute(_HEADS, {"builds": chunk}):
             change = model.Change(**dict(zip(change_columns, row[1:end], strict=True)))
-            build = statements.build_from_columns(dict(zip(build_columns, row[end:], strict=True)))
+            build = row_mapping.build_from_columns(dict(zip(build_columns, row[end:], strict=True)))
             heads.append((row[0], change, build))
     return heads
 
@@ -119,7 +119,7 @@ def _by_build(
     connection: Connection, builds: Collection[int], statement: Any, make: Callable[[Any], T]
 ) -> dict[int, list[T]]:
     values: dict[int, list[T]] = defaultdict(list)
-    for chunk in statements.split_into_chunks(sorted(builds)):
+    for chunk in row_mapping.split_into_chunks(sorted(builds)):
         for row in connection.execute(statement, {"builds": chunk}):
             values[row.build].append(make(row))
     return values
@@ -140,7 +140,7 @@ def audited_builds(connection: Connection, after: int) -> tuple[int, set[int]]:
 def hosts_of_builds(connection: Connection, builds: Collection[int]) -> dict[int, set[str]]:
     """Return, by build, the hosts that have had a job of it: they hold its contents."""
     hosts: dict[int, set[str]] = defaultdict(set)
-    for chunk in statements.split_into_chunks(sorted(builds)):
+    for chunk in row_mapping.split_into_chunks(sorted(builds)):
         statement = (
             select(_RUN.build, _JOB.host)
             .join(tables.job, _JOB.stage_run == _RUN.id)
@@ -166,7 +166,7 @@ def kept_trees(connection: Connection, newest: int) -> set[tuple[str, str]]:
     kept = chosen.where(_SOURCE.kind == "directory", _BUILD.removed_at.is_(None))
     trees = {(row[0], row[1]) for row in connection.execute(latest)}
     trees |= {(row[0], row[1]) for row in connection.execute(kept)}
-    for chunk in statements.split_into_chunks(list_active_ids(connection)):
+    for chunk in row_mapping.split_into_chunks(list_active_ids(connection)):
         open_builds = connection.execute(chosen.where(_BUILD.id.in_(chunk)))
         trees |= {(row[0], row[1]) for row in open_builds}
     return trees

@@ -15,8 +15,8 @@ from dispatcher.model import (
     StageRun,
     StageState,
 )
-from dispatcher.reconciler import actions
-from dispatcher.reconciler.actions import ActionRefused, Attribution, UnknownName
+from dispatcher.reconciler import user_actions
+from dispatcher.reconciler.user_actions import ActionRefused, Attribution, UnknownName
 from dispatcher.store import Store, audit, builds, hosts, jobs, results, stage_runs, tags
 from dispatcher.store.results import PackageInfo, ResultRow
 
@@ -67,9 +67,9 @@ def last_entry(connection: Connection) -> audit.AuditEntry:
 def test_an_approval_takes_the_place_of_a_hold(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection)
-        assert actions.hold(connection, build, "unit", ANN)
-        assert not actions.hold(connection, build, "unit", ANN)
-        assert actions.approve(connection, build, "unit", ANN)
+        assert user_actions.hold(connection, build, "unit", ANN)
+        assert not user_actions.hold(connection, build, "unit", ANN)
+        assert user_actions.approve(connection, build, "unit", ANN)
         (decision,) = tags.list_decisions(connection, build)
         assert (decision.kind, decision.actor) == ("approved", "ann")
         assert last_entry(connection)[1:] == (9.0, "ann", "approved unit", build, "to see")
@@ -79,64 +79,64 @@ def test_an_unknown_name_is_an_error_that_suggests_a_known_one(store: Store) -> 
     with store.write() as connection:
         build = add_configured_build(connection)
         with pytest.raises(UnknownName, match=r"no stage 'smok'; did you mean 'smoke'\?"):
-            actions.approve(connection, build, "smok", ANN)
+            user_actions.approve(connection, build, "smok", ANN)
         with pytest.raises(UnknownName, match="there is no build 77"):
-            actions.cancel(connection, 77, ANN)
+            user_actions.cancel(connection, 77, ANN)
         with pytest.raises(UnknownName, match="has no tag 'unit'; it has none"):
-            actions.revoke(connection, build, "unit", ANN)
+            user_actions.revoke(connection, build, "unit", ANN)
 
 
 def test_a_build_without_a_config_has_no_stages(store: Store) -> None:
     with store.write() as connection:
         build = add_build(connection)
         with pytest.raises(ActionRefused, match="has not been read yet"):
-            actions.approve(connection, build, "unit", ANN)
+            user_actions.approve(connection, build, "unit", ANN)
         builds.apply_event(connection, build, BuildEvent.REJECT, detail="nosejobs.toml:3: no")
         with pytest.raises(ActionRefused, match=r"invalid nosejobs\.toml: nosejobs\.toml:3: no"):
-            actions.hold(connection, build, "unit", ANN)
+            user_actions.hold(connection, build, "unit", ANN)
 
 
 def test_a_level_may_require_a_tag_that_only_a_person_can_give(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection)
-        assert actions.tag(connection, build, "performance", ANN)
-        assert not actions.tag(connection, build, "performance", ANN)
+        assert user_actions.tag(connection, build, "performance", ANN)
+        assert not user_actions.tag(connection, build, "performance", ANN)
         (tag,) = tags.list_by_build(connection, build)
         assert (tag.actor, tag.stage_run, tag.config_digest) == ("ann", None, "")
         assert last_entry(connection)[2:] == ("ann", "tag performance", build, "to see")
         with pytest.raises(UnknownName, match="no stage 'odd'"):
-            actions.tag(connection, build, "odd", ANN)
+            user_actions.tag(connection, build, "odd", ANN)
 
 
 def test_what_is_not_built_cannot_be_tagged(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection, BuildEvent.BEGIN)
         with pytest.raises(ActionRefused, match="is building: it has no artifact that could pass"):
-            actions.tag(connection, build, "unit", ANN)
+            user_actions.tag(connection, build, "unit", ANN)
 
 
 def test_all_tags_of_a_stage_are_revoked_and_stay(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection)
-        actions.tag(connection, build, "unit", ANN)
-        assert actions.revoke(connection, build, "unit", Attribution("bob", "no", 10.0)) == 1
+        user_actions.tag(connection, build, "unit", ANN)
+        assert user_actions.revoke(connection, build, "unit", Attribution("bob", "no", 10.0)) == 1
         (tag,) = tags.list_by_build(connection, build)
         assert (tag.is_valid, tag.revocation_reason) == (False, "no")
         with pytest.raises(ActionRefused, match="was revoked before: no"):
-            actions.revoke(connection, build, "unit", ANN)
-        assert actions.tag(connection, build, "unit", ANN)
+            user_actions.revoke(connection, build, "unit", ANN)
+        assert user_actions.tag(connection, build, "unit", ANN)
 
 
 def test_failed_tests_run_again_alone(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection)
         add_failed_run(connection, build, "b", "a")
-        run = actions.rerun(connection, build, "unit", ANN, failed_only=True)
+        run = user_actions.rerun(connection, build, "unit", ANN, failed_only=True)
         assert (run.number, run.selected_tests, run.requested_by) == (2, ("a", "b"), "ann")
         assert stage_runs.get(connection, run.id) == run
         assert last_entry(connection).detail == "run 2 of 2 tests: to see"
         with pytest.raises(ActionRefused, match="run 2 of unit is waiting: it has not run yet"):
-            actions.rerun(connection, build, "unit", ANN)
+            user_actions.rerun(connection, build, "unit", ANN)
 
 
 @pytest.mark.parametrize("shard", [("c", "d"), None])
@@ -151,22 +151,22 @@ def test_what_was_lost_beside_a_failure_runs_again_with_it(
         assert jobs.plan(connection, [job])
         assert jobs.apply_event(connection, job.id, JobEvent.LOSE, detail="no answer")
         if shard:
-            again = actions.rerun(connection, build, "unit", ANN, failed_only=True)
+            again = user_actions.rerun(connection, build, "unit", ANN, failed_only=True)
             assert again.selected_tests == ("a", "c", "d")
         else:
             with pytest.raises(ActionRefused, match="nothing is known of its tests on h2: run all"):
-                actions.rerun(connection, build, "unit", ANN, failed_only=True)
+                user_actions.rerun(connection, build, "unit", ANN, failed_only=True)
 
 
 def test_there_must_be_tests_that_failed(store: Store) -> None:
     with store.write() as connection:
         build = add_configured_build(connection)
         with pytest.raises(ActionRefused, match="no run of unit has finished"):
-            actions.rerun(connection, build, "unit", ANN, failed_only=True)
+            user_actions.rerun(connection, build, "unit", ANN, failed_only=True)
         add_failed_run(connection, build)
         with pytest.raises(ActionRefused, match="names no failed test: run all of it again"):
-            actions.rerun(connection, build, "unit", ANN, failed_only=True)
-        assert actions.rerun(connection, build, "unit", ANN).selected_tests is None
+            user_actions.rerun(connection, build, "unit", ANN, failed_only=True)
+        assert user_actions.rerun(connection, build, "unit", ANN).selected_tests is None
 
 
 def test_only_a_failed_build_is_made_again(store: Store) -> None:
@@ -176,9 +176,9 @@ def test_only_a_failed_build_is_made_again(store: Store) -> None:
         with pytest.raises(
             ActionRefused, match="is building: only a failed build can be built again"
         ):
-            actions.rerun(connection, build, "build", ANN)
+            user_actions.rerun(connection, build, "build", ANN)
         builds.apply_event(connection, build, BuildEvent.FAIL, detail="no", ended_at=3.0)
-        run = actions.rerun(connection, build, "build", ANN)
+        run = user_actions.rerun(connection, build, "build", ANN)
         assert (run.stage, run.number, run.state) == ("build", 2, StageState.PLACING)
         row = builds.get(connection, build)
         assert row is not None
@@ -190,7 +190,7 @@ def test_a_stage_is_canceled_once(store: Store) -> None:
         build = add_configured_build(connection)
         run = add_run(connection, build)
         other = add_run(connection, build, "smoke")
-        (canceled,) = actions.cancel(connection, build, ANN, "unit")
+        (canceled,) = user_actions.cancel(connection, build, ANN, "unit")
         assert canceled.id == run
         row = stage_runs.get(connection, run)
         assert row is not None
@@ -198,8 +198,8 @@ def test_a_stage_is_canceled_once(store: Store) -> None:
         with pytest.raises(
             ActionRefused, match="unit of build 1 has ended: there is nothing to cancel"
         ):
-            actions.cancel(connection, build, ANN, "unit")
-        assert [each.id for each in actions.cancel(connection, build, ANN)] == [other]
+            user_actions.cancel(connection, build, ANN, "unit")
+        assert [each.id for each in user_actions.cancel(connection, build, ANN)] == [other]
 
 
 @pytest.mark.parametrize("events", [(), (BuildEvent.BEGIN,)])
@@ -210,7 +210,7 @@ def test_a_build_that_is_canceled_gets_no_artifact(
         build = add_build(connection)
         for event in events:
             builds.apply_event(connection, build, event)
-        actions.cancel(connection, build, ANN)
+        user_actions.cancel(connection, build, ANN)
         row = builds.get(connection, build)
         assert row is not None
         assert (row.state, row.detail) == (BuildState.FAILED, "canceled by ann: to see")
@@ -220,14 +220,14 @@ def test_a_build_that_is_canceled_gets_no_artifact(
 @pytest.mark.parametrize(
     ("before", "action", "after"),
     [
-        (HostState.UP, actions.drain, HostState.DRAINING),
-        (HostState.DOWN, actions.drain, HostState.DRAINING),
-        (HostState.DRAINING, actions.quarantine, HostState.QUARANTINED),
-        (HostState.QUARANTINED, actions.resume, HostState.UP),
-        (HostState.DRAINING, actions.resume, HostState.UP),
-        (HostState.DOWN, actions.resume, None),
-        (HostState.STARTING, actions.resume, None),
-        (HostState.QUARANTINED, actions.drain, None),
+        (HostState.UP, user_actions.drain, HostState.DRAINING),
+        (HostState.DOWN, user_actions.drain, HostState.DRAINING),
+        (HostState.DRAINING, user_actions.quarantine, HostState.QUARANTINED),
+        (HostState.QUARANTINED, user_actions.resume, HostState.UP),
+        (HostState.DRAINING, user_actions.resume, HostState.UP),
+        (HostState.DOWN, user_actions.resume, None),
+        (HostState.STARTING, user_actions.resume, None),
+        (HostState.QUARANTINED, user_actions.drain, None),
     ],
 )
 def test_people_change_the_state_of_hosts(

@@ -19,8 +19,8 @@ from shell_runner import __version__
 
 from .. import model
 from ..policy import build_status
-from ..reconciler import actions
-from ..store import audit, builds, changes, hosts, jobs, results, stage_runs, views
+from ..reconciler import user_actions
+from ..store import api_queries, audit, builds, changes, hosts, jobs, results, stage_runs
 from . import schemas
 from .errors import NotFound
 from .logs_api import find_job
@@ -91,10 +91,12 @@ async def list_builds(
     wait: WaitSeconds = 0.0,
 ) -> Response:
     """List builds, the newest first."""
-    wanted = views.BuildFilter(source, branch, level, state, revision, before)
+    wanted = api_queries.BuildFilter(source, branch, level, state, revision, before)
 
     def read(connection: Connection) -> list[schemas.Build]:
-        return [schemas.to_build(view) for view in views.list_builds(connection, wanted, limit)]
+        return [
+            schemas.to_build(view) for view in api_queries.list_builds(connection, wanted, limit)
+        ]
 
     return await _respond(request, read, wait)
 
@@ -106,7 +108,7 @@ async def show_build(request: Request, build: RowNumber, wait: WaitSeconds = 0.0
 
 
 def _read_build(connection: Connection, number: int) -> schemas.BuildDetail:
-    detail = views.get_build_detail(connection, number)
+    detail = api_queries.get_build_detail(connection, number)
     if detail is None:
         raise NotFound(f"there is no build {number}\n  try: nosejobs builds")
     runs = {run.id: run for run in detail.view.runs}
@@ -157,12 +159,12 @@ def list_stage_jobs(
 def _find_stage_run(
     connection: Connection, build: int, stage: str, number: int | None
 ) -> model.StageRun:
-    row = actions.get_build(connection, build)
+    row = user_actions.get_build(connection, build)
     runs = stage_runs.list_by_build(connection, build)
     names = dict.fromkeys(run.stage for run in runs)
     if stage not in names:
         none = f"it is {row.state}: {row.detail}" if row.detail else "it has none yet"
-        hint = actions.suggest(stage, names, none)
+        hint = user_actions.suggest(stage, names, none)
         raise NotFound(f"build {build} has no stage {stage!r}{hint}")
     matching = [run for run in runs if run.stage == stage and number in (None, run.number)]
     if not matching:

@@ -23,7 +23,7 @@ from ..model import (
     state_after,
 )
 from . import placement, retry
-from .build_actions import (
+from .action_types import (
     WAITING_FOR,
     Action,
     AddRun,

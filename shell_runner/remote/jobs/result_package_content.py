@@ -12,8 +12,9 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 from ..files.remove_tree import remove_tree
 from ..protocol.job import JobTest, remove_secrets
 from ..protocol.model import Execution, Problem, Test
-from . import package_writer, paths
-from .package_format import (
+from . import paths, result_package_writer
+from .queue import AttemptRow, EndReason, JobRow, Queue
+from .result_package_format import (
     EXECUTIONS,
     INSTALL,
     LIMITS,
@@ -22,7 +23,6 @@ from .package_format import (
     encode_execution_line,
     is_member_name,
 )
-from .queue import AttemptRow, EndReason, JobRow, Queue
 
 __all__ = ["BadPackage", "build_package", "make_absent_execution"]
 
@@ -81,7 +81,9 @@ def build_error_package(queue: Queue, folder: str, job: JobRow, reason: str) -> 
         "tests": tests,
     }
     member = Member(EXECUTIONS, b"".join(lines), None)
-    return package_writer.write_package(paths.package_path(folder, job.id), manifest, [member])
+    return result_package_writer.write_package(
+        paths.package_path(folder, job.id), manifest, [member]
+    )
 
 
 class _PackageBuilder:
@@ -98,7 +100,7 @@ class _PackageBuilder:
 
     def write(self) -> Tuple[str, int]:
         path = paths.package_path(self._folder, self._job.id)
-        return package_writer.write_package(path, self._manifest(), self._members())
+        return result_package_writer.write_package(path, self._manifest(), self._members())
 
     def _manifest(self) -> Dict[str, Any]:
         job, last = self._job, self._last

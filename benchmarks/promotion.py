@@ -50,7 +50,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _OURS, _PEER = "nosejobs", "Buildbot"
 
 _HOOK_NOTES = (
-    "From the request that rings the doorbell (an HTTP POST) until the command says that it runs. "
+    "From the HTTP POST that requests a poll until the command says that it runs. "
     "In between nosejobs fetches the commit, writes its tree, reads its config, ships the tree to "
     "the host, and has the job in both databases; Buildbot is told of a revision and looks at no "
     "repository. The processor seconds are those of all processes, until the build has its tag.",
@@ -62,7 +62,7 @@ _CHAIN_NOTES = (
     "job: tree, tests and config on the host, results packaged, verified, and kept as rows.",
 )
 _MANY_NOTES = (
-    "So many commits (bursts = every) are there when the doorbell rings, or so many changes are "
+    "So many commits (bursts = every) are there when the poll is requested, or so many changes are "
     "sent in; until the last build has its tag. Hosts and workers are agents and processes on "
     "this machine, which has few cores: what four hosts could do more, they cannot here.",
 )

@@ -1,6 +1,6 @@
 """Pytest's reports of a test that has run.
 
-The functions are pure: they send nothing.  The texts are those of ``shell_runner.words``.
+The functions are pure: they send nothing.  The texts are those of ``shell_runner.reporting.report_text``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Values that ``build_progress`` takes and returns: tasks, their results, and actions.
 
-Pure.  An action says what is to be written, started or passed on; the reconciler performs the
-actions of a pass in their order and in one transaction.
+Pure.  An action describes rows to write, a task to start, or a request to other threads; the
+reconciler performs the actions of a pass in their order and in one transaction.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..configuration.pipeline import BuildConfig, PipelineConfig, Stage
 from ..model import Build, BuildEvent, BuildRows, Job, StageEvent, StageRun
 from .placement import PlacementRequest, Unplaced
 
-#: How a detail begins that says what a build or a stage run waits for.
+#: Prefix of the detail of a build or stage run that waits.
 WAITING_FOR = "waiting: "
 #: Characters of the detail of a row; the rest is cut off.
 _MAX_DETAIL_CHARS = 8000
@@ -81,7 +81,7 @@ class TaskFailure:
     """A task has no result, and why."""
 
     message: str
-    #: When the task is worth another try, by the monotonic clock; None: never.
+    #: Monotonic time at which the task may be repeated; None: never.
     retry_at: float | None = None
     #: The tree is at fault, not the infrastructure.
     is_verdict: bool = False
@@ -134,7 +134,7 @@ def make_run_key(run: StageRun) -> RunKey:
 class StartTask:
     """Start a task, unless it is running or its result is available and final.
 
-    Requested anew in each pass that needs the result, so that the result is kept meanwhile.
+    Each pass that needs the result requests it again; otherwise the result is discarded.
     """
 
     task: Task
@@ -142,7 +142,7 @@ class StartTask:
 
 @dataclass(frozen=True)
 class DiscardResult:
-    """Forget the result of a task: the database has what it says."""
+    """Discard the result of a task, which the database contains now."""
 
     task: Task
 

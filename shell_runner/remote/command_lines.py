@@ -1,6 +1,6 @@
 """The command lines that start a program of ``__main__.py``.
 
-Stays beside ``__main__.py``, which it finds by its own path.  Must not import other modules of
+Must be in the folder of ``__main__.py``: the path is derived from the one of this file.  Must not import other modules of
 this package.
 """
 

@@ -127,23 +127,23 @@ class Package:
             raise
 
     def _extract_members(self, folder: str) -> None:
-        landing = ExtractionDirectory(
+        extraction = ExtractionDirectory(
             folder, ExtractionBudget(self._bounds, os.fstat(self._file.fileno()).st_size)
         )
         try:
             for name, entry in self._entries.items():
-                landing.add_file(
+                extraction.add_file(
                     entry.raw_name,
                     FileAttributes(0o644, 0.0),
                     entry.size,
                     self._read_verified(name),
                 )
-            landing.finish()
+            extraction.finish()
         except BadArchive as error:
-            landing.remove_all()
+            extraction.remove_all()
             raise BadPackage(error.member, error.reason) from None
         except BaseException:
-            landing.remove_all()
+            extraction.remove_all()
             raise
 
     def _read_directory(self) -> Dict[str, zip_reader.ZipEntry]:

@@ -46,7 +46,7 @@ _PATIENCE = 300.0
 #: The command as an installed one runs, of this checkout.
 COMMAND = [
     sys.executable, "-c",
-    f"import sys; sys.path.insert(0, {str(ROOT)!r}); from shell_runner.cli import main; main()",
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); from shell_runner.cli.main import main; main()",
 ]  # fmt: skip
 _VARIABLES = ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "HOME")
 _SUBMIT_NOTES = (
@@ -127,7 +127,7 @@ def state(folder: Path) -> Iterator[None]:
 
 def end_workers(folder: Path) -> None:
     """Kill the workers of all queues below a folder."""
-    for found in folder.rglob(queue.NAME):
+    for found in folder.rglob("queue.db"):
         _end_worker(str(found.parent))
 
 
@@ -250,7 +250,7 @@ def measure_host_part(rounds: int, count: int) -> list[Run]:
 
     def submit() -> None:
         job = json.loads(json.dumps({**row, "id": str(uuid.uuid4())}))
-        alone._calls["submit"](job=job)
+        alone._handlers["submit"](job=job)
 
     return median_times(submit, rounds, count)
 

@@ -572,8 +572,8 @@ def reset_peak_memory() -> float:
 
 
 def _read(harvest: Any, package: Path, job: str) -> Any:
-    with harvest.opened(package, "h1", job) as opened:
-        return harvest.read(opened, job)
+    with harvest.open_verified(package, "h1", job) as opened:
+        return harvest.read_rows(opened, job)
 
 
 def _rows_alone(folder: Path, number: int, found: Any) -> Run:

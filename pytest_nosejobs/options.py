@@ -6,6 +6,7 @@ This module defines their names and help texts and checks their values.  Every d
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,14 +30,16 @@ _MAX_NUMBER = 1e12
 
 def add_options(parser: pytest.Parser) -> None:
     """Define all options of the plugin."""
-    group = parser.getgroup("nosejobs", "tests in any language, on this machine and on hosts")
+    group = parser.getgroup(
+        "nosejobs", "nosejobs: tests in any language, on this machine and on hosts"
+    )
     group.addoption(
         "--nosejobs", metavar="SPEC[,SPEC...]", action="append", dest="nosejobs_hosts", default=[],
         help="run shell tests on hosts: 4*popen (this machine, 4 slots), auto (one slot for each "
-        "core), ssh=user@host//slots=8, or a name from nosejobs.toml; may be repeated",
+        "core), ssh=user@host//slots=8, agent=host, or a name from nosejobs.toml; may be repeated",
     )  # fmt: skip
     group.addoption(
-        "--nosejobs-timeout", metavar="SECONDS", type=float, dest="nosejobs_timeout",
+        "--nosejobs-timeout", metavar="SECONDS", type=_parse_seconds, dest="nosejobs_timeout",
         help="seconds after which a test is stopped (default 600); a test's own metadata takes "
         "precedence",
     )  # fmt: skip
@@ -49,7 +52,8 @@ def add_options(parser: pytest.Parser) -> None:
         help="give up a test when N hosts were lost while they had it (default 2)",
     )  # fmt: skip
     group.addoption(
-        "--nosejobs-host-timeout", metavar="SECONDS", type=float, dest="nosejobs_host_timeout",
+        "--nosejobs-host-timeout", metavar="SECONDS", type=_parse_seconds,
+        dest="nosejobs_host_timeout",
         help="seconds without an answer after which a host is lost (default 10)",
     )  # fmt: skip
     group.addoption(
@@ -67,6 +71,13 @@ def add_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
     for name, kind, default, text in _INI_OPTIONS:
         parser.addini(name, text, type=kind, default=default)  # type: ignore[arg-type]
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be seconds above 0, not {text!r}") from None
 
 
 #: Name, type, default and help text of each ini option.
@@ -262,7 +273,7 @@ def _read_timeout(config: pytest.Config, tree_timeout: float | None) -> float | 
             return tree_timeout
         return _read_number(config, "nosejobs_timeout", DEFAULT_TIMEOUT)
     if not 0 < seconds < _MAX_NUMBER:
-        raise pytest.UsageError(f"--nosejobs-timeout must be a number above 0, not {seconds:g}")
+        raise pytest.UsageError(f"--nosejobs-timeout must be seconds above 0, not {seconds:g}")
     return seconds
 
 

@@ -115,7 +115,11 @@ def hold_stage(request: StageRequest) -> None:
 
 @click.command("rerun", cls=Command)
 @_stage_options(reason_option)
-@click.option("--failed", is_flag=True, help="Run only the tests that failed.")
+@click.option(
+    "--failed",
+    is_flag=True,
+    help="Run only the tests that failed or were lost with a host.",
+)
 def rerun_stage(request: StageRequest, failed: bool) -> None:
     """Run STAGE again, or only its failed tests.
 
@@ -226,9 +230,10 @@ def _host_command(name: str, help_text: str) -> None:
 
 
 _host_command(
-    "drain", "HOST finishes its jobs and gets no new ones; a host of a pool is then removed."
+    "drain", "Let HOST finish its jobs and get no new ones.\n\nA host of a pool is then removed."
 )
 _host_command(
-    "quarantine", "HOST gets no new jobs until it is resumed, for example to look into a problem."
+    "quarantine",
+    "Give HOST no new jobs until it is resumed.\n\nFor example, to look into a problem.",
 )
-_host_command("resume", "HOST gets jobs again.")
+_host_command("resume", "Give HOST jobs again.")

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 NOT_PASSED = 1
 #: Maximum bytes that are read of a file; its parser accepts fewer.
 _MAX_FILE_BYTES = 1 << 20
+#: Number of the newest builds whose levels are listed if no build has the wanted one.
+_LEVEL_SAMPLE_SIZE = 100
 
 
 @click.command("up", cls=Command)
@@ -120,7 +122,9 @@ def check_config(path: Path, as_json: bool) -> None:
     explained = {str(file): kinds[file.name](file) for file in files if file.name in kinds}
     explained = {file: lines for file, lines in explained.items() if lines}
     if not explained:
-        raise CliError(f"there is no {CONFIG_FILE_NAME} and no {settings.FILE_NAME} in {path}")
+        raise CliError(
+            f"there is no {CONFIG_FILE_NAME} and no {settings.FILE_NAME} in {path.absolute()}"
+        )
     if as_json:
         print_json(explained)
         return
@@ -185,12 +189,28 @@ def list_builds(as_json: bool, url: str | None, **filters: Any) -> None:
     if found:
         tables.print_table(tables.format_builds(found))
     else:
-        print_message(
-            "no builds match" if parameters.keys() - {"limit"} else "there are no builds yet"
-        )
+        print_message(_no_builds_message(client, parameters))
     for source in client.get("/sources"):
         if source["error"]:
             print_message(f"source {source['name']}: {source['error']}")
+
+
+def _no_builds_message(client: ApiClient, parameters: dict[str, Any]) -> str:
+    """Return which options no build matches, with the values that a level or source can have."""
+    options = [f"--{name} {value}" for name, value in parameters.items() if name != "limit"]
+    if not options:
+        return "there are no builds yet"
+    message = f"no builds match {' '.join(options)}"
+    if "source" in parameters:
+        message += _format_known("sources", (each["name"] for each in client.get("/sources")))
+    if "level" in parameters:
+        newest = client.get("/builds", limit=_LEVEL_SAMPLE_SIZE)
+        message += _format_known("levels of builds", (each["level"] for each in newest))
+    return message
+
+
+def _format_known(title: str, names: Iterable[str]) -> str:
+    return f"\n  {title}: {', '.join(sorted(set(names))) or 'none yet'}"
 
 
 @click.command("show", cls=Command)

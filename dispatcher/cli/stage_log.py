@@ -173,9 +173,13 @@ class LogFollower:
             return False
         if not build_json["stages"]:
             raise RequestRefused(f"build {self._build}: {_state_and_detail(build_json, 'message')}")
-        names = ", ".join(stage["name"] for stage in build_json["stages"])
-        which = f"run {self._number} of {self._stage}" if self._number else self._stage
-        raise RequestRefused(f"build {self._build} has no {which}; its stages: {names}")
+        numbers = [str(run["number"]) for run in build_json["runs"] if run["stage"] == self._stage]
+        if numbers:
+            missing, known = f"run {self._number} of {self._stage}", f"runs: {', '.join(numbers)}"
+        else:
+            names = ", ".join(stage["name"] for stage in build_json["stages"])
+            missing, known = self._stage, f"stages: {names}"
+        raise RequestRefused(f"build {self._build} has no {missing}; its {known}")
 
     def _say_once(self, message: str, more: str) -> None:
         message += more

@@ -20,6 +20,7 @@ from shell_runner.config import HOST_VALIDATORS, HostEntry, parse_host_entry
 from shell_runner.errors import InvalidConfig, InvalidHostSpec
 from shell_runner.hosts import spec as specs
 from shell_runner.pools.provider import PoolOptions
+from shell_runner.text import format_count
 from shell_runner.toml_document import Document, parse_document
 from shell_runner.validators import InvalidSecret, InvalidValue, Validator
 
@@ -315,7 +316,8 @@ def explain(settings: Settings) -> list[str]:
     ]
     for pool in settings.pools:
         labels = _format_labels(pool.labels)
-        lines.append(f"pool {pool.name}: up to {pool.max_hosts} hosts of kind {pool.kind}{labels}")
+        count = format_count(pool.max_hosts, "host")
+        lines.append(f"pool {pool.name}: up to {count} of kind {pool.kind}{labels}")
     if not settings.sources:
         lines.append("warning: no [sources.NAME]: nothing is watched")
     if not settings.hosts and not settings.pools:

@@ -51,7 +51,7 @@ _WITHOUT_ARTIFACT = {
 }
 
 #: What counts most comes first: a state of the newest run of a stage (None: it has passed, and has
-#: no tag that counts), the outcome of the build, and the message about the stages in that state.
+#: no valid tag), the outcome of the build, and the message about the stages in that state.
 _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.RUNNING, Outcome.IN_PROGRESS, "runs {}"),
     (StageState.PLACING, Outcome.IN_PROGRESS, "{} wait{s} for a host"),
@@ -60,7 +60,7 @@ _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.CANCELED, Outcome.STOPPED, "{} {was} canceled"),
     (StageState.GATED, Outcome.STOPPED, "{} need{s} an approval"),
     (StageState.HELD, Outcome.STOPPED, "{} {is} held"),
-    (None, Outcome.STOPPED, "{} {has} no tag that counts"),
+    (None, Outcome.STOPPED, "{} {has} no valid tag"),
     (StageState.WAITING, Outcome.STOPPED, "{} wait{s}"),
     (StageState.BLOCKED, Outcome.STOPPED, "{} {is} blocked"),
 )

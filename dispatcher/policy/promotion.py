@@ -319,7 +319,8 @@ class _StageStates:
         if run is None or run.state is not StageState.PASSED:
             return f"needs {need}, which is {self._future_state(need)}"
         if need in self._earned:
-            return f"needs {need}, whose tag does not count before those of what it needs"
+            reason = "whose tag counts only when the stages that it needs have their tags"
+            return f"waits for {need}, {reason}"
         tag = self._last_revoked(need)
         if tag is not None:
             return _with_reason(f"needs {need}, whose tag was revoked", tag.revocation_reason)

@@ -185,7 +185,7 @@ def rerun(
     error = promotion.rerun_error(facts, stage, failed_only)
     if error:
         raise ActionRefused(f"build {number}: {error}")
-    only = _failed_tests(connection, facts, stage) if failed_only else None
+    only = _failed_tests(connection, facts, number, stage) if failed_only else None
     config = facts.tree.stage(stage)
     assert config is not None
     run = StageRun(
@@ -199,18 +199,20 @@ def rerun(
     return _add_run(connection, run, by)
 
 
-def _failed_tests(connection: Connection, facts: promotion.Facts, stage: str) -> tuple[str, ...]:
+def _failed_tests(
+    connection: Connection, facts: promotion.Facts, build: int, stage: str
+) -> tuple[str, ...]:
     """Return the tests that failed by the verdict on a stage, and those without a verdict."""
     verdict = promotion.verdict_runs(run for run in facts.runs if run.stage == stage)[0]
     failed = set(results.list_failed_tests(connection, verdict.id))
     if not failed:
-        reason = f"run {verdict.number} of {stage} {verdict.state}, and names no failed test"
-        raise ActionRefused(f"{reason}: run all of it again")
+        reason = f"run {verdict.number} of {stage} has no failed test"
+        raise ActionRefused(f"{reason}\n  try: nosejobs rerun {build} {stage}")
     for job in retry.inconclusive_jobs(jobs.list_by_run(connection, verdict.id)):
         tests = job.tests if job.tests is not None else verdict.selected_tests
         if tests is None:
             reason = f"run {verdict.number} of {stage}: nothing is known of its tests on {job.host}"
-            raise ActionRefused(f"{reason}: run all of it again")
+            raise ActionRefused(f"{reason}\n  try: nosejobs rerun {build} {stage}")
         failed.update(tests)
     return tuple(sorted(failed))
 

@@ -79,8 +79,8 @@ def revoke_tags(
 ) -> schemas.ActionResult:
     """Revoke the tags of a stage; they stay, with the reason."""
     count = _perform(request, action, lambda c, by: user_actions.revoke(c, build, stage, by))
-    many = f"{count} tags" if count > 1 else "the tag"
-    return _action_result(count > 0, f"{many} {stage} of build {build} revoked", "")
+    subject, verb = (f"{count} tags", "are") if count > 1 else ("the tag", "is")
+    return _action_result(count > 0, f"{subject} {stage} of build {build} {verb} revoked", "")
 
 
 @routes.post("/builds/{build}/stages/{stage}/rerun", status_code=201)

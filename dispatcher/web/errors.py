@@ -68,8 +68,15 @@ def _handle_invalid_request(request: Request, error: Exception) -> Response:
 
 
 def _describe_validation_error(error: Any) -> str:
-    """Return which parameter is invalid and why, without its value, which may be of any size."""
+    """Return which parameter is invalid and why.
+
+    The value, which may be of any size, is cut, and shown only if it is not one of a few names.
+    """
     location = ".".join(str(part) for part in error["loc"][1:]) or str(error["loc"][0])
+    if error["type"] == "enum":
+        names = ", ".join(re.findall(r"'([^']*)'", error["ctx"]["expected"]))
+        given = to_single_line(repr(error["input"]), 60)
+        return f"{to_single_line(location, 100)} must be one of {names}, not {given}"
     detail = re.sub(r"^Value error, ", "", error["msg"])
     return f"{to_single_line(location, 100)}: {to_single_line(detail, 300)}"
 

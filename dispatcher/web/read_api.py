@@ -166,9 +166,11 @@ def _find_stage_run(
         none = f"it is {row.state}: {row.detail}" if row.detail else "it has none yet"
         hint = user_actions.suggest(stage, names, none)
         raise NotFound(f"build {build} has no stage {stage!r}{hint}")
-    matching = [run for run in runs if run.stage == stage and number in (None, run.number)]
+    of_stage = [run for run in runs if run.stage == stage]
+    matching = [run for run in of_stage if number in (None, run.number)]
     if not matching:
-        raise NotFound(f"build {build}: there is no run {number} of {stage}")
+        numbers = ", ".join(str(run.number) for run in of_stage)
+        raise NotFound(f"build {build} has no run {number} of {stage}; its runs: {numbers}")
     return max(matching, key=lambda run: run.number)
 
 

@@ -36,7 +36,9 @@ _days = click.option(
 )
 _force = click.option("--force", is_flag=True, help="Overwrite an existing file.")
 _out = click.option(
-    "--out", type=click.Path(path_type=Path), help="File for the bundle; default NAME.pem."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File for the bundle; default NAME.pem, for a client ~/.config/nosejobs/client.pem.",
 )
 
 
@@ -76,7 +78,10 @@ def issue(
     force: bool,
     folder: Path | None,
 ) -> None:
-    """Issue a bundle (key, certificate, authority, revocation list) for NAME."""
+    """Issue a bundle for NAME.
+
+    It contains a key, a certificate, the authority and the revocation list.
+    """
     module = _load_ca()
     if client and address:
         raise click.UsageError("--address is for hosts only; a client has no address")
@@ -91,7 +96,10 @@ def issue(
     _write_bundle(path, text, force)
     click.echo(f"{path}: {'client' if client else 'host'} {name}, valid for {days} days")
     if not client:
-        click.echo(f"next: copy it to the host and start there: nosejobs-agent {path.name}")
+        click.echo(
+            f"next: copy it to the host and start there: python3 nosejobs-agent.pyz {path.name}\n"
+            "      (nosejobs agent zipapp nosejobs-agent.pyz writes that file)"
+        )
 
 
 def _default_bundle_path(name: str, client: bool) -> Path:
@@ -117,7 +125,10 @@ def _write_bundle(path: Path, text: str, force: bool) -> None:
 @_force
 @_folder
 def renew(name: str, out: Path | None, days: int, force: bool, folder: Path | None) -> None:
-    """Issue a new bundle with a new key for NAME; the old one stays valid until it expires."""
+    """Issue a new bundle with a new key for NAME.
+
+    The old one stays valid until it expires.
+    """
     module = _load_ca()
     authority = module.CertificateAuthority(folder or module.default_folder())
     role = authority.find_newest(name).role

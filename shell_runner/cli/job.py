@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -56,14 +56,18 @@ def job() -> None:
     """Submit jobs that hosts run on their own, and harvest the results."""
 
 
-_host = click.option(
-    "--host",
-    metavar="SPEC",
-    envvar="NOSEJOBS_HOST",
-    help="The host, as in pytest --nosejobs=SPEC. Default: the host that the job was submitted to,"
-    " else $NOSEJOBS_HOST, else the only host with jobs of yours (list: all hosts with jobs of"
-    " yours).",
-)
+def _host_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--host",
+        metavar="SPEC",
+        envvar="NOSEJOBS_HOST",
+        help=f"The host, as in pytest --nosejobs=SPEC. Default: {default}.",
+    )
+
+
+_host = _host_option("$NOSEJOBS_HOST, else the only host with jobs of yours")
+_host_or_all = _host_option("$NOSEJOBS_HOST, else all hosts with jobs of yours")
+_host_of_job = _host_option("the host of the job, else $NOSEJOBS_HOST")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -226,7 +230,7 @@ def _finish_submission(
 
 @job.command()
 @click.argument("id", metavar="JOB")
-@_host
+@_host_of_job
 @click.option(
     "--test",
     "tests",
@@ -246,9 +250,9 @@ def rerun(
     targets: HarvestTargets,
     as_json: bool,
 ) -> None:
-    """Run a job again, or some of its tests, as a new job with the same files.
+    """Run a job or some of its tests again.
 
-    Nothing is uploaded.
+    That is a new job with the same files; nothing is uploaded.
     """
     targets.require_wait(wait)
     with open_job(id, host) as (client, full_id):
@@ -271,7 +275,7 @@ def rerun(
 
 
 @job.command("list")
-@_host
+@_host_or_all
 @click.option(
     "--state",
     "states",
@@ -280,13 +284,16 @@ def rerun(
     help="Only jobs in this state. Repeatable.",
 )
 @click.option("--label", default="", metavar="LABEL", help="Only jobs with this label.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=50,
+    show_default=True,
+    help="Maximum number of jobs.",
+)
 @_json
 def list_(host: str | None, states: Sequence[str], label: str, limit: int, as_json: bool) -> None:
-    """List jobs, the newest first.
-
-    Without --host, those of all hosts with jobs of yours.
-    """
+    """List jobs, the newest first."""
     known = {} if host else list_hosts_with_jobs()
     if len(known) > 1:
         ids = [spec.id for spec in known.values()]
@@ -342,7 +349,7 @@ def _list_all(
 
 @job.command()
 @click.argument("id", metavar="JOB")
-@_host
+@_host_of_job
 @_json
 def show(id: str, host: str | None, as_json: bool) -> None:
     """Show a job: its state, failed tests, and what to do next."""
@@ -357,7 +364,7 @@ def show(id: str, host: str | None, as_json: bool) -> None:
 
 @job.command()
 @click.argument("id", metavar="JOB")
-@_host
+@_host_of_job
 @click.option("-f", "--follow", is_flag=True, help="Follow the log until the job has ended.")
 @click.option(
     "--attempt", type=click.IntRange(1), help="Number of the attempt; default: the last one."
@@ -385,7 +392,7 @@ def logs(
 
 @job.command()
 @click.argument("id", metavar="JOB")
-@_host
+@_host_of_job
 @harvest_options
 @click.option("--no-ack", is_flag=True, help="Do not tell the host that the package was harvested.")
 @click.option("--wait", is_flag=True, help="Wait until the job has ended.")
@@ -398,9 +405,12 @@ def harvest(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Download the result package of a job, verify it, and acknowledge it.
+    """Download and verify the result package of a job.
 
-    Exits with 0 if all tests passed, 1 if some failed, 6 if some could not be run.
+    Then acknowledge it, so that the host may remove it.
+
+    Exits with 0 if all tests passed, 1 if some failed, 2 if the command is invalid or was refused,
+    6 if some tests could not be run or the host failed, 130 if interrupted.
     """
     targets = replace(targets, acknowledge=not no_ack)
     with open_job(id, host) as (client, full_id), resume_hint(full_id, targets):
@@ -412,9 +422,9 @@ def harvest(
 
 @job.command()
 @click.argument("id", metavar="JOB")
-@_host
+@_host_of_job
 def cancel(id: str, host: str | None) -> None:
-    """Cancel a job; what has run of it can be harvested."""
+    """Cancel a job; its results so far can be harvested."""
     with open_job(id, host) as (client, full_id):
         summary = client.cancel(full_id)
     print_result(f"{summary.id}: {format_state(summary)}")
@@ -422,7 +432,7 @@ def cancel(id: str, host: str | None) -> None:
 
 @job.command()
 @click.argument("id", metavar="JOB")
-@_host
+@_host_of_job
 @click.option("--force", is_flag=True, help="Also if the job has not been harvested.")
 def forget(id: str, host: str | None, force: bool) -> None:
     """Remove a job and its package from its host.

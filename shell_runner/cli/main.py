@@ -39,6 +39,21 @@ class _MainGroup(CommandGroup):
             raise CliError(f"the command {name!r} cannot be loaded: {error}") from error
         return loaded if isinstance(loaded, click.Command) else None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write two lists: the commands of this package, and those of the dispatcher."""
+        names = self.list_commands(ctx)
+        own = {*super().list_commands(ctx), "job"}
+        limit = formatter.width - 6 - max(map(len, names))
+        for title, is_own in (("Hosts", True), ("Dispatcher", False)):
+            rows = [
+                (name, command.get_short_help_str(limit))
+                for name in names
+                if (name in own) is is_own and (command := self.get_command(ctx, name)) is not None
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
 
 def _find_entry_points() -> Any:
     from importlib.metadata import entry_points  # takes longer to load than most commands run
@@ -49,7 +64,7 @@ def _find_entry_points() -> Any:
 @click.group(cls=_MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nosejobs")
 def main() -> None:
-    """Run shell tests on hosts: jobs, agents and certificates."""
+    """Run shell tests on hosts; run a dispatcher of builds."""
 
 
 main.add_command(ca)
@@ -60,7 +75,7 @@ main.add_command(ca)
 
 @main.group(cls=CommandGroup)
 def agent() -> None:
-    """Create the agent, which accepts connections on a host.
+    """Write the agent, which accepts connections on a host, to a file.
 
     Where this package is installed, nosejobs-agent starts the agent.
     """

@@ -130,7 +130,8 @@ class CertificateAuthority:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _lock_folder(folder):
             if any((folder / file).exists() for file in ("ca.key", "ca.pem", "issued.json")):
-                raise AuthorityError(f"{folder} already contains an authority")
+                message = f"{folder} already contains an authority"
+                raise AuthorityError(f"{message}\n  try: nosejobs ca list, or --dir another folder")
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = _authority_certificate(key, name, now)
             write_private_file(folder / "issued.json", "[]\n")

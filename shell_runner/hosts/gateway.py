@@ -64,7 +64,7 @@ _KNOWN_CAUSES: tuple[tuple[str, str, str], ...] = (
     (r"Permission denied \(([^)]*)\)", "key refused ({0})", "ssh-copy-id, or ssh-add your key"),
     (
         r"Could not resolve hostname ([^\s:]+)",
-        "unknown host name {0}",
+        "the name {0} cannot be resolved",
         "check the spelling, or give the host an entry in ~/.ssh/config",
     ),
     (

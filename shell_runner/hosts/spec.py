@@ -26,7 +26,8 @@ _COMMON_OPTIONS = ("slots", "python", "id", "labels")
 #: Options that only hosts of one kind have.
 _KIND_OPTIONS = {"agent": ("name", "credentials", "listen"), "popen": (), "ssh": ("ssh_config",)}
 _OPTIONS = (*_KINDS, *_COMMON_OPTIONS, *(each for own in _KIND_OPTIONS.values() for each in own))
-_SLOTS_PREFIX = re.compile(r"(\d+)\*(.+)", re.DOTALL)
+#: Slots and host of ``4*popen``; ``popen*4`` does not match, and is explained as an unknown host.
+_SLOTS_PREFIX = re.compile(r"([^*/=]*)\*(?![0-9]+\Z)(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,11 @@ def _split_slots(text: str) -> tuple[int, str]:
     starred = _SLOTS_PREFIX.fullmatch(text)
     if not starred:
         return 0, text
-    slots = int(starred[1])
-    if not 0 < slots <= MAX_SLOTS:
-        raise InvalidHostSpec(f"host spec {text!r}: the number of slots must be 1 to {MAX_SLOTS}")
-    return slots, starred[2]
+    is_number = re.fullmatch(r"[0-9]{1,9}", starred[1])
+    if not is_number or not 0 < int(starred[1]) <= MAX_SLOTS:
+        message = f"the number of slots must be 1 to {MAX_SLOTS}, not {starred[1][:20]!r}"
+        raise InvalidHostSpec(f"host spec {text!r}: {message}")
+    return int(starred[1]), starred[2]
 
 
 def _from_inventory(entry: HostEntry) -> HostSpec:

@@ -311,7 +311,7 @@ class _IncomingConnections:
 
 
 def _exchange_hello(transport: TlsTransport, target: _AgentTarget, order: dict[str, str]) -> None:
-    hello = {"nosejobs": 1, **order, "silence": target.silence}
+    hello = {"nosejobs": 2, **order, "silence": target.silence}
     line = memoryview(json.dumps(hello).encode() + b"\n")
     deadline = time.monotonic() + _ANSWER_TIMEOUT
     answer = b""

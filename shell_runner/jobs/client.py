@@ -268,7 +268,7 @@ class JobClient(ReconnectingClient):
     # -- changing -----------------------------------------------------------------
 
     def cancel(self, job: str) -> JobSummary:
-        """Cancel a job; what has run of it can be harvested."""
+        """Cancel a job; its results so far can be harvested."""
         return self._call_for_job(job, "cancel")
 
     def forget(self, job: str, force: bool = False) -> JobSummary:

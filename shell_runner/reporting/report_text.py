@@ -138,15 +138,17 @@ def _context_lines(execution: Execution, context: FailureContext) -> list[str]:
 
 def _artifact_lines(execution: Execution, context: FailureContext) -> list[str]:
     """Return the lines that list artifacts, or count them if their paths are not known."""
-    count = len(execution.artifacts)
-    omitted = (
-        f", {execution.artifacts_omitted} over the limit" if execution.artifacts_omitted else ""
-    )
+    count, omitted = len(execution.artifacts), execution.artifacts_omitted
     if not context.files and count:
-        return [f"wrote    {format_count(count, 'file')}{omitted}"]
-    lines = [f"wrote    {path}" for path in context.files[:_MAX_FILES]]
-    more = max(count - _MAX_FILES, 0)
-    return [*lines, f"         and {more} more{omitted}"] if more or omitted else lines
+        lines = [f"wrote    {format_count(count, 'file')}"]
+    else:
+        lines = [f"wrote    {path}" for path in context.files[:_MAX_FILES]]
+        if count > _MAX_FILES:
+            lines.append(f"         and {count - _MAX_FILES} more")
+    if omitted:
+        verb = "was" if omitted == 1 else "were"
+        lines.append(f"omitted  {format_count(omitted, 'file')} over the limit {verb} not copied")
+    return lines
 
 
 def skip_reason(execution: Execution) -> str:

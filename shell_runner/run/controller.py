@@ -347,7 +347,7 @@ def _waiting_reason(kind: str, name: str) -> str:
     reasons = {
         resource_locks.SLOTS: "slots that another run uses",
         resource_locks.LOCK: f"the lock {name}, which another run holds",
-        resource_locks.ALONE: "another run: a test that must be alone",
+        resource_locks.ALONE: "a serial test of another run",
     }
     if kind not in reasons:
         raise ValueError(f"waits for {kind!r}")

@@ -19,7 +19,7 @@ from .tcp import DEFAULT_SILENCE, configure_socket
 from .tls_stream import TlsStream
 
 #: Version of the hello, which is the controller's first line.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 _MAX_HELLO_BYTES = 1 << 16
 #: Maximum bytes of one receive from the interpreter.
 _CHUNK_SIZE = 1 << 16

@@ -31,12 +31,13 @@ def list_pem_labels(text: str) -> List[str]:
     return [match[1] for match in _PEM_BLOCK.finditer(text)]
 
 
-def _read(path: str) -> str:
+def _read(path: str, missing_hint: str = "") -> str:
     try:
         with open(path, errors="replace") as file:
             return file.read(8 << 20)
     except OSError as error:
-        raise BadCredentials("%s: %s" % (path, error.strerror)) from error
+        hint = missing_hint if isinstance(error, FileNotFoundError) else ""
+        raise BadCredentials("%s: %s%s" % (path, error.strerror, hint)) from error
 
 
 def _read_version(path: str) -> Optional[_FileVersion]:
@@ -119,7 +120,7 @@ def load_into_context(context: ssl.SSLContext, bundle: str, crls: List[str]) -> 
 
 
 def _read_private_file(bundle: str) -> str:
-    text = _read(bundle)
+    text = _read(bundle, "; nosejobs ca issue HOST writes it")
     mode = stat.S_IMODE(os.stat(bundle).st_mode)
     if mode & 0o037:
         raise BadCredentials(

@@ -47,6 +47,10 @@ WantedBy=multi-user.target
 """
 
 
+class _UnknownListenAddress(Exception):
+    """An error: the host of --listen, its argument, cannot be resolved."""
+
+
 def parse_address(text: str, default_port: int, default_host: str = "") -> Tuple[str, int]:
     """Return host and port of ``host:port``, ``[v6]:port``, ``host`` or ``:port``.
 
@@ -113,7 +117,7 @@ def _create_parser() -> argparse.ArgumentParser:
         type=float,
         default=10.0,
         metavar="SECONDS",
-        help="time limit for the handshake and for the hello; default 10",
+        help="time limit for the handshake and for the first line after it; default 10",
     )
     add("--print-unit", action="store_true", help="print a systemd unit for this command")
     return parser
@@ -167,7 +171,10 @@ def _build_own_command() -> List[str]:
 def _open_listening_socket(options: AgentOptions) -> socket.socket:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     if not _is_ip_address(options.host, family):
-        addresses = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)
+        try:
+            addresses = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise _UnknownListenAddress(options.host) from error
         family = addresses[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -245,7 +252,8 @@ async def _run(options: AgentOptions) -> None:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command ``nosejobs-agent``; return its exit status."""
     options = sys.argv[1:] if argv is None else argv
-    arguments = _create_parser().parse_args(options)
+    parser = _create_parser()
+    arguments = parser.parse_args(options)
     if arguments.print_unit:
         sys.stdout.write(format_unit(options))
         return 0
@@ -254,6 +262,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         asyncio.run(_run(_make_options(arguments)))
+    except _UnknownListenAddress as error:
+        message = "argument --listen: cannot resolve %s; must be ADDR:PORT, such as 0.0.0.0:%d"
+        parser.error(message % (error, DEFAULT_PORT))
     except (BadCredentials, OSError) as error:
         sys.stderr.write("nosejobs-agent: %s\n" % error)
         return 1

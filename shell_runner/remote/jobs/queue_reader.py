@@ -76,7 +76,8 @@ class QueueReader:
             matches = db.execute(sql.JOBS_BY_PREFIX, (text, text + _AFTER_UUID_CHARS))
             jobs = [rows.parse_job_row(columns) for columns in matches]
         if not jobs:
-            raise RequestRefused("unknown", "this host has no job %r" % text)
+            message = "this host has no job %r; try: nosejobs job list"
+            raise RequestRefused("unknown", message % text)
         if len(jobs) > 1:
             ids = ", ".join(job.id for job in jobs)
             raise RequestRefused("ambiguous", "%r matches more than one job: %s" % (text, ids))

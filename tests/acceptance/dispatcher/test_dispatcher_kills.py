@@ -209,7 +209,7 @@ def test_killed_while_hosts_of_a_pool_go(when: str, fleet: Fleet) -> None:
     first = fleet.start_dispatcher()
     fleet.wait_until_shipped()
     first.kill()
-    fleet.write_settings(POOL + 'idle = "0.1s"\n')
+    fleet.write_settings(POOL + 'idle_timeout = "0.1s"\n')
     for moment in range(2, 7):
         dies = fleet.start_dispatcher(f"{when} {moment}")
         fleet.wait_until("it", lambda dies=dies: not dies.is_alive or fleet.is_without_hosts)

@@ -154,7 +154,7 @@ def test_exit_statuses(project: Project, script: str, status: int) -> None:
     ("spec", "words"),
     [
         ("2*poopen", "*'2[*]poopen'*"),
-        ("0*popen", "*must be 1 to 1024*"),
+        ("0*popen", "*must be 1 to 1024, not '0'*"),
         ("popen//slot=1", "*did you mean 'slots'?*"),
         ("atuo", "*'4[*]popen', auto*"),
         ("", "*needs a host*"),

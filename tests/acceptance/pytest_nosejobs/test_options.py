@@ -148,6 +148,21 @@ def test_timeouts_by_option_yield_to_metadata(project: Project) -> None:
         assert result.parseoutcomes() == {"passed": 1, "failed": 1}
 
 
+@pytest.mark.parametrize("value", ["soon", "0"])
+def test_a_timeout_is_seconds(project: Project, value: str) -> None:
+    project.add("test_a.sh", "true")
+    result = project.run(f"--nosejobs-timeout={value}")
+    assert result.ret == 4
+    shown = f"'{value}'" if value == "soon" else value
+    result.stderr.fnmatch_lines([f"*--nosejobs-timeout*must be seconds above 0, not {shown}*"])
+
+
+def test_the_help_names_the_plugin_and_agents(project: Project) -> None:
+    output = project.run("--help").stdout.str()
+    assert "\nnosejobs: tests in any language, on this machine and on hosts:\n" in output
+    assert "agent=host" in " ".join(output.split())
+
+
 def test_variables_are_passed_on_by_ini(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_A", "1")
     monkeypatch.setenv("OTHER", "1")

@@ -283,7 +283,10 @@ def test_a_variable_names_the_usual_host(
             ],
             "cannot extract into",
         ),
-        (["show", "abcd1234", "--host", "popen"], "this host has no job 'abcd1234'"),
+        (
+            ["show", "abcd1234", "--host", "popen"],
+            "this host has no job 'abcd1234'; try: nosejobs job list",
+        ),
         (["logs", "abcd1234", "--from", "x"], "'x' is not a position in a log"),
         (["limits", "--host", "popen", "kept_bytes"], "use NAME=VALUE"),
         (["limits", "--host", "popen", "waiting=2GiB"], "waiting must be a number of jobs, not"),

@@ -397,13 +397,13 @@ def test_ten_thousand_jobs(tmp_path: Path) -> None:
                 process_identity.identify_self(), host.code, time.time()
             )  # nobody else is started
             insert_copies(queue, first, 10_000)
-        desk = JobSession(None, host.folder, paths.code_path(host.folder, host.code))
+        session = JobSession(None, host.folder, paths.code_path(host.folder, host.code))
         submits, lists = [], []
         for number in range(60):
             new = {**make_submission(host, first), "id": str(uuid.uuid4()), "name": f"job {number}"}
-            submits.append(measure_seconds(lambda new=new: desk._calls["submit"](job=new)))
-            lists.append(measure_seconds(lambda: desk._calls["jobs"](limit=50)))
-        assert desk._calls["jobs"]()["counts"]["queued"] == 10_061
+            submits.append(measure_seconds(lambda new=new: session._handlers["submit"](job=new)))
+            lists.append(measure_seconds(lambda: session._handlers["jobs"](limit=50)))
+        assert session._handlers["jobs"]()["counts"]["queued"] == 10_061
         for name, times in (("submit", submits), ("list", lists)):
             print(name, *(f"{1000 * each:.1f}" for each in sorted(times)), "ms")
             assert statistics.median(times) < 0.05, name

@@ -87,7 +87,11 @@ def test_builds_are_printed_as_table_or_json(api: RunningApi, run: Run) -> None:
     (row,) = json.loads(run("builds", "--json").stdout)
     assert row["number"] == 1
     assert json.loads(run("builds", "--json", "--level", "ship").stdout) == []
-    assert run("builds", "--level", "ship").stderr == "no builds match\n"
+    assert run("builds", "--level", "shipp").stderr == (
+        "no builds match --level shipp\n  levels of builds: goop\n"
+    )
+    done = run("builds", "--source", "nope", "--branch", "b")
+    assert done.stderr == "no builds match --source nope --branch b\n  sources: app\n"
 
 
 def test_errors_of_sources_are_shown_with_builds(api: RunningApi, run: Run) -> None:
@@ -141,9 +145,9 @@ def test_actions_are_recorded_with_the_name_of_the_user(api: RunningApi, run: Ru
         (["hold", "1", "unit"], "unit of build 1 is held"),
         (["approve", "1", "unit", "--reason", "it is fine"], "unit of build 1 is approved"),
         (["tag", "1", "unit", "--reason", "seen"], "build 1 is tagged unit by hand"),
-        (["untag", "1", "unit", "--reason", "not so"], "the tag unit of build 1 revoked"),
+        (["untag", "1", "unit", "--reason", "not so"], "the tag unit of build 1 is revoked"),
         (["tag", "1", "unit", "--reason", "seen"], "build 1 is tagged unit by hand"),
-        (["tag", "1", "unit", "--revoke", "--reason", "no"], "the tag unit of build 1 revoked"),
+        (["tag", "1", "unit", "--revoke", "--reason", "no"], "the tag unit of build 1 is revoked"),
         (["cancel", "1", "unit"], "unit of build 1 is canceled"),
         (["rerun", "1", "unit", "--actor", "bob"], "run 2 of unit"),
         (["cancel", "1"], "build 1 is canceled: smoke, regression, audit, unit"),
@@ -182,8 +186,13 @@ def test_hosts_are_drained_and_resumed(api: RunningApi, run: Run) -> None:
         (["rerun", "1", "smoke"], "run 1 of smoke is waiting: it has not run yet"),
         (["hosts", "drain", "h\x1b[31m9"], "there is no host 'h\\x1b[31m9'; there is none yet"),
         (["poke", "nix"], "there is no source 'nix'"),
-        (["builds", "--state", "odd"], "state: "),
+        (
+            ["builds", "--state", "odd"],
+            "state must be one of new, building, built, failed, invalid, superseded, not 'odd'",
+        ),
         (["logs", "1", "unit"], "unit of build 1 has no job on a host yet: it is"),
+        (["logs", "1", "unit", "--run", "5"], "build 1 has no run 5 of unit; its runs: 1"),
+        (["logs", "1", "unit", "--run", "5", "-f"], "build 1 has no run 5 of unit; its runs: 1"),
         (["builds", "--url", "file:///etc/passwd"], "is not a URL"),
     ],
 )
@@ -431,6 +440,15 @@ def test_check_names_file_line_and_key(tmp_path: Path, name: str) -> None:
         assert f"{name}:2: unknown key 'odd'" in done.stderr
 
 
+def test_check_names_the_folder_without_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke("check")
+    assert done.exit_code == 2
+    assert f"there is no nosejobs.toml and no dispatcher.toml in {tmp_path}\n" in done.stderr
+
+
 def test_check_finds_what_would_make_a_build_invalid(tmp_path: Path) -> None:
     path = tmp_path / "nosejobs.toml"
     path.write_text('[stages.unit]\n[tests]\ntimeout = "x"\n')
@@ -470,6 +488,12 @@ def test_help_fits_a_terminal_and_explains_build(monkeypatch: pytest.MonkeyPatch
     listed = CliRunner().invoke(every, ["--help"]).output.partition("Commands:")[2]
     assert len(listed.splitlines()) > len(COMMANDS.commands)
     assert "..." not in listed
+    job = main.get_command(click.Context(main), "job")
+    for group in (*main.commands.values(), cli.list_hosts, job):
+        assert isinstance(group, click.Group)
+        listed = CliRunner().invoke(group, ["--help"]).output.partition("Commands:")[2]
+        assert group.commands
+        assert "..." not in listed
     for name in ("show", "logs", "approve", "cancel", "rerun"):
         assert "BUILD is a number" in invoke(name, "--help").output
 

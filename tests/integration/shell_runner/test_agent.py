@@ -181,7 +181,7 @@ def connect_tls(agent: AgentProcess, context: ssl.SSLContext) -> Iterator[ssl.SS
 
 def send_hello(agent: AgentProcess, context: ssl.SSLContext) -> bytes:
     """Send a valid hello as an arbitrary TLS client; return the answer."""
-    hello = {"nosejobs": 1, "python": "", "bootstrap": "print('got in')"}
+    hello = {"nosejobs": 2, "python": "", "bootstrap": "print('got in')"}
     with connect_tls(agent, context) as secured:
         secured.sendall(json.dumps(hello).encode() + b"\n")
         return secured.recv(100)
@@ -321,8 +321,8 @@ def test_an_authenticated_peer_without_a_hello_is_closed(
         (b"x\n", b"not a hello"),
         (b"[]\n", b"not a hello"),
         (b"[" * 60000 + b"\n", b"not a hello"),
-        (b'{"nosejobs": 2, "python": "", "bootstrap": ""}\n', b"speaks version 1"),
-        (b'{"nosejobs": 1, "python": "", "bootstrap": 3}\n', b"not a hello"),
+        (b'{"nosejobs": 3, "python": "", "bootstrap": ""}\n', b"speaks version 2"),
+        (b'{"nosejobs": 2, "python": "", "bootstrap": 3}\n', b"not a hello"),
         (b"x" * 100_000, b"too long"),
     ],
 )
@@ -368,7 +368,7 @@ def test_a_flood_from_one_address_does_not_block_another(
             flood = socket.create_connection(("127.0.0.1", shared.port), 10, ("127.0.0.2", 0))
             stack.enter_context(flood)
         secured = stack.enter_context(make_client_context(client).wrap_socket(slow))
-        hello = {"nosejobs": 1, "python": "", "bootstrap": "print('got in')"}
+        hello = {"nosejobs": 2, "python": "", "bootstrap": "print('got in')"}
         secured.sendall(json.dumps(hello).encode() + b"\n")
         assert secured.recv(100) == b'{"ok": true}\n'
 
@@ -614,22 +614,32 @@ def test_the_port_is_written_to_a_file(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "status", "message"),
     [
-        (["no-such.pem"], "no-such.pem: No such file"),
-        (["{bundle}", "--crl", "{bundle}.not"], "No such file"),
-        (["{bundle}", "--listen", "127.0.0.1:{taken}"], "in use"),
+        (
+            ["no-such.pem"],
+            1,
+            "no-such.pem: No such file or directory; nosejobs ca issue HOST writes it",
+        ),
+        (["{bundle}", "--crl", "{bundle}.not"], 1, "No such file or directory\n"),
+        (["{bundle}", "--listen", "127.0.0.1:{taken}"], 1, "in use"),
+        (
+            ["{bundle}", "--listen", "no-such-host.invalid"],
+            2,
+            "argument --listen: cannot resolve no-such-host.invalid; must be ADDR:PORT, such as"
+            " 0.0.0.0:7422",
+        ),
     ],
 )
 def test_an_agent_that_cannot_start_names_the_reason(
-    bundle: Path, options: list[str], message: str
+    bundle: Path, options: list[str], status: int, message: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         given = [each.format(bundle=bundle, taken=taken) for each in options]
         command = [sys.executable, "-m", "shell_runner.remote", "agent", *given]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1
+    assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -102,7 +102,7 @@ def test_the_hello_says_what_to_run(authority: FleetAuthority) -> None:
         transport = tls.connect({**settings, "python": "python3.9"}, "print(1)")
         assert read(transport) == b""
         transport.close()
-    expected = {"nosejobs": 1, "python": "python3.9", "bootstrap": "print(1)", "silence": 15.0}
+    expected = {"nosejobs": 2, "python": "python3.9", "bootstrap": "print(1)", "silence": 15.0}
     assert received == [expected]
 
 

@@ -171,6 +171,8 @@ def test_explained() -> None:
         "host plain: ssh=plain",
         "pool spare: up to 4 hosts of kind local (linux)",
     ]
+    one = explain(parse("[pools.here]\nmax_hosts = 1\n", HERE))
+    assert "pool here: up to 1 host of kind local" in one
     assert [line for line in explain(parse("", HERE)) if "warning" in line] == [
         "warning: no [sources.NAME]: nothing is watched",
         "warning: no [hosts.NAME] and no [pools.NAME]: every job will wait",

@@ -74,7 +74,7 @@ def test_the_last_run_of_a_stage_counts() -> None:
 @pytest.mark.parametrize(
     ("state", "tagged", "outcome", "message"),
     [
-        (S.PASSED, False, Outcome.STOPPED, "unit has no tag that counts"),  # it was revoked
+        (S.PASSED, False, Outcome.STOPPED, "unit has no valid tag"),  # it was revoked
         (S.FAILED, True, Outcome.PASSED, "passed"),  # by hand
         (S.CANCELED, True, Outcome.PASSED, "passed"),  # another run, and the tag stays
         (S.RUNNING, True, Outcome.IN_PROGRESS, "runs unit"),
@@ -96,7 +96,7 @@ def test_a_build_with_a_revoked_tag_has_not_passed() -> None:
     facts = Facts(BuildState.BUILT, tree, (run,), (given,))
     assert build_status.settled_status(BUILT, facts) == (
         Outcome.STOPPED,
-        "unit has no tag that counts",
+        "unit has no valid tag",
     )
 
 

@@ -230,7 +230,7 @@ def test_what_had_not_begun_waits_for_a_revoked_tag_by_name() -> None:
     facts = end_run(start(), "a", StageState.PASSED)
     facts = revoke(end_run(facts, "b", StageState.PASSED), "a")
     assert latest(facts, "c").detail == (
-        "needs b, whose tag does not count before those of what it needs"
+        "waits for b, whose tag counts only when the stages that it needs have their tags"
     )
 
 

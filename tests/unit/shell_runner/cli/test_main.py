@@ -30,6 +30,9 @@ def test_trust_in_three_commands(run, tmp_path: Path) -> None:
     for arguments in (["init"], ["issue", "web1"], ["issue", "--client", "laptop"]):
         done = run("ca", *arguments)
         assert done.exit_code == 0, done.output
+        if arguments == ["issue", "web1"]:
+            assert "start there: python3 nosejobs-agent.pyz web1.pem\n" in done.output
+            assert "nosejobs agent zipapp nosejobs-agent.pyz writes that file" in done.output
     for path in (tmp_path / "web1.pem", tmp_path / "config" / "nosejobs" / "client.pem"):
         assert "PRIVATE KEY" in path.read_text()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -80,6 +83,10 @@ def test_errors_are_words_and_not_tracebacks(run) -> None:
     assert done.exit_code == 2
     assert done.output.startswith("Error: no authority in ")
     assert "try: nosejobs ca init" in done.output
+    run("ca", "init")
+    done = run("ca", "init")
+    assert done.exit_code == 2
+    assert "already contains an authority\n  try: nosejobs ca list, or --dir" in done.output
 
 
 def test_a_missing_extra_is_named() -> None:
@@ -104,6 +111,23 @@ def test_the_agent_as_one_file(run, tmp_path: Path) -> None:
         assert archive.testzip() is None
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("ca issue", "default NAME.pem, for a client ~/.config/nosejobs/client.pem"),
+        ("ca renew", "default NAME.pem, for a client ~/.config/nosejobs/client.pem"),
+        ("job submit", "Default: $NOSEJOBS_HOST, else the only host with jobs of yours."),
+        ("job limits", "Default: $NOSEJOBS_HOST, else the only host with jobs of yours."),
+        ("job list", "Default: $NOSEJOBS_HOST, else all hosts with jobs of yours."),
+        ("job list", "Maximum number of jobs."),
+        ("job show", "Default: the host of the job, else $NOSEJOBS_HOST."),
+        ("job harvest", "2 if the command is invalid or was refused"),
+    ],
+)
+def test_help_names_defaults_and_statuses(run, command: str, text: str) -> None:
+    assert text in " ".join(run(*command.split(), "--help").output.split())
+
+
 def test_other_packages_add_commands(run, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other:
         names = {"other", "broken"}
@@ -120,7 +144,9 @@ def test_other_packages_add_commands(run, monkeypatch: pytest.MonkeyPatch) -> No
 
     other = Other()
     monkeypatch.setattr(cli, "_find_entry_points", lambda: other)
-    assert {"ca", "job", "other"} <= set(run("--help").output.split())
+    hosts, _, others = run("--help").output.partition("Dispatcher:\n")
+    assert {"agent", "ca", "job"} <= set(hosts.partition("Hosts:\n")[2].split())
+    assert "other" in others.split()
     assert run("other").output == "hello\n"
     other.bad = True
     done = run("other")

@@ -78,7 +78,10 @@ def test_options_and_commas_add_up_and_names_are_unique() -> None:
     [
         ("", "needs a host"),
         (",", "needs a host"),
-        ("0*popen", "must be 1 to 1024"),
+        ("0*popen", "host spec '0*popen': the number of slots must be 1 to 1024, not '0'"),
+        ("x*popen", "host spec 'x*popen': the number of slots must be 1 to 1024, not 'x'"),
+        ("popen*4", "try: --nosejobs='4*popen'"),
+        ("*ssh=h", "the number of slots must be 1 to 1024, not ''"),
         ("2*popen//slots=3", "give the slots once"),
         ("popen//slots=x", "slots must be a whole number, 1 to 1024"),
         ("popen//slots=0", "slots must be a whole number, 1 to 1024"),
@@ -102,7 +105,7 @@ def test_options_and_commas_add_up_and_names_are_unique() -> None:
         ("agent=h:x", "the port must be a number from 1 to 65535"),
         ("agent=h//listen=0", "listen must be a number from 1 to 65535"),
         ("h:99999", "the port must be a number from 1 to 65535"),
-        ("-2*popen", "-2*popen"),
+        ("-2*popen", "the number of slots must be 1 to 1024, not '-2'"),
     ],
 )
 def test_bad_specs_say_what_to_try(text: str, words: str) -> None:

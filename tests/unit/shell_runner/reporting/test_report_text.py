@@ -105,9 +105,9 @@ def test_properties_are_facts() -> None:
     [
         (0, 0, (), []),
         (1, 0, (), ["wrote    1 file"]),
-        (2, 3, (), ["wrote    2 files, 3 over the limit"]),
+        (2, 3, (), ["wrote    2 files", "omitted  3 files over the limit were not copied"]),
         (2, 0, ("out/0", "out/1"), ["wrote    out/0", "wrote    out/1"]),
-        (1, 3, ("out/0",), ["wrote    out/0", "         and 0 more, 3 over the limit"]),
+        (1, 3, ("out/0",), ["wrote    out/0", "omitted  3 files over the limit were not copied"]),
     ],
 )
 def test_a_failure_says_what_was_written_and_where_it_is(

@@ -257,7 +257,7 @@ def test_what_is_done_in_a_frame_counts_though_the_rest_is_garbage() -> None:
     [
         (["slots", ""], "slots that another run uses"),
         (["lock", "gpu\x1b[2J"], "the lock gpu, which another run holds"),
-        (["alone", ""], "another run: a test that must be alone"),
+        (["alone", ""], "a serial test of another run"),
     ],
 )
 def test_what_tests_wait_for_is_told_in_our_words(said: list[str], words: str) -> None:

@@ -34,7 +34,7 @@ def test_an_invalid_address_is_refused(text: str) -> None:
 
 
 def test_a_hello_becomes_a_launch_request() -> None:
-    line = json.dumps({"nosejobs": 1, "python": "py -X 'a b'", "bootstrap": "x"}).encode()
+    line = json.dumps({"nosejobs": 2, "python": "py -X 'a b'", "bootstrap": "x"}).encode()
     expected = {"python": ["py", "-X", "a b"], "bootstrap": "x", "silence": 15.0}
     assert parse_hello(line) == expected
 
@@ -48,7 +48,7 @@ def test_a_hello_becomes_a_launch_request() -> None:
     ],
 )  # fmt: skip
 def test_an_invalid_hello_is_refused(changes: dict[str, object]) -> None:
-    hello = {"nosejobs": 1, "python": "", "bootstrap": "", "silence": 15, **changes}
+    hello = {"nosejobs": 2, "python": "", "bootstrap": "", "silence": 15, **changes}
     with pytest.raises(PeerRefused):
         parse_hello(json.dumps(hello).encode())
 

@@ -270,7 +270,7 @@ def _wait_for_build_end(client: ApiClient, number: int, tell: Callable[[Any], No
 
     found, etag = client.wait_for_change(f"/builds/{number}", "")
     tell(found)
-    while found["outcome"] == "going":
+    while found["outcome"] == "running":
         changed, etag = retry_until_reachable(
             partial(client.wait_for_change, f"/builds/{number}", etag), print_message
         )

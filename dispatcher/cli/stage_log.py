@@ -158,7 +158,7 @@ class LogFollower:
             self._say_once(
                 tables.format_run_status(run), hint if run["state"] in ("gated", "held") else ""
             )
-        return has_ended or build_json["outcome"] not in ("going", "stopped")
+        return has_ended or build_json["outcome"] not in ("running", "stopped")
 
     def _find_run(self, build_json: Any) -> Any:
         runs = [each for each in build_json["runs"] if each["stage"] == self._stage]

@@ -21,7 +21,7 @@ from shell_runner.cli.formatting import format_age, format_size
 from shell_runner.text import strip_control_chars, to_single_line
 
 _STYLES = {
-    "passed": "green", "failed": "red", "error": "magenta", "going": "cyan", "running": "cyan",
+    "passed": "green", "failed": "red", "error": "magenta", "running": "cyan",
     "stopped": "yellow", "gated": "yellow", "held": "yellow", "blocked": "yellow",
     "canceled": "yellow", "superseded": "dim", "up": "green", "down": "red",
     "quarantined": "red", "draining": "yellow",

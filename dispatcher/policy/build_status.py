@@ -17,7 +17,7 @@ class Outcome(StrEnum):
     """The outcome of a build so far."""
 
     #: Something comes by itself.
-    IN_PROGRESS = "going"
+    RUNNING = "running"
     #: Nothing more to do: every stage has passed.
     PASSED = "passed"
     #: A person has to approve, to release, or to tag.
@@ -39,12 +39,12 @@ class BuildStatus(NamedTuple):
     @property
     def is_final(self) -> bool:
         """Return whether nothing more comes by itself."""
-        return self.outcome is not Outcome.IN_PROGRESS
+        return self.outcome is not Outcome.RUNNING
 
 
 _WITHOUT_ARTIFACT = {
-    BuildState.NEW: (Outcome.IN_PROGRESS, "waits for its turn"),
-    BuildState.BUILDING: (Outcome.IN_PROGRESS, "is being built"),
+    BuildState.NEW: (Outcome.RUNNING, "waits for its turn"),
+    BuildState.BUILDING: (Outcome.RUNNING, "is being built"),
     BuildState.FAILED: (Outcome.FAILED, "could not be built"),
     BuildState.INVALID: (Outcome.FAILED, "has an invalid nosejobs.toml"),
     BuildState.SUPERSEDED: (Outcome.SUPERSEDED, "a newer change came first"),
@@ -53,8 +53,8 @@ _WITHOUT_ARTIFACT = {
 #: What counts most comes first: a state of the newest run of a stage (None: it has passed, and has
 #: no valid tag), the outcome of the build, and the message about the stages in that state.
 _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
-    (StageState.RUNNING, Outcome.IN_PROGRESS, "runs {}"),
-    (StageState.PLACING, Outcome.IN_PROGRESS, "{} wait{s} for a host"),
+    (StageState.RUNNING, Outcome.RUNNING, "runs {}"),
+    (StageState.PLACING, Outcome.RUNNING, "{} wait{s} for a host"),
     (StageState.FAILED, Outcome.FAILED, "stopped at {}"),
     (StageState.ERROR, Outcome.ERROR, "{} could not be run"),
     (StageState.CANCELED, Outcome.STOPPED, "{} {was} canceled"),
@@ -120,8 +120,8 @@ def settled_status(build: Build, facts: promotion.Facts) -> BuildStatus:
     status = compute_status(build, facts.runs, promotion.counting_stages(facts.tree, facts.tags))
     plan = promotion.make_plan(facts)
     if status.is_final and (plan.grants or plan.revocations or plan.new_runs or plan.run_changes):
-        return BuildStatus(Outcome.IN_PROGRESS, status.message)
-    return status if plan.level == build.level else BuildStatus(Outcome.IN_PROGRESS, status.message)
+        return BuildStatus(Outcome.RUNNING, status.message)
+    return status if plan.level == build.level else BuildStatus(Outcome.RUNNING, status.message)
 
 
 def _status_without_artifact(build: Build, run: StageRun | None) -> BuildStatus:

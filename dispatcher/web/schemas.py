@@ -175,7 +175,7 @@ class Build(_Response):
     state: str
     detail: str
     level: str
-    #: One of going, passed, stopped, failed, error, superseded.
+    #: One of running, passed, stopped, failed, error, superseded.
     outcome: str
     #: The outcome in words.
     message: str

@@ -24,18 +24,18 @@ def runs(**states: StageState) -> list[StageRun]:
     [
         ({}, Outcome.PASSED, "built; it has no stages"),
         ({"unit": S.PASSED}, Outcome.PASSED, "passed"),
-        ({"unit": S.PASSED, "smoke": S.RUNNING}, Outcome.IN_PROGRESS, "runs smoke"),
+        ({"unit": S.PASSED, "smoke": S.RUNNING}, Outcome.RUNNING, "runs smoke"),
         ({"unit": S.FAILED, "smoke": S.BLOCKED}, Outcome.FAILED, "stopped at unit"),
         # While a stage runs, the build may still reach a higher level.
-        ({"unit": S.FAILED, "audit": S.RUNNING}, Outcome.IN_PROGRESS, "runs audit"),
-        ({"unit": S.PLACING}, Outcome.IN_PROGRESS, "unit waits for a host"),
+        ({"unit": S.FAILED, "audit": S.RUNNING}, Outcome.RUNNING, "runs audit"),
+        ({"unit": S.PLACING}, Outcome.RUNNING, "unit waits for a host"),
         ({"unit": S.ERROR}, Outcome.ERROR, "unit could not be run"),
         ({"unit": S.GATED, "smoke": S.WAITING}, Outcome.STOPPED, "unit needs an approval"),
         ({"unit": S.HELD}, Outcome.STOPPED, "unit is held"),
         ({"unit": S.CANCELED, "smoke": S.BLOCKED}, Outcome.STOPPED, "unit was canceled"),
         ({"a": S.HELD, "b": S.HELD}, Outcome.STOPPED, "a and b are held"),
         (dict.fromkeys("abcde", S.CANCELED), Outcome.STOPPED, "a, b and 3 more were canceled"),
-        (dict.fromkeys("abcd", S.PLACING), Outcome.IN_PROGRESS, "a, b and 2 more wait for a host"),
+        (dict.fromkeys("abcd", S.PLACING), Outcome.RUNNING, "a, b and 2 more wait for a host"),
     ],
 )
 def test_the_stage_that_matters_most_is_named(
@@ -47,8 +47,8 @@ def test_the_stage_that_matters_most_is_named(
 @pytest.mark.parametrize(
     ("state", "outcome"),
     [
-        (BuildState.NEW, Outcome.IN_PROGRESS),
-        (BuildState.BUILDING, Outcome.IN_PROGRESS),
+        (BuildState.NEW, Outcome.RUNNING),
+        (BuildState.BUILDING, Outcome.RUNNING),
         (BuildState.FAILED, Outcome.FAILED),
         (BuildState.INVALID, Outcome.FAILED),
         (BuildState.SUPERSEDED, Outcome.SUPERSEDED),
@@ -57,7 +57,7 @@ def test_the_stage_that_matters_most_is_named(
 def test_without_an_artifact_no_stage_counts(state: BuildState, outcome: Outcome) -> None:
     status = build_status.compute_status(Build(1, 1, state), runs(unit=S.PASSED))
     assert status.outcome is outcome
-    assert status.is_final is (outcome is not Outcome.IN_PROGRESS)
+    assert status.is_final is (outcome is not Outcome.RUNNING)
 
 
 def test_a_build_command_that_could_not_be_run_is_no_fault_of_the_tree() -> None:
@@ -77,7 +77,7 @@ def test_the_last_run_of_a_stage_counts() -> None:
         (S.PASSED, False, Outcome.STOPPED, "unit has no valid tag"),  # it was revoked
         (S.FAILED, True, Outcome.PASSED, "passed"),  # by hand
         (S.CANCELED, True, Outcome.PASSED, "passed"),  # another run, and the tag stays
-        (S.RUNNING, True, Outcome.IN_PROGRESS, "runs unit"),
+        (S.RUNNING, True, Outcome.RUNNING, "runs unit"),
         (S.FAILED, False, Outcome.FAILED, "stopped at unit"),
     ],
 )
@@ -105,4 +105,4 @@ def test_what_policy_will_write_makes_a_build_not_final() -> None:
     stage_runs = runs(unit=S.PASSED, smoke=S.WAITING)
     assert build_status.compute_status(BUILT, stage_runs).is_final
     facts = Facts(BuildState.BUILT, tree, tuple(stage_runs))
-    assert build_status.settled_status(BUILT, facts).outcome is Outcome.IN_PROGRESS
+    assert build_status.settled_status(BUILT, facts).outcome is Outcome.RUNNING

@@ -124,7 +124,7 @@ def test_a_hostile_build_is_refused_by_name(
             path.write_bytes(data)
             jobs[name] = str(uuid.uuid4())
             config = JobConfig(keep_workspace="always")
-            ready = job_hosts.prepare(
+            ready = job_hosts.prepare_submission(
                 job_hosts.JobDescription(user.tests, path, config=config),
                 job_hosts.POPEN,
                 jobs[name],

@@ -46,7 +46,8 @@ _PATIENCE = 300.0
 #: The command as an installed one runs, of this checkout.
 COMMAND = [
     sys.executable, "-c",
-    f"import sys; sys.path.insert(0, {str(ROOT)!r}); from shell_runner.cli.main import main; main()",
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    "from shell_runner.cli.main import main; main()",
 ]  # fmt: skip
 _VARIABLES = ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "HOME")
 _SUBMIT_NOTES = (

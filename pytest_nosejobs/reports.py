@@ -1,6 +1,7 @@
 """Pytest's reports of a test that has run.
 
-The functions are pure: they send nothing.  The texts are those of ``shell_runner.reporting.report_text``.
+The functions are pure: they send nothing.  The texts are those of
+``shell_runner.reporting.report_text``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command lines that start a program of ``__main__.py``.
 
-Must be in the folder of ``__main__.py``: the path is derived from the one of this file.  Must not import other modules of
-this package.
+Must be in the folder of ``__main__.py``: the path is derived from the one of this file.  Must not
+import other modules of this package.
 """
 
 import os

@@ -250,7 +250,7 @@ def test_a_hostile_package_is_refused_by_name(user: User) -> None:
     spoilt[len(sound) // 2] ^= 1
 
     forger.replace_package(bytes(spoilt), hashlib.sha256(sound).hexdigest())
-    forger.assert_refused("does not have the digest that it names")
+    forger.assert_refused("does not match its digest")
     forger.replace_package(bytes(spoilt))
     forger.assert_refused(f"the package of job {job} is refused: ")
     forger.replace_package(forger.forge(add=[(b"../../victim", b"x", {})]))
@@ -282,7 +282,7 @@ def test_a_package_of_another_size_is_refused(user: User) -> None:
     """Bytes after the announced size are not read, and a package that ends early is refused."""
     forger = Forger(user)
     forger.replace_package(forger.sound + b"x" * 4096, size=len(forger.sound))
-    forger.assert_refused("does not have the digest that it names")
+    forger.assert_refused("does not match its digest")
     forger.replace_package(forger.sound[:-100], size=len(forger.sound))
     _, err = user.job("harvest", forger.job, status=6)
     assert "0 bytes of a package where 100 were requested" in err

@@ -121,7 +121,7 @@ def test_full_disk_while_packaging(machine: NamespaceHost, disk: SmallFilesystem
     assert shown["state"].startswith("completed, packaging: its package cannot be made: ")
     assert f"{machine.queue_folder}: No space left on device; make room there" in shown["state"]
     assert shown["tests"] == "2: 2 passed"
-    assert "mend what is said above" in shown["next"]
+    assert "fix the problem above" in shown["next"]
     assert not list((machine.queue_folder / "packages").glob("*.zip"))
     disk.clear()
     assert harvest_outcomes(machine, job) == {"passed": 2}
@@ -144,7 +144,7 @@ def test_full_disk_while_executions_are_written_and_at_submit(
     log = next((machine.queue_folder / "logs").glob("*.log"))
     shown = show_job(machine, job)
     assert f"the disk of {machine.queue_folder} is full" in shown["state"]
-    assert "mend what is said above" in shown["next"]
+    assert "fix the problem above" in shown["next"]
     # Neither small jobs nor large ones are accepted; the message names reason and folder.
     (tests / "data").write_bytes(os.urandom(1 << 20))
     message = run_refused(machine, "submit", "--tests", tests)

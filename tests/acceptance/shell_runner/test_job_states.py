@@ -250,7 +250,7 @@ def test_a_damaged_queue(machine: NamespaceHost) -> None:
         damage(machine.queue_folder / "queue.db")
         message = run_refused(machine, "list")
         (place,) = re.findall(r"renamed to (\S+);", message)
-        assert "contents and packages are kept" in message
+        assert "contents and packages stay in" in message
         assert f"{machine.queue_folder}/queue.db was damaged" in message
         assert Path(place).exists()
         assert len(list_damaged_files(machine)) == count
@@ -298,8 +298,8 @@ def test_a_queue_of_a_newer_schema(machine: NamespaceHost) -> None:
     set_version(99)
     for command in (("submit", "--tests", tests), ("list",)):
         message = run_refused(machine, *command, status=2)
-        assert "queue.db has version 99 of the schema, this nosejobs knows 1" in message
-        assert "use a newer one" in message
+        assert "queue.db has schema version 99, this nosejobs supports up to 1" in message
+        assert "use a newer nosejobs" in message
     machine.power_off()
     machine.boot()
     assert "version 99" in run_refused(machine, "list", status=2)

@@ -176,14 +176,14 @@ def test_a_job_that_needs_more_than_the_disk_has(
     assert harvest_outcomes(machine, after) == {"passed": 1}
     assert harvest_outcomes(machine, installing, status=1) == {"error": 1}
     shown = show_job(machine, installing)
-    assert (shown["state"], shown["because"]) == (
+    assert (shown["state"], shown["reason"]) == (
         "install-failed, harvested",
         "the install command failed: exit 1",
     )
     assert harvest_outcomes(machine, unpacking, status=6) == {"error": 1}
     shown = show_job(machine, unpacking)
     assert shown["state"] == "gave-up, harvested"
-    assert "No space left on device" in shown["because"]
+    assert "No space left on device" in shown["reason"]
     assert os.listdir(machine.queue_folder / "work") == []
 
 

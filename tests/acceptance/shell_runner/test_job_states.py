@@ -326,7 +326,7 @@ def extend_module(name: str, more: str) -> dict[str, bytes]:
 
 def test_two_versions_of_the_code(host: QueueHost) -> None:
     """One worker runs the jobs in order, each by its own version, even if two are started."""
-    newer = "\n_old = facts\ndef facts(): return _old()._replace(note='newer')\n"
+    newer = "\n_old = collect_host_facts\ndef collect_host_facts(): return _old()._replace(note='newer')\n"
     other = host.install(extend_module("protocol/host_facts.py", newer))
     script = f'echo "$NOSEJOBS_JOB" >{host.fifo.path}'
     jobs = [host.submit({"t": script}, code=code) for code in (host.code, other) * 2]
@@ -507,7 +507,7 @@ def test_a_python_without_sqlite(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 6, done.stderr
     assert "host popen: " in done.stderr
-    assert "this Python lacks a part of its standard library: sqlite3" in done.stderr
+    assert "this Python lacks standard library modules: sqlite3" in done.stderr
     assert "Traceback" not in done.stderr
 
 

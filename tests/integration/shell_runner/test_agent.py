@@ -257,7 +257,7 @@ def test_a_new_bundle_takes_effect_without_a_restart(tmp_path: Path) -> None:
     client, host = authority.issue_client(), authority.issue_host(days=-1)
     with AgentProcess(host) as agent:
         agent.expect("error .*expired on ")
-        assert "not valid any more" in get_refusal(agent, client)
+        assert "has expired" in get_refusal(agent, client)
         authority.issue_host()
         with agent.connect(client) as peer:
             assert peer.evaluate("1") == "1"

@@ -44,12 +44,10 @@ _MAX_PIECE_BYTES = 1 << 20
 
 
 class JobSession(ChannelSession):
-    """A job session of one client.
+    """A session of one client with the queue in ``folder``.
 
-    ``folder``: the folder of the queue.  ``code``: the folder of the code that runs this session,
-    named by its digest.
-
-    Methods that answer a request raise :exc:`queue.RequestRefused` if it is impossible.
+    ``code``: the folder of the code that runs it, named by its digest.  Methods that answer a
+    request raise :exc:`queue.RequestRefused` if it is impossible.
     """
 
     def __init__(self, channel: Any, folder: str, code: str) -> None:
@@ -225,8 +223,6 @@ class JobSession(ChannelSession):
         row = self._open_queue().find(job)
         details = job_details.describe_job(self._open_queue(), row, self.folder, time.time())
         return {**details, "worker_error": self._worker.error}
-
-    # -- changes ----------------------------------------------------------------
 
     def _await_changes(
         self,

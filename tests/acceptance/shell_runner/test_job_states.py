@@ -326,7 +326,10 @@ def extend_module(name: str, more: str) -> dict[str, bytes]:
 
 def test_two_versions_of_the_code(host: QueueHost) -> None:
     """One worker runs the jobs in order, each by its own version, even if two are started."""
-    newer = "\n_old = collect_host_facts\ndef collect_host_facts(): return _old()._replace(note='newer')\n"
+    newer = (
+        "\n_old = collect_host_facts\n"
+        "def collect_host_facts(): return _old()._replace(note='newer')\n"
+    )
     other = host.install(extend_module("protocol/host_facts.py", newer))
     script = f'echo "$NOSEJOBS_JOB" >{host.fifo.path}'
     jobs = [host.submit({"t": script}, code=code) for code in (host.code, other) * 2]

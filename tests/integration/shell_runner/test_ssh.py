@@ -6,6 +6,7 @@ import queue
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,11 @@ class _Broken(Exception):
     """Raised when the connection is closed in the middle of a file."""
 
 
-def _ship_in_part(root: Path, spec: str, frames: int) -> None:
-    """Send some frames of file contents, then close the connection."""
+def _ship_in_part(root: Path, spec: str, frames: int, arrived: Callable[[], None]) -> None:
+    """Send some frames of file contents, wait for ``arrived``, then close the connection.
+
+    Frames that are still on their way when the connection is closed are lost with it.
+    """
     answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     (parsed,) = hosts.parse_specs([spec], {})
     gateway = Gateway(parsed, answers.put)
@@ -105,12 +109,13 @@ def _ship_in_part(root: Path, spec: str, frames: int) -> None:
     try:
         with pytest.raises(_Broken):
             ship(scan(root, []), send, wait)
+        arrived()
     finally:
         gateway.close()
 
 
 def _await_pieces(folder: Path, size: int) -> None:
-    """Wait for pieces that were sent just before the connection was closed."""
+    """Wait until ``size`` bytes of an incomplete file are stored."""
     deadline = time.monotonic() + 20
     while sum(path.stat().st_size for path in folder.glob("*.partial")) < size:
         assert time.monotonic() < deadline
@@ -123,14 +128,16 @@ def test_a_broken_transfer_goes_on_where_it_stopped(sshd: Sshd, tmp_path: Path) 
     write_program(tmp_path / "large", data)
     write_program(tmp_path / "test_a", f"{SH}sha256sum large")
     # The manifest comes first, in two frames; the small file waits for the large one.
-    _ship_in_part(tmp_path, sshd.spec(slots=1), 2 + 4)
-    _await_pieces(sshd.cache / "nosejobs" / "blobs", 4 << 20)
+    blobs = sshd.cache / "nosejobs" / "blobs"
+    _ship_in_part(
+        tmp_path, sshd.spec(slots=1), 2 + 4, arrived=lambda: _await_pieces(blobs, 4 << 20)
+    )
     with HostRun(tmp_path, sshd.spec(slots=1)) as bench:
         sent = (tmp_path / "test_a").stat().st_size
         assert bench.host.shipped.bytes == sent + (2 << 20)
         execution = bench.run_test(bench.new_test(SH)._replace(path="test_a"))
     assert execution.stdout.text.split()[0] == hashlib.sha256(data).hexdigest()
-    assert list((sshd.cache / "nosejobs" / "blobs").glob("*.partial")) == []
+    assert list(blobs.glob("*.partial")) == []
 
 
 def test_controllers_that_bring_the_same_at_once_do_not_meet(sshd: Sshd, tmp_path: Path) -> None:

@@ -24,16 +24,21 @@ class OutputFormats:
 def load_formats(config: pytest.Config) -> OutputFormats:
     """Return the formats of all ``pytest_nosejobs_formats`` hooks.
 
+    The built-in formats come after those of plugins, which may replace them by name.
+
     Raises what the hooks raise, AttributeError for a module without ``NAME``, and OSError or
     TypeError for one without source.
     """
-    builtin = {module.__name__ for module in formats.load_builtin_formats()}
     sources: dict[str, str] = {}
     by_suffix: dict[str, str] = {}
     for modules in config.hook.pytest_nosejobs_formats(config=config):
         for module in modules:
-            source = "" if module.__name__ in builtin else inspect.getsource(module)
-            sources.setdefault(module.NAME, source)
+            if module.NAME not in sources:
+                sources[module.NAME] = inspect.getsource(module)
             for suffix in formats.get_suffixes(module):
                 by_suffix.setdefault(suffix, module.NAME)
+    for name in formats.BUILTIN_NAMES:
+        sources.setdefault(name, "")
+    for suffix, name in formats.BUILTIN_SUFFIXES.items():
+        by_suffix.setdefault(suffix, name)
     return OutputFormats(sources, by_suffix)

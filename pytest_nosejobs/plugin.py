@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shell_runner.collection.programs import CollectionRules
 from shell_runner.errors import UsageError
-from shell_runner.remote import formats
 
 from . import newhooks, options, other_plugins, pytest_internals
 from .artifacts import ArtifactReceiver
@@ -54,12 +52,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Define the plugin's own hooks."""
     pluginmanager.add_hookspecs(newhooks)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_nosejobs_formats() -> list[ModuleType]:
-    """Return the built-in formats, through the same hook as those of other plugins."""
-    return formats.load_builtin_formats()
 
 
 def pytest_configure(config: pytest.Config) -> None:

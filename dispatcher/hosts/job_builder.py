@@ -32,7 +32,7 @@ from ..store import Store, changes, durations, hosts, jobs, stage_runs
 from ..store import builds as build_rows
 
 #: Names of all built-in output formats, without options.
-_FORMATS = tuple((module.NAME, "") for module in formats.load_builtin_formats())
+_FORMATS = tuple((name, "") for name in formats.BUILTIN_NAMES)
 #: Addresses that are accepted from a host: they are passed to other hosts, separated by commas.
 _ADDRESS = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
 #: Fingerprints that are kept; without its fingerprint a job is prepared again to compare it.

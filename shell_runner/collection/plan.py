@@ -71,21 +71,12 @@ def make_plan(
     rules = CollectionRules(tree, tuple(patterns), replace(base, timeout=None), repeat)
     selection = TreeWalker(root, rules).find(names)
     chosen = _select_by_tags(selection.runs, tags)
-    formats_of = _builtin_formats_by_suffix() if formats_by_suffix is None else formats_by_suffix
+    formats_of = formats.BUILTIN_SUFFIXES if formats_by_suffix is None else formats_by_suffix
     tests = tuple(
         _make_job_test(number, run, limit, formats_of, labels, host)
         for number, run in enumerate(chosen)
     )
     return Plan(tests, tuple(selection.invalid_tests), tuple(selection.python_tests))
-
-
-def _builtin_formats_by_suffix() -> dict[str, str]:
-    """Return the names of the built-in formats by the suffix of programs."""
-    by_suffix: dict[str, str] = {}
-    for module in formats.load_builtin_formats():
-        for suffix in formats.get_suffixes(module):
-            by_suffix.setdefault(suffix, module.NAME)
-    return by_suffix
 
 
 def _make_job_test(

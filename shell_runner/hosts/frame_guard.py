@@ -36,6 +36,9 @@ _MAX_ERROR_CHARS = 4000
 #: Maximum number of bytes of the payload of an error.
 _MAX_ERROR_BYTES = 1 << 20
 
+#: The line of the proxy's error file that says that the guard ended the connection.
+VIOLATION_LINE = "nosejobs-hostile\n"
+
 
 class ProtocolViolation(ValueError):
     """A host sent what a correct host never sends."""

@@ -6,16 +6,12 @@ failures.  Must not know tests or verdicts.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import io
-import os
 import re
 import select
-import signal
 import sys
-import tempfile
 import threading
 import time
 import zipfile
@@ -29,7 +25,8 @@ from ..errors import HostOpenError
 from ..remote import bootstrap
 from ..remote.protocol import frames
 from ..text import strip_control_chars
-from . import host_code, proxy
+from . import host_code
+from .proxy_errors import ErrorFile
 from .spec import HostSpec
 
 #: Seconds to open a host, including the start of its interpreter.
@@ -123,7 +120,7 @@ class Gateway:
         #: Since when a thread has been blocked in sending a frame; 0: none is.
         self.sending_since = 0.0
         self._group = execnet.Group()
-        self._errors = _ErrorFile() if spec.kind != "popen" else None
+        self._errors = ErrorFile() if spec.kind != "popen" else None
         try:
             self._gateway = self._open_gateway()
             self._track_received_bytes()
@@ -160,6 +157,8 @@ class Gateway:
         if self.spec.kind == "popen":
             python = f"//python={self.spec.python}" if self.spec.python else ""
             return f"popen//execmodel=main_thread_only{python}"
+        from . import proxy  # it costs some milliseconds, which only other hosts need
+
         assert self._errors is not None
         settings: dict[str, str | int | float] = {**make_proxy_settings(self.spec)}
         settings |= {"errors": self._errors.path, "silence": self._silence}
@@ -199,9 +198,9 @@ class Gateway:
                     filter(None, [hint.format(*found.groups()), self.spec.alternative])
                 )
                 return HostOpenError(self.spec.id, cause.format(*found.groups()), hint)
-        reason = proxy.REASON_LINE.search(said)
+        reason = self._errors.close_reason() if self._errors else ""
         if reason:
-            return HostOpenError(self.spec.id, strip_control_chars(reason[1]))
+            return HostOpenError(self.spec.id, reason)
         if said.strip():
             return HostOpenError(self.spec.id, strip_control_chars(said.strip().splitlines()[-1]))
         if error is None:
@@ -289,13 +288,13 @@ class Gateway:
 
     def was_ended_by_guard(self) -> bool:
         """Return whether the frame guard ended the connection."""
-        return bool(self._errors and proxy.VIOLATION_LINE in self._errors.read())
+        return bool(self._errors and self._errors.was_ended_by_guard())
 
     def close_reason(self) -> str:
         """Return why the connection ended; empty if that is not known."""
-        found = proxy.REASON_LINE.search(self._errors.read()) if self._errors else None
-        if found:
-            return strip_control_chars(found[1])
+        reason = self._errors.close_reason() if self._errors else ""
+        if reason:
+            return reason
         try:
             self._channel.waitclose(0.0)
         except execnet.RemoteError as error:
@@ -320,44 +319,3 @@ def make_proxy_settings(spec: HostSpec) -> dict[str, str | int]:
     }[spec.kind]
     names = ("kind", "address", "python", *own)
     return {name: getattr(spec, name) for name in names}
-
-
-class _ErrorFile:
-    """The temporary file to which the proxy and its ssh write their errors."""
-
-    def __init__(self) -> None:
-        self._descriptor, self.path = tempfile.mkstemp(prefix="nosejobs-ssh-")
-        self._closing = threading.Lock()
-        #: Its content when it was closed.
-        self._final_text = ""
-
-    def read(self) -> str:
-        return proxy.PID_LINE.sub("", self._read_all())
-
-    def _read_all(self) -> str:
-        with self._closing:
-            if self._descriptor >= 0:
-                self._final_text = os.pread(self._descriptor, 64 << 10, 0).decode(
-                    "utf-8", "replace"
-                )
-            return self._final_text
-
-    def kill_writer(self) -> None:
-        """Terminate the proxy: execnet cannot end an ssh that hangs in its handshake."""
-        found = proxy.PID_LINE.search(self._read_all())
-        if found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int(found[1]), signal.SIGTERM)
-
-    def unlink(self) -> None:
-        """Remove the name, which would outlive a killed controller; the writer has it open."""
-        Path(self.path).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Remove and close the file; may be called twice."""
-        self.unlink()
-        self._read_all()
-        with self._closing:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1

@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import select
 import shlex
 import signal
@@ -25,7 +24,12 @@ from typing import Any, NoReturn, Protocol
 if __name__ == "__main__":  # -P keeps this folder off the path; its parent must be on it
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from shell_runner.hosts.frame_guard import MAX_PAYLOAD_BYTES, FrameGuard, ProtocolViolation
+from shell_runner.hosts.frame_guard import (
+    MAX_PAYLOAD_BYTES,
+    VIOLATION_LINE,
+    FrameGuard,
+    ProtocolViolation,
+)
 
 _SSH_OPTIONS = (
     "-T",
@@ -44,14 +48,6 @@ _VERSION_CHECK = (
     "import sys; sys.version_info < (3, 8) and sys.exit("
     "'nosejobs-needs-python: this is Python ' + sys.version.split()[0]); "
 )
-
-#: The first line of the error file.
-PID_LINE = re.compile(r"nosejobs-pid: (\d+)\n")
-#: The line of the error file that says why the connection ended.
-REASON_LINE = re.compile(r"nosejobs-reason: (.*)\n")
-
-#: The line of the error file that says that the frame guard ended the connection.
-VIOLATION_LINE = "nosejobs-hostile\n"
 
 _CHUNK_SIZE = 1 << 16
 #: Maximum number of bytes that are buffered in each direction.

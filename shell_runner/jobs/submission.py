@@ -57,7 +57,7 @@ def prepare_submission(description: JobDescription, spec: HostSpec, id: str) -> 
     )
     config = description.config._replace(
         slots=description.config.slots or spec.slots,
-        formats=tuple((module.NAME, "") for module in formats.load_builtin_formats()),
+        formats=tuple((name, "") for name in formats.BUILTIN_NAMES),
     )
     job = make_job(
         id,

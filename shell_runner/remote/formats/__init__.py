@@ -20,11 +20,19 @@ an exception; time is linear in the bytes; memory is bounded (see ``bounds``).
 """
 
 from types import ModuleType
-from typing import List, Optional, Protocol, Tuple
+from typing import Dict, Optional, Protocol, Tuple
 
 from ..protocol.model import ParsedOutput
 
-__all__ = ["FileFormat", "StreamReader", "get_suffixes", "load_builtin_formats"]
+__all__ = ["BUILTIN_NAMES", "BUILTIN_SUFFIXES", "FileFormat", "StreamReader", "get_suffixes"]
+
+#: Names of the built-in formats, in the order in which they are tried.  Each is a module here; a
+#: controller needs the names alone, and does not spend time on loading readers.
+BUILTIN_NAMES = ("tap", "subunit", "gotest", "libtest", "junit")
+
+#: Names of built-in formats by the suffix of programs that always write them: ``SUFFIXES`` of all
+#: their modules.
+BUILTIN_SUFFIXES: Dict[str, str] = {".t": "tap", ".bats": "tap"}
 
 
 class StreamReader(Protocol):
@@ -50,14 +58,6 @@ class FileFormat(Protocol):
 
     def read_file(self, path: str) -> Optional[ParsedOutput]:
         """Return the cases of one file, or None if it is another format."""
-
-
-def load_builtin_formats() -> List[ModuleType]:
-    """Return the modules of the built-in formats, in the order in which they are tried."""
-    # Imported here so that one format can be loaded without the others.
-    from . import gotest, junit, libtest, subunit, tap
-
-    return [tap, subunit, gotest, libtest, junit]
 
 
 def get_suffixes(module: ModuleType) -> Tuple[str, ...]:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from shell_runner.hosts import proxy
+from shell_runner.hosts.proxy_errors import PID_LINE, REASON_LINE
 from tests.helpers.single_host_run import write_program
 
 PLAIN = {"kind": "ssh", "address": "me@h", "python": "", "ssh_config": "", "errors": ""}
@@ -79,7 +80,7 @@ def test_it_starts_ssh_with_its_complaints_in_the_file(tmp_path: Path) -> None:
     fake_ssh(tmp_path, f"json.dump(sys.argv, open({str(argv)!r}, 'w'))\nsys.stderr.write('oops')")
     done, errors = run_proxy(tmp_path, str(tmp_path))
     assert json.loads(argv.read_text())[-1].endswith("BOOT'")
-    assert proxy.PID_LINE.match(errors)
+    assert PID_LINE.match(errors)
     assert errors.endswith("\noops")
     assert (done.stdout, done.stderr) == ("", "")
 
@@ -93,7 +94,7 @@ def test_what_the_host_says_passes_the_guard(tmp_path: Path) -> None:
 def test_a_hostile_host_is_ended_with_a_reason(tmp_path: Path) -> None:
     fake_ssh(tmp_path, "os.write(1, b'1' + bytes(9)); sys.stdin.read(); open('ended', 'w')")
     done, errors = run_proxy(tmp_path, str(tmp_path))
-    match = proxy.REASON_LINE.search(errors)
+    match = REASON_LINE.search(errors)
     assert match is not None
     assert "STATUS" in match[1]
     assert done.stdout in ("", "1")

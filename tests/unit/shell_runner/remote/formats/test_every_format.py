@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from shell_runner.remote.protocol.model import (
 )
 
 SAMPLES = sorted((Path(__file__).parent / "samples").iterdir())
-STREAMED = [module for module in formats.load_builtin_formats() if hasattr(module, "Reader")]
+BUILTIN = [importlib.import_module(f"{formats.__name__}.{name}") for name in formats.BUILTIN_NAMES]
+STREAMED = [module for module in BUILTIN if hasattr(module, "Reader")]
 OUTCOMES = {PASSED, FAILED, SKIPPED, ERROR, XFAILED, XPASSED}
 OF = {".tap": "tap", ".subunit": "subunit", ".xml": "junit"}
 each_stream = pytest.mark.parametrize("module", STREAMED, ids=lambda module: module.NAME)
@@ -52,17 +54,20 @@ def check(parsed):
 
 
 def test_each_format_has_a_name_and_one_way_in():
-    for module in formats.load_builtin_formats():
+    for module in BUILTIN:
         assert module.__name__.rpartition(".")[2] == module.NAME
         assert hasattr(module, "Reader") != hasattr(module, "read_file")
 
 
 def test_suffixes_force_tap_alone():
-    suffixes = {
-        module.NAME: formats.get_suffixes(module) for module in formats.load_builtin_formats()
-    }
+    suffixes = {module.NAME: formats.get_suffixes(module) for module in BUILTIN}
     assert suffixes.pop("tap") == (".t", ".bats")
     assert set(suffixes.values()) == {()}
+
+
+def test_the_table_of_suffixes_agrees_with_the_modules():
+    named = {suffix: module.NAME for module in BUILTIN for suffix in formats.get_suffixes(module)}
+    assert named == formats.BUILTIN_SUFFIXES
 
 
 @each_sample
@@ -121,7 +126,7 @@ def mutated(data, random_):
 
 @each_sample
 def test_a_damaged_stream_raises_nothing(sample, tmp_path):
-    modules = {module.NAME: module for module in formats.load_builtin_formats()}
+    modules = {module.NAME: module for module in BUILTIN}
     module = modules[format_of(sample)]
     for seed in range(60):
         data = mutated(sample.read_bytes(), random.Random(seed))

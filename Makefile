@@ -2,12 +2,13 @@
 #   make demo    runs the examples over several slots
 #   make demo-dispatcher    takes a repository from a commit to ship
 #   make test    passes the whole test suite
+#   make fuzz    runs each fuzzer for a minute
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 DISPATCHER := $(VENV)/.installed-dispatcher
 
-.PHONY: demo demo-dispatcher test bench clean
+.PHONY: demo demo-dispatcher test fuzz bench clean
 
 $(STAMP): pyproject.toml
 	@echo "making the environment in $(VENV) ..."
@@ -33,6 +34,9 @@ demo-dispatcher: $(DISPATCHER)
 
 test:
 	@sh .ci/tox
+
+fuzz:
+	@sh .ci/tox -e fuzz
 
 bench: $(STAMP)
 	$(VENV)/bin/python benchmarks/run.py all

@@ -319,7 +319,7 @@ class QueueTemplate:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        #: Of each folder that is full the digest of its code.
+        #: Digest of the code of each full folder.
         self._codes: dict[Path, str] = {}
         folder.mkdir()
 

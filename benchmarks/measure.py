@@ -61,7 +61,7 @@ class Run:
     below: int
     #: Seconds until the awaited words appeared in its output.
     first: float = 0.0
-    #: What the contender's own check found: a makespan.
+    #: The finding of the contender's own check: a makespan.
     found: float = 0.0
     #: Most threads of the command itself, as far as they were looked at.
     threads: int = 0
@@ -331,7 +331,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 # -- what benchmarks share --------------------------------------------------------
 
 
-#: Where files cost least: on ext4, creating many just after many were deleted takes 1 ms each.
+#: The place where files cost least: on ext4, creating many just after many were deleted takes
+#: 1 ms each.
 _MEMORY = Path("/dev/shm")
 _ROOM = 1 << 28
 
@@ -402,7 +403,7 @@ def has_module(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-#: How lit runs files as they are: no shell syntax of its own, no substitutions.
+#: lit's configuration that runs files as they are: no shell syntax of its own, no substitutions.
 _LIT = """\
 import lit.formats
 config.name = "bench"

@@ -45,7 +45,7 @@ class Outcome:
     #: ``right``, ``wrong`` or ``hung``.
     verdict: str
     seconds: float
-    #: Of all processes together at one moment, MiB.
+    #: MiB of all processes together at one moment.
     memory: float
     #: Processes that lived on when the runner had ended.
     left: int
@@ -267,7 +267,7 @@ def main(smoke: bool) -> dict[str, Any]:
     return numbers if smoke else {**numbers, **flood()}
 
 
-#: Of those that have no room for a comment.
+#: Programs that have no room for a comment.
 _MEANINGS = {
     "crlf.sh": "A shebang that ends in a CR",
     "foreign": "A binary of another machine",

@@ -20,7 +20,7 @@ NAME = "skewed"
 _COUNT = 60
 _SLOTS = 4
 _SHORTEST, _LONGEST = 0.05, 3.0
-#: How many times as slow the slow one of two hosts is.
+#: The factor by which the slow one of two hosts is.
 _FACTOR = 3
 _NOTES = (
     "Makespan: from the start of the first script to the end of the last, by files that the "

@@ -15,7 +15,7 @@ from measure import Contender
 NAME = "trivial"
 _BASE = "xargs -0 -P2 -n1 sh"
 _FOLDER = 100
-#: It takes minutes for more.
+#: More would take minutes.
 _MOST_FOR_PROVE = 2000
 _NOTES = (
     "Target at 10 000: at most 1.6 times xargs, aim 1.3 (lit was measured at 1.79).",

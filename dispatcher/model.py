@@ -110,11 +110,11 @@ class StageEvent(StrEnum):
 
     #: A stage that it needs has not passed yet.
     WAIT = "wait"
-    #: It needs an approval.
+    #: The stage needs an approval.
     GATE = "gate"
     #: A person holds it.
     HOLD = "hold"
-    #: It may run as soon as there are matching hosts.
+    #: The stage may run as soon as there are matching hosts.
     READY = "ready"
     #: A stage that it needs has failed.
     BLOCK = "block"
@@ -207,9 +207,9 @@ class HostState(StrEnum):
     #: A pool is bringing it up.
     STARTING = "starting"
     UP = "up"
-    #: It does not answer.
+    #: The host does not answer.
     DOWN = "down"
-    #: It finishes its jobs and gets no new ones.
+    #: The host finishes its jobs and gets no new ones.
     DRAINING = "draining"
     #: Too many infrastructure failures in a row: it gets no new jobs until a person resumes it.
     QUARANTINED = "quarantined"

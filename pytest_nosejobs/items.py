@@ -95,7 +95,7 @@ class ShellItem(pytest.Item):
         self.earlier_attempts: list[EarlierAttempt] = []
         #: Reports of the earlier attempts by the ordinary protocol.
         self.rerun_reports: list[pytest.TestReport] = []
-        #: Why the test is skipped before it starts; empty if it is not.
+        #: The reason why the test is skipped before it starts; empty if it is not.
         self.unmet_reason = ""
         for tag in program.metadata.tags:
             self.add_marker(tag)

@@ -55,7 +55,7 @@ class RerunRecorder:
     """Records from the reports of a session which tests ran again."""
 
     def __init__(self) -> None:
-        #: How each flaky program passed, by node id, as shown to people.
+        #: The way in which each flaky program passed, by node id, as shown to people.
         self.flaky: dict[str, str] = {}
         self._recorded: set[str] = set()
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .live_view import LiveView
 
-#: What ``pytest_report_teststatus`` returns.
+#: The return value of ``pytest_report_teststatus``.
 Status = tuple[str, str, str | tuple[str, Mapping[str, bool]]]
 
 #: Minimum seconds between two lines that say that a host's tests wait for other runs; a little

@@ -45,7 +45,7 @@ class ExaminedTree:
     config: pipeline.PipelineConfig | None = None
     #: Digest by which a build can be reused; empty: the tree is its own build.
     inputs_digest: str = ""
-    #: Why its configuration is invalid.
+    #: The reason why its configuration is invalid.
     error: str = ""
 
 

@@ -81,7 +81,7 @@ class Stage:
     timeout: float = 600.0
     job_timeout: float = 3600.0
     retries: int = 0
-    #: How often the job of a lost host is given to another host.
+    #: Number of times that the job of a lost host is given to another host.
     lost: int = 1
     environment: tuple[tuple[str, str], ...] = ()
 

@@ -62,7 +62,7 @@ _YAML_LINE = re.compile(r"( *)([A-Za-z_][^:#\n]{0,199}?) *:(?: +(.*?))? *(?: #.*
 class PackageRows:
     """The contents of a package, as rows."""
 
-    #: Why the job ended, and an explanation for people.
+    #: The reason why the job ended, and an explanation for people.
     end_reason: str = ""
     detail: str = ""
     results: list[ResultRow] = field(default_factory=list)

@@ -273,7 +273,7 @@ class RequestHosts:
     #: Parts that get a job each; with ``split``: empty, the shards are the parts.
     parts: tuple[PlannedPart, ...] = ()
     split: TestsToSplit | None = None
-    #: Why parts of a running stage are run again.
+    #: The reason why parts of a running stage are run again.
     reason: str = ""
     #: Jobs of the run that were lost so far.
     hosts_lost: int = 0

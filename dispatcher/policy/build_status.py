@@ -50,7 +50,7 @@ _WITHOUT_ARTIFACT = {
     BuildState.SUPERSEDED: (Outcome.SUPERSEDED, "a newer change came first"),
 }
 
-#: What counts most comes first: a state of the newest run of a stage (None: it has passed, and has
+#: Most important first: a state of the newest run of a stage (None: it has passed, and has
 #: no valid tag), the outcome of the build, and the message about the stages in that state.
 _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.RUNNING, Outcome.RUNNING, "runs {}"),

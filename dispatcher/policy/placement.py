@@ -64,7 +64,7 @@ class Unplaced:
     """A request that gets no hosts now."""
 
     request: Hashable
-    #: What it waits for, for people.
+    #: The thing that it waits for, for people.
     reason: str
     #: Hosts that a pool could bring up for it, beside those that are starting.
     missing: int

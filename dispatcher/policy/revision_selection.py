@@ -39,7 +39,7 @@ class Moves:
     moved: tuple[Move, ...] = ()
     #: Branches that are gone; their heads are to be forgotten.
     gone: tuple[str, ...] = ()
-    #: Why nothing can ever be built, and what to do; empty: all is well.
+    #: The reason why nothing can ever be built, and what to do; empty: all is well.
     error: str = ""
 
 

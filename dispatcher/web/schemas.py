@@ -90,7 +90,7 @@ class Problem(_Response):
     type: str = "about:blank"
     title: str
     status: int
-    #: What happened and what to do, for people.
+    #: An explanation and what to do, for people.
     detail: str
 
 

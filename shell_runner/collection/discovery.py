@@ -40,7 +40,7 @@ class FileKind(enum.Enum):
     """The kind of a file, as collection sees it."""
 
     TEST = enum.auto()
-    #: It looks like a test and cannot be run, which is a collection error.
+    #: The file looks like a test and cannot be run, which is a collection error.
     INVALID = enum.auto()
     OTHER = enum.auto()
 

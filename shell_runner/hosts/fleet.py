@@ -363,7 +363,7 @@ class Fleet:
         self._tree: SourceTree | None = None
         self._tree_known = threading.Event()
         self._threads: list[threading.Thread] = []
-        #: How often each host was opened again, by its id.
+        #: Number of times that each host was opened again, by its id.
         self._reopen_counts: dict[str, int] = {}
         #: Prevents that a host is opened again while all are closed.
         self._hosts_lock = threading.Lock()

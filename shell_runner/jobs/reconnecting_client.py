@@ -15,8 +15,8 @@ from ..hosts.heartbeat import backoff
 from ..hosts.spec import HostSpec
 from .session import HOST_TIMEOUT, HostSession
 
-#: How often a lost host is opened for one request.  A request that waits anyway is repeated for
-#: two minutes and more, so that a machine can boot meanwhile.
+#: Number of times that a lost host is opened for one request.  A request that waits anyway is
+#: repeated for two minutes and more, so that a machine can boot meanwhile.
 _MAX_ATTEMPTS, _MAX_ATTEMPTS_WAITING = 4, 10
 T = TypeVar("T")
 

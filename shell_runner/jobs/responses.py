@@ -52,7 +52,7 @@ class PendingNotification:
     attempts: int
     #: Seconds until the next attempt.
     seconds: float
-    #: Why the last attempt failed; empty before the first one.
+    #: The reason why the last attempt failed; empty before the first one.
     error: str
 
 
@@ -70,7 +70,7 @@ class JobReport:
     config: Mapping[str, Any]
     build: Content | None
     tests: Content | None
-    #: Why no worker could be started; empty if one runs or none is needed.
+    #: The reason why no worker could be started; empty if one runs or none is needed.
     worker_error: str = ""
     #: The folder of its workspace on the host; empty if the workspace is not kept.
     workspace: str = ""

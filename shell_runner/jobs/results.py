@@ -54,7 +54,7 @@ _EXIT_STATUS_BY_END_REASON = {
 class HarvestResult:
     """The result of a job."""
 
-    #: How the job ended, and the explanation for people.
+    #: The end of the job, and the explanation for people.
     end_reason: str
     detail: str
     #: The number of tests by outcome, as judged here.

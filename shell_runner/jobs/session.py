@@ -59,7 +59,7 @@ class HostSession:
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._bytes_received = self._bytes_processed = 0
         self._has_ended = threading.Event()
-        #: Why this side has given the connection up; empty if it has not.
+        #: The reason why this side has given the connection up; empty if it has not.
         self._give_up_reason = ""
         self._gateway = Gateway(
             spec, self._on_frame, cancel=cancel, silence=timeout * 1.5, session=SESSION_NAME

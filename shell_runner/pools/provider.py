@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-#: How a provider finds a host again, as JSON that only the provider reads.
+#: The data by which a provider finds a host again, as JSON that only the provider reads.
 Handle = Mapping[str, Any]
 
 
@@ -31,7 +31,7 @@ class PoolOptions:
 class RunningHost:
     """A host that a provider has started."""
 
-    #: How the host is reached, as ``spec`` in ``[hosts.NAME]``.
+    #: The spec by which the host is reached, as ``spec`` in ``[hosts.NAME]``.
     spec: str
     handle: Handle
     #: Tests that the host runs at a time; 0: as many as it has cores.

@@ -44,6 +44,17 @@ def test_docstrings_start_with_a_verb_or_a_noun(path: Path) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_comments_of_attributes_start_with_a_noun(path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    starts = [
+        (number, line.strip()[3:].split())
+        for number, line in enumerate(lines, 1)
+        if line.strip().startswith("#: ") and not lines[number - 2].strip().startswith("#:")
+    ]
+    assert not [number for number, words in starts if words[0] in FUNCTION_WORDS]
+
+
 #: Files whose functions and methods other people call or implement.
 INTERFACES = [
     "shell_runner/__init__.py",

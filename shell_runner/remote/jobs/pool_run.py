@@ -54,7 +54,7 @@ class TestOutcome(NamedTuple):
         return judge(self.test, self.execution).outcome
 
 
-#: It is not a class of tests, whatever pytest concludes from its name.
+#: This is not a class of tests, whatever pytest concludes from its name.
 TestOutcome.__test__ = False  # type: ignore[attr-defined]
 
 

@@ -21,7 +21,7 @@ class State(_TextEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
-    #: It has ended, or was canceled before it ran; its package is to be built from its rows.
+    #: The job has ended, or was canceled before it ran; its package is to be built from its rows.
     PACKAGING = "packaging"
     #: Its package can be harvested.
     READY = "ready"

@@ -85,7 +85,7 @@ class Worker:
         self._webhooks: Dict[int, OutboxRow] = {}
         #: When to build packages again that could not be built (monotonic), by number of the job.
         self._postponed: Dict[int, float] = {}
-        #: How often the package of a job could not be built, by number of the job.
+        #: Number of times that the package of a job could not be built, by number of the job.
         self._package_failures: Dict[int, int] = {}
         #: When all contents are checked next (monotonic).
         self._next_eviction = 0.0

@@ -67,7 +67,7 @@ class JobConfig(NamedTuple):
     slots: int = 0
     #: Time limit of the whole job in seconds; 0: none.
     timeout: float = 0.0
-    #: How often a failed test runs again.
+    #: Number of times that a failed test runs again.
     retries: int = 0
     #: Maximum number of attempts; a job starts again after its worker or host died.
     attempts: int = 3
@@ -95,7 +95,7 @@ class JobTest(NamedTuple):
     #: Its name for people: its path, or ``path::repeat-1-of-3``.
     nodeid: str
     test: Test
-    #: How often it runs again after a failure; None: the value of the job.
+    #: Number of times that it runs again after a failure; None: the value of the job.
     retries: Optional[int] = None
     #: The unmet requirement, such as "requires docker"; empty: it can run on this host.
     unmet: str = ""

@@ -26,11 +26,11 @@ class JobSummary(NamedTuple):
     priority: int
     test_count: int
     state: str
-    #: Why it ended; empty while it has not.
+    #: The reason why it ended; empty while it has not.
     end_reason: str
     detail: str
     cancel_requested: bool
-    #: Why it makes no progress; empty if it does.
+    #: The reason why it makes no progress; empty if it does.
     waiting_reason: str
     #: Times are seconds since the epoch, by the host's clock.
     submitted_at: float

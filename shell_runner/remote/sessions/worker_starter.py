@@ -25,7 +25,7 @@ class WorkerStarter:
         self._folder = folder
         self._code = code
         self.digest = os.path.basename(code)
-        #: Why the last start of a worker failed; empty if it did not.
+        #: The reason why the last start of a worker failed; empty if it did not.
         self.error = ""
 
     def keep_code(self) -> bool:

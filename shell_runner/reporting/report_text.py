@@ -146,8 +146,9 @@ def _artifact_lines(execution: Execution, context: FailureContext) -> list[str]:
         if count > _MAX_FILES:
             lines.append(f"         and {count - _MAX_FILES} more")
     if omitted:
+        subject = "1 file or folder" if omitted == 1 else f"{omitted} files or folders"
         verb = "was" if omitted == 1 else "were"
-        lines.append(f"omitted  {format_count(omitted, 'file')} over the limit {verb} not copied")
+        lines.append(f"omitted  {subject} over the limits {verb} not copied")
     return lines
 
 

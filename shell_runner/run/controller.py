@@ -42,6 +42,16 @@ _PROGRESS_GRACE = 90.0
 #: Maximum characters of output lines that wait to be shown; further lines are dropped.
 _MAX_WAITING_LINE_CHARS = 16 << 20
 
+#: Exceptions for messages that a correct host never sends.
+_INVALID_CONTENT_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    OSError,
+    ArithmeticError,
+    RecursionError,
+)
+
 #: Receives a piece of an artifact: test, attempt, path, bytes.  Raises ValueError, or OSError,
 #: for one that the host must not send.
 ReceiveArtifact = Callable[[int, int, str, bytes], None]
@@ -191,7 +201,7 @@ class RunController(threading.Thread):
         try:
             for message in host.unpack_messages(frame):
                 events += self._handle_message(host, message)
-        except (ValueError, TypeError, LookupError, OSError, ArithmeticError) as error:
+        except _INVALID_CONTENT_ERRORS as error:
             invalid = HostError(host.id, f"sent garbage: {to_single_line(str(error))}")
             host.drop(invalid)
             self._lose(host, invalid)

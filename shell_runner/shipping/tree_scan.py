@@ -7,6 +7,7 @@ the entries.  Must not know hosts, nor how files are sent.
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import fnmatch
 import hashlib
 import itertools
@@ -22,6 +23,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..remote.files.copy_tree import IGNORED_FOLDERS
 from ..remote.files.manifest import FILE, LINK, BadManifestEntry, ManifestEntry, validate_entry
+from ..remote.files.path_limits import MAX_PATH_COMPONENTS, describe_path_excess
 from . import scan_cache
 
 #: Never shipped unless a pattern of the user names them.
@@ -103,7 +105,7 @@ def scan_all(root: Path) -> SourceTree:
 
     Nothing is excluded, and nothing of earlier scans is believed: for trees that a program of ours
     wrote, in which everything was selected before.  Raises :exc:`OSError` for a file that cannot be
-    read, and :exc:`BadEntry` for one that cannot be shipped.
+    read, and BadManifestEntry for one that cannot be shipped.
     """
     prefix = os.path.join(root, "")
     return SourceTree(
@@ -113,6 +115,9 @@ def scan_all(root: Path) -> SourceTree:
 
 
 def _read_entry(full: str, path: str) -> ManifestEntry:
+    excess = describe_path_excess(path)
+    if excess:
+        raise BadManifestEntry(excess)
     attributes = os.lstat(full)
     if stat.S_ISLNK(attributes.st_mode):
         return ManifestEntry(path, LINK, 0, os.readlink(full))
@@ -152,11 +157,17 @@ def _list_git_files(root: Path) -> list[str] | None:
 
 def _walk(root: Path, ignored: Container[str] = IGNORED_FOLDERS) -> Iterator[str]:
     start = len(os.path.join(root, ""))
-    for folder, folders, files in os.walk(root):
+    """Yield the paths of files and links; a folder with a path over a limit counts as a file."""
+    unread: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=unread.append):
         folders[:] = [name for name in folders if name not in ignored]
+        if folder.count("/", start) + 1 >= MAX_PATH_COMPONENTS:
+            files += folders
+            folders.clear()
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in [*files, *links]:
             yield os.path.join(folder, name)[start:]
+    yield from (os.fspath(error.filename)[start:] for error in unread if error.filename != root)
 
 
 def _find_included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
@@ -246,6 +257,9 @@ def _examine(root: Path, full: str, path: str, named: bool) -> _Examined:
     Returns None for what is not a file (a submodule, a socket, or gone), and the reason, as a
     string, for what must not be shipped.
     """
+    excess = describe_path_excess(path)
+    if excess:
+        return excess
     try:
         found = os.lstat(full)
         if stat.S_ISLNK(found.st_mode):
@@ -261,6 +275,8 @@ def _examine(root: Path, full: str, path: str, named: bool) -> _Examined:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return f"{path[:100]}...: its absolute path is too long for the file system"
         raise _make_shipping_error(full, error) from error
     return found if stat.S_ISREG(found.st_mode) else None
 

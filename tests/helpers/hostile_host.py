@@ -120,6 +120,10 @@ def play_trick(number):
         send_blob(["artifact", number, 1, "../../../escaped", 0], b"x")
     elif TRICK == "absolute path":
         send_blob(["artifact", number, 1, "/tmp/nosejobs-escaped", 0], b"x")
+    elif TRICK == "deep path":
+        send_blob(["artifact", number, 1, "/".join(["d"] * 2000), 0], b"x")
+    elif TRICK == "long path":
+        send_blob(["artifact", number, 1, "d" * 1_000_000, 0], b"x")
     elif TRICK == "escapes":
         send_messages(
             ["line", number, ESCAPE], make_done(number, problem="not-started", detail=ESCAPE)

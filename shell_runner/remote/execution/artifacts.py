@@ -1,12 +1,15 @@
 """The artifacts of a test: files that it leaves in its outputs directory.
 
 Responsible for selecting files and reading them in pieces.  No link is followed, only regular
-files are taken, and the bytes of one test are limited.  Must not depend on channels or messages.
+files are taken, and the bytes, the number and the depth of the files of one test are limited.
+Must not depend on channels or messages.
 """
 
 import os
 import stat
-from typing import Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
+
+from ..files.path_limits import MAX_PATH_COMPONENTS, describe_path_excess
 
 #: Maximum bytes of one piece.
 _MAX_PIECE_BYTES = 1 << 18
@@ -15,9 +18,11 @@ _MAX_FILES = 10_000
 
 
 class SelectedArtifacts(NamedTuple):
-    """The files of one test that are sent back, and the number of those that are not."""
+    """The files of one test that are sent back."""
 
     files: Tuple[Tuple[str, int], ...]
+    #: Number of files over a limit, which are not sent; a folder that is nested too deeply, or
+    #: that cannot be read, counts as one.
     omitted_count: int
 
 
@@ -28,7 +33,7 @@ def select_artifacts(folder: str, limit: int) -> SelectedArtifacts:
     if os.path.islink(folder):  # the test has replaced its directory by a link
         return SelectedArtifacts((), 0)
     for path, size in _list_regular_files(folder):
-        if total + size > limit or len(files) >= _MAX_FILES:
+        if size is None or total + size > limit or len(files) >= _MAX_FILES:
             omitted_count += 1
             continue
         total += size
@@ -36,17 +41,27 @@ def select_artifacts(folder: str, limit: int) -> SelectedArtifacts:
     return SelectedArtifacts(tuple(files), omitted_count)
 
 
-def _list_regular_files(folder: str) -> Iterator[Tuple[str, int]]:
-    for parent, folders, names in os.walk(folder):
+def _list_regular_files(folder: str) -> Iterator[Tuple[str, Optional[int]]]:
+    """Yield path and size of each file; None is the size of what cannot be sent."""
+    unread: List[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unread.append):
         folders.sort()
+        if parent.count("/") - folder.count("/") >= MAX_PATH_COMPONENTS - 1:
+            yield from ((name, None) for name in folders)
+            folders.clear()
         for name in sorted(names):
             path = os.path.join(parent, name)
             try:
                 status = os.lstat(path)
-            except OSError:
+            except FileNotFoundError:
+                continue
+            except OSError:  # its absolute path is too long
+                yield name, None
                 continue
             if stat.S_ISREG(status.st_mode):
-                yield os.path.relpath(path, folder), status.st_size
+                relative = os.path.relpath(path, folder)
+                yield relative, None if describe_path_excess(relative) else status.st_size
+    yield from (("", None) for error in unread if not isinstance(error, FileNotFoundError))
 
 
 class ArtifactPiece(NamedTuple):

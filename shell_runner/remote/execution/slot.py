@@ -206,6 +206,9 @@ class Slot:
             return root
         except OSError as error:
             raise ProgramStartError(Problem.NOT_STARTED, str(error)) from None
+        except RecursionError:
+            detail = "the tree %s has too many nested folders to be copied" % self.setup.root
+            raise ProgramStartError(Problem.NOT_STARTED, detail) from None
 
     def _start_program(self, test: Test, root: str, run: _RunningTest) -> None:
         path = os.path.join(root, test.path)

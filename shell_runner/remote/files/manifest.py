@@ -6,6 +6,7 @@ of the tree that is created from it.
 
 from typing import NamedTuple
 
+from .path_limits import describe_path_excess
 from .symbolic_links import is_link_inside
 
 FILE = "f"
@@ -30,6 +31,9 @@ class BadManifestEntry(ValueError):
 
 def validate_entry(entry: ManifestEntry) -> ManifestEntry:
     """Return the entry if it stays inside its tree; else raise BadManifestEntry."""
+    excess = describe_path_excess(entry.path)
+    if excess:
+        raise BadManifestEntry(excess)
     parts = entry.path.split("/")
     if not entry.path or entry.path.startswith("/") or {"", ".", ".."} & set(parts):
         raise BadManifestEntry("path leads out of the tree: %r" % entry.path)

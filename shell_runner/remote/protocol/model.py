@@ -182,7 +182,7 @@ class Execution(NamedTuple):
     parsed: Optional[ParsedOutput] = None
     #: Files that were sent: pairs of path below the outputs directory and size in bytes.
     artifacts: Tuple[Tuple[str, int], ...] = ()
-    #: Number of files that were not sent because of Setup.artifacts_limit.
+    #: Number of files or folders that were not sent because they are over a limit.
     artifacts_omitted: int = 0
 
 

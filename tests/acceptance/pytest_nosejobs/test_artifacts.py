@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_what_is_over_the_limit_is_counted(project: Project, mode: str) -> None:
     assert files_below(project.root / "art") == {"test_a.sh/1", "test_a.sh/3", "test_a.sh/4"}
     text = done.stdout.str()
     assert "wrote    art/test_a.sh/1" in text
-    assert "omitted  1 file over the limit was not copied" in text
+    assert "omitted  1 file or folder over the limits was not copied" in text
 
 
 @each_mode
@@ -169,3 +170,23 @@ def test_without_the_option_nothing_is_kept(project: Project) -> None:
     project.add("test_a.sh", f"echo a >{OUT}/a")
     project.run().assert_outcomes(passed=1)
     assert not list(project.root.rglob("a"))
+
+
+@each_mode
+@pytest.mark.parametrize("depth", [199, 200, 985, 1500])
+def test_files_in_too_many_nested_folders_are_omitted(
+    project: Project, mode: str, depth: int
+) -> None:
+    code = (
+        f"import os\nos.chdir(os.environ['TEST_UNDECLARED_OUTPUTS_DIR'])\nopen('top', 'w')\n"
+        f"for _ in range({depth}):\n    os.mkdir('d')\n    os.chdir('d')\nopen('deep', 'w')\n"
+        "raise SystemExit(1)\n"
+    )
+    project.add("test_deep", f"#!{sys.executable} -IS\n{code}")
+    project.add("test_other.sh", f"echo other >{OUT}/other")
+    done = project.run("--nosejobs-artifacts=art", *MODES[mode])
+    done.assert_outcomes(passed=1, failed=1)
+    deep = {"test_deep/" + "d/" * depth + "deep"} if depth == 199 else set()
+    assert files_below(project.root / "art") == {"test_deep/top", "test_other.sh/other", *deep}
+    omitted = "omitted  1 file or folder over the limits was not copied"
+    assert (omitted in done.stdout.str()) == (not deep)

@@ -28,6 +28,8 @@ ENDED = {
     "not-a-number": "sent garbage",
     "path": "sent garbage",
     "absolute-path": "sent garbage",
+    "deep-path": "sent garbage: the path has 2000 components; at most 200 are allowed: 'd/d/",
+    "long-path": "sent garbage: the path has 1000000 bytes; at most 4096 are allowed: 'ddd",
     "flood": "sent garbage: a second 'running' message for one attempt",
     "unknown": "sent garbage",
     "half-a-frame": "the connection ended",
@@ -122,7 +124,8 @@ def test_a_liar_behind_tls_is_guarded_too(hosts: Project, tmp_path: Path, trick:
     with AgentProcess(authority.issue_host()) as agent:
         spec = f"agent=localhost:{agent.port}//id=liar//slots=1//python={python}"
         spec += f"//credentials={authority.issue_client()}"
-        done = hosts.run(f"--nosejobs={spec},popen")
+        art = tmp_path / "artifacts"
+        done = hosts.run(f"--nosejobs={spec},popen", f"--nosejobs-artifacts={art}")
     text = done.stdout.str()
     assert "\x1b" not in text
     if trick in ENDED:

@@ -234,6 +234,21 @@ def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> Non
     run.remove()
 
 
+@pytest.mark.parametrize("options", [HERE, GATEWAY], ids=["here", "gateway"])
+def test_results_at_their_limits_cost_no_other_test(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    cases = [*corpus.RESULTS, INNOCENT]
+    run = Run(tmp_path, cases, [*options, f"--nosejobs-artifacts={tmp_path / 'art'}"]).start()
+    run.finish()
+    for case in cases:
+        check(case, run.get_testcase(case))
+    assert "INTERNALERROR" not in run.output
+    assert "hosts lost" not in run.output
+    assert run.list_leftovers() == []
+    run.remove()
+
+
 @pytest.mark.skipif(not corpus.filter_runnable([corpus.FULL]), reason="needs root, to mount")
 @pytest.mark.parametrize("options", [HERE, GATEWAY], ids=["here", "gateway"])
 def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path: Path) -> None:

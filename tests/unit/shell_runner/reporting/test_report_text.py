@@ -100,14 +100,27 @@ def test_properties_are_facts() -> None:
     assert "exit_status" not in killed
 
 
+_OMITTED = "omitted  3 files or folders over the limits were not copied"
+
+
 @pytest.mark.parametrize(
     ("count", "left", "files", "words"),
     [
         (0, 0, (), []),
         (1, 0, (), ["wrote    1 file"]),
-        (2, 3, (), ["wrote    2 files", "omitted  3 files over the limit were not copied"]),
+        (
+            2,
+            3,
+            (),
+            ["wrote    2 files", _OMITTED],
+        ),
         (2, 0, ("out/0", "out/1"), ["wrote    out/0", "wrote    out/1"]),
-        (1, 3, ("out/0",), ["wrote    out/0", "omitted  3 files over the limit were not copied"]),
+        (
+            1,
+            3,
+            ("out/0",),
+            ["wrote    out/0", _OMITTED],
+        ),
     ],
 )
 def test_a_failure_says_what_was_written_and_where_it_is(

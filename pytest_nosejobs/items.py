@@ -25,6 +25,7 @@ from shell_runner.text import quote_command
 
 from . import other_plugins
 from .failure_text import FailureText
+from .pytest_internals import make_marker
 
 #: Keywords of a collector and all nodes above it, kept for the reports of its items.
 _PARENT_KEYWORDS = pytest.StashKey[dict[str, Any]]()
@@ -98,7 +99,7 @@ class ShellItem(pytest.Item):
         #: The reason why the test is skipped before it starts; empty if it is not.
         self.unmet_reason = ""
         for tag in program.metadata.tags:
-            self.add_marker(tag)
+            self.add_marker(make_marker(tag))
 
     @property
     def location(self) -> tuple[str, int | None, str]:

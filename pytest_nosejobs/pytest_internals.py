@@ -12,6 +12,15 @@ from typing import IO, Any
 import pytest
 
 
+def make_marker(name: str) -> pytest.MarkDecorator:
+    """Return the marker ``name``, which may be any text.
+
+    ``pytest.mark`` refuses names with ``_`` in front, and with ``--strict-markers`` also those
+    with ``:``, since a registered name ends there.
+    """
+    return pytest.MarkDecorator(pytest.Mark(name, (), {}, _ispytest=True), _ispytest=True)
+
+
 def get_junit_writer(config: pytest.Config) -> Any:
     """Return pytest's writer of JUnit XML, or None without ``--junitxml``."""
     from _pytest.junitxml import xml_key

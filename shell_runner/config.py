@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONFIG_FILE_NAME = "nosejobs.toml"
 #: Names of all tables of the file; the dispatcher reads the last three.
 TABLE_NAMES = ("tests", "hosts", "build", "stages", "levels")
+#: Keys of ``[tests]`` whose value may be a table; any other table there is that of a pattern.
+TABLE_KEYS = ("env", "limits")
 #: Maximum slots of one host; each is a process that runs other processes.
 MAX_SLOTS = 1024
 #: Validators by key of ``[hosts.NAME]``, also for the dispatcher's file.
@@ -92,10 +94,15 @@ def config_from_document(document: Document, root: Path) -> Config:
     return Config(
         root,
         {name: parse_host_entry(document, name) for name in document.table(["hosts"])},
-        tuple((key, value) for key, value in tests.items() if isinstance(value, dict)),
-        {key: value for key, value in tests.items() if not isinstance(value, dict)},
+        tuple((key, value) for key, value in tests.items() if _is_pattern(key, value)),
+        {key: value for key, value in tests.items() if not _is_pattern(key, value)},
         document,
     )
+
+
+def _is_pattern(key: str, value: Any) -> bool:
+    """Return whether an entry of ``[tests]`` is a pattern with its own table."""
+    return isinstance(value, dict) and key not in TABLE_KEYS
 
 
 def parse_host_entry(

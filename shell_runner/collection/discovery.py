@@ -33,6 +33,9 @@ _DEFAULT_COMMANDS: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("
 #: Bytes at the start of a file that are read.
 HEAD_BYTES = 4096
 _EXCLUDED_NAMES = re.compile(r"helper|fixture", re.IGNORECASE)
+#: A shebang that names perl, and its taint switch, as in ``TAP::Parser::SourceHandler::Perl``.
+_PERL_SHEBANG = re.compile(rb"#!.*\bperl")
+_TAINT_SWITCH = re.compile(rb"#!.*\bperl.*\s-\w*([Tt])")
 _PYTHON_SUFFIXES = frozenset([".py", ".pyc", ".pyi", ".pyx", ".pyw"])
 
 
@@ -84,16 +87,29 @@ def can_be_test(name: str, patterns: Sequence[str] = DEFAULT_PATTERNS) -> bool:
     suffix = _get_suffix(name)
     if suffix in _PYTHON_SUFFIXES:
         return False
-    full_names, stems = _compile_patterns(tuple(patterns))
-    if not (full_names.match(name) or _is_script_name(name, suffix, stems)):
-        return False
-    return not _EXCLUDED_NAMES.search(name)
+    own, default = _split_patterns(tuple(patterns))
+    if own and _matches(name, suffix, own):
+        return True
+    return _matches(name, suffix, default) and not _EXCLUDED_NAMES.search(name)
 
 
-def _is_script_name(name: str, suffix: str, stems: re.Pattern[str]) -> bool:
+def _matches(name: str, suffix: str, patterns: tuple[str, ...]) -> bool:
+    full_names, stems = _compile_patterns(patterns)
+    if full_names.match(name):
+        return True
     if suffix and suffix not in SCRIPT_SUFFIXES:
         return False
     return bool(stems.match(name.removesuffix(suffix) if suffix else name))
+
+
+@functools.cache
+def _split_patterns(patterns: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the patterns that the user wrote, and the default ones.
+
+    The words helper and fixture exclude only what a default pattern matches.
+    """
+    own = tuple(each for each in patterns if each not in DEFAULT_PATTERNS)
+    return own, tuple(each for each in patterns if each in DEFAULT_PATTERNS)
 
 
 @functools.cache
@@ -126,13 +142,19 @@ def classify(file: CandidateFile, is_explicit: bool = False) -> Classification:
 def _classify_interpreted(file: CandidateFile) -> Classification:
     """Classify ``.bats``, which bats runs, and ``.t``, which runs as with prove(1).
 
-    A ``.t`` runs by itself if it is executable, else by its shebang, else by perl.
+    A ``.t`` whose shebang names perl is run by perl, wherever the shebang says that perl is; perl
+    itself reads the other switches there.  Any other one runs by itself if it is executable, else
+    by its shebang, else by perl.
     """
     if file.suffix == ".bats":
         return Classification(FileKind.TEST, _DEFAULT_COMMANDS[".bats"])
+    line = file.head.split(b"\n", 1)[0]
+    if _PERL_SHEBANG.match(line):
+        taint = _TAINT_SWITCH.match(line)
+        switches = ("-" + taint[1].decode(),) if taint else ()
+        return Classification(FileKind.TEST, (*_DEFAULT_COMMANDS[".t"], *switches))
     if file.executable and (file.head.startswith(b"#!") or is_binary(file.head)):
         return Classification(FileKind.TEST)
-    line = file.head.split(b"\n", 1)[0]
     if line.startswith(b"#!"):
         return Classification(FileKind.TEST, tuple(line[2:].decode("utf-8", "replace").split()))
     return Classification(FileKind.TEST, _DEFAULT_COMMANDS[".t"])

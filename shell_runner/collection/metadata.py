@@ -306,6 +306,7 @@ _COMMENT = re.compile(r"\s*(?:#|//|--|;|%|\"|/?\*)+\s*(.*)")
 _METADATA = re.compile(r"nosejobs:\s*(.*)")
 _MISSING_COLON = re.compile(r"nosejobs?\s*:?\s+[a-z-]+=")
 _BATS_TAGS = re.compile(r"bats\s+(?:test|file)_tags=(.*)")
+_BATS_TAG = re.compile(r"[-:\w]+")
 
 
 def iterate_comments(head: bytes) -> Iterable[tuple[int, str]]:
@@ -328,17 +329,19 @@ def read_metadata(base: Metadata, file: str, head: bytes) -> Metadata:
             if match:
                 base = apply_values(base, _parse_pairs(file, number, match[1]), file, number)
     if b"bats " in head and file.endswith(".bats"):
-        base = _apply_bats_tags(base, file, head)
+        base = _apply_bats_tags(base, head)
     return base
 
 
-def _apply_bats_tags(base: Metadata, file: str, head: bytes) -> Metadata:
-    for number, line in enumerate(head.decode("utf-8", "replace").splitlines(), 1):
+def _apply_bats_tags(base: Metadata, head: bytes) -> Metadata:
+    for line in head.decode("utf-8", "replace").splitlines():
         comment = _COMMENT.match(line)
         match = _BATS_TAGS.match(comment[1]) if comment else None
         if match:
-            tags = ",".join(part.strip() for part in match[1].split(",") if part.strip())
-            base = apply_values(base, {"tags": tags}, file, number)
+            # An empty list is legal and resets the tags. Bats itself reports an invalid tag.
+            tags = [part.strip() for part in match[1].split(",")]
+            known = dict.fromkeys([*base.tags, *filter(_BATS_TAG.fullmatch, tags)])
+            base = replace(base, tags=tuple(known))
     return base
 
 

@@ -51,7 +51,7 @@ def _judge_completed(execution: Execution) -> Result:
     parsed = execution.parsed
     if parsed is None or execution.exit_status is None:
         return _judge_exit_status(execution.exit_status)
-    if not parsed.cases and execution.exit_status in (77, 99):
+    if not (parsed.cases or parsed.problem) and execution.exit_status in (77, 99):
         return _judge_exit_status(execution.exit_status)
     return _judge_cases(execution.exit_status, parsed)
 
@@ -83,7 +83,7 @@ def _judge_cases(status: "int | None", parsed: ParsedOutput) -> Result:
         reasons.insert(0, format_exit_status(status))
         if not (failed or parsed.problem) and parsed.cases:
             reasons.append("though none of %s failed" % format_case_count(len(parsed.cases)))
-    if failed or (status and (parsed.cases or not parsed.problem)):
+    if failed or status:
         return Result(FAILED, ", ".join(reasons))
     if reasons:
         return Result(ERROR, ", ".join(reasons))

@@ -78,14 +78,14 @@ def test_a_named_file_that_cannot_run_says_why(project: Project, text: str, word
 
 def test_patterns_by_ini(project: Project) -> None:
     project.ini("nosejobs_patterns = check_* *.check")
-    for name in ("check_a.sh", "b.check", "test_c.sh"):
+    for name in ("check_a.sh", "b.check", "test_c.sh", "check_helper.sh"):
         project.add(name)
-    assert project.collect() == ["b.check", "check_a.sh"]
+    assert project.collect() == ["b.check", "check_a.sh", "check_helper.sh"]
 
 
 NAMES = [
     "test_plain.sh", "test_a b.sh", "test_é.sh", "test_a'b.sh", "d e/test_x",
-    "test_$HOME.sh", "test_a.b.sh",
+    "test_$HOME.sh", "test_a.b.sh", "test_c::d.sh", "e::f/test_g",
 ]  # fmt: skip
 
 
@@ -97,6 +97,53 @@ def test_ids_can_be_pasted_back(project: Project) -> None:
     for node in ids:
         assert project.collect(node) == [node]
     assert project.run("--nosejobs=2*popen", *ids).parseoutcomes() == {"passed": len(NAMES)}
+
+
+@pytest.mark.skipif(not shutil.which("perl"), reason="no perl")
+@pytest.mark.parametrize("mode", [0o644, 0o755])
+def test_a_t_file_needs_no_perl_where_its_shebang_says(project: Project, mode: int) -> None:
+    shebangs = ["#!./perl -w", "#!perl", "#!/no/such/perl", "#!/usr/bin/env perl -T"]
+    text = "print qq(1..1\\n), ${^TAINT} == %d ? 'ok' : 'not ok', qq( 1\\n);\n"
+    for number, shebang in enumerate(shebangs):
+        taint = shebang.endswith("-T")
+        project.add(f"{number}.t", f"{shebang}\n{text % taint}", mode)
+    assert project.run("--nosejobs=2*popen").parseoutcomes() == {"passed": len(shebangs)}
+
+
+@pytest.mark.parametrize("hosts", [(), ("--nosejobs=2*popen",)])
+def test_legal_bats_tags_are_markers(project: Project, hosts: tuple[str, ...]) -> None:
+    project.file("a.bats", "# bats file_tags=dep:x\n# bats test_tags=2nd,-z\n@test x {\n :\n}\n")
+    project.file("b.bats", "# bats file_tags=\n@test x {\n :\n}\n")
+    project.add("test_c.sh", "# nosejobs: tags=dep:y,_w")
+    strict = (*hosts, "--strict-markers", "-Werror")
+    assert project.collect(*strict) == ["a.bats", "b.bats", "test_c.sh"]
+    assert project.collect(*strict, "-m", "2nd") == ["a.bats"]
+    # With --strict-markers, pytest 9.1 and later refuse ":" in -m: it cannot be registered.
+    assert project.collect(*hosts, "-m", "dep:x") == ["a.bats"]
+    assert project.collect(*hosts, "-m", "dep:y and _w") == ["test_c.sh"]
+
+
+def test_a_table_of_variables_for_all_tests(project: Project) -> None:
+    text = (
+        '[tests]\nenv = { FOO = "bar" }\nlimits = { nofile = 99 }\n[tests."*_b.sh"]\ntimeout = 9\n'
+    )
+    project.file("nosejobs.toml", text)
+    for name in ("test_a.sh", "test_b.sh"):
+        project.add(name, "test $FOO = bar && test $(ulimit -n) = 99")
+    assert project.run().parseoutcomes() == {"passed": 2}
+
+
+def test_a_plan_without_cases_fails_with_any_exit_status_but_zero(project: Project) -> None:
+    for status in (0, 1, 77, 99):
+        project.add(f"test_{status}", f"echo 1..3; exit {status}")
+        project.add(f"{status}.t", f"echo 1..3; exit {status}")
+    status, cases = project.cases()
+    assert status == 1
+    assert {name: case.outcome for name, case in cases.items()} == {
+        **dict.fromkeys(["test_0", "0.t"], "error"),
+        **{f"test_{status}": "failure" for status in (1, 77, 99)},
+        **{f"{status}.t": "failure" for status in (1, 77, 99)},
+    }
 
 
 @pytest.mark.parametrize("hosts", [(), ("--nosejobs=2*popen",)])

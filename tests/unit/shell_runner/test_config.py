@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from shell_runner.collection.metadata import Metadata, resolve_defaults
 from shell_runner.config import Config, HostEntry, find_root, load_config
 from shell_runner.errors import InvalidConfig
 
@@ -91,3 +92,12 @@ def test_the_nearest_file_marks_the_root(tmp_path: Path) -> None:
     assert find_root(below) == tmp_path
     load_text(tmp_path / "a", "")
     assert find_root(below) == tmp_path / "a"
+
+
+def test_tables_of_keys_are_not_patterns(tmp_path: Path) -> None:
+    text = '[tests]\nenv = { A = "b" }\nlimits = { cpu = 3 }\n[tests."a*"]\ntimeout = 3\n'
+    (tmp_path / "nosejobs.toml").write_text(text)
+    config = load_config(tmp_path)
+    assert config.patterns == (("a*", {"timeout": 3}),)
+    metadata = resolve_defaults(Metadata(), config)
+    assert (metadata.env, metadata.limits) == ((("A", "b"),), (("cpu", 3),))

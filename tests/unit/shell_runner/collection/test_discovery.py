@@ -41,7 +41,14 @@ def test_names_that_cannot_be_tests(name: str) -> None:
         ("test_a.sh", ("check_*",), False),
         ("a.check", ("*.check",), True),
         ("test_a.exe", ("test_*.exe",), True),
-        ("check_helper.sh", ("check_*",), False),
+        ("check_helper.sh", ("check_*",), True),
+        ("test_helper_functions.sh", ("test_helper_functions.sh",), True),
+        ("t0017-env-helper.sh", ("t[0-9]*",), True),
+        ("test_fixture.sh", ("test_*", "check_*"), False),
+        ("check_fixture.sh", ("test_*", "check_*"), True),
+        ("helper.t", ("*.t",), False),
+        ("helper.t", ("*.t", "helper.*"), True),
+        ("helper.py", ("helper.*",), False),
     ],
 )
 def test_patterns_of_the_user_replace_ours(
@@ -60,7 +67,7 @@ TABLE: list[tuple[str, bool, bytes, FileKind, tuple[str, ...]]] = [
     ("test_a", False, SH, FileKind.INVALID, ()),
     ("test_a", False, b"exit 0\n", FileKind.OTHER, ()),
     ("test_a.sh", False, b"exit 0\n", FileKind.OTHER, ()),
-    ("a.t", False, b"#!/usr/bin/perl -w\n", FileKind.TEST, ("/usr/bin/perl", "-w")),
+    ("a.t", False, b"#!/usr/bin/perl -w\n", FileKind.TEST, ("perl",)),
     ("a.t", False, b"#!/bin/sh\n", FileKind.TEST, ("/bin/sh",)),
     ("a.t", False, b"use Test::More;\n", FileKind.TEST, ("perl",)),
     ("a.t", True, b"use Test::More;\n", FileKind.TEST, ("perl",)),
@@ -78,6 +85,36 @@ def test_name_mode_and_content_decide_the_kind(
     result = classify(CandidateFile(name, executable, head))
     assert (result.kind, result.argv) == (kind, argv)
     assert bool(result.reason) is (kind is FileKind.INVALID)
+
+
+@pytest.mark.parametrize("executable", [True, False])
+@pytest.mark.parametrize(
+    ("shebang", "argv"),
+    [
+        ("#!./perl -w", ("perl",)),
+        ("#!perl", ("perl",)),
+        ("#!perl -wT", ("perl", "-T")),
+        ("#!/no/such/bin/perl5.36 -Ilib", ("perl",)),
+        ("#! /usr/bin/perl", ("perl",)),
+        ("#!/usr/bin/env perl -T", ("perl", "-T")),
+        ("#!/usr/bin/env -S perl -t -w", ("perl", "-t")),
+        ("#!/bin/sh -- # -*- perl -*- -T", ("perl", "-T")),
+        ("#!/usr/bin/perl -w\r", ("perl",)),
+    ],
+)
+def test_perl_runs_a_t_file_whose_shebang_names_it(
+    shebang: str, argv: tuple[str, ...], executable: bool
+) -> None:
+    """The table is what ``TAP::Parser::SourceHandler::Perl`` does."""
+    head = f"{shebang}\nprint 1;\n".encode()
+    assert classify(CandidateFile("a.t", executable, head)).argv == argv
+
+
+@pytest.mark.parametrize("shebang", ["#!/bin/sh", "#!/usr/bin/superl", "#!/usr/bin/env python3"])
+def test_another_shebang_of_a_t_file_is_followed(shebang: str) -> None:
+    head = f"{shebang}\n# perl\n".encode()
+    assert classify(CandidateFile("a.t", True, head)).argv == ()
+    assert classify(CandidateFile("a.t", False, head)).argv == tuple(shebang[2:].split())
 
 
 @pytest.mark.parametrize(("name", "head"), [("run", SH), ("run.sh", b"exit\n"), ("notes.md", b"")])

@@ -1,12 +1,20 @@
 """Tests of the metadata of tests: values in comments and tables, and error messages."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from shell_runner.collection.metadata import Metadata, apply_values, read_metadata, resolve_defaults
-from shell_runner.config import load_config
+from shell_runner.collection.metadata import (
+    Metadata,
+    apply_values,
+    read_metadata,
+    resolve_defaults,
+)
+from shell_runner.config import TABLE_KEYS, load_config
 from shell_runner.errors import InvalidMetadata
 
 
@@ -70,6 +78,30 @@ def test_binaries_have_no_comments() -> None:
 def test_bats_tags_are_tags_anywhere_in_a_bats_file() -> None:
     head = b"# bats file_tags=a\n@test x {\n}\n# bats test_tags=b, c:1\n@test y {\n}\n"
     assert read_metadata(Metadata(), "a.bats", head).tags == ("a", "b", "c:1")
+
+
+@pytest.mark.parametrize(
+    ("values", "tags"),
+    [
+        ([""], ()),
+        (["a", ""], ("a",)),
+        ([" a , b "], ("a", "b")),
+        (["dep:x", "2nd", "-x", "_y", "bats:focus"], ("dep:x", "2nd", "-x", "_y", "bats:focus")),
+        (["a,,b"], ("a", "b")),
+        (["a b", "c;d", "e"], ("e",)),
+    ],
+)
+def test_no_bats_tag_makes_collection_fail(values: list[str], tags: tuple[str, ...]) -> None:
+    """Bats' own rule is ``[-_:[:alnum:]]+``, or nothing; it reports other tags itself."""
+    head = "".join(f"  # bats file_tags={value}\n" for value in values).encode()
+    assert read_metadata(Metadata(), "a.bats", head).tags == tags
+
+
+@given(st.text(max_size=30))
+def test_any_text_may_follow_a_bats_key(text: str) -> None:
+    head = f"# bats test_tags={text}\n".encode("utf-8", "replace")
+    for tag in read_metadata(Metadata(), "a.bats", head).tags:
+        assert re.fullmatch(r"[-:\w]+", tag)
     assert read_metadata(Metadata(), "a.sh", head).tags == ()
 
 
@@ -154,3 +186,8 @@ def test_a_mistake_in_a_table_has_its_line(tmp_path: Path, text: str, message: s
     with pytest.raises(InvalidMetadata) as caught:
         resolve_defaults(Metadata(), load_config(tmp_path))
     assert f"{tmp_path}/{message}" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", TABLE_KEYS)
+def test_keys_of_the_config_that_may_be_tables_are_keys_of_metadata(key: str) -> None:
+    assert apply_values(Metadata(), {key: {}}, "f", 1) == Metadata()

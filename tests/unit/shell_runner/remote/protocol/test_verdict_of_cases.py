@@ -45,7 +45,11 @@ def parsed(*outcomes: str, problem: str = "", skip_all: str | None = None) -> Pa
         (parsed(PASSED, problem="cut"), 1, FAILED, "exit 1, cut"),
         (parsed(FAILED, problem="cut"), 0, FAILED, "1 of 1 case failed, cut"),
         (parsed(problem="no TAP"), 0, ERROR, "no TAP"),
-        (parsed(problem="no TAP"), 2, ERROR, "exit 2, no TAP"),
+        (parsed(problem="no TAP"), 2, FAILED, "exit 2, no TAP"),
+        (parsed(problem="planned 3, saw 0"), 0, ERROR, "planned 3, saw 0"),
+        (parsed(problem="planned 3, saw 0"), 1, FAILED, "exit 1, planned 3, saw 0"),
+        (parsed(problem="planned 3, saw 0"), 77, FAILED, "exit 77, planned 3, saw 0"),
+        (parsed(problem="planned 3, saw 0"), 99, FAILED, "exit 99, planned 3, saw 0"),
         (parsed(skip_all="why"), 0, SKIPPED, "why"),
         (parsed(skip_all=""), 0, SKIPPED, "skipped all"),
         (parsed(skip_all="why"), 1, FAILED, "exit 1"),
@@ -88,7 +92,10 @@ def test_a_verdict_that_cases_do_not_show_gets_a_report_of_its_own() -> None:
             for status, problem in itertools.product(STATUSES, ("", "cut")):
                 output = parsed(*outcomes, problem=problem)
                 execution = Execution(0, exit_status=status, parsed=output)
-                red = judge(TEST, execution).outcome in (FAILED, ERROR)
+                outcome = judge(TEST, execution).outcome
+                red = outcome in (FAILED, ERROR)
+                if status and (outcomes or problem):
+                    assert outcome == FAILED
                 visible = {FAILED, ERROR} & set(outcomes)
                 assert red or not visible
                 if is_reported_by_cases(TEST, execution):

@@ -107,6 +107,7 @@ class Host:
         self._closing = False
         self._error_lock = threading.Lock()
         self._credit_owed = 0
+        self._joiner = frames.FrameJoiner()
         #: Bytes received, counted by the gateway's thread, and processed, counted by the reader.
         self._bytes_received = self._bytes_processed = 0
         self._has_disconnected = threading.Event()
@@ -261,7 +262,8 @@ class Host:
             self.drop(HostOpenError(self.id, "sent more than its credit allows"))
             return
         try:
-            messages = list(self._decode(frame))
+            whole = self._joiner.add(frame)
+            messages = list(self._decode(whole)) if whole else []
         except ValueError as error:
             messages = [["error", f"sent garbage: {error}"]]
         for message in messages:
@@ -289,7 +291,7 @@ class Host:
         self._send_message("return", list(tests))
 
     def unpack_messages(self, frame: bytes) -> list[list[Any]]:
-        """Return the messages of a frame, and its credit to the host.
+        """Return the messages of a frame, and its credit to the host; none if parts are missing.
 
         Raises :exc:`ValueError` for an invalid frame.
         """
@@ -298,7 +300,8 @@ class Host:
         if self._credit_owed >= _CREDIT_BATCH_SIZE:
             self._send_message("credit", self._credit_owed)
             self._credit_owed = 0
-        content = frames.unpack_frame(frame)
+        whole = self._joiner.add(frame)
+        content = frames.unpack_frame(whole) if whole else []
         if not isinstance(content, tuple):
             return content
         header, body = content

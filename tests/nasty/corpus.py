@@ -172,6 +172,8 @@ FILES = (
 
 #: Programs whose results reach a limit; they run separately, with artifacts.
 RESULTS = (NastyProgram("deep_outputs.py", PASSED),)
+#: Fails in this number of cases, each of which is a testcase of its own.
+LARGE_FAILURES, LARGE_FAILURES_COUNT = NastyProgram("large_failures.py", FAILED), 300
 
 _NAMES: tuple[str | bytes, ...] = (
     "test_two words.sh",

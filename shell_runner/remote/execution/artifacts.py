@@ -13,8 +13,10 @@ from ..files.path_limits import MAX_PATH_COMPONENTS, describe_path_excess
 
 #: Maximum bytes of one piece.
 _MAX_PIECE_BYTES = 1 << 18
-#: Maximum number of files of one test; the others are only counted.
+#: Maximum number of files of one test, and bytes of their paths together; the others are only
+#: counted.  The result of the test names the files, and its size is limited.
 _MAX_FILES = 10_000
+_MAX_PATH_BYTES = 1 << 20
 
 
 class SelectedArtifacts(NamedTuple):
@@ -29,11 +31,15 @@ class SelectedArtifacts(NamedTuple):
 def select_artifacts(folder: str, limit: int) -> SelectedArtifacts:
     """Select regular files below ``folder`` in order of name, up to ``limit`` bytes in total."""
     files: List[Tuple[str, int]] = []
-    omitted_count = total = 0
+    omitted_count = total = path_bytes = 0
     if os.path.islink(folder):  # the test has replaced its directory by a link
         return SelectedArtifacts((), 0)
     for path, size in _list_regular_files(folder):
         if size is None or total + size > limit or len(files) >= _MAX_FILES:
+            omitted_count += 1
+            continue
+        path_bytes += len(os.fsencode(path))
+        if path_bytes > _MAX_PATH_BYTES:
             omitted_count += 1
             continue
         total += size

@@ -26,12 +26,13 @@ from ..files.remove_tree import remove_tree
 from ..files.session_dirs import remove_if_last_slot
 from ..formats.output_parser import OutputParser, SessionFormats
 from ..processes import process_tree
-from ..protocol.frames import FrameDecoder, frame_encoded_message, frame_message
+from ..protocol.frames import FrameDecoder, frame_encoded_message, frame_message, is_sendable
 from ..protocol.model import Execution, ParsedOutput, Problem, Setup, Test
 from .artifacts import select_artifacts
 from .environment import build_session_environment, build_test_environment
 from .live_output import LineSplitter
 from .output_capture import OutputCapture
+from .result_limits import shorten_to_fit
 from .scratch_dirs import ScratchDirectories
 from .spawn import ProgramStartError, SpawnContext, start_program
 
@@ -55,7 +56,6 @@ _CHECKED_LIMITS = tuple(
     if hasattr(resource, name)
 )
 _READ_BYTES = 1 << 18
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _F_SETPIPE_SZ = 1031
 
 
@@ -358,7 +358,7 @@ class Slot:
         while not (self.is_stopping or self.is_broken):
             if self.queue:
                 execution = self.run(self.queue.popleft())
-                text = _ENCODE(execution).encode("ascii")
+                text = shorten_to_fit(execution, is_sendable)[1].encode("ascii")
                 self.control.sendall(frame_encoded_message(b'["done",' + text + b"]"))
                 self.is_broken = self.is_broken or _read_limits() != self._limits
             else:

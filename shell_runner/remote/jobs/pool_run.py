@@ -13,13 +13,13 @@ from typing import Callable, List, NamedTuple, Optional, Set, Tuple
 
 from ..execution import resource_locks
 from ..execution.artifacts import ArtifactPiece
+from ..execution.result_limits import shorten_to_fit
 from ..execution.slot_pool import SlotPool
 from ..files import filesystem_errors, manifest, session_dirs
 from ..files.copy_tree import write_all
 from ..files.remove_tree import remove_tree
 from ..protocol.model import (
     SKIPPED,
-    CapturedStream,
     Execution,
     Problem,
     Setup,
@@ -27,10 +27,8 @@ from ..protocol.model import (
     execution_from_row,
 )
 from ..protocol.verdict import judge
-from . import result_package_format
+from .result_package_format import is_readable_size
 
-#: Characters of each end of a stream in a row that would be too long.
-_MAX_END_CHARS = 256 << 10
 #: Seconds between two attempts to write to a full disk.
 _FULL_DISK_RETRY_DELAY = 1.0
 
@@ -209,7 +207,7 @@ class PoolRun:
         except ValueError as error:
             detail = "it sent %s" % error
             execution = Execution(test.id, test.attempt, problem=Problem.SLOT_DIED, detail=detail)
-        self._outcomes.append(TestOutcome(test, *shorten_to_fit(execution)))
+        self._outcomes.append(TestOutcome(test, *shorten_to_fit(execution, is_readable_size)))
 
     def on_waiting(self, refusal: resource_locks.UnavailableResource) -> None:
         """Note that tests wait for resources that other runs hold."""
@@ -233,39 +231,3 @@ class PoolRun:
         lines, self._lines = self._lines, []
         for number, group in itertools.groupby(lines, lambda row: row[0]):
             self._on_lines(number, [line for _, line in group])
-
-
-def shorten_to_fit(execution: Execution) -> Tuple[Execution, str]:
-    """Shorten an execution until a package can hold it; return it and its JSON.
-
-    A row that readers of packages refuse would cost the job its other results.
-    """
-    row = _encode_row(execution)
-    if not result_package_format.is_readable_size(row) and execution.parsed is not None:
-        message = "%d results are more than a package can hold; none is kept"
-        problem = message % len(execution.parsed.cases)
-        parsed = execution.parsed._replace(cases=[], problem=problem)
-        execution = execution._replace(parsed=parsed)
-        row = _encode_row(execution)
-    if not result_package_format.is_readable_size(row):
-        execution = execution._replace(
-            stdout=_shorten_stream(execution.stdout), stderr=_shorten_stream(execution.stderr)
-        )
-        row = _encode_row(execution)
-    return execution, row
-
-
-def _encode_row(execution: Execution) -> str:
-    return json.dumps(execution, separators=(",", ":"))
-
-
-def _shorten_stream(stream: CapturedStream) -> CapturedStream:
-    """Return the stream with at most ``_MAX_END_CHARS`` characters of each end."""
-    text, middle = stream.text, stream.cut_index
-    if len(text) <= 2 * _MAX_END_CHARS:
-        return stream
-    if middle < 0:
-        middle = len(text) // 2
-    head = text[: min(middle, _MAX_END_CHARS)]
-    tail = text[max(middle, len(text) - _MAX_END_CHARS) :]
-    return stream._replace(text=head + tail, cut_index=len(head))

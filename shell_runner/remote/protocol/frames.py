@@ -3,14 +3,15 @@
 This module must not know what a message means, nor what transports it.
 
 On the channel a frame is one ``bytes``: ``J`` and a JSON array of messages, or ``B``, the length
-of a JSON header, the header and raw bytes (file contents).  On a slot's socket a frame is its
-length and a JSON message.  The encoding is JSON, not pickle or marshal, because a host is not
-trusted: decoding must be safe for any input.
+of a JSON header, the header and raw bytes (file contents).  A ``J`` frame of more than
+``MAX_FRAME_BYTES`` is sent in parts: ``P`` and bytes, the last one ``E`` and bytes.  On a slot's
+socket a frame is its length and a JSON message.  The encoding is JSON, not pickle or
+marshal, because a host is not trusted: decoding must be safe for any input.
 """
 
 import json
 import struct
-from typing import Any, Iterator, List, Tuple, Union
+from typing import Any, Iterable, Iterator, List, Tuple, Union
 
 #: A list that begins with the message's name.
 Message = List[Any]
@@ -20,8 +21,14 @@ Blob = Tuple[Any, bytes]
 _LENGTH = struct.Struct(">I")
 #: Bytes that a host may send before the controller gives more credit.
 CREDIT_BYTES = 1 << 23
-#: Maximum number of values in one frame; a hundred thousand cases have a third of that.
-_MAX_FRAME_VALUES = 3_000_000
+#: Bytes after which the messages of a host begin another frame; far fewer than its frame guard
+#: passes.
+MAX_FRAME_BYTES = 2 << 20
+#: Maximum bytes and values of one message of a host.  Two hundred thousand cases have half of
+#: that.  A host shortens longer results.
+MAX_MESSAGE_BYTES, MAX_MESSAGE_VALUES = 32 << 20, 3_000_000
+#: Bytes and values that are left for the name of a message and the frame around it.
+_MESSAGE_OVERHEAD = 1024
 
 
 def pack_messages(messages: List[Message]) -> bytes:
@@ -37,6 +44,58 @@ def encode_json(value: Any) -> bytes:
 def pack_encoded_messages(messages: List[bytes]) -> bytes:
     """Return a frame of messages that are JSON already."""
     return b"J[" + b",".join(messages) + b"]"
+
+
+def is_sendable(text: str) -> bool:
+    """Return whether a host can send this JSON in a message: the receiver refuses larger ones."""
+    if len(text) > MAX_MESSAGE_BYTES - _MESSAGE_OVERHEAD:
+        return False
+    return text.count(",") <= MAX_MESSAGE_VALUES - _MESSAGE_OVERHEAD
+
+
+def split_messages(messages: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield frames of at most ``MAX_FRAME_BYTES`` of messages that are JSON already."""
+    batch: List[bytes] = []
+    size = overhead = len(b"J[]")
+    for message in messages:
+        if batch and size + len(message) + 1 > MAX_FRAME_BYTES:
+            yield from _split_frame(pack_encoded_messages(batch))
+            batch, size = [], overhead
+        batch.append(message)
+        size += len(message) + 1
+    if batch:
+        yield from _split_frame(pack_encoded_messages(batch))
+
+
+def _split_frame(frame: bytes) -> Iterator[bytes]:
+    """Yield ``frame`` itself, or its parts if it is too large."""
+    if len(frame) <= MAX_FRAME_BYTES:
+        yield frame
+        return
+    step = MAX_FRAME_BYTES - 1
+    for start in range(0, len(frame), step):
+        yield (b"P" if start + step < len(frame) else b"E") + frame[start : start + step]
+
+
+class FrameJoiner:
+    """Joins the parts of frames that a host has split."""
+
+    def __init__(self) -> None:
+        self._parts = bytearray()
+
+    def add(self, frame: bytes) -> bytes:
+        """Return a whole frame; empty if further parts follow.  Raises ValueError if too long."""
+        kind = frame[:1]
+        if kind not in (b"P", b"E"):
+            return frame
+        if len(self._parts) + len(frame) - 1 > MAX_MESSAGE_BYTES:
+            raise ValueError("a message has more than %d bytes" % MAX_MESSAGE_BYTES)
+        self._parts += memoryview(frame)[1:]
+        if kind == b"P":
+            return b""
+        whole = bytes(self._parts)
+        self._parts = bytearray()
+        return whole
 
 
 def pack_blob(header: Any, body: bytes) -> bytes:
@@ -61,8 +120,8 @@ def unpack_frame(frame: bytes) -> Union[List[Message], Blob]:
 
 def _decode_json(text: bytes) -> Any:
     """Decode JSON; raises ValueError for input whose values need far more memory than its bytes."""
-    if text.count(b",") > _MAX_FRAME_VALUES:
-        raise ValueError("a frame holds more than %d values" % _MAX_FRAME_VALUES)
+    if text.count(b",") > MAX_MESSAGE_VALUES:
+        raise ValueError("a frame holds more than %d values" % MAX_MESSAGE_VALUES)
     try:
         return json.loads(text.decode("ascii"))
     except RecursionError:

@@ -5,11 +5,12 @@ the session.  Must not know how tests are run, verdicts, or other sessions.  Eve
 keepalive messages happens in the main thread.
 """
 
+import collections
 import json
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 
 from ..execution import resource_locks
 from ..execution.artifacts import ArtifactPiece
@@ -18,7 +19,7 @@ from ..execution.slot_pool import SlotPool, SlotStartError
 from ..files import blob_store, cache_eviction, remove_tree, session_dirs
 from ..files.upload_receiver import UploadReceiver
 from ..processes import process_tree
-from ..protocol.frames import CREDIT_BYTES, pack_blob, pack_encoded_messages
+from ..protocol.frames import CREDIT_BYTES, pack_blob, split_messages
 from ..protocol.host_facts import collect_host_facts, count_cores
 from ..protocol.model import Setup, Test
 from .channel_session import ChannelSession, detach_from_terminal, send_error
@@ -35,6 +36,8 @@ class LiveSession(ChannelSession):
     def __init__(self, channel: Any) -> None:
         super().__init__(channel)
         self.outbox: List[bytes] = []
+        #: Frames of messages that wait for credit.
+        self._waiting_frames: Deque[bytes] = collections.deque()
         self.credit = CREDIT_BYTES
         self.setup: Optional[Setup] = None
         self.folder, self._lock = session_dirs.create_session_folder()
@@ -94,18 +97,21 @@ class LiveSession(ChannelSession):
             self.pool.process(events)
         except SlotStartError as error:
             self._fail(str(error))
-            self.flush()
+            self._flush_all()
 
     def handle_message(self, name: str, *arguments: Any) -> None:
         """Handle a command of the controller."""
         self._commands[name](*arguments)
 
     def flush(self) -> None:
-        """Send the queued messages in one frame."""
-        if self.outbox and self.connected:
-            frame = pack_encoded_messages(self.outbox)
-            self.outbox = []
-            self.send_frame(frame)
+        """Send the queued messages, as far as there is credit; before a run none is needed."""
+        self._flush_all(is_limited=self.setup is not None)
+
+    def _flush_all(self, is_limited: bool = False) -> None:
+        self._waiting_frames.extend(split_messages(self.outbox))
+        self.outbox = []
+        while self._waiting_frames and self.connected and (self.credit > 0 or not is_limited):
+            self.send_frame(self._waiting_frames.popleft())
 
     def send_frame(self, frame: bytes) -> None:
         """Send a frame, which costs credit; pause the pool when the credit is used up."""

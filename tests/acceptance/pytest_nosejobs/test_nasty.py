@@ -238,11 +238,13 @@ def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> Non
 def test_results_at_their_limits_cost_no_other_test(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    cases = [*corpus.RESULTS, INNOCENT]
+    cases = [*corpus.RESULTS, corpus.LARGE_FAILURES, INNOCENT]
     run = Run(tmp_path, cases, [*options, f"--nosejobs-artifacts={tmp_path / 'art'}"]).start()
     run.finish()
-    for case in cases:
+    for case in (*corpus.RESULTS, INNOCENT):
         check(case, run.get_testcase(case))
+    failures = [name for name, found in run.results().items() if found.outcome == corpus.FAILED]
+    assert len(failures) == corpus.LARGE_FAILURES_COUNT
     assert "INTERNALERROR" not in run.output
     assert "hosts lost" not in run.output
     assert run.list_leftovers() == []

@@ -13,6 +13,7 @@ from shell_runner.remote.execution.resource_locks import (
     HostResources,
     UnavailableResource,
 )
+from shell_runner.remote.execution.result_limits import shorten_to_fit
 from shell_runner.remote.execution.slot_pool import SlotStartError
 from shell_runner.remote.files.manifest import BadManifestEntry
 from shell_runner.remote.jobs import pool_run, result_package_format, result_package_reader
@@ -217,7 +218,7 @@ def many_cases() -> Execution:
 @pytest.mark.parametrize(
     ("execution", "message"),
     [
-        (many_cases(), "1000000 results are more than a package can hold; none is kept"),
+        (many_cases(), "its 1000000 cases are too large for a result; none is kept"),
         (
             Execution(
                 0, exit_status=1, stdout=model.CapturedStream("[1,2],\n" * 1_000_000, 7_000_000)
@@ -235,7 +236,7 @@ def many_cases() -> Execution:
 def test_an_execution_is_shortened_until_a_package_can_hold_it(
     execution: Execution, message: str
 ) -> None:
-    shortened, text = pool_run.shorten_to_fit(execution)
+    shortened, text = shorten_to_fit(execution, result_package_format.is_readable_size)
     restored = result_package_reader._parse_execution(
         result_package_reader._parse_json(text.encode(), result_package_format.LIMITS)
     )
@@ -255,7 +256,7 @@ def test_an_execution_is_shortened_until_a_package_can_hold_it(
 def test_an_execution_that_fits_stays_unchanged() -> None:
     streams = [model.CapturedStream("\0" * n, n) for n in (1 << 20, 8 << 20)]
     execution = Execution(0, exit_status=0, stdout=streams[0], stderr=streams[1])
-    assert pool_run.shorten_to_fit(execution)[0] is execution
+    assert shorten_to_fit(execution, result_package_format.is_readable_size)[0] is execution
 
 
 def piece(run: Run, path: str, data: bytes, is_last: bool = True) -> None:

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shell_runner.hosts.frame_guard import MAX_PAYLOAD_BYTES
+from shell_runner.remote.protocol import frames
 from shell_runner.remote.protocol.frames import (
     FrameDecoder,
     frame_encoded_message,
@@ -40,6 +42,31 @@ def test_messages_survive_a_frame(messages: list[list[Any]]) -> None:
 @given(VALUES, st.binary())
 def test_blobs_survive_a_frame(header: Any, body: bytes) -> None:
     assert unpack_frame(pack_blob(header, body)) == (header, body)
+
+
+@given(st.lists(st.integers(0, 200)), st.integers(20, 60))
+def test_messages_survive_the_parts_of_frames(sizes: list[int], limit: int) -> None:
+    messages = [["line", "x" * size] for size in sizes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "MAX_FRAME_BYTES", limit)
+        parts = list(frames.split_messages([json.dumps(each).encode() for each in messages]))
+    assert all(len(part) <= limit for part in parts)
+    joiner = frames.FrameJoiner()
+    received = [unpack_frame(whole) for whole in map(joiner.add, parts) if whole]
+    assert [message for messages in received for message in messages] == messages
+
+
+def test_parts_of_more_than_a_message_are_refused() -> None:
+    joiner = frames.FrameJoiner()
+    part = b"P" + bytes(frames.MAX_FRAME_BYTES)
+    count = frames.MAX_MESSAGE_BYTES // frames.MAX_FRAME_BYTES
+    assert [joiner.add(part) for _ in range(count)] == [b""] * count
+    with pytest.raises(ValueError, match="more than 33554432 bytes"):
+        joiner.add(b"Ex")
+
+
+def test_the_guard_passes_the_largest_frame() -> None:
+    assert 2 * frames.MAX_FRAME_BYTES < MAX_PAYLOAD_BYTES
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,24 @@ def test_reports_are_sent_in_one_frame(host: LiveSession, channel: Channel) -> N
     ]
 
 
+def test_a_large_result_waits_for_credit(host: LiveSession, channel: Channel, pool: Pool) -> None:
+    host.setup = Setup("/")
+    row = b'["' + b"x" * (3 * wire.CREDIT_BYTES) + b'"]'
+    host.on_result(Test(7, "x"), row)
+    joiner, received = wire.FrameJoiner(), b""
+    for _ in range(1000):
+        host.flush()
+        assert sum(map(len, channel.sent)) <= wire.CREDIT_BYTES + wire.MAX_FRAME_BYTES
+        for frame in channel.sent:
+            received += joiner.add(frame)
+            host.handle_message("credit", len(frame))
+        channel.sent.clear()
+        if received:
+            break
+    assert received == b'J[["done",' + row + b"]]"
+    assert pool.calls[:2] == ["pause", "resume"]
+
+
 def test_slots_that_cannot_start_end_the_session(
     host: LiveSession, channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,10 @@ class AgentProcess:
         prefix = command or (sys.executable, "-m", "shell_runner.remote", "agent")
         listen = () if "--connect" in options else ("--listen", "127.0.0.1:0")
         argv = [*prefix, str(bundle), *listen, *map(str, options)]
-        self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+        # A pipe that stays open: an agent that read its standard input would freeze.
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self._fresh: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -82,6 +85,8 @@ class AgentProcess:
                 self.process.kill()
                 self.process.wait()
                 raise
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         self._reader.join(20)
 
     def expect(self, pattern: str, seconds: float = 20.0) -> re.Match[str]:

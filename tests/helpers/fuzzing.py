@@ -48,3 +48,10 @@ def mutate(rng: random.Random, data: bytes, changes: int = 8) -> bytes:
         else:
             result[at:at] = result[at : at + rng.randint(1, 64)]
     return bytes(result)
+
+
+class ForbiddenInput:
+    """A standard input whose use is a failure: code that reads it would wait for ever."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"the standard input was used: {name}")

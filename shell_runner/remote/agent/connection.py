@@ -21,6 +21,8 @@ from .tls_stream import TlsStream
 #: Version of the hello, which is the controller's first line.
 PROTOCOL_VERSION = 2
 _MAX_HELLO_BYTES = 1 << 16
+#: Maximum characters of the command of a Python; splitting it into words stops all connections.
+_MAX_PYTHON_CHARS = 4096
 #: Maximum bytes of one receive from the interpreter.
 _CHUNK_SIZE = 1 << 16
 #: Seconds for a shim to start its interpreter.
@@ -42,19 +44,47 @@ def parse_hello(line: bytes) -> Dict[str, Any]:
     """
     try:
         hello = json.loads(line.decode("utf-8"))
-        protocol, python, bootstrap = hello["nosejobs"], hello["python"], hello["bootstrap"]
-        command, silence = shlex.split(python), float(hello.get("silence", DEFAULT_SILENCE))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise PeerRefused("the first line was not a hello") from None
-    if protocol != PROTOCOL_VERSION:
+    except (ValueError, RecursionError):
+        hello = None
+    if not isinstance(hello, dict):
+        raise PeerRefused("the first line was not a hello: not a JSON object")
+    if hello.get("nosejobs") != PROTOCOL_VERSION:
         raise PeerRefused(
             "this agent speaks version %d: use the same release of nosejobs" % PROTOCOL_VERSION
         )
-    if not isinstance(bootstrap, str) or "\0" in bootstrap + python:
-        raise PeerRefused("the first line was not a hello")
-    if not 1 <= silence <= 3600:
+    python = _get_text(hello, "python", _MAX_PYTHON_CHARS)
+    bootstrap = _get_text(hello, "bootstrap", _MAX_HELLO_BYTES)
+    try:
+        command = shlex.split(python)
+    except ValueError as error:
+        raise PeerRefused("the first line was not a hello: python: %s" % error) from None
+    return {"python": command, "bootstrap": bootstrap, "silence": _get_silence(hello)}
+
+
+def _get_text(hello: Dict[str, Any], key: str, limit: int) -> str:
+    """Return a text of the hello that can be an argument of a program; raise PeerRefused."""
+    value = hello.get(key)
+    # The type comes first: shlex.split(None) reads the agent's own standard input.
+    if not isinstance(value, str):
+        raise PeerRefused("the first line was not a hello: %s is not a text" % key)
+    if len(value) > limit:
+        raise PeerRefused("%s is longer than %d characters" % (key, limit))
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PeerRefused("the first line was not a hello: %s is not Unicode" % key) from None
+    if "\0" in value:
+        raise PeerRefused("the first line was not a hello: %s contains a null character" % key)
+    return value
+
+
+def _get_silence(hello: Dict[str, Any]) -> float:
+    value = hello.get("silence", DEFAULT_SILENCE)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PeerRefused("the first line was not a hello: silence is not a number")
+    if not 1 <= value <= 3600:
         raise PeerRefused("silence must be from 1 to 3600 s")
-    return {"python": command, "bootstrap": bootstrap, "silence": silence}
+    return float(value)
 
 
 class SupervisedInterpreter:

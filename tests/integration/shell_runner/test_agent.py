@@ -323,6 +323,7 @@ def test_an_authenticated_peer_without_a_hello_is_closed(
         (b"[" * 60000 + b"\n", b"not a hello"),
         (b'{"nosejobs": 3, "python": "", "bootstrap": ""}\n', b"speaks version 2"),
         (b'{"nosejobs": 2, "python": "", "bootstrap": 3}\n', b"not a hello"),
+        (b'{"nosejobs": 2, "python": null, "bootstrap": ""}\n', b"not a hello"),
         (b"x" * 100_000, b"too long"),
     ],
 )

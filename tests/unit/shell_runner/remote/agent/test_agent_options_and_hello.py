@@ -9,6 +9,7 @@ import pytest
 from shell_runner.remote.agent import main
 from shell_runner.remote.agent.connection import PeerRefused, parse_hello
 from shell_runner.remote.agent.listener import PeerAddress
+from tests.helpers.fuzzing import ForbiddenInput
 
 
 @pytest.mark.parametrize(
@@ -39,17 +40,49 @@ def test_a_hello_becomes_a_launch_request() -> None:
     assert parse_hello(line) == expected
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"silence": 0}, {"silence": 1e9}, {"silence": "x"}, {"silence": None},
-        {"silence": float("nan")}, {"bootstrap": None}, {"python": 3}, {"bootstrap": "\0"},
-        {"nosejobs": "1"},
-    ],
-)  # fmt: skip
-def test_an_invalid_hello_is_refused(changes: dict[str, object]) -> None:
-    hello = {"nosejobs": 2, "python": "", "bootstrap": "", "silence": 15, **changes}
+#: Values of each type of JSON, and at the limits of numbers.
+JSON_VALUES = [
+    None, True, False, 0, 1, -1, 3, 10**400, -(10**400), 0.5, 1e9, float("nan"), float("inf"),
+    "", "x", "\0", "\ud800", "x\udcff", "'", [], [None], ["python3"], {}, {"a": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["nosejobs", "python", "bootstrap", "silence"])
+@pytest.mark.parametrize("value", JSON_VALUES, ids=lambda value: repr(value)[:20])
+def test_a_hello_with_any_value_is_accepted_or_refused(
+    key: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", ForbiddenInput())
+    hello = {"nosejobs": 2, "python": "", "bootstrap": "", "silence": 15, key: value}
+    accepted = {"python": ("", "x"), "bootstrap": ("", "x", "'"), "silence": (1, 3)}
+    valid = not isinstance(value, bool) and value in accepted.get(key, ())
+    try:
+        parse_hello(json.dumps(hello).encode())
+    except PeerRefused:
+        assert not valid
+    else:
+        assert valid
+
+
+@pytest.mark.parametrize("key", ["nosejobs", "python", "bootstrap"])
+def test_a_hello_without_a_key_is_refused(key: str) -> None:
+    hello = {"nosejobs": 2, "python": "", "bootstrap": ""}
+    del hello[key]
     with pytest.raises(PeerRefused):
+        parse_hello(json.dumps(hello).encode())
+
+
+@pytest.mark.parametrize("line", [b"null", b"3", b'"x"', b"[]", b"", b"\xff", b"9" * 60000])
+def test_a_line_that_is_not_an_object_is_refused(line: bytes) -> None:
+    with pytest.raises(PeerRefused, match="not a hello"):
+        parse_hello(line)
+
+
+def test_a_python_at_the_limit_is_accepted_and_a_longer_one_refused() -> None:
+    hello = {"nosejobs": 2, "python": "x" * 4096, "bootstrap": ""}
+    assert parse_hello(json.dumps(hello).encode())["python"] == ["x" * 4096]
+    hello["python"] = "x" * 4097
+    with pytest.raises(PeerRefused, match="longer than 4096"):
         parse_hello(json.dumps(hello).encode())
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import click
+from shell_runner.cli.console import SuggestingGroup
 
 from .cli.commands import ALL_COMMANDS
 
 if __name__ == "__main__":
-    click.Group("nosejobs", commands=list(ALL_COMMANDS)).main()
+    SuggestingGroup("nosejobs", commands=list(ALL_COMMANDS)).main()

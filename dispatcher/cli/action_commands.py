@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from shell_runner.cli.console import print_json, print_message, print_result
+from shell_runner.cli.console import SuggestingGroup, print_json, print_message, print_result
 
 from .common import (
     Command,
@@ -178,7 +178,7 @@ def poke_source(
     _post(api_client(url), as_json, url_path, actor=actor_name(actor), reason=reason)
 
 
-class _HostsGroup(click.Group):
+class _HostsGroup(SuggestingGroup):
     """A group whose errors are reported."""
 
     def invoke(self, ctx: click.Context) -> Any:

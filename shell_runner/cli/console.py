@@ -12,6 +12,7 @@ import click
 
 from ..errors import NosejobsError
 from ..text import strip_control_chars
+from ..validators import format_suggestion
 
 #: Exit statuses: an infrastructure failure; and those of a shell for SIGINT and SIGPIPE.
 INFRASTRUCTURE, INTERRUPTED, OUTPUT_CLOSED = 6, 130, 141
@@ -23,7 +24,25 @@ class CliError(click.ClickException):
     exit_code = 2
 
 
-class CommandGroup(click.Group):
+class SuggestingGroup(click.Group):
+    """A group that names the command that was probably meant, or all commands, for a typo."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names.
+
+        click would suggest only the commands that this program has imported already.
+        """
+        name = args[0]
+        is_option = name[:1] == "-"
+        if not is_option and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            hint = format_suggestion(name, self.list_commands(ctx))
+            ctx.fail(f"No such command {name!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+class CommandGroup(SuggestingGroup):
     """A group of commands whose expected errors are shown without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -26,6 +26,25 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bulds"], "No such command 'bulds'; did you mean 'builds'?"),
+        (["jbo"], "No such command 'jbo'; did you mean 'job'?"),
+        (["agnet"], "No such command 'agnet'; did you mean 'agent'?"),
+        (["xyzzy"], "No such command 'xyzzy'; known: agent, approve, builds, ca, "),
+        (["job", "lst"], "did you mean 'list'?"),
+        (["ca", "int"], "did you mean 'init'?"),
+        (["hosts", "drian"], "did you mean 'drain'?"),
+        (["hosts", "--jsno"], "--json"),
+    ],
+)
+def test_the_command_that_was_meant_is_named(run, arguments: list[str], words: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert words in done.output
+
+
 def test_trust_in_three_commands(run, tmp_path: Path) -> None:
     for arguments in (["init"], ["issue", "web1"], ["issue", "--client", "laptop"]):
         done = run("ca", *arguments)

@@ -20,7 +20,7 @@ class Outcome(StrEnum):
     RUNNING = "running"
     #: Nothing more to do: every stage has passed.
     PASSED = "passed"
-    #: A person has to approve, to release, or to tag.
+    #: A person has to approve, to release, to tag, or to configure stages.
     STOPPED = "stopped"
     #: The build or a test is at fault.
     FAILED = "failed"
@@ -93,7 +93,9 @@ def compute_status(
         names = [run.stage for run in stages if _effective_state(run, counting) is state]
         if names:
             return BuildStatus(outcome, _format(template, names))
-    return BuildStatus(Outcome.PASSED, "passed" if stages else "built; it has no stages")
+    if not stages:
+        return BuildStatus(Outcome.STOPPED, "built; it has no stages, so that nothing was tested")
+    return BuildStatus(Outcome.PASSED, "passed")
 
 
 def _effective_state(run: StageRun, counting: Collection[str] | None) -> StageState | None:

@@ -22,7 +22,7 @@ def runs(**states: StageState) -> list[StageRun]:
 @pytest.mark.parametrize(
     ("states", "outcome", "message"),
     [
-        ({}, Outcome.PASSED, "built; it has no stages"),
+        ({}, Outcome.STOPPED, "built; it has no stages, so that nothing was tested"),
         ({"unit": S.PASSED}, Outcome.PASSED, "passed"),
         ({"unit": S.PASSED, "smoke": S.RUNNING}, Outcome.RUNNING, "runs smoke"),
         ({"unit": S.FAILED, "smoke": S.BLOCKED}, Outcome.FAILED, "stopped at unit"),

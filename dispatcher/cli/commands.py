@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 NOT_PASSED = 1
 #: Maximum bytes that are read of a file; its parser accepts fewer.
 _MAX_FILE_BYTES = 1 << 20
-#: Number of the newest builds whose levels are listed if no build has the wanted one.
-_LEVEL_SAMPLE_SIZE = 100
 
 
 @click.command("up", cls=Command)
@@ -189,28 +187,16 @@ def list_builds(as_json: bool, url: str | None, **filters: Any) -> None:
     if found:
         tables.print_table(tables.format_builds(found))
     else:
-        print_message(_no_builds_message(client, parameters))
+        print_message(_no_builds_message(parameters))
     for source in client.get("/sources"):
         if source["error"]:
             print_message(f"source {source['name']}: {source['error']}")
 
 
-def _no_builds_message(client: ApiClient, parameters: dict[str, Any]) -> str:
-    """Return which options no build matches, with the values that a level or source can have."""
+def _no_builds_message(parameters: dict[str, Any]) -> str:
+    """Return which options no build matches; the server refuses values that do not exist."""
     options = [f"--{name} {value}" for name, value in parameters.items() if name != "limit"]
-    if not options:
-        return "there are no builds yet"
-    message = f"no builds match {' '.join(options)}"
-    if "source" in parameters:
-        message += _format_known("sources", (each["name"] for each in client.get("/sources")))
-    if "level" in parameters:
-        newest = client.get("/builds", limit=_LEVEL_SAMPLE_SIZE)
-        message += _format_known("levels of builds", (each["level"] for each in newest))
-    return message
-
-
-def _format_known(title: str, names: Iterable[str]) -> str:
-    return f"\n  {title}: {', '.join(sorted(set(names))) or 'none yet'}"
+    return f"no builds match {' '.join(options)}" if options else "there are no builds yet"
 
 
 @click.command("show", cls=Command)

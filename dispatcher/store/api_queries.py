@@ -68,6 +68,18 @@ def list_builds(
     return _build_views(connection, rows)
 
 
+def list_newest_configs(connection: Connection, limit: int) -> list[Any]:
+    """Return the configs of the newest builds that have one, as JSON values."""
+    statement = select(_BUILD.config).where(_BUILD.config.is_not(None))
+    rows = connection.execute(statement.order_by(_BUILD.id.desc()).limit(limit))
+    return [config for config in rows.scalars() if config]
+
+
+def list_used_levels(connection: Connection) -> list[str]:
+    """Return the levels that builds have."""
+    return sorted(connection.execute(select(_BUILD.level).distinct()).scalars())
+
+
 def get_build_detail(connection: Connection, number: int) -> BuildDetail | None:
     """Return a build with all its rows but results, in eight queries; None if there is none."""
     rows = connection.execute(_select_builds().where(_BUILD.id == number)).all()

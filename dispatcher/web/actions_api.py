@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 
@@ -23,9 +23,21 @@ from ..reconciler import user_actions
 from ..store import StoreError, audit
 from . import schemas
 from .errors import NotFound
-from .parameters import PROBLEM_RESPONSES, ROOT, HostName, RowNumber, ShortName, context_of
+from .parameters import (
+    PROBLEM_RESPONSES,
+    ROOT,
+    HostName,
+    RowNumber,
+    ShortName,
+    context_of,
+    refuse_unknown_parameters,
+)
 
-routes = APIRouter(prefix=ROOT, responses=PROBLEM_RESPONSES)
+routes = APIRouter(
+    prefix=ROOT,
+    responses=PROBLEM_RESPONSES,
+    dependencies=[Depends(refuse_unknown_parameters)],
+)
 
 
 def _perform(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 
@@ -15,9 +15,20 @@ from shell_runner.remote.protocol.job import is_uuid
 from .. import model
 from ..store import jobs
 from .errors import NotFound
-from .parameters import PROBLEM_RESPONSES, ROOT, Context, JobId, context_of
+from .parameters import (
+    PROBLEM_RESPONSES,
+    ROOT,
+    Context,
+    JobId,
+    context_of,
+    refuse_unknown_parameters,
+)
 
-routes = APIRouter(prefix=ROOT, responses=PROBLEM_RESPONSES)
+routes = APIRouter(
+    prefix=ROOT,
+    responses=PROBLEM_RESPONSES,
+    dependencies=[Depends(refuse_unknown_parameters)],
+)
 
 LogOffset = Annotated[
     str | None,

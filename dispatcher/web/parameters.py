@@ -7,6 +7,10 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Path, Query, Request
 
+from shell_runner.errors import UsageError
+from shell_runner.text import shorten_list
+from shell_runner.validators import format_suggestion
+
 from ..configuration.settings import Settings
 from ..hosts.job_logs import JobLogReader
 from ..store import Store
@@ -77,6 +81,26 @@ class Context:
         self.change_notifier = ChangeNotifier(service.store.changed)
         self.log_streams = LogStreams()
         self.started_at = time.time()
+
+
+#: Maximum number of unknown parameters that an error names, and characters of each name.
+_MAX_NAMED_PARAMETERS, _MAX_NAME_CHARS = 5, 60
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Raise UsageError if the URL has a parameter that the route does not have.
+
+    A parameter that is misspelled would else be ignored, and a list not be filtered.
+    """
+    known = sorted(each.alias for each in request.scope["route"].dependant.query_params)
+    unknown = sorted({name for name in request.query_params if name not in known})
+    if not unknown:
+        return
+    names = [repr(name[:_MAX_NAME_CHARS]) for name in unknown]
+    noun = "unknown query parameters" if len(names) > 1 else "unknown query parameter"
+    listed = ", ".join(shorten_list(names, _MAX_NAMED_PARAMETERS))
+    hint = format_suggestion(unknown[0], known) if known else "; this path has no parameters"
+    raise UsageError(f"{noun} {listed}{hint}")
 
 
 def context_of(request: Request) -> Context:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import Connection
 
@@ -21,7 +21,7 @@ from .. import model
 from ..policy import build_status
 from ..reconciler import user_actions
 from ..store import api_queries, audit, builds, changes, hosts, jobs, results, stage_runs
-from . import schemas
+from . import build_filter, schemas
 from .errors import NotFound
 from .logs_api import find_job
 from .parameters import (
@@ -38,9 +38,14 @@ from .parameters import (
     ShortName,
     WaitSeconds,
     context_of,
+    refuse_unknown_parameters,
 )
 
-routes = APIRouter(prefix=ROOT, responses=PROBLEM_RESPONSES)
+routes = APIRouter(
+    prefix=ROOT,
+    responses=PROBLEM_RESPONSES,
+    dependencies=[Depends(refuse_unknown_parameters)],
+)
 #: Maximum number of failed tests of a job in the details of a build.
 _MAX_FAILURES_PER_JOB = 100
 
@@ -94,9 +99,10 @@ async def list_builds(
     wanted = api_queries.BuildFilter(source, branch, level, state, revision, before)
 
     def read(connection: Connection) -> list[schemas.Build]:
-        return [
-            schemas.to_build(view) for view in api_queries.list_builds(connection, wanted, limit)
-        ]
+        views = api_queries.list_builds(connection, wanted, limit)
+        if not views:
+            build_filter.check_names(connection, wanted)
+        return [schemas.to_build(view) for view in views]
 
     return await _respond(request, read, wait)
 
@@ -188,7 +194,9 @@ def show_job(request: Request, job: JobId) -> schemas.Job:
 def list_job_results(
     request: Request,
     job: JobId,
-    outcome: Annotated[list[str] | None, Query(max_length=10)] = None,
+    outcome: Annotated[
+        list[Literal["passed", "failed", "skipped", "error"]] | None, Query(max_length=10)
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 1000,
 ) -> list[schemas.Result]:
     """List the results of a job's tests, in order."""

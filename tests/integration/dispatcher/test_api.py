@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 import requests
 
 from dispatcher.store import audit, tags
+from dispatcher.web.openapi import document_text
 from dispatcher.web.server import CannotListen, Server, create_app
 from shell_runner.remote.jobs.webhook import SIGNATURE_HEADER, sign
 
@@ -270,7 +272,9 @@ def test_a_notification_is_a_hint_with_a_signature(api: RunningApi, build: int) 
         ("/builds/%2e%2e/%2e%2e/etc/passwd", 404, "unknown path"),
         ("/builds/1/stages/..%2f..%2fetc/jobs", 404, "unknown path"),
         ("/builds/1/stages/%00/jobs", 422, "stage: "),
-        ("/builds?source=%1b%5b31m%00", 200, ""),
+        ("/builds?source=%1b%5b31m%00", 422, "there is no source '\\x1b[31m"),
+        ("/builds?level=shipp", 422, "there is no level 'shipp'; did you mean 'ship'?"),
+        ("/jobs/00000000-0000-4000-8000-000000000100/results?outcome=odd", 422, "outcome.0: "),
     ],
 )
 def test_invalid_requests_get_a_message(
@@ -283,6 +287,34 @@ def test_invalid_requests_get_a_message(
         message = detail(answer, status)
         assert words in message
         assert message.isprintable() or "\n" in message
+
+
+def list_routes() -> list[tuple[str, str]]:
+    """Return method and path of each route, with values for the parameters of the path."""
+    values = {"job": "00000000-0000-4000-8000-000000000100", "build": "1", "number": "0"}
+    routes = []
+    for path, methods in json.loads(document_text())["paths"].items():
+        filled = re.sub(r"\{(\w+)\}", lambda name: values.get(name[1], "unit"), path)
+        routes += [(method, filled) for method in methods]
+    return routes
+
+
+@pytest.mark.parametrize(("method", "path"), list_routes())
+def test_no_route_ignores_unknown_parameters(shared: RunningApi, method: str, path: str) -> None:
+    more = "&".join(f"x%1b{number}=1" for number in range(9))
+    answer = requests.request(method, f"{shared.url}{path}?limitt=3&{more}", json=ACTOR, timeout=20)
+    message = detail(answer, 422)
+    assert message.startswith("unknown query parameters 'limitt', ")
+    assert "and 5 more" in message
+    assert message.isprintable()
+
+
+def test_the_parameter_that_was_meant_is_named(shared: RunningApi) -> None:
+    assert detail(get(shared, "/audit?limitt=3"), 422) == (
+        "unknown query parameter 'limitt'; did you mean 'limit'?"
+    )
+    assert "known: before, build, limit" in detail(get(shared, "/audit?x=3"), 422)
+    assert "this path has no parameters" in detail(get(shared, "/status?x=3"), 422)
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,8 @@ def test_builds_are_printed_as_table_or_json(api: RunningApi, run: Run) -> None:
     (row,) = json.loads(run("builds", "--json").stdout)
     assert row["number"] == 1
     assert json.loads(run("builds", "--json", "--level", "ship").stdout) == []
-    assert run("builds", "--level", "shipp").stderr == (
-        "no builds match --level shipp\n  levels of builds: goop\n"
-    )
-    done = run("builds", "--source", "nope", "--branch", "b")
-    assert done.stderr == "no builds match --source nope --branch b\n  sources: app\n"
+    done = run("builds", "--level", "ship", "--branch", "b")
+    assert (done.exit_code, done.stderr) == (0, "no builds match --level ship --branch b\n")
 
 
 def test_errors_of_sources_are_shown_with_builds(api: RunningApi, run: Run) -> None:
@@ -190,6 +187,12 @@ def test_hosts_are_drained_and_resumed(api: RunningApi, run: Run) -> None:
             ["builds", "--state", "odd"],
             "state must be one of new, building, built, failed, invalid, superseded, not 'odd'",
         ),
+        (
+            ["builds", "--level", "shipp"],
+            "no level 'shipp'; did you mean 'ship'?\n  levels: goop, published, ship",
+        ),
+        (["builds", "--level", "x", "--json"], "no level 'x'\n  levels: goop, published, ship"),
+        (["builds", "--source", "nope", "--branch", "b"], "no source 'nope'\n  sources: app"),
         (["logs", "1", "unit"], "unit of build 1 has no job on a host yet: it is"),
         (["logs", "1", "unit", "--run", "5"], "build 1 has no run 5 of unit; its runs: 1"),
         (["logs", "1", "unit", "--run", "5", "-f"], "build 1 has no run 5 of unit; its runs: 1"),
@@ -297,6 +300,16 @@ def test_wait_exits_with_the_status_of_the_build(
     assert done[0].exit_code == status, done[0].output
 
 
+@pytest.mark.parametrize("option", ["--wait", "--follow"])
+def test_wait_does_not_succeed_where_nothing_was_tested(
+    api: RunningApi, run: Run, option: str
+) -> None:
+    build = add(api, tree="[levels]\nship = ['unit']\n")
+    done = run("show", str(build), option)
+    assert done.exit_code == 1
+    assert "it has no stages, so that nothing was tested" in done.stdout
+
+
 def test_wait_waits_for_the_build_of_a_pushed_revision(
     api: RunningApi, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,7 +321,8 @@ def test_wait_waits_for_the_build_of_a_pushed_revision(
     assert messages.get(timeout=20).startswith("no build of abcdabcd yet; waiting for it")
     add(api, tree="")
     thread.join(20)
-    assert (done[0].exit_code, messages.qsize()) == (0, 0), done[0].output
+    # It has no stages, so that it does not pass.
+    assert (done[0].exit_code, messages.qsize()) == (1, 0), done[0].output
     assert "build     1 of app" in done[0].stdout
     monkeypatch.setattr(common, "_MAX_BUILD_WAIT", 0.0)
     late = run("show", "-f", "beef")

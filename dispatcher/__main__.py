@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shell_runner.cli.console import SuggestingGroup
+import click
 
 from .cli.commands import ALL_COMMANDS
 
 if __name__ == "__main__":
-    SuggestingGroup("nosejobs", commands=list(ALL_COMMANDS)).main()
+    click.Group("nosejobs", commands=list(ALL_COMMANDS)).main()

@@ -229,6 +229,15 @@ def _expect_signal(number: int) -> NastyProgram:
 EXITS = tuple(_expect_exit(status) for status in (0, 1, 2, 77, 99, 125, 126, 127, 128, 130, 255))
 SIGNALS = tuple(_expect_signal(number) for number in (*range(1, 19), *range(20, 32), 34, 40, 64))
 
+#: Programs that could detach or remove what belongs to the machine: they run in namespaces of
+#: their own, each followed by one that finds its directories in order.
+MOUNTS = (
+    NastyProgram("home_link.sh", PASSED),
+    NastyProgram("tmp_mounted_link.sh", PASSED),
+    NastyProgram("bind_root.sh", PASSED, needs=("mount",)),
+    NastyProgram("bind_over_tmp.sh", PASSED, needs=("mount",), name="over/test_bind_over.sh"),
+)
+
 #: Programs that share a run.  Files come first, since fork storms slow down the others.
 TOGETHER = (*FILES, *NAMES, *EXITS, *SIGNALS, *OUTPUT, *PROCESSES)
 #: Kills its host, and so runs separately.

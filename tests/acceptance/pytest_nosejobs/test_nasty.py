@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import private_namespace
 from tests.nasty import corpus, process_watch
 from tests.nasty.corpus import NastyProgram
 
@@ -267,6 +268,34 @@ def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path
         for case in cases:
             check(case, run.get_testcase(case))
     check(corpus.FULL, run.get_testcase(corpus.FULL))
+    assert run.list_leftovers() == []
+    run.remove()
+
+
+#: Checks, after the command, that the mounts are the same as before it.
+_COMPARE_MOUNTS = """
+list() { cut -d" " -f1,4,5 /proc/self/mountinfo; }
+list >"$BEFORE"; "$@"; status=$?; list | cmp - "$BEFORE" || exit 99; exit $status
+"""
+
+
+@private_namespace.needs_namespace
+@pytest.mark.parametrize("case", corpus.MOUNTS, ids=lambda case: case.file)
+@pytest.mark.parametrize("options", [HERE, GATEWAY], ids=["here", "gateway"])
+def test_links_and_mounts_in_place_of_directories(
+    case: NastyProgram, options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = [
+        NastyProgram("clean_directories.sh", corpus.PASSED, name=f"test_z_{number}.sh")
+        for number in range(4)
+    ]
+    run = Run(tmp_path, [case, *after], options)
+    monkeypatch.setenv("BEFORE", str(tmp_path / "mounts"))
+    run.start([*private_namespace.UNSHARE, "sh", "-c", _COMPARE_MOUNTS, "sh"])
+    assert run.finish() == 0, run.output
+    for each in (case, *after):
+        check(each, run.get_testcase(each))
+        assert (run.tree / each.path).exists()
     assert run.list_leftovers() == []
     run.remove()
 

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Replaces TMPDIR by a link to a folder with mounts in it.
+rmdir "$TMPDIR" && ln -s /dev "$TMPDIR"

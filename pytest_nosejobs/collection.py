@@ -58,14 +58,21 @@ class Collection:
         rules: CollectionRules,
         runner: ItemRunner,
         settings: ItemSettings,
+        is_strict: bool = False,
     ) -> None:
-        """``runner`` and ``settings`` are passed to the items."""
+        """``runner`` and ``settings`` are passed to the items.
+
+        ``is_strict``: a file that looks like a test and is not collected is an error.
+        """
         self._config = config
         self._rules = rules
         self._runner = runner
         self._settings = settings
         self._prefix = str(config.rootpath) + os.sep
         self._registered_tags: set[str] = set()
+        self._is_strict = is_strict
+        #: Reasons by path of the files that look like tests and are not collected.
+        self._uncollected: dict[str, str] = {}
 
     def collect(self, path: Path, parent: pytest.Collector) -> Any:
         """Return an item or a collector; None if the file is not a test."""
@@ -80,7 +87,29 @@ class Collection:
         result = self._rules.classify(path, name, named)
         if isinstance(result, InvalidTest):
             return BrokenFile.create(parent, Path(path), result.message)
-        return None if result is None else self._make_node(Path(path), parent, result)
+        if result is not None:
+            return self._make_node(Path(path), parent, result)
+        reason = self._rules.explain_uncollected(path)
+        if reason and self._is_strict:
+            message = f"{escape_unprintable(name)}: looks like a test, but {reason}"
+            return BrokenFile.create(parent, Path(path), message)
+        if reason:
+            self._uncollected[path] = reason
+        return None
+
+    def get_uncollected(self) -> dict[str, str]:
+        """Return why files below the folders of the command line look like tests and are none.
+
+        For a file that is named there, pytest also offers the others of its folder.
+        """
+        base = self._config.invocation_params.dir
+        folders = [os.path.abspath(base / arg.partition("::")[0]) for arg in self._config.args]
+        prefixes = tuple(os.path.join(folder, "") for folder in folders if os.path.isdir(folder))
+        return {
+            escape_unprintable(path.removeprefix(self._prefix)): reason
+            for path, reason in sorted(self._uncollected.items())
+            if path.startswith(prefixes)
+        }
 
     def _make_node(self, path: Path, parent: pytest.Collector, program: Program) -> Any:
         self._register_tags(program)

@@ -69,6 +69,10 @@ def add_options(parser: pytest.Parser) -> None:
         "--nosejobs-repeat", metavar="N", type=int, dest="nosejobs_repeat",
         help="run each shell test N times; takes precedence over a test's own metadata",
     )  # fmt: skip
+    group.addoption(
+        "--nosejobs-strict", action="store_true", dest="nosejobs_strict",
+        help="treat a file that looks like a test and is not collected as an error",
+    )  # fmt: skip
     for name, kind, default, text in _INI_OPTIONS:
         parser.addini(name, text, type=kind, default=default)  # type: ignore[arg-type]
 
@@ -87,6 +91,10 @@ _INI_OPTIONS: tuple[tuple[str, str, object, str], ...] = (
         "args",
         list(discovery.DEFAULT_PATTERNS),
         "file name patterns of shell tests",
+    ),
+    (
+        "nosejobs_strict", "bool", False,
+        "treat a file that looks like a test and is not collected as an error",
     ),
     ("nosejobs_timeout", "string", "", "seconds after which a shell test is stopped"),
     (
@@ -142,6 +150,8 @@ class Options:
     defaults: Metadata
     #: File name patterns of tests.
     patterns: tuple[str, ...]
+    #: Whether a file that looks like a test and is not collected is an error.
+    is_strict: bool
     #: Seconds after which a test is stopped; None: not set.
     timeout: float | None
     #: Seconds between SIGTERM and SIGKILL.
@@ -193,6 +203,7 @@ def read_options(config: pytest.Config) -> Options:
         # The tree's default timeout yields to the command line, unlike that of a test.
         defaults=replace(defaults, timeout=None),
         patterns=tuple(config.getini("nosejobs_patterns")),
+        is_strict=config.getoption("nosejobs_strict") or config.getini("nosejobs_strict"),
         timeout=_read_timeout(config, defaults.timeout),
         grace=_read_number(config, "nosejobs_grace", 2.0),
         output_limit=int(_read_number(config, "nosejobs_keep_output", 1 << 20)),

@@ -97,7 +97,7 @@ class Plugin:
         config.args[:] = self.arguments.args
         rules = CollectionRules(chosen.config, chosen.patterns, chosen.defaults, chosen.repeat)
         settings = ItemSettings(chosen.root, chosen.timeout, output_formats.by_suffix)
-        self._collection = Collection(config, rules, self.local_runner, settings)
+        self._collection = Collection(config, rules, self.local_runner, settings, chosen.is_strict)
         self._gc_tuning = GcTuning()
         # Pytest's own cleanup comes first and collects garbage once more; ours is exempt.
         config.add_cleanup(self._gc_tuning.end)
@@ -137,6 +137,7 @@ class Plugin:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Write the plugin's sections of the summary."""
         summary = TerminalSummary(self.config, terminalreporter)
+        summary.write_uncollected(self._collection.get_uncollected())
         summary.write_artifact_errors(self.services.artifacts.errors)
         summary.write_flaky_tests(self.services.publisher.reruns.flaky)
         remote = self.remote_run

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.text import make_readable
+from shell_runner.text import make_readable, shorten_list
 
 from . import pytest_internals
 from .options import wants_live_view
@@ -29,6 +29,9 @@ Status = tuple[str, str, str | tuple[str, Mapping[str, bool]]]
 #: Minimum seconds between two lines that say that a host's tests wait for other runs; a little
 #: less than the interval that hosts keep.
 _WAITING_MESSAGE_INTERVAL = 29.0
+
+#: Files that the summary names without ``-v``.
+_MAX_LISTED_FILES = 5
 
 _VIEW_PLUGIN = "nosejobs-view"
 
@@ -245,6 +248,20 @@ class TerminalSummary:
             self._reporter.section("artifacts that could not be written", red=True)
             for path, reason in errors.items():
                 self._reporter.line(make_readable(f"{path}: {reason}"))
+
+    def write_uncollected(self, reasons: Mapping[str, str]) -> None:
+        """Write the files that look like tests and are not collected, with ``-v`` the reasons."""
+        if not reasons:
+            return
+        if self._is_verbose:
+            self._reporter.section("files that look like tests and are not collected", yellow=True)
+            for path, reason in reasons.items():
+                self._reporter.line(f"{path}: {reason}")
+            return
+        verb = "looks like a test and is" if len(reasons) == 1 else "look like tests and are"
+        names = ", ".join(shorten_list(list(reasons), _MAX_LISTED_FILES))
+        text = f"nosejobs: {_count(len(reasons), 'file')} {verb} not collected: {names}"
+        self._reporter.line(f"{text} (-v lists why)", yellow=True)
 
     def write_flaky_tests(self, flaky: Mapping[str, str]) -> None:
         """Write how each flaky test passed, by node id."""

@@ -33,6 +33,8 @@ _DEFAULT_COMMANDS: Mapping[str, tuple[str, ...]] = {".t": ("perl",), ".bats": ("
 #: Bytes at the start of a file that are read.
 HEAD_BYTES = 4096
 _EXCLUDED_NAMES = re.compile(r"helper|fixture", re.IGNORECASE)
+#: A name without its suffix that people give to tests: test, tests, test-a, a-test, Test_a.
+_TEST_WORD = re.compile(r"tests?|tests?[-_].*|.*[-_]tests?", re.IGNORECASE | re.DOTALL)
 #: A shebang that names perl, and its taint switch, as in ``TAP::Parser::SourceHandler::Perl``.
 _PERL_SHEBANG = re.compile(rb"#!.*\bperl")
 _TAINT_SWITCH = re.compile(rb"#!.*\bperl.*\s-\w*([Tt])")
@@ -91,6 +93,43 @@ def can_be_test(name: str, patterns: Sequence[str] = DEFAULT_PATTERNS) -> bool:
     if own and _matches(name, suffix, own):
         return True
     return _matches(name, suffix, default) and not _EXCLUDED_NAMES.search(name)
+
+
+def resembles_test(name: str, patterns: Sequence[str] = DEFAULT_PATTERNS) -> bool:
+    """Return whether the name is that of a test, or like one; cheap, as ``can_be_test``.
+
+    A user whose patterns include none of the default ones has decided about such names.
+    """
+    suffix = _get_suffix(name)
+    if suffix in _PYTHON_SUFFIXES:
+        return False
+    own, default = _split_patterns(tuple(patterns))
+    if _matches(name, suffix, own) or _matches(name, suffix, default):
+        return True
+    if not default or (suffix and suffix not in SCRIPT_SUFFIXES):
+        return False
+    return bool(_TEST_WORD.fullmatch(name.removesuffix(suffix)))
+
+
+def explain_uncollected(file: CandidateFile, patterns: Sequence[str] = DEFAULT_PATTERNS) -> str:
+    """Return why a file is not a test although it looks like one; empty if it does not.
+
+    The file is not a test by its name (``can_be_test``) or by its content (``classify``).  Text
+    without a script suffix, exec bit and shebang is data.
+    """
+    is_program = file.executable or file.suffix in _DEFAULT_COMMANDS
+    if not resembles_test(file.name, patterns):
+        return ""
+    if can_be_test(file.name, patterns):
+        return _reason_not_runnable(file) if file.suffix and not is_program else ""
+    excluded = _EXCLUDED_NAMES.search(file.name)
+    if excluded and is_program:
+        advice = f"rename it, or add {shlex.quote(file.name)} to nosejobs_patterns"
+        return f"its name contains {excluded[0]!r}: {advice}"
+    if excluded or not (is_program or file.head.startswith(b"#!")):
+        return ""
+    names = " ".join(patterns)
+    return f"its name matches no pattern ({names}): rename it, or add one to nosejobs_patterns"
 
 
 def _matches(name: str, suffix: str, patterns: tuple[str, ...]) -> bool:

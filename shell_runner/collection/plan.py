@@ -35,6 +35,8 @@ class Plan:
     invalid_tests: tuple[str, ...] = ()
     #: Python files that pytest would collect; jobs do not run them.
     python_tests: tuple[str, ...] = ()
+    #: Messages about files that look like tests and are not collected.
+    uncollected: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -76,7 +78,12 @@ def make_plan(
         _make_job_test(number, run, limit, formats_of, labels, host)
         for number, run in enumerate(chosen)
     )
-    return Plan(tests, tuple(selection.invalid_tests), tuple(selection.python_tests))
+    return Plan(
+        tests,
+        tuple(selection.invalid_tests),
+        tuple(selection.python_tests),
+        tuple(selection.uncollected),
+    )
 
 
 def _make_job_test(

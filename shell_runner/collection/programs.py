@@ -48,6 +48,14 @@ class InvalidTest:
 
 
 @dataclass(frozen=True)
+class UncollectedFile:
+    """A file that looks like a test and is not collected."""
+
+    #: Names the file and the reason.
+    message: str
+
+
+@dataclass(frozen=True)
 class CollectionRules:
     """The rules by which files become programs."""
 
@@ -57,6 +65,13 @@ class CollectionRules:
     defaults: Metadata = Metadata()
     #: Number of times that each test runs; None: as in its metadata.
     repeat: int | None = None
+
+    def explain_uncollected(self, path: str) -> str:
+        """Return why the file at ``path``, which is not a test, looks like one; empty if not."""
+        if not discovery.resembles_test(os.path.basename(path), self.patterns):
+            return ""
+        file = read_file(path)
+        return discovery.explain_uncollected(file, self.patterns) if file else ""
 
     def classify(self, path: str, name: str, is_explicit: bool) -> Program | InvalidTest | None:
         """Classify the file at ``path``; return None if it is not a test.

@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..text import escape_unprintable
 from ..validators import format_suggestion
 from . import discovery
-from .programs import CollectionRules, InvalidTest, Program
+from .programs import CollectionRules, InvalidTest, Program, UncollectedFile
 
 #: Names of folders that pytest does not enter (default of its ini option ``norecursedirs``).
 _NORECURSEDIRS = (
@@ -63,7 +63,7 @@ class _Entry:
 
     #: Path relative to the root, as in the file system.
     path: str
-    content: Program | InvalidTest | _PythonFile
+    content: Program | InvalidTest | UncollectedFile | _PythonFile
 
     @property
     def runs(self) -> list[Run]:
@@ -79,11 +79,14 @@ class Selection:
         self._runs: dict[tuple[str, int], Run] = {}
         self._invalid_tests: dict[str, None] = {}
         self._python_tests: dict[str, None] = {}
+        self._uncollected: dict[str, None] = {}
 
     def add(self, entry: _Entry, only: str = "") -> None:
         """Add a file; ``only``: the node id of the one run to add, or empty."""
         if isinstance(entry.content, InvalidTest):
             self._invalid_tests[entry.content.message] = None
+        elif isinstance(entry.content, UncollectedFile):
+            self._uncollected[entry.content.message] = None
         elif isinstance(entry.content, _PythonFile):
             self._python_tests[entry.path] = None
         for run in entry.runs:
@@ -97,6 +100,10 @@ class Selection:
     @property
     def invalid_tests(self) -> list[str]:
         return list(self._invalid_tests)
+
+    @property
+    def uncollected(self) -> list[str]:
+        return list(self._uncollected)
 
     @property
     def python_tests(self) -> list[str]:
@@ -171,11 +178,17 @@ class TreeWalker:
     def _add_entries(self, name: str, entries: Sequence[_Entry]) -> None:
         for entry in entries:
             self._selection.add(entry)
-        if all(isinstance(entry.content, _PythonFile) for entry in entries):
-            reason = "only Python tests, which run with pytest only"
-            if not entries:
-                reason = self._no_match_reason(name)
-            raise UsageError(f"{escape_unprintable(name)}: {reason}")
+        if any(isinstance(entry.content, (Program, InvalidTest)) for entry in entries):
+            return
+        uncollected = [
+            each.content for each in entries if isinstance(each.content, UncollectedFile)
+        ]
+        reason = "only Python tests, which run with pytest only"
+        if uncollected:
+            reason = f"no tests; {uncollected[0].message}"
+        elif not entries:
+            reason = self._no_match_reason(name)
+        raise UsageError(f"{escape_unprintable(name)}: {reason}")
 
     def _no_match_reason(self, name: str) -> str:
         if _check_path(os.path.isdir, self._root / name):
@@ -234,13 +247,20 @@ class TreeWalker:
                 if content is not None:
                     yield _Entry(path, content)
 
-    def _classify(self, name: str, path: str) -> Program | InvalidTest | _PythonFile | None:
+    def _classify(
+        self, name: str, path: str
+    ) -> Program | InvalidTest | UncollectedFile | _PythonFile | None:
         if name.endswith(".py"):
             is_collected = any(fnmatch.fnmatchcase(name, each) for each in _PYTHON_TESTS)
             return _PythonFile() if is_collected else None
-        if not discovery.can_be_test(name, self._rules.patterns):
+        if not discovery.resembles_test(name, self._rules.patterns):
             return None  # most files, and the path of each would cost more than this
-        return self._rules.classify(str(self._root / path), path, is_explicit=False)
+        full = str(self._root / path)
+        result = self._rules.classify(full, path, is_explicit=False)
+        if result is None:
+            reason = self._rules.explain_uncollected(full)
+            return UncollectedFile(f"{escape_unprintable(path)}: {reason}") if reason else None
+        return result
 
 
 def _suggest_test(name: str, known: Sequence[str]) -> str:

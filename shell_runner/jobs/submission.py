@@ -110,6 +110,8 @@ def _plan_folder(root: Path, description: JobDescription, spec: HostSpec) -> Pla
     if not found.tests:
         hint = "; Python tests are run by pytest itself" if found.python_tests else ""
         message = f"{description.tests}: no tests were found{hint}"
+        for uncollected in shorten_list(found.uncollected, _MAX_LISTED):
+            message += f"\n  {uncollected}"
         raise UsageError(f"{message}\n  see docs/collection.md")
     _check_unique(description.tests, found.tests)
     return found

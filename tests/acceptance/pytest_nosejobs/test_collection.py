@@ -243,3 +243,59 @@ def test_defaults_by_ini_patterns_and_comment_the_nearest_wins(project: Project)
     result = project.run("-m", "all")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
     result.stdout.fnmatch_lines(["*timed out after 0.3 s*"])
+
+
+LOOK_ALIKES = {
+    "sub/test.sh": "its name matches no pattern",
+    "test-dash.sh": "its name matches no pattern",
+    "test_helper_login.sh": "its name contains 'helper'",
+    "test_noshebang.sh": "neither executable nor with a shebang",
+}
+
+
+def add_look_alikes(project: Project) -> None:
+    for name in LOOK_ALIKES:
+        project.add(name)
+    project.file("test_noshebang.sh", "exit 0\n")
+    project.add("test_good.sh")
+
+
+@pytest.mark.parametrize("hosts", [(), ("--nosejobs=2*popen",)])
+def test_files_that_look_like_tests_are_counted_and_named(
+    project: Project, hosts: tuple[str, ...]
+) -> None:
+    add_look_alikes(project)
+    line = f"nosejobs: 4 files look like tests and are not collected: {', '.join(LOOK_ALIKES)} (-v*"
+    for arguments in ((), ("-q",), (".",), ("sub", "."), ("--collect-only",)):
+        result = project.run(*hosts, *arguments)
+        assert result.ret == 0
+        result.stdout.fnmatch_lines([line])
+    project.run(*hosts, "-v").stdout.fnmatch_lines(
+        ["*files that look like tests and are not collected*"]
+        + [f"{name}: *{reason}*" for name, reason in LOOK_ALIKES.items()]
+    )
+    named = project.run(*hosts, "test_good.sh")
+    assert named.parseoutcomes() == {"passed": 1}
+    named.stdout.no_fnmatch_line("*look like*")
+    only = project.run(*hosts, "sub")
+    assert only.ret == 5
+    only.stdout.fnmatch_lines(["*1 file looks like a test and is not collected: sub/test.sh (*"])
+
+
+@pytest.mark.parametrize("hosts", [(), ("--nosejobs=2*popen",), ("-n2",)])
+@pytest.mark.parametrize("by_ini", [True, False])
+def test_strict_mode_makes_them_errors(
+    project: Project, hosts: tuple[str, ...], by_ini: bool
+) -> None:
+    add_look_alikes(project)
+    project.ini("nosejobs_strict = true" if by_ini else "")
+    strict = () if by_ini else ("--nosejobs-strict",)
+    plugins = ("-p", "xdist") if hosts == ("-n2",) else ()
+    result = project.run(*plugins, *hosts, *strict)
+    assert result.parseoutcomes()["errors"] == 4
+    for name, reason in LOOK_ALIKES.items():
+        result.stdout.fnmatch_lines([f"*{name}: looks like a test, but *{reason}*"])
+    assert project.run(*plugins, *hosts, *strict, "test_good.sh").parseoutcomes() == {"passed": 1}
+    if not by_ini:
+        ignored = [f"--ignore={name}" for name in LOOK_ALIKES]
+        assert project.run(*plugins, *hosts, *strict, *ignored).ret == 0

@@ -2,7 +2,14 @@
 
 import pytest
 
-from shell_runner.collection.discovery import CandidateFile, FileKind, can_be_test, classify
+from shell_runner.collection.discovery import (
+    DEFAULT_PATTERNS,
+    CandidateFile,
+    FileKind,
+    can_be_test,
+    classify,
+    explain_uncollected,
+)
 
 SH = b"#!/bin/sh\n"
 
@@ -134,3 +141,47 @@ def test_the_advice_can_be_pasted() -> None:
 )
 def test_suffixes(name: str, suffix: str) -> None:
     assert CandidateFile(name, True, b"").suffix == suffix
+
+
+LOOK_ALIKES: list[tuple[str, bool, bytes, tuple[str, ...], str]] = [
+    ("test_noshebang.sh", False, b"exit 0\n", DEFAULT_PATTERNS, "neither executable nor"),
+    ("test_helper_login.sh", True, SH, DEFAULT_PATTERNS, "contains 'helper'"),
+    ("login_Fixture_test", True, SH, DEFAULT_PATTERNS, "contains 'Fixture'"),
+    ("helper.t", False, b"", DEFAULT_PATTERNS, "contains 'helper'"),
+    ("test-dash.sh", True, SH, DEFAULT_PATTERNS, "matches no pattern"),
+    ("test.sh", True, b"exit 0\n", DEFAULT_PATTERNS, "matches no pattern"),
+    ("test.sh", False, SH, DEFAULT_PATTERNS, "matches no pattern"),
+    ("Test_a.sh", True, SH, DEFAULT_PATTERNS, "matches no pattern"),
+    ("tests", True, b"\x7fELF\0", DEFAULT_PATTERNS, "matches no pattern"),
+    ("login-test.pl", True, SH, DEFAULT_PATTERNS, "matches no pattern"),
+    ("test-dash.sh", True, SH, ("test_*", "check_*"), "matches no pattern"),
+    ("a.check", False, b"exit 0\n", ("*.check",), "neither executable nor"),
+    # No program, a library of tests, or the user has decided:
+    ("test_helper.bash", False, b"load x\n", DEFAULT_PATTERNS, ""),
+    ("test_helper.bash", False, SH, DEFAULT_PATTERNS, ""),
+    ("test-lib.sh", False, b"# functions\n", DEFAULT_PATTERNS, ""),
+    ("test_data", False, b"1 2\n", DEFAULT_PATTERNS, ""),
+    ("test-data.json", True, b"{}", DEFAULT_PATTERNS, ""),
+    ("test-a.py", True, SH, DEFAULT_PATTERNS, ""),
+    ("latest.sh", True, SH, DEFAULT_PATTERNS, ""),
+    ("run.sh", True, SH, DEFAULT_PATTERNS, ""),
+    ("test-dash.sh", True, SH, ("check_*",), ""),
+    ("test_a.sh", True, SH, ("check_*",), ""),
+]
+
+
+@pytest.mark.parametrize(("name", "executable", "head", "patterns", "reason"), LOOK_ALIKES)
+def test_a_file_that_looks_like_a_test_has_a_reason_why_it_is_none(
+    name: str, executable: bool, head: bytes, patterns: tuple[str, ...], reason: str
+) -> None:
+    file = CandidateFile(name, executable, head)
+    is_test = can_be_test(name, patterns) and classify(file).kind is not FileKind.OTHER
+    assert not is_test
+    explanation = explain_uncollected(file, patterns)
+    assert reason in explanation
+    assert bool(explanation) is bool(reason)
+
+
+@pytest.mark.parametrize("name", [row[0] for row in LOOK_ALIKES if "contains" in row[4]])
+def test_the_advice_about_an_excluded_name_works(name: str) -> None:
+    assert can_be_test(name, (*DEFAULT_PATTERNS, name))

@@ -240,3 +240,16 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert (test.nodeid, test.test.path) == ("test_\\xff", "test_\udcff")
     assert make_plan(tmp_path, ["test_\\xff"]).tests == (test,)  # as reports have it
     assert make_plan(tmp_path, ["test_\udcff"]).tests == (test,)
+
+
+def test_files_that_look_like_tests_have_a_reason(tree: Path) -> None:
+    assert make_plan(tree).uncollected == ()
+    write_program(tree / "odd/test-dash.sh", "#!/bin/sh\n")
+    write_program(tree / "odd/test_no.sh", "exit\n", 0o644)
+    dash, no = make_plan(tree).uncollected
+    assert dash.startswith("odd/test-dash.sh: its name matches no pattern")
+    assert no.startswith("odd/test_no.sh: not runnable")
+    for name in ("odd", "odd/*.sh"):
+        with pytest.raises(UsageError, match=r"no tests; odd/test-dash\.sh: its name matches no"):
+            make_plan(tree, [name])
+    assert ids(make_plan(tree, ["odd/test-dash.sh"])) == ["odd/test-dash.sh"]

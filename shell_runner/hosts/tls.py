@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..remote.agent.tcp import DEFAULT_PORT, DEFAULT_SILENCE, configure_socket
-from .tls_transport import TlsTransport
+from .tls_transport import NotHostCertificate, TlsTransport
 
 #: Seconds for connection and handshake, and to wait for an agent that connects to us.
 CONNECT_TIMEOUT = 10.0
@@ -368,6 +368,9 @@ def _explain_error(error: OSError, target: _AgentTarget) -> CannotConnect:
         return error
     if isinstance(error, ssl.SSLCertVerificationError):
         return _explain_host_certificate(error, target)
+    if isinstance(error, NotHostCertificate):
+        cause = f"the certificate of {target.location} is not for a host: {error}"
+        return CannotConnect(cause, f"`nosejobs ca issue {target.name}` writes one")
     reason = str(getattr(error, "reason", None) or "")
     if "ALERT" in reason:
         for word, cause in _ALERTS:

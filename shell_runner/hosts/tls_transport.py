@@ -11,10 +11,15 @@ import socket
 import ssl
 
 from ..remote.agent.tls_engine import TlsEngine
+from ..remote.agent.x509_fields import SERVER_AUTH
 
 _CHUNK_SIZE = 1 << 18
 #: Maximum number of encrypted bytes that may wait for the kernel.
 _MAX_UNSENT_BYTES = 1 << 18
+
+
+class NotHostCertificate(OSError):
+    """An error: the peer's certificate is valid, but not for a host."""
 
 
 class TlsTransport:
@@ -104,6 +109,10 @@ class TlsTransport:
             self._flush()
         self._sock.close()
 
+    def has_host_certificate(self) -> bool:
+        """Return whether the peer's certificate may act as a host."""
+        return SERVER_AUTH in self._state.get_peer_key_purposes()
+
     # -- opening ----------------------------------------------------------------
 
     def continue_handshake(self) -> bool:
@@ -113,6 +122,8 @@ class TlsTransport:
                 try:
                     self._tls.do_handshake()
                     self._flush()
+                    if not self.has_host_certificate():
+                        raise NotHostCertificate("without the extended key usage serverAuth")
                     return True
                 except ssl.SSLWantReadError:
                     self._flush()

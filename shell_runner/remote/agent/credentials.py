@@ -4,19 +4,17 @@ Owns the TLS context of a host, the reloading of files that have changed, and th
 certificates.  Must not know connections.  Never shows the content of a key.
 """
 
-import base64
 import os
-import re
 import ssl
 import stat
 import time
-from typing import Callable, Iterator, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
+
+from . import x509_fields
+from .x509_fields import CERTIFICATE_LABEL, CRL_LABEL, decode_pem, list_pem_labels, read_crl_issuer
 
 #: Days before the expiry of a certificate in which a warning is shown.
 EXPIRY_WARNING_DAYS = 30
-_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s(.*?)-----END \1-----", re.DOTALL)
-_CERTIFICATE_LABEL = "CERTIFICATE"
-_CRL_LABEL = "X509 CRL"
 
 #: Modification time in ns, size in bytes and inode, by which a change of a file is noticed.
 _FileVersion = Tuple[int, int, int]
@@ -24,11 +22,6 @@ _FileVersion = Tuple[int, int, int]
 
 class BadCredentials(Exception):
     """An error: a bundle or a revocation list cannot be used."""
-
-
-def list_pem_labels(text: str) -> List[str]:
-    """Return the labels of the PEM blocks in ``text``, such as "CERTIFICATE" (RFC 7468)."""
-    return [match[1] for match in _PEM_BLOCK.finditer(text)]
 
 
 def _read(path: str, missing_hint: str = "") -> str:
@@ -98,25 +91,71 @@ def create_server_context(bundle: str, crls: List[str]) -> ssl.SSLContext:
 
 
 def load_into_context(context: ssl.SSLContext, bundle: str, crls: List[str]) -> None:
-    """Load key, certificate, authority and revocation lists into a context.
+    """Load a host's key, certificate, authority and revocation lists into a context.
 
     Raises BadCredentials.
     """
-    labels = list_pem_labels(_read_private_file(bundle))
-    for label, name in (("PRIVATE KEY", "private key"), (_CERTIFICATE_LABEL, "certificate")):
+    text = _read_private_file(bundle)
+    labels = list_pem_labels(text)
+    for label, name in (("PRIVATE KEY", "private key"), (CERTIFICATE_LABEL, "certificate")):
         if label not in labels:
             raise BadCredentials("%s: contains no %s" % (bundle, name))
+    _check_key_purpose(bundle)
     for path in crls:
-        if _CRL_LABEL not in list_pem_labels(_read(path)):
-            raise BadCredentials("%s: not a revocation list" % path)
+        _check_crl(path, bundle)
     try:
         context.load_cert_chain(bundle)
         for path in [bundle, *crls]:
             context.load_verify_locations(path)
     except (OSError, ValueError) as error:
         raise BadCredentials("%s: %s" % (bundle, error)) from error
-    if crls or _CRL_LABEL in labels:
+    if crls or CRL_LABEL in labels:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _check_key_purpose(bundle: str) -> None:
+    """Raise BadCredentials unless the first certificate of a bundle is that of a host."""
+    try:
+        purposes = x509_fields.read_key_purposes(_decode_certificates(bundle)[0])
+    except ValueError as error:
+        raise BadCredentials("%s: invalid certificate" % bundle) from error
+    if x509_fields.SERVER_AUTH not in purposes:
+        kind = "of a client" if x509_fields.CLIENT_AUTH in purposes else "without serverAuth"
+        raise BadCredentials(
+            "%s: a certificate %s, not of a host; nosejobs ca issue HOST writes one"
+            % (bundle, kind)
+        )
+
+
+def _check_crl(path: str, bundle: str) -> None:
+    """Raise BadCredentials unless a file contains a revocation list of the bundle's authority.
+
+    OpenSSL ignores the list of another authority, and would use the older one of the bundle.
+    """
+    text = _read(path)
+    if CRL_LABEL not in list_pem_labels(text):
+        raise BadCredentials("%s: not a revocation list" % path)
+    try:
+        issuers = [read_crl_issuer(crl) for crl in decode_pem(text, CRL_LABEL)]
+        authorities = [x509_fields.read_subject(der) for der in _decode_certificates(bundle)]
+    except ValueError as error:
+        raise BadCredentials("%s: invalid revocation list" % path) from error
+    if not any(issuer.is_same(authority) for issuer in issuers for authority in authorities):
+        raise BadCredentials(
+            "%s: a revocation list of another authority than that of %s; copy the crl.pem of "
+            "the fleet's authority here" % (path, bundle)
+        )
+
+
+def _decode_certificates(path: str) -> List[bytes]:
+    """Return the certificates of a bundle in DER, at least one; raise BadCredentials."""
+    try:
+        certificates = decode_pem(_read(path), CERTIFICATE_LABEL)
+    except ValueError as error:
+        raise BadCredentials("%s: invalid certificate" % path) from error
+    if not certificates:
+        raise BadCredentials("%s: contains no certificate" % path)
+    return certificates
 
 
 def _read_private_file(bundle: str) -> str:
@@ -133,45 +172,15 @@ def _read_private_file(bundle: str) -> str:
 # -- expiry -------------------------------------------------------------------------
 
 
-def _parse_der(data: bytes) -> Iterator[Tuple[int, bytes]]:
-    """Yield tag and content of each DER value in ``data`` (X.690)."""
-    at = 0
-    while at + 2 <= len(data):
-        tag, length, at = data[at], data[at + 1], at + 2
-        if length & 0x80:
-            size = length & 0x7F
-            length, at = int.from_bytes(data[at : at + size], "big"), at + size
-        yield tag, data[at : at + length]
-        at += length
-
-
-def _parse_not_after(der: bytes) -> float:
-    certificate = next(_parse_der(der))[1]
-    signed = next(_parse_der(certificate))[1]
-    values = list(_parse_der(signed))
-    # RFC 5280: optional version, serial number, algorithm, issuer, validity.
-    validity = values[4 if values[0][0] == 0xA0 else 3][1]
-    tag, text = list(_parse_der(validity))[1]
-    form = "%y%m%d%H%M%SZ" if tag == 0x17 else "%Y%m%d%H%M%SZ"
-    return float(_to_timestamp(time.strptime(text.decode("ascii"), form)))
-
-
-def _to_timestamp(moment: time.struct_time) -> int:
-    return ssl.cert_time_to_seconds(time.strftime("%b %d %H:%M:%S %Y GMT", moment))
-
-
 def read_expiry(path: str) -> float:
     """Return when the certificate of a bundle expires, as a Unix timestamp.
 
     Raises BadCredentials.
     """
-    for match in _PEM_BLOCK.finditer(_read(path)):
-        if match[1] == _CERTIFICATE_LABEL:
-            try:
-                return _parse_not_after(base64.b64decode(match[2]))
-            except (ValueError, IndexError, StopIteration) as error:
-                raise BadCredentials("%s: invalid certificate" % path) from error
-    raise BadCredentials("%s: contains no certificate" % path)
+    try:
+        return x509_fields.read_not_after(_decode_certificates(path)[0])
+    except ValueError as error:
+        raise BadCredentials("%s: invalid certificate" % path) from error
 
 
 def describe_expiry(path: str, now: Optional[float] = None) -> str:

@@ -193,6 +193,8 @@ class AgentListener:
     async def _serve_peer(self, stream: TlsStream, peer: PeerAddress, name: str) -> bool:
         connection = Connection(stream)
         try:
+            if not stream.has_client_certificate():
+                raise PeerRefused("certificate refused: without the extended key usage clientAuth")
             if self._open_connections >= self._options.max_connections:
                 raise PeerRefused("%d connections are open already" % self._open_connections)
             self._open_connections += 1

@@ -5,7 +5,9 @@ asyncio, the controller's proxy a poll loop.
 """
 
 import ssl
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
+
+from . import x509_fields
 
 #: Maximum bytes of one read; more than a TLS record (RFC 8446: 16 KiB), which limits it anyhow.
 _READ_SIZE = 1 << 16
@@ -47,3 +49,14 @@ class TlsEngine:
                 return bytes(parts), True
             parts += data
         return bytes(parts), False
+
+    def get_peer_key_purposes(self) -> List[bytes]:
+        """Return the extended key usages of the peer's certificate, as in ``x509_fields``.
+
+        OpenSSL checks them only if there are any; a certificate without them fits any purpose.
+        """
+        certificate = self.tls.getpeercert(True)
+        try:
+            return x509_fields.read_key_purposes(certificate or b"")
+        except ValueError:
+            return []

@@ -10,6 +10,7 @@ import ssl
 from typing import Dict
 
 from .tls_engine import TlsEngine
+from .x509_fields import CLIENT_AUTH
 
 #: Maximum bytes of one receive from the socket.
 _RECEIVE_SIZE = 1 << 16
@@ -64,6 +65,10 @@ class TlsStream:
         """Return the fields of the subject of the peer's certificate."""
         subject = (self._tls.getpeercert() or {}).get("subject", ())
         return {field[0][0]: field[0][1] for field in subject}
+
+    def has_client_certificate(self) -> bool:
+        """Return whether the peer's certificate may act as a client."""
+        return CLIENT_AUTH in self._engine.get_peer_key_purposes()
 
     async def read(self) -> bytes:
         """Return some bytes, empty at the end of the stream; raise OSError."""

@@ -1,8 +1,14 @@
 """Errors of the infrastructure or of the input, never of a test.
 
 A message says what happened, where, and what to do.  The docstring of a class is its default
-message.
+message.  Words of a host become one line without control characters here, since every error about
+a host passes through this module.
 """
+
+from .text import to_single_line
+
+#: Maximum characters of a cause or a hint.
+_MAX_CHARS = 4000
 
 
 class NosejobsError(Exception):
@@ -33,8 +39,8 @@ class HostError(NosejobsError):
 
     def __init__(self, host: str, cause: str, hint: str = "") -> None:
         self.host = host
-        self.cause = cause
-        self.hint = hint
+        self.cause = cause = to_single_line(cause, _MAX_CHARS)
+        self.hint = hint = to_single_line(hint, _MAX_CHARS)
         super().__init__(f"host {host}: {cause}" + (f"\n  try: {hint}" if hint else ""))
 
 
@@ -51,5 +57,6 @@ class JobRefused(NosejobsError):
 
     def __init__(self, host: str, kind: str, message: str, hint: str = "") -> None:
         self.host = host
-        self.kind = kind
+        self.kind = to_single_line(kind)
+        message, hint = to_single_line(message, _MAX_CHARS), to_single_line(hint, _MAX_CHARS)
         super().__init__(f"host {host}: {message}" + (f"\n  try: {hint}" if hint else ""))

@@ -14,7 +14,12 @@ from collections.abc import Sequence
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
-_INVALID_IN_XML = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
+#: Control characters, characters that XML cannot hold, and those that change the direction of the
+#: text around them (Unicode Standard Annex 9), so that it reads as something else.
+_MISLEADING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff"
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+"
+)
 
 
 # -- terminals --------------------------------------------------------------------
@@ -64,13 +69,13 @@ def _escape(code: int) -> str:
 def make_readable(text: str) -> str:
     r"""Return ``text`` for people and XML 1.0: no colors, all other control characters visible.
 
-    Characters that XML cannot hold and bytes that are not UTF-8 become ``\xNN`` or ``\uNNNN``;
-    ``\r\n`` becomes a line break.
+    Characters that XML cannot hold, bytes that are not UTF-8, and controls of the direction of text
+    become ``\xNN`` or ``\uNNNN``; ``\r\n`` becomes a line break.
     """
     if text.isascii() and text.isprintable():
         return text
     text = _SGR.sub("", text).replace("\r\n", "\n")
-    return _INVALID_IN_XML.sub(_make_visible, text)
+    return _MISLEADING.sub(_make_visible, text)
 
 
 def _make_visible(match: re.Match[str]) -> str:

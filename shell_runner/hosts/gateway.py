@@ -43,9 +43,11 @@ _PING = frames.pack_messages([["ping", 0]])
 #: Maximum number of bytes that are read at once.
 _CHUNK_SIZE = 1 << 18
 
+#: A pattern of what the proxy prints for an agent, a cause and a hint.  Only the proxy itself may
+#: word a hint: with ssh, a host can print anything.
+_CAUSES_OF_AGENTS = ((r"nosejobs-cannot: (.*)\nnosejobs-try: (.*)", "{0}", "{1}"),)
 #: Patterns of what ssh and the shell of the host print, each with a cause and a hint.
-_KNOWN_CAUSES: tuple[tuple[str, str, str], ...] = (
-    (r"nosejobs-cannot: (.*)\nnosejobs-try: (.*)", "{0}", "{1}"),
+_CAUSES_OF_SSH: tuple[tuple[str, str, str], ...] = (
     (r"nosejobs-needs-python: (.*)", "Python >= 3.8 is needed, {0}", "//python=python3.x"),
     (r"nosejobs-no-ssh: (.*)", "cannot start ssh: {0}", "install an ssh client"),
     (
@@ -172,7 +174,7 @@ class Gateway:
         """
         try:
             channel = self._gateway.remote_exec(bootstrap)
-            complaint = channel.receive(OPEN_TIMEOUT).decode("ascii")
+            complaint = channel.receive(OPEN_TIMEOUT).decode("ascii", "replace")
             if complaint:
                 raise HostOpenError(self.spec.id, complaint, "//python=… in the host's spec")
             digest, data = pack_host_code()
@@ -181,7 +183,7 @@ class Gateway:
             answer = channel.receive(OPEN_TIMEOUT)
             self.latency = time.monotonic() - begin
             if answer.startswith(b"cannot: "):
-                words = strip_control_chars(answer[8:].decode("ascii", "replace"))
+                words = answer[8:].decode("ascii", "replace")
                 raise HostOpenError(self.spec.id, words, "//python=… in the host's spec")
             if answer == b"need":
                 channel.send(data)
@@ -191,7 +193,8 @@ class Gateway:
 
     def _explain_failure(self, error: object) -> HostOpenError:
         said = self._errors.read() if self._errors else ""
-        for pattern, cause, hint in _KNOWN_CAUSES:
+        causes = _CAUSES_OF_AGENTS if self.spec.kind == "agent" else _CAUSES_OF_SSH
+        for pattern, cause, hint in causes:
             found = re.search(pattern, said)
             if found:
                 hint = "; ".join(
@@ -202,7 +205,7 @@ class Gateway:
         if reason:
             return HostOpenError(self.spec.id, reason)
         if said.strip():
-            return HostOpenError(self.spec.id, strip_control_chars(said.strip().splitlines()[-1]))
+            return HostOpenError(self.spec.id, said.strip().splitlines()[-1])
         if error is None:
             return HostOpenError(self.spec.id, f"no answer within {OPEN_TIMEOUT:g} s")
         if self.spec.python and isinstance(error, (OSError, EOFError)):

@@ -33,13 +33,16 @@ class ErrorFile:
         self._final_text = ""
 
     def read(self) -> str:
-        """Return what was written, without the proxy's process id."""
-        return PID_LINE.sub("", self._read_all())
+        """Return what was written, safe to show and without the proxy's process id.
+
+        ssh writes what the host and its shell print.
+        """
+        return strip_control_chars(PID_LINE.sub("", self._read_all(), count=1))
 
     def close_reason(self) -> str:
         """Return the proxy's words why the connection ended; empty if it gave none."""
         found = REASON_LINE.search(self.read())
-        return strip_control_chars(found[1]) if found else ""
+        return found[1] if found else ""
 
     def was_ended_by_guard(self) -> bool:
         """Return whether the frame guard ended the connection."""

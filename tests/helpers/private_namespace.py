@@ -39,3 +39,9 @@ def run_python(code: str, *arguments: object, timeout: float = 120.0) -> str:
     )
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def run_status(command: str, folder: Path) -> int:
+    """Run a shell command in namespaces of its own; return its exit status."""
+    command_line = [*UNSHARE, "sh", "-c", command]
+    return subprocess.run(command_line, cwd=folder, capture_output=True, check=False).returncode

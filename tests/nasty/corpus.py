@@ -231,11 +231,18 @@ SIGNALS = tuple(_expect_signal(number) for number in (*range(1, 19), *range(20, 
 
 #: Programs that could detach or remove what belongs to the machine: they run in namespaces of
 #: their own, each followed by one that finds its directories in order.
-MOUNTS = (
+DIRECTORIES = (
     NastyProgram("home_link.sh", PASSED),
     NastyProgram("tmp_mounted_link.sh", PASSED),
     NastyProgram("bind_root.sh", PASSED, needs=("mount",)),
     NastyProgram("bind_over_tmp.sh", PASSED, needs=("mount",), name="over/test_bind_over.sh"),
+    NastyProgram("base_link.sh", PASSED, name="base/test_link.sh"),
+    NastyProgram("base_dangling.sh", PASSED),
+    NastyProgram("base_file.sh", PASSED),
+    NastyProgram("base_mode.sh", PASSED),
+    NastyProgram("base_immutable.sh", PASSED, needs=("chattr",)),
+    NastyProgram("base_mount.sh", PASSED, needs=("mount",), name="base/test_mount.sh"),
+    NastyProgram("base_read_only.sh", PASSED, needs=("mount",)),
 )
 
 #: Programs that share a run.  Files come first, since fork storms slow down the others.

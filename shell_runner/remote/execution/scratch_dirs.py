@@ -1,19 +1,31 @@
 """The private directories of a slot: TMPDIR, HOME and the outputs directory of its tests.
 
-Responsible for creating them, for detecting whether a test has left anything in them, and for
-cleaning them.  Must not depend on processes.
+Responsible for creating them, for detecting whether a test has left anything in them or has
+replaced them, and for cleaning them.  A test can put a link, a file or a mount in the place of any
+of them, so they are changed by the descriptors of their parents only.  Must not depend on
+processes.
 """
 
+import errno
+import itertools
 import os
-from typing import Dict, List, Tuple
+import select
+from typing import Dict, List, Optional, Tuple
 
-from ..files.remove_tree import remove_tree
+from ..files.remove_tree import (
+    DIRECTORY_FLAGS,
+    allow_removal,
+    has_removal_flags,
+    read_mount_id,
+    remove_entry,
+    unmount_entry,
+)
 
 #: A modification time in nanoseconds that no directory gets by itself (1970-01-02): a directory
 #: that still has it is unchanged.
 _UNCHANGED_MTIME_NS = 86_400 * 10**9
-#: The inode, mode, link count and ctime of an unchanged directory.
-_Fingerprint = Tuple[int, int, int, int]
+#: The device, inode, mode, link count and ctime of an unchanged directory.
+_Fingerprint = Tuple[int, int, int, int, int]
 
 
 class ScratchDirectories:
@@ -25,11 +37,19 @@ class ScratchDirectories:
     """
 
     def __init__(self, base: str, names: Tuple[str, ...]) -> None:
-        self.base = base
-        self.paths = {name: os.path.join(base, name) for name in names}
+        """Create the directory ``base``; whatever is in its place is removed.
+
+        If that is impossible, ``base`` gets another name.  Raises OSError.
+        """
+        folder, name = os.path.split(base)
+        self._parent = _open_session_folder(folder)
+        self._name = _create_directory(self._parent, name)
+        self.base = os.path.join(folder, self._name)
+        self._descriptor = os.open(self._name, DIRECTORY_FLAGS, dir_fd=self._parent)
+        self._identity = _identify(os.fstat(self._descriptor))
+        self._mounts = _MountWatch()
+        self.paths = {name: os.path.join(self.base, name) for name in names}
         self._fingerprints: Dict[str, _Fingerprint] = {}
-        self._spare_count = 0
-        os.makedirs(base, mode=0o700, exist_ok=True)
 
     def prepare(self) -> None:
         """Make sure that all directories exist, are empty and have mode 0700.
@@ -40,20 +60,70 @@ class ScratchDirectories:
             if not self._is_unchanged(name):
                 self._recreate(name)
 
+    def is_intact(self) -> bool:
+        """Return whether ``base`` is what it was created as and can be used by the next test.
+
+        Called after each test.  If it is not, the slot must end: another one creates another.
+        """
+        has_mounts = self._mounts.has_changed()
+        if has_mounts:  # the directories may have mounts that do not change their fingerprints
+            self._fingerprints.clear()
+        try:
+            status = os.stat(self.base, follow_symlinks=False)
+        except OSError:
+            return False
+        if _identify(status) != self._identity or has_removal_flags(self._descriptor):
+            return False
+        return not has_mounts or _is_on_mount(self.base, read_mount_id(self._descriptor))
+
     def list_entries(self, name: str) -> List[str]:
-        """Return the names in a directory; cheap while it is unchanged."""
+        """Return the names in a directory; cheap while it is unchanged.
+
+        If a test has replaced the directory or ``base``, the result is empty.
+        """
         if self._is_unchanged(name):
             return []
         try:
-            if os.path.islink(self.paths[name]):  # the test has replaced its directory by a link
+            if _identify(os.stat(self.base, follow_symlinks=False)) != self._identity:
                 return []
-            return os.listdir(self.paths[name])
+            descriptor = os.open(self._entry(name), DIRECTORY_FLAGS, dir_fd=self._descriptor)
         except OSError:
             return []
+        try:
+            if read_mount_id(descriptor) != read_mount_id(self._descriptor):
+                return []
+            return os.listdir(descriptor)
+        except OSError:
+            return []
+        finally:
+            os.close(descriptor)
+
+    def move_aside(self, name: str, suffix: str) -> Optional[str]:
+        """Rename a directory to one beside ``base``; return its path, None if that fails."""
+        target = self._name + suffix
+        try:
+            os.rename(
+                self._entry(name), target, src_dir_fd=self._descriptor, dst_dir_fd=self._parent
+            )
+        except OSError:
+            return None
+        return os.path.join(os.path.dirname(self.base), target)
+
+    def remove_entry(self, name: str) -> None:
+        """Remove any entry of ``base``, as far as possible."""
+        remove_entry(self._descriptor, name)
+
+    def remove(self) -> None:
+        """Remove ``base``, as far as possible."""
+        remove_entry(self._parent, self._name)
+
+    def _entry(self, name: str) -> str:
+        """Return the name in ``base`` of a directory."""
+        return os.path.basename(self.paths[name])
 
     def _is_unchanged(self, name: str) -> bool:
         try:
-            status = os.lstat(self.paths[name])
+            status = os.stat(self._entry(name), dir_fd=self._descriptor, follow_symlinks=False)
         except OSError:
             return False
         if status.st_mtime_ns != _UNCHANGED_MTIME_NS:
@@ -62,17 +132,89 @@ class ScratchDirectories:
 
     def _recreate(self, name: str) -> None:
         self._fingerprints.pop(name, None)
-        path = self.paths[name]
-        remove_tree(path)
-        if os.path.lexists(path):
-            # Something in it cannot be removed (a mount, a file of another user): use another.
-            self._spare_count += 1
-            path = self.paths[name] = os.path.join(self.base, "%s.%d" % (name, self._spare_count))
-        os.makedirs(self.base, mode=0o700, exist_ok=True)  # a test may have removed all
-        os.mkdir(path, 0o700)
-        os.utime(path, ns=(_UNCHANGED_MTIME_NS, _UNCHANGED_MTIME_NS))
-        self._fingerprints[name] = _fingerprint(os.lstat(path))
+        entry = _create_directory(self._descriptor, name)
+        self.paths[name] = os.path.join(self.base, entry)
+        descriptor = os.open(entry, DIRECTORY_FLAGS, dir_fd=self._descriptor)
+        try:
+            os.utime(descriptor, ns=(_UNCHANGED_MTIME_NS, _UNCHANGED_MTIME_NS))
+            self._fingerprints[name] = _fingerprint(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+
+
+class _MountWatch:
+    """Tells whether a file system has been mounted or unmounted; without /proc, never."""
+
+    def __init__(self) -> None:
+        self._poller = select.poll()
+        try:
+            self._descriptor = os.open("/proc/self/mountinfo", os.O_RDONLY)
+        except OSError:
+            return
+        self._poller.register(self._descriptor, select.POLLPRI)
+        self.has_changed()
+
+    def has_changed(self) -> bool:
+        """Return whether the table of mounts has changed since the last call."""
+        return bool(self._poller.poll(0))
+
+
+def _open_session_folder(path: str) -> int:
+    """Return a descriptor of the folder of a slot's session.
+
+    The folder is never a link or a mount: a test may have put that, a file or nothing in its place.
+    """
+    folder, name = os.path.split(path)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        unmount_entry(parent, name)
+        try:
+            descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                os.unlink(name, dir_fd=parent)
+            elif error.errno != errno.ENOENT:
+                raise
+            os.mkdir(name, 0o700, dir_fd=parent)
+            descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
+    finally:
+        os.close(parent)
+    allow_removal(descriptor)
+    return descriptor
+
+
+def _create_directory(parent: int, name: str) -> str:
+    """Create an empty directory and return its name.
+
+    What has the name already is removed; if that is impossible (a file of another user, a mount
+    that is in use), another name is taken.
+    """
+    for count in itertools.count():
+        entry = "%s.%d" % (name, count) if count else name
+        remove_entry(parent, entry)
+        try:
+            os.mkdir(entry, 0o700, dir_fd=parent)
+            return entry
+        except FileExistsError:
+            pass
+    raise AssertionError
+
+
+def _identify(status: os.stat_result) -> Tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mode, status.st_uid
+
+
+def _is_on_mount(path: str, mount: str) -> bool:
+    try:
+        descriptor = os.open(path, DIRECTORY_FLAGS)
+    except OSError:
+        return False
+    try:
+        return read_mount_id(descriptor) == mount
+    finally:
+        os.close(descriptor)
 
 
 def _fingerprint(status: os.stat_result) -> _Fingerprint:
-    return status.st_ino, status.st_mode, status.st_nlink, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_mode, status.st_nlink, status.st_ctime_ns

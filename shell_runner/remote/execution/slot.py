@@ -22,7 +22,6 @@ import time
 from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..files.copy_tree import copy_tree
-from ..files.remove_tree import remove_tree
 from ..files.session_dirs import remove_if_last_slot
 from ..formats.output_parser import OutputParser, SessionFormats
 from ..processes import process_tree
@@ -164,7 +163,7 @@ class Slot:
         for line in self._line_splitter.flush() if self.setup.live_output else ():
             self.control.sendall(frame_message(["line", test.id, line]))
         if test.isolation == "copy":
-            remove_tree(root)
+            self.scratch.remove_entry("tree")
         parsed = parser.close(self.scratch.paths["out"], self.scratch.list_entries("out"))
         execution = run.to_execution(self.number, self.is_stopping, leftovers, parsed)
         return self._set_artifacts_aside(execution, run)
@@ -177,8 +176,10 @@ class Slot:
             return execution
         selected = select_artifacts(self.scratch.paths["out"], self.setup.artifacts_limit)
         if selected.files:
-            folder = "%s-artifacts-%d-%d" % (self.scratch.base, execution.id, execution.attempt)
-            os.rename(self.scratch.paths["out"], folder)
+            suffix = "-artifacts-%d-%d" % (execution.id, execution.attempt)
+            folder = self.scratch.move_aside("out", suffix)
+            if folder is None:
+                return execution._replace(artifacts_omitted=len(selected.files))
             self.control.sendall(frame_message(["artifacts", execution.id, folder, selected.files]))
         return execution._replace(
             artifacts=selected.files, artifacts_omitted=selected.omitted_count
@@ -201,7 +202,7 @@ class Slot:
             if test.isolation != "copy":
                 return self.setup.root
             root = os.path.join(self.scratch.base, "tree")
-            remove_tree(root)
+            self.scratch.remove_entry("tree")
             copy_tree(self.setup.root, root)
             return root
         except OSError as error:
@@ -360,12 +361,16 @@ class Slot:
                 execution = self.run(self.queue.popleft())
                 text = shorten_to_fit(execution, is_sendable)[1].encode("ascii")
                 self.control.sendall(frame_encoded_message(b'["done",' + text + b"]"))
-                self.is_broken = self.is_broken or _read_limits() != self._limits
+                self.is_broken = self.is_broken or not self._is_clean()
             else:
                 self._running = None
                 self._poll_once(3600)
         if self.is_broken:  # the queued tests have not been started
             self.control.sendall(frame_message(["retired"]))
+
+    def _is_clean(self) -> bool:
+        """Return whether the last test has changed nothing that the next one would inherit."""
+        return _read_limits() == self._limits and self.scratch.is_intact()
 
     def _read_control(self) -> None:
         data = self.control.recv(1 << 16)
@@ -471,11 +476,11 @@ def main(argv: Sequence[str]) -> None:
     except (ControlClosed, BrokenPipeError, ConnectionResetError):
         slot.abandon()
         os.chdir("/")
-        remove_tree(base)
+        slot.scratch.remove()
         remove_if_last_slot(os.path.dirname(base))
     finally:
         os.chdir("/")
-        remove_tree(base)
+        slot.scratch.remove()
 
 
 def _read_setup(control: socket.socket) -> Optional[Setup]:

@@ -50,7 +50,7 @@ def remove_if_last_slot(folder: str) -> None:
         entries = os.listdir(folder)
     except OSError:
         return
-    if not any(name.isdigit() for name in entries):
+    if not any(name.split(".")[0].isdigit() for name in entries):
         _remove_if_unlocked(folder, _OWNER_EXIT_TIMEOUT)
 
 

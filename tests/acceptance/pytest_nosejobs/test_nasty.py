@@ -280,7 +280,9 @@ list >"$BEFORE"; "$@"; status=$?; list | cmp - "$BEFORE" || exit 99; exit $statu
 
 
 @private_namespace.needs_namespace
-@pytest.mark.parametrize("case", corpus.MOUNTS, ids=lambda case: case.file)
+@pytest.mark.parametrize(
+    "case", corpus.filter_runnable(corpus.DIRECTORIES), ids=lambda case: case.file
+)
 @pytest.mark.parametrize("options", [HERE, GATEWAY], ids=["here", "gateway"])
 def test_links_and_mounts_in_place_of_directories(
     case: NastyProgram, options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -296,6 +298,8 @@ def test_links_and_mounts_in_place_of_directories(
     for each in (case, *after):
         check(each, run.get_testcase(each))
         assert (run.tree / each.path).exists()
+    if (run.tree / "base" / "foreign").exists():
+        assert len(list((run.tree / "base" / "foreign").rglob("file"))) == 4
     assert run.list_leftovers() == []
     run.remove()
 

@@ -1,12 +1,14 @@
 """Tests of the scratch directories, which are empty before each test."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shell_runner.remote.execution.scratch_dirs import ScratchDirectories
+from tests.helpers import private_namespace
 
 
 @pytest.fixture
@@ -91,3 +93,135 @@ def test_entries_are_listed(directories: ScratchDirectories) -> None:
     os.unlink(Path(directories.paths["home"]) / "x")
     os.rmdir(directories.paths["home"])
     assert directories.list_entries("home") == []
+
+
+def replace_by_link(base: Path) -> None:
+    base.rename(base.with_name("moved"))
+    base.symlink_to("foreign")
+
+
+def replace_by_dangling_link(base: Path) -> None:
+    base.rename(base.with_name("moved"))
+    base.symlink_to("nowhere")
+
+
+def replace_by_file(base: Path) -> None:
+    base.rename(base.with_name("moved"))
+    base.write_text("x")
+
+
+def replace_by_fifo(base: Path) -> None:
+    base.rename(base.with_name("moved"))
+    os.mkfifo(base)
+
+
+def replace_by_other_directory(base: Path) -> None:
+    base.rename(base.with_name("moved"))
+    shutil.copytree(base.with_name("foreign"), base)
+
+
+def replace_by_nothing(base: Path) -> None:
+    shutil.rmtree(base)
+
+
+def replace_by_mode(base: Path) -> None:
+    base.chmod(0)
+
+
+def replace_parent_by_link(base: Path) -> None:
+    base.parent.rename(base.parent.with_name("elsewhere"))
+    (base.parent.parent / "elsewhere" / "foreign").rename(base.parent.parent / "foreign")
+    base.parent.symlink_to("/usr")
+
+
+def replace_parent_by_file(base: Path) -> None:
+    replace_parent_by_link(base)
+    base.parent.unlink()
+    base.parent.touch()
+
+
+REPLACEMENTS = [value for name, value in sorted(globals().items()) if name.startswith("replace_")]
+
+
+@pytest.mark.parametrize("replace", REPLACEMENTS)
+def test_a_replaced_base_is_noticed_and_removes_nothing_else(
+    tmp_path: Path, replace: Callable[[Path], None]
+) -> None:
+    base = tmp_path / "session" / "0"
+    base.parent.mkdir()
+    for name in ("tmp", "home", "tree", "0"):
+        (base.parent / "foreign" / name).mkdir(parents=True)
+        (base.parent / "foreign" / name / "file").touch()
+    directories = ScratchDirectories(str(base), ("tmp", "home"))
+    directories.prepare()
+    assert directories.is_intact()
+    (base / "home" / "file").touch()
+    assert directories.is_intact()
+    replace(base)
+    assert not directories.is_intact()
+    directories.list_entries("tmp")
+    directories.remove_entry("tree")
+    directories.move_aside("home", "-artifacts-1-1")
+    directories.remove()
+    successor = ScratchDirectories(str(base), ("tmp", "home"))
+    successor.prepare()
+    assert successor.is_intact()
+    for path in successor.paths.values():
+        assert os.listdir(path) == []
+        assert not Path(path).is_symlink()
+    foreign = next(path for path in tmp_path.rglob("foreign") if path.is_dir())
+    assert len(list(foreign.rglob("file"))) == 4
+    assert Path("/usr/bin").is_dir()
+    successor.remove()
+    assert not os.path.lexists(successor.base)
+
+
+_MOUNTS = """
+import os, subprocess, sys
+from shell_runner.remote.execution.scratch_dirs import ScratchDirectories
+session, command = sys.argv[1:]
+os.makedirs(session + "/foreign/tmp")
+open(session + "/foreign/tmp/file", "w").close()
+base = session + "/0"
+directories = ScratchDirectories(base, ("tmp", "home"))
+directories.prepare()
+assert directories.is_intact()
+subprocess.run(["sh", "-ec", command], cwd=session, check=True)
+is_intact = directories.is_intact()
+if not is_intact:
+    assert directories.list_entries("tmp") == []
+    directories.remove()
+    directories = ScratchDirectories(base, ("tmp", "home"))
+directories.prepare()
+assert directories.is_intact()
+for path in directories.paths.values():
+    assert os.listdir(path) == []
+    open(path + "/file", "w").close()
+directories.remove()
+subprocess.run(["umount", "-l", session], stderr=subprocess.DEVNULL)
+assert os.path.exists(session + "/foreign/tmp/file")
+print(is_intact)
+"""
+
+
+@private_namespace.needs_namespace
+@pytest.mark.parametrize(
+    ("command", "is_intact"),
+    [
+        ("mount --bind foreign 0", False),
+        ("mount --bind foreign/tmp 0/tmp", True),
+        ("mount --bind 0 0 && mount -o remount,ro,bind 0", False),
+        ("mount --bind 0/tmp 0/tmp && mount -o remount,ro,bind 0/tmp", True),
+        ("mount --bind . . && mount -o remount,ro,bind .", False),
+        ("mount -t tmpfs none 0", False),
+        ("mount -t tmpfs none .", False),
+        ("chattr +i 0", False),
+        ("chattr +i . 0 0/tmp", False),
+        ("chattr +a 0/home", True),
+    ],
+)
+def test_mounts_and_flags_are_noticed(command: str, is_intact: bool, tmp_path: Path) -> None:
+    if "chattr" in command and private_namespace.run_status("chattr +i . && chattr -i .", tmp_path):
+        pytest.skip("the file system has no inode flags")
+    output = private_namespace.run_python(_MOUNTS, tmp_path / "session", command)
+    assert output == f"{is_intact}\n"

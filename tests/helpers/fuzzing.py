@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,25 @@ def iterate_seeds() -> Iterator[random.Random]:
     while seed == first or time.monotonic() < deadline:
         yield random.Random(seed)
         seed += 1
+
+
+@contextlib.contextmanager
+def limit_processor_time(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError once this process has used ``seconds`` of processor time.
+
+    An endless loop becomes a failure, and a busy machine does not.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError(f"more than {seconds:g} s of processor time")
+
+    previous = signal.signal(signal.SIGPROF, interrupt)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def load_corpus(name: str) -> list[bytes]:

@@ -113,7 +113,7 @@ def _read_tar(
     source = open_source(file, limits.size)
     if not tar_reader.is_tar(source):
         raise BadArchive("", unsupported)
-    return tar_reader.TarReader(source, limits).members()
+    return tar_reader.TarReader(source, limits, os.fstat(file.fileno()).st_size).members()
 
 
 def _extract_tar(

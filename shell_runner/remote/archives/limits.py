@@ -48,6 +48,11 @@ class Limits(NamedTuple):
     depth: int = 256
     #: Bytes of one extended header (tar).
     header_bytes: int = 4 << 20
+    #: Bytes of headers and padding (tar) for each byte of the archive.  Many empty files with
+    #: numbers as names have a ratio of 400 (xz), and with long ones of 1300.
+    overhead_ratio: int = 2000
+    #: Bytes of headers and padding that an archive may have in addition, whatever its size.
+    base_overhead: int = 8 << 20
 
 
 class ExtractionBudget:

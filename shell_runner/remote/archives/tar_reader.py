@@ -38,6 +38,8 @@ _REFUSED_TYPES = {
 _PER_MEMBER_KEYS = ("path", "linkpath", "size", "GNU.sparse")
 #: Maximum digits of a number in a pax record.
 _MAX_DIGITS = 20
+#: Bytes of headers that one pax record counts as, since parsing it takes as long.
+_RECORD_COST = 64
 
 _T = TypeVar("_T")
 
@@ -82,9 +84,12 @@ def is_tar(source: ByteSource) -> bool:
 class TarReader:
     """A reader of one archive, which is read once from its start to its end."""
 
-    def __init__(self, source: ByteSource, limits: Limits) -> None:
+    def __init__(self, source: ByteSource, limits: Limits, archive_bytes: int) -> None:
+        """Read ``source``, the contents of an archive file of ``archive_bytes`` bytes."""
         self._source = source
         self._limits = limits
+        self._max_overhead = limits.base_overhead + limits.overhead_ratio * archive_bytes
+        self._overhead = 0
         self._last_name = ""
 
     def members(self) -> Iterator[Tuple[TarMember, Iterator[bytes]]]:
@@ -105,6 +110,7 @@ class TarReader:
         headers = _ExtendedHeaders()
         while True:
             block = self._source.read_exactly(_BLOCK)
+            self._add_overhead(_BLOCK)
             if block == _ZEROS:
                 break
             _verify_checksum(block)
@@ -112,7 +118,8 @@ class TarReader:
             if kind in b"xXgLK":
                 self._read_extended_header(kind, block, headers)
                 continue
-            if kind == b"V":  # the label of a volume
+            if kind == b"V":
+                self._check_label(block)
                 continue
             member = self._parse_member(kind, block, headers)
             self._last_name = decode_name(member.name)
@@ -131,8 +138,25 @@ class TarReader:
             data = self._source.read(PIECE_BYTES)
             if not data:
                 return
+            self._add_overhead(len(data))
             if data.strip(b"\0"):
                 raise BadArchive("", "data follows the end of the archive")
+
+    def _add_overhead(self, count: int) -> None:
+        """Count bytes that are not contents of files; raises BadArchive at the limit."""
+        self._overhead += count
+        if self._overhead > self._max_overhead:
+            message = "more than %d bytes of headers and padding (limit: %d for each archive byte)"
+            raise BadArchive("", message % (self._max_overhead, self._limits.overhead_ratio))
+
+    def _check_label(self, block: bytes) -> None:
+        """Raise BadArchive if the label of a volume has contents; programs disagree on these."""
+        if _parse_number(block[124:136]):
+            raise BadArchive(decode_name(block[:100].split(b"\0")[0]), "a label with contents")
+
+    def _parse_records(self, data: bytes) -> Dict[str, bytes]:
+        self._add_overhead(_RECORD_COST * data.count(b"\n"))
+        return _parse_records(data)
 
     def _read_extended_header(self, kind: bytes, block: bytes, headers: _ExtendedHeaders) -> None:
         size = _parse_number(block[124:136])
@@ -140,13 +164,14 @@ class TarReader:
             raise BadArchive(
                 self._last_name, "it is followed by an extended header of %d bytes" % size
             )
+        self._add_overhead(_round_up(size))
         data = self._source.read_exactly(_round_up(size))[:size]
         if kind == b"g":
-            _check_global_header(_parse_records(data))
+            _check_global_header(self._parse_records(data))
         elif kind in b"xX":
             if headers.pax is not None:
                 raise BadArchive(self._last_name, "it is followed by two extended headers in a row")
-            headers.pax = _parse_records(data)
+            headers.pax = self._parse_records(data)
         elif (headers.name if kind == b"L" else headers.target) is not None:
             raise BadArchive(self._last_name, "it is followed by two long names in a row")
         elif kind == b"L":
@@ -215,7 +240,7 @@ def _verify_checksum(block: bytes) -> None:
         checksum = -1
     rest = block[:148] + b" " * 8 + block[156:]
     total = sum(rest)
-    if checksum not in (total, total - 256 * sum(byte > 127 for byte in rest)):
+    if checksum != total and checksum != total - 256 * sum(byte > 127 for byte in rest):
         raise BadArchive("", "invalid header: wrong checksum")
 
 
@@ -286,7 +311,7 @@ def _parse_records(data: bytes) -> Dict[str, bytes]:
         space = data.find(b" ", at, at + _MAX_DIGITS)
         length = int(data[at:space]) if space > at and data[at:space].isdigit() else 0
         end = at + length
-        if not space + 1 < end <= len(data) or data[end - 1 : end] != b"\n":
+        if not at < space < end - 1 < len(data) or data[end - 1 : end] != b"\n":
             raise BadArchive("", "invalid extended header")
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals:

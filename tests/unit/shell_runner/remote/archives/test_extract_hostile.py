@@ -15,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shell_runner.remote.archives.extract import extract_archive
+from shell_runner.remote.archives.decompress import ByteSource, open_source
+from shell_runner.remote.archives.extract import check_archive, extract_archive
 from shell_runner.remote.archives.limits import BadArchive, Limits
+from shell_runner.remote.archives.tar_reader import TarReader
 from tests.helpers.archive_bytes import (
     ZipBuilder,
     file,
@@ -24,12 +26,14 @@ from tests.helpers.archive_bytes import (
     hard_link,
     link,
     long_name,
+    padded,
     pax,
     record,
     sparse,
     tar,
     tar_header,
 )
+from tests.helpers.fuzzing import limit_processor_time
 
 Pack = Callable[[bytes], bytes]
 LIMITS = Limits()
@@ -112,6 +116,8 @@ TARS = {
     "link over file": (tar(file(b"a"), link(b"a", b"b")), "a", "twice"),
     "file over link": (tar(link(b"a", b"b"), file(b"a", b"x")), "a", "twice"),
     "hard link over file": (tar(file(b"a"), file(b"b"), hard_link(b"b", b"a")), "b", "twice"),
+    # Contents of what has none: they would be read as members
+    "label": (tar(tar_header(b"v", b"V", 512), file(b"x")), "v", "label with contents"),
     # Links
     "link up": (tar(link(b"l", b"../victim")), "l", "out of the folder"),
     "link absolute": (tar(link(b"l", b"/etc")), "l", "out of the folder"),
@@ -420,6 +426,95 @@ def test_links_that_are_too_complex_are_refused(
     monkeypatch.setattr("shell_runner.remote.archives.extraction_directory._MAX_LINK_STEPS", 500)
     chain = [link(b"%d" % n, b"./" * 20 + b"%d" % (n + 1)) for n in range(40)]
     assert "too complex" in sandbox.refuse(tar(*chain)).reason
+
+
+#: Pax headers with parts in which a record has no length; the first one was an endless loop.
+RECORDS_WITHOUT_LENGTH = [
+    b"12 path=abc\n" + b"x" * 20,
+    b"12 path=abc\n" + b"x",
+    b"12 path=abc\n" + b"9" * 25,
+    b"12 path=abc\n" + bytes(500),
+    b"12 path=abc\n0 path=abc\n",
+    b"12 path=abc\n1 path=abc\n",
+    b"12 path=abc\n2 \n",
+    b"12 path=abc\n ",
+    b"12 path=abc\n-12 path=abc\n",
+    b"12 path=abc\n\xb2 path=abc\n",
+    b"0",
+    b" ",
+    b"x" * 20,
+]
+
+
+@pytest.mark.parametrize("kind", [b"x", b"X", b"g"])
+@pytest.mark.parametrize("data", RECORDS_WITHOUT_LENGTH)
+def test_a_record_without_length_is_refused_at_once(
+    kind: bytes, data: bytes, sandbox: Sandbox
+) -> None:
+    with limit_processor_time(5):
+        error = sandbox.refuse(tar(tar_header(b"p", kind, len(data)), padded(data), file(b"x")))
+    assert "invalid extended header" in error.reason
+
+
+def repeat_members(count: int, *members: bytes) -> bytes:
+    return tar(*members * count, file(b"last"))
+
+
+#: Archives of some kilobytes when compressed, with 32 MB of what is not contents of files.
+OVERHEAD = {
+    "extended headers": repeat_members(8, pax(b"6 a=b\n" * 690_000), file(b"x")),
+    "global headers": repeat_members(8, pax(b"6 a=b\n" * 690_000, kind=b"g")),
+    "large records": repeat_members(8, pax(record(b"a", b"b" * 4_000_000), kind=b"g")),
+    "labels": repeat_members(64_000, tar_header(b"label", b"V")),
+    "long names": repeat_members(8, long_name(b"x" * 4_000_000), file(b"x")),
+    "members": repeat_members(64_000, folder(b".")),
+    "padding": tar(file(b"x")) + bytes(32_000_000),
+}
+
+
+@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress])
+@pytest.mark.parametrize("case", OVERHEAD)
+def test_headers_and_padding_are_bounded_by_the_size_of_the_archive(
+    case: str, pack: Pack, tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    archive.write_bytes(pack(OVERHEAD[case]))
+    size = archive.stat().st_size
+    with archive.open("rb") as data:
+        source = CountingSource(open_source(data, LIMITS.size))
+        with pytest.raises(BadArchive, match="headers and padding"):
+            list(TarReader(source, LIMITS, size).members())
+    # One more header may have been read than the limit allows.
+    limit = LIMITS.base_overhead + LIMITS.overhead_ratio * size
+    assert source.count <= limit + LIMITS.header_bytes
+
+
+class CountingSource(ByteSource):
+    """A source that counts the bytes which are read."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self.count = 0
+
+    def read(self, count: int) -> bytes:
+        data = self._source.read(count)
+        self.count += len(data)
+        return data
+
+
+def test_many_records_count_more_than_their_bytes(sandbox: Sandbox) -> None:
+    data = tar(pax(b"6 a=b\n" * 600_000), file(b"x"))
+    limits = Limits(base_overhead=len(data) * 2, overhead_ratio=0)
+    assert "headers and padding" in sandbox.refuse(data, limits).reason
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_many_empty_files_with_long_names_are_extracted(pack: Pack, sandbox: Sandbox) -> None:
+    members = [
+        pax(record(b"path", b"d/" * 60 + b"%06d" % n)) + file(b"short") for n in range(10_000)
+    ]
+    sandbox.archive.write_bytes(pack(tar(*members)))
+    check_archive(str(sandbox.archive), "build.tar")
 
 
 def test_an_extended_header_is_not_read_if_it_is_too_large(sandbox: Sandbox) -> None:

@@ -51,6 +51,11 @@ _MAX_LOST_JOBS = 1000
 _CLOSE_TIMEOUT = 30.0
 #: Kinds of refused requests that may succeed if they are repeated.
 _TEMPORARY_KINDS = ("bad", "corrupt", "disk", "state")
+#: Errors of a step that are a bug here or come of a host's data.  Unlike a full disk they do not
+#: pass by themselves, so they are not repeated for ever.
+_DATA_ERRORS = (
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
 
 
 class HostConnection:
@@ -219,14 +224,20 @@ class HostConnection:
             frozenset(job.id for job in rows if job.id in stopped and job.state.is_open),
         )
         self._known = work.wakeup_keys
-        self._forget_old_failures()
         self._steps.mark_uncertain(work.planned)
+        self._forget_old_failures({job.id for job, _ in self._steps.pending_actions(work)})
         return work
 
-    def _forget_old_failures(self) -> None:
-        """Forget failures of jobs that had no step when it could be tried again: they are over."""
+    def _forget_old_failures(self, pending: set[str]) -> None:
+        """Forget failures of jobs that had no step when it could be tried again: they are over.
+
+        ``pending``: ids of the jobs that have a step now.  Steps of other jobs may have delayed
+        theirs for any time.
+        """
         since = time.monotonic() - self._timeouts.retry_delay
-        self._postponed = {id: at for id, at in self._postponed.items() if at > since}
+        self._postponed = {
+            id: at for id, at in self._postponed.items() if at > since or id in pending
+        }
         self._failures = {id: self._failures[id] for id in self._failures.keys() & self._postponed}
 
     def _record_contact(self, facts: dict[str, object] | None = None) -> None:
@@ -277,6 +288,9 @@ class HostConnection:
             if self._closed.is_set():
                 raise
             self._postpone(job, error)
+            if isinstance(error, _DATA_ERRORS) and self._count_failure(job) >= _MAX_ATTEMPTS:
+                reason = f"internal error: {type(error).__name__}: {error}"
+                return self._give_up(job, reason, blame=False)
             return False
         self._failures.pop(job.id, None)
         self._postponed.pop(job.id, None)
@@ -305,15 +319,23 @@ class HostConnection:
         if isinstance(error, JobRefused) and error.kind == "full":
             self._postponed[job.id] = time.monotonic() + self._timeouts.retry_delay
             return False
-        self._failures[job.id] = self._failures.get(job.id, 0) + 1
         self._postponed[job.id] = time.monotonic() + self._timeouts.attempt_delay
         is_temporary = not isinstance(error, JobRefused) or error.kind in _TEMPORARY_KINDS
-        if is_temporary and self._failures[job.id] < _MAX_ATTEMPTS:
+        if self._count_failure(job) < _MAX_ATTEMPTS and is_temporary:
             return False
+        return self._give_up(job, str(error))
+
+    def _count_failure(self, job: Job) -> int:
+        """Return how often the present step of a job has failed, this time included."""
+        self._failures[job.id] = self._failures.get(job.id, 0) + 1
+        return self._failures[job.id]
+
+    def _give_up(self, job: Job, reason: str, *, blame: bool = True) -> bool:
+        """Lose a job whose step fails again and again; return whether a row has changed."""
         if job.state is JobState.LOST:
             self._steps.mark_gone(job.id)  # nothing of it can be fetched
             return False
-        return self._steps.lose(job, str(error))
+        return self._steps.lose(job, reason, blame=blame)
 
     @contextmanager
     def _log_errors(self) -> Iterator[None]:

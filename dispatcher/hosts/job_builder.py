@@ -19,6 +19,7 @@ from shell_runner.errors import InvalidHostSpec, NosejobsError, UsageError
 from shell_runner.hosts import spec as specs
 from shell_runner.jobs.client import make_job
 from shell_runner.remote import formats
+from shell_runner.remote.protocol.fields import is_digest
 from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, NewJob
 from shell_runner.shipping.tree_scan import SourceTree
 
@@ -169,7 +170,12 @@ def job_fingerprint(tests: Any, build: Any, nodeids: Sequence[str]) -> str:
     second element is the digest.
     """
     contents = (tests, build)
-    digests = [c[1] if isinstance(c, (list, tuple)) and c[1:] else "" for c in contents]
+    digests = [
+        content[1]
+        if isinstance(content, (list, tuple)) and content[1:] and is_digest(content[1])
+        else ""
+        for content in contents
+    ]
     text = json.dumps([*digests, *nodeids])
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 

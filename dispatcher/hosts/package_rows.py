@@ -162,7 +162,8 @@ def read_measurements(case: Case, format: str) -> Mapping[str, tuple[float, str]
     for name, text in texts[: 10 * _MAX_CASE_MEASUREMENTS]:
         value = parse_number(text)
         if value is not None and len(measurements) < _MAX_CASE_MEASUREMENTS:
-            measurements[_to_printable(name)[:_MAX_NAME_CHARS]] = value
+            number, unit = value
+            measurements[_to_printable(name)[:_MAX_NAME_CHARS]] = number, _to_printable(unit)
     return measurements
 
 

@@ -17,7 +17,7 @@ from ..errors import HostError, UsageError
 from ..remote.jobs.paths import outputs_name
 from ..remote.jobs.result_package_format import MANIFEST, BadPackage
 from ..remote.jobs.result_package_reader import Package, open_package
-from ..remote.protocol.job import JobTest
+from ..remote.protocol.job import BadJob, JobTest, parse_job_test
 from ..remote.protocol.job_summary import JobSummary
 from ..remote.protocol.model import (
     ERROR,
@@ -149,9 +149,13 @@ def read_tests(package: Package, job: str) -> list[JobTest]:
 
 
 def _check_job(package: Package, job: str) -> None:
+    """Raise :exc:`_InvalidManifest` unless it is of ``job`` and says how the job ended."""
     manifest = package.manifest
     if not isinstance(manifest.get("job"), dict) or manifest["job"].get("id") != job:
         raise _InvalidManifest("it belongs to another job")
+    for key in ("end_reason", "detail"):
+        if not isinstance(manifest.get(key), str):
+            raise _InvalidManifest(f"its {key} is not a string")
 
 
 def _check_package(package: Package, job: str) -> None:
@@ -171,28 +175,21 @@ def _parse_tests(manifest: dict[str, Any]) -> list[JobTest]:
     tests = []
     for number, row in enumerate(rows):
         try:
-            case = JobTest(*row[: len(JobTest._fields)])
-            test = Test(*map(_to_tuples, case.test[: len(Test._fields)]))
-            case = case._replace(test=test, properties=_to_tuples(case.properties))
-        except (TypeError, ValueError, KeyError) as error:
+            case = parse_job_test(_drop_newer_fields(row))
+        except BadJob as error:
             raise _InvalidManifest(f"its test {number} cannot be read: {error}") from error
-        texts = (case.nodeid, case.unmet, test.path, test.output_format, test.leftovers, *test.argv)
-        are_pairs = all(len(pair) == 2 and _are_texts(pair) for pair in case.properties)
-        are_numbers = isinstance(test.timeout, (int, float)) and isinstance(
-            case.retries, (int, type(None))
-        )
-        if test.id != number or not (_are_texts(texts) and are_pairs and are_numbers):
-            raise _InvalidManifest(f"its test {number} cannot be read")
+        if case.test.id != number:
+            raise _InvalidManifest(f"its test {number} has the number {case.test.id}")
         tests.append(case)
     return tests
 
 
-def _are_texts(values: Sequence[Any]) -> bool:
-    return all(isinstance(each, str) for each in values)
-
-
-def _to_tuples(value: Any) -> Any:
-    return tuple(map(_to_tuples, value)) if isinstance(value, list) else value
+def _drop_newer_fields(row: Any) -> Any:
+    """Return the row of a test without the fields that a newer version has added."""
+    if not isinstance(row, list) or len(row) < 2 or not isinstance(row[1], list):
+        return row
+    nodeid, test, *others = row[: len(JobTest._fields)]
+    return [nodeid, test[: len(Test._fields)], *others]
 
 
 def _write_results(

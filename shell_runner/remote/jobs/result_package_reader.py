@@ -13,6 +13,7 @@ from ..archives import limits as archive
 from ..archives import zip_reader
 from ..archives.extraction_directory import ExtractionDirectory, FileAttributes
 from ..archives.limits import BadArchive, ExtractionBudget
+from ..protocol.fields import abbreviate
 from ..protocol.model import Execution, execution_from_row
 from .result_package_format import (
     EXECUTIONS,
@@ -175,8 +176,8 @@ class Package:
         if not isinstance(manifest, dict) or not isinstance(manifest.get("members"), list):
             raise BadPackage(MANIFEST, "it has no list of members")
         if manifest.get("format") != FORMAT:
-            message = "format %r; this version of nosejobs reads format %d"
-            raise BadPackage(MANIFEST, message % (manifest.get("format"), FORMAT))
+            message = "format %s; this version of nosejobs reads format %d"
+            raise BadPackage(MANIFEST, message % (abbreviate(manifest.get("format")), FORMAT))
         return manifest
 
     def _compare_with_manifest(self) -> Dict[str, str]:
@@ -233,11 +234,11 @@ class Package:
 
 def _parse_member_row(row: Any) -> Tuple[str, int, str]:
     if not isinstance(row, dict):
-        raise BadPackage(MANIFEST, "a member that is not an object: %r" % str(row)[:80])
+        raise BadPackage(MANIFEST, "a member that is not an object: %s" % abbreviate(row))
     name, size, digest = row.get("name"), row.get("size"), row.get("sha256")
     texts = isinstance(name, str) and isinstance(digest, str)
     if not texts or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise BadPackage(MANIFEST, "a member without name, size and sha256: %r" % str(row)[:80])
+        raise BadPackage(MANIFEST, "a member without name, size and sha256: %s" % abbreviate(row))
     return str(name), size, str(digest)
 
 
@@ -278,13 +279,14 @@ def _parse_execution_row(row: Any) -> Tuple[int, int, Execution]:
         raise ValueError("not [test, attempt, execution]")
     test, number, values = row
     if type(test) is not int or type(number) is not int or test < 0 or number < 1:
-        raise ValueError("invalid test or attempt: %r, %r" % (str(test)[:40], str(number)[:40]))
+        message = "invalid test or attempt: %s, %s"
+        raise ValueError(message % (abbreviate(test), abbreviate(number)))
     return test, number, _parse_execution(values)
 
 
 def _parse_execution(values: Any) -> Execution:
     if not isinstance(values, list):
-        raise ValueError("not an execution: %r" % str(values)[:80])
+        raise ValueError("not an execution: %s" % abbreviate(values))
     try:
         return execution_from_row(values)
     except (TypeError, AttributeError, OverflowError) as error:

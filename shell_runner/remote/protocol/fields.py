@@ -5,6 +5,7 @@ need are in ``model``.
 """
 
 import re
+import reprlib
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from .model import MAX_NUMBER, are_strings, is_number
@@ -19,6 +20,25 @@ MAX_TEXT_CHARS = 1000
 
 class InvalidField(ValueError):
     """A value is invalid for its field; the message names the field."""
+
+
+class _Abbreviation(reprlib.Repr):
+    """A representation whose length and depth are bounded, unlike that of :func:`repr`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 80, 80
+
+
+_ABBREVIATION = _Abbreviation()
+
+
+def abbreviate(value: Any) -> str:
+    """Return the start of the Python expression of a JSON value, for errors.
+
+    Never fails: :func:`repr` raises RecursionError for a value that is nested too deeply.
+    """
+    return _ABBREVIATION.repr(value)[:200]
 
 
 # -- predicates --------------------------------------------------------------------
@@ -98,7 +118,7 @@ def check_fields(values: Dict[str, Any], checks: Dict[str, Check]) -> None:
     """Check the values by name; raises InvalidField for the first invalid one."""
     for name, check in checks.items():
         if name in values and not check.is_valid(values[name]):
-            message = "%s must be %s, not %.200r" % (name, check.expected, values[name])
+            message = "%s must be %s, not %s" % (name, check.expected, abbreviate(values[name]))
             raise InvalidField(message)
 
 
@@ -141,7 +161,7 @@ class Fields:
 
     def _checked(self, key: str, is_valid: bool) -> Any:
         if not is_valid:
-            raise InvalidField("%s %.50r" % (key, self[key]))
+            raise InvalidField("%s %s" % (key, abbreviate(self[key])))
         return self[key]
 
     def text(self, key: str, maximum: int = MAX_TEXT_CHARS) -> str:

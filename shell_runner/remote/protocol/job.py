@@ -9,16 +9,19 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from .fields import (
     FLAG,
+    INTEGER,
     NON_NEGATIVE_INTEGER,
     NUMBER,
     TEXT,
     Check,
     InvalidField,
+    abbreviate,
     check_fields,
     freeze,
     is_integer,
     is_text,
     list_of,
+    optional,
     pairs_of,
 )
 from .model import Test
@@ -165,6 +168,38 @@ def parse_config(values: Dict[str, Any]) -> JobConfig:
     except InvalidField as error:
         raise BadJob("config: %s" % error) from None
     return JobConfig(**{key: freeze(value) for key, value in values.items()})
+
+
+#: The checks of all fields of a Test and of a JobTest.
+_TEST_CHECKS: Dict[str, Check] = {
+    "id": INTEGER, "path": TEXT, "timeout": NUMBER, "argv": list_of(TEXT), "cwd": TEXT,
+    "home": TEXT, "env": pairs_of(TEXT), "pass_env": list_of(TEXT),
+    "estimate": optional(NUMBER), "attempt": INTEGER, "output_format": TEXT, "leftovers": TEXT,
+    "limits": pairs_of(INTEGER), "isolation": TEXT, "locks": list_of(TEXT), "serial": FLAG,
+}  # fmt: skip
+_JOB_TEST_CHECKS: Dict[str, Check] = {
+    "nodeid": TEXT, "retries": optional(INTEGER), "unmet": TEXT, "properties": pairs_of(TEXT),
+}  # fmt: skip
+
+
+def parse_job_test(row: Any) -> JobTest:
+    """Return the checked JobTest of a JSON row, with lists as tuples.
+
+    Raises BadJob, which names the test and the field, for values with which a slot, a package or a
+    report would fail later.
+    """
+    try:
+        case = JobTest(*row)
+        test = Test(*case.test)
+    except TypeError as error:
+        raise BadJob("not a test: %s" % error) from None
+    try:
+        check_fields(case._asdict(), _JOB_TEST_CHECKS)
+        check_fields(test._asdict(), _TEST_CHECKS)
+    except InvalidField as error:
+        raise BadJob("test %s: %s" % (abbreviate(case.nodeid), error)) from None
+    frozen = Test(*map(freeze, test))
+    return case._replace(test=frozen, properties=freeze(case.properties))
 
 
 def remove_secrets(config: JobConfig) -> JobConfig:

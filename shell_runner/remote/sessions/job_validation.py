@@ -10,19 +10,6 @@ from typing import Any, Dict, List, Sequence
 
 from ..files.manifest import is_digest
 from ..jobs.result_package_format import is_readable_size
-from ..protocol.fields import (
-    FLAG,
-    INTEGER,
-    NUMBER,
-    TEXT,
-    Check,
-    InvalidField,
-    check_fields,
-    freeze,
-    list_of,
-    optional,
-    pairs_of,
-)
 from ..protocol.job import (
     ARCHIVE,
     MAX_LABELS,
@@ -35,8 +22,8 @@ from ..protocol.job import (
     NewJob,
     is_uuid,
     parse_config,
+    parse_job_test,
 )
-from ..protocol.model import Test
 
 
 class NoSuchTest(ValueError):
@@ -48,11 +35,7 @@ def parse_new_job(values: Dict[str, Any]) -> NewJob:
 
     Raises BadJob, KeyError, TypeError or ValueError if they are invalid.
     """
-    cases = []
-    for nodeid, test, retries, unmet, properties in values["cases"]:
-        case = JobTest(nodeid, _parse_test(test), retries, unmet, freeze(properties))
-        _check(case.nodeid, case, _CASE_CHECKS)
-        cases.append(case)
+    cases = tuple(map(parse_job_test, values["cases"]))
     build = values["build"]
     return check_job(
         NewJob(
@@ -60,7 +43,7 @@ def parse_new_job(values: Dict[str, Any]) -> NewJob:
             tests=_parse_content(values["tests"]),
             build=None if build is None else _parse_content(build),
             config=parse_config(values["config"]),
-            cases=tuple(cases),
+            cases=cases,
             name=values["name"],
             labels=tuple(values["labels"]),
             priority=values["priority"],
@@ -101,36 +84,6 @@ def _parse_content(row: Sequence[Any]) -> Content:
     if type(content.size) is not int or content.size < 0 or not isinstance(content.name, str):
         raise BadJob("invalid contents: %r" % (content,))
     return content
-
-
-def _parse_test(row: Sequence[Any]) -> Test:
-    """Return the test of a row, with lists as tuples; raise BadJob."""
-    test = Test(*[freeze(value) for value in row])
-    _check(test.path, test, _TEST_CHECKS)
-    return test
-
-
-def _check(name: object, value: Any, checks: Dict[str, Check]) -> None:
-    """Raise BadJob for values with which a slot or a package would fail later.
-
-    ``name``: the name of the test, for the message.
-    """
-    try:
-        check_fields(value._asdict(), checks)
-    except InvalidField as error:
-        raise BadJob("test %r: %s" % (name, error)) from None
-
-
-#: Checks of the fields of a Test and of a JobTest.
-_TEST_CHECKS: Dict[str, Check] = {
-    "id": INTEGER, "path": TEXT, "timeout": NUMBER, "argv": list_of(TEXT), "cwd": TEXT,
-    "home": TEXT, "env": pairs_of(TEXT), "pass_env": list_of(TEXT),
-    "estimate": optional(NUMBER), "attempt": INTEGER, "format": TEXT, "leftovers": TEXT,
-    "limits": pairs_of(INTEGER), "isolation": TEXT, "locks": list_of(TEXT), "serial": FLAG,
-}  # fmt: skip
-_CASE_CHECKS: Dict[str, Check] = {
-    "nodeid": TEXT, "retries": optional(INTEGER), "unmet": TEXT, "properties": pairs_of(TEXT),
-}  # fmt: skip
 
 
 def find_tests(cases: Sequence[JobTest], names: Sequence[str]) -> List[int]:

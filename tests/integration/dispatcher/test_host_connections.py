@@ -15,7 +15,7 @@ import pytest
 
 from dispatcher.configuration.settings import Settings
 from dispatcher.hosts import connections as host_connections
-from dispatcher.model import HostState, JobEvent, JobState
+from dispatcher.model import HostState, Job, JobEvent, JobState
 from dispatcher.store import hosts, jobs, results
 from shell_runner.config import HostEntry
 from shell_runner.errors import HostError, UsageError
@@ -347,6 +347,29 @@ def test_an_error_of_the_dispatcher_loses_no_job(harness: ConnectionHarness) -> 
     (job,) = harness.plan("h1")
     harness.wait_for_state(job, DONE)
     assert len(harness.work.recorded) == 3
+    assert harness.host("h1").consecutive_failures == 0
+
+
+def test_an_error_that_repeats_loses_its_job_and_not_those_beside_it(
+    harness: ConnectionHarness,
+) -> None:
+    """Two jobs delay each other, and each is downloaded a bounded number of times."""
+    harness.set_timeouts(attempt_delay=0.01, retry_delay=0.05)
+    (good,) = harness.plan("h1")
+
+    def fail(job: Job) -> None:
+        if job.id != good:
+            time.sleep(0.2)
+            raise TypeError("an odd value")
+
+    harness.work.before_record = fail
+    bad = [*harness.plan("h1"), *harness.plan("h1")]
+    harness.start()
+    for job in bad:
+        assert harness.wait_for_state(job, LOST).detail == "internal error: TypeError: an odd value"
+    harness.wait_for_state(good, DONE)
+    # Each package is tried three times, and as often again as evidence.
+    assert max(harness.work.recorded.count(job) for job in bad) <= 6
     assert harness.host("h1").consecutive_failures == 0
 
 

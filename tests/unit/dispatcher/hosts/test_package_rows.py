@@ -89,6 +89,34 @@ def test_a_package_with_more_tests_than_it_has_is_refused(tmp_path: Path) -> Non
         package(tmp_path, *rows)
 
 
+@pytest.mark.parametrize(
+    ("test", "field"),
+    [
+        (JobTest("t", Program(0, "t"), properties=5), "properties must be"),  # type: ignore[arg-type]
+        (JobTest("t", Program(0, "t", argv=5)), "argv must be"),  # type: ignore[arg-type]
+        (JobTest("t\ud800", Program(0, "t")), "nodeid must be"),
+        (JobTest("t", Program(0, "t", output_format=None)), "output_format must be"),  # type: ignore[arg-type]
+        (JobTest("t", 5), "not a test"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_test_with_a_value_of_another_type_is_refused_by_its_field(
+    tmp_path: Path, test: JobTest, field: str
+) -> None:
+    rows = [(0, 1, Execution(0, exit_status=0))]
+    path = package_factories.write_package(tmp_path / "p.zip", JOB, [test], rows)
+    message = f"is refused: 'manifest.json': its test 0 cannot be read: .*{field}"
+    with (
+        pytest.raises(HostError, match=message),
+        package_rows.open_verified(path, "h1", JOB),
+    ):
+        pass
+
+
+def test_the_unit_of_a_number_is_safe_to_be_shown() -> None:
+    case = Case("x", "passed", properties=(("a", "3 m\ud800"), ("b", "4 m\x1b[2J")))
+    assert read_measurements(case, "junit") == {"a": (3.0, "m\\ud800"), "b": (4.0, "m")}
+
+
 def test_the_end_of_a_log_is_safe_to_be_shown(tmp_path: Path) -> None:
     log = b"".join(b"build | line %d\n" % n for n in range(100)) + b"\x1b[31mred\xff\n"
     rows = [(n, 1, Execution(n, exit_status=0)) for n in range(4)]

@@ -37,6 +37,7 @@ class AgentOptions(NamedTuple):
     max_handshakes: int = 64
     handshake_timeout: float = 10.0
     max_connections: int = 32
+    max_client_connections: int = 16
 
 
 class PeerAddress(NamedTuple):
@@ -65,7 +66,8 @@ class AgentListener:
         #: Address of each peer that has not finished its handshake, by its task; oldest first.
         self._handshaking: "Dict[asyncio.Task[bool], str]" = {}
         self._tasks: "Set[asyncio.Task[bool]]" = set()
-        self._open_connections = 0
+        #: Open connections by the name in the client's certificate; none of them is 0.
+        self._open_connections: "collections.Counter[str]" = collections.Counter()
         self._connection_count = 0
         self._stopping = False
         self._warned_at = -_WARNING_INTERVAL
@@ -195,16 +197,29 @@ class AgentListener:
         try:
             if not stream.has_client_certificate():
                 raise PeerRefused("certificate refused: without the extended key usage clientAuth")
-            if self._open_connections >= self._options.max_connections:
-                raise PeerRefused("%d connections are open already" % self._open_connections)
-            self._open_connections += 1
+            self._check_connection_limits(name)
+            self._open_connections[name] += 1
             try:
                 return await self._serve_interpreter(connection, stream, peer, name)
             finally:
-                self._open_connections -= 1
+                self._open_connections -= collections.Counter([name])
         except PeerRefused as error:
             await _send_refusal(connection, stream, str(error))
             raise
+
+    def _check_connection_limits(self, name: str) -> None:
+        """Raise PeerRefused if a client of this name cannot be served now.
+
+        The limit of one client leaves connections for the others.
+        """
+        if self._open_connections[name] >= self._options.max_client_connections:
+            raise PeerRefused(
+                "%d connections of %s are open already; close some, or start the agent with a "
+                "larger --max-client-connections" % (self._open_connections[name], name)
+            )
+        total = sum(self._open_connections.values())
+        if total >= self._options.max_connections:
+            raise PeerRefused("%d connections are open already" % total)
 
     async def _serve_interpreter(
         self, connection: Connection, stream: TlsStream, peer: PeerAddress, name: str

@@ -106,6 +106,12 @@ def _create_parser() -> argparse.ArgumentParser:
         help="maximum open connections; default 32",
     )
     add(
+        "--max-client-connections",
+        type=int,
+        metavar="N",
+        help="maximum open connections of one client; default half of --max-connections",
+    )
+    add(
         "--max-handshakes",
         type=int,
         default=64,
@@ -125,6 +131,10 @@ def _create_parser() -> argparse.ArgumentParser:
 
 def _make_options(arguments: argparse.Namespace) -> AgentOptions:
     host, port = arguments.listen
+    max_connections = max(arguments.max_connections, 1)
+    max_client_connections = arguments.max_client_connections
+    if max_client_connections is None:
+        max_client_connections = (max_connections + 1) // 2
     return AgentOptions(
         arguments.bundle,
         arguments.crl,
@@ -134,7 +144,8 @@ def _make_options(arguments: argparse.Namespace) -> AgentOptions:
         arguments.port_file,
         max(arguments.max_handshakes, 1),
         arguments.handshake_timeout,
-        max(arguments.max_connections, 1),
+        max_connections,
+        max(max_client_connections, 1),
     )
 
 

@@ -153,10 +153,41 @@ def test_a_python_that_is_too_old_is_named(
 
 
 def test_more_connections_than_allowed_are_told_so(bundle: Path, client: Path) -> None:
-    with AgentProcess(bundle, "--max-connections", 1) as agent:
+    limits = ("--max-connections", 1, "--max-client-connections", 9)
+    with AgentProcess(bundle, *limits) as agent:
         with agent.connect(client):
             assert "1 connections are open already" in get_refusal(agent, client)
         agent.expect("close ")
+        with agent.connect(client) as peer:
+            assert peer.evaluate("1") == "1"
+
+
+@pytest.mark.parametrize("kind", ["idle", "without a hello"])
+def test_one_client_cannot_take_all_connections(
+    authority: FleetAuthority, bundle: Path, client: Path, kind: str
+) -> None:
+    other = authority.issue_client("desktop")
+    with (
+        AgentProcess(bundle, "--max-connections", 4, "--handshake-timeout", 60) as agent,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(2):
+            if kind == "idle":
+                stack.enter_context(agent.connect(client))
+            else:
+                stack.enter_context(connect_tls(agent, make_client_context(client)))
+        message = get_refusal(agent, client)
+        assert "2 connections of laptop are open already" in message
+        assert "--max-client-connections" in message
+        # A new certificate of the same client is no new client.
+        assert "2 connections of laptop" in get_refusal(agent, authority.issue_client("laptop"))
+        for _ in range(2):
+            stack.enter_context(agent.connect(other))
+        assert "2 connections of desktop" in get_refusal(agent, other)
+        assert "4 connections are open" in get_refusal(agent, authority.issue_client("third"))
+        stack.close()
+        for _ in range(4):
+            agent.expect("close |refused .*hung up")
         with agent.connect(client) as peer:
             assert peer.evaluate("1") == "1"
 

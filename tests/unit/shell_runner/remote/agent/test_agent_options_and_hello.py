@@ -99,6 +99,23 @@ def test_a_unit_escapes_what_systemd_would_expand(tmp_path, monkeypatch) -> None
     assert "--print-unit" not in line
 
 
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ([], (32, 16)),
+        (["--max-connections", "1"], (1, 1)),
+        (["--max-connections", "5"], (5, 3)),
+        (["--max-connections", "0", "--max-client-connections", "-1"], (1, 1)),
+        (["--max-client-connections", "32"], (32, 32)),
+    ],
+)
+def test_one_client_gets_half_of_the_connections_by_default(
+    options: list[str], limits: tuple[int, int]
+) -> None:
+    made = main._make_options(main._create_parser().parse_args(["b.pem", *options]))
+    assert (made.max_connections, made.max_client_connections) == limits
+
+
 def test_peers_are_written_as_addresses() -> None:
     assert str(PeerAddress("10.0.0.1", "5")) == "10.0.0.1:5"
     assert str(PeerAddress("::1", "5")) == "[::1]:5"

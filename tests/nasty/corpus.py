@@ -94,6 +94,14 @@ PROCESSES = (
         "trace_slot.c", ERROR, "stopped from outside", timeout=0.5, needs=("cc", "ptrace")
     ),
     NastyProgram("kill_slot.sh", ERROR, "its slot died: killed by SIGKILL", compared=True),
+    NastyProgram("garbage_frame.py", ERROR, "sent an invalid message", needs=("getfd",)),
+    NastyProgram(
+        "garbage_frame.py",
+        ERROR,
+        "a frame of 4294967295 bytes",
+        needs=("getfd",),
+        name="test_huge_frame",
+    ),
     NastyProgram("kill_others.py", PASSED),
     expect_timeout("fork_storm.pl", compared=True),
     NastyProgram("storm_left.pl", PASSED, leftovers="perl", compared=True),
@@ -261,12 +269,19 @@ def filter_runnable(programs: Iterable[NastyProgram]) -> list[NastyProgram]:
     return [program for program in programs if all(_is_available(name) for name in program.needs)]
 
 
+#: Takes standard input of the parent process.
+_TAKE_DESCRIPTOR = """
+import ctypes, os
+call = ctypes.CDLL(None).syscall
+raise SystemExit(call(438, call(434, os.getppid(), 0), 0, 0) < 0)
+"""
 #: Shell commands that succeed if something is permitted.
 _PROBES = {
     "mount": "unshare --mount true",
     "pidns": "unshare --pid --fork true",
     "userns": "unshare --user --map-root-user true",
     "chattr": "t=$(mktemp) && chattr +i $t && chattr -i $t && rm $t",
+    "getfd": f"{sys.executable} -c '{_TAKE_DESCRIPTOR}'",
     "ptrace": "test $(id -u) = 0 || ! grep -q [123] /proc/sys/kernel/yama/ptrace_scope",
 }
 

@@ -6,7 +6,6 @@ and for the cause of death of a slot.  Must not depend on channels or trees of f
 
 import contextlib
 import gc
-import json
 import os
 import signal
 import socket
@@ -15,7 +14,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Deque, List, Optional, Tuple, Union
 
 from .. import command_lines
 from ..processes import process_tree
@@ -23,6 +22,7 @@ from ..protocol import verdict
 from ..protocol.frames import FrameDecoder, frame_message
 from ..protocol.model import Setup, Test
 from . import slot
+from .slot_messages import NO_TEST, SlotMessage, parse_slot_message
 
 #: Seconds after the end of timeout and grace at which a slot is killed: a slot that is stopped
 #: (SIGSTOP), one that uses no CPU time, and one that does (it may have to remove millions of
@@ -124,21 +124,6 @@ def _close_other_descriptors(kept: int) -> None:
                 os.close(descriptor)
 
 
-class SlotMessage(NamedTuple):
-    """One message from a slot."""
-
-    kind: str
-    test: Test
-    #: The fields after the kind; empty if the kind is ``done``.
-    values: Sequence[Any] = ()
-    #: The JSON of the Execution if the kind is ``done``.
-    row: bytes = b""
-
-
-#: The test of a message that concerns no single test.
-_NO_TEST = Test(-1, "")
-
-
 class SlotHandle:
     """One slot process and the tests that are assigned to it."""
 
@@ -159,6 +144,7 @@ class SlotHandle:
         self.has_retired = False
         self._grace = setup.grace
         self._kill_reason = ""
+        self._session_folder = os.path.dirname(base)
         #: CPU time of the slot in clock ticks, and the monotonic time at which it last changed.
         self._cpu_ticks = -1
         self._idle_since = 0.0
@@ -170,7 +156,8 @@ class SlotHandle:
             self.process: "Union[ForkedProcess, subprocess.Popen[bytes]]" = (
                 ForkedProcess(arguments, setup.root) if forked else _spawn_slot(arguments)
             )
-        self.socket.sendall(frame_message(setup))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # see ``assign``
+            self.socket.sendall(frame_message(setup))
 
     @property
     def load(self) -> float:
@@ -215,27 +202,41 @@ class SlotHandle:
             pass
 
     def read(self) -> Tuple[List[SlotMessage], bool]:
-        """Return the messages of the slot, and whether it is still alive."""
+        """Return the messages of the slot, and whether it is still alive.
+
+        A slot that sends anything else is killed: its test has written to its socket.
+        """
+        messages: List[SlotMessage] = []
         try:
             data = self.socket.recv(1 << 18)
         except (ConnectionResetError, BrokenPipeError):
             data = b""
-        messages = [self._parse_message(text) for text in self._frame_decoder.feed(data)]
-        return [message for message in messages if message], bool(data)
+        try:
+            for text in self._frame_decoder.feed(data):
+                message = self._handle_message(text)
+                if message is not None:
+                    messages.append(message)
+        except ValueError as error:
+            self._kill_reason = "it sent an invalid message (%s)" % error
+            self.process.kill()
+            return messages, False
+        return messages, bool(data)
 
-    def _parse_message(self, text: bytes) -> Optional[SlotMessage]:
+    def _handle_message(self, text: bytes) -> Optional[SlotMessage]:
+        """Return a message for the pool; None if there is nothing left to do about it."""
         self.active_since = time.monotonic()
         self._is_recall_pending = False
-        if text.startswith(b'["done",'):
+        running = self.assigned[0] if self.assigned else None
+        message = parse_slot_message(text, running, self._session_folder)
+        if message.kind == "done":
             self.finished_count += 1
-            return SlotMessage("done", self.assigned.popleft(), row=text[8:-1])
-        message: List[Any] = json.loads(text.decode("ascii"))
-        if message[0] == "retired":
+            self.assigned.popleft()
+        elif message.kind == "retired":
             self.has_retired = True
             return None
-        if message[0] in ("returned", "recalled"):
-            return self._remove_returned(message[0], message[1])
-        return SlotMessage(message[0], self.assigned[0], message[1:])
+        elif message.kind in ("returned", "recalled"):
+            return self._remove_returned(message.kind, message.values[0])
+        return message
 
     def _remove_returned(self, name: str, numbers: List[int]) -> Optional[SlotMessage]:
         """Remove tests that the slot has given back.
@@ -245,7 +246,7 @@ class SlotHandle:
         returned = [test for test in self.assigned if test.id in numbers]
         self.assigned = deque(test for test in self.assigned if test.id not in numbers)
         if name == "returned" and returned:
-            return SlotMessage(name, _NO_TEST, [numbers])
+            return SlotMessage(name, NO_TEST, [numbers])
         if name == "recalled":
             self.recalled += returned
         return None

@@ -19,7 +19,8 @@ from ..protocol.frames import encode_json
 from ..protocol.model import Execution, Problem, Setup, Test
 from . import resource_locks
 from .artifacts import ArtifactPiece, read_pieces
-from .slot_handle import SlotHandle, SlotMessage
+from .slot_handle import SlotHandle
+from .slot_messages import SlotMessage
 
 #: Maximum seconds of estimated work, and maximum number of tests, that a slot holds in advance.
 _MAX_QUEUED_SECONDS = 0.05

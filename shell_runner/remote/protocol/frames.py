@@ -27,6 +27,8 @@ MAX_FRAME_BYTES = 2 << 20
 #: Maximum bytes and values of one message of a host.  Two hundred thousand cases have half of
 #: that.  A host shortens longer results.
 MAX_MESSAGE_BYTES, MAX_MESSAGE_VALUES = 32 << 20, 3_000_000
+#: Maximum bytes of a frame on a slot's socket: a message, and what belongs to it.
+_MAX_SLOT_FRAME_BYTES = MAX_MESSAGE_BYTES + (1 << 20)
 #: Bytes and values that are left for the name of a message and the frame around it.
 _MESSAGE_OVERHEAD = 1024
 
@@ -148,18 +150,24 @@ def frame_encoded_message(text: bytes) -> bytes:
 
 
 class FrameDecoder:
-    """Splits the bytes of a slot's socket into frames."""
+    """Splits the bytes of a slot's socket into frames of limited size."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the frames that ``data`` completes, each without its length."""
+        """Yield the frames that ``data`` completes, each without its length.
+
+        Raises ValueError as soon as a frame is announced that is too long.
+        """
         buffer = self._buffer
         buffer += data
         start = 0
         while len(buffer) - start >= 4:
-            end = start + 4 + int(_LENGTH.unpack_from(buffer, start)[0])
+            length = int(_LENGTH.unpack_from(buffer, start)[0])
+            if length > _MAX_SLOT_FRAME_BYTES:
+                raise ValueError("a frame of %d bytes" % length)
+            end = start + 4 + length
             if end > len(buffer):
                 break
             yield bytes(buffer[start + 4 : end])

@@ -15,7 +15,7 @@ import pytest
 from shell_runner.remote.execution import slot_pool
 from shell_runner.remote.execution.artifacts import ArtifactPiece
 from shell_runner.remote.execution.resource_locks import SLOTS, HostResources, UnavailableResource
-from shell_runner.remote.execution.slot_handle import SlotMessage
+from shell_runner.remote.execution.slot_messages import SlotMessage
 from shell_runner.remote.execution.slot_pool import SlotPool, SlotStartError
 from shell_runner.remote.protocol.model import Execution, Problem, Setup, Test
 

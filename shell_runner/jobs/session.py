@@ -58,6 +58,8 @@ class HostSession:
         self.host = spec.id
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._bytes_received = self._bytes_processed = 0
+        #: Frames that were sent and not acknowledged; not every frame is.
+        self._unacknowledged_count = 0
         self._has_ended = threading.Event()
         #: The reason why this side has given the connection up; empty if it has not.
         self._give_up_reason = ""
@@ -134,6 +136,7 @@ class HostSession:
             if isinstance(content, tuple):
                 return content
             if content == [["received"]]:
+                self._accept_acknowledgment()
                 continue
             if len(content) != 1:
                 raise self.reject_response(f"{len(content)} responses to one request")
@@ -142,7 +145,15 @@ class HostSession:
                 raise HostError(self.host, to_single_line(" ".join(map(str, message[1:]))))
             return message
 
+    def _accept_acknowledgment(self) -> None:
+        """Accept one for each frame: a host must not prolong a request for ever."""
+        self._unacknowledged_count -= 1
+        if self._unacknowledged_count < 0:
+            self._give_up("sent more than was requested")
+            raise self._make_lost_error()
+
     def _send(self, frame: bytes) -> None:
+        self._unacknowledged_count += 1
         try:
             self._gateway.send(frame)
         except OSError as error:

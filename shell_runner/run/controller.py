@@ -31,14 +31,13 @@ from .events import (
     Waiting,
     describe_losses,
 )
+from .progress_clock import ProgressClock
 from .scheduler import Scheduler
 
 #: Seconds between two looks at tests that are held back for a faster host.
 _HOLD_BACK_POLL_INTERVAL = 0.1
 #: Seconds between two checks of the hosts' progress.
 _PROGRESS_CHECK_INTERVAL = 1.0
-#: Seconds after the longest timeout of its tests at which a host without progress is lost.
-_PROGRESS_GRACE = 90.0
 #: Maximum characters of output lines that wait to be shown; further lines are dropped.
 _MAX_WAITING_LINE_CHARS = 16 << 20
 
@@ -98,8 +97,7 @@ class RunController(threading.Thread):
         self._stopped = False
         #: Size of the lines that have arrived, and of those that the front end has shown.
         self._received_line_chars = self._shown_line_chars = 0
-        #: When each host last made progress with its tests.
-        self._progress_times: dict[str, float] = {}
+        self._progress_clocks: dict[str, ProgressClock] = {}
         self._next_check = 0.0
         #: Host, test and attempt of the ``running`` messages that have arrived.
         self._announced: set[tuple[Any, int, int]] = set()
@@ -152,17 +150,22 @@ class RunController(threading.Thread):
         return max(self._stuck_since + self._timeout - time.monotonic(), 0.0)
 
     def _drop_hosts_without_progress(self, now: float) -> None:
-        """Drop hosts that neither end their tests in time nor say what they wait for."""
+        """Drop hosts that neither start nor end their tests in time."""
         for host in list(self._hosts.values()):
             assigned = self._scheduler.assigned_tests(host.id) if self._is_current(host) else ()
+            clock = self._progress_clocks.setdefault(host.id, ProgressClock(now))
             if not assigned:
-                self._progress_times[host.id] = now
-                continue
-            limit = max(self._tests[number].timeout for number in assigned) + _PROGRESS_GRACE
-            if now - self._progress_times.setdefault(host.id, now) > limit:
-                error = HostError(host.id, f"no test has ended for {limit:g} s")
+                clock.note_progress(now)
+            longest = max((self._tests[number].timeout for number in assigned), default=0.0)
+            limit = clock.find_exceeded_limit(now, longest)
+            if limit is not None:
+                error = HostError(host.id, f"no test has started or ended for {limit:g} s")
                 host.drop(error)
                 self._lose(host, error)
+
+    def _note_progress(self, host: Host) -> None:
+        if host.id in self._progress_clocks:
+            self._progress_clocks[host.id].note_progress(time.monotonic())
 
     def _check_stuck(self, now: float) -> None:
         """Give up all tests when no host has had any of them for ``timeout`` seconds."""
@@ -196,7 +199,6 @@ class RunController(threading.Thread):
     def _handle_frame(self, host: Host, frame: bytes) -> None:
         if not self._is_current(host):
             return
-        self._progress_times[host.id] = time.monotonic()
         events: list[RunEvent] = []
         try:
             for message in host.unpack_messages(frame):
@@ -218,6 +220,8 @@ class RunController(threading.Thread):
                 raise ValueError("artifacts of an unknown test")
             if self._is_running_on(host, test) and attempt == self._tests[test].attempt:
                 self._receive_artifact(test, attempt, path, body)
+                if body:  # their number is limited
+                    self._note_progress(host)
         elif message[0] == "line":
             line = Line(int(message[1]), host.id, str(message[2]))
             waiting_chars = self._received_line_chars - self._shown_line_chars
@@ -231,6 +235,8 @@ class RunController(threading.Thread):
         elif message[0] == "returned":
             self._perform(self._scheduler.requeue(host.id, [int(each) for each in message[1]]))
         elif message[0] == "waiting":
+            if host.id in self._progress_clocks:
+                self._progress_clocks[host.id].note_waiting(time.monotonic())
             yield Waiting(host.id, _waiting_reason(message[1], to_single_line(str(message[2]))))
         elif message[0] == "error":
             self._lose(host, HostError(host.id, to_single_line(str(message[1]))))
@@ -245,6 +251,7 @@ class RunController(threading.Thread):
         if announcement in self._announced:
             raise ValueError("a second 'running' message for one attempt")
         self._announced.add(announcement)
+        self._note_progress(host)
         yield Running(test, host.id, slot)
 
     def _is_running_on(self, host: Host, test: int) -> bool:
@@ -256,6 +263,7 @@ class RunController(threading.Thread):
         is_expected = test is not None and self._is_running_on(host, test.id)
         if test is None or not is_expected or execution.attempt != test.attempt:
             return
+        self._note_progress(host)
         rerun = self._needs_rerun(execution)
         speed_factor = self._scheduler.speed_factor(host.id)
         self._scheduler.finish_test(host.id, test.id, execution.duration, rerun)

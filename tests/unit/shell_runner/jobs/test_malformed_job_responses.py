@@ -223,6 +223,15 @@ def test_a_flood_ends_the_host(client: JobClient, monkeypatch: pytest.MonkeyPatc
         client.get_job(ID)
 
 
+def test_signs_of_life_without_end_end_the_host(
+    client: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = wire.pack_messages([["received"]])
+    set_answers(monkeypatch, lambda name, arguments: [frame] * 100)
+    with pytest.raises(HostError, match="sent more than was requested"):
+        client.get_job(ID)
+
+
 def test_one_that_hangs_up_is_asked_again_a_few_times(
     client: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from shell_runner.config import Config, find_root, load_config
 from shell_runner.hosts import spec
 from shell_runner.hosts.fleet import HOST_TIMEOUT
 from shell_runner.remote.protocol.model import Setup
-from shell_runner.shipping.tree_scan import Selection
+from shell_runner.shipping.file_selection import Selection
 
 #: Upper limit of numbers of seconds and bytes; it excludes infinity.
 _MAX_NUMBER = 1e12

@@ -28,7 +28,7 @@ from shell_runner.run.events import (
 )
 from shell_runner.run.requirements import read_requirements
 from shell_runner.run.scheduler import Scheduler
-from shell_runner.shipping import tree_scan
+from shell_runner.shipping import file_selection, tree_scan
 from shell_runner.text import make_readable
 
 from . import markers, progress_line, pytest_internals, reports, reruns
@@ -43,8 +43,6 @@ from .run_services import EXIT_HOSTS_LOST, RunServices
 _TICK_INTERVAL = 0.1
 #: Seconds between two updates of the progress line while hosts are opened.
 _PROGRESS_INTERVAL = 0.5
-#: Maximum number of paths that are named as not shipped; the others are counted.
-_MAX_LISTED_PATHS = 3
 
 
 class RemoteRun:
@@ -195,11 +193,11 @@ class RemoteRun:
             raise pytest.UsageError(str(error)) from error
         finally:
             line.end()
-        if tree.skipped and not terminal.is_quiet:
-            shown = "; ".join(make_readable(each) for each in tree.skipped[:_MAX_LISTED_PATHS])
-            more = len(tree.skipped) - _MAX_LISTED_PATHS
-            shown += f"; and {more} more" if more > 0 else ""
-            terminal.write_line(f"nosejobs: not shipped: {shown} (ini nosejobs_ship sends it)")
+        left_out: list[str] = []
+        if not terminal.is_quiet:
+            paths = [entry.path for entry in tree.entries]
+            left_out = file_selection.list_left_out(options.root, paths, options.selection)
+        terminal.show_not_shipped(tree.skipped, left_out)
         return tree
 
     def _wait_for_hosts(self) -> list[Event]:

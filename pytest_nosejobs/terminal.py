@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shell_runner.shipping import file_selection
+from shell_runner.shipping.file_selection import SECRET_REASON
 from shell_runner.text import make_readable, shorten_list
 
 from . import pytest_internals
@@ -34,6 +36,10 @@ _WAITING_MESSAGE_INTERVAL = 29.0
 _MAX_LISTED_FILES = 5
 
 _VIEW_PLUGIN = "nosejobs-view"
+
+#: Maximum number of paths that are named as not shipped, by verbosity; the others are counted.
+#: With ``-vv`` all are named.
+_MAX_LISTED_PATHS = {0: 3, 1: 100}
 
 
 def get_verbosity(config: pytest.Config) -> int:
@@ -103,6 +109,26 @@ class Terminal:
         if not self.is_quiet:
             for host in hosts:
                 self.write_line(f"nosejobs: {_describe_host(host)}")
+
+    def show_not_shipped(self, skipped: Sequence[str], left_out: Sequence[str]) -> None:
+        """Show the files of the tree that hosts do not get, and how to send them.
+
+        ``skipped``: files that are part of the tree, each with the reason.  Tests can lack secrets,
+        so those are shown even if pytest is quiet.  ``left_out``: what the rules leave out.
+        """
+        verbosity = max(get_verbosity(self._config), 0)
+        limit = _MAX_LISTED_PATHS.get(verbosity, len(skipped) + len(left_out))
+        if self.is_quiet:
+            skipped = [each for each in skipped if each.endswith(SECRET_REASON)]
+        if skipped:
+            shown = "; ".join(make_readable(each) for each in shorten_list(skipped, limit))
+            self.write_line(f"nosejobs: not shipped: {shown} (ini nosejobs_ship sends it)")
+        if left_out:
+            text = file_selection.describe_left_out(left_out, limit)
+            pattern = file_selection.suggest_pattern(left_out)
+            self.write_line(
+                f"nosejobs: not shipped: {text} (ini nosejobs_ship = {pattern} sends it)"
+            )
 
     def make_progress_line(self) -> ProgressLine:
         """Return a new progress line."""

@@ -17,8 +17,9 @@ from ..hosts.spec import HostSpec
 from ..remote import formats
 from ..remote.archives.extract import BadArchive, check_archive, extract_archive
 from ..remote.protocol.job import ARCHIVE, TREE, Content, JobTest, NewJob
-from ..shipping import tree_scan, upload
-from ..shipping.tree_scan import Selection, SourceTree
+from ..shipping import file_selection, tree_scan, upload
+from ..shipping.file_selection import Selection
+from ..shipping.tree_scan import SourceTree
 from ..text import shorten_list, strip_control_chars
 from .client import make_job
 from .jobfile import JobDescription
@@ -71,7 +72,22 @@ def prepare_submission(description: JobDescription, spec: HostSpec, id: str) -> 
     )
     trees = tuple(tree for tree in (build, tests) if tree is not None)
     skipped = [reason for tree in trees for reason in tree.skipped]
-    return Submission(job, trees, tuple(shorten_list(skipped, _MAX_LISTED)))
+    notes = [*shorten_list(skipped, _MAX_LISTED), *_describe_left_out(description, tests)]
+    return Submission(job, trees, tuple(notes))
+
+
+def _describe_left_out(description: JobDescription, tests: SourceTree | None) -> list[str]:
+    """Return a line about the files of the tests that the rules leave out, if there are any."""
+    if tests is None or not description.tests.is_dir():
+        return []
+    selection = Selection(description.include, description.exclude)
+    paths = [entry.path for entry in tests.entries]
+    left_out = file_selection.list_left_out(description.tests, paths, selection)
+    if not left_out:
+        return []
+    hint = file_selection.suggest_pattern(left_out)
+    text = file_selection.describe_left_out(left_out, _MAX_LISTED)
+    return [f'{text}; include = ["{hint}"] sends it']
 
 
 def _plan_tests(description: JobDescription, spec: HostSpec) -> Plan:

@@ -1,38 +1,34 @@
 """The files of a tree that go to a host, and their digests.
 
-Owns the selection (what git tracks or would track, patterns of the user, secrets) and the order of
-the entries.  Must not know hosts, nor how files are sent.
+Owns the entries of a tree and their order; ``file_selection`` chooses the paths.  Must not know
+hosts, nor how files are sent.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import errno
-import fnmatch
 import hashlib
-import itertools
 import os
-import re
 import stat
-import subprocess
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..remote.files.copy_tree import IGNORED_FOLDERS
 from ..remote.files.manifest import FILE, LINK, BadManifestEntry, ManifestEntry, validate_entry
-from ..remote.files.path_limits import MAX_PATH_COMPONENTS, describe_path_excess
+from ..remote.files.path_limits import describe_path_excess
 from . import scan_cache
+from .file_selection import (
+    RULES_ONLY,
+    SECRET_REASON,
+    Selection,
+    is_secret,
+    select_paths,
+    walk_files,
+)
 
-#: Never shipped unless a pattern of the user names them.
-SECRET_PATTERNS = (
-    ".env", ".env.*", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",
-    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", ".pgpass", ".htpasswd",
-    ".npmrc", ".pypirc", "credentials", "credentials.json", ".git-credentials", "*.kdbx",
-    "*.gpg", "*.asc",
-)  # fmt: skip
 #: Bytes from which on a file is hashed in a thread of its own.
 _LARGE_FILE_SIZE = 1 << 20
 #: Bytes of a file that is read at once.
@@ -46,14 +42,6 @@ Progress = Callable[[int, int], None]
 
 def ignore_progress(done: int, total: int) -> None:
     """Do nothing: the default of a ``progress`` parameter."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Patterns of the user, beyond the rules; they read like those of .gitignore."""
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,29 +62,20 @@ class SourceTree:
 def scan(
     root: Path,
     tests: Iterable[str],
-    selection: Selection = Selection(),
+    selection: Selection = RULES_ONLY,
     progress: Progress = ignore_progress,
     all_files: bool = False,
 ) -> SourceTree:
     """Return the tree at ``root`` as it is shipped.
 
-    ``tests`` are relative paths that are shipped in any case.  With ``whole`` it is not a source
-    tree: neither git nor the usual ignored folders are considered.  Raises :exc:`UsageError` for a
-    file that cannot be read.
+    ``tests`` are relative paths that are shipped in any case.  With ``all_files`` it is not a
+    source tree: neither git nor the usual ignored folders are considered.  Raises
+    :exc:`UsageError` for a file that cannot be read.
     """
-    listed = None if all_files else _list_git_files(root)
-    paths = set(_walk(root, () if all_files else IGNORED_FOLDERS) if listed is None else listed)
-    named = set(_find_included(root, selection.include))
-    is_secret, is_excluded = (
-        _make_matcher(SECRET_PATTERNS, re.IGNORECASE),
-        _make_matcher(selection.exclude),
-    )
-    secrets = {path for path in paths - named if is_secret(path)}
-    wanted = (paths | named) - secrets
-    wanted = {path for path in wanted if not is_excluded(path)} | set(tests)
-    found = _read_entries(root, sorted(wanted), named, progress)
+    selected = select_paths(root, tests, selection, all_files)
+    found = _read_entries(root, sorted(selected.wanted), selected.named, progress)
     entries = tuple(each for each in found if isinstance(each, ManifestEntry))
-    left = [f"{path}: looks like a secret" for path in sorted(secrets)]
+    left = [f"{path}: {SECRET_REASON}" for path in sorted(selected.secrets)]
     return SourceTree(root, entries, (*left, *(each for each in found if isinstance(each, str))))
 
 
@@ -110,7 +89,9 @@ def scan_all(root: Path) -> SourceTree:
     prefix = os.path.join(root, "")
     return SourceTree(
         root,
-        tuple(validate_entry(_read_entry(prefix + path, path)) for path in sorted(_walk(root, ()))),
+        tuple(
+            validate_entry(_read_entry(prefix + path, path)) for path in sorted(walk_files(root))
+        ),
     )
 
 
@@ -143,66 +124,6 @@ def scan_archive(path: Path) -> SourceTree:
     return SourceTree(
         path.parent, (validate_entry(ManifestEntry(path.name, FILE, 0o644, digest, size)),)
     )
-
-
-def _list_git_files(root: Path) -> list[str] | None:
-    """Return the paths that git tracks or would track below ``root``; None if git cannot tell."""
-    command = ["git", "-C", os.fspath(root), "ls-files", "-z", "-co", "--exclude-standard"]
-    try:
-        done = subprocess.run(command, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-
-
-def _walk(root: Path, ignored: Container[str] = IGNORED_FOLDERS) -> Iterator[str]:
-    start = len(os.path.join(root, ""))
-    """Yield the paths of files and links; a folder with a path over a limit counts as a file."""
-    unread: list[OSError] = []
-    for folder, folders, files in os.walk(root, onerror=unread.append):
-        folders[:] = [name for name in folders if name not in ignored]
-        if folder.count("/", start) + 1 >= MAX_PATH_COMPONENTS:
-            files += folders
-            folders.clear()
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for name in [*files, *links]:
-            yield os.path.join(folder, name)[start:]
-    yield from (os.fspath(error.filename)[start:] for error in unread if error.filename != root)
-
-
-def _find_included(root: Path, patterns: Sequence[str]) -> Iterator[str]:
-    """Yield the paths that the user names, also those in folders that are ignored otherwise."""
-    if patterns:
-        is_included = _make_matcher(patterns)
-        yield from (path for path in _walk(root, (".git",)) if is_included(path))
-
-
-def _make_matcher(patterns: Sequence[str], flags: int = 0) -> Callable[[str], bool]:
-    """Return a predicate: does a path match one of the patterns, which are like .gitignore's?
-
-    A pattern without a slash, except a trailing one, applies to any part of the path; another
-    pattern applies to the path from the root on, or to a folder that contains it.
-    """
-    plain = [pattern.removesuffix("/") for pattern in patterns if "/" not in pattern[:-1]]
-    rooted = [pattern.removeprefix("./").strip("/") for pattern in patterns if "/" in pattern[:-1]]
-    is_part, is_path = _compile_patterns(plain, flags), _compile_patterns(rooted, flags)
-
-    def matches(path: str) -> bool:
-        parts = path.split("/")
-        return any(map(is_part, parts)) or (
-            bool(rooted) and any(map(is_path, _leading_paths(parts)))
-        )
-
-    return matches if patterns else lambda path: False
-
-
-def _leading_paths(parts: Sequence[str]) -> Iterator[str]:
-    """Yield ``a``, ``a/b``, ``a/b/c``."""
-    return itertools.accumulate(parts, "{}/{}".format)
-
-
-def _compile_patterns(patterns: Sequence[str], flags: int) -> Callable[[str], re.Match[str] | None]:
-    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)", flags).match
 
 
 #: A link, the reason why a file is not shipped, None for what is not a file, or a file's ``stat``.
@@ -270,8 +191,8 @@ def _examine(root: Path, full: str, path: str, named: bool) -> _Examined:
             found = os.stat(full)
             if stat.S_ISDIR(found.st_mode):
                 return f"{path}: a link to a folder outside of the tree"
-            if not named and _make_matcher(SECRET_PATTERNS, re.IGNORECASE)(os.path.realpath(full)):
-                return f"{path}: a link to what looks like a secret"
+            if not named and is_secret(os.path.realpath(full)):
+                return f"{path}: a link to what {SECRET_REASON}"
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 
 from tests.acceptance.pytest_nosejobs.conftest import Project
 from tests.helpers.sshd import Sshd
@@ -60,3 +61,36 @@ def test_what_takes_long_is_told_a_line_at_a_time(project: Project, sshd: Sshd) 
     )
     assert done.ret == 0
     assert "nosejobs" not in project.run("-q", f"--nosejobs={sshd.spec(slots=1)}").stdout.str()
+
+
+def test_the_header_names_what_is_not_shipped(project: Project, sshd: Sshd) -> None:
+    spec = f"--nosejobs={sshd.spec(slots=1)}"
+    subprocess.run(["git", "init", "-q", project.root], check=True)
+    project.ini("nosejobs_ship_not = runpytest-*")
+    project.file(".gitignore", "build\n*.o\n.cache\n")
+    project.add("test_app.sh", "test -e build/app || exit 77")
+    for name in ("build/app", "build/node_modules/x", "a.o", *(f"{n}.pem" for n in range(5))):
+        project.file(name, "")
+    keys = [f"{number}.pem: looks like a secret" for number in range(5)]
+    secrets = (
+        f"nosejobs: not shipped: {'; '.join(keys[:3])}; and 2 more (ini nosejobs_ship sends it)"
+    )
+    built = "not shipped: what git ignores (a.o, build/) (ini nosejobs_ship = built sends it)"
+    done = project.run(spec)
+    assert secrets in done.outlines
+    assert f"nosejobs: {built}" in done.outlines
+    done.assert_outcomes(skipped=1)
+    quiet = project.run("-q", spec)
+    assert secrets in quiet.outlines
+    assert built not in quiet.stdout.str()
+    for option in ("-v", "-vv"):
+        text = project.run(option, spec).stdout.str()
+        assert all(key in text for key in keys)
+        assert "more" not in text
+    project.ini("nosejobs_ship = built\nnosejobs_ship_not = *.pem runpytest-*")
+    done = project.run(spec)
+    done.assert_outcomes(passed=1)
+    assert "looks like" not in done.stdout.str()
+    done.stdout.fnmatch_lines(
+        ["nosejobs: not shipped: 1 folder node_modules (ini nosejobs_ship = node_modules sends it)"]
+    )

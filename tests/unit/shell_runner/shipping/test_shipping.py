@@ -11,7 +11,8 @@ from shell_runner.errors import UsageError
 from shell_runner.remote.files.blob_store import BlobStore
 from shell_runner.remote.files.manifest import FILE, LINK, ManifestEntry
 from shell_runner.remote.protocol import compression, frames
-from shell_runner.shipping.tree_scan import Selection, SourceTree, scan
+from shell_runner.shipping.file_selection import Selection
+from shell_runner.shipping.tree_scan import SourceTree, scan
 from shell_runner.shipping.upload import ship
 from tests.helpers.single_host_run import write_program
 

@@ -83,16 +83,35 @@ def _last_execution(package: Package) -> tuple[int, Execution]:
     return attempt, execution
 
 
+def find_lost_output(package: Package) -> str:
+    """Return why the output of a build command that passed is missing; empty: it is not lost.
+
+    A host names each file that it is about to keep.  If it has not kept the output, because its
+    disk was full or failed, the build has no verdict.
+    """
+    attempt, execution = _last_execution(package)
+    is_named = any(name == _OUTPUT for name, _ in execution.artifacts)
+    if not is_named or _output_member(attempt) in package.list_members():
+        return ""
+    return "the host has lost the output of the build command; see log.txt, and its free disk space"
+
+
+def _output_member(attempt: int) -> str:
+    return f"artifacts/{paths.outputs_name(0, attempt)}/{_OUTPUT}"
+
+
 def store_artifact(package: Package, build: BuildConfig, blobs: BlobStore) -> Blob:
     """Store the output of a build job as a tar; the same files make the same bytes.
 
     Raises BuildFailed if the output is missing, empty, too large or not a valid tar.
     """
-    member = f"artifacts/{paths.outputs_name(0, _last_execution(package)[0])}/{_OUTPUT}"
+    attempt, execution = _last_execution(package)
+    member = _output_member(attempt)
     if member not in package.list_members():
-        raise BuildFailed(
-            f"{build.output} is larger than {MAX_ARTIFACT_BYTES} bytes, so it was not sent"
-        )
+        reason = f"{build.output} was removed before it was sent"
+        if execution.artifacts_omitted:
+            reason = f"{build.output} is larger than {MAX_ARTIFACT_BYTES} bytes, so it was not sent"
+        raise BuildFailed(find_lost_output(package) or reason)
     blobs.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=blobs.folder) as name,

@@ -16,6 +16,7 @@ from shell_runner.errors import HostError
 from shell_runner.remote.jobs.result_package_reader import Package
 
 from .. import model
+from ..builds import build_artifact
 from ..builds.blob_store import BlobStore
 from ..store import Store, changes, durations, results, stage_runs
 from ..store import builds as build_rows
@@ -44,6 +45,8 @@ class ResultRecorder:
         with package_rows.open_verified(package, job.host, job.id) as opened:
             self._check(job, opened)
             found = package_rows.read_rows(opened, job.id)
+            if self._is_build(job):
+                _mark_lost_output(found, opened)
         blob = self._blobs.take(package)
         entry = results.PackageInfo(blob.digest, found.end_reason, self._clock(), found.detail)
         with self._store.write() as connection:
@@ -52,6 +55,11 @@ class ResultRecorder:
             )
             if outcome is results.HarvestOutcome.NEW and found.durations:
                 _record_durations(connection, job, found.durations)
+
+    def _is_build(self, job: model.Job) -> bool:
+        with self._store.read() as connection:
+            run = stage_runs.get(connection, job.stage_run)
+        return run is not None and run.stage == model.BUILD
 
     def _check(self, job: model.Job, package: Package) -> None:
         """Raise HostError if the package is about other tests or another build than the job."""
@@ -64,6 +72,18 @@ class ResultRecorder:
         if expected and expected != job_fingerprint(*contents, nodeids):
             reason = f"the package of job {job.id} is about other tests, or another build"
             raise HostError(job.host, reason, "check the host; nothing was acknowledged")
+
+
+def _mark_lost_output(rows: package_rows.PackageRows, package: Package) -> None:
+    """Turn a build that passed and whose output the host has lost into an infrastructure error."""
+    reason = build_artifact.find_lost_output(package)
+    if reason:
+        rows.results = [
+            row._replace(outcome="error", message=reason, infrastructure=True)
+            if row.outcome == "passed"
+            else row
+            for row in rows.results
+        ]
 
 
 def _record_durations(connection: Connection, job: model.Job, seconds: dict[str, float]) -> None:

@@ -85,9 +85,13 @@ class ArtifactWriter:
         target = os.path.join(self._folder(test.id, test.attempt), piece.path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         flags |= os.O_APPEND if target in self._begun else os.O_TRUNC
-        try:
+
+        def create() -> int:
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            descriptor = os.open(target, flags, 0o600)
+            return os.open(target, flags, 0o600)
+
+        try:
+            descriptor = self._await_room(create)
         except OSError as error:
             self._note_failure(target, error)
             return
@@ -100,14 +104,25 @@ class ArtifactWriter:
             os.close(descriptor)
 
     def _append(self, descriptor: int, data: bytes) -> None:
-        """Write all of ``data``; wait for a full disk, as for rows, unless the job is to end."""
+        """Write all of ``data``, or nothing of it."""
         size = os.fstat(descriptor).st_size
-        while True:
+
+        def append() -> int:
             try:
                 write_all(descriptor, data)
-                return
-            except OSError as error:
+            except OSError:
                 os.ftruncate(descriptor, size)
+                raise
+            return size + len(data)
+
+        self._await_room(append)
+
+    def _await_room(self, write: Callable[[], int]) -> int:
+        """Return ``write()``; repeat it while the disk is full, unless the job is to end."""
+        while True:
+            try:
+                return write()
+            except OSError as error:
                 if error.errno not in filesystem_errors.FULL_DISK_ERRNOS or self._is_stopped():
                     raise
                 time.sleep(_FULL_DISK_RETRY_DELAY)

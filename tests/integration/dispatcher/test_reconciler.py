@@ -50,6 +50,7 @@ from dispatcher.store import (
 )
 from dispatcher.store.api_queries import BuildDetail
 from shell_runner.errors import HostError
+from shell_runner.remote.protocol.model import Execution
 from tests.helpers import job_hosts, package_factories
 from tests.helpers.running_dispatcher import BUILD, stage_toml
 
@@ -301,6 +302,31 @@ def test_a_tag_that_changes_nothing_else_is_remembered(dispatcher: SteppedDispat
     dispatcher.reconciler.step()
     dispatcher.reconciler.step()
     assert [tag.stage for tag in dispatcher.build_detail().tags] == ["smoke"]
+
+
+def test_a_build_whose_output_the_host_has_lost_runs_again_and_has_no_verdict(
+    dispatcher: SteppedDispatcher,
+) -> None:
+    dispatcher.poll_and_step()
+    (job,) = dispatcher.planned_jobs()
+    new, _ = dispatcher.builder.prepare(job)
+    execution = Execution(0, exit_status=0, artifacts=(("output.tar", 9),))
+    path = package_factories.write_package(
+        dispatcher.folder / "p.zip", job.id, new.cases, [(0, 1, execution)],
+        content=new.tests, build=new.build,
+    )  # fmt: skip
+    dispatcher.recorder.record(job, path)
+    with dispatcher.store.read() as connection:
+        (row,) = results.list_by_job(connection, job.id)
+    assert (row.outcome, row.infrastructure) == ("error", True)
+    assert row.message.startswith("the host has lost the output of the build command")
+    dispatcher.reconciler.step()
+    (again,) = dispatcher.planned_jobs()
+    assert (again.attempt, again.host) == (2, "h2")
+    assert dispatcher.build_detail().view.build.state is BuildState.BUILDING
+    dispatcher.complete_job(again)
+    dispatcher.reconciler.step()
+    assert dispatcher.build_detail().view.build.state is BuildState.BUILT
 
 
 def test_a_stage_run_shows_why_its_job_waits(dispatcher: SteppedDispatcher) -> None:

@@ -4,21 +4,29 @@ import os
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dispatcher.builds import checkout_reader
 from dispatcher.builds.blob_store import BlobStore
-from dispatcher.builds.build_artifact import BuildFailed, build_test, failure_reason, store_artifact
+from dispatcher.builds.build_artifact import (
+    BuildFailed,
+    build_test,
+    failure_reason,
+    find_lost_output,
+    store_artifact,
+)
 from dispatcher.builds.checkout_cache import scan_folder
 from dispatcher.builds.checkout_reader import examine, stage_tests
 from dispatcher.configuration.pipeline import BuildConfig, Stage
 from dispatcher.hosts import package_rows
-from shell_runner.errors import UsageError
+from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import Execution
 from shell_runner.shipping import upload
 from tests.helpers import job_hosts, package_factories
+from tests.helpers.small_filesystem import SmallFilesystem
 
 JOB = "00000000-0000-4000-8000-000000000001"
 FULL = BuildConfig("make", "dist", inputs=("src/**",))
@@ -192,10 +200,12 @@ def test_without_output_there_is_a_status_that_says_why(
 # -- artifacts ------------------------------------------------------------------------
 
 
-def kept(folder: Path, data: bytes | None, exit: int = 0) -> tuple[BlobStore, package_rows.Package]:
+def kept(
+    folder: Path, data: bytes | None, exit: int = 0, **facts: Any
+) -> tuple[BlobStore, package_rows.Package]:
     blobs = BlobStore(folder / "blobs")
     members = {} if data is None else {"artifacts/0/output.tar": data}
-    rows = [(0, 1, Execution(0, exit_status=exit))]
+    rows = [(0, 1, Execution(0, exit_status=exit, **facts))]
     test: list[JobTest] = [build_test(FULL)]
     path = package_factories.write_package(folder / "p.zip", JOB, test, rows, members)
     return blobs, package_rows.open_package(str(path))
@@ -217,7 +227,7 @@ def test_the_same_files_make_the_same_artifact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (None, "dist is larger than .*, so it was not sent"),
+        (None, "dist was removed before it was sent"),
         (package_factories.make_tar({}), "dist is empty"),
         (package_factories.make_tar({"../x": b""}), "dist cannot be stored: .*x"),
         (b"no tar", "dist cannot be stored: dist is not a zip or tar archive"),
@@ -230,6 +240,53 @@ def test_what_cannot_be_an_artifact_is_the_builds_failure(
     with package, pytest.raises(BuildFailed, match=words):
         store_artifact(package, FULL, blobs)
     assert list(blobs.folder.glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "lost", "words"),
+    [
+        # Too large for the host's limit: that is the tree's fault.
+        ({"artifacts_omitted": 1}, False, "dist is larger than .* bytes, so it was not sent"),
+        # Named and not there: the host has lost it.
+        ({"artifacts": (("output.tar", 7),)}, True, "the host has lost the output"),
+        ({"artifacts": (("output.tar", 7),), "artifacts_omitted": 1}, True, "the host has lost"),
+        ({"artifacts": (("other", 7),)}, False, "dist was removed before it was sent"),
+    ],
+)
+def test_an_output_that_is_missing_is_explained_by_what_the_host_has_named(
+    tmp_path: Path, facts: dict[str, Any], lost: bool, words: str
+) -> None:
+    blobs, package = kept(tmp_path, None, **facts)
+    with package:
+        assert bool(find_lost_output(package)) is lost
+        with pytest.raises(BuildFailed, match=words):
+            store_artifact(package, FULL, blobs)
+
+
+def test_a_full_disk_is_no_failure_of_the_build(tmp_path: Path) -> None:
+    data = package_factories.make_tar({"x": os.urandom(2 << 20)})
+    blobs, package = kept(tmp_path, data)
+    blobs.folder.mkdir()
+    disk = SmallFilesystem(blobs.folder, "8m")
+    disk.mount()
+    try:
+        for leave in (0, 1 << 20, 3 << 20, 5 << 20):
+            disk.fill(leave)
+            with pytest.raises((OSError, NosejobsError), match=r"No space left") as error:
+                store_artifact(package, FULL, blobs)
+            assert not isinstance(error.value, BuildFailed)
+            disk.clear()
+        with package:
+            assert blobs.has(store_artifact(package, FULL, blobs).digest)
+    finally:
+        disk.unmount()
+
+
+def test_an_output_that_came_is_not_lost(tmp_path: Path) -> None:
+    data = package_factories.make_tar({"x": b"1"})
+    _, package = kept(tmp_path, data, artifacts=(("output.tar", len(data)),))
+    with package:
+        assert find_lost_output(package) == ""
 
 
 def test_a_command_that_left_nothing_is_told_from_one_that_failed(tmp_path: Path) -> None:

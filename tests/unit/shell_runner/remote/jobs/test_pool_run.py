@@ -1,6 +1,8 @@
 """Tests of how the run of a job's tests handles the reports of its slot pool."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +284,25 @@ def test_no_link_is_written_through(run: Run) -> None:
     piece(run, "link", b"x")
     assert not (run.folder / "target").exists()
     assert run.notes[0].startswith("artifact link: ")
+
+
+@pytest.mark.parametrize("call", ["makedirs", "open", "write"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_an_artifact_waits_for_room_whichever_call_finds_the_disk_full(
+    run: Run, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    monkeypatch.setattr(pool_run, "_FULL_DISK_RETRY_DELAY", 0.0)
+    failures = [OSError(code, os.strerror(code)) for _ in range(3)]
+    original = getattr(os, call)
+
+    def fail(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(os, call, fail)
+    piece(run, "a/b", b"one", is_last=False)
+    piece(run, "a/b", b"two")
+    assert not failures
+    assert (run.folder / "0.1/a/b").read_bytes() == b"onetwo"
+    assert run.notes == []

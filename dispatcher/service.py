@@ -217,7 +217,9 @@ def _lock_data_folder(settings: Settings) -> int:
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
+        message = f"cannot use the data folder {settings.data}: {error.strerror}"
+        hint = "create a folder that this user can write, or set another in [dispatcher] data"
+        raise UsageError(f"{message}\n  try: {hint}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -49,7 +49,15 @@ class CommandGroup(SuggestingGroup):
         try:
             return super().invoke(ctx)
         except (NosejobsError, OSError) as error:
-            raise CliError(str(error)) from error
+            raise CliError(_describe_error(error)) from error
+
+
+def _describe_error(error: Exception) -> str:
+    """Return the message of an error, with the files of an OSError but without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    files = " -> ".join(str(each) for each in (error.filename, error.filename2) if each is not None)
+    return f"{files}: {error.strerror}" if files else error.strerror
 
 
 def print_message(message: str) -> None:

@@ -5,11 +5,13 @@ The file contains the modules of ``remote/`` and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
 from pathlib import Path
 
+from ..errors import UsageError
 from ..remote import command_lines
 from . import host_code
 
@@ -52,11 +54,18 @@ def _add_file(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def write(path: Path) -> None:
-    """Write the zipapp to ``path``, executable; a failure leaves ``path`` unchanged."""
+    """Write the zipapp to ``path``, executable; a failure leaves ``path`` unchanged.
+
+    Raises :exc:`UsageError` if it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(zipapp())
         temporary.chmod(0o755)
         os.replace(temporary, path)
+    except OSError as error:
+        message = f"cannot write the agent to {path}: {error.strerror}"
+        raise UsageError(f"{message}\n  try: a file in an existing folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

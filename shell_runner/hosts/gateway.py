@@ -51,12 +51,27 @@ _CAUSES_OF_SSH: tuple[tuple[str, str, str], ...] = (
     (r"nosejobs-needs-python: (.*)", "Python >= 3.8 is needed, {0}", "//python=python3.x"),
     (r"nosejobs-no-ssh: (.*)", "cannot start ssh: {0}", "install an ssh client"),
     (
+        r"(?m)^Can't open user config file (.*): ([^:\n]+)$",
+        "cannot read the ssh configuration {0}: {1}",
+        "//ssh_config=FILE in the host's spec, with the path of an existing file",
+    ),
+    (
+        r"(?m)^(.+: line \d+: Bad configuration option: .*)$",
+        "invalid ssh configuration: {0}",
+        "correct the file",
+    ),
+    (
+        r"(?m)^(?!nosejobs-)(.+)\n.*\bUNKNOWN port 65535\b",
+        "the ProxyCommand or ProxyJump of ssh failed: {0}",
+        "check it in your ssh configuration",
+    ),
+    (
         r"(?:bash|sh|zsh|dash|ksh|fish)[^\n]*?:? ?([^\s:]+): (?:command )?not found",
         "{0} not found on the host",
         "//python=/path/to/python3 in the host's spec, or install python3 there",
     ),
     (
-        r"[‘'`\"]?([^\s:‘’'`\"]+)[’'\"]?: No such file or directory",
+        r"(?m)^(?!Warning: ).*?[‘'`\"]?([^\s:‘’'`\"]+)[’'\"]?: No such file or directory",
         "{0} not found on the host",
         "//python=/path/to/python3 in the host's spec",
     ),

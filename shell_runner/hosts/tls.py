@@ -62,6 +62,8 @@ def connect(settings: Mapping[str, Any], bootstrap: str) -> TlsTransport:
     try:
         context = make_client_context(target.credentials)
     except CannotConnect as error:
+        if not target.listen:
+            _check_name(target)  # a misspelled host is likelier than missing credentials
         # A user without any credentials probably meant ssh.
         raise CannotConnect(error.cause, f"{error.hint}; or use ssh={target.address}") from error
     deadline = time.monotonic() + (LISTEN_TIMEOUT if target.listen else CONNECT_TIMEOUT)
@@ -192,9 +194,7 @@ def _open_socket(target: _AgentTarget, deadline: float) -> socket.socket:
     try:
         return socket.create_connection((target.address, target.port), left)
     except (socket.gaierror, UnicodeError) as error:
-        cause = f"the name {target.address} is unknown ({_error_text(error)})"
-        hint = f"check the spelling, or agent=ADDRESS//name={target.name}"
-        raise CannotConnect(cause, hint) from error
+        raise _explain_unknown_name(error, target) from error
     except TimeoutError as error:
         cause = f"no answer from {target.location} within {CONNECT_TIMEOUT:g} s"
         hint = f"is the host up, and the port open in its firewall? {target.start_hint()}"
@@ -202,6 +202,19 @@ def _open_socket(target: _AgentTarget, deadline: float) -> socket.socket:
     except OSError as error:
         cause = f"no agent at {target.location} ({_error_text(error)})"
         raise CannotConnect(cause, target.start_hint()) from error
+
+
+def _check_name(target: _AgentTarget) -> None:
+    """Raise :exc:`CannotConnect` if the address of the agent cannot be resolved."""
+    try:
+        socket.getaddrinfo(target.address, target.port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise _explain_unknown_name(error, target) from error
+
+
+def _explain_unknown_name(error: OSError | UnicodeError, target: _AgentTarget) -> CannotConnect:
+    cause = f"the name {target.address} is unknown ({_error_text(error)})"
+    return CannotConnect(cause, f"check the spelling, or agent=ADDRESS//name={target.name}")
 
 
 def _error_text(error: OSError | UnicodeError) -> str:

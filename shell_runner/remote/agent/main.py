@@ -9,6 +9,7 @@ are authenticated and served.
 
 import argparse
 import asyncio
+import errno
 import getpass
 import os
 import shlex
@@ -49,6 +50,10 @@ WantedBy=multi-user.target
 
 class _UnknownListenAddress(Exception):
     """An error: the host of --listen, its argument, cannot be resolved."""
+
+
+class _CannotListen(Exception):
+    """An error: the address of --listen is in use or not allowed."""
 
 
 def parse_address(text: str, default_port: int, default_host: str = "") -> Tuple[str, int]:
@@ -193,10 +198,26 @@ def _open_listening_socket(options: AgentOptions) -> socket.socket:
         listener.bind((options.host, options.port))
         listener.listen(_LISTEN_BACKLOG)
         listener.setblocking(False)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise _CannotListen(_explain_listen_error(error, options)) from error
     return listener
+
+
+def _explain_listen_error(error: OSError, options: AgentOptions) -> str:
+    address = PeerAddress(options.host, str(options.port))
+    hint = "choose another address or port with --listen ADDR:PORT"
+    if error.errno == errno.EADDRINUSE:
+        hint = "is another agent running? stop it, or " + hint
+    return "cannot listen on %s: %s; %s" % (address, error.strerror, hint)
+
+
+def _describe_error(error: Exception) -> str:
+    """Return the message of an error, with the file of an OSError but without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        path = "%s: " % error.filename if error.filename else ""
+        return path + error.strerror
+    return str(error)
 
 
 def _is_ip_address(host: str, family: int) -> bool:
@@ -209,9 +230,12 @@ def _is_ip_address(host: str, family: int) -> bool:
 
 def _write_port(path: str, port: int) -> None:
     temporary = "%s.%d" % (path, os.getpid())
-    with open(temporary, "w") as file:
-        file.write("%d\n" % port)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w") as file:
+            file.write("%d\n" % port)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _create_worker_supervisor() -> Optional[WorkerSupervisor]:
@@ -276,7 +300,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     except _UnknownListenAddress as error:
         message = "argument --listen: cannot resolve %s; must be ADDR:PORT, such as 0.0.0.0:%d"
         parser.error(message % (error, DEFAULT_PORT))
-    except (BadCredentials, OSError) as error:
-        sys.stderr.write("nosejobs-agent: %s\n" % error)
+    except (BadCredentials, _CannotListen, OSError) as error:
+        sys.stderr.write("nosejobs-agent: %s\n" % _describe_error(error))
         return 1
     return 0

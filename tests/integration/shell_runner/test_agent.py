@@ -417,6 +417,19 @@ def test_no_agent_there(client: Path, agent: AgentProcess) -> None:
     assert "ssh=localhost" in message
 
 
+@pytest.mark.parametrize("missing", [True, False])
+def test_an_unknown_name_is_an_error_before_missing_credentials(
+    agent: AgentProcess, client: Path, tmp_path: Path, missing: bool
+) -> None:
+    credentials = tmp_path / "no.pem" if missing else client
+    message = get_refusal(agent, credentials, address="no-such-host.invalid")
+    assert "the name no-such-host.invalid is unknown" in message
+    assert "check the spelling" in message
+    # A host that connects to us needs no name that can be resolved.
+    message = get_refusal(agent, tmp_path / "no.pem", address="no-such-host.invalid", listen=1)
+    assert "no credentials: " in message
+
+
 def test_something_else_listens_there(client: Path, agent: AgentProcess) -> None:
     code = (
         "import socket; peer = socket.socket(fileno=0).accept()[0]; "
@@ -654,7 +667,17 @@ def test_the_port_is_written_to_a_file(bundle: Path, tmp_path: Path) -> None:
             "no-such.pem: No such file or directory; nosejobs ca issue HOST writes it",
         ),
         (["{bundle}", "--crl", "{bundle}.not"], 1, "No such file or directory\n"),
-        (["{bundle}", "--listen", "127.0.0.1:{taken}"], 1, "in use"),
+        (
+            ["{bundle}", "--listen", "127.0.0.1:{taken}"],
+            1,
+            "cannot listen on 127.0.0.1:{taken}: Address already in use; is another agent running?",
+        ),
+        (["{bundle}", "--listen", "192.0.2.1:7422"], 1, "cannot listen on 192.0.2.1:7422: "),
+        (
+            ["{bundle}", "--listen", "127.0.0.1:0", "--port-file", "/no/such/port"],
+            1,
+            "nosejobs-agent: /no/such/port: No such file or directory\n",
+        ),
         (
             ["{bundle}", "--listen", "no-such-host.invalid"],
             2,
@@ -672,8 +695,9 @@ def test_an_agent_that_cannot_start_names_the_reason(
         command = [sys.executable, "-m", "shell_runner.remote", "agent", *given]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == status
-    assert message in done.stderr
+    assert message.format(taken=taken) in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Errno" not in done.stderr
 
 
 def test_the_unit_runs_the_same_command(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,6 +231,13 @@ def test_a_host_that_cannot_be_opened_says_why_and_what_to_try(
         assert text in str(error)
 
 
+def test_a_missing_ssh_config_is_named(tmp_path: Path) -> None:
+    error = refusal(tmp_path, "ssh=host//ssh_config=/no/such")
+    assert "cannot read the ssh configuration /no/such: No such file or directory" in str(error)
+    assert "//ssh_config=FILE" in error.hint
+    assert "python" not in str(error)
+
+
 def test_a_host_without_python3_says_so(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "empty").mkdir()

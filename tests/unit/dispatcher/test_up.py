@@ -1,12 +1,18 @@
 """Tests of a dispatcher's log, notification secret and signals."""
 
 import logging
+import re
 import signal
 import threading
 import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
 
 from dispatcher.store import Store
 from dispatcher.up import _CleanFormatter, notify_secret, stop_signals
+from shell_runner.cli.main import main
 
 
 def test_a_log_of_strangers_words_cannot_drive_the_terminal() -> None:
@@ -38,3 +44,16 @@ def test_a_signal_before_the_wait_is_noticed() -> None:
     with stop_signals() as wait:
         signal.raise_signal(signal.SIGTERM)
         wait()
+
+
+@pytest.mark.parametrize("data", ["/proc/nope", "file/data", "file"])
+def test_a_data_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "dispatcher.toml").write_text(f'[dispatcher]\ndata = "{data}"\n')
+    done = CliRunner().invoke(main, ["up"])
+    assert done.exit_code == 2
+    assert re.search(rf"cannot use the data folder \S*{data}: \w+", done.output)
+    assert "[dispatcher] data" in done.output

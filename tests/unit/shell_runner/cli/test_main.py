@@ -45,6 +45,32 @@ def test_the_command_that_was_meant_is_named(run, arguments: list[str], words: s
     assert words in done.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["agent", "zipapp", "no/x"],
+            "cannot write the agent to no/x: No such file or directory\n  try: a file in an",
+        ),
+        (["agent", "zipapp", "file/x"], "cannot write the agent to file/x: Not a directory"),
+        (["agent", "zipapp", "folder"], "cannot write the agent to folder: Is a directory"),
+        (["agent", "zipapp", "/proc/x"], "cannot write the agent to /proc/x: "),
+        (["ca", "init", "--dir", "file/ca"], "file/ca: Not a directory"),
+        (["ca", "init", "--dir", "/proc/nope"], "/proc/nope: No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named(
+    run, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert words in done.output
+    assert "Errno" not in done.output
+    assert not list(tmp_path.glob("**/.*"))
+
+
 def test_trust_in_three_commands(run, tmp_path: Path) -> None:
     for arguments in (["init"], ["issue", "web1"], ["issue", "--client", "laptop"]):
         done = run("ca", *arguments)

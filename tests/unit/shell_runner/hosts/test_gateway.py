@@ -58,3 +58,61 @@ def test_a_bare_name_that_is_not_reached_may_have_been_another(
     ).format_for_error_file()
     error = explain("wbe1", text, monkeypatch)
     assert error.hint == "check the spelling; did you mean 'web1' of nosejobs.toml?"
+
+
+@pytest.mark.parametrize(
+    ("said", "cause", "hint"),
+    [
+        (
+            "Can't open user config file /no/such: No such file or directory",
+            "cannot read the ssh configuration /no/such: No such file or directory",
+            "//ssh_config=FILE",
+        ),
+        (
+            "Can't open user config file a b: Permission denied",
+            "cannot read the ssh configuration a b: Permission denied",
+            "//ssh_config=FILE",
+        ),
+        (
+            "c: line 2: Bad configuration option: foo\nc: terminating, 1 bad configuration options",
+            "invalid ssh configuration: c: line 2: Bad configuration option: foo",
+            "correct the file",
+        ),
+        (
+            "Warning: Identity file /no not accessible: No such file or directory.\n"
+            "me@h: Permission denied (publickey).",
+            "key refused (publickey)",
+            "ssh-add",
+        ),
+        (
+            "Warning: Identity file /no not accessible: No such file or directory.\n"
+            "ssh: connect to host h port 22: Connection refused",
+            "Connection refused",
+            "sshd",
+        ),
+        (
+            "/bin/bash: line 1: /no/proxy: No such file or directory\n"
+            "banner exchange: Connection to UNKNOWN port 65535: Broken pipe",
+            "the ProxyCommand or ProxyJump of ssh failed: "
+            "/bin/bash: line 1: /no/proxy: No such file or directory",
+            "in your ssh configuration",
+        ),
+        (
+            "ssh: Could not resolve hostname jump: Name or service not known\n"
+            "Connection closed by UNKNOWN port 65535",
+            "the ProxyCommand or ProxyJump of ssh failed: "
+            "ssh: Could not resolve hostname jump: Name or service not known",
+            "in your ssh configuration",
+        ),
+        ("bash: line 1: exec: py9: not found", "py9 not found on the host", "//python="),
+        ("bash: line 1: /a/py: No such file or directory", "/a/py not found on the", "//python="),
+        ("sh: 1: exec: python3: not found", "python3 not found on the host", "//python="),
+    ],
+)
+def test_words_of_ssh_become_a_cause_and_a_hint(
+    monkeypatch: pytest.MonkeyPatch, said: str, cause: str, hint: str
+) -> None:
+    error = explain("ssh=h", f"{said}\n", monkeypatch)
+    assert str(error).startswith(f"host h: {cause}")
+    assert hint in error.hint
+    assert ("//python=" in error.hint) is ("//python=" in hint)

@@ -12,7 +12,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shell_runner.errors import UsageError
-from shell_runner.remote.files.manifest import FILE, LINK, BadManifestEntry, ManifestEntry
+from shell_runner.remote.files.manifest import (
+    FILE,
+    HARD_LINK,
+    LINK,
+    BadManifestEntry,
+    ManifestEntry,
+)
 from shell_runner.shipping import tree_scan
 from shell_runner.text import escape_unprintable
 
@@ -58,6 +64,8 @@ class DirectorySource:
             for entry in entries:
                 if entry.kind == FILE:
                     write_file(root, os.fsencode(entry.path), entry.mode, self._read(entry))
+                elif entry.kind == HARD_LINK:
+                    _write_hard_link(part, entry.path, entry.digest)
             link_entries = (entry for entry in entries if entry.kind == LINK)
             links = {os.fsencode(link.path): os.fsencode(link.digest) for link in link_entries}
             check_links(links, str(self.path))
@@ -89,10 +97,18 @@ class DirectorySource:
             raise SourceError(str(error)) from error
         if not entries:
             raise SourceError(f"{self.path} is empty")
-        revision = tree_digest(entries)
+        # A change of a file is a change of all of its names.
+        files = tuple(tree_scan.replace_hard_links(entries))
+        revision = tree_digest(files)
         recent = {key: self._known_trees[key] for key in list(self._known_trees)[-3:]}
-        self._known_trees = {**recent, revision: {entry.path: entry for entry in entries}}
+        self._known_trees = {**recent, revision: {entry.path: entry for entry in files}}
         return revision, entries
+
+
+def _write_hard_link(root: Path, path: str, original: str) -> None:
+    """Create ``path`` below ``root`` as a further name of the file ``original``."""
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    os.link(root / original, root / path, follow_symlinks=False)
 
 
 def tree_digest(entries: Iterable[ManifestEntry]) -> str:

@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..remote.files.manifest import FILE, LINK, BadManifestEntry, ManifestEntry, validate_entry
+from ..remote.files.manifest import (
+    FILE,
+    HARD_LINK,
+    LINK,
+    BadManifestEntry,
+    ManifestEntry,
+    validate_entry,
+)
 from ..remote.files.path_limits import describe_path_excess
 from . import scan_cache
 from .file_selection import (
@@ -86,25 +93,59 @@ def scan_all(root: Path) -> SourceTree:
     wrote, in which everything was selected before.  Raises :exc:`OSError` for a file that cannot be
     read, and BadManifestEntry for one that cannot be shipped.
     """
-    prefix = os.path.join(root, "")
+    prefix, found = os.path.join(root, ""), {}
+    for path in sorted(walk_files(root)):
+        excess = describe_path_excess(path)
+        if excess:
+            raise BadManifestEntry(excess)
+        found[path] = os.lstat(prefix + path)
+    first = _find_hard_links(prefix, found)
     return SourceTree(
         root,
         tuple(
-            validate_entry(_read_entry(prefix + path, path)) for path in sorted(walk_files(root))
+            validate_entry(
+                ManifestEntry(path, HARD_LINK, 0, first[path])
+                if path in first
+                else _read_entry(prefix + path, path, attributes)
+            )
+            for path, attributes in found.items()
         ),
     )
 
 
-def _read_entry(full: str, path: str) -> ManifestEntry:
-    excess = describe_path_excess(path)
-    if excess:
-        raise BadManifestEntry(excess)
-    attributes = os.lstat(full)
+def _read_entry(full: str, path: str, attributes: os.stat_result) -> ManifestEntry:
     if stat.S_ISLNK(attributes.st_mode):
         return ManifestEntry(path, LINK, 0, os.readlink(full))
     with open(full, "rb", buffering=0) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return ManifestEntry(path, FILE, stat.S_IMODE(attributes.st_mode), digest, attributes.st_size)
+
+
+def _find_hard_links(prefix: str, files: Mapping[str, os.stat_result]) -> dict[str, str]:
+    """Return the hard links of a tree, each with the path of the first entry of the same file.
+
+    ``files``: each file's ``stat``, that of its target for a symbolic link, which is no hard link.
+    """
+    first: dict[tuple[int, int], str] = {}
+    links = {}
+    for path, found in files.items():
+        is_candidate = found.st_nlink > 1 and stat.S_ISREG(found.st_mode)
+        if is_candidate and not os.path.islink(prefix + path):
+            original = first.setdefault((found.st_dev, found.st_ino), path)
+            if original != path:
+                links[path] = original
+    return links
+
+
+def replace_hard_links(entries: Iterable[ManifestEntry]) -> Iterator[ManifestEntry]:
+    """Yield the entries of a tree with files in the place of hard links."""
+    files: dict[str, ManifestEntry] = {}
+    for entry in entries:
+        if entry.kind == HARD_LINK:
+            yield files[entry.digest]._replace(path=entry.path)
+        else:
+            files[entry.path] = entry
+            yield entry
 
 
 def scan_archive(path: Path) -> SourceTree:
@@ -137,7 +178,12 @@ def _read_entries(
     began, prefix = time.time_ns(), os.path.join(root, "")
     found = {path: _examine(root, prefix + path, path, path in named) for path in paths}
     files = {path: each for path, each in found.items() if isinstance(each, os.stat_result)}
-    read = _find_digests(root, files, progress, began)
+    links = _find_hard_links(prefix, files)
+    contents = {path: each for path, each in files.items() if path not in links}
+    read = _find_digests(root, contents, progress, began)
+    for path, original in links.items():
+        if original in read:
+            found[path] = validate_entry(ManifestEntry(path, HARD_LINK, 0, original))
     return [_make_entry(path, each, read) for path, each in found.items()]
 
 

@@ -13,7 +13,15 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from . import cache_eviction
 from .copy_tree import LARGE_FILE_BYTES, copy_contents, write_all
-from .manifest import FILE, LINK, ManifestEntry, is_digest, validate_entry
+from .manifest import (
+    FILE,
+    HARD_LINK,
+    LINK,
+    ManifestEntry,
+    check_hard_links,
+    is_digest,
+    validate_entry,
+)
 from .partial_file import PARTIAL_SUFFIX, PartialFile
 
 #: Seconds after which the time of last use (the mtime) of a file is updated again.
@@ -164,11 +172,13 @@ class BlobStore:
         missing = [n for n, part in enumerate(parts, 1) if not self.has_blob(*part)]
         if missing:
             return [], missing
-        return [
+        entries = [
             validate_entry(ManifestEntry(*row))
             for part, _ in parts
             for row in self._read_json(part)
-        ], []
+        ]
+        check_hard_links(entries)
+        return entries, []
 
     def _read_json(self, digest: str) -> List[Any]:
         with open(self.path(digest), "rb") as file:
@@ -178,9 +188,11 @@ class BlobStore:
     def create_tree(self, entries: Iterable[ManifestEntry], root: str) -> None:
         """Create the tree of ``entries`` below ``root``, which exists and is empty.
 
+        Hard links share contents with each other, but not with the cache: a test may write to them.
         Raises CorruptCache, and removes the file, if a small file does not have its digest.
         """
         created: Set[str] = set()
+        files: Dict[str, ManifestEntry] = {}
         for entry in entries:
             path = root + "/" + entry.path
             folder = path.rpartition("/")[0]
@@ -189,8 +201,18 @@ class BlobStore:
                 created.add(folder)
             if entry.kind == LINK:
                 os.symlink(entry.digest, path)
+            elif entry.kind == HARD_LINK:
+                self._create_hard_link(files[entry.digest], path, root)
             else:
+                files[entry.path] = entry
                 _copy_blob(self.path(entry.digest), path, entry)
+
+    def _create_hard_link(self, file: ManifestEntry, path: str, root: str) -> None:
+        """Create a hard link to a file of the tree, or a copy if the file system refuses it."""
+        try:
+            os.link(root + "/" + file.path, path)
+        except OSError:
+            _copy_blob(self.path(file.digest), path, file)
 
 
 def _verify_contents(source: str, data: bytes, entry: ManifestEntry) -> bytes:

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import stat
-from typing import FrozenSet, Tuple
+from typing import Dict, FrozenSet, Tuple
 
 #: Folders that are not part of a tree if git cannot say which files are.
 IGNORED_FOLDERS: FrozenSet[str] = frozenset(
@@ -21,35 +21,57 @@ _FICLONE = 0x40049409
 #: Minimum bytes of a file for which a reflink is tried.
 LARGE_FILE_BYTES = 1 << 20
 
+#: The path of the first copy of each file with several links, by device and inode.
+_Copies = Dict[Tuple[int, int], str]
+
 
 def copy_tree(source: str, target: str) -> None:
     """Create ``target`` as a copy of the folder ``source`` without the ignored folders.
 
-    Files that vanish meanwhile are skipped, since other tests share the source.
+    Files that vanish meanwhile are skipped, since other tests share the source.  Hard links between
+    files of the tree become hard links between their copies.
     """
+    _copy_folder(source, target, {})
+
+
+def _copy_folder(source: str, target: str, copies: _Copies) -> None:
     os.mkdir(target, 0o700)
     with os.scandir(source) as entries:
         for entry in entries:
             try:
-                _copy_entry(entry, os.path.join(target, entry.name))
+                _copy_entry(entry, os.path.join(target, entry.name), copies)
             except FileNotFoundError:
                 pass
     _copy_attributes(os.stat(source), target)
 
 
-def _copy_entry(entry: "os.DirEntry[str]", target: str) -> None:
+def _copy_entry(entry: "os.DirEntry[str]", target: str, copies: _Copies) -> None:
     status = entry.stat(follow_symlinks=False)
     if stat.S_ISDIR(status.st_mode):
         if entry.name not in IGNORED_FOLDERS:
-            copy_tree(entry.path, target)
+            _copy_folder(entry.path, target, copies)
     elif stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(entry.path), target)
     elif stat.S_ISREG(status.st_mode):
-        _copy_file(entry.path, target)
-        _copy_attributes(status, target)
+        if status.st_nlink == 1 or not _link_copy(status, target, copies):
+            _copy_file(entry.path, target)
+            _copy_attributes(status, target)
     elif stat.S_ISFIFO(status.st_mode):
         os.mkfifo(target)
         _copy_attributes(status, target)
+
+
+def _link_copy(status: os.stat_result, target: str, copies: _Copies) -> bool:
+    """Create ``target`` as a link to the copy of the same file; return False if there is none."""
+    key = (status.st_dev, status.st_ino)
+    copy = copies.setdefault(key, target)
+    if copy == target:
+        return False
+    try:
+        os.link(copy, target)
+        return True
+    except OSError:
+        return False
 
 
 def _copy_file(source: str, target: str) -> None:

@@ -1,26 +1,29 @@
-"""The entries of a tree that is shipped to a host: its files and symbolic links.
+"""The entries of a tree that is shipped to a host: its files, symbolic links and hard links.
 
 Must not depend on the file system or on where contents come from.  No validated entry leads out
 of the tree that is created from it.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence, Set
 
 from .path_limits import describe_path_excess
 from .symbolic_links import is_link_inside
 
 FILE = "f"
 LINK = "l"
+#: A further name of a file that is an earlier entry.
+HARD_LINK = "h"
 
 
 class ManifestEntry(NamedTuple):
-    """One file or symbolic link of a tree."""
+    """One file, symbolic link or hard link of a tree."""
 
     path: str
     kind: str
     #: Permission bits; 0 for a link.
     mode: int
-    #: SHA-256 of the contents in hex; for a link, its target.
+    #: SHA-256 of the contents in hex; for a symbolic link, its target; for a hard link, the path of
+    #: the file in the tree.
     digest: str
     size: int = 0
 
@@ -43,11 +46,23 @@ def validate_entry(entry: ManifestEntry) -> ManifestEntry:
         [_encode(part) for part in parts[:-1]], _encode(entry.digest)
     ):
         raise BadManifestEntry("link leads out of the tree: %r -> %r" % (entry.path, entry.digest))
-    if entry.kind not in (FILE, LINK):
+    if entry.kind not in (FILE, LINK, HARD_LINK):
         raise BadManifestEntry("neither file nor link: %r" % entry.path)
     if entry.kind == FILE and not is_digest(entry.digest):
         raise BadManifestEntry("not a digest: %r" % entry.digest)
     return entry
+
+
+def check_hard_links(entries: Sequence[ManifestEntry]) -> None:
+    """Raise BadManifestEntry if a hard link is not one to a file that is an earlier entry."""
+    files: Set[str] = set()
+    for entry in entries:
+        if entry.kind == FILE:
+            files.add(entry.path)
+        elif entry.kind == HARD_LINK and entry.digest not in files:
+            raise BadManifestEntry(
+                "hard link to what is not a file before it: %r -> %r" % (entry.path, entry.digest)
+            )
 
 
 def is_digest(text: str) -> bool:

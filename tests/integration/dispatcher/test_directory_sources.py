@@ -83,6 +83,25 @@ def test_a_checkout_is_a_copy(here: Path, tmp_path: Path) -> None:
     assert [each.name for each in target.parent.iterdir()] == ["x"]
 
 
+def test_a_checkout_keeps_hard_links_and_a_change_is_one_of_all_names(
+    here: Path, tmp_path: Path
+) -> None:
+    source = DirectorySource(here)
+    copies = revision(source)
+    (here / "sub" / "b").unlink()
+    (here / "sub" / "b").write_text("1")
+    first = revision(source)
+    (here / "sub" / "b").unlink()
+    os.link(here / "a", here / "sub" / "b")
+    assert copies != first == revision(source)
+    source.checkout(first, tmp_path / "x")
+    assert (tmp_path / "x" / "a").samefile(tmp_path / "x" / "sub" / "b")
+    assert revision(DirectorySource(tmp_path / "x")) == first
+    (here / "a").write_text("3")
+    (commit,) = source.commits_between(first, revision(source)).commits
+    assert commit.paths == ("a", "sub/b")
+
+
 def test_a_checkout_of_an_old_revision_is_an_error(here: Path, tmp_path: Path) -> None:
     source = DirectorySource(here)
     head = revision(source)

@@ -37,8 +37,9 @@ def print_table(jobs: Sequence[tuple[str, JobSummary]], several: bool = False) -
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     hosts = ("host",) if several else ()
-    for title in (*hosts, "job", "name", "state", "tests", "passed", "failed", "age", "package"):
-        right = title in ("tests", "passed", "failed", "age", "package")
+    counts = ("tests", "passed", "failed", "error")
+    for title in (*hosts, "job", "name", "state", *counts, "age", "package"):
+        right = title in (*counts, "age", "package")
         table.add_column(title, justify="right" if right else "left", overflow="fold")
     for host, job in jobs:
         size = format_size(job.package_size) if job.package_digest else ""
@@ -46,12 +47,18 @@ def print_table(jobs: Sequence[tuple[str, JobSummary]], several: bool = False) -
         cells = [
             *((host,) if several else ()), short_id(job.id), names.strip(),
             format_state(job), str(job.test_count), str(job.outcomes.get("passed", 0)),
-            str(job.failed), format_age(time.time() - job.submitted_at), size,
+            str(job.outcomes.get("failed", 0)), str(job.outcomes.get("error", 0)),
+            format_age(time.time() - job.submitted_at), size,
         ]  # fmt: skip
-        style = "red" if job.failed else ""
+        # Failed tests and errors are counted apart, as by `job show` and `job harvest`.
+        red = {
+            number + several
+            for number, outcome in ((5, "failed"), (6, "error"))
+            if job.outcomes.get(outcome)
+        }
         table.add_row(
             *(
-                Text(strip_control_chars(cell), style=style if n == 5 + several else "")
+                Text(strip_control_chars(cell), style="red" if n in red else "")
                 for n, cell in enumerate(cells)
             )
         )

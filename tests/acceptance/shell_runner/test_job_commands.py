@@ -194,7 +194,7 @@ def test_a_build_that_does_not_install_has_failed(run: Run, tests: Path, folder:
     assert abs(datetime.fromisoformat(suite.attrib["timestamp"]).timestamp() - time.time()) < 600
     assert "reason    the install command failed: exit 4" in done.stderr
     id = done.stdout.strip()
-    assert re.search(r"install-failed, harvested +2 +0 +2 ", run("list").stdout)
+    assert re.search(r"install-failed, harvested +2 +0 +0 +2 ", run("list").stdout)
     assert "tests     2: 2 error\n" in run("show", id).stdout
     assert "2 tests of job" in run("rerun", id, "--failed", "--wait").stderr
 
@@ -214,7 +214,12 @@ def test_what_was_canceled_has_no_verdict(run: Run, tests: Path, folder: Path) -
         False,
         6,
     )
-    assert f"nosejobs job rerun {id[:8]} --failed" in run("show", id).stdout
+    shown = run("show", id).stdout
+    assert f"nosejobs job rerun {id[:8]} --failed" in shown
+    assert "tests     2: 1 error, 1 passed\n" in shown
+    titles, row = run("list").stdout.splitlines()[:2]
+    assert titles.split()[3:7] == ["tests", "passed", "failed", "error"]
+    assert re.search(r"canceled, ready +2 +1 +0 +1 ", row), "it is counted as show counts it"
     again = run("rerun", id, "--failed")
     assert ": 1 test of job" in again.stderr, "test_a has passed"
     run("cancel", again.stdout.strip())

@@ -11,7 +11,7 @@ import pytest
 
 from shell_runner.shipping import file_selection
 from shell_runner.shipping.file_selection import SECRET_REASON
-from shell_runner.text import make_readable, shorten_list
+from shell_runner.text import format_count, make_readable, shorten_list
 
 from . import pytest_internals
 from .options import wants_live_view
@@ -319,7 +319,7 @@ class TerminalSummary:
             for line in self._describe_loss(loss, nodeids):
                 self._reporter.line(f"  {line}")
         if tests_not_run:
-            self._reporter.line(f"{tests_not_run} tests could not be run")
+            self._reporter.line(f"{format_count(tests_not_run, 'test')} could not be run")
 
     def _describe_loss(self, loss: Loss, nodeids: Mapping[int, str]) -> Iterator[str]:
         fates = {f"to {host}": tests for host, tests in loss.moved.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from shell_runner.cli.console import SuggestingGroup, print_json, print_message, print_result
+from shell_runner.text import format_count
 
 from .common import (
     Command,
@@ -130,7 +131,7 @@ def rerun_stage(request: StageRequest, failed: bool) -> None:
         print_json(found)
         return
     some = (
-        f", {found['selected_test_count']} tests"
+        f", {format_count(found['selected_test_count'], 'test')}"
         if found["selected_test_count"] is not None
         else ""
     )

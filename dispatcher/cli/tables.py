@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shell_runner.cli.formatting import format_age, format_size
-from shell_runner.text import strip_control_chars, to_single_line
+from shell_runner.text import shorten_list, strip_control_chars, to_single_line
 
 _STYLES = {
     "passed": "green", "failed": "red", "error": "magenta", "running": "cyan",
@@ -30,6 +30,17 @@ _STYLES = {
 _TEST_COUNT_DETAIL = re.compile(r"[0-9]+ tests?")
 #: The detail of a run that waits although no host is busy: only a person can change that.
 _NO_HOST_MATCHES = re.compile(r"none matches; |no host has the label")
+#: The next command by the state of a stage, the most urgent state first.
+_NEXT_COMMANDS = {
+    "failed": "nosejobs logs {0} {1}; nosejobs rerun {0} {1} --failed",
+    "error": "nosejobs rerun {0} {1}",
+    "gated": "nosejobs approve {0} {1}",
+    "held": "nosejobs approve {0} {1}",
+    "canceled": "nosejobs rerun {0} {1}",
+    "running": "nosejobs logs -f {0} {1}",
+}
+#: Maximum number of commands that are suggested.
+_MAX_SUGGESTIONS = 3
 #: Maximum number of failed tests, and of measurements, that are shown.
 _MAX_LISTED_ROWS = 20
 #: Width in characters if standard output is not a terminal.
@@ -91,12 +102,12 @@ def format_stages(found: JsonObject) -> Table:
     """Return a table with a row for each stage of a build."""
     titles = ("stage", "tag", "state", "tests", "took", "hosts", "because")
     tagged = {stage["name"]: stage["tagged"] for stage in found["stages"]}
-    return _table(titles, (_stage_row(each, found["jobs"], tagged) for each in found["stages"]))
+    return _table(titles, (_stage_row(each, found, tagged) for each in found["stages"]))
 
 
-def _stage_row(stage: JsonObject, jobs: Iterable[JsonObject], tagged: Mapping[str, bool]) -> Row:
+def _stage_row(stage: JsonObject, found: JsonObject, tagged: Mapping[str, bool]) -> Row:
     run = stage["run"]
-    its = latest_attempts(job for job in jobs if run and is_part_of_run(job, run))
+    its = _list_jobs(found, run) if run else []
     names = list(dict.fromkeys(job["host"] for job in its))
     state = run["state"] if run else ""
     again = f" (run {run['number']})" if run and run["number"] > 1 else ""
@@ -105,7 +116,7 @@ def _stage_row(stage: JsonObject, jobs: Iterable[JsonObject], tagged: Mapping[st
         ("yes", "green") if stage["tagged"] else "",
         (f"{state}{again}", _STYLES.get(state, "")),
         # The job of the build command has the command as its test.
-        "" if stage["name"] == "build" else _format_counts(its),
+        "" if stage["name"] == "build" or not run else _format_run_counts(found, run),
         format_run_duration(run) if run else "",
         ", ".join(names),
         to_single_line(_format_reason(stage, names, tagged), 200),
@@ -148,6 +159,37 @@ def latest_attempts(jobs: Iterable[JsonObject]) -> list[JsonObject]:
         if job["part"] not in found or found[job["part"]]["attempt"] < job["attempt"]:
             found[job["part"]] = job
     return [found[part] for part in sorted(found)]
+
+
+def _list_jobs(found: JsonObject, run: JsonObject) -> list[JsonObject]:
+    return latest_attempts(job for job in found["jobs"] if is_part_of_run(job, run))
+
+
+def _format_run_counts(found: JsonObject, run: JsonObject) -> str:
+    """Return the counts of a run; for a run of some tests only, also those that it stands on."""
+    text = _format_counts(_list_jobs(found, run))
+    earlier = [
+        f"run {each['number']}: {counts}"
+        for each in _list_base_runs(found, run)
+        if (counts := _format_counts(_list_jobs(found, each)))
+    ]
+    return f"{text or 'none yet'} ({'; '.join(shorten_list(earlier, 3))})" if earlier else text
+
+
+def _list_base_runs(found: JsonObject, run: JsonObject) -> Iterator[JsonObject]:
+    """Yield the earlier runs on which the verdict of a run stands, down to one of all tests."""
+    while run["selected_test_count"] is not None:
+        earlier = [
+            each
+            for each in found["runs"]
+            if each["stage"] == run["stage"]
+            and each["number"] < run["number"]
+            and each["state"] in ("passed", "failed")
+        ]
+        if not earlier:
+            return
+        run = max(earlier, key=lambda each: int(each["number"]))
+        yield run
 
 
 def _format_counts(jobs: Iterable[JsonObject]) -> str:
@@ -228,19 +270,19 @@ def _format_tag(tag: JsonObject) -> tuple[str, str]:
 
 
 def suggest_next_step(found: JsonObject) -> str:
-    """Return the command that a person may want to run next; empty if there is none."""
-    number = found["number"]
-    for state, message in (
-        ("failed", "nosejobs logs {0} {1}; nosejobs rerun {0} {1} --failed"),
-        ("error", "nosejobs rerun {0} {1}"),
-        ("gated", "nosejobs approve {0} {1}"),
-        ("held", "nosejobs approve {0} {1}"),
-        ("canceled", "nosejobs rerun {0} {1}"),
-        ("running", "nosejobs logs -f {0} {1}"),
-    ):
-        for stage in found["stages"]:
-            if stage["run"] and stage["run"]["state"] == state:
-                return message.format(number, stage["name"])
+    """Return the commands that a person may want to run next; empty if there is none."""
+    commands: dict[str, list[str]] = {}
+    for stage in found["stages"]:
+        state = stage["run"]["state"] if stage["run"] else ""
+        if state in _NEXT_COMMANDS:
+            command = _NEXT_COMMANDS[state].format(found["number"], stage["name"])
+            commands.setdefault(state, []).append(command)
+    # Stages that wait for a person are independent of each other: each needs its own command.
+    for_people = [each for state in ("gated", "held") for each in commands.get(state, ())]
+    for state in _NEXT_COMMANDS:
+        if state in commands:
+            listed = for_people if state in ("gated", "held") else commands[state][:1]
+            return "; ".join(shorten_list(listed, _MAX_SUGGESTIONS))
     return ""
 
 

@@ -5,7 +5,7 @@ Pure: rows in, text out.  It serves what shows builds, and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -64,6 +64,8 @@ _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.WAITING, Outcome.STOPPED, "{} wait{s}"),
     (StageState.BLOCKED, Outcome.STOPPED, "{} {is} blocked"),
 )
+#: States of stages that go on once a person has acted.
+_FOR_PEOPLE = (StageState.CANCELED, StageState.GATED, StageState.HELD, None)
 #: Stages that are all named; of more, only two are.
 _MAX_NAMED_STAGES = 3
 
@@ -89,13 +91,26 @@ def compute_status(
     if build.state is not BuildState.BUILT:
         return _status_without_artifact(build, newest.get(BUILD))
     stages = [run for name, run in newest.items() if name != BUILD]
+    by_state: dict[StageState | None, list[str]] = {}
+    for run in stages:
+        by_state.setdefault(_effective_state(run, counting), []).append(run.stage)
     for state, outcome, template in _STAGES:
-        names = [run.stage for run in stages if _effective_state(run, counting) is state]
-        if names:
-            return BuildStatus(outcome, _format(template, names))
+        if state in by_state and state in _FOR_PEOPLE:
+            return BuildStatus(outcome, _format_for_people(by_state))
+        if state in by_state:
+            return BuildStatus(outcome, _format(template, by_state[state]))
     if not stages:
         return BuildStatus(Outcome.STOPPED, "built; it has no stages, so that nothing was tested")
     return BuildStatus(Outcome.PASSED, "passed")
+
+
+def _format_for_people(by_state: Mapping[StageState | None, Sequence[str]]) -> str:
+    """Return all that a person has to do: unlike a failure, no state of these explains another."""
+    return ", ".join(
+        _format(template, by_state[state])
+        for state, _, template in _STAGES
+        if state in by_state and state in _FOR_PEOPLE
+    )
 
 
 def _effective_state(run: StageRun, counting: Collection[str] | None) -> StageState | None:

@@ -41,6 +41,8 @@ from ..model import (
 
 #: Reasons that are named; a stage can need hundreds of others.
 _MAX_NAMED_REASONS = 5
+#: Text about a stage that is held and has a gate.
+_HELD_AND_GATED = "its gate needs an approval, too, which also ends the hold"
 _VERDICTS = (StageState.PASSED, StageState.FAILED)
 
 
@@ -291,7 +293,9 @@ class _StageStates:
         """Return the state of a run that has not begun, and what it waits for."""
         decision = self._decisions.get(stage.name)
         if decision is not None and decision.kind is DecisionKind.HELD:
-            return StageState.HELD, _with_reason(f"held by {decision.actor}", decision.reason)
+            reason = _with_reason(f"held by {decision.actor}", decision.reason)
+            has_gate = stage.gate is Gate.MANUAL
+            return StageState.HELD, f"{reason}; {_HELD_AND_GATED}" if has_gate else reason
         if self._blocked[stage.name]:
             return StageState.BLOCKED, self._blocked[stage.name]
         missing = [need for need in stage.needs if need not in self._counting]
@@ -317,7 +321,7 @@ class _StageStates:
         """Return why ``need`` has no tag that counts although nothing has failed."""
         run = self._latest(need)
         if run is None or run.state is not StageState.PASSED:
-            return f"needs {need}, which is {self._future_state(need)}"
+            return f"needs {need}, which {_PRESENT.get(self._future_state(need), _NOT_PASSED)}"
         if need in self._earned:
             reason = "whose tag counts only when the stages that it needs have their tags"
             return f"waits for {need}, {reason}"
@@ -346,6 +350,17 @@ _ENDS = {
     StageState.FAILED: "failed",
     StageState.ERROR: "could not be run",
     StageState.CANCELED: "was canceled",
+}
+
+
+#: Text about a stage that waits for a host or runs.  It does not say which: that changes without a
+#: decision about promotion, so that the text would be out of date.
+_NOT_PASSED = "has not passed yet"
+_PRESENT = {
+    StageState.WAITING: "is waiting",
+    StageState.BLOCKED: "is blocked",
+    StageState.GATED: "needs an approval",
+    StageState.HELD: "is held",
 }
 
 

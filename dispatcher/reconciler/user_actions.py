@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from shell_runner.errors import NosejobsError
+from shell_runner.text import format_count
 from shell_runner.validators import format_suggestion
 
 from .. import model
@@ -238,7 +239,11 @@ def _add_run(connection: Connection, run: StageRun, by: Attribution) -> StageRun
     numbered = replace(run, number=number)
     key = stage_runs.add(connection, numbered)
     assert key is not None, "one transaction counts and adds"
-    some = f" of {len(run.selected_tests)} tests" if run.selected_tests is not None else ""
+    some = (
+        f" of {format_count(len(run.selected_tests), 'test')}"
+        if run.selected_tests is not None
+        else ""
+    )
     detail = f"run {number}{some}" + (f": {by.reason}" if by.reason else "")
     audit.write(connection, by.at, f"rerun {run.stage}", detail, actor=by.actor, build=run.build)
     return replace(numbered, id=key)

@@ -32,7 +32,7 @@ from ..remote.protocol.model import (
 from ..remote.protocol.verdict import judge
 from ..reporting.artifact_files import format_folder
 from ..reporting.report_text import format_stream
-from ..text import to_single_line
+from ..text import format_count, to_single_line
 from .client import JobClient
 from .responses import FailedTest
 
@@ -164,7 +164,7 @@ def _check_package(package: Package, job: str) -> None:
     tests = _parse_tests(package.manifest)
     numbers = {number for number, _, _ in package.read_executions()}
     if numbers != set(range(len(tests))):
-        message = f"it has {len(tests)} tests, but executions of {len(numbers)}"
+        message = f"it has {format_count(len(tests), 'test')}, but executions of {len(numbers)}"
         raise _InvalidManifest(message)
 
 

@@ -266,7 +266,7 @@ def test_a_hostile_package_is_refused_by_name(user: User) -> None:
     )
     forger.assert_refused("is refused: 'b': ")
     forger.replace_package(forger.forge(instead={"executions.jsonl": b""}))
-    forger.assert_refused("it has 1 tests, but executions of 0")
+    forger.assert_refused("it has 1 test, but executions of 0")
     other = {**json.loads(forger.members["manifest.json"])["job"], "id": str(uuid.uuid4())}
     forger.replace_package(forger.forge(manifest={"job": other}))
     forger.assert_refused("it belongs to another job")

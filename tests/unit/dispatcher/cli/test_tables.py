@@ -7,10 +7,16 @@ import pytest
 from dispatcher.cli import tables
 
 
-def run(stage: str = "unit", state: str = "passed", detail: str = "", number: int = 1) -> Any:
+def run(
+    stage: str = "unit",
+    state: str = "passed",
+    detail: str = "",
+    number: int = 1,
+    selected: int | None = None,
+) -> Any:
     return {
         "stage": stage, "number": number, "state": state, "detail": detail,
-        "started_at": 1.0, "ended_at": 2.5,
+        "started_at": 1.0, "ended_at": 2.5, "selected_test_count": selected,
     }  # fmt: skip
 
 
@@ -49,6 +55,61 @@ def test_a_host_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_lines(tables.format_stages(one), capsys)[1].endswith("h1     1 test failed")
     two = {"stages": [failed], "jobs": [job("h1", failed=1), job("h2", 1, passed=1)]}
     assert print_lines(tables.format_stages(two), capsys)[1].endswith("h1, h2  h1: 1 test failed")
+
+
+def rerun_table(*selected: int | None) -> tuple[Any, list[Any]]:
+    """Return a build whose stage of five ran several times, and its jobs."""
+    runs = [run(number=number, selected=count) for number, count in enumerate(selected, 1)]
+    jobs = [
+        {**job("h1", passed=4 if count is None else 1, failed=int(count is None)), "run_number": n}
+        for n, count in enumerate(selected, 1)
+    ]
+    return {"stages": [stage("unit", runs[-1])], "runs": runs, "jobs": jobs}, jobs
+
+
+@pytest.mark.parametrize(
+    ("selected", "counts"),
+    [
+        ((None,), "4 passed, 1 failed"),
+        ((None, 1), "1 passed (run 1: 4 passed, 1 failed)"),
+        ((None, 1, 1), "1 passed (run 2: 1 passed; run 1: 4 passed, 1 failed)"),
+        ((None, 1, None), "4 passed, 1 failed"),
+        ((None, None, 1), "1 passed (run 2: 4 passed, 1 failed)"),
+    ],
+)
+def test_a_run_of_some_tests_names_the_runs_that_it_stands_on(
+    capsys: pytest.CaptureFixture[str], selected: tuple[int | None, ...], counts: str
+) -> None:
+    found, jobs = rerun_table(*selected)
+    lines = print_lines(tables.format_stages(found), capsys)
+    assert f" {counts}  " in lines[1]
+    jobs[-1]["counts"] = None
+    if len(selected) == 2:
+        lines = print_lines(tables.format_stages(found), capsys)
+        assert " none yet (run 1: 4 passed, 1 failed)  " in lines[1]
+
+
+def test_a_run_without_a_verdict_is_no_base(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = rerun_table(None, 1, 1)
+    found["runs"][1]["state"] = "canceled"
+    lines = print_lines(tables.format_stages(found), capsys)
+    assert " 1 passed (run 1: 4 passed, 1 failed)  " in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("states", "command"),
+    [
+        (["gated", "held"], "nosejobs approve 1 s0; nosejobs approve 1 s1"),
+        (["held", "waiting", "gated"], "nosejobs approve 1 s2; nosejobs approve 1 s0"),
+        (["held"] * 5, "; ".join(f"nosejobs approve 1 s{n}" for n in range(3)) + "; and 2 more"),
+        (["held", "failed"], "nosejobs logs 1 s1; nosejobs rerun 1 s1 --failed"),
+        (["canceled", "canceled"], "nosejobs rerun 1 s0"),
+        (["passed"], ""),
+    ],
+)
+def test_every_stage_that_waits_for_a_person_is_suggested(states: list[str], command: str) -> None:
+    stages = [stage(f"s{n}", run(f"s{n}", state)) for n, state in enumerate(states)]
+    assert tables.suggest_next_step(build(stages=stages)) == command
 
 
 def test_the_build_command_is_no_test(capsys: pytest.CaptureFixture[str]) -> None:

@@ -313,7 +313,7 @@ def test_a_run_shows_why_its_open_jobs_wait(
 
 def placing(stage: str = "unit", **more: Any) -> BuildRows:
     runs = [run("unit", S.PLACING if stage == "unit" else S.PASSED)]
-    runs.append(run("smoke", S.WAITING, detail="needs unit, which is placing"))
+    runs.append(run("smoke", S.WAITING, detail="needs unit, which has not passed yet"))
     return rows(BUILT, *(replace(each, **more) if each.stage == stage else each for each in runs))
 
 
@@ -372,7 +372,7 @@ def test_tests_that_cannot_be_listed_now_are_a_detail_that_is_written_once() -> 
 
 def running_unit(*states: JobState, attempt: int = 1, failed: int = 0, **more: Any) -> BuildRows:
     unit = run("unit", S.RUNNING)
-    waiting = run("smoke", S.WAITING, detail="needs unit, which is running")
+    waiting = run("smoke", S.WAITING, detail="needs unit, which has not passed yet")
     jobs = [job(unit, state, part, attempt, **more) for part, state in enumerate(states)]
     harvested = [each for each in jobs if each.state is JobState.HARVESTED]
     return rows(BUILT, unit, waiting, jobs=jobs, counts=passed(*harvested, failed=failed))

@@ -33,6 +33,13 @@ def runs(**states: StageState) -> list[StageRun]:
         ({"unit": S.GATED, "smoke": S.WAITING}, Outcome.STOPPED, "unit needs an approval"),
         ({"unit": S.HELD}, Outcome.STOPPED, "unit is held"),
         ({"unit": S.CANCELED, "smoke": S.BLOCKED}, Outcome.STOPPED, "unit was canceled"),
+        # All that a person has to do is named.
+        (
+            {"a": S.HELD, "b": S.GATED, "c": S.WAITING, "d": S.CANCELED},
+            Outcome.STOPPED,
+            "d was canceled, b needs an approval, a is held",
+        ),
+        ({"a": S.HELD, "b": S.GATED, "c": S.FAILED}, Outcome.FAILED, "stopped at c"),
         ({"a": S.HELD, "b": S.HELD}, Outcome.STOPPED, "a and b are held"),
         (dict.fromkeys("abcde", S.CANCELED), Outcome.STOPPED, "a, b and 3 more were canceled"),
         (dict.fromkeys("abcd", S.PLACING), Outcome.RUNNING, "a, b and 2 more wait for a host"),

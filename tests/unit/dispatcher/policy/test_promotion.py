@@ -295,6 +295,23 @@ def test_a_hold_comes_first_and_an_approval_ends_it() -> None:
     assert states(settle(replace(facts, decisions=(approved,)))) == "placing waiting waiting"
 
 
+def test_a_hold_names_the_gate_too() -> None:
+    facts = end_run(start(GATED), "a", StageState.PASSED)
+    held = Decision(1, "b", DecisionKind.HELD, "bob")
+    detail = latest(settle(replace(facts, decisions=(held,))), "b").detail
+    assert detail == "held by bob; its gate needs an approval, too, which also ends the hold"
+
+
+@pytest.mark.parametrize("state", [StageState.PLACING, StageState.RUNNING])
+def test_the_reason_of_a_wait_does_not_depend_on_placement(state: StageState) -> None:
+    """Placement and jobs move a run between these states; the text must hold in both."""
+    facts = start()
+    assert latest(facts, "b").detail == "needs a, which has not passed yet"
+    runs = [replace(run, state=state) if run.stage == "a" else run for run in facts.runs]
+    moved = replace(facts, runs=tuple(runs))
+    assert not make_plan(moved).run_changes
+
+
 def test_stages_without_needs_run_side_by_side() -> None:
     tree = PipelineConfig(None, (Stage("a"), Stage("b"), Stage("c", needs=("a", "b"))), ())
     facts = end_run(start(tree), "b", StageState.PASSED)
@@ -544,7 +561,7 @@ def test_of_hundreds_of_needs_some_are_named() -> None:
     first = tuple(Stage(name, gate=Gate.MANUAL) for name in names)
     facts = start(PipelineConfig(None, (*first, Stage("last", needs=tuple(names)))))
     detail = latest(facts, "last").detail
-    assert detail.endswith(f"needs {names[4]}, which is gated; and 194 more")
+    assert detail.endswith(f"needs {names[4]}, which needs an approval; and 194 more")
 
 
 # -- histories ------------------------------------------------------------------------

@@ -226,7 +226,7 @@ class Host:
         if message is None:
             raise HostOpenError(self.id, f"{self._find_close_reason()} while waiting for {name!r}")
         if message[0] == "error":
-            raise HostOpenError(self.id, to_single_line(str(message[1])))
+            raise HostOpenError(self.id, to_single_line(" ".join(map(str, message[1:]))))
         if message[0] != name:
             raise HostOpenError(
                 self.id, f"expected {name!r}, got {to_single_line(str(message[0]))!r}"

@@ -240,10 +240,9 @@ def _check_fields(execution: Execution) -> None:
         raise ValueError("not an execution: a number is out of range")
     if not are_strings(texts):
         raise ValueError("not an execution: a value is not a string")
-    if not all(
-        isinstance(code, (int, type(None))) for code in (execution.exit_status, execution.signal)
-    ):
-        raise ValueError("not an execution: the exit status or signal is not an integer")
+    for code in (execution.exit_status, execution.signal):
+        if code is not None and not (type(code) is int and 0 <= code <= MAX_STATUS):
+            raise ValueError("not an execution: the exit status or signal is %.50r" % (code,))
 
 
 def _check_stream(stream: CapturedStream) -> None:
@@ -287,6 +286,8 @@ def _case_from_row(row: Any) -> Case:
     return case._replace(properties=tuple((key, value) for key, value in case.properties))
 
 
+#: Maximum exit status and signal number of wait(2).
+MAX_STATUS = 255
 #: Exclusive upper bound of every number of seconds or bytes; it excludes infinity and NaN.
 MAX_NUMBER = 1e12
 

@@ -7,7 +7,7 @@ import math
 import re
 from typing import List, Optional
 
-from ..protocol.model import Case
+from ..protocol.model import MAX_NUMBER, Case
 
 #: Bytes kept of one line of text; the rest of the line is dropped.
 MAX_LINE_BYTES = 64 * 1024
@@ -38,7 +38,7 @@ def truncate(text: str, limit: int = MAX_NAME_CHARS) -> str:
 
 
 def parse_seconds(value: object) -> Optional[float]:
-    """Return a duration as a finite number of 0 or more, or None if it is not one.
+    """Return a duration from 0 to below MAX_NUMBER, the limit of a message, or None.
 
     Surefire writes thousands with commas ("1,234.5"); some locales write a
     decimal comma ("0,005").
@@ -48,7 +48,7 @@ def parse_seconds(value: object) -> Optional[float]:
     except (TypeError, ValueError, OverflowError):
         number = _parse_with_commas(value)
     # Neither NaN nor infinity passes this comparison.
-    return number if 0 <= number < math.inf else None
+    return number if 0 <= number < MAX_NUMBER else None
 
 
 def _parse_with_commas(value: object) -> float:

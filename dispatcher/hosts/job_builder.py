@@ -19,8 +19,8 @@ from shell_runner.errors import InvalidHostSpec, NosejobsError, UsageError
 from shell_runner.hosts import spec as specs
 from shell_runner.jobs.client import make_job
 from shell_runner.remote import formats
-from shell_runner.remote.protocol.fields import is_digest
 from shell_runner.remote.protocol.job import Content, JobConfig, JobTest, NewJob
+from shell_runner.remote.protocol.model import is_digest
 from shell_runner.shipping.tree_scan import SourceTree
 
 from .. import model

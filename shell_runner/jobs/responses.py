@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..remote.protocol.fields import MAX_ITEMS, Fields, InvalidField, is_digest
+from ..remote.protocol.fields import MAX_ITEMS, Fields, InvalidField
 from ..remote.protocol.job import ARCHIVE, TREE, Content, JobConfig, is_uuid
 from ..remote.protocol.job_summary import JOB_STATES, JobSummary, parse_summary
-from ..remote.protocol.model import OUTCOMES, Test, execution_from_row
+from ..remote.protocol.model import OUTCOMES, Test, execution_from_row, is_digest
 from ..remote.protocol.verdict import judge
 from ..text import to_single_line
 

@@ -6,6 +6,7 @@ of the tree that is created from it.
 
 from typing import NamedTuple, Sequence, Set
 
+from ..protocol.model import is_digest as is_digest
 from .path_limits import describe_path_excess
 from .symbolic_links import is_link_inside
 
@@ -63,11 +64,6 @@ def check_hard_links(entries: Sequence[ManifestEntry]) -> None:
             raise BadManifestEntry(
                 "hard link to what is not a file before it: %r -> %r" % (entry.path, entry.digest)
             )
-
-
-def is_digest(text: str) -> bool:
-    """Return whether the text has the form of a digest and is safe as a part of a path."""
-    return len(text) == 64 and text.isalnum()
 
 
 def _encode(text: str) -> bytes:

@@ -4,11 +4,10 @@ Pure.  This module must not know what the values mean.  Slots do not load it; th
 need are in ``model``.
 """
 
-import re
 import reprlib
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
-from .model import MAX_NUMBER, are_strings, is_number
+from .model import MAX_NUMBER, are_strings, is_digest, is_number
 
 #: Exclusive upper bound of integers, so that SQLite and every JSON parser can hold them.
 MAX_INTEGER = 1 << 62
@@ -65,11 +64,6 @@ def is_flag(value: Any) -> bool:
 def is_integer(value: Any) -> bool:
     """Return whether ``value`` is an integer of any size."""
     return type(value) is int
-
-
-def is_digest(value: Any) -> bool:
-    """Return whether ``value`` is a SHA-256 digest in hexadecimal digits."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 # -- checks of values that have names ----------------------------------------------

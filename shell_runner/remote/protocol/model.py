@@ -298,6 +298,11 @@ def is_number(value: Any, minimum: float = 0) -> bool:
     return has_type and minimum <= value < MAX_NUMBER
 
 
+def is_digest(value: Any) -> bool:
+    """Return whether ``value`` is a SHA-256 digest in hexadecimal digits, safe in a path."""
+    return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
+
+
 def are_numbers(values: Iterable[Any]) -> bool:
     """Return whether all values are numbers between -MAX_NUMBER and MAX_NUMBER."""
     return all(is_number(value, -MAX_NUMBER) for value in values)

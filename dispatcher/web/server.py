@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -35,6 +36,10 @@ change something need Content-Type: application/json, or the header X-Nosejobs.\
 _SHUTDOWN_TIMEOUT = 3
 #: Seconds that the head of a request may take: an idle connection uses the place of another one.
 _REQUEST_HEAD_TIMEOUT = 10.0
+#: Maximum connections; beyond them, requests are answered with 503.
+_MAX_CONNECTIONS = 500
+#: Maximum connections without a complete request; beyond them, the oldest of these is closed.
+_MAX_WAITING_CONNECTIONS = 100
 
 
 class CannotListen(NosejobsError):
@@ -93,7 +98,7 @@ class Server:
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
-                limit_concurrency=500,
+                limit_concurrency=_MAX_CONNECTIONS,
                 h11_max_incomplete_event_size=64 << 10,
                 http=_TimedProtocol,
                 ws="none",
@@ -127,14 +132,22 @@ class Server:
 
 
 class _TimedProtocol(H11Protocol):
-    """The h11 parser, even if others are installed; it closes idle connections."""
+    """The h11 parser, even if others are installed; it closes idle connections.
+
+    Clients of loopback cannot be told apart.  Therefore idle connections are limited together,
+    with the oldest closed first: a client that sends its request at once is always served.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    #: Time of the event loop since which the next request is awaited.
+    _waiting_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of a new connection."""
         super().connection_made(transport)
+        self._waiting_since = self.loop.time()
         self._update_timer()
+        self._close_oldest_waiting()
 
     def data_received(self, data: bytes) -> None:
         """Parse data, and stop the timer once a request is complete."""
@@ -144,12 +157,24 @@ class _TimedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Start the timer for the next request on the same connection."""
         super().on_response_complete()
+        self._waiting_since = self.loop.time()
         self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""
         super().connection_lost(exc)
         self._cancel_timer()
+
+    def _close_oldest_waiting(self) -> None:
+        waiting = [each for each in self.connections if each.is_waiting()]  # type: ignore[union-attr]
+        if len(waiting) > _MAX_WAITING_CONNECTIONS:
+            min(waiting, key=lambda each: each._waiting_since).transport.close()
+
+    def is_waiting(self) -> bool:
+        """Return whether no complete request has arrived since the last one was answered."""
+        if self.transport.is_closing():
+            return False
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
     def _update_timer(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

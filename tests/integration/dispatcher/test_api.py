@@ -3,11 +3,12 @@
 import http.client
 import json
 import re
+import resource
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -468,6 +469,48 @@ def test_a_connection_without_a_request_is_closed(
             connection.sendall(data)
             while connection.recv(1 << 16):
                 pass  # the response, then the end, which a kept connection would not have
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET / HT",
+        b"GET /api/v1/hosts HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /api/v1/poke/app HTTP/1.1\r\nHost: localhost\r\nX-Nosejobs: 1\r\n"
+        b"Content-Length: 9\r\n\r\nx",
+    ],
+    ids=["idle", "half a head", "kept alive", "half a body"],
+)
+def test_idle_connections_take_no_place_of_requests(
+    shared: RunningApi, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """Without a limit of their own, 500 of them let all requests fail for 10 s."""
+    monkeypatch.setattr("dispatcher.web.server._REQUEST_HEAD_TIMEOUT", 600.0)
+    monkeypatch.setattr("dispatcher.web.request_guard.BODY_TIMEOUT", 600.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    host, port = shared.url[7:].split(":")
+    tag = get(shared, "/hosts").headers["ETag"]
+    request = (
+        "GET /api/v1/hosts?wait=2 HTTP/1.1\r\nHost: localhost\r\n"
+        f"If-None-Match: {tag}\r\nConnection: close\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+        complete = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        complete.sendall(request.encode())
+        get(shared, "/hosts")  # the server has read the request before it answers a later one
+        for _ in range(600):
+            connection = socket.create_connection((host, int(port)), timeout=20)
+            stack.enter_context(connection)
+            with suppress(OSError):  # it may have been closed already
+                connection.sendall(data)
+                if b"hosts" in data:
+                    connection.recv(1 << 16)
+        assert get(shared, "/hosts").status_code == 200
+        # A complete request is older than all of them, and is not closed.
+        assert status(complete.recv(1 << 16)) == 304
 
 
 def test_a_waiting_request_is_not_closed(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,11 @@ from typing import IO, Any
 
 import pytest
 
+try:
+    from _pytest.nodeid import NodeId  # since pytest 9.2
+except ImportError:
+    NodeId = None  # type: ignore[assignment, misc]
+
 
 def make_marker(name: str) -> pytest.MarkDecorator:
     """Return the marker ``name``, which may be any text.
@@ -96,3 +101,15 @@ def _get_counted_ids(config: pytest.Config) -> Any:
 def _get_failed_ids(config: pytest.Config) -> Any:
     plugin = config.pluginmanager.get_plugin("lfplugin")
     return getattr(plugin, "lastfailed", None)
+
+
+def parse_node_id(nodeid: str) -> Any:
+    """Return ``nodeid`` for a report; since pytest 9.2, as pytest's NodeId without parameters.
+
+    Pytest itself would take the text from ``[`` on for the parameters of a Python test, and write
+    another ``]`` behind it in its summary.
+    """
+    path, separator, names = nodeid.partition("::")
+    if NodeId is None or not separator or "[" not in names:
+        return nodeid
+    return NodeId(path=path, names=tuple(names.split("::")))

@@ -28,6 +28,7 @@ from shell_runner.reporting import report_text
 from shell_runner.reporting.report_text import FailureContext, format_stream, format_tail
 from shell_runner.text import make_readable
 
+from . import pytest_internals
 from .failure_text import FailureText
 from .items import ShellItem
 
@@ -248,7 +249,7 @@ class _ReportBuilder:
             is_verdict = when == "call" or longrepr is not None
             duration = execution.duration if is_verdict else 0.0
         return pytest.TestReport(
-            self._nodeid,
+            pytest_internals.parse_node_id(self._nodeid),
             self._location,
             self._keywords,
             outcome,

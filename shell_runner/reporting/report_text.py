@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..remote.protocol.model import CapturedStream, Case, Execution, Test
+from ..remote.protocol.model import XPASSED, CapturedStream, Case, Execution, Test
 from ..remote.protocol.verdict import format_leftovers, judge
 from ..text import format_count, make_readable
 
@@ -17,6 +17,8 @@ from ..text import format_count, make_readable
 _MAX_LINES = 50
 #: Characters of one line that a failure shows.
 _MAX_LINE_CHARS = 2000
+#: Lines of an output that is the reason of a skip as a whole.
+_MAX_REASON_LINES = 5
 #: Artifacts that a failure names.
 _MAX_FILES = 10
 
@@ -153,14 +155,18 @@ def _artifact_lines(execution: Execution, context: FailureContext) -> list[str]:
 
 
 def skip_reason(execution: Execution) -> str:
-    """Return the reason of a skip: from TAP, else the last line of output, else the exit status."""
+    """Return the reason of a skip: from TAP, else from the output, else the exit status.
+
+    A short output is the reason as a whole, since a reason can have several lines; the reason
+    in a long one is its last line.
+    """
     parsed = execution.parsed
     if parsed is not None and parsed.skip_all:
         return make_readable(parsed.skip_all)
     for stream in (execution.stdout, execution.stderr):
         lines = make_readable(stream.text[-_MAX_LINE_CHARS:]).strip().splitlines()
         if lines:
-            return lines[-1].strip()
+            return "\n".join(lines if len(lines) <= _MAX_REASON_LINES else lines[-1:]).strip()
     return "exit 77"
 
 
@@ -204,8 +210,14 @@ def execution_properties(execution: Execution, host: str) -> list[tuple[str, obj
 
 
 def case_properties(case: Case) -> list[tuple[str, str]]:
-    """Return the JUnit properties that a program gave one of its cases."""
-    return [(make_readable(key), make_readable(text)) for key, text in case.properties]
+    """Return the JUnit properties of a case: those that its program gave it, and ``xpassed``.
+
+    JUnit XML has no element for a case that passed although it was expected to fail.
+    """
+    properties = [(make_readable(key), make_readable(text)) for key, text in case.properties]
+    if case.outcome == XPASSED:
+        properties.append(("xpassed", make_readable(case.message) or "no reason given"))
+    return properties
 
 
 def name_cases(cases: Sequence[Case]) -> Iterator[tuple[Case, tuple[str, str]]]:
@@ -242,10 +254,11 @@ def junit_names(nodeid: str, case: tuple[str, str] | None = None) -> tuple[str, 
     The class of a case (``case``: its group and name) is its program and its group.
     """
     folder, _, name = nodeid.rpartition("/")
+    group = ""
     if case:
-        group, name = case
-        folder = f"{nodeid}.{group}" if group else nodeid
-    return make_readable(folder.replace("/", ".")) or ".", make_readable(name)
+        folder, (group, name) = nodeid, case
+    classname = folder.replace("/", ".") + (f".{group}" if group else "")
+    return make_readable(classname) or ".", make_readable(name)
 
 
 def format_attachments(files: Sequence[str]) -> str:

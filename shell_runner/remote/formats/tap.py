@@ -191,7 +191,7 @@ class Reader(DocumentTree):
         if rest[:1] == "-" and rest[1:2] in ("", " ", "\t"):
             rest = rest[1:].lstrip()
         if "#" in rest or "\\" in rest:
-            parsed = parse_description(rest)
+            parsed = parse_description(rest, has_escapes=self._stack[depth].any_order)
             outcome = _OUTCOMES[parsed.directive, failed]
             name = truncate(parsed.name or title) or "test %d" % number
             reason = truncate(parsed.reason, MAX_MESSAGE_CHARS)

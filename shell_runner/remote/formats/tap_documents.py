@@ -85,7 +85,7 @@ class Document:
         #: Index of its first case in the collector.
         self.first_case = first_case
         self.strict: bool = parent is not None and parent.strict
-        #: TAP 14 allows any order of numbers.
+        #: The document is TAP 14, which allows any order of numbers and has escapes.
         self.any_order: bool = parent is not None and parent.any_order
         self.plan: Optional[int] = None
         self.points_before_plan = 0

@@ -38,8 +38,10 @@ class Description(NamedTuple):
     duration: Optional[float] = None
 
 
-def parse_description(rest: str) -> Description:
-    """Split a description from its directive (TAP 14, "Directive" and "Escaping").
+def parse_description(rest: str, has_escapes: bool = True) -> Description:
+    r"""Split a description from its directive (TAP 14, "Directive" and "Escaping").
+
+    ``has_escapes``: whether ``\\`` stands for a backslash, which it does since TAP 14.
 
     The delimiter is the first unescaped ``#`` with white space around it.  A ``#`` that
     lacks the space on one side counts if a directive follows.
@@ -52,21 +54,23 @@ def parse_description(rest: str) -> Description:
         space_after = rest[at + 1 : at + 2].isspace()
         if not (space_before or space_after):
             continue
-        description = _parse_directive(rest[:at], rest[at + 1 :], space_before)
+        description = _parse_directive(rest[:at], rest[at + 1 :], space_before, has_escapes)
         if description is not None or (space_before and space_after):
-            return description or Description(unescape(rest))
-    return Description(unescape(rest))
+            return description or Description(unescape(rest, has_escapes))
+    return Description(unescape(rest, has_escapes))
 
 
-def _parse_directive(before: str, after: str, space_before: bool) -> Optional[Description]:
-    name = unescape(before.strip())
+def _parse_directive(
+    before: str, after: str, space_before: bool, has_escapes: bool
+) -> Optional[Description]:
+    name = unescape(before.strip(), has_escapes)
     # Only words near the hash can be a directive; the pattern must not run on
     # over a long text for each of many hashes.
     head = after[:32].lstrip()[:5].lower()
     if head.startswith(("skip", "todo")):
         match = _match_directive(after)
         if match is not None:
-            reason = unescape((match.group(3) or "").strip())
+            reason = unescape((match.group(3) or "").strip(), has_escapes)
             return Description(name, match.group(1).lower(), reason)
     if head == "time=" and space_before:
         return _parse_time(name, after)
@@ -89,9 +93,18 @@ def parse_skip_reason(text: str) -> str:
     return unescape(_SKIP_WORD.sub("", text, count=1).strip())
 
 
-def unescape(text: str) -> str:
-    r"""Replace the escapes ``\#`` and ``\\`` of TAP 14."""
-    return _ESCAPE.sub(r"\1", text) if "\\" in text else text
+def unescape(text: str, has_escapes: bool = True) -> str:
+    r"""Replace the escapes ``\#`` and, unless ``has_escapes`` is false, ``\\`` of TAP 14.
+
+    Perl's Test::More has always written ``\#``, but a backslash as it is.
+    """
+    if "\\" not in text:
+        return text
+    return _ESCAPE.sub(r"\1" if has_escapes else _unescape_hash, text)
+
+
+def _unescape_hash(match: "re.Match[str]") -> str:
+    return match.group(1) if match.group(1) == "#" else match.group()
 
 
 class Diagnostics:

@@ -562,3 +562,30 @@ def test_a_reader_that_cannot_be_loaded_on_the_host(project: Project, mode: str)
     assert "only_here" in result.reports["test_says"][1]
     assert result.outcomes_of("test_says") == {"": "failed setup"}
     assert result.outcomes_of("test_silent") == {"": "passed"}
+
+
+@each_mode
+def test_names_with_brackets_and_all_lines_of_a_reason_are_shown_as_they_are(
+    project: Project, mode: str
+) -> None:
+    names = ["[a] b", "c[1]", "d[", "e::[f", "g]"]
+    project.add("test_a.sh", tap("1..5", *(f"not ok {n} - {e}" for n, e in enumerate(names, 1))))
+    project.add("test_s.sh", "printf 'needs docker:\\n  not there\\n'\nexit 77")
+    done = project.run("-rfs", "--tb=no", *MODES[mode])
+    failed = [line for line in done.outlines if line.startswith("FAILED ")]
+    assert sorted(failed) == sorted(f"FAILED test_a.sh::{name} - not ok" for name in names)
+    done.stdout.fnmatch_lines(["SKIPPED [[]1] *: needs docker:", "  not there"])
+    _, cases = project.cases(*MODES[mode])
+    assert {*names, "test_s.sh"} <= {*cases}
+    assert cases["test_s.sh"].message == "needs docker:\n  not there"
+
+
+@each_mode
+def test_xpassed_cases_and_slashes_in_groups_are_seen_in_junit(project: Project, mode: str) -> None:
+    lines = ["# Subtest: GET /a/b", "    ok 1 - x # TODO later", "    1..1", "ok 1 - GET /a/b"]
+    project.add("sub/test_a.t", tap("TAP version 14", "1..1", *lines))
+    _, cases = project.cases(*MODES[mode])
+    (case,) = cases.values()
+    assert case.id == ("sub.test_a.t.GET /a/b", "x")
+    assert case.properties["xpassed"] == "later"
+    assert case.outcome == "passed"

@@ -8,14 +8,25 @@ from hypothesis import strategies as st
 
 from shell_runner.remote.execution.output_capture import OutputCapture
 from shell_runner.remote.protocol import model
-from shell_runner.remote.protocol.model import CapturedStream, Execution
+from shell_runner.remote.protocol.model import (
+    FAILED,
+    PASSED,
+    SKIPPED,
+    XFAILED,
+    XPASSED,
+    CapturedStream,
+    Case,
+    Execution,
+)
 from shell_runner.remote.protocol.verdict import format_leftovers
 from shell_runner.reporting.report_text import (
     FailureContext,
+    case_properties,
     describe_failure,
     execution_properties,
     format_stream,
     format_tail,
+    junit_names,
     skip_reason,
 )
 
@@ -75,13 +86,20 @@ def test_leftovers_are_named(names: tuple[str, ...], words: str) -> None:
 @pytest.mark.parametrize(
     ("out", "err", "reason"),
     [
-        (b"first\nno docker here\n\n", b"x", "no docker here"),
+        (b"first\nno docker here\n\n", b"x", "first\nno docker here"),
+        (
+            b"needs docker:\n  not installed\n  nor podman\n",
+            b"",
+            "needs docker:\n  not installed\n  nor podman",
+        ),
+        (b"1\n2\n3\n4\n5\n", b"", "1\n2\n3\n4\n5"),
+        (b"1\n2\n3\n4\n5\nno docker here\n", b"", "no docker here"),
         (b"", b"why\n", "why"),
         (b"", b"", "exit 77"),
         (b" \n", b"", "exit 77"),
     ],
 )
-def test_a_skipped_program_says_why_in_its_last_line(out: bytes, err: bytes, reason: str) -> None:
+def test_a_skipped_program_says_why_in_its_output(out: bytes, err: bytes, reason: str) -> None:
     assert (
         skip_reason(Execution(1, exit_status=77, stdout=stream(out), stderr=stream(err))) == reason
     )
@@ -132,3 +150,27 @@ def test_a_failure_says_what_was_written_and_where_it_is(
     text = describe_failure(model.Test(1, "test_a"), execution, place)
     took = next(number for number, line in enumerate(text.lines) if line.startswith("took"))
     assert list(text.lines[took + 1 :]) == [*words, "rerun    test_a", "output   none"]
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "case", "names"),
+    [
+        ("tests/net/test_a.sh", None, ("tests.net", "test_a.sh")),
+        ("test_a.sh", None, (".", "test_a.sh")),
+        ("net/test_a.sh", ("", "x/y"), ("net.test_a.sh", "x/y")),
+        ("net/test_a.sh", ("GET /a/b", "x/y"), ("net.test_a.sh.GET /a/b", "x/y")),
+        ("net/test_a.sh", ("Types/0.Add", "x"), ("net.test_a.sh.Types/0.Add", "x")),
+    ],
+)
+def test_slashes_in_names_of_groups_stay(
+    nodeid: str, case: tuple[str, str] | None, names: tuple[str, str]
+) -> None:
+    assert junit_names(nodeid, case) == names
+
+
+@pytest.mark.parametrize("outcome", [PASSED, FAILED, SKIPPED, XFAILED, XPASSED])
+def test_only_xpassed_cases_have_a_property_of_their_outcome(outcome: str) -> None:
+    case = Case("a", outcome, "later", properties=(("k", "v"),))
+    expected = [("k", "v"), *([("xpassed", "later")] if outcome == XPASSED else [])]
+    assert case_properties(case) == expected
+    assert case_properties(Case("a", XPASSED)) == [("xpassed", "no reason given")]

@@ -168,9 +168,9 @@ def test_a_plan_of_none_skips_all(text, reason):
         ("ok 1 hello \\# todo", "passed", "hello # todo", ""),
         ("ok 1 hello # todo hash \\# sign", "xpassed", "hello", "hash # sign"),
         ("ok 1 hello # todo hash # sign", "xpassed", "hello", "hash # sign"),
-        ("ok 1 hello \\\\# todo hash", "xpassed", "hello \\", "hash"),
+        ("ok 1 hello \\\\# todo hash", "xpassed", "hello \\\\", "hash"),
         ("ok 1 hello # other # todo", "passed", "hello # other # todo", ""),
-        ("ok 1 hello \\\\\\\\\\\\\\# todo", "passed", "hello \\\\\\# todo", ""),
+        ("ok 1 hello \\\\\\\\\\\\\\# todo", "passed", "hello \\\\\\\\\\\\# todo", ""),
         ("ok 1 see https://e.com/p.html#skip it", "passed", "see https://e.com/p.html#skip it", ""),
         ("ok 1 issue #5 is done # skip why", "skipped", "issue #5 is done", "why"),
         ("ok 1 a\\nb", "passed", "a\\nb", ""),
@@ -181,6 +181,26 @@ def test_a_plan_of_none_skips_all(text, reason):
 def test_a_point_says_outcome_name_and_reason(line, outcome, name, message):
     (case,) = parsed("1..1\n%s\n" % line).cases
     assert (case.outcome, case.name, case.message) == (outcome, name, message)
+
+
+@pytest.mark.parametrize("version", [0, 12, 13, 14])
+@pytest.mark.parametrize(
+    ("written", "tap14", "older"),
+    [
+        ("C:\\\\new", "C:\\new", "C:\\\\new"),
+        ("\\\\", "\\", "\\\\"),
+        ("a\\#b", "a#b", "a#b"),
+        ("a\\nb", "a\\nb", "a\\nb"),
+        ("\\\\\\#", "\\#", "\\\\#"),
+    ],
+)
+@pytest.mark.parametrize("end", ["", " # TODO later"])
+def test_two_backslashes_are_an_escape_since_tap_14(version, written, tap14, older, end):
+    header = "TAP version %d\n" % version if version else ""
+    text = "1..1\n# Subtest: s\n    1..1\n    ok 1 - %s%s\nok 1 - s\n" % (written, end)
+    for stream in ("1..1\nok 1 - %s%s\n" % (written, end), text):
+        (case,) = parsed(header + stream).cases
+        assert case.name == (tap14 if version == 14 else older)
 
 
 @pytest.mark.parametrize("line", ["okay", "OK 1", "ok: x", " ok 1", "not  ok 1", "Ok", "\tok 1"])
@@ -386,6 +406,7 @@ def test_what_was_written_as_tap_is_read_back(points, plan_first):
         for number, (name, outcome) in enumerate(points, 1)
     ]
     lines.insert(0 if plan_first else len(lines), "1..%d" % len(points))
+    lines.insert(0, "TAP version 14")
     output = parsed("\n".join(lines) + "\n")
     assert [(case.name, case.outcome) for case in output.cases] == points
     assert output.problem == ""

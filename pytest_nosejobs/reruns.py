@@ -13,7 +13,7 @@ import pytest
 from shell_runner.remote.protocol.model import PASSED, Execution, Test
 from shell_runner.remote.protocol.verdict import judge
 from shell_runner.reporting.report_text import flaky_message
-from shell_runner.text import make_readable
+from shell_runner.text import attempt_reasons, make_readable
 
 from . import junit_xml, markers, other_plugins
 from .items import ShellItem
@@ -55,8 +55,9 @@ class RerunRecorder:
     """Records from the reports of a session which tests ran again."""
 
     def __init__(self) -> None:
-        #: The way in which each flaky program passed, by node id, as shown to people.
-        self.flaky: dict[str, str] = {}
+        #: The way in which each flaky program passed, and why its earlier attempts failed, by node
+        #: id, as lines for people.
+        self.flaky: dict[str, list[str]] = {}
         self._recorded: set[str] = set()
 
     def record(self, report: pytest.TestReport, xml: Any) -> None:
@@ -76,6 +77,7 @@ class RerunRecorder:
         self._recorded.add(program)
         flaky = dict(report.user_properties).get("flaky")
         if flaky:
-            self.flaky[program] = str(flaky)
+            reasons = attempt_reasons((outcome, message) for outcome, message, _ in earlier)
+            self.flaky[program] = [str(flaky), *reasons]
         if xml is not None:
             junit_xml.add_earlier_attempts(xml, report, earlier, bool(flaky))

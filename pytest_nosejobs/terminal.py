@@ -289,12 +289,14 @@ class TerminalSummary:
         text = f"nosejobs: {_count(len(reasons), 'file')} {verb} not collected: {names}"
         self._reporter.line(f"{text} (-v lists why)", yellow=True)
 
-    def write_flaky_tests(self, flaky: Mapping[str, str]) -> None:
-        """Write how each flaky test passed, by node id."""
+    def write_flaky_tests(self, flaky: Mapping[str, Sequence[str]]) -> None:
+        """Write how each flaky test passed, and why it had failed before, by node id."""
         if flaky:
             self._reporter.section("flaky tests", yellow=True)
-            for nodeid, text in flaky.items():
+            for nodeid, (text, *reasons) in flaky.items():
                 self._reporter.line(f"{nodeid}: {text}")
+                for reason in reasons:
+                    self._reporter.line(f"  {reason}")
 
     def write_losses(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
@@ -132,3 +132,19 @@ def shorten_list(items: Sequence[str], limit: int) -> list[str]:
     """Return the first ``limit`` items, and ``and N more`` if there are others."""
     more = len(items) - limit
     return [*items[:limit], *([f"and {more} more"] if more > 0 else [])]
+
+
+#: Maximum number of attempts that are named, and characters of each reason.
+_MAX_NAMED_ATTEMPTS, _MAX_REASON_CHARS = 5, 300
+
+
+def attempt_reasons(attempts: Iterable[tuple[str, str]]) -> list[str]:
+    """Return ``attempt 1: failed: exit 1`` for each attempt that another one followed.
+
+    ``attempts``: outcome and message of each.  The first ones are named, the others counted.
+    """
+    reasons = [
+        f"attempt {number}: {to_single_line(': '.join(filter(None, texts)), _MAX_REASON_CHARS)}"
+        for number, texts in enumerate(attempts, 1)
+    ]
+    return shorten_list(reasons, _MAX_NAMED_ATTEMPTS)

@@ -243,6 +243,7 @@ def format_build_footer(found: JsonObject) -> Iterator[tuple[str, str]]:
         yield job["stage"], f"{message} (on {job['host']})"
     if len(found["failures"]) > _MAX_LISTED_ROWS:
         yield "", f"and {len(found['failures']) - _MAX_LISTED_ROWS} more"
+    yield from _flaky_lines(found, jobs)
     for each in found["measurements"][:_MAX_LISTED_ROWS]:
         unit = f" {each['unit']}" if each["unit"] else ""
         yield each["stage"], f"{each['name']} = {each['value']:.12g}{unit} ({each['nodeid']})"
@@ -257,6 +258,16 @@ def format_build_footer(found: JsonObject) -> Iterator[tuple[str, str]]:
     hint = suggest_next_step(found)
     if hint:
         yield "next", hint
+
+
+def _flaky_lines(found: JsonObject, jobs: Mapping[str, JsonObject]) -> Iterator[tuple[str, str]]:
+    """Yield the tests that passed at last, with the reasons why earlier attempts failed."""
+    for each in found["flaky"][:_MAX_LISTED_ROWS]:
+        job, reasons = jobs[each["job"]], "; ".join(each["earlier_failures"].splitlines())
+        passed = f"passed on attempt {each['attempts']} (on {job['host']})"
+        yield job["stage"], f"FLAKY {each['nodeid']} - {passed}; {reasons or 'no reasons kept'}"
+    if len(found["flaky"]) > _MAX_LISTED_ROWS:
+        yield "", f"and {len(found['flaky']) - _MAX_LISTED_ROWS} more"
 
 
 def _is_manual_or_revoked(tag: JsonObject) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from operator import itemgetter
@@ -23,7 +23,7 @@ from shell_runner.remote.jobs.result_package_reader import Package, open_package
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import SKIPPED, Case, Execution, ParsedOutput, Problem
 from shell_runner.remote.protocol.verdict import judge
-from shell_runner.text import strip_control_chars, to_single_line
+from shell_runner.text import attempt_reasons, strip_control_chars, to_single_line
 
 from ..store.results import CaseRow, MeasurementRow, ResultRow
 
@@ -93,38 +93,40 @@ def read_rows(package: Package, job: str) -> PackageRows:
     manifest = package.manifest
     end_reason = to_single_line(str(manifest.get("end_reason")))
     rows = PackageRows(end_reason, to_single_line(str(manifest.get("detail"))))
-    for number, (last, attempts) in _last_executions(package, len(tests)):
-        _add_result(rows, tests[number], number, last, attempts)
+    for number, attempts in _executions_by_test(package, len(tests)):
+        _add_result(rows, tests[number], number, attempts)
     if len(rows.cases) >= _MAX_CASES or len(rows.measurements) >= _MAX_MEASUREMENTS:
         limit = f"only the first {_MAX_CASES} cases and {_MAX_MEASUREMENTS} measurements are stored"
         rows.detail = f"{rows.detail}; {limit}" if rows.detail else limit
     return rows
 
 
-def _last_executions(package: Package, count: int) -> Iterator[tuple[int, tuple[Execution, int]]]:
-    """Yield of each test its number, its last execution, and the number of executions."""
+def _executions_by_test(package: Package, count: int) -> Iterator[tuple[int, list[Execution]]]:
+    """Yield the number of each test, and its executions, the last one last."""
     expected = 0
     for number, attempts in groupby(package.read_executions(), key=itemgetter(0)):
         if number != expected or number >= count:
             raise BadPackage(EXECUTIONS, f"test {number}, expected test {expected} of {count}")
         executions = [execution for _, _, execution in attempts]
-        yield number, (executions[-1], len(executions))
+        yield number, executions
         expected += 1
     if expected != count:
         raise BadPackage(EXECUTIONS, f"test {expected} of {count} is missing")
 
 
 def _add_result(
-    rows: PackageRows, case: JobTest, number: int, last: Execution, attempts: int
+    rows: PackageRows, case: JobTest, number: int, executions: Sequence[Execution]
 ) -> None:
+    last = executions[-1]
     result = judge(case.test, last)
+    earlier = [judge(case.test, execution) for execution in executions[:-1]]
+    reasons = "\n".join(attempt_reasons((each.outcome, each.message) for each in earlier))
     # As in a live run, a test whose host does not meet its requirements is skipped.
     outcome = SKIPPED if last.problem == Problem.UNMET_REQUIREMENT else result.outcome
     nodeid, message = _to_printable(case.nodeid), to_single_line(result.message)
     duration = max(last.duration, 0.0)
-    rows.results.append(
-        ResultRow(number, nodeid, outcome, message, duration, attempts, result.infrastructure)
-    )
+    fields = (nodeid, outcome, message, duration, len(executions), result.infrastructure, reasons)
+    rows.results.append(ResultRow(number, *fields))
     if last.parsed is not None:
         _add_cases(rows, number, last.parsed)
     if last.exit_status is not None and not last.timed_out:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from shell_runner.remote.protocol.model import OUTCOMES
+from shell_runner.remote.protocol.model import OUTCOMES, PASSED
 
 from .. import model
 from ..model import OutcomeCounts
@@ -58,6 +58,8 @@ class ResultRow(NamedTuple):
     duration: float
     attempts: int = 1
     infrastructure: bool = False
+    #: The reasons why earlier attempts failed, a line for each; empty: it ran once.
+    earlier_failures: str = ""
 
 
 class CaseRow(NamedTuple):
@@ -164,9 +166,11 @@ def _add_results(connection: Connection, job: str, results: Iterable[ResultRow])
             escape_invalid_characters(outcome),
             escape_invalid_characters(message),
             _finite_or_none(duration) or 0.0,
-            *rest,
+            attempts,
+            infrastructure,
+            earlier and escape_invalid_characters(earlier),
         )
-        for number, nodeid, outcome, message, duration, *rest in results
+        for number, nodeid, outcome, message, duration, attempts, infrastructure, earlier in results
     )
     row_mapping.insert_many(connection, tables.result, columns, cleaned)
     return _ResultIds((row[0], row[1]) for row in connection.execute(_RESULT_IDS, {"job": job}))
@@ -246,6 +250,18 @@ def list_by_job(
         statement = statement.where(_RESULT.outcome.in_(outcomes))
     if limit >= 0:
         statement = statement.limit(limit)
+    return [ResultRow(*row) for row in connection.execute(statement)]
+
+
+def list_flaky(connection: Connection, job: str, limit: int) -> list[ResultRow]:
+    """Return the tests of a job that passed after a failed attempt, at most ``limit``."""
+    columns = (_RESULT[name] for name in ResultRow._fields)
+    statement = (
+        select(*columns)
+        .where(_RESULT.job == job, _RESULT.outcome == PASSED, _RESULT.attempts > 1)
+        .order_by(_RESULT.number)
+        .limit(limit)
+    )
     return [ResultRow(*row) for row in connection.execute(statement)]
 
 

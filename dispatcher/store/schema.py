@@ -19,7 +19,7 @@ from .engine import StoreError, begin_transaction, describe_location, translate_
 from .tables import METADATA
 
 #: All schema revisions, oldest first: the files in ``migrations/versions``.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 FOLDER = Path(__file__).parent / "migrations"
 _CREATE_VERSION_TABLE = """
 CREATE TABLE alembic_version (

@@ -233,6 +233,7 @@ result = Table(
         server_default="0",
         comment="whether the infrastructure failed, not the test",
     ),
+    _text("earlier_failures", "why earlier attempts failed, a line for each; empty: it ran once"),
     UniqueConstraint("job", "number"),
     Index("ix_result_nodeid", "nodeid"),
     comment="The outcome of a test of a job.",

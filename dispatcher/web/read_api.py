@@ -119,7 +119,7 @@ def _read_build(connection: Connection, number: int) -> schemas.BuildDetail:
         raise NotFound(f"there is no build {number}\n  try: nosejobs builds")
     runs = {run.id: run for run in detail.view.runs}
     newest = {run.id for run in build_status.newest_runs(detail.view.runs).values()}
-    failures, measurements = [], []
+    failures, flaky, measurements = [], [], []
     for job in detail.jobs:
         if (
             job.stage_run not in newest
@@ -129,8 +129,10 @@ def _read_build(connection: Connection, number: int) -> schemas.BuildDetail:
             continue
         rows = results.list_by_job(connection, job.id, ("failed", "error"), _MAX_FAILURES_PER_JOB)
         failures += [schemas.to_result(job.id, row) for row in rows]
+        passed = results.list_flaky(connection, job.id, _MAX_FAILURES_PER_JOB)
+        flaky += [schemas.to_result(job.id, row) for row in passed]
         measurements += _read_measurements(connection, job, runs[job.stage_run].stage)
-    return schemas.to_build_detail(detail, failures, measurements)
+    return schemas.to_build_detail(detail, failures, flaky, measurements)
 
 
 def _read_measurements(

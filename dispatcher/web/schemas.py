@@ -272,6 +272,8 @@ class Result(_Response):
     duration: float
     attempts: int
     infrastructure: bool
+    #: The reasons why earlier attempts failed, a line for each; empty: it ran once.
+    earlier_failures: str
 
 
 class Case(_Response):
@@ -307,6 +309,8 @@ class BuildDetail(Build):
     decisions: list[Decision]
     #: Tests that failed in the newest run of each stage; at most 100 of each job.
     failures: list[Result]
+    #: Tests that passed after a failed attempt, of the same runs; at most 100 of each job.
+    flaky: list[Result]
     measurements: list[Measurement]
     warnings: list[str]
     #: Newest entry first.
@@ -435,6 +439,7 @@ def to_host(host: model.Host, load: int) -> Host:
 def to_build_detail(
     rows: api_queries.BuildDetail,
     failures: Sequence[Result],
+    flaky: Sequence[Result],
     measurements: Sequence[Measurement],
 ) -> BuildDetail:
     """Return a build with its runs, jobs, tags, decisions and audit entries."""
@@ -455,6 +460,7 @@ def to_build_detail(
             for d in rows.decisions
         ],
         failures=list(failures),
+        flaky=list(flaky),
         measurements=list(measurements),
         warnings=list(tree.warnings),
         audit=[to_audit_entry(entry) for entry in rows.audit],

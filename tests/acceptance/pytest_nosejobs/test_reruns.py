@@ -37,6 +37,8 @@ def test_a_pass_after_failures_is_flaky(pytester: pytest.Pytester, args: tuple) 
             "*RR.*",
             "*= flaky tests =*",
             "test_a.sh: passed on attempt 3 of 4",
+            "  attempt 1: failed: exit 1*",
+            "  attempt 2: failed: exit 1*",
             "*= 1 passed, 2 rerun in *",
         ]
     )

@@ -32,7 +32,7 @@ def job(host: str, part: int = 0, name: str = "unit", **counts: int) -> Any:
 
 
 def build(**parts: Any) -> Any:
-    names = ("jobs", "failures", "measurements", "tags", "decisions", "stages")
+    names = ("jobs", "failures", "flaky", "measurements", "tags", "decisions", "stages")
     return {"number": 1, **{name: [] for name in names}, **parts}
 
 
@@ -110,6 +110,21 @@ def test_a_run_without_a_verdict_is_no_base(capsys: pytest.CaptureFixture[str]) 
 def test_every_stage_that_waits_for_a_person_is_suggested(states: list[str], command: str) -> None:
     stages = [stage(f"s{n}", run(f"s{n}", state)) for n, state in enumerate(states)]
     assert tables.suggest_next_step(build(stages=stages)) == command
+
+
+def test_a_flaky_test_is_shown_with_the_reasons_of_its_failures() -> None:
+    flaky = {
+        "job": "j", "nodeid": "test_a.sh", "attempts": 3,
+        "earlier_failures": "attempt 1: failed: exit 1\nattempt 2: error: exit 99",
+    }  # fmt: skip
+    found = build(jobs=[{**job("h1"), "id": "j"}], flaky=[flaky] * 25)
+    lines = list(tables.format_build_footer(found))
+    assert lines[0] == (
+        "unit",
+        "FLAKY test_a.sh - passed on attempt 3 (on h1); "
+        "attempt 1: failed: exit 1; attempt 2: error: exit 99",
+    )
+    assert (len(lines), lines[-1]) == (21, ("", "and 5 more"))
 
 
 def test_the_build_command_is_no_test(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,12 +34,26 @@ def test_each_test_is_a_row_and_its_last_try_counts(tmp_path: Path) -> None:
     )
     assert stored.end_reason == "completed"
     assert stored.results == [
-        ResultRow(0, "test_0.sh", "passed", "exit 0", 0.5, 2),
+        ResultRow(0, "test_0.sh", "passed", "exit 0", 0.5, 2, False, "attempt 1: failed: exit 1"),
         ResultRow(1, "test_1.sh", "failed", "killed by SIGSEGV", 0.25),
         ResultRow(2, "test_2.sh", "skipped", "not run: requires docker", 0.0),
         ResultRow(3, "test_3.sh", "error", "host lost", 0.0, 1, True),
     ]
     assert stored.durations == {"test_0.sh": 0.5}
+
+
+def test_the_reasons_of_earlier_attempts_are_kept_and_bounded(tmp_path: Path) -> None:
+    hostile = ParsedOutput("tap", [Case("x", "failed", "boom\x1b[31m\u202e\n" + "y" * 5000)])
+    attempts = [Execution(0, n, exit_status=1, parsed=hostile) for n in range(1, 50)]
+    attempts.append(Execution(0, 50, exit_status=0))
+    rest = [(n, 1, Execution(n, exit_status=0)) for n in (1, 2, 3)]
+    (flaky, *others) = package(tmp_path, *((0, e.attempt, e) for e in attempts), *rest).results
+    assert (flaky.outcome, flaky.attempts) == ("passed", 50)
+    lines = flaky.earlier_failures.split("\n")
+    assert [line.partition(":")[0] for line in lines[:5]] == [f"attempt {n}" for n in range(1, 6)]
+    assert lines[5:] == ["and 44 more"]
+    assert all(line.isprintable() and len(line) < 400 for line in lines)
+    assert {row.earlier_failures for row in others} == {""}
 
 
 def test_cases_and_their_numbers_are_rows(tmp_path: Path) -> None:

@@ -98,6 +98,22 @@ def test_a_database_of_another_program_is_refused(engine: Engine) -> None:
         migrate(engine)
 
 
+def test_results_of_the_first_schema_get_no_reasons(engine: Engine) -> None:
+    def columns() -> set[Any]:
+        with engine.connect() as connection:
+            rows = connection.exec_driver_sql("PRAGMA table_info(result)")
+            return {row[1] for row in rows}
+
+    migrate(engine, "0001")
+    assert "earlier_failures" not in columns()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO source (id, name, kind) VALUES (1, 'a', 'git')")
+    assert migrate(engine, REVISIONS[-1]) is not None
+    assert "earlier_failures" in columns()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT name FROM source").scalar() == "a"
+
+
 SECOND = """
 from alembic import op
 import sqlalchemy as sa

@@ -23,6 +23,7 @@ from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..files.copy_tree import copy_tree
 from ..files.session_dirs import remove_if_last_slot
+from ..formats.case_paths import remove_tree_path
 from ..formats.output_parser import OutputParser, SessionFormats
 from ..processes import process_tree
 from ..protocol.frames import FrameDecoder, frame_encoded_message, frame_message, is_sendable
@@ -165,6 +166,7 @@ class Slot:
         if test.isolation == "copy":
             self.scratch.remove_entry("tree")
         parsed = parser.close(self.scratch.paths["out"], self.scratch.list_entries("out"))
+        parsed = remove_tree_path(parsed, root)
         execution = run.to_execution(self.number, self.is_stopping, leftovers, parsed)
         return self._set_artifacts_aside(execution, run)
 

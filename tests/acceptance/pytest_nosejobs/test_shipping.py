@@ -94,3 +94,15 @@ def test_the_header_names_what_is_not_shipped(project: Project, sshd: Sshd) -> N
     done.stdout.fnmatch_lines(
         ["nosejobs: not shipped: 1 folder node_modules (ini nosejobs_ship = node_modules sends it)"]
     )
+
+
+def test_names_from_the_path_of_the_program_are_the_same_on_each_host(
+    project: Project, sshd: Sshd
+) -> None:
+    script = '# nosejobs: isolation={}\necho 1..1\necho "ok 1 - $(realpath "$0"): works"'
+    project.add("sub/test_a.sh", script.format("shared"))
+    project.add("sub/test_b.sh", script.format("copy"))
+    names = {f"sub/test_{letter}.sh: works" for letter in "ab"}
+    for options in ((), ("--nosejobs=1*popen",), (f"--nosejobs={sshd.spec(slots=1)}",)):
+        _, cases = project.cases(*options)
+        assert {*cases} == names

@@ -109,6 +109,7 @@ def _read_file(file: Path) -> bytes:
 def check_config(path: Path, as_json: bool) -> None:
     """Check nosejobs.toml and dispatcher.toml in DIR, and explain them.
 
+    Warns about what does not fit: the tree, the sources, the hosts that stages need.
     DIR is the current directory by default.  Exits with 2 if one of the files is invalid.
     """
     from shell_runner.config import CONFIG_FILE_NAME
@@ -119,6 +120,8 @@ def check_config(path: Path, as_json: bool) -> None:
     files = [path / name for name in kinds] if path.is_dir() else [path]
     explained = {str(file): kinds[file.name](file) for file in files if file.name in kinds}
     explained = {file: lines for file, lines in explained.items() if lines}
+    if len(explained) == len(kinds):
+        explained[str(files[0])] += _warn_about_hosts(*files)
     if not explained:
         raise CliError(
             f"there is no {CONFIG_FILE_NAME} and no {settings.FILE_NAME} in {path.absolute()}"
@@ -137,17 +140,42 @@ def _explain_pipeline(file: Path) -> list[str]:
 
     from ..builds.checkout_reader import parse_pipeline
     from ..configuration import pipeline
+    from . import config_warnings
 
     if not file.is_file():
         return []
     document = parse_document(str(file), _read_file(file))
-    return pipeline.explain(parse_pipeline(document, file.parent))
+    config = parse_pipeline(document, file.parent)
+    return pipeline.explain(config) + _format_warnings(
+        config_warnings.warn_about_tree(config, file.parent)
+    )
 
 
 def _explain_settings(file: Path) -> list[str]:
     from ..configuration import settings
+    from . import config_warnings
 
-    return settings.explain(_parse_settings(file)) if file.is_file() else []
+    if not file.is_file():
+        return []
+    parsed = _parse_settings(file)
+    return settings.explain(parsed) + _format_warnings(config_warnings.warn_about_sources(parsed))
+
+
+def _warn_about_hosts(pipeline_file: Path, settings_file: Path) -> list[str]:
+    """Return warnings about stages that the hosts of the dispatcher cannot run."""
+    from shell_runner.toml_document import parse_document
+
+    from ..builds.checkout_reader import parse_pipeline
+    from . import config_warnings
+
+    document = parse_document(str(pipeline_file), _read_file(pipeline_file))
+    config = parse_pipeline(document, pipeline_file.parent)
+    parsed = _parse_settings(settings_file)
+    return _format_warnings(config_warnings.warn_about_hosts(config, parsed))
+
+
+def _format_warnings(messages: Iterable[str]) -> list[str]:
+    return [f"warning: {message}" for message in messages]
 
 
 @click.command("builds", cls=Command)

@@ -454,6 +454,55 @@ def test_check_names_file_line_and_key(tmp_path: Path, name: str) -> None:
         assert f"{name}:2: unknown key 'odd'" in done.stderr
 
 
+def test_check_compares_both_files_and_the_tree(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "nosejobs.toml").write_text("""
+[build]
+command = "make"
+output = "."
+inputs = ["src", "lib/**"]
+labels = ["compiler"]
+[stages.unit]
+tests = ["tests", "nowhere/test_x.sh", "test_*.sh"]
+hosts = 3
+[stages.smoke]
+labels = ["gpu"]
+hosts = 4
+[stages.big]
+labels = ["gpu"]
+hosts = 5
+""")
+    (tmp_path / "dispatcher.toml").write_text(f"""
+[sources.gone]
+directory = "gone"
+[sources.file]
+git = "{tmp_path}/file"
+[sources.good]
+directory = "tests"
+[sources.far]
+git = "https://example.org/app.git"
+[hosts.h1]
+spec = "popen"
+labels = ["gpu"]
+[pools.p]
+labels = ["gpu"]
+max_hosts = 3
+""")
+    done = invoke("check", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    warnings = [line.partition("warning: ")[2] for line in done.stdout.splitlines()]
+    of = "can be had from [hosts] and [pools]"
+    assert [each for each in warnings if each and "level" not in each] == [
+        "stage unit: there is no 'nowhere/test_x.sh' in the tree; its tests cannot run",
+        "build: there is no 'src' in the tree; changes to it cannot be seen",
+        "stage build: it can never be placed: it needs 1 host with label compiler, and none " + of,
+        "stage big: it can never be placed: it needs 5 hosts with label gpu, and 4 " + of,
+        f"source gone: {tmp_path}/gone does not exist",
+        f"source file: {tmp_path}/file is no folder",
+    ]
+
+
 def test_check_names_the_folder_without_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

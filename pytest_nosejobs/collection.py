@@ -71,6 +71,9 @@ class Collection:
         self._prefix = str(config.rootpath) + os.sep
         self._registered_tags: set[str] = set()
         self._is_strict = is_strict
+        #: Results of the rules by path and whether the user named the file: for each argument,
+        #: pytest collects the whole folder of the file again.
+        self._results: dict[tuple[str, bool], Program | InvalidTest | None] = {}
         #: Reasons by path of the files that look like tests and are not collected.
         self._uncollected: dict[str, str] = {}
 
@@ -84,7 +87,9 @@ class Collection:
 
     def _collect(self, path: str, parent: pytest.Collector, named: bool) -> Any:
         name = path.removeprefix(self._prefix).replace(os.sep, "/")
-        result = self._rules.classify(path, name, named)
+        if (path, named) not in self._results:
+            self._results[path, named] = self._rules.classify(path, name, named)
+        result = self._results[path, named]
         if isinstance(result, InvalidTest):
             return BrokenFile.create(parent, Path(path), result.message)
         if result is not None:

@@ -20,6 +20,7 @@ from shell_runner.collection.metadata import make_test
 from shell_runner.collection.plan import DEFAULT_TIMEOUT
 from shell_runner.collection.programs import Program
 from shell_runner.errors import NosejobsError
+from shell_runner.remote.protocol.command_words import build_command, expand_placeholders
 from shell_runner.remote.protocol.model import Execution, Result, Test
 from shell_runner.text import quote_command
 
@@ -174,7 +175,8 @@ class ShellItem(pytest.Item):
     @property
     def command(self) -> str:
         """Return the command that executes the test, as typed in its directory."""
-        return quote_command(*self.argv, f"./{self.path.name}")
+        root = os.path.relpath(self._settings.root, self.path.parent)
+        return quote_command(*build_command(self.make_test(0), f"./{self.path.name}", root))
 
     @property
     def rerun_command(self) -> str:
@@ -184,10 +186,13 @@ class ShellItem(pytest.Item):
         command = self.command
         if self.metadata.cwd == "root":
             folder = os.path.relpath(self._settings.root, start)
-            command = quote_command(
-                *self.argv, f"./{os.path.relpath(self.path, self._settings.root)}"
-            )
-        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.metadata.env)
+            path = f"./{os.path.relpath(self.path, self._settings.root)}"
+            command = quote_command(*build_command(self.make_test(0), path, "."))
+        root = str(self._settings.root)
+        variables = " ".join(
+            f"{name}={shlex.quote(expand_placeholders(value, str(self.path), root))}"
+            for name, value in dict(self.metadata.env).items()
+        )
         command = f"{variables} {command}".strip()
         return command if folder == "." else f"cd {quote_command(folder)} && {command}"
 

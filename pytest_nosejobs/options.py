@@ -107,6 +107,15 @@ _INI_OPTIONS: tuple[tuple[str, str, object, str], ...] = (
         "working directory of shell tests: dir (the test's own) or root (of the tree)",
     ),
     (
+        "nosejobs_preset", "string", "",
+        "folder and variables that the usual runner of the tests sets: perl, bats or automake",
+    ),
+    (
+        "nosejobs_run", "string", "",
+        "command that runs a shell test; {file} is its path and {root} the root of the tree",
+    ),
+    ("nosejobs_args", "string", "", "arguments of every shell test"),
+    (
         "nosejobs_pass_env", "args", [],
         "environment variables that tests inherit from their host; patterns with * are allowed",
     ),
@@ -331,12 +340,16 @@ def _read_number(config: pytest.Config, name: str, default: float) -> float:
     return number
 
 
+#: Ini options, without their prefix, that are keys of metadata; the others replace a preset's.
+_METADATA_NAMES = ("preset", "run", "args", "tags", "cwd", "leftovers", "limits", "isolation")
+
+
 def _read_defaults(config: pytest.Config, tree: Config) -> Metadata:
     """Return the metadata of every test: that of nosejobs.toml, else of the ini file."""
     metadata = Metadata()
     values = {
         name: config.getini(f"nosejobs_{name}")
-        for name in ("tags", "cwd", "leftovers", "limits", "isolation")
+        for name in _METADATA_NAMES
         if config.getini(f"nosejobs_{name}")
     }
     for name, value in values.items():

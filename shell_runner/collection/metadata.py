@@ -64,6 +64,13 @@ class Metadata:
     limits: tuple[tuple[str, int], ...] = ()
     #: Tree of files: ``shared`` with the session, or a private ``copy``.
     isolation: str = "shared"
+    #: Name of the preset whose values were applied; empty: none.
+    preset: str = ""
+    #: Words of the command that runs the program, with ``{file}`` and ``{root}``; empty: the
+    #: program itself, or its interpreter.
+    run: tuple[str, ...] = ()
+    #: Arguments after all other words of the command.
+    args: tuple[str, ...] = ()
 
 
 # -- values: those of a comment are strings, with commas in lists; a table has TOML values -----
@@ -159,6 +166,29 @@ def _limit(name: str, value: Any) -> int:
     return int(match[1]) * _UNIT_FACTORS[match[2].lower()]
 
 
+#: Maximum words of a command, and characters of each.
+_MAX_WORDS, _MAX_WORD_CHARS = 100, 4096
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """Accept a list of texts, or a text that is split as by a shell."""
+    try:
+        words = shlex.split(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise InvalidValue(f"words as in a shell ({error})") from None
+    is_list = isinstance(words, list) and len(words) <= _MAX_WORDS
+    if not is_list or not all(_is_word(word) for word in words):
+        limits = f"at most {_MAX_WORDS} of at most {_MAX_WORD_CHARS} characters"
+        raise InvalidValue(f"words as in a shell, or a list of texts, {limits}")
+    if words and not words[0]:
+        raise InvalidValue("words of which the first is not empty")
+    return tuple(words)
+
+
+def _is_word(word: Any) -> bool:
+    return isinstance(word, str) and len(word) <= _MAX_WORD_CHARS and "\0" not in word
+
+
 # -- keys ----------------------------------------------------------------------------------
 
 
@@ -200,6 +230,26 @@ _KEYS: Mapping[str, _Key] = {
     "leftovers": _Key("leftovers", one_of("warn", "fail", "ignore")),
     "limits": _Key("limits", _limits, adds=True),
     "isolation": _Key("isolation", one_of("shared", "copy")),
+    "preset": _Key("preset", one_of("perl", "bats", "automake")),
+    "run": _Key("run", _words),
+    "args": _Key("args", _words),
+}
+
+#: Values by name of the preset: what the runner of a kind of test sets for it.
+_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # TAP::Harness, and prove -lb; "make test" sets PERL_DL_NONLAZY.
+    "perl": {
+        "cwd": "root",
+        "env": {
+            "HARNESS_ACTIVE": "1",
+            "PERL5LIB": "{root}/lib:{root}/blib/lib:{root}/blib/arch",
+            "PERL_DL_NONLAZY": "1",
+            "TERM": "dumb",
+        },
+    },
+    "bats": {"cwd": "root", "env": {"TERM": "dumb"}},
+    # The parallel test harness of automake starts a test in the folder of its Makefile.
+    "automake": {"cwd": "dir", "env": {"srcdir": ".", "TERM": "dumb"}},
 }
 
 
@@ -210,8 +260,14 @@ def _error(file: str, line: int | str, key: str, message: str) -> InvalidMetadat
 def apply_values(base: Metadata, values: Mapping[str, Any], file: str, line: int | str) -> Metadata:
     """Return ``base`` updated with ``values``.
 
-    Raises InvalidMetadata, which names file, line and key.
+    The values of a preset come before the others, which take precedence.  Raises
+    InvalidMetadata, which names file, line and key.
     """
+    if "preset" in values:
+        name = check(
+            _KEYS["preset"].validator, values["preset"], partial(_error, file, line, "preset")
+        )
+        base = apply_values(base, _PRESETS[name], file, line)
     changes: dict[str, Any] = {}
     for name, value in values.items():
         error = partial(_error, file, line, name)
@@ -293,6 +349,8 @@ def make_test(
         isolation=metadata.isolation,
         locks=host_locks(metadata),
         serial=metadata.serial,
+        run=metadata.run,
+        args=metadata.args,
     )
 
 

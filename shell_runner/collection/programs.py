@@ -83,17 +83,26 @@ class CollectionRules:
             return None
         file = None if os.path.splitext(path)[1] == ".py" else read_file(path)
         result = discovery.classify(file, is_explicit) if file else discovery.OTHER
-        if result.kind is FileKind.INVALID:
-            return InvalidTest(f"{escape_unprintable(name)}: {result.reason}")
-        if result.kind is FileKind.OTHER or file is None:
+        if file is None:
             return None
+        if result.kind is not FileKind.TEST and not self._has_wrapper(name, file):
+            if result.kind is FileKind.OTHER:
+                return None
+            return InvalidTest(f"{escape_unprintable(name)}: {result.reason}")
         try:
             metadata = resolve_metadata(self.defaults, self.tree, name, file.head)
         except NosejobsError as error:
             return InvalidTest(str(error))
-        return Program(
-            escape_unprintable(name), result.argv, metadata, self.repeat or metadata.repeat or 1
-        )
+        argv = () if metadata.run else result.argv
+        runs = self.repeat or metadata.repeat or 1
+        return Program(escape_unprintable(name), argv, metadata, runs)
+
+    def _has_wrapper(self, name: str, file: CandidateFile) -> bool:
+        """Return whether a wrapper runs the file, which then needs neither exec bit nor shebang."""
+        try:
+            return bool(resolve_metadata(self.defaults, self.tree, name, file.head).run)
+        except NosejobsError:
+            return False
 
 
 def read_file(path: str) -> CandidateFile | None:

@@ -30,6 +30,7 @@ from junitparser import (
 from junitparser.junitparser import Result
 from junitparser.xunit2 import FlakyError, FlakyFailure, RerunError, RerunFailure
 
+from ..remote.protocol.command_words import build_command
 from ..remote.protocol.job import JobTest
 from ..remote.protocol.model import (
     ERROR,
@@ -54,7 +55,9 @@ _NO_RECORD = "not run"
 
 def format_command(test: JobTest) -> str:
     """Return the command that executes the test, as typed in the test's directory."""
-    return quote_command(*test.test.argv, f"./{test.test.path.rpartition('/')[2]}")
+    folder, _, name = test.test.path.rpartition("/")
+    root = "/".join([".."] * (folder.count("/") + 1)) if folder else "."
+    return quote_command(*build_command(test.test, f"./{name}", root))
 
 
 def _get_path(test: JobTest) -> str:

@@ -34,7 +34,7 @@ from .live_output import LineSplitter
 from .output_capture import OutputCapture
 from .result_limits import shorten_to_fit
 from .scratch_dirs import ScratchDirectories
-from .spawn import ProgramStartError, SpawnContext, start_program
+from .spawn import ProgramStartError, SpawnContext, start_test
 
 #: Seconds after which a test that still runs is reported as running.
 _RUNNING_REPORT_DELAY = 0.1
@@ -227,7 +227,7 @@ class Slot:
             env["TEST_SRCDIR"] = root
         self._is_childless = False
         context = SpawnContext(env, self._out_pipe.write, self._err_pipe.write, test.limits)
-        run.pid = start_program(path, test.argv, context)
+        run.pid = start_test(test, path, root, context)
 
     def _wait_for_exit(self, test: Test, run: _RunningTest, begin: float) -> None:
         """Wait until the program exits, its timeout is over, or the slot is told to stop."""

@@ -14,7 +14,8 @@ import subprocess
 import time
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from ..protocol.model import Problem
+from ..protocol.command_words import build_command, expand_placeholders
+from ..protocol.model import Problem, Test
 
 _HEAD_BYTES = 512
 #: The first bytes of executable formats: ELF, PE, Mach-O (five variants) and WebAssembly.
@@ -53,24 +54,48 @@ class SpawnContext(NamedTuple):
     limits: Tuple[Tuple[str, int], ...] = ()
 
 
-def start_program(path: str, argv: Tuple[str, ...], context: SpawnContext) -> int:
+def start_test(test: Test, path: str, root: str, context: SpawnContext) -> int:
+    """Start the program ``path`` of ``test`` and return its process id.
+
+    ``root``: the root of its tree, for its command and its variables, which are changed in
+    ``context``.  Raises ProgramStartError.
+    """
+    for name, value in test.env:
+        context.env[name] = expand_placeholders(value, path, root)
+    words = build_command(test, path, root)
+    if "/" in words[0] and test.run and words[0] != path:
+        if not os.path.lexists(path):
+            raise ProgramStartError(Problem.NO_SUCH_FILE, path)
+        return start_program(words[0], (), context, tuple(words[1:]))
+    if words[0] == path:
+        return start_program(path, (), context, tuple(words[1:]))
+    return _start_interpreter(words, path, context)
+
+
+def start_program(
+    path: str, argv: Tuple[str, ...], context: SpawnContext, args: Tuple[str, ...] = ()
+) -> int:
     """Start ``path`` in a new session and return its process id.
 
     If ``argv`` is not empty, it is the interpreter with its options, and ``path`` is its last
-    argument.  The program inherits the working directory of the caller.  Raises
-    ProgramStartError.
+    argument.  ``args``: arguments after ``path``.  The program inherits the working directory of
+    the caller.  Raises ProgramStartError.
     """
     if argv:
-        interpreter = shutil.which(argv[0], path=context.env.get("PATH"))
-        if interpreter is None:
-            raise ProgramStartError(Problem.NO_INTERPRETER, "%s is not installed" % argv[0])
-        return _spawn_checked([interpreter, *argv[1:], path], path, context)
+        return _start_interpreter([*argv, path, *args], path, context)
     try:
-        return _spawn_with_retries([path], context)
+        return _spawn_with_retries([path, *args], context)
     except OSError as error:
         if error.errno == errno.ENOEXEC:
-            return _spawn_shell_script(path, context)
+            return _spawn_shell_script(path, args, context)
         raise explain_start_error(path, error) from None
+
+
+def _start_interpreter(words: List[str], path: str, context: SpawnContext) -> int:
+    interpreter = shutil.which(words[0], path=context.env.get("PATH"))
+    if interpreter is None:
+        raise ProgramStartError(Problem.NO_INTERPRETER, "%s is not installed" % words[0])
+    return _spawn_checked([interpreter, *words[1:]], path, context)
 
 
 def _spawn_checked(argv: List[str], path: str, context: SpawnContext) -> int:
@@ -82,7 +107,7 @@ def _spawn_checked(argv: List[str], path: str, context: SpawnContext) -> int:
         raise explain_start_error(argv[0], error) from None
 
 
-def _spawn_shell_script(path: str, context: SpawnContext) -> int:
+def _spawn_shell_script(path: str, args: Tuple[str, ...], context: SpawnContext) -> int:
     """Run a file whose format the kernel does not know as a shell script, as execvp(3) does.
 
     Raises ProgramStartError for a binary.
@@ -90,7 +115,7 @@ def _spawn_shell_script(path: str, context: SpawnContext) -> int:
     if is_binary(read_head(path)):
         detail = "the kernel of this %s machine cannot run it" % os.uname().machine
         raise ProgramStartError(Problem.FOREIGN_BINARY, detail)
-    return _spawn_checked(["/bin/sh", path], path, context)
+    return _spawn_checked(["/bin/sh", path, *args], path, context)
 
 
 def _spawn_with_retries(argv: List[str], context: SpawnContext) -> int:

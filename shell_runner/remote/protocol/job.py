@@ -176,6 +176,7 @@ _TEST_CHECKS: Dict[str, Check] = {
     "home": TEXT, "env": pairs_of(TEXT), "pass_env": list_of(TEXT),
     "estimate": optional(NUMBER), "attempt": INTEGER, "output_format": TEXT, "leftovers": TEXT,
     "limits": pairs_of(INTEGER), "isolation": TEXT, "locks": list_of(TEXT), "serial": FLAG,
+    "run": list_of(TEXT), "args": list_of(TEXT),
 }  # fmt: skip
 _JOB_TEST_CHECKS: Dict[str, Check] = {
     "nodeid": TEXT, "retries": optional(INTEGER), "unmet": TEXT, "properties": pairs_of(TEXT),

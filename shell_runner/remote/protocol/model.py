@@ -64,7 +64,8 @@ class Test(NamedTuple):
     cwd: str = "dir"
     #: ``private``: an empty HOME; ``keep``: the HOME of the host's user.
     home: str = "private"
-    #: Environment variables of this test: pairs of name and value.
+    #: Environment variables of this test: pairs of name and value; ``{root}`` in a value stands
+    #: for the root of the tree.
     env: Tuple[Tuple[str, str], ...] = ()
     #: Names of environment variables (``*`` allowed) that are passed on from the host.
     pass_env: Tuple[str, ...] = ()
@@ -85,6 +86,11 @@ class Test(NamedTuple):
     locks: Tuple[str, ...] = ()
     #: No other test runs on the host at the same time.
     serial: bool = False
+    #: Words of the command that runs the program, in place of ``argv``; ``{file}`` stands for its
+    #: path, ``{root}`` for the root of the tree.  Empty: no wrapper.
+    run: Tuple[str, ...] = ()
+    #: Arguments of the program or of the wrapper, after all other words.
+    args: Tuple[str, ...] = ()
 
 
 #: Tells pytest not to collect this class because of its name.

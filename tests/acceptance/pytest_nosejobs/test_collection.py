@@ -299,3 +299,66 @@ def test_strict_mode_makes_them_errors(
     if not by_ini:
         ignored = [f"--ignore={name}" for name in LOOK_ALIKES]
         assert project.run(*plugins, *hosts, *strict, *ignored).ret == 0
+
+
+WRAPPER = 'echo wrapped "$@"; . "$1"; [ $# = 1 ] || exit 9'
+
+
+@pytest.mark.parametrize("hosts", [(), ("--nosejobs=2*popen",)])
+def test_a_wrapper_runs_tests_that_need_no_exec_bit(
+    project: Project, hosts: tuple[str, ...]
+) -> None:
+    project.add("runtest", WRAPPER)
+    project.ini("nosejobs_run = ./runtest {file}")
+    project.file("sub/test_a.sh", "exit 3\n")
+    project.file("sub/b.t", "echo 1..1; echo ok 1\n")
+    project.add("sub/test_own.sh", "# nosejobs: run='sh -e' args='x y'\n[ $2 = y ]; false")
+    result = project.run(*hosts, "-v")
+    assert result.parseoutcomes() == {"failed": 2, "passed": 1}
+    result.stdout.fnmatch_lines(
+        ["*rerun *cd sub && ../runtest ./test_a.sh*", "*wrapped */sub/test_a.sh"]
+    )
+    result.stdout.fnmatch_lines(["*rerun *cd sub && sh -e ./test_own.sh x y*"])
+
+
+def test_arguments_and_a_preset_by_ini(project: Project) -> None:
+    project.ini("nosejobs_args = -v 'a b'\nnosejobs_preset = perl\nnosejobs_cwd = dir")
+    project.file("lib/Here.pm", "package Here; 1;\n")
+    test = "[ $# = 2 ] && [ \"$2\" = 'a b' ] && [ -f test_a.sh ] && [ $HARNESS_ACTIVE = 1 ]"
+    project.add("sub/test_a.sh", test)
+    if shutil.which("perl"):
+        project.file("t/a.t", "use Here; print qq(1..1\\nok 1\\n); exit $#ARGV - 1")
+    assert set(project.run().parseoutcomes()) == {"passed"}
+
+
+def test_a_wrapper_that_is_missing_is_named(project: Project) -> None:
+    project.file("nosejobs.toml", '[tests."*.sh"]\nrun = "./no/wrapper {file}"\n')
+    project.add("test_a.sh")
+    project.add("test_b", "# nosejobs: run=no-such-wrapper")
+    result = project.run()
+    assert result.parseoutcomes() == {"errors": 2}
+    result.stdout.fnmatch_lines(["*no such file: */no/wrapper*"])
+    result.stdout.fnmatch_lines(["*missing interpreter: no-such-wrapper is not installed*"])
+
+
+COUNT_READS = """
+import shell_runner.collection.programs as programs
+
+reads, read_file = [], programs.read_file
+programs.read_file = lambda path: reads.append(path) or read_file(path)
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.line(f"{len(reads)} reads of {len(set(reads))} files")
+"""
+
+
+@pytest.mark.parametrize("hosts", [(), ("--nosejobs=popen",)])
+def test_many_file_arguments_read_each_file_once(project: Project, hosts: tuple[str, ...]) -> None:
+    """Pytest's own part is quadratic in the number of arguments; ours is not."""
+    project.file("conftest.py", COUNT_READS)
+    names = [f"test_{number}.sh" for number in range(40)]
+    for name in names:
+        project.add(name)
+    result = project.run(*hosts, "--collect-only", *names)
+    result.stdout.fnmatch_lines(["*40 reads of 40 files*"])

@@ -95,6 +95,11 @@ TREE: dict[str, str | bytes] = {
     "needs/test_more": "# nosejobs: requires=docker,gpu repeat=2\nexit 1",
     "needs/test_some": "# nosejobs: requires=net,gpu\nexit 1",
     "root/test_cwd": "# nosejobs: cwd=root env=A=1\n[ -f test_pass ] && exit $A",
+    "runtest": 'echo "${1##*/}" "$2" $#; [ "$3" = "$TEST_SRCDIR" ] && . "$1"',
+    "wrap/test_wrapped": "exit 6",
+    "wrap/test_preset": "# nosejobs: preset=perl\n[ -f test_pass ] && [ \"$HARNESS_ACTIVE\" = 1 ] "
+    '&& case "$PERL5LIB" in "$TEST_SRCDIR/lib:"*) exit 3;; esac',
+    "wrap/test_no_wrapper": "# nosejobs: run=no-such-wrapper\nexit 0",
 }  # fmt: skip
 
 CONFIG = """
@@ -106,6 +111,9 @@ labels = ["net"]
 [tests."tap/*"]
 tags = ["tap"]
 retries = 0
+[tests."wrap/*"]
+run = "./runtest {file}"
+args = ["a b", "{root}"]
 """
 
 

@@ -191,3 +191,48 @@ def test_a_mistake_in_a_table_has_its_line(tmp_path: Path, text: str, message: s
 @pytest.mark.parametrize("key", TABLE_KEYS)
 def test_keys_of_the_config_that_may_be_tables_are_keys_of_metadata(key: str) -> None:
     assert apply_values(Metadata(), {key: {}}, "f", 1) == Metadata()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("./runtest {file}", ("./runtest", "{file}")),
+        ("sh -c 'a b'", ("sh", "-c", "a b")),
+        (["a", "a", "b c", ""], ("a", "a", "b c", "")),
+        ("", ()),
+        ([], ()),
+    ],
+)
+@pytest.mark.parametrize("key", ["run", "args"])
+def test_words_of_a_command(key: str, value: Any, words: tuple[str, ...]) -> None:
+    assert getattr(apply_values(Metadata(), {key: value}, "f", 1), key) == words
+
+
+@pytest.mark.parametrize(
+    "value", [5, {"a": "b"}, "a 'b", ["a", 5], ["", "a"], ["a\0b"], "x" * 4097, ["a"] * 101, "'' a"]
+)
+@pytest.mark.parametrize("key", ["run", "args"])
+def test_odd_words_are_errors(key: str, value: Any) -> None:
+    with pytest.raises(InvalidMetadata, match=f"f:1: {key}: must be words"):
+        apply_values(Metadata(), {key: value}, "f", 1)
+
+
+def test_a_preset_comes_before_all_other_keys_of_its_table() -> None:
+    values = {"cwd": "dir", "env": {"TERM": "vt100"}, "preset": "perl"}
+    metadata = apply_values(Metadata(env=(("A", "1"),)), values, "f", 1)
+    assert (metadata.preset, metadata.cwd) == ("perl", "dir")
+    env = dict(metadata.env)
+    assert (env["A"], env["TERM"], env["HARNESS_ACTIVE"]) == ("1", "vt100", "1")
+    assert env["PERL5LIB"].startswith("{root}/lib:")
+
+
+@pytest.mark.parametrize("name", ["perl", "bats", "automake"])
+def test_presets_are_valid(name: str) -> None:
+    metadata = read_metadata(Metadata(), "a.sh", f"# nosejobs: preset={name}\n".encode())
+    assert metadata.preset == name
+    assert dict(metadata.env)["TERM"] == "dumb"
+
+
+def test_an_unknown_preset_is_an_error() -> None:
+    with pytest.raises(InvalidMetadata, match='f:1: preset: must be "perl" or "bats"'):
+        apply_values(Metadata(), {"preset": "ruby"}, "f", 1)

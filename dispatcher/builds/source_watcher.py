@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -23,7 +23,7 @@ from ..model import BuildEvent
 from ..policy import revision_selection as policy
 from ..policy.revision_selection import Move, Moves
 from ..sources.git_command import SourceError
-from ..sources.source import Source
+from ..sources.source import Heads, Source
 from ..store import Store, audit, builds, changes, key_values
 from .checkout_cache import CheckoutCache
 
@@ -138,6 +138,8 @@ class SourceWatcher:
         try:
             now = self._source.heads()
             moves = policy.compare_heads(self._config, before, now)
+            if isinstance(now, Heads) and not moves.error:
+                moves = replace(moves, error=now.error)
             moved = [self._examine_move(source_id, move) for move in moves.moved]
         except SourceError as error:
             self._record_poll(source_id, str(error))

@@ -24,6 +24,8 @@ from shell_runner.text import format_count
 from shell_runner.toml_document import Document, parse_document
 from shell_runner.validators import InvalidSecret, InvalidValue, Validator
 
+from .git_address import ALLOWED_TRANSPORTS, HELPER_PREFIX, find_address_error
+
 FILE_NAME = "dispatcher.toml"
 DEFAULT_PORT = 7433
 #: Name of the file, in the data folder, with the URL of the running dispatcher.
@@ -188,10 +190,11 @@ _DISPATCHER_KEYS: Mapping[str, Validator] = {
 def _read_git_address(value: Any) -> str:
     """Return the address of a repository that contains no secret and runs no program."""
     text: str = _read_line(value)
-    if text.startswith("-"):
-        raise InvalidValue("the address of a repository")
-    if re.match(r"[A-Za-z0-9]+::", text):
+    if HELPER_PREFIX.match(text):
         raise InvalidValue("an address without a helper program: 'name::' runs one")
+    if find_address_error(text):
+        transports = ", ".join(ALLOWED_TRANSPORTS)
+        raise InvalidValue(f"the address of a repository, with one of {transports}")
     if "://" in text and _has_secret(text):
         message = "a password or a token, which everybody would see; use git's credential helpers"
         raise InvalidSecret(f"an address without {message}")

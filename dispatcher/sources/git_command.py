@@ -22,18 +22,18 @@ from typing import IO, Any
 from shell_runner.errors import NosejobsError
 from shell_runner.text import to_single_line
 
+from ..configuration.git_address import ALLOWED_TRANSPORTS, find_address_error
+
 #: Bytes of output that are read by default.
 MAX_OUTPUT_BYTES = 64 << 20
 #: Bytes of the end of git's error output that are kept.
 _MAX_ERROR_BYTES = 1 << 13
-#: Transports that git may use.  ``ext::`` and remote helpers are not among them: they run programs
-#: that an address names.  ``file``, the last one, is for local addresses only.
-_ALLOWED_TRANSPORTS = ("https", "http", "ssh", "git", "file")
 #: Settings with which git runs no hook, no other program and no maintenance.
 _GIT_SETTINGS = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.attributesFile=/dev/null",
+    "advice.fetchShowForcedUpdates=false",
     "gc.auto=0",
     "maintenance.auto=false",
     "fetch.recurseSubmodules=false",
@@ -58,8 +58,6 @@ _REMOVED_VARIABLES = frozenset(
 _ADVICE = ("hint:", "Please make sure", "and the repository exists", "warning: redirecting")
 _REVISION = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LOCAL_ADDRESS = re.compile(r"file://|(?![a-zA-Z0-9_.@\[\]-]*:)")
-_HELPER_PREFIX = re.compile(r"[a-zA-Z0-9+.-]+::")
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")
 
 
@@ -74,12 +72,9 @@ def is_revision(text: str) -> bool:
 
 def check_address(address: str) -> str:
     """Return the address of a repository; raise SourceError if it is invalid or not allowed."""
-    scheme = _SCHEME.match(address)
-    if not address or address.startswith("-") or not address.isprintable():
-        raise SourceError(f"{hide_password(address)!r} is not the address of a repository")
-    if _HELPER_PREFIX.match(address) or (scheme and scheme[1].lower() not in _ALLOWED_TRANSPORTS):
-        reason = f"transport not allowed; use one of {', '.join(_ALLOWED_TRANSPORTS)}"
-        raise SourceError(f"{hide_password(address)}: {reason}")
+    reason = find_address_error(address)
+    if reason:
+        raise SourceError(f"{hide_password(address)!r}: {reason}")
     return address
 
 
@@ -171,7 +166,7 @@ def git_environment(variables: Mapping[str, str], address: str = "") -> dict[str
         for name, value in variables.items()
         if name not in _REMOVED_VARIABLES and not name.startswith("GIT_TRACE")
     }
-    allowed = _ALLOWED_TRANSPORTS if _LOCAL_ADDRESS.match(address) else _ALLOWED_TRANSPORTS[:-1]
+    allowed = ALLOWED_TRANSPORTS if _LOCAL_ADDRESS.match(address) else ALLOWED_TRANSPORTS[:-1]
     return {
         **kept,
         "GIT_ALLOW_PROTOCOL": ":".join(allowed),

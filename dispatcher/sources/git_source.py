@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -42,7 +42,7 @@ from .git_command import (
     run_git,
     start_git,
 )
-from .source import CommitRange
+from .source import CommitRange, Heads
 
 #: Maximum number of commits between two revisions that are listed, the newest ones.
 _MAX_COMMITS = 200
@@ -68,6 +68,15 @@ _BROKEN_MIRROR_ERRORS = (
     "missing necessary objects", "did not send all necessary", "invalid sha1", "bad config",
     "mismatched algorithms", "not a valid object", "missing blob", "missing tree",
 )  # fmt: skip
+#: Parts of git's error messages if one branch cannot be fetched or stored: it is no commit, its
+#: object is missing, its name is too long or is the folder of another branch.
+_BAD_BRANCH_ERRORS = ("cannot update ref", "cannot lock ref", "not our ref", "non-commit object")
+#: Part of git's error message if another git holds, or has left, a lock.
+_LOCK_EXISTS = ".lock': File exists"
+#: Maximum number of branches that are fetched one by one in one poll.
+_MAX_SINGLE_FETCHES = 100
+#: Seconds until a branch that could not be fetched is tried again, unless it moves.
+_BAD_BRANCH_RETRY_DELAY = 600.0
 #: Error messages of the system for a full or broken disk.
 _DISK_ERRORS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)))
 
@@ -84,9 +93,16 @@ class GitSource:
         self._timeout = timeout
         self._transfer_timeout = transfer_timeout
         self._lock = threading.Lock()
+        #: Revision and error of branches that could not be fetched, by branch.
+        self._refused: dict[str, tuple[str, str]] = {}
+        #: Monotonic time at which they are tried again.
+        self._retry_refused_at = 0.0
 
     def heads(self) -> dict[str, str]:
-        """Ask the repository for its branches, and fetch if the mirror differs."""
+        """Ask the repository for its branches, and fetch if the mirror differs.
+
+        A branch that cannot be fetched keeps its last revision, and does not block the others.
+        """
         command = ("ls-remote", "--heads", "--", self.address)
         try:
             output = run_git(
@@ -99,12 +115,33 @@ class GitSource:
             raise SourceError(f"{hide_password(self.address)} cannot be read: {error}") from error
         remote = _parse_refs(line.split(b"\t", 1) for line in output.splitlines())
         with self._lock:
-            if remote != self._read_mirror():
+            self._refused = {
+                branch: (revision, error)
+                for branch, (revision, error) in self._refused.items()
+                if remote.get(branch) == revision
+            }
+            if not self._is_current(remote):
+                self._refused = {}
                 self._fetch_with_repair(remote)
             heads = self._read_mirror()
         if heads is None:
             raise SourceError(f"{self.mirror} is not a mirror of {hide_password(self.address)}")
-        return heads
+        return Heads(heads, self._describe_refused())
+
+    def _is_current(self, remote: Mapping[str, str]) -> bool:
+        """Return whether the mirror has all branches but those that were refused a moment ago."""
+        mirror = self._read_mirror()
+        if mirror is None or (self._refused and time.monotonic() >= self._retry_refused_at):
+            return False
+        return _without(remote, self._refused) == _without(mirror, self._refused)
+
+    def _describe_refused(self) -> str:
+        """Return which branches cannot be fetched, and why; empty: none."""
+        if not self._refused:
+            return ""
+        branch, (_, reason) = min(self._refused.items())
+        more = f" (and {len(self._refused) - 1} more)" if len(self._refused) > 1 else ""
+        return f"branch {_to_line(branch)} cannot be fetched{more}: {_to_line(reason)}"
 
     def commits_between(self, before: str, revision: str) -> CommitRange:
         """Read commits from the mirror, which has all revisions that ``heads`` returned."""
@@ -165,6 +202,8 @@ class GitSource:
             _remove_files(
                 self.mirror, _UNFINISHED_PATTERN
             )  # git leaves them if the disk is full, and it stays full
+            if self._fetch_others(remote, message):
+                return
             if not self._repair(message):
                 address = hide_password(self.address)
                 raise SourceError(f"{address} cannot be fetched: {message}") from error
@@ -183,12 +222,32 @@ class GitSource:
         run_git("init", "--quiet", "--bare", "--template=", kind, "--", os.fspath(part))
         part.rename(self.mirror)
 
-    def _fetch(self) -> None:
+    def _fetch_others(self, remote: Mapping[str, str], message: str) -> bool:
+        """Fetch branches one by one if one of them is the reason of the error.
+
+        Return whether any branch is as in the repository; the others are remembered.
+        """
+        if any(error in message for error in (*_DISK_ERRORS, _LOCK_EXISTS)):
+            return False
+        if not any(error in message for error in _BAD_BRANCH_ERRORS):
+            return False
+        mirror = self._read_mirror() or {}
+        differing = [branch for branch in remote if mirror.get(branch) != remote[branch]]
+        refused: dict[str, tuple[str, str]] = {}
+        for branch in differing[:_MAX_SINGLE_FETCHES]:
+            try:
+                self._fetch(f"+refs/heads/{branch}:refs/heads/{branch}")
+            except SourceError as error:
+                refused[branch] = remote[branch], str(error)
+        self._refused = refused
+        self._retry_refused_at = time.monotonic() + _BAD_BRANCH_RETRY_DELAY
+        return len(refused) < len(remote)
+
+    def _fetch(self, branches: str = "+refs/heads/*:refs/heads/*") -> None:
         """Fetch all branches, and nothing else that a server may offer."""
         options = ("--quiet", "--prune", "--force", "--no-tags", "--no-recurse-submodules")
         more = ("--no-auto-maintenance", "--no-write-fetch-head", "--no-show-forced-updates")
-        every = "+refs/heads/*:refs/heads/*"
-        command = ("fetch", *options, *more, "--", self.address, every)
+        command = ("fetch", *options, *more, "--", self.address, branches)
         self._run(*command, timeout=self._transfer_timeout, address=self.address)
 
     def _repair(self, message: str) -> bool:
@@ -288,6 +347,10 @@ def _check_revision(revision: str) -> str:
     return revision
 
 
+def _without(heads: Mapping[str, str], branches: Collection[str]) -> dict[str, str]:
+    return {branch: heads[branch] for branch in heads if branch not in branches}
+
+
 def _parse_refs(rows: Iterable[Sequence[bytes]]) -> dict[str, str]:
     """Return revision by branch, with branch names that can be shown."""
     heads = [(row[0].decode("ascii", "replace"), row[1]) for row in rows if len(row) == 2]
@@ -295,7 +358,10 @@ def _parse_refs(rows: Iterable[Sequence[bytes]]) -> dict[str, str]:
     return {
         escape_unprintable(name[len(prefix) :].decode("utf-8", "surrogateescape")): revision
         for revision, name in heads
-        if name.startswith(prefix) and is_revision(revision)
+        if name.startswith(prefix)
+        and is_revision(revision)
+        # "NAME^{}" is not a branch, but the target of a tag object in the place of a branch.
+        and not name.endswith(b"^{}")
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,11 +18,23 @@ class CommitRange(NamedTuple):
     forced: bool = False
 
 
+class Heads(dict[str, str]):
+    """The present revision by branch, and why the heads of some branches are not known."""
+
+    def __init__(self, heads: Mapping[str, str], error: str = "") -> None:
+        """``error``: empty if all branches could be read."""
+        super().__init__(heads)
+        self.error = error
+
+
 class Source(Protocol):
     """A watched source.  Each method may raise SourceError; the source is polled again later."""
 
     def heads(self) -> dict[str, str]:
-        """Return the present revision by branch; each can then be checked out."""
+        """Return the present revision by branch; each can then be checked out.
+
+        The result is ``Heads`` with an error if some branches could not be read.
+        """
 
     def commits_between(self, before: str, revision: str) -> CommitRange:
         """Return the commits from ``before`` to ``revision``.

@@ -47,10 +47,17 @@ FilterText = Annotated[str | None, Query(min_length=1, max_length=300)]
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem, "description": description}
     for status, description in (
+        (400, "The request has not one Host header, is incomplete, or its body is not UTF-8."),
         (403, "A page of another origin could have sent the request."),
         (404, "The URL names something that does not exist."),
+        (408, "The body did not arrive in time."),
         (409, "The present state does not allow the action."),
-        (422, "A parameter is invalid."),
+        (413, "The body is too large."),
+        (421, "The Host header does not name this machine."),
+        (422, "A parameter or the body is invalid."),
+        (500, "An internal error of the dispatcher."),
+        (502, "A host cannot be reached, or its response is invalid."),
+        (503, "The database is locked or full, or too many logs are read."),
     )
 }
 CONDITIONAL_RESPONSES = {

@@ -25,7 +25,7 @@ from ..hosts.job_logs import JobLogReader
 from . import actions_api, logs_api, read_api
 from .errors import add_errors
 from .parameters import Context, Service
-from .request_guard import NOT_LOOPBACK, RequestGuard, is_loopback
+from .request_guard import NOT_LOOPBACK, PROBLEM_MEDIA_TYPE, RequestGuard, is_loopback
 
 _DESCRIPTION = """\
 The REST API of the nosejobs dispatcher.  It can be reached from its own machine only.  Times are
@@ -67,9 +67,24 @@ def create_app(service: Service, packages: Callable[[str], Path | None], secret:
     return app
 
 
+class _Api(FastAPI):
+    """An application whose document names the media type of problems."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document; FastAPI itself knows one media type for all responses."""
+        document = super().openapi()
+        for methods in document["paths"].values():
+            for operation in methods.values():
+                for status, response in operation["responses"].items():
+                    if status >= "400":
+                        (content,) = response["content"].values()
+                        response["content"] = {PROBLEM_MEDIA_TYPE: content}
+        return document
+
+
 def create_routes(lifespan: Any = None) -> FastAPI:
     """Return an application that only has the routes and error handlers."""
-    app = FastAPI(
+    app = _Api(
         title="nosejobs dispatcher",
         version=__version__,
         description=_DESCRIPTION,

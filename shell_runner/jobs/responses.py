@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..remote.protocol.fields import MAX_ITEMS, Fields, InvalidField
+from ..remote.protocol.fields import MAX_ITEMS, Fields, InvalidField, abbreviate
 from ..remote.protocol.job import ARCHIVE, TREE, Content, JobConfig, is_uuid
 from ..remote.protocol.job_summary import JOB_STATES, JobSummary, parse_summary
 from ..remote.protocol.model import OUTCOMES, Test, execution_from_row, is_digest
@@ -93,7 +93,7 @@ def _make_fields(values: Any) -> Fields:
 
 def _parse_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise InvalidField(f"expected a string, got {value!r:.50}")
+        raise InvalidField(f"expected a string, got {abbreviate(value)}")
     return to_single_line(value)
 
 
@@ -105,7 +105,7 @@ def parse_job(values: Any) -> JobSummary:
 def _parse_attempt(values: Any) -> AttemptReport:
     fields = _make_fields(values)
     if not is_uuid(fields["id"]):
-        raise InvalidField(f"attempt {fields['id']!r:.50}")
+        raise InvalidField(f"attempt {abbreviate(fields['id'])}")
     return AttemptReport(
         id=fields["id"],
         number=fields.integer("number"),
@@ -116,14 +116,19 @@ def _parse_attempt(values: Any) -> AttemptReport:
     )
 
 
+def _is_outcome(value: Any) -> bool:
+    """Return whether ``value`` is an outcome; it may be a list, which no set can look up."""
+    return isinstance(value, str) and value in OUTCOMES
+
+
 def _parse_failed_test(row: Any) -> FailedTest:
-    if not isinstance(row, list) or len(row) != 4 or row[1] not in OUTCOMES:
-        raise InvalidField(f"a failed test {row!r:.50}")
+    if not isinstance(row, list) or len(row) != 4 or not _is_outcome(row[1]):
+        raise InvalidField(f"a failed test {abbreviate(row)}")
     message = ""
     if row[3] is not None:
         try:
             message = judge(Test(*row[2]), execution_from_row(row[3])).message
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise InvalidField(str(error)) from error
     return FailedTest(_parse_text(row[0]), row[1], to_single_line(message))
 
@@ -132,9 +137,9 @@ def _parse_content(row: Any) -> Content | None:
     if row is None:
         return None
     if not isinstance(row, list) or len(row) != 4 or not is_digest(row[1]):
-        raise InvalidField(f"contents {row!r:.50}")
+        raise InvalidField(f"contents {abbreviate(row)}")
     if row[0] not in (TREE, ARCHIVE) or type(row[2]) is not int:
-        raise InvalidField(f"contents {row!r:.50}")
+        raise InvalidField(f"contents {abbreviate(row)}")
     return Content(row[0], row[1], row[2], _parse_text(row[3]))
 
 
@@ -152,7 +157,7 @@ def _sanitize(value: Any, depth: int = 0) -> Any:
         return [_sanitize(each, depth + 1) for each in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    raise InvalidField(f"config {value!r:.50}")
+    raise InvalidField(f"config {abbreviate(value)}")
 
 
 def parse_report(values: Any) -> JobReport:

@@ -5,7 +5,7 @@ Pure: a host makes it of the rows of its queue, a client parses it from untruste
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
-from .fields import Fields, InvalidField
+from .fields import Fields, InvalidField, abbreviate
 from .job import is_uuid
 from .model import ERROR, FAILED, OUTCOMES
 
@@ -88,7 +88,7 @@ def parse_summary(values: Any, clean: Callable[[str, int], str]) -> JobSummary:
     fields = Fields(values, clean)
     state = fields.text("state")
     if not is_uuid(fields["id"]) or state not in JOB_STATES:
-        raise InvalidField("job %.50r, state %r" % (fields["id"], state))
+        raise InvalidField("job %s, state %s" % (abbreviate(fields["id"]), abbreviate(state)))
     return JobSummary(
         id=fields["id"],
         number=fields.integer("number"),

@@ -256,7 +256,7 @@ def _check_stream(stream: CapturedStream) -> None:
     if not isinstance(stream.text, str):
         raise ValueError("not an execution: a value is not a string")
     if not (isinstance(stream.cut_index, int) and -1 <= stream.cut_index <= len(stream.text)):
-        raise ValueError("not an execution: output cut at %r" % (stream.cut_index,))
+        raise ValueError("not an execution: output cut at %.80r" % (stream.cut_index,))
     if not stream.text.isascii():
         stream.text.encode("utf-8", "surrogateescape")
 
@@ -272,13 +272,13 @@ def parsed_output_from_row(row: Any) -> ParsedOutput:
         texts = [parsed.format, parsed.problem, parsed.skip_all or ""]
         for name, outcome, message, details, duration, group, properties in cases:
             if outcome not in OUTCOMES:
-                raise ValueError("a case has the outcome %r" % (outcome,))
+                raise ValueError("a case has the outcome %.80r" % (outcome,))
             if duration is not None and not is_number(duration):
-                raise ValueError("a case has the duration %r" % (duration,))
+                raise ValueError("a case has the duration %.80r" % (duration,))
             texts += (name, message, details, group)
             for key, value in properties:
                 texts += (key, value)
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise ValueError("not a parsed output: %s" % error) from None
     if not are_strings(texts):
         raise ValueError("a value of a case is not a string")

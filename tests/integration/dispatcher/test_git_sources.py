@@ -23,7 +23,7 @@ from dispatcher.sources import checkout, git_source
 from dispatcher.sources import git_command as git_module
 from dispatcher.sources.git_command import SourceError, hide_password
 from dispatcher.sources.git_source import GitSource
-from dispatcher.sources.source import CommitRange
+from dispatcher.sources.source import CommitRange, Heads
 from dispatcher.store import key_values
 from tests.helpers import git_repository
 from tests.helpers.git_repository import Repository
@@ -84,6 +84,79 @@ def test_nothing_is_fetched_if_nothing_has_changed(source: GitSource, repo: Repo
     times_before = looks()
     assert source.heads() == before
     assert looks() == times_before
+
+
+def _write_ref(repo: Repository, name: str, target: str) -> None:
+    """Write a ref that git itself would refuse."""
+    with (repo.path / ".git" / "packed-refs").open("a") as file:
+        file.write(f"{target} refs/heads/{name}\n")
+
+
+def _add_odd_ref(repo: Repository, kind: str) -> str:
+    """Add a branch that cannot be fetched, and return its name."""
+    name = {"long name": "n" * 300, "folder": "main/sub"}.get(kind, "odd")
+    if kind == "tag":
+        repo.git("tag", "-a", "-m", "x", "annotated")
+    target = {
+        "blob": lambda: repo.git("hash-object", "-w", "--stdin", stdin=b"text"),
+        "tree": lambda: repo.git("rev-parse", "HEAD^{tree}"),
+        "tag": lambda: repo.git("rev-parse", "annotated"),
+        "missing": lambda: "1" * 40,
+    }.get(kind, lambda: repo.git("rev-parse", "HEAD"))()
+    _write_ref(repo, name, target)
+    return name
+
+
+@pytest.mark.parametrize("kind", ["blob", "tree", "tag", "missing", "long name", "folder"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_branch_that_cannot_be_fetched_does_not_block_the_others(
+    source: GitSource, repo: Repository, kind: str, is_first: bool
+) -> None:
+    first = repo.commit(a="1")
+    if not is_first:
+        assert source.heads() == {"main": first}
+    name = _add_odd_ref(repo, kind)
+    heads = source.heads()
+    assert heads == {"main": first}
+    assert isinstance(heads, Heads)
+    assert heads.error.startswith(f"branch {name} cannot be fetched: git fetch: ")
+    assert len(heads.error) < 1500
+    second = repo.commit(a="2")
+    repo.git("branch", "next")
+    assert source.heads() == {"main": second, "next": second}
+    (repo.path / ".git" / "packed-refs").unlink()
+    last = source.heads()
+    assert isinstance(last, Heads)
+    assert (last, last.error) == ({"main": second, "next": second}, "")
+
+
+def test_a_branch_that_cannot_be_fetched_is_not_fetched_with_each_poll(
+    source: GitSource, repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = repo.commit(a="1")
+    _add_odd_ref(repo, "blob")
+    source.heads()
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "_fetch", None)
+        heads = source.heads()
+    assert isinstance(heads, Heads)
+    assert heads == {"main": first}
+    assert "branch odd cannot be fetched" in heads.error
+    monkeypatch.setattr(git_source, "_BAD_BRANCH_RETRY_DELAY", 0.0)
+    (repo.path / ".git" / "packed-refs").unlink()
+    _write_ref(repo, "odd", first)
+    assert source.heads() == {"main": first, "odd": first}
+
+
+def test_a_branch_that_becomes_odd_keeps_its_last_revision(
+    source: GitSource, repo: Repository
+) -> None:
+    first = repo.commit(a="1")
+    repo.git("branch", "odd")
+    source.heads()
+    repo.git("branch", "-D", "odd")
+    _add_odd_ref(repo, "blob")
+    assert source.heads() == {"main": first, "odd": first}
 
 
 def test_a_rewritten_branch_is_forced(source: GitSource, repo: Repository) -> None:

@@ -1,10 +1,12 @@
 """Tests of dispatcher.toml."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from dispatcher.configuration.settings import Pool, Retention, Settings, Source, explain, parse
+from dispatcher.sources import git_command
 from shell_runner.config import HostEntry
 from shell_runner.errors import InvalidConfig
 
@@ -177,3 +179,27 @@ def test_explained() -> None:
         "warning: no [sources.NAME]: nothing is watched",
         "warning: no [hosts.NAME] and no [pools.NAME]: every job will wait",
     ]
+
+
+ADDRESSES = [
+    "ftp://host/x", "FTP://host/x", "ext::sh -c x", "a.b::x", "x+y::z", "rsync://host/x", "-x",
+    "--upload-pack=x", "https://host/x", "ssh://host/x", "git@host:x", "file:///srv/x", "/srv/x",
+    "../x", "http::x", "persistent-https://host/x", "s3://b/x", "https://host/\u202ex", "host:x::y",
+    "C:x", "git://host/x", "./a::b", "javascript:x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_what_check_accepts_is_what_a_source_accepts(address: str) -> None:
+    text = f"[sources.a]\ngit = {json.dumps(address)}\n"
+    try:
+        (source,) = parse(text, Path("/x")).sources
+        is_accepted = True
+    except InvalidConfig:
+        is_accepted = False
+    try:
+        git_command.check_address(source.git if is_accepted else address)
+    except git_command.SourceError:
+        assert not is_accepted
+    else:
+        assert is_accepted

@@ -44,3 +44,16 @@ def test_every_operation_is_named_once_and_explained() -> None:
     names = [operation["operationId"] for operation in methods]
     assert len(set(names)) == len(names) > 20
     assert all(operation["description"] for operation in methods)
+
+
+def test_every_error_is_a_problem_with_its_media_type() -> None:
+    document = json.loads(document_text())
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            errors = {s: r for s, r in operation["responses"].items() if s >= "400"}
+            assert {"400", "403", "404", "408", "409", "413", "421", "422", "500", "503"} <= set(
+                errors
+            )
+            for status, response in errors.items():
+                content = {"schema": {"$ref": "#/components/schemas/Problem"}}
+                assert response["content"] == {"application/problem+json": content}, (path, status)

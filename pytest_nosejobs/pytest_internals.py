@@ -78,6 +78,11 @@ def count_program(config: pytest.Config, report: pytest.TestReport) -> None:
         failed[_get_program_id(report)] = True
 
 
+def get_kept_reports(config: pytest.Config) -> Any:
+    """Return the reports that the terminal reporter keeps to the end, by category."""
+    return getattr(get_terminal(config), "stats", {})
+
+
 def forget_failure(config: pytest.Config, nodeid: str) -> None:
     """Remove a program that has passed from the tests that ``--lf`` runs again."""
     failed = _get_failed_ids(config)

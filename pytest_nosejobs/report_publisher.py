@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from . import junit_xml, pytest_internals
+from .compact_reports import ReportCompactor
 from .items import ShellItem
 from .reruns import RerunRecorder
 from .terminal import get_verbosity
@@ -41,6 +42,7 @@ class ReportPublisher:
         #: Whether no plugin notices more of a remote test than its verdict and its end.
         self.skips_silent_hooks = False
         self._config = config
+        self._compactor = ReportCompactor()
 
     def start_remote_run(self) -> None:
         """Decide which hooks are called for remote tests."""
@@ -66,9 +68,11 @@ class ReportPublisher:
             self.publish(item, reports)
             return
         report = None
+        stats = pytest_internals.get_kept_reports(self._config)
         for report in reports:
             if report.when != "setup" or not report.passed or report.duration:
                 self._publish_one(report)
+                self._compactor.compact_last(stats, report)
         is_single = report is not None and report.when == "call" and report.passed
         if self.xml is not None and report is not None and is_single:
             junit_xml.finish_testcase(self.xml, report)

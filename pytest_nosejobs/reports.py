@@ -6,6 +6,7 @@ The functions are pure: they send nothing.  The texts are those of
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,9 +135,10 @@ def _make_case_reports(
     item, execution = context.item, context.execution
     unclaimed = report_text.unclaimed_duration(execution, cases)
     output: Sequence[tuple[str, str]] = make_sections(execution, short=True)
+    first = _ReportBuilder(item, execution, context.host, context.files)
+    others = _ReportBuilder(item, execution, context.host)
     for number, (case, names) in enumerate(report_text.name_cases(cases)):
-        files = () if number else context.files
-        builder = _ReportBuilder(item, execution, context.host, files, case, names)
+        builder = (others if number else first).for_case(case, names)
         yield builder.build("setup", "passed", duration=unclaimed)
         unclaimed = 0.0
         sections: Sequence[tuple[str, str]] = ()
@@ -208,28 +210,37 @@ class _ReportBuilder:
         execution: Execution,
         host: str,
         files: Sequence[str] = (),
-        case: Case | None = None,
-        names: tuple[str, str] | None = None,
     ) -> None:
-        """``names``: group and name of the case, unique within its program."""
-        name = " > ".join(filter(None, names or ()))
-        nodeid = f"{item.nodeid}::{name}" if name else item.nodeid
         self._execution = execution
-        self._nodeid = nodeid
-        self._location = (item.nodeid, None, f"./{nodeid}")
+        self._nodeid = item.nodeid
+        self._location = (item.nodeid, None, f"./{item.nodeid}")
         self._keywords = item.get_report_keywords()
         properties = report_text.execution_properties(execution, host) if host else ()
         self._properties = [*item.user_properties, *properties]
-        if case:
-            self._properties += report_text.case_properties(case)
         self._attributes = {
             "nosejobs_host": host,
-            "nosejobs_case": names,
-            "nosejobs_nodeid": nodeid,
+            "nosejobs_case": None,
+            "nosejobs_nodeid": item.nodeid,
             "nosejobs_program": item.nodeid,
             "nosejobs_files": list(files),
             **item.get_attempt_attributes(),
         }
+
+    def for_case(self, case: Case, names: tuple[str, str]) -> _ReportBuilder:
+        """Return the builder of a case, which shares what all cases of the program have.
+
+        ``names``: group and name of the case, unique within its program.
+        """
+        builder = copy.copy(self)
+        program = self._nodeid
+        name = " > ".join(filter(None, names))
+        nodeid = builder._nodeid = f"{program}::{name}" if name else program
+        builder._location = (program, None, f"./{nodeid}")
+        builder._properties = self._properties + report_text.case_properties(case)
+        builder._attributes = {
+            **self._attributes, "nosejobs_case": names, "nosejobs_nodeid": nodeid,
+        }  # fmt: skip
+        return builder
 
     def build(
         self,

@@ -150,7 +150,8 @@ class _TimedProtocol(H11Protocol):
     """The h11 parser, even if others are installed; it closes idle connections.
 
     Clients of loopback cannot be told apart.  Therefore idle connections are limited together,
-    with the oldest closed first: a client that sends its request at once is always served.
+    with the oldest closed first: a client that sends its request at once is served, unless the
+    other clients open more than `_MAX_WAITING_CONNECTIONS` connections in that moment.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -181,7 +182,8 @@ class _TimedProtocol(H11Protocol):
         self._cancel_timer()
 
     def _close_oldest_waiting(self) -> None:
-        waiting = [each for each in self.connections if each.is_waiting()]  # type: ignore[union-attr]
+        connections = (each for each in self.connections if isinstance(each, _TimedProtocol))
+        waiting = [each for each in connections if each.is_waiting()]
         if len(waiting) > _MAX_WAITING_CONNECTIONS:
             min(waiting, key=lambda each: each._waiting_since).transport.close()
 

@@ -211,6 +211,7 @@ def test_the_tree_has_all_that_a_testcase_can_be(both: Both) -> None:
     names = {name for row in made for name, _ in row.properties}
     assert names == {
         "host", "attempt", "exit_status", "signal", "leftovers", "repeat", "flaky", "build",
+        "xpassed",
     }  # fmt: skip
     kinds = {dict(attributes).get("type") for row in made for _, attributes, _ in row.elements}
     assert {"pytest.skip", "pytest.xfail"} <= kinds

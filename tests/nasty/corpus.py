@@ -120,6 +120,10 @@ PROCESSES = (
     NastyProgram("many_descriptors.py", PASSED, leftovers="1 process"),
     NastyProgram("slot_limits.py", PASSED),
     NastyProgram("signals_clean.py", PASSED),
+    NastyProgram("slot_state.py", PASSED),
+    NastyProgram("pipe_signal.py", PASSED),
+    NastyProgram("pipe_packets.py", PASSED, output="the end"),
+    *(NastyProgram("state_clean.py", PASSED, name=f"test_state_clean_{n}") for n in range(4)),
 )
 
 OUTPUT = (

@@ -11,7 +11,6 @@ all its tests.
 """
 
 import collections
-import fcntl
 import json
 import os
 import resource
@@ -19,7 +18,7 @@ import select
 import signal
 import socket
 import time
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Deque, Dict, List, Optional, Sequence
 
 from ..files.copy_tree import copy_tree
 from ..files.session_dirs import remove_if_last_slot
@@ -34,6 +33,7 @@ from .live_output import LineSplitter
 from .output_capture import OutputCapture
 from .result_limits import shorten_to_fit
 from .scratch_dirs import ScratchDirectories
+from .slot_state import READ_BYTES, InheritedState, open_output_pipe
 from .spawn import ProgramStartError, SpawnContext, start_test
 
 #: Seconds after which a test that still runs is reported as running.
@@ -50,20 +50,6 @@ _IGNORED_SIGNALS = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGVTALRM, signal.SIGPROF, signal.SIGTSTP,
 )  # fmt: skip
-_CHECKED_LIMITS = tuple(
-    getattr(resource, name)
-    for name in ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_NPROC")
-    if hasattr(resource, name)
-)
-_READ_BYTES = 1 << 18
-_F_SETPIPE_SZ = 1031
-
-
-class _Pipe(NamedTuple):
-    """The descriptors of a pipe."""
-
-    read: int
-    write: int
 
 
 class _RunningTest:
@@ -131,10 +117,12 @@ class Slot:
         #: Polls the output pipes only.
         self._output_poller = select.poll()
         self._is_childless = True
-        self._limits = _read_limits()
-        pollers = (self._poller, self._output_poller)
-        self._out_pipe = _open_output_pipe(*pollers)
-        self._err_pipe = self._out_pipe if setup.merge_output else _open_output_pipe(*pollers)
+        self._out_pipe = open_output_pipe()
+        self._err_pipe = self._out_pipe if setup.merge_output else open_output_pipe()
+        for pipe in {self._out_pipe, self._err_pipe}:
+            for poller in (self._poller, self._output_poller):
+                poller.register(pipe.read, select.POLLIN)
+        self._inherited = InheritedState((self._out_pipe, self._err_pipe))
         self._wake_fd = _watch_children(self._poller)
         self._poller.register(control, select.POLLIN)
 
@@ -306,15 +294,16 @@ class Slot:
         except BlockingIOError:
             pass
 
-    def _read_output(self, fd: int) -> bool:
+    def _read_output(self, fd: int) -> int:
+        """Read from a pipe once; return the number of bytes."""
         try:
-            data = os.read(fd, _READ_BYTES)
+            data = os.read(fd, READ_BYTES)
         except BlockingIOError:
-            return False
+            return 0
         run = self._running
         if run is not None and data:
             self._store_output(run, fd, data)
-        return bool(data)
+        return len(data)
 
     def _store_output(self, run: _RunningTest, fd: int, data: bytes) -> None:
         if fd == self._out_pipe.read:
@@ -343,16 +332,19 @@ class Slot:
     def _drain_output(self) -> None:
         """Read what is left in the pipes once the processes of the test are gone.
 
-        The amount is limited, because a process that could not be killed may go on writing.
+        The number of bytes is that at the beginning, because a process that could not be killed
+        may go on writing.  The number of reads is not limited: a test can make its pipe larger,
+        or have each of its writes read separately (O_DIRECT).
         """
         full = {fd for fd, _ in self._output_poller.poll(0)}
         for pipe in {self._out_pipe, self._err_pipe}:
-            limit = 64
-            while pipe.read in full and self._read_output(pipe.read) and limit:
-                limit -= 1
-            flags = fcntl.fcntl(pipe.write, fcntl.F_GETFL)
-            if flags & os.O_NONBLOCK:  # set by a test, on the pipe that all tests share
-                fcntl.fcntl(pipe.write, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
+            remaining = pipe.count_unread() if pipe.read in full else 0
+            while remaining > 0:
+                count = self._read_output(pipe.read)
+                if not count:
+                    break
+                remaining -= count
+            pipe.restore_blocking()
 
     # -- control socket ---------------------------------------------------------
 
@@ -372,7 +364,7 @@ class Slot:
 
     def _is_clean(self) -> bool:
         """Return whether the last test has changed nothing that the next one would inherit."""
-        return _read_limits() == self._limits and self.scratch.is_intact()
+        return self._inherited.is_unchanged() and self.scratch.is_intact()
 
     def _read_control(self) -> None:
         data = self.control.recv(1 << 16)
@@ -408,19 +400,6 @@ class Slot:
             self._kill_processes([], 0.0)
 
 
-def _open_output_pipe(*pollers: "select.poll") -> _Pipe:
-    """Create an output pipe that can hold as much as one read, and let ``pollers`` watch it."""
-    pipe = _Pipe(*os.pipe())
-    os.set_blocking(pipe.read, False)
-    try:
-        fcntl.fcntl(pipe.write, _F_SETPIPE_SZ, _READ_BYTES)
-    except OSError:
-        pass  # not Linux, or the user is at the kernel's limit: the default size suffices
-    for poller in pollers:
-        poller.register(pipe.read, select.POLLIN)
-    return pipe
-
-
 def _watch_children(poller: "select.poll") -> int:
     """Make SIGCHLD wake ``poller``; return the descriptor that becomes readable."""
     read, write = os.pipe()
@@ -430,14 +409,6 @@ def _watch_children(poller: "select.poll") -> int:
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     poller.register(read, select.POLLIN)
     return read
-
-
-def _read_limits() -> List[Tuple[int, int]]:
-    """Return the resource limits of the slot.
-
-    A test can change those of its parent by prlimit(2), and the next test would inherit them.
-    """
-    return [resource.getrlimit(number) for number in _CHECKED_LIMITS]
 
 
 def _disable_core_files() -> None:

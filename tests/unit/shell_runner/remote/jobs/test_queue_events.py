@@ -59,7 +59,7 @@ class Host(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def job(self, pick: int) -> JobRow:
-        return self.queue.find(sorted(self.seen)[pick % len(self.seen)])
+        return self.queue.find(list(self.seen)[pick % len(self.seen)])
 
     def check_event(self, job: JobRow, event: Event, did: bool) -> State | None:
         """Return the state after an event, and check that the table allows it."""

@@ -118,3 +118,10 @@ def parse_node_id(nodeid: str) -> Any:
     if NodeId is None or not separator or "[" not in names:
         return nodeid
     return NodeId(path=path, names=tuple(names.split("::")))
+
+
+def set_node_id(report: Any, nodeid: str) -> None:
+    """Set the id of a report that pytest has made to that of our own reports."""
+    node_id = parse_node_id(nodeid)
+    if not isinstance(node_id, str):
+        report._id = node_id

@@ -122,7 +122,7 @@ def make_skip_reports(item: ShellItem, reason: str) -> Iterator[pytest.TestRepor
 
 def add_attributes(report: Any, item: ShellItem) -> None:
     """Give a report that pytest has made of ``item`` the attributes of our own reports."""
-    report.nodeid = pytest_internals.parse_node_id(item.nodeid)
+    pytest_internals.set_node_id(report, item.nodeid)
     report.nosejobs_host = ""
     report.nosejobs_case = None
     report.nosejobs_nodeid = report.nosejobs_program = item.nodeid

@@ -182,7 +182,9 @@ def _format_warnings(messages: Iterable[str]) -> list[str]:
 @click.option("--source", metavar="NAME", help="Only builds of this source.")
 @click.option("--branch", metavar="NAME", help="Only builds of this branch.")
 @click.option(
-    "--level", metavar="NAME", help="Only builds with this level: goop, published, ship, ..."
+    "--level",
+    metavar="NAME",
+    help="Only builds with this level: goop (no tags yet), published, ship, ...",
 )
 @click.option(
     "--state",

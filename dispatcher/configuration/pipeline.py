@@ -182,7 +182,7 @@ def _read_lost(value: Any) -> int:
 
 _STAGE_KEYS: Mapping[str, Validator] = {
     "tests": validators.list_of(validators.line(), "names of tests (leave it out for all)", 1),
-    "tags": validators.list_of(validators.label, "tags"),
+    "tags": validators.list_of(validators.label, "markers"),
     "install": validators.command(),
     "labels": validators.list_of(validators.label, "labels"),
     "hosts": validators.whole(1, _MAX_HOSTS),
@@ -396,7 +396,7 @@ def _explain_stage(stage: Stage) -> list[str]:
     needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs the build only"
     gate = ", and an approval" if stage.gate is Gate.MANUAL else ""
     tests = ", ".join(stage.tests) or "all tests"
-    tags = f" with {_format_names(stage.tags, 'tag', ' or ')}" if stage.tags else ""
+    tags = f" with {_format_names(stage.tags, 'marker', ' or ')}" if stage.tags else ""
     return [f"stage {stage.name}: {needs}{gate}", f"  {tests}{tags}, {_explain_hosts(stage)}"]
 
 

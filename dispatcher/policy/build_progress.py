@@ -358,7 +358,7 @@ class _StageDecision:
 def _selection_error(tests: Collection[str], selected: Collection[str]) -> TaskFailure | None:
     """Return why a run of the selected tests cannot begin; None: it can."""
     if not selected:
-        return TaskFailure("its names and tags select no test", is_verdict=True)
+        return TaskFailure("its names and markers select no test", is_verdict=True)
     if not set(tests).issuperset(selected):
         # A run of those that are left would grant a tag for tests that did not run.
         return TaskFailure("the stage has no such tests: run all of it again")

@@ -85,7 +85,7 @@ def _verdict(failures: Sequence[str], parts: Sequence[Part]) -> Step:
         return Step(StageEvent.FAIL, "; ".join(failures))
     tests = sum(part.tests for part in parts)
     if not tests:
-        return Step(StageEvent.FAIL, "no test was run: its names and tags select none")
+        return Step(StageEvent.FAIL, "no test was run: its names and markers select none")
     return Step(StageEvent.PASS, format_count(tests, "test"))
 
 

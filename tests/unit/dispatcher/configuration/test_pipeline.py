@@ -188,7 +188,7 @@ MANY = "".join(f"[stages.s{number}]\n" for number in range(201))
         ("[stages.a]\ntests = [1]", "2: stages.a.tests must be a list of names of tests (leave it"),
         ('[stages.a]\ntests = ["a\\u0000"]', "2: stages.a.tests must be a list of names of tests"),
         ("[stages.a]\nlabels = ['a b']", "2: stages.a.labels must be a list of labels; 'a b' i"),
-        ("[stages.a]\ntags = [['a']]", "2: stages.a.tags must be a list of tags; a list of 1 is"),
+        ("[stages.a]\ntags = [['a']]", "2: stages.a.tags must be a list of markers; a list of 1"),
         ('[stages.a]\ninstall = "a\\u0000"', "2: stages.a.install must be a command of at most"),
         (f"[stages.a]\ninstall = '{'x' * 65537}'", "2: stages.a.install must be a command of at"),
         ("[stages.a]\nenvironment = ['A']", "2: stages.a.environment must be a table of at most"),
@@ -324,7 +324,7 @@ def test_explained() -> None:
         "build: makes dist on a host with label linux, again if one of these changes: "
         "src/**, Makefile",
         "stage unit: needs the build only",
-        "  tests/unit with tags fast or net, on 1 host",
+        "  tests/unit with markers fast or net, on 1 host",
         "stage smoke: needs unit",
         "  all tests, split over 3 hosts with labels linux, gpu",
         "stage lint: needs the build only",

@@ -338,7 +338,7 @@ def test_any_other_stage_gets_a_part_for_each_of_its_hosts(mode: str) -> None:
 @pytest.mark.parametrize(
     ("result", "only", "event", "detail"),
     [
-        ((), None, StageEvent.FAIL, "its names and tags select no test"),
+        ((), None, StageEvent.FAIL, "its names and markers select no test"),
         (TaskFailure("no such file", is_verdict=True), None, StageEvent.FAIL, "no such file"),
         (FINAL, None, StageEvent.GIVE_UP, FINAL.message),
         (

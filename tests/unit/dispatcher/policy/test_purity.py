@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[4]
 #: Modules of values: rows and configuration.
 VALUES = [
-    "dispatcher.model", "dispatcher.configuration.glob_patterns",
-    "dispatcher.configuration.pipeline", "dispatcher.configuration.settings",
+    "dispatcher.model", "dispatcher.configuration.git_address",
+    "dispatcher.configuration.glob_patterns", "dispatcher.configuration.pipeline",
+    "dispatcher.configuration.settings",
 ]  # fmt: skip
 #: Modules with which both packages read configuration.
 SHARED = [
@@ -63,7 +64,7 @@ def test_modules_of_values_import_modules_of_values_only(module: str) -> None:
 @pytest.mark.parametrize("module", SHARED)
 def test_readers_of_configuration_import_modules_of_values_only(module: str) -> None:
     remote = {"shell_runner.remote.protocol.model", "shell_runner.remote.execution.spawn"}
-    allowed = {"difflib", "shlex", "shell_runner.config", *remote, *SHARED}
+    allowed = {"difflib", "shlex", "shell_runner.config", TEXT, *remote, *SHARED}
     assert imports(module) <= PURE_LIBRARIES | allowed
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..remote.agent.credentials import BadCredentials, check_crl, share_authority
 from ..remote.agent.tcp import DEFAULT_PORT, DEFAULT_SILENCE, configure_socket
 from .tls_transport import NotHostCertificate, TlsTransport
 
@@ -122,6 +123,7 @@ def default_credentials() -> str:
 # -- our credentials ----------------------------------------------------------------
 
 _ISSUE_HINT = "`nosejobs ca issue --client NAME` on the machine with the authority"
+_CRL_HINT = "`nosejobs ca crl --out FILE` on the machine with the authority writes it anew"
 
 
 def make_client_context(path: str) -> ssl.SSLContext:
@@ -129,7 +131,7 @@ def make_client_context(path: str) -> ssl.SSLContext:
     _check_bundle(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    lists = [each for each in _crl_paths(path) if os.path.exists(each)]
+    lists = _find_crls(path)
     each = path
     try:
         context.load_cert_chain(path)
@@ -137,17 +139,32 @@ def make_client_context(path: str) -> ssl.SSLContext:
             context.load_verify_locations(each)
     except (OSError, ValueError) as error:
         what = "the credentials" if each == path else "the revocation list"
-        hint = _ISSUE_HINT if each == path else "`nosejobs ca crl --out FILE` writes it anew"
+        hint = _ISSUE_HINT if each == path else _CRL_HINT
         raise CannotConnect(f"{what} {each} cannot be used: {error}", hint) from error
     if lists or "BEGIN X509 CRL" in Path(path).read_text(errors="replace"):
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 
 
-def _crl_paths(path: str) -> list[str]:
-    """Return paths where a newer revocation list than that of the bundle may be."""
+def _find_crls(path: str) -> list[str]:
+    """Return the revocation lists that may be newer than that of the bundle at ``path``.
+
+    Raises :exc:`CannotConnect` if one is that of another authority: OpenSSL would ignore it, and
+    use the older one of the bundle.
+    """
     folder = os.path.dirname(path)
-    return [os.path.join(folder, "crl.pem"), os.path.join(folder, "ca", "crl.pem")]
+    authority = os.path.join(folder, "ca", "ca.pem")
+    lists = [os.path.join(folder, "crl.pem")]
+    try:
+        # The authority on this machine can be that of another fleet than the bundle.
+        if not os.path.exists(authority) or share_authority(authority, path):
+            lists.append(os.path.join(folder, "ca", "crl.pem"))
+        lists = [each for each in lists if os.path.lexists(each)]
+        for each in lists:
+            check_crl(each, path)
+    except BadCredentials as error:
+        raise CannotConnect(f"the revocation list cannot be used: {error}", _CRL_HINT) from error
+    return lists
 
 
 def _check_bundle(path: str) -> None:

@@ -11,7 +11,14 @@ import time
 from typing import Callable, List, Optional, Tuple
 
 from . import x509_fields
-from .x509_fields import CERTIFICATE_LABEL, CRL_LABEL, decode_pem, list_pem_labels, read_crl_issuer
+from .x509_fields import (
+    CERTIFICATE_LABEL,
+    CRL_LABEL,
+    Authority,
+    decode_pem,
+    list_pem_labels,
+    read_crl_issuer,
+)
 
 #: Days before the expiry of a certificate in which a warning is shown.
 EXPIRY_WARNING_DAYS = 30
@@ -102,7 +109,7 @@ def load_into_context(context: ssl.SSLContext, bundle: str, crls: List[str]) -> 
             raise BadCredentials("%s: contains no %s" % (bundle, name))
     _check_key_purpose(bundle)
     for path in crls:
-        _check_crl(path, bundle)
+        check_crl(path, bundle)
     try:
         context.load_cert_chain(bundle)
         for path in [bundle, *crls]:
@@ -127,7 +134,7 @@ def _check_key_purpose(bundle: str) -> None:
         )
 
 
-def _check_crl(path: str, bundle: str) -> None:
+def check_crl(path: str, bundle: str) -> None:
     """Raise BadCredentials unless a file contains a revocation list of the bundle's authority.
 
     OpenSSL ignores the list of another authority, and would use the older one of the bundle.
@@ -137,14 +144,33 @@ def _check_crl(path: str, bundle: str) -> None:
         raise BadCredentials("%s: not a revocation list" % path)
     try:
         issuers = [read_crl_issuer(crl) for crl in decode_pem(text, CRL_LABEL)]
-        authorities = [x509_fields.read_subject(der) for der in _decode_certificates(bundle)]
     except ValueError as error:
         raise BadCredentials("%s: invalid revocation list" % path) from error
-    if not any(issuer.is_same(authority) for issuer in issuers for authority in authorities):
+    if not _has_any_same(issuers, _read_subjects(bundle)):
         raise BadCredentials(
             "%s: a revocation list of another authority than that of %s; copy the crl.pem of "
             "the fleet's authority here" % (path, bundle)
         )
+
+
+def share_authority(path: str, other: str) -> bool:
+    """Return whether two files contain certificates with the same subject, as of one authority.
+
+    Raises BadCredentials.
+    """
+    return _has_any_same(_read_subjects(path), _read_subjects(other))
+
+
+def _has_any_same(authorities: List[Authority], others: List[Authority]) -> bool:
+    return any(one.is_same(other) for one in authorities for other in others)
+
+
+def _read_subjects(path: str) -> List[Authority]:
+    """Return the subjects of the certificates in a file; raise BadCredentials."""
+    try:
+        return [x509_fields.read_subject(der) for der in _decode_certificates(path)]
+    except ValueError as error:
+        raise BadCredentials("%s: invalid certificate" % path) from error
 
 
 def _decode_certificates(path: str) -> List[bytes]:

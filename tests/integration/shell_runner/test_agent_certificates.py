@@ -130,20 +130,19 @@ def make_crl(authority: FleetAuthority, name: x509.Name, with_key_identifier: bo
     return signed.public_bytes(Encoding.PEM).decode()
 
 
-@pytest.mark.parametrize(
+LISTS = pytest.mark.parametrize(
     ("kind", "accepted"),
     [
         ("ours", True), ("ours without key identifier", True), ("other", False),
         ("other with our name", False), ("both", True), ("garbage in the list", False),
-        ("certificate", False),
+        ("certificate", False), ("empty", False),
     ],
 )  # fmt: skip
-def test_a_revocation_list_must_be_that_of_our_authority(
-    authority: FleetAuthority, tmp_path: Path, kind: str, accepted: bool
-) -> None:
-    other = FleetAuthority(tmp_path)
+
+
+def write_list(authority: FleetAuthority, other: FleetAuthority, path: Path, kind: str) -> None:
+    """Write a revocation list of a kind in ``LISTS``."""
     our_name = authority.ca._certificate.subject
-    path = tmp_path / "list.pem"
     path.write_text(
         {
             "ours": authority.crl.read_text(),
@@ -153,8 +152,17 @@ def test_a_revocation_list_must_be_that_of_our_authority(
             "both": other.crl.read_text() + authority.crl.read_text(),
             "garbage in the list": "-----BEGIN X509 CRL-----\nMAAw\n-----END X509 CRL-----\n",
             "certificate": (authority.ca.folder / "ca.pem").read_text(),
+            "empty": "",
         }[kind]
     )
+
+
+@LISTS
+def test_a_revocation_list_must_be_that_of_our_authority(
+    authority: FleetAuthority, tmp_path: Path, kind: str, accepted: bool
+) -> None:
+    path = tmp_path / "list.pem"
+    write_list(authority, FleetAuthority(tmp_path), path, kind)
     bundle = str(authority.issue_host())
     if accepted:
         Credentials(bundle, str(path))
@@ -163,9 +171,54 @@ def test_a_revocation_list_must_be_that_of_our_authority(
         Credentials(bundle, str(path))
 
 
-def test_a_list_of_another_authority_does_not_replace_ours(tmp_path: Path) -> None:
+@LISTS
+@pytest.mark.parametrize("place", ["crl.pem", "ca/crl.pem"])
+def test_a_controller_refuses_the_list_of_another_authority(
+    authority: FleetAuthority, tmp_path: Path, kind: str, accepted: bool, place: str
+) -> None:
+    other = FleetAuthority(tmp_path / "other")
+    bundle = tmp_path / "laptop.pem"
+    ca.write_private_file(bundle, authority.issue_client().read_text())
+    (tmp_path / "ca").mkdir()
+    write_list(authority, other, tmp_path / place, kind)
+    if accepted:
+        tls.make_client_context(str(bundle))
+        return
+    with pytest.raises(tls.CannotConnect, match=r"crl\.pem: (a|not a|invalid) revocation list"):
+        tls.make_client_context(str(bundle))
+
+
+def test_an_authority_of_another_fleet_beside_a_bundle_is_not_that_of_its_list(
+    authority: FleetAuthority, tmp_path: Path
+) -> None:
+    """A user who has an authority can have the bundle of another fleet, too."""
+    own = FleetAuthority(tmp_path)
+    bundle = tmp_path / "elsewhere.pem"
+    ca.write_private_file(bundle, authority.issue_client().read_text())
+    context = tls.make_client_context(str(bundle))
+    assert len(context.get_ca_certs()) == 1
+    (own.ca.folder / "ca.pem").write_text("garbage")
+    with pytest.raises(tls.CannotConnect, match=r"ca\.pem: contains no certificate"):
+        tls.make_client_context(str(bundle))
+
+
+def test_a_revoked_host_stays_revoked_beside_the_list_of_another_authority(tmp_path: Path) -> None:
     authority, other = FleetAuthority(tmp_path), FleetAuthority(tmp_path / "other")
     host, client = authority.issue_host(), authority.issue_client()
+    authority.revoke("localhost")
+    with AgentProcess(host) as agent:
+        with pytest.raises(tls.CannotConnect, match="has been revoked"):
+            agent.connect(client)
+        authority.crl.write_text(other.crl.read_text())
+        with pytest.raises(tls.CannotConnect, match="a revocation list of another authority"):
+            agent.connect(client)
+
+
+def test_a_list_of_another_authority_does_not_replace_ours(tmp_path: Path) -> None:
+    authority, other = FleetAuthority(tmp_path), FleetAuthority(tmp_path / "other")
+    host, client = authority.issue_host(), tmp_path / "home" / "laptop.pem"
+    client.parent.mkdir()  # without the list of the agent beside it
+    ca.write_private_file(client, authority.issue_client().read_text())
     authority.revoke("laptop")
     copy = tmp_path / "crl.pem"  # the one beside the bundle
     copy.write_text(authority.crl.read_text())

@@ -33,6 +33,7 @@ from shell_runner.remote.protocol.model import Execution
 from shell_runner.remote.sessions.job_session import JobSession
 from tests.helpers import job_hosts
 from tests.helpers.namespace_host import CHECKOUT, TIMEOUT, NamespaceHost, issue_bundles
+from tests.helpers.peak_memory import measure_peak_memory
 from tests.helpers.queue_host import QueueHost, WebhookReceiver
 from tests.helpers.small_filesystem import SmallFilesystem
 
@@ -489,12 +490,7 @@ def submit_and_harvest(home: Path, build: Path) -> int:
         sys.executable, "-m", "shell_runner.cli.main", "job", "submit", "--host", "popen",
         "--tests", home / "tests", "--build", build, "--wait", "--out", home / f"{build.name}.zip",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss << 10
+    return measure_peak_memory(command, PYTHONPATH=str(CHECKOUT))
 
 
 # -- a Python that lacks something -----------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -412,6 +413,38 @@ def test_a_package_replaces_only_files(client: JobClient, id: str, folder: Path,
     os.mkfifo(folder / "fifo")
     with pytest.raises(UsageError, match=f"{name}: it exists and is not a regular file"):
         harvest_job(client, id, folder / name)
+
+
+def test_an_upload_waits_for_a_host_that_reads_nothing(tests: Path, id: str, folder: Path) -> None:
+    """Bytes that the host has not read wait in the file, not in memory."""
+    (tests / "data").write_bytes(os.urandom(32 << 20))
+    ready = prepare_job(tests, id)
+    amounts: list[int] = []
+    at_stop: list[int] = []
+    at_most: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        amounts.append(done)
+        if done > 3 << 20 and not at_stop:
+            at_stop.append(done)
+            pids = job_hosts.list_interpreter_pids()
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            threading.Thread(target=resume, args=(pids,)).start()
+
+    def resume(pids: list[int]) -> None:
+        amount = 0
+        while amounts[-1] != amount:
+            amount = amounts[-1]
+            time.sleep(1)
+        at_most.append(amount)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+    with JobClient(POPEN, timeout=60) as client:
+        client.submit(ready.job, ready.trees, stop)
+        assert client.wait(id).end_reason == "completed"
+    assert at_most[0] - at_stop[0] <= 4 << 20 < amounts[-1] - at_stop[0]
 
 
 # -- failures -------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ..archives import extract
 from ..execution import resource_locks
 from ..execution.slot_pool import SlotStartError
 from ..files import blob_store, filesystem_errors
+from ..files.path_limits import MAX_PATH_COMPONENTS
 from ..files.remove_tree import remove_tree
 from ..processes import orphans
 from ..protocol.host_facts import collect_host_facts, count_cores
@@ -398,8 +399,14 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _sync_outputs(folder: str) -> None:
-    """Sync artifacts to the disk, so that the package is the same even if the machine dies now."""
-    for parent, _, names in os.walk(os.path.join(folder, "outputs")):
+    """Sync artifacts to the disk, so that the package is the same even if the machine dies now.
+
+    A test can have made deeper folders there than it can have artifacts.
+    """
+    root = os.path.join(folder, "outputs")
+    for parent, folders, names in os.walk(root):
+        if parent.count("/") - root.count("/") >= MAX_PATH_COMPONENTS:
+            folders.clear()
         for name in names:
             with contextlib.suppress(OSError):
                 descriptor = os.open(os.path.join(parent, name), os.O_RDONLY | os.O_NOFOLLOW)

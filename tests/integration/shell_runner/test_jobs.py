@@ -7,6 +7,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -64,6 +65,43 @@ def test_a_job_runs_and_is_harvested(client: JobClient, tests: Path, id: str, fo
     assert (result.end_reason, result.exit_status) == ("completed", 1)
     assert result.outcomes == {"passed": 1, "failed": 1}
     assert client.acknowledge(id, done.package_digest).state == "harvested"
+
+
+#: A program that makes 1 500 nested folders in each of the folders that it is given.
+_NEST = f"""exec {sys.executable} -IS -c '
+import os, sys
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    for _ in range(1500):
+        os.mkdir("d")
+        os.chdir("d")
+    open("deep", "w").close()
+' "$TEST_UNDECLARED_OUTPUTS_DIR" """
+
+
+@pytest.mark.parametrize(
+    "others",
+    ["", '"$NOSEJOBS_PREFIX"/../outputs', '"$NOSEJOBS_PREFIX"/../tests "$NOSEJOBS_PREFIX"'],
+)
+def test_nested_folders_of_a_test_do_not_end_its_job(
+    client: JobClient, tests: Path, id: str, folder: Path, others: str
+) -> None:
+    """In its outputs, and where it should not write: those that the runner reads later."""
+    write_script(tests, "test_c.sh", "echo kept >$TEST_UNDECLARED_OUTPUTS_DIR/kept")
+    write_script(tests, "test_deep.sh", _NEST + others)
+    submit_job(client, tests, id, slots=1)
+    done = client.wait(id)
+    assert (done.end_reason, done.attempts) == ("completed", 1)
+    assert dict(done.outcomes) == {"passed": 3, "failed": 1}
+    results.harvest(client, id, folder / "x.zip", folder / "into", None, lambda done, total: None)
+    kept = [path.read_text() for path in (folder / "into").rglob("kept")]
+    assert kept == ["kept\n"]
+    with open_package(str(folder / "x.zip")) as package:
+        executions = [execution for *_, execution in package.read_executions()]
+    assert [each.artifacts_omitted for each in executions] == [0, 0, 0, 1]
+    client.acknowledge(id, done.package_digest)
+    client.forget(id)
+    assert os.listdir(paths.workspace_path(queue_location.find_queue_folder())) == []
 
 
 def test_a_job_runs_while_no_client_is_connected(tests: Path, id: str, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Tests of how a runner judges an install command, and when an attempt has failed."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +9,8 @@ import pytest
 
 from shell_runner.remote.execution import resource_locks
 from shell_runner.remote.execution.slot_pool import SlotStartError
-from shell_runner.remote.jobs import pool_run
+from shell_runner.remote.files.path_limits import MAX_PATH_COMPONENTS
+from shell_runner.remote.jobs import job_runner, pool_run
 from shell_runner.remote.jobs.job_runner import AttemptFailed, JobRunner, explain_install_failure
 from shell_runner.remote.protocol import model
 from shell_runner.remote.protocol.model import Execution, Problem, Setup
@@ -60,3 +63,18 @@ def test_a_host_without_locks_fails_the_attempt(job: Any, monkeypatch: pytest.Mo
 )
 def test_only_zero_is_a_success_of_an_install_command(execution: Execution, message: str) -> None:
     assert explain_install_failure(model.Test(0, "x", timeout=5.0), execution) == message
+
+
+def test_all_artifacts_are_synced_and_deeper_files_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = tmp_path / "outputs" / "7.attempt-2"
+    deepest = outputs / "/".join("d" * (MAX_PATH_COMPONENTS - 1))
+    (deepest / "e" / "f").mkdir(parents=True)
+    files = [outputs / "top", deepest / "last"]
+    for path in (*files, deepest / "e" / "f" / "deeper"):
+        path.touch()
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    job_runner._sync_outputs(str(tmp_path))
+    assert synced == [path.stat().st_ino for path in files]

@@ -140,11 +140,11 @@ class Collection:
         return repeated
 
     def _register_tags(self, program: Program) -> None:
-        """Register tags as markers, so that Python tests of the session may have them, too.
+        """Register the markers of programs, so that Python tests of the session may have them, too.
 
         In the ini line a ``:`` ends the name, so such a tag cannot be registered.
         """
         for tag in program.metadata.tags:
             if tag not in self._registered_tags and ":" not in tag:
                 self._registered_tags.add(tag)
-                self._config.addinivalue_line("markers", f"{tag}: tag of shell tests")
+                self._config.addinivalue_line("markers", f"{tag}: marker of shell tests")

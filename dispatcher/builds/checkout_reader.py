@@ -107,15 +107,22 @@ def stage_tests(
 
     Raises UsageError if the stage selects no test, an invalid test, or two tests with one id.
     """
+    return select_tests(checkout.root, stage, labels, host)
+
+
+def select_tests(
+    root: Path, stage: Stage, labels: Iterable[str] = (), host: str = ""
+) -> tuple[JobTest, ...]:
+    """Return the tests of a stage in the tree with this root; see ``stage_tests``."""
     selection = make_plan(
-        checkout.root,
+        root,
         stage.tests,
         labels=frozenset(labels),
         host=host,
         # Without a timeout of the stage, the one of [tests] holds, if there is one.
         timeout=None if stage.timeout == Stage.timeout else stage.timeout,
         tags=stage.tags,
-        tree=load_config(checkout.root),
+        tree=load_config(root),
     )
     if selection.invalid_tests:
         lines = [*selection.invalid_tests[:_MAX_LISTED_TESTS]]

@@ -109,19 +109,15 @@ def _read_file(file: Path) -> bytes:
 def check_config(path: Path, as_json: bool) -> None:
     """Check nosejobs.toml and dispatcher.toml in DIR, and explain them.
 
-    Warns about what does not fit: the tree, the sources, the hosts that stages need.
+    Warns about stages whose tests or hosts do not exist, and sources that cannot be read.
     DIR is the current directory by default.  Exits with 2 if one of the files is invalid.
     """
     from shell_runner.config import CONFIG_FILE_NAME
 
     from ..configuration import settings
 
-    kinds = {CONFIG_FILE_NAME: _explain_pipeline, settings.FILE_NAME: _explain_settings}
-    files = [path / name for name in kinds] if path.is_dir() else [path]
-    explained = {str(file): kinds[file.name](file) for file in files if file.name in kinds}
-    explained = {file: lines for file, lines in explained.items() if lines}
-    if len(explained) == len(kinds):
-        explained[str(files[0])] += _warn_about_hosts(*files)
+    files = [path / CONFIG_FILE_NAME, path / settings.FILE_NAME] if path.is_dir() else [path]
+    explained = _explain_files([file for file in files if file.is_file()])
     if not explained:
         raise CliError(
             f"there is no {CONFIG_FILE_NAME} and no {settings.FILE_NAME} in {path.absolute()}"
@@ -135,47 +131,34 @@ def check_config(path: Path, as_json: bool) -> None:
             print_result(f"  {line}")
 
 
-def _explain_pipeline(file: Path) -> list[str]:
+def _explain_files(files: Iterable[Path]) -> dict[str, list[str]]:
+    """Return lines that explain each file, and warnings; other files than the two are left out."""
+    from shell_runner.config import CONFIG_FILE_NAME
     from shell_runner.toml_document import parse_document
 
     from ..builds.checkout_reader import parse_pipeline
-    from ..configuration import pipeline
-    from . import config_warnings
+    from ..configuration import pipeline, settings
+    from . import config_warnings as warnings
 
-    if not file.is_file():
-        return []
-    document = parse_document(str(file), _read_file(file))
-    config = parse_pipeline(document, file.parent)
-    return pipeline.explain(config) + _format_warnings(
-        config_warnings.warn_about_tree(config, file.parent)
-    )
-
-
-def _explain_settings(file: Path) -> list[str]:
-    from ..configuration import settings
-    from . import config_warnings
-
-    if not file.is_file():
-        return []
-    parsed = _parse_settings(file)
-    return settings.explain(parsed) + _format_warnings(config_warnings.warn_about_sources(parsed))
-
-
-def _warn_about_hosts(pipeline_file: Path, settings_file: Path) -> list[str]:
-    """Return warnings about stages that the hosts of the dispatcher cannot run."""
-    from shell_runner.toml_document import parse_document
-
-    from ..builds.checkout_reader import parse_pipeline
-    from . import config_warnings
-
-    document = parse_document(str(pipeline_file), _read_file(pipeline_file))
-    config = parse_pipeline(document, pipeline_file.parent)
-    parsed = _parse_settings(settings_file)
-    return _format_warnings(config_warnings.warn_about_hosts(config, parsed))
+    explained: dict[str, list[str]] = {}
+    config = None
+    for file in files:
+        if file.name == CONFIG_FILE_NAME:
+            config = parse_pipeline(parse_document(str(file), _read_file(file)), file.parent)
+            found = warnings.warn_about_tree(config, file.parent)
+            explained[str(file)] = pipeline.explain(config) + _format_warnings(found)
+        elif file.name == settings.FILE_NAME:
+            parsed = _parse_settings(file)
+            found = warnings.warn_about_sources(parsed)
+            explained[str(file)] = settings.explain(parsed) + _format_warnings(found)
+            if config is not None:
+                found = warnings.warn_about_both(config, parsed)
+                explained[str(file)] += _format_warnings(found)
+    return explained
 
 
 def _format_warnings(messages: Iterable[str]) -> list[str]:
-    return [f"warning: {message}" for message in messages]
+    return [f"warning: {line}" for line in messages]
 
 
 @click.command("builds", cls=Command)

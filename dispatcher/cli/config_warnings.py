@@ -6,28 +6,54 @@ host can run, and sources that are not there.
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from shell_runner.text import format_count, pluralize
+from shell_runner.errors import UsageError
+from shell_runner.text import shorten_list, to_single_line
+from shell_runner.validators import format_suggestion
 
-from ..configuration.pipeline import PipelineConfig, build_as_stage
-from ..configuration.settings import Settings, Source
+from ..builds.checkout_reader import select_tests
+from ..configuration.glob_patterns import compile_patterns
+from ..configuration.host_supply import list_configured_hosts, never_placed_reason
+from ..configuration.pipeline import Mode, PipelineConfig, Stage, build_as_stage
+from ..configuration.settings import Retention, Settings, Source
 
 #: Characters of a pattern, which need not match anything yet.
 _PATTERN_CHARS = "*?["
+#: Seconds until git has listed the branches of a repository on this machine.
+_GIT_TIMEOUT = 10.0
 
 
 def warn_about_tree(config: PipelineConfig, root: Path) -> Iterator[str]:
-    """Yield a warning for each file or folder that a stage or the build names and is missing."""
+    """Yield a warning for each name of a stage or the build that selects nothing in the tree.
+
+    The file may be checked before the tree is complete, so that none of this is an error.
+    """
     for stage in config.stages:
-        for name in stage.tests:
-            # A test is named as its node id: a file, and perhaps a case.
-            if _is_missing(root, name.split("::")[0]):
-                yield f"stage {stage.name}: there is no {name!r} in the tree; its tests cannot run"
+        yield from _warn_about_tests(stage, root)
     for name in config.build.inputs if config.build else ():
         if _is_missing(root, name):
             yield f"build: there is no {name!r} in the tree; changes to it cannot be seen"
+
+
+def _warn_about_tests(stage: Stage, root: Path) -> Iterator[str]:
+    # A test is named as its node id: a file, and perhaps a case.
+    missing = [name for name in stage.tests if _is_missing(root, name.split("::")[0])]
+    for name in missing:
+        yield f"stage {stage.name}: there is no {name!r} in the tree; its tests cannot run"
+    if missing:
+        return
+    try:
+        tests = select_tests(root, stage)
+    except UsageError as error:
+        message = re.sub(r"\n\s*", "; ", str(error))
+        yield f"stage {stage.name}: {to_single_line(message)}"
+        return
+    if not tests:
+        yield f"stage {stage.name}: there are no tests for it in the tree"
 
 
 def _is_missing(root: Path, name: str) -> bool:
@@ -35,12 +61,44 @@ def _is_missing(root: Path, name: str) -> bool:
 
 
 def warn_about_sources(settings: Settings) -> Iterator[str]:
-    """Yield a warning for each source in the file system that is missing or is no folder."""
+    """Yield a warning for each source in the file system that has nothing to build."""
     for source in settings.sources:
         path = _local_path(source)
-        if path is not None and not path.is_dir():
-            what = "is no folder" if path.exists() else "does not exist"
-            yield f"source {source.name}: {path} {what}"
+        if path is not None and (message := _describe_source_error(source, path)):
+            yield f"source {source.name}: {message}"
+
+
+def _describe_source_error(source: Source, path: Path) -> str:
+    if not path.exists():
+        return f"{path} does not exist"
+    if not path.is_dir():
+        return f"{path} is no folder"
+    if not source.git:
+        return ""
+    branches = _list_branches(path)
+    if branches is None:
+        return f"{path} is no git repository that can be read; use directory for a plain folder"
+    if not branches:
+        return f"{path} has no branch yet"
+    if not any(map(compile_patterns(source.branches), branches)):
+        wanted, existing = ", ".join(source.branches), ", ".join(shorten_list(branches, 5))
+        return f"no branch of {path} matches {wanted}; there are: {existing}"
+    return ""
+
+
+def _list_branches(path: Path) -> list[str] | None:
+    """Return the branches of a repository on this machine; None: it cannot be read."""
+    command = ["git", "ls-remote", "--heads", "--", str(path)]
+    try:
+        listed = subprocess.run(
+            command, cwd="/", capture_output=True, timeout=_GIT_TIMEOUT, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    refs = (line.partition(b"\t")[2] for line in listed.stdout.splitlines())
+    return [
+        to_single_line(ref.removeprefix(b"refs/heads/").decode(errors="replace")) for ref in refs
+    ]
 
 
 def _local_path(source: Source) -> Path | None:
@@ -49,18 +107,28 @@ def _local_path(source: Source) -> Path | None:
     return Path(address) if address.startswith("/") else None
 
 
-def warn_about_hosts(config: PipelineConfig, settings: Settings) -> Iterator[str]:
+def warn_about_both(config: PipelineConfig, settings: Settings) -> Iterator[str]:
+    """Yield a warning for each name or number in one file that the other one cannot satisfy."""
+    yield from _warn_about_hosts(config, settings)
+    yield from _warn_about_levels(config, settings)
+
+
+def _warn_about_hosts(config: PipelineConfig, settings: Settings) -> Iterator[str]:
     """Yield a warning for each stage that needs more hosts than can ever have its labels."""
+    hosts = list_configured_hosts(settings)
     builds = [build_as_stage(config.build)] if config.build else []
     for stage in (*builds, *config.stages):
-        wanted = set(stage.labels)
-        hosts = sum(wanted <= set(host.labels) for host in settings.hosts.values())
-        hosts += sum(pool.max_hosts for pool in settings.pools if wanted <= set(pool.labels))
-        if hosts < stage.hosts:
-            noun = pluralize("label", len(wanted))
-            labels = f" with {noun} {', '.join(stage.labels)}" if wanted else ""
-            yield (
-                f"stage {stage.name}: it can never be placed: it needs "
-                f"{format_count(stage.hosts, 'host')}{labels}, and {hosts or 'none'} can be had "
-                "from [hosts] and [pools]"
-            )
+        reason = never_placed_reason(stage.name, stage.labels, stage.hosts, hosts, settings.pools)
+        # Fewer tests than hosts are split over fewer hosts, so that one host can be enough.
+        if reason and stage.mode is Mode.SHARD:
+            reason = never_placed_reason(stage.name, stage.labels, 1, hosts, settings.pools)
+        if reason:
+            yield f"stage {stage.name}: {reason}"
+
+
+def _warn_about_levels(config: PipelineConfig, settings: Settings) -> Iterator[str]:
+    """Yield a warning for each level that retention names and no build can have."""
+    known = {"goop"} | {level.name for level in config.levels}
+    for name in settings.retention.levels:
+        if name not in known and settings.retention.levels != Retention.levels:
+            yield f"[retention] levels: no level {name!r}{format_suggestion(name, known)}"

@@ -29,7 +29,10 @@ _STYLES = {
 #: The detail of a run that has passed; the column of its tests has the same information.
 _TEST_COUNT_DETAIL = re.compile(r"[0-9]+ tests?")
 #: The detail of a run that waits although no host is busy: only a person can change that.
-_NO_HOST_MATCHES = re.compile(r"none matches; |no host has the label")
+_NO_HOST_MATCHES = re.compile("none matches; ")
+#: Beginning of the detail of a run whose hosts cannot exist, as ``host_supply`` writes it.  (Its
+#: import would take longer than the request of a command.)
+_NEVER_PLACED = "can never be placed: "
 #: The next command by the state of a stage, the most urgent state first.
 _NEXT_COMMANDS = {
     "failed": "nosejobs logs {0} {1}; nosejobs rerun {0} {1} --failed",
@@ -132,6 +135,9 @@ def _format_reason(stage: JsonObject, hosts: Sequence[str], tagged: Mapping[str,
         missing = [name for name in stage["needs"] if not tagged.get(name, True)]
         return f"no tag: {', '.join(missing)} has none" if missing else "its tag was revoked"
     detail = "" if _TEST_COUNT_DETAIL.fullmatch(run["detail"]) else str(run["detail"])
+    if _NEVER_PLACED in detail:
+        # It names all hosts and what to do, which is below the table.
+        return detail.partition(";")[0]
     return detail.removeprefix(f"{hosts[0]}: ") if len(hosts) == 1 else detail
 
 
@@ -139,10 +145,12 @@ def format_run_status(run: JsonObject) -> str:
     """Return the state of a run as one line, for a user who follows it."""
     again = f" (run {run['number']})" if run["number"] > 1 else ""
     state, detail = run["state"], run["detail"]
-    if state == "placing":
+    if state == "placing" and not detail.startswith(_NEVER_PLACED):
         # Which hosts are busy changes often, and `show` has it.  That no host fits does not change.
         lasting = _NO_HOST_MATCHES.search(detail) and " is starting" not in detail
         return f"{run['stage']}{again}: waiting for hosts{f': {detail}' if lasting else ''}"
+    if state == "placing":
+        return f"{run['stage']}{again} {detail}"
     message = f"{state}: {detail}" if detail and not detail.startswith(state) else detail or state
     return f"{run['stage']}{again}: {message}"
 
@@ -244,6 +252,9 @@ def format_build_footer(found: JsonObject) -> Iterator[tuple[str, str]]:
     if len(found["failures"]) > _MAX_LISTED_ROWS:
         yield "", f"and {len(found['failures']) - _MAX_LISTED_ROWS} more"
     yield from _flaky_lines(found, jobs)
+    for stage in found["stages"]:
+        if stage["run"] and _NEVER_PLACED in stage["run"]["detail"]:
+            yield stage["name"], stage["run"]["detail"].replace("; ", "\n")
     for each in found["measurements"][:_MAX_LISTED_ROWS]:
         unit = f" {each['unit']}" if each["unit"] else ""
         yield each["stage"], f"{each['name']} = {each['value']:.12g}{unit} ({each['nodeid']})"

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from ..configuration.host_supply import NEVER_PLACED
 from ..model import BUILD, Build, BuildState, StageRun, StageState
 from . import promotion
 
@@ -64,6 +65,13 @@ _STAGES: tuple[tuple[StageState | None, Outcome, str], ...] = (
     (StageState.WAITING, Outcome.STOPPED, "{} wait{s}"),
     (StageState.BLOCKED, Outcome.STOPPED, "{} {is} blocked"),
 )
+#: States that say more about a build than a stage that can never be placed.
+_MORE_IMPORTANT_THAN_NEVER_PLACED = (
+    StageState.RUNNING,
+    StageState.PLACING,
+    StageState.FAILED,
+    StageState.ERROR,
+)
 #: States of stages that go on once a person has acted.
 _FOR_PEOPLE = (StageState.CANCELED, StageState.GATED, StageState.HELD, None)
 #: Stages that are all named; of more, only two are.
@@ -92,8 +100,12 @@ def compute_status(
         return _status_without_artifact(build, newest.get(BUILD))
     stages = [run for name, run in newest.items() if name != BUILD]
     by_state: dict[StageState | None, list[str]] = {}
+    hopeless = [run for run in stages if _is_never_placed(run)]
     for run in stages:
-        by_state.setdefault(_effective_state(run, counting), []).append(run.stage)
+        if run not in hopeless:
+            by_state.setdefault(_effective_state(run, counting), []).append(run.stage)
+    if hopeless and by_state.keys().isdisjoint(_MORE_IMPORTANT_THAN_NEVER_PLACED):
+        return BuildStatus(Outcome.STOPPED, _format_never_placed(hopeless))
     for state, outcome, template in _STAGES:
         if state in by_state and state in _FOR_PEOPLE:
             return BuildStatus(outcome, _format_for_people(by_state))
@@ -102,6 +114,18 @@ def compute_status(
     if not stages:
         return BuildStatus(Outcome.STOPPED, "built; it has no stages, so that nothing was tested")
     return BuildStatus(Outcome.PASSED, "passed")
+
+
+def _is_never_placed(run: StageRun) -> bool:
+    """Return whether a run waits for hosts that cannot exist; a person has to configure them."""
+    return run.state is StageState.PLACING and run.detail.startswith(NEVER_PLACED)
+
+
+def _format_never_placed(runs: Sequence[StageRun]) -> str:
+    """Return which stages can never be placed; of one, also what it needs."""
+    if len(runs) == 1:
+        return f"{runs[0].stage} {runs[0].detail.partition(';')[0]}"
+    return _format("{} can never be placed", [run.stage for run in runs])
 
 
 def _format_for_people(by_state: Mapping[StageState | None, Sequence[str]]) -> str:
@@ -144,6 +168,8 @@ def settled_status(build: Build, facts: promotion.Facts) -> BuildStatus:
 def _status_without_artifact(build: Build, run: StageRun | None) -> BuildStatus:
     outcome, message = _WITHOUT_ARTIFACT[build.state]
     if build.state is BuildState.BUILDING and run is not None and run.state is StageState.PLACING:
+        if _is_never_placed(run):
+            return BuildStatus(Outcome.STOPPED, _format_never_placed([run]))
         message = "waits for a host to be built on"
     if build.state is BuildState.FAILED and run is not None and run.state is StageState.ERROR:
         outcome = Outcome.ERROR

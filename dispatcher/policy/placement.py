@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from shell_runner.text import format_count, pluralize, shorten_list
 
+from ..configuration.host_supply import format_demand
 from ..configuration.pipeline import Mode, Stage
 from ..model import Host, HostState
 
@@ -174,10 +175,7 @@ class _Assignment:
         return ""
 
     def _waiting_reason(self, request: PlacementRequest, matching: Sequence[HostLoad]) -> str:
-        needed = f"needs {format_count(request.count, 'host')}"
-        if request.labels:
-            labels = ", ".join(request.labels)
-            needed += f" with {pluralize('label', len(request.labels))} {labels}"
+        needed = format_demand(request.count, request.labels)
         names = ", ".join(load.host.name for load in matching[:_MAX_NAMED_HOSTS])
         more = ", ..." if len(matching) > _MAX_NAMED_HOSTS else ""
         verb = "matches" if len(matching) < 2 else "match"

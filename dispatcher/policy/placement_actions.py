@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..configuration import host_supply
 from ..configuration.settings import Pool
 from ..model import HostState, StageEvent, StageState
 from . import placement, pool_scaling
@@ -52,18 +53,33 @@ def place_runs(
     """Return the jobs of all requests for which there are hosts, and why the others wait.
 
     ``requests`` come oldest first.  ``depth``: jobs that a host has at a time.  ``pools``: where
-    further hosts can come from.
+    further hosts can come from.  A request that can never be placed reserves nothing, and no pool
+    brings up hosts for it.
     """
     actions: list[Action] = []
-    answers = placement.place([request.placement for request in requests], hosts, depth)
-    for request, answer in zip(requests, answers, strict=True):
-        if isinstance(answer, Unplaced):
+    loads = list(hosts)
+    hopeless = {request.placement.id: _never_placed(request, loads, pools) for request in requests}
+    possible = [r.placement for r in requests if not hopeless[r.placement.id]]
+    answers = {each.request: each for each in placement.place(possible, loads, depth)}
+    for request in requests:
+        answer = answers.get(request.placement.id)
+        if answer is None:
+            actions += _wait(request, hopeless[request.placement.id])
+        elif isinstance(answer, Unplaced):
             actions.append(NotifyPoolShortage(answer))
             reasons = [answer.reason, pool_scaling.no_pool_reason(answer, pools)]
             actions += _wait(request, "; ".join(filter(None, reasons)))
         else:
             actions.append(_plan_jobs(request, answer.hosts, now))
     return actions
+
+
+def _never_placed(request: RequestHosts, loads: Iterable[HostLoad], pools: Sequence[Pool]) -> str:
+    needed = request.placement
+    hosts = (load.host for load in loads)
+    return host_supply.never_placed_reason(
+        request.run.stage, needed.labels, needed.count, hosts, pools, needed.taken
+    )
 
 
 def _wait(request: RequestHosts, reason: str) -> list[Action]:

@@ -56,12 +56,12 @@ def make_plan(
     """Return the plan of the tests below ``root``, or of those that ``names`` select.
 
     ``names``: files, folders, patterns, or node ids, relative to the root.  ``labels``: labels of
-    the host.  ``tags``: only tests that have one of them.  ``timeout`` (seconds), ``repeat``,
+    the host.  ``tags``: only tests with one of these markers.  ``timeout`` (seconds), ``repeat``,
     ``defaults``: as on pytest's command line and in its ini file.  ``formats_by_suffix``: formats
     that programs with a suffix always write; None: the built-in ones.  ``tree``: configuration, if
     not that of the nosejobs.toml in the root or the nearest above it.
 
-    Raises UsageError for a name that selects nothing, and for a tag that no test has.
+    Raises UsageError for a name that selects nothing, and for a marker that no test has.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
@@ -118,6 +118,6 @@ def _select_by_tags(runs: Sequence[Run], tags: Sequence[str]) -> Sequence[Run]:
     known = {tag for run in runs for tag in run.program.metadata.tags}
     for tag in tags:
         if tag not in known:
-            others = format_suggestion(tag, known) if known else "; there are no tags"
-            raise UsageError(f"no test has the tag {tag!r}{others}")
+            others = format_suggestion(tag, known) if known else "; there are no markers"
+            raise UsageError(f"no test has the marker {tag!r}{others}")
     return [run for run in runs if not set(tags).isdisjoint(run.program.metadata.tags)]

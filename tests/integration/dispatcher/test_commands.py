@@ -27,6 +27,7 @@ from dispatcher.model import BuildEvent, Job, StageEvent
 from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote.jobs.result_package_format import Member
 from shell_runner.remote.jobs.result_package_writer import write_package
+from tests.helpers.git_repository import Repository
 
 from . import api_server
 from .api_server import RunningApi
@@ -457,6 +458,8 @@ def test_check_names_file_line_and_key(tmp_path: Path, name: str) -> None:
 def test_check_compares_both_files_and_the_tree(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "file").touch()
+    Repository(tmp_path / "empty")
+    Repository(tmp_path / "repository").commit()
     (tmp_path / "nosejobs.toml").write_text("""
 [build]
 command = "make"
@@ -471,7 +474,18 @@ labels = ["gpu"]
 hosts = 4
 [stages.big]
 labels = ["gpu"]
+tags = ["slow"]
 hosts = 5
+[stages.spread]
+mode = "shard"
+labels = ["gpu"]
+hosts = 9
+[stages.none]
+mode = "shard"
+labels = ["gpuu"]
+hosts = 9
+[levels]
+ready = ["unit", "smoke"]
 """)
     (tmp_path / "dispatcher.toml").write_text(f"""
 [sources.gone]
@@ -482,24 +496,52 @@ git = "{tmp_path}/file"
 directory = "tests"
 [sources.far]
 git = "https://example.org/app.git"
+[sources.plain]
+git = "tests"
+[sources.empty]
+git = "empty"
+[sources.trunk]
+git = "repository"
+branches = ["trunk", "rel-*"]
+[sources.fine]
+git = "repository"
+branches = ["ma*"]
 [hosts.h1]
 spec = "popen"
 labels = ["gpu"]
 [pools.p]
 labels = ["gpu"]
 max_hosts = 3
+[retention]
+levels = ["ready", "redy"]
 """)
     done = invoke("check", str(tmp_path))
     assert done.exit_code == 0, done.output
     warnings = [line.partition("warning: ")[2] for line in done.stdout.splitlines()]
-    of = "can be had from [hosts] and [pools]"
-    assert [each for each in warnings if each and "level" not in each] == [
+    of = (
+        "the dispatcher has host h1 (label gpu), pool p (label gpu, at most 3 hosts)",
+        "add hosts or labels to dispatcher.toml and restart the dispatcher, or change",
+    )
+    assert [each for each in warnings if each] == [
         "stage unit: there is no 'nowhere/test_x.sh' in the tree; its tests cannot run",
+        "stage smoke: there are no tests for it in the tree",
+        "stage big: no test has the marker 'slow'; there are no markers",
+        "stage spread: there are no tests for it in the tree",
+        "stage none: there are no tests for it in the tree",
         "build: there is no 'src' in the tree; changes to it cannot be seen",
-        "stage build: it can never be placed: it needs 1 host with label compiler, and none " + of,
-        "stage big: it can never be placed: it needs 5 hosts with label gpu, and 4 " + of,
         f"source gone: {tmp_path}/gone does not exist",
         f"source file: {tmp_path}/file is no folder",
+        f"source plain: {tmp_path}/tests is no git repository that can be read; "
+        "use directory for a plain folder",
+        f"source empty: {tmp_path}/empty has no branch yet",
+        f"source trunk: no branch of {tmp_path}/repository matches trunk, rel-*; there are: main",
+        "stage build: can never be placed: needs 1 host with label compiler, and there are none; "
+        f"{of[0]}; nothing has the label 'compiler'; {of[1]} [build]",
+        "stage big: can never be placed: needs 5 hosts with label gpu, and there are 4; "
+        f"{of[0]}; {of[1]} [stages.big]",
+        "stage none: can never be placed: needs 1 host with label gpuu, and there are none; "
+        f"{of[0]}; nothing has the label 'gpuu', did you mean 'gpu'?; {of[1]} [stages.none]",
+        "[retention] levels: no level 'redy'; did you mean 'ready'?",
     ]
 
 

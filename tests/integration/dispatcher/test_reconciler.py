@@ -401,12 +401,22 @@ def test_a_stage_that_waits_for_hosts_names_what_it_needs(dispatcher: SteppedDis
     write_config(dispatcher, stage_toml("unit", 'labels = ["gpu"]'))
     dispatcher.poll_and_step()
     assert dispatcher.run_states() == {"unit": "placing"}
-    assert dispatcher.run_details()["unit"].startswith("needs 1 host with label gpu; none matches")
+    assert dispatcher.run_details()["unit"].startswith(
+        "can never be placed: needs 1 host with label gpu, and there are none; the dispatcher has "
+    )
+    assert dispatcher.last_result.unplaced == []
+    down = Host("h3", "popen", ("gpu",), state=HostState.DOWN, reason="not connected yet")
+    with dispatcher.store.write() as connection:
+        hosts.configure(connection, down)
+    dispatcher.reconciler.step()
+    assert dispatcher.run_details()["unit"].startswith(
+        "needs 1 host with label gpu; none matches; h3 is down (not connected yet)"
+    )
     assert [(each.missing, each.labels) for each in dispatcher.last_result.unplaced] == [
         (1, ("gpu",))
     ]
     with dispatcher.store.write() as connection:
-        hosts.configure(connection, Host("h3", "popen", ("gpu",)))
+        hosts.record_contact(connection, "h3", 2.0)
     dispatcher.reconciler.step()
     assert [job.host for job in dispatcher.planned_jobs()] == ["h3"]
     assert dispatcher.run_details() == {"unit": ""}

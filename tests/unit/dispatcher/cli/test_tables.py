@@ -178,6 +178,21 @@ def test_a_revocation_is_shown_once() -> None:
     assert list(tables.format_build_footer(detail)) == [("revoked", "tag unit: flaky")]
 
 
+def test_show_says_why_a_stage_can_never_be_placed_and_what_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The table has what is needed; what exists and what to do are lines below the table."""
+    detail = "can never be placed: needs 2 hosts, and there is 1; the dispatcher has host h1; add"
+    found = build(stages=[stage("unit", run(state="placing", detail=detail), False)])
+    lines = print_lines(tables.format_stages(found), capsys)
+    assert lines[1].endswith("can never be placed: needs 2 hosts, and there is 1")
+    assert list(tables.format_lines(tables.format_build_footer(found))) == [
+        "unit      can never be placed: needs 2 hosts, and there is 1",
+        "          the dispatcher has host h1",
+        "          add",
+    ]
+
+
 def test_decisions_are_shown() -> None:
     def decision(stage: str, kind: str, reason: str = "") -> Any:
         return {"stage": stage, "kind": kind, "actor": "ann", "reason": reason}
@@ -210,6 +225,8 @@ def test_decisions_are_shown() -> None:
          "unit: waiting for hosts"),
         ("placing", "needs 1 host with label gpu; none matches; h1 has no label gpu",
          "unit: waiting for hosts: needs 1 host with label gpu; none matches; h1 has no label gpu"),
+        ("placing", "can never be placed: needs 1 host; the dispatcher has no hosts and no pools",
+         "unit can never be placed: needs 1 host; the dispatcher has no hosts and no pools"),
     ],
 )  # fmt: skip
 def test_the_status_line_of_a_run_has_lasting_details_only(

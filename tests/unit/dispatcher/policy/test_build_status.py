@@ -51,6 +51,45 @@ def test_the_stage_that_matters_most_is_named(
     assert build_status.compute_status(BUILT, runs(**states)) == (outcome, message)
 
 
+NEVER = "can never be placed: needs 2 hosts with label gpu, and there are none; the dispatcher ..."
+
+
+@pytest.mark.parametrize(
+    ("states", "outcome", "message"),
+    [
+        ({}, Outcome.STOPPED, f"big {NEVER.partition(';')[0]}"),
+        # A person has to act before the stage goes on, but other stages go on by themselves.
+        ({"unit": S.RUNNING}, Outcome.RUNNING, "runs unit"),
+        ({"unit": S.PLACING}, Outcome.RUNNING, "unit waits for a host"),
+        ({"unit": S.FAILED}, Outcome.FAILED, "stopped at unit"),
+        ({"unit": S.ERROR}, Outcome.ERROR, "unit could not be run"),
+        ({"unit": S.HELD}, Outcome.STOPPED, f"big {NEVER.partition(';')[0]}"),
+        ({"unit": S.WAITING}, Outcome.STOPPED, f"big {NEVER.partition(';')[0]}"),
+    ],
+)
+def test_a_stage_that_can_never_be_placed_waits_for_a_person(
+    states: dict[str, StageState], outcome: Outcome, message: str
+) -> None:
+    big = StageRun(9, 1, "big", state=S.PLACING, detail=NEVER)
+    assert build_status.compute_status(BUILT, [*runs(**states), big]) == (outcome, message)
+
+
+def test_several_stages_that_can_never_be_placed_are_named() -> None:
+    stages = [StageRun(n, 1, name, state=S.PLACING, detail=NEVER) for n, name in enumerate("ab")]
+    assert build_status.compute_status(BUILT, stages) == (
+        Outcome.STOPPED,
+        "a and b can never be placed",
+    )
+
+
+def test_a_build_command_that_can_never_be_placed_waits_for_a_person() -> None:
+    run = StageRun(1, 1, "build", state=S.PLACING, detail=NEVER)
+    assert build_status.compute_status(Build(1, 1, BuildState.BUILDING), [run]) == (
+        Outcome.STOPPED,
+        f"build {NEVER.partition(';')[0]}",
+    )
+
+
 @pytest.mark.parametrize(
     ("state", "outcome"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from dispatcher.policy.placement_actions import free_places, may_begin, place_ru
 
 NOW = 1000.0
 KEY = RunKey(1, "unit", 1)
-NO_HOST = "needs 1 host; none matches"
+NO_HOST = "needs 1 host; none matches; h1 is down"
 
 
 def load(name: str, jobs: int = 0, state: HostState = HostState.UP) -> HostLoad:
@@ -67,16 +68,43 @@ def test_a_run_without_hosts_says_why_it_waits_and_is_written_once(
     requested: RequestHosts, action: MoveRun | SetRunDetail | None
 ) -> None:
     shortage = NotifyPoolShortage(Unplaced(1, NO_HOST, 1))
-    actions = place_runs([requested], [], 2, (), NOW)
+    actions = place_runs([requested], [load("h1", state=HostState.DOWN)], 2, (), NOW)
     assert actions == [shortage, *([action] if action else [])]
 
 
 def test_pools_that_cannot_help_are_part_of_the_reason() -> None:
     labeled = PlacementRequest(1, "unit of build 1", ("gpu",))
     wanted = RequestHosts(request().run, labeled)
-    _, move = place_runs([wanted], [], 2, [Pool("any")], NOW)
+    down = HostLoad(Host("h1", "popen", ("gpu",), state=HostState.DOWN))
+    _, move = place_runs([wanted], [down], 2, [Pool("any")], NOW)
     assert isinstance(move, MoveRun)
-    assert move.detail == "needs 1 host with label gpu; none matches; pool any has no label gpu"
+    assert move.detail == (
+        "needs 1 host with label gpu; none matches; h1 is down; pool any has no label gpu"
+    )
+
+
+def test_a_run_that_can_never_be_placed_takes_nothing_from_the_others() -> None:
+    pool = Pool("p", labels=("gpu",), max_hosts=2)
+    too_many = RequestHosts(request(id=1).run, PlacementRequest(1, "a", ("gpu",), 3))
+    labeled = RequestHosts(request(id=2).run, PlacementRequest(2, "b", ("gpu",)))
+    starting = HostLoad(
+        Host("p1", "popen", ("gpu",), pool="p", state=HostState.STARTING, reason="is brought up")
+    )
+    never, shortage, waits = place_runs([too_many, labeled], [starting], 2, [pool], NOW)
+    assert isinstance(never, MoveRun)
+    assert isinstance(waits, MoveRun)
+    assert never.detail == (
+        "can never be placed: needs 3 hosts with label gpu, and there are 2; the dispatcher has "
+        "pool p (label gpu, at most 2 hosts); add hosts or labels to dispatcher.toml and restart "
+        "the dispatcher, or change [stages.unit]"
+    )
+    # The host that is starting is for the one that can be placed, so that no other is brought up.
+    assert isinstance(shortage, NotifyPoolShortage)
+    assert (shortage.unplaced.request, shortage.unplaced.missing) == (2, 0)
+    assert waits.detail.startswith("needs 1 host with label gpu; none matches; p1 is starting")
+    # It is written once.
+    again = replace(too_many, run=replace(too_many.run, detail=never.detail))
+    assert place_runs([again], [starting], 2, [pool], NOW) == []
 
 
 def test_older_requests_come_first() -> None:

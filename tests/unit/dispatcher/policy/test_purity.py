@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[4]
 #: Modules of values: rows and configuration.
 VALUES = [
     "dispatcher.model", "dispatcher.configuration.git_address",
-    "dispatcher.configuration.glob_patterns", "dispatcher.configuration.pipeline",
-    "dispatcher.configuration.settings",
+    "dispatcher.configuration.glob_patterns", "dispatcher.configuration.host_supply",
+    "dispatcher.configuration.pipeline", "dispatcher.configuration.settings",
 ]  # fmt: skip
 #: Modules with which both packages read configuration.
 SHARED = [

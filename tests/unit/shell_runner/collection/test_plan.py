@@ -127,9 +127,9 @@ def test_tags_choose_any_of_them(tree: Path) -> None:
 
 
 def test_a_tag_that_no_test_has_is_an_error(tree: Path) -> None:
-    with pytest.raises(UsageError, match="no test has the tag 'nett'; did you mean 'net'"):
+    with pytest.raises(UsageError, match="no test has the marker 'nett'; did you mean 'net'"):
         make_plan(tree, tags=["nett"])
-    with pytest.raises(UsageError, match="no test has the tag 'net'; there are no tags"):
+    with pytest.raises(UsageError, match="no test has the marker 'net'; there are no markers"):
         make_plan(tree, ["test_a.sh"], tags=["net"])
 
 

@@ -104,24 +104,16 @@ def _read_file(file: Path) -> bytes:
 
 
 @click.command("check", cls=Command)
-@click.argument("path", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("."))
+@click.argument("paths", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @json_option
-def check_config(path: Path, as_json: bool) -> None:
+def check_config(paths: tuple[Path, ...], as_json: bool) -> None:
     """Check nosejobs.toml and dispatcher.toml in DIR, and explain them.
 
     Warns about stages whose tests or hosts do not exist, and sources that cannot be read.
-    DIR is the current directory by default.  Exits with 2 if one of the files is invalid.
+    DIR is the current directory by default; if the files are in two, name both.
+    Exits with 2 if one of the files is invalid.
     """
-    from shell_runner.config import CONFIG_FILE_NAME
-
-    from ..configuration import settings
-
-    files = [path / CONFIG_FILE_NAME, path / settings.FILE_NAME] if path.is_dir() else [path]
-    explained = _explain_files([file for file in files if file.is_file()])
-    if not explained:
-        raise CliError(
-            f"there is no {CONFIG_FILE_NAME} and no {settings.FILE_NAME} in {path.absolute()}"
-        )
+    explained = _explain_files([file for path in paths or (Path(),) for file in _list_files(path)])
     if as_json:
         print_json(explained)
         return
@@ -131,8 +123,22 @@ def check_config(path: Path, as_json: bool) -> None:
             print_result(f"  {line}")
 
 
+def _list_files(path: Path) -> list[Path]:
+    """Return the files of a folder that ``check`` knows; raise CliError if there are none."""
+    from shell_runner.config import CONFIG_FILE_NAME
+
+    from ..configuration import settings
+
+    names = (CONFIG_FILE_NAME, settings.FILE_NAME)
+    candidates = [path / name for name in names] if path.is_dir() else [path]
+    files = [file for file in candidates if file.name in names and file.is_file()]
+    if not files:
+        raise CliError(f"there is no {names[0]} and no {names[1]} in {path.absolute()}")
+    return files
+
+
 def _explain_files(files: Iterable[Path]) -> dict[str, list[str]]:
-    """Return lines that explain each file, and warnings; other files than the two are left out."""
+    """Return lines that explain each file, and warnings."""
     from shell_runner.config import CONFIG_FILE_NAME
     from shell_runner.toml_document import parse_document
 
@@ -141,19 +147,19 @@ def _explain_files(files: Iterable[Path]) -> dict[str, list[str]]:
     from . import config_warnings as warnings
 
     explained: dict[str, list[str]] = {}
-    config = None
+    pipelines, own = [], []
     for file in files:
         if file.name == CONFIG_FILE_NAME:
             config = parse_pipeline(parse_document(str(file), _read_file(file)), file.parent)
-            found = warnings.warn_about_tree(config, file.parent)
-            explained[str(file)] = pipeline.explain(config) + _format_warnings(found)
-        elif file.name == settings.FILE_NAME:
+            pipelines.append(config)
+            lines, found = pipeline.explain(config), warnings.warn_about_tree(config, file.parent)
+        else:
             parsed = _parse_settings(file)
-            found = warnings.warn_about_sources(parsed)
-            explained[str(file)] = settings.explain(parsed) + _format_warnings(found)
-            if config is not None:
-                found = warnings.warn_about_both(config, parsed)
-                explained[str(file)] += _format_warnings(found)
+            own.append((str(file), parsed))
+            lines, found = settings.explain(parsed), warnings.warn_about_sources(parsed)
+        explained[str(file)] = lines + _format_warnings(found)
+    for name, parsed in own:
+        explained[name] += _format_warnings(warnings.warn_about_both(pipelines, parsed))
     return explained
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shell_runner.errors import UsageError
@@ -107,10 +107,12 @@ def _local_path(source: Source) -> Path | None:
     return Path(address) if address.startswith("/") else None
 
 
-def warn_about_both(config: PipelineConfig, settings: Settings) -> Iterator[str]:
+def warn_about_both(configs: Sequence[PipelineConfig], settings: Settings) -> Iterator[str]:
     """Yield a warning for each name or number in one file that the other one cannot satisfy."""
-    yield from _warn_about_hosts(config, settings)
-    yield from _warn_about_levels(config, settings)
+    for config in configs:
+        yield from _warn_about_hosts(config, settings)
+    if configs:
+        yield from _warn_about_levels(configs, settings)
 
 
 def _warn_about_hosts(config: PipelineConfig, settings: Settings) -> Iterator[str]:
@@ -126,9 +128,9 @@ def _warn_about_hosts(config: PipelineConfig, settings: Settings) -> Iterator[st
             yield f"stage {stage.name}: {reason}"
 
 
-def _warn_about_levels(config: PipelineConfig, settings: Settings) -> Iterator[str]:
+def _warn_about_levels(configs: Sequence[PipelineConfig], settings: Settings) -> Iterator[str]:
     """Yield a warning for each level that retention names and no build can have."""
-    known = {"goop"} | {level.name for level in config.levels}
+    known = {"goop"} | {level.name for config in configs for level in config.levels}
     for name in settings.retention.levels:
         if name not in known and settings.retention.levels != Retention.levels:
             yield f"[retention] levels: no level {name!r}{format_suggestion(name, known)}"

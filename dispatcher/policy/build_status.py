@@ -105,7 +105,8 @@ def compute_status(
         if run not in hopeless:
             by_state.setdefault(_effective_state(run, counting), []).append(run.stage)
     if hopeless and by_state.keys().isdisjoint(_MORE_IMPORTANT_THAN_NEVER_PLACED):
-        return BuildStatus(Outcome.STOPPED, _format_never_placed(hopeless))
+        messages = (_format_never_placed(hopeless), _format_for_people(by_state))
+        return BuildStatus(Outcome.STOPPED, ", ".join(filter(None, messages)))
     for state, outcome, template in _STAGES:
         if state in by_state and state in _FOR_PEOPLE:
             return BuildStatus(outcome, _format_for_people(by_state))

@@ -545,6 +545,21 @@ levels = ["ready", "redy"]
     ]
 
 
+def test_check_compares_files_in_two_folders(tmp_path: Path) -> None:
+    tree, own = tmp_path / "tree", tmp_path / "own"
+    for folder in (tree, own):
+        folder.mkdir()
+    (tree / "nosejobs.toml").write_text('[stages.unit]\nlabels = ["gpu"]\n')
+    (own / "dispatcher.toml").write_text('[hosts.h1]\nspec = "popen"\n')
+    for paths in ((tree, own), (own, tree), (own / "dispatcher.toml", tree / "nosejobs.toml")):
+        done = invoke("check", *map(str, paths))
+        assert done.exit_code == 0, done.output
+        assert "stage unit: can never be placed: needs 1 host with label gpu" in done.stdout
+    done = invoke("check", str(own), str(tmp_path))
+    assert done.exit_code == 2
+    assert f"no dispatcher.toml in {tmp_path}" in done.stderr
+
+
 def test_check_names_the_folder_without_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,11 @@ NEVER = "can never be placed: needs 2 hosts with label gpu, and there are none; 
         ({"unit": S.PLACING}, Outcome.RUNNING, "unit waits for a host"),
         ({"unit": S.FAILED}, Outcome.FAILED, "stopped at unit"),
         ({"unit": S.ERROR}, Outcome.ERROR, "unit could not be run"),
-        ({"unit": S.HELD}, Outcome.STOPPED, f"big {NEVER.partition(';')[0]}"),
+        (
+            {"unit": S.HELD, "smoke": S.GATED},
+            Outcome.STOPPED,
+            f"big {NEVER.partition(';')[0]}, smoke needs an approval, unit is held",
+        ),
         ({"unit": S.WAITING}, Outcome.STOPPED, f"big {NEVER.partition(';')[0]}"),
     ],
 )

@@ -38,12 +38,30 @@ _NO_OUTPUT_STATUS = 113
 #: Modification time of all members, in seconds: 1980, since zip and some installers accept no
 #: earlier one.
 _MODIFIED_TIME = 315_532_800
-#: Runs the command ($1), then packs its output ($2) with modes and links.
+#: Exit status of the build job if the host had no room for the build or its output.
+_FULL_DISK_STATUS = 114
+#: Runs the command ($1), then packs its output ($2) with modes and links.  After a failure, tests
+#: whether a disk is full: that says nothing about the tree.
 _SCRIPT = f"""
+has_room() {{
+    probe=$1/.nosejobs-room-$$
+    (: >"$probe") 2>/dev/null || return 0
+    dd if=/dev/zero of="$probe" bs=65536 count=4 2>/dev/null
+    set -- $?
+    rm -f "$probe"
+    return $1
+}}
+fail() {{
+    for folder in "$root" "$TEST_UNDECLARED_OUTPUTS_DIR" "${{TMPDIR:-/tmp}}"; do
+        has_room "$folder" || {{ echo "the disk of $folder is full"; exit {_FULL_DISK_STATUS}; }}
+    done
+    exit $1
+}}
+root=$PWD
 /bin/sh -c "$1" build || {{
     status=$?
-    [ $status = {_NO_OUTPUT_STATUS} ] && status=1
-    exit $status
+    case $status in {_NO_OUTPUT_STATUS}|{_FULL_DISK_STATUS}) status=1 ;; esac
+    fail $status
 }}
 [ -e "./$2" ] || {{ echo "the build command has left no $2"; exit {_NO_OUTPUT_STATUS}; }}
 out=$TEST_UNDECLARED_OUTPUTS_DIR/{_OUTPUT} what=.
@@ -53,8 +71,11 @@ else
     what=./${{2##*/}}
     case $2 in */*) cd "./${{2%/*}}" || exit 1 ;; esac
 fi
-if command -v tar >/dev/null 2>&1; then exec tar -cf "$out" "$what"; fi
-exec python3 -m tarfile -c "$out" "$what"
+if command -v tar >/dev/null 2>&1; then
+    tar -cf "$out" "$what" || fail $?
+else
+    python3 -m tarfile -c "$out" "$what" || fail $?
+fi
 """
 
 
@@ -84,16 +105,24 @@ def _last_execution(package: Package) -> tuple[int, Execution]:
 
 
 def find_lost_output(package: Package) -> str:
-    """Return why the output of a build command that passed is missing; empty: it is not lost.
+    """Return why the host, not the tree, left no output of a build command; empty: it did.
 
     A host names each file that it is about to keep.  If it has not kept the output, because its
     disk was full or failed, the build has no verdict.
     """
     attempt, execution = _last_execution(package)
+    if execution.exit_status == _FULL_DISK_STATUS:
+        return f"the host has no room for the build: {_last_line(execution.stdout.text)}"
     is_named = any(name == _OUTPUT for name, _ in execution.artifacts)
-    if not is_named or _output_member(attempt) in package.list_members():
+    is_there = _output_member(attempt) in package.list_members()
+    if execution.exit_status != 0 or not is_named or is_there:
         return ""
     return "the host has lost the output of the build command; see log.txt, and its free disk space"
+
+
+def _last_line(text: str) -> str:
+    lines = text.rstrip().rsplit("\n", 1)
+    return to_single_line(lines[-1])
 
 
 def _output_member(attempt: int) -> str:

@@ -113,6 +113,9 @@ class HostConnection:
                 continue
             except (HostError, JobRefused, UsageError) as error:
                 reason, is_theirs = str(error), True
+            except StoreError as error:
+                _LOG.warning("host %s waits: %s", self.name, error)
+                reason, is_theirs = str(error), False
             except Exception as error:
                 _LOG.exception("host %s: internal error", self.name)
                 reason, is_theirs = f"{type(error).__name__}: {error}", False
@@ -189,8 +192,18 @@ class HostConnection:
             self._steps.add_report(report)
         for job_id in changes.gone:
             self._steps.mark_gone(job_id)
-        if changes.worker_error != self._worker_error:
+        previous = self._worker_error
+        if changes.worker_error != previous:
             self._show_worker_error(changes.worker_error)
+        self._explain_running(work, previous)
+
+    def _explain_running(self, work: PendingWork, previous: str) -> None:
+        """Show in the rows of jobs on the host why no worker runs them; remove ``previous``."""
+        detail = shorten(self._worker_error)
+        for job in work.running:
+            is_shown = bool(previous) and job.detail == shorten(previous)
+            if job.state is JobState.SUBMITTED and job.detail != detail and (detail or is_shown):
+                self._explain(job, detail)
 
     def _show_worker_error(self, error: str) -> None:
         """Show in the host's row why no worker runs the jobs there; empty: one runs."""

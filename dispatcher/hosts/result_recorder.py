@@ -75,13 +75,11 @@ class ResultRecorder:
 
 
 def _mark_lost_output(rows: package_rows.PackageRows, package: Package) -> None:
-    """Turn a build that passed and whose output the host has lost into an infrastructure error."""
+    """Turn the result of a build whose output the host has lost into an infrastructure error."""
     reason = build_artifact.find_lost_output(package)
     if reason:
         rows.results = [
             row._replace(outcome="error", message=reason, infrastructure=True)
-            if row.outcome == "passed"
-            else row
             for row in rows.results
         ]
 

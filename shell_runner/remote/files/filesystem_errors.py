@@ -22,15 +22,18 @@ def describe_error(error: OSError, folder: str) -> str:
     return "%s: %s" % (path, error.strerror) if path else error.strerror
 
 
-def describe_shortage(folder: str) -> str:
-    """Return a message if the disk of ``folder`` is full; empty if it has room."""
+def describe_shortage(*folders: str) -> str:
+    """Return a message if the disk of one of ``folders`` is full; empty if all have room."""
+    return next(filter(None, map(_describe_shortage, folders)), "")
+
+
+def _describe_shortage(folder: str) -> str:
     try:
         status = os.statvfs(folder)
     except OSError:
         return ""
-    free = status.f_bavail * status.f_frsize
-    if free < _MIN_FREE_BYTES:
-        return "the disk of %s is full (%d bytes are free); make room there" % (folder, free)
+    if status.f_bavail * status.f_frsize < _MIN_FREE_BYTES:
+        return "the disk of %s is full; make room there" % folder
     if status.f_files and not status.f_favail:
         return "the disk of %s has no free inodes; remove some files" % folder
     return ""

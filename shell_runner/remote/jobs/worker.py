@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import uuid
@@ -178,8 +179,8 @@ class Worker:
         return self._claim(code)
 
     def _check_disk_full(self) -> bool:
-        """Return whether the disk is full: all waiting jobs would fail, one by one."""
-        shortage = filesystem_errors.describe_shortage(self._folder)
+        """Return whether a disk is full: all waiting jobs would fail, one by one."""
+        shortage = filesystem_errors.describe_shortage(self._folder, tempfile.gettempdir())
         if shortage and not self._is_disk_full:
             log("waits: %s" % shortage)
         self._is_disk_full = bool(shortage)

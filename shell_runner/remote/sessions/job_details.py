@@ -4,6 +4,7 @@ Must not know the channel.
 """
 
 import os
+import tempfile
 from typing import Any, Dict, List, Sequence
 
 from ..files import filesystem_errors
@@ -53,7 +54,12 @@ def _find_waiting_reason(row: JobRow, folder: str) -> str:
         return str(row.waiting_reason)
     if row.unreadable:
         return "its row cannot be read: %s" % row.unreadable
-    return filesystem_errors.describe_shortage(folder)
+    return describe_disk_shortage(folder)
+
+
+def describe_disk_shortage(folder: str) -> str:
+    """Return why no job can start: the disk of the queue or of the tests is full; else empty."""
+    return filesystem_errors.describe_shortage(folder, tempfile.gettempdir())
 
 
 def _find_workspace(attempts: Sequence[AttemptRow], folder: str) -> str:

@@ -246,7 +246,7 @@ class JobSession(ChannelSession):
         while True:
             changes = _find_changes(self._open_queue(), seen)
             seconds_left = deadline - time.monotonic()
-            is_other = worker_error not in (None, self._worker.error)
+            is_other = worker_error not in (None, self._find_worker_error())
             if changes or is_other or seconds_left <= 0 or self._wakes > wakes or self.inbox:
                 return self._make_change_reply(changes)
             # Without unfinished jobs, every change is signaled.
@@ -274,7 +274,11 @@ class JobSession(ChannelSession):
                 jobs.append(self._make_summary(self._open_queue().find(job)))
             except queue.RequestRefused:
                 gone.append(job)  # it was deleted meanwhile
-        return {"jobs": jobs, "gone": gone, "worker_error": self._worker.error}
+        return {"jobs": jobs, "gone": gone, "worker_error": self._find_worker_error()}
+
+    def _find_worker_error(self) -> str:
+        """Return why no worker runs jobs here; empty if one does."""
+        return self._worker.error or job_details.describe_disk_shortage(self.folder)
 
     # -- logs and packages ------------------------------------------------------
 

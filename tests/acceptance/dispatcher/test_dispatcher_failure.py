@@ -17,7 +17,7 @@ import pytest
 from shell_runner.remote.jobs import worker_launcher
 from shell_runner.remote.jobs.queue import Queue
 from tests.helpers import job_hosts
-from tests.helpers.crash_scenario import Scenario, check_queue, wait_until_quiet
+from tests.helpers.crash_scenario import PIPELINE_TOML, Scenario, check_queue, wait_until_quiet
 from tests.helpers.dispatcher_processes import CRASH_POINTS, DispatcherProcess
 from tests.helpers.namespace_host import CONTINUE, KILL, STOP, NamespaceHost, issue_bundles
 from tests.helpers.small_filesystem import SmallFilesystem
@@ -229,6 +229,70 @@ def test_disk_full_while_a_package_comes(scenario: Scenario, disk: SmallFilesyst
     job_hosts.await_worker()
     check_queue(scenario.folder / "state")
     assert len(scenario.ran_jobs("unit")) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "leave"), [("data", 1 << 20), ("data", 0), ("state", 0), ("tmp", 0)]
+)
+def test_disk_full_while_a_build_is_made(scenario: Scenario, place: str, leave: int) -> None:
+    """No room for its package, for any row, for results on the host, and to pack its output."""
+    disk = SmallFilesystem(scenario.folder / place, "24m")
+    disk.folder.mkdir(exist_ok=True)
+    disk.mount()
+    try:
+        if place == "data":
+            scenario.create_database()
+        _make_build_on_full_disk(scenario, disk, leave)
+        job_hosts.await_worker()
+        check_queue(scenario.folder / "state")
+    finally:
+        scenario.close()
+        disk.unmount()
+
+
+def _make_build_on_full_disk(scenario: Scenario, disk: SmallFilesystem, leave: int) -> None:
+    wait = f"echo > {scenario.begun_file}; while [ ! -e {scenario.go_file} ]; do sleep 0.02; done"
+    end = f"cp app dist/; head -c 3000000 /dev/urandom >dist/noise; {wait}"
+    config = PIPELINE_TOML.format(ran=scenario.record)
+    scenario.tree.write_config(config.replace("cp app dist/", end))
+    scenario.commit()
+    dispatcher = scenario.start_dispatcher()
+    scenario.wait_until("the build", scenario.begun_file.exists)
+    scenario.wait_until("its row", lambda: scenario.jobs("build")[0][2] == "submitted")
+    disk.fill(leave)
+    scenario.go_file.touch()
+    try:
+        scenario.wait_until("words of that", lambda: _names_full_disk(scenario, disk.folder))
+        if disk.folder.name == "tmp":
+            scenario.wait_until("its retry", lambda: len(scenario.jobs("build")) == 2)
+        assert scenario.rows("SELECT state FROM build") == [("building",)]
+    finally:
+        disk.clear()
+    scenario.wait_until_shipped()
+    dispatcher.stop()
+    scenario.check_data()
+    assert "Traceback" not in scenario.log
+    if disk.folder.name != "tmp":
+        scenario.check_rows()
+        return
+    # The first attempt could not pack the output; the second one has waited for room.
+    assert [job[1:3] for job in scenario.jobs("build")] == [
+        (1, "acknowledged"),
+        (2, "acknowledged"),
+    ]
+    outcomes = scenario.rows("SELECT outcome, infrastructure FROM result ORDER BY id LIMIT 2")
+    assert outcomes == [("error", 1), ("passed", 0)]
+
+
+def _names_full_disk(scenario: Scenario, folder: Path) -> bool:
+    """Return whether a row or the log says that the disk of ``folder`` is full."""
+    details = scenario.rows("SELECT detail FROM build UNION SELECT detail FROM stage_run")
+    texts = [text for (text,) in details if text.startswith("waiting: ")]
+    if folder.name == "data":  # the rows are there, too
+        texts += scenario.log.splitlines()
+    return any(
+        str(folder) in text and re.search("No space left|disk .*is full", text) for text in texts
+    )
 
 
 # -- the manual ------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from dispatcher.configuration.pipeline import BuildConfig, Stage
 from dispatcher.hosts import package_rows
 from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.remote.protocol.job import JobTest
-from shell_runner.remote.protocol.model import Execution
+from shell_runner.remote.protocol.model import CapturedStream, Execution
 from shell_runner.shipping import upload
 from tests.helpers import job_hosts, package_factories
 from tests.helpers.small_filesystem import SmallFilesystem
@@ -158,11 +158,16 @@ def test_tests_that_cannot_run_are_named(tree: Path) -> None:
 # -- the build command ----------------------------------------------------------------
 
 
-def run(tree: Path, command: str, output: str, outputs: Path) -> "subprocess.CompletedProcess[str]":
+def run(
+    tree: Path, command: str, output: str, outputs: Path, temporary: Path = Path("/tmp")
+) -> "subprocess.CompletedProcess[str]":
     """Run a build command as a slot does."""
     test = build_test(BuildConfig(command, output)).test
-    outputs.mkdir()
-    environment = {"PATH": os.environ["PATH"], "TEST_UNDECLARED_OUTPUTS_DIR": str(outputs)}
+    outputs.mkdir(exist_ok=True)
+    environment = {
+        "PATH": os.environ["PATH"], "TEST_UNDECLARED_OUTPUTS_DIR": str(outputs),
+        "TMPDIR": str(temporary),
+    }  # fmt: skip
     return subprocess.run(
         [*test.argv, test.path], cwd=tree, env=environment, capture_output=True, text=True
     )
@@ -188,7 +193,14 @@ def test_the_output_comes_as_a_tar(
 
 @pytest.mark.parametrize(
     ("command", "status"),
-    [("exit 3", 3), ("true", 113), ("exit 113", 1), ("kill -9 $$", 137), ("if", 2)],
+    [
+        ("exit 3", 3),
+        ("true", 113),
+        ("exit 113", 1),
+        ("exit 114", 1),
+        ("kill -9 $$", 137),
+        ("if", 2),
+    ],
 )
 def test_without_output_there_is_a_status_that_says_why(
     tree: Path, tmp_path: Path, command: str, status: int
@@ -197,11 +209,39 @@ def test_without_output_there_is_a_status_that_says_why(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["tree", "outputs", "temporary"])
+@pytest.mark.parametrize("is_full", [True, False])
+@pytest.mark.parametrize("fails", ["command", "tar"])
+def test_a_full_disk_of_the_host_has_a_status_of_its_own(
+    tmp_path: Path, place: str, is_full: bool, fails: str
+) -> None:
+    for name in ("tree", "outputs", "temporary", "bin"):
+        (tmp_path / name).mkdir()
+    tar = job_hosts.write_script(tmp_path / "bin", "tar", "exit 2" if fails == "tar" else "exit 0")
+    disk = SmallFilesystem(tmp_path / place, "2m")
+    disk.mount()
+    try:
+        (tmp_path / "tree" / "dist").mkdir()
+        if is_full:
+            disk.fill()
+        folders = (tmp_path / name for name in ("outputs", "temporary"))
+        command = "exit 3" if fails == "command" else "true"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{tar.parent}:{os.environ['PATH']}")
+            done = run(tmp_path / "tree", command, "dist", *folders)
+        shown = f"the disk of {tmp_path / place} is full\n" if is_full else ""
+        status = 3 if fails == "command" else 2
+        assert (done.returncode, done.stdout) == (114 if is_full else status, shown)
+        assert not list(tmp_path.rglob(".nosejobs-*"))
+    finally:
+        disk.unmount()
+
+
 # -- artifacts ------------------------------------------------------------------------
 
 
 def kept(
-    folder: Path, data: bytes | None, exit: int = 0, **facts: Any
+    folder: Path, data: bytes | None, exit: int | None = 0, **facts: Any
 ) -> tuple[BlobStore, package_rows.Package]:
     blobs = BlobStore(folder / "blobs")
     members = {} if data is None else {"artifacts/0/output.tar": data}
@@ -280,6 +320,27 @@ def test_a_full_disk_is_no_failure_of_the_build(tmp_path: Path) -> None:
             assert blobs.has(store_artifact(package, FULL, blobs).digest)
     finally:
         disk.unmount()
+
+
+@pytest.mark.parametrize(
+    ("status", "facts", "words"),
+    [
+        (114, {}, "the host has no room for the build: the disk of /x is full"),
+        (114, {"artifacts": (("output.tar", 7),)}, "the host has no room for the build: the disk"),
+        (2, {"artifacts": (("output.tar", 7),)}, ""),
+        (None, {"artifacts": (("output.tar", 7),), "timed_out": True}, ""),
+        (None, {"artifacts": (("output.tar", 7),), "signal": 9}, ""),
+    ],
+)
+def test_a_build_that_failed_is_no_loss_of_its_output(
+    tmp_path: Path, status: int | None, facts: dict[str, Any], words: str
+) -> None:
+    stdout = CapturedStream("tar: it broke\nthe disk of /x is full\n")
+    _, package = kept(tmp_path, None, status, stdout=stdout, **facts)
+    with package:
+        reason = find_lost_output(package)
+        assert reason.startswith(words)
+        assert bool(reason) is bool(words)
 
 
 def test_an_output_that_came_is_not_lost(tmp_path: Path) -> None:

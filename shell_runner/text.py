@@ -26,14 +26,14 @@ _MISLEADING = re.compile(
 
 
 def strip_control_chars(text: str) -> str:
-    """Return ``text`` without what could control a terminal.
+    r"""Return ``text`` without what could control a terminal.
 
-    Escape sequences are removed; other control characters, except line breaks and tabs, become
-    visible as Python escapes.
+    Escape sequences are removed, and ``\r\n`` becomes a line break; other control characters,
+    except line breaks and tabs, become visible as Python escapes.
     """
     if text.isprintable():
         return text  # the common case; an escape is not printable
-    text = _ESCAPES.sub("", text)
+    text = _ESCAPES.sub("", text).replace("\r\n", "\n")
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 

@@ -236,6 +236,7 @@ def test_a_missing_ssh_config_is_named(tmp_path: Path) -> None:
     assert "cannot read the ssh configuration /no/such: No such file or directory" in str(error)
     assert "//ssh_config=FILE" in error.hint
     assert "python" not in str(error)
+    assert "\\r" not in str(error)
 
 
 def test_a_host_without_python3_says_so(tmp_path: Path) -> None:

@@ -20,6 +20,14 @@ def test_no_escape_survives(text: str) -> None:
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in strip_control_chars(text))
 
 
+def test_line_breaks_of_ssh_are_line_breaks() -> None:
+    """A carriage return before a line feed is what ssh writes; a lone one overwrites a line."""
+    assert strip_control_chars("é\r\nb\r\n") == "é\nb\n"
+    assert strip_control_chars("\x1b[31ma\x1b[0m\r\nb") == "a\nb"
+    assert strip_control_chars("50%\r100%") == "50%\\r100%"
+    assert to_single_line("a\r\nb") == "a b"
+
+
 def test_a_single_line_is_bounded_and_has_no_escapes() -> None:
     assert to_single_line("a\n\n  b\x1b[31m\tc") == "a b c"
     assert to_single_line("x" * 20, 10) == "x" * 10 + " ..."
